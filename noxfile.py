@@ -72,7 +72,7 @@ KERAS = "keras>=3.5"
 PYLOPS = "pylops>=2.3"
 """Whose operators `operator_norm` takes."""
 CONES = "clarabel>=0.10,<0.12"
-"""Solves what `tests/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
+"""Solves what `tests/helpers/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"

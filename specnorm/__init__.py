@@ -51,12 +51,26 @@ _LOADED_WHEN_ASKED_FOR = {
 }
 """Public names, and the modules that are imported when one of them is asked for."""
 
-if TYPE_CHECKING:
-    from specnorm_audit import Report, audit
+_SUBMODULES = ("methods", "errors", "robustness", "testing")
+"""Public modules."""
+_ELSEWHERE = {
+    **dict.fromkeys(("spectral_norm", "SpectralNorm"), "specnorm_torch, specnorm_jax (training) and specnorm_keras"),
+    **dict.fromkeys(("rescale_", "audit_module", "SpectralPenalty", "SpectralBall", "bake_"), "specnorm_torch"),
+    **dict.fromkeys(("network_bound", "nonexpansive", "certified_accuracy"), "specnorm_networks"),
+    "NormMonitor": "specnorm_torch, specnorm_jax.training and specnorm_keras",
+    "linear_operator": "specnorm_torch and specnorm_jax",
+    "spectral_ball": "specnorm_jax.training",
+}
+"""Names that are looked for here, and the packages that have them."""
 
+if TYPE_CHECKING:
     from specnorm.ball import lmo
     from specnorm.completion.completing import Completed, complete, completion_bound
     from specnorm.probable import operator_norm
+
+    audit: Any
+    Report: Any
+    """`specnorm_audit` has their types: the core names no package above it."""
 else:  # else type checkers would take any name for one of ours
 
     def __getattr__(name: str) -> Any:
@@ -73,9 +87,12 @@ else:  # else type checkers would take any name for one of ours
 
         if name in _LOADED_WHEN_ASKED_FOR:
             return getattr(import_module(f"specnorm.{_LOADED_WHEN_ASKED_FOR[name]}"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _SUBMODULES:
+            return import_module(f"specnorm.{name}")
+        elsewhere = f": it is in {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
 
 
 def __dir__() -> list[str]:
-    """The public names."""
-    return list(__all__)
+    """The public names, and the modules with other ones."""
+    return [*__all__, *_SUBMODULES]

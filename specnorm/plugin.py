@@ -10,10 +10,11 @@ from specnorm.api.bounds import Comparison
 from specnorm.backends.registry import function
 from specnorm.backends.text import counted
 from specnorm.backends.types import AnyArray, Backend, LayerKernel
-from specnorm.ball import lmo_stack, shrinkage_of_step
+from specnorm.ball import lmo_stack, update_in_ball
 from specnorm.geometry.layers import is_keras_layer, layer_kernel
 from specnorm.geometry.padding import same_upper
 from specnorm.geometry.spec import at_every_size, per_axis
+from specnorm.geometry.words import check_words
 from specnorm.probable import LinearOperator, Vector
 from specnorm.projection.folding import fold_stack
 from specnorm.projection.functions import check_bound
@@ -25,7 +26,7 @@ from specnorm.training.tracking import init_stack, step_stack
 
 __all__ = [
     "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "ModelMonitor", "Monitor", "Program", "Ran",
-    "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "counted",
-    "fold_stack", "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading", "layer_kernel",
-    "lmo_stack", "per_axis", "program", "same_upper", "shrinkage_of_step", "step_stack", "stepped_program",
+    "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "check_words",
+    "counted", "fold_stack", "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading",
+    "layer_kernel", "lmo_stack", "per_axis", "program", "same_upper", "step_stack", "stepped_program", "update_in_ball",
 ]  # fmt: skip

@@ -91,10 +91,12 @@ def operator_norm(
 
     Parameters
     ----------
-    operator : callable, or object with ``shape`` and either ``matvec`` and ``rmatvec`` or ``@``
+    operator : callable, or object with shapes and an adjoint
         A function ``v -> A v`` from float64 arrays of shape (n,) to (m,), together with the next two arguments. Or what
         SciPy's ``aslinearoperator`` takes: operators of SciPy and pylops, sparse and dense matrices, real or complex.
-        For functions of tensors, see `specnorm_torch.linear_operator(function, x)` and `specnorm_jax.linear_operator`.
+        Or an object that is called on arrays, with ``H`` or ``adjoint`` and the shapes of its inputs and outputs:
+        linear operators of SigPy, SCICO and ODL. For functions of tensors, see `specnorm_torch.linear_operator` and
+        `specnorm_jax.linear_operator`.
     rmatvec : callable, optional
         The adjoint ``u -> A* u``, if ``operator`` is a function. It is tested with one random pair of vectors.
     shape : (m, n), optional
@@ -211,8 +213,16 @@ def _linear_operator(
 
     Objects are interpreted as in SciPy's ``aslinearoperator``, without importing SciPy.
     """
+    between_arrays = None if rmatvec is not None or shape is not None else _operator_between_arrays(operator)
+    if between_arrays is not None:
+        return between_arrays
     if shape is not None and rmatvec is not None:
         linear = LinearOperator(operator, rmatvec, shape)
+    elif hasattr(operator, "A_adjoint"):
+        raise MethodError(
+            f"{type(operator).__name__} has A and A_adjoint, and no shapes: give "
+            "specnorm_torch.linear_operator(operator.A, x), with x an input."
+        )
     elif rmatvec is not None or shape is not None or not hasattr(operator, "shape"):
         raise MethodError(
             f"a function needs its adjoint and its shape, operator_norm(matvec, rmatvec, (m, n)); got "
@@ -232,6 +242,51 @@ def _linear_operator(
     linear = LinearOperator(linear.matvec, linear.rmatvec, (int(sizes[0]), int(sizes[1])))
     is_complex = getattr(getattr(operator, "dtype", None), "kind", "") == "c"
     return _as_real(linear) if is_complex else linear
+
+
+_SHAPES = (("ishape", "oshape"), ("input_shape", "output_shape"), ("domain.shape", "range.shape"))
+"""Names of the shapes of an operator's inputs and outputs: SigPy's; SCICO's; ODL's."""
+
+
+def _operator_between_arrays(operator: Any) -> LinearOperator | None:
+    """An operator that is called on arrays of any shape, with an adjoint of its own kind; None for another object.
+
+    Its ``adjoint`` or ``H`` is an operator too. A result for real numbers that is complex makes it one between complex
+    arrays; a complex number is two real ones here.
+    """
+    adjoint = getattr(operator, "H", None) or getattr(operator, "adjoint", None)
+    if not callable(operator) or not callable(adjoint) or hasattr(operator, "matvec"):
+        return None
+    for names in _SHAPES:
+        shapes = [_attribute(operator, name) for name in names]
+        if all(isinstance(shape, tuple) and all(isinstance(n, (int, np.integer)) for n in shape) for shape in shapes):
+            break
+    else:
+        return None
+    dtypes = [_attribute(operator, name) for name in ("dtype", "input_dtype", "domain.dtype")]
+    dtype = next((np.dtype(given) for given in dtypes if given is not None), np.dtype(np.float64))
+    is_complex = dtype.kind == "c" or np.iscomplexobj(np.asarray(operator(np.zeros(shapes[0], dtype))))
+    input_dtype = np.result_type(dtype, np.complex64) if is_complex else dtype
+
+    def on_vectors(product: Any, shape: tuple[int, ...]) -> Product:
+        def apply(v: Vector) -> Any:
+            numbers = np.ascontiguousarray(v).view(np.complex128) if is_complex else v
+            image = np.asarray(product(numbers.reshape(shape).astype(input_dtype)))
+            if not is_complex:
+                return image.reshape(-1)
+            return np.ascontiguousarray(image, np.complex128).reshape(-1).view(np.float64)
+
+        return apply
+
+    of_input, of_output = (math.prod(shape) * (2 if is_complex else 1) for shape in shapes)
+    return LinearOperator(on_vectors(operator, shapes[0]), on_vectors(adjoint, shapes[1]), (of_output, of_input))
+
+
+def _attribute(x: Any, path: str) -> Any:
+    """An attribute of an attribute, such as ``domain.shape``; None if there is none."""
+    for name in path.split("."):
+        x = getattr(x, name, None)
+    return x
 
 
 def _as_real(linear: LinearOperator) -> LinearOperator:

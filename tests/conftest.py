@@ -23,7 +23,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 # Before any test module can import JAX: float64 everywhere but under `jax32`, which is plain JAX.
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
-from libraries import LIBRARIES, Lib, Unusable, opened  # noqa: E402 - imports NumPy, after the lines above
+from helpers.libraries import LIBRARIES, Lib, Unusable, opened  # noqa: E402 - imports NumPy, after the lines above
 
 _ASKED = [name for name in os.environ.get("SPECNORM_TEST_BACKENDS", "").replace(" ", "").split(",") if name]
 _UNKNOWN = sorted(set(_ASKED) - set(LIBRARIES) - set(LIBRARIES.values()))

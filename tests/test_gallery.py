@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from processes import ran
-from test_docs import NOTEBOOKS, ROOT, blocks, name_of, pages, same
+from helpers.processes import ran
+from test_docs import ROOT, blocks, name_of, pages, same
 
 DOCS = ROOT / "docs"
 SCRIPTS = sorted((DOCS / "gallery").glob("*.py"))
@@ -79,10 +79,6 @@ def test_no_code_is_wider_than_its_column() -> None:
         for line in code(block, language)
         if len(line) > WIDTH
     ]
-    for path in NOTEBOOKS:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-        wide += [f"{path.name}: {line}" for line in source.splitlines() if len(line) > WIDTH]
     assert not wide
 
 

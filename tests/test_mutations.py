@@ -18,8 +18,7 @@ import pytest
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
-from assumptions import assumed
-from soundness.mutations import (
+from core.soundness.mutations import (
     Violations,
     attained_by_many_taps,
     below_the_circle,
@@ -39,6 +38,7 @@ from soundness.mutations import (
     star_by_its_factor,
     wide_matrices,
 )  # fmt: skip
+from helpers.assumptions import assumed
 
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.cells import Boxes, Cells

@@ -49,7 +49,7 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
 AT_SIZE: dict[str, Method] = {
     "conv_norm": NormAtSize(),
     "singular_values": OwnSingularValues(),
-    "singular_values(k=...)": PowerTopK(k=3, n_iter=1000, rtol=1e-9),
+    "singular_values(k=...)": PowerTopK(k=3, n_iter=1000, least_gain=1e-9),
 }
 """What those run at a size instead, for other padding than circular."""
 

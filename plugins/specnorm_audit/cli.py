@@ -152,6 +152,7 @@ def _reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., 
             "-f", "--format", "output_format", type=click.Choice(formats),
             help="Form of the report. Default: by the suffix of --output, or a table.",
         ),
+        click.option("--json", "output_format", flag_value="json", help="The same as --format json."),
         click.option(
             "-o", "--output", type=options.output, metavar="FILE|-",
             help="Write to this file, whose suffix says the format.",
@@ -398,7 +399,7 @@ def _say_gates(reports: Sequence[Report], quiet: bool) -> None:
         for gate in report.gates:
             if quiet and gate.outcome == "passed":
                 continue
-            complain(f"{name}{gate.sentence}")
+            complain(f"{name}{gate.sentence}", outcome=gate.outcome)
             for place in gate.places:
                 complain(f"  {place}", prefix="")
 

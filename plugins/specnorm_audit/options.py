@@ -143,7 +143,7 @@ def plot(text: str) -> Path:
 
 def output(text: str) -> Path | None:
     """Return a file to write; None: standard output."""
-    return None if text == "-" else Path(text)
+    return None if text in ("-", "/dev/stdout", "/dev/fd/1") else Path(text)
 
 
 def usual_columns(input_shape: Any) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import TextIO
 
 from specnorm.proof import visible
@@ -152,18 +153,29 @@ def write(stream: TextIO, text: str, raw: bool = False) -> str | None:
     return None
 
 
-def complain(message: str, prefix: str = "specnorm: ") -> None:
-    """Write a message to stderr, in one line."""
-    write(sys.stderr, f"{prefix}{visible(message)}\n")
+_COLOURS = {"passed": 32, "failed": 31, "undecided": 33}
+"""Colours of gates' outcomes, by their numbers on a terminal."""
+
+
+def complain(message: str, prefix: str = "specnorm: ", outcome: str | None = None) -> None:
+    """Write a message to stderr, in one line; on a terminal in the colour of a gate's outcome, if it is about one."""
+    line = visible(message)
+    has_colour = outcome is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    if has_colour and os.environ.get("TERM") != "dumb":
+        line = f"\x1b[{_COLOURS[str(outcome)]}m{line}\x1b[0m"
+    write(sys.stderr, f"{prefix}{line}\n", raw=has_colour)
 
 
 @contextmanager
-def progress(model: str, shown: bool) -> Iterator[Tick | None]:
-    """Show a line of progress on stderr, if that is a terminal; the line is removed at the end."""
-    if not shown or not sys.stderr.isatty():
-        yield None
-        return
+def progress(model: str, shown: bool) -> Iterator[Tick]:
+    """Show a line of progress on stderr, if that is a terminal and ``shown``; the line is removed at the end.
+
+    If the program is interrupted, a message says how far it came.
+    """
+    begin = monotonic()
     longest = 0
+    latest: tuple[int, int, str] | None = None
+    is_seen = shown and sys.stderr.isatty()
 
     def line(text: str) -> None:
         nonlocal longest
@@ -172,11 +184,34 @@ def progress(model: str, shown: bool) -> Iterator[Tick | None]:
         longest = len(shortened)
 
     def tick(done: int, total: int, name: str) -> None:
-        full = _BAR * done // max(total, 1)
-        line(f"{'#' * full}{'.' * (_BAR - full)} {done}/{total} {name}")
+        nonlocal latest
+        latest = (done, total, name)
+        if is_seen:
+            line(_line_of_progress(done, max(total, 1), name, monotonic() - begin))
 
     try:
-        line(Path(model).name)
+        if is_seen:
+            line(Path(model).name)
         yield tick
+    except (SystemExit, KeyboardInterrupt):
+        if is_seen:
+            line("")
+        where = "before the first step" if latest is None else f"after {latest[0]} of {latest[1]} steps ({latest[2]})"
+        complain(f"interrupted {where} of {Path(model).name}: no report is written.")
+        raise
     finally:
-        line("")
+        if is_seen:
+            line("")
+
+
+def _line_of_progress(done: int, total: int, name: str, seconds: float) -> str:
+    """Return a bar, percent, and rate and time left as far as they are known."""
+    full = _BAR * done // total
+    bar = f"{'#' * full}{'.' * (_BAR - full)} {100 * done // total:3d} % {done}/{total}"
+    if not done or seconds < 1:
+        return f"{bar} {name}"
+    rate = done / seconds
+    left = round((total - done) / rate)
+    minutes, rest = divmod(left, 60)
+    time_left = f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return f"{bar} {rate:.2g}/s, {time_left} left, {name}"

@@ -1,31 +1,43 @@
-"""A constraint, a regulariser and a monitor of norms for Keras 3 on its torch and JAX backends.
+"""A constraint, a regulariser, an optimizer and a monitor of norms for Keras 3 on its torch and JAX backends.
 
 They pass a layer's kernel, a torch or JAX array, to specnorm's functions.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any, Literal, TypeVar
 
 import keras
 
 import specnorm
-from specnorm.errors import GeometryError, MethodError
+from specnorm.errors import MethodError
 from specnorm.methods import METHODS
-from specnorm.plugin import ModelMonitor, Reading, check_bound, keras_callback, keras_reading
+from specnorm.plugin import ModelMonitor, Reading, check_bound, check_words, keras_callback, keras_reading
+from specnorm_keras.ball import SpectralBall
+from specnorm_keras.kernels import KernelLayer, LayerKind
 
-__all__ = ["NormMonitor", "SpectralNorm", "SpectralRegularizer"]
-
-LayerKind: TypeAlias = Literal["conv", "transposed", "depthwise", "dense"]
-_KINDS = ("conv", "transposed", "depthwise", "dense")
-_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
-"""Layout of Keras's kernels, by their number of axes."""
-_LAYER_BY_AXES = {2: "dense", 4: "conv", 5: "conv"}
-"""Default kind of layer, by the number of axes of its kernel; 3 axes are ambiguous."""
+__all__ = ["NormMonitor", "SpectralBall", "SpectralNorm", "SpectralRegularizer"]
 
 _NORMS = [name for name, method in METHODS.items() if method.quantity == "norm" and name != "power"]
 """Names of the methods that measure a norm. The power method needs an input size, which a constraint does not have."""
+
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+
+
+def _explains_keywords(init: _Init) -> _Init:
+    """Return a constructor whose error on an unknown keyword names the one that was probably meant."""
+    allowed = [name for name in signature(init).parameters if name != "self"]
+
+    @wraps(init)
+    def checked(self: object, *args: Any, **keywords: Any) -> None:
+        check_words(type(self).__name__, keywords, allowed)
+        init(self, *args, **keywords)
+
+    return checked  # type: ignore[return-value] # the signature is that of `init`
 
 
 class _KernelNorm:
@@ -34,27 +46,13 @@ class _KernelNorm:
     Parameters as in `SpectralNorm`.
     """
 
-    def __init__(
-        self,
-        layer: LayerKind | None,
-        strides: int | tuple[int, ...],
-        dilation_rate: int | tuple[int, ...],
-        groups: int,
-        input_axes: int,
-        method: str,
-    ) -> None:
-        if layer not in (None, *_KINDS):
-            raise GeometryError(f"layer={layer!r} is not one of {', '.join(_KINDS)}.")
+    def __init__(self, method: str, **layer: Any) -> None:
         if method not in _NORMS:
             raise MethodError(
                 f"method={method!r} is not one of {', '.join(_NORMS)}: the methods that measure a layer's norm without "
                 "an input size."
             )
-        self.layer = layer
-        self.strides = _plain(strides)
-        self.dilation_rate = _plain(dilation_rate)
-        self.groups = groups
-        self.input_axes = input_axes
+        self.layer = KernelLayer(**layer)
         self.method = method
 
     def norm(self, kernel: Any) -> Any:
@@ -62,51 +60,14 @@ class _KernelNorm:
         ops = keras.ops
         # `measure` refuses values that are not finite where it sees them: the training loop would end with its error.
         finite = ops.where(ops.isfinite(kernel), kernel, ops.zeros_like(kernel))
-        oriented, geometry = self._geometry(finite)
+        oriented, geometry = self.layer.oriented(finite)
         norm = specnorm.measure(oriented, METHODS[self.method](), **geometry).value
         # 0 times infinity or NaN is NaN.
         return norm + ops.cast(ops.sum(kernel * 0), norm.dtype)
 
-    def _geometry(self, kernel: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the kernel in a layout of specnorm, and the geometry keywords."""
-        shape = tuple(kernel.shape)
-        layer = self.layer or _LAYER_BY_AXES.get(len(shape))
-        if layer is None:
-            raise GeometryError(
-                f"a kernel of shape {shape} may be that of Conv1D or of EinsumDense (MultiHeadAttention): say "
-                "layer='conv', or layer='dense' with input_axes, the number of its first axes that are inputs."
-            )
-        if layer == "dense":
-            if not 0 < self.input_axes < len(shape):
-                raise GeometryError(f"input_axes={self.input_axes} of a kernel of shape {shape}: give fewer than all.")
-            inputs = math.prod(shape[: self.input_axes])
-            return keras.ops.reshape(kernel, (inputs, -1)), {"layout": "IO"}
-        if not 3 <= len(shape) <= 5:
-            raise GeometryError(f"layer={layer!r}: a kernel of shape {shape} has no spatial axes.")
-        geometry: dict[str, Any] = {
-            "stride": self.strides,
-            "dilation": self.dilation_rate,
-            "layout": _LAYOUTS[len(shape)],
-        }
-        if layer == "transposed":
-            return kernel, {**geometry, "transposed": True}
-        if layer == "depthwise":
-            # Keras stores (*taps, cin, multiplier); a layer with cin groups has (*taps, 1, cin * multiplier).
-            *taps, cin, multiplier = shape
-            grouped = keras.ops.reshape(kernel, (*taps, 1, cin * multiplier))
-            return grouped, {**geometry, "groups": cin}
-        return kernel, {**geometry, "groups": self.groups}
-
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments, for Keras's ``get_config()``."""
-        return {
-            "layer": self.layer,
-            "strides": self.strides,
-            "dilation_rate": self.dilation_rate,
-            "groups": self.groups,
-            "input_axes": self.input_axes,
-            "method": self.method,
-        }
+        return {**self.layer.config(), "method": self.method}
 
 
 @keras.saving.register_keras_serializable(package="specnorm")
@@ -160,6 +121,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     ``keras.callbacks.TerminateOnNaN`` notices.
     """
 
+    @_explains_keywords
     def __init__(
         self,
         bound: float = 1.0,
@@ -175,7 +137,14 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
         check_bound(bound)
         self.bound = bound
         self.only_shrink = only_shrink
-        self._norm = _KernelNorm(layer, strides, dilation_rate, groups, input_axes, method)
+        self._norm = _KernelNorm(
+            method,
+            layer=layer,
+            strides=strides,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            input_axes=input_axes,
+        )
 
     def __call__(self, w: Any) -> Any:
         """Return the kernel, scaled so that its norm is the bound; a zero kernel is returned unchanged.
@@ -220,6 +189,7 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
         See `SpectralNorm`; also MethodError if ``form`` is another word.
     """
 
+    @_explains_keywords
     def __init__(
         self,
         factor: float = 0.01,
@@ -238,7 +208,14 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
         self.factor = factor
         self.form = form
         self.target = target
-        self._norm = _KernelNorm(layer, strides, dilation_rate, groups, input_axes, method)
+        self._norm = _KernelNorm(
+            method,
+            layer=layer,
+            strides=strides,
+            dilation_rate=dilation_rate,
+            groups=groups,
+            input_axes=input_axes,
+        )
 
     def __call__(self, x: Any) -> Any:
         """Return the penalty of a kernel."""
@@ -280,8 +257,3 @@ class NormMonitor(ModelMonitor):
     def callback(self) -> Any:
         """Make a Keras callback that adds the last report to the logs of each epoch."""
         return keras_callback(self, keras.callbacks.Callback)
-
-
-def _plain(counts: int | tuple[int, ...] | list[int]) -> int | list[int]:
-    """Return strides or dilations in the form that JSON restores: a list instead of a tuple."""
-    return counts if isinstance(counts, int) else [int(n) for n in counts]

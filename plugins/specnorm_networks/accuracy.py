@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm_networks.answer import html_table
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.exported_file import AnswerWithFile
@@ -23,6 +22,7 @@ from specnorm_networks.logit_margins import Margins, before_softmax, margins
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.radii import Radii
+from specnorm_networks.tables import html_table
 
 Progress = Callable[[int, int], None]
 """Called after each sample with (number of samples that are done, number of all samples)."""
@@ -91,7 +91,7 @@ class CertifiedAccuracy(AnswerWithFile):
         return "\n".join([*lines, ""])
 
     def _rows(self) -> list[tuple[str, ...]]:
-        rows = [("radius", "certified")]
+        rows: list[tuple[str, ...]] = [("radius", "certified")]
         for radius, share in zip(self.radii, self.accuracy, strict=True):
             rows.append((f"{radius:.6g}", f"{share:.2%}"))
         return rows

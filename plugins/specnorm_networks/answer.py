@@ -15,12 +15,11 @@ from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import premises_first
 from specnorm_networks.checking import Checked
 from specnorm_networks.exported_file import AnswerWithFile
+from specnorm_networks.tables import aligned, html_table, shortened
 
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
 
-MOST_ROWS = 20
-"""Largest number of rows of a table that `repr` shows."""
 COMPLETE = "complete"
 """Status of a bound whose search and proof ended before their time limit."""
 
@@ -226,7 +225,7 @@ class NetworkBound(AnswerWithFile):
 
     def __repr__(self) -> str:
         """Return the table, of at most `MOST_ROWS` nodes, and the sentences."""
-        table = [*_aligned(shortened(_rows_of_nodes(self.nodes))), ""] if self.nodes else []
+        table = [*aligned(shortened(_rows_of_nodes(self.nodes))), ""] if self.nodes else []
         return "\n".join([*table, *self.lines()])
 
     def _repr_html_(self) -> str:
@@ -238,7 +237,7 @@ class NetworkBound(AnswerWithFile):
 
         Numbers are rounded up, and names from the network are escaped.
         """
-        text = [*_aligned(_rows_of_nodes(self.nodes)), ""] if nodes else []
+        text = [*aligned(_rows_of_nodes(self.nodes)), ""] if nodes else []
         shapes = ", ".join(map(self._input_in_words, self.input_shapes))
         for run in self.runs:
             count = sum(map(len, run.layers))
@@ -318,7 +317,7 @@ def _plain(value: Any) -> Any:
 
 
 def _rows_of_nodes(nodes: Sequence[Step]) -> list[tuple[str, ...]]:
-    rows = [("node", "operator", "rule", "factor", "upper", "layer")]
+    rows: list[tuple[str, ...]] = [("node", "operator", "rule", "factor", "upper", "layer")]
     for step in nodes:
         rows.append(
             (
@@ -331,30 +330,6 @@ def _rows_of_nodes(nodes: Sequence[Step]) -> list[tuple[str, ...]]:
             )
         )
     return rows
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def shortened(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Return a table with its first and last rows, if it has more than `MOST_ROWS`."""
-    if len(rows) <= MOST_ROWS:
-        return list(rows)
-    half = MOST_ROWS // 2
-    dots = ("...", *("",) * (len(rows[0]) - 1))
-    return [*rows[:half], dots, *rows[-half:]]
-
-
-def html_table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Return a table in HTML; the first row has the headings."""
-    text = ""
-    for position, row in enumerate(rows):
-        tag = "td" if position else "th"
-        cells = "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row)
-        text += f"<tr>{cells}</tr>"
-    return f"<table>{text}</table>"
 
 
 def _all_digits(end: float) -> str:

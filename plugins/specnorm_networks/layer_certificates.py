@@ -22,6 +22,8 @@ from specnorm_check import Claim, Layer, Refused, read_layer
 
 from specnorm import ConvSpec, complete, power_iteration
 from specnorm.errors import CertificateError
+from specnorm.proof import number, visible
+from specnorm_networks.tables import aligned, html_table, shortened
 
 AIM = 0.008
 """Relative distance of the bound from the norm with which H is searched."""
@@ -59,6 +61,28 @@ class Certificate:
 
     def __add__(self, other: Certificate) -> Certificate:
         return Certificate(self.claims + other.claims, self.model or other.model)
+
+    def __repr__(self) -> str:
+        return "\n".join([*aligned(shortened(self._rows())), self._advice()])
+
+    def _repr_html_(self) -> str:
+        return html_table(shortened(self._rows())) + f"<p>{self._advice()}</p>"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """Return the claims as a table: name, number, input sizes."""
+        rows: list[tuple[str, ...]] = [("claim", "at most", "input sizes")]
+        for claim in self.claims:
+            statement = claim.statement
+            is_network = "parts" in statement
+            sizes = statement["input_shape"] if is_network else statement["sizes"]
+            upper = number(float.fromhex(statement["upper"]), "upper")
+            words = sizes if isinstance(sizes, str) else "x".join(map(str, sizes))
+            rows.append((visible(str(statement["name"])), upper, words))
+        return rows
+
+    def _advice(self) -> str:
+        count = "1 claim" if len(self.claims) == 1 else f"{len(self.claims)} claims"
+        return f"{count}. After save(path), others check: python -m specnorm_check path MODEL"
 
     def dumps(self) -> bytes:
         """Return the content of the file that ``python -m specnorm_check`` reads."""

@@ -127,7 +127,9 @@ class TorchArrays(Backend):
         return bool(x.device.type == "cpu")
 
     def detach(self, x: Array) -> Array:
-        return x.detach()
+        """The tensor itself if nothing differentiates it."""
+        is_constant = not (torch.compiler.is_compiling() or x.requires_grad or transformed(x))
+        return x if is_constant else x.detach()
 
     def as_proven(self, x: Array) -> Array:
         """Detach a proven bound: torch warns about ``float(x)`` of tensors that require a gradient."""

@@ -22,12 +22,16 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_pr
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
-from specnorm_torch.steps import Scaling, Step, StepInput, take_plain_steps, take_steps
+from specnorm_torch.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
 _SETTLING_SWEEPS = 16
-"""Number of sweeps for a weight that the stored vectors may not fit: one that was changed in eval, or was loaded."""
+"""Number of sweeps for a weight that the stored vectors may not fit: one that was changed in eval, loaded, or drawn
+again."""
+_JUMP = 0.5
+"""A weight counts as drawn again if a row or column changes by more than this part of the longest one. In the loops of
+docs/benchmarks/constraint.md an optimiser's step changes them by at most 0.44, and most by less than 0.02."""
 _FIRST_PASSES = 32
 """Number of first forward passes with more sweeps: an optimiser's first steps change all weights in one direction."""
 _FIRST_SWEEPS = 3
@@ -108,7 +112,11 @@ class SpectralNorm(nn.Module):
         self.register_buffer("compiled_passes", torch.zeros((), dtype=torch.int64), persistent=False)
         # Whether the state was computed for this weight, or an earlier one; False after the weight alone was loaded.
         self._state_fits = True
+        # What the vectors in a state dict belong to, if it is not this method; for a warning.
+        self.foreign_state: str | None = None
         self._passes = 0
+        # Of the weight of the last pass, by which one that is drawn again is noticed.
+        self._sketch: Sketch | None = None
         self._settled: _Settled | None = None
         self.step_of_pass: _StepOfPass | None = None
         self._program_of_kernel: SteppedProgram | None = None
@@ -170,6 +178,11 @@ class SpectralNorm(nn.Module):
     def next_input(self, weight: Tensor) -> StepInput:
         """Return what the next step in training is computed from, and count the pass."""
         kernel = self.kernel(weight.detach())
+        # On another device, reading a number would wait for all that is queued there.
+        if kernel.device.type == "cpu":
+            before, self._sketch = self._sketch, sketch_of(BACKEND.to_numpy(kernel))
+            if before is not None and before.change_to(self._sketch) > _JUMP:
+                self._state_fits = False
         return StepInput(self._program_for(kernel), self.scaling, self._sweeps(), kernel, tuple(self.state.values()))
 
     def weight_without_step(self) -> Tensor | None:
@@ -215,7 +228,7 @@ class SpectralNorm(nn.Module):
                 self._move_to(after)
         else:
             value, _ = specnorm.track(kernel, self.method, {}, **self.geometry)
-        factor, _ = self.scaling.factor(value)
+        factor: Tensor = self.scaling.factor(value)[0]
         return weight * factor.to(weight.dtype)
 
     def _program(self, kernel: Tensor) -> SteppedProgram:
@@ -283,7 +296,7 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype, and forget norms and steps of the weight before."""
-        self._settled = self.step_of_pass = None
+        self._settled = self.step_of_pass = self._sketch = None
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -294,35 +307,40 @@ class SpectralNorm(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Read a state; one of another method, torch's own or an earlier version's, begins anew."""
-        self._settled = None
-        # An earlier version stored other settings here, or nothing.
-        state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
+        """Read a state; one of another method, or torch's own, begins anew."""
+        self._settled = self._sketch = None
+        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
         others = [name for name, x in stored.items() if x is not None and x.shape != self.state[name].shape]
         is_of_torch = vectors_of_torch[0] is not None
         if is_of_torch or others:
-            origin = "torch's spectral_norm" if is_of_torch else "another method"
-            warnings.warn(
-                f"the state is that of {origin}: weights are loaded, the vectors of {self.method} begin anew.",
-                stacklevel=2,
-            )
+            self.foreign_state = "torch's spectral_norm" if is_of_torch else "another method"
             self._state_fits = False
+            self._passes = 0
+            self.compiled_passes.zero_()
             state_dict |= {f"{prefix}{name}": x for name, x in self.state.items()}
+            state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def state_is_missing(self, is_missing: bool) -> None:
+        """Tell whether a weight is loaded without a state."""
+        self._state_fits = not is_missing
 
     def get_extra_state(self) -> Tensor:
         """Return the settings as JSON in bytes, so that a file alone determines the weight that eval uses."""
         settings = {
             **asdict(self.scaling), "dim": self.dim,
             "geometry": self.geometry, "method": {"name": self.method.name, **asdict(self.method)},
-            "sweeps": _SETTLING_SWEEPS,
+            "sweeps": _SETTLING_SWEEPS, "passes": self._passes, "compiled_passes": int(self.compiled_passes),
         }  # fmt: skip
         return torch.frombuffer(bytearray(json.dumps(settings, allow_nan=False).encode()), dtype=torch.uint8)
 
-    def set_extra_state(self, state: Any) -> None:
-        """Leave the settings as they are: those in a file are for readers that have no module."""
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the numbers of passes, and leave the settings: those in a file are for readers that have no module."""
+        settings = json.loads(bytes(state.tolist()))
+        self._passes = settings["passes"]
+        self.compiled_passes.fill_(settings["compiled_passes"])
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
@@ -440,8 +458,10 @@ def spectral_norm(
         parametrize.register_parametrization(x.module, name, constraint, unsafe=True)
         owners: Any = x.module.parametrizations
         constraint.put_into(owners[name])
+        x.module.register_load_state_dict_pre_hook(_read_names_of_hooks)  # type: ignore[no-untyped-call]
     if not has_tensor:
         _take_steps_with(module)
+    module.register_load_state_dict_post_hook(_warn_of_foreign_states)  # type: ignore[no-untyped-call]
     return module
 
 
@@ -473,6 +493,32 @@ def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
     passes = _PASSES.get(model)
     for x in passes.pop() if passes else ():
         x.step_of_pass = None
+
+
+def _read_names_of_hooks(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Let a layer load the tensors of torch's older hook, ``weight_orig``, ``weight_u`` and ``weight_v``."""
+    parametrised: Any = getattr(layer, "parametrizations", {})
+    for name, parametrisations in parametrised.items():
+        place = f"{prefix}parametrizations.{name}."
+        for old, new in (("orig", "original"), ("u", "0._u"), ("v", "0._v")):
+            if f"{prefix}{name}_{old}" in state_dict:
+                state_dict[f"{place}{new}"] = state_dict.pop(f"{prefix}{name}_{old}")
+        constraint = parametrisations[0]
+        if isinstance(constraint, SpectralNorm) and f"{place}original" in state_dict:
+            constraint.state_is_missing(all(f"{place}0.{state}" not in state_dict for state in constraint.state_names))
+
+
+def _warn_of_foreign_states(model: nn.Module, _incompatible: Any) -> None:
+    """Say once for a model that the vectors of a state dict were those of another method."""
+    constraints = [x for x in model.modules() if isinstance(x, SpectralNorm) and x.foreign_state is not None]
+    if constraints:
+        warnings.warn(
+            f"the state is that of {constraints[0].foreign_state}: weights are loaded, the vectors of "
+            f"{constraints[0].method} begin anew.",
+            stacklevel=4,
+        )
+    for x in constraints:
+        x.foreign_state = None
 
 
 _PASSES: weakref.WeakKeyDictionary[nn.Module, list[list[SpectralNorm]]] = weakref.WeakKeyDictionary()
@@ -512,9 +558,21 @@ class _Constrained:
                 f"{self.words} has a spectral norm already. Remove it first: specnorm_torch.bake_(model) keeps the "
                 "weights in use."
             )
+        hook = makers_of_tensors(self.module).get(self.name)
+        if hook is not None and not parametrize.is_parametrized(self.module, self.name):
+            raise MethodError(
+                f"{self.words} is computed by {hook} before each call, so that it cannot be constrained. Remove that "
+                "first: specnorm_torch.bake_(model) keeps the weights in use."
+            )
         weight = getattr(self.module, self.name, None)
         if not isinstance(weight, Tensor):
             raise KernelError(f"{self.words} is no tensor to constrain.")
+        is_axis = isinstance(self.dim, int) and -weight.ndim <= self.dim < weight.ndim
+        if self.dim is not None and not is_axis:
+            raise GeometryError(
+                f"dim={self.dim!r} is no axis of {self.words}, of shape {tuple(weight.shape)}: give a whole number "
+                f"from {-weight.ndim} to {weight.ndim - 1}."
+            )
         if is_lazy(weight) or weight.is_meta:
             raise GeometryError(
                 f"{self.words} has no values yet: run the module once if it is lazy, load its values if it is on the "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -143,8 +146,9 @@ def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
             factors = [scaling.factor(x, where=_one_of) for x in value.tolist()]
         else:
             factors = list(zip(*scaling.factor(value), strict=True))
-        for j, place in enumerate(places):
-            steps[place] = Step(*factors[j], gradient[j], tuple(x[j] for x in after))
+        for place, (factor, slope), *rest in zip(places, factors, gradient, *after, strict=True):
+            gradient_of_layer, *state_of_layer = rest
+            steps[place] = Step(factor, slope, gradient_of_layer, tuple(state_of_layer))
     return [steps[j] for j in range(len(inputs))]
 
 
@@ -159,6 +163,48 @@ def _stacks(inputs: Sequence[StepInput]) -> list[list[int]]:
         most = max(1, _MOST_ENTRIES // kernel.numel()) if kernel.device.type == "cpu" else len(places)
         stacks += [places[j : j + most] for j in range(0, len(places), most)]
     return stacks
+
+
+# -- weights that are drawn again --------------------------------------------------------------------------------------
+_SIGNS = 4
+"""Number of random signs by which each entry is multiplied. A sum over a row is then as long as the row, up to 35 %."""
+_TINY = 1e-30
+"""Added to lengths that are divided by."""
+
+
+class Sketch(NamedTuple):
+    """A few random sums of each row and column of a kernel, whose lengths are about those of rows and columns.
+
+    Parameters
+    ----------
+    rows : array, shape (cout, 4)
+    columns : array, shape (entries of a row, 4)
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+    def change_to(self, new: Sketch) -> float:
+        """Return the largest change of a row or column, as a part of the longest one."""
+        with np.errstate(all="ignore"):
+            return max(_largest(y - x) / (_largest(y) + _TINY) for x, y in zip(self, new, strict=True))
+
+
+def sketch_of(kernel: np.ndarray) -> Sketch:
+    """Return the sketch of a kernel (cout, ...)."""
+    rows = kernel.reshape(len(kernel), -1)
+    with np.errstate(all="ignore"):
+        return Sketch(rows @ _signs(rows.shape[1]), rows.T @ _signs(rows.shape[0]))
+
+
+@functools.lru_cache(maxsize=256)
+def _signs(count: int) -> np.ndarray:
+    signs = np.random.RandomState(0).randint(0, 2, (count, _SIGNS))
+    return ((2 * signs - 1) / math.sqrt(_SIGNS)).astype(np.float32)
+
+
+def _largest(sums: np.ndarray) -> float:
+    return math.sqrt(float(np.einsum("ij,ij->i", sums, sums).max()))
 
 
 # -- on a CUDA device --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 
 from specnorm.backends import backend_for
 from specnorm.backends.array_types import ArrayObject
+from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayT
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.geometry.layers import takes_layers
@@ -185,6 +186,7 @@ def tn_bound(
     return value
 
 
+@called_while_tracing
 def _warn_estimate() -> None:
     warnings.warn(
         "tn_bound is an estimate here, not a proven bound: nothing can be proven under a tracer or beyond the budget. "
@@ -192,10 +194,6 @@ def _warn_estimate() -> None:
         EstimateWarning,
         stacklevel=3,
     )
-
-
-# PyTorch's compiler reads this mark: it calls the function once, while tracing.
-_warn_estimate._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @takes_layers

@@ -142,7 +142,7 @@ def power_norm(
     *,
     n_iter: int = 100,
     seed: int = 0,
-    rtol: float = 1e-6,
+    least_gain: float = 1e-6,
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Proven lower bound, by iteration, of a layer's norm at one input size, with any padding and stride.
@@ -161,8 +161,9 @@ def power_norm(
         Largest number of products with the layer and with its adjoint.
     seed : int, default 0
         Seed of the start vector: the same seed gives the same answer.
-    rtol : float, default 1e-6
-        Stop if a restart of the iteration increased the value by less than this, relatively.
+    least_gain : float, default 1e-6
+        Stop if a restart of the iteration increased the value by less than this, relatively. The norm may be farther
+        above the value, if several singular values are nearly the largest: ``enclose`` tells how far.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`. All values are supported.
@@ -183,7 +184,9 @@ def power_norm(
     >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
     '15.6996'
     """
-    value: ArrayT = measure(kernel, Power(n_iter=n_iter, seed=seed, rtol=rtol), input_shape=input_shape, **layer).value
+    value: ArrayT = measure(
+        kernel, Power(n_iter=n_iter, seed=seed, least_gain=least_gain), input_shape=input_shape, **layer
+    ).value
     return value
 
 
@@ -251,7 +254,7 @@ def singular_values(
     elif k is None or smallest:
         method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
-        method = PowerTopK(k=k, n_iter=1000, rtol=1e-9)
+        method = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
     value: ArrayT = measure(kernel, method, input_shape=input_shape, **layer).value
     return value
 
@@ -380,7 +383,8 @@ def certify(
             "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
             "enclose(kernel, ...).upper, which is proven."
         )
+    of_matrix = f" of {spec.matrix_in_words}" if spec.matrix_in_words else ""
     raise Undecided(
-        f"the norm is too close to {bound!r} to tell within rounding or the budget. enclose(kernel, rtol=1e-6) gives "
-        "the proven interval; a bound outside it can be decided."
+        f"the norm{of_matrix} is too close to {bound!r} to tell within rounding or the budget. "
+        "enclose(kernel, rtol=1e-6) gives the proven interval; a bound outside it can be decided."
     )

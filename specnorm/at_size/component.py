@@ -347,7 +347,7 @@ class ComponentBounds:
             gram = composed(layer.adjoint, layer.apply)
         else:
             gram = composed(layer.apply, layer.adjoint)
-        lanczos_plan = RunOptions(n_iter=steps, seed=0, rtol=min(1e-6, self.rtol / 100))
+        lanczos_plan = RunOptions(n_iter=steps, seed=0, least_gain=min(1e-6, self.rtol / 100))
         start = xp.astype(vectors, kernel_used.dtype)
         vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, lanczos_plan, start=start, ops=self.ops)
         return xp.astype(vectors, kernel.dtype)

@@ -175,7 +175,7 @@ class _MatrixEnclosure:
     def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
         """Estimates of the top singular vectors on the side of the Gram matrix, shape (b, 1, size)."""
         size = self.layer.shape[0 if self.has_output_vectors else 1]
-        lanczos_plan = RunOptions(n_iter=steps, seed=0, rtol=min(1e-6, rtol / 100))
+        lanczos_plan = RunOptions(n_iter=steps, seed=0, least_gain=min(1e-6, rtol / 100))
         vectors, _ = top_vectors(self.gram, self.kernels, size, 1, lanczos_plan, start=start, ops=self.ops)
         return vectors
 

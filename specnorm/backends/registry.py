@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, NoBackend
 
@@ -90,6 +90,20 @@ _MIXIN = "NDArrayOperatorsMixin"
 """A class of NumPy from which arrays of other libraries derive; it does not make them NumPy's."""
 
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def called_while_tracing(function: Function) -> Function:
+    """Mark a function that compilers call once, while they trace, instead of tracing into it.
+
+    The function's arguments and result are plain values. PyTorch's compiler reads the mark, before its plugin is
+    loaded.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+@called_while_tracing
 def owner_of(cls: type) -> str | None:
     """Load the plugin for a class of arrays, and return the root package under which it is registered; None without."""
     cached_root = _root_of_class.get(cls)
@@ -110,6 +124,7 @@ def owner_of(cls: type) -> str | None:
     return None
 
 
+@called_while_tracing
 def root_for_class(cls: type) -> str:
     """As `owner_of`, but raise a `NoBackend` with advice if there is no plugin."""
     owner = owner_of(cls)
@@ -128,11 +143,6 @@ def root_for_class(cls: type) -> str:
     if hasattr(cls, "compute"):
         advice = f"If it is lazy, call its compute() first. {advice}"
     raise NoBackend(f"No backend for {describe(cls)}. Installed: {', '.join(sorted(registered())) or 'none'}. {advice}")
-
-
-# PyTorch's compiler reads these marks: it calls the functions while tracing instead of tracing into them.
-owner_of._dynamo_marked_constant = True  # type: ignore[attr-defined]
-root_for_class._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def load(root: str) -> Any:

@@ -269,7 +269,7 @@ class Backend:
         return self.from_numpy(x, like)
 
     def detach(self, x: AnyArray) -> AnyArray:
-        """The same values as constants for automatic differentiation."""
+        """The same values as constants for automatic differentiation; ``x`` itself if it is one."""
         return x
 
     # -- differentiation -------------------------------------------------------------------------------------------

@@ -15,6 +15,6 @@ References
 """
 
 from specnorm.ball.oracle import lmo, lmo_stack
-from specnorm.ball.proof import shrinkage_of_step
+from specnorm.ball.steps import update_in_ball
 
-__all__ = ["lmo", "lmo_stack", "shrinkage_of_step"]
+__all__ = ["lmo", "lmo_stack", "update_in_ball"]

@@ -31,10 +31,8 @@ from specnorm.symbols.proofs import scalar, symbols
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from specnorm.backends.array_types import Array, Namespace
-    from specnorm.backends.types import AnyArray, ArrayOps
+    from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
 
 _SQUARINGS = 4
@@ -215,29 +213,3 @@ def grid_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Points along each axis of the grid of bound 3."""
     fine = tuple(max(1, 10 * (k - 1)) for k in kernel_shape)
     return fine if math.prod(fine) <= _POINTS else tuple(max(1, 4 * (k - 1)) for k in kernel_shape)
-
-
-def shrinkage_of_step(rate: AnyArray, entries: int, channels: Sequence[int], unit: float) -> AnyArray:
-    """Return the part by which a kernel is to be shrunk in a step, so that rounding does not take it out of the ball.
-
-    Let K and D be kernels whose norms are at most the bound, a the rate, u the unit roundoff, and s what is returned.
-    The update ``-(a (K + D) + s K)`` and its sum K' with K are off by at most ``u (|K'| + 4 a |K + D| + 3 s |K|)`` in
-    each entry. The norm of the layer of ``|K|`` is at most ``c`` times the bound, where ``c**2`` is the number of taps
-    times the larger number of channels: it is at most the root of the taps times the Frobenius norm, which is at most
-    the root of the rank times the norm of the reshaped kernel, which is at most the layer's. So the norm of all errors
-    is at most ``u c (1 + 8 a + 3 s)`` times the bound, which is below s, and ``(1 - a - s) K - a D`` as rounded is
-    within the bound, if ``a + s <= 1``.
-
-    Parameters
-    ----------
-    rate : float or 0-d array
-        From 0 to 1.
-    entries : int
-        Of the kernel.
-    channels : sequence of int
-        The two sizes of its axes that are not spatial.
-    unit : float
-        Unit roundoff of its dtype.
-    """
-    largest_factor = math.sqrt(entries / min(channels))
-    return 2 * unit * largest_factor * (1 + 8 * rate)

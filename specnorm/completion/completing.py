@@ -15,6 +15,7 @@ from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry
 from specnorm.running.base import Evaluation
 from specnorm.running.program import check_values
+from specnorm.running.result import shown
 from specnorm.running.stepping import state_shapes, stepped_program
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class Completed(NamedTuple):
 
     kernel: Any
     bound: Any
+
+    def __repr__(self) -> str:
+        """The bound and the shape of H, in one line."""
+        return f"Completed({shown(self.bound, 'upper')} is a bound, kernel of shape {tuple(self.kernel.shape)})"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.completion import search as completion_search
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 _FAR = 20
@@ -65,7 +65,7 @@ class Completion(Stepped):
     name: ClassVar[str] = "completion"
     promise: ClassVar[Kind] = "upper"
     asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", small_products=True, scaled=False)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"iterations": "max"}
     bounds_at_every_step: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

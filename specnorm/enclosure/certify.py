@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 _CERTIFY_LEVELS = 40
@@ -64,7 +64,7 @@ class Certify(Method):
 
     name: ClassVar[str] = "certify"
     promise: ClassVar[Kind] = "exact"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"proven": None, "refuted": None}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"proven": "all", "refuted": "any"}
 
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 
@@ -50,9 +50,15 @@ class Enclose(TwoSidedSearch):
 
     name: ClassVar[str] = "enclose"
     promise: ClassVar[Kind] = "upper"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {
+    stats: ClassVar[Mapping[str, FigureRule]] = {
         "lower": "down",
-        **dict.fromkeys(("converged", "bound_source", "cells", "levels", "frequency", "u", "v")),
+        "converged": "all",
+        "bound_source": None,
+        "cells": "sum",
+        "levels": "max",
+        "frequency": None,
+        "u": None,
+        "v": None,
     }
 
     def needs(self, spec: ConvSpec) -> Needs:

@@ -128,4 +128,5 @@ def status_of(result: Result) -> str:
         outcome = Outcome.SIZE if is_own_search else Outcome.BUDGET
         explanation = f"wider than rtol={rtol:g}{by_source}, and proven"
     sizes = f"; {spec.sizes_in_words}" if spec.input_shape is None and spec.needs_divisible_sizes else ""
-    return f"{outcome.value}: {explanation}{sizes}"
+    matrix = f"; {spec.matrix_in_words}" if spec.matrix_in_words else ""
+    return f"{outcome.value}: {explanation}{sizes}{matrix}"

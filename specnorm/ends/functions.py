@@ -159,7 +159,8 @@ def _enclosure(
         Outcome.ZERO: f"no proof tells it from 0 at rtol={method.rtol:g}",
         Outcome.BUDGET: f"wider than rtol={method.rtol:g}, and proven",
     }[outcome]
-    sizes = f"; {spec.sizes_in_words}" if spec.input_shape is None and spec.ndim else ""
+    words = spec.sizes_in_words if spec.input_shape is None and spec.ndim else spec.matrix_in_words
+    sizes = f"; {words}" if words else ""
     enclosure = Enclosure(
         *ends,
         witness=witness,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 Form = Literal["bound", "lags"]
@@ -112,7 +113,7 @@ class Isometry(_WithScale):
 
     name: ClassVar[str] = "isometry"
     promise: ClassVar[Kind] = "upper"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"adjoint": None}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"adjoint": None}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -308,7 +309,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
     name: ClassVar[str] = "isometry_ends"
     promise: ClassVar[Kind] = "upper"
     asks: ClassVar[Needs] = Needs(rounds="up", precision="wide", scaled=False, by_layer=True, searches=True)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", **dict.fromkeys((*FIGURES, "adjoint"))}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down", **FIGURES, "adjoint": None}
 
     def __post_init__(self) -> None:
         _WithScale.__post_init__(self)

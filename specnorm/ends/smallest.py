@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.ends.smallest_singular_value import SmallestBounds
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 
@@ -47,7 +47,7 @@ class Smallest(TwoSidedSearch):
     name: ClassVar[str] = "smallest"
     quantity: ClassVar[str] = "smallest singular value"
     promise: ClassVar[Kind] = "lower"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up", **dict.fromkeys((*FIGURES, "u", "v"))}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"upper": "up", **FIGURES, "u": None, "v": None}
 
     def needs(self, spec: ConvSpec) -> Needs:
         # The search scales each group by itself: the smallest value is that of a group which may be far weaker.

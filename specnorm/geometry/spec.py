@@ -198,6 +198,14 @@ class ConvSpec:
         return "every input size that the stride divides" if self.needs_divisible_sizes else "every input size"
 
     @property
+    def matrix_in_words(self) -> str:
+        """What an array without spatial axes was taken for, such as "a 9 x 9 matrix"; empty for a convolution."""
+        if self.ndim:
+            return ""
+        rows, columns = self.stored_channels
+        return f"a {rows} x {columns} matrix"
+
+    @property
     def block_positions(self) -> tuple[int, ...]:
         """Number of positions along each axis at which the blocks of a circular layer act, at ``input_shape``.
 

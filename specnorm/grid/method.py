@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 
@@ -48,7 +48,7 @@ class Grid(Method):
     name: ClassVar[str] = "grid"
     promise: ClassVar[Kind] = "upper"
     asks: ClassVar[Needs] = Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down"}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down"}
 
     def __post_init__(self) -> None:
         if self.n is not None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 
@@ -71,16 +71,16 @@ class LanczosMethod(Method):
 
     n_iter: int = 100
     seed: int = 0
-    rtol: float = 1e-6
+    least_gain: float = 1e-6
 
     promise: ClassVar[Kind] = "lower"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None}
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
         check_count("seed", self.seed)
-        check_rtol(self.rtol)
+        check_rtol(self.least_gain, "least_gain")
 
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
@@ -107,7 +107,7 @@ class LanczosMethod(Method):
         wide_kernels = arrays.in_wide_dtype(kernels, ops=ops)
         return_count = k if wide_kernels.dtype == kernels.dtype else max(k, POLISHED)
         size = min(layer.shape)
-        options = RunOptions(self.n_iter, self.seed, self.rtol)
+        options = RunOptions(self.n_iter, self.seed, self.least_gain)
         start = None
         start_products = 0
         is_one_kernel = k == 1 and kernels.shape[0] == spec.groups == 1
@@ -151,8 +151,9 @@ class Power(Stepped, LanczosMethod):
     seed : int
         Seed of the start vector. For a large layer of one group, the start is a sum of windowed plane waves plus a
         random vector a tenth as long.
-    rtol : float
-        Stop after a restart that increased the value by less than this, relatively.
+    least_gain : float
+        Stop after a restart that increased the value by less than this, relatively. The norm may be farther above the
+        value: if several singular values are nearly the largest, a restart may gain little and a later one more.
 
     References
     ----------
@@ -186,7 +187,7 @@ class Power(Stepped, LanczosMethod):
         def gram(x: Array) -> Array:
             return layer.adjoint(layer.apply(x))
 
-        options = RunOptions(self.n_iter, self.seed, self.rtol)
+        options = RunOptions(self.n_iter, self.seed, self.least_gain)
         v = top_vectors(gram, blocks, size, 1, options, ops=ops)[0][:, 0, :]
         return (arrays.normalise_or_keep(v, xp.ones_like(v) / size**0.5, xp=xp)[0],)
 
@@ -212,7 +213,7 @@ class PowerTopK(LanczosMethod):
 
     Parameters
     ----------
-    n_iter, seed, rtol
+    n_iter, seed, least_gain
         As in `Power`.
     k : int
         Number of singular values; at most as many as the layer has.
@@ -227,7 +228,7 @@ class PowerTopK(LanczosMethod):
     k: int = 4
 
     name: ClassVar[str] = "power_top_k"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"products": None, "residuals": "up"}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "up"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -162,6 +162,9 @@ def _rescaled(
         if claim > bound * (1 + _ROUNDED) and not clock.expired:
             _, claim = _enclosed_closely(shrunk, clock, backend, geometry)
         if claim <= bound:
+            if given is kernel:
+                constant: ArrayT = shrunk
+                return constant
             with arithmetic.exact(given, backend=backend):
                 # The quotient is exactly 1: it carries the gradient of the factor, and no value.
                 multiple: ArrayT = _times(kernel, factor * (backend.detach(measured) / measured), backend)
@@ -358,8 +361,15 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
 
 
 def _times(x: Any, factor: Any, backend: Backend) -> Any:
-    """Multiply in at least float32, and round once to the dtype of x."""
+    """Multiply in at least float32, and round once to the dtype of x.
+
+    A constant is multiplied in NumPy if that can read it. torch would take two threads for 32,768 numbers: on a busy
+    machine they wait for each other, a thousand times as long as the product takes.
+    """
     xp = backend.namespace(x)
+    is_constant = isinstance(factor, float) and backend.detach(x) is x
+    if is_constant and backend.numpy_view(x) and x.dtype in (xp.float32, xp.float64):
+        return backend.share_numpy(backend.to_numpy(x) * factor, x)
     wide = x if x.dtype in (xp.float32, xp.float64) else xp.astype(x, xp.float32)
     return xp.astype(wide * factor, x.dtype)
 

@@ -61,6 +61,22 @@ def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
     return _upper(value, ALL_FREQUENCIES, "root of the taps times the Frobenius norm")
 
 
+def norm_by_magnitudes(blocks: Array, *, ops: ArrayOps) -> Upper:
+    """Bound the supremum of blocks by the largest norm of a matrix ``sum_k |K_k|``; attained if no entry is negative.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    """
+    xp = ops.xp
+    g, m, p = blocks.shape[:3]
+    magnitudes = xp.reshape(xp.abs(blocks), (g, m, p, -1))
+    # A sum of t numbers of one sign is too small by at most t relative roundings.
+    sums = rounding.up(xp.sum(magnitudes, axis=-1), magnitudes.shape[3], xp=xp)
+    value = float(xp.max(matrix_norm_up(sums, ops=ops)))
+    return _upper(value, ALL_FREQUENCIES, "norm of the sum of the taps' magnitudes")
+
+
 def norm_of_zero(blocks: Array, *, ops: ArrayOps) -> Upper:
     """Prove that the supremum of blocks that are zero is 0."""
     if bool(ops.xp.any(blocks != 0)):

@@ -9,9 +9,10 @@ A *block* is the kernel (m, p, *kernel_shape) of one group of a layer, rearrange
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.proofs.rounding import Rounds
     from specnorm.running.result import Kind
+
+
+FigureRule: TypeAlias = Literal["up", "down", "nearest", "all", "any", "sum", "max"] | None
+"""How a figure of a method is given for a layer: see `Method.stats`."""
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:
@@ -48,23 +53,28 @@ def as_number(name: str, value: object) -> float:
         raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
     try:
         return float(value)
+    except OverflowError:
+        raise MethodError(
+            f"{name} is a number beyond {sys.float_info.max:.3g}, the largest of float64: give a smaller one."
+        ) from None
     except Exception:
         raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
 
 
-def check_rtol(rtol: object) -> None:
+def check_rtol(rtol: object, name: str = "rtol") -> None:
     """Refuse a relative tolerance outside (0, 1)."""
     if not isinstance(rtol, (int, float)):
-        raise MethodError(f"rtol={rtol!r} is a {type(rtol).__name__}, no number: give a relative width such as 1e-3.")
+        raise MethodError(f"{name}={rtol!r} is a {type(rtol).__name__}, no number: give a relative width such as 1e-3.")
     if not 0 < rtol < 1:
-        raise MethodError(f"rtol={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
+        raise MethodError(f"{name}={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
 
 
 def check_budget(budget: object) -> None:
     """Refuse a budget that is neither None nor a positive number of seconds."""
     if budget is None:
         return
-    if not isinstance(budget, (int, float)) or isinstance(budget, bool) or not budget > 0:
+    is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if not is_number or not as_number("budget", budget) > 0:
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
 
 
@@ -160,9 +170,10 @@ class Method:
     """The quantity that the value measures; "norm" is the spectral norm."""
     asks: ClassVar[Needs] = Needs()
     """The default of `needs`, for methods whose needs do not depend on the geometry."""
-    stats: ClassVar[Mapping[str, Rounds | None]] = {}
-    """Names of the figures in ``Evaluation.stats``, in order. A figure that scales with the kernel, such as a bound, is
-    mapped to the direction in which it is rounded; other figures are mapped to None."""
+    stats: ClassVar[Mapping[str, FigureRule]] = {}
+    """Names of the figures in ``Evaluation.stats``, in order, each with its rule. A figure that scales with the kernel,
+    such as a bound, has the direction in which it is rounded. Another one has the reduction over the groups of a layer,
+    or None: then the figure is that of the group from which the value is taken."""
 
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry: "exact", "upper", "lower" or "estimate"."""

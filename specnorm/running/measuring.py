@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
 
 from specnorm.backends import backend_for
 from specnorm.errors import MethodError
@@ -15,6 +18,8 @@ from specnorm.running.result import Result
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
+    from specnorm.backends.types import Backend
+    from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.program import Claims
 
@@ -71,12 +76,36 @@ def _measured(
     """The result of a method, and the function that makes its claims."""
     backend = backend_for(kernel)
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    if not plan.spec.ndim and geometry.get("layout") is None and not backend.is_traced(kernel):
+        _warn_of_filter(kernel, plan.spec, backend)
     ran = backend.apply(plan, kernel)
     figures: dict[str, Any] = dict(zip(plan.method.stats, ran.stats, strict=True))
     figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not ran.known)
     figures["computed_in"] = plan.computed_in(kernel, backend=backend) if ran.known else "unknown under a tracer"
     kind = plan.method.kind_after(plan.spec, figures)
     return Result(ran.value, kind, plan.method, plan.spec, figures), ran.claims
+
+
+_SMALLEST_FILTER = 5
+_LARGEST_FILTER = 129
+"""Sides of matrices that are looked at: point-spread functions alone have such shapes."""
+
+
+def _warn_of_filter(kernel: ArrayObject, spec: ConvSpec, backend: Backend) -> None:
+    """Warn of a matrix that looks like one filter: odd sides, no negative entry, and the largest in the middle."""
+    rows, columns = spec.stored_channels
+    has_odd_sides = rows % 2 and columns % 2 and min(rows, columns) >= _SMALLEST_FILTER
+    if not has_odd_sides or max(rows, columns) > _LARGEST_FILTER:
+        return
+    entries = backend.to_numpy(backend.detach(kernel))
+    middle = entries[rows // 2, columns // 2]
+    if entries.min() >= 0 and middle == entries.max() > 0 and np.count_nonzero(entries) > max(rows, columns):
+        warnings.warn(
+            f"the array of shape {(rows, columns)} was taken for {spec.matrix_in_words}, that of a linear layer. It "
+            "looks like one filter, such as a point-spread function psf: give psf[None, None] for the norm of the "
+            'convolution, or layout="OI" if it is a matrix.',
+            stacklevel=5,
+        )
 
 
 def check_method(method: object) -> None:

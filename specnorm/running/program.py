@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import BackendError, KernelError
 from specnorm.geometry import polyphase, taps
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, Backend
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Evaluation, Method
+    from specnorm.running.base import Evaluation, FigureRule, Method
 
     Claims = Callable[[], Sequence[tuple[Lower, Upper]]]
 
@@ -189,8 +190,9 @@ class Program:
     def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
         """The figures beside the value, one of each for each layer.
 
-        Bounds are the largest of a layer's answers. `_OVER_GROUPS` says how some others are combined. The rest belong
-        to one answer: the one with the largest lower bound, or, if the method has no figure "lower", the largest value.
+        `Method.stats` says how the figures of a layer's groups are combined. Bounds are the largest ones. Those that
+        are not combined belong to one answer: the one with the largest lower bound, or, if the method has no figure
+        "lower", the largest value.
         A value with several numbers counts by the largest of them.
         """
         xp = batch.xp
@@ -200,14 +202,13 @@ class Program:
         largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
         index = xp.argmax(largest_numbers, axis=1)
         results = []
-        for name, rounds in self.method.stats.items():
+        for name, rule in self.method.stats.items():
             figure = figures[name]
-            if rounds is not None:
+            if rule in ("up", "down", "nearest"):
                 largest = xp.max(batch.unscaled(figure), axis=1)
-                results.append(batch.rounded(largest, rounds, self.result_dtype))
-            elif name in _OVER_GROUPS:
-                reduce = getattr(xp, _OVER_GROUPS[name])
-                results.append(batch.in_shape(reduce(batch.by_layer(figure), axis=1)))
+                results.append(batch.rounded(largest, rule, self.result_dtype))
+            elif rule is not None:
+                results.append(batch.in_shape(getattr(xp, rule)(batch.by_layer(figure), axis=1)))
             else:
                 results.append(batch.in_shape(arrays.pick(batch.by_layer(figure), index, xp=xp)))
         return tuple(results)
@@ -338,27 +339,19 @@ class Program:
         products_lose_digits = ops.own_dtype != self.result_dtype
         residual_dtypes = wide_dtypes if products_lose_digits else result_dtypes
 
-        def to_device(x: AnyArray, dtypes: dict[str, str], rounds: rounding.Rounds | None = None) -> AnyArray:
+        def to_device(x: AnyArray, dtypes: dict[str, str], rounds: FigureRule = None) -> AnyArray:
             new_dtype = dtypes.get(x.dtype.name) if dtypes else None
-            if new_dtype and rounds:
+            if new_dtype and rounds in ("up", "down", "nearest"):
                 x = rounding.to_dtype(x, getattr(np, new_dtype), rounds, eager=True, xp=backend.host().namespace(x))
             return backend.from_numpy(x.astype(new_dtype) if new_dtype else x, kernels)
 
-        roundings = self.method.stats.values()
+        rules = self.method.stats.values()
         return Ran(
             to_device(value, result_dtypes, self.needs.rounds),
-            tuple(to_device(x, result_dtypes, rounds) for x, rounds in zip(stats, roundings, strict=True)),
+            tuple(to_device(x, result_dtypes, rule) for x, rule in zip(stats, rules, strict=True)),
             tuple(to_device(x, residual_dtypes) for x in residuals) if ops.differentiated else (),
             claims,
         )
-
-
-_OVER_GROUPS = {
-    "proven": "all", "converged": "all", "refuted": "any",
-    "cells": "sum", "frequencies": "sum", "levels": "max", "iterations": "max",
-}  # fmt: skip
-"""Reductions over the groups of a layer, for figures that do not scale with the kernel. A figure that is not listed is
-that of one group."""
 
 
 def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
@@ -442,7 +435,7 @@ def program_for(
     KernelError, GeometryError, MethodError
         If the kernel, the geometry or the method does not fit.
     """
-    # Compilers run functions that are marked as constant (the last lines of this module) while they trace. They pass
+    # Compilers run functions that are marked (`called_while_tracing`) while they trace. They pass
     # plain values to them faithfully, but not objects: torch 2.13 replaces a dataclass by its defaults. So the method
     # is passed as its class and its values.
     cls = type(method)
@@ -464,10 +457,12 @@ def keep(key: str) -> Program:
     return kept_program
 
 
+@called_while_tracing
 def _field_names(cls: type[Method]) -> tuple[str, ...]:
     return tuple(f.name for f in fields(cls))
 
 
+@called_while_tracing
 def _program_key(
     kind: type[Program],
     cls: type[Method],
@@ -508,7 +503,3 @@ def _drop_oldest() -> None:
         del _programs[key]
     for problem_as_written in list(_keys)[: max(0, len(_keys) - LIMIT)]:
         del _keys[problem_as_written]
-
-
-_field_names._dynamo_marked_constant = True  # type: ignore[attr-defined]
-_program_key._dynamo_marked_constant = True  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
 from specnorm.errors import CertificateError
 
 if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
 
@@ -60,6 +61,7 @@ class TwoSided:
 
     lower: Any
     upper: Any
+    quantity: str = "norm"
 
     def __iter__(self) -> Iterator[Any]:
         """The lower bound, then the upper bound."""
@@ -72,6 +74,23 @@ class TwoSided:
 
     def __float__(self) -> float:
         self._refuse("float()")
+
+    def __round__(self, digits: int = 0) -> NoReturn:
+        name = type(self).__name__
+        raise TypeError(
+            f"round() of {name}, which is two numbers: format(enclosure, '.{digits}f') rounds each to its side; "
+            "round(enclosure.upper) may lower the bound."
+        )
+
+    def __format__(self, spec: str) -> str:
+        """Both bounds in a format of floats, such as ".3f": the upper one rounded up, the lower one down."""
+        if not spec:
+            return str(self)
+        from specnorm.backends.text import rounded_format  # imported here: it takes a while
+
+        lower = rounded_format(float(self.lower), spec, "lower")
+        upper = rounded_format(float(self.upper), spec, "upper")
+        return f"{lower} <= {self.quantity} <= {upper}"
 
     def __lt__(self, other: object) -> bool:
         self._refuse("comparison")
@@ -116,8 +135,8 @@ class Enclosure(TwoSided):
         The number that is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
     """
 
-    lower: Any
-    upper: Any
+    lower: Array
+    upper: Array
     witness: tuple[Any, Any, Any]
     cells: int
     levels: int
@@ -221,6 +240,7 @@ class Result:
     def __repr__(self) -> str:
         """What the value promises, its number and the method, in one line."""
         sizes = self.spec.sizes_in_words if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
+        sizes = self.spec.matrix_in_words or sizes
         return f"{self.kind} {shown(self.value, self.kind)} ({self.method.name}, {sizes})"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +12,10 @@ from specnorm.running.result import Outcome
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
+    from specnorm.running.base import FigureRule
 
-FIGURES = ("outcome", "cells", "levels", "frequency")
-"""Names of the figures of both searches, in the order of `SearchFigures`."""
+FIGURES: Mapping[str, FigureRule] = {"outcome": None, "cells": "sum", "levels": "max", "frequency": None}
+"""The figures of both searches, in the order of `SearchFigures`."""
 SearchFigures = tuple[Outcome, int, int, Sequence[float]]
 """The figures of the search for one layer: how it ended, the numbers of its cells and of its levels, and the frequency
 (in radians) of the vector that attains a bound."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from specnorm.backends import arrays
+from specnorm.backends.registry import called_while_tracing
 from specnorm.errors import MethodError
 from specnorm.proofs import arithmetic, rounding
 from specnorm.running.base import Stepped
@@ -179,9 +180,7 @@ def stepped_program(
     return cast(SteppedProgram, program_for(method, shape, dtype, geometry, SteppedProgram))
 
 
+@called_while_tracing
 def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """`SteppedProgram.state_shapes` of the program behind a key, as plain values."""
     return tuple(cast(SteppedProgram, program(key)).state_shapes().items())
-
-
-state_shapes._dynamo_marked_constant = True  # type: ignore[attr-defined]

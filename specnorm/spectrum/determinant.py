@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 
@@ -43,7 +43,7 @@ class LogDeterminant(Method):
     quantity: ClassVar[str] = "logarithm of the determinant"
     promise: ClassVar[Kind] = "exact"
     asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, scaled=False, by_layer=True)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"sign": None}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"sign": None}
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers that are not square, not circular at a given size, or strided."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 _WORK_OF_VISITS = 4e7
@@ -71,7 +71,7 @@ class ExactFFT(Method):
 
     name: ClassVar[str] = "fft"
     promise: ClassVar[Kind] = "exact"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"frequencies": None}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"frequencies": "sum"}
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
@@ -222,7 +222,7 @@ class NormAtSize(Method):
     name: ClassVar[str] = "at_size"
     promise: ClassVar[Kind] = "exact"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False, searches=True)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"upper": "up"}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"upper": "up"}
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)

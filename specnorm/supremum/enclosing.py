@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import Frequencies, half_grid
+from specnorm.geometry.frequencies import Frequencies, half_grid_shape
 from specnorm.grid.search import bound_without_search, seconds_without_search
-from specnorm.proofs.bound import least, trivial_lower
+from specnorm.proofs.bound import known, least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
 from specnorm.proofs.norms import (
     has_one_entry_per_row_and_column,
     norm_by_frobenius,
+    norm_by_magnitudes,
     norm_of_single_entries,
     norm_of_zero,
 )
 from specnorm.running.problem import Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.proof import supremum_on_grid
+from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.scalar import has_one_column, norm_on_circulant
+from specnorm.symbols.proofs.symbols import Symbol, top_triple
+from specnorm.symbols.proofs.wrapping import of_wrapped, wrapped
 from specnorm.unfoldings.matrix_search import enclose_constant
 
 if TYPE_CHECKING:
@@ -31,6 +36,8 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.clock import Clock
 
+_AXES_OF_CHANNELS = 3
+"""Axes of blocks without spatial ones."""
 _WIDE = 0.15
 """Relative width from which a bound of fixed cost may be closer than the result of an unfinished search."""
 _SUPREMUM_RTOL = 2e-3
@@ -68,6 +75,25 @@ def _without_search(lower: Lower, upper: Upper, trimmed: Array) -> SearchResult:
     return SearchResult(lower, upper, frequency=zero, block=0, cells=0, levels=0)
 
 
+def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> SearchResult | None:
+    """The norm of a kernel without negative entries, such as a point-spread function: that of the sum of its taps.
+
+    None for another kernel, and if the bounds are further apart than rtol.
+    """
+    xp = ops.xp
+    if trimmed.ndim == _AXES_OF_CHANNELS or not bool(xp.all(trimmed >= 0)):
+        return None
+    upper = norm_by_magnitudes(trimmed, ops=ops)
+    sums = xp.sum(xp.reshape(trimmed, (*trimmed.shape[:3], -1)), axis=-1)
+    _, v, values = top_triple(sums, xp=xp)
+    block = int(xp.argmax(values))
+    zero = Frequencies(np.zeros((1, trimmed.ndim - 3), dtype=np.int64), (1,) * (trimmed.ndim - 3))
+    right = v[block : block + 1, :] + 0j
+    lower = SymbolQuotients(trimmed, ops=ops).norm_down_at(block, zero, right)
+    result = SearchResult(lower, upper, frequency=zero, block=block, cells=0, levels=0)
+    return result if result.within(rtol) else None
+
+
 def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
     """Enclose the largest norm of one layer's blocks to the tolerance, or as closely as the budget allows.
 
@@ -79,7 +105,27 @@ def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bo
         Whether the bounds are within the tolerance.
     """
     trimmed = polyphase.trimmed(problem.kernel, ops=ops)
-    constant = enclose_zero(trimmed, ops=ops) or enclose_constant(trimmed, problem.rtol, ops=ops)
+    if problem.spec.input_shape is not None:
+        return _enclose_circular(trimmed, problem, ops=ops)
+    return _enclose_trimmed(trimmed, problem, ops=ops)
+
+
+def _enclose_circular(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+    """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
+    blocks, error = wrapped(trimmed, grid_sizes(problem.spec, tuple(trimmed.shape[3:])), ops=ops)
+    result, converged = _enclose_trimmed(blocks, problem, ops=ops)
+    lower, upper = of_wrapped(result.lower, known(result.upper), error)
+    result = replace(result, lower=lower, upper=upper)
+    return result, converged and (not error or result.within(problem.rtol))
+
+
+def _enclose_trimmed(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+    """`enclose_blocks` of kernels without borders of zeros."""
+    constant = (
+        enclose_zero(trimmed, ops=ops)
+        or enclose_constant(trimmed, problem.rtol, ops=ops)
+        or enclose_nonnegative(trimmed, problem.rtol, ops=ops)
+    )
     if constant is not None:
         return constant, True
     search = Search(trimmed, clock=_clock(problem), nonnegative=problem.nonnegative, ops=ops)
@@ -151,12 +197,13 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
     sizes = grid_sizes(problem.spec, kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
     visits_all = half_points <= _POINTS_OF_A_CELL * torus_size(kernel_shape)
-    if visits_all and search.polynomials.has_values(len(half_grid(sizes))):
-        # The values of scalar symbols on the whole grid take one product an axis.
-        frobenius = norm_by_frobenius(search.blocks, ops=search.ops)
-        points = dft_points(sizes, kernel_shape)
-        result = search.run(points, rtol=rtol, supremum=frobenius, max_cells=max_cells)
-        if result.upper is not None:
+    if visits_all and has_one_column(search.blocks) and _affords_grid(search.blocks, sizes, problem, ops=search.ops):
+        upper, block, frequency = norm_on_circulant(search.blocks, sizes, ops=search.ops)
+        symbol = Symbol(search.blocks[block : block + 1, ...], frequency, ops=search.ops)
+        _, right, _ = top_triple(symbol.matrices()[:, 0, ...], xp=search.ops.xp)
+        lower = SymbolQuotients(search.blocks, ops=search.ops).norm_down_at(block, frequency, right)
+        result = SearchResult(lower, upper, frequency=frequency, block=block, cells=half_points, levels=1)
+        if result.within(rtol):
             return result
     torus_problem = _torus_problem(problem, math.prod(sizes), half_points, boxes)
     torus_result = _run_on_torus(search, boxes, torus_problem, relaxes=False)
@@ -180,6 +227,16 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
     if torus_result.upper is not None:
         uppers.append(supremum_on_grid(torus_result.upper, grid))
     return replace(result, upper=least(*uppers), cells=result.cells + torus_result.cells)
+
+
+def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:
+    """Whether time and memory suffice for the values of scalar symbols on a whole grid: one product an axis."""
+    kernel_shape = tuple(blocks.shape[3:])
+    points = half_grid_shape(sizes)
+    entries_of_tables = sum(n * k for n, k in zip(points, kernel_shape, strict=True))
+    count = blocks.shape[0] * max(blocks.shape[1:3])
+    work = 4 * count * max(math.prod(points), math.prod(kernel_shape)) * sum(kernel_shape)
+    return 16 * entries_of_tables <= ops.memory and problem.clock.affords(work)
 
 
 def _torus_problem(

@@ -216,12 +216,14 @@ class Incumbent:
         """Return the positions of the centres to start from, the highest first."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
         norm_to_beat = self.best.bound.value if self._bound is None else self._bound
-        # If many cells are left, the norm is flat and has many local maxima. The highest centre need not lead to the
-        # highest one, and at a layer's own size a maximum of the same height can give a better lower bound.
-        is_flat = self._bound is None and len(norms_sq) > self.tuning.flat_cells
+        # If the norm at many centres is near the incumbent, the norm is flat and has many local maxima. The highest
+        # centre need not lead to the highest one, and at a layer's own size a maximum of the same height can give a
+        # better lower bound. Many cells alone say nothing: kernels with one sharp maximum have them too.
+        nearly_sq = self.tuning.flat_part * norm_to_beat**2
+        is_flat = self._bound is None and np.count_nonzero(norms_sq > nearly_sq) > self.tuning.flat_cells
         if is_flat:
             starts = self.tuning.flat_starts
-            least_sq = self.tuning.flat_part * norm_to_beat**2
+            least_sq = nearly_sq
         else:
             # An excess below `Tuning.least_excess` of the tolerance does not matter.
             starts = 1

@@ -113,11 +113,11 @@ class Tuning(NamedTuple):
     """Part of a bound up to which an incumbent counts as far below it. The vectors of frequencies around such an
     incumbent are not kept in the basis, as cells around it are proven without them."""
     flat_cells: int = 48
-    """Number of cells of a round above which a norm counts as flat, with many local maxima."""
+    """Number of centres of a round, with a norm near the incumbent, above which the norm counts as flat."""
     flat_starts: int = 12
     """Number of local ascents of a round with a flat norm; other rounds have one."""
     flat_part: float = 0.95
-    """Part of the incumbent's square that a centre of such a round must exceed for an ascent."""
+    """Part of the incumbent's square above which a centre is near the incumbent; in a flat round it gets an ascent."""
     least_excess: float = 0.2
     """Multiple of the tolerance by which the highest estimate of a round, a squared norm, must exceed the squared
     incumbent (relatively) for an ascent from it."""

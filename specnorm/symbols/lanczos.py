@@ -257,7 +257,7 @@ class RunOptions:
         Largest number of products of the map with a block of vectors.
     seed : int
         Seed of the start vectors.
-    rtol : float
+    least_gain : float
         Stop after a restart that increased the values by less than this, relatively. Stop also if the residuals are so
         small that the next restart would gain less than that.
     basis_size : int, optional
@@ -266,7 +266,7 @@ class RunOptions:
 
     n_iter: int
     seed: int
-    rtol: float
+    least_gain: float
     basis_size: int | None = None
 
 
@@ -497,7 +497,7 @@ class _Run:
         ritz_vectors = xp.matmul(xp.matrix_transpose(small_vectors[:, :, :kept_rows]), basis[:, :rows, :])
         vectors = xp.where(is_active[:, None, None], ritz_vectors[:, : self.return_count, :], before.vectors)
         top_values = values[:, : self.k]
-        has_gained = xp.any(top_values - before.values > self.options.rtol * top_values[:, :1], axis=-1)
+        has_gained = xp.any(top_values - before.values > self.options.least_gain * top_values[:, :1], axis=-1)
         if self.ops.concrete and rows > self.k:
             has_gained = has_gained & ~self._is_close(values, small_vectors)
         empty_rows = self._zeros(self.b, rows - kept_rows, self.size)
@@ -535,7 +535,7 @@ class _Run:
         gap = values[:, self.k - 1 : self.k] - values[:, self.k : self.k + 1]
         vector_error = residual / xp.where(gap > 0, gap, xp.ones_like(gap))
         value_error = vector_error * residual
-        largest_value_error = _VALUE_ERROR * self.options.rtol * values[:, :1]
+        largest_value_error = _VALUE_ERROR * self.options.least_gain * values[:, :1]
         is_close = (vector_error <= _VECTOR_ERROR) & (value_error <= largest_value_error)
         return xp.all(is_close & (gap > 0), axis=-1)
 

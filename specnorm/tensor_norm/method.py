@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 
@@ -75,7 +75,7 @@ class TensorNorm(Stepped):
 
     name: ClassVar[str] = "tn"
     promise: ClassVar[Kind] = "estimate"
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"iterations": None, "factor": None, "proven": None}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"iterations": "max", "factor": None, "proven": "all"}
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.proven is not False)

@@ -113,8 +113,11 @@ def _first_of_two(images: Array, *, ops: ArrayOps) -> Array:
     gram = xp.matmul(xp.matrix_transpose(images), images)
     half_difference, coupling = 0.5 * (gram[:, 0, 0] - gram[:, 1, 1]), gram[:, 0, 1]
     # The angle of the rotation that diagonalises [[a, c], [c, b]] is half that of (a - b, 2 c).
-    angle = 0.5 * xp.atan2(coupling, half_difference)
-    cos, sin = xp.cos(angle), xp.sin(angle)
+    cos_twice = half_difference / (xp.sqrt(half_difference * half_difference + coupling * coupling) + _TINY)
+    zeros = xp.zeros_like(cos_twice)
+    cos = xp.sqrt(xp.maximum(0.5 + 0.5 * cos_twice, zeros))
+    sin = xp.sqrt(xp.maximum(0.5 - 0.5 * cos_twice, zeros))
+    sin = xp.where(coupling < 0, -sin, sin)
     return xp.stack([xp.stack([cos, -sin], axis=1), xp.stack([sin, cos], axis=1)], axis=1)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 _ALL_VECTORS = 4
@@ -76,7 +76,7 @@ class SymbolNorm(Stepped):
     name: ClassVar[str] = "symbol"
     promise: ClassVar[Kind] = "lower"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="mixed", narrow_gradient=True, small_products=True)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {}
+    stats: ClassVar[Mapping[str, FigureRule]] = {}
 
     def __post_init__(self) -> None:
         if self.points is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
 
@@ -47,7 +47,7 @@ class MatrixNorm(_SingularVectorMethod):
     name: ClassVar[str] = "matrix_norm"
     promise: ClassVar[Kind] = "exact"
     asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, small_products=True)
-    stats: ClassVar[Mapping[str, Rounds | None]] = {"lower": "down", "upper": "up"}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down", "upper": "up"}
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp

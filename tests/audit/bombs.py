@@ -22,7 +22,7 @@ from audit.fuzz import outcome, write_tally
 
 
 def _onnx(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...], inputs: tuple[str, ...] = ("x",)) -> bytes:
-    from onnx_models import single
+    from helpers.onnx_models import single
 
     whole: bytes = single(nodes, shape, arrays, inputs=inputs, opset=13).SerializeToString()
     return whole

@@ -112,7 +112,7 @@ def _zip(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> by
 
 
 def _onnx() -> bytes:
-    from onnx_models import node, single
+    from helpers.onnx_models import node, single
 
     conv = node("Conv", "x", "w", strides=[2, 2], pads=[1, 1, 1, 1], dilations=[1, 1])
     whole: bytes = single([conv], (1, 3, 9, 9), {"w": _arrays()["conv.weight"]}).SerializeToString()

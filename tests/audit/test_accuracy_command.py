@@ -13,7 +13,7 @@ import pytest
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 import specnorm_networks as networks  # noqa: E402
-from onnx_models import drawing, node, saved, single, values_of  # noqa: E402
+from helpers.onnx_models import drawing, node, saved, single, values_of  # noqa: E402
 from specnorm_audit import cli, read_onnx  # noqa: E402
 
 from audit.files import read_here  # noqa: E402

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
-from cases import Layer, layers
+from helpers.cases import Layer, layers
+from helpers.oracle import dense_norm, sigma_star
 from hypothesis import given
-from oracle import dense_norm, sigma_star
 from specnorm_audit import audit, cli
 from specnorm_audit.certifying import verify_file
 from specnorm_check.__main__ import main
@@ -127,7 +127,7 @@ def test_an_array_that_cannot_be_read_fails_its_claim_alone(tmp_path: Path, caps
 def test_onnx_layers(tmp_path: Path) -> None:
     """The names and axes of the file: a convolution, a transposed one, and a matrix either way round."""
     pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
-    from onnx_models import drawing, node, saved, single
+    from helpers.onnx_models import drawing, node, saved, single
 
     draw = drawing(Random(0))
     arrays = {"w": draw(3, 2, 3, 3), "t": draw(3, 2, 2, 2), "m": draw(50, 4), "n": draw(5, 4)}
@@ -157,7 +157,7 @@ def test_numbers_beside_an_onnx_file_are_part_of_what_is_claimed(
 ) -> None:
     """As torch.onnx.export writes them unless it is told otherwise: the network has its claim, and it is checked."""
     onnx: Any = pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
-    from onnx_models import drawing, node, single
+    from helpers.onnx_models import drawing, node, single
 
     draw = drawing(Random(0))
     nodes = [node("Conv", "x", "w", out="a", pads=[1, 1, 1, 1]), node("Relu", "a", out="b"), node("Conv", "b", "k")]

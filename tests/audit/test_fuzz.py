@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from processes import FINDS_TESTS, ran
+from helpers.processes import FINDS_TESTS, ran
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits on memory and file size as Linux has them")
 

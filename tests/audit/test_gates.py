@@ -16,7 +16,7 @@ pytest.importorskip("click")
 pytest.importorskip("jinja2")
 pytest.importorskip("onnx", exc_type=ImportError)
 
-from onnx_models import node, saved, single
+from helpers.onnx_models import node, saved, single
 from specnorm_audit import cli
 
 from audit import files

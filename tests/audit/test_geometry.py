@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, layers
-from checks import assert_encloses
+from helpers.cases import Layer, layers
+from helpers.checks import assert_encloses
+from helpers.oracle import dense_norm, output_shape
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import dense_norm, output_shape
 from specnorm_audit import audit
 from specnorm_audit.geometry import resolve
 from specnorm_audit.rows import Row

@@ -11,8 +11,8 @@ import pytest
 
 pytest.importorskip("click")
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
+from helpers.onnx_models import saved, single, values_of  # noqa: E402
 from onnx import TensorProto, defs, helper, numpy_helper  # noqa: E402
-from onnx_models import saved, single, values_of  # noqa: E402
 from specnorm_audit import audit, cli  # noqa: E402
 from specnorm_audit.report import gate_layers  # noqa: E402
 

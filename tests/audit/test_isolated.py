@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import specnorm_audit as auditing
-from processes import FINDS_TESTS
+from helpers.processes import FINDS_TESTS
 from specnorm_audit import readers
 from specnorm_audit.readers import isolated
 from specnorm_audit.readers.isolated import Reader, in_child
@@ -134,7 +134,7 @@ def test_an_interruption_ends_the_child() -> None:
 def test_a_network_whose_values_take_more_than_its_file_gives_reason_for(tmp_path: Path) -> None:
     """As one that tells how good speech sounds: 0.7 MB of weights, and values of 110 MB at 900 frames of 120 bands."""
     pytest.importorskip("onnx")
-    from onnx_models import drawing, node, saved, single
+    from helpers.onnx_models import drawing, node, saved, single
 
     draw, channels = drawing(np.random.RandomState(0)), (1, 128, 64, 64, 32, 1)
     kernels = {f"w{at}": draw(cout, cin, 3, 3) / (9 * cin) for at, (cin, cout) in enumerate(pairwise(channels))}

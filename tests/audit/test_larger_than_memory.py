@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import python
+from helpers.processes import python
 
 from audit import files
 

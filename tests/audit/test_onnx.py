@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.oracle import dense_matrix
 from numpy.typing import NDArray
-from oracle import dense_matrix
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
+from helpers.onnx_models import drawing, jacobian, node, saved, single  # noqa: E402
 from onnx import helper  # noqa: E402
-from onnx_models import drawing, jacobian, node, saved, single  # noqa: E402
 
 import specnorm  # noqa: E402
 

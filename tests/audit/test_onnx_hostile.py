@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnx", exc_type=ImportError)
+from helpers.onnx_models import drawing, node, saved, single, values_of
 from onnx import TensorProto, helper
-from onnx_models import drawing, node, saved, single, values_of
 from specnorm_audit import network
 from specnorm_networks import Graph, Product
 from specnorm_networks.checking import check

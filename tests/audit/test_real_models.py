@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.real_weights import MODELS, real_file, real_layers
+from helpers.torch_layers import torch_matrix
 from numpy.typing import NDArray
-from real_weights import MODELS, real_file, real_layers
 from specnorm_audit import audit
 from specnorm_audit.rows import Row
-from torch_layers import torch_matrix
 
 torch: Any = pytest.importorskip("torch")
 

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
-from marks import put
+from helpers.marks import put
 
 from bench import facts
 from bench.facts import FOLDER, Row

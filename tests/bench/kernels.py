@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from real_weights import real_layers
+from helpers.real_weights import real_layers
 
 RESNET18 = {
     "conv1": (64, 3, 7, 7), "layer1": (64, 64, 3, 3), "layer2.0.conv1": (128, 64, 3, 3), "layer2": (128, 128, 3, 3),

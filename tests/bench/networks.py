@@ -17,10 +17,10 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
 
 import torch
-from marks import put
+from helpers.marks import put
+from helpers.real_weights import real_file
 from networks.published import NETWORKS as PUBLISHED
 from networks.published import Denoiser
-from real_weights import real_file
 from specnorm_networks import Graph, Multipliers, Product, Scaled, network_graph
 from specnorm_networks.tools import bound
 from torch import nn

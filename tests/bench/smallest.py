@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from real_weights import real_layers
+from helpers.real_weights import real_layers
 
 import specnorm
 from bench.facts import FOLDER, about

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from real_weights import real_kernel, real_layers
+from helpers.real_weights import real_kernel, real_layers
 
 import specnorm
 from bench import facts, kernels, yardsticks
@@ -121,8 +121,9 @@ SECTIONS = {
         "singular_values, k=10": lambda k, n: specnorm.singular_values(k, n, k=10)[0],
     }, [*squares(64), *squares(64, family="flat"), *squares(64, family="decaying")], (32,)),
     "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(16, 32, 64, 128)),
-    "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)}, AT_ONE, (32,), geometry=ZEROS),
-    "zero padding": Section("propack", {"enclose 1e-3": of(enclosed, **ZEROS)}, squares(16, 64), (64, 128, 256),
+    "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)},
+        [("3 channels", "Gaussian", functools.partial(kernels.flat, 3)), *AT_ONE], (32,), geometry=ZEROS),
+    "zero padding": Section("propack", {"enclose 1e-3": of(enclosed, **ZEROS)}, squares(16, 64), (64, 256),
         geometry=ZEROS),
     "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
         geometry=None),

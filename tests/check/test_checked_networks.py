@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
-from mutants import checker
+from helpers.mutants import checker
 from specnorm_check import Claim, Part, Refused
 from specnorm_check.graphs import ALLOWED_ATTRIBUTES, Node
 from specnorm_check.parts import steps_of_slice
@@ -25,8 +25,8 @@ from specnorm_check.rules import factor_of_pool
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
 import onnx
+from helpers.onnx_models import model, steepest
 from onnx import TensorProto, helper, numpy_helper
-from onnx_models import model, steepest
 from specnorm_networks import certificates
 
 Random = np.random.RandomState

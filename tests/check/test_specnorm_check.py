@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
-from cases import Layer, layers
+from helpers.cases import Layer, layers
+from helpers.mutants import checker
+from helpers.oracle import dense_norm, padding_pairs, per_axis, sigma_star
 from hypothesis import given
 from hypothesis import strategies as st
-from mutants import checker
-from oracle import dense_norm, padding_pairs, per_axis, sigma_star
 from specnorm_check import Claim, Refused, files
 from specnorm_check.arithmetic import exact_products
 

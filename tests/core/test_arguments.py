@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib
+from helpers.libraries import Lib
 
 from specnorm.backends import registry
 from specnorm.errors import BackendConflict, BrokenBackend, GeometryError, MethodError, NoBackend

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import PUBLIC
+from helpers.cases import PUBLIC
+from helpers.oracle import dense_norm, sigma_star
+from helpers.processes import python
 from numpy.typing import NDArray
-from oracle import dense_norm, sigma_star
-from processes import python
 from specnorm_numpy import NumpyBackend
 
 import specnorm

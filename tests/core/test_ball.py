@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, layers
-from libraries import OPS, Lib, opened
-from mutants import Function, mutated
-from oracle import dense_norm, sigma_star
-from promises import for_all
+from helpers.cases import Layer, layers
+from helpers.libraries import OPS, Lib, opened
+from helpers.mutants import Function, mutated
+from helpers.oracle import dense_norm, sigma_star
+from helpers.promises import for_all
 from test_house import CORE
 
 import specnorm
@@ -219,7 +219,7 @@ _gamma = rounding.gamma
 
 def lossy(size: float = 1.0) -> Any:
     """Operations whose products are as small as single precision may make them."""
-    from proof.test_layer_roundings import UNIT, Instead
+    from core.proof.test_layer_roundings import UNIT, Instead
 
     def matmul(a: Any, b: Any) -> Any:
         return np.matmul(a, b) * np.asarray(1 - 0.99 * size * _gamma(a.shape[-1], UNIT), dtype=np.result_type(a, b))

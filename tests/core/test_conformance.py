@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_numpy
-from libraries import Lib
+from helpers.libraries import Lib
 
 from specnorm import backends, testing
 from specnorm.backends import Backend, registry

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import FEW_LAYERS, Layer, Recipe, layers
-from libraries import OPS, Lib
+from helpers.cases import FEW_LAYERS, Layer, Recipe, layers
+from helpers.libraries import OPS, Lib
+from helpers.oracle import dense_matrix
+from helpers.promises import for_all
 from numpy.typing import NDArray
-from oracle import dense_matrix
-from promises import for_all
 
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError

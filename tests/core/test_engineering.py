@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import calls, peak
-from real_weights import real_kernel
+from helpers.cases import Recipe
+from helpers.checks import calls, peak
+from helpers.real_weights import real_kernel
 from specnorm_numpy.namespace import NAMESPACE
 
 import specnorm

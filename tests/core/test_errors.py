@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import PUBLIC
-from libraries import Lib
+from helpers.cases import PUBLIC
+from helpers.libraries import Lib
 
 import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, NoBackend

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from libraries import Lib
+from helpers.cases import Recipe
+from helpers.libraries import Lib
+from helpers.oracle import dense_matrix, finite_difference_gradient
 from numpy.typing import NDArray
-from oracle import dense_matrix, finite_difference_gradient
 
 import specnorm
 

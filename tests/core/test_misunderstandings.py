@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import PUBLIC
+from helpers.cases import PUBLIC
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -128,3 +130,47 @@ def test_counts_of_gram_products() -> None:
     for call in CALLS_WITHOUT_PRODUCTS:
         with pytest.raises(MethodError, match="n_iter=0 is not a count: give an integer of at least 1"):
             call()
+
+
+GAUSS = np.exp(-(np.arange(-4, 5) ** 2) / 8)
+PSF = np.outer(GAUSS, GAUSS) / GAUSS.sum() ** 2
+
+
+def test_a_bare_filter_is_said_to_be_a_matrix() -> None:
+    """A blur of norm 1 is a matrix of norm 0.15: the answer and a warning say so; as a convolution it is right."""
+    for shown in (specnorm.enclose, specnorm.enclose_smallest, specnorm.condition_number):
+        with pytest.warns(UserWarning, match=r"taken for a 9 x 9 matrix.* give psf\[None, None\]"):
+            assert "a 9 x 9 matrix" in str(shown(PSF)) or shown is specnorm.condition_number
+    for call in (lambda: specnorm.certify(PSF, 0.5), lambda: specnorm.conv_norm(PSF), lambda: specnorm.rescale(PSF)):
+        with pytest.warns(UserWarning, match="taken for a 9 x 9 matrix"):
+            call()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert float(specnorm.enclose(PSF[None, None]).lower) == pytest.approx(1.0, rel=1e-3)
+        specnorm.enclose(PSF, layout="OI")
+        specnorm.enclose(np.random.default_rng(0).standard_normal((9, 9)))
+
+
+def test_two_bounds_are_formatted_and_not_rounded() -> None:
+    found = specnorm.enclose(np.asarray([[0.1]]))
+    assert f"{found:.1f}" == "0.0 <= norm <= 0.2"
+    with pytest.raises(TypeError, match=r"round\(\) of Enclosure.*format\(enclosure, '\.2f'\)"):
+        round(found, 2)
+
+
+@pytest.mark.parametrize("value", [10**400, Fraction(10**400)])
+def test_numbers_beyond_float64_are_named(value: Any) -> None:
+    for call in (
+        lambda: specnorm.certify(np.ones((1, 1, 3)), value),
+        lambda: specnorm.rescale(np.ones((1, 1, 3)), value),
+        lambda: specnorm.is_isometry(np.ones((1, 1, 3)), value),
+    ):
+        with pytest.raises(MethodError, match=r"beyond 1\.8e\+308, the largest of float64"):
+            call()
+
+
+def test_a_name_of_another_package_is_told() -> None:
+    for name, package in (("spectral_norm", "specnorm_torch"), ("network_bound", "specnorm_networks")):
+        with pytest.raises(AttributeError, match=package):
+            getattr(specnorm, name)
+    assert str(specnorm.complete(np.ones((2, 2, 3)))).startswith("Completed(6.00")

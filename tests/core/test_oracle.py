@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, recipes
-from checks import assert_encloses, assert_exact, assert_tight, assert_valid
+from helpers.cases import Layer, Recipe, recipes
+from helpers.checks import assert_encloses, assert_exact, assert_tight, assert_valid
+from helpers.oracle import Truth, all_singular_values, dense_matrix, dense_norm, sigma_star, tensor_norm_best
+from helpers.torch_layers import torch_matrix
 from hypothesis import given
 from numpy.typing import NDArray
-from oracle import Truth, all_singular_values, dense_matrix, dense_norm, sigma_star, tensor_norm_best
-from torch_layers import torch_matrix
 
 ROTATION = np.zeros((2, 2, 2))
 ROTATION[:, :, 0] = np.eye(2)

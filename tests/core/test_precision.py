@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import functions
-from libraries import Lib, Unusable, opened
+from helpers.cases import functions
+from helpers.libraries import Lib, Unusable, opened
 
 import specnorm
 from specnorm.errors import KernelError

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib
+from helpers.libraries import Lib
 
 import specnorm
 from specnorm.errors import MethodError

@@ -166,8 +166,79 @@ def test_of_torch() -> None:
             specnorm.operator_norm(plugin.linear_operator(wrong, x))
     with pytest.raises(MethodError, match="autograd does not follow"):
         plugin.linear_operator(lambda v: v.detach(), x)
-    with pytest.raises(MethodError, match="real floating point"):
-        plugin.linear_operator(torch.fft.fft, x)
+    with pytest.raises(MethodError, match=r"dtype torch\.int64; expected a real or complex floating one"):
+        plugin.linear_operator(conv, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(MethodError, match="the function's value has a str"):
+        plugin.linear_operator(lambda v: (v, "x"), x)
+
+
+COMPLEX = MATRIX[:5, :4] + 1j * MATRIX[5:10, :4]
+OF_NUMBERS: dict[str, tuple[Any, Any, float]] = {
+    "a tuple, as a discrete gradient": (
+        lambda v: (v[1:] - v[:-1], 2 * v),
+        4,
+        float(np.linalg.norm(np.vstack([np.diff(np.eye(4), axis=0), 2 * np.eye(4)]), 2)),
+    ),
+    "a tuple for a tuple, as its adjoint": (lambda pair: pair[0] + 2 * pair[1], (4, 4), 5**0.5),
+    "a dictionary": (lambda v: {"a": v, "b": [3 * v]}, 4, 10**0.5),
+    "real to complex": (lambda v: 1j * v, 4, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_functions_of_several_arrays(library: str, name: str) -> None:
+    plugin = pytest.importorskip(f"specnorm_{library}")
+    zeros: Any = pytest.importorskip("torch" if library == "torch" else "jax.numpy").zeros
+    function, sizes, norm = OF_NUMBERS[name]
+    x = tuple(map(zeros, sizes)) if isinstance(sizes, tuple) else zeros(sizes)
+    assert close(specnorm.operator_norm(plugin.linear_operator(function, x)), norm)
+
+
+@pytest.mark.parametrize("part", [lambda y: y, lambda y: y.real, lambda y: (y, y.imag)], ids=["all", "real", "both"])
+def test_functions_of_complex_tensors(part: Any) -> None:
+    torch, plugin = pytest.importorskip("torch"), pytest.importorskip("specnorm_torch")
+    jnp, of_jax = pytest.importorskip("jax.numpy"), pytest.importorskip("specnorm_jax")
+    real, imag = COMPLEX.real, COMPLEX.imag
+    rows = {"real": np.hstack([real, -imag]), "imag": np.hstack([imag, real])}
+    matrix = np.vstack([rows["real"], rows["imag"], rows["imag"]])
+    if not isinstance(part(COMPLEX), tuple):
+        matrix = matrix[: 10 if np.iscomplexobj(part(COMPLEX)) else 5]
+    norm = float(np.linalg.norm(matrix, 2))
+    a = torch.from_numpy(COMPLEX)
+    assert close(specnorm.operator_norm(plugin.linear_operator(lambda v: part(a @ v), torch.zeros_like(a[0]))), norm)
+    b = jnp.asarray(COMPLEX, "complex64")
+    assert close(specnorm.operator_norm(of_jax.linear_operator(lambda v: part(b @ v), jnp.zeros_like(b[0]))), norm)
+
+
+class Between:
+    """An operator between arrays of two axes, as SigPy, SCICO and ODL have them, by the names of its attributes."""
+
+    def __init__(self, matrix: Any, names: tuple[str, ...], adjoint: str = "H") -> None:
+        self.matrix = matrix
+        for name, shape in zip(names, ((2, matrix.shape[1] // 2), (1, matrix.shape[0])), strict=True):
+            holder, _, last = name.rpartition(".")
+            setattr(self, holder or last, SimpleNamespace(**{last: shape}) if holder else shape)
+        if adjoint:
+            setattr(self, adjoint, lambda u: (matrix.conj().T @ u.reshape(-1)).reshape(2, -1))
+
+    def __call__(self, v: Any) -> Any:
+        return (self.matrix @ v.reshape(-1)).reshape(1, -1)
+
+
+@pytest.mark.parametrize("matrix", [MATRIX[:5, :4], COMPLEX], ids=["real", "complex"])
+def test_operators_between_arrays(matrix: Any) -> None:
+    norm = float(np.linalg.norm(matrix, 2))
+    for names, adjoint in (
+        (("ishape", "oshape"), "H"),
+        (("input_shape", "output_shape"), "H"),
+        (("domain.shape", "range.shape"), "adjoint"),
+    ):
+        assert close(specnorm.operator_norm(Between(matrix, names, adjoint)), norm)
+    with pytest.raises(MethodError, match="needs its adjoint"):
+        specnorm.operator_norm(Between(matrix, ("ishape", "oshape"), ""))
+    with pytest.raises(MethodError, match=r"specnorm_torch\.linear_operator\(operator\.A, x\)"):
+        specnorm.operator_norm(SimpleNamespace(A=None, A_adjoint=None))
 
 
 def test_of_jax() -> None:
@@ -182,8 +253,8 @@ def test_of_jax() -> None:
     assert close(specnorm.operator_norm(plugin.linear_operator(blur, x)), float(np.linalg.norm(dense, 2)))
     with pytest.raises(MethodError, match="offset or a nonlinearity"):
         specnorm.operator_norm(plugin.linear_operator(lambda v: blur(v) + 1, x))
-    with pytest.raises(MethodError, match="real floating point"):
-        plugin.linear_operator(jax.numpy.fft.fft, x)
+    with pytest.raises(MethodError, match="dtype int32; expected arrays, real or complex floating"):
+        plugin.linear_operator(blur, x.astype("int32"))
 
 
 # -- many steps, and the user's words ----------------------------------------------------------------------------

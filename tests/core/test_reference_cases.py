@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import assert_encloses, assert_exact, assert_tight, assert_valid, number
-from nightly import sample
-from oracle import Truth, sigma_star
-from real_weights import real_layers
+from helpers.checks import assert_encloses, assert_exact, assert_tight, assert_valid, number
+from helpers.nightly import sample
+from helpers.oracle import Truth, sigma_star
+from helpers.real_weights import real_layers
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError
@@ -42,7 +42,7 @@ def arguments(case: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
 def test_the_file_is_what_its_generator_makes() -> None:
     """All but the last digit of the bounds: a vector that a library computes goes into the proof of the lower one."""
     pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
-    from reference import make
+    from helpers.reference import make
 
     made = [make.row(it) for it in make.CASES]
     assert [row["name"] for row in made] == [case["name"] for case in CASES]
@@ -55,8 +55,8 @@ def test_the_file_is_what_its_generator_makes() -> None:
 def test_cells_agree_with_roots_of_polynomials() -> None:
     """The generator's branch and bound, where a closed form exists."""
     pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
-    from reference import make, suprema
-    from soundness import balls
+    from core.soundness import balls
+    from helpers.reference import make, suprema
 
     for seed in range(5):
         kernel = make.whole(seed, 1, 3, 4)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib, opened
+from helpers.libraries import Lib, opened
 
 import specnorm
 from specnorm import backends, testing

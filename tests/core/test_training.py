@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
-from checks import peak
-from libraries import Lib
+from helpers import oracle
+from helpers.checks import peak
+from helpers.libraries import Lib
 
 import specnorm
 from specnorm.errors import KernelError

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import assert_exact, assert_valid
+from helpers.cases import Recipe
+from helpers.checks import assert_exact, assert_valid
+from helpers.oracle import dense_matrix, dense_norm, sigma_star
+from helpers.real_weights import real_kernel
 from numpy.typing import NDArray
-from oracle import dense_matrix, dense_norm, sigma_star
-from real_weights import real_kernel
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError

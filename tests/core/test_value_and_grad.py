@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib
-from oracle import finite_difference_gradient
+from helpers.libraries import Lib
+from helpers.oracle import finite_difference_gradient
 
 import specnorm
 from specnorm import ConvSpec

@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from helpers.oracle import dense_matrix
 from numpy.typing import NDArray
-from oracle import dense_matrix
 from specnorm_networks import Graph, Layer, Node
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.operators import Operator

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+from helpers.onnx_models import graph_of, model
 from networks.drawing import Arguments, Dice, Slot, numbers
 from networks.onnx_arguments import DRAWS
 from networks.onnx_schemas import places, versions
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
-from onnx_models import graph_of, model
 from specnorm_networks import Graph
 from specnorm_networks.onnx.binding import NEWEST
 

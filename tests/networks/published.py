@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from real_weights import real_file
+from helpers.real_weights import real_file
 from torch import Tensor, nn
 
 RESNET20 = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from helpers.nightly import NIGHTLY
 from networks.dense_networks import Network, dense
-from nightly import NIGHTLY
 from specnorm_networks import Multipliers, margins, within
 from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.tools import CertifiedAccuracy, bound

@@ -14,8 +14,8 @@ torch = pytest.importorskip("torch", exc_type=ImportError)
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+from helpers.onnx_models import graph_of, model, saved  # noqa: E402
 from networks.torch_modules import Function, upper_of  # noqa: E402
-from onnx_models import graph_of, model, saved  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.tools import bound  # noqa: E402
 from torch import Tensor  # noqa: E402

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from networks.written_networks import Written
 from specnorm_networks import Graph, Layer, Product
 from specnorm_networks.certified import branches

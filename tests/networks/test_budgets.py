@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from networks.dense_networks import NETWORKS as SUMS
 from networks.dense_networks import dense, draw, network_of
 from networks.test_heads import Drawn

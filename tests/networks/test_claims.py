@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
-from checks import present
+from helpers.assumptions import assumed
+from helpers.checks import present
 from specnorm_networks import (  # fmt: skip
     Graph,
     Layer,

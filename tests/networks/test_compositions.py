@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from assumptions import assumed
+from helpers.assumptions import assumed
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.compositions.claims import Region  # noqa: E402

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
-from checks import present  # noqa: E402
+from helpers.checks import present  # noqa: E402
 from networks.torch_modules import Function, jacobian_norm  # noqa: E402
 from networks.zoo import fourier  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402

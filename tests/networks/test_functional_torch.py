@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")

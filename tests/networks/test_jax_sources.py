@@ -16,7 +16,7 @@ from specnorm.errors import MethodError, TranslationError
 os.environ.setdefault("KERAS_BACKEND", "jax")
 jax = pytest.importorskip("jax")
 pytest.importorskip("jax2onnx", reason="pip install jax2onnx")
-from processes import python  # noqa: E402
+from helpers.processes import python  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import export  # noqa: E402 after what may be missing
 

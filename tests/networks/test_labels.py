@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
+from helpers.onnx_models import graph_of, model  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
-from onnx_models import graph_of, model  # noqa: E402
 from specnorm_networks import Product, certified_accuracy  # noqa: E402
 from specnorm_networks.tools import bound  # noqa: E402
 

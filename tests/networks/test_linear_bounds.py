@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mutants import Function, mutated
+from helpers.mutants import Function, mutated
 from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
 from specnorm_networks.certified import linear_bounds, operators, ranges

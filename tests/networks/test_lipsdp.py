@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("clarabel", reason="it solves LipSDP's cone program, with SciPy's LAPACK")
-from lipsdp import lipsdp
+from helpers.lipsdp import lipsdp
 from networks.written_networks import matrices
 from numpy.typing import NDArray
 from specnorm_networks.certified import operators

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from networks.dense_networks import CHAINS, Network, dense
 from specnorm_networks import Multipliers, margins, near
 from specnorm_networks.accuracy import certified_accuracy

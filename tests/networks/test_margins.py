@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed, interval
+from helpers.assumptions import assumed, interval
 from specnorm_networks.certified import margins
 
 from specnorm.proofs import host

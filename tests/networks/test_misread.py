@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from networks.written_networks import matrices
 from specnorm_networks import Graph, Node, Product, forward_step, margins
 from specnorm_networks.certified import operators

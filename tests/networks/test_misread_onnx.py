@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
+from helpers.onnx_models import everywhere, graph_of, holds, in_ball, jacobian, model, saved, steepest, values_of  # noqa: E402
 from onnx import TensorProto, helper  # noqa: E402
-from onnx_models import everywhere, graph_of, holds, in_ball, jacobian, model, saved, steepest, values_of  # noqa: E402
 from specnorm_networks import Graph, network_bound, register_operator, within  # noqa: E402
 from specnorm_networks.certified.operators import Matrix, Maximum, Minimum, Operator, registry  # noqa: E402
 from specnorm_networks.certified.operators.base import Place  # noqa: E402

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
 from specnorm_networks import Multipliers, Product, Scaled
 from specnorm_networks.certified import links, parts, runs

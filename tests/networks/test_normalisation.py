@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from numpy.typing import NDArray
 from specnorm_networks import Graph, Node, operators, within
 from specnorm_networks.tools import bound

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 
 flint: Any = pytest.importorskip("flint", exc_type=ImportError)
 from hypothesis import given, settings  # noqa: E402

@@ -16,12 +16,12 @@ import pytest
 
 onnx = pytest.importorskip("onnx", reason="ONNX files: pip install onnx", exc_type=ImportError)
 runtime = pytest.importorskip("onnxruntime", reason="a second opinion: pip install onnxruntime", exc_type=ImportError)
+from helpers.onnx_models import single  # noqa: E402
 from networks.drawing import Arguments, Dice, Slot, numbers  # noqa: E402
 from networks.onnx_arguments import DRAWS  # noqa: E402
 from networks.onnx_calls import given  # noqa: E402
 from networks.onnx_schemas import versions  # noqa: E402
 from onnx import helper  # noqa: E402
-from onnx_models import single  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.certified.operators import Unknown  # noqa: E402
 from specnorm_networks.execution import run_with_errors  # noqa: E402

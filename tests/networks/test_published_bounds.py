@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 from bench.networks import three_convolutions  # noqa: E402
-from checks import present  # noqa: E402
+from helpers.checks import present  # noqa: E402
 from networks.published import Denoiser  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
 from specnorm_networks import Multipliers, Product, bounding, near, network_bound  # noqa: E402

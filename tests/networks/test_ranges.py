@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from networks.dense_networks import Network, convolutional, dense
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators, ranges

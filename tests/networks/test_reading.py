@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from networks.written_networks import Written
 from specnorm_networks import Graph, Layer, Multipliers, Product
 from specnorm_networks.certified import operators as ops

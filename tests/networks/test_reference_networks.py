@@ -30,7 +30,7 @@ def run(*words: str, folder: Path = DOCS) -> tuple[int, list[str]]:
 
 
 def test_the_files_are_what_their_generator_makes() -> None:
-    from reference import make_networks
+    from helpers.reference import make_networks
 
     made = make_networks.networks()
     assert [network.name for network in made] == [case["name"] for case in CASES]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import interval
-from checks import present
+from helpers.assumptions import interval
+from helpers.checks import present
 from networks.written_networks import matrices
 from specnorm_networks import Graph, Multipliers, Product, forward_step, margins
 from specnorm_networks.certified import operators

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from checks import present
+from helpers.checks import present
 
 torch = pytest.importorskip("torch", exc_type=ImportError)
 from specnorm_networks import network_bound  # noqa: E402

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import functions
-from libraries import opened
+from helpers.cases import functions
+from helpers.libraries import opened
 
 import specnorm
 from specnorm.errors import KernelError, SecondDerivativeError

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import functions
+from helpers.cases import functions
 
 import specnorm
 from specnorm.errors import SecondDerivativeError

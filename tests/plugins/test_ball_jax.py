@@ -6,17 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import sigma_star
+from helpers.oracle import sigma_star
 
 import specnorm
-from specnorm.ball import shrinkage_of_step
+from specnorm.ball.steps import shrinkage_of_step, update_in_ball
 from specnorm.errors import KernelError, MethodError
 
 jax: Any = pytest.importorskip("jax")
 optax: Any = pytest.importorskip("optax", reason="optax is not installed: pip install optax")
 jnp = jax.numpy
 training: Any = pytest.importorskip("specnorm_jax.training")
-ball: Any = pytest.importorskip("specnorm_jax.training.ball")
 
 pytestmark = pytest.mark.usefixtures("jax32")
 
@@ -85,7 +84,7 @@ def test_a_step_shrinks_a_kernel_by_more_than_its_rounding(rate: float) -> None:
     kernel = specnorm.rescale(normal(3, 8, 8), layout="WIO")
     direction = specnorm.lmo(normal(3, 8, 8, seed=1), layout="WIO")
     shrinkage = shrinkage_of_step(rate, kernel.size, (8, 8), 2.0**-24)
-    moved = kernel + ball._update_in_ball(kernel, direction, rate, {"layout": "WIO"})
+    moved = kernel + update_in_ball(kernel, direction, rate, (8, 8))
     start, end, exact_rate = np.float64(kernel), np.float64(direction), min(float(np.float32(rate)), 1 - shrinkage)
     error = np.float64(moved) - ((1 - exact_rate - shrinkage) * start - exact_rate * end)
     assert 0 < sigma_star(np.moveaxis(error, (-1, -2), (0, 1))).hi < shrinkage

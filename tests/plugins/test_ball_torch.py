@@ -12,7 +12,7 @@ import pytest
 
 torch: Any = pytest.importorskip("torch", exc_type=ImportError)
 
-from oracle import dense_norm  # noqa: E402 - after torch is known to be there
+from helpers.oracle import dense_norm  # noqa: E402 - after torch is known to be there
 from specnorm_torch import MuonConv, SpectralBall, geometry_of, spectral_norm  # noqa: E402
 from torch import nn  # noqa: E402
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch_compilers import COMPILERS
+from helpers.torch_compilers import COMPILERS
 
 import specnorm
 from specnorm import methods
@@ -221,6 +221,11 @@ def loaded(model: Any) -> Any:
     return model
 
 
+def loaded_in_training(model: Any) -> Any:
+    loaded(model).train()
+    return model
+
+
 def assigned(model: Any) -> Any:
     """By new parameters in the place of the old ones."""
     torch.manual_seed(7)
@@ -249,7 +254,17 @@ def edited_data(model: Any) -> Any:
     return model
 
 
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def drawn_again(model: Any) -> Any:
+    """Outputs and inputs of some layers in turn, in the middle of a training."""
+    for (_, layer), (rows, columns) in zip(layers(model), ((8, 3), (2, 8), (8, 2), (1, 128)), strict=True):
+        part = layer.parametrizations.weight.original[:rows, :columns]
+        part.copy_(part.std() * torch.randn_like(part))
+    return model
+
+
 NEW_WEIGHTS = {x.__name__: x for x in (averaged, loaded, assigned, edited, edited_data)}
+IN_TRAINING = {x.__name__: x for x in (loaded_in_training, assigned, drawn_again)}
 
 
 @pytest.mark.parametrize("change", NEW_WEIGHTS)
@@ -263,6 +278,32 @@ def test_the_first_forward_pass_of_a_new_weight_is_right(change: str) -> None:
         model(batch()[0])
     for layer, weight in used:
         check_at_bound(layer, weight)
+
+
+@pytest.mark.parametrize("change", IN_TRAINING)
+def test_the_next_step_of_a_weight_that_jumped_is_right(change: str) -> None:
+    """In train(), after the first passes, when one sweep a pass would need tens of passes to follow."""
+    model = constrained()
+    train(model, 40)
+    model = IN_TRAINING[change](model)
+    used = recorded(model)
+    model(batch()[0])
+    for layer, weight in used:
+        check_at_bound(layer, weight)
+
+
+def test_a_resumed_run_is_the_same_run() -> None:
+    """To the bit, in the first passes and after them."""
+    for passes in (10, 35):
+        model = constrained()
+        train(model, passes)
+        saved = copy.deepcopy(model.state_dict())
+        train(model, 5)
+        again = constrained()
+        again.load_state_dict(saved)
+        train(again, 5)
+        for name, x in model.state_dict().items():
+            assert torch.equal(x, again.state_dict()[name]), name
 
 
 def test_eval_moves_nothing() -> None:
@@ -458,7 +499,7 @@ def test_the_first_passes_take_three_steps(compiled: bool) -> None:
     original = layer.parametrizations.weight.original
     for number in range(1, 35):
         with torch.no_grad():
-            original.normal_()
+            original.add_(0.05 * original.std() * torch.randn_like(original))
         before = {name: x.clone() for name, x in constraint.state.items()}
         run(images)
         steps = 3 if number <= 32 else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 import pytest
-from processes import python
+from helpers.processes import python
 
 BACKENDS = ["torch", pytest.param("jax", marks=pytest.mark.nightly)]
 """A fit on JAX compiles for tens of seconds."""
@@ -28,6 +28,14 @@ model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=Tru
 x = np.random.randn(32, 8, 3).astype("float32")
 y = np.random.randint(0, 3, 32)
 monitor = NormMonitor(model, every=2, upper=True)
+for word, meant in (("stride", "strides"), ("dilation", "dilation_rate"), ("lower", None)):
+    for make in (SpectralNorm, SpectralRegularizer):
+        try:
+            make(**{word: 2})
+        except TypeError as error:
+            assert meant is None or f"did you mean {meant}?" in str(error), error
+        else:
+            raise AssertionError(word)
 logs = model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[monitor.callback()]).history
 for name, bound in (("conv1d", 1.0), ("dense", 2.0)):
     found = specnorm.enclose(model.get_layer(name))
@@ -190,6 +198,64 @@ print("named")
 """
 
 
+IN_THE_BALL = """
+import os, tempfile
+import keras, numpy as np, pytest, specnorm
+from specnorm_keras import SpectralBall, SpectralNorm
+
+keras.utils.set_random_seed(0)
+layers = keras.layers
+model = keras.Sequential([
+    keras.Input((8, 3)),
+    layers.Conv1D(4, 3, activation="relu"),
+    layers.DepthwiseConv1D(3, depth_multiplier=2, padding="same"),
+    layers.Conv1DTranspose(2, 3, strides=2),
+    layers.Flatten(),
+    layers.Dense(3),
+])
+optimizer = SpectralBall(model, keras.optimizers.schedules.PolynomialDecay(1.0, 12), bound=0.5)
+model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+x = np.random.randn(32, 8, 3).astype("float32")
+y = np.random.randint(0, 3, 32)
+norms = []
+
+def norms_on_a_grid(model):
+    # Of the dense layer's matrix, and of the symbols of blocks, taps first. With a stride of 2, a block has two taps.
+    to_numpy = keras.ops.convert_to_numpy
+    kernels = [to_numpy(layer.kernel).astype("float64") for layer in model.layers if layer.weights]
+    conv, depthwise, up, dense = kernels
+    _, n_out, n_in = up.shape
+    pairs = np.concatenate([up, 0 * up[:1]]).reshape(2, 2, n_out, n_in).swapaxes(1, 2).reshape(2, 2 * n_out, n_in)
+    found = [np.linalg.norm(dense, 2)]
+    for block in (conv, depthwise[:, :, :, None], pairs):
+        symbols = np.fft.fft(block, 64, axis=0)
+        found.append(np.linalg.norm(symbols, 2, axis=(-2, -1)).max() * (1 - 1e-12))
+    return found
+
+class Look(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        norms.append(norms_on_a_grid(self.model))
+
+losses = model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[Look()]).history["loss"]
+assert len(norms) == 12 and losses[-1] < losses[0]
+assert np.max(norms) <= 0.5, norms
+assert np.max(norms, axis=0).min() > 0.3, norms
+for layer in model.layers:
+    if layer.weights:
+        assert specnorm.certify(layer, 0.5)
+path = os.path.join(tempfile.mkdtemp(), "model.keras")
+model.save(path)
+again = keras.models.load_model(path)
+assert again.optimizer.get_config() == optimizer.get_config()
+for restored, variable in zip(again.optimizer.variables, optimizer.variables, strict=True):
+    assert np.array_equal(keras.ops.convert_to_numpy(restored), keras.ops.convert_to_numpy(variable))
+constrained = keras.Sequential([keras.Input((4,)), layers.Dense(3, kernel_constraint=SpectralNorm())])
+with pytest.raises(specnorm.errors.MethodError, match="kernel has the constraint SpectralNorm"):
+    SpectralBall(constrained)
+print("inside")
+"""
+
+
 def run(code: str, backend: str) -> str:
     if not all(map(importlib.util.find_spec, ("keras", backend))):
         pytest.skip(f"keras or {backend} is not installed")
@@ -219,3 +285,8 @@ def test_layers_are_measured_or_named(backend: str) -> None:
 def test_a_model_that_diverges_is_left_to_the_callbacks(backend: str) -> None:
     """The constraint ended `fit` with an error about a kernel on torch, and kept finite weights beside NaN on JAX."""
     assert run(DIVERGED, backend) == "stopped"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_step_leaves_the_ball(backend: str) -> None:
+    assert run(IN_THE_BALL, backend) == "inside"

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import PUBLIC
-from processes import FINDS_TESTS, python
+from helpers.cases import PUBLIC
+from helpers.processes import FINDS_TESTS, python
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError, NoBackend

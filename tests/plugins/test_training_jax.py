@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import python
+from helpers.processes import python
 
 import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError

@@ -14,10 +14,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from torch_compilers import COMPILERS
+from helpers.torch_compilers import COMPILERS
 
 import specnorm
-from specnorm.errors import MethodError, SecondDerivativeError
+from specnorm.errors import GeometryError, MethodError, SecondDerivativeError
 
 torch: Any = pytest.importorskip("torch")
 torch = pytest.importorskip("torch")
@@ -227,24 +227,35 @@ def test_two_processes_keep_one_state(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
-def test_torchs_own_state_loads() -> None:
-    """Weights are taken, vectors begin anew, and it says so."""
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "constrain",
+    [torch.nn.utils.parametrizations.spectral_norm, torch.nn.utils.spectral_norm],
+    ids=["parametrisation", "hook"],
+)
+def test_torchs_own_state_loads(constrain: Any) -> None:
+    """Weights are taken, vectors begin anew, and one warning says so."""
     torch.manual_seed(0)
-    theirs = torch.nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
-    ours = torch.nn.Sequential(specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
-    with pytest.warns(UserWarning, match="begin anew"):
+    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)]
+    theirs = torch.nn.Sequential(*map(constrain, copy.deepcopy(layers)))
+    ours = specnorm_torch.spectral_norm(torch.nn.Sequential(*layers))
+    for x in layers:
+        torch.nn.init.ones_(x.parametrizations.weight.original)
+    with pytest.warns(UserWarning, match="begin anew") as caught:
         ours.load_state_dict(theirs.state_dict())
-    assert torch.equal(ours[0].parametrizations.weight.original, theirs[0].parametrizations.weight.original)
-    ours.train()
+    assert len(caught) == 1
+    originals = [x for name, x in theirs.named_parameters() if "orig" in name]
+    for layer, original in zip(ours, originals, strict=True):
+        assert torch.equal(layer.parametrizations.weight.original, original)
     weight = ours[0].weight.detach()
     assert float(specnorm.enclose(weight).upper) == pytest.approx(1.0, rel=1e-2)
-    again = torch.nn.Sequential(specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3)))
+    again = specnorm_torch.spectral_norm(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)))
     again.load_state_dict(ours.state_dict())
     assert torch.equal(again[0].parametrizations.weight[0].vectors, ours[0].parametrizations.weight[0].vectors)
 
 
-def test_an_earlier_versions_state_loads() -> None:
-    """One set of vectors of the tensor norm, and a count of steps: weights are taken, vectors begin anew."""
+def test_another_methods_state_loads() -> None:
+    """One set of vectors of the tensor norm: weights are taken, vectors begin anew."""
     layer = specnorm_torch.spectral_norm(torch.nn.Conv2d(3, 4, 3))
     state = layer.state_dict()
     prefix = "parametrizations.weight.0."
@@ -252,7 +263,6 @@ def test_an_earlier_versions_state_loads() -> None:
     state |= {
         "parametrizations.weight.original": stored,
         f"{prefix}vectors": torch.randn(1, 10, 2),
-        f"{prefix}_extra_state": torch.tensor(37),
     }
     with pytest.warns(UserWarning, match="begin anew"):
         layer.load_state_dict(state)
@@ -511,3 +521,18 @@ def test_refusals() -> None:
         specnorm_torch.NormMonitor(torch.nn.ReLU())
     with pytest.raises(MethodError, match="positive number of steps"):
         specnorm_torch.NormMonitor(small(), 0)
+
+
+def test_what_cannot_be_constrained_is_told_in_the_users_words() -> None:
+    """They were torch's own IndexError and ValueError, or an axis that is none was ignored."""
+    for layer in (torch.nn.Embedding(5, 4), torch.nn.Linear(5, 4), torch.nn.Conv1d(2, 3, 3)):
+        for dim in (7, -9, "rows"):
+            with pytest.raises(GeometryError, match="is no axis of"):
+                specnorm_torch.spectral_norm(layer, dim=dim)
+
+    def pruned(layer: Any) -> Any:
+        return torch.nn.utils.prune.random_unstructured(layer, "weight", 0.5)  # type: ignore[no-untyped-call]
+
+    for hook in (torch.nn.utils.weight_norm, pruned):
+        with pytest.raises(MethodError, match=r"is computed by .* hook before each call"):
+            specnorm_torch.spectral_norm(hook(torch.nn.Linear(3, 2)))

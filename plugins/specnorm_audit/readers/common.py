@@ -26,6 +26,21 @@ def check_size(claimed: int, most: int) -> None:
         )
 
 
+_SHRINKS = 200
+"""Factor by which no trained weights shrink; pruned ones shrink by some tens."""
+_LARGE = 2**26
+"""Number of bytes up to which any factor is accepted."""
+
+
+def check_shrinking(claimed: int, stored: int) -> None:
+    """Refuse a file whose arrays are some bytes repeated: unpacking and measuring them takes minutes."""
+    if claimed > max(_LARGE, _SHRINKS * stored):
+        raise ModelFileError(
+            f"its arrays claim {claimed} bytes, of which {stored} are stored: no weights shrink so much. If it is no "
+            "mistake, save them without compression."
+        )
+
+
 def zip_of(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     """Return a zip archive and its entries by name.
 
@@ -38,6 +53,7 @@ def zip_of(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]
     by_name = {entry.filename: entry for entry in entries}
     if len(by_name) != len(entries):
         raise ModelFileError("two of its entries have one name.")
+    check_shrinking(sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries))
     return archive, by_name
 
 

@@ -22,9 +22,9 @@ from specnorm_networks.tools import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
-from specnorm_audit.effective import is_vector, normalised
+from specnorm_audit.effective import COUNTER, is_vector, normalised
 from specnorm_audit.geometry import at_rank
-from specnorm_audit.readers.common import check_size, native, unreadable, zip_of
+from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
 
 if TYPE_CHECKING:
     import h5py
@@ -187,12 +187,15 @@ def _arrays(items: Items, max_bytes: int) -> dict[Place, Tensor]:
 
     arrays = {}
     claimed = 0
+    stored = 0
     for place, item in items:
         if isinstance(item, h5py.Dataset):
             arrays[place] = _array("/".join(place), item)
             with suppress(Exception):  # a damaged array has a refusal already
                 claimed += int(item.nbytes)
+                stored += int(item.id.get_storage_size())
             check_size(claimed, max_bytes)
+    check_shrinking(claimed, stored)
     return arrays
 
 
@@ -436,7 +439,7 @@ def _weight_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
 
 def _leaf(place: Place) -> str:
     """Return the last name of a path, without TensorFlow's counter."""
-    return re.sub(r":\d+$", "", place[-1])
+    return COUNTER.sub("", place[-1])
 
 
 def _normalised_kernel(

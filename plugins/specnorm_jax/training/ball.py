@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import specnorm
 from specnorm.errors import KernelError, MethodError
-from specnorm.plugin import check_bound, lmo_stack, shrinkage_of_step
+from specnorm.plugin import check_bound, lmo_stack, update_in_ball
 from specnorm_jax.training.trees import Kernel, Rule, flax_layout, hashable, kernels, name_of, with_kernels
 
 if TYPE_CHECKING:
@@ -241,10 +240,5 @@ def _directions(kernels_of_tree: Mapping[str, Kernel], gradients: Mapping[str, A
 
 
 def _update_in_ball(kernel: Any, direction: Any, rate: Any, geometry: Mapping[str, Any]) -> Any:
-    """Return the update of a kernel in the ball that moves a part of the way to ``-direction``, and stays in it."""
-    # A kernel without a direction stays where it is.
-    rate = jnp.where(jnp.any(direction != 0), jnp.clip(rate, 0, 1), 0).astype(kernel.dtype)
     channels = kernel.shape[-2:] if geometry.get("layout") else kernel.shape[:2]
-    shrinkage = shrinkage_of_step(rate, kernel.size, channels, float(np.finfo(kernel.dtype).eps) / 2)
-    rate = jnp.minimum(rate, 1 - shrinkage)
-    return jnp.where(rate > 0, -(rate * (kernel + direction) + shrinkage * kernel), 0)
+    return update_in_ball(kernel, direction, rate, channels)

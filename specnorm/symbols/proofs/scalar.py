@@ -25,6 +25,8 @@ from specnorm.geometry.frequencies import (
     tap_points,
 )
 from specnorm.proofs import host, rounding
+from specnorm.proofs.bound import Upper, _upper
+from specnorm.proofs.cells import dft_points
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -91,6 +93,32 @@ def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     phase : complex array, shape (b, taps)
         ``e^{i k.theta}`` of the taps where the norm is largest.
     """
+    value, frequencies = _largest_and_where(blocks, sizes, ops=ops)
+    cos, sin = phases(frequencies, tuple(blocks.shape[3:]))
+    return value, ops.complex(*symbols.device_tables(cos, sin, blocks, ops=ops))
+
+
+def norm_on_circulant(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Upper, int, Frequencies]:
+    """The largest norm of symbols of one row or column at all frequencies of a circulant, which are all visited.
+
+    Returns
+    -------
+    upper : Upper
+    block : int
+        Number of the block with the largest bound.
+    frequency : Frequencies
+        The frequency where that block's norm is largest.
+    """
+    value, frequencies = _largest_and_where(blocks, sizes, ops=ops)
+    values = ops.to_numpy(value)
+    block = int(values.argmax())
+    covers = dft_points(sizes, tuple(blocks.shape[3:])).covers
+    rule = f"norms at all {math.prod(sizes)} frequencies"
+    return _upper(float(values[block]), covers, rule), block, frequencies[block : block + 1]
+
+
+def _largest_and_where(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Array, Frequencies]:
+    """The bounds of `largest_on_grid`, and the frequency of each block where it is attained."""
     xp = ops.xp
     columns = arrays.tall(blocks, xp=xp)
     count, m, _, *kernel_shape = columns.shape
@@ -105,11 +133,10 @@ def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     delta = column_error(kernel_shape, rounding.unit(blocks, xp=xp))
     error = symbols.absolute_norm_up(columns, xp=xp) * delta
     modulus = rounding.up(xp.sqrt(xp.concat(squares, axis=0)), 2 * m + 2, xp=xp)
-    cos, sin = phases(frequencies[np.concatenate(places)], kernel_shape)
     # Squares below the smallest normal number may be flushed to 0.
     underflow = 2 * m * float(xp.finfo(blocks.dtype).smallest_normal) ** 0.5
     value = rounding.up(modulus + error, 4, xp=xp) + xp.where(error > 0, underflow + 0 * error, 0 * error)
-    return value, ops.complex(*symbols.device_tables(cos, sin, blocks, ops=ops))
+    return value, frequencies[np.concatenate(places)]
 
 
 def half_grid_tables(

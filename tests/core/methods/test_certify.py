@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer
+from helpers.cases import Layer
+from helpers.libraries import Lib
+from helpers.oracle import dense_norm, sigma_star
+from helpers.promises import for_all, layers_for
 from hypothesis import given
 from hypothesis import strategies as st
-from libraries import Lib
 from numpy.typing import NDArray
-from oracle import dense_norm, sigma_star
-from promises import for_all, layers_for
 
 import specnorm
 from specnorm import Undecided

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install python-flint")
 
-from soundness.at_size import AtSize, by_circulants
-from soundness.layers import Layer, layer
+from core.soundness.at_size import AtSize, by_circulants
+from core.soundness.layers import Layer, layer
 
 from specnorm.at_size import circulants as circulant_search
 from specnorm.at_size.proofs import circulant as embedding

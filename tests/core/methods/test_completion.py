@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, recipes
+from helpers.cases import Layer, Recipe, recipes
+from helpers.libraries import Lib
+from helpers.nightly import NIGHTLY
+from helpers.oracle import finite_difference_gradient, sigma_star
+from helpers.promises import for_all, layers_for
 from hypothesis import given
 from hypothesis import strategies as st
-from libraries import Lib
-from nightly import NIGHTLY
 from numpy.typing import NDArray
-from oracle import finite_difference_gradient, sigma_star
-from promises import for_all, layers_for
 
 import specnorm
 from specnorm.backends import backend_for

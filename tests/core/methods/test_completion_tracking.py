@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib
+from helpers.libraries import Lib
+from helpers.oracle import finite_difference_gradient, sigma_star
 from numpy.typing import NDArray
-from oracle import finite_difference_gradient, sigma_star
 
 import specnorm
 from specnorm.completion import search

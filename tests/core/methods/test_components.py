@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install python-flint")
 
-from oracle import dense_matrix
-from soundness.layers import Layer, layer
+from core.soundness.layers import Layer, layer
+from helpers.oracle import dense_matrix
 
 from specnorm.at_size.proofs import components
 from specnorm.at_size.proofs.components import AxisComponent, PolyphaseComponent

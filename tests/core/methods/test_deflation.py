@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import OPS
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 from numpy.typing import NDArray
-from oracle import dense_matrix
 
 from specnorm.at_size.circulants import DeflatedCirculant
 from specnorm.at_size.proofs import deflation

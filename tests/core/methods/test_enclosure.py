@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe
-from checks import assert_encloses
-from libraries import Lib
-from oracle import dense_norm, sigma_star
-from promises import for_all, layers_for, rounded
+from helpers.cases import Layer, Recipe
+from helpers.checks import assert_encloses
+from helpers.libraries import Lib
+from helpers.oracle import dense_norm, sigma_star
+from helpers.promises import for_all, layers_for, rounded
 
 import specnorm
 from specnorm.methods import Enclose

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe
-from checks import assert_exact, assert_tight, assert_valid, number
-from libraries import Lib
+from helpers.cases import Layer, Recipe
+from helpers.checks import assert_exact, assert_tight, assert_valid, number
+from helpers.libraries import Lib
+from helpers.oracle import Truth
+from helpers.promises import OF_OTHER_NUMBERS, PROMISES, SEVERAL, for_all, layers_for, measured, rounded
 from numpy.typing import NDArray
-from oracle import Truth
-from promises import OF_OTHER_NUMBERS, PROMISES, SEVERAL, for_all, layers_for, measured, rounded
 
 import specnorm
 from specnorm import Result

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, layers
-from checks import assert_exact, assert_tight, assert_valid
-from geometries import REFUSALS, refused
+from helpers.cases import Layer, Recipe, layers
+from helpers.checks import assert_exact, assert_tight, assert_valid
+from helpers.geometries import REFUSALS, refused
+from helpers.libraries import Lib
+from helpers.oracle import Truth, all_singular_values, dense_norm, sigma_star
+from helpers.promises import PROMISES, for_all, rounded
+from helpers.torch_layers import torch_matrix
 from hypothesis import given
-from libraries import Lib
 from numpy.typing import NDArray
-from oracle import Truth, all_singular_values, dense_norm, sigma_star
-from promises import PROMISES, for_all, rounded
-from torch_layers import torch_matrix
 
 import specnorm
 from specnorm.geometry.polyphase import from_blocks, to_blocks

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe
-from checks import assert_tight, assert_valid
-from libraries import OPS, Lib
+from helpers.cases import Layer, Recipe
+from helpers.checks import assert_tight, assert_valid
+from helpers.libraries import OPS, Lib
+from helpers.oracle import dense_norm, sigma_star
+from helpers.promises import for_all, layers_for, measured, rounded
 from numpy.typing import NDArray
-from oracle import dense_norm, sigma_star
-from promises import for_all, layers_for, measured, rounded
 
 import specnorm
 from specnorm.gram.proofs.powers import GramTaps

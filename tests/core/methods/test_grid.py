@@ -7,11 +7,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from cases import Recipe, recipes
-from checks import assert_tight, assert_valid
+from helpers.cases import Recipe, recipes
+from helpers.checks import assert_tight, assert_valid
+from helpers.oracle import sigma_star
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import sigma_star
 
 import specnorm
 from specnorm.grid.proof import axis_factor

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import calls
-from libraries import OPS
+from helpers.cases import Recipe
+from helpers.checks import calls
+from helpers.libraries import OPS
 
 import specnorm
 from specnorm.geometry.frequencies import half_grid

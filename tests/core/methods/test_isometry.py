@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import OPS, Lib
-from nightly import NIGHTLY
-from oracle import dense_matrix
-from soundness.families import case
+from core.soundness.families import case
+from helpers.libraries import OPS, Lib
+from helpers.nightly import NIGHTLY
+from helpers.oracle import dense_matrix
+from helpers.spectra import KNOWN, SMALL, Kernel, geometry_of, haar, orthogonal, shift
 from specnorm_numpy import BACKEND
-from spectra import KNOWN, SMALL, Kernel, geometry_of, haar, orthogonal, shift
 
 import specnorm
 from specnorm import Undecided

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import peak
-from libraries import OPS
+from helpers.checks import peak
+from helpers.libraries import OPS
 
 import specnorm
 from specnorm.backends.types import MEMORY

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, recipes
-from checks import assert_exact, assert_tight, assert_valid
+from helpers.cases import Layer, Recipe, recipes
+from helpers.checks import assert_exact, assert_tight, assert_valid
+from helpers.libraries import Lib
+from helpers.oracle import finite_difference_gradient, sigma_star
+from helpers.promises import for_all, layers_for, rounded
 from hypothesis import given
 from hypothesis import strategies as st
-from libraries import Lib
 from numpy.typing import NDArray
-from oracle import finite_difference_gradient, sigma_star
-from promises import for_all, layers_for, rounded
 
 import specnorm
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe, recipes
+from helpers.cases import Recipe, recipes
+from helpers.oracle import all_singular_values, dense_matrix
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import all_singular_values, dense_matrix
 
 import specnorm
 

@@ -8,10 +8,10 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe, layers, recipes
-from libraries import OPS, Lib, opened
-from oracle import dense_norm, sigma_star
-from promises import for_all, layers_for
+from helpers.cases import Layer, Recipe, layers, recipes
+from helpers.libraries import OPS, Lib, opened
+from helpers.oracle import dense_norm, sigma_star
+from helpers.promises import for_all, layers_for
 
 import specnorm
 from specnorm import methods

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import Lib
-from nightly import NIGHTLY
-from oracle import Truth, all_singular_values, dense_matrix, dense_norm, dense_smallest, smallest_everywhere
-from soundness.families import case
-from spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
+from core.soundness.families import case
+from helpers.libraries import Lib
+from helpers.nightly import NIGHTLY
+from helpers.oracle import Truth, all_singular_values, dense_matrix, dense_norm, dense_smallest, smallest_everywhere
+from helpers.spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
 
 import specnorm
 from specnorm.errors import CertificateError, GeometryError, MethodError

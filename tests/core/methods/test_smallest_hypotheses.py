@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
-from libraries import OPS, Lib
-from methods.test_smallest import at_circular_sizes, at_every_size, ends_of, violation, where_nothing_is_cut
-from oracle import dense_norm, dense_smallest, smallest_everywhere
-from proof.test_layer_roundings import Instead
+from core.methods.test_smallest import at_circular_sizes, at_every_size, ends_of, violation, where_nothing_is_cut
+from core.proof.test_layer_roundings import Instead
+from helpers.assumptions import assumed
+from helpers.libraries import OPS, Lib
+from helpers.oracle import dense_norm, dense_smallest, smallest_everywhere
 from specnorm_numpy import BACKEND
 
 import specnorm
@@ -386,7 +386,7 @@ def test_what_only_a_rule_may_make() -> None:
         defect.Basis(blocks[..., 0], 1.0, 1.0)
     with pytest.raises(TypeError, match="bounded by `in_basis`"):
         defect.InBasis(blocks, None, 0.0)
-    with pytest.raises(TypeError, match="rules of this room"):
+    with pytest.raises(TypeError, match="by rules alone"):
         Nonnegative(of.kernel)
     singular: Any = np.ones((1, 2, 2))
     with pytest.raises(HypothesisError, match="from the identity"):

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import assert_valid
-from libraries import Lib
+from helpers.checks import assert_valid
+from helpers.libraries import Lib
+from helpers.oracle import sigma_star
 from numpy.typing import NDArray
-from oracle import sigma_star
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed_lower
-from cases import Layer, Recipe
-from libraries import Lib
+from helpers.assumptions import assumed_lower
+from helpers.cases import Layer, Recipe
+from helpers.libraries import Lib
+from helpers.oracle import sigma_star, tensor_norm_best
+from helpers.promises import for_all, layers_for
+from helpers.real_weights import real_kernel
 from numpy.typing import NDArray
-from oracle import sigma_star, tensor_norm_best
-from promises import for_all, layers_for
-from real_weights import real_kernel
 
 import specnorm
 from specnorm import EstimateWarning, Undecided

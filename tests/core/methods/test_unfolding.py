@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Layer, Recipe
-from checks import assert_valid
-from libraries import Lib
+from helpers.cases import Layer, Recipe
+from helpers.checks import assert_valid
+from helpers.libraries import Lib
+from helpers.oracle import scale_to_one, sigma_star
+from helpers.promises import for_all, layers_for, rounded
 from numpy.typing import NDArray
-from oracle import scale_to_one, sigma_star
-from promises import for_all, layers_for, rounded
 
 import specnorm
 from specnorm.methods import FantasticFour, Unfoldings

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import OPS
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 from numpy.typing import NDArray
-from oracle import dense_matrix
 
 import specnorm
 from specnorm.at_size import layer_tuning

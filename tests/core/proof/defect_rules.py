@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower
-from libraries import OPS
-from oracle import dense_matrix
+from helpers.assumptions import assumed, assumed_lower
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 
 from specnorm.at_size.proofs.block_tridiagonal import BlockPlan, plans
 from specnorm.at_size.proofs.own_matrix import LayerGram, smallest_of_groups, smallest_quotients

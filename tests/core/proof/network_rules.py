@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower
-from checks import present
-from libraries import OPS
+from helpers.assumptions import assumed, assumed_lower
+from helpers.checks import present
+from helpers.libraries import OPS
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, margins, parts, rules
 from specnorm_networks.certified.graph import Graph, Layer, Node

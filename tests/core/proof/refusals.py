@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower, interval
-from libraries import OPS
-from methods.test_deflation import cases
-from proof import test_claims
-from proof.defect_rules import DEFECT_REFUSED
-from proof.network_rules import FAR, NETWORK_REFUSED
-from proof.test_claims import KERNEL, PART
+from core.methods.test_deflation import cases
+from core.proof import test_claims
+from core.proof.defect_rules import DEFECT_REFUSED
+from core.proof.network_rules import FAR, NETWORK_REFUSED
+from core.proof.test_claims import KERNEL, PART
+from helpers.assumptions import assumed, assumed_lower, interval
+from helpers.libraries import OPS
 from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from assumptions import assumed, assumed_lower, interval
-from libraries import OPS
-from methods import test_deflation
-from oracle import dense_matrix
-from proof.defect_rules import DEFECT_CHECKS
-from proof.network_rules import NETWORK_CHECKS
-from proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
-from proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
+from core.methods import test_deflation
+from core.proof.defect_rules import DEFECT_CHECKS
+from core.proof.network_rules import NETWORK_CHECKS
+from core.proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
+from core.proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
+from helpers.assumptions import assumed, assumed_lower, interval
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 from specnorm_networks.certified import margins
 
 from specnorm.at_size.proofs.block_tridiagonal import plans
@@ -33,6 +33,8 @@ from specnorm.proofs.cells import dft_points, torus
 from specnorm.proofs.padding import padded_norm
 from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.scalar import norm_on_circulant
+from specnorm.symbols.proofs.wrapping import of_wrapped
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
 """Claims, each beside the truth, or beside the number that it may not be on the wrong side of."""
@@ -151,6 +153,14 @@ def by_waves() -> Iterator[tuple[Lower, float]]:
     yield norm_by_waves(waves(), a, ops=OPS), float(np.linalg.norm(image) / 3)
 
 
+def scalars() -> Iterator[tuple[Upper | Lower, float]]:
+    """3 + e^{i theta}, whose largest norm is 4; and a wrapped kernel that may be off by 1/2."""
+    line: Any = np.asarray([[[[3.0, 1.0]]]])
+    yield norm_on_circulant(line, (4,), ops=OPS)[0], 4.0
+    yield norms.norm_by_magnitudes(line, ops=OPS), 4.0
+    yield from zip(of_wrapped(assumed_lower(4.0), assumed(4.0), 0.5), (3.5, 4.5), strict=True)
+
+
 def radii() -> Iterator[tuple[Lower | None, float]]:
     """Of logits whose difference is 2 and has the constant 2; and of a ball."""
     differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
@@ -197,6 +207,9 @@ CHECKS: dict[str, Check] = {
     "Cover.bound_outside_open": covered,
     "supremum_on_grid": covered,
     "norm_by_grid": fixed,
+    "norm_on_circulant": scalars,
+    "norm_by_magnitudes": scalars,
+    "of_wrapped": scalars,
 }
 """Rule -> a check whose claims it makes, among others."""
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed, assumed_lower
-from libraries import OPS
+from helpers.assumptions import assumed, assumed_lower
+from helpers.libraries import OPS
 from test_house import CORE, PLUGINS, ROOT, core_files, makes_claims, parsed
 
 import specnorm

@@ -17,11 +17,11 @@ import pytest
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
-from libraries import OPS
-from methods import test_rescaling, test_waves
-from mutants import certified, mutated
-from proof import test_fathom, test_layer_roundings
-from proof.test_layer_roundings import UNIT, Instead
+from core.methods import test_rescaling, test_waves
+from core.proof import test_fathom, test_layer_roundings
+from core.proof.test_layer_roundings import UNIT, Instead
+from helpers.libraries import OPS
+from helpers.mutants import certified, mutated
 from test_house import CORE, room
 from test_mutations import MUTATIONS
 
@@ -178,6 +178,7 @@ class Coarse:
 
     roundings = (10**6, 10**6)
     shape = (4, 4)
+    kernels = np.full((1, 1, 1, 1), 2.0)
     spec = ConvSpec.of((1, 1, 1), input_shape=4, padding_mode="zeros")
 
     def absolute(self) -> Convolution:

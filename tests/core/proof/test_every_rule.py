@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mutants import Function, certified, mutated
-from proof.refusals import REFUSED
-from proof.rules import CHECKS, Check, violations
+from core.proof.refusals import REFUSED
+from core.proof.rules import CHECKS, Check, violations
+from helpers.mutants import Function, certified, mutated
 
 from specnorm.proofs.bound import HypothesisError
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
-from libraries import OPS
+from helpers.assumptions import assumed
+from helpers.libraries import OPS
+from helpers.oracle import sigma_star
 from numpy.typing import NDArray
-from oracle import sigma_star
 from specnorm_numpy import BACKEND
 
 import specnorm

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed, interval
+from helpers.assumptions import assumed, interval
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import margins, operators, ranges, units
 from specnorm_networks.certified.linear_bounds import LinearBounds, Network

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from libraries import OPS
-from oracle import dense_matrix
+from helpers.libraries import OPS
+from helpers.oracle import dense_matrix
 
 from specnorm.at_size.proofs.block_tridiagonal import gram_blocks, plans
 from specnorm.geometry.layer_map import Convolution

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
-from checks import present
-from proof.network_rules import NETWORKS, NODES, ONES, PLACE, RUN, SCOPE, STRIDED, U, V, chain, normed, spec, x
+from core.proof.network_rules import NETWORKS, NODES, ONES, PLACE, RUN, SCOPE, STRIDED, U, V, chain, normed, spec, x
+from helpers.assumptions import assumed
+from helpers.checks import present
 from specnorm_networks import Product
 from specnorm_networks.certified import axes, parts, rules
 from specnorm_networks.certified.graph import Graph, Node

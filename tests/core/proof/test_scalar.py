@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import calls
+from helpers.cases import Recipe
+from helpers.checks import calls
+from helpers.libraries import OPS
+from helpers.oracle import sigma_star
 from hypothesis import given
 from hypothesis import strategies as st
-from libraries import OPS
-from oracle import sigma_star
 
 import specnorm
 from specnorm.proofs.cells import Boxes, Cells, dft, torus

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from real_weights import real_layers
+from helpers.real_weights import real_layers
 
 import specnorm
 from specnorm.enclosure.certify import Certify

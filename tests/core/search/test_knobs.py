@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Recipe
-from checks import assert_encloses, assert_valid
+from helpers.cases import Recipe
+from helpers.checks import assert_encloses, assert_valid
+from helpers.oracle import dense_norm, sigma_star
 from numpy.typing import NDArray
-from oracle import dense_norm, sigma_star
 
 import specnorm
 from specnorm.at_size import circulants, layer_tuning

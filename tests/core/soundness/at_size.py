@@ -9,14 +9,14 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from assumptions import assumed_lower
+from core.soundness.claims import Tally, as_if_large
+from core.soundness.layers import LARGEST, Layer, layer
 from flint import arb
+from helpers.assumptions import assumed_lower
+from helpers.oracle import PaddingMode
 from numpy.typing import NDArray
-from oracle import PaddingMode
 
 import specnorm
-from soundness.claims import Tally, as_if_large
-from soundness.layers import LARGEST, Layer, layer
 from specnorm.at_size import component, layer_tuning
 from specnorm.at_size.circulants import bound_by_circulant
 from specnorm.at_size.layer_tuning import TUNING

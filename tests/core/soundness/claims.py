@@ -15,13 +15,13 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from core.soundness import balls
+from core.soundness.families import FAMILIES, Case, case
+from core.soundness.truths import Truth, float_of
 from flint import arb
 from numpy.typing import NDArray
 
 import specnorm
-from soundness import balls
-from soundness.families import FAMILIES, Case, case
-from soundness.truths import Truth, float_of
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.method import Enclose
 from specnorm.methods import FantasticFour, Gram, Grid, Power, Reshaped, SymbolNorm, TensorNorm, Unfoldings

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from core.soundness.balls import BITS, Exact, largest, norm, power_of_two, scalar_supremum
 from flint import arb, ctx
 from numpy.typing import NDArray
-
-from soundness.balls import BITS, Exact, largest, norm, power_of_two, scalar_supremum
 
 Random = np.random.RandomState
 Float = NDArray[np.float64]

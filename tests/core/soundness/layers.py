@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from cases import FAMILIES as PLAIN
-from cases import Random, Shape
+from core.soundness import balls
 from flint import acb_mat, ctx
+from helpers.cases import FAMILIES as PLAIN
+from helpers.cases import Random, Shape
+from helpers.oracle import EPS, Float, PaddingMode, Truth, dense_matrix, output_shape, padding_pairs, scale_to_one
 from numpy.typing import NDArray
-from oracle import EPS, Float, PaddingMode, Truth, dense_matrix, output_shape, padding_pairs, scale_to_one
-
-from soundness import balls
 
 LARGEST = 260
 """Rows and columns of a dense matrix at most."""

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from assumptions import assumed
+from core.soundness.claims import Claims
+from core.soundness.families import Case, case, constant_supremum
 from flint import arb
-from libraries import OPS
+from helpers.assumptions import assumed
+from helpers.libraries import OPS
 from numpy.typing import NDArray
 from specnorm_numpy import NumpyBackend
 
-from soundness.claims import Claims
-from soundness.families import Case, case, constant_supremum
 from specnorm.backends.types import ArrayOps
 from specnorm.proofs import host, norms
 from specnorm.proofs.cells import dft

@@ -10,13 +10,12 @@ import pytest
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
+from core.soundness import balls
+from core.soundness.claims import Claims
+from core.soundness.families import FAMILIES, Case, case
+from core.soundness.truths import Truth
 from flint import arb, ctx
-from oracle import dense_norm, sigma_star
-
-from soundness import balls
-from soundness.claims import Claims
-from soundness.families import FAMILIES, Case, case
-from soundness.truths import Truth
+from helpers.oracle import dense_norm, sigma_star
 
 
 @pytest.mark.parametrize(

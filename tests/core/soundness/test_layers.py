@@ -15,11 +15,11 @@ import pytest
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
-from real_weights import MODELS, real_layers
+from core.soundness.at_size import WAYS, AtSize, in_a_way, sample
+from core.soundness.layers import NAMES, Layer, layer
+from helpers.real_weights import MODELS, real_layers
 
 import specnorm
-from soundness.at_size import WAYS, AtSize, in_a_way, sample
-from soundness.layers import NAMES, Layer, layer
 
 LAYERS = int(os.environ.get("SPECNORM_SOUNDNESS_LAYERS", "200"))
 CHUNK = 100 if LAYERS < 3000 else 1000

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
+from core.soundness.claims import OFFSETS, Claims, sample
+from core.soundness.families import FAMILIES, Case, case
+from core.soundness.truths import Truth, float_of
 from flint import arb
+from helpers.libraries import Lib
 from hypothesis import given
 from hypothesis import strategies as st
-from libraries import Lib
 from specnorm_numpy import NumpyBackend
 
 import specnorm
-from soundness.claims import OFFSETS, Claims, sample
-from soundness.families import FAMILIES, Case, case
-from soundness.truths import Truth, float_of
 from specnorm.methods import Enclose
 
 KERNELS = int(os.environ.get("SPECNORM_SOUNDNESS_KERNELS", "400"))

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
+from core.soundness import balls
+from core.soundness.families import FAMILIES, case
+from core.soundness.truths import Peaks
 from flint import acb, acb_mat, arb, ctx, fmpq
-from libraries import OPS
+from helpers.libraries import OPS
 
-from soundness import balls
-from soundness.families import FAMILIES, case
-from soundness.truths import Peaks
 from specnorm.geometry.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.cells import Boxes, torus

@@ -14,11 +14,10 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+from core.soundness.balls import BITS, Exact, largest, power_of_two
+from core.soundness.families import Case
 from flint import arb, ctx
 from numpy.typing import NDArray
-
-from soundness.balls import BITS, Exact, largest, power_of_two
-from soundness.families import Case
 
 Float = NDArray[np.float64]
 

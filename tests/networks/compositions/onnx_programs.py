@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from helpers.onnx_models import graph_of, model
 from networks.compositions.claims import Function, Vector
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
-from onnx_models import graph_of, model
 from specnorm_networks import Graph
 from specnorm_networks.onnx.evaluator import _NEWER, _SPECIAL, evaluate
 

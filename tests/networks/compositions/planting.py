@@ -155,6 +155,6 @@ def onnx_graph(
     constants: Mapping[str, Any] | None = None,
     opset: int = 18,
 ) -> Callable[[], Graph]:
-    from onnx_models import graph_of, model
+    from helpers.onnx_models import graph_of, model
 
     return lambda: graph_of(model(nodes, shape, constants, opset=opset))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checks import present
+from helpers.checks import present
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators.curved import FAR, SLOPE_ERROR, Curved, SlopeShape, Turning
 

@@ -14,7 +14,7 @@ import pytest
 torch: Any = pytest.importorskip("torch")
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
-from checks import present  # noqa: E402
+from helpers.checks import present  # noqa: E402
 from networks.torch_modules import jacobian_norm  # noqa: E402
 from networks.zoo.no_torchvision import without_torchvision  # noqa: E402
 from specnorm_networks import network_bound, network_graph, within  # noqa: E402

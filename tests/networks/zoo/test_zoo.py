@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torch_layers import module_matrix
+from helpers.torch_layers import module_matrix
 
 from specnorm.errors import GeometryError, MethodError
 

@@ -11,7 +11,7 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from oracle import Truth
+from helpers.oracle import Truth
 
 Side = Literal["upper", "lower"]
 T = TypeVar("T")

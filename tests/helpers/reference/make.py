@@ -1,6 +1,6 @@
 """Makes ``docs/reference-cases.json``: small layers and their norms, proven. Imports nothing of specnorm.
 
-    python -m reference.make
+    python -m helpers.reference.make
 
 At one input size: the layer's matrix is written out by the tests' oracle. Entries are small dyadic numbers, so it is
 exact, and ``t I - A*A`` is eliminated in ball arithmetic. Over all sizes: `reference.suprema`. Both bounds are rounded
@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from core.soundness import balls
+from core.soundness.balls import BITS, Bounds
 from flint import arb, ctx
 from numpy.typing import NDArray
-from oracle import dense_matrix, padding_pairs, per_axis
-from soundness import balls
-from soundness.balls import BITS, Bounds
 
-from reference.suprema import plain_blocks, supremum
+from helpers.oracle import dense_matrix, padding_pairs, per_axis
+from helpers.reference.suprema import plain_blocks, supremum
 
 Float = NDArray[np.float64]
-FILE = Path(__file__).parents[2] / "docs" / "reference-cases.json"
+FILE = Path(__file__).parents[3] / "docs" / "reference-cases.json"
 RTOL = 1e-9
 """Bounds are at most this far apart, relatively."""
 

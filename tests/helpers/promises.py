@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from cases import Layer, Recipe, circular_layers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from libraries import Lib
-from oracle import Truth, dense_norm, sigma_star
 
 import specnorm
+from helpers.cases import Layer, Recipe, circular_layers
+from helpers.libraries import Lib
+from helpers.oracle import Truth, dense_norm, sigma_star
 from specnorm.methods import (
     Completion,
     Enclose,

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from oracle import padding_pairs
+
+from helpers.oracle import padding_pairs
 
 
 def module_matrix(module: Any, shape: tuple[int, ...], dtype: Any = None) -> NDArray[Any]:

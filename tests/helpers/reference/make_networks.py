@@ -1,6 +1,6 @@
 """Makes ``docs/reference-networks.json``: tiny networks and their Lipschitz constants. Imports nothing of specnorm.
 
-    python -m reference.make_networks
+    python -m helpers.reference.make_networks
 
 Each is piecewise linear with few switches, so that its Jacobian is one of a list of matrices, written out here. Their
 largest norm is an upper bound of the constant, and a point whose switches stand as they must gives an attained pair.
@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 Float = NDArray[np.float64]
-FOLDER = Path(__file__).parents[2] / "docs" / "reference-networks"
+FOLDER = Path(__file__).parents[3] / "docs" / "reference-networks"
 FILE = FOLDER.with_suffix(".json")
 MARGIN = 1e-9
 SAMPLES = 4000

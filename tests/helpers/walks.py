@@ -1,4 +1,4 @@
-"""How far a call walks through the core: ``python tests/walks.py`` prints the rooms and the climbs of two calls.
+"""How far a call walks through the core: ``python -m helpers.walks`` in the folder ``tests``.
 
 A room is one of `test_house.LEVELS`; a climb is a pair of rooms of which the lower calls a function of the higher
 (a callback, such as a backend that runs a program). What is imported, and what another thread does, is not counted.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MODELS = ("resnet20", "dncnn25", "espnet", "meshnet3d", "silero_vad", "rfb320", "mini_xception")
-_DATA = Path(__file__).parent / "data"
+_DATA = Path(__file__).parents[1] / "data"
 
 
 @functools.cache

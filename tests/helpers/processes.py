@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FINDS_TESTS: dict[str, Any] = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
+FINDS_TESTS: dict[str, Any] = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])}
 """With this in its environment a program imports what tests do."""
 
 

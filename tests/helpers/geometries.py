@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from cases import Layer, Recipe
-from oracle import output_shape, padding_pairs
 
 import specnorm
+from helpers.cases import Layer, Recipe
+from helpers.oracle import output_shape, padding_pairs
 from specnorm.errors import GeometryError, MethodError
 
 REFUSALS = (GeometryError, MethodError)

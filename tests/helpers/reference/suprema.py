@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
+from core.soundness import balls
+from core.soundness.balls import BITS, Bounds, Exact, power_of_two
+from core.soundness.truths import Peaks, float_of
 from flint import arb, ctx, fmpq
 from numpy.typing import NDArray
-from soundness import balls
-from soundness.balls import BITS, Bounds, Exact, power_of_two
-from soundness.truths import Peaks, float_of
 
 Float = NDArray[np.float64]
 EXCESS = 31

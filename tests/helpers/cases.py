@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from oracle import PaddingMode, output_shape, padding_pairs, per_axis
 
 import specnorm
+from helpers.oracle import PaddingMode, output_shape, padding_pairs, per_axis
 from specnorm.methods import FantasticFour, Grid
 
 Shape = tuple[int, ...]
