@@ -35,7 +35,7 @@ _PAIRS_A_FREQUENCY = 4
 """Most pairs of taps per frequency with which the Gram polynomial pays: it takes a product for each pair."""
 _ENTRIES_A_LAG = 4000
 """Entries of all symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
-_POINTS_A_STEP = 10
+POINTS_A_STEP = 10
 """Points of a grid along an axis, for each step from one tap to the next: ``10 (k - 1)``."""
 
 
@@ -191,4 +191,4 @@ GRAM_PRODUCTS = 5
 
 def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:
     """Points per axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one point if there is one tap."""
-    return tuple(1 if k == 1 else n or _POINTS_A_STEP * (k - 1) for k in kernel_shape)
+    return tuple(1 if k == 1 else n or POINTS_A_STEP * (k - 1) for k in kernel_shape)
