@@ -284,25 +284,35 @@ def put_after(path: Path, anchor: str, text: str) -> None:
     path.write_text(source.replace(anchor, anchor + text), encoding="utf-8")
 
 
+def source_of(example: str) -> str:
+    """The code of an example with prompts."""
+    return "".join(part.source for part in doctest.DocTestParser().get_examples(example))
+
+
 @pytest.mark.nightly
 def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> None:
     """docs/adding-a-method.md, followed to the letter: its method joins a copy of specnorm."""
     page = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8")
-    (_, first), *_ = blocks(page, "python")
+    (_, bound), (_, method), *_ = blocks(page, "python")
     for name in ("specnorm", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data", "outside"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    example = doctest.DocTestParser().get_examples(first)
-    (tmp_path / "specnorm" / "methods" / "frobenius.py").write_text("".join(e.source for e in example))
+    room = tmp_path / "specnorm" / "frobenius"
+    room.mkdir()
+    (room / "proof.py").write_text(f'"""Frobenius."""\n\n{source_of(bound)}')
+    door = "from specnorm.frobenius.proof import bound_up\n"
+    (room / "__init__.py").write_text(f'"""Frobenius."""\n\n{door}{source_of(method)}')
     imported, promise = (source for _, source in blocks(page, "py"))
-    registry = tmp_path / "specnorm" / "methods" / "__init__.py"
+    registry = tmp_path / "specnorm" / "methods.py"
     put_after(registry, "from specnorm.spectrum.fft import ExactFFT\n", imported)
     put_after(registry, "Reshaped, Enclose", ", Frobenius")
+    put_after(registry, '    "FantasticFour",\n', '    "Frobenius",\n')
     with (tmp_path / "tests" / "promises.py").open("a", encoding="utf-8") as file:
         file.write(promise)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
-         "tests/core/methods/test_every_method.py", "-k", "frobenius or promise or orders"],
+         "tests/core/methods/test_every_method.py", "tests/core/proof/test_claims.py",
+         "-k", "frobenius or promise or orders or claims_are_made"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path), "SPECNORM_TEST_BACKENDS": "numpy"},
         capture_output=True, text=True, check=False, timeout=300,

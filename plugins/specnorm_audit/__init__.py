@@ -23,7 +23,7 @@ from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
 from specnorm_audit.geometry import FILTER, check_names, may_be_filters, overrides, spatial_sizes
 from specnorm_audit.layers import Layer, Selection, select
-from specnorm_audit.live import of_live_model
+from specnorm_audit.live import dtype_of, of_live_model
 from specnorm_audit.output import Tick
 from specnorm_audit.plots import draw
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
@@ -397,8 +397,7 @@ def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
         x = _array_of_variable(value)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
-            dtype = getattr(x.dtype, "name", None) or str(x.dtype).rpartition(".")[2]
-            yield Tensor(name, shape, dtype, partial(_identity, x))
+            yield Tensor(name, shape, dtype_of(x), partial(_identity, x))
         elif isinstance(x, Mapping | list | tuple):
             yield from _from_tree(x, f"{name}.")
 

@@ -38,7 +38,7 @@ Stored: TypeAlias = Mapping[str, Tensor]
 FLOATING = ("float", "bfloat")
 """Beginnings of the names of dtypes of real floating numbers."""
 _SEPARATOR = re.compile(r"[./:]")
-_COUNTER = re.compile(r":\d+$")
+COUNTER = re.compile(r":\d+$")
 """The counter that TensorFlow writes after a variable's name."""
 _BAKE = (
     "Where the model's code is there, make it a plain parameter: specnorm_torch.bake_(model), and save the state dict."
@@ -727,7 +727,7 @@ class _Kernels:
         self.by_prefix: dict[str, str] = {}
         """Kernels by the part of their names before the last word, ``weight``."""
         for name in names:
-            bare = _COUNTER.sub("", name)
+            bare = COUNTER.sub("", name)
             ending = next((word for word in _KERNELS if re.search(rf"(^|[./:_]){word}$", bare)), None)
             if ending is None or ("parametrizations" in bare):
                 continue
@@ -753,7 +753,7 @@ class _Kernels:
 
     def _after_underscore(self, name: str) -> _Neighbour | None:
         """Return the kernel ``conv0_weight`` of an array such as ``conv0_u``."""
-        prefix, separator, word = _COUNTER.sub("", name).rpartition("_")
+        prefix, separator, word = COUNTER.sub("", name).rpartition("_")
         kernel = self.by_prefix.get(f"{prefix}{separator}") if separator else None
         match = _ANY.fullmatch(word)
         if kernel is None or match is None or kernel == name:
@@ -786,7 +786,7 @@ class _Kernels:
 
     def unknown_beside(self, name: str, tensor: Tensor) -> _Neighbour | None:
         """Return the kernel beside which a vector or number stands that plain layers do not have."""
-        bare = _COUNTER.sub("", name)
+        bare = COUNTER.sub("", name)
         is_plain = _PLAIN.fullmatch(parts_of(name)[-1]) is not None
         if is_plain or not tensor.dtype.startswith(FLOATING) or not is_vector(tensor.shape):
             return None
@@ -811,7 +811,7 @@ def _identity(weight: Numbers) -> Numbers:
 
 def parts_of(name: str) -> list[str]:
     """Return the words of an array's name, outermost first."""
-    return _SEPARATOR.split(_COUNTER.sub("", name))
+    return _SEPARATOR.split(COUNTER.sub("", name))
 
 
 def _last(name: str) -> str:

@@ -52,21 +52,22 @@ def _tensor(part: ModelPart) -> Tensor:
         stated = cast(Stated, {**DEFAULTS, "layout": None, **geometry})
         stated.setdefault("padding", "same")
         kind: Kind = "conv" if len(kernel.shape) > _LEAST_AXES else "linear"
-        return Tensor(part.path, tuple(kernel.shape), _dtype(kernel), partial(_detached, kernel), kind, stated)
+        return Tensor(part.path, tuple(kernel.shape), dtype_of(kernel), partial(_detached, kernel), kind, stated)
     if part.array is None:
         return Tensor(part.path, (), "void", partial(_detached, None), "unknown", refusal=part.refusal)
     array = part.array
     shape = tuple(int(n) for n in array.shape)
-    may_be_kernel = len(shape) >= _LEAST_AXES and "float" in _dtype(array)
+    may_be_kernel = len(shape) >= _LEAST_AXES and "float" in dtype_of(array)
     reason = None
     if may_be_kernel:
         reason = f"it belongs to {part.owner}, which is no layer whose kernel and geometry are read."
         if backends.backend_for(array).name == "torch":
             reason += " specnorm_torch.audit_module(model, input_shape) measures what one product computes."
-    return Tensor(part.path, shape, _dtype(array), partial(_detached, array), "none", refusal=reason)
+    return Tensor(part.path, shape, dtype_of(array), partial(_detached, array), "none", refusal=reason)
 
 
-def _dtype(array: AnyArray) -> str:
+def dtype_of(array: AnyArray) -> str:
+    """Return the short name of an array's dtype, without its library's."""
     return str(getattr(array.dtype, "name", None) or str(array.dtype).rpartition(".")[2])
 
 

@@ -11,6 +11,8 @@ from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from specnorm_networks.tools import html_table
+
 from specnorm.proof import backends, counted, number, visible
 from specnorm_audit import tables
 from specnorm_audit.rows import Row, finite
@@ -152,11 +154,8 @@ class Report:
 
     def _repr_html_(self) -> str:
         """Return the table for notebooks."""
-        head, *body = tables.texts(self.layers)
-        lines = [_html_row("th", head)]
-        lines += [_html_row("td", row) for row in body]
         below = "<br>".join(escape(line) for line in notes(self))
-        return f"<p>{escape(verdict(self))}</p><table>{''.join(lines)}</table><p>{below}</p>"
+        return f"<p>{escape(verdict(self))}</p>{html_table(tables.texts(self.layers))}<p>{below}</p>"
 
     def to_pandas(self) -> Any:
         """The rows as a `pandas.DataFrame`, with the columns of ``--format csv``."""
@@ -232,9 +231,9 @@ def notes(report: Report) -> list[str]:
 def _counted(report: Report) -> list[str]:
     """Say how many layers were measured, and which arrays were not."""
     summary = report.summary
-    layers = f"{tables.count(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear)"
-    errors = tables.count(summary["errors"], "error")
-    skipped = f"{tables.count(len(report.skipped), 'other array')} skipped"
+    layers = f"{counted(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear)"
+    errors = counted(summary["errors"], "error")
+    skipped = f"{counted(len(report.skipped), 'other array')} skipped"
     if report.skipped:
         skipped += f": {tables.some([visible(name) for name in report.skipped])}"
     lines = [f"{layers}, {errors}; {skipped}."]
@@ -252,12 +251,6 @@ def _largest(summary: Mapping[str, Any]) -> str:
     upper = number(summary["max_upper"], "upper")
     lower = number(summary["max_lower"], "lower")
     return f"Largest norm: at most {upper} ({visible(summary['max_upper_layer'])}), at least {lower}."
-
-
-def _html_row(tag: str, cells: Iterable[str]) -> str:
-    """Return a row of a table in HTML; ``tag`` is th or td."""
-    inside = "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells)
-    return f"<tr>{inside}</tr>"
 
 
 # -- gates: whether the layers, or the network, are proven to stay within a bound --------------------------------------

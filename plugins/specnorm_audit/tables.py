@@ -114,11 +114,6 @@ def some(names: Sequence[str]) -> str:
     return f"{first} and {others} more" if others > 0 else first
 
 
-def count(n: int, what: str) -> str:
-    """Return a number of things, in words."""
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
 def assumptions(rows: Sequence[Row]) -> list[str]:
     """Return lines on what was assumed; they name the layers, if these have different assumptions."""
     groups: dict[tuple[str, ...], list[str]] = {}

@@ -24,7 +24,7 @@ def shortened(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     return [*rows[:half], dots, *rows[-half:]]
 
 
-def html_table(rows: Sequence[tuple[str, ...]]) -> str:
+def html_table(rows: Sequence[Sequence[str]]) -> str:
     """Return a table in HTML; the first row has the headings."""
     text = ""
     for position, row in enumerate(rows):

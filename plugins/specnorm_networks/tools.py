@@ -15,6 +15,8 @@ __all__ = [
     "CertifiedAccuracy", "Margins", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
     # Certificates.
     "Certificate", "certificate_of", "certificate_of_network",
+    # Text.
+    "html_table",
 ]
 # fmt: on
 
@@ -33,6 +35,7 @@ _PLACES = {
     "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",
     "near": "bound",
     "nonexpansiveness": "Nonexpansive",
+    "tables": "html_table",
 }
 """Public names by the module that has them. Each is imported at its first use: an audit of weights alone needs few."""
 
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32
     from specnorm_networks.near import bound
     from specnorm_networks.nonexpansiveness import Nonexpansive
+    from specnorm_networks.tables import html_table
 else:  # hidden from type checkers, for which a module with __getattr__ has every name
 
     def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ sizes, from circulants (zero padding), from a circulant without its highest wave
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,27 +33,46 @@ if TYPE_CHECKING:
 
 def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
-    supremum = Supremum(problem, ops=ops)
     components = polyphase_components(problem.spec)
-    parts = [_enclose(ComponentBounds(problem, component, supremum, ops=ops)) for component in components]
-    if not parts:
+    if not components:
         # No output reads a pixel: the layer is a sum of no parts, with the norm 0.
         _, upper_of_zero = norms_of_parts(problem.spec, [])
         return replace(no_bounds(problem, problem.spec, ops=ops), upper=upper_of_zero)
-    return _direct_sum(problem.spec, parts)
+    known: Sequence[LayerBounds | None] = [None] * len(components)
+    for tolerance in TOLERANCES:
+        at_tolerance = replace(problem, rtol=tolerance)
+        supremum = Supremum(at_tolerance, ops=ops)
+        parts = [ComponentBounds(at_tolerance, component, supremum, ops=ops) for component in components]
+        if tolerance > problem.rtol and all(part.is_small for part in parts):
+            # Their matrices are factorised at once, to any tolerance.
+            continue
+        enough = max(tolerance, problem.rtol)
+        closer = [_enclose(part, bounds, enough) for part, bounds in zip(parts, known, strict=True)]
+        result = _direct_sum(problem.spec, closer)
+        known = closer
+        # Attempts that did not reach this tolerance would not reach a smaller one.
+        if tolerance <= problem.rtol or not result.within(tolerance) or problem.clock.expired:
+            break
+    return result
 
 
-def _enclose(part: ComponentBounds) -> LayerBounds:
-    """Make each attempt in its order until the bounds are close enough."""
-    bounds = no_bounds(part.problem, part.spec, ops=part.ops)
+TOLERANCES = tuple(10.0**-digits for digits in range(3, 17))
+"""Tolerances of the attempts. A call starts with the attempts of every looser call, and ends where its own tolerance is
+reached: so a tighter one never returns a wider interval."""
+
+
+def _enclose(part: ComponentBounds, bounds: LayerBounds | None, enough: float) -> LayerBounds:
+    """Make each attempt in its order until the bounds are close enough, from those that are known."""
+    if bounds is None:
+        bounds = no_bounds(part.problem, part.spec, ops=part.ops)
     for attempt in ATTEMPTS:
-        if bounds.within(part.rtol):
+        if bounds.within(enough):
             break
         bounds = attempt(part, bounds)
     return bounds
 
 
-def _direct_sum(spec: ConvSpec, parts: list[LayerBounds]) -> LayerBounds:
+def _direct_sum(spec: ConvSpec, parts: Sequence[LayerBounds]) -> LayerBounds:
     """Bounds of a layer that is the direct sum of parts: its norm is the largest of theirs."""
     lower, upper = norms_of_parts(spec, [(part.lower, part.upper) for part in parts])
     highest_below = max(parts, key=lambda part: part.lower.value)

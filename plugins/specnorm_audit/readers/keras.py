@@ -22,7 +22,7 @@ from specnorm_networks.tools import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
-from specnorm_audit.effective import is_vector, normalised
+from specnorm_audit.effective import COUNTER, is_vector, normalised
 from specnorm_audit.geometry import at_rank
 from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
 
@@ -439,7 +439,7 @@ def _weight_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
 
 def _leaf(place: Place) -> str:
     """Return the last name of a path, without TensorFlow's counter."""
-    return re.sub(r":\d+$", "", place[-1])
+    return COUNTER.sub("", place[-1])
 
 
 def _normalised_kernel(
