@@ -163,7 +163,8 @@ def _rescaled(
             _, claim = _enclosed_closely(shrunk, clock, backend, geometry)
         if claim <= bound:
             if given is kernel:
-                return shrunk
+                constant: ArrayT = shrunk
+                return constant
             with arithmetic.exact(given, backend=backend):
                 # The quotient is exactly 1: it carries the gradient of the factor, and no value.
                 multiple: ArrayT = _times(kernel, factor * (backend.detach(measured) / measured), backend)

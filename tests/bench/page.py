@@ -8,7 +8,6 @@ from pathlib import Path
 
 from helpers.marks import put
 
-from bench.aims import AIMS
 from bench.facts import FOLDER, Row, read
 
 DASH = "\N{EN DASH}"
@@ -33,7 +32,7 @@ def write(source: Path) -> None:
     """The page with the tables of the suite's lines and of those of threads, or tables of other lines beside them."""
     rows = read(source)
     parts = {
-        "measured": measured(rows), "lost": lost(rows), "aims": aims(rows), "table": whole(rows),
+        "measured": measured(rows), "lost": lost(rows), "table": whole(rows),
         "libraries": by_library(rows),
     }  # fmt: skip
     if source.stem != COMMITTED:
@@ -120,41 +119,6 @@ def by_library(rows: list[Row]) -> str:
 
     lines = [[f"`{method}`", *(cell(method, library) for library in libraries)] for method in methods]
     return table([f"method: {' / '.join(every)}", *libraries], lines)
-
-
-# -- aims ------------------------------------------------------------------------------------------------------------
-def aims(rows: list[Row]) -> str:
-    """One table: a row an aim and kernel, with the ratios under each instruction set and the verdict."""
-    every = sets(rows)
-    lines = []
-    for aim in AIMS:
-        cases: dict[str, dict[str, Row]] = {}
-        for row in shown(rows):
-            if aim.is_about(row):
-                cases.setdefault(row["name"], {})[instructions(row)] = row
-        for name, case in cases.items():
-            method = f"`{NAMES.get(aim.contestant, aim.contestant)}`"
-            yardstick = f"`{NAMES.get(yardstick_of(case), yardstick_of(case))}`"
-            reached = {one: row["faster"] for one, row in case.items()}
-            ratios = " / ".join(two_digits(reached[one]) if one in reached else "-" for one in every)
-            lines.append([
-                f"{method} against {yardstick}", f"{aim.family}: {name}", f"{aim.times:g}", ratios,
-                verdict(reached, aim.times),
-            ])  # fmt: skip
-    return table(["method", "kernel", "aim", f"times as fast: {' / '.join(every)}", "reached?"], lines)
-
-
-def yardstick_of(case: dict[str, Row]) -> str:
-    name: str = next(iter(case.values()))["yardstick"]
-    return name
-
-
-def verdict(reached: dict[str, float], aim: float) -> str:
-    """Whether ratios reach an aim; if this depends on the instruction set, with which one they do."""
-    enough = [name for name, ratio in reached.items() if ratio >= aim]
-    if len(enough) == len(reached):
-        return "yes"
-    return f"with {' and '.join(enough)} only" if enough else "no"
 
 
 def is_what_it_says(row: Row) -> bool:

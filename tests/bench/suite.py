@@ -123,7 +123,7 @@ SECTIONS = {
     "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(16, 32, 64, 128)),
     "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)},
         [("3 channels", "Gaussian", functools.partial(kernels.flat, 3)), *AT_ONE], (32,), geometry=ZEROS),
-    "zero padding": Section("propack", {"enclose 1e-3": of(enclosed, **ZEROS)}, squares(16, 64), (64, 128, 256),
+    "zero padding": Section("propack", {"enclose 1e-3": of(enclosed, **ZEROS)}, squares(16, 64), (64, 256),
         geometry=ZEROS),
     "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
         geometry=None),
