@@ -82,7 +82,7 @@ class _Finder:
         if paths_meet or continues_unbounded_program or is_steep:
             # From the furthest value on, its range is known: a table is read within its ends.
             for start in dict.fromkeys((base, common_bases[-1])):
-                composite = self._composite(node, start)
+                composite = self._composite(node, start, needs_proof=not (paths_meet or continues_unbounded_program))
                 if composite is not None:
                     return composite
         # The program from the base to this node has no bounded slope; a longer one may have one.
@@ -124,15 +124,18 @@ class _Finder:
         return tuple(name for name in first if all(name in other for other in others))
 
     # -- one function --------------------------------------------------------------------------------------------------
-    def _composite(self, node: Node, base: str) -> Node | None:
-        """Return a node as one function of a base, or of a value before it; None if nothing is proven of it."""
+    def _composite(self, node: Node, base: str, *, needs_proof: bool) -> Node | None:
+        """Return a node as one function of a base, or of a value before it; None if nothing is proven of it.
+
+        ``needs_proof``: whether slopes on ranges are not enough.
+        """
         base = self._start_of_program(base)
         function = self._function(node, base)
         if function is None:
             return None
         if isinstance(function.proof, str):
             needs_range = any(isinstance(operator, NOT_LIPSCHITZ) for operator, _ in function.program)
-            if not needs_range or function.curve.jumps or len(function.program) == 1:
+            if needs_proof or not needs_range or function.curve.jumps or len(function.program) == 1:
                 return None
             # It has slopes on ranges, if not on the whole line.
             self.unbounded_from[node.name] = base

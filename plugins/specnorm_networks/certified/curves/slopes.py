@@ -294,7 +294,7 @@ class _Search:
             undecided |= step.undecided
         is_smallest = host.next_up(low) >= high
         slopes = cells.slopes
-        for number in np.flatnonzero(is_smallest & self._over_functions(undecided).astype(bool)):
+        for number in np.flatnonzero(is_smallest & self._over_functions(undecided).astype(bool)).tolist():
             cell = slice(number, number + 1)
             found = self._across(low[cell], high[cell], {n: side[cell] for n, side in sides.items()})
             if found is None:
