@@ -18,7 +18,7 @@ from specnorm_jax.training import SpectralPenalty
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import facts
+from bench import facts, jax_cost
 from bench.facts import Row
 from bench.jax_loops import power_step
 from bench.loops import Constrain, descend
@@ -62,6 +62,8 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from ({**common, "threads": 1, **row} for row in of_the_products(c, REPEATS[c]))
     for c in channels:
         yield from ({**common, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
+    if not quick:
+        yield from ({**common, "threads": 1, **row} for row in jax_cost.rows())
     yield from ({**common, "threads": 1, **row} for row in of_a_step(2 if quick else STEPS))
 
 

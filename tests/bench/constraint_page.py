@@ -160,6 +160,16 @@ def jax_table(lines: list[Row]) -> str:
     return by_channels(lines, "JAX", speed)
 
 
+def jax_models_table(lines: list[Row]) -> str:
+    rows = [row for row in lines if row["section"] == "JAX, models"]
+    body = [
+        [row["case"], code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"]),
+         span(row["compile_seconds"])]
+        for row in rows
+    ]  # fmt: skip
+    return table(["what", "contestant", "time over the first", "time", "compilation"], body)
+
+
 def gpu_weight_table(lines: list[Row]) -> str:
     """Speed beside torch's own, milliseconds and memory that stays taken."""
     return by_channels(lines, "weight", lambda row: f"{speed(row)}; {row['kept_bytes'] / 2**20:.0f} MiB")
@@ -201,7 +211,7 @@ PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     },
     COST_LINES: {
         "cost measured": about, "weight": weight_table, "equal layers": equal_table, "products": products_table,
-        "step": step_table, "JAX": jax_table,
+        "step": step_table, "JAX": jax_table, "JAX models": jax_models_table,
     },
     GPU_LINES: {"GPU measured": about, "GPU weight": gpu_weight_table, "GPU step": gpu_step_table},
 }  # fmt: skip
