@@ -15,7 +15,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="the textbook methods are written in torch")
 from bench import facts, instructions, networks, page, smallest, yardsticks  # noqa: E402
 from bench.__main__ import COMMITTED, main  # noqa: E402
-from bench.aims import AIMS, Aim  # noqa: E402
 
 
 @pytest.mark.nightly
@@ -57,23 +56,6 @@ def test_the_page_names_what_got_slower() -> None:
     told = page.lost(page.with_past(rows, earlier))
     assert "1 fell by more than the noise" in told
     assert page.words(rows[3]) in told
-
-
-def test_a_verdict_that_hangs_on_the_instruction_set_says_so() -> None:
-    assert page.verdict({"AVX-512": 1.2, "AVX2": 1.0}, 1.0) == "yes"
-    assert page.verdict({"AVX-512": 0.7, "AVX2": 5.0}, 1.0) == "with AVX2 only"
-    assert page.verdict({"AVX-512": 0.7, "AVX2": 0.99}, 1.0) == "no"
-
-
-@pytest.mark.parametrize("aim", AIMS, ids=lambda aim: f"{aim.contestant}, {aim.section}, {aim.family}")
-def test_every_aim_is_measured_under_every_instruction_set(aim: Aim) -> None:
-    rows = facts.read(COMMITTED)
-    measured = [row for row in page.shown(rows) if aim.is_about(row)]
-    assert page.sets(measured) == page.sets(rows) == ["AVX-512", "AVX2"]
-    for name in page.sets(rows):
-        of_set = [row for row in measured if page.instructions(row) == name]
-        assert {row["name"] for row in of_set} >= set(aim.names)
-        assert all(row["faster"] > 0 for row in of_set)
 
 
 def test_switches_hold_the_libraries_to_fewer_instructions() -> None:

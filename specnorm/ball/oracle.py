@@ -1,13 +1,20 @@
 """The linear minimisation oracle of a layer's norm: the kernel that a gradient points to, among those within a bound.
 
-The gradient of each group is reshaped to a matrix, output channels by everything else. Its polar factor has the largest
-inner product with it among all matrices of norm at most 1. A layer's norm is at most ``f`` times that of its reshaped
-kernel, ``f**2`` the number of taps of its blocks (`norms.supremum_up_from_unfolding`). Gradients are smooth over the
-taps, so this is nearly attained: 2.94 to 3.00 for 3x3 taps.
+A matrix's polar factor has the largest inner product with it among all matrices of norm at most 1. There are two
+candidates for each group of a layer, and the one with the larger inner product with the gradient is taken:
+
+1. The polar factor of the gradient reshaped to a matrix, output channels by everything else. A layer's norm is at most
+   ``f`` times that of its reshaped kernel, ``f**2`` the number of taps of its blocks
+   (`norms.supremum_up_from_unfolding`). For a gradient that is smooth over the taps this is nearly attained.
+2. The polar factor of the largest tap, alone.
+
+Mean values of the first kind alone are kernels whose reshaped norm is ``1 / f``; a layer that keeps what it reads, such
+as the identity, would be out of reach. Training with both kinds is better by far (docs/benchmarks/ball.md).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
@@ -175,13 +182,35 @@ class DirectionProgram(Program):
         spec = self.spec
         in_order = polyphase.torch_order(xp.reshape(gradients, (-1, *self.shape)), spec, xp=xp)
         shape = (in_order.shape[0] * spec.groups, *spec.group_channels, *spec.kernel_shape)
-        matrices = _rounded(xp.reshape(in_order, (*shape[:2], -1)), xp=xp)
-        is_tall = matrices.shape[1] > matrices.shape[2]
-        factors = _polar_factors(xp.matrix_transpose(matrices) if is_tall else matrices, ops=ops)
-        kernels = xp.reshape(xp.matrix_transpose(factors) if is_tall else factors, shape)
-        within = proof.scaled_within(kernels, self.limit, spec, ops=ops)
+        rounded = _rounded(xp.reshape(in_order, (*shape[:2], -1)), xp=xp)
+        kernels = xp.reshape(_polar_factors(rounded, ops=ops), shape)
+        within = xp.reshape(proof.scaled_within(kernels, self.limit, spec, ops=ops), rounded.shape)
+        if math.prod(spec.block_kernel_shape) > 1:
+            within = self._with_largest_tap(rounded, within, ops=ops)
         ordered = polyphase.caller_order(xp.reshape(within, in_order.shape), spec, xp=xp)
         return xp.reshape(ordered, gradients.shape)
+
+    def _with_largest_tap(self, matrices: Array, within: Array, *, ops: ArrayOps) -> Array:
+        """Replace a candidate 1 by candidate 2 if that has the larger inner product; NaN stays.
+
+        Parameters
+        ----------
+        matrices : array, shape (b, m, p * taps)
+            Gradients of the groups, reshaped.
+        within : array, shape (b, m, p * taps)
+            Candidates 1.
+        """
+        xp = ops.xp
+        b, m, columns = matrices.shape
+        count = math.prod(self.spec.kernel_shape)
+        by_tap = xp.reshape(matrices, (b, m, columns // count, count))
+        largest = xp.argmax(xp.sum(by_tap * by_tap, axis=(1, 2)), axis=1)
+        is_largest = arrays.one_hot(xp.ones_like(matrices[:, 0, 0]), largest, count, xp=xp)[:, None, None, :]
+        tap = xp.sum(by_tap * is_largest, axis=3)
+        other = proof.tap_within(_polar_factors(tap, ops=ops), self.limit, xp=xp)
+        gain = xp.sum(tap * other, axis=(1, 2)) - xp.sum(matrices * within, axis=(1, 2))
+        placed = xp.reshape(other[..., None] * is_largest, matrices.shape)
+        return xp.where((gain > 0)[:, None, None], placed, within)
 
 
 def _rounded(matrices: Array, *, xp: Namespace) -> Array:
@@ -197,12 +226,14 @@ def _rounded(matrices: Array, *, xp: Namespace) -> Array:
 
 
 def _polar_factors(matrices: Array, *, ops: ArrayOps) -> Array:
-    """Approximate polar factors of matrices (b, m, n), m <= n, of entries of about 1; zero for a zero matrix.
+    """Approximate polar factors of matrices (b, m, n) with entries of about 1; zero for a zero matrix.
 
     The polynomials are those of the small Gram matrices: with ``A = X X^T`` the next X is ``(a I + b A + c A^2) X``,
     and only two products have the length of X.
     """
     xp = ops.xp
+    if matrices.shape[1] > matrices.shape[2]:
+        return xp.matrix_transpose(_polar_factors(xp.matrix_transpose(matrices), ops=ops))
     for first in range(0, len(_POLYNOMIALS), _RENEWED):
         gram = xp.matmul(matrices, xp.matrix_transpose(matrices))
         if first == 0:

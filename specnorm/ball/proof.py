@@ -1,11 +1,12 @@
 """Proof that a scaled kernel's layer has a norm of at most a limit, as rounded in its dtype: by matrix products alone.
 
 Nothing branches on values, so the proof holds under a tracer. It holds for every kernel X; X only decides how close to
-the limit the norm is. Three bounds of the norm of the layer of X are known, and the smallest is taken:
+the limit the norm is. If a kernel has a single tap (`tap_within`), the norm is that of the tap as a matrix. For others
+(`scaled_within`) three bounds of the norm of the layer of X are known, and the smallest is taken:
 
 1. ``f ||M||``, with M the kernel reshaped to (m, n) and ``f**2`` the taps of its blocks
    (`supremum_up_from_unfolding`). ``||M||`` is bounded by row and column sums of a power of ``M M^T``.
-2. The norm of ``sum_k |X_k|``, by its row and column sums: sharp for a single tap.
+2. The norm of ``sum_k |X_k|``, by its row and column sums.
 3. If symbols have one row or one column, as those of depthwise layers, their norm on a grid of frequencies, times the
    factor of the grid (`symbol.grid.grid_factor`).
 
@@ -103,6 +104,21 @@ def scaled_within(kernels: Array, limit: Limit, spec: ConvSpec, *, ops: ArrayOps
     norm = xp.minimum(_norm_by_reshaping_up(kernels, spec, xp=xp), absolute)
     if min(spec.block_shape[:2]) == 1 and math.prod(spec.block_kernel_shape) > 1:
         norm = xp.minimum(norm, _norm_on_grid_up(kernels, spec, ops=ops))
+    return _scaled(kernels, norm, absolute, limit, xp=xp)
+
+
+def tap_within(taps: Array, limit: Limit, *, xp: Namespace) -> Array:
+    """`scaled_within` for kernels with one tap X that is not zero, given as matrices (b, m, p): any of the kernel's.
+
+    The symbol is X at every frequency, but for a phase; with a stride, it is a column of the blocks of this symbol.
+    """
+    is_tall = taps.shape[1] > taps.shape[2]
+    norm = matrix_norm_up(xp.matrix_transpose(taps) if is_tall else taps, xp=xp)
+    return _scaled(taps, norm, absolute_up(taps, xp=xp), limit, xp=xp)
+
+
+def _scaled(kernels: Array, norm: Array, absolute: Array, limit: Limit, *, xp: Namespace) -> Array:
+    """Kernels (b, m, p, *kernel_shape) scaled to a limit, from bounds of the norms of their layers and of ``|X|``'s."""
     # Each entry is rounded by its product with the factor, and by its conversion.
     unit = rounding.unit(kernels, xp=xp)
     relative = rounding.SLACK * (unit + limit.unit)

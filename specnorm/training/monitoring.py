@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 from specnorm.backends import backend_for
 from specnorm.backends.types import LayerKernel
+from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.proving import enclose
 from specnorm.errors import MethodError, NoBackend, SpecnormError
 from specnorm.geometry.layers import is_keras_layer, keras_parts, layer_kernel
 from specnorm.proofs import host
+from specnorm.running.measuring import measure
 from specnorm.training.symbol_norm import SymbolNorm
 from specnorm.training.tracking import State, init_tracking, track_many
 
@@ -111,9 +113,15 @@ class Monitor:
                 continue
             enclosure = enclose(layer.kernel, rtol=_RTOL, budget=self.budget, **layer.geometry)
             uppers[name] = float(enclosure.upper)
+            if float(enclosure.lower) <= 1 < uppers[name] and self._is_at_most_one(layer):
+                uppers[name] = 1.0
             # The tracked norm is rounded to nearest, so it may exceed an upper bound that is very close to the norm.
             raised_norms[name] = min(max(norms[name], float(enclosure.lower)), uppers[name])
         return raised_norms, uppers
+
+    def _is_at_most_one(self, layer: LayerKernel) -> bool:
+        """Whether a norm of at most 1, which layers are scaled to, is proven within the budget."""
+        return bool(measure(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).stats["proven"])
 
     def _norms(self, layers: Mapping[str, LayerKernel]) -> dict[str, float]:
         """Move the states of all layers, and return the norms; a new layer, or one with another shape, starts anew."""

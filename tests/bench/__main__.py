@@ -9,6 +9,7 @@ page [FILE]                      # docs/benchmarks/index.md, or the tables of a 
 resnet18 --out FILE              # each layer of a ResNet-18 enclosed to 1e-3, and the profile; some two minutes
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
+launches                         # operations of the constraint in one pass, which a GPU launches
 constraint-gpu --out FILE        # the same of a weight and a step on a CUDA device; a minute
 constraint-page                  # docs/benchmarks/constraint.md from its committed lines
 networks --out FILE              # bounds of published networks by each method; 12 minutes on one thread
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--quick", action="store_true", help="a sample")
         each.add_argument("--out", type=Path)
     parsers.add_parser("constraint-page")
+    parsers.add_parser("launches")
     networks = parsers.add_parser("networks")
     for option in ("--networks", "--methods"):
         networks.add_argument(option, nargs="+", default=(), help="these alone")
@@ -92,6 +94,10 @@ def main(words: list[str] | None = None) -> int:
         _constraint(options)
     elif options.command.startswith("networks"):
         _networks(options)
+    elif options.command == "launches":
+        from bench import launches
+
+        launches.show()
     elif options.command == "cold":
         from bench import cold  # which needs no torch here
 

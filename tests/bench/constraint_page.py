@@ -148,10 +148,6 @@ def weight_table(lines: list[Row]) -> str:
     return by_channels(lines, "weight", lambda row: f"{speed(row)}; {row['state_bytes'] / row['kernel_bytes']:.2g}")
 
 
-def equal_table(lines: list[Row]) -> str:
-    return by_channels(lines, "equal layers", speed)
-
-
 def products_table(lines: list[Row]) -> str:
     return by_channels(lines, "products", speed)
 
@@ -182,9 +178,16 @@ def gpu_step_table(lines: list[Row]) -> str:
 
 
 def step_table(lines: list[Row]) -> str:
-    rows = [row for row in lines if row["section"] == "step"]
-    body = [[code(row["contestant"]), f"{1 / row['faster']:.3f}", span(row["seconds"])] for row in rows]
-    return table(["constraint", "time over plain", "processor time"], body)
+    """A row for each network and batch: time over plain, with torch's constraint and with ours, and the plain time."""
+    steps: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in lines:
+        if row["section"] == "step":
+            steps.setdefault((row["network"], row["batch"]), {})[row["contestant"]] = row
+    body = []
+    for (network, batch), ways in steps.items():
+        ratios = [f"{1 / ways[way]['faster']:.2f}" for way in ("torch", "default")]
+        body.append([network, str(batch), span(ways["plain"]["seconds"]), *ratios])
+    return table(["network", "batch", "plain", "torch", "default"], body)
 
 
 def by_channels(lines: list[Row], section: str, cell: Callable[[Row], str]) -> str:
@@ -210,7 +213,7 @@ PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
         "least": least_table, "loops": loops_table,
     },
     COST_LINES: {
-        "cost measured": about, "weight": weight_table, "equal layers": equal_table, "products": products_table,
+        "cost measured": about, "weight": weight_table, "products": products_table,
         "step": step_table, "JAX": jax_table, "JAX models": jax_models_table,
     },
     GPU_LINES: {"GPU measured": about, "GPU weight": gpu_weight_table, "GPU step": gpu_step_table},
