@@ -19,10 +19,10 @@ from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry import polyphase
 from specnorm.geometry.frequencies import Frequencies, coarse_grid, half_grid
-from specnorm.geometry.spec import ConvSpec
+from specnorm.geometry.spec import ConvSpec, grid_sizes
 from specnorm.proofs.bound import Lower, Upper, known, times_power_of_two
 from specnorm.running.problem import Problem
-from specnorm.supremum.enclosing import enclose_blocks, grid_sizes
+from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:

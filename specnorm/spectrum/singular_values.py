@@ -12,10 +12,10 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.frequencies import distinct_grid
 from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import grid_sizes
 from specnorm.geometry.taps import shapes_of, sizes_of
 from specnorm.proofs.norms import GramIterates, singular_values_down
 from specnorm.running.base import Evaluation, Method, Needs, check_count, require_circular, require_exact
-from specnorm.supremum.enclosing import grid_sizes
 from specnorm.symbols import gradients
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial

@@ -61,7 +61,7 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     Returns
     -------
     vectors : array, shape (b, p, 2)
-        Orthonormal.
+        Orthonormal; if the filter leaves one direction, as for a matrix of rank one, the second may be shorter.
     images : array, shape (b, m, 2)
         ``K v`` of both.
     """
@@ -71,9 +71,11 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
         return ones, matrices * ones
     vectors = xp.where(_length(vectors, ops=ops) > _SHORT, vectors, start(matrices, ops=ops))
     vectors = _filtered(matrices, vectors, ops=ops)
-    first, second = vectors[:, :, :1], vectors[:, :, 1:]
-    for _ in range(2):  # nearly parallel vectors leave rounding errors
-        second = _unit(second - xp.matmul(first, xp.matmul(xp.matrix_transpose(first), second)), ops=ops)
+    first = vectors[:, :, :1]
+    second = _unit(_orthogonal(vectors[:, :, 1:], first, ops=ops), ops=ops)
+    # If the vectors were parallel, the second is a rounding error by now, perhaps parallel to the first again. So what
+    # is left of it does not become a unit vector: an image of two parallel unit vectors would be longer than the norm.
+    second = _orthogonal(second, first, ops=ops)
     basis = xp.concat([first, second], axis=2)
     images = xp.matmul(matrices, basis)
     turn = _first_of_two(images, ops=ops)
@@ -107,6 +109,12 @@ def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
             length = _length(current, ops=ops) + _TINY
             previous, current = previous / length, current / length
     return _unit(current, ops=ops)
+
+
+def _orthogonal(vectors: Array, unit: Array, *, ops: ArrayOps) -> Array:
+    """Vectors (b, p, 1) without their components along unit vectors (b, p, 1)."""
+    xp = ops.xp
+    return vectors - xp.matmul(unit, xp.matmul(xp.matrix_transpose(unit), vectors))
 
 
 def _first_of_two(images: Array, *, ops: ArrayOps) -> Array:

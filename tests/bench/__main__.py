@@ -11,9 +11,9 @@ constraint --out FILE            # does spectral_norm hold in training? 25 minut
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
 launches                         # operations of the constraint in one pass, which a GPU launches
 constraint-gpu --out FILE        # the same of a weight and a step on a CUDA device; a minute
-constraint-page                  # docs/benchmarks/constraint.md from its committed lines
+constraint-page                  # the tables of docs/benchmarks/index.md about training from the committed lines
 networks --out FILE              # bounds of published networks by each method; 12 minutes on one thread
-networks-page                    # the tables of docs/benchmarks/networks.md from its committed lines
+networks-page                    # the tables of docs/benchmarks/index.md from its committed lines
 """
 
 from __future__ import annotations
