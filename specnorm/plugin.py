@@ -9,9 +9,9 @@ from __future__ import annotations
 from specnorm.api.bounds import Comparison
 from specnorm.backends.registry import function
 from specnorm.backends.text import counted
-from specnorm.backends.types import AnyArray, Backend, LayerKernel
+from specnorm.backends.types import AnyArray, Backend, LayerKernel, LayerReader
 from specnorm.ball import lmo_stack, update_in_ball
-from specnorm.geometry.layers import is_keras_layer, layer_kernel
+from specnorm.geometry.layers import layer_kernel, reader_of
 from specnorm.geometry.padding import same_upper
 from specnorm.geometry.spec import at_every_size, per_axis
 from specnorm.geometry.words import check_words
@@ -21,12 +21,41 @@ from specnorm.projection.functions import check_bound
 from specnorm.running.base import check_count
 from specnorm.running.program import Program, Ran, check_values, keep, program
 from specnorm.running.stepping import SteppedProgram, stepped_program
-from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, keras_callback, keras_reading
+from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, read_model
 from specnorm.training.tracking import init_stack, step_stack
 
 __all__ = [
-    "AnyArray", "Backend", "Comparison", "LayerKernel", "LinearOperator", "ModelMonitor", "Monitor", "Program", "Ran",
-    "Reading", "SteppedProgram", "Vector", "at_every_size", "check_bound", "check_count", "check_values", "check_words",
-    "counted", "fold_stack", "function", "init_stack", "is_keras_layer", "keep", "keras_callback", "keras_reading",
-    "layer_kernel", "lmo_stack", "per_axis", "program", "same_upper", "step_stack", "stepped_program", "update_in_ball",
+    "AnyArray",
+    "Backend",
+    "Comparison",
+    "LayerKernel",
+    "LayerReader",
+    "LinearOperator",
+    "ModelMonitor",
+    "Monitor",
+    "Program",
+    "Ran",
+    "Reading",
+    "SteppedProgram",
+    "Vector",
+    "at_every_size",
+    "check_bound",
+    "check_count",
+    "check_values",
+    "check_words",
+    "counted",
+    "fold_stack",
+    "function",
+    "init_stack",
+    "keep",
+    "layer_kernel",
+    "lmo_stack",
+    "per_axis",
+    "program",
+    "read_model",
+    "reader_of",
+    "same_upper",
+    "step_stack",
+    "stepped_program",
+    "update_in_ball",
 ]  # fmt: skip

@@ -82,6 +82,7 @@ def operator_norm(
     rtol: float = 1e-2,
     delta: float = 1e-9,
     seed: int | None = 0,
+    rng: np.random.Generator | int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProbableBound:
     """Bound the norm of a linear operator, of which only products are available, with a stated probability.
@@ -107,6 +108,8 @@ def operator_norm(
         Largest probability that ``upper`` is below the norm.
     seed : int or None, default 0
         Seed of the random start; None: a new one in each call. The operator must not depend on the seed.
+    rng : numpy.random.Generator or int, optional
+        Generator of the random start, or what `numpy.random.default_rng` takes (SPEC 7), in place of ``seed``.
     progress : callable, optional
         Called about once a second with the number of steps so far, and the largest number of steps.
 
@@ -141,7 +144,7 @@ def operator_norm(
     linear = _linear_operator(operator, rmatvec, shape)
     _check_order_of_shape(linear)
     m, n = linear.shape
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(seed if rng is None else rng)
     apply = _checked(linear.matvec, "matvec", m)
     apply_adjoint = _checked(linear.rmatvec, "rmatvec", n)
     v = random.standard_normal(n)

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the textbook methods are written in torch")
-from bench import facts, instructions, networks, page, smallest, yardsticks  # noqa: E402
+from bench import facts, instructions, networks, page, yardsticks  # noqa: E402
 from bench.__main__ import COMMITTED, main  # noqa: E402
-from bench.aims import AIMS, Aim  # noqa: E402
 
 
 @pytest.mark.nightly
@@ -48,34 +47,6 @@ def test_what_got_slower_is_told() -> None:
     assert page.slower(new, old) == []  # the yardstick alone became faster
 
 
-def test_the_page_names_what_got_slower() -> None:
-    rows = [row for row in facts.read(COMMITTED) if "faster" in row and row["contestant"] != row["yardstick"]][:20]
-    assert "None fell by more than the noise" in page.lost(page.with_past(rows, rows))
-    earlier = copy.deepcopy(rows)
-    earlier[3]["faster_range"] = [4 * x for x in earlier[3]["faster_range"]]
-    earlier[3]["seconds"] /= 4
-    told = page.lost(page.with_past(rows, earlier))
-    assert "1 fell by more than the noise" in told
-    assert page.words(rows[3]) in told
-
-
-def test_a_verdict_that_hangs_on_the_instruction_set_says_so() -> None:
-    assert page.verdict({"AVX-512": 1.2, "AVX2": 1.0}, 1.0) == "yes"
-    assert page.verdict({"AVX-512": 0.7, "AVX2": 5.0}, 1.0) == "with AVX2 only"
-    assert page.verdict({"AVX-512": 0.7, "AVX2": 0.99}, 1.0) == "no"
-
-
-@pytest.mark.parametrize("aim", AIMS, ids=lambda aim: f"{aim.contestant}, {aim.section}, {aim.family}")
-def test_every_aim_is_measured_under_every_instruction_set(aim: Aim) -> None:
-    rows = facts.read(COMMITTED)
-    measured = [row for row in page.shown(rows) if aim.is_about(row)]
-    assert page.sets(measured) == page.sets(rows) == ["AVX-512", "AVX2"]
-    for name in page.sets(rows):
-        of_set = [row for row in measured if page.instructions(row) == name]
-        assert {row["name"] for row in of_set} >= set(aim.names)
-        assert all(row["faster"] > 0 for row in of_set)
-
-
 def test_switches_hold_the_libraries_to_fewer_instructions() -> None:
     if "AVX-512" not in instructions.sets():
         pytest.skip("a machine without AVX-512 has one instruction set")
@@ -96,22 +67,6 @@ def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> No
     (tmp_path / COMMITTED.name).write_bytes(COMMITTED.read_bytes())
     main(["page", str(tmp_path / COMMITTED.name)])
     assert (tmp_path / "index.md").read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
-
-
-def test_the_page_names_the_calls_that_take_longer_with_two_threads() -> None:
-    about = {"date": "2026-11-27", "commit": "abc", "machine": "some, 2 cores, AVX2", "versions": {"python": "3"}}
-    fast = {"call": "enclose, 64 channels", "seconds": [0.02, 0.01], "ratio": 0.5, "ratio_range": [0.4, 0.6]}
-    slow = {"call": "rescale, 8 channels, NumPy", "seconds": [1.5, 3.0], "ratio": 2.0, "ratio_range": [1.9, 2.25]}
-    rows = [about | row | {"repeats": count, "quick": False} for row, count in ((fast, 61), (slow, 7))]
-    assert page.threads_measured(rows) == (
-        "Measured 2026-11-27 at commit abc on some, 2 cores, AVX2, each call 7\N{EN DASH}61 times; python 3.\n"
-        "Two threads take more than 1.05 times as long as one for: `rescale`, 8 channels, NumPy (2.00)."
-    )
-    assert page.threads(rows).splitlines()[2:] == [
-        "| `enclose`, 64 channels | 20 ms | 10 ms | 0.50 (0.40 to 0.60) |",
-        "| `rescale`, 8 channels, NumPy | 1.5 s | 3 s | 2.00 (1.90 to 2.25) |",
-    ]
-    assert "in a quick run" in page.threads_measured([*rows, rows[0] | {"quick": True}])
 
 
 def test_lines_of_some_calls_do_not_replace_those_of_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -145,17 +100,6 @@ def test_a_compiled_bound_that_is_an_estimate_has_no_time_as_a_proof() -> None:
     assert line.endswith("| - |")
 
 
-def test_the_page_of_smallest_values_is_made_of_its_figures() -> None:
-    about, *rows = facts.read(smallest.FIGURES)
-    assert smallest.page(rows, about) == smallest.PAGE.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("x", [1.05e-13, 0.0999, 9.999, 1.0, 76.41, 1.3690000001e-06])
-def test_a_bound_is_rounded_up(x: float) -> None:
-    for digits in (1, 2, 3):
-        assert x <= float(smallest.up_figure(x, digits)) <= x * (1 + 10 ** (1 - digits)) * (1 + 1e-15)
-
-
 def test_tables_of_networks_are_made_of_their_lines(tmp_path: Path) -> None:
     lines, copied = tmp_path / "networks.jsonl", tmp_path / "networks.md"
     rows = facts.read(networks.COMMITTED)
@@ -167,7 +111,8 @@ def test_tables_of_networks_are_made_of_their_lines(tmp_path: Path) -> None:
     networks.write_page(lines, copied)
     text = copied.read_text(encoding="utf-8")
     (line,) = [line for line in text.splitlines() if line.startswith("| resnet20: ")]
-    assert line.endswith("| 2.47e10 | 5.96e7 (1/414) | 1.25e6 (1/19,700) | 325 |")
+    assert "| 2.47e10 | 5.96e7 (1/414) | 1.25e6 (1/19,700) |" in line
+    assert line.endswith("| 325 |")
     assert len(text.splitlines()) == len(networks.PAGE.read_text(encoding="utf-8").splitlines())
 
 

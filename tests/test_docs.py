@@ -307,7 +307,7 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     put_after(registry, "from specnorm.spectrum.fft import ExactFFT\n", imported)
     put_after(registry, "Reshaped, Enclose", ", Frobenius")
     put_after(registry, '    "FantasticFour",\n', '    "Frobenius",\n')
-    with (tmp_path / "tests" / "promises.py").open("a", encoding="utf-8") as file:
+    with (tmp_path / "tests" / "helpers" / "promises.py").open("a", encoding="utf-8") as file:
         file.write(promise)
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",

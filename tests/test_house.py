@@ -26,7 +26,7 @@ PLUGINS = ROOT / "plugins"
 
 LEVELS = (
     "errors", "backends", "geometry", "proofs", "symbols robustness", "running", "unfoldings completion power probable",
-    "grid", "supremum ball", "at_size gram tensor_norm", "enclosure", "ends projection spectrum training proof",
+    "grid", "supremum ball gram", "at_size spectrum tensor_norm", "enclosure", "ends projection training proof",
     "methods", "api", "plugin testing", "__init__ __main__",
 )  # fmt: skip
 """Rooms of the core from the ground up. A file may import rooms below its own, and its own neighbours."""

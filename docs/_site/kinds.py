@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 import specnorm
+from specnorm.enclosure.norm_at_size import NormAtSize
 from specnorm.ends.isometry import IsometryEnds
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import METHODS, Enclose, Method, PowerTopK, Smallest, TensorNorm
 from specnorm.spectrum.determinant import LogDeterminant
-from specnorm.spectrum.fft import NormAtSize
 from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
 from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 

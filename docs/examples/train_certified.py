@@ -141,8 +141,8 @@ def measured(name: str, told: Any) -> tuple[Array, list[int], list[float]]:
     """
     from specnorm_audit import read_onnx
     from specnorm_networks import margins, within
-    from specnorm_networks import radii as search
-    from specnorm_networks.accuracy import certified_accuracy
+    from specnorm_networks.local import radii as search
+    from specnorm_networks.local.accuracy import certified_accuracy
     from specnorm_networks.tools import Measure
 
     data, radii = np.load(FOLDER / told["data"]), [each["radius"] for each in told["radii"]]

@@ -15,9 +15,11 @@ import keras
 import specnorm
 from specnorm.errors import MethodError
 from specnorm.methods import METHODS
-from specnorm.plugin import ModelMonitor, Reading, check_bound, check_words, keras_callback, keras_reading
+from specnorm.plugin import ModelMonitor, Reading, check_bound, check_words, read_model
 from specnorm_keras.ball import SpectralBall
 from specnorm_keras.kernels import KernelLayer, LayerKind
+from specnorm_keras.layers import READER
+from specnorm_keras.monitor import keras_callback
 
 __all__ = ["NormMonitor", "SpectralBall", "SpectralNorm", "SpectralRegularizer"]
 
@@ -252,8 +254,8 @@ class NormMonitor(ModelMonitor):
 
     def read(self) -> Reading:
         """Return the model's layers."""
-        return keras_reading(self.model, self.select)
+        return read_model(READER, self.model, self.select)
 
     def callback(self) -> Any:
         """Make a Keras callback that adds the last report to the logs of each epoch."""
-        return keras_callback(self, keras.callbacks.Callback)
+        return keras_callback(self)

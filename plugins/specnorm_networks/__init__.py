@@ -4,7 +4,7 @@
 `bounding` combines them with the norms of the layers, which `measuring` proves. `certified.runs` finds layers in a row,
 `descent` proposes weights for their channels, and `certified.parts` proves the constant of a run with such weights.
 `methods` are the ways to bound a network. `near` bounds a network on a ball around one input: `certified.ranges` says
-which numbers each value can be there. `radii` and `accuracy` say in which ball a label stays, by `linear` bounds.
+which numbers each value can be there. `local` says in which ball a label stays. `comparison` executes graph and model.
 `live` and `nonexpansiveness` take any source: a torch module, a JAX function, a Flax NNX or Equinox module, a Keras 3
 model on JAX or torch, an ONNX file or `onnx.ModelProto`, or a graph. Live models are exported to ONNX (`sources`).
 
@@ -33,7 +33,7 @@ _PLACES = {
     "certified.ranges": "within",
     "certified.statements": "forward_step",
     "live": "certified_accuracy network_bound network_graph",
-    "logit_margins": "margins",
+    "local.margins": "margins",
     "methods": "Multipliers Product Scaled",
     "nonexpansiveness": "nonexpansive",
 }
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.ranges import within
     from specnorm_networks.certified.statements import forward_step
     from specnorm_networks.live import certified_accuracy, network_bound, network_graph
-    from specnorm_networks.logit_margins import margins
+    from specnorm_networks.local.margins import margins
     from specnorm_networks.methods import Multipliers, Product, Scaled
     from specnorm_networks.nonexpansiveness import nonexpansive
 else:  # hidden from type checkers, for which a module with __getattr__ has every name

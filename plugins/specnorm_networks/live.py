@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import CertificateError, MethodError
-from specnorm_networks.accuracy import CertifiedAccuracy
-from specnorm_networks.accuracy import certified_accuracy as of_graph
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.ranges import within
+from specnorm_networks.local.accuracy import CertifiedAccuracy
+from specnorm_networks.local.accuracy import certified_accuracy as of_graph
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.near import bound

@@ -12,7 +12,6 @@ import numpy as np
 from specnorm.errors import MethodError
 from specnorm.proof import AnyArray, Clock, check_budget
 from specnorm_networks.answer import COMPLETE, NetworkBound, RunBound
-from specnorm_networks.attack import attack
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.linear_bounds import written_out
@@ -33,9 +32,10 @@ from specnorm_networks.certified.ranges import (
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import outline_of_unit_run, unit_run
-from specnorm_networks.checking import Checked
-from specnorm_networks.checking import check as compare
-from specnorm_networks.linear import ranges_by_lines, read_network
+from specnorm_networks.comparison.attack import attack
+from specnorm_networks.comparison.checking import Checked
+from specnorm_networks.comparison.checking import check as compare
+from specnorm_networks.local.linear import ranges_by_lines, read_network
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product
 from specnorm_networks.progress import Progress, stage

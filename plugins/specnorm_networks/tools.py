@@ -21,15 +21,15 @@ __all__ = [
 # fmt: on
 
 _PLACES = {
-    "accuracy": "CertifiedAccuracy",
+    "local.accuracy": "CertifiedAccuracy",
     "answer": "NetworkBound RunBound",
     "certificates": "certificate_of_network",
     "certified.kernels": "speaks_of",
     "certified.operators.registry": "registered_operators",
     "certified.propagation": "Step UnknownNode",
-    "execution": "moved_up",
+    "comparison.execution": "moved_up",
     "layer_certificates": "Certificate certificate_of",
-    "logit_margins": "Margins",
+    "local.margins": "Margins",
     "measuring": "Measure",
     "methods": "Method",
     "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",
@@ -40,15 +40,15 @@ _PLACES = {
 """Public names by the module that has them. Each is imported at its first use: an audit of weights alone needs few."""
 
 if TYPE_CHECKING:
-    from specnorm_networks.accuracy import CertifiedAccuracy
     from specnorm_networks.answer import NetworkBound, RunBound
     from specnorm_networks.certificates import certificate_of_network
     from specnorm_networks.certified.kernels import speaks_of
     from specnorm_networks.certified.operators.registry import registered_operators
     from specnorm_networks.certified.propagation import Step, UnknownNode
-    from specnorm_networks.execution import moved_up
+    from specnorm_networks.comparison.execution import moved_up
     from specnorm_networks.layer_certificates import Certificate, certificate_of
-    from specnorm_networks.logit_margins import Margins
+    from specnorm_networks.local.accuracy import CertifiedAccuracy
+    from specnorm_networks.local.margins import Margins
     from specnorm_networks.measuring import Measure
     from specnorm_networks.methods import Method
     from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32

@@ -53,7 +53,7 @@ def linear_operator(function: Callable[[Any], Any], x: Any) -> LinearOperator:
         # What does not depend on x is 0 for a linear function.
         pairs = zip(images, _as_tensors(u, images), strict=True)
         cotangents = [cotangent for image, cotangent in pairs if image.requires_grad]
-        products = torch.autograd.grad(followed, inputs, cotangents, retain_graph=True, allow_unused=True)
+        products: Any = torch.autograd.grad(followed, inputs, cotangents, retain_graph=True, allow_unused=True)
         return _as_vector([torch.zeros_like(y) if g is None else g for g, y in zip(products, inputs, strict=True)])
 
     return LinearOperator(matvec, rmatvec, (_size(images), _size(inputs)))

@@ -9,6 +9,7 @@ from specnorm.backends import backend_for
 from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.types import ArrayT
 from specnorm.enclosure.certify import Certify
+from specnorm.enclosure.norm_at_size import NormAtSize
 from specnorm.errors import MethodError, Undecided
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
@@ -17,7 +18,6 @@ from specnorm.running.base import Method, as_number
 from specnorm.running.clock import BUDGET
 from specnorm.running.measuring import measure
 from specnorm.spectrum.determinant import LogDeterminant
-from specnorm.spectrum.fft import NormAtSize
 
 
 @takes_layers

@@ -21,6 +21,8 @@ GROUP = "specnorm.backends"
 """Group of the entry points of plugins."""
 FUNCTIONS = "specnorm.functions"
 """Group of the entry points of functions that packages above the core define: ``audit``, and ``main``, the command."""
+READERS = "specnorm.layers"
+"""Group of the entry points of `LayerReader`, by the root package of the layers' classes."""
 API_VERSION = 2
 """Version of the plugin interface. A plugin states the version for which it was written."""
 
@@ -82,6 +84,7 @@ def function(name: str) -> Any:
 def refresh() -> None:
     """Empty the caches, so that the next call looks for installed plugins again."""
     registered.cache_clear()
+    load_reader.cache_clear()
     loaded.clear()
     _root_of_class.clear()
 
@@ -210,6 +213,27 @@ def _check(backend: Any, origin: str) -> None:
         (base.__module__, base.__qualname__) for base in type(backend).__mro__
     }:
         raise BrokenBackend(f"{origin} is a {type(backend).__name__}; expected an object derived from Backend.")
+
+
+@functools.cache
+def load_reader(root: str) -> Any:
+    """Load the `LayerReader` that is registered for the layers of a root package.
+
+    Raises
+    ------
+    BrokenBackend
+        If the registered object cannot be imported.
+    BackendConflict
+        If two distributions register one for the package.
+    """
+    entries = registered(READERS)[root]
+    origin = " and ".join(f"{distribution(entry)} ({entry.value})" for entry in entries)
+    if len(entries) > 1:
+        raise BackendConflict(f"two distributions read the layers of {root!r}: {origin}. Uninstall one of them.")
+    try:
+        return entries[0].load()
+    except Exception as error:
+        raise BrokenBackend(f"the reader of layers of {root!r}, {origin}, cannot be imported: {error}.") from error
 
 
 def distribution(entry: EntryPoint) -> str:

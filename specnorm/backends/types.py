@@ -51,6 +51,28 @@ class LayerKernel(NamedTuple):
     as_stored: bool = True
 
 
+class LayerReader:
+    """Reads the layers of a framework whose arrays are those of several libraries, such as Keras.
+
+    A package registers one in the entry-point group ``specnorm.layers``, under the root package of the layers' classes.
+    """
+
+    without_map: ClassVar[tuple[str, ...]] = ()
+    """Parts of the names of layers whose matrices are not linear maps of the layer's input."""
+
+    def layer(self, x: Any, input_shape: Any = None) -> LayerKernel | None:
+        """Kernel and geometry of a layer, as `Backend.layer`; None for other objects."""
+        return None
+
+    def array_in(self, x: Any) -> AnyArray | None:
+        """The array in a variable, as `Backend.array_in`; None for other objects."""
+        return None
+
+    def parts(self, x: Any) -> Mapping[str, Any] | None:
+        """Sublayers and own variables of a layer or model, by their names; None for other objects."""
+        return None
+
+
 _has_sound_cholesky: set[tuple[type[Backend], str, Any]] = set()
 """Libraries, devices and dtypes for which `Backend.check_cholesky` has passed."""
 

@@ -13,6 +13,7 @@ from specnorm.backends import arrays
 from specnorm.enclosure.method import Enclose
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
+from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import finite
 from specnorm.proofs.cells import dft, torus
 from specnorm.proofs.norms import norm_by_frobenius
@@ -21,7 +22,7 @@ from specnorm.running.base import Evaluation, Method, Needs, check_budget
 from specnorm.running.clock import Clock
 from specnorm.running.problem import Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.supremum.enclosing import enclose_single_entries, enclose_zero, grid_sizes
+from specnorm.supremum.enclosing import enclose_single_entries, enclose_zero
 from specnorm.unfoldings.matrix_search import enclose_constant
 
 if TYPE_CHECKING:

@@ -129,4 +129,6 @@ def status_of(result: Result) -> str:
         explanation = f"wider than rtol={rtol:g}{by_source}, and proven"
     sizes = f"; {spec.sizes_in_words}" if spec.input_shape is None and spec.needs_divisible_sizes else ""
     matrix = f"; {spec.matrix_in_words}" if spec.matrix_in_words else ""
+    if lower <= 1 < upper:
+        explanation += "; 1 is not refuted, see certify"
     return f"{outcome.value}: {explanation}{sizes}{matrix}"

@@ -158,6 +158,7 @@ def _enclosure(
         Outcome.CONVERGED: f"rtol={method.rtol:g}",
         Outcome.ZERO: f"no proof tells it from 0 at rtol={method.rtol:g}",
         Outcome.BUDGET: f"wider than rtol={method.rtol:g}, and proven",
+        Outcome.CELLS: f"wider than rtol={method.rtol:g}, and proven; {Outcome.CELLS.advice}",
     }[outcome]
     words = spec.sizes_in_words if spec.input_shape is None and spec.ndim else spec.matrix_in_words
     sizes = f"; {words}" if words else ""

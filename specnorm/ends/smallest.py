@@ -116,6 +116,7 @@ class Smallest(TwoSidedSearch):
                 layer_bounds.upper.value,
                 self.rtol,
                 may_be_zero=layer_bounds.is_zero,
+                is_out_of_cells=layer_bounds.is_out_of_cells,
             )
             search_figures.append((outcome, layer_bounds.cells, layer_bounds.levels, angle))
         figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)

@@ -19,10 +19,10 @@ from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry import polyphase
 from specnorm.geometry.frequencies import Frequencies, coarse_grid, half_grid
-from specnorm.geometry.spec import ConvSpec
+from specnorm.geometry.spec import ConvSpec, grid_sizes
 from specnorm.proofs.bound import Lower, Upper, known, times_power_of_two
 from specnorm.running.problem import Problem
-from specnorm.supremum.enclosing import enclose_blocks, grid_sizes
+from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -68,6 +68,10 @@ class SmallestTuning(NamedTuple):
     """Part of the tolerance that the lower bound is to keep; the rest is for rounding."""
     proof_share: float = 0.8
     """Part of that share which is left to the search of the defect; the rest is for a witness above the minimum."""
+    most_cells: int = 25_000
+    """Most cells of a search of the defect at every size: what is not proven then rarely is with four times as many."""
+    loose_rtol: float = 0.2
+    """Tolerance of a second search, if the cells do not suffice for the first."""
     most_searches: int = 3
     """Most searches of the defect, each with a smaller tolerance."""
     ridge_roundings: float = 1e3
@@ -125,6 +129,8 @@ class SmallestBounds:
         Totals of all searches.
     is_zero : bool
         Whether the value is too near 0 for a proof to tell it from 0.
+    is_out_of_cells : bool
+        Whether the search ended at its largest number of cells, so that no more time would help.
     """
 
     lower: Lower
@@ -133,6 +139,7 @@ class SmallestBounds:
     cells: int = 0
     levels: int = 0
     is_zero: bool = False
+    is_out_of_cells: bool = False
 
     def within(self, rtol: float) -> bool:
         """Whether ``upper`` is at most ``lower * (1 + rtol)``."""
@@ -168,6 +175,7 @@ def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
         cells=sum(part.cells for part in parts),
         levels=max(part.levels for part in parts),
         is_zero=min(parts, key=lambda part: part.lower.value).is_zero,
+        is_out_of_cells=min(parts, key=lambda part: part.lower.value).is_out_of_cells,
     )
 
 
@@ -253,11 +261,12 @@ class _SmallestSearch:
             norm_problem(self.problem, whitened.kernel, TUNING.norm_rtol, None), ops=self.ops
         )
         largest = known(norm_of_whitened.upper)
+        aimed_rtol = self.rtol
         for attempt in range(TUNING.most_searches):
             square = witness.upper.value**2
             weight = self.weight(witness, inverse)
             # The square of the lower bound that is aimed at.
-            floor = square / (1 + TUNING.aimed_share * self.rtol) ** 2
+            floor = square / (1 + TUNING.aimed_share * aimed_rtol) ** 2
             # The least c for which D is proven to be nowhere negative, and a margin for its rounding.
             centre = defects.least_centre(whitened, largest, floor) + TUNING.centre_margin * largest.value**2
             defect = defects.defect(whitened, centre, floor=floor, sizes=self.sizes, ops=self.ops)
@@ -270,9 +279,10 @@ class _SmallestSearch:
             gap = max((square - floor) / weight, unresolved)
             tolerance = TUNING.proof_share * 4.0**-attempt * gap / centre
             nonnegative = defects.nowhere_negative(defect, whitened, largest)
-            lower, nearer, result = self.by_defect(defect, nonnegative, min(tolerance, 0.5))
+            lower, nearer, result, is_close = self.by_defect(defect, nonnegative, min(tolerance, 0.5))
             witness = min(witness, nearer, key=lambda x: x.upper.value)
-            bounds = SmallestBounds(
+            bounds = replace(
+                bounds,
                 lower=max(bounds.lower, lower, key=float),
                 upper=witness.upper,
                 witness=witness,
@@ -281,16 +291,27 @@ class _SmallestSearch:
             )
             if bounds.within(self.rtol) or self.clock.expired:
                 break
+            if not is_close:
+                # The cells did not suffice, and a smaller tolerance takes more of them. A larger one may do with fewer.
+                bounds = replace(bounds, is_out_of_cells=True)
+                if aimed_rtol >= TUNING.loose_rtol:
+                    break
+                aimed_rtol = TUNING.loose_rtol
         return bounds
 
     def by_defect(
         self, defect: Defect, nonnegative: Nonnegative | None, rtol: float
-    ) -> tuple[Lower, Witness, SearchResult]:
-        """A lower bound from the norm of the defect, and the witness at the frequency where that norm is attained."""
+    ) -> tuple[Lower, Witness, SearchResult, bool]:
+        """A lower bound from the norm of the defect, the witness where that norm is attained, and the search's result.
+
+        Whether that search reached its tolerance is the last answer.
+        """
         problem = replace(norm_problem(self.problem, defect.kernel, rtol, self.sizes), nonnegative=nonnegative)
-        result, _ = enclose_blocks(problem, ops=self.ops)
+        if self.sizes is None:
+            problem = replace(problem, max_cells=min(problem.max_cells, TUNING.most_cells))
+        result, is_close = enclose_blocks(problem, ops=self.ops)
         lower = defects.smallest_down(defect, known(result.upper))
-        return lower, self.witness_at(result.frequency, result.block), result
+        return lower, self.witness_at(result.frequency, result.block), result, is_close
 
     def whitened_blocks(self) -> tuple[InBasis, np.ndarray]:
         """The blocks in a basis B in which all combinations of channels weigh about as much, and ``B^-1``.

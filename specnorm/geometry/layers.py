@@ -1,22 +1,20 @@
 """Let public functions take a framework's layer in place of a kernel; kernel and geometry come from its plugin.
 
-Layers of Keras, whose arrays belong to several libraries, are read here.
+Layers of a framework whose arrays belong to several libraries are read by the `LayerReader` of a package.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
-
-import numpy as np
 
 from specnorm import backends
 from specnorm.backends import registry
-from specnorm.backends.types import LayerKernel
+from specnorm.backends.registry import READERS
+from specnorm.backends.types import LayerKernel, LayerReader
 from specnorm.errors import GeometryError, NoBackend
-from specnorm.geometry.padding import same_upper
-from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer, per_axis
+from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer
 from specnorm.geometry.words import check_words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -105,13 +103,20 @@ def _with_layer_read(name: str, kernel_name: str, arguments: dict[str, Any]) -> 
     return {kernel_name: kernel, **geometry, **arguments}
 
 
-def array_in(x: Any) -> Any:
-    """Return the array that a framework's parameter object contains; None if ``x`` is not such an object.
+def reader_of(x: Any) -> LayerReader | None:
+    """The `LayerReader` that is registered for the package of an object's class, or of a class that it derives from."""
+    readers = registry.registered(READERS)
+    roots = (cls.__module__.partition(".")[0] for cls in type(x).__mro__)
+    root = next((root for root in roots if root in readers), None)
+    return None if root is None else registry.load_reader(root)
 
-    Variables of Keras are read here, those of other frameworks by their plugins.
-    """
-    if any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Variable" for cls in type(x).__mro__):
-        return x.value
+
+def array_in(x: Any) -> Any:
+    """Return the array that a framework's parameter object contains; None if ``x`` is not such an object."""
+    reader = reader_of(x)
+    array = None if reader is None else reader.array_in(x)
+    if array is not None:
+        return array
     root = registry.owner_of(type(_unwrapped_value(x)))
     return backends.load(root).array_in(x) if root else None
 
@@ -123,7 +128,7 @@ def unwrapped(x: Any) -> Any:
 
 
 def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> LayerKernel:
-    """Read kernel and geometry of a framework's layer, by the plugin of its arrays, or, for Keras, here.
+    """Read kernel and geometry of a framework's layer, by a `LayerReader` or by the plugin of its arrays.
 
     Parameters
     ----------
@@ -140,7 +145,8 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
     GeometryError
         If no `LayerKernel` describes the layer.
     """
-    layer = keras_layer(x, input_shape)
+    reader = reader_of(x)
+    layer = None if reader is None else reader.layer(x, input_shape)
     if layer is not None:
         return layer
     if registry.owner_of(type(x)) is not None:
@@ -197,122 +203,3 @@ def _refusal(x: Any, name: str) -> NoBackend:
     except NoBackend as error:
         return error
     return NoBackend(f"{kind} is no array.")
-
-
-_CONVOLUTIONS = tuple(f"Conv{d}D" for d in (1, 2, 3))
-_TRANSPOSED = tuple(f"Conv{d}DTranspose" for d in (1, 2, 3))
-_DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D")
-_SEPARABLE = ("SeparableConv1D", "SeparableConv2D")
-_COMPUTING_METHODS = ("__call__", "call", "convolution_op")
-"""Methods of Keras's layers that decide what a layer computes."""
-_LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
-"""Layout of Keras's kernels, by the number of spatial axes."""
-
-
-def keras_layer(x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
-    """Kernel and geometry of a Keras layer, as `specnorm.plugin.Backend.layer`; None for other objects."""
-    names = (*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, "Dense")
-    bases = [cls for cls in type(x).__mro__ if cls.__module__.partition(".")[0] == "keras" and cls.__name__ in names]
-    if not bases:
-        return None
-    name = type(x).__name__
-    kind = bases[0].__name__
-    if any(getattr(type(x), word, None) is not getattr(bases[0], word, None) for word in _COMPUTING_METHODS):
-        raise GeometryError(
-            f"{name} has a call() of its own: its attributes do not say what it computes. Give the kernel that it "
-            "amounts to, with its geometry."
-        )
-    if not x.built:
-        raise GeometryError(f"{name} has no kernel yet: call it once on an input, or its build() with a shape.")
-    kernel = _separable_kernel(x) if kind in _SEPARABLE else getattr(x.kernel, "value", x.kernel)
-    if kind == "Dense":
-        return LayerKernel(kernel, {"layout": "IO"})
-    ndim = kernel.ndim - 2
-    geometry: dict[str, Any] = {
-        "stride": per_axis("strides", x.strides, ndim),
-        "dilation": per_axis("dilation_rate", x.dilation_rate, ndim),
-        "layout": _LAYOUTS[ndim],
-        "padding_mode": "zeros",
-    }
-    if kind in _TRANSPOSED:
-        if input_shape is not None and (x.padding != "valid" or x.output_padding is not None):
-            raise GeometryError(
-                f"{name} crops its output by a rule that differs from one library of Keras's to another. Leave "
-                "input_shape out, or give layer.kernel with layout, stride, transposed=True and the padding."
-            )
-        return LayerKernel(kernel, {**geometry, "transposed": True, "padding": "valid"})
-    sizes = (None,) * ndim if input_shape is None else per_axis("input_shape", input_shape, ndim)
-    kernel_shape = kernel.shape[:ndim]
-    geometry["padding"] = _keras_padding(x.padding, sizes, kernel_shape, geometry)
-    if kind in _DEPTHWISE:
-        # Keras stores (*spatial, cin, multiplier); the same layer with cin groups has (*spatial, 1, cin * multiplier).
-        cin, multiplier = kernel.shape[-2:]
-        grouped_kernel = kernel.reshape((*kernel_shape, 1, cin * multiplier))
-        return LayerKernel(grouped_kernel, {**geometry, "groups": cin}, as_stored=False)
-    if kind in _SEPARABLE:
-        return LayerKernel(kernel, geometry, as_stored=False)
-    return LayerKernel(kernel, {**geometry, "groups": x.groups})
-
-
-def _keras_padding(
-    padding: str,
-    sizes: tuple[int | None, ...],
-    kernel_shape: tuple[int, ...],
-    geometry: Mapping[str, Any],
-) -> str | list[tuple[int, int]]:
-    """The padding of a Keras layer with this stride and dilation, for inputs of these sizes (None: of every size)."""
-    stride = geometry["stride"]
-    dilation = geometry["dilation"]
-    if padding == "causal":
-        return [(dilation[0] * (kernel_shape[0] - 1), 0)]
-    if padding == "same":
-        return [same_upper(*axis) for axis in zip(sizes, kernel_shape, stride, dilation, strict=True)]
-    return padding
-
-
-def keras_parts(x: Any) -> Mapping[str, Any] | None:
-    """Sublayers of a Keras layer or model, and its other variables, by their names; None for other objects."""
-    if not is_keras_layer(x):
-        return None
-    sublayers = getattr(x, "layers", None) or _keras_layers(vars(x).values())
-    parts = {str(layer.name): layer for layer in sublayers}
-    if type(x).__name__ == "SpectralNormalization":
-        # Its own variable is a vector of the power iteration. The kernel is the sublayer's.
-        return parts
-    variables_of_sublayers = {id(variable) for layer in parts.values() for variable in layer.weights}
-    own_variables = [variable for variable in x.weights if id(variable) not in variables_of_sublayers]
-    return parts | {str(variable.name): variable for variable in own_variables}
-
-
-def is_keras_layer(x: Any) -> bool:
-    """Whether an object is a layer or a model of Keras."""
-    return any(cls.__module__.partition(".")[0] == "keras" and cls.__name__ == "Layer" for cls in type(x).__mro__)
-
-
-def _keras_layers(values: Iterable[Any]) -> list[Any]:
-    """The Keras layers among the values of attributes, also inside of lists and tuples."""
-    layers = []
-    for value in values:
-        if isinstance(value, (list, tuple)):
-            layers += _keras_layers(value)
-        elif is_keras_layer(value):
-            layers.append(value)
-    return layers
-
-
-def _separable_kernel(x: Any) -> np.ndarray:
-    """The kernel (*spatial, cin, filters), in float64, of the depthwise and the 1x1 step of a separable layer together.
-
-    With a depth multiplier of 1, an entry is the product of two float32 numbers, which float64 holds exactly.
-    """
-    depthwise = _on_host(x.depthwise_kernel).astype(np.float64)
-    pointwise = _on_host(x.pointwise_kernel).astype(np.float64)
-    cin, multiplier = depthwise.shape[-2:]
-    kernel: np.ndarray = np.einsum("...cm,cmf->...cf", depthwise, pointwise.reshape(cin, multiplier, -1))
-    return kernel
-
-
-def _on_host(variable: Any) -> np.ndarray:
-    """The value of a Keras variable as a NumPy array."""
-    backend: backends.Backend = backends.backend_for(variable.value)
-    return backend.to_numpy(variable.value)

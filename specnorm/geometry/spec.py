@@ -563,3 +563,8 @@ def _padding(value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...
     if any(len(p) != 2 for p in pairs):
         raise GeometryError(f"padding={value!r} is not one (before, after) pair per axis.")
     return tuple((_count("padding", a, 0), _count("padding", b, 0)) for a, b in pairs)
+
+
+def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Sizes of the DFT grid of a circular layer; axes with one tap need one frequency."""
+    return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))

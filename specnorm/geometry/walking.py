@@ -16,7 +16,7 @@ from specnorm import backends
 from specnorm.backends import registry
 from specnorm.backends.types import AnyArray, LayerKernel
 from specnorm.errors import NoBackend, SpecnormError
-from specnorm.geometry.layers import array_in, keras_parts, layer_kernel
+from specnorm.geometry.layers import array_in, layer_kernel, reader_of
 
 _WITHOUT_PARTS = (type, str, bytes, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 """Types of objects that are neither layers nor arrays, and contain none."""
@@ -146,7 +146,8 @@ def parts_of(x: Any) -> Mapping[str, Any]:
         return {str(name): part for name, part in x.items()}
     if isinstance(x, (list, tuple)):
         return {str(index): part for index, part in enumerate(x)}
-    parts = keras_parts(x)
+    reader = reader_of(x)
+    parts = None if reader is None else reader.parts(x)
     root = registry.owner_of(type(x)) if parts is None else None
     if root is not None:
         parts = backends.load(root).parts(x)

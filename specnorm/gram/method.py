@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.frequencies import tap_grid
+from specnorm.geometry.spec import grid_sizes
 from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
 from specnorm.grid.search import largest_bound
 from specnorm.proofs import norms
 from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count
-from specnorm.supremum.enclosing import grid_sizes
 from specnorm.symbols import gradients
 from specnorm.symbols.gradients import one_product_vjp, powers_vjp, scalar_powers_vjp, schatten_gradient
 from specnorm.symbols.proofs import symbols

@@ -1,8 +1,7 @@
 """Bounds at a fixed cost: the largest of proven bounds over many frequencies, most of them left out by proof.
 
 To *visit* a frequency is to compute its bound. A frequency is *left out* if Gram iteration proves that its norm is no
-larger than the largest bound so far. `bound_without_search` bounds a layer's norm by a grid of frequencies or by an
-unfolding, for searches that did not finish.
+larger than the largest bound so far.
 """
 
 from __future__ import annotations
@@ -15,22 +14,15 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.geometry.frequencies import half_grid
-from specnorm.grid import proof as grid
 from specnorm.grid.proof import LargestBound
-from specnorm.proofs.bound import largest_of_blocks, least
-from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
-from specnorm.unfoldings.search import smallest_unfoldings
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.frequencies import Frequencies
     from specnorm.grid.proof import Bound
-    from specnorm.proofs.bound import Upper
-    from specnorm.running.problem import Problem
 
 
 _FEW_FREQUENCIES = 4
@@ -43,7 +35,7 @@ _PAIRS_A_FREQUENCY = 4
 """Most pairs of taps per frequency with which the Gram polynomial pays: it takes a product for each pair."""
 _ENTRIES_A_LAG = 4000
 """Entries of all symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
-_POINTS_A_STEP = 10
+POINTS_A_STEP = 10
 """Points of a grid along an axis, for each step from one tap to the next: ``10 (k - 1)``."""
 
 
@@ -195,77 +187,8 @@ def leave_out(
 
 GRAM_PRODUCTS = 5
 """Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
-_MOST_PHASE_WORK = 1e12
-"""Largest cost of a grid's phases, in multiplications, where there is no deadline: 100 seconds."""
-_LATE_PART = 0.15
-"""Part of the whole time limit that the bounds without a search may take although the deadline has passed."""
-_RESERVED_PART = 0.7
-"""Largest part of the time limit that a search reserves for the unfolding and the grid."""
-_MATRIX_WORK = 1e5
-"""Cost of one small matrix's calls, in multiplications."""
-_ENTRY_WORK = 500
-"""Cost per kernel entry (copies, scaling, digest), in multiplications."""
-_PHASE_WORK = 400
-"""Cost of the cosine and sine of one tap at one frequency, in multiplications."""
 
 
 def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:
     """Points per axis of a grid of frequencies: ``10 (k_j - 1)`` unless given; one point if there is one tap."""
-    return tuple(1 if k == 1 else n or _POINTS_A_STEP * (k - 1) for k in kernel_shape)
-
-
-def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
-    """A bound of the layer's norm: the smallest unfolding's or, if there is time for a grid, the lower of both.
-
-    If there is no time for unfoldings, it is the bound by the Frobenius norm.
-    """
-    blocks = problem.kernel
-    if not problem.clock.affords(_unfolding_work(blocks), _LATE_PART):
-        return norm_by_frobenius(blocks, ops=ops)
-    bounds_of_blocks, _ = smallest_unfoldings(blocks, problem.spec, ops=ops)
-    unfolding = largest_of_blocks(bounds_of_blocks, blocks)
-    if not _is_worth_a_grid(problem):
-        return unfolding
-    sizes = grid_points(tuple(blocks.shape[3:]))
-    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
-    return least(unfolding, grid.norm_by_grid(bounds, sizes, ops=ops))
-
-
-def seconds_without_search(problem: Problem) -> float:
-    """Estimate the seconds of `bound_without_search`, which a search has to leave."""
-    unfolding_work = _unfolding_work(problem.kernel)
-    work_of_both = unfolding_work + _grid_work(problem.kernel)
-    fits = work_of_both <= MULTIPLICATIONS_PER_SECOND * _RESERVED_PART * problem.clock.seconds
-    return (work_of_both if fits else unfolding_work) / MULTIPLICATIONS_PER_SECOND
-
-
-def _is_worth_a_grid(problem: Problem) -> bool:
-    """Whether a grid fits the time that is left; without a deadline, whether its phases take at most 100 seconds."""
-    if math.isinf(problem.clock.seconds):
-        return _phase_work(problem.kernel) <= _MOST_PHASE_WORK
-    return problem.clock.affords(_grid_work(problem.kernel), _LATE_PART)
-
-
-def _grid_size(blocks: Array) -> float:
-    """Points of a grid, about, without mirror images."""
-    return math.prod(_POINTS_A_STEP * (k - 1) + 1 for k in blocks.shape[3:]) / 2
-
-
-def _phase_work(blocks: Array) -> float:
-    """Cost of the phases of all taps on a grid, in multiplications."""
-    return _PHASE_WORK * _grid_size(blocks) * math.prod(blocks.shape[3:])
-
-
-def _grid_work(blocks: Array) -> float:
-    """Cost of a grid's bound, in multiplications: symbols, an eigenvalue each, and the phases again for each block."""
-    g, m, p = blocks.shape[:3]
-    eigenvalues = g * (8 * m * p * min(m, p) + _MATRIX_WORK)
-    return _grid_size(blocks) * (math.prod(blocks.shape) + eigenvalues) + g * _phase_work(blocks)
-
-
-def _unfolding_work(blocks: Array) -> float:
-    """Cost of a proof by an unfolding, in multiplications.
-
-    It is that of three Gram matrices, with those that choose the unfolding, and of the passes over the kernel.
-    """
-    return float(math.prod(blocks.shape)) * (3 * min(blocks.shape[1:3]) + _ENTRY_WORK)
+    return tuple(1 if k == 1 else n or POINTS_A_STEP * (k - 1) for k in kernel_shape)

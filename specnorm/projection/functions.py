@@ -446,7 +446,7 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
     >>> import numpy, specnorm
     >>> kernel = numpy.ones((4, 3, 3, 3))
     >>> print(specnorm.enclose(specnorm.gram_rescaling(kernel), 8))
-    0.999999 <= norm <= 1.00001 (converged: rtol=0.001)
+    0.999999 <= norm <= 1.00001 (converged: rtol=0.001; 1 is not refuted, see certify)
     """
     backend = backend_for(kernel)
     method = ChannelNorms(n_iter=n_iter)

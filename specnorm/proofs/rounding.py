@@ -118,14 +118,16 @@ def _neighbour(value: Array, nearest: Array, rounds: Literal["up", "down"], *, x
     """`to_dtype` of numbers, given the nearest ones of the dtype."""
     info = xp.finfo(nearest.dtype)
     tiny, largest = float(info.smallest_normal), float(info.max)
+    # Newer than the standard's version that `Namespace` lists.
+    next_after: Any = getattr(xp, "nextafter")  # noqa: B009 - unknown to the type checker
     # An unscaling rounds only if its result is subnormal, and then by less than the smallest normal number.
     may_have_underflowed = value < 2 * tiny
     converted = xp.astype(nearest, value.dtype)
     if rounds == "up":
-        next_up = xp.nextafter(nearest, xp.full_like(nearest, math.inf))
+        next_up = next_after(nearest, xp.full_like(nearest, math.inf))
         above = xp.where(converted < value, next_up, nearest)
         return xp.where(may_have_underflowed & (value > 0), above + tiny, above)
-    next_down = xp.nextafter(nearest, xp.full_like(nearest, -math.inf))
+    next_down = next_after(nearest, xp.full_like(nearest, -math.inf))
     below = xp.minimum(xp.where(converted > value, next_down, nearest), xp.full_like(nearest, largest))
     lowered = xp.where(below > tiny, below - tiny, xp.zeros_like(below))
     return xp.where(may_have_underflowed, lowered, below)

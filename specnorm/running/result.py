@@ -31,6 +31,7 @@ class Outcome(Enum):
     PADDING = "padding"
     RANGE = "range"
     ZERO = "zero"
+    CELLS = "cells"
 
     @property
     def advice(self) -> str:
@@ -44,6 +45,7 @@ _ADVICE = {
     Outcome.SIZE: "no proof that was affordable comes closer: give a larger budget, or a larger rtol",
     Outcome.PADDING: "give input_shape: a small layer is then enclosed with its padding",
     Outcome.ZERO: "no proof tells the value from 0; at an input_shape it may be larger",
+    Outcome.CELLS: "more time does not help: give a larger rtol, or input_shape, at which far fewer frequencies count",
     Outcome.RANGE: "scale the kernel by a power of two, or give it in float64: the norm scales with it",
 }
 
@@ -128,7 +130,8 @@ class Enclosure(TwoSided):
     status : str
         The outcome of the search, and an explanation: "converged: ..." (the bounds are within ``rtol``), "budget: ..."
         (the search ended before that), "size: ..." (a layer at a size that could not be enclosed more closely),
-        "padding: ..." (``upper`` includes what padding may add), "zero: ..." (a smallest singular value that no proof
+        "cells: ..." (more cells are needed than a search may visit, so that no budget helps), "padding: ..."
+        (``upper`` includes what padding may add), "zero: ..." (a smallest singular value that no proof
         distinguishes from 0) or "range: ..." (the norm is outside of the dtype's range). The bounds are proven in
         every case.
     quantity : str

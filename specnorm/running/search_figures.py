@@ -21,17 +21,21 @@ SearchFigures = tuple[Outcome, int, int, Sequence[float]]
 (in radians) of the vector that attains a bound."""
 
 
-def outcome_of(lower: float, upper: float, rtol: float, *, may_be_zero: bool) -> Outcome:
+def outcome_of(lower: float, upper: float, rtol: float, *, may_be_zero: bool, is_out_of_cells: bool = False) -> Outcome:
     """The outcome of a search that has proven two bounds.
 
     Parameters
     ----------
     may_be_zero : bool
         Whether the search could not tell the number from 0, so that more time would not help.
+    is_out_of_cells : bool
+        Whether the search ended at its largest number of cells, before its time.
     """
     if upper <= lower * (1 + rtol):
         return Outcome.CONVERGED
-    return Outcome.ZERO if may_be_zero else Outcome.BUDGET
+    if may_be_zero:
+        return Outcome.ZERO
+    return Outcome.CELLS if is_out_of_cells else Outcome.BUDGET
 
 
 def figure_arrays(figures: Sequence[SearchFigures], like: Array, *, ops: ArrayOps) -> tuple[Array, ...]:

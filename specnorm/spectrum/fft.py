@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -10,20 +9,17 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.backends.text import number
-from specnorm.enclosure.method import Enclose, enclose_layers, gradients_of
-from specnorm.errors import GeometryError, MethodError, Undecided
+from specnorm.errors import MethodError, Undecided
 from specnorm.geometry import polyphase
 from specnorm.geometry.frequencies import Frequencies, half_grid
-from specnorm.geometry.taps import shapes_of
+from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import GRAM_PRODUCTS, largest_bound
-from specnorm.proofs.bound import as_array, finite, known
 from specnorm.proofs.rounding import conversion_loss
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
 from specnorm.running.clock import Clock
 from specnorm.running.problem import Problem
-from specnorm.supremum.enclosing import enclose_blocks, grid_sizes
+from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.costs import eigh_cost
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.triples import top_gradient, top_triples
@@ -97,7 +93,7 @@ class ExactFFT(Method):
         require_exact(spec, "conv_norm")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        search_rtol = _before_rounding(self.rtol, ops=ops)
+        search_rtol = before_rounding(self.rtol, ops=ops)
         max_cells = self.max_cells
         grid: Frequencies | None = None
         if spec.input_shape is not None:
@@ -184,7 +180,7 @@ def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:
     return quotient_at_down(symbols.matrix_at(blocks, phase, xp=xp), v, blocks, xp=xp)
 
 
-def _before_rounding(rtol: float, *, ops: ArrayOps) -> float:
+def before_rounding(rtol: float, *, ops: ArrayOps) -> float:
     """The tolerance of a search, such that its lower bound is within ``rtol`` after the conversion to the answer.
 
     Raises
@@ -200,50 +196,3 @@ def _before_rounding(rtol: float, *, ops: ArrayOps) -> float:
             f"give an rtol of at least {finest:.1g}" + (", or the kernel in float64." if finest > 1e-9 else ".")
         )
     return rtol - loss
-
-
-@dataclass(frozen=True)
-class NormAtSize(Method):
-    """Norm of the layer itself at ``input_shape``, to a relative tolerance.
-
-    It is not in ``METHODS``: `Enclose`, which is, returns both bounds of that norm.
-
-    Parameters
-    ----------
-    rtol : float
-        The value is proven to be at most this far, relatively, below the norm, and not above it.
-    budget : float, optional
-        Seconds for one layer; after them no further step begins.
-    """
-
-    rtol: float = 1e-6
-    budget: float | None = None
-
-    name: ClassVar[str] = "at_size"
-    promise: ClassVar[Kind] = "exact"
-    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False, searches=True)
-    stats: ClassVar[Mapping[str, FigureRule]] = {"upper": "up"}
-
-    def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_budget(self.budget)
-
-    def check(self, spec: ConvSpec) -> None:
-        if spec.input_shape is None:
-            raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
-        shapes_of(spec)
-
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        search_rtol = _before_rounding(self.rtol, ops=ops)
-        bounds = enclose_layers(blocks, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
-        if not all(x.within(search_rtol) for x in bounds):
-            widths = [finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in bounds]
-            width = number(max(widths), "upper")
-            raise Undecided(
-                f"the norm at input_shape={spec.input_shape} is known to {width} only, not to "
-                f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "
-                "what is proven."
-            )
-        lower = as_array([x.lower for x in bounds], blocks, ops=ops)
-        upper = as_array([known(x.upper) for x in bounds], blocks, ops=ops)
-        return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))

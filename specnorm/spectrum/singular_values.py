@@ -12,10 +12,10 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.frequencies import distinct_grid
 from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import grid_sizes
 from specnorm.geometry.taps import shapes_of, sizes_of
 from specnorm.proofs.norms import GramIterates, singular_values_down
 from specnorm.running.base import Evaluation, Method, Needs, check_count, require_circular, require_exact
-from specnorm.supremum.enclosing import grid_sizes
 from specnorm.symbols import gradients
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -165,9 +165,8 @@ class SingularValues(_LayerValues):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Values at frequencies without mirror images; axes with one tap repeat those of one frequency."""
         xp = ops.xp
-        sizes = grid_sizes(spec, spec.block_kernel_shape) if spec.ndim else ()
-        grid, multiplicities = distinct_grid(sizes)
-        repeats = _positions(spec) // math.prod(sizes)
+        grid, multiplicities = distinct_grid(_grid_sizes(spec))
+        repeats = _repeats(spec)
         if self.k is None or self.smallest or blocks.shape[0] > 1 or not ops.concrete:
             index, values = np.arange(len(grid)), _values_at(blocks, grid, self._rounds_down, ops=ops)
         else:
@@ -203,7 +202,7 @@ class SingularValues(_LayerValues):
         b, f, _ = phase.shape
         r = min(blocks.shape[1:3])
         weights = _unsorted(cotangent, order, xp=xp)
-        copies = order.shape[1] // (f * r)
+        copies = 2 * _repeats(spec)
         weights = xp.sum(xp.reshape(weights[:, : copies * f * r], (b, copies, f, r)), axis=1)
         weights = xp.astype(weights, phase.dtype)
         step = max(1, _ENTRIES_A_CHUNK // math.prod(blocks.shape[:3]))
@@ -361,6 +360,16 @@ def _positions(spec: ConvSpec) -> int:
         _, small = sizes_of(spec)
         return math.prod(small)
     return math.prod(spec.block_positions)
+
+
+def _grid_sizes(spec: ConvSpec) -> tuple[int, ...]:
+    """Sizes of the grid of frequencies; 1 along axes with one tap."""
+    return grid_sizes(spec, spec.block_kernel_shape) if spec.ndim else ()
+
+
+def _repeats(spec: ConvSpec) -> int:
+    """How often the axes with one tap repeat the values of a frequency."""
+    return _positions(spec) // math.prod(_grid_sizes(spec))
 
 
 def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:

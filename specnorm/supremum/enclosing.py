@@ -10,7 +10,8 @@ import numpy as np
 
 from specnorm.geometry import polyphase
 from specnorm.geometry.frequencies import Frequencies, half_grid_shape
-from specnorm.grid.search import bound_without_search, seconds_without_search
+from specnorm.geometry.spec import grid_sizes
+from specnorm.grid.without_search import bound_without_search, seconds_without_search
 from specnorm.proofs.bound import known, least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
 from specnorm.proofs.norms import (
@@ -32,7 +33,6 @@ from specnorm.unfoldings.matrix_search import enclose_constant
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.clock import Clock
 
@@ -262,11 +262,6 @@ def _torus_problem(
         first_cells = 0 if boxes is None else len(boxes)
         most_cells = max(half_points // 3, first_cells)
     return replace(problem, rtol=rtol, max_cells=min(problem.max_cells, most_cells))
-
-
-def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Sizes of the DFT grid of a circular layer; axes with one tap need one frequency."""
-    return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
 
 
 def _with_any_bound(

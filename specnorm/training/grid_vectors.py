@@ -194,7 +194,7 @@ class PlaneWaves:
 def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     """Return the number of points along each axis with which the constraint holds in training loops.
 
-    The numbers were measured in the loops of docs/benchmarks/constraint.md.
+    The numbers were measured in the loops of docs/benchmarks/index.md.
 
     Parameters
     ----------

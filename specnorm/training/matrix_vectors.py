@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
 
-_DEGREE = 8
-"""Degree of the filter in a step: eight products with the matrix and its transpose."""
+_DEGREE = 12
+"""Degree of the filter in a step: twelve products with the matrix and its transpose. With degree 8, a linear layer
+under Adam 1e-3 was at 1.012 in one of 120 steps, with degree 12 at 1.008."""
 _CUT = 0.97
 """Squared singular values below this part of the second vector's are damped. Muon's updates press tens of singular
-values to within 5 % of the largest: the filter multiplies a squared value 2 % above the cut by 4.8, a power step by
+values to within 5 % of the largest: the filter multiplies a squared value 2 % above the cut by 11, a power step by
 1.02."""
 _LEAST_CUT = 0.9
 """Least cut, as a part of the mean squared singular value, which is at most the largest one."""
@@ -26,8 +27,8 @@ _RESCALED = 4
 _FORMED = 64
 """Smaller side up to which K^T K is formed. Then one product replaces two, which counts where calls take most of the
 time. On devices it is formed for every matrix."""
-_SHORT, _LONG = 0.5, 2.0
-"""Squared lengths outside of which vectors begin anew: averages of several states are short."""
+_SHORT = 0.5
+"""Vectors shorter than this begin anew: averages of several states are short."""
 _TINY = 1e-30
 """Added to what is divided by."""
 
@@ -60,7 +61,7 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     Returns
     -------
     vectors : array, shape (b, p, 2)
-        Orthonormal.
+        Orthonormal; if the filter leaves one direction, as for a matrix of rank one, the second may be shorter.
     images : array, shape (b, m, 2)
         ``K v`` of both.
     """
@@ -68,13 +69,13 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     if matrices.shape[2] == 1:
         ones = xp.ones_like(vectors)
         return ones, matrices * ones
-    squares = xp.sum(vectors * vectors, axis=1, keepdims=True)
-    is_usable = xp.all((squares > _SHORT) & (squares < _LONG), axis=2, keepdims=True)
-    vectors = _filtered(matrices, xp.where(is_usable, vectors, start(matrices, ops=ops)), ops=ops)
-    first = _unit(vectors[:, :, :1], ops=ops)
-    second = vectors[:, :, 1:]
-    for _ in range(2):  # nearly parallel vectors leave rounding errors
-        second = _unit(second - first * xp.sum(first * second, axis=1, keepdims=True), ops=ops)
+    vectors = xp.where(_length(vectors, ops=ops) > _SHORT, vectors, start(matrices, ops=ops))
+    vectors = _filtered(matrices, vectors, ops=ops)
+    first = vectors[:, :, :1]
+    second = _unit(_orthogonal(vectors[:, :, 1:], first, ops=ops), ops=ops)
+    # If the vectors were parallel, the second is a rounding error by now, perhaps parallel to the first again. So what
+    # is left of it does not become a unit vector: an image of two parallel unit vectors would be longer than the norm.
+    second = _orthogonal(second, first, ops=ops)
     basis = xp.concat([first, second], axis=2)
     images = xp.matmul(matrices, basis)
     turn = _first_of_two(images, ops=ops)
@@ -83,46 +84,51 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
 
 def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
     """The vectors after the filter, of unit length."""
-    xp = ops.xp
+    xp, p = ops.xp, matrices.shape[2]
     transposed = xp.matrix_transpose(matrices)
-    images = xp.matmul(matrices, vectors)
-    least = xp.min(xp.sum(images * images, axis=1, keepdims=True), axis=2, keepdims=True)
-    mean_square = xp.sum(matrices * matrices, axis=(1, 2), keepdims=True) / matrices.shape[2]
-    scale = 4.0 / (xp.maximum(_CUT * least, _LEAST_CUT * mean_square) + _TINY)
+    vectors = _unit(vectors, ops=ops)
+    least = xp.min(_length(xp.matmul(matrices, vectors), ops=ops), axis=2, keepdims=True)
+    mean_square = xp.linalg.vector_norm(matrices, axis=(1, 2), keepdims=True) ** 2 / p
+    scale = 4.0 / (xp.maximum(_CUT * least * least, _LEAST_CUT * mean_square) + _TINY)
     gram: Array | None = None
-    if matrices.shape[2] <= _FORMED or ops.asynchronous:
-        gram = xp.matmul(transposed, matrices) * scale
+    if p <= _FORMED or ops.asynchronous:
+        (twice,) = placed(("twice the identity", p), lambda dtype: (2 * np.eye(p, dtype=dtype),), matrices, ops=ops)
+        gram = xp.matmul(transposed, matrices) * scale - twice
 
     def product(x: Array) -> Array:
-        """``4 K^T K x / cut``."""
-        return xp.matmul(transposed, xp.matmul(matrices, x)) * scale if gram is None else xp.matmul(gram, x)
+        """``2 y x``, with ``y = 2 K^T K / cut - 1``."""
+        if gram is not None:
+            return xp.matmul(gram, x)
+        return xp.matmul(transposed, xp.matmul(matrices, x)) * scale - 2.0 * x
 
-    # The polynomials T_0 = 1, T_1 = y and T_j+1 = 2 y T_j - T_j-1, of y = 2 K^T K / cut - 1.
-    previous, current = vectors, 0.5 * product(vectors) - vectors
+    # The polynomials T_0 = 1, T_1 = y and T_j+1 = 2 y T_j - T_j-1.
+    previous, current = vectors, 0.5 * product(vectors)
     for j in range(1, _DEGREE):
-        previous, current = current, product(current) - 2.0 * current - previous
+        previous, current = current, product(current) - previous
         if j % _RESCALED == 0:
             length = _length(current, ops=ops) + _TINY
             previous, current = previous / length, current / length
     return _unit(current, ops=ops)
 
 
+def _orthogonal(vectors: Array, unit: Array, *, ops: ArrayOps) -> Array:
+    """Vectors (b, p, 1) without their components along unit vectors (b, p, 1)."""
+    xp = ops.xp
+    return vectors - xp.matmul(unit, xp.matmul(xp.matrix_transpose(unit), vectors))
+
+
 def _first_of_two(images: Array, *, ops: ArrayOps) -> Array:
     """The rotation (b, 2, 2) that turns two images (b, m, 2) so that they are orthogonal, the longest first."""
     xp = ops.xp
     gram = xp.matmul(xp.matrix_transpose(images), images)
-    half_difference, coupling = 0.5 * (gram[:, 0, 0] - gram[:, 1, 1]), gram[:, 0, 1]
     # The angle of the rotation that diagonalises [[a, c], [c, b]] is half that of (a - b, 2 c).
-    cos_twice = half_difference / (xp.sqrt(half_difference * half_difference + coupling * coupling) + _TINY)
-    zeros = xp.zeros_like(cos_twice)
-    cos = xp.sqrt(xp.maximum(0.5 + 0.5 * cos_twice, zeros))
-    sin = xp.sqrt(xp.maximum(0.5 - 0.5 * cos_twice, zeros))
-    sin = xp.where(coupling < 0, -sin, sin)
-    return xp.stack([xp.stack([cos, -sin], axis=1), xp.stack([sin, cos], axis=1)], axis=1)
+    angle = 0.5 * xp.atan2(2.0 * gram[:, 0, 1], gram[:, 0, 0] - gram[:, 1, 1])
+    cos, sin = xp.cos(angle), xp.sin(angle)
+    return xp.reshape(xp.stack([cos, -sin, sin, cos], axis=1), (-1, 2, 2))
 
 
 def _length(vectors: Array, *, ops: ArrayOps) -> Array:
-    return ops.xp.sqrt(ops.xp.sum(vectors * vectors, axis=1, keepdims=True))
+    return ops.xp.linalg.vector_norm(vectors, axis=1, keepdims=True)
 
 
 def _unit(vectors: Array, *, ops: ArrayOps) -> Array:

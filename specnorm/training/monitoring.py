@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from specnorm.backends import backend_for
-from specnorm.backends.types import LayerKernel
+from specnorm.backends.types import LayerKernel, LayerReader
+from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.proving import enclose
 from specnorm.errors import MethodError, NoBackend, SpecnormError
-from specnorm.geometry.layers import is_keras_layer, keras_parts, layer_kernel
+from specnorm.geometry.layers import layer_kernel
 from specnorm.proofs import host
+from specnorm.running.measuring import measure
 from specnorm.training.symbol_norm import SymbolNorm
 from specnorm.training.tracking import State, init_tracking, track_many
 
@@ -111,9 +113,15 @@ class Monitor:
                 continue
             enclosure = enclose(layer.kernel, rtol=_RTOL, budget=self.budget, **layer.geometry)
             uppers[name] = float(enclosure.upper)
+            if float(enclosure.lower) <= 1 < uppers[name] and self._is_at_most_one(layer):
+                uppers[name] = 1.0
             # The tracked norm is rounded to nearest, so it may exceed an upper bound that is very close to the norm.
             raised_norms[name] = min(max(norms[name], float(enclosure.lower)), uppers[name])
         return raised_norms, uppers
+
+    def _is_at_most_one(self, layer: LayerKernel) -> bool:
+        """Whether a norm of at most 1, which layers are scaled to, is proven within the budget."""
+        return bool(measure(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).stats["proven"])
 
     def _norms(self, layers: Mapping[str, LayerKernel]) -> dict[str, float]:
         """Move the states of all layers, and return the norms; a new layer, or one with another shape, starts anew."""
@@ -194,16 +202,12 @@ def _detached(layer: LayerKernel) -> LayerKernel:
     return layer._replace(kernel=backend_for(layer.kernel).detach(layer.kernel))
 
 
-# -- Keras, whose layers hold arrays of several libraries ---------------------------------------------------------
-_NO_LINEAR_MAP = ("Embedding", "Normalization")
-"""Parts of the names of Keras layers whose matrices are not linear maps of the layer's input."""
-
-
-def keras_reading(model: Any, select: Callable[[str, Any], bool] | None) -> Reading:
-    """Read the layers of a Keras model for which ``select(name, layer)`` is true; None: all layers."""
+# -- models of which a `LayerReader` knows the parts --------------------------------------------------------------
+def read_model(reader: LayerReader, model: Any, select: Callable[[str, Any], bool] | None) -> Reading:
+    """Read the layers of a model for which ``select(name, layer)`` is true; None: all layers."""
     layers: dict[str, LayerKernel] = {}
     left_out: dict[str, str] = {}
-    for name, layer, variables in _keras_layers(model, "", set()):
+    for name, layer, variables in _layers_of(reader, model, "", set()):
         if select is not None and not select(name, layer):
             continue
         try:
@@ -211,37 +215,19 @@ def keras_reading(model: Any, select: Callable[[str, Any], bool] | None) -> Read
         except NoBackend:
             kind = type(layer).__name__
             holds_a_matrix = any(len(variable.shape) > 1 for variable in variables)
-            if holds_a_matrix and not any(word in kind for word in _NO_LINEAR_MAP):
+            if holds_a_matrix and not any(word in kind for word in reader.without_map):
                 left_out[name] = f"a {kind} is not measured"
         except SpecnormError as error:
             left_out[name] = str(error)
     return Reading(layers, left_out)
 
 
-def _keras_layers(model: Any, start: str, seen: set[int]) -> Iterator[tuple[str, Any, list[Any]]]:
+def _layers_of(reader: LayerReader, model: Any, start: str, seen: set[int]) -> Iterator[tuple[str, Any, list[Any]]]:
     """Yield each layer inside of a model or layer once: its name, the layer, and the variables outside of sublayers."""
-    for name, layer in (keras_parts(model) or {}).items():
-        if not is_keras_layer(layer) or id(layer) in seen:
+    for name, layer in (reader.parts(model) or {}).items():
+        parts = reader.parts(layer)
+        if parts is None or id(layer) in seen:
             continue
         seen.add(id(layer))
-        parts = keras_parts(layer) or {}
-        yield f"{start}{name}", layer, [part for part in parts.values() if not is_keras_layer(part)]
-        yield from _keras_layers(layer, f"{start}{name}/", seen)
-
-
-def keras_callback(monitor: Callable[[int], dict[str, float]], base: type) -> Any:
-    """Make a Keras callback, derived from the class ``base``, that adds the last report to the logs of each epoch."""
-    progress: dict[str, Any] = {"step": 0, "last_report": {}}
-
-    def on_train_batch_end(callback: Any, *_arguments: Any, **_keywords: Any) -> None:
-        progress["step"] += 1
-        # On JAX, Keras updates the model's variables during an epoch only when a callback reads its attribute `model`.
-        _ = callback.model
-        progress["last_report"] = monitor(progress["step"]) or progress["last_report"]
-
-    def on_epoch_end(_callback: Any, _epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None:
-            logs.update(progress["last_report"])
-
-    members = {"on_train_batch_end": on_train_batch_end, "on_epoch_end": on_epoch_end}
-    return type("NormMonitorCallback", (base,), members)()
+        yield f"{start}{name}", layer, [part for part in parts.values() if reader.parts(part) is None]
+        yield from _layers_of(reader, layer, f"{start}{name}/", seen)

@@ -26,7 +26,7 @@ _ALL_VECTORS = 4
 _LEAST_VECTORS = 16
 """Least number of vectors of all points together, for grids of few points."""
 _MATRIX_STEPS = 16
-"""Steps of a matrix outside of training, each with a filter of degree 8."""
+"""Steps of a matrix outside of training, each with a filter of degree 12."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
 _UNROLLED = 3

@@ -9,12 +9,13 @@ page [FILE]                      # docs/benchmarks/index.md, or the tables of a 
 resnet18 --out FILE              # each layer of a ResNet-18 enclosed to 1e-3, and the profile; some two minutes
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
+launches                         # operations of the constraint in one pass, which a GPU launches
 constraint-gpu --out FILE        # the same of a weight and a step on a CUDA device; a minute
-constraint-page                  # docs/benchmarks/constraint.md from its committed lines
+constraint-page                  # the tables of docs/benchmarks/index.md about training from the committed lines
 ball --out FILE                  # does training inside the ball work? 25 minutes on one thread; --quick takes one
 ball-page                        # the tables of docs/benchmarks/ball.md from its committed lines
 networks --out FILE              # bounds of published networks by each method; 12 minutes on one thread
-networks-page                    # the tables of docs/benchmarks/networks.md from its committed lines
+networks-page                    # the tables of docs/benchmarks/index.md from its committed lines
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     in_ball.add_argument("--quick", action="store_true", help="a sample")
     in_ball.add_argument("--out", type=Path)
     parsers.add_parser("ball-page")
+    parsers.add_parser("launches")
     networks = parsers.add_parser("networks")
     for option in ("--networks", "--methods"):
         networks.add_argument(option, nargs="+", default=(), help="these alone")
@@ -106,6 +108,10 @@ def main(words: list[str] | None = None) -> int:
         ball_page.write()
     elif options.command.startswith("networks"):
         _networks(options)
+    elif options.command == "launches":
+        from bench import launches
+
+        launches.show()
     elif options.command == "cold":
         from bench import cold  # which needs no torch here
 

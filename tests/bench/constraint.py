@@ -1,4 +1,4 @@
-"""Does the constraint hold? The norms of the weights that training loops use, and docs/benchmarks/constraint.md."""
+"""Does the constraint hold? The norms of the weights that training loops use, and docs/benchmarks/index.md."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +15,8 @@ import numpy as np
 import torch
 from specnorm_jax.training import SpectralPenalty
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from bench import facts
+from bench import facts, trained
 from bench.facts import Row
 from bench.jax_loops import power_step
 from bench.loops import Constrain, descend
@@ -29,15 +27,10 @@ CHANNELS = 16, 64, 256, 512
 METHODS = "torch", "default", "TensorNorm()"
 REPEATS = {16: 60, 64: 40, 256: 15, 512: 9}
 """Turns that are counted for a weight, by its channels."""
-EQUAL = 8
-"""Number of layers in the model of equal layers."""
-LAYER_BY_LAYER = ", layer by layer"
-EQUAL_METHODS = "torch", "default", f"default{LAYER_BY_LAYER}"
-STEPS = 7
-"""Turns that are counted for a whole training step."""
-BATCH = 128
 WARM = 33
-"""Turns that are not counted: in each of its first 32 passes a layer makes three iterations."""
+"""Turns of a weight that are not counted: in each of its first 32 passes a layer makes three iterations."""
+TURNS = 5
+"""Turns that are counted for a whole training step."""
 
 
 def write(quick: bool, out: Path | None) -> None:
@@ -57,12 +50,12 @@ def rows(quick: bool) -> Iterator[Row]:
     for c in channels:
         yield from ({**common, "threads": 1, **row} for row in of_a_weight(c, REPEATS[c]))
     for c in channels:
-        yield from ({**common, "threads": 1, **row} for row in of_equal_layers(c, REPEATS[c] // 3))
-    for c in channels:
         yield from ({**common, "threads": 1, **row} for row in of_the_products(c, REPEATS[c]))
     for c in channels:
         yield from ({**common, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
-    yield from ({**common, "threads": 1, **row} for row in of_a_step(2 if quick else STEPS))
+    for name, network in trained.MODELS.items():
+        for size in network.batches[:1] if quick else network.batches:
+            yield from ({**common, "threads": 1, **row} for row in of_a_step(name, size))
 
 
 def paired(
@@ -137,51 +130,6 @@ def weight_step(layer: Any, direction: Tensor) -> Callable[[], None]:
     return step
 
 
-def of_equal_layers(channels: int, repeats: int) -> Iterator[Row]:
-    """Time the weights of a model of equal layers, forward and backward; the seconds are those of one layer."""
-    direction = torch.randn(channels, channels, 3, 3)
-    runs: dict[str, Callable[[], Any]] = {}
-    for name in EQUAL_METHODS:
-        torch.manual_seed(0)
-        layers = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(EQUAL))
-        runs[name] = weights_step(way_of_models(name)(nn.Sequential(*layers)), direction)
-    # In a training, arrays of images are allocated and freed in each step. After the first, glibc serves arrays up to
-    # that size from memory that it keeps. Allocate and free such an array here, so that this is measured.
-    images = torch.ones(2**23)
-    del images
-    seconds = {name: [x / EQUAL for x in times] for name, times in paired(runs, repeats, warm=WARM).items()}
-    more: dict[str, Row] = {name: {"channels": channels, "layers": EQUAL} for name in runs}
-    yield from rows_of_section("equal layers", "torch", seconds, more)
-
-
-def weights_step(model: Any, direction: Tensor) -> Callable[[], None]:
-    def step() -> None:
-        model.zero_grad()
-        total: Any = torch.zeros(())
-        for layer in model:
-            total = total + (layer.weight * direction).sum()
-        total.backward()
-
-    return step
-
-
-def way_of_models(name: str) -> Constrain:
-    """Return the constraint of a whole model: ours takes a model, others go through its layers."""
-    if name == "plain":
-        return lambda model: model
-    way = WAYS[name.removesuffix(LAYER_BY_LAYER)]
-    if name == "torch" or name.endswith(LAYER_BY_LAYER):
-        return lambda model: layer_by_layer(way, model)
-    return way
-
-
-def layer_by_layer(constrain: Constrain, model: nn.Module) -> nn.Module:
-    for layer in list(model.modules()):
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            constrain(layer)
-    return model
-
-
 def of_the_products(channels: int, repeats: int) -> Iterator[Row]:
     """Time torch's whole weight, and only the matrix products of one step of the default.
 
@@ -213,45 +161,43 @@ def of_the_products(channels: int, repeats: int) -> Iterator[Row]:
     yield from rows_of_section("products", "torch", paired(runs, repeats, warm=WARM), more)
 
 
-def of_a_step(repeats: int) -> Iterator[Row]:
-    """Time a whole training step of ResNet-20 for images of 32x32, plain and with every layer constrained."""
-    images, labels = torch.randn(BATCH, 3, 32, 32), torch.randint(10, (BATCH,))
-    names = ("plain", *METHODS, f"default{LAYER_BY_LAYER}")
-    runs = {name: network_step(way_of_models(name), images, labels) for name in names}
-    more: dict[str, Row] = {name: {"batch": BATCH} for name in runs}
-    yield from rows_of_section("step", "plain", paired(runs, repeats, warm=WARM), more)
+def of_a_step(name: str, batch: int) -> Iterator[Row]:
+    """Time a whole training step of a network, plain and with every layer constrained."""
+    network = trained.MODELS[name]
+    inputs = torch.randn(batch, *network.input_shape)
+    ways: dict[str, Constrain] = {"plain": unchanged, "torch": layer_by_layer, "default": WAYS["default"]}
+    runs = {way: network_step(constrain, network.make, inputs) for way, constrain in ways.items()}
+    more: dict[str, Row] = {way: {"network": name, "batch": batch} for way in runs}
+    # Small networks are measured more often, since their turns are short.
+    runs["plain"]()
+    begin = time.process_time()
+    runs["plain"]()
+    turns = max(TURNS, min(60, int(1 / (time.process_time() - begin))))
+    yield from rows_of_section("step", "plain", paired(runs, turns, warm=2), more)
 
 
-def network_step(constrain: Constrain, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    """Return a step of ResNet-20 on the images' device."""
+def unchanged(model: nn.Module) -> nn.Module:
+    return model
+
+
+def layer_by_layer(model: nn.Module) -> nn.Module:
+    """Constrain each layer with torch's parametrisation."""
+    for layer in list(model.modules()):
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            WAYS["torch"](layer)
+    return model
+
+
+def network_step(constrain: Constrain, make: Callable[[], nn.Module], inputs: Tensor) -> Callable[[], None]:
+    """Return a training step on the inputs' device, after the first passes, which have more iterations."""
     torch.manual_seed(0)
-    model = constrain(resnet20().to(images.device))
-    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    return lambda: descend(optimizer, F.cross_entropy(model(images), labels))
-
-
-class Block(nn.Module):
-    """Two convolutions with batch normalisation, and a shortcut."""
-
-    def __init__(self, cin: int, cout: int, stride: int) -> None:
-        super().__init__()
-        first = nn.Conv2d(cin, cout, 3, stride=stride, padding=1, bias=False)
-        second = nn.Conv2d(cout, cout, 3, padding=1, bias=False)
-        self.body = nn.Sequential(first, nn.BatchNorm2d(cout), nn.ReLU(), second, nn.BatchNorm2d(cout))
-        plain = stride == 1 and cin == cout
-        self.shortcut = nn.Identity() if plain else nn.Conv2d(cin, cout, 1, stride=stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.body(x) + self.shortcut(x))
-
-
-def resnet20() -> nn.Sequential:
-    widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
-    pairs = itertools.pairwise(widths)
-    blocks = [Block(cin, cout, 1 if cin == cout else 2) for cin, cout in pairs]
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)]
-    stem = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    return nn.Sequential(*stem, *blocks, *head)
+    model = constrain(make().to(inputs.device))
+    few = inputs[:2]
+    with torch.no_grad():
+        for _ in range(WARM if constrain is WAYS["default"] else 0):
+            model(few)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9)
+    return lambda: descend(optimizer, model(inputs).square().mean())
 
 
 # -- JAX -------------------------------------------------------------------------------------------------------------

@@ -1,9 +1,8 @@
-"""The page docs/benchmarks/constraint.md, whose tables are made from stored rows."""
+"""The tables of docs/benchmarks/index.md about training, made from stored rows."""
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from bench.page import span, table
 from bench.recorder import LIMITS
 
 LINES, COST_LINES, GPU_LINES, PAGE = (
-    FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint-gpu.jsonl", "constraint.md")
+    FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint-gpu.jsonl", "index.md")
 )
 EARLIER_RTOL = 3e-3
 """Relative distance of the bounds of runs whose lines have the lower bound alone."""
@@ -89,40 +88,12 @@ def largest_shares(rows: list[Row]) -> list[str]:
     return [f"{100 * max(row[name] for row in rows):.3g}%" for name in names]
 
 
-def which_bounds(lines: list[Row]) -> str:
-    """Sentences that say which columns of the table of largest norms have upper bounds, and which lower ones."""
-    groups: dict[str, list[Row]] = {}
-    for row in lines:
-        if "skipped" not in row:
-            groups.setdefault(row["method"], []).append(row)
-    upper = [code(method) for method, rows in groups.items() if has_upper(rows)]
-    lower = [code(method) for method, rows in groups.items() if not has_upper(rows)]
-    says = []
-    if upper:
-        says.append(f"Norms and percentages in these columns are upper bounds: {', '.join(upper)}.")
-    if lower:
-        says.append(
-            f"Norms and percentages in these columns are lower bounds: {', '.join(lower)}; "
-            f"the norms are at most {EARLIER_RTOL:.1%} larger."
-        )
-    return "\n".join(says)
-
-
 def has_upper(rows: list[Row]) -> bool:
     return all("worst_upper" in row for row in rows)
 
 
 def rounded_up(norm: float) -> str:
     return f"{math.ceil(1000 * norm) / 1000:.3f}"
-
-
-def least_table(lines: list[Row]) -> str:
-    """Least and mean norm, over all seeds."""
-
-    def cell(rows: list[Row]) -> str:
-        return f"{min(row['least'] for row in rows):.3f}, {statistics.fmean(row['mean'] for row in rows):.3f}"
-
-    return by_method(lines, cell)
 
 
 def by_method(lines: list[Row], cell: Callable[[list[Row]], str]) -> str:
@@ -137,32 +108,9 @@ def by_method(lines: list[Row], cell: Callable[[list[Row]], str]) -> str:
     return table(["loop", *(code(method) for method in methods)], body)
 
 
-def loops_table(lines: list[Row]) -> str:
-    trained = {row["loop"]: row["trains"] for row in lines}
-    return table(["loop", "what is trained"], [[name, says] for name, says in trained.items()])
-
-
 # -- what it costs ---------------------------------------------------------------------------------------------------
-def weight_table(lines: list[Row]) -> str:
-    """Speed beside torch's own, milliseconds and size of the state beside the kernel's; a column a width."""
-    return by_channels(lines, "weight", lambda row: f"{speed(row)}; {row['state_bytes'] / row['kernel_bytes']:.2g}")
-
-
-def equal_table(lines: list[Row]) -> str:
-    return by_channels(lines, "equal layers", speed)
-
-
-def products_table(lines: list[Row]) -> str:
-    return by_channels(lines, "products", speed)
-
-
 def jax_table(lines: list[Row]) -> str:
     return by_channels(lines, "JAX", speed)
-
-
-def gpu_weight_table(lines: list[Row]) -> str:
-    """Speed beside torch's own, milliseconds and memory that stays taken."""
-    return by_channels(lines, "weight", lambda row: f"{speed(row)}; {row['kept_bytes'] / 2**20:.0f} MiB")
 
 
 def gpu_step_table(lines: list[Row]) -> str:
@@ -172,9 +120,16 @@ def gpu_step_table(lines: list[Row]) -> str:
 
 
 def step_table(lines: list[Row]) -> str:
-    rows = [row for row in lines if row["section"] == "step"]
-    body = [[code(row["contestant"]), f"{1 / row['faster']:.3f}", span(row["seconds"])] for row in rows]
-    return table(["constraint", "time over plain", "processor time"], body)
+    """A row for each network and batch: time over plain, with torch's constraint and with ours, and the plain time."""
+    steps: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in lines:
+        if row["section"] == "step":
+            steps.setdefault((row["network"], row["batch"]), {})[row["contestant"]] = row
+    body = []
+    for (network, batch), ways in steps.items():
+        ratios = [f"{1 / ways[way]['faster']:.2f}" for way in ("torch", "default")]
+        body.append([network, str(batch), span(ways["plain"]["seconds"]), *ratios])
+    return table(["network", "batch", "plain", "torch", "default"], body)
 
 
 def by_channels(lines: list[Row], section: str, cell: Callable[[Row], str]) -> str:
@@ -195,14 +150,8 @@ def code(method: str) -> str:
 
 
 PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
-    LINES: {
-        "measured": about, "summary": summary_table, "bounds": which_bounds, "largest": largest_table,
-        "least": least_table, "loops": loops_table,
-    },
-    COST_LINES: {
-        "cost measured": about, "weight": weight_table, "equal layers": equal_table, "products": products_table,
-        "step": step_table, "JAX": jax_table,
-    },
-    GPU_LINES: {"GPU measured": about, "GPU weight": gpu_weight_table, "GPU step": gpu_step_table},
-}  # fmt: skip
+    LINES: {"summary": summary_table, "largest": largest_table},
+    COST_LINES: {"cost measured": about, "step": step_table, "JAX": jax_table},
+    GPU_LINES: {"GPU step": gpu_step_table},
+}
 """The parts of the page between its marks, by the file from whose rows they are made."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW, Muon, Optimizer
 
 from bench.recorder import Recorder, Run
 
@@ -219,6 +219,38 @@ def perceptron(constrain: Constrain) -> Steps:
     layers = [nn.Linear(192, 256), nn.Linear(256, 128), nn.Linear(128, 128)]
     model = classifier(map(constrain, layers), 128)
     yield from train_classifier(model, Adam(model.parameters(), 1e-3), 192)
+
+
+@loop("perceptron, Muon")
+def perceptron_muon(constrain: Constrain) -> Steps:
+    """Linear layers 768 -> 256 -> 256 -> 10; Muon 0.02, whose updates press many singular values to the largest."""
+    layers = [constrain(nn.Linear(a, b)) for a, b in ((768, 256), (256, 256), (256, 10))]
+    model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    optimizer = Muon([x for x in model.parameters() if x.ndim == 2], 0.02)
+    for inputs, labels in batches(768, size=64):
+        descend(optimizer, F.cross_entropy(10 * model(inputs), labels))
+        yield
+
+
+@loop("drawn again")
+@torch.no_grad()
+def drawn_again(constrain: Constrain) -> Steps:
+    """Convolutions 3 -> 16 -> 16 and a linear layer of 64 outputs; Adam 1e-3. After every 30th step a convolution, or a
+    part of the linear layer, is drawn again."""
+    layers = [constrain(nn.Conv2d(3, 16, 3, padding=1)), constrain(nn.Conv2d(16, 16, 3, stride=2, padding=1))]
+    linear = constrain(nn.Linear(16 * 64, 64))
+    body = [nn.Sequential(layer, nn.ReLU()) for layer in layers]
+    model = nn.Sequential(*body, nn.Flatten(), linear, nn.ReLU(), nn.Linear(64, 10))
+    optimizer = Adam(model.parameters(), 1e-3)
+    for step, (images, labels) in enumerate(batches(3, 16, 16), start=1):
+        with torch.enable_grad():
+            descend(optimizer, F.cross_entropy(model(images), labels))
+        if step % 30 == 0:
+            layer = (layers[1], linear)[step // 30 % 2]
+            weight = next(x for x in layer.parameters() if x.ndim > 1)
+            part = weight if layer is layers[1] else weight[:8]
+            part.copy_(part.std() * torch.randn_like(part))
+        yield
 
 
 @loop("signals")

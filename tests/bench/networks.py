@@ -1,7 +1,7 @@
 """Bounds of published networks by each method, and what they cost: ``python -m bench networks --out FILE``.
 
 Each is measured in a process of its own. Lines that are in the file stay but for those that are measured anew;
-``python -m bench networks-page`` makes the tables of docs/benchmarks/networks.md from its committed lines.
+``python -m bench networks-page`` makes the tables of docs/benchmarks/index.md from its committed lines.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ from bench.facts import FOLDER, Row
 from bench.page import span, table
 
 COMMITTED = FOLDER / "networks.jsonl"
-PAGE = FOLDER / "networks.md"
+PAGE = FOLDER / "index.md"
 METHODS = ("product", "scaled", "multipliers")
-MIB = 2**20
 
 
 def three_convolutions() -> nn.Sequential:
@@ -116,10 +115,7 @@ def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
     """Put the tables of the lines into the page."""
     rows = {(row["network"], row["method"]): row for row in facts.read(source)}
     text = page.read_text(encoding="utf-8")
-    parts = {
-        "bounds": bounds(rows), "costs": costs(rows), "dense": dense(list(rows.values())),
-        "measured": measured_on([rows[key] for key in rows if key[0] in TITLES]),
-    }  # fmt: skip
+    parts = {"bounds": bounds(rows), "dense": dense(list(rows.values()))}
     for name, lines in parts.items():
         text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", lines)
     page.write_text(text, encoding="utf-8")
@@ -135,21 +131,9 @@ def bounds(rows: Rows) -> str:
         product, scaled, multipliers = (rows[name, method]["value"] for method in METHODS)
         others = [f"{bound_up(value)} (1/{told(product / value)})" for value in (scaled, multipliers)]
         below = told(rows[name, "below"]["value"], ROUND_FLOOR)
-        lines.append([f"{name}: {title}", bound_up(product), *others, below])
-    return table(["network", "Product", "Scaled", "Multipliers", "reached from below"], lines)
-
-
-def costs(rows: Rows) -> str:
-    """Return the table of seconds and memory, and the machine of each."""
-    lines = []
-    for name in TITLES:
-        cells = []
-        for method in METHODS:
-            row = rows[name, method]
-            memory = (row["peak"] - row["before"]) / MIB
-            cells.append(f"{span(row['processor'])}, {memory:.0f} MiB")
-        lines.append([name, *cells, machines(rows, name)])
-    return table(["", *(method.capitalize() for method in METHODS), "machine"], lines)
+        seconds = span(rows[name, "multipliers"]["processor"])
+        lines.append([f"{name}: {title}", bound_up(product), *others, seconds, below])
+    return table(["network", "Product", "Scaled", "Multipliers", "time", "reached from below"], lines)
 
 
 OTHERS = {"ECLipsE_Fast": "ECLipsE-Fast", "ECLipsE": "ECLipsE", "ECLipsE, Clarabel": "with Clarabel"}
@@ -178,26 +162,6 @@ def of_others(row: Row | None) -> str:
         return "-"
     seconds = "< 10 ms" if row["processor"] < 0.01 else span(row["processor"])
     return f"{'gave up' if row['fell_back'] else told(row['value'])}, {seconds}"
-
-
-def measured_on(rows: list[Row]) -> str:
-    """Say when, at which commits, where and with which versions the lines were measured."""
-    dates, commits, machines_ = ([row[key] for row in rows] for key in ("date", "commit", "machine"))
-    versions = sorted({f"{name} {version}" for row in rows for name, version in row["versions"].items()})
-    return (
-        f"The lines were measured from {min(dates)} to {max(dates)}, at commits {', '.join(dict.fromkeys(commits))}, "
-        f"on {' and '.join(sorted(set(machines_)))}; {', '.join(versions)}."
-    )
-
-
-def machines(rows: Rows, name: str) -> str:
-    """Return the processor; if the methods were measured on several, each with its methods."""
-    methods: dict[str, list[str]] = {}
-    for method in METHODS:
-        methods.setdefault(rows[name, method]["machine"].partition(",")[0], []).append(method.capitalize())
-    if len(methods) == 1:
-        return next(iter(methods))
-    return "; ".join(f"{', '.join(named)}: {machine}" for machine, named in methods.items())
 
 
 def bound_up(value: float) -> str:

@@ -20,8 +20,14 @@ NAMES = {
     "default": "SymbolNorm()",
 }
 """Contestants of the lines that the page calls otherwise."""
-SLOWER = 1.05
-"""Ratio of the times with two threads and with one above which the page names a call."""
+SHOWN = (
+    ("tensor norm", "enclose 1e-3"), ("tensor norm", "tn_bound, proven"), ("tensor norm", "tn_bound, estimate"),
+    ("circular", "conv_norm"), ("singular values", "singular_values"), ("zero padding", "enclose 1e-3"),
+    ("gram", "gram_bound, 3 steps"), ("power", "power_norm"), ("unfoldings", "f4_bound"),
+    ("rescaling", "gram_rescaling"),
+)  # fmt: skip
+"""Problems, and the contestant of each that the page shows beside the published method."""
+FAMILIES = ("real", "trained-like", "trained-like, level", "decaying", "flat")
 ROOM = 1.1
 """Beyond the quarters of both runs."""
 PAST = "commit", "processor", "seconds", "faster", "faster_range"
@@ -29,17 +35,13 @@ PAST = "commit", "processor", "seconds", "faster", "faster_range"
 
 
 def write(source: Path) -> None:
-    """The page with the tables of the suite's lines and of those of threads, or tables of other lines beside them."""
+    """The page with the tables of the suite's lines, or tables of other lines beside them."""
     rows = read(source)
-    parts = {
-        "measured": measured(rows), "lost": lost(rows), "table": whole(rows),
-        "libraries": by_library(rows),
-    }  # fmt: skip
+    parts = {"measured": measured(rows), "kernels": beside_published(rows)}
     if source.stem != COMMITTED:
-        source.with_suffix(".md").write_text("\n\n".join(parts.values()), encoding="utf-8")
+        text = "\n\n".join([*parts.values(), whole(rows), by_library(rows)])
+        source.with_suffix(".md").write_text(text, encoding="utf-8")
         return
-    thread_rows = read(THREADS)
-    parts |= {"threads measured": threads_measured(thread_rows), "threads": threads(thread_rows)}
     text = PAGE.read_text(encoding="utf-8")
     for name, part in parts.items():
         text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", part.strip())
@@ -90,6 +92,25 @@ def whole(rows: list[Row]) -> str:
     both = " / ".join(every)
     header = ["problem", "method", "kernels", "cases", f"time: {both}", f"times as fast: {both}", "value over norm"]
     return table(header, lines)
+
+
+def beside_published(rows: list[Row]) -> str:
+    """One table: how many times as fast as the published method each function is, by family of kernels."""
+    lines = []
+    for title, contestant in SHOWN:
+        members = [row for row in shown(rows) if (row["section"], row["contestant"]) == (title, contestant)]
+        by_family = [[row for row in members if row["family"] == family and "faster" in row] for family in FAMILIES]
+        if any(by_family):
+            values = ends([row["value_over_norm"] for row in members if "value_over_norm" in row], "{:.3f}".format)
+            yardstick = members[0]["yardstick"]
+            lines.append([f"`{contestant}`", f"`{yardstick}`", *map(slowest_to_fastest, by_family), values])
+    return table(["function", "published method", *FAMILIES, "value over norm"], lines)
+
+
+def slowest_to_fastest(rows: list[Row]) -> str:
+    """The lowest and the highest ratio to the yardstick."""
+    faster = sorted(row["faster"] for row in rows)
+    return ends(faster, two_digits).replace(DASH, " to ") if faster else "-"
 
 
 def around(rows: list[Row]) -> str:
@@ -166,19 +187,6 @@ def threads(rows: list[Row]) -> str:
     return table(["call", "one thread", "two threads", "time of two over one: median (quarters)"], lines)
 
 
-def threads_measured(rows: list[Row]) -> str:
-    """Where, when and how often, and which calls take longer with two threads."""
-    date, commit, machine = (", ".join(sorted({row[key] for row in rows})) for key in ("date", "commit", "machine"))
-    versions = ", ".join(f"{name} {version}" for name, version in rows[-1]["versions"].items())
-    repeats = ends([row["repeats"] for row in rows], str)
-    how = "in a quick run, " if any(row["quick"] for row in rows) else ""
-    slow = [f"{call(row)} ({row['ratio']:.2f})" for row in rows if row["ratio"] > SLOWER]
-    return "\n".join([
-        f"Measured {how}{date} at commit {commit} on {machine}, each call {repeats} times; {versions}.",
-        f"Two threads take more than {SLOWER:g} times as long as one for: {'; '.join(slow) or 'no call'}.",
-    ])  # fmt: skip
-
-
 def call(row: Row) -> str:
     """A call with its function as code: `enclose`, 16 channels."""
     function, comma, rest = row["call"].partition(",")
@@ -221,21 +229,6 @@ def _took_as_long_before(row: Row, past: Row) -> bool:
     """Whether the same processor took as long, within noise, or longer when the row was measured before."""
     is_comparable = past["processor"] == row["processor"] and past.get("seconds") is not None
     return bool(is_comparable and row["seconds"] < ROOM * past["seconds"])
-
-
-def lost(rows: list[Row]) -> str:
-    """A list of what got slower, by these rows alone; ratios of other processors are no measure."""
-    measured_before = [row for row in rows if "before" in row and row["contestant"] != row["yardstick"]]
-    commits = ", ".join(sorted({row["before"]["commit"] for row in measured_before}))
-    compared = [row for row in measured_before if row["before"]["processor"] == row["processor"]]
-    if not compared:
-        elsewhere = f" on this processor; the run before, at {commits}, was made on another one" if commits else ""
-        return f"None of these ratios was measured before{elsewhere}."
-    losses = [line for row in compared if (line := loss(row))]
-    head = f"{len(compared)} of the ratios were measured before, at {commits}."
-    if not losses:
-        return f"{head} None fell by more than the noise."
-    return "\n".join([f"{head} {len(losses)} fell by more than the noise:", "", *(f"- {line}" for line in losses)])
 
 
 def slower(new: list[Row], old: list[Row]) -> list[str]:

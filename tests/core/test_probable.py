@@ -307,3 +307,14 @@ A = np.arange(15.0).reshape(5, 3)
 def test_mistakes_are_told_in_the_users_words(call: Any, words: str) -> None:
     with pytest.raises(MethodError, match=words):
         call()
+
+
+def test_a_generator_takes_the_place_of_the_seed() -> None:
+    matrix = np.cos(np.arange(2500.0) ** 2).reshape(50, 50)
+
+    def found(**options: Any) -> tuple[float, float]:
+        lower, upper = specnorm.operator_norm(matrix, rtol=0.2, delta=0.1, **options)
+        return float(lower), float(upper)
+
+    assert found(rng=3) == found(seed=3) == found(rng=np.random.default_rng(3))
+    assert found(rng=3) != found(rng=4)

@@ -10,7 +10,7 @@ import numpy as np
 from helpers.nightly import NIGHTLY
 from networks.dense_networks import Network, dense
 from specnorm_networks import Multipliers, margins, within
-from specnorm_networks.accuracy import certified_accuracy
+from specnorm_networks.local.accuracy import certified_accuracy
 from specnorm_networks.tools import CertifiedAccuracy, bound
 
 Array = Any

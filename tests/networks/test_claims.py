@@ -31,7 +31,7 @@ from specnorm_networks.certified.ranges import ranges, with_slopes_on
 from specnorm_networks.certified.regions import Ball, Box
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import digest_of
-from specnorm_networks.linear import locate_values, read_network
+from specnorm_networks.local.linear import locate_values, read_network
 from specnorm_networks.tools import Measure, bound  # fmt: skip
 
 from specnorm import enclose

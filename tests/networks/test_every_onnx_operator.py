@@ -26,7 +26,7 @@ from onnx import helper  # noqa: E402
 from specnorm_networks import within  # noqa: E402
 from specnorm_networks.certified import operators  # noqa: E402
 from specnorm_networks.certified.operators import NoBoundError, NotRunError, Operator, Place  # noqa: E402
-from specnorm_networks.checking import check  # noqa: E402
+from specnorm_networks.comparison.checking import check  # noqa: E402
 from specnorm_networks.onnx import binding  # noqa: E402
 from specnorm_networks.onnx.binding import NEWEST, bind, parameters  # noqa: E402
 from specnorm_networks.onnx.nodes import Call, Value  # noqa: E402

@@ -16,7 +16,7 @@ pytest.importorskip("flint", exc_type=ImportError)
 from flint import arb, ctx
 from networks.dense_networks import Network, dense
 from specnorm_networks import within
-from specnorm_networks.linear import locate_values, read_network
+from specnorm_networks.local.linear import locate_values, read_network
 
 Array = Any
 KINKS = {"relu": (0.0, 1.0), "leaky": (0.2, 1.0), "abs": (-1.0, 1.0)}

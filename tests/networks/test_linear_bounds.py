@@ -23,7 +23,7 @@ from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
 from specnorm_networks.certified import linear_bounds, operators, ranges
 from specnorm_networks.certified.linear_bounds import FunctionOnBox, Strips
-from specnorm_networks.linear import Ascent, locate_values, read_network
+from specnorm_networks.local.linear import Ascent, locate_values, read_network
 
 from specnorm.running.clock import Clock
 

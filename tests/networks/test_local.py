@@ -9,10 +9,10 @@ import pytest
 from helpers.checks import present
 from networks.dense_networks import CHAINS, Network, dense
 from specnorm_networks import Multipliers, margins, near
-from specnorm_networks.accuracy import certified_accuracy
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.ranges import ranges
 from specnorm_networks.certified.regions import Ball
+from specnorm_networks.local.accuracy import certified_accuracy
 from specnorm_networks.tools import Measure, bound
 
 from specnorm.errors import InternalError

@@ -17,7 +17,7 @@ from networks.drawn_functions import BITS, NUMBERS, Call, programs, steepest, va
 from networks.written_networks import Written  # noqa: E402
 from specnorm_networks import Product, within  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
-from specnorm_networks.certified.curves import subdivision  # noqa: E402
+from specnorm_networks.certified.curves import slopes  # noqa: E402
 from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
 from specnorm_networks.tools import Measure, bound  # noqa: E402
 
@@ -116,6 +116,14 @@ TIGHT: dict[str, tuple[tuple[Call, ...], float]] = {
     "signs that cancel": (
         (Call("sign", (0,)), Call("shift", (1,), 1.0), Call("less", (2, 1)), Call("product", (0, 3))), 1.0,
     ),
+    "a square of a bounded function": ((Call("tanh", (0,)), Call("square", (1,))), 0.76980036),
+    "x + sin(x)^2": ((Call("sin", (0,)), Call("square", (1,)), Call("add", (0, 2))), 2.0),
+    "firm threshold": (
+        (
+            Call("abs", (0,)), Call("sign", (0,)), Call("shift", (1,), -0.5), Call("product", (2, 3)),
+            Call("times", (4,), 3.0), Call("le", (1, 5, 0), 0.75), Call("times", (0,), 0.0), Call("le", (1, 7, 6), 0.5),
+        ), 3.0,
+    ),
     "a step on a straight piece": ((Call("relu", (0,)), Call("sign", (1,)), Call("product", (0, 2))), 1.0),
 }  # fmt: skip
 
@@ -125,7 +133,7 @@ def test_the_slope_is_that_of_the_whole_function(name: str) -> None:
     calls, true = TIGHT[name]
     found = upper(calls)
     assert found is not None
-    assert true * (1 - 1e-7) <= found <= true * (1 + 2e-6) + 1e-12
+    assert true * (1 - 1e-7) <= found <= true * (1 + 2e-5) + 1e-12
     assert steepest(calls, GRID) <= found * (1 + 1e-12)
 
 
@@ -133,7 +141,7 @@ def test_functions_side_by_side() -> None:
     """The root of the largest sum of squared slopes."""
     net = Written((1, 3))
     net(ops.Concat(1), net(ops.Sin(), "x"), net(ops.Cos(), "x"))
-    assert 1 <= of(net) <= 1 + 1e-6
+    assert 1 <= of(net) <= 1 + 1e-4
     net = Written((1, 3))
     net(ops.Concat(1, new=True), net(ops.Sin(), "x"), net(ops.Sin(), net.scaled(2.0)), net.scaled(0.5))
     assert math.sqrt(5.25) <= of(net) <= math.sqrt(5.25) + 1e-6
@@ -228,24 +236,25 @@ def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
 
 # -- the tests themselves --------------------------------------------------------------------------------------------
 def test_branches_that_are_not_compared_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subdivision, "_agrees", lambda *_: True)
-    monkeypatch.setattr(subdivision, "_PROOFS", {})
+    monkeypatch.setattr(slopes._Search, "_agree", lambda *_: np.array([True]))
+    monkeypatch.setattr(slopes, "_PROOFS", {})
     with pytest.raises(AssertionError):
         test_a_jump_is_refused("x + 1 above 0, else x")
 
 
 def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subdivision, "_PROOFS", {})
-    monkeypatch.setattr(subdivision, "_edges", lambda _, low, __: np.array([low, -3.0, -2.0]))
+    monkeypatch.setattr(slopes, "_PROOFS", {})
+    monkeypatch.setattr(slopes, "_edges", lambda *_: np.array([-16.0, -3.0, -2.0]))
     with pytest.raises(AssertionError):
         test_the_slope_is_that_of_the_whole_function("SiLU")
 
 
 def test_a_budget_that_ends_leaves_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """One round of cells: larger, never less."""
-    monkeypatch.setattr(subdivision, "_PROOFS", {})
-    monkeypatch.setattr(subdivision, "MOST_ROUNDS", 1)
+    monkeypatch.setattr(slopes, "_PROOFS", {})
+    monkeypatch.setattr(slopes, "MOST_CELLS", 0)
+    monkeypatch.setattr(slopes, "LEAST_CELLS", 0)
     calls, true = TIGHT["SiLU"]
     found = present(upper(calls))
-    assert true <= found <= 1.5
-    monkeypatch.setattr(subdivision, "_PROOFS", {})
+    assert 1.01 * true <= found <= 2
+    monkeypatch.setattr(slopes, "_PROOFS", {})

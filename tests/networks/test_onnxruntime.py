@@ -24,7 +24,7 @@ from networks.onnx_schemas import versions  # noqa: E402
 from onnx import helper  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.certified.operators import Unknown  # noqa: E402
-from specnorm_networks.execution import run_with_errors  # noqa: E402
+from specnorm_networks.comparison.execution import run_with_errors  # noqa: E402
 from specnorm_networks.onnx import read  # noqa: E402
 from specnorm_networks.onnx.evaluator import evaluate  # noqa: E402
 

@@ -27,7 +27,7 @@ from specnorm.running.measuring import proven  # noqa: E402
 @pytest.mark.nightly
 @pytest.mark.parametrize(("name", "most"), [("resnet20", 6.655e6), ("dncnn25", 4.36e6)])
 def test_every_processor_has_the_bound_of_before(name: str, most: float) -> None:
-    """Of docs/benchmarks/networks.md, with OpenBLAS's kernels for Haswell and, where there are such, for AVX-512.
+    """Of docs/benchmarks/index.md, with OpenBLAS's kernels for Haswell and, where there are such, for AVX-512.
 
     A search that stopped after steps without a gain ended at 4.50e6 by one and at 4.90e6 by the other. Fewer states
     that are looked at made ResNet-20's bound 4.5 % larger, unseen. A search that saw no frequency between the points of

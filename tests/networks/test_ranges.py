@@ -14,7 +14,7 @@ from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators, ranges
 from specnorm_networks.certified.operators.base import LinearMap
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.linear import ranges_by_lines, read_network
+from specnorm_networks.local.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import bound
 
 from specnorm.proofs import host, interval

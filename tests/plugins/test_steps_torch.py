@@ -18,7 +18,8 @@ from specnorm.methods import Completion, SymbolNorm, TensorNorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
-from specnorm_torch import steps  # noqa: E402
+from bench import launches  # noqa: E402
+from specnorm_torch.training import steps  # noqa: E402
 
 nn: Any = torch.nn
 parametrize = torch.nn.utils.parametrize
@@ -510,6 +511,20 @@ def test_a_recording_is_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
     assert len(used) == 2 * 40 * 4
     # One for the first passes, and one for the others, which have fewer sweeps.
     assert [graph.replays for graph in graphs] == [32, 48]
+
+
+def launched(count: int, make: Callable[[], Any]) -> int:
+    """Operations of the constraint of some equal layers in one pass, forward and backward."""
+    return sum(launches.constrained(lambda: nn.Sequential(*(make() for _ in range(count))), None).values())
+
+
+def test_equal_layers_launch_one_step() -> None:
+    """`python -m bench launches` counts those of whole networks."""
+    two, six = (launched(count, lambda: nn.Conv2d(5, 5, 3)) for count in (2, 6))
+    assert two <= 520
+    # The product with the factor, and the four operations of its derivative.
+    assert six - two <= 4 * 5
+    assert launched(2, lambda: nn.Linear(8, 8)) <= 160
 
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: nothing is recorded")

@@ -536,3 +536,14 @@ def test_what_cannot_be_constrained_is_told_in_the_users_words() -> None:
     for hook in (torch.nn.utils.weight_norm, pruned):
         with pytest.raises(MethodError, match=r"is computed by .* hook before each call"):
             specnorm_torch.spectral_norm(hook(torch.nn.Linear(3, 2)))
+
+
+def test_what_is_proven_to_be_at_most_one_is_reported_so() -> None:
+    """The first report of rescaled layers had 1.05; a single enclosure says that 1 is not refuted."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))
+    specnorm_torch.rescale_(model, 1.0)
+    report: Any = specnorm_torch.NormMonitor(model, every=1)(0)
+    assert report["upper/0"] <= 1
+    assert report["upper/2"] <= 1
+    assert report["upper/product"] <= 1
+    assert "1 is not refuted, see certify" in str(specnorm.enclose(model[0]))

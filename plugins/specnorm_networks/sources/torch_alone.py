@@ -15,7 +15,7 @@ from torch.fx.operator_schemas import get_signature_for_torch_op
 
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.formats import UNITS
-from specnorm_networks.model import Computed, Trial
+from specnorm_networks.comparison.model import Computed, Trial
 
 _DTYPE_DEPENDENT = (
     "zeros_like", "ones_like", "full_like", "fill", "to", "type_as", "copy", "rms_norm", "nan_to_num", "selu",

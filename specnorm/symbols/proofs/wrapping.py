@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def wrapped(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Ar
             continue
         missing = [(0, turns * n - totals.shape[axis] if j == axis else 0) for j in range(totals.ndim)]
         parts = np.split(np.pad(totals, missing), turns, axis=axis)
-        lost = sum(np.split(np.pad(lost, missing), turns, axis=axis))
+        lost = np.sum(np.split(np.pad(lost, missing), turns, axis=axis), axis=0)
         totals = parts[0]
         for part in parts[1:]:
             total = totals + part
@@ -52,9 +52,10 @@ def wrapped(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Ar
         additions += 2 * turns
     if not additions:
         return blocks, 0.0
-    xp = ops.backend.host().namespace(lost)
-    errors = rounding.up(absolute_norm_up(lost, xp=xp), additions, xp=xp)
-    return ops.from_numpy(totals, blocks), float(np.max(errors))
+    on_host: Any = lost
+    xp = ops.backend.host().namespace(on_host)
+    errors = rounding.up(absolute_norm_up(on_host, xp=xp), additions, xp=xp)
+    return ops.from_numpy(totals, blocks), float(xp.max(errors))
 
 
 def of_wrapped(lower: Lower, upper: Upper, error: float) -> tuple[Lower, Upper]:

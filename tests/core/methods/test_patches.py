@@ -77,3 +77,16 @@ def test_torchs_patch_embedding_and_its_adjoint() -> None:
     up = torch.nn.ConvTranspose2d(8, 3, 4, 4, bias=False).double()
     up.load_state_dict(layer.state_dict())
     np.testing.assert_allclose(specnorm.singular_values(up, 3).detach().numpy(), truth, atol=1e-12)
+
+
+@pytest.mark.usefixtures("seeded_torch")
+def test_values_of_pixels_that_no_tap_reads_have_no_gradient() -> None:
+    """27 of 75 values are 0: more than a patch has values, so their slopes would be counted as those of a copy."""
+    torch: Any = pytest.importorskip("torch")
+    layer = torch.nn.Conv2d(3, 64, 2, 2, bias=False).double()
+    found = specnorm.singular_values(layer, 5)
+    assert (found.shape, int((found == 0).sum())) == ((75,), 27)
+    found.sum().backward()
+    slope, layer.weight.grad = layer.weight.grad, None
+    (4 * torch.linalg.svdvals(layer.weight.reshape(64, 12)).sum()).backward()
+    torch.testing.assert_close(slope, layer.weight.grad)

@@ -88,6 +88,18 @@ def test_never_above_what_is_proven(xp: Lib) -> None:
         assert 0.99 * float(enclosure.lower) <= xp.number(result.value) <= float(enclosure.upper)
 
 
+@pytest.mark.parametrize("shape", [(45, 27), (18, 40), (52, 67), (6, 8, 2, 2)])
+def test_two_vectors_of_one_direction_are_not_counted_twice(shape: tuple[int, ...]) -> None:
+    """The filter makes the vectors of a constant matrix parallel, and rounding errors leave them so."""
+    kernel = np.full(shape, 0.3, dtype=np.float32)
+    method = SymbolNorm()
+    geometry: dict[str, Any] = {"stride": 2} if len(shape) == 4 else {}
+    state = specnorm.init_tracking(kernel, method, **geometry)
+    for _ in range(2):
+        value, state = specnorm.track(kernel, method, state, **geometry)
+        assert float(value) == pytest.approx(0.3 * np.sqrt(kernel.size), rel=1e-5)
+
+
 def test_state_is_kept_by_kernels_without_directions() -> None:
     """A kernel of zeros and one that is not finite leave the vectors usable."""
     kernel = np.random.RandomState(2).standard_normal((6, 5, 3, 3))

@@ -8,16 +8,19 @@ otherwise the network stays as it is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable, parameters_of
+from specnorm.errors import SpecnormError
+from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import FloatArray, Operator, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Pointwise
+from specnorm_networks.certified.operators.broadcasting import broadcast_shapes_or_none
 from specnorm_networks.certified.operators.composite import Composite, SideBySide
-from specnorm_networks.certified.operators.joins import Choose, Compare, Product, Quotient, Sign, Where
+from specnorm_networks.certified.operators.joins import Choose, Compare, Floor, Lookup, Product, Quotient, Sign, Where
 from specnorm_networks.certified.operators.linear import Add, Concat, Scale
 from specnorm_networks.certified.operators.moves import Identity
 from specnorm_networks.certified.operators.piecewise import LeakyReLU, Negative
@@ -30,7 +33,7 @@ MOST_BASES = 64
 """Largest number of values that are kept for one value."""
 LINEAR = (Add, Scale, Identity, Negative, Constant)
 """Operators of which a program needs no proof: the rules for linear maps bound them better."""
-NOT_LIPSCHITZ = (Steep, Product, Quotient, Compare, Choose, Sign)
+NOT_LIPSCHITZ = (Steep, Product, Quotient, Compare, Choose, Sign, Floor, Lookup)
 """Operators that have no Lipschitz constant of their own, unless the range of their inputs is known."""
 
 
@@ -72,14 +75,27 @@ class _Finder:
         paths_meet = len(sources) > 1
         continues_unbounded_program = len(sources) == 1 and bool(starts_of_unbounded)
         base = starts_of_unbounded[0] if continues_unbounded_program else common_bases[0]
-        if paths_meet or continues_unbounded_program:
-            composite = self._composite(node, base)
-            if composite is not None:
-                return composite
+        is_steep = isinstance(node.operator, Steep | Product)
+        if is_steep and not continues_unbounded_program:
+            # tanh(x)^2 has a bounded slope, though the square has none.
+            base = self._base_before_function(common_bases)
+        if paths_meet or continues_unbounded_program or is_steep:
+            # From the furthest value on, its range is known: a table is read within its ends.
+            for start in dict.fromkeys((base, common_bases[-1])):
+                composite = self._composite(node, start, needs_proof=not (paths_meet or continues_unbounded_program))
+                if composite is not None:
+                    return composite
         # The program from the base to this node has no bounded slope; a longer one may have one.
         if starts_of_unbounded or isinstance(node.operator, NOT_LIPSCHITZ):
             self.unbounded_from[node.name] = base
         return node
+
+    def _base_before_function(self, bases: Sequence[str]) -> str:
+        """Return the value before the last function, of values that one value is an entry-wise function of."""
+        for name, before in itertools.pairwise(bases):
+            if not isinstance(self.graph.by_name[name].operator, LINEAR):
+                return before
+        return bases[0]
 
     def _is_entrywise(self, node: Node, sources: Sequence[str]) -> bool:
         """Whether each entry of a value is a function of the entries at the same place, and of constants.
@@ -98,12 +114,9 @@ class _Finder:
         shapes_of_constants = [nodes[name].shape for name in node.inputs if name in self.graph.fixed_values]
         try:
             shapes_of_constants += [np.shape(array) for array in _arrays_in_fields(operator)]
-            for constant_shape in shapes_of_constants:
-                if constant_shape is None or np.broadcast_shapes(constant_shape, shape) != shape:
-                    return False
-        except Exception:  # constants that cannot be loaded: the rules refuse them, with the reason
+        except (SpecnormError, NoBoundError, OSError):  # they cannot be loaded: the rules refuse them, with the reason
             return False
-        return True
+        return all(broadcast_shapes_or_none(other, shape) == shape for other in shapes_of_constants)
 
     def _common_bases(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the values that several values are all entry-wise functions of, the nearest first."""
@@ -111,32 +124,32 @@ class _Finder:
         return tuple(name for name in first if all(name in other for other in others))
 
     # -- one function --------------------------------------------------------------------------------------------------
-    def _composite(self, node: Node, base: str) -> Node | None:
-        """Return a node as one function of a base, or of a value before it; None if nothing is proven of it."""
+    def _composite(self, node: Node, base: str, *, needs_proof: bool) -> Node | None:
+        """Return a node as one function of a base, or of a value before it; None if nothing is proven of it.
+
+        ``needs_proof``: whether slopes on ranges are not enough.
+        """
         base = self._start_of_program(base)
-        function = self._function(node, base, keep_proven=False)
-        lacks_proof = function is not None and isinstance(function.proof, str)
-        if lacks_proof and any(map(self._is_proven_with_jumps, self.replacements)):
-            function = self._function(node, base, keep_proven=True)
+        function = self._function(node, base)
         if function is None:
             return None
         if isinstance(function.proof, str):
             needs_range = any(isinstance(operator, NOT_LIPSCHITZ) for operator, _ in function.program)
-            if not needs_range or function.plan.jumps or len(function.program) == 1:
+            if needs_proof or not needs_range or function.curve.jumps or len(function.program) == 1:
                 return None
             # It has slopes on ranges, if not on the whole line.
             self.unbounded_from[node.name] = base
         self.replacements[node.name] = replace(node, operator=function, inputs=(base,))
         return self.replacements[node.name]
 
-    def _function(self, node: Node, base: str, *, keep_proven: bool) -> Composite | None:
+    def _function(self, node: Node, base: str) -> Composite | None:
         """Return all operators between two values as one; None if they are linear, or cannot be read."""
-        program, _ = self._program([node.name], base, keep_proven=keep_proven)
+        program, _ = self._program([node.name], base)
         if program is None or all(isinstance(operator, LINEAR) for operator, _ in program):
             return None
         function = Composite(program)
         try:
-            function.plan  # noqa: B018 - made at the first access, which raises if it cannot be
+            function.curve  # noqa: B018 - made at the first access, which raises if it cannot be
         except Unreadable:
             return None
         return function
@@ -144,37 +157,16 @@ class _Finder:
     def _start_of_program(self, base: str) -> str:
         """Return the value with which a program has to begin.
 
-        If a program ends with ``base``, the new program begins where that one does, and so on. A program that
-        `_is_proven_with_jumps` names is kept as it is: the new program begins with its end.
+        If a program ends with ``base``, the new program begins where that one does, and so on.
         """
         while base in self.replacements or base in self.unbounded_from:
-            if self._is_proven_with_jumps(base):
-                break
             base = self.replacements[base].inputs[0] if base in self.replacements else self.unbounded_from[base]
         return base
 
-    def _is_proven_with_jumps(self, name: str) -> bool:
-        """Whether a value is a joined function that was proven to be continuous although operators in it jump.
-
-        Longer programs can keep such a function as one operator, so that its continuity is not proven again.
-        """
-        if name not in self.replacements or name in self.unbounded_from:
-            return False
-        operator = self.replacements[name].operator
-        return isinstance(operator, Composite) and operator.plan.jumps
-
-    def _program(
-        self,
-        ends: Sequence[str],
-        base: str,
-        *,
-        keep_proven: bool = False,
-    ) -> tuple[EntryProgram | None, dict[str, int]]:
+    def _program(self, ends: Sequence[str], base: str) -> tuple[EntryProgram | None, dict[str, int]]:
         """Return the operators between a base and some values, and the numbers of the values by name.
 
         None if there are too many operators.
-
-        ``keep_proven``: whether functions that `_is_proven_with_jumps` names are one operator each.
         """
         numbers = {base: 0}
         program: list[tuple[Operator, tuple[int, ...]]] = []
@@ -185,10 +177,6 @@ class _Finder:
                 waiting.pop()
                 continue
             node = self.graph.by_name[name]
-            if keep_proven and self._is_proven_with_jumps(name):
-                function_node = self.replacements[name]
-                if base in self.bases[function_node.inputs[0]]:
-                    node = function_node
             missing = [source for source in node.inputs if source not in numbers]
             if not missing:
                 waiting.pop()
@@ -230,5 +218,5 @@ def _arrays_in_fields(operator: Operator) -> Sequence[FloatArray]:
         case Where():
             return [operator.mask()]
         case LeakyReLU():
-            return parameters_of(operator)
+            return [np.asarray(operator.alpha), np.asarray(operator.above)]
     return []

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
+from typing import Any
 
-from specnorm.proof import host
-from specnorm_networks.certified.curves.programs import Number, Plan, PlanStep, ProductOfTwo, ScaleAndShift, WeightedSum
+from specnorm.proof import Interval, host
+from specnorm_networks.certified.curves.intervals import is_exact
+from specnorm_networks.certified.curves.programs import Arithmetic, Curve, Dual, UnknownError, evaluate
 from specnorm_networks.certified.operators.base import Pointwise
-from specnorm_networks.certified.operators.smooth import Wave
+from specnorm_networks.certified.operators.smooth import Cos, Sin
 from specnorm_networks.certified.operators.steep import Steep
 
 LONGEST_PERIOD = 2.0**16
@@ -22,26 +23,48 @@ LONGEST_PERIOD = 2.0**16
 class PlusPeriodic:
     """``slope x + g(x)``, where g is a function of waves ``sin(w x + c)`` of some frequencies w alone."""
 
-    slope: Fraction
+    slope: Fraction = Fraction(0)
     frequencies: frozenset[Fraction] = frozenset()
+    number: Fraction | None = None
+    """The value, if it is one known number."""
 
 
-def period_of(plan: Plan, functions: int) -> float | None:
-    """Return a length, rounded up, after which the slopes of all outputs repeat; None if there is none.
+class OfPeriodic(Arithmetic[PlusPeriodic]):
+    """Arithmetic of such values."""
 
-    ``functions``: number of the plan's functions. If there are several, their periods differ, and None is returned.
-    """
-    if functions != 1:
+    def number(self, numbers: Interval) -> PlusPeriodic:
+        if numbers.low.size != 1:
+            raise UnknownError
+        return PlusPeriodic(number=Fraction(numbers.low.item()) if is_exact(numbers).all() else None)
+
+    def add(self, a: PlusPeriodic, b: PlusPeriodic) -> PlusPeriodic:
+        return PlusPeriodic(a.slope + b.slope, a.frequencies | b.frequencies)
+
+    def multiply(self, a: PlusPeriodic, b: PlusPeriodic) -> PlusPeriodic:
+        frequencies = a.frequencies | b.frequencies
+        if a.slope == b.slope == 0:
+            return PlusPeriodic(frequencies=frequencies)
+        factor, other = (a, b) if a.number is not None else (b, a)
+        if factor.number is None:
+            raise UnknownError
+        return PlusPeriodic(factor.number * other.slope, frequencies)
+
+    def function(self, f: Pointwise, u: PlusPeriodic) -> tuple[PlusPeriodic, PlusPeriodic, Any]:
+        if isinstance(f, Steep) or not (u.slope == 0 or type(f) in (Sin, Cos)):
+            raise UnknownError
+        # Over a period of u's periodic part and of sin(slope x), u grows by whole turns.
+        frequencies = u.frequencies if u.slope == 0 else u.frequencies | {abs(u.slope)}
+        value = PlusPeriodic(frequencies=frequencies)
+        return value, value, True
+
+
+def period_of(curve: Curve) -> float | None:
+    """Return a length, rounded up, after which the slopes of all outputs repeat; None if there is none."""
+    try:
+        values = evaluate(curve, Dual(PlusPeriodic(Fraction(1)), PlusPeriodic(number=Fraction(1))), OfPeriodic())
+    except UnknownError:
         return None
-    values: list[PlusPeriodic | None] = [PlusPeriodic(Fraction(1))]
-    for step in plan.steps:
-        values.append(_value_of_step(step, [values[number] for number in step.reads]))
-    frequencies: set[Fraction] = set()
-    for output in plan.outputs:
-        value = values[output]
-        if value is None:
-            return None
-        frequencies |= value.frequencies
+    frequencies = frozenset[Fraction]().union(*(values[output].value.frequencies for output in curve.outputs))
     if not frequencies:
         return None
     base = reduce(_largest_common_divisor, frequencies)
@@ -53,32 +76,3 @@ def period_of(plan: Plan, functions: int) -> float | None:
 def _largest_common_divisor(a: Fraction, b: Fraction) -> Fraction:
     """Return the largest number of which both numbers are whole multiples."""
     return Fraction(math.gcd(a.numerator * b.denominator, b.numerator * a.denominator), a.denominator * b.denominator)
-
-
-def _value_of_step(step: PlanStep, read_values: Sequence[PlusPeriodic | None]) -> PlusPeriodic | None:
-    """Return the value of a step; None if it is not of that form."""
-    inputs = [value for value in read_values if value is not None]
-    if len(inputs) < len(read_values):
-        return None
-    frequencies = frozenset[Fraction]().union(*(value.frequencies for value in inputs))
-    inputs_are_periodic = all(value.slope == 0 for value in inputs)
-    match step.kind:
-        case Number(values):
-            return PlusPeriodic(Fraction(0)) if values.size == 1 else None
-        case ScaleAndShift() as line if line.is_exact and line.slope[0].size == 1:
-            return PlusPeriodic(Fraction(line.slope[0].item()) * inputs[0].slope, frequencies)
-        case WeightedSum(weights, divisor):
-            slope = Fraction(0)
-            for weight, value in zip(weights, inputs, strict=True):
-                slope += Fraction(weight) * value.slope
-            return PlusPeriodic(slope / divisor, frequencies)
-        case Wave() if not inputs_are_periodic:
-            # Over a period of the argument's periodic part and of sin(slope x), the argument grows by whole turns.
-            return PlusPeriodic(Fraction(0), frequencies | {abs(inputs[0].slope)})
-        case ProductOfTwo() if inputs_are_periodic:
-            return PlusPeriodic(Fraction(0), frequencies)
-        case Steep():
-            return None
-        case Pointwise() if inputs_are_periodic:
-            return PlusPeriodic(Fraction(0), frequencies)
-    return None

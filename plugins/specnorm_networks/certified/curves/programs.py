@@ -1,26 +1,28 @@
-"""Programs for one variable: operators of each entry, one after the other, and the plan of steps that is made of them.
+"""Programs for one variable: operators of each entry, one after the other, and their values in any arithmetic.
 
-The numbers in a step, such as a slope or a mask, are its *parameters*: arrays that may have one number an entry.
+A program is evaluated in an `Arithmetic`: on intervals of the argument (`intervals`), for all large arguments
+(`tails`), or as functions that repeat (`periods`). The chain rule is written here once, for all of them.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Interval, enclosing, host
-from specnorm_networks.certified.operators import curved, multiples, piecewise, smooth, steep
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Operator, Pointwise
+from specnorm.errors import SpecnormError
+from specnorm.proof import Interval, enclosing, host, point
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Pointwise
 from specnorm_networks.certified.operators.joins import (
     Choose,
     Compare,
+    Floor,
+    Lookup,
     Maximum,
     Minimum,
     Product,
@@ -31,8 +33,8 @@ from specnorm_networks.certified.operators.joins import (
 from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS, Add, Scale
 from specnorm_networks.certified.operators.moves import Identity
 from specnorm_networks.certified.operators.multiples import Multiple
-from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU, Negative, SoftShrink, TwoSlopes
-from specnorm_networks.certified.operators.smooth import ELU, HardSwish
+from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU, SoftShrink
+from specnorm_networks.certified.operators.smooth import HardSwish
 from specnorm_networks.certified.operators.sources import Constant
 from specnorm_networks.certified.operators.steep import Power
 
@@ -40,438 +42,367 @@ EntryProgram: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
 """Operators of each entry, and the numbers of the values that each reads: 0 is the argument of the program, i the value
 of operator i - 1. (`base.Program` is the same with several arguments.)"""
 ENTRYWISE = (
-    Pointwise, Add, Scale, Product, Quotient, Maximum, Minimum, Where, Compare, Choose, Sign, Identity, Constant,
+    Pointwise, Add, Scale, Product, Quotient, Maximum, Minimum, Where, Compare, Choose, Sign, Floor, Lookup, Identity,
+    Constant,
 )  # fmt: skip
 """Operators that programs are made of."""
+JUMPING = (Sign, Compare, Floor)
+"""Operators that jump where their input crosses a threshold."""
 RELATIVE_ERROR = (SCALED_ENTRY_ROUNDINGS + 2) * 2.0**-52
 """Relative error of a factor that was computed with `SCALED_ENTRY_ROUNDINGS` roundings."""
-
-
-OUR_MODULES = (
-    *(module.__name__ for module in (curved, piecewise, smooth, steep, multiples)),
-    "specnorm_networks.certified.operators.composite",
-)
-"""Modules of our own functions: the modules of this folder know more of their classes than the methods state."""
-
-
-class UserFunction(Pointwise):
-    """A function of a user's class, which may derive from one of ours: only its methods are relied on."""
-
-    function: Pointwise
-
-    def value(self, x: FloatArray) -> FloatArray:
-        """Return the values of the user's function."""
-        return self.function.value(x)
-
-    def extent(self) -> tuple[float, float] | None:
-        """Return the extent of the user's function."""
-        return self.function.extent()
-
-    def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
-        """Return the slopes of the user's function."""
-        return self.function.slopes(low, high)
-
-    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
-        """Return intervals of the values of the user's function."""
-        return self.function.between(low, high)
+T = TypeVar("T")
 
 
 class Unreadable(Exception):
-    """A program has no plan: an operator has no steps, or one of its numbers cannot be loaded or is not finite."""
+    """A program cannot be evaluated: an operator is not known, or a number cannot be loaded or is not finite."""
 
 
-# -- the kinds of steps, besides functions of one variable -------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class Number:
-    """A fixed number; it reads no value."""
-
-    values: FloatArray
+class UnknownError(Exception):
+    """A value is not known in an arithmetic."""
 
 
 @dataclass(frozen=True, eq=False)
-class ScaleAndShift:
-    """``slope x + shift`` of the value x that it reads, both known to lie between two numbers."""
+class Dual(Generic[T]):
+    """A value with its derivative by the argument."""
 
-    slope: LowHigh
-    """Smallest and largest slope."""
-    shift: LowHigh
-    """Smallest and largest shift."""
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether slope and shift are known exactly."""
-        return all(bool(np.array_equal(low, high)) for low, high in (self.slope, self.shift))
-
-    @property
-    def intervals(self) -> tuple[Interval, Interval]:
-        """Slope and shift as intervals."""
-        return enclosing(self.slope), enclosing(self.shift)
+    value: T
+    slope: T
+    is_defined: Any = True
+    """Whether the value is defined for all arguments; booleans that broadcast against an interval's shape."""
 
 
-@dataclass(frozen=True)
-class WeightedSum:
-    """A sum of the values that it reads, each times a weight, divided by a whole number."""
+class Arithmetic(Generic[T]):
+    """Sums, products and functions of values of one kind. Without a rule a value is unknown."""
 
-    weights: tuple[float, ...]
-    divisor: int = 1
+    def number(self, numbers: Interval) -> T:
+        """Return fixed numbers."""
+        raise NotImplementedError
 
+    def add(self, a: T, b: T) -> T:
+        """Return a sum."""
+        raise NotImplementedError
 
-@dataclass(frozen=True)
-class ProductOfTwo:
-    """The first value times the second."""
+    def multiply(self, a: T, b: T) -> T:
+        """Return a product."""
+        raise NotImplementedError
 
+    def square(self, a: T) -> T:
+        """Return a square."""
+        return self.multiply(a, a)
 
-@dataclass(frozen=True)
-class QuotientOfTwo:
-    """The first value over the second."""
+    def inverse(self, a: T) -> tuple[T, Any]:
+        """Return 1 over a value, and whether it is defined."""
+        raise UnknownError
 
+    def function(self, f: Pointwise, u: T) -> tuple[T, T, Any]:
+        """Return f(u), f'(u), and whether both are defined."""
+        raise UnknownError
 
-@dataclass(frozen=True)
-class Extreme:
-    """The larger, or the smaller, of two values; it reads their difference (first less second), and then both."""
+    def choose(self, mask: NDArray[np.bool_], a: Dual[T], b: Dual[T]) -> Dual[T]:
+        """Return the first value where a constant mask is true, else the second."""
+        if mask.all():
+            return a
+        if not mask.any():
+            return b
+        raise UnknownError
 
-    is_maximum: bool
+    def sign(self, a: T, *, weakly: bool = False) -> FloatArray:
+        """Return the sign of a value: -1, 0, or 1; NaN if it is not known.
 
+        ``weakly``: a value that is at least 0 has the sign 1, and one that is at most 0 the sign -1.
+        """
+        raise UnknownError
 
-@dataclass(frozen=True, eq=False)
-class ChoiceByMask:
-    """The first value where a constant mask is true, else the second."""
+    def either(self, a: Dual[T], b: Dual[T], chosen: Dual[T], unknown: NDArray[np.bool_], extreme: Any) -> Dual[T]:
+        """Return ``chosen``, and where it is ``unknown`` which value is chosen, both.
 
-    mask: NDArray[np.bool_]
+        ``extreme``: `numpy.maximum` or `numpy.minimum` of the values, or None for any of them, with a jump between.
+        """
+        if unknown.any():
+            raise UnknownError
+        return chosen
 
+    def step(self, number: int, operator: Operator, u: T) -> tuple[T, T]:
+        """Return value and slope of a `JUMPING` operator, which has this number in its program."""
+        raise UnknownError
 
-@dataclass(frozen=True)
-class ChoiceByValue:
-    """The second value where the first is not 0, else the third."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """1 where a value compares with a threshold ("gt", "ge", "lt" or "le"), else 0."""
-
-    relation: str
-    threshold: float
-
-    def holds_for(self, sign: FloatArray) -> NDArray[np.bool_]:
-        """Return whether the comparison holds, by the sign of the value less the threshold."""
-        compare = {"gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal}[self.relation]
-        return np.asarray(compare(sign, 0.0))
-
-
-@dataclass(frozen=True)
-class SignOf:
-    """-1, 0 or 1: the sign of a value."""
-
-
-Kind: TypeAlias = (
-    Number
-    | ScaleAndShift
-    | WeightedSum
-    | ProductOfTwo
-    | QuotientOfTwo
-    | Extreme
-    | ChoiceByMask
-    | ChoiceByValue
-    | Comparison
-    | SignOf
-    | Pointwise
-)
-"""What a step computes."""
+    def look_up(self, table: FloatArray, u: Dual[T]) -> Dual[T]:
+        """Return the entries of a table at whole numbers."""
+        raise UnknownError
 
 
 @dataclass(frozen=True, eq=False)
-class PlanStep:
-    """One operation of a plan."""
+class Line:
+    """``slope x + shift``, both known to lie between two numbers."""
 
-    kind: Kind
-    reads: tuple[int, ...]
-    """Numbers of the values that it reads: 0 is the argument of the plan, i the value of step i - 1."""
-
-
-@dataclass(frozen=True)
-class Switch:
-    """A threshold of a value: where the value crosses it, steps that read the value change their branch."""
-
-    value: int
-    """Number of the value."""
-    threshold: float
-    jumps: bool
-    """Whether a step that reads the value jumps there; otherwise steps have kinks there."""
+    slope: Interval
+    shift: Interval
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
-    """A program as steps, whose parameters are arrays that broadcast against the argument."""
+class Curve:
+    """A program whose numbers are loaded, with the numbers of the values that it returns.
 
-    steps: tuple[PlanStep, ...]
+    Numbers in its operators are arrays that broadcast against the value: one number an entry, or one for all.
+    """
+
+    program: EntryProgram
     outputs: tuple[int, ...]
-    """Numbers of the values that the program returns."""
+    lines: Mapping[int, Line]
+    """Operators that are lines, by their number in the program."""
+    numbers: Mapping[int, NDArray[Any]]
+    """Arrays of constants, masks and tables, by the operator's number."""
 
-    @cached_property
-    def switches(self) -> tuple[Switch, ...]:
-        """All switches, in the order of the numbers of their values."""
-        jumps_at: dict[tuple[int, float], bool] = {}
-        for step in self.steps:
-            for threshold, jumps in _thresholds(step.kind):
-                value_and_threshold = (step.reads[0], threshold)
-                jumps_at[value_and_threshold] = jumps_at.get(value_and_threshold, False) or jumps
-        return tuple(Switch(value, threshold, jumps) for (value, threshold), jumps in sorted(jumps_at.items()))
+    @staticmethod
+    def of(program: EntryProgram, outputs: Sequence[int]) -> Curve:
+        """Load the numbers of a program.
+
+        Raises
+        ------
+        Unreadable
+            If an operator is not known, or one of its numbers cannot be loaded or is not finite.
+        """
+        lines: dict[int, Line] = {}
+        numbers: dict[int, NDArray[Any]] = {}
+        for at, (operator, _) in enumerate(program):
+            try:
+                match operator:
+                    case Scale():
+                        lines[at] = _line(operator)
+                    case Constant():
+                        numbers[at] = _finite(operator.run())
+                    case Where():
+                        numbers[at] = np.asarray(operator.mask(), dtype=bool)
+                    case Lookup():
+                        numbers[at] = _finite(operator.table())
+                    case Add():
+                        _finite(operator.weights)
+                    case Compare():
+                        _finite(operator.threshold)
+                    case _ if not _is_known(operator):
+                        raise Unreadable
+            except (SpecnormError, NoBoundError, NotRunError, OSError) as error:
+                raise Unreadable from error
+        return Curve(program, tuple(outputs), lines, numbers)
 
     @cached_property
     def jumps(self) -> bool:
-        """Whether a step may jump."""
-        has_choice = any(isinstance(step.kind, ChoiceByValue) for step in self.steps)
-        return has_choice or any(switch.jumps for switch in self.switches)
+        """Whether one of the operators jumps."""
+        return any(isinstance(operator, (*JUMPING, Choose, Lookup)) for operator, _ in self.program)
 
     @cached_property
-    def shape_of_parameters(self) -> tuple[int, ...]:
-        """Shape that all parameters broadcast to."""
-        return np.broadcast_shapes(*(np.shape(array) for array in self._parameters))
-
-    @property
-    def _parameters(self) -> list[NDArray[Any]]:
-        parameters: list[NDArray[Any]] = []
-        for step in self.steps:
-            parameters += parameters_of(step.kind)
-        return parameters
+    def arrays(self) -> list[NDArray[Any]]:
+        """The numbers that may differ between entries."""
+        arrays = [array for at, array in self.numbers.items() if not isinstance(self.program[at][0], Lookup)]
+        for line in self.lines.values():
+            arrays += [*line.slope.ends, *line.shift.ends]
+        for operator, _ in self.program:
+            if isinstance(operator, LeakyReLU):
+                arrays += [np.asarray(operator.alpha), np.asarray(operator.above)]
+        return arrays
 
     @cached_property
-    def distinct_functions(self) -> tuple[Plan, NDArray[np.intp]]:
-        """A plan whose parameters have one number for each distinct function, and the function's number for each entry.
+    def shape(self) -> tuple[int, ...]:
+        """Shape to which all numbers broadcast: each of its entries may be a function of its own."""
+        return np.broadcast_shapes(*(np.shape(array) for array in self.arrays))
 
-        Entries with the same parameters have the same function. The returned plan's parameters are flat arrays.
-        """
-        shape = self.shape_of_parameters
-        columns = [np.broadcast_to(array, shape).reshape(-1) for array in self._parameters]
-        if not columns:
-            return self, np.zeros(shape, np.intp)
-        table = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
-        _, first_entries, numbers = np.unique(table, axis=0, return_index=True, return_inverse=True)
-        return self._with_parameters_at(first_entries), numbers.reshape(shape)
-
-    def of_functions(self, numbers: NDArray[np.intp]) -> Plan:
-        """Return the plan of some functions, one for each number, of a plan with flat parameters."""
-        return self._with_parameters_at(numbers)
-
-    def of_function(self, number: int) -> Plan:
-        """Return the plan of one function, with single numbers as parameters, of a plan with flat parameters."""
-        return self._with_parameters_at(number)
-
-    def _with_parameters_at(self, entries: NDArray[np.intp] | int) -> Plan:
-        """Return the plan with the parameters of some entries, given by their flat positions."""
-        shape = self.shape_of_parameters
-        steps = [replace(step, kind=_with_parameters_at(step.kind, shape, entries)) for step in self.steps]
-        return replace(self, steps=tuple(steps))
+    @cached_property
+    def thresholds(self) -> list[float]:
+        """Numbers at which operators change their formula."""
+        found: set[float] = set()
+        for operator, _ in self.program:
+            match operator:
+                case Compare():
+                    found.add(operator.threshold)
+                case HardTanh():
+                    found |= {operator.low, operator.high}
+                case SoftShrink():
+                    found |= {-operator.edge, operator.edge}
+                case HardSwish():
+                    found |= {-3.0, 3.0}
+        return sorted(filter(math.isfinite, found))
 
     @cached_property
     def key(self) -> Hashable:
-        """A key that two plans share only if they compute the same functions in the same way."""
-        return tuple((key_of(step.kind), step.reads) for step in self.steps), self.outputs
+        """A key that two programs share only if they compute the same."""
+        keys = []
+        for at, (operator, reads) in enumerate(self.program):
+            arrays = [*self.lines[at].slope.ends, *self.lines[at].shift.ends] if at in self.lines else []
+            arrays += [self.numbers[at]] if at in self.numbers else []
+            keys.append((_key(operator, arrays), reads))
+        return tuple(keys), self.outputs
 
 
-def parameters_of(kind: Kind) -> list[NDArray[Any]]:
-    """Return the parameters of a step."""
-    match kind:
-        case Number():
-            return [kind.values]
-        case ScaleAndShift():
-            return [*kind.slope, *kind.shift]
-        case ChoiceByMask():
-            return [kind.mask]
-        case LeakyReLU():
-            return [np.asarray(kind.alpha), np.asarray(kind.above)]
-    return []
+def evaluate(
+    curve: Curve,
+    argument: Dual[T],
+    arithmetic: Arithmetic[T],
+    known: Mapping[int, T] | None = None,
+) -> list[Dual[T]]:
+    """Return all values of a program: the argument, and then the value of each operator.
 
-
-def _with_parameters_at(kind: Kind, shape: tuple[int, ...], entries: NDArray[np.intp] | int) -> Kind:
-    """Return a step with the parameters of some entries, given by their flat positions in a shape."""
-
-    def take(array: NDArray[Any]) -> NDArray[Any]:
-        if not shape:
-            return np.asarray(array)
-        taken: NDArray[Any] = np.broadcast_to(array, shape).reshape(-1)[entries]
-        return taken
-
-    match kind:
-        case Number():
-            return Number(take(kind.values))
-        case ScaleAndShift():
-            low_slope, high_slope = kind.slope
-            low_shift, high_shift = kind.shift
-            return ScaleAndShift((take(low_slope), take(high_slope)), (take(low_shift), take(high_shift)))
-        case ChoiceByMask():
-            return ChoiceByMask(take(kind.mask))
-        case LeakyReLU():
-            return replace(kind, alpha=take(np.asarray(kind.alpha)), above=take(np.asarray(kind.above)))
-    return kind
-
-
-def key_of(kind: Kind) -> Hashable:
-    """Return a key that two steps share only if they compute the same; the step itself if its fields have no keys."""
-    arrays = tuple((np.shape(array), np.asarray(array).tobytes()) for array in parameters_of(kind))
-    if arrays or not dataclasses.is_dataclass(kind):
-        # Kinds with parameters are Number, ScaleAndShift, ChoiceByMask and LeakyReLU. Of their fields that are no
-        # parameters, only the leaky ReLU's number of roundings has an influence on bounds.
-        return type(kind), getattr(kind, "roundings", 0), arrays
-    values = tuple(getattr(kind, field.name) for field in dataclasses.fields(kind))
-    if all(value is None or isinstance(value, (bool, int, float, str, tuple)) for value in values):
-        return type(kind), values
-    return kind
-
-
-def _thresholds(kind: Kind) -> Iterator[tuple[float, bool]]:
-    """Yield the numbers at which a step changes its branch, and whether it jumps there."""
-    match kind:
-        case Comparison():
-            yield kind.threshold, True
-        case SignOf():
-            yield 0.0, True
-        case Extreme():
-            yield 0.0, False
-        case Negative():
-            return  # one slope on both sides, no threshold
-        case TwoSlopes() | ELU():
-            yield 0.0, False
-        case HardTanh():
-            yield from ((limit, False) for limit in (kind.low, kind.high) if math.isfinite(limit))
-        case SoftShrink():
-            yield -kind.edge, False
-            yield kind.edge, False
-        case HardSwish():
-            yield -3.0, False
-            yield 3.0, False
-
-
-# -- from operators to a plan ------------------------------------------------------------------------------------------
-AddStep: TypeAlias = Callable[..., int]
-"""Adds a step, given by its kind and the numbers of the values that it reads, and returns the number of its value."""
-
-
-def plan_of(program: EntryProgram, outputs: Sequence[int]) -> Plan:
-    """Return operators as steps.
-
-    The maximum of several values becomes maxima of two values. A `Multiple`, c f(b x), becomes three steps: a scale by
-    b, the function f, and a scale by c.
-
-    ``outputs``: numbers of the program's values that it returns.
-
-    Raises
-    ------
-    Unreadable
-        If an operator has no steps, or one of its numbers cannot be loaded or is not finite.
+    ``known``: values that are known otherwise, by their numbers.
     """
-    steps: list[PlanStep] = []
-    step_values = [0]
-    """For each value of the program the number of the same value in the plan."""
-
-    def add(kind: Kind, *reads: int) -> int:
-        steps.append(PlanStep(kind, reads))
-        return len(steps)
-
-    for operator, reads in program:
-        step_values.append(_add_steps(operator, [step_values[value] for value in reads], add))
-    return Plan(tuple(steps), tuple(step_values[value] for value in outputs))
-
-
-def _add_steps(operator: Operator, reads: list[int], add: AddStep) -> int:
-    """Add the steps of an operator; return the number of its value."""
-    match operator:
-        case Identity():
-            return reads[0]
-        case Constant():
-            return add(Number(_load_finite(operator.run)))
-        case Scale():
-            return add(_line_of_scale(operator), *reads)
-        case Add():
-            return add(_weighted_sum(operator), *reads)
-        case Maximum() | Minimum():
-            return _add_extremes(isinstance(operator, Maximum), reads, add)
-        case Product():
-            return add(ProductOfTwo(), *reads)
-        case Quotient():
-            return add(QuotientOfTwo(), *reads)
-        case Where():
-            return add(ChoiceByMask(np.asarray(_load_finite(operator.mask), dtype=bool)), *reads)
-        case Compare():
-            return add(_comparison(operator), *reads)
-        case Choose():
-            return add(ChoiceByValue(), *reads)
-        case Sign():
-            return add(SignOf(), *reads)
-        case Multiple() if operator.roundings <= SCALED_ENTRY_ROUNDINGS:
-            inner = _line_of_factor(operator.inner, operator.roundings)
-            outer = _line_of_factor(operator.outer, operator.roundings)
-            argument = add(inner, *reads)
-            return add(outer, _add_steps(operator.function, [argument], add))
-        # A function that has slopes on a range is refused: a plan would not use them.
-        case Pointwise() if operator.slopes_on_range is None and _has_valid_fields(operator):
-            is_ours = type(operator).__module__ in OUR_MODULES
-            return add(operator if is_ours else UserFunction(operator), *reads)
-    raise Unreadable
-
-
-def _has_valid_fields(function: Pointwise) -> bool:
-    """Whether a power has a whole exponent of at least 1, and the slopes of a leaky ReLU are finite."""
-    if isinstance(function, Power):
-        return function.exponent == int(function.exponent) >= 1
-    return all(np.isfinite(array).all() for array in parameters_of(function))
-
-
-def _add_extremes(is_maximum: bool, reads: list[int], add: AddStep) -> int:
-    """Add the largest or smallest of several values: of the first two, then of that and the third, and so on."""
-    extreme, *others = reads
-    for other in others:
-        difference = add(WeightedSum((1.0, -1.0)), extreme, other)
-        extreme = add(Extreme(is_maximum), difference, extreme, other)
-    return extreme
-
-
-def _load_finite(load: Callable[[], Any]) -> NDArray[Any]:
-    try:
-        values = np.asarray(load(), dtype=np.float64)
-    except Exception as error:
-        raise Unreadable from error
-    if not np.isfinite(values).all():
-        raise Unreadable
+    values = [argument]
+    for at, (operator, reads) in enumerate(curve.program):
+        if known and at in known:  # the value of the operator before
+            values[at] = replace(values[at], value=known[at])
+        values.append(_value(curve, at, operator, [values[number] for number in reads], arithmetic))
     return values
 
 
-def _weighted_sum(operator: Add) -> WeightedSum:
-    if not all(map(math.isfinite, operator.weights)):
+def _value(curve: Curve, at: int, operator: Operator, inputs: list[Dual[T]], a: Arithmetic[T]) -> Dual[T]:
+    """Return the value of an operator by the chain rule."""
+    zero = a.number(point(np.zeros(())))
+    match operator:
+        case Identity():
+            return inputs[0]
+        case Constant():
+            return Dual(a.number(point(curve.numbers[at])), zero)
+        case Scale():
+            return _on_line(curve.lines[at], inputs[0], a)
+        case Add():
+            return _sum(operator, inputs, Dual(zero, zero), a)
+        case Product():
+            first, second = inputs
+            return _product(first, second, a)
+        case Quotient():
+            first, second = inputs
+            return _ratio(first, second, a)
+        case Maximum() | Minimum():
+            extreme, *others = inputs
+            for other in others:
+                extreme = _extreme(extreme, other, a, is_maximum=isinstance(operator, Maximum))
+            return extreme
+        case Where():
+            return a.choose(curve.numbers[at], *inputs)
+        case Choose():
+            condition, first, second = inputs
+            sign = a.sign(condition.value)
+            chosen = a.choose(np.asarray(abs(sign) == 1), first, second)
+            return a.either(first, second, chosen, np.isnan(sign) | ~np.asarray(condition.is_defined), None)
+        case Lookup():
+            return a.look_up(curve.numbers[at], inputs[0])
+        case Multiple():
+            inner = Line(_factor(operator.inner, operator.roundings), point(np.zeros(())))
+            outer = Line(_factor(operator.outer, operator.roundings), point(np.zeros(())))
+            return _on_line(outer, _value(curve, at, operator.function, [_on_line(inner, inputs[0], a)], a), a)
+        case Pointwise():
+            (x,) = inputs
+            if type(operator) is Power and operator.exponent == 2:
+                return _product(x, x, a)
+            value, slope, is_defined = a.function(operator, x.value)
+            return Dual(value, a.multiply(slope, x.slope), x.is_defined & is_defined)
+    (x,) = inputs
+    return Dual(*a.step(at, operator, x.value), x.is_defined)
+
+
+def _on_line(line: Line, x: Dual[T], a: Arithmetic[T]) -> Dual[T]:
+    slope = a.number(line.slope)
+    return Dual(a.add(a.multiply(slope, x.value), a.number(line.shift)), a.multiply(slope, x.slope), x.is_defined)
+
+
+def _less(x: T, y: T, a: Arithmetic[T]) -> T:
+    return a.add(x, a.multiply(a.number(point(np.array(-1.0))), y))
+
+
+def _product(x: Dual[T], y: Dual[T], a: Arithmetic[T]) -> Dual[T]:
+    # (x y)' = x' y + x y'
+    is_defined = x.is_defined & y.is_defined
+    if x is y:
+        twice = a.multiply(a.number(point(np.array(2.0))), x.value)
+        return Dual(a.square(x.value), a.multiply(twice, x.slope), is_defined)
+    slope = a.add(a.multiply(x.slope, y.value), a.multiply(x.value, y.slope))
+    return Dual(a.multiply(x.value, y.value), slope, is_defined)
+
+
+def _ratio(x: Dual[T], y: Dual[T], a: Arithmetic[T]) -> Dual[T]:
+    # q = x / y has q' = (x' - q y') / y.
+    inverse, is_defined = a.inverse(y.value)
+    value = a.multiply(x.value, inverse)
+    slope = a.multiply(_less(x.slope, a.multiply(value, y.slope), a), inverse)
+    return Dual(value, slope, x.is_defined & y.is_defined & is_defined)
+
+
+def _sum(operator: Add, inputs: Sequence[Dual[T]], zero: Dual[T], a: Arithmetic[T]) -> Dual[T]:
+    total = zero
+    for weight, x in zip(operator.weights, inputs, strict=True):
+        factor = a.number(_quotient(weight, operator.divisor))
+        value = a.add(total.value, a.multiply(factor, x.value))
+        slope = a.add(total.slope, a.multiply(factor, x.slope))
+        total = Dual(value, slope, total.is_defined & x.is_defined)
+    return total
+
+
+def _extreme(x: Dual[T], y: Dual[T], a: Arithmetic[T], *, is_maximum: bool) -> Dual[T]:
+    sign = a.sign(_less(x.value, y.value, a), weakly=True)
+    chosen = a.choose(np.asarray(sign >= 0) == is_maximum, x, y)
+    return a.either(x, y, chosen, np.isnan(sign), np.maximum if is_maximum else np.minimum)
+
+
+# -- numbers of operators ----------------------------------------------------------------------------------------------
+def _is_known(operator: Operator) -> bool:
+    match operator:
+        case Power():
+            return operator.exponent == int(operator.exponent) >= 1 and operator.slopes_on_range is None
+        case LeakyReLU():
+            return bool(np.isfinite(operator.alpha).all() and np.isfinite(operator.above).all())
+        case Multiple():
+            is_exact_enough = operator.roundings <= SCALED_ENTRY_ROUNDINGS
+            factors = [operator.inner, operator.outer]
+            return is_exact_enough and bool(np.isfinite(factors).all()) and _is_known(operator.function)
+        case Pointwise():
+            return operator.slopes_on_range is None
+    return isinstance(operator, ENTRYWISE)
+
+
+def _finite(numbers: Any) -> NDArray[Any]:
+    array = np.asarray(numbers, dtype=np.float64)
+    if not np.isfinite(array).all():
         raise Unreadable
-    return WeightedSum(operator.weights, operator.divisor)
+    return array
 
 
-def _comparison(operator: Compare) -> Comparison:
-    if not math.isfinite(operator.threshold):
-        raise Unreadable
-    return Comparison(operator.kind, operator.threshold)
-
-
-def _line_of_scale(scale: Scale) -> ScaleAndShift:
-    values = np.asarray(scale.values, dtype=np.float64)
-    offset = np.zeros(())
-    offset_error = np.zeros(())
-    if scale.offset is not None:
-        offset, offset_error = (np.asarray(part) for part in scale.offset())
-    if not scale.is_accurate or not all(np.isfinite(numbers).all() for numbers in (offset, offset_error)):
+def _line(scale: Scale) -> Line:
+    offset, error = scale.offset() if scale.offset else (0.0, 0.0)
+    values = _finite(scale.values)
+    if not scale.is_accurate:
         raise Unreadable
     slope_error = np.zeros(()) if scale.exact else abs(values) * RELATIVE_ERROR
-    shift = _ends_around(np.asarray(offset, dtype=np.float64), np.asarray(offset_error, dtype=np.float64))
-    return ScaleAndShift(_ends_around(values, slope_error), shift)
+    return Line(_around(values, slope_error), _around(_finite(offset), _finite(error)))
 
 
-def _line_of_factor(factor: float, roundings: int) -> ScaleAndShift:
-    if not math.isfinite(factor):
-        raise Unreadable
-    slope = np.asarray(factor)
-    zero = np.zeros(())
-    slope_error = abs(slope) * RELATIVE_ERROR if roundings else zero
-    return ScaleAndShift(_ends_around(slope, slope_error), (zero, zero))
+def _factor(factor: float, roundings: int) -> Interval:
+    value = np.asarray(factor, dtype=np.float64)
+    return _around(value, abs(value) * RELATIVE_ERROR if roundings else np.zeros(()))
 
 
-def _ends_around(values: FloatArray, error: FloatArray) -> LowHigh:
+def _quotient(weight: float, divisor: int) -> Interval:
+    quotient = np.asarray(weight / divisor)
+    is_exact = divisor & (divisor - 1) == 0  # a power of two
+    return _around(quotient, np.zeros(()) if is_exact else abs(quotient) * 2.0**-52)
+
+
+def _around(values: FloatArray, error: FloatArray) -> Interval:
     """Return values less and plus an error, rounded outward; the values themselves if there is no error."""
-    if not error.any():
-        return values, values
-    return host.next_down(values - error), host.next_up(values + error)
+    if not np.any(error):
+        return point(values)
+    return enclosing((host.next_down(values - error), host.next_up(values + error)))
+
+
+def _key(operator: Operator, arrays: Sequence[NDArray[Any]]) -> Hashable:
+    """Return a key that two operators share only if they compute the same; the operator if its fields have no keys."""
+    if not arrays and is_dataclass(operator):
+        values: list[Hashable] = []
+        for field in fields(operator):
+            value = getattr(operator, field.name)
+            if isinstance(value, np.ndarray):
+                values.append((value.shape, value.tobytes()))
+            elif isinstance(value, Pointwise):
+                values.append(_key(value, []))
+            elif value is None or isinstance(value, (bool, int, float, str, tuple)):
+                values.append(value)
+            else:
+                return operator
+        return type(operator), tuple(values)
+    return type(operator), tuple((array.shape, array.tobytes()) for array in arrays)

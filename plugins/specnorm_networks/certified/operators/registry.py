@@ -19,7 +19,7 @@ def register_operator(cls: Class) -> Class:
     """Add an operator that the front ends do not know; usable as a decorator.
 
     What the class says is believed; what it *computes* is compared with the model wherever the model can be executed
-    (`specnorm_networks.checking`).
+    (`specnorm_networks.comparison.checking`).
 
     Parameters
     ----------

@@ -22,9 +22,9 @@ from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRu
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.execution import UNIT_ROUNDOFF, Inputs, Value, execute, last_readers
-from specnorm_networks.model import Computed, Model, NotExecutedError, equal_but_for_rounding
-from specnorm_networks.probes import Shapes, near_constants, probes, samples, sizes
+from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Inputs, Value, execute, last_readers
+from specnorm_networks.comparison.model import Computed, Model, NotExecutedError, equal_but_for_rounding
+from specnorm_networks.comparison.probes import Shapes, near_constants, probes, samples, sizes
 
 SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
 SMALLEST = 2.0**-126

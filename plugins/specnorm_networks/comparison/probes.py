@@ -13,7 +13,7 @@ from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.sources import Constant
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.execution import Inputs, inside
+from specnorm_networks.comparison.execution import Inputs, inside
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Shapes of a network's inputs, by name."""

@@ -13,10 +13,10 @@ from specnorm.plugin import (  # fmt: skip
     LayerKernel,
     ModelMonitor,
     Reading,
-    is_keras_layer,
-    keras_callback,
-    keras_reading,
+    function,
     layer_kernel,
+    read_model,
+    reader_of,
 )
 from specnorm_torch.modules import at_inference, is_layer, name_of
 
@@ -46,10 +46,8 @@ class NormMonitor(ModelMonitor):
     def read(self) -> Reading:
         """Return the layers of the model in ``eval()``, with copies of their weights."""
         with at_inference(self.model):
-            if is_keras_layer(self.model):
-                reading = keras_reading(self.model, self.select)
-            else:
-                reading = self._read_torch()
+            reader = reader_of(self.model)
+            reading = self._read_torch() if reader is None else read_model(reader, self.model, self.select)
             copies = {name: _copy(layer) for name, layer in reading.layers.items()}
         return Reading(copies, reading.left_out)
 
@@ -117,7 +115,8 @@ class NormMonitor(ModelMonitor):
 
     def keras(self) -> Any:
         """Make a Keras 3 callback that adds the last report to the logs of each epoch."""
-        return keras_callback(self, _first_installed("keras").callbacks.Callback)
+        _first_installed("keras")
+        return function("keras_callback")(self)
 
 
 def _first_installed(*names: str) -> Any:

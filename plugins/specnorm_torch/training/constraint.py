@@ -22,7 +22,7 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_pr
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
-from specnorm_torch.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
+from specnorm_torch.training.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
@@ -31,7 +31,7 @@ _SETTLING_SWEEPS = 16
 again."""
 _JUMP = 0.5
 """A weight counts as drawn again if a row or column changes by more than this part of the longest one. In the loops of
-docs/benchmarks/constraint.md an optimiser's step changes them by at most 0.44, and most by less than 0.02."""
+docs/benchmarks/index.md an optimiser's step changes them by at most 0.44, and most by less than 0.02."""
 _FIRST_PASSES = 32
 """Number of first forward passes with more sweeps: an optimiser's first steps change all weights in one direction."""
 _FIRST_SWEEPS = 3
@@ -388,7 +388,7 @@ def spectral_norm(
     (`torch.nn.utils.parametrize.remove_parametrizations`, or `bake_` for a whole model). It sets the norm of the
     *convolution*, not of the reshaped kernel: stride, dilation, groups and padding mode are read from the layer. The
     norm is followed by one step of ``method`` in each forward pass, and by three in each of the first 32. With bound 1
-    no norm in use was above 1.012 in the loops of docs/benchmarks/constraint.md. `rescale_` proves the norms when the
+    no norm in use was above 1.012 in the loops of docs/benchmarks/index.md. `rescale_` proves the norms when the
     training is over.
 
     Parameters

@@ -121,8 +121,10 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
     with torch.inference_mode(False):
         if not inputs:
             return []
-        is_recorded = all(_is_recordable(x) for x in inputs)
-        steps = _recording_of(owner)(inputs) if is_recorded else take_plain_steps(inputs)
+        recordable = [x for x in inputs if _is_recordable(x)]
+        recorded = iter(_recording_of(owner)(recordable) if recordable else ())
+        plain = iter(take_plain_steps([x for x in inputs if not _is_recordable(x)]))
+        steps = [next(recorded) if _is_recordable(x) else next(plain) for x in inputs]
         torch._foreach_copy_([x for old in inputs for x in old.state], [x for new in steps for x in new.state])
         return steps
 

@@ -21,8 +21,8 @@ from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Po
 from specnorm_networks.certified.patterns import without_sorting
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.execution import Inputs, Value, apart_down, inside, moved_up, run_with_errors
-from specnorm_networks.probes import probes, sizes
+from specnorm_networks.comparison.execution import Inputs, Value, apart_down, inside, moved_up, run_with_errors
+from specnorm_networks.comparison.probes import probes, sizes
 
 PROBES = 4
 """Number of inputs near which pairs are tried."""

@@ -1,0 +1,70 @@
+"""The norm of a layer at its input size, for any padding, to a relative tolerance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from specnorm.backends.text import number
+from specnorm.enclosure.method import Enclose, enclose_layers, gradients_of
+from specnorm.errors import GeometryError, Undecided
+from specnorm.geometry.taps import shapes_of
+from specnorm.proofs.bound import as_array, finite, known
+from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_rtol
+from specnorm.spectrum.fft import before_rounding
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
+    from specnorm.running.base import FigureRule
+    from specnorm.running.result import Kind
+
+
+@dataclass(frozen=True)
+class NormAtSize(Method):
+    """Norm of the layer itself at ``input_shape``, to a relative tolerance.
+
+    It is not in ``METHODS``: `Enclose`, which is, returns both bounds of that norm.
+
+    Parameters
+    ----------
+    rtol : float
+        The value is proven to be at most this far, relatively, below the norm, and not above it.
+    budget : float, optional
+        Seconds for one layer; after them no further step begins.
+    """
+
+    rtol: float = 1e-6
+    budget: float | None = None
+
+    name: ClassVar[str] = "at_size"
+    promise: ClassVar[Kind] = "exact"
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False, searches=True)
+    stats: ClassVar[Mapping[str, FigureRule]] = {"upper": "up"}
+
+    def __post_init__(self) -> None:
+        check_rtol(self.rtol)
+        check_budget(self.budget)
+
+    def check(self, spec: ConvSpec) -> None:
+        if spec.input_shape is None:
+            raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
+        shapes_of(spec)
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        search_rtol = before_rounding(self.rtol, ops=ops)
+        bounds = enclose_layers(blocks, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
+        if not all(x.within(search_rtol) for x in bounds):
+            widths = [finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in bounds]
+            width = number(max(widths), "upper")
+            raise Undecided(
+                f"the norm at input_shape={spec.input_shape} is known to {width} only, not to "
+                f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "
+                "what is proven."
+            )
+        lower = as_array([x.lower for x in bounds], blocks, ops=ops)
+        upper = as_array([known(x.upper) for x in bounds], blocks, ops=ops)
+        return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))
