@@ -8,14 +8,14 @@ from typing import Any
 
 from specnorm_torch.backend import BACKEND, TorchBackend
 from specnorm_torch.baking import bake_, baked
-from specnorm_torch.ball import MuonConv, SpectralBall
-from specnorm_torch.certifying import rescale_
-from specnorm_torch.constraint import GramRescaling, SpectralNorm, gram_rescaling, spectral_norm
 from specnorm_torch.linear import linear_operator
 from specnorm_torch.modules import geometry_of
-from specnorm_torch.monitor import NormMonitor
-from specnorm_torch.orthogonality import OrthogonalityPenalty
-from specnorm_torch.penalty import SpectralPenalty
+from specnorm_torch.training.ball import MuonConv, SpectralBall
+from specnorm_torch.training.certifying import rescale_
+from specnorm_torch.training.constraint import GramRescaling, SpectralNorm, gram_rescaling, spectral_norm
+from specnorm_torch.training.monitor import NormMonitor
+from specnorm_torch.training.orthogonality import OrthogonalityPenalty
+from specnorm_torch.training.penalty import SpectralPenalty
 
 __all__ = [
     "BACKEND",

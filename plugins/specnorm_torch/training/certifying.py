@@ -12,7 +12,6 @@ import specnorm
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import at_every_size, check_bound
 from specnorm_torch.baking import SavedModule, bake_tensor
-from specnorm_torch.constraint import GramRescaling, SpectralNorm
 from specnorm_torch.modules import (
     at_inference,
     check_module,
@@ -26,6 +25,7 @@ from specnorm_torch.modules import (
     parametrisations,
     weight_of,
 )
+from specnorm_torch.training.constraint import GramRescaling, SpectralNorm
 
 
 def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False) -> list[str]:

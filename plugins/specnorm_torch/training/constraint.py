@@ -22,7 +22,7 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_pr
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
-from specnorm_torch.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
+from specnorm_torch.training.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
