@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from time import monotonic
 from typing import Any, Literal
 
+import numpy as np
 from specnorm_networks.tools import speaks_of
 
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, enclose_isometry
@@ -43,7 +44,6 @@ ARRAY_API = "array-api"
 """Name of the backend for libraries without a plugin."""
 _LEAST = 1e-3
 """Time limit in seconds of a column if the layer's time is up: a budget of 0 is invalid."""
-_OVERFLOW = "no bound of its norm is below the largest number of float64, 1.8e308. Scale the kernel down."
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,13 @@ def describe(layer: Layer, settings: Settings) -> Row:
     return replace(row, spec=spec, other=others[0], assumed=(*either_order, *layer.assumed))
 
 
+def _overflow(kernel: ArrayObject) -> str:
+    """Return the reason of a row whose bounds are beyond the numbers of the kernel's precision."""
+    precision = "float64" if str(kernel.dtype).endswith("float64") else "float32"
+    largest = np.finfo(precision).max
+    return f"no bound of its norm is below {largest:.2g}, the largest number of {precision}. Scale the kernel down."
+
+
 def _either_order(assumed: Sequence[str], others: Sequence[str]) -> list[str]:
     """Return what one reading of a kernel assumes, with the layouts of both: ``layout=OIHW or HWIO``."""
     (other,) = (word.removeprefix("layout=") for word in others if word.startswith("layout="))
@@ -163,7 +170,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         row = replace(_with_condition(row, results), claim=results.claim)
     row = _with_columns_of(row, settings.methods)
     if row.reason is None and row.status == "error":
-        row = replace(row, reason=_OVERFLOW)
+        row = replace(row, reason=_overflow(kernel))
     is_finite = row.upper is not None and math.isfinite(row.upper)
     return row if is_finite else replace(row, upper=None)
 

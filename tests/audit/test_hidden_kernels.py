@@ -130,10 +130,14 @@ def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     assert verdict(report) == "0 of 1 layer proven."
 
 
-def test_a_bound_that_overflows_says_so_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = files.save_npz(tmp_path / "m.npz", {"a.weight": np.full((4, 4, 3, 3), 1e308)})
-    assert cli.run(["audit", str(path), "--fail-above", "1e308"]) == 1
+@pytest.mark.parametrize(("dtype", "entry", "largest"), [("float64", 1e308, "1.8e+308"), ("float32", 1e38, "3.4e+38")])
+def test_a_bound_that_overflows_says_so_and_fails(
+    dtype: str, entry: float, largest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel = np.full((4, 4, 3, 3), entry, dtype)
+    path = files.save_npz(tmp_path / "m.npz", {"a.weight": kernel})
+    assert cli.run(["audit", str(path), "--fail-above", str(entry)]) == 1
     out, err = capsys.readouterr()
     assert "at most -" not in out
-    assert "a.weight: error: no bound of its norm is below the largest number of float64" in out
-    assert "a.weight: lower = 1.79" in err
+    assert f"a.weight: error: no bound of its norm is below {largest}, the largest number of {dtype}" in out
+    assert "a.weight: lower = " in err
