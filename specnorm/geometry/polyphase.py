@@ -8,6 +8,7 @@ blocks ``(b, m, p, *kernel_shape)`` and return one answer for each block. So the
 from __future__ import annotations
 
 import itertools
+import math
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """
     kernels = torch_order(kernels, spec, xp=xp)
     count = kernels.shape[0] * spec.groups
+    if math.prod(spec.phases) == 1:
+        return xp.reshape(kernels, (count, *spec.block_shape))
     blocks = xp.reshape(kernels, (count, *spec.group_channels, *spec.kernel_shape))
     for axis, padded_size in enumerate(_padded_shape(spec), start=3):
         # Some phases have one tap less than others: append zeros. There are fewer of them than taps, so a slice of the
@@ -53,6 +56,10 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Adjoint of `to_blocks`; also its inverse, for blocks that `to_blocks` returned."""
     first, second = spec.stored_channels
+    if math.prod(spec.phases) == 1:
+        return caller_order(
+            xp.reshape(blocks, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape)), spec, xp=xp
+        )
     split = xp.reshape(blocks, (*blocks.shape[:2], second, *spec.phases, *spec.block_kernel_shape))
     padded = xp.permute_dims(split, arrays.inverse_permutation(_phases_first(spec.ndim)))
     padded = xp.reshape(padded, (*blocks.shape[:2], second, *_padded_shape(spec)))
