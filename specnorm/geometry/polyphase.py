@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from types import EllipsisType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -75,9 +75,11 @@ def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
 def _taps_permuted(x: Array, shape: tuple[int, ...], axes: tuple[int, ...], *, xp: Namespace) -> Array:
     """Permute the axes of ``x`` (b, m, p, ...) in which the last ones are split into ``shape``."""
-    if isinstance(x, np.ndarray):
+    array: Any = x
+    if isinstance(array, np.ndarray):
         # NumPy permutes short axes in 2.5 times the time.
-        return x.reshape(*x.shape[:3], -1).take(_order_of_taps(shape, axes), axis=-1)
+        flat: Any = array.reshape(*array.shape[:3], -1)
+        return flat.take(_order_of_taps(shape, axes), axis=-1)  # type: ignore[no-any-return]
     return xp.permute_dims(xp.reshape(x, (*x.shape[:3], *shape)), axes)
 
 
