@@ -15,7 +15,7 @@ from test_docs import ROOT, blocks, name_of, pages, same
 
 DOCS = ROOT / "docs"
 SCRIPTS = sorted((DOCS / "gallery").glob("*.py"))
-TRAINING = ("critic", "denoiser")
+TRAINING = ("critic", "critic_in_ball", "denoiser")
 """Scripts that train for some seconds; CI runs the others."""
 WIDTH = 115
 """Characters of code beside the contents of a page, in a window of 1280 pixels."""
@@ -42,7 +42,7 @@ def test_a_script_prints_what_it_says_and_draws_its_picture(script: Path, tmp_pa
 def test_every_script_is_on_the_page_of_the_gallery() -> None:
     page = (DOCS / "gallery" / "README.md").read_text(encoding="utf-8")
     site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    assert len(SCRIPTS) == 6
+    assert len(SCRIPTS) == 7
     for script in SCRIPTS:
         assert f"]({script.name})" in page
         assert f"({script.stem}.svg)" in page

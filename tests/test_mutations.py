@@ -89,7 +89,7 @@ def without_loss(*_: Any, **__: Any) -> tuple[float, float]:
     return 1.0, 0.0
 
 
-def nearest(value: Any, dtype: Any, *_: Any, xp: Any) -> Any:
+def nearest(value: Any, dtype: Any, *_: Any, xp: Any, **__: Any) -> Any:
     """Conversion without a direction."""
     return xp.astype(value, dtype)
 

@@ -58,6 +58,11 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     return _measured(kernel, method, geometry)[0]
 
 
+def result_of(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
+    """`measure`, for public functions that have read a layer and made the method themselves."""
+    return _measured(kernel, method, geometry)[0]
+
+
 def proven(
     kernel: ArrayObject,
     method: Method,

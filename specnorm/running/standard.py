@@ -1,7 +1,7 @@
 """The default backend, for arrays of libraries that follow the array API standard and have no plugin.
 
-Estimates and norms are computed in the library's namespace, proven bounds in NumPy on the host. Automatic
-differentiation and compilers need a plugin.
+Estimates and spectra are computed in the library's namespace, values that are rounded to a side in NumPy on the host.
+Automatic differentiation and compilers need a plugin.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ constraint-cost --out FILE       # what it costs: a weight, a training step, JAX
 launches                         # operations of the constraint in one pass, which a GPU launches
 constraint-gpu --out FILE        # the same of a weight and a step on a CUDA device; a minute
 constraint-page                  # the tables of docs/benchmarks/index.md about training from the committed lines
+ball --out FILE                  # does training inside the ball work? 25 minutes on one thread; --quick takes one
+ball-page                        # the tables of docs/benchmarks/ball.md from its committed lines
 networks --out FILE              # bounds of published networks by each method; 12 minutes on one thread
 networks-page                    # the tables of docs/benchmarks/index.md from its committed lines
 """
@@ -64,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--quick", action="store_true", help="a sample")
         each.add_argument("--out", type=Path)
     parsers.add_parser("constraint-page")
+    in_ball = parsers.add_parser("ball")
+    in_ball.add_argument("--quick", action="store_true", help="a sample")
+    in_ball.add_argument("--out", type=Path)
+    parsers.add_parser("ball-page")
     parsers.add_parser("launches")
     networks = parsers.add_parser("networks")
     for option in ("--networks", "--methods"):
@@ -92,6 +98,14 @@ def main(words: list[str] | None = None) -> int:
         resnet18.write(options.quick, options.out)
     elif options.command.startswith("constraint"):
         _constraint(options)
+    elif options.command == "ball":
+        from bench import ball  # which needs scikit-learn
+
+        ball.write(options.quick, options.out)
+    elif options.command == "ball-page":
+        from bench import ball_page
+
+        ball_page.write()
     elif options.command.startswith("networks"):
         _networks(options)
     elif options.command == "launches":

@@ -16,7 +16,7 @@ import torch
 from specnorm_jax.training import SpectralPenalty
 from torch import Tensor, nn
 
-from bench import facts, trained
+from bench import facts, jax_cost, trained
 from bench.facts import Row
 from bench.jax_loops import power_step
 from bench.loops import Constrain, descend
@@ -53,6 +53,8 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from ({**common, "threads": 1, **row} for row in of_the_products(c, REPEATS[c]))
     for c in channels:
         yield from ({**common, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
+    if not quick:
+        yield from ({**common, "threads": 1, **row} for row in jax_cost.rows())
     for name, network in trained.MODELS.items():
         for size in network.batches[:1] if quick else network.batches:
             yield from ({**common, "threads": 1, **row} for row in of_a_step(name, size))

@@ -113,6 +113,16 @@ def jax_table(lines: list[Row]) -> str:
     return by_channels(lines, "JAX", speed)
 
 
+def jax_models_table(lines: list[Row]) -> str:
+    rows = [row for row in lines if row["section"] == "JAX, models"]
+    body = [
+        [row["case"], code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"]),
+         span(row["compile_seconds"])]
+        for row in rows
+    ]  # fmt: skip
+    return table(["what", "contestant", "time over the first", "time", "compilation"], body)
+
+
 def gpu_step_table(lines: list[Row]) -> str:
     rows = [row for row in lines if row["section"] == "step"]
     body = [[code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"])] for row in rows]
@@ -151,7 +161,7 @@ def code(method: str) -> str:
 
 PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     LINES: {"summary": summary_table, "largest": largest_table},
-    COST_LINES: {"cost measured": about, "step": step_table, "JAX": jax_table},
+    COST_LINES: {"cost measured": about, "step": step_table, "JAX": jax_table, "JAX models": jax_models_table},
     GPU_LINES: {"GPU step": gpu_step_table},
 }
 """The parts of the page between its marks, by the file from whose rows they are made."""

@@ -141,7 +141,12 @@ def test_a_bare_filter_is_said_to_be_a_matrix() -> None:
     for shown in (specnorm.enclose, specnorm.enclose_smallest, specnorm.condition_number):
         with pytest.warns(UserWarning, match=r"taken for a 9 x 9 matrix.* give psf\[None, None\]"):
             assert "a 9 x 9 matrix" in str(shown(PSF)) or shown is specnorm.condition_number
-    for call in (lambda: specnorm.certify(PSF, 0.5), lambda: specnorm.conv_norm(PSF), lambda: specnorm.rescale(PSF)):
+    calls: list[Callable[[], Any]] = [
+        lambda: specnorm.certify(PSF, 0.5),
+        lambda: specnorm.conv_norm(PSF),
+        lambda: specnorm.rescale(PSF),
+    ]
+    for call in calls:
         with pytest.warns(UserWarning, match="taken for a 9 x 9 matrix"):
             call()
     with warnings.catch_warnings():
@@ -160,11 +165,12 @@ def test_two_bounds_are_formatted_and_not_rounded() -> None:
 
 @pytest.mark.parametrize("value", [10**400, Fraction(10**400)])
 def test_numbers_beyond_float64_are_named(value: Any) -> None:
-    for call in (
+    calls: list[Callable[[], Any]] = [
         lambda: specnorm.certify(np.ones((1, 1, 3)), value),
         lambda: specnorm.rescale(np.ones((1, 1, 3)), value),
         lambda: specnorm.is_isometry(np.ones((1, 1, 3)), value),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(MethodError, match=r"beyond 1\.8e\+308, the largest of float64"):
             call()
 

@@ -6,13 +6,14 @@ import copy
 import io
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 torch: Any = pytest.importorskip("torch", exc_type=ImportError)
 
-from helpers.oracle import dense_norm  # noqa: E402 - after torch is known to be there
+from helpers.oracle import dense_norm, sigma_star  # noqa: E402 - after torch is known to be there
 from specnorm_torch import MuonConv, SpectralBall, geometry_of, spectral_norm  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -131,14 +132,65 @@ def test_a_resumed_run_is_the_same_run(make: Any) -> None:
     assert all(torch.equal(x, y) for x, y in zip(model.parameters(), other.parameters(), strict=True))
 
 
-def test_weights_that_somebody_else_changed_are_put_inside() -> None:
+def _by_data(model: Any, _optimiser: Any) -> None:
+    model[7].weight.data.mul_(10)
+
+
+def _in_place(model: Any, _optimiser: Any) -> None:
+    with torch.no_grad():
+        model[7].weight.mul_(10)
+
+
+def _lowers_the_bound(_model: Any, optimiser: Any) -> None:
+    optimiser.param_groups[0]["bound"] = 0.25
+
+
+@pytest.mark.parametrize("has_gradient", [True, False])
+@pytest.mark.parametrize("change", [_by_data, _in_place, _lowers_the_bound])
+def test_weights_that_somebody_else_changed_are_put_inside(
+    change: Callable[[Any, Any], None], has_gradient: bool
+) -> None:
     model = mixed()
     optimiser = SpectralBall(model, 0.1)
     train(model, optimiser, 2)
-    with torch.no_grad():
-        model[7].weight.mul_(10)
-    train(model, optimiser, 1)
-    assert_inside(model)
+    change(model, optimiser)
+    model[7].weight.grad = torch.ones_like(model[7].weight) if has_gradient else None
+    optimiser.step()
+    assert_inside(model, optimiser.param_groups[0]["bound"])
+
+
+def test_a_copy_notices_changes_whatever_their_number() -> None:
+    """A copied tensor counts its changes from 0, so that the count of the one it was copied from says nothing."""
+    original = mixed()
+    optimiser = SpectralBall(original, 0.1)
+    train(original, optimiser, 2)
+    for changes in range(1, 6):
+        model, copied = copy.deepcopy((original, optimiser))
+        with torch.no_grad():
+            for _ in range(changes):
+                model[7].weight.mul_(3)
+        copied.step()
+        assert_inside(model)
+
+
+@pytest.mark.parametrize("rate", [1.0, 1 - 1e-7])
+def test_the_whole_way_to_a_kernel_on_the_border(rate: float) -> None:
+    """For one output channel, a direction has the bound as its norm but for rounding errors."""
+    model: Any = nn.Conv2d(6, 6, 3, groups=6, padding=1)
+    optimiser = SpectralBall(model, rate, momentum=0.0)
+    for step in range(3):
+        model.weight.grad = model.weight.detach() * (-1) ** step
+        optimiser.step()
+        assert sigma_star(model.weight.detach().numpy(), groups=6).lo <= 1
+
+
+def test_gradients_near_the_largest_number_stay_finite() -> None:
+    model: Any = nn.Linear(3, 2)
+    optimiser = SpectralBall(model, 0.1)
+    for step in range(3):
+        model.weight.grad = torch.full((2, 3), 3.3e38 * (-1) ** step)
+        optimiser.step()
+        assert bool(model.weight.isfinite().all())
 
 
 def test_frozen_layers_and_layers_without_gradients_stay() -> None:
@@ -250,3 +302,12 @@ def test_a_trained_network_has_the_product_of_its_bounds() -> None:
     assert proven is not None
     assert proven <= 1.0
     assert nonexpansive(model, (1, 6, 6)).proven
+
+
+def test_the_page_has_the_tables_of_its_lines(tmp_path: Path) -> None:
+    from bench import ball_page
+
+    page = tmp_path / "ball.md"
+    page.write_text(ball_page.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    ball_page.write(page=page)
+    assert page.read_text(encoding="utf-8") == ball_page.PAGE.read_text(encoding="utf-8")

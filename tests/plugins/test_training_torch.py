@@ -526,12 +526,13 @@ def test_refusals() -> None:
 def test_what_cannot_be_constrained_is_told_in_the_users_words() -> None:
     """They were torch's own IndexError and ValueError, or an axis that is none was ignored."""
     for layer in (torch.nn.Embedding(5, 4), torch.nn.Linear(5, 4), torch.nn.Conv1d(2, 3, 3)):
-        for dim in (7, -9, "rows"):
+        dims: list[Any] = [7, -9, "rows"]
+        for dim in dims:
             with pytest.raises(GeometryError, match="is no axis of"):
                 specnorm_torch.spectral_norm(layer, dim=dim)
 
     def pruned(layer: Any) -> Any:
-        return torch.nn.utils.prune.random_unstructured(layer, "weight", 0.5)  # type: ignore[no-untyped-call]
+        return torch.nn.utils.prune.random_unstructured(layer, "weight", 0.5)
 
     for hook in (torch.nn.utils.weight_norm, pruned):
         with pytest.raises(MethodError, match=r"is computed by .* hook before each call"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ Bounds: TypeAlias = float | Mapping[str, float]
 
 _ROUNDINGS = 6
 """Roundings of a step, each of which adds at most u q to the norm, see `SpectralBall`."""
-_OWN = ("_geometries", "_names", "_rest", "_lost", "_versions")
+_OWN = ("_geometries", "_names", "_rest", "_lost")
 """Attributes that are copied and pickled with an optimiser; torch's base class leaves all but its own out."""
 _GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding")
 """Keywords of a group of parameters that describe their layers."""
@@ -159,12 +159,17 @@ class _Layered(Optimizer):
             self._check_group(group)
         stacks = [stack for group in self.param_groups if not group.get("rest") for stack in self._stacks(group)]
         self._check_gradients([x for _, weights in stacks for x in weights])
+        for group in self.param_groups:
+            self._before_step(group)
         for group, weights in stacks:
             gradients = torch.stack([x.grad for x in weights])  # type: ignore[misc]  # those without were left out
             momenta = torch.stack([self._momentum_of(x) for x in weights])
-            momenta.lerp_(gradients, 1 - group["momentum"])
+            # Tensor.lerp_ would overflow where the largest numbers of a dtype have opposite signs.
+            momenta.mul_(group["momentum"]).add_(gradients, alpha=1 - group["momentum"])
             torch._foreach_copy_([self.state[x]["momentum_buffer"] for x in weights], list(momenta.unbind()))
-            mixed = gradients.lerp_(momenta, group["momentum"]) if group["nesterov"] else momenta
+            mixed = momenta
+            if group["nesterov"]:
+                mixed = gradients.mul_(1 - group["momentum"]).add_(momenta, alpha=group["momentum"])
             directions = lmo_stack(mixed, bound=self._length(group), **self._geometries[weights[0]])
             self._move(weights, directions, group)
         if self._rest is not None:
@@ -202,7 +207,10 @@ class _Layered(Optimizer):
             )
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        """Refuse a group's rate, before anything is changed."""
+        """Refuse a group's rate and dtypes, before anything is changed."""
+
+    def _before_step(self, group: dict[str, Any]) -> None:
+        """Prepare the weights of a group, those without a gradient too."""
 
     def _length(self, group: dict[str, Any]) -> float:
         """The bound of the directions of a group."""
@@ -211,6 +219,27 @@ class _Layered(Optimizer):
     def _move(self, weights: list[Tensor], directions: Tensor, group: dict[str, Any]) -> None:
         """Move weights of equal shape by their directions (n, *shape)."""
         raise NotImplementedError
+
+
+class _Inside(NamedTuple):
+    """A weight that is inside of the ball.
+
+    Parameters
+    ----------
+    version : int
+        By which a change in place is seen.
+    bound : float
+    length : Tensor
+        Its Frobenius norm, by which a change through ``.data`` is seen.
+    """
+
+    version: int
+    bound: float
+    length: Tensor
+
+    def is_of(self, weight: Tensor, bound: float) -> bool:
+        """Whether no change of the weight was counted since, and it was within the bound."""
+        return self.version == version_of(weight) and self.bound <= bound
 
 
 class SpectralBall(_Layered):
@@ -224,8 +253,9 @@ class SpectralBall(_Layered):
     Rounding is counted: besides, K is multiplied by ``1 - 6 u q`` at each step, u the unit roundoff and
     ``q = sqrt(taps min(cout, cin taps))``, which bounds the norm of K's absolute values by that of K. For 64 channels
     in float32 that is 1 - 9e-6. So `specnorm.certify` proves the bound at every step. Weights that were changed
-    otherwise since the last step, such as by ``load_state_dict``, are shrunk by `specnorm.rescale` first if they are
-    outside.
+    otherwise since the last step, such as by ``load_state_dict`` or through ``.data``, are shrunk by `specnorm.rescale`
+    first if they are outside, and so they are if the group's bound was lowered. Weights that do not require a gradient
+    stay as they are.
 
     Parameters
     ----------
@@ -265,30 +295,63 @@ class SpectralBall(_Layered):
     ) -> None:
         _check_rate(lr)
         self._lost: dict[Tensor, float] = {}
-        self._versions: dict[Tensor, int] = {}
+        self._inside: dict[Tensor, _Inside] = {}
         super().__init__(model_or_params, lr, momentum, nesterov, bound, layers, rest)
 
     def _take(self, weight: Tensor, bound: float, geometry: Mapping[str, Any]) -> None:
+        self._check_dtype(weight)
+        gain_sq = ConvSpec.of(tuple(weight.shape), **geometry).padding_gain_sq
+        self._lost[weight] = _ROUNDINGS * math.sqrt(gain_sq) * _absolute_factor(tuple(weight.shape))
+        if weight.requires_grad:
+            self._put_inside(weight, bound)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # The tensors of a copy count their changes anew.
+        self._inside = {}
+
+    def _check_dtype(self, weight: Tensor) -> None:
         if weight.dtype not in (torch.float32, torch.float64):
             raise MethodError(
                 f"{self._names[weight]} is {weight.dtype}, whose rounding leaves the ball at every step. Keep weights "
                 "in float32, and compute in half precision by torch.autocast."
             )
-        gain_sq = ConvSpec.of(tuple(weight.shape), **geometry).padding_gain_sq
-        unit = torch.finfo(weight.dtype).eps / 2
-        self._lost[weight] = _ROUNDINGS * unit * math.sqrt(gain_sq) * _absolute_factor(tuple(weight.shape))
-        if weight.requires_grad:
-            self._put_inside(weight, bound)
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        if not group.get("rest"):
-            _check_rate(group["lr"])
+        if group.get("rest"):
+            return
+        _check_rate(group["lr"])
+        for x in group["params"]:
+            self._check_dtype(x)
+
+    def _before_step(self, group: dict[str, Any]) -> None:
+        """Shrink weights into the ball that somebody else has changed since the last step."""
+        if group.get("rest"):
+            return
+        weights = [x for x in group["params"] if x.requires_grad]
+        for x, is_same in zip(weights, self._are_same(weights, group["bound"]), strict=True):
+            if not is_same:
+                self._put_inside(x, group["bound"])
+
+    def _are_same(self, weights: list[Tensor], bound: float) -> list[bool]:
+        """Whether each weight is as it was left inside of the ball, by its count of changes and its length."""
+        known = [self._inside.get(x) for x in weights]
+        same = [y is not None and y.is_of(x, bound) for x, y in zip(weights, known, strict=True)]
+        counted = [(x, y.length) for x, y, is_same in zip(weights, known, same, strict=True) if y and is_same]
+        if not counted or (weights[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+            return same
+        # A change through ``.data`` is not counted.
+        now = torch._foreach_norm([x for x, _ in counted])
+        device = weights[0].device
+        lengths, before = (
+            torch.stack([x.to(device, torch.float64) for x in xs]) for xs in (now, [length for _, length in counted])
+        )
+        answers = iter((lengths == before).tolist())
+        return [is_same and next(answers) for is_same in same]
 
     @torch.no_grad()
     def _put_inside(self, weight: Tensor, bound: float) -> None:
-        """Shrink a weight into the ball if somebody else has changed it since the last step."""
-        if self._versions.get(weight) == version_of(weight):
-            return
+        """Shrink a weight into the ball if it is outside."""
         geometry = self._geometries[weight]
         try:
             is_inside = certify(weight, bound, **geometry)
@@ -296,24 +359,28 @@ class SpectralBall(_Layered):
             is_inside = False
         if not is_inside:
             weight.copy_(rescale(weight, bound, **geometry))
-        self._versions[weight] = version_of(weight)
+        self._remember([weight], bound)
+
+    def _remember(self, weights: list[Tensor], bound: float) -> None:
+        """Store what the weights are, which are inside of the ball."""
+        for x, length in zip(weights, torch._foreach_norm(weights), strict=True):
+            self._inside[x] = _Inside(version_of(x), bound, length)
 
     def _length(self, group: dict[str, Any]) -> float:
         bound: float = group["bound"]
         return bound
 
     def _move(self, weights: list[Tensor], directions: Tensor, group: dict[str, Any]) -> None:
-        rate = float(group["lr"])
-        for x in weights:
-            self._put_inside(x, group["bound"])
         moved = torch.stack(weights)
+        lost = self._lost[weights[0]] * torch.finfo(moved.dtype).eps / 2
+        # The factors of K and D are non-negative, and their sum is at most 1 - lost.
+        rate = min(float(group["lr"]), 1 - lost)
         # A layer without a direction stays where it is.
         axes = tuple(range(1, moved.ndim))
         rates = rate * (directions != 0).any(dim=axes, keepdim=True).to(moved.dtype)
-        moved.mul_(1 - self._lost[weights[0]] - rates).sub_(directions.mul_(rates))
+        moved.mul_((1 - lost - rates).clamp_(min=0)).sub_(directions.mul_(rates))
         torch._foreach_copy_(weights, list(moved.unbind()))
-        for x in weights:
-            self._versions[x] = version_of(x)
+        self._remember(weights, group["bound"])
 
 
 class MuonConv(_Layered):

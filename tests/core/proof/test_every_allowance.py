@@ -196,6 +196,17 @@ def smallest_quotient() -> bool:
     return bounds[0].value >= 2.0
 
 
+def singular_value() -> bool:
+    """A column that is shorter than 1, whose product with itself comes out as 1."""
+    shorter = 1 - 0.99 * _gamma(LONG, UNIT) / 2
+    u: Any = np.full((1, LONG, 1), shorter / math.sqrt(LONG), dtype=np.float32)
+    s: Any = np.asarray([[1 / shorter]], dtype=np.float32)
+    one: Any = np.ones((1, 1, 1), dtype=np.float32)
+    no_error: Any = np.zeros(1, dtype=np.float32)
+    found = norms.singular_values_down(u * s, (u, s, one), no_error, ops=off(1))
+    return float(found[0, 0]) <= float(np.linalg.norm((u * s).astype(np.float64)))
+
+
 def passes(test: Callable[[], object]) -> Callable[[], bool]:
     def check() -> bool:
         try:
@@ -225,6 +236,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "scalar_error": sum_of_squares,
     "_norms_of_part": taps_of_powers,
     "smallest_quotients": smallest_quotient,
+    "singular_values_down": singular_value,
 }
 """Function -> a check that it makes pass."""
 ELSEWHERE = {

@@ -32,7 +32,7 @@ def dense(kernel: NDArray[Any], n: int, pads: tuple[int, int]) -> NDArray[Any]:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("padding", ["zeros", "circular"])
-def test_conv_norm_is_not_above_the_norm_and_within_rtol_of_it(dtype: str, padding: str) -> None:
+def test_conv_norm_is_not_above_the_norm_and_within_rtol_of_it(dtype: str, padding: Any) -> None:
     """Rounded to nearest, every second kernel has a value above its norm."""
     kernels = [np.ones((1, 1, 2)), *np.random.default_rng(0).standard_normal((30, 2, 1, 3))]
     for kernel in (k.astype(dtype) for k in kernels):
@@ -51,7 +51,8 @@ def test_the_golden_ratio_is_no_lower_than_conv_norm() -> None:
     assert GOLDEN * (1 - 1e-7) < float(specnorm.conv_norm(np.ones((1, 1, 2), np.float32), 2, **zeros)) < GOLDEN
     close = float(specnorm.conv_norm(np.ones((1, 1, 2)), 2, rtol=1e-9, **zeros))
     assert close <= GOLDEN <= close * (1 + 1e-9)
-    for geometry in (zeros, {}):
+    geometries: list[dict[str, Any]] = [zeros, {}]
+    for geometry in geometries:
         with pytest.raises(specnorm.errors.MethodError, match="rtol=1e-09 is finer than float32"):
             specnorm.conv_norm(np.ones((1, 1, 2), np.float32), 2, rtol=1e-9, **geometry)
 
@@ -60,6 +61,7 @@ def test_the_golden_ratio_is_no_lower_than_conv_norm() -> None:
 @pytest.mark.parametrize("shape", [(5, 4, 1), (4, 3, 2), (5, 4, 3)], ids=["1x1", "disjoint", "circular"])
 def test_the_largest_singular_values_are_below_those_of_their_ranks(dtype: str, shape: tuple[int, ...]) -> None:
     stride = 1 if shape[-1] == 3 else shape[-1]
+    mode: Any
     mode, pads = ("circular", (1, 1)) if shape[-1] == 3 else ("zeros", (0, 0))
     for seed in range(20):
         kernel = np.random.default_rng(seed).standard_normal(shape).astype(dtype)

@@ -34,6 +34,8 @@ RTOL = 2.0**-20
 """Relative distance from an attained slope at which the search for the largest slope stops."""
 HOPELESS_WIDTH = 2.0**-30
 """Width of a cell, relative to its argument, at which the search gives up if the cell's slopes have no bound."""
+NARROW = 2.0**-40
+"""Width of a cell, relative to its argument, from which on the values at a threshold in it are compared."""
 PARTS_OF_CELL = 4
 """Number of parts of a cell that is divided."""
 MOST_ROUNDS = 40
@@ -294,12 +296,15 @@ class _Search:
             undecided |= step.undecided
         is_smallest = host.next_up(low) >= high
         slopes = cells.slopes
-        for number in np.flatnonzero(is_smallest & self._over_functions(undecided).astype(bool)).tolist():
+        # A rounded factor leaves a threshold undecided in some cells beside it: wider cells are fewer.
+        is_narrow = high - low <= NARROW * np.maximum(1.0, abs(low))
+        for number in np.flatnonzero(is_narrow & self._over_functions(undecided).astype(bool)).tolist():
             cell = slice(number, number + 1)
             found = self._across(low[cell], high[cell], {n: side[cell] for n, side in sides.items()})
             if found is None:
-                jumps[cell] = True
+                jumps[cell] = is_smallest[cell]
             else:
+                undecided[cell] = False
                 slopes.low[:, cell], slopes.high[:, cell], slopes.square_sum[cell] = found
         return _Cells(slopes, self._over_functions(undecided).astype(bool) & ~is_smallest, jumps)
 

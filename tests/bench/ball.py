@@ -1,0 +1,354 @@
+"""Does training inside the ball work? Classifiers of digits and a denoiser, by each way to bound the layers' norms.
+
+Data: the digits and the photographs that scikit-learn ships. Networks have 16 channels. Certified accuracy is that by
+the product of proven upper bounds of the layers. Each way trains with the best of its rates, chosen by the first seed.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import itertools
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from specnorm_torch import MuonConv, SpectralBall, geometry_of, spectral_norm
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam, Optimizer
+
+import specnorm
+from bench import ball_loops, facts, loops
+from bench.constraint_cost import paired
+from bench.facts import Row
+from bench.ways import WAYS
+from specnorm.methods import Completion
+
+CHANNELS = 16
+BATCH = 64
+EPOCHS = 6
+RADII = 0.1, 0.25
+SEEDS = 0, 1, 2
+DEPTHS = 3, 6, 10
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to train: what is done with each convolution and linear layer, the optimiser, and rates to choose from."""
+
+    constrain: Callable[[nn.Module], nn.Module]
+    optimiser: Callable[[nn.Module, float], Optimizer]
+    rates: tuple[float, ...]
+
+
+@torch.no_grad()
+def orthogonal_start(layer: Any) -> nn.Module:
+    """Return the layer with an orthogonal matrix as its central tap, and zeros elsewhere (delta-orthogonal)."""
+    weight = torch.zeros_like(layer.weight)
+    matrix = torch.empty(weight.shape[:2])
+    nn.init.orthogonal_(matrix)
+    centre: Any = (..., *(k // 2 for k in weight.shape[2:]))
+    weight[centre] = matrix
+    layer.weight.copy_(weight)
+    layer.bias.zero_()
+    changed: nn.Module = layer
+    return changed
+
+
+def free(layer: nn.Module) -> nn.Module:
+    return layer
+
+
+def constrained(layer: nn.Module) -> nn.Module:
+    return spectral_norm(orthogonal_start(layer))
+
+
+def completed(layer: nn.Module) -> nn.Module:
+    return spectral_norm(orthogonal_start(layer), method=Completion())
+
+
+def orthogonal(layer: nn.Module) -> nn.Module:
+    """Return the orthogonal layer of orthogonium for a convolution; its linear layers are constrained as by default."""
+    return WAYS["orthogonium"](layer) if isinstance(layer, nn.Conv2d) else spectral_norm(layer)
+
+
+def adam(model: nn.Module, rate: float) -> Optimizer:
+    return Adam(model.parameters(), rate)
+
+
+def muon(model: nn.Module, rate: float) -> Optimizer:
+    return MuonConv(model.parameters(), rate, rest=lambda params: Adam(params, 1e-3))
+
+
+def ball(model: nn.Module, rate: float) -> Optimizer:
+    return SpectralBall(model, rate, rest=lambda params: Adam(params, 1e-3))
+
+
+ADAMS = 1e-3, 3e-3, 1e-2
+BALLS = 0.05, 0.1, 0.2
+WAYS_TO_TRAIN: dict[str, Way] = {
+    "plain, Adam": Way(free, adam, ADAMS),
+    "ball": Way(orthogonal_start, ball, BALLS),
+    "ball, torch's start": Way(free, ball, BALLS),
+    "constraint, Adam": Way(constrained, adam, ADAMS),
+    "constraint, Adam, torch's start": Way(spectral_norm, adam, ADAMS),
+    "constraint, Muon": Way(constrained, muon, (0.02, 0.05, 0.1)),
+    "orthogonium, Adam": Way(orthogonal, adam, ADAMS),
+    "Completion(), Adam": Way(completed, adam, ADAMS),
+}
+
+
+# -- networks and data -------------------------------------------------------------------------------------------------
+class Residual(nn.Module):
+    """(x + two convolutions) / 2: norms of at most 1 give a block of at most 1."""
+
+    def __init__(self, constrain: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.first, self.second = (constrain(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = (x + self.second(F.relu(self.first(x)))) / 2
+        return out
+
+
+def network(depth: int, residual: bool, constrain: Callable[[nn.Module], nn.Module]) -> nn.Sequential:
+    """Return a classifier of images of 8x8 with so many convolutions; with an even number, a chain ends the blocks."""
+    body: list[nn.Module] = [constrain(nn.Conv2d(1, CHANNELS, 3, padding=1)), nn.ReLU()]
+    for _ in range((depth - 1) // 2 if residual else 0):
+        body += [Residual(constrain), nn.ReLU()]
+    for _ in range((depth - 1) % 2 if residual else depth - 1):
+        body += [constrain(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)), nn.ReLU()]
+    return nn.Sequential(*body, nn.AvgPool2d(2), nn.Flatten(), constrain(nn.Linear(16 * CHANNELS, 10)))
+
+
+def temperature(residual: bool) -> float:
+    """Factor of the logits in the loss: those of a network of norm 1 are small."""
+    return 128.0 if residual else 32.0
+
+
+@cache
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images and labels for training and for testing."""
+    data: Any = importlib.import_module("sklearn.datasets").load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    images = (torch.tensor(data.images, dtype=torch.float32)[:, None] / 16)[order]
+    labels = torch.tensor(data.target)[order]
+    return images[:1300], labels[:1300], images[1300:], labels[1300:]
+
+
+# -- classifiers -------------------------------------------------------------------------------------------------------
+def classify(way: Way, depth: int, residual: bool, rate: float, seed: int, epochs: int = EPOCHS) -> Row:
+    """Train a classifier of digits, with a rate that falls to 0, and measure it."""
+    images, labels, test_images, test_labels = digits()
+    torch.manual_seed(seed)
+    model = network(depth, residual, way.constrain)
+    optimiser = way.optimiser(model, rate)
+    steps = epochs * (len(images) // BATCH)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: 1 - n / steps)
+    start = time.process_time()
+    for _ in range(epochs):
+        for chosen in torch.randperm(len(images))[: steps // epochs * BATCH].reshape(-1, BATCH):
+            optimiser.zero_grad()
+            loss = F.cross_entropy(temperature(residual) * model(images[chosen]), labels[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's
+            optimiser.step()
+            scheduler.step()
+    seconds = time.process_time() - start
+    model.eval()
+    with torch.no_grad():
+        logits = model(test_images)
+        loss_at_end = F.cross_entropy(temperature(residual) * model(images), labels)
+    norms = layer_norms(model)
+    is_right = logits.argmax(1) == test_labels
+    top = logits.topk(2).values
+    # Logits of a network with constant L change their differences by sqrt(2) L at most.
+    radius = (top[:, 0] - top[:, 1]) / (math.sqrt(2) * network_norm(model, norms))
+    certified = {f"certified {r}": round(float((is_right & (radius > r)).float().mean()), 4) for r in RADII}
+    return {
+        "accuracy": round(float(is_right.float().mean()), 4), **certified, "loss": round(float(loss_at_end), 4),
+        "largest norm": round(max(norms.values()), 5), "seconds": round(seconds, 2),
+    }  # fmt: skip
+
+
+@torch.no_grad()
+def layer_norms(model: nn.Module) -> dict[nn.Module, float]:
+    """Proven upper bounds of the norms of the layers' kernels."""
+    norms: dict[nn.Module, float] = {}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            norms[module] = float(specnorm.enclose(module.weight.detach(), rtol=1e-3, **kernel_geometry(module)).upper)
+    return norms
+
+
+def kernel_geometry(layer: nn.Module) -> dict[str, Any]:
+    try:
+        return geometry_of(layer)
+    except specnorm.SpecnormError:
+        return {"padding_mode": "zeros"}  # of a library's own layer, of stride 1
+
+
+def network_norm(model: nn.Module, norms: dict[nn.Module, float]) -> float:
+    """Bound of a network's constant: blocks are (1 + product of their two) / 2, and averages of 2x2 pixels 1/2."""
+    total = 0.5
+    inside = {part for module in model.modules() if isinstance(module, Residual) for part in module.modules()}
+    for module in model.modules():
+        if isinstance(module, Residual):
+            total *= (1 + norms[module.first] * norms[module.second]) / 2
+        elif module in norms and module not in inside:
+            total *= norms[module]
+    return total
+
+
+# -- a denoiser --------------------------------------------------------------------------------------------------------
+NOISE = 0.1
+DENOISER_STEPS = 200
+PATCH = 32
+BLUR = 5
+"""Side of the square that blurs the test image."""
+
+
+class Denoiser(nn.Module):
+    """(x + N(x)) / 2 with a chain N of five convolutions: firmly nonexpansive if N is nonexpansive."""
+
+    def __init__(self, constrain: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        widths = (1, *(CHANNELS,) * 4, 1)
+        layers = [constrain(nn.Conv2d(m, n, 3, padding=1)) for m, n in itertools.pairwise(widths)]
+        body = [module for layer in layers for module in (layer, nn.ReLU())]
+        self.chain = nn.Sequential(*body[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = (x + self.chain(x)) / 2
+        return out
+
+
+@cache
+def photographs() -> tuple[Tensor, Tensor]:
+    """Patches of one photograph for training, and a part of the other one for testing; grey, from 0 to 1."""
+    one, other = importlib.import_module("sklearn.datasets").load_sample_images().images
+    grey = [torch.tensor(x, dtype=torch.float32).mean(2) / 255 for x in (one, other)]
+    patches = grey[0].unfold(0, PATCH, PATCH).unfold(1, PATCH, PATCH).reshape(-1, 1, PATCH, PATCH)
+    return patches, grey[1][None, None, 150:278, 250:378]
+
+
+def psnr(x: Tensor, y: Tensor) -> float:
+    return round(-10 * math.log10(float((x - y).square().mean())), 3)
+
+
+def denoise(way: Way, rate: float, seed: int, steps: int = DENOISER_STEPS) -> Row:
+    """Train a denoiser; measure it on another photograph, alone and in forward-backward steps that remove a blur."""
+    patches, image = photographs()
+    torch.manual_seed(seed)
+    model = Denoiser(way.constrain)
+    optimiser = way.optimiser(model, rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: 1 - n / steps)
+    start = time.process_time()
+    for _ in range(steps):
+        clean = patches[torch.randint(len(patches), (16,))]
+        optimiser.zero_grad()
+        loss = F.mse_loss(model(clean + NOISE * torch.randn_like(clean)), clean)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        optimiser.step()
+        scheduler.step()
+    seconds = time.process_time() - start
+    model.eval()
+    kernel = torch.full((1, 1, BLUR, BLUR), 1 / BLUR**2)
+    with torch.no_grad():
+        denoised = model(image + NOISE * torch.randn_like(image))
+        blurred = F.conv2d(image, kernel, padding=BLUR // 2) + 0.01 * torch.randn_like(image)
+        x = blurred
+        for _ in range(200):
+            before = x
+            residual = F.conv2d(x, kernel, padding=BLUR // 2) - blurred
+            x = model(x - F.conv2d(residual, kernel, padding=BLUR // 2))
+    return {
+        "denoised": psnr(denoised, image), "deblurred": psnr(x, image), "blurred": psnr(blurred, image),
+        "last change": float(f"{float((x - before).norm() / x.norm()):.2g}"),
+        "loss": float(loss.detach()), "largest norm": round(max(layer_norms(model).values()), 5),
+        "seconds": round(seconds, 2),
+    }  # fmt: skip
+
+
+# -- lines -------------------------------------------------------------------------------------------------------------
+def rows(quick: bool) -> Iterator[Row]:
+    """Rows of all tables of the page."""
+    torch.set_num_threads(1)
+    common = facts.about("torch", "scikit-learn", "orthogonium") | {"threads": 1}
+    for batch in (16,) if quick else (16, 64):
+        yield from ({**common, **row} for row in cost(3 if quick else 7, batch=batch))
+    yield from ball_loops.rows(["one convolution"] if quick else list(loops.LOOPS), 5 if quick else None)
+    yield from ({**common, **row} for row in trainings(quick))
+
+
+def trainings(quick: bool) -> Iterator[Row]:
+    """Train every network by every way: with each rate by the first seed, then with the best one by the others."""
+    networks = [(3, False)] if quick else [(depth, residual) for depth in DEPTHS for residual in (False, True)]
+    ways = dict(list(WAYS_TO_TRAIN.items())[:2]) if quick else WAYS_TO_TRAIN
+    for depth, residual in networks:
+        for name, way in ways.items():
+            key = {"task": "digits", "depth": depth, "residual": residual, "way": name}
+            run = functools.partial(classify, way, depth, residual, epochs=1 if quick else EPOCHS)
+            yield from ({**key, **row} for row in with_best_rate(run, way, SEEDS[:1] if quick else SEEDS))
+    for name, way in ways.items():
+        run = functools.partial(denoise, way, steps=5 if quick else DENOISER_STEPS)
+        yield from ({"task": "denoiser", "way": name, **row} for row in with_best_rate(run, way, SEEDS[:1]))
+
+
+def with_best_rate(run: Callable[[float, int], Row], way: Way, seeds: tuple[int, ...]) -> Iterator[Row]:
+    first = {}
+    for rate in way.rates:
+        row = run(rate, seeds[0])
+        first[rate] = row["loss"] if math.isfinite(row["loss"]) else math.inf
+        yield {"rate": rate, "seed": seeds[0], **row}
+    best = min(first, key=lambda rate: first[rate])
+    yield from ({"rate": best, "seed": seed, **run(best, seed)} for seed in seeds[1:])
+
+
+def write(quick: bool, out: Path | None) -> None:
+    """Train, print each row as JSON, and write the rows to ``out`` if it is not None."""
+    lines: list[Row] = []
+    for row in rows(quick):
+        lines.append(row)
+        print(json.dumps(row), flush=True)
+        if out:
+            facts.write(out, lines)
+
+
+# -- cost --------------------------------------------------------------------------------------------------------------
+def six(channels: int = 64) -> nn.Sequential:
+    layers = [nn.Conv2d(channels if j else 3, channels, 3, padding=1) for j in range(6)]
+    body = [module for layer in layers for module in (layer, nn.ReLU())]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+def cost(repeats: int, size: int = 32, batch: int = 16) -> Iterator[Row]:
+    """Time training steps of six convolutions of 64 channels, beside Adam's plain step, in turn."""
+    torch.set_num_threads(1)
+    images, labels = torch.randn(batch, 3, size, size), torch.randint(10, (batch,))
+    runs: dict[str, Callable[[], Any]] = {}
+    for name, make in {"plain, Adam": adam, "ball": ball, "MuonConv": muon, "constraint, Adam": adam}.items():
+        torch.manual_seed(0)
+        model = spectral_norm(six()) if name.startswith("constraint") else six()
+        runs[name] = functools.partial(one_step, model, make(model, 1e-3), images, labels)
+    seconds = paired(runs, repeats, warm=3)
+    plain = statistics.median(seconds["plain, Adam"])
+    for name, times in seconds.items():
+        ratios = [x / y for x, y in zip(times, seconds["plain, Adam"], strict=True)]
+        yield {
+            "task": "cost", "way": name, "images": batch, "size": size, "seconds": round(statistics.median(times), 5),
+            "ratio": round(statistics.median(ratios), 3), "plain": round(plain, 5),
+        }  # fmt: skip
+
+
+def one_step(model: nn.Module, optimiser: Optimizer, images: Tensor, labels: Tensor) -> None:
+    optimiser.zero_grad()
+    F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]  # torch's
+    optimiser.step()
