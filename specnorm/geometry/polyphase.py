@@ -7,11 +7,10 @@ blocks ``(b, m, p, *kernel_shape)`` and return one answer for each block. So the
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -75,18 +74,7 @@ def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
 def _taps_permuted(x: Array, shape: tuple[int, ...], axes: tuple[int, ...], *, xp: Namespace) -> Array:
     """Permute the axes of ``x`` (b, m, p, ...) in which the last ones are split into ``shape``."""
-    array: Any = x
-    if isinstance(array, np.ndarray):
-        # NumPy permutes short axes in 2.5 times the time.
-        flat: Any = array.reshape(*array.shape[:3], -1)
-        return flat.take(_order_of_taps(shape, axes), axis=-1)  # type: ignore[no-any-return]
     return xp.permute_dims(xp.reshape(x, (*x.shape[:3], *shape)), axes)
-
-
-@functools.lru_cache(maxsize=64)
-def _order_of_taps(shape: tuple[int, ...], axes: tuple[int, ...]) -> np.ndarray:
-    """Flat indices of the taps, in the order of the permuted axes."""
-    return np.arange(math.prod(shape)).reshape(1, 1, 1, *shape).transpose(axes).ravel()
 
 
 def _first_of_axis(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:
