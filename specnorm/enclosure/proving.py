@@ -112,10 +112,12 @@ def status_of(result: Result) -> str:
     padding_factor = math.sqrt(spec.padding_gain_sq)
     lower = float(result.stats["lower"])
     upper = float(result.value)
-    is_out_of_range = math.isinf(upper) or lower == 0 < upper
+    # The search counts in float64. Near the least numbers of the dtype, its last rounding is wider; 1e-6 is that of
+    # float32 elsewhere.
+    is_out_of_range = math.isinf(upper) or upper - lower > (rtol + 1e-6) * lower
     if bool(result.stats["converged"]) and is_out_of_range:
         outcome = Outcome.RANGE
-        explanation = f"the norm lies outside of the numbers of {result.value.dtype}"
+        explanation = f"the kernel or its norm is outside of the normal numbers of {result.value.dtype}"
     elif bool(result.stats["converged"]):
         outcome = Outcome.CONVERGED
         explanation = f"rtol={rtol:g}{by_source}"

@@ -250,6 +250,13 @@ def test_a_derivative_through_clip_is_refused() -> None:
         clipped.sum().backward()
 
 
+def test_what_the_last_rounding_widens_is_said() -> None:
+    """Both entries, and so half of the norm, are below the least normal number of float32."""
+    found = specnorm.enclose(np.array([[8e-39, 8e-39]], dtype=np.float32))
+    assert float(found.upper) > 1.1 * float(found.lower)
+    assert found.outcome is Outcome.RANGE
+
+
 @pytest.mark.parametrize("scale", [1e308, 1e-310])
 def test_a_norm_outside_of_the_numbers_is_not_called_converged(scale: float) -> None:
     found = specnorm.enclose(KERNEL * scale)
