@@ -8,6 +8,7 @@ blocks ``(b, m, p, *kernel_shape)`` and return one answer for each block. So the
 from __future__ import annotations
 
 import itertools
+import math
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """
     kernels = torch_order(kernels, spec, xp=xp)
     count = kernels.shape[0] * spec.groups
+    if math.prod(spec.phases) == 1:
+        return xp.reshape(kernels, (count, *spec.block_shape))
     blocks = xp.reshape(kernels, (count, *spec.group_channels, *spec.kernel_shape))
     for axis, padded_size in enumerate(_padded_shape(spec), start=3):
         # Some phases have one tap less than others: append zeros. There are fewer of them than taps, so a slice of the
@@ -46,21 +49,32 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
             blocks = xp.concat([blocks, zeros], axis=axis)
     # The axes (q_1, t_1, q_2, t_2, ...): tap and phase along each spatial axis.
     interleaved = itertools.chain(*zip(spec.block_kernel_shape, spec.phases, strict=True))
-    split = xp.reshape(blocks, (*blocks.shape[:3], *interleaved))
-    return xp.reshape(xp.permute_dims(split, _phases_first(spec.ndim)), (count, *spec.block_shape))
+    return xp.reshape(
+        _taps_permuted(blocks, tuple(interleaved), _phases_first(spec.ndim), xp=xp), (count, *spec.block_shape)
+    )
 
 
 def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Adjoint of `to_blocks`; also its inverse, for blocks that `to_blocks` returned."""
     first, second = spec.stored_channels
-    split = xp.reshape(blocks, (*blocks.shape[:2], second, *spec.phases, *spec.block_kernel_shape))
-    padded = xp.permute_dims(split, arrays.inverse_permutation(_phases_first(spec.ndim)))
+    if math.prod(spec.phases) == 1:
+        return caller_order(
+            xp.reshape(blocks, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape)), spec, xp=xp
+        )
+    by_phase = xp.reshape(blocks, (*blocks.shape[:2], second, -1))
+    axes = arrays.inverse_permutation(_phases_first(spec.ndim))
+    padded = _taps_permuted(by_phase, (*spec.phases, *spec.block_kernel_shape), axes, xp=xp)
     padded = xp.reshape(padded, (*blocks.shape[:2], second, *_padded_shape(spec)))
     for axis, taps in enumerate(spec.kernel_shape, start=3):
         if taps < padded.shape[axis]:
             padded = padded[_first_of_axis(taps, axis)]
     kernels = xp.reshape(padded, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
     return caller_order(kernels, spec, xp=xp)
+
+
+def _taps_permuted(x: Array, shape: tuple[int, ...], axes: tuple[int, ...], *, xp: Namespace) -> Array:
+    """Permute the axes of ``x`` (b, m, p, ...) in which the last ones are split into ``shape``."""
+    return xp.permute_dims(xp.reshape(x, (*x.shape[:3], *shape)), axes)
 
 
 def _first_of_axis(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:

@@ -243,20 +243,23 @@ class Program:
         -------
         array, shape (*batch, *shape)
         """
-        xp = backend.namespace(cotangent)
-        batch = cotangent.shape[: cotangent.ndim - len(self.value_shape)]
         with arithmetic.exact(cotangent, backend=backend):
-            working_dtype = arrays.real_dtype(residuals[0], xp=xp)
-            cotangent = xp.astype(cotangent, working_dtype) * self.factor
-            cotangent = xp.reshape(cotangent, (math.prod(batch), *self.value_shape))
-            *method_residuals, chosen = residuals
-            group_cotangents = self.method.to_groups(cotangent, chosen, self.answers_per_layer, xp=xp)
-            shape = (math.prod(batch) * self.answers_per_layer, *group_cotangents.shape[2:])
-            group_cotangents = xp.reshape(group_cotangents, shape)
-            gradient = self.method.pullback(tuple(method_residuals), group_cotangents, self.spec, xp=xp)
-            restore = polyphase.from_blocks if self.needs.blocks else polyphase.caller_order
-            gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
-            return xp.astype(gradient, getattr(xp, dtype or self.dtype), copy=False)
+            return self._pullback(residuals, cotangent, dtype or self.dtype, xp=backend.namespace(cotangent))
+
+    def _pullback(self, residuals: tuple[Array, ...], cotangent: Array, dtype: str, *, xp: Namespace) -> Array:
+        """`pullback` where the context of `arithmetic.exact` is entered already."""
+        batch = cotangent.shape[: cotangent.ndim - len(self.value_shape)]
+        working_dtype = arrays.real_dtype(residuals[0], xp=xp)
+        cotangent = xp.astype(cotangent, working_dtype) * self.factor
+        cotangent = xp.reshape(cotangent, (math.prod(batch), *self.value_shape))
+        *method_residuals, chosen = residuals
+        group_cotangents = self.method.to_groups(cotangent, chosen, self.answers_per_layer, xp=xp)
+        shape = (math.prod(batch) * self.answers_per_layer, *group_cotangents.shape[2:])
+        group_cotangents = xp.reshape(group_cotangents, shape)
+        gradient = self.method.pullback(tuple(method_residuals), group_cotangents, self.spec, xp=xp)
+        restore = polyphase.from_blocks if self.needs.blocks else polyphase.caller_order
+        gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
+        return xp.astype(gradient, getattr(xp, dtype), copy=False)
 
     @staticmethod
     def _at_most(residuals: tuple[Array, ...], dtype: str, *, xp: Namespace) -> tuple[Array, ...]:

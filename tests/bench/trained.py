@@ -64,7 +64,7 @@ def critic_of_images() -> nn.Sequential:
 
 MODELS = {
     "MLP critic, 32-256-256-1": Network(critic_of_points, (32,), (32, 256)),
-    "DCGAN critic, 64x64": Network(critic_of_images, (3, 64, 64), (16, 128)),
+    "DCGAN critic, 64x64": Network(critic_of_images, (3, 64, 64), (16, 32, 128)),
     "ResNet-20": Network(resnet20, (3, 32, 32), (32, 128)),
     "ResNet-18's widths": Network(resnet18, (3, 32, 32), (32, 128)),
 }

@@ -6,7 +6,7 @@ import functools
 import math
 import warnings
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -135,23 +135,46 @@ def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
     steps: dict[int, Step] = {}
     for places in _stacks(inputs):
         stack = [inputs[j] for j in places]
-        program, scaling, sweeps, kernel, state = stack[0]
-        if len(stack) == 1:
-            value, gradient, after = program.step(kernel, state, sweeps=sweeps, backend=BACKEND)
-            value, gradient, after = value[None], gradient[None], tuple(x[None] for x in after)
-        else:
-            kernels = torch.stack([x.kernel for x in stack])
-            states = tuple(torch.stack(x) for x in zip(*(x.state for x in stack), strict=True))
-            value, gradient, after = program.step(kernels, states, sweeps=sweeps, backend=BACKEND)
-        factors: Any
-        if value.device.type == "cpu":
-            factors = [scaling.factor(x, where=_one_of) for x in value.tolist()]
-        else:
-            factors = list(zip(*scaling.factor(value), strict=True))
-        for place, (factor, slope), *rest in zip(places, factors, gradient, *after, strict=True):
-            gradient_of_layer, *state_of_layer = rest
-            steps[place] = Step(factor, slope, gradient_of_layer, tuple(state_of_layer))
+        in_numpy = stack[0].program.needs.small_products and BACKEND.numpy_view(stack[0].kernel)
+        taken = _steps_in_numpy(stack) if in_numpy else _steps_in_torch(stack)
+        for place, step in zip(places, taken, strict=True):
+            steps[place] = step
     return [steps[j] for j in range(len(inputs))]
+
+
+def _steps_in_torch(stack: Sequence[StepInput]) -> Iterator[Step]:
+    """Yield the steps of inputs of one kind."""
+    program, scaling, sweeps, kernel, state = stack[0]
+    if len(stack) == 1:
+        kernels, states = kernel[None], tuple(x[None] for x in state)
+    else:
+        kernels = torch.stack([x.kernel for x in stack])
+        states = tuple(torch.stack(x) for x in zip(*(x.state for x in stack), strict=True))
+    value, gradient, after = program.step(kernels, states, sweeps=sweeps, backend=BACKEND)
+    factors: Any
+    if value.device.type == "cpu":
+        factors = (scaling.factor(x, where=_one_of) for x in value.tolist())
+    else:
+        factors = zip(*scaling.factor(value), strict=True)
+    for (factor, slope), gradient_of_layer, *state_of_layer in zip(factors, gradient, *after, strict=True):
+        yield Step(factor, slope, gradient_of_layer, tuple(state_of_layer))
+
+
+def _steps_in_numpy(stack: Sequence[StepInput]) -> Iterator[Step]:
+    """Yield the steps of inputs of one kind, whose tensors NumPy can view."""
+    program, scaling, sweeps, kernel, state = stack[0]
+    kernels = _stacked([x.kernel for x in stack])
+    states = tuple(_stacked(x) for x in zip(*(x.state for x in stack), strict=True))
+    value, gradient, after = program.step(kernels, states, sweeps=sweeps, backend=BACKEND.host())
+    for j, norm in enumerate(value.tolist()):
+        factor, slope = scaling.factor(norm, where=_one_of)
+        new_state = (BACKEND.share_numpy(new[j], old).to(old.dtype) for new, old in zip(after, state, strict=True))
+        yield Step(factor, slope, BACKEND.share_numpy(gradient[j], kernel), tuple(new_state))
+
+
+def _stacked(tensors: Sequence[Tensor]) -> np.ndarray:
+    arrays = [BACKEND.to_numpy(x) for x in tensors]
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
 
 
 def _stacks(inputs: Sequence[StepInput]) -> list[list[int]]:
@@ -170,6 +193,8 @@ def _stacks(inputs: Sequence[StepInput]) -> list[list[int]]:
 # -- weights that are drawn again --------------------------------------------------------------------------------------
 _SIGNS = 4
 """Number of random signs by which each entry is multiplied. A sum over a row is then as long as the row, up to 35 %."""
+_SMALL_CHANGE = 0.25
+"""Bounds of a change below this are not made sharper: no such change is a jump."""
 _TINY = 1e-30
 """Added to lengths that are divided by."""
 
@@ -187,9 +212,9 @@ class Sketch(NamedTuple):
     columns: np.ndarray
 
     def change_to(self, new: Sketch) -> float:
-        """Return the largest change of a row or column, as a part of the longest one."""
+        """Return the largest change of a row or column, as a part of the longest one; at least that, if it is small."""
         with np.errstate(all="ignore"):
-            return max(_largest(y - x) / (_largest(y) + _TINY) for x, y in zip(self, new, strict=True))
+            return max(_largest_change(x, y) for x, y in zip(self, new, strict=True))
 
 
 def sketch_of(kernel: np.ndarray) -> Sketch:
@@ -203,6 +228,14 @@ def sketch_of(kernel: np.ndarray) -> Sketch:
 def _signs(count: int) -> np.ndarray:
     signs = np.random.RandomState(0).randint(0, 2, (count, _SIGNS))
     return ((2 * signs - 1) / math.sqrt(_SIGNS)).astype(np.float32)
+
+
+def _largest_change(before: np.ndarray, after: np.ndarray) -> float:
+    """Largest change of a row, as a part of the longest one; where all rows together changed less, their change."""
+    change = after - before
+    # The longest row is no shorter than the root of the mean square.
+    most = math.sqrt(len(after) * float(np.vdot(change, change)) / (float(np.vdot(after, after)) + _TINY))
+    return most if most < _SMALL_CHANGE else _largest(change) / (_largest(after) + _TINY)
 
 
 def _largest(sums: np.ndarray) -> float:
