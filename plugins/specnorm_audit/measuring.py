@@ -254,6 +254,9 @@ class _Results:
     def _compute(self, name: str) -> Result:
         """Run a method, and keep the claims that it makes of the norm."""
         geometry = self.spec.geometry
+        if not self.spec.ndim:
+            # The file says that it is a matrix, or the row does: nobody is to be warned of a filter.
+            geometry["layout"] = self.spec.layout or "OI"
         if name in AT_A_SIZE:
             geometry["input_shape"] = self.spec.input_shape
         if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape:

@@ -22,7 +22,7 @@ from specnorm.running.base import Evaluation, Method, Needs, check_budget
 from specnorm.running.clock import Clock
 from specnorm.running.problem import Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.supremum.enclosing import enclose_single_entries, enclose_zero
+from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
 from specnorm.unfoldings.matrix_search import enclose_constant
 
 if TYPE_CHECKING:
@@ -153,6 +153,9 @@ class Certify(Method):
             constant = enclose_constant(trimmed, rtol, precise_vectors=False, ops=ops)
             if constant is not None and (finite(constant.upper) <= bound or constant.lower > bound):
                 return constant
+        by_sum = enclose_nonnegative(trimmed, 1.0, ops=ops)
+        if by_sum is not None and (finite(by_sum.upper) <= bound or by_sum.lower > bound):
+            return by_sum
         search = Search(trimmed, clock=clock, ops=ops)
         cover = torus(kernel_shape)
         result = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)

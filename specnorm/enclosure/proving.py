@@ -67,7 +67,7 @@ def enclose(
     >>> import numpy, specnorm
     >>> kernel = numpy.ones((4, 3, 3, 3))
     >>> print(specnorm.enclose(kernel))
-    31.1769 <= norm <= 31.2081 (converged: rtol=0.001)
+    31.1769 <= norm <= 31.1770 (converged: rtol=0.001)
     >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2))
     15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """

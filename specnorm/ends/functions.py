@@ -224,7 +224,7 @@ def condition_number(
     --------
     >>> import numpy, specnorm
     >>> print(specnorm.condition_number(numpy.asarray([[[3.0, 1.0]]])))
-    1.99999 <= condition number <= 2.00100 (converged: rtol=0.001)
+    1.99999 <= condition number <= 2.00001 (converged: rtol=0.001)
     """
     seconds = None if budget is None else budget / 2
     smallest = enclose_smallest(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)

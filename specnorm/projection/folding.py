@@ -58,7 +58,7 @@ def fold_batch_norm(
     >>> kernel = numpy.ones((4, 3, 3, 3))
     >>> folded = specnorm.fold_batch_norm(kernel, None, numpy.full(4, 4.0), 0.0)  # half the kernel
     >>> print(specnorm.enclose(folded))
-    15.5884 <= norm <= 15.6041 (converged: rtol=0.001)
+    15.5884 <= norm <= 15.5885 (converged: rtol=0.001)
     """
     array: Any = kernel
     number: Any = eps

@@ -33,6 +33,23 @@ def _audited(model: str, **options: Any) -> dict[str, Row]:
     return {row.name: row for row in audit(path, methods=(), geometry=given, **{"layers": "*", **options}).layers}
 
 
+Layers = list[tuple[str, NDArray[Any], dict[str, Any]]]
+
+
+def _layers(model: str) -> Layers:
+    """Name, kernel and geometry of each row. A separable convolution of Keras is one: both of its kernels as one."""
+    layers: Layers = []
+    for stored_name, kernel, geometry in real_layers(model):
+        name, _, rest = stored_name.partition("/")
+        if rest.endswith("pointwise_kernel:0"):
+            _, depthwise, of_depthwise = layers.pop()
+            both = kernel.astype(np.float64) * depthwise[None, :, 0]
+            layers.append((name, both, of_depthwise | {"groups": 1}))
+        else:
+            layers.append((f"{name}.kernel" if rest else stored_name, kernel, geometry))
+    return layers
+
+
 @functools.cache
 def _everywhere(model: str) -> dict[str, Row]:
     return _audited(model)
@@ -67,7 +84,7 @@ def test_rows_are_the_layers_with_their_geometry(model: str) -> None:
     """Every convolution is there, nothing of its geometry is assumed or wrong."""
     rows = _everywhere(model)
     convolutions = {name: row for name, row in rows.items() if row.kind == "conv"}
-    expected = real_layers(model)
+    expected = _layers(model)
     assert sorted(convolutions) == sorted(name for name, _, _ in expected)
     for name, kernel, geometry in expected:
         row: Any = convolutions[name]
@@ -86,8 +103,8 @@ def test_rows_are_the_layers_with_their_geometry(model: str) -> None:
 def test_rows_hold_torchs_own_operator(model: str, more: int) -> None:
     """At two input sizes where the layer has strides, else at one; the bound for every size is above both."""
     everywhere = _everywhere(model)
-    by_size: dict[int, list[tuple[str, NDArray[Any], dict[str, Any]]]] = {}
-    asked = [layer for layer in real_layers(model) if not more or max(layer[2]["stride"]) > 1]
+    by_size: dict[int, Layers] = {}
+    asked = [layer for layer in _layers(model) if not more or max(layer[2]["stride"]) > 1]
     for layer in asked:
         by_size.setdefault(_size(layer[1], layer[2], more), []).append(layer)
     checked = 0

@@ -134,7 +134,8 @@ def test_vectors_of_zeros_tell_nothing_of_a_layer_that_is_not_zero(entry: float,
     spec = ConvSpec.of(kernel.shape[1:], input_shape=(1,), padding_mode="zeros", padding=0)
     zeros: Any = np.zeros((1, 1, 1), dtype=np.float32)
     one: Any = np.ones((1, 1), dtype=np.float32)
-    assert residuals_up(Convolution(kernel, spec, ops=OPS), zeros, zeros, one, ops=OPS)[0, 0] == distance
+    found = float(residuals_up(Convolution(kernel, spec, ops=OPS), zeros, zeros, one, ops=OPS)[0, 0])
+    assert distance <= found <= distance * (1 + 1e-6)
 
 
 def unchanged(x: Any, n: int, *, xp: Any) -> Any:
