@@ -44,7 +44,7 @@ COMMANDS: dict[str, Sequence[str]] = {
     "import torch": ("-c", "import torch"),
     "import torch, onnx, onnxscript": ("-c", IMPORTS),
     "torch exports a module": ("-c", EXPORT),
-    "the same, with our imports": ("-c", f"{EXPORT}\nfrom specnorm_networks import near, network_bound\n"),
+    "the same, with our imports": ("-c", f"{EXPORT}\nfrom specnorm_networks import answering, network_bound\n"),
     "the module's first bound": ("-c", BOUND),
     **{f"bound of {name}": (str(NETWORKS), name) for name in ("keras", "stylegan", "ista")},
 }
