@@ -20,6 +20,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
 from specnorm.geometry.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
+from specnorm.symbols.proofs.lags import Lags, lags_of
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -368,11 +369,6 @@ def by_row(x: Array, taps: tuple[int, ...], *, xp: Namespace) -> Array:
     return xp.reshape(xp.permute_dims(x, (0, 2, 3, 1)), (x.shape[0], *x.shape[2:], *taps))
 
 
-def lags_of(x: Array, *, ops: ArrayOps) -> completion_proof.Lags:
-    """Lags of kernels in the widest precision."""
-    return completion_proof.lags(x, ops=ops, wide=True)
-
-
 # -- the search ------------------------------------------------------------------------------------------------------
 def complete(
     blocks: Array,
@@ -407,7 +403,7 @@ def complete(
     xp = ops.xp
     narrow_blocks = with_fewer_columns(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
-    kernel_lags = lags_of(narrow_blocks, ops=ops)
+    kernel_lags = lags_of(narrow_blocks, wide=True, ops=ops)
     peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
     # A zero kernel gets the start of a kernel of norm 1: from H = 0 no step could follow it once it is trained.
     norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
@@ -416,7 +412,7 @@ def complete(
         begin_sq = _dot(begin, begin, xp=xp)
         usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
         start = xp.where(usable, by_tap(begin, xp=xp), start)
-    start_lags = lags_of(by_row(start, taps, xp=xp), ops=ops)
+    start_lags = lags_of(by_row(start, taps, xp=xp), wide=True, ops=ops)
     first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
     best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
@@ -445,7 +441,7 @@ def complete(
 
 def _start(
     blocks: Array,
-    kernel_lags: completion_proof.Lags,
+    kernel_lags: Lags,
     norm: Array,
     seed: int,
     *,
@@ -469,9 +465,9 @@ def _start(
 
 def _gauss_newton(
     narrow_blocks: Array,
-    kernel_lags: completion_proof.Lags,
+    kernel_lags: Lags,
     start: Array,
-    start_lags: completion_proof.Lags,
+    start_lags: Lags,
     first_bound: Array,
     *,
     norm: Array,
@@ -495,7 +491,7 @@ def _gauss_newton(
         residual = _residual(target, kernel_lags.values, lags, dtype=h.dtype, ops=ops)
         step, used = tables.step(h, residual, limit - count, ops=ops)
         h = h + step
-        completion_lags = lags_of(by_row(h, taps, xp=xp), ops=ops)
+        completion_lags = lags_of(by_row(h, taps, xp=xp), wide=True, ops=ops)
         new_bound, _ = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
         is_better = new_bound < bound
         best = xp.where(_per_block(is_better, xp=xp), h, best)
@@ -535,7 +531,7 @@ def mend(
     x = by_tap(h, xp=xp)
     for step_number in range(steps):
         if step_number > 0:
-            completion_lags = lags_of(by_row(x, taps, xp=xp), ops=ops).values
+            completion_lags = lags_of(by_row(x, taps, xp=xp), wide=True, ops=ops).values
         # The lags are nearly those of a multiple of the identity. Aim at that multiple if its margin is allowed: a
         # farther one would take more than a short step.
         centre = (kernel_lags + completion_lags)[:, 0, ...]
@@ -554,8 +550,8 @@ def mend(
 # -- gradients -------------------------------------------------------------------------------------------------------
 def bound_and_gradient(
     blocks: Array,
-    kernel_lags: completion_proof.Lags,
-    completion_lags: completion_proof.Lags,
+    kernel_lags: Lags,
+    completion_lags: Lags,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:

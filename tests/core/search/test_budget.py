@@ -54,14 +54,14 @@ def test_whenever_time_is_up_the_bounds_hold(checks: int, at: dict[str, Any], mo
 def test_a_deadline_ends_the_making_of_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a large kernel they alone may take longer than there is: a round is too coarse a step."""
     made: list[int] = []
-    original = gram_polynomial.autocorrelations
+    original = gram_polynomial.lag_products
 
     def watched(*given: Any, **how: Any) -> Any:
         found = original(*given, **how)
-        made.append(len(found[0]))
+        made.append(found.shape[1])
         return found
 
-    monkeypatch.setattr("specnorm.symbols.proofs.gram_polynomial.autocorrelations", watched)
+    monkeypatch.setattr(gram_polynomial, "lag_products", watched)
     after = late_after(4, monkeypatch)
     found = specnorm.enclose(KERNEL, budget=1e3)
     assert not made
