@@ -21,6 +21,7 @@ from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
 from specnorm.geometry.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
 from specnorm.symbols.proofs.lags import Lags, lags_of
+from specnorm.symbols.proofs.symbols import planes_at
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -597,10 +598,8 @@ def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
 
     With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
     """
-    b, rows, c, *taps = blocks.shape
-    flat = xp.reshape(by_tap(blocks, xp=xp), (b, -1, rows * c))
-    g_real = xp.reshape(xp.matmul(peak.cos[:, None, :], flat), (b, rows, c))
-    g_imag = xp.reshape(xp.matmul(peak.sin[:, None, :], flat), (b, rows, c))
+    _, _, c, *taps = blocks.shape
+    g_real, g_imag = (x[:, 0, ...] for x in planes_at(blocks, peak.cos[:, None, :], peak.sin[:, None, :], xp=xp))
     v_real, v_imag = peak.vector[:, :c, None], peak.vector[:, c:, None]
     norm = peak.norm[:, None, None] + _TINY
     u_real = (xp.matmul(g_real, v_real) - xp.matmul(g_imag, v_imag)) / norm

@@ -19,7 +19,7 @@ from specnorm.geometry.frequencies import cos_sin, half_grid, half_grid_shape, h
 from specnorm.proofs import rounding
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lag_products, roundings
-from specnorm.symbols.proofs.symbols import stacked_taps
+from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -596,9 +596,7 @@ def residuals(
     at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
     chunks = -(-len(grid.points) // at_once)
     step = -(-len(grid.points) // chunks)
-    dtype = np.float64 if sums.dtype == xp.float64 else np.float32
-    cos, sin = (ops.from_numpy(x.astype(dtype), sums) for x in phases(grid.points, blocks.shape[3:]))
-    phase = ops.complex(cos, sin)
+    phase = ops.complex(*device_tables(*phases(grid.points, blocks.shape[3:]), sums, ops=ops))
     # The signs of the taps, transformed back to the frequencies.
     adjoint_tables = [xp.conj(xp.matrix_transpose(table)) for table in grid.tables]
     table_dtype = adjoint_tables[0].dtype if adjoint_tables else arrays.complex_dtype(sums.dtype, xp=xp)
