@@ -51,7 +51,7 @@ def lags_of(x: Array, *, ops: ArrayOps, wide: bool = False) -> Lags:
     if wide:
         x = arrays.in_wide_dtype(x, ops=ops)
     values = lag_products(x, x, ops=ops)
-    return Lags(values, _error(x, xp=ops.xp))
+    return Lags(values, _lags_error(x, xp=ops.xp))
 
 
 def lag_products(
@@ -164,7 +164,7 @@ def roundings(x: Array, *, xp: Namespace) -> int:
     return _additions(summed_rows, _rows_at_once(summed_rows, x, xp=xp)) + sum(taps)
 
 
-def _error(x: Array, *, xp: Namespace) -> Array:
+def _lags_error(x: Array, *, xp: Namespace) -> Array:
     """Bound (b,) of `Lags.error` for kernels x (b, rows, c, *taps), underflow included."""
     b, rows, c, *taps = x.shape
     count = math.prod(taps)
