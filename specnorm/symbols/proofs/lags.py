@@ -78,27 +78,30 @@ def lag_products(
     right_matrix = left_matrix if right is left else _taps_in_rows(right, xp=xp)
     rows_at_once = _rows_at_once(first_taps * rows, left, xp=xp)
 
-    def product(part: slice, lag: int) -> Array:
-        if tick is not None:
-            tick()
-        earlier = left_matrix[part, : (first_taps - lag) * rows, :]
-        later = right_matrix[part, lag * rows :, :]
-        return _product(earlier, later, rows_at_once, xp=xp)
-
-    def summed(part: slice, first: int, end: int) -> Array:
-        products = xp.stack([product(part, lag) for lag in range(first, end)], axis=1)
-        values = xp.reshape(products, (-1, end - first, *other_taps, c, *other_taps, right.shape[2]))
+    def sums(part: slice, some_lags: range) -> Array:
+        products = []
+        for lag in some_lags:
+            if tick is not None:
+                tick()
+            earlier = left_matrix[part, : (first_taps - lag) * rows, :]
+            later = right_matrix[part, lag * rows :, :]
+            products.append(_product(earlier, later, rows_at_once, xp=xp))
+        shape = (-1, len(some_lags), *other_taps, c, *other_taps, right.shape[2])
+        values = xp.reshape(xp.stack(products, axis=1), shape)
         for j in range(len(other_taps)):
             values = _by_difference(values, 2 + j, len(other_taps) + 3, xp=xp)
-        return xp.reshape(values, (products.shape[0], -1, c, right.shape[2]))
+        return xp.reshape(values, (values.shape[0], -1, c, right.shape[2]))
 
     products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
     kernels_at_once = max(1, products_at_once // first_taps)
     lags_at_once = min(products_at_once, first_taps)
     parts = [slice(i, min(i + kernels_at_once, b)) for i in range(0, b, kernels_at_once)]
-    starts = range(0, first_taps, lags_at_once)
-    sums = [[summed(part, i, min(i + lags_at_once, first_taps)) for i in starts] for part in parts]
-    values = _concat([_concat(of_part, axis=1, xp=xp) for of_part in sums], axis=0, xp=xp)
+    every_lag = range(first_taps)
+    groups_of_lags = [every_lag[i : i + lags_at_once] for i in range(0, first_taps, lags_at_once)]
+    values_of_parts = []
+    for part in parts:
+        values_of_parts.append(_concat([sums(part, some) for some in groups_of_lags], axis=1, xp=xp))
+    values = _concat(values_of_parts, axis=0, xp=xp)
     # Along the first axis only lags of at least 0 were computed. Of those with 0 there, the first ones are negative
     # along another axis: `half_lags` leaves them out.
     negative_lags = math.prod(2 * k - 1 for k in other_taps) // 2
