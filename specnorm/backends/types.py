@@ -44,11 +44,14 @@ class LayerKernel(NamedTuple):
     as_stored : bool
         Whether the kernel's axes are in the order in which the layer stores them, so that the layer's weight could be
         replaced by another kernel like this one.
+    stored_shape : tuple of int, optional
+        The shape in which the layer stores the same numbers in the same order, if it is not the kernel's.
     """
 
     kernel: AnyArray
     geometry: Mapping[str, Any]
     as_stored: bool = True
+    stored_shape: tuple[int, ...] | None = None
 
 
 class LayerReader:
