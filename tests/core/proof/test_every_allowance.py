@@ -208,6 +208,16 @@ def singular_value() -> bool:
     return float(found[0, 0]) <= float(np.linalg.norm((u * s).astype(np.float64)))
 
 
+def lag_norms_of_ones() -> bool:
+    ops: Any = Instead(off(-1), wide_dtype="float32")
+    return above(lag_norms(ONES, ops=ops)[0])
+
+
+def lags_of_ones() -> bool:
+    found: Any = lags_of(ONES, ops=off(-1))
+    return float(found.values[0, 0, 0, 0] + found.error[0]) >= LONG
+
+
 def passes(test: Callable[[], object]) -> Callable[[], bool]:
     def check() -> bool:
         try:
@@ -226,8 +236,8 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "ritz_down": ritz,
     "GramIterates.square": passes(test_fathom.test_products_that_lose_every_small_term_are_allowed_for),
     "_rest_norm_up": blocks,
-    "lag_norms": lambda: above(lag_norms(ONES, ops=Instead(off(-1), wide_dtype="float32"))[0]),
-    "_lags_error": lambda: float(sum(lags_of(ONES, ops=off(-1)))[0, 0, 0, 0]) >= LONG,
+    "lag_norms": lag_norms_of_ones,
+    "_lags_error": lags_of_ones,
     "GramTaps.values": powers,
     "gram_error": own,
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
