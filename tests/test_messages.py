@@ -58,7 +58,7 @@ FILES = {
     "one.npy": "npy", "objects.npz": "objects", "page.onnx": "<html>",
 }  # fmt: skip
 COMMANDS = {
-    "adit a.npz": "there is no command 'adit'. Try: specnorm audit a.npz",
+    "adit a.npz": "No such command 'adit'",
     "audit": "MODEL",
     "audit nofile.safetensors": "No such file",
     "audit folder": "without safetensors. Name the model's file",

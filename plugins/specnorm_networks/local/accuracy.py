@@ -66,23 +66,6 @@ class CertifiedAccuracy(AnswerWithFile):
         is_safe = self.status == "safe"
         return np.asarray(is_safe.mean(axis=1))
 
-    def curve(self) -> tuple[FloatArray, FloatArray]:
-        """Return the certified accuracy as a step function of the radius.
-
-        Returns
-        -------
-        radii : array, shape (steps,)
-            0, and the radii at which the accuracy falls, ascending.
-        accuracy : array, shape (steps,)
-            Certified accuracy just above each of these radii.
-        """
-        steps = np.unique(np.concatenate([[0.0], self.radius[np.isfinite(self.radius)]]))
-        samples = len(self.radius)
-        if samples == 0:
-            return steps, np.zeros(len(steps))
-        lost_samples = np.searchsorted(np.sort(self.radius), steps, side="right")
-        return steps, 1.0 - lost_samples / samples
-
     def to_csv(self) -> str:
         """Return lines of ``radius,certified`` with all digits of the numbers."""
         lines = ["radius,certified"]

@@ -217,27 +217,31 @@ class GramTaps:
         """
         xp = self.xp
         planes = symbol.planes()
+        # ||X||_F**2 of each factor X: the trace of X* X, where every column of that is computed.
+        factor_norms_sq = []
+        for t in range(self.n_iter):
+            if is_every_column or t < self.n_iter - 1:
+                roundings = sum(planes[0].shape[-2:]) + 2
+                planes = symbols.gram_planes(*planes, xp=xp)
+                factor_norms_sq.append(rounding.up(xp.linalg.trace(planes[0]), roundings, xp=xp))
+            else:
+                factor_norms_sq.append(_squares_up(planes, xp=xp))
+                planes = self._columns(planes, columns)
+        # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
+        norm_sq = _squares_up(planes, xp=xp) if is_every_column else factor_norms_sq[-1] ** 2
         error = symbol_error
-        norm_sq = _squares_up(planes, xp=xp)
-        previous_norm_sq = norm_sq
         # The first step sets both.
         square_error = product_error = norm_sq
-        for t, relative_error in enumerate(product_errors):
-            product_error = norm_sq * relative_error
-            previous_norm_sq = norm_sq
-            is_whole = is_every_column or t < self.n_iter - 1
-            if is_whole:
-                planes = symbols.gram_planes(*planes, xp=xp)
-            else:
-                planes = self._columns(planes, columns)
-            norm_sq = _squares_up(planes, xp=xp)
-            # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error. If only some columns
-            # of it are computed, ||X||_F**2 is the bound.
-            spectral_sq = xp.sqrt(norm_sq) + product_error if is_whole else previous_norm_sq
+        square_norms_sq = [*factor_norms_sq[1:], norm_sq]
+        for factor_norm_sq, square_norm_sq, relative_error in zip(
+            factor_norms_sq, square_norms_sq, product_errors, strict=True
+        ):
+            product_error = factor_norm_sq * relative_error
+            # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error.
+            spectral_sq = xp.sqrt(square_norm_sq) + product_error
             square_error = rounding.up(2 * xp.sqrt(spectral_sq) * error + error**2, 8, xp=xp)
             error = rounding.up(square_error + product_error, 4, xp=xp)
-        # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
-        return planes, square_error, product_error, norm_sq if is_every_column else previous_norm_sq**2
+        return planes, square_error, product_error, norm_sq
 
     def _columns(self, planes: tuple[Array, Array], columns: slice | Array) -> tuple[Array, Array]:
         """Real and imaginary part of some columns of X* X, or of its product with vectors."""
