@@ -23,7 +23,6 @@ import specnorm
 from specnorm.at_size.proofs import uncut
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
-from specnorm.completion import proof as completion
 from specnorm.ends import proof as defect
 from specnorm.ends import smallest, smallest_layer
 from specnorm.ends import smallest_singular_value as search
@@ -38,6 +37,7 @@ from specnorm.supremum import incumbent
 from specnorm.supremum import proof as cover
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.proof import Cover
+from specnorm.symbols.proofs.lags import Lags, lags_of
 from specnorm.symbols.proofs.nonnegative import Nonnegative, _nowhere_negative
 
 Violations = Iterator[str]
@@ -241,7 +241,7 @@ def zero_rows() -> Violations:
 
 
 # -- mutants ---------------------------------------------------------------------------------------------------------
-def forgotten(*args: Any, **keywords: Any) -> completion.Lags:
+def forgotten(*args: Any, **keywords: Any) -> Lags:
     """Lags without the last one."""
     found = LAGS(*args, **keywords)
     values: Any = found.values + 0
@@ -249,10 +249,10 @@ def forgotten(*args: Any, **keywords: Any) -> completion.Lags:
     return found._replace(values=values)
 
 
-LAGS, BASIS, IN_BASIS, SQUARED = completion.lags, defect.basis, defect.in_basis, defect._scaled_square
+LAGS, BASIS, IN_BASIS, SQUARED = lags_of, defect.basis, defect.in_basis, defect._scaled_square
 
 
-def exact_lags(*args: Any, **keywords: Any) -> completion.Lags:
+def exact_lags(*args: Any, **keywords: Any) -> Lags:
     found = LAGS(*args, **keywords)
     return found._replace(error=0 * found.error)
 
@@ -307,8 +307,8 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
         lambda: too_far(10, centre=1e12 / 3),
         ((defect, "_rounding_of_diagonal", lambda *_, **__: 0.0),),
     ),
-    "a lag forgotten": (lambda: at_every_size(NUMPY, 40), ((completion, "lags", forgotten),)),
-    "rounding of the lags": (long_columns, ((completion, "lags", exact_lags),)),
+    "a lag forgotten": (lambda: at_every_size(NUMPY, 40), ((defect, "lags_of", forgotten),)),
+    "rounding of the lags": (long_columns, ((defect, "lags_of", exact_lags),)),
     "rounding of kernel times basis": (
         lambda: too_far(10, centre=1e-18, matrix=CANCELLING, cancels=True), ((defect, "in_basis", exact_products),)
     ),

@@ -297,7 +297,7 @@ def lied_to() -> object:
 
 
 NETWORK_CHECKS = {
-    "Branches._constant_by_weights": branches, "Branches._norm_of_matrix": branches,
+    "constant_of_branches": branches,
     "constant_of_factor": constants,
     "follow_with": constants, "composed": constants,
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,
