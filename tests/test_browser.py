@@ -17,7 +17,7 @@ SECONDS = 60
 """For one answer of a page; a busy machine takes seconds for the reference."""
 TOO_WIDE = """(() => {
     const beyond = [...document.querySelectorAll("article *")].filter(
-        x => !x.closest(".md-typeset__scrollwrap, pre, svg") && x.getBoundingClientRect().right > window.innerWidth + 1);
+        x => !x.closest(".md-typeset__scrollwrap, pre, svg") && x.getBoundingClientRect().right > innerWidth + 1);
     const wide = [...document.querySelectorAll("pre > code")].filter(x => x.scrollWidth > x.clientWidth + 1);
     return JSON.stringify([...beyond, ...wide].map(x => `${x.tagName}: ${x.textContent.slice(0, 60)}`));
 })()"""
@@ -43,7 +43,12 @@ def test_no_page_scrolls_sideways(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(ask: Any) -> Any:
         """Wait for what a page answers."""
         loop, answers = core.QEventLoop(), list[Any]()
-        ask(lambda x: (answers.append(x), loop.quit()))
+
+        def told(x: Any) -> None:
+            answers.append(x)
+            loop.quit()
+
+        ask(told)
         core.QTimer.singleShot(1000 * SECONDS, loop.quit)
         if not answers:
             loop.exec()
