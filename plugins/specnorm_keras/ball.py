@@ -9,7 +9,7 @@ import keras
 
 import specnorm
 from specnorm.errors import MethodError
-from specnorm.plugin import check_bound, lmo_stack, update_in_ball
+from specnorm.plugin import check_bound, updates_in_ball
 from specnorm_keras.kernels import KernelLayer, LayerKind
 
 _KINDS: tuple[tuple[LayerKind, tuple[type, ...]], ...] = (
@@ -135,8 +135,8 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
         target = self.momentum * mean + (1 - self.momentum) * gradient if self.nesterov else mean
         oriented_target, geometry = layer.oriented(ops.convert_to_tensor(target))
         kernel, _ = layer.oriented(ops.convert_to_tensor(variable))
-        direction = lmo_stack(oriented_target[None], bound=self.bound, **geometry)[0]
-        update = update_in_ball(kernel, direction, ops.cast(learning_rate, variable.dtype), kernel.shape[-2:])
+        rate = ops.cast(learning_rate, variable.dtype)
+        (update,) = updates_in_ball([kernel], [oriented_target], rate, bound=self.bound, geometries=[geometry])
         self.assign_add(variable, ops.reshape(update, variable.shape))
 
     def get_config(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ as the identity, would be out of reach. Training with both kinds is better by fa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
@@ -98,24 +98,15 @@ def lmo(gradient: ArrayT, *, bound: float = 1.0, **geometry: Unpack[Geometry]) -
     backend = backend_for(given)
     if not backend.is_traced(given):
         check_finite(given, tuple(given.shape), what="gradient", backend=backend)
-    direction = directions(backend.detach(given), tuple(given.shape), bound=bound, **geometry)
+    direction = backend.apply(program_of(given, bound, geometry), backend.detach(given)).value
     result: ArrayT = backend.without_derivative(direction, given, _NO_DERIVATIVE)
     return result
 
 
-def lmo_stack(gradients: Any, *, bound: float = 1.0, **geometry: Unpack[Geometry]) -> Any:
-    """`lmo` for a stack of detached gradients (n, *shape) of layers with one geometry, which the caller has checked.
-
-    A gradient with NaN or infinity has a direction of NaN.
-    """
-    return directions(gradients, tuple(gradients.shape[1:]), bound=bound, **geometry)
-
-
-def directions(gradients: Any, shape: tuple[int, ...], *, bound: float, **geometry: Unpack[Geometry]) -> Any:
-    """Directions for detached gradients (*batch, *shape)."""
+def program_of(gradient: AnyArray, bound: float, geometry: Mapping[str, Any]) -> Program:
+    """Return the program that computes directions (*batch, *shape) for gradients like this one."""
     method = Direction(bound)
-    program = program_for(method, shape, str(gradients.dtype), tuple(geometry.items()), DirectionProgram)
-    return backend_for(gradients).apply(program, gradients).value
+    return program_for(method, tuple(gradient.shape), str(gradient.dtype), tuple(geometry.items()), DirectionProgram)
 
 
 @dataclass(frozen=True)

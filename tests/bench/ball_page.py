@@ -11,6 +11,8 @@ from helpers.marks import put
 from bench import facts
 from bench.ball import WAYS_TO_TRAIN
 from bench.facts import FOLDER, Row
+from bench.jax_loops import JAX_LOOPS
+from bench.loops import LOOPS
 from bench.page import table
 
 COMMITTED = FOLDER / "ball.jsonl"
@@ -103,18 +105,14 @@ def denoiser(rows: Sequence[Row]) -> str:
 
 def loops(rows: Sequence[Row]) -> str:
     lines = []
-    for row in rows:
-        total = row["certified"] + row["not certified"]
-        of_ball, of_constraint = (
-            f"{row['ball']:.4g} ({row['rate']:g})",
-            f"{row['constraint']:.4g} ({row['factor']:.2g})",
-        )
-        lines.append(
-            [row["loop"], of_ball, of_constraint, f"{row['certified']} of {total}", f"{row['norm at end']:.3f}"]
-        )
-    return table(
-        ["loop", "loss, ball (lr)", "loss, constraint (times its lr)", "weights certified", "norm at end"], lines
-    )
+    for name in (*LOOPS, *JAX_LOOPS):
+        for row in rows:
+            if row["loop"] == name:
+                losses = [f"{row[way]:.2g} (x {row[f'factor, {way}']:.2g})" for way in ("ball", "constraint")]
+                certified = f"{row['certified']} of {row['weights']}"
+                lines.append([name, *losses, certified, f"{row.get('largest', 1):.3f}", f"{row['norm at end']:.3f}"])
+    header = ["loop", "loss, ball", "loss, constraint", "weights certified", "largest norm", "norm at end"]
+    return table(header, lines)
 
 
 def cost(rows: Sequence[Row]) -> str:
