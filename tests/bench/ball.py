@@ -361,7 +361,7 @@ def train_classifiers(
 
 def train_by_schedules(lines: Lines) -> None:
     """Train the chain of 10 convolutions in the ball by each schedule, with rates up to a large one."""
-    for (name, schedule), rate, seed in itertools.product(SCHEDULES.items(), (*BALLS, 0.4), SEEDS):
+    for seed, (name, schedule), rate in itertools.product(SEEDS, SCHEDULES.items(), (*BALLS, 0.4)):
         run = functools.partial(classify, WAYS_TO_TRAIN["ball"], 10, False, rate, seed, schedule=schedule)
         lines.measured({"task": "schedule", "schedule": name, "rate": rate, "seed": seed}, run)
 

@@ -120,10 +120,10 @@ def loss_at_end(losses: list[float]) -> float:
 def certified(run: Run) -> Row:
     """How many weights of all steps were certified, the largest norm of the others, and that of the last step."""
     weights = [
-        (x.float(), run.geometries[name]) for step in run.steps for name, xs in step.items() for x in tensors(xs)
+        (x.double(), run.geometries[name]) for step in run.steps for name, xs in step.items() for x in tensors(xs)
     ]
     outside = [pair for pair in weights if not specnorm.certify(pair[0], LARGEST, **pair[1])]
-    last = [(x.float(), run.geometries[name]) for name, xs in run.steps[-1].items() for x in tensors(xs)]
+    last = [(x.double(), run.geometries[name]) for name, xs in run.steps[-1].items() for x in tensors(xs)]
     row: Row = {"weights": len(weights), "certified": len(weights) - len(outside)}
     if outside:
         row["largest"] = largest_norm(outside)

@@ -279,7 +279,7 @@ def lossy(size: float = 1.0) -> Any:
 
 def norm_of_a_row_is_bounded() -> bool:
     row: Any = np.full((1, 1, LONG), np.float32(1 / math.sqrt(LONG)))
-    bound = proof.matrix_norm_up(row, xp=lossy().xp)
+    (bound,) = proof.matrix_norms_up([row], xp=lossy().xp)
     return bool(float(bound[0]) >= np.linalg.norm(row.astype(np.float64)))
 
 
@@ -289,7 +289,7 @@ def rounding_of_the_answer_is_counted() -> bool:
     kernel: Any = np.full((1, size, size), np.float32(1 / size))
     for bound in np.linspace(1.0, 1.01, 40):
         limit = proof.Limit.of(float(bound), spec, "bfloat16")
-        scaled: Any = proof.scaled_within(kernel, limit, spec, ops=OPS)
+        scaled: Any = proof.scaled_within(kernel, None, limit, spec, ops=OPS)[0]
         digits = np.ldexp(np.round(np.ldexp(scaled.astype(np.float64), 12)), -12)  # 8 digits of a number about 1 / 16
         if digits[0, 0, 0] * size > bound:
             return False
@@ -307,7 +307,7 @@ def underflow_is_counted() -> bool:
     kernel: Any = np.full((1, 64, 64), np.float32(1 / 64))
     for bound in np.linspace(1.0, 1.01, 20) * 2.0**-10:
         limit = proof.Limit.of(float(bound), spec, "float16")
-        scaled: Any = proof.scaled_within(kernel, limit, spec, ops=OPS)
+        scaled: Any = proof.scaled_within(kernel, None, limit, spec, ops=OPS)[0]
         # Rounded to a multiple of the smallest number.
         if float(np.round(scaled.max() * 2.0**24) * 2.0**-24) * 64 > bound:
             return False
@@ -372,9 +372,9 @@ MUTANTS: dict[str, tuple[str, Callable[[ast.AST], None], Callable[[], bool]]] = 
     "roundings of a product": ("_square_up", without("gamma"), norm_of_a_row_is_bounded),
     "roundings of the answer": ("_scaled", constant("limit.unit", "0.0"), rounding_of_the_answer_is_counted),
     "underflow of the answer": ("_scaled", without("_norm_of_underflow"), underflow_is_counted),
-    "the norm of a tap": ("tap_within", without("matrix_norm_up"), taps_are_counted),
+    "the norm of a tap": ("scaled_within", constant("norms[1]", "0 * norms[1]"), taps_are_counted),
     "repeated pixels": ("Limit.of", constant("spec.padding_gain_sq", "1.0"), padding_is_counted),
-    "the taps": ("_norm_by_reshaping_up", without("supremum_up_from_unfolding"), taps_are_counted),
+    "the taps": ("scaled_within", without("supremum_up_from_unfolding"), taps_are_counted),
     "points between those of the grid": ("_norm_on_grid_up", without("everywhere_up"), grid_is_counted),
 }
 
