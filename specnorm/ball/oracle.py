@@ -176,7 +176,7 @@ class DirectionProgram(Program):
         rounded = _rounded(xp.reshape(in_order, (*shape[:2], -1)), xp=xp)
         if math.prod(spec.block_kernel_shape) == 1:
             (factor,) = _polar_factors([rounded], ops=ops)
-            within, _ = proof.scaled_within(xp.reshape(factor, shape), None, self.limit, spec, ops=ops)
+            (within,) = proof.scaled_within(xp.reshape(factor, shape), None, self.limit, spec, ops=ops)
         else:
             within = self._better_candidates(rounded, shape, ops=ops)
         ordered = polyphase.caller_order(xp.reshape(within, in_order.shape), spec, xp=xp)

@@ -87,9 +87,7 @@ class Limit:
         return cls(bound / math.sqrt(spec.padding_gain_sq) * (1 - 4 * 2.0**-53), 2.0**-digits, underflow)
 
 
-def scaled_within(
-    kernels: Array, taps: Array | None, limit: Limit, spec: ConvSpec, *, ops: ArrayOps
-) -> tuple[Array, Array | None]:
+def scaled_within(kernels: Array, taps: Array | None, limit: Limit, spec: ConvSpec, *, ops: ArrayOps) -> list[Array]:
     """Multiply each kernel X by a number so that the norm of its layer, as rounded to the limit's dtype, is within it.
 
     Parameters
@@ -102,8 +100,8 @@ def scaled_within(
 
     Returns
     -------
-    kernels, taps : array
-        In the shapes given; to be rounded once more, to the limit's dtype.
+    list of array
+        Kernels, and taps if there are any, in their shapes; to be rounded once more, to the limit's dtype.
     """
     xp = ops.xp
     absolute = symbols.absolute_norm_up(kernels, xp=xp)
@@ -113,8 +111,10 @@ def scaled_within(
     norm = xp.minimum(by_reshaping, absolute)
     if min(spec.block_shape[:2]) == 1 and math.prod(spec.block_kernel_shape) > 1:
         norm = xp.minimum(norm, _norm_on_grid_up(kernels, spec, ops=ops))
-    scaled = _scaled(kernels, norm, absolute, limit, xp=xp)
-    return scaled, None if taps is None else _scaled(taps, norms[1], absolute_up(taps, xp=xp), limit, xp=xp)
+    scaled = [_scaled(kernels, norm, absolute, limit, xp=xp)]
+    if taps is not None:
+        scaled.append(_scaled(taps, norms[1], absolute_up(taps, xp=xp), limit, xp=xp))
+    return scaled
 
 
 def _scaled(kernels: Array, norm: Array, absolute: Array, limit: Limit, *, xp: Namespace) -> Array:

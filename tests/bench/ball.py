@@ -26,9 +26,10 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 import specnorm
-from bench import ball_loops, facts, jax_loops, loops
+from bench import ball_loops, facts, jax_loops, launches, loops
 from bench.constraint_cost import paired
 from bench.facts import Row
+from bench.trained import MODELS
 from bench.ways import WAYS
 from specnorm.methods import Completion
 
@@ -337,6 +338,8 @@ def write(quick: bool, out: Path | None) -> None:
         costs = cache(functools.partial(cost, 3 if quick else 7, batch=batch))
         for way in COSTS:
             lines.measured({"task": "cost", "way": way, "images": batch}, lambda: costs()[way])  # noqa: B023
+    for name, make in {"six convolutions": six, **{name: it.make for name, it in MODELS.items()}}.items():
+        lines.measured({"task": "operations", "network": name}, functools.partial(operations, make))
     steps = 5 if quick else None
     for name in ["one convolution"] if quick else [*loops.LOOPS, *jax_loops.JAX_LOOPS]:
         lines.measured({"task": "loop", "loop": name}, functools.partial(ball_loops.figures, name, steps))
@@ -349,6 +352,15 @@ def write(quick: bool, out: Path | None) -> None:
             train_classifiers(lines, name, depth, residual)
         train_denoisers(lines, name)
     train_by_schedules(lines)
+
+
+def operations(make: Callable[[], nn.Module]) -> Row:
+    """Numbers of operations of a step of a network, by Adam and in the ball; those of Adam for the rest count."""
+    row: Row = {}
+    for way in ("plain, Adam", "ball"):
+        model = make()
+        row[way] = sum(launches.of_a_step(model, COSTS[way](model, 1e-3)).values())
+    return row
 
 
 def train_classifiers(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -188,8 +188,9 @@ class _Layered(Optimizer):
         """Refuse gradients with NaN or infinity, by the names of their parameters."""
         if not weights or (weights[0].is_cuda and torch.cuda.is_current_stream_capturing()):
             return
-        sums = [x.grad.sum().to(weights[0].device, torch.float64) for x in weights if x.grad is not None]
-        if bool(torch.stack(sums).isfinite().all()):
+        gradients = [x.grad for x in weights if x.grad is not None]
+        # Norms of finite gradients may overflow, so that the gradients are looked at then.
+        if bool(_stacked(torch._foreach_norm(gradients)).isfinite().all()):
             return
         bad = [self._names[x] for x in weights if x.grad is not None and not bool(torch.isfinite(x.grad).all())]
         if bad:
@@ -323,12 +324,8 @@ class SpectralBall(_Layered):
         if not counted or (weights[0].is_cuda and torch.cuda.is_current_stream_capturing()):
             return same
         # A change through ``.data`` is not counted.
-        now = torch._foreach_norm([x for x, _ in counted])
-        device = weights[0].device
-        lengths, before = (
-            torch.stack([x.to(device, torch.float64) for x in xs]) for xs in (now, [length for _, length in counted])
-        )
-        answers = iter((lengths == before).tolist())
+        before = _stacked([length for _, length in counted])
+        answers = iter((_stacked(torch._foreach_norm([x for x, _ in counted])) == before).tolist())
         return [is_same and next(answers) for is_same in same]
 
     @torch.no_grad()
@@ -396,6 +393,11 @@ class MuonConv(_Layered):
         rate = float(group["lr"])
         torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
         torch._foreach_add_(weights, lmo_many(gradients, bound=1.0, geometries=geometries), alpha=-rate)
+
+
+def _stacked(numbers: Sequence[Tensor]) -> Tensor:
+    """0-d tensors, of several devices too, as one tensor."""
+    return torch.stack([x.to(numbers[0].device) for x in numbers])
 
 
 def _check_rate(rate: float | Tensor) -> float:
