@@ -6,6 +6,7 @@ the product of proven upper bounds of the layers. Each way trains with the best 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -42,13 +43,34 @@ NETWORKS = [(depth, residual) for depth in (3, 6, 10) for residual in (False, Tr
 """Numbers of convolutions, and whether they are in residual blocks."""
 
 
+def falling(part: float) -> float:
+    """Factor of the rate after a part of the steps: from 1 to 0."""
+    return 1 - part
+
+
+def rising_and_falling(part: float) -> float:
+    """`falling`, and from 0 over the first tenth."""
+    return min(10 * part, 1.0) * falling(part)
+
+
+def constant(_part: float) -> float:
+    return 1.0
+
+
+SCHEDULES = {
+    "constant": constant, "falling to 0": falling, "rising over the first tenth, falling to 0": rising_and_falling,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Way:
-    """A way to train: what is done with each convolution and linear layer, the optimiser, and rates to choose from."""
+    """A way to train: what is done with each convolution and linear layer, the optimiser, rates to choose from, and the
+    factor of the rate after a part of the steps."""
 
     constrain: Callable[[nn.Module], nn.Module]
     optimiser: Callable[[nn.Module, float], Optimizer]
     rates: tuple[float, ...]
+    schedule: Callable[[float], float] = falling
 
 
 @torch.no_grad()
@@ -99,8 +121,10 @@ BALLS = 0.05, 0.1, 0.2
 WAYS_TO_TRAIN: dict[str, Way] = {
     "plain, Adam": Way(free, adam, ADAMS),
     "ball": Way(orthogonal_start, ball, BALLS),
+    "ball, warm-up": Way(orthogonal_start, ball, BALLS, rising_and_falling),
     "ball, torch's start": Way(free, ball, BALLS),
     "constraint, Adam": Way(constrained, adam, ADAMS),
+    "constraint, Adam, warm-up": Way(constrained, adam, ADAMS, rising_and_falling),
     "constraint, Adam, torch's start": Way(spectral_norm, adam, ADAMS),
     "constraint, Muon": Way(constrained, muon, (0.02, 0.05, 0.1)),
     "orthogonium, Adam": Way(orthogonal, adam, ADAMS),
@@ -147,41 +171,14 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 # -- classifiers -------------------------------------------------------------------------------------------------------
-def falling(part: float) -> float:
-    """Factor of the rate after a part of the steps: from 1 to 0."""
-    return 1 - part
-
-
-def rising_and_falling(part: float) -> float:
-    """`falling`, and from 0 over the first tenth."""
-    return min(10 * part, 1.0) * falling(part)
-
-
-def constant(_part: float) -> float:
-    return 1.0
-
-
-SCHEDULES = {
-    "constant": constant, "falling to 0": falling, "rising over the first tenth, falling to 0": rising_and_falling,
-}  # fmt: skip
-
-
-def classify(
-    way: Way,
-    depth: int,
-    residual: bool,
-    rate: float,
-    seed: int,
-    epochs: int = EPOCHS,
-    schedule: Callable[[float], float] = falling,
-) -> Row:
+def classify(way: Way, depth: int, residual: bool, rate: float, seed: int, epochs: int = EPOCHS) -> Row:
     """Train a classifier of digits, and measure it."""
     images, labels, test_images, test_labels = digits()
     torch.manual_seed(seed)
     model = network(depth, residual, way.constrain)
     optimiser = way.optimiser(model, rate)
     steps = epochs * (len(images) // BATCH)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: schedule(n / steps))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
     start = time.process_time()
     for _ in range(epochs):
         for chosen in torch.randperm(len(images))[: steps // epochs * BATCH].reshape(-1, BATCH):
@@ -278,7 +275,7 @@ def denoise(way: Way, rate: float, seed: int, steps: int = DENOISER_STEPS) -> Ro
     torch.manual_seed(seed)
     model = Denoiser(way.constrain)
     optimiser = way.optimiser(model, rate)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: 1 - n / steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
     start = time.process_time()
     for _ in range(steps):
         clean = patches[torch.randint(len(patches), (16,))]
@@ -374,7 +371,8 @@ def train_classifiers(
 def train_by_schedules(lines: Lines) -> None:
     """Train the chain of 10 convolutions in the ball by each schedule, with rates up to a large one."""
     for seed, (name, schedule), rate in itertools.product(SEEDS, SCHEDULES.items(), (*BALLS, 0.4)):
-        run = functools.partial(classify, WAYS_TO_TRAIN["ball"], 10, False, rate, seed, schedule=schedule)
+        way = dataclasses.replace(WAYS_TO_TRAIN["ball"], schedule=schedule)
+        run = functools.partial(classify, way, 10, False, rate, seed)
         lines.measured({"task": "schedule", "schedule": name, "rate": rate, "seed": seed}, run)
 
 
