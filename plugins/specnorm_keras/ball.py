@@ -43,7 +43,8 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
         are kept in the ball. A list, as in ``get_config()``, has for each trainable variable of the model the geometry
         of a kernel, or None.
     learning_rate : float, schedule or callable, default 0.1
-        From 0 to 1; other numbers are cut off there. Rates from 0.05 to 0.4, decaying to nearly 0, are usual.
+        From 0 to 1; other numbers are cut off there. Rates from 0.05 to 0.2, after a warm-up and decaying to
+        nearly 0, are usual.
     bound : float, default 1
         Positive.
     momentum : float, default 0.95

@@ -59,14 +59,14 @@ def spectral_ball(
     leave. ::
 
         params = rescale(params, 1.0)
-        optimizer = spectral_ball(optax.cosine_decay_schedule(0.1, 10_000))
+        optimizer = spectral_ball(optax.warmup_cosine_decay_schedule(0.0, 0.2, 1_000, 10_000))
         state = optimizer.init(params)
 
     Parameters
     ----------
     learning_rate : float or schedule
-        From 0 to 1; a schedule is cut off there. Rates from 0.05 to 0.4, decaying to nearly 0, are usual: a step moves
-        a kernel by at most ``2 * learning_rate * bound`` in its norm.
+        From 0 to 1; a schedule is cut off there. Rates from 0.05 to 0.2, after a warm-up and decaying to nearly 0, are
+        usual: a step moves a kernel by at most ``2 * learning_rate * bound`` in its norm.
     bound : float, default 1
         Positive.
     momentum : float, default 0.95

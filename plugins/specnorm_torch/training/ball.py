@@ -254,7 +254,8 @@ class SpectralBall(_Layered):
         axes or more are kernels of stride 1, whose norm is no smaller than that of a layer with strides and groups;
         a dict may have keywords of `specnorm.Geometry`. They are shrunk into the ball at once by `specnorm.rescale`.
     lr : float
-        From 0 to 1: the part of the way to D. It needs a schedule that ends near 0.
+        From 0 to 1: the part of the way to D. It needs a schedule that ends near 0, and a warm-up in chains
+        of many layers.
     bound : float or mapping of str to float, default 1
         For all layers, or by patterns of their names such as ``{"head*": 4.0, "*": 1.0}``; the first match counts.
     momentum : float, default 0.95
