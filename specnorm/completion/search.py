@@ -21,7 +21,7 @@ from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
 from specnorm.geometry.frequencies import Frequencies, distinct_grid, half_grid, half_lags, phases
 from specnorm.symbols.angles import newton_step
-from specnorm.symbols.proofs.lags import Lags, lags_of
+from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of
 from specnorm.symbols.proofs.symbols import planes_at
 
 if TYPE_CHECKING:
@@ -696,11 +696,9 @@ class _LagSymbols:
         self.taps = taps
         self._lags = lags
         self._ops = ops
-        transposed = xp.matrix_transpose(lags)
-        self._even = xp.reshape(lags + transposed, (b, n, c * c))
-        self._odd = xp.reshape(lags - transposed, (b, n, c * c))
-        # The even part of lag 0 holds M_0 twice.
-        self._weights = self.from_host(np.where(np.arange(n) == 0, 0.5, 1.0))
+        even, odd = even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
+        self._even = xp.reshape(even, (b, n, c * c))
+        self._odd = xp.reshape(odd, (b, n, c * c))
         self.lag_points = self.from_host(half_lags(taps).T)
         self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
 
@@ -739,7 +737,7 @@ class _LagSymbols:
         xp = self._ops.xp
         b, _, c, _ = self._lags.shape
         f = angles.shape[1]
-        real = xp.reshape(xp.matmul(xp.cos(angles) * self._weights, self._even), (b, f, c, c))
+        real = xp.reshape(xp.matmul(xp.cos(angles), self._even), (b, f, c, c))
         imag = xp.reshape(xp.matmul(xp.sin(angles), self._odd), (b, f, c, c))
 
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
