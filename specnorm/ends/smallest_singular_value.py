@@ -18,7 +18,7 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import Frequencies, coarse_grid, half_grid
+from specnorm.geometry.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
 from specnorm.geometry.spec import ConvSpec, grid_sizes
 from specnorm.proofs.bound import Lower, Upper, known, times_power_of_two
 from specnorm.running.problem import Problem
@@ -432,7 +432,7 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
         Position of each tap.
     theta : array, shape (d,)
     """
-    phases = np.exp(1j * theta @ offsets)
+    phases = phases_at_angles(theta, offsets.T)
     symbol = np.tensordot(phases, taps, axes=1)
     _, values, vectors = np.linalg.svd(symbol, full_matrices=False)
     v, others = vectors[-1].conj(), vectors[:-1]

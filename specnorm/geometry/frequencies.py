@@ -193,6 +193,11 @@ def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray,
     return cos[steps], sin[steps]
 
 
+def phases_at_angles(angles: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """``e^{i k.theta}`` for angles (..., d) and points k (n, d), shape (..., n); unlike `phases`, for no proof."""
+    return np.asarray(np.exp(1j * (angles @ points.T)))
+
+
 def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and sine of ``2 pi numerators / denominator``, reduced to the first eighth of a turn in integers."""
     # The angle is (quarter + rest / denominator) quarters of a turn. If rest is more than half a quarter, reflect it at

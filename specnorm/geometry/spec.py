@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
+import numpy as np
+
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError, KernelError
 from specnorm.geometry.padding import PaddingMode, padding_count
@@ -498,9 +500,9 @@ def _is_absent(value: Any) -> bool:
 
 
 def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
+    if not isinstance(value, (bool, np.bool_)):
         raise GeometryError(f"{name}={value!r} is not True or False.")
-    return value
+    return bool(value)
 
 
 def _count(name: str, value: Any, least: int = 1) -> int:
