@@ -57,9 +57,8 @@ VERSIONS_MATTER = (
 """What an old array library could break: a function that it lacks, a value, a dtype, a gradient."""
 STRANGER = str(ROOT / "tests" / "thirdparty")
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER_DRIVER = "playwright>=1.45"
-"""It can bring browsers of its own, but not from the index."""
+BROWSER = "PySide6>=6.8"
+"""Qt, whose wheels bring a Chromium."""
 OLDEST = ("numpy==2.0.0", "array-api-compat==1.11", "jax==0.6.0", "jaxlib==0.6.0")
 """What pyproject.toml promises to work with. Older torch is left out: its wheels bring CUDA packages."""
 ZOO = ("orthogonium>=0.0.4,<0.1", "deel-torchlip>=1.0.5,<2", "timm>=1.0.20,<2", "transformers>=5,<6")
@@ -256,11 +255,9 @@ def site(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, requires=["site"], default=False, tags=["nightly"])
 def browser(session: nox.Session) -> None:
-    """Nightly: the site in Chromium, as a telephone and a desktop show it. A bare machine has no browser."""
-    if not any(map(shutil.which, BROWSERS)):
-        skip(session, "no Chromium or Chrome here, so the site was not looked at in a browser")
-    prepare(session, "-e", ".", *TEST_TOOLS, BROWSER_DRIVER)
-    pytest(session, "tests/test_browser.py", backends="numpy", **NIGHT)
+    """Nightly: the site in the Chromium of Qt, as a telephone and a desktop show it."""
+    prepare(session, "-e", ".", *TEST_TOOLS, BROWSER)
+    pytest(session, "-n0", "tests/test_browser.py", backends="numpy", **NIGHT)
 
 
 @nox.session(python=PYTHON, reuse_venv=False)

@@ -51,35 +51,6 @@ def test_the_door_is_narrow() -> None:
         assert getattr(getattr(specnorm.proof, name), "__doc__", None), name
 
 
-FRAMEWORK = re.compile(r"\b(torch|jax|jaxlib|cupy|tensorflow|array_api_strict)\b", re.IGNORECASE)
-NAMES_NO_FRAMEWORK = {room(path) for path in core_files()} - {"testing"}
-"""Rooms whose code does the same for every library."""
-
-
-def framework_names(tree: ast.AST) -> Iterator[str]:
-    """Strings that name an array library, and tests of an array's class; left out: docstrings and errors' advice."""
-    said = {id(x) for node in ast.walk(tree) if isinstance(node, ast.Raise) for x in ast.walk(node)}
-    said |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_EXTRAS":  # what to install
-            said |= {id(x) for x in ast.walk(node)}
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
-            if FRAMEWORK.search(node.value):
-                yield node.value
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance" and "ndarray" in ast.unparse(node):
-            yield ast.unparse(node)
-
-
-def test_the_core_names_no_framework() -> None:
-    named = {path: list(framework_names(parsed(path))) for path in core_files() if room(path) in NAMES_NO_FRAMEWORK}
-    assert {str(path.relative_to(ROOT)): names for path, names in named.items() if names} == {}
-
-
-def test_framework_check_can_fail() -> None:
-    source = "def f(x):\n    '''As torch.'''\n    if n == 'torch' or isinstance(x, np.ndarray):\n        raise E('jax')"
-    assert sorted(framework_names(ast.parse(source))) == ["isinstance(x, np.ndarray)", "torch"]
-
-
 def test_import_loads_no_framework_and_scans_nothing() -> None:
     code = (
         "import sys, importlib.metadata as m\n"

@@ -150,7 +150,7 @@ def measured(name: str, told: Any) -> tuple[Array, list[int], list[float]]:
     graph = within(network_graph(FOLDER / f"{name}.onnx", {"x": (1, 1, SIDE, SIDE)}), 0, 1)
     start = time.process_time()
     known = margins(graph)
-    real = certified_accuracy(graph, x, y, radii, known=known)
+    real = certified_accuracy(graph, x, y, radii, margins_everywhere=known)
     seconds = [(time.process_time() - start) / len(x)]
     of, left = search.Radii(graph, known, Measure()), (real.radius <= radii[-1]) & (status[-1] != "unsafe")
     steps = (

@@ -346,7 +346,7 @@ def _say_gates(reports: Sequence[Report], quiet: bool) -> None:
 
 
 # -- accuracy, verify -------------------------------------------------------------------------------------------------
-_SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
+_SAMPLE_FORMATS = ("table", "json", "csv")
 
 
 @application.command("accuracy", epilog=EXIT_CODES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,28 +79,6 @@ def test_exit_codes_of_failures_and_errors(
     assert cli.run(["audit", str(broken), "--fail-above", "1e6"]) == 2
     assert cli.run(["audit", str(broken), str(model), "--fail-above", "0"]) == 1
     assert cli.run(["audit", str(broken), str(model), "--fail-above", "1e6"]) == 2
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "", "audit MODEL --methods ", "audit MODEL --input-shape 8x", "audit MODEL --input-shape ٣",
-        "audit MODEL --input-shape " + "9" * 5000, "audit MODEL --fail-above nan", "audit MODEL --fail-above -1",
-        "audit MODEL --fail-above inf", "audit MODEL --layout HWOI", "audit MODEL --padding-mode mirror",
-        "audit MODEL --output no/such/folder/report", f"audit MODEL --output {os.devnull}",
-        "audit MODEL --methods power", "audit MODEL --backend nonsense", "audit MODEL --device cpu",
-        "audit MODEL --backend numpy --device cuda:9", "audit MODEL --max-bytes 0", "audit MODEL --max-bytes 100",
-        "audit MODEL --rtol 1_0e-2",
-    ],
-)  # fmt: skip
-def test_wrong_usage_exits_with_2_and_a_message(
-    arguments: str, model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whose words are not looked at; `test_messages` has more."""
-    assert cli.run([str(model) if word == "MODEL" else word for word in arguments.split(" ") if arguments]) == 2
-    err = capsys.readouterr().err
-    assert err
-    assert "Traceback" not in err
 
 
 def test_a_crash_is_not_taken_for_a_failed_gate(

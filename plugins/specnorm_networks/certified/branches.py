@@ -137,7 +137,7 @@ class _Branches:
         maps = [_map_of_constants(*step) for step in zip(self.nodes, self.places, self.maps, strict=True)]
         moved, constants = self._values(np.stack([numbers, np.ones(self.start_shape)]), maps)
         sums = np.bincount(moved.astype(np.intp), np.square(constants), count + 1)[1:]
-        return host.root_up(float(host.inflate(sums, len(moved) + 1).max(initial=0.0)))
+        return host.sqrt_up(float(host.inflate(sums, len(moved) + 1).max(initial=0.0)))
 
     def _values(self, batch: FloatArray, maps: Sequence[Apply]) -> FloatArray:
         """Return the last value for a batch of the first one, shape (batch, entries).

@@ -15,14 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.exported_file import AnswerWithFile
+from specnorm_networks import Graph
 from specnorm_networks.local.margins import Margins, before_softmax, margins
 from specnorm_networks.local.radii import Radii
-from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method
-from specnorm_networks.tables import html_table
+from specnorm_networks.tools import AnswerWithFile, FloatArray, Measure, Method, html_table
 
 Progress = Callable[[int, int], None]
 """Called after each sample with (number of samples that are done, number of all samples)."""

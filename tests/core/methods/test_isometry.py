@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from core.soundness.families import case
-from helpers.libraries import OPS, Lib
+from helpers.libraries import Lib
 from helpers.nightly import NIGHTLY
 from helpers.oracle import dense_matrix
 from helpers.spectra import KNOWN, SMALL, Kernel, geometry_of, haar, orthogonal, shift
@@ -22,7 +22,6 @@ from specnorm.ends import isometry
 from specnorm.ends import proof as defect
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import Isometry
-from specnorm.proofs.bound import HypothesisError
 from specnorm.symbols.proofs.lags import Lags, lags_of
 
 DRAWS = 20_000 if NIGHTLY else 80
@@ -296,14 +295,6 @@ def test_orthogonal_matrices_have_no_defect() -> None:
         assert float(specnorm.isometry_bound(kernel)) < 1e-12
         assert float(specnorm.isometry_bound(2 * kernel, scale="best")) < 1e-12
     assert float(specnorm.isometry_bound(haar(), stride=2)) < 1e-12
-
-
-def test_rules_check_what_they_are_given() -> None:
-    blocks: Any = np.ones((1, 2, 2, 2))
-    of = defect.defect(defect.in_basis(blocks, ops=OPS), 1.0, ops=OPS)
-    norm = defect.norm_by_taps(of, ops=OPS)
-    with pytest.raises(HypothesisError, match="scale is not large"):
-        defect.isometry_ends(of, specnorm.enclose(of.kernel[0]).claim[0], norm, unread_pixels=False, scale_exponent=3)  # type: ignore[index]
 
 
 def test_a_negative_tolerance_is_refused() -> None:

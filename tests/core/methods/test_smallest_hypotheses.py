@@ -21,14 +21,12 @@ from specnorm_numpy import BACKEND
 
 import specnorm
 from specnorm.at_size.proofs import uncut
-from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
 from specnorm.ends import proof as defect
 from specnorm.ends import smallest, smallest_layer
 from specnorm.ends import smallest_singular_value as search
 from specnorm.errors import GeometryError
-from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import norms, rounding
@@ -348,35 +346,7 @@ def test_every_hypothesis_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) 
         assert next(check(), None), "nothing was noticed"
 
 
-# -- refusals --------------------------------------------------------------------------------------------------------
-def test_rules_check_what_they_are_given() -> None:
-    blocks: Any = np.random.RandomState(0).standard_normal((1, 3, 2, 2))
-    of = plain(blocks, 10.0)
-    with pytest.raises(HypothesisError, match="not the norm of the defect's kernel"):
-        defect.smallest_down(of, _upper(1.0, "something else", "test"))
-    ones: Any = np.ones((1, 3))
-    with pytest.raises(HypothesisError, match="fewer rows"):
-        defect.smallest_at(np.swapaxes(blocks, 1, 2), 0, half_grid((4,)), ones, ops=OPS)
-    with pytest.raises(HypothesisError, match="vector of zeros"):
-        defect.smallest_at(blocks, 0, half_grid((1,)), 0 * ones[:, :2], ops=OPS)
-    with pytest.raises(HypothesisError, match="not zero"):
-        defect.smallest_of_zero(blocks, ops=OPS)
-    with pytest.raises(HypothesisError, match="every pixel is read"):
-        defect.smallest_with_unread_pixels(ConvSpec.of((3, 2, 2)))
-    claim, other = (specnorm.enclose(x).claim for x in (blocks[0], 2 * blocks[0]))
-    smallest = specnorm.enclose_smallest(blocks[0]).claim
-    assert claim is not None
-    assert other is not None
-    assert smallest is not None
-    with pytest.raises(HypothesisError, match="another"):
-        defect.condition(other, smallest)
-    spec = ConvSpec.of((3, 2, 2), input_shape=4, padding_mode="zeros")
-    single = Convolution(blocks, spec, ops=OPS)
-    wide = next(x for x in plans(spec) if x.blocks == 1 and x.rows_are_outputs)
-    with pytest.raises(HypothesisError, match="other eigenvalues"):
-        LayerGram(single, wide, ops=OPS).smallest_near(np.zeros(1), 1.0)
-
-
+# -- refusals: of rules, in proof/defect_rules.py ----------------------------------------------------------------------
 def test_what_only_a_rule_may_make() -> None:
     blocks: Any = np.random.RandomState(0).standard_normal((1, 3, 2, 2))
     of = plain(blocks, 10.0)
@@ -388,11 +358,6 @@ def test_what_only_a_rule_may_make() -> None:
         defect.InBasis(blocks, None, 0.0)
     with pytest.raises(TypeError, match="by rules alone"):
         Nonnegative(of.kernel)
-    singular: Any = np.ones((1, 2, 2))
-    with pytest.raises(HypothesisError, match="from the identity"):
-        defect.basis(singular, singular, ops=OPS)
-    with pytest.raises(HypothesisError, match="a floor needs blocks in a basis"):
-        defect.defect(defect.in_basis(blocks, ops=OPS), 1.0, floor=1.0, ops=OPS)
 
 
 def test_the_norm_of_a_circulant_is_of_its_frequencies_alone() -> None:
