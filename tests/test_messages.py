@@ -58,7 +58,7 @@ FILES = {
     "one.npy": "npy", "objects.npz": "objects", "page.onnx": "<html>",
 }  # fmt: skip
 COMMANDS = {
-    "adit a.npz": "there is no command 'adit'. Try: specnorm audit a.npz",
+    "adit a.npz": "No such command 'adit'",
     "audit": "MODEL",
     "audit nofile.safetensors": "No such file",
     "audit folder": "without safetensors. Name the model's file",
@@ -73,6 +73,10 @@ COMMANDS = {
     "audit objects.npz": "Save the kernel as a float32 array",
     "audit a.npz --rtol abc": "'abc' is not a number between 0 and 1",
     "audit a.npz --rtol 2": "'2' is not a number between 0 and 1",
+    "audit a.npz --rtol 1_0e-2": "is not a number between 0 and 1",
+    "audit a.npz --input-shape ٣": "such as 32 or 32x48",
+    "audit a.npz --max-bytes 100": "more than the limit of 100",
+    "audit a.npz --output no/such/folder/report": "is not a folder",
     "audit a.npz --budget soon": "is not a time: give seconds above 0, such as 10, 10s or inf",
     "audit a.npz --fail-above 1_0": "is not a finite number of at least 0",
     "audit a.npz --output a.pdf": "which say the format",

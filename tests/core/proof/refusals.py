@@ -15,10 +15,10 @@ from core.proof.network_rules import FAR, NETWORK_REFUSED
 from core.proof.test_claims import KERNEL, PART
 from helpers.assumptions import assumed, assumed_lower, interval
 from helpers.libraries import OPS
-from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators import Input, ReLU
+from specnorm_networks.local.certified import margins
+from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 
 from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import Embedding, shortest

@@ -14,7 +14,6 @@ Array = Any
 Function = Callable[[Array], Array]
 ERF = np.vectorize(math.erf, otypes=[np.float64])
 BELOW = np.array([-0.5, 0.0, 0.3, 2.0])
-ABOVE = np.array([1.0, -1.0, 0.7, 0.1])
 
 
 def logistic(x: Array) -> Array:
@@ -38,9 +37,6 @@ ALL_FREQUENCIES: list[tuple[ops.Pointwise, Function]] = [
     (ops.LeakyReLU(-2.0), lambda x: np.where(x < 0, -2 * x, x)),
     (ops.LeakyReLU(1.7), lambda x: np.where(x < 0, 1.7 * x, x)),
     (ops.LeakyReLU(BELOW), lambda x: np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
-    (ops.LeakyReLU(BELOW, ABOVE), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
-    (ops.LeakyReLU(BELOW, ABOVE, 20), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0) * (1 - 2.0**-50)),
-    (ops.LeakyReLU(0 * BELOW, 1 + 0 * BELOW, 2**20), lambda x: (1 + 2.0**-33) * np.maximum(x, 0)),
     (ops.HardTanh(), lambda x: np.clip(x, -1, 1)),
     (ops.HardTanh(0.0, 6.0), lambda x: np.clip(x, 0, 6)),
     (ops.HardTanh(-math.inf, 2.5), lambda x: np.minimum(x, 2.5)),

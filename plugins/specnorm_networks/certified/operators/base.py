@@ -49,33 +49,8 @@ UNDERFLOW = 2.0**-1000
 """Upper bound of what underflow can take from one entry; each of its products loses at most 2^-1074."""
 MOST_ENTRIES_AT_ONCE = 2**23
 """Largest number of entries that are computed at once: of the matrix of a linear map, or of a batch."""
-LARGEST_TABLE = 2**20
-"""Largest number of entries of a value for which `LinearMap.sources` makes a table."""
 MOST_KEPT_NUMBERS = 2**24
 """Largest number of numbers of kernels that linear maps hold while they are kept (`keep_linear_maps`): 128 MB."""
-
-
-def times_up(*factors: FloatArray) -> FloatArray:
-    """Return the product of broadcast arrays without NaN, rounded up as `host.mul_up`; 0 times infinity is 0."""
-    product: FloatArray = np.ones(())
-    for factor in factors:
-        with np.errstate(invalid="ignore", over="ignore"):
-            rounded_up = np.nextafter(product * factor, math.inf)
-        rounded_up = np.where((product == 0) | (factor == 0), 0.0, rounded_up)
-        # A product with 1 is exact.
-        product = np.where(product == 1, factor, np.where(factor == 1, product, rounded_up))
-    return product
-
-
-def plus_up(*terms: FloatArray) -> FloatArray:
-    """Return the sum of broadcast arrays, rounded up as `host.add_up`."""
-    total: FloatArray = np.zeros(())
-    for term in terms:
-        with np.errstate(over="ignore"):
-            rounded_up = np.nextafter(total + term, math.inf)
-        # A sum with 0 is exact.
-        total = np.where(total == 0, term, np.where(term == 0, total, rounded_up))
-    return total
 
 
 def flattened(x: FloatArray) -> FloatArray:
@@ -354,31 +329,6 @@ class Operator:
         """Return the operator for values of size 1 along some of the axes of `alike`: the function at one position."""
         return self
 
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        """Return weights w_i of the inputs with ``sum w dy^2 <= sum_i sum w_i dx_i^2``.
-
-        The inequality holds for all changes dx_i of the inputs and the change dy of the value that they make.
-
-        Parameters
-        ----------
-        weights : array
-            w, with the value's axes, each of the value's size, or of size 1 if all weights along it are equal.
-        rough_changes : sequence of array
-            For each input, with its axes: roughly how far its entries can change; 0 for those that cannot. An operator
-            may divide the weight among its inputs by them; the inequality holds for any positive numbers.
-
-        Returns
-        -------
-        list of array, or None
-            Weights w_i with the inputs' axes, rounded up. None: the operator states no more than `combine`.
-        """
-        return None
-
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | LowHigh | None:
         """Return the interval of the value for intervals of the inputs; None if it is unknown.
 
@@ -535,31 +485,6 @@ class Linear(Operator):
         if linear is None or shapes is None:
             raise NoBoundError("it has no map of values of such sizes, or these are not known: give the input shape")
         return host.root_up(linear.most_copies(shapes))
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        # If entries are moved, the weight of an entry of the input is the sum of the weights of its copies. Along the
-        # axes of `alike` with equal weights, one position stands for all.
-        if not self.only_moves_entries:
-            return None
-        short_axes = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
-        short_place = place.shortened(short_axes)
-        befores = short_place.known_shapes()
-        after = short_place.after
-        if befores is None or after is None or max(map(math.prod, [*befores, after])) > LARGEST_TABLE:
-            return None
-        linear = self.shortened(short_axes).linear_map(short_place)
-        if linear is None:
-            return None
-        linear = linear.with_adjoint(befores)
-        totals = [total[0] for total in linear.back(np.broadcast_to(weights, (1, *after)))]
-        if not linear.adjoint_roundings:
-            return totals
-        return [host.inflate(total, linear.adjoint_roundings) for total in totals]
 
     def run(self, *values: FloatArray) -> FloatArray:
         # Ranges are made from the linear map. Since it is run here, it is compared with the model, too.
@@ -733,18 +658,6 @@ class Pointwise(Operator):
         (x,) = ranges
         with np.errstate(all="ignore"):
             return enclosing(self.between(*x.ends))
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        if self.slopes_on_range is not None and self.slopes_on_range.low.shape == place.after:
-            steepest = np.maximum(abs(self.slopes_on_range.low), abs(self.slopes_on_range.high))
-        else:
-            steepest = np.asarray(self.lipschitz(place))
-        return [times_up(weights, steepest, steepest)]
 
     def by_channel(self, axis: int, width: int) -> LowHigh | None:
         """Return the smallest and largest slope in each channel, shape (width,); None if unknown."""
