@@ -19,9 +19,9 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
-from specnorm.geometry.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
+from specnorm.geometry.frequencies import Frequencies, distinct_grid, half_grid, half_lags, phases
 from specnorm.symbols.angles import newton_step
-from specnorm.symbols.proofs.lags import Lags, lags_of
+from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of
 from specnorm.symbols.proofs.symbols import planes_at
 
 if TYPE_CHECKING:
@@ -226,15 +226,12 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     tables. Lag t is the mean of the real part times ``cos(t.theta)`` plus the imaginary part times ``sin(t.theta)``.
     """
     sizes = tuple(2 * k - 1 for k in taps)
-    points = full_grid(sizes).numerators
-    mirrored = np.ravel_multi_index(tuple((-points % np.asarray(sizes)).T), sizes)
-    points = points[np.arange(len(points)) <= mirrored]  # 0 first, and one of each other pair
-    cos, sin = phases(Frequencies(points, sizes), taps)
+    points, multiplicities = distinct_grid(sizes)
+    cos, sin = phases(points, taps)
     half = half_lags(taps)
     lags = np.concatenate([half, -half[1:]])
-    angles = lags @ (2 * np.pi * points / np.asarray(sizes)).T
-    # A point other than 0 stands for its mirror image, too.
-    weights = np.where(points.any(axis=1), 2.0, 1.0) / math.prod(sizes)
+    angles = lags @ points.angles.T
+    weights = multiplicities / math.prod(sizes)
     cosines = np.cos(angles) * weights
     sines = np.sin(angles) * weights
     return _Tables(
@@ -699,11 +696,9 @@ class _LagSymbols:
         self.taps = taps
         self._lags = lags
         self._ops = ops
-        transposed = xp.matrix_transpose(lags)
-        self._even = xp.reshape(lags + transposed, (b, n, c * c))
-        self._odd = xp.reshape(lags - transposed, (b, n, c * c))
-        # The even part of lag 0 holds M_0 twice.
-        self._weights = self.from_host(np.where(np.arange(n) == 0, 0.5, 1.0))
+        even, odd = even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
+        self._even = xp.reshape(even, (b, n, c * c))
+        self._odd = xp.reshape(odd, (b, n, c * c))
         self.lag_points = self.from_host(half_lags(taps).T)
         self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
 
@@ -742,7 +737,7 @@ class _LagSymbols:
         xp = self._ops.xp
         b, _, c, _ = self._lags.shape
         f = angles.shape[1]
-        real = xp.reshape(xp.matmul(xp.cos(angles) * self._weights, self._even), (b, f, c, c))
+        real = xp.reshape(xp.matmul(xp.cos(angles), self._even), (b, f, c, c))
         imag = xp.reshape(xp.matmul(xp.sin(angles), self._odd), (b, f, c, c))
 
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -17,7 +17,7 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry import polyphase
 from specnorm.proofs import rounding
-from specnorm.proofs.bound import as_array
+from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Method, Needs, as_number
 from specnorm.running.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
 from specnorm.running.two_sided import TwoSidedSearch
@@ -323,11 +323,11 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         for layer in polyphase.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
-            lower, upper, norm = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
+            found = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
             # A lower bound of 0 says that the defect was not told from 0.
-            outcome = outcome_of(lower.value, upper.value, self.rtol, may_be_zero=lower.value == 0)
-            claims.append((lower, upper))
-            search_figures.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
+            outcome = outcome_of(found, self.rtol, may_be_zero=found.lower.value == 0)
+            claims.append((found.lower, known(found.upper)))
+            search_figures.append((outcome, found.cells, found.levels, found.frequency.angles[0]))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)
