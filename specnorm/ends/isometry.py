@@ -17,7 +17,7 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry import polyphase
 from specnorm.proofs import rounding
-from specnorm.proofs.bound import as_array
+from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Method, Needs, as_number
 from specnorm.running.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
 from specnorm.running.two_sided import TwoSidedSearch
@@ -134,7 +134,7 @@ class Isometry(_WithScale):
         groups = spec.groups
         shape = blocks.shape
         layers, exponent = arrays.scale(xp.reshape(blocks, (shape[0] // groups, -1)), xp=xp)
-        scaled = completion_search.with_fewer_columns(xp.reshape(layers, shape), xp=xp)
+        scaled = arrays.tall(xp.reshape(layers, shape), xp=xp)
         lags = lags_of(scaled, ops=ops, wide=self.form == "bound")
         target = self._target(lags.values, exponent, groups, ops=ops)
         if self.form == "bound":
@@ -145,7 +145,7 @@ class Isometry(_WithScale):
             # Squares of lags scale as fourth powers of the kernel.
             value_exponent = 4 * exponent
         scaled_gradient = completion_search.gradient_from_lag_slopes(scaled, slopes, ops=ops)
-        gradient = completion_search.in_shape_of_blocks(scaled_gradient, blocks, xp=xp)
+        gradient = arrays.from_tall(scaled_gradient, blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
         gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)
@@ -323,11 +323,11 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         for layer in polyphase.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
-            lower, upper, norm = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
+            found = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
             # A lower bound of 0 says that the defect was not told from 0.
-            outcome = outcome_of(lower.value, upper.value, self.rtol, may_be_zero=lower.value == 0)
-            claims.append((lower, upper))
-            search_figures.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
+            outcome = outcome_of(found, self.rtol, may_be_zero=found.lower.value == 0)
+            claims.append((found.lower, known(found.upper)))
+            search_figures.append((outcome, found.cells, found.levels, found.frequency.angles[0]))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)

@@ -103,11 +103,6 @@ def coarse_grid(kernel_shape: tuple[int, ...]) -> Frequencies:
     return half_grid(sizes)
 
 
-def full_grid(sizes: Sequence[int]) -> Frequencies:
-    """Full DFT grid of the given sizes, in row-major order."""
-    return Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
-
-
 def distinct_grid(sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
     """Full DFT grid without mirror images, and the number of points of the grid for which each point stands.
 
@@ -119,7 +114,7 @@ def distinct_grid(sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
     multiplicities : integer array, shape (f,)
         2, or 1 if a point is its own mirror image.
     """
-    full = full_grid(sizes)
+    full = Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
     place_values = np.cumprod([1, *reversed(full.denominators)])[-2::-1]
     mirrored = (-full.numerators % np.asarray(full.denominators, dtype=np.int64)) @ place_values
     first = np.minimum(np.arange(len(full)), mirrored)

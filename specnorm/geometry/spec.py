@@ -185,6 +185,11 @@ class ConvSpec:
         return (outputs, inputs * math.prod(self.phases), *self.block_kernel_shape)
 
     @property
+    def reads_zeros(self) -> bool:
+        """Whether the layer reads only zeros outside of its input, or nothing."""
+        return self.padding_mode == "zeros" or all(max(pads) <= 0 for pads in self.padding)
+
+    @property
     def needs_divisible_sizes(self) -> bool:
         """Whether bounds without ``input_shape`` hold only at sizes that are multiples of the stride.
 

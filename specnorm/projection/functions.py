@@ -25,7 +25,7 @@ from specnorm.projection.proof import norm_of_multiple
 from specnorm.proofs import arithmetic
 from specnorm.running.base import as_number, check_budget, check_count
 from specnorm.running.clock import BUDGET, Clock
-from specnorm.running.measuring import measure, proven
+from specnorm.running.measuring import proven, run_method
 from specnorm.running.program import program_for
 from specnorm.symbols import gradients
 from specnorm.symbols.costs import eigh_cost
@@ -355,9 +355,7 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
         weighted = xp.matmul(v * xp.astype(weights, v.dtype)[:, :, None, :], arrays.adjoint(v, xp=xp))
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
         excess = excess + gradients.matrices_gradient(xp.matmul(g, weighted), phase, shape, xp=xp)
-    if blocks.shape[1] < blocks.shape[2]:
-        excess = arrays.swapped(excess, xp=xp)
-    return excess, xp.sqrt(norm_sq)
+    return arrays.from_tall(excess, blocks, xp=xp), xp.sqrt(norm_sq)
 
 
 def _times(x: Any, factor: Any, backend: Backend) -> Any:
@@ -456,7 +454,7 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
     with arithmetic.exact(given, backend=backend):
         # The result does not depend on the kernel's scale; near the ends of its dtype's range, the norms would.
         scaled: Any = _with_largest_entry_about_one(given, backend)
-    measured = measure(scaled, method, **geometry)
+    measured = run_method(scaled, method, **geometry).result
     with arithmetic.exact(given, backend=backend):
         xp = backend.namespace(given)
         divided: Any = rescaled(scaled, measured.value, measured.spec, given.dtype, xp=xp)

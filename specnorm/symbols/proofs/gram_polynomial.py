@@ -29,7 +29,7 @@ from specnorm.geometry.frequencies import Frequencies, half_lags, phases_at
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.lags import lag_products
+from specnorm.symbols.proofs.lags import even_and_odd, lag_products
 from specnorm.symbols.proofs.lags import roundings as roundings_of_lags
 
 if TYPE_CHECKING:
@@ -241,9 +241,7 @@ class GramPolynomial:
             others = lag_products(kept_channels, rotated_blocks[:, :, rank:, ...], tick=self.tick, ops=self.ops)
             backward = xp.concat([backward, xp.matrix_transpose(others)], axis=2)
         count = forward.shape[1]
-        is_other_lag = self.ops.from_numpy(np.arange(count) > 0, forward)[None, :, None, None]
-        even = xp.where(is_other_lag, forward + backward, forward)
-        odd = xp.where(is_other_lag, forward - backward, xp.zeros_like(forward))
+        even, odd = even_and_odd(forward, backward, xp=xp)
         is_used = self.ops.to_numpy(xp.any((even != 0) | (odd != 0), axis=(0, 2, 3))) | (np.arange(count) == 0)
         flat = (forward.shape[0], count, self.size * rank)
         even, odd = xp.reshape(even, flat), xp.reshape(odd, flat)

@@ -108,6 +108,20 @@ def lag_products(
     return values[:, negative_lags:, ...]
 
 
+def even_and_odd(forward: Array, backward: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Coefficients of cosines and sines in ``G* G``: ``R_d + R_{-d}`` and ``R_d - R_{-d}``; of lag 0, R_0 and 0.
+
+    Parameters
+    ----------
+    forward, backward : arrays, shape (b, n, ...)
+        R_d and R_{-d} for the n lags d of `half_lags`, or the same columns of both.
+    """
+    zero_lag = forward[:, :1, ...]
+    even = xp.concat([zero_lag, forward[:, 1:, ...] + backward[:, 1:, ...]], axis=1)
+    odd = xp.concat([xp.zeros_like(zero_lag), forward[:, 1:, ...] - backward[:, 1:, ...]], axis=1)
+    return even, odd
+
+
 def _concat(parts: list[Array], *, axis: int, xp: Namespace) -> Array:
     return parts[0] if len(parts) == 1 else xp.concat(parts, axis=axis)
 
