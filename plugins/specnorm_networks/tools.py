@@ -21,9 +21,9 @@ __all__ = [
     # Text.
     "html_table",
     # For extensions: graphs, and the parts of operators that rules use.
-    "Constant", "FloatArray", "KnownShape", "LinearMap", "LogSoftmax", "Map", "Matrix", "Pointwise", "Scope",
-    "Selection", "Softmax", "Source", "Unknown", "before_added_constants", "flattened", "is_file", "linear_operators",
-    "numbers", "prepare", "without_sorting", "written_out",
+    "Constant", "FloatArray", "KnownShape", "LinearMap", "LogSoftmax", "Map", "Matrix", "Piecewise", "Pointwise",
+    "Scope", "Selection", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants", "flattened", "is_file",
+    "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.
     "Ball", "Ranges", "Walk", "box_of", "check_region", "consistent", "ranges", "with_slopes_on",
     # Proofs and searches.
@@ -41,8 +41,9 @@ _PLACES = {
     "certified.kernels": "ROUNDINGS speaks_of",
     "certified.links": "Run",
     "certified.operators": "Constant LogSoftmax Matrix Pointwise Softmax Unknown",
-    "certified.operators.base": "FloatArray KnownShape LinearMap flattened",
+    "certified.operators.base": "UNDERFLOW FloatArray KnownShape LinearMap flattened",
     "certified.operators.joins": "Selection",
+    "certified.operators.piecewise": "Piecewise",
     "certified.operators.registry": "registered_operators",
     "certified.parts": "constants",
     "certified.patterns": "prepare without_sorting",
@@ -74,8 +75,9 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.kernels import ROUNDINGS, speaks_of
     from specnorm_networks.certified.links import Run
     from specnorm_networks.certified.operators import Constant, LogSoftmax, Matrix, Pointwise, Softmax, Unknown
-    from specnorm_networks.certified.operators.base import FloatArray, KnownShape, LinearMap, flattened
+    from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, KnownShape, LinearMap, flattened
     from specnorm_networks.certified.operators.joins import Selection
+    from specnorm_networks.certified.operators.piecewise import Piecewise
     from specnorm_networks.certified.operators.registry import registered_operators
     from specnorm_networks.certified.parts import constants
     from specnorm_networks.certified.patterns import prepare, without_sorting

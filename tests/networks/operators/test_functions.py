@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.local.certified.strips import strip_on
 
 Array = Any
 Function = Callable[[Array], Array]
@@ -160,7 +161,7 @@ def test_values_slopes_and_lines_on_intervals(
         ends = found[0] * apart, found[1] * apart
         assert (np.minimum(*ends) - lost <= rise).all()
         assert (rise <= np.maximum(*ends) + lost).all()
-    line = operator.strip_on(low, high)
+    line = strip_on(operator, low, high)
     assert line is not None
     slope, middle, half = line
     assert np.isfinite(half).all()

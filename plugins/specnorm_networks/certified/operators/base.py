@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeAlias, dataclass_transform
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Interval, around, enclosing, host, point
+from specnorm.proof import Interval, around, enclosing, host
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.shapes import Shape
@@ -28,11 +28,6 @@ LowHigh: TypeAlias = tuple[FloatArray, FloatArray]
 """Lower and upper ends of intervals, entry by entry."""
 Offset: TypeAlias = Callable[[], tuple[FloatArray, FloatArray]]
 """Returns constants that broadcast against a value, and the error of each."""
-Strip: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
-"""A strip around a line, in which a function lies: ``|f(v) - slope v - middle| <= half``.
-
-The three arrays are its slope, the intercept of its middle line, and half of its height.
-"""
 KnownShape: TypeAlias = tuple[int, ...]
 """A shape that is known; `Shape | None` if it may be unknown."""
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
@@ -573,63 +568,6 @@ class Pointwise(Operator):
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         """Return intervals of the values on intervals, rounded outward; infinite if unknown."""
         return np.full(low.shape, -np.inf), np.full(high.shape, np.inf)
-
-    def strip_on(self, low: FloatArray, high: FloatArray) -> Strip:
-        """Return slope, middle and half with ``|f(v) - slope v - middle| <= half`` on intervals, rounded outward.
-
-        The slope is that of the chord, or 0 if that makes the strip narrower. If nothing is known, slope and middle are
-        0, and half is infinite.
-        """
-        is_finite = np.isfinite(low) & np.isfinite(high)
-        low = np.where(is_finite, low, 0.0)
-        high = np.where(is_finite, high, 0.0)
-        slope, middle, half = self._strip_along_chord(low, high)
-        with np.errstate(all="ignore"):
-            values = enclosing(self.between(low, high))
-        flat_middle, flat_half = values.middle()
-        is_narrower = is_finite & np.isfinite(middle) & (half < flat_half)
-        return (
-            np.where(is_narrower, slope, 0.0),
-            np.where(is_narrower, middle, np.where(is_finite, flat_middle, 0.0)),
-            np.where(is_narrower, half, np.where(is_finite, flat_half, math.inf)),
-        )
-
-    def _strip_along_chord(self, low: FloatArray, high: FloatArray) -> Strip:
-        """Return the strip of `strip_on` whose slope is that of the chord, on finite intervals.
-
-        If f has slopes between m and M, and ``m <= s <= M``, then ``g(v) = f(v) - s v`` has slopes between ``m - s``
-        and ``M - s``. On an interval of length w, g can rise from its value at one end with slopes up to ``M - s``, and
-        has to fall to its value at the other end with slopes down to ``m - s``. So g exceeds the larger one of both
-        values by at most ``(M - s) (s - m) w / (M - m)``. In the same way it is below the smaller one by at most that.
-        """
-        slopes = self.slopes(low, high) or (np.full(low.shape, -math.inf), np.full(high.shape, math.inf))
-        smallest_slope, largest_slope = slopes
-        with np.errstate(all="ignore"):
-            value_at_low = enclosing(self.between(low, low))
-            value_at_high = enclosing(self.between(high, high))
-            chord = (value_at_high.middle()[0] - value_at_low.middle()[0]) / (high - low)
-            s = np.clip(np.nan_to_num(chord), smallest_slope, largest_slope)
-            steepest_fall = host.next_up(s - smallest_slope)
-            steepest_rise = host.next_up(largest_slope - s)
-            share = steepest_rise / (steepest_fall + steepest_rise)
-            excess = host.inflate(steepest_fall * share * (high - low), 8) + UNDERFLOW
-            g_at_low = value_at_low - point(low) * point(s)
-            g_at_high = value_at_high - point(high) * point(s)
-            down = np.minimum(g_at_low.low, g_at_high.low) - excess
-            up = np.maximum(g_at_low.high, g_at_high.high) + excess
-            middle = down / 2 + up / 2
-            half = host.inflate(up / 2 - down / 2 + (abs(down) + abs(up)) * 2.0**-50, 8)
-        return s, middle, half
-
-    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Return the ends of parts of intervals, ascending, shape (parts + 1, *shape of the intervals).
-
-        On each part the function is near a line (`strip_on`). Here: eight parts of equal length.
-        """
-        shares = np.linspace(0.0, 1.0, 9).reshape(-1, *(1,) * low.ndim)
-        ends = np.clip(low + shares * (high - low), low, high)
-        ends[-1] = high
-        return np.asarray(ends)
 
     def rounding(
         self,

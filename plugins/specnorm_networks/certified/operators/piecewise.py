@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise, Strip
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise
 from specnorm_networks.certified.operators.curved import Extent
 
 Numbers: TypeAlias = float | FloatArray
@@ -83,27 +83,6 @@ class Piecewise(Pointwise):
                     down = np.where(touches, np.minimum(down, _line_down(piece.slope, x, piece.shift)), down)
                     up = np.where(touches, np.maximum(up, _line_up(piece.slope, x, piece.shift)), up)
         return down, up
-
-    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        # The parts of an interval end at the kinks.
-        kinks: set[float] = set()
-        for piece in self.pieces(low, high):
-            kinks |= {end for end in (piece.start, piece.end) if math.isfinite(end)}
-        return np.stack([low, *(np.clip(kink, low, high) for kink in sorted(kinks)), high])
-
-    def strip_on(self, low: FloatArray, high: FloatArray) -> Strip:
-        # The line is exact on an interval that meets one piece alone.
-        slope, middle, half = super().strip_on(low, high)
-        is_finite = np.isfinite(low) & np.isfinite(high)
-        pieces = self.pieces(low, high)
-        has_slope_of_pieces = [piece.has_slope_on(low, high) for piece in pieces]
-        number_of_pieces = np.sum(has_slope_of_pieces, axis=0)
-        for piece, has_slope in zip(pieces, has_slope_of_pieces, strict=True):
-            is_exact = is_finite & has_slope & (number_of_pieces == 1)
-            slope = np.where(is_exact, piece.slope, slope)
-            half = np.where(is_exact, 0.0, half)
-            middle = np.where(is_exact, piece.shift, middle)
-        return slope, middle, half
 
 
 def _line_down(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
