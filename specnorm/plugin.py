@@ -10,7 +10,7 @@ from specnorm.api.bounds import Comparison
 from specnorm.backends.registry import function
 from specnorm.backends.text import counted
 from specnorm.backends.types import AnyArray, Backend, LayerKernel, LayerReader
-from specnorm.ball import lmo_stack, update_in_ball
+from specnorm.ball import lmo_many, updates_in_ball
 from specnorm.geometry.layers import layer_kernel, reader_of
 from specnorm.geometry.padding import same_upper
 from specnorm.geometry.spec import at_every_size, per_axis
@@ -49,7 +49,7 @@ __all__ = [
     "init_stack",
     "keep",
     "layer_kernel",
-    "lmo_stack",
+    "lmo_many",
     "per_axis",
     "program",
     "read_model",
@@ -57,5 +57,5 @@ __all__ = [
     "same_upper",
     "step_stack",
     "stepped_program",
-    "update_in_ball",
+    "updates_in_ball",
 ]  # fmt: skip

@@ -96,6 +96,28 @@ def jax32() -> Iterator[None]:
         pytest.skip(str(reason))
 
 
+class Progress:
+    """A line at each tenth of the tests, in the file that ``SPECNORM_PROGRESS`` names."""
+
+    done = 0
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        self.session = session
+
+    def pytest_runtest_logfinish(self) -> None:
+        self.done += 1
+        total = self.session.testscollected
+        if total and 10 * self.done // total > 10 * (self.done - 1) // total:
+            with Path(os.environ["SPECNORM_PROGRESS"]).open("a", encoding="utf-8") as log:
+                log.write(f"tests: {self.done:,} of {total:,}\n")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Show progress, of all workers together."""
+    if "SPECNORM_PROGRESS" in os.environ and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Progress())
+
+
 WHOLE = {"numpy", "strict", "torch", "jax"} <= set(_ASKED)
 """Whether every library is there, so that no test may be skipped for want of one: no other session would run it."""
 

@@ -63,37 +63,6 @@ def test_switches_hold_the_libraries_to_fewer_instructions() -> None:
         assert all(words in done.stdout for words in said), done.stdout
 
 
-def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> None:
-    (tmp_path / COMMITTED.name).write_bytes(COMMITTED.read_bytes())
-    main(["page", str(tmp_path / COMMITTED.name)])
-    assert (tmp_path / "index.md").read_text(encoding="utf-8") == page.PAGE.read_text(encoding="utf-8")
-
-
-def test_lines_of_some_calls_do_not_replace_those_of_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from bench import threads
-
-    outs: list[Path | None] = []
-    monkeypatch.setattr(threads, "show", lambda *options: outs.append(options[-1]))
-    chosen = tmp_path / "some.jsonl"
-    for words in ([], ["enclose"], ["enclose", "--out", str(chosen)], ["--quick", "--out", str(chosen)]):
-        assert main(["threads", *words]) == 0
-    assert outs == [page.THREADS, None, chosen, chosen]
-
-
-@pytest.mark.nightly
-def test_a_quick_run_of_threads_has_a_line_for_each_call(tmp_path: Path) -> None:
-    out = tmp_path / "threads.jsonl"
-    assert main(["threads", "16 channels", "--quick", "--out", str(out)]) == 0
-    rows = facts.read(out)
-    assert [row["call"] for row in rows[:2]] == ["tn_bound, 16 channels", "enclose, 16 channels"]
-    for row in rows:
-        low, high = row["ratio_range"]
-        assert low <= row["ratio"] <= high
-        assert all(seconds > 0 for seconds in row["seconds"])
-        assert row["repeats"] == 3
-        assert row["quick"] is True
-
-
 def test_a_compiled_bound_that_is_an_estimate_has_no_time_as_a_proof() -> None:
     rows = [row for row in facts.read(COMMITTED) if row["section"] == "libraries"]
     (line,) = [line for line in page.by_library(rows).splitlines() if line.startswith("| `tn_bound, proven`")]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 torch = pytest.importorskip("torch", reason="the loops are written in torch")
-from bench import constraint_page, facts, loops  # noqa: E402
+from bench import loops  # noqa: E402
 from bench.recorder import Recorder, Run, figures, norms, step_norms  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn.utils import parametrize  # noqa: E402
@@ -95,9 +93,3 @@ def test_a_layer_that_is_not_constrained_is_told_from_one_that_is() -> None:
 
     (plain,), (twice,) = (norms(loops.run("critic, SGD", way, 0, steps=1)) for way in (lambda layer: layer, doubled))
     assert twice["0"][0].lower == pytest.approx(2 * plain["0"][0].lower, rel=2e-3)
-
-
-def test_the_committed_page_is_made_of_the_committed_lines(tmp_path: Path) -> None:
-    constraint_page.write(to=tmp_path / "page.md")
-    assert (tmp_path / "page.md").read_text(encoding="utf-8") == constraint_page.PAGE.read_text(encoding="utf-8")
-    assert facts.read(constraint_page.LINES)

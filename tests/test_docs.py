@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.geometries import table
 from helpers.processes import ran
 
 import specnorm
@@ -222,16 +221,6 @@ def test_commands_print_what_they_say(parts: list[tuple[int, str]], tmp_path: Pa
     for line, block in parts:
         printed = transcript(block, tmp_path)
         assert same(printed, block, 1e-4), f"line {line + 1}: {printed}"
-
-
-# -- geometry ----------------------------------------------------------------------------------------------------
-@pytest.mark.nightly
-def test_the_table_of_geometries_is_what_the_functions_do() -> None:
-    page = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
-    expected = table()
-    assert expected in page, (
-        f"docs/guarantees.md should hold this table, made by tests/helpers/geometries.py:\n{expected}"
-    )
 
 
 # -- docstrings --------------------------------------------------------------------------------------------------

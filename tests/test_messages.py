@@ -55,10 +55,10 @@ CALLS = {
 FILES = {
     "a.npz": "honest", "empty.npz": "", "text.txt": "hello", "none.index.json": "{}",
     "bare.index.json": '{"weight_map": {}}', "pickle.pkl": b"\x80\x04}.", "cut.npz": "cut",
-    "one.npy": "npy", "objects.npz": "objects", "page.onnx": "<html>",
+    "one.npy": "npy", "objects.npz": "objects", "page.onnx": "<html>", "other.zip": b"PK\5\6" + bytes(18),
 }  # fmt: skip
 COMMANDS = {
-    "adit a.npz": "there is no command 'adit'. Try: specnorm audit a.npz",
+    "adit a.npz": "No such command 'adit'",
     "audit": "MODEL",
     "audit nofile.safetensors": "No such file",
     "audit folder": "without safetensors. Name the model's file",
@@ -70,9 +70,14 @@ COMMANDS = {
     "audit pickle.pkl": "pickles can run code",
     "audit cut.npz": "damaged or cut short",
     "audit one.npy": "one array without a name",
+    "audit other.zip": "zip archive of no known kind",
     "audit objects.npz": "Save the kernel as a float32 array",
     "audit a.npz --rtol abc": "'abc' is not a number between 0 and 1",
     "audit a.npz --rtol 2": "'2' is not a number between 0 and 1",
+    "audit a.npz --rtol 1_0e-2": "is not a number between 0 and 1",
+    "audit a.npz --input-shape ٣": "such as 32 or 32x48",
+    "audit a.npz --max-bytes 100": "more than the limit of 100",
+    "audit a.npz --output no/such/folder/report": "is not a folder",
     "audit a.npz --budget soon": "is not a time: give seconds above 0, such as 10, 10s or inf",
     "audit a.npz --fail-above 1_0": "is not a finite number of at least 0",
     "audit a.npz --output a.pdf": "which say the format",

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from specnorm_networks.tools import ModelArrays, Tensor
 
@@ -31,10 +31,7 @@ from specnorm_audit.renderers import render
 from specnorm_audit.report import Report, environment
 from specnorm_audit.rows import COLUMNS, SMALLEST_COLUMNS, Row
 
-if TYPE_CHECKING:
-    from specnorm_networks import Graph
-
-__all__ = ["Report", "Row", "audit", "draw", "read_onnx", "render"]
+__all__ = ["Report", "Row", "audit", "draw", "render"]
 
 
 def audit(
@@ -313,40 +310,6 @@ def _check_selection(
     raise ModelFileError(
         f"{label} holds no layer{condition} ({counted(len(selection.skipped), 'array')} seen). {advice}"
     )
-
-
-def read_onnx(
-    path: str | os.PathLike[str],
-    input_shape: int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None = None,
-    *,
-    max_bytes: int = MAX_BYTES,
-) -> Graph:
-    """Read the network of an ONNX file, for `specnorm_networks`.
-
-    Parameters
-    ----------
-    path : path
-        Path of the file. It is read in this process; `audit` reads files in a process with limits on time and memory.
-    input_shape : int, tuple of int, or mapping of str to tuple of int, optional
-        Spatial sizes of inputs that the file leaves open, or whole shapes of inputs by name.
-    max_bytes : int, default 8 GiB
-        Refuse files whose arrays claim more than that together.
-
-    Returns
-    -------
-    Graph
-        The graph refers to its model, so that `specnorm_networks.tools.bound` compares both.
-
-    Raises
-    ------
-    ModelFileError
-        If the file cannot be read.
-    GeometryError
-        If a shape by name is not that of an input.
-    """
-    from specnorm_networks.onnx import graph_of_file  # most audits need no networks
-
-    return graph_of_file(os.fspath(path), max_bytes, input_shape)
 
 
 def _opened(

@@ -24,7 +24,7 @@ from specnorm_audit.network import ask
 from specnorm_audit.output import Tick
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
-from specnorm_audit.renderers import code, to_csv
+from specnorm_audit.renderers import to_csv
 from specnorm_audit.rows import finite
 
 if TYPE_CHECKING:
@@ -222,11 +222,8 @@ def render(answer: Accuracy, output_format: str) -> str:
             status = row.pop("status")
             rows.append(row | dict(zip(columns, status, strict=True)))
         return to_csv(rows)
-    is_markdown = output_format == "markdown"
-    title = [f"## {code(answer.model)}, {code(answer.data)}", ""] if is_markdown else []
-    of_samples = _table(_rows_of_samples(answer), is_markdown)
-    of_radii = _table(_rows_of_radii(answer), is_markdown)
-    return "\n".join([*title, *_verdict(answer), "", *of_samples, "", *of_radii, ""])
+    of_samples, of_radii = (_table(texts) for texts in (_rows_of_samples(answer), _rows_of_radii(answer)))
+    return "\n".join([*_verdict(answer), "", *of_samples, "", *of_radii, ""])
 
 
 def _rows_of_samples(answer: Accuracy) -> list[list[str]]:
@@ -325,13 +322,9 @@ def _cells(sample: Sample) -> list[str]:
     return [str(sample.label), predicted, number(sample.margin), radius, attacked]
 
 
-def _table(texts: Sequence[Sequence[str]], is_markdown: bool) -> list[str]:
+def _table(texts: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table, all columns to the right."""
-    columns = len(texts[0])
-    head, rule, *body = tables.aligned(texts, range(columns))
-    if is_markdown:
-        rule = f"|{' ---: |' * columns}"
-    return [head, rule, *body]
+    return tables.aligned(texts, range(len(texts[0])))
 
 
 # -- as a curve --------------------------------------------------------------------------------------------------------

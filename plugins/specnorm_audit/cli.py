@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -34,8 +32,6 @@ OK = 0
 GATE_FAILED = 1
 TROUBLE = 2
 INTERRUPTED = 130
-STREAM = "-"
-"""Standard input in the place of a model's path, standard output in that of a report's."""
 LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 """Smallest number of bytes of a model's kernels for which other processes are started, which takes half a second."""
 
@@ -76,35 +72,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return OK if is_flushed else TROUBLE
 
 
-class _Commands(click.Group):
-    """Group of commands that suggests a command if the first word is a model, or a misspelled name."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that the first word names."""
-        word = args[0]
-        if word in self.commands or word.startswith("-"):
-            return super().resolve_command(ctx, args)
-        raise click.UsageError(visible(f"there is no command {word!r}. Try: {self._meant(args)}"), ctx)
-
-    def _meant(self, args: list[str]) -> str:
-        """Return the command line that is probably meant, if the first word names no command."""
-        word, *others = args
-        if word == "help":
-            return "specnorm --help, or specnorm audit --help"
-        is_model = word == STREAM or Path(word).exists() or Path(word).suffix
-        if is_model:
-            return f"specnorm audit {' '.join(args)}"
-        similar = get_close_matches(word, self.commands, 1)
-        if similar:
-            return f"specnorm {' '.join([*similar, *others])}"
-        return "specnorm --help"
-
-
-@click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog=EXIT_CODES
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog=EXIT_CODES)
 @click.version_option(package_name="specnorm-bounds", prog_name="specnorm")
 def application() -> None:
     """Spectral norms of convolution layers: bounded, computed and proved.
@@ -145,16 +113,15 @@ def _reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., 
     """
     shared = (
         click.option(
-            "--max-bytes", type=options.size_in_bytes, default=str(MAX_BYTES), show_default=False, metavar="N|1GB",
-            help=f"Refuse files whose arrays claim more in all; {MAX_BYTES >> 30} GiB unless given.",
+            "--max-bytes", type=click.IntRange(1), default=MAX_BYTES, metavar="N",
+            help="Refuse files whose arrays claim more in all.",
         ),
         click.option(
             "-f", "--format", "output_format", type=click.Choice(formats),
             help="Form of the report. Default: by the suffix of --output, or a table.",
         ),
-        click.option("--json", "output_format", flag_value="json", help="The same as --format json."),
         click.option(
-            "-o", "--output", type=options.output, metavar="FILE|-",
+            "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
             help="Write to this file, whose suffix says the format.",
         ),
         click.option("-q", "--quiet", is_flag=True, help="No progress, and no word about gates that passed."),
@@ -254,8 +221,7 @@ def audit_command(
 ) -> int:
     """Bound the norm of every convolution and linear layer of MODEL.
 
-    MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file; or -,
-    which is standard input.
+    MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file.
 
     A file of weights does not tell strides and groups; the last line of the table says what was assumed.
     """
@@ -313,12 +279,11 @@ def audit_command(
 def _audited(model: str, quiet: bool, executor: Workers | None, arguments: Mapping[str, Any]) -> Report:
     """Audit one model; a model that cannot be read has a report that says why."""
     try:
-        with _path(model, arguments["max_bytes"]) as path, progress(model, shown=not quiet) as tick:
-            report = audit(path, progress=tick, executor=executor, **arguments)
+        with progress(model, shown=not quiet) as tick:
+            return audit(model, progress=tick, executor=executor, **arguments)
     except ModelFileError as error:
         complain(str(error))
         return Report(specnorm.__version__, model, (), (), error=str(error))
-    return replace(report, model=model)
 
 
 def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
@@ -355,30 +320,6 @@ def _one_blas_thread() -> AbstractContextManager[object]:
     return context
 
 
-@contextmanager
-def _path(model: str, max_bytes: int) -> Iterator[str]:
-    """Yield the path of a model; for standard input, the path of a copy.
-
-    The copy may have twice ``max_bytes``, the limit of its arrays.
-    """
-    if model != STREAM:
-        yield model
-        return
-    with tempfile.TemporaryDirectory(prefix="specnorm-") as folder:
-        path = Path(folder, "stdin")
-        left = 2 * max_bytes
-        with path.open("wb") as file:
-            while chunk := sys.stdin.buffer.read(2**20):
-                left -= len(chunk)
-                if left < 0:
-                    raise ModelFileError(f"standard input has more than twice {max_bytes} bytes. Raise --max-bytes.")
-                file.write(chunk)
-        try:
-            yield str(path)
-        except ModelFileError as error:
-            raise ModelFileError(str(error).replace(str(path), "standard input")) from error
-
-
 def _write_claims(report: Report, path: Path) -> bool:
     """Write the certificate of a report, and messages on what has no claim; return False if that fails, or if any."""
     for line in report.without_claim:
@@ -399,13 +340,13 @@ def _say_gates(reports: Sequence[Report], quiet: bool) -> None:
         for gate in report.gates:
             if quiet and gate.outcome == "passed":
                 continue
-            complain(f"{name}{gate.sentence}", outcome=gate.outcome)
+            complain(f"{name}{gate.sentence}")
             for place in gate.places:
                 complain(f"  {place}", prefix="")
 
 
 # -- accuracy, verify -------------------------------------------------------------------------------------------------
-_SAMPLE_FORMATS = ("table", "json", "csv", "markdown")
+_SAMPLE_FORMATS = ("table", "json", "csv")
 
 
 @application.command("accuracy", epilog=EXIT_CODES)
@@ -487,7 +428,7 @@ def verify_command(certificate: Path, model: str) -> int:
 def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
     """Refuse outputs that cannot be written, or that would replace an input."""
     try:
-        check_outputs(outputs, [path for path in inputs if path != STREAM])
+        check_outputs(outputs, inputs)
     except OSError as error:
         raise click.UsageError(visible(f"{error}.")) from error
 

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,9 +185,6 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | 
     if base in names or u not in stored or v not in stored:
         reason = f"the layer computes its weight from it, and the arrays beside it do not say by which factor. {_BAKE}"
         return Recipe.refused(name, reason)
-    length = f"{base}_g"
-    if beside == [length]:
-        return _scaled_spectral(name, base, (u, v, length), stored)
     if beside:
         reason = f"{_last(beside[0])} beside it is of a normalisation whose factor is not known. {_BAKE}"
         return Recipe.refused(name, reason)
@@ -236,24 +233,6 @@ def _spectral(name: str, weight: str, u: str, v: str, stored: Stored, others: tu
         reason = f"{_last(u)} and {_last(v)} do not fit its shape: it is another normalisation than torch's. {_BAKE}"
         return Recipe.refused(name, reason)
     return Recipe(weight, (name, u, v), partial(_divided, axes), f"{_last(weight)}=W/(u·Wv) as in eval()", others)
-
-
-def _scaled_spectral(name: str, weight: str, states: tuple[str, str, str], stored: Stored) -> Recipe:
-    """Compute g·W/(u·Wv), torchdeq's spectral normalisation; what it clips is not stored, and is at most this."""
-    u, v, length = states
-    spectral = _spectral(name, weight, u, v, stored)
-    if spectral.compute is None:
-        return spectral
-    if not _is_length(stored[length].shape, stored[name].shape):
-        reason = f"the layer computes its weight from it and {_last(length)}, which does not fit."
-        return Recipe.refused(name, reason)
-    compute = partial(_divided_and_scaled, spectral.compute)
-    assumption = f"{_last(weight)}=g·W/(u·Wv), not clipped"
-    return replace(spectral, parts=(*spectral.parts, length), compute=compute, assumption=assumption)
-
-
-def _divided_and_scaled(divide: Compute, weight: Numbers, u: Numbers, v: Numbers, length: Numbers) -> Numbers:
-    return np.asarray(length * divide(weight, u, v))
 
 
 def _axes(shape: Sequence[int], u: Sequence[int], v: Sequence[int]) -> tuple[int, ...]:
@@ -569,67 +548,39 @@ class Beside:
 def _of_power_iteration(kernel: str, rest: _Rest, everything: Stored) -> Recipe:
     """Read the vector u of a normalisation that takes one step of the power iteration at inference, too.
 
-    With more steps the weight is smaller in norm, so that upper bounds hold for any number.
+    The convention is BigGAN's and torch-mimicry's: the kernel's outputs are the rows of the matrix. With more steps the
+    weight is smaller in norm, so that upper bounds hold for any number. Other normalisations are refused.
     """
-    leaves = {re.split(r"[./]", words)[-1] for words in rest}
-    vectors = [name for words, name in rest.items() if re.split(r"[./]", words)[-1] in _FIRST_VECTORS]
-    style = next((style for names, style in _STYLES if all(re.fullmatch(names, leaf) for leaf in leaves)), None)
-    if style is None or len(vectors) != 1:
+    leaves = {re.split(r"[./]", words)[-1]: name for words, name in rest.items()}
+    vector = leaves.get("u0") or leaves.get("sn_u")
+    is_known = any(all(re.fullmatch(names, leaf) for leaf in leaves) for names in _POWER_ITERATIONS)
+    rows = everything[kernel].shape[0]
+    if not is_known or vector is None or everything[vector].shape != (1, rows):
         return Recipe.refused(kernel, f"{_listed(rest)} beside it: {_OTHER}", rest.values())
-    shape = everything[kernel].shape
-    size = math.prod(everything[vectors[0]].shape)
-    axes = {"first": (0,), "last": (len(shape) - 1,), "any": tuple(range(len(shape)))}[style.axes]
-    fitting = tuple(axis for axis in axes if size in (shape[axis], math.prod(shape) // max(shape[axis], 1)))
-    if not fitting or not is_vector(everything[vectors[0]].shape):
-        return Recipe.refused(kernel, f"{_last(vectors[0])} beside it does not fit its shape. {_BAKE}", rest.values())
-    compute = partial(_divided_after_step, fitting, style.epsilon)
-    others = tuple(name for name in rest.values() if name != vectors[0])
-    return Recipe(kernel, (kernel, vectors[0]), compute, f"{_last(kernel)}=W/(u·Wv) of one step", others)
+    others = tuple(name for name in rest.values() if name != vector)
+    return Recipe(kernel, (kernel, vector), _divided_after_step, f"{_last(kernel)}=W/(u·Wv) of one step", others)
 
 
-@dataclass(frozen=True)
-class _Style:
-    """How a power iteration reads a kernel as a matrix, and what is added to squared lengths."""
-
-    axes: Literal["first", "last", "any"]
-    epsilon: float = 0.0
-
-
-_FIRST_VECTORS = ("u", "u0", "sn_u", "sn", "u_var")
-_STYLES = (
-    (r"u\d|sv\d", _Style("first")),  # BigGAN-PyTorch; only u0 counts
-    (r"u0|sigma", _Style("last", 1e-4)),  # Haiku
-    (r"sn_u|sn_sigma", _Style("first")),  # torch-mimicry
-    (r"sn", _Style("last")),  # Keras layers that normalise themselves
-    (r"u_var", _Style("last")),  # compare_gan
-    (r"u", _Style("any")),  # Chainer, TF1
-)
-"""Names of all states of a convention, and its style. The first that fits all names counts."""
+_POWER_ITERATIONS = (r"u\d|sv\d", r"sn_u|sn_sigma")
+"""Names of all states of a convention. Of several vectors, only u0 counts."""
 _OTHER = f"the layer divides its weight by a norm, and these do not say by which. {_BAKE}"
 
 
-def _divided_after_step(axes: Sequence[int], epsilon: float, weight: Numbers, u: Numbers) -> Numbers:
-    """Return the weight divided by its norm by one step from u; if several axes may be the rows, of the right one."""
-    vector = u.reshape(-1)
-    readings: list[tuple[float, float]] = []
-    for axis in axes:
-        rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)
-        matrix = rows if vector.size == rows.shape[0] else rows.T
-        readings.append((_angle(vector, matrix @ (matrix.T @ vector)), _after_step(matrix, vector, epsilon)))
-    return np.asarray(weight / _clearest(readings))
+def _divided_after_step(weight: Numbers, u: Numbers) -> Numbers:
+    """Return the weight divided by its norm by one step from u."""
+    return np.asarray(weight / _after_step(weight.reshape(weight.shape[0], -1), u.reshape(-1)))
 
 
-def _after_step(matrix: Numbers, u: Numbers, epsilon: float = 0.0) -> float:
+def _after_step(matrix: Numbers, u: Numbers) -> float:
     """Return the norm of a matrix by one step of the power iteration from u."""
-    v = _unit(u @ matrix, epsilon)
+    v = _unit(u @ matrix)
     image = matrix @ v
-    return float(image @ _unit(image, epsilon))
+    return float(image @ _unit(image))
 
 
-def _unit(x: Numbers, epsilon: float = 0.0) -> Numbers:
-    """Return a vector divided by its length, to whose square ``epsilon`` is added."""
-    squares = max(float(np.sum(x**2)) + epsilon, _EPSILON)
-    return np.asarray(x / np.sqrt(squares))
+def _unit(x: Numbers) -> Numbers:
+    """Return a vector divided by its length."""
+    return np.asarray(x / np.sqrt(max(float(np.sum(x**2)), _EPSILON)))
 
 
 def _masked(kernel: str, rest: _Rest, everything: Stored) -> Recipe:

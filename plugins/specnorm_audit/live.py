@@ -48,7 +48,7 @@ def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
 def _tensor(part: ModelPart) -> Tensor:
     """Return a part of a model as an array to audit."""
     if part.layer is not None:
-        kernel, geometry, _ = part.layer
+        kernel, geometry = part.layer.kernel, part.layer.geometry
         stated = cast(Stated, {**DEFAULTS, "layout": None, **geometry})
         stated.setdefault("padding", "same")
         kind: Kind = "conv" if len(kernel.shape) > _LEAST_AXES else "linear"

@@ -16,7 +16,6 @@ from specnorm_audit.rows import CIRCULAR, USUAL_COLUMNS
 
 FURTHEST = 1e100
 """Largest radius that labels are certified within."""
-_LETTERS = "KMGTI "
 SUFFIXES = {"": "table", ".txt": "table", ".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
 """Formats of reports by the endings of their names."""
 
@@ -60,20 +59,6 @@ def _natural(text: str, wanted: str) -> int:
     if not is_whole or int(text) == 0:
         raise click.BadParameter(f"{text!r} is not {wanted}.")
     return int(text)
-
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-
-
-def size_in_bytes(text: str) -> int:
-    """Return a number of bytes, maybe with a unit: 1GB is 10^9, 1GiB is 2^30."""
-    without_b = text.strip().upper().removesuffix("B")
-    number = without_b.rstrip(_LETTERS)
-    unit = without_b[len(number) :].strip()
-    size = _float_or_nan(number) * _UNITS.get(unit, math.nan) if number.isascii() else math.nan
-    if "_" in text or not 1 <= size < 2**63:
-        raise click.BadParameter(f"{text!r} is not a number of bytes of at least 1, such as 1000000000, 1GB or 8GiB.")
-    return int(size)
 
 
 def jobs(text: str) -> int | None:
@@ -139,11 +124,6 @@ def plot(text: str) -> Path:
     except (ValueError, ImportError) as error:
         raise click.BadParameter(visible(f"{error}.")) from error
     return Path(text)
-
-
-def output(text: str) -> Path | None:
-    """Return a file to write; None: standard output."""
-    return None if text in ("-", "/dev/stdout", "/dev/fd/1") else Path(text)
 
 
 def usual_columns(input_shape: Any) -> tuple[str, ...]:

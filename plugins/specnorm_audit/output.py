@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
 import os
 import shutil
 import stat
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +19,6 @@ Tick = Callable[[int, int, str], None]
 """Called with (number of steps done, number of steps, name of the last one)."""
 _BAR = 24
 """Number of characters of a progress bar."""
-_CONTROLS = frozenset(range(32)) - frozenset(b"\t\n\r\f")
 
 
 def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
@@ -57,7 +54,7 @@ def _is_same_file(path: Path, other: Path) -> bool:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a path that `replace_file` could not write, or a file there that is no report."""
+    """Refuse a path that `replace_file` could not write."""
     target = path.resolve()
     if not target.parent.is_dir():
         raise OSError(f"{path.parent} is not a folder")
@@ -65,36 +62,11 @@ def check_output(path: Path) -> None:
         if not stat.S_ISREG(target.stat().st_mode):
             # Replacing /dev/null by a file would be permanent.
             raise OSError(f"{path} is not a regular file")
-        if not _may_be_report(target):
-            raise OSError(f"{path} holds a model or other data, which a report would replace: name another file")
     temporary = _beside(target)
     try:
         temporary.open("xb").close()
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _may_be_report(path: Path) -> bool:
-    """Whether a file may be what an audit writes.
-
-    That is any text but the index of a sharded model, a picture, or a certificate.
-    """
-    with path.open("rb") as file:
-        start = file.read(2**16)
-    if start.startswith(b"PK") and _is_certificate(path):
-        return True
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(start)
-    except UnicodeDecodeError:
-        return start.startswith(b"\x89PNG\r\n")
-    return _CONTROLS.isdisjoint(start) and files_of(path) == [path]
-
-
-def _is_certificate(path: Path) -> bool:
-    """Whether a zip archive is a certificate: it has claims."""
-    with suppress(zipfile.BadZipFile, OSError), zipfile.ZipFile(path) as archive:
-        return "claims.npy" in archive.namelist()
-    return False
 
 
 def _beside(target: Path) -> Path:
@@ -153,17 +125,9 @@ def write(stream: TextIO, text: str, raw: bool = False) -> str | None:
     return None
 
 
-_COLOURS = {"passed": 32, "failed": 31, "undecided": 33}
-"""Colours of gates' outcomes, by their numbers on a terminal."""
-
-
-def complain(message: str, prefix: str = "specnorm: ", outcome: str | None = None) -> None:
-    """Write a message to stderr, in one line; on a terminal in the colour of a gate's outcome, if it is about one."""
-    line = visible(message)
-    has_colour = outcome is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    if has_colour and os.environ.get("TERM") != "dumb":
-        line = f"\x1b[{_COLOURS[str(outcome)]}m{line}\x1b[0m"
-    write(sys.stderr, f"{prefix}{line}\n", raw=has_colour)
+def complain(message: str, prefix: str = "specnorm: ") -> None:
+    """Write a message to stderr, in one line."""
+    write(sys.stderr, f"{prefix}{visible(message)}\n")
 
 
 @contextmanager

@@ -89,14 +89,6 @@ class Row:
         are_numbers = all(x is not None and math.isfinite(x) for x in (self.lower, self.upper))
         return "ok" if self.reason is None and are_numbers else "error"
 
-    @property
-    def ratio(self) -> float | None:
-        """``tn / lower``, tn the bound by the tensor norm: an upper bound of its ratio to the norm."""
-        tn = self.values.get("tn")
-        if not isinstance(tn, float) or not self.lower:
-            return None
-        return tn / self.lower
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, in the order of the documentation; numbers that are not finite become None."""
         geometry = {name: _listed(getattr(self.spec, name, None)) for name in GEOMETRY}
@@ -106,8 +98,6 @@ class Row:
         row |= geometry
         row |= {"assumed": list(self.assumed), "lower": finite(self.lower), "upper": finite(self.upper)}
         row |= {name: finite(value) for name, value in self.values.items()}
-        if "tn" in self.values:
-            row["ratio"] = finite(self.ratio)
         return row | {"status": self.status, "reason": self.reason, "note": self.note}
 
 

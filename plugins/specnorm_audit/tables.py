@@ -52,26 +52,19 @@ def _remark(row: Row) -> str:
     return "above 1" if row.lower > 1 else "1 is not decided"
 
 
-def ratio_columns(methods: Sequence[str]) -> list[str]:
-    """Return the name of the column of ``tn / lower``, if there is one."""
-    return ["ratio"] if "tn" in methods else []
-
-
 def numbers(row: Row, methods: Sequence[str]) -> list[str]:
-    """Return a row's lower, upper, a number a method, and ratio: rounded so that each keeps its promise."""
+    """Return a row's lower, upper, and a number a method: rounded so that each keeps its promise."""
     cells = [number(row.lower, "lower"), number(row.upper, "upper")]
     for name in methods:
         promise = row.promises.get(name, "exact")
         cells.append(_cell(row.values.get(name), promise))
-    if ratio_columns(methods):
-        cells.append(number(row.ratio))
     return cells
 
 
 def texts(rows: Sequence[Row]) -> list[list[str]]:
     """Return the table's cells, its head first: layer, shape, numbers, remark."""
     methods = columns(rows)
-    table = [["layer", "shape", "lower", "upper", *methods, *ratio_columns(methods), "remark"]]
+    table = [["layer", "shape", "lower", "upper", *methods, "remark"]]
     for row, remark in zip(rows, remarks(rows), strict=True):
         shape = "x".join(map(str, row.shape))
         table.append([visible(row.name), shape, *numbers(row, methods), remark])

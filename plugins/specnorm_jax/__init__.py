@@ -148,7 +148,7 @@ class JaxBackend(Backend):
         """Run a program with its pullback as derivative: values on the CPU and searches in NumPy, the rest compiled."""
         record = _Record()
         value, stats = _apply(program, record, kernels)
-        return Ran(value, stats, (), record.claims, record.has_values)
+        return Ran(value, stats, (), record.claims, record.computed_in)
 
     def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
         """Value and gradient of a program, compiled: one operation after another, JAX would take many times longer."""
@@ -262,12 +262,12 @@ def _check(program: Program, kernels: Array) -> None:
 
 
 class _Record:
-    """What `_apply` stores beside its results: whether the kernels had values, and the claims.
+    """What `_apply` stores beside its results: `Ran.computed_in`, and the claims.
 
     Under ``grad`` outside of ``jit``, the caller has tracers, but `_apply` is run with concrete arrays.
     """
 
-    has_values = False
+    computed_in: str | None = None
     claims: Any = None
 
 
@@ -284,8 +284,9 @@ def _run(
     differentiated: bool,
 ) -> tuple[Array, tuple[Array, ...], tuple[Array, ...]]:
     """Return a program's value, statistics and, if it is differentiated, residuals."""
-    record.has_values = not BACKEND.is_traced(kernels)
-    if _runs_in_numpy(program, kernels):
+    ops = program.execution(kernels, backend=BACKEND)
+    record.computed_in = ops.computed_in
+    if ops.in_numpy:
         ran = program.forward(kernels, backend=BACKEND, differentiated=differentiated)
         record.claims = ran.claims
         return ran.value, ran.stats, ran.residuals

@@ -14,8 +14,8 @@ from jax import lax
 from specnorm.errors import GeometryError
 from specnorm.plugin import LayerKernel, counted, per_axis, same_upper
 
-_LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
-"""Layout of Flax's kernels, by the number of spatial axes."""
+LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
+"""Layout of Flax's kernels, by their number of axes."""
 _LAYERS = ("Conv", "ConvTranspose", "Linear")
 """Names of the classes that are read, in both frameworks."""
 _WRAPPERS = ("flax WeightNorm", "flax SpectralNorm", "equinox WeightNorm", "equinox SpectralNorm")
@@ -144,7 +144,7 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
     ndim = len(x.kernel_size)
     stride = per_axis("strides", _or_1(x.strides), ndim)
     dilation = per_axis("kernel_dilation", _or_1(x.kernel_dilation), ndim)
-    geometry: dict[str, Any] = {"stride": stride, "dilation": dilation, "layout": _LAYOUTS[ndim]}
+    geometry: dict[str, Any] = {"stride": stride, "dilation": dilation, "layout": LAYOUTS[ndim + 2]}
     if kind == "ConvTranspose":
         return _transposed_layer(x, kernel, geometry)
     if per_axis("input_dilation", _or_1(x.input_dilation), ndim) != (1,) * ndim:

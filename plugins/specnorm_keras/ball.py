@@ -9,7 +9,7 @@ import keras
 
 import specnorm
 from specnorm.errors import MethodError
-from specnorm.plugin import check_bound, lmo_stack, update_in_ball
+from specnorm.plugin import check_bound, updates_in_ball
 from specnorm_keras.kernels import KernelLayer, LayerKind
 
 _KINDS: tuple[tuple[LayerKind, tuple[type, ...]], ...] = (
@@ -43,7 +43,8 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
         are kept in the ball. A list, as in ``get_config()``, has for each trainable variable of the model the geometry
         of a kernel, or None.
     learning_rate : float, schedule or callable, default 0.1
-        From 0 to 1; other numbers are cut off there. Rates from 0.05 to 0.4, decaying to nearly 0, are usual.
+        From 0 to 1; other numbers are cut off there. Rates from 0.05 to 0.2, after a warm-up and decaying to
+        nearly 0, are usual.
     bound : float, default 1
         Positive.
     momentum : float, default 0.95
@@ -135,8 +136,8 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
         target = self.momentum * mean + (1 - self.momentum) * gradient if self.nesterov else mean
         oriented_target, geometry = layer.oriented(ops.convert_to_tensor(target))
         kernel, _ = layer.oriented(ops.convert_to_tensor(variable))
-        direction = lmo_stack(oriented_target[None], bound=self.bound, **geometry)[0]
-        update = update_in_ball(kernel, direction, ops.cast(learning_rate, variable.dtype), kernel.shape[-2:])
+        rate = ops.cast(learning_rate, variable.dtype)
+        (update,) = updates_in_ball([kernel], [oriented_target], rate, bound=self.bound, geometries=[geometry])
         self.assign_add(variable, ops.reshape(update, variable.shape))
 
     def get_config(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def layer_of(x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKer
         # Keras stores (*spatial, cin, multiplier); the same layer with cin groups has (*spatial, 1, cin * multiplier).
         cin, multiplier = kernel.shape[-2:]
         grouped_kernel = kernel.reshape((*kernel_shape, 1, cin * multiplier))
-        return LayerKernel(grouped_kernel, {**geometry, "groups": cin}, as_stored=False)
+        return LayerKernel(grouped_kernel, {**geometry, "groups": cin}, stored_shape=tuple(kernel.shape))
     if kind in _SEPARABLE:
         return LayerKernel(kernel, geometry, as_stored=False)
     return LayerKernel(kernel, {**geometry, "groups": x.groups})

@@ -3,8 +3,9 @@
 `certified.graph` says what a network is, `certified.operators` what its nodes compute and by how much each can stretch.
 `bounding` combines them with the norms of the layers, which `measuring` proves. `certified.runs` finds layers in a row,
 `descent` proposes weights for their channels, and `certified.parts` proves the constant of a run with such weights.
-`methods` are the ways to bound a network. `near` bounds a network on a ball around one input: `certified.ranges` says
-which numbers each value can be there. `local` says in which ball a label stays. `comparison` executes graph and model.
+`methods` are the ways to bound a network; `answering` compares, searches, proves and attacks. `certified.ranges` says
+which numbers each value can be in a region. `comparison` executes graph and model. Extensions are found by entry point
+(`extensions`): `local` bounds a network on a ball around one input, and says in which ball a label stays.
 `live` and `nonexpansiveness` take any source: a torch module, a JAX function, a Flax NNX or Equinox module, a Keras 3
 model on JAX or torch, an ONNX file or `onnx.ModelProto`, or a graph. Live models are exported to ONNX (`sources`).
 
@@ -32,8 +33,7 @@ _PLACES = {
     "certified.operators.registry": "register_operator",
     "certified.ranges": "within",
     "certified.statements": "forward_step",
-    "live": "certified_accuracy network_bound network_graph",
-    "local.margins": "margins",
+    "live": "network_bound network_graph",
     "methods": "Multipliers Product Scaled",
     "nonexpansiveness": "nonexpansive",
 }
@@ -45,10 +45,13 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.operators.registry import register_operator
     from specnorm_networks.certified.ranges import within
     from specnorm_networks.certified.statements import forward_step
-    from specnorm_networks.live import certified_accuracy, network_bound, network_graph
-    from specnorm_networks.local.margins import margins
+    from specnorm_networks.live import network_bound, network_graph
     from specnorm_networks.methods import Multipliers, Product, Scaled
     from specnorm_networks.nonexpansiveness import nonexpansive
+
+    certified_accuracy: Any
+    margins: Any
+    """Extensions have their types: the rest of the package names none."""
 else:  # hidden from type checkers, for which a module with __getattr__ has every name
 
     def __getattr__(name: str) -> Any:
@@ -57,6 +60,10 @@ else:  # hidden from type checkers, for which a module with __getattr__ has ever
 
         if name == "operators":
             return import_module(f"{__name__}.certified.operators")
+        if name in ("certified_accuracy", "margins"):
+            from specnorm_networks.extensions import extension
+
+            return extension(name)
         for module, names in _PLACES.items():
             if name in names.split():
                 return getattr(import_module(f"{__name__}.{module}"), name)

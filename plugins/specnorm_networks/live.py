@@ -1,10 +1,10 @@
-"""A network of any framework, file or graph: its bound, and its certified accuracy."""
+"""A network of any framework, file or graph, and its bound."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,13 +14,10 @@ from numpy.typing import NDArray
 
 from specnorm.errors import CertificateError, MethodError
 from specnorm_networks.answer import NetworkBound
+from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.ranges import within
-from specnorm_networks.local.accuracy import CertifiedAccuracy
-from specnorm_networks.local.accuracy import certified_accuracy as of_graph
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
-from specnorm_networks.near import bound
 from specnorm_networks.progress import Progress, stage
 
 if TYPE_CHECKING:
@@ -162,85 +159,6 @@ def is_file(source: Source) -> bool:
     """Whether a source is read without an export: an ONNX model, in a file or in memory, or a graph."""
     root = type(source).__module__.partition(".")[0]
     return isinstance(source, str | os.PathLike | Graph) or (root == "onnx" and hasattr(source, "opset_import"))
-
-
-def certified_accuracy(
-    source: Source,
-    x: Any,
-    y: Any,
-    radii: Sequence[float] | NDArray[np.floating],
-    *,
-    rtol: float = 1e-3,
-    method: Method | None = None,
-    local: bool = False,
-    budget: float | None = None,
-    margin: float = 0.0,
-    input_range: tuple[float, float] | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> CertifiedAccuracy:
-    """Certify for each sample that no change of the input up to a radius changes its label.
-
-    A sample with the label y is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, where L_yj is the proven
-    Lipschitz constant of the difference of these two logits (`specnorm_networks.margins`).
-
-    Parameters
-    ----------
-    source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
-        A classifier that ends with a linear layer.
-    x : array, shape (samples, ...)
-        Inputs as the model takes them; radii are distances between such inputs.
-    y : array, shape (samples,)
-        Labels, whole numbers.
-    radii : sequence of float
-        Radii of the balls around the samples, in the 2-norm.
-    rtol, method
-        As for `network_bound`.
-    local : bool, default False
-        If constants that hold on all inputs leave a sample open, attack it and bound the network on its ball. This
-        takes a second or two for each sample and radius of small convolutional networks.
-    budget : float, optional
-        With ``local``, time limit in seconds for each sample and radius; None: a fixed number of steps.
-    margin : float, default 0.0
-        Number by which the label's logit has to exceed every other one in the whole ball. Twice the largest error of
-        the logits in a runtime makes its labels certain, too.
-    input_range : (float, float), optional
-        Smallest and largest number of an input's entries. Labels are certified for such inputs alone.
-    progress : callable, optional
-        Called after each sample with (number of samples that are done, number of all samples).
-
-    Returns
-    -------
-    CertifiedAccuracy
-        Proven in real arithmetic. The rounding of the logits that are computed here is counted.
-
-    Raises
-    ------
-    MethodError
-        If the model does not end with a linear layer, has no bound, mixes the samples of a batch, or samples and
-        labels do not fit.
-    """
-    inputs = numbers(x).astype(np.float64)
-    labels = numbers(y)
-    if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not len(inputs):
-        raise MethodError(
-            f"x of shape {inputs.shape} and y of shape {labels.shape}; expected samples along the first axis of both, "
-            "at least one."
-        )
-    graph = source if isinstance(source, Graph) else network_graph(source, _sizes(source, inputs))
-    if input_range is not None:
-        graph = within(graph, *input_range)
-    return of_graph(
-        graph, inputs, labels, radii, local=local, budget=budget, margin=margin, method=method,
-        measure=Measure(rtol), progress=progress,
-    )  # fmt: skip
-
-
-def _sizes(source: Source, x: NDArray[np.float64]) -> Any:
-    """Return the shape of one sample; for a file the spatial sizes of an image, or None for other samples."""
-    if not is_file(source):
-        return x.shape[1:]
-    is_image = x.ndim > 3
-    return x.shape[2:] if is_image else None
 
 
 def numbers(x: Any) -> NDArray[Any]:

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm.proof import check_count, counted, number
 from specnorm_networks.answer import NetworkBound
+from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.statements import forward_step
 from specnorm_networks.comparison.attack import Pairs
 from specnorm_networks.live import Source, network_graph, numbers
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
-from specnorm_networks.near import bound
 
 _DISTANCE = 1e-2
 """Distance of the two inputs of a pair, as a part of the first one's norm. If they were much closer, rounding would

@@ -1,4 +1,7 @@
-"""Names for packages that read, audit or certify models. The functions for users are in `specnorm_networks` itself."""
+"""Names for packages that read, audit or certify models, and for extensions.
+
+The functions for users are in `specnorm_networks` itself.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +15,53 @@ __all__ = [
     # The bound of a graph, for which norms of layers may have been measured before.
     "bound", "Measure", "Method", "moved_up", "registered_operators", "speaks_of",
     # Types of answers.
-    "CertifiedAccuracy", "Margins", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
+    "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
     # Certificates.
     "Certificate", "certificate_of", "certificate_of_network",
     # Text.
     "html_table",
+    # For extensions: graphs, and the parts of operators that rules use.
+    "Constant", "FloatArray", "KnownShape", "LinearMap", "LogSoftmax", "Map", "Matrix", "Piecewise", "Pointwise",
+    "Scope", "Selection", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants", "flattened", "is_file",
+    "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
+    # Regions of the inputs, and ranges of values in them.
+    "Ball", "Ranges", "Walk", "box_of", "check_region", "consistent", "ranges", "with_slopes_on",
+    # Proofs and searches.
+    "Adam", "ROUNDINGS", "Run", "bounded", "bounds_by_units", "constants", "runs",
+    # Execution.
+    "gradient", "inside", "length", "moved", "nearest", "run_with_errors",
 ]
 # fmt: on
 
 _PLACES = {
-    "local.accuracy": "CertifiedAccuracy",
     "answer": "NetworkBound RunBound",
+    "answering": "bound bounds_by_units",
+    "bounding": "bounded",
     "certificates": "certificate_of_network",
-    "certified.kernels": "speaks_of",
+    "certified.kernels": "ROUNDINGS speaks_of",
+    "certified.links": "Run",
+    "certified.operators": "Constant LogSoftmax Matrix Pointwise Softmax Unknown",
+    "certified.operators.base": "UNDERFLOW FloatArray KnownShape LinearMap flattened",
+    "certified.operators.joins": "Selection",
+    "certified.operators.piecewise": "Piecewise",
     "certified.operators.registry": "registered_operators",
-    "certified.propagation": "Step UnknownNode",
-    "comparison.execution": "moved_up",
+    "certified.parts": "constants",
+    "certified.patterns": "prepare without_sorting",
+    "certified.propagation": "Step UnknownNode before_added_constants",
+    "certified.ranges": "Ranges Walk box_of check_region consistent ranges with_slopes_on",
+    "certified.regions": "Ball",
+    "certified.runs": "runs",
+    "certified.scope": "Map Scope",
+    "certified.writing_out": "linear_operators written_out",
+    "comparison.attack": "gradient length moved nearest",
+    "comparison.execution": "inside moved_up run_with_errors",
+    "descent": "Adam",
+    "exported_file": "AnswerWithFile",
     "layer_certificates": "Certificate certificate_of",
-    "local.margins": "Margins",
+    "live": "Source is_file numbers",
     "measuring": "Measure",
     "methods": "Method",
     "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",
-    "near": "bound",
     "nonexpansiveness": "Nonexpansive",
     "tables": "html_table",
 }
@@ -41,18 +69,41 @@ _PLACES = {
 
 if TYPE_CHECKING:
     from specnorm_networks.answer import NetworkBound, RunBound
+    from specnorm_networks.answering import bound, bounds_by_units
+    from specnorm_networks.bounding import bounded
     from specnorm_networks.certificates import certificate_of_network
-    from specnorm_networks.certified.kernels import speaks_of
+    from specnorm_networks.certified.kernels import ROUNDINGS, speaks_of
+    from specnorm_networks.certified.links import Run
+    from specnorm_networks.certified.operators import Constant, LogSoftmax, Matrix, Pointwise, Softmax, Unknown
+    from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, KnownShape, LinearMap, flattened
+    from specnorm_networks.certified.operators.joins import Selection
+    from specnorm_networks.certified.operators.piecewise import Piecewise
     from specnorm_networks.certified.operators.registry import registered_operators
-    from specnorm_networks.certified.propagation import Step, UnknownNode
-    from specnorm_networks.comparison.execution import moved_up
+    from specnorm_networks.certified.parts import constants
+    from specnorm_networks.certified.patterns import prepare, without_sorting
+    from specnorm_networks.certified.propagation import Step, UnknownNode, before_added_constants
+    from specnorm_networks.certified.ranges import (
+        Ranges,
+        Walk,
+        box_of,
+        check_region,
+        consistent,
+        ranges,
+        with_slopes_on,
+    )
+    from specnorm_networks.certified.regions import Ball
+    from specnorm_networks.certified.runs import runs
+    from specnorm_networks.certified.scope import Map, Scope
+    from specnorm_networks.certified.writing_out import linear_operators, written_out
+    from specnorm_networks.comparison.attack import gradient, length, moved, nearest
+    from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
+    from specnorm_networks.descent import Adam
+    from specnorm_networks.exported_file import AnswerWithFile
     from specnorm_networks.layer_certificates import Certificate, certificate_of
-    from specnorm_networks.local.accuracy import CertifiedAccuracy
-    from specnorm_networks.local.margins import Margins
+    from specnorm_networks.live import Source, is_file, numbers
     from specnorm_networks.measuring import Measure
     from specnorm_networks.methods import Method
     from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32
-    from specnorm_networks.near import bound
     from specnorm_networks.nonexpansiveness import Nonexpansive
     from specnorm_networks.tables import html_table
 else:  # hidden from type checkers, for which a module with __getattr__ has every name

@@ -81,12 +81,15 @@ class TorchBackend(TorchArrays):
                 difference = _products(rest[count], change, program, value)
                 # Zero, but for a gradient that overflows: 0 times infinity is NaN.
                 value = value + torch.where(torch.isfinite(difference), difference, torch.zeros_like(difference))
+        computed_in = ran.computed_in if ran else None
+        if ran is None and not self.is_traced(kernels):  # under torch.func.grad
+            computed_in = program.execution(kernels, backend=self).computed_in
         return Ran(
             value=value,
             stats=stats,
             residuals=(),
             claims=ran.claims if ran else None,
-            known=not self.is_traced(kernels),
+            computed_in=computed_in,
         )
 
     def _need(self, program: Program, kernels: Tensor) -> str:

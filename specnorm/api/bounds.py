@@ -13,7 +13,7 @@ from specnorm.errors import EstimateWarning, GeometryError, MethodError, Specnor
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.methods import METHODS, FantasticFour, Gram, Grid, Method, TensorNorm, Unfoldings
-from specnorm.running.measuring import check_method, result_of
+from specnorm.running.measuring import check_method, run_method
 from specnorm.running.program import program_for
 from specnorm.running.result import Result, shown
 
@@ -80,7 +80,7 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
         if cls.quantity != "norm":
             continue
         try:
-            results[name] = result_of(kernel, cls(), **geometry)
+            results[name] = run_method(kernel, cls(), **geometry).result
         except (MethodError, GeometryError, Undecided) as error:
             refusal = error
     if not results and refusal is not None:
@@ -179,7 +179,7 @@ def tn_bound(
     >>> f"{specnorm.tn_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    result = result_of(kernel, TensorNorm(proven=proven), **geometry)
+    result = run_method(kernel, TensorNorm(proven=proven), **geometry).result
     if proven is None and result.kind == "estimate":
         _warn_estimate()
     value: ArrayT = result.value
@@ -220,7 +220,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> f"{specnorm.f4_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    value: ArrayT = result_of(kernel, FantasticFour(), **geometry).value
+    value: ArrayT = run_method(kernel, FantasticFour(), **geometry).result.value
     return value
 
 
@@ -250,7 +250,7 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> specnorm.unfolding_bounds(kernel).shape
     (7,)
     """
-    value: ArrayT = result_of(kernel, Unfoldings(), **geometry).value
+    value: ArrayT = run_method(kernel, Unfoldings(), **geometry).result.value
     return value
 
 
@@ -299,7 +299,7 @@ def gram_bound(
     >>> f"{specnorm.gram_bound(kernel, 32):.2f}, {specnorm.gram_bound(kernel, padding_mode='zeros'):.2f}"
     '31.18, 31.18'
     """
-    value: ArrayT = result_of(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
+    value: ArrayT = run_method(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).result.value
     return value
 
 
@@ -334,5 +334,5 @@ def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geome
     >>> f"{specnorm.grid_bound(kernel, groups=2):.2f}"
     '22.60'
     """
-    value: ArrayT = result_of(kernel, Grid(n=n), **geometry).value
+    value: ArrayT = run_method(kernel, Grid(n=n), **geometry).result.value
     return value

@@ -16,7 +16,7 @@ from specnorm.geometry.spec import ConvSpec, Geometry, Layer
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
 from specnorm.running.base import Method, as_number
 from specnorm.running.clock import BUDGET
-from specnorm.running.measuring import result_of
+from specnorm.running.measuring import run_method
 from specnorm.spectrum.determinant import LogDeterminant
 
 
@@ -74,7 +74,7 @@ def conv_norm(
         method = NormAtSize(rtol=rtol, budget=budget)
     else:
         method = ExactFFT(rtol=rtol, budget=budget)
-    value: ArrayT = result_of(kernel, method, input_shape=input_shape, **layer).value
+    value: ArrayT = run_method(kernel, method, input_shape=input_shape, **layer).result.value
     return value
 
 
@@ -131,7 +131,7 @@ def symbol_norm(
     >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
     '31.1769'
     """
-    value: ArrayT = result_of(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).value
+    value: ArrayT = run_method(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).result.value
     return value
 
 
@@ -184,9 +184,9 @@ def power_norm(
     >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
     '15.6996'
     """
-    value: ArrayT = result_of(
+    value: ArrayT = run_method(
         kernel, Power(n_iter=n_iter, seed=seed, least_gain=least_gain), input_shape=input_shape, **layer
-    ).value
+    ).result.value
     return value
 
 
@@ -255,7 +255,7 @@ def singular_values(
         method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
         method = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
-    value: ArrayT = result_of(kernel, method, input_shape=input_shape, **layer).value
+    value: ArrayT = run_method(kernel, method, input_shape=input_shape, **layer).result.value
     return value
 
 
@@ -295,7 +295,7 @@ def slogdet(
     >>> f"{float(sign * numpy.exp(value)):.4f}"
     '9.0000'
     """
-    result = result_of(kernel, LogDeterminant(), input_shape=input_shape, **layer)
+    result = run_method(kernel, LogDeterminant(), input_shape=input_shape, **layer).result
     xp: Any = backend_for(kernel).namespace(result.value)
     return xp.astype(result.stats["sign"], result.value.dtype), result.value
 
@@ -322,7 +322,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
     '10.39'
     """
-    value: ArrayT = result_of(kernel, Reshaped(), **geometry).value
+    value: ArrayT = run_method(kernel, Reshaped(), **geometry).result.value
     return value
 
 
@@ -369,7 +369,7 @@ def certify(
     (True, False)
     """
     array: Any = kernel
-    figures = result_of(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).stats
+    figures = run_method(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).result.stats
     if bool(figures["proven"]):
         return True
     if bool(figures["refuted"]):

@@ -24,7 +24,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import spec_of_group
 from specnorm.power.plane_wave import WaveSum, windowed_wave
 from specnorm.power.proofs.ritz import quotients
-from specnorm.proofs.padding import padded_norm, reads_zeros
+from specnorm.proofs.padding import padded_norm
 from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.running.problem import Problem
 from specnorm.running.result import BoundSource
@@ -118,7 +118,7 @@ class ComponentBounds:
 
         Along an axis on which the symbol is constant it is 1 point, not the number that `shortest` returns.
         """
-        if not reads_zeros(self.spec):
+        if not self.spec.reads_zeros:
             return None
         return points_of_shortest_circulant(self.spec, self.torus_search)
 
@@ -267,7 +267,7 @@ class ComponentBounds:
     @property
     def _has_wave_sums(self) -> bool:
         """Whether `WaveSum` is defined for the layer: zero padding and no stride."""
-        return reads_zeros(self.spec) and set(self.spec.stride) == {1}
+        return self.spec.reads_zeros and set(self.spec.stride) == {1}
 
     @property
     def _wave_sum_work(self) -> float:

@@ -20,7 +20,6 @@ from specnorm.at_size.proofs.components import norms_of_parts, norms_of_patch, p
 from specnorm.at_size.supremum import Supremum
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs.bound import finite
-from specnorm.proofs.padding import reads_zeros
 from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.running.result import BoundSource
 from specnorm.unfoldings.matrix_search import LANCZOS_SIDE, enclose_matrices
@@ -93,7 +92,7 @@ def _direct_sum(spec: ConvSpec, parts: Sequence[LayerBounds]) -> LayerBounds:
 def one_patch(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     """Enclose a layer with a single output position (transposed: input position), which is a matrix of its taps."""
     axes = part.component.axes
-    if not reads_zeros(part.spec) or any(axis.outputs > 1 for axis in axes):
+    if not part.spec.reads_zeros or any(axis.outputs > 1 for axis in axes):
         return bounds
     first, second = part.kernels.shape[1:3]
     pixels = int(np.prod([axis.pixels for axis in axes]))

@@ -10,7 +10,6 @@ from specnorm.at_size import layer_tuning
 from specnorm.at_size.proofs.components import polyphase_components
 from specnorm.geometry import polyphase
 from specnorm.geometry.taps import shapes_of
-from specnorm.proofs.padding import reads_zeros
 from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.running.problem import Problem
 from specnorm.supremum.enclosing import search_torus
@@ -57,7 +56,7 @@ class Supremum:
         if self._search_and_result is None:
             is_constant = all(taps == 1 for taps in self._blocks().shape[3:])
             rtol = self._problem.rtol
-            if not is_constant and reads_zeros(self._problem.spec):
+            if not is_constant and self._problem.spec.reads_zeros:
                 rtol = self._tolerance()
             self.is_loose = rtol > self._problem.rtol
             self._search_and_result = self._search_to(rtol)

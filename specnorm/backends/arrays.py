@@ -346,3 +346,10 @@ def tall(blocks: Array, *, xp: Namespace) -> Array:
 def swapped(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks with output and input channels exchanged: (b, m, p, ...) to (b, p, m, ...)."""
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
+
+
+def minus_identity(matrices: Array, shift: Array, *, ops: ArrayOps) -> Array:
+    """``M - v I`` for matrices M (b, c, c) and shifts v (b,)."""
+    dtype = np.float64 if matrices.dtype == ops.xp.float64 else np.float32
+    eye = ops.from_numpy(np.eye(matrices.shape[-1], dtype=dtype), matrices)
+    return matrices - shift[:, None, None] * eye

@@ -44,11 +44,14 @@ class LayerKernel(NamedTuple):
     as_stored : bool
         Whether the kernel's axes are in the order in which the layer stores them, so that the layer's weight could be
         replaced by another kernel like this one.
+    stored_shape : tuple of int, optional
+        The shape in which the layer stores the same numbers in the same order, if it is not the kernel's.
     """
 
     kernel: AnyArray
     geometry: Mapping[str, Any]
     as_stored: bool = True
+    stored_shape: tuple[int, ...] | None = None
 
 
 class LayerReader:
@@ -402,8 +405,8 @@ class ArrayOps:
         Whether the kernels are float64 although the library computes in float32.
     differentiated : bool
         Whether a gradient may follow, so that `Method.forward` has to return residuals.
-    computed_in : str
-        The dtype of the computation, for results; with "on the host" appended if it does not run on the device.
+    computed_in : str or None
+        See `running.program.Ran`.
     """
 
     backend: Backend
@@ -420,7 +423,7 @@ class ArrayOps:
     in_numpy: bool = False
     too_wide: bool = False
     differentiated: bool = True
-    computed_in: str = "float64"
+    computed_in: str | None = "float64"
 
     @classmethod
     def of(
@@ -482,7 +485,7 @@ class ArrayOps:
             exact_float32=backend.working_dtype(like, "float32") == "float32",
             in_numpy=in_numpy,
             too_wide=too_wide,
-            computed_in=computed_in,
+            computed_in=None if traced else computed_in,
             memory=MEMORY if memory is None else memory,
         )
 

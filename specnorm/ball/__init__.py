@@ -14,7 +14,7 @@ References
    (matrices; for a convolution they divide the polar factor by the number of taps, not by its root).
 """
 
-from specnorm.ball.oracle import lmo, lmo_stack
-from specnorm.ball.steps import update_in_ball
+from specnorm.ball.oracle import lmo
+from specnorm.ball.steps import lmo_many, updates_in_ball
 
-__all__ = ["lmo", "lmo_stack", "update_in_ball"]
+__all__ = ["lmo", "lmo_many", "updates_in_ball"]

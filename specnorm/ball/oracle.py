@@ -15,7 +15,7 @@ as the identity, would be out of reach. Training with both kinds is better by fa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
@@ -98,24 +98,15 @@ def lmo(gradient: ArrayT, *, bound: float = 1.0, **geometry: Unpack[Geometry]) -
     backend = backend_for(given)
     if not backend.is_traced(given):
         check_finite(given, tuple(given.shape), what="gradient", backend=backend)
-    direction = directions(backend.detach(given), tuple(given.shape), bound=bound, **geometry)
+    direction = backend.apply(program_of(given, bound, geometry), backend.detach(given)).value
     result: ArrayT = backend.without_derivative(direction, given, _NO_DERIVATIVE)
     return result
 
 
-def lmo_stack(gradients: Any, *, bound: float = 1.0, **geometry: Unpack[Geometry]) -> Any:
-    """`lmo` for a stack of detached gradients (n, *shape) of layers with one geometry, which the caller has checked.
-
-    A gradient with NaN or infinity has a direction of NaN.
-    """
-    return directions(gradients, tuple(gradients.shape[1:]), bound=bound, **geometry)
-
-
-def directions(gradients: Any, shape: tuple[int, ...], *, bound: float, **geometry: Unpack[Geometry]) -> Any:
-    """Directions for detached gradients (*batch, *shape)."""
+def program_of(gradient: AnyArray, bound: float, geometry: Mapping[str, Any]) -> Program:
+    """Return the program that computes directions (*batch, *shape) for gradients like this one."""
     method = Direction(bound)
-    program = program_for(method, shape, str(gradients.dtype), tuple(geometry.items()), DirectionProgram)
-    return backend_for(gradients).apply(program, gradients).value
+    return program_for(method, tuple(gradient.shape), str(gradient.dtype), tuple(geometry.items()), DirectionProgram)
 
 
 @dataclass(frozen=True)
@@ -183,34 +174,44 @@ class DirectionProgram(Program):
         in_order = polyphase.torch_order(xp.reshape(gradients, (-1, *self.shape)), spec, xp=xp)
         shape = (in_order.shape[0] * spec.groups, *spec.group_channels, *spec.kernel_shape)
         rounded = _rounded(xp.reshape(in_order, (*shape[:2], -1)), xp=xp)
-        kernels = xp.reshape(_polar_factors(rounded, ops=ops), shape)
-        within = xp.reshape(proof.scaled_within(kernels, self.limit, spec, ops=ops), rounded.shape)
-        if math.prod(spec.block_kernel_shape) > 1:
-            within = self._with_largest_tap(rounded, within, ops=ops)
+        if math.prod(spec.block_kernel_shape) == 1:
+            (factor,) = _polar_factors([rounded], ops=ops)
+            (within,) = proof.scaled_within(xp.reshape(factor, shape), None, self.limit, spec, ops=ops)
+        else:
+            within = self._better_candidates(rounded, shape, ops=ops)
         ordered = polyphase.caller_order(xp.reshape(within, in_order.shape), spec, xp=xp)
         return xp.reshape(ordered, gradients.shape)
 
-    def _with_largest_tap(self, matrices: Array, within: Array, *, ops: ArrayOps) -> Array:
-        """Replace a candidate 1 by candidate 2 if that has the larger inner product; NaN stays.
+    def _better_candidates(self, matrices: Array, shape: tuple[int, ...], *, ops: ArrayOps) -> Array:
+        """For each gradient the candidate that has the larger inner product with it; candidate 1 if there is NaN.
 
         Parameters
         ----------
         matrices : array, shape (b, m, p * taps)
             Gradients of the groups, reshaped.
-        within : array, shape (b, m, p * taps)
-            Candidates 1.
+        shape : tuple of int
+            ``(b, m, p, *kernel_shape)``.
+
+        Returns
+        -------
+        array, shape (b, m, p, taps)
         """
         xp = ops.xp
-        b, m, columns = matrices.shape
-        count = math.prod(self.spec.kernel_shape)
-        by_tap = xp.reshape(matrices, (b, m, columns // count, count))
+        b, m, p, *kernel_shape = shape
+        by_tap = xp.reshape(matrices, (b, m, p, math.prod(kernel_shape)))
         largest = xp.argmax(xp.sum(by_tap * by_tap, axis=(1, 2)), axis=1)
-        is_largest = arrays.one_hot(xp.ones_like(matrices[:, 0, 0]), largest, count, xp=xp)[:, None, None, :]
-        tap = xp.sum(by_tap * is_largest, axis=3)
-        other = proof.tap_within(_polar_factors(tap, ops=ops), self.limit, xp=xp)
-        gain = xp.sum(tap * other, axis=(1, 2)) - xp.sum(matrices * within, axis=(1, 2))
-        placed = xp.reshape(other[..., None] * is_largest, matrices.shape)
-        return xp.where((gain > 0)[:, None, None], placed, within)
+        is_largest = arrays.one_hot(xp.ones_like(matrices[:, 0, 0]), largest, by_tap.shape[3], xp=xp)
+        tap = xp.reshape(xp.matmul(xp.reshape(by_tap, (b, m * p, -1)), is_largest[:, :, None]), (b, m, p))
+        kernels, taps = _polar_factors([matrices, tap], ops=ops)
+        within, other = proof.scaled_within(xp.reshape(kernels, shape), taps, self.limit, self.spec, ops=ops)
+        is_better = _inner_products(tap, other, xp=xp) > _inner_products(matrices, within, xp=xp)
+        placed = other[..., None] * is_largest[:, None, None, :]
+        return xp.where(is_better[..., None], placed, xp.reshape(within, by_tap.shape))
+
+
+def _inner_products(x: Array, y: Array, *, xp: Namespace) -> Array:
+    """Inner products of the members of two stacks (b, ...), shape (b, 1, 1)."""
+    return xp.matmul(xp.reshape(x, (x.shape[0], 1, -1)), xp.reshape(y, (x.shape[0], -1, 1)))
 
 
 def _rounded(matrices: Array, *, xp: Namespace) -> Array:
@@ -225,26 +226,29 @@ def _rounded(matrices: Array, *, xp: Namespace) -> Array:
     return xp.where(is_negligible, xp.zeros_like(scaled), scaled)
 
 
-def _polar_factors(matrices: Array, *, ops: ArrayOps) -> Array:
-    """Approximate polar factors of matrices (b, m, n) with entries of about 1; zero for a zero matrix.
+def _polar_factors(parts: Sequence[Array], *, ops: ArrayOps) -> list[Array]:
+    """Approximate polar factors of stacks of matrices (b, m, n) with entries of about 1; zero for a zero matrix.
 
-    The polynomials are those of the small Gram matrices: with ``A = X X^T`` the next X is ``(a I + b A + c A^2) X``,
-    and only two products have the length of X.
+    The stacks may differ in n. The polynomials are those of the Gram matrices: with ``A = X X^T`` the next X is
+    ``(a I + b A + c A^2) X``, so only two products have the length of X, and all others are those of one stack.
     """
     xp = ops.xp
-    if matrices.shape[1] > matrices.shape[2]:
-        return xp.matrix_transpose(_polar_factors(xp.matrix_transpose(matrices), ops=ops))
+    count, m, n = parts[0].shape
+    if m > n:
+        return [xp.matrix_transpose(_polar_factors([xp.matrix_transpose(x)], ops=ops)[0]) for x in parts]
     for first in range(0, len(_POLYNOMIALS), _RENEWED):
-        gram = xp.matmul(matrices, xp.matrix_transpose(matrices))
+        gram = xp.concat([xp.matmul(x, xp.matrix_transpose(x)) for x in parts], axis=0)
         if first == 0:
             # Both are upper bounds of the squared norm.
             row_sums = xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1)
             size_sq = xp.minimum(xp.linalg.trace(gram), row_sums)[:, None, None]
             size_sq = xp.where(size_sq == 0, xp.ones_like(size_sq), size_sq)
             gram = gram / size_sq
-            matrices = matrices / xp.sqrt(size_sq)
-        matrices = xp.matmul(_product(gram, _POLYNOMIALS[first : first + _RENEWED], ops=ops), matrices)
-    return matrices
+        product = _product(gram, _POLYNOMIALS[first : first + _RENEWED], ops=ops)
+        if first == 0:
+            product = product / xp.sqrt(size_sq)
+        parts = [xp.matmul(product[count * j : count * (j + 1), ...], x) for j, x in enumerate(parts)]
+    return list(parts)
 
 
 def _product(

@@ -1,8 +1,8 @@
 """Proof that a scaled kernel's layer has a norm of at most a limit, as rounded in its dtype: by matrix products alone.
 
 Nothing branches on values, so the proof holds under a tracer. It holds for every kernel X; X only decides how close to
-the limit the norm is. If a kernel has a single tap (`tap_within`), the norm is that of the tap as a matrix. For others
-(`scaled_within`) three bounds of the norm of the layer of X are known, and the smallest is taken:
+the limit the norm is. If a kernel has a single tap, the norm is that of the tap as a matrix. For others three bounds of
+the norm of the layer of X are known, and the smallest is taken:
 
 1. ``f ||M||``, with M the kernel reshaped to (m, n) and ``f**2`` the taps of its blocks
    (`supremum_up_from_unfolding`). ``||M||`` is bounded by row and column sums of a power of ``M M^T``.
@@ -11,14 +11,15 @@ the limit the norm is. If a kernel has a single tap (`tap_within`), the norm is 
    factor of the grid (`symbol.grid.grid_factor`).
 
 Rounding: gamma(n) = n u / (1 - n u), u the unit roundoff. Entries of a product of n terms are off by at most gamma(n)
-times the product of the absolute values, whose norm is at most ``sqrt(||.||_1 ||.||_inf)`` of each factor, and at most
-the product of Frobenius norms. The returned entries are off by u relatively, of the working precision and of the
-result's, which changes the norm by at most u times bound 2, and by an absolute underflow.
+times the product of the absolute values, whose norm is at most the product of Frobenius norms. Returned entries are off
+by u relatively, of the working precision and of the result's, which changes the norm by at most u times bound 2, and by
+an absolute underflow.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -86,35 +87,34 @@ class Limit:
         return cls(bound / math.sqrt(spec.padding_gain_sq) * (1 - 4 * 2.0**-53), 2.0**-digits, underflow)
 
 
-def scaled_within(kernels: Array, limit: Limit, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+def scaled_within(kernels: Array, taps: Array | None, limit: Limit, spec: ConvSpec, *, ops: ArrayOps) -> list[Array]:
     """Multiply each kernel X by a number so that the norm of its layer, as rounded to the limit's dtype, is within it.
 
     Parameters
     ----------
     kernels : array, shape (b, m, p, *kernel_shape)
         Kernels of groups, of stride ``spec.stride``, in torch's order.
+    taps : array, shape (b, m, p), optional
+        Kernels with one tap that is not zero, any of the kernel's. The symbol is the tap at every frequency, but for a
+        phase; with a stride, it is a column of the blocks of this symbol.
 
     Returns
     -------
-    array, shape (b, m, p, *kernel_shape)
-        To be rounded once more, to the limit's dtype.
+    list of array
+        Kernels, and taps if there are any, in their shapes; to be rounded once more, to the limit's dtype.
     """
     xp = ops.xp
     absolute = symbols.absolute_norm_up(kernels, xp=xp)
-    norm = xp.minimum(_norm_by_reshaping_up(kernels, spec, xp=xp), absolute)
+    matrices = xp.reshape(kernels, (*kernels.shape[:2], -1))
+    norms = matrix_norms_up([matrices] if taps is None else [matrices, taps], xp=xp)
+    by_reshaping = supremum_up_from_unfolding(norms[0], spec.block_kernel_shape, xp=xp)
+    norm = xp.minimum(by_reshaping, absolute)
     if min(spec.block_shape[:2]) == 1 and math.prod(spec.block_kernel_shape) > 1:
         norm = xp.minimum(norm, _norm_on_grid_up(kernels, spec, ops=ops))
-    return _scaled(kernels, norm, absolute, limit, xp=xp)
-
-
-def tap_within(taps: Array, limit: Limit, *, xp: Namespace) -> Array:
-    """`scaled_within` for kernels with one tap X that is not zero, given as matrices (b, m, p): any of the kernel's.
-
-    The symbol is X at every frequency, but for a phase; with a stride, it is a column of the blocks of this symbol.
-    """
-    is_tall = taps.shape[1] > taps.shape[2]
-    norm = matrix_norm_up(xp.matrix_transpose(taps) if is_tall else taps, xp=xp)
-    return _scaled(taps, norm, absolute_up(taps, xp=xp), limit, xp=xp)
+    scaled = [_scaled(kernels, norm, absolute, limit, xp=xp)]
+    if taps is not None:
+        scaled.append(_scaled(taps, norms[1], absolute_up(taps, xp=xp), limit, xp=xp))
+    return scaled
 
 
 def _scaled(kernels: Array, norm: Array, absolute: Array, limit: Limit, *, xp: Namespace) -> Array:
@@ -137,30 +137,27 @@ def _norm_of_underflow(kernels: Array, limit: Limit, *, xp: Namespace) -> float:
     return 1.01 * underflow * math.prod(kernel_shape) * math.sqrt(m * p)
 
 
-def _norm_by_reshaping_up(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """Bound 1 of each kernel (b, m, p, *kernel_shape), shape (b,)."""
-    matrices = xp.reshape(kernels, (*kernels.shape[:2], -1))
-    if matrices.shape[1] > matrices.shape[2]:
-        matrices = xp.matrix_transpose(matrices)
-    return supremum_up_from_unfolding(matrix_norm_up(matrices, xp=xp), spec.block_kernel_shape, xp=xp)
-
-
-def matrix_norm_up(matrices: Array, *, xp: Namespace) -> Array:
-    """Bound of the norm of each matrix M (b, m, n), shape (b,); close if M has singular values of about 1, or 0.
+def matrix_norms_up(parts: Sequence[Array], *, xp: Namespace) -> list[Array]:
+    """Bounds (b,) of the norms of stacks of matrices M (b, m, n); close if M has singular values of about 1, or 0.
 
     Let ``B_0 = fl(M M^T)`` and ``B_t = fl(B_{t-1}^T B_{t-1})``, with an error of norm at most e_t. After T squarings
     U_T, the bound `absolute_up`, bounds ``||B_T||``. Going back, ``||B_{t-1}|| <= sqrt(U_t + e_t) = U_{t-1}``, and at
-    the end ``||M|| <= sqrt(U_0 + e_0)``. For a power that overflows, the bound is infinite.
+    the end ``||M|| <= sqrt(U_0 + e_0)``. For a power that overflows, the bound is infinite. The powers of all stacks,
+    which may differ in n, are one stack.
     """
-    power, error = _square_up(xp.matrix_transpose(matrices), xp=xp)
-    errors = [error]
+    if parts[0].shape[1] > parts[0].shape[2]:
+        return [matrix_norms_up([xp.matrix_transpose(x)], xp=xp)[0] for x in parts]
+    powers, first_errors = zip(*(_square_up(xp.matrix_transpose(x), xp=xp) for x in parts), strict=True)
+    power = xp.concat(powers, axis=0)
+    errors = [xp.concat(first_errors, axis=0)]
     for _ in range(_SQUARINGS):
         power, error = _square_up(power, xp=xp)
         errors.append(error)
     bound = absolute_up(power, xp=xp)
     for error in reversed(errors):
         bound = rounding.up(xp.sqrt(bound + error), 4, xp=xp)
-    return bound
+    b = parts[0].shape[0]
+    return [bound[j : j + b] for j in range(0, bound.shape[0], b)]
 
 
 def _square_up(factors: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -174,12 +171,10 @@ def _square_up(factors: Array, *, xp: Namespace) -> tuple[Array, Array]:
     assert total is not None
     # An entry is a sum of products within a part, and of the parts.
     roundings = min(n, _COLUMNS) + -(-n // _COLUMNS)
-    frobenius_sq = rounding.up(xp.linalg.trace(total), roundings + m, xp=xp)
-    absolute_sq = rounding.up(absolute_up(factors, xp=xp) ** 2, 2, xp=xp)
     relative = rounding.SLACK * rounding.gamma(roundings, rounding.unit(factors, xp=xp))
-    # Of the product, and of the trace.
+    # Of the product, and of the trace, which is the squared Frobenius norm of Y.
     underflow = float(xp.finfo(factors.dtype).smallest_normal) * 2 * n * m
-    error = rounding.up(xp.minimum(frobenius_sq, absolute_sq) * relative + underflow, 4, xp=xp)
+    error = rounding.up(xp.linalg.trace(total) * relative + underflow, roundings + m + 4, xp=xp)
     return total, error
 
 

@@ -154,6 +154,7 @@ class Completion(Stepped):
         was improved, before this step, or -1 if this step improves H.
         """
         from specnorm.completion import search as completion_search  # imported here: it takes a while
+        from specnorm.symbols.proofs.lags import lags_of
 
         xp = ops.xp
         h, exponent_before, age = state
@@ -163,11 +164,11 @@ class Completion(Stepped):
         change = exponent_before - exponent
         factor = arrays.power_of_two(xp.where(xp.abs(change) > _FAR, xp.zeros_like(change), change), xp=xp)
         h = h * xp.reshape(factor, (-1,) + (1,) * (h.ndim - 1))
-        kernel_lags = completion_search.lags_of(completion_search.with_fewer_columns(scaled, xp=xp), ops=ops)
+        kernel_lags = lags_of(completion_search.with_fewer_columns(scaled, xp=xp), wide=True, ops=ops)
 
         def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, age = state
-            old_lags = completion_search.lags_of(h, ops=ops).values
+            old_lags = lags_of(h, wide=True, ops=ops).values
             h = completion_search.mend(scaled, h, kernel_lags.values, old_lags, sweeps, ops=ops)
             # The step that follows adds 1: the new state has the age 0.
             return h, xp.zeros_like(age) - 1
@@ -175,7 +176,7 @@ class Completion(Stepped):
         if sweeps:
             h, age = arrays.applied(improve, xp.any(age + 1 >= self.every), (h, age), ops=ops)
         # The lags of H are computed at each step: stored ones would have to be believed.
-        completion_lags = completion_search.lags_of(h, ops=ops)
+        completion_lags = lags_of(h, wide=True, ops=ops)
         bound, gradient = completion_search.bound_and_gradient(scaled, kernel_lags, completion_lags, ops=ops)
         new_state = (h, exponent, age + 1 if sweeps else age)
         return self.evaluation(bound, age, gradient, exponent, ops=ops), new_state

@@ -19,7 +19,10 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
-from specnorm.geometry.frequencies import Frequencies, full_grid, half_grid, half_lags, phases
+from specnorm.geometry.frequencies import Frequencies, distinct_grid, half_grid, half_lags, phases
+from specnorm.symbols.angles import newton_step
+from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of
+from specnorm.symbols.proofs.symbols import planes_at
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -49,20 +52,20 @@ _LEAST_MARGIN = 0.002
 """Least margin of a target of `mend`: a step aims at ``(norm * (1 + margin))**2`` times the identity."""
 _MOST_MARGIN = 0.01
 """Largest margin of a target of `mend`."""
-_MENDING_ZOOMS = 4
-"""Zooms of `peak_of_norm` in `mend`: the norm to a thousandth is close enough."""
+_MENDING_ROUNDS = 4
+"""Rounds of `peak_of_norm` in `mend`: the norm to a thousandth is close enough."""
 _POINTS_PER_LAG = 3
 """Points of the grid of `peak_of_norm` along an axis, for each step from one tap to the next."""
 _POWER_STEPS = 12
 """Power steps of `peak_of_norm` on its grid."""
-_ZOOM_POWER_STEPS = 4
-"""Power steps of `peak_of_norm` after each zoom, which begin with the vectors of the zoom before."""
+_ROUND_POWER_STEPS = 4
+"""Power steps of `peak_of_norm` in each round, which begin with the vectors of the round before."""
 _MATRIX_POWER_STEPS = 96
-"""Power steps of `peak_of_norm` for kernels with one tap: there is one matrix, and no zoom follows."""
+"""Power steps of `peak_of_norm` for kernels with one tap: there is one matrix, and no round follows."""
 _PEAKS = 3
-"""Number of the highest points of the grid around which `peak_of_norm` zooms in."""
-_ZOOMS = 7
-"""How often `peak_of_norm` halves the distance between points around a peak."""
+"""Number of the highest points of the grid from which `peak_of_norm` ascends."""
+_ROUNDS = 7
+"""Newton steps of `peak_of_norm`, each followed by power steps."""
 _WORST_CONDITION = 4000.0
 """Condition of the tables of polynomials up to which float32 keeps the digits that a step needs."""
 _TINY = 1e-30
@@ -223,15 +226,12 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     tables. Lag t is the mean of the real part times ``cos(t.theta)`` plus the imaginary part times ``sin(t.theta)``.
     """
     sizes = tuple(2 * k - 1 for k in taps)
-    points = full_grid(sizes).numerators
-    mirrored = np.ravel_multi_index(tuple((-points % np.asarray(sizes)).T), sizes)
-    points = points[np.arange(len(points)) <= mirrored]  # 0 first, and one of each other pair
-    cos, sin = phases(Frequencies(points, sizes), taps)
+    points, multiplicities = distinct_grid(sizes)
+    cos, sin = phases(points, taps)
     half = half_lags(taps)
     lags = np.concatenate([half, -half[1:]])
-    angles = lags @ (2 * np.pi * points / np.asarray(sizes)).T
-    # A point other than 0 stands for its mirror image, too.
-    weights = np.where(points.any(axis=1), 2.0, 1.0) / math.prod(sizes)
+    angles = lags @ points.angles.T
+    weights = multiplicities / math.prod(sizes)
     cosines = np.cos(angles) * weights
     sines = np.sin(angles) * weights
     return _Tables(
@@ -368,11 +368,6 @@ def by_row(x: Array, taps: tuple[int, ...], *, xp: Namespace) -> Array:
     return xp.reshape(xp.permute_dims(x, (0, 2, 3, 1)), (x.shape[0], *x.shape[2:], *taps))
 
 
-def lags_of(x: Array, *, ops: ArrayOps) -> completion_proof.Lags:
-    """Lags of kernels in the widest precision."""
-    return completion_proof.lags(x, ops=ops, wide=True)
-
-
 # -- the search ------------------------------------------------------------------------------------------------------
 def complete(
     blocks: Array,
@@ -407,7 +402,7 @@ def complete(
     xp = ops.xp
     narrow_blocks = with_fewer_columns(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
-    kernel_lags = lags_of(narrow_blocks, ops=ops)
+    kernel_lags = lags_of(narrow_blocks, wide=True, ops=ops)
     peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
     # A zero kernel gets the start of a kernel of norm 1: from H = 0 no step could follow it once it is trained.
     norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
@@ -416,7 +411,7 @@ def complete(
         begin_sq = _dot(begin, begin, xp=xp)
         usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
         start = xp.where(usable, by_tap(begin, xp=xp), start)
-    start_lags = lags_of(by_row(start, taps, xp=xp), ops=ops)
+    start_lags = lags_of(by_row(start, taps, xp=xp), wide=True, ops=ops)
     first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
     best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
@@ -445,7 +440,7 @@ def complete(
 
 def _start(
     blocks: Array,
-    kernel_lags: completion_proof.Lags,
+    kernel_lags: Lags,
     norm: Array,
     seed: int,
     *,
@@ -469,9 +464,9 @@ def _start(
 
 def _gauss_newton(
     narrow_blocks: Array,
-    kernel_lags: completion_proof.Lags,
+    kernel_lags: Lags,
     start: Array,
-    start_lags: completion_proof.Lags,
+    start_lags: Lags,
     first_bound: Array,
     *,
     norm: Array,
@@ -495,7 +490,7 @@ def _gauss_newton(
         residual = _residual(target, kernel_lags.values, lags, dtype=h.dtype, ops=ops)
         step, used = tables.step(h, residual, limit - count, ops=ops)
         h = h + step
-        completion_lags = lags_of(by_row(h, taps, xp=xp), ops=ops)
+        completion_lags = lags_of(by_row(h, taps, xp=xp), wide=True, ops=ops)
         new_bound, _ = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
         is_better = new_bound < bound
         best = xp.where(_per_block(is_better, xp=xp), h, best)
@@ -529,13 +524,13 @@ def mend(
     narrow_blocks = with_fewer_columns(blocks, xp=xp)
     taps = tuple(blocks.shape[3:])
     tables = _Products.of(narrow_blocks, ops=ops)
-    norm = peak_of_norm(kernel_lags, taps, zooms=_MENDING_ZOOMS, ops=ops).norm
+    norm = peak_of_norm(kernel_lags, taps, rounds=_MENDING_ROUNDS, ops=ops).norm
     least_target = (norm * (1 + _LEAST_MARGIN)) ** 2
     most_target = (norm * (1 + _MOST_MARGIN)) ** 2
     x = by_tap(h, xp=xp)
     for step_number in range(steps):
         if step_number > 0:
-            completion_lags = lags_of(by_row(x, taps, xp=xp), ops=ops).values
+            completion_lags = lags_of(by_row(x, taps, xp=xp), wide=True, ops=ops).values
         # The lags are nearly those of a multiple of the identity. Aim at that multiple if its margin is allowed: a
         # farther one would take more than a short step.
         centre = (kernel_lags + completion_lags)[:, 0, ...]
@@ -554,8 +549,8 @@ def mend(
 # -- gradients -------------------------------------------------------------------------------------------------------
 def bound_and_gradient(
     blocks: Array,
-    kernel_lags: completion_proof.Lags,
-    completion_lags: completion_proof.Lags,
+    kernel_lags: Lags,
+    completion_lags: Lags,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
@@ -601,10 +596,8 @@ def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
 
     With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
     """
-    b, rows, c, *taps = blocks.shape
-    flat = xp.reshape(by_tap(blocks, xp=xp), (b, -1, rows * c))
-    g_real = xp.reshape(xp.matmul(peak.cos[:, None, :], flat), (b, rows, c))
-    g_imag = xp.reshape(xp.matmul(peak.sin[:, None, :], flat), (b, rows, c))
+    _, _, c, *taps = blocks.shape
+    g_real, g_imag = (x[:, 0, ...] for x in planes_at(blocks, peak.cos[:, None, :], peak.sin[:, None, :], xp=xp))
     v_real, v_imag = peak.vector[:, :c, None], peak.vector[:, c:, None]
     norm = peak.norm[:, None, None] + _TINY
     u_real = (xp.matmul(g_real, v_real) - xp.matmul(g_imag, v_imag)) / norm
@@ -621,12 +614,12 @@ def peak_of_norm(
     lags: Array,
     taps: tuple[int, ...],
     *,
-    zooms: int = _ZOOMS,
+    rounds: int = _ROUNDS,
     ops: ArrayOps,
 ) -> Peak:
     """Estimate from below the largest norm of kernels' symbols from their lags, by a fixed number of power steps.
 
-    The steps are made on a grid first, then around its highest points, with the vectors kept and the distances halved.
+    The steps are made on a grid first, then in turn with Newton steps of the frequency from its highest points.
     """
     xp = ops.xp
     b, _, c, _ = lags.shape
@@ -643,19 +636,19 @@ def peak_of_norm(
         # One tap, at the angle 0 of cosine 1 and sine 0.
         zero = xp.zeros((b, math.prod(taps)), dtype=vectors.dtype, device=ops.device(vectors))
         return Peak(norms[:, 0], vectors[:, 0, :], cos=xp.cos(zero), sin=zero)
-    return _zoomed_in(symbols, points, vectors, norms, zooms, ops=ops)
+    return _ascended(symbols, points, vectors, norms, rounds, ops=ops)
 
 
-def _zoomed_in(
+def _ascended(
     symbols: _LagSymbols,
     points: Frequencies,
     vectors: Array,
     norms: Array,
-    zooms: int,
+    rounds: int,
     *,
     ops: ArrayOps,
 ) -> Peak:
-    """The highest point around the highest of a grid, after some halvings of the distance between points.
+    """The highest point that is reached from the highest of a grid, by power steps and Newton steps in turn.
 
     Parameters
     ----------
@@ -664,36 +657,22 @@ def _zoomed_in(
     """
     xp = ops.xp
     b, _, size = vectors.shape
-    d = len(symbols.taps)
     highest = xp.argsort(norms, axis=1, descending=True)[:, :_PEAKS]
     peaks = highest.shape[1]
-    angles = symbols.from_host(points.angles)
-    centres = xp.reshape(xp.take(angles, xp.reshape(highest, (-1,)), axis=0), (b * peaks, 1, d))
+    angles = xp.take(symbols.from_host(points.angles), xp.reshape(highest, (-1,)), axis=0)
+    angles = xp.reshape(angles, (b, peaks, -1))
     vectors = xp.take_along_axis(vectors, xp.broadcast_to(highest[:, :, None], (b, peaks, size)), axis=1)
-    moves = np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)])
-    count = len(moves)
 
-    def zoom(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        # Move each centre to the best of itself and of the points one step along each axis, then halve the step.
-        centres, vectors, step, _ = state
-        around = centres + step * symbols.from_host(moves / np.asarray(points.denominators))
-        angles_of_lags = xp.matmul(xp.reshape(around, (b, peaks * count, d)), symbols.lag_points)
-        repeated = xp.broadcast_to(xp.reshape(vectors, (b, peaks, 1, size)), (b, peaks, count, size))
-        repeated = xp.reshape(repeated, (b, peaks * count, size))
-        moved, norms = symbols.power(angles_of_lags, repeated, _ZOOM_POWER_STEPS)
-        norms = xp.reshape(norms, (b * peaks, count))
-        best = xp.argmax(norms, axis=1)
-        moved = xp.reshape(arrays.pick(xp.reshape(moved, (b * peaks, count, size)), best, xp=xp), (b, peaks, size))
-        largest = xp.reshape(xp.max(norms, axis=1), (b, peaks))
-        return arrays.pick(around, best, xp=xp)[:, None, :], moved, step / 2, largest
+    def move(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        angles, vectors, _ = state
+        angles = angles + newton_step(*symbols.terms(angles, vectors), xp=xp)
+        return angles, *symbols.power(xp.matmul(angles, symbols.lag_points), vectors, _ROUND_POWER_STEPS)
 
-    # Half of the distance between two points of the grid, 2 pi over the denominators.
-    step = xp.full((1,), math.pi, dtype=norms.dtype, device=ops.device(norms))
-    no_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
-    centres, vectors, _, norms = arrays.repeated(zoom, zooms, (centres, vectors, step, no_norms), ops=ops)
+    first_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
+    angles, vectors, norms = arrays.repeated(move, rounds, (angles, vectors, first_norms), ops=ops)
     best = xp.argmax(norms, axis=1)
-    angle = xp.matmul(arrays.pick(xp.reshape(centres, (b, peaks, d)), best, xp=xp), symbols.tap_points)
-    return Peak(xp.max(norms, axis=1), arrays.pick(vectors, best, xp=xp), xp.cos(angle), xp.sin(angle))
+    tap_angles = xp.matmul(arrays.pick(angles, best, xp=xp), symbols.tap_points)
+    return Peak(xp.max(norms, axis=1), arrays.pick(vectors, best, xp=xp), xp.cos(tap_angles), xp.sin(tap_angles))
 
 
 class _LagSymbols:
@@ -717,17 +696,33 @@ class _LagSymbols:
         self.taps = taps
         self._lags = lags
         self._ops = ops
-        transposed = xp.matrix_transpose(lags)
-        self._even = xp.reshape(lags + transposed, (b, n, c * c))
-        self._odd = xp.reshape(lags - transposed, (b, n, c * c))
-        # The even part of lag 0 holds M_0 twice.
-        self._weights = self.from_host(np.where(np.arange(n) == 0, 0.5, 1.0))
+        even, odd = even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
+        self._even = xp.reshape(even, (b, n, c * c))
+        self._odd = xp.reshape(odd, (b, n, c * c))
         self.lag_points = self.from_host(half_lags(taps).T)
         self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
 
     def from_host(self, x: np.ndarray) -> Array:
         """An array of the host in the kernel's precision, on the device of the lags."""
         return self._ops.from_numpy(x.astype(self._ops.own_dtype), self._lags)
+
+    def terms(self, angles: Array, vectors: Array) -> tuple[Array, Array]:
+        """Terms and points of `newton_step` for the sum ``v* G*G v`` over all lags, at angles (b, f, d).
+
+        With ``v = x + i y``, those of lags t and -t are conjugate, and that of t is
+        ``(x^T M_t x + y^T M_t y + i (x^T M_t y - y^T M_t x)) e^{i t theta}``.
+        """
+        xp = self._ops.xp
+        b, n, c, _ = self._lags.shape
+        x, y = vectors[..., :c], vectors[..., c:]
+        by_entry = xp.matrix_transpose(xp.reshape(self._lags, (b, n, c * c)))
+        real = xp.matmul(_outer(x, x, xp=xp) + _outer(y, y, xp=xp), by_entry)
+        imag = xp.matmul(_outer(x, y, xp=xp) - _outer(y, x, xp=xp), by_entry)
+        angle = xp.matmul(angles, self.lag_points)
+        of_half = self._ops.complex(real, imag) * self._ops.complex(xp.cos(angle), xp.sin(angle))
+        every_term = xp.concat([of_half, xp.conj(of_half[..., 1:])], axis=-1)
+        points = xp.matrix_transpose(self.lag_points)
+        return every_term, xp.concat([points, -points[1:, :]], axis=0)
 
     def power(self, angles: Array, vectors: Array, steps: int) -> tuple[Array, Array]:
         """Vectors and norms (b, f) after some power steps with ``G*G``.
@@ -742,7 +737,7 @@ class _LagSymbols:
         xp = self._ops.xp
         b, _, c, _ = self._lags.shape
         f = angles.shape[1]
-        real = xp.reshape(xp.matmul(xp.cos(angles) * self._weights, self._even), (b, f, c, c))
+        real = xp.reshape(xp.matmul(xp.cos(angles), self._even), (b, f, c, c))
         imag = xp.reshape(xp.matmul(xp.sin(angles), self._odd), (b, f, c, c))
 
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -754,3 +749,8 @@ class _LagSymbols:
 
         vectors, norms_sq = arrays.repeated(step, steps, (vectors, vectors[..., 0]), ops=self._ops)
         return vectors, xp.sqrt(norms_sq)
+
+
+def _outer(x: Array, y: Array, *, xp: Namespace) -> Array:
+    """Products of all entries of vectors (b, f, c) with all of others, shape (b, f, c * c)."""
+    return xp.reshape(x[..., :, None] * y[..., None, :], (*x.shape[:2], -1))

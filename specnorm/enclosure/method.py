@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from specnorm.running.problem import SearchResult
 from specnorm.running.result import BoundSource
 from specnorm.running.two_sided import TwoSidedSearch
 from specnorm.supremum.enclosing import enclose_blocks
+from specnorm.symbols.proofs.quotients import SymbolQuotients
 from specnorm.symbols.triples import top_triples
 
 if TYPE_CHECKING:
@@ -81,6 +82,10 @@ class Enclose(TwoSidedSearch):
             converged.append(within_rtol and spec.padding_gain_sq == 1)
         maxima = [(result.block, result.frequency, result.vectors) for result in results]
         u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
+        results = [
+            _raised(result, layer, v[j : j + 1, :], ops=ops)
+            for j, (result, layer) in enumerate(zip(results, layers, strict=True))
+        ]
         frequencies = [result.frequency.angles[0] for result in results]
         sources = [BoundSource.SUPREMUM] * len(results)
         lower, figures, upper = _bounds_and_figures(results, converged, sources, frequencies, like=blocks, ops=ops)
@@ -100,6 +105,18 @@ class Enclose(TwoSidedSearch):
         v = xp.concat([result.v for result in results], axis=0)
         claims = [(result.lower, known(result.upper)) for result in results]
         return Evaluation(upper, (lower, *figures, u, v), gradients_of(results, ops=ops), claims)
+
+
+def _raised(result: SearchResult, blocks: Array, right: Array, *, ops: ArrayOps) -> SearchResult:
+    """The result with the norm at its frequency as lower bound: the vector of a search may not have converged.
+
+    Parameters
+    ----------
+    right : array, shape (1, p)
+        Right singular vector at the result's frequency.
+    """
+    lower = SymbolQuotients(blocks, ops=ops).norm_down_at(result.block, result.frequency, right)
+    return replace(result, lower=lower) if lower > result.lower else result
 
 
 def enclose_layers(

@@ -20,7 +20,7 @@ from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.host import representable
 from specnorm.running.base import as_number
-from specnorm.running.measuring import proven, result_of
+from specnorm.running.measuring import proven, run_method
 from specnorm.running.result import Enclosure, Outcome, Result
 
 if TYPE_CHECKING:
@@ -297,7 +297,7 @@ def isometry_bound(
     >>> f"{specnorm.isometry_bound(kernel):.4f}, {specnorm.isometry_bound(kernel, scale='best'):.4f}"
     '0.4100, 0.3960'
     """
-    value: ArrayT = result_of(kernel, Isometry(scale=scale), **geometry).value
+    value: ArrayT = run_method(kernel, Isometry(scale=scale), **geometry).result.value
     return value
 
 

@@ -14,14 +14,14 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
-from specnorm.completion import proof as completion_proof
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry import polyphase
 from specnorm.proofs import rounding
-from specnorm.proofs.bound import as_array
+from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Method, Needs, as_number
 from specnorm.running.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
 from specnorm.running.two_sided import TwoSidedSearch
+from specnorm.symbols.proofs.lags import Lags, lags_of
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -135,7 +135,7 @@ class Isometry(_WithScale):
         shape = blocks.shape
         layers, exponent = arrays.scale(xp.reshape(blocks, (shape[0] // groups, -1)), xp=xp)
         scaled = completion_search.with_fewer_columns(xp.reshape(layers, shape), xp=xp)
-        lags = completion_proof.lags(scaled, ops=ops, wide=self.form == "bound")
+        lags = lags_of(scaled, ops=ops, wide=self.form == "bound")
         target = self._target(lags.values, exponent, groups, ops=ops)
         if self.form == "bound":
             value, slopes = self._bound(lags, target, spec, ops=ops)
@@ -182,7 +182,7 @@ class Isometry(_WithScale):
 
     def _bound(
         self,
-        lags: completion_proof.Lags,
+        lags: Lags,
         target: Array,
         spec: ConvSpec,
         *,
@@ -229,7 +229,7 @@ class Isometry(_WithScale):
         # The best target is the mean of the diagonal entries of lag 0 over all groups. Add the derivative of
         # ``largest / target`` through the target, a multiple of the identity.
         slope_of_diagonal = _for_each_group((traces + largest / target**2) / (groups * p), groups, xp=xp)
-        slope_of_lag_0 = completion_proof.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
+        slope_of_lag_0 = arrays.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
         return value, xp.concat([slope_of_lag_0[:, None, ...], slopes[:, 1:, ...]], axis=1)
 
     @staticmethod
@@ -240,9 +240,9 @@ class Isometry(_WithScale):
         """
         xp = ops.xp
         p = values.shape[-1]
-        lag_0 = completion_proof.minus_identity(values[:, 0, ...], target, ops=ops)
+        lag_0 = arrays.minus_identity(values[:, 0, ...], target, ops=ops)
         mean = xp.linalg.trace(lag_0) / p
-        deviation = completion_proof.minus_identity(lag_0, mean, ops=ops)
+        deviation = arrays.minus_identity(lag_0, mean, ops=ops)
         parts = xp.concat([lag_0[:, None, ...], deviation[:, None, ...], values[:, 1:, ...]], axis=1)
         norms = xp.linalg.vector_norm(parts, axis=(-2, -1))
         rounding_error = 8 * p * float(xp.finfo(values.dtype).eps) * target[:, None]
@@ -251,7 +251,7 @@ class Isometry(_WithScale):
         # `isometry_up` takes the smaller of two bounds of lag 0.
         uses_mean = (xp.abs(mean) + norms[:, 1] < norms[:, 0])[:, None, None]
         # The derivative of |mean| is sign(mean) / p times the identity.
-        slope_by_mean = completion_proof.minus_identity(unit_parts[:, 1, ...], -xp.sign(mean) / p, ops=ops)
+        slope_by_mean = arrays.minus_identity(unit_parts[:, 1, ...], -xp.sign(mean) / p, ops=ops)
         slope_of_lag_0 = xp.where(uses_mean, slope_by_mean, unit_parts[:, 0, ...])
         return xp.concat([slope_of_lag_0[:, None, ...], unit_parts[:, 2:, ...]], axis=1)
 
@@ -266,7 +266,7 @@ class Isometry(_WithScale):
         """Sum of the squares of all lags of ``K*K - target I`` for each layer, and its derivatives as in `_bound`."""
         xp = ops.xp
         group_targets = _for_each_group(target, groups, xp=xp)
-        lag_0 = completion_proof.minus_identity(values[:, 0, ...], group_targets, ops=ops)[:, None, ...]
+        lag_0 = arrays.minus_identity(values[:, 0, ...], group_targets, ops=ops)[:, None, ...]
         other_lags = values[:, 1:, ...]
         total = xp.sum(lag_0**2, axis=(1, 2, 3)) + 2 * xp.sum(other_lags**2, axis=(1, 2, 3))
         return xp.sum(xp.reshape(total, (-1, groups)), axis=1), 2 * xp.concat([lag_0, other_lags], axis=1)
@@ -323,11 +323,11 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         for layer in polyphase.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
-            lower, upper, norm = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
+            found = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
             # A lower bound of 0 says that the defect was not told from 0.
-            outcome = outcome_of(lower.value, upper.value, self.rtol, may_be_zero=lower.value == 0)
-            claims.append((lower, upper))
-            search_figures.append((outcome, norm.cells, norm.levels, norm.frequency.angles[0]))
+            outcome = outcome_of(found, self.rtol, may_be_zero=found.lower.value == 0)
+            claims.append((found.lower, known(found.upper)))
+            search_figures.append((outcome, found.cells, found.levels, found.frequency.angles[0]))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from specnorm.at_size.proofs import uncut
@@ -15,7 +16,6 @@ from specnorm.supremum.enclosing import enclose_blocks
 
 if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.problem import Problem, SearchResult
 
 _SHARE = 0.9
@@ -25,9 +25,7 @@ _LARGEST_EXPONENT = 400
 exponent is put back by `defect.isometry_ends`."""
 
 
-def isometry_of_blocks(
-    problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps
-) -> tuple[Lower, Upper, SearchResult]:
+def isometry_of_blocks(problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps) -> SearchResult:
     """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
 
     Parameters
@@ -40,10 +38,8 @@ def isometry_of_blocks(
 
     Returns
     -------
-    lower, upper : Lower and Upper
-        Bounds of the defect.
-    result : SearchResult
-        Result of the search for the norm of ``K*K - s**2 I``.
+    SearchResult
+        That of the search for the norm of ``K*K - s**2 I``, with the bounds of the defect.
     """
     blocks = arrays.tall(polyphase.trimmed(problem.kernel, ops=ops), xp=ops.xp)
     if target is None:
@@ -64,4 +60,4 @@ def isometry_of_blocks(
         unread_pixels=uncut.unread_pixels_make_smallest_zero(problem.spec),
         scale_exponent=rest_exponent,
     )
-    return lower, upper, result
+    return replace(result, lower=lower, upper=upper)

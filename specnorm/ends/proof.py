@@ -23,7 +23,7 @@ With B = I, f = 0 and ``c = s**2``, for a scale s, D measures the distance from 
 ``| ||K x||**2 - s**2 ||x||**2 | <= ||D|| ||x||**2``. The *isometry defect* is ``||D|| / s**2``.
 
 D is the symbol of a convolution kernel: ``c I + f B*B`` at lag 0, less the lags ``sum_y X_y^T X_{y+t}`` of the kernel
-X = KB, whose taps are the matrices K_y B. These lags come from `completion.proof` with a bound of their rounding
+X = KB, whose taps are the matrices K_y B. These lags come from `symbols.proofs.lags` with a bound of their rounding
 errors. At the frequencies of a circulant of n points, lags that differ by a multiple of n have the same phase, so their
 matrices are added up.
 """
@@ -40,13 +40,13 @@ import numpy as np
 from specnorm.at_size.proofs.uncut import SMALLEST, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
 from specnorm.backends.text import number
-from specnorm.completion import proof as completion_proof
 from specnorm.geometry.frequencies import half_lags
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _lower, _upper, scaled_down, scaled_up
 from specnorm.proofs.cells import Circulant
 from specnorm.proofs.norms import frobenius_up, gram_norm_up
 from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.lags import Lags, lags_of
 from specnorm.symbols.proofs.nonnegative import Nonnegative, _nowhere_negative
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def basis(matrix: Array, inverse: Array, *, ops: ArrayOps) -> Basis:
     size = matrix.shape[-1]
     product = xp.matmul(inverse, matrix)
     product_of_magnitudes = xp.matmul(xp.abs(inverse), xp.abs(matrix))
-    residual = frobenius_up(completion_proof.minus_identity(product, xp.ones_like(product[:, 0, 0]), ops=ops), xp=xp)
+    residual = frobenius_up(arrays.minus_identity(product, xp.ones_like(product[:, 0, 0]), ops=ops), xp=xp)
     relative_error = rounding.SLACK * rounding.product_error(size, matrix, xp=xp)
     error = frobenius_up(product_of_magnitudes, xp=xp) * relative_error
     distance = float(xp.max(rounding.up(residual + error, 4, xp=xp)))
@@ -240,7 +240,7 @@ def defect(
         Points along each axis of a circulant, if the defect is wanted at its frequencies alone; None: everywhere.
     """
     xp = ops.xp
-    lags = completion_proof.lags(blocks.kernel, ops=ops, wide=True)
+    lags = lags_of(blocks.kernel, ops=ops, wide=True)
     g, _, p, *kernel_shape = blocks.kernel.shape
     eye = ops.from_numpy(np.eye(p, dtype=ops.wide_dtype), lags.values)
     unit = rounding.unit(lags.values, xp=xp)
@@ -536,18 +536,18 @@ def isometry_up(values: Array, error: Array, target: Array, *, ops: ArrayOps) ->
     Parameters
     ----------
     values, error : arrays, shapes (b, n, p, p) and (b,)
-        The lags of K*K, as in `completion.proof.Lags`.
+        The lags of K*K, as in `symbols.proofs.lags.Lags`.
     target : array, shape (b,)
         Positive.
     """
     xp = ops.xp
     p = values.shape[-1]
     unit = rounding.unit(values, xp=xp)
-    lag_0 = completion_proof.minus_identity(values[:, 0, ...], target, ops=ops)
+    lag_0 = arrays.minus_identity(values[:, 0, ...], target, ops=ops)
     by_frobenius = frobenius_up(lag_0, xp=xp)
     mean = xp.linalg.trace(lag_0) / p
     # The bound by v holds for any number v, so the rounding of the mean itself does not matter.
-    deviation = frobenius_up(completion_proof.minus_identity(lag_0, mean, ops=ops), xp=xp)
+    deviation = frobenius_up(arrays.minus_identity(lag_0, mean, ops=ops), xp=xp)
     by_mean = xp.abs(mean) + deviation + 2 * unit * (by_frobenius + xp.abs(mean) * p)
     norms_of_others = xp.sum(frobenius_up(values[:, 1:, ...], xp=xp), axis=1)
     diagonal_error = 2 * unit * (frobenius_up(values[:, 0, ...], xp=xp) + p * target)
@@ -598,7 +598,7 @@ def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> Wrapping 
     return Wrapping(direct, mirrored)
 
 
-def wrapped(lags: completion_proof.Lags, tables: Wrapping, *, ops: ArrayOps) -> completion_proof.Lags:
+def wrapped(lags: Lags, tables: Wrapping, *, ops: ArrayOps) -> Lags:
     """The lags of the circulant, and a bound of their error, from the lags (b, n, p, p) of a kernel."""
     xp = ops.xp
     b, n, p, _ = lags.values.shape
@@ -610,7 +610,7 @@ def wrapped(lags: completion_proof.Lags, tables: Wrapping, *, ops: ArrayOps) -> 
     sum_of_norms = 2 * xp.sum(frobenius_up(lags.values, xp=xp), axis=1)
     sum_error = sum_of_norms * (rounding.SLACK * rounding.gamma(2 * n + 1, rounding.unit(sums, xp=xp)))
     # Twice, since rows but the first stand for two lags.
-    return completion_proof.Lags(sums, rounding.up(lags.error + 2 * sum_error, n + 4, xp=xp))
+    return Lags(sums, rounding.up(lags.error + 2 * sum_error, n + 4, xp=xp))
 
 
 def unwrapped(slopes: Array, tables: Wrapping, *, ops: ArrayOps) -> Array:

@@ -111,13 +111,8 @@ class Smallest(TwoSidedSearch):
         upper = [layer_bounds.upper for layer_bounds in bounds]
         search_figures: list[SearchFigures] = []
         for layer_bounds, angle in zip(bounds, angles, strict=True):
-            outcome = outcome_of(
-                layer_bounds.lower.value,
-                layer_bounds.upper.value,
-                self.rtol,
-                may_be_zero=layer_bounds.is_zero,
-                is_out_of_cells=layer_bounds.is_out_of_cells,
-            )
+            may_be_zero, is_out_of_cells = layer_bounds.is_zero, layer_bounds.is_out_of_cells
+            outcome = outcome_of(layer_bounds, self.rtol, may_be_zero=may_be_zero, is_out_of_cells=is_out_of_cells)
             search_figures.append((outcome, layer_bounds.cells, layer_bounds.levels, angle))
         figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
         return Evaluation(as_array(lower, like, ops=ops), figures, residuals, list(zip(lower, upper, strict=True)))

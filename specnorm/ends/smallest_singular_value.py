@@ -18,10 +18,10 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import Frequencies, coarse_grid, half_grid
+from specnorm.geometry.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
 from specnorm.geometry.spec import ConvSpec, grid_sizes
 from specnorm.proofs.bound import Lower, Upper, known, times_power_of_two
-from specnorm.running.problem import Problem
+from specnorm.running.problem import Bounds, Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
 
@@ -118,7 +118,7 @@ class Witness:
 
 
 @dataclass(frozen=True, eq=False)
-class SmallestBounds:
+class SmallestBounds(Bounds):
     """Two proven bounds of a smallest singular value.
 
     Parameters
@@ -133,17 +133,12 @@ class SmallestBounds:
         Whether the search ended at its largest number of cells, so that no more time would help.
     """
 
-    lower: Lower
     upper: Upper
     witness: Witness | None
     cells: int = 0
     levels: int = 0
     is_zero: bool = False
     is_out_of_cells: bool = False
-
-    def within(self, rtol: float) -> bool:
-        """Whether ``upper`` is at most ``lower * (1 + rtol)``."""
-        return self.upper.value <= self.lower.value * (1 + rtol)
 
 
 def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
@@ -432,7 +427,7 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
         Position of each tap.
     theta : array, shape (d,)
     """
-    phases = np.exp(1j * theta @ offsets)
+    phases = phases_at_angles(theta, offsets.T)
     symbol = np.tensordot(phases, taps, axes=1)
     _, values, vectors = np.linalg.svd(symbol, full_matrices=False)
     v, others = vectors[-1].conj(), vectors[:-1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ leave a margin.
 """
 
 
+_SMALL_TABLE = 2**14
+"""Largest number of entries of a table that is kept for the next call."""
 _COS_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0])
 """Sign of the cosine in each quarter of a turn."""
 _SIN_SIGN = np.asarray([1.0, 1.0, -1.0, -1.0])
@@ -41,11 +43,15 @@ class Frequencies:
 
     numerators: np.ndarray
     denominators: tuple[int, ...]
+    _phases: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+    """Small tables of `phases` that were made already, by the kernel's shape."""
 
     def __len__(self) -> int:
         return len(self.numerators)
 
     def __getitem__(self, index: slice | np.ndarray) -> Frequencies:
+        if isinstance(index, slice) and index.indices(len(self)) == (0, len(self), 1):
+            return self
         return Frequencies(self.numerators[index], self.denominators)
 
     def same_as(self, other: Frequencies) -> bool:
@@ -63,7 +69,16 @@ def half_grid(sizes: Sequence[int]) -> Frequencies:
 
     The symbol of a real kernel has G(-theta) = conj G(theta), so the mirror images of these points are redundant.
     """
-    return Frequencies(product([np.arange(n) for n in half_grid_shape(sizes)]), tuple(sizes))
+    return (_small_half_grid if math.prod(sizes) <= _SMALL_TABLE else _half_grid)(tuple(sizes))
+
+
+def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
+    points = product([np.arange(n) for n in half_grid_shape(sizes)])
+    points.flags.writeable = False
+    return Frequencies(points, sizes)
+
+
+_small_half_grid = functools.lru_cache(maxsize=32)(_half_grid)
 
 
 def halved_axis(sizes: Sequence[int]) -> int:
@@ -88,11 +103,6 @@ def coarse_grid(kernel_shape: tuple[int, ...]) -> Frequencies:
     return half_grid(sizes)
 
 
-def full_grid(sizes: Sequence[int]) -> Frequencies:
-    """Full DFT grid of the given sizes, in row-major order."""
-    return Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
-
-
 def distinct_grid(sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
     """Full DFT grid without mirror images, and the number of points of the grid for which each point stands.
 
@@ -104,7 +114,7 @@ def distinct_grid(sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
     multiplicities : integer array, shape (f,)
         2, or 1 if a point is its own mirror image.
     """
-    full = full_grid(sizes)
+    full = Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
     place_values = np.cumprod([1, *reversed(full.denominators)])[-2::-1]
     mirrored = (-full.numerators % np.asarray(full.denominators, dtype=np.int64)) @ place_values
     first = np.minimum(np.arange(len(full)), mirrored)
@@ -140,9 +150,16 @@ def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.nd
     Returns
     -------
     cos, sin : float64 arrays, shape (f, taps)
-        Taps in the row-major order of the kernel's spatial axes.
+        Taps in the row-major order of the kernel's spatial axes; read-only.
     """
-    return phases_at(frequencies, tap_points(tuple(kernel_shape)))
+    tables = frequencies._phases
+    if (shape := tuple(kernel_shape)) in tables:
+        return tables[shape]
+    cos, sin = phases_at(frequencies, tap_points(shape))
+    cos.flags.writeable = sin.flags.writeable = False
+    if cos.size <= _SMALL_TABLE:
+        tables[shape] = cos, sin
+    return cos, sin
 
 
 @functools.lru_cache(maxsize=32)
@@ -169,6 +186,11 @@ def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray,
         return cos_sin(steps, common)
     cos, sin = cos_sin(np.arange(common), common)
     return cos[steps], sin[steps]
+
+
+def phases_at_angles(angles: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """``e^{i k.theta}`` for angles (..., d) and points k (n, d), shape (..., n); unlike `phases`, for no proof."""
+    return np.asarray(np.exp(1j * (angles @ points.T)))
 
 
 def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.ndarray]:

@@ -43,7 +43,9 @@ def takes_layers(function: Function) -> Function:
             if array is not None:
                 return function(array, *args[1:], **keywords)
             arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
-            return function(**_with_layer_read(function.__name__, positional_names[0], arguments))
+            arguments, stored_shape = _with_layer_read(function.__name__, positional_names[0], arguments)
+            result = function(**arguments)
+            return result if stored_shape is None else _reshaped(result, stored_shape)
         return function(*args, **keywords)
 
     # As `functools.wraps`, whose calls for all public functions would take as long as importing another module.
@@ -66,8 +68,14 @@ def _refuse_positional(name: str, positional_names: tuple[str, ...], args: tuple
     )
 
 
-def _with_layer_read(name: str, kernel_name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call with the layer replaced by its kernel and geometry.
+def _reshaped(kernel: Any, shape: tuple[int, ...]) -> Any:
+    return backends.backend_for(kernel).namespace(kernel).reshape(kernel, shape)
+
+
+def _with_layer_read(
+    name: str, kernel_name: str, arguments: dict[str, Any]
+) -> tuple[dict[str, Any], tuple[int, ...] | None]:
+    """The arguments of a call with the layer replaced by its kernel and geometry, and the shape for a returned kernel.
 
     Parameters
     ----------
@@ -81,7 +89,7 @@ def _with_layer_read(name: str, kernel_name: str, arguments: dict[str, Any]) -> 
     layer = arguments.pop(kernel_name)
     if isinstance(layer, (int, float)) and any(map(backends.is_array, arguments.values())):
         raise NoBackend(f"{name} takes the kernel first: {name}(kernel, {layer!r}); got {layer!r} in its place.")
-    kernel, geometry, as_stored = layer_kernel(layer, arguments.get("input_shape"), name)
+    kernel, geometry, as_stored, stored_shape = layer_kernel(layer, arguments.get("input_shape"), name)
     kind = type(layer).__name__
     if name in _RETURN_A_KERNEL and not as_stored:
         raise GeometryError(
@@ -100,7 +108,7 @@ def _with_layer_read(name: str, kernel_name: str, arguments: dict[str, Any]) -> 
                 f"{word}={arguments[word]!r} contradicts the layer: this {kind} has {word}={value_of_layer!r}. Leave "
                 "it out; or give the kernel with the geometry you mean."
             )
-    return {kernel_name: kernel, **geometry, **arguments}
+    return {kernel_name: kernel, **geometry, **arguments}, stored_shape if name in _RETURN_A_KERNEL else None
 
 
 def reader_of(x: Any) -> LayerReader | None:

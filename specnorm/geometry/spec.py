@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
 
+import numpy as np
+
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError, KernelError
 from specnorm.geometry.padding import PaddingMode, padding_count
@@ -181,6 +183,11 @@ class ConvSpec:
         """Shape (m, p, *block_kernel_shape) of one block; a layer has one block for each group."""
         outputs, inputs = self.group_channels
         return (outputs, inputs * math.prod(self.phases), *self.block_kernel_shape)
+
+    @property
+    def reads_zeros(self) -> bool:
+        """Whether the layer reads only zeros outside of its input, or nothing."""
+        return self.padding_mode == "zeros" or all(max(pads) <= 0 for pads in self.padding)
 
     @property
     def needs_divisible_sizes(self) -> bool:
@@ -498,9 +505,9 @@ def _is_absent(value: Any) -> bool:
 
 
 def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
+    if not isinstance(value, (bool, np.bool_)):
         raise GeometryError(f"{name}={value!r} is not True or False.")
-    return value
+    return bool(value)
 
 
 def _count(name: str, value: Any, least: int = 1) -> int:

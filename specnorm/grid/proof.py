@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import half_grid, phases
+from specnorm.geometry.frequencies import half_grid
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
 from specnorm.proofs.norms import GramIterates
@@ -154,14 +154,9 @@ class LargestBound:
         if self._open.any() or not len(self.frequencies):
             raise HypothesisError("frequencies that are neither visited nor left out may hold a larger bound")
         ops = self._ops
-        kernel_shape = self.blocks.shape[3:]
-        dtype = np.float64 if self.blocks.dtype == ops.xp.float64 else np.float32
-        cos, sin = (
-            ops.from_numpy(table.astype(dtype), self.blocks)
-            for table in phases(self.frequencies[self._places], kernel_shape)
-        )
-        # The values are numbers of that dtype, so their conversion is exact.
-        return ops.from_numpy(self._values.astype(dtype), self.blocks), ops.complex(cos, sin)
+        phase = ops.complex(*symbols.cosines_and_sines(self.frequencies[self._places], self.blocks, ops=ops))
+        # The values are numbers of the blocks' dtype, so their conversion is exact.
+        return symbols.device_table(self._values, self.blocks, ops=ops), phase
 
     def visit(self, pairs: np.ndarray) -> None:
         """Compute the bounds of some pairs."""

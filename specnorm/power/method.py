@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 POLISHED = 4
 """Number of Ritz vectors that are computed in float32 and then separated in float64, since products in float32 blur
 values that are closer than 1e-5."""
+_GUARDS = 2
+"""Number of vectors that are iterated beside those of several values."""
 _WAVE_START_SIZE = 2**12
 """Pixels times channels from which a start near a plane wave saves more steps than it costs."""
 _WAVE_START_BASIS = 10
@@ -96,7 +98,8 @@ class LanczosMethod(Method):
         Vectors are computed in the kernels' precision, quotients in the widest.
         """
         xp = ops.xp
-        layer = Convolution(kernels, spec, vector_count=k, ops=ops)
+        guards = 0 if k == 1 else _GUARDS
+        layer = Convolution(kernels, spec, vector_count=k + guards, ops=ops)
         outputs, inputs = layer.shape
         # The iteration runs on the smaller side: on outputs if there are fewer of them.
         on_outputs = inputs > outputs
@@ -107,7 +110,7 @@ class LanczosMethod(Method):
         wide_kernels = arrays.in_wide_dtype(kernels, ops=ops)
         return_count = k if wide_kernels.dtype == kernels.dtype else max(k, POLISHED)
         size = min(layer.shape)
-        options = RunOptions(self.n_iter, self.seed, self.least_gain)
+        options = RunOptions(self.n_iter, self.seed, self.least_gain, guards=guards)
         start = None
         start_products = 0
         is_one_kernel = k == 1 and kernels.shape[0] == spec.groups == 1

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import coarse_grid, product, tap_points
+from specnorm.geometry.frequencies import coarse_grid, phases_at_angles, product, tap_points
 from specnorm.geometry.taps import sizes_of
 from specnorm.power.proofs.waves import Waves, norm_by_waves
 from specnorm.symbols.power import matrix_maps, power_steps
@@ -148,30 +148,29 @@ def _symbols(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps
     """The symbol at frequencies (f, d) of the blocks, shape (f, small channels, large channels * phases)."""
     xp = ops.xp
     small, large = kernel.shape[1:3]
-    weights = _tap_weights(spec, angles)
-    by_tap = xp.reshape(kernel, (small * large, -1))
+    by_phase = xp.reshape(_symbols_at(kernel, _tap_weights(spec, angles), ops=ops), (len(angles), -1, small, large))
+    return xp.reshape(xp.permute_dims(by_phase, (0, 2, 3, 1)), (len(angles), small, -1))
 
-    def summed(part: np.ndarray) -> Array:
-        sums = xp.matmul(by_tap, symbols.device_table(part, kernel, ops=ops))
-        return xp.reshape(sums, (small, large, len(angles), -1))
 
-    symbol = xp.permute_dims(ops.complex(summed(weights.real), summed(weights.imag)), (2, 0, 1, 3))
-    return xp.reshape(symbol, (len(angles), small, -1))
+def _symbols_at(kernel: Array, weights: np.ndarray, *, ops: ArrayOps) -> Array:
+    """``sum_k w_k K_k`` of a kernel (1, m, p, *kernel_shape), for weights (f, taps) of the host: shape (f, m, p)."""
+    tables = symbols.device_tables(weights.real, weights.imag, kernel, ops=ops)
+    return ops.complex(*symbols.planes_at(kernel, *tables, xp=ops.xp))[0, ...]
 
 
 def _tap_weights(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:
-    """``e^{i theta shift(k)}`` where tap k reads a pixel of the phase, else 0: shape (taps, f * phases)."""
+    """``e^{i theta shift(k)}`` where tap k reads a pixel of the phase, else 0: shape (f * phases, taps)."""
     axes = zip(spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
     reads = [_shifts_and_phases(taps, stride, dilation, before) for taps, stride, dilation, (before, _) in axes]
-    columns = []
+    rows = []
     for theta in _angles_of_layer(spec, angles):
         for phase in itertools.product(*(range(stride) for stride in spec.stride)):
             weights = np.ones(1, dtype=np.complex128)
             for j, (shifts, phases) in enumerate(reads):
                 of_axis = np.where(phases == phase[j], np.exp(1j * theta[j] * shifts), 0.0)
                 weights = np.outer(weights, of_axis).reshape(-1)
-            columns.append(weights)
-    return np.stack(columns, axis=1)
+            rows.append(weights)
+    return np.stack(rows)
 
 
 def _shifts_and_phases(
@@ -300,16 +299,10 @@ def _complex_from_host(x: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
 
 def _best_channels(kernel: Array, angles_of_axes: list[np.ndarray], *, ops: ArrayOps) -> Array:
     """Top right singular vectors of the symbol at all combinations of angles, shape (count, second)."""
-    xp = ops.xp
-    first, second, *kernel_shape = kernel.shape[1:]
     index = product([np.arange(len(of_axis)) for of_axis in angles_of_axes])
     angles = np.stack([of_axis[index[:, j]] for j, of_axis in enumerate(angles_of_axes)], axis=1)
-    phases = np.exp(1j * angles @ tap_points(tuple(kernel_shape)).T.astype(float)).T
-    by_tap = xp.reshape(kernel, (first * second, -1))
-    real = xp.matmul(by_tap, ops.from_numpy(np.ascontiguousarray(phases.real), kernel))
-    imag = xp.matmul(by_tap, ops.from_numpy(np.ascontiguousarray(phases.imag), kernel))
-    symbol = xp.reshape(ops.complex(real, imag), (first, second, len(angles)))
-    _, right, _ = symbols.top_triple(xp.permute_dims(symbol, (2, 0, 1)), xp=xp)
+    phases = phases_at_angles(angles, tap_points(tuple(kernel.shape[3:])))
+    _, right, _ = symbols.top_triple(_symbols_at(kernel, phases, ops=ops), xp=ops.xp)
     return right
 
 

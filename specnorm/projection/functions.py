@@ -25,7 +25,7 @@ from specnorm.projection.proof import norm_of_multiple
 from specnorm.proofs import arithmetic
 from specnorm.running.base import as_number, check_budget, check_count
 from specnorm.running.clock import BUDGET, Clock
-from specnorm.running.measuring import measure, proven
+from specnorm.running.measuring import proven, run_method
 from specnorm.running.program import program_for
 from specnorm.symbols import gradients
 from specnorm.symbols.costs import eigh_cost
@@ -456,7 +456,7 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
     with arithmetic.exact(given, backend=backend):
         # The result does not depend on the kernel's scale; near the ends of its dtype's range, the norms would.
         scaled: Any = _with_largest_entry_about_one(given, backend)
-    measured = measure(scaled, method, **geometry)
+    measured = run_method(scaled, method, **geometry).result
     with arithmetic.exact(given, backend=backend):
         xp = backend.namespace(given)
         divided: Any = rescaled(scaled, measured.value, measured.spec, given.dtype, xp=xp)

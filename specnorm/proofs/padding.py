@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
 
 
-def reads_zeros(spec: ConvSpec) -> bool:
-    """Whether the layer reads only zeros outside of its input, or nothing."""
-    return spec.padding_mode == "zeros" or all(max(pads) <= 0 for pads in spec.padding)
-
-
 def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
     """Bound the norm of a layer by that of its convolution, times the norm of its padding.
 

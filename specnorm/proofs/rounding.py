@@ -17,6 +17,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import KernelError
+from specnorm.proofs import arithmetic
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -118,18 +119,19 @@ def _neighbour(value: Array, nearest: Array, rounds: Literal["up", "down"], *, x
     """`to_dtype` of numbers, given the nearest ones of the dtype."""
     info = xp.finfo(nearest.dtype)
     tiny, largest = float(info.smallest_normal), float(info.max)
+    # An unscaling rounds only if its result is subnormal: by less than the distance of two such numbers, or to zero.
+    lost = tiny if arithmetic.flushes() else tiny * float(info.eps)
     # Newer than the standard's version that `Namespace` lists.
     next_after: Any = getattr(xp, "nextafter")  # noqa: B009 - unknown to the type checker
-    # An unscaling rounds only if its result is subnormal, and then by less than the smallest normal number.
     may_have_underflowed = value < 2 * tiny
     converted = xp.astype(nearest, value.dtype)
     if rounds == "up":
         next_up = next_after(nearest, xp.full_like(nearest, math.inf))
         above = xp.where(converted < value, next_up, nearest)
-        return xp.where(may_have_underflowed & (value > 0), above + tiny, above)
+        return xp.where(may_have_underflowed & (value > 0), above + lost, above)
     next_down = next_after(nearest, xp.full_like(nearest, -math.inf))
     below = xp.minimum(xp.where(converted > value, next_down, nearest), xp.full_like(nearest, largest))
-    lowered = xp.where(below > tiny, below - tiny, xp.zeros_like(below))
+    lowered = xp.where(below > lost, below - lost, xp.zeros_like(below))
     return xp.where(may_have_underflowed, lowered, below)
 
 

@@ -215,8 +215,9 @@ class Method:
             With the names of methods that work under a tracer.
         """
         raise MethodError(
-            f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. completion_bound, "
-            "grid_bound, f4_bound and gram_bound are proven bounds that work there; or call it outside of them."
+            f"{self.name} looks at values while it runs, which jit, compile and vmap do not have. Call it outside of "
+            "them, and also what calls it, such as rescale and certify. completion_bound, grid_bound, f4_bound and "
+            "gram_bound are proven bounds that work there."
         )
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:

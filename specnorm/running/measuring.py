@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
 import numpy as np
 
@@ -55,12 +55,7 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     upper 31.1770 (gram, input size (8, 8))
     """
     check_method(method)
-    return _measured(kernel, method, geometry)[0]
-
-
-def result_of(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
-    """`measure`, for public functions that have read a layer and made the method themselves."""
-    return _measured(kernel, method, geometry)[0]
+    return run_method(kernel, method, **geometry).result
 
 
 def proven(
@@ -69,26 +64,29 @@ def proven(
     **geometry: Unpack[Geometry],
 ) -> tuple[Result, Sequence[tuple[Lower, Upper]]]:
     """`measure`, and its bounds as claims, if the method makes claims and no compiler ran it; else an empty tuple."""
-    result, claims = _measured(kernel, method, geometry)
+    result, claims = run_method(kernel, method, **geometry)
     return result, claims() if claims else ()
 
 
-def _measured(
-    kernel: ArrayObject,
-    method: Method,
-    geometry: Geometry,
-) -> tuple[Result, Claims | None]:
-    """The result of a method, and the function that makes its claims."""
+class MethodRun(NamedTuple):
+    """The result of a method, and the function that makes its claims, if it makes any."""
+
+    result: Result
+    claims: Claims | None
+
+
+def run_method(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> MethodRun:
+    """Run a method, for public functions that have read a layer and made the method themselves."""
     backend = backend_for(kernel)
     plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     if not plan.spec.ndim and geometry.get("layout") is None and not backend.is_traced(kernel):
         _warn_of_filter(kernel, plan.spec, backend)
     ran = backend.apply(plan, kernel)
     figures: dict[str, Any] = dict(zip(plan.method.stats, ran.stats, strict=True))
-    figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=not ran.known)
-    figures["computed_in"] = plan.computed_in(kernel, backend=backend) if ran.known else "unknown under a tracer"
+    figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=ran.computed_in is None)
+    figures["computed_in"] = ran.computed_in or "unknown under a tracer"
     kind = plan.method.kind_after(plan.spec, figures)
-    return Result(ran.value, kind, plan.method, plan.spec, figures), ran.claims
+    return MethodRun(Result(ran.value, kind, plan.method, plan.spec, figures), ran.claims)
 
 
 _SMALLEST_FILTER = 5

@@ -47,15 +47,16 @@ class Ran(NamedTuple):
         What `Program.pullback` needs, with the axes of the batch flattened into one; never differentiated.
     claims : callable, optional
         Returns the bounds of each kernel as claims. They are made when it is called, since that computes digests.
-    known : bool
-        Whether array values were known when the program ran (no tracer), so that methods could search and prove.
+    computed_in : str, optional
+        The dtype of the computation, with "on the host" appended if it did not run on the kernel's device. None under a
+        tracer: array values were not known, so that methods could not search and prove.
     """
 
     value: AnyArray
     stats: tuple[AnyArray, ...]
     residuals: tuple[AnyArray, ...]
     claims: Claims | None = None
-    known: bool = True
+    computed_in: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +186,7 @@ class Program:
         if needs.narrow_gradient:
             residuals = self._at_most(residuals, ops.own_dtype, xp=xp)
         claims = partial(self._claims, evaluation.claims, kernels, exponent, ops) if evaluation.claims else None
-        return Ran(value, self._figures(evaluation, layer_batch), (*residuals, chosen), claims, not ops.traced)
+        return Ran(value, self._figures(evaluation, layer_batch), (*residuals, chosen), claims, ops.computed_in)
 
     def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
         """The figures beside the value, one of each for each layer.
@@ -320,10 +321,6 @@ class Program:
             )
         return ops
 
-    def computed_in(self, kernels: AnyArray, *, backend: Backend) -> str:
-        """Dtype of the computation, with "on the host" appended if it does not run on the kernel's device."""
-        return self.execution(kernels, backend=backend).computed_in
-
     def _on_host(self, kernels: AnyArray, ops: ArrayOps) -> Ran:
         """`forward` in NumPy, with the results copied to the device of the kernels."""
         backend = ops.backend
@@ -354,6 +351,7 @@ class Program:
             tuple(to_device(x, result_dtypes, rule) for x, rule in zip(stats, rules, strict=True)),
             tuple(to_device(x, residual_dtypes) for x in residuals) if ops.differentiated else (),
             claims,
+            ops.computed_in,
         )
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.running.base import FigureRule
+    from specnorm.running.problem import Bounds
 
 FIGURES: Mapping[str, FigureRule] = {"outcome": None, "cells": "sum", "levels": "max", "frequency": None}
 """The figures of both searches, in the order of `SearchFigures`."""
@@ -21,7 +22,7 @@ SearchFigures = tuple[Outcome, int, int, Sequence[float]]
 (in radians) of the vector that attains a bound."""
 
 
-def outcome_of(lower: float, upper: float, rtol: float, *, may_be_zero: bool, is_out_of_cells: bool = False) -> Outcome:
+def outcome_of(bounds: Bounds, rtol: float, *, may_be_zero: bool, is_out_of_cells: bool = False) -> Outcome:
     """The outcome of a search that has proven two bounds.
 
     Parameters
@@ -31,7 +32,7 @@ def outcome_of(lower: float, upper: float, rtol: float, *, may_be_zero: bool, is
     is_out_of_cells : bool
         Whether the search ended at its largest number of cells, before its time.
     """
-    if upper <= lower * (1 + rtol):
+    if bounds.within(rtol):
         return Outcome.CONVERGED
     if may_be_zero:
         return Outcome.ZERO

@@ -62,7 +62,10 @@ class _LayerValues(Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         rounds: Rounds = "down" if self._rounds_down else "nearest"
-        return replace(self.asks, rounds=rounds, value_shape=(self.k or self.total(spec),))
+        # Of the k largest, most frequencies are left out by products of small matrices.
+        return replace(
+            self.asks, rounds=rounds, small_products=self._rounds_down, value_shape=(self.k or self.total(spec),)
+        )
 
     def _check_k(self, spec: ConvSpec) -> None:
         """Refuse a ``k`` that is no count, or more than the singular values that a layer has; None means all of them.

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies, tap_points
+from specnorm.geometry.frequencies import Frequencies, phases_at_angles, tap_points
 from specnorm.symbols.angles import newton_step
 from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
+from specnorm.symbols.proofs.symbols import device_tables, planes_at
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -60,7 +61,6 @@ class Ascent:
         self.xp = ops.xp
         self.taps = tap_points(tuple(block.shape[3:])).astype(float)
         self._host = ops.backend.host().namespace(self.taps)
-        self._by_tap = self.xp.matrix_transpose(self.xp.reshape(block, (math.prod(block.shape[1:3]), -1)))
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
         """Ascend by alternating steps of the vectors at a frequency with steps of the frequency.
@@ -146,7 +146,7 @@ class Ascent:
 
     def _phases(self, theta: np.ndarray) -> np.ndarray:
         """``e^{i k.theta}`` of every tap at angles (s, d), shape (s, taps)."""
-        return np.asarray(np.exp(1j * (theta @ self.taps.T)))
+        return phases_at_angles(theta, self.taps)
 
     def _top_vectors(self, phases: np.ndarray, right: Array) -> tuple[Array, Array, np.ndarray]:
         """Left and right vectors and norms at frequencies whose taps have these phases (s, taps)."""
@@ -158,10 +158,8 @@ class Ascent:
         bytes_of_a_start = 6 * m * p * (8 if is_float64 else 4)
         if count > 1 and count * bytes_of_a_start > self.ops.memory:
             return self._top_vectors_in_parts(phases, right, max(1, self.ops.memory // bytes_of_a_start))
-        weights = self.ops.from_numpy(phases.astype(np.complex128 if is_float64 else np.complex64), self.block)
-        real = xp.matmul(xp.real(weights), self._by_tap)
-        imag = xp.matmul(xp.imag(weights), self._by_tap)
-        symbols = xp.reshape(self.ops.complex(real, imag), (-1, m, p))
+        tables = device_tables(phases.real, phases.imag, self.block, ops=self.ops)
+        symbols = self.ops.complex(*planes_at(self.block, *tables, xp=xp))[0, ...]
         apply, adjoint = matrix_maps(symbols, xp=xp)
         if p >= self.tuning.smallest_krylov:
             left, right, norms = top_in_krylov_space(apply, adjoint, right, self.tuning.krylov_size, xp=xp)

@@ -262,12 +262,16 @@ class RunOptions:
         small that the next restart would gain less than that.
     basis_size : int, optional
         Largest number of basis vectors; None: ``TUNING.basis_size``.
+    guards : int
+        Number of vectors of a block beside those that are asked for. If the next eigenvalues are close to the last one
+        that is asked for, a run without guards may end before that one has converged.
     """
 
     n_iter: int
     seed: int
     least_gain: float
     basis_size: int | None = None
+    guards: int = 0
 
 
 @dataclass(frozen=True)
@@ -372,7 +376,7 @@ def top_vectors(
         Number of products with one vector, those of A and those of A* together.
     """
     xp = ops.xp
-    layout = Layout.of(size, k, options.n_iter, ops.memory, options.basis_size)
+    layout = Layout.of(size, min(k + options.guards, size), options.n_iter, ops.memory, options.basis_size)
     run = _Run(gram, like, size, k, layout, options, max(k, return_count), ops=ops)
 
     def continues(arrays_of_state: State) -> Any:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
 from specnorm.geometry import polyphase
+from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.padding import padded_norm
 from specnorm.running.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.running.clock import Clock
 from specnorm.tensor_norm import one_set
@@ -23,12 +27,13 @@ from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
 from specnorm.tensor_norm.matrices import norms_of_one_channel, norms_of_one_tap
 from specnorm.tensor_norm.proof import proven_factor
-from specnorm.tensor_norm.proving import LIFT, TUNING, Maximiser, prove_or_restart
+from specnorm.tensor_norm.proving import LIFT, TUNING, Maximiser, Proof, prove_or_restart
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.base import FigureRule
     from specnorm.running.result import Kind
 
@@ -103,26 +108,35 @@ class TensorNorm(Stepped):
         maximiser = Maximiser(value, u, v, tap_weights, group)
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
+        claims: list[tuple[Lower, Upper]] = []
         if self.needs(spec).searches and not ops.traced:
             maximisers = []
-            factors = []
             proofs = []
             for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
                 of_layer = Maximiser(*(x[j : j + 1, ...] for x in maximiser))
-                proven_maximiser, factor_of_layer, is_proven = self._prove(layer, of_layer, ops=ops)
+                proven_maximiser, proof = self._prove(layer, of_layer, ops=ops)
                 maximisers.append(proven_maximiser)
-                factors.append(factor_of_layer)
-                proofs.append(is_proven)
+                proofs.append(proof)
             maximiser = Maximiser(*(xp.concat(list(x), axis=0) for x in zip(*maximisers, strict=True)))
-            factor = xp.concat(factors, axis=0)
-            proven = xp.concat(proofs, axis=0)
-        return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape))
+            factor = xp.astype(ops.from_numpy(np.asarray([proof.factor for proof in proofs]), value), value.dtype)
+            uppers = [proof.upper for proof in proofs if proof.upper is not None]
+            proven = ops.from_numpy(np.asarray([proof.upper is not None for proof in proofs]), value)
+            if len(uppers) == len(proofs):
+                claims = [(trivial_lower(), padded_norm(upper, spec)) for upper in uppers]
+        return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims)
 
-    def _evaluation(self, maximiser: Maximiser, factor: Array, proven: Array, count: Array) -> Evaluation:
+    def _evaluation(
+        self,
+        maximiser: Maximiser,
+        factor: Array,
+        proven: Array,
+        count: Array,
+        claims: Sequence[tuple[Lower, Upper]] = (),
+    ) -> Evaluation:
         """The answer of `forward`, with what `pullback` needs."""
         u, v, tap_weights = maximiser.u, maximiser.v, maximiser.tap_weights
         residuals = (u, v, tap_weights, factor, maximiser.group)
-        return Evaluation(maximiser.value * factor, (count, factor, proven), residuals)
+        return Evaluation(maximiser.value * factor, (count, factor, proven), residuals, claims)
 
     def _of_one_tap(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
         """The evaluation of blocks with one tap, whose TN is their norm as matrices; None if its proof fails."""
@@ -141,7 +155,7 @@ class TensorNorm(Stepped):
         count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
         return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count)
 
-    def _prove(self, blocks: Array, maximiser: Maximiser, *, ops: ArrayOps) -> tuple[Maximiser, Array, Array]:
+    def _prove(self, blocks: Array, maximiser: Maximiser, *, ops: ArrayOps) -> tuple[Maximiser, Proof]:
         """Prove the value of one layer's blocks, or a value after restarts.
 
         Parameters
@@ -153,21 +167,19 @@ class TensorNorm(Stepped):
         -------
         maximiser : Maximiser
             The argument, or that of the last restart.
-        factor, proven : arrays, shape (1,)
-            The factor by which the value is multiplied, and whether the product is proven.
+        proof : Proof
 
         Raises
         ------
         Undecided
             If ``self.proven`` is True and the proof fails.
         """
-        xp = ops.xp
 
         def maximise_again(block: Array, v: Array, spatial_vectors: list[Array]) -> tuple[Array, list[Array], Array]:
             return maximise(block, v, spatial_vectors, self.max_iter, ops=ops)
 
         clock = Clock.of(self.budget)
-        maximiser, factor, proven = prove_or_restart(
+        maximiser, proof = prove_or_restart(
             blocks,
             maximiser,
             maximise_again,
@@ -175,15 +187,13 @@ class TensorNorm(Stepped):
             clock=clock,
             ops=ops,
         )
-        if self.proven and not proven:
+        if self.proven and proof.upper is None:
             limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
             raise Undecided(
                 f"tn_bound could not be proven within {limit}; grid_bound and f4_bound are proven bounds, and "
                 "enclose(kernel) returns what is proven."
             )
-        device = ops.device(blocks)
-        factor_array = xp.full((1,), factor, dtype=maximiser.value.dtype, device=device)
-        return maximiser, factor_array, xp.full((1,), proven, dtype=xp.bool, device=device)
+        return maximiser, proof
 
     def pullback(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specnorm.geometry import polyphase
 from specnorm.proofs.cells import torus
+from specnorm.proofs.norms import norm_of_zero
 from specnorm.running.problem import SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.triples import top_triple_at
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.frequencies import Frequencies
+    from specnorm.proofs.bound import Upper
     from specnorm.running.clock import Clock
 
 LIFT = 1.001
@@ -47,14 +49,14 @@ class Proof:
     ----------
     factor : float
         What was proven, or tried, is that ``factor`` times the value bounds the norm.
-    proven : bool
-        Whether it was proven.
+    upper : Upper or None
+        The bound that was proven, no larger than ``factor`` times the value.
     refutation : SearchResult or None
         A search that found a frequency at which the norm is above ``factor`` times the value.
     """
 
     factor: float
-    proven: bool
+    upper: Upper | None
     refutation: SearchResult | None = None
 
 
@@ -96,10 +98,10 @@ def prove(search: Search, value: float, *, try_value_itself: bool = True) -> Pro
     for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
         result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
         if result.upper is not None:
-            return Proof(factor, True)
+            return Proof(factor, result.upper)
         if result.lower > value * factor:
-            return Proof(factor, False, result)
-    return Proof(LIFT, False)
+            return Proof(factor, None, result)
+    return Proof(LIFT, None)
 
 
 def prove_or_restart(
@@ -110,7 +112,7 @@ def prove_or_restart(
     seed: int,
     clock: Clock,
     ops: ArrayOps,
-) -> tuple[Maximiser, float, bool]:
+) -> tuple[Maximiser, Proof]:
     """Prove ``sigma* <= factor * value`` for the blocks of one layer.
 
     If a frequency refutes the value, the maximisation restarts from there and reaches a larger value. A value equal to
@@ -132,21 +134,19 @@ def prove_or_restart(
     -------
     maximiser : Maximiser
         The argument, or that of the last restart.
-    factor : float
-        1 or ``LIFT``.
-    proven : bool
-        Whether ``factor`` times the value is proven.
+    proof : Proof
+        Its factor is 1 or ``LIFT``.
     """
     xp = ops.xp
     if not float(maximiser.value[0]) > 0:
         # The kernel is zero, and so is its norm.
-        return maximiser, 1.0, True
+        return maximiser, Proof(1.0, norm_of_zero(blocks, ops=ops))
     without_zero_borders = polyphase.trimmed(blocks, ops=ops)
     search = Search(xp.astype(without_zero_borders, xp.float64), seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
         proof = prove(search, float(maximiser.value[0]))
         if proof.refutation is None:
-            return maximiser, proof.factor, proof.proven
+            return maximiser, proof
         group = proof.refutation.block
         block = blocks[group : group + 1, ...]
         value, (u, v, tap_weights), _ = maximise(block, *_fourier_start(block, proof.refutation.frequency, ops=ops))
@@ -156,7 +156,7 @@ def prove_or_restart(
         maximiser = Maximiser(value, u, v, tap_weights, xp.full_like(maximiser.group, group))
     # If the loop ended without a break, the value of the last restart has not been tried. Of either value, only
     # ``LIFT`` times it is tried now.
-    return maximiser, LIFT, prove(search, float(maximiser.value[0]), try_value_itself=False).proven
+    return maximiser, prove(search, float(maximiser.value[0]), try_value_itself=False)
 
 
 def _fourier_start(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, list[Array]]:

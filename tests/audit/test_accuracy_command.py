@@ -14,7 +14,7 @@ onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("click")
 import specnorm_networks as networks  # noqa: E402
 from helpers.onnx_models import drawing, node, saved, single, values_of  # noqa: E402
-from specnorm_audit import cli, read_onnx  # noqa: E402
+from specnorm_audit import cli  # noqa: E402
 
 from audit.files import read_here  # noqa: E402
 
@@ -118,7 +118,7 @@ def test_rows_are_the_python_functions(
 ) -> None:
     options = [] if between is None else ["--input-range", *map(str, between)]
     found = run(*options, *(["--margin", str(margin)] if margin else []))
-    graph = read_onnx(net, {"x": (1, *SIZES)})
+    graph = networks.network_graph(net, {"x": (1, *SIZES)})
     graph = graph if between is None else networks.within(graph, *between)
     same = networks.certified_accuracy(graph, arrays["x"], arrays["y"], sorted(RADII), local=True, margin=margin)
     assert [row["radius"] for row in found["samples"]] == same.radius.tolist()

@@ -24,7 +24,6 @@ from audit import files
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.methods import METHODS
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
 KEYS = "name kind shape stride dilation groups transposed padding_mode padding input_shape assumed lower upper "
 KEYS += "status reason note"
 
@@ -65,21 +64,6 @@ def test_every_method_has_a_column(mode: Any, size: int | None) -> None:
             assert row[method] is not None, (name, method)
             if method in everything:
                 assert np.ravel(row[method]).tolist() == np.ravel(everything[method].value).tolist(), (name, method)
-
-
-@pytest.mark.skipif(not EXAMPLE.exists(), reason="the example model is not in this distribution")
-def test_resnet20_against_the_published_truths() -> None:
-    pytest.importorskip("safetensors")
-    names = ["module.conv1.weight", "module.layer2.0.conv1.weight", "module.linear.weight"]
-    report = audit(EXAMPLE, layers=names, input_shape=32, methods=["circular"])
-    rows = _rows(report)
-    everywhere = _rows(audit(EXAMPLE, layers=names))
-    assert list(rows) == names
-    truth = 10.690992470285  # the published 10.690992, refined by a search over frequencies
-    assert everywhere["module.conv1.weight"]["lower"] <= truth <= everywhere["module.conv1.weight"]["upper"]
-    assert everywhere["module.layer2.0.conv1.weight"]["lower"] <= 8.614992 * (1 + 1e-6)
-    assert rows["module.layer2.0.conv1.weight"]["circular"] <= 8.614992 * (1 + 1e-5)
-    assert report.to_dict()["summary"]["skipped"] == 94
 
 
 # -- what a row says -----------------------------------------------------------------------------------------------
@@ -190,14 +174,6 @@ def test_nested_trees_have_names_joined_by_dots() -> None:
     assert report.layers[0].upper == audit({"a": kernel}, layout="HWIO").layers[0].upper
     with pytest.raises(ModelFileError, match="two of the mapping's arrays have one name"):
         audit({"a.b": np.eye(2), "a": {"b": np.eye(2)}})
-
-
-@pytest.mark.nightly
-def test_variables_of_flax_are_their_arrays() -> None:
-    nnx = pytest.importorskip("flax.nnx")
-    state = nnx.state(nnx.Linear(3, 5, rngs=nnx.Rngs(0)))
-    (row,) = audit(state).layers
-    assert (row.name, row.status) == ("kernel", "ok")
 
 
 def test_what_a_notebook_and_pandas_show(monkeypatch: pytest.MonkeyPatch) -> None:

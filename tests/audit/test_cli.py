@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,28 +79,6 @@ def test_exit_codes_of_failures_and_errors(
     assert cli.run(["audit", str(broken), "--fail-above", "1e6"]) == 2
     assert cli.run(["audit", str(broken), str(model), "--fail-above", "0"]) == 1
     assert cli.run(["audit", str(broken), str(model), "--fail-above", "1e6"]) == 2
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        "", "audit MODEL --methods ", "audit MODEL --input-shape 8x", "audit MODEL --input-shape ٣",
-        "audit MODEL --input-shape " + "9" * 5000, "audit MODEL --fail-above nan", "audit MODEL --fail-above -1",
-        "audit MODEL --fail-above inf", "audit MODEL --layout HWOI", "audit MODEL --padding-mode mirror",
-        "audit MODEL --output no/such/folder/report", f"audit MODEL --output {os.devnull}",
-        "audit MODEL --methods power", "audit MODEL --backend nonsense", "audit MODEL --device cpu",
-        "audit MODEL --backend numpy --device cuda:9", "audit MODEL --max-bytes 0", "audit MODEL --max-bytes 100",
-        "audit MODEL --rtol 1_0e-2",
-    ],
-)  # fmt: skip
-def test_wrong_usage_exits_with_2_and_a_message(
-    arguments: str, model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whose words are not looked at; `test_messages` has more."""
-    assert cli.run([str(model) if word == "MODEL" else word for word in arguments.split(" ") if arguments]) == 2
-    err = capsys.readouterr().err
-    assert err
-    assert "Traceback" not in err
 
 
 def test_a_crash_is_not_taken_for_a_failed_gate(
@@ -191,35 +168,7 @@ def test_an_interruption_in_a_search_leaves_what_was_there(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("bound", "code", "colour"), [("1e6", 0, 32), ("1e-6", 1, 31)])
-def test_a_gate_has_its_colour_on_a_terminal_alone(
-    bound: str, code: int, colour: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    """Never in files, and not where NO_COLOR is set (no-color.org)."""
-    path = files.save_npz(tmp_path / "m.npz", {"a.weight": np.eye(3)})
-    words = ["audit", str(path), "--fail-above", bound, "-o", str(tmp_path / "out.txt")]
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    for is_terminal, no_color in ((True, ""), (False, ""), (True, "1")):
-        monkeypatch.setattr(sys.stderr, "isatty", lambda is_terminal=is_terminal: is_terminal)
-        monkeypatch.setenv("NO_COLOR", no_color)
-        assert cli.run(words) == code
-        err = capsys.readouterr().err
-        assert (f"\x1b[{colour}mgate " in err) is (is_terminal and not no_color)
-        assert "\x1b" not in (tmp_path / "out.txt").read_text()
-
-
 def test_progress_has_percent_rate_and_time_left() -> None:
     assert _line_of_progress(0, 400, "", 0.0).endswith("  0 % 0/400 ")
     assert _line_of_progress(100, 400, "conv7", 50.0).endswith(" 25 % 100/400 2/s, 2 min 30 s left, conv7")
     assert _line_of_progress(3, 4, "conv7", 30.0).endswith(" 75 % 3/4 0.1/s, 10 s left, conv7")
-
-
-def test_json_and_standard_output_by_the_names_that_people_use(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = files.save_npz(tmp_path / "m.npz", {"a.weight": np.eye(3)})
-    for words in (["--json"], ["--format", "json"], ["-f", "json", "-o", "/dev/stdout"]):
-        assert cli.run(["audit", str(path), *words]) == 0
-        assert json.loads(capsys.readouterr().out)["layers"][0]["name"] == "a.weight"

@@ -189,18 +189,6 @@ def test_arrays_that_are_no_layers_are_skipped(name: str, shape: tuple[int, ...]
     assert all(layer.refusal for layer in found.unmeasured)
 
 
-@pytest.mark.parametrize(
-    ("length", "direction"),
-    [("a.weight_g", "a.weight_v"), ("a.parametrizations.weight.original0", "a.parametrizations.weight.original1")],
-)
-def test_weight_normalisation_is_one_layer(length: str, direction: str) -> None:
-    """`test_effective` has its numbers."""
-    found = select([_tensor(length, (4, 1, 1)), _tensor(direction, (4, 3, 3))])
-    (layer,) = found.layers
-    assert (layer.tensor.name, layer.refusal) == ("a.weight", None)
-    assert (len(found.skipped), found.unmeasured) == (1, [])
-
-
 def test_what_the_file_says_comes_first() -> None:
     said = [
         replace(_tensor("a.bias", (4, 3, 3, 3)), kind="conv", assumed=("x",)),

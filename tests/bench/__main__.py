@@ -3,8 +3,6 @@
 run --size full --out FILE       # under each instruction set; twelve minutes on one thread; "smoke" takes a minute
 gpu --out FILE                   # what is measured on a GPU, of every library that has one
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
-cold [--python OTHER ...]        # first calls, in processor seconds of new processes
-threads [WORD ...]               # one thread against two, of the main calls; some three minutes on two cores
 page [FILE]                      # docs/benchmarks/index.md, or the tables of a file beside it
 resnet18 --out FILE              # each layer of a ResNet-18 enclosed to 1e-3, and the profile; some two minutes
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
@@ -76,13 +74,6 @@ def _parser() -> argparse.ArgumentParser:
         networks.add_argument(option, nargs="+", default=(), help="these alone")
     networks.add_argument("--out", type=Path, required=True)
     parsers.add_parser("networks-page")
-    cold = parsers.add_parser("cold")
-    cold.add_argument("--python", nargs="+", default=(), help="of other environments, beside this one's")
-    cold.add_argument("--repeats", type=int, default=5)
-    threads = parsers.add_parser("threads")
-    threads.add_argument("only", nargs="*", default=(), help="calls whose names contain one of these words")
-    threads.add_argument("--quick", action="store_true", help="the fewest repeats")
-    threads.add_argument("--out", type=Path, help="docs/benchmarks/threads.jsonl if not given and all are measured")
     return commands
 
 
@@ -112,16 +103,6 @@ def main(words: list[str] | None = None) -> int:
         from bench import launches
 
         launches.show()
-    elif options.command == "cold":
-        from bench import cold  # which needs no torch here
-
-        cold.show(options.python, options.repeats)
-    elif options.command == "threads":
-        from bench import threads
-
-        # Lines of some calls do not replace those of all.
-        all_out = None if options.only else page.THREADS
-        threads.show(options.only, options.quick, options.out or all_out)
     elif options.command == "page":
         page.write(options.file)
     else:

@@ -6,6 +6,7 @@ the product of proven upper bounds of the layers. Each way trains with the best 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -13,7 +14,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,9 +27,10 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 import specnorm
-from bench import ball_loops, facts, loops
+from bench import ball_loops, facts, jax_loops, launches, loops
 from bench.constraint_cost import paired
 from bench.facts import Row
+from bench.trained import MODELS
 from bench.ways import WAYS
 from specnorm.methods import Completion
 
@@ -36,17 +38,39 @@ CHANNELS = 16
 BATCH = 64
 EPOCHS = 6
 RADII = 0.1, 0.25
-SEEDS = 0, 1, 2
-DEPTHS = 3, 6, 10
+SEEDS = 0, 1, 2, 3, 4
+NETWORKS = [(depth, residual) for depth in (3, 6, 10) for residual in (False, True)]
+"""Numbers of convolutions, and whether they are in residual blocks."""
+
+
+def falling(part: float) -> float:
+    """Factor of the rate after a part of the steps: from 1 to 0."""
+    return 1 - part
+
+
+def rising_and_falling(part: float) -> float:
+    """`falling`, and from 0 over the first tenth."""
+    return min(10 * part, 1.0) * falling(part)
+
+
+def constant(_part: float) -> float:
+    return 1.0
+
+
+SCHEDULES = {
+    "constant": constant, "falling to 0": falling, "rising over the first tenth, falling to 0": rising_and_falling,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Way:
-    """A way to train: what is done with each convolution and linear layer, the optimiser, and rates to choose from."""
+    """A way to train: what is done with each convolution and linear layer, the optimiser, rates to choose from, and the
+    factor of the rate after a part of the steps."""
 
     constrain: Callable[[nn.Module], nn.Module]
     optimiser: Callable[[nn.Module, float], Optimizer]
     rates: tuple[float, ...]
+    schedule: Callable[[float], float] = falling
 
 
 @torch.no_grad()
@@ -97,8 +121,10 @@ BALLS = 0.05, 0.1, 0.2
 WAYS_TO_TRAIN: dict[str, Way] = {
     "plain, Adam": Way(free, adam, ADAMS),
     "ball": Way(orthogonal_start, ball, BALLS),
+    "ball, warm-up": Way(orthogonal_start, ball, BALLS, rising_and_falling),
     "ball, torch's start": Way(free, ball, BALLS),
     "constraint, Adam": Way(constrained, adam, ADAMS),
+    "constraint, Adam, warm-up": Way(constrained, adam, ADAMS, rising_and_falling),
     "constraint, Adam, torch's start": Way(spectral_norm, adam, ADAMS),
     "constraint, Muon": Way(constrained, muon, (0.02, 0.05, 0.1)),
     "orthogonium, Adam": Way(orthogonal, adam, ADAMS),
@@ -146,13 +172,13 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 # -- classifiers -------------------------------------------------------------------------------------------------------
 def classify(way: Way, depth: int, residual: bool, rate: float, seed: int, epochs: int = EPOCHS) -> Row:
-    """Train a classifier of digits, with a rate that falls to 0, and measure it."""
+    """Train a classifier of digits, and measure it."""
     images, labels, test_images, test_labels = digits()
     torch.manual_seed(seed)
     model = network(depth, residual, way.constrain)
     optimiser = way.optimiser(model, rate)
     steps = epochs * (len(images) // BATCH)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: 1 - n / steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
     start = time.process_time()
     for _ in range(epochs):
         for chosen in torch.randperm(len(images))[: steps // epochs * BATCH].reshape(-1, BATCH):
@@ -249,7 +275,7 @@ def denoise(way: Way, rate: float, seed: int, steps: int = DENOISER_STEPS) -> Ro
     torch.manual_seed(seed)
     model = Denoiser(way.constrain)
     optimiser = way.optimiser(model, rate)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: 1 - n / steps)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
     start = time.process_time()
     for _ in range(steps):
         clean = patches[torch.randint(len(patches), (16,))]
@@ -278,48 +304,92 @@ def denoise(way: Way, rate: float, seed: int, steps: int = DENOISER_STEPS) -> Ro
 
 
 # -- lines -------------------------------------------------------------------------------------------------------------
-def rows(quick: bool) -> Iterator[Row]:
-    """Rows of all tables of the page."""
-    torch.set_num_threads(1)
-    common = facts.about("torch", "scikit-learn", "orthogonium") | {"threads": 1}
-    for batch in (16,) if quick else (16, 64):
-        yield from ({**common, **row} for row in cost(3 if quick else 7, batch=batch))
-    yield from ball_loops.rows(["one convolution"] if quick else list(loops.LOOPS), 5 if quick else None)
-    yield from ({**common, **row} for row in trainings(quick))
+@dataclass
+class Lines:
+    """Rows of a file. Each new one is written at once, and one that the file has is not measured again."""
 
+    out: Path | None
 
-def trainings(quick: bool) -> Iterator[Row]:
-    """Train every network by every way: with each rate by the first seed, then with the best one by the others."""
-    networks = [(3, False)] if quick else [(depth, residual) for depth in DEPTHS for residual in (False, True)]
-    ways = dict(list(WAYS_TO_TRAIN.items())[:2]) if quick else WAYS_TO_TRAIN
-    for depth, residual in networks:
-        for name, way in ways.items():
-            key = {"task": "digits", "depth": depth, "residual": residual, "way": name}
-            run = functools.partial(classify, way, depth, residual, epochs=1 if quick else EPOCHS)
-            yield from ({**key, **row} for row in with_best_rate(run, way, SEEDS[:1] if quick else SEEDS))
-    for name, way in ways.items():
-        run = functools.partial(denoise, way, steps=5 if quick else DENOISER_STEPS)
-        yield from ({"task": "denoiser", "way": name, **row} for row in with_best_rate(run, way, SEEDS[:1]))
+    def __post_init__(self) -> None:
+        self.rows = facts.read(self.out) if self.out else []
+        self.common = facts.about("torch", "jax", "scikit-learn", "orthogonium") | {"threads": torch.get_num_threads()}
 
-
-def with_best_rate(run: Callable[[float, int], Row], way: Way, seeds: tuple[int, ...]) -> Iterator[Row]:
-    first = {}
-    for rate in way.rates:
-        row = run(rate, seeds[0])
-        first[rate] = row["loss"] if math.isfinite(row["loss"]) else math.inf
-        yield {"rate": rate, "seed": seeds[0], **row}
-    best = min(first, key=lambda rate: first[rate])
-    yield from ({"rate": best, "seed": seed, **run(best, seed)} for seed in seeds[1:])
+    def measured(self, key: Row, measure: Callable[[], Row]) -> Row:
+        """Return the row with this key, from the file or measured."""
+        for row in self.rows:
+            if key.items() <= row.items():
+                return row
+        row = {**self.common, **key, **measure()}
+        print(json.dumps(row), flush=True)
+        self.rows.append(row)
+        if self.out:
+            facts.write(self.out, self.rows)
+        return row
 
 
 def write(quick: bool, out: Path | None) -> None:
-    """Train, print each row as JSON, and write the rows to ``out`` if it is not None."""
-    lines: list[Row] = []
-    for row in rows(quick):
-        lines.append(row)
-        print(json.dumps(row), flush=True)
-        if out:
-            facts.write(out, lines)
+    """Measure what the file lacks of all tables of the page."""
+    torch.set_num_threads(1)
+    lines = Lines(out)
+    for batch in (16,) if quick else (16, 64):
+        costs = cache(functools.partial(cost, 3 if quick else 7, batch=batch))
+        for way in COSTS:
+            lines.measured({"task": "cost", "way": way, "images": batch}, lambda: costs()[way])  # noqa: B023
+    for name, make in {"six convolutions": six, **{name: it.make for name, it in MODELS.items()}}.items():
+        lines.measured({"task": "operations", "network": name}, functools.partial(operations, make))
+    steps = 5 if quick else None
+    for name in ["one convolution"] if quick else [*loops.LOOPS, *jax_loops.JAX_LOOPS]:
+        lines.measured({"task": "loop", "loop": name}, functools.partial(ball_loops.figures, name, steps))
+    if quick:
+        train_classifiers(lines, "ball", 3, False, epochs=1, seeds=SEEDS[:1])
+        train_denoisers(lines, "ball", steps=5, seeds=SEEDS[:1])
+        return
+    for name in WAYS_TO_TRAIN:
+        for depth, residual in NETWORKS:
+            train_classifiers(lines, name, depth, residual)
+        train_denoisers(lines, name)
+    train_by_schedules(lines)
+
+
+def operations(make: Callable[[], nn.Module]) -> Row:
+    """Numbers of operations of a step of a network, by Adam and in the ball; those of Adam for the rest count."""
+    row: Row = {}
+    for way in ("plain, Adam", "ball"):
+        model = make()
+        row[way] = sum(launches.of_a_step(model, COSTS[way](model, 1e-3)).values())
+    return row
+
+
+def train_classifiers(
+    lines: Lines, name: str, depth: int, residual: bool, epochs: int = EPOCHS, seeds: Sequence[int] = SEEDS
+) -> None:
+    key = {"task": "digits", "depth": depth, "residual": residual, "way": name}
+    way = WAYS_TO_TRAIN[name]
+    with_best_rate(lines, key, way, functools.partial(classify, way, depth, residual, epochs=epochs), seeds)
+
+
+def train_by_schedules(lines: Lines) -> None:
+    """Train the chain of 10 convolutions in the ball by each schedule, with rates up to a large one."""
+    for seed, (name, schedule), rate in itertools.product(SEEDS, SCHEDULES.items(), (*BALLS, 0.4)):
+        way = dataclasses.replace(WAYS_TO_TRAIN["ball"], schedule=schedule)
+        run = functools.partial(classify, way, 10, False, rate, seed)
+        lines.measured({"task": "schedule", "schedule": name, "rate": rate, "seed": seed}, run)
+
+
+def train_denoisers(lines: Lines, name: str, steps: int = DENOISER_STEPS, seeds: Sequence[int] = SEEDS[:3]) -> None:
+    way = WAYS_TO_TRAIN[name]
+    with_best_rate(lines, {"task": "denoiser", "way": name}, way, functools.partial(denoise, way, steps=steps), seeds)
+
+
+def with_best_rate(lines: Lines, key: Row, way: Way, run: Callable[[float, int], Row], seeds: Sequence[int]) -> None:
+    """Train with each rate by the first seed, then with the best one by the others."""
+
+    def measured(rate: float, seed: int) -> Row:
+        return lines.measured({**key, "rate": rate, "seed": seed}, lambda: run(rate, seed))
+
+    best = ball_loops.best({rate: measured(rate, seeds[0])["loss"] for rate in way.rates})
+    for seed in seeds[1:]:
+        measured(best, seed)
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
@@ -329,23 +399,26 @@ def six(channels: int = 64) -> nn.Sequential:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
 
 
-def cost(repeats: int, size: int = 32, batch: int = 16) -> Iterator[Row]:
+COSTS = {"plain, Adam": adam, "ball": ball, "MuonConv": muon, "constraint, Adam": adam}
+"""Optimisers whose steps are timed, by the names of the ways."""
+
+
+def cost(repeats: int, size: int = 32, batch: int = 16) -> dict[str, Row]:
     """Time training steps of six convolutions of 64 channels, beside Adam's plain step, in turn."""
     torch.set_num_threads(1)
     images, labels = torch.randn(batch, 3, size, size), torch.randint(10, (batch,))
     runs: dict[str, Callable[[], Any]] = {}
-    for name, make in {"plain, Adam": adam, "ball": ball, "MuonConv": muon, "constraint, Adam": adam}.items():
+    for name, make in COSTS.items():
         torch.manual_seed(0)
         model = spectral_norm(six()) if name.startswith("constraint") else six()
         runs[name] = functools.partial(one_step, model, make(model, 1e-3), images, labels)
     seconds = paired(runs, repeats, warm=3)
-    plain = statistics.median(seconds["plain, Adam"])
+    rows = {}
     for name, times in seconds.items():
         ratios = [x / y for x, y in zip(times, seconds["plain, Adam"], strict=True)]
-        yield {
-            "task": "cost", "way": name, "images": batch, "size": size, "seconds": round(statistics.median(times), 5),
-            "ratio": round(statistics.median(ratios), 3), "plain": round(plain, 5),
-        }  # fmt: skip
+        median = round(statistics.median(times), 5)
+        rows[name] = {"size": size, "seconds": median, "ratio": round(statistics.median(ratios), 3)}
+    return rows
 
 
 def one_step(model: nn.Module, optimiser: Optimizer, images: Tensor, labels: Tensor) -> None:

@@ -1,7 +1,8 @@
 """The loops of the constraint's page with `SpectralBall` in place of their optimisers: norms at every step, and losses.
 
 The weights of the watched layers are in the ball; the loop's own optimiser trains the other parameters. The constraint
-is the default one, with the loop's optimiser. Rates are constant, as in the loops: each way takes the best of three.
+is the default one, with the loop's optimiser. Rates are constant, as in the loops. Each way takes the best of three
+factors of its rates.
 """
 
 from __future__ import annotations
@@ -14,28 +15,32 @@ from typing import Any, TypeAlias
 from unittest import mock
 
 import torch
+from specnorm_jax.training import rescale, spectral_ball
 from specnorm_torch import SpectralBall, spectral_norm
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import specnorm
-from bench import facts, loops
+from bench import jax_loops, loops
 from bench.facts import Row
 from bench.recorder import Run, geometry_of
+from specnorm.errors import Undecided
 
 Make: TypeAlias = Callable[[type[Optimizer], list[Tensor], float, dict[str, Any]], Optimizer]
 """Makes an optimiser from the one that a loop takes: its class, parameters, rate and other arguments."""
 
 LARGEST = 1 + 1e-6
 """What the norm of no weight of any step may exceed."""
-BALL_RATES = 0.02, 0.05, 0.1
+BALL_RATE = 0.05
 FACTORS = 1 / 3, 1.0, 3.0
-"""Of the loop's own rate, for the constraint."""
+"""Of the loop's own rate, and of `BALL_RATE`."""
 LAST = 0.2
 """Part of the steps whose mean loss is the loss at the end."""
-OPTIMISERS = "Adam", "AdamW", "SGD"
-WIDE = 64
-"""Channels from which the weights of every tenth step alone are certified."""
+OPTIMISERS = "Adam", "AdamW", "Muon", "SGD"
+FREE = jax_loops.Constraint(
+    lambda _: {}, lambda params, state: (params, state), lambda params: rescale(params, **jax_loops.WHERE)
+)
+"""Of JAX's loops: none, from kernels in the ball."""
 
 
 @contextmanager
@@ -68,8 +73,11 @@ def replaced(kind: type[Optimizer], make: Make) -> Callable[..., Optimizer]:
     return lambda params, lr, **options: make(kind, list(params), lr, options)
 
 
-def by_ball(name: str, rate: float, steps: int | None = None) -> tuple[Run, list[float]]:
+def by_ball(name: str, factor: float, steps: int | None = None) -> tuple[Run, list[float]]:
     """Train a loop in the ball."""
+    if name in jax_loops.JAX_LOOPS:
+        rest = jax_loops.JAX_LOOPS[name].optimizer(factor)
+        return jax_loops.run(name, FREE, 0, steps, spectral_ball(BALL_RATE * factor, rest=rest, **jax_loops.WHERE))
     geometries: dict[int, dict[str, Any]] = {}
 
     def note(layer: nn.Module) -> nn.Module:
@@ -81,9 +89,9 @@ def by_ball(name: str, rate: float, steps: int | None = None) -> tuple[Run, list
         inside = [{"params": [x], **geometries[id(x)]} for x in params if id(x) in geometries]
         # Biases and the free layers, which have two axes, too.
         others = [x for x in params if id(x) not in geometries]
-        optimiser = SpectralBall(inside, rate)
+        optimiser = SpectralBall(inside, BALL_RATE * factor)
         if others:
-            optimiser._take_rest(kind(others, lr, **options))
+            optimiser._take_rest(kind(others, lr * factor, **options))
         return optimiser
 
     with optimisers(make) as losses:
@@ -92,6 +100,9 @@ def by_ball(name: str, rate: float, steps: int | None = None) -> tuple[Run, list
 
 def by_constraint(name: str, factor: float, steps: int | None = None) -> list[float]:
     """Train a loop with the default constraint and its own optimiser."""
+    if name in jax_loops.JAX_LOOPS:
+        optimizer = jax_loops.JAX_LOOPS[name].optimizer(factor)
+        return jax_loops.run(name, jax_loops.CONSTRAINTS["default"], 0, steps, optimizer)[1]
 
     def make(kind: Any, params: list[Tensor], lr: float, options: dict[str, Any]) -> Optimizer:
         optimiser: Optimizer = kind(params, lr * factor, **options)
@@ -108,33 +119,51 @@ def loss_at_end(losses: list[float]) -> float:
 
 
 def certified(run: Run) -> Row:
-    """How many weights of all steps were certified, and were not; and the largest norm of the last step."""
-    row = {"certified": 0, "not certified": 0}
-    for number, step in enumerate(run.steps):
-        for name, weights in step.items():
-            for x in weights:
-                if number % 10 == 0 or min(x.shape[:2]) < WIDE:
-                    is_within = specnorm.certify(x.float(), LARGEST, **run.geometries[name])
-                    row["certified" if is_within else "not certified"] += 1
-    ends = [specnorm.enclose(x.float(), **run.geometries[n]) for n, xs in run.steps[-1].items() for x in xs]
-    return {**row, "norm at end": round(max(float(end.lower) for end in ends), 5)}
+    """How many weights of all steps were certified, the largest norm of the others, and that of the last step."""
+    weights = [
+        (x.double(), run.geometries[name]) for step in run.steps for name, xs in step.items() for x in tensors(xs)
+    ]
+    outside = [pair for pair in weights if not is_within(*pair)]
+    last = [(x.double(), run.geometries[name]) for name, xs in run.steps[-1].items() for x in tensors(xs)]
+    row: Row = {"weights": len(weights), "certified": len(weights) - len(outside)}
+    if outside:
+        row["largest"] = largest_norm(outside)
+    return {**row, "norm at end": largest_norm(last)}
 
 
-def rows(names: list[str], steps: int | None = None) -> Iterator[Row]:
-    torch.set_num_threads(1)
-    common = facts.about("torch") | {"threads": 1, "task": "loop"}
-    for name in names:
-        start = time.process_time()
-        runs = {rate: by_ball(name, rate, steps) for rate in BALL_RATES}
-        of_ball = {rate: loss_at_end(losses) for rate, (_, losses) in runs.items()}
-        of_constraint = {factor: loss_at_end(by_constraint(name, factor, steps)) for factor in FACTORS}
-        rate, factor = best(of_ball), best(of_constraint)
-        run, _ = runs[rate]
-        yield {
-            **common, "loop": name, "steps": len(run.steps), "ball": round(of_ball[rate], 4), "rate": rate,
-            "constraint": round(of_constraint[factor], 4), "factor": round(factor, 3), **certified(run),
-            "seconds": round(time.process_time() - start, 1),
-        }  # fmt: skip
+def is_within(weight: Tensor, geometry: dict[str, Any]) -> bool:
+    """Whether a weight is certified; if that is undecided, group by group."""
+    try:
+        return specnorm.certify(weight, LARGEST, **geometry)
+    except Undecided:
+        groups = geometry.get("groups", 1)
+        alone = {**geometry, "groups": 1}
+        return groups > 1 and all(is_within(x, alone) for x in weight.chunk(groups))
+
+
+def tensors(weights: list[Any]) -> list[Tensor]:
+    return [torch.as_tensor(x) for x in weights]
+
+
+def largest_norm(weights: list[tuple[Tensor, dict[str, Any]]]) -> float:
+    """Upper bound of the norms, within 0.1 %."""
+    return round(max(float(specnorm.enclose(x, rtol=1e-3, **geometry).upper) for x, geometry in weights), 5)
+
+
+def figures(name: str, steps: int | None = None) -> Row:
+    """Train a loop by each way with three rates; return the least losses, and how many weights are within the bound."""
+    start = time.process_time()
+    runs = {factor: by_ball(name, factor, steps) for factor in FACTORS}
+    losses = {
+        "ball": {factor: loss_at_end(ys) for factor, (_, ys) in runs.items()},
+        "constraint": {factor: loss_at_end(by_constraint(name, factor, steps)) for factor in FACTORS},
+    }
+    row: Row = {"steps": len(runs[1.0][0].steps)}
+    for way, by_factor in losses.items():
+        factor = best(by_factor)
+        row |= {way: round(by_factor[factor], 5), f"factor, {way}": round(factor, 3)}
+    row |= certified(runs[best(losses["ball"])][0])
+    return {**row, "seconds": round(time.process_time() - start, 1)}
 
 
 def best(losses: dict[float, float]) -> float:

@@ -9,8 +9,11 @@ from pathlib import Path
 from helpers.marks import put
 
 from bench import facts
-from bench.ball import WAYS_TO_TRAIN
+from bench.ball import SCHEDULES, WAYS_TO_TRAIN
+from bench.ball_loops import best
 from bench.facts import FOLDER, Row
+from bench.jax_loops import JAX_LOOPS
+from bench.loops import LOOPS
 from bench.page import table
 
 COMMITTED = FOLDER / "ball.jsonl"
@@ -20,10 +23,12 @@ PAGE = FOLDER / "ball.md"
 def write(source: Path = COMMITTED, page: Path = PAGE) -> None:
     """Put the tables of the lines into the page."""
     rows = facts.read(source)
-    by_task = {task: [row for row in rows if row["task"] == task] for task in ("digits", "denoiser", "loop", "cost")}
+    tasks = "digits", "schedule", "denoiser", "loop", "cost", "operations"
+    by_task = {task: [row for row in rows if row["task"] == task] for task in tasks}
     parts = {
         "digits": digits(by_task["digits"]), "norms": norms(by_task["digits"]),
         "denoiser": denoiser(by_task["denoiser"]), "loops": loops(by_task["loop"]), "cost": cost(by_task["cost"]),
+        "schedules": schedules(by_task["schedule"]), "operations": operations(by_task["operations"]),
     }  # fmt: skip
     text = page.read_text(encoding="utf-8")
     for name, lines in parts.items():
@@ -42,10 +47,15 @@ def ways_of(rows: Iterable[Row]) -> list[str]:
 
 def runs(rows: Sequence[Row], way: str, depth: int, residual: bool) -> list[Row]:
     """The runs of a way on a network with its best rate, one for each seed."""
-    found = [row for row in rows if (row["way"], row["depth"], row["residual"]) == (way, depth, residual)]
-    later = [row["rate"] for row in found if row["seed"] > 0]
-    rate = later[0] if later else min(found, key=lambda row: row["loss"])["rate"] if found else None
-    return [row for row in found if row["rate"] == rate]
+    return with_best_rate(
+        [row for row in rows if (row["way"], row["depth"], row["residual"]) == (way, depth, residual)]
+    )
+
+
+def with_best_rate(rows: Sequence[Row]) -> list[Row]:
+    """The runs with the rate that was best by the first seed."""
+    losses = {row["rate"]: row["loss"] for row in rows if row["seed"] == 0}
+    return [row for row in rows if row["rate"] == best(losses)] if losses else []
 
 
 def mean(rows: Sequence[Row], name: str) -> float:
@@ -64,7 +74,7 @@ def digits(rows: Sequence[Row]) -> str:
                 continue
             certified = " / ".join(f"{mean(found, name):.2f}" for name in ("certified 0.1", "certified 0.25"))
             least = min(row["accuracy"] for row in found)
-            cells.append(f"{mean(found, 'accuracy'):.3f} (≥ {least:.3f}), {certified}")
+            cells.append(f"{mean(found, 'accuracy'):.3f} (≥ {least:.3f}; {len(found)}), {certified}")
         lines.append([way, *cells])
     return table(["", *map(title, networks_of(rows))], lines)
 
@@ -93,28 +103,25 @@ def norms(rows: Sequence[Row]) -> str:
 def denoiser(rows: Sequence[Row]) -> str:
     lines = []
     for way in ways_of(rows):
-        row = min((row for row in rows if row["way"] == way), key=lambda row: row["loss"])
-        figures = [f"{row[name]:.2f} dB" for name in ("denoised", "deblurred")]
-        lines.append(
-            [way, *figures, f"{row['last change']:.1g}", f"{row['largest norm']:.3f}", f"{row['seconds']:.1f} s"]
-        )
-    return table(["", "denoised", "deblurred", "last change", "largest norm", "seconds"], lines)
+        found = with_best_rate([row for row in rows if row["way"] == way])
+        figures = [f"{mean(found, name):.2f} dB" for name in ("denoised", "deblurred")]
+        last, largest = (max(row[name] for row in found) for name in ("last change", "largest norm"))
+        seconds = f"{mean(found, 'seconds'):.1f} s"
+        lines.append([way, str(len(found)), *figures, f"{last:.1g}", f"{largest:.3f}", seconds])
+    return table(["", "seeds", "denoised", "deblurred", "last change", "largest norm", "seconds"], lines)
 
 
 def loops(rows: Sequence[Row]) -> str:
     lines = []
-    for row in rows:
-        total = row["certified"] + row["not certified"]
-        of_ball, of_constraint = (
-            f"{row['ball']:.4g} ({row['rate']:g})",
-            f"{row['constraint']:.4g} ({row['factor']:.2g})",
-        )
-        lines.append(
-            [row["loop"], of_ball, of_constraint, f"{row['certified']} of {total}", f"{row['norm at end']:.3f}"]
-        )
-    return table(
-        ["loop", "loss, ball (lr)", "loss, constraint (times its lr)", "weights certified", "norm at end"], lines
-    )
+    for name in (*LOOPS, *JAX_LOOPS):
+        for row in rows:
+            if row["loop"] == name:
+                losses = [f"{row[way]:.2g} (x {row[f'factor, {way}']:.2g})" for way in ("ball", "constraint")]
+                certified = f"{row['certified']} of {row['weights']}"
+                others = f"{row['largest']:.3f}" if "largest" in row else ""
+                lines.append([name, *losses, certified, others, f"{row['norm at end']:.3f}"])
+    header = ["loop", "loss, ball", "loss, constraint", "weights certified", "others, at most", "norm at end"]
+    return table(header, lines)
 
 
 def cost(rows: Sequence[Row]) -> str:
@@ -123,3 +130,22 @@ def cost(rows: Sequence[Row]) -> str:
         step = f"{row['images']} of {row['size']}x{row['size']}"
         lines.append([step, row["way"], f"{1e3 * row['seconds']:.0f} ms", f"{row['ratio']:.2f}"])
     return table(["images", "", "a step", "times Adam's plain step"], lines)
+
+
+def operations(rows: Sequence[Row]) -> str:
+    ways = "plain, Adam", "ball"
+    return table(["network", *ways], [[row["network"], *(str(row[way]) for way in ways)] for row in rows])
+
+
+def schedules(rows: Sequence[Row]) -> str:
+    """Mean accuracy, the least, and the number of runs, by schedule and rate."""
+    rates = sorted({row["rate"] for row in rows})
+    lines = []
+    for schedule in SCHEDULES:
+        cells = []
+        for rate in rates:
+            found = [row for row in rows if (row["schedule"], row["rate"]) == (schedule, rate)]
+            least = min((row["accuracy"] for row in found), default=0)
+            cells.append(f"{mean(found, 'accuracy'):.3f} (≥ {least:.3f}; {len(found)})" if found else "")
+        lines.append([schedule, *cells])
+    return table(["lr", *(f"{rate:g}" for rate in rates)], lines)

@@ -69,7 +69,7 @@ def train(name: str, method: str, seed: int, steps: int | None) -> Run:
         return loops.run(name, WAYS[method], seed, steps)
     if method not in jax_loops.CONSTRAINTS:
         raise NotServed("not for JAX")
-    return jax_loops.run(name, jax_loops.CONSTRAINTS[method], seed, steps)
+    return jax_loops.run(name, jax_loops.CONSTRAINTS[method], seed, steps)[0]
 
 
 def place(row: Row) -> tuple[int, int, int]:

@@ -24,10 +24,14 @@ WHERE: dict[str, Any] = {"rule": with_geometry(LAYERS), "layers": "[012]/kernel"
 # -- constraints -----------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Constraint:
-    """``init(params)`` makes a state; ``apply(params, state)`` returns constrained parameters and the next state."""
+    """``init(params)`` makes a state; ``apply(params, state)`` returns constrained parameters and the next state.
+
+    ``start(params)`` returns the parameters to begin with.
+    """
 
     init: Callable[[Tree], Tree]
     apply: Callable[[Tree, Tree], tuple[Tree, Tree]]
+    start: Callable[[Tree], Tree] = lambda params: params
 
 
 def divided(params: Tree, norms: dict[str, Any]) -> Tree:
@@ -109,10 +113,12 @@ def logits(params: Tree, images: Any) -> Any:
     return x.reshape(x.shape[0], -1) @ params["head"]["kernel"]
 
 
-def train(constraint: Constraint, optimizer: Any, channels: tuple[int, int, int], seed: int) -> Iterator[Tree]:
-    """Yield the parameters that each step used."""
+def train(
+    constraint: Constraint, optimizer: Any, channels: tuple[int, int, int], seed: int
+) -> Iterator[tuple[Tree, Any]]:
+    """Yield the parameters that each step used, and its loss."""
     rng = np.random.default_rng(seed)
-    params = initial(rng, channels)
+    params = constraint.start(initial(rng, channels))
     patterns = rng.standard_normal((10, 16, 16, 3))
     for axis in (1, 2):
         patterns = (patterns + np.roll(patterns, 1, axis) + np.roll(patterns, -1, axis)) / np.sqrt(3)
@@ -124,21 +130,23 @@ def train(constraint: Constraint, optimizer: Any, channels: tuple[int, int, int]
 
     @jax.jit
     def step(params: Tree, state: Tree, moments: Tree, images: Any, labels: Any) -> Any:
-        gradient, (used, state) = jax.grad(loss, has_aux=True)(params, state, images, labels)
+        (value, (used, state)), gradient = jax.value_and_grad(loss, has_aux=True)(params, state, images, labels)
         updates, moments = optimizer.update(gradient, moments, params)
-        return optax.apply_updates(params, updates), state, moments, used
+        return optax.apply_updates(params, updates), state, moments, (used, value)
 
     state, moments = constraint.init(params), optimizer.init(params)
     while True:
         labels = rng.integers(10, size=32)
         images = (patterns[labels] + rng.standard_normal((32, 16, 16, 3))).astype(np.float32)
-        params, state, moments, used = step(params, state, moments, images, labels)
-        yield used
+        params, state, moments, (used, value) = step(params, state, moments, images, labels)
+        yield used, value
 
 
 @dataclass(frozen=True)
 class JaxLoop:
-    optimizer: Callable[[], Any]
+    """``optimizer(factor)`` makes the optimizer, with that factor of its rate."""
+
+    optimizer: Callable[[float], Any]
     says: str
     channels: tuple[int, int, int] = (16, 16, 16)
     steps: int = 120
@@ -146,23 +154,30 @@ class JaxLoop:
 
 JAX_LOOPS = {
     "JAX, Adam": JaxLoop(
-        lambda: optax.adam(1e-3), "The three convolutions as a jitted step, the constraint inside of it; Adam 1e-3."
+        lambda factor: optax.adam(1e-3 * factor),
+        "The three convolutions as a jitted step, the constraint inside of it; Adam 1e-3.",
     ),
-    "JAX, SGD": JaxLoop(lambda: optax.sgd(0.1, momentum=0.9), "The same step; SGD 0.1 with momentum 0.9."),
+    "JAX, SGD": JaxLoop(
+        lambda factor: optax.sgd(0.1 * factor, momentum=0.9), "The same step; SGD 0.1 with momentum 0.9."
+    ),
     "JAX, wide": JaxLoop(
-        lambda: optax.adam(1e-3), "The same step with 64, 128 and 128 channels; Adam 1e-3.", (64, 128, 128), 80
+        lambda factor: optax.adam(1e-3 * factor), "The same step with 64, 128 and 128 channels; Adam 1e-3.",
+        (64, 128, 128), 80,
     ),
-}
+}  # fmt: skip
 
 
-def run(name: str, constraint: Constraint, seed: int, steps: int | None = None) -> Run:
-    """Train, and return the weights that were used."""
+def run(
+    name: str, constraint: Constraint, seed: int, steps: int | None = None, optimizer: Any = None
+) -> tuple[Run, list[float]]:
+    """Train, by the loop's optimizer if none is given; return the weights that were used, and the losses."""
     chosen = JAX_LOOPS[name]
-    training = train(constraint, chosen.optimizer(), chosen.channels, seed)
-    result = Run({name: {"stride": geometry["stride"]} for name, geometry in LAYERS.items()})
+    training = train(constraint, optimizer or chosen.optimizer(1.0), chosen.channels, seed)
+    result, losses = Run({name: {"stride": geometry["stride"]} for name, geometry in LAYERS.items()}), []
     for _ in range(steps or chosen.steps):
-        used = next(training)
+        used, loss = next(training)
         # The order of axes of torch, which enclosing takes without being told.
         in_order = {name: np.array(used[name[0]]["kernel"]).transpose(3, 2, 0, 1) for name in LAYERS}
         result.steps.append({name: [kernel.copy()] for name, kernel in in_order.items()})
-    return result
+        losses.append(float(loss))
+    return result, losses

@@ -12,6 +12,7 @@ import torch
 from specnorm_torch import arrays, spectral_norm
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as torchs_spectral_norm
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.trained import MODELS
@@ -91,6 +92,17 @@ def constrained(make: Callable[[], nn.Module], constrain: Callable[[Any], Any] |
             for layer in layers:
                 constrain(layer)
         return of_a_pass(model, layers)
+
+
+def of_a_step(model: nn.Module, optimiser: Optimizer) -> Counter[str]:
+    """Count the operations of an optimiser's second step."""
+    count = Launches()
+    for j in range(2):
+        for x in model.parameters():
+            x.grad = torch.randn_like(x)
+        with as_on_a_device(), count if j else contextlib.nullcontext():
+            optimiser.step()
+    return count.names
 
 
 def show() -> None:

@@ -11,7 +11,7 @@ from helpers.marks import put
 from bench.facts import FOLDER, Row, read
 
 DASH = "\N{EN DASH}"
-PAGE, COMMITTED, THREADS = FOLDER / "index.md", "suite", FOLDER / "threads.jsonl"
+PAGE, COMMITTED = FOLDER / "index.md", "suite"
 KEY = ("section", "name", "family", "shape", "n", "library", "contestant", "threads")
 NAMES = {
     "Completion, a mending": "Completion, step that improves H",
@@ -175,22 +175,6 @@ def ends(figures: list[float], tell: Callable[[float], str]) -> str:
     """The least and the largest, or the only one."""
     texts = list(dict.fromkeys(tell(x) for x in sorted(figures)))
     return DASH.join(texts[:1] + texts[1:][-1:]) if texts else "-"
-
-
-# -- one thread and two ----------------------------------------------------------------------------------------------
-def threads(rows: list[Row]) -> str:
-    """One table: a row a call, with its times and their ratio."""
-    lines = []
-    for row in rows:
-        low, high = row["ratio_range"]
-        lines.append([call(row), *map(span, row["seconds"]), f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"])
-    return table(["call", "one thread", "two threads", "time of two over one: median (quarters)"], lines)
-
-
-def call(row: Row) -> str:
-    """A call with its function as code: `enclose`, 16 channels."""
-    function, comma, rest = row["call"].partition(",")
-    return f"`{function}`{comma}{rest}"
 
 
 # -- what got slower -------------------------------------------------------------------------------------------------

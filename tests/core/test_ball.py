@@ -17,8 +17,9 @@ from helpers.promises import for_all
 from test_house import CORE
 
 import specnorm
-from specnorm.ball import lmo_stack, proof
-from specnorm.errors import KernelError, MethodError
+from specnorm.ball import lmo_many, proof, updates_in_ball
+from specnorm.ball.steps import shrinkage_of_step
+from specnorm.errors import GeometryError, KernelError, MethodError
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import rounding
 
@@ -71,7 +72,9 @@ def attack(lib: Lib, rounds: int, bound: float = 1.0) -> int:
     for shape, groups in SHAPES[: 3 if lib.compiles and rounds == 1 else None]:
         random = np.random.RandomState(len(shape) + shape[0])
         gradients = np.stack([make(random, shape) for _ in range(rounds) for make in ATTACKS.values()]).astype("f4")
-        directions = lib.to_numpy(lmo_stack(lib.asarray(gradients), bound=bound, groups=groups))
+        geometries = [{"groups": groups}] * len(gradients)
+        found = lmo_many([lib.asarray(x) for x in gradients], bound=bound, geometries=geometries)
+        directions = np.stack([lib.to_numpy(x) for x in found])
         assert np.isfinite(directions).all()
         for gradient, direction in zip(gradients, directions, strict=True):
             assert norm_on_a_grid(direction, groups) <= bound
@@ -153,7 +156,7 @@ def test_what_is_not_finite_is_named(bad: float) -> None:
     gradient[0, 1, 2] = bad
     with pytest.raises(KernelError, match=r"gradient of shape \(3, 2, 3\) holds 1 non-finite value"):
         specnorm.lmo(gradient)
-    stack = lmo_stack(np.stack([gradient, np.ones((3, 2, 3))]))
+    stack = lmo_many([gradient, np.ones((3, 2, 3))], bound=1.0, geometries=[{}, {}])
     assert np.isnan(stack[0]).any()
     assert np.isfinite(stack[1]).all()
 
@@ -193,7 +196,7 @@ def in_groups(x: Any) -> Any:
 @pytest.mark.usefixtures("jax32")
 def test_traced_by_jax() -> None:
     jax = pytest.importorskip("jax")
-    eager = np.asarray(lmo_stack(GRADIENTS, groups=3))
+    eager = np.stack([in_groups(x) for x in GRADIENTS])
     for transformed in (jax.jit(jax.vmap(in_groups)), jax.vmap(in_groups)):
         found = np.asarray(transformed(jax.numpy.asarray(GRADIENTS)))
         np.testing.assert_allclose(found, eager, rtol=0, atol=2e-6)
@@ -205,11 +208,58 @@ def test_traced_by_jax() -> None:
 @pytest.mark.usefixtures("fresh_torch")
 def test_traced_by_torch() -> None:
     torch = pytest.importorskip("torch", exc_type=ImportError)
-    eager = np.asarray(lmo_stack(GRADIENTS, groups=3))
+    eager = np.stack([in_groups(x) for x in GRADIENTS])
     compiled = torch.compile(in_groups, fullgraph=True)
     given = torch.tensor(GRADIENTS)
     for found in (torch.stack([compiled(x) for x in given]), torch.func.vmap(in_groups)(given)):
         np.testing.assert_allclose(found, eager, rtol=0, atol=2e-6)
+
+
+# -- a step ------------------------------------------------------------------------------------------------------------
+def norm_at_some_sizes(kernel: Any, geometry: dict[str, Any]) -> float:
+    """Upper bound of the norm at every size without padding, and at a few sizes with it."""
+    words = ("stride", "groups", "transposed")
+    unpadded = sigma_star(kernel, **{word: geometry[word] for word in words if word in geometry}).hi
+    sizes = (1, 2, 5) if "padding" in geometry else ()
+    return max(unpadded, *(dense_norm(kernel, n, **geometry).hi for n in sizes), 0.0)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.1, 1e-3, 1e-7])
+@pytest.mark.parametrize(
+    ("shape", "geometry"),
+    [
+        ((8, 8, 3), {}),
+        ((8, 1, 5), {"groups": 8}),
+        ((3, 6, 2, 2), {"stride": 2, "transposed": True}),
+        # A pixel at a border is repeated 40 times, so that rounding errors of equal sign add up; the kernel's entries
+        # cancel each other there.
+        ((1, 1, 2), {"padding": 40, "padding_mode": "replicate"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_step_shrinks_a_kernel_by_more_than_its_rounding(
+    shape: tuple[int, ...], geometry: dict[str, Any], rate: float
+) -> None:
+    random = np.random.RandomState(0)
+    for _ in range(10):
+        signs = np.sign(random.standard_normal((*shape[:-1], 1))) * (-1.0) ** np.arange(shape[-1])
+        kernel = (signs * random.uniform(0.5, 0.55, size=shape)).astype("f4")
+        gradient = random.standard_normal(shape).astype("f4")
+        bound = norm_at_some_sizes(kernel, geometry)
+        (update,) = updates_in_ball([kernel], [gradient], rate, bound=bound, geometries=[geometry])
+        direction = specnorm.lmo(gradient, bound=bound, **geometry).astype(np.float64)
+        part = float(np.float32(rate))
+        shrinkage = float(np.float32(shrinkage_of_step(np.float32(part), ConvSpec.of(shape, **geometry), 2.0**-24)))
+        part = min(part, float(np.float32(1) - np.float32(shrinkage)))
+        error = (kernel + update).astype(np.float64) - ((1 - part - shrinkage) * kernel - part * direction)
+        assert 0 < norm_at_some_sizes(error, geometry) < shrinkage * bound
+
+
+def test_a_size_below_the_kernels_is_refused() -> None:
+    """At size 1, the two taps of a circular layer cancel, and rounding is all that is left."""
+    kernel, geometry = np.array([[[1.0, -1.0]]]), {"input_shape": 1}
+    with pytest.raises(GeometryError, match=r"input_shape=\(1,\) is too small.*Leave input_shape out"):
+        updates_in_ball([kernel], [kernel], 0.1, bound=1.0, geometries=[geometry])
 
 
 # -- the proof ---------------------------------------------------------------------------------------------------------
@@ -229,7 +279,7 @@ def lossy(size: float = 1.0) -> Any:
 
 def norm_of_a_row_is_bounded() -> bool:
     row: Any = np.full((1, 1, LONG), np.float32(1 / math.sqrt(LONG)))
-    bound = proof.matrix_norm_up(row, xp=lossy().xp)
+    (bound,) = proof.matrix_norms_up([row], xp=lossy().xp)
     return bool(float(bound[0]) >= np.linalg.norm(row.astype(np.float64)))
 
 
@@ -239,7 +289,7 @@ def rounding_of_the_answer_is_counted() -> bool:
     kernel: Any = np.full((1, size, size), np.float32(1 / size))
     for bound in np.linspace(1.0, 1.01, 40):
         limit = proof.Limit.of(float(bound), spec, "bfloat16")
-        scaled: Any = proof.scaled_within(kernel, limit, spec, ops=OPS)
+        scaled: Any = proof.scaled_within(kernel, None, limit, spec, ops=OPS)[0]
         digits = np.ldexp(np.round(np.ldexp(scaled.astype(np.float64), 12)), -12)  # 8 digits of a number about 1 / 16
         if digits[0, 0, 0] * size > bound:
             return False
@@ -257,7 +307,7 @@ def underflow_is_counted() -> bool:
     kernel: Any = np.full((1, 64, 64), np.float32(1 / 64))
     for bound in np.linspace(1.0, 1.01, 20) * 2.0**-10:
         limit = proof.Limit.of(float(bound), spec, "float16")
-        scaled: Any = proof.scaled_within(kernel, limit, spec, ops=OPS)
+        scaled: Any = proof.scaled_within(kernel, None, limit, spec, ops=OPS)[0]
         # Rounded to a multiple of the smallest number.
         if float(np.round(scaled.max() * 2.0**24) * 2.0**-24) * 64 > bound:
             return False
@@ -322,9 +372,9 @@ MUTANTS: dict[str, tuple[str, Callable[[ast.AST], None], Callable[[], bool]]] = 
     "roundings of a product": ("_square_up", without("gamma"), norm_of_a_row_is_bounded),
     "roundings of the answer": ("_scaled", constant("limit.unit", "0.0"), rounding_of_the_answer_is_counted),
     "underflow of the answer": ("_scaled", without("_norm_of_underflow"), underflow_is_counted),
-    "the norm of a tap": ("tap_within", without("matrix_norm_up"), taps_are_counted),
+    "the norm of a tap": ("scaled_within", constant("norms[1]", "0 * norms[1]"), taps_are_counted),
     "repeated pixels": ("Limit.of", constant("spec.padding_gain_sq", "1.0"), padding_is_counted),
-    "the taps": ("_norm_by_reshaping_up", without("supremum_up_from_unfolding"), taps_are_counted),
+    "the taps": ("scaled_within", without("supremum_up_from_unfolding"), taps_are_counted),
     "points between those of the grid": ("_norm_on_grid_up", without("everywhere_up"), grid_is_counted),
 }
 

@@ -63,6 +63,8 @@ def test_the_smallest_numbers_there_are(dtype: str) -> None:
         assert float(specnorm.tn_bound(kernel, proven=False)) > 0
         found = specnorm.enclose(kernel)
         assert float(found.lower) <= factor * float(tiny) <= float(found.upper)
+        for lower in (found.lower, specnorm.conv_norm(kernel, 4), specnorm.singular_values(kernel, 4, k=1)[0]):
+            assert (factor - 2) * float(tiny) <= float(lower) <= factor * float(tiny)
         _, gradient = specnorm.value_and_grad(kernel, TensorNorm())
         _, of_one = specnorm.value_and_grad((kernel / tiny).astype(dtype), TensorNorm())
         np.testing.assert_allclose(gradient, of_one, atol=1e-6)

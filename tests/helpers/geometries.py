@@ -1,17 +1,11 @@
-"""Which function serves which geometry: the rule the tests hold refusals to, and the table the documentation shows.
+"""Which function serves which geometry: the rule the tests hold refusals to.
 
 The rule is written on the plain definition of the layers (`oracle`), not on what `specnorm` knows about them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-
-import specnorm
-from helpers.cases import Layer, Recipe
+from helpers.cases import Layer
 from helpers.oracle import output_shape, padding_pairs
 from specnorm.errors import GeometryError, MethodError
 
@@ -81,79 +75,3 @@ def refused(name: str, layer: Layer, *, at_size: bool) -> bool:
     if name == "fft" and at_size:
         return not one_output_a_stride(layer)
     return name == "fft" and repeats_at_some_size(layer)
-
-
-# -- the table of docs/guarantees.md -------------------------------------------------------------------------------
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "`tn_bound`, `f4_bound`, `unfolding_bounds`, `grid_bound`": lambda k, **g: [
-        f(k, **g) for f in (specnorm.grid_bound, specnorm.tn_bound, specnorm.f4_bound, specnorm.unfolding_bounds)
-    ],
-    "`gram_bound`": lambda k, input_shape=None, **g: specnorm.gram_bound(k, input_shape, **g),
-    "`enclose`, `certify`, `rescale`, `clip`": lambda k, input_shape=None, **g: [
-        specnorm.enclose(k, input_shape, **g),
-        specnorm.certify(k, 1e9, input_shape=input_shape, **g),
-        specnorm.rescale(k, 1e9, input_shape=input_shape, **g),
-        specnorm.clip(k, 1e9, input_shape=input_shape, **g),
-    ],
-    "`conv_norm`": lambda k, input_shape=None, **g: specnorm.conv_norm(k, input_shape, **g),
-    "`singular_values`, all": lambda k, input_shape=None, **g: specnorm.singular_values(k, input_shape, **g),
-    "`singular_values(k=...)`": lambda k, input_shape=None, **g: specnorm.singular_values(k, input_shape, k=2, **g),
-    "`reshaped_norm`": specnorm.reshaped_norm,
-    "`power_norm`": lambda k, input_shape=None, **g: specnorm.power_norm(k, input_shape, **g) and 1.0,
-}
-"""Functions with the same answer in every column, by what the table calls them; the first value is compared."""
-
-EXACT = [FUNCTIONS[name] for name in ("`conv_norm`", "`singular_values`, all", "`singular_values(k=...)`")]
-"""About the layer itself, whatever its padding adds."""
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "plain": {}, "stride": {"stride": 2}, "dilation": {"dilation": 2}, "groups": {"groups": 2},
-    "transposed": {"transposed": True}, "all of them": {"stride": 2, "dilation": 3, "groups": 2, "transposed": True},
-}  # fmt: skip
-
-PADDINGS: dict[str, dict[str, Any]] = {
-    'circular, `"same"`': {},
-    "circular, fewer outputs": {"padding": 0},
-    "circular, more outputs": {"padding": 8},
-    "zeros": {"padding_mode": "zeros", "padding": 1},
-    "reflect": {"padding_mode": "reflect", "padding": 2},
-    "replicate": {"padding_mode": "replicate", "padding": 2},
-}
-"""By what the table calls them, for a 3x3 kernel; transposed layers know the first and the fourth alone."""
-
-SIZES: dict[str, dict[str, Any]] = {"every size": {}, "at `input_shape`": {"input_shape": 8}}
-
-
-def answer(function: Callable[..., Any], geometry: dict[str, Any]) -> str:
-    """One cell: "yes", "factor" if the value is larger than without the padding, or "no"."""
-    kernel = Recipe((4, 4, 3, 3), seed=1).kernel
-    try:
-        value = function(kernel, **geometry)
-    except REFUSALS:
-        return "no"
-    if isinstance(value, list) and isinstance(value[0], specnorm.Enclosure):
-        return "factor" if float(value[0].upper) > 1.3 * float(value[0].lower) else "yes"
-    padding = ("padding", "padding_mode")
-    if function in EXACT:
-        return "yes"
-    plain = function(kernel, **{k: v for k, v in geometry.items() if k not in padding})
-    one, other = (float(np.max(x[0] if isinstance(x, list) else x)) for x in (value, plain))
-    return "factor" if one > 1.3 * other else "yes"
-
-
-def table() -> str:
-    """Markdown, generated from what the functions do; one row for paddings with the same answers."""
-    found: dict[tuple[str, ...], list[str]] = {}
-    for padding, keywords in PADDINGS.items():
-        for size, at in SIZES.items():
-            cells = [size]
-            for function in FUNCTIONS.values():
-                known = ('circular, `"same"`', "zeros")
-                shapes = [x for x in SHAPES.values() if padding in known or not x.get("transposed")]
-                answers = {answer(function, {**shape, **keywords, **at}) for shape in shapes}
-                assert len(answers) == 1, f"{padding}, {size}: depends on stride, dilation, groups or transposed"
-                cells += answers
-            found.setdefault(tuple(cells), []).append(padding)
-    rows = ["| padding | size | " + " | ".join(FUNCTIONS) + " |", "|---" * (2 + len(FUNCTIONS)) + "|"]
-    rows += [f"| {'; '.join(paddings)} | {' | '.join(cells)} |" for cells, paddings in found.items()]
-    return "\n".join(rows) + "\n"

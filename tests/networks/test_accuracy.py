@@ -10,8 +10,8 @@ import numpy as np
 from helpers.nightly import NIGHTLY
 from networks.dense_networks import Network, dense
 from specnorm_networks import Multipliers, margins, within
-from specnorm_networks.local.accuracy import certified_accuracy
-from specnorm_networks.tools import CertifiedAccuracy, bound
+from specnorm_networks.local.accuracy import CertifiedAccuracy, certified_accuracy
+from specnorm_networks.tools import bound
 
 Array = Any
 NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "10" if NIGHTLY else "5"))

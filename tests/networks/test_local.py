@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import specnorm_networks
 from helpers.checks import present
 from networks.dense_networks import CHAINS, Network, dense
-from specnorm_networks import Multipliers, margins, near
+from specnorm_networks import Multipliers, margins
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.ranges import ranges
 from specnorm_networks.certified.regions import Ball
+from specnorm_networks.local import balls
 from specnorm_networks.local.accuracy import certified_accuracy
 from specnorm_networks.tools import Measure, bound
 
@@ -100,10 +104,21 @@ def test_a_range_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -
 
     assert (bound(chain.graph, method=METHOD, radius=0.3, centre=x).upper or 0.0) >= reached
     with monkeypatch.context() as patch:
-        patch.setattr(near, "ranges", halved)
+        patch.setattr(balls, "ranges", halved)
         with pytest.raises(InternalError, match="is contradicted"):
             bound(chain.graph, method=METHOD, radius=0.3, centre=x)
         assert (bound(chain.graph, method=METHOD, radius=0.3, centre=x, check=False).upper or 9.9) < reached
     with monkeypatch.context() as patch:
         patch.setattr(operators.ReLU, "slopes", fixed)
         assert (bound(chain.graph, method=METHOD, radius=0.3, centre=x, check=False).upper or 9.9) < reached
+
+
+def test_the_extension_sees_public_names_and_nothing_sees_it() -> None:
+    package = Path(specnorm_networks.__file__).parent
+    for path in package.rglob("*.py"):
+        modules = re.findall(r"^\s*(?:from|import) (specnorm_networks[\w.]*)", path.read_text("utf-8"), re.MULTILINE)
+        of_extension = {module for module in modules if ".local" in module}
+        if (package / "local") in path.parents:
+            assert {*modules} - of_extension <= {"specnorm_networks", "specnorm_networks.tools"}, path
+        else:
+            assert not of_extension, path

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.assumptions import assumed, interval
-from specnorm_networks.certified import margins
+from specnorm_networks.local.certified import margins
 
 from specnorm.proofs import host
 from specnorm.proofs.bound import HypothesisError, Lower

@@ -16,7 +16,7 @@ from bench.networks import three_convolutions  # noqa: E402
 from helpers.checks import present  # noqa: E402
 from networks.published import Denoiser  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
-from specnorm_networks import Multipliers, Product, bounding, near, network_bound  # noqa: E402
+from specnorm_networks import Multipliers, Product, answering, bounding, network_bound  # noqa: E402
 from specnorm_networks.tools import Measure  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -125,6 +125,6 @@ def test_units_that_begin_far_above_are_not_searched(monkeypatch: pytest.MonkeyP
         bounds.append(bounded(*given))
         return bounds[-1]
 
-    monkeypatch.setattr(near, "bounded", kept)
+    monkeypatch.setattr(answering, "bounded", kept)
     assert network_bound(network, (2, 6, 6), method=Multipliers(steps=5)).upper == bounds[0].upper
     assert len(bounds) == 1

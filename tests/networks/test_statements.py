@@ -14,7 +14,9 @@ from helpers.checks import present
 from networks.written_networks import matrices
 from specnorm_networks import Graph, Multipliers, Product, forward_step, margins
 from specnorm_networks.certified import operators
-from specnorm_networks.tools import CertifiedAccuracy, Margins, bound
+from specnorm_networks.local.accuracy import CertifiedAccuracy
+from specnorm_networks.local.margins import Margins
+from specnorm_networks.tools import bound
 
 relu_between = partial(matrices, function=operators.ReLU())
 QUICK = Multipliers(steps=30)

@@ -82,6 +82,18 @@ def test_rounding_does_not_leave_the_ball(rate: float, steps: int) -> None:
     assert specnorm.enclose(layer.weight).lower > 0.94
 
 
+def test_operations_of_a_step() -> None:
+    """Equal layers are one stack, whose operations `python -m bench ball` counts for whole networks."""
+    from bench import launches
+
+    def operations(count: int) -> int:
+        model = nn.Sequential(*(nn.Conv2d(5, 5, 3, bias=False) for _ in range(count)))
+        return sum(launches.of_a_step(model, SpectralBall(model, 0.1)).values())
+
+    two, six = operations(2), operations(6)
+    assert two == six <= 270
+
+
 def test_bounds_by_pattern_and_by_group() -> None:
     model = mixed()
     optimiser = SpectralBall(model, 0.5, bound={"11": 4.0, "7": 0.5, "*": 1.0})
@@ -231,7 +243,7 @@ def test_scaler_closure_clipping_and_autocast() -> None:
 
     def closure() -> Any:
         optimiser.zero_grad()
-        loss = model(torch.ones(4, 2, 6, 6)).square().mean()
+        loss = (model(torch.ones(4, 2, 6, 6)) - 1).square().mean()
         loss.backward()
         return loss
 

@@ -260,6 +260,10 @@ kernel = keras.layers.Conv2D(3, 2)
 kernel.build((None, 5, 5, 2))
 whole = specnorm.enclose(kernel.kernel, layout="HWIO")
 print(float(whole.upper) == float(specnorm.enclose(kernel.kernel.value, layout="HWIO").upper))
+depthwise = keras.layers.DepthwiseConv2D(3, depth_multiplier=2)
+depthwise.build((None, 5, 5, 2))
+depthwise.kernel.assign(specnorm.rescale(depthwise, 0.1))
+print(specnorm.certify(depthwise, 0.1))
 for bad in (keras.layers.Dense(3), keras.layers.LSTM(3)):
     try:
         specnorm.enclose(bad)
@@ -273,10 +277,10 @@ for bad in (keras.layers.Dense(3), keras.layers.LSTM(3)):
 def test_keras_layers_belong_to_the_plugin_of_their_arrays(library: str) -> None:
     if not all(map(importlib.util.find_spec, ("keras", library))):
         pytest.skip(f"keras or {library} is not installed")
-    *backends, variable, unbuilt, other = python(KERAS, KERAS_BACKEND=library, **FINDS_TESTS).splitlines()
+    *backends, variable, rescaled, unbuilt, other = python(KERAS, KERAS_BACKEND=library, **FINDS_TESTS).splitlines()
     assert set(backends) <= {library, "numpy"}
     assert len(backends) == (8 if library == "numpy" else 3)
-    assert variable == "True"
+    assert variable == rescaled == "True"
     assert "Dense has no kernel yet" in unbuilt
     assert "LSTM is no array, and no convolution" in other
 

@@ -67,9 +67,6 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
         except DAMAGE as error:
-            advice = signatures.advice_by_name(path) if isinstance(error, FileNotFoundError) else None
-            if advice is not None:
-                raise ModelFileError(f"{path}: {advice}") from error
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ModelFileError(f"{path} cannot be read: {reason}.") from error
         yield model
@@ -156,4 +153,4 @@ def _sniff_zip(file: BinaryIO) -> str:
         return "keras"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    raise ModelFileError(signatures.advice_by_zip(names) or f"it is a zip archive of no known kind. {_KNOWN}.")
+    raise ModelFileError(f"it is a zip archive of no known kind. {_KNOWN}.")

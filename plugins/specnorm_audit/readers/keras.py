@@ -22,7 +22,7 @@ from specnorm_networks.tools import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
-from specnorm_audit.effective import COUNTER, is_vector, normalised
+from specnorm_audit.effective import COUNTER, is_vector
 from specnorm_audit.geometry import at_rank
 from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
 
@@ -77,6 +77,7 @@ _NORMALISING = re.compile(
     r"SN|WN|WS|Spectral|Norm|Standard|Equal|Lip|Bjorck|Frobenius|Orthog|Quant|Noisy|Bayes|Flipout"
 )
 """Words in the names of classes whose layers use another weight than they store."""
+_NORMALISED = "WeightNormalization computes the weight from it. Save a plain layer with the weight in use."
 _PLAIN: Stated = {"stride": 1, "dilation": 1, "groups": 1, "padding": "valid"}
 _MOST_PIXELS = 2**24
 """Largest number of pixels of an input size in a configuration that is believed."""
@@ -337,7 +338,7 @@ def _class_of(entry: Mapping[str, Any]) -> str:
 
 def _described(stored: Mapping[Place, Tensor], names: Mapping[Place, str], config: Node | None) -> list[Tensor]:
     """Return the arrays of a file with the facts that names and configuration state about them."""
-    weights = _weight_normalised(stored)
+    weights = _without_normalised(stored)
     tensors: dict[Place, Tensor] = {}
     for place, weight in weights.items():
         tensor = _tensor(place, weight, names, config)
@@ -401,58 +402,26 @@ def _product(depthwise: Callable[[], NDArray[Any]], pointwise: Callable[[], NDAr
     return kernel
 
 
-_NORMALISED = "kernel=g·v/|v|"
+def _without_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+    """Return the arrays, with those of a WeightNormalization of TensorFlow Addons refused.
 
-
-def _weight_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
-    """Return the arrays with the kernels that WeightNormalization of TensorFlow Addons applies, for those it stores.
-
-    It stores a kernel v, a length g for each entry of the last axis, and a flag whether g was initialised. In a file of
-    Keras 3 they are in groups called ``vars``.
+    It stores a flag whether g was initialised beside the kernel v; in a file of Keras 3 the kernel is in another group.
     """
     weights = dict(stored)
     for place, flag in stored.items():
-        group = place[:-1]
-        is_keras_3 = place[-2:-1] == ("vars",)
         if flag.dtype != "bool" or flag.shape or _leaf(place) not in ("initialized", "2"):
             continue
-        in_group = [other for other in stored if other[: len(group)] == group]
-        name_of_length = "0" if is_keras_3 else "g"
-        lengths = [other for other in in_group if _leaf(other) == name_of_length and other[:-1] == group]
-        kernels = [other for other in in_group if _leaf(other) == _KERNEL and "data_dep_init" not in other]
-        if is_keras_3:
-            kernels = [other for other in stored if other == (*group[:-1], "layer", "vars", "0")]
-        if len(lengths) != 1 or len(kernels) != 1:
-            continue
-        length = stored[lengths[0]]
-        kernel = stored[kernels[0]]
-        if length.shape != kernel.shape[-1:]:
-            continue
-        load = partial(_normalised_kernel, kernel.load, length.load, flag.load)
-        refusal = kernel.refusal or length.refusal or flag.refusal
-        weights[kernels[0]] = replace(kernel, load=load, refusal=refusal, assumed=(*kernel.assumed, _NORMALISED))
-        for other in in_group:
-            if other != kernels[0] and _leaf(other) != "bias":
-                weights[other] = replace(stored[other], kind="none", refusal=None)
+        is_keras_3 = place[-2:-1] == ("vars",)
+        group = place[:-2] if is_keras_3 else place[:-1]
+        for other, x in stored.items():
+            if other[: len(group)] == group and len(x.shape) > 1:
+                weights[other] = replace(x, refusal=x.refusal or _NORMALISED)
     return weights
 
 
 def _leaf(place: Place) -> str:
     """Return the last name of a path, without TensorFlow's counter."""
     return COUNTER.sub("", place[-1])
-
-
-def _normalised_kernel(
-    direction: Callable[[], NDArray[Any]], length: Callable[[], NDArray[Any]], flag: Callable[[], NDArray[Any]]
-) -> NDArray[Any]:
-    if not bool(flag()):
-        raise ModelFileError(
-            "its WeightNormalization was saved before its first call, which sets g: the file does not determine the "
-            "weight. Call the model once, and save it again."
-        )
-    stored = direction()
-    weight = normalised(stored.astype(np.float64), length().astype(np.float64))
-    return np.asarray(weight.astype(np.result_type(stored, np.float32)))
 
 
 def _is_weight_normalization(node: Node) -> bool:
@@ -509,9 +478,8 @@ def _is_no_kernel(owner: _Owner, role: str | None, leaf: str, axes: int) -> bool
 
 def _kernel_of_layer(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     """Return a kernel with the geometry that its owner states, or with the reason why it cannot be read."""
-    if owner.is_normalised and _NORMALISED not in tensor.assumed:
-        reason = "WeightNormalization computes the weight from it, and g and initialized are not beside it in the file."
-        tensor = replace(tensor, refusal=tensor.refusal or reason)
+    if owner.is_normalised:
+        tensor = replace(tensor, refusal=tensor.refusal or _NORMALISED)
     return _kernel(tensor, owner, role)
 
 

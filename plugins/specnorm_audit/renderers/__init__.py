@@ -202,15 +202,12 @@ def _columns_of_page(report: Report, methods: Sequence[str]) -> list[tuple[str, 
     for method in methods:
         kind = kinds.get(method, "not measured")
         columns.append((method, words.get(kind, kind)))
-    for name in tables.ratio_columns(methods):
-        columns.append((name, "tn / lower"))
     return columns
 
 
 def _row_of_page(row: Row, remark: Any, methods: Sequence[str]) -> dict[str, Any]:
     """Return the template's variables for one layer; a cell is a text and the number by which it is sorted."""
     values = [row.lower, row.upper, *map(row.values.get, methods)]
-    values += [row.ratio] * len(tables.ratio_columns(methods))
     sort_keys = [min(x, default=None) if isinstance(x, tuple) else x for x in values]
     data = row.to_dict()
     geometry = ["-"] * len(GEOMETRY)

@@ -5,7 +5,8 @@ The direction of a step is `specnorm.lmo` of the momentum, a kernel whose norm i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
@@ -13,8 +14,8 @@ import jax.numpy as jnp
 
 import specnorm
 from specnorm.errors import KernelError, MethodError
-from specnorm.plugin import check_bound, lmo_stack, update_in_ball
-from specnorm_jax.training.trees import Kernel, Rule, flax_layout, hashable, kernels, name_of, with_kernels
+from specnorm.plugin import check_bound, lmo_many, updates_in_ball
+from specnorm_jax.training.trees import Kernel, Rule, flax_layout, kernels, name_of, with_kernels
 
 if TYPE_CHECKING:
     import optax
@@ -58,14 +59,14 @@ def spectral_ball(
     leave. ::
 
         params = rescale(params, 1.0)
-        optimizer = spectral_ball(optax.cosine_decay_schedule(0.1, 10_000))
+        optimizer = spectral_ball(optax.warmup_cosine_decay_schedule(0.0, 0.2, 1_000, 10_000))
         state = optimizer.init(params)
 
     Parameters
     ----------
     learning_rate : float or schedule
-        From 0 to 1; a schedule is cut off there. Rates from 0.05 to 0.4, decaying to nearly 0, are usual: a step moves
-        a kernel by at most ``2 * learning_rate * bound`` in its norm.
+        From 0 to 1; a schedule is cut off there. Rates from 0.05 to 0.2, after a warm-up and decaying to nearly 0, are
+        usual: a step moves a kernel by at most ``2 * learning_rate * bound`` in its norm.
     bound : float, default 1
         Positive.
     momentum : float, default 0.95
@@ -97,7 +98,7 @@ def spectral_ball(
     Notes
     -----
     The bound holds for the kernels after ``optax.apply_updates``, rounding included. A step rounds each entry, so that
-    kernels are shrunk by some units of rounding at each step, for 64 channels and 3x3 taps by 3e-6.
+    kernels are shrunk by some units of rounding at each step, for 64 channels and 3x3 taps by at most 1e-5.
 
     References
     ----------
@@ -123,7 +124,8 @@ def spectral_ball(
                 "within it either. Start with params = specnorm_jax.training.rescale(params, bound, rule)."
             )
 
-    return _transformation(learning_rate, bound, momentum, nesterov, rule, layers, rest, _update_in_ball, check)
+    updates_of = partial(updates_in_ball, bound=bound)
+    return _transformation(learning_rate, momentum, nesterov, rule, layers, rest, updates_of, check)
 
 
 def muon_conv(
@@ -158,27 +160,30 @@ def muon_conv(
         From ``init``: if no leaf is a kernel.
     """
 
-    def update_of(kernel: Any, direction: Any, rate: Any, _geometry: Mapping[str, Any]) -> Any:
-        return -jnp.asarray(rate, kernel.dtype) * direction
+    def updates_of(
+        _kernels: Sequence[Any], gradients: Sequence[Any], rate: Any, *, geometries: Sequence[Mapping[str, Any]]
+    ) -> list[Any]:
+        return [-jnp.asarray(rate, x.dtype) * x for x in lmo_many(gradients, bound=1.0, geometries=geometries)]
 
-    return _transformation(learning_rate, 1.0, momentum, nesterov, rule, layers, rest, update_of, lambda *_: None)
+    return _transformation(learning_rate, momentum, nesterov, rule, layers, rest, updates_of, lambda *_: None)
 
 
 def _transformation(
     learning_rate: _Rate,
-    bound: float,
     momentum: float,
     nesterov: bool,
     rule: Rule,
     layers: str,
     rest: optax.GradientTransformation | None,
-    update_of: Callable[[Any, Any, Any, Mapping[str, Any]], Any],
+    updates_of: Callable[..., list[Any]],
     check: Callable[[str, Kernel], None],
 ) -> optax.GradientTransformationExtraArgs:
-    """Make a transformation from the update of one kernel, a function of (kernel, direction, rate, geometry).
+    """Make a transformation from the updates of kernels.
 
     Parameters
     ----------
+    updates_of : callable
+        Of (kernels, gradients, rate, geometries=geometries), as `updates_in_ball`.
     check : callable
         Raises an error for a kernel that may not be in the first tree of parameters.
     """
@@ -213,32 +218,11 @@ def _transformation(
             gradient = jnp.reshape(gradient_of[path], kernel.array.shape).astype(kernel.array.dtype)
             means[path] = momentum * state.momentum[path] + (1 - momentum) * gradient
             targets[path] = momentum * means[path] + (1 - momentum) * gradient if nesterov else means[path]
-        directions = _directions(kernels_of_tree, targets, bound)
-        kernel_updates = {
-            path: update_of(kernel.array, directions[path], rate, kernel.geometry)
-            for path, kernel in kernels_of_tree.items()
-        }
+        arrays, geometries = zip(*kernels_of_tree.values(), strict=True)
+        new_updates = updates_of(arrays, list(targets.values()), rate, geometries=geometries)
+        kernel_updates = dict(zip(targets, new_updates, strict=True))
         other_updates, rest_state = masked(params, kernels_of_tree).update(updates, state.rest, params, **extra)
         count = optax.safe_increment(state.count)
         return with_kernels(other_updates, kernel_updates), BallState(count, means, rest_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _directions(kernels_of_tree: Mapping[str, Kernel], gradients: Mapping[str, Any], bound: float) -> dict[str, Any]:
-    """Return the direction for each gradient, by path; those of equal layers are computed in one stack."""
-    stacks: dict[Any, list[str]] = {}
-    for path, kernel in kernels_of_tree.items():
-        kind = (kernel.array.shape, str(kernel.array.dtype), hashable(kernel.geometry))
-        stacks.setdefault(kind, []).append(path)
-    directions: dict[str, Any] = {}
-    for paths in stacks.values():
-        geometry = kernels_of_tree[paths[0]].geometry
-        stack = lmo_stack(jnp.stack([gradients[path] for path in paths]), bound=bound, **geometry)
-        directions |= dict(zip(paths, stack, strict=True))
-    return directions
-
-
-def _update_in_ball(kernel: Any, direction: Any, rate: Any, geometry: Mapping[str, Any]) -> Any:
-    channels = kernel.shape[-2:] if geometry.get("layout") else kernel.shape[:2]
-    return update_in_ball(kernel, direction, rate, channels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,6 @@ from specnorm_jax.training.trees import Rule, flax_layout, kernels, name_of
 
 if TYPE_CHECKING:
     import optax
-
-
-class ProjectionState(NamedTuple):
-    """State of `project_spectral_norm`."""
-
-    kernels: States
 
 
 def project_spectral_norm(
@@ -52,7 +46,7 @@ def project_spectral_norm(
     Returns
     -------
     optax.GradientTransformationExtraArgs
-        Its ``update`` needs the argument ``params``. Its state is a `ProjectionState`, a tree of arrays.
+        Its ``update`` needs the argument ``params``. Its state is that of `init_spectral_norm`.
 
     Raises
     ------
@@ -69,15 +63,15 @@ def project_spectral_norm(
 
     check_bound(bound)
 
-    def init(params: Any) -> ProjectionState:
-        return ProjectionState(init_states(params, method, rule, layers))
+    def init(params: Any) -> States:
+        return init_states(params, method, rule, layers)
 
     def update(
         updates: Any,
-        state: ProjectionState,
+        state: States,
         params: Any = None,
         **_extra: Any,
-    ) -> tuple[Any, ProjectionState]:
+    ) -> tuple[Any, States]:
         if params is None:
             raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
         old_kernels = kernels(params, rule, layers=layers)
@@ -85,7 +79,7 @@ def project_spectral_norm(
         updated_kernels = {}
         for path, kernel in old_kernels.items():
             updated_kernels[path] = kernel._replace(array=_after_update(kernel.array, update_of_path[path]))
-        norms, new_states = step_states(updated_kernels, method, state.kernels, sweeps)
+        norms, new_states = step_states(updated_kernels, method, state, sweeps)
 
         def projected(keys: tuple[Any, ...], update: Any) -> Any:
             path = name_of(keys)
@@ -95,7 +89,7 @@ def project_spectral_norm(
             projected_update = (projected_kernel - old_kernels[path].array).astype(update.dtype)
             return jnp.where(norms[path] > bound, jnp.reshape(projected_update, update.shape), update)
 
-        return jax.tree_util.tree_map_with_path(projected, updates), ProjectionState(new_states)
+        return jax.tree_util.tree_map_with_path(projected, updates), new_states
 
     return optax.GradientTransformationExtraArgs(init, update)
 

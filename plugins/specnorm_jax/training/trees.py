@@ -16,13 +16,11 @@ import jax.numpy as jnp
 
 from specnorm import Geometry
 from specnorm.errors import GeometryError, KernelError
-from specnorm_jax.layers import equinox_layer, flax_layer
+from specnorm_jax.layers import LAYOUTS, equinox_layer, flax_layer
 
 Tree = TypeVar("Tree")
 HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]
 Rule: TypeAlias = Callable[[str, Any], Mapping[str, Any] | None]
-_LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
-"""Layout of Flax's kernels, by their number of axes."""
 _NO_LINEAR_MAP = ("Embedding", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm")
 """Classes of Equinox whose weight is not a linear map of the input."""
 _NO_KEYWORDS: Mapping[str, Any] = {}
@@ -69,9 +67,9 @@ def flax_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
         layer with several input or output axes (``LinearGeneral``, ``DenseGeneral``); `kernels` decides that by the
         tree around it.
     """
-    if path.rpartition("/")[2] != "kernel" or leaf.ndim not in _LAYOUTS:
+    if path.rpartition("/")[2] != "kernel" or leaf.ndim not in LAYOUTS:
         return None
-    return {"layout": _LAYOUTS[leaf.ndim]}
+    return {"layout": LAYOUTS[leaf.ndim]}
 
 
 def equinox_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
@@ -90,7 +88,7 @@ def equinox_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
         convolutions. If the tree contains Equinox's own modules, `kernels` reads their strides, dilations, groups and
         padding modes, and leaves out ``Embedding``, normalisations and stacked layers.
     """
-    if path.rpartition("/")[2] != "weight" or leaf.ndim not in _LAYOUTS:
+    if path.rpartition("/")[2] != "weight" or leaf.ndim not in LAYOUTS:
         return None
     return {}
 
@@ -307,7 +305,7 @@ def _advice_for_ambiguous(shapes: Mapping[str, tuple[int, ...]]) -> str:
         f"{path!r} has shape {shape}: the tree does not say whether it is a convolution, or a dense layer with several "
         f"input or output axes (LinearGeneral, DenseGeneral), whose norm may be larger.{note} Give "
         f"rule=with_geometry({{{path!r}: {{'input_axes': 1}}}}) for a dense layer with one input axis, or {{'layout': "
-        f"{_LAYOUTS[len(shape)]!r}}} for a convolution; rule=layout_of(model) where there is a Flax NNX model, whose "
+        f"{LAYOUTS[len(shape)]!r}}} for a convolution; rule=layout_of(model) where there is a Flax NNX model, whose "
         "modules say so; or leave it out by layers."
     )
 
@@ -352,7 +350,7 @@ def _keywords_by_names(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[
         if input_axes is not None:
             yield path, {_INPUT_AXES: input_axes}
         elif "conv" in layer or bias == shape[-1:]:
-            yield path, {"layout": _LAYOUTS[len(shape)]}
+            yield path, {"layout": LAYOUTS[len(shape)]}
 
 
 def _inputs_by_bias(shape: tuple[int, ...], bias: tuple[int, ...] | None) -> int | None:
@@ -445,7 +443,7 @@ def _stated_by_flax(kind: str, module: Any) -> Mapping[str, Any]:
         return {_INPUT_AXES: len(module.batch_axis) + len(module.axis)}
     if kind == "ConvTranspose":
         # A transposed layer is bounded by the convolution with its stored kernel and stride 1.
-        return {"layout": _LAYOUTS[len(module.kernel_size) + 2]}
+        return {"layout": LAYOUTS[len(module.kernel_size) + 2]}
     try:
         return flax_layer(kind, module).geometry
     except GeometryError as error:

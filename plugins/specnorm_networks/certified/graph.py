@@ -109,6 +109,11 @@ class Graph:
         return {node.name: node for node in self.nodes}
 
     @cached_property
+    def positions(self) -> dict[str, int]:
+        """Positions of the nodes in the order of computation, by name."""
+        return {node.name: position for position, node in enumerate(self.nodes)}
+
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs that may change: Lipschitz constants are with respect to them."""
         return tuple(node.name for node in self.nodes if isinstance(node.operator, Input) and node.operator.may_change)

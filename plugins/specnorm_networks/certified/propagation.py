@@ -13,7 +13,7 @@ from specnorm.proof import Interval, Upper, arithmetic, finite
 from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
-from specnorm_networks.certified.branches import Branches
+from specnorm_networks.certified.branches import constant_of_branches
 from specnorm_networks.certified.channels import is_padded_layer, numbers_along, spatial_sizes
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, checked_norm, checked_norm_of_stack
@@ -158,9 +158,7 @@ class _Pass:
         self.wrt = wrt
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
-        self.branches = Branches(scope, self.steps, norms)
         for node in scope.graph.nodes:
-            self.branches.append(node)
             step = self._step_by_branches(node, self._step(node))
             self.steps[node.name] = self._step_by_joint_constants(step, joint_constants.get(node.name, ()))
 
@@ -191,24 +189,25 @@ class _Pass:
         return bool(node.inputs) and not isinstance(node.operator, Random)
 
     def _step_by_branches(self, node: Node, step: Step) -> Step:
-        """Return a smaller bound of a node where branches from one value meet; the given one if there is none."""
+        """Return a smaller bound of a node where branches of one value meet; the given one if there is none."""
         # Left out are inputs without a constant, and those with the constant 0, which do not change.
         changing_inputs = [name for name in node.inputs if self.steps[name].upper]
         if len(changing_inputs) < 2 or step.claim is None or not step.claim.value:
             return step
-        least_claim = step.claim
         try:
-            for branches_claim in self.branches.claims(node):
-                start = rules.map_of_claim(branches_claim).start
-                claim = rules.composed(branches_claim, require_known(self.steps[start].claim))
-                if claim.value < least_claim.value:
-                    least_claim = claim
-                    self.branches.constants_of_branches[node.name] = branches_claim
-        except (SpecnormError, OSError, OverflowError):
-            pass  # the bound by the node's own rule stays
-        if least_claim is step.claim:
+            of_branches = constant_of_branches(self.scope, node, self._is_fixed, self.norms)
+        except (NoBoundError, SpecnormError, OSError, OverflowError):
+            return step  # a kernel cannot be loaded or measured: the rules of its own node say why
+        if of_branches is None:
             return step
-        return replace(step, rule=least_claim.rule, claim=least_claim)
+        start = rules.map_of_claim(of_branches).start
+        claim = rules.composed(of_branches, require_known(self.steps[start].claim))
+        return replace(step, rule=claim.rule, claim=claim) if claim.value < step.claim.value else step
+
+    def _is_fixed(self, name: str) -> bool:
+        """Whether a value, by its name, stays the same for all inputs."""
+        claim = self.steps[name].claim
+        return claim is not None and not claim.value
 
     def _step_by_joint_constants(self, step: Step, joint_constants: Sequence[Upper]) -> Step:
         """Return the smallest of a node's bound and its bounds by layers that were bounded together and end there.

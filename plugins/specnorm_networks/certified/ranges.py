@@ -157,7 +157,7 @@ def consistent(node: Node) -> Iterator[None]:
     except HypothesisError as error:
         raise InternalError(
             f"What is known of {visible(node.name)} contradicts itself ({error}). No bound is given. If operator "
-            f"{type(node.operator).__name__} is yours, look at what its `image`, `slopes`, `strip_on` and `linear_map` "
+            f"{type(node.operator).__name__} is yours, look at what its `image`, `slopes` and `linear_map` "
             "promise; else please report the network."
         ) from error
 

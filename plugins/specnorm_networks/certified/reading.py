@@ -474,8 +474,8 @@ class Reader:
         for number in range(count):
             terms += [shift_rows(term, number * combination.width) for term in combination.terms]
         # A function may differ from entry to entry. The link's slopes contain the slopes at all entries.
-        low = np.repeat(proof.low.min(axis=1), combination.width)
-        high = np.repeat(proof.high.max(axis=1), combination.width)
+        low = np.repeat(proof.low.reshape(count, -1).min(axis=1), combination.width)
+        high = np.repeat(proof.high.reshape(count, -1).max(axis=1), combination.width)
         link = Link(tuple(terms), count * combination.width, (low, high), node.name)
         return self._append_link(node, combination, link)
 

@@ -16,11 +16,11 @@ import numpy as np
 from specnorm.proof import InternalError, Interval, visible
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.linear_bounds import linear_operators, written_out
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Pointwise
 from specnorm_networks.certified.patterns import without_sorting
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.certified.writing_out import linear_operators, written_out
 from specnorm_networks.comparison.execution import Inputs, Value, apart_down, inside, moved_up, run_with_errors
 from specnorm_networks.comparison.probes import probes, sizes
 

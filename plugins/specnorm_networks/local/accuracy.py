@@ -15,14 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.exported_file import AnswerWithFile
+from specnorm_networks import Graph
 from specnorm_networks.local.margins import Margins, before_softmax, margins
 from specnorm_networks.local.radii import Radii
-from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method
-from specnorm_networks.tables import html_table
+from specnorm_networks.tools import AnswerWithFile, FloatArray, Measure, Method, html_table
 
 Progress = Callable[[int, int], None]
 """Called after each sample with (number of samples that are done, number of all samples)."""
@@ -65,23 +61,6 @@ class CertifiedAccuracy(AnswerWithFile):
             return np.zeros(len(self.radii))
         is_safe = self.status == "safe"
         return np.asarray(is_safe.mean(axis=1))
-
-    def curve(self) -> tuple[FloatArray, FloatArray]:
-        """Return the certified accuracy as a step function of the radius.
-
-        Returns
-        -------
-        radii : array, shape (steps,)
-            0, and the radii at which the accuracy falls, ascending.
-        accuracy : array, shape (steps,)
-            Certified accuracy just above each of these radii.
-        """
-        steps = np.unique(np.concatenate([[0.0], self.radius[np.isfinite(self.radius)]]))
-        samples = len(self.radius)
-        if samples == 0:
-            return steps, np.zeros(len(steps))
-        lost_samples = np.searchsorted(np.sort(self.radius), steps, side="right")
-        return steps, 1.0 - lost_samples / samples
 
     def to_csv(self) -> str:
         """Return lines of ``radius,certified`` with all digits of the numbers."""

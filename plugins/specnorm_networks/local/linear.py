@@ -9,24 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Clock, Interval, Upper
-from specnorm_networks.bounding import bounded
-from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.linear_bounds import (
+from specnorm_networks import Graph, Node, Product
+from specnorm_networks.local.certified.linear_bounds import (
     Choose,
     FunctionOnBox,
     LinearBounds,
     Minimiser,
     Network,
     Trace,
+)
+from specnorm_networks.tools import (
+    Adam,
+    Ball,
+    FloatArray,
+    Measure,
+    Pointwise,
+    Ranges,
+    bounded,
+    prepare,
+    without_sorting,
     written_out,
 )
-from specnorm_networks.certified.operators.base import FloatArray, Pointwise
-from specnorm_networks.certified.patterns import prepare, without_sorting
-from specnorm_networks.certified.ranges import Ranges
-from specnorm_networks.certified.regions import Ball
-from specnorm_networks.descent import Adam
-from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Product
 
 ROWS = 256
 """Number of entries of a value that are bounded at once."""

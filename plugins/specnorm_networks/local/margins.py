@@ -12,20 +12,23 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.proof import Interval, Upper, known
-from specnorm_networks.certified import margins as rules
-from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.links import Run
-from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.operators.layers import Matrix
-from specnorm_networks.certified.operators.reductions import LogSoftmax, Softmax
-from specnorm_networks.certified.operators.sources import Unknown
-from specnorm_networks.certified.parts import constants
-from specnorm_networks.certified.patterns import prepare
-from specnorm_networks.certified.propagation import before_added_constants
-from specnorm_networks.certified.runs import runs
-from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers
-from specnorm_networks.near import bound
+from specnorm_networks import Graph, Multipliers
+from specnorm_networks.local.certified import margins as rules
+from specnorm_networks.tools import (
+    FloatArray,
+    LogSoftmax,
+    Matrix,
+    Measure,
+    Method,
+    Run,
+    Softmax,
+    Unknown,
+    before_added_constants,
+    bound,
+    constants,
+    prepare,
+    runs,
+)
 
 
 @dataclass(frozen=True, eq=False)

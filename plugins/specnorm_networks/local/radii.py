@@ -11,17 +11,24 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proof import Clock, Interval, Lower
-from specnorm_networks.certified import margins as rules
-from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.linear_bounds import LinearBounds, Network
-from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.ranges import box_of
-from specnorm_networks.certified.regions import Ball
-from specnorm_networks.comparison.attack import gradient, length, moved, nearest
-from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
+from specnorm_networks import Graph
+from specnorm_networks.local.certified import margins as rules
+from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.local.linear import STEPS, Ascent, locate_values, read_network
 from specnorm_networks.local.margins import Margins
-from specnorm_networks.measuring import Measure
+from specnorm_networks.tools import (
+    Ball,
+    FloatArray,
+    Measure,
+    box_of,
+    gradient,
+    inside,
+    length,
+    moved,
+    moved_up,
+    nearest,
+    run_with_errors,
+)
 
 PARTS = 16
 """Largest number of parts of a ball, without a budget."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from specnorm import ConvSpec, certify, rescale
+from specnorm import certify, rescale
 from specnorm.errors import MethodError, Undecided
-from specnorm.plugin import check_bound, lmo_stack
+from specnorm.plugin import check_bound, lmo_many, updates_in_ball
 from specnorm_torch.modules import Select, geometry_of, layers_of, makers_of_tensors, version_of
 
 Rest: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
@@ -21,9 +20,7 @@ Rest: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
 Bounds: TypeAlias = float | Mapping[str, float]
 """A bound, or bounds by patterns of the layers' names, as of `fnmatch`: the first pattern that matches counts."""
 
-_ROUNDINGS = 6
-"""Roundings of a step, each of which adds at most u q to the norm, see `SpectralBall`."""
-_OWN = ("_geometries", "_names", "_rest", "_lost")
+_OWN = ("_geometries", "_names", "_rest")
 """Attributes that are copied and pickled with an optimiser; torch's base class leaves all but its own out."""
 _GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding")
 """Keywords of a group of parameters that describe their layers."""
@@ -122,11 +119,11 @@ class _Layered(Optimizer):
         group = self.param_groups[-1]
         group["bound"] = check_bound(group["bound"])
         for weight in group["params"]:
-            known = self._geometries.setdefault(weight, geometry)
+            self._geometries.setdefault(weight, geometry)
             self._names.setdefault(weight, f"a parameter of shape {tuple(weight.shape)}")
-            self._take(weight, group["bound"], known)
+            self._take(weight, group["bound"])
 
-    def _take(self, weight: Tensor, bound: float, geometry: Mapping[str, Any]) -> None:
+    def _take(self, weight: Tensor, bound: float) -> None:
         """Prepare a weight that the optimiser has been given."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -155,49 +152,45 @@ class _Layered(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
+        own = [group for group in self.param_groups if not group.get("rest")]
+        for group in own:
             self._check_group(group)
-        stacks = [stack for group in self.param_groups if not group.get("rest") for stack in self._stacks(group)]
-        self._check_gradients([x for _, weights in stacks for x in weights])
-        for group in self.param_groups:
+        self._check_gradients([x for group in own for x in group["params"] if x.grad is not None])
+        for group in own:
             self._before_step(group)
-        for group, weights in stacks:
-            gradients = torch.stack([x.grad for x in weights])  # type: ignore[misc]  # those without were left out
-            momenta = torch.stack([self._momentum_of(x) for x in weights])
-            # Tensor.lerp_ would overflow where the largest numbers of a dtype have opposite signs.
-            momenta.mul_(group["momentum"]).add_(gradients, alpha=1 - group["momentum"])
-            torch._foreach_copy_([self.state[x]["momentum_buffer"] for x in weights], list(momenta.unbind()))
-            mixed = momenta
-            if group["nesterov"]:
-                mixed = gradients.mul_(1 - group["momentum"]).add_(momenta, alpha=group["momentum"])
-            directions = lmo_stack(mixed, bound=self._length(group), **self._geometries[weights[0]])
-            self._move(weights, directions, group)
+        for group in own:
+            weights = [x for x in group["params"] if x.grad is not None]
+            if weights:
+                geometries = [self._geometries[x] for x in weights]
+                self._move(weights, self._directed(weights, group), geometries, group)
         if self._rest is not None:
             self._rest.step()
         return loss
 
-    def _stacks(self, group: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[Tensor]]]:
-        """The weights of a group that have gradients, in lists of equal shape, dtype, device and geometry."""
-        stacks: dict[str, list[Tensor]] = {}
-        for x in group["params"]:
-            if x.grad is not None:
-                key = f"{tuple(x.shape)} {x.dtype} {x.device} {self._geometries[x]}"
-                stacks.setdefault(key, []).append(x)
-        yield from ((group, weights) for weights in stacks.values())
-
-    def _momentum_of(self, weight: Tensor) -> Tensor:
-        state = self.state[weight]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
-        momentum: Tensor = state["momentum_buffer"]
-        return momentum
+    def _directed(self, weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Add the gradients to the momenta, and return what directions are computed from."""
+        momentum = group["momentum"]
+        gradients: Any = [x.grad for x in weights]
+        for x in weights:
+            if "momentum_buffer" not in self.state[x]:
+                self.state[x]["momentum_buffer"] = torch.zeros_like(x, memory_format=torch.preserve_format)
+        momenta = [self.state[x]["momentum_buffer"] for x in weights]
+        # Tensor.lerp_ would overflow where the largest numbers of a dtype have opposite signs.
+        torch._foreach_mul_(momenta, momentum)
+        torch._foreach_add_(momenta, gradients, alpha=1 - momentum)
+        if not group["nesterov"]:
+            return momenta
+        mixed = list(torch._foreach_mul(momenta, momentum))
+        torch._foreach_add_(mixed, gradients, alpha=1 - momentum)
+        return mixed
 
     def _check_gradients(self, weights: list[Tensor]) -> None:
         """Refuse gradients with NaN or infinity, by the names of their parameters."""
         if not weights or (weights[0].is_cuda and torch.cuda.is_current_stream_capturing()):
             return
-        sums = [x.grad.sum().to(weights[0].device, torch.float64) for x in weights if x.grad is not None]
-        if bool(torch.stack(sums).isfinite().all()):
+        gradients = [x.grad for x in weights if x.grad is not None]
+        # Norms of finite gradients may overflow, so that the gradients are looked at then.
+        if bool(_stacked(torch._foreach_norm(gradients)).isfinite().all()):
             return
         bad = [self._names[x] for x in weights if x.grad is not None and not bool(torch.isfinite(x.grad).all())]
         if bad:
@@ -212,12 +205,10 @@ class _Layered(Optimizer):
     def _before_step(self, group: dict[str, Any]) -> None:
         """Prepare the weights of a group, those without a gradient too."""
 
-    def _length(self, group: dict[str, Any]) -> float:
-        """The bound of the directions of a group."""
-        raise NotImplementedError
-
-    def _move(self, weights: list[Tensor], directions: Tensor, group: dict[str, Any]) -> None:
-        """Move weights of equal shape by their directions (n, *shape)."""
+    def _move(
+        self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]
+    ) -> None:
+        """Move weights of a group against gradients."""
         raise NotImplementedError
 
 
@@ -250,9 +241,8 @@ class SpectralBall(_Layered):
     stays in it. The weights are plain parameters without hooks: compilers, exports, averages of weights (which are in
     the ball, too) and distributed training see nothing of it.
 
-    Rounding is counted: besides, K is multiplied by ``1 - 6 u q`` at each step, u the unit roundoff and
-    ``q = sqrt(taps min(cout, cin taps))``, which bounds the norm of K's absolute values by that of K. For 64 channels
-    in float32 that is 1 - 9e-6. So `specnorm.certify` proves the bound at every step. Weights that were changed
+    Rounding is counted: besides, K is shrunk by some units of rounding at each step, for 64 channels and 3x3 taps in
+    float32 by at most 1e-5. So `specnorm.certify` proves the bound at every step. Weights that were changed
     otherwise since the last step, such as by ``load_state_dict`` or through ``.data``, are shrunk by `specnorm.rescale`
     first if they are outside, and so they are if the group's bound was lowered. Weights that do not require a gradient
     stay as they are.
@@ -264,7 +254,8 @@ class SpectralBall(_Layered):
         axes or more are kernels of stride 1, whose norm is no smaller than that of a layer with strides and groups;
         a dict may have keywords of `specnorm.Geometry`. They are shrunk into the ball at once by `specnorm.rescale`.
     lr : float
-        From 0 to 1: the part of the way to D. It needs a schedule that ends near 0.
+        From 0 to 1: the part of the way to D. It needs a schedule that ends near 0, and a warm-up in chains
+        of many layers.
     bound : float or mapping of str to float, default 1
         For all layers, or by patterns of their names such as ``{"head*": 4.0, "*": 1.0}``; the first match counts.
     momentum : float, default 0.95
@@ -294,14 +285,11 @@ class SpectralBall(_Layered):
         rest: Rest | None = None,
     ) -> None:
         _check_rate(lr)
-        self._lost: dict[Tensor, float] = {}
         self._inside: dict[Tensor, _Inside] = {}
         super().__init__(model_or_params, lr, momentum, nesterov, bound, layers, rest)
 
-    def _take(self, weight: Tensor, bound: float, geometry: Mapping[str, Any]) -> None:
+    def _take(self, weight: Tensor, bound: float) -> None:
         self._check_dtype(weight)
-        gain_sq = ConvSpec.of(tuple(weight.shape), **geometry).padding_gain_sq
-        self._lost[weight] = _ROUNDINGS * math.sqrt(gain_sq) * _absolute_factor(tuple(weight.shape))
         if weight.requires_grad:
             self._put_inside(weight, bound)
 
@@ -318,16 +306,12 @@ class SpectralBall(_Layered):
             )
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        if group.get("rest"):
-            return
         _check_rate(group["lr"])
         for x in group["params"]:
             self._check_dtype(x)
 
     def _before_step(self, group: dict[str, Any]) -> None:
         """Shrink weights into the ball that somebody else has changed since the last step."""
-        if group.get("rest"):
-            return
         weights = [x for x in group["params"] if x.requires_grad]
         for x, is_same in zip(weights, self._are_same(weights, group["bound"]), strict=True):
             if not is_same:
@@ -341,12 +325,8 @@ class SpectralBall(_Layered):
         if not counted or (weights[0].is_cuda and torch.cuda.is_current_stream_capturing()):
             return same
         # A change through ``.data`` is not counted.
-        now = torch._foreach_norm([x for x, _ in counted])
-        device = weights[0].device
-        lengths, before = (
-            torch.stack([x.to(device, torch.float64) for x in xs]) for xs in (now, [length for _, length in counted])
-        )
-        answers = iter((lengths == before).tolist())
+        before = _stacked([length for _, length in counted])
+        answers = iter((_stacked(torch._foreach_norm([x for x, _ in counted])) == before).tolist())
         return [is_same and next(answers) for is_same in same]
 
     @torch.no_grad()
@@ -366,20 +346,11 @@ class SpectralBall(_Layered):
         for x, length in zip(weights, torch._foreach_norm(weights), strict=True):
             self._inside[x] = _Inside(version_of(x), bound, length)
 
-    def _length(self, group: dict[str, Any]) -> float:
-        bound: float = group["bound"]
-        return bound
-
-    def _move(self, weights: list[Tensor], directions: Tensor, group: dict[str, Any]) -> None:
-        moved = torch.stack(weights)
-        lost = self._lost[weights[0]] * torch.finfo(moved.dtype).eps / 2
-        # The factors of K and D are non-negative, and their sum is at most 1 - lost.
-        rate = min(float(group["lr"]), 1 - lost)
-        # A layer without a direction stays where it is.
-        axes = tuple(range(1, moved.ndim))
-        rates = rate * (directions != 0).any(dim=axes, keepdim=True).to(moved.dtype)
-        moved.mul_((1 - lost - rates).clamp_(min=0)).sub_(directions.mul_(rates))
-        torch._foreach_copy_(weights, list(moved.unbind()))
+    def _move(
+        self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]
+    ) -> None:
+        updates = updates_in_ball(weights, gradients, float(group["lr"]), bound=group["bound"], geometries=geometries)
+        torch._foreach_add_(weights, updates)
         self._remember(weights, group["bound"])
 
 
@@ -417,13 +388,17 @@ class MuonConv(_Layered):
     ) -> None:
         super().__init__(model_or_params, lr, momentum, nesterov, 1.0, layers, rest, weight_decay=weight_decay)
 
-    def _length(self, group: dict[str, Any]) -> float:
-        return 1.0
-
-    def _move(self, weights: list[Tensor], directions: Tensor, group: dict[str, Any]) -> None:
+    def _move(
+        self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]
+    ) -> None:
         rate = float(group["lr"])
         torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
-        torch._foreach_add_(weights, list(directions.unbind()), alpha=-rate)
+        torch._foreach_add_(weights, lmo_many(gradients, bound=1.0, geometries=geometries), alpha=-rate)
+
+
+def _stacked(numbers: Sequence[Tensor]) -> Tensor:
+    """0-d tensors, of several devices too, as one tensor."""
+    return torch.stack([x.to(numbers[0].device) for x in numbers])
 
 
 def _check_rate(rate: float | Tensor) -> float:
@@ -461,14 +436,3 @@ def _groups_of_parameters(
         if weights:
             groups.append({"bound": bound, **group, "params": weights})
     return groups, others
-
-
-def _absolute_factor(shape: tuple[int, ...]) -> float:
-    """A number q such that the norm of the absolute values of a layer's kernel is at most q times the layer's norm.
-
-    The norm of ``sum_k |K_k|`` is at most ``sqrt(taps) ||K||_F``. The kernel reshaped to (cout, cin taps) has a norm of
-    at most the layer's and a rank of at most ``min(cout, cin taps)``, so ``||K||_F`` is at most its root times the
-    layer's norm.
-    """
-    taps = math.prod(shape[2:])
-    return math.sqrt(taps * min(shape[0], shape[1] * taps))

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING
 from specnorm.geometry.taps import along_axes, sizes_of
 from specnorm.proofs.bound import HypothesisError, Upper, _upper
 from specnorm.proofs.cells import Circulant
-from specnorm.proofs.padding import reads_zeros
 
 if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
@@ -53,7 +52,7 @@ def shortest(spec: ConvSpec) -> tuple[int, ...]:
     Parameters
     ----------
     spec : ConvSpec
-        The layer's geometry. It has an ``input_shape`` and satisfies `reads_zeros`.
+        The layer's geometry. It has an ``input_shape`` and satisfies `ConvSpec.reads_zeros`.
     """
     large, small = sizes_of(spec)
     return tuple(_fewest_points(axis) for axis in along_axes(large, small, spec))
@@ -67,7 +66,7 @@ def _fewest_points(axis: Axis) -> int:
 
 def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:
     """Whether the layer is a compression of a circulant. 0 points (along an axis with one tap) stand for any number."""
-    if not reads_zeros(spec):
+    if not spec.reads_zeros:
         return False
     return all(n == 0 or n >= least for n, least in zip(circulant.points, shortest(spec), strict=True))
 

@@ -32,7 +32,7 @@ from specnorm.proofs.bound import (
     trivial_lower,
 )
 from specnorm.proofs.norms import norm_of_stack
-from specnorm.proofs.padding import padded_norm, reads_zeros
+from specnorm.proofs.padding import padded_norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -158,7 +158,7 @@ class PolyphaseComponent:
         padded layer read padding.
         """
         count = math.prod(axis.pixels for axis in self.axes)
-        if count <= pixel_budget or not reads_zeros(self.spec):
+        if count <= pixel_budget or not self.spec.reads_zeros:
             return self
         axes = list(self.axes)
         shortest_first = sorted(range(len(axes)), key=lambda j: axes[j].pixels)
@@ -188,7 +188,7 @@ def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
     """
     large, small = sizes_of(spec)
     axes = along_axes(large, small, spec)
-    if not reads_zeros(spec):
+    if not spec.reads_zeros:
         whole = tuple(AxisComponent(axis.pixels, axis.outputs, axis.before, axis.stride) for axis in axes)
         return [PolyphaseComponent(spec, whole)]
     parts_of_axes = [_largest_parts(axis) for axis in axes]
@@ -303,7 +303,7 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     output_channels, input_channels = spec.group_channels
     pixels = math.prod(axis.pixels for axis in component.axes)
     subject = norm_of_stack((spec.groups, output_channels, input_channels * pixels))
-    is_patch = reads_zeros(spec) and all(axis.outputs == 1 for axis in component.axes)
+    is_patch = spec.reads_zeros and all(axis.outputs == 1 for axis in component.axes)
     if not is_patch or lower.what != subject or upper.what != subject:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     rule = "the matrix of the taps that are read"

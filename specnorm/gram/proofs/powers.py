@@ -18,8 +18,8 @@ from specnorm.backends import arrays
 from specnorm.geometry.frequencies import cos_sin, half_grid, half_grid_shape, halved_axis, phases, tap_grid
 from specnorm.proofs import rounding
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.gram_polynomial import correlations
-from specnorm.symbols.proofs.symbols import stacked_taps
+from specnorm.symbols.proofs.lags import lag_products, roundings
+from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -217,27 +217,31 @@ class GramTaps:
         """
         xp = self.xp
         planes = symbol.planes()
+        # ||X||_F**2 of each factor X: the trace of X* X, where every column of that is computed.
+        factor_norms_sq = []
+        for t in range(self.n_iter):
+            if is_every_column or t < self.n_iter - 1:
+                roundings = sum(planes[0].shape[-2:]) + 2
+                planes = symbols.gram_planes(*planes, xp=xp)
+                factor_norms_sq.append(rounding.up(xp.linalg.trace(planes[0]), roundings, xp=xp))
+            else:
+                factor_norms_sq.append(_squares_up(planes, xp=xp))
+                planes = self._columns(planes, columns)
+        # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
+        norm_sq = _squares_up(planes, xp=xp) if is_every_column else factor_norms_sq[-1] ** 2
         error = symbol_error
-        norm_sq = _squares_up(planes, xp=xp)
-        previous_norm_sq = norm_sq
         # The first step sets both.
         square_error = product_error = norm_sq
-        for t, relative_error in enumerate(product_errors):
-            product_error = norm_sq * relative_error
-            previous_norm_sq = norm_sq
-            is_whole = is_every_column or t < self.n_iter - 1
-            if is_whole:
-                planes = symbols.gram_planes(*planes, xp=xp)
-            else:
-                planes = self._columns(planes, columns)
-            norm_sq = _squares_up(planes, xp=xp)
-            # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error. If only some columns
-            # of it are computed, ||X||_F**2 is the bound.
-            spectral_sq = xp.sqrt(norm_sq) + product_error if is_whole else previous_norm_sq
+        square_norms_sq = [*factor_norms_sq[1:], norm_sq]
+        for factor_norm_sq, square_norm_sq, relative_error in zip(
+            factor_norms_sq, square_norms_sq, product_errors, strict=True
+        ):
+            product_error = factor_norm_sq * relative_error
+            # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error.
+            spectral_sq = xp.sqrt(square_norm_sq) + product_error
             square_error = rounding.up(2 * xp.sqrt(spectral_sq) * error + error**2, 8, xp=xp)
             error = rounding.up(square_error + product_error, 4, xp=xp)
-        # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
-        return planes, square_error, product_error, norm_sq if is_every_column else previous_norm_sq**2
+        return planes, square_error, product_error, norm_sq
 
     def _columns(self, planes: tuple[Array, Array], columns: slice | Array) -> tuple[Array, Array]:
         """Real and imaginary part of some columns of X* X, or of its product with vectors."""
@@ -513,8 +517,8 @@ def divisors(
 def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     """One product, lag by lag: norms d_i rounded up (b, p), the sums they are roots of, and R_d for d of `half_lags`.
 
-    Each entry sums at most m products for each of at most ``taps`` pairs of taps: with ``A = sum_k |K_k|`` the errors
-    of channel i add up to at most gamma(m + taps) times entry i of ``A^T A 1``.
+    With ``A = sum_k |K_k|`` the errors of channel i add up to at most gamma of the roundings of a lag times entry i of
+    ``A^T A 1``.
     """
     xp = ops.xp
     wide = arrays.tall(blocks, xp=xp)
@@ -524,16 +528,14 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     u = rounding.unit(wide, xp=xp)
     taps = xp.reshape(stacked_taps(wide, xp=xp), (b, -1, m, p))
     tap_count = taps.shape[1]
-    every_tap = np.ones(kernel_shape, dtype=bool)
-    chunks = [forward for _, forward, _ in correlations(taps, every_tap, p, ops=ops)]
-    lags = xp.reshape(xp.concat(chunks, axis=1), (b, -1, p, p))
+    lags = lag_products(wide, wide, ops=ops)
     magnitudes = xp.abs(lags)
     # Lags -d have the transposed matrices.
     other_lags = xp.sum(magnitudes[:, 1:, ...], axis=1)
     sums = xp.sum(magnitudes[:, 0, ...], axis=2) + xp.sum(other_lags, axis=2) + xp.sum(other_lags, axis=1)
     a = xp.sum(xp.abs(taps), axis=1)
     products = xp.matmul(xp.matrix_transpose(a), xp.sum(a, axis=2)[..., None])[..., 0]
-    relative = rounding.SLACK * rounding.gamma(m + tap_count, u)
+    relative = rounding.SLACK * rounding.gamma(roundings(wide, xp=xp), u)
     # Products below the smallest normal number may be flushed to 0.
     underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
     error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow
@@ -598,9 +600,7 @@ def residuals(
     at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
     chunks = -(-len(grid.points) // at_once)
     step = -(-len(grid.points) // chunks)
-    dtype = np.float64 if sums.dtype == xp.float64 else np.float32
-    cos, sin = (ops.from_numpy(x.astype(dtype), sums) for x in phases(grid.points, blocks.shape[3:]))
-    phase = ops.complex(cos, sin)
+    phase = ops.complex(*device_tables(*phases(grid.points, blocks.shape[3:]), sums, ops=ops))
     # The signs of the taps, transformed back to the frequencies.
     adjoint_tables = [xp.conj(xp.matrix_transpose(table)) for table in grid.tables]
     table_dtype = adjoint_tables[0].dtype if adjoint_tables else arrays.complex_dtype(sums.dtype, xp=xp)

@@ -18,7 +18,6 @@ from specnorm.backends import arrays
 from specnorm.geometry.taps import Axis, axis_tables, sizes_of
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import HypothesisError, Lower, _lower
-from specnorm.proofs.padding import reads_zeros
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -75,7 +74,7 @@ class Waves:
         *,
         ops: ArrayOps,
     ) -> None:
-        if spec.groups > 1 or max((*spec.stride, *spec.dilation), default=1) > 1 or not reads_zeros(spec):
+        if spec.groups > 1 or max((*spec.stride, *spec.dilation), default=1) > 1 or not spec.reads_zeros:
             raise HypothesisError("images of waves need one group, no stride or dilation, and zeros as padding")
         self.ops = ops
         self.xp = ops.xp

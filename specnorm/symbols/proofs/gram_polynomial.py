@@ -17,12 +17,10 @@ that the Schur complement of ``limit - H`` is positive semidefinite. Any basis s
 from __future__ import annotations
 
 import copy
-import functools
 import math
-import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -31,6 +29,8 @@ from specnorm.geometry.frequencies import Frequencies, half_lags, phases_at
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError
 from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.lags import even_and_odd, lag_products
+from specnorm.symbols.proofs.lags import roundings as roundings_of_lags
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -177,8 +177,8 @@ class GramPolynomial:
         Bound of ``||C(theta)||`` for every block and theta; 0 if nothing is left out.
     error : float
         Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product of two entries passes
-        through at most ``m + 2 taps + L + 4`` roundings: the inner product of two taps, the sum of such products into
-        ``R_d +- R_d^T``, the product with the table and the sum over d.
+        through those of the lags, and ``L + 4`` others: the sum ``R_d +- R_d^T``, the product with the table and the
+        sum over d.
     lags : integer array, shape (L, axes)
         Half of all lags between two taps other than zero, the zero lag first.
     even, odd : arrays, shape (g, L, size * rank)
@@ -222,12 +222,34 @@ class GramPolynomial:
             self._lost = rotation.lost
         self.is_float32 = columns.dtype != blocks.dtype
         by_tap = xp.reshape(columns, (g, taps, m, p))
-        self.lags, self.even, self.odd = autocorrelations(by_tap, self.rank, tuple(kernel_shape), tick=tick, ops=ops)
+        rotated_blocks = xp.reshape(xp.permute_dims(by_tap, (0, 2, 3, 1)), (g, m, p, *kernel_shape))
+        self.lags, self.even, self.odd = self._coefficients(rotated_blocks)
         self.norms = self._coefficient_norms()
-        rotated_blocks = xp.permute_dims(by_tap, (0, 2, 3, 1))
         norm = float(xp.max(symbols.absolute_norm_up(rotated_blocks, xp=xp)))
-        roundings = m + 2 * taps + len(self.lags) + 4
+        roundings = roundings_of_lags(rotated_blocks, xp=xp) + len(self.lags) + 4
         self.error = symbols.autocorrelation_error(norm**2, roundings, rounding.unit(columns, xp=xp))
+
+    def _coefficients(self, rotated_blocks: Array) -> tuple[np.ndarray, Array, Array]:
+        """Lags, even and odd coefficients: see the class. Lags with coefficients 0 are left out, but for the first."""
+        xp = self.xp
+        rank = self.rank
+        kept_channels = rotated_blocks[:, :, :rank, ...] if rank < self.size else rotated_blocks
+        forward = lag_products(rotated_blocks, kept_channels, tick=self.tick, ops=self.ops)
+        backward = xp.matrix_transpose(forward[:, :, :rank, :])
+        if rank < self.size:
+            # The rows of R_d^T below its first ``rank`` are columns of R_d that are not computed yet.
+            others = lag_products(kept_channels, rotated_blocks[:, :, rank:, ...], tick=self.tick, ops=self.ops)
+            backward = xp.concat([backward, xp.matrix_transpose(others)], axis=2)
+        count = forward.shape[1]
+        even, odd = even_and_odd(forward, backward, xp=xp)
+        is_used = self.ops.to_numpy(xp.any((even != 0) | (odd != 0), axis=(0, 2, 3))) | (np.arange(count) == 0)
+        flat = (forward.shape[0], count, self.size * rank)
+        even, odd = xp.reshape(even, flat), xp.reshape(odd, flat)
+        lags = half_lags(tuple(self.blocks.shape[3:]))
+        if is_used.all():
+            return lags, even, odd
+        used = self.ops.from_numpy(np.flatnonzero(is_used), forward)
+        return lags[is_used], xp.take(even, used, axis=1), xp.take(odd, used, axis=1)
 
     def _coefficient_norms(self) -> np.ndarray:
         """Bounds of ``||R_d||`` for the coefficients as computed, E and O of ``R_d + R_d^T`` and ``R_d - R_d^T``.
@@ -393,220 +415,3 @@ class GramPolynomial:
         if self.rank < self.size:
             return np.full(len(spread), math.inf)
         return host.inflate(2 * np.minimum(2.0, spread) @ self.norms, spread.shape[1] + 1)
-
-
-_CACHED_TAPS = 64
-"""Most taps of a kernel whose pairs are cached: 2016 pairs."""
-_CHUNK_BYTES = 2**20
-"""Bytes of pairs of taps and of their products at once, about a cache; the pairs of one lag may be more."""
-_LARGE_TAP = 2**14
-"""Entries of a tap from which pairs are multiplied one by one: copying taps side by side would take longer."""
-_MOST_PAIRS = 256
-"""Most pairs at once: their sums are a matrix of as many columns, most of it zeros."""
-
-
-@dataclass(frozen=True, eq=False)
-class PairedTaps:
-    """Some lags, and the pairs of taps that have them.
-
-    Parameters
-    ----------
-    lags : integer array, shape (L, axes)
-    first, second : integer arrays, shape (n,)
-        Taps by their numbers in the kernel's order; ``second - first`` is a lag.
-    sums : float array, shape (L, n)
-        1 where a pair has a lag, else 0: its product with a column of terms, one for each pair, adds these up by lags.
-    """
-
-    lags: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-    sums: np.ndarray
-
-
-def paired_taps(used: np.ndarray, most: int, *, tick: Callable[[], None] | None = None) -> Iterable[PairedTaps]:
-    """Lags of `half_lags` that two used taps have, and their pairs: some lags at once.
-
-    Parameters
-    ----------
-    used : bool array, shape kernel_shape
-        Whether a tap is other than 0.
-    most : int
-        Most pairs at once, where there is more than one lag.
-    tick : callable, optional
-        Called before each lag of many: there are as many pairs in all as half the square of the taps.
-
-    Returns
-    -------
-    iterable of PairedTaps
-        The zero lag is always the first, by itself. Not to be written to: those of few taps are cached.
-    """
-    if used.size <= _CACHED_TAPS:
-        return _cached_pairs(used.shape, used.tobytes(), min(most, _MOST_PAIRS))
-    return _pairs(used, min(most, _MOST_PAIRS), tick)
-
-
-@functools.lru_cache(maxsize=16)
-def _cached_pairs(shape: tuple[int, ...], used: bytes, most: int) -> tuple[PairedTaps, ...]:
-    return tuple(_pairs(np.frombuffer(used, dtype=np.bool_).reshape(shape), most))
-
-
-class _LagPairs(NamedTuple):
-    """One lag and its pairs of taps."""
-
-    lag: np.ndarray
-    first: np.ndarray
-    second: np.ndarray
-
-
-def _pairs(used: np.ndarray, most: int, tick: Callable[[], None] | None = None) -> Iterator[PairedTaps]:
-    numbers = np.where(used, np.arange(used.size).reshape(used.shape), -1)
-    chunk: list[_LagPairs] = []
-    pair_count = 0
-    for lag in half_lags(used.shape):
-        if tick is not None:
-            tick()
-        pairs = _pairs_of_lag(numbers, lag)
-        if not len(pairs.first) and lag.any():
-            continue
-        # The zero lag, which comes first, makes a chunk by itself.
-        is_zero_lag_alone = len(chunk) > 0 and not chunk[0].lag.any()
-        if chunk and (is_zero_lag_alone or pair_count + len(pairs.first) > most):
-            yield _as_one(chunk)
-            chunk, pair_count = [], 0
-        chunk.append(pairs)
-        pair_count += len(pairs.first)
-    yield _as_one(chunk)
-
-
-def _pairs_of_lag(numbers: np.ndarray, lag: np.ndarray) -> _LagPairs:
-    """Pairs of used taps with one lag, from the numbers of the taps, -1 where a tap is not used."""
-    axes = list(zip(lag, numbers.shape, strict=True))
-    first = numbers[tuple(slice(max(0, -d), taps + min(0, -d)) for d, taps in axes)]
-    second = numbers[tuple(slice(max(0, d), taps + min(0, d)) for d, taps in axes)]
-    both_used = (first >= 0) & (second >= 0)
-    return _LagPairs(lag, first[both_used], second[both_used])
-
-
-def _as_one(chunk: list[_LagPairs]) -> PairedTaps:
-    pair_counts = [len(pairs.first) for pairs in chunk]
-    return PairedTaps(
-        lags=np.stack([pairs.lag for pairs in chunk]),
-        first=np.concatenate([pairs.first for pairs in chunk]),
-        second=np.concatenate([pairs.second for pairs in chunk]),
-        sums=np.repeat(np.eye(len(chunk)), pair_counts, axis=1),
-    )
-
-
-def correlations(
-    taps: Array,
-    used: np.ndarray,
-    rank: int,
-    *,
-    tick: Callable[[], None] | None = None,
-    ops: ArrayOps,
-) -> Iterator[tuple[np.ndarray, Array, Array]]:
-    """Channel autocorrelations ``R_d = sum_k K_k^T K_{k+d}``, some lags of `half_lags` at once, zero first, by itself.
-
-    Taps that are 0 are passed over: products with them are 0, and add nothing. A sum has at most as many terms as
-    there are taps, each a product of inner length m.
-
-    Parameters
-    ----------
-    taps : array, shape (g, taps, m, p)
-    used : bool array, shape kernel_shape
-        Whether a tap is other than 0.
-    rank : int
-        How many columns of R_d are computed, the first ones.
-    tick : callable, optional
-        Called now and then, at most once a lag. It ends the work by raising an exception.
-
-    Yields
-    ------
-    lags : integer array, shape (L, axes)
-    forward, backward : arrays, shape (g, L, p * rank)
-        First columns of R_d and of ``R_{-d} = R_d^T``.
-    """
-    xp = ops.xp
-    g, _, m, p = taps.shape
-    most_pairs = _CHUNK_BYTES // (8 * g * p * (2 * m + rank))
-
-    def correlated(pairs: PairedTaps) -> tuple[np.ndarray, Array, Array]:
-        if tick is not None:
-            tick()
-        sums = xp.astype(ops.from_numpy(pairs.sums, taps), taps.dtype)
-        forward = _summed_products(taps, pairs.first, pairs.second, sums, rank, ops=ops)
-        if not pairs.lags.any():
-            backward = forward
-        else:
-            backward = xp.matrix_transpose(forward[..., :rank, :])
-            if rank < p:
-                # The rows of R_d^T below its first ``rank`` are columns of R_d that are not computed.
-                below = _summed_products(taps, pairs.second, pairs.first, sums, rank, first_row=rank, ops=ops)
-                backward = xp.concat([backward, below], axis=2)
-        shape = (g, len(pairs.lags), p * rank)
-        return pairs.lags, xp.reshape(forward, shape), xp.reshape(backward, shape)
-
-    mapped = ops.map if m * p >= _LARGE_TAP else map
-    yield from mapped(correlated, paired_taps(used, most_pairs, tick=tick))
-
-
-def _summed_products(
-    taps: Array,
-    first: np.ndarray,
-    second: np.ndarray,
-    sums: Array,
-    rank: int,
-    *,
-    first_row: int = 0,
-    ops: ArrayOps,
-) -> Array:
-    """Sums by lags of ``K_first^T K_second`` over pairs of taps: some rows, first columns, (g, L, rows, rank)."""
-    xp = ops.xp
-    g, _, m, p = taps.shape
-    left = xp.matrix_transpose(taps[..., first_row:])
-    right = taps[..., :rank]
-    if sums.shape[0] == 1 and m * p >= _LARGE_TAP:
-        pairs = zip(first.tolist(), second.tolist(), strict=True)
-        products = (xp.matmul(left[:, i, ...], right[:, j, ...]) for i, j in pairs)
-        return functools.reduce(operator.add, products)[:, None, ...]
-    left = xp.take(left, ops.from_numpy(first, taps), axis=1)
-    right = xp.take(right, ops.from_numpy(second, taps), axis=1)
-    rows = p - first_row
-    by_pair = xp.reshape(xp.matmul(left, right), (g, len(first), rows * rank))
-    return xp.reshape(xp.matmul(sums, by_pair), (g, sums.shape[0], rows, rank))
-
-
-def autocorrelations(
-    taps: Array,
-    rank: int,
-    shape: tuple[int, ...],
-    *,
-    tick: Callable[[], None] | None = None,
-    ops: ArrayOps,
-) -> tuple[np.ndarray, Array, Array]:
-    """Even and odd parts of a kernel's `correlations`, for each lag that two taps other than 0 have.
-
-    Parameters
-    ----------
-    taps, rank, tick
-        As of `correlations`.
-    shape : tuple of int
-        Of the kernel.
-
-    Returns
-    -------
-    lags : integer array, shape (L, axes)
-        The zero lag first.
-    even, odd : arrays, shape (g, L, p * rank)
-        First columns of ``R_d + R_d^T`` and ``R_d - R_d^T``; of lag 0, R_0 and 0.
-    """
-    xp = ops.xp
-    # NaN != 0, so a tap with entries that are no numbers is used, too.
-    used = ops.to_numpy(xp.max(xp.abs(taps), axis=(0, 2, 3))) != 0
-    all_lags, even, odd = [], [], []
-    for lags, forward, backward in correlations(taps, used.reshape(shape), rank, tick=tick, ops=ops):
-        all_lags.append(lags)
-        even.append(forward + backward if lags.any() else forward)
-        odd.append(forward - backward)
-    return np.concatenate(all_lags), xp.concat(even, axis=1), xp.concat(odd, axis=1)

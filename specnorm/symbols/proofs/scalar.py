@@ -20,7 +20,6 @@ from specnorm.geometry.frequencies import (
     cos_sin,
     half_grid,
     half_grid_shape,
-    phases,
     phases_at,
     tap_points,
 )
@@ -94,8 +93,7 @@ def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
         ``e^{i k.theta}`` of the taps where the norm is largest.
     """
     value, frequencies = _largest_and_where(blocks, sizes, ops=ops)
-    cos, sin = phases(frequencies, tuple(blocks.shape[3:]))
-    return value, ops.complex(*symbols.device_tables(cos, sin, blocks, ops=ops))
+    return value, ops.complex(*symbols.cosines_and_sines(frequencies, blocks, ops=ops))
 
 
 def norm_on_circulant(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Upper, int, Frequencies]:

@@ -44,13 +44,10 @@ class Symbol:
         self._ops = ops
         self.blocks = blocks
         self.shape = blocks.shape
-        dtype = np.float64 if blocks.dtype == xp.float64 else np.float32
-        cos, sin = phases(frequencies, blocks.shape[3:])
+        self.cos, self.sin = cosines_and_sines(frequencies, blocks, ops=ops)
         if by_block:
-            shape = (blocks.shape[0], -1, cos.shape[1])
-            cos, sin = cos.reshape(shape), sin.reshape(shape)
-        self.cos = ops.from_numpy(cos.astype(dtype), blocks)
-        self.sin = ops.from_numpy(sin.astype(dtype), blocks)
+            shape = (blocks.shape[0], -1, self.cos.shape[1])
+            self.cos, self.sin = xp.reshape(self.cos, shape), xp.reshape(self.sin, shape)
         self.phase = ops.complex(self.cos, self.sin)
 
     def matrices(self) -> Array:
@@ -59,12 +56,7 @@ class Symbol:
 
     def planes(self) -> tuple[Array, Array]:
         """Real and imaginary parts of G, (b, f, m, p) each."""
-        xp = self.xp
-        b, m, p = self.shape[:3]
-        taps = xp.permute_dims(xp.reshape(self.blocks, (b, m * p, -1)), (0, 2, 1))
-        real = xp.reshape(xp.matmul(self.cos, taps), (b, -1, m, p))
-        imag = xp.reshape(xp.matmul(self.sin, taps), (b, -1, m, p))
-        return real, imag
+        return planes_at(self.blocks, self.cos, self.sin, xp=self.xp)
 
     @functools.cached_property
     def _stacked_taps(self) -> Array:
@@ -88,6 +80,11 @@ class Symbol:
         weights = xp.conj(xp.matrix_transpose(self.phase))
         weighted = xp.reshape(weights[None, :, None, :] * xp.matrix_transpose(u)[:, None, :, :], (b, -1, f))
         return xp.matrix_transpose(arrays.real_times(xp.matrix_transpose(self._stacked_taps), weighted, ops=self._ops))
+
+
+def cosines_and_sines(frequencies: Frequencies, blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """`phases` of the taps of blocks, in the precision and on the device of the blocks: (f, taps) each."""
+    return device_tables(*phases(frequencies, blocks.shape[3:]), blocks, ops=ops)
 
 
 def device_tables(real: np.ndarray, imag: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
@@ -157,11 +154,18 @@ def matrix_at(blocks: Array, phase: Array, *, xp: Namespace) -> Array:
 
 
 def matrices_at(blocks: Array, phase: Array, *, xp: Namespace) -> Array:
-    """Symbols of each block at its own f frequencies, given by the taps' phases (b, f, taps): (b, f, m, p)."""
+    """Symbols of blocks at f frequencies, given by the taps' phases (f, taps) or (b, f, taps): (b, f, m, p)."""
+    real, imag = planes_at(blocks, xp.real(phase), xp.imag(phase), xp=xp)
+    return real + 1j * imag
+
+
+def planes_at(blocks: Array, cos: Array, sin: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Real and imaginary part of `matrices_at`, given by the cosines and sines of the taps' angles."""
     b, m, p = blocks.shape[:3]
     taps = xp.permute_dims(xp.reshape(blocks, (b, m * p, -1)), (0, 2, 1))
-    matrices = xp.matmul(xp.real(phase), taps) + 1j * xp.matmul(xp.imag(phase), taps)
-    return xp.reshape(matrices, (b, -1, m, p))
+    real = xp.reshape(xp.matmul(cos, taps), (b, -1, m, p))
+    imag = xp.reshape(xp.matmul(sin, taps), (b, -1, m, p))
+    return real, imag
 
 
 def top_triple(g: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:

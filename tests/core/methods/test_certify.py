@@ -126,6 +126,16 @@ def test_entries_whose_squares_vanish_are_counted() -> None:
         assert float(lower[0, 0]) <= 2 * size
 
 
+def test_groups_of_one_tap_are_decided_beside_others() -> None:
+    """A search of all groups together ended undecided at the norm of those with one tap."""
+    kernel = 0.05 * np.random.RandomState(0).standard_normal((6, 1, 3, 3))
+    kernel[::2] = 0
+    kernel[::2, 0, 1, 1] = [1.0, 0.9, -0.3]
+    for size in (None, 5):
+        assert specnorm.certify(kernel, 1.0, input_shape=size, groups=6)
+        assert not specnorm.certify(kernel, np.nextafter(1.0, 0), input_shape=size, groups=6)
+
+
 @given(
     channels=st.integers(1, 5), wide=st.integers(0, 2), shape=st.sampled_from(((), (3,), (2, 3))),
     seed=st.integers(0, 99), dtype=st.sampled_from(("float32", "float64")), exponent=st.integers(-30, 30),

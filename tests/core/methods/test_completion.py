@@ -22,6 +22,7 @@ from specnorm.completion import proof as completion
 from specnorm.completion import search
 from specnorm.errors import KernelError, MethodError, MixedBackends
 from specnorm.methods import Completion
+from specnorm.symbols.proofs.lags import lags_of
 
 HOSTILE: dict[str, Any] = {
     "zeros": lambda h: 0 * h,
@@ -38,7 +39,7 @@ def rule(blocks: Any, h: Any) -> float:
     """The lemma alone, on narrow blocks and any H."""
     ops = ArrayOps.of(backend_for(blocks), blocks)
     with np.errstate(all="ignore"):
-        own, beside = (completion.lags(x, ops=ops) for x in (blocks, h))
+        own, beside = (lags_of(x, ops=ops) for x in (blocks, h))
         return float(completion.norms_up(own, beside, ops=ops)[0][0])
 
 

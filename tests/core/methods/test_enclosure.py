@@ -52,6 +52,14 @@ def test_witness_attains_the_lower_end() -> None:
         assert abs(abs(np.vdot(u, symbol @ v)) - np.linalg.norm(symbol @ v)) < 1e-8
 
 
+def test_a_tighter_tolerance_lowers_no_lower_end() -> None:
+    """The vectors of searches at a size had not converged: lower ends fell by up to 6e-6."""
+    for seed in range(4):
+        kernel = np.random.default_rng(seed).standard_normal((6, 8, 5, 5))
+        loose, close = (specnorm.enclose(kernel, 12, rtol=rtol, padding_mode="circular") for rtol in (1e-3, 1e-4))
+        assert float(close.lower) >= float(loose.lower) * (1 - 1e-13)
+
+
 def test_symbol_that_cancels_to_subnormal_numbers() -> None:
     """What is left at frequency 0 is 1e-310: finite bounds, no NaN."""
     kernel = np.zeros((1, 2, 2))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from core.soundness.families import case
-from helpers.libraries import OPS, Lib
+from helpers.libraries import Lib
 from helpers.nightly import NIGHTLY
 from helpers.oracle import dense_matrix
 from helpers.spectra import KNOWN, SMALL, Kernel, geometry_of, haar, orthogonal, shift
@@ -18,12 +18,11 @@ from specnorm_numpy import BACKEND
 
 import specnorm
 from specnorm import Undecided
-from specnorm.completion import proof as completion
 from specnorm.ends import isometry
 from specnorm.ends import proof as defect
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import Isometry
-from specnorm.proofs.bound import HypothesisError
+from specnorm.symbols.proofs.lags import Lags, lags_of
 
 DRAWS = 20_000 if NIGHTLY else 80
 NUMPY = Lib("numpy", np, BACKEND)
@@ -197,14 +196,14 @@ def test_wrong_settings_are_refused() -> None:
 
 
 # -- hypotheses ------------------------------------------------------------------------------------------------------
-def without_the_last(*args: Any, **keywords: Any) -> completion.Lags:
+def without_the_last(*args: Any, **keywords: Any) -> Lags:
     found = LAGS(*args, **keywords)
     values: Any = found.values + 0
     values[:, -1] = 0
     return found._replace(values=values)
 
 
-LAGS = completion.lags
+LAGS = lags_of
 
 
 def exact(count: int = 40) -> Iterator[str]:
@@ -217,7 +216,7 @@ def exact(count: int = 40) -> Iterator[str]:
             yield f"{n}"
 
 
-def unmet(lags: completion.Lags, where: defect.Wrapping, **_: Any) -> completion.Lags:
+def unmet(lags: Lags, where: defect.Wrapping, **_: Any) -> Lags:
     """The first lag alone, as if no other met it."""
     b, p = lags.values.shape[0], lags.values.shape[2]
     values: Any = np.zeros((b, len(where.direct), p, p))
@@ -225,13 +224,13 @@ def unmet(lags: completion.Lags, where: defect.Wrapping, **_: Any) -> completion
     return lags._replace(values=values)
 
 
-def all_exact(*args: Any, **keywords: Any) -> completion.Lags:
+def all_exact(*args: Any, **keywords: Any) -> Lags:
     found = LAGS(*args, **keywords)
     return found._replace(error=0 * found.error)
 
 
 MUTANTS: dict[str, tuple[Callable[[], Iterator[str]], Any, str, Any]] = {
-    "a lag forgotten": (lambda: violations(NUMPY, 40), completion, "lags", without_the_last),
+    "a lag forgotten": (lambda: violations(NUMPY, 40), isometry, "lags_of", without_the_last),
     "unread pixels": (lambda: violations(NUMPY, 150), isometry, "unread_pixels_make_smallest_zero", lambda _: False),
     "lags that meet at a size": (lambda: violations(NUMPY, 40), defect, "wrapped", unmet),
 }
@@ -247,7 +246,7 @@ def test_every_hypothesis_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) 
 def test_rounding_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the rounding of the lags and of the last quotient, bounds of 3000 squares are below the truth."""
     assert list(exact()) == []
-    monkeypatch.setattr(completion, "lags", all_exact)
+    monkeypatch.setattr(isometry, "lags_of", all_exact)
     monkeypatch.setattr("specnorm.proofs.rounding.up", lambda x, *_, **__: x)
     monkeypatch.setattr("specnorm.proofs.rounding.unit", lambda *_, **__: 0.0)
     assert list(exact())
@@ -296,14 +295,6 @@ def test_orthogonal_matrices_have_no_defect() -> None:
         assert float(specnorm.isometry_bound(kernel)) < 1e-12
         assert float(specnorm.isometry_bound(2 * kernel, scale="best")) < 1e-12
     assert float(specnorm.isometry_bound(haar(), stride=2)) < 1e-12
-
-
-def test_rules_check_what_they_are_given() -> None:
-    blocks: Any = np.ones((1, 2, 2, 2))
-    of = defect.defect(defect.in_basis(blocks, ops=OPS), 1.0, ops=OPS)
-    norm = defect.norm_by_taps(of, ops=OPS)
-    with pytest.raises(HypothesisError, match="scale is not large"):
-        defect.isometry_ends(of, specnorm.enclose(of.kernel[0]).claim[0], norm, unread_pixels=False, scale_exponent=3)  # type: ignore[index]
 
 
 def test_a_negative_tolerance_is_refused() -> None:

@@ -16,7 +16,8 @@ from specnorm.backends.types import MEMORY
 from specnorm.geometry.frequencies import half_lags
 from specnorm.proofs.cells import Cells, torus
 from specnorm.supremum import proof as cover
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, paired_taps
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.lags import lag_products
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0
@@ -60,20 +61,22 @@ def test_cells_by_some_at_once_are_bounded_alike() -> None:
     np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
 
 
-@pytest.mark.parametrize("shape", [(70,), (3, 4), (9, 8), (2, 5, 7)])
-def test_every_pair_of_taps_is_found_once(shape: tuple[int, ...]) -> None:
-    """Kept ones and those that are made as they are needed; without the taps that are 0."""
-    used = np.random.RandomState(0).uniform(size=shape) < 0.7
-    places = np.argwhere(np.ones(shape, dtype=bool))
-    numbers = np.flatnonzero(used)
-    half = {tuple(lag) for lag in half_lags(shape).tolist()}
-    wanted = {(i, j) for i in numbers for j in numbers if tuple((places[j] - places[i]).tolist()) in half}
-    seen = []
-    for at, some in enumerate(paired_taps(used, 40)):
-        assert some.lags.any() != (at == 0)
-        which = some.sums.argmax(axis=0)
-        assert np.array_equal(some.sums.sum(axis=0), np.ones(len(which)))
-        assert np.array_equal(places[some.second] - places[some.first], some.lags[which])
-        seen += list(zip(some.first.tolist(), some.second.tolist(), strict=True))
-    assert len(seen) == len(set(seen))
-    assert set(seen) == wanted
+@pytest.mark.parametrize("shape", [(), (7,), (3, 4), (2, 5, 3)])
+@pytest.mark.parametrize("memory", [2**28, 2**10])
+def test_lags_are_sums_over_pairs_of_taps(shape: tuple[int, ...], memory: int) -> None:
+    """For all kernels and lags at once, or for one after the other; in single precision rows are taken in parts."""
+    integers = np.random.RandomState(0).randint(-3, 4, size=(2, 40, 3, *shape)).astype(np.float32)
+    left: Any = integers
+    right: Any = integers[:, :, :2]
+    found = lag_products(left, right, ops=replace(OPS, memory=memory))
+    for d, of_lag in zip(half_lags(shape), np.moveaxis(np.asarray(found), 1, 0), strict=True):
+        taps = set(np.ndindex(*shape))
+        pairs = [(k, tuple(k + d)) for k in taps if tuple(k + d) in taps]
+        wanted = sum(np.einsum("brc,bre->bce", left[(..., *k)], right[(..., *other)]) for k, other in pairs)
+        np.testing.assert_array_equal(of_lag, wanted)
+
+
+def test_lags_that_no_two_taps_have_are_left_out() -> None:
+    kernel: Any = np.zeros((1, 3, 2, 9))
+    kernel[..., ::4] = np.random.RandomState(0).standard_normal((1, 3, 2, 3))
+    assert GramPolynomial(kernel, ops=OPS).lags.ravel().tolist() == [0, 4, 8]

@@ -21,15 +21,12 @@ from specnorm_numpy import BACKEND
 
 import specnorm
 from specnorm.at_size.proofs import uncut
-from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
-from specnorm.completion import proof as completion
 from specnorm.ends import proof as defect
 from specnorm.ends import smallest, smallest_layer
 from specnorm.ends import smallest_singular_value as search
 from specnorm.errors import GeometryError
-from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import norms, rounding
@@ -40,6 +37,7 @@ from specnorm.supremum import incumbent
 from specnorm.supremum import proof as cover
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.proof import Cover
+from specnorm.symbols.proofs.lags import Lags, lags_of
 from specnorm.symbols.proofs.nonnegative import Nonnegative, _nowhere_negative
 
 Violations = Iterator[str]
@@ -243,7 +241,7 @@ def zero_rows() -> Violations:
 
 
 # -- mutants ---------------------------------------------------------------------------------------------------------
-def forgotten(*args: Any, **keywords: Any) -> completion.Lags:
+def forgotten(*args: Any, **keywords: Any) -> Lags:
     """Lags without the last one."""
     found = LAGS(*args, **keywords)
     values: Any = found.values + 0
@@ -251,10 +249,10 @@ def forgotten(*args: Any, **keywords: Any) -> completion.Lags:
     return found._replace(values=values)
 
 
-LAGS, BASIS, IN_BASIS, SQUARED = completion.lags, defect.basis, defect.in_basis, defect._scaled_square
+LAGS, BASIS, IN_BASIS, SQUARED = lags_of, defect.basis, defect.in_basis, defect._scaled_square
 
 
-def exact_lags(*args: Any, **keywords: Any) -> completion.Lags:
+def exact_lags(*args: Any, **keywords: Any) -> Lags:
     found = LAGS(*args, **keywords)
     return found._replace(error=0 * found.error)
 
@@ -309,8 +307,8 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
         lambda: too_far(10, centre=1e12 / 3),
         ((defect, "_rounding_of_diagonal", lambda *_, **__: 0.0),),
     ),
-    "a lag forgotten": (lambda: at_every_size(NUMPY, 40), ((completion, "lags", forgotten),)),
-    "rounding of the lags": (long_columns, ((completion, "lags", exact_lags),)),
+    "a lag forgotten": (lambda: at_every_size(NUMPY, 40), ((defect, "lags_of", forgotten),)),
+    "rounding of the lags": (long_columns, ((defect, "lags_of", exact_lags),)),
     "rounding of kernel times basis": (
         lambda: too_far(10, centre=1e-18, matrix=CANCELLING, cancels=True), ((defect, "in_basis", exact_products),)
     ),
@@ -348,35 +346,7 @@ def test_every_hypothesis_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) 
         assert next(check(), None), "nothing was noticed"
 
 
-# -- refusals --------------------------------------------------------------------------------------------------------
-def test_rules_check_what_they_are_given() -> None:
-    blocks: Any = np.random.RandomState(0).standard_normal((1, 3, 2, 2))
-    of = plain(blocks, 10.0)
-    with pytest.raises(HypothesisError, match="not the norm of the defect's kernel"):
-        defect.smallest_down(of, _upper(1.0, "something else", "test"))
-    ones: Any = np.ones((1, 3))
-    with pytest.raises(HypothesisError, match="fewer rows"):
-        defect.smallest_at(np.swapaxes(blocks, 1, 2), 0, half_grid((4,)), ones, ops=OPS)
-    with pytest.raises(HypothesisError, match="vector of zeros"):
-        defect.smallest_at(blocks, 0, half_grid((1,)), 0 * ones[:, :2], ops=OPS)
-    with pytest.raises(HypothesisError, match="not zero"):
-        defect.smallest_of_zero(blocks, ops=OPS)
-    with pytest.raises(HypothesisError, match="every pixel is read"):
-        defect.smallest_with_unread_pixels(ConvSpec.of((3, 2, 2)))
-    claim, other = (specnorm.enclose(x).claim for x in (blocks[0], 2 * blocks[0]))
-    smallest = specnorm.enclose_smallest(blocks[0]).claim
-    assert claim is not None
-    assert other is not None
-    assert smallest is not None
-    with pytest.raises(HypothesisError, match="another"):
-        defect.condition(other, smallest)
-    spec = ConvSpec.of((3, 2, 2), input_shape=4, padding_mode="zeros")
-    single = Convolution(blocks, spec, ops=OPS)
-    wide = next(x for x in plans(spec) if x.blocks == 1 and x.rows_are_outputs)
-    with pytest.raises(HypothesisError, match="other eigenvalues"):
-        LayerGram(single, wide, ops=OPS).smallest_near(np.zeros(1), 1.0)
-
-
+# -- refusals: of rules, in proof/defect_rules.py ----------------------------------------------------------------------
 def test_what_only_a_rule_may_make() -> None:
     blocks: Any = np.random.RandomState(0).standard_normal((1, 3, 2, 2))
     of = plain(blocks, 10.0)
@@ -388,11 +358,6 @@ def test_what_only_a_rule_may_make() -> None:
         defect.InBasis(blocks, None, 0.0)
     with pytest.raises(TypeError, match="by rules alone"):
         Nonnegative(of.kernel)
-    singular: Any = np.ones((1, 2, 2))
-    with pytest.raises(HypothesisError, match="from the identity"):
-        defect.basis(singular, singular, ops=OPS)
-    with pytest.raises(HypothesisError, match="a floor needs blocks in a basis"):
-        defect.defect(defect.in_basis(blocks, ops=OPS), 1.0, floor=1.0, ops=OPS)
 
 
 def test_the_norm_of_a_circulant_is_of_its_frequencies_alone() -> None:

@@ -19,6 +19,7 @@ import specnorm
 from specnorm import EstimateWarning, Undecided
 from specnorm.geometry.frequencies import Frequencies
 from specnorm.methods import TensorNorm
+from specnorm.proof import proven
 from specnorm.running.problem import SearchResult
 from specnorm.tensor_norm import alternation, form, proving
 
@@ -140,6 +141,13 @@ def test_restart_from_a_refuting_cell(second: list[float], norm: float, factor: 
     assert np.all(gradient[0] == 0), "the gradient is that of the value found last"
 
 
+@pytest.mark.parametrize("kernel", [PLAIN.kernel, 1e10 * PLAIN.kernel.astype(np.float32), 0 * PLAIN.kernel])
+def test_the_proof_is_a_claim(kernel: Any) -> None:
+    result, ((_, upper),) = proven(kernel, TensorNorm())
+    assert sigma_star(np.asarray(kernel, dtype=np.float64)).lo <= upper.value <= float(result.value)
+    assert not proven(kernel, TensorNorm(proven=False))[1]
+
+
 def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     """If restarts run out, the last value has not been looked at: it must not be called proven."""
     seen: list[float] = []
@@ -148,7 +156,7 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
         seen.append(value)
         where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
         found = SearchResult(assumed_lower(2 * value), None, where, 0, 1, 1)
-        return proving.Proof(1.0, False, found) if try_value_itself else proving.Proof(1.001, False)
+        return proving.Proof(1.0, None, found) if try_value_itself else proving.Proof(1.001, None)
 
     maximise = alternation.maximise
 

@@ -12,7 +12,7 @@ from helpers.assumptions import assumed, assumed_lower
 from helpers.checks import present
 from helpers.libraries import OPS
 from specnorm_networks import Multipliers, Product
-from specnorm_networks.certified import heads, margins, parts, rules
+from specnorm_networks.certified import heads, parts, rules
 from specnorm_networks.certified.graph import Graph, Layer, Node
 from specnorm_networks.certified.kernels import checked_norm, checked_norm_of_stack, norm_of_layer, norm_of_matrices
 from specnorm_networks.certified.operators import (
@@ -34,6 +34,7 @@ from specnorm_networks.certified.ranges import Ranges, ranges, with_slopes_on
 from specnorm_networks.certified.regions import Ball, Region
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import Scope
+from specnorm_networks.local.certified import margins
 from specnorm_networks.tools import Measure, bound
 
 from specnorm.geometry.spec import ConvSpec
@@ -297,7 +298,7 @@ def lied_to() -> object:
 
 
 NETWORK_CHECKS = {
-    "Branches._constant_by_weights": branches, "Branches._norm_of_matrix": branches,
+    "constant_of_branches": branches,
     "constant_of_factor": constants,
     "follow_with": constants, "composed": constants,
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,

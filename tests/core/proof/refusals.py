@@ -15,10 +15,10 @@ from core.proof.network_rules import FAR, NETWORK_REFUSED
 from core.proof.test_claims import KERNEL, PART
 from helpers.assumptions import assumed, assumed_lower, interval
 from helpers.libraries import OPS
-from specnorm_networks.certified import margins
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.linear_bounds import LinearBounds, Network
 from specnorm_networks.certified.operators import Input, ReLU
+from specnorm_networks.local.certified import margins
+from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 
 from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import Embedding, shortest
@@ -66,21 +66,6 @@ def ball() -> LinearBounds:
 
 
 BALLS = ball(), ball()
-
-
-class Nearer(ReLU):
-    """Says of a line that it is nearer than 0."""
-
-    def strip_on(self, low: Any, high: Any) -> Any:
-        return 0 * low, 0 * low, low - high
-
-
-def near_a_line() -> object:
-    found = LinearBounds(
-        Network(Graph((LINES.nodes[0], Node("y", Nearer(), ("x",), (1, 2))), ("y",))), np.zeros(2), 1.0
-    )
-    found.visit(LINES.nodes[0])
-    return found.function("y")
 
 
 def foreign_part() -> LinearBounds:
@@ -271,7 +256,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
     "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
     "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),
-    "a line that is nearer than 0": lambda: near_a_line(),
     "no frequency": lambda: LargestBound(grid.symbol_norms_up, KERNEL, half_grid((20,))[:0], ops=OPS).result(),
     "some frequencies": lambda: some_frequencies(3),
     "a layer that reads copies, as one of circulants": lambda: rest(replace(CASE.spec, padding_mode="reflect")),

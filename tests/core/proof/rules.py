@@ -15,7 +15,7 @@ from core.proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT,
 from helpers.assumptions import assumed, assumed_lower, interval
 from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
-from specnorm_networks.certified import margins
+from specnorm_networks.local.certified import margins
 
 from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import norm_by_circulant

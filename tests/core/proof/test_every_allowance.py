@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
-from core.methods import test_rescaling, test_waves
+from core.methods import test_waves
 from core.proof import test_fathom, test_layer_roundings
 from core.proof.test_layer_roundings import UNIT, Instead
 from helpers.libraries import OPS
@@ -33,10 +33,11 @@ from specnorm.geometry.frequencies import Frequencies
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.proofs import scalar_powers
-from specnorm.gram.proofs.powers import Powers
+from specnorm.gram.proofs.powers import Powers, lag_norms
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
 from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.lags import lags_of
 from specnorm.symbols.proofs.scalar import ScalarGram
 
 ALLOWANCES = {"gamma", "product_error", "phase_error"}
@@ -207,6 +208,16 @@ def singular_value() -> bool:
     return float(found[0, 0]) <= float(np.linalg.norm((u * s).astype(np.float64)))
 
 
+def lag_norms_of_ones() -> bool:
+    ops: Any = Instead(off(-1), wide_dtype="float32")
+    return above(lag_norms(ONES, ops=ops)[0])
+
+
+def lags_of_ones() -> bool:
+    found: Any = lags_of(ONES, ops=off(-1))
+    return float(found.values[0, 0, 0, 0] + found.error[0]) >= LONG
+
+
 def passes(test: Callable[[], object]) -> Callable[[], bool]:
     def check() -> bool:
         try:
@@ -225,7 +236,8 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "ritz_down": ritz,
     "GramIterates.square": passes(test_fathom.test_products_that_lose_every_small_term_are_allowed_for),
     "_rest_norm_up": blocks,
-    "lag_norms": passes(test_rescaling.test_lags_that_lose_every_small_term_are_allowed_for),
+    "lag_norms": lag_norms_of_ones,
+    "_lags_error": lags_of_ones,
     "GramTaps.values": powers,
     "gram_error": own,
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),

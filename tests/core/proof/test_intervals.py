@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from helpers.assumptions import assumed, interval
 from specnorm_networks import Graph, Node
-from specnorm_networks.certified import margins, operators, ranges, units
-from specnorm_networks.certified.linear_bounds import LinearBounds, Network
+from specnorm_networks.certified import operators, ranges, units
 from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.scope import Scope
+from specnorm_networks.local.certified import margins
+from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 
 from specnorm import robustness
 from specnorm.errors import BackendError, InternalError

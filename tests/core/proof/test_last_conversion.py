@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_house import CORE
 
 import specnorm
 from specnorm.methods import PowerTopK
@@ -85,69 +82,3 @@ def test_residuals_are_those_of_the_values_as_returned(dtype: str) -> None:
         values, residuals = (np.asarray(x, dtype=float) for x in (result.value, result.stats["residuals"]))
         distances = np.abs(values[:, None] - true[None, :]).min(axis=1)
         assert np.all(distances <= residuals + 4e-16 * true[0])
-
-
-ROUNDED = re.compile(r"[eEfFgGn%]$|\.\d")
-NO_BOUNDS = re.compile(
-    r"rtol|budget|delta|factor|memory|angle|finest|error|unit|gain_sq|seconds|sizes|image|tolerance|scale|centre|distance|most|float_info"
-)
-"""Names of numbers that are no bounds: settings, factors that are named beside what is proven, measured errors."""
-
-
-def texts(tree: ast.AST) -> list[str]:
-    """Expressions that an f-string or `format` rounds to nearest."""
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FormattedValue) and node.format_spec is not None:
-            spec = ast.unparse(node.format_spec)[2:-1]
-            if ROUNDED.search(spec):
-                found.append(ast.unparse(node.value))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "format":
-            found.append(ast.unparse(node))
-    return found
-
-
-def test_no_bound_becomes_text_to_nearest() -> None:
-    """`text.number` and `text.rounded_format` know the side; what else is rounded to text is no bound."""
-    assert texts(ast.parse("f'{upper:.3g}'")) == ["upper"]
-    unknown = {}
-    for path in sorted(CORE.rglob("*.py")):
-        if path.name == "text.py":
-            continue
-        bounds = [text for text in texts(ast.parse(path.read_text())) if not NO_BOUNDS.search(text)]
-        if bounds:
-            unknown[str(path.relative_to(CORE))] = bounds
-    assert unknown == {}
-
-
-DOOR = (
-    "api/bounds.py",
-    "api/norms.py",
-    "ends/functions.py",
-    "enclosure/proving.py",
-    "running/measuring.py",
-    "running/result.py",
-    "training/monitoring.py",
-    "unfoldings/matrices.py",
-)
-CONVERSIONS = {"astype", "full_like", "float32", "float16", "asarray"}
-NO_ANSWERS = {"xp.astype(result.stats['sign'], result.value.dtype)", "backend.namespace(like).full_like(like, value)"}
-"""A sign, which is exact; and a number that `host.representable` has rounded."""
-
-
-def conversions(tree: ast.AST) -> list[str]:
-    """Calls that convert numbers to another dtype, to nearest."""
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    return [ast.unparse(call) for call in calls if getattr(call.func, "attr", "") in CONVERSIONS]
-
-
-def test_answers_are_converted_by_one_function() -> None:
-    """The modules of the front door convert nothing; `runtime` converts values and figures by `rounding.to_dtype`."""
-    assert conversions(ast.parse("xp.astype(upper, xp.float32)")) == ["xp.astype(upper, xp.float32)"]
-    found = {call for name in DOOR for call in conversions(ast.parse((CORE / name).read_text()))}
-    assert found == NO_ANSWERS
-    runtime = ast.parse((CORE / "running" / "program.py").read_text())
-    values = [
-        call for call in conversions(runtime) if re.match(r"(xp\.)?astype\((value|results|largest|lower|upper)", call)
-    ]
-    assert values == []

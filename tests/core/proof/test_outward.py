@@ -1,4 +1,4 @@
-"""Outward rounding happens in the proof kernel alone, and that is small enough to be read."""
+"""The proof kernel is small enough to be read, and its arithmetic rounds outward."""
 
 from __future__ import annotations
 
@@ -12,68 +12,10 @@ from types import FrameType
 
 import numpy as np
 import pytest
-from test_house import CORE, PLUGINS, ROOT, core_files, makes_claims, parsed, room
+from test_house import CORE, PLUGINS, core_files, makes_claims, parsed
 
 import specnorm
 from specnorm.proofs import host
-
-ARITHMETIC = {
-    "host": {name for name, x in vars(host).items() if getattr(x, "__module__", "") == host.__name__} - {"Real"},
-    "rounding": {"up", "down", "unit", "gamma", "product_error", "SLACK"},
-}
-"""Functions that round outward, by module. `rounding.to_dtype` is for whoever gives an answer."""
-
-
-def inflated(tree: ast.AST) -> Iterator[str]:
-    """Outward rounding by hand: a neighbour of a number, or 1 and a constant too small to mean anything else."""
-    for node in ast.walk(tree):
-        named = getattr(node, "attr", getattr(node, "id", ""))
-        if isinstance(node, ast.Attribute | ast.Name) and named == "nextafter":
-            yield f"line {node.lineno}: nextafter"
-        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-            terms = [number for number in map(constant, summands(node)) if number is not None]
-            if 1 in terms and any(0 < abs(term) < 1e-3 for term in terms):
-                yield f"line {node.lineno}: {ast.unparse(node)}"
-        elif isinstance(node, ast.Constant) and isinstance(node.value, float) and 0 < abs(node.value - 1) < 9e-4:
-            yield f"line {node.lineno}: {node.value}"
-
-
-def outward(tree: ast.AST) -> Iterator[str]:
-    """`inflated`, a power of two that small, and what calls or takes the room's own outward arithmetic."""
-    yield from inflated(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and 0 < (constant(node) or 0) < 1e-3:
-            yield f"line {node.lineno}: {ast.unparse(node)}"
-        if isinstance(node, ast.Attribute) and node.attr in ARITHMETIC.get(ast.unparse(node.value), ()):
-            yield f"line {node.lineno}: {ast.unparse(node)}"
-        if isinstance(node, ast.ImportFrom) and (node.module or "").removeprefix("specnorm.proofs.") in ARITHMETIC:
-            taken = ARITHMETIC[(node.module or "").rpartition(".")[2]]
-            yield from (f"line {node.lineno}: {name.name}" for name in node.names if name.name in taken)
-
-
-def summands(node: ast.expr) -> Iterator[ast.expr]:
-    """Terms of a sum, its brackets opened."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
-        yield from summands(node.left)
-        yield from summands(node.right)
-    else:
-        yield node
-
-
-def constant(node: ast.expr) -> float | None:
-    """Value of an expression of numbers alone, such as ``2.0**-50``."""
-    if any(isinstance(part, ast.Name | ast.Attribute | ast.Call | ast.Subscript) for part in ast.walk(node)):
-        return None
-    try:
-        value = eval(compile(ast.Expression(node), "constant", "eval"))  # numbers alone, as was just seen
-    except (ArithmeticError, TypeError):
-        return None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def rounds(path: Path) -> bool:
-    """Whether a file may round outward: a proof, or the checker of certificates, which imports nothing of ours."""
-    return makes_claims(path) or room(path) == "specnorm_check"
 
 
 def is_proof(module: str) -> bool:
@@ -81,34 +23,6 @@ def is_proof(module: str) -> bool:
     package, *inside = module.split(".")
     folder = CORE if package == "specnorm" else PLUGINS / package
     return makes_claims(folder.joinpath(*inside).with_suffix(".py"))
-
-
-def test_only_the_proof_kernel_rounds_outwards() -> None:
-    """A search may have tolerances of its own, by name in its record of tuning; a bound is made in a proof."""
-    files = [path for path in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if not rounds(path)]
-    found = {str(path.relative_to(ROOT)): list(inflated(parsed(path))) for path in files}
-    assert {path: lines for path, lines in found.items() if lines} == {}
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "x * (1 + 1e-12)",
-        "1 - 1e-14",
-        "1 + a + 1e-9",
-        "x * (1 + 2.0**-50)",
-        "1.0000001",
-        "math.nextafter(x, 1)",
-        "nextafter",
-    ],
-)
-def test_inflation_check_can_fail(source: str) -> None:
-    assert list(inflated(ast.parse(source)))
-
-
-def test_inflation_check_lets_tolerances_be() -> None:
-    for source in ("1 + self.rtol", "1 + tuning.angle", "1e-6", "LIFT = 1.001", "n + 1", "x + 1e-3 * y"):
-        assert not list(inflated(ast.parse(source)))
 
 
 CORE_OF_PROOFS = (

@@ -12,6 +12,7 @@ import pytest
 from helpers.checks import present
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators.curved import FAR, SLOPE_ERROR, Curved, SlopeShape, Turning
+from specnorm_networks.local.certified.strips import strip_on
 
 flint: Any = pytest.importorskip("flint", exc_type=ImportError)
 arb = flint.arb
@@ -217,7 +218,7 @@ def test_values_slopes_and_lines_hold_on_intervals(name: str) -> None:
     operator = EVERY[name][0]
     low, high = intervals(name)
     slopes = operator.slopes(low, high)
-    line = operator.strip_on(low, high)
+    line = strip_on(operator, low, high)
     assert slopes is not None
     assert line is not None
     ends = [each.tolist() for each in (low, high, *slopes, *operator.between(low, high), *line)]

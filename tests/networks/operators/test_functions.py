@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.local.certified.strips import strip_on
 
 Array = Any
 Function = Callable[[Array], Array]
 ERF = np.vectorize(math.erf, otypes=[np.float64])
 BELOW = np.array([-0.5, 0.0, 0.3, 2.0])
-ABOVE = np.array([1.0, -1.0, 0.7, 0.1])
 
 
 def logistic(x: Array) -> Array:
@@ -38,9 +38,6 @@ ALL_FREQUENCIES: list[tuple[ops.Pointwise, Function]] = [
     (ops.LeakyReLU(-2.0), lambda x: np.where(x < 0, -2 * x, x)),
     (ops.LeakyReLU(1.7), lambda x: np.where(x < 0, 1.7 * x, x)),
     (ops.LeakyReLU(BELOW), lambda x: np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
-    (ops.LeakyReLU(BELOW, ABOVE), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0)),
-    (ops.LeakyReLU(BELOW, ABOVE, 20), lambda x: ABOVE * np.maximum(x, 0) + BELOW * np.minimum(x, 0) * (1 - 2.0**-50)),
-    (ops.LeakyReLU(0 * BELOW, 1 + 0 * BELOW, 2**20), lambda x: (1 + 2.0**-33) * np.maximum(x, 0)),
     (ops.HardTanh(), lambda x: np.clip(x, -1, 1)),
     (ops.HardTanh(0.0, 6.0), lambda x: np.clip(x, 0, 6)),
     (ops.HardTanh(-math.inf, 2.5), lambda x: np.minimum(x, 2.5)),
@@ -164,7 +161,7 @@ def test_values_slopes_and_lines_on_intervals(
         ends = found[0] * apart, found[1] * apart
         assert (np.minimum(*ends) - lost <= rise).all()
         assert (rise <= np.maximum(*ends) + lost).all()
-    line = operator.strip_on(low, high)
+    line = strip_on(operator, low, high)
     assert line is not None
     slope, middle, half = line
     assert np.isfinite(half).all()

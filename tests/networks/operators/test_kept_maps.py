@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from specnorm_networks.answering import bound
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Place, keep_linear_maps
 from specnorm_networks.certified.operators.layers import Layer
-from specnorm_networks.near import bound
 
 
 def convolution(seed: int = 0) -> operators.Convolution:

@@ -18,7 +18,7 @@ from helpers.checks import present  # noqa: E402
 from networks.torch_modules import jacobian_norm  # noqa: E402
 from networks.zoo.no_torchvision import without_torchvision  # noqa: E402
 from specnorm_networks import network_bound, network_graph, within  # noqa: E402
-from specnorm_networks.near import bound  # noqa: E402
+from specnorm_networks.answering import bound  # noqa: E402
 
 nn = torch.nn
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("seeded_torch")]

@@ -218,5 +218,5 @@ def _arrays_in_fields(operator: Operator) -> Sequence[FloatArray]:
         case Where():
             return [operator.mask()]
         case LeakyReLU():
-            return [np.asarray(operator.alpha), np.asarray(operator.above)]
+            return [np.asarray(operator.alpha)]
     return []

@@ -198,7 +198,7 @@ class Curve:
             arrays += [*line.slope.ends, *line.shift.ends]
         for operator, _ in self.program:
             if isinstance(operator, LeakyReLU):
-                arrays += [np.asarray(operator.alpha), np.asarray(operator.above)]
+                arrays.append(np.asarray(operator.alpha))
         return arrays
 
     @cached_property
@@ -346,7 +346,7 @@ def _is_known(operator: Operator) -> bool:
         case Power():
             return operator.exponent == int(operator.exponent) >= 1 and operator.slopes_on_range is None
         case LeakyReLU():
-            return bool(np.isfinite(operator.alpha).all() and np.isfinite(operator.above).all())
+            return bool(np.isfinite(operator.alpha).all())
         case Multiple():
             is_exact_enough = operator.roundings <= SCALED_ENTRY_ROUNDINGS
             factors = [operator.inner, operator.outer]

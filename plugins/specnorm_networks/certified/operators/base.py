@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeAlias, dataclass_transform
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Interval, around, enclosing, host, point
+from specnorm.proof import Interval, around, enclosing, host
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.shapes import Shape
@@ -28,11 +28,6 @@ LowHigh: TypeAlias = tuple[FloatArray, FloatArray]
 """Lower and upper ends of intervals, entry by entry."""
 Offset: TypeAlias = Callable[[], tuple[FloatArray, FloatArray]]
 """Returns constants that broadcast against a value, and the error of each."""
-Strip: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
-"""A strip around a line, in which a function lies: ``|f(v) - slope v - middle| <= half``.
-
-The three arrays are its slope, the intercept of its middle line, and half of its height.
-"""
 KnownShape: TypeAlias = tuple[int, ...]
 """A shape that is known; `Shape | None` if it may be unknown."""
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
@@ -49,33 +44,8 @@ UNDERFLOW = 2.0**-1000
 """Upper bound of what underflow can take from one entry; each of its products loses at most 2^-1074."""
 MOST_ENTRIES_AT_ONCE = 2**23
 """Largest number of entries that are computed at once: of the matrix of a linear map, or of a batch."""
-LARGEST_TABLE = 2**20
-"""Largest number of entries of a value for which `LinearMap.sources` makes a table."""
 MOST_KEPT_NUMBERS = 2**24
 """Largest number of numbers of kernels that linear maps hold while they are kept (`keep_linear_maps`): 128 MB."""
-
-
-def times_up(*factors: FloatArray) -> FloatArray:
-    """Return the product of broadcast arrays without NaN, rounded up as `host.mul_up`; 0 times infinity is 0."""
-    product: FloatArray = np.ones(())
-    for factor in factors:
-        with np.errstate(invalid="ignore", over="ignore"):
-            rounded_up = np.nextafter(product * factor, math.inf)
-        rounded_up = np.where((product == 0) | (factor == 0), 0.0, rounded_up)
-        # A product with 1 is exact.
-        product = np.where(product == 1, factor, np.where(factor == 1, product, rounded_up))
-    return product
-
-
-def plus_up(*terms: FloatArray) -> FloatArray:
-    """Return the sum of broadcast arrays, rounded up as `host.add_up`."""
-    total: FloatArray = np.zeros(())
-    for term in terms:
-        with np.errstate(over="ignore"):
-            rounded_up = np.nextafter(total + term, math.inf)
-        # A sum with 0 is exact.
-        total = np.where(total == 0, term, np.where(term == 0, total, rounded_up))
-    return total
 
 
 def flattened(x: FloatArray) -> FloatArray:
@@ -354,31 +324,6 @@ class Operator:
         """Return the operator for values of size 1 along some of the axes of `alike`: the function at one position."""
         return self
 
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        """Return weights w_i of the inputs with ``sum w dy^2 <= sum_i sum w_i dx_i^2``.
-
-        The inequality holds for all changes dx_i of the inputs and the change dy of the value that they make.
-
-        Parameters
-        ----------
-        weights : array
-            w, with the value's axes, each of the value's size, or of size 1 if all weights along it are equal.
-        rough_changes : sequence of array
-            For each input, with its axes: roughly how far its entries can change; 0 for those that cannot. An operator
-            may divide the weight among its inputs by them; the inequality holds for any positive numbers.
-
-        Returns
-        -------
-        list of array, or None
-            Weights w_i with the inputs' axes, rounded up. None: the operator states no more than `combine`.
-        """
-        return None
-
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | LowHigh | None:
         """Return the interval of the value for intervals of the inputs; None if it is unknown.
 
@@ -536,31 +481,6 @@ class Linear(Operator):
             raise NoBoundError("it has no map of values of such sizes, or these are not known: give the input shape")
         return host.root_up(linear.most_copies(shapes))
 
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        # If entries are moved, the weight of an entry of the input is the sum of the weights of its copies. Along the
-        # axes of `alike` with equal weights, one position stands for all.
-        if not self.only_moves_entries:
-            return None
-        short_axes = frozenset(axis for axis in self.alike(place) if weights.shape[axis] == 1)
-        short_place = place.shortened(short_axes)
-        befores = short_place.known_shapes()
-        after = short_place.after
-        if befores is None or after is None or max(map(math.prod, [*befores, after])) > LARGEST_TABLE:
-            return None
-        linear = self.shortened(short_axes).linear_map(short_place)
-        if linear is None:
-            return None
-        linear = linear.with_adjoint(befores)
-        totals = [total[0] for total in linear.back(np.broadcast_to(weights, (1, *after)))]
-        if not linear.adjoint_roundings:
-            return totals
-        return [host.inflate(total, linear.adjoint_roundings) for total in totals]
-
     def run(self, *values: FloatArray) -> FloatArray:
         # Ranges are made from the linear map. Since it is run here, it is compared with the model, too.
         linear = self.linear_map(Place.of(*values))
@@ -649,63 +569,6 @@ class Pointwise(Operator):
         """Return intervals of the values on intervals, rounded outward; infinite if unknown."""
         return np.full(low.shape, -np.inf), np.full(high.shape, np.inf)
 
-    def strip_on(self, low: FloatArray, high: FloatArray) -> Strip:
-        """Return slope, middle and half with ``|f(v) - slope v - middle| <= half`` on intervals, rounded outward.
-
-        The slope is that of the chord, or 0 if that makes the strip narrower. If nothing is known, slope and middle are
-        0, and half is infinite.
-        """
-        is_finite = np.isfinite(low) & np.isfinite(high)
-        low = np.where(is_finite, low, 0.0)
-        high = np.where(is_finite, high, 0.0)
-        slope, middle, half = self._strip_along_chord(low, high)
-        with np.errstate(all="ignore"):
-            values = enclosing(self.between(low, high))
-        flat_middle, flat_half = values.middle()
-        is_narrower = is_finite & np.isfinite(middle) & (half < flat_half)
-        return (
-            np.where(is_narrower, slope, 0.0),
-            np.where(is_narrower, middle, np.where(is_finite, flat_middle, 0.0)),
-            np.where(is_narrower, half, np.where(is_finite, flat_half, math.inf)),
-        )
-
-    def _strip_along_chord(self, low: FloatArray, high: FloatArray) -> Strip:
-        """Return the strip of `strip_on` whose slope is that of the chord, on finite intervals.
-
-        If f has slopes between m and M, and ``m <= s <= M``, then ``g(v) = f(v) - s v`` has slopes between ``m - s``
-        and ``M - s``. On an interval of length w, g can rise from its value at one end with slopes up to ``M - s``, and
-        has to fall to its value at the other end with slopes down to ``m - s``. So g exceeds the larger one of both
-        values by at most ``(M - s) (s - m) w / (M - m)``. In the same way it is below the smaller one by at most that.
-        """
-        slopes = self.slopes(low, high) or (np.full(low.shape, -math.inf), np.full(high.shape, math.inf))
-        smallest_slope, largest_slope = slopes
-        with np.errstate(all="ignore"):
-            value_at_low = enclosing(self.between(low, low))
-            value_at_high = enclosing(self.between(high, high))
-            chord = (value_at_high.middle()[0] - value_at_low.middle()[0]) / (high - low)
-            s = np.clip(np.nan_to_num(chord), smallest_slope, largest_slope)
-            steepest_fall = host.next_up(s - smallest_slope)
-            steepest_rise = host.next_up(largest_slope - s)
-            share = steepest_rise / (steepest_fall + steepest_rise)
-            excess = host.inflate(steepest_fall * share * (high - low), 8) + UNDERFLOW
-            g_at_low = value_at_low - point(low) * point(s)
-            g_at_high = value_at_high - point(high) * point(s)
-            down = np.minimum(g_at_low.low, g_at_high.low) - excess
-            up = np.maximum(g_at_low.high, g_at_high.high) + excess
-            middle = down / 2 + up / 2
-            half = host.inflate(up / 2 - down / 2 + (abs(down) + abs(up)) * 2.0**-50, 8)
-        return s, middle, half
-
-    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Return the ends of parts of intervals, ascending, shape (parts + 1, *shape of the intervals).
-
-        On each part the function is near a line (`strip_on`). Here: eight parts of equal length.
-        """
-        shares = np.linspace(0.0, 1.0, 9).reshape(-1, *(1,) * low.ndim)
-        ends = np.clip(low + shares * (high - low), low, high)
-        ends[-1] = high
-        return np.asarray(ends)
-
     def rounding(
         self,
         values: Sequence[FloatArray],
@@ -733,18 +596,6 @@ class Pointwise(Operator):
         (x,) = ranges
         with np.errstate(all="ignore"):
             return enclosing(self.between(*x.ends))
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        if self.slopes_on_range is not None and self.slopes_on_range.low.shape == place.after:
-            steepest = np.maximum(abs(self.slopes_on_range.low), abs(self.slopes_on_range.high))
-        else:
-            steepest = np.asarray(self.lipschitz(place))
-        return [times_up(weights, steepest, steepest)]
 
     def by_channel(self, axis: int, width: int) -> LowHigh | None:
         """Return the smallest and largest slope in each channel, shape (width,); None if unknown."""

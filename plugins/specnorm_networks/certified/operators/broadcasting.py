@@ -70,24 +70,6 @@ def _aligned(before: Shape, after: Shape) -> Shape:
     return (1,) * (len(after) - len(before)) + before
 
 
-def weights_before_broadcast(weights: FloatArray, before: Shape | None, after: Shape | None) -> FloatArray:
-    """Return weights of a value from those of the broadcast value: those of all copies of an entry, added up.
-
-    ``weights``: of the axes of ``after``, each of its size or, if all are alike, of size 1. `NoBoundError` as
-    `copies_of_entry`.
-    """
-    copies_of_entry(before, after)
-    assert before is not None  # for the type checker: `copies_of_entry` refuses unknown shapes
-    assert after is not None
-    for axis, (n, m) in enumerate(zip(_aligned(before, after), after, strict=True)):
-        if n == m:
-            continue
-        is_written_out = weights.shape[axis] == m
-        total = weights.sum(axis=axis, keepdims=True) if is_written_out else weights * float(m)
-        weights = host.inflate(total, m)
-    return weights.reshape(weights.shape[len(after) - len(before) :])
-
-
 def sum_over_copies(y: FloatArray, shape: KnownShape) -> FloatArray:
     """Return the adjoint of broadcasting a value of a shape: for each entry the sum over its copies.
 

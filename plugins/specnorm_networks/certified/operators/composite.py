@@ -23,7 +23,6 @@ from specnorm_networks.certified.operators.base import (
     Operator,
     Place,
     Pointwise,
-    times_up,
 )
 from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.steep import hint
@@ -173,23 +172,6 @@ class SideBySide(_OfOneValue):
         if not any(map(math.isfinite, constants)):
             raise NoBoundError(f"of these functions of one value, {self.proof}; {hint(ranges)}")
         return min(constants)
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        # The weight of an entry of the input is the largest weight of the functions at that entry, times the largest
-        # sum of their squared slopes.
-        if isinstance(self.proof, str) or place.before[0] is None:
-            return None
-        all_functions_alike = weights.shape[self.axis] == 1
-        parts = [weights] if all_functions_alike else np.split(weights, len(self.outputs), self.axis)
-        if self.new:
-            parts = [part.take(0, self.axis) for part in parts]
-        constant = np.asarray(self.proof.constant)
-        return [times_up(np.maximum.reduce(parts), constant, constant)]
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         (x,) = ranges

@@ -21,7 +21,7 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Program,
 )
-from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast, weights_before_broadcast
+from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.linear import Add, Scale
 from specnorm_networks.certified.operators.piecewise import ReLU
@@ -46,14 +46,6 @@ class Selection(Operator):
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """Return the root of the sum of squares of the inputs' constants, each times sqrt(r) for r copies."""
         return host.hypot_up(*constants_after_broadcast(bounds, place))
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        return [weights_before_broadcast(weights, before, place.after) for before in place.before]
 
 
 class _LargestOrSmallest(Selection):
@@ -105,21 +97,6 @@ class Where(Selection):
         keep_first = Scale(mask.astype(np.float64), exact=True)
         keep_second = Scale((~mask).astype(np.float64), exact=True)
         return [(keep_first, (0,)), (keep_second, (1,)), (Add((1.0, 1.0)), (2, 3))]
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        mask = np.asarray(self.mask(), dtype=bool)
-        if mask.ndim > weights.ndim:
-            return None
-        weights_before = []
-        for before, is_chosen in zip(place.before, (mask, ~mask), strict=True):
-            chosen_weights = np.where(is_chosen, weights, 0.0)
-            weights_before.append(weights_before_broadcast(chosen_weights, before, place.after))
-        return weights_before
 
 
 class ProductOrQuotient(Operator):

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from specnorm.proof import host, padding_rules
-from specnorm_networks.certified.operators import base, broadcasting
+from specnorm_networks.certified.operators import broadcasting
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
@@ -88,18 +88,6 @@ class Scale(Linear):
         return frozenset(
             axis for axis in range(len(place.after)) if axis < missing_axes or shape[axis - missing_axes] == 1
         )
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        values = np.asarray(self.values)
-        if place.before[0] != place.after or values.ndim > weights.ndim or not np.all(np.isfinite(values)):
-            return None
-        factors = self._factors_up()
-        return [base.times_up(weights, factors, factors)]
 
     def rounding(
         self,
@@ -200,38 +188,6 @@ class Add(Linear):
         if len({len(shape) for shape in shapes}) > 1:
             return frozenset()
         return frozenset(axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len({*sizes}) == 1)
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        """Use Cauchy and Schwarz: ``(sum a_i dx_i)^2 <= (sum t_i) sum a_i^2 dx_i^2 / t_i`` for any t_i > 0.
-
-        With ``t_i = |a_i| c_i``, for inputs that change by c_i, the bound is no more than that of the triangle
-        inequality. If only one input changes, its factor is a_i^2.
-        """
-        if not all(map(math.isfinite, self.weights)):
-            return None
-        roots_of_copies = broadcasting.constants_after_broadcast([1.0] * len(rough_changes), place)
-        # t_i = |a_i| c_i, where c_i is the rough change of input i, times the root of the number of its copies.
-        t = []
-        for a, change, root in zip(self.weights, rough_changes, roots_of_copies, strict=True):
-            t.append(change * host.mul_up(abs(a), root))
-        total = base.plus_up(*t)
-        inverse_divisor = host.div_up(1.0, self.divisor) if self.divisor > 1 else 1.0
-        weights_of_inputs = []
-        for shape, change, a, t_i in zip(place.before, rough_changes, self.weights, t, strict=True):
-            with np.errstate(divide="ignore", invalid="ignore"):
-                # A ratio of 1 is exact.
-                ratio = np.where(t_i == total, 1.0, host.next_up(total / t_i))
-            # If t_i is 0 although the input changes, the bound is infinite; if it does not change, it is left out.
-            ratio = np.where(change > 0, np.where(t_i > 0, ratio, math.inf), 0.0)
-            factor = [np.asarray(abs(a)), np.asarray(inverse_divisor)]
-            stretched = base.times_up(weights, ratio, *factor, *factor)
-            weights_of_inputs.append(broadcasting.weights_before_broadcast(stretched, shape, place.after))
-        return weights_of_inputs
 
     def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         shape = broadcasting.broadcast_shapes_or_none(before, *others)
@@ -349,20 +305,6 @@ class _Reduction(Linear):
         # If the axes are dropped, only the axes before the first of them keep their numbers.
         axes_with_same_number = range(len(before) if self.keep else min(self.axes, default=0))
         return frozenset(axes_with_same_number) - {*self.axes}
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        # The square of a sum of n numbers is at most n times the sum of their squares; that of their mean 1/n times.
-        count = self._count(place.before[0])
-        if not count or len({*self.axes}) < len(self.axes):
-            return None
-        factor = host.div_up(1.0, count) if isinstance(self, Mean) else float(count)
-        weights_with_axes = weights if self.keep else np.expand_dims(weights, self.axes)
-        return [base.times_up(weights_with_axes, np.asarray(factor))]
 
     def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         if len(set(self.axes)) < len(self.axes) or any(not 0 <= axis < len(before) for axis in self.axes):

@@ -18,17 +18,6 @@ from specnorm_networks.certified.operators.base import FloatArray, KnownShape, L
 class SameOrder(Move):
     """The same entries in the same order, in another shape; derived classes say which shape."""
 
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        before = place.before[0]
-        if weights.size == 1 and before is not None:
-            return [weights.reshape((1,) * len(before))]
-        return super().carry_weights_back(weights, rough_changes, place)
-
     def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         return LinearMap.of_moves(lambda x: x[0].reshape(len(x[0]), *self.moved(np.empty(before, np.bool_)).shape))
 
@@ -83,14 +72,6 @@ class Permute(Move):
     """Axes in another order: axis i of the value is axis ``axes[i]`` of the input."""
 
     axes: tuple[int, ...]
-
-    def carry_weights_back(
-        self,
-        weights: FloatArray,
-        rough_changes: Sequence[FloatArray],
-        place: Place,
-    ) -> list[FloatArray] | None:
-        return [np.transpose(weights, np.argsort(self.axes))]
 
     def moved(self, x: FloatArray) -> FloatArray:
         return np.transpose(x, self.axes)

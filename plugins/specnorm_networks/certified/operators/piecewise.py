@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise, Strip
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise
 from specnorm_networks.certified.operators.curved import Extent
 
 Numbers: TypeAlias = float | FloatArray
@@ -21,9 +21,7 @@ class Piece(NamedTuple):
 
     start: float
     end: float
-    low_slope: Numbers
-    high_slope: Numbers
-    """The slope lies between the two; they differ if it was rounded."""
+    slope: Numbers
     shift: float = 0.0
 
     def has_slope_on(self, low: FloatArray, high: FloatArray) -> FloatArray:
@@ -53,7 +51,7 @@ class Piecewise(Pointwise):
         slopes: list[FloatArray] = []
         for piece in self.pieces(np.array(-math.inf), np.array(math.inf)):
             if piece.start < piece.end:
-                slopes += [np.asarray(piece.low_slope), np.asarray(piece.high_slope)]
+                slopes.append(np.asarray(piece.slope))
         if not slopes or not all(np.isfinite(slope).all() for slope in slopes):
             return None
         nonempty = [slope for slope in slopes if slope.size]
@@ -68,8 +66,8 @@ class Piecewise(Pointwise):
         most = np.full(low.shape, -math.inf)
         for piece in self.pieces(low, high):
             has_slope = piece.has_slope_on(low, high)
-            least = np.where(has_slope, np.minimum(least, piece.low_slope), least)
-            most = np.where(has_slope, np.maximum(most, piece.high_slope), most)
+            least = np.where(has_slope, np.minimum(least, piece.slope), least)
+            most = np.where(has_slope, np.maximum(most, piece.slope), most)
         return least, most
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
@@ -80,36 +78,11 @@ class Piecewise(Pointwise):
         with np.errstate(all="ignore"):
             for piece in self.pieces(low, high):
                 touches = (low <= piece.end) & (high >= piece.start)
-                has_one_slope = np.array_equal(piece.low_slope, piece.high_slope)
-                slopes = (piece.low_slope,) if has_one_slope else (piece.low_slope, piece.high_slope)
                 # A linear piece has its extremes at the ends of its part of the interval.
                 for x in (np.maximum(low, piece.start), np.minimum(high, piece.end)):
-                    for slope in slopes:
-                        down = np.where(touches, np.minimum(down, _line_down(slope, x, piece.shift)), down)
-                        up = np.where(touches, np.maximum(up, _line_up(slope, x, piece.shift)), up)
+                    down = np.where(touches, np.minimum(down, _line_down(piece.slope, x, piece.shift)), down)
+                    up = np.where(touches, np.maximum(up, _line_up(piece.slope, x, piece.shift)), up)
         return down, up
-
-    def breaks(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        # The parts of an interval end at the kinks.
-        kinks: set[float] = set()
-        for piece in self.pieces(low, high):
-            kinks |= {end for end in (piece.start, piece.end) if math.isfinite(end)}
-        return np.stack([low, *(np.clip(kink, low, high) for kink in sorted(kinks)), high])
-
-    def strip_on(self, low: FloatArray, high: FloatArray) -> Strip:
-        # The line is exact on an interval that meets one piece alone.
-        slope, middle, half = super().strip_on(low, high)
-        is_finite = np.isfinite(low) & np.isfinite(high)
-        pieces = self.pieces(low, high)
-        has_slope_of_pieces = [piece.has_slope_on(low, high) for piece in pieces]
-        number_of_pieces = np.sum(has_slope_of_pieces, axis=0)
-        for piece, has_slope in zip(pieces, has_slope_of_pieces, strict=True):
-            has_one_slope = np.equal(piece.low_slope, piece.high_slope)
-            is_exact = is_finite & has_slope & (number_of_pieces == 1) & has_one_slope
-            slope = np.where(is_exact, piece.low_slope, slope)
-            half = np.where(is_exact, 0.0, half)
-            middle = np.where(is_exact, piece.shift, middle)
-        return slope, middle, half
 
 
 def _line_down(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
@@ -139,17 +112,13 @@ class TwoSlopes(Piecewise):
         """Return the slope below 0 and the slope above 0."""
         return self.constant_slopes
 
-    def relative_slope_error(self) -> float:
-        """Return the relative error of both slopes."""
-        return 0.0
-
     def value(self, x: FloatArray) -> FloatArray:
         below, above = self.below_and_above()
         return np.where(x > 0, above * x, below * x)
 
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
         below, above = self.below_and_above()
-        return Piece(-math.inf, 0.0, *self._slope_ends(below)), Piece(0.0, math.inf, *self._slope_ends(above))
+        return Piece(-math.inf, 0.0, below), Piece(0.0, math.inf, above)
 
     def rounding(
         self,
@@ -158,19 +127,8 @@ class TwoSlopes(Piecewise):
         unit: float,
     ) -> FloatArray | float:
         # The other library may have rounded the slope, and rounds its product with x.
-        error = self.relative_slope_error()
         products_are_exact = all(np.isin(slope, (-1.0, 0.0, 1.0)).all() for slope in self.below_and_above())
-        if products_are_exact and not error:
-            return 0.0
-        return (4 * unit + error) * abs(result)
-
-    def _slope_ends(self, slope: Numbers) -> tuple[Numbers, Numbers]:
-        """Return two numbers between which the exact slope lies."""
-        relative_error = self.relative_slope_error()
-        if not relative_error:
-            return slope, slope
-        error = host.next_up(np.abs(slope) * relative_error)
-        return host.next_down(slope - error), host.next_up(slope + error)
+        return 0.0 if products_are_exact else 4 * unit * abs(result)
 
 
 class ReLU(TwoSlopes):
@@ -195,20 +153,13 @@ class Negative(TwoSlopes):
 
 
 class LeakyReLU(TwoSlopes):
-    """``alpha x`` for x < 0 and ``above x`` for x > 0; slopes are numbers, or one number an entry."""
+    """``alpha x`` for x < 0, and x for x > 0."""
 
     alpha: Numbers = 0.01
     """A number, or a float64 array that broadcasts against the value without making it larger."""
-    above: Numbers = 1.0
-    """As ``alpha``."""
-    roundings: int = 0
-    """Number of roundings in the computation of each slope."""
 
     def below_and_above(self) -> tuple[Numbers, Numbers]:
-        return self.alpha, self.above
-
-    def relative_slope_error(self) -> float:
-        return (self.roundings + 2) * 2.0**-52 if self.roundings else 0.0
+        return self.alpha, 1.0
 
 
 # -- three pieces ------------------------------------------------------------------------------------------------------
@@ -224,9 +175,9 @@ class HardTanh(Piecewise):
     def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
         if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
             return ()
-        below = Piece(-math.inf, self.low, 0.0, 0.0, self.low)
-        inside = Piece(self.low, self.high, 1.0, 1.0)
-        above = Piece(self.high, math.inf, 0.0, 0.0, self.high)
+        below = Piece(-math.inf, self.low, 0.0, self.low)
+        inside = Piece(self.low, self.high, 1.0)
+        above = Piece(self.high, math.inf, 0.0, self.high)
         # Nothing is below a limit of -infinity, or above one of infinity.
         return tuple(piece for piece in (below, inside, above) if piece.start < piece.end)
 
@@ -253,9 +204,9 @@ class SoftShrink(Piecewise):
         if not 0 <= self.edge < math.inf:
             return ()
         return (
-            Piece(-math.inf, -self.edge, 1.0, 1.0, self.edge),
-            Piece(-self.edge, self.edge, 0.0, 0.0),
-            Piece(self.edge, math.inf, 1.0, 1.0, -self.edge),
+            Piece(-math.inf, -self.edge, 1.0, self.edge),
+            Piece(-self.edge, self.edge, 0.0),
+            Piece(self.edge, math.inf, 1.0, -self.edge),
         )
 
     def rounding(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.curves.finding import join_functions
@@ -11,10 +10,9 @@ from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.normalisation import as_normalisation
-from specnorm_networks.certified.patterns.sign_choices import as_sign_choice
+from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import as_sorting
 from specnorm_networks.certified.patterns.structure import Structure
-from specnorm_networks.certified.permutations import remove_permutations
 
 NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
 
@@ -24,7 +22,6 @@ def recognise_patterns(graph: Graph) -> Graph:
 
     All other nodes are kept, even those that no output needs any more.
     """
-    graph = remove_permutations(graph)
     structure = Structure()
     for node in graph.nodes:
         for replacement in _replacements(node, structure, graph.fresh):
@@ -38,27 +35,14 @@ def recognise_patterns(graph: Graph) -> Graph:
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
-    same = _as_earlier_value(node, structure)
-    if same is not None:
-        return [same]
-    choice = as_sign_choice(node, structure)
-    if choice is not None:
-        return [choice]
+    reflection = as_reflection(node, structure)
+    if reflection is not None:
+        return [reflection]
     sorting = as_sorting(node, structure, fresh)
     if sorting is not None:
         return sorting
     normalisation = as_normalisation(node, structure, fresh)
     return [node] if normalisation is None else normalisation
-
-
-def _as_earlier_value(node: Node, structure: Structure) -> Node | None:
-    """Return a node that reshapes a value back to the shape of an earlier one, as the earlier one itself."""
-    source = node
-    while isinstance(source.operator, ops.SameOrder):
-        source = structure[source.inputs[0]]
-    if source is node or source.shape is None or source.shape != node.shape or source.name in node.inputs:
-        return None
-    return replace(node, operator=ops.Identity(), inputs=(source.name,))
 
 
 def prepare(graph: Graph) -> Graph:
@@ -71,7 +55,6 @@ def without_sorting(graph: Graph) -> Graph:
 
     For ranges and units, sorting is better left as maxima and minima, which are ReLU of differences.
     """
-    graph = remove_permutations(graph)
     original = graph.by_name
     recognised = prepare(graph).by_name
     nodes: list[Node] = []

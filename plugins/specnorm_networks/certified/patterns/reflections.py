@@ -1,4 +1,4 @@
-"""Choices between two linear maps by the sign of a linear form: leaky ReLU and Householder activations, written out.
+"""Choices between two linear maps by the sign of a linear form: Householder activations, written out.
 
 f(z) is A z where s.z <= 0, and B z elsewhere. If both agree where s.z = 0, f is continuous, and linear on either side.
 A segment crosses the border once, so that |f(z) - f(z')| <= max(||A||, ||B||) |z - z'|.
@@ -18,16 +18,12 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.operators.linear import are_accurate
 from specnorm_networks.certified.patterns.structure import (
     DEEPEST,
-    Factor,
     PartOfValue,
     Structure,
     are_halves,
-    first_common,
     is_sum_of_two,
-    product_of,
 )
 
 Combination: TypeAlias = Mapping[PartOfValue, FloatArray]
@@ -44,14 +40,6 @@ class Choice:
     """The value that is chosen where the compared value is not above 0."""
     above: str
     """The value that is chosen where the compared value is above 0."""
-
-
-def as_sign_choice(node: Node, structure: Structure) -> Node | None:
-    """Return a node with leaky ReLU, or with a Householder activation; None if it is neither."""
-    if isinstance(node.operator, ops.Concat):
-        return _reflection(node, node.operator, structure)
-    choice = _choice(node, structure)
-    return None if choice is None else _leaky_relu(node, choice, structure)
 
 
 def _choice(node: Node, structure: Structure) -> Choice | None:
@@ -104,38 +92,13 @@ def _comparison_with_0(name: str, structure: Structure) -> tuple[str, str] | Non
     return structure.input_of(node).name, node.operator.kind
 
 
-# -- leaky ReLU: a choice for each entry by itself ---------------------------------------------------------------------
-def _leaky_relu(node: Node, choice: Choice, structure: Structure) -> Node | None:
-    """Return a choice between two multiples of one value by the sign of a third as leaky ReLU of that value."""
-    chains = [structure.multiples(name) for name in (choice.compared, choice.below, choice.above)]
-    name = first_common(*chains)
-    if name is None or node.shape is None or structure[name].shape != node.shape:
-        return None
-    # The factors of the compared value, and of both choices, as multiples of the common value.
-    factors = [chain[name] for chain in chains]
-    roundings = max(_roundings_of_product(several) for several in factors)
-    products = [product_of(several) for several in factors]
-    # No factor is 0, so a product that is 0 has underflowed.
-    if not all(np.all(product) and are_accurate(product, roundings) for product in products):
-        return None
-    factor_of_compared, slope_below, slope_above = products
-    # If the compared value is a negative multiple, it is above 0 where the common value is below 0.
-    low = np.where(factor_of_compared < 0, slope_above, slope_below)
-    high = np.where(factor_of_compared < 0, slope_below, slope_above)
-    return replace(node, operator=ops.LeakyReLU(low, high, roundings), inputs=(name,))
-
-
-def _roundings_of_product(factors: Sequence[Factor]) -> int:
-    return sum(factor.roundings for factor in factors) + max(len(factors) - 1, 0)
-
-
-# -- Householder activations: a choice for pairs of entries ------------------------------------------------------------
-def _reflection(node: Node, concat: ops.Concat, structure: Structure) -> Node | None:
+def as_reflection(node: Node, structure: Structure) -> Node | None:
     """Return a reflection in place of two choices by the same sign, between linear maps of both halves of a value.
 
-    The choices have to be joined along the axis of the halves.
+    The choices have to be joined along the axis of the halves. None for another node.
     """
-    if concat.new or len(node.inputs) != 2:
+    concat = node.operator
+    if not isinstance(concat, ops.Concat) or concat.new or len(node.inputs) != 2:
         return None
     first, second = (_choice(structure.origin(name), structure) for name in node.inputs)
     if first is None or second is None or first.compared != second.compared:

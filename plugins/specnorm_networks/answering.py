@@ -1,4 +1,4 @@
-"""Bound a network everywhere, or on a ball around one input."""
+"""Answer what the constant of a network is: compare graph and model, search, prove, and attack the answer."""
 
 from __future__ import annotations
 
@@ -7,48 +7,39 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-import numpy as np
-
 from specnorm.errors import MethodError
 from specnorm.proof import AnyArray, Clock, check_budget
 from specnorm_networks.answer import COMPLETE, NetworkBound, RunBound
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.linear_bounds import written_out
-from specnorm_networks.certified.operators.base import Pointwise, keep_linear_maps
-from specnorm_networks.certified.operators.joins import Selection
+from specnorm_networks.certified.operators.base import keep_linear_maps
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.operators.sorting import GroupSort, Sort
-from specnorm_networks.certified.patterns import prepare, without_sorting
+from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.ranges import (
     Ranges,
     box_of,
     has_function_with_positive_slopes,
-    ranges,
     stated_boxes,
     unlimited_ranges,
     with_slopes_on,
 )
-from specnorm_networks.certified.regions import Ball
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import outline_of_unit_run, unit_run
+from specnorm_networks.certified.writing_out import written_out
 from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import Checked
 from specnorm_networks.comparison.checking import check as compare
-from specnorm_networks.local.linear import ranges_by_lines, read_network
+from specnorm_networks.extensions import extension
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product
 from specnorm_networks.progress import Progress, stage
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
-ROUNDS = 3
-"""How often ranges are computed; each time with the constants that the previous ranges gave."""
 HOPE = 1.5
 """Largest factor by which a search is expected to lower the constant of the closed form."""
 SHARE = 0.5
 """Share of the seconds that a search by units may take where a bound by channels is known: it may be in vain."""
-ENTRIES = 8192
-"""Largest number of entries of pointwise functions and maxima for which ranges come from linear bounds."""
 
 
 @Clock.counting_work()
@@ -106,7 +97,8 @@ def bound(
     method = Multipliers() if method is None else method
     if not isinstance(method, Method):
         raise MethodError(f"method={method!r} is none of Product(), Scaled() and Multipliers().")
-    ball = None if radius is None and centre is None else _ball(graph, radius, centre)
+    balls = None if radius is None and centre is None else extension("balls")
+    ball = None if balls is None else balls.ball_of(graph, radius, centre)
     region = ball or (box_of(graph) if stated_boxes(graph) else None)
     read = prepare(graph)
     checked = Checked(reason="check=False")
@@ -117,7 +109,7 @@ def bound(
     measure = replace(measure or Measure(), clock=Clock.of(budget))
     method = method.within(budget).telling(progress)
     with stage(progress, "search and proof"):
-        if ball is None:
+        if balls is None:
             answers = _everywhere(graph, measure, method)
             answer = _smallest(answers)
             others: list[RunBound] = []
@@ -126,8 +118,8 @@ def bound(
                     others += other.runs
             answer = replace(answer, others=tuple(others))
         else:
-            ranges_on_ball = ranges_near(graph, ball, measure)
-            answers = [*_everywhere(graph, measure, method), *near(graph, ball, measure, method, ranges_on_ball)]
+            ranges_on_ball = balls.ranges_near(graph, ball, measure)
+            answers = [*_everywhere(graph, measure, method), *balls.near(graph, ball, measure, method, ranges_on_ball)]
             answer = _smallest(answers)
     is_complete = not (measure.clock.has_cut or measure.clock.expired)
     status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
@@ -139,32 +131,7 @@ def bound(
     return replace(answer, checked=checked, note=read.note, status=status, file=file)
 
 
-def near(
-    graph: Graph,
-    ball: Ball,
-    measure: Measure,
-    method: Method,
-    ranges_on_ball: Ranges | None = None,
-) -> list[NetworkBound]:
-    """Bound a network on a ball: with the slopes of each channel there, and of each unit if the network is small.
-
-    Parameters
-    ----------
-    ranges_on_ball : Ranges, optional
-        `ranges_near` of the ball, if they are known already.
-    """
-    if ranges_on_ball is None:
-        ranges_on_ball = ranges_near(graph, ball, measure)
-    on_ball = with_slopes_on(prepare(graph), ranges_on_ball)
-    answers = [bounded(on_ball, measure, method, known=ranges_on_ball)]
-    if not isinstance(method, Product):
-        written = written_out(without_sorting(graph))[-1]
-        written_on_ball = with_slopes_on(written, ranges(written, ball, {}, ranges_on_ball))
-        answers += _by_units(written_on_ball, measure, method, ranges_on_ball)
-    return [replace(answer, radius=ball.radius) for answer in answers]
-
-
-def _by_units(
+def bounds_by_units(
     graph: Graph,
     measure: Measure,
     method: Method,
@@ -212,7 +179,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
         return [by_channels]
     written = written_out(prepare(graph))[-1]
     limit = None if channels_are_not_enough else by_channels.upper
-    by_units = _by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
+    by_units = bounds_by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
     return [by_channels, *(_with_steps_of(by_channels, answer) for answer in by_units)]
 
 
@@ -242,47 +209,5 @@ def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> Network
     return replace(by_units, nodes=tuple(nodes), product_claim=by_channels.product_claim, runs=unit_runs)
 
 
-def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
-    """Return ranges of all values on a ball.
-
-    Ranges and constants are computed in turn: smaller constants give smaller ranges, and these smaller constants.
-    """
-    prepared = prepare(graph)
-    plain = without_sorting(graph)
-    constants = bounded(prepared, measure, Product()).constants
-    intervals = ranges(plain, ball, constants)
-    by_lines = _by_lines(graph, ball, measure)
-    if by_lines is not None:
-        intervals = ranges(plain, ball, constants, by_lines)
-    for _ in range(ROUNDS - 1):
-        on_ball = with_slopes_on(prepared, intervals)
-        constants = bounded(on_ball, measure, Product(), known=intervals).constants
-        intervals = ranges(plain, ball, constants, intervals)
-    return intervals
-
-
-def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
-    """Return ranges by linear bounds; None for several inputs, or for more than `ENTRIES` entries of functions."""
-    shapes = [node.shape for node in graph.nodes if isinstance(node.operator, (Pointwise, Selection))]
-    entries = sum(math.prod(shape or (ENTRIES,)) for shape in shapes)
-    if len(graph.inputs) != 1 or entries > ENTRIES:
-        return None
-    try:
-        return ranges_by_lines(read_network(graph, measure), ball)
-    except MethodError:  # a size is unknown, or the centre lies outside of the stated box
-        return None
-
-
 def _smallest(answers: list[NetworkBound]) -> NetworkBound:
     return min(answers, key=lambda answer: math.inf if answer.upper is None else answer.upper)
-
-
-def _ball(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
-    if radius is None or centre is None:
-        article = "no" if centre is None else "a"
-        raise MethodError(f"radius={radius!r} and {article} centre: a bound near an input needs both.")
-    if not isinstance(centre, Mapping):
-        if len(graph.inputs) != 1:
-            raise MethodError(f"The network has {len(graph.inputs)} inputs: give the centre of each by name.")
-        centre = {graph.inputs[0]: centre}
-    return Ball({name: np.array(x, dtype=np.float64) for name, x in centre.items()}, float(radius))

@@ -8,7 +8,7 @@ since z lies in a ball ``|z - centre| <= rho``, and each entry in an interval, t
     h = -lam rho^2 / 2 + sum_j min over z_j in [low_j, high_j] of c_j f(z_j) - g_j z_j + lam (z_j - centre_j)^2 / 2
 
 (weak duality [2]_; without intervals it is Theorem 4.1 of [3]_). On each part of the interval f lies between two
-parallel lines (`Pointwise.breaks`, `Pointwise.strip_on`). With the line in place of f, the minimum is that of a
+parallel lines (`strips`). With the line in place of f, the minimum is that of a
 parabola in z_j, which is at least the minimum of its tangent at any point of the part. If a value is computed by
 neither kind of operator, the row is bounded on the value's own ball and box.
 
@@ -22,7 +22,6 @@ v)``.
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterable
 from copy import copy
@@ -34,85 +33,26 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, enclosing, host, make_interval
-from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import (
+from specnorm_networks import Graph, Node
+from specnorm_networks.local.certified.strips import breaks as breaks_of
+from specnorm_networks.local.certified.strips import strip_on
+from specnorm_networks.tools import (
+    Ball,
+    Constant,
     FloatArray,
     KnownShape,
     LinearMap,
-    NoBoundError,
-    NotRunError,
+    Map,
     Pointwise,
-    Program,
+    Scope,
+    Walk,
+    box_of,
+    check_region,
+    consistent,
     flattened,
+    linear_operators,
+    ranges,
 )
-from specnorm_networks.certified.operators.sources import Constant
-from specnorm_networks.certified.ranges import Walk, box_of, check_region, consistent, linear_map_of, ranges
-from specnorm_networks.certified.regions import Ball
-from specnorm_networks.certified.scope import Map, Scope
-
-
-def written_out(graph: Graph) -> list[Graph]:
-    """Return the network itself, the network with its operators written out once, twice, and so on to the end.
-
-    If several nodes replace a node, the last of them keeps its name.
-    """
-    graphs = [graph]
-    while True:
-        last = graphs[-1]
-        nodes: list[Node] = []
-        for node in last.nodes:
-            nodes += _steps_of(node, last)
-        if len(nodes) == len(last.nodes) and all(a is b for a, b in zip(nodes, last.nodes, strict=True)):
-            return graphs
-        graphs.append(last._with_nodes(nodes))
-
-
-def _steps_of(node: Node, graph: Graph) -> list[Node]:
-    """Return the nodes that write out one node; the node itself if there are none, or if they cannot be run."""
-    sizes = graph.place(node).known_shapes()
-    if not sizes:
-        return [node]
-    try:
-        program = node.operator.written_out(sizes)
-        if program is None:
-            return [node]
-        return _nodes_of_program(program, node, graph, [np.zeros(size) for size in sizes])
-    except (NoBoundError, NotRunError):
-        return [node]
-
-
-def _nodes_of_program(program: Program, node: Node, graph: Graph, values: list[FloatArray]) -> list[Node]:
-    """Return a program as nodes, the last of them with the name of ``node``.
-
-    ``values``: values of its inputs on which the program is run, for the shapes of all values.
-    """
-    names = list(node.inputs)
-    steps: list[Node] = []
-    for number, (operator, inputs) in enumerate(program):
-        is_last = number + 1 == len(program)
-        name = node.name if is_last else graph.fresh(f"{node.name}, step {number}")
-        value = operator.run(*(values[source] for source in inputs))
-        sources = tuple(names[source] for source in inputs)
-        steps.append(Node(name, operator, sources, value.shape, node.label, derived=True))
-        names.append(name)
-        values.append(value)
-    if values[-1].shape != node.shape:
-        raise NotRunError(f"{node.name}, written out, has shape {values[-1].shape}")
-    return steps
-
-
-# -- a network, for every region -------------------------------------------------------------------------------------
-def linear_operators(graph: Graph) -> dict[str, LinearMap]:
-    """Return the linear maps of a graph, with adjoints, by the names of their values."""
-    maps: dict[str, LinearMap] = {}
-    for node in graph.nodes:
-        linear = linear_map_of(graph, node)
-        sizes = graph.place(node).known_shapes()
-        if linear is None or sizes is None:
-            continue
-        with contextlib.suppress(NoBoundError):
-            maps[node.name] = linear.with_adjoint(sizes)
-    return maps
 
 
 class Network:
@@ -594,15 +534,13 @@ class LinearBounds(Walk):
         location = self.locations[node.inputs[0]]
         shape = location.centre.shape
         low, high = (end.reshape(-1) for end in location.range.ends)
-        breaks = function.breaks(*location.range.ends).reshape(-1, low.size)
+        breaks = breaks_of(function, *location.range.ends).reshape(-1, low.size)
         starts = breaks[:-1].reshape(-1, *shape)
         ends = breaks[1:].reshape(-1, *shape)
-        part_lines = [function.strip_on(start, end) for start, end in zip(starts, ends, strict=True)]
-        whole_line = function.strip_on(*location.range.ends)
+        part_lines = [strip_on(function, start, end) for start, end in zip(starts, ends, strict=True)]
+        whole_line = strip_on(function, *location.range.ends)
         if shape != node.shape or not np.isfinite([low, high]).all():
             return None
-        if not all((half >= 0).all() for _, _, half in (whole_line, *part_lines)):
-            raise HypothesisError("a strip around a function has a negative height")
         slope = np.stack([part_slope.reshape(-1) for part_slope, _, _ in part_lines])
         middle = np.stack([part_middle.reshape(-1) for _, part_middle, _ in part_lines])
         half = np.stack([part_half.reshape(-1) for _, _, part_half in part_lines])

@@ -26,10 +26,8 @@ from specnorm.proof import (
     make_upper,
     point,
 )
-from specnorm_networks.certified.kernels import ROUNDINGS
-from specnorm_networks.certified.linear_bounds import Cut, LinearBounds
-from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.operators.layers import Matrix
+from specnorm_networks.local.certified.linear_bounds import Cut, LinearBounds
+from specnorm_networks.tools import ROUNDINGS, FloatArray, Matrix
 
 RADIUS = "the radius in which a label stays"
 """Subject of claims about radii."""

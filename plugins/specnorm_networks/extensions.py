@@ -1,0 +1,24 @@
+"""Questions that extensions answer, found by entry point: about balls, labels, and whatever else is installed."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from specnorm.errors import MethodError
+
+GROUP = "specnorm_networks.extensions"
+"""Group of the entry points."""
+
+
+def extension(name: str) -> Any:
+    """Return what an installed extension has registered under a name.
+
+    Raises
+    ------
+    MethodError
+        If nothing is registered under that name.
+    """
+    for entry in metadata.entry_points(group=GROUP, name=name):
+        return entry.load()
+    raise MethodError(f"nothing installed answers this: there is no entry point {name!r} in the group {GROUP!r}.")

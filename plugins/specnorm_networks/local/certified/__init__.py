@@ -1,0 +1,1 @@
+"""Claims about regions of inputs: linear bounds, and radii in which a label stays."""

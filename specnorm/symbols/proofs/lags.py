@@ -1,0 +1,197 @@
+"""The lags of kernels, ``R_d = sum_k K_k^T K_{k+d}``, with a bound of their rounding errors.
+
+R_d is the coefficient of e^{i d theta} in G(theta)*G(theta), with G the symbol of K, and ``R_{-d} = R_d^T``. One of d
+and -d is computed, in the order of `frequencies.half_lags`.
+
+Rounding: each entry of a lag is a sum of products, taken in any order, with an error of at most gamma times the same
+sum of absolute values. The symbol of all these errors has a norm of at most ``gamma ||A||**2``, where A is the sum over
+the taps of the entrywise absolute values of K, and ``||A||**2 <= ||A||_1 ||A||_inf``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from specnorm.backends import arrays
+from specnorm.proofs import rounding
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
+
+_FLOAT32_ROWS = 32
+"""Rows of one matrix product in float32; longer sums are taken in parts, since they would lose too many digits."""
+
+
+class Lags(NamedTuple):
+    """Computed lags of a stack of kernels, with a bound of their rounding error.
+
+    Parameters
+    ----------
+    values : array, shape (b, n, c, c)
+        R_d for the n lags d of `frequencies.half_lags`: lag 0 first, then one of each pair d, -d.
+    error : array, shape (b,)
+        At every frequency, the sum over all lags of ``(computed R_d - exact R_d) e^{i d theta}`` has at most this norm.
+    """
+
+    values: Array
+    error: Array
+
+
+def lags_of(x: Array, *, ops: ArrayOps, wide: bool = False) -> Lags:
+    """Compute the lags of kernels (b, rows, c, *kernel_shape), with ``rows`` output and c input channels.
+
+    Parameters
+    ----------
+    wide : bool
+        Whether to compute in the device's widest precision instead of that of x.
+    """
+    if wide:
+        x = arrays.in_wide_dtype(x, ops=ops)
+    values = lag_products(x, x, ops=ops)
+    return Lags(values, _lags_error(x, xp=ops.xp))
+
+
+def lag_products(
+    left: Array,
+    right: Array,
+    *,
+    tick: Callable[[], None] | None = None,
+    ops: ArrayOps,
+) -> Array:
+    """``sum_k L_k^T R_{k+d}`` for each d of `half_lags`, shape (b, n, left channels, right channels).
+
+    Parameters
+    ----------
+    left, right : arrays, shapes (b, rows, channels, *kernel_shape)
+    tick : callable, optional
+        Called before each matrix product. It ends the work by raising an exception.
+    """
+    xp = ops.xp
+    b, rows, c, *taps = left.shape
+    first_taps, *other_taps = taps or [1]
+    # The taps of the first axis are part of the rows, so a shift along it is a slice of the rows. The taps of the other
+    # axes are part of the columns.
+    left_matrix = _taps_in_rows(left, xp=xp)
+    right_matrix = left_matrix if right is left else _taps_in_rows(right, xp=xp)
+    rows_at_once = _rows_at_once(first_taps * rows, left, xp=xp)
+
+    def sums(part: slice, some_lags: range) -> Array:
+        products = []
+        for lag in some_lags:
+            if tick is not None:
+                tick()
+            earlier = left_matrix[part, : (first_taps - lag) * rows, :]
+            later = right_matrix[part, lag * rows :, :]
+            products.append(_product(earlier, later, rows_at_once, xp=xp))
+        shape = (-1, len(some_lags), *other_taps, c, *other_taps, right.shape[2])
+        values = xp.reshape(xp.stack(products, axis=1), shape)
+        for j in range(len(other_taps)):
+            values = _by_difference(values, 2 + j, len(other_taps) + 3, xp=xp)
+        return xp.reshape(values, (values.shape[0], -1, c, right.shape[2]))
+
+    products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
+    kernels_at_once = max(1, products_at_once // first_taps)
+    lags_at_once = min(products_at_once, first_taps)
+    parts = [slice(i, min(i + kernels_at_once, b)) for i in range(0, b, kernels_at_once)]
+    every_lag = range(first_taps)
+    groups_of_lags = [every_lag[i : i + lags_at_once] for i in range(0, first_taps, lags_at_once)]
+    values_of_parts = []
+    for part in parts:
+        values_of_parts.append(_concat([sums(part, some) for some in groups_of_lags], axis=1, xp=xp))
+    values = _concat(values_of_parts, axis=0, xp=xp)
+    # Along the first axis only lags of at least 0 were computed. Of those with 0 there, the first ones are negative
+    # along another axis: `half_lags` leaves them out.
+    negative_lags = math.prod(2 * k - 1 for k in other_taps) // 2
+    return values[:, negative_lags:, ...]
+
+
+def even_and_odd(forward: Array, backward: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Coefficients of cosines and sines in ``G* G``: ``R_d + R_{-d}`` and ``R_d - R_{-d}``; of lag 0, R_0 and 0.
+
+    Parameters
+    ----------
+    forward, backward : arrays, shape (b, n, ...)
+        R_d and R_{-d} for the n lags d of `half_lags`, or the same columns of both.
+    """
+    zero_lag = forward[:, :1, ...]
+    even = xp.concat([zero_lag, forward[:, 1:, ...] + backward[:, 1:, ...]], axis=1)
+    odd = xp.concat([xp.zeros_like(zero_lag), forward[:, 1:, ...] - backward[:, 1:, ...]], axis=1)
+    return even, odd
+
+
+def _concat(parts: list[Array], *, axis: int, xp: Namespace) -> Array:
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=axis)
+
+
+def _taps_in_rows(x: Array, *, xp: Namespace) -> Array:
+    """From (b, rows, c, first taps, *other taps) to (b, first taps * rows, other taps * c)."""
+    b, rows, c, *taps = x.shape
+    first_taps, *other_taps = taps or [1]
+    by_first_tap = xp.permute_dims(xp.reshape(x, (b, rows, c, first_taps, -1)), (0, 3, 1, 4, 2))
+    return xp.reshape(by_first_tap, (b, first_taps * rows, math.prod(other_taps) * c))
+
+
+def _by_difference(values: Array, first: int, second: int, *, xp: Namespace) -> Array:
+    """Replace two axes of n taps y and z by one axis of 2 n - 1 lags t, by sums over all pairs with ``z - y = t``.
+
+    The axis of lags, from 1 - n to n - 1, takes the place of the first of the two.
+    """
+    size = values.shape[first]
+    other_axes = (axis for axis in range(values.ndim) if axis not in (first, second))
+    pairs = xp.permute_dims(values, (*other_axes, first, second))
+    return xp.stack([xp.linalg.trace(pairs, offset=t) for t in range(1 - size, size)], axis=first)
+
+
+def _rows_at_once(rows: int, values: Array, *, xp: Namespace) -> int:
+    """Rows of one matrix product in the precision of ``values``, given the number of all rows."""
+    return rows if values.dtype == xp.float64 else _FLOAT32_ROWS
+
+
+def _product(x: Array, y: Array, at_once: int, *, xp: Namespace) -> Array:
+    """``x^T y`` of matrices (b, rows, n), as a pairwise sum of products over at most ``at_once`` rows each."""
+    rows = x.shape[1]
+    if rows <= at_once:
+        return xp.matmul(xp.matrix_transpose(x), y)
+    half = _first_half(rows, at_once)
+    above = _product(x[:, :half, :], y[:, :half, :], at_once, xp=xp)
+    below = _product(x[:, half:, :], y[:, half:, :], at_once, xp=xp)
+    return above + below
+
+
+def _first_half(rows: int, at_once: int) -> int:
+    """Number of rows in the first half of `_product`: about half of all, a multiple of ``at_once``."""
+    return -(-rows // 2 // at_once) * at_once
+
+
+def _additions(rows: int, at_once: int) -> int:
+    """Number of roundings of an entry of `_product`."""
+    if rows <= at_once:
+        return rows
+    half = _first_half(rows, at_once)
+    return max(_additions(half, at_once), _additions(rows - half, at_once)) + 1
+
+
+def roundings(x: Array, *, xp: Namespace) -> int:
+    """Most roundings of an entry of the lags of kernels (b, rows, c, *kernel_shape)."""
+    _, rows, _, *taps = x.shape
+    summed_rows = rows * (taps or [1])[0]
+    return _additions(summed_rows, _rows_at_once(summed_rows, x, xp=xp)) + sum(taps)
+
+
+def _lags_error(x: Array, *, xp: Namespace) -> Array:
+    """Bound (b,) of `Lags.error` for kernels x (b, rows, c, *taps), underflow included."""
+    b, rows, c, *taps = x.shape
+    count = math.prod(taps)
+    magnitudes = xp.reshape(xp.abs(x), (b, rows, c * count))
+    row_sums = xp.sum(magnitudes, axis=2)
+    column_sums = xp.sum(xp.reshape(xp.sum(magnitudes, axis=1), (b, c, count)), axis=2)
+    largest_row = xp.max(rounding.up(row_sums, rows + c * count, xp=xp), axis=1)
+    largest_column = xp.max(rounding.up(column_sums, rows + c * count, xp=xp), axis=1)
+    # ||A||**2 <= ||A||_inf ||A||_1 for the A of the module's docstring.
+    norm_sq = largest_row * largest_column
+    relative = rounding.SLACK * rounding.gamma(roundings(x, xp=xp), rounding.unit(x, xp=xp))
+    underflow = float(xp.finfo(x.dtype).smallest_normal) * rows * count * count * c
+    return rounding.up(norm_sq * relative, 2, xp=xp) + xp.astype(largest_row > 0, x.dtype) * underflow
