@@ -55,7 +55,7 @@ CALLS = {
 FILES = {
     "a.npz": "honest", "empty.npz": "", "text.txt": "hello", "none.index.json": "{}",
     "bare.index.json": '{"weight_map": {}}', "pickle.pkl": b"\x80\x04}.", "cut.npz": "cut",
-    "one.npy": "npy", "objects.npz": "objects", "page.onnx": "<html>",
+    "one.npy": "npy", "objects.npz": "objects", "page.onnx": "<html>", "other.zip": b"PK\5\6" + bytes(18),
 }  # fmt: skip
 COMMANDS = {
     "adit a.npz": "No such command 'adit'",
@@ -70,6 +70,7 @@ COMMANDS = {
     "audit pickle.pkl": "pickles can run code",
     "audit cut.npz": "damaged or cut short",
     "audit one.npy": "one array without a name",
+    "audit other.zip": "zip archive of no known kind",
     "audit objects.npz": "Save the kernel as a float32 array",
     "audit a.npz --rtol abc": "'abc' is not a number between 0 and 1",
     "audit a.npz --rtol 2": "'2' is not a number between 0 and 1",
