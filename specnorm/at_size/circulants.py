@@ -220,10 +220,7 @@ class DeflatedCirculant:
         self.supremum = supremum
         self.ops = ops
         self.xp = ops.xp
-        self.blocks = kernel
-        if kernel.shape[1] < kernel.shape[2]:
-            # The transposed symbol has the same norms.
-            self.blocks = ops.xp.permute_dims(kernel, (0, 2, 1, *range(3, kernel.ndim)))
+        self.blocks = arrays.tall(kernel, xp=ops.xp)
         large, _ = sizes_of(spec)
         moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
         has_many_pixels = min(moving, default=0) >= DEFLATION.many_pixels

@@ -343,6 +343,11 @@ def tall(blocks: Array, *, xp: Namespace) -> Array:
     return swapped(blocks, xp=xp) if blocks.shape[1] < blocks.shape[2] else blocks
 
 
+def from_tall(x: Array, blocks: Array, *, xp: Namespace) -> Array:
+    """The inverse of `tall`: an array in the shape of the tall blocks, such as a gradient, in that of the blocks."""
+    return swapped(x, xp=xp) if blocks.shape[1] < blocks.shape[2] else x
+
+
 def swapped(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks with output and input channels exchanged: (b, m, p, ...) to (b, p, m, ...)."""
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))

@@ -164,7 +164,7 @@ class Completion(Stepped):
         change = exponent_before - exponent
         factor = arrays.power_of_two(xp.where(xp.abs(change) > _FAR, xp.zeros_like(change), change), xp=xp)
         h = h * xp.reshape(factor, (-1,) + (1,) * (h.ndim - 1))
-        kernel_lags = lags_of(completion_search.with_fewer_columns(scaled, xp=xp), wide=True, ops=ops)
+        kernel_lags = lags_of(arrays.tall(scaled, xp=xp), wide=True, ops=ops)
 
         def improve(state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, age = state

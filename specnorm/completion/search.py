@@ -117,20 +117,6 @@ def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (row_count(channels), channels, *taps)
 
 
-def with_fewer_columns(blocks: Array, *, xp: Namespace) -> Array:
-    """Blocks with the smaller number of channels second: G transposed at every frequency, which has G's norm."""
-    if blocks.shape[2] <= blocks.shape[1]:
-        return blocks
-    return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
-
-
-def in_shape_of_blocks(gradient: Array, blocks: Array, *, xp: Namespace) -> Array:
-    """Gradient with respect to blocks, from that with respect to the same blocks `with_fewer_columns`."""
-    if blocks.shape[2] <= blocks.shape[1]:
-        return gradient
-    return xp.permute_dims(gradient, (0, 2, 1, *range(3, blocks.ndim)))
-
-
 def products_in_time(block_shape: tuple[int, ...]) -> int:
     """Return how many products a search on a block of this shape may take to end in about 5 s."""
     rows, channels, *taps = completion_shape(block_shape)
@@ -400,7 +386,7 @@ def complete(
         Its ``bound`` is in the widest precision, and an upper bound whether or not the search came close.
     """
     xp = ops.xp
-    narrow_blocks = with_fewer_columns(blocks, xp=xp)
+    narrow_blocks = arrays.tall(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
     kernel_lags = lags_of(narrow_blocks, wide=True, ops=ops)
     peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
@@ -427,7 +413,7 @@ def complete(
             limit=limit,
             ops=ops,
         )
-    slope = in_shape_of_blocks(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
+    slope = arrays.from_tall(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
     bound_over_norm = xp.astype(bound, peak.norm.dtype) / norm_or_one
     return CompletionResult(
         kernel=by_row(best, taps, xp=xp),
@@ -518,10 +504,10 @@ def mend(
     Parameters
     ----------
     kernel_lags, completion_lags : arrays
-        Lags of the blocks `with_fewer_columns`, and those of h, or of an h shortly before.
+        Lags of the tall blocks, and those of h, or of an h shortly before.
     """
     xp = ops.xp
-    narrow_blocks = with_fewer_columns(blocks, xp=xp)
+    narrow_blocks = arrays.tall(blocks, xp=xp)
     taps = tuple(blocks.shape[3:])
     tables = _Products.of(narrow_blocks, ops=ops)
     norm = peak_of_norm(kernel_lags, taps, rounds=_MENDING_ROUNDS, ops=ops).norm
@@ -554,7 +540,7 @@ def bound_and_gradient(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
-    """Bounds (b,) from lags of blocks `with_fewer_columns` and their completions, and derivatives by the blocks.
+    """Bounds (b,) from lags of tall blocks and their completions, and derivatives by the blocks.
 
     The bound squared is ``v + ||M_0 - v I|| + sum ||M_t||`` at the best v, and ``M_t = sum_y K_y^T K_{y+t} + ...``: so
     its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
@@ -573,10 +559,10 @@ def bound_and_gradient(
     inverses = xp.where(vanishes, xp.zeros_like(norms), 1 / (norms + _TINY))
     first_slope = xp.where(vanishes[:, :1, ...], eye / channels, inverses[:, :1, ...] * centred[:, :1, ...])
     slopes = xp.concat([first_slope, inverses[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
-    gradient_of_square = gradient_from_lag_slopes(with_fewer_columns(blocks, xp=xp), slopes, ops=ops)
+    gradient_of_square = gradient_from_lag_slopes(arrays.tall(blocks, xp=xp), slopes, ops=ops)
     bound_of_blocks = xp.reshape(xp.astype(bound, gradient_of_square.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
     gradient = gradient_of_square / 2 / bound_of_blocks
-    return bound, in_shape_of_blocks(gradient, blocks, xp=xp)
+    return bound, arrays.from_tall(gradient, blocks, xp=xp)
 
 
 def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
@@ -592,7 +578,7 @@ def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> 
 
 
 def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
-    """Derivative of ``||G v||`` by blocks `with_fewer_columns` at a peak, with the frequency and v constant.
+    """Derivative of ``||G v||`` by tall blocks at a peak, with the frequency and v constant.
 
     With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
     """

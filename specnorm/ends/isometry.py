@@ -134,7 +134,7 @@ class Isometry(_WithScale):
         groups = spec.groups
         shape = blocks.shape
         layers, exponent = arrays.scale(xp.reshape(blocks, (shape[0] // groups, -1)), xp=xp)
-        scaled = completion_search.with_fewer_columns(xp.reshape(layers, shape), xp=xp)
+        scaled = arrays.tall(xp.reshape(layers, shape), xp=xp)
         lags = lags_of(scaled, ops=ops, wide=self.form == "bound")
         target = self._target(lags.values, exponent, groups, ops=ops)
         if self.form == "bound":
@@ -145,7 +145,7 @@ class Isometry(_WithScale):
             # Squares of lags scale as fourth powers of the kernel.
             value_exponent = 4 * exponent
         scaled_gradient = completion_search.gradient_from_lag_slopes(scaled, slopes, ops=ops)
-        gradient = completion_search.in_shape_of_blocks(scaled_gradient, blocks, xp=xp)
+        gradient = arrays.from_tall(scaled_gradient, blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
         gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)

@@ -355,9 +355,7 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
         weighted = xp.matmul(v * xp.astype(weights, v.dtype)[:, :, None, :], arrays.adjoint(v, xp=xp))
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
         excess = excess + gradients.matrices_gradient(xp.matmul(g, weighted), phase, shape, xp=xp)
-    if blocks.shape[1] < blocks.shape[2]:
-        excess = arrays.swapped(excess, xp=xp)
-    return excess, xp.sqrt(norm_sq)
+    return arrays.from_tall(excess, blocks, xp=xp), xp.sqrt(norm_sq)
 
 
 def _times(x: Any, factor: Any, backend: Backend) -> Any:

@@ -73,10 +73,7 @@ class Search:
         ops: ArrayOps,
     ) -> None:
         xp = ops.xp
-        if blocks.shape[1] < blocks.shape[2]:
-            # G^T has the norms of G: from here on, the columns are the smaller side.
-            blocks = xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
-        self.blocks = blocks
+        self.blocks = blocks = arrays.tall(blocks, xp=xp)
         self.xp = xp
         self.ops = ops
         self.tuning = tuning.TUNING

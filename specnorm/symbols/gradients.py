@@ -206,7 +206,6 @@ def scalar_powers_vjp(
         c.
     """
     blocks, sums = residuals
-    is_wide = blocks.shape[1] < blocks.shape[2]
     columns = arrays.tall(blocks, xp=xp)
     slopes = _slopes_of_roots(sums, cotangent, n_iter, xp=xp)
     at_once = max(1, _POINTS_AT_ONCE // math.prod(tap_grid(tuple(columns.shape[3:]), n_iter)))
@@ -215,7 +214,7 @@ def scalar_powers_vjp(
         part = slice(start, min(start + at_once, columns.shape[0]))
         gradients.append(_scalar_vjp(columns[part, ...], slopes[part], n_iter, xp=xp))
     gradient = xp.concat(gradients, axis=0)
-    return arrays.swapped(gradient, xp=xp) if is_wide else gradient
+    return arrays.from_tall(gradient, blocks, xp=xp)
 
 
 def _scalar_vjp(blocks: Array, slopes: Array, n_iter: int, *, xp: Namespace) -> Array:
@@ -288,7 +287,7 @@ def one_product_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Names
     safe = xp.where(sums > 0, sums, xp.ones_like(sums))
     slope = xp.where(sums > 0, xp.astype(cotangent, sums.dtype) / (2 * xp.sqrt(safe)), xp.zeros_like(sums))
     gradient = absolute_sums_vjp(arrays.tall(blocks, xp=xp), signs, xp.astype(slope, signs.dtype), xp=xp)
-    return arrays.swapped(gradient, xp=xp) if blocks.shape[1] < blocks.shape[2] else gradient
+    return arrays.from_tall(gradient, blocks, xp=xp)
 
 
 def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namespace) -> Array:
