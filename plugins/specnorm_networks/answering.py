@@ -131,14 +131,14 @@ def bound(
     return replace(answer, checked=checked, note=read.note, status=status, file=file)
 
 
-def bounds_by_units(
+def bound_by_units(
     graph: Graph,
     measure: Measure,
     method: Method,
     intervals: Ranges | None = None,
     limit: float | None = None,
-) -> list[NetworkBound]:
-    """Bound a graph by its units, the single entries of values; return no bound if there are too many of them.
+) -> NetworkBound | None:
+    """Bound a graph by its units, the single entries of values; return None if there are too many of them.
 
     Parameters
     ----------
@@ -152,13 +152,13 @@ def bounds_by_units(
     share = 1.0 if limit is None else SHARE
     outline = None if measure.clock.expired else outline_of_unit_run(graph)
     if outline is None or not method.affordable(outline, share):
-        return []
+        return None
     run = unit_run(graph)
     if run is None or measure.clock.expired or not method.affordable(run, share):
-        return []
+        return None
     if limit is not None and not method.begins_at(run) < HOPE * limit:
-        return []
-    return [bounded(graph, measure, method, run, intervals)]
+        return None
+    return bounded(graph, measure, method, run, intervals)
 
 
 def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
@@ -179,8 +179,8 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
         return [by_channels]
     written = written_out(prepare(graph))[-1]
     limit = None if channels_are_not_enough else by_channels.upper
-    by_units = bounds_by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
-    return [by_channels, *(_with_steps_of(by_channels, answer) for answer in by_units)]
+    by_units = bound_by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
+    return [by_channels] if by_units is None else [by_channels, _with_steps_of(by_channels, by_units)]
 
 
 def _lacks_channels(graph: Graph, layers: int) -> bool:

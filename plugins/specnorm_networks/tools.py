@@ -27,7 +27,7 @@ __all__ = [
     # Regions of the inputs, and ranges of values in them.
     "Ball", "Ranges", "Walk", "box_of", "check_region", "consistent", "ranges", "with_slopes_on",
     # Proofs and searches.
-    "Adam", "ROUNDINGS", "Run", "bounded", "bounds_by_units", "constants", "runs",
+    "Adam", "ROUNDINGS", "Run", "bounded", "bound_by_units", "constants", "runs",
     # Execution.
     "gradient", "inside", "length", "moved", "nearest", "run_with_errors",
 ]
@@ -35,7 +35,7 @@ __all__ = [
 
 _PLACES = {
     "answer": "NetworkBound RunBound",
-    "answering": "bound bounds_by_units",
+    "answering": "bound bound_by_units",
     "bounding": "bounded",
     "certificates": "certificate_of_network",
     "certified.kernels": "ROUNDINGS speaks_of",
@@ -69,7 +69,7 @@ _PLACES = {
 
 if TYPE_CHECKING:
     from specnorm_networks.answer import NetworkBound, RunBound
-    from specnorm_networks.answering import bound, bounds_by_units
+    from specnorm_networks.answering import bound, bound_by_units
     from specnorm_networks.bounding import bounded
     from specnorm_networks.certificates import certificate_of_network
     from specnorm_networks.certified.kernels import ROUNDINGS, speaks_of

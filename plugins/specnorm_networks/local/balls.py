@@ -21,8 +21,8 @@ from specnorm_networks.tools import (
     Pointwise,
     Ranges,
     Selection,
+    bound_by_units,
     bounded,
-    bounds_by_units,
     prepare,
     ranges,
     with_slopes_on,
@@ -58,7 +58,8 @@ def near(
     if not isinstance(method, Product):
         written = written_out(without_sorting(graph))[-1]
         written_on_ball = with_slopes_on(written, ranges(written, ball, {}, ranges_on_ball))
-        answers += bounds_by_units(written_on_ball, measure, method, ranges_on_ball)
+        by_units = bound_by_units(written_on_ball, measure, method, ranges_on_ball)
+        answers += [] if by_units is None else [by_units]
     return [replace(answer, radius=ball.radius) for answer in answers]
 
 

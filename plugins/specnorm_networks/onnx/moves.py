@@ -56,7 +56,8 @@ def transpose(x: Value, /, *, perm: Wholes | None) -> Constant | Output:
     before = shape_of(x)
     if sorted(axes) != list(range(len(before))):
         raise NoBoundError(f"perm={axes[:8]} does not fit shape {before}")
-    return _moved(x, ops.Permute(axes))
+    keeps_order = list(axes) == sorted(axes)
+    return _moved(x, ops.Identity() if keeps_order else ops.Permute(axes))
 
 
 def flatten(x: Value, /, *, axis: int) -> Constant | Output:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
 
+_SOLVED_AT_ONCE = 64
+"""Rows of a triangular matrix up to which the library's `solve` is as fast as that of its halves."""
+
 
 @dataclass(frozen=True, eq=False)
 class BlockTridiagonal:
@@ -396,7 +399,7 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
         rest_on_diagonal = xp.maximum(rest_on_diagonal, _rest_norm_up(rest, magnitude, size, u, xp=xp))
         if i + 1 < count:
             below = -band.below[:, i, :, :]
-            left_factor = xp.matrix_transpose(xp.linalg.solve(factor, xp.matrix_transpose(below)))
+            left_factor = _times_inverse(below, factor, xp=xp)
             rest = below - xp.matmul(left_factor, xp.matrix_transpose(factor))
             product = frobenius_up(left_factor, xp=xp) * frobenius_up(factor, xp=xp)
             magnitude = rounding.up(rounding.up(product, 2, xp=xp) + frobenius_up(below, xp=xp), 2, xp=xp)
@@ -406,6 +409,17 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
     proven = rounding.up(limit + rest_on_diagonal + 2 * rest_below, 4, xp=xp)
     is_not_nan = proven == proven
     return xp.where(is_complete & is_not_nan, proven, xp.full_like(proven, float(xp.finfo(proven.dtype).max)))
+
+
+def _times_inverse(a: Array, factor: Array, *, xp: Namespace) -> Array:
+    """``A L^-T`` for lower triangular L, by halves; the standard has no triangular solver, and `solve` factorises L."""
+    size = factor.shape[-1]
+    if size <= _SOLVED_AT_ONCE:
+        return xp.matrix_transpose(xp.linalg.solve(factor, xp.matrix_transpose(a)))
+    half = size // 2
+    first = _times_inverse(a[..., :half], factor[..., :half, :half], xp=xp)
+    rest = a[..., half:] - xp.matmul(first, xp.matrix_transpose(factor[..., half:, :half]))
+    return xp.concat([first, _times_inverse(rest, factor[..., half:, half:], xp=xp)], axis=-1)
 
 
 def _norm_sq_up(a: Array, *, xp: Namespace) -> Array:

@@ -72,21 +72,28 @@ class _Finder:
         if not common_bases:
             return node
         starts_of_unbounded = [self.unbounded_from[name] for name in sources if name in self.unbounded_from]
+        base = common_bases[0]
         paths_meet = len(sources) > 1
-        continues_unbounded_program = len(sources) == 1 and bool(starts_of_unbounded)
-        base = starts_of_unbounded[0] if continues_unbounded_program else common_bases[0]
-        is_steep = isinstance(node.operator, Steep | Product)
-        if is_steep and not continues_unbounded_program:
+        if starts_of_unbounded and not paths_meet:
+            base = starts_of_unbounded[0]
+        elif isinstance(node.operator, Steep | Product):
             # tanh(x)^2 has a bounded slope, though the square has none.
             base = self._base_before_function(common_bases)
-        if paths_meet or continues_unbounded_program or is_steep:
-            # From the furthest value on, its range is known: a table is read within its ends.
-            for start in dict.fromkeys((base, common_bases[-1])):
-                composite = self._composite(node, start, needs_proof=not (paths_meet or continues_unbounded_program))
-                if composite is not None:
-                    return composite
-        # The program from the base to this node has no bounded slope; a longer one may have one.
-        if starts_of_unbounded or isinstance(node.operator, NOT_LIPSCHITZ):
+        elif not paths_meet:
+            return self._alone(node, base)
+        needs_proof = not paths_meet and not starts_of_unbounded
+        # From the furthest value on, its range is known: a table is read within its ends.
+        for start in dict.fromkeys((base, common_bases[-1])):
+            composite = self._composite(node, start, needs_proof=needs_proof)
+            if composite is not None:
+                return composite
+        if starts_of_unbounded:
+            self.unbounded_from[node.name] = base
+        return self._alone(node, base)
+
+    def _alone(self, node: Node, base: str) -> Node:
+        """Return a node as it is; a longer program from the base may have a bounded slope if this node has none."""
+        if isinstance(node.operator, NOT_LIPSCHITZ):
             self.unbounded_from[node.name] = base
         return node
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.curves.finding import join_functions
@@ -35,14 +36,23 @@ def recognise_patterns(graph: Graph) -> Graph:
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
+    same = _as_earlier_value(node, structure)
+    if same is not None:
+        return [same]
     reflection = as_reflection(node, structure)
     if reflection is not None:
         return [reflection]
-    sorting = as_sorting(node, structure, fresh)
-    if sorting is not None:
-        return sorting
-    normalisation = as_normalisation(node, structure, fresh)
-    return [node] if normalisation is None else normalisation
+    return as_sorting(node, structure, fresh) or as_normalisation(node, structure, fresh) or [node]
+
+
+def _as_earlier_value(node: Node, structure: Structure) -> Node | None:
+    """Return a node that reshapes a value back to the shape of an earlier one, as the earlier one itself."""
+    source = node
+    while isinstance(source.operator, ops.SameOrder):
+        source = structure[source.inputs[0]]
+    if source is node or source.shape is None or source.shape != node.shape or source.name in node.inputs:
+        return None
+    return replace(node, operator=ops.Identity(), inputs=(source.name,))
 
 
 def prepare(graph: Graph) -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -152,11 +151,6 @@ def exact_product(factors: Iterable[Factor]) -> Fraction | None:
             return None
         product *= Fraction(factor.values.item())
     return product
-
-
-def product_of(factors: Iterable[Factor]) -> FloatArray:
-    """Return the product of factors, rounded."""
-    return np.asarray(math.prod((factor.values for factor in factors), start=np.ones(())))
 
 
 def is_difference(operator: ops.Operator) -> bool:
