@@ -135,7 +135,7 @@ def lint(session: nox.Session) -> None:
     prepare(session, *LINTERS)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("lint-imports", env={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])})
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])})
 
 
 @nox.session(python=PYTHON, default=False)

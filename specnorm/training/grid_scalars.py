@@ -32,14 +32,14 @@ def grid_of(kernel_shape: tuple[int, ...], points: int | None) -> Grid:
 
 
 def highest(
-    blocks: Array, groups: int, grid: Grid, rounds: int, last_rounds: int = 0, *, ops: ArrayOps
+    blocks: Array, groups: int, grid: Grid, last_rounds: int = 0, *, ops: ArrayOps
 ) -> tuple[Array, Array, Triples]:
     """Find the largest modulus of the symbols of each layer.
 
     Parameters
     ----------
     blocks : array, shape (layers * groups, 1, 1, *kernel_shape)
-    rounds, last_rounds : int
+    last_rounds : int
         As of `grid_vectors.refine`.
 
     Returns
@@ -63,7 +63,7 @@ def highest(
     order = xp.argsort(chosen_squares, axis=1, descending=True)[:, : min(_POINTS, len(grid))]
     chosen_waves = PlaneWaves(chosen_blocks, grid, ops=ops)
     points = _points_at(order, _of_groups(images, chosen, groups, ops=ops), chosen_waves)
-    triples = grid_vectors.refine(chosen_waves, points, rounds, last_rounds=last_rounds)
+    triples = grid_vectors.refine(chosen_waves, points, last_rounds=last_rounds)
     by_layer = [xp.reshape(x, (*chosen.shape, *x.shape[1:])) for x in (chosen_blocks, *triples)]
     best = xp.argmax(by_layer[1], axis=1)
     block, *triple = (arrays.pick(x, best, xp=xp) for x in by_layer)

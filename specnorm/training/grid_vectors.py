@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-REFINED = 16
-"""Number of points whose frequency is moved off the grid in a training step."""
+_BEST = 16
+"""Number of points of the grid at which a training step looks for the best vector."""
+_HIGHEST = 8, 4, 2
+"""Number of the highest of these points that leave the grid, in each round."""
 _SHIFT = 0.35
 """Shift s of a power step, as a fraction of q_min, the smallest squared value that is followed at the point. A step
 multiplies the part of a vector with the squared value q by (q - s) / (q_min - s), so that values just below q_min fade
@@ -39,9 +41,6 @@ that once leaves rounding errors."""
 _SQUARINGS = 5
 """Number of times that a small Gram matrix is squared, which raises the ratio of two eigenvalues to the power 32. Then
 its largest column is nearly the first eigenvector."""
-_UNROLLED = 3
-"""Number of rounds up to which a Python loop is used, as in a training step. More rounds are a loop that compilers keep
-as a loop."""
 _TINY = 1e-30
 """Added to norms that are divided by."""
 
@@ -279,7 +278,7 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Points]:
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
     squared_power = _squared_norm(_mixed(power, mix, xp=xp), xp=xp)
     squared_norms = squared_power / (_squared_norm(_mixed(images, mix, xp=xp), xp=xp) + _TINY)
-    best = xp.argsort(squared_norms[:, 0, :], axis=1, descending=True)[:, : min(REFINED, squared_norms.shape[2])]
+    best = xp.argsort(squared_norms[:, 0, :], axis=1, descending=True)[:, : min(_BEST, squared_norms.shape[2])]
     points = _best_in_span_with_power(waves, vectors, images, power, where=best)
     shift = _SHIFT * xp.min(squares, axis=1)[:, None, None, :]
     return orthonormal(power - shift * vectors, xp=xp), points
@@ -289,7 +288,8 @@ def _best_in_span_with_power(waves: PlaneWaves, vectors: Array, images: Array, p
     """Choose the best vector in the span of the vectors and of their power step, by Rayleigh-Ritz, at some points.
 
     Where singular values are close, it is much closer to the first singular vector than the best vector of either
-    space. They are close in layers that are kept at a norm.
+    space. They are close in layers that are kept at a norm. Where singular values change fast, as in the first steps of
+    an optimiser, a norm was 3 % too large without this choice, and 1.3 % with the first vector's power step alone.
 
     Parameters
     ----------
@@ -364,33 +364,36 @@ def _first_of_two(images: Array, squares: Array, *, xp: Namespace) -> Array:
     return _unit(mix, xp=xp)[0]
 
 
-def refine(waves: PlaneWaves, points: Points, rounds: int, *, last_rounds: int = 0) -> Triples:
-    """Leave the grid from its best points, and return the highest triple of each block.
+def refine(waves: PlaneWaves, points: Points, *, last_rounds: int = 0) -> Triples:
+    """Return the highest triple of each block, after rounds of fewer and fewer of the highest points.
 
     Parameters
     ----------
-    rounds : int
-        Number of rounds for all points.
     last_rounds : int
         Number of further rounds for the highest point alone.
     """
-    xp = waves.ops.xp
-    points = _alternate(waves, points, rounds)
-    highest = xp.argmax(_squared_norm(points.images, xp=xp)[:, 0, :], axis=1)[:, None]
-    points = Points(*(at_points(x, points=highest, xp=xp) for x in points))
-    points = _alternate(waves, points, last_rounds)
-    left, norms = _unit(points.images, xp=xp)
+    for count in _HIGHEST:
+        points = _round(waves, _highest(points, count, xp=waves.ops.xp))
+    points = _highest(points, 1, xp=waves.ops.xp)
+    if last_rounds:
+        state = arrays.repeated(lambda state: _round(waves, Points(*state)), last_rounds, tuple(points), ops=waves.ops)
+        points = Points(*state)
+    left, norms = _unit(points.images, xp=waves.ops.xp)
     return Triples(norms[:, 0, 0, 0], left[:, :, 0, 0], points.vectors[:, :, 0, 0], points.angles[:, :, 0])
 
 
-def _alternate(waves: PlaneWaves, points: Points, rounds: int) -> Points:
-    """Power steps at the frequencies and Newton steps of the frequencies in turn."""
-    if rounds > _UNROLLED:
-        state = arrays.repeated(lambda state: _round(waves, Points(*state)), rounds, tuple(points), ops=waves.ops)
-        return Points(*state)
-    for _ in range(rounds):
-        points = _round(waves, points)
-    return points
+def _highest(points: Points, count: int, *, xp: Namespace) -> Points:
+    """The points with the longest images, at most ``count`` of them."""
+    squares = _squared_norm(points.images, xp=xp)[:, 0, :]
+    if squares.shape[1] <= count:
+        return points
+    highest = xp.argsort(squares, axis=1, descending=True)[:, :count]
+    # One choice takes less time than one for each array.
+    p, m = points.vectors.shape[1], points.images.shape[1]
+    joined = xp.concat([points.vectors[:, :, 0, :], points.images[:, :, 0, :], points.phases], axis=1)
+    joined = at_points(joined, points=highest, xp=xp)
+    angles = at_points(points.angles, points=highest, xp=xp)
+    return Points(joined[:, :p, None, :], joined[:, p : p + m, None, :], angles, joined[:, p + m :, :])
 
 
 def _round(waves: PlaneWaves, points: Points) -> Points:

@@ -27,7 +27,7 @@ def is_proof(module: str) -> bool:
 
 CORE_OF_PROOFS = (
     *(f"proofs/{name}" for name in ("arithmetic", "bound", "cells", "host", "norms", "padding", "rounding")),
-    *(f"symbols/proofs/{name}" for name in ("gram_polynomial", "quotients", "symbols")), "supremum/proof",
+    *(f"symbols/proofs/{name}" for name in ("gram_polynomial", "lags", "quotients", "symbols")), "supremum/proof",
 )  # fmt: skip
 """What an enclosure at every size trusts of the room: to be read in one evening."""
 
