@@ -75,7 +75,10 @@ CONES = "clarabel>=0.10,<0.12"
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
-API = ("api", "backends", "errors", "matrices", "norms", "problem.spec", "projections", "proving", "result", "training")
+API = (
+    "api", "ball.oracle", "completion.completing", "enclosure.proving", "ends.functions", "errors", "geometry.spec",
+    "probable", "projection.f", "running.measuring", "running.result", "training.tracking", "unfoldings.matrices",
+)  # fmt: skip
 """Where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be inferred."""
 _COMPILES = "import jax; print(jax.jit(lambda x: x + 1)(1))"
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")

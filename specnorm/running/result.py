@@ -97,7 +97,14 @@ class TwoSided:
     def __lt__(self, other: object) -> bool:
         self._refuse("comparison")
 
-    __le__ = __gt__ = __ge__ = __lt__
+    def __le__(self, other: object) -> bool:
+        return self < other
+
+    def __gt__(self, other: object) -> bool:
+        return self < other
+
+    def __ge__(self, other: object) -> bool:
+        return self < other
 
     def __eq__(self, other: object) -> bool:
         """Whether both are the same object. A comparison with a number raises an error."""
@@ -105,7 +112,8 @@ class TwoSided:
             self._refuse("comparison")
         return self is other
 
-    __hash__ = object.__hash__
+    def __hash__(self) -> int:
+        return object.__hash__(self)
 
 
 @dataclass(frozen=True, eq=False)
