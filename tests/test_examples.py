@@ -48,11 +48,11 @@ def test_four_ways_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert constrained.lipschitz <= 1.000001
     assert max(reshaped.norms.values()) > 1.2
     assert free.lipschitz > constrained.lipschitz
-    page = (tmp_path / "results.md").read_text(encoding="utf-8")
+    page = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert all(f"| {run.arm} | {100 * run.accuracy:.1f} |" in page for run in runs)
     assert (tmp_path / "norms.csv").read_text(encoding="utf-8").startswith("layer,baseline,Miyato,")
     if importlib.util.find_spec("matplotlib"):
-        assert {path.name for path in tmp_path.glob("*.svg")} == {"accuracy.svg", "norms.svg", "loss.svg"}
+        assert {path.name for path in tmp_path.glob("*.svg")} == {"accuracy.svg", "norms.svg"}
 
 
 def test_curvature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ def test_curvature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         # Wrong labels are certified by neither; of right ones both say something.
         assert [x > 0 for x in row["curved"]] == [x > 0 for x in row["slope"]]
         assert any(x > 0 for x in row["curved"])
-    assert "| tanh | 0.01 |" in (tmp_path / "curvature.md").read_text(encoding="utf-8")
+    assert "| tanh | 0.01 |" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
 def test_what_is_certified_of_the_stored_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,12 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[2]
 CHECKER = "plugins/specnorm_check/README.md"
 """The checker's proofs lie beside its code, in the folder that is to be copied; the site has them as a page."""
+PROOFS = "check-proofs.md"
 KINDS = ROOT / "build" / "kinds.md"
 """Where `docs/_site/kinds.py` writes."""
 TABLE_OF_KINDS = re.compile(r"(<!-- kinds: .*? -->\n).*?(<!-- end of kinds -->)", re.DOTALL)
+SCRIPT = re.compile(r"^## \[(.+)\]\((\w+\.py)\)\n\n(!.+\))\n", re.MULTILINE)
+"""A section of the gallery: the script's title and name, its picture."""
 OUTPUT = re.compile(r'<span class="c1"># &gt; ?(.*?)</span>\n')
 """A comment ``# > ...``, which stands for what a script prints."""
 PRINTED = re.compile(r'<span class="go">([^<]*)</span>\n')
@@ -31,32 +34,27 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add a page for each script of the gallery."""
-    for source in sorted((ROOT / "docs" / "gallery").glob("*.py")):
-        text = script_page(source)
-        name = source.relative_to(ROOT / "docs")
-        page = File.generated(config, name.with_suffix(".md").as_posix(), content=text)
-        page.edit_uri = name.as_posix()
-        files.append(page)
-    files.append(File.generated(config, "check-proofs.md", content=(ROOT / CHECKER).read_text(encoding="utf-8")))
+    """Add the checker's proofs."""
+    files.append(File.generated(config, PROOFS, content=(ROOT / CHECKER).read_text(encoding="utf-8")))
     return files
 
 
-def script_page(source: Path) -> str:
-    """A script as a page: its docstring, its picture, its code."""
-    text = source.read_text(encoding="utf-8")
-    title, _, words = (ast.get_docstring(ast.parse(text)) or "").partition("\n")
+def with_script(section: re.Match[str]) -> str:
+    """A picture of the gallery between what its script's docstring says and the script, folded."""
+    title, name, picture = section.groups()
+    text = (ROOT / "docs" / "gallery" / name).read_text(encoding="utf-8")
+    _, _, words = (ast.get_docstring(ast.parse(text)) or "").partition("\n")
     code = text.split('"""\n', 1)[1].strip("\n")
-    picture = f"![{title}]({source.stem}.svg){{ .picture }}"
-    return f"# {title}\n{words}\n\n{picture}\n\n```python\n{code}\n```\n\nThe script: [{source.name}]({source.name})\n"
+    folded = f"<details markdown>\n<summary>{name}</summary>\n\n```python\n{code}\n```\n\n</details>"
+    return f"## {title}\n{words}\n\n{picture}{{ .picture }}\n\n{folded}\n"
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Link to pages of the site instead of files; mark examples with prompts as sessions of an interpreter."""
-    markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(CHECKER)}", "](check-proofs.md", markdown)
+    markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(CHECKER)}", f"]({PROOFS}", markdown)
     markdown = re.sub(r"\]\((?:\.\./)+README\.md", "](index.md", markdown)
     if page.file.src_uri == "gallery/README.md":
-        markdown = re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", markdown)
+        markdown = SCRIPT.sub(with_script, markdown)
     if page.file.src_uri == "guarantees.md" and KINDS.is_file():
         table = KINDS.read_text(encoding="utf-8")
         markdown = TABLE_OF_KINDS.sub(lambda marks: f"{marks[1]}\n{table}\n{marks[2]}", markdown)

@@ -2,7 +2,7 @@
 
     python docs/examples/certify_curvature.py /usr/share/datasets/fashion-mnist
 
-The data are those of train_lipschitz.py, next to this file; docs/examples/lipschitz/README.md explains both.
+The data are those of train_lipschitz.py, next to this file; docs/examples/certified/README.md explains both.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from train_lipschitz import Data, facts, made_up, percent, read, up
+from train_lipschitz import Data, facts, made_up, percent, put, read, up
 
 import specnorm
 from specnorm import robustness
@@ -89,7 +89,7 @@ def share(found: list[float], radius: float) -> str:
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", nargs="?", help="folder with the four files of Fashion-MNIST")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "lipschitz", help="folder for results")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "certified", help="folder for results")
     parser.add_argument("--quick", action="store_true", help="made-up images, a few steps")
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=1)
@@ -109,11 +109,10 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
         training, test = read(Path(options.data), "train"), read(Path(options.data), "t10k").first(options.tested)
     torch.set_num_threads(options.threads)
     known = facts(options, training)
-    known["training"] = (
+    known += (
         f"{options.epochs} epoch, batches of {options.batch}, Adam at {options.rate:g}, {options.channels} channels, "
-        f"seed {options.seed} (one run)"
+        f"seed {options.seed} (one run). First {len(test.labels)} test images."
     )
-    known["tests"] = f"first {len(test.labels)} test images"
     found = []
     for activation in ACTIVATIONS:
         for weight in (0.0, options.weight):
@@ -129,26 +128,17 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def write(folder: Path, known: dict[str, str], rows: list[dict[str, Any]]) -> None:
-    pairs = "".join(f" curvature {r:g} | Lipschitz {r:g} |" for r in RADII)
+def write(folder: Path, known: str, rows: list[dict[str, Any]]) -> None:
+    first, *others = (f"{r:g}" for r in RADII)
     lines = [
-        "# One hidden layer, certified by curvature",
-        "",
-        "`certify_curvature.py` wrote this page. [Another page](README.md) explains the columns.",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in known.items()),
-        "",
-        f"| activation | weight of the curvature | accuracy | norm at most |{pairs}",
-        "|---|---:|---:|---:|" + "---:|---:|" * len(RADII),
+        f"| activation | weight | accuracy | norm at most | {first}: curvature / Lipschitz | {' | '.join(others)} |",
+        "|---|---:|---:|---:|" + "---:|" * len(RADII),
     ]
     for row in rows:
-        shares = "".join(f" {share(row['curved'], r)} | {share(row['slope'], r)} |" for r in RADII)
+        shares = " | ".join(f"{share(row['curved'], r)} / {share(row['slope'], r)}" for r in RADII)
         accuracy = percent(sum(x > 0 for x in row["slope"]) / len(row["slope"]))
-        lines.append(f"| {row['activation']} | {row['weight']:g} | {accuracy} | {up(row['norm'], 4)} |{shares}")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "curvature.md").write_text("\n".join([*lines, ""]), encoding="utf-8")
+        lines.append(f"| {row['activation']} | {row['weight']:g} | {accuracy} | {up(row['norm'], 4)} | {shares} |")
+    put(folder, "curvature", [*lines, "", known])
 
 
 if __name__ == "__main__":

@@ -4,20 +4,18 @@
 
 The folder holds the four files of the data set (https://github.com/zalandoresearch/fashion-mnist); on Debian and
 Ubuntu: ``apt-get install dataset-fashion-mnist``. It needs specnorm's extra ``torch``, and matplotlib for the plots.
-``--quick`` is a run of seconds on made-up images. docs/examples/lipschitz/README.md explains the arms and the columns.
+``--quick`` is a run of seconds on made-up images. docs/examples/certified/README.md explains the arms and the columns.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import gzip
 import math
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -292,21 +290,15 @@ def assess(arm: Arm, options: argparse.Namespace, training: Data, test: Data) ->
 
 
 # -- report ------------------------------------------------------------------------------------------------------
-def facts(options: argparse.Namespace, training: Data) -> dict[str, str]:
+def facts(options: argparse.Namespace, training: Data) -> str:
     """What a reader needs to judge the figures."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"],
-        cwd=Path(__file__).parent, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    load = ", ".join(f"{x:.1f}" for x in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown"
-    return {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit.stdout.strip() or "unknown",
-        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()}; load before the run: {load}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}",
-        "threads": str(torch.get_num_threads()),
-        "data": f"{'made up' if options.quick else 'Fashion-MNIST'}, first {len(training.labels)} training images",
-    }
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, NumPy {np.__version__}"
+    threads = torch.get_num_threads()
+    return (
+        f"{processor()}, {os.cpu_count()} cores, {platform.system()}; {versions}; "
+        f"{threads} thread{'s' * (threads > 1)}. {'Made-up images' if options.quick else 'Fashion-MNIST'}, "
+        f"first {len(training.labels)} training images; "
+    )
 
 
 def processor() -> str:
@@ -328,17 +320,18 @@ def percent(x: float) -> str:
 
 
 def table(runs: list[Run]) -> list[str]:
-    radii = "".join(f" product {r:g} | together {r:g} | attacked {r:g} |" for r in RADII)
+    first, *others = (f"{r:g}" for r in RADII)
+    heads = [f"{first}: product / together / attacked", *others]
     lines = [
-        f"| arm | accuracy | L, product | L, together |{radii} ms a step | s of certificate |",
-        "|---|---:|---:|---:|" + "---:|---:|---:|" * len(RADII) + "---:|---:|",
+        f"| arm | accuracy | L, product | L, together | {' | '.join(heads)} | a step | certificate |",
+        "|---|---:|---:|---:|" + "---:|" * len(RADII) + "---:|---:|",
     ]
     for run in runs:
         columns = (run.certified, run.certified_together, run.attacked)
-        shares = "".join(f" {percent(column[r])} |" for r in RADII for column in columns)
+        shares = " | ".join(" / ".join(percent(column[r]) for column in columns) for r in RADII)
         constants = f"{up(run.lipschitz, 3)} | {up(run.together, 3)}"
-        times = f"{run.seconds * 1e3:.1f} | {run.search:.0f}"
-        lines.append(f"| {run.arm} | {percent(run.accuracy)} | {constants} |{shares} {times} |")
+        times = f"{run.seconds * 1e3:.1f} ms | {run.search:.0f} s"
+        lines.append(f"| {run.arm} | {percent(run.accuracy)} | {constants} | {shares} | {times} |")
     return lines
 
 
@@ -348,28 +341,19 @@ def table_of_norms(runs: list[Run]) -> list[str]:
     return lines + [f"{name}," + ",".join(up(run.norms[name], 4) for run in runs) for name in runs[0].norms]
 
 
-def write(folder: Path, known: dict[str, str], runs: list[Run]) -> None:
-    """The tables, and the plots where matplotlib is installed."""
+def put(folder: Path, name: str, lines: list[str]) -> None:
+    """Put a table between its marks in the page of a folder, or at the end of it."""
+    page, begin, end = folder / "README.md", f"<!-- {name} -->", f"<!-- end of {name} -->"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [
-        "# Four ways to train, measured",
-        "",
-        "`train_lipschitz.py` wrote this page. [Another page](README.md) explains the arms and the columns.",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in known.items()),
-        "",
-        "Accuracies are in percent, and radii in the Euclidean norm. Times are processor times. For a step it is the",
-        "median; for a certificate it includes the constants of layers together and the logits of the test images.",
-        "",
-        *table(runs),
-        "",
-        "[Proven upper bounds of the layers' norms](norms.csv), at every input size.",
-        "",
-    ]
+    before, _, rest = (page.read_text(encoding="utf-8") if page.exists() else "").partition(begin)
+    after = rest.partition(end)[2] or "\n"
+    page.write_text("\n".join([before + begin, "", *lines, "", end + after]), encoding="utf-8")
+
+
+def write(folder: Path, known: str, runs: list[Run]) -> None:
+    """The tables, and the plots where matplotlib is installed."""
+    put(folder, "four ways", [*table(runs), "", known])
     (folder / "norms.csv").write_text("\n".join([*table_of_norms(runs), ""]), encoding="utf-8")
-    (folder / "results.md").write_text("\n".join(lines), encoding="utf-8")
     try:
         plot(folder, runs)
     except ImportError:
@@ -407,15 +391,6 @@ def plot(folder: Path, runs: list[Run]) -> None:
     axes.legend()
     save(figure, folder / "norms.svg")
 
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for run, colour in zip(runs, colours, strict=False):
-        width = min(20, len(run.losses))
-        smooth = np.convolve(run.losses, np.ones(width) / width, "valid")
-        axes.plot(smooth, color=colour, label=run.arm)
-    axes.set(xlabel="step", ylabel="loss without the penalty (mean of 20 steps)", yscale="log")
-    axes.legend()
-    save(figure, folder / "loss.svg")
-
 
 def save(figure: Any, path: Path) -> None:
     figure.tight_layout()
@@ -425,7 +400,7 @@ def save(figure: Any, path: Path) -> None:
 def main(arguments: list[str] | None = None) -> list[Run]:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", nargs="?", help="folder with the four files of Fashion-MNIST")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "lipschitz", help="folder for results")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "certified", help="folder for results")
     parser.add_argument("--quick", action="store_true", help="made-up images, a small network, a few steps")
     parser.add_argument("--images", type=int, default=60_000, help="training images, the first ones")
     parser.add_argument("--epochs", type=int, default=2)
@@ -451,12 +426,12 @@ def main(arguments: list[str] | None = None) -> list[Run]:
         training, test = read(folder, "train").first(options.images), read(folder, "t10k")
     torch.set_num_threads(options.threads)
     known = facts(options, training)
-    known["training"] = (
+    known += (
         f"{options.epochs} epochs, batches of {options.batch}, AdamW at {options.rate:g} with one cycle, cross-entropy "
         f"of {options.scale:g} times the logits, penalty {options.penalty:g} times the sum of the norms, seed "
-        f"{options.seed} (one run)"
+        f"{options.seed} (one run). {len(test.labels)} test images; attack: {options.attack_steps} steps on the first "
+        f"{options.attacked}."
     )
-    known["tests"] = f"{len(test.labels)} images; attack: {options.attack_steps} steps on the first {options.attacked}"
     runs = [assess(arm, options, training, test) for arm in arms(options.penalty)]
     write(options.output, known, runs)
     return runs

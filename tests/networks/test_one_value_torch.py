@@ -52,6 +52,17 @@ def test_functions_have_the_slope_of_the_whole(name: str) -> None:
     assert found.checked.complete
 
 
+def test_sine_and_cosine_between_layers() -> None:
+    """The values are those of another shape than the network's input."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), Function(FUNCTIONS["sine and cosine"][0]), nn.Conv2d(8, 2, 3))
+    found = network_bound(model, (2, 8, 8))
+    assert found.upper is not None
+    x = torch.zeros(1, 2, 8, 8)
+    matrix = torch.autograd.functional.jacobian(model, x).reshape(2 * 4 * 4, -1)
+    assert float(torch.linalg.matrix_norm(matrix, 2)) <= found.upper <= 0.8375
+
+
 def test_an_attack_follows_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     """Proven slopes of a soft threshold at each entry took a third of the time of one phase of ISTA-Net."""
     graph = network_graph(Function(FUNCTIONS["soft threshold"][0]).double(), (5,))
