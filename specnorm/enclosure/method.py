@@ -90,7 +90,7 @@ class Enclose(TwoSidedSearch):
         sources = [BoundSource.SUPREMUM] * len(results)
         lower, figures, upper = _bounds_and_figures(results, converged, sources, frequencies, like=blocks, ops=ops)
         claims = [(result.lower, padded_norm(known(result.upper), spec)) for result in results]
-        return Evaluation(upper, (lower, *figures, u, v), (u, v, phase, group), claims)
+        return Evaluation(upper, (lower, *figures, u, v), (u, v, phase, group), lambda: claims)
 
     def _forward_at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """`forward` for layers that are searched as themselves, at ``input_shape``."""
@@ -104,7 +104,7 @@ class Enclose(TwoSidedSearch):
         u = xp.concat([result.u for result in results], axis=0)
         v = xp.concat([result.v for result in results], axis=0)
         claims = [(result.lower, known(result.upper)) for result in results]
-        return Evaluation(upper, (lower, *figures, u, v), gradients_of(results, ops=ops), claims)
+        return Evaluation(upper, (lower, *figures, u, v), gradients_of(results, ops=ops), lambda: claims)
 
 
 def _raised(result: SearchResult, blocks: Array, right: Array, *, ops: ArrayOps) -> SearchResult:

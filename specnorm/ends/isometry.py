@@ -332,7 +332,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)
         figures = (lower_bounds, *figure_arrays(search_figures, blocks, ops=ops), adjoint)
-        return Evaluation(upper_bounds, figures, (blocks,), claims)
+        return Evaluation(upper_bounds, figures, (blocks,), lambda: claims)
 
     def _relative_target(self, exponent: int) -> tuple[float, int] | None:
         """The target of `Isometry._target` as a pair: a fraction and a power of two. None for the best s."""

@@ -115,7 +115,8 @@ class Smallest(TwoSidedSearch):
             outcome = outcome_of(layer_bounds, self.rtol, may_be_zero=may_be_zero, is_out_of_cells=is_out_of_cells)
             search_figures.append((outcome, layer_bounds.cells, layer_bounds.levels, angle))
         figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
-        return Evaluation(as_array(lower, like, ops=ops), figures, residuals, list(zip(lower, upper, strict=True)))
+        claims = list(zip(lower, upper, strict=True))
+        return Evaluation(as_array(lower, like, ops=ops), figures, residuals, lambda: claims)
 
 
 def _attained(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.backends import arrays
@@ -25,6 +26,7 @@ from specnorm.geometry.spec import grid_sizes
 from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
 from specnorm.grid.search import largest_bound
 from specnorm.proofs import norms
+from specnorm.proofs.padding import bounds_by_blocks
 from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.symbols import gradients
 from specnorm.symbols.gradients import one_product_vjp, powers_vjp, scalar_powers_vjp, schatten_gradient
@@ -75,19 +77,22 @@ class ZeroPaddedGram(Method):
         if has_one_column(blocks):
             from specnorm.gram.proofs.scalar_powers import scalar_norms  # imported here: few need it
 
-            value, residuals = scalar_norms(blocks, self.n_iter, ops=ops)
-            return Evaluation(value, (), residuals)
+            value, residuals, uppers = scalar_norms(blocks, self.n_iter, ops=ops)
+            return Evaluation(value, (), residuals, partial(bounds_by_blocks, uppers, spec))
         in_float32 = ops.concrete and ops.exact_float32 and blocks.dtype == xp.float32
         either_side = blocks.shape[1] == blocks.shape[2]
         powers = Powers(blocks, self.n_iter, either_side=either_side, last_square_in_float32=in_float32, ops=ops)
-        channel_norms, sums, values = powers.channel_norms()
+        channel_norms, sums, values, uppers = powers.channel_norms()
         value = xp.max(channel_norms, axis=1)
+        claims = partial(bounds_by_blocks, uppers, spec)
         if not ops.differentiated:
-            return Evaluation(value, (), ())
+            return Evaluation(value, (), (), claims)
         largest = xp.argmax(channel_norms, axis=1)
         one_hot = arrays.one_hot(xp.ones_like(channel_norms[:, 0]), largest, channel_norms.shape[1], xp=xp)
         residuals = powers.residuals(values, one_hot[:, :, None], sums)
-        return Evaluation(value, (), residuals if powers.is_swapped is None else (*residuals, powers.is_swapped))
+        if powers.is_swapped is not None:
+            residuals = (*residuals, powers.is_swapped)
+        return Evaluation(value, (), residuals, claims)
 
     def pullback(
         self,
@@ -254,7 +259,7 @@ class ChannelNorms(Method):
             signs = xp.astype(xp.sign(lags), group_kernels.dtype, copy=False)
             return self._evaluation(channel_norms, (group_kernels, signs, sums), spec, xp=xp)
         powers = Powers(group_kernels, self.n_iter, ops=ops)
-        channel_norms, sums, values = powers.channel_norms()
+        channel_norms, sums, values, _ = powers.channel_norms()
         count, p = channel_norms.shape
         eye = xp.eye(p, dtype=channel_norms.dtype, device=ops.device(blocks))
         every_channel = xp.broadcast_to(eye, (count, p, p))

@@ -43,7 +43,7 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
     if not problem.clock.affords(_unfolding_work(blocks), _LATE_PART):
         return norm_by_frobenius(blocks, ops=ops)
     bounds_of_blocks, _ = smallest_unfoldings(blocks, problem.spec, ops=ops)
-    unfolding = largest_of_blocks(bounds_of_blocks, blocks)
+    unfolding = largest_of_blocks(bounds_of_blocks, blocks.shape[0])
     if not _is_worth_a_grid(problem):
         return unfolding
     sizes = grid_points(tuple(blocks.shape[3:]))

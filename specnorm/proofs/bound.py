@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -153,6 +153,22 @@ def _lower(
     return Lower(float(value), what, rule, premises, _MAKER, digest)
 
 
+def _uppers(values: Array, what: object, rule: str, *, ops: ArrayOps) -> Callable[[], list[Upper]]:
+    """Return what makes the upper bounds of b blocks that a rule has proven: reading the values waits for a device.
+
+    Parameters
+    ----------
+    values : array, shape (b, ...)
+        The largest number of a block is its bound.
+    """
+
+    def make() -> list[Upper]:
+        # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
+        return [_upper(float(np.max(of_block)), what, rule) for of_block in ops.to_numpy(values)]
+
+    return make
+
+
 def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:
     """Bound the norm of a direct sum by the largest of the bounds of its parts."""
     return _upper(max((part.value for part in parts), default=0.0), what, rule, *parts)
@@ -163,10 +179,10 @@ def trivial_lower(what: object = "any norm") -> Lower:
     return _lower(0.0, what, "no norm is negative")
 
 
-def largest_of_blocks(bounds: Sequence[Upper], blocks: Array) -> Upper:
-    """Bound the largest norm of the symbols of all blocks (b, ...), from one upper bound for each block."""
-    if len(bounds) != blocks.shape[0] or any(bound.what != ALL_FREQUENCIES for bound in bounds):
-        raise HypothesisError(f"{len(bounds)} bounds of {blocks.shape[0]} blocks")
+def largest_of_blocks(bounds: Sequence[Upper], count: int) -> Upper:
+    """Bound the largest norm of the symbols of some blocks, from one upper bound for each of them."""
+    if len(bounds) != count or any(bound.what != ALL_FREQUENCIES for bound in bounds):
+        raise HypothesisError(f"{len(bounds)} bounds of {count} blocks")
     if len(bounds) == 1:
         return bounds[0]
     return _largest(bounds, ALL_FREQUENCIES, f"the largest of {len(bounds)} groups")

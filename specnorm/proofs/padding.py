@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from specnorm.proofs import host
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper, largest_of_blocks, trivial_lower
 from specnorm.proofs.cells import Circulant
 
 if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Lower
 
 
 def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
@@ -31,6 +33,18 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
         return _upper(norm.value, spec, "no larger than its symbol", norm)
     rule = f"times {math.sqrt(gain_sq):.4g} for the padding, which repeats pixels"
     return _upper(host.mul_up(norm.value, host.root_up(gain_sq)), spec, rule, norm)
+
+
+def bounds_of_layers(suprema: Sequence[Upper], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
+    """Bound the norms of layers of one geometry by 0 and by bounds of their convolutions."""
+    return [(trivial_lower(), padded_norm(supremum, spec)) for supremum in suprema]
+
+
+def bounds_by_blocks(claims: Callable[[], Sequence[Upper]], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
+    """Bound the norms of layers of one geometry by 0 and by what claims one bound of each of their blocks."""
+    bounds, groups = claims(), spec.groups
+    layers = [bounds[first : first + groups] for first in range(0, len(bounds), groups)]
+    return bounds_of_layers([largest_of_blocks(layer, groups) for layer in layers], spec)
 
 
 def _is_circulant_of(what: object, spec: ConvSpec) -> bool:

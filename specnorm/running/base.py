@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.proofs.rounding import Rounds
     from specnorm.running.result import Kind
+
+    Claims: TypeAlias = Callable[[], Sequence[tuple[Lower, Upper]]]
 
 
 FigureRule: TypeAlias = Literal["up", "down", "nearest", "all", "any", "sum", "max"] | None
@@ -92,14 +94,15 @@ class Evaluation:
         Figures beside the value, in the order of `Method.stats`.
     residuals : tuple of arrays
         What `Method.pullback` needs, at least one; without ``ops.differentiated`` there may be none.
-    claims : sequence of (Lower, Upper)
-        For each layer, the claims from which its bounds come; empty for methods that make none.
+    claims : callable, optional
+        Returns for each layer the claims from which its bounds come, as a sequence of (Lower, Upper). None for methods
+        that make none.
     """
 
     value: Array
     stats: tuple[Array, ...]
     residuals: tuple[Array, ...]
-    claims: Sequence[tuple[Lower, Upper]] = ()
+    claims: Claims | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import Backend
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.program import Claims
+    from specnorm.running.base import Claims
 
 
 @takes_layers

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -30,9 +29,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, Backend
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Evaluation, FigureRule, Method
-
-    Claims = Callable[[], Sequence[tuple[Lower, Upper]]]
+    from specnorm.running.base import Claims, Evaluation, FigureRule, Method
 
 
 class Ran(NamedTuple):
@@ -185,7 +182,9 @@ class Program:
         residuals = evaluation.residuals
         if needs.narrow_gradient:
             residuals = self._at_most(residuals, ops.own_dtype, xp=xp)
-        claims = partial(self._claims, evaluation.claims, kernels, exponent, ops) if evaluation.claims else None
+        claims = None
+        if evaluation.claims is not None and not ops.traced:
+            claims = partial(self._claims, evaluation.claims, kernels, exponent, ops)
         return Ran(value, self._figures(evaluation, layer_batch), (*residuals, chosen), claims, ops.computed_in)
 
     def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
@@ -215,7 +214,7 @@ class Program:
         return tuple(results)
 
     def _claims(
-        self, scaled_claims: Sequence[tuple[Lower, Upper]], kernels: Array, exponent: Array, ops: ArrayOps
+        self, scaled_claims: Claims, kernels: Array, exponent: Array, ops: ArrayOps
     ) -> list[tuple[Lower, Upper]]:
         """Claims for each of the caller's kernels, from claims for the kernels times ``2**-exponent``."""
         from specnorm.proofs.bound import of_kernel  # imported here: few need it
@@ -223,7 +222,7 @@ class Program:
         host_kernels = ops.to_numpy(kernels).reshape(-1, *self.shape)
         exponents = ops.to_numpy(exponent).tolist()
         claims = []
-        for (lower, upper), kernel, power in zip(scaled_claims, host_kernels, exponents, strict=True):
+        for (lower, upper), kernel, power in zip(scaled_claims(), host_kernels, exponents, strict=True):
             claims.append(of_kernel(lower, upper, kernel, int(power)))
         return claims
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -18,8 +19,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
 from specnorm.geometry import polyphase
-from specnorm.proofs.bound import trivial_lower
-from specnorm.proofs.padding import padded_norm
+from specnorm.proofs.padding import bounds_of_layers
 from specnorm.running.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.running.clock import Clock
 from specnorm.tensor_norm import one_set
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import FigureRule
+    from specnorm.running.base import Claims, FigureRule
     from specnorm.running.result import Kind
 
 
@@ -108,7 +107,7 @@ class TensorNorm(Stepped):
         maximiser = Maximiser(value, u, v, tap_weights, group)
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
-        claims: list[tuple[Lower, Upper]] = []
+        claims = None
         if self.needs(spec).searches and not ops.traced:
             maximisers = []
             proofs = []
@@ -122,7 +121,7 @@ class TensorNorm(Stepped):
             uppers = [proof.upper for proof in proofs if proof.upper is not None]
             proven = ops.from_numpy(np.asarray([proof.upper is not None for proof in proofs]), value)
             if len(uppers) == len(proofs):
-                claims = [(trivial_lower(), padded_norm(upper, spec)) for upper in uppers]
+                claims = partial(bounds_of_layers, uppers, spec)
         return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims)
 
     def _evaluation(
@@ -131,7 +130,7 @@ class TensorNorm(Stepped):
         factor: Array,
         proven: Array,
         count: Array,
-        claims: Sequence[tuple[Lower, Upper]] = (),
+        claims: Claims | None = None,
     ) -> Evaluation:
         """The answer of `forward`, with what `pullback` needs."""
         u, v, tap_weights = maximiser.u, maximiser.v, maximiser.tap_weights

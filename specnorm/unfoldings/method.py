@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
-from specnorm.geometry import polyphase
 from specnorm.proofs import norms
-from specnorm.proofs.bound import as_array, largest_of_blocks, trivial_lower
-from specnorm.proofs.padding import padded_norm
+from specnorm.proofs.bound import as_array
+from specnorm.proofs.padding import bounds_by_blocks
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.symbols.proofs import symbols
 from specnorm.unfoldings import reshaping as unfoldings
@@ -100,11 +99,7 @@ class FantasticFour(Method):
         xp = ops.xp
         if ops.concrete:
             bounds, residuals = smallest_unfoldings(blocks, spec, ops=ops)
-            claims = []
-            for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
-                bounds_of_layer = bounds[j * spec.groups : (j + 1) * spec.groups]
-                supremum = largest_of_blocks(bounds_of_layer, layer)
-                claims.append((trivial_lower(), padded_norm(supremum, spec)))
+            claims = functools.partial(bounds_by_blocks, lambda: bounds, spec)
             return Evaluation(as_array(bounds, blocks, ops=ops), (), residuals, claims)
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
         unfoldings_of_blocks = Unfoldings().forward(blocks, spec, ops=ops)

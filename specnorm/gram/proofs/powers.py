@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.geometry.frequencies import cos_sin, half_grid, half_grid_shape, halved_axis, phases, tap_grid
 from specnorm.proofs import rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lag_products, roundings
 from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
@@ -24,6 +25,7 @@ from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.bound import Upper
 
 
 class GramTuning(NamedTuple):
@@ -408,12 +410,13 @@ class Powers:
         ndim = len(grid)
         return xp.permute_dims(taps, (0, ndim + 1, ndim + 2, *range(1, ndim + 1)))
 
-    def channel_norms(self) -> tuple[Array, Array, Array | None]:
+    def channel_norms(self) -> tuple[Array, Array, Array | None, Callable[[], list[Upper]]]:
         """Norms d_i rounded up (b, p), the sums they are roots of (b, p), and values at the frequencies.
 
-        The sums are in the scale of the scaled blocks. The values are None if they do not fit the memory.
+        The sums are in the scale of the scaled blocks. The values are None if they do not fit the memory. Last is what
+        claims that the largest norm of a block's channels bounds its supremum.
         """
-        xp = self.xp
+        xp, ops = self.xp, self.ops
         sums, error, values = self._sums_of_taps()
         sums = xp.astype(sums, self.blocks.dtype, copy=False)
         error = (xp.astype(error, self.blocks.dtype, copy=False) + self._taps_error)[:, None]
@@ -429,7 +432,8 @@ class Powers:
         norms = xp.where(is_zero[:, None], xp.zeros_like(norms), norms)
         # Sums of rounding errors alone have no gradient.
         sums = xp.where(sums > error, sums, xp.zeros_like(sums)) * scale
-        return arrays.unscale(norms, self.exponent[:, None], xp=xp), sums, values
+        norms = arrays.unscale(norms, self.exponent[:, None], xp=xp)
+        return norms, sums, values, _uppers(norms, ALL_FREQUENCIES, gram_rule(self.n_iter), ops=ops)
 
     def _sums_of_taps(self) -> tuple[Array, Array, Array | None]:
         """Sums (b, p) over the taps of each channel's magnitudes, their error (b,), and values that fit or None.
@@ -483,6 +487,11 @@ class Powers:
         else:
             chosen = xp.matmul(values, xp.astype(selector, values.dtype)[:, None, :, :])
         return residuals(self._scaled_blocks, last, last.transform(chosen), selector, sums)
+
+
+def gram_rule(n_iter: int) -> str:
+    """The rule of the bounds by all taps after some products."""
+    return f"{2**n_iter}-th root of the taps' sum after {n_iter} Gram product{'s' if n_iter > 1 else ''}"
 
 
 def divisors(

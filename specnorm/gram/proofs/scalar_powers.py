@@ -7,24 +7,28 @@ powers of these values to taps, takes one matrix product for each axis (`arrays.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from specnorm.backends import arrays
 from specnorm.geometry.frequencies import half_grid_shape, halved_axis, tap_grid
 from specnorm.gram.proofs import powers as gram_powers
 from specnorm.proofs import rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import blocks_at_once, half_grid_tables, scalar_error, squares_on_grid
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.bound import Upper
 
 Item = TypeVar("Item")
 
 
-def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, tuple[Array, ...]]:
+def scalar_norms(
+    blocks: Array, n_iter: int, *, ops: ArrayOps
+) -> tuple[Array, tuple[Array, ...], Callable[[], list[Upper]]]:
     """Bound the supremum of each block, and return the residuals of `gradients.scalar_powers_vjp`.
 
     Parameters
@@ -40,6 +44,8 @@ def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, t
         Rounded up; 0 for a zero block.
     residuals : tuple of arrays
         The blocks, scaled, in their own precision; and the sums (b,) of the magnitudes of the taps, in that scale.
+    claims : callable
+        Returns the norms as claims.
     """
     xp = ops.xp
     wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
@@ -53,7 +59,8 @@ def scalar_norms(blocks: Array, n_iter: int, *, ops: ArrayOps) -> tuple[Array, t
         parts.append(_norms_of_part(wide[start:stop, ...], tables, ops=ops))
     norms, sums, exponents = (xp.concat(list(column), axis=0) for column in zip(*parts, strict=True))
     factor = xp.reshape(arrays.power_of_two(-exponents, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
-    return norms, (blocks * xp.astype(factor, blocks.dtype), sums)
+    claims = _uppers(norms, ALL_FREQUENCIES, gram_powers.gram_rule(n_iter), ops=ops)
+    return norms, (blocks * xp.astype(factor, blocks.dtype), sums), claims
 
 
 class _Tables:

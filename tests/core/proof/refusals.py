@@ -178,7 +178,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a multiple of another shape": multiple_of(shape=(2, 3, 2)),
     "a negative bound": lambda: assumed(-1.0),
     "no number as a bound": lambda: assumed(math.nan),
-    "a circulant's bound of a block": lambda: bound.largest_of_blocks([assumed(1.0, OWN)], KERNEL),
+    "a circulant's bound of a block": lambda: bound.largest_of_blocks([assumed(1.0, OWN)], 1),
     "words for a circular layer": lambda: padded_norm(assumed(1.0, "words"), CIRCULAR),
     "a circulant for every size": lambda: padded_norm(assumed(1.0, OWN), ConvSpec.of((3, 3, 4))),
     "a circulant for zero padding": lambda: padded_norm(

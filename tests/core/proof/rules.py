@@ -24,13 +24,15 @@ from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.gram.method import ZeroPaddedGram
 from specnorm.power.proofs.ritz import quotients
 from specnorm.power.proofs.waves import norm_by_waves
 from specnorm.projection.proof import norm_of_multiple
+from specnorm.proof import proven
 from specnorm.proofs import bound, norms
 from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
 from specnorm.proofs.cells import dft_points, torus
-from specnorm.proofs.padding import padded_norm
+from specnorm.proofs.padding import bounds_by_blocks, padded_norm
 from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs.quotients import SymbolQuotients
 from specnorm.symbols.proofs.scalar import norm_on_circulant
@@ -133,12 +135,22 @@ def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield by_unfolding(LINE), truth
 
 
+def by_gram() -> Iterator[tuple[Upper, float]]:
+    """Of a column and of a matrix that are the same at every frequency."""
+    for matrix in (MATRIX[:, :, :1], MATRIX):
+        kernel = np.zeros((*matrix.shape, 2))
+        kernel[..., 1] = matrix
+        _, ((_, upper),) = proven(kernel[0], ZeroPaddedGram(8))
+        yield upper, top(matrix[0])[0]
+    yield from ((upper, 3.0) for _, upper in bounds_by_blocks(lambda: [assumed(3.0), assumed(1.0)], GROUPED))
+
+
 def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
     yield bound.trivial_lower(), 0.0
     yield from zip(of_kernel(assumed_lower(1.0), assumed(1.0), np.ones(3), 3), (8.0, 8.0), strict=True)
     yield from ((x, 8.0) for x in bound.times_power_of_two(assumed_lower(1.0), assumed(1.0), 3))
     for values in ((1.0, 3.0), (3.0, 1.0)):
-        yield bound.largest_of_blocks([assumed(x) for x in values], np.zeros((2, 1, 1, 3))), 3.0  # type: ignore[arg-type]
+        yield bound.largest_of_blocks([assumed(x) for x in values], 2), 3.0
 
 
 def circulants() -> Iterator[tuple[Upper, float]]:
@@ -204,6 +216,9 @@ CHECKS: dict[str, Check] = {
     "GramProof.largest_up_near": one_tap,
     "largest_quotient": one_tap,
     "UnfoldingProof.bounds": fixed,
+    "_uppers": by_gram,
+    "Powers.channel_norms": by_gram,
+    "scalar_norms": by_gram,
     "Cover.bound_outside_open": covered,
     "supremum_on_grid": covered,
     "norm_by_grid": fixed,

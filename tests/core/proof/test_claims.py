@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers.assumptions import assumed, assumed_lower
 from helpers.libraries import OPS
+from helpers.oracle import sigma_star
 from test_house import CORE, PLUGINS, ROOT, core_files, makes_claims, parsed
 
 import specnorm
@@ -30,8 +31,10 @@ from specnorm.backends import arrays
 from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.gram.method import Gram
 from specnorm.grid import proof as grid
 from specnorm.grid.proof import LargestBound
+from specnorm.proof import proven
 from specnorm.proofs import bound, host, norms
 from specnorm.proofs.bound import (
     ALL_FREQUENCIES,
@@ -45,7 +48,7 @@ from specnorm.proofs.bound import (
     of_kernel,
 )
 from specnorm.proofs.cells import Boxes, Circulant, dft, dft_points, one_box, torus
-from specnorm.proofs.padding import padded_norm
+from specnorm.proofs.padding import bounds_by_blocks, padded_norm
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -66,7 +69,7 @@ COVER = {
     "_domain",
 }
 """What a cover, a graph and a run keep to themselves."""
-MAKERS = {"Upper", "Lower", "Interval", "_upper", "_lower", "_largest", "_interval", "_covering"}
+MAKERS = {"Upper", "Lower", "Interval", "_upper", "_uppers", "_lower", "_largest", "_interval", "_covering"}
 MAKERS |= {"_MAKER", "_Claim", "make_upper", "make_lower", "make_interval"}
 MAKES = tuple(name for name in MAKERS if name[0] in "_m")
 """What only the rooms take; the door hands it on."""
@@ -132,6 +135,21 @@ def test_nobody_else_constructs_a_claim() -> None:
         replace(assumed(2.0), value=1.0)
     with pytest.raises(AttributeError):
         assumed(2.0).value = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("layer", [{}, {"groups": 2}, {"padding_mode": "reflect", "padding": 1}])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("method", [Gram()], ids=lambda x: x.name)
+def test_a_method_answers_with_its_claim(method: Any, channels: int, layer: dict[str, Any]) -> None:
+    """Of a kernel out of float32's usual range, beside the number that it returns."""
+    kernel = 1e10 * np.cos(np.arange(36.0 * channels, dtype=np.float32)).reshape(4, channels, 3, 3)
+    result, ((_, upper),) = proven(kernel, method, **layer)
+    spec = ConvSpec.of(kernel.shape, **layer)
+    parts = kernel.reshape(spec.groups, -1, channels, 3, 3)
+    gain = math.sqrt(spec.padding_gain_sq)
+    assert max(float(sigma_star(part.astype(np.float64)).lo) for part in parts) * gain <= upper.value * (1 + 1e-12)
+    assert upper.value <= float(result.value)
+    assert (upper.what, upper.digest) == (spec, digest_of(kernel))
 
 
 def test_bounds_of_different_norms_are_not_compared() -> None:
@@ -255,7 +273,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "an upper bound of one kernel for another": lambda: of_kernel(ONE, of_kernel(ONE, TWO, KERNEL, 0)[1], KERNEL, 0),
     "the least of two kernels' bounds": lambda: least(*(of_kernel(ONE, TWO, k, 0)[1] for k in (KERNEL, KERNEL / 100))),
     "a kernel's bound and one of nobody's": lambda: least(of_kernel(ONE, TWO, KERNEL, 0)[1], TWO),
-    "a block left out": lambda: bound.largest_of_blocks([assumed(1.0)], np.zeros((2, 1, 1, 3))),  # type: ignore[arg-type]
+    "a block left out": lambda: bound.largest_of_blocks([assumed(1.0)], 2),
+    "a group of two left out": lambda: bounds_by_blocks(lambda: [assumed(1.0)], LAYER),
+    "no number among bounds of blocks": bound._uppers(np.array([1.0, np.nan]), ALL_FREQUENCIES, "", ops=OPS),  # type: ignore[arg-type]
     "no proof": lambda: bound.known(None),
 }
 

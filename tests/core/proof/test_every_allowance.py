@@ -170,7 +170,7 @@ def taps_of_powers() -> bool:
     kernel: Any = np.ones((1, 1, 1, taps), dtype=np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scalar_powers, "scalar_error", lambda *_: 0.0)
-        bound, _ = scalar_powers.scalar_norms(kernel, 1, ops=ops)
+        bound, *_ = scalar_powers.scalar_norms(kernel, 1, ops=ops)
     return float(bound[0]) >= taps
 
 

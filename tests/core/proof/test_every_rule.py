@@ -18,7 +18,7 @@ from helpers.mutants import Function, certified, mutated
 from specnorm.proofs.bound import HypothesisError
 
 BOUND = ("specnorm.proofs.bound", "specnorm.proof")
-MAKERS = ("_upper", "_lower", "_largest", "make_upper", "make_lower")
+MAKERS = ("_upper", "_lower", "_uppers", "_largest", "make_upper", "make_lower")
 
 
 # -- hypotheses --------------------------------------------------------------------------------------------------------
@@ -128,6 +128,7 @@ def too_sharp(number: int, names: set[str]) -> Callable[[ast.AST], None]:
         value = ast.unparse(call.args[0])
         other = {
             "upper": f"({value}) / 2",
+            "uppers": f"({value}) / 2",
             "lower": f"({value}) * 2 + 1e-3",
             "largest": f"sorted({value}, key=float)[:-1]",
         }[getattr(call.func, "id", "").rpartition("_")[2]]
