@@ -256,7 +256,7 @@ class ConvSpec:
 
     @property
     def symbols_suffice(self) -> bool:
-        """Whether the symbols tell the norm: at every input size, or of a circulant at one size."""
+        """Whether the symbols tell the norm, up to `padding_gain_sq`: at every input size, or of a circulant at one."""
         return self.input_shape is None or self.is_circulant
 
     @property

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
 _WIDEST = 0.55
-"""Largest radius of the first cells. Those of the torus pass at once if the norm at their centre is at most
+"""Largest radius of the first cells. Those of the torus are fathomed at once if the norm at their centre is at most
 ``cos(0.55) = 0.85`` of the threshold."""
 _CACHED = ("centres", "radius")
 """Cached properties that a selection of boxes takes over, where they are computed."""
