@@ -23,7 +23,7 @@ from specnorm.running.clock import Clock
 from specnorm.running.problem import Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
-from specnorm.unfoldings.matrix_search import enclose_constant
+from specnorm.unfoldings.matrix_search import enclose_large_matrices
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -163,9 +163,9 @@ class Certify(Method):
         if exact is not None:
             return exact
         for rtol in (1e-3, 1e-9):
-            constant = enclose_constant(trimmed, rtol, precise_vectors=False, ops=ops)
-            if constant is not None and (finite(constant.upper) <= bound or constant.lower > bound):
-                return constant
+            large = enclose_large_matrices(trimmed, rtol, precise_vectors=False, ops=ops)
+            if large is not None and (finite(large.upper) <= bound or large.lower > bound):
+                return large
         by_sum = enclose_nonnegative(trimmed, 1.0, ops=ops)
         if by_sum is not None and (finite(by_sum.upper) <= bound or by_sum.lower > bound):
             return by_sum

@@ -55,7 +55,7 @@ def enclose(
         ``lower, upper = enclose(kernel)`` unpacks it. ``status`` tells whether ``rtol`` was reached, and ``explain()``
         prints the proof. The witness of a layer that is enclosed by its own matrix has no frequency: its vectors are an
         output and an input, and are empty if these have more than 8 million entries. The bounds of a torch tensor carry
-        no gradient; the value of ``measure(kernel, Enclose())`` does.
+        no gradient; the value of ``measure(kernel, Enclose())`` (without a time limit) does.
 
     Raises
     ------

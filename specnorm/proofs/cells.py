@@ -126,7 +126,7 @@ class Boxes:
         """Middle points; a lattice point each."""
         return Frequencies(((self.low + self.high) // 2) @ self.frame.T + self.offset, self.denominators)
 
-    def largest_phase(self, slopes: np.ndarray) -> np.ndarray:
+    def largest_angle(self, slopes: np.ndarray) -> np.ndarray:
         """Largest ``|slope . (theta - centre)|`` over each box, theta in radians, rounded up, shape (c, n).
 
         Parameters
@@ -147,8 +147,8 @@ class Boxes:
     @cached_property
     def radius(self) -> np.ndarray:
         """Largest sum over the axes of half-degree times distance from the centre, rounded up, shape (c,)."""
-        # The largest phase over all signs is that of the sum of the magnitudes.
-        return np.asarray(self.largest_phase(signs(len(self.half_degree)) * self.half_degree).max(axis=1))
+        # The largest angle over all signs is that of the sum of the magnitudes.
+        return np.asarray(self.largest_angle(signs(len(self.half_degree)) * self.half_degree).max(axis=1))
 
     @cached_property
     def divisible(self) -> np.ndarray:

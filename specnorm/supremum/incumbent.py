@@ -74,7 +74,7 @@ class Incumbent:
         self.xp = ops.xp
         self.ops = ops
         self._clock = clock
-        self._norms = SymbolQuotients(blocks, ops=ops)
+        self._quotients = SymbolQuotients(blocks, ops=ops)
         self._float32: Array | None = None
         self._right = self.start_vectors(1, blocks.shape[2])
         self.trial_vectors: Array | None = None
@@ -279,7 +279,7 @@ class Incumbent:
         )
         point, right = ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
-        bound = self._norms.norm_down_at(block, point, right)
+        bound = self._quotients.norm_down_at(block, point, right)
         if bound.value > self.best.bound.value:
             self.best = LowerBound(bound, point, block)
             self._right = right

@@ -179,13 +179,13 @@ def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
     count = len(boxes)
     at_once = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
     if count <= at_once:
-        return polynomial.variation_sq(boxes.largest_phase(lags))
+        return polynomial.variation_sq(boxes.largest_angle(lags))
     variation_sq = np.empty(count)
     for start in range(0, count, at_once):
         if start > 0 and polynomial.tick is not None:
             polynomial.tick()
         part = slice(start, start + at_once)
-        variation_sq[part] = polynomial.variation_sq(boxes[part].largest_phase(lags))
+        variation_sq[part] = polynomial.variation_sq(boxes[part].largest_angle(lags))
     return variation_sq
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies, half_lags, phases_at
+from specnorm.geometry.frequencies import Frequencies, cos_sin_at, half_lags
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError
 from specnorm.symbols.proofs import symbols
@@ -327,7 +327,7 @@ class GramPolynomial:
     def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
         dtype = np.float64 if self.even.dtype == self.xp.float64 else np.float32
-        cos, sin = phases_at(frequencies, self.lags)
+        cos, sin = cos_sin_at(frequencies, self.lags)
         return self.ops.from_numpy(cos.astype(dtype), self.blocks), self.ops.from_numpy(sin.astype(dtype), self.blocks)
 
     def reduced(self, even: Array, odd: Array, eigenvalue_limit: np.ndarray) -> tuple[Array, Array]:
