@@ -73,7 +73,7 @@ class Certify(Method):
         check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
-        return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
+        return Needs(precision="wide", scaled=False, blocks=spec.symbols_suffice, by_layer=True, searches=True)
 
     def check(self, spec: ConvSpec) -> None:
         Enclose(max_cells=self.max_cells).check(spec)
@@ -81,12 +81,12 @@ class Certify(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         verdicts = []
-        for layer in polyphase.by_layers(blocks, spec.groups if self.needs(spec).blocks else 1):
+        for layer in polyphase.by_layers(blocks, spec.groups if spec.symbols_suffice else 1):
             flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
             layer = xp.reshape(flat, layer.shape)
             bound = _scaled_bound(self.bound, int(exponent[0]))
             clock = Clock.of(self.budget)
-            if self.needs(spec).blocks:
+            if spec.symbols_suffice:
                 verdicts.append(self._decide(layer, spec, bound, clock, ops=ops))
             else:
                 verdicts.append(self._decide_at_size(layer, spec, bound, clock, ops=ops))
@@ -190,7 +190,7 @@ class Certify(Method):
         xp: Namespace,
     ) -> Array:
         """Zero, since a verdict is locally constant."""
-        if self.needs(spec).blocks:
+        if spec.symbols_suffice:
             shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
         else:
             shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)

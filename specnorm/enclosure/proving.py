@@ -107,7 +107,7 @@ def status_of(result: Result) -> str:
     spec = result.spec
     rtol = result.method.rtol
     source = list(BoundSource)[int(result.stats["bound_source"])]
-    is_own_search = not result.method.needs(spec).blocks
+    is_own_search = not spec.symbols_suffice
     by_source = f", by {source.value}" if is_own_search else ""
     padding_factor = math.sqrt(spec.padding_gain_sq)
     lower = float(result.stats["lower"])

@@ -302,6 +302,23 @@ class TapsKernel(NamedTuple):
         return TapsKernel(xp.astype(scaled, xp.float32), error, norm * (1 + 2.0**-20))
 
 
+class _LastProducts(NamedTuple):
+    """Products of a kernel of taps or, if all are computed at once, of the blocks.
+
+    Parameters
+    ----------
+    taps : GramTaps
+    exponent : array, shape (b,)
+        Of the power of two by which the kernel of taps was divided; 0 but for float32.
+    error : array, shape (b,)
+        That of the only square of a kernel of taps, from the error of the kernel; else 0.
+    """
+
+    taps: GramTaps
+    exponent: Array
+    error: Array
+
+
 class Powers:
     """Powers of a kernel's Gram matrix, and the channels' norms that their taps prove.
 
@@ -353,14 +370,9 @@ class Powers:
         # The scaled blocks in the kernel's precision.
         self._scaled_blocks = blocks * xp.astype(factor, blocks.dtype)
         self.is_swapped: Array | None = None
-        # Of a kernel of taps: the power of two that it is divided by, and the error of its only square.
-        self._taps_exponent = xp.zeros_like(self.exponent)
-        self._taps_error = xp.zeros_like(self.exponent)
         first_products = self._first_products()
         later_products = n_iter - first_products
-        if not later_products and not either_side:
-            self._last = GramTaps(self.blocks, n_iter, ops=ops)
-            return
+        first: TapsKernel | None = None
         if either_side:
             swapped = arrays.swapped(self.blocks, xp=xp)
             both = self._taps_after(xp.concat([self.blocks, swapped], axis=0), first_products)
@@ -370,21 +382,27 @@ class Powers:
             first = TapsKernel(*(lower_side(x[:count, ...], x[count:, ...]) for x in both))
             self.blocks = lower_side(self.blocks, swapped)
             self._scaled_blocks = lower_side(self._scaled_blocks, arrays.swapped(self._scaled_blocks, xp=xp))
-        else:
+        elif later_products:
             first = self._taps_after(self.blocks, first_products)
-        if not later_products:
-            self._last = GramTaps(self.blocks, n_iter, ops=ops)
-            return
+        self._last = self._last_products(first, later_products, in_float32=last_square_in_float32)
+
+    def _last_products(self, first: TapsKernel | None, later_products: int, *, in_float32: bool) -> _LastProducts:
+        """The products of the taps of the first ones or, if these are all, of the blocks."""
+        xp, ops = self.xp, self.ops
+        zero = xp.zeros_like(self.exponent)
+        if first is None or not later_products:
+            return _LastProducts(GramTaps(self.blocks, self.n_iter, ops=ops), zero, zero)
         if later_products > 1:
-            self._last = GramTaps(first.kernel, later_products, first.error, ops=ops)
-            return
-        if last_square_in_float32:
+            return _LastProducts(GramTaps(first.kernel, later_products, first.error, ops=ops), zero, zero)
+        exponent = zero
+        if in_float32:
             # With an absolute norm of about 1, since float32 has a small range.
-            self._taps_exponent = self._exponent_above(first.norm)
-            first = first.in_float32(arrays.power_of_two(-self._taps_exponent, xp=xp), xp=xp)
-        # The same at every frequency, which is less than the errors of `GramTaps`, summed over the grid.
-        self._taps_error = rounding.up(2 * first.norm * first.error + first.error**2, 8, xp=xp)
-        self._last = GramTaps(first.kernel, 1, ops=ops)
+            exponent = self._exponent_above(first.norm)
+            first = first.in_float32(arrays.power_of_two(-exponent, xp=xp), xp=xp)
+        # The same at every frequency, which is less than the errors of `GramTaps`, summed over the grid. The factor's
+        # error has three roundings (`TapsKernel.in_float32`), twice in its square; the square and the sum.
+        error = rounding.up(2 * first.norm * first.error + first.error**2, 8, xp=xp)
+        return _LastProducts(GramTaps(first.kernel, 1, ops=ops), exponent, error)
 
     def _first_products(self) -> int:
         """Number of products whose taps are computed first: two, or one if two make many taps."""
@@ -432,8 +450,8 @@ class Powers:
         xp, ops = self.xp, self.ops
         sums, error, values = self._sums_of_taps()
         sums = xp.astype(sums, self.blocks.dtype, copy=False)
-        error = (xp.astype(error, self.blocks.dtype, copy=False) + self._taps_error)[:, None]
-        scale = arrays.power_of_two(2 * self._taps_exponent, xp=xp)[:, None]
+        error = (xp.astype(error, self.blocks.dtype, copy=False) + self._last.error)[:, None]
+        scale = arrays.power_of_two(2 * self._last.exponent, xp=xp)[:, None]
         norms = sums + error
         for t in range(self.n_iter):
             norms = rounding.up(xp.sqrt(rounding.up(norms, 1, xp=xp)), 1, xp=xp)
@@ -454,7 +472,7 @@ class Powers:
         H is Hermitian, but not in rounding: the sums are the means of row and column sums. Row i of the tap -m is
         column i of the tap m, so that half of the taps suffice.
         """
-        xp, ops, last = self.xp, self.ops, self._last
+        xp, ops, last = self.xp, self.ops, self._last.taps
         b, _, p = self.blocks.shape[:3]
         points, taps = len(last.points), math.prod(last.grid)
         itemsize = 8 if last.blocks.dtype == xp.float64 else 4
@@ -495,7 +513,7 @@ class Powers:
         sums : array, shape (b, p)
             Of `channel_norms`.
         """
-        xp, last = self.xp, self._last
+        xp, last = self.xp, self._last.taps
         if values is None:
             chosen, _ = last.values(selector)
         else:
