@@ -8,9 +8,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
+from specnorm.completion.proof import bounds_by_completions
+from specnorm.proofs.padding import bounds_by_blocks
 from specnorm.running.base import Evaluation, Needs, Stepped, check_count, check_rtol
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.completion import search as completion_search
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
+    from specnorm.running.base import Claims, FigureRule
     from specnorm.running.result import Kind
 
 _FAR = 20
@@ -79,7 +82,9 @@ class Completion(Stepped):
         """Search for H, beginning with small random numbers; the figure ``iterations`` is the number of products."""
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
         result = self.search_from(None, scaled, ops=ops)
-        return self.evaluation(result.bound, result.products, result.gradient, exponent, ops=ops)
+        uppers = partial(bounds_by_completions, scaled, result.kernel, exponent, ops=ops)
+        claims = partial(bounds_by_blocks, uppers, spec)
+        return self.evaluation(result.bound, result.products, result.gradient, exponent, claims, ops=ops)
 
     def search_from(
         self,
@@ -106,12 +111,13 @@ class Completion(Stepped):
         products: Array,
         gradient: Array,
         exponent: Array,
+        claims: Claims | None = None,
         *,
         ops: ArrayOps,
     ) -> Evaluation:
         """The evaluation of blocks, from bounds of the blocks times ``2**-exponent``."""
         bound = arrays.unscale(bound, ops.xp.astype(exponent, bound.dtype), xp=ops.xp)
-        return Evaluation(bound, (products,), (gradient,))
+        return Evaluation(bound, (products,), (gradient,), claims)
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -77,34 +77,27 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
     # Each group is scaled to about 1 by itself: some may be far weaker than others.
     parts, exponents = arrays.scale(xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:])), xp=xp)
     layers = [Convolution(parts[group : group + 1, ...], group_spec, ops=ops) for group in range(groups)]
-    bounds = [_of_group(layer, plan, ops=ops) for layer in layers]
+    found = [_of_group(layer, plan, ops=ops) for layer in layers]
     claims = []
-    for x, exponent in zip(bounds, ops.to_numpy(exponents).tolist(), strict=True):
-        claims.append(times_power_of_two(x.lower, x.upper, int(exponent)))
+    for (ends, _), exponent in zip(found, ops.to_numpy(exponents).tolist(), strict=True):
+        claims.append(times_power_of_two(*ends, int(exponent)))
     lower, upper = smallest_of_groups(problem.spec, claims)
     group = int(np.argmin([of_group.value for _, of_group in claims]))
-    best = bounds[group]
+    (_, scaled_upper), vectors = found[group]
     index = ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
 
     def among_groups(x: Array) -> Array:
         """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
         return arrays.one_hot(x, index, groups, xp=xp)
 
-    gradient = layers[group].kernel_gradient(best.u, best.v)[:, 0, ...]
-    u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in (best.u, best.v))
+    gradient = layers[group].kernel_gradient(*vectors)[:, 0, ...]
+    u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in vectors)
     largest_entry = float(xp.max(xp.abs(parts[group, ...])))
-    is_zero = lower.value == 0 and not best.upper.value**2 > TUNING.resolved_part * largest_entry**2
+    is_zero = lower.value == 0 and not scaled_upper.value**2 > TUNING.resolved_part * largest_entry**2
     return SmallestBounds(lower, upper, None, is_zero=is_zero), (u, v, xp.reshape(among_groups(gradient), kernel.shape))
 
 
-class _GroupBounds(NamedTuple):
-    lower: Lower
-    upper: Upper
-    u: Array
-    v: Array
-
-
-def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> _GroupBounds:
+def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> tuple[tuple[Lower, Upper], tuple[Array, Array]]:
     """Bounds of one group's smallest singular value, and its vectors, an output and an input, shapes (1, 1, n)."""
     gram = LayerGram(layer, plan, ops=ops)
     spec = layer.spec
@@ -112,5 +105,4 @@ def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> _GroupBo
     vector = to_layer(vectors[None, None, :, 0], spec, plan, xp=ops.xp)
     (upper,), image = smallest_quotients(layer, vector, ops=ops)
     (lower,) = gram.smallest_near(ops.to_numpy(values[:1]), float(values[-1]))
-    is_output = has_fewer_outputs(spec)
-    return _GroupBounds(lower, upper, vector, image) if is_output else _GroupBounds(lower, upper, image, vector)
+    return (lower, upper), (vector, image) if has_fewer_outputs(spec) else (image, vector)

@@ -121,7 +121,8 @@ def check_method(method: object) -> None:
         description = f"={method!r}"
     else:
         description = f" of type {type(method).__name__}"
+    order = "" if isinstance(method, str) else "; the kernel comes first"
     raise MethodError(
-        f"method{description} is not a method. Give a value such as specnorm.methods.TensorNorm(); the kernel comes "
-        "first. specnorm.methods has them all."
+        f"method{description} is not a method. Give a value such as specnorm.methods.TensorNorm(){order}. "
+        "specnorm.methods has them all."
     )

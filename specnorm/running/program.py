@@ -221,8 +221,10 @@ class Program:
 
         host_kernels = ops.to_numpy(kernels).reshape(-1, *self.shape)
         exponents = ops.to_numpy(exponent).tolist()
+        with arithmetic.exact(kernels, backend=ops.backend):
+            claims_of_scaled = scaled_claims()
         claims = []
-        for (lower, upper), kernel, power in zip(scaled_claims(), host_kernels, exponents, strict=True):
+        for (lower, upper), kernel, power in zip(claims_of_scaled, host_kernels, exponents, strict=True):
             claims.append(of_kernel(lower, upper, kernel, int(power)))
         return claims
 

@@ -21,6 +21,7 @@ from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.completion.method import Completion
 from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
@@ -135,13 +136,14 @@ def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield by_unfolding(LINE), truth
 
 
-def by_gram() -> Iterator[tuple[Upper, float]]:
+def by_products() -> Iterator[tuple[Upper, float]]:
     """Of a column and of a matrix that are the same at every frequency."""
     for matrix in (MATRIX[:, :, :1], MATRIX):
         kernel = np.zeros((*matrix.shape, 2))
         kernel[..., 1] = matrix
-        _, ((_, upper),) = proven(kernel[0], GramAtEverySize(8))
-        yield upper, top(matrix[0])[0]
+        for method in (GramAtEverySize(8), Completion()):
+            _, ((_, upper),) = proven(kernel[0], method)
+            yield upper, top(matrix[0])[0]
     yield from ((upper, 3.0) for _, upper in bounds_by_blocks(lambda: [assumed(3.0), assumed(1.0)], GROUPED))
 
 
@@ -216,9 +218,10 @@ CHECKS: dict[str, Check] = {
     "GramProof.largest_up_near": one_tap,
     "largest_quotient": one_tap,
     "UnfoldingProof.bounds": fixed,
-    "_uppers": by_gram,
-    "Powers.channel_norms": by_gram,
-    "scalar_norms": by_gram,
+    "_uppers": by_products,
+    "Powers.channel_norms": by_products,
+    "scalar_norms": by_products,
+    "bounds_by_completions": by_products,
     "Cover.bound_outside_open": covered,
     "supremum_on_grid": covered,
     "norm_by_grid": fixed,

@@ -28,6 +28,7 @@ from specnorm.at_size.proofs.circulant import norm_by_circulant, shortest
 from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
+from specnorm.completion.method import Completion
 from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
@@ -139,7 +140,7 @@ def test_nobody_else_constructs_a_claim() -> None:
 
 @pytest.mark.parametrize("layer", [{}, {"groups": 2}, {"padding_mode": "reflect", "padding": 1}])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("method", [Gram()], ids=lambda x: x.name)
+@pytest.mark.parametrize("method", [Gram(), Completion()], ids=lambda x: x.name)
 def test_a_method_answers_with_its_claim(method: Any, channels: int, layer: dict[str, Any]) -> None:
     """Of a kernel out of float32's usual range, beside the number that it returns."""
     kernel = 1e10 * np.cos(np.arange(36.0 * channels, dtype=np.float32)).reshape(4, channels, 3, 3)
