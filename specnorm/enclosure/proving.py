@@ -55,7 +55,8 @@ def enclose(
         ``lower, upper = enclose(kernel)`` unpacks it. ``status`` tells whether ``rtol`` was reached, and ``explain()``
         prints the proof. The witness of a layer at a size, with other padding than circular ``"same"``, has no
         frequency: its vectors are an output and an input, and are empty if these have more than 262,144 entries
-        together. The bounds of a torch tensor carry no gradient; the value of ``measure(kernel, Enclose())`` does.
+        together. The bounds of a torch tensor carry no gradient; the value of ``measure(kernel, Enclose())`` (without a
+        time limit) does.
 
     Raises
     ------
@@ -107,7 +108,7 @@ def status_of(result: Result) -> str:
     spec = result.spec
     rtol = result.method.rtol
     source = list(BoundSource)[int(result.stats["bound_source"])]
-    is_own_search = not result.method.needs(spec).blocks
+    is_own_search = not spec.symbols_suffice
     by_source = f", by {source.value}" if is_own_search else ""
     padding_factor = math.sqrt(spec.padding_gain_sq)
     lower = float(result.stats["lower"])
