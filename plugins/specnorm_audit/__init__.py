@@ -305,6 +305,9 @@ def _check_selection(
     condition = f" whose name matches {' or '.join(unmatched)}" if unmatched else ""
     if selection.names:
         advice = f"Layers are {tables.some(selection.names)}."
+        parts = [p for p in unmatched if any(p in name for name in selection.names)]
+        if parts:
+            advice += f" A pattern matches the whole name: give {f'*{parts[0]}*'!r}."
     else:
         advice = _A_LAYER + "".join(f" {row.name} could be one: {row.reason}" for row in unmeasured[:3])
     raise ModelFileError(

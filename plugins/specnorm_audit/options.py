@@ -93,8 +93,9 @@ def size(text: str) -> tuple[str, Any]:
         return "", text
     if text.startswith("="):
         raise click.BadParameter(f"{text!r} has no name before =: give every input once, as NAME=NxM.")
-    wanted = f"a size in {text!r}, such as 32 or 32x48"
     numbers = shape.replace("x", ",").split(",")
+    place = "" if numbers == [text] else f" in {text!r}"
+    wanted = f"a size{place}, such as 32 or 32x48"
     if not all(number.strip() for number in numbers):
         raise click.BadParameter(f"a number is missing in {text!r}: give sizes such as 32 or 32x48.")
     return name, tuple(_natural(number, wanted) for number in numbers)

@@ -85,7 +85,7 @@ class Report:
     live : bool
         Whether the model was a live one: weights are those that it uses at inference, whatever its mode.
     error : str or None
-        Reason why the model could not be read; there are no rows then.
+        Reason why nothing was measured; there are no rows then.
     """
 
     version: str
@@ -294,7 +294,7 @@ def _gate(
         Column that has to be known; None: both ends of the norm.
     """
     if report.error is not None:
-        return Gate(option, bound, "undecided", "the model could not be read.")
+        return Gate(option, bound, "undecided", "no layer was measured.")
     objections = [against(row, bound) for row in report.layers]
     places = [objection for objection in objections if objection]
     unknown = _unknown(report, value)
@@ -361,7 +361,7 @@ def gate_network(report: Report, bound: float) -> Gate:
     option = f"--fail-above-network {bound!r}"
     network = report.network
     if report.error is not None:
-        return Gate(option, bound, "undecided", "the model could not be read.")
+        return Gate(option, bound, "undecided", "the network was not measured.")
     wanted = f"proven to have a constant of at most {bound!r}"
     claim = f"the network is not {wanted}"
     if network is None:

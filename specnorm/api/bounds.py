@@ -287,8 +287,6 @@ def gram_bound(
 
     Raises
     ------
-    GeometryError
-        For reflect and replicate padding.
     MethodError
         If ``n_iter`` is not a count, or the last product would have too many taps.
 

@@ -346,11 +346,11 @@ class DeflatedCirculant:
         threshold: float,
     ) -> None:
         """Try to prove that no norm in some cells is above a threshold."""
-        limit_sq = cover.limits_sq(polynomial, threshold)[index]
-        index = index[limit_sq > self._polynomials.least_limit_sq(polynomial)]
+        eigenvalue_limit = cover.eigenvalue_limits(polynomial, threshold)[index]
+        index = index[eigenvalue_limit > self._polynomials.least_eigenvalue_limit(polynomial)]
         for part in self._polynomials.parts(polynomial, len(index)):
             chosen = index[part]
-            matrices, _ = cover.form(polynomial, chosen, cover.limits_sq(polynomial, threshold)[chosen])
+            matrices, _ = cover.form(polynomial, chosen, cover.eigenvalue_limits(polynomial, threshold)[chosen])
             cover.fathom(matrices, threshold)
 
     def _waves_above(self, points: Frequencies, threshold: float) -> SplitWaves | None:

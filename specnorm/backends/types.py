@@ -301,6 +301,8 @@ class Backend:
     def apply(self, program: Any, kernels: AnyArray) -> Any:
         """Run a program and register its pullback where the library differentiates.
 
+        For NumPy this calls `Program.forward`.
+
         Parameters
         ----------
         program : `running.program.Program`

@@ -19,7 +19,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
-from specnorm.geometry.frequencies import Frequencies, distinct_grid, half_grid, half_lags, phases
+from specnorm.geometry.frequencies import Frequencies, cos_sin_of_taps, distinct_grid, half_grid, half_lags
 from specnorm.symbols.angles import newton_step
 from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of
 from specnorm.symbols.proofs.symbols import planes_at
@@ -213,7 +213,7 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     """
     sizes = tuple(2 * k - 1 for k in taps)
     points, multiplicities = distinct_grid(sizes)
-    cos, sin = phases(points, taps)
+    cos, sin = cos_sin_of_taps(points, taps)
     half = half_lags(taps)
     lags = np.concatenate([half, -half[1:]])
     angles = lags @ points.angles.T

@@ -23,7 +23,7 @@ from specnorm.running.clock import Clock
 from specnorm.running.problem import Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
-from specnorm.unfoldings.matrix_search import enclose_constant
+from specnorm.unfoldings.matrix_search import enclose_large_matrices
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -73,7 +73,7 @@ class Certify(Method):
         check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
-        return Needs(precision="wide", scaled=False, blocks=Enclose().needs(spec).blocks, by_layer=True, searches=True)
+        return Needs(precision="wide", scaled=False, blocks=spec.symbols_suffice, by_layer=True, searches=True)
 
     def check(self, spec: ConvSpec) -> None:
         Enclose(max_cells=self.max_cells).check(spec)
@@ -81,12 +81,12 @@ class Certify(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         verdicts = []
-        for layer in polyphase.by_layers(blocks, spec.groups if self.needs(spec).blocks else 1):
+        for layer in polyphase.by_layers(blocks, spec.groups if spec.symbols_suffice else 1):
             flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
             layer = xp.reshape(flat, layer.shape)
             bound = _scaled_bound(self.bound, int(exponent[0]))
             clock = Clock.of(self.budget)
-            if self.needs(spec).blocks:
+            if spec.symbols_suffice:
                 verdicts.append(self._decide(layer, spec, bound, clock, ops=ops))
             else:
                 verdicts.append(self._decide_at_size(layer, spec, bound, clock, ops=ops))
@@ -163,9 +163,9 @@ class Certify(Method):
         if exact is not None:
             return exact
         for rtol in (1e-3, 1e-9):
-            constant = enclose_constant(trimmed, rtol, precise_vectors=False, ops=ops)
-            if constant is not None and (finite(constant.upper) <= bound or constant.lower > bound):
-                return constant
+            large = enclose_large_matrices(trimmed, rtol, precise_vectors=False, ops=ops)
+            if large is not None and (finite(large.upper) <= bound or large.lower > bound):
+                return large
         by_sum = enclose_nonnegative(trimmed, 1.0, ops=ops)
         if by_sum is not None and (finite(by_sum.upper) <= bound or by_sum.lower > bound):
             return by_sum
@@ -190,7 +190,7 @@ class Certify(Method):
         xp: Namespace,
     ) -> Array:
         """Zero, since a verdict is locally constant."""
-        if self.needs(spec).blocks:
+        if spec.symbols_suffice:
             shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
         else:
             shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)

@@ -40,8 +40,8 @@ def enclose(
         these are the sizes that the stride divides.
     rtol : float, default 1e-3
         Relative distance of the bounds at which the search stops. At a size, with other padding than circular
-        ``"same"``, it is reached only if skew circulants or the layer's own matrix come so close: see
-        `docs/methods/enclosure.md`.
+        ``"same"``, it is reached only if the supremum, skew circulants or the layer's own matrix come so
+        close: see `docs/methods/enclosure.md`.
     budget : float or None, default 60
         Time limit in seconds. When it is reached, no further proof is begun: the bounds are further apart, and still
         proven. None: no limit.
@@ -53,9 +53,10 @@ def enclose(
     -------
     Enclosure
         ``lower, upper = enclose(kernel)`` unpacks it. ``status`` tells whether ``rtol`` was reached, and ``explain()``
-        prints the proof. The witness of a layer that is enclosed by its own matrix has no frequency: its vectors are an
-        output and an input, and are empty if these have more than 8 million entries. The bounds of a torch tensor carry
-        no gradient; the value of ``measure(kernel, Enclose())`` does.
+        prints the proof. The witness of a layer at a size, with other padding than circular ``"same"``, has no
+        frequency: its vectors are an output and an input, and are empty if these have more than 262,144 entries
+        together. The bounds of a torch tensor carry no gradient; the value of ``measure(kernel, Enclose())`` (without a
+        time limit) does.
 
     Raises
     ------
@@ -107,7 +108,7 @@ def status_of(result: Result) -> str:
     spec = result.spec
     rtol = result.method.rtol
     source = list(BoundSource)[int(result.stats["bound_source"])]
-    is_own_search = not result.method.needs(spec).blocks
+    is_own_search = not spec.symbols_suffice
     by_source = f", by {source.value}" if is_own_search else ""
     padding_factor = math.sqrt(spec.padding_gain_sq)
     lower = float(result.stats["lower"])

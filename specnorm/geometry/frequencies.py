@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 PHASE_ERROR = 8.0
-"""Absolute error of the cosines and sines of `phases`, in units of 2**-53.
+"""Absolute error of the cosines and sines of `cos_sin_of_taps`, in units of 2**-53.
 
 The angle is at most pi/4. Two roundings and a constant make its error less than 2 units, and the slope of cosine and
 sine is at most 1. Vectorised libraries promise 4 units in the last place of their values. Together these are 6 units; 8
@@ -43,8 +43,8 @@ class Frequencies:
 
     numerators: np.ndarray
     denominators: tuple[int, ...]
-    _phases: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
-    """Small tables of `phases` that were made already, by the kernel's shape."""
+    _cos_sin: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+    """Small tables of `cos_sin_of_taps` that were made already, by the kernel's shape."""
 
     def __len__(self) -> int:
         return len(self.numerators)
@@ -141,7 +141,7 @@ def signs(axes: int) -> np.ndarray:
     return signs
 
 
-def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def cos_sin_of_taps(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and sine of ``k . theta`` for every frequency theta and every tap k of a kernel.
 
     The angle is reduced modulo a turn, and to an eighth of a turn, in integers. So the error is at most `PHASE_ERROR`
@@ -152,10 +152,10 @@ def phases(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.nd
     cos, sin : float64 arrays, shape (f, taps)
         Taps in the row-major order of the kernel's spatial axes; read-only.
     """
-    tables = frequencies._phases
+    tables = frequencies._cos_sin
     if (shape := tuple(kernel_shape)) in tables:
         return tables[shape]
-    cos, sin = phases_at(frequencies, tap_points(shape))
+    cos, sin = cos_sin_at(frequencies, tap_points(shape))
     cos.flags.writeable = sin.flags.writeable = False
     if cos.size <= _SMALL_TABLE:
         tables[shape] = cos, sin
@@ -170,8 +170,8 @@ def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
     return points
 
 
-def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of ``k . theta``, shape (f, n) each, for integer points k, shape (n, d); as `phases`."""
+def cos_sin_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of ``k . theta``, shape (f, n) each, for integer points k, shape (n, d); as `cos_sin_of_taps`."""
     common: Any = math.lcm(*frequencies.denominators)
     # For kernels with several long axes the common denominator can be large: beyond 64 bits, use Python's integers.
     fits_in_int64 = common * max(4, int(np.abs(points).max(initial=0)) + 1) < 2**63
@@ -189,7 +189,7 @@ def phases_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray,
 
 
 def phases_at_angles(angles: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """``e^{i k.theta}`` for angles (..., d) and points k (n, d), shape (..., n); unlike `phases`, for no proof."""
+    """``e^{i k.theta}`` for angles (..., d) and points k (n, d), shape (..., n); unlike `cos_sin_at`, for no proof."""
     return np.asarray(np.exp(1j * (angles @ points.T)))
 
 

@@ -27,8 +27,8 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
     Each group becomes a block. A transposed layer has the norm of the convolution with the same stored kernel, whose
     adjoint it is. With stride s, tap ``s q + t`` of output m reads pixel ``s (m + q) + t``: the pixels of residue
-    ("phase") t modulo s become channels of their own, and q is the tap of the block. A dilation that is coprime to the
-    stride only permutes phases and frequencies. If both have a common factor, pixels in between are never read.
+    t modulo s become channels of their own, and q is the tap of the block. A dilation that is coprime to the stride
+    only permutes residues and frequencies. If both have a common factor, pixels in between are never read.
 
     References
     ----------
@@ -37,33 +37,33 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """
     kernels = torch_order(kernels, spec, xp=xp)
     count = kernels.shape[0] * spec.groups
-    if math.prod(spec.phases) == 1:
+    if math.prod(spec.residues) == 1:
         return xp.reshape(kernels, (count, *spec.block_shape))
     blocks = xp.reshape(kernels, (count, *spec.group_channels, *spec.kernel_shape))
     for axis, padded_size in enumerate(_padded_shape(spec), start=3):
-        # Some phases have one tap less than others: append zeros. There are fewer of them than taps, so a slice of the
-        # blocks has their shape, and `zeros_like` of that slice their dtype and device.
+        # Some residues have one tap less than others: append zeros. There are fewer of them than taps, so a slice of
+        # the blocks has their shape, and `zeros_like` of that slice their dtype and device.
         missing = padded_size - blocks.shape[axis]
         if missing:
             zeros = xp.zeros_like(blocks[_first_of_axis(missing, axis)])
             blocks = xp.concat([blocks, zeros], axis=axis)
-    # The axes (q_1, t_1, q_2, t_2, ...): tap and phase along each spatial axis.
-    interleaved = itertools.chain(*zip(spec.block_kernel_shape, spec.phases, strict=True))
+    # The axes (q_1, t_1, q_2, t_2, ...): tap and residue along each spatial axis.
+    interleaved = itertools.chain(*zip(spec.block_kernel_shape, spec.residues, strict=True))
     return xp.reshape(
-        _taps_permuted(blocks, tuple(interleaved), _phases_first(spec.ndim), xp=xp), (count, *spec.block_shape)
+        _taps_permuted(blocks, tuple(interleaved), _residues_first(spec.ndim), xp=xp), (count, *spec.block_shape)
     )
 
 
 def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Adjoint of `to_blocks`; also its inverse, for blocks that `to_blocks` returned."""
     first, second = spec.stored_channels
-    if math.prod(spec.phases) == 1:
+    if math.prod(spec.residues) == 1:
         return caller_order(
             xp.reshape(blocks, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape)), spec, xp=xp
         )
-    by_phase = xp.reshape(blocks, (*blocks.shape[:2], second, -1))
-    axes = arrays.inverse_permutation(_phases_first(spec.ndim))
-    padded = _taps_permuted(by_phase, (*spec.phases, *spec.block_kernel_shape), axes, xp=xp)
+    by_residue = xp.reshape(blocks, (*blocks.shape[:2], second, -1))
+    axes = arrays.inverse_permutation(_residues_first(spec.ndim))
+    padded = _taps_permuted(by_residue, (*spec.residues, *spec.block_kernel_shape), axes, xp=xp)
     padded = xp.reshape(padded, (*blocks.shape[:2], second, *_padded_shape(spec)))
     for axis, taps in enumerate(spec.kernel_shape, start=3):
         if taps < padded.shape[axis]:
@@ -83,11 +83,11 @@ def _first_of_axis(count: int, axis: int) -> tuple[slice | EllipsisType, ...]:
 
 
 def _padded_shape(spec: ConvSpec) -> tuple[int, ...]:
-    """Kernel shape after zeros are appended so that every phase has the same number of taps."""
-    return tuple(t * q for t, q in zip(spec.phases, spec.block_kernel_shape, strict=True))
+    """Kernel shape after zeros are appended so that every residue has the same number of taps."""
+    return tuple(t * q for t, q in zip(spec.residues, spec.block_kernel_shape, strict=True))
 
 
-def _phases_first(ndim: int) -> tuple[int, ...]:
+def _residues_first(ndim: int) -> tuple[int, ...]:
     """Permutation of axes from (b, m, p, q_1, t_1, ...) to (b, m, p, t_1, ..., q_1, ...)."""
     return (0, 1, 2, *range(4, 3 + 2 * ndim, 2), *range(3, 3 + 2 * ndim, 2))
 

@@ -148,10 +148,10 @@ class ConvSpec:
         return tuple(s // math.gcd(r, s) for r, s in zip(self.dilation, self.stride, strict=True))
 
     @functools.cached_property
-    def phases(self) -> tuple[int, ...]:
-        """Number of phases along each axis: residues of pixels, modulo `reduced_stride`, that some tap reads.
+    def residues(self) -> tuple[int, ...]:
+        """Number along each axis of the residues of pixels, modulo `reduced_stride`, that some tap reads.
 
-        Each phase of an input channel becomes a channel of its own.
+        Each residue of an input channel becomes a channel of its own.
         """
         return tuple(min(s, k) for s, k in zip(self.reduced_stride, self.kernel_shape, strict=True))
 
@@ -182,7 +182,7 @@ class ConvSpec:
     def block_shape(self) -> tuple[int, ...]:
         """Shape (m, p, *block_kernel_shape) of one block; a layer has one block for each group."""
         outputs, inputs = self.group_channels
-        return (outputs, inputs * math.prod(self.phases), *self.block_kernel_shape)
+        return (outputs, inputs * math.prod(self.residues), *self.block_kernel_shape)
 
     @property
     def reads_zeros(self) -> bool:
@@ -256,7 +256,7 @@ class ConvSpec:
 
     @property
     def symbols_suffice(self) -> bool:
-        """Whether the symbols tell the norm: at every input size, or of a circulant at one size."""
+        """Whether the symbols tell the norm, up to `padding_gain_sq`: at every input size, or of a circulant at one."""
         return self.input_shape is None or self.is_circulant
 
     @property

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ZeroPaddedGram(Method):
+class GramAtEverySize(Method):
     """Gram iteration of the convolution itself, a bound of sigma* and so of every input size and zero padding.
 
     Parameters
@@ -118,13 +118,13 @@ class ZeroPaddedGram(Method):
 class Gram(Stepped):
     """Largest Schatten norm of order ``2**(n_iter + 1)`` over the DFT frequencies of a circular layer.
 
-    Without ``input_shape``, and for other paddings, it is `ZeroPaddedGram`: a bound of sigma*.
+    Without ``input_shape``, and for other paddings, it is `GramAtEverySize`: a bound of sigma*.
 
     Parameters
     ----------
     n_iter : int, optional
         Gram products. The bound exceeds the circular norm by at most ``min(cin, cout)**(1 / 2**(n_iter + 1))``. None:
-        6, or 3 for `ZeroPaddedGram`, whose taps double on every axis with each.
+        6, or 3 for `GramAtEverySize`, whose taps double on every axis with each.
 
     References
     ----------
@@ -149,16 +149,16 @@ class Gram(Stepped):
         A circular layer need not be periodic: outputs that are left out do not raise the norm, and for outputs that are
         repeated the bound is multiplied by the root of `ConvSpec.padding_gain_sq`.
         """
-        unbounded = self._on_unbounded_domain(spec)
-        if unbounded is not None:
-            unbounded.check(spec)
+        at_every_size = self._method_at_every_size(spec)
+        if at_every_size is not None:
+            at_every_size.check(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
         xp = ops.xp
-        unbounded = self._on_unbounded_domain(spec)
-        if unbounded is not None:
-            return unbounded.forward(blocks, spec, ops=ops)
+        at_every_size = self._method_at_every_size(spec)
+        if at_every_size is not None:
+            return at_every_size.forward(blocks, spec, ops=ops)
         kernel_dtype = blocks.dtype
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
         count = 6 if self.n_iter is None else self.n_iter
@@ -183,18 +183,18 @@ class Gram(Stepped):
         xp: Namespace,
     ) -> Array:
         """Schatten gradient at the arg-max frequency, carried back to the taps."""
-        unbounded = self._on_unbounded_domain(spec)
-        if unbounded is not None:
-            return unbounded.pullback(residuals, cotangent, spec, xp=xp)
+        at_every_size = self._method_at_every_size(spec)
+        if at_every_size is not None:
+            return at_every_size.pullback(residuals, cotangent, spec, xp=xp)
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
         return gradients.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
 
-    def _on_unbounded_domain(self, spec: ConvSpec) -> ZeroPaddedGram | None:
-        """The method that serves a geometry for every size at once, or None for a circular layer at one size."""
+    def _method_at_every_size(self, spec: ConvSpec) -> GramAtEverySize | None:
+        """The method for every size, or None for a circular layer at one size."""
         if spec.padding_mode == "circular" and spec.input_shape is not None:
             return None
-        return ZeroPaddedGram() if self.n_iter is None else ZeroPaddedGram(n_iter=self.n_iter)
+        return GramAtEverySize() if self.n_iter is None else GramAtEverySize(n_iter=self.n_iter)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _upper(
     *premises: Upper | Lower,
     digest: str = "",
 ) -> Upper:
-    """Make the upper bound that a rule has proven from its premises. Only rules in a ``certified`` room call this."""
+    """Make the upper bound that a rule has proven from its premises. Only files of proofs call this."""
     return Upper(float(value), what, rule, premises, _MAKER, digest)
 
 
@@ -149,7 +149,7 @@ def _lower(
     *premises: Upper | Lower,
     digest: str = "",
 ) -> Lower:
-    """Make the lower bound that a rule has proven from its premises. Only rules in a ``certified`` room call this."""
+    """Make the lower bound that a rule has proven from its premises. Only files of proofs call this."""
     return Lower(float(value), what, rule, premises, _MAKER, digest)
 
 

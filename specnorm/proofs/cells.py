@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
 _WIDEST = 0.55
-"""Largest radius of the first cells. Those of the torus pass at once if the norm at their centre is at most
+"""Largest radius of the first cells. Those of the torus are fathomed at once if the norm at their centre is at most
 ``cos(0.55) = 0.85`` of the threshold."""
 _CACHED = ("centres", "radius")
 """Cached properties that a selection of boxes takes over, where they are computed."""
@@ -126,7 +126,7 @@ class Boxes:
         """Middle points; a lattice point each."""
         return Frequencies(((self.low + self.high) // 2) @ self.frame.T + self.offset, self.denominators)
 
-    def largest_phase(self, slopes: np.ndarray) -> np.ndarray:
+    def largest_angle(self, slopes: np.ndarray) -> np.ndarray:
         """Largest ``|slope . (theta - centre)|`` over each box, theta in radians, rounded up, shape (c, n).
 
         Parameters
@@ -147,8 +147,8 @@ class Boxes:
     @cached_property
     def radius(self) -> np.ndarray:
         """Largest sum over the axes of half-degree times distance from the centre, rounded up, shape (c,)."""
-        # The largest phase over all signs is that of the sum of the magnitudes.
-        return np.asarray(self.largest_phase(signs(len(self.half_degree)) * self.half_degree).max(axis=1))
+        # The largest angle over all signs is that of the sum of the magnitudes.
+        return np.asarray(self.largest_angle(signs(len(self.half_degree)) * self.half_degree).max(axis=1))
 
     @cached_property
     def divisible(self) -> np.ndarray:

@@ -143,7 +143,7 @@ class Interval:
 
 
 def _interval(low: Numbers, high: Numbers) -> Interval:
-    """Make the interval that a rule has proven. Only rules in a ``certified`` room call this."""
+    """Make the interval that a rule has proven. Only files of proofs call this."""
     return Interval(_read_only(low), _read_only(high), _MAKER)
 
 

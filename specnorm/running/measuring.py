@@ -78,15 +78,15 @@ class MethodRun(NamedTuple):
 def run_method(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> MethodRun:
     """Run a method, for public functions that have read a layer and made the method themselves."""
     backend = backend_for(kernel)
-    plan = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
-    if not plan.spec.ndim and geometry.get("layout") is None and not backend.is_traced(kernel):
-        _warn_of_filter(kernel, plan.spec, backend)
-    ran = backend.apply(plan, kernel)
-    figures: dict[str, Any] = dict(zip(plan.method.stats, ran.stats, strict=True))
+    program = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    if not program.spec.ndim and geometry.get("layout") is None and not backend.is_traced(kernel):
+        _warn_of_filter(kernel, program.spec, backend)
+    ran = backend.apply(program, kernel)
+    figures: dict[str, Any] = dict(zip(program.method.stats, ran.stats, strict=True))
     figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=ran.computed_in is None)
     figures["computed_in"] = ran.computed_in or "unknown under a tracer"
-    kind = plan.method.kind_after(plan.spec, figures)
-    return MethodRun(Result(ran.value, kind, plan.method, plan.spec, figures), ran.claims)
+    kind = program.method.kind_after(program.spec, figures)
+    return MethodRun(Result(ran.value, kind, program.method, program.spec, figures), ran.claims)
 
 
 _SMALLEST_FILTER = 5
@@ -121,7 +121,8 @@ def check_method(method: object) -> None:
         description = f"={method!r}"
     else:
         description = f" of type {type(method).__name__}"
+    order = "" if isinstance(method, str) else "; the kernel comes first"
     raise MethodError(
-        f"method{description} is not a method. Give a value such as specnorm.methods.TensorNorm(); the kernel comes "
-        "first. specnorm.methods has them all."
+        f"method{description} is not a method. Give a value such as specnorm.methods.TensorNorm(){order}. "
+        "specnorm.methods has them all."
     )

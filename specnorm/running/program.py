@@ -442,7 +442,7 @@ def program_for(
     # is passed as its class and its values.
     cls = type(method)
     values = tuple([getattr(method, name) for name in _field_names(cls)])
-    return _programs[_program_key(kind, cls, values, shape, dtype, geometry)]
+    return _programs[_cache_program(kind, cls, values, shape, dtype, geometry)]
 
 
 def program(key: str) -> Program:
@@ -465,7 +465,7 @@ def _field_names(cls: type[Method]) -> tuple[str, ...]:
 
 
 @called_while_tracing
-def _program_key(
+def _cache_program(
     kind: type[Program],
     cls: type[Method],
     values: tuple[Any, ...],
@@ -473,7 +473,7 @@ def _program_key(
     dtype: str,
     geometry: tuple[tuple[str, Any], ...],
 ) -> str:
-    """The key of a validated problem, whose program is in the cache afterwards."""
+    """Validate a problem, put its program into the cache unless it is there, and return the program's key."""
     # With the identity of the class: a class that was defined again under the same name is another method.
     method_key = (kind.__name__, cls.__module__, cls.__qualname__, id(cls), values)
     problem_as_written = repr((method_key, shape, dtype, geometry))

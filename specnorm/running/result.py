@@ -43,7 +43,7 @@ _ADVICE = {
     Outcome.CONVERGED: "give a smaller rtol",
     Outcome.BUDGET: "give a larger budget, or a larger rtol",
     Outcome.SIZE: "no proof that was affordable comes closer: give a larger budget, or a larger rtol",
-    Outcome.PADDING: "give input_shape: a small layer is then enclosed with its padding",
+    Outcome.PADDING: "give input_shape, a smaller one, or a larger budget: a small layer is enclosed by its own matrix",
     Outcome.ZERO: "no proof tells the value from 0; at an input_shape it may be larger",
     Outcome.CELLS: "more time does not help: give a larger rtol, or input_shape, at which far fewer frequencies count",
     Outcome.RANGE: "scale the kernel by a power of two, or give it in float64: the norm scales with it",
@@ -76,6 +76,12 @@ class TwoSided:
 
     def __float__(self) -> float:
         self._refuse("float()")
+
+    def _refuse_arithmetic(self, *_: object) -> NoReturn:
+        self._refuse("arithmetic")
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse_arithmetic
+    __pow__ = __rpow__ = __neg__ = __abs__ = _refuse_arithmetic
 
     def __round__(self, digits: int = 0) -> NoReturn:
         name = type(self).__name__
@@ -128,8 +134,9 @@ class Enclosure(TwoSided):
         ``lower <= norm <= upper``, in the caller's library and dtype, rounded outward.
     witness : tuple of arrays
         (frequency, u, v): a frequency in radians for each axis, and unit vectors such that ``|u* G(frequency) v|``
-        attains ``lower``; for a smallest singular value it attains ``upper``. For a layer at a size, u and v are an
-        output and an input, and empty if these have more than 262,144 entries together.
+        attains ``lower``; for a smallest singular value it attains ``upper``. For a layer at a size with other padding
+        than circular ``"same"``, u and v are an output and an input, and empty if these have more than 262,144 entries
+        together; there is no frequency.
     cells, levels : int
         Numbers of cells and of rounds of bisection in the search.
     proof_dtype : str

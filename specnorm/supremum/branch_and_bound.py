@@ -1,9 +1,8 @@
 """Branch and bound over frequencies: the engine behind enclosures, certificates and exact norms.
 
 A round of the search estimates the norms at the centres of the open cells, ascends from the highest, and asks the cover
-(`supremum.proof`) which cells pass. To *fathom* a cell is to prove that it passes. Fathomed cells are pruned,
-the others are cut. Each round is a level of the tree of cells. If the budget ends the search first, the result has no
-upper bound.
+to fathom cells (`supremum.proof`). Fathomed cells are pruned, the others are cut. Each round is a level of the tree of
+cells. If the budget ends the search first, the result has no upper bound.
 """
 
 from __future__ import annotations
@@ -276,13 +275,15 @@ class Search:
 
     # -- the phases of a round ---------------------------------------------------------------------------------------
     # `_prefilter` fathoms grid cells in float32, `_estimate` estimates the norms of those left, and `_fathom_round`
-    # tries to prove the cells once the ascent has raised the incumbent. The limit of a cell is the largest eigenvalue
-    # of H at its centre with which it passes (`cover.limits_sq`). If it is infinite, the supremum proves the cell, and
-    # no matrix is needed. A cell is
-    # - `provable` if its limit is finite, and high enough for a (reduced) matrix,
-    # - `likely` if it is not done, its estimate is below its limit, and that is high enough for a (reduced) matrix,
-    # - `failed_by_truncation` if it is not done although the estimate of its norm is below its limit and that limit is
-    #   near the threshold: the truncation is to blame.
+    # tries to fathom cells once the ascent has raised the incumbent. A cell's eigenvalue limit is infinite if the
+    # supremum fathoms it, which needs no matrix. Masks are named after their test:
+    # - `limit_is_provable`: the limit is finite, and high enough for a (reduced) matrix,
+    # - `estimate_is_below`: the estimated eigenvalue is below the limit (or, in `_fathom_likely`, below what a
+    #   factorisation's rounding leaves of it),
+    # - `failed_by_truncation`: the cell is not fathomed, although the estimate of its norm is below its limit
+    #   (`norm_is_below`) and that limit is near the threshold (`limit_is_high`): the truncation is to blame,
+    # - `cutting_is_futile`: the truncated proof would fail for the cell's pieces, too.
+    # Cells are tried unconditionally (`_fathom_all`) or if their estimates allow it (`_fathom_likely`).
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
         """If there are many grid cells, fathom those that float32 proves. Return the vectors of the cells left.
 
@@ -296,9 +297,10 @@ class Search:
         if not float32.is_float32:
             # float32 is not to be trusted here: the copy is in float64, and everything would be tried twice.
             return vectors
-        limit_sq = cover.limits_sq(float32, self.threshold)
-        provable = (limit_sq >= self.polynomials.least_limit_sq(float32)) & (limit_sq < math.inf)
-        self._fathom_unconditionally(cover, float32, np.flatnonzero(provable), limit_sq)
+        eigenvalue_limit = cover.eigenvalue_limits(float32, self.threshold)
+        least_limit = self.polynomials.least_eigenvalue_limit(float32)
+        limit_is_provable = (eigenvalue_limit >= least_limit) & (eigenvalue_limit < math.inf)
+        self._fathom_all(cover, float32, np.flatnonzero(limit_is_provable), eigenvalue_limit)
         return arrays.rows(vectors, cover.prune(), ops=self.ops)
 
     def _estimate(
@@ -321,15 +323,16 @@ class Search:
         vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=self.xp), copy=False)
         # A reduced matrix proves no limit below the one for which it was reduced (`GramPolynomial.reduced`). Reduce it
         # for the limit of its cell or, if that is too low for a reduction, for the least one that is not.
-        least_sq = max(self.polynomials.least_limit_sq(polynomial), self.tuning.least_reduced_part * threshold**2)
-        limit_sq = cover.limits_sq(polynomial, threshold)
-        reduced_for_sq = np.minimum(np.maximum(limit_sq, least_sq), 1e300)  # finite
-        nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for_sq)
+        least_limit = self.polynomials.least_eigenvalue_limit(polynomial)
+        least_limit = max(least_limit, self.tuning.least_reduced_part * threshold**2)
+        eigenvalue_limit = cover.eigenvalue_limits(polynomial, threshold)
+        reduced_for = np.minimum(np.maximum(eigenvalue_limit, least_limit), 1e300)  # finite
+        nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for)
         keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= self.tuning.kept_bytes
         mapped = self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map
         new_vectors = []
         visited = []
-        estimate = partial(self._prove_or_estimate_part, cover, nodes, limit_sq)
+        estimate = partial(self._prove_or_estimate_part, cover, nodes, eigenvalue_limit)
         for index, matrices, eigenvalues, norms_sq, eigenvectors in mapped(
             estimate, self.polynomials.parts(polynomial, count)
         ):
@@ -340,9 +343,9 @@ class Search:
             if keeps_matrices:
                 nodes.matrices.append(matrices)
             else:
-                self._fathom_promising(cover, nodes, matrices, threshold)
+                self._fathom_likely(cover, nodes, matrices, threshold)
         if self._rounds == 1:
-            self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for_sq, polynomial.rank, self.tuning)
+            self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for, polynomial.rank, self.tuning)
         if new_vectors:
             all_new = self.xp.concat(new_vectors, axis=0)
             nodes.vectors = self._with_new_rows(vectors, np.concatenate(visited), all_new)
@@ -352,7 +355,7 @@ class Search:
         self,
         cover: Cover,
         nodes: NodeEstimates,
-        limit_sq: np.ndarray,
+        eigenvalue_limit: np.ndarray,
         part: slice,
     ) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
         """Estimate a part of the cells. Later cells of the torus with large matrices are tried by proof first.
@@ -361,7 +364,7 @@ class Search:
         ----------
         nodes : NodeEstimates
             Estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
-        limit_sq : float array, shape (c,)
+        eigenvalue_limit : float array, shape (c,)
             Limits of all cells.
 
         Returns
@@ -374,17 +377,17 @@ class Search:
         vectors : array, shape (n, rank)
         """
         polynomial = nodes.polynomial
-        reduced_for_sq = nodes.reduced_for_sq[part]
+        reduced_for = nodes.reduced_for[part]
         is_first = self._rounds == 1
         index = np.arange(len(cover))[part]
-        matrices, planes = cover.form(polynomial, index, reduced_for_sq)
+        matrices, planes = cover.form(polynomial, index, reduced_for)
         vectors = nodes.vectors[part, ...]
         # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
         is_small = polynomial.rank < self.tuning.smallest_proven_first
         if self._is_torus and not is_first and not is_small:
-            provable = (limit_sq[part] >= reduced_for_sq) & (limit_sq[part] < math.inf)
-            cover.fathom(matrices.take(np.flatnonzero(provable), ops=self.ops), nodes.threshold)
-            still_open = np.flatnonzero(~cover.done[index])
+            limit_is_provable = (eigenvalue_limit[part] >= reduced_for) & (eigenvalue_limit[part] < math.inf)
+            cover.fathom(matrices.take(np.flatnonzero(limit_is_provable), ops=self.ops), nodes.threshold)
+            still_open = np.flatnonzero(~cover.fathomed[index])
             index = index[still_open]
             matrices = matrices.take(still_open, ops=self.ops)
             real, imag = (arrays.rows(plane, still_open, ops=self.ops) for plane in planes)
@@ -423,28 +426,28 @@ class Search:
         if cover.fathom_by_supremum(threshold):
             return
         for matrices in nodes.matrices:
-            self._fathom_promising(cover, nodes, matrices, threshold)
+            self._fathom_likely(cover, nodes, matrices, threshold)
         was_tried_in_float32 = polynomial is not nodes.polynomial
         if nodes.matrices and not was_tried_in_float32 and not polynomial.truncation > 0:
             # The same matrices in the same precision, with all directions, would prove no more.
             return
-        limit_sq = cover.limits_sq(polynomial, threshold)
-        likely = (nodes.eigenvalues < limit_sq) & (limit_sq >= nodes.reduced_for_sq) & ~cover.done
-        hopeful = np.flatnonzero(likely)
+        eigenvalue_limit = cover.eigenvalue_limits(polynomial, threshold)
+        estimate_is_below = nodes.eigenvalues < eigenvalue_limit
+        likely = np.flatnonzero(estimate_is_below & (eigenvalue_limit >= nodes.reduced_for) & ~cover.fathomed)
         # The matrices were used at once and not kept: form them again if the threshold has risen since.
         must_form_again = not nodes.matrices and threshold > nodes.threshold
         if was_tried_in_float32 or must_form_again:
-            for part in self.polynomials.parts(polynomial, len(hopeful)):
-                matrices, _ = cover.form(polynomial, hopeful[part], nodes.reduced_for_sq[hopeful[part]])
-                self._fathom_promising(cover, nodes, matrices, threshold)
+            for part in self.polynomials.parts(polynomial, len(likely)):
+                matrices, _ = cover.form(polynomial, likely[part], nodes.reduced_for[likely[part]])
+                self._fathom_likely(cover, nodes, matrices, threshold)
         if polynomial.truncation > 0:
-            self._fathom_untruncated(cover, nodes, limit_sq)
+            self._fathom_untruncated(cover, nodes, eigenvalue_limit)
 
     def _fathom_untruncated(
         self,
         cover: Cover,
         nodes: NodeEstimates,
-        limit_sq: np.ndarray,
+        eigenvalue_limit: np.ndarray,
     ) -> None:
         """Retry with all directions the cells whose proofs failed by the truncation.
 
@@ -452,47 +455,47 @@ class Search:
 
         Parameters
         ----------
-        limit_sq : float array, shape (c,)
+        eigenvalue_limit : float array, shape (c,)
             Limits of the truncated proof.
         """
         threshold = self.threshold
-        norm_is_below = nodes.norms_sq < limit_sq
-        limit_is_high = limit_sq > self.tuning.high_limit * threshold**2
-        failed_by_truncation = norm_is_below & limit_is_high & ~cover.done
+        norm_is_below = nodes.norms_sq < eigenvalue_limit
+        limit_is_high = eigenvalue_limit > self.tuning.high_limit * threshold**2
+        failed_by_truncation = norm_is_below & limit_is_high & ~cover.fathomed
         # The truncated proof would fail for cells of a quarter of the radius, too: cutting does not help.
         limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
         cutting_is_futile = nodes.eigenvalues > limit_of_quarter_sq
         failed = np.flatnonzero(failed_by_truncation)
         # To cut a few cells takes less time than to make the polynomial of all directions.
         whole_is_worth_it = self.polynomials.has_whole or len(failed) >= self._fewest_retries
-        chosen = failed if whole_is_worth_it else np.flatnonzero(failed_by_truncation & cutting_is_futile)
-        if not len(chosen):
+        retried = failed if whole_is_worth_it else np.flatnonzero(failed_by_truncation & cutting_is_futile)
+        if not len(retried):
             return
-        whole = self.polynomials.for_trial(self.polynomials.whole, threshold, cover.open.boxes.radius[chosen])
+        whole = self.polynomials.for_trial(self.polynomials.whole, threshold, cover.open.boxes.radius[retried])
         no_reduction = np.zeros(len(cover))
-        self._fathom_unconditionally(cover, whole, chosen, no_reduction)
+        self._fathom_all(cover, whole, retried, no_reduction)
         # Where the cells are so small that float32 loses too much, they are tried in float64.
         if whole is not self.polynomials.whole:
-            self._fathom_unconditionally(cover, self.polynomials.whole, chosen[~cover.done[chosen]], no_reduction)
+            self._fathom_all(cover, self.polynomials.whole, retried[~cover.fathomed[retried]], no_reduction)
 
     @property
     def _fewest_retries(self) -> float:
         """Number of failed cells that make the polynomial of all directions worth its time, for these channels."""
         return self.tuning.fewest_retries * max(1.0, (self.blocks.shape[2] / self.tuning.smallest_shared) ** 2)
 
-    def _fathom_unconditionally(
+    def _fathom_all(
         self,
         cover: Cover,
         polynomial: GramPolynomial,
         index: np.ndarray,
-        reduced_for_sq: np.ndarray,
+        reduced_for: np.ndarray,
     ) -> None:
         """Try to fathom some cells by new matrices, whatever their estimates are."""
         for part in self.polynomials.parts(polynomial, len(index)):
-            matrices, _ = cover.form(polynomial, index[part], reduced_for_sq[index[part]])
+            matrices, _ = cover.form(polynomial, index[part], reduced_for[index[part]])
             cover.fathom(matrices, self.threshold)
 
-    def _fathom_promising(
+    def _fathom_likely(
         self,
         cover: Cover,
         nodes: NodeEstimates,
@@ -502,15 +505,15 @@ class Search:
         """Try to fathom the cells whose estimates allow it."""
         polynomial = matrices.polynomial
         index = matrices.index
-        limit_sq = cover.limits_sq(polynomial, threshold)[index]
+        eigenvalue_limit = cover.eigenvalue_limits(polynomial, threshold)[index]
         # The part of the limit that the factorisation leaves after its own rounding.
         part_left = 1 - norms.likely_loss(polynomial.rank, matrices.matrices, ops=self.ops)
-        estimate_is_below = nodes.eigenvalues[index] < part_left * limit_sq
-        provable = (limit_sq >= nodes.reduced_for_sq[index]) & (limit_sq < math.inf)
-        promising = np.flatnonzero(estimate_is_below & provable & ~cover.done[index])
-        if not len(promising):
+        estimate_is_below = nodes.eigenvalues[index] < part_left * eigenvalue_limit
+        limit_is_provable = (eigenvalue_limit >= nodes.reduced_for[index]) & (eigenvalue_limit < math.inf)
+        likely = np.flatnonzero(estimate_is_below & limit_is_provable & ~cover.fathomed[index])
+        if not len(likely):
             return
-        cover.fathom(matrices.take(promising, ops=self.ops), threshold)
+        cover.fathom(matrices.take(likely, ops=self.ops), threshold)
 
     def _has_risen_above(self, lower_before: float) -> bool:
         """Whether the incumbent is higher than before, by more than rounding."""
@@ -549,7 +552,7 @@ class Search:
         """
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         while self._rtol < 1 and not self.clock.expired:
-            still_open = np.flatnonzero(~cover.done)
+            still_open = np.flatnonzero(~cover.fathomed)
             ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
             pieces = self._pieces(ratio, cover.open.boxes.radius[still_open])
             if (pieces**axes).sum() <= most_cells:
@@ -560,15 +563,15 @@ class Search:
     def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
         """Pieces per axis for each open cell, shape (c,).
 
-        They are as many as make a piece small enough to pass if its norm were its parent's, but at least 2 and at most
-        `Tuning.pieces`.
+        They are as many as make a piece small enough to be fathomed if its norm were its parent's, but at least 2 and
+        at most `Tuning.pieces`.
 
         Parameters
         ----------
         ratio, radius : float arrays, shape (c,)
             Norms at the centres over the threshold, and the cells' radii.
         """
-        # By the cell lemma, a cell passes if cos phi >= ratio. If the symbol is nowhere negative, it passes if
+        # By the cell lemma, a cell is fathomed if cos phi >= ratio; if the symbol is nowhere negative, if
         # (1 + cos phi) / 2 >= ratio, that is, cos phi >= 2 ratio - 1.
         least_cosine = 2 * ratio - 1 if self.nonnegative else ratio
         # Near the maximum the ratio would ask for a radius of 0. A radius for half of the tolerance is enough: the norm

@@ -28,7 +28,7 @@ from specnorm.symbols.proofs.quotients import SymbolQuotients
 from specnorm.symbols.proofs.scalar import has_one_column, norm_on_circulant
 from specnorm.symbols.proofs.symbols import Symbol, top_triple
 from specnorm.symbols.proofs.wrapping import of_wrapped, wrapped
-from specnorm.unfoldings.matrix_search import enclose_constant
+from specnorm.unfoldings.matrix_search import enclose_large_matrices
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -121,13 +121,13 @@ def _enclose_circular(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tup
 
 def _enclose_trimmed(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
     """`enclose_blocks` of kernels without borders of zeros."""
-    constant = (
+    without_search = (
         enclose_zero(trimmed, ops=ops)
-        or enclose_constant(trimmed, problem.rtol, ops=ops)
+        or enclose_large_matrices(trimmed, problem.rtol, ops=ops)
         or enclose_nonnegative(trimmed, problem.rtol, ops=ops)
     )
-    if constant is not None:
-        return constant, True
+    if without_search is not None:
+        return without_search, True
     search = Search(trimmed, clock=_clock(problem), nonnegative=problem.nonnegative, ops=ops)
     boxes = _boxes(trimmed, problem)
     if problem.spec.input_shape is not None:
@@ -148,9 +148,9 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
     trimmed = polyphase.trimmed(problem.kernel, ops=ops)
     search = Search(trimmed, clock=_clock(problem), ops=ops)
     zero = enclose_zero(trimmed, ops=ops)
-    constant = zero or enclose_constant(trimmed, problem.rtol, precise_vectors=False, ops=ops)
-    if constant is not None:
-        return search, constant
+    without_search = zero or enclose_large_matrices(trimmed, problem.rtol, precise_vectors=False, ops=ops)
+    if without_search is not None:
+        return search, without_search
     return search, _supremum(search, _boxes(trimmed, problem), problem)
 
 

@@ -74,7 +74,7 @@ class Incumbent:
         self.xp = ops.xp
         self.ops = ops
         self._clock = clock
-        self._norms = SymbolQuotients(blocks, ops=ops)
+        self._quotients = SymbolQuotients(blocks, ops=ops)
         self._float32: Array | None = None
         self._right = self.start_vectors(1, blocks.shape[2])
         self.trial_vectors: Array | None = None
@@ -223,13 +223,13 @@ class Incumbent:
         is_flat = self._bound is None and np.count_nonzero(norms_sq > nearly_sq) > self.tuning.flat_cells
         if is_flat:
             starts = self.tuning.flat_starts
-            least_sq = nearly_sq
+            least_limit = nearly_sq
         else:
             # An excess below `Tuning.least_excess` of the tolerance does not matter.
             starts = 1
-            least_sq = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
+            least_limit = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
-        return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
+        return np.asarray(highest_first[norms_sq[highest_first] > least_limit])
 
     def begin_at_nearest(
         self,
@@ -279,7 +279,7 @@ class Incumbent:
         )
         point, right = ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
-        bound = self._norms.norm_down_at(block, point, right)
+        bound = self._quotients.norm_down_at(block, point, right)
         if bound.value > self.best.bound.value:
             self.best = LowerBound(bound, point, block)
             self._right = right
@@ -316,7 +316,7 @@ class NodeEstimates:
         The bound that was to be proven when the round began.
     vectors : array, shape (c, rank)
         Estimates of the top eigenvectors; the next round begins with them.
-    reduced_for_sq : float array, shape (c,)
+    reduced_for : float array, shape (c,)
         Limits for which the matrices are reduced: they prove no lower limit.
     eigenvalues : float array, shape (c,)
         Largest eigenvalues of the (reduced) Gram matrices, from below.
@@ -329,14 +329,14 @@ class NodeEstimates:
     polynomial: GramPolynomial
     threshold: float
     vectors: Array
-    reduced_for_sq: np.ndarray
+    reduced_for: np.ndarray
     eigenvalues: np.ndarray = field(init=False)
     norms_sq: np.ndarray = field(init=False)
     matrices: list[CentreMatrices] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.eigenvalues = np.zeros(len(self.reduced_for_sq))
-        self.norms_sq = np.zeros(len(self.reduced_for_sq))
+        self.eigenvalues = np.zeros(len(self.reduced_for))
+        self.norms_sq = np.zeros(len(self.reduced_for))
 
 
 def top_eigenpairs(
@@ -363,7 +363,7 @@ def top_eigenpairs(
         The result of `is_crowded` for the first round.
     """
     matrices = centre_matrices.matrices
-    cut = tuning.filter_cut * centre_matrices.reduced_for_sq
+    cut = tuning.filter_cut * centre_matrices.reduced_for
     if first:
         degree = tuning.first_degree
     elif crowded:
@@ -371,22 +371,22 @@ def top_eigenpairs(
     else:
         degree = tuning.degree
     values, vectors = largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
-    if first and is_crowded(values, centre_matrices.reduced_for_sq, matrices.shape[-1], tuning):
+    if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1], tuning):
         values, vectors = largest_eigenvalues(matrices, vectors, cut, tuning.crowded_first, like, ops=ops)
     return values, vectors
 
 
 def is_crowded(
     eigenvalues: np.ndarray,
-    limit_sq: np.ndarray,
+    eigenvalue_limit: np.ndarray,
     rank: int,
     tuning: Tuning,
 ) -> bool:
     """Whether nearly all of the first cells are near their limits, as for spectra without a gap at the top."""
     if rank < tuning.smallest_crowded:
         return False
-    near_their_limits = np.count_nonzero(eigenvalues > tuning.filter_cut * limit_sq)
-    return bool(near_their_limits > tuning.crowded_part * len(limit_sq))
+    near_their_limits = np.count_nonzero(eigenvalues > tuning.filter_cut * eigenvalue_limit)
+    return bool(near_their_limits > tuning.crowded_part * len(eigenvalue_limit))
 
 
 def lift_to_all_columns(

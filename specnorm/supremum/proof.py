@@ -2,7 +2,10 @@
 
 A cell is a box of frequencies around a centre c, with phi its radius (`cells.Boxes.radius`). Let sigma* be the largest
 norm on the torus, and mu the threshold. A Cholesky factorisation proves that ``||G(c)||`` is at most some limit, and
-one of three lemmas carries that to the cell:
+one of three lemmas carries that to the cell. What is factorised is H = G*G of the rotated blocks, as computed: an
+*eigenvalue limit* is the largest computed ``lambda_max(H(c))`` that proves a limit of ``||G(c)||``. It is the limit
+for the rotated blocks, squared, less the error of H (`gram_polynomial.GramPolynomial.eigenvalue_limit_of_norm`).
+The lemmas:
 
 * Cell lemma (Bernstein, Szego): around a maximiser of the whole torus ``||G|| >= sigma* cos(phi)``. So if every cell of
   a cover has ``||G(c)|| <= mu cos(phi)``, phi < pi/2, then ``sigma* <= mu``.
@@ -12,8 +15,8 @@ one of three lemmas carries that to the cell:
 * Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
   (`gram_polynomial.GramPolynomial.variation_sq`).
 
-By the cell lemma alone, a cell may hold norms above mu; it holds no maximiser if sigma* is above mu. A cell *passes* if
-any of these conditions is proven of it.
+By the cell lemma alone, a cell may hold norms above mu; it holds no maximiser if sigma* is above mu. A cell is
+*fathomed* once any of these conditions is proven of it.
 
 Both first lemmas are one inequality. Let ``|u* G(theta) v| = ||G(theta)||`` for unit vectors u and v, and let
 ``g(t) = Re(w(t) u* G(theta + t delta) v)`` with ``w(t) = e^{i (a + b t)}``. Here ``g(0) = ||G(theta)||`` by the choice
@@ -30,7 +33,7 @@ any frequency), ``f(t) = v* D(theta + t delta) v`` lies between 0 and S, and ``g
 with the same frequencies. So both lemmas hold for g and S / 2: what was ``mu cos(phi)`` is ``mu (1 + cos(phi)) / 2``, a
 loss half as large.
 
-A cell that passes for a threshold passes for every larger one, so that a search may raise its threshold. The search
+A cell that is fathomed for a threshold is so for every larger one: a search may raise its threshold. The search
 keeps its cells in a `Cover`. It decides which of them are tried first and how they are cut: poor decisions cost time,
 and no proof rests on them.
 """
@@ -62,9 +65,9 @@ _MAKER = object()
 
 
 def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
-    """Norms at the centres up to which cells of the torus pass, rounded down; 0 if no norm suffices.
+    """Norms at the centres up to which cells of the torus are fathomed, rounded down; 0 if no norm suffices.
 
-    A cell that passes contains no maximiser of the torus with a norm above the threshold. So if all cells pass, the
+    A fathomed cell contains no maximiser of the torus with a norm above the threshold. So if all are, the
     supremum is at most the threshold.
     """
     limits = np.maximum(host.mul_down(host.cos_down(radius), threshold), 0.0)
@@ -114,7 +117,7 @@ def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray
 
 
 def eigenvalue_limits(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
-    """Limits of cells: the largest computed ``lambda_max(H(c))`` with which a cell passes, rounded down, shape (c,).
+    """Eigenvalue limits up to which cells are fathomed, rounded down, shape (c,).
 
     Negative where no eigenvalue proves that; infinite for grid points where the supremum itself is no larger.
 
@@ -126,16 +129,16 @@ def eigenvalue_limits(polynomial: GramPolynomial, cells: Cells, threshold: float
     norms_by_lemma = _by_lemma(boxes, cells.supremum, threshold, nonnegative=cells.nonnegative)
     if isinstance(polynomial, ScalarGram):
         blocks, row = np.unique(cells.block, return_inverse=True)
-        by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold, blocks)
-        return np.asarray(np.maximum(polynomial.limit_of_norm(norms_by_lemma), by_variation_sq[row, kind]))
+        by_variation, kind = _limits_by_variation(polynomial, boxes, threshold, blocks)
+        return np.asarray(np.maximum(polynomial.eigenvalue_limit_of_norm(norms_by_lemma), by_variation[row, kind]))
     if boxes.on_grid and cells.supremum is not None and cells.supremum <= threshold:
         # They are infinite, as their squares are.
         return norms_by_lemma
     variation_sq = _variation_sq(polynomial, boxes)
-    # One of the three errors e is in `limit_of_norm`.
+    # One of the three errors e is in `eigenvalue_limit_of_norm`.
     lost = host.next_up(variation_sq + 2 * polynomial.error)
-    by_variation_sq = host.sub_down(polynomial.limit_of_norm(np.asarray(threshold)), lost)
-    return np.asarray(np.maximum(polynomial.limit_of_norm(norms_by_lemma), by_variation_sq))
+    by_variation = host.sub_down(polynomial.eigenvalue_limit_of_norm(np.asarray(threshold)), lost)
+    return np.asarray(np.maximum(polynomial.eigenvalue_limit_of_norm(norms_by_lemma), by_variation))
 
 
 def _by_lemma(
@@ -155,7 +158,7 @@ def _by_lemma(
     return lemma_of_grids(threshold, supremum, boxes.radius)
 
 
-def _scalar_limits_sq(
+def _limits_by_variation(
     polynomial: ScalarGram,
     boxes: Boxes,
     threshold: float,
@@ -167,7 +170,7 @@ def _scalar_limits_sq(
     """
     variation, kind = polynomial.variation(boxes, blocks)
     norms_at_centres = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
-    return polynomial.limit_of_norm(norms_at_centres), kind
+    return polynomial.eigenvalue_limit_of_norm(norms_at_centres), kind
 
 
 def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
@@ -176,13 +179,13 @@ def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
     count = len(boxes)
     at_once = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
     if count <= at_once:
-        return polynomial.variation_sq(boxes.largest_phase(lags))
+        return polynomial.variation_sq(boxes.largest_angle(lags))
     variation_sq = np.empty(count)
     for start in range(0, count, at_once):
         if start > 0 and polynomial.tick is not None:
             polynomial.tick()
         part = slice(start, start + at_once)
-        variation_sq[part] = polynomial.variation_sq(boxes[part].largest_phase(lags))
+        variation_sq[part] = polynomial.variation_sq(boxes[part].largest_angle(lags))
     return variation_sq
 
 
@@ -192,21 +195,25 @@ class CentreMatrices:
 
     Parameters
     ----------
+    polynomial : GramPolynomial
+        Whose matrices they are.
     cells : Cells
         The open cells of the cover when the matrices were formed.
     index : integer array, shape (c,)
         Positions, among these, of the cells whose matrices they are.
-    reduced_for_sq : float array, shape (c,)
-        Limits that the matrices are reduced for.
+    reduced_for : float array, shape (c,)
+        Eigenvalue limits that the matrices are reduced for.
     matrices : array, shape (c, rank, rank)
     errors : float array, shape (c,)
         Bounds of the rounding of the reduction.
+    maker : object
+        A mark that only this module has.
     """
 
     polynomial: GramPolynomial
     cells: Cells
     index: np.ndarray
-    reduced_for_sq: np.ndarray
+    reduced_for: np.ndarray
     matrices: Array
     errors: np.ndarray
     maker: InitVar[object] = None
@@ -226,26 +233,26 @@ class CentreMatrices:
             self.polynomial,
             self.cells,
             self.index[chosen],
-            self.reduced_for_sq[chosen],
+            self.reduced_for[chosen],
             arrays.rows(self.matrices, chosen, ops=ops),
             self.errors[chosen],
             _MAKER,
         )
 
 
-def can_prove(formed: CentreMatrices, limit_sq: np.ndarray) -> np.ndarray:
+def can_prove(formed: CentreMatrices, eigenvalue_limit: np.ndarray) -> np.ndarray:
     """Whether the matrices can prove limits: those reduced for a limit prove no lower one, shape (c,)."""
     nothing_left_out = formed.polynomial.rank == formed.polynomial.size
-    return np.asarray((limit_sq >= formed.reduced_for_sq) | nothing_left_out)
+    return np.asarray((eigenvalue_limit >= formed.reduced_for) | nothing_left_out)
 
 
-def proven_below(formed: CentreMatrices, limit_sq: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
+def proven_below(formed: CentreMatrices, eigenvalue_limit: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
     """Whether a factorisation proves limits, shape (c,), of the eigenvalues of H at the centres."""
-    limits = host.sub_down(limit_sq, formed.errors)
+    limits = host.sub_down(eigenvalue_limit, formed.errors)
     if arrays.real_dtype(formed.matrices, xp=ops.xp) == ops.xp.float32:
         limits = host.float32_down(limits)
     below = norms.gram_below(formed.matrices, ops.from_numpy(limits, formed.polynomial.blocks), ops=ops)
-    return np.asarray(ops.to_numpy(below) & can_prove(formed, limit_sq))
+    return np.asarray(ops.to_numpy(below) & can_prove(formed, eigenvalue_limit))
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,15 +274,15 @@ class _Limits(NamedTuple):
 
     polynomial: GramPolynomial
     threshold: float
-    limits_sq: np.ndarray
+    eigenvalue_limits: np.ndarray
 
 
 class Cover:
     """The cells of a search that may still hold a norm above the threshold.
 
-    A cell leaves by proof alone; the others are cut. *Open* cells were not proven when the cover was last pruned; those
-    of them that are *done* have been proven (fathomed) since, and `prune` drops them. When no cell is open, `proven`
-    bounds the norm over all that the boxes cover.
+    A cell leaves by proof alone; the others are cut. *Open* cells were not fathomed when the cover was last pruned.
+    Some may be fathomed since: `prune` drops those. When no cell is open, `proven` bounds the norm over all that the
+    boxes cover.
 
     Parameters
     ----------
@@ -290,6 +297,8 @@ class Cover:
     values : CentreValues, optional
         Of the blocks at the centres of the boxes: cells that they prove to hold nothing above ``threshold`` are never
         opened.
+    threshold : float
+        For ``values`` alone.
     """
 
     def __init__(
@@ -337,24 +346,24 @@ class Cover:
             raise HypothesisError("the values are not those of this cover's blocks")
         boxes, polynomial = values.boxes, values.polynomial
         norms_by_lemma = _by_lemma(boxes, self._supremum, threshold, nonnegative=self._nonnegative)
-        by_lemma_sq = polynomial.limit_of_norm(norms_by_lemma)
-        by_variation_sq, kind = _scalar_limits_sq(polynomial, boxes, threshold)
+        by_lemma = polynomial.eigenvalue_limit_of_norm(norms_by_lemma)
+        by_variation, kind = _limits_by_variation(polynomial, boxes, threshold)
         # One kind stands for all boxes without being repeated for each.
-        limits_by_variation = by_variation_sq if by_variation_sq.shape[1] == 1 else by_variation_sq[:, kind]
-        proven = (values.values <= by_lemma_sq) | (values.values <= limits_by_variation)
-        self._count = int(np.count_nonzero(proven))
+        limits_by_variation = by_variation if by_variation.shape[1] == 1 else by_variation[:, kind]
+        fathomed = (values.values <= by_lemma) | (values.values <= limits_by_variation)
+        self._count = int(np.count_nonzero(fathomed))
         self._largest_threshold = threshold if self._count else 0.0
-        block, place = np.nonzero(~proven)
+        block, place = np.nonzero(~fathomed)
         return Cells(boxes[place], block, self._supremum, self._nonnegative)
 
     def _set_open(self, cells: Cells) -> None:
-        """Replace the open cells, of which none is done."""
+        """Replace the open cells, of which none is fathomed."""
         self._open = cells
-        self._done = np.zeros(len(cells), dtype=bool)
+        self._fathomed = np.zeros(len(cells), dtype=bool)
         self._cached_limits = None
 
     def __len__(self) -> int:
-        return len(self._done)
+        return len(self._fathomed)
 
     @property
     def what(self) -> object:
@@ -363,13 +372,13 @@ class Cover:
 
     @property
     def open(self) -> Cells:
-        """Cells that were not proven when the cover was last pruned."""
+        """Cells that were not fathomed when the cover was last pruned."""
         return self._open
 
     @property
-    def done(self) -> np.ndarray:
-        """Which of the open cells are proven since, shape (c,)."""
-        view = self._done.view()
+    def fathomed(self) -> np.ndarray:
+        """Which of the open cells are fathomed since, shape (c,)."""
+        view = self._fathomed.view()
         view.flags.writeable = False
         return view
 
@@ -385,7 +394,7 @@ class Cover:
         Raises
         ------
         HypothesisError
-            If cells of the torus are open. There, cells that passed by the cell lemma hold no maximiser, but may hold
+            If cells of the torus are open. There, cells fathomed by the cell lemma hold no maximiser, but may hold
             norms above their threshold.
         """
         if len(self) and not self._open.boxes.on_grid:
@@ -395,19 +404,19 @@ class Cover:
             return _upper(self._largest_threshold, what, f"cell lemma, {counted(self._count, 'cell')}")
         return _upper(self._largest_threshold, what, f"grid lemma, {counted(self._count, 'cell')}", self._supremum)
 
-    def limits_sq(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
+    def eigenvalue_limits(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """The `eigenvalue_limits` of the open cells."""
         cached = self._cached_limits
         if cached is None or cached.polynomial is not polynomial or cached.threshold != threshold:
             cached = _Limits(polynomial, threshold, eigenvalue_limits(polynomial, self._open, threshold))
             self._cached_limits = cached
-        return cached.limits_sq
+        return cached.eigenvalue_limits
 
     def form(
         self,
         polynomial: GramPolynomial,
         index: np.ndarray,
-        reduced_for_sq: np.ndarray,
+        reduced_for: np.ndarray,
     ) -> tuple[CentreMatrices, tuple[Array, Array]]:
         """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) behind them.
 
@@ -416,16 +425,16 @@ class Cover:
         polynomial : GramPolynomial
             Of the cover's blocks.
         index : integer array, shape (c,)
-        reduced_for_sq : float array, shape (c,)
+        reduced_for : float array, shape (c,)
             Above the polynomial's truncation bound; no lower limit is proven by these matrices.
         """
         if polynomial.blocks is not self._blocks:
             raise HypothesisError("the polynomial is not one of this cover's blocks")
         cells = self._open[index]
         planes = polynomial.planes_at(cells.boxes.centres, cells.block)
-        reduced, errors = polynomial.reduced(*planes, reduced_for_sq)
+        reduced, errors = polynomial.reduced(*planes, reduced_for)
         host_errors = np.asarray(self._ops.to_numpy(errors), dtype=np.float64)
-        return CentreMatrices(polynomial, self._open, index, reduced_for_sq, reduced, host_errors, _MAKER), planes
+        return CentreMatrices(polynomial, self._open, index, reduced_for, reduced, host_errors, _MAKER), planes
 
     def fathom(self, formed: CentreMatrices, threshold: float) -> np.ndarray:
         """Try to prove that cells hold no norm above a threshold.
@@ -438,19 +447,19 @@ class Cover:
         Returns
         -------
         bool array, shape (c,)
-            Which of them are proven.
+            Which of them are fathomed.
         """
         if formed.cells is not self._open:
             raise HypothesisError("the matrices were formed for cells that have changed since")
         if self.fathom_by_supremum(threshold):
             return np.ones(len(formed), dtype=bool)
-        limit_sq = self.limits_sq(formed.polynomial, threshold)[formed.index]
-        is_proven = proven_below(formed, limit_sq, ops=self._ops)
-        self._note(formed.index[is_proven], threshold)
-        return is_proven
+        eigenvalue_limit = self.eigenvalue_limits(formed.polynomial, threshold)[formed.index]
+        is_fathomed = proven_below(formed, eigenvalue_limit, ops=self._ops)
+        self._note(formed.index[is_fathomed], threshold)
+        return is_fathomed
 
     def fathom_by_supremum(self, threshold: float) -> bool:
-        """Mark every open cell as proven if the supremum of the torus is no larger than the threshold.
+        """Fathom every open cell if the supremum of the torus is no larger than the threshold.
 
         Return whether it is.
         """
@@ -463,21 +472,21 @@ class Cover:
     def _note(self, index: np.ndarray, threshold: float) -> None:
         """Note that some open cells hold nothing above a threshold."""
         with self._lock:
-            self._done[index] = True
+            self._fathomed[index] = True
             if len(index):
                 self._largest_threshold = max(self._largest_threshold, threshold)
 
     def prune(self) -> np.ndarray:
-        """Drop the cells that are proven. Return the positions of those that stay."""
-        still_open: np.ndarray = np.flatnonzero(~self._done)
+        """Drop the fathomed cells. Return the positions of those that stay."""
+        still_open: np.ndarray = np.flatnonzero(~self._fathomed)
         self._count += len(self) - len(still_open)
         self._set_open(self._open[still_open])
         return still_open
 
     def split(self, shrink: np.ndarray) -> np.ndarray:
         """Cut the open cells, so that their radii shrink at least so many times; return each piece's parent."""
-        if self._done.any():
-            raise HypothesisError("cells that are done with are pruned before the others are cut")
+        if self._fathomed.any():
+            raise HypothesisError("cells that are fathomed are pruned before the others are cut")
         boxes, parent = self._open.boxes.split(shrink)
         self._set_open(replace(self._open, boxes=boxes, block=self._open.block[parent]))
         return parent

@@ -175,7 +175,7 @@ class Polynomials:
         is_precise_enough = smallest_radius**2 > self.tuning.margin_float32 * float32_error
         return in_float32 if is_precise_enough else polynomial
 
-    def least_limit_sq(self, polynomial: GramPolynomial) -> float:
+    def least_eigenvalue_limit(self, polynomial: GramPolynomial) -> float:
         """Smallest limit for which matrices are reduced: above the truncation bound, and above the rounding."""
         return max(self.tuning.least_limit_over_truncation * polynomial.truncation, polynomial.error)
 

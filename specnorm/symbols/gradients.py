@@ -134,7 +134,7 @@ def powers_vjp(
     Parameters
     ----------
     residuals : tuple of arrays
-        As `specnorm.gram.proofs.powers.residuals` returns them, for c chunks of f frequencies and r channels:
+        As `specnorm.gram.proofs.powers.powers_residuals` returns them, for c chunks of f frequencies and r channels:
         the blocks; the signs of R_t for these channels, as functions of the frequency (b, c, f, p, r); the selector
         (b, p, r), whose columns are those of the identity for these channels; the sums s_i (b, p); the phases
         (b, c, f, taps).

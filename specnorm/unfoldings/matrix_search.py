@@ -154,14 +154,14 @@ def _gram_and_vectors(matrix: Array, residual: float, *, ops: ArrayOps) -> tuple
     return proof, Lanczos(matrix, gram=gram, tolerance=residual, ops=ops).finish()
 
 
-def enclose_constant(
+def enclose_large_matrices(
     blocks: Array,
     rtol: float,
     *,
     precise_vectors: bool = True,
     ops: ArrayOps,
 ) -> SearchResult | None:
-    """Enclose the largest norm of blocks with one tap.
+    """Enclose the largest norm of large blocks with one tap, which are matrices.
 
     Parameters
     ----------

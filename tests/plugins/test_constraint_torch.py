@@ -471,8 +471,14 @@ def test_a_pattern_chooses_layers() -> None:
     with pytest.warns(UserWarning, match=r"embedding, memory, attention.* and 2 more|body\.2"):
         specnorm_torch.spectral_norm(model, layers="body.0")
     assert [name for name, x in model.named_modules() if parametrize.is_parametrized(x)] == ["body.0"]
-    with pytest.raises(KernelError, match=r"no convolution or linear layer named like 'tail\.\*'"):
+    with pytest.raises(
+        KernelError, match=r"no convolution or linear layer named like 'tail\.\*'; its layers are body\.0"
+    ):
         specnorm_torch.spectral_norm(Mixed(), layers="tail.*")
+    with pytest.raises(MethodError, match="layers is a pattern of names"):
+        specnorm_torch.spectral_norm(Mixed(), layers=["body.0"])
+    with pytest.raises(MethodError, match=r"name=0\.9 is a number: give bound=0\.9"):
+        specnorm_torch.spectral_norm(Mixed(), 0.9)
 
 
 def test_nothing_is_left_out_in_silence_or_named_for_nothing() -> None:

@@ -99,7 +99,7 @@ def spectral_norm(
 
     Notes
     -----
-    Nothing is proven in training. After it, `rescale` returns weights whose norms are proven.
+    Nothing is proven in training. After it, `rescale` of the weights, not of the parameters, proves their norms.
     """
     check_bound(bound)
     kernels_of_tree = kernels(params, rule, layers=layers)

@@ -248,7 +248,9 @@ def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple
     if ambiguous:
         raise GeometryError(_advice_for_ambiguous(ambiguous))
     if not kernels_by_path:
-        first = ", ".join(repr(path) for path, _ in leaves[:4]) or "none"
+        if not leaves:
+            raise KernelError("the tree is empty: it has no leaf that could be a kernel.")
+        first = ", ".join(repr(path) for path, _ in leaves[:4])
         raise KernelError(
             f"no leaf of the tree ({first}, ...) is a kernel by the rule "
             f"{getattr(full_rule.rule, '__name__', full_rule.rule)!r} with layers={layers!r}. Give another rule "

@@ -489,7 +489,7 @@ def _symbols(
     positions: NDArray[np.int64],
 ) -> NDArray[np.complex128]:
     """Return the symbols of a kernel whose taps stand at given positions, one matrix a frequency."""
-    cos, sin = frequency_grids.phases_at(frequencies, positions)
+    cos, sin = frequency_grids.cos_sin_at(frequencies, positions)
     taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
     symbols = np.empty((len(frequencies), *kernel.shape[:2]), dtype=np.complex128)
     symbols.real = (cos @ taps).reshape(symbols.shape)

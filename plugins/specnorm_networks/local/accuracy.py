@@ -132,6 +132,8 @@ def certified_accuracy(
         margins_everywhere = margins(graph, measure, method=method)
     # It certifies and attacks one sample at a time.
     classifier = Radii(graph, margins_everywhere, measure, budget, margin)
+    if classifier.classes < 2:
+        raise MethodError("the network has one output; certified labels need two or more.")
     x = np.asarray(x, dtype=np.float64)
     y = np.asarray(y)
     if x.ndim < 1 or y.shape != x.shape[:1] or math.prod(x.shape[1:]) != math.prod(classifier.shape):

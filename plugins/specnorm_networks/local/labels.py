@@ -72,6 +72,8 @@ def certified_accuracy(
     """
     inputs = numbers(x).astype(np.float64)
     labels = numbers(y)
+    if labels.ndim != 1:
+        raise MethodError(f"y of shape {labels.shape}; expected one whole number for each sample.")
     if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not len(inputs):
         raise MethodError(
             f"x of shape {inputs.shape} and y of shape {labels.shape}; expected samples along the first axis of both, "
@@ -80,6 +82,10 @@ def certified_accuracy(
     graph = source if isinstance(source, Graph) else network_graph(source, _sizes(source, inputs))
     if input_range is not None:
         graph = within(graph, *input_range)
+        low, high = input_range
+        is_outside = ((inputs < low) | (inputs > high)).any(axis=tuple(range(1, inputs.ndim)))
+        if is_outside.any():
+            raise MethodError(f"sample {int(is_outside.argmax())} of x lies outside of input_range={input_range!r}.")
     return of_graph(
         graph, inputs, labels, radii, local=local, budget=budget, margin=margin, method=method,
         measure=Measure(rtol), progress=progress,

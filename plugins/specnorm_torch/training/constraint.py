@@ -437,6 +437,7 @@ def spectral_norm(
     if not isinstance(module, nn.Module):
         raise KernelError(f"{type(module).__name__} is no torch module: give a layer or a model.")
     _check_eps(eps)
+    _check_names(name, layers)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
     # A parametrised tensor is not read: that would move a state.
     has_tensor = parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)
@@ -445,7 +446,9 @@ def spectral_norm(
     else:
         constrained = [_Constrained(place, layer, name, dim) for place, layer in _layers_to_constrain(module, layers)]
         if not constrained:
-            named = "" if layers == "*" else f" named like {layers!r}"
+            names = [place for place, _ in _layers_to_constrain(module, "*")]
+            shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+            named = f" named like {layers!r}; its layers are {shown}" if names else ""
             raise KernelError(
                 f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}."
             )
@@ -463,6 +466,15 @@ def spectral_norm(
         _take_steps_with(module)
     module.register_load_state_dict_post_hook(_warn_of_foreign_states)  # type: ignore[no-untyped-call]
     return module
+
+
+def _check_names(name: object, layers: object) -> None:
+    """Refuse a number in place of a tensor's name, and anything but a pattern of layers' names."""
+    if not isinstance(name, str):
+        advice = f"a number: give bound={name!r}" if isinstance(name, int | float) else "no name of a tensor"
+        raise MethodError(f"name={name!r} is {advice}.")
+    if not isinstance(layers, str):
+        raise MethodError(f"layers is a pattern of names, such as 'features.*', not of type {type(layers).__name__}.")
 
 
 def _take_steps_with(model: nn.Module) -> None:

@@ -28,11 +28,11 @@ def unread_pixels_make_smallest_zero(spec: ConvSpec) -> bool:
     are not among its ``min(outputs, inputs)`` singular values.
     """
     # In one period of the stride along every axis there is one position of outputs. Of the positions of pixels there,
-    # as many are read as there are phases.
+    # as many are read as there are residues.
     output_channels, input_channels = spec.group_channels
     outputs_per_period = output_channels
-    read_inputs_per_period = input_channels * math.prod(spec.phases)
-    skips_pixels = math.prod(spec.phases) < math.prod(spec.stride)
+    read_inputs_per_period = input_channels * math.prod(spec.residues)
+    skips_pixels = math.prod(spec.residues) < math.prod(spec.stride)
     return skips_pixels and outputs_per_period > read_inputs_per_period
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import cos_sin, half_grid, half_grid_shape, halved_axis, phases, tap_grid
+from specnorm.geometry.frequencies import cos_sin, cos_sin_of_taps, half_grid, half_grid_shape, halved_axis, tap_grid
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
 from specnorm.symbols.proofs import symbols
@@ -58,6 +58,11 @@ class GramTaps:
         t >= 1.
     error : array, shape (b,), optional
         Bound of the norm, at any frequency, by which the blocks differ from those that are meant.
+
+    Attributes
+    ----------
+    weights : array, shape (f,)
+        1, or 2 for a frequency that stands for its mirror image, too.
     """
 
     def __init__(self, blocks: Array, n_iter: int, error: Array | None = None, *, ops: ArrayOps) -> None:
@@ -177,17 +182,22 @@ class GramTaps:
             product_sum_sq = product_sum_sq + xp.sum(product_error**2 * weights, axis=1)
             norm_sum_sq = norm_sum_sq + xp.sum(norm_sq * weights, axis=1)
             values.append(self.ops.complex(*planes))
-        # A complex number takes two products of real ones.
+        # A complex number takes two products of real ones; the margins cover the division by the number of points.
         lengths = [2 * n + 8 for n in half_grid_shape(self.grid)]
         axis_errors = [math.sqrt(2) * (rounding.gamma(n, u) + symbols.phase_error(u)) for n in lengths]
         c = sum(axis_errors) + 4 * u
         points = len(self.points)
+        # Twice the conversion and the product of `product_error`, the square, the sum over the points; the root halves
+        # these. Root and sum.
         value_error = rounding.up(xp.sqrt(square_sum_sq) + xp.sqrt(2 * product_sum_sq), points + 6, xp=xp)
+        # A square, the sum over the points, and the root.
         norm = rounding.up(xp.sqrt(norm_sum_sq), points + 4, xp=xp)
         transform_error = norm * (rounding.SLACK * c * math.sqrt(point_count))
-        # Products below the smallest normal number may be flushed to 0.
+        # Products below the smallest normal number may be flushed to 0. At a frequency, a Gram product loses at most
+        # 4 m p of it, and doubles what the last one lost, as norms are at most 1 (`Powers`): 4**t m p in all.
         underflow = 4.0**self.n_iter * m * p * point_count * float(xp.finfo(self.blocks.dtype).smallest_normal)
         joined = xp.concat(values, axis=1) if len(values) > 1 else values[0]
+        # The factor's conversion, its product, and the sum.
         return joined, rounding.up(value_error + transform_error, 4, xp=xp) + underflow
 
     def _powers(
@@ -223,6 +233,7 @@ class GramTaps:
         factor_norms_sq = []
         for t in range(self.n_iter):
             if is_every_column or t < self.n_iter - 1:
+                # Two real products of m terms for an entry, their sum, and the sum of the diagonal's p entries.
                 roundings = sum(planes[0].shape[-2:]) + 2
                 planes = symbols.gram_planes(*planes, xp=xp)
                 factor_norms_sq.append(rounding.up(xp.linalg.trace(planes[0]), roundings, xp=xp))
@@ -241,6 +252,7 @@ class GramTaps:
             product_error = factor_norm_sq * relative_error
             # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error.
             spectral_sq = xp.sqrt(square_norm_sq) + product_error
+            # The first error has three (root of p, conversion, product), twice in its square; square and sum.
             square_error = rounding.up(2 * xp.sqrt(spectral_sq) * error + error**2, 8, xp=xp)
             error = rounding.up(square_error + product_error, 4, xp=xp)
         return planes, square_error, product_error, norm_sq
@@ -261,6 +273,7 @@ def _squares_up(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
     """Squared Frobenius norm of each complex matrix of a stack, rounded up, shape (b, f)."""
     real, imag = planes
     rows = xp.vecdot(real, real) + xp.vecdot(imag, imag)
+    # The products along a row, the sum of both parts, and that of the rows; the rest is a margin.
     return rounding.up(xp.sum(rows, axis=-1), sum(real.shape[-2:]) + 8, xp=xp)
 
 
@@ -287,6 +300,23 @@ class TapsKernel(NamedTuple):
         underflow = math.prod(scaled.shape[1:]) * float(xp.finfo(xp.float32).smallest_normal)
         error = self.error * factor + norm * (1.01 * 2.0**-24) + underflow
         return TapsKernel(xp.astype(scaled, xp.float32), error, norm * (1 + 2.0**-20))
+
+
+class _LastProducts(NamedTuple):
+    """Products of a kernel of taps or, if all are computed at once, of the blocks.
+
+    Parameters
+    ----------
+    taps : GramTaps
+    exponent : array, shape (b,)
+        Of the power of two by which the kernel of taps was divided; 0 but for float32.
+    error : array, shape (b,)
+        That of the only square of a kernel of taps, from the error of the kernel; else 0.
+    """
+
+    taps: GramTaps
+    exponent: Array
+    error: Array
 
 
 class Powers:
@@ -340,14 +370,9 @@ class Powers:
         # The scaled blocks in the kernel's precision.
         self._scaled_blocks = blocks * xp.astype(factor, blocks.dtype)
         self.is_swapped: Array | None = None
-        # Of a kernel of taps: the power of two that it is divided by, and the error of its only square.
-        self._taps_exponent = xp.zeros_like(self.exponent)
-        self._taps_error = xp.zeros_like(self.exponent)
         first_products = self._first_products()
         later_products = n_iter - first_products
-        if not later_products and not either_side:
-            self._last = GramTaps(self.blocks, n_iter, ops=ops)
-            return
+        first: TapsKernel | None = None
         if either_side:
             swapped = arrays.swapped(self.blocks, xp=xp)
             both = self._taps_after(xp.concat([self.blocks, swapped], axis=0), first_products)
@@ -357,21 +382,27 @@ class Powers:
             first = TapsKernel(*(lower_side(x[:count, ...], x[count:, ...]) for x in both))
             self.blocks = lower_side(self.blocks, swapped)
             self._scaled_blocks = lower_side(self._scaled_blocks, arrays.swapped(self._scaled_blocks, xp=xp))
-        else:
+        elif later_products:
             first = self._taps_after(self.blocks, first_products)
-        if not later_products:
-            self._last = GramTaps(self.blocks, n_iter, ops=ops)
-            return
+        self._last = self._last_products(first, later_products, in_float32=last_square_in_float32)
+
+    def _last_products(self, first: TapsKernel | None, later_products: int, *, in_float32: bool) -> _LastProducts:
+        """The products of the taps of the first ones or, if these are all, of the blocks."""
+        xp, ops = self.xp, self.ops
+        zero = xp.zeros_like(self.exponent)
+        if first is None or not later_products:
+            return _LastProducts(GramTaps(self.blocks, self.n_iter, ops=ops), zero, zero)
         if later_products > 1:
-            self._last = GramTaps(first.kernel, later_products, first.error, ops=ops)
-            return
-        if last_square_in_float32:
+            return _LastProducts(GramTaps(first.kernel, later_products, first.error, ops=ops), zero, zero)
+        exponent = zero
+        if in_float32:
             # With an absolute norm of about 1, since float32 has a small range.
-            self._taps_exponent = self._exponent_above(first.norm)
-            first = first.in_float32(arrays.power_of_two(-self._taps_exponent, xp=xp), xp=xp)
-        # The same at every frequency, which is less than the errors of `GramTaps`, summed over the grid.
-        self._taps_error = rounding.up(2 * first.norm * first.error + first.error**2, 8, xp=xp)
-        self._last = GramTaps(first.kernel, 1, ops=ops)
+            exponent = self._exponent_above(first.norm)
+            first = first.in_float32(arrays.power_of_two(-exponent, xp=xp), xp=xp)
+        # The same at every frequency, which is less than the errors of `GramTaps`, summed over the grid. The factor's
+        # error has three roundings (`TapsKernel.in_float32`), twice in its square; the square and the sum.
+        error = rounding.up(2 * first.norm * first.error + first.error**2, 8, xp=xp)
+        return _LastProducts(GramTaps(first.kernel, 1, ops=ops), exponent, error)
 
     def _first_products(self) -> int:
         """Number of products whose taps are computed first: two, or one if two make many taps."""
@@ -419,8 +450,8 @@ class Powers:
         xp, ops = self.xp, self.ops
         sums, error, values = self._sums_of_taps()
         sums = xp.astype(sums, self.blocks.dtype, copy=False)
-        error = (xp.astype(error, self.blocks.dtype, copy=False) + self._taps_error)[:, None]
-        scale = arrays.power_of_two(2 * self._taps_exponent, xp=xp)[:, None]
+        error = (xp.astype(error, self.blocks.dtype, copy=False) + self._last.error)[:, None]
+        scale = arrays.power_of_two(2 * self._last.exponent, xp=xp)[:, None]
         norms = sums + error
         for t in range(self.n_iter):
             norms = rounding.up(xp.sqrt(rounding.up(norms, 1, xp=xp)), 1, xp=xp)
@@ -441,7 +472,7 @@ class Powers:
         H is Hermitian, but not in rounding: the sums are the means of row and column sums. Row i of the tap -m is
         column i of the tap m, so that half of the taps suffice.
         """
-        xp, ops, last = self.xp, self.ops, self._last
+        xp, ops, last = self.xp, self.ops, self._last.taps
         b, _, p = self.blocks.shape[:3]
         points, taps = len(last.points), math.prod(last.grid)
         itemsize = 8 if last.blocks.dtype == xp.float64 else 4
@@ -462,6 +493,7 @@ class Powers:
                 column_sums.append(xp.sum(magnitudes, axis=1))
             all_values = values if width == p else None
         means = (row_sums + xp.concat(column_sums, axis=1)) / (2 * taps)
+        # The sums over taps and channels, that of rows and columns, and the division.
         return rounding.up(means, taps + p + 3, xp=xp), error, all_values
 
     def residuals(
@@ -481,12 +513,12 @@ class Powers:
         sums : array, shape (b, p)
             Of `channel_norms`.
         """
-        xp, last = self.xp, self._last
+        xp, last = self.xp, self._last.taps
         if values is None:
             chosen, _ = last.values(selector)
         else:
             chosen = xp.matmul(values, xp.astype(selector, values.dtype)[:, None, :, :])
-        return residuals(self._scaled_blocks, last, last.transform(chosen), selector, sums)
+        return powers_residuals(self._scaled_blocks, last, last.transform(chosen), selector, sums)
 
 
 def gram_rule(n_iter: int) -> str:
@@ -587,7 +619,7 @@ def contract(x: Array, tables_: dict[int, Array], shape: list[int], *, xp: Names
     return xp.reshape(x, (b, math.prod(sizes), p, r))
 
 
-def residuals(
+def powers_residuals(
     blocks: Array,
     grid: GramTaps,
     columns: Array,
@@ -609,7 +641,7 @@ def residuals(
     at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
     chunks = -(-len(grid.points) // at_once)
     step = -(-len(grid.points) // chunks)
-    phase = ops.complex(*device_tables(*phases(grid.points, blocks.shape[3:]), sums, ops=ops))
+    phase = ops.complex(*device_tables(*cos_sin_of_taps(grid.points, blocks.shape[3:]), sums, ops=ops))
     # The signs of the taps, transformed back to the frequencies.
     adjoint_tables = [xp.conj(xp.matrix_transpose(table)) for table in grid.tables]
     table_dtype = adjoint_tables[0].dtype if adjoint_tables else arrays.complex_dtype(sums.dtype, xp=xp)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies, half_lags, phases_at
+from specnorm.geometry.frequencies import Frequencies, cos_sin_at, half_lags
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError
 from specnorm.symbols.proofs import symbols
@@ -270,17 +270,14 @@ class GramPolynomial:
         """Bytes of a complex entry."""
         return 16 if self.even.dtype == self.xp.float64 else 8
 
-    def limit_of_norm(self, norm: np.ndarray) -> np.ndarray:
-        """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down.
-
-        Other functions take this number as ``limit_sq``: a bound of the eigenvalues of H of the rotated blocks.
-        """
+    def eigenvalue_limit_of_norm(self, norm: np.ndarray) -> np.ndarray:
+        """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down."""
         rotated = np.maximum(host.sub_down(host.mul_down(norm, self._shrink), self._lost), 0.0)
         return host.sub_down(host.mul_down(rotated, rotated), self.error)
 
-    def norm_up(self, limit_sq: np.ndarray) -> np.ndarray:
-        """Bound of ``||G||`` that a computed ``lambda_max(H) <= limit_sq`` proves; the inverse of `limit_of_norm`."""
-        rotated = host.next_up(np.sqrt(np.maximum(host.next_up(limit_sq + self.error), 0.0)))
+    def norm_up(self, eigenvalue_limit: np.ndarray) -> np.ndarray:
+        """Bound of ``||G||`` that an eigenvalue limit proves; the inverse of `eigenvalue_limit_of_norm`."""
+        rotated = host.next_up(np.sqrt(np.maximum(host.next_up(eigenvalue_limit + self.error), 0.0)))
         return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
@@ -330,17 +327,17 @@ class GramPolynomial:
     def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
         dtype = np.float64 if self.even.dtype == self.xp.float64 else np.float32
-        cos, sin = phases_at(frequencies, self.lags)
+        cos, sin = cos_sin_at(frequencies, self.lags)
         return self.ops.from_numpy(cos.astype(dtype), self.blocks), self.ops.from_numpy(sin.astype(dtype), self.blocks)
 
-    def reduced(self, even: Array, odd: Array, limit_sq: np.ndarray) -> tuple[Array, Array]:
+    def reduced(self, even: Array, odd: Array, eigenvalue_limit: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
 
         Parameters
         ----------
         even, odd : arrays, shape (f, size, rank)
             Of `planes_at`.
-        limit_sq : float array, shape (f,)
+        eigenvalue_limit : float array, shape (f,)
             What is to be proven of the largest eigenvalues: above the truncation bound, unless nothing is left out.
 
         Raises
@@ -352,11 +349,11 @@ class GramPolynomial:
         if self.rank == self.size:
             no_error = xp.zeros((even.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(even))
             return self.ops.complex(even, odd), no_error
-        if not np.all(limit_sq > self.truncation):
+        if not np.all(eigenvalue_limit > self.truncation):
             raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
         # The root halves the relative errors of the difference and the quotient, and adds its own: two roundings in
         # all. The weight's conversion is in `reduced_error`.
-        weights = host.inflate(np.sqrt(1 / (limit_sq - self.truncation)), 2)
+        weights = host.inflate(np.sqrt(1 / (eigenvalue_limit - self.truncation)), 2)
         factor = xp.astype(self.ops.from_numpy(weights, self.blocks), even.dtype)[:, None, None]
         a = even[:, : self.rank, :], odd[:, : self.rank, :]
         b = factor * even[:, self.rank :, :], factor * odd[:, self.rank :, :]

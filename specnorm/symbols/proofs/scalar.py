@@ -18,9 +18,9 @@ from specnorm.backends import arrays
 from specnorm.geometry.frequencies import (
     Frequencies,
     cos_sin,
+    cos_sin_at,
     half_grid,
     half_grid_shape,
-    phases_at,
     tap_points,
 )
 from specnorm.proofs import host, rounding
@@ -266,7 +266,7 @@ class ScalarGram(GramPolynomial):
     def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
         """Cosines and sines (f, k) of an axis' taps, from frequencies along that axis alone."""
         taps = np.arange(self.blocks.shape[3 + axis])[:, None]
-        return symbols.device_tables(*phases_at(along_axis, taps), self.blocks, ops=self.ops)
+        return symbols.device_tables(*cos_sin_at(along_axis, taps), self.blocks, ops=self.ops)
 
     def at_centres(self, boxes: Boxes) -> CentreValues:
         """H of every block at the centres of all boxes of a cover, which lie on a grid."""
@@ -325,7 +325,7 @@ class ScalarGram(GramPolynomial):
         most_difference = np.asarray(kernel_shape) - 1
         difference_shape = tuple(2 * k - 1 for k in kernel_shape)
         differences = tap_points(difference_shape) - most_difference
-        changes = np.minimum(2.0, boxes[first_of_kind].largest_phase(differences.astype(np.float64)))
+        changes = np.minimum(2.0, boxes[first_of_kind].largest_angle(differences.astype(np.float64)))
         # For each block, the number of the difference between each tap and the largest tap.
         taps = tap_points(tuple(kernel_shape))
         largest_tap = taps[tap_norms.argmax(axis=1)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import PHASE_ERROR, Frequencies, phases
+from specnorm.geometry.frequencies import PHASE_ERROR, Frequencies, cos_sin_of_taps
 from specnorm.proofs import rounding
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ class Symbol:
 
 
 def cosines_and_sines(frequencies: Frequencies, blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """`phases` of the taps of blocks, in the precision and on the device of the blocks: (f, taps) each."""
-    return device_tables(*phases(frequencies, blocks.shape[3:]), blocks, ops=ops)
+    """`cos_sin_of_taps` of blocks, in the precision and on the device of the blocks: (f, taps) each."""
+    return device_tables(*cos_sin_of_taps(frequencies, blocks.shape[3:]), blocks, ops=ops)
 
 
 def device_tables(real: np.ndarray, imag: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:

@@ -110,7 +110,7 @@ def by_rings_alone() -> list[str]:
     return []
 
 
-_fewest_points, _dft, _phases_at = embedding._fewest_points, cells.dft, frequencies.phases_at
+_fewest_points, _dft, _cos_sin_at = embedding._fewest_points, cells.dft, frequencies.cos_sin_at
 
 
 def one_point_fewer(*axis: Any) -> int:
@@ -137,12 +137,12 @@ def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], skew: tupl
 
 def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
     """At a skew-circulant's frequencies, the farthest tap turns as if the circulant were not skew."""
-    cos, sin = _phases_at(given, points)
+    cos, sin = _cos_sin_at(given, points)
     odd = np.asarray([n % 2 == 0 and n < 2**20 for n in given.denominators]) & (given.numerators % 2 == 1).all(axis=0)
     if odd.any() and len(points):
         far = int(np.argmax(np.abs(points).sum(axis=1)))
         plain = Frequencies(given.numerators - odd, given.denominators)
-        c, s = _phases_at(plain, points[far : far + 1])
+        c, s = _cos_sin_at(plain, points[far : far + 1])
         cos[:, [far]], sin[:, [far]] = c, s
     return cos, sin
 
@@ -162,7 +162,7 @@ MUTATIONS = {
     ),
     "mirror images": Mutation(((circulant_search, "dft", half_less_a_point),)),
     "phase of one tap": Mutation(
-        ((gram_polynomial, "phases_at", phase_forgotten), (frequencies, "phases_at", phase_forgotten))
+        ((gram_polynomial, "cos_sin_at", phase_forgotten), (frequencies, "cos_sin_at", phase_forgotten))
     ),
 }
 

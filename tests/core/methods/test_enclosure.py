@@ -98,10 +98,10 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
     """A matrix reduced for a limit says nothing of lower ones; wide tolerances on grids ask for such."""
     prove, above = cover.proven_below, []
 
-    def watched(formed: Any, limit_sq: Any, **given: Any) -> Any:
-        proven = prove(formed, limit_sq, **given)
+    def watched(formed: Any, eigenvalue_limit: Any, **given: Any) -> Any:
+        proven = prove(formed, eigenvalue_limit, **given)
         if formed.polynomial.rank < formed.polynomial.size:
-            above.extend(limit_sq[proven] - formed.reduced_for_sq[proven])
+            above.extend(eigenvalue_limit[proven] - formed.reduced_for[proven])
         return proven
 
     tune(monkeypatch, smallest_reduced=12)

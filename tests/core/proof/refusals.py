@@ -232,7 +232,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "matrices of cells that have changed": formed_before,
     "values of other blocks": lambda: left_open(LINE, torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
     "values at other boxes": lambda: left_open(LINE, dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
-    "cells that are done with, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
+    "cells that are fathomed, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
     "a limit below the truncation": below_truncation,
     "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),

@@ -25,7 +25,7 @@ from specnorm.completion.method import Completion
 from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
-from specnorm.gram.method import ZeroPaddedGram
+from specnorm.gram.method import GramAtEverySize
 from specnorm.power.proofs.ritz import quotients
 from specnorm.power.proofs.waves import norm_by_waves
 from specnorm.projection.proof import norm_of_multiple
@@ -141,7 +141,7 @@ def by_products() -> Iterator[tuple[Upper, float]]:
     for matrix in (MATRIX[:, :, :1], MATRIX):
         kernel = np.zeros((*matrix.shape, 2))
         kernel[..., 1] = matrix
-        for method in (ZeroPaddedGram(8), Completion()):
+        for method in (GramAtEverySize(8), Completion()):
             _, ((_, upper),) = proven(kernel[0], method)
             yield upper, top(matrix[0])[0]
     yield from ((upper, 3.0) for _, upper in bounds_by_blocks(lambda: [assumed(3.0), assumed(1.0)], GROUPED))

@@ -58,7 +58,7 @@ from specnorm.unfoldings.proof import UnfoldingProof
 
 COVER = {
     "_open",
-    "_done",
+    "_fathomed",
     "_largest_threshold",
     "_note",
     "_set_open",
@@ -114,7 +114,7 @@ def test_claims_are_made_in_files_of_proofs_alone() -> None:
         "room = bound._MAKER",
         *("Interval(low, high)", "base.Slopes(low, high, regions)"),
         "from specnorm.proofs.interval import _interval",
-        *("cover._done[:] = True", "cover._largest_threshold = 0.0", "cover._note(index, 1.0)"),
+        *("cover._fathomed[:] = True", "cover._largest_threshold = 0.0", "cover._note(index, 1.0)"),
     ],
 )
 def test_the_ban_on_making_claims_can_fail(source: str) -> None:

@@ -56,9 +56,9 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
         for _ in range(4):
             polynomial = polynomials[random.randint(len(polynomials))]
             index = np.flatnonzero(random.uniform(size=len(cover)) < 0.8)
-            reduced_for_sq = polynomial.truncation + threshold**2 * random.uniform(0.01, 1, size=len(index))
-            formed, _ = cover.form(polynomial, index, reduced_for_sq)
-            proven = polynomial.norm_up(cover.limits_sq(polynomial, threshold))
+            reduced_for = polynomial.truncation + threshold**2 * random.uniform(0.01, 1, size=len(index))
+            formed, _ = cover.form(polynomial, index, reduced_for)
+            proven = polynomial.norm_up(cover.eigenvalue_limits(polynomial, threshold))
             passed = index[cover.fathom(formed, threshold)]
             fathomed += len(passed)
             for i in passed:

@@ -153,7 +153,7 @@ def test_limits_ask_for_no_coefficients() -> None:
     scalar, plain = ScalarGram(blocks, ops=OPS), GramPolynomial(blocks, ops=OPS)
     cover = Cover(blocks, torus((4, 5)), ops=OPS)
     cells: Cells = cover.open
-    assert len(cells) == len(cover.limits_sq(scalar, 1.0)) == len(cover.limits_sq(plain, 1.0))
+    assert len(cells) == len(cover.eigenvalue_limits(scalar, 1.0)) == len(cover.eigenvalue_limits(plain, 1.0))
     assert np.isinf(scalar.norms).all()
 
 

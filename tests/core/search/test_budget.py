@@ -94,9 +94,9 @@ def second_a_matrix(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
     form = Cover.form
 
-    def formed(self: Any, polynomial: Any, index: Any, reduced_for_sq: Any) -> Any:
+    def formed(self: Any, polynomial: Any, index: Any, reduced_for: Any) -> Any:
         now[0] += len(index)
-        return form(self, polynomial, index, reduced_for_sq)
+        return form(self, polynomial, index, reduced_for)
 
     monkeypatch.setattr(Cover, "form", formed)
     monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))

@@ -201,9 +201,9 @@ def fathomed_in_single_precision() -> Violations:
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
         blocks: Any = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
         polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
-        limit_sq = polynomial.limit_of_norm(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
-        formed, _ = at_zero(blocks).form(polynomial, np.arange(1), limit_sq)
-        if cover.proven_below(formed, limit_sq, ops=OPS)[0]:
+        eigenvalue_limit = polynomial.eigenvalue_limit_of_norm(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
+        formed, _ = at_zero(blocks).form(polynomial, np.arange(1), eigenvalue_limit)
+        if cover.proven_below(formed, eigenvalue_limit, ops=OPS)[0]:
             yield f"{blocks.reshape(-1)}: the norm of its sum is not below itself"
 
 
@@ -218,10 +218,10 @@ def reduced_for_higher_limits() -> Violations:
         blocks: Any = np.random.RandomState(seed).standard_normal((1, 6, 6, 2)) * 4.0 ** -np.arange(6)[:, None]
         polynomial = GramPolynomial(blocks, gram_polynomial.rotate(blocks, xp.eye(6)[None], 1, ops=OPS), ops=OPS)
         norm = float(np.linalg.norm(blocks[0].sum(axis=-1), 2))
-        limit_sq = np.asarray([(norm * (1 - 1e-6)) ** 2])
-        if limit_sq[0] > polynomial.truncation:
-            formed, _ = at_zero(blocks).form(polynomial, np.arange(1), 10 * limit_sq)
-            if cover.proven_below(formed, limit_sq, ops=OPS)[0]:
+        eigenvalue_limit = np.asarray([(norm * (1 - 1e-6)) ** 2])
+        if eigenvalue_limit[0] > polynomial.truncation:
+            formed, _ = at_zero(blocks).form(polynomial, np.arange(1), 10 * eigenvalue_limit)
+            if cover.proven_below(formed, eigenvalue_limit, ops=OPS)[0]:
                 yield f"{seed}: proven"
 
 

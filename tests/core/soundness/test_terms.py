@@ -191,7 +191,7 @@ def test_variation_covers_the_change_within_a_cell(family: str) -> None:
         random = np.random.RandomState(index)
         for _ in range(3):
             chosen = boxes[random.randint(len(boxes), size=5)]
-            spread = gram.variation_sq(chosen.largest_phase(gram.lags[1:]))
+            spread = gram.variation_sq(chosen.largest_angle(gram.lags[1:]))
             offsets = random.uniform(-1, 1, size=chosen.low.shape)
             offsets = np.where(random.uniform(size=offsets.shape) < 0.5, np.sign(offsets), offsets)
             away = offsets_in_radians(chosen, offsets)
@@ -235,7 +235,7 @@ def test_torus_is_covered(shape: tuple[int, ...]) -> None:
             away = 2 * math.pi * (sign * turns + np.asarray(shift))[points] - boxes.centres.angles[cells]
             assert ((np.abs(away) @ half_degree) <= boxes.radius[cells] * (1 + 1e-6) + 1e-12).all()
             slopes = np.random.RandomState(1).randint(-3, 4, size=(5, len(shape)))
-            assert (np.abs(away @ slopes.T) <= boxes.largest_phase(slopes)[cells] * (1 + 1e-6) + 1e-12).all()
+            assert (np.abs(away @ slopes.T) <= boxes.largest_angle(slopes)[cells] * (1 + 1e-6) + 1e-12).all()
         assert held.all()
         boxes, parent = halved(boxes)
         assert len(parent) == len(boxes)
