@@ -79,6 +79,21 @@ def test_labels_are_certified_by_the_logits(operator: str) -> None:
     assert str(found).endswith(f"The constants are of the values before {operator}, which keeps their order.")
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"y": np.eye(3)}, r"y of shape \(3, 3\); expected one whole number for each sample"),
+        ({"input_range": (0, 1)}, r"sample 1 of x lies outside of input_range=\(0, 1\)"),
+        ({"source": graph_of(model([N("MatMul", ["x", "w"], ["y"])], [1, 4], {"w": np.ones((4, 1))}))}, "one output"),
+    ],
+)
+def test_wrong_samples_are_refused(change: dict[str, Any], words: str) -> None:
+    x = np.array([[0.5] * 4, [2.0] * 4, [1.0] * 4])
+    call = {"source": graph_of(classifier([], ("c",))), "x": x, "y": np.zeros(3, int), "radii": [0.01], **change}
+    with pytest.raises(MethodError, match=words):
+        certified_accuracy(**call, method=Product())
+
+
 def test_sizes_are_whole_numbers() -> None:
     """4 / 256 is 0, and 4 mod 3 is 1."""
     nodes = [

@@ -305,6 +305,8 @@ def test_shrinking_dtypes_zeros_and_other_leaves() -> None:
     assert not weights["zero"]["kernel"].any()
     with pytest.raises(KernelError, match="bound"):
         training.spectral_norm(tree, state, 0.0)
+    with pytest.raises(KernelError, match="the tree is empty"):
+        training.kernels({})
 
 
 def test_the_constraint_on_trees_of_flax_and_equinox() -> None:
