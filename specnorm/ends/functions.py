@@ -275,7 +275,8 @@ def isometry_bound(
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     scale : float, "best" or None
-        The number s. None: 1. "best": the root of the mean of the squared singular values.
+        The number s. None: 1. "best": the root of the mean of the squared singular values over all frequencies of
+        the unbounded layer; input pixels that no output reads are left out.
     **geometry
         ``input_shape`` (with circular padding, eps is that of the layer at this size; otherwise, of all sizes),
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see

@@ -50,7 +50,7 @@ class _WithScale(Method):
     Parameters
     ----------
     scale : float, "best" or None
-        s; None: 1. "best": the s whose square is the mean of the squared singular values.
+        s; None: 1. "best": that of `specnorm.isometry_bound`.
     """
 
     scale: float | Literal["best"] | None = None
@@ -97,7 +97,7 @@ class Isometry(_WithScale):
     Parameters
     ----------
     scale : float, "best" or None
-        s; None: 1. "best": the s whose square is the mean of the squared singular values.
+        s; None: 1. "best": that of `specnorm.isometry_bound`.
     form : {"bound", "lags"}
         The proven eps; or the sum of the squares of the lags of ``K*K - s**2 I``, which trains orthogonal layers
         (L_orth of Wang et al.) and bounds nothing.

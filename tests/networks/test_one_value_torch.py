@@ -28,6 +28,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "squareplus": (lambda x: 0.5 * (x + torch.sqrt(x * x + 4)), 1.0),
     "rational": (lambda x: x / (1 + x * x), 1.0),
     "sine and cosine": (lambda x: torch.cat([torch.sin(x), torch.cos(x)], 1), 1.0),
+    "PReLU by channel, SiLU": (lambda x: F.silu(F.prelu(x, torch.tensor([0.1, 0.2, 0.3, 0.4, 1.0]))), 1.09983935),
     "both parts": (lambda x: torch.cat([torch.relu(x), x - torch.relu(x)], 1), 1.0),
 }
 
@@ -41,7 +42,7 @@ class Function(nn.Module):
         return self.function(x)
 
 
-@pytest.mark.sampled("soft", "sine", "snake")
+@pytest.mark.sampled("soft", "sine", "snake", "PReLU")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_have_the_slope_of_the_whole(name: str) -> None:
     function, slope = FUNCTIONS[name]

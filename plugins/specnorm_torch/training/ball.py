@@ -243,9 +243,9 @@ class SpectralBall(_Layered):
 
     Rounding is counted: besides, K is shrunk by some units of rounding at each step, for 64 channels and 3x3 taps in
     float32 by at most 1e-5. So `specnorm.certify` proves the bound at every step. Weights that were changed
-    otherwise since the last step, such as by ``load_state_dict`` or through ``.data``, are shrunk by `specnorm.rescale`
-    first if they are outside, and so they are if the group's bound was lowered. Weights that do not require a gradient
-    stay as they are.
+    otherwise since the last step, such as by ``load_state_dict``, are shrunk by `specnorm.rescale` first if they are
+    outside, and so they are if the group's bound was lowered. A change through ``.data`` is seen only if it changes the
+    Frobenius norm: signs and places of entries do not. Weights that do not require a gradient stay as they are.
 
     Parameters
     ----------

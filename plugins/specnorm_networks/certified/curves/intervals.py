@@ -139,7 +139,9 @@ class OnIntervals(Arithmetic[Interval]):
 
     def function(self, f: Pointwise, u: Interval) -> tuple[Interval, Interval, Any]:
         with np.errstate(all="ignore"):
-            low, high = (np.broadcast_to(end, u.shape) for end in f.between(*u.ends))
+            low, high = f.between(*u.ends)
+            shape = np.broadcast_shapes(u.shape, np.shape(low), np.shape(high))  # f may have a parameter a channel
+            low, high = np.broadcast_to(low, shape), np.broadcast_to(high, shape)
             if isinstance(f, Steep):
                 slope = f.derivative(u)
             else:
