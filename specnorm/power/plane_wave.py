@@ -51,9 +51,9 @@ def windowed_wave(
 ) -> Array:
     """Real wave on the large side of a layer, at a frequency of its blocks, under a sine window.
 
-    Along an axis with stride s, pixel ``t = s q + phase`` carries ``a[phase] e^{i theta q}``. Away from the border, the
-    convolution takes that to ``e^{i theta m} (G a)`` at output m, where ``G = sum_k K_k e^{i theta shift(k)}``. The
-    shift of tap k follows from ``r k - before = s shift(k) + phase(k)``, r the dilation and ``before`` the padding in
+    Along an axis with stride s, pixel ``t = s q + residue`` carries ``a[residue] e^{i theta q}``. Away from the border,
+    the convolution takes that to ``e^{i theta m} (G a)`` at output m, where ``G = sum_k K_k e^{i theta shift(k)}``. The
+    shift of tap k follows from ``r k - before = s shift(k) + residue(k)``, r the dilation and ``before`` the padding in
     front. a is the top right singular vector of G. The window falls to zero at the border, so that the loss is of
     second order in the inverse of the size.
 
@@ -145,11 +145,11 @@ def _power(
 
 
 def _symbols(kernel: Array, spec: ConvSpec, angles: np.ndarray, *, ops: ArrayOps) -> Array:
-    """The symbol at frequencies (f, d) of the blocks, shape (f, small channels, large channels * phases)."""
+    """The symbol at frequencies (f, d) of the blocks, shape (f, small channels, large channels * residues)."""
     xp = ops.xp
     small, large = kernel.shape[1:3]
-    by_phase = xp.reshape(_symbols_at(kernel, _tap_weights(spec, angles), ops=ops), (len(angles), -1, small, large))
-    return xp.reshape(xp.permute_dims(by_phase, (0, 2, 3, 1)), (len(angles), small, -1))
+    by_residue = xp.reshape(_symbols_at(kernel, _tap_weights(spec, angles), ops=ops), (len(angles), -1, small, large))
+    return xp.reshape(xp.permute_dims(by_residue, (0, 2, 3, 1)), (len(angles), small, -1))
 
 
 def _symbols_at(kernel: Array, weights: np.ndarray, *, ops: ArrayOps) -> Array:
@@ -159,41 +159,41 @@ def _symbols_at(kernel: Array, weights: np.ndarray, *, ops: ArrayOps) -> Array:
 
 
 def _tap_weights(spec: ConvSpec, angles: np.ndarray) -> np.ndarray:
-    """``e^{i theta shift(k)}`` where tap k reads a pixel of the phase, else 0: shape (f * phases, taps)."""
+    """``e^{i theta shift(k)}`` where tap k reads a pixel of the residue, else 0: shape (f * residues, taps)."""
     axes = zip(spec.kernel_shape, spec.stride, spec.dilation, spec.padding, strict=True)
-    reads = [_shifts_and_phases(taps, stride, dilation, before) for taps, stride, dilation, (before, _) in axes]
+    reads = [_shifts_and_residues(taps, stride, dilation, before) for taps, stride, dilation, (before, _) in axes]
     rows = []
     for theta in _angles_of_layer(spec, angles):
-        for phase in itertools.product(*(range(stride) for stride in spec.stride)):
+        for residue in itertools.product(*(range(stride) for stride in spec.stride)):
             weights = np.ones(1, dtype=np.complex128)
-            for j, (shifts, phases) in enumerate(reads):
-                of_axis = np.where(phases == phase[j], np.exp(1j * theta[j] * shifts), 0.0)
+            for j, (shifts, residues) in enumerate(reads):
+                of_axis = np.where(residues == residue[j], np.exp(1j * theta[j] * shifts), 0.0)
                 weights = np.outer(weights, of_axis).reshape(-1)
             rows.append(weights)
     return np.stack(rows)
 
 
-def _shifts_and_phases(
+def _shifts_and_residues(
     taps: int,
     stride: int,
     dilation: int,
     before: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and phase of the pixel that each tap of an axis reads: ``r k - before = s shift + phase``."""
+    """Shift and residue of the pixel that each tap of an axis reads: ``r k - before = s shift + residue``."""
     return np.divmod(dilation * np.arange(taps) - before, stride)
 
 
 def _wave(spec: ConvSpec, angles: np.ndarray, channels: np.ndarray) -> np.ndarray:
-    """Real windowed wave with a vector of channels and phases, flat: the larger of its real and imaginary part."""
+    """Real windowed wave with a vector of channels and residues, flat: the larger of its real and imaginary part."""
     large, _ = sizes_of(spec)
     (theta,) = _angles_of_layer(spec, angles[None, :])
     wave = channels.astype(np.complex128).reshape(-1, *spec.stride)
     for axis, (pixels, stride, angle) in enumerate(zip(large, spec.stride, theta, strict=True)):
-        position, phase = np.divmod(np.arange(pixels), stride)
+        position, residue = np.divmod(np.arange(pixels), stride)
         window = np.sin(math.pi * (position + 1) / (position[-1] + 2))
         factor = window * np.exp(1j * angle * position)
         later_axes = len(large) - axis - 1
-        wave = np.take(wave, phase, axis=axis + 1) * factor.reshape((-1,) + (1,) * later_axes)
+        wave = np.take(wave, residue, axis=axis + 1) * factor.reshape((-1,) + (1,) * later_axes)
     return _larger_part(wave.reshape(-1))
 
 
