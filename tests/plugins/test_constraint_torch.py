@@ -476,9 +476,9 @@ def test_a_pattern_chooses_layers() -> None:
     ):
         specnorm_torch.spectral_norm(Mixed(), layers="tail.*")
     with pytest.raises(MethodError, match="layers is a pattern of names"):
-        specnorm_torch.spectral_norm(Mixed(), layers=["body.0"])
+        specnorm_torch.spectral_norm(Mixed(), layers=["body.0"])  # type: ignore[arg-type]
     with pytest.raises(MethodError, match=r"name=0\.9 is a number: give bound=0\.9"):
-        specnorm_torch.spectral_norm(Mixed(), 0.9)
+        specnorm_torch.spectral_norm(Mixed(), 0.9)  # type: ignore[arg-type]
 
 
 def test_nothing_is_left_out_in_silence_or_named_for_nothing() -> None:
