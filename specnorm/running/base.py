@@ -219,8 +219,8 @@ class Method:
         """
         raise MethodError(
             f"this call looks at values while it runs (method {self.name!r}), which jit, compile and vmap do not have. "
-            "Call it outside of them. completion_bound, grid_bound, f4_bound and gram_bound are proven bounds that "
-            "work there."
+            "Call it outside of them, and also what calls it, such as rescale and certify. completion_bound, "
+            "grid_bound, f4_bound and gram_bound are proven bounds that work there."
         )
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:

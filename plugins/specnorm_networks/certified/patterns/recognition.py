@@ -14,6 +14,7 @@ from specnorm_networks.certified.patterns.normalisation import as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import as_sorting
 from specnorm_networks.certified.patterns.structure import Structure
+from specnorm_networks.certified.permutations import remove_permutations
 
 NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
 
@@ -23,6 +24,7 @@ def recognise_patterns(graph: Graph) -> Graph:
 
     All other nodes are kept, even those that no output needs any more.
     """
+    graph = remove_permutations(graph)
     structure = Structure()
     for node in graph.nodes:
         for replacement in _replacements(node, structure, graph.fresh):
@@ -65,6 +67,7 @@ def without_sorting(graph: Graph) -> Graph:
 
     For ranges and units, sorting is better left as maxima and minima, which are ReLU of differences.
     """
+    graph = remove_permutations(graph)
     original = graph.by_name
     recognised = prepare(graph).by_name
     nodes: list[Node] = []
