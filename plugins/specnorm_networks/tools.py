@@ -25,7 +25,7 @@ __all__ = [
     "Scope", "Selection", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants", "flattened", "is_file",
     "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.
-    "Ball", "Ranges", "Walk", "box_of", "check_region", "consistent", "ranges", "with_slopes_on",
+    "Ball", "Centre", "Ranges", "Walk", "box_of", "check_region", "consistent", "ranges", "with_slopes_on",
     # Proofs and searches.
     "Adam", "ROUNDINGS", "Run", "bounded", "bound_by_units", "constants", "runs",
     # Execution.
@@ -35,7 +35,7 @@ __all__ = [
 
 _PLACES = {
     "answer": "NetworkBound RunBound",
-    "answering": "bound bound_by_units",
+    "answering": "Centre bound bound_by_units",
     "bounding": "bounded",
     "certificates": "certificate_of_network",
     "certified.kernels": "ROUNDINGS speaks_of",
@@ -69,7 +69,7 @@ _PLACES = {
 
 if TYPE_CHECKING:
     from specnorm_networks.answer import NetworkBound, RunBound
-    from specnorm_networks.answering import bound, bound_by_units
+    from specnorm_networks.answering import Centre, bound, bound_by_units
     from specnorm_networks.bounding import bounded
     from specnorm_networks.certificates import certificate_of_network
     from specnorm_networks.certified.kernels import ROUNDINGS, speaks_of

@@ -69,16 +69,20 @@ def half_grid(sizes: Sequence[int]) -> Frequencies:
 
     The symbol of a real kernel has G(-theta) = conj G(theta), so the mirror images of these points are redundant.
     """
-    return (_small_half_grid if math.prod(sizes) <= _SMALL_TABLE else _half_grid)(tuple(sizes))
+    if math.prod(sizes) <= _SMALL_TABLE:
+        return _small_half_grid(tuple(sizes))
+    return _half_grid(tuple(sizes))
+
+
+@functools.lru_cache(maxsize=32)
+def _small_half_grid(sizes: tuple[int, ...]) -> Frequencies:
+    return _half_grid(sizes)
 
 
 def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
     points = product([np.arange(n) for n in half_grid_shape(sizes)])
     points.flags.writeable = False
     return Frequencies(points, sizes)
-
-
-_small_half_grid = functools.lru_cache(maxsize=32)(_half_grid)
 
 
 def halved_axis(sizes: Sequence[int]) -> int:

@@ -223,13 +223,13 @@ class Incumbent:
         is_flat = self._bound is None and np.count_nonzero(norms_sq > nearly_sq) > self.tuning.flat_cells
         if is_flat:
             starts = self.tuning.flat_starts
-            least_limit = nearly_sq
+            least_sq = nearly_sq
         else:
             # An excess below `Tuning.least_excess` of the tolerance does not matter.
             starts = 1
-            least_limit = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
+            least_sq = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
-        return np.asarray(highest_first[norms_sq[highest_first] > least_limit])
+        return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
 
     def begin_at_nearest(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.geometry.frequencies import half_grid_shape, halved_axis, tap_grid, tap_points
+from specnorm.symbols.proofs.symbols import matrices_at
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -141,20 +142,17 @@ def powers_vjp(
     cotangent : array, shape (b, p)
         c_i.
     """
-    blocks, signs, selector, sums, phase = residuals
-    is_wide = blocks.shape[1] < blocks.shape[2]
-    blocks = arrays.tall(blocks, xp=xp)
-    b, m, p, *kernel_shape = blocks.shape
+    given, signs, selector, sums, phase = residuals
+    blocks = arrays.tall(given, xp=xp)
+    kernel_shape = blocks.shape[3:]
     kernel_dtype = arrays.complex_dtype(blocks.dtype, xp=xp)
     product_dtype = phase.dtype
     # The divisor is that of the inverse Fourier transform from frequencies to taps.
     slope = _slopes_of_roots(sums, cotangent, n_iter, xp=xp) / math.prod(tap_grid(tuple(kernel_shape), n_iter))
     right = xp.astype(xp.matrix_transpose(selector * slope[:, :, None]), product_dtype)[:, None, :, :]
-    by_tap = xp.permute_dims(xp.reshape(blocks, (b, m * p, -1)), (0, 2, 1))
 
     def symbol(phases: Array) -> Array:
-        g = xp.matmul(xp.real(phases), by_tap) + 1j * xp.matmul(xp.imag(phases), by_tap)
-        return xp.reshape(xp.astype(g, product_dtype, copy=False), (b, -1, m, p))
+        return xp.astype(matrices_at(blocks, phases, xp=xp), product_dtype, copy=False)
 
     def gradient_of_chunk(chunk: int) -> Array:
         phases = xp.astype(phase[:, chunk, :, :], kernel_dtype, copy=False)
@@ -178,7 +176,7 @@ def powers_vjp(
     for chunk in range(1, phase.shape[1]):
         # A loop frees each chunk's gradient before the next one is made; `reduce` would not.
         gradient += gradient_of_chunk(chunk)
-    return arrays.swapped(gradient, xp=xp) if is_wide else gradient
+    return arrays.from_tall(gradient, given, xp=xp)
 
 
 _POINTS_AT_ONCE = 2**19

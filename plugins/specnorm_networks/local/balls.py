@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 
 from specnorm.errors import MethodError
-from specnorm.proof import AnyArray
 from specnorm_networks import Graph, Product
 from specnorm_networks.local.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import (
     Ball,
+    Centre,
     Measure,
     Method,
     NetworkBound,
@@ -30,7 +29,6 @@ from specnorm_networks.tools import (
     written_out,
 )
 
-Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]
 ROUNDS = 3
 """How often ranges are computed; each time with the constants that the previous ranges gave."""
 ENTRIES = 8192
@@ -42,17 +40,15 @@ def near(
     ball: Ball,
     measure: Measure,
     method: Method,
-    ranges_on_ball: Ranges | None = None,
+    ranges_on_ball: Ranges,
 ) -> list[NetworkBound]:
     """Bound a network on a ball: with the slopes of each channel there, and of each unit if the network is small.
 
     Parameters
     ----------
-    ranges_on_ball : Ranges, optional
-        `ranges_near` of the ball, if they are known already.
+    ranges_on_ball : Ranges
+        `ranges_near` of the ball.
     """
-    if ranges_on_ball is None:
-        ranges_on_ball = ranges_near(graph, ball, measure)
     on_ball = with_slopes_on(prepare(graph), ranges_on_ball)
     answers = [bounded(on_ball, measure, method, known=ranges_on_ball)]
     if not isinstance(method, Product):

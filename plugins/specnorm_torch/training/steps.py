@@ -212,7 +212,7 @@ class Sketch(NamedTuple):
     columns: np.ndarray
 
     def change_to(self, new: Sketch) -> float:
-        """Return the largest change of a row or column, as a part of the longest one; at least that, if it is small."""
+        """Return the largest change of a row or column, as a part of the longest one; of a small one an upper bound."""
         with np.errstate(all="ignore"):
             return max(_largest_change(x, y) for x, y in zip(self, new, strict=True))
 
@@ -231,7 +231,7 @@ def _signs(count: int) -> np.ndarray:
 
 
 def _largest_change(before: np.ndarray, after: np.ndarray) -> float:
-    """Largest change of a row, as a part of the longest one; where all rows together changed less, their change."""
+    """Return the largest change of a row, as a part of the longest one; of a small one an upper bound, by all rows."""
     change = after - before
     # The longest row is no shorter than the root of the mean square.
     most = math.sqrt(len(after) * float(np.vdot(change, change)) / (float(np.vdot(after, after)) + _TINY))
