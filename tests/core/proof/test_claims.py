@@ -215,6 +215,7 @@ def test_arrays_of_claims_are_on_their_side(wide: str) -> None:
 # -- rules look at what they suppose -----------------------------------------------------------------------------------
 LAYER = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="zeros", padding=1, groups=2)
 RING = Circulant(shortest(LAYER), (True, False))
+NAN: Any = np.asarray([np.nan])
 KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 
 
@@ -287,13 +288,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "two entries of a row": lambda: norms.norm_of_single_entries(np.ones((1, 1, 2, 1)), ops=OPS),  # type: ignore[arg-type]
     "two entries of a column": lambda: norms.norm_of_single_entries(np.ones((1, 2, 1, 1)), ops=OPS),  # type: ignore[arg-type]
     "a kernel that is not zero": lambda: norms.norm_of_zero(KERNEL, ops=OPS),
-    "norms on a grid that are NaN": grid._claims_on_grid(
-        grid.SymbolNormsUp(),
-        np.asarray([np.nan]),
-        KERNEL,
-        (20,),
-        ops=OPS,  # type: ignore[arg-type]
-    ),
+    "norms on a grid that are NaN": grid._claims_on_grid(grid.SymbolNormsUp(), NAN, KERNEL, (20,), ops=OPS),
     "half of a bound on a grid": lambda: claims_of(Halved()),
     "half of a bound on a grid, in words": lambda: claims_of(
         lambda symbol, ops: np.asarray(grid.SymbolNormsUp(3)(symbol, ops=ops)) / 2
