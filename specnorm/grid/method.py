@@ -10,15 +10,13 @@ from specnorm.errors import MethodError
 from specnorm.grid import proof as grid_proof
 from specnorm.grid.search import GRAM_PRODUCTS, grid_points, largest_bound
 from specnorm.running.base import Evaluation, Method, Needs, check_count
-from specnorm.symbols import gradients
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
@@ -100,4 +98,4 @@ class Grid(Method):
         """The factor times the gradient of the symbol's norm at the frequency where it is largest on the grid."""
         u, v, phase = residuals
         factor = self.factor(spec.block_kernel_shape)
-        return gradients.singular_value_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)
+        return symbols.singular_value_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)

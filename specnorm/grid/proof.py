@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import half_grid
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
+from specnorm.proofs.frequencies import half_grid
 from specnorm.proofs.norms import GramIterates
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -20,7 +20,7 @@ from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.frequencies import Frequencies
+    from specnorm.proofs.frequencies import Frequencies
     from specnorm.symbols.proofs.symbols import Symbol
 
 

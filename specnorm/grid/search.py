@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import half_grid
 from specnorm.grid.proof import LargestBound
+from specnorm.proofs.frequencies import half_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.frequencies import Frequencies
     from specnorm.grid.proof import Bound
+    from specnorm.proofs.frequencies import Frequencies
 
 
 _FEW_FREQUENCIES = 4

@@ -21,23 +21,22 @@ from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.completion.method import Completion
-from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.gram.method import GramAtEverySize
 from specnorm.power.proofs.ritz import quotients
 from specnorm.power.proofs.waves import norm_by_waves
-from specnorm.projection.proof import norm_of_multiple
 from specnorm.proof import proven
 from specnorm.proofs import bound, norms
 from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
 from specnorm.proofs.cells import dft_points, torus
-from specnorm.proofs.padding import bounds_by_blocks, padded_norm
+from specnorm.proofs.frequencies import half_grid
 from specnorm.supremum.proof import supremum_on_grid
-from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.padding import bounds_by_blocks, padded_norm
 from specnorm.symbols.proofs.scalar import norm_on_circulant
-from specnorm.symbols.proofs.wrapping import of_wrapped
+from specnorm.symbols.proofs.symbols import SymbolQuotients, of_wrapped
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
 """Claims, each beside the truth, or beside the number that it may not be on the wrong side of."""

@@ -29,7 +29,6 @@ from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restricti
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
 from specnorm.completion.method import Completion
-from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.gram.method import Gram
@@ -49,10 +48,11 @@ from specnorm.proofs.bound import (
     of_kernel,
 )
 from specnorm.proofs.cells import Boxes, Circulant, dft, dft_points, one_box, torus
-from specnorm.proofs.padding import bounds_by_blocks, padded_norm
+from specnorm.proofs.frequencies import half_grid
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.padding import bounds_by_blocks, padded_norm
 from specnorm.unfoldings import proof as unfolding_proof
 from specnorm.unfoldings.proof import UnfoldingProof
 
