@@ -59,7 +59,7 @@ def check_budget(budget: object) -> None:
     if (
         isinstance(budget, bool)
         or not isinstance(budget, (int, float))
-        or not 0 < budget
+        or not budget > 0
         or (isinstance(budget, int) and budget > sys.float_info.max)
     ):
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
