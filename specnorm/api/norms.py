@@ -14,9 +14,10 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
-from specnorm.running.base import Method, as_number
-from specnorm.running.clock import BUDGET
+from specnorm.running.base import Method
 from specnorm.running.measuring import run_method
+from specnorm.running.result import as_number
+from specnorm.running.search import BUDGET
 from specnorm.spectrum.determinant import LogDeterminant
 
 

@@ -24,14 +24,13 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import spec_of_group
 from specnorm.power.plane_wave import WaveSum, windowed_wave
 from specnorm.power.proofs.ritz import quotients
-from specnorm.proofs.padding import padded_norm
-from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
-from specnorm.running.problem import Problem
+from specnorm.running import search as costs
 from specnorm.running.result import BoundSource
+from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem
 from specnorm.supremum import tuning
-from specnorm.symbols import costs
 from specnorm.symbols.lanczos import RunOptions, top_vectors
 from specnorm.symbols.power import composed
+from specnorm.symbols.proofs.padding import padded_norm
 
 if TYPE_CHECKING:
     from specnorm.at_size.supremum import Supremum
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.problem import SearchResult
+    from specnorm.running.search import SearchResult
     from specnorm.supremum.branch_and_bound import Search
 
 

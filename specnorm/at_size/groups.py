@@ -9,8 +9,8 @@ import numpy as np
 
 from specnorm.at_size import layer_tuning
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import coarse_grid
 from specnorm.proofs.cells import torus
+from specnorm.proofs.frequencies import coarse_grid
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.proofs.scalar import largest_on_grid
 from specnorm.symbols.proofs.symbols import Symbol
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
-    from specnorm.running.clock import Clock
+    from specnorm.running.search import Clock
 
 _POINTS_A_TAP = (1, 2, 4)
 """Points of the grids on which the norms of scalar symbols are estimated, for each tap of an axis."""

@@ -20,14 +20,14 @@ from specnorm.at_size.proofs.components import norms_of_parts, norms_of_patch, p
 from specnorm.at_size.supremum import Supremum
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs.bound import finite
-from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.running.result import BoundSource
-from specnorm.unfoldings.matrix_search import LANCZOS_SIDE, enclose_matrices
+from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
+from specnorm.supremum.one_tap import LANCZOS_SIDE, enclose_matrices
 
 if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.problem import Problem
+    from specnorm.running.search import Problem
 
 
 def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:

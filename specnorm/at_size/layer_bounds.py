@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from specnorm.at_size import layer_tuning
 from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import greatest, least, trivial_lower
-from specnorm.running.problem import Bounds, Problem
 from specnorm.running.result import BoundSource
+from specnorm.running.search import Bounds, Problem
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.enclosure import fixed_cost
 from specnorm.enclosure.method import Enclose
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
@@ -17,21 +18,19 @@ from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import finite
 from specnorm.proofs.cells import dft, torus
 from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.proofs.padding import padded_norm
 from specnorm.running.base import Evaluation, Method, Needs, check_budget
-from specnorm.running.clock import Clock
-from specnorm.running.problem import Problem, SearchResult
+from specnorm.running.search import Clock, Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
-from specnorm.unfoldings.matrix_search import enclose_large_matrices
+from specnorm.supremum.one_tap import enclose_large_matrices
+from specnorm.symbols.proofs.padding import padded_norm
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 _CERTIFY_LEVELS = 40
 """Number of rounds of bisection after which a search gives up, since the norm is too close to the bound. A round halves
@@ -120,7 +119,7 @@ class Certify(Method):
         if proven:
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells, clock), ops=ops)
+            bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells, clock, fixed_cost), ops=ops)
             proven = bounds.upper is not None and bounds.upper <= bound
             refuted = bounds.lower > bound
             # Bounds that did not reach this tolerance would not reach a smaller one.

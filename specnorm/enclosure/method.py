@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from specnorm.enclosure.two_sided import TwoSidedSearch
 from specnorm.geometry import polyphase
 from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import as_array, known
-from specnorm.proofs.padding import padded_norm
 from specnorm.running.base import Evaluation, Needs, needs_of_search
-from specnorm.running.problem import SearchResult
 from specnorm.running.result import BoundSource
-from specnorm.running.two_sided import TwoSidedSearch
+from specnorm.running.search import SearchResult
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.symbols.proofs.symbols import SymbolQuotients
 from specnorm.symbols.triples import top_triples
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from specnorm.errors import GeometryError, Undecided
 from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import as_array, finite, known
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_rtol
-from specnorm.spectrum.fft import before_rounding
+from specnorm.running.search import before_rounding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from specnorm.backends.registry import function
 from specnorm.enclosure.method import Enclose
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Layer
-from specnorm.running.clock import BUDGET
 from specnorm.running.measuring import proven
 from specnorm.running.result import BoundSource, Enclosure, Outcome, Result
+from specnorm.running.search import BUDGET
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -98,7 +98,7 @@ def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Any:
 
 def explained_when_asked(lower: Lower, upper: Upper) -> str:
     """Return the rules that prove two claims, as text: what `Enclosure.explain` prints."""
-    from specnorm.proofs.explaining import explained  # imported here: few need it
+    from specnorm.running.explaining import explained  # imported here: few need it
 
     return explained(lower, upper)
 

@@ -19,9 +19,8 @@ from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.host import representable
-from specnorm.running.base import as_number
 from specnorm.running.measuring import proven, run_method
-from specnorm.running.result import Enclosure, Outcome, Result
+from specnorm.running.result import Enclosure, Outcome, Result, as_number
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject

@@ -14,13 +14,14 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
+from specnorm.enclosure.two_sided import TwoSidedSearch
+from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays, outcome_of
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry import polyphase
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
-from specnorm.running.base import Evaluation, Method, Needs, as_number
-from specnorm.running.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
-from specnorm.running.two_sided import TwoSidedSearch
+from specnorm.running.base import Evaluation, Method, Needs
+from specnorm.running.result import as_number
 from specnorm.symbols.gradients import lags_vjp
 from specnorm.symbols.proofs.lags import Lags, lags_of
 
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.rounding import Rounds
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 Form = Literal["bound", "lags"]
 BEST = "best"

@@ -16,7 +16,7 @@ from specnorm.supremum.enclosing import enclose_blocks
 
 if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
-    from specnorm.running.problem import Problem, SearchResult
+    from specnorm.running.search import Problem, SearchResult
 
 _SHARE = 0.9
 """Part of the tolerance that the search gets. The roundings of the lags take the rest."""

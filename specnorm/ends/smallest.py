@@ -11,12 +11,12 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest
 from specnorm.backends import arrays
+from specnorm.enclosure.two_sided import TwoSidedSearch
+from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays, outcome_of
 from specnorm.errors import GeometryError
 from specnorm.geometry import polyphase
 from specnorm.proofs.bound import as_array
 from specnorm.running.base import Evaluation, Needs, needs_of_search
-from specnorm.running.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
-from specnorm.running.two_sided import TwoSidedSearch
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.ends.smallest_singular_value import SmallestBounds
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.problem import Problem
+    from specnorm.running.search import Problem
 
 ROWS = 2048
 """Most rows of a Gram matrix whose eigenvalues are computed: they take some seconds."""

@@ -18,10 +18,10 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
 from specnorm.geometry.spec import ConvSpec, grid_sizes
 from specnorm.proofs.bound import Lower, Upper, known, times_power_of_two
-from specnorm.running.problem import Bounds, Problem
+from specnorm.proofs.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
+from specnorm.running.search import Bounds, Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.ends.proof import Defect, InBasis
-    from specnorm.running.problem import SearchResult
-    from specnorm.symbols.proofs.nonnegative import Nonnegative
+    from specnorm.running.search import SearchResult
+    from specnorm.supremum.proof import Nonnegative
 
 
 class SmallestTuning(NamedTuple):
@@ -196,7 +196,7 @@ def norm_problem(like: Problem, blocks: Array, rtol: float, sizes: tuple[int, ..
     """
     groups, m, p, *taps = blocks.shape
     spec = ConvSpec(groups * m, groups * p, tuple(taps), groups=groups, input_shape=sizes)
-    return Problem(blocks, spec, rtol, like.max_cells, like.clock)
+    return replace(like, kernel=blocks, spec=spec, rtol=rtol)
 
 
 def circulant_sizes(problem: Problem, blocks: Array) -> tuple[int, ...] | None:
@@ -301,10 +301,10 @@ class _SmallestSearch:
 
         Whether that search reached its tolerance is the last answer.
         """
-        problem = replace(norm_problem(self.problem, defect.kernel, rtol, self.sizes), nonnegative=nonnegative)
+        problem = norm_problem(self.problem, defect.kernel, rtol, self.sizes)
         if self.sizes is None:
             problem = replace(problem, max_cells=min(problem.max_cells, TUNING.most_cells))
-        result, is_close = enclose_blocks(problem, ops=self.ops)
+        result, is_close = enclose_blocks(problem, nonnegative=nonnegative, ops=self.ops)
         lower = defects.smallest_down(defect, known(result.upper))
         return lower, self.witness_at(result.frequency, result.block), result, is_close
 

@@ -21,23 +21,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
-from specnorm.geometry.frequencies import tap_grid
 from specnorm.geometry.spec import grid_sizes
 from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
 from specnorm.grid.proof import SymbolNormsUp
 from specnorm.grid.search import largest_bound
-from specnorm.proofs.padding import bounds_by_blocks
+from specnorm.proofs.frequencies import tap_grid
 from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count
-from specnorm.symbols import gradients
 from specnorm.symbols.gradients import one_product_vjp, powers_vjp, scalar_powers_vjp, schatten_gradient
 from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.padding import bounds_by_blocks
 from specnorm.symbols.proofs.scalar import has_one_column
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.result import Kind
+    from specnorm.running.base import Kind
 
 
 @dataclass(frozen=True)
@@ -184,7 +183,7 @@ class Gram(Stepped):
             return at_every_size.pullback(residuals, cotangent, spec, xp=xp)
         gamma, phase = residuals
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
-        return gradients.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
+        return symbols.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
 
     def _method_at_every_size(self, spec: ConvSpec) -> GramAtEverySize | None:
         """The method for every size, or None for a circular layer at one size."""

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm.errors import MethodError
 from specnorm.grid import proof as grid_proof
 from specnorm.grid.search import grid_points, largest_bound
-from specnorm.proofs.padding import bounds_by_blocks
 from specnorm.running.base import Evaluation, Method, Needs, check_count
-from specnorm.symbols import gradients
 from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.padding import bounds_by_blocks
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
@@ -98,4 +96,4 @@ class Grid(Method):
         """The factor times the gradient of the symbol's norm at the frequency where it is largest on the grid."""
         u, v, phase = residuals
         factor = self.factor(spec.block_kernel_shape)
-        return gradients.singular_value_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)
+        return symbols.singular_value_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import half_grid
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper, _uppers
 from specnorm.proofs.cells import Grid
+from specnorm.proofs.frequencies import half_grid
 from specnorm.proofs.norms import GramIterates
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial

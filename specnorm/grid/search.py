@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import half_grid
 from specnorm.grid.proof import LargestBound, largest_of_all
+from specnorm.proofs.frequencies import half_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 

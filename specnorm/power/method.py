@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 POLISHED = 4

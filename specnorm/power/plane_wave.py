@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import coarse_grid, phases_at_angles, product, tap_points
 from specnorm.geometry.taps import sizes_of
 from specnorm.power.proofs.waves import Waves, norm_by_waves
+from specnorm.proofs.frequencies import coarse_grid, phases_at_angles, product, tap_points
 from specnorm.symbols.power import matrix_maps, power_steps
 from specnorm.symbols.proofs import symbols
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.geometry.frequencies import Frequencies, half_grid, product, signs
 from specnorm.proofs import host
 from specnorm.proofs.bound import ALL_FREQUENCIES
+from specnorm.proofs.frequencies import Frequencies, half_grid, product, signs
 
 if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper

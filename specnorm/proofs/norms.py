@@ -18,9 +18,9 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
-from specnorm.geometry.frequencies import Frequencies
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _lower, _upper
+from specnorm.proofs.frequencies import Frequencies
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace

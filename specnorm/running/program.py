@@ -368,7 +368,7 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
     """
     check_finite(kernels, shape, backend=backend)
     computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
-    if not arithmetic.flushes() or not computes_on_this_processor:
+    if not rounding.flushes() or not computes_on_this_processor:
         return
     if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
         raise BackendError(

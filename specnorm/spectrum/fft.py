@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.errors import MethodError, Undecided
+from specnorm.errors import Undecided
 from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import Frequencies, half_grid
 from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import largest_bound
-from specnorm.proofs.rounding import conversion_loss
+from specnorm.proofs.frequencies import Frequencies, half_grid
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
-from specnorm.running.clock import Clock
-from specnorm.running.problem import Problem
+from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.costs import eigh_cost
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.triples import top_gradient, top_triples
 
@@ -28,8 +25,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 _WORK_OF_VISITS = 4e7
 """Work of visits of a whole grid, in multiplications, up to which they take less time than a search."""
@@ -178,21 +174,3 @@ class ExactFFT(Method):
 def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:
     """The norm that a vector attains at a frequency, for each block, rounded down."""
     return quotient_at_down(symbols.matrix_at(blocks, phase, xp=xp), v, blocks, xp=xp)
-
-
-def before_rounding(rtol: float, *, ops: ArrayOps) -> float:
-    """The tolerance of a search, such that its lower bound is within ``rtol`` after the conversion to the answer.
-
-    Raises
-    ------
-    MethodError
-        If the numbers of the answer's dtype are too far apart.
-    """
-    loss = conversion_loss(ops.result_dtype)
-    if not ops.traced and rtol < 2 * loss:
-        finest = 2 * loss
-        raise MethodError(
-            f"rtol={rtol:g} is finer than {ops.result_dtype} can tell, in which the norm of this kernel is returned: "
-            f"give an rtol of at least {finest:.1g}" + (", or the kernel in float64." if finest > 1e-9 else ".")
-        )
-    return rtol - loss

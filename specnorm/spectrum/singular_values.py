@@ -10,23 +10,22 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
-from specnorm.geometry.frequencies import distinct_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import grid_sizes
 from specnorm.geometry.taps import shapes_of, sizes_of
+from specnorm.proofs.frequencies import distinct_grid
 from specnorm.proofs.norms import GramIterates, singular_values_down
 from specnorm.running.base import Evaluation, Method, Needs, check_count, require_circular, require_exact
-from specnorm.symbols import gradients
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.frequencies import Frequencies
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.frequencies import Frequencies
     from specnorm.proofs.rounding import Rounds
-    from specnorm.running.result import Kind
+    from specnorm.running.base import Kind
 
 MOST_ROWS = 4096
 """Largest shorter side of a layer's own matrix: an SVD of that size takes a minute."""
@@ -214,7 +213,7 @@ class SingularValues(_LayerValues):
             chunk = slice(start, start + step)
             u, _, vh = xp.linalg.svd(symbols.matrices_at(blocks, phase[:, chunk, :], xp=xp), full_matrices=False)
             of_symbols = xp.matmul(u * weights[:, chunk, None, :], vh)
-            gradient = gradient + gradients.matrices_gradient(
+            gradient = gradient + symbols.matrices_gradient(
                 of_symbols, phase[:, chunk, :], spec.block_kernel_shape, xp=xp
             )
         return gradient

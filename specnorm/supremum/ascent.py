@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies, phases_at_angles, tap_points
+from specnorm.proofs.frequencies import Frequencies, phases_at_angles, tap_points
 from specnorm.symbols.angles import newton_step
 from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
 from specnorm.symbols.proofs.symbols import device_tables, planes_at
@@ -16,7 +16,7 @@ from specnorm.symbols.proofs.symbols import device_tables, planes_at
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.running.clock import Clock
+    from specnorm.running.search import Clock
     from specnorm.supremum.tuning import Tuning
 
 _LATTICE = 2**40

@@ -17,8 +17,7 @@ from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.bound import trivial_lower
 from specnorm.proofs.cells import Cells
-from specnorm.running.clock import Clock, OutOfTime
-from specnorm.running.problem import SearchResult
+from specnorm.running.search import Clock, OutOfTime, SearchResult, eigh_cost
 from specnorm.supremum import tuning
 from specnorm.supremum.incumbent import (
     Incumbent,
@@ -30,15 +29,14 @@ from specnorm.supremum.incumbent import (
 )
 from specnorm.supremum.proof import CentreMatrices, Cover, supremum_on_grid
 from specnorm.supremum.reduction import Polynomials
-from specnorm.symbols.costs import eigh_cost
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
     from specnorm.proofs.cells import Boxes
+    from specnorm.supremum.proof import Nonnegative
     from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-    from specnorm.symbols.proofs.nonnegative import Nonnegative
     from specnorm.symbols.proofs.scalar import CentreValues
 
 

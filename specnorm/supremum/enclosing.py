@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import Frequencies, half_grid_shape
 from specnorm.geometry.spec import grid_sizes
-from specnorm.grid.without_search import bound_without_search, seconds_without_search
-from specnorm.proofs.bound import known, least, trivial_lower
+from specnorm.proofs.bound import least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
+from specnorm.proofs.frequencies import Frequencies, half_grid_shape
 from specnorm.proofs.norms import (
     has_one_entry_per_row_and_column,
     norm_by_frobenius,
@@ -21,20 +20,19 @@ from specnorm.proofs.norms import (
     norm_of_single_entries,
     norm_of_zero,
 )
-from specnorm.running.problem import Problem, SearchResult
+from specnorm.running.search import Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
+from specnorm.supremum.one_tap import enclose_large_matrices
 from specnorm.supremum.proof import supremum_on_grid
-from specnorm.symbols.proofs.quotients import SymbolQuotients
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
-from specnorm.symbols.proofs.symbols import Symbol, top_triple
-from specnorm.symbols.proofs.wrapping import of_wrapped, wrapped
-from specnorm.unfoldings.matrix_search import enclose_large_matrices
+from specnorm.symbols.proofs.symbols import Symbol, SymbolQuotients, of_wrapped, top_triple, wrapped
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.clock import Clock
+    from specnorm.running.search import Clock
+    from specnorm.supremum.proof import Nonnegative
 
 _AXES_OF_CHANNELS = 3
 """Axes of blocks without spatial ones."""
@@ -94,32 +92,54 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Search
     return result if result.within(rtol) else None
 
 
-def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+def enclose_blocks(
+    problem: Problem,
+    *,
+    nonnegative: Nonnegative | None = None,
+    ops: ArrayOps,
+) -> tuple[SearchResult, bool]:
     """Enclose the largest norm of one layer's blocks to the tolerance, or as closely as the budget allows.
+
+    Parameters
+    ----------
+    nonnegative : Nonnegative, optional
+        Proof that the symbol of the blocks is nowhere negative.
 
     Returns
     -------
     result : SearchResult
-        Result with two finite bounds.
+        With two finite bounds if the problem has a fallback.
     converged : bool
         Whether the bounds are within the tolerance.
     """
     trimmed = polyphase.trimmed(problem.kernel, ops=ops)
     if problem.spec.input_shape is not None:
-        return _enclose_circular(trimmed, problem, ops=ops)
-    return _enclose_trimmed(trimmed, problem, ops=ops)
+        return _enclose_circular(trimmed, problem, nonnegative, ops=ops)
+    return _enclose_trimmed(trimmed, problem, nonnegative, ops=ops)
 
 
-def _enclose_circular(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+def _enclose_circular(
+    trimmed: Array,
+    problem: Problem,
+    nonnegative: Nonnegative | None,
+    *,
+    ops: ArrayOps,
+) -> tuple[SearchResult, bool]:
     """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
     blocks, error = wrapped(trimmed, grid_sizes(problem.spec, tuple(trimmed.shape[3:])), ops=ops)
-    result, converged = _enclose_trimmed(blocks, problem, ops=ops)
-    lower, upper = of_wrapped(result.lower, known(result.upper), error)
+    result, converged = _enclose_trimmed(blocks, problem, nonnegative, ops=ops)
+    lower, upper = of_wrapped(result.lower, result.upper, error)
     result = replace(result, lower=lower, upper=upper)
     return result, converged and (not error or result.within(problem.rtol))
 
 
-def _enclose_trimmed(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+def _enclose_trimmed(
+    trimmed: Array,
+    problem: Problem,
+    nonnegative: Nonnegative | None,
+    *,
+    ops: ArrayOps,
+) -> tuple[SearchResult, bool]:
     """`enclose_blocks` of kernels without borders of zeros."""
     without_search = (
         enclose_zero(trimmed, ops=ops)
@@ -128,7 +148,7 @@ def _enclose_trimmed(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tupl
     )
     if without_search is not None:
         return without_search, True
-    search = Search(trimmed, clock=_clock(problem), nonnegative=problem.nonnegative, ops=ops)
+    search = Search(trimmed, clock=_clock(problem), nonnegative=nonnegative, ops=ops)
     boxes = _boxes(trimmed, problem)
     if problem.spec.input_shape is not None:
         result = _enclose_grid(search, boxes, problem)
@@ -155,8 +175,8 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
 
 
 def _clock(problem: Problem) -> Clock:
-    """The problem's clock, less the time of the bound that is computed if the search does not finish."""
-    return problem.clock.before(seconds_without_search(problem))
+    """The problem's clock, less the time of its fallback."""
+    return problem.clock if problem.fallback is None else problem.clock.before(problem.fallback.seconds(problem))
 
 
 def _boxes(trimmed: Array, problem: Problem) -> Boxes | None:
@@ -226,11 +246,14 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
     if result.upper is None:
         if torus_result.upper is None:
             torus_result = _with_any_bound(search, boxes, torus_result, problem)
-        result = search.run(grid, rtol=rtol, supremum=torus_result.upper, start=start, max_cells=max_cells)
-    uppers = [result.upper] if result.upper else []
+        supremum = torus_result.upper
+        if supremum is None:
+            supremum = norm_by_frobenius(search.blocks, ops=search.ops)
+        result = search.run(grid, rtol=rtol, supremum=supremum, start=start, max_cells=max_cells)
+    uppers = [] if result.upper is None else [result.upper]
     if torus_result.upper is not None:
         uppers.append(supremum_on_grid(torus_result.upper, grid))
-    return replace(result, upper=least(*uppers), cells=result.cells + torus_result.cells)
+    return replace(result, upper=least(*uppers) if uppers else None, cells=result.cells + torus_result.cells)
 
 
 def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:
@@ -274,13 +297,13 @@ def _with_any_bound(
     result: SearchResult,
     problem: Problem,
 ) -> SearchResult:
-    """The result of a search that did not finish, with an upper bound: a wider one, or one of fixed cost."""
+    """The result of a search that did not finish, with an upper bound: a wider one, or the problem's fallback."""
     if result.upper is None and boxes is not None:
         again = search.run(boxes, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)
         result = replace(again, cells=result.cells + again.cells)
-    if result.within(_WIDE):
+    if result.within(_WIDE) or problem.fallback is None:
         return result
-    upper = bound_without_search(problem, ops=search.ops)
+    upper = problem.fallback.bound(problem, ops=search.ops)
     if result.upper is not None:
         upper = least(result.upper, upper)
     return replace(result, upper=upper)

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies, coarse_grid, product
 from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.frequencies import Frequencies, coarse_grid, product
 from specnorm.supremum.ascent import Ascent, nearest_lattice_points
 from specnorm.symbols.power import gram_power, largest_eigenvalues
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.symbols import SymbolQuotients
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Lower
     from specnorm.proofs.cells import Cells
-    from specnorm.running.clock import Clock
+    from specnorm.running.search import Clock
     from specnorm.supremum.proof import CentreMatrices
     from specnorm.supremum.tuning import Tuning
     from specnorm.symbols.proofs.gram_polynomial import GramPolynomial

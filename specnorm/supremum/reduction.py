@@ -10,8 +10,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.running.clock import Clock
-from specnorm.symbols.costs import eigh_cost
+from specnorm.running.search import Clock, eigh_cost
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation, rotate
 from specnorm.symbols.proofs.scalar import ScalarGram
 from specnorm.symbols.proofs.symbols import stacked_taps

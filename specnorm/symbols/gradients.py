@@ -10,84 +10,11 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import half_grid_shape, halved_axis, tap_grid, tap_points
-from specnorm.symbols.proofs.symbols import matrices_at
+from specnorm.proofs.frequencies import half_grid_shape, halved_axis, tap_grid, tap_points
+from specnorm.symbols.proofs.symbols import matrices_at, matrices_gradient
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
-
-
-def symbol_gradient(
-    u: Array,
-    v: Array,
-    phase: Array,
-    kernel_shape: tuple[int, ...],
-    *,
-    xp: Namespace,
-) -> Array:
-    """Gradient of ``sum_r Re(u_r* G(theta_r) v_r)`` with respect to the blocks: ``Re(conj(u_o) v_i e^{i k.theta})``.
-
-    Parameters
-    ----------
-    u, v : arrays, shapes (b, r, m) and (b, r, p)
-    phase : array, shape (b, r, taps)
-        e^{i k.theta_r} for each tap k.
-
-    Returns
-    -------
-    array, shape (b, m, p, *kernel_shape)
-    """
-    b, r, m = u.shape
-    p = v.shape[2]
-    right = xp.reshape(v[:, :, :, None] * phase[:, :, None, :], (b, r, -1))
-    total = _real_of_product(xp.matrix_transpose(u), right, xp=xp)
-    return xp.reshape(total, (b, m, p, *kernel_shape))
-
-
-def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:
-    """``Re(conj(X) Y) = Re X Re Y + Im X Im Y`` for matrices (b, m, r) and (b, r, n), as one real product."""
-    left = xp.concat([xp.real(x), xp.imag(x)], axis=2)
-    right = xp.concat([xp.real(y), xp.imag(y)], axis=1)
-    return xp.matmul(left, right)
-
-
-def singular_value_gradient(
-    u: Array,
-    v: Array,
-    phase: Array,
-    cotangent: Array,
-    kernel_shape: tuple[int, ...],
-    *,
-    xp: Namespace,
-) -> Array:
-    """Cotangent (b,) times the gradient of a singular value of each block's symbol at one frequency.
-
-    The singular vectors are u (b, m) and v (b, p); ``phase`` is (b, taps).
-    """
-    u = u * xp.astype(cotangent, u.dtype)[:, None]
-    return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
-
-
-def matrices_gradient(
-    symbol_gradients: Array,
-    phase: Array,
-    kernel_shape: tuple[int, ...],
-    *,
-    xp: Namespace,
-) -> Array:
-    """Gradient of ``sum_f Re<Gamma_f, G(theta_f)>`` with respect to the blocks.
-
-    It is ``Re sum_f conj(Gamma_f) e^{i k.theta_f}`` for tap k.
-
-    Parameters
-    ----------
-    symbol_gradients : array, shape (b, f, m, p)
-        Gamma_f: the gradients with respect to the symbols at f frequencies.
-    phase : array, shape (b, f, taps)
-    """
-    b, f, m, p = symbol_gradients.shape
-    by_entry = xp.matrix_transpose(xp.reshape(symbol_gradients, (b, f, m * p)))
-    return xp.reshape(_real_of_product(by_entry, phase, xp=xp), (b, m, p, *kernel_shape))
 
 
 def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
@@ -299,7 +226,7 @@ def lags_vjp(blocks: Array, slopes: Array, *, xp: Namespace) -> Array:
     blocks : array, shape (b, m, p, *kernel_shape)
         K.
     slopes : array, shape (b, L, p, p)
-        D, the derivatives by half of the lags (`specnorm.geometry.frequencies.half_lags`), such that ``D_{-t} = D_t^T``
+        D, the derivatives by half of the lags (`specnorm.proofs.frequencies.half_lags`), such that ``D_{-t} = D_t^T``
         are those by the others.
     """
     b, m, p, *kernel_shape = blocks.shape

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import coarse_grid
+from specnorm.proofs.frequencies import coarse_grid
 from specnorm.tensor_norm.one_set import best_spatial_vectors, outer
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
 from specnorm.geometry import polyphase
-from specnorm.proofs.padding import bounds_by_blocks, bounds_of_layers
 from specnorm.running.base import Evaluation, Needs, Stepped, check_budget, check_count
-from specnorm.running.clock import Clock
+from specnorm.running.search import Clock
+from specnorm.symbols.proofs.padding import bounds_by_blocks, bounds_of_layers
 from specnorm.tensor_norm import one_set
 from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import Claims, FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import Claims, FigureRule, Kind
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from specnorm.geometry import polyphase
 from specnorm.proofs.cells import torus
 from specnorm.proofs.norms import norm_of_zero
-from specnorm.running.problem import SearchResult
+from specnorm.running.search import SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.triples import top_triple_at
 from specnorm.tensor_norm.form import unit_rows, waves
@@ -17,9 +17,9 @@ from specnorm.tensor_norm.form import unit_rows, waves
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.frequencies import Frequencies
     from specnorm.proofs.bound import Upper
-    from specnorm.running.clock import Clock
+    from specnorm.proofs.frequencies import Frequencies
+    from specnorm.running.search import Clock
 
 LIFT = 1.001
 """Factor by which a value is multiplied if it cannot be proven as it is; documented in the API."""

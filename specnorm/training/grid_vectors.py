@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import product, tap_points
+from specnorm.proofs.frequencies import product, tap_points
 from specnorm.symbols.angles import newton_step
 
 if TYPE_CHECKING:

@@ -11,17 +11,16 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.running.base import Evaluation, Method, Needs, check_count
+from specnorm.supremum.one_tap import enclose_each
 from specnorm.symbols.gradients import schatten_gradient
 from specnorm.symbols.power import matrix_maps, power_steps
 from specnorm.symbols.proofs import symbols
-from specnorm.unfoldings.matrix_search import enclose_each
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 class _SingularVectorMethod(Method):

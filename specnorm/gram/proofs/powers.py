@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import cos_sin, cos_sin_of_taps, half_grid, half_grid_shape, halved_axis, tap_grid
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
+from specnorm.proofs.frequencies import cos_sin, cos_sin_of_taps, half_grid, half_grid_shape, halved_axis, tap_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lag_products, roundings
 from specnorm.symbols.proofs.symbols import device_tables, stacked_taps

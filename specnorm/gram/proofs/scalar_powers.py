@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import half_grid_shape, halved_axis, tap_grid
 from specnorm.gram.proofs import powers as gram_powers
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
+from specnorm.proofs.frequencies import half_grid_shape, halved_axis, tap_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import blocks_at_once, half_grid_tables, scalar_error, squares_on_grid
 

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies, cos_sin_at, half_lags
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.frequencies import Frequencies, cos_sin_at, half_lags
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import even_and_odd, lag_products
 from specnorm.symbols.proofs.lags import roundings as roundings_of_lags

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import (
+from specnorm.proofs import host, rounding
+from specnorm.proofs.bound import Upper, _uppers
+from specnorm.proofs.cells import Grid
+from specnorm.proofs.frequencies import (
     Frequencies,
     cos_sin,
     cos_sin_at,
@@ -23,9 +26,6 @@ from specnorm.geometry.frequencies import (
     half_grid_shape,
     tap_points,
 )
-from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import _uppers
-from specnorm.proofs.cells import Grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 

@@ -13,11 +13,11 @@ from helpers.checks import calls
 from helpers.libraries import OPS
 
 import specnorm
-from specnorm.geometry.frequencies import half_grid
 from specnorm.grid import proof as grid
 from specnorm.grid.proof import LargestBound
 from specnorm.grid.search import largest_bound, leave_out
 from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.frequencies import half_grid
 
 FUNCTIONS: dict[str, tuple[Callable[..., object], float]] = {
     "tn_bound": (lambda kernel, groups: specnorm.tn_bound(kernel, groups=groups), 1.6),

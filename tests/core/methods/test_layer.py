@@ -31,7 +31,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.methods import Power
 from specnorm.proofs.bound import finite
-from specnorm.running.problem import Problem
+from specnorm.running.search import Problem
 
 
 def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:

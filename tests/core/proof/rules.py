@@ -21,25 +21,24 @@ from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.completion.method import Completion
-from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.gram.method import Gram, GramAtEverySize
 from specnorm.grid.method import Grid
 from specnorm.power.proofs.ritz import quotients
 from specnorm.power.proofs.waves import norm_by_waves
-from specnorm.projection.proof import norm_of_multiple
 from specnorm.proof import proven
 from specnorm.proofs import bound, norms
 from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
 from specnorm.proofs.cells import dft_points, torus
-from specnorm.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
+from specnorm.proofs.frequencies import half_grid
 from specnorm.running.base import Method
 from specnorm.supremum.proof import supremum_on_grid
-from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
 from specnorm.symbols.proofs.scalar import largest_on_grid
-from specnorm.symbols.proofs.wrapping import of_wrapped
+from specnorm.symbols.proofs.symbols import SymbolQuotients, of_wrapped
 from specnorm.tensor_norm.proof import proven_factor
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
@@ -110,7 +109,7 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield proof.largest_up_near(vector), norm
     yield norms.largest_quotient(MATRIX, vector, ops=OPS)[0], norm
     yield norms.norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.norm_of_stack((1, 5, 3)))), norm
-    _, claims = proven_factor(np.ones(1), vector, MATRIX[..., None], ops=OPS)
+    _, claims = proven_factor(MATRIX[:, 0, 0], vector, MATRIX[..., None], ops=OPS)
     yield from ((claim, norm) for claim in claims())
     yield norms.norm_of_zero(0 * KERNEL, ops=OPS), 0.0
     entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]

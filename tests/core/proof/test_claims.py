@@ -50,10 +50,10 @@ from specnorm.proofs.bound import (
     of_kernel,
 )
 from specnorm.proofs.cells import Boxes, Circulant, dft, dft_points, one_box, torus
-from specnorm.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
 from specnorm.tensor_norm.method import TensorNorm
 from specnorm.unfoldings import proof as unfolding_proof
 from specnorm.unfoldings.proof import UnfoldingProof

@@ -13,13 +13,13 @@ from helpers.oracle import sigma_star
 from numpy.typing import NDArray
 
 import specnorm
-from specnorm.geometry.frequencies import half_grid
 from specnorm.grid import search as pruned
 from specnorm.grid.proof import LargestBound, SymbolNormsUp
 from specnorm.grid.search import leave_out
 from specnorm.methods import Gram, Grid
 from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.cells import torus
+from specnorm.proofs.frequencies import half_grid
 from specnorm.proofs.norms import GramIterates, gram_iteration_up
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover

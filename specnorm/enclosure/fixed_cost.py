@@ -1,4 +1,4 @@
-"""Bounds of a layer's norm at a fixed cost, by a grid or an unfolding, for searches that did not finish."""
+"""Bounds of a layer's norm at a fixed cost, by a grid or an unfolding: a `Fallback` of searches."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
 from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
 from specnorm.proofs.bound import least
 from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.proofs.padding import largest_of_blocks
-from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
+from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
+from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.unfoldings.search import smallest_unfoldings
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
-    from specnorm.running.problem import Problem
+    from specnorm.running.search import Problem
 
 
 _MOST_PHASE_WORK = 1e12
@@ -34,7 +34,7 @@ _PHASE_WORK = 400
 """Cost of the cosine and sine of one tap at one frequency, in multiplications."""
 
 
-def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
+def bound(problem: Problem, *, ops: ArrayOps) -> Upper:
     """A bound of the layer's norm: the smallest unfolding's or, if there is time for a grid, the lower of both.
 
     If there is no time for unfoldings, it is the bound by the Frobenius norm.
@@ -50,8 +50,8 @@ def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
     return least(unfolding, norm_by_grid(largest_of_blocks(claims(), blocks.shape[0])))
 
 
-def seconds_without_search(problem: Problem) -> float:
-    """Estimate the seconds of `bound_without_search`, which a search has to leave."""
+def seconds(problem: Problem) -> float:
+    """Estimate the seconds of `bound`."""
     unfolding_work = _unfolding_work(problem.kernel)
     work_of_both = unfolding_work + _grid_work(problem.kernel)
     fits = work_of_both <= MULTIPLICATIONS_PER_SECOND * _RESERVED_PART * problem.clock.seconds

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.running.base import FigureRule
-    from specnorm.running.problem import Bounds
+    from specnorm.running.search import Bounds
 
 FIGURES: Mapping[str, FigureRule] = {"outcome": None, "cells": "sum", "levels": "max", "frequency": None}
 """The figures of both searches, in the order of `SearchFigures`."""
