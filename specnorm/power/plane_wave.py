@@ -140,7 +140,7 @@ def _power(
     start = np.broadcast_to(arrays.start_vector(0, size), (len(angles), size))
     vectors = ops.xp.astype(ops.from_numpy(start.astype(np.complex128), kernel), symbol.dtype, copy=False)
     apply, adjoint = matrix_maps(symbol, xp=ops.xp)
-    _, vectors, norms = power_steps(apply, adjoint, vectors, _POWER_STEPS, normalise=arrays.normalise, xp=ops.xp)
+    _, vectors, norms = power_steps(apply, adjoint, vectors, _POWER_STEPS, xp=ops.xp)
     return ops.to_numpy(ops.xp.real(norms))[:, 0], ops.to_numpy(vectors)
 
 
