@@ -165,6 +165,11 @@ def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
     return xp.take_along_axis(x, xp.broadcast_to(index, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 
 
+def by_layers(blocks: Array, groups: int) -> list[Array]:
+    """Split blocks (layers * groups, ...) into one array (groups, ...) for each layer."""
+    return [blocks[first : first + groups, ...] for first in range(0, blocks.shape[0], groups)]
+
+
 def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
     """Adjoint of `pick`, and of a maximum: an array that is x at the index along a new axis, and zero elsewhere.
 

@@ -24,6 +24,7 @@ from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
 from specnorm.supremum.one_tap import enclose_large_matrices
 from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -80,7 +81,7 @@ class Certify(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         verdicts = []
-        for layer in polyphase.by_layers(blocks, spec.groups if spec.symbols_suffice else 1):
+        for layer in arrays.by_layers(blocks, spec.groups if spec.symbols_suffice else 1):
             flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
             layer = xp.reshape(flat, layer.shape)
             bound = _scaled_bound(self.bound, int(exponent[0]))
@@ -157,7 +158,7 @@ class Certify(Method):
         ops: ArrayOps,
     ) -> SearchResult:
         """Search for a proof or a refutation that the symbols of blocks have norms of at most ``bound``."""
-        trimmed = polyphase.trimmed(blocks, ops=ops)
+        trimmed = without_zero_borders(blocks, ops=ops)
         kernel_shape = tuple(trimmed.shape[3:])
         exact = enclose_zero(trimmed, ops=ops) or enclose_single_entries(trimmed, ops=ops)
         if exact is not None:

@@ -17,7 +17,6 @@ from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
 from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays, outcome_of
 from specnorm.errors import GeometryError, MethodError
-from specnorm.geometry import polyphase
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Method, Needs
@@ -320,7 +319,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
 
         claims = []
         search_figures: list[SearchFigures] = []
-        for layer in polyphase.by_layers(blocks, spec.groups):
+        for layer in arrays.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
             found = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.geometry import polyphase
 from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
@@ -25,7 +24,14 @@ from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_large_matrices
 from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs.scalar import has_one_column, norm_on_circulant
-from specnorm.symbols.proofs.symbols import Symbol, SymbolQuotients, of_wrapped, top_triple, wrapped
+from specnorm.symbols.proofs.symbols import (
+    Symbol,
+    SymbolQuotients,
+    of_wrapped,
+    top_triple,
+    without_zero_borders,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -112,7 +118,7 @@ def enclose_blocks(
     converged : bool
         Whether the bounds are within the tolerance.
     """
-    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
+    trimmed = without_zero_borders(problem.kernel, ops=ops)
     if problem.spec.input_shape is not None:
         return _enclose_circular(trimmed, problem, nonnegative, ops=ops)
     return _enclose_trimmed(trimmed, problem, nonnegative, ops=ops)
@@ -165,7 +171,7 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
     problem : Problem
         A problem of blocks, without ``input_shape``.
     """
-    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
+    trimmed = without_zero_borders(problem.kernel, ops=ops)
     search = Search(trimmed, clock=_clock(problem), ops=ops)
     zero = enclose_zero(trimmed, ops=ops)
     without_search = zero or enclose_large_matrices(trimmed, problem.rtol, precise_vectors=False, ops=ops)

@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import product, tap_points
-from specnorm.symbols.angles import newton_step
+from specnorm.symbols.ascent import newton_step
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace

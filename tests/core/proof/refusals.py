@@ -30,7 +30,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.grid import proof as grid
 from specnorm.grid.proof import LargestBound
-from specnorm.power.proofs.waves import Waves
+from specnorm.at_size.proofs.waves import Waves
 from specnorm.proofs import bound, norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
 from specnorm.proofs.cells import Boxes, Cells, Circulant, dft, dft_points, torus

@@ -27,7 +27,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.gram.method import GramAtEverySize
 from specnorm.power.proofs.ritz import quotients
-from specnorm.power.proofs.waves import norm_by_waves
+from specnorm.at_size.proofs.waves import norm_by_waves
 from specnorm.proof import proven
 from specnorm.proofs import bound, norms
 from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
