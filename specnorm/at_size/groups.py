@@ -101,6 +101,6 @@ def _estimated_norms(blocks: Array, bound: float, *, ops: ArrayOps) -> np.ndarra
         if not len(groups):
             break
         sizes = tuple(1 if taps == 1 else points * taps for taps in kernel_shape)
-        values, _ = largest_on_grid(arrays.rows(blocks, groups, ops=ops), sizes, ops=ops)
+        values, _, _ = largest_on_grid(arrays.rows(blocks, groups, ops=ops), sizes, ops=ops)
         estimates[groups] = ops.to_numpy(values)
     return estimates

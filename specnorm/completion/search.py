@@ -21,6 +21,7 @@ from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
 from specnorm.proofs.frequencies import Frequencies, cos_sin_of_taps, distinct_grid, half_grid, half_lags
 from specnorm.symbols.ascent import newton_step
+from specnorm.symbols.gradients import lags_vjp
 from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of
 from specnorm.symbols.proofs.symbols import planes_at
 
@@ -559,22 +560,10 @@ def bound_and_gradient(
     inverses = xp.where(vanishes, xp.zeros_like(norms), 1 / (norms + _TINY))
     first_slope = xp.where(vanishes[:, :1, ...], eye / channels, inverses[:, :1, ...] * centred[:, :1, ...])
     slopes = xp.concat([first_slope, inverses[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
-    gradient_of_square = gradient_from_lag_slopes(arrays.tall(blocks, xp=xp), slopes, ops=ops)
+    gradient_of_square = lags_vjp(arrays.tall(blocks, xp=xp), slopes, xp=xp)
     bound_of_blocks = xp.reshape(xp.astype(bound, gradient_of_square.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
     gradient = gradient_of_square / 2 / bound_of_blocks
     return bound, arrays.from_tall(gradient, blocks, xp=xp)
-
-
-def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
-    """Gradient of a function of the lags of blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
-
-    ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.
-    """
-    xp = ops.xp
-    k = by_tap(blocks, xp=xp)
-    tables = _Products.of(blocks, ops=ops)
-    taps = tables.adjoint_lags(tables.at_points(k), xp.astype(slopes, k.dtype, copy=False))
-    return 2 * by_row(taps, tuple(blocks.shape[3:]), xp=xp)
 
 
 def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from specnorm.grid import proof as grid
-from specnorm.grid.search import GRAM_PRODUCTS, POINTS_A_STEP, grid_points, largest_bounds
-from specnorm.proofs.bound import largest_of_blocks, least
-from specnorm.proofs.frequencies import half_grid
+from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
+from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
+from specnorm.proofs.bound import least
 from specnorm.proofs.norms import norm_by_frobenius
 from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
+from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.unfoldings.search import smallest_unfoldings
 
 if TYPE_CHECKING:
@@ -46,9 +46,8 @@ def bound(problem: Problem, *, ops: ArrayOps) -> Upper:
     unfolding = largest_of_blocks(bounds_of_blocks, blocks.shape[0])
     if not _is_worth_a_grid(problem):
         return unfolding
-    sizes = grid_points(tuple(blocks.shape[3:]))
-    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
-    return least(unfolding, grid.norm_by_grid(bounds, sizes, ops=ops))
+    _, _, claims = largest_bound(SymbolNormsUp(), blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
+    return least(unfolding, norm_by_grid(largest_of_blocks(claims(), blocks.shape[0])))
 
 
 def seconds(problem: Problem) -> float:

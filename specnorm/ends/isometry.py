@@ -21,6 +21,7 @@ from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.result import as_number
+from specnorm.symbols.gradients import lags_vjp
 from specnorm.symbols.proofs.lags import Lags, lags_of
 
 if TYPE_CHECKING:
@@ -127,8 +128,6 @@ class Isometry(_WithScale):
         return Needs(rounds=rounds, precision="mixed", small_products=True, scaled=False, by_layer=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.completion import search as completion_search  # imported here: it takes a while
-
         xp = ops.xp
         groups = spec.groups
         shape = blocks.shape
@@ -143,7 +142,7 @@ class Isometry(_WithScale):
             value, slopes = self._squares(lags.values, target, groups, ops=ops)
             # Squares of lags scale as fourth powers of the kernel.
             value_exponent = 4 * exponent
-        scaled_gradient = completion_search.gradient_from_lag_slopes(scaled, slopes, ops=ops)
+        scaled_gradient = lags_vjp(scaled, slopes, xp=xp)
         gradient = arrays.from_tall(scaled_gradient, blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))

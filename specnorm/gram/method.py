@@ -23,8 +23,8 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.spec import grid_sizes
 from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
+from specnorm.grid.proof import SymbolNormsUp
 from specnorm.grid.search import largest_bound
-from specnorm.proofs import norms
 from specnorm.proofs.frequencies import tap_grid
 from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.symbols.gradients import one_product_vjp, powers_vjp, scalar_powers_vjp, schatten_gradient
@@ -162,16 +162,12 @@ class Gram(Stepped):
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
         count = 6 if self.n_iter is None else self.n_iter
 
-        def bound(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
-            error = symbols.symbol_error(symbol.blocks, xp=xp)[:, None]
-            return norms.gram_iteration_up(symbol.matrices(), count, error, xp=ops.xp)
-
         sizes = grid_sizes(spec, spec.block_kernel_shape)
-        value, phase = largest_bound(bound, blocks, sizes, products=count, ops=ops)
+        value, phase, uppers = largest_bound(SymbolNormsUp(count), blocks, sizes, products=count, ops=ops)
         gamma = schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
         dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
         residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
-        return Evaluation(value, (), residuals)
+        return Evaluation(value, (), residuals, partial(bounds_by_blocks, uppers, spec))
 
     def pullback(
         self,

@@ -65,6 +65,19 @@ class Circulant:
         return f"circulant of {' x '.join(axes)} points"
 
 
+@dataclass(frozen=True)
+class Grid(Circulant):
+    """The frequencies of a circulant without skew axes, for symbols with so many taps an axis."""
+
+    kernel_shape: tuple[int, ...]
+
+    @classmethod
+    def of_sizes(cls, sizes: tuple[int, ...], kernel_shape: Sequence[int]) -> Grid:
+        """The grid of so many points an axis."""
+        circulant = Circulant.of(sizes, (False,) * len(sizes), kernel_shape)
+        return cls(circulant.points, circulant.skew, tuple(kernel_shape))
+
+
 @dataclass(frozen=True, eq=False)
 class Boxes:
     """Boxes of lattice points [low, high] per lattice axis, on a torus with ``denominators`` points a turn.

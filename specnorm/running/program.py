@@ -195,6 +195,8 @@ class Program:
         "lower", the largest value.
         A value with several numbers counts by the largest of them.
         """
+        if not self.method.stats:
+            return ()
         xp = batch.xp
         figures = dict(zip(self.method.stats, evaluation.stats, strict=True))
         values = batch.unscaled(figures.get("lower", evaluation.value))

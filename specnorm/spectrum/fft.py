@@ -12,7 +12,7 @@ from specnorm.backends import arrays
 from specnorm.errors import Undecided
 from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import quotient_at_down
-from specnorm.grid.search import GRAM_PRODUCTS, largest_bound
+from specnorm.grid.search import largest_bound
 from specnorm.proofs.frequencies import Frequencies, half_grid
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
@@ -149,7 +149,7 @@ class ExactFFT(Method):
             top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
             return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
-        _, phase = largest_bound(norms, blocks, grid.denominators, GRAM_PRODUCTS, ops=ops)
+        _, phase, _ = largest_bound(norms, blocks, grid.denominators, ops=ops)
         u, v, _ = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
         value = _attained(blocks, v, phase, xp=xp)
         by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]

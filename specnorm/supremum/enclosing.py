@@ -23,7 +23,7 @@ from specnorm.running.search import Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_large_matrices
 from specnorm.supremum.proof import supremum_on_grid
-from specnorm.symbols.proofs.scalar import has_one_column, norm_on_circulant
+from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 from specnorm.symbols.proofs.symbols import (
     Symbol,
     SymbolQuotients,
@@ -224,7 +224,11 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
     half_points = math.prod(sizes) // 2 + 1
     visits_all = half_points <= _POINTS_OF_A_CELL * torus_size(kernel_shape)
     if visits_all and has_one_column(search.blocks) and _affords_grid(search.blocks, sizes, problem, ops=search.ops):
-        upper, block, frequency = norm_on_circulant(search.blocks, sizes, ops=search.ops)
+        count = search.blocks.shape[0]
+        values, frequencies, claims = largest_on_grid(search.blocks, sizes, together=count, ops=search.ops)
+        (upper,) = claims()
+        block = int(search.ops.to_numpy(values).argmax())
+        frequency = frequencies[block : block + 1]
         symbol = Symbol(search.blocks[block : block + 1, ...], frequency, ops=search.ops)
         _, right, _ = top_triple(symbol.matrices()[:, 0, ...], xp=search.ops.xp)
         lower = SymbolQuotients(search.blocks, ops=search.ops).norm_down_at(block, frequency, right)

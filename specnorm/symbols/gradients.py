@@ -204,50 +204,50 @@ def one_product_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Names
     Parameters
     ----------
     residuals : tuple of arrays
-        The blocks; the signs of R_1 (b, L, p, p), as for `absolute_sums_vjp`; the sums s_i (b, p).
+        The blocks; the signs of R_1 (b, L, p, p), for half of the lags; the sums s_i (b, p).
     cotangent : array, shape (b, p)
         c_i.
     """
     blocks, signs, sums = residuals
     safe = xp.where(sums > 0, sums, xp.ones_like(sums))
     slope = xp.where(sums > 0, xp.astype(cotangent, sums.dtype) / (2 * xp.sqrt(safe)), xp.zeros_like(sums))
-    gradient = absolute_sums_vjp(arrays.tall(blocks, xp=xp), signs, xp.astype(slope, signs.dtype), xp=xp)
+    # A lag and its negative together add ``(w_i + w_j) |R_lag[i, j]|`` to the sum of ``w_i s_i``.
+    weights = xp.astype(slope, signs.dtype) / 2
+    slopes = signs * (weights[:, None, :, None] + weights[:, None, None, :])
+    gradient = lags_vjp(arrays.tall(blocks, xp=xp), slopes, xp=xp)
     return arrays.from_tall(gradient, blocks, xp=xp)
 
 
-def absolute_sums_vjp(blocks: Array, signs: Array, weights: Array, *, xp: Namespace) -> Array:
-    """Gradient of ``sum_i w_i sum_{lag,j} |R_lag[i, j]|`` with respect to the blocks, where R_lag are all lags of K*K.
-
-    A lag and its negative together contribute ``(w_i + w_j) |R_lag[i, j]|``. Let T_lag be ``(w_i + w_j)`` times the
-    sign of R_lag[i, j], and T of the negative lag its transpose. Then the gradient with respect to tap k is ``sum_l K_l
-    T_{k-l}``.
+def lags_vjp(blocks: Array, slopes: Array, *, xp: Namespace) -> Array:
+    """Gradient of a function of the lags ``R_t = sum_y K_y^T K_{y+t}`` of blocks: ``2 sum_y K_y D_{z-y}`` at tap z.
 
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
         K.
-    signs : array, shape (b, L, p, p)
-        Signs of R_lag, for the L lags of `specnorm.proofs.frequencies.half_lags`: lag 0 and one of each pair of a lag
-        and its negative.
-    weights : array, shape (b, p)
-        w.
+    slopes : array, shape (b, L, p, p)
+        D, the derivatives by half of the lags (`specnorm.proofs.frequencies.half_lags`), such that ``D_{-t} = D_t^T``
+        are those by the others.
     """
     b, m, p, *kernel_shape = blocks.shape
-    count = math.prod(kernel_shape)
-    t_of_half_lags = signs * (weights[:, None, :, None] + weights[:, None, None, :])
-    t_of_zero = t_of_half_lags[:, :1, ...]
-    t_of_positive = t_of_half_lags[:, 1:, ...]
-    # T for all lags in row-major order, from the most negative one.
-    table = xp.concat([xp.flip(t_of_positive, axis=1), t_of_zero, xp.matrix_transpose(t_of_positive)], axis=1)
-    table = xp.reshape(table, (b, *(2 * k - 1 for k in kernel_shape), p, p))
-    del t_of_half_lags, t_of_zero, t_of_positive
-    by_tap = xp.permute_dims(xp.reshape(blocks, (b, m, p, count)), (0, 1, 3, 2))
-    flat = xp.reshape(by_tap, (b, m, count * p))
+    first, *others = kernel_shape or [1]
+    count = math.prod(others)
+    slopes = xp.astype(slopes, blocks.dtype, copy=False)
+    positive = slopes[:, 1:, ...]
+    # D_{-t} for all lags t in row-major order, from the most negative one.
+    table = xp.concat([xp.flip(positive, axis=1), slopes[:, :1, ...], xp.matrix_transpose(positive)], axis=1)
+    table = xp.reshape(table, (b, *(2 * k - 1 for k in (first, *others)), p, p))
+    # The lags between a tap and all others are a box of the table. The taps of the first axis are taken one after the
+    # other, those of the other axes at once, as columns.
+    columns = []
+    for position in tap_points(tuple(others)).tolist():
+        lags = tuple(slice(k - 1 - tap, 2 * k - 1 - tap) for tap, k in zip(position, others, strict=True))
+        columns.append(xp.reshape(table[(slice(None), slice(None), *lags, ...)], (b, 2 * first - 1, count * p, p)))
+    by_first_lag = xp.concat(columns, axis=3)
+    flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, -1)), (0, 1, 3, 2)), (b, m, -1))
     gradients = []
-    for position in tap_points(tuple(kernel_shape)).tolist():
-        # The lags between this tap and all others are a box of the table.
-        lags = tuple(slice(k - 1 - tap, 2 * k - 1 - tap) for tap, k in zip(position, kernel_shape, strict=True))
-        matrices = xp.reshape(table[(slice(None), *lags)], (b, count * p, p))
-        gradients.append(xp.matmul(flat, matrices))
-    del table, flat
-    return xp.reshape(xp.stack(gradients, axis=-1), blocks.shape)
+    for tap in range(first):
+        lags_of_tap = by_first_lag[:, first - 1 - tap : 2 * first - 1 - tap, ...]
+        gradients.append(xp.matmul(flat, xp.reshape(lags_of_tap, (b, -1, count * p))))
+    by_tap = xp.reshape(xp.stack(gradients, axis=2), (b, m, first * count, p))
+    return 2 * xp.reshape(xp.permute_dims(by_tap, (0, 1, 3, 2)), blocks.shape)

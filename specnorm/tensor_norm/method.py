@@ -20,7 +20,7 @@ from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
 from specnorm.running.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.running.search import Clock
-from specnorm.symbols.proofs.padding import bounds_of_layers
+from specnorm.symbols.proofs.padding import bounds_by_blocks, bounds_of_layers
 from specnorm.tensor_norm import one_set
 from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
@@ -142,15 +142,17 @@ class TensorNorm(Stepped):
         (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
+        claims = None
         if self.needs(spec).searches:
             _, right_vectors, _ = block_vectors
-            factor = proven_factor(value, right_vectors, blocks, ops=ops)
+            factor, uppers = proven_factor(value, right_vectors, blocks, ops=ops)
             # A larger factor would be proven, too. But it says that Lanczos has not converged: maximise instead.
             proven = factor <= LIFT
             if not xp.all(proven):
                 return None
+            claims = partial(bounds_by_blocks, uppers, spec)
         count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
-        return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count)
+        return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count, claims)
 
     def _prove(self, blocks: Array, maximiser: Maximiser, *, ops: ArrayOps) -> tuple[Maximiser, Proof]:
         """Prove the value of one layer's blocks, or a value after restarts.

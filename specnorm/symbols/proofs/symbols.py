@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
 
 
+_SMALL_GRAM = 32
+"""Columns up to which a product is faster than its transposition, and than BLAS's product of a matrix with itself
+(syrk), which NumPy takes unless one of both is a copy."""
+
+
 class Symbol:
     """The symbol ``G(theta) = sum_k K_k e^{i k.theta}`` of a stack of blocks at a list of frequencies.
 
@@ -100,17 +105,32 @@ def device_table(table: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
 
 
 def gram_planes(real: Array, imag: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Real and imaginary part of ``X* X``: symmetric and antisymmetric, bit for bit."""
-    turned = xp.matrix_transpose(real)
-    cross = xp.matmul(turned, imag)
-    square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
+    """Real and imaginary part of ``X* X``."""
+    real_t, imag_t = xp.matrix_transpose(real), xp.matrix_transpose(imag)
+    if real.shape[-1] <= _SMALL_GRAM:
+        square = xp.matmul(real_t, xp.asarray(real, copy=True)) + xp.matmul(imag_t, xp.asarray(imag, copy=True))
+        return square, xp.matmul(real_t, imag) - xp.matmul(imag_t, real)
+    cross = xp.matmul(real_t, imag)
+    square = xp.matmul(real_t, real) + xp.matmul(imag_t, imag)
     return square, cross - xp.matrix_transpose(cross)
 
 
 def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
-    """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap."""
-    b, m, p = blocks.shape[:3]
-    return int(max(1, ops.memory // (6 * 16 * b * m * p + 24 * 8 * math.prod(blocks.shape[3:]))))
+    """How many frequencies of blocks fit the memory budget."""
+    return frequencies_in_memory(math.prod(blocks.shape[:3]), math.prod(blocks.shape[3:]), ops=ops)
+
+
+def frequencies_in_memory(entries: int, taps: int, *, ops: ArrayOps) -> int:
+    """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap.
+
+    Parameters
+    ----------
+    entries : int
+        Of the matrices of all blocks at a frequency.
+    taps : int
+        Of one block.
+    """
+    return int(max(1, ops.memory // (6 * 16 * entries + 24 * 8 * taps)))
 
 
 def max_over_frequencies(
