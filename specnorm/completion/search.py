@@ -21,8 +21,7 @@ from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
 from specnorm.proofs.frequencies import Frequencies, cos_sin_of_taps, distinct_grid, half_grid, half_lags
 from specnorm.symbols.ascent import newton_step
-from specnorm.symbols.gradients import lags_vjp
-from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of
+from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of, lags_vjp
 from specnorm.symbols.proofs.symbols import planes_at
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.result import as_number
-from specnorm.symbols.gradients import lags_vjp
-from specnorm.symbols.proofs.lags import Lags, lags_of
+from specnorm.symbols.proofs.lags import Lags, lags_of, lags_vjp
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
