@@ -247,9 +247,9 @@ class ChannelNorms(Method):
         """One number for each group and channel of the smaller one of the kernel's first two axes."""
         return (spec.groups * min(spec.group_channels),)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        group_kernels = self._group_kernels(blocks, spec, xp=xp)
+        group_kernels = self._group_kernels(kernels, spec, xp=xp)
         if self.n_iter == 1:
             channel_norms, sums, lags = lag_norms(group_kernels, ops=ops)
             signs = xp.astype(xp.sign(lags), group_kernels.dtype, copy=False)
@@ -257,7 +257,7 @@ class ChannelNorms(Method):
         powers = Powers(group_kernels, self.n_iter, ops=ops)
         channel_norms, sums, values, _ = powers.channel_norms()
         count, p = channel_norms.shape
-        eye = xp.eye(p, dtype=channel_norms.dtype, device=ops.device(blocks))
+        eye = xp.eye(p, dtype=channel_norms.dtype, device=ops.device(kernels))
         every_channel = xp.broadcast_to(eye, (count, p, p))
         return self._evaluation(channel_norms, powers.residuals(values, every_channel, sums), spec, xp=xp)
 

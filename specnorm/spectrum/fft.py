@@ -104,7 +104,7 @@ class ExactFFT(Method):
         results = []
         all_converged = True
         for layer in layers:
-            result, converged = enclose_blocks(Problem(layer, spec, search_rtol, max_cells, clock), ops=ops)
+            result, converged = enclose_blocks(layer, Problem(spec, search_rtol, max_cells, clock), ops=ops)
             results.append(result)
             all_converged = all_converged and converged
         if not all_converged:
