@@ -112,8 +112,7 @@ class Needs:
     scaled : bool
         Whether the caller scales the blocks to about 1 by a power of two, and scales values back.
     blocks : bool
-        Whether `Method.forward` gets blocks (`geometry.polyphase`). Otherwise it gets kernels (b, *shape) in torch's
-        order.
+        Whether `Method.forward` is called, with blocks (`geometry.polyphase`), and not `Method.forward_kernels`.
     by_layer : bool
         Whether `Method.forward` returns one answer for each layer. If false, it returns one for each group, and the
         largest of a layer is taken (`Method.over_groups`). If ``blocks`` is false, this is set to true.
@@ -233,8 +232,12 @@ class Method:
         ----------
         blocks : array, shape (b, m, p, *kernel_shape)
             Blocks, which are finite, and zero or scaled to about 1. Without ``Needs.scaled`` they have the caller's
-            scale. Without ``Needs.blocks`` they are kernels (b, *shape) in torch's order instead.
+            scale.
         """
+        raise NotImplementedError
+
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """`forward` for layers without ``Needs.blocks``: on kernels (b, *shape) in torch's order."""
         raise NotImplementedError
 
     def pullback(

@@ -369,13 +369,13 @@ class OwnSingularValues(_LayerValues):
     def total(self, spec: ConvSpec) -> int:
         return min(self._sides(spec))
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
-        layer = Convolution(blocks, spec, ops=ops)
+        layer = Convolution(kernels, spec, ops=ops)
         _, inputs = layer.shape
-        unit_vectors = xp.eye(inputs, dtype=blocks.dtype, device=ops.device(blocks))
+        unit_vectors = xp.eye(inputs, dtype=kernels.dtype, device=ops.device(kernels))
         # Row j is the image of input j: the transposed matrix.
-        images = layer.apply(xp.broadcast_to(unit_vectors, (blocks.shape[0], inputs, inputs)))
+        images = layer.apply(xp.broadcast_to(unit_vectors, (kernels.shape[0], inputs, inputs)))
         v, values, u = xp.linalg.svd(images, full_matrices=False)
         count = self.k or values.shape[-1]
         wanted = slice(values.shape[-1] - count, values.shape[-1]) if self.smallest else slice(0, count)
