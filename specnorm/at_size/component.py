@@ -19,14 +19,14 @@ from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
+from specnorm.at_size.wave_sum import WaveSum
 from specnorm.backends import arrays
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import spec_of_group
-from specnorm.power.plane_wave import WaveSum, windowed_wave
+from specnorm.power.plane_wave import windowed_wave
 from specnorm.power.proofs.ritz import quotients
-from specnorm.running import search as costs
 from specnorm.running.result import BoundSource
-from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem
+from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem, eigh_cost
 from specnorm.supremum import tuning
 from specnorm.symbols.lanczos import RunOptions, top_vectors
 from specnorm.symbols.power import composed
@@ -274,7 +274,7 @@ class ComponentBounds:
         """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles per axis."""
         first, second, *kernel_shape = self.kernels.shape[1:]
         smaller = min(first, second)
-        work_of_one = max(first, second) * smaller**2 + costs.eigh_cost(smaller, is_complex=True)
+        work_of_one = max(first, second) * smaller**2 + eigh_cost(smaller, is_complex=True)
         points = math.prod(2 if taps > 1 else 1 for taps in kernel_shape)
         return points * work_of_one
 

@@ -24,6 +24,7 @@ from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
 from specnorm.supremum.one_tap import enclose_large_matrices
 from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -78,10 +79,10 @@ class Certify(Method):
         Enclose(max_cells=self.max_cells).check(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        return self._evaluation(polyphase.by_layers(blocks, spec.groups), spec, self._decide, ops=ops)
+        return self._evaluation(arrays.by_layers(blocks, spec.groups), spec, self._decide, ops=ops)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        return self._evaluation(polyphase.by_layers(kernels, 1), spec, self._decide_at_size, ops=ops)
+        return self._evaluation(arrays.by_layers(kernels, 1), spec, self._decide_at_size, ops=ops)
 
     def _evaluation(
         self,
@@ -165,7 +166,7 @@ class Certify(Method):
         ops: ArrayOps,
     ) -> SearchResult:
         """Search for a proof or a refutation that the symbols of blocks have norms of at most ``bound``."""
-        trimmed = polyphase.trimmed(blocks, ops=ops)
+        trimmed = without_zero_borders(blocks, ops=ops)
         kernel_shape = tuple(trimmed.shape[3:])
         exact = enclose_zero(trimmed, ops=ops) or enclose_single_entries(trimmed, ops=ops)
         if exact is not None:

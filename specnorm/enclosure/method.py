@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
-from specnorm.geometry import polyphase
 from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Needs, needs_of_search
@@ -69,7 +69,7 @@ class Enclose(TwoSidedSearch):
             shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        layers = polyphase.by_layers(blocks, spec.groups)
+        layers = arrays.by_layers(blocks, spec.groups)
         results = []
         converged = []
         for layer in layers:

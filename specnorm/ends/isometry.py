@@ -17,13 +17,11 @@ from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
 from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays
 from specnorm.errors import GeometryError, MethodError
-from specnorm.geometry import polyphase
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.result import as_number
-from specnorm.symbols.gradients import lags_vjp
-from specnorm.symbols.proofs.lags import Lags, lags_of
+from specnorm.symbols.proofs.lags import Lags, lags_of, lags_vjp
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -319,7 +317,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
 
         claims = []
         search_figures: list[SearchFigures] = []
-        for layer in polyphase.by_layers(blocks, spec.groups):
+        for layer in arrays.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             target = self._relative_target(int(exponent[0]))
             found = isometry_of_blocks(ops.xp.reshape(flat, layer.shape), self.problem(spec), target, ops=ops)

@@ -10,9 +10,9 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.ends.smallest_singular_value import circulant_sizes, mean_square, norm_problem
-from specnorm.geometry import polyphase
 from specnorm.proofs.bound import known
 from specnorm.supremum.enclosing import enclose_blocks
+from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -43,7 +43,7 @@ def isometry_of_blocks(
     SearchResult
         That of the search for the norm of ``K*K - s**2 I``, with the bounds of the defect.
     """
-    blocks = arrays.tall(polyphase.trimmed(blocks, ops=ops), xp=ops.xp)
+    blocks = arrays.tall(without_zero_borders(blocks, ops=ops), xp=ops.xp)
     if target is None:
         centre = mean_square(blocks, ops=ops)
         rest_exponent = 0

@@ -14,7 +14,6 @@ from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
 from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays
 from specnorm.errors import GeometryError
-from specnorm.geometry import polyphase
 from specnorm.proofs.bound import as_array
 from specnorm.running.base import Evaluation, Needs, needs_of_search
 from specnorm.symbols.proofs import symbols
@@ -70,7 +69,7 @@ class Smallest(TwoSidedSearch):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         from specnorm.ends.smallest_singular_value import smallest_of_blocks  # imported here: it takes a while
 
-        layers = polyphase.by_layers(blocks, spec.groups)
+        layers = arrays.by_layers(blocks, spec.groups)
         bounds = [smallest_of_blocks(layer, self.problem(spec), ops=ops) for layer in layers]
         attained = [_attained(layer_bounds, layer, ops=ops) for layer_bounds, layer in zip(bounds, layers, strict=True)]
         u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*attained, strict=True))

@@ -17,13 +17,13 @@ import numpy as np
 from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
-from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec, grid_sizes
 from specnorm.proofs.bound import Lower, Upper, known, times_power_of_two
 from specnorm.proofs.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
 from specnorm.running.search import Bounds, Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -151,7 +151,7 @@ def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Sma
     xp = ops.xp
     if uncut.unread_pixels_make_smallest_zero(problem.spec):
         return SmallestBounds(*defects.smallest_with_unread_pixels(problem.spec), None, is_zero=True)
-    blocks = arrays.tall(polyphase.trimmed(blocks, ops=ops), xp=xp)
+    blocks = arrays.tall(without_zero_borders(blocks, ops=ops), xp=xp)
     is_zero = ops.to_numpy(xp.all(xp.reshape(blocks == 0, (blocks.shape[0], -1)), axis=1))
     if is_zero.any():
         zero_blocks = arrays.rows(blocks, np.flatnonzero(is_zero), ops=ops)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.geometry import polyphase
 from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
@@ -25,7 +24,14 @@ from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_large_matrices
 from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
-from specnorm.symbols.proofs.symbols import Symbol, SymbolQuotients, of_wrapped, top_triple, wrapped
+from specnorm.symbols.proofs.symbols import (
+    Symbol,
+    SymbolQuotients,
+    of_wrapped,
+    top_triple,
+    without_zero_borders,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -114,7 +120,7 @@ def enclose_blocks(
     converged : bool
         Whether the bounds are within the tolerance.
     """
-    trimmed = polyphase.trimmed(blocks, ops=ops)
+    trimmed = without_zero_borders(blocks, ops=ops)
     if problem.spec.input_shape is not None:
         return _enclose_circular(trimmed, problem, nonnegative, ops=ops)
     return _enclose_trimmed(trimmed, problem, nonnegative, ops=ops)
@@ -164,7 +170,7 @@ def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Sea
 
     The problem has no ``input_shape``.
     """
-    trimmed = polyphase.trimmed(blocks, ops=ops)
+    trimmed = without_zero_borders(blocks, ops=ops)
     search = Search(trimmed, clock=_clock(trimmed, problem), ops=ops)
     zero = enclose_zero(trimmed, ops=ops)
     without_search = zero or enclose_large_matrices(trimmed, problem.rtol, precise_vectors=False, ops=ops)

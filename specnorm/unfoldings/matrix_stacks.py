@@ -12,7 +12,6 @@ from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.running.base import Evaluation, Method, Needs, check_count
 from specnorm.supremum.one_tap import enclose_each
-from specnorm.symbols.gradients import schatten_gradient
 from specnorm.symbols.power import matrix_maps, power_steps
 from specnorm.symbols.proofs import symbols
 
@@ -133,6 +132,6 @@ class MatrixGramIteration(Method):
     ) -> Array:
         """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
         blocks, value = residuals
-        gradient = schatten_gradient(blocks, value, self.n_iter, xp=xp)
+        gradient = arrays.schatten_gradient(blocks, value, self.n_iter, xp=xp)
         gradient *= cotangent[:, None, None]
         return gradient

@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 def scalar_norms(
     blocks: Array, n_iter: int, *, ops: ArrayOps
 ) -> tuple[Array, tuple[Array, ...], Callable[[], list[Upper]]]:
-    """Bound the supremum of each block, and return the residuals of `gradients.scalar_powers_vjp`.
+    """Bound the supremum of each block, and return the residuals of `gram.method.scalar_powers_vjp`.
 
     Parameters
     ----------
