@@ -21,8 +21,8 @@ import pytest
 from helpers.mutants import Function, mutated
 from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
-from specnorm_networks.certified import operators, ranges
-from specnorm_networks.local.certified import linear_bounds
+from specnorm_networks.certified import operators
+from specnorm_networks.local.certified import linear_bounds, ranges
 from specnorm_networks.local.certified.linear_bounds import FunctionOnBox, Strips
 from specnorm_networks.local.linear import Ascent, locate_values, read_network
 

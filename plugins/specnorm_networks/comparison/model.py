@@ -64,7 +64,7 @@ class Trial(Protocol):
         values: Mapping[str, NDArray[np.generic]],
         free: set[str],
         numbers: Sequence[float],
-        run: Callable[[Mapping[str, NDArray[np.generic]]], Sequence[Computed]],
+        run: Callable[[Mapping[str, NDArray[Any]]], tuple[dict[str, NDArray[Any]], Computed]],
     ) -> None:
         """Receive one operator.
 
@@ -79,8 +79,8 @@ class Trial(Protocol):
         numbers : sequence of float
             Numbers among the operator's arguments.
         run : callable
-            Executes the operator in double precision on such inputs. It returns the possible values: several if the
-            operator's definition allows several.
+            Executes the operator on such inputs. It returns these as they are rounded to the model's precision, and the
+            value.
         """
         ...
 
@@ -109,7 +109,7 @@ class Model(Protocol):
         ...
 
     def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
-        """Call a trial with every operator: constants as they are stored, values in double precision."""
+        """Call a trial with every operator."""
         ...
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:

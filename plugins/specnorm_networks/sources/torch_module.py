@@ -366,10 +366,8 @@ def _alone(
     trial: Trial,
     *arrays: Array,
 ) -> None:
-    """Call a trial with every operator of the exported program, in double precision."""
-    inputs = []
-    for x, like in zip(arrays, example, strict=True):
-        inputs.append(_like(x, like.double() if like.is_floating_point() else like))
+    """Call a trial with every operator of the exported program."""
+    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     names = {node.name for node in program.graph.find_nodes(op="placeholder")}
     with at_inference(model):
         Alone(program, names, trial).run(*inputs)

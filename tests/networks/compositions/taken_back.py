@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -83,15 +82,10 @@ def any_pieces(patch: pytest.MonkeyPatch) -> None:
 
 def one_radius(patch: pytest.MonkeyPatch) -> None:
     """An input's own range on a ball is that of radius 1."""
-    from specnorm_networks.certified import ranges
-    from specnorm_networks.certified.regions import Ball
+    from specnorm_networks.local.certified import ranges
 
-    real = ranges._interval_of_input
-
-    def of_input(name: str, region: Any) -> Any:
-        return real(name, replace(region, radius=1.0) if isinstance(region, Ball) else region)
-
-    patch.setattr(ranges, "_interval_of_input", of_input)
+    real = ranges.around
+    patch.setattr(ranges, "around", lambda centre, half: real(centre, np.ones_like(half)))
 
 
 # -- networks ----------------------------------------------------------------------------------------------------------
