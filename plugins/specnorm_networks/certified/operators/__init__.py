@@ -7,8 +7,6 @@ from specnorm_networks.certified.operators.composite import Composite, SideBySid
 from specnorm_networks.certified.operators.joins import (
     Choose,
     Compare,
-    Floor,
-    Lookup,
     Maximum,
     Minimum,
     Product,
@@ -30,7 +28,6 @@ from specnorm_networks.certified.operators.moves import (
     Tile,
     Unsqueeze,
 )
-from specnorm_networks.certified.operators.multiples import Multiple
 from specnorm_networks.certified.operators.normalisation import Centre, Normalise
 from specnorm_networks.certified.operators.piecewise import Abs, HardTanh, LeakyReLU, Negative, ReLU, SoftShrink
 from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
@@ -59,9 +56,9 @@ from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, 
 __all__ = [
     "ELU", "GELU", "Abs", "Add", "Arctan", "AveragePool",
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Composite", "Concat", "Constant", "Convolution",
-    "Cos", "Entries", "Erf", "Exp", "Floor", "Gather", "GroupSort", "HardSwish", "HardTanh",
+    "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSwish", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
-    "LogSoftmax", "Lookup", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
+    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "SideBySide", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",

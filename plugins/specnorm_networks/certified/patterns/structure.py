@@ -123,6 +123,22 @@ class Structure:
             return None
         return Factor(operator.values, 0 if operator.exact else FACTOR_ROUNDINGS)
 
+    def sum_with_number(self, node: Node) -> tuple[float, str] | None:
+        """Return a number that is added to a value, and the value's name; None for another node."""
+        if not is_sum_of_two(node.operator):
+            return None
+        first, second = node.inputs
+        for name, name_of_constant in ((first, second), (second, first)):
+            constant = self.nodes[name_of_constant]
+            if not isinstance(constant.operator, ops.Constant) or constant.shape is None:
+                continue
+            if self.nodes[name].shape != node.shape:
+                continue
+            value = constant.operator.run()
+            if value.size == 1:
+                return float(value.item()), name
+        return None
+
     def multiples(self, name: str) -> dict[str, tuple[Factor, ...]]:
         """Return all values of which a value is a multiple, by name, with the factors; the value itself is first."""
         node = self.origin(name)
