@@ -13,7 +13,8 @@ from networks.published import NETWORKS  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
 from specnorm_networks import network_bound, network_graph  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
-from specnorm_networks.comparison.checking import Checked, check  # noqa: E402
+from specnorm_networks.comparison.checking import check  # noqa: E402
+from specnorm_networks.model import Checked  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 

@@ -11,7 +11,7 @@ import pytest
 torch: Any = pytest.importorskip("torch", exc_type=ImportError)
 pytest.importorskip("onnxscript", exc_type=ImportError)
 from specnorm_networks import network_bound  # noqa: E402
-from specnorm_networks.certified.operators.composite import Composite  # noqa: E402
+from specnorm_networks.certified.curves.composite import Composite  # noqa: E402
 from specnorm_networks.certified.patterns import prepare  # noqa: E402
 from specnorm_networks.certified.writing_out import linear_operators, written_out  # noqa: E402
 from specnorm_networks.comparison.attack import gradient  # noqa: E402

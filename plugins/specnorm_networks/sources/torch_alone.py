@@ -14,7 +14,7 @@ from torch.fx.node import map_aggregate, map_arg
 from torch.fx.operator_schemas import get_signature_for_torch_op
 
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.comparison.model import Computed, Trial
+from specnorm_networks.model import Computed, Trial
 
 SMALL = 16
 """Largest number of entries of a constant whose numbers a trial gets."""

@@ -28,7 +28,7 @@ from torch.export.graph_signature import OutputKind
 
 from specnorm.errors import MethodError
 from specnorm.proof import install
-from specnorm_networks.comparison.model import Computed, Trial, equal_but_for_rounding
+from specnorm_networks.model import Computed, Trial, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Array, Exported
 from specnorm_networks.sources.torch_alone import OPERATOR, Alone, computed
 from specnorm_networks.sources.torch_fourier import has_complex, is_complex, with_real_layers

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from specnorm.errors import SpecnormError
+from specnorm_networks.certified.curves.composite import Composite, SideBySide
 from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Pointwise
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes_or_none
-from specnorm_networks.certified.operators.composite import Composite, SideBySide
 from specnorm_networks.certified.operators.joins import Choose, Compare, Product, Quotient, Sign, Where
 from specnorm_networks.certified.operators.linear import Add, Concat, Scale
 from specnorm_networks.certified.operators.moves import Identity

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.patterns.structure import Structure, exact_product
+from specnorm_networks.certified.patterns.structure import Structure
 
 
 def as_function(node: Node, structure: Structure) -> Node | None:
@@ -22,6 +24,6 @@ def as_function(node: Node, structure: Structure) -> Node | None:
     if not is_sigmoid:
         return replace(node, operator=ops.Softplus(), inputs=(u.name,)) if u.shape == node.shape else None
     factor = structure.factor(u)
-    if factor is None or factor.roundings or exact_product([factor]) != -1 or u.shape != node.shape:
+    if factor is None or factor.roundings or not np.all(factor.values == -1) or u.shape != node.shape:
         return None
     return replace(node, operator=ops.Sigmoid(), inputs=u.inputs)
