@@ -311,7 +311,7 @@ OF_OFFSETS: dict[str, tuple[Function, str, str]] = {
 MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the slope of a unit that cannot switch": (
         "_through_function", "flat * function.line_slopes", "0.9 * flat * function.line_slopes"),
-    "the ball of the input in place of the value's": ("_new_function", "location.radius", "self.radius"),
+    "the ball of the input in place of the value's": ("_new_function", "location.radius", "self.ball.radius"),
     "the constant of an earlier value": (
         "visit", "host.mul_up(constant, distance_of_start)", "0.3 * distance_of_start"),
     "half of a row's length": (

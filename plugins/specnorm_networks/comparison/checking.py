@@ -18,7 +18,7 @@ from specnorm.errors import MethodError
 from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
-from specnorm_networks.certified.operators.formats import smallest_positive
+from specnorm_networks.certified.operators.formats import UNITS, smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute, last_readers
@@ -28,9 +28,9 @@ from specnorm_networks.model import Checked, Computed, Model, NotExecutedError, 
 SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
-PRECISE = 2.0**-40
-"""Unit roundoff that is counted for operators that run in double precision. It is larger than that of double precision,
-since their functions may be less accurate."""
+LEAST_UNIT = UNITS["float32"]
+"""Least unit roundoff that is counted for operators that run one by one: a file has their constants in single
+precision."""
 SMALL = 16
 """Largest number of entries of a constant for which operators are executed on inputs near the constant's numbers."""
 SAMPLES = (2, 3, 16)
@@ -316,7 +316,7 @@ class _OneByOne:
 
     def _compare(self, nodes: list[Node], inputs: Mapping[str, FloatArray], theirs: Computed) -> None:
         values = {name: Value(np.asarray(value)) for name, value in inputs.items()}
-        unit = max(PRECISE, theirs.unit)
+        unit = max(LEAST_UNIT, theirs.unit)
         try:
             for node in nodes:
                 values[node.name] = execute(node, [values[name] for name in node.inputs], unit)

@@ -44,9 +44,12 @@ def probes(graph: Graph, shapes: Shapes, region: Area | None = None) -> Iterator
 
 def samples(shapes: Shapes, region: Area | None = None) -> Iterator[Inputs]:
     """Yield inputs, moved into a region if one is given; there is always another one."""
-    rng = np.random.default_rng(0)
-    for inputs in _anywhere(shapes, rng):
-        yield inputs if region is None else region.around(inputs)
+    anywhere = _anywhere(shapes, np.random.default_rng(0))
+    if region is None:
+        yield from anywhere
+        return
+    corners: list[Inputs] = [{name: np.full(shape, end) for name, shape in shapes.items()} for end in (-1.0, 1.0)]
+    yield from map(region.around, itertools.chain(corners, anywhere))
 
 
 def _work(graph: Graph, shapes: Shapes) -> int:

@@ -281,14 +281,14 @@ class Evaluation:
         difference = a.interval(self._less(x.value, y.value))
         is_first = (difference.low >= 0) if is_maximum else (difference.high <= 0)
         is_second = (difference.high <= 0) if is_maximum else (difference.low >= 0)
-        chosen = self._choose(np.asarray(is_first), x, y)
+        is_defined = np.logical_and(x.is_defined, y.is_defined)
+        chosen = replace(self._choose(np.asarray(is_first), x, y), is_defined=is_defined)
         unknown = ~np.asarray(is_first | is_second)
         if not unknown.any():
             return chosen
         extreme = np.maximum if is_maximum else np.minimum
         (x_value, x_slope), (y_value, y_slope) = ((a.interval(z.value), a.interval(z.slope)) for z in (x, y))
         value = enclosing((extreme(x_value.low, y_value.low), extreme(x_value.high, y_value.high)))
-        is_defined = np.logical_and(x.is_defined, y.is_defined)
         return self._where_unknown(unknown, value, hull(x_slope, y_slope), is_defined, chosen)
 
     def _choose_by(self, condition: Dual, x: Dual, y: Dual) -> Dual:
