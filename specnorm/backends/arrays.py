@@ -330,6 +330,10 @@ def repeated(
     body : callable
         Must not change the state's shapes and dtypes.
     """
+    if ops.concrete:
+        for _ in range(count):
+            state = body(state)
+        return state
 
     def run_again(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
         runs, *state = loop_state
