@@ -38,9 +38,9 @@ class TwoSidedSearch(Method):
         check_count("max_cells", self.max_cells, least=1)
         check_budget(self.budget)
 
-    def problem(self, kernel: Array, spec: ConvSpec) -> Problem:
-        """The problem of one layer, given its blocks or its kernel; its clock starts now."""
-        return Problem(kernel, spec, self.rtol, self.max_cells, Clock.of(self.budget), fixed_cost)
+    def problem(self, spec: ConvSpec) -> Problem:
+        """The problem of one layer; its clock starts now."""
+        return Problem(spec, self.rtol, self.max_cells, Clock.of(self.budget), fixed_cost)
 
     def pullback(
         self,

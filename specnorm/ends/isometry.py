@@ -15,15 +15,13 @@ import numpy as np
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
-from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays, outcome_of
+from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays
 from specnorm.errors import GeometryError, MethodError
-from specnorm.geometry import polyphase
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.result import as_number
-from specnorm.symbols.gradients import lags_vjp
-from specnorm.symbols.proofs.lags import Lags, lags_of
+from specnorm.symbols.proofs.lags import Lags, lags_of, lags_vjp
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -319,14 +317,14 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
 
         claims = []
         search_figures: list[SearchFigures] = []
-        for layer in polyphase.by_layers(blocks, spec.groups):
+        for layer in arrays.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
-            problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
-            found = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
+            target = self._relative_target(int(exponent[0]))
+            found = isometry_of_blocks(ops.xp.reshape(flat, layer.shape), self.problem(spec), target, ops=ops)
             # A lower bound of 0 says that the defect was not told from 0.
-            outcome = outcome_of(found, self.rtol, may_be_zero=found.lower.value == 0)
+            flags = (found.within(self.rtol), found.lower.value == 0, False)
             claims.append((found.lower, known(found.upper)))
-            search_figures.append((outcome, found.cells, found.levels, found.frequency.angles[0]))
+            search_figures.append(SearchFigures(*flags, found.cells, found.levels, found.frequency.angles[0]))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)

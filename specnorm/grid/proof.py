@@ -286,7 +286,8 @@ class GramIteration:
         self._largest = largest
         self._ops = largest._ops
         self._polynomial = largest._polynomial
-        self._iterates = GramIterates(self._columns(), xp=self._ops.xp)
+        in_cache = self._ops.concrete and self._ops.on_host
+        self._iterates = GramIterates(self._columns(), in_cache=in_cache, xp=self._ops.xp)
         self._norms = self._norms_up()
 
     def _columns(self) -> Array:

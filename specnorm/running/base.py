@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from specnorm.backends import arrays
-from specnorm.errors import GeometryError, MethodError
+from specnorm.errors import GeometryError, MethodError, TracerError
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -112,8 +112,7 @@ class Needs:
     scaled : bool
         Whether the caller scales the blocks to about 1 by a power of two, and scales values back.
     blocks : bool
-        Whether `Method.forward` gets blocks (`geometry.polyphase`). Otherwise it gets kernels (b, *shape) in torch's
-        order.
+        Whether `Method.forward` is called, with blocks (`geometry.polyphase`), and not `Method.forward_kernels`.
     by_layer : bool
         Whether `Method.forward` returns one answer for each layer. If false, it returns one for each group, and the
         largest of a layer is taken (`Method.over_groups`). If ``blocks`` is false, this is set to true.
@@ -199,14 +198,10 @@ class Method:
 
         Raises
         ------
-        MethodError
-            With the names of methods that work under a tracer.
+        TracerError
+            With the names of functions that work under a tracer.
         """
-        raise MethodError(
-            f"this call looks at values while it runs (method {self.name!r}), which jit, compile and vmap do not have. "
-            "Call it outside of them, and also what calls it, such as rescale and certify. completion_bound, "
-            "grid_bound, f4_bound and gram_bound are proven bounds that work there."
-        )
+        raise TracerError(type(self).__name__)
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.
@@ -233,8 +228,12 @@ class Method:
         ----------
         blocks : array, shape (b, m, p, *kernel_shape)
             Blocks, which are finite, and zero or scaled to about 1. Without ``Needs.scaled`` they have the caller's
-            scale. Without ``Needs.blocks`` they are kernels (b, *shape) in torch's order instead.
+            scale.
         """
+        raise NotImplementedError
+
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """`forward` for layers without ``Needs.blocks``: on kernels (b, *shape) in torch's order."""
         raise NotImplementedError
 
     def pullback(

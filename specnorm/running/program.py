@@ -173,7 +173,8 @@ class Program:
         if needs.scaled:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
-        evaluation = self.method.forward(blocks, self.spec, ops=ops)
+        forward = self.method.forward if needs.blocks else self.method.forward_kernels
+        evaluation = forward(blocks, self.spec, ops=ops)
         layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, ops.concrete and ops.on_host, xp)
         value, chosen = self.method.over_groups(layer_batch.unscaled(evaluation.value), xp=xp)
         if self.factor > 1:

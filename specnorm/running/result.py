@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from specnorm.errors import CertificateError, MethodError
@@ -46,12 +46,24 @@ _ADVICE = {
 }
 
 
-class BoundSource(Enum):
+class BoundSource(IntEnum):
     """What the proof of the upper bound of a layer at its size rests on."""
 
-    SUPREMUM = "the supremum over all sizes"
-    CIRCULANT = "a circulant that the layer is a part of"
-    MATRIX = "the layer's own matrix"
+    SUPREMUM = 0
+    CIRCULANT = 1
+    MATRIX = 2
+
+    @property
+    def words(self) -> str:
+        """What it is."""
+        return _SOURCES[self]
+
+
+_SOURCES = (
+    "the supremum over all sizes",
+    "a circulant that the layer is a part of",
+    "the layer's own matrix",
+)
 
 
 class TwoSided:

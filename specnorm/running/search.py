@@ -159,25 +159,24 @@ def eigh_cost(side: int, *, is_complex: bool = False, vectors: bool = True) -> f
 class Fallback(Protocol):
     """A bound at a fixed cost, for searches that end before they have proven one."""
 
-    def seconds(self, problem: Problem) -> float:
+    def seconds(self, blocks: Array, clock: Clock) -> float:
         """Seconds, about, that the bound takes: a search leaves them."""
 
-    def bound(self, problem: Problem, *, ops: ArrayOps) -> Upper:
-        """The bound of the norm."""
+    def bound(self, blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
+        """The bound of the norm of blocks (g, m, p, *kernel_shape) at every frequency."""
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One layer, and how closely its norm is to be enclosed.
+    """What is searched of a layer, and how closely: its norm, or another number.
+
+    The arrays that searches take beside a problem are of the widest dtype of the library, scaled to about 1, not
+    traced: blocks (g, m, p, *kernel_shape) or, for the layer itself at a size, its kernel (1, *shape) in torch's order.
 
     Parameters
     ----------
-    kernel : array
-        In the widest dtype of the library, scaled to about 1, not traced. For searches over frequencies
-        (`supremum.enclosing` and others): the layer's blocks (g, m, p, *kernel_shape). For the layer itself at
-        one size (`at_size.layer`): its kernel (1, *shape) in torch's order.
     spec : ConvSpec
-        Geometry of the layer. For blocks, the norm is over the DFT frequencies of the circular layer if there is an
+        Geometry of the layer. For its blocks, the norm is over the DFT frequencies of the circular layer if there is an
         ``input_shape``, otherwise over all frequencies.
     rtol : float
         Relative width asked for.
@@ -189,7 +188,6 @@ class Problem:
         Without it, a search that does not finish may have no upper bound.
     """
 
-    kernel: Array
     spec: ConvSpec
     rtol: float
     max_cells: int

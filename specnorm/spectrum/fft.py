@@ -10,7 +10,6 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import Undecided
-from specnorm.geometry import polyphase
 from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import largest_bound
@@ -100,12 +99,12 @@ class ExactFFT(Method):
             work = blocks.shape[0] * len(grid) * (min(blocks.shape[1:3]) ** 3 + _CALLS_A_FREQUENCY)
             if not ops.concrete or (len(grid) > 1 and work <= _WORK_OF_VISITS):
                 return self._visit_all(blocks, spec.groups, grid, Clock.of(self.budget), ops=ops)
-        layers = polyphase.by_layers(blocks, spec.groups)
+        layers = arrays.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)
         results = []
         all_converged = True
         for layer in layers:
-            result, converged = enclose_blocks(Problem(layer, spec, search_rtol, max_cells, clock), ops=ops)
+            result, converged = enclose_blocks(layer, Problem(spec, search_rtol, max_cells, clock), ops=ops)
             results.append(result)
             all_converged = all_converged and converged
         if not all_converged:

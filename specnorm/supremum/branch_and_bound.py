@@ -29,6 +29,7 @@ from specnorm.supremum.incumbent import (
 )
 from specnorm.supremum.proof import CentreMatrices, Cover, supremum_on_grid
 from specnorm.supremum.reduction import Polynomials
+from specnorm.symbols import ascent
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -530,7 +531,7 @@ class Search:
 
     def _has_risen_above(self, lower_before: float) -> bool:
         """Whether the incumbent is higher than before, by more than rounding."""
-        return self.incumbent.best.bound.value > lower_before * (1 + self.tuning.least_gain)
+        return self.incumbent.best.bound.value > lower_before * (1 + ascent.TUNING.least_gain)
 
     def _evaluate_single_frequencies(self, cover: Cover) -> bool:
         """Raise the incumbent at open single frequencies, by full eigendecompositions; return whether there are any.

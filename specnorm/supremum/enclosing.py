@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.geometry import polyphase
 from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
@@ -25,7 +24,14 @@ from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_large_matrices
 from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
-from specnorm.symbols.proofs.symbols import Symbol, SymbolQuotients, of_wrapped, top_triple, wrapped
+from specnorm.symbols.proofs.symbols import (
+    Symbol,
+    SymbolQuotients,
+    of_wrapped,
+    top_triple,
+    without_zero_borders,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -93,6 +99,7 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Search
 
 
 def enclose_blocks(
+    blocks: Array,
     problem: Problem,
     *,
     nonnegative: Nonnegative | None = None,
@@ -102,6 +109,7 @@ def enclose_blocks(
 
     Parameters
     ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
     nonnegative : Nonnegative, optional
         Proof that the symbol of the blocks is nowhere negative.
 
@@ -112,7 +120,7 @@ def enclose_blocks(
     converged : bool
         Whether the bounds are within the tolerance.
     """
-    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
+    trimmed = without_zero_borders(blocks, ops=ops)
     if problem.spec.input_shape is not None:
         return _enclose_circular(trimmed, problem, nonnegative, ops=ops)
     return _enclose_trimmed(trimmed, problem, nonnegative, ops=ops)
@@ -148,7 +156,7 @@ def _enclose_trimmed(
     )
     if without_search is not None:
         return without_search, True
-    search = Search(trimmed, clock=_clock(problem), nonnegative=nonnegative, ops=ops)
+    search = Search(trimmed, clock=_clock(trimmed, problem), nonnegative=nonnegative, ops=ops)
     boxes = _boxes(trimmed, problem)
     if problem.spec.input_shape is not None:
         result = _enclose_grid(search, boxes, problem)
@@ -157,16 +165,13 @@ def _enclose_trimmed(
     return result, result.within(problem.rtol)
 
 
-def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResult]:
-    """Enclose the supremum over all sizes, and keep the search for circulants that follow.
+def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResult]:
+    """Enclose the supremum of blocks (g, m, p, *kernel_shape), and keep the search for circulants that follow.
 
-    Parameters
-    ----------
-    problem : Problem
-        A problem of blocks, without ``input_shape``.
+    The problem has no ``input_shape``.
     """
-    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
-    search = Search(trimmed, clock=_clock(problem), ops=ops)
+    trimmed = without_zero_borders(blocks, ops=ops)
+    search = Search(trimmed, clock=_clock(trimmed, problem), ops=ops)
     zero = enclose_zero(trimmed, ops=ops)
     without_search = zero or enclose_large_matrices(trimmed, problem.rtol, precise_vectors=False, ops=ops)
     if without_search is not None:
@@ -174,9 +179,10 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
     return search, _supremum(search, _boxes(trimmed, problem), problem)
 
 
-def _clock(problem: Problem) -> Clock:
+def _clock(trimmed: Array, problem: Problem) -> Clock:
     """The problem's clock, less the time of its fallback."""
-    return problem.clock if problem.fallback is None else problem.clock.before(problem.fallback.seconds(problem))
+    clock = problem.clock
+    return clock if problem.fallback is None else clock.before(problem.fallback.seconds(trimmed, clock))
 
 
 def _boxes(trimmed: Array, problem: Problem) -> Boxes | None:
@@ -303,7 +309,7 @@ def _with_any_bound(
         result = replace(again, cells=result.cells + again.cells)
     if result.within(_WIDE) or problem.fallback is None:
         return result
-    upper = problem.fallback.bound(problem, ops=search.ops)
+    upper = problem.fallback.bound(search.blocks, problem.clock, ops=search.ops)
     if result.upper is not None:
         upper = least(result.upper, upper)
     return replace(result, upper=upper)

@@ -49,12 +49,12 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
-from specnorm.geometry import polyphase
 from specnorm.proofs import host, norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.symbols.proofs.scalar import ScalarGram
+from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -84,7 +84,7 @@ class Nonnegative:
 
     def is_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
         """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
-        trimmed = polyphase.trimmed(self.kernel, ops=ops)
+        trimmed = without_zero_borders(self.kernel, ops=ops)
         return tuple(trimmed.shape) == tuple(blocks.shape) and bool(ops.xp.all(trimmed == blocks))
 
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
-from specnorm.geometry import polyphase
 from specnorm.running.base import Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.running.search import Clock
 from specnorm.symbols.proofs.padding import bounds_by_blocks, bounds_of_layers
@@ -110,7 +109,7 @@ class TensorNorm(Stepped):
         if self.needs(spec).searches and not ops.traced:
             maximisers = []
             proofs = []
-            for j, layer in enumerate(polyphase.by_layers(blocks, spec.groups)):
+            for j, layer in enumerate(arrays.by_layers(blocks, spec.groups)):
                 of_layer = Maximiser(*(x[j : j + 1, ...] for x in maximiser))
                 proven_maximiser, proof = self._prove(layer, of_layer, ops=ops)
                 maximisers.append(proven_maximiser)

@@ -12,7 +12,6 @@ from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.running.base import Evaluation, Method, Needs, check_count
 from specnorm.supremum.one_tap import enclose_each
-from specnorm.symbols.gradients import schatten_gradient
 from specnorm.symbols.power import matrix_maps, power_steps
 from specnorm.symbols.proofs import symbols
 
@@ -92,7 +91,7 @@ class MatrixPowerIteration(_SingularVectorMethod):
         apply, adjoint = matrix_maps(blocks, xp=xp)
 
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            return (power_steps(apply, adjoint, state[0], 1, normalise=arrays.normalise, xp=xp)[1],)
+            return (power_steps(apply, adjoint, state[0], 1, xp=xp)[1],)
 
         (v,) = arrays.repeated(step, self.n_iter, (v,), ops=ops)
         u, _ = arrays.normalise(apply(v), xp=xp)
@@ -133,6 +132,6 @@ class MatrixGramIteration(Method):
     ) -> Array:
         """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
         blocks, value = residuals
-        gradient = schatten_gradient(blocks, value, self.n_iter, xp=xp)
+        gradient = arrays.schatten_gradient(blocks, value, self.n_iter, xp=xp)
         gradient *= cotangent[:, None, None]
         return gradient

@@ -98,7 +98,7 @@ class FantasticFour(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         if ops.concrete:
-            bounds, residuals = smallest_unfoldings(blocks, spec, ops=ops)
+            bounds, residuals = smallest_unfoldings(blocks, ops=ops)
             claims = functools.partial(bounds_by_blocks, lambda: bounds, spec)
             return Evaluation(as_array(bounds, blocks, ops=ops), (), residuals, claims)
         blocks = arrays.in_wide_dtype(blocks, ops=ops)

@@ -321,6 +321,21 @@ def autocorrelation_error(mass: float, terms: int, u: float) -> float:
     return mass * (rounding.SLACK * (rounding.gamma(terms, u) + math.sqrt(2) * phase_error(u)))
 
 
+def without_zero_borders(block: Array, *, ops: ArrayOps) -> Array:
+    """Remove slices of taps that are zero from the borders of kernels (b, m, p, *kernel_shape) with known values.
+
+    A slice is removed if it is zero in all b kernels. That shifts the kernels, which multiplies their symbols by a
+    phase and changes no norm. Longer kernels would make the search's bounds on cells of frequencies worse.
+    """
+    is_used = (ops.to_numpy(block) != 0).any(axis=(0, 1, 2))
+    index: list[slice] = []
+    for axis in range(is_used.ndim):
+        other_axes = tuple(j for j in range(is_used.ndim) if j != axis)
+        used = np.flatnonzero(is_used.any(axis=other_axes))
+        index.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
+    return block[(slice(None), slice(None), slice(None), *index)]
+
+
 def stacked_taps(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks as matrices (g, taps * m, p): the taps of a block stacked on one another."""
     g, m, p = blocks.shape[:3]

@@ -25,11 +25,11 @@ from specnorm.at_size.proofs.circulant import Embedding, shortest
 from specnorm.at_size.proofs.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.at_size.proofs.deflation import SplitWaves, limit_of_rest, norm_by_deflation
 from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.at_size.proofs.waves import Waves
 from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
-from specnorm.power.proofs.waves import Waves
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
 from specnorm.proofs.cells import Boxes, Cells, Circulant, Grid, dft, dft_points, torus

@@ -21,6 +21,7 @@ from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.at_size.proofs.waves import norm_by_waves
 from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.completion.method import Completion
 from specnorm.geometry.layer_map import Convolution
@@ -28,7 +29,6 @@ from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.gram.method import Gram, GramAtEverySize
 from specnorm.grid.method import Grid
 from specnorm.power.proofs.ritz import quotients
-from specnorm.power.proofs.waves import norm_by_waves
 from specnorm.proof import proven
 from specnorm.proofs import bound, norms
 from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel

@@ -478,7 +478,7 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
     spec = ConvSpec.of((2, 2, 3), input_shape=(5,), padding_mode="zeros", padding=1)
     kernel: Any = np.random.RandomState(1).standard_normal((1, 2, 2, 3))
     plan = min((p for p in plans(spec) if p.blocks == 1), key=lambda p: p.work)
-    norm = enclose_by_matrix(kernel, spec, plan, rtol=1e-6, ops=OPS).lower[0].value
+    norm = enclose_by_matrix(kernel, spec, plan, rtol=1e-6, ops=OPS)[0].lower.value
     gram = LayerGram(Convolution(kernel, spec, ops=OPS), plan, ops=OPS)
     assert gram.norms_near(np.asarray([norm * 0.999])) == [None]
     assert gram.norms_near(np.asarray([-1.0])) == [None]

@@ -200,11 +200,13 @@ def test_a_bound_that_is_no_number_is_not_passed_over(at: int, monkeypatch: pyte
     for index in np.split(every, len(every)):
         largest.visit(index)
     assert math.isnan(float(largest.result()[0][0]))
-    assert len(leave_out(largest, every, 4, 0)) == len(every)
+    monkeypatch.setattr(pruned, "_FEW_FREQUENCIES", 0)
+    assert len(leave_out(largest, every, 4)) == len(every)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int) -> None:
+def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruned, "_FEW_FREQUENCIES", 0)
     blocks: Any = decaying(seed, 6, 5, 3, 2).astype(np.float64)[None] / 4
     sizes = (16, 12)
     truth = norms(blocks, sizes)
@@ -213,7 +215,7 @@ def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int) -> None:
         largest.visit(np.asarray([int(np.argsort(truth)[-20])]))
         met = truth[np.argsort(truth)[-20]]
         every = np.arange(len(truth))
-        left = leave_out(largest, every[:60], products, 0)
+        left = leave_out(largest, every[:60], products)
         # The best of these are visited on the way.
         met = max(met * 6**2.0**-13, truth[:60].max() * 6**2.0**-13)
         out = np.setdiff1d(every[:60], left)
