@@ -26,7 +26,7 @@ from specnorm_networks.local.certified import linear_bounds, ranges
 from specnorm_networks.local.certified.linear_bounds import FunctionOnBox, Strips
 from specnorm_networks.local.linear import Ascent, locate_values, read_network
 
-from specnorm.running.clock import Clock
+from specnorm.running.search import Clock
 
 Array = Any
 PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "12"))
