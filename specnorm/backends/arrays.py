@@ -115,16 +115,16 @@ def adjoint(a: Array, *, xp: Namespace) -> Array:
     return xp.conj(transposed) if is_complex(a, xp=xp) else transposed
 
 
-def normalise(x: Array, *, xp: Namespace, axis: int = -1) -> tuple[Array, Array]:
-    """Divide vectors by their 2-norm; a zero vector stays zero.
+def normalise(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Divide vectors on the last axis by their 2-norm; a zero vector stays zero.
 
     Returns
     -------
     unit_vectors : array
     norm : array
-        With ``axis`` kept, of length 1.
+        With the last axis kept, of length 1.
     """
-    norm = xp.linalg.vector_norm(x, axis=axis, keepdims=True)
+    norm = xp.linalg.vector_norm(x, axis=-1, keepdims=True)
     divisor = xp.where(norm > 0, norm, xp.ones_like(norm))
     return x / xp.astype(divisor, x.dtype), norm
 
@@ -348,6 +348,10 @@ def repeated(
     body : callable
         Must not change the state's shapes and dtypes.
     """
+    if ops.concrete:
+        for _ in range(count):
+            state = body(state)
+        return state
 
     def run_again(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
         runs, *state = loop_state
