@@ -189,7 +189,6 @@ class Search:
             count = len(cover)
             self._cells += count
             self._rounds += 1
-            time_left = self.clock.left
             lower_before = self.incumbent.best.bound.value
             previous_polynomial = polynomial
             in_float32 = self.incumbent.is_far_below and self._rounds <= self.tuning.float32_rounds
@@ -201,6 +200,8 @@ class Search:
                 break
             if len(cover) > self.tuning.many_cells and self._tightened is not polynomial:
                 self._tighten_truncation(polynomial)
+            # From here on, time is spent on cells: later rounds need no new polynomial.
+            time_left = self.clock.left
             nodes = self._estimate(cover, polynomial, vectors)
             # The estimates may be of the polynomial's float32 copy.
             self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
