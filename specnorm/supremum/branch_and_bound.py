@@ -484,7 +484,7 @@ class Search:
     def _tighten_truncation(self, polynomial: GramPolynomial) -> None:
         """Bound what is left out by a coarse search of its own: the rotation's bound is some four times too large."""
         self._tightened = polynomial
-        if not polynomial.truncation > 0:
+        if not polynomial.truncation > self.tuning.least_left_out * self.threshold**2:
             return
         left_out = self.xp.astype(polynomial.left_out, self.blocks.dtype, copy=False)
         search = Search(left_out, clock=self.clock, ops=self.ops)
