@@ -31,6 +31,10 @@ _DIVISION_ROUNDINGS = 8
 quotient of vector norms."""
 _LEAST_FACTOR_SIZE = 96
 """Number of rows from which `factor_loss` is worth its cost, compared with `cholesky_loss`."""
+_STACK_NDIM = 3
+"""Axes of a stack of matrices."""
+_FACTORISED_BYTES = 2**22
+"""Bytes of the matrices that are factorised at once on the host: with their copies, they stay in its cache."""
 _LIKELY_SHARE = 0.04
 """Largest ratio of `factor_loss` to the bound by `cholesky_loss` that was observed, over many kinds of large kernels.
 No proof rests on it."""
@@ -175,6 +179,11 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     ops.check_cholesky(gram)
     size = gram.shape[-1]
     u = rounding.unit(gram, xp=xp)
+    at_once = max(1, _FACTORISED_BYTES // (2 * (4 if u > 2.0**-53 else 8) * size**2))
+    if ops.on_host and ops.concrete and gram.ndim == _STACK_NDIM and gram.shape[0] > at_once:
+        starts = range(0, gram.shape[0], at_once)
+        parts = [gram_below(gram[j : j + at_once, ...], limit[j : j + at_once], ops=ops) for j in starts]
+        return xp.concat(parts)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
     # x is chosen so that x + e, with the likely loss e, is just below the limit. The last factor covers the rounding
