@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import product, tap_points
-from specnorm.symbols.angles import newton_step
+from specnorm.proofs.frequencies import product, tap_points
+from specnorm.symbols.ascent import newton_step
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -58,12 +58,15 @@ class Triples(NamedTuple):
         v, of unit length.
     angles : array, shape (b, d)
         theta, in radians.
+    phases : complex array, shape (b, taps)
+        ``e^{i k.theta}`` of the taps.
     """
 
     value: Array
     left: Array
     right: Array
     angles: Array
+    phases: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -379,7 +382,8 @@ def refine(waves: PlaneWaves, points: Points, *, last_rounds: int = 0) -> Triple
         state = arrays.repeated(lambda state: _round(waves, Points(*state)), last_rounds, tuple(points), ops=waves.ops)
         points = Points(*state)
     left, norms = _unit(points.images, xp=waves.ops.xp)
-    return Triples(norms[:, 0, 0, 0], left[:, :, 0, 0], points.vectors[:, :, 0, 0], points.angles[:, :, 0])
+    vectors, angles, phases = points.vectors[:, :, 0, 0], points.angles[:, :, 0], points.phases[:, :, 0]
+    return Triples(norms[:, 0, 0, 0], left[:, :, 0, 0], vectors, angles, phases)
 
 
 def _highest(points: Points, count: int, *, xp: Namespace) -> Points:

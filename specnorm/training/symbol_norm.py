@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 _ALL_VECTORS = 4
 """Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
@@ -159,10 +158,8 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         tall = arrays.tall(blocks, xp=xp)
         if _is_scalar(spec):
-            group, block, triples = self._highest(tall, spec, ops=ops)
-            waves = PlaneWaves(block, self._scalar_grid(spec), ops=ops)
-            phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
-            residuals = self._residuals(triples.left, triples.right, phases, spec, xp=xp)
+            group, _, triples = self._highest(tall, spec, ops=ops)
+            residuals = self._residuals(triples.left, triples.right, triples.phases, spec, xp=xp)
             return Evaluation(triples.value, (), (*residuals, group)), state
         if _is_matrix(spec):
             triples, vectors = _matrix_step(tall, state[0], sweeps=sweeps, ops=ops)
@@ -175,8 +172,7 @@ class SymbolNorm(Stepped):
         for _ in range(max(sweeps, 1)):
             vectors, points = grid_vectors.step(waves, vectors)
         triples = grid_vectors.refine(waves, points)
-        phases = waves.phases(triples.angles[:, :, None])[:, :, 0]
-        residuals = self._residuals(triples.left, triples.right, phases, spec, xp=xp)
+        residuals = self._residuals(triples.left, triples.right, triples.phases, spec, xp=xp)
         new_state = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
         return Evaluation(triples.value, (), residuals), new_state
 
@@ -265,4 +261,4 @@ def _matrix_step(tall: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> 
     vectors, images = matrix_vectors.step(matrices, vectors, ops=ops)
     left, norms = arrays.normalise(images[:, :, 0], xp=xp)
     angles = xp.broadcast_to(xp.zeros_like(norms), (norms.shape[0], tall.ndim - 3))
-    return Triples(norms[:, 0], left, vectors[:, :, 0], angles), vectors
+    return Triples(norms[:, 0], left, vectors[:, :, 0], angles, xp.ones_like(norms)), vectors
