@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from specnorm.api.bounds import compare, f4_bound, gram_bound, grid_bound, tn_bound, unfolding_bounds, value_and_grad
 from specnorm.api.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, slogdet, symbol_norm
+from specnorm.ball.folding import fold_batch_norm
+from specnorm.ball.rescaling import clip, gram_rescaling, rescale
 from specnorm.enclosure.proving import enclose
 from specnorm.ends.functions import condition_number, enclose_isometry, enclose_smallest, is_isometry, isometry_bound
 from specnorm.errors import EstimateWarning, SpecnormError, Undecided
 from specnorm.geometry.spec import ConvSpec, Geometry
-from specnorm.projection.folding import fold_batch_norm
-from specnorm.projection.functions import clip, gram_rescaling, rescale
 from specnorm.running.measuring import measure
 from specnorm.running.result import Enclosure, Result
 from specnorm.training.tracking import init_tracking, track, track_many
@@ -46,8 +46,8 @@ _LOADED_WHEN_ASKED_FOR = {
     "Completed": "completion.completing",
     "complete": "completion.completing",
     "completion_bound": "completion.completing",
-    "lmo": "ball",
-    "operator_norm": "probable",
+    "lmo": "ball.oracle",
+    "operator_norm": "power.probable",
 }
 """Public names, and the modules that are imported when one of them is asked for."""
 
@@ -64,9 +64,9 @@ _ELSEWHERE = {
 """Names that are looked for here, and the packages that have them."""
 
 if TYPE_CHECKING:
-    from specnorm.ball import lmo
+    from specnorm.ball.oracle import lmo
     from specnorm.completion.completing import Completed, complete, completion_bound
-    from specnorm.probable import operator_norm
+    from specnorm.power.probable import operator_norm
 
     audit: Any
     Report: Any

@@ -16,8 +16,7 @@ from specnorm.errors import BackendConflict, BrokenBackend
 from specnorm.gram.method import Gram
 from specnorm.grid.method import Grid
 from specnorm.power.method import Power, PowerTopK
-from specnorm.running.base import Evaluation, Method, Needs, Stepped
-from specnorm.running.result import Kind
+from specnorm.running.base import Evaluation, Kind, Method, Needs, Stepped
 from specnorm.spectrum.fft import ExactFFT
 from specnorm.tensor_norm.method import TensorNorm
 from specnorm.training.symbol_norm import SymbolNorm

@@ -10,14 +10,14 @@ from specnorm.api.bounds import Comparison
 from specnorm.backends.registry import function
 from specnorm.backends.text import counted
 from specnorm.backends.types import AnyArray, Backend, LayerKernel, LayerReader
-from specnorm.ball import lmo_many, updates_in_ball
+from specnorm.ball.folding import fold_stack
+from specnorm.ball.rescaling import check_bound
+from specnorm.ball.steps import lmo_many, updates_in_ball
 from specnorm.geometry.layers import layer_kernel, reader_of
 from specnorm.geometry.padding import same_upper
 from specnorm.geometry.spec import at_every_size, per_axis
 from specnorm.geometry.words import check_words
-from specnorm.probable import LinearOperator, Vector
-from specnorm.projection.folding import fold_stack
-from specnorm.projection.functions import check_bound
+from specnorm.power.probable import LinearOperator, Vector
 from specnorm.running.base import check_count
 from specnorm.running.program import Program, Ran, check_values, keep, program
 from specnorm.running.stepping import SteppedProgram, stepped_program

@@ -15,24 +15,24 @@ from specnorm.backends.text import counted, install, number, visible
 from specnorm.backends.types import AnyArray, ArrayOps
 from specnorm.enclosure.proving import status_of
 from specnorm.errors import InternalError, TranslationError
-from specnorm.geometry import frequencies as frequency_grids
 from specnorm.geometry import layer_map
 from specnorm.geometry import padding as padding_rules
 from specnorm.geometry.spec import Layout, at_every_size
 from specnorm.geometry.walking import ModelPart, model_parts
 from specnorm.proofs import arithmetic, host, interval, rounding
+from specnorm.proofs import frequencies as frequency_grids
 from specnorm.proofs import norms as matrix_norms
 from specnorm.proofs.bound import HypothesisError, Lower, Upper, digest_of, finite, known, least
 from specnorm.proofs.bound import _lower as make_lower
 from specnorm.proofs.bound import _upper as make_upper
-from specnorm.proofs.explaining import lines
 from specnorm.proofs.interval import Interval, anything, around, enclosing, point, within
 from specnorm.proofs.interval import _interval as make_interval
 from specnorm.proofs.norms import matrix_norm_up
 from specnorm.running.base import check_budget, check_count
-from specnorm.running.clock import Clock, OutOfTime
+from specnorm.running.explaining import lines
 from specnorm.running.measuring import proven
 from specnorm.running.program import check_values
+from specnorm.running.search import Clock, OutOfTime
 from specnorm.symbols.power import gram_power
 from specnorm.symbols.proofs.symbols import symbol_error
 

@@ -179,11 +179,10 @@ def tn_bound(
     >>> f"{specnorm.tn_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    result = run_method(kernel, TensorNorm(proven=proven), **geometry).result
-    if proven is None and result.kind == "estimate":
+    run = run_method(kernel, TensorNorm(proven=proven), **geometry)
+    if proven is None and run.result.kind == "estimate":
         _warn_estimate()
-    value: ArrayT = result.value
-    return value
+    return run.value
 
 
 @called_while_tracing
@@ -220,8 +219,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> f"{specnorm.f4_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    value: ArrayT = run_method(kernel, FantasticFour(), **geometry).result.value
-    return value
+    return run_method(kernel, FantasticFour(), **geometry).value
 
 
 @takes_layers
@@ -250,8 +248,7 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> specnorm.unfolding_bounds(kernel).shape
     (7,)
     """
-    value: ArrayT = run_method(kernel, Unfoldings(), **geometry).result.value
-    return value
+    return run_method(kernel, Unfoldings(), **geometry).value
 
 
 @takes_layers
@@ -297,8 +294,7 @@ def gram_bound(
     >>> f"{specnorm.gram_bound(kernel, 32):.2f}, {specnorm.gram_bound(kernel, padding_mode='zeros'):.2f}"
     '31.18, 31.18'
     """
-    value: ArrayT = run_method(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).result.value
-    return value
+    return run_method(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -332,5 +328,4 @@ def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geome
     >>> f"{specnorm.grid_bound(kernel, groups=2):.2f}"
     '22.60'
     """
-    value: ArrayT = run_method(kernel, Grid(n=n), **geometry).result.value
-    return value
+    return run_method(kernel, Grid(n=n), **geometry).value

@@ -14,9 +14,10 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
-from specnorm.running.base import Method, as_number
-from specnorm.running.clock import BUDGET
+from specnorm.running.base import Method
 from specnorm.running.measuring import run_method
+from specnorm.running.result import as_number
+from specnorm.running.search import BUDGET
 from specnorm.spectrum.determinant import LogDeterminant
 
 
@@ -74,8 +75,7 @@ def conv_norm(
         method = NormAtSize(rtol=rtol, budget=budget)
     else:
         method = ExactFFT(rtol=rtol, budget=budget)
-    value: ArrayT = run_method(kernel, method, input_shape=input_shape, **layer).result.value
-    return value
+    return run_method(kernel, method, input_shape=input_shape, **layer).value
 
 
 def _spec_at_size(
@@ -131,8 +131,7 @@ def symbol_norm(
     >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
     '31.1769'
     """
-    value: ArrayT = run_method(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).result.value
-    return value
+    return run_method(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).value
 
 
 @takes_layers
@@ -184,10 +183,9 @@ def power_norm(
     >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
     '15.6996'
     """
-    value: ArrayT = run_method(
+    return run_method(
         kernel, Power(n_iter=n_iter, seed=seed, least_gain=least_gain), input_shape=input_shape, **layer
-    ).result.value
-    return value
+    ).value
 
 
 @takes_layers
@@ -255,8 +253,7 @@ def singular_values(
         method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
         method = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
-    value: ArrayT = run_method(kernel, method, input_shape=input_shape, **layer).result.value
-    return value
+    return run_method(kernel, method, input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -322,8 +319,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
     '10.39'
     """
-    value: ArrayT = run_method(kernel, Reshaped(), **geometry).result.value
-    return value
+    return run_method(kernel, Reshaped(), **geometry).value
 
 
 @takes_layers

@@ -20,21 +20,20 @@ from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, nor
 from specnorm.backends import arrays
 from specnorm.geometry.taps import sizes_of
 from specnorm.proofs.cells import dft
-from specnorm.running.clock import Clock, OutOfTime
+from specnorm.running.search import Clock, OutOfTime, eigh_cost
 from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cover
 from specnorm.supremum.reduction import Polynomials
-from specnorm.symbols import costs
 from specnorm.symbols.power import top_eigenvectors
 from specnorm.symbols.proofs.symbols import Symbol
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.frequencies import Frequencies
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
-    from specnorm.running.problem import SearchResult
+    from specnorm.proofs.frequencies import Frequencies
+    from specnorm.running.search import SearchResult
     from specnorm.supremum.branch_and_bound import Search
     from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -55,7 +54,7 @@ def bound_by_circulant(
     lower: float,
     rtol: float,
     max_cells: int,
-    target_only: bool = False,
+    target_only: bool,
 ) -> tuple[Upper | None, int, int]:
     """Bound the layer's norm by a circulant.
 
@@ -405,5 +404,5 @@ class DeflatedCirculant:
 
     def _all_eigenvectors(self, gram: Array) -> Array:
         count, side = gram.shape[:2]
-        self.clock.require(count * costs.eigh_cost(side, is_complex=True))
+        self.clock.require(count * eigh_cost(side, is_complex=True))
         return self.xp.linalg.eigh(gram)[1]

@@ -19,19 +19,18 @@ from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
+from specnorm.at_size.wave_sum import WaveSum
 from specnorm.backends import arrays
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import spec_of_group
-from specnorm.power.plane_wave import WaveSum, windowed_wave
+from specnorm.power.plane_wave import windowed_wave
 from specnorm.power.proofs.ritz import quotients
-from specnorm.proofs.padding import padded_norm
-from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
-from specnorm.running.problem import Problem
 from specnorm.running.result import BoundSource
+from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem, eigh_cost
 from specnorm.supremum import tuning
-from specnorm.symbols import costs
 from specnorm.symbols.lanczos import RunOptions, top_vectors
 from specnorm.symbols.power import composed
+from specnorm.symbols.proofs.padding import padded_norm
 
 if TYPE_CHECKING:
     from specnorm.at_size.supremum import Supremum
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.problem import SearchResult
+    from specnorm.running.search import SearchResult
     from specnorm.supremum.branch_and_bound import Search
 
 
@@ -60,6 +59,7 @@ class ComponentBounds:
 
     def __init__(
         self,
+        kernel: Array,
         problem: Problem,
         component: PolyphaseComponent,
         supremum: Supremum,
@@ -76,7 +76,7 @@ class ComponentBounds:
         self.proof_rtol = tuning.TUNING.proof_share * problem.rtol
         self.groups = problem.spec.groups
         self.group_spec = spec_of_group(component.spec)
-        kernel = problem.kernel
+        self.kernel = kernel
         self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.gram_plan = min(plans(self.group_spec), key=lambda plan: (plan.memory > ops.memory, plan.work))
         self._open_groups: OpenGroups | None = None
@@ -274,7 +274,7 @@ class ComponentBounds:
         """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles per axis."""
         first, second, *kernel_shape = self.kernels.shape[1:]
         smaller = min(first, second)
-        work_of_one = max(first, second) * smaller**2 + costs.eigh_cost(smaller, is_complex=True)
+        work_of_one = max(first, second) * smaller**2 + eigh_cost(smaller, is_complex=True)
         points = math.prod(2 if taps > 1 else 1 for taps in kernel_shape)
         return points * work_of_one
 
@@ -377,18 +377,18 @@ class ComponentBounds:
         """
         kernels = arrays.rows(self.kernels, groups, ops=self.ops)
         result = enclose_by_matrix(kernels, self.group_spec, self.gram_plan, rtol=self.rtol, lower=lower, ops=self.ops)
-        proven = [upper for upper in result.upper if upper is not None]
+        proven = [bounds.upper for bounds in result if bounds.upper is not None]
         upper: Upper | None = None
         if len(proven) == len(groups):
             others = None if self._open_groups is None else self._open_groups.others
             upper = norm_of_groups(self.spec, proven, others)
-        best = max(range(len(groups)), key=lambda j: result.lower[j].value)
+        best = max(range(len(groups)), key=lambda j: result[j].lower.value)
         return self.bounds_of_group(
-            result.lower[best],
+            result[best].lower,
             upper,
             Convolution(kernels[best : best + 1, ...], self.group_spec, ops=self.ops),
-            result.u[best : best + 1, :],
-            result.v[best : best + 1, :],
+            result[best].u,
+            result[best].v,
             group=int(groups[best]),
             restriction=self.component,
             source=BoundSource.MATRIX,
@@ -439,7 +439,7 @@ class ComponentBounds:
         """Gradient of one group's kernel as that of the whole layer's; the other groups have zeros."""
         index = self.ops.from_numpy(np.asarray([group], dtype=np.int64), gradient)
         by_group = arrays.one_hot(gradient, index, self.groups, xp=self.xp)
-        return self.xp.reshape(by_group, self.problem.kernel.shape)
+        return self.xp.reshape(by_group, self.kernel.shape)
 
     def _placed(
         self,

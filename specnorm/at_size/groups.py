@@ -9,18 +9,20 @@ import numpy as np
 
 from specnorm.at_size import layer_tuning
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import coarse_grid
 from specnorm.proofs.cells import torus
+from specnorm.proofs.frequencies import coarse_grid
 from specnorm.supremum.branch_and_bound import Search
+from specnorm.symbols.power import norms_at
 from specnorm.symbols.proofs.scalar import largest_on_grid
-from specnorm.symbols.proofs.symbols import Symbol
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
-    from specnorm.running.clock import Clock
+    from specnorm.running.search import Clock
 
+_POWER_STEPS = 6
+"""Power steps at each frequency of the coarse grid, for symbols that are no numbers."""
 _POINTS_A_TAP = (1, 2, 4)
 """Points of the grids on which the norms of scalar symbols are estimated, for each tap of an axis."""
 _LOWEST_PART = (0.6, 0.8)
@@ -89,17 +91,16 @@ def _estimated_norms(blocks: Array, bound: float, *, ops: ArrayOps) -> np.ndarra
 
     Those of scalar symbols that may be near the bound are on a finer grid.
     """
-    xp = ops.xp
     kernel_shape = tuple(blocks.shape[3:])
     if min(blocks.shape[1:3]) > 1:
-        symbols = Symbol(blocks, coarse_grid(kernel_shape), ops=ops).matrices()
-        return ops.to_numpy(xp.max(xp.linalg.svdvals(symbols), axis=(1, 2)))
+        _, norms, _ = norms_at(blocks, coarse_grid(kernel_shape), _POWER_STEPS, ops=ops)
+        return np.asarray(norms.max(axis=1))
     estimates = np.full(blocks.shape[0], math.inf)
     for points, lowest_part in zip(_POINTS_A_TAP, (0.0, *_LOWEST_PART), strict=True):
         groups = np.flatnonzero(estimates >= lowest_part * bound)
         if not len(groups):
             break
         sizes = tuple(1 if taps == 1 else points * taps for taps in kernel_shape)
-        values, _ = largest_on_grid(arrays.rows(blocks, groups, ops=ops), sizes, ops=ops)
+        values, _, _ = largest_on_grid(arrays.rows(blocks, groups, ops=ops), sizes, ops=ops)
         estimates[groups] = ops.to_numpy(values)
     return estimates

@@ -20,28 +20,35 @@ from specnorm.at_size.proofs.components import norms_of_parts, norms_of_patch, p
 from specnorm.at_size.supremum import Supremum
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs.bound import finite
-from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
 from specnorm.running.result import BoundSource
-from specnorm.unfoldings.matrix_search import LANCZOS_SIDE, enclose_matrices
+from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
+from specnorm.supremum.one_tap import LANCZOS_SIDE, enclose_matrices
 
 if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.problem import Problem
+    from specnorm.running.search import Problem
 
 
-def enclose_layer(problem: Problem, *, ops: ArrayOps) -> LayerBounds:
-    """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry."""
+def enclose_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> LayerBounds:
+    """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry.
+
+    Parameters
+    ----------
+    kernel : array, shape (1, *shape)
+        In torch's order.
+    """
     components = polyphase_components(problem.spec)
     if not components:
         # No output reads a pixel: the layer is a sum of no parts, with the norm 0.
         _, upper_of_zero = norms_of_parts(problem.spec, [])
-        return replace(no_bounds(problem, problem.spec, ops=ops), upper=upper_of_zero)
+        return replace(no_bounds(kernel, problem.spec, problem.spec, ops=ops), upper=upper_of_zero)
     known: Sequence[LayerBounds | None] = [None] * len(components)
     for tolerance in TOLERANCES:
         at_tolerance = replace(problem, rtol=tolerance)
-        supremum = Supremum(at_tolerance, ops=ops)
-        parts = [ComponentBounds(at_tolerance, component, supremum, ops=ops) for component in components]
+        supremum = Supremum(kernel, at_tolerance, ops=ops)
+        parts = [ComponentBounds(kernel, at_tolerance, component, supremum, ops=ops) for component in components]
         if tolerance > problem.rtol and all(part.is_small for part in parts):
             # Their matrices are factorised at once, to any tolerance.
             continue
@@ -63,7 +70,7 @@ reached: so a tighter one never returns a wider interval."""
 def _enclose(part: ComponentBounds, bounds: LayerBounds | None, enough: float) -> LayerBounds:
     """Make each attempt in its order until the bounds are close enough, from those that are known."""
     if bounds is None:
-        bounds = no_bounds(part.problem, part.spec, ops=part.ops)
+        bounds = no_bounds(part.kernel, part.problem.spec, part.spec, ops=part.ops)
     for attempt in ATTEMPTS:
         if bounds.within(enough):
             break

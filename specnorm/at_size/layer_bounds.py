@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from specnorm.at_size import layer_tuning
 from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import greatest, least, trivial_lower
-from specnorm.running.problem import Bounds, Problem
 from specnorm.running.result import BoundSource
+from specnorm.running.search import Bounds
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -67,10 +67,9 @@ class LayerBounds(Bounds):
         return replace(self, upper=upper, bound_source=source)
 
 
-def no_bounds(problem: Problem, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds:
-    """Bounds of a layer, or of one of its components, before any attempt."""
-    kernel = problem.kernel
-    inputs, outputs = witness_shapes(problem.spec)
+def no_bounds(kernel: Array, layer: ConvSpec, spec: ConvSpec, *, ops: ArrayOps) -> LayerBounds:
+    """Bounds of a layer with a kernel (1, *shape), or of one of its components, before any attempt."""
+    inputs, outputs = witness_shapes(layer)
 
     def zeros(shape: tuple[int, ...]) -> Array:
         return ops.xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))

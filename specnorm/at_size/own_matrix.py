@@ -15,6 +15,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs import norms
 from specnorm.proofs.bound import finite, greatest, least
+from specnorm.running.search import Bounds
 from specnorm.symbols.lanczos import RunOptions, top_vectors
 from specnorm.symbols.power import composed
 
@@ -28,19 +29,15 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class GroupBounds:
-    """Proven bounds of a stack of groups.
+class GroupBounds(Bounds):
+    """Proven bounds of the norm of one group.
 
     Parameters
     ----------
-    upper : list of Upper or None
-        None for a group without a proof.
-    u, v : arrays, shapes (b, outputs) and (b, inputs)
+    u, v : arrays, shapes (1, outputs) and (1, inputs)
         Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
     """
 
-    lower: list[Lower]
-    upper: list[Upper | None]
     u: Array
     v: Array
 
@@ -53,7 +50,7 @@ def enclose_by_matrix(
     rtol: float,
     lower: float = 0.0,
     ops: ArrayOps,
-) -> GroupBounds:
+) -> list[GroupBounds]:
     """Enclose the norms of layers of one group by Lanczos and a factorisation of their Gram matrices.
 
     Parameters
@@ -69,20 +66,13 @@ def enclose_by_matrix(
     lower : float
         Lower bound of the whole layer's norm. A group whose norm is below it is only proven to be below it.
     """
-    xp = ops.xp
     step = max(1, ops.memory // gram_plan.memory)
-    chunks: list[GroupBounds] = []
+    found: list[GroupBounds] = []
     for start in range(0, kernels.shape[0], step):
         stop = min(start + step, kernels.shape[0])
-        chunk = _MatrixEnclosure(kernels[start:stop, ...], spec, gram_plan, ops=ops).enclose(rtol, lower)
-        chunks.append(chunk)
-        lower = max(lower, *(bound.value for bound in chunk.lower))
-    return GroupBounds(
-        lower=[bound for chunk in chunks for bound in chunk.lower],
-        upper=[bound for chunk in chunks for bound in chunk.upper],
-        u=xp.concat([chunk.u for chunk in chunks], axis=0),
-        v=xp.concat([chunk.v for chunk in chunks], axis=0),
-    )
+        found += _MatrixEnclosure(kernels[start:stop, ...], spec, gram_plan, ops=ops).enclose(rtol, lower)
+        lower = max(lower, *(bounds.lower.value for bounds in found))
+    return found
 
 
 class _MatrixEnclosure:
@@ -111,7 +101,7 @@ class _MatrixEnclosure:
         else:
             self.gram = composed(self.layer.apply, self.layer.adjoint)
 
-    def enclose(self, rtol: float, lower: float) -> GroupBounds:
+    def enclose(self, rtol: float, lower: float) -> list[GroupBounds]:
         """Enclose each norm, or prove that it is below ``lower``."""
         vectors = self._lanczos(layer_tuning.TUNING.matrix_steps, rtol, None)
         lowers, images = quotients(self.layer, vectors, self.has_output_vectors, ops=self.ops)
@@ -124,11 +114,11 @@ class _MatrixEnclosure:
             uppers = self._lowered_uppers(gram, uppers, lowers, lower, rtol)
         # A group of zeros has a bound of 0 that no factorisation proves.
         uppers = gram.with_zero_layers(uppers)
-        if self.has_output_vectors:
-            u, v = vectors, images
-        else:
-            u, v = images, vectors
-        return GroupBounds(lowers, uppers, u[:, 0, :], v[:, 0, :])
+        u, v = (vectors, images) if self.has_output_vectors else (images, vectors)
+        return [
+            GroupBounds(*ends, u[j : j + 1, 0, :], v[j : j + 1, 0, :])
+            for j, ends in enumerate(zip(lowers, uppers, strict=True))
+        ]
 
     def _raised_lowers(
         self,

@@ -10,15 +10,14 @@ from specnorm.at_size import layer_tuning
 from specnorm.at_size.proofs.components import polyphase_components
 from specnorm.geometry import polyphase
 from specnorm.geometry.taps import shapes_of
-from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
-from specnorm.running.problem import Problem
+from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem
 from specnorm.supremum.enclosing import search_torus
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
-    from specnorm.running.problem import SearchResult
+    from specnorm.running.search import SearchResult
     from specnorm.supremum.branch_and_bound import Search
 
 
@@ -33,7 +32,8 @@ class Supremum:
         only a bound of the supremum.
     """
 
-    def __init__(self, problem: Problem, *, ops: ArrayOps) -> None:
+    def __init__(self, kernel: Array, problem: Problem, *, ops: ArrayOps) -> None:
+        self._kernel = kernel
         self._problem = problem
         self._ops = ops
         # The kernel is in torch's order already.
@@ -71,21 +71,18 @@ class Supremum:
         # The lower bound at the layer's size follows, however the search ends: leave it its time.
         seconds_of_wave = min(self._seconds_of_wave(), layer_tuning.TUNING.wave_time * problem.clock.seconds)
         clock = problem.clock.before(seconds_of_wave)
-        return search_torus(
-            Problem(self._blocks(), self._spec_of_all_sizes, rtol, problem.max_cells, clock),
-            ops=self._ops,
-        )
+        of_all_sizes = replace(problem, spec=self._spec_of_all_sizes, rtol=rtol, clock=clock)
+        return search_torus(self._blocks(), of_all_sizes, ops=self._ops)
 
     def _seconds_of_wave(self) -> float:
         """Seconds of the lower bound near the supremum's wave, on all pixels of a group."""
-        kernel = self._problem.kernel
         pixels = max(math.prod(shape[1:]) for shape in shapes_of(self._problem.spec))
-        work = layer_tuning.TUNING.wave_passes * math.prod(kernel.shape) / self._problem.spec.groups * pixels
+        work = layer_tuning.TUNING.wave_passes * math.prod(self._kernel.shape) / self._problem.spec.groups * pixels
         return work / MULTIPLICATIONS_PER_SECOND
 
     def _blocks(self) -> Array:
         """Blocks of the whole layer."""
-        return polyphase.to_blocks(self._problem.kernel, self._spec_of_all_sizes, xp=self._ops.xp)
+        return polyphase.to_blocks(self._kernel, self._spec_of_all_sizes, xp=self._ops.xp)
 
     def _tolerance(self) -> float:
         """Tolerance for the supremum: the layer's norm lies below its supremum by about `_estimated_distance`.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _TINY = 1e-30
 """Added to norms before they are inverted. It changes no norm above 1e-14, and has an inverse in float32."""
+_CACHED_NUMBERS = 2**15
+"""Largest number of entries of vectors that `real_vectors` caches."""
 
 
 def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -113,16 +115,16 @@ def adjoint(a: Array, *, xp: Namespace) -> Array:
     return xp.conj(transposed) if is_complex(a, xp=xp) else transposed
 
 
-def normalise(x: Array, *, xp: Namespace, axis: int = -1) -> tuple[Array, Array]:
-    """Divide vectors by their 2-norm; a zero vector stays zero.
+def normalise(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Divide vectors on the last axis by their 2-norm; a zero vector stays zero.
 
     Returns
     -------
     unit_vectors : array
     norm : array
-        With ``axis`` kept, of length 1.
+        With the last axis kept, of length 1.
     """
-    norm = xp.linalg.vector_norm(x, axis=axis, keepdims=True)
+    norm = xp.linalg.vector_norm(x, axis=-1, keepdims=True)
     divisor = xp.where(norm > 0, norm, xp.ones_like(norm))
     return x / xp.astype(divisor, x.dtype), norm
 
@@ -163,6 +165,11 @@ def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
         return x[:, 0, ...]
     index = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
     return xp.take_along_axis(x, xp.broadcast_to(index, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
+
+
+def by_layers(blocks: Array, groups: int) -> list[Array]:
+    """Split blocks (layers * groups, ...) into one array (groups, ...) for each layer."""
+    return [blocks[first : first + groups, ...] for first in range(0, blocks.shape[0], groups)]
 
 
 def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
@@ -258,6 +265,22 @@ def start_vector(seed: int, size: int) -> np.ndarray:
     return vector
 
 
+def real_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The real parts of `random_vectors`, read-only; those of a small shape are cached."""
+    return _small_real_vectors(seed, shape) if math.prod(shape) <= _CACHED_NUMBERS else _real_vectors(seed, shape)
+
+
+def _real_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    vectors = np.ascontiguousarray(random_vectors(seed, shape).real)
+    vectors.flags.writeable = False
+    return vectors
+
+
+@functools.lru_cache(maxsize=16)
+def _small_real_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return _real_vectors(seed, shape)
+
+
 def counter(like: Array, *, ops: ArrayOps) -> Any:
     """The 0 from which a loop counts: a Python number, or an array if the loop is compiled.
 
@@ -325,6 +348,10 @@ def repeated(
     body : callable
         Must not change the state's shapes and dtypes.
     """
+    if ops.concrete:
+        for _ in range(count):
+            state = body(state)
+        return state
 
     def run_again(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
         runs, *state = loop_state
@@ -358,3 +385,29 @@ def minus_identity(matrices: Array, shift: Array, *, ops: ArrayOps) -> Array:
     dtype = np.float64 if matrices.dtype == ops.xp.float64 else np.float32
     eye = ops.from_numpy(np.eye(matrices.shape[-1], dtype=dtype), matrices)
     return matrices - shift[:, None, None] * eye
+
+
+def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
+    """Gradient ``A (A*A)**(2**n_iter - 1) / L**(2**(n_iter+1) - 1)`` of the Schatten norm L of order 2**(n_iter + 1).
+
+    A is divided by L first, so that all powers stay below 1. The product is accumulated, so that the memory is that of
+    three matrices for any ``n_iter``.
+
+    Parameters
+    ----------
+    a : array, shape (..., m, n)
+    value : array, shape (...)
+        L.
+    """
+    positive_value = xp.where(value > 0, value, xp.ones_like(value))
+    product = a / xp.astype(positive_value, a.dtype)[..., None, None]
+    is_wide = a.shape[-1] > a.shape[-2]
+    if is_wide:
+        product = adjoint(product, xp=xp)
+    if n_iter:
+        power = xp.matmul(adjoint(product, xp=xp), product)
+        product = xp.matmul(product, power)
+    for _ in range(n_iter - 1):
+        power = xp.matmul(power, power)
+        product = xp.matmul(product, power)
+    return adjoint(product, xp=xp) if is_wide else product

@@ -10,6 +10,13 @@ candidates for each group of a layer, and the one with the larger inner product 
 
 Mean values of the first kind alone are kernels whose reshaped norm is ``1 / f``; a layer that keeps what it reads, such
 as the identity, would be out of reach. Training with both kinds is better by far (docs/benchmarks/ball.md).
+
+References
+----------
+.. [1] Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024 (the polar factor of a reshaped
+   gradient as a step).
+.. [2] Pethick et al., "Training Deep Learning Models with Norm-Constrained LMOs", ICML 2025, arXiv:2502.07529
+   (matrices; for a convolution they divide the polar factor by the number of taps, not by its root).
 """
 
 from __future__ import annotations
@@ -21,18 +28,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
 from specnorm.backends import arrays, backend_for
 from specnorm.backends.types import ArrayOps, ArrayT
-from specnorm.ball import proof
+from specnorm.ball.proofs import directions as proof
 from specnorm.geometry import polyphase
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.proofs import arithmetic
-from specnorm.running.base import Method, Needs, as_number
+from specnorm.running.base import Method, Needs
 from specnorm.running.program import Program, Ran, check_finite, program_for
+from specnorm.running.result import as_number
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, Backend
-    from specnorm.running.result import Kind
+    from specnorm.running.base import Kind
 
 _POLYNOMIALS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),

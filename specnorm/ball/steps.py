@@ -1,4 +1,14 @@
-"""Steps of layers, those of equal layers in one stack: directions, and updates that stay in the ball as rounded."""
+"""Steps inside the ball of all kernels with a norm of at most a bound, by matrix products; equal layers in a stack.
+
+The ball is convex: ``(1 - a) K + a D`` is in it if K and D are, for every ``a`` from 0 to 1. So an optimiser that moves
+towards kernels D whose norm is proven to be at most the bound never leaves the ball, and never computes a norm. `lmo`
+chooses D for a gradient; `specnorm.ball.proofs.directions` bounds its norm.
+
+References
+----------
+.. [1] Frank, Wolfe, "An algorithm for quadratic programming", Naval Research Logistics Quarterly 3, 1956.
+.. [2] Pokutta, Spiegel, Zimmer, "Deep Neural Network Training with Frank-Wolfe", arXiv:2010.07243, 2020.
+"""
 
 from __future__ import annotations
 

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.completion.proof import bounds_by_completions
-from specnorm.proofs.padding import bounds_by_blocks
 from specnorm.running.base import Evaluation, Needs, Stepped, check_count, check_rtol
+from specnorm.symbols.proofs.padding import bounds_by_blocks
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.completion import search as completion_search
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import Claims, FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import Claims, FigureRule, Kind
 
 _FAR = 20
 """Largest change of the kernel's exponent between two training steps up to which the numbers of H are rescaled, so that

@@ -19,10 +19,10 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
-from specnorm.geometry.frequencies import Frequencies, cos_sin_of_taps, distinct_grid, half_grid, half_lags
-from specnorm.symbols.angles import newton_step
-from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of
-from specnorm.symbols.proofs.symbols import planes_at
+from specnorm.proofs.frequencies import Frequencies, cos_sin_of_taps, distinct_grid, half_grid, half_lags
+from specnorm.symbols.ascent import newton_step
+from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of, lags_vjp
+from specnorm.symbols.proofs.symbols import matrix_at, singular_value_gradient
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -413,14 +413,13 @@ def complete(
             limit=limit,
             ops=ops,
         )
-    slope = arrays.from_tall(norm_gradient(narrow_blocks, peak, xp=xp), blocks, xp=xp)
     bound_over_norm = xp.astype(bound, peak.norm.dtype) / norm_or_one
     return CompletionResult(
         kernel=by_row(best, taps, xp=xp),
         bound=bound,
         helps=helps | (bound < first_bound),  # a bound better than the first is that of a later H
         products=xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape),
-        gradient=slope * xp.reshape(bound_over_norm, (-1,) + (1,) * (blocks.ndim - 1)),
+        gradient=arrays.from_tall(norm_gradient(narrow_blocks, peak, bound_over_norm, ops=ops), blocks, xp=xp),
     )
 
 
@@ -559,40 +558,21 @@ def bound_and_gradient(
     inverses = xp.where(vanishes, xp.zeros_like(norms), 1 / (norms + _TINY))
     first_slope = xp.where(vanishes[:, :1, ...], eye / channels, inverses[:, :1, ...] * centred[:, :1, ...])
     slopes = xp.concat([first_slope, inverses[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
-    gradient_of_square = gradient_from_lag_slopes(arrays.tall(blocks, xp=xp), slopes, ops=ops)
+    gradient_of_square = lags_vjp(arrays.tall(blocks, xp=xp), slopes, xp=xp)
     bound_of_blocks = xp.reshape(xp.astype(bound, gradient_of_square.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
     gradient = gradient_of_square / 2 / bound_of_blocks
     return bound, arrays.from_tall(gradient, blocks, xp=xp)
 
 
-def gradient_from_lag_slopes(blocks: Array, slopes: Array, *, ops: ArrayOps) -> Array:
-    """Gradient of a function of the lags of blocks (b, rows, c, *taps), from its slopes D (b, lags, c, c).
-
-    ``2 sum_y K_y D_{z-y}`` at tap z, since ``M_t = sum_y K_y^T K_{y+t}`` and ``D_{-t} = D_t^T``.
-    """
+def norm_gradient(blocks: Array, peak: Peak, cotangent: Array, *, ops: ArrayOps) -> Array:
+    """Cotangent (b,) times the gradient of ``||G v||`` by tall blocks at a peak, with the frequency and v constant."""
     xp = ops.xp
-    k = by_tap(blocks, xp=xp)
-    tables = _Products.of(blocks, ops=ops)
-    taps = tables.adjoint_lags(tables.at_points(k), xp.astype(slopes, k.dtype, copy=False))
-    return 2 * by_row(taps, tuple(blocks.shape[3:]), xp=xp)
-
-
-def norm_gradient(blocks: Array, peak: Peak, *, xp: Namespace) -> Array:
-    """Derivative of ``||G v||`` by tall blocks at a peak, with the frequency and v constant.
-
-    With ``u = G v / ||G v||`` it is ``Re(conj(u) v^T e^{i k.theta})`` at tap k, here in real and imaginary parts.
-    """
     _, _, c, *taps = blocks.shape
-    g_real, g_imag = (x[:, 0, ...] for x in planes_at(blocks, peak.cos[:, None, :], peak.sin[:, None, :], xp=xp))
-    v_real, v_imag = peak.vector[:, :c, None], peak.vector[:, c:, None]
-    norm = peak.norm[:, None, None] + _TINY
-    u_real = (xp.matmul(g_real, v_real) - xp.matmul(g_imag, v_imag)) / norm
-    u_imag = (xp.matmul(g_imag, v_real) + xp.matmul(g_real, v_imag)) / norm
-    v_real, v_imag = xp.matrix_transpose(v_real), xp.matrix_transpose(v_imag)
-    of_cosines = xp.matmul(u_real, v_real) + xp.matmul(u_imag, v_imag)
-    of_sines = xp.matmul(u_imag, v_real) - xp.matmul(u_real, v_imag)
-    cos, sin = peak.cos[:, :, None, None], peak.sin[:, :, None, None]
-    return by_row(cos * of_cosines[:, None, ...] + sin * of_sines[:, None, ...], tuple(taps), xp=xp)
+    v = ops.complex(peak.vector[:, :c], peak.vector[:, c:])
+    phase = ops.complex(peak.cos, peak.sin)
+    image = xp.matmul(matrix_at(blocks, phase, xp=xp), v[:, :, None])[:, :, 0]
+    u = image / xp.astype(peak.norm[:, None] + _TINY, image.dtype)
+    return singular_value_gradient(u, v, phase, cotangent, tuple(taps), xp=xp)
 
 
 # -- the norm --------------------------------------------------------------------------------------------------------

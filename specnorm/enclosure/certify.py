@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.enclosure import fixed_cost
 from specnorm.enclosure.method import Enclose
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
@@ -17,21 +18,20 @@ from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import finite
 from specnorm.proofs.cells import dft, torus
 from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.proofs.padding import padded_norm
 from specnorm.running.base import Evaluation, Method, Needs, check_budget
-from specnorm.running.clock import Clock
-from specnorm.running.problem import Problem, SearchResult
+from specnorm.running.search import Clock, Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
-from specnorm.unfoldings.matrix_search import enclose_large_matrices
+from specnorm.supremum.one_tap import enclose_large_matrices
+from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 _CERTIFY_LEVELS = 40
 """Number of rounds of bisection after which a search gives up, since the norm is too close to the bound. A round halves
@@ -79,20 +79,28 @@ class Certify(Method):
         Enclose(max_cells=self.max_cells).check(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        xp = ops.xp
+        return self._evaluation(arrays.by_layers(blocks, spec.groups), spec, self._decide, ops=ops)
+
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        return self._evaluation(arrays.by_layers(kernels, 1), spec, self._decide_at_size, ops=ops)
+
+    def _evaluation(
+        self,
+        layers: list[Array],
+        spec: ConvSpec,
+        decide: Callable[..., tuple[bool, bool]],
+        *,
+        ops: ArrayOps,
+    ) -> Evaluation:
+        """The verdicts on layers, by `_decide` or `_decide_at_size`."""
         verdicts = []
-        for layer in polyphase.by_layers(blocks, spec.groups if spec.symbols_suffice else 1):
-            flat, exponent = arrays.scale(xp.reshape(layer, (1, -1)), xp=xp)
-            layer = xp.reshape(flat, layer.shape)
+        for layer in layers:
+            flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             bound = _scaled_bound(self.bound, int(exponent[0]))
-            clock = Clock.of(self.budget)
-            if spec.symbols_suffice:
-                verdicts.append(self._decide(layer, spec, bound, clock, ops=ops))
-            else:
-                verdicts.append(self._decide_at_size(layer, spec, bound, clock, ops=ops))
-        value = ops.from_numpy(np.full(len(verdicts), self.bound), blocks)
+            verdicts.append(decide(ops.xp.reshape(flat, layer.shape), spec, bound, Clock.of(self.budget), ops=ops))
+        value = ops.from_numpy(np.full(len(verdicts), self.bound), layers[0])
         columns = zip(*verdicts, strict=True)
-        proven, refuted = (ops.from_numpy(np.asarray(column, dtype=np.bool_), blocks) for column in columns)
+        proven, refuted = (ops.from_numpy(np.asarray(column, dtype=np.bool_), value) for column in columns)
         return Evaluation(value, (proven, refuted), (value,))
 
     def _decide_at_size(
@@ -120,7 +128,7 @@ class Certify(Method):
         if proven:
             return True, False
         for rtol in (1e-3, 1e-6, 1e-9):
-            bounds = enclose_layer(Problem(kernel, spec, rtol, self.max_cells, clock), ops=ops)
+            bounds = enclose_layer(kernel, Problem(spec, rtol, self.max_cells, clock, fixed_cost), ops=ops)
             proven = bounds.upper is not None and bounds.upper <= bound
             refuted = bounds.lower > bound
             # Bounds that did not reach this tolerance would not reach a smaller one.
@@ -158,7 +166,7 @@ class Certify(Method):
         ops: ArrayOps,
     ) -> SearchResult:
         """Search for a proof or a refutation that the symbols of blocks have norms of at most ``bound``."""
-        trimmed = polyphase.trimmed(blocks, ops=ops)
+        trimmed = without_zero_borders(blocks, ops=ops)
         kernel_shape = tuple(trimmed.shape[3:])
         exact = enclose_zero(trimmed, ops=ops) or enclose_single_entries(trimmed, ops=ops)
         if exact is not None:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from specnorm.geometry import polyphase
+from specnorm.backends import arrays
+from specnorm.enclosure.two_sided import TwoSidedSearch
 from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import as_array, known
-from specnorm.proofs.padding import padded_norm
 from specnorm.running.base import Evaluation, Needs, needs_of_search
-from specnorm.running.problem import SearchResult
 from specnorm.running.result import BoundSource
-from specnorm.running.two_sided import TwoSidedSearch
+from specnorm.running.search import SearchResult
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.symbols.proofs.symbols import SymbolQuotients
 from specnorm.symbols.triples import top_triples
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,11 @@ class Enclose(TwoSidedSearch):
             shapes_of(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        if not spec.symbols_suffice:
-            return self._forward_at_size(blocks, spec, ops=ops)
-        layers = polyphase.by_layers(blocks, spec.groups)
+        layers = arrays.by_layers(blocks, spec.groups)
         results = []
         converged = []
         for layer in layers:
-            result, within_rtol = enclose_blocks(self.problem(layer, spec), ops=ops)
+            result, within_rtol = enclose_blocks(layer, self.problem(spec), ops=ops)
             results.append(result)
             # With a factor for the padding, the lower and the upper bound are bounds of different norms.
             converged.append(within_rtol and spec.padding_gain_sq == 1)
@@ -92,8 +89,7 @@ class Enclose(TwoSidedSearch):
         claims = [(result.lower, padded_norm(known(result.upper), spec)) for result in results]
         return Evaluation(upper, (lower, *figures, u, v), (u, v, phase, group), lambda: claims)
 
-    def _forward_at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """`forward` for layers that are searched as themselves, at ``input_shape``."""
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         results = enclose_layers(kernels, spec, self, ops=ops)
         converged = [result.within(self.rtol) for result in results]
@@ -132,7 +128,7 @@ def enclose_layers(
 
     results = []
     for j in range(kernels.shape[0]):
-        results.append(enclose_layer(method.problem(kernels[j : j + 1, ...], spec), ops=ops))
+        results.append(enclose_layer(kernels[j : j + 1, ...], method.problem(spec), ops=ops))
     return results
 
 
@@ -163,10 +159,9 @@ def _bounds_and_figures(
     upper : array
         Upper bounds.
     """
-    source_numbers = [list(BoundSource).index(source) for source in sources]
     figures = (
         np.asarray(converged, dtype=np.bool_),
-        np.asarray(source_numbers, dtype=np.int32),
+        np.asarray(sources, dtype=np.int32),
         np.asarray([result.cells for result in results], dtype=np.int32),
         np.asarray([result.levels for result in results], dtype=np.int32),
         np.asarray(frequencies, dtype=np.float64),

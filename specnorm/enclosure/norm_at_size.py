@@ -13,14 +13,13 @@ from specnorm.errors import GeometryError, Undecided
 from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import as_array, finite, known
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_rtol
-from specnorm.spectrum.fft import before_rounding
+from specnorm.running.search import before_rounding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ class NormAtSize(Method):
             raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
         shapes_of(spec)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         search_rtol = before_rounding(self.rtol, ops=ops)
-        bounds = enclose_layers(blocks, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
+        bounds = enclose_layers(kernels, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
         if not all(x.within(search_rtol) for x in bounds):
             widths = [finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in bounds]
             width = number(max(widths), "upper")
@@ -65,6 +64,6 @@ class NormAtSize(Method):
                 f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "
                 "what is proven."
             )
-        lower = as_array([x.lower for x in bounds], blocks, ops=ops)
-        upper = as_array([known(x.upper) for x in bounds], blocks, ops=ops)
+        lower = as_array([x.lower for x in bounds], kernels, ops=ops)
+        upper = as_array([known(x.upper) for x in bounds], kernels, ops=ops)
         return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))

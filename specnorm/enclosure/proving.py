@@ -12,9 +12,9 @@ from specnorm.backends.registry import function
 from specnorm.enclosure.method import Enclose
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Layer
-from specnorm.running.clock import BUDGET
-from specnorm.running.measuring import proven
+from specnorm.running.measuring import run_method
 from specnorm.running.result import BoundSource, Enclosure, Outcome, Result
+from specnorm.running.search import BUDGET
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -72,9 +72,9 @@ def enclose(
     >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2))
     15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """
-    result, claims = proven(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures = result.stats
-    upper = backend_for(kernel).as_proven(result.value)
+    run = run_method(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    figures = run.result.stats
+    upper = backend_for(kernel).as_proven(run.value)
     enclosure = Enclosure(
         lower=figures["lower"],
         upper=upper,
@@ -82,13 +82,12 @@ def enclose(
         cells=int(figures["cells"]),
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
-        status=status_of(replace(result, value=upper)),
+        status=status_of(replace(run.result, value=upper)),
     )
-    enclosure = enclosure.stated_by(partial(_certificate, kernel, result.spec))
-    if not claims:
-        return enclosure
-    ((lower_claim, upper_claim),) = claims
-    return enclosure.proven_by(lower_claim, upper_claim, explained_when_asked)
+    enclosure = enclosure.stated_by(partial(_certificate, kernel, run.result.spec))
+    for lower_claim, upper_claim in run.claims():
+        enclosure = enclosure.proven_by(lower_claim, upper_claim, explained_when_asked)
+    return enclosure
 
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Any:
@@ -98,7 +97,7 @@ def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Any:
 
 def explained_when_asked(lower: Lower, upper: Upper) -> str:
     """Return the rules that prove two claims, as text: what `Enclosure.explain` prints."""
-    from specnorm.proofs.explaining import explained  # imported here: few need it
+    from specnorm.running.explaining import explained  # imported here: few need it
 
     return explained(lower, upper)
 
@@ -107,9 +106,9 @@ def status_of(result: Result) -> str:
     """The text `Enclosure.status` for a result of `Enclose`: outcome and explanation."""
     spec = result.spec
     rtol = result.method.rtol
-    source = list(BoundSource)[int(result.stats["bound_source"])]
+    source = BoundSource(int(result.stats["bound_source"]))
     is_own_search = not spec.symbols_suffice
-    by_source = f", by {source.value}" if is_own_search else ""
+    by_source = f", by {source.words}" if is_own_search else ""
     padding_factor = math.sqrt(spec.padding_gain_sq)
     lower = float(result.stats["lower"])
     upper = float(result.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -12,16 +11,16 @@ from specnorm.backends import backend_for
 from specnorm.backends.text import number
 from specnorm.backends.types import ArrayT
 from specnorm.enclosure.proving import enclose, explained_when_asked
+from specnorm.ends.figures import outcome_of
 from specnorm.ends.isometry import Isometry, IsometryEnds
 from specnorm.ends.smallest import Smallest
-from specnorm.errors import CertificateError, MethodError, Undecided
+from specnorm.errors import CertificateError, MethodError, TracerError, Undecided
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.host import representable
-from specnorm.running.base import as_number
-from specnorm.running.measuring import proven, run_method
-from specnorm.running.result import Enclosure, Outcome, Result
+from specnorm.running.measuring import MethodRun, run_method
+from specnorm.running.result import Enclosure, Outcome, as_number
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -75,12 +74,12 @@ def enclose_smallest(
     >>> print(specnorm.enclose_smallest(kernel))
     1.99999 <= smallest singular value <= 2.00001 (converged: rtol=0.001; every input size)
     """
-    result, claims = proven(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures = result.stats
+    run = run_method(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    figures = run.result.stats
     # The value of `Smallest` is its lower bound; the upper one is a figure. `IsometryEnds` has it the other way round.
-    lower = backend_for(kernel).as_proven(result.value)
+    lower = backend_for(kernel).as_proven(run.value)
     witness = (figures["frequency"], figures["u"], figures["v"])
-    return _enclosure(result, claims, (lower, figures["upper"]), witness)
+    return _enclosure(run, (lower, figures["upper"]), witness)
 
 
 @takes_layers
@@ -129,31 +128,18 @@ def enclose_isometry(
     """
     backend = backend_for(kernel)
     # A search has no gradient, so a trainable kernel is detached.
-    result, claims = proven(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
+    run = run_method(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
+    figures = run.result.stats
     # The value of `IsometryEnds` is its upper bound; the lower one is a figure.
-    upper = backend.as_proven(result.value)
-    return _enclosure(result, claims, (result.stats["lower"], upper), (result.stats["frequency"], (), ()))
+    return _enclosure(run, (figures["lower"], backend.as_proven(run.value)), (figures["frequency"], (), ()))
 
 
-def _enclosure(
-    result: Result,
-    claims: Sequence[tuple[Lower, Upper]],
-    ends: tuple[Any, Any],
-    witness: tuple[Any, Any, Any],
-) -> Enclosure:
-    """The enclosure from the result of `Smallest` or `IsometryEnds`.
-
-    Parameters
-    ----------
-    claims : sequence of (Lower, Upper)
-        One pair, or none if a compiler ran the search.
-    ends : tuple of arrays
-        Lower and upper bound.
-    """
-    figures = result.stats
-    method = result.method
-    spec = result.spec
-    outcome = list(Outcome)[int(figures["outcome"])]
+def _enclosure(run: MethodRun[Any], ends: tuple[Any, Any], witness: tuple[Any, Any, Any]) -> Enclosure:
+    """The enclosure from the run of `Smallest` or `IsometryEnds`, with the lower and the upper bound."""
+    figures = run.result.stats
+    method = run.result.method
+    spec = run.result.spec
+    outcome = outcome_of(figures)
     explanation = {
         Outcome.CONVERGED: f"rtol={method.rtol:g}",
         Outcome.ZERO: f"no proof tells it from 0 at rtol={method.rtol:g}",
@@ -172,10 +158,9 @@ def _enclosure(
         quantity=method.quantity,
     )
     enclosure = enclosure.stated_by(partial(_no_certificate, method.quantity))
-    if not claims:
-        return enclosure
-    ((lower, upper),) = claims
-    return enclosure.proven_by(lower, upper, explained_when_asked)
+    for lower, upper in run.claims():
+        enclosure = enclosure.proven_by(lower, upper, explained_when_asked)
+    return enclosure
 
 
 def _no_certificate(quantity: str, _name: str) -> Any:
@@ -298,8 +283,7 @@ def isometry_bound(
     >>> f"{specnorm.isometry_bound(kernel):.4f}, {specnorm.isometry_bound(kernel, scale='best'):.4f}"
     '0.4100, 0.3960'
     """
-    value: ArrayT = run_method(kernel, Isometry(scale=scale), **geometry).result.value
-    return value
+    return run_method(kernel, Isometry(scale=scale), **geometry).value
 
 
 @takes_layers
@@ -348,8 +332,11 @@ def is_isometry(
     largest_defect = as_number("tolerance", tolerance)
     if not largest_defect >= 0:
         raise MethodError(f"tolerance={tolerance!r} is no part of a squared norm: give a number that is not negative.")
+    backend = backend_for(kernel)
+    if backend.is_traced(kernel):
+        raise TracerError(is_isometry.__name__)
     # The answer is True or False and has no gradient, so a trainable kernel is detached.
-    kernel = backend_for(kernel).detach(kernel)
+    kernel = backend.detach(kernel)
     bound_without_search: Any = isometry_bound(kernel, scale=scale, **geometry)
     if float(bound_without_search) <= largest_defect:
         return True

@@ -14,22 +14,21 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
+from specnorm.enclosure.two_sided import TwoSidedSearch
+from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays
 from specnorm.errors import GeometryError, MethodError
-from specnorm.geometry import polyphase
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
-from specnorm.running.base import Evaluation, Method, Needs, as_number
-from specnorm.running.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
-from specnorm.running.two_sided import TwoSidedSearch
-from specnorm.symbols.proofs.lags import Lags, lags_of
+from specnorm.running.base import Evaluation, Method, Needs
+from specnorm.running.result import as_number
+from specnorm.symbols.proofs.lags import Lags, lags_of, lags_vjp
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.rounding import Rounds
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 Form = Literal["bound", "lags"]
 BEST = "best"
@@ -128,8 +127,6 @@ class Isometry(_WithScale):
         return Needs(rounds=rounds, precision="mixed", small_products=True, scaled=False, by_layer=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.completion import search as completion_search  # imported here: it takes a while
-
         xp = ops.xp
         groups = spec.groups
         shape = blocks.shape
@@ -144,7 +141,7 @@ class Isometry(_WithScale):
             value, slopes = self._squares(lags.values, target, groups, ops=ops)
             # Squares of lags scale as fourth powers of the kernel.
             value_exponent = 4 * exponent
-        scaled_gradient = completion_search.gradient_from_lag_slopes(scaled, slopes, ops=ops)
+        scaled_gradient = lags_vjp(scaled, slopes, xp=xp)
         gradient = arrays.from_tall(scaled_gradient, blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
@@ -320,14 +317,14 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
 
         claims = []
         search_figures: list[SearchFigures] = []
-        for layer in polyphase.by_layers(blocks, spec.groups):
+        for layer in arrays.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
-            problem = self.problem(ops.xp.reshape(flat, layer.shape), spec)
-            found = isometry_of_blocks(problem, self._relative_target(int(exponent[0])), ops=ops)
+            target = self._relative_target(int(exponent[0]))
+            found = isometry_of_blocks(ops.xp.reshape(flat, layer.shape), self.problem(spec), target, ops=ops)
             # A lower bound of 0 says that the defect was not told from 0.
-            outcome = outcome_of(found, self.rtol, may_be_zero=found.lower.value == 0)
+            flags = (found.within(self.rtol), found.lower.value == 0, False)
             claims.append((found.lower, known(found.upper)))
-            search_figures.append((outcome, found.cells, found.levels, found.frequency.angles[0]))
+            search_figures.append(SearchFigures(*flags, found.cells, found.levels, found.frequency.angles[0]))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)

@@ -10,13 +10,14 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.ends.smallest_singular_value import circulant_sizes, mean_square, norm_problem
-from specnorm.geometry import polyphase
 from specnorm.proofs.bound import known
 from specnorm.supremum.enclosing import enclose_blocks
+from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.running.problem import Problem, SearchResult
+    from specnorm.running.search import Problem, SearchResult
 
 _SHARE = 0.9
 """Part of the tolerance that the search gets. The roundings of the lags take the rest."""
@@ -25,13 +26,14 @@ _LARGEST_EXPONENT = 400
 exponent is put back by `defect.isometry_ends`."""
 
 
-def isometry_of_blocks(problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps) -> SearchResult:
+def isometry_of_blocks(
+    blocks: Array, problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps
+) -> SearchResult:
     """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
 
     Parameters
     ----------
-    problem : Problem
-        A problem of blocks (g, m, p, *kernel_shape).
+    blocks : array, shape (g, m, p, *kernel_shape)
     target : pair of float and int, optional
         Fraction and exponent with ``s**2 = fraction * 2**exponent``. None: ``s**2`` is the mean of the squared singular
         values.
@@ -41,7 +43,7 @@ def isometry_of_blocks(problem: Problem, target: tuple[float, int] | None, *, op
     SearchResult
         That of the search for the norm of ``K*K - s**2 I``, with the bounds of the defect.
     """
-    blocks = arrays.tall(polyphase.trimmed(problem.kernel, ops=ops), xp=ops.xp)
+    blocks = arrays.tall(without_zero_borders(blocks, ops=ops), xp=ops.xp)
     if target is None:
         centre = mean_square(blocks, ops=ops)
         rest_exponent = 0
@@ -52,7 +54,9 @@ def isometry_of_blocks(problem: Problem, target: tuple[float, int] | None, *, op
         rest_exponent = exponent - searched_exponent
     sizes = circulant_sizes(problem, blocks)
     defect = defects.defect(defects.in_basis(blocks, ops=ops), centre, sizes=sizes, ops=ops)
-    result, _ = enclose_blocks(norm_problem(problem, defect.kernel, _SHARE * problem.rtol, sizes), ops=ops)
+    result, _ = enclose_blocks(
+        defect.kernel, norm_problem(problem, defect.kernel, _SHARE * problem.rtol, sizes), ops=ops
+    )
     lower, upper = defects.isometry_ends(
         defect,
         result.lower,

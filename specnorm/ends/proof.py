@@ -40,22 +40,22 @@ import numpy as np
 from specnorm.at_size.proofs.uncut import SMALLEST, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
 from specnorm.backends.text import number
-from specnorm.geometry.frequencies import half_lags
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _lower, _upper, scaled_down, scaled_up
 from specnorm.proofs.cells import Circulant
+from specnorm.proofs.frequencies import half_lags
 from specnorm.proofs.norms import frobenius_up, gram_norm_up
+from specnorm.supremum.proof import Nonnegative, _nowhere_negative
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags, lags_of
-from specnorm.symbols.proofs.nonnegative import Nonnegative, _nowhere_negative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.frequencies import Frequencies
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.frequencies import Frequencies
 
 _MAKER = object()
 """Passed to the constructors of this module by the functions that check what the objects promise."""

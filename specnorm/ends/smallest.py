@@ -11,12 +11,11 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest
 from specnorm.backends import arrays
+from specnorm.enclosure.two_sided import TwoSidedSearch
+from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays
 from specnorm.errors import GeometryError
-from specnorm.geometry import polyphase
 from specnorm.proofs.bound import as_array
 from specnorm.running.base import Evaluation, Needs, needs_of_search
-from specnorm.running.search_figures import FIGURES, SearchFigures, figure_arrays, outcome_of
-from specnorm.running.two_sided import TwoSidedSearch
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.ends.smallest_singular_value import SmallestBounds
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
@@ -69,12 +67,10 @@ class Smallest(TwoSidedSearch):
             )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        if not spec.symbols_suffice:
-            return self._forward_at_size(blocks, spec, ops=ops)
         from specnorm.ends.smallest_singular_value import smallest_of_blocks  # imported here: it takes a while
 
-        layers = polyphase.by_layers(blocks, spec.groups)
-        bounds = [smallest_of_blocks(self.problem(layer, spec), ops=ops) for layer in layers]
+        layers = arrays.by_layers(blocks, spec.groups)
+        bounds = [smallest_of_blocks(layer, self.problem(spec), ops=ops) for layer in layers]
         attained = [_attained(layer_bounds, layer, ops=ops) for layer_bounds, layer in zip(bounds, layers, strict=True)]
         u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*attained, strict=True))
         no_frequency = (0.0,) * len(spec.block_kernel_shape)
@@ -82,15 +78,14 @@ class Smallest(TwoSidedSearch):
         angles = [no_frequency if witness is None else witness.frequency.angles[0] for witness in witnesses]
         return self._evaluation(bounds, angles, (u, v), (u, v, phase, group), blocks, ops=ops)
 
-    def _forward_at_size(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """`forward` for layers whose own matrix is searched, at ``input_shape``."""
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         from specnorm.ends.smallest_layer import smallest_of_layer  # imported here: it takes a while
 
         bounds = []
         # For each layer u, v and the gradient of ``||A v||``.
         own_witnesses = []
         for j in range(kernels.shape[0]):
-            layer_bounds, own_witness = smallest_of_layer(self.problem(kernels[j : j + 1, ...], spec), ops=ops)
+            layer_bounds, own_witness = smallest_of_layer(kernels[j : j + 1, ...], self.problem(spec), ops=ops)
             bounds.append(layer_bounds)
             own_witnesses.append(own_witness)
         u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*own_witnesses, strict=True))
@@ -111,9 +106,8 @@ class Smallest(TwoSidedSearch):
         upper = [layer_bounds.upper for layer_bounds in bounds]
         search_figures: list[SearchFigures] = []
         for layer_bounds, angle in zip(bounds, angles, strict=True):
-            may_be_zero, is_out_of_cells = layer_bounds.is_zero, layer_bounds.is_out_of_cells
-            outcome = outcome_of(layer_bounds, self.rtol, may_be_zero=may_be_zero, is_out_of_cells=is_out_of_cells)
-            search_figures.append((outcome, layer_bounds.cells, layer_bounds.levels, angle))
+            flags = (layer_bounds.within(self.rtol), layer_bounds.is_zero, layer_bounds.is_out_of_cells)
+            search_figures.append(SearchFigures(*flags, layer_bounds.cells, layer_bounds.levels, angle))
         figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
         claims = list(zip(lower, upper, strict=True))
         return Evaluation(as_array(lower, like, ops=ops), figures, residuals, lambda: claims)

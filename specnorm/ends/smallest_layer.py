@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.problem import Problem
+    from specnorm.running.search import Problem
 
 ROWS = 2048
 """Most rows of a Gram matrix whose eigenvalues are computed: they take some seconds."""
@@ -55,13 +55,15 @@ def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
     )
 
 
-def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBounds, tuple[Array, Array, Array]]:
+def smallest_of_layer(
+    kernel: Array, problem: Problem, *, ops: ArrayOps
+) -> tuple[SmallestBounds, tuple[Array, Array, Array]]:
     """Enclose the smallest singular value of a layer at its size by the Gram matrix of each of its groups.
 
     Parameters
     ----------
-    problem : Problem
-        A problem of a kernel (1, *shape) in torch's order.
+    kernel : array, shape (1, *shape)
+        In torch's order.
 
     Returns
     -------
@@ -70,7 +72,6 @@ def smallest_of_layer(problem: Problem, *, ops: ArrayOps) -> tuple[SmallestBound
         Unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
     """
     xp = ops.xp
-    kernel = problem.kernel
     groups = problem.spec.groups
     group_spec = spec_of_group(problem.spec)
     plan = plan_of_own_matrix(problem.spec)

@@ -17,20 +17,20 @@ import numpy as np
 from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
-from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
 from specnorm.geometry.spec import ConvSpec, grid_sizes
 from specnorm.proofs.bound import Lower, Upper, known, times_power_of_two
-from specnorm.running.problem import Bounds, Problem
+from specnorm.proofs.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
+from specnorm.running.search import Bounds, Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.ends.proof import Defect, InBasis
-    from specnorm.running.problem import SearchResult
-    from specnorm.symbols.proofs.nonnegative import Nonnegative
+    from specnorm.running.search import SearchResult
+    from specnorm.supremum.proof import Nonnegative
 
 
 class SmallestTuning(NamedTuple):
@@ -141,18 +141,17 @@ class SmallestBounds(Bounds):
     is_out_of_cells: bool = False
 
 
-def smallest_of_blocks(problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
+def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
     """Enclose the smallest singular value of one layer's blocks over all frequencies, or those of its size.
 
     Parameters
     ----------
-    problem : Problem
-        A problem of blocks (g, m, p, *kernel_shape).
+    blocks : array, shape (g, m, p, *kernel_shape)
     """
     xp = ops.xp
     if uncut.unread_pixels_make_smallest_zero(problem.spec):
         return SmallestBounds(*defects.smallest_with_unread_pixels(problem.spec), None, is_zero=True)
-    blocks = arrays.tall(polyphase.trimmed(problem.kernel, ops=ops), xp=xp)
+    blocks = arrays.tall(without_zero_borders(blocks, ops=ops), xp=xp)
     is_zero = ops.to_numpy(xp.all(xp.reshape(blocks == 0, (blocks.shape[0], -1)), axis=1))
     if is_zero.any():
         zero_blocks = arrays.rows(blocks, np.flatnonzero(is_zero), ops=ops)
@@ -196,7 +195,7 @@ def norm_problem(like: Problem, blocks: Array, rtol: float, sizes: tuple[int, ..
     """
     groups, m, p, *taps = blocks.shape
     spec = ConvSpec(groups * m, groups * p, tuple(taps), groups=groups, input_shape=sizes)
-    return Problem(blocks, spec, rtol, like.max_cells, like.clock)
+    return replace(like, spec=spec, rtol=rtol)
 
 
 def circulant_sizes(problem: Problem, blocks: Array) -> tuple[int, ...] | None:
@@ -253,7 +252,7 @@ class _SmallestSearch:
         """
         whitened, inverse = self.whitened_blocks()
         norm_of_whitened, _ = enclose_blocks(
-            norm_problem(self.problem, whitened.kernel, TUNING.norm_rtol, None), ops=self.ops
+            whitened.kernel, norm_problem(self.problem, whitened.kernel, TUNING.norm_rtol, None), ops=self.ops
         )
         largest = known(norm_of_whitened.upper)
         aimed_rtol = self.rtol
@@ -301,10 +300,10 @@ class _SmallestSearch:
 
         Whether that search reached its tolerance is the last answer.
         """
-        problem = replace(norm_problem(self.problem, defect.kernel, rtol, self.sizes), nonnegative=nonnegative)
+        problem = norm_problem(self.problem, defect.kernel, rtol, self.sizes)
         if self.sizes is None:
             problem = replace(problem, max_cells=min(problem.max_cells, TUNING.most_cells))
-        result, is_close = enclose_blocks(problem, ops=self.ops)
+        result, is_close = enclose_blocks(defect.kernel, problem, nonnegative=nonnegative, ops=self.ops)
         lower = defects.smallest_down(defect, known(result.upper))
         return lower, self.witness_at(result.frequency, result.block), result, is_close
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Literal
+from specnorm.geometry.spec import PaddingMode, padding_count
 
-PaddingMode = Literal["circular", "zeros", "reflect", "replicate"]
+__all__ = ["PaddingMode", "padding_count", "same_upper"]
 
 
 def same_upper(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
@@ -27,33 +26,3 @@ def same_upper(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
         outputs = -(-n // s)
         total = max((outputs - 1) * s + width - n, 0)
     return total // 2, total - total // 2
-
-
-def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
-    """Largest number of positions of the padded axis that hold the same pixel, the pixel's own position included.
-
-    Parameters
-    ----------
-    before, after : int
-        Amounts of padding.
-    n : int or None
-        Pixels of the axis; None: the largest count over all sizes.
-    """
-    if mode == "circular":
-        return 1 + -(-(before + after) // (n or 1))
-    if mode == "replicate":
-        # The padding copies the first pixel in front and the last one behind: a single pixel at both ends.
-        has_two_ends = n is not None and n > 1
-        return 1 + (max(before, after) if has_two_ends else before + after)
-    if mode == "reflect":
-        if n is not None and max(before, after) >= n:
-            # The padding is longer than the axis: it reflects back and forth, with this period.
-            period = max(2 * (n - 1), 1)
-            counts = Counter(min(p % period, period - p % period) for p in range(-before, n + after))
-            return max(counts.values(), default=1)
-        if before == 0 and after == 0:
-            return 1
-        # Pixel i is copied in front if 1 <= i <= before, and behind if n - 1 - after <= i <= n - 2.
-        copied_twice = n is None or max(1, n - 1 - after) <= min(before, n - 2)
-        return 3 if before > 0 and after > 0 and copied_twice else 2
-    return 1

@@ -12,13 +12,10 @@ import math
 from types import EllipsisType
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from specnorm.backends import arrays
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
-    from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
 
 
@@ -95,26 +92,6 @@ def _residues_first(ndim: int) -> tuple[int, ...]:
 def _torch_axes(ndim: int) -> tuple[int, ...]:
     """Permutation of axes from (batch, *spatial, in, out) to (batch, out, in, *spatial)."""
     return (0, ndim - 1, ndim - 2, *range(1, ndim - 2))
-
-
-def trimmed(block: Array, *, ops: ArrayOps) -> Array:
-    """Remove slices of taps that are zero from the borders of kernels (b, m, p, *kernel_shape) with known values.
-
-    A slice is removed if it is zero in all b kernels. That shifts the kernels, which multiplies their symbols by a
-    phase and changes no norm. Longer kernels would make the search's bounds on cells of frequencies worse.
-    """
-    is_used = (ops.to_numpy(block) != 0).any(axis=(0, 1, 2))
-    index: list[slice] = []
-    for axis in range(is_used.ndim):
-        other_axes = tuple(j for j in range(is_used.ndim) if j != axis)
-        used = np.flatnonzero(is_used.any(axis=other_axes))
-        index.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
-    return block[(slice(None), slice(None), slice(None), *index)]
-
-
-def by_layers(blocks: Array, groups: int) -> list[Array]:
-    """Split blocks (layers * groups, ...) into one array (groups, ...) for each layer."""
-    return [blocks[first : first + groups, ...] for first in range(0, blocks.shape[0], groups)]
 
 
 def torch_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, get_args
@@ -16,8 +17,8 @@ import numpy as np
 
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError, KernelError
-from specnorm.geometry.padding import PaddingMode, padding_count
 
+PaddingMode = Literal["circular", "zeros", "reflect", "replicate"]
 Layout = Literal["OI", "OIW", "OIHW", "OIDHW", "IO", "WIO", "HWIO", "DHWIO"]
 
 MAX_SPATIAL_AXES = 3
@@ -575,3 +576,33 @@ def _padding(value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...
 def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
     """Sizes of the DFT grid of a circular layer; axes with one tap need one frequency."""
     return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
+
+
+def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
+    """Largest number of positions of the padded axis that hold the same pixel, the pixel's own position included.
+
+    Parameters
+    ----------
+    before, after : int
+        Amounts of padding.
+    n : int or None
+        Pixels of the axis; None: the largest count over all sizes.
+    """
+    if mode == "circular":
+        return 1 + -(-(before + after) // (n or 1))
+    if mode == "replicate":
+        # The padding copies the first pixel in front and the last one behind: a single pixel at both ends.
+        has_two_ends = n is not None and n > 1
+        return 1 + (max(before, after) if has_two_ends else before + after)
+    if mode == "reflect":
+        if n is not None and max(before, after) >= n:
+            # The padding is longer than the axis: it reflects back and forth, with this period.
+            period = max(2 * (n - 1), 1)
+            counts = Counter(min(p % period, period - p % period) for p in range(-before, n + after))
+            return max(counts.values(), default=1)
+        if before == 0 and after == 0:
+            return 1
+        # Pixel i is copied in front if 1 <= i <= before, and behind if n - 1 - after <= i <= n - 2.
+        copied_twice = n is None or max(1, n - 1 - after) <= min(before, n - 2)
+        return 3 if before > 0 and after > 0 and copied_twice else 2
+    return 1

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.errors import MethodError
 from specnorm.grid import proof as grid_proof
-from specnorm.grid.search import GRAM_PRODUCTS, grid_points, largest_bound
+from specnorm.grid.search import grid_points, largest_bound
 from specnorm.running.base import Evaluation, Method, Needs, check_count
-from specnorm.symbols import gradients
 from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.padding import bounds_by_blocks
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,13 @@ class Grid(Method):
         xp = ops.xp
         kernel_shape = spec.block_kernel_shape
         sizes = self.sizes(kernel_shape)
-        value, phase = largest_bound(
-            grid_proof.symbol_norms_up,
-            blocks,
-            sizes,
-            products=GRAM_PRODUCTS,
-            ops=ops,
-        )
+        value, phase, claims_on_grid = largest_bound(grid_proof.SymbolNormsUp(), blocks, sizes, ops=ops)
         matrices = symbols.matrix_at(blocks, phase, xp=xp)
         u, v, _ = symbols.top_triple(matrices, xp=xp)
         lower = grid_proof.quotient_at_down(matrices, v, blocks, xp=xp)
-        return Evaluation(grid_proof.everywhere_up(value, sizes, kernel_shape, xp=xp), (lower,), (u, v, phase))
+        everywhere = grid_proof.everywhere_up(value, sizes, kernel_shape, xp=xp)
+        claims = partial(bounds_by_blocks, partial(grid_proof.suprema_by_grid, claims_on_grid), spec)
+        return Evaluation(everywhere, (lower,), (u, v, phase), claims)
 
     def pullback(
         self,
@@ -100,4 +96,4 @@ class Grid(Method):
         """The factor times the gradient of the symbol's norm at the frequency where it is largest on the grid."""
         u, v, phase = residuals
         factor = self.factor(spec.block_kernel_shape)
-        return gradients.singular_value_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)
+        return symbols.singular_value_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import half_grid
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper, _uppers
+from specnorm.proofs.cells import Grid
+from specnorm.proofs.frequencies import half_grid
 from specnorm.proofs.norms import GramIterates
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -20,14 +22,58 @@ from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.frequencies import Frequencies
     from specnorm.symbols.proofs.symbols import Symbol
 
+    Largest: TypeAlias = tuple[Array, Array, Callable[[], list[Upper]]]
+    """The largest bounds of some blocks (b,) on a grid, the phases (b, taps) where they are met, and what claims them,
+    if they are proven ones (`SymbolNormsUp`)."""
 
-def symbol_norms_up(symbol: Symbol, *, ops: ArrayOps) -> Array:
-    """Proven bounds of the norms of symbols, shape (b, f)."""
-    error = symbols.symbol_error(symbol.blocks, xp=ops.xp)[:, None]
-    return norms.matrix_norm_up(symbol.matrices(), error, ops=ops)
+
+@dataclass(frozen=True)
+class SymbolNormsUp:
+    """Proven bounds of the norms of symbols, shape (b, f).
+
+    Parameters
+    ----------
+    gram_products : int, optional
+        Bounds by so many Gram products. None: bounds that exceed the norms by roundings alone.
+    """
+
+    gram_products: int | None = None
+
+    def __call__(self, symbol: Symbol, *, ops: ArrayOps) -> Array:
+        """The bounds at the frequencies of a symbol."""
+        error = symbols.symbol_error(symbol.blocks, xp=ops.xp)[:, None]
+        if self.gram_products is None:
+            return norms.matrix_norm_up(symbol.matrices(), error, ops=ops)
+        return norms.gram_iteration_up(symbol.matrices(), self.gram_products, error, xp=ops.xp)
+
+
+def largest_of_all(bound: Bound, blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Largest:
+    """The largest of the bounds at all frequencies of a grid, which are all visited."""
+    norms_of = partial(bound, ops=ops)
+    value, phase = symbols.max_over_frequencies(norms_of, blocks, half_grid(sizes), ops=ops)
+    return value, phase, _claims_on_grid(bound, value, blocks, sizes, ops=ops)
+
+
+def _claims_on_grid(
+    bound: Bound,
+    values: Array,
+    blocks: Array,
+    sizes: tuple[int, ...],
+    *,
+    ops: ArrayOps,
+) -> Callable[[], list[Upper]]:
+    """What claims the largest bounds of some blocks on a grid."""
+
+    def make() -> list[Upper]:
+        if type(bound) is not SymbolNormsUp:
+            raise HypothesisError("not proven bounds of the norms of symbols")
+        by_products = "" if bound.gram_products is None else f" by {bound.gram_products} Gram products"
+        rule = f"norms at {math.prod(sizes)} frequencies{by_products}"
+        return _uppers(values, Grid.of_sizes(sizes, blocks.shape[3:]), rule, ops=ops)()
+
+    return make
 
 
 def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:
@@ -42,7 +88,7 @@ def everywhere_up(
     *,
     xp: Namespace,
 ) -> Array:
-    """Bounds of the supremum from the largest of `symbol_norms_up` on a grid, rounded up."""
+    """Bounds of the supremum from the largest of `SymbolNormsUp` on a grid, rounded up."""
     return rounding.up(largest * grid_factor(sizes, kernel_shape), 4, xp=xp)
 
 
@@ -52,27 +98,19 @@ def quotient_at_down(g: Array, v: Array, blocks: Array, *, xp: Namespace) -> Arr
     return xp.where(lower > 0, lower, xp.zeros_like(lower))
 
 
-def norm_by_grid(largest: list[LargestBound], sizes: tuple[int, ...], *, ops: ArrayOps) -> Upper:
-    """The supremum of some blocks, in parts, from their largest norms on a grid.
+def norm_by_grid(norm: Upper) -> Upper:
+    """Bound the supremum over all frequencies by the largest norm on a grid, whose frequencies the bound is about."""
+    grid = norm.what
+    if not isinstance(grid, Grid):
+        raise HypothesisError(f"{grid} is no grid of frequencies")
+    factors = [axis_factor(n, k) for n, k in zip(grid.points, grid.kernel_shape, strict=True)]
+    rule = f"times {math.prod(factors):.4g} for the frequencies between those of the grid"
+    return _upper(host.mul_up(norm.value, *factors), ALL_FREQUENCIES, rule, norm)
 
-    Raises
-    ------
-    HypothesisError
-        If another bound, or other frequencies, were visited, or if a norm is NaN.
-    """
-    points = half_grid(sizes)
-    kernel_shape = tuple(largest[0].blocks.shape[3:])
-    suprema = []
-    for part in largest:
-        has_same_taps = tuple(part.blocks.shape[3:]) == kernel_shape
-        if part.bound is not symbol_norms_up or not part.frequencies.same_as(points) or not has_same_taps:
-            raise HypothesisError("not the norms at the points of this grid")
-        on_grid, _ = part.result()
-        values = everywhere_up(on_grid, sizes, kernel_shape, xp=ops.xp)
-        suprema.append(float(ops.xp.max(values)))
-    words = f"norms on a grid of {' x '.join(map(str, sizes))} points, times {grid_factor(sizes, kernel_shape):.4g}"
-    # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
-    return _upper(float(np.max(suprema)), ALL_FREQUENCIES, words)
+
+def suprema_by_grid(claims: Callable[[], list[Upper]]) -> list[Upper]:
+    """`norm_by_grid` of each block."""
+    return [norm_by_grid(claim) for claim in claims()]
 
 
 def axis_factor(samples: int, size: int) -> float:
@@ -87,7 +125,7 @@ def axis_factor(samples: int, size: int) -> float:
     if degree == 0:
         return 1.0
     if samples <= degree:
-        raise ValueError(f"{samples} samples do not determine {size} taps")
+        raise HypothesisError(f"{samples} samples do not determine {size} taps")
     interpolation = host.sqrt_up(host.div_up(samples, samples - degree))
     # Three roundings make the angle: of pi, and of the product and the quotient.
     angle = host.inflate(math.pi * degree / (2 * samples), 3)
@@ -98,7 +136,7 @@ def axis_factor(samples: int, size: int) -> float:
 
 
 class Bound(Protocol):
-    """A proven bound of the symbol's norm at some frequencies."""
+    """A bound of the symbol's norm at some frequencies."""
 
     def __call__(self, symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
         """Shape (b, f)."""
@@ -114,24 +152,26 @@ class LargestBound:
     A *pair* is a block and a frequency. Its number is that of the block times the number of all frequencies, plus that
     of the frequency. Lists of pairs are increasing.
 
-    ``bound`` takes a `symbols.Symbol` of b blocks and f frequencies, and ``ops``, and returns proven bounds (b, f). The
-    blocks are (b, m, p, *kernel_shape) in the wide dtype, scaled to about 1; p <= m if anything is left out.
+    ``bound`` takes a `symbols.Symbol` of b blocks and f frequencies, and ``ops``, and returns bounds (b, f); claims
+    need those of `SymbolNormsUp`. The blocks are (b, m, p, *kernel_shape) in the wide dtype, scaled to about 1;
+    p <= m if anything is left out. The frequencies are those of a grid, up to mirror images.
     """
 
     def __init__(
         self,
         bound: Bound,
         blocks: Array,
-        frequencies: Frequencies,
+        sizes: tuple[int, ...],
         *,
         ops: ArrayOps,
     ) -> None:
         self.bound = bound
         self.blocks = blocks
-        self.frequencies = frequencies
+        self.sizes = sizes
+        self.frequencies = half_grid(sizes)
         self._ops = ops
         count = blocks.shape[0]
-        self._open = np.ones(count * len(frequencies), dtype=bool)
+        self._open = np.ones(count * len(self.frequencies), dtype=bool)
         self._values = np.full(count, -math.inf)
         self._places = np.zeros(count, dtype=np.int64)
 
@@ -149,14 +189,15 @@ class LargestBound:
         """Pairs of each of some blocks with each of some frequencies, by their numbers."""
         return np.asarray((blocks[:, None] * len(self.frequencies) + index).reshape(-1))
 
-    def result(self) -> tuple[Array, Array]:
-        """Values (b,) and the phases (b, taps) where they were met."""
-        if self._open.any() or not len(self.frequencies):
+    def result(self) -> Largest:
+        """The largest bounds on the grid."""
+        if self._open.any():
             raise HypothesisError("frequencies that are neither visited nor left out may hold a larger bound")
         ops = self._ops
         phase = ops.complex(*symbols.cosines_and_sines(self.frequencies[self._places], self.blocks, ops=ops))
         # The values are numbers of the blocks' dtype, so their conversion is exact.
-        return symbols.device_table(self._values, self.blocks, ops=ops), phase
+        values = symbols.device_table(self._values, self.blocks, ops=ops)
+        return values, phase, _claims_on_grid(self.bound, values, self.blocks, self.sizes, ops=ops)
 
     def visit(self, pairs: np.ndarray) -> None:
         """Compute the bounds of some pairs."""
@@ -245,7 +286,8 @@ class GramIteration:
         self._largest = largest
         self._ops = largest._ops
         self._polynomial = largest._polynomial
-        self._iterates = GramIterates(self._columns(), xp=self._ops.xp)
+        in_cache = self._ops.concrete and self._ops.on_host
+        self._iterates = GramIterates(self._columns(), in_cache=in_cache, xp=self._ops.xp)
         self._norms = self._norms_up()
 
     def _columns(self) -> Array:

@@ -7,22 +7,21 @@ larger than the largest bound so far.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import half_grid
-from specnorm.grid.proof import LargestBound
+from specnorm.grid.proof import LargestBound, largest_of_all
+from specnorm.proofs.frequencies import half_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.frequencies import Frequencies
-    from specnorm.grid.proof import Bound
+    from specnorm.grid.proof import Bound, Largest
+    from specnorm.proofs.bound import Upper
 
 
 _FEW_FREQUENCIES = 4
@@ -35,6 +34,8 @@ _PAIRS_A_FREQUENCY = 4
 """Most pairs of taps per frequency with which the Gram polynomial pays: it takes a product for each pair."""
 _ENTRIES_A_LAG = 4000
 """Entries of all symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
+GRAM_PRODUCTS = 5
+"""Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
 POINTS_A_STEP = 10
 """Points of a grid along an axis, for each step from one tap to the next: ``10 (k - 1)``."""
 
@@ -43,11 +44,11 @@ def largest_bound(
     bound: Bound,
     blocks: Array,
     sizes: tuple[int, ...],
-    products: int,
+    products: int = GRAM_PRODUCTS,
     *,
     ops: ArrayOps,
-) -> tuple[Array, Array]:
-    """`symbols.max_over_frequencies` of a proven bound of the symbol's norm on a grid of these sizes.
+) -> Largest:
+    """The largest bound of each block's symbol on a grid of these sizes, where it is met, and what claims it.
 
     Frequencies that cannot matter are left out; a traced array (``ops.concrete`` is False) has no values that could
     decide which. Of symbols with one row or column, every bound is the norm, which is computed for all blocks at once.
@@ -60,45 +61,27 @@ def largest_bound(
         In the widest dtype of the library, scaled to about 1.
     products : int
         Gram products after which the frequencies that are not left out are visited; 0: every frequency is visited.
-
-    Returns
-    -------
-    value : array, shape (b,)
-    phase : complex array, shape (b, taps)
     """
     if ops.concrete and has_one_column(blocks):
-        return largest_on_grid(blocks, sizes, ops=ops)
-    frequencies = half_grid(sizes)
-    if not ops.concrete or products < 1 or not _pays(blocks, len(frequencies), memory=ops.memory):
-        return symbols.max_over_frequencies(partial(bound, ops=ops), blocks, frequencies, ops=ops)
-    results = [part.result() for part in largest_bounds(bound, blocks, frequencies, products, ops=ops)]
-    values, phases = zip(*results, strict=True)
-    return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0)
-
-
-def largest_bounds(
-    bound: Bound,
-    blocks: Array,
-    frequencies: Frequencies,
-    products: int,
-    *,
-    ops: ArrayOps,
-) -> list[LargestBound]:
-    """`largest_bound` with its proofs, for as many blocks at once as fit the memory."""
+        value, frequencies, claims = largest_on_grid(blocks, sizes, ops=ops)
+        return value, ops.complex(*symbols.cosines_and_sines(frequencies, blocks, ops=ops)), claims
+    count = len(half_grid(sizes))
+    if not ops.concrete or products < 1 or not _pays(blocks, count, memory=ops.memory):
+        return largest_of_all(bound, blocks, sizes, ops=ops)
     blocks = arrays.tall(blocks, xp=ops.xp)
-    pays = products > 0 and _pays(blocks, len(frequencies), memory=ops.memory)
     results = []
-    at_once = _blocks_at_once(blocks, len(frequencies), ops=ops)
+    # As many blocks at once as fit the memory.
+    at_once = _blocks_at_once(blocks, count, ops=ops)
     for start in range(0, blocks.shape[0], at_once):
-        stack = blocks[start : min(start + at_once, blocks.shape[0]), ...]
-        largest = LargestBound(bound, stack, frequencies, ops=ops)
-        every_block = np.arange(stack.shape[0])
-        if pays:
-            _visit(largest, products, ops=ops)
-        else:
-            largest.visit(largest.pairs(every_block, np.arange(len(frequencies))))
-        results.append(largest)
-    return results
+        largest = LargestBound(bound, blocks[start : min(start + at_once, blocks.shape[0]), ...], sizes, ops=ops)
+        _visit(largest, products, ops=ops)
+        results.append(largest.result())
+    values, phases, claims_of_parts = zip(*results, strict=True)
+
+    def claims_of_all() -> list[Upper]:
+        return [claim for claims in claims_of_parts for claim in claims()]
+
+    return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0), claims_of_all
 
 
 def _blocks_at_once(blocks: Array, count: int, *, ops: ArrayOps) -> int:
@@ -158,7 +141,6 @@ def leave_out(
     largest: LargestBound,
     pairs: np.ndarray,
     products: int,
-    few: int = _FEW_FREQUENCIES,
 ) -> np.ndarray:
     """Leave out pairs of blocks and frequencies whose norms Gram iteration proves to be no larger. Return the others.
 
@@ -167,8 +149,6 @@ def leave_out(
     products : int
         Most products, that of the polynomial included. After the first and the last, the frequency of each block with
         the highest bound so far is visited, so that the others are compared with a larger norm.
-    few : int
-        Number of a block's frequencies left up to which its products end.
     """
     iteration = largest.iteration(pairs)
     left = []
@@ -179,14 +159,10 @@ def leave_out(
             best, norms = iteration.highest()
             largest.visit(best[~(norms <= largest.values[largest.block_of(best)])])
         iteration.leave_out()
-        left.append(iteration.set_aside(few))
+        left.append(iteration.set_aside(_FEW_FREQUENCIES))
         if not len(iteration.pairs):
             break
     return np.sort(np.concatenate([*left, iteration.pairs]))
-
-
-GRAM_PRODUCTS = 5
-"""Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
 
 
 def grid_points(kernel_shape: tuple[int, ...], n: int | None = None) -> tuple[int, ...]:

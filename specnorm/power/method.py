@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 POLISHED = 4
@@ -172,8 +171,8 @@ class Power(Stepped, LanczosMethod):
     steps_at_a_size: ClassVar[bool] = True
     asks: ClassVar[Needs] = replace(LanczosMethod.asks, precision="mixed", small_products=True)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        triples = self.triples(blocks, spec, 1, ops=ops)
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        triples = self.triples(kernels, spec, 1, ops=ops)
         gradients = tuple(x[:, 0, ...] for x in triples.gradients(ops=ops))
         return Evaluation(triples.values[:, 0], (triples.products,), gradients)
 
@@ -182,21 +181,21 @@ class Power(Stepped, LanczosMethod):
         """v: a right singular vector, an input of the layer."""
         return {"v": (int(np.prod(shapes_of(spec)[0])),)}
 
-    def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+    def start(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         xp = ops.xp
-        layer = Convolution(blocks, spec, ops=ops)
+        layer = Convolution(kernels, spec, ops=ops)
         size = layer.shape[1]
 
         def gram(x: Array) -> Array:
             return layer.adjoint(layer.apply(x))
 
         options = RunOptions(self.n_iter, self.seed, self.least_gain)
-        v = top_vectors(gram, blocks, size, 1, options, ops=ops)[0][:, 0, :]
+        v = top_vectors(gram, kernels, size, 1, options, ops=ops)[0][:, 0, :]
         return (arrays.normalise_or_keep(v, xp.ones_like(v) / size**0.5, xp=xp)[0],)
 
     def advance(
         self,
-        blocks: Array,
+        kernels: Array,
         state: tuple[Array, ...],
         spec: ConvSpec,
         *,
@@ -204,9 +203,9 @@ class Power(Stepped, LanczosMethod):
         ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         xp = ops.xp
-        layer = Convolution(blocks, spec, ops=ops)
+        layer = Convolution(kernels, spec, ops=ops)
         v = state[0][:, None, :]
-        u, v, norm = power_steps(layer.apply, layer.adjoint, v, sweeps, normalise=arrays.normalise, xp=xp)
+        u, v, norm = power_steps(layer.apply, layer.adjoint, v, sweeps, xp=xp)
         return Evaluation(norm[:, 0, 0], (), (layer.kernel_gradient(u, v)[:, 0, ...],)), (v[:, 0, :],)
 
 
@@ -244,9 +243,9 @@ class PowerTopK(LanczosMethod):
         inputs, outputs = shapes_of(spec)
         return (min(self.k, int(np.prod(inputs)), int(np.prod(outputs))),)
 
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         (k,) = self._value_shape(spec)
-        triples = self.triples(blocks, spec, k, ops=ops)
+        triples = self.triples(kernels, spec, k, ops=ops)
         u = arrays.in_wide_dtype(triples.u, ops=ops)
         v = arrays.in_wide_dtype(triples.v, ops=ops)
         # The figure "residuals": distances of the values from the nearest singular values.

@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import Backend
 
-# Both are lists so that Python's compiler does not fold the tests on them into constants.
-_SUBNORMAL_TEST = [5e-324, 2.0**-1022, 0.5]
-"""The smallest subnormal number, the smallest normal one, and a factor that makes the latter subnormal."""
 _ROUNDING_TEST = [1.0, 2.0**-53, 2.0**-54]
-"""1, and half the distance to its neighbours above and below: sums with 1 that are halfway cases."""
+"""1, and half the distance to its neighbours above and below: sums with 1 that are halfway cases. A list, so that
+Python's compiler does not fold the tests on it into constants."""
 _NO_CONTEXT = contextlib.nullcontext()
 
 
@@ -64,12 +62,6 @@ def rounds_to_nearest() -> bool:
     """Whether this thread rounds sums to nearest, ties to even: halfway cases on both sides of 1 must give 1."""
     one, half_step_above, half_step_below = _ROUNDING_TEST
     return one + half_step_above == one and one - half_step_below == one
-
-
-def flushes() -> bool:
-    """Whether this thread replaces subnormal numbers by zero, as operands or as results."""
-    smallest_subnormal, smallest_normal, half = _SUBNORMAL_TEST
-    return smallest_subnormal == 0 or smallest_normal * half == 0
 
 
 def too_small(kernels: np.ndarray) -> bool:

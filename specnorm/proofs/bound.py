@@ -179,15 +179,6 @@ def trivial_lower(what: object = "any norm") -> Lower:
     return _lower(0.0, what, "no norm is negative")
 
 
-def largest_of_blocks(bounds: Sequence[Upper], count: int) -> Upper:
-    """Bound the largest norm of the symbols of some blocks, from one upper bound for each of them."""
-    if len(bounds) != count or any(bound.what != ALL_FREQUENCIES for bound in bounds):
-        raise HypothesisError(f"{len(bounds)} bounds of {count} blocks")
-    if len(bounds) == 1:
-        return bounds[0]
-    return _largest(bounds, ALL_FREQUENCIES, f"the largest of {len(bounds)} groups")
-
-
 def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:
     """Return the values of b claims as an array (b,) of the device's widest dtype.
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.geometry.frequencies import Frequencies, half_grid, product, signs
 from specnorm.proofs import host
 from specnorm.proofs.bound import ALL_FREQUENCIES
+from specnorm.proofs.frequencies import Frequencies, half_grid, product, signs
 
 if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper
@@ -63,6 +63,19 @@ class Circulant:
         for points, is_skew in zip(self.points, self.skew, strict=True):
             axes.append(f"{points or 'any'}{' (skew)' if is_skew else ''}")
         return f"circulant of {' x '.join(axes)} points"
+
+
+@dataclass(frozen=True)
+class Grid(Circulant):
+    """The frequencies of a circulant without skew axes, for symbols with so many taps an axis."""
+
+    kernel_shape: tuple[int, ...]
+
+    @classmethod
+    def of_sizes(cls, sizes: tuple[int, ...], kernel_shape: Sequence[int]) -> Grid:
+        """The grid of so many points an axis."""
+        circulant = Circulant.of(sizes, (False,) * len(sizes), kernel_shape)
+        return cls(circulant.points, circulant.skew, tuple(kernel_shape))
 
 
 @dataclass(frozen=True, eq=False)

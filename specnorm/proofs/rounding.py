@@ -17,7 +17,6 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import KernelError
-from specnorm.proofs import arithmetic
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -25,6 +24,9 @@ if TYPE_CHECKING:
 Rounds = Literal["nearest", "up", "down"]
 SLACK = 1.001
 """Covers products of two rounding terms, each below 1e-3."""
+_SUBNORMAL_TEST = [5e-324, 2.0**-1022, 0.5]
+"""The smallest subnormal number, the smallest normal one, and a factor that makes the latter subnormal. A list, so that
+Python's compiler does not fold the tests on it into constants."""
 
 
 def unit(x: Array, *, xp: Namespace) -> float:
@@ -82,7 +84,7 @@ def down(x: Array, n: int, *, xp: Namespace) -> Array:
 def padded_up(value: Array, gain_sq: int, *, xp: Namespace) -> Array:
     """``sqrt(gain_sq) * value``, rounded up: bounds for padded layers from those of their symbols.
 
-    See `specnorm.proofs.padding.padded_norm`.
+    See `specnorm.symbols.proofs.padding.padded_norm`.
     """
     # The roundings: the root, its conversion to the dtype, and the product.
     return up(value * math.sqrt(gain_sq), 4, xp=xp)
@@ -120,7 +122,7 @@ def _neighbour(value: Array, nearest: Array, rounds: Literal["up", "down"], *, x
     info = xp.finfo(nearest.dtype)
     tiny, largest = float(info.smallest_normal), float(info.max)
     # An unscaling rounds only if its result is subnormal: by less than the distance of two such numbers, or to zero.
-    lost = tiny if arithmetic.flushes() else tiny * float(info.eps)
+    lost = tiny if flushes() else tiny * float(info.eps)
     # Newer than the standard's version that `Namespace` lists.
     next_after: Any = getattr(xp, "nextafter")  # noqa: B009 - unknown to the type checker
     may_have_underflowed = value < 2 * tiny
@@ -133,6 +135,12 @@ def _neighbour(value: Array, nearest: Array, rounds: Literal["up", "down"], *, x
     below = xp.minimum(xp.where(converted > value, next_down, nearest), xp.full_like(nearest, largest))
     lowered = xp.where(below > lost, below - lost, xp.zeros_like(below))
     return xp.where(may_have_underflowed, lowered, below)
+
+
+def flushes() -> bool:
+    """Whether this thread replaces subnormal numbers by zero, as operands or as results."""
+    smallest_subnormal, smallest_normal, half = _SUBNORMAL_TEST
+    return smallest_subnormal == 0 or smallest_normal * half == 0
 
 
 def conversion_loss(dtype: Literal["float32", "float64"]) -> float:

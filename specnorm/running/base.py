@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from specnorm.backends import arrays
-from specnorm.errors import GeometryError, MethodError
-from specnorm.geometry.spec import TRACED
-from specnorm.running.result import TwoSided
+from specnorm.errors import GeometryError, MethodError, TracerError
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -25,10 +23,16 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.proofs.rounding import Rounds
-    from specnorm.running.result import Kind
 
     Claims: TypeAlias = Callable[[], Sequence[tuple[Lower, Upper]]]
 
+
+Kind = Literal["exact", "upper", "lower", "estimate"]
+"""What a value promises.
+
+``exact``: the norm of the stated problem, up to the method's tolerance and usual rounding. ``upper``: never below the
+true norm, rounding included. ``lower``: never above the true norm, rounding included. ``estimate``: no promise.
+"""
 
 FigureRule: TypeAlias = Literal["up", "down", "nearest", "all", "any", "sum", "max"] | None
 """How a figure of a method is given for a layer: see `Method.stats`."""
@@ -38,29 +42,6 @@ def check_count(name: str, value: object, least: int = 0) -> None:
     """Refuse a parameter that is not an integer of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
-
-
-def as_number(name: str, value: object) -> float:
-    """Convert a parameter, a Python number or a 0-d array, to a float; refuse everything else."""
-    if isinstance(value, TwoSided):
-        raise MethodError(f"{name} is {type(value).__name__}, which is two numbers: give its .upper or its .lower.")
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        description = type(value).__name__
-        is_array = getattr(value, "ndim", None) is not None
-        if not is_array:
-            description += f" {value!r}"
-        raise MethodError(f"{name} must be a number, got {description}.")
-    if getattr(value, "ndim", 0):
-        shape = tuple(getattr(value, "shape", ()))
-        raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
-    try:
-        return float(value)
-    except OverflowError:
-        raise MethodError(
-            f"{name} is a number beyond {sys.float_info.max:.3g}, the largest of float64: give a smaller one."
-        ) from None
-    except Exception:
-        raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
 
 
 def check_rtol(rtol: object, name: str = "rtol") -> None:
@@ -75,8 +56,12 @@ def check_budget(budget: object) -> None:
     """Refuse a budget that is neither None nor a positive number of seconds."""
     if budget is None:
         return
-    is_number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
-    if not is_number or not as_number("budget", budget) > 0:
+    if (
+        isinstance(budget, bool)
+        or not isinstance(budget, (int, float))
+        or not budget > 0
+        or (isinstance(budget, int) and budget > sys.float_info.max)
+    ):
         raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
 
 
@@ -127,8 +112,7 @@ class Needs:
     scaled : bool
         Whether the caller scales the blocks to about 1 by a power of two, and scales values back.
     blocks : bool
-        Whether `Method.forward` gets blocks (`geometry.polyphase`). Otherwise it gets kernels (b, *shape) in torch's
-        order.
+        Whether `Method.forward` is called, with blocks (`geometry.polyphase`), and not `Method.forward_kernels`.
     by_layer : bool
         Whether `Method.forward` returns one answer for each layer. If false, it returns one for each group, and the
         largest of a layer is taken (`Method.over_groups`). If ``blocks`` is false, this is set to true.
@@ -168,7 +152,7 @@ class Method:
     name: ClassVar[str]
     """The method's key in ``METHODS``, in JSON, and in the command line's ``--methods``."""
     promise: ClassVar[Kind]
-    """The default of `kind`: "exact", "upper", "lower" or "estimate", as `result.Kind` describes them."""
+    """The default of `kind`: "exact", "upper", "lower" or "estimate", as `Kind` describes them."""
     quantity: ClassVar[str] = "norm"
     """The quantity that the value measures; "norm" is the spectral norm."""
     asks: ClassVar[Needs] = Needs()
@@ -214,14 +198,10 @@ class Method:
 
         Raises
         ------
-        MethodError
-            With the names of methods that work under a tracer.
+        TracerError
+            With the names of functions that work under a tracer.
         """
-        raise MethodError(
-            f"this call looks at values while it runs (method {self.name!r}), which jit, compile and vmap do not have. "
-            "Call it outside of them, and also what calls it, such as rescale and certify. completion_bound, "
-            "grid_bound, f4_bound and gram_bound are proven bounds that work there."
-        )
+        raise TracerError(type(self).__name__)
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.
@@ -248,8 +228,12 @@ class Method:
         ----------
         blocks : array, shape (b, m, p, *kernel_shape)
             Blocks, which are finite, and zero or scaled to about 1. Without ``Needs.scaled`` they have the caller's
-            scale. Without ``Needs.blocks`` they are kernels (b, *shape) in torch's order instead.
+            scale.
         """
+        raise NotImplementedError
+
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """`forward` for layers without ``Needs.blocks``: on kernels (b, *shape) in torch's order."""
         raise NotImplementedError
 
     def pullback(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Unpack
 
 import numpy as np
 
 from specnorm.backends import backend_for
+from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry
@@ -64,18 +65,19 @@ def proven(
     **geometry: Unpack[Geometry],
 ) -> tuple[Result, Sequence[tuple[Lower, Upper]]]:
     """`measure`, and its bounds as claims, if the method makes claims and no compiler ran it; else an empty tuple."""
-    result, claims = run_method(kernel, method, **geometry)
-    return result, claims() if claims else ()
+    run = run_method(kernel, method, **geometry)
+    return run.result, run.claims()
 
 
-class MethodRun(NamedTuple):
-    """The result of a method, and the function that makes its claims, if it makes any."""
+class MethodRun(NamedTuple, Generic[ArrayT]):
+    """The value and the result of a method, and what makes its claims: an empty sequence if it makes none."""
 
+    value: ArrayT
     result: Result
-    claims: Claims | None
+    claims: Claims
 
 
-def run_method(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> MethodRun:
+def run_method(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry]) -> MethodRun[ArrayT]:
     """Run a method, for public functions that have read a layer and made the method themselves."""
     backend = backend_for(kernel)
     program = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
@@ -86,7 +88,8 @@ def run_method(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]
     figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=ran.computed_in is None)
     figures["computed_in"] = ran.computed_in or "unknown under a tracer"
     kind = program.method.kind_after(program.spec, figures)
-    return MethodRun(Result(ran.value, kind, program.method, program.spec, figures), ran.claims)
+    result = Result(ran.value, kind, program.method, program.spec, figures)
+    return MethodRun(ran.value, result, ran.claims or tuple)
 
 
 _SMALLEST_FILTER = 5

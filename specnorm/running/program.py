@@ -173,7 +173,8 @@ class Program:
         if needs.scaled:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
-        evaluation = self.method.forward(blocks, self.spec, ops=ops)
+        forward = self.method.forward if needs.blocks else self.method.forward_kernels
+        evaluation = forward(blocks, self.spec, ops=ops)
         layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, ops.concrete and ops.on_host, xp)
         value, chosen = self.method.over_groups(layer_batch.unscaled(evaluation.value), xp=xp)
         if self.factor > 1:
@@ -195,6 +196,8 @@ class Program:
         "lower", the largest value.
         A value with several numbers counts by the largest of them.
         """
+        if not self.method.stats:
+            return ()
         xp = batch.xp
         figures = dict(zip(self.method.stats, evaluation.stats, strict=True))
         values = batch.unscaled(figures.get("lower", evaluation.value))
@@ -368,7 +371,7 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
     """
     check_finite(kernels, shape, backend=backend)
     computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
-    if not arithmetic.flushes() or not computes_on_this_processor:
+    if not rounding.flushes() or not computes_on_this_processor:
         return
     if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
         raise BackendError(

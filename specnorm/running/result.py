@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NoReturn
+from enum import Enum, IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from specnorm.errors import CertificateError
+from specnorm.errors import CertificateError, MethodError
+from specnorm.geometry.spec import TRACED
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-
-Kind = Literal["exact", "upper", "lower", "estimate"]
-"""What a value promises.
-
-``exact``: the norm of the stated problem, up to the method's tolerance and usual rounding. ``upper``: never below the
-true norm, rounding included. ``lower``: never above the true norm, rounding included. ``estimate``: no promise.
-"""
+    from specnorm.running.base import Kind
 
 
 class Outcome(Enum):
@@ -50,12 +46,24 @@ _ADVICE = {
 }
 
 
-class BoundSource(Enum):
+class BoundSource(IntEnum):
     """What the proof of the upper bound of a layer at its size rests on."""
 
-    SUPREMUM = "the supremum over all sizes"
-    CIRCULANT = "a circulant that the layer is a part of"
-    MATRIX = "the layer's own matrix"
+    SUPREMUM = 0
+    CIRCULANT = 1
+    MATRIX = 2
+
+    @property
+    def words(self) -> str:
+        """What it is."""
+        return _SOURCES[self]
+
+
+_SOURCES = (
+    "the supremum over all sizes",
+    "a circulant that the layer is a part of",
+    "the layer's own matrix",
+)
 
 
 class TwoSided:
@@ -275,3 +283,26 @@ def shown(x: Any, promise: str) -> str:
         return f"{first} ... {last} ({values.shape[0]} values)"
     except Exception:  # a tracer, or another object that a compiler puts in the place of an array
         return "unknown under a tracer"
+
+
+def as_number(name: str, value: object) -> float:
+    """Convert a parameter, a Python number or a 0-d array, to a float; refuse everything else."""
+    if isinstance(value, TwoSided):
+        raise MethodError(f"{name} is {type(value).__name__}, which is two numbers: give its .upper or its .lower.")
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        description = type(value).__name__
+        is_array = getattr(value, "ndim", None) is not None
+        if not is_array:
+            description += f" {value!r}"
+        raise MethodError(f"{name} must be a number, got {description}.")
+    if getattr(value, "ndim", 0):
+        shape = tuple(getattr(value, "shape", ()))
+        raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
+    try:
+        return float(value)
+    except OverflowError:
+        raise MethodError(
+            f"{name} is a number beyond {sys.float_info.max:.3g}, the largest of float64: give a smaller one."
+        ) from None
+    except Exception:
+        raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None

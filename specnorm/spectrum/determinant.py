@@ -12,17 +12,15 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError
-from specnorm.geometry.frequencies import Frequencies, distinct_grid
+from specnorm.proofs.frequencies import Frequencies, distinct_grid
 from specnorm.running.base import Evaluation, Method, Needs, require_circular, require_exact
-from specnorm.symbols import gradients
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ class LogDeterminant(Method):
         inverses = xp.where(is_regular, inverses, xp.zeros_like(inverses))
         symbol_gradients = arrays.adjoint(inverses, xp=xp) * xp.astype(weights, inverses.dtype)[:, None, None]
         phases = xp.broadcast_to(phase[None, ...], (b, f, math.prod(spec.block_kernel_shape)))
-        return gradients.matrices_gradient(symbol_gradients, phases, spec.block_kernel_shape, xp=xp)
+        return symbols.matrices_gradient(symbol_gradients, phases, spec.block_kernel_shape, xp=xp)
 
     def pullback(
         self,

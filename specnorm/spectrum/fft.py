@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.errors import MethodError, Undecided
-from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import Frequencies, half_grid
+from specnorm.errors import Undecided
 from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import quotient_at_down
-from specnorm.grid.search import GRAM_PRODUCTS, largest_bound
-from specnorm.proofs.rounding import conversion_loss
+from specnorm.grid.search import largest_bound
+from specnorm.proofs.frequencies import Frequencies, half_grid
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
-from specnorm.running.clock import Clock
-from specnorm.running.problem import Problem
+from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.costs import eigh_cost
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.triples import top_gradient, top_triples
 
@@ -28,8 +24,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 _WORK_OF_VISITS = 4e7
 """Work of visits of a whole grid, in multiplications, up to which they take less time than a search."""
@@ -104,12 +99,12 @@ class ExactFFT(Method):
             work = blocks.shape[0] * len(grid) * (min(blocks.shape[1:3]) ** 3 + _CALLS_A_FREQUENCY)
             if not ops.concrete or (len(grid) > 1 and work <= _WORK_OF_VISITS):
                 return self._visit_all(blocks, spec.groups, grid, Clock.of(self.budget), ops=ops)
-        layers = polyphase.by_layers(blocks, spec.groups)
+        layers = arrays.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)
         results = []
         all_converged = True
         for layer in layers:
-            result, converged = enclose_blocks(Problem(layer, spec, search_rtol, max_cells, clock), ops=ops)
+            result, converged = enclose_blocks(layer, Problem(spec, search_rtol, max_cells, clock), ops=ops)
             results.append(result)
             all_converged = all_converged and converged
         if not all_converged:
@@ -154,7 +149,7 @@ class ExactFFT(Method):
             top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
             return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
-        _, phase = largest_bound(norms, blocks, grid.denominators, GRAM_PRODUCTS, ops=ops)
+        _, phase, _ = largest_bound(norms, blocks, grid.denominators, ops=ops)
         u, v, _ = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
         value = _attained(blocks, v, phase, xp=xp)
         by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]
@@ -178,21 +173,3 @@ class ExactFFT(Method):
 def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:
     """The norm that a vector attains at a frequency, for each block, rounded down."""
     return quotient_at_down(symbols.matrix_at(blocks, phase, xp=xp), v, blocks, xp=xp)
-
-
-def before_rounding(rtol: float, *, ops: ArrayOps) -> float:
-    """The tolerance of a search, such that its lower bound is within ``rtol`` after the conversion to the answer.
-
-    Raises
-    ------
-    MethodError
-        If the numbers of the answer's dtype are too far apart.
-    """
-    loss = conversion_loss(ops.result_dtype)
-    if not ops.traced and rtol < 2 * loss:
-        finest = 2 * loss
-        raise MethodError(
-            f"rtol={rtol:g} is finer than {ops.result_dtype} can tell, in which the norm of this kernel is returned: "
-            f"give an rtol of at least {finest:.1g}" + (", or the kernel in float64." if finest > 1e-9 else ".")
-        )
-    return rtol - loss

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import Frequencies, half_grid_shape
 from specnorm.geometry.spec import grid_sizes
-from specnorm.grid.without_search import bound_without_search, seconds_without_search
-from specnorm.proofs.bound import known, least, trivial_lower
+from specnorm.proofs.bound import least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
+from specnorm.proofs.frequencies import Frequencies, half_grid_shape
 from specnorm.proofs.norms import (
     has_one_entry_per_row_and_column,
     norm_by_frobenius,
@@ -21,20 +19,26 @@ from specnorm.proofs.norms import (
     norm_of_single_entries,
     norm_of_zero,
 )
-from specnorm.running.problem import Problem, SearchResult
+from specnorm.running.search import Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
+from specnorm.supremum.one_tap import enclose_large_matrices
 from specnorm.supremum.proof import supremum_on_grid
-from specnorm.symbols.proofs.quotients import SymbolQuotients
-from specnorm.symbols.proofs.scalar import has_one_column, norm_on_circulant
-from specnorm.symbols.proofs.symbols import Symbol, top_triple
-from specnorm.symbols.proofs.wrapping import of_wrapped, wrapped
-from specnorm.unfoldings.matrix_search import enclose_large_matrices
+from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
+from specnorm.symbols.proofs.symbols import (
+    Symbol,
+    SymbolQuotients,
+    of_wrapped,
+    top_triple,
+    without_zero_borders,
+    wrapped,
+)
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.clock import Clock
+    from specnorm.running.search import Clock
+    from specnorm.supremum.proof import Nonnegative
 
 _AXES_OF_CHANNELS = 3
 """Axes of blocks without spatial ones."""
@@ -94,32 +98,56 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Search
     return result if result.within(rtol) else None
 
 
-def enclose_blocks(problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+def enclose_blocks(
+    blocks: Array,
+    problem: Problem,
+    *,
+    nonnegative: Nonnegative | None = None,
+    ops: ArrayOps,
+) -> tuple[SearchResult, bool]:
     """Enclose the largest norm of one layer's blocks to the tolerance, or as closely as the budget allows.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    nonnegative : Nonnegative, optional
+        Proof that the symbol of the blocks is nowhere negative.
 
     Returns
     -------
     result : SearchResult
-        Result with two finite bounds.
+        With two finite bounds if the problem has a fallback.
     converged : bool
         Whether the bounds are within the tolerance.
     """
-    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
+    trimmed = without_zero_borders(blocks, ops=ops)
     if problem.spec.input_shape is not None:
-        return _enclose_circular(trimmed, problem, ops=ops)
-    return _enclose_trimmed(trimmed, problem, ops=ops)
+        return _enclose_circular(trimmed, problem, nonnegative, ops=ops)
+    return _enclose_trimmed(trimmed, problem, nonnegative, ops=ops)
 
 
-def _enclose_circular(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+def _enclose_circular(
+    trimmed: Array,
+    problem: Problem,
+    nonnegative: Nonnegative | None,
+    *,
+    ops: ArrayOps,
+) -> tuple[SearchResult, bool]:
     """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
     blocks, error = wrapped(trimmed, grid_sizes(problem.spec, tuple(trimmed.shape[3:])), ops=ops)
-    result, converged = _enclose_trimmed(blocks, problem, ops=ops)
-    lower, upper = of_wrapped(result.lower, known(result.upper), error)
+    result, converged = _enclose_trimmed(blocks, problem, nonnegative, ops=ops)
+    lower, upper = of_wrapped(result.lower, result.upper, error)
     result = replace(result, lower=lower, upper=upper)
     return result, converged and (not error or result.within(problem.rtol))
 
 
-def _enclose_trimmed(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tuple[SearchResult, bool]:
+def _enclose_trimmed(
+    trimmed: Array,
+    problem: Problem,
+    nonnegative: Nonnegative | None,
+    *,
+    ops: ArrayOps,
+) -> tuple[SearchResult, bool]:
     """`enclose_blocks` of kernels without borders of zeros."""
     without_search = (
         enclose_zero(trimmed, ops=ops)
@@ -128,7 +156,7 @@ def _enclose_trimmed(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tupl
     )
     if without_search is not None:
         return without_search, True
-    search = Search(trimmed, clock=_clock(problem), nonnegative=problem.nonnegative, ops=ops)
+    search = Search(trimmed, clock=_clock(trimmed, problem), nonnegative=nonnegative, ops=ops)
     boxes = _boxes(trimmed, problem)
     if problem.spec.input_shape is not None:
         result = _enclose_grid(search, boxes, problem)
@@ -137,16 +165,13 @@ def _enclose_trimmed(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> tupl
     return result, result.within(problem.rtol)
 
 
-def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResult]:
-    """Enclose the supremum over all sizes, and keep the search for circulants that follow.
+def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResult]:
+    """Enclose the supremum of blocks (g, m, p, *kernel_shape), and keep the search for circulants that follow.
 
-    Parameters
-    ----------
-    problem : Problem
-        A problem of blocks, without ``input_shape``.
+    The problem has no ``input_shape``.
     """
-    trimmed = polyphase.trimmed(problem.kernel, ops=ops)
-    search = Search(trimmed, clock=_clock(problem), ops=ops)
+    trimmed = without_zero_borders(blocks, ops=ops)
+    search = Search(trimmed, clock=_clock(trimmed, problem), ops=ops)
     zero = enclose_zero(trimmed, ops=ops)
     without_search = zero or enclose_large_matrices(trimmed, problem.rtol, precise_vectors=False, ops=ops)
     if without_search is not None:
@@ -154,9 +179,10 @@ def search_torus(problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResu
     return search, _supremum(search, _boxes(trimmed, problem), problem)
 
 
-def _clock(problem: Problem) -> Clock:
-    """The problem's clock, less the time of the bound that is computed if the search does not finish."""
-    return problem.clock.before(seconds_without_search(problem))
+def _clock(trimmed: Array, problem: Problem) -> Clock:
+    """The problem's clock, less the time of its fallback."""
+    clock = problem.clock
+    return clock if problem.fallback is None else clock.before(problem.fallback.seconds(trimmed, clock))
 
 
 def _boxes(trimmed: Array, problem: Problem) -> Boxes | None:
@@ -198,7 +224,11 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
     half_points = math.prod(sizes) // 2 + 1
     visits_all = half_points <= _POINTS_OF_A_CELL * torus_size(kernel_shape)
     if visits_all and has_one_column(search.blocks) and _affords_grid(search.blocks, sizes, problem, ops=search.ops):
-        upper, block, frequency = norm_on_circulant(search.blocks, sizes, ops=search.ops)
+        count = search.blocks.shape[0]
+        values, frequencies, claims = largest_on_grid(search.blocks, sizes, together=count, ops=search.ops)
+        (upper,) = claims()
+        block = int(search.ops.to_numpy(values).argmax())
+        frequency = frequencies[block : block + 1]
         symbol = Symbol(search.blocks[block : block + 1, ...], frequency, ops=search.ops)
         _, right, _ = top_triple(symbol.matrices()[:, 0, ...], xp=search.ops.xp)
         lower = SymbolQuotients(search.blocks, ops=search.ops).norm_down_at(block, frequency, right)
@@ -222,11 +252,14 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
     if result.upper is None:
         if torus_result.upper is None:
             torus_result = _with_any_bound(search, boxes, torus_result, problem)
-        result = search.run(grid, rtol=rtol, supremum=torus_result.upper, start=start, max_cells=max_cells)
-    uppers = [result.upper] if result.upper else []
+        supremum = torus_result.upper
+        if supremum is None:
+            supremum = norm_by_frobenius(search.blocks, ops=search.ops)
+        result = search.run(grid, rtol=rtol, supremum=supremum, start=start, max_cells=max_cells)
+    uppers = [] if result.upper is None else [result.upper]
     if torus_result.upper is not None:
         uppers.append(supremum_on_grid(torus_result.upper, grid))
-    return replace(result, upper=least(*uppers), cells=result.cells + torus_result.cells)
+    return replace(result, upper=least(*uppers) if uppers else None, cells=result.cells + torus_result.cells)
 
 
 def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:
@@ -270,13 +303,13 @@ def _with_any_bound(
     result: SearchResult,
     problem: Problem,
 ) -> SearchResult:
-    """The result of a search that did not finish, with an upper bound: a wider one, or one of fixed cost."""
+    """The result of a search that did not finish, with an upper bound: a wider one, or the problem's fallback."""
     if result.upper is None and boxes is not None:
         again = search.run(boxes, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)
         result = replace(again, cells=result.cells + again.cells)
-    if result.within(_WIDE):
+    if result.within(_WIDE) or problem.fallback is None:
         return result
-    upper = bound_without_search(problem, ops=search.ops)
+    upper = problem.fallback.bound(search.blocks, problem.clock, ops=search.ops)
     if result.upper is not None:
         upper = least(result.upper, upper)
     return replace(result, upper=upper)

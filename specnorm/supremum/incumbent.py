@@ -12,22 +12,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies, coarse_grid, product
 from specnorm.proofs.bound import trivial_lower
-from specnorm.supremum.ascent import Ascent, nearest_lattice_points
-from specnorm.symbols.power import gram_power, largest_eigenvalues
+from specnorm.proofs.frequencies import Frequencies, coarse_grid, product
+from specnorm.symbols import ascent
+from specnorm.symbols.ascent import Ascent, nearest_lattice_points
+from specnorm.symbols.power import largest_eigenvalues, norms_at, power_of_symbol
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.quotients import SymbolQuotients
+from specnorm.symbols.proofs.symbols import SymbolQuotients
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Lower
     from specnorm.proofs.cells import Cells
-    from specnorm.running.clock import Clock
+    from specnorm.running.search import Clock
     from specnorm.supremum.proof import CentreMatrices
     from specnorm.supremum.tuning import Tuning
     from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+
+_POWER_STEPS = 3
+"""Power steps with ``G*G`` at coarse frequencies, and around the incumbent."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +124,9 @@ class Incumbent:
         if a bound is far above the incumbent, the basis of the reduced polynomial (`reduction`) needs none around the
         maximum.
         """
-        frequencies, norms, vectors = self._coarse_vectors()
+        coarse_blocks = self._blocks_for(self.tuning.incumbent_rtol)
+        coarse = coarse_grid(tuple(self.blocks.shape[3:]))
+        frequencies, norms, vectors = norms_at(coarse_blocks, coarse, _POWER_STEPS, seed=self.seed, ops=self.ops)
         # At most as many vectors as there are trials and frequencies of `_around_best`, which are 1 + d.
         count = self.tuning.trials + 1 + len(frequencies.denominators)
         highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
@@ -138,22 +144,6 @@ class Incumbent:
                 chosen[best_block] = vectors_first[: chosen.shape[1]]
         self.trial_vectors = self.ops.from_numpy(chosen, self.blocks)
 
-    def _coarse_vectors(self) -> tuple[Frequencies, np.ndarray, np.ndarray]:
-        """Coarse frequencies, and norms (g, f) and right vectors (g, f, p) there after some power steps (host)."""
-        xp = self.xp
-        groups, _, p = self.blocks.shape[:3]
-        blocks = self._blocks_for(self.tuning.incumbent_rtol)
-        frequencies = coarse_grid(tuple(self.blocks.shape[3:]))
-        # For each tap: its phase, with about 24 numbers while it is computed, and complex images of both sides.
-        bytes_of_images = 16 * groups * sum(blocks.shape[1:3])
-        bytes_of_a_frequency = math.prod(blocks.shape[3:]) * (24 * 8 + bytes_of_images)
-        every_nth = -(-len(frequencies) * bytes_of_a_frequency // self.ops.memory)
-        frequencies = frequencies[::every_nth]
-        start = xp.reshape(self.start_vectors(groups * len(frequencies), p), (groups, len(frequencies), p))
-        symbol = symbols.Symbol(blocks, frequencies, ops=self.ops)
-        vectors, norms = self._gram_power(symbol, start, blocks)
-        return frequencies, self.ops.to_numpy(norms)[:, :, 0], self.ops.to_numpy(vectors)
-
     def _around_best(self) -> np.ndarray:
         """Right vectors at the incumbent's frequency and one step along each axis, shape (1 + d, p) (host).
 
@@ -168,19 +158,8 @@ class Incumbent:
         frequencies = nearest_lattice_points(angles + steps)
         symbol = symbols.Symbol(blocks[block : block + 1, ...], frequencies, ops=self.ops)
         start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
-        vectors, _ = self._gram_power(symbol, start, blocks)
+        vectors, _ = power_of_symbol(symbol, start, _POWER_STEPS, xp=xp)
         return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
-
-    def _gram_power(
-        self,
-        symbol: symbols.Symbol,
-        start: Array,
-        blocks: Array,
-    ) -> tuple[Array, Array]:
-        """Right vectors after some power steps with ``G*G``, in the blocks' precision, and estimates of its norm."""
-        xp = self.xp
-        start = xp.astype(start, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
-        return gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), start, 3, xp=xp)
 
     def raise_from(
         self,
@@ -268,16 +247,15 @@ class Incumbent:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
         # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
         norm_to_beat = max(self.best.bound.value, self.tuning.far_below_part * (self._bound or 0.0))
-        ascent = Ascent(
+        local_ascent = Ascent(
             self._blocks_for(rtol)[block : block + 1, ...],
-            self.tuning,
             free=self._free,
             rtol=rtol,
             norm_to_beat=norm_to_beat,
-            clock=self._clock,
+            expired=lambda: self._clock.expired,
             ops=self.ops,
         )
-        point, right = ascent.run(starts, vectors)
+        point, right = local_ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
         bound = self._quotients.norm_down_at(block, point, right)
         if bound.value > self.best.bound.value:
@@ -286,7 +264,7 @@ class Incumbent:
 
     def _blocks_for(self, rtol: float) -> Array:
         """The blocks, or their float32 copy if the tolerance allows it and frequencies may move."""
-        if not self._free or rtol < self.tuning.float64_rtol:
+        if not self._free or rtol < ascent.TUNING.float64_rtol:
             return self.blocks
         if self._float32 is None:
             self._float32 = self.xp.astype(self.blocks, self.xp.float32)

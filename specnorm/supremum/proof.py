@@ -53,8 +53,8 @@ from specnorm.proofs import host, norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-from specnorm.symbols.proofs.nonnegative import Nonnegative
 from specnorm.symbols.proofs.scalar import ScalarGram
+from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -62,6 +62,35 @@ if TYPE_CHECKING:
     from specnorm.symbols.proofs.scalar import CentreValues
 
 _MAKER = object()
+
+
+@dataclass(frozen=True, eq=False)
+class Nonnegative:
+    """A proof that the symbol of a kernel is, but for a phase, Hermitian and nowhere negative.
+
+    Nowhere negative: at no frequency does it have a negative eigenvalue.
+
+    Parameters
+    ----------
+    kernel : array, shape (g, p, p, *taps)
+    """
+
+    kernel: Array
+    maker: InitVar[object] = None
+
+    def __post_init__(self, maker: object) -> None:
+        if maker is not _MAKER:
+            raise TypeError("Nonnegative: a symbol is proven to be nowhere negative by rules alone")
+
+    def is_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
+        """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
+        trimmed = without_zero_borders(self.kernel, ops=ops)
+        return tuple(trimmed.shape) == tuple(blocks.shape) and bool(ops.xp.all(trimmed == blocks))
+
+
+def _nowhere_negative(kernel: Array) -> Nonnegative:
+    """The proof, made by a rule. For files of proofs."""
+    return Nonnegative(kernel, _MAKER)
 
 
 def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:

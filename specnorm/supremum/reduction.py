@@ -10,8 +10,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.running.clock import Clock
-from specnorm.symbols.costs import eigh_cost
+from specnorm.running.search import Clock, eigh_cost
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation, rotate
 from specnorm.symbols.proofs.scalar import ScalarGram
 from specnorm.symbols.proofs.symbols import stacked_taps
@@ -68,12 +67,8 @@ class Polynomials:
             if self.uses_scalar_gram:
                 self._whole = ScalarGram(self.blocks, tick=self.clock.check, ops=self.ops)
             else:
-                self._whole = self._polynomial(None)
+                self._whole = GramPolynomial(self.blocks, tick=self.clock.check, ops=self.ops)
         return self._whole
-
-    def _polynomial(self, rotation: Rotation | None) -> GramPolynomial:
-        """A new polynomial."""
-        return GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
 
     @property
     def has_whole(self) -> bool:
@@ -141,7 +136,7 @@ class Polynomials:
         if rotation is None:
             polynomial = self.whole
         else:
-            polynomial = self._polynomial(rotation)
+            polynomial = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
         if in_float32:
             self._reduced_in_float32 = polynomial
         else:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Tuning(NamedTuple):
-    """Numbers that tune branch and bound, its estimates and the local ascent.
+    """Numbers that tune branch and bound and its estimates; those of the local ascent are in `symbols.ascent`.
 
     The values are the fastest of those tried on the kernels of `tests/bench` (NumPy, one core).
     """
@@ -49,9 +49,6 @@ class Tuning(NamedTuple):
     """Factor by which a tolerance that is not affordable is widened, again and again until it is."""
     proof_share: float = 0.999
     """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
-    least_gain: float = 1e-14
-    """Smallest relative gain of the incumbent that counts as one, since smaller ones are roundings. If single
-    frequencies are open, and evaluating them gains less, the search ends undecided."""
     added_tolerance: float = 1e-9
     """Added to half of the tolerance, so that the radius to which cells are cut is above 0 where the tolerance is 0."""
 
@@ -100,6 +97,12 @@ class Tuning(NamedTuple):
     high_limit: float = 0.9
     """Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
     not to the norm."""
+    many_cells: int = 300
+    """Number of cells of a round above which what is left out is bounded again before, by a search of its own."""
+    least_left_out: float = 0.01
+    """Part of the squared threshold above which the truncation bound is worth that."""
+    rtol_left_out: float = 0.2
+    """Tolerance of that search: its first cells are enough for it."""
     fewest_retries: int = 8
     """Number of cells that failed by the truncation from which the polynomial of all directions is made for them, up to
     128 channels. With more channels the number grows as their square: the polynomial costs more than a cell does."""
@@ -124,26 +127,6 @@ class Tuning(NamedTuple):
 
     incumbent_rtol: float = 1e-3
     """Tolerance to which an incumbent is raised, however wide the interval may be: later searches start from it."""
-    rounds: int = 40
-    """Most rounds of an ascent."""
-    krylov_size: int = 4
-    """Dimension of the Krylov spaces in which an ascent improves its vectors between two steps of the frequency. Power
-    steps took up to 40 rounds of the ascent for kernels of 256 channels, where these take 3 to 15."""
-    smallest_krylov: int = 40
-    """Channels below which an ascent takes power steps instead: the calls of a basis would cost more than products."""
-    power_steps: int = 3
-    """Number of these power steps between two steps of the frequency."""
-    float64_rtol: float = 1e-4
-    """Tolerance below which ascents are in float64."""
-    hope_factor: float = 4.0
-    """Factor by which the further gain of an ascent, extrapolated from its last two gains, is multiplied. If even that
-    gain would not beat the incumbent, the ascent ends."""
-    slowest: float = 0.9
-    """Largest rate of convergence that an extrapolation assumes."""
-    first_hope: float = 0.05
-    """Relative gain that an ascent is assumed to have ahead in its first two rounds, before it has two gains."""
-    least_curvature: float = 1e-12
-    """Least curvature that a Newton step assumes along any direction, as a part of the largest one."""
 
 
 TUNING = Tuning()

@@ -1,17 +1,20 @@
-"""Power iteration and Chebyshev filters for singular vectors and eigenvectors, and rates of convergence."""
+"""Power iteration and Chebyshev filters for singular vectors and eigenvectors; norms at many frequencies."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.symbols.proofs.symbols import Symbol
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.frequencies import Frequencies
 
 
 LinearMap: TypeAlias = Callable[["Array"], "Array"]
@@ -42,7 +45,6 @@ def power_steps(
     v: Array,
     steps: int,
     *,
-    normalise: Callable[..., tuple[Array, Array]] = arrays.unit,
     xp: Namespace,
 ) -> tuple[Array, Array, Array]:
     """Power iteration on A*A, for a map A given by its action.
@@ -55,25 +57,19 @@ def power_steps(
         Unit vectors.
     steps : int
         With 0, only ``u = A v / |A v|`` is computed.
-    normalise : callable, default `arrays.unit`
-        Returns unit vectors and norms: `arrays.unit`, whose norms lack the last axis, or, if squares of entries may
-        overflow, `arrays.normalise`, whose norms keep it with length 1.
 
     Returns
     -------
     u, v : arrays
         Unit vectors. Where A* u is zero or not finite, v is unchanged.
-    norm : array
-        ``|A* u|``, or ``|A v|`` after 0 steps, in the shape that ``normalise`` returns: at most ``||A||``.
+    norm : array, shape (..., 1)
+        ``|A* u|``, or ``|A v|`` after 0 steps: at most ``||A||``.
     """
-    u, norm = normalise(apply(v), xp=xp)
+    u, norm = arrays.normalise(apply(v), xp=xp)
     for j in range(steps):
         if j:
-            u, _ = normalise(apply(v), xp=xp)
-        new_v, norm = normalise(adjoint(u), xp=xp)
-        has_last_axis = norm.ndim == new_v.ndim
-        length = norm if has_last_axis else norm[..., None]
-        v = xp.where((length > 0) & xp.isfinite(length), new_v, v)
+            u, _ = arrays.normalise(apply(v), xp=xp)
+        v, norm = arrays.normalise_or_keep(adjoint(u), v, xp=xp)
     return u, v, norm
 
 
@@ -90,6 +86,48 @@ def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Namespace) -> tuple
     for _ in range(steps - 1):
         v, _ = arrays.normalise(gram(v), xp=xp)
     return arrays.normalise(gram(v), xp=xp)
+
+
+def norms_at(
+    blocks: Array,
+    frequencies: Frequencies,
+    steps: int,
+    *,
+    seed: int = 0,
+    ops: ArrayOps,
+) -> tuple[Frequencies, np.ndarray, np.ndarray]:
+    """Where the norm of the symbol is large: norms at many frequencies, from below, by some power steps.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    seed : int
+        Seed of the start vector, which is the same everywhere.
+
+    Returns
+    -------
+    frequencies : Frequencies
+        As many of them, evenly, as fit the memory.
+    norms : host array, shape (g, f)
+    vectors : host array, shape (g, f, p)
+        Right vectors.
+    """
+    groups, _, p, *kernel_shape = blocks.shape
+    # For each tap: its phase, with about 24 numbers while it is computed, and complex images of both sides.
+    bytes_of_images = 16 * groups * sum(blocks.shape[1:3])
+    bytes_of_a_frequency = math.prod(kernel_shape) * (24 * 8 + bytes_of_images)
+    every_nth = -(-len(frequencies) * bytes_of_a_frequency // ops.memory)
+    frequencies = frequencies[::every_nth]
+    start = arrays.start_vector(seed, p).astype(np.complex128)
+    starts = ops.from_numpy(np.broadcast_to(start, (groups, len(frequencies), p)), blocks)
+    vectors, norms_sq = power_of_symbol(Symbol(blocks, frequencies, ops=ops), starts, steps, xp=ops.xp)
+    return frequencies, np.sqrt(ops.to_numpy(norms_sq)[:, :, 0]), ops.to_numpy(vectors)
+
+
+def power_of_symbol(symbol: Symbol, start: Array, steps: int, *, xp: Namespace) -> tuple[Array, Array]:
+    """`gram_power` with ``G*G`` at the symbol's frequencies, in the precision of its blocks."""
+    start = xp.astype(start, arrays.complex_dtype(symbol.blocks.dtype, xp=xp), copy=False)
+    return gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), start, steps, xp=xp)
 
 
 def top_in_krylov_space(

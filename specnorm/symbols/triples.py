@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies
-from specnorm.symbols import gradients
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.lanczos import Lanczos, vector_tolerance
 from specnorm.symbols.proofs import symbols
 
@@ -102,6 +101,6 @@ def top_gradient(
 ) -> Array:
     """Gradient of a singular value with respect to all blocks of its layer, from the saved u, v, phases and group."""
     u, v, phase, group = saved
-    of_block = gradients.singular_value_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
+    of_block = symbols.singular_value_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
     of_groups = arrays.one_hot(of_block, group, spec.groups, xp=xp)
     return xp.reshape(of_groups, (-1, *of_groups.shape[2:]))

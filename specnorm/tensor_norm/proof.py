@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
+from specnorm.proofs.norms import GramProof, norms_near
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-from specnorm.proofs.norms import GramProof, norms_near
+    from specnorm.proofs.bound import Upper
 
 
-def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
+def proven_factor(
+    value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps
+) -> tuple[Array, Callable[[], list[Upper]]]:
     """Factor of at least 1 by which a computed tensor norm of a one-tap layer is multiplied to be an upper bound.
 
     The tensor norm of a kernel is the largest value of its multilinear form over unit vectors (`tensor_norm.form`). For
@@ -31,7 +36,9 @@ def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps)
 
     Returns
     -------
-    array, shape (l,)
+    factor : array, shape (l,)
+    claims : callable
+        Returns the bounds of the blocks' norms.
     """
     xp = ops.xp
     count, m, p = blocks.shape[:3]
@@ -48,4 +55,5 @@ def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps)
     narrow_ratio = rounding.up(rounding.to_dtype(ratio, value.dtype, "up", xp=xp), 2, xp=xp)
     one = xp.ones_like(value)
     # A norm that is no larger than the value needs no factor.
-    return xp.where(norm <= wide_value, one, xp.maximum(one, narrow_ratio))
+    factor = xp.where(norm <= wide_value, one, xp.maximum(one, narrow_ratio))
+    return factor, _uppers(norms_up, ALL_FREQUENCIES, "norm of the one tap", ops=ops)

@@ -6,20 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from specnorm.geometry import polyphase
 from specnorm.proofs.cells import torus
 from specnorm.proofs.norms import norm_of_zero
-from specnorm.running.problem import SearchResult
+from specnorm.running.search import SearchResult
 from specnorm.supremum.branch_and_bound import Search
+from specnorm.symbols.proofs.symbols import without_zero_borders
 from specnorm.symbols.triples import top_triple_at
 from specnorm.tensor_norm.form import unit_rows, waves
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.frequencies import Frequencies
     from specnorm.proofs.bound import Upper
-    from specnorm.running.clock import Clock
+    from specnorm.proofs.frequencies import Frequencies
+    from specnorm.running.search import Clock
 
 LIFT = 1.001
 """Factor by which a value is multiplied if it cannot be proven as it is; documented in the API."""
@@ -141,8 +141,8 @@ def prove_or_restart(
     if not float(maximiser.value[0]) > 0:
         # The kernel is zero, and so is its norm.
         return maximiser, Proof(1.0, norm_of_zero(blocks, ops=ops))
-    without_zero_borders = polyphase.trimmed(blocks, ops=ops)
-    search = Search(xp.astype(without_zero_borders, xp.float64), seed=seed, clock=clock, ops=ops)
+    trimmed = without_zero_borders(blocks, ops=ops)
+    search = Search(xp.astype(trimmed, xp.float64), seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
         proof = prove(search, float(maximiser.value[0]))
         if proof.refutation is None:

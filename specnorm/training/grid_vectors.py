@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import product, tap_points
+from specnorm.proofs.frequencies import product, tap_points
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace

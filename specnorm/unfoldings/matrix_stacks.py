@@ -11,17 +11,15 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.running.base import Evaluation, Method, Needs, check_count
-from specnorm.symbols.gradients import schatten_gradient
+from specnorm.supremum.one_tap import enclose_each
 from specnorm.symbols.power import matrix_maps, power_steps
 from specnorm.symbols.proofs import symbols
-from specnorm.unfoldings.matrix_search import enclose_each
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
-    from specnorm.running.result import Kind
+    from specnorm.running.base import FigureRule, Kind
 
 
 class _SingularVectorMethod(Method):
@@ -93,7 +91,7 @@ class MatrixPowerIteration(_SingularVectorMethod):
         apply, adjoint = matrix_maps(blocks, xp=xp)
 
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            return (power_steps(apply, adjoint, state[0], 1, normalise=arrays.normalise, xp=xp)[1],)
+            return (power_steps(apply, adjoint, state[0], 1, xp=xp)[1],)
 
         (v,) = arrays.repeated(step, self.n_iter, (v,), ops=ops)
         u, _ = arrays.normalise(apply(v), xp=xp)
@@ -134,6 +132,6 @@ class MatrixGramIteration(Method):
     ) -> Array:
         """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
         blocks, value = residuals
-        gradient = schatten_gradient(blocks, value, self.n_iter, xp=xp)
+        gradient = arrays.schatten_gradient(blocks, value, self.n_iter, xp=xp)
         gradient *= cotangent[:, None, None]
         return gradient

@@ -16,9 +16,9 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.proofs import norms
 from specnorm.proofs.bound import as_array
-from specnorm.proofs.padding import bounds_by_blocks
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.padding import bounds_by_blocks
 from specnorm.unfoldings import reshaping as unfoldings
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 from specnorm.unfoldings.search import smallest_unfoldings
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.result import Kind
+    from specnorm.running.base import Kind
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class FantasticFour(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         if ops.concrete:
-            bounds, residuals = smallest_unfoldings(blocks, spec, ops=ops)
+            bounds, residuals = smallest_unfoldings(blocks, ops=ops)
             claims = functools.partial(bounds_by_blocks, lambda: bounds, spec)
             return Evaluation(as_array(bounds, blocks, ops=ops), (), residuals, claims)
         blocks = arrays.in_wide_dtype(blocks, ops=ops)

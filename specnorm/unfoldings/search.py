@@ -19,7 +19,6 @@ from specnorm.unfoldings.proof import UnfoldingProof
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
 
 
@@ -36,7 +35,7 @@ class UnfoldingTuning(NamedTuple):
 TUNING = UnfoldingTuning()
 
 
-def smallest_unfoldings(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
+def smallest_unfoldings(blocks: Array, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
     """The smallest unfolding bound of each block: the unfolding is chosen by a search, and it alone is proven.
 
     Returns
@@ -50,13 +49,13 @@ def smallest_unfoldings(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tupl
     xp = ops.xp
     count = int(blocks.shape[0])
     tolerance = vector_tolerance(blocks.dtype, xp=xp)
-    if math.prod(spec.block_shape) < TUNING.float32_from:
+    if math.prod(blocks.shape[1:]) < TUNING.float32_from:
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
-    search = _SmallestUnfolding(blocks, spec, tolerance, ops=ops)
+    search = _SmallestUnfolding(blocks, tolerance, ops=ops)
     chosen = search.run()
     bounds: list[Upper | None] = [None] * count
     saved: list[Array] = []
-    for split, rows in enumerate(unfoldings.unfolding_splits(spec.ndim)):
+    for split, rows in enumerate(unfoldings.unfolding_splits(blocks.ndim - 3)):
         members = np.flatnonzero(chosen == split)
         if not len(members):
             saved += [no_vectors(blocks, ops=ops)] * 2
@@ -68,7 +67,7 @@ def smallest_unfoldings(blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tupl
         for member, bound in zip(members.tolist(), proof.bounds(lanczos.short_side_vectors()), strict=True):
             bounds[member] = bound
         u, v = lanczos.vectors()
-        v = _in_unfolding_order(v, rows, spec, xp=xp)
+        v = _in_unfolding_order(v, rows, blocks.shape[1:], xp=xp)
         if not chosen_by_all:
             among_blocks = ops.from_numpy(np.eye(count)[:, members].astype(lanczos.host_dtype), blocks)
             u, v = xp.matmul(among_blocks, u), xp.matmul(among_blocks, v)
@@ -105,13 +104,13 @@ class _Unfoldings:
 def _in_unfolding_order(
     v: Array,
     rows: tuple[int, ...],
-    spec: ConvSpec,
+    shape: tuple[int, ...],
     *,
     xp: Namespace,
 ) -> Array:
-    """Vectors of the columns of `_Unfoldings`, in the order of `unfoldings.unfold`: ascending axes."""
-    columns = unfoldings.cin_last(rows, spec.ndim + 2)
-    by_axis = xp.reshape(v, (v.shape[0], *(spec.block_shape[axis] for axis in columns)))
+    """Vectors of the columns of `_Unfoldings` of a block, in the order of `unfoldings.unfold`: ascending axes."""
+    columns = unfoldings.cin_last(rows, len(shape))
+    by_axis = xp.reshape(v, (v.shape[0], *(shape[axis] for axis in columns)))
     places = [sorted(columns).index(axis) for axis in columns]
     order = tuple(1 + j for j in arrays.inverse_permutation(places))
     return xp.reshape(xp.permute_dims(by_axis, (0, *order)), v.shape)
@@ -135,7 +134,6 @@ class _SmallestUnfolding:
     def __init__(
         self,
         blocks: Array,
-        spec: ConvSpec,
         tolerance: float,
         *,
         ops: ArrayOps,
@@ -145,9 +143,9 @@ class _SmallestUnfolding:
         self.proofs: dict[int, UnfoldingProof] = {}
         self._blocks = blocks
         self._ops = ops
-        self._splits = unfoldings.unfolding_splits(spec.ndim)
+        self._splits = unfoldings.unfolding_splits(blocks.ndim - 3)
         self._count = int(blocks.shape[0])
-        if math.prod(spec.block_shape) >= TUNING.float32_from:
+        if math.prod(blocks.shape[1:]) >= TUNING.float32_from:
             self._searched = xp.astype(blocks, xp.float32, copy=False)
         else:
             self._searched = blocks
@@ -156,7 +154,7 @@ class _SmallestUnfolding:
         frobenius = ops.to_numpy(xp.linalg.vector_norm(xp.reshape(blocks, (self._count, -1)), axis=1))
         squares = frobenius.astype(np.float64) ** 2
         # ||A||_F**2 is at most the number of singular values times ||A||**2.
-        self._lower_sq = np.stack([squares / _rank(spec.block_shape, rows) for rows in self._splits])
+        self._lower_sq = np.stack([squares / _rank(blocks.shape[1:], rows) for rows in self._splits])
         self._done = np.zeros(self._lower_sq.shape, dtype=bool)
 
     def run(self) -> np.ndarray:

@@ -25,7 +25,7 @@ from specnorm_audit.output import _line_of_progress
 from specnorm import backends
 from specnorm.backends import Listing
 from specnorm.errors import ModelFileError
-from specnorm.running.clock import Clock
+from specnorm.running.search import Clock
 
 
 @pytest.fixture

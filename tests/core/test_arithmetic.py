@@ -21,7 +21,8 @@ import specnorm
 from specnorm import robustness
 from specnorm.errors import BackendError
 from specnorm.methods import Enclose, FantasticFour, SymbolNorm
-from specnorm.proofs.arithmetic import flushes, too_small
+from specnorm.proofs.arithmetic import too_small
+from specnorm.proofs.rounding import flushes
 from specnorm.running.program import program_for
 
 MEASURES: dict[str, Callable[[Any], Any]] = PUBLIC | {

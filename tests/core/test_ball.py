@@ -17,8 +17,8 @@ from helpers.promises import for_all
 from test_house import CORE
 
 import specnorm
-from specnorm.ball import lmo_many, proof, updates_in_ball
-from specnorm.ball.steps import shrinkage_of_step
+from specnorm.ball.proofs import directions as proof
+from specnorm.ball.steps import lmo_many, shrinkage_of_step, updates_in_ball
 from specnorm.errors import GeometryError, KernelError, MethodError
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import rounding
@@ -383,5 +383,5 @@ MUTANTS: dict[str, tuple[str, Callable[[ast.AST], None], Callable[[], bool]]] = 
 def test_mutants_of_the_proof_are_noticed(name: str) -> None:
     function, change, check = MUTANTS[name]
     assert check()
-    with mutated(Function(CORE / "ball" / "proof.py", function), change):
+    with mutated(Function(CORE / "ball" / "proofs" / "directions.py", function), change):
         assert not check(), "nothing was noticed"

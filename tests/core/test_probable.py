@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import specnorm
-from specnorm import probable
 from specnorm.errors import MethodError
+from specnorm.power import probable
 
 
 def of(matrix: Any, **options: Any) -> Any:
@@ -280,7 +280,7 @@ def test_many_steps_cost_their_products(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_progress_is_told_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, told = iter(np.arange(0.0, 1e6, 0.4)), list[tuple[int, int]]()
-    monkeypatch.setattr("specnorm.probable.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("specnorm.power.probable.time", SimpleNamespace(monotonic=lambda: next(clock)))
     specnorm.operator_norm(np.diag(np.linspace(1, 2, 500)), progress=lambda *both: told.append(both))
     assert len(told) > 10
     assert [done for done, _ in told] == sorted(done for done, _ in told)

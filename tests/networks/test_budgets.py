@@ -61,7 +61,7 @@ class Ticks:
 def clocked(monkeypatch: pytest.MonkeyPatch, budget: float, slower: float = 1.0) -> tuple[float, str, int]:
     """Bound of four convolutions by a clock of ticks, what it says of its time, and the ticks."""
     ticks = Ticks(slower)
-    monkeypatch.setattr("specnorm.running.clock.time", ticks)
+    monkeypatch.setattr("specnorm.running.search.time", ticks)
     found = bound(NETWORKS["convolutions"](), method=Multipliers(seconds=1e9), check=False, budget=budget)
     return present(found.upper), found.status, ticks.readings
 

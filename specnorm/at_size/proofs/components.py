@@ -32,7 +32,7 @@ from specnorm.proofs.bound import (
     trivial_lower,
 )
 from specnorm.proofs.norms import norm_of_stack
-from specnorm.proofs.padding import padded_norm
+from specnorm.symbols.proofs.padding import padded_norm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

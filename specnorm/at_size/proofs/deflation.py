@@ -30,11 +30,11 @@ import numpy as np
 from specnorm.at_size.proofs.circulant import is_long_enough, shortest
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
-from specnorm.geometry.frequencies import Frequencies, cos_sin
 from specnorm.geometry.taps import sizes_of
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError, Upper, _upper
 from specnorm.proofs.cells import Circulant
+from specnorm.proofs.frequencies import Frequencies, cos_sin
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.symbols import Symbol
 

@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import cos_sin, cos_sin_of_taps, half_grid, half_grid_shape, halved_axis, tap_grid
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
+from specnorm.proofs.frequencies import (
+    cos_sin,
+    cos_sin_of,
+    cos_sin_of_taps,
+    half_grid,
+    half_grid_shape,
+    half_taps,
+    halved_axis,
+    tap_grid,
+)
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lag_products, roundings
 from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
+    from specnorm.proofs.frequencies import Frequencies
 
 
 class GramTuning(NamedTuple):
@@ -47,17 +57,113 @@ _LEAST_FREQUENCIES = 16
 """Least number of frequencies of a chunk on the host."""
 
 
-class GramTaps:
-    """``H_t`` of a stack of blocks on a grid of as many points as it has taps: values or taps, with error bounds.
+class KernelSymbol:
+    """The symbols of kernels, whose Gram matrices are the first product.
 
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
         In the precision that is computed in.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (b, m, p).
+    taps : tuple of int
+        Number of taps along each axis.
+    like : array
+        Any array of the precision and on the device.
+    error : array, shape (b,)
+        Bound of the error of `planes` at any frequency, in the Frobenius norm.
+    """
+
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+        self.like = blocks
+        b, m, p = blocks.shape[:3]
+        self.shape = (b, m, p)
+        self.taps = tuple(blocks.shape[3:])
+        self._ops = ops
+        symbol_error = symbols.symbol_error(blocks, xp=ops.xp)
+        self.error = math.sqrt(self.shape[2]) * rounding.up(symbol_error, 2, xp=ops.xp)
+
+    def planes(self, frequencies: Frequencies) -> tuple[Array, Array]:
+        """Real and imaginary parts at some frequencies, (b, f, m, p) each."""
+        cos, sin = symbols.cosines_and_sines(frequencies, self.like, ops=self._ops)
+        return symbols.planes_at(self.like, cos, sin, xp=self._ops.xp)
+
+
+class GramSymbol:
+    """The symbols of Gram matrices, or of their powers, from half of their taps R_m.
+
+    They are ``sum_m cos(m.theta) (R_m + R_m^T) / 2 + i sin(m.theta) (R_m - R_m^T) / 2``.
+
+    Parameters
+    ----------
+    taps : array, shape (b, n, p, p)
+        R_m for the taps m of `half_taps`, twice R_m for those that stand for -m, too.
+    grid : tuple of int
+        Number of all taps along each axis.
+    sums : array, shape (b,)
+        Bound of the sum of the magnitudes in a row over all taps, so of the norms at all frequencies.
+    lost : array, shape (b,)
+        Bound of the error of the taps: of the symbol's error at any frequency, in the Frobenius norm.
+    in_float32 : bool
+        Whether to compute in float32.
+
+    Attributes
+    ----------
+    shape, taps, like, error
+        As those of `KernelSymbol`.
+    """
+
+    def __init__(
+        self,
+        taps: Array,
+        grid: tuple[int, ...],
+        sums: Array,
+        lost: Array,
+        *,
+        in_float32: bool = False,
+        ops: ArrayOps,
+    ) -> None:
+        xp = ops.xp
+        b, n, p, _ = taps.shape
+        half = taps * 0.5
+        turned = xp.matrix_transpose(half)
+        even = xp.reshape(half + turned, (b, n, p * p))
+        odd = xp.reshape(half - turned, (b, n, p * p))
+        self._even = xp.astype(even, xp.float32) if in_float32 else even
+        self._odd = xp.astype(odd, xp.float32) if in_float32 else odd
+        self._ops = ops
+        self.like = self._even
+        self.shape = (b, p, p)
+        self.taps = grid
+        # The sum of the magnitudes of all taps is symmetric, so its norm is at most its largest row sum. The roundings
+        # of a term: those of the coefficient in both precisions, that of the table, and those of the sum.
+        u = rounding.unit(self._even, xp=xp)
+        error_of_sum = symbols.autocorrelation_error(math.sqrt(p), n + 3, u)
+        # Coefficients below the smallest normal number may be flushed to 0.
+        underflow = 2 * n * p * float(xp.finfo(self._even.dtype).smallest_normal)
+        self.error = rounding.up(lost + sums * error_of_sum, 4, xp=xp) + underflow
+
+    def planes(self, frequencies: Frequencies) -> tuple[Array, Array]:
+        """Real and imaginary parts at some frequencies, (b, f, p, p) each."""
+        xp, (b, _, p) = self._ops.xp, self.shape
+        cos, sin = symbols.device_tables(*cos_sin_of(frequencies, half_taps(self.taps)), self.like, ops=self._ops)
+        real = xp.matmul(cos, self._even)
+        imag = xp.matmul(sin, self._odd)
+        return xp.reshape(real, (b, -1, p, p)), xp.reshape(imag, (b, -1, p, p))
+
+
+class GramTaps:
+    """``H_t`` of a stack of symbols X, on a grid of as many points as it has taps: values or taps, with error bounds.
+
+    Parameters
+    ----------
+    symbol : KernelSymbol or GramSymbol
+        X.
     n_iter : int
-        t >= 1.
-    error : array, shape (b,), optional
-        Bound of the norm, at any frequency, by which the blocks differ from those that are meant.
+        t >= 1: the first product is X* X, and each other one squares the last.
 
     Attributes
     ----------
@@ -65,30 +171,28 @@ class GramTaps:
         1, or 2 for a frequency that stands for its mirror image, too.
     """
 
-    def __init__(self, blocks: Array, n_iter: int, error: Array | None = None, *, ops: ArrayOps) -> None:
-        self.blocks = blocks
+    def __init__(self, symbol: KernelSymbol | GramSymbol, n_iter: int, *, ops: ArrayOps) -> None:
+        self.symbol = symbol
         self.n_iter = n_iter
-        self._error = error
         self.xp = ops.xp
         self.ops = ops
-        self.grid = tap_grid(tuple(blocks.shape[3:]), n_iter)
+        self.grid = tap_grid(symbol.taps, n_iter)
         self.points = half_grid(self.grid)
-        weights, host_tables = tables(self.grid)
-        self.weights = symbols.device_table(weights, blocks, ops=ops)
-        self.tables = [ops.complex(*symbols.device_tables(real, imag, blocks, ops=ops)) for real, imag in host_tables]
+        self.weights = symbols.device_table(tables(self.grid)[0], symbol.like, ops=ops)
 
-    def chunks(self) -> Iterator[tuple[slice, symbols.Symbol]]:
-        """Parts of the frequencies that fit the memory budget (on the host, the cache), with their place among all."""
-        step = symbols.chunk_length(self.blocks, ops=self.ops)
+    def chunks(self) -> Iterator[tuple[slice, tuple[Array, Array]]]:
+        """Parts of the frequencies that fit the memory budget (on the host, the cache), and X there."""
+        entries = math.prod(self.symbol.shape)
+        step = symbols.frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
             # Each chunk reads all taps: with fewer than `_LEAST_FREQUENCIES`, that would take most of the time.
-            in_cache = TUNING.forward_host // (8 * math.prod(self.blocks.shape[:3]))
+            in_cache = TUNING.forward_host // (8 * entries)
             step = min(step, max(_LEAST_FREQUENCIES, in_cache))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
-            yield part, symbols.Symbol(self.blocks, self.points[part], ops=self.ops)
+            yield part, self.symbol.planes(self.points[part])
 
-    def transform(self, x: Array, *, half: bool = False) -> Array:
+    def transform(self, planes: tuple[Array, Array], *, half: bool = False) -> Array:
         """Real part of the sum over the whole grid with ``e^{-i m.theta}``: (b, f, p, r) -> (b, taps, p, r).
 
         r is the number of columns. The grid is halved along one axis, as values at mirror images are conjugate. That
@@ -96,49 +200,55 @@ class GramTaps:
 
         Parameters
         ----------
+        planes : arrays, shape (b, f, p, r)
+            Real and imaginary parts.
         half : bool
-            Return only taps m with m >= 0 on the halved axis, and twice those with m > 0, which stand for -m too.
+            Return only the taps of `half_taps`, and twice those with m > 0 on the halved axis, which stand for -m too.
         """
         xp = self.xp
-        b, _, p, r = x.shape
+        b, _, p, r = planes[0].shape
         if not self.grid:
-            return xp.real(x)
+            return planes[0]
         halved = halved_axis(self.grid)
-        shape = [table.shape[1] for table in self.tables]
-        other_tables = {axis: table for axis, table in enumerate(self.tables) if axis != halved}
-        x = contract(x, other_tables, shape, xp=xp)
-        before = math.prod(self.grid[:halved])
-        after = math.prod(self.grid[halved + 1 :]) * p * r
-        x = xp.reshape(x, (b, before, shape[halved], after))
-        # The real part of a complex product, as one real product.
-        table = self.tables[halved]
-        table_parts = xp.concat([xp.real(table), -xp.imag(table)], axis=1)
-        if half:
-            nonnegative = table_parts[: shape[halved], :]
-            table_parts = xp.concat([nonnegative[:1, :], 2 * nonnegative[1:, :]], axis=0)
-        taps = xp.matmul(table_parts, xp.concat([xp.real(x), xp.imag(x)], axis=2))
-        return xp.reshape(taps, (b, before * table_parts.shape[0] * math.prod(self.grid[halved + 1 :]), p, r))
+        order = [*(axis for axis in range(len(self.grid)) if axis != halved), halved]
+        # Both parts lie side by side, on an axis before the axis `parts` of the grid: so a complex product with a table
+        # is one real product. In two dimensions they stay there.
+        parts = len(order) // 2
+        shape = (b, *half_grid_shape(self.grid), p * r)
+        x = xp.stack([xp.reshape(plane, shape) for plane in planes], axis=1 + parts)
+        for axis in order:
+            if parts not in (axis, axis + 1):
+                axes = [j for j in range(x.ndim) if j != 1 + parts]
+                axes.insert(1 + axis, 1 + parts)
+                x = xp.permute_dims(x, tuple(axes))
+                parts = axis
+            host_table = real_table(self.grid, axis, half=half, parts_first=parts == axis)
+            table = symbols.device_table(host_table, planes[0], ops=self.ops)
+            before, after = x.shape[: 1 + axis], x.shape[3 + axis :]
+            columns = (math.prod(before), x.shape[1 + axis] * x.shape[2 + axis], math.prod(after))
+            x = xp.matmul(table, xp.reshape(x, columns))
+            pair = [int(table.shape[0])]
+            if axis != halved:
+                pair = [2, self.grid[axis]] if parts == axis else [self.grid[axis], 2]
+            x = xp.reshape(x, (*before, *pair, *after))
+        return xp.reshape(x, (b, -1, p, r))
 
-    def taps(self, columns: slice | Array) -> tuple[Array, Array]:
-        """Columns of the taps, and a bound (b,) on what all errors add to their norm.
-
-        Parameters
-        ----------
-        columns : slice, or array of shape (b, p, r)
-            Which columns; or vectors s, for the products ``R_t s``.
+    def half_of_taps(self) -> tuple[Array, Array]:
+        """The taps of `half_taps`, and a bound (b,) on what all errors add to their norm.
 
         Returns
         -------
-        taps : array, shape (b, taps, p, r)
+        taps : array, shape (b, n, p, p)
+            Twice the tap m where it stands for -m, too.
         lost : array, shape (b,)
         """
-        values, lost = self.values(columns)
-        taps = self.transform(values)
-        taps /= math.prod(self.grid)
+        values, lost = self.values(slice(None))
+        taps = self.transform(values, half=True)
+        taps *= 1 / math.prod(self.grid)
         return taps, lost
 
-    def values(self, columns: slice | Array) -> tuple[Array, Array]:
-        """``H_t`` at the frequencies, (b, f, p, r), and a bound on what all errors add to the taps.
+    def values(self, columns: slice | Array) -> tuple[tuple[Array, Array], Array]:
+        """``H_t`` at the frequencies, as two planes (b, f, p, r), and a bound on what all errors add to the taps.
 
         At a frequency let X be the matrix of which X* X is formed next, and e a bound of its error in the Frobenius
         norm, at first ``sqrt(p)`` times the symbol's. The next one is off by at most
@@ -155,13 +265,10 @@ class GramTaps:
         the same.
         """
         xp = self.xp
-        m, p = self.blocks.shape[1:3]
-        u = rounding.unit(self.blocks, xp=xp)
+        _, m, p = self.symbol.shape
+        u = rounding.unit(self.symbol.like, xp=xp)
         point_count = math.prod(self.grid)
-        symbol_error = symbols.symbol_error(self.blocks, xp=xp)
-        if self._error is not None:
-            symbol_error = symbol_error + self._error
-        symbol_error = math.sqrt(p) * rounding.up(symbol_error, 2, xp=xp)[:, None]
+        symbol_error = self.symbol.error[:, None]
         is_every_column = isinstance(columns, slice) and len(range(p)[columns]) == p
         values = []
         square_sum_sq = xp.zeros_like(symbol_error[:, 0])
@@ -173,15 +280,15 @@ class GramTaps:
         if not is_every_column:
             roundings[-1] = 2 * inner_lengths[-1]
         product_errors = [rounding.SLACK * math.sqrt(2) * rounding.gamma(n, u) for n in roundings]
-        for part, symbol in self.chunks():
+        for part, factor in self.chunks():
             planes, square_error, product_error, norm_sq = self._powers(
-                symbol, symbol_error, product_errors, columns, is_every_column=is_every_column
+                factor, symbol_error, product_errors, columns, is_every_column=is_every_column
             )
             weights = self.weights[part]
             square_sum_sq = square_sum_sq + xp.sum(square_error**2 * weights, axis=1)
             product_sum_sq = product_sum_sq + xp.sum(product_error**2 * weights, axis=1)
             norm_sum_sq = norm_sum_sq + xp.sum(norm_sq * weights, axis=1)
-            values.append(self.ops.complex(*planes))
+            values.append(planes)
         # A complex number takes two products of real ones; the margins cover the division by the number of points.
         lengths = [2 * n + 8 for n in half_grid_shape(self.grid)]
         axis_errors = [math.sqrt(2) * (rounding.gamma(n, u) + symbols.phase_error(u)) for n in lengths]
@@ -195,14 +302,16 @@ class GramTaps:
         transform_error = norm * (rounding.SLACK * c * math.sqrt(point_count))
         # Products below the smallest normal number may be flushed to 0. At a frequency, a Gram product loses at most
         # 4 m p of it, and doubles what the last one lost, as norms are at most 1 (`Powers`): 4**t m p in all.
-        underflow = 4.0**self.n_iter * m * p * point_count * float(xp.finfo(self.blocks.dtype).smallest_normal)
-        joined = xp.concat(values, axis=1) if len(values) > 1 else values[0]
+        underflow = 4.0**self.n_iter * m * p * point_count * float(xp.finfo(self.symbol.like.dtype).smallest_normal)
+        real, imag = values[0]
+        if len(values) > 1:
+            real, imag = (xp.concat(list(part), axis=1) for part in zip(*values, strict=True))
         # The factor's conversion, its product, and the sum.
-        return joined, rounding.up(value_error + transform_error, 4, xp=xp) + underflow
+        return (real, imag), rounding.up(value_error + transform_error, 4, xp=xp) + underflow
 
     def _powers(
         self,
-        symbol: symbols.Symbol,
+        planes: tuple[Array, Array],
         symbol_error: Array,
         product_errors: list[float],
         columns: slice | Array,
@@ -213,6 +322,8 @@ class GramTaps:
 
         Parameters
         ----------
+        planes : arrays, shape (b, f, m, p)
+            Real and imaginary part of the symbol.
         symbol_error : array, shape (b, 1)
             Bound of the symbol's error in the Frobenius norm.
         product_errors : list of float
@@ -228,7 +339,6 @@ class GramTaps:
             Bounds of ``||H_t||_F**2``.
         """
         xp = self.xp
-        planes = symbol.planes()
         # ||X||_F**2 of each factor X: the trace of X* X, where every column of that is computed.
         factor_norms_sq = []
         for t in range(self.n_iter):
@@ -271,52 +381,31 @@ class GramTaps:
 
 def _squares_up(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
     """Squared Frobenius norm of each complex matrix of a stack, rounded up, shape (b, f)."""
-    real, imag = planes
-    rows = xp.vecdot(real, real) + xp.vecdot(imag, imag)
-    # The products along a row, the sum of both parts, and that of the rows; the rest is a margin.
-    return rounding.up(xp.sum(rows, axis=-1), sum(real.shape[-2:]) + 8, xp=xp)
+    b, f, rows, columns = planes[0].shape
+    real, imag = (xp.reshape(plane, (b, f, rows * columns)) for plane in planes)
+    # The sum of the products, and that of both parts.
+    return rounding.up(xp.vecdot(real, real) + xp.vecdot(imag, imag), rows * columns + 2, xp=xp)
 
 
-class TapsKernel(NamedTuple):
-    """Taps of a Gram matrix's power as a kernel (b, p, p, *grid), with what they are off by, and their absolute norm.
-
-    Parameters
-    ----------
-    kernel : array, shape (b, p, p, *grid)
-    error : array, shape (b,)
-        Bound of the norm of the error at any frequency.
-    norm : array, shape (b,)
-        Of `symbols.absolute_norm_up`.
-    """
-
-    kernel: Array
-    error: Array
-    norm: Array
-
-    def in_float32(self, factor: Array, *, xp: Namespace) -> TapsKernel:
-        """The same times powers of two (b,), rounded to float32."""
-        scaled = self.kernel * xp.reshape(factor, (-1,) + (1,) * (self.kernel.ndim - 1))
-        norm = self.norm * factor
-        underflow = math.prod(scaled.shape[1:]) * float(xp.finfo(xp.float32).smallest_normal)
-        error = self.error * factor + norm * (1.01 * 2.0**-24) + underflow
-        return TapsKernel(xp.astype(scaled, xp.float32), error, norm * (1 + 2.0**-20))
-
-
-class _LastProducts(NamedTuple):
-    """Products of a kernel of taps or, if all are computed at once, of the blocks.
+class HalfOfTaps(NamedTuple):
+    """Half of the taps of a Gram matrix's power (`frequencies.half_taps`), and bounds of all of them together.
 
     Parameters
     ----------
-    taps : GramTaps
-    exponent : array, shape (b,)
-        Of the power of two by which the kernel of taps was divided; 0 but for float32.
-    error : array, shape (b,)
-        That of the only square of a kernel of taps, from the error of the kernel; else 0.
+    taps : array, shape (b, n, p, p)
+        Twice the tap m where it stands for -m, too.
+    grid : tuple of int
+        Number of all taps along each axis.
+    sums : array, shape (b,)
+        Bound of the sum of the magnitudes in a row over all taps, as computed.
+    lost : array, shape (b,)
+        Bound of the error of the symbol with these taps at any frequency, in the Frobenius norm.
     """
 
-    taps: GramTaps
-    exponent: Array
-    error: Array
+    taps: Array
+    grid: tuple[int, ...]
+    sums: Array
+    lost: Array
 
 
 class Powers:
@@ -326,7 +415,7 @@ class Powers:
     whose channel i is divided by d_i, on the side with fewer channels, has a norm of at most 1 (`channel_norms`).
 
     The taps of the first products are few. They are computed on their smaller grid, and the later products are those of
-    a kernel with these taps, whose errors `GramTaps` counts.
+    the symbol with these taps, whose errors `GramTaps` counts.
 
     Parameters
     ----------
@@ -339,7 +428,7 @@ class Powers:
         Whether G G* may take the place of G* G, for blocks with as many outputs as inputs: the one whose largest sum of
         a channel is lower after the first products.
     last_square_in_float32 : bool
-        Whether the last square is taken in float32, with float32's allowances, where it is that of a kernel of taps.
+        Whether the last square is taken in float32, with float32's allowances, where it is that of first products.
 
     Attributes
     ----------
@@ -361,87 +450,81 @@ class Powers:
         self.xp = xp
         self.ops = ops
         wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
-        kernel_shape = tuple(wide.shape[3:])
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        symbol = symbols.Symbol(wide, half_grid(tap_grid(kernel_shape, n_iter)), ops=ops)
-        self.exponent = self._exponent_above(xp.sqrt(largest_square(wide, symbol, xp=xp)))
-        factor = xp.reshape(arrays.power_of_two(-self.exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
-        self.blocks = wide * factor
-        # The scaled blocks in the kernel's precision.
-        self._scaled_blocks = blocks * xp.astype(factor, blocks.dtype)
+        self._exponent = exponent_above(xp.sqrt(_square_up(wide, xp=xp)), xp=xp)
+        factor = xp.reshape(arrays.power_of_two(-self._exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
+        scaled = wide * factor
+        self._is_zero = ~xp.any(xp.reshape(scaled != 0, (scaled.shape[0], -1)), axis=1)
         self.is_swapped: Array | None = None
-        first_products = self._first_products()
+        # The exponent of the power of two by which the first products' taps were divided, and the error of the last
+        # square that is the same at every frequency.
+        self._last_exponent = self._last_error = xp.zeros_like(self._exponent)
+        first_products = self._first_products(scaled)
         later_products = n_iter - first_products
-        first: TapsKernel | None = None
+        first: HalfOfTaps | None = None
         if either_side:
-            swapped = arrays.swapped(self.blocks, xp=xp)
-            both = self._taps_after(xp.concat([self.blocks, swapped], axis=0), first_products)
-            count = self.blocks.shape[0]
-            self.is_swapped = both.norm[count:] < both.norm[:count]
-            lower_side = functools.partial(self._lower_side, self.is_swapped)
-            first = TapsKernel(*(lower_side(x[:count, ...], x[count:, ...]) for x in both))
-            self.blocks = lower_side(self.blocks, swapped)
-            self._scaled_blocks = lower_side(self._scaled_blocks, arrays.swapped(self._scaled_blocks, xp=xp))
+            first = self._after(xp.concat([scaled, arrays.swapped(scaled, xp=xp)], axis=0), first_products)
+            count = scaled.shape[0]
+            self.is_swapped = first.sums[count:] < first.sums[:count]
+            first = HalfOfTaps(
+                self._lower_side(first.taps[:count, ...], first.taps[count:, ...], self.is_swapped),
+                first.grid,
+                self._lower_side(first.sums[:count], first.sums[count:], self.is_swapped),
+                self._lower_side(first.lost[:count], first.lost[count:], self.is_swapped),
+            )
         elif later_products:
-            first = self._taps_after(self.blocks, first_products)
-        self._last = self._last_products(first, later_products, in_float32=last_square_in_float32)
+            first = self._after(scaled, first_products)
+        if first is not None and later_products:
+            in_float32 = last_square_in_float32 and later_products == 1
+            symbol = self._symbol_of(first, later_products, in_float32=in_float32)
+            self._taps = GramTaps(symbol, later_products, ops=ops)
+        else:
+            if self.is_swapped is not None:
+                scaled = self._lower_side(scaled, arrays.swapped(scaled, xp=xp), self.is_swapped)
+            self._taps = GramTaps(KernelSymbol(scaled, ops=ops), n_iter, ops=ops)
+        self._blocks, self._factor = blocks, factor
 
-    def _last_products(self, first: TapsKernel | None, later_products: int, *, in_float32: bool) -> _LastProducts:
-        """The products of the taps of the first ones or, if these are all, of the blocks."""
-        xp, ops = self.xp, self.ops
-        zero = xp.zeros_like(self.exponent)
-        if first is None or not later_products:
-            return _LastProducts(GramTaps(self.blocks, self.n_iter, ops=ops), zero, zero)
-        if later_products > 1:
-            return _LastProducts(GramTaps(first.kernel, later_products, first.error, ops=ops), zero, zero)
-        exponent = zero
-        if in_float32:
-            # With an absolute norm of about 1, since float32 has a small range.
-            exponent = self._exponent_above(first.norm)
-            first = first.in_float32(arrays.power_of_two(-exponent, xp=xp), xp=xp)
-        # The same at every frequency, which is less than the errors of `GramTaps`, summed over the grid. The factor's
-        # error has three roundings (`TapsKernel.in_float32`), twice in its square; the square and the sum.
-        error = rounding.up(2 * first.norm * first.error + first.error**2, 8, xp=xp)
-        return _LastProducts(GramTaps(first.kernel, 1, ops=ops), exponent, error)
-
-    def _first_products(self) -> int:
+    def _first_products(self, blocks: Array) -> int:
         """Number of products whose taps are computed first: two, or one if two make many taps."""
-        p = self.blocks.shape[2]
-        two = math.prod(tap_grid(tuple(self.blocks.shape[3:]), 2))
+        p = blocks.shape[2]
+        two = math.prod(tap_grid(tuple(blocks.shape[3:]), 2))
         return min(2 if two <= max(4 * p, _FEW_TAPS) else 1, max(1, self.n_iter - 1))
 
-    def _lower_side(self, is_swapped: Array, inputs: Array, outputs: Array) -> Array:
+    def _after(self, blocks: Array, products: int) -> HalfOfTaps:
+        """The taps of blocks after some products."""
+        xp = self.xp
+        powers = GramTaps(KernelSymbol(blocks, ops=self.ops), products, ops=self.ops)
+        taps, lost = powers.half_of_taps()
+        magnitudes = xp.sum(xp.abs(taps), axis=1)
+        sums = xp.sum(magnitudes, axis=2) + xp.sum(magnitudes, axis=1)
+        # The sums over taps and channels, and that of rows and columns; halves are exact.
+        largest = xp.max(rounding.up(sums, taps.shape[1] + taps.shape[2] + 1, xp=xp), axis=1) / 2
+        return HalfOfTaps(taps, powers.grid, largest, lost)
+
+    def _symbol_of(self, first: HalfOfTaps, later_products: int, *, in_float32: bool) -> GramSymbol:
+        """The symbol whose powers are the later products."""
+        xp, ops = self.xp, self.ops
+        if later_products > 1:
+            return GramSymbol(*first, ops=ops)
+        taps, grid, sums, lost = first
+        if in_float32:
+            # With a norm of about 1, since float32 has a small range.
+            self._last_exponent = exponent_above(sums, xp=xp)
+            factor = arrays.power_of_two(-self._last_exponent, xp=xp)
+            taps = taps * factor[:, None, None, None]
+            sums = sums * factor
+            lost = lost * factor
+        # The error of the square by that of the taps is the same at every frequency. So it is less than the errors of
+        # `GramTaps`, which are summed over the grid.
+        self._last_error = rounding.up(2 * sums * lost + lost**2, 4, xp=xp)
+        return GramSymbol(taps, grid, sums, xp.zeros_like(lost), in_float32=in_float32, ops=ops)
+
+    def _lower_side(self, inputs: Array, outputs: Array, is_swapped: Array) -> Array:
         """For each block, what belongs to the side that was chosen."""
         of_block = self.xp.reshape(is_swapped, (-1,) + (1,) * (inputs.ndim - 1))
         return self.xp.where(of_block, outputs, inputs)
 
-    def _exponent_above(self, norm: Array) -> Array:
-        """Exponent of a power of two that is larger than each norm; of 0, that of 2."""
-        xp = self.xp
-        return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
-
-    def _taps_after(self, blocks: Array, products: int) -> TapsKernel:
-        """The taps after some products as a kernel."""
-        grid = GramTaps(blocks, products, ops=self.ops)
-        taps, error = grid.taps(slice(0, blocks.shape[2]))
-        kernel = self._as_kernel(taps, grid.grid)
-        return TapsKernel(kernel, error, symbols.absolute_norm_up(kernel, xp=self.xp))
-
-    def _as_kernel(self, taps: Array, grid: tuple[int, ...]) -> Array:
-        """A kernel (b, p, p, *grid) from taps (b, taps, p, p), lag 0 in its middle instead of first."""
-        xp = self.xp
-        b, _, p, _ = taps.shape
-        taps = xp.reshape(taps, (b, *grid, p, p))
-        for axis, size in enumerate(grid):
-            middle = size // 2 + 1
-            axes_before = (slice(None),) * (axis + 1)
-            negative = taps[(*axes_before, slice(middle, size), ...)]
-            nonnegative = taps[(*axes_before, slice(0, middle), ...)]
-            taps = xp.concat([negative, nonnegative], axis=axis + 1)
-        ndim = len(grid)
-        return xp.permute_dims(taps, (0, ndim + 1, ndim + 2, *range(1, ndim + 1)))
-
-    def channel_norms(self) -> tuple[Array, Array, Array | None, Callable[[], list[Upper]]]:
+    def channel_norms(self) -> tuple[Array, Array, tuple[Array, Array] | None, Callable[[], list[Upper]]]:
         """Norms d_i rounded up (b, p), the sums they are roots of (b, p), and values at the frequencies.
 
         The sums are in the scale of the scaled blocks. The values are None if they do not fit the memory. Last is what
@@ -449,33 +532,33 @@ class Powers:
         """
         xp, ops = self.xp, self.ops
         sums, error, values = self._sums_of_taps()
-        sums = xp.astype(sums, self.blocks.dtype, copy=False)
-        error = (xp.astype(error, self.blocks.dtype, copy=False) + self._last.error)[:, None]
-        scale = arrays.power_of_two(2 * self._last.exponent, xp=xp)[:, None]
-        norms = sums + error
-        for t in range(self.n_iter):
-            norms = rounding.up(xp.sqrt(rounding.up(norms, 1, xp=xp)), 1, xp=xp)
-            # After the first root, undo the power of two by which the last square's kernel was divided.
-            if t == 0:
-                norms = norms * xp.sqrt(scale)
+        sums = xp.astype(sums, self._exponent.dtype, copy=False)
+        error = (xp.astype(error, sums.dtype, copy=False) + self._last_error)[:, None]
+        scale = arrays.power_of_two(2 * self._last_exponent, xp=xp)[:, None]
+        norms = xp.sqrt(sums + error)
+        # After the first root, undo the power of two by which the last square's symbol was divided.
+        norms = norms * arrays.power_of_two(self._last_exponent, xp=xp)[:, None]
+        for _ in range(self.n_iter - 1):
+            norms = xp.sqrt(norms)
+        # The roundings of the sum and the roots.
+        norms = rounding.up(norms, self.n_iter + 1, xp=xp)
         # A zero block needs no allowance.
-        is_zero = ~xp.any(self.blocks != 0, axis=tuple(range(1, self.blocks.ndim)))
-        norms = xp.where(is_zero[:, None], xp.zeros_like(norms), norms)
+        norms = xp.where(self._is_zero[:, None], xp.zeros_like(norms), norms)
         # Sums of rounding errors alone have no gradient.
         sums = xp.where(sums > error, sums, xp.zeros_like(sums)) * scale
-        norms = arrays.unscale(norms, self.exponent[:, None], xp=xp)
+        norms = arrays.unscale(norms, self._exponent[:, None], xp=xp)
         return norms, sums, values, _uppers(norms, ALL_FREQUENCIES, gram_rule(self.n_iter), ops=ops)
 
-    def _sums_of_taps(self) -> tuple[Array, Array, Array | None]:
+    def _sums_of_taps(self) -> tuple[Array, Array, tuple[Array, Array] | None]:
         """Sums (b, p) over the taps of each channel's magnitudes, their error (b,), and values that fit or None.
 
         H is Hermitian, but not in rounding: the sums are the means of row and column sums. Row i of the tap -m is
         column i of the tap m, so that half of the taps suffice.
         """
-        xp, ops, last = self.xp, self.ops, self._last.taps
-        b, _, p = self.blocks.shape[:3]
+        xp, ops, last = self.xp, self.ops, self._taps
+        b, _, p = last.symbol.shape
         points, taps = len(last.points), math.prod(last.grid)
-        itemsize = 8 if last.blocks.dtype == xp.float64 else 4
+        itemsize = 8 if last.symbol.like.dtype == xp.float64 else 4
         # Columns at once: as complex numbers, twice while they are put together.
         width = max(1, min(p, ops.memory // (4 * itemsize * b * points * p)))
         transformed_at_once = width
@@ -483,11 +566,13 @@ class Powers:
             transformed_at_once = max(1, TUNING.forward_host // (2 * itemsize * b * points * p))
         row_sums: Array | float = 0.0
         column_sums = []
-        all_values: Array | None = None
+        all_values: tuple[Array, Array] | None = None
         for start in range(0, p, width):
             values, error = last.values(slice(start, min(start + width, p)))
-            for first in range(0, values.shape[3], transformed_at_once):
-                part = last.transform(values[..., first : first + transformed_at_once], half=True)
+            real, imag = values
+            for first in range(0, real.shape[3], transformed_at_once):
+                some = slice(first, first + transformed_at_once)
+                part = last.transform((real[..., some], imag[..., some]), half=True)
                 magnitudes = xp.sum(xp.abs(part), axis=1)
                 row_sums = row_sums + xp.sum(magnitudes, axis=2)
                 column_sums.append(xp.sum(magnitudes, axis=1))
@@ -498,7 +583,7 @@ class Powers:
 
     def residuals(
         self,
-        values: Array | None,
+        values: tuple[Array, Array] | None,
         selector: Array,
         sums: Array,
     ) -> tuple[Array, ...]:
@@ -506,19 +591,38 @@ class Powers:
 
         Parameters
         ----------
-        values : array, optional
+        values : arrays, optional
             Of `channel_norms`; None if they did not fit: those of the selected channels are computed again.
         selector : array, shape (b, p, r)
             Columns of the identity that select the channels.
         sums : array, shape (b, p)
             Of `channel_norms`.
         """
-        xp, last = self.xp, self._last.taps
+        xp, last = self.xp, self._taps
         if values is None:
             chosen, _ = last.values(selector)
         else:
-            chosen = xp.matmul(values, xp.astype(selector, values.dtype)[:, None, :, :])
-        return powers_residuals(self._scaled_blocks, last, last.transform(chosen), selector, sums)
+            vectors = xp.astype(selector, values[0].dtype)[:, None, :, :]
+            chosen = xp.matmul(values[0], vectors), xp.matmul(values[1], vectors)
+        scaled = self._blocks * xp.astype(self._factor, self._blocks.dtype)
+        if self.is_swapped is not None:
+            scaled = self._lower_side(scaled, arrays.swapped(scaled, xp=xp), self.is_swapped)
+        return powers_residuals(scaled, last, last.transform(chosen), selector, sums)
+
+
+def exponent_above(norm: Array, *, xp: Namespace) -> Array:
+    """Exponent of a power of two that is larger than each norm; of 0, that of 2."""
+    return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
+
+
+def _square_up(blocks: Array, *, xp: Namespace) -> Array:
+    """About the largest squared Frobenius norm of each block's symbol, or more, shape (b,).
+
+    It is at most the sum of the magnitudes of the inner products of the taps.
+    """
+    flat = xp.reshape(blocks, (blocks.shape[0], -1, math.prod(blocks.shape[3:])))
+    inner = xp.matmul(xp.matrix_transpose(flat), flat)
+    return xp.sum(xp.abs(inner), axis=(1, 2))
 
 
 def gram_rule(n_iter: int) -> str:
@@ -608,11 +712,39 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
     return multiplicity, tables
 
 
-def contract(x: Array, tables_: dict[int, Array], shape: list[int], *, xp: Namespace) -> Array:
-    """Multiply tables onto axes of (b, prod(shape), p, r)."""
+@functools.lru_cache(maxsize=64)
+def real_table(grid: tuple[int, ...], axis: int, *, half: bool, parts_first: bool) -> np.ndarray:
+    """The table of an axis of `tables` as a real matrix for real and imaginary parts, read-only.
+
+    Parameters
+    ----------
+    half : bool
+        Whether the halved axis has its taps m >= 0 only, and twice those with m > 0.
+    parts_first : bool
+        Whether the columns are all real parts and then all imaginary ones; else the parts alternate. So do the rows,
+        but those of the halved axis are real parts only.
+    """
+    real, imag = tables(grid)[1][axis]
+    if axis == halved_axis(grid):
+        if half:
+            count = real.shape[1]
+            weights = np.where(np.arange(count) > 0, 2.0, 1.0)[:, None]
+            real, imag = real[:count] * weights, imag[:count] * weights
+        rows = np.stack([real, -imag])[:, None]
+    else:
+        rows = np.stack([np.stack([real, imag]), np.stack([-imag, real])])
+    # Axes: the part in the columns, the part in the rows, row, column.
+    rows = rows.transpose(1, 2, 0, 3) if parts_first else rows.transpose(2, 1, 3, 0)
+    table = np.ascontiguousarray(rows.reshape(rows.shape[0] * rows.shape[1], -1))
+    table.flags.writeable = False
+    return table
+
+
+def contract(x: Array, tables_: list[Array], *, xp: Namespace) -> Array:
+    """Multiply tables onto the axes of (b, prod(columns of the tables), p, r)."""
     b, _, p, r = x.shape
-    sizes = list(shape)
-    for axis, table in tables_.items():
+    sizes = [table.shape[1] for table in tables_]
+    for axis, table in enumerate(tables_):
         before, after = math.prod(sizes[:axis]), math.prod(sizes[axis + 1 :])
         x = xp.matmul(table, xp.reshape(x, (b, before, sizes[axis], after * p * r)))
         sizes[axis] = table.shape[0]
@@ -643,11 +775,11 @@ def powers_residuals(
     step = -(-len(grid.points) // chunks)
     phase = ops.complex(*device_tables(*cos_sin_of_taps(grid.points, blocks.shape[3:]), sums, ops=ops))
     # The signs of the taps, transformed back to the frequencies.
-    adjoint_tables = [xp.conj(xp.matrix_transpose(table)) for table in grid.tables]
-    table_dtype = adjoint_tables[0].dtype if adjoint_tables else arrays.complex_dtype(sums.dtype, xp=xp)
-    signs = xp.astype(xp.sign(columns), table_dtype)
-    shape = [table.shape[1] for table in adjoint_tables]
-    transformed = contract(signs, dict(enumerate(adjoint_tables)), shape, xp=xp)
+    adjoint_tables = [
+        ops.complex(*device_tables(real.T, -imag.T, grid.symbol.like, ops=ops)) for real, imag in tables(grid.grid)[1]
+    ]
+    signs = xp.astype(xp.sign(columns), arrays.complex_dtype(grid.symbol.like.dtype, xp=xp))
+    transformed = contract(signs, adjoint_tables, xp=xp)
     transformed = xp.astype(transformed, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
 
     def in_chunks(x: Array) -> Array:
@@ -668,12 +800,3 @@ def _frequencies_at_once(blocks: Array, *, ops: ArrayOps) -> int:
     least_bytes = TUNING.backward_host if ops.on_host else TUNING.backward_device
     bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
     return int(max(1, max(8 * math.prod(blocks.shape), least_bytes) // bytes_of_a_frequency))
-
-
-def largest_square(blocks: Array, symbol: symbols.Symbol, *, xp: Namespace) -> Array:
-    """Largest squared Frobenius norm of each block's symbol, from the inner products of its taps, shape (b,)."""
-    flat = xp.reshape(blocks, (blocks.shape[0], -1, math.prod(blocks.shape[3:])))
-    inner = xp.matmul(xp.matrix_transpose(flat), flat)
-    squares = xp.sum(xp.matmul(symbol.cos, inner) * symbol.cos, axis=2)
-    squares = squares + xp.sum(xp.matmul(symbol.sin, inner) * symbol.sin, axis=2)
-    return xp.max(squares, axis=1)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
+from specnorm.proofs.frequencies import tap_points
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -195,3 +196,38 @@ def _lags_error(x: Array, *, xp: Namespace) -> Array:
     relative = rounding.SLACK * rounding.gamma(roundings(x, xp=xp), rounding.unit(x, xp=xp))
     underflow = float(xp.finfo(x.dtype).smallest_normal) * rows * count * count * c
     return rounding.up(norm_sq * relative, 2, xp=xp) + xp.astype(largest_row > 0, x.dtype) * underflow
+
+
+def lags_vjp(blocks: Array, slopes: Array, *, xp: Namespace) -> Array:
+    """Gradient of a function of the lags ``R_t = sum_y K_y^T K_{y+t}`` of blocks: ``2 sum_y K_y D_{z-y}`` at tap z.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+        K.
+    slopes : array, shape (b, L, p, p)
+        D, the derivatives by half of the lags (`specnorm.proofs.frequencies.half_lags`), such that ``D_{-t} = D_t^T``
+        are those by the others.
+    """
+    b, m, p, *kernel_shape = blocks.shape
+    first, *others = kernel_shape or [1]
+    count = math.prod(others)
+    slopes = xp.astype(slopes, blocks.dtype, copy=False)
+    positive = slopes[:, 1:, ...]
+    # D_{-t} for all lags t in row-major order, from the most negative one.
+    table = xp.concat([xp.flip(positive, axis=1), slopes[:, :1, ...], xp.matrix_transpose(positive)], axis=1)
+    table = xp.reshape(table, (b, *(2 * k - 1 for k in (first, *others)), p, p))
+    # The lags between a tap and all others are a box of the table. The taps of the first axis are taken one after the
+    # other, those of the other axes at once, as columns.
+    columns = []
+    for position in tap_points(tuple(others)).tolist():
+        lags = tuple(slice(k - 1 - tap, 2 * k - 1 - tap) for tap, k in zip(position, others, strict=True))
+        columns.append(xp.reshape(table[(slice(None), slice(None), *lags, ...)], (b, 2 * first - 1, count * p, p)))
+    by_first_lag = xp.concat(columns, axis=3)
+    flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, -1)), (0, 1, 3, 2)), (b, m, -1))
+    gradients = []
+    for tap in range(first):
+        lags_of_tap = by_first_lag[:, first - 1 - tap : 2 * first - 1 - tap, ...]
+        gradients.append(xp.matmul(flat, xp.reshape(lags_of_tap, (b, -1, count * p))))
+    by_tap = xp.reshape(xp.stack(gradients, axis=2), (b, m, first * count, p))
+    return 2 * xp.reshape(xp.permute_dims(by_tap, (0, 1, 3, 2)), blocks.shape)

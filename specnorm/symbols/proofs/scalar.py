@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import (
+from specnorm.proofs import host, rounding
+from specnorm.proofs.bound import Upper, _uppers
+from specnorm.proofs.cells import Grid
+from specnorm.proofs.frequencies import (
     Frequencies,
     cos_sin,
     cos_sin_at,
@@ -23,15 +26,13 @@ from specnorm.geometry.frequencies import (
     half_grid_shape,
     tap_points,
 )
-from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import Upper, _upper
-from specnorm.proofs.cells import dft_points
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.bound import Upper
     from specnorm.proofs.cells import Boxes
 
 _MAKER = object()
@@ -78,45 +79,26 @@ def has_one_column(blocks: Array) -> bool:
     return min(blocks.shape[1:3]) == 1 and blocks.ndim > 3
 
 
-def largest_on_grid(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Bounds of the largest norm of each block's symbol, of one row or column, on a DFT grid.
+def largest_on_grid(
+    blocks: Array, sizes: tuple[int, ...], *, together: int = 1, ops: ArrayOps
+) -> tuple[Array, Frequencies, Callable[[], list[Upper]]]:
+    """Bounds of the largest norm of each block's symbol, of one row or column, on a DFT grid, which is visited whole.
 
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
         In the widest dtype of the library, scaled to about 1.
+    together : int
+        Number of blocks of which one claim is made.
 
     Returns
     -------
     value : array, shape (b,)
-    phase : complex array, shape (b, taps)
-        ``e^{i k.theta}`` of the taps where the norm is largest.
+    frequencies : Frequencies
+        That of each block where its norm is largest.
+    claims : callable
+        Returns the values as claims about the circulant of the grid.
     """
-    value, frequencies = _largest_and_where(blocks, sizes, ops=ops)
-    return value, ops.complex(*symbols.cosines_and_sines(frequencies, blocks, ops=ops))
-
-
-def norm_on_circulant(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Upper, int, Frequencies]:
-    """The largest norm of symbols of one row or column at all frequencies of a circulant, which are all visited.
-
-    Returns
-    -------
-    upper : Upper
-    block : int
-        Number of the block with the largest bound.
-    frequency : Frequencies
-        The frequency where that block's norm is largest.
-    """
-    value, frequencies = _largest_and_where(blocks, sizes, ops=ops)
-    values = ops.to_numpy(value)
-    block = int(values.argmax())
-    covers = dft_points(sizes, tuple(blocks.shape[3:])).covers
-    rule = f"norms at all {math.prod(sizes)} frequencies"
-    return _upper(float(values[block]), covers, rule), block, frequencies[block : block + 1]
-
-
-def _largest_and_where(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Array, Frequencies]:
-    """The bounds of `largest_on_grid`, and the frequency of each block where it is attained."""
     xp = ops.xp
     columns = arrays.tall(blocks, xp=xp)
     count, m, _, *kernel_shape = columns.shape
@@ -128,13 +110,21 @@ def _largest_and_where(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) 
         on_grid = squares_on_grid(columns[start : min(start + at_once, count), ...], tables, xp=xp)
         squares.append(xp.max(on_grid, axis=1))
         places.append(ops.to_numpy(xp.argmax(on_grid, axis=1)))
-    delta = column_error(kernel_shape, rounding.unit(blocks, xp=xp))
+    value = norms_up(xp.concat(squares, axis=0), columns, xp=xp)
+    rule = f"norms at {math.prod(sizes)} frequencies"
+    claims = _uppers(xp.reshape(value, (-1, together)), Grid.of_sizes(sizes, kernel_shape), rule, ops=ops)
+    return value, frequencies[np.concatenate(places)], claims
+
+
+def norms_up(squares: Array, columns: Array, *, xp: Namespace) -> Array:
+    """Bounds of norms of blocks (b, m, 1, *kernel_shape) at some frequencies, from their `squares_on_grid` (b,)."""
+    m, _, *kernel_shape = columns.shape[1:]
+    delta = column_error(kernel_shape, rounding.unit(columns, xp=xp))
     error = symbols.absolute_norm_up(columns, xp=xp) * delta
-    modulus = rounding.up(xp.sqrt(xp.concat(squares, axis=0)), 2 * m + 2, xp=xp)
+    modulus = rounding.up(xp.sqrt(squares), 2 * m + 2, xp=xp)
     # Squares below the smallest normal number may be flushed to 0.
-    underflow = 2 * m * float(xp.finfo(blocks.dtype).smallest_normal) ** 0.5
-    value = rounding.up(modulus + error, 4, xp=xp) + xp.where(error > 0, underflow + 0 * error, 0 * error)
-    return value, frequencies[np.concatenate(places)]
+    underflow = 2 * m * float(xp.finfo(columns.dtype).smallest_normal) ** 0.5
+    return rounding.up(modulus + error, 4, xp=xp) + xp.where(error > 0, underflow + 0 * error, 0 * error)
 
 
 def half_grid_tables(

@@ -1,21 +1,27 @@
-"""The symbol of a convolution: its matrices at frequencies, their products, singular triples and gradients."""
+"""The symbol of a convolution: its matrices at frequencies, their products, singular triples, gradients and errors."""
 
 from __future__ import annotations
 
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import PHASE_ERROR, Frequencies, cos_sin_of_taps
-from specnorm.proofs import rounding
+from specnorm.proofs import host, norms, rounding
+from specnorm.proofs.bound import Lower, Upper, _lower, _upper
+from specnorm.proofs.frequencies import PHASE_ERROR, Frequencies, cos_sin_of_taps
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
+
+
+_SMALL_GRAM = 32
+"""Columns up to which a product is faster than its transposition, and than BLAS's product of a matrix with itself
+(syrk), which NumPy takes unless one of both is a copy."""
 
 
 class Symbol:
@@ -99,17 +105,32 @@ def device_table(table: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
 
 
 def gram_planes(real: Array, imag: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Real and imaginary part of ``X* X``: symmetric and antisymmetric, bit for bit."""
-    turned = xp.matrix_transpose(real)
-    cross = xp.matmul(turned, imag)
-    square = xp.matmul(turned, real) + xp.matmul(xp.matrix_transpose(imag), imag)
+    """Real and imaginary part of ``X* X``."""
+    real_t, imag_t = xp.matrix_transpose(real), xp.matrix_transpose(imag)
+    if real.shape[-1] <= _SMALL_GRAM:
+        square = xp.matmul(real_t, xp.asarray(real, copy=True)) + xp.matmul(imag_t, xp.asarray(imag, copy=True))
+        return square, xp.matmul(real_t, imag) - xp.matmul(imag_t, real)
+    cross = xp.matmul(real_t, imag)
+    square = xp.matmul(real_t, real) + xp.matmul(imag_t, imag)
     return square, cross - xp.matrix_transpose(cross)
 
 
 def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
-    """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap."""
-    b, m, p = blocks.shape[:3]
-    return int(max(1, ops.memory // (6 * 16 * b * m * p + 24 * 8 * math.prod(blocks.shape[3:]))))
+    """How many frequencies of blocks fit the memory budget."""
+    return frequencies_in_memory(math.prod(blocks.shape[:3]), math.prod(blocks.shape[3:]), ops=ops)
+
+
+def frequencies_in_memory(entries: int, taps: int, *, ops: ArrayOps) -> int:
+    """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap.
+
+    Parameters
+    ----------
+    entries : int
+        Of the matrices of all blocks at a frequency.
+    taps : int
+        Of one block.
+    """
+    return int(max(1, ops.memory // (6 * 16 * entries + 24 * 8 * taps)))
 
 
 def max_over_frequencies(
@@ -166,6 +187,79 @@ def planes_at(blocks: Array, cos: Array, sin: Array, *, xp: Namespace) -> tuple[
     real = xp.reshape(xp.matmul(cos, taps), (b, -1, m, p))
     imag = xp.reshape(xp.matmul(sin, taps), (b, -1, m, p))
     return real, imag
+
+
+def symbol_gradient(
+    u: Array,
+    v: Array,
+    phase: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
+    """Gradient of ``sum_r Re(u_r* G(theta_r) v_r)`` with respect to the blocks: ``Re(conj(u_o) v_i e^{i k.theta})``.
+
+    Parameters
+    ----------
+    u, v : arrays, shapes (b, r, m) and (b, r, p)
+    phase : array, shape (b, r, taps)
+        e^{i k.theta_r} for each tap k.
+
+    Returns
+    -------
+    array, shape (b, m, p, *kernel_shape)
+    """
+    b, r, m = u.shape
+    p = v.shape[2]
+    right = xp.reshape(v[:, :, :, None] * phase[:, :, None, :], (b, r, -1))
+    total = _real_of_product(xp.matrix_transpose(u), right, xp=xp)
+    return xp.reshape(total, (b, m, p, *kernel_shape))
+
+
+def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:
+    """``Re(conj(X) Y) = Re X Re Y + Im X Im Y`` for matrices (b, m, r) and (b, r, n), as one real product."""
+    left = xp.concat([xp.real(x), xp.imag(x)], axis=2)
+    right = xp.concat([xp.real(y), xp.imag(y)], axis=1)
+    return xp.matmul(left, right)
+
+
+def singular_value_gradient(
+    u: Array,
+    v: Array,
+    phase: Array,
+    cotangent: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
+    """Cotangent (b,) times the gradient of a singular value of each block's symbol at one frequency.
+
+    The singular vectors are u (b, m) and v (b, p); ``phase`` is (b, taps).
+    """
+    u = u * xp.astype(cotangent, u.dtype)[:, None]
+    return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
+
+
+def matrices_gradient(
+    symbol_gradients: Array,
+    phase: Array,
+    kernel_shape: tuple[int, ...],
+    *,
+    xp: Namespace,
+) -> Array:
+    """Gradient of ``sum_f Re<Gamma_f, G(theta_f)>`` with respect to the blocks.
+
+    It is ``Re sum_f conj(Gamma_f) e^{i k.theta_f}`` for tap k.
+
+    Parameters
+    ----------
+    symbol_gradients : array, shape (b, f, m, p)
+        Gamma_f: the gradients with respect to the symbols at f frequencies.
+    phase : array, shape (b, f, taps)
+    """
+    b, f, m, p = symbol_gradients.shape
+    by_entry = xp.matrix_transpose(xp.reshape(symbol_gradients, (b, f, m * p)))
+    return xp.reshape(_real_of_product(by_entry, phase, xp=xp), (b, m, p, *kernel_shape))
 
 
 def top_triple(g: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:
@@ -227,8 +321,111 @@ def autocorrelation_error(mass: float, terms: int, u: float) -> float:
     return mass * (rounding.SLACK * (rounding.gamma(terms, u) + math.sqrt(2) * phase_error(u)))
 
 
+def without_zero_borders(block: Array, *, ops: ArrayOps) -> Array:
+    """Remove slices of taps that are zero from the borders of kernels (b, m, p, *kernel_shape) with known values.
+
+    A slice is removed if it is zero in all b kernels. That shifts the kernels, which multiplies their symbols by a
+    phase and changes no norm. Longer kernels would make the search's bounds on cells of frequencies worse.
+    """
+    is_used = (ops.to_numpy(block) != 0).any(axis=(0, 1, 2))
+    index: list[slice] = []
+    for axis in range(is_used.ndim):
+        other_axes = tuple(j for j in range(is_used.ndim) if j != axis)
+        used = np.flatnonzero(is_used.any(axis=other_axes))
+        index.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
+    return block[(slice(None), slice(None), slice(None), *index)]
+
+
 def stacked_taps(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks as matrices (g, taps * m, p): the taps of a block stacked on one another."""
     g, m, p = blocks.shape[:3]
     by_tap = xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2))
     return xp.reshape(by_tap, (g, -1, p))
+
+
+class SymbolQuotients:
+    """Proven lower bounds of the norms of blocks' symbols at single frequencies; symbol errors are computed once.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+        In the wide dtype, scaled to about 1.
+    """
+
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+        self._blocks = blocks
+        self._ops = ops
+        self._errors: list[float] = ops.to_numpy(symbol_error(blocks, xp=ops.xp)).tolist()
+
+    def norm_down_at(self, block: int, point: Frequencies, right: Array) -> Lower:
+        """Bound the norm of a block's symbol at a frequency from below: a quotient less the symbol's error.
+
+        Parameters
+        ----------
+        block : int
+            Number of the block.
+        point : Frequencies
+            One frequency.
+        right : array, shape (1, p)
+            Any vector; the closer to the top right singular vector the better.
+        """
+        xp = self._ops.xp
+        one_block = self._blocks[block : block + 1, ...]
+        phase = Symbol(one_block, point, ops=self._ops).phase
+        quotient = norms.quotient_down(matrix_at(one_block, phase, xp=xp), right, xp=xp)
+        value = max(host.sub_down(float(quotient[0]), self._errors[block]), 0.0)
+        return _lower(value, point, "quotient of a vector")
+
+
+def wrapped(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Array, float]:
+    """Kernels with no more taps than a circulant's points, and with the same symbols at its frequencies.
+
+    The phases of taps k and k + n are the same at the frequencies of n points. Sums are computed with their exact
+    rounding errors (Knuth's two-sum), so that taps which cancel do so exactly.
+
+    Parameters
+    ----------
+    blocks : array, shape (g, m, p, *kernel_shape)
+    sizes : tuple of int
+        Points of each axis.
+
+    Returns
+    -------
+    blocks : array, shape (g, m, p, *wrapped_shape)
+    error : float
+        Bound of the norm of the difference of both symbols of any block.
+    """
+    totals = ops.to_numpy(blocks).astype(np.float64)
+    lost = np.zeros_like(totals)
+    additions = 0
+    for axis, n in enumerate(sizes, start=3):
+        turns = -(-totals.shape[axis] // n)
+        if turns == 1:
+            continue
+        missing = [(0, turns * n - totals.shape[axis] if j == axis else 0) for j in range(totals.ndim)]
+        parts = np.split(np.pad(totals, missing), turns, axis=axis)
+        lost = np.sum(np.split(np.pad(lost, missing), turns, axis=axis), axis=0)
+        totals = parts[0]
+        for part in parts[1:]:
+            total = totals + part
+            share = total - totals
+            lost = lost + np.abs((totals - (total - share)) + (part - share))
+            totals = total
+        additions += 2 * turns
+    if not additions:
+        return blocks, 0.0
+    on_host: Any = lost
+    xp = ops.backend.host().namespace(on_host)
+    errors = rounding.up(absolute_norm_up(on_host, xp=xp), additions, xp=xp)
+    return ops.from_numpy(totals, blocks), float(xp.max(errors))
+
+
+def of_wrapped(lower: Lower, upper: Upper | None, error: float) -> tuple[Lower, Upper | None]:
+    """Bounds for kernels, from those for `wrapped` ones."""
+    if error == 0:
+        return lower, upper
+    rule = "taps that wrap around are added up, with rounding"
+    lower_of_kernel = _lower(max(host.sub_down(lower.value, error), 0.0), lower.what, rule, lower)
+    if upper is None:
+        return lower_of_kernel, None
+    return lower_of_kernel, _upper(host.add_up(upper.value, error), upper.what, rule, upper)

@@ -24,11 +24,10 @@ from core.soundness.layers import Layer, layer
 
 from specnorm.at_size import circulants as circulant_search
 from specnorm.at_size.proofs import circulant as embedding
-from specnorm.geometry import frequencies
-from specnorm.geometry.frequencies import Frequencies
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs import cells
+from specnorm.proofs import cells, frequencies
 from specnorm.proofs.cells import Boxes, _covering
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs import gram_polynomial
 
 

@@ -13,11 +13,12 @@ from helpers.checks import calls
 from helpers.libraries import OPS
 
 import specnorm
-from specnorm.geometry.frequencies import half_grid
 from specnorm.grid import proof as grid
+from specnorm.grid import search
 from specnorm.grid.proof import LargestBound
-from specnorm.grid.search import GRAM_PRODUCTS, largest_bounds, leave_out
+from specnorm.grid.search import largest_bound, leave_out
 from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.frequencies import half_grid
 
 FUNCTIONS: dict[str, tuple[Callable[..., object], float]] = {
     "tn_bound": (lambda kernel, groups: specnorm.tn_bound(kernel, groups=groups), 1.6),
@@ -69,27 +70,28 @@ def test_each_group_has_the_bound_of_its_own(seed: int, memory: int) -> None:
     blocks = grouped(seed, 9, 12, 9)
     sizes = (64, 48)
     ops = dataclasses.replace(OPS, memory=memory)
-    parts = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
-    values = np.concatenate([part.result()[0] for part in parts])
+    found, phase, claims = largest_bound(grid.SymbolNormsUp(), blocks, sizes, ops=ops)
+    values, phases = np.asarray(found), np.asarray(phase)
     truth = norms(blocks, sizes)
     assert (values >= truth.max(axis=1)).all()
+    assert [claim.value for claim in claims()] == values.tolist()
     np.testing.assert_allclose(values, truth.max(axis=1), rtol=1e-12)
-    phases = np.concatenate([part.result()[1] for part in parts])
     matrices = np.einsum("bmpt,bt->bmp", blocks.reshape(9, 12, 9, -1), phases)
     np.testing.assert_allclose(np.linalg.norm(matrices, ord=2, axis=(1, 2)), truth.max(axis=1), rtol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pairs_are_compared_with_their_own_group(seed: int) -> None:
+def test_pairs_are_compared_with_their_own_group(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A weak group's frequency stays open until that group has met a norm as large, however large others are."""
     blocks = grouped(seed, 6)
     sizes = (16, 12)
     count = len(half_grid(sizes))
     truth = norms(blocks, sizes)
-    largest = LargestBound(grid.symbol_norms_up, blocks, half_grid(sizes), ops=OPS)
+    largest = LargestBound(grid.SymbolNormsUp(), blocks, sizes, ops=OPS)
     # Each group has another number of pairs, the last one none.
     pairs = np.concatenate([b * count + np.arange(b, 20 * b + 21) for b in range(5)])
-    left = leave_out(largest, pairs, 4, 2)
+    monkeypatch.setattr(search, "_FEW_FREQUENCIES", 2)
+    left = leave_out(largest, pairs, 4)
     assert np.isin(left, pairs).all()
     assert len(left) < len(pairs)
     out = np.setdiff1d(pairs, left)
@@ -99,23 +101,24 @@ def test_pairs_are_compared_with_their_own_group(seed: int) -> None:
     with pytest.raises(HypothesisError, match="neither visited nor left out"):
         largest.result()
     largest.visit(np.setdiff1d(np.arange(6 * count), out))
-    values, _ = largest.result()
+    values, _, _ = largest.result()
     assert (np.asarray(values) >= truth.max(axis=1)).all()
     np.testing.assert_allclose(np.asarray(values), truth.max(axis=1), rtol=1e-12)
 
 
-def test_a_number_that_is_none_spoils_its_own_group_alone() -> None:
+def test_a_number_that_is_none_spoils_its_own_group_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = grouped(0, 4)
     sizes = (8, 6)
 
     def bound(symbol: Any, *, ops: Any) -> Any:
-        values = np.asarray(grid.symbol_norms_up(symbol, ops=ops))
+        values = np.asarray(grid.SymbolNormsUp()(symbol, ops=ops))
         is_third = np.asarray(symbol.blocks[:, 0, 0, 0, 0, None] == blocks[2, 0, 0, 0, 0])
         return np.where(is_third, np.nan, values)
 
-    largest = LargestBound(bound, blocks[[0, 1, 2]], half_grid(sizes), ops=OPS)
+    largest = LargestBound(bound, blocks[[0, 1, 2]], sizes, ops=OPS)
     largest.visit(np.arange(3 * len(half_grid(sizes))))
-    values, _ = largest.result()
+    values, _, _ = largest.result()
     assert np.isnan(np.asarray(values)).tolist() == [False, False, True]
-    open_again = leave_out(largest, 2 * len(half_grid(sizes)) + np.arange(5), 3, 0)
+    monkeypatch.setattr(search, "_FEW_FREQUENCIES", 0)
+    open_again = leave_out(largest, 2 * len(half_grid(sizes)) + np.arange(5), 3)
     assert len(open_again) == 5

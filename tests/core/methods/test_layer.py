@@ -31,15 +31,14 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.methods import Power
 from specnorm.proofs.bound import finite
-from specnorm.running.problem import Problem
+from specnorm.running.search import Problem
 
 
 def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
-    problem = Problem(given, spec, rtol, 10**5)
-    return enclose_layer(problem, ops=ArrayOps.of(backend, given))
+    return enclose_layer(given, Problem(spec, rtol, 10**5), ops=ArrayOps.of(backend, given))
 
 
 def test_both_bounds_of_every_geometry(xp: Lib) -> None:

@@ -13,8 +13,8 @@ from helpers.libraries import OPS
 
 import specnorm
 from specnorm.backends.types import MEMORY
-from specnorm.geometry.frequencies import half_lags
 from specnorm.proofs.cells import Cells, torus
+from specnorm.proofs.frequencies import half_lags
 from specnorm.supremum import proof as cover
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.symbols.proofs.lags import lag_products

@@ -15,10 +15,10 @@ from helpers.promises import for_all, layers_for
 
 import specnorm
 from specnorm import methods
+from specnorm.ball import rescaling as projections
+from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.errors import MethodError
 from specnorm.gram.proofs.powers import Powers, lag_norms
-from specnorm.projection import functions as projections
-from specnorm.projection.proof import norm_of_multiple
 from specnorm.proofs.bound import HypothesisError
 from specnorm.running.measuring import proven
 from specnorm.running.result import Outcome

@@ -36,9 +36,8 @@ from specnorm.running import program
 from specnorm.supremum import incumbent
 from specnorm.supremum import proof as cover
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.supremum.proof import Cover
+from specnorm.supremum.proof import Cover, Nonnegative, _nowhere_negative
 from specnorm.symbols.proofs.lags import Lags, lags_of
-from specnorm.symbols.proofs.nonnegative import Nonnegative, _nowhere_negative
 
 Violations = Iterator[str]
 NUMPY = Lib("numpy", np, BACKEND)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm import EstimateWarning, Undecided
-from specnorm.geometry.frequencies import Frequencies
 from specnorm.methods import TensorNorm
 from specnorm.proof import proven
-from specnorm.running.problem import SearchResult
+from specnorm.proofs.frequencies import Frequencies
+from specnorm.running.search import SearchResult
 from specnorm.tensor_norm import alternation, form, proving
 
 ROTATION = np.stack([np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])], axis=-1)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 import specnorm
 from specnorm.at_size import layer_tuning
 from specnorm.at_size.layer_tuning import LayerTuning
+from specnorm.at_size.proofs.waves import Waves, quotient_of_waves_down
 from specnorm.geometry.spec import ConvSpec
 from specnorm.geometry.taps import sizes_of
-from specnorm.power.proofs.waves import Waves, quotient_of_waves_down
 from specnorm.proofs import rounding
 
 SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]] = [

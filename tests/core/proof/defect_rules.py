@@ -14,13 +14,13 @@ from specnorm.at_size.proofs.block_tridiagonal import BlockPlan, plans
 from specnorm.at_size.proofs.own_matrix import LayerGram, smallest_of_groups, smallest_quotients
 from specnorm.at_size.proofs.uncut import SMALLEST
 from specnorm.ends import proof as defect
-from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.cells import Circulant, torus
+from specnorm.proofs.frequencies import half_grid
 from specnorm.supremum import proof as cover
-from specnorm.symbols.proofs.nonnegative import Nonnegative
+from specnorm.supremum.proof import Nonnegative
 
 Claims = Iterator[tuple[Upper | Lower | None, float]]
 LINE: Any = np.asarray([[[[3.0, 1.0]]]])

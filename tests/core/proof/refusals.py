@@ -25,23 +25,23 @@ from specnorm.at_size.proofs.circulant import Embedding, shortest
 from specnorm.at_size.proofs.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.at_size.proofs.deflation import SplitWaves, limit_of_rest, norm_by_deflation
 from specnorm.at_size.proofs.own_matrix import LayerGram
-from specnorm.geometry.frequencies import Frequencies, half_grid
+from specnorm.at_size.proofs.waves import Waves
+from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
-from specnorm.grid import proof as grid
-from specnorm.grid.proof import LargestBound
-from specnorm.power.proofs.waves import Waves
-from specnorm.projection.proof import norm_of_multiple
-from specnorm.proofs import bound, norms
+from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
+from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
-from specnorm.proofs.cells import Boxes, Cells, Circulant, dft, dft_points, torus
-from specnorm.proofs.padding import padded_norm
+from specnorm.proofs.cells import Boxes, Cells, Circulant, Grid, dft, dft_points, torus
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, eigenvalue_limits, supremum_on_grid
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, rotate
+from specnorm.symbols.proofs.padding import largest_of_blocks, padded_norm
 from specnorm.symbols.proofs.scalar import ScalarGram
 
 OWN = Circulant((9,), (False,))
+SHORT = Circulant((8,), (False,))
 CIRCULAR = ConvSpec.of((3, 3, 4), input_shape=9)
 POLYNOMIAL = GramPolynomial(KERNEL, ops=OPS)
 GROUPED = ConvSpec.of((4, 2, 3), input_shape=9, groups=2)
@@ -133,19 +133,9 @@ def grouped() -> LayerGram:
 
 
 def some_frequencies(count: int) -> object:
-    points = half_grid((20,))
-    largest = LargestBound(grid.symbol_norms_up, KERNEL, points, ops=OPS)
+    largest = LargestBound(SymbolNormsUp(), KERNEL, (20,), ops=OPS)
     largest.visit(np.arange(count))
     return largest.result()
-
-
-def by_grid(at: Frequencies, sizes: tuple[int, ...], *blocks: Any) -> Upper:
-    found = []
-    for block in blocks or (KERNEL,):
-        largest = LargestBound(grid.symbol_norms_up, block, at, ops=OPS)
-        largest.visit(np.arange(len(at)))
-        found.append(largest)
-    return grid.norm_by_grid(found, sizes, ops=OPS)
 
 
 def below_truncation() -> object:
@@ -178,13 +168,15 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a multiple of another shape": multiple_of(shape=(2, 3, 2)),
     "a negative bound": lambda: assumed(-1.0),
     "no number as a bound": lambda: assumed(math.nan),
-    "a circulant's bound of a block": lambda: bound.largest_of_blocks([assumed(1.0, OWN)], 1),
+    "a layer as a block": lambda: largest_of_blocks([assumed(1.0, GROUPED)], 1),
+    "blocks of two circulants": lambda: largest_of_blocks([assumed(1.0, OWN), assumed(1.0, SHORT)], 2),
+    "a block at all frequencies, another at some": lambda: largest_of_blocks([assumed(1.0), assumed(1.0, OWN)], 2),
     "words for a circular layer": lambda: padded_norm(assumed(1.0, "words"), CIRCULAR),
     "a circulant for every size": lambda: padded_norm(assumed(1.0, OWN), ConvSpec.of((3, 3, 4))),
     "a circulant for zero padding": lambda: padded_norm(
         assumed(1.0, OWN), ConvSpec.of((3, 3, 4), input_shape=9, padding_mode="zeros")
     ),
-    "a circulant of another size": lambda: padded_norm(assumed(1.0, Circulant((8,), (False,))), CIRCULAR),
+    "a circulant of another size": lambda: padded_norm(assumed(1.0, SHORT), CIRCULAR),
     "a skew circulant for a circular layer": lambda: padded_norm(assumed(1.0, Circulant((9,), (True,))), CIRCULAR),
     "a circulant for the other groups": lambda: norm_of_groups(
         GROUPED, [assumed(1.0, spec_of_group(GROUPED))], assumed(1.0, OWN)
@@ -229,15 +221,18 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a polynomial of other blocks": lambda: Cover(KERNEL, torus((4,)), ops=OPS).form(
         GramPolynomial(KERNEL / 2, ops=OPS), np.arange(1), np.zeros(1)
     ),
+    "a circulant's norm for what is left out": lambda: POLYNOMIAL.tighten_truncation(assumed(1.0, OWN)),
     "matrices of cells that have changed": formed_before,
     "values of other blocks": lambda: left_open(LINE, torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
     "values at other boxes": lambda: left_open(LINE, dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
     "cells that are fathomed, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
     "a limit below the truncation": below_truncation,
-    "a grid of other points": lambda: by_grid(Frequencies(half_grid((20,)).numerators, (21,)), (20,)),
-    "a grid with points left out": lambda: by_grid(half_grid((20,))[:-1], (20,)),
-    "a grid of a longer kernel": lambda: by_grid(half_grid((20,)), (20,), KERNEL, np.ones((1, 3, 3, 9))),
+    "a circulant as a grid": lambda: norm_by_grid(assumed(1.0, OWN)),
+    "a grid of too few points": lambda: norm_by_grid(assumed(1.0, Grid.of_sizes((3,), (4,)))),
+    "grids of two kernel shapes": lambda: largest_of_blocks(
+        [assumed(1.0, Grid.of_sizes((20,), taps)) for taps in ((3,), (4,))], 2
+    ),
     "ends of two shapes": lambda: interval(np.zeros(2), np.ones(1)),
     "a low end above the high one": lambda: interval(np.ones(1), np.zeros(1)),
     "ends in single precision": lambda: interval(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)),
@@ -256,7 +251,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
     "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
     "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),
-    "no frequency": lambda: LargestBound(grid.symbol_norms_up, KERNEL, half_grid((20,))[:0], ops=OPS).result(),
     "some frequencies": lambda: some_frequencies(3),
     "a layer that reads copies, as one of circulants": lambda: rest(replace(CASE.spec, padding_mode="reflect")),
 }

@@ -10,8 +10,8 @@ import numpy as np
 from core.methods import test_deflation
 from core.proof.defect_rules import DEFECT_CHECKS
 from core.proof.network_rules import NETWORK_CHECKS
-from core.proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, by_grid, waves
-from core.proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_unfolding, cover_of
+from core.proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, waves
+from core.proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_grid, by_unfolding, cover_of
 from helpers.assumptions import assumed, assumed_lower, interval
 from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
@@ -21,23 +21,25 @@ from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.at_size.proofs.own_matrix import LayerGram
+from specnorm.at_size.proofs.waves import norm_by_waves
+from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.completion.method import Completion
-from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
-from specnorm.gram.method import GramAtEverySize
+from specnorm.gram.method import Gram, GramAtEverySize
+from specnorm.grid.method import Grid
 from specnorm.power.proofs.ritz import quotients
-from specnorm.power.proofs.waves import norm_by_waves
-from specnorm.projection.proof import norm_of_multiple
 from specnorm.proof import proven
 from specnorm.proofs import bound, norms
 from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
 from specnorm.proofs.cells import dft_points, torus
-from specnorm.proofs.padding import bounds_by_blocks, padded_norm
+from specnorm.proofs.frequencies import half_grid
+from specnorm.running.base import Method
 from specnorm.supremum.proof import supremum_on_grid
-from specnorm.symbols.proofs.quotients import SymbolQuotients
-from specnorm.symbols.proofs.scalar import norm_on_circulant
-from specnorm.symbols.proofs.wrapping import of_wrapped
+from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
+from specnorm.symbols.proofs.scalar import largest_on_grid
+from specnorm.symbols.proofs.symbols import SymbolQuotients, of_wrapped
+from specnorm.tensor_norm.proof import proven_factor
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
 """Claims, each beside the truth, or beside the number that it may not be on the wrong side of."""
@@ -107,6 +109,8 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield proof.largest_up_near(vector), norm
     yield norms.largest_quotient(MATRIX, vector, ops=OPS)[0], norm
     yield norms.norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.norm_of_stack((1, 5, 3)))), norm
+    _, claims = proven_factor(MATRIX[:, 0, 0], vector, MATRIX[..., None], ops=OPS)
+    yield from ((claim, norm) for claim in claims())
     yield norms.norm_of_zero(0 * KERNEL, ops=OPS), 0.0
     entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]
     yield from ((claim, 3.0) for claim in norms.norm_of_single_entries(entry, ops=OPS))
@@ -131,8 +135,7 @@ def components() -> Iterator[tuple[Upper | Lower | None, float]]:
 
 def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:
     truth = float(np.abs(np.fft.fft(LINE[0, 0, 0], 4096)).max())
-    points = half_grid((60,))
-    yield by_grid(points, (60,), LINE), truth
+    yield by_grid(LINE, (60,)), truth
     yield by_unfolding(LINE), truth
 
 
@@ -141,8 +144,9 @@ def by_products() -> Iterator[tuple[Upper, float]]:
     for matrix in (MATRIX[:, :, :1], MATRIX):
         kernel = np.zeros((*matrix.shape, 2))
         kernel[..., 1] = matrix
-        for method in (GramAtEverySize(8), Completion()):
-            _, ((_, upper),) = proven(kernel[0], method)
+        methods: list[tuple[Method, int | None]] = [(GramAtEverySize(8), None), (Completion(), None)]
+        for method, size in [*methods, (Gram(12), 4), (Grid(), None)]:
+            _, ((_, upper),) = proven(kernel[0], method, input_shape=size)
             yield upper, top(matrix[0])[0]
     yield from ((upper, 3.0) for _, upper in bounds_by_blocks(lambda: [assumed(3.0), assumed(1.0)], GROUPED))
 
@@ -152,7 +156,7 @@ def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
     yield from zip(of_kernel(assumed_lower(1.0), assumed(1.0), np.ones(3), 3), (8.0, 8.0), strict=True)
     yield from ((x, 8.0) for x in bound.times_power_of_two(assumed_lower(1.0), assumed(1.0), 3))
     for values in ((1.0, 3.0), (3.0, 1.0)):
-        yield bound.largest_of_blocks([assumed(x) for x in values], 2), 3.0
+        yield largest_of_blocks([assumed(x) for x in values], 2), 3.0
 
 
 def circulants() -> Iterator[tuple[Upper, float]]:
@@ -170,7 +174,7 @@ def by_waves() -> Iterator[tuple[Lower, float]]:
 def scalars() -> Iterator[tuple[Upper | Lower, float]]:
     """3 + e^{i theta}, whose largest norm is 4; and a wrapped kernel that may be off by 1/2."""
     line: Any = np.asarray([[[[3.0, 1.0]]]])
-    yield norm_on_circulant(line, (4,), ops=OPS)[0], 4.0
+    yield from ((claim, 4.0) for claim in largest_on_grid(line, (4,), ops=OPS)[2]())
     yield norms.norm_by_magnitudes(line, ops=OPS), 4.0
     yield from zip(of_wrapped(assumed_lower(4.0), assumed(4.0), 0.5), (3.5, 4.5), strict=True)
 
@@ -225,7 +229,9 @@ CHECKS: dict[str, Check] = {
     "Cover.bound_outside_open": covered,
     "supremum_on_grid": covered,
     "norm_by_grid": fixed,
-    "norm_on_circulant": scalars,
+    "largest_on_grid": scalars,
+    "_claims_on_grid": by_products,
+    "proven_factor": one_tap,
     "norm_by_magnitudes": scalars,
     "of_wrapped": scalars,
 }

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from helpers.assumptions import assumed, assumed_lower
 from helpers.libraries import OPS
-from helpers.oracle import sigma_star
+from helpers.oracle import dense_norm, sigma_star
 from test_house import CORE, PLUGINS, ROOT, core_files, makes_claims, parsed
 
 import specnorm
@@ -29,11 +29,12 @@ from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restricti
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
 from specnorm.completion.method import Completion
-from specnorm.geometry.frequencies import half_grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.gram.method import Gram
 from specnorm.grid import proof as grid
+from specnorm.grid import search as grid_search
+from specnorm.grid.method import Grid
 from specnorm.grid.proof import LargestBound
 from specnorm.proof import proven
 from specnorm.proofs import bound, host, norms
@@ -49,10 +50,11 @@ from specnorm.proofs.bound import (
     of_kernel,
 )
 from specnorm.proofs.cells import Boxes, Circulant, dft, dft_points, one_box, torus
-from specnorm.proofs.padding import bounds_by_blocks, padded_norm
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
+from specnorm.tensor_norm.method import TensorNorm
 from specnorm.unfoldings import proof as unfolding_proof
 from specnorm.unfoldings.proof import UnfoldingProof
 
@@ -140,7 +142,7 @@ def test_nobody_else_constructs_a_claim() -> None:
 
 @pytest.mark.parametrize("layer", [{}, {"groups": 2}, {"padding_mode": "reflect", "padding": 1}])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("method", [Gram(), Completion()], ids=lambda x: x.name)
+@pytest.mark.parametrize("method", [Gram(), Completion(), Grid()], ids=lambda x: x.name)
 def test_a_method_answers_with_its_claim(method: Any, channels: int, layer: dict[str, Any]) -> None:
     """Of a kernel out of float32's usual range, beside the number that it returns."""
     kernel = 1e10 * np.cos(np.arange(36.0 * channels, dtype=np.float32)).reshape(4, channels, 3, 3)
@@ -151,6 +153,40 @@ def test_a_method_answers_with_its_claim(method: Any, channels: int, layer: dict
     assert max(float(sigma_star(part.astype(np.float64)).lo) for part in parts) * gain <= upper.value * (1 + 1e-12)
     assert upper.value <= float(result.value)
     assert (upper.what, upper.digest) == (spec, digest_of(kernel))
+
+
+@pytest.mark.parametrize("pays", [False, True])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {},
+        {"groups": 2, "stride": 2},
+        {"dilation": 3, "transposed": True},
+        {"padding_mode": "circular", "padding": 0},
+        {"padding_mode": "circular", "padding": 4},
+    ],
+)
+def test_gram_at_a_size_answers_with_its_claim(
+    layer: dict[str, Any], channels: int, pays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether frequencies are left out or not; also where outputs are left out or repeated."""
+    monkeypatch.setattr(grid_search, "_pays", lambda *_, **__: pays)
+    kernel = np.cos(np.arange(36.0 * channels)).reshape(4, channels, 3, 3)
+    result, ((_, upper),) = proven(kernel, Gram(n_iter=3), input_shape=6, **layer)
+    spec = ConvSpec.of(kernel.shape, input_shape=6, **layer)
+    assert dense_norm(kernel, (6, 6), **layer).lo <= upper.value * (1 + 1e-12)
+    assert upper.value <= float(result.value)
+    assert (upper.what, upper.digest) == (spec, digest_of(kernel))
+
+
+def test_a_matrix_answers_with_its_claim() -> None:
+    """A kernel with one tap, whose tensor norm is its norm."""
+    kernel = np.cos(np.arange(24.0)).reshape(4, 3, 2, 1)[:, :, :1]
+    result, ((_, upper),) = proven(kernel, TensorNorm(), groups=2)
+    parts = kernel.reshape(2, 2, 3)
+    assert np.linalg.norm(parts, 2, axis=(1, 2)).max() <= upper.value * (1 + 1e-12)
+    assert upper.value <= float(result.value)
 
 
 def test_bounds_of_different_norms_are_not_compared() -> None:
@@ -179,6 +215,7 @@ def test_arrays_of_claims_are_on_their_side(wide: str) -> None:
 # -- rules look at what they suppose -----------------------------------------------------------------------------------
 LAYER = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="zeros", padding=1, groups=2)
 RING = Circulant(shortest(LAYER), (True, False))
+NAN: Any = np.asarray([np.nan])
 KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 
 
@@ -196,22 +233,14 @@ def norm_of(boxes: Any) -> Upper:
     return padded_norm(cover_of(100.0, KERNEL, boxes).proven(), ConvSpec.of((3, 3, 4)))
 
 
-def visited(bound: Any, sizes: tuple[int, ...]) -> list[LargestBound]:
-    """All points of a grid."""
-    points = half_grid(sizes)
-    largest = LargestBound(bound, KERNEL, points, ops=OPS)
-    largest.visit(np.arange(len(points)))
-    return [largest]
+def claims_of(bound: Any) -> list[Upper]:
+    """Of the norms on a grid, by a bound of the norms of symbols."""
+    return grid.largest_of_all(bound, KERNEL, (20,), ops=OPS)[2]()
 
 
-def visited_nan() -> list[LargestBound]:
-    (largest,) = visited(grid.symbol_norms_up, (20,))
-    largest._values[:] = np.nan
-    return [largest]
-
-
-def halved(symbol: Any, *, ops: Any) -> Any:
-    return grid.symbol_norms_up(symbol, ops=ops) / 2
+class Halved(grid.SymbolNormsUp):
+    def __call__(self, symbol: Any, *, ops: Any) -> Any:
+        return super().__call__(symbol, ops=ops) / 2
 
 
 def shorter(axis: int) -> Circulant:
@@ -259,11 +288,11 @@ REFUSED: dict[str, Callable[[], object]] = {
     "two entries of a row": lambda: norms.norm_of_single_entries(np.ones((1, 1, 2, 1)), ops=OPS),  # type: ignore[arg-type]
     "two entries of a column": lambda: norms.norm_of_single_entries(np.ones((1, 2, 1, 1)), ops=OPS),  # type: ignore[arg-type]
     "a kernel that is not zero": lambda: norms.norm_of_zero(KERNEL, ops=OPS),
-    "another grid": lambda: grid.norm_by_grid(visited(grid.symbol_norms_up, (20,)), (40,), ops=OPS),
-    "norms on a grid that are NaN": lambda: grid.norm_by_grid(
-        visited(grid.symbol_norms_up, (20,)) + visited_nan(), (20,), ops=OPS
+    "norms on a grid that are NaN": grid._claims_on_grid(grid.SymbolNormsUp(), NAN, KERNEL, (20,), ops=OPS),
+    "half of a bound on a grid": lambda: claims_of(Halved()),
+    "half of a bound on a grid, in words": lambda: claims_of(
+        lambda symbol, ops: np.asarray(grid.SymbolNormsUp(3)(symbol, ops=ops)) / 2
     ),
-    "another bound on a grid": lambda: grid.norm_by_grid(visited(halved, (20,)), (20,), ops=OPS),
     "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
     "one box of the torus": lambda: Cover(KERNEL, torus((4,))[:1], ops=OPS),
     "a point of the grid": lambda: supremum_on_grid(assumed(1.0), dft((5,), (4,))[:1]),
@@ -274,7 +303,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "an upper bound of one kernel for another": lambda: of_kernel(ONE, of_kernel(ONE, TWO, KERNEL, 0)[1], KERNEL, 0),
     "the least of two kernels' bounds": lambda: least(*(of_kernel(ONE, TWO, k, 0)[1] for k in (KERNEL, KERNEL / 100))),
     "a kernel's bound and one of nobody's": lambda: least(of_kernel(ONE, TWO, KERNEL, 0)[1], TWO),
-    "a block left out": lambda: bound.largest_of_blocks([assumed(1.0)], 2),
+    "a block left out": lambda: largest_of_blocks([assumed(1.0)], 2),
     "a group of two left out": lambda: bounds_by_blocks(lambda: [assumed(1.0)], LAYER),
     "no number among bounds of blocks": bound._uppers(np.array([1.0, np.nan]), ALL_FREQUENCIES, "", ops=OPS),  # type: ignore[arg-type]
     "no proof": lambda: bound.known(None),
@@ -413,11 +442,11 @@ def truth(blocks: Any) -> float:
     return float(np.linalg.norm(np.moveaxis(np.fft.fft(blocks[0], 4096), -1, 0), 2, axis=(1, 2)).max())
 
 
-def by_grid(blocks: Any) -> Upper:
-    points = half_grid((7,))
-    largest = LargestBound(grid.symbol_norms_up, blocks, points, ops=OPS)
-    largest.visit(np.arange(len(points)))
-    return grid.norm_by_grid([largest], (7,), ops=OPS)
+def by_grid(blocks: Any, sizes: tuple[int, ...] = (7,)) -> Upper:
+    largest = LargestBound(grid.SymbolNormsUp(), blocks, sizes, ops=OPS)
+    largest.visit(np.arange(len(largest.frequencies)))
+    (claim,) = largest.result()[2]()
+    return grid.norm_by_grid(claim)
 
 
 def by_unfolding(blocks: Any) -> Upper:
@@ -429,7 +458,7 @@ def by_unfolding(blocks: Any) -> Upper:
 
 FIXED: dict[str, tuple[Callable[[Any], Upper], Any, str, Any]] = {
     "Frobenius": (lambda b: norms.norm_by_frobenius(b, ops=OPS), host, "root_up", lambda _: 1.0),
-    "grid": (by_grid, grid, "grid_factor", lambda *_: 1.0),
+    "grid": (by_grid, grid, "axis_factor", lambda *_: 1.0),
     "unfolding": (by_unfolding, unfolding_proof, "supremum_up_from_unfolding", lambda norms, *_, **__: norms),
 }
 
@@ -449,7 +478,7 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
     spec = ConvSpec.of((2, 2, 3), input_shape=(5,), padding_mode="zeros", padding=1)
     kernel: Any = np.random.RandomState(1).standard_normal((1, 2, 2, 3))
     plan = min((p for p in plans(spec) if p.blocks == 1), key=lambda p: p.work)
-    norm = enclose_by_matrix(kernel, spec, plan, rtol=1e-6, ops=OPS).lower[0].value
+    norm = enclose_by_matrix(kernel, spec, plan, rtol=1e-6, ops=OPS)[0].lower.value
     gram = LayerGram(Convolution(kernel, spec, ops=OPS), plan, ops=OPS)
     assert gram.norms_near(np.asarray([norm * 0.999])) == [None]
     assert gram.norms_near(np.asarray([-1.0])) == [None]

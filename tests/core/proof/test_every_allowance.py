@@ -29,13 +29,13 @@ from specnorm.at_size.proofs import own_matrix
 from specnorm.at_size.proofs.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
 from specnorm.at_size.proofs.circulant import Embedding
 from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram, rest_below
-from specnorm.geometry.frequencies import Frequencies
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.proofs import scalar_powers
 from specnorm.gram.proofs.powers import Powers, lag_norms
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lags_of
 from specnorm.symbols.proofs.scalar import ScalarGram

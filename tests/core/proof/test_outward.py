@@ -26,8 +26,8 @@ def is_proof(module: str) -> bool:
 
 
 CORE_OF_PROOFS = (
-    *(f"proofs/{name}" for name in ("arithmetic", "bound", "cells", "host", "norms", "padding", "rounding")),
-    *(f"symbols/proofs/{name}" for name in ("gram_polynomial", "lags", "quotients", "symbols")), "supremum/proof",
+    *(f"proofs/{name}" for name in ("arithmetic", "bound", "cells", "frequencies", "host", "norms", "rounding")),
+    *(f"symbols/proofs/{name}" for name in ("gram_polynomial", "lags", "padding", "symbols")), "supremum/proof",
 )  # fmt: skip
 """What an enclosure at every size trusts of the room: to be read in one evening."""
 

@@ -14,7 +14,7 @@ import pytest
 import specnorm
 from specnorm.errors import Undecided
 from specnorm.methods import Enclose, ExactFFT, TensorNorm
-from specnorm.running import clock
+from specnorm.running import search as clock
 from specnorm.supremum.proof import Cover
 from specnorm.symbols.proofs.lags import lag_products
 

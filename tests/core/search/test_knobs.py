@@ -19,7 +19,7 @@ from specnorm.enclosure.certify import Certify
 from specnorm.gram.proofs import powers as gram_powers
 from specnorm.methods import Enclose, TensorNorm
 from specnorm.supremum import tuning
-from specnorm.symbols import lanczos
+from specnorm.symbols import ascent, lanczos
 from specnorm.tensor_norm import alternation, proving
 from specnorm.unfoldings import search as constant
 
@@ -57,6 +57,9 @@ WILD: dict[str, tuple[float, ...]] = {
     "least_reduced_part": (0.0, 1.0),
     "high_limit": (0.0, 1.0),
     "fewest_retries": (1, 1000),
+    "many_cells": (0, 10**9),
+    "rtol_left_out": (0.0, 1.0),
+    "least_left_out": (0.0, 1.0),
     "trials": (1, 1000),
     "around_radians": (0.0, 3.0),
     "far_below_part": (0.0, 2.0),
@@ -92,7 +95,9 @@ SUPREMA = {kernel.ndim: sigma_star(kernel, max_cells=4000) for kernel in (LINE, 
 
 def check(kernel: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
     """Both bounds hold, at every size and at one; what is refuted or proven is so."""
-    monkeypatch.setattr(tuning, "TUNING", tuning.Tuning()._replace(**{"smallest_reduced": 2, **changed}))
+    for module, numbers in ((tuning, tuning.Tuning(smallest_reduced=2)), (ascent, ascent.AscentTuning())):
+        mine = {name: value for name, value in changed.items() if name in numbers._fields}
+        monkeypatch.setattr(module, "TUNING", numbers._replace(**mine))
     truth, sizes = SUPREMA[kernel.ndim], (9,) * (kernel.ndim - 2)
     found = specnorm.measure(kernel, Enclose(max_cells=1000))
     assert_encloses(float(found.stats["lower"]), float(found.value), truth)
@@ -104,7 +109,7 @@ def check(kernel: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, **change
 
 
 def test_every_knob_is_turned() -> None:
-    assert WILD.keys() == set(tuning.Tuning._fields)
+    assert WILD.keys() == {*tuning.Tuning._fields, *ascent.AscentTuning._fields}
 
 
 @pytest.mark.sampled(2)

@@ -15,8 +15,8 @@ import specnorm
 from specnorm.backends import arrays, backend_for
 from specnorm.errors import MethodError
 from specnorm.geometry.layer_map import Convolution
-from specnorm.running.clock import BUDGET, Clock
-from specnorm.symbols import costs
+from specnorm.running import search
+from specnorm.running.search import BUDGET, Clock
 
 SECONDS = 2.0
 MOST = 1.2 * SECONDS
@@ -40,7 +40,7 @@ NORM = 0.0
 
 @pytest.fixture
 def processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("specnorm.running.clock.time", SimpleNamespace(monotonic=time.process_time))
+    monkeypatch.setattr("specnorm.running.search.time", SimpleNamespace(monotonic=time.process_time))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,13 +132,13 @@ class CountedTime:
 def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> CountedTime:
     """So slow that a layer of 64 x 32 channels takes as long as one of a thousand."""
     time_ = CountedTime(request.param)
-    for place in ("running.clock", "grid.without_search", "at_size.layer", "at_size.component", "at_size.supremum"):
+    for place in ("running.search", "enclosure.fixed_cost", "at_size.layer", "at_size.component", "at_size.supremum"):
         monkeypatch.setattr(f"specnorm.{place}.MULTIPLICATIONS_PER_SECOND", request.param)
-    monkeypatch.setattr("specnorm.running.clock.time", time_)
+    monkeypatch.setattr("specnorm.running.search.time", time_)
     monkeypatch.setattr("specnorm.symbols.triples._LARGE", 16)
     works = {
-        "eigh": lambda a: costs.eigh_cost(a.shape[-1], is_complex=np.iscomplexobj(a)),
-        "cholesky": lambda a: costs.eigh_cost(a.shape[-1]) / 10,
+        "eigh": lambda a: search.eigh_cost(a.shape[-1], is_complex=np.iscomplexobj(a)),
+        "cholesky": lambda a: search.eigh_cost(a.shape[-1]) / 10,
     }
     linalg = backend_for(LARGE).namespace(LARGE).linalg
     for name, work in works.items():
@@ -193,5 +193,5 @@ def test_a_round_of_clipping_begins_where_it_ends_in_time(counted: CountedTime) 
 
 
 def test_work_of_factorisations_grows_with_the_cube_and_complex_ones_take_longer() -> None:
-    assert costs.eigh_cost(200) == 8 * costs.eigh_cost(100) < costs.eigh_cost(200, is_complex=True)
-    assert costs.eigh_cost(100, vectors=False) < costs.eigh_cost(100)
+    assert search.eigh_cost(200) == 8 * search.eigh_cost(100) < search.eigh_cost(200, is_complex=True)
+    assert search.eigh_cost(100, vectors=False) < search.eigh_cost(100)

@@ -19,9 +19,9 @@ from core.soundness.truths import Peaks
 from flint import acb, acb_mat, arb, ctx, fmpq
 from helpers.libraries import OPS
 
-from specnorm.geometry.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.cells import Boxes, torus
+from specnorm.proofs.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 

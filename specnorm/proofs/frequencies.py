@@ -43,8 +43,8 @@ class Frequencies:
 
     numerators: np.ndarray
     denominators: tuple[int, ...]
-    _cos_sin: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
-    """Small tables of `cos_sin_of_taps` that were made already, by the kernel's shape."""
+    _cos_sin: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+    """Small tables of `cos_sin_of` that were made already, by the bytes of their points."""
 
     def __len__(self) -> int:
         return len(self.numerators)
@@ -87,7 +87,7 @@ def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
 
 def halved_axis(sizes: Sequence[int]) -> int:
     """The axis of a grid of which `half_grid` has one half: the first of the longest."""
-    return int(np.argmax(sizes))
+    return max(range(len(sizes)), key=sizes.__getitem__)
 
 
 def half_grid_shape(sizes: Sequence[int]) -> tuple[int, ...]:
@@ -156,13 +156,18 @@ def cos_sin_of_taps(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tu
     cos, sin : float64 arrays, shape (f, taps)
         Taps in the row-major order of the kernel's spatial axes; read-only.
     """
+    return cos_sin_of(frequencies, tap_points(tuple(kernel_shape)))
+
+
+def cos_sin_of(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `cos_sin_of_taps`, for integer points k, shape (n, d); small tables are kept for the next call."""
     tables = frequencies._cos_sin
-    if (shape := tuple(kernel_shape)) in tables:
-        return tables[shape]
-    cos, sin = cos_sin_at(frequencies, tap_points(shape))
+    if (key := points.tobytes()) in tables:
+        return tables[key]
+    cos, sin = cos_sin_at(frequencies, points)
     cos.flags.writeable = sin.flags.writeable = False
     if cos.size <= _SMALL_TABLE:
-        tables[shape] = cos, sin
+        tables[key] = cos, sin
     return cos, sin
 
 
@@ -175,7 +180,7 @@ def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
 
 
 def cos_sin_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of ``k . theta``, shape (f, n) each, for integer points k, shape (n, d); as `cos_sin_of_taps`."""
+    """As `cos_sin_of`, without keeping the tables."""
     common: Any = math.lcm(*frequencies.denominators)
     # For kernels with several long axes the common denominator can be large: beyond 64 bits, use Python's integers.
     fits_in_int64 = common * max(4, int(np.abs(points).max(initial=0)) + 1) < 2**63
@@ -217,6 +222,24 @@ def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.nd
 def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
     """Number of taps along each axis of the kernel that ``n_iter`` Gram products of a kernel make."""
     return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)
+
+
+@functools.lru_cache(maxsize=32)
+def half_taps(grid: tuple[int, ...]) -> np.ndarray:
+    """Taps m of a kernel with odd sizes and the tap 0 in its middle, for the half of them that has m >= 0 on one axis.
+
+    That axis is `halved_axis`. The others are in the order 0, 1, ..., -2, -1.
+
+    Returns
+    -------
+    integer array, shape (n, d); read-only
+    """
+    counts = half_grid_shape(grid)
+    middle = np.asarray([n // 2 for n in grid], dtype=np.int64)
+    taps = product([np.arange(count) for count in counts])
+    taps = np.where(taps > middle, taps - np.asarray(grid, dtype=np.int64), taps)
+    taps.flags.writeable = False
+    return taps
 
 
 def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:

@@ -14,21 +14,20 @@ import numpy as np
 from specnorm.backends import Backend, arrays, backend_for
 from specnorm.backends.array_types import Array
 from specnorm.backends.types import ArrayOps, ArrayT
+from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.enclosure.method import Enclose
 from specnorm.errors import KernelError, Undecided
 from specnorm.geometry import polyphase
-from specnorm.geometry.frequencies import distinct_grid
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.gram.method import ChannelNorms, rescaled
-from specnorm.projection.proof import norm_of_multiple
 from specnorm.proofs import arithmetic
-from specnorm.running.base import as_number, check_budget, check_count
-from specnorm.running.clock import BUDGET, Clock
+from specnorm.proofs.frequencies import distinct_grid
+from specnorm.running.base import check_budget, check_count
 from specnorm.running.measuring import proven, run_method
 from specnorm.running.program import program_for
-from specnorm.symbols import gradients
-from specnorm.symbols.costs import eigh_cost
+from specnorm.running.result import as_number
+from specnorm.running.search import BUDGET, Clock, eigh_cost
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -354,7 +353,7 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
         weights = (1 - limit[:, None, None] / s) * xp.astype(parts, s.dtype)[None, :, None]
         weighted = xp.matmul(v * xp.astype(weights, v.dtype)[:, :, None, :], arrays.adjoint(v, xp=xp))
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
-        excess = excess + gradients.matrices_gradient(xp.matmul(g, weighted), phase, shape, xp=xp)
+        excess = excess + symbols.matrices_gradient(xp.matmul(g, weighted), phase, shape, xp=xp)
     return arrays.from_tall(excess, blocks, xp=xp), xp.sqrt(norm_sq)
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies
 from specnorm.proofs import norms
 from specnorm.proofs.bound import finite
-from specnorm.running.problem import Bounds, SearchResult
+from specnorm.proofs.frequencies import Frequencies
+from specnorm.running.search import Bounds, SearchResult
 from specnorm.symbols.lanczos import Lanczos, vector_tolerance
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from specnorm.enclosure import fixed_cost
 from specnorm.running.base import Method, check_budget, check_count, check_rtol
-from specnorm.running.clock import Clock
-from specnorm.running.problem import Problem
+from specnorm.running.search import Clock, Problem
 from specnorm.symbols.triples import top_gradient
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class TwoSidedSearch(Method):
         check_count("max_cells", self.max_cells, least=1)
         check_budget(self.budget)
 
-    def problem(self, kernel: Array, spec: ConvSpec) -> Problem:
-        """The problem of one layer, given its blocks or its kernel; its clock starts now."""
-        return Problem(kernel, spec, self.rtol, self.max_cells, Clock.of(self.budget))
+    def problem(self, spec: ConvSpec) -> Problem:
+        """The problem of one layer; its clock starts now."""
+        return Problem(spec, self.rtol, self.max_cells, Clock.of(self.budget), fixed_cost)
 
     def pullback(
         self,

@@ -1,26 +1,65 @@
-"""Local ascent to a maximum of ``||G(theta)||``. It decides how high the incumbent is, never whether it is true."""
+"""Local ascent to a maximum of ``||G(theta)||``: power steps of the vectors in turn with Newton steps of the frequency.
+
+It decides how high a lower bound is, never whether it is true.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.frequencies import Frequencies, phases_at_angles, tap_points
-from specnorm.symbols.angles import newton_step
+from specnorm.proofs.frequencies import Frequencies, phases_at_angles, tap_points
 from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
 from specnorm.symbols.proofs.symbols import device_tables, planes_at
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array
+    from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.running.clock import Clock
-    from specnorm.supremum.tuning import Tuning
 
 _LATTICE = 2**40
 """Points per turn of the frequencies that an ascent returns."""
+SHARES = (1.0, 0.25, 0.0625)
+"""Parts of a Newton step that are tried: the first one that leads uphill is taken, else none."""
+_LONGEST = 1.0
+"""Longest step along an axis, in radians."""
+_TINY = 1e-30
+"""Added to divisors, so that 0 / 0 is 0."""
+
+
+class AscentTuning(NamedTuple):
+    """Numbers that tune the ascent, chosen as those of `supremum.tuning`."""
+
+    rounds: int = 40
+    """Most rounds of an ascent."""
+    krylov_size: int = 4
+    """Dimension of the Krylov spaces in which an ascent improves its vectors between two steps of the frequency. Power
+    steps took up to 40 rounds of the ascent for kernels of 256 channels, where these take 3 to 15."""
+    smallest_krylov: int = 40
+    """Channels below which an ascent takes power steps instead: the calls of a basis would cost more than products."""
+    power_steps: int = 3
+    """Number of these power steps between two steps of the frequency."""
+    float64_rtol: float = 1e-4
+    """Tolerance below which ascents are in float64."""
+    hope_factor: float = 4.0
+    """Factor by which the further gain of an ascent, extrapolated from its last two gains, is multiplied. If even that
+    gain would not beat the incumbent, the ascent ends."""
+    slowest: float = 0.9
+    """Largest rate of convergence that an extrapolation assumes."""
+    first_hope: float = 0.05
+    """Relative gain that an ascent is assumed to have ahead in its first two rounds, before it has two gains."""
+    least_curvature: float = 1e-12
+    """Least curvature that a Newton step assumes along any direction, as a part of the largest one."""
+    least_gain: float = 1e-14
+    """Smallest relative gain of the incumbent that counts as one, since smaller ones are roundings. If single
+    frequencies are open, and evaluating them gains less, the search ends undecided."""
+
+
+TUNING = AscentTuning()
+"""The numbers that ascents use."""
 
 
 class Ascent:
@@ -36,27 +75,26 @@ class Ascent:
         Relative tolerance of the norm.
     norm_to_beat : float
         Norm that has been reached elsewhere: a start that is not expected to get higher is given up.
-    clock : Clock
-        Deadline: once the time is up, the ascent stops with the best point so far.
+    expired : callable
+        Whether the time is up: then the ascent stops with the best point so far.
     """
 
     def __init__(
         self,
         block: Array,
-        tuning: Tuning,
         *,
         free: bool,
         rtol: float,
         norm_to_beat: float,
-        clock: Clock,
+        expired: Callable[[], bool],
         ops: ArrayOps,
     ) -> None:
         self.block = block
-        self.tuning = tuning
+        self.tuning = TUNING
         self.free = free and block.ndim > 3
         self.rtol = rtol
         self.norm_to_beat = norm_to_beat
-        self.clock = clock
+        self.expired = expired
         self.ops = ops
         self.xp = ops.xp
         self.taps = tap_points(tuple(block.shape[3:])).astype(float)
@@ -100,7 +138,7 @@ class Ascent:
             gains = norms - previous_norms
             norm_to_beat = max(self.norm_to_beat, best_norm)
             promising = self._promising(norms, gains, previous_gains, round_number, norm_to_beat)
-            if not len(promising) or self.clock.expired:
+            if not len(promising) or self.expired():
                 break
             if len(promising) < len(index):
                 left = arrays.rows(left, promising, ops=self.ops)
@@ -207,3 +245,91 @@ def nearest_lattice_points(theta: np.ndarray) -> Frequencies:
     """Frequencies as exact rationals of a turn, nearest to angles in radians, shape (f, d)."""
     numerators = np.round(theta / (2 * math.pi) * _LATTICE).astype(np.int64) % _LATTICE
     return Frequencies(numerators, (_LATTICE,) * theta.shape[1])
+
+
+def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 1e-3, xp: Namespace) -> Array:
+    """Return safeguarded Newton steps towards maxima of ``|sum_k c_k e^{i k.theta}|``.
+
+    Parameters
+    ----------
+    terms : complex array, shape (..., n)
+        ``c_k e^{i k.theta}`` at the angles to start from.
+    taps : real array, shape (n, d)
+        The k; d is at least 1.
+    least_relative_curvature : float
+        Curvatures below this fraction of the largest one are raised to it, which limits the step along a nearly flat
+        direction. With one axis it is not used.
+
+    Returns
+    -------
+    real array, shape (..., d)
+        What to add to the angles. The modulus of the sum is no smaller there.
+    """
+    step = _uphill(*_derivatives(terms, taps, xp=xp), least_relative_curvature, xp=xp)
+    modulus = xp.abs(xp.sum(terms, axis=-1))
+    shares = xp.stack([share * step for share in SHARES])
+    modulus_after = _modulus(terms, xp.matmul(shares, xp.matrix_transpose(taps)), xp=xp)
+    leads_uphill = (modulus_after > modulus)[..., None]
+    chosen = xp.zeros_like(step)
+    for i in reversed(range(len(SHARES))):
+        chosen = xp.where(leads_uphill[i, ...], shares[i, ...], chosen)
+    return chosen
+
+
+def _derivatives(terms: Array, taps: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Gradient (..., d) and Hessian (..., d, d) of half the squared modulus of the sum, with respect to the angles."""
+    axes = taps.shape[1]
+    pairs = xp.reshape(taps[:, :, None] * taps[:, None, :], (taps.shape[0], axes * axes))
+    total = xp.sum(terms, axis=-1)[..., None]
+    first = xp.matmul(terms, xp.astype(taps, terms.dtype))
+    second = xp.matmul(terms, xp.astype(pairs, terms.dtype))
+    gradient = -xp.imag(xp.conj(total) * first)
+    second_derivative_term = xp.reshape(xp.real(xp.conj(total) * second), (*first.shape, axes))
+    hessian = xp.real(xp.conj(first)[..., :, None] * first[..., None, :]) - second_derivative_term
+    return gradient, hessian
+
+
+def _uphill(gradient: Array, hessian: Array, least_relative_curvature: float, *, xp: Namespace) -> Array:
+    """Newton steps towards a maximum; along directions of positive curvature they lead uphill too."""
+    axes = hessian.shape[-1]
+    if axes == 1:
+        step = gradient / (xp.abs(hessian[..., 0]) + _TINY)
+    elif axes == 2:
+        step = _uphill_in_the_plane(gradient, hessian, least_relative_curvature, xp=xp)
+    else:
+        values, basis = xp.linalg.eigh(hessian)
+        curvature = xp.abs(values)
+        least = least_relative_curvature * xp.max(curvature, axis=-1, keepdims=True) + _TINY
+        step_in_eigenbasis = xp.matmul(gradient[..., None, :], basis)[..., 0, :] / xp.maximum(curvature, least)
+        step = xp.matmul(basis, step_in_eigenbasis[..., None])[..., 0]
+    excess = xp.max(xp.abs(step), axis=-1, keepdims=True) / _LONGEST
+    return step / xp.maximum(excess, xp.ones_like(excess))
+
+
+def _uphill_in_the_plane(gradient: Array, hessian: Array, least_relative_curvature: float, *, xp: Namespace) -> Array:
+    """``f(H) g`` with ``f(x) = 1 / max(|x|, least)`` of a Hessian of two axes, in closed form.
+
+    H has the eigenvalues ``mean + radius`` and ``mean - radius``. A function of H is the line through its values there,
+    ``f(H) = centre I + slope (H - mean I)``. So no eigenvalue routine has to wait for the device.
+    """
+    mean = 0.5 * (hessian[..., 0, 0] + hessian[..., 1, 1])
+    half_difference = 0.5 * (hessian[..., 0, 0] - hessian[..., 1, 1])
+    off_diagonal = hessian[..., 0, 1]
+    radius = xp.sqrt(half_difference * half_difference + off_diagonal * off_diagonal)
+    largest = xp.abs(mean) + radius
+    least = least_relative_curvature * largest + _TINY
+    at_higher = 1 / xp.maximum(xp.abs(mean + radius), least)
+    at_lower = 1 / xp.maximum(xp.abs(mean - radius), least)
+    centre = 0.5 * (at_higher + at_lower)
+    slope = 0.5 * (at_higher - at_lower) / (radius + _TINY)
+    image = xp.matmul(hessian, gradient[..., None])[..., 0]
+    return (centre - slope * mean)[..., None] * gradient + slope[..., None] * image
+
+
+def _modulus(terms: Array, angles: Array, *, xp: Namespace) -> Array:
+    """``|sum_k terms_k e^{i angles_k}|``."""
+    cos, sin = xp.cos(angles), xp.sin(angles)
+    real, imag = xp.real(terms), xp.imag(terms)
+    rotated_real = xp.sum(real * cos - imag * sin, axis=-1)
+    rotated_imag = xp.sum(real * sin + imag * cos, axis=-1)
+    return xp.sqrt(rotated_real * rotated_real + rotated_imag * rotated_imag)

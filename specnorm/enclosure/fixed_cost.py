@@ -1,23 +1,23 @@
-"""Bounds of a layer's norm at a fixed cost, by a grid or an unfolding, for searches that did not finish."""
+"""Bounds of a layer's norm at a fixed cost, by a grid or an unfolding: a `Fallback` of searches."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from specnorm.geometry.frequencies import half_grid
-from specnorm.grid import proof as grid
-from specnorm.grid.search import GRAM_PRODUCTS, POINTS_A_STEP, grid_points, largest_bounds
-from specnorm.proofs.bound import largest_of_blocks, least
+from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
+from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
+from specnorm.proofs.bound import least
 from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.running.clock import MULTIPLICATIONS_PER_SECOND
+from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
+from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.unfoldings.search import smallest_unfoldings
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
-    from specnorm.running.problem import Problem
+    from specnorm.running.search import Clock
 
 
 _MOST_PHASE_WORK = 1e12
@@ -34,36 +34,34 @@ _PHASE_WORK = 400
 """Cost of the cosine and sine of one tap at one frequency, in multiplications."""
 
 
-def bound_without_search(problem: Problem, *, ops: ArrayOps) -> Upper:
+def bound(blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
     """A bound of the layer's norm: the smallest unfolding's or, if there is time for a grid, the lower of both.
 
     If there is no time for unfoldings, it is the bound by the Frobenius norm.
     """
-    blocks = problem.kernel
-    if not problem.clock.affords(_unfolding_work(blocks), _LATE_PART):
+    if not clock.affords(_unfolding_work(blocks), _LATE_PART):
         return norm_by_frobenius(blocks, ops=ops)
-    bounds_of_blocks, _ = smallest_unfoldings(blocks, problem.spec, ops=ops)
+    bounds_of_blocks, _ = smallest_unfoldings(blocks, ops=ops)
     unfolding = largest_of_blocks(bounds_of_blocks, blocks.shape[0])
-    if not _is_worth_a_grid(problem):
+    if not _is_worth_a_grid(blocks, clock):
         return unfolding
-    sizes = grid_points(tuple(blocks.shape[3:]))
-    bounds = largest_bounds(grid.symbol_norms_up, blocks, half_grid(sizes), GRAM_PRODUCTS, ops=ops)
-    return least(unfolding, grid.norm_by_grid(bounds, sizes, ops=ops))
+    _, _, claims = largest_bound(SymbolNormsUp(), blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
+    return least(unfolding, norm_by_grid(largest_of_blocks(claims(), blocks.shape[0])))
 
 
-def seconds_without_search(problem: Problem) -> float:
-    """Estimate the seconds of `bound_without_search`, which a search has to leave."""
-    unfolding_work = _unfolding_work(problem.kernel)
-    work_of_both = unfolding_work + _grid_work(problem.kernel)
-    fits = work_of_both <= MULTIPLICATIONS_PER_SECOND * _RESERVED_PART * problem.clock.seconds
+def seconds(blocks: Array, clock: Clock) -> float:
+    """Estimate the seconds of `bound`."""
+    unfolding_work = _unfolding_work(blocks)
+    work_of_both = unfolding_work + _grid_work(blocks)
+    fits = work_of_both <= MULTIPLICATIONS_PER_SECOND * _RESERVED_PART * clock.seconds
     return (work_of_both if fits else unfolding_work) / MULTIPLICATIONS_PER_SECOND
 
 
-def _is_worth_a_grid(problem: Problem) -> bool:
+def _is_worth_a_grid(blocks: Array, clock: Clock) -> bool:
     """Whether a grid fits the time that is left; without a deadline, whether its phases take at most 100 seconds."""
-    if math.isinf(problem.clock.seconds):
-        return _phase_work(problem.kernel) <= _MOST_PHASE_WORK
-    return problem.clock.affords(_grid_work(problem.kernel), _LATE_PART)
+    if math.isinf(clock.seconds):
+        return _phase_work(blocks) <= _MOST_PHASE_WORK
+    return clock.affords(_grid_work(blocks), _LATE_PART)
 
 
 def _grid_size(blocks: Array) -> float:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 
 from specnorm.backends.text import POWER, number
-from specnorm.geometry.frequencies import Frequencies
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import Lower, Upper
+from specnorm.proofs.frequencies import Frequencies
 
 _SHOWN_PREMISES = 3
 """Number of premises of a claim that are printed, the largest first."""

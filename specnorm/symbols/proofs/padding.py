@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from specnorm.proofs import host
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper, largest_of_blocks, trivial_lower
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _largest, _upper, trivial_lower
 from specnorm.proofs.cells import Circulant
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
     norm : Upper
         Bound of the norms of the blocks' symbols at all frequencies, or, for a periodic layer, at those of its size.
     """
-    if norm.what != ALL_FREQUENCIES and not _is_circulant_of(norm.what, spec):
+    if not _is_of_symbols(norm.what) or (isinstance(norm.what, Circulant) and not _is_circulant_of(norm.what, spec)):
         raise HypothesisError(f"{norm.what} is not the norm of the layer's convolution")
     gain_sq = spec.padding_gain_sq
     if gain_sq == 1:
@@ -40,6 +40,19 @@ def bounds_of_layers(suprema: Sequence[Upper], spec: ConvSpec) -> list[tuple[Low
     return [(trivial_lower(), padded_norm(supremum, spec)) for supremum in suprema]
 
 
+def largest_of_blocks(bounds: Sequence[Upper], count: int) -> Upper:
+    """Bound the largest norm of the symbols of some blocks, from one upper bound for each, all at the same frequencies.
+
+    Of a layer's blocks these are all frequencies, or those of a circulant.
+    """
+    subjects = {bound.what for bound in bounds}
+    if len(bounds) != count or len(subjects) != 1 or not all(_is_of_symbols(what) for what in subjects):
+        raise HypothesisError(f"{len(bounds)} bounds of {count} blocks")
+    if len(bounds) == 1:
+        return bounds[0]
+    return _largest(bounds, bounds[0].what, f"the largest of {len(bounds)} groups")
+
+
 def bounds_by_blocks(claims: Callable[[], Sequence[Upper]], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
     """Bound the norms of layers of one geometry by 0 and by what claims one bound of each of their blocks."""
     bounds, groups = claims(), spec.groups
@@ -47,12 +60,17 @@ def bounds_by_blocks(claims: Callable[[], Sequence[Upper]], spec: ConvSpec) -> l
     return bounds_of_layers([largest_of_blocks(layer, groups) for layer in layers], spec)
 
 
-def _is_circulant_of(what: object, spec: ConvSpec) -> bool:
-    """Whether a claim's subject is the circulant that a periodic layer at its size is.
+def _is_of_symbols(what: object) -> bool:
+    """Whether a claim's subject is the norms of blocks' symbols: at all frequencies, or at those of a circulant."""
+    return what == ALL_FREQUENCIES or isinstance(what, Circulant)
+
+
+def _is_circulant_of(circulant: Circulant, spec: ConvSpec) -> bool:
+    """Whether a layer at its size is this circulant, but for outputs that are left out or repeated.
 
     0 points (along an axis with one tap) stand for any number.
     """
-    if not isinstance(what, Circulant) or spec.input_shape is None or not spec.is_circulant:
+    if spec.input_shape is None or (spec.ndim and spec.padding_mode != "circular"):
         return False
-    has_points_of_layer = all(points in (0, size) for points, size in zip(what.points, spec.grid_shape, strict=True))
-    return has_points_of_layer and not any(what.skew)
+    points_of_layer = zip(circulant.points, spec.grid_shape, strict=True)
+    return all(points in (0, size) for points, size in points_of_layer) and not any(circulant.skew)

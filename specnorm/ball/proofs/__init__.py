@@ -1,0 +1,1 @@
+"""The norms of directions of steps, and of multiples of kernels."""

@@ -1,1 +1,0 @@
-"""Kernels changed so that their norm is proven to be at most a bound."""
