@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _BEST = 16
 """Number of points of the grid at which a training step looks for the best vector."""
-_HIGHEST = 8, 4, 2
+_HIGHEST = 8, 4, 2, 1
 """Number of the highest of these points that are kept, in each round."""
 _SHIFT = 0.42
 """Shift s of a power step, as a part of q_min, the smallest squared value that is followed at the point. A step
@@ -37,7 +37,7 @@ _LONG = 2.0
 """Vectors longer than this begin anew, too."""
 _TINY = 1e-30
 """Added to what is divided by."""
-_FINER = 0.5
+_FINER = 0.4
 """Factor by which the stencil around a frequency shrinks from round to round."""
 _SETTLING = 0.7
 """The same in the last rounds, outside of training."""
@@ -351,10 +351,8 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
         (turns,) = placed(("turns", grid.key, scale), functools.partial(grid.turns, scale), left, ops=ops)
         left, right, phases = _round(waves, left, phases, turns, count)
         scale *= _FINER
-    point = _highest((left, right, phases), _squared_norm(left, xp=ops.xp), 1, xp=ops.xp)
     if last_rounds:
-        point = _last_rounds(waves, point, scale, last_rounds)
-    left, right, phases = point
+        left, right, phases = _last_rounds(waves, (left, right, phases), scale, last_rounds)
     left, norms = _unit(left, xp=ops.xp)
     return Triples(norms[:, 0, 0], left[:, :, 0], right[:, :, 0], phases[:, :, 0])
 
