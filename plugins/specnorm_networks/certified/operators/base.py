@@ -324,6 +324,10 @@ class Operator:
         """Return the operator for values of size 1 along some of the axes of `alike`: the function at one position."""
         return self
 
+    def map_at_one_position(self, place: Place, axes: frozenset[int]) -> LinearMap | None:
+        """Return the linear map at one position along some of the axes of `alike`; None as for `linear_map`."""
+        return self.shortened(axes).linear_map(place.shortened(axes))
+
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | LowHigh | None:
         """Return the interval of the value for intervals of the inputs; None if it is unknown.
 
@@ -474,9 +478,8 @@ class Linear(Operator):
             return super().lipschitz(place)
         # Along the axes of `alike`, one position stands for all.
         alike_axes = self.alike(place)
-        short_place = place.shortened(alike_axes)
-        shapes = short_place.known_shapes()
-        linear = self.shortened(alike_axes).linear_map(short_place) if shapes else None
+        shapes = place.shortened(alike_axes).known_shapes()
+        linear = self.map_at_one_position(place, alike_axes)
         if linear is None or shapes is None:
             raise NoBoundError("it has no map of values of such sizes, or these are not known: give the input shape")
         return host.root_up(linear.most_copies(shapes))
