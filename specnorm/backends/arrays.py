@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _TINY = 1e-30
 """Added to norms before they are inverted. It changes no norm above 1e-14, and has an inverse in float32."""
+_CACHED_NUMBERS = 2**15
+"""Largest number of entries of vectors that `real_vectors` caches."""
 
 
 def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -261,6 +263,22 @@ def start_vector(seed: int, size: int) -> np.ndarray:
     vector = random_vectors(seed, (1, size))
     vector.flags.writeable = False
     return vector
+
+
+def real_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The real parts of `random_vectors`, read-only; those of a small shape are cached."""
+    return _small_real_vectors(seed, shape) if math.prod(shape) <= _CACHED_NUMBERS else _real_vectors(seed, shape)
+
+
+def _real_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    vectors = np.ascontiguousarray(random_vectors(seed, shape).real)
+    vectors.flags.writeable = False
+    return vectors
+
+
+@functools.lru_cache(maxsize=16)
+def _small_real_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return _real_vectors(seed, shape)
 
 
 def counter(like: Array, *, ops: ArrayOps) -> Any:

@@ -189,7 +189,6 @@ class Search:
             count = len(cover)
             self._cells += count
             self._rounds += 1
-            time_left = self.clock.left
             lower_before = self.incumbent.best.bound.value
             previous_polynomial = polynomial
             in_float32 = self.incumbent.is_far_below and self._rounds <= self.tuning.float32_rounds
@@ -201,6 +200,8 @@ class Search:
                 break
             if len(cover) > self.tuning.many_cells and self._tightened is not polynomial:
                 self._tighten_truncation(polynomial)
+            # From here on, time is spent on cells: later rounds need no new polynomial.
+            time_left = self.clock.left
             nodes = self._estimate(cover, polynomial, vectors)
             # The estimates may be of the polynomial's float32 copy.
             self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
@@ -483,7 +484,7 @@ class Search:
     def _tighten_truncation(self, polynomial: GramPolynomial) -> None:
         """Bound what is left out by a coarse search of its own: the rotation's bound is some four times too large."""
         self._tightened = polynomial
-        if not polynomial.truncation > 0:
+        if not polynomial.truncation > self.tuning.least_left_out * self.threshold**2:
             return
         left_out = self.xp.astype(polynomial.left_out, self.blocks.dtype, copy=False)
         search = Search(left_out, clock=self.clock, ops=self.ops)

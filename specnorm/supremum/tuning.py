@@ -99,6 +99,8 @@ class Tuning(NamedTuple):
     not to the norm."""
     many_cells: int = 300
     """Number of cells of a round above which what is left out is bounded again before, by a search of its own."""
+    least_left_out: float = 0.01
+    """Part of the squared threshold above which the truncation bound is worth that."""
     rtol_left_out: float = 0.2
     """Tolerance of that search: its first cells are enough for it."""
     fewest_retries: int = 8
