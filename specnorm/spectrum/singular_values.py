@@ -91,8 +91,8 @@ class SingularValues(_LayerValues):
     those of one matrix, repeated.
 
     The symbols of a real kernel at theta and -theta have the same values, so one of both is factorised. Singular
-    vectors are computed for a gradient only. For the k largest values of a layer without groups, frequencies whose
-    norms are proven to be below the k-th largest value so far are left out.
+    vectors are computed for a gradient and for the k largest values, which they prove. For the k largest values of a
+    layer without groups, frequencies whose norms are proven to be below the k-th largest so far are left out.
 
     Parameters
     ----------

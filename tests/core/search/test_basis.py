@@ -75,3 +75,24 @@ def test_crowded_spectra_get_longer_filters(monkeypatch: pytest.MonkeyPatch) -> 
     short = relative_errors(monkeypatch, crowded_part=1.0)
     assert long.min() > -1e-5, "from below"
     assert np.median(long) < 1e-3 < 5e-3 < np.median(short)
+
+
+@pytest.mark.parametrize(("rate", "starts"), [(0.4, 1), (0.0, 12)])
+def test_many_cells_alone_are_not_flat(rate: float, starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first round nothing is known, and every norm is above the incumbent: one start where they decay."""
+    kernel = np.random.RandomState(0).standard_normal((16, 16, 5, 5)) * rate ** np.add.outer(range(5), range(5))
+    kernel[..., 0, 0] = np.eye(16) if rate == 0 else kernel[..., 0, 0]
+    kernel += 1e-4 * np.cos(np.arange(kernel.size)).reshape(kernel.shape)
+    chosen: list[tuple[int, int]] = []
+    of_round = incumbent.Incumbent._worth_an_ascent
+
+    def counted(self: incumbent.Incumbent, norms_sq: np.ndarray) -> np.ndarray:
+        found = of_round(self, norms_sq)
+        chosen.append((len(norms_sq), len(found)))
+        return found
+
+    monkeypatch.setattr(incumbent.Incumbent, "_worth_an_ascent", counted)
+    specnorm.enclose(kernel)
+    cells, first = chosen[0]
+    assert cells > tuning.TUNING.flat_cells
+    assert first == starts
