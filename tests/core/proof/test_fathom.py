@@ -58,7 +58,7 @@ def test_a_truncation_below_the_norm_proves_too_much() -> None:
     too_much = []
     for part in (1.0, 0.5):
         found = with_sharp_truncation(blocks, basis, part)
-        limits = np.full(len(points), 1.4 * sigma_star(found.left_out[0], max_cells=3000).hi ** 2)
+        limits = np.full(len(points), 1.4 * sigma_star(np.asarray(found.left_out)[0], max_cells=3000).hi ** 2)
         planes = found.planes_at(points, np.zeros(len(points), dtype=int))
         reduced, _ = found.reduced(*planes, limits)
         proven = np.linalg.eigvalsh(np.asarray(reduced))[:, -1] <= limits

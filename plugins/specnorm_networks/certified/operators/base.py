@@ -279,6 +279,9 @@ class Operator:
     is_monotone_and_exact: ClassVar[bool] = False
     """Whether each entry of the value is a nondecreasing function of each entry of the inputs, and `run` computes it
     without rounding."""
+    library_roundings: ClassVar[int | None] = None
+    """Relative error of another library's value, as a multiple of its unit roundoff, besides underflow; None: that of
+    `rounding`."""
     keeps_channels: ClassVar[bool] = False
     """Whether it treats every channel (axis 1) by itself, and all channels alike. False for functions of each entry and
     for layers, which have rules of their own."""
@@ -352,6 +355,8 @@ class Operator:
 
         The other library computes with the unit roundoff ``unit``. Both roundings are counted, its and that of `run`.
         """
+        if self.library_roundings is not None:
+            return np.asarray(self.library_roundings * unit * abs(result) + smallest_positive(unit))
         linear = self.linear_map(Place(tuple(value.shape for value in values), result.shape))
         if linear is None or not (linear.roundings or linear.offset):
             return 0.0
@@ -580,6 +585,8 @@ class Pointwise(Operator):
     ) -> FloatArray | float:
         # Libraries promise a few roundings of the result. They may also round the argument, which changes the result of
         # a function with slopes of about 1 by a few roundings of the argument. Sixteen of each cover both.
+        if self.library_roundings is not None:
+            return super().rounding(values, result, unit)
         return 16 * unit * (abs(result) + abs(values[0]))
 
     def run(self, *values: FloatArray) -> FloatArray:

@@ -21,7 +21,6 @@ from specnorm_networks.certified.operators.base import (
     Program,
 )
 from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
-from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.linear import Add, Scale
 from specnorm_networks.certified.operators.piecewise import ReLU
 from specnorm_networks.certified.operators.steep import hint
@@ -98,6 +97,7 @@ class Where(Selection):
 class ProductOrQuotient(Operator):
     """A product or a quotient: a change of one input is multiplied by a factor that depends on the ranges."""
 
+    library_roundings = 4  # it rounds once, and so do we; a quotient may be computed as a product with an inverse
     reason: ClassVar[str]
     """Why there is no constant if the ranges of the inputs are unknown."""
 
@@ -129,15 +129,6 @@ class ProductOrQuotient(Operator):
         constants = constants_after_broadcast(bounds, place)
         terms = [host.mul_up(constant, factor) for constant, factor in zip(constants, factors, strict=True)]
         return host.add_up(*terms)
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The other library rounds once, and so do we; a quotient may be computed as a product with an inverse.
-        return 4 * unit * abs(result) + smallest_positive(unit)
 
 
 class Product(ProductOrQuotient):
