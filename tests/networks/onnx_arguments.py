@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from networks.drawing import Arguments, Dice, Slot, axis, numbers, pieces, some_axes
+from networks.drawing import Arguments, Shapes, Slot, axis, numbers, pieces, some_axes
 from networks.onnx_schemas import attributes, places
 from networks.onnx_states import STATES
 from onnx import numpy_helper
@@ -21,12 +21,12 @@ def first(operator: str) -> str:
 
 
 # -- families ------------------------------------------------------------------------------------------------------
-def alone(operator: str, **choices: tuple[Any, ...]) -> Callable[[Dice], Arguments]:
+def alone(operator: str, **choices: tuple[Any, ...]) -> Callable[[Shapes], Arguments]:
     return lambda d: {first(operator): Slot(d.sizes())} | {name: d.choice(some) for name, some in choices.items()}
 
 
-def joined(operator: str) -> Callable[[Dice], Arguments]:
-    def draw(d: Dice) -> Arguments:
+def joined(operator: str) -> Callable[[Shapes], Arguments]:
+    def draw(d: Shapes) -> Arguments:
         shape = d.sizes()
         found: Arguments = {name: Slot(d.part(shape)) for name in places(operator)}
         if operator == "Div" and d.random() < 0.5:
@@ -38,18 +38,18 @@ def joined(operator: str) -> Callable[[Dice], Arguments]:
     return draw
 
 
-def several(d: Dice) -> Arguments:
+def several(d: Shapes) -> Arguments:
     shape = d.sizes()
     return {"data_0": [Slot(d.part(shape)) for _ in range(d.randint(1, 3))]}
 
 
-def reduced(d: Dice) -> Arguments:
+def reduced(d: Shapes) -> Arguments:
     shape = d.sizes()
     found: Arguments = {"data": Slot(shape), "axes": d.choice([some_axes(d, shape), None])}
     return found | {"keepdims": d.choice([None, 0, 1]), "noop_with_empty_axes": d.choice([None, 0, 1])}
 
 
-def geometry(d: Dice, kernel: list[int], *, same: bool = True) -> Arguments:
+def geometry(d: Shapes, kernel: list[int], *, same: bool = True) -> Arguments:
     ndim = len(kernel)
     how = d.choice([None, None, "NOTSET", "VALID", *(["SAME_UPPER", "SAME_LOWER"] if same else [])])
     pads = d.choice([None, [d.randint(0, k // 2) for k in kernel * 2]]) if how in (None, "NOTSET") else None
@@ -60,7 +60,7 @@ def geometry(d: Dice, kernel: list[int], *, same: bool = True) -> Arguments:
     return found | {"dilations": dilations, "auto_pad": how, "pads": pads}
 
 
-def pooled(d: Dice) -> Arguments:
+def pooled(d: Shapes) -> Arguments:
     ndim = d.choice([1, 1, 2])
     kernel = [d.randint(1, 3) for _ in range(ndim)]
     found: Arguments = {"X": Slot(d.image(ndim, 3)), "kernel_shape": kernel, "ceil_mode": d.choice([None, 0, 1])}
@@ -71,7 +71,7 @@ def pooled(d: Dice) -> Arguments:
     )
 
 
-def convolution(d: Dice, *, transposed: bool = False) -> Arguments:
+def convolution(d: Shapes, *, transposed: bool = False) -> Arguments:
     ndim = d.choice([1, 1, 2])
     deep = d.randint(1, 2)
     shape = d.image(ndim, 1, 3, d.randint(1, 4)) if transposed else d.image(ndim, 3, 5, d.randint(1, 4))
@@ -95,14 +95,14 @@ def convolution(d: Dice, *, transposed: bool = False) -> Arguments:
     return found | {"W": numbers(d, weight), "B": d.choice([None, numbers(d, (g * deep,))])}
 
 
-def matrices(d: Dice) -> Arguments:
+def matrices(d: Shapes) -> Arguments:
     shape = d.sizes()
     m = d.randint(1, 3)
     right = (shape[-1], m)
     return {"A": Slot(shape), "B": Slot(d.choice([right, right, (*shape[:-2], *right)]))}
 
 
-def gemm(d: Dice) -> Arguments:
+def gemm(d: Shapes) -> Arguments:
     shape = d.sizes(2, 2)
     m = d.randint(1, 3)
     left = d.choice([None, 0, 1])
@@ -113,7 +113,7 @@ def gemm(d: Dice) -> Arguments:
     return found | {"alpha": d.choice([None, 1.0, 10.0, -0.5]), "beta": d.choice([None, 1.0, 0.0, 3.0])}
 
 
-def batch_norm(d: Dice) -> Arguments:
+def batch_norm(d: Shapes) -> Arguments:
     shape = d.sizes(2)
     found: Arguments = {name: numbers(d, shape[1:2]) for name in places("BatchNormalization")[1:]}
     found |= {"X": Slot(shape), "input_var": abs(found["input_var"]), "spatial": d.choice([None, 0, 1])}
@@ -123,7 +123,7 @@ def batch_norm(d: Dice) -> Arguments:
     }  # fmt: skip
 
 
-def resized(d: Dice) -> Arguments:
+def resized(d: Shapes) -> Arguments:
     shape = d.image(d.choice([1, 2]), 1)
     factors = [1.0, 1.0, *(d.choice([0.5, 1.0, 1.5, 2.0, 3.0]) for _ in shape[2:])]
     factors = [f if int(n * f) else 1.0 for f, n in zip(factors, shape, strict=True)]
@@ -159,13 +159,13 @@ def resized(d: Dice) -> Arguments:
     }
 
 
-def upsampled(d: Dice) -> Arguments:
+def upsampled(d: Shapes) -> Arguments:
     shape = d.image(d.choice([1, 2]), 1)
     factors = [1.0, 1.0, *(d.choice([1.0, 1.5, 2.0, 3.0]) for _ in shape[2:])]
     return {"X": Slot(shape), "scales": factors, "mode": d.choice([None, "nearest", "linear"])}
 
 
-def padded(d: Dice) -> Arguments:
+def padded(d: Shapes) -> Arguments:
     shape = (1, *d.sizes(1, 2)) if d.random() < 0.5 else d.image(1, 1)
     mode = d.choice([None, "constant", "reflect", "edge", "wrap"])
     axes = d.choice([None, some_axes(d, shape)])
@@ -176,44 +176,44 @@ def padded(d: Dice) -> Arguments:
     return found | {"constant_value": d.choice([None, np.asarray(2.5)]), "value": d.choice([None, 2.5])}
 
 
-def clipped(d: Dice) -> Arguments:
+def clipped(d: Shapes) -> Arguments:
     low = d.choice([None, *SMALL])
     high = d.choice([None, *SMALL])
     return {"input": Slot(d.sizes()), "min": low, "max": high}
 
 
-def prelu(d: Dice) -> Arguments:
+def prelu(d: Shapes) -> Arguments:
     shape = d.sizes()
     return {"X": Slot(shape), "slope": numbers(d, d.part(shape))}
 
 
-def reshaped(d: Dice) -> Arguments:
+def reshaped(d: Shapes) -> Arguments:
     shape = d.sizes()
     wanted = d.choice([[-1], [math.prod(shape)], [0, -1], [1, *shape[::-1]], [0] * len(shape)])
     return {"data": Slot(shape), "shape": wanted, "allowzero": d.choice([None, 0, 1])}
 
 
-def flattened(d: Dice) -> Arguments:
+def flattened(d: Shapes) -> Arguments:
     shape = d.sizes()
     return {"input": Slot(shape), "axis": d.choice([None, d.randint(-len(shape), len(shape))])}
 
 
-def transposed(d: Dice) -> Arguments:
+def transposed(d: Shapes) -> Arguments:
     shape = d.sizes()
     return {"data": Slot(shape), "perm": d.choice([None, d.sample(range(len(shape)), len(shape))])}
 
 
-def squeezed(d: Dice) -> Arguments:
+def squeezed(d: Shapes) -> Arguments:
     shape = d.choice([d.sizes(2), (1, *d.sizes(1, 2), 1)])
     ones = [at for at, n in enumerate(shape) if n == 1]
     return {"data": Slot(shape), "axes": d.choice([ones[:1], ones, [at - len(shape) for at in ones]]) or None}
 
 
-def unsqueezed(d: Dice) -> Arguments:
+def unsqueezed(d: Shapes) -> Arguments:
     return {"data": Slot(d.sizes(1, 2)), "axes": d.choice([[0], [-1], [1, 0], [0, -1]])}
 
 
-def sliced(d: Dice) -> Arguments:
+def sliced(d: Shapes) -> Arguments:
     shape = d.sizes()
     axes = d.choice([None, some_axes(d, shape)])
     many = len(axes) if axes is not None else d.randint(1, len(shape))
@@ -222,7 +222,7 @@ def sliced(d: Dice) -> Arguments:
     return found | {"ends": [d.choice([1, 2, -1, 99]) for _ in range(many)], "axes": axes, "steps": steps}
 
 
-def split(d: Dice) -> Arguments:
+def split(d: Shapes) -> Arguments:
     shape = d.sizes()
     at = axis(d, shape)
     sized = pieces(d, shape[at])
@@ -233,7 +233,7 @@ def split(d: Dice) -> Arguments:
     return found | {"split": None, "outputs": count, "num_outputs": count}
 
 
-def joined_along(d: Dice) -> Arguments:
+def joined_along(d: Shapes) -> Arguments:
     shape = list(d.sizes(1, 3, 3))
     at = axis(d, tuple(shape))
     values = []
@@ -243,7 +243,7 @@ def joined_along(d: Dice) -> Arguments:
     return {"inputs": values, "axis": at}
 
 
-def gathered(d: Dice) -> Arguments:
+def gathered(d: Shapes) -> Arguments:
     shape = d.sizes()
     at = d.choice([None, axis(d, shape)])
     n = shape[at or 0]
@@ -252,7 +252,7 @@ def gathered(d: Dice) -> Arguments:
     return {"data": Slot(shape), "axis": at, "indices": index}
 
 
-def placed(d: Dice, *, put: bool = False) -> Arguments:
+def placed(d: Shapes, *, put: bool = False) -> Arguments:
     """Entries along an axis, taken or put; some twice."""
     shape = d.sizes()
     at = d.randrange(len(shape))
@@ -267,7 +267,7 @@ def placed(d: Dice, *, put: bool = False) -> Arguments:
     return found | ({"updates": Slot(many), "reduction": d.choice([None, "none", "add"])} if put else {})
 
 
-def placed_by_tuples(d: Dice, *, put: bool = False) -> Arguments:
+def placed_by_tuples(d: Shapes, *, put: bool = False) -> Arguments:
     """Slices at tuples of positions."""
     shape = d.sizes()
     batch = 0 if put or len(shape) < 2 else d.choice([0, 0, 1])
@@ -282,12 +282,12 @@ def placed_by_tuples(d: Dice, *, put: bool = False) -> Arguments:
     return found | {"batch_dims": d.choice([None, 0]) if batch == 0 else batch}
 
 
-def triangle(d: Dice) -> Arguments:
+def triangle(d: Shapes) -> Arguments:
     shape = d.sizes(2)
     return {"input": Slot(shape), "k": d.choice([None, -1, 0, 1]), "upper": d.choice([None, 0, 1])}
 
 
-def ordered(d: Dice) -> Arguments:
+def ordered(d: Shapes) -> Arguments:
     shape = d.sizes()
     at = axis(d, shape)
     return {
@@ -296,30 +296,30 @@ def ordered(d: Dice) -> Arguments:
     }  # fmt: skip
 
 
-def contracted(d: Dice) -> Arguments:
+def contracted(d: Shapes) -> Arguments:
     words = {letter: d.randint(1, 3) for letter in "abcd"}
     equation = d.choice(["ab,bc->ac", "abc,acd->abd", "abc,dc->abd", "cb,abc->ac", "ab,ab->ab", "ab,b->a", "abc,b->c"])
     terms = equation.partition("->")[0].split(",")
     return {"Inputs": [Slot(tuple(words[x] for x in term)) for term in terms], "equation": equation}
 
 
-def softened(d: Dice) -> Arguments:
+def softened(d: Shapes) -> Arguments:
     shape = d.sizes()
     return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)])}
 
 
-def expanded(d: Dice) -> Arguments:
+def expanded(d: Shapes) -> Arguments:
     shape = d.sizes()
     return {"input": Slot(d.part(shape)), "shape": list(d.part(shape)) if d.random() < 0.3 else list(shape)}
 
 
-def tiled(d: Dice) -> Arguments:
+def tiled(d: Shapes) -> Arguments:
     shape = d.sizes()
     return {"input": Slot(shape), "repeats": [d.randint(1, 2) for _ in shape]}
 
 
-def blocked(operator: str) -> Callable[[Dice], Arguments]:
-    def draw(d: Dice) -> Arguments:
+def blocked(operator: str) -> Callable[[Shapes], Arguments]:
+    def draw(d: Shapes) -> Arguments:
         b = d.choice([1, 2])
         shape = (1, b * b, d.randint(1, 2), 2) if operator == "DepthToSpace" else (1, d.randint(1, 2), b * 2, b)
         return {"input": Slot(shape), "blocksize": b, "mode": d.choice([None, "DCR", "CRD"])}
@@ -327,7 +327,7 @@ def blocked(operator: str) -> Callable[[Dice], Arguments]:
     return draw
 
 
-def dequantized(d: Dice) -> Arguments:
+def dequantized(d: Shapes) -> Arguments:
     n = d.randint(1, 3)
     wide = (n,) if d.random() < 0.5 else ()
     x = np.asarray([d.randint(-90, 90) for _ in range(2 * n)], np.int8).reshape(2, n)
@@ -339,7 +339,7 @@ def dequantized(d: Dice) -> Arguments:
     return found | {"block_size": d.choice([None, 0, 0, 2]), "output_dtype": d.choice([None, 0, 1])}
 
 
-def constant(d: Dice) -> Arguments:
+def constant(d: Shapes) -> Arguments:
     name = d.choice(["value", "value_float", "value_floats", "value_int", "value_ints"])
     values: Arguments = {
         "value": numpy_helper.from_array(numbers(d, d.sizes())),
@@ -351,15 +351,15 @@ def constant(d: Dice) -> Arguments:
     return {key: value if key == name else None for key, value in values.items()}
 
 
-def filled(d: Dice) -> Arguments:
+def filled(d: Shapes) -> Arguments:
     value = numpy_helper.from_array(np.asarray([d.choice(SMALL)]))
     return {"input": np.asarray(d.sizes(), np.int64), "value": d.choice([None, value])}
 
 
-def compared(operator: str, *, truths: bool = False) -> Callable[[Dice], Arguments]:
+def compared(operator: str, *, truths: bool = False) -> Callable[[Shapes], Arguments]:
     """Of constants, half of them equal, or true."""
 
-    def draw(d: Dice) -> Arguments:
+    def draw(d: Shapes) -> Arguments:
         shape = d.sizes()
         both = [np.asarray(numbers(d, d.part(shape))).round() for _ in range(2)]
         return {name: x > 0 if truths else x for name, x in zip(places(operator), both, strict=False)}
@@ -367,7 +367,7 @@ def compared(operator: str, *, truths: bool = False) -> Callable[[Dice], Argumen
     return draw
 
 
-def remainder(d: Dice) -> Arguments:
+def remainder(d: Shapes) -> Arguments:
     shape = d.sizes()
     by_dividend = d.choice([None, 0, 1])
     kind = d.choice([np.int64, np.int32, np.float64] if by_dividend else [np.int64, np.int32])
@@ -375,7 +375,7 @@ def remainder(d: Dice) -> Arguments:
     return {"A": a.astype(kind), "B": np.where(abs(b) < 1, 3, b).astype(kind), "fmod": by_dividend}
 
 
-def ranged(d: Dice) -> Arguments:
+def ranged(d: Shapes) -> Arguments:
     whole = d.random() < 0.5
     start, delta = (d.randint(-3, 3), d.choice([1, 2, -1])) if whole else (d.gauss(0, 2), d.choice([0.3, -1.5]))
     limit = start + delta * d.randint(1, 5) + (0 if whole else 0.1 * delta)
@@ -383,7 +383,7 @@ def ranged(d: Dice) -> Arguments:
     return {"start": kind(start), "limit": kind(limit), "delta": kind(delta)} | {"stash_type": d.choice([None, 1])}
 
 
-def multiplied(d: Dice) -> Arguments:
+def multiplied(d: Shapes) -> Arguments:
     found = reduced(d)
     shape = found["data"].shape
     return found | {"data": np.asarray([d.randint(1, 3) for _ in range(math.prod(shape))], np.int64).reshape(shape)}
@@ -392,7 +392,7 @@ def multiplied(d: Dice) -> Arguments:
 DROPOUT = {"ratio": (None, 0.5), "seed": (None, 1), "training_mode": (None, False, False, True)}
 CAST = {"to": (1, 10, 11, 16, 7, 9), "saturate": (None, 0, 1), "round_mode": (None, "up", "down")}
 
-DRAWS: dict[str, Callable[[Dice], Arguments]] = {
+DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     **{name: alone(name) for name in OPERATORS if not attributes(name) and len(places(name)) == 1},
     **dict.fromkeys(("Conv",), convolution),
     "ConvTranspose": lambda d: convolution(d, transposed=True),

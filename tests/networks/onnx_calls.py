@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from helpers.onnx_models import graph_of, model
-from networks.drawing import Arguments, Dice, Slot, numbers
+from networks.drawing import Arguments, Shapes, Slot, numbers
 from networks.onnx_arguments import DRAWS
 from networks.onnx_schemas import places, versions
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def _array(value: Any) -> NDArray[Any]:
     return array.astype(np.int64) if array.dtype.kind in "iu" and array.dtype != np.int8 else array
 
 
-def opset_of(operator: str, d: Dice) -> int:
+def opset_of(operator: str, d: Shapes) -> int:
     """An operator set, each version of the operator as often as any other."""
     known = list(versions(operator))
     at: int = d.choice(known)
@@ -71,7 +71,7 @@ def given(operator: str, opset: int, arguments: Arguments) -> tuple[list[Any], d
     return values, attributes
 
 
-def draw(operator: str, d: Dice) -> Drawn | None:
+def draw(operator: str, d: Shapes) -> Drawn | None:
     """A node; None if onnx's reference refuses it."""
     opset = opset_of(operator, d)
     arguments = DRAWS[operator](d)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from networks.drawing import Arguments, Dice, Slot, axis, numbers
+from networks.drawing import Arguments, Shapes, Slot, axis, numbers
 
 EPSILON = (None, 1e-5, 0.1, 2.0)
 
 
-def over_the_last(d: Dice) -> Arguments:
+def over_the_last(d: Shapes) -> Arguments:
     """Of layer and RMS norm: an axis and all behind it."""
     shape = d.sizes()
     at = d.choice([None, axis(d, shape)])
@@ -18,14 +18,14 @@ def over_the_last(d: Dice) -> Arguments:
     return found | {"epsilon": d.choice(EPSILON), "stash_type": d.choice([None, 1])}
 
 
-def over_channels(d: Dice) -> Arguments:
+def over_channels(d: Shapes) -> Arguments:
     """Of instance norm."""
     shape = (1, d.randint(1, 3), *(d.randint(1, 4) for _ in range(d.randint(1, 2))))
     of_channels = {name: numbers(d, shape[1:2]) for name in ("scale", "B")}
     return {"input": Slot(shape), "epsilon": d.choice(EPSILON)} | of_channels
 
 
-def over_groups(d: Dice) -> Arguments:
+def over_groups(d: Shapes) -> Arguments:
     """Of group norm; older operator sets have a scale for each group, newer ones for each channel."""
     groups = d.randint(1, 2)
     each = d.randint(1, 2)
@@ -36,7 +36,7 @@ def over_groups(d: Dice) -> Arguments:
     return found | of_channels | {"stash_type": d.choice([None, 1])}
 
 
-def lengths(d: Dice) -> Arguments:
+def lengths(d: Shapes) -> Arguments:
     """Of LpNormalization."""
     shape = d.sizes()
     return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)]), "p": d.choice([None, 2, 2, 1])}

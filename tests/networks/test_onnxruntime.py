@@ -9,6 +9,7 @@ import io
 import os
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 onnx = pytest.importorskip("onnx", reason="ONNX files: pip install onnx", exc_type=ImportError)
 runtime = pytest.importorskip("onnxruntime", reason="a second opinion: pip install onnxruntime", exc_type=ImportError)
 from helpers.onnx_models import single  # noqa: E402
-from networks.drawing import Arguments, Dice, Slot, numbers  # noqa: E402
+from networks.drawing import Arguments, Shapes, Slot, examples, numbers  # noqa: E402
 from networks.onnx_arguments import DRAWS  # noqa: E402
 from networks.onnx_calls import given  # noqa: E402
 from networks.onnx_schemas import versions  # noqa: E402
@@ -36,7 +37,7 @@ OPERATORS = (
 )  # fmt: skip
 
 
-def drawn(operator: str, d: Dice) -> tuple[Any, int, dict[str, Any], str] | None:
+def drawn(operator: str, d: Shapes) -> tuple[Any, int, dict[str, Any], str] | None:
     """A model of one node in float32, its operator set, its inputs' arrays, and the one that moves."""
     opset = d.choice(list(versions(operator)))
     arguments = _arguments(operator, d)
@@ -61,7 +62,7 @@ def drawn(operator: str, d: Dice) -> tuple[Any, int, dict[str, Any], str] | None
     return single([node], arrays[moving].shape, stored, opset=opset, inputs=[moving]), opset, arrays, moving
 
 
-def _arguments(operator: str, d: Dice) -> Arguments:
+def _arguments(operator: str, d: Shapes) -> Arguments:
     """SAME padding with dilations, too, which other tests leave out."""
     found = DRAWS[operator](d)
     if "dilations" in found and str(found["auto_pad"]).startswith("SAME"):
@@ -85,25 +86,24 @@ def test_values_are_those_of_onnx_runtime() -> None:
     """Of every node that is read: by the evaluator and by the graph, wherever these compute it."""
     options = runtime.SessionOptions()
     options.log_severity_level = 4
-    dice = Dice(40)
     found = Counter[str]()
-    for at in range(COUNT):
-        operator = OPERATORS[at % len(OPERATORS)]
-        made = drawn(operator, dice)
+
+    def compare(operator: str, d: Shapes) -> None:
+        made = drawn(operator, d)
         if made is None:
-            continue
+            return
         model, opset, arrays, moving = made
         data = model.SerializeToString()
         graph = read(io.BytesIO(data), "m.onnx", 10**7).graph(None)
         if any(isinstance(node.operator, Unknown) for node in graph.nodes):
             found["refused"] += 1
-            continue
+            return
         try:
             session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
             truth = session.run(None, {moving: arrays[moving]})[0]
         except Exception:  # whatever ONNX Runtime raises for what it does not support
             found["not run"] += 1
-            continue
+            return
         *_, (_, computed) = run_with_errors(graph, {moving: arrays[moving]})
         values = [] if computed is None else [computed.value]
         with suppress(Exception):  # whatever the evaluator raises for what it does not support
@@ -114,6 +114,9 @@ def test_values_are_those_of_onnx_runtime() -> None:
             assert value.shape == truth.shape, told
             np.testing.assert_allclose(value, truth, rtol=1e-4, atol=_rounding(operator, arrays), err_msg=told)
         found[operator] += len(values)
+
+    for operator in OPERATORS:
+        examples(partial(compare, operator), COUNT // len(OPERATORS), operator)
     print(dict(found))  # noqa: T201 - shown by `pytest -rP`
     assert all(found[name] for name in OPERATORS)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from networks.compositions.onnx_draft import Draft, SkippedError
-from networks.drawing import Dice, Slot
+from networks.drawing import Shapes, Slot
 from networks.onnx_arguments import DRAWS as ARGUMENTS
 from networks.onnx_calls import given
 from networks.onnx_schemas import versions
@@ -16,11 +16,11 @@ from networks.onnx_schemas import versions
 Draw = Callable[[Draft], Any]
 
 
-class Fitting(Dice):
-    """Dice whose shapes are those of a draft's values."""
+class Fitting(Shapes):
+    """The shapes of a draft's values."""
 
     def __init__(self, draft: Draft) -> None:
-        super().__init__(draft.dice.randrange(2**32))
+        super().__init__(draft.dice)
         self.draft = draft
 
     def sizes(self, low: int = 1, high: int = 3, most: int = 4) -> tuple[int, ...]:
