@@ -2,7 +2,7 @@
 
 ``SPECNORM_COMPOSITIONS`` is how many are drawn, and ``SPECNORM_COMPOSITIONS_SEED`` the number of the first.
 A third each are asked about everywhere, on a ball and on a box.
-A program that fails shrinks.
+A program that fails is told after it has shrunk.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -70,7 +69,6 @@ def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
 
 
 def test_no_operator_stretches_more_than_its_bound() -> None:
-    began = time.monotonic()
     closest: dict[str, float] = {}
     found = Counter[str]()
 
@@ -79,7 +77,7 @@ def test_no_operator_stretches_more_than_its_bound() -> None:
         if drawn is None:
             return
         found["compared"] += check(drawn.graph, drawn.graph).complete
-        claimed = claim(drawn, np.random.default_rng(14))
+        claimed = claim(drawn, np.random.default_rng(d.getrandbits(16)))
         if claimed is None:
             found["refused"] += 1
             return
@@ -90,7 +88,7 @@ def test_no_operator_stretches_more_than_its_bound() -> None:
 
     for operator in DRAWS:
         examples(partial(attack, operator), COUNT // len(DRAWS), operator)
-    print(f"{dict(found)}; {time.monotonic() - began:.0f} s")  # noqa: T201 - shown by `pytest -rP`
+    print(dict(found))  # noqa: T201 - shown by `pytest -rP`
     assert found["compared"] > 0.9 * COUNT
     if 20 * len(DRAWS) <= COUNT:
         assert sorted(set(DRAWS) - set(closest)) == ["Sign"]  # a step, which is known in patterns alone
@@ -151,7 +149,7 @@ def test_linear_maps_are_what_operators_compute() -> None:
         for node in nodes.values():
             shapes = [nodes[name].shape for name in node.inputs]
             known = [shape for shape in shapes if shape is not None]
-            if shapes == known and known and check_map(node.operator, known, np.random.default_rng(3)):
+            if shapes == known and known and check_map(node.operator, known, np.random.default_rng(d.getrandbits(16))):
                 seen.add(type(node.operator))
 
     for operator in DRAWS:

@@ -104,7 +104,7 @@ def trial(d: Shapes) -> Trial:
 
 
 def hunt(seeds: range) -> Counts:
-    """Programs of some numbers, a hundred from each hundredth; the first that fails shrinks."""
+    """A hundred programs from each hundredth seed; what fails shrinks."""
     counts = Counts()
 
     def attack(d: Shapes) -> None:
