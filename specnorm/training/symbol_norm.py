@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import FigureRule, Kind
 
-_ALL_VECTORS = 4
-"""Channels of the smaller side up to which all vectors are kept: Rayleigh-Ritz is exact then."""
+_IN_REAL_ARITHMETIC = 2
+"""Number of vectors at each point that a compiled step moves in real arithmetic."""
 _LEAST_VECTORS = 16
 """Least number of vectors of all points together, for grids of few points."""
 _MATRIX_STEPS = 16
@@ -40,8 +40,9 @@ class SymbolNorm(Stepped):
 
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
     every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
-    them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. The
-    value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are
+    them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. In a
+    compiled step (JAX), steepest ascent and a stencil of frequencies take their place. The value is attained by a plane
+    wave, so it is a lower bound wherever the iteration stops. In training the vectors are
     the state. A step takes about two products of the kernel with all of them, and follows *every* maximum. Symbols of
     depthwise layers are numbers: a step is one product of the kernel with a table, and does not read the state. A
     matrix has one frequency. It is followed by two real vectors, which each step filters by a Chebyshev polynomial.
@@ -52,8 +53,7 @@ class SymbolNorm(Stepped):
         Points of the grid along each axis. None: 4.5 to 6 for each tap but one, depending on the channels, within
         limits that were measured in training loops (`default_points`).
     vectors : int
-        Least number of vectors at each point. Two vectors follow two singular values that cross. If the smaller side
-        has at most 4 channels, there are as many vectors as channels. A matrix has two.
+        Least number of vectors at each point. Two vectors follow two singular values that cross. A matrix has two.
 
     References
     ----------
@@ -166,7 +166,10 @@ class SymbolNorm(Stepped):
             left, right = (triples.right, triples.left) if _is_wide(spec) else (triples.left, triples.right)
             residuals = (left[:, :, None], right[:, None, :])
             return Evaluation(triples.value, (), residuals), (vectors[..., None, None],) if sweeps else state
-        waves = PlaneWaves(tall, self._grid(tuple(tall.shape[3:]), tall.shape[2]), ops=ops)
+        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
+        if ops.traced and state[0].shape[2] == _IN_REAL_ARITHMETIC:
+            return _real_step(tall, state[0], grid, spec, sweeps=sweeps, ops=ops)
+        waves = PlaneWaves(tall, grid, ops=ops)
         vectors = ops.complex(state[0][..., 0], state[0][..., 1])
         vectors = grid_vectors.with_invalid_replaced(vectors, tall, ops=ops)
         for _ in range(max(sweeps, 1)):
@@ -205,8 +208,6 @@ class SymbolNorm(Stepped):
 
     def _count(self, channels: int, points: int) -> int:
         """Vectors at each point."""
-        if channels <= _ALL_VECTORS:
-            return channels
         return min(max(self.vectors, -(-_LEAST_VECTORS // points)), channels)
 
     @staticmethod
@@ -239,6 +240,18 @@ def _is_matrix(spec: ConvSpec) -> bool:
 def _is_wide(spec: ConvSpec) -> bool:
     """Whether triples are those of the transposed symbol, as of `arrays.tall`."""
     return spec.block_shape[0] < spec.block_shape[1]
+
+
+def _real_step(
+    tall: Array, vectors: Array, grid: Grid, spec: ConvSpec, *, sweeps: int, ops: ArrayOps
+) -> tuple[Evaluation, tuple[Array, ...]]:
+    """`SymbolNorm.advance` by `real_vectors`."""
+    from specnorm.training import real_vectors  # imported here: compiled steps alone need it
+
+    moved = vectors
+    for _ in range(max(sweeps, 1)):
+        moved, found = real_vectors.step(tall, moved, grid, is_wide=_is_wide(spec), ops=ops)
+    return Evaluation(found.value, (), (found.rows, found.columns)), (moved if sweeps else vectors,)
 
 
 def _matrices(tall: Array, *, xp: Namespace) -> Array:
