@@ -18,6 +18,7 @@ __all__ = [
     "NoBackend",
     "SecondDerivativeError",
     "SpecnormError",
+    "TracerError",
     "TranslationError",
     "Undecided",
 ]
@@ -37,6 +38,22 @@ class GeometryError(SpecnormError, ValueError):
 
 class MethodError(SpecnormError, ValueError):
     """The method does not support this call; the message names one that does."""
+
+
+class TracerError(MethodError):
+    """A function that looks at values was called under jit, compile or vmap, where there are none.
+
+    Parameters
+    ----------
+    function : str
+        The function that was called.
+    """
+
+    def __init__(self, function: str) -> None:
+        super().__init__(
+            f"{function} looks at values while it runs, which jit, compile and vmap do not have. Call it outside of "
+            "them. completion_bound, grid_bound, f4_bound and gram_bound are proven bounds that work there."
+        )
 
 
 class BackendError(SpecnormError, TypeError):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the textbook methods are written in torch")
-from bench import facts, instructions, networks, page, yardsticks  # noqa: E402
+from bench import beside, digits, facts, instructions, networks, page, yardsticks  # noqa: E402
 from bench.__main__ import COMMITTED, main  # noqa: E402
 
 
@@ -83,6 +83,26 @@ def test_tables_of_networks_are_made_of_their_lines(tmp_path: Path) -> None:
     assert "| 2.47e10 | 5.96e7 (1/414) | 1.25e6 (1/19,700) |" in line
     assert line.endswith("| 325 |")
     assert len(text.splitlines()) == len(networks.PAGE.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize("name", ["CNN", "ResNet", "DnCNN", "U-Net"])
+def test_jacobians_for_others_are_those_of_autograd(name: str) -> None:
+    torch.manual_seed(0)
+    model = digits.MAKERS[name]().eval()
+    digits.fold_batch_norms(model)
+    x = torch.randn(1, 1, digits.SIDE, digits.SIDE)
+    tangent = torch.randn_like(x)
+    _, expected = torch.func.jvp(model, (x,), (tangent,))
+    torch.testing.assert_close(digits.with_tangents(model, x, tangent)[1], expected)
+
+
+def test_the_closed_form_of_others_is_between_what_inputs_reach_and_the_product() -> None:
+    torch.manual_seed(0)
+    model = digits.MAKERS["CNN"]().eval()
+    weights = digits.matrices(model)
+    product = math.prod(float(torch.linalg.matrix_norm(weight, 2)) for weight in weights)
+    reached = float(beside.jacobian_norms(model, torch.randn(64, 1, digits.SIDE, digits.SIDE)).max())
+    assert reached < beside.eclipse_fast(weights) < product
 
 
 @pytest.mark.nightly

@@ -28,11 +28,11 @@ from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import outline_of_unit_run, unit_run
 from specnorm_networks.certified.writing_out import written_out
 from specnorm_networks.comparison.attack import attack
-from specnorm_networks.comparison.checking import Checked
 from specnorm_networks.comparison.checking import check as compare
 from specnorm_networks.extensions import extension
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product
+from specnorm_networks.model import Checked
 from specnorm_networks.progress import Progress, stage
 
 Centre: TypeAlias = AnyArray | Mapping[str, AnyArray]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from specnorm import SpecnormError
-from specnorm.errors import MethodError
+from specnorm.errors import InternalError, MethodError
 from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.certified.graph import Graph
@@ -205,6 +205,8 @@ def _best(
             continue
         try:
             claim = constant_of_run(run, starts, weights, measure)
+        except InternalError:
+            raise
         except (SpecnormError, OSError, OverflowError):
             continue  # a kernel cannot be measured; `propagate` has reported the reason
         if claim < (product if best is None else best.upper):

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from specnorm import SpecnormError
-from specnorm.proof import ArrayOps, Upper, arithmetic, backends
-from specnorm_networks.certified.heads import Head, constant_before, constant_through_head
+from specnorm.proof import ArrayOps, HypothesisError, InternalError, Upper, arithmetic, backends
+from specnorm_networks.certified.heads import Head, NotProvenError, constant_before, constant_through_head
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import middle_and_leaf_slopes
@@ -91,8 +91,10 @@ def bound_through_head(
                 if measure.clock.expired:
                     break
                 claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead, ops=ops))
-    except (np.linalg.LinAlgError, ValueError, ArithmeticError, SpecnormError):
-        pass  # the claims so far are proven
+    except (np.linalg.LinAlgError, ValueError, ArithmeticError, SpecnormError) as error:
+        if isinstance(error, HypothesisError | InternalError) and not isinstance(error, NotProvenError):
+            raise
+        # The claims so far are proven.
     return min(claims, key=float, default=None)
 
 

@@ -25,11 +25,12 @@ __all__ = [
     "Scope", "Selection", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants", "flattened", "is_file",
     "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.
-    "Ball", "Centre", "Ranges", "Walk", "box_of", "check_region", "consistent", "ranges", "with_slopes_on",
+    "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of", "linear_map_of",
+    "with_slopes_on",
     # Proofs and searches.
     "Adam", "ROUNDINGS", "Run", "bounded", "bound_by_units", "constants", "runs",
     # Execution.
-    "gradient", "inside", "length", "moved", "nearest", "run_with_errors",
+    "gradient", "inside", "length", "moved", "run_with_errors",
 ]
 # fmt: on
 
@@ -48,12 +49,12 @@ _PLACES = {
     "certified.parts": "constants",
     "certified.patterns": "prepare without_sorting",
     "certified.propagation": "Step UnknownNode before_added_constants",
-    "certified.ranges": "Ranges Walk box_of check_region consistent ranges with_slopes_on",
-    "certified.regions": "Ball",
+    "certified.ranges": "Ranges box_of check_shapes consistent image_of linear_map_of with_slopes_on",
+    "certified.regions": "Area Inputs Region",
     "certified.runs": "runs",
     "certified.scope": "Map Scope",
     "certified.writing_out": "linear_operators written_out",
-    "comparison.attack": "gradient length moved nearest",
+    "comparison.attack": "gradient length moved",
     "comparison.execution": "inside moved_up run_with_errors",
     "descent": "Adam",
     "exported_file": "AnswerWithFile",
@@ -84,18 +85,18 @@ if TYPE_CHECKING:
     from specnorm_networks.certified.propagation import Step, UnknownNode, before_added_constants
     from specnorm_networks.certified.ranges import (
         Ranges,
-        Walk,
         box_of,
-        check_region,
+        check_shapes,
         consistent,
-        ranges,
+        image_of,
+        linear_map_of,
         with_slopes_on,
     )
-    from specnorm_networks.certified.regions import Ball
+    from specnorm_networks.certified.regions import Area, Inputs, Region
     from specnorm_networks.certified.runs import runs
     from specnorm_networks.certified.scope import Map, Scope
     from specnorm_networks.certified.writing_out import linear_operators, written_out
-    from specnorm_networks.comparison.attack import gradient, length, moved, nearest
+    from specnorm_networks.comparison.attack import gradient, length, moved
     from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
     from specnorm_networks.descent import Adam
     from specnorm_networks.exported_file import AnswerWithFile

@@ -54,7 +54,7 @@ def bound_by_circulant(
     lower: float,
     rtol: float,
     max_cells: int,
-    target_only: bool = False,
+    target_only: bool,
 ) -> tuple[Upper | None, int, int]:
     """Bound the layer's norm by a circulant.
 

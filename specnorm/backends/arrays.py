@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _TINY = 1e-30
 """Added to norms before they are inverted. It changes no norm above 1e-14, and has an inverse in float32."""
+_CACHED_NUMBERS = 2**15
+"""Largest number of entries of vectors that `real_vectors` caches."""
 
 
 def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -113,16 +115,16 @@ def adjoint(a: Array, *, xp: Namespace) -> Array:
     return xp.conj(transposed) if is_complex(a, xp=xp) else transposed
 
 
-def normalise(x: Array, *, xp: Namespace, axis: int = -1) -> tuple[Array, Array]:
-    """Divide vectors by their 2-norm; a zero vector stays zero.
+def normalise(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Divide vectors on the last axis by their 2-norm; a zero vector stays zero.
 
     Returns
     -------
     unit_vectors : array
     norm : array
-        With ``axis`` kept, of length 1.
+        With the last axis kept, of length 1.
     """
-    norm = xp.linalg.vector_norm(x, axis=axis, keepdims=True)
+    norm = xp.linalg.vector_norm(x, axis=-1, keepdims=True)
     divisor = xp.where(norm > 0, norm, xp.ones_like(norm))
     return x / xp.astype(divisor, x.dtype), norm
 
@@ -263,6 +265,22 @@ def start_vector(seed: int, size: int) -> np.ndarray:
     return vector
 
 
+def real_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The real parts of `random_vectors`, read-only; those of a small shape are cached."""
+    return _small_real_vectors(seed, shape) if math.prod(shape) <= _CACHED_NUMBERS else _real_vectors(seed, shape)
+
+
+def _real_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    vectors = np.ascontiguousarray(random_vectors(seed, shape).real)
+    vectors.flags.writeable = False
+    return vectors
+
+
+@functools.lru_cache(maxsize=16)
+def _small_real_vectors(seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    return _real_vectors(seed, shape)
+
+
 def counter(like: Array, *, ops: ArrayOps) -> Any:
     """The 0 from which a loop counts: a Python number, or an array if the loop is compiled.
 
@@ -330,6 +348,10 @@ def repeated(
     body : callable
         Must not change the state's shapes and dtypes.
     """
+    if ops.concrete:
+        for _ in range(count):
+            state = body(state)
+        return state
 
     def run_again(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
         runs, *state = loop_state

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
@@ -14,7 +12,7 @@ from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Needs, needs_of_search
 from specnorm.running.result import BoundSource
-from specnorm.running.search import SearchResult
+from specnorm.running.search import SearchResult, figure_arrays
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.padding import padded_norm
 from specnorm.symbols.proofs.symbols import SymbolQuotients
@@ -70,37 +68,36 @@ class Enclose(TwoSidedSearch):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         layers = arrays.by_layers(blocks, spec.groups)
-        results = []
-        converged = []
+        results, figures = [], []
         for layer in layers:
             result, within_rtol = enclose_blocks(layer, self.problem(spec), ops=ops)
             results.append(result)
             # With a factor for the padding, the lower and the upper bound are bounds of different norms.
-            converged.append(within_rtol and spec.padding_gain_sq == 1)
+            converged = within_rtol and spec.padding_gain_sq == 1
+            angles = result.frequency.angles[0]
+            figures.append((converged, BoundSource.SUPREMUM, result.cells, result.levels, angles))
         maxima = [(result.block, result.frequency, result.vectors) for result in results]
         u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
         results = [
             _raised(result, layer, v[j : j + 1, :], ops=ops)
             for j, (result, layer) in enumerate(zip(results, layers, strict=True))
         ]
-        frequencies = [result.frequency.angles[0] for result in results]
-        sources = [BoundSource.SUPREMUM] * len(results)
-        lower, figures, upper = _bounds_and_figures(results, converged, sources, frequencies, like=blocks, ops=ops)
+        lower, upper = _bounds(results, blocks, ops=ops)
         claims = [(result.lower, padded_norm(known(result.upper), spec)) for result in results]
-        return Evaluation(upper, (lower, *figures, u, v), (u, v, phase, group), lambda: claims)
+        stats = (lower, *figure_arrays(figures, blocks, ops=ops), u, v)
+        return Evaluation(upper, stats, (u, v, phase, group), lambda: claims)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         results = enclose_layers(kernels, spec, self, ops=ops)
-        converged = [result.within(self.rtol) for result in results]
-        sources = [result.bound_source for result in results]
         # The vectors that attain the lower bound of such a layer have no single frequency.
-        no_frequencies: list[tuple[float, ...]] = [()] * len(results)
-        lower, figures, upper = _bounds_and_figures(results, converged, sources, no_frequencies, like=kernels, ops=ops)
+        figures = [(x.within(self.rtol), x.bound_source, x.cells, x.levels, ()) for x in results]
+        lower, upper = _bounds(results, kernels, ops=ops)
         u = xp.concat([result.u for result in results], axis=0)
         v = xp.concat([result.v for result in results], axis=0)
         claims = [(result.lower, known(result.upper)) for result in results]
-        return Evaluation(upper, (lower, *figures, u, v), gradients_of(results, ops=ops), lambda: claims)
+        stats = (lower, *figure_arrays(figures, kernels, ops=ops), u, v)
+        return Evaluation(upper, stats, gradients_of(results, ops=ops), lambda: claims)
 
 
 def _raised(result: SearchResult, blocks: Array, right: Array, *, ops: ArrayOps) -> SearchResult:
@@ -139,33 +136,7 @@ def gradients_of(results: list[LayerBounds], *, ops: ArrayOps) -> tuple[Array, .
     return (ops.xp.concat([result.gradient() for result in results], axis=0),)
 
 
-def _bounds_and_figures(
-    results: list[SearchResult] | list[LayerBounds],
-    converged: list[bool],
-    sources: list[BoundSource],
-    frequencies: list[Any],
-    *,
-    like: Array,
-    ops: ArrayOps,
-) -> tuple[Array, tuple[Array, ...], Array]:
-    """Arrays with one entry for each layer.
-
-    Returns
-    -------
-    lower : array
-        Lower bounds.
-    figures : tuple of arrays
-        The figures of `Enclose.stats` between ``lower`` and ``u``, in their order.
-    upper : array
-        Upper bounds.
-    """
-    figures = (
-        np.asarray(converged, dtype=np.bool_),
-        np.asarray(sources, dtype=np.int32),
-        np.asarray([result.cells for result in results], dtype=np.int32),
-        np.asarray([result.levels for result in results], dtype=np.int32),
-        np.asarray(frequencies, dtype=np.float64),
-    )
+def _bounds(results: list[SearchResult] | list[LayerBounds], like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """The lower and the upper bounds of the layers as arrays."""
     lower = as_array([result.lower for result in results], like, ops=ops)
-    upper = as_array([known(result.upper) for result in results], like, ops=ops)
-    return lower, tuple(ops.from_numpy(figure, like) for figure in figures), upper
+    return lower, as_array([known(result.upper) for result in results], like, ops=ops)

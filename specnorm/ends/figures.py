@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from specnorm.running.result import Outcome
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array
-    from specnorm.backends.types import ArrayOps
     from specnorm.running.base import FigureRule
 
 
@@ -42,13 +38,6 @@ class SearchFigures(NamedTuple):
 
 FIGURES: Mapping[str, FigureRule] = dict.fromkeys(SearchFigures._fields)
 """The figures of both searches: each search has one answer for a layer."""
-
-
-def figure_arrays(figures: Sequence[SearchFigures], like: Array, *, ops: ArrayOps) -> tuple[Array, ...]:
-    """The figures of several layers, each as an array with one entry for each layer."""
-    dtypes = (np.bool_, np.bool_, np.bool_, np.int32, np.int32, np.float64)
-    columns = zip(dtypes, zip(*figures, strict=True), strict=True)
-    return tuple(ops.from_numpy(np.asarray(column, dtype=dtype), like) for dtype, column in columns)
 
 
 def outcome_of(figures: Mapping[str, Any]) -> Outcome:

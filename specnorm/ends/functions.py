@@ -14,7 +14,7 @@ from specnorm.enclosure.proving import enclose, explained_when_asked
 from specnorm.ends.figures import outcome_of
 from specnorm.ends.isometry import Isometry, IsometryEnds
 from specnorm.ends.smallest import Smallest
-from specnorm.errors import CertificateError, MethodError, Undecided
+from specnorm.errors import CertificateError, MethodError, TracerError, Undecided
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs.bound import Lower, Upper
@@ -332,8 +332,11 @@ def is_isometry(
     largest_defect = as_number("tolerance", tolerance)
     if not largest_defect >= 0:
         raise MethodError(f"tolerance={tolerance!r} is no part of a squared norm: give a number that is not negative.")
+    backend = backend_for(kernel)
+    if backend.is_traced(kernel):
+        raise TracerError(is_isometry.__name__)
     # The answer is True or False and has no gradient, so a trainable kernel is detached.
-    kernel = backend_for(kernel).detach(kernel)
+    kernel = backend.detach(kernel)
     bound_without_search: Any = isometry_bound(kernel, scale=scale, **geometry)
     if float(bound_without_search) <= largest_defect:
         return True

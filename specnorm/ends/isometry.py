@@ -15,12 +15,13 @@ import numpy as np
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
-from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays
+from specnorm.ends.figures import FIGURES, SearchFigures
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.result import as_number
+from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs.lags import Lags, lags_of, lags_vjp
 
 if TYPE_CHECKING:

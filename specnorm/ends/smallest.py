@@ -12,10 +12,11 @@ import numpy as np
 from specnorm.at_size.proofs.uncut import keeps_smallest
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
-from specnorm.ends.figures import FIGURES, SearchFigures, figure_arrays
+from specnorm.ends.figures import FIGURES, SearchFigures
 from specnorm.errors import GeometryError
 from specnorm.proofs.bound import as_array
 from specnorm.running.base import Evaluation, Needs, needs_of_search
+from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:

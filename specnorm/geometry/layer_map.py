@@ -7,7 +7,7 @@ each pixel.
 
 If the patches of all taps do not fit into memory, the first spatial axes are *looped*: the taps along them are taken
 one after another, and only the taps of the other axes are gathered at once. If no axis is looped, patches are slices of
-the padded input, which is several times as fast as tables.
+the padded input, which is several times as fast as tables; those of the first axis need no copy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -94,7 +94,7 @@ class Convolution:
             if self._looped_axes(b * vector_count * first, budget) == 0:
                 self.adjoint_slices = slices_of_adjoint(self.large, self.small, spec, like=kernels, ops=ops)
         self.gathers: list[list[Gather]] = []
-        for j, table in enumerate(tables_of_axes(self.large, self.small, spec)):
+        for j, table in enumerate(() if can_slice else tables_of_axes(self.large, self.small, spec)):
             # One table for each tap of a looped axis, one for all taps of any other.
             parts = [*table] if j < self.looped_axes else [table.reshape(-1)]
             self.gathers.append([Gather(part, self.large[j], like=kernels, ops=ops) for part in parts])
@@ -131,8 +131,9 @@ class Convolution:
         kernels : array, shape (b, groups, small channels, large channels, *kernel_shape)
         """
         self.kernels = kernels
-        swapped = self.xp.permute_dims(kernels, (0, 1, 3, 2, *range(4, kernels.ndim)))
-        self._adjoint_kernels = self.xp.reshape(swapped, (*swapped.shape[:3], -1))
+        self._adjoint_kernels = self.xp.permute_dims(kernels, (0, 1, 3, 2, *range(4, kernels.ndim)))
+        # The matrices of both, which `_convolved` makes at its first call.
+        self._matrices: dict[bool, list[Array]] = {}
 
     def apply(self, x: Array) -> Array:
         """Apply the layers: A x, shape (b, r, inputs) -> (b, r, outputs)."""
@@ -219,6 +220,8 @@ class Convolution:
         """Apply the convolution, from the large side to the small one."""
         xp = self.xp
         b, r = x.shape[:2]
+        if self.slices is not None:
+            return self._convolved(x, self.slices, is_adjoint=False)
         products = (xp.matmul(self._matrix(taps), self._patches(x, taps)) for taps in self._looped_taps())
         total = functools.reduce(operator.add, products)
         return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
@@ -226,7 +229,7 @@ class Convolution:
     def _backward(self, y: Array) -> Array:
         """Apply the adjoint of the convolution, from the small side to the large one."""
         if self.adjoint_slices is not None:
-            return self._backward_as_convolution(y, self.adjoint_slices)
+            return self._convolved(y, self.adjoint_slices, is_adjoint=True)
         xp = self.xp
         b, r = y.shape[:2]
         shape = (b, self.spec.groups, self.small_channels, math.prod(self.small) * r)
@@ -238,13 +241,28 @@ class Convolution:
         total = functools.reduce(operator.add, parts)
         return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
 
-    def _backward_as_convolution(self, y: Array, slices: Slices) -> Array:
-        """Apply the adjoint of the convolution as a convolution of its own, if it is one (`slices_of_adjoint`)."""
-        xp, groups = self.xp, self.spec.groups
-        b, r = y.shape[:2]
-        y = xp.reshape(xp.matrix_transpose(y), (b, groups * self.small_channels, *self.small, r))
-        patches = xp.reshape(slices.read(y), (b, groups, self._adjoint_kernels.shape[-1], -1))
-        return xp.matrix_transpose(xp.reshape(xp.matmul(self._adjoint_kernels, patches), (b, -1, r)))
+    def _convolved(self, x: Array, slices: Slices, *, is_adjoint: bool) -> Array:
+        """Apply the convolution by slices, or its adjoint, if that is a convolution too (`slices_of_adjoint`).
+
+        What a tap of the first axis reads is a run of columns of the same matrix, so that the taps of the other axes
+        alone are copied.
+        """
+        xp = self.xp
+        b, r = x.shape[:2]
+        kernels = self._adjoint_kernels if is_adjoint else self.kernels
+        groups, channels = kernels.shape[1], kernels.shape[3]
+        patches = slices.read_lines(xp.reshape(xp.matrix_transpose(x), (b, groups * channels, *slices.sizes, r)))
+        columns = xp.reshape(patches, (b, groups, channels * len(slices.line_taps), -1))
+        if is_adjoint not in self._matrices:
+            self._matrices[is_adjoint] = slices.matrices(kernels)
+        matrices = self._matrices[is_adjoint]
+        size_of_line = columns.shape[3] // slices.lines
+        products = []
+        for matrix, lines in zip(matrices, slices.runs_of_lines, strict=True):
+            part = columns[..., lines.start * size_of_line : lines.stop * size_of_line]
+            products.append(xp.matmul(matrix, part))
+        total = functools.reduce(operator.add, products)
+        return xp.matrix_transpose(xp.reshape(total, (b, -1, r)))
 
     def _added_up(self, products: Array, taps: tuple[int, ...], r: int) -> Array:
         """Sum over all reads of each pixel.
@@ -321,10 +339,13 @@ def slices_of_adjoint(
     return Slices(tables, small, slices_of_axes, like=like, ops=ops)
 
 
+@functools.lru_cache(maxsize=64)
 def _padded_table(pixels: int, before: int, padded_size: int, mode: str) -> np.ndarray:
-    """The pixel at each position of a padded axis, shape (padded_size,): what a single tap without a stride reads."""
+    """The pixel at each position of a padded axis, (padded_size,), read-only: what a tap without a stride reads."""
     single_tap = Axis(pixels, outputs=padded_size, taps=1, stride=1, dilation=1, before=before)
-    return np.asarray(axis_tables(single_tap, mode)[0])
+    table = np.asarray(axis_tables(single_tap, mode)[0])
+    table.flags.writeable = False
+    return table
 
 
 class Slices:
@@ -354,14 +375,62 @@ class Slices:
         self.xp = ops.xp
         self.ops = ops
         self.pads = [Gather(table, size, like=like, ops=ops) for table, size in zip(tables, sizes, strict=True)]
+        self.sizes = tuple(sizes)
         self.taps = list(itertools.product(*slices_of_axes))
         self.most_readers = sum(pad.most_readers for pad in self.pads)
+        # For zero padding on every axis: where the pixels are in the padded input, and which they are.
+        self._inside: tuple[Any, ...] | None = None
+        self._read_inside: tuple[Any, ...] = ()
+        runs = [pad.plan.run for pad in self.pads]
+        if all(run is not None for run in runs):
+            every = (slice(None), slice(None))
+            self._inside = (*every, *(run.inside for run in runs if run), ...)
+            self._read_inside = (*every, *(run.positions for run in runs if run), ...)
+        # Without a stride along the first axis, the taps of that axis read runs of lines of what the others read.
+        self._has_lines = bool(slices_of_axes) and all(tap.step in (None, 1) for tap in slices_of_axes[0])
+        if self._has_lines:
+            self.runs_of_lines = slices_of_axes[0]
+            self.lines = self.pads[0].length
+            self.line_taps = [(slice(None), *tap) for tap in itertools.product(*slices_of_axes[1:])]
+        else:
+            self.runs_of_lines = [slice(0, 1)]
+            self.lines = 1
+            self.line_taps = self.taps
+
+    def _padded(self, x: Array) -> Array:
+        """The padded input: (b, c, *sizes, r) -> (b, c, *padded sizes, r)."""
+        if self._inside is None:
+            for axis, pad in enumerate(self.pads):
+                x = pad.read(x, axis + 2)
+            return x
+        if all(pad.plan.is_identity for pad in self.pads):
+            return x
+        shape = (*x.shape[:2], *(pad.length for pad in self.pads), x.shape[-1])
+        padded = self.xp.zeros(shape, dtype=x.dtype, device=self.ops.device(x))
+        padded[self._inside] = x[self._read_inside]
+        return padded
 
     def read(self, x: Array) -> Array:
         """Read: (b, c, *sizes, r) -> (b, c, taps, *outputs, r)."""
-        for axis, pad in enumerate(self.pads):
-            x = pad.read(x, axis + 2)
+        x = self._padded(x)
         return self.xp.stack([x[(slice(None), slice(None), *tap, ...)] for tap in self.taps], axis=2)
+
+    def read_lines(self, x: Array) -> Array:
+        """Read what the taps of all axes but the first one read, (b, c, taps, lines, *outputs of these axes, r).
+
+        `runs_of_lines` has the lines of each tap of the first axis. With a stride along that axis, one run has all
+        lines, and the taps are those of all axes.
+        """
+        x = self._padded(x)
+        return self.xp.stack([x[(slice(None), slice(None), *tap, ...)] for tap in self.line_taps], axis=2)
+
+    def matrices(self, kernels: Array) -> list[Array]:
+        """The matrix (b, groups, m, c taps) for each run of lines, from kernels (b, groups, m, c, *kernel_shape)."""
+        xp = self.xp
+        shape = (*kernels.shape[:3], -1)
+        if not self._has_lines:
+            return [xp.reshape(kernels, shape)]
+        return [xp.reshape(kernels[:, :, :, :, j, ...], shape) for j in range(kernels.shape[4])]
 
     def add(self, w: Array) -> Array:
         """Adjoint of `read`, a sum over all reads of each pixel: (b, c, taps, *outputs, r) -> (b, c, *sizes, r)."""
@@ -386,38 +455,28 @@ class Gather:
     """
 
     def __init__(self, table: np.ndarray, size: int, *, like: Array, ops: ArrayOps) -> None:
-        readers = readers_of(table, size)
+        self.plan = GatherPlan.of(table.astype(np.int32).tobytes(), size)
         self.xp = ops.xp
         self.ops = ops
         self.size = size
         self.length = len(table)
-        self.is_identity = np.array_equal(table, np.arange(size))
-        self.run = _run_between_zeros(table, size)
-        self.most_readers = len(readers)
-        self.reads_zeros = bool((table == size).any())
-        self.adds_zeros = bool((readers == len(table)).any())
-        self.table = ops.from_numpy(table.astype(np.int32), like)
-        self.readers = ops.from_numpy(readers.reshape(-1).astype(np.int32), like)
+        self.most_readers = len(self.plan.readers)
+        self.table = ops.from_numpy(self.plan.table, like)
+        self.readers = ops.from_numpy(self.plan.readers.reshape(-1), like)
 
     def read(self, x: Array, axis: int) -> Array:
         """Read the table's positions along an axis, whose length changes from n to l."""
-        if self.is_identity:
+        if self.plan.is_identity:
             return x
-        if self.run is not None:
-            zeros_before, positions, zeros_after = self.run
-            part = x[(*(slice(None),) * axis, positions, ...)]
-            return self.xp.concat(
-                [self._zeros(x, axis, zeros_before), part, self._zeros(x, axis, zeros_after)], axis=axis
-            )
-        if self.reads_zeros:
+        if self.plan.reads_zeros:
             x = self._with_zero(x, axis)
         return self.xp.take(x, self.table, axis=axis)
 
     def add(self, y: Array, axis: int) -> Array:
         """Adjoint of `read`: add up all reads of each position along an axis, whose length changes from l to n."""
-        if self.is_identity:
+        if self.plan.is_identity:
             return y
-        if self.adds_zeros:
+        if self.plan.adds_zeros:
             y = self._with_zero(y, axis)
         y = self.xp.take(y, self.readers, axis=axis)
         shape = (*y.shape[:axis], self.most_readers, self.size, *y.shape[axis + 1 :])
@@ -425,24 +484,68 @@ class Gather:
 
     def _with_zero(self, x: Array, axis: int) -> Array:
         """Append one position with zeros along an axis."""
-        return self.xp.concat([x, self._zeros(x, axis, 1)], axis=axis)
-
-    def _zeros(self, x: Array, axis: int, length: int) -> Array:
-        """Zeros in the shape of an array, but of another length along an axis."""
-        shape = (*x.shape[:axis], length, *x.shape[axis + 1 :])
-        return self.xp.zeros(shape, dtype=x.dtype, device=self.ops.device(x))
+        shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+        return self.xp.concat([x, self.xp.zeros(shape, dtype=x.dtype, device=self.ops.device(x))], axis=axis)
 
 
-def _run_between_zeros(table: np.ndarray, size: int) -> tuple[int, slice, int] | None:
-    """Zeros before, consecutive positions, and zeros after, if a table of `Gather` consists of these; else None.
+class Run(NamedTuple):
+    """Consecutive positions that a table of `Gather` reads, with zeros before and after.
 
-    Such tables, those of zero padding, are read by one copy, which is faster than a table.
+    Parameters
+    ----------
+    inside : slice
+        The entries of the table that are not zeros.
+    positions : slice
+        The positions that they read.
     """
-    (places,) = np.nonzero(table != size)
-    if not len(places):
-        return None
-    first, last = int(places[0]), int(places[-1])
-    start = int(table[first])
-    if not np.array_equal(table[first : last + 1], np.arange(start, start + last - first + 1)):
-        return None
-    return first, slice(start, start + last - first + 1), len(table) - last - 1
+
+    inside: slice
+    positions: slice
+
+    @classmethod
+    def of(cls, table: np.ndarray, size: int) -> Run | None:
+        """The run of a table; None if it is none."""
+        (places,) = np.nonzero(table != size)
+        if not len(places):
+            return None
+        first, last = int(places[0]), int(places[-1])
+        start = int(table[first])
+        if not np.array_equal(table[first : last + 1], np.arange(start, start + last - first + 1)):
+            return None
+        return cls(slice(first, last + 1), slice(start, start + last - first + 1))
+
+
+class GatherPlan(NamedTuple):
+    """What a `Gather` needs to know about its table, on the host; read-only.
+
+    Parameters
+    ----------
+    table, readers : integer arrays
+        ``readers`` is the inverse of the table, by `readers_of`.
+    run : Run, optional
+    is_identity, reads_zeros, adds_zeros : bool
+        Whether each position is read in order; whether the table, and its inverse, contain zeros.
+    """
+
+    table: np.ndarray
+    readers: np.ndarray
+    run: Run | None
+    is_identity: bool
+    reads_zeros: bool
+    adds_zeros: bool
+
+    @staticmethod
+    @functools.lru_cache(maxsize=64)
+    def of(table_bytes: bytes, size: int) -> GatherPlan:
+        """The plan of a table of 32-bit integers. Layers of the same geometry share it."""
+        table = np.frombuffer(table_bytes, dtype=np.int32)
+        readers = readers_of(table, size).astype(np.int32)
+        readers.flags.writeable = False
+        return GatherPlan(
+            table,
+            readers,
+            Run.of(table, size),
+            np.array_equal(table, np.arange(size)),
+            bool((table == size).any()),
+            bool((readers == len(table)).any()),
+        )

@@ -13,7 +13,7 @@ from specnorm import backends
 from specnorm.backends import registry
 from specnorm.backends.registry import READERS
 from specnorm.backends.types import LayerKernel, LayerReader
-from specnorm.errors import GeometryError, NoBackend
+from specnorm.errors import GeometryError, NoBackend, TracerError
 from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer
 from specnorm.geometry.words import check_words
 
@@ -38,15 +38,19 @@ def takes_layers(function: Function) -> Function:
             _refuse_positional(function.__name__, positional_names, args)
         if not all_names.issuperset(keywords):
             check_words(function.__name__, keywords, all_names)
-        if args and not backends.is_array(args[0]):
-            array = array_in(args[0])
-            if array is not None:
-                return function(array, *args[1:], **keywords)
-            arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
-            arguments, stored_shape = _with_layer_read(function.__name__, positional_names[0], arguments)
-            result = function(**arguments)
-            return result if stored_shape is None else _reshaped(result, stored_shape)
-        return function(*args, **keywords)
+        try:
+            if args and not backends.is_array(args[0]):
+                array = array_in(args[0])
+                if array is not None:
+                    return function(array, *args[1:], **keywords)
+                arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
+                arguments, stored_shape = _with_layer_read(function.__name__, positional_names[0], arguments)
+                result = function(**arguments)
+                return result if stored_shape is None else _reshaped(result, stored_shape)
+            return function(*args, **keywords)
+        except TracerError:
+            # Raised again by each function that calls another, so that it names the user's.
+            raise TracerError(function.__name__) from None
 
     # As `functools.wraps`, whose calls for all public functions would take as long as importing another module.
     with_layers.__wrapped__ = function  # type: ignore[attr-defined]

@@ -82,7 +82,7 @@ class Grid(Method):
         u, v, _ = symbols.top_triple(matrices, xp=xp)
         lower = grid_proof.quotient_at_down(matrices, v, blocks, xp=xp)
         everywhere = grid_proof.everywhere_up(value, sizes, kernel_shape, xp=xp)
-        claims = partial(bounds_by_blocks, partial(grid_proof.suprema_by_grid, claims_on_grid), spec)
+        claims = partial(bounds_by_blocks, lambda: list(map(grid_proof.norm_by_grid, claims_on_grid())), spec)
         return Evaluation(everywhere, (lower,), (u, v, phase), claims)
 
     def pullback(

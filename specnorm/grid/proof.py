@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.symbols.proofs.symbols import Symbol
 
+    Bound: TypeAlias = Callable[..., Array]
+    """A bound of a symbol's norm: takes a `Symbol` and ``ops``, and returns an array of shape (b, f)."""
     Largest: TypeAlias = tuple[Array, Array, Callable[[], list[Upper]]]
     """The largest bounds of some blocks (b,) on a grid, the phases (b, taps) where they are met, and what claims them,
     if they are proven ones (`SymbolNormsUp`)."""
@@ -108,11 +110,6 @@ def norm_by_grid(norm: Upper) -> Upper:
     return _upper(host.mul_up(norm.value, *factors), ALL_FREQUENCIES, rule, norm)
 
 
-def suprema_by_grid(claims: Callable[[], list[Upper]]) -> list[Upper]:
-    """`norm_by_grid` of each block."""
-    return [norm_by_grid(claim) for claim in claims()]
-
-
 def axis_factor(samples: int, size: int) -> float:
     """Factor of the frequency-grid bound along one axis, rounded up.
 
@@ -133,13 +130,6 @@ def axis_factor(samples: int, size: int) -> float:
         return interpolation
     cosine = float(host.cos_down(angle))
     return min(interpolation, host.div_up(1.0, cosine)) if cosine > 0 else interpolation
-
-
-class Bound(Protocol):
-    """A bound of the symbol's norm at some frequencies."""
-
-    def __call__(self, symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
-        """Shape (b, f)."""
 
 
 class LargestBound:
@@ -286,7 +276,8 @@ class GramIteration:
         self._largest = largest
         self._ops = largest._ops
         self._polynomial = largest._polynomial
-        self._iterates = GramIterates(self._columns(), xp=self._ops.xp)
+        in_cache = self._ops.concrete and self._ops.on_host
+        self._iterates = GramIterates(self._columns(), in_cache=in_cache, xp=self._ops.xp)
         self._norms = self._norms_up()
 
     def _columns(self) -> Array:

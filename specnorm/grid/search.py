@@ -141,7 +141,6 @@ def leave_out(
     largest: LargestBound,
     pairs: np.ndarray,
     products: int,
-    few: int = _FEW_FREQUENCIES,
 ) -> np.ndarray:
     """Leave out pairs of blocks and frequencies whose norms Gram iteration proves to be no larger. Return the others.
 
@@ -150,8 +149,6 @@ def leave_out(
     products : int
         Most products, that of the polynomial included. After the first and the last, the frequency of each block with
         the highest bound so far is visited, so that the others are compared with a larger norm.
-    few : int
-        Number of a block's frequencies left up to which its products end.
     """
     iteration = largest.iteration(pairs)
     left = []
@@ -162,7 +159,7 @@ def leave_out(
             best, norms = iteration.highest()
             largest.visit(best[~(norms <= largest.values[largest.block_of(best)])])
         iteration.leave_out()
-        left.append(iteration.set_aside(few))
+        left.append(iteration.set_aside(_FEW_FREQUENCIES))
         if not len(iteration.pairs):
             break
     return np.sort(np.concatenate([*left, iteration.pairs]))

@@ -205,7 +205,7 @@ class Power(Stepped, LanczosMethod):
         xp = ops.xp
         layer = Convolution(kernels, spec, ops=ops)
         v = state[0][:, None, :]
-        u, v, norm = power_steps(layer.apply, layer.adjoint, v, sweeps, normalise=arrays.normalise, xp=xp)
+        u, v, norm = power_steps(layer.apply, layer.adjoint, v, sweeps, xp=xp)
         return Evaluation(norm[:, 0, 0], (), (layer.kernel_gradient(u, v)[:, 0, ...],)), (v[:, 0, :],)
 
 

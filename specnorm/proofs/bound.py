@@ -236,22 +236,15 @@ def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[L
     """
     if lower.digest or upper.digest:
         raise HypothesisError("bounds that carry the digest of a user's kernel are not scaled to another kernel")
-    digest = digest_of(kernel)
+    return times_power_of_two(lower, upper, exponent, digest_of(kernel))
+
+
+def times_power_of_two(lower: Lower, upper: Upper, exponent: int, digest: str = "") -> tuple[Lower, Upper]:
+    """Bounds for a part of a kernel, from bounds for this part times ``2**-exponent``; their subjects stay."""
     rule = f"{POWER}{exponent}"
     return (
         _lower(scaled_down(lower.value, exponent), lower.what, rule, lower, digest=digest),
         _upper(scaled_up(upper.value, exponent), upper.what, rule, upper, digest=digest),
-    )
-
-
-def times_power_of_two(lower: Lower, upper: Upper, exponent: int) -> tuple[Lower, Upper]:
-    """Bounds for a part of a kernel, from bounds for this part times ``2**-exponent``; their subjects stay."""
-    if not exponent:
-        return lower, upper
-    rule = f"{POWER}{exponent}"
-    return (
-        _lower(scaled_down(lower.value, exponent), lower.what, rule, lower),
-        _upper(scaled_up(upper.value, exponent), upper.what, rule, upper),
     )
 
 

@@ -31,9 +31,15 @@ _DIVISION_ROUNDINGS = 8
 quotient of vector norms."""
 _LEAST_FACTOR_SIZE = 96
 """Number of rows from which `factor_loss` is worth its cost, compared with `cholesky_loss`."""
+_STACK_NDIM = 3
+"""Axes of a stack of matrices."""
+_FACTORISED_BYTES = 2**22
+"""Bytes of the matrices that are factorised at once on the host: with their copies, they stay in its cache."""
 _LIKELY_SHARE = 0.04
 """Largest ratio of `factor_loss` to the bound by `cholesky_loss` that was observed, over many kinds of large kernels.
 No proof rests on it."""
+_CACHED_ENTRIES = 2**16
+"""Entries of the matrices that `GramIterates` multiplies at once: half a MiB of complex numbers in float32."""
 _INVERSE_GAP = 1e3
 """Assumed inverse of the relative gap between the two largest eigenvalues, for the likely error of a Rayleigh quotient:
 its squared residual over the gap. No proof rests on it."""
@@ -173,6 +179,11 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     ops.check_cholesky(gram)
     size = gram.shape[-1]
     u = rounding.unit(gram, xp=xp)
+    at_once = max(1, _FACTORISED_BYTES // (2 * (4 if u > 2.0**-53 else 8) * size**2))
+    if ops.on_host and ops.concrete and gram.ndim == _STACK_NDIM and gram.shape[0] > at_once:
+        starts = range(0, gram.shape[0], at_once)
+        parts = [gram_below(gram[j : j + at_once, ...], limit[j : j + at_once], ops=ops) for j in starts]
+        return xp.concat(parts)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
     # x is chosen so that x + e, with the likely loss e, is just below the limit. The last factor covers the rounding
@@ -511,14 +522,21 @@ class GramIterates:
     ----------
     a : array, shape (..., m, n)
         A, scaled to about 1. Otherwise squares may underflow, and the caller adds an allowance for that to the bounds.
+    in_cache : bool
+        Whether the products of a stack (f, m, n) are taken in parts that fit the processor's cache.
     """
 
-    def __init__(self, a: Array, *, xp: Namespace) -> None:
+    def __init__(self, a: Array, *, in_cache: bool = False, xp: Namespace) -> None:
         self._xp = xp
-        self._current = a
-        self._frobenius = frobenius_up(a, xp=xp)
+        at_once = max(1, _CACHED_ENTRIES // math.prod(a.shape[-2:])) if in_cache else a.shape[0]
+        # Parts of B_t along its first axis.
+        self._parts = [a[start : start + at_once, ...] for start in range(0, a.shape[0], at_once)]
+        self._frobenius = self._joined([frobenius_up(part, xp=xp) for part in self._parts])
         # For each product: the exponent of the rescaling before it, and the error e ||B_t||_F**2.
         self._history: list[tuple[Array, Array]] = []
+
+    def _joined(self, parts: list[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else self._xp.concat(parts, axis=0)
 
     def square(self) -> None:
         """Replace B_t by B_{t+1}: one rescaling and one product."""
@@ -529,11 +547,19 @@ class GramIterates:
         limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
         exponent = xp.clip(exponent, -limit, limit)
         factor = arrays.power_of_two(-exponent, xp=xp)
-        a = self._current * xp.astype(factor, self._current.dtype)[..., None, None]
+        product_error = rounding.product_error(self._parts[0].shape[-2], self._parts[0], xp=xp)
         norm_sq = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
-        self._history.append((exponent, norm_sq * rounding.product_error(a.shape[-2], a, xp=xp)))
-        self._current = xp.matmul(arrays.adjoint(a, xp=xp), a)
-        self._frobenius = frobenius_up(self._current, xp=xp)
+        self._history.append((exponent, norm_sq * product_error))
+        start = 0
+        norms = []
+        for number, part in enumerate(self._parts):
+            stop = start + part.shape[0]
+            scaled = part * xp.astype(factor[start:stop, ...], part.dtype)[..., None, None]
+            product = xp.matmul(arrays.adjoint(scaled, xp=xp), scaled)
+            norms.append(frobenius_up(product, xp=xp))
+            self._parts[number] = product
+            start = stop
+        self._frobenius = self._joined(norms)
 
     def norms_up(self) -> Array:
         """Proven upper bounds U_0 of the norms of the matrices A, shape (...)."""
@@ -544,8 +570,16 @@ class GramIterates:
         return bound
 
     def take(self, index: np.ndarray, *, ops: ArrayOps) -> None:
-        """Keep only the matrices with these indices (a host array) of a stack (f, m, n)."""
-        self._current = arrays.rows(self._current, index, ops=ops)
+        """Keep only the matrices with these increasing indices (a host array) of a stack (f, m, n)."""
+        start = 0
+        parts = []
+        for part in self._parts:
+            stop = start + part.shape[0]
+            first, last = np.searchsorted(index, [start, stop])
+            if first < last:
+                parts.append(arrays.rows(part, index[first:last] - start, ops=ops))
+            start = stop
+        self._parts = parts or [self._parts[0][:0, ...]]
         self._frobenius = arrays.rows(self._frobenius, index, ops=ops)
         self._history = [
             (arrays.rows(exponent, index, ops=ops), arrays.rows(product_error, index, ops=ops))

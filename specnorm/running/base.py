@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from specnorm.backends import arrays
-from specnorm.errors import GeometryError, MethodError
+from specnorm.errors import GeometryError, MethodError, TracerError
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -198,14 +198,10 @@ class Method:
 
         Raises
         ------
-        MethodError
-            With the names of methods that work under a tracer.
+        TracerError
+            With the names of functions that work under a tracer.
         """
-        raise MethodError(
-            f"this call looks at values while it runs (method {self.name!r}), which jit, compile and vmap do not have. "
-            "Call it outside of them, and also what calls it, such as rescale and certify. completion_bound, "
-            "grid_bound, f4_bound and gram_bound are proven bounds that work there."
-        )
+        raise TracerError(type(self).__name__)
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Reduce the values of a layer's groups, shape (layers, groups, *block_value_shape), to the layer's.

@@ -35,8 +35,10 @@ _ENTRIES_A_CHUNK = 2**20
 """Entries of the symbols whose singular vectors are computed at once for a gradient."""
 _MOST_PRODUCTS = 5
 """Most Gram products that leave frequencies out."""
-_VISITED_AT_ONCE = 8
-"""Frequencies with the highest bounds that are visited after each product."""
+_VISITED_AT_ONCE = 4
+"""Least number of frequencies with the highest bounds that are visited after each product."""
+_VALUES_A_VISIT = 4
+"""Values asked for, for each frequency that is visited after a product."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class SingularValues(_LayerValues):
     those of one matrix, repeated.
 
     The symbols of a real kernel at theta and -theta have the same values, so one of both is factorised. Singular
-    vectors are computed for a gradient only. For the k largest values of a layer without groups, frequencies whose
-    norms are proven to be below the k-th largest value so far are left out.
+    vectors are computed for a gradient and for the k largest values, which they prove. For the k largest values of a
+    layer without groups, frequencies whose norms are proven to be below the k-th largest so far are left out.
 
     Parameters
     ----------
@@ -243,7 +245,8 @@ def _values_that_matter(
 ) -> tuple[np.ndarray, Array]:
     """Frequencies that may have one of the k largest values, by their numbers, and the values there, (1, f, r).
 
-    The other frequencies have norms that Gram iteration proves to be no larger than the k-th largest value found.
+    Frequencies whose norms Gram iteration bounds by the k-th largest value found so far are left out, the others are
+    visited: there all values are computed, to rounding. Only where one of the k largest is are they also proven.
 
     Parameters
     ----------
@@ -253,39 +256,65 @@ def _values_that_matter(
     tall = arrays.tall(block, xp=ops.xp)
     polynomial = GramPolynomial(tall, ops=ops).float32_copy()
     step = symbols.chunk_length(block, ops=ops)
-    largest = np.zeros(0)
-    numbers: list[np.ndarray] = []
-    values: list[Array] = []
-
-    def visit(index: np.ndarray) -> None:
-        nonlocal largest
-        if not len(index):
-            return
-        found = _values_at(block, grid[index], True, ops=ops)
-        numbers.append(index)
-        values.append(found)
-        repeated = np.repeat(np.asarray(ops.to_numpy(found))[0], np.minimum(copies[index], k), axis=0)
-        largest = np.sort(np.concatenate([largest, repeated.reshape(-1)]))[-k:]
-
+    at_once = max(_VISITED_AT_ONCE, k // _VALUES_A_VISIT)
+    found = _Found(block, grid, copies, k, ops=ops)
     for start in range(0, len(grid), step):
         index = np.arange(start, min(start + step, len(grid)))
-        iterates = GramIterates(polynomial.columns_of(np.zeros(1, dtype=np.int64), grid[index]), xp=ops.xp)
+        matrices = polynomial.columns_of(np.zeros(1, dtype=np.int64), grid[index])
+        iterates = GramIterates(matrices, in_cache=ops.on_host, xp=ops.xp)
         for product in range(_MOST_PRODUCTS):
             if product > 0:
                 iterates.square()
             bounds = polynomial.norm_up(np.asarray(ops.to_numpy(iterates.norms_up()), dtype=np.float64))
             order = np.argsort(-bounds)
-            few, rest = order[:_VISITED_AT_ONCE], order[_VISITED_AT_ONCE:]
-            visit(index[few])
-            if len(largest) == k:
-                rest = rest[~(bounds[rest] <= largest[0])]
+            rest = order[at_once:]
+            found.visit(index[order[:at_once]])
+            rest = rest[~(bounds[rest] <= found.kth)]
             left = np.sort(rest)
             index = index[left]
-            if len(index) <= _VISITED_AT_ONCE:
+            if len(index) <= at_once:
                 break
             iterates.take(left, ops=ops)
-        visit(index)
-    return np.concatenate(numbers), ops.xp.concat(values, axis=1)
+        found.visit(index)
+    numbers = found.numbers_of_largest()
+    return numbers, _values_at(block, grid[numbers], True, ops=ops)
+
+
+class _Found:
+    """The values at the frequencies that `_values_that_matter`, whose parameters these are, has visited.
+
+    Attributes
+    ----------
+    kth : float
+        The k-th largest of them, each as often as the layer has it; minus infinity while they are fewer.
+    """
+
+    def __init__(self, block: Array, grid: Frequencies, copies: np.ndarray, k: int, *, ops: ArrayOps) -> None:
+        self._block = block
+        self._grid = grid
+        self._copies = copies
+        self._k = k
+        self._ops = ops
+        self._numbers = np.zeros(0, dtype=np.int64)
+        self._values = np.zeros((0, min(block.shape[1:3])))
+        self.kth = -math.inf
+
+    def visit(self, numbers: np.ndarray) -> None:
+        """Compute the values at some frequencies, given by their numbers."""
+        if not len(numbers):
+            return
+        values = _values_at(self._block, self._grid[numbers], False, ops=self._ops)
+        self._numbers = np.concatenate([self._numbers, numbers])
+        self._values = np.concatenate([self._values, np.asarray(self._ops.to_numpy(values))[0]])
+        repeated = np.repeat(self._values, np.minimum(self._copies[self._numbers], self._k), axis=0).reshape(-1)
+        if len(repeated) >= self._k:
+            self.kth = float(np.partition(repeated, -self._k)[-self._k])
+
+    def numbers_of_largest(self) -> np.ndarray:
+        """The frequencies visited that have one of the k largest values; of equal ones, those of k frequencies."""
+        norms = self._values[:, 0]
+        order = np.argsort(-norms, kind="stable")[: self._k]
+        return self._numbers[order[norms[order] >= self.kth]]
 
 
 @dataclass(frozen=True)

@@ -195,10 +195,11 @@ class Incumbent:
         """Return the positions of the centres to start from, the highest first."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
         norm_to_beat = self.best.bound.value if self._bound is None else self._bound
-        # If the norm at many centres is near the incumbent, the norm is flat and has many local maxima. The highest
+        # If the norm at many centres is near the highest, the norm is flat and has many local maxima. The highest
         # centre need not lead to the highest one, and at a layer's own size a maximum of the same height can give a
-        # better lower bound. Many cells alone say nothing: kernels with one sharp maximum have them too.
-        nearly_sq = self.tuning.flat_part * norm_to_beat**2
+        # better lower bound. Many cells alone say nothing: kernels with one sharp maximum have them too, and the
+        # incumbent may be 0 still.
+        nearly_sq = self.tuning.flat_part * max(norm_to_beat**2, norms_sq.max(initial=0.0))
         is_flat = self._bound is None and np.count_nonzero(norms_sq > nearly_sq) > self.tuning.flat_cells
         if is_flat:
             starts = self.tuning.flat_starts

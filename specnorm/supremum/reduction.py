@@ -67,12 +67,8 @@ class Polynomials:
             if self.uses_scalar_gram:
                 self._whole = ScalarGram(self.blocks, tick=self.clock.check, ops=self.ops)
             else:
-                self._whole = self._polynomial(None)
+                self._whole = GramPolynomial(self.blocks, tick=self.clock.check, ops=self.ops)
         return self._whole
-
-    def _polynomial(self, rotation: Rotation | None) -> GramPolynomial:
-        """A new polynomial."""
-        return GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
 
     @property
     def has_whole(self) -> bool:
@@ -140,7 +136,7 @@ class Polynomials:
         if rotation is None:
             polynomial = self.whole
         else:
-            polynomial = self._polynomial(rotation)
+            polynomial = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
         if in_float32:
             self._reduced_in_float32 = polynomial
         else:

@@ -97,6 +97,12 @@ class Tuning(NamedTuple):
     high_limit: float = 0.9
     """Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
     not to the norm."""
+    many_cells: int = 300
+    """Number of cells of a round above which what is left out is bounded again before, by a search of its own."""
+    least_left_out: float = 0.01
+    """Part of the squared threshold above which the truncation bound is worth that."""
+    rtol_left_out: float = 0.2
+    """Tolerance of that search: its first cells are enough for it."""
     fewest_retries: int = 8
     """Number of cells that failed by the truncation from which the polynomial of all directions is made for them, up to
     128 channels. With more channels the number grows as their square: the polynomial costs more than a cell does."""

@@ -450,10 +450,10 @@ class _Run:
         self.device = ops.device(like)
         self.return_count = min(return_count, layout.kept * layout.width)
         host_dtype = np.float64 if like.dtype == xp.float64 else np.float32
-        first, angles = np.real(arrays.random_vectors(options.seed, (2, layout.width, size)))
-        self._first = ops.from_numpy(np.ascontiguousarray(first.astype(host_dtype)), like)
-        # Random numbers, from whose cosines `_next` takes directions.
-        self._angles = ops.from_numpy(np.ascontiguousarray(angles.astype(host_dtype)), like)
+        # The start vectors, and random numbers, from whose cosines `_next` takes directions.
+        first, angles = arrays.real_vectors(options.seed, (2, layout.width, size))
+        self._first = ops.from_numpy(first.astype(host_dtype), like)
+        self._angles = ops.from_numpy(angles.astype(host_dtype), like)
         block = xp.reshape(xp.arange(layout.blocks + 1, dtype=xp.int32, device=self.device), (-1, 1))
         block = xp.broadcast_to(block, (layout.blocks + 1, layout.width))
         self._block_of_row = xp.reshape(block, (-1,))[: layout.rows]
@@ -531,9 +531,11 @@ class _Run:
             Eigenvalues, descending, and eigenvectors of the projected matrix.
         """
         xp = self.ops.xp
-        # `_next` stored the coupling of the last block with the next: a run on values, without a compiler, keeps it.
+        # The coupling of the last block with the next: a run on values, without a compiler, keeps both.
+        unit, image = self._last_step
+        coupling = xp.matmul(unit, xp.matrix_transpose(image))
         last_block = small_vectors[:, -self.layout.width :, : self.k]
-        residual = xp.linalg.vector_norm(xp.matmul(self._coupling, last_block), axis=-2)
+        residual = xp.linalg.vector_norm(xp.matmul(coupling, last_block), axis=-2)
         # The error of a vector is the residual over the gap below the top values; that of a value is the squared
         # residual over the gap.
         gap = values[:, self.k - 1 : self.k] - values[:, self.k : self.k + 1]
@@ -593,8 +595,6 @@ class _Run:
         """
         xp = self.ops.xp
         image = self.gram(v)
-        norm = xp.linalg.vector_norm(image, axis=-1, keepdims=True)
-        norm = xp.where(norm > 0, norm, xp.ones_like(norm))
         # In exact arithmetic, H v is orthogonal to all blocks but the last two, except in the first step of a restart.
         has_short_recurrence = self._has_short_recurrence(block)
         if has_short_recurrence:
@@ -602,24 +602,31 @@ class _Run:
         else:
             coupled_rows = slice(None)
         w, first_inner = self._orthogonal_part(image, basis[:, coupled_rows, :])
-        # If the Krylov space is exhausted, w is zero: go on with a direction that changes from step to step, and whose
-        # size is 32 eps, that is, 64 unit roundoffs.
-        perturbation = 32 * float(xp.finfo(self.like.dtype).eps)
-        w = w + norm * (perturbation / self.size**0.5) * xp.cos(self._angles * (block + 1))
-        w, inner = self._orthogonal_part(w, basis)
-        if has_short_recurrence:
-            inner[:, coupled_rows, :] += first_inner
-        else:
-            inner = inner + first_inner
-        if self._may_have_cancelled(w, norm):
+        unit = None
+        if self.ops.concrete and self.ops.on_host and self.layout.width == 1:
+            # Elsewhere the check would wait for a device; and a block has to be factorised anyway.
+            once_more, inner = self._orthogonal_part(w, basis)
+            unit = self._unit_unless_cancelled(once_more, image)
+        if unit is None:
+            norm = xp.linalg.vector_norm(image, axis=-1, keepdims=True)
+            norm = xp.where(norm > 0, norm, xp.ones_like(norm))
+            # If the Krylov space is exhausted, w is zero: go on with a direction that changes from step to step, and
+            # whose size is 32 eps, that is, 64 unit roundoffs.
+            perturbation = 32 * float(xp.finfo(self.like.dtype).eps)
+            w = w + norm * (perturbation / self.size**0.5) * xp.cos(self._angles * (block + 1))
+            w, inner = self._orthogonal_part(w, basis)
             # If the space is nearly exhausted, w is mostly rounding error, which lies in the span of the basis: two
             # passes are not enough.
             for _ in range(2 if self.ops.concrete else 1):
                 w, _ = self._orthogonal_part(self._orthonormal(w), basis)
-        w = self._orthonormal(w)
+            unit = self._orthonormal(w)
+        if has_short_recurrence:
+            inner[:, coupled_rows, :] += first_inner
+        else:
+            inner = inner + first_inner
         if self.ops.concrete:
-            self._coupling = xp.matmul(w, xp.matrix_transpose(image))
-        return w, inner
+            self._last_step = unit, image
+        return unit, inner
 
     def _has_short_recurrence(self, block: Any) -> bool:
         """Whether H v for this block has inner products, but for rounding, with the last two blocks alone.
@@ -629,12 +636,13 @@ class _Run:
         """
         return self.ops.concrete and bool(block != self.layout.kept)
 
-    def _may_have_cancelled(self, w: Array, norm: Array) -> bool:
-        """Whether vectors w may be much shorter than they were (``norm``); True if checking would wait for a device."""
-        if not (self.ops.concrete and self.ops.on_host and self.layout.width == 1):
-            return True
-        length = self.ops.xp.linalg.vector_norm(w, axis=-1, keepdims=True)
-        return not bool(self.ops.xp.all(length > _LEAST_ORTHOGONAL_SHARE * norm))
+    def _unit_unless_cancelled(self, w: Array, image: Array) -> Array | None:
+        """The vectors w, the orthogonal parts of images, with length 1; None if one is much shorter than its image."""
+        xp = self.ops.xp
+        length_sq, image_sq = xp.vecdot(w, w), xp.vecdot(image, image)
+        if not bool(xp.all(length_sq > _LEAST_ORTHOGONAL_SHARE**2 * image_sq)):
+            return None
+        return w / xp.sqrt(length_sq)[..., None]
 
     def _orthonormal(self, w: Array) -> Array:
         """Orthonormal bases of the spans of the vectors w (b, width, size), in the same shape."""

@@ -45,7 +45,6 @@ def power_steps(
     v: Array,
     steps: int,
     *,
-    normalise: Callable[..., tuple[Array, Array]] = arrays.unit,
     xp: Namespace,
 ) -> tuple[Array, Array, Array]:
     """Power iteration on A*A, for a map A given by its action.
@@ -58,25 +57,19 @@ def power_steps(
         Unit vectors.
     steps : int
         With 0, only ``u = A v / |A v|`` is computed.
-    normalise : callable, default `arrays.unit`
-        Returns unit vectors and norms: `arrays.unit`, whose norms lack the last axis, or, if squares of entries may
-        overflow, `arrays.normalise`, whose norms keep it with length 1.
 
     Returns
     -------
     u, v : arrays
         Unit vectors. Where A* u is zero or not finite, v is unchanged.
-    norm : array
-        ``|A* u|``, or ``|A v|`` after 0 steps, in the shape that ``normalise`` returns: at most ``||A||``.
+    norm : array, shape (..., 1)
+        ``|A* u|``, or ``|A v|`` after 0 steps: at most ``||A||``.
     """
-    u, norm = normalise(apply(v), xp=xp)
+    u, norm = arrays.normalise(apply(v), xp=xp)
     for j in range(steps):
         if j:
-            u, _ = normalise(apply(v), xp=xp)
-        new_v, norm = normalise(adjoint(u), xp=xp)
-        has_last_axis = norm.ndim == new_v.ndim
-        length = norm if has_last_axis else norm[..., None]
-        v = xp.where((length > 0) & xp.isfinite(length), new_v, v)
+            u, _ = arrays.normalise(apply(v), xp=xp)
+        v, norm = arrays.normalise_or_keep(adjoint(u), v, xp=xp)
     return u, v, norm
 
 

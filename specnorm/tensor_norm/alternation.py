@@ -136,7 +136,7 @@ def alternate(
             extrapolated.append(unit_vector)
         swept, new_value = form.sweep(extrapolated[0], extrapolated[1:])
         is_worse = (new_value < value)[..., None]
-        start = [xp.where(is_worse, old, new) for old, new in zip(vectors, form.split(swept), strict=True)]
+        start = [xp.where(is_worse, old, new) for old, new in zip(vectors, swept, strict=True)]
         first_value = xp.maximum(new_value, value)
         value, second_value, vectors, previous = _swept(form, first_value, start, 2, ops=ops)
         gain = _relative_gain(value, second_value, xp=xp)
@@ -176,7 +176,7 @@ def _swept(
         value, _, *all_vectors = state
         vectors = all_vectors[:vector_count]
         swept, new_value = form.sweep(vectors[0], vectors[1:])
-        return (new_value, value, *form.split(swept), *vectors)
+        return (new_value, value, *swept, *vectors)
 
     first_state = (value, value, *vectors, *vectors)
     value, previous_value, *all_vectors = arrays.repeated(sweep, sweeps, first_state, ops=ops)

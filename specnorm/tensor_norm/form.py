@@ -8,7 +8,6 @@ one entry for each tap, are the *tap weights*.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -88,13 +87,13 @@ class Form:
             contracted = xp.matmul(by_last_axis, spatial_vector[..., None])[..., 0]
         return xp.conj(contracted)
 
-    def sweep(self, v: Array, spatial_vectors: list[Array]) -> tuple[Array, Array]:
+    def sweep(self, v: Array, spatial_vectors: list[Array]) -> tuple[list[Array], Array]:
         """Maximise over u; over each spatial vector, together with v; over v. The form never decreases.
 
         Returns
         -------
-        vectors : array, shape (b, s, p + sum of lengths)
-            Right and spatial vectors, concatenated.
+        vectors : list of arrays, shapes (b, s, p) and (b, s, k_j)
+            Right and spatial vectors.
         value : array, shape (b, s)
             The form's value.
         """
@@ -110,12 +109,7 @@ class Form:
         spatial_vectors = best_spatial_vectors(spatial_form, spatial_vectors, leading=2, xp=xp)
         # Reshape to one leading axis: compilers produce faster code for that than for two.
         unit_v, value = arrays.unit(xp.reshape(self.right(by_tap, spatial_vectors), (-1, self.p)), xp=xp)
-        return xp.concat([xp.reshape(unit_v, v.shape), *spatial_vectors], axis=2), xp.reshape(value, v.shape[:2])
-
-    def split(self, vectors: Array) -> list[Array]:
-        """Split concatenated vectors (b, s, p + sum of lengths) into right vectors and spatial vectors."""
-        ends = itertools.accumulate([self.p, *self.lengths])
-        return [vectors[:, :, first:end] for first, end in itertools.pairwise([0, *ends])]
+        return [xp.reshape(unit_v, v.shape), *spatial_vectors], xp.reshape(value, v.shape[:2])
 
     def _image(self, v: Array, tap_weights: Array) -> Array:
         """The conjugate of the kernel contracted with v and the tap weights, as parts (b, 2 s, m) (see the class).

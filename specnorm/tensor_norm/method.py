@@ -26,7 +26,7 @@ from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
 from specnorm.tensor_norm.matrices import norms_of_one_channel, norms_of_one_tap
 from specnorm.tensor_norm.proof import proven_factor
-from specnorm.tensor_norm.proving import LIFT, TUNING, Maximiser, Proof, prove_or_restart
+from specnorm.tensor_norm.proving import LIFT, TUNING, Maximiser, prove_or_restart
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -107,11 +107,17 @@ class TensorNorm(Stepped):
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         claims = None
         if self.needs(spec).searches and not ops.traced:
+            maximise_again = partial(maximise, max_iter=self.max_iter, ops=ops)
             maximisers = []
             proofs = []
             for j, layer in enumerate(arrays.by_layers(blocks, spec.groups)):
                 of_layer = Maximiser(*(x[j : j + 1, ...] for x in maximiser))
-                proven_maximiser, proof = self._prove(layer, of_layer, ops=ops)
+                clock = Clock.of(self.budget)
+                proven_maximiser, proof = prove_or_restart(
+                    layer, of_layer, maximise_again, seed=self.seed, clock=clock, ops=ops
+                )
+                if self.proven and proof.upper is None:
+                    raise self._undecided()
                 maximisers.append(proven_maximiser)
                 proofs.append(proof)
             maximiser = Maximiser(*(xp.concat(list(x), axis=0) for x in zip(*maximisers, strict=True)))
@@ -121,6 +127,13 @@ class TensorNorm(Stepped):
             if len(uppers) == len(proofs):
                 claims = partial(bounds_of_layers, uppers, spec)
         return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims)
+
+    def _undecided(self) -> Undecided:
+        limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
+        return Undecided(
+            f"tn_bound could not be proven within {limit}; grid_bound and f4_bound are proven bounds, and "
+            "enclose(kernel) returns what is proven."
+        )
 
     def _evaluation(
         self,
@@ -153,46 +166,6 @@ class TensorNorm(Stepped):
             claims = partial(bounds_by_blocks, uppers, spec)
         count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
         return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count, claims)
-
-    def _prove(self, blocks: Array, maximiser: Maximiser, *, ops: ArrayOps) -> tuple[Maximiser, Proof]:
-        """Prove the value of one layer's blocks, or a value after restarts.
-
-        Parameters
-        ----------
-        maximiser : Maximiser
-            The best value of this one layer.
-
-        Returns
-        -------
-        maximiser : Maximiser
-            The argument, or that of the last restart.
-        proof : Proof
-
-        Raises
-        ------
-        Undecided
-            If ``self.proven`` is True and the proof fails.
-        """
-
-        def maximise_again(block: Array, v: Array, spatial_vectors: list[Array]) -> tuple[Array, list[Array], Array]:
-            return maximise(block, v, spatial_vectors, self.max_iter, ops=ops)
-
-        clock = Clock.of(self.budget)
-        maximiser, proof = prove_or_restart(
-            blocks,
-            maximiser,
-            maximise_again,
-            seed=self.seed,
-            clock=clock,
-            ops=ops,
-        )
-        if self.proven and proof.upper is None:
-            limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
-            raise Undecided(
-                f"tn_bound could not be proven within {limit}; grid_bound and f4_bound are proven bounds, and "
-                "enclose(kernel) returns what is proven."
-            )
-        return maximiser, proof
 
     def pullback(
         self,

@@ -6,11 +6,12 @@ table, and only the groups that are high there are refined.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.training import grid_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, Triples
+from specnorm.training.grid_vectors import Grid, PlaneWaves, Triples, placed
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -20,7 +21,7 @@ _GROUPS = 16
 """Groups of a layer that are refined: those with the largest values on the grid."""
 _POINTS = 4
 """Points of each of these groups that are refined."""
-_POINTS_A_TAP = 2
+_POINTS_A_TAP = 4
 """Least number of points of the grid for each tap of an axis. With one, the highest group of 1,024 with 31x31 taps was
 not among those that are refined."""
 
@@ -52,32 +53,24 @@ def highest(
         Its arrays have leading axis layers.
     """
     xp = ops.xp
-    waves = PlaneWaves(blocks, grid, ops=ops)
-    # The phases are the same for all blocks.
-    images = arrays.real_times(waves.rows[:, 0, :], waves.grid_phases[0, ...], ops=ops)
-    squares = grid_vectors.square(images, xp=xp)
+    rows = xp.reshape(blocks, (blocks.shape[0], -1))
+    (phases,) = placed(("grid", grid.key, 1), functools.partial(grid.phases, 1), blocks, ops=ops)
+    images = arrays.real_times(rows, phases, ops=ops)
+    real, imag = xp.real(images), xp.imag(images)
+    squares = real * real + imag * imag
     of_groups = xp.reshape(xp.max(squares, axis=1), (-1, groups))
     chosen = xp.argsort(of_groups, axis=1, descending=True)[:, : min(_GROUPS, groups)]
-    chosen_blocks = _of_groups(blocks, chosen, groups, ops=ops)
-    chosen_squares = _of_groups(squares, chosen, groups, ops=ops)
+    chosen_blocks, chosen_images, chosen_squares = (
+        _of_groups(x, chosen, groups, ops=ops) for x in (blocks, images, squares)
+    )
     order = xp.argsort(chosen_squares, axis=1, descending=True)[:, : min(_POINTS, len(grid))]
-    chosen_waves = PlaneWaves(chosen_blocks, grid, ops=ops)
-    points = _points_at(order, _of_groups(images, chosen, groups, ops=ops), chosen_waves)
-    triples = grid_vectors.refine(chosen_waves, points, last_rounds=last_rounds)
+    waves = PlaneWaves(chosen_blocks, grid, ops=ops)
+    left, phases = (grid_vectors.at_points(x, order, xp=xp) for x in (chosen_images[:, None, :], waves.phases))
+    triples = grid_vectors.refine(waves, left, phases, last_rounds=last_rounds)
     by_layer = [xp.reshape(x, (*chosen.shape, *x.shape[1:])) for x in (chosen_blocks, *triples)]
     best = xp.argmax(by_layer[1], axis=1)
     block, *triple = (arrays.pick(x, best, xp=xp) for x in by_layer)
     return arrays.pick(chosen, best, xp=xp), block, Triples(*triple)
-
-
-def _points_at(order: Array, images: Array, waves: PlaneWaves) -> Points:
-    """The points (b, g) of the grid, with the images (b, f) of the vector 1 there."""
-    xp = waves.ops.xp
-    of_points, angles, phases = (
-        grid_vectors.at_points(x, points=order, xp=xp)
-        for x in (images[:, None, None, :], waves.angles, waves.grid_phases)
-    )
-    return Points(xp.ones_like(of_points), of_points, angles, phases)
 
 
 def _of_groups(x: Array, chosen: Array, groups: int, *, ops: ArrayOps) -> Array:

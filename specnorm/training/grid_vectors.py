@@ -1,14 +1,15 @@
-"""Right vectors at every frequency of a coarse grid, all moved at once. They follow the norm of a kernel that changes.
+"""Singular vectors of the symbol at every frequency of a coarse grid. They follow the norm of a kernel that changes.
 
-One set of vectors follows one local maximum of ``||G(theta)||``. A layer that is divided by its norm in training grows
-at the other maxima, until many of them are equally high. Vectors at every point of a grid see each of them.
+One vector follows one local maximum of ``||G(theta)||``. A layer that is divided by its norm in training grows at the
+other maxima, until many of them are equally high. Vectors at every point of a grid see each of them.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,6 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import product, tap_points
-from specnorm.symbols.ascent import newton_step
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -24,25 +24,23 @@ if TYPE_CHECKING:
 
 _BEST = 16
 """Number of points of the grid at which a training step looks for the best vector."""
-_HIGHEST = 8, 4, 2
-"""Number of the highest of these points that leave the grid, in each round."""
-_SHIFT = 0.35
-"""Shift s of a power step, as a fraction of q_min, the smallest squared value that is followed at the point. A step
+_HIGHEST = 8, 4, 2, 1
+"""Number of the highest of these points that are kept, in each round."""
+_SHIFT = 0.42
+"""Shift s of a power step, as a part of q_min, the smallest squared value that is followed at the point. A step
 multiplies the part of a vector with the squared value q by (q - s) / (q_min - s), so that values just below q_min fade
-faster than without a shift. A value near zero is multiplied by -0.54; with a shift of one half it would never fade."""
+faster than without a shift. A value near zero is multiplied by -0.72; with a shift of one half it would never fade."""
 _SHORT = 0.1
 """Vectors shorter than this begin anew. They are averages of unit vectors that have nothing in common, as an average of
 several models' states has."""
 _LONG = 2.0
 """Vectors longer than this begin anew, too."""
-_PASSES = 2
-"""Number of times that a power step is made orthogonal to the vectors it came from. It is nearly parallel to these, so
-that once leaves rounding errors."""
-_SQUARINGS = 5
-"""Number of times that a small Gram matrix is squared, which raises the ratio of two eigenvalues to the power 32. Then
-its largest column is nearly the first eigenvector."""
 _TINY = 1e-30
-"""Added to norms that are divided by."""
+"""Added to what is divided by."""
+_FINER = 0.4
+"""Factor by which the stencil around a frequency shrinks from round to round."""
+_SETTLING = 0.7
+"""The same in the last rounds, outside of training."""
 
 
 class Triples(NamedTuple):
@@ -56,16 +54,13 @@ class Triples(NamedTuple):
         ``G(theta) v``, divided by its norm.
     right : complex array, shape (b, p)
         v, of unit length.
-    angles : array, shape (b, d)
-        theta, in radians.
     phases : complex array, shape (b, taps)
-        ``e^{i k.theta}`` of the taps.
+        ``e^{i k.theta}``.
     """
 
     value: Array
     left: Array
     right: Array
-    angles: Array
     phases: Array
 
 
@@ -81,19 +76,27 @@ class Grid:
         Positions k of the taps.
     angles : float array, shape (f, d)
         In radians.
+    stencil : float array, shape (s, d)
+        A point of the cell around 0, and its neighbours: three along each axis, one third of the spacing apart.
     """
 
     key: tuple[tuple[int, ...], int]
     taps: np.ndarray
     angles: np.ndarray
+    stencil: np.ndarray
 
     def __len__(self) -> int:
         return len(self.angles)
 
-    def tables(self, dtype: type[np.floating]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Taps (taps, d), angles (d, f) and phases ``e^{i k.theta}`` (taps, f) in a precision."""
-        phases = np.exp(1j * (self.taps @ self.angles.T))
-        return self.taps.astype(dtype), self.angles.T.astype(dtype), phases.astype(np.result_type(dtype, np.complex64))
+    def phases(self, count: int, dtype: type[np.floating]) -> tuple[np.ndarray]:
+        """``e^{i k.theta}`` at each point, ``count`` times, shape (taps, count * f)."""
+        phases = np.tile(np.exp(1j * (self.taps @ self.angles.T)), count)
+        return (phases.astype(np.result_type(dtype, np.complex64)),)
+
+    def turns(self, scale: float, dtype: type[np.floating]) -> tuple[np.ndarray]:
+        """``e^{-i k.offset}`` for the offsets of the stencil times a number, shape (taps, s)."""
+        turns = np.exp(-1j * scale * (self.taps @ self.stencil.T))
+        return (turns.astype(np.result_type(dtype, np.complex64)),)
 
 
 @functools.lru_cache(maxsize=64)
@@ -105,8 +108,9 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
         place = np.ravel_multi_index(tuple(numerators.T), sizes)
         mirror = np.ravel_multi_index(tuple(((-numerators) % np.asarray(sizes)).T), sizes)
         numerators = numerators[place <= mirror]
-    angles = np.asarray(2 * np.pi * numerators / np.asarray(sizes, dtype=float))
-    return Grid((kernel_shape, points), tap_points(kernel_shape).astype(float), angles)
+    spacing = 2 * np.pi / np.asarray(sizes, dtype=float)
+    offsets = product([np.arange(-1, 2) if n > 1 else np.zeros(1) for n in sizes]) * spacing / 3
+    return Grid((kernel_shape, points), tap_points(kernel_shape).astype(float), numerators * spacing, offsets)
 
 
 _PLACED: dict[tuple[Hashable, ...], tuple[Array, ...]] = {}
@@ -140,8 +144,8 @@ def placed(
 class PlaneWaves:
     """Products of the symbols of blocks with vectors at many frequencies. No symbol is formed.
 
-    ``sum_k K_k v e^{i k.theta}`` of all vectors at once is one real product of the kernel, as a matrix of m rows, with
-    the vectors times the waves at each tap.
+    ``G(theta) v = sum_k K_k v e^{i k.theta}`` of all vectors at once is one real product of the kernel, as a matrix of
+    m rows, with the vectors times the waves at each tap. Vectors at g frequencies are complex arrays (b, n, g).
 
     Parameters
     ----------
@@ -150,47 +154,39 @@ class PlaneWaves:
     grid : Grid
         Grid for kernels of this shape.
 
+    count : int
+        Number of vectors at each point of the grid.
+
     Attributes
     ----------
-    taps : array, shape (taps, d)
-        Positions of the taps.
-    angles : array, shape (b, d, f)
-        Frequencies of the grid.
-    grid_phases : complex array, shape (b, taps, f)
-        ``e^{i k.theta}`` at these frequencies.
+    phases : complex array, shape (b, taps, count * f)
+        ``e^{i k.theta}`` at these points.
     """
 
-    def __init__(self, blocks: Array, grid: Grid, *, ops: ArrayOps) -> None:
-        xp, count = ops.xp, blocks.shape[0]
-        self.blocks, self.ops = blocks, ops
-        self.rows = xp.reshape(blocks, (*blocks.shape[:2], -1))
-        self.taps, angles, phases = placed(grid.key, grid.tables, blocks, ops=ops)
-        self.angles = xp.broadcast_to(angles, (count, *angles.shape))
-        self.grid_phases = xp.broadcast_to(phases, (count, *phases.shape))
+    def __init__(self, blocks: Array, grid: Grid, count: int = 1, *, ops: ArrayOps) -> None:
+        xp, (b, m, p) = ops.xp, blocks.shape[:3]
+        self.ops, self.grid = ops, grid
+        self.shape = b, p, count * len(grid)
+        self._rows = xp.reshape(blocks, (b, m, -1))
+        (phases,) = placed(("grid", grid.key, count), functools.partial(grid.phases, count), blocks, ops=ops)
+        self.phases = xp.broadcast_to(phases, (b, *phases.shape))
 
-    def phases(self, angles: Array) -> Array:
-        """``e^{i k.theta}`` at angles (b, d, f), shape (b, taps, f)."""
+    def times(self, right: Array, phases: Array) -> Array:
+        """``G(theta) v`` of right vectors (b, p, g), shape (b, m, g)."""
+        xp, (b, _, g) = self.ops.xp, right.shape
+        waves = xp.reshape(right[:, :, None, :] * phases[:, None, :, :], (b, -1, g))
+        return arrays.real_times(self._rows, waves, ops=self.ops)
+
+    def adjoint_times(self, left: Array, phases: Array) -> Array:
+        """``G(theta)* u`` of left vectors (b, m, g), shape (b, p, g)."""
         xp = self.ops.xp
-        angle = xp.matmul(self.taps, angles)
-        return self.ops.complex(xp.cos(angle), xp.sin(angle))
+        return xp.sum(self.tap_products(left) * xp.conj(phases)[:, None, :, :], axis=2)
 
-    def images(self, vectors: Array, phases: Array) -> Array:
-        """``G(theta) v``: vectors (b, p, r, f) at phases (b, taps, f) to (b, m, r, f)."""
-        xp, (b, p, r, f) = self.ops.xp, vectors.shape
-        waves = vectors[:, :, None, :, :] * phases[:, None, :, None, :]
-        waves = xp.reshape(waves, (b, p * phases.shape[1], r * f))
-        return xp.reshape(arrays.real_times(self.rows, waves, ops=self.ops), (b, -1, r, f))
-
-    def tap_images(self, images: Array) -> Array:
-        """``K_k^T y`` of every tap k: y (b, m, r, f) to (b, p, taps, r, f)."""
-        xp, (b, m, r, f) = self.ops.xp, images.shape
-        columns = xp.matrix_transpose(self.rows)
-        found = arrays.real_times(columns, xp.reshape(images, (b, m, r * f)), ops=self.ops)
-        return xp.reshape(found, (b, self.blocks.shape[2], -1, r, f))
-
-    def adjoint_images(self, tap_images: Array, phases: Array) -> Array:
-        """``G(theta)* y`` of `tap_images`, shape (b, p, r, f)."""
-        return self.ops.xp.sum(tap_images * self.ops.xp.conj(phases)[:, None, :, None, :], axis=2)
+    def tap_products(self, left: Array) -> Array:
+        """``K_k^T u`` of every tap k: left vectors (b, m, g) to (b, p, taps, g)."""
+        xp, (b, _, g) = self.ops.xp, left.shape
+        found = arrays.real_times(xp.matrix_transpose(self._rows), left, ops=self.ops)
+        return xp.reshape(found, (b, -1, self.phases.shape[1], g))
 
 
 def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
@@ -206,7 +202,7 @@ def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     axes = sum(k > 1 for k in kernel_shape)
     if not axes:
         return 1
-    points_a_tap = 6 if channels <= 48 else 5 if channels <= 64 else 4.5
+    points_a_tap = 6 if channels <= 48 else 4.5
     points = math.ceil(points_a_tap * (max(kernel_shape) - 1))
     most_points = {1: 256, 2: 32, 3: 10}
     return max(8, min(points, most_points[axes]))
@@ -217,255 +213,230 @@ def _start_basis(channels: int, count: int) -> np.ndarray:
     return np.linalg.qr(arrays.random_vectors(0, (channels, count)))[0]
 
 
-def start_vectors(blocks: Array, count: int, points: int, *, ops: ArrayOps) -> Array:
-    """Random orthonormal vectors, the same at every point of a grid, shape (b, p, count, points)."""
-    b, p = blocks.shape[0], blocks.shape[2]
+def start_vectors(waves: PlaneWaves, like: Array) -> Array:
+    """Random orthonormal vectors, the same at every point of the grid."""
+    xp, (b, channels, columns) = waves.ops.xp, waves.shape
+    points = len(waves.grid)
+    count = columns // points
 
     def basis(dtype: type[np.floating]) -> tuple[np.ndarray]:
-        return (_start_basis(p, count).astype(np.result_type(dtype, np.complex64)),)
+        return (np.repeat(_start_basis(channels, count), points, axis=1).astype(np.result_type(dtype, np.complex64)),)
 
-    (columns,) = placed(("start", p, count), basis, blocks, ops=ops)
-    return ops.xp.broadcast_to(columns[None, :, :, None], (b, p, count, points))
+    (found,) = placed(("start", channels, count, points), basis, like, ops=waves.ops)
+    return xp.broadcast_to(found, (b, channels, columns))
 
 
-def with_invalid_replaced(vectors: Array, blocks: Array, *, ops: ArrayOps) -> Array:
+def with_invalid_replaced(vectors: Array, waves: PlaneWaves, like: Array) -> Array:
     """Replace vectors that are far from unit length by start vectors: zeros or NaN, as in a state never filled."""
-    xp = ops.xp
-    start = start_vectors(blocks, *vectors.shape[2:], ops=ops)
-    squared_length = _squared_norm(vectors, xp=xp)[:, None, :, :]
+    xp = waves.ops.xp
+    squared_length = _squared_norm(vectors, xp=xp)
     is_unit = (squared_length > _SHORT**2) & (squared_length < _LONG**2)
-    return xp.where(is_unit, vectors, start)
+    return xp.where(is_unit, vectors, start_vectors(waves, like))
 
 
-class Points(NamedTuple):
-    """Frequencies with one vector each.
-
-    Parameters
-    ----------
-    vectors : complex array, shape (b, p, 1, g)
-        v, of unit length.
-    images : complex array, shape (b, m, 1, g)
-        ``G(theta) v``.
-    angles : array, shape (b, d, g)
-    phases : complex array, shape (b, taps, g)
-    """
-
-    vectors: Array
-    images: Array
-    angles: Array
-    phases: Array
-
-
-def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Points]:
-    """Move the vectors of all points by one shifted step of block power iteration, and find the best points.
-
-    The step is ``V <- orth((G*G - s I) V)``, with s a part of the smallest value that is followed at the point.
+def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Start]:
+    """Move the vectors of the grid by a shifted step of block power iteration, and find the best points.
 
     Parameters
     ----------
-    vectors : complex array, shape (b, p, r, f)
-        Orthonormal at each point.
+    vectors : complex array, shape (b, p, r * f)
+        Orthonormal at each point: the first vector of each point, then the second one of each.
 
     Returns
     -------
-    vectors : complex array, shape (b, p, r, f)
-    points : Points
-        Where the norm seems largest, the best first.
+    vectors : complex array, shape (b, p, r * f)
+    start : Start
+        Where the norm seems largest.
     """
     xp = waves.ops.xp
-    phases = waves.grid_phases
-    images = waves.images(vectors, phases)
-    power = waves.adjoint_images(waves.tap_images(images), phases)
-    squares = _squared_norm(images, xp=xp)
-    mix = _first_eigenvector(images, squares, xp=xp)
+    images = waves.times(vectors, waves.phases)
+    power = waves.adjoint_times(images, waves.phases)
+    squares = _by_vector(_squared_norm(images, xp=xp), waves)
+    least = functools.reduce(xp.minimum, squares)
+    found, *others = zip(*(_by_vector(x, waves) for x in (images, vectors, power)), strict=True)
+    for other in others:
+        found = _best_in_plane(found, other, xp=xp)
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
-    squared_power = _squared_norm(_mixed(power, mix, xp=xp), xp=xp)
-    squared_norms = squared_power / (_squared_norm(_mixed(images, mix, xp=xp), xp=xp) + _TINY)
-    best = xp.argsort(squared_norms[:, 0, :], axis=1, descending=True)[:, : min(_BEST, squared_norms.shape[2])]
-    points = _best_in_span_with_power(waves, vectors, images, power, where=best)
-    shift = _SHIFT * xp.min(squares, axis=1)[:, None, None, :]
-    return orthonormal(power - shift * vectors, xp=xp), points
+    estimates = _squared_norm(found[2], xp=xp) / (_squared_norm(found[0], xp=xp) + _TINY)
+    phases = waves.phases[:, :, : len(waves.grid)]
+    start = Start(*_highest((*found, phases), estimates, _BEST, xp=xp))
+    shift = xp.concat([_SHIFT * least] * len(squares), axis=2)
+    return orthonormal(_by_vector(power - shift * vectors, waves), xp=xp), start
 
 
-def _best_in_span_with_power(waves: PlaneWaves, vectors: Array, images: Array, power: Array, *, where: Array) -> Points:
-    """Choose the best vector in the span of the vectors and of their power step, by Rayleigh-Ritz, at some points.
-
-    Where singular values are close, it is much closer to the first singular vector than the best vector of either
-    space. They are close in layers that are kept at a norm. Where singular values change fast, as in the first steps of
-    an optimiser, a norm was 3 % too large without this choice, and 1.3 % with the first vector's power step alone.
-
-    Parameters
-    ----------
-    vectors, power : complex arrays, shape (b, p, r, f)
-    images : complex array, shape (b, m, r, f)
-        Images of the vectors.
-    where : integer array, shape (b, g)
-        Indices of the points.
-    """
-    xp = waves.ops.xp
-    p, r = vectors.shape[1:3]
-    basis, basis_images, new, angles, phases = (
-        at_points(x, points=where, xp=xp) for x in (vectors, images, power, waves.angles, waves.grid_phases)
-    )
-    if r < p:
-        new = orthonormal(new[:, :, : min(r, p - r), :], basis, xp=xp)
-        basis = xp.concat([basis, new], axis=2)
-        basis_images = xp.concat([basis_images, waves.images(new, phases)], axis=2)
-    mix = _first_eigenvector(basis_images, _squared_norm(basis_images, xp=xp), xp=xp)
-    # A power step that is nothing but rounding errors is not quite orthogonal, so that the combination is normalised.
-    best, length = _unit(_mixed(basis, mix, xp=xp), xp=xp)
-    best_images = _mixed(basis_images, mix, xp=xp) / (length + _TINY)
-    return Points(best, best_images, angles, phases)
+def _by_vector(x: Array, waves: PlaneWaves) -> list[Array]:
+    """The first entries of each point, the second ones, ...: from (b, p, r * f) to r arrays (b, n, f)."""
+    f = len(waves.grid)
+    return [x[:, :, j : j + f] for j in range(0, x.shape[2], f)]
 
 
-def _mixed(x: Array, mix: Array, *, xp: Namespace) -> Array:
-    """Combination of the vectors at each point: x (b, ..., r, f) with coefficients (b, r, f), the axis r kept."""
-    if x.shape[-2] == 1:
-        return x
-    lead = (1,) * (x.ndim - 3)
-    return xp.sum(x * xp.reshape(mix, (mix.shape[0], *lead, *mix.shape[1:])), axis=-2, keepdims=True)
-
-
-def _first_eigenvector(images: Array, squares: Array, *, xp: Namespace) -> Array:
-    """Coefficients of the combination with the longest image at each point, of unit length, shape (b, r, f).
+def _best_in_plane(one: Sequence[Array], other: Sequence[Array], *, xp: Namespace) -> tuple[Array, ...]:
+    """The combination of two orthonormal vectors with the longest image, by Rayleigh-Ritz in closed form.
 
     Parameters
     ----------
-    images : complex array, shape (b, m, r, f)
-    squares : array, shape (b, r, f)
-        Their squared norms.
+    one, other : sequences of complex arrays, shape (b, ., f)
+        Images of the vectors, and arrays that are combined alike.
     """
-    count = images.shape[2]
-    if count == 1:
-        return xp.ones_like(images[:, 0, :, :])
-    if count == 2:
-        return _first_of_two(images, squares, xp=xp)
-    by_point = xp.permute_dims(images, (0, 3, 1, 2))
-    gram = xp.matmul(arrays.adjoint(by_point, xp=xp), by_point)
-    for _ in range(_SQUARINGS):
-        gram = gram / (xp.linalg.trace(gram)[..., None, None] + _TINY)
-        gram = xp.matmul(gram, gram)
-    largest = xp.argmax(xp.real(xp.linalg.diagonal(gram)), axis=-1)
-    index = xp.broadcast_to(largest[..., None, None], (*gram.shape[:-1], 1))
-    column = xp.permute_dims(xp.take_along_axis(gram, index, axis=-1)[..., 0], (0, 2, 1))
-    return _unit(column, xp=xp)[0]
+    coupling = xp.vecdot(one[0], other[0], axis=-2)[:, None, :]
+    size = xp.abs(coupling)
+    difference = _squared_norm(one[0], xp=xp) - _squared_norm(other[0], xp=xp)
+    angle = 0.5 * xp.atan2(2.0 * size, difference)
+    cos, sin = xp.cos(angle), xp.sin(angle) * xp.conj(coupling) / (size + _TINY)
+    return tuple(cos * x + sin * y for x, y in zip(one, other, strict=True))
 
 
-def _first_of_two(images: Array, squares: Array, *, xp: Namespace) -> Array:
-    """`_first_eigenvector` of two vectors: of the Gram matrix [[a, c], [conj(c), b]], in closed form."""
-    first, second = images[:, :, 0, :], images[:, :, 1, :]
-    coupling = xp.sum(xp.conj(first) * second, axis=1)
-    half_difference = 0.5 * (squares[:, 0, :] - squares[:, 1, :])
-    radius = xp.sqrt(half_difference * half_difference + square(coupling, xp=xp))
-    # The eigenvector is (r + d, conj(c)) or, parallel to it, (c, r - d). In one of the two, r and d do not cancel.
-    larger = xp.astype(xp.abs(half_difference) + radius, coupling.dtype)
-    first_leads = half_difference >= 0
-    mix = xp.stack([xp.where(first_leads, larger, coupling), xp.where(first_leads, xp.conj(coupling), larger)], axis=1)
-    # For two orthogonal images of one length the formula gives zero, and any combination is as good as another.
-    undecided = (radius <= _TINY)[:, None, :]
-    mix = xp.where(undecided, xp.ones_like(mix), mix)
-    return _unit(mix, xp=xp)[0]
-
-
-def refine(waves: PlaneWaves, points: Points, *, last_rounds: int = 0) -> Triples:
-    """Return the highest triple of each block, after rounds of fewer and fewer of the highest points.
-
-    Parameters
-    ----------
-    last_rounds : int
-        Number of further rounds for the highest point alone.
-    """
-    for count in _HIGHEST:
-        points = _round(waves, _highest(points, count, xp=waves.ops.xp))
-    points = _highest(points, 1, xp=waves.ops.xp)
-    if last_rounds:
-        state = arrays.repeated(lambda state: _round(waves, Points(*state)), last_rounds, tuple(points), ops=waves.ops)
-        points = Points(*state)
-    left, norms = _unit(points.images, xp=waves.ops.xp)
-    vectors, angles, phases = points.vectors[:, :, 0, 0], points.angles[:, :, 0], points.phases[:, :, 0]
-    return Triples(norms[:, 0, 0, 0], left[:, :, 0, 0], vectors, angles, phases)
-
-
-def _highest(points: Points, count: int, *, xp: Namespace) -> Points:
-    """The points with the longest images, at most ``count`` of them."""
-    squares = _squared_norm(points.images, xp=xp)[:, 0, :]
-    if squares.shape[1] <= count:
-        return points
-    highest = xp.argsort(squares, axis=1, descending=True)[:, :count]
-    # One choice takes less time than one for each array.
-    p, m = points.vectors.shape[1], points.images.shape[1]
-    joined = xp.concat([points.vectors[:, :, 0, :], points.images[:, :, 0, :], points.phases], axis=1)
-    joined = at_points(joined, points=highest, xp=xp)
-    angles = at_points(points.angles, points=highest, xp=xp)
-    return Points(joined[:, :p, None, :], joined[:, p : p + m, None, :], angles, joined[:, p + m :, :])
-
-
-def _round(waves: PlaneWaves, points: Points) -> Points:
-    """One shifted power step, then one Newton step of the frequency for the singular vectors at hand."""
-    xp = waves.ops.xp
-    tap_images = waves.tap_images(points.images)
-    power = waves.adjoint_images(tap_images, points.phases)
-    shift = _SHIFT * _squared_norm(points.images, xp=xp)[:, None, :, :]
-    vectors, _ = _unit(power - shift * points.vectors, xp=xp)
-    angles, phases = points.angles, points.phases
-    if angles.shape[1]:
-        products = xp.sum(xp.conj(tap_images) * vectors[:, :, None, :, :], axis=1)
-        terms = products[:, :, 0, :] * phases
-        move = newton_step(xp.matrix_transpose(terms), waves.taps, xp=xp)
-        angles = angles + xp.matrix_transpose(move)
-        phases = waves.phases(angles)
-    return Points(vectors, waves.images(vectors, phases), angles, phases)
-
-
-def orthonormal(vectors: Array, others: Array | None = None, *, xp: Namespace) -> Array:
-    """Make the vectors at each point orthonormal, and orthogonal to others.
-
-    Parameters
-    ----------
-    vectors : complex array, shape (b, p, r, f)
-        A zero vector stays zero.
-    others : complex array, shape (b, p, s, f), optional
-        Orthonormal.
-    """
-    if others is not None:
-        for _ in range(_PASSES):
-            vectors = vectors - _projection(vectors, others, xp=xp)
+def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
+    """Make the vectors of each point orthonormal, and join them to (b, p, r * f). A zero vector stays zero."""
     done: list[Array] = []
-    for j in range(vectors.shape[2]):
-        vector = vectors[:, :, j : j + 1, :]
+    for vector in vectors:
         for other in done:
-            vector = vector - other * xp.sum(xp.conj(other) * vector, axis=1, keepdims=True)
+            vector = vector - other * xp.vecdot(other, vector, axis=-2)[:, None, :]
         done.append(_unit(vector, xp=xp)[0])
     return xp.concat(done, axis=2)
 
 
-def _projection(vectors: Array, basis: Array, *, xp: Namespace) -> Array:
-    """Projection of vectors (b, p, r, f) on the space of an orthonormal basis (b, p, s, f) at each point."""
-    each = basis[:, :, :, None, :]
-    coefficients = xp.sum(xp.conj(each) * vectors[:, :, None, :, :], axis=1, keepdims=True)
-    return xp.sum(each * coefficients, axis=2)
+class Start(NamedTuple):
+    """The best points of the grid.
+
+    Parameters
+    ----------
+    images : complex array, shape (b, m, g)
+        ``G v``.
+    vectors : complex array, shape (b, p, g)
+        v, of unit length.
+    power : complex array, shape (b, p, g)
+        ``G*G v``.
+    phases : complex array, shape (b, taps, g)
+    """
+
+    images: Array
+    vectors: Array
+    power: Array
+    phases: Array
+
+
+def highest(waves: PlaneWaves, start: Start, *, last_rounds: int = 0) -> Triples:
+    """Return the highest triple of each block, from the best points of the grid; ``last_rounds`` as of `refine`."""
+    return refine(waves, _with_power_step(waves, start), start.phases, last_rounds=last_rounds)
+
+
+def _with_power_step(waves: PlaneWaves, start: Start) -> Array:
+    """The longest images of the planes of vectors and their power steps.
+
+    Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
+    vector than either.
+    """
+    xp = waves.ops.xp
+    images, vectors, power, phases = start
+    residual = _unit(power - _squared_norm(images, xp=xp) * vectors, xp=xp)[0]
+    (longest,) = _best_in_plane((images,), (waves.times(residual, phases),), xp=xp)
+    return longest
+
+
+def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 0) -> Triples:
+    """Return the highest triple of each block, after rounds of fewer and fewer of the highest points.
+
+    Parameters
+    ----------
+    left : complex array, shape (b, m, g)
+        Left vectors, of any length.
+    phases : complex array, shape (b, taps, g)
+    last_rounds : int
+        Number of further rounds for the highest point alone.
+    """
+    ops, grid = waves.ops, waves.grid
+    scale, right = 1.0, left
+    for count in _HIGHEST:
+        (turns,) = placed(("turns", grid.key, scale), functools.partial(grid.turns, scale), left, ops=ops)
+        left, right, phases = _round(waves, left, phases, turns, count)
+        scale *= _FINER
+    if last_rounds:
+        left, right, phases = _last_rounds(waves, (left, right, phases), scale, last_rounds)
+    left, norms = _unit(left, xp=ops.xp)
+    return Triples(norms[:, 0, 0], left[:, :, 0], right[:, :, 0], phases[:, :, 0])
+
+
+def _last_rounds(waves: PlaneWaves, point: Sequence[Array], scale: float, count: int) -> tuple[Array, ...]:
+    """Rounds with smaller and smaller stencils, from left vector, right vector and phases."""
+    xp, grid = waves.ops.xp, waves.grid
+
+    def table(dtype: type[np.floating]) -> tuple[np.ndarray]:
+        return ((scale * (grid.taps @ grid.stencil.T)).astype(dtype),)
+
+    def turn(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        angles, left, _, phases = state
+        turns = waves.ops.complex(xp.cos(angles), -xp.sin(angles))
+        return _SETTLING * angles, *_round(waves, left, phases, turns, 1)
+
+    (angles,) = placed(("angles", grid.key), table, point[0], ops=waves.ops)
+    return arrays.repeated(turn, count, (angles, *point), ops=waves.ops)[1:]
+
+
+def _highest(points: Sequence[Array], values: Array, count: int, *, xp: Namespace) -> Sequence[Array]:
+    """Arrays (b, ., f) at the ``count`` points with the largest values (b, 1, f)."""
+    if values.shape[2] <= count:
+        return points
+    order = xp.argsort(values[:, 0, :], axis=1, descending=True)[:, :count]
+    # One choice takes less time than one for each array.
+    chosen = at_points(xp.concat(list(points), axis=1), order, xp=xp)
+    ends = [0, *itertools.accumulate(x.shape[1] for x in points)]
+    return [chosen[:, i:j, :] for i, j in itertools.pairwise(ends)]
+
+
+def _round(waves: PlaneWaves, left: Array, phases: Array, turns: Array, count: int) -> tuple[Array, Array, Array]:
+    """Choose the best frequency of a stencil around each point, and take a power step at the highest points.
+
+    Parameters
+    ----------
+    left : complex array, shape (b, m, g)
+        Left vectors, of any length.
+    phases : complex array, shape (b, taps, g)
+    turns : complex array, shape (taps, s)
+        ``e^{-i k.offset}`` of the stencil.
+    count : int
+        Number of points to keep.
+
+    Returns
+    -------
+    left : complex array, shape (b, m, count)
+        ``G(theta) v``.
+    right : complex array, shape (b, p, count)
+        v, of unit length.
+    phases : complex array, shape (b, taps, count)
+    """
+    xp = waves.ops.xp
+    products = xp.permute_dims(waves.tap_products(left), (0, 3, 1, 2))
+    around = xp.conj(xp.matrix_transpose(phases))[..., None] * turns
+    candidates = xp.matmul(products, around)
+    squares = xp.real(xp.vecdot(candidates, candidates, axis=-2))
+    best = xp.argmax(squares, axis=2)
+    right, conjugate = (xp.matrix_transpose(_last_axis_at(x, best, xp=xp)) for x in (candidates, around))
+    values = xp.max(squares, axis=2)[:, None, :] / (_squared_norm(left, xp=xp) + _TINY)
+    right, conjugate = _highest((right, conjugate), values, count, xp=xp)
+    right, phases = _unit(right, xp=xp)[0], xp.conj(conjugate)
+    return waves.times(right, phases), right, phases
+
+
+def _last_axis_at(x: Array, index: Array, *, xp: Namespace) -> Array:
+    """Entries (b, g, n) of x (b, g, n, s) at indices (b, g) of the last axis."""
+    index = xp.broadcast_to(index[:, :, None, None], (*x.shape[:3], 1))
+    return xp.take_along_axis(x, index, axis=3)[..., 0]
 
 
 def _unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Vectors on axis 1 divided by their norms, and the norms, which keep the axis. A zero vector stays zero."""
-    norm = xp.sqrt(_squared_norm(x, xp=xp))[:, None, ...]
-    return x / (norm + _TINY), norm
+    norm = xp.sqrt(_squared_norm(x, xp=xp))
+    return x * (1 / (norm + _TINY)), norm
 
 
 def _squared_norm(x: Array, *, xp: Namespace) -> Array:
-    """Squared norms of vectors on axis 1."""
-    return xp.sum(square(x, xp=xp), axis=1)
+    """Squared norms of vectors on axis 1, which is kept."""
+    return xp.real(xp.vecdot(x, x, axis=-2))[:, None, :]
 
 
-def square(z: Array, *, xp: Namespace) -> Array:
-    """``|z|^2``, entry by entry."""
-    real, imag = xp.real(z), xp.imag(z)
-    return real * real + imag * imag
-
-
-def at_points(x: Array, *, points: Array, xp: Namespace) -> Array:
-    """Entries (b, ..., f) at chosen points (b, g) of the last axis."""
+def at_points(x: Array, points: Array, *, xp: Namespace) -> Array:
+    """Entries (b, n, f) at chosen points (b, g) of the last axis."""
     if x.shape[0] == 1:
-        return xp.take(x, points[0, :], axis=-1)
-    index = xp.reshape(points, (points.shape[0], *(1,) * (x.ndim - 2), points.shape[1]))
-    return xp.take_along_axis(x, xp.broadcast_to(index, (*x.shape[:-1], points.shape[1])), axis=-1)
+        return xp.take(x, points[0, :], axis=2)
+    return xp.take_along_axis(x, xp.broadcast_to(points[:, None, :], (*x.shape[:2], points.shape[1])), axis=2)

@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import FigureRule, Kind
+    from specnorm.training.real_vectors import Found
 
 _IN_REAL_ARITHMETIC = 2
 """Number of vectors at each point that a compiled step moves in real arithmetic."""
-_LEAST_VECTORS = 16
+_LEAST_VECTORS = 64
 """Least number of vectors of all points together, for grids of few points."""
+_MOST_VECTORS = 4
+"""Largest number of vectors at a point for that reason."""
 _MATRIX_STEPS = 16
 """Steps of a matrix outside of training, each with a filter of degree 12."""
 _START_STEPS = 10
@@ -40,17 +43,18 @@ class SymbolNorm(Stepped):
 
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
     every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
-    them with their power step. The result is refined: power steps alternate with Newton steps of the frequency. In a
-    compiled step (JAX), steepest ascent and a stencil of frequencies take their place. The value is attained by a plane
-    wave, so it is a lower bound wherever the iteration stops. In training the vectors are
-    the state. A step takes about two products of the kernel with all of them, and follows *every* maximum. Symbols of
-    depthwise layers are numbers: a step is one product of the kernel with a table, and does not read the state. A
-    matrix has one frequency. It is followed by two real vectors, which each step filters by a Chebyshev polynomial.
+    them with their power step. The result is refined: power steps alternate with moves of the frequency to the best of
+    three values around it along each axis, closer and closer. A compiled step (JAX) takes steepest ascent in place of
+    power steps. The value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training
+    the vectors are the state. A step takes about two products of the kernel with all of them, and follows *every*
+    maximum. Symbols of depthwise layers are numbers: a step is one product of the kernel with a table, and does not
+    read the state. A matrix has one frequency. It is followed by two real vectors, which each step filters by a
+    Chebyshev polynomial.
 
     Parameters
     ----------
     points : int, optional
-        Points of the grid along each axis. None: 4.5 to 6 for each tap but one, depending on the channels, within
+        Points of the grid along each axis. None: 4.5 or 6 for each tap but one, depending on the channels, within
         limits that were measured in training loops (`default_points`).
     vectors : int
         Least number of vectors at each point. Two vectors follow two singular values that cross. A matrix has two.
@@ -105,10 +109,10 @@ class SymbolNorm(Stepped):
         wide = arrays.in_wide_dtype(tall, ops=ops)
         complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
         vectors = xp.astype(triples.right, complex_dtype, copy=False)
-        angles = xp.astype(triples.angles, wide.dtype, copy=False)
+        angles = xp.astype(_angles(triples.phases, spec, xp=xp), wide.dtype, copy=False)
         value, image, phases = attained_down(wide, vectors, angles, ops=ops)
         left, _ = arrays.normalise(image, xp=xp)
-        return Evaluation(value, (), (*self._residuals(left, vectors, phases, spec, xp=xp), *group))
+        return Evaluation(value, (), (*_residuals(left, vectors, phases, spec, xp=xp), *group))
 
     def pullback(
         self,
@@ -129,7 +133,7 @@ class SymbolNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Right vectors, as (real, imaginary), at the points of the grid; those of a matrix are real."""
+        """Vectors of the smaller side, as (real, imaginary), at the points of the grid; those of a matrix are real."""
         channels = min(spec.block_shape[:2])
         if _is_matrix(spec):
             return {"vectors": (channels, min(2, channels), 1, 1)}
@@ -139,8 +143,8 @@ class SymbolNorm(Stepped):
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         tall = arrays.tall(blocks, xp=ops.xp)
         if _is_scalar(spec):
-            points = len(self._scalar_grid(spec))
-            return (arrays.real_pair(grid_vectors.start_vectors(tall, 1, points, ops=ops), xp=ops.xp),)
+            waves = PlaneWaves(tall, self._scalar_grid(spec), ops=ops)
+            return (arrays.real_pair(grid_vectors.start_vectors(waves, tall)[:, :, None, :], xp=ops.xp),)
         if _is_matrix(spec):
             first = matrix_vectors.start(_matrices(tall, xp=ops.xp), ops=ops)
             return (_matrix_step(tall, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None],)
@@ -159,36 +163,37 @@ class SymbolNorm(Stepped):
         tall = arrays.tall(blocks, xp=xp)
         if _is_scalar(spec):
             group, _, triples = self._highest(tall, spec, ops=ops)
-            residuals = self._residuals(triples.left, triples.right, triples.phases, spec, xp=xp)
+            residuals = _residuals(triples.left, triples.right, triples.phases, spec, xp=xp)
             return Evaluation(triples.value, (), (*residuals, group)), state
         if _is_matrix(spec):
             triples, vectors = _matrix_step(tall, state[0], sweeps=sweeps, ops=ops)
+            new_state = vectors[..., None, None]
             left, right = (triples.right, triples.left) if _is_wide(spec) else (triples.left, triples.right)
-            residuals = (left[:, :, None], right[:, None, :])
-            return Evaluation(triples.value, (), residuals), (vectors[..., None, None],) if sweeps else state
-        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
-        if ops.traced and state[0].shape[2] == _IN_REAL_ARITHMETIC:
-            return _real_step(tall, state[0], grid, spec, sweeps=sweeps, ops=ops)
-        waves = PlaneWaves(tall, grid, ops=ops)
-        vectors = ops.complex(state[0][..., 0], state[0][..., 1])
-        vectors = grid_vectors.with_invalid_replaced(vectors, tall, ops=ops)
-        for _ in range(max(sweeps, 1)):
-            vectors, points = grid_vectors.step(waves, vectors)
-        triples = grid_vectors.refine(waves, points)
-        residuals = self._residuals(triples.left, triples.right, triples.phases, spec, xp=xp)
-        new_state = (arrays.real_pair(vectors, xp=xp),) if sweeps else state
-        return Evaluation(triples.value, (), residuals), new_state
+            residuals = left[:, :, None], right[:, None, :]
+        elif ops.traced and state[0].shape[2] == _IN_REAL_ARITHMETIC:
+            grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
+            found, new_state = _real_step(tall, state[0], grid, spec, sweeps=sweeps, ops=ops)
+            return Evaluation(found.value, (), (found.rows, found.columns)), (new_state,) if sweeps else state
+        else:
+            waves = self._waves(tall, ops=ops)
+            vectors = xp.reshape(ops.complex(state[0][..., 0], state[0][..., 1]), waves.shape)
+            vectors = grid_vectors.with_invalid_replaced(vectors, waves, tall)
+            for _ in range(max(sweeps, 1)):
+                vectors, start = grid_vectors.step(waves, vectors)
+            triples = grid_vectors.highest(waves, start)
+            new_state = arrays.real_pair(vectors, xp=xp)
+            residuals = _residuals(triples.left, triples.right, triples.phases, spec, xp=xp)
+        return Evaluation(triples.value, (), residuals), (new_state,) if sweeps else state
 
     def _run_from_start(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
         """Vectors after the first steps, and the triples that they lead to."""
-        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
-        waves = PlaneWaves(tall, grid, ops=ops)
-        vectors = grid_vectors.start_vectors(tall, self._count(tall.shape[2], len(grid)), len(grid), ops=ops)
+        waves = self._waves(tall, ops=ops)
+        vectors = grid_vectors.start_vectors(waves, tall)
         (vectors,) = arrays.repeated(
             lambda state: (grid_vectors.step(waves, state[0])[0],), _START_STEPS - 1, (vectors,), ops=ops
         )
-        vectors, points = grid_vectors.step(waves, vectors)
-        return vectors, grid_vectors.refine(waves, points, last_rounds=_LAST_ROUNDS)
+        vectors, start = grid_vectors.step(waves, vectors)
+        return vectors, grid_vectors.highest(waves, start, last_rounds=_LAST_ROUNDS)
 
     def _highest(
         self, blocks: Array, spec: ConvSpec, last_rounds: int = 0, *, ops: ArrayOps
@@ -203,28 +208,34 @@ class SymbolNorm(Stepped):
 
         return grid_scalars.grid_of(spec.block_kernel_shape, self.points)
 
-    def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
-        return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
+    def _waves(self, tall: Array, *, ops: ArrayOps) -> PlaneWaves:
+        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
+        return PlaneWaves(tall, grid, self._count(tall.shape[2], len(grid)), ops=ops)
 
     def _count(self, channels: int, points: int) -> int:
         """Vectors at each point."""
-        return min(max(self.vectors, -(-_LEAST_VECTORS // points)), channels)
+        return min(max(self.vectors, min(-(-_LEAST_VECTORS // points), _MOST_VECTORS)), channels)
 
-    @staticmethod
-    def _residuals(
-        left: Array,
-        right: Array,
-        phases: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> tuple[Array, Array]:
-        """Two real factors of the gradient of the blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
-        if _is_wide(spec):
-            # The triple is that of the transposed symbol: u* G^T v is v* conj(G) u, conjugated.
-            left, right, phases = right, left, xp.conj(phases)
-        waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
-        return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)
+    def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
+        return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
+
+
+def _angles(phases: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """The frequencies (b, d) of phases (b, taps): the arguments at the taps next to the first one, along each axis."""
+    sizes = spec.block_kernel_shape
+    neighbours = [math.prod(sizes[axis + 1 :]) if k > 1 else 0 for axis, k in enumerate(sizes)]
+    columns = [phases[:, j : j + 1] for j in neighbours]
+    chosen = xp.concat([phases[:, :0], *columns], axis=1)
+    return xp.atan2(xp.imag(chosen), xp.real(chosen))
+
+
+def _residuals(left: Array, right: Array, phases: Array, spec: ConvSpec, *, xp: Namespace) -> tuple[Array, Array]:
+    """Two real factors of the gradient of the blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
+    if _is_wide(spec):
+        # The triple is that of the transposed symbol: u* G^T v is v* conj(G) u, conjugated.
+        left, right, phases = right, left, xp.conj(phases)
+    waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
+    return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)
 
 
 def _is_scalar(spec: ConvSpec) -> bool:
@@ -244,14 +255,13 @@ def _is_wide(spec: ConvSpec) -> bool:
 
 def _real_step(
     tall: Array, vectors: Array, grid: Grid, spec: ConvSpec, *, sweeps: int, ops: ArrayOps
-) -> tuple[Evaluation, tuple[Array, ...]]:
-    """`SymbolNorm.advance` by `real_vectors`."""
+) -> tuple[Found, Array]:
+    """The triples after a step of `real_vectors`, and its vectors."""
     from specnorm.training import real_vectors  # imported here: compiled steps alone need it
 
-    moved = vectors
     for _ in range(max(sweeps, 1)):
-        moved, found = real_vectors.step(tall, moved, grid, is_wide=_is_wide(spec), ops=ops)
-    return Evaluation(found.value, (), (found.rows, found.columns)), (moved if sweeps else vectors,)
+        vectors, found = real_vectors.step(tall, vectors, grid, is_wide=_is_wide(spec), ops=ops)
+    return found, vectors
 
 
 def _matrices(tall: Array, *, xp: Namespace) -> Array:
@@ -273,5 +283,4 @@ def _matrix_step(tall: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> 
             (vectors,) = repeat((vectors,))
     vectors, images = matrix_vectors.step(matrices, vectors, ops=ops)
     left, norms = arrays.normalise(images[:, :, 0], xp=xp)
-    angles = xp.broadcast_to(xp.zeros_like(norms), (norms.shape[0], tall.ndim - 3))
-    return Triples(norms[:, 0], left, vectors[:, :, 0], angles, xp.ones_like(norms)), vectors
+    return Triples(norms[:, 0], left, vectors[:, :, 0], xp.ones_like(norms)), vectors

@@ -91,7 +91,7 @@ class MatrixPowerIteration(_SingularVectorMethod):
         apply, adjoint = matrix_maps(blocks, xp=xp)
 
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            return (power_steps(apply, adjoint, state[0], 1, normalise=arrays.normalise, xp=xp)[1],)
+            return (power_steps(apply, adjoint, state[0], 1, xp=xp)[1],)
 
         (v,) = arrays.repeated(step, self.n_iter, (v,), ops=ops)
         u, _ = arrays.normalise(apply(v), xp=xp)

@@ -10,25 +10,18 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
 
 
-def unfolding_splits(ndim: int, *, every: bool = True) -> tuple[tuple[int, ...], ...]:
+def unfolding_splits(ndim: int) -> tuple[tuple[int, ...], ...]:
     """For each unfolding of a kernel (cout, cin, *spatial), the axes that become its rows; axis 0 is always among them.
 
-    Parameters
-    ----------
-    ndim : int
-        Number d of spatial axes.
-    every : bool
-        Whether to return all 2**(d+1) - 1 splits of the axes into rows and columns; else only the 2**d splits with cout
-        in the rows and cin in the columns, which Fantastic Four takes.
+    There are d = ``ndim`` spatial axes. First come the 2**d splits with cin in the columns, which Fantastic Four takes,
+    then those with cin in the rows: 2**(d+1) - 1 together.
     """
     spatial = range(2, 2 + ndim)
     spatial_subsets: list[tuple[int, ...]] = []
     for size in range(ndim + 1):
         spatial_subsets += combinations(spatial, size)
     splits = [(0, *subset) for subset in spatial_subsets]
-    if every:
-        splits += [(0, 1, *subset) for subset in spatial_subsets if len(subset) < ndim]
-    return tuple(splits)
+    return (*splits, *((0, 1, *subset) for subset in spatial_subsets if len(subset) < ndim))
 
 
 def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from specnorm_audit import network
 from specnorm_networks import Graph, Product
 from specnorm_networks.comparison.checking import check
-from specnorm_networks.comparison.model import Model, NotExecutedError
+from specnorm_networks.model import Model, NotExecutedError
 from specnorm_networks.onnx import read
 from specnorm_networks.onnx.evaluator import NotEvaluatedError, evaluate
 from specnorm_networks.tools import bound

@@ -1,20 +1,23 @@
-"""Bounds of published networks by each method, and what they cost: ``python -m bench networks --out FILE``.
+"""Bounds of networks by each method and by others, and what they cost: ``python -m bench networks --out FILE``.
 
-Each is measured in a process of its own. Lines that are in the file stay but for those that are measured anew;
+Networks are published ones, and small ones that are trained on digits; with auto_LiRPA if LIRPA_PYTHON names a Python
+that has it. Lines that are in the file stay but for those that are measured anew;
 ``python -m bench networks-page`` makes the tables of docs/benchmarks/index.md from its committed lines.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
+from typing import Any
 
 import torch
 from helpers.marks import put
@@ -25,13 +28,18 @@ from specnorm_networks import Graph, Multipliers, Product, Scaled, network_graph
 from specnorm_networks.tools import bound
 from torch import nn
 
-from bench import facts
+from bench import beside, digits, facts
 from bench.facts import FOLDER, Row
 from bench.page import span, table
 
 COMMITTED = FOLDER / "networks.jsonl"
 PAGE = FOLDER / "index.md"
 METHODS = ("product", "scaled", "multipliers")
+DIGITS = "digits: "
+BESIDE = ("product", "multipliers", "ECLipsE-Fast", "below", "near", "near, auto_LiRPA", "near, below")
+"""What is measured of networks trained on digits; "near" is on a ball around an image."""
+NONE = "-"
+"""What the page shows where a method does not bound a network."""
 
 
 def three_convolutions() -> nn.Sequential:
@@ -60,6 +68,18 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "x - dncnn25": lambda: published("x - dncnn25"),
     "rfb320": lambda: network_graph(real_file("rfb320")),
 }
+TRAINED = {
+    "MLP": "64-128-128-10",
+    "MLP critic": "64-128-128-128-1, tells digits from permuted ones",
+    "CNN": "2 convolutions of 8 and 16 channels, a dense layer",
+    "CNN of 6": "6 convolutions of 8 channels, a dense layer",
+    "ResNet": "6 convolutions of 8 channels with batch norm, 2 shortcuts, a dense layer",
+    "DnCNN": "x minus 4 convolutions of 8 channels, a denoiser",
+    "U-Net": "6 convolutions of 8 and 16 channels, one transposed, a denoiser",
+    "MLP-Mixer": "16 tokens of 16 channels, layer norm, GELU",
+    "ViT": "16 tokens of 16 channels, 2 encoder layers with 2 heads",
+}
+"""Networks of `digits`, and what the page says of them."""
 TITLES = {
     "three": "three 3x3 convolutions, 1 → 8 → 8 → 1 channels, weights sin(j²), ReLU between",
     "constrained": "eight 3x3 convolutions of 16 channels, trained to denoise a photograph with each kept at norm 1",
@@ -75,34 +95,69 @@ CUT_SHORT = {"rfb320": Multipliers(steps=40, seconds=5, widest=64)}
 # -- measurements ------------------------------------------------------------------------------------------------------
 def write(names: Sequence[str], methods: Sequence[str], out: Path) -> None:
     """Measure networks by methods, and write each line as soon as it is there."""
-    for name in names or GRAPHS:
-        for method in methods or METHODS:
-            # Both have a "processor": the measurement its seconds, which count here.
-            line = {"network": name, "method": method} | facts.about("numpy", "torch") | apart(name, method)
-            others = [row for row in facts.read(out) if (row["network"], row["method"]) != (name, method)]
-            facts.write(out, [*others, line])
-            print(name, method, line["value"], f"{line['processor']:.1f} s", flush=True)
+    for name in names or [*GRAPHS, *(DIGITS + name for name in TRAINED)]:
+        is_small = name.startswith(DIGITS)
+        chosen = methods or (BESIDE if is_small else METHODS)
+        if beside.PYTHON not in os.environ:
+            chosen = [method for method in chosen if not method.endswith("auto_LiRPA")]
+        # The memory of each bound of the large ones is told, so that each has a process.
+        for together in [chosen] if is_small else [[method] for method in chosen]:
+            for row in apart(name, together):
+                # Both have a "processor": the measurement its seconds, which count here.
+                line = {"network": name} | facts.about("numpy", "torch") | row
+                others = [old for old in facts.read(out) if (old["network"], old["method"]) != (name, row["method"])]
+                facts.write(out, [*others, line])
+                print(name, line["method"], line["value"], f"{line['processor']:.1f} s", flush=True)
 
 
-def apart(name: str, method: str) -> Row:
-    """Measure one bound in a process of its own, on one thread."""
+def apart(name: str, methods: Sequence[str]) -> Iterator[Row]:
+    """Measure bounds in a process of their own, on one thread."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench.networks", name, method]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=facts.TESTS)
-    row: Row = json.loads(done.stdout.splitlines()[-1])
-    return row
+    command = [sys.executable, "-m", "bench.networks", name, *methods]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=facts.TESTS) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith("{"):
+                yield json.loads(line)
+    if running.returncode:
+        raise subprocess.CalledProcessError(running.returncode, command)
 
 
 def measured(name: str, method: str) -> Row:
-    """Return a bound, its processor seconds, and the memory before and at most; the graph is made before."""
-    graph = GRAPHS[name]()
-    ways = {"product": Product(), "scaled": Scaled(), "multipliers": CUT_SHORT.get(name, Multipliers())}
-    way = ways[method]
+    """Return a bound, its processor seconds, and the memory before and at most; what it needs is made before."""
+    if name.startswith(DIGITS):
+        return measured_beside(name.removeprefix(DIGITS), method)
+    return bounded(GRAPHS[name](), method, CUT_SHORT.get(name, Multipliers()))
+
+
+def bounded(graph: Graph, method: str, best: Multipliers, **ball: Any) -> Row:
+    way = {"product": Product(), "scaled": Scaled()}.get(method, best)
     memory = peak()
     begun = time.process_time()
-    value = bound(graph, method=way, budget=None, check=False).upper
+    value = bound(graph, method=way, budget=None, check=False, **ball).upper
     seconds = time.process_time() - begun
     return {"value": value, "by": repr(way), "processor": seconds, "before": memory, "peak": peak()}
+
+
+def measured_beside(name: str, method: str) -> Row:
+    """Measure a bound of a network trained on digits; its value is None if the method has none."""
+    model, quality = digits.trained(name)
+    if method in ("product", "multipliers", "near"):
+        at = {"radius": beside.RADIUS, "centre": beside.centre().double().numpy()} if method == "near" else {}
+        row = bounded(network_graph(model, (1, digits.SIDE, digits.SIDE)), method, Multipliers(), **at)
+        return row | {"quality": quality}
+    begun = time.process_time()
+    value: float | None = None
+    if method.endswith("below"):
+        value = beside.reached(model, beside.RADIUS if method.startswith("near") else None)
+    elif method == "ECLipsE-Fast":
+        with contextlib.suppress(TypeError):  # it is no chain
+            weights = digits.matrices(model)
+            begun = time.process_time()
+            value = beside.eclipse_fast(weights)
+    else:
+        return beside.lirpa(name, model)
+    return {"value": value, "processor": time.process_time() - begun}
 
 
 def peak() -> int:
@@ -115,7 +170,7 @@ def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
     """Put the tables of the lines into the page."""
     rows = {(row["network"], row["method"]): row for row in facts.read(source)}
     text = page.read_text(encoding="utf-8")
-    parts = {"bounds": bounds(rows), "dense": dense(list(rows.values()))}
+    parts = {"bounds": bounds(rows), "others": others(rows)}
     for name, lines in parts.items():
         text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", lines)
     page.write_text(text, encoding="utf-8")
@@ -136,32 +191,25 @@ def bounds(rows: Rows) -> str:
     return table(["network", "Product", "Scaled", "Multipliers", "time", "reached from below"], lines)
 
 
-OTHERS = {"ECLipsE_Fast": "ECLipsE-Fast", "ECLipsE": "ECLipsE", "ECLipsE, Clarabel": "with Clarabel"}
-"""Programs of others that bound dense networks, and what the page calls them."""
-
-
-def dense(rows: list[Row]) -> str:
-    """Return the table of dense networks; the values that are proven are rounded up."""
+def others(rows: Rows) -> str:
+    """Return the table of networks trained on digits, by each program; proven values are rounded up."""
     lines = []
-    dense_rows = [row for row in rows if row["method"] == "dense"]
-    for row in dense_rows:
-        mine = row["specnorm"]
-        optimum = row["LipSDP"]["value"] if "LipSDP" in row else None
-        lipsdp = "-" if optimum is None else f"{told(optimum)} (+{mine['value'] / optimum - 1:.3%})"
-        jacobian, *local = (at["value"] for at in row["near"])
-        lines.append([
-            row["network"], bound_up(row["product"]["value"]), f"{bound_up(mine['value'])}, {span(mine['processor'])}",
-            *(of_others(row.get(key)) for key in OTHERS), lipsdp, told(jacobian), *map(bound_up, local),
-        ])  # fmt: skip
-    radii = [f"local, r = {at['radius']:g}" for at in dense_rows[-1]["near"][1:]]
-    return table(["widths", "product", "specnorm", *OTHERS.values(), "LipSDP", "Jacobian", *radii], lines)
+    for name, title in TRAINED.items():
+        cells = []
+        for method in BESIDE:
+            row = rows.get((DIGITS + name, method), {})
+            rounding = ROUND_FLOOR if method.endswith("below") else ROUND_CEILING
+            is_alone = method == "product" or method.endswith("below")
+            cell = NONE if row.get("value") is None else told(row["value"], rounding)
+            cells.append(cell if cell == NONE or is_alone else f"{cell}, {seconds(row['processor'])}")
+        lines.append([f"{name}: {title}", *cells])
+    near = f"r = {beside.RADIUS:g}: "
+    head = ["Product", "Multipliers", "ECLipsE-Fast", "reached"]
+    return table(["network", *head, f"{near}Multipliers", f"{near}auto_LiRPA", f"{near}reached"], lines)
 
 
-def of_others(row: Row | None) -> str:
-    if row is None:
-        return "-"
-    seconds = "< 10 ms" if row["processor"] < 0.01 else span(row["processor"])
-    return f"{'gave up' if row['fell_back'] else told(row['value'])}, {seconds}"
+def seconds(processor: float) -> str:
+    return "< 10 ms" if processor < 0.01 else span(processor)
 
 
 def bound_up(value: float) -> str:
@@ -178,4 +226,5 @@ def told(value: float, rounding: str = ROUND_HALF_EVEN) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measured(*sys.argv[1:])))
+    for method in sys.argv[2:]:
+        print(json.dumps({"method": method} | measured(sys.argv[1], method)), flush=True)

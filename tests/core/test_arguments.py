@@ -14,7 +14,7 @@ import pytest
 from helpers.libraries import Lib
 
 from specnorm.backends import registry
-from specnorm.errors import BackendConflict, BrokenBackend, GeometryError, MethodError, NoBackend
+from specnorm.errors import BackendConflict, BrokenBackend, GeometryError, MethodError, NoBackend, TracerError
 from specnorm.methods import GROUP, METHODS, Grid
 
 specnorm: Any = importlib.import_module("specnorm")  # called with what its types refuse
@@ -68,6 +68,20 @@ def test_tracers_name_static_argnums() -> None:
     for call in calls:
         with pytest.raises(specnorm.SpecnormError, match="static_argnums"):
             jax.jit(call)(8)
+
+
+def test_a_search_under_a_tracer_names_the_function_that_was_called() -> None:
+    """Not one that it calls, nor its method."""
+    jax: Any = pytest.importorskip("jax")
+    calls: dict[str, Callable[[Any], Any]] = {
+        "condition_number": lambda k: specnorm.condition_number(k).upper,
+        "rescale": lambda k: specnorm.rescale(k, 1.0),
+        "is_isometry": lambda k: specnorm.is_isometry(k, 0.1),
+        "tn_bound": lambda k: specnorm.tn_bound(k, proven=True),
+    }
+    for name, call in calls.items():
+        with pytest.raises(TracerError, match=f"^{name} looks at values"):
+            jax.jit(call)(jax.numpy.asarray(KERNEL))
 
 
 def test_singular_values_say_their_cost_first() -> None:

@@ -333,7 +333,13 @@ class Network(Dense):
         of = {source: np.concatenate([matrix, -matrix]) for source, matrix in self.of[name].items()}
         channels, *size = self.shapes[name]
         self.of[here] = self._value(here, of, (0.0, 1.0), 2 * channels * math.prod(size), "both signs")
-        return self._node(here, operators.SignParts(1), (name,), (2 * channels, *size))
+        shape = (channels, *size)
+        negative = self._node(f"{here}.negative", operators.Negative(), (name,), shape)
+        parts = (
+            self._node(f"{here}+", operators.ReLU(), (name,), shape),
+            self._node(f"{here}-", operators.ReLU(), (negative,), shape),
+        )
+        return self._node(here, operators.Concat(1), parts, (2 * channels, *size))
 
     def add(self, *names: str, signs: Sequence[int] = (1, 1)) -> str:
         here = f"add{len(self.nodes)}"

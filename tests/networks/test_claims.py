@@ -25,12 +25,14 @@ from specnorm_networks import (  # fmt: skip
 )
 from specnorm_networks.certified import kernels, parts
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified import ranges as on_boxes
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
 from specnorm_networks.certified.patterns import prepare, without_sorting
-from specnorm_networks.certified.ranges import ranges, with_slopes_on
-from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.certified.ranges import with_slopes_on
+from specnorm_networks.certified.regions import Box
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import digest_of
+from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.local.linear import locate_values, read_network
 from specnorm_networks.tools import Measure, bound  # fmt: skip
 
@@ -259,7 +261,10 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "no number as radius": (lambda: ranges(network(), Ball({"x": CENTRE}, math.nan)), "radius=nan"),
     "a centre of no numbers": (lambda: ranges(network(), Ball({"x": CENTRE * math.inf}, 1.0)), "not finite"),
     "a centre of another shape": (lambda: ranges(network(), Ball({"x": CENTRE[0]}, 1.0)), "numbers for its input x"),
-    "a box from high to low": (lambda: ranges(network(), Box({"x": CENTRE}, {"x": CENTRE - 1})), "low ends are above"),
+    "a box from high to low": (
+        lambda: on_boxes.ranges(network(), Box({"x": CENTRE}, {"x": CENTRE - 1})),
+        "low ends are above",
+    ),
     "a box of no numbers": (lambda: within(network(), math.nan, 1.0), "ends that are no numbers"),
     "a box of another input": (lambda: within(network(), {"z": 0}, {"z": 1}), "has no ends for the network's input x"),
     "a box of another shape": (lambda: within(network(), np.zeros(3), 1.0), r"an end of shape \(3,\)"),

@@ -13,7 +13,8 @@ from networks.published import NETWORKS  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
 from specnorm_networks import network_bound, network_graph  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
-from specnorm_networks.comparison.checking import Checked, check  # noqa: E402
+from specnorm_networks.comparison.checking import check  # noqa: E402
+from specnorm_networks.model import Checked  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
@@ -131,21 +132,19 @@ def chosen(threshold: float) -> Any:
 
 
 PLANTED: dict[str, tuple[Any, Any, type[Any], dict[str, Any] | ops.Pointwise]] = {
-    **{f"eps of {eps} in {str(dtype)[6:]}": (normalised(eps), dtype, ops.Normalise, {"eps": 4 * eps})
-       for eps in (1e-5, 1e-8, 1e-12) for dtype in (torch.float32, torch.bfloat16)},
+    **{f"eps of {eps}": (normalised(eps), torch.float32, ops.Normalise, {"eps": 4 * eps})
+       for eps in (1e-5, 1e-8, 1e-12)},
     **{f"a threshold of {c}": (chosen(c), torch.float64, ops.Compare, {"threshold": other})
        for c, other in ((1e-3, 0.0), (1e-9, 0.0), (1e-12, 0.0), (200, 1e30))},
     "limits": (lambda x: 100 * x.clamp(-1e3, 1e3) - 100 * x, torch.float32, ops.HardTanh, {"low": -2e3, "high": 2e3}),
     "limits lost": (lambda x: x.clamp(-1e3, 1e3) - x, torch.float32, ops.HardTanh, {"low": -1e9, "high": 1e9}),
     "a slope": (lambda x: functional.leaky_relu(x, 0.01), torch.float32, ops.LeakyReLU, {"alpha": 0.0101}),
-    "a slope, barely": (lambda x: functional.leaky_relu(x, 0.01), torch.bfloat16, ops.LeakyReLU, {"alpha": 0.010001}),
-    **{f"gelu in {str(dtype)[6:]}": (lambda x: functional.gelu(x, approximate="tanh"), dtype, ops.TanhGELU,
-                                    ops.GELU()) for dtype in (torch.float32, torch.bfloat16)},
+    "gelu": (lambda x: functional.gelu(x, approximate="tanh"), torch.float32, ops.TanhGELU, ops.GELU()),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PLANTED)
-@pytest.mark.sampled("1e-08 in b", "barely", "gelu in b")
+@pytest.mark.sampled("1e-08", "1e-09", "lost", "gelu")
 def test_mistranslations_of_constants_are_seen(name: str) -> None:
     f, dtype, kind, other = PLANTED[name]
     graph = network_graph(Function(f), torch.zeros(1, 8, dtype=dtype))

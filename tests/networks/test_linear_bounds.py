@@ -21,8 +21,8 @@ import pytest
 from helpers.mutants import Function, mutated
 from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
-from specnorm_networks.certified import operators, ranges
-from specnorm_networks.local.certified import linear_bounds
+from specnorm_networks.certified import operators
+from specnorm_networks.local.certified import linear_bounds, ranges
 from specnorm_networks.local.certified.linear_bounds import FunctionOnBox, Strips
 from specnorm_networks.local.linear import Ascent, locate_values, read_network
 
@@ -311,7 +311,7 @@ OF_OFFSETS: dict[str, tuple[Function, str, str]] = {
 MUTATIONS: dict[str, tuple[str, str, str]] = {
     "the slope of a unit that cannot switch": (
         "_through_function", "flat * function.line_slopes", "0.9 * flat * function.line_slopes"),
-    "the ball of the input in place of the value's": ("_new_function", "location.radius", "self.radius"),
+    "the ball of the input in place of the value's": ("_new_function", "location.radius", "self.ball.radius"),
     "the constant of an earlier value": (
         "visit", "host.mul_up(constant, distance_of_start)", "0.3 * distance_of_start"),
     "half of a row's length": (

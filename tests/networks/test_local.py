@@ -13,10 +13,9 @@ from helpers.checks import present
 from networks.dense_networks import CHAINS, Network, dense
 from specnorm_networks import Multipliers, margins
 from specnorm_networks.certified import operators
-from specnorm_networks.certified.ranges import ranges
-from specnorm_networks.certified.regions import Ball
 from specnorm_networks.local import balls
 from specnorm_networks.local.accuracy import certified_accuracy
+from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.tools import Measure, bound
 
 from specnorm.errors import InternalError

@@ -18,6 +18,7 @@ from networks.written_networks import Written  # noqa: E402
 from specnorm_networks import Product, within  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
 from specnorm_networks.certified.curves import slopes  # noqa: E402
+from specnorm_networks.certified.curves.composite import Composite  # noqa: E402
 from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
 from specnorm_networks.tools import Measure, bound  # noqa: E402
 
@@ -105,13 +106,7 @@ TIGHT: dict[str, tuple[tuple[Call, ...], float]] = {
     "root of x^2 + 1": ((Call("square", (0,)), Call("shift", (1,), 1.0), Call("root", (2,))), 1.0),
     "SiLU": ((Call("sigmoid", (0,)), Call("product", (0, 1))), 1.09983932),
     "Mish": ((Call("softplus", (0,)), Call("tanh", (1,)), Call("product", (0, 2))), 1.08849816),
-    "a sign that never changes": (
-        (Call("exp", (0,)), Call("shift", (1,), 1.0), Call("root", (2,)), Call("sign", (3,))), 0.0,
-    ),
     "softsign": ((Call("abs", (0,)), Call("shift", (1,), 1.0), Call("quotient", (0, 2))), 1.0),
-    "sigmoid by exp": (
-        (Call("exp", (0,)), Call("shift", (1,), 1.0), Call("quotient", (1, 2))), 0.25,
-    ),
     "x + sin(x)": ((Call("sin", (0,)), Call("add", (0, 1))), 2.0),
     "signs that cancel": (
         (Call("sign", (0,)), Call("shift", (1,), 1.0), Call("less", (2, 1)), Call("product", (0, 3))), 1.0,
@@ -177,7 +172,7 @@ def test_constants_of_each_channel_make_functions_of_their_own() -> None:
     net(ops.Maximum(), net.scaled(np.array([0.2, 2.0, -3.0, 0.5]).reshape(-1, 1, 1)), "x")
     assert 3 <= of(net) <= 3 + 1e-12
     operator = recognise_patterns(net.graph()).by_name[net.nodes[-1].name].operator
-    assert isinstance(operator, ops.Composite)
+    assert isinstance(operator, Composite)
     slopes = present(operator.slopes(*[np.full((1, 4, 2, 2), -1.0)] * 2))
     assert np.allclose(slopes[0][0, :, 0, 0], [0.2, 1.0, -3.0, 0.5])
 
@@ -225,7 +220,7 @@ def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
     calls, _ = TIGHT[name]
     graph = recognise_patterns(written(calls))
     operator = graph.by_name[graph.outputs[0]].operator
-    assert isinstance(operator, ops.Composite)
+    assert isinstance(operator, Composite)
     x = np.random.default_rng(3).normal(0, 2, (1, 300)).astype(np.float32)
     single = written(calls, (1, 300)).run({"x": x})[graph.outputs[0]].astype(np.float32)
     found = operator.run(x.astype(np.float64))
@@ -236,7 +231,7 @@ def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
 
 # -- the tests themselves --------------------------------------------------------------------------------------------
 def test_branches_that_are_not_compared_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slopes._Search, "_agree", lambda *_: np.array([True]))
+    monkeypatch.setattr(slopes, "_agree", lambda *_: np.array([True]))
     monkeypatch.setattr(slopes, "_PROOFS", {})
     with pytest.raises(AssertionError):
         test_a_jump_is_refused("x + 1 above 0, else x")

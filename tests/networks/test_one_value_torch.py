@@ -11,7 +11,7 @@ import pytest
 torch: Any = pytest.importorskip("torch", exc_type=ImportError)
 pytest.importorskip("onnxscript", exc_type=ImportError)
 from specnorm_networks import network_bound  # noqa: E402
-from specnorm_networks.certified.operators.composite import Composite  # noqa: E402
+from specnorm_networks.certified.curves.composite import Composite  # noqa: E402
 from specnorm_networks.certified.patterns import prepare  # noqa: E402
 from specnorm_networks.certified.writing_out import linear_operators, written_out  # noqa: E402
 from specnorm_networks.comparison.attack import gradient  # noqa: E402
@@ -27,6 +27,8 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "snake": (lambda x: x + torch.sin(x) ** 2, 2.0),
     "squareplus": (lambda x: 0.5 * (x + torch.sqrt(x * x + 4)), 1.0),
     "rational": (lambda x: x / (1 + x * x), 1.0),
+    "sigmoid by exp": (lambda x: 1 / (1 + torch.exp(-x)), 0.25),
+    "Mish by log and exp": (lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))), 1.08849816),
     "sine and cosine": (lambda x: torch.cat([torch.sin(x), torch.cos(x)], 1), 1.0),
     "PReLU by channel, SiLU": (lambda x: F.silu(F.prelu(x, torch.tensor([0.1, 0.2, 0.3, 0.4, 1.0]))), 1.09983935),
     "both parts": (lambda x: torch.cat([torch.relu(x), x - torch.relu(x)], 1), 1.0),
@@ -76,38 +78,3 @@ def test_an_attack_follows_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Composite, "slopes", slopes)
     found = gradient(read, linear_operators(read), x, {read.outputs[0]: np.arange(1.0, 6.0)[None]})
     np.testing.assert_allclose(found[read.inputs[0]], [[1.0, 0.0, 0.0, 4.0, 5.0]], atol=1e-6)
-
-
-class Spline(nn.Module):
-    """A linear spline with values at its knots, as deep splines have it: clamp, floor, two look-ups."""
-
-    def __init__(self, values: Any, step: float) -> None:
-        super().__init__()
-        self.values = nn.Parameter(values)
-        self.step = step
-
-    def forward(self, x: Any) -> Any:
-        half = len(self.values) // 2
-        y = torch.clamp(x / self.step, -half + 1e-5, half - 1e-5)
-        low = torch.floor(y)
-        at = (low + half).long()
-        return self.values[at] * (1 - (y - low)) + self.values[at + 1] * (y - low)
-
-
-@pytest.mark.parametrize("step", [0.1, 1.0])
-def test_a_linear_spline_has_its_largest_slope(step: float) -> None:
-    values = torch.tensor([0.0, 0.5, -1.0, -1.25, 2.0])
-    found = network_bound(Spline(values, step), (5,))
-    assert found.upper is not None
-    assert 3.25 / step * (1 - 1e-6) <= found.upper <= 3.25 / step * (1 + 1e-4)
-    assert found.checked is not None
-    assert found.checked.complete
-
-
-class Steps(Spline):
-    def forward(self, x: Any) -> Any:
-        return self.values[torch.floor(x.clamp(0.0, 1.5)).long()]
-
-
-def test_a_table_that_is_read_without_a_line_between_jumps() -> None:
-    assert network_bound(Steps(torch.tensor([0.0, 1.0, 3.0]), 1.0), (4,)).upper is None

@@ -13,6 +13,7 @@ from helpers.checks import present
 from networks.written_networks import SHAPE, Written
 from specnorm_networks import Product
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves.composite import Composite
 from specnorm_networks.certified.operators import Operator
 from specnorm_networks.certified.patterns import recognise_patterns
 from specnorm_networks.tools import Measure, bound
@@ -145,22 +146,22 @@ def by_moments(
 
 
 PATTERNS: dict[str, tuple[type[Operator], Write]] = {
-    "SiLU with factors": (ops.Composite, lambda net: gate(net, ops.Sigmoid(), of=net.scaled(-0.3, exact=False))),
-    "hard swish": (ops.Composite, lambda net: gate(net, line(1 / 6), ops.HardTanh(0.0, 1.0))),
-    "Mish": (ops.Composite, lambda net: gate(net, ops.Softplus(), ops.Tanh())),
-    "GELU": (ops.Composite, gelu),
-    "GELU by 1 - erf": (ops.Composite, lambda net: gelu(net, -1 / math.sqrt(2), weights=MINUS)),
-    "softsign": (ops.Composite, softsign),
-    "softshrink": (ops.Composite, softshrink),
-    "hard sigmoid of a fifth": (ops.Composite, lambda net: gate(net, line(0.2), ops.HardTanh(0.0, 1.0))),
-    "x tanh(x), cut": (ops.Composite, lambda net: gate(net, ops.Tanh(), ops.HardTanh(-0.5, 0.9))),
-    "1 + |x|, twice": (ops.Composite, lambda net: softsign(net, one=2.0)),
-    "one side twice": (ops.Composite, lambda net: by_products(net, "gt", "gt")),
-    "neither side at 0": (ops.Composite, lambda net: by_products(net, "gt", "lt")),
-    "leaky": (ops.Composite, leaky),
-    "leaky, at most": (ops.Composite, lambda net: leaky(net, "le")),
-    "leaky by a negative multiple": (ops.Composite, lambda net: leaky(net, sign=-3.0, slope=-2.0)),
-    "leaky by products": (ops.Composite, by_products),
+    "SiLU with factors": (Composite, lambda net: gate(net, ops.Sigmoid(), of=net.scaled(-0.3, exact=False))),
+    "hard swish": (Composite, lambda net: gate(net, line(1 / 6), ops.HardTanh(0.0, 1.0))),
+    "Mish": (Composite, lambda net: gate(net, ops.Softplus(), ops.Tanh())),
+    "GELU": (Composite, gelu),
+    "GELU by 1 - erf": (Composite, lambda net: gelu(net, -1 / math.sqrt(2), weights=MINUS)),
+    "softsign": (Composite, softsign),
+    "softshrink": (Composite, softshrink),
+    "hard sigmoid of a fifth": (Composite, lambda net: gate(net, line(0.2), ops.HardTanh(0.0, 1.0))),
+    "x tanh(x), cut": (Composite, lambda net: gate(net, ops.Tanh(), ops.HardTanh(-0.5, 0.9))),
+    "1 + |x|, twice": (Composite, lambda net: softsign(net, one=2.0)),
+    "one side twice": (Composite, lambda net: by_products(net, "gt", "gt")),
+    "neither side at 0": (Composite, lambda net: by_products(net, "gt", "lt")),
+    "leaky": (Composite, leaky),
+    "leaky, at most": (Composite, lambda net: leaky(net, "le")),
+    "leaky by a negative multiple": (Composite, lambda net: leaky(net, sign=-3.0, slope=-2.0)),
+    "leaky by products": (Composite, by_products),
     "Householder": (ops.Reflection, householder),
     "Householder by products": (ops.Reflection, lambda net: householder(net, products=True)),
     "Householder, stretched": (ops.Reflection, lambda net: householder(net, stretch=3.0)),

@@ -181,10 +181,11 @@ def _branches(scope: Scope, start: str, nodes: list[Node]) -> _Branches | None:
     if not start_shapes or not math.prod(start_shapes[0]):
         return None
     maps: list[LinearMap | None] = []
-    for node, place in zip(nodes, short_places, strict=True):
-        if place.known_shapes() is None or not place.after or not 0 < math.prod(place.after) <= MOST_ENTRIES:
+    for node, place, short_place in zip(nodes, places, short_places, strict=True):
+        after = short_place.after
+        if short_place.known_shapes() is None or not after or not 0 < math.prod(after) <= MOST_ENTRIES:
             return None
-        maps.append(node.operator.shortened(short_axes).linear_map(place))
+        maps.append(node.operator.map_at_one_position(place, short_axes))
         if maps[-1] is None and not isinstance(node.operator, Pointwise):
             return None
     return _Branches(start, start_shapes[0], nodes, short_places, maps)

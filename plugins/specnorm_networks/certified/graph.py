@@ -19,7 +19,7 @@ from specnorm_networks.certified.operators.layers import Layer
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.regions import Box, Region
 from specnorm_networks.certified.shapes import Shape
-from specnorm_networks.comparison.model import Model
+from specnorm_networks.model import Model
 
 __all__ = ["Graph", "Layer", "Node", "Shape"]
 

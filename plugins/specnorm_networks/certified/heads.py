@@ -68,6 +68,11 @@ UNIT_ROUNDOFF = 2.0**-53
 UNDERFLOW = 2.0**-900
 """Upper bound of what underflow can take from a sum; each of its products loses at most 2^-1074."""
 
+
+class NotProvenError(HypothesisError):
+    """Weights that a search proposed prove no bound."""
+
+
 PixelCounts = tuple[int, ...]
 """Number of pixels of a value along each spatial axis."""
 
@@ -368,8 +373,10 @@ def constant_through_head(
 
     Raises
     ------
+    NotProvenError
+        If ``weights`` cannot be weights, or I - K is not proven to be positive definite.
     HypothesisError
-        If ``weights`` cannot be weights, I - K is not proven to be positive definite, or ``ahead`` is another head's.
+        If ``ahead`` is another head's.
     ValueError, MethodError
         If the run that begins with R has no joint bound.
     numpy.linalg.LinAlgError
@@ -379,7 +386,7 @@ def constant_through_head(
     widths = [link.width for link in links]
     fits = all(link.fits_groups(numbers) for link, numbers in zip(links, weights, strict=True))
     if [len(numbers) for numbers in weights] != widths or not fits or not all(map(usable, weights)):
-        raise HypothesisError(f"no weights of {widths} channels")
+        raise NotProvenError(f"no weights of {widths} channels")
     subject_ahead = None if ahead is None else ahead.what
     needed_subject = head if head.weights_before else None
     # The claim has to be about this very head. Without links before the body, there must be none.
@@ -416,7 +423,7 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) 
     # exact ones by `k_error`; four times as much is subtracted.
     least = host.lowered(EIGENVALUE_GAP, 4) - 4 * k_error
     if not least > 0:
-        raise HypothesisError("rounding is larger than the margin")
+        raise NotProvenError("rounding is larger than the margin")
 
     n = len(k)
     outputs, channels = w.shape[:2]
@@ -464,7 +471,7 @@ def _require_below_one(symbols: NDArray[np.complex128], ops: ArrayOps) -> None:
     matrices: Any = symbols
     limits: Any = np.full(len(symbols), 1 - EIGENVALUE_GAP)
     if not bool(np.min(np.asarray(matrix_norms.gram_below(matrices, limits, ops=ops)))):
-        raise HypothesisError("I - K is not proven to be positive definite")
+        raise NotProvenError("I - K is not proven to be positive definite")
 
 
 def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:

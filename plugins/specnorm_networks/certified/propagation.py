@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from specnorm import ConvSpec, SpecnormError
-from specnorm.errors import MethodError
+from specnorm.errors import InternalError, MethodError
 from specnorm.proof import Interval, Upper, arithmetic, finite
 from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
@@ -173,6 +173,8 @@ class _Pass:
             return _step_of(node, node.rule, None, rules.unchanged(self.scope, self.wrt, node, claims))
         try:
             return self._step_by_rule(node, claims)
+        except InternalError:
+            raise
         except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
             up_to_inputs = rules.of_inputs(self.scope, self.wrt, node, claims)
             self.unknown[node.name] = UnknownNode(node.name, label(node), str(error), up_to_inputs)
@@ -196,6 +198,8 @@ class _Pass:
             return step
         try:
             of_branches = constant_of_branches(self.scope, node, self._is_fixed, self.norms)
+        except InternalError:
+            raise
         except (NoBoundError, SpecnormError, OSError, OverflowError):
             return step  # a kernel cannot be loaded or measured: the rules of its own node say why
         if of_branches is None:

@@ -34,6 +34,7 @@ from specnorm_networks.certified.combinations import (
     shift_rows,
     slice_of,
 )
+from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.links import Link, PlacedLayer, Term
 from specnorm_networks.certified.operators.base import FloatArray
@@ -120,9 +121,7 @@ class Reader:
                 return self._reshape(node)
             case ops.Sort(first=None) | ops.GroupSort() | ops.Reflection() as sort:
                 return self._sort(node, sort)
-            case ops.SignParts() as parts:
-                return self._both_signs(node, parts)
-            case ops.SideBySide() as functions:
+            case SideBySide() as functions:
                 return self._side_by_side(node, functions)
             case ops.Pad() as pad:
                 return self._pad(node, pad)
@@ -445,23 +444,7 @@ class Reader:
         link = Link(combination.terms, combination.width, (-slopes, slopes), node.name, groups=groups)
         return self._append_link(node, combination, link)
 
-    def _both_signs(self, node: Node, parts: ops.SignParts) -> LinearCombination | None:
-        """Return positive and negative part of each channel, the ReLU of its multiples by 1 and -1: two channels."""
-        combination = self._unflattened(node.inputs[0])
-        if combination is None or parts.axis != combination.axis:
-            return None
-        signs = (-1, 1) if parts.negative_first else (1, -1)
-        terms = []
-        for number, sign in enumerate(signs):
-            terms += [
-                replace(shift_rows(term, number * combination.width), alpha=sign * term.alpha)
-                for term in combination.terms
-            ]
-        width = 2 * combination.width
-        link = Link(tuple(terms), width, (np.zeros(width), np.ones(width)), node.name)
-        return self._append_link(node, combination, link)
-
-    def _side_by_side(self, node: Node, functions: ops.SideBySide) -> LinearCombination | None:
+    def _side_by_side(self, node: Node, functions: SideBySide) -> LinearCombination | None:
         """Return several functions of each channel, joined along the axis of the channels: one channel for each."""
         combination = self._unflattened(node.inputs[0])
         if combination is None or functions.new or functions.axis != combination.axis:

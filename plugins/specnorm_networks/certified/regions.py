@@ -1,47 +1,60 @@
-"""Regions of a network's inputs: balls and boxes, and what claims say of them."""
+"""Regions of a network's inputs, such as boxes, and what claims say of them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Inputs: TypeAlias = dict[str, NDArray[np.float64]]
+"""Values of a network's inputs, by name."""
+INFINITE_END = 1e3
+"""Number in place of infinity where inputs are taken from a box that has no end."""
+
 
 @dataclass(frozen=True)
 class Region:
-    """A region as claims about a network name it; `Ball.region` and `Box.region` return it."""
+    """A region as claims about a network name it; see `Area.region`."""
 
     words: str
     """Description for people."""
     digest: str
-    """SHA-256 of the bits of the ends of a box, or of the centre and radius of a ball."""
+    """SHA-256 of the bits of the numbers that describe it, such as the ends of a box."""
 
     def __str__(self) -> str:
         return self.words
 
+    @staticmethod
+    def of(words: str, *numbers: Mapping[str, NDArray[np.float64]]) -> Region:
+        """Return a region by its description and the numbers for each input that it consists of."""
+        whole = hashlib.sha256(words.encode())
+        for arrays in numbers:
+            for name in sorted(arrays):
+                array = np.asarray(arrays[name], dtype=np.float64)
+                whole.update(f"{name!r} {array.shape}".encode())
+                whole.update(np.ascontiguousarray(array).tobytes())
+        return Region(words, whole.hexdigest())
 
-@dataclass(frozen=True, eq=False)
-class Ball:
-    """All inputs together within a distance of a centre, in the 2-norm.
 
-    Parameters
-    ----------
-    centre : mapping of str to array
-        Centre of each input of the network, in the input's shape.
-    radius : float
-        Radius of the ball of all inputs as one vector.
-    """
-
-    centre: Mapping[str, NDArray[np.float64]]
-    radius: float
+class Area(Protocol):
+    """A region from which inputs are taken."""
 
     @property
     def region(self) -> Region:
-        """The ball as claims name it."""
-        return Region(f"a ball of radius {self.radius!r}", _digest(f"ball {float(self.radius)!r}", self.centre))
+        """The region as claims name it."""
+        ...
+
+    def nearest(self, x: Inputs) -> Inputs:
+        """Return inputs moved into the region."""
+        ...
+
+    def around(self, x: Inputs) -> Inputs:
+        """Return inputs in the region for numbers of a size of about 1, which lead there from its middle."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,14 +73,16 @@ class Box:
     @property
     def region(self) -> Region:
         """The box as claims name it."""
-        return Region("a box", _digest("box", self.low, self.high))
+        return Region.of("a box", self.low, self.high)
 
+    def nearest(self, x: Inputs) -> Inputs:
+        """Return inputs with each entry moved into its interval."""
+        return {name: np.clip(value, self.low[name], self.high[name]) for name, value in x.items()}
 
-def _digest(words: str, *ends: Mapping[str, NDArray[np.float64]]) -> str:
-    whole = hashlib.sha256(words.encode())
-    for arrays in ends:
-        for name in sorted(arrays):
-            array = np.asarray(arrays[name], dtype=np.float64)
-            whole.update(f"{name!r} {array.shape}".encode())
-            whole.update(np.ascontiguousarray(array).tobytes())
-    return whole.hexdigest()
+    def around(self, x: Inputs) -> Inputs:
+        """Return inputs in the box: its middle for 0, its ends from -1 and 1 on; an infinite end is `INFINITE_END`."""
+        inputs = {}
+        for name, share in x.items():
+            low, high = (np.clip(ends[name], -INFINITE_END, INFINITE_END) for ends in (self.low, self.high))
+            inputs[name] = np.clip((low + high) / 2 + share * (high - low) / 2, low, high)
+        return inputs

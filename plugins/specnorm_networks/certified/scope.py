@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from specnorm.errors import SpecnormError
 from specnorm.proof import HypothesisError, Upper
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Operator
@@ -102,7 +103,7 @@ def digest_of(graph: Graph) -> str:
                 if name != "slopes_on_range" and not is_box:
                     whole.update(name.encode())
                     _add(value, whole)
-        except Exception:
+        except (SpecnormError, OSError, TypeError):
             # Kernels that cannot be loaded, arrays without bits: the rules refuse them, with the reason.
             whole.update(_random_digests.setdefault(node.operator, uuid.uuid4().hex).encode())
     whole.update(repr(graph.origin.outputs).encode())

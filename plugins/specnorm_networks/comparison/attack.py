@@ -19,9 +19,9 @@ from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Pointwise
 from specnorm_networks.certified.patterns import without_sorting
 from specnorm_networks.certified.ranges import box_of
-from specnorm_networks.certified.regions import Ball, Box
+from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.certified.writing_out import linear_operators, written_out
-from specnorm_networks.comparison.execution import Inputs, Value, apart_down, inside, moved_up, run_with_errors
+from specnorm_networks.comparison.execution import Value, apart_down, moved_up, run_with_errors
 from specnorm_networks.comparison.probes import probes, sizes
 
 PROBES = 4
@@ -37,7 +37,7 @@ SIDE = 1e-6
 def attack(
     graph: Graph,
     answer: NetworkBound,
-    region: Ball | Box | None = None,
+    region: Area | None = None,
     ranges: Mapping[str, Interval] | None = None,
 ) -> tuple[int, float]:
     """Try to contradict a bound.
@@ -48,7 +48,7 @@ def attack(
         The network that the answer bounds, patterns recognised.
     answer : NetworkBound
         The bound; the constants of all its nodes are attacked.
-    region : Ball or Box, optional
+    region : Area, optional
         Region of the inputs in which the bound holds.
     ranges : mapping of str to Interval, optional
         Proven ranges of values in the region.
@@ -83,7 +83,7 @@ class Pairs:
         Proven Lipschitz constants of values, by name.
     upper : float, optional
         Proven Lipschitz constant of all outputs together.
-    region : Ball or Box, optional
+    region : Area, optional
         Region from which inputs are taken.
     ranges : mapping of str to Interval, optional
         Proven ranges of values, by name.
@@ -94,14 +94,14 @@ class Pairs:
         graph: Graph,
         constants: Mapping[str, float] | None = None,
         upper: float | None = None,
-        region: Ball | Box | None = None,
+        region: Area | None = None,
         ranges: Mapping[str, Interval] | None = None,
     ) -> None:
         self.graph = graph
         self.constants = constants or {}
         self.upper = upper
         self.ranges = ranges or {}
-        self.regions = [box_of(graph)] if region is None else [region, box_of(graph)]
+        self.regions: list[Area] = [box_of(graph)] if region is None else [region, box_of(graph)]
         self.plain_graph = written_out(without_sorting(graph))[-1]  # maxima and sorting by linear maps and ReLU
         self.linear = linear_operators(self.plain_graph)
         self.rng = np.random.default_rng(1)
@@ -115,12 +115,12 @@ class Pairs:
 
         ``distances`` are those of the pair in the steps, repeated in turn, as shares of the start's 2-norm.
         """
-        x = nearest(start, *self.regions)
+        x = self._nearest(start)
         size = length(start) or 1.0
         direction = self._random(x)
         for step in range(steps):
             share = distances[step % len(distances)] * size
-            other = nearest(moved(x, direction, share), *self.regions)
+            other = self._nearest(moved(x, direction, share))
             outputs = self._pair(x, other)
             if not outputs:
                 return
@@ -136,7 +136,13 @@ class Pairs:
             if not length(direction):
                 direction = self._random(x)
             uphill = {name: gradient_at_other[name] - gradient_at_x[name] for name in x}
-            x = nearest(moved(x, uphill, share), *self.regions)
+            x = self._nearest(moved(x, uphill, share))
+
+    def _nearest(self, x: Inputs) -> Inputs:
+        """Return inputs moved into the region, and then into the box that the graph states."""
+        for region in self.regions:
+            x = region.nearest(x)
+        return x
 
     def _random(self, like: Inputs) -> Inputs:
         return {name: self.rng.standard_normal(x.shape) for name, x in like.items()}
@@ -215,19 +221,6 @@ def moved(x: Inputs, direction: Inputs, distance: float) -> Inputs:
     """Return inputs that lie at a distance along a direction."""
     share = distance / (length(direction) or 1.0)
     return {name: value + share * direction[name] for name, value in x.items()}
-
-
-def nearest(x: Inputs, *regions: Ball | Box) -> Inputs:
-    """Return inputs moved into a ball and a box, in this order; the ball's centre has to lie in the box."""
-    for region in regions:
-        if isinstance(region, Box):
-            x = {name: np.clip(value, region.low[name], region.high[name]) for name, value in x.items()}
-            continue
-        centre = {name: np.reshape(region.centre[name], value.shape) for name, value in x.items()}
-        from_centre = {name: value - centre[name] for name, value in x.items()}
-        if length(from_centre) > inside(region.radius):
-            x = moved(centre, from_centre, inside(region.radius))
-    return x
 
 
 def gradient(

@@ -11,27 +11,26 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from specnorm.errors import MethodError
-from specnorm.proof import TranslationError, counted, visible
+from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
-from specnorm_networks.certified.operators.formats import smallest_positive
+from specnorm_networks.certified.operators.formats import UNITS, smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
-from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Inputs, Value, execute, last_readers
-from specnorm_networks.comparison.model import Computed, Model, NotExecutedError, equal_but_for_rounding
+from specnorm_networks.certified.regions import Area, Inputs
+from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute, last_readers
 from specnorm_networks.comparison.probes import Shapes, near_constants, probes, samples, sizes
+from specnorm_networks.model import Checked, Computed, Model, NotExecutedError, equal_but_for_rounding
 
 SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
-PRECISE = 2.0**-40
-"""Unit roundoff that is counted for operators that run in double precision. It is larger than that of double precision,
-since their functions may be less accurate."""
+LEAST_UNIT = UNITS["float32"]
+"""Least unit roundoff that is counted for operators that run one by one: a file has their constants in single
+precision."""
 SMALL = 16
 """Largest number of entries of a constant for which operators are executed on inputs near the constant's numbers."""
 SAMPLES = (2, 3, 16)
@@ -40,67 +39,7 @@ DIFFERENT_SAMPLES = 3
 """Number of different samples in a batch; they are repeated in turn."""
 
 
-@dataclass(frozen=True)
-class Checked:
-    """Report on the comparison of a graph with its model.
-
-    Parameters
-    ----------
-    inputs : int
-        Number of inputs on which graph and model were executed; 0: nothing was compared.
-    values : int
-        Number of values of the graph that were compared.
-    missed : tuple of str
-        Names of values that were not compared: the model does not name them, or they cannot be computed here.
-    difference : float
-        Largest difference of two values, divided by the difference that rounding may cause.
-    samples : tuple of int
-        Sizes of batches whose outputs are those of each sample by itself.
-    reason : str
-        Reason why nothing was compared; empty for graphs made by hand.
-    pairs : int
-        Number of pairs of inputs by which the answer was attacked; see `attack`.
-    reached : float
-        Largest ratio of the outputs' distance to the inputs' distance of these pairs, in float64.
-    alone : int
-        Number of operators that were also compared one by one, in double precision.
-    """
-
-    inputs: int = 0
-    values: int = 0
-    missed: tuple[str, ...] = ()
-    difference: float = 0.0
-    samples: tuple[int, ...] = ()
-    reason: str = ""
-    pairs: int = 0
-    reached: float = 0.0
-    alone: int = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether every value that the outputs are computed from was compared."""
-        return self.inputs > 0 and not self.missed
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
-
-    def __str__(self) -> str:
-        """Say in a sentence what was compared."""
-        if not self.inputs:
-            return f"Not compared with the model: {self.reason or 'the graph was made by hand'}."
-        missed = f", {len(self.missed)} could not be compared" if self.missed else ""
-        together = ""
-        if self.samples:
-            *others, last = map(str, self.samples)
-            numbers = f"{', '.join(others)} and {last}" if others else last
-            together = f"; {numbers} samples together give what each gives by itself"
-        inputs = counted(self.inputs, "input")
-        agreed = "1 value agrees" if self.values == 1 else f"{self.values} values agree"
-        return f"Compared with the model on {inputs}: {agreed}{missed}{together}."
-
-
-def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checked:
+def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
     """Execute a graph beside its model, and compare all values.
 
     Parameters
@@ -109,7 +48,7 @@ def check(graph: Graph, read: Graph, region: Ball | Box | None = None) -> Checke
         The graph as it was translated from the model.
     read : Graph
         The same graph with recognised patterns; the bound will be proven of this one.
-    region : Ball or Box, optional
+    region : Area, optional
         Region from which inputs are taken.
 
     Raises
@@ -136,7 +75,7 @@ def _compare_all(
     read: Graph,
     model: Model,
     shapes: Shapes,
-    region: Ball | Box | None,
+    region: Area | None,
 ) -> Checked:
     comparison = _Comparison()
     count = 0
@@ -247,7 +186,7 @@ class _Comparison:
                     raise _refusal(node, f"has shape {node.shape} in the graph, {theirs.value.shape} in the model")
                 # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
                 overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
-                difference = _difference(node, ours, [theirs], unit, overflown)
+                difference = _difference(node, ours, theirs, unit, overflown)
                 self.largest_difference = max(self.largest_difference, difference)
                 self.compared.add(node.name)
         if theirs is not None:
@@ -270,29 +209,26 @@ def _is_same(node: Node, other: Node | None) -> bool:
     return other is not None and node.operator is other.operator and node.inputs == other.inputs
 
 
-def _difference(node: Node, ours: Value, theirs: Sequence[Computed], unit: float, overflown: bool) -> float:
+def _difference(node: Node, ours: Value, theirs: Computed, unit: float, overflown: bool) -> float:
     """Return the largest difference of a value from the model's, divided by the difference that rounding may cause.
-
-    ``theirs`` are the possible values of the model: each entry is compared with the nearest of them.
 
     Raises
     ------
     TranslationError
         If a difference is larger than rounding may cause.
     """
-    if any(ours.value.shape != value.value.shape for value in theirs):
-        raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs[0].value.shape} in the model")
+    if ours.value.shape != theirs.value.shape:
+        raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs.value.shape} in the model")
     with np.errstate(all="ignore"):
         # Near 0, where numbers are subnormal, functions have an absolute error and no relative one.
         allowed = 2 * np.asarray(ours.error) + max(SMALLEST, 16 * smallest_positive(unit))
-        relative = [_relative_difference(ours.value, value.value, allowed, overflown) for value in theirs]
-        least = np.min(relative, axis=0)
-    worst = float(np.max(least, initial=0.0))
+        relative = _relative_difference(ours.value, theirs.value, allowed, overflown)
+    worst = float(np.max(relative, initial=0.0))
     if worst > 1:
-        entry = np.unravel_index(int(np.argmax(least)), least.shape)
+        entry = np.unravel_index(int(np.argmax(relative)), relative.shape)
         place = ", ".join(str(int(index)) for index in entry)
         our_number = float(ours.value[entry])
-        their_number = float(theirs[0].value[entry])
+        their_number = float(theirs.value[entry])
         raise _refusal(
             node,
             f"is {our_number!r} at [{place}] in the graph and {their_number!r} in the model, {worst:.3g} times what "
@@ -343,7 +279,7 @@ class _OneByOne:
         values: Mapping[str, FloatArray],
         free: set[str],
         numbers: Sequence[float],
-        run: Callable[[Mapping[str, FloatArray]], Sequence[Computed]],
+        run: Callable[[Mapping[str, FloatArray]], tuple[dict[str, FloatArray], Computed]],
     ) -> None:
         """Compare one operator with the nodes that it was translated to; parameters as in `model.Trial`."""
         nodes = self._nodes_between(values, name)
@@ -354,12 +290,11 @@ class _OneByOne:
         is_linear = all(isinstance(node.operator, Linear | Constant) for node in nodes)
         numbers_of_nodes = itertools.chain.from_iterable(map(_constants_of, nodes))
         for trial_inputs in near_constants(shapes, [*numbers, *numbers_of_nodes], self.rng, linear=is_linear):
-            inputs = {**values, **trial_inputs}
             try:
-                theirs = run(inputs)
-            except Exception:  # the operator does not take such inputs
+                rounded_inputs, theirs = run({**values, **trial_inputs})
+            except (RuntimeError, ValueError, TypeError, IndexError):  # the operator does not take such inputs
                 continue
-            self._compare(nodes, inputs, theirs)
+            self._compare(nodes, {**values, **rounded_inputs}, theirs)
 
     def _nodes_between(self, values: Mapping[str, FloatArray], name: str) -> list[Node]:
         """Return the nodes that compute the value ``name`` from ``values``, in the order of the graph.
@@ -379,9 +314,9 @@ class _OneByOne:
             waiting += [source for source in node.inputs if source not in values and source not in between]
         return sorted(between.values(), key=lambda node: self.order[node.name])
 
-    def _compare(self, nodes: list[Node], inputs: Mapping[str, FloatArray], theirs: Sequence[Computed]) -> None:
+    def _compare(self, nodes: list[Node], inputs: Mapping[str, FloatArray], theirs: Computed) -> None:
         values = {name: Value(np.asarray(value)) for name, value in inputs.items()}
-        unit = max(PRECISE, *(value.unit for value in theirs))
+        unit = max(LEAST_UNIT, theirs.unit)
         try:
             for node in nodes:
                 values[node.name] = execute(node, [values[name] for name in node.inputs], unit)
@@ -406,7 +341,7 @@ def _batch_sizes(
     graph: Graph,
     model: Model,
     shapes: Shapes,
-    region: Ball | Box | None,
+    region: Area | None,
 ) -> tuple[int, ...]:
     """Return the sizes of batches whose outputs are those of each sample by itself.
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
@@ -15,9 +14,8 @@ from specnorm.proof import host, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
 from specnorm_networks.certified.operators.sources import Input
+from specnorm_networks.certified.regions import Inputs
 
-Inputs: TypeAlias = dict[str, FloatArray]
-"""Values of a network's inputs, by name."""
 UNIT_ROUNDOFF = 2.0**-53
 """Unit roundoff of float64."""
 MOST_ENTRIES = 2**24

@@ -12,8 +12,7 @@ import numpy as np
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.sources import Constant
-from specnorm_networks.certified.regions import Ball, Box
-from specnorm_networks.comparison.execution import Inputs, inside
+from specnorm_networks.certified.regions import Area, Inputs
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Shapes of a network's inputs, by name."""
@@ -23,8 +22,6 @@ WORK = 2**27
 """Largest number of multiplications of all probes but the first, which is always executed."""
 MOST_PROBES = 7
 """Largest number of inputs on which a network is executed."""
-INFINITE_END = 1e3
-"""Number in place of infinity where a box has no end."""
 LARGE = 1e30
 """Absolute value above which a constant of an operator counts as infinite."""
 MOST_SCALES = 4
@@ -39,24 +36,20 @@ def sizes(graph: Graph) -> dict[str, tuple[int, ...]]:
     return {name: shape for name, shape in shapes.items() if shape is not None}
 
 
-def probes(graph: Graph, shapes: Shapes, region: Ball | Box | None = None) -> Iterator[Inputs]:
+def probes(graph: Graph, shapes: Shapes, region: Area | None = None) -> Iterator[Inputs]:
     """Yield inputs at random and with structure, in a region if one is given; fewer for large networks."""
     further = min(MOST_PROBES - 1, WORK // max(_work(graph, shapes), 1))
     return itertools.islice(samples(shapes, region), 1 + further)
 
 
-def samples(shapes: Shapes, region: Ball | Box | None = None) -> Iterator[Inputs]:
-    """Yield inputs in a region, or unlimited_ranges; there is always another one."""
-    rng = np.random.default_rng(0)
-    endless: Iterator[Inputs]
+def samples(shapes: Shapes, region: Area | None = None) -> Iterator[Inputs]:
+    """Yield inputs, moved into a region if one is given; there is always another one."""
+    anywhere = _anywhere(shapes, np.random.default_rng(0))
     if region is None:
-        endless = _anywhere(shapes, rng)
-    elif isinstance(region, Ball):
-        endless = _in_ball(region, rng)
-    else:
-        endless = _in_box(region, shapes, rng)
-    for inputs in endless:
-        yield {name: np.asarray(inputs[name]).reshape(shape) for name, shape in shapes.items()}
+        yield from anywhere
+        return
+    corners: list[Inputs] = [{name: np.full(shape, end) for name, shape in shapes.items()} for end in (-1.0, 1.0)]
+    yield from map(region.around, itertools.chain(corners, anywhere))
 
 
 def _work(graph: Graph, shapes: Shapes) -> int:
@@ -101,33 +94,6 @@ def _one_pixel(shape: tuple[int, ...]) -> FloatArray:
     if pixel.size:
         pixel.reshape(-1)[pixel.size // 2] = 1.0
     return pixel
-
-
-def _in_ball(region: Ball, rng: np.random.Generator) -> Iterator[Inputs]:
-    """Yield the centre, then points at random: all inputs together lie in the ball."""
-    yield dict(region.centre)
-    while True:
-        direction = {name: rng.standard_normal(centre.shape) for name, centre in region.centre.items()}
-        length = math.sqrt(sum(float(np.square(part).sum()) for part in direction.values())) or 1.0
-        share = inside(region.radius) * rng.uniform(0, 1) / length
-        yield {name: centre + share * direction[name] for name, centre in region.centre.items()}
-
-
-def _in_box(region: Box, shapes: Shapes, rng: np.random.Generator) -> Iterator[Inputs]:
-    """Yield both corners, then points at random; an infinite end counts as `INFINITE_END`."""
-    low = _finite_ends(region.low, shapes)
-    high = _finite_ends(region.high, shapes)
-    yield low
-    yield high
-    while True:
-        yield {name: rng.uniform(low[name], high[name]) for name in low}
-
-
-def _finite_ends(ends: Mapping[str, FloatArray], shapes: Shapes) -> Inputs:
-    finite = {}
-    for name, shape in shapes.items():
-        finite[name] = np.broadcast_to(np.clip(ends[name], -INFINITE_END, INFINITE_END), shape)
-    return finite
 
 
 def near_constants(

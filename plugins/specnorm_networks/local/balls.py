@@ -10,9 +10,9 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm_networks import Graph, Product
+from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.local.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import (
-    Ball,
     Centre,
     Measure,
     Method,
@@ -23,7 +23,6 @@ from specnorm_networks.tools import (
     bound_by_units,
     bounded,
     prepare,
-    ranges,
     with_slopes_on,
     without_sorting,
     written_out,

@@ -18,9 +18,9 @@ from specnorm_networks.local.certified.linear_bounds import (
     Network,
     Trace,
 )
+from specnorm_networks.local.certified.ranges import Ball
 from specnorm_networks.tools import (
     Adam,
-    Ball,
     FloatArray,
     Measure,
     Pointwise,

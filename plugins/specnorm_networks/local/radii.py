@@ -14,10 +14,10 @@ from specnorm.proof import Clock, Interval, Lower
 from specnorm_networks import Graph
 from specnorm_networks.local.certified import margins as rules
 from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
+from specnorm_networks.local.certified.ranges import Ball
 from specnorm_networks.local.linear import STEPS, Ascent, locate_values, read_network
 from specnorm_networks.local.margins import Margins
 from specnorm_networks.tools import (
-    Ball,
     FloatArray,
     Measure,
     box_of,
@@ -26,7 +26,6 @@ from specnorm_networks.tools import (
     length,
     moved,
     moved_up,
-    nearest,
     run_with_errors,
 )
 
@@ -165,7 +164,7 @@ class Radii:
                 if not length(direction):
                     break
                 distance = inside(radius) * (2.0 if step == 0 else 0.5)
-                point = nearest(moved(point, direction, distance), Ball({name: x}, radius), box)
+                point = box.nearest(Ball({name: x}, radius).nearest(moved(point, direction, distance)))
                 if self._changes(x, point[name], label, radius):
                     return point[name]
         return None

@@ -74,22 +74,27 @@ def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Output:
 def swish(x: Data, /, *, alpha: float) -> Output:
     """Return ``x sigmoid(alpha x) = silu(alpha x) / alpha``."""
     if alpha == 0:
-        return Output(ops.Scale(np.array(0.5), exact=True), (x,), x.shape)
-    return Output(_stretched(ops.SiLU(), 1 / alpha), (x,), x.shape)
+        return scaled(x, 0.5)
+    return scaled(Output(ops.SiLU(), (scaled(x, alpha),), x.shape), 1 / alpha, exact=alpha == 1)
 
 
 def celu(x: Data, /, *, alpha: float) -> Output:
     """Return ``alpha elu(x / alpha)``."""
     if not alpha > 0:
         raise NoBoundError(f"alpha={alpha!r}: below 0 the exponential grows")
-    return Output(_stretched(ops.ELU(), alpha), (x,), x.shape)
+    return scaled(Output(ops.ELU(), (scaled(x, 1 / alpha, exact=alpha == 1),), x.shape), alpha)
 
 
-def _stretched(f: ops.Pointwise, factor: float) -> Operator:
-    """Return ``factor f(x / factor)``."""
+def selu(x: Data, /, *, alpha: float, gamma: float) -> Output:
+    """Return ``gamma elu(x)``, where ELU has the slope alpha below 0."""
+    return scaled(Output(ops.ELU(alpha), (x,), x.shape), gamma)
+
+
+def scaled(x: Data | Output, factor: float, *, exact: bool = True) -> Output:
+    """Return a number times a value; ``exact``: whether the number is not rounded."""
     if not SMALLEST_FACTOR < abs(factor) < 1 / SMALLEST_FACTOR:
-        raise NoBoundError(f"alpha={factor!r} or its inverse is not known here")
-    return f if factor == 1 else ops.Multiple(f, factor, 1 / factor, 1)
+        raise NoBoundError(f"a factor of {factor!r} is not known here")
+    return Output(ops.Scale(np.array(factor), exact=exact), (x,), x.shape)
 
 
 def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Output:

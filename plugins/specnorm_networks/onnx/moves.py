@@ -14,11 +14,9 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.base import Move
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
-from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Array, Wholes, refuse
 from specnorm_networks.onnx.nodes import (
     FLOATING,
-    MAX_FOLDED,
     MAX_KNOWN,
     Call,
     Data,
@@ -106,7 +104,7 @@ def dropout(x: Value, /, *, training_mode: Constant | None) -> Constant | Output
 
 
 def cast(x: Value, /, *, to: int) -> Result:
-    """Return a value in another floating type, or cut to whole numbers."""
+    """Return a value in another floating type."""
     if isinstance(x, Constant):
         is_narrowed = x.dtype == "float64" and to == 1
         if x.dtype.startswith(FLOATING) and to in (1, 11) and not is_narrowed:
@@ -115,9 +113,6 @@ def cast(x: Value, /, *, to: int) -> Result:
             return replace(x, dtype=wide, load=lambda: x.load().astype(wide))
         # The reference evaluator computes other casts, but of small constants alone.
         raise NoBoundError("a large constant that is cast is not evaluated")
-    if to in (6, 7):  # int32 and int64: the digits behind the point are cut off
-        size = Output(ops.Floor(), (Output(ops.Abs(), (x,), x.shape),), x.shape)
-        return Output(ops.Product(), (Output(ops.Sign(), (x,), x.shape), size), x.shape)
     if to not in (1, 10, 11, 16):
         raise NoBoundError("it casts to integers: steps")
     return Output(ops.Cast(), (x,), x.shape)
@@ -198,8 +193,6 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Outp
     if isinstance(indices, Data):
         if isinstance(x, Data):
             refuse(call, "indices", indices)  # raises
-        if len(before) == 1 and indices.depends:
-            return _looked_up(x, indices, indices.shape)
         call.missed()  # the table becomes a row that is not read
         shape = (*before[:axis], *shape_of(indices), *before[axis + 1 :])
         return Output(ops.Unknown("a table that is read at positions"), (indices,), shape)
@@ -207,12 +200,6 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Outp
         raise NoBoundError("a table that is read at positions")
     index = indices.astype(np.int64)
     return Output(ops.Gather(axis, index), (x,), (*before[:axis], *index.shape, *before[axis + 1 :]))
-
-
-def _looked_up(table: Constant, positions: Data | Output, shape: Shape | None) -> Output:
-    if table.size > MAX_FOLDED or table.refusal is not None:
-        raise NoBoundError("a table that cannot be read, or is too large")
-    return Output(ops.Lookup(table.load), (positions,), shape)
 
 
 def expand(x: Data, shape: Wholes, /) -> Output:
@@ -300,13 +287,8 @@ def gather_elements(x: Data, indices: Array, /, *, axis: int = 0) -> Output:
     return _entries(x, _places_along(x, indices, axis))
 
 
-def gather_nd(call: Call, x: Value, indices: Array | Data, /, *, batch_dims: int = 0) -> Output:
-    """Return slices at tuples of positions; of a table with one axis also at computed positions."""
-    if isinstance(indices, Data):
-        shape = shape_of(indices)
-        if isinstance(x, Data) or len(x.shape) != 1 or batch_dims or shape[-1:] != (1,):
-            refuse(call, "indices", indices)  # raises
-        return _looked_up(x, Output(ops.Reshape(shape[:-1]), (indices,), shape[:-1]), shape[:-1])
+def gather_nd(x: Value, indices: Array, /, *, batch_dims: int = 0) -> Output:
+    """Return slices at tuples of positions."""
     if isinstance(x, Constant):
         raise NoBoundError("a table that is read at positions")
     return _entries(x, _places_at(_places(x), indices, batch_dims))

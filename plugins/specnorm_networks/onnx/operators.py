@@ -11,7 +11,7 @@ _FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
     1: {"Softplus": ops.Softplus, "Softsign": ops.Softsign},
     6: {
         "Relu": ops.ReLU, "Sigmoid": ops.Sigmoid, "Tanh": ops.Tanh, "Exp": ops.Exp, "Log": ops.Log,
-        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Neg": ops.Negative, "Sqrt": ops.Sqrt, "Floor": ops.Floor,
+        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Neg": ops.Negative, "Sqrt": ops.Sqrt,
     },
     7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
     9: {"Sign": ops.Sign, "Erf": ops.Erf},
@@ -51,7 +51,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "LeakyRelu": OperatorRule(6, function(ops.LeakyReLU, "alpha")),
     "Elu": OperatorRule(6, function(ops.ELU, "alpha")),
     "Celu": OperatorRule(12, elementwise.celu),
-    "Selu": OperatorRule(6, function(lambda alpha, gamma: ops.Multiple(ops.ELU(alpha), gamma), "alpha", "gamma")),
+    "Selu": OperatorRule(6, elementwise.selu),
     "Swish": OperatorRule(24, elementwise.swish),
     "HardSigmoid": OperatorRule(6, elementwise.hard_sigmoid),
     "Shrink": OperatorRule(9, elementwise.shrink),
@@ -107,7 +107,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "Size": OperatorRule(1, constants.shape_of),
     # These have rules for constants alone.
     **dict.fromkeys(("Equal", "And", "Or", "Xor"), OperatorRule(7, None)),
-    "Ceil": OperatorRule(6, None),
+    **dict.fromkeys(("Ceil", "Floor"), OperatorRule(6, None)),
     **dict.fromkeys(("Not", "ReduceProd"), OperatorRule(1, None)),
     **dict.fromkeys(("DequantizeLinear", "Mod"), OperatorRule(10, None)),
     "Range": OperatorRule(11, None, ("stash_type",)),

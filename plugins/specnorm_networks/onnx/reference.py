@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.certified.shapes import Shape
-from specnorm_networks.comparison.model import Computed, NotExecutedError, Trial
+from specnorm_networks.model import Computed, NotExecutedError, Trial
 from specnorm_networks.onnx.evaluator import cost, evaluate
 from specnorm_networks.onnx.nodes import has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
@@ -62,7 +62,7 @@ def arrays_for_inputs(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> 
 
 
 class OnnxModel:
-    """An ONNX file as the model of a graph; see `specnorm_networks.comparison.model.Model`.
+    """An ONNX file as the model of a graph; see `specnorm_networks.model.Model`.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class OnnxModel:
         self._shapes = shapes
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
-        """Return values by name, in the file's precision; see `specnorm_networks.comparison.model.Model`.
+        """Return values by name, in the file's precision; see `specnorm_networks.model.Model`.
 
         Raises
         ------

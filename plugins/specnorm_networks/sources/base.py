@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm_networks.comparison.model import Computed
+from specnorm_networks.model import Computed
 
 Array: TypeAlias = NDArray[np.generic]
 TRAINING = "The model was taken in eval(): as it was given, in train(), it computes something else."
@@ -34,7 +34,7 @@ class Exported:
         ``inner(*arrays)`` returns inner values, computed by the original's framework, by their names in the graph.
         None: the export names no inner values.
     alone : callable, optional
-        ``alone(trial, *arrays)`` calls a trial with each operator; see `specnorm_networks.comparison.model.Model`.
+        ``alone(trial, *arrays)`` calls a trial with each operator; see `specnorm_networks.model.Model`.
     note : str
         Sentence about the original for the answer.
     name : str

@@ -9,7 +9,7 @@ from dataclasses import replace
 from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.comparison.model import Computed, NotExecutedError, Trial, equal_but_for_rounding, largest
+from specnorm_networks.model import Computed, NotExecutedError, Trial, equal_but_for_rounding, largest
 from specnorm_networks.onnx import read
 from specnorm_networks.onnx.reference import arrays_for_inputs, unit_of
 from specnorm_networks.sources.base import Exported
@@ -25,7 +25,7 @@ def graph_of(exported: Exported) -> Graph:
 
 
 class Original:
-    """The original of an exported model: a `specnorm_networks.comparison.model.Model`."""
+    """The original of an exported model: a `specnorm_networks.model.Model`."""
 
     def __init__(self, exported: Exported, output_names: tuple[str, ...], file: bytes) -> None:
         self.exported = exported

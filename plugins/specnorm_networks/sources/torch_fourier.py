@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from specnorm_networks.comparison.model import equal_but_for_rounding
+from specnorm_networks.model import equal_but_for_rounding
 from specnorm_networks.sources.torch_alone import computed, first_of
 
 SAMPLES = 3

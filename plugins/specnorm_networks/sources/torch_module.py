@@ -28,7 +28,7 @@ from torch.export.graph_signature import OutputKind
 
 from specnorm.errors import MethodError
 from specnorm.proof import install
-from specnorm_networks.comparison.model import Computed, Trial, equal_but_for_rounding
+from specnorm_networks.model import Computed, Trial, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Array, Exported
 from specnorm_networks.sources.torch_alone import OPERATOR, Alone, computed
 from specnorm_networks.sources.torch_fourier import has_complex, is_complex, with_real_layers
@@ -366,10 +366,8 @@ def _alone(
     trial: Trial,
     *arrays: Array,
 ) -> None:
-    """Call a trial with every operator of the exported program, in double precision."""
-    inputs = []
-    for x, like in zip(arrays, example, strict=True):
-        inputs.append(_like(x, like.double() if like.is_floating_point() else like))
+    """Call a trial with every operator of the exported program."""
+    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     names = {node.name for node in program.graph.find_nodes(op="placeholder")}
     with at_inference(model):
         Alone(program, names, trial).run(*inputs)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from specnorm.plugin import SteppedProgram
 from specnorm_torch.backend import BACKEND
 
-_MOST_ENTRIES = 2**20
+_MOST_ENTRIES = 2**18
 """Largest number of entries of the kernels in a stack on the CPU. Larger kernels are as fast alone, and in less
 memory."""
 

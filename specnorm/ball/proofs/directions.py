@@ -191,17 +191,11 @@ def _norm_on_grid_up(kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     xp = ops.xp
     by_group = polyphase.caller_order(xp.reshape(kernels, (-1, *spec.stored_channels, *spec.kernel_shape)), spec, xp=xp)
     columns = arrays.tall(polyphase.to_blocks(by_group, spec, xp=xp), xp=xp)
-    m, _, *kernel_shape = columns.shape[1:]
+    kernel_shape = columns.shape[3:]
     sizes = grid_sizes(tuple(kernel_shape))
     tables = scalar.half_grid_tables(sizes, kernel_shape, columns, ops=ops)
     squares = xp.max(scalar.squares_on_grid(columns, tables, xp=xp), axis=1)
-    unit = rounding.unit(columns, xp=xp)
-    error = symbols.absolute_norm_up(columns, xp=xp) * scalar.column_error(kernel_shape, unit)
-    # Squares below the smallest normal number may be flushed to 0.
-    underflow = 2 * m * float(xp.finfo(columns.dtype).smallest_normal) ** 0.5
-    modulus = rounding.up(xp.sqrt(squares), 2 * m + 2, xp=xp)
-    largest = rounding.up(modulus + error + underflow, 4, xp=xp)
-    return grid.everywhere_up(largest, sizes, tuple(kernel_shape), xp=xp)
+    return grid.everywhere_up(scalar.norms_up(squares, columns, xp=xp), sizes, tuple(kernel_shape), xp=xp)
 
 
 def grid_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -451,7 +451,7 @@ class Powers:
         self.ops = ops
         wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        self._exponent = _exponent_above(xp.sqrt(_square_up(wide, xp=xp)), xp=xp)
+        self._exponent = exponent_above(xp.sqrt(_square_up(wide, xp=xp)), xp=xp)
         factor = xp.reshape(arrays.power_of_two(-self._exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
         scaled = wide * factor
         self._is_zero = ~xp.any(xp.reshape(scaled != 0, (scaled.shape[0], -1)), axis=1)
@@ -509,7 +509,7 @@ class Powers:
         taps, grid, sums, lost = first
         if in_float32:
             # With a norm of about 1, since float32 has a small range.
-            self._last_exponent = _exponent_above(sums, xp=xp)
+            self._last_exponent = exponent_above(sums, xp=xp)
             factor = arrays.power_of_two(-self._last_exponent, xp=xp)
             taps = taps * factor[:, None, None, None]
             sums = sums * factor
@@ -610,7 +610,7 @@ class Powers:
         return powers_residuals(scaled, last, last.transform(chosen), selector, sums)
 
 
-def _exponent_above(norm: Array, *, xp: Namespace) -> Array:
+def exponent_above(norm: Array, *, xp: Namespace) -> Array:
     """Exponent of a power of two that is larger than each norm; of 0, that of 2."""
     return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
 

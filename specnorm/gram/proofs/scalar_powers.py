@@ -19,7 +19,7 @@ from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import blocks_at_once, half_grid_tables, scalar_error, squares_on_grid
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
 
@@ -93,14 +93,14 @@ def _norms_of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Ar
     u = rounding.unit(blocks, xp=xp)
     taps = math.prod(kernel_shape)
     q = symbols.absolute_norm_up(blocks, xp=xp)
-    exponent = _exponent_above(q, xp=xp)
+    exponent = gram_powers.exponent_above(q, xp=xp)
     first_factor = arrays.power_of_two(-exponent, xp=xp)
     scaled = blocks * xp.reshape(first_factor, (-1,) + (1,) * (blocks.ndim - 1))
     squares = squares_on_grid(scaled, tables.to_points, xp=xp)
     error = rounding.up((q * first_factor) ** 2, 2, xp=xp) * (rounding.SLACK * scalar_error(m, kernel_shape, u))
     # Powers of numbers of at most 1 stay so. The mean square on the grid is at least ``1 / (4 m taps)``, as q is at
     # most ``sqrt(m taps)`` times the Frobenius norm: so the second factor is at most ``4 m taps``.
-    second_exponent = _exponent_above(xp.sqrt(xp.max(squares, axis=1)), xp=xp)
+    second_exponent = gram_powers.exponent_above(xp.sqrt(xp.max(squares, axis=1)), xp=xp)
     second_factor = arrays.power_of_two(-2 * second_exponent, xp=xp)
     squares = squares * second_factor[:, None]
     error = (error * second_factor)[:, None]
@@ -137,11 +137,6 @@ def _norms_of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Ar
     # Sums of rounding errors alone have no gradient.
     sums = xp.where(sums > error_of_sum, sums, xp.zeros_like(sums))
     return arrays.unscale(norms, exponent, xp=xp), sums, exponent
-
-
-def _exponent_above(norm: Array, *, xp: Namespace) -> Array:
-    """Exponent of a power of two that is larger than each norm; of 0, that of 2."""
-    return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
 
 
 def _along(items: Sequence[Item], axes: Sequence[int]) -> list[Item]:

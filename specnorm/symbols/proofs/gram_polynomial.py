@@ -26,7 +26,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError
 from specnorm.proofs.frequencies import Frequencies, cos_sin_at, half_lags
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import even_and_odd, lag_products
@@ -35,6 +35,7 @@ from specnorm.symbols.proofs.lags import roundings as roundings_of_lags
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.bound import Upper
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +176,8 @@ class GramPolynomial:
         Columns p, and how many of them (after a rotation) are kept.
     truncation : float
         Bound of ``||C(theta)||`` for every block and theta; 0 if nothing is left out.
+    left_out : array, shape (g, m, size - rank, *kernel_shape)
+        The kernels of the other directions, as computed: C is the Gram matrix of their symbols.
     error : float
         Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product of two entries passes
         through those of the lags, and ``L + 4`` others: the sum ``R_d +- R_d^T``, the product with the table and the
@@ -223,11 +226,20 @@ class GramPolynomial:
         self.is_float32 = columns.dtype != blocks.dtype
         by_tap = xp.reshape(columns, (g, taps, m, p))
         rotated_blocks = xp.reshape(xp.permute_dims(by_tap, (0, 2, 3, 1)), (g, m, p, *kernel_shape))
+        self.left_out = (blocks if rotation is None else rotated_blocks)[:, :, self.rank :, ...]
         self.lags, self.even, self.odd = self._coefficients(rotated_blocks)
         self.norms = self._coefficient_norms()
         norm = float(xp.max(symbols.absolute_norm_up(rotated_blocks, xp=xp)))
         roundings = roundings_of_lags(rotated_blocks, xp=xp) + len(self.lags) + 4
         self.error = symbols.autocorrelation_error(norm**2, roundings, rounding.unit(columns, xp=xp))
+
+    def tighten_truncation(self, norm: Upper) -> None:
+        """Lower the truncation to the square of a bound of the norm of `left_out` over all frequencies."""
+        if norm.what != ALL_FREQUENCIES:
+            raise HypothesisError(f"{norm.what} is not the norm of the directions left out over all frequencies")
+        self.truncation = min(self.truncation, host.mul_up(norm.value, norm.value))
+        if self._float32_copy is not None:
+            self._float32_copy.truncation = self.truncation
 
     def _coefficients(self, rotated_blocks: Array) -> tuple[np.ndarray, Array, Array]:
         """Lags, even and odd coefficients: see the class. Lags with coefficients 0 are left out, but for the first."""

@@ -110,15 +110,21 @@ def largest_on_grid(
         on_grid = squares_on_grid(columns[start : min(start + at_once, count), ...], tables, xp=xp)
         squares.append(xp.max(on_grid, axis=1))
         places.append(ops.to_numpy(xp.argmax(on_grid, axis=1)))
-    delta = column_error(kernel_shape, rounding.unit(blocks, xp=xp))
-    error = symbols.absolute_norm_up(columns, xp=xp) * delta
-    modulus = rounding.up(xp.sqrt(xp.concat(squares, axis=0)), 2 * m + 2, xp=xp)
-    # Squares below the smallest normal number may be flushed to 0.
-    underflow = 2 * m * float(xp.finfo(blocks.dtype).smallest_normal) ** 0.5
-    value = rounding.up(modulus + error, 4, xp=xp) + xp.where(error > 0, underflow + 0 * error, 0 * error)
+    value = norms_up(xp.concat(squares, axis=0), columns, xp=xp)
     rule = f"norms at {math.prod(sizes)} frequencies"
     claims = _uppers(xp.reshape(value, (-1, together)), Grid.of_sizes(sizes, kernel_shape), rule, ops=ops)
     return value, frequencies[np.concatenate(places)], claims
+
+
+def norms_up(squares: Array, columns: Array, *, xp: Namespace) -> Array:
+    """Bounds of norms of blocks (b, m, 1, *kernel_shape) at some frequencies, from their `squares_on_grid` (b,)."""
+    m, _, *kernel_shape = columns.shape[1:]
+    delta = column_error(kernel_shape, rounding.unit(columns, xp=xp))
+    error = symbols.absolute_norm_up(columns, xp=xp) * delta
+    modulus = rounding.up(xp.sqrt(squares), 2 * m + 2, xp=xp)
+    # Squares below the smallest normal number may be flushed to 0.
+    underflow = 2 * m * float(xp.finfo(columns.dtype).smallest_normal) ** 0.5
+    return rounding.up(modulus + error, 4, xp=xp) + xp.where(error > 0, underflow + 0 * error, 0 * error)
 
 
 def half_grid_tables(

@@ -14,6 +14,7 @@ from helpers.libraries import OPS
 
 import specnorm
 from specnorm.grid import proof as grid
+from specnorm.grid import search
 from specnorm.grid.proof import LargestBound
 from specnorm.grid.search import largest_bound, leave_out
 from specnorm.proofs.bound import HypothesisError
@@ -80,7 +81,7 @@ def test_each_group_has_the_bound_of_its_own(seed: int, memory: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_pairs_are_compared_with_their_own_group(seed: int) -> None:
+def test_pairs_are_compared_with_their_own_group(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A weak group's frequency stays open until that group has met a norm as large, however large others are."""
     blocks = grouped(seed, 6)
     sizes = (16, 12)
@@ -89,7 +90,8 @@ def test_pairs_are_compared_with_their_own_group(seed: int) -> None:
     largest = LargestBound(grid.SymbolNormsUp(), blocks, sizes, ops=OPS)
     # Each group has another number of pairs, the last one none.
     pairs = np.concatenate([b * count + np.arange(b, 20 * b + 21) for b in range(5)])
-    left = leave_out(largest, pairs, 4, 2)
+    monkeypatch.setattr(search, "_FEW_FREQUENCIES", 2)
+    left = leave_out(largest, pairs, 4)
     assert np.isin(left, pairs).all()
     assert len(left) < len(pairs)
     out = np.setdiff1d(pairs, left)
@@ -104,7 +106,7 @@ def test_pairs_are_compared_with_their_own_group(seed: int) -> None:
     np.testing.assert_allclose(np.asarray(values), truth.max(axis=1), rtol=1e-12)
 
 
-def test_a_number_that_is_none_spoils_its_own_group_alone() -> None:
+def test_a_number_that_is_none_spoils_its_own_group_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = grouped(0, 4)
     sizes = (8, 6)
 
@@ -117,5 +119,6 @@ def test_a_number_that_is_none_spoils_its_own_group_alone() -> None:
     largest.visit(np.arange(3 * len(half_grid(sizes))))
     values, _, _ = largest.result()
     assert np.isnan(np.asarray(values)).tolist() == [False, False, True]
-    open_again = leave_out(largest, 2 * len(half_grid(sizes)) + np.arange(5), 3, 0)
+    monkeypatch.setattr(search, "_FEW_FREQUENCIES", 0)
+    open_again = leave_out(largest, 2 * len(half_grid(sizes)) + np.arange(5), 3)
     assert len(open_again) == 5

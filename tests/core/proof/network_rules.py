@@ -30,11 +30,12 @@ from specnorm_networks.certified.operators import (
     Slice,
 )
 from specnorm_networks.certified.operators.base import Operator, Place
-from specnorm_networks.certified.ranges import Ranges, ranges, with_slopes_on
-from specnorm_networks.certified.regions import Ball, Region
+from specnorm_networks.certified.ranges import Ranges, with_slopes_on
+from specnorm_networks.certified.regions import Region
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import Scope
 from specnorm_networks.local.certified import margins
+from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.tools import Measure, bound
 
 from specnorm.geometry.spec import ConvSpec

@@ -221,6 +221,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a polynomial of other blocks": lambda: Cover(KERNEL, torus((4,)), ops=OPS).form(
         GramPolynomial(KERNEL / 2, ops=OPS), np.arange(1), np.zeros(1)
     ),
+    "a circulant's norm for what is left out": lambda: POLYNOMIAL.tighten_truncation(assumed(1.0, OWN)),
     "matrices of cells that have changed": formed_before,
     "values of other blocks": lambda: left_open(LINE, torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
     "values at other boxes": lambda: left_open(LINE, dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),

@@ -199,7 +199,6 @@ CHECKS: dict[str, Check] = {
     "radius_of_ball": radii,
     "_largest": arithmetic,
     "trivial_lower": arithmetic,
-    "of_kernel": arithmetic,
     "times_power_of_two": arithmetic,
     "largest_of_blocks": arithmetic,
     "norm_of_multiple": multiples,

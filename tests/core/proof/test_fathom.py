@@ -39,6 +39,33 @@ def norm_at(block: NDArray[np.float64], theta: NDArray[np.float64]) -> float:
     return float(np.linalg.norm((block * phase).sum(axis=tuple(range(2, block.ndim))), 2))
 
 
+def with_sharp_truncation(blocks: Any, basis: Any, part: float = 1.0) -> GramPolynomial:
+    """Two of the directions of a basis; the bound of the others is the norm of ``blocks @ basis`` there, or a part."""
+    found = GramPolynomial(blocks, rotate(blocks, basis, 2, ops=OPS), ops=OPS)
+    others = np.einsum("gmpkl,gpq->gmqkl", blocks, basis[..., 2:])
+    assert np.allclose(np.asarray(found.left_out), others, rtol=0, atol=1e-13)
+    before = found.truncation
+    found.tighten_truncation(assumed(part * sigma_star(others[0], max_cells=3000).hi))
+    assert found.truncation < before
+    return found
+
+
+def test_a_truncation_below_the_norm_proves_too_much() -> None:
+    """Half of the norm of what is left out: the reduced matrices are below limits that the norm at a point is not."""
+    blocks, points = blocks_of(1, 5, 4, 3, 2), half_grid((9, 9))
+    basis: Any = np.linalg.qr(np.random.RandomState(1).standard_normal((1, 4, 4)))[0]
+    truth = np.array([norm_at(blocks[0], theta) for theta in points.angles])
+    too_much = []
+    for part in (1.0, 0.5):
+        found = with_sharp_truncation(blocks, basis, part)
+        limits = np.full(len(points), 1.4 * sigma_star(np.asarray(found.left_out)[0], max_cells=3000).hi ** 2)
+        planes = found.planes_at(points, np.zeros(len(points), dtype=int))
+        reduced, _ = found.reduced(*planes, limits)
+        proven = np.linalg.eigvalsh(np.asarray(reduced))[:, -1] <= limits
+        too_much.append(bool(np.any(truth[proven] ** 2 > limits[proven] * (1 + 1e-9))))
+    assert too_much == [False, True]
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     """Whatever the search asks: random cells, random limits to prove, matrices reduced for random limits."""
@@ -49,6 +76,7 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     polynomials = [GramPolynomial(blocks, ops=OPS), GramPolynomial(blocks, rotate(blocks, basis, 2, ops=OPS), ops=OPS)]
     polynomials += [polynomials[0].float32_copy()]
     polynomials += [GramPolynomial(blocks, rotate(blocks, basis.astype(np.float32), 2, ops=OPS), ops=OPS)]
+    polynomials += [with_sharp_truncation(blocks, basis)]
     fathomed = 0
     for _ in range(12):
         threshold = truth.hi * float(random.uniform(0.6, 1.3))
@@ -172,11 +200,13 @@ def test_a_bound_that_is_no_number_is_not_passed_over(at: int, monkeypatch: pyte
     for index in np.split(every, len(every)):
         largest.visit(index)
     assert math.isnan(float(largest.result()[0][0]))
-    assert len(leave_out(largest, every, 4, 0)) == len(every)
+    monkeypatch.setattr(pruned, "_FEW_FREQUENCIES", 0)
+    assert len(leave_out(largest, every, 4)) == len(every)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int) -> None:
+def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruned, "_FEW_FREQUENCIES", 0)
     blocks: Any = decaying(seed, 6, 5, 3, 2).astype(np.float64)[None] / 4
     sizes = (16, 12)
     truth = norms(blocks, sizes)
@@ -185,7 +215,7 @@ def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int) -> None:
         largest.visit(np.asarray([int(np.argsort(truth)[-20])]))
         met = truth[np.argsort(truth)[-20]]
         every = np.arange(len(truth))
-        left = leave_out(largest, every[:60], products, 0)
+        left = leave_out(largest, every[:60], products)
         # The best of these are visited on the way.
         met = max(met * 6**2.0**-13, truth[:60].max() * 6**2.0**-13)
         out = np.setdiff1d(every[:60], left)

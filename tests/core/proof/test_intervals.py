@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from helpers.assumptions import assumed, interval
 from specnorm_networks import Graph, Node
-from specnorm_networks.certified import operators, ranges, units
-from specnorm_networks.certified.regions import Ball
+from specnorm_networks.certified import operators, units
 from specnorm_networks.certified.scope import Scope
-from specnorm_networks.local.certified import margins
+from specnorm_networks.local.certified import margins, ranges
 from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 
 from specnorm import robustness
@@ -128,12 +127,12 @@ def test_a_contradiction_names_the_operator(said: Any) -> None:
     graph = Graph(nodes, ("y",))
     known = {name: assumed(value, Scope(graph).map("x", name)) for name, value in (("x", 1.0), ("y", 2.0))}
     with pytest.raises(InternalError, match=r"y contradicts itself.*Doubled"):
-        ranges.ranges(graph, Ball({"x": np.zeros(shape)}, 1.0), known)
+        ranges.ranges(graph, ranges.Ball({"x": np.zeros(shape)}, 1.0), known)
 
 
 POINT = Graph((Node("x", operators.Input(), (), (1, 2)),), ("x",))
 ENTRIES: dict[str, Callable[[], object]] = {
-    "ranges": lambda: ranges.ranges(POINT, Ball({"x": np.zeros((1, 2))}, 1.0)),
+    "ranges": lambda: ranges.ranges(POINT, ranges.Ball({"x": np.zeros((1, 2))}, 1.0)),
     "units": lambda: units.unit_run(POINT),
     "constants of margins": lambda: margins.constants_of_differences(np.eye(2), np.ones(2), assumed(1.0)),
     "radii": lambda: margins.radii(np.eye(2), np.arange(2), within(np.ones((2, 2)))),

@@ -40,6 +40,14 @@ def decaying(channels: int, *window: int, seed: int = 0) -> Any:
     return drawn * np.geomspace(1, 1 / 16, channels).reshape(1, -1, *[1] * len(window))
 
 
+def test_what_is_left_out_is_bounded_again_before_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not four times too large, as by the rotation: 644 cells and some tried with every direction before, 585 now."""
+    monkeypatch.setattr(Polynomials, "whole", property(lambda _: pytest.fail("a cell was tried with every direction")))
+    found = specnorm.enclose(decaying(256, 3, 3).astype(np.float32))
+    assert float(found.upper) <= float(found.lower) * 1.001
+    assert int(found.cells) <= 615
+
+
 # -- estimates -----------------------------------------------------------------------------------------------------
 
 FLAT = np.random.default_rng(0).standard_normal((128, 128, 3, 3))
@@ -67,3 +75,24 @@ def test_crowded_spectra_get_longer_filters(monkeypatch: pytest.MonkeyPatch) -> 
     short = relative_errors(monkeypatch, crowded_part=1.0)
     assert long.min() > -1e-5, "from below"
     assert np.median(long) < 1e-3 < 5e-3 < np.median(short)
+
+
+@pytest.mark.parametrize(("rate", "starts"), [(0.4, 1), (0.0, 12)])
+def test_many_cells_alone_are_not_flat(rate: float, starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first round nothing is known, and every norm is above the incumbent: one start where they decay."""
+    kernel = np.random.RandomState(0).standard_normal((16, 16, 5, 5)) * rate ** np.add.outer(range(5), range(5))
+    kernel[..., 0, 0] = np.eye(16) if rate == 0 else kernel[..., 0, 0]
+    kernel += 1e-4 * np.cos(np.arange(kernel.size)).reshape(kernel.shape)
+    chosen: list[tuple[int, int]] = []
+    of_round = incumbent.Incumbent._worth_an_ascent
+
+    def counted(self: incumbent.Incumbent, norms_sq: np.ndarray) -> np.ndarray:
+        found = of_round(self, norms_sq)
+        chosen.append((len(norms_sq), len(found)))
+        return found
+
+    monkeypatch.setattr(incumbent.Incumbent, "_worth_an_ascent", counted)
+    specnorm.enclose(kernel)
+    cells, first = chosen[0]
+    assert cells > tuning.TUNING.flat_cells
+    assert first == starts

@@ -46,8 +46,7 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
     """
 
     def every_circulant(*given: Any, **named: Any) -> Any:
-        named.pop("target_only", None)
-        return bound_by_circulant(*given, **named)
+        return bound_by_circulant(*given, **named | {"target_only": False})
 
     def lowered(*given: Any, **named: Any) -> Any:
         found, images = quotients(*given, **named)

@@ -59,15 +59,8 @@ TURNING: dict[str, tuple[Turning, Callable[[Any], Any]]] = {
 OTHERS: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
     "softsign": (ops.Softsign(), lambda x: x / (1 - x) if x[0] < 0 else x / (1 + x)),
     "arctan": (ops.Arctan(), lambda x: x.atan()),
-    "elu": (ops.Multiple(ops.ELU(0.7), 1.3), lambda x: arb(1.3) * (arb(0.7) * (x.exp() - 1) if x[0] < 0 else x)),
+    "elu": (ops.ELU(0.7), lambda x: arb(0.7) * (x.exp() - 1) if x[0] < 0 else x),
     "elu_turned": (ops.ELU(-0.7), lambda x: arb(-0.7) * (x.exp() - 1) if x[0] < 0 else x),
-    "celu": (
-        ops.Multiple(ops.ELU(), 0.3, 1 / 0.3, 1),
-        lambda x: arb(0.3) * ((x / arb(0.3)).exp() - 1) if x[0] < 0 else x,
-    ),
-    "swish": (ops.Multiple(ops.SiLU(), 1 / 2.3, 2.3, 1), lambda x: x * _sigmoid(arb(2.3) * x)),
-    "swish_turned": (ops.Multiple(ops.SiLU(), 1 / -0.7, -0.7, 1), lambda x: x * _sigmoid(arb(-0.7) * x)),
-    "multiple": (ops.Multiple(ops.Tanh(), -0.7, 1.9), lambda x: arb(-0.7) * _tanh(arb(1.9) * x)),
 }
 STEEP: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
     "exp": (ops.Exp(), lambda x: x.exp()),
@@ -80,7 +73,7 @@ STEEP: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
     "cube": (ops.Power(3), lambda x: x * x * x),
     "sixteenth": (ops.Power(16), lambda x: math.prod([x] * 16)),
 }
-KINKED = ("elu", "elu_turned", "celu")
+KINKED = ("elu", "elu_turned")
 """With two slopes at 0."""
 EVERY: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {**TURNING, **OTHERS, **STEEP}
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from specnorm.errors import SpecnormError
+from specnorm_networks.certified.curves.composite import Composite, SideBySide
 from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Operator, Pointwise
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes_or_none
-from specnorm_networks.certified.operators.composite import Composite, SideBySide
-from specnorm_networks.certified.operators.joins import Choose, Compare, Floor, Lookup, Product, Quotient, Sign, Where
+from specnorm_networks.certified.operators.joins import Choose, Compare, Product, Quotient, Sign, Where
 from specnorm_networks.certified.operators.linear import Add, Concat, Scale
 from specnorm_networks.certified.operators.moves import Identity
 from specnorm_networks.certified.operators.piecewise import LeakyReLU, Negative
@@ -33,7 +33,7 @@ MOST_BASES = 64
 """Largest number of values that are kept for one value."""
 LINEAR = (Add, Scale, Identity, Negative, Constant)
 """Operators of which a program needs no proof: the rules for linear maps bound them better."""
-NOT_LIPSCHITZ = (Steep, Product, Quotient, Compare, Choose, Sign, Floor, Lookup)
+NOT_LIPSCHITZ = (Steep, Product, Quotient, Compare, Choose, Sign)
 """Operators that have no Lipschitz constant of their own, unless the range of their inputs is known."""
 
 

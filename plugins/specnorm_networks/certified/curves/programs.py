@@ -1,28 +1,23 @@
-"""Programs for one variable: operators of each entry, one after the other, and their values in any arithmetic.
-
-A program is evaluated in an `Arithmetic`: on intervals of the argument (`intervals`), for all large arguments
-(`tails`), or as functions that repeat (`periods`). The chain rule is written here once, for all of them.
-"""
+"""Programs for one variable: operators of each entry, one after the other, with their values and derivatives."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import SpecnormError
-from specnorm.proof import Interval, enclosing, host, point
+from specnorm.proof import Interval, anything, enclosing, host, point
+from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, hull, number
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Pointwise
 from specnorm_networks.certified.operators.joins import (
     Choose,
     Compare,
-    Floor,
-    Lookup,
     Maximum,
     Minimum,
     Product,
@@ -32,9 +27,8 @@ from specnorm_networks.certified.operators.joins import (
 )
 from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS, Add, Scale
 from specnorm_networks.certified.operators.moves import Identity
-from specnorm_networks.certified.operators.multiples import Multiple
 from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU, SoftShrink
-from specnorm_networks.certified.operators.smooth import HardSwish
+from specnorm_networks.certified.operators.smooth import HardSwish, Sin
 from specnorm_networks.certified.operators.sources import Constant
 from specnorm_networks.certified.operators.steep import Power
 
@@ -42,93 +36,17 @@ EntryProgram: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
 """Operators of each entry, and the numbers of the values that each reads: 0 is the argument of the program, i the value
 of operator i - 1. (`base.Program` is the same with several arguments.)"""
 ENTRYWISE = (
-    Pointwise, Add, Scale, Product, Quotient, Maximum, Minimum, Where, Compare, Choose, Sign, Floor, Lookup, Identity,
-    Constant,
+    Pointwise, Add, Scale, Product, Quotient, Maximum, Minimum, Where, Compare, Choose, Sign, Identity, Constant,
 )  # fmt: skip
 """Operators that programs are made of."""
-JUMPING = (Sign, Compare, Floor)
-"""Operators that jump where their input crosses a threshold."""
+MOST_THRESHOLDS = 16
+"""Largest number of entries of a constant whose numbers are taken for thresholds."""
 RELATIVE_ERROR = (SCALED_ENTRY_ROUNDINGS + 2) * 2.0**-52
 """Relative error of a factor that was computed with `SCALED_ENTRY_ROUNDINGS` roundings."""
-T = TypeVar("T")
 
 
 class Unreadable(Exception):
     """A program cannot be evaluated: an operator is not known, or a number cannot be loaded or is not finite."""
-
-
-class UnknownError(Exception):
-    """A value is not known in an arithmetic."""
-
-
-@dataclass(frozen=True, eq=False)
-class Dual(Generic[T]):
-    """A value with its derivative by the argument."""
-
-    value: T
-    slope: T
-    is_defined: Any = True
-    """Whether the value is defined for all arguments; booleans that broadcast against an interval's shape."""
-
-
-class Arithmetic(Generic[T]):
-    """Sums, products and functions of values of one kind. Without a rule a value is unknown."""
-
-    def number(self, numbers: Interval) -> T:
-        """Return fixed numbers."""
-        raise NotImplementedError
-
-    def add(self, a: T, b: T) -> T:
-        """Return a sum."""
-        raise NotImplementedError
-
-    def multiply(self, a: T, b: T) -> T:
-        """Return a product."""
-        raise NotImplementedError
-
-    def square(self, a: T) -> T:
-        """Return a square."""
-        return self.multiply(a, a)
-
-    def inverse(self, a: T) -> tuple[T, Any]:
-        """Return 1 over a value, and whether it is defined."""
-        raise UnknownError
-
-    def function(self, f: Pointwise, u: T) -> tuple[T, T, Any]:
-        """Return f(u), f'(u), and whether both are defined."""
-        raise UnknownError
-
-    def choose(self, mask: NDArray[np.bool_], a: Dual[T], b: Dual[T]) -> Dual[T]:
-        """Return the first value where a constant mask is true, else the second."""
-        if mask.all():
-            return a
-        if not mask.any():
-            return b
-        raise UnknownError
-
-    def sign(self, a: T, *, weakly: bool = False) -> FloatArray:
-        """Return the sign of a value: -1, 0, or 1; NaN if it is not known.
-
-        ``weakly``: a value that is at least 0 has the sign 1, and one that is at most 0 the sign -1.
-        """
-        raise UnknownError
-
-    def either(self, a: Dual[T], b: Dual[T], chosen: Dual[T], unknown: NDArray[np.bool_], extreme: Any) -> Dual[T]:
-        """Return ``chosen``, and where it is ``unknown`` which value is chosen, both.
-
-        ``extreme``: `numpy.maximum` or `numpy.minimum` of the values, or None for any of them, with a jump between.
-        """
-        if unknown.any():
-            raise UnknownError
-        return chosen
-
-    def step(self, number: int, operator: Operator, u: T) -> tuple[T, T]:
-        """Return value and slope of a `JUMPING` operator, which has this number in its program."""
-        raise UnknownError
-
-    def look_up(self, table: FloatArray, u: Dual[T]) -> Dual[T]:
-        """Return the entries of a table at whole numbers."""
-        raise UnknownError
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +69,7 @@ class Curve:
     lines: Mapping[int, Line]
     """Operators that are lines, by their number in the program."""
     numbers: Mapping[int, NDArray[Any]]
-    """Arrays of constants, masks and tables, by the operator's number."""
+    """Arrays of constants and masks, by the operator's number."""
 
     @staticmethod
     def of(program: EntryProgram, outputs: Sequence[int]) -> Curve:
@@ -173,8 +91,6 @@ class Curve:
                         numbers[at] = _finite(operator.run())
                     case Where():
                         numbers[at] = np.asarray(operator.mask(), dtype=bool)
-                    case Lookup():
-                        numbers[at] = _finite(operator.table())
                     case Add():
                         _finite(operator.weights)
                     case Compare():
@@ -188,32 +104,29 @@ class Curve:
     @cached_property
     def jumps(self) -> bool:
         """Whether one of the operators jumps."""
-        return any(isinstance(operator, (*JUMPING, Choose, Lookup)) for operator, _ in self.program)
-
-    @cached_property
-    def arrays(self) -> list[NDArray[Any]]:
-        """The numbers that may differ between entries."""
-        arrays = [array for at, array in self.numbers.items() if not isinstance(self.program[at][0], Lookup)]
-        for line in self.lines.values():
-            arrays += [*line.slope.ends, *line.shift.ends]
-        for operator, _ in self.program:
-            if isinstance(operator, LeakyReLU):
-                arrays.append(np.asarray(operator.alpha))
-        return arrays
+        return any(isinstance(operator, Sign | Compare | Choose) for operator, _ in self.program)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape to which all numbers broadcast: each of its entries may be a function of its own."""
-        return np.broadcast_shapes(*(np.shape(array) for array in self.arrays))
+        arrays = [*self.numbers.values()]
+        for line in self.lines.values():
+            arrays += [*line.slope.ends, *line.shift.ends]
+        arrays += [np.asarray(operator.alpha) for operator, _ in self.program if isinstance(operator, LeakyReLU)]
+        return np.broadcast_shapes(*(np.shape(array) for array in arrays))
 
     @cached_property
     def thresholds(self) -> list[float]:
-        """Numbers at which operators change their formula."""
+        """Numbers at which operators may change their formula."""
         found: set[float] = set()
+        shifts = [line.shift.low for line in self.lines.values()]
+        for array in (*self.numbers.values(), *shifts):
+            if array.size <= MOST_THRESHOLDS and array.dtype.kind == "f":
+                found |= {*array.reshape(-1).tolist(), *(-array).reshape(-1).tolist()}
         for operator, _ in self.program:
             match operator:
                 case Compare():
-                    found.add(operator.threshold)
+                    found |= {operator.threshold, -operator.threshold}
                 case HardTanh():
                     found |= {operator.low, operator.high}
                 case SoftShrink():
@@ -232,112 +145,203 @@ class Curve:
             keys.append((_key(operator, arrays), reads))
         return tuple(keys), self.outputs
 
+    def sine_of(self, value: int) -> int | None:
+        """Return the number of the value whose sine this value is; None if it is no sine."""
+        operator, reads = self.program[value - 1] if value else (None, ())
+        return reads[0] if type(operator) is Sin else None
 
-def evaluate(
-    curve: Curve,
-    argument: Dual[T],
-    arithmetic: Arithmetic[T],
-    known: Mapping[int, T] | None = None,
-) -> list[Dual[T]]:
-    """Return all values of a program: the argument, and then the value of each operator.
 
-    ``known``: values that are known otherwise, by their numbers.
+# -- values and derivatives --------------------------------------------------------------------------------------------
+@dataclass(eq=False)
+class Evaluation:
+    """All values of a program: the argument, and then the value of each operator.
+
+    Parameters
+    ----------
+    sides : mapping of int to array
+        For comparisons and signs, by their numbers in the program: -1, 0 or 1, where their input is taken to lie; NaN
+        where that is found from the input.
     """
-    values = [argument]
-    for at, (operator, reads) in enumerate(curve.program):
-        if known and at in known:  # the value of the operator before
-            values[at] = replace(values[at], value=known[at])
-        values.append(_value(curve, at, operator, [values[number] for number in reads], arithmetic))
-    return values
 
+    curve: Curve
+    argument: Dual
+    arithmetic: Arithmetic
+    sides: Mapping[int, FloatArray] = field(default_factory=dict)
+    signs: dict[int, FloatArray] = field(default_factory=dict)
+    """Sides that were found, NaN if unknown."""
+    touched: dict[int, tuple[NDArray[np.bool_], NDArray[np.bool_]]] = field(default_factory=dict)
+    """Where an input is at its threshold at the low or at the high end of an interval of x, and beside it inside."""
 
-def _value(curve: Curve, at: int, operator: Operator, inputs: list[Dual[T]], a: Arithmetic[T]) -> Dual[T]:
-    """Return the value of an operator by the chain rule."""
-    zero = a.number(point(np.zeros(())))
-    match operator:
-        case Identity():
-            return inputs[0]
-        case Constant():
-            return Dual(a.number(point(curve.numbers[at])), zero)
-        case Scale():
-            return _on_line(curve.lines[at], inputs[0], a)
-        case Add():
-            return _sum(operator, inputs, Dual(zero, zero), a)
-        case Product():
-            first, second = inputs
-            return _product(first, second, a)
-        case Quotient():
-            first, second = inputs
-            return _ratio(first, second, a)
-        case Maximum() | Minimum():
-            extreme, *others = inputs
-            for other in others:
-                extreme = _extreme(extreme, other, a, is_maximum=isinstance(operator, Maximum))
-            return extreme
-        case Where():
-            return a.choose(curve.numbers[at], *inputs)
-        case Choose():
-            condition, first, second = inputs
-            sign = a.sign(condition.value)
-            chosen = a.choose(np.asarray(abs(sign) == 1), first, second)
-            return a.either(first, second, chosen, np.isnan(sign) | ~np.asarray(condition.is_defined), None)
-        case Lookup():
-            return a.look_up(curve.numbers[at], inputs[0])
-        case Multiple():
-            inner = Line(_factor(operator.inner, operator.roundings), point(np.zeros(())))
-            outer = Line(_factor(operator.outer, operator.roundings), point(np.zeros(())))
-            return _on_line(outer, _value(curve, at, operator.function, [_on_line(inner, inputs[0], a)], a), a)
-        case Pointwise():
-            (x,) = inputs
-            if type(operator) is Power and operator.exponent == 2:
-                return _product(x, x, a)
-            value, slope, is_defined = a.function(operator, x.value)
-            return Dual(value, a.multiply(slope, x.slope), x.is_defined & is_defined)
-    (x,) = inputs
-    return Dual(*a.step(at, operator, x.value), x.is_defined)
+    def __post_init__(self) -> None:
+        self.values = [self.argument]
+        for at, (operator, reads) in enumerate(self.curve.program):
+            self.values.append(self._value(at, operator, [self.values[source] for source in reads], reads))
 
+    def slopes(self) -> list[Interval]:
+        """Return intervals of the derivatives of all outputs, infinite where a value is not defined."""
+        slopes = []
+        for output in self.curve.outputs:
+            value = self.values[output]
+            slope = self.arithmetic.interval(value.slope)
+            infinite = np.where(np.asarray(value.is_defined), 0.0, math.inf)
+            slopes.append(enclosing((slope.low - infinite, slope.high + infinite)))
+        return slopes
 
-def _on_line(line: Line, x: Dual[T], a: Arithmetic[T]) -> Dual[T]:
-    slope = a.number(line.slope)
-    return Dual(a.add(a.multiply(slope, x.value), a.number(line.shift)), a.multiply(slope, x.slope), x.is_defined)
+    def _value(self, at: int, operator: Operator, inputs: list[Dual], reads: tuple[int, ...]) -> Dual:
+        """Return the value of an operator by the chain rule."""
+        a = self.arithmetic
+        match operator:
+            case Identity():
+                return inputs[0]
+            case Constant():
+                return Dual(Quantity(point(self.curve.numbers[at])), number(0.0))
+            case Scale():
+                line = self.curve.lines[at]
+                (x,) = inputs
+                value = a.add(a.multiply(Quantity(line.slope), x.value), Quantity(line.shift))
+                return Dual(value, a.multiply(Quantity(line.slope), x.slope), x.is_defined)
+            case Add():
+                return self._sum(operator, inputs)
+            case Product():
+                return self._square(inputs[0], reads[0]) if reads[0] == reads[1] else self._product(*inputs)
+            case Power(exponent=2):
+                return self._square(inputs[0], reads[0])
+            case Quotient():
+                return self._ratio(*inputs)
+            case Maximum() | Minimum():
+                extreme, *others = inputs
+                for other in others:
+                    extreme = self._extreme(extreme, other, is_maximum=isinstance(operator, Maximum))
+                return extreme
+            case Where():
+                return self._choose(self.curve.numbers[at], *inputs)
+            case Choose():
+                return self._choose_by(*inputs)
+            case Pointwise():
+                (x,) = inputs
+                value, slope, is_defined = a.function(operator, x.value)
+                return Dual(value, a.multiply(slope, x.slope), x.is_defined & is_defined)
+            case Compare():
+                return self._step(at, replace(operator, threshold=0.0), operator.threshold, inputs[0])
+        return self._step(at, operator, 0.0, inputs[0])
 
+    def _sum(self, operator: Add, inputs: Sequence[Dual]) -> Dual:
+        a = self.arithmetic
+        total = Dual(number(0.0), number(0.0))
+        for weight, x in zip(operator.weights, inputs, strict=True):
+            quotient = np.asarray(weight / operator.divisor)
+            is_exact = operator.divisor & (operator.divisor - 1) == 0  # a power of two
+            factor = Quantity(_around(quotient, np.zeros(()) if is_exact else abs(quotient) * 2.0**-52))
+            value = a.add(total.value, a.multiply(factor, x.value))
+            slope = a.add(total.slope, a.multiply(factor, x.slope))
+            total = Dual(value, slope, total.is_defined & x.is_defined)
+        return total
 
-def _less(x: T, y: T, a: Arithmetic[T]) -> T:
-    return a.add(x, a.multiply(a.number(point(np.array(-1.0))), y))
+    def _product(self, x: Dual, y: Dual) -> Dual:
+        # (x y)' = x' y + x y'
+        a = self.arithmetic
+        slope = a.add(a.multiply(x.slope, y.value), a.multiply(x.value, y.slope))
+        return Dual(a.multiply(x.value, y.value), slope, x.is_defined & y.is_defined)
 
+    def _square(self, x: Dual, at: int) -> Dual:
+        a = self.arithmetic
+        angle = self.curve.sine_of(at)
+        if angle is None:
+            slope = a.multiply(a.multiply(number(2.0), x.value), x.slope)
+        else:  # the derivative of sin(u)^2 is sin(2 u) u'
+            u = self.values[angle]
+            sine, _, _ = a.function(Sin(), a.multiply(number(2.0), u.value))
+            slope = a.multiply(sine, u.slope)
+        return Dual(a.square(x.value), slope, x.is_defined)
 
-def _product(x: Dual[T], y: Dual[T], a: Arithmetic[T]) -> Dual[T]:
-    # (x y)' = x' y + x y'
-    is_defined = x.is_defined & y.is_defined
-    if x is y:
-        twice = a.multiply(a.number(point(np.array(2.0))), x.value)
-        return Dual(a.square(x.value), a.multiply(twice, x.slope), is_defined)
-    slope = a.add(a.multiply(x.slope, y.value), a.multiply(x.value, y.slope))
-    return Dual(a.multiply(x.value, y.value), slope, is_defined)
+    def _ratio(self, x: Dual, y: Dual) -> Dual:
+        # q = x / y has q' = (x' - q y') / y.
+        a = self.arithmetic
+        inverse = a.inverse(y.value)
+        value = a.multiply(x.value, inverse)
+        slope = a.multiply(self._less(x.slope, a.multiply(value, y.slope)), inverse)
+        is_defined = a.interval(y.value).mignitude() > 0
+        if y.value.power < 0:
+            is_defined = y.value.factor.mignitude() > 0
+        return Dual(value, slope, x.is_defined & y.is_defined & is_defined)
 
+    def _less(self, x: Quantity, y: Quantity) -> Quantity:
+        return self.arithmetic.add(x, self.arithmetic.multiply(number(-1.0), y))
 
-def _ratio(x: Dual[T], y: Dual[T], a: Arithmetic[T]) -> Dual[T]:
-    # q = x / y has q' = (x' - q y') / y.
-    inverse, is_defined = a.inverse(y.value)
-    value = a.multiply(x.value, inverse)
-    slope = a.multiply(_less(x.slope, a.multiply(value, y.slope), a), inverse)
-    return Dual(value, slope, x.is_defined & y.is_defined & is_defined)
+    # -- choices -------------------------------------------------------------------------------------------------------
+    def _choose(self, mask: NDArray[np.bool_], x: Dual, y: Dual) -> Dual:
+        """Return the first value where a mask is true, else the second."""
+        a = self.arithmetic
+        is_defined = np.where(mask, x.is_defined, y.is_defined)
+        return Dual(a.where(mask, x.value, y.value), a.where(mask, x.slope, y.slope), is_defined)
 
+    def _extreme(self, x: Dual, y: Dual, *, is_maximum: bool) -> Dual:
+        """Return the larger or smaller of two values; both of their slopes count where that is not known."""
+        a = self.arithmetic
+        difference = a.interval(self._less(x.value, y.value))
+        is_first = (difference.low >= 0) if is_maximum else (difference.high <= 0)
+        is_second = (difference.high <= 0) if is_maximum else (difference.low >= 0)
+        is_defined = np.logical_and(x.is_defined, y.is_defined)
+        chosen = replace(self._choose(np.asarray(is_first), x, y), is_defined=is_defined)
+        unknown = ~np.asarray(is_first | is_second)
+        if not unknown.any():
+            return chosen
+        extreme = np.maximum if is_maximum else np.minimum
+        (x_value, x_slope), (y_value, y_slope) = ((a.interval(z.value), a.interval(z.slope)) for z in (x, y))
+        value = enclosing((extreme(x_value.low, y_value.low), extreme(x_value.high, y_value.high)))
+        return self._where_unknown(unknown, value, hull(x_slope, y_slope), is_defined, chosen)
 
-def _sum(operator: Add, inputs: Sequence[Dual[T]], zero: Dual[T], a: Arithmetic[T]) -> Dual[T]:
-    total = zero
-    for weight, x in zip(operator.weights, inputs, strict=True):
-        factor = a.number(_quotient(weight, operator.divisor))
-        value = a.add(total.value, a.multiply(factor, x.value))
-        slope = a.add(total.slope, a.multiply(factor, x.slope))
-        total = Dual(value, slope, total.is_defined & x.is_defined)
-    return total
+    def _choose_by(self, condition: Dual, x: Dual, y: Dual) -> Dual:
+        """Return the first value where a condition is not 0, else the second; it jumps where that is not known."""
+        a = self.arithmetic
+        values = a.interval(condition.value)
+        is_first = values.mignitude() > 0
+        is_second = (values.low == 0) & (values.high == 0)
+        chosen = self._choose(np.asarray(is_first), x, y)
+        unknown = ~np.asarray(is_first | is_second) | ~np.asarray(condition.is_defined)
+        if not unknown.any():
+            return chosen
+        both = hull(a.interval(x.value), a.interval(y.value))
+        is_defined = np.logical_and(x.is_defined, y.is_defined)
+        return self._where_unknown(unknown, both, anything(both.shape), is_defined, chosen)
 
+    def _where_unknown(
+        self,
+        unknown: NDArray[np.bool_],
+        value: Interval,
+        slope: Interval,
+        is_defined: Any,
+        chosen: Dual,
+    ) -> Dual:
+        """Return a value and a slope where it is unknown which value is chosen, and the chosen one elsewhere."""
+        a = self.arithmetic
+        return Dual(
+            a.where(unknown, Quantity(value), Quantity(a.interval(chosen.value))),
+            a.where(unknown, Quantity(slope), Quantity(a.interval(chosen.slope))),
+            np.where(unknown, is_defined, chosen.is_defined),
+        )
 
-def _extreme(x: Dual[T], y: Dual[T], a: Arithmetic[T], *, is_maximum: bool) -> Dual[T]:
-    sign = a.sign(_less(x.value, y.value, a), weakly=True)
-    chosen = a.choose(np.asarray(sign >= 0) == is_maximum, x, y)
-    return a.either(x, y, chosen, np.isnan(sign), np.maximum if is_maximum else np.minimum)
+    def _step(self, at: int, operator: Operator, threshold: float, x: Dual) -> Dual:
+        """Return the value of a comparison or sign of ``x - threshold``; where it is unknown, it jumps."""
+        u, slope = self.arithmetic.interval(x.value), self.arithmetic.interval(x.slope)
+        is_above, is_below = u.low == threshold, u.high == threshold
+        sign = np.where(u.low > threshold, 1.0, np.where(u.high < threshold, -1.0, math.nan))
+        sign = np.where(is_above & is_below, 0.0, sign)
+        # An input that is at its threshold at an end of an interval, and monotone, is on one side inside of it.
+        may_touch = np.isnan(sign) & np.asarray(x.is_defined) & (self.arithmetic.start == 0)
+        rises, falls = may_touch & (slope.low > 0), may_touch & (slope.high < 0)
+        self.touched[at] = (rises & is_above) | (falls & is_below), (rises & is_below) | (falls & is_above)
+        touched = np.logical_or(*self.touched[at])
+        sign = np.where(touched, np.where(is_above, 1.0, -1.0), sign)
+        forced = np.broadcast_to(self.sides.get(at, np.array(math.nan)), sign.shape)
+        sign = np.where(np.isnan(forced), sign, forced)
+        self.signs[at] = sign
+        unknown = np.isnan(sign)
+        decided = operator.run(np.where(unknown, 0.0, sign))
+        ends = [operator.run(np.full(sign.shape, side)) for side in (-1.0, 0.0, 1.0)]
+        low, high = (np.where(unknown, end, decided) for end in (np.minimum.reduce(ends), np.maximum.reduce(ends)))
+        infinite = np.where(unknown, math.inf, 0.0)
+        return Dual(Quantity(enclosing((low, high))), Quantity(enclosing((-infinite, infinite))), x.is_defined)
 
 
 # -- numbers of operators ----------------------------------------------------------------------------------------------
@@ -347,10 +351,6 @@ def _is_known(operator: Operator) -> bool:
             return operator.exponent == int(operator.exponent) >= 1 and operator.slopes_on_range is None
         case LeakyReLU():
             return bool(np.isfinite(operator.alpha).all())
-        case Multiple():
-            is_exact_enough = operator.roundings <= SCALED_ENTRY_ROUNDINGS
-            factors = [operator.inner, operator.outer]
-            return is_exact_enough and bool(np.isfinite(factors).all()) and _is_known(operator.function)
         case Pointwise():
             return operator.slopes_on_range is None
     return isinstance(operator, ENTRYWISE)
@@ -372,17 +372,6 @@ def _line(scale: Scale) -> Line:
     return Line(_around(values, slope_error), _around(_finite(offset), _finite(error)))
 
 
-def _factor(factor: float, roundings: int) -> Interval:
-    value = np.asarray(factor, dtype=np.float64)
-    return _around(value, abs(value) * RELATIVE_ERROR if roundings else np.zeros(()))
-
-
-def _quotient(weight: float, divisor: int) -> Interval:
-    quotient = np.asarray(weight / divisor)
-    is_exact = divisor & (divisor - 1) == 0  # a power of two
-    return _around(quotient, np.zeros(()) if is_exact else abs(quotient) * 2.0**-52)
-
-
 def _around(values: FloatArray, error: FloatArray) -> Interval:
     """Return values less and plus an error, rounded outward; the values themselves if there is no error."""
     if not np.any(error):
@@ -392,17 +381,15 @@ def _around(values: FloatArray, error: FloatArray) -> Interval:
 
 def _key(operator: Operator, arrays: Sequence[NDArray[Any]]) -> Hashable:
     """Return a key that two operators share only if they compute the same; the operator if its fields have no keys."""
-    if not arrays and is_dataclass(operator):
-        values: list[Hashable] = []
-        for field in fields(operator):
-            value = getattr(operator, field.name)
-            if isinstance(value, np.ndarray):
-                values.append((value.shape, value.tobytes()))
-            elif isinstance(value, Pointwise):
-                values.append(_key(value, []))
-            elif value is None or isinstance(value, (bool, int, float, str, tuple)):
-                values.append(value)
-            else:
-                return operator
-        return type(operator), tuple(values)
-    return type(operator), tuple((array.shape, array.tobytes()) for array in arrays)
+    if arrays or not is_dataclass(operator):
+        return type(operator), tuple((array.shape, array.tobytes()) for array in arrays)
+    values: list[Hashable] = []
+    for each in fields(operator):
+        value = getattr(operator, each.name)
+        if isinstance(value, np.ndarray):
+            values.append((value.shape, value.tobytes()))
+        elif value is None or isinstance(value, (bool, int, float, str, tuple)):
+            values.append(value)
+        else:
+            return operator
+    return type(operator), tuple(values)

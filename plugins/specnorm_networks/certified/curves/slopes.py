@@ -1,9 +1,10 @@
 """Prove the slopes of a program: on the whole line, and on intervals.
 
-Between two numbers the line is divided into cells, on which intervals bound the slopes; beyond them `tails` do. A
-continuous function that is made of finitely many branches with bounded derivatives is absolutely continuous, so that a
-bound of its derivative almost everywhere is a Lipschitz constant. Where operators jump, the function is proven to be
-continuous: at the threshold all branches have to have one and the same value, computed without rounding.
+Between two numbers the line is divided into cells, on which intervals bound the slopes; beyond them one evaluation for
+all large numbers does (`values`). A continuous function that is made of finitely many branches with bounded derivatives
+is absolutely continuous, so that a bound of its derivative almost everywhere is a Lipschitz constant. Where operators
+jump, the function is proven to be continuous: at the threshold, which has to be an end of cells, all branches have to
+have one and the same value, computed without rounding.
 
 Proofs are kept for later calls, since a network has the same activation many times.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,22 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, arithmetic, enclosing, host, point
-from specnorm_networks.certified.curves.intervals import OnIntervals, Step, is_exact
-from specnorm_networks.certified.curves.periods import period_of
-from specnorm_networks.certified.curves.programs import Curve, Dual, UnknownError, evaluate
-from specnorm_networks.certified.curves.tails import OnTail
+from specnorm_networks.certified.curves.programs import Curve, Evaluation
+from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, hull, is_exact, number
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.smooth import Cos
 
 MOST_FUNCTIONS = 512
 """Largest number of functions of one program: channels may have constants of their own."""
 STARTS = (2.0**4, 2.0**6, 2.0**10, 2.0**16, 2.0**24, 2.0**40)
-"""Numbers at which tails may begin, tried one after the other."""
+"""Numbers from which on all large numbers are taken together, tried one after the other."""
 RTOL = 2.0**-20
 """Relative distance from an attained slope at which the search for the largest slope stops."""
 HOPELESS_WIDTH = 2.0**-30
 """Width of a cell, relative to its argument, at which the search gives up if the cell's slopes have no bound."""
-NARROW = 2.0**-40
-"""Width of a cell, relative to its argument, from which on the values at a threshold in it are compared."""
 PARTS_OF_CELL = 4
 """Number of parts of a cell that is divided."""
 MOST_ROUNDS = 40
@@ -48,6 +46,7 @@ PARTS_OF_RANGE = 64
 """Largest number of parts of an interval in a network, each of which is bounded by itself."""
 MOST_PARTS = 2**18
 """Largest number of parts of all intervals together."""
+UNBOUNDED = "its slope has no bound that is known here"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,18 +80,17 @@ def _prove(curve: Curve) -> Proof | str:
     count = math.prod(curve.shape)
     if not 0 < count <= MOST_FUNCTIONS:
         return f"its constants make {count} different functions of it"
-    period = period_of(curve)
-    if period is not None:
-        return _Search(curve, (0.0, period), None).prove()
     best: Proof | str = "its slope has no bound for large values that is known here"
     least = math.inf
     for start in STARTS:
-        tails = _tails(curve, start)
-        # Tails that begin further away are of use only if their slopes are smaller.
-        if tails is None or float(tails.square_sum.max()) >= least * (1 - 2 * RTOL):
+        sides = [_slopes_beyond(curve, side * start) for side in (-1, 1)]
+        tails = _union(*sides)
+        largest = float(tails.square_sum.max())
+        # Starts further away are of use only if their slopes are smaller.
+        if not largest < least * (1 - 2 * RTOL):
             continue
-        least = float(tails.square_sum.max())
-        search = _Search(curve, (-start, start), tails)
+        least = largest
+        search = _Search(curve, start, tails)
         proof = search.prove()
         if isinstance(proof, str):
             return proof if isinstance(best, str) else best
@@ -113,12 +111,25 @@ class Slopes(NamedTuple):
     """Largest sum of squared slopes of all outputs, rounded up."""
 
 
-def _slopes(slopes: list[Interval], shape: tuple[int, ...]) -> Slopes:
+def _slopes(evaluation: Evaluation, shape: tuple[int, ...]) -> Slopes:
+    slopes = evaluation.slopes()
     low = np.stack([np.broadcast_to(slope.low, shape) for slope in slopes])
     high = np.stack([np.broadcast_to(slope.high, shape) for slope in slopes])
+    largest = np.maximum(abs(low), abs(high))
+    # Sine and cosine of one value u have squared slopes whose sum is the square of u's slope.
+    program, outputs = evaluation.curve.program, evaluation.curve.outputs
+    for first, output in enumerate(outputs):
+        angle = evaluation.curve.sine_of(output)
+        for second, other in enumerate(outputs):
+            operator, reads = program[other - 1] if other else (None, ())
+            if angle is not None and type(operator) is Cos and reads == (angle,):
+                u = evaluation.arithmetic.interval(evaluation.values[angle].slope).magnitude()
+                is_finite = np.isfinite(largest[first]) & np.isfinite(largest[second])
+                largest[first], largest[second] = np.where(is_finite, u, math.inf), 0.0
+                break
     square_sum = np.zeros(shape)
-    for largest in np.maximum(abs(low), abs(high)):
-        square_sum = host.next_up(square_sum + host.next_up(largest * largest))
+    for each in largest:
+        square_sum = host.next_up(square_sum + host.next_up(each * each))
     return Slopes(low, high, square_sum)
 
 
@@ -126,90 +137,54 @@ def _union(a: Slopes, b: Slopes) -> Slopes:
     return Slopes(np.minimum(a.low, b.low), np.maximum(a.high, b.high), np.maximum(a.square_sum, b.square_sum))
 
 
-def _tails(curve: Curve, start: float) -> Slopes | None:
-    """Return the slopes below ``-start`` and above ``start``; None if one is unknown."""
-    tails: Slopes | None = None
-    on_tail = OnTail(start)
-    for side in (-1, 1):
-        try:
-            values = evaluate(curve, on_tail.argument(side), on_tail)
-            slopes = [on_tail.interval(values[output].slope) for output in curve.outputs]
-        except (UnknownError, OverflowError):
-            return None
-        if not all(np.isfinite(slope.magnitude()).all() for slope in slopes):
-            return None
-        of_side = _slopes([slope if side > 0 else -slope for slope in slopes], curve.shape)
-        tails = of_side if tails is None else _union(tails, of_side)
-    return tails
+def _slopes_beyond(curve: Curve, start: float) -> Slopes:
+    """Return the slopes from a number on, away from 0."""
+    x = Quantity(point(np.array(math.copysign(1.0, start))), power=1)
+    with np.errstate(all="ignore"):
+        return _slopes(Evaluation(curve, Dual(x, number(1.0)), Arithmetic(abs(start))), curve.shape)
 
 
-# -- slopes between the tails ------------------------------------------------------------------------------------------
-@dataclass(frozen=True, eq=False)
-class _Evaluated:
-    """All values of a program on intervals, the slopes of its outputs, and its steps."""
-
-    values: list[Dual[Interval]]
-    slopes: Slopes
-    steps: dict[int, Step]
-
-
-@dataclass(frozen=True, eq=False)
-class _Cells:
-    """Bounds on cells, shape (..., cells, *functions)."""
-
-    slopes: Slopes
-    undecided: NDArray[np.bool_]
-    """Cells, shape (cells,), in which a step has an unknown side."""
-    jumps: NDArray[np.bool_]
-    """Cells at an end of which, or in which, branches have different values."""
-
-
+# -- slopes between them -----------------------------------------------------------------------------------------------
 class _Search:
     """A search over cells: it divides those that may contain the largest or the smallest slope of a function."""
 
-    def __init__(self, curve: Curve, ends: tuple[float, float], tails: Slopes | None) -> None:
+    def __init__(self, curve: Curve, end: float, tails: Slopes) -> None:
         self.curve = curve
-        self.ends = ends
-        outputs = len(curve.outputs)
-        nothing = Slopes(
-            np.full((outputs, *curve.shape), math.inf),
-            np.full((outputs, *curve.shape), -math.inf),
-            np.zeros(curve.shape),
-        )
-        self.proven = nothing if tails is None else tails
+        self.end = end
+        self.proven = tails
         # Slopes that are attained in some cell: the search may stop near them. They prove nothing.
-        self.attained_low = nothing.low
-        self.attained_high = nothing.high
-        self.attained_square_sum = nothing.square_sum
+        self.attained_low = np.full(tails.low.shape, math.inf)
+        self.attained_high = np.full(tails.low.shape, -math.inf)
+        self.attained_square_sum = np.zeros(curve.shape)
 
     def prove(self) -> Proof | str:
         """Divide cells in rounds; return the slopes that this proves."""
-        edges = _edges(self.curve, *self.ends)
+        edges = _edges(self.curve, self.end)
         low, high = edges[:-1], edges[1:]
         cells_left = max(MOST_CELLS // math.prod(self.curve.shape), LEAST_CELLS)
         for _ in range(MOST_ROUNDS):
-            cells = self._bound(low, high)
-            if cells.jumps.any():
-                return f"it may jump where its argument is near {low[cells.jumps][0]:.6g}"
-            self._note_attained(cells.slopes)
-            is_unbounded = ~np.isfinite(self._over_functions(cells.slopes.square_sum))
+            cells = self._evaluated(low, high)
+            jumps = self._jumps(low, high, cells)
+            if jumps.any():
+                return f"it may jump where its argument is near {low[jumps][0]:.6g}"
+            slopes = _slopes(cells, (len(low), *self.curve.shape))
+            self._note_attained(slopes)
+            is_unbounded = ~np.isfinite(self._over_functions(slopes.square_sum))
             is_small = high - low <= HOPELESS_WIDTH * np.maximum(1.0, abs(low))
-            if (is_unbounded & is_small & ~cells.undecided).any():
-                return "its slope has no bound that is known here"
-            can_be_divided = host.next_up(low) < high
+            if (is_unbounded & is_small).any():
+                return f"{UNBOUNDED} where its argument is near {low[is_unbounded & is_small][0]:.6g}"
             cells_left -= len(low)
-            divides = cells.undecided & can_be_divided
-            if cells_left > 0:
-                divides |= self._may_hold_an_extreme(cells.slopes) & can_be_divided
-            self._settle(cells.slopes, ~divides)
+            divides = is_unbounded | (self._may_hold_an_extreme(slopes) & (host.next_up(low) < high))
+            divides &= cells_left > 0
+            self._settle(slopes, ~divides)
             if not divides.any():
                 break
             low, high = _divide(low[divides], high[divides])
         else:
-            return f"it may jump where its argument is near {low[0]:.6g}"
+            return UNBOUNDED
         steepest = np.maximum(abs(self.proven.low), abs(self.proven.high))
         if not np.isfinite(steepest).all():
-            return "its slope has no bound that is known here"
+            return UNBOUNDED
         # Two bounds: by the largest sum of squares, and by the largest slope of each output.
         by_outputs = max(host.hypot_up(*column) for column in steepest.reshape(len(steepest), -1).T.tolist())
         by_square_sum = host.sqrt_up(float(self.proven.square_sum.max()))
@@ -222,14 +197,8 @@ class _Search:
     def _settle(self, slopes: Slopes, settled: NDArray[np.bool_]) -> None:
         """Add the bounds of cells that are not divided further to the proof."""
         if settled.any():
-            self.proven = _union(
-                self.proven,
-                Slopes(
-                    slopes.low[:, settled].min(axis=1),
-                    slopes.high[:, settled].max(axis=1),
-                    slopes.square_sum[settled].max(axis=0),
-                ),
-            )
+            low, high = slopes.low[:, settled].min(axis=1), slopes.high[:, settled].max(axis=1)
+            self.proven = _union(self.proven, Slopes(low, high, slopes.square_sum[settled].max(axis=0)))
 
     def _note_attained(self, slopes: Slopes) -> None:
         """Note slopes that are attained: in each cell, a slope between its lower and its upper bound is."""
@@ -251,131 +220,61 @@ class _Search:
         else:
             least = np.minimum(self.attained_low, self.proven.low)
             most = np.maximum(self.attained_high, self.proven.high)
-            finite = [np.where(np.isfinite(x), abs(x), 0.0) for x in (least, most)]
-            tolerance = RTOL * np.maximum(*finite)
+            tolerance = RTOL * np.maximum(*(np.where(np.isfinite(x), abs(x), 0.0) for x in (least, most)))
             below = slopes.low < (least - tolerance)[:, None]
             above = slopes.high > (most + tolerance)[:, None]
             is_beyond = np.asarray((below | above).any(axis=0))
-        return self._over_functions(is_beyond | ~np.isfinite(slopes.square_sum)).astype(bool)
+        return self._over_functions(is_beyond).astype(bool)
 
-    # -- steps ---------------------------------------------------------------------------------------------------------
-    def _bound(self, low: FloatArray, high: FloatArray) -> _Cells:
-        """Bound slopes on cells, and look where branches meet."""
-        cells = self._evaluate(low, high, {})
-        shape = (len(low), *self.curve.shape)
+    def _jumps(self, low: FloatArray, high: FloatArray, cells: Evaluation) -> NDArray[np.bool_]:
+        """Return which cells have a step at an end where branches differ: inside of the cell, and at its end."""
         jumps = np.zeros(len(low), np.bool_)
         if not self.curve.jumps:
-            return _Cells(cells.slopes, jumps, jumps)
-        # An input that is at its threshold at an end of a cell, and monotone, is on one side inside of the cell.
-        ends = [self._evaluate(end, end, {}) for end in (low, high)]
-        sides: dict[int, FloatArray] = {}
-        touches = [np.zeros(shape, np.bool_) for _ in ends]
-        for _ in range(len(cells.steps) + 1):
-            before = len(sides), sum(np.count_nonzero(side) for side in sides.values())
-            for number, step in cells.steps.items():
-                value = self.curve.program[number][1][0]
-                slope = cells.values[value].slope
-                direction = np.where(slope.low > 0, 1.0, np.where(slope.high < 0, -1.0, 0.0))
-                side = sides.get(number, np.zeros(shape))
-                for position, (end, sign) in enumerate(zip(ends, (1.0, -1.0), strict=True)):
-                    at_end = end.values[value].value
-                    is_at = (at_end.low == step.threshold) & (at_end.high == step.threshold)
-                    is_touched = step.undecided & is_at & (direction != 0)
-                    side = np.where(is_touched & (side == 0), sign * direction, side)
-                    touches[position] |= is_touched
-                sides[number] = np.broadcast_to(side, shape)
-            if (len(sides), sum(np.count_nonzero(side) for side in sides.values())) == before:
-                break
-            cells = self._evaluate(low, high, sides)
-        for end, at, is_touched in zip(ends, (low, high), touches, strict=True):
+            return jumps
+        shape = (len(low), *self.curve.shape)
+        for end, touched_steps in zip((low, high), zip(*cells.touched.values(), strict=True), strict=False):
+            is_touched = np.logical_or.reduce([np.broadcast_to(touched, shape) for touched in touched_steps])
             if is_touched.any():
-                inside = self._evaluate(at, at, sides)
-                jumps |= self._over_functions(is_touched & ~self._agree(inside, end)).astype(bool)
-        undecided = np.zeros(shape, np.bool_)
-        for step in cells.steps.values():
-            undecided |= step.undecided
-        is_smallest = host.next_up(low) >= high
-        slopes = cells.slopes
-        # A rounded factor leaves a threshold undecided in some cells beside it: wider cells are fewer.
-        is_narrow = high - low <= NARROW * np.maximum(1.0, abs(low))
-        for number in np.flatnonzero(is_narrow & self._over_functions(undecided).astype(bool)).tolist():
-            cell = slice(number, number + 1)
-            found = self._across(low[cell], high[cell], {n: side[cell] for n, side in sides.items()})
-            if found is None:
-                jumps[cell] = is_smallest[cell]
-            else:
-                undecided[cell] = False
-                slopes.low[:, cell], slopes.high[:, cell], slopes.square_sum[cell] = found
-        return _Cells(slopes, self._over_functions(undecided).astype(bool) & ~is_smallest, jumps)
+                at_end, inside = self._evaluated(end, end), self._evaluated(end, end, cells.signs)
+                jumps |= self._over_functions(is_touched & ~_agree(inside, at_end, shape)).astype(bool)
+        return jumps
 
-    def _across(self, low: FloatArray, high: FloatArray, sides: dict[int, FloatArray]) -> Slopes | None:
-        """Bound slopes on a cell in which a value crosses its threshold; None if a function may jump there.
-
-        The value is taken to be the threshold, on each side of it: of the first undecided step, and of those that read
-        the same value. No other step may be undecided then.
-        """
-        program = self.curve.program
-        steps = {n: step for n, step in self._evaluate(low, high, sides).steps.items() if step.undecided.any()}
-        first = min(steps)
-        value = program[first][1][0]
-        threshold = steps[first].threshold
-        numbers = [n for n in steps if program[n][1][0] == value and np.array_equal(steps[n].threshold, threshold)]
-        at_threshold = {value: point(np.broadcast_to(threshold, steps[first].undecided.shape))}
-
-        def branch(side: float, known: dict[int, Interval] | None) -> _Evaluated:
-            forced = {n: np.where(steps[n].undecided, side, sides.get(n, 0.0)) for n in numbers}
-            return self._evaluate(low, high, {**sides, **forced}, known)
-
-        below, at, above = (branch(side, at_threshold) for side in (-1.0, 2.0, 1.0))
-        branches = [branch(side, None) for side in (-1.0, 1.0)]
-        is_open = any(step.undecided.any() for each in branches for step in each.steps.values())
-        if is_open or not (self._agree(below, at) & self._agree(at, above)).all():
-            return None
-        return _union(branches[0].slopes, branches[1].slopes)
-
-    def _agree(self, a: _Evaluated, b: _Evaluated) -> NDArray[np.bool_]:
-        """Return where all outputs are the same exact number."""
-        agree = np.ones(a.slopes.square_sum.shape, np.bool_)
-        for output in self.curve.outputs:
-            first, second = a.values[output].value, b.values[output].value
-            agree &= is_exact(first) & is_exact(second) & (first.low == second.low)
-        return agree
-
-    def _evaluate(
+    def _evaluated(
         self,
         low: FloatArray,
         high: FloatArray,
-        sides: dict[int, FloatArray],
-        known: dict[int, Interval] | None = None,
-    ) -> _Evaluated:
+        sides: Mapping[int, FloatArray] | None = None,
+    ) -> Evaluation:
         shape = (len(low), *self.curve.shape)
-        cells = [np.broadcast_to(end.reshape(-1, *(1,) * len(self.curve.shape)), shape) for end in (low, high)]
-        return _evaluate(self.curve, cells[0], cells[1], sides, known)
+        ends = [np.broadcast_to(end.reshape(-1, *(1,) * len(self.curve.shape)), shape) for end in (low, high)]
+        return _evaluated(self.curve, ends[0], ends[1], sides)
 
 
-def _evaluate(
+def _agree(a: Evaluation, b: Evaluation, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return where all outputs are defined, and the same exact number."""
+    agree = np.ones(shape, np.bool_)
+    for output in a.curve.outputs:
+        one, other = a.values[output], b.values[output]
+        first, second = one.value.factor, other.value.factor
+        agree &= is_exact(first) & is_exact(second) & (first.low == second.low) & one.is_defined & other.is_defined
+    return agree
+
+
+def _evaluated(
     curve: Curve,
     low: FloatArray,
     high: FloatArray,
-    sides: dict[int, FloatArray] | None = None,
-    known: dict[int, Interval] | None = None,
-) -> _Evaluated:
-    on_intervals = OnIntervals(sides or {})
-    argument = Dual(enclosing((low, high)), point(np.ones(low.shape)))
-    values = evaluate(curve, argument, on_intervals, known)
-    slopes = []
-    for output in curve.outputs:
-        slope = values[output].slope
-        infinite = np.where(np.asarray(values[output].is_defined), 0.0, math.inf)
-        slopes.append(enclosing((slope.low - infinite, slope.high + infinite)))
-    return _Evaluated(values, _slopes(slopes, low.shape), on_intervals.steps)
+    sides: Mapping[int, FloatArray] | None = None,
+) -> Evaluation:
+    argument = Dual(Quantity(enclosing((low, high))), Quantity(point(np.ones(low.shape))))
+    return Evaluation(curve, argument, Arithmetic(), sides or {})
 
 
-def _edges(curve: Curve, low: float, high: float) -> FloatArray:
+def _edges(curve: Curve, end: float) -> FloatArray:
     """Return the ends of the first cells: powers of two and thresholds."""
     sizes = [2.0**k for k in range(-6, 41)]
     candidates = (0.0, *sizes, *(-size for size in sizes), *curve.thresholds)
-    return np.array(sorted({low, high, *(x for x in candidates if low < x < high)}))
+    return np.array(sorted({-end, end, *(x for x in candidates if abs(x) < end)}))
 
 
 def _divide(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -392,9 +291,7 @@ class Bounds(NamedTuple):
     """Bounds of slopes and values of the outputs on the interval of each entry."""
 
     slopes: Slopes
-    low: FloatArray
-    high: FloatArray
-    """Smallest and largest values, shape (outputs, ...)."""
+    values: list[Interval]
 
 
 @arithmetic.on_host()
@@ -404,23 +301,16 @@ def bounds_on(curve: Curve, low: FloatArray, high: FloatArray) -> Bounds:
     is_point = low == high
     first = np.where(is_point, host.next_down(low), low)
     last = np.where(is_point, host.next_up(high), high)
-    parts = 1 if is_point.all() else max(1, min(PARTS_OF_RANGE, MOST_PARTS // max(low.size, 1)))
+    count = 1 if is_point.all() else max(1, min(PARTS_OF_RANGE, MOST_PARTS // max(low.size, 1)))
+    is_whole = ~np.isfinite(last - first)
+    ends = [np.clip(first + (k / count) * (last - first), first, last) for k in range(count)]
+    ends = [*(np.where(is_whole, first, end) for end in ends), last]
     bounds: Bounds | None = None
-    ends = [np.clip(first + (k / parts) * (last - first), first, last) for k in range(parts)]
-    ends = [*(np.where(np.isfinite(last - first), end, first) for end in ends), last]
     for start, end in itertools.pairwise(ends):
-        is_whole = ~np.isfinite(last - first)
-        part = _bounds(curve, start, np.where(is_whole, last, np.maximum(start, end)))
+        found = _evaluated(curve, start, np.where(is_whole, last, np.maximum(start, end)))
+        part = Bounds(_slopes(found, low.shape), [found.values[output].value.factor for output in curve.outputs])
         bounds = part if bounds is None else Bounds(
-            _union(bounds.slopes, part.slopes), np.minimum(bounds.low, part.low), np.maximum(bounds.high, part.high)
+            _union(bounds.slopes, part.slopes), list(map(hull, bounds.values, part.values))
         )  # fmt: skip
     assert bounds is not None
     return bounds
-
-
-def _bounds(curve: Curve, low: FloatArray, high: FloatArray) -> Bounds:
-    found = _evaluate(curve, low, high)
-    values = [found.values[output].value for output in curve.outputs]
-    least = np.stack([np.broadcast_to(value.low, low.shape) for value in values])
-    most = np.stack([np.broadcast_to(value.high, low.shape) for value in values])
-    return Bounds(found.slopes, least, most)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from specnorm_networks.certified.operators.base import LinearMap, NoBoundError, NotRunError, Operator, Place, Pointwise
-from specnorm_networks.certified.operators.composite import Composite, SideBySide
 from specnorm_networks.certified.operators.joins import (
     Choose,
     Compare,
-    Floor,
-    Lookup,
     Maximum,
     Minimum,
     Product,
@@ -30,7 +27,6 @@ from specnorm_networks.certified.operators.moves import (
     Tile,
     Unsqueeze,
 )
-from specnorm_networks.certified.operators.multiples import Multiple
 from specnorm_networks.certified.operators.normalisation import Centre, Normalise
 from specnorm_networks.certified.operators.piecewise import Abs, HardTanh, LeakyReLU, Negative, ReLU, SoftShrink
 from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
@@ -51,20 +47,20 @@ from specnorm_networks.certified.operators.smooth import (
     Tanh,
     TanhGELU,
 )
-from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, SignParts, Sort
+from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [
     "ELU", "GELU", "Abs", "Add", "Arctan", "AveragePool",
-    "Broadcast", "Cast", "Centre", "Choose", "Compare", "Composite", "Concat", "Constant", "Convolution",
-    "Cos", "Entries", "Erf", "Exp", "Floor", "Gather", "GroupSort", "HardSwish", "HardTanh",
+    "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
+    "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSwish", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
-    "LogSoftmax", "Lookup", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish", "Multiple",
+    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
-    "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "SideBySide", "Sigmoid", "Sign", "SignParts", "Sin", "Slice",
+    "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "Sin", "Slice",
     "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
     "TanhGELU", "Tile", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

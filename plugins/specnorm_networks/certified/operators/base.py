@@ -279,6 +279,9 @@ class Operator:
     is_monotone_and_exact: ClassVar[bool] = False
     """Whether each entry of the value is a nondecreasing function of each entry of the inputs, and `run` computes it
     without rounding."""
+    library_roundings: ClassVar[int | None] = None
+    """Relative error of another library's value, as a multiple of its unit roundoff, besides underflow; None: that of
+    `rounding`."""
     keeps_channels: ClassVar[bool] = False
     """Whether it treats every channel (axis 1) by itself, and all channels alike. False for functions of each entry and
     for layers, which have rules of their own."""
@@ -324,6 +327,10 @@ class Operator:
         """Return the operator for values of size 1 along some of the axes of `alike`: the function at one position."""
         return self
 
+    def map_at_one_position(self, place: Place, axes: frozenset[int]) -> LinearMap | None:
+        """Return the linear map at one position along some of the axes of `alike`; None as for `linear_map`."""
+        return self.shortened(axes).linear_map(place.shortened(axes))
+
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | LowHigh | None:
         """Return the interval of the value for intervals of the inputs; None if it is unknown.
 
@@ -348,6 +355,8 @@ class Operator:
 
         The other library computes with the unit roundoff ``unit``. Both roundings are counted, its and that of `run`.
         """
+        if self.library_roundings is not None:
+            return np.asarray(self.library_roundings * unit * abs(result) + smallest_positive(unit))
         linear = self.linear_map(Place(tuple(value.shape for value in values), result.shape))
         if linear is None or not (linear.roundings or linear.offset):
             return 0.0
@@ -474,9 +483,8 @@ class Linear(Operator):
             return super().lipschitz(place)
         # Along the axes of `alike`, one position stands for all.
         alike_axes = self.alike(place)
-        short_place = place.shortened(alike_axes)
-        shapes = short_place.known_shapes()
-        linear = self.shortened(alike_axes).linear_map(short_place) if shapes else None
+        shapes = place.shortened(alike_axes).known_shapes()
+        linear = self.map_at_one_position(place, alike_axes)
         if linear is None or shapes is None:
             raise NoBoundError("it has no map of values of such sizes, or these are not known: give the input shape")
         return host.root_up(linear.most_copies(shapes))
@@ -577,6 +585,8 @@ class Pointwise(Operator):
     ) -> FloatArray | float:
         # Libraries promise a few roundings of the result. They may also round the argument, which changes the result of
         # a function with slopes of about 1 by a few roundings of the argument. Sixteen of each cover both.
+        if self.library_roundings is not None:
+            return super().rounding(values, result, unit)
         return 16 * unit * (abs(result) + abs(values[0]))
 
     def run(self, *values: FloatArray) -> FloatArray:

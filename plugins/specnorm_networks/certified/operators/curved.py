@@ -9,7 +9,7 @@ point.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeAlias
 
@@ -17,7 +17,6 @@ import numpy as np
 
 from specnorm.proof import host
 from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise
-from specnorm_networks.certified.operators.formats import smallest_positive
 
 Extent: TypeAlias = tuple[float, float]
 """Lower and upper end of an interval that contains a number, or a set of numbers.
@@ -50,11 +49,6 @@ class Curved(Pointwise):
     """Numbers between which all values lie."""
     turning_points: ClassVar[tuple[TurningPoint, ...]] = ()
     """All turning points of the function; between two of them it is monotone."""
-    library_roundings: ClassVar[int | None] = None
-    """Relative error of another library's value, as a multiple of its unit roundoff. The value may underflow, too.
-
-    None: the error is that of an elementary function (`Pointwise.rounding`).
-    """
 
     def extent(self) -> Extent | None:
         return self.slope_range
@@ -76,16 +70,6 @@ class Curved(Pointwise):
                 down = np.where(may_turn, np.minimum(down, least), down)
                 up = np.where(may_turn, np.maximum(up, most), up)
         return np.maximum(down, self.limits[0]), np.minimum(up, self.limits[1])
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        if self.library_roundings is None:
-            return super().rounding(values, result, unit)
-        return np.asarray(self.library_roundings * unit * abs(result) + smallest_positive(unit))
 
     def _interval_at(self, x: FloatArray) -> LowHigh:
         """Return intervals of the function's values at points, which may be infinite."""

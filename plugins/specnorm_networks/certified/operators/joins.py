@@ -16,19 +16,14 @@ from specnorm_networks.certified.operators.base import (
     FloatArray,
     KnownShape,
     NoBoundError,
-    NotRunError,
     Operator,
     Place,
     Program,
 )
 from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
-from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.linear import Add, Scale
 from specnorm_networks.certified.operators.piecewise import ReLU
 from specnorm_networks.certified.operators.steep import hint
-
-LARGEST_ROUNDING = 2.0**-10
-"""Largest distance from a whole number that is taken for rounding."""
 
 
 class Selection(Operator):
@@ -102,6 +97,7 @@ class Where(Selection):
 class ProductOrQuotient(Operator):
     """A product or a quotient: a change of one input is multiplied by a factor that depends on the ranges."""
 
+    library_roundings = 4  # it rounds once, and so do we; a quotient may be computed as a product with an inverse
     reason: ClassVar[str]
     """Why there is no constant if the ranges of the inputs are unknown."""
 
@@ -133,15 +129,6 @@ class ProductOrQuotient(Operator):
         constants = constants_after_broadcast(bounds, place)
         terms = [host.mul_up(constant, factor) for constant, factor in zip(constants, factors, strict=True)]
         return host.add_up(*terms)
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The other library rounds once, and so do we; a quotient may be computed as a product with an inverse.
-        return 4 * unit * abs(result) + smallest_positive(unit)
 
 
 class Product(ProductOrQuotient):
@@ -265,52 +252,3 @@ class Sign(Operator):
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
         return np.asarray(np.sign(x))
-
-
-class Floor(Operator):
-    """The largest whole number that is at most each entry; it jumps, as `Sign`."""
-
-    is_monotone_and_exact = True
-
-    def run(self, *values: FloatArray) -> FloatArray:
-        (x,) = values
-        return np.floor(x)
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # Just below a whole number the other library may have rounded the entry up to it.
-        return np.where(abs(values[0] - np.round(values[0])) <= 4 * unit * abs(values[0]), 1.0, 0.0)
-
-
-class Lookup(Operator):
-    """Entries of a table at whole numbers; it jumps, as `Sign`."""
-
-    table: Callable[[], NDArray[Any]]
-    """Returns the table, shape (entries,)."""
-
-    def run(self, *values: FloatArray) -> FloatArray:
-        (x,) = values
-        table = np.asarray(self.table(), dtype=np.float64)
-        nearest = np.rint(x)
-        positions = nearest.astype(np.intp)
-        is_whole = abs(x - nearest) <= LARGEST_ROUNDING
-        if not is_whole.all() or positions.min(initial=0) < 0 or positions.max(initial=0) >= len(table):
-            raise NotRunError(f"a table of {len(table)} entries is read at other positions")
-        return np.asarray(table[positions])
-
-    def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
-        table = np.asarray(self.table(), dtype=np.float64)
-        shape = ranges[0].shape
-        return enclosing((np.full(shape, table.min()), np.full(shape, table.max())))
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        return 0.0

@@ -6,7 +6,6 @@ To move always means to put an entry at another position; a value that is not fi
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,20 +24,13 @@ class SameOrder(Move):
 class Identity(SameOrder):
     """The same entries at the same positions."""
 
+    library_roundings = 1  # a cast to another precision is an identity that rounds
+
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset(range(len(place.after or ())))
 
     def moved(self, x: FloatArray) -> FloatArray:
         return x
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # A cast to another precision is an identity that rounds.
-        return unit * abs(result)
 
 
 class Cast(Identity):

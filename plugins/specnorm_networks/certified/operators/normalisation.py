@@ -25,7 +25,6 @@ from specnorm_networks.certified.operators.base import (
     Operator,
     Place,
 )
-from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.steep import hint
 from specnorm_networks.certified.shapes import Shape
 
@@ -60,6 +59,7 @@ class Normalise(Operator):
     """
 
     rule = "normalise"
+    library_roundings = 16  # the rounding of the length is counted at the node that computes it
     axes: tuple[int, ...]
     eps: float
     form: Form = "mean square"
@@ -112,15 +112,6 @@ class Normalise(Operator):
             return None
         largest = host.root_up(count) if self.form == "mean square" else 1.0
         return (z * self._divisor(lengths, count).inverse()) & within(np.full(z.shape, largest))
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The rounding of the length is counted at the node that computes it.
-        return 16 * unit * abs(result) + smallest_positive(unit)
 
 
 def _count(shape: Shape | None, axes: tuple[int, ...]) -> int | None:

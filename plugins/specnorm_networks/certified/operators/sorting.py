@@ -1,9 +1,9 @@
-"""Sorting, positive and negative parts, and Householder activations: maps that move no two vectors further apart.
+"""Sorting and Householder activations: maps that move no two vectors further apart.
 
 The rules for single operators would bound the pair (max(u, v), min(u, v)) by the root of two. But sorting moves no two
-vectors further apart, so that the pair has the constant 1 (MaxMin, GroupSort, full sort). So has the pair of positive
-and negative part. A choice between two linear maps by the sign of a linear form, which agree where the form is 0, has
-the larger one of their norms (Householder activations).
+vectors further apart, so that the pair has the constant 1 (MaxMin, GroupSort, full sort). A choice between two linear
+maps by the sign of a linear form, which agree where the form is 0, has the larger one of their norms (Householder
+activations).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from specnorm.proof import Interval, enclosing, host
+from specnorm.proof import host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     KnownShape,
@@ -110,34 +110,6 @@ class GroupSort(Sorted):
 def _in_order(x: FloatArray, axis: int, descending: bool) -> FloatArray:
     ascending = np.sort(x, axis)
     return np.flip(ascending, axis) if descending else ascending
-
-
-class SignParts(Operator):
-    """``relu(x)`` and ``relu(-x)``, joined along an axis.
-
-    Its constant is 1: if entries of x and y have the same sign, only one part changes; else |x - y| = |x| + |y|.
-    """
-
-    rule = "select"
-    lipschitz_constant = 1.0
-    axis: int
-    negative_first: bool = False
-    """Whether ``relu(-x)`` comes first."""
-
-    def run(self, *values: FloatArray) -> FloatArray:
-        (x,) = values
-        return self._joined(np.maximum(x, 0.0), np.maximum(-x, 0.0))
-
-    def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
-        # The positive part rises with x, and the negative part falls.
-        (x,) = ranges
-        low = self._joined(np.maximum(x.low, 0.0), np.maximum(-x.high, 0.0))
-        high = self._joined(np.maximum(x.high, 0.0), np.maximum(-x.low, 0.0))
-        return enclosing((low, high))
-
-    def _joined(self, positive: FloatArray, negative: FloatArray) -> FloatArray:
-        parts = (negative, positive) if self.negative_first else (positive, negative)
-        return np.concatenate(parts, self.axis)
 
 
 class Reflection(Operator):

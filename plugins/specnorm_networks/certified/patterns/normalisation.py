@@ -15,7 +15,7 @@ from typing import Literal
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.normalisation import Form
-from specnorm_networks.certified.patterns.structure import Structure, is_difference, is_sum_of_two
+from specnorm_networks.certified.patterns.structure import Structure, is_difference
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _length(node: Node, structure: Structure) -> Divisor | None:
     eps = 0.0
     norm = node
     form: Form = "largest"
-    sum_with_number = _sum_with_number(node, structure)
+    sum_with_number = structure.sum_with_number(node)
     if sum_with_number is not None:
         eps, summand = sum_with_number
         norm = structure.origin(summand)
@@ -139,7 +139,7 @@ def _mean_square(name: str, structure: Structure) -> Divisor | None:
     """
     node = structure.origin(name)
     eps = 0.0
-    sum_with_number = _sum_with_number(node, structure)
+    sum_with_number = structure.sum_with_number(node)
     if sum_with_number is not None:
         eps, summand = sum_with_number
         node = structure.origin(summand)
@@ -196,20 +196,3 @@ def _squared(node: Node, structure: Structure) -> str | None:
         case _:
             is_square = False
     return node.inputs[0] if is_square else None
-
-
-def _sum_with_number(node: Node, structure: Structure) -> tuple[float, str] | None:
-    """Return a number that is added to a value, and the value's name."""
-    if not is_sum_of_two(node.operator):
-        return None
-    first, second = node.inputs
-    for name, name_of_constant in ((first, second), (second, first)):
-        constant = structure[name_of_constant]
-        if not isinstance(constant.operator, ops.Constant) or constant.shape is None:
-            continue
-        if structure[name].shape != node.shape:
-            continue
-        value = constant.operator.run()
-        if value.size == 1:
-            return float(value.item()), name
-    return None

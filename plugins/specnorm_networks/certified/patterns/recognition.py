@@ -10,6 +10,7 @@ from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
+from specnorm_networks.certified.patterns.functions import as_function
 from specnorm_networks.certified.patterns.normalisation import as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import as_sorting
@@ -38,12 +39,10 @@ def recognise_patterns(graph: Graph) -> Graph:
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
-    same = _as_earlier_value(node, structure)
-    if same is not None:
-        return [same]
-    reflection = as_reflection(node, structure)
-    if reflection is not None:
-        return [reflection]
+    for recognised in (_as_earlier_value, as_reflection, as_function):
+        replacement = recognised(node, structure)
+        if replacement is not None:
+            return [replacement]
     return as_sorting(node, structure, fresh) or as_normalisation(node, structure, fresh) or [node]
 
 

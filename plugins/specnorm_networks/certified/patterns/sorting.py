@@ -1,4 +1,4 @@
-"""Sorting of pairs and groups of entries, and both signs of a value, written out by maxima, ReLU and reshapes."""
+"""Sorting of pairs and groups of entries, written out by maxima and reshapes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.patterns.structure import Structure, are_halves, exact_product, first_common
+from specnorm_networks.certified.patterns.structure import Structure, are_halves
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Joined:
 
 
 def as_sorting(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
-    """Return nodes in place of a pattern that ends with a node: one that sorts, or that returns both signs.
+    """Return nodes in place of a pattern that ends with a node and sorts.
 
     None if there is no such pattern. If the pattern has the entries in another order, nodes that permute them follow.
     ``fresh``: returns a name that no node has, similar to a given one.
@@ -38,9 +38,7 @@ def as_sorting(node: Node, structure: Structure, fresh: Callable[[str], str]) ->
     if halves is not None:
         return halves
     pairs = _largest_and_smallest(joined, structure)
-    if pairs is not None:
-        return [pairs]
-    return _both_signs(joined, structure, fresh)
+    return None if pairs is None else [pairs]
 
 
 def _maximum_and_minimum_of_halves(
@@ -88,35 +86,9 @@ def _largest_and_smallest(joined: Joined, structure: Structure) -> Node | None:
     return replace(joined.node, operator=ops.Sort(axis, descending), inputs=(source.name,))
 
 
-def _both_signs(joined: Joined, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
-    """Return `SignParts` in place of joined relu(x) and relu(-x) (CReLU)."""
-    first = joined.first
-    second = joined.second
-    if not isinstance(first.operator, ops.ReLU) or not isinstance(second.operator, ops.ReLU):
-        return None
-    chains = [structure.multiples(relu.inputs[0]) for relu in (first, second)]
-    name = first_common(*chains)
-    if name is None:
-        return None
-    shape = structure[name].shape
-    if not shape:
-        return None
-    factors = [chain[name] for chain in chains]
-    if any(factor.roundings for several in factors for factor in several):
-        return None
-    signs = [exact_product(several) for several in factors]
-    if signs not in ([1, -1], [-1, 1]):
-        return None
-    # The axis of the join may be a new one after the last axis of x. Then `SignParts` joins along the last axis of x,
-    # and `_put_where_joined` moves the parts.
-    axis = min(joined.concat.axis, len(shape) - 1)
-    negative_first = signs[0] == -1
-    return _put_where_joined(joined, ops.SignParts(axis, negative_first), name, structure, fresh)
-
-
 def _put_where_joined(
     joined: Joined,
-    operator: ops.GroupSort | ops.SignParts,
+    operator: ops.GroupSort,
     source: str,
     structure: Structure,
     fresh: Callable[[str], str],

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 
 import numpy as np
 
@@ -123,34 +121,21 @@ class Structure:
             return None
         return Factor(operator.values, 0 if operator.exact else FACTOR_ROUNDINGS)
 
-    def multiples(self, name: str) -> dict[str, tuple[Factor, ...]]:
-        """Return all values of which a value is a multiple, by name, with the factors; the value itself is first."""
-        node = self.origin(name)
-        chain: dict[str, tuple[Factor, ...]] = {}
-        factors: tuple[Factor, ...] = ()
-        while True:
-            chain[node.name] = factors
-            factor = self.factor(node)
-            if factor is None or len(factors) == DEEPEST:
-                return chain
-            factors = (*factors, factor)
-            node = self.input_of(node)
-
-
-def first_common(*chains: Mapping[str, object]) -> str | None:
-    """Return the first key of the first mapping that all others have; None if there is none."""
-    first, *others = chains
-    return next((name for name in first if all(name in chain for chain in others)), None)
-
-
-def exact_product(factors: Iterable[Factor]) -> Fraction | None:
-    """Return the product of numbers; None if a factor is an array."""
-    product = Fraction(1)
-    for factor in factors:
-        if factor.values.size != 1:
+    def sum_with_number(self, node: Node) -> tuple[float, str] | None:
+        """Return a number that is added to a value, and the value's name; None for another node."""
+        if not is_sum_of_two(node.operator):
             return None
-        product *= Fraction(factor.values.item())
-    return product
+        first, second = node.inputs
+        for name, name_of_constant in ((first, second), (second, first)):
+            constant = self.nodes[name_of_constant]
+            if not isinstance(constant.operator, ops.Constant) or constant.shape is None:
+                continue
+            if self.nodes[name].shape != node.shape:
+                continue
+            value = constant.operator.run()
+            if value.size == 1:
+                return float(value.item()), name
+        return None
 
 
 def is_difference(operator: ops.Operator) -> bool:

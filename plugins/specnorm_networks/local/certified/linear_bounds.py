@@ -34,10 +34,10 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, enclosing, host, make_interval
 from specnorm_networks import Graph, Node
+from specnorm_networks.local.certified.ranges import Ball, Walk, check_ball, ranges
 from specnorm_networks.local.certified.strips import breaks as breaks_of
 from specnorm_networks.local.certified.strips import strip_on
 from specnorm_networks.tools import (
-    Ball,
     Constant,
     FloatArray,
     KnownShape,
@@ -45,13 +45,10 @@ from specnorm_networks.tools import (
     Map,
     Pointwise,
     Scope,
-    Walk,
     box_of,
-    check_region,
     consistent,
     flattened,
     linear_operators,
-    ranges,
 )
 
 
@@ -344,7 +341,7 @@ class LinearBounds(Walk):
         self.network = network
         x = np.asarray(centre, dtype=np.float64).reshape(network.shape)
         ball = Ball({network.input: x}, float(radius))
-        check_region(graph, ball)
+        check_ball(graph, ball)
         at_centre = ranges(graph, Ball(ball.centre, 0.0))
         super().__init__(
             graph,

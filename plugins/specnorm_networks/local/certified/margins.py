@@ -133,7 +133,7 @@ def radius_of_ball(parts: Sequence[tuple[LinearBounds, Interval]], margin: float
     rule = "linear bounds of the differences on ball and box"
     if len(parts) > 1:
         rule = f"{rule}, in {len(parts)} parts"
-    return make_lower(bounds.radius, _subject(margin), rule)
+    return make_lower(bounds.ball.radius, _subject(margin), rule)
 
 
 def _cover(cuts_of_parts: Sequence[Sequence[Cut]]) -> bool:

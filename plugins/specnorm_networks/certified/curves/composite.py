@@ -121,15 +121,16 @@ class Composite(_OfOneValue, Pointwise):
         if self.may_jump:
             return super().between(low, high)
         bounds = bounds_on(self.curve, low, high)
-        least, most = bounds.low[0], bounds.high[0]
+        least, most = bounds.values[0].ends
         # A function that rises or falls on the whole interval has its extremes at the ends.
         for is_monotone, first, last in (
             (bounds.slopes.low[0] >= 0, low, high),
             (bounds.slopes.high[0] <= 0, high, low),
         ):
             if is_monotone.any():
-                least = np.where(is_monotone, np.maximum(least, bounds_on(self.curve, first, first).low[0]), least)
-                most = np.where(is_monotone, np.minimum(most, bounds_on(self.curve, last, last).high[0]), most)
+                at_first, at_last = (bounds_on(self.curve, end, end).values[0] for end in (first, last))
+                least = np.where(is_monotone, np.maximum(least, at_first.low), least)
+                most = np.where(is_monotone, np.minimum(most, at_last.high), most)
         return least, most
 
     def rounding(
@@ -178,7 +179,8 @@ class SideBySide(_OfOneValue):
         if self.may_jump:
             return None
         bounds = bounds_on(self.curve, x.low, x.high)
-        return enclosing((self._join([*bounds.low]), self._join([*bounds.high])))
+        low, high = zip(*(value.ends for value in bounds.values), strict=True)
+        return enclosing((self._join(low), self._join(high)))
 
     def rounding(
         self,

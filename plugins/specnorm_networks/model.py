@@ -1,4 +1,4 @@
-"""The model that a graph was translated from, as an object that executes it, so that both can be compared."""
+"""The model that a graph was translated from, as an object that executes it, and the report on their comparison."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from specnorm.proof import counted
 
 
 class NotExecutedError(Exception):
@@ -64,7 +66,7 @@ class Trial(Protocol):
         values: Mapping[str, NDArray[np.generic]],
         free: set[str],
         numbers: Sequence[float],
-        run: Callable[[Mapping[str, NDArray[np.generic]]], Sequence[Computed]],
+        run: Callable[[Mapping[str, NDArray[Any]]], tuple[dict[str, NDArray[Any]], Computed]],
     ) -> None:
         """Receive one operator.
 
@@ -79,8 +81,8 @@ class Trial(Protocol):
         numbers : sequence of float
             Numbers among the operator's arguments.
         run : callable
-            Executes the operator in double precision on such inputs. It returns the possible values: several if the
-            operator's definition allows several.
+            Executes the operator on such inputs. It returns these as they are rounded to the model's precision, and the
+            value.
         """
         ...
 
@@ -109,7 +111,7 @@ class Model(Protocol):
         ...
 
     def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
-        """Call a trial with every operator: constants as they are stored, values in double precision."""
+        """Call a trial with every operator."""
         ...
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
@@ -118,3 +120,63 @@ class Model(Protocol):
         Samples lie along the first axis.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Report on the comparison of a graph with its model.
+
+    Parameters
+    ----------
+    inputs : int
+        Number of inputs on which graph and model were executed; 0: nothing was compared.
+    values : int
+        Number of values of the graph that were compared.
+    missed : tuple of str
+        Names of values that were not compared: the model does not name them, or they cannot be computed here.
+    difference : float
+        Largest difference of two values, divided by the difference that rounding may cause.
+    samples : tuple of int
+        Sizes of batches whose outputs are those of each sample by itself.
+    reason : str
+        Reason why nothing was compared; empty for graphs made by hand.
+    pairs : int
+        Number of pairs of inputs by which the answer was attacked; see `attack`.
+    reached : float
+        Largest ratio of the outputs' distance to the inputs' distance of these pairs, in float64.
+    alone : int
+        Number of operators that were also compared one by one, near their constants.
+    """
+
+    inputs: int = 0
+    values: int = 0
+    missed: tuple[str, ...] = ()
+    difference: float = 0.0
+    samples: tuple[int, ...] = ()
+    reason: str = ""
+    pairs: int = 0
+    reached: float = 0.0
+    alone: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every value that the outputs are computed from was compared."""
+        return self.inputs > 0 and not self.missed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    def __str__(self) -> str:
+        """Say in a sentence what was compared."""
+        if not self.inputs:
+            return f"Not compared with the model: {self.reason or 'the graph was made by hand'}."
+        missed = f", {len(self.missed)} could not be compared" if self.missed else ""
+        together = ""
+        if self.samples:
+            *others, last = map(str, self.samples)
+            numbers = f"{', '.join(others)} and {last}" if others else last
+            together = f"; {numbers} samples together give what each gives by itself"
+        inputs = counted(self.inputs, "input")
+        agreed = "1 value agrees" if self.values == 1 else f"{self.values} values agree"
+        return f"Compared with the model on {inputs}: {agreed}{missed}{together}."

@@ -1,0 +1,238 @@
+"""Ranges of the values of a network while its inputs stay in a ball: intervals, rounding counted.
+
+Besides the interval by the values that a node reads (`image_of`), there are two more, centred at the value for the
+ball's centre: one from Lipschitz constants of maps to the value, one from the norms of the rows of a linear map. All
+three are intersected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.errors import MethodError
+from specnorm.proof import HypothesisError, Interval, Upper, anything, arithmetic, around, host, interval
+from specnorm_networks import Graph, Node
+from specnorm_networks.tools import (
+    FloatArray,
+    Inputs,
+    LinearMap,
+    Ranges,
+    Region,
+    Scope,
+    check_shapes,
+    consistent,
+    image_of,
+    inside,
+    length,
+    linear_map_of,
+    moved,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """All inputs together within a distance of a centre, in the 2-norm: a `tools.Area`.
+
+    Parameters
+    ----------
+    centre : mapping of str to array
+        Centre of each input of the network, in the input's shape.
+    radius : float
+        Radius of the ball of all inputs as one vector.
+    """
+
+    centre: Mapping[str, NDArray[np.float64]]
+    radius: float
+
+    @property
+    def region(self) -> Region:
+        """The ball as claims name it."""
+        return Region.of(f"a ball of radius {float(self.radius)!r}", self.centre)
+
+    def nearest(self, x: Inputs) -> Inputs:
+        """Return inputs moved into the ball."""
+        centre = {name: np.reshape(self.centre[name], value.shape) for name, value in x.items()}
+        from_centre = {name: value - centre[name] for name, value in x.items()}
+        return moved(centre, from_centre, inside(self.radius)) if length(from_centre) > inside(self.radius) else x
+
+    def around(self, x: Inputs) -> Inputs:
+        """Return inputs in the ball: the centre for 0, the border where numbers have a 2-norm of 1 or more."""
+        inputs = {name: np.reshape(self.centre[name], share.shape) + self.radius * share for name, share in x.items()}
+        return self.nearest(inputs)
+
+
+@arithmetic.on_host()
+def ranges(
+    graph: Graph,
+    ball: Ball,
+    constants: Mapping[str, Upper] | None = None,
+    earlier: Ranges | None = None,
+) -> Ranges:
+    """Return the range of each value of known size.
+
+    ``ball``: where the network's inputs lie. ``constants``: proven Lipschitz constants of the maps from all inputs to
+    values, on the ball or everywhere. ``earlier``: ranges of the same values, on the ball or a larger region; the
+    returned ranges are not wider.
+
+    `HypothesisError` if a constant or a range is another map's, another network's or another region's. `MethodError` if
+    the ball does not fit the network's inputs.
+    """
+    check_ball(graph, ball)
+    regions = graph.regions | {ball.region}
+    if earlier is not None:
+        earlier.check(graph)
+        if not earlier.regions <= regions:
+            raise HypothesisError("these are ranges on another region")
+    at_centre = dict[str, Interval]()
+    constants_to = dict[str, list[tuple[str, float]]]()
+    if ball.radius > 0:
+        constants_to = _constants_as_numbers(graph, ball, constants or {})
+        centre_alone = Ball(ball.centre, 0.0)
+        at_centre = Walk(graph, centre_alone, at_centre={}, constants_to={}, known={}).to_the_end()
+    walk = Walk(graph, ball, at_centre=at_centre, constants_to=constants_to, known=earlier or {})
+    return Ranges(walk.to_the_end(), graph.origin, regions)
+
+
+def check_ball(graph: Graph, ball: Ball) -> None:
+    """Refuse a ball that does not fit the inputs of a network: `MethodError`."""
+    check_shapes(graph, ball.centre)
+    if not (ball.radius >= 0 and math.isfinite(ball.radius)):
+        raise MethodError(f"radius={ball.radius!r}; expected a number of at least 0.")
+    if not all(np.all(np.isfinite(centre)) for centre in ball.centre.values()):
+        raise MethodError("the centre of a ball has entries that are not finite.")
+
+
+def _constants_as_numbers(
+    graph: Graph,
+    ball: Ball,
+    constants: Mapping[str, Upper],
+) -> dict[str, list[tuple[str, float]]]:
+    """Return for each value the Lipschitz constants of maps to it, each with the name of the map's start.
+
+    The maps start at all inputs together; the name of that start consists of the inputs' names (`_name_of_inputs`).
+
+    `HypothesisError` if a claim does not bound the map to its value on that ball.
+    """
+    start = _name_of_inputs(graph)
+    scope = Scope(graph, frozenset({ball.region}))
+    for name, claim in constants.items():
+        if not scope.holds(claim, start, name):
+            raise HypothesisError(f"{claim.what} is no constant of {name} on {ball.region}")
+    return {name: [(start, claim.value)] for name, claim in constants.items()}
+
+
+def _name_of_inputs(graph: Graph) -> str:
+    """Return the name of all inputs together, as `Map.start` has it."""
+    return ", ".join(graph.inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class Location:
+    """Box and ball in which a value lies, while the network's inputs lie in a region."""
+
+    centre: FloatArray
+    """Centre of the ball: the value for the centre of the inputs' ball, as computed."""
+    range: Interval
+    """The box."""
+    distance: float
+    """Bound of the distance of the value v(x) for inputs x from the exact value v(c) for the centre c of their ball."""
+    radius: float
+    """Radius of the ball around ``centre``. It exceeds ``distance`` by at most the rounding error of ``centre``."""
+
+
+class Walk:
+    """Locates values while inputs stay in a ball, in order, each from the locations of the values that it reads.
+
+    ``at_centre``: intervals of the values for the centre; none if the radius is 0. ``constants_to``: for
+    each value the Lipschitz constants of maps to it, each with the name of the map's start, which is a value or all
+    inputs (`_name_of_inputs`). ``known``: intervals in which values are already known to lie.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        ball: Ball,
+        at_centre: Mapping[str, Interval],
+        constants_to: Mapping[str, Sequence[tuple[str, float]]],
+        known: Mapping[str, Interval],
+    ) -> None:
+        self.graph = graph
+        self.ball = ball
+        self.at_centre = at_centre
+        self.constants_to = constants_to
+        self.known = known
+        self.changing = graph.changed_by(graph.inputs)
+        """Names of the values that change with the inputs."""
+        self.locations: dict[str, Location] = {}
+        """Locations of the values that were visited."""
+
+    def to_the_end(self) -> dict[str, Interval]:
+        """Visit all nodes; return the intervals of their values."""
+        for node in self.graph.nodes:
+            self.visit(node)
+        return {name: location.range for name, location in self.locations.items()}
+
+    def linear(self, node: Node) -> LinearMap | None:
+        """Return a node's linear map, if it has one."""
+        return linear_map_of(self.graph, node)
+
+    @arithmetic.on_host()
+    def visit(self, node: Node) -> None:
+        """Locate a node's value: by its operator, by Lipschitz constants, and by the interval that is known already."""
+        name = node.name
+        shape = node.shape
+        if shape is None:
+            return
+        box = self.known.get(name, anything(shape))
+        distance = math.inf if name in self.changing else 0.0
+        for start, constant in self.constants_to.get(name, ()):
+            # The start is an earlier value, or all inputs together. If the network has a single input, the name of all
+            # inputs is that input's name, and this value may be the input itself.
+            is_all_inputs = start not in self.locations and start == _name_of_inputs(self.graph)
+            distance_of_start = self.ball.radius if is_all_inputs else self.locations[start].distance
+            distance = min(distance, host.mul_up(constant, distance_of_start))
+        with consistent(node):
+            if name in self.graph.inputs:
+                centre = np.array(self.ball.centre[name], dtype=np.float64)
+                box = box & around(centre, np.full(centre.shape, float(self.ball.radius)))
+                distance = self.ball.radius
+            elif all(source in self.locations for source in node.inputs):
+                box = box & self._image(node, shape)
+            if name in self.at_centre:
+                box = box & (self.at_centre[name] + interval.within(np.full(shape, distance)))
+        self.locate(name, box, distance)
+
+    def _image(self, node: Node, shape: tuple[int, ...]) -> Interval:
+        """Return the interval of a node's value: by those of its inputs, and by the rows of a linear map."""
+        linear = self.linear(node)
+        image = image_of(self.graph, node, [self.locations[name].range for name in node.inputs], linear)
+        changing = [name for name in node.inputs if name in self.changing]
+        if len(changing) != 1 or node.name not in self.at_centre or linear is None or linear.rows is None:
+            return image
+        # An entry changes by at most the norm of its row times the distance of the input. Norms of rows are stated
+        # rounded up; the allowance also covers a user's map whose norms are rounded sums of up to 2^24 squares.
+        rows = host.inflate(linear.rows, 2**24) + 2.0**-500
+        reach = host.next_up(rows * self.locations[changing[0]].distance)
+        reach = np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
+        return image & (self.at_centre[node.name] + interval.within(reach))
+
+    def locate(self, name: str, box: Interval, distance: float) -> None:
+        """Note where a value lies: in a box, and in a ball no larger than the smallest around the box.
+
+        ``distance``: as `Location.distance`; it is reduced if the box allows less.
+        """
+        if name not in self.at_centre:
+            self.locations[name] = Location(box.middle()[0], box, distance, math.inf)
+            return
+        centre, half = self.at_centre[name].middle()
+        centre_error = float(host.norm_up(half.reshape(-1)))
+        to_ends = np.maximum(host.next_up(box.high - centre), host.next_up(centre - box.low))
+        radius_of_box = float(host.norm_up(np.maximum(to_ends, 0.0).reshape(-1)))
+        distance = min(distance, host.add_up(radius_of_box, centre_error))
+        radius = min(radius_of_box, host.add_up(distance, centre_error))
+        self.locations[name] = Location(centre, box, distance, math.inf if math.isnan(radius) else radius)
