@@ -19,10 +19,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import FigureRule, Kind
-    from specnorm.training.real_vectors import Found
 
-_IN_REAL_ARITHMETIC = 2
-"""Number of vectors at each point that a compiled step moves in real arithmetic."""
 _LEAST_VECTORS = 64
 """Least number of vectors of all points together, for grids of few points."""
 _MOST_VECTORS = 4
@@ -44,12 +41,11 @@ class SymbolNorm(Stepped):
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
     every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
     them with their power step. The result is refined: power steps alternate with moves of the frequency to the best of
-    three values around it along each axis, closer and closer. A compiled step (JAX) takes steepest ascent in place of
-    power steps. The value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training
-    the vectors are the state. A step takes about two products of the kernel with all of them, and follows *every*
-    maximum. Symbols of depthwise layers are numbers: a step is one product of the kernel with a table, and does not
-    read the state. A matrix has one frequency. It is followed by two real vectors, which each step filters by a
-    Chebyshev polynomial.
+    three values around it along each axis, closer and closer. The value is attained by a plane wave, so it is a lower
+    bound wherever the iteration stops. In training the vectors are the state. A step takes about two products of the
+    kernel with all of them, and follows *every* maximum. Symbols of depthwise layers are numbers: a step is one product
+    of the kernel with a table, and does not read the state. A matrix has one frequency. It is followed by two real
+    vectors, which each step filters by a Chebyshev polynomial.
 
     Parameters
     ----------
@@ -170,10 +166,6 @@ class SymbolNorm(Stepped):
             new_state = vectors[..., None, None]
             left, right = (triples.right, triples.left) if _is_wide(spec) else (triples.left, triples.right)
             residuals = left[:, :, None], right[:, None, :]
-        elif ops.traced and state[0].shape[2] == _IN_REAL_ARITHMETIC:
-            grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
-            found, new_state = _real_step(tall, state[0], grid, spec, sweeps=sweeps, ops=ops)
-            return Evaluation(found.value, (), (found.rows, found.columns)), (new_state,) if sweeps else state
         else:
             waves = self._waves(tall, ops=ops)
             vectors = xp.reshape(ops.complex(state[0][..., 0], state[0][..., 1]), waves.shape)
@@ -251,17 +243,6 @@ def _is_matrix(spec: ConvSpec) -> bool:
 def _is_wide(spec: ConvSpec) -> bool:
     """Whether triples are those of the transposed symbol, as of `arrays.tall`."""
     return spec.block_shape[0] < spec.block_shape[1]
-
-
-def _real_step(
-    tall: Array, vectors: Array, grid: Grid, spec: ConvSpec, *, sweeps: int, ops: ArrayOps
-) -> tuple[Found, Array]:
-    """The triples after a step of `real_vectors`, and its vectors."""
-    from specnorm.training import real_vectors  # imported here: compiled steps alone need it
-
-    for _ in range(max(sweeps, 1)):
-        vectors, found = real_vectors.step(tall, vectors, grid, is_wide=_is_wide(spec), ops=ops)
-    return found, vectors
 
 
 def _matrices(tall: Array, *, xp: Namespace) -> Array:

@@ -22,7 +22,7 @@ _FIRST_PASSES = 32
 
 An optimiser's first steps change all weights in one direction.
 """
-_FIRST_STEPS = 5
+_FIRST_STEPS = 3
 
 
 def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
