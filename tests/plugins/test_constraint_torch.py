@@ -254,6 +254,14 @@ def edited_data(model: Any) -> Any:
     return model
 
 
+def loaded_without_vectors(model: Any) -> Any:
+    """Weights with zeros and NaN in place of the vectors, as of a model whose buffers were never filled."""
+    names = [name for name in model.state_dict() if name.endswith("vectors")]
+    empty = {name: torch.full_like(model.state_dict()[name], (0.0, math.nan)[j % 2]) for j, name in enumerate(names)}
+    model.load_state_dict(model.state_dict() | empty)
+    return model
+
+
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def drawn_again(model: Any) -> Any:
     """Outputs and inputs of some layers in turn, in the middle of a training."""
@@ -264,7 +272,7 @@ def drawn_again(model: Any) -> Any:
 
 
 NEW_WEIGHTS = {x.__name__: x for x in (averaged, loaded, assigned, edited, edited_data)}
-IN_TRAINING = {x.__name__: x for x in (loaded_in_training, assigned, drawn_again)}
+IN_TRAINING = {x.__name__: x for x in (loaded_in_training, loaded_without_vectors, assigned, drawn_again)}
 
 
 @pytest.mark.parametrize("change", NEW_WEIGHTS)

@@ -307,12 +307,15 @@ class SpectralNorm(nn.Module):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Read a state; one of another method, or torch's own, begins anew."""
+        """Read a state; one of another method, torch's own, zeros and NaN begin anew."""
         self._settled = self._sketch = None
         state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
         others = [name for name, x in stored.items() if x is not None and x.shape != self.state[name].shape]
+        # A step begins such vectors anew; it needs more sweeps then.
+        if any(x is not None and not (x.isfinite().all() and x.any()) for x in stored.values()):
+            self._state_fits = False
         is_of_torch = vectors_of_torch[0] is not None
         if is_of_torch or others:
             self.foreign_state = "torch's spectral_norm" if is_of_torch else "another method"
