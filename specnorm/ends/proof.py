@@ -247,7 +247,7 @@ def defect(
     # Lag 0 as computed is symmetric up to its error only. Its symmetric part has no larger an error, and makes the
     # symbol Hermitian.
     lag_0 = centre * eye - _symmetric(lags.values[:, 0, ...], xp=xp)
-    error = host.add_up(float(xp.max(lags.error)), blocks.error, _rounding_of_diagonal(lag_0, xp=xp))
+    error = host.add_up(float(xp.max(lags.error)), blocks.error, _rounding_of_difference(lag_0, xp=xp))
     if blocks.basis is not None:
         square, square_error = _scaled_square(blocks.basis, floor, ops=ops)
         lag_0 = lag_0 + square
@@ -271,9 +271,12 @@ def defect(
     return Defect(kernel, int(exponent[0]), centre, floor, error, blocks.basis, circulant, _MAKER)
 
 
-def _rounding_of_diagonal(matrices: Array, *, xp: Namespace) -> float:
-    """Bound of the norm of the error of ``c I - M`` as computed: one rounding of each number on the diagonal."""
-    return host.inflate(float(xp.max(xp.abs(matrices))) * rounding.unit(matrices, xp=xp), 4)
+def _rounding_of_difference(matrices: Array, *, xp: Namespace) -> float:
+    """Bound of the norm of the error of ``c I - M`` as computed, M a symmetric part: one rounding of each number.
+
+    A number on the diagonal is a difference, one beside it a mean.
+    """
+    return host.inflate(float(xp.max(frobenius_up(matrices, xp=xp))) * rounding.unit(matrices, xp=xp), 4)
 
 
 def _symmetric(matrices: Array, *, xp: Namespace) -> Array:

@@ -202,10 +202,10 @@ def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     axes = sum(k > 1 for k in kernel_shape)
     if not axes:
         return 1
-    points_a_tap = 6 if channels <= 24 else 4.5
+    points_a_tap = 6 if channels <= 24 or axes == 1 else 4.5
     points = math.ceil(points_a_tap * (max(kernel_shape) - 1))
-    most_points = {1: 256, 2: 32, 3: 10}
-    return max(6, min(points, most_points[axes]))
+    least, most = {1: (16, 256), 2: (8, 32), 3: (8, 10)}[axes]
+    return max(least, min(points, most))
 
 
 @functools.lru_cache(maxsize=64)

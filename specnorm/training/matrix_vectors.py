@@ -29,6 +29,8 @@ _FORMED = 64
 time. On devices it is formed for every matrix."""
 _SHORT = 0.5
 """Vectors shorter than this begin anew: averages of several states are short."""
+_LONG = 2.0
+"""Vectors longer than this begin anew, too."""
 _TINY = 1e-30
 """Added to what is divided by."""
 
@@ -69,7 +71,8 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     if matrices.shape[2] == 1:
         ones = xp.ones_like(vectors)
         return ones, matrices * ones
-    vectors = xp.where(_length(vectors, ops=ops) > _SHORT, vectors, start(matrices, ops=ops))
+    length = _length(vectors, ops=ops)
+    vectors = xp.where((length > _SHORT) & (length < _LONG), vectors, start(matrices, ops=ops))
     vectors = _filtered(matrices, vectors, ops=ops)
     first = vectors[:, :, :1]
     second = _unit(_orthogonal(vectors[:, :, 1:], first, ops=ops), ops=ops)

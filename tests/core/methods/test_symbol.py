@@ -59,6 +59,18 @@ def test_a_step_sees_what_overtakes(xp: Lib, case: str) -> None:
         assert 0.99 * truth.lo <= xp.number(value) <= truth.hi * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3, 3)])
+@pytest.mark.parametrize("entry", [0.0, 1e30, np.inf, np.nan])
+def test_a_state_of_wrong_vectors_begins_anew(entry: float, shape: tuple[int, ...]) -> None:
+    """The vectors of a matrix were only compared with zero: infinite ones made a weight NaN."""
+    kernel = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+    state = specnorm.init_tracking(kernel, SymbolNorm())
+    wrong = {name: np.full_like(x, entry) for name, x in state.items()}
+    with np.errstate(all="ignore"):
+        value, _ = specnorm.track(kernel, SymbolNorm(), wrong, sweeps=16)
+    assert value == pytest.approx(float(specnorm.symbol_norm(kernel)), rel=1e-2)
+
+
 def test_one_set_of_vectors_does_not_see_it() -> None:
     """The case is hard: the tensor norm's one set of vectors stays with the maximum that it began at."""
     state = specnorm.init_tracking(crossing_frequencies(0.7), TensorNorm())
