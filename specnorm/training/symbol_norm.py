@@ -264,4 +264,4 @@ def _matrix_step(tall: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> 
             (vectors,) = repeat((vectors,))
     vectors, images = matrix_vectors.step(matrices, vectors, ops=ops)
     left, norms = arrays.normalise(images[:, :, 0], xp=xp)
-    return Triples(norms[:, 0], left, vectors[:, :, 0], xp.ones_like(norms)), vectors
+    return Triples(norms[:, 0], left, vectors[:, :, 0], ops.complex(xp.ones_like(norms), xp.zeros_like(norms))), vectors
