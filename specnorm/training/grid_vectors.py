@@ -17,6 +17,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import product, tap_points
+from specnorm.symbols.ascent import newton_step
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 _BEST = 16
 """Number of points of the grid at which a training step looks for the best vector."""
-_HIGHEST = 8, 4, 2, 1
+_HIGHEST = 8, 4, 1
 """Number of the highest of these points that are kept, in each round."""
 _SHIFT = 0.42
 """Shift s of a power step, as a part of q_min, the smallest squared value that is followed at the point. A step
@@ -39,8 +40,6 @@ _TINY = 1e-30
 """Added to what is divided by."""
 _FINER = 0.4
 """Factor by which the stencil around a frequency shrinks from round to round."""
-_SETTLING = 0.7
-"""The same in the last rounds, outside of training."""
 
 
 class Triples(NamedTuple):
@@ -343,7 +342,7 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
         Left vectors, of any length.
     phases : complex array, shape (b, taps, g)
     last_rounds : int
-        Number of further rounds for the highest point alone.
+        Number of further Newton steps for the highest point alone, after one.
     """
     ops, grid = waves.ops, waves.grid
     scale, right = 1.0, left
@@ -351,26 +350,28 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
         (turns,) = placed(("turns", grid.key, scale), functools.partial(grid.turns, scale), left, ops=ops)
         left, right, phases = _round(waves, left, phases, turns, count)
         scale *= _FINER
-    if last_rounds:
-        left, right, phases = _last_rounds(waves, (left, right, phases), scale, last_rounds)
+    (taps,) = placed(("taps", grid.key), lambda dtype: (grid.taps.astype(dtype),), left, ops=ops)
+
+    def settle(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        return _settled(waves, state[0], state[1], state[2], taps)
+
+    if taps.shape[1]:
+        left, right, phases = arrays.repeated(settle, 1 + last_rounds, (left, right, phases), ops=ops)
     left, norms = _unit(left, xp=ops.xp)
     return Triples(norms[:, 0, 0], left[:, :, 0], right[:, :, 0], phases[:, :, 0])
 
 
-def _last_rounds(waves: PlaneWaves, point: Sequence[Array], scale: float, count: int) -> tuple[Array, ...]:
-    """Rounds with smaller and smaller stencils, from left vector, right vector and phases."""
-    xp, grid = waves.ops.xp, waves.grid
-
-    def table(dtype: type[np.floating]) -> tuple[np.ndarray]:
-        return ((scale * (grid.taps @ grid.stencil.T)).astype(dtype),)
-
-    def turn(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        angles, left, _, phases = state
-        turns = waves.ops.complex(xp.cos(angles), -xp.sin(angles))
-        return _SETTLING * angles, *_round(waves, left, phases, turns, 1)
-
-    (angles,) = placed(("angles", grid.key), table, point[0], ops=waves.ops)
-    return arrays.repeated(turn, count, (angles, *point), ops=waves.ops)[1:]
+def _settled(waves: PlaneWaves, left: Array, right: Array, phases: Array, taps: Array) -> tuple[Array, Array, Array]:
+    """One shifted power step, then one Newton step of the frequency for the singular vectors at hand."""
+    xp = waves.ops.xp
+    products = waves.tap_products(left)
+    power = xp.sum(products * xp.conj(phases)[:, None, :, :], axis=2)
+    right, _ = _unit(power - _SHIFT * _squared_norm(left, xp=xp) * right, xp=xp)
+    terms = xp.sum(xp.conj(products) * right[:, :, None, :], axis=1) * phases
+    moves = xp.matrix_transpose(newton_step(xp.matrix_transpose(terms), taps, xp=xp))
+    angles = xp.matmul(taps, moves)
+    phases = phases * waves.ops.complex(xp.cos(angles), xp.sin(angles))
+    return waves.times(right, phases), right, phases
 
 
 def _highest(points: Sequence[Array], values: Array, count: int, *, xp: Namespace) -> Sequence[Array]:
