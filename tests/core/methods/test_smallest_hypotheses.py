@@ -304,7 +304,7 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
     "c too small": (small_centres, ((defect, "nowhere_negative", assumed_nonnegative),)),
     "rounding of c": (
         lambda: too_far(10, centre=1e12 / 3),
-        ((defect, "_rounding_of_diagonal", lambda *_, **__: 0.0),),
+        ((defect, "_rounding_of_difference", lambda *_, **__: 0.0),),
     ),
     "a lag forgotten": (lambda: at_every_size(NUMPY, 40), ((defect, "lags_of", forgotten),)),
     "rounding of the lags": (long_columns, ((defect, "lags_of", exact_lags),)),
