@@ -524,7 +524,7 @@ def test_equal_layers_launch_one_step() -> None:
     assert two <= 430
     # The product with the factor, and the four operations of its derivative.
     assert six - two <= 4 * 5
-    assert launched(2, lambda: nn.Linear(8, 8)) <= 160
+    assert launched(2, lambda: nn.Linear(8, 8)) <= 164
 
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: nothing is recorded")
