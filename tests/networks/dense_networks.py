@@ -330,16 +330,19 @@ class Network(Dense):
     def both_signs(self, name: str) -> str:
         """Positive and negative parts of all channels, one after the other."""
         here = f"signs{len(self.nodes)}"
-        of = {source: np.concatenate([matrix, -matrix]) for source, matrix in self.of[name].items()}
-        channels, *size = self.shapes[name]
-        self.of[here] = self._value(here, of, (0.0, 1.0), 2 * channels * math.prod(size), "both signs")
-        shape = (channels, *size)
+        shape = self.shapes[name]
         negative = self._node(f"{here}.negative", operators.Negative(), (name,), shape)
-        parts = (
-            self._node(f"{here}+", operators.ReLU(), (name,), shape),
-            self._node(f"{here}-", operators.ReLU(), (negative,), shape),
-        )
-        return self._node(here, operators.Concat(1), parts, (2 * channels, *size))
+        count = math.prod(shape)
+        self.of[here] = {}
+        parts = []
+        halves = np.split(np.eye(2 * count), 2, axis=1)
+        for value, sign, half in zip((name, negative), (1, -1), halves, strict=True):
+            parts.append(self._node(f"{here}.{sign}", operators.ReLU(), (value,), shape))
+            of = {source: sign * matrix for source, matrix in self.of[name].items()}
+            ((number, _),) = self._value(parts[-1], of, (0.0, 1.0), count, "relu").items()
+            self.of[here][number] = half
+        channels, *size = shape
+        return self._node(here, operators.Concat(1), tuple(parts), (2 * channels, *size))
 
     def add(self, *names: str, signs: Sequence[int] = (1, 1)) -> str:
         here = f"add{len(self.nodes)}"

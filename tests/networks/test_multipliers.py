@@ -110,12 +110,8 @@ def holds_in_balls(case: Network, change: Change = list, steps: int = 6) -> Iter
         yield definite(quadratic_form(part.values, case.sums, case.slopes, part.depths, weights, part.constant))
 
 
-# Positive and negative parts are two functions of one value, which the network written out by loops takes as one step.
-STEPS_ALIKE = [kind for kind in (*CHAINS, *NETWORKS) if kind != "both signs"]
-
-
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("kind", STEPS_ALIKE)
+@pytest.mark.parametrize("kind", [*CHAINS, *NETWORKS])
 def test_dense_inequality_holds(kind: str) -> None:
     """P is positive semidefinite at the network's own size, with matrices written out by loops."""
     eigenvalues: list[float] = []
