@@ -6,12 +6,11 @@ table, and only the groups that are high there are refined.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.training import grid_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves, Triples, placed
+from specnorm.training.grid_vectors import Grid, PlaneWaves, Triples
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -54,8 +53,7 @@ def highest(
     """
     xp = ops.xp
     rows = xp.reshape(blocks, (blocks.shape[0], -1))
-    (phases,) = placed(("grid", grid.key, 1), functools.partial(grid.phases, 1), blocks, ops=ops)
-    images = arrays.real_times(rows, phases, ops=ops)
+    images = arrays.real_times(rows, grid_vectors.phases_of(grid, 1, blocks, ops=ops), ops=ops)
     real, imag = xp.real(images), xp.imag(images)
     squares = real * real + imag * imag
     of_groups = xp.reshape(xp.max(squares, axis=1), (-1, groups))

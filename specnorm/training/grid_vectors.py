@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 
 _BEST = 16
 """Number of points of the grid at which a training step looks for the best vector."""
-_HIGHEST = 8, 4, 1
+_RITZ_STEPS = 2
+"""Number of times that Rayleigh-Ritz combines these vectors with their power step. With one, the gradients of two
+passes over one weight differed by 1 %, with two by a twentieth of that."""
+_HIGHEST = 8, 1
 """Number of the highest of these points that are kept, in each round."""
+_NEWTON_STEPS = 2
+"""Number of Newton steps of the frequency, for the last point."""
 _SHIFT = 0.42
 """Shift s of a power step, as a part of q_min, the smallest squared value that is followed at the point. A step
 multiplies the part of a vector with the squared value q by (q - s) / (q_min - s), so that values just below q_min fade
@@ -140,6 +145,12 @@ def placed(
     return _PLACED[place]
 
 
+def phases_of(grid: Grid, count: int, like: Array, *, ops: ArrayOps) -> Array:
+    """`Grid.phases` in the library, in the precision and on the device of ``like``."""
+    (phases,) = placed(("grid", grid.key, count), functools.partial(grid.phases, count), like, ops=ops)
+    return phases
+
+
 class PlaneWaves:
     """Products of the symbols of blocks with vectors at many frequencies. No symbol is formed.
 
@@ -167,7 +178,7 @@ class PlaneWaves:
         self.ops, self.grid = ops, grid
         self.shape = b, p, count * len(grid)
         self._rows = xp.reshape(blocks, (b, m, -1))
-        (phases,) = placed(("grid", grid.key, count), functools.partial(grid.phases, count), blocks, ops=ops)
+        phases = phases_of(grid, count, blocks, ops=ops)
         self.phases = xp.broadcast_to(phases, (b, *phases.shape))
 
     def times(self, right: Array, phases: Array) -> Array:
@@ -317,20 +328,26 @@ class Start(NamedTuple):
 
 def highest(waves: PlaneWaves, start: Start, *, last_rounds: int = 0) -> Triples:
     """Return the highest triple of each block, from the best points of the grid; ``last_rounds`` as of `refine`."""
-    return refine(waves, _with_power_step(waves, start), start.phases, last_rounds=last_rounds)
+    return refine(waves, _with_power_steps(waves, start), start.phases, last_rounds=last_rounds)
 
 
-def _with_power_step(waves: PlaneWaves, start: Start) -> Array:
-    """The longest images of the planes of vectors and their power steps.
+def _with_power_steps(waves: PlaneWaves, start: Start) -> Array:
+    """Images of the best vectors of the planes of vectors and their power steps, repeated.
 
     Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
     vector than either.
     """
     xp = waves.ops.xp
     images, vectors, power, phases = start
-    residual = _unit(power - _squared_norm(images, xp=xp) * vectors, xp=xp)[0]
-    (longest,) = _best_in_plane((images,), (waves.times(residual, phases),), xp=xp)
-    return longest
+    for step_number in range(_RITZ_STEPS):
+        if step_number:
+            power = waves.adjoint_times(images, phases)
+        residual, _ = _unit(power - _squared_norm(images, xp=xp) * vectors, xp=xp)
+        images, vectors = _best_in_plane((images, vectors), (waves.times(residual, phases), residual), xp=xp)
+        # A residual that is nothing but rounding errors is not quite orthogonal.
+        vectors, length = _unit(vectors, xp=xp)
+        images = images / (length + _TINY)
+    return images
 
 
 def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 0) -> Triples:
@@ -342,7 +359,7 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
         Left vectors, of any length.
     phases : complex array, shape (b, taps, g)
     last_rounds : int
-        Number of further Newton steps for the highest point alone, after one.
+        Number of further Newton steps for the highest point alone.
     """
     ops, grid = waves.ops, waves.grid
     scale, right = 1.0, left
@@ -356,7 +373,7 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
         return _settled(waves, state[0], state[1], state[2], taps)
 
     if taps.shape[1]:
-        left, right, phases = arrays.repeated(settle, 1 + last_rounds, (left, right, phases), ops=ops)
+        left, right, phases = arrays.repeated(settle, _NEWTON_STEPS + last_rounds, (left, right, phases), ops=ops)
     left, norms = _unit(left, xp=ops.xp)
     return Triples(norms[:, 0, 0], left[:, :, 0], right[:, :, 0], phases[:, :, 0])
 

@@ -176,7 +176,7 @@ def test_gradients_of_checkpoints_are_close(use_reentrant: bool) -> None:
         plain(data).square().sum().backward()
         torch.utils.checkpoint.checkpoint(again, data, use_reentrant=use_reentrant).square().sum().backward()
         for one, other in zip(plain.parameters(), again.parameters(), strict=True):
-            assert (one.grad - other.grad).norm() < 2e-2 * one.grad.norm()
+            assert (one.grad - other.grad).norm() < 1e-3 * one.grad.norm()
             step = 1e-3 * torch.randn_like(one)
             one.grad = other.grad = None
             with torch.no_grad():
