@@ -511,8 +511,7 @@ def one_product_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Names
         c_i.
     """
     blocks, signs, sums = residuals
-    safe = xp.where(sums > 0, sums, xp.ones_like(sums))
-    slope = xp.where(sums > 0, xp.astype(cotangent, sums.dtype) / (2 * xp.sqrt(safe)), xp.zeros_like(sums))
+    slope = _slopes_of_roots(sums, cotangent, 1, xp=xp)
     # A lag and its negative together add ``(w_i + w_j) |R_lag[i, j]|`` to the sum of ``w_i s_i``.
     weights = xp.astype(slope, signs.dtype) / 2
     slopes = signs * (weights[:, None, :, None] + weights[:, None, None, :])

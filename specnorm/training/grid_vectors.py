@@ -169,15 +169,19 @@ class PlaneWaves:
 
     Attributes
     ----------
+    shape : tuple of int
+        Shape of the vectors at all points, (b, p, count * f).
+    rows : array, shape (b, m, p * taps)
+        The blocks.
     phases : complex array, shape (b, taps, count * f)
         ``e^{i k.theta}`` at these points.
     """
 
     def __init__(self, blocks: Array, grid: Grid, count: int = 1, *, ops: ArrayOps) -> None:
         xp, (b, m, p) = ops.xp, blocks.shape[:3]
-        self.ops, self.grid = ops, grid
+        self.ops, self.grid, self.count = ops, grid, count
         self.shape = b, p, count * len(grid)
-        self._rows = xp.reshape(blocks, (b, m, -1))
+        self.rows = xp.reshape(blocks, (b, m, -1))
         phases = phases_of(grid, count, blocks, ops=ops)
         self.phases = xp.broadcast_to(phases, (b, *phases.shape))
 
@@ -185,7 +189,7 @@ class PlaneWaves:
         """``G(theta) v`` of right vectors (b, p, g), shape (b, m, g)."""
         xp, (b, _, g) = self.ops.xp, right.shape
         waves = xp.reshape(right[:, :, None, :] * phases[:, None, :, :], (b, -1, g))
-        return arrays.real_times(self._rows, waves, ops=self.ops)
+        return arrays.real_times(self.rows, waves, ops=self.ops)
 
     def adjoint_times(self, left: Array, phases: Array) -> Array:
         """``G(theta)* u`` of left vectors (b, m, g), shape (b, p, g)."""
@@ -195,7 +199,7 @@ class PlaneWaves:
     def tap_products(self, left: Array) -> Array:
         """``K_k^T u`` of every tap k: left vectors (b, m, g) to (b, p, taps, g)."""
         xp, (b, _, g) = self.ops.xp, left.shape
-        found = arrays.real_times(xp.matrix_transpose(self._rows), left, ops=self.ops)
+        found = arrays.real_times(xp.matrix_transpose(self.rows), left, ops=self.ops)
         return xp.reshape(found, (b, -1, self.phases.shape[1], g))
 
 
@@ -223,25 +227,44 @@ def _start_basis(channels: int, count: int) -> np.ndarray:
     return np.linalg.qr(arrays.random_vectors(0, (channels, count)))[0]
 
 
-def start_vectors(waves: PlaneWaves, like: Array) -> Array:
+def start_vectors(waves: PlaneWaves) -> Array:
     """Random orthonormal vectors, the same at every point of the grid."""
-    xp, (b, channels, columns) = waves.ops.xp, waves.shape
-    points = len(waves.grid)
-    count = columns // points
+    channels, count, points = waves.shape[1], waves.count, len(waves.grid)
 
     def basis(dtype: type[np.floating]) -> tuple[np.ndarray]:
-        return (np.repeat(_start_basis(channels, count), points, axis=1).astype(np.result_type(dtype, np.complex64)),)
+        repeated = np.repeat(_start_basis(channels, count), points, axis=1)
+        return (repeated.astype(np.result_type(dtype, np.complex64)),)
 
-    (found,) = placed(("start", channels, count, points), basis, like, ops=waves.ops)
-    return xp.broadcast_to(found, (b, channels, columns))
+    (found,) = placed(("start", channels, count, points), basis, waves.rows, ops=waves.ops)
+    return waves.ops.xp.broadcast_to(found, waves.shape)
 
 
-def with_invalid_replaced(vectors: Array, waves: PlaneWaves, like: Array) -> Array:
+def with_invalid_replaced(vectors: Array, waves: PlaneWaves) -> Array:
     """Replace vectors that are far from unit length by start vectors: zeros or NaN, as in a state never filled."""
     xp = waves.ops.xp
     squared_length = _squared_norm(vectors, xp=xp)
     is_unit = (squared_length > _SHORT**2) & (squared_length < _LONG**2)
-    return xp.where(is_unit, vectors, start_vectors(waves, like))
+    return xp.where(is_unit, vectors, start_vectors(waves))
+
+
+class Start(NamedTuple):
+    """The best points of the grid.
+
+    Parameters
+    ----------
+    images : complex array, shape (b, m, g)
+        ``G v``.
+    vectors : complex array, shape (b, p, g)
+        v, of unit length.
+    power : complex array, shape (b, p, g)
+        ``G*G v``.
+    phases : complex array, shape (b, taps, g)
+    """
+
+    images: Array
+    vectors: Array
+    power: Array
+    phases: Array
 
 
 def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Start]:
@@ -261,17 +284,25 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Start]:
     xp = waves.ops.xp
     images = waves.times(vectors, waves.phases)
     power = waves.adjoint_times(images, waves.phases)
-    squares = _by_vector(_squared_norm(images, xp=xp), waves)
-    least = functools.reduce(xp.minimum, squares)
-    found, *others = zip(*(_by_vector(x, waves) for x in (images, vectors, power)), strict=True)
+    squares = _squared_norm(images, xp=xp)
+    least = functools.reduce(xp.minimum, _by_vector(squares, waves))
+    shift = xp.concat([_SHIFT * least] * waves.count, axis=2)
+    moved = orthonormal(_by_vector(power - shift * vectors, waves), xp=xp)
+    return moved, _best_points(waves, images, vectors, power)
+
+
+def _best_points(waves: PlaneWaves, images: Array, vectors: Array, power: Array) -> Start:
+    """The best vector at each point of the grid, at the points where the norm seems largest."""
+    xp = waves.ops.xp
+    first, *others = zip(*(_by_vector(x, waves) for x in (images, vectors, power)), strict=True)
+    best = first
     for other in others:
-        found = _best_in_plane(found, other, xp=xp)
+        best = _best_in_plane(best, other, xp=xp)
+    image, _, power = best
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
-    estimates = _squared_norm(found[2], xp=xp) / (_squared_norm(found[0], xp=xp) + _TINY)
+    estimates = _squared_norm(power, xp=xp) / (_squared_norm(image, xp=xp) + _TINY)
     phases = waves.phases[:, :, : len(waves.grid)]
-    start = Start(*_highest((*found, phases), estimates, _BEST, xp=xp))
-    shift = xp.concat([_SHIFT * least] * len(squares), axis=2)
-    return orthonormal(_by_vector(power - shift * vectors, waves), xp=xp), start
+    return Start(*_highest((*best, phases), estimates, _BEST, xp=xp))
 
 
 def _by_vector(x: Array, waves: PlaneWaves) -> list[Array]:
@@ -304,26 +335,6 @@ def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
             vector = vector - other * xp.vecdot(other, vector, axis=-2)[:, None, :]
         done.append(_unit(vector, xp=xp)[0])
     return xp.concat(done, axis=2)
-
-
-class Start(NamedTuple):
-    """The best points of the grid.
-
-    Parameters
-    ----------
-    images : complex array, shape (b, m, g)
-        ``G v``.
-    vectors : complex array, shape (b, p, g)
-        v, of unit length.
-    power : complex array, shape (b, p, g)
-        ``G*G v``.
-    phases : complex array, shape (b, taps, g)
-    """
-
-    images: Array
-    vectors: Array
-    power: Array
-    phases: Array
 
 
 def highest(waves: PlaneWaves, start: Start, *, last_rounds: int = 0) -> Triples:
@@ -425,15 +436,18 @@ def _round(waves: PlaneWaves, left: Array, phases: Array, turns: Array, count: i
     """
     xp = waves.ops.xp
     products = xp.permute_dims(waves.tap_products(left), (0, 3, 1, 2))
-    around = xp.conj(xp.matrix_transpose(phases))[..., None] * turns
-    candidates = xp.matmul(products, around)
+    conjugates = xp.conj(xp.matrix_transpose(phases))[..., None] * turns
+    # G* u at each frequency of the stencil, (b, g, p, s).
+    candidates = xp.matmul(products, conjugates)
     squares = xp.real(xp.vecdot(candidates, candidates, axis=-2))
     best = xp.argmax(squares, axis=2)
-    right, conjugate = (xp.matrix_transpose(_last_axis_at(x, best, xp=xp)) for x in (candidates, around))
+    right, conjugate = (xp.matrix_transpose(_last_axis_at(x, best, xp=xp)) for x in (candidates, conjugates))
+    # ||G* u|| / ||u|| is a value that the norm reaches.
     values = xp.max(squares, axis=2)[:, None, :] / (_squared_norm(left, xp=xp) + _TINY)
     right, conjugate = _highest((right, conjugate), values, count, xp=xp)
-    right, phases = _unit(right, xp=xp)[0], xp.conj(conjugate)
-    return waves.times(right, phases), right, phases
+    right, _ = _unit(right, xp=xp)
+    new_phases = xp.conj(conjugate)
+    return waves.times(right, new_phases), right, new_phases
 
 
 def _last_axis_at(x: Array, index: Array, *, xp: Namespace) -> Array:

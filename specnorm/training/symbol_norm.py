@@ -140,7 +140,7 @@ class SymbolNorm(Stepped):
         tall = arrays.tall(blocks, xp=ops.xp)
         if _is_scalar(spec):
             waves = PlaneWaves(tall, self._scalar_grid(spec), ops=ops)
-            return (arrays.real_pair(grid_vectors.start_vectors(waves, tall)[:, :, None, :], xp=ops.xp),)
+            return (arrays.real_pair(grid_vectors.start_vectors(waves)[:, :, None, :], xp=ops.xp),)
         if _is_matrix(spec):
             first = matrix_vectors.start(_matrices(tall, xp=ops.xp), ops=ops)
             return (_matrix_step(tall, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None],)
@@ -169,7 +169,7 @@ class SymbolNorm(Stepped):
         else:
             waves = self._waves(tall, ops=ops)
             vectors = xp.reshape(ops.complex(state[0][..., 0], state[0][..., 1]), waves.shape)
-            vectors = grid_vectors.with_invalid_replaced(vectors, waves, tall)
+            vectors = grid_vectors.with_invalid_replaced(vectors, waves)
             for _ in range(max(sweeps, 1)):
                 vectors, start = grid_vectors.step(waves, vectors)
             triples = grid_vectors.highest(waves, start)
@@ -180,7 +180,7 @@ class SymbolNorm(Stepped):
     def _run_from_start(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
         """Vectors after the first steps, and the triples that they lead to."""
         waves = self._waves(tall, ops=ops)
-        vectors = grid_vectors.start_vectors(waves, tall)
+        vectors = grid_vectors.start_vectors(waves)
         (vectors,) = arrays.repeated(
             lambda state: (grid_vectors.step(waves, state[0])[0],), _START_STEPS - 1, (vectors,), ops=ops
         )
