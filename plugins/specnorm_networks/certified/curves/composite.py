@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specnorm.proof import Interval, anything, arithmetic, enclosing, host
+from specnorm.proof import Interval, anything, arithmetic, enclosing
 from specnorm_networks.certified.curves.programs import Curve, EntryProgram
-from specnorm_networks.certified.curves.slopes import Proof, bounds_on, prove
+from specnorm_networks.certified.curves.slopes import Proof, bounds_on, prove, root_of_largest
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     LowHigh,
@@ -169,7 +169,7 @@ class SideBySide(_OfOneValue):
         ranges = place.ranges() if place.boxed or not constants else ()
         if len(ranges) == 1 and ranges[0] is not None and not self.may_jump:
             square_sum = bounds_on(self.curve, ranges[0].low, ranges[0].high).slopes.square_sum
-            constants.append(host.sqrt_up(float(np.max(square_sum, initial=0.0))))
+            constants.append(root_of_largest(square_sum))
         if not any(map(math.isfinite, constants)):
             raise NoBoundError(f"of these functions of one value, {self.proof}; {hint(ranges)}")
         return min(constants)

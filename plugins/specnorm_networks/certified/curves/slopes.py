@@ -15,6 +15,7 @@ import itertools
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from specnorm.proof import Interval, arithmetic, enclosing, host, point
 from specnorm_networks.certified.curves.programs import Curve, Evaluation
-from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, hull, is_exact, number
+from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, hull, is_exact, number, plus, times
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.smooth import Cos
 
@@ -127,10 +128,16 @@ def _slopes(evaluation: Evaluation, shape: tuple[int, ...]) -> Slopes:
                 is_finite = np.isfinite(largest[first]) & np.isfinite(largest[second])
                 largest[first], largest[second] = np.where(is_finite, u, math.inf), 0.0
                 break
-    square_sum = np.zeros(shape)
-    for each in largest:
-        square_sum = host.next_up(square_sum + host.next_up(each * each))
-    return Slopes(low, high, square_sum)
+    square_sum = point(np.zeros(shape))
+    for each in map(point, largest):
+        square_sum = plus(square_sum, times(each, each))
+    return Slopes(low, high, square_sum.high)
+
+
+def root_of_largest(square_sum: FloatArray) -> float:
+    """Return the root of the largest sum of squared slopes, rounded up; of 1 it is 1."""
+    largest = float(np.max(square_sum, initial=0.0))
+    return host.root_up(Fraction(largest)) if math.isfinite(largest) else math.inf
 
 
 def _union(a: Slopes, b: Slopes) -> Slopes:
@@ -187,7 +194,7 @@ class _Search:
             return UNBOUNDED
         # Two bounds: by the largest sum of squares, and by the largest slope of each output.
         by_outputs = max(host.hypot_up(*column) for column in steepest.reshape(len(steepest), -1).T.tolist())
-        by_square_sum = host.sqrt_up(float(self.proven.square_sum.max()))
+        by_square_sum = root_of_largest(self.proven.square_sum)
         return Proof(self.proven.low, self.proven.high, min(by_outputs, by_square_sum))
 
     def _over_functions(self, array: FloatArray) -> FloatArray:
