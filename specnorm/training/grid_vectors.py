@@ -23,13 +23,11 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-_BEST = 16
+_BEST = 8
 """Number of points of the grid at which a training step looks for the best vector."""
 _RITZ_STEPS = 2
 """Number of times that Rayleigh-Ritz combines these vectors with their power step. With one, the gradients of two
 passes over one weight differed by 1 %, with two by a twentieth of that."""
-_HIGHEST = 8, 1
-"""Number of the highest of these points that are kept, in each round."""
 _NEWTON_STEPS = 2
 """Number of Newton steps of the frequency, for the last point."""
 _SHIFT = 0.42
@@ -43,8 +41,8 @@ _LONG = 2.0
 """Vectors longer than this begin anew, too."""
 _TINY = 1e-30
 """Added to what is divided by."""
-_FINER = 0.4
-"""Factor by which the stencil around a frequency shrinks from round to round."""
+_STENCILS = 1.0, 0.4
+"""Sizes of the stencil around a frequency, round by round."""
 
 
 class Triples(NamedTuple):
@@ -362,7 +360,7 @@ def _with_power_steps(waves: PlaneWaves, start: Start) -> Array:
 
 
 def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 0) -> Triples:
-    """Return the highest triple of each block, after rounds of fewer and fewer of the highest points.
+    """Return the highest triple of each block, after a round of all points for each size of the stencil.
 
     Parameters
     ----------
@@ -373,11 +371,10 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
         Number of further Newton steps for the highest point alone.
     """
     ops, grid = waves.ops, waves.grid
-    scale, right = 1.0, left
-    for count in _HIGHEST:
-        (turns,) = placed(("turns", grid.key, scale), functools.partial(grid.turns, scale), left, ops=ops)
-        left, right, phases = _round(waves, left, phases, turns, count)
-        scale *= _FINER
+    right = left
+    for size in _STENCILS:
+        (turns,) = placed(("turns", grid.key, size), functools.partial(grid.turns, size), left, ops=ops)
+        left, right, phases = _round(waves, left, phases, turns, 1 if size == _STENCILS[-1] else left.shape[2])
     (taps,) = placed(("taps", grid.key), lambda dtype: (grid.taps.astype(dtype),), left, ops=ops)
 
     def settle(state: tuple[Array, ...]) -> tuple[Array, ...]:
