@@ -136,7 +136,7 @@ def _sizes(axes: int, points: int) -> tuple[int, ...]:
         # Triangles of rows pi / p apart, with points 2 pi / m apart, have the circumradius of the squares,
         # sqrt(2) pi / n.
         return round(pairs / math.sqrt(math.sqrt(8) * pairs / points - 1)), 2 * pairs
-    # The covering radius is sqrt(5) / 4 of the side of a cell with a point in its centre, sqrt(3) / 2 of that of a cube.
+    # The covering radius is sqrt(5) / 4 of a cell with a point in its centre, and sqrt(3) / 2 of a cube.
     cells = max(1, round(math.sqrt(5 / 12) * points))
     return cells, cells, 2 * cells
 
