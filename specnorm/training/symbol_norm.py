@@ -72,6 +72,7 @@ class SymbolNorm(Stepped):
     promise: ClassVar[Kind] = "lower"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="mixed", narrow_gradient=True, small_products=True)
     stats: ClassVar[Mapping[str, FigureRule]] = {}
+    pads_channels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.points is not None:
