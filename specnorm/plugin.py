@@ -20,6 +20,7 @@ from specnorm.geometry.words import check_words
 from specnorm.power.probable import LinearOperator, Vector
 from specnorm.running.base import check_count
 from specnorm.running.program import Program, Ran, check_values, keep, program
+from specnorm.running.stacks import Stack, stacks
 from specnorm.running.stepping import SteppedProgram, stepped_program
 from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, read_model
 from specnorm.training.tracking import init_stack, step_stack
@@ -36,6 +37,7 @@ __all__ = [
     "Program",
     "Ran",
     "Reading",
+    "Stack",
     "SteppedProgram",
     "Vector",
     "at_every_size",
@@ -55,6 +57,7 @@ __all__ = [
     "read_model",
     "reader_of",
     "same_upper",
+    "stacks",
     "step_stack",
     "stepped_program",
     "updates_in_ball",

@@ -267,6 +267,8 @@ class Stepped(Method):
     """Whether the value of `advance` is a proven upper bound for every state."""
     steps_at_a_size: ClassVar[bool] = False
     """Whether the method is stepped at an input size alone."""
+    pads_channels: ClassVar[bool] = False
+    """Whether a layer may be stepped with channels of zeros at the end of its blocks, and of axis 1 of its state."""
 
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """Names and shapes of the arrays of the training state, for one block; empty if there is no state.

@@ -19,6 +19,7 @@ from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry
 from specnorm.running.base import Method, check_count
 from specnorm.running.measuring import check_method, measure
+from specnorm.running.stacks import stacks
 from specnorm.running.stepping import SteppedProgram, state_shapes, stepped_program
 
 State: TypeAlias = dict[str, Any]
@@ -43,7 +44,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     -------
     dict of str to array
         Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the kernel,
-        except for two methods: the state of `SymbolNorm` has, for 3x3 kernels, 80 to 150 complex vectors whose length
+        except for two methods: the state of `SymbolNorm` has, for 3x3 kernels, 50 to 110 complex vectors whose length
         is the smaller number of channels; that of `Completion` is about 6 times as large as the kernel.
 
     Raises
@@ -113,7 +114,7 @@ def track_many(
     geometries: Sequence[Mapping[str, Any]] | None = None,
     sweeps: int = 1,
 ) -> tuple[list[ArrayT], list[State]]:
-    """`track` for all layers of a network; layers with equal shape, dtype, device and geometry are one batch.
+    """`track` for all layers of a network; equal and similar ones are one batch (`running.stacks`).
 
     Parameters
     ----------
@@ -152,18 +153,24 @@ def track_many(
         names.append(list(_checked_shapes(plan, state)))
     values: list[Any] = [None] * len(kernels)
     new_states: list[State] = [{} for _ in kernels]
-    batches: dict[tuple[str, str], list[int]] = {}
-    for j, (plan, device) in enumerate(zip(plans, devices, strict=True)):
-        batches.setdefault((plan.key, device), []).append(j)
-    for members in batches.values():
-        first = members[0]
-        xp: Any = plugins[first].namespace(kernels[first])
-        kernel_stack = xp.stack([kernels[j] for j in members])
-        state_stack = tuple(xp.stack([states[j][name] for j in members]) for name in names[first])
-        value_stack, new_state_stack = _step_stack(plugins[first], plans[first], kernel_stack, state_stack, sweeps)
-        for index, j in enumerate(members):
-            values[j] = value_stack[index, ...]
-            new_states[j] = {name: x[index, ...] for name, x in zip(names[j], new_state_stack, strict=True)}
+    by_device: dict[str, list[int]] = {}
+    for j, device in enumerate(devices):
+        by_device.setdefault(device, []).append(j)
+    for places in by_device.values():
+        for stack in stacks([plans[j] for j in places]):
+            members = [places[j] for j in stack.members]
+            backend = plugins[members[0]]
+            xp: Any = backend.namespace(kernels[members[0]])
+            padded = [stack.into(plans[j], kernels[j], backend=backend) for j in members]
+            padded_states = [
+                stack.state_into(plans[j], [states[j][x] for x in names[j]], backend=backend) for j in members
+            ]
+            state_stack = tuple(map(xp.stack, zip(*padded_states, strict=True)))
+            value_stack, new_stack = _step_stack(backend, stack.program, xp.stack(padded), state_stack, sweeps)
+            for index, j in enumerate(members):
+                values[j] = value_stack[index, ...]
+                new_state = stack.state_out_of(plans[j], [x[index, ...] for x in new_stack])
+                new_states[j] = dict(zip(names[j], new_state, strict=True))
     return values, new_states
 
 

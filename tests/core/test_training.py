@@ -14,7 +14,9 @@ from helpers.libraries import Lib
 
 import specnorm
 from specnorm.errors import KernelError
-from specnorm.methods import Gram, Power
+from specnorm.methods import Gram, Power, SymbolNorm
+from specnorm.running.stacks import stacks
+from specnorm.running.stepping import stepped_program
 from specnorm.tensor_norm.method import TensorNorm
 
 TN = TensorNorm(proven=False)
@@ -144,6 +146,26 @@ def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
         # Lower iterates of TN may stand in another order: the value there tells.
         held, alone = (specnorm.track(kernel, method, x, sweeps=0, **layers[j])[0] for x in (after[j], state))
         assert xp.number(held) == pytest.approx(xp.number(alone), rel=1e-5)
+
+
+@pytest.mark.sampled("numpy", "torch", "strict")
+def test_layers_with_unequal_channels_are_stepped_together(xp: Lib) -> None:
+    """Kernels and states are padded with zeros to a common stack, which changes neither norms nor states."""
+    layers: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+        ((6, 5, 3, 3), {}), ((6, 3, 3, 3), {}), ((4, 6, 3, 3), {}), ((3, 3, 5, 6), {"layout": "HWIO"}),
+        ((4, 3, 5, 5), {"stride": 2}), ((9, 4), {}), ((5, 6, 1, 1), {}),
+    ]  # fmt: skip
+    shapes, geometries = zip(*layers, strict=True)
+    method = SymbolNorm()
+    kernels = [xp.asarray(normal(*s, seed=j, dtype=xp.dtypes[-1])) for j, s in enumerate(shapes)]
+    programs = [stepped_program(method, s, xp.dtypes[-1], tuple(g.items())) for s, g in layers]
+    assert [x.members for x in stacks(programs)] == [(0, 1, 2, 3, 4), (5, 6)]
+    states = [specnorm.init_tracking(k, method, **g) for k, g in zip(kernels, geometries, strict=True)]
+    values, after = specnorm.track_many(kernels, method, states, geometries=geometries)
+    for j, kernel in enumerate(kernels):
+        value, state = specnorm.track(kernel, method, states[j], **geometries[j])
+        assert xp.number(values[j]) == pytest.approx(xp.number(value), rel=1e-5)
+        np.testing.assert_allclose(xp.to_numpy(after[j]["vectors"]), xp.to_numpy(state["vectors"]), atol=1e-4)
 
 
 def test_a_step_needs_the_memory_of_three_kernels() -> None:

@@ -1,0 +1,152 @@
+"""Layers that are stepped together: kernels of several shapes in one stack, padded with zeros to common channels.
+
+Channels of zeros change neither the norm of a kernel nor its singular vectors, which are zero there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from specnorm.backends import arrays
+from specnorm.backends.registry import called_while_tracing
+from specnorm.geometry import polyphase
+from specnorm.running.program import program
+from specnorm.running.stepping import SteppedProgram, stepped_program
+
+if TYPE_CHECKING:
+    from specnorm.backends.types import AnyArray, Backend
+
+_ADDED_PART = 0.5
+"""Zeros that kinds of layers may be padded with to join a stack, as a part of the entries of their kernels."""
+_ADDED_ENTRIES = 2**13
+"""Number of zeros that they may be padded with anyway: products of so few take less time than calls."""
+
+
+class Stack(NamedTuple):
+    """Layers that are stepped together.
+
+    Parameters
+    ----------
+    program : SteppedProgram
+        Of one member of the stack, as `into` makes it.
+    members : tuple of int
+        Places of the layers.
+    """
+
+    program: SteppedProgram
+    members: tuple[int, ...]
+
+    def into(self, layer: SteppedProgram, kernel: AnyArray, *, backend: Backend) -> AnyArray:
+        """A layer's kernel as a member of a stack: its blocks with zeros appended."""
+        if self.program is layer:
+            return kernel
+        xp = backend.namespace(kernel)
+        block = arrays.tall(polyphase.to_blocks(kernel[None, ...], layer.spec, xp=xp), xp=xp)
+        m, p, *taps = self.program.shape
+        block = xp.reshape(block, (*block.shape[1:3], *taps))
+        return _extended(_extended(block, 0, m, backend=backend), 1, p, backend=backend)
+
+    def out_of(self, layer: SteppedProgram, member: AnyArray, *, backend: Backend) -> AnyArray:
+        """The inverse of `into`: an array like a member of the stack, such as a gradient, as one like the kernel."""
+        if self.program is layer:
+            return member
+        xp = backend.namespace(member)
+        shape = layer.spec.block_shape
+        block = member[: max(shape[:2]), : min(shape[:2]), ...][None, ...]
+        if shape[0] < shape[1]:
+            block = arrays.swapped(block, xp=xp)
+        block = xp.reshape(block, (1, *shape))
+        return polyphase.from_blocks(block, layer.spec, xp=xp)[0, ...]
+
+    def state_into(self, layer: SteppedProgram, state: Sequence[AnyArray], *, backend: Backend) -> tuple[AnyArray, ...]:
+        """A layer's state as that of a member of a stack."""
+        if self.program is layer:
+            return tuple(state)
+        shapes = self.program.state_shapes().values()
+        return tuple(_extended(x, 1, shape[1], backend=backend) for x, shape in zip(state, shapes, strict=True))
+
+    def state_out_of(self, layer: SteppedProgram, state: Sequence[AnyArray]) -> tuple[AnyArray, ...]:
+        """The inverse of `state_into`."""
+        if self.program is layer:
+            return tuple(state)
+        shapes = layer.state_shapes().values()
+        return tuple(x[:, : shape[1], ...] for x, shape in zip(state, shapes, strict=True))
+
+
+def stacks(programs: Sequence[SteppedProgram]) -> list[Stack]:
+    """Join the layers of these programs, of one method, to as few stacks as cost little more."""
+    return [Stack(program(key), members) for key, members in _stacks(tuple(x.key for x in programs))]  # type: ignore[arg-type]
+
+
+def _extended(x: AnyArray, axis: int, size: int, *, backend: Backend) -> AnyArray:
+    """Append zeros along an axis."""
+    missing = size - x.shape[axis]
+    if not missing:
+        return x
+    xp: Any = backend.namespace(x)
+    shape = (*x.shape[:axis], missing, *x.shape[axis + 1 :])
+    return xp.concat([x, xp.zeros(shape, dtype=x.dtype, device=backend.device(x))], axis=axis)
+
+
+@called_while_tracing
+def _stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """`stacks` of the programs behind keys, as plain values."""
+    members: dict[str, list[int]] = {}
+    for j, key in enumerate(keys):
+        members.setdefault(key, []).append(j)
+    families: dict[Hashable, list[str]] = {}
+    for key in members:
+        families.setdefault(_family(key), []).append(key)
+    found = []
+    for kinds in families.values():
+        kinds.sort(key=lambda key: -math.prod(_tall_shape(key)))
+        while kinds:
+            joined = [kinds.pop(0)]
+            for kind in tuple(kinds):
+                if _costs_little([*joined, kind], members):
+                    joined.append(kind)
+                    kinds.remove(kind)
+            found.append((_common(joined), tuple(sorted(j for kind in joined for j in members[kind]))))
+    return tuple(found)
+
+
+def _family(key: str) -> Hashable:
+    """What is equal for kinds of layers that may join: all but the channels."""
+    kind = _program(key)
+    if not kind.stepped.pads_channels or kind.spec.groups > 1 or kind.spec.input_shape:
+        return key
+    sizes = tuple((shape[0], *shape[2:]) for shape in kind.state_shapes().values())
+    return kind.method, kind.dtype, _tall_shape(key)[2:], sizes
+
+
+def _costs_little(kinds: Sequence[str], members: dict[str, list[int]]) -> bool:
+    counts = [len(members[kind]) for kind in kinds]
+    entries = sum(n * math.prod(_tall_shape(kind)) for n, kind in zip(counts, kinds, strict=True))
+    added = sum(counts) * math.prod(_common_shape(kinds)) - entries
+    return added <= max(_ADDED_PART * entries, _ADDED_ENTRIES)
+
+
+def _common(kinds: Sequence[str]) -> str:
+    """Key of the program of a stack of these kinds."""
+    if len(kinds) == 1:
+        return kinds[0]
+    first = _program(kinds[0])
+    return stepped_program(first.method, _common_shape(kinds), first.dtype, ()).key
+
+
+def _common_shape(kinds: Sequence[str]) -> tuple[int, ...]:
+    return tuple(map(max, zip(*map(_tall_shape, kinds), strict=True)))
+
+
+def _tall_shape(key: str) -> tuple[int, ...]:
+    """Shape of the block of a layer, the longer side first, without axes of one tap."""
+    m, p, *taps = _program(key).spec.block_shape
+    return (max(m, p), min(m, p), *(k for k in taps if k > 1))
+
+
+def _program(key: str) -> SteppedProgram:
+    found = program(key)
+    assert isinstance(found, SteppedProgram)
+    return found
