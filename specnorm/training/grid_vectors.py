@@ -298,11 +298,11 @@ def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Arra
     best = first
     for other in others:
         best = _best_in_plane(best, other, xp=xp)
-    square, *best = best
+    square, image, vector, image_power = best
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
-    estimates = _squared_norm(best[2], xp=xp) / (square + _TINY)
+    estimates = _squared_norm(image_power, xp=xp) / (square + _TINY)
     phases = waves.phases[:, :, : len(waves.grid)]
-    return Start(*_highest((*best, phases), estimates, _BEST, ops=waves.ops))
+    return Start(*_highest((image, vector, image_power, phases), estimates, _BEST, ops=waves.ops))
 
 
 def _by_vector(x: Array, waves: PlaneWaves) -> list[Array]:
@@ -323,10 +323,10 @@ def _best_in_plane(one: Sequence[Array], other: Sequence[Array], *, xp: Namespac
     (square, image, *_), (other_square, other_image, *_) = one, other
     coupling = xp.vecdot(image, other_image, axis=-2)[:, None, :]
     size = xp.abs(coupling)
-    mean, difference = 0.5 * (square + other_square), square - other_square
-    angle = 0.5 * xp.atan2(2.0 * size, difference)
+    twice, difference = 2.0 * size, square - other_square
+    angle = 0.5 * xp.atan2(twice, difference)
     cos, sin = xp.cos(angle), xp.sin(angle) * xp.conj(coupling) / (size + _TINY)
-    largest = mean + xp.sqrt(0.25 * difference * difference + size * size)
+    largest = 0.5 * (square + other_square + xp.hypot(twice, difference))
     return largest, *(cos * x + sin * y for x, y in zip(one[1:], other[1:], strict=True))
 
 
@@ -354,7 +354,8 @@ def _with_power_steps(waves: PlaneWaves, start: Start) -> Array:
     ops, xp = waves.ops, waves.ops.xp
     images, vectors, power, phases = start
 
-    def combined(square: Array, images: Array, vectors: Array, power: Array) -> tuple[Array, ...]:
+    def combined(state: tuple[Array, ...], power: Array) -> tuple[Array, ...]:
+        square, images, vectors = state
         residual, _ = _unit(power - square * vectors, xp=xp)
         other = waves.times(residual, phases)
         square, images, vectors = _best_in_plane(
@@ -362,17 +363,17 @@ def _with_power_steps(waves: PlaneWaves, start: Start) -> Array:
         )
         # A residual that is nothing but rounding errors is not quite orthogonal.
         vectors, length = _unit(vectors, xp=xp)
-        inverse = 1 / (length + _TINY)
-        return square * (inverse * inverse), images * inverse, vectors
+        length = length + _TINY
+        return square / (length * length), images / length, vectors
 
     def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return combined(*state, waves.adjoint_times(state[1], phases))
+        return combined(state, waves.adjoint_times(state[1], phases))
 
-    state = _squared_norm(images, xp=xp), images, vectors
+    state: tuple[Array, ...] = _squared_norm(images, xp=xp), images, vectors
     count = _RITZ_STEPS
     if ops.concrete:
         # A compiler would write the step twice to save this product.
-        state = combined(*state, power)
+        state = combined(state, power)
         count -= 1
     _, images, _ = arrays.repeated(repeat, count, state, ops=ops)
     return images
