@@ -440,6 +440,7 @@ class ArrayOps:
         dtype: Dtype = "float64",
         *,
         training: bool = False,
+        differentiated: bool = True,
         memory: int | None = None,
     ) -> ArrayOps:
         """Decide how a method runs on arrays of a library and device.
@@ -454,6 +455,8 @@ class ArrayOps:
             Dtype of the result.
         training : bool
             Whether a training step is taken, which proves nothing.
+        differentiated : bool
+            Whether a gradient may follow.
         memory : int, optional
             Bytes for intermediate arrays; None: `MEMORY`.
         """
@@ -491,6 +494,7 @@ class ArrayOps:
             exact_float32=backend.working_dtype(like, "float32") == "float32",
             in_numpy=in_numpy,
             too_wide=too_wide,
+            differentiated=differentiated,
             computed_in=None if traced else computed_in,
             memory=MEMORY if memory is None else memory,
         )
