@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from specnorm.errors import CertificateError
-from specnorm.proof import Upper, counted, number, visible
+from specnorm.proof import Upper, counted, lines, number, visible
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import premises_first
+from specnorm_networks.certified.scope import Map
 from specnorm_networks.exported_file import AnswerWithFile
 from specnorm_networks.model import Checked
 from specnorm_networks.tables import aligned, html_table, shortened
@@ -20,6 +21,10 @@ from specnorm_networks.tables import aligned, html_table, shortened
 if TYPE_CHECKING:
     from specnorm_networks.layer_certificates import Certificate
 
+MOST_LINES = 40
+"""Largest number of lines of an explanation, about: a screen."""
+NORM_LEVELS = 2
+"""Number of levels of a norm's proof that are explained."""
 COMPLETE = "complete"
 """Status of a bound whose search and proof ended before their time limit."""
 
@@ -171,9 +176,23 @@ class NetworkBound(AnswerWithFile):
         """Return the rules that prove ``upper``, one line for each value from the outputs back, with layers' norms."""
         if self.claim is None:
             return str(self)
-        from specnorm_networks.chain import explained_constant  # not needed for most answers
-
-        return explained_constant(self.claim)
+        proof = {id(claim) for claim in premises_first([self.claim], lambda claim: claim.of)}  # type: ignore[arg-type,return-value]
+        text = []
+        for step in reversed(self.nodes):
+            if step.claim is None or (step.factor == 1 and step.name not in self.ends):
+                continue  # it is unknown, or has the constant of the value before it
+            if len(self.input_shapes) == 1 and id(step.claim) not in proof:
+                continue  # a value between layers that are bounded together
+            text.append(f"{step.name} <= {number(step.claim.value, 'upper')}: {step.claim.rule}")
+            # The first premise of a product is the node's own constant.
+            for claim in (step.claim, *step.claim.of[:1]):
+                for premise in claim.of:
+                    if not isinstance(premise.what, Map):
+                        text += lines(premise, ("upper", "<="), 0, 1, NORM_LEVELS)
+        if len(text) > MOST_LINES:
+            half = MOST_LINES // 2
+            text = [*text[:half], f"... {len(text) - 2 * half} lines between", *text[-half:]]
+        return "\n".join(map(visible, text))
 
     def certificate(self, name: str = "network") -> Certificate:
         """Return a certificate that can be checked without specnorm: ``python -m specnorm_check``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -57,36 +57,6 @@ def largest(numbers: NDArray[np.float64]) -> float:
     return float(np.max(np.where(np.isfinite(numbers), abs(numbers), 0.0), initial=0.0))
 
 
-class Trial(Protocol):
-    """Callback that gets one operator of a model, and may execute it on inputs of its choice; see `Model.alone`."""
-
-    def __call__(
-        self,
-        name: str,
-        values: Mapping[str, NDArray[np.generic]],
-        free: set[str],
-        numbers: Sequence[float],
-        run: Callable[[Mapping[str, NDArray[Any]]], tuple[dict[str, NDArray[Any]], Computed]],
-    ) -> None:
-        """Receive one operator.
-
-        Parameters
-        ----------
-        name : str
-            Name of the value that the operator computes.
-        values : mapping of str to array
-            The operator's inputs, with the values that they have in the model.
-        free : set of str
-            Names of the inputs that may have other values of the same shape.
-        numbers : sequence of float
-            Numbers among the operator's arguments.
-        run : callable
-            Executes the operator on such inputs. It returns these as they are rounded to the model's precision, and the
-            value.
-        """
-        ...
-
-
 class Model(Protocol):
     """The model that a graph was read from, executed by its own framework."""
 
@@ -108,10 +78,6 @@ class Model(Protocol):
             The outputs, all other values for which the format has names, and the inputs, rounded to the model's
             precision.
         """
-        ...
-
-    def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
-        """Call a trial with every operator."""
         ...
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
@@ -144,8 +110,6 @@ class Checked:
         Number of pairs of inputs by which the answer was attacked; see `attack`.
     reached : float
         Largest ratio of the outputs' distance to the inputs' distance of these pairs, in float64.
-    alone : int
-        Number of operators that were also compared one by one, near their constants.
     """
 
     inputs: int = 0
@@ -156,7 +120,6 @@ class Checked:
     reason: str = ""
     pairs: int = 0
     reached: float = 0.0
-    alone: int = 0
 
     @property
     def complete(self) -> bool:

@@ -107,7 +107,7 @@ class NumpyBackend(Backend):
     def precise(self, x: Any) -> contextlib.AbstractContextManager[object]:
         """A context with one BLAS thread for small kernels. NumPy's products always have full precision."""
         _keep_freed_memory()
-        return threads.one_thread() if np.size(x) <= _SMALL_KERNEL else contextlib.nullcontext()
+        return threads.one_thread() if x.size <= _SMALL_KERNEL else contextlib.nullcontext()
 
     def cholesky_ok(self, a: Any) -> Any:
         """Whether each matrix has a Cholesky factor; large matrices are distributed to threads."""

@@ -12,12 +12,11 @@ NumPy's would call, with the same results bit for bit.
 from __future__ import annotations
 
 import math
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
-
-_add_reduce: Any = np.add.reduce
-_maximum_reduce: Any = np.maximum.reduce
 
 
 class _Linalg:
@@ -33,7 +32,7 @@ class _Linalg:
         """2-norms along an axis; NumPy's function for integers and for several axes."""
         if not isinstance(axis, int) or x.dtype.kind not in "fc":
             return np.linalg.vector_norm(x, axis=axis, keepdims=keepdims)
-        return np.sqrt(_add_reduce((x.conj() * x).real, axis=axis, keepdims=keepdims))
+        return np.sqrt(Namespace.sum((x.conj() * x).real, axis=axis, keepdims=keepdims))
 
 
 class Namespace:
@@ -71,6 +70,15 @@ class Namespace:
         return x.shape[axis] - 1 - np.flip(order_of_flipped, axis=axis)
 
     # -- functions by the method or ufunc that NumPy's function would call -------------------------------------------
+    matrix_transpose = staticmethod(attrgetter("mT"))
+    real = staticmethod(attrgetter("real"))
+    imag = staticmethod(attrgetter("imag"))
+    sum = staticmethod(partial(np.add.reduce, axis=None))
+    max = staticmethod(partial(np.maximum.reduce, axis=None))
+    min = staticmethod(partial(np.minimum.reduce, axis=None))
+    all = staticmethod(partial(np.logical_and.reduce, axis=None))
+    any = staticmethod(partial(np.logical_or.reduce, axis=None))
+
     @staticmethod
     def reshape(x: Any, /, shape: tuple[int, ...]) -> Any:
         return x.reshape(shape)
@@ -97,28 +105,26 @@ class Namespace:
         return x.reshape(-1).take(first_of_rows + indices)
 
     @staticmethod
-    def matrix_transpose(x: Any, /) -> Any:
-        return x.mT
-
-    @staticmethod
-    def real(x: Any, /) -> Any:
-        return x.real
-
-    @staticmethod
-    def imag(x: Any, /) -> Any:
-        return x.imag
-
-    @staticmethod
     def take(x: Any, indices: Any, /, *, axis: int) -> Any:
         return x.take(indices, axis)
 
     @staticmethod
-    def sum(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
-        return _add_reduce(x, axis=axis, keepdims=keepdims)
+    def argmax(x: Any, /, *, axis: int | None = None) -> Any:
+        return x.argmax(axis)
 
     @staticmethod
-    def max(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
-        return _maximum_reduce(x, axis=axis, keepdims=keepdims)
+    def zeros_like(x: Any, /) -> Any:
+        return np.zeros(x.shape, x.dtype)
+
+    @staticmethod
+    def full_like(x: Any, value: Any, /) -> Any:
+        result = np.empty(x.shape, x.dtype)
+        result.fill(value)
+        return result
+
+    @staticmethod
+    def ones_like(x: Any, /) -> Any:
+        return Namespace.full_like(x, 1)
 
 
 NAMESPACE = Namespace()

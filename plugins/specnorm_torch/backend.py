@@ -55,19 +55,20 @@ class TorchBackend(TorchArrays):
         derivatives. For several values of a kernel that array could be huge: eager calls then use an
         ``autograd.Function`` of several tensors.
         """
-        if program.needs.searches and self.is_traced(kernels):
+        is_compiled_or_transformed = self.is_compiled_or_transformed(kernels)
+        if is_compiled_or_transformed and program.needs.searches and self.is_traced(kernels):
             # Without values, the tensor norm is an estimate: it refuses tracers only if it is to be proven.
             if kernels.is_meta and program.method.name != "tn":
                 raise KernelError("the tensor has no values: it is on the device 'meta'. Load its values first.")
             program.method.refuse_tracer(program.spec)
         need = self._need(program, kernels)
         kernels_once = kernels
-        if need != "value" or not self._is_constant(kernels):
+        if need != "value" or is_compiled_or_transformed or _has_tangent(kernels):
             # `first_order` also refuses forward-mode differentiation, which would take the value for a constant.
             kernels_once = derivatives.first_order(kernels)
         with self.precise(kernels):
             ran: Ran | None = None
-            if self.is_compiled_or_transformed(kernels):
+            if is_compiled_or_transformed:
                 value, *rest = operators.evaluate_operator(kernels.detach(), program.key, need)
             else:
                 (value, *rest), ran = operators.run(kernels.detach(), program.key, need)
@@ -105,13 +106,6 @@ class TorchBackend(TorchArrays):
         has_several_values = bool(program.value_shape)
         return "residuals" if has_several_values else "jacobian"
 
-    def _is_constant(self, kernels: Tensor) -> bool:
-        """Return whether a tensor takes part neither in a transformation nor in forward-mode differentiation."""
-        if self.is_traced(kernels) or transformed(kernels):
-            return False
-        tangent = torch.autograd.forward_ad.unpack_dual(kernels).tangent  # type: ignore[no-untyped-call]
-        return tangent is None
-
     def step(
         self,
         program: SteppedProgram,
@@ -140,10 +134,16 @@ class TorchBackend(TorchArrays):
 
     def is_compiled_or_transformed(self, kernels: Array, *others: Array) -> bool:
         """Return whether a compiler or a ``torch.func`` transformation is active for one of the tensors."""
-        return self.is_traced(kernels) or any(transformed(x) for x in (kernels, *others))
+        return self.is_traced(kernels) or any(map(transformed, (kernels, *others)))
 
     def first_order(self, x: Array) -> Array:
         return derivatives.first_order(x)
+
+
+def _has_tangent(kernels: Tensor) -> bool:
+    """Whether a tensor takes part in forward-mode differentiation."""
+    tangent = torch.autograd.forward_ad.unpack_dual(kernels).tangent  # type: ignore[no-untyped-call]
+    return tangent is not None
 
 
 def _products(jacobian: Tensor, change: Tensor, program: Program, value: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def run(
     Returns
     -------
     outputs : list of Tensor
-        The value, the statistics, and the residuals or the Jacobian; copies.
+        The value, the statistics, and the residuals or the Jacobian.
     ran : Ran
     """
     stored_program = program(key)
@@ -44,9 +44,7 @@ def run(
         outputs += ran.residuals
     if need == "jacobian":
         outputs.append(_jacobian(stored_program, ran, backend))
-    # An operator must not return its input, a view of it, or one tensor twice. Its strides must be those that the fake
-    # run inferred, which NumPy's results do not have.
-    return [x.clone(memory_format=torch.contiguous_format) for x in outputs], ran
+    return outputs, ran
 
 
 def _jacobian(stored_program: Program, ran: Ran, backend: TorchArrays) -> Tensor:
@@ -79,9 +77,13 @@ def _jacobian(stored_program: Program, ran: Ran, backend: TorchArrays) -> Tensor
 
 
 def run_outputs(kernels: Tensor, key: str, need: str) -> list[Tensor]:
-    """Run a program, and return the outputs of `run`."""
+    """Run a program, and return copies of the outputs of `run`.
+
+    An operator must not return its input, a view of it, or one tensor twice. Its strides must be those that the fake
+    run inferred, which NumPy's results do not have.
+    """
     outputs, _ = run(kernels, key, need)
-    return outputs
+    return [x.clone(memory_format=torch.contiguous_format) for x in outputs]
 
 
 evaluate_operator = torch.library.custom_op("specnorm::evaluate", run_outputs, mutates_args=())
@@ -94,7 +96,7 @@ def _evaluate_fake(kernels: Tensor, key: str, need: str) -> list[Tensor]:
     # Keep the program alive: the graph that is being traced has its key only.
     keep(key)
     outputs, _ = run(kernels, key, need, SHAPES)
-    return [torch.empty_like(x) for x in outputs]
+    return [torch.empty_like(x, memory_format=torch.contiguous_format) for x in outputs]
 
 
 @evaluate_operator.register_vmap

@@ -43,11 +43,11 @@ def exponents(blocks: Array, *, xp: Namespace) -> Array:
     axes = tuple(range(1, blocks.ndim))
     largest = xp.maximum(xp.max(blocks, axis=axes), -xp.min(blocks, axis=axes))
     # At exact powers of two, JAX's floor(log2) can be off by one. That does no harm: any nearby exponent will do.
-    exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
+    exponent = xp.floor(xp.log2(xp.where(largest > 0, largest, 1.0)))
     # If a library replaces subnormal numbers by zero, their logarithm is infinite.
     info = xp.finfo(blocks.dtype)
     smallest_exponent = math.log2(float(info.smallest_normal)) + math.log2(float(info.eps))
-    return xp.maximum(exponent, xp.full_like(exponent, smallest_exponent))
+    return xp.maximum(exponent, smallest_exponent)
 
 
 def unscale_blocks(blocks: Array, exponents: Array, *, xp: Namespace) -> Array:
@@ -125,7 +125,7 @@ def normalise(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
         With the last axis kept, of length 1.
     """
     norm = xp.linalg.vector_norm(x, axis=-1, keepdims=True)
-    divisor = xp.where(norm > 0, norm, xp.ones_like(norm))
+    divisor = xp.where(norm > 0, norm, 1.0)
     return x / xp.astype(divisor, x.dtype), norm
 
 
@@ -399,7 +399,7 @@ def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> 
     value : array, shape (...)
         L.
     """
-    positive_value = xp.where(value > 0, value, xp.ones_like(value))
+    positive_value = xp.where(value > 0, value, 1.0)
     product = a / xp.astype(positive_value, a.dtype)[..., None, None]
     is_wide = a.shape[-1] > a.shape[-2]
     if is_wide:

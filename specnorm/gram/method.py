@@ -495,9 +495,9 @@ def _waves(like: Array, points: int, taps: int, n: int, *, xp: Namespace) -> tup
 def _slopes_of_roots(sums: Array, cotangent: Array, n_iter: int, *, xp: Namespace) -> Array:
     """Derivative of ``sum_i c_i s_i**(1 / 2**t)`` with respect to the sums s (b, p); 0 where a sum is 0."""
     root = 2.0**-n_iter
-    safe = xp.where(sums > 0, sums, xp.ones_like(sums))
+    safe = xp.where(sums > 0, sums, 1.0)
     slope = xp.astype(cotangent, sums.dtype) * root * xp.pow(safe, xp.full_like(safe, root - 1))
-    return xp.where(sums > 0, slope, xp.zeros_like(sums))
+    return xp.where(sums > 0, slope, 0.0)
 
 
 def one_product_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:

@@ -219,6 +219,7 @@ def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.nd
     return np.where(is_swapped, s, c) * _COS_SIGN[quarter], np.where(is_swapped, c, s) * _SIN_SIGN[quarter]
 
 
+@functools.lru_cache(maxsize=64)
 def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
     """Number of taps along each axis of the kernel that ``n_iter`` Gram products of a kernel make."""
     return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)

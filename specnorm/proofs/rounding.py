@@ -10,6 +10,7 @@ The factor `SLACK` covers terms of second order.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,6 +35,7 @@ def unit(x: Array, *, xp: Namespace) -> float:
     return 2.0**-53 if x.dtype in (xp.float64, xp.complex128) else 2.0**-24
 
 
+@functools.lru_cache(maxsize=256)
 def gamma(n: int, u: float) -> float:
     """Return n u / (1 - n u): the relative error of n accumulated roundings."""
     if n * u >= 0.5:
@@ -113,8 +115,8 @@ def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, eager: bool = False, x
             return _neighbour(value, converted, rounds, xp=xp)
         if rounds == "up":
             return xp.where(value > 0, converted * (1 + 2 * eps) + tiny, converted)
-        lowered = xp.minimum(converted, xp.full_like(converted, largest)) * (1 - 2 * eps) - tiny
-        return xp.where(lowered > 0, lowered, xp.zeros_like(lowered))
+        lowered = xp.minimum(converted, largest) * (1 - 2 * eps) - tiny
+        return xp.where(lowered > 0, lowered, 0.0)
 
 
 def _neighbour(value: Array, nearest: Array, rounds: Literal["up", "down"], *, xp: Namespace) -> Array:
@@ -132,8 +134,8 @@ def _neighbour(value: Array, nearest: Array, rounds: Literal["up", "down"], *, x
         above = xp.where(converted < value, next_up, nearest)
         return xp.where(may_have_underflowed & (value > 0), above + lost, above)
     next_down = next_after(nearest, xp.full_like(nearest, -math.inf))
-    below = xp.minimum(xp.where(converted > value, next_down, nearest), xp.full_like(nearest, largest))
-    lowered = xp.where(below > lost, below - lost, xp.zeros_like(below))
+    below = xp.minimum(xp.where(converted > value, next_down, nearest), largest)
+    lowered = xp.where(below > lost, below - lost, 0.0)
     return xp.where(may_have_underflowed, lowered, below)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -133,7 +133,7 @@ class Program:
     def __post_init__(self) -> None:
         object.__setattr__(self, "needs", self.method.needs(self.spec))
 
-    @property
+    @cached_property
     def result_dtype(self) -> Literal["float32", "float64"]:
         """Dtype of the results: float64 for float64 kernels, else float32."""
         return dtype_to_compute_in(self.dtype, self.shape)
@@ -148,7 +148,7 @@ class Program:
         differentiated : bool
             Whether the residuals are needed.
         """
-        ops = replace(self.execution(kernels, backend=backend), differentiated=differentiated)
+        ops = self.execution(kernels, backend=backend, differentiated=differentiated)
         if self.needs.searches and ops.traced:
             self.method.refuse_tracer(self.spec)
         if ops.in_numpy:
@@ -284,7 +284,7 @@ class Program:
         """Number of answers of the method for one layer: 1, or one for each group, of which the largest is taken."""
         return 1 if self.needs.by_layer else self.spec.groups
 
-    @property
+    @cached_property
     def factor(self) -> float:
         """Factor of the padding for upper bounds of the blocks, rounded to nearest; 1 for other values."""
         is_bound_of_blocks = self.needs.rounds == "up" and self.needs.blocks
@@ -308,7 +308,9 @@ class Program:
         """Shape of the value of one kernel: () for a norm, (r,) for methods with several values."""
         return self.needs.value_shape
 
-    def execution(self, kernels: AnyArray, *, backend: Backend, training: bool = False) -> ArrayOps:
+    def execution(
+        self, kernels: AnyArray, *, backend: Backend, training: bool = False, differentiated: bool = True
+    ) -> ArrayOps:
         """The array operations for a run on these kernels: library, device and dtype of the computation.
 
         Raises
@@ -317,7 +319,9 @@ class Program:
             For a float64 kernel under a tracer of a library that computes in float32: rounding it would change the
             kernel.
         """
-        ops = ArrayOps.of(backend, kernels, self.needs, self.result_dtype, training=training)
+        ops = ArrayOps.of(
+            backend, kernels, self.needs, self.result_dtype, training=training, differentiated=differentiated
+        )
         if ops.traced and ops.too_wide:
             raise BackendError(
                 f"kernel of shape {self.shape} is float64, and {backend.name} computes in float32 here: rounded to "
@@ -343,17 +347,23 @@ class Program:
         products_lose_digits = ops.own_dtype != self.result_dtype
         residual_dtypes = wide_dtypes if products_lose_digits else result_dtypes
 
-        def to_device(x: AnyArray, dtypes: dict[str, str], rounds: FigureRule = None) -> AnyArray:
+        def converted(x: AnyArray, dtypes: dict[str, str], rounds: FigureRule = None) -> AnyArray:
             new_dtype = dtypes.get(x.dtype.name) if dtypes else None
             if new_dtype and rounds in ("up", "down", "nearest"):
-                x = rounding.to_dtype(x, getattr(np, new_dtype), rounds, eager=True, xp=backend.host().namespace(x))
-            return backend.from_numpy(x.astype(new_dtype) if new_dtype else x, kernels)
+                return rounding.to_dtype(x, getattr(np, new_dtype), rounds, eager=True, xp=backend.host().namespace(x))
+            return x.astype(new_dtype) if new_dtype else x
 
         rules = self.method.stats.values()
         return Ran(
-            to_device(value, result_dtypes, self.needs.rounds),
-            tuple(to_device(x, result_dtypes, rule) for x, rule in zip(stats, rules, strict=True)),
-            tuple(to_device(x, residual_dtypes) for x in residuals) if ops.differentiated else (),
+            backend.share_numpy(converted(value, result_dtypes, self.needs.rounds), kernels),
+            tuple(
+                backend.share_numpy(converted(x, result_dtypes, rule), kernels)
+                for x, rule in zip(stats, rules, strict=True)
+            ),
+            # Copies: residuals may be views of the caller's kernels.
+            tuple(backend.from_numpy(converted(x, residual_dtypes), kernels) for x in residuals)
+            if ops.differentiated
+            else (),
             claims,
             ops.computed_in,
         )
@@ -370,10 +380,10 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
         If the processor replaces subnormal numbers by zero, and that could change the norm.
     """
     check_finite(kernels, shape, backend=backend)
-    computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
-    if not rounding.flushes() or not computes_on_this_processor:
+    if not rounding.flushes():
         return
-    if arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
+    computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
+    if computes_on_this_processor and arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
         raise BackendError(
             f"kernel of shape {shape} is so small that subnormal numbers matter, and the processor takes them "
             "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
@@ -463,7 +473,12 @@ def keep(key: str) -> Program:
 
 
 @called_while_tracing
-def _field_names(cls: type[Method]) -> tuple[str, ...]:
+def _field_names(cls: Any) -> tuple[str, ...]:
+    return _field_names_of(cls)
+
+
+@lru_cache(maxsize=LIMIT)
+def _field_names_of(cls: Any) -> tuple[str, ...]:
     return tuple(f.name for f in fields(cls))
 
 

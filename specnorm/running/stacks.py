@@ -60,13 +60,17 @@ class Stack(NamedTuple):
         block = xp.reshape(block, (1, *shape))
         return polyphase.from_blocks(block, layer.spec, xp=xp)[0, ...]
 
-    def state_into(self, state: Sequence[AnyArray], *, backend: Backend) -> tuple[AnyArray, ...]:
+    def state_into(self, layer: SteppedProgram, state: Sequence[AnyArray], *, backend: Backend) -> tuple[AnyArray, ...]:
         """A layer's state as that of a member of a stack."""
+        if self.program is layer:
+            return tuple(state)
         shapes = self.program.state_shapes().values()
         return tuple(_extended(x, 1, shape[1], backend=backend) for x, shape in zip(state, shapes, strict=True))
 
     def state_out_of(self, layer: SteppedProgram, state: Sequence[AnyArray]) -> tuple[AnyArray, ...]:
         """The inverse of `state_into`."""
+        if self.program is layer:
+            return tuple(state)
         shapes = layer.state_shapes().values()
         return tuple(x[:, : shape[1], ...] for x, shape in zip(state, shapes, strict=True))
 

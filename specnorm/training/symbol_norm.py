@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import FigureRule, Kind
 
-_LEAST_VECTORS = 64
+_LEAST_VECTORS = 48
 """Least number of vectors of all points together, for grids of few points."""
 _MOST_VECTORS = 4
 """Largest number of vectors at a point for that reason."""

@@ -44,7 +44,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     -------
     dict of str to array
         Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the kernel,
-        except for two methods: the state of `SymbolNorm` has, for 3x3 kernels, 80 to 150 complex vectors whose length
+        except for two methods: the state of `SymbolNorm` has, for 3x3 kernels, 50 to 110 complex vectors whose length
         is the smaller number of channels; that of `Completion` is about 6 times as large as the kernel.
 
     Raises
@@ -162,7 +162,9 @@ def track_many(
             backend = plugins[members[0]]
             xp: Any = backend.namespace(kernels[members[0]])
             padded = [stack.into(plans[j], kernels[j], backend=backend) for j in members]
-            padded_states = [stack.state_into([states[j][x] for x in names[j]], backend=backend) for j in members]
+            padded_states = [
+                stack.state_into(plans[j], [states[j][x] for x in names[j]], backend=backend) for j in members
+            ]
             state_stack = tuple(map(xp.stack, zip(*padded_states, strict=True)))
             value_stack, new_stack = _step_stack(backend, stack.program, xp.stack(padded), state_stack, sweeps)
             for index, j in enumerate(members):

@@ -29,7 +29,6 @@ from specnorm_networks.certified.combinations import (
     LinearCombination,
     multiply,
     product_of_factors,
-    product_of_matrices,
     round_but_zero,
     shift_rows,
     slice_of,
@@ -119,7 +118,7 @@ class Reader:
                 return self._slice(node, cut)
             case ops.Identity() | ops.SameOrder():
                 return self._reshape(node)
-            case ops.Sort(first=None) | ops.GroupSort() | ops.Reflection() as sort:
+            case ops.Sort(first=None) | ops.GroupSort() as sort:
                 return self._sort(node, sort)
             case SideBySide() as functions:
                 return self._side_by_side(node, functions)
@@ -275,11 +274,6 @@ class Reader:
         axis = len(source.shape) - 1 - layer.spatial
         combination = self._sum_of(source.name, axis)
 
-        # A matrix directly after a matrix that only it reads is multiplied with it.
-        if combination is not None and self.readers[source.name] == 1:
-            product = product_of_matrices(combination, layer, spec.cout)
-            if product is not None:
-                return multiply(product, alpha)
         # A layer that reads a sum of multiples of values becomes one term for each of them. Any other sum is first made
         # a value.
         if combination is not None:
@@ -425,21 +419,18 @@ class Reader:
     def _sort(
         self,
         node: Node,
-        sort: ops.Sort | ops.GroupSort | ops.Reflection,
+        sort: ops.Sort | ops.GroupSort,
     ) -> LinearCombination | None:
-        """Return a value that is sorted, or reflected, along an axis.
+        """Return a value that is sorted along an axis.
 
-        Suppose that all channels of a group have one weight. Sorting moves no two vectors further apart; a reflection
-        moves them apart by at most its norm. So they count as functions with slopes in [-1, 1], or [-norm, norm].
+        Suppose that all channels of a group have one weight. Sorting moves no two vectors further apart. So it counts
+        as functions with slopes in [-1, 1].
         """
         name = node.inputs[0]
         combination = self._unflattened(name)
         if combination is None or not self._keeps_shape(node, name):
             return None
-        norm = sort.norm if isinstance(sort, ops.Reflection) else 1.0
-        if norm is None:
-            return None
-        slopes = np.full(combination.width, norm)
+        slopes = np.ones(combination.width)
         groups = group_of_channels(sort, combination.width, combination.axis)
         link = Link(combination.terms, combination.width, (-slopes, slopes), node.name, groups=groups)
         return self._append_link(node, combination, link)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -17,22 +17,17 @@ import numpy as np
 from specnorm.errors import MethodError
 from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
-from specnorm_networks.certified.operators.formats import UNITS, smallest_positive
+from specnorm_networks.certified.operators.base import FloatArray, NotRunError
+from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute, last_readers
-from specnorm_networks.comparison.probes import Shapes, near_constants, probes, samples, sizes
+from specnorm_networks.comparison.probes import Shapes, probes, samples, sizes
 from specnorm_networks.model import Checked, Computed, Model, NotExecutedError, equal_but_for_rounding
 
 SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
-LEAST_UNIT = UNITS["float32"]
-"""Least unit roundoff that is counted for operators that run one by one: a file has their constants in single
-precision."""
-SMALL = 16
-"""Largest number of entries of a constant for which operators are executed on inputs near the constant's numbers."""
 SAMPLES = (2, 3, 16)
 """Sizes of the batches that are executed."""
 DIFFERENT_SAMPLES = 3
@@ -84,17 +79,12 @@ def _compare_all(
         comparison.compare(graph, inputs, model_values)
         comparison.compare(read, inputs, model_values, compared_graph=graph)
         count += 1
-    # The model calls `one_by_one` for each of its operators, with a function that runs the operator by itself.
-    one_by_one = _OneByOne(graph)
-    with suppress(NotExecutedError):
-        model.alone(next(samples(shapes, region)), one_by_one)
     return Checked(
         inputs=count,
         values=len(comparison.compared),
         missed=_missed_values(read, comparison.compared, comparison.executed),
         difference=comparison.largest_difference,
         samples=_batch_sizes(graph, model, shapes, region),
-        alone=len(one_by_one.compared),
     )
 
 
@@ -258,82 +248,6 @@ def _refusal(node: Node, predicate: str) -> TranslationError:
         f"The network is not read as it computes: value {visible(node.name)} ({visible(label)}, read as "
         f"{type(node.operator).__name__}) {predicate}. No bound is given. Please report the operator and its arguments."
     )
-
-
-# -- operator by operator ----------------------------------------------------------------------------------------------
-class _OneByOne:
-    """Compares operators one by one, on inputs that are made for each: a `model.Trial`.
-
-    Some of these inputs are near the operator's constants (`probes.near_constants`).
-    """
-
-    def __init__(self, graph: Graph) -> None:
-        self.nodes = graph.by_name
-        self.order = {node.name: number for number, node in enumerate(graph.nodes)}
-        self.rng = np.random.default_rng(0)
-        self.compared: set[str] = set()
-
-    def __call__(
-        self,
-        name: str,
-        values: Mapping[str, FloatArray],
-        free: set[str],
-        numbers: Sequence[float],
-        run: Callable[[Mapping[str, FloatArray]], tuple[dict[str, FloatArray], Computed]],
-    ) -> None:
-        """Compare one operator with the nodes that it was translated to; parameters as in `model.Trial`."""
-        nodes = self._nodes_between(values, name)
-        # An input that the graph does not name is a constant there.
-        shapes = {source: values[source].shape for source in free if source in self.nodes}
-        if not nodes or not shapes:
-            return
-        is_linear = all(isinstance(node.operator, Linear | Constant) for node in nodes)
-        numbers_of_nodes = itertools.chain.from_iterable(map(_constants_of, nodes))
-        for trial_inputs in near_constants(shapes, [*numbers, *numbers_of_nodes], self.rng, linear=is_linear):
-            try:
-                rounded_inputs, theirs = run({**values, **trial_inputs})
-            except (RuntimeError, ValueError, TypeError, IndexError):  # the operator does not take such inputs
-                continue
-            self._compare(nodes, {**values, **rounded_inputs}, theirs)
-
-    def _nodes_between(self, values: Mapping[str, FloatArray], name: str) -> list[Node]:
-        """Return the nodes that compute the value ``name`` from ``values``, in the order of the graph.
-
-        The list is empty if another value of the model is computed in between, or a value has no rule.
-        """
-        between: dict[str, Node] = {}
-        waiting = [name]
-        while waiting:
-            node = self.nodes.get(waiting.pop())
-            if node is None or isinstance(node.operator, Input | Unknown | Random):
-                return []
-            # The inner nodes of a translated operator have names that begin with its value's.
-            if not isinstance(node.operator, Constant) and not node.name.startswith(name):
-                return []
-            between[node.name] = node
-            waiting += [source for source in node.inputs if source not in values and source not in between]
-        return sorted(between.values(), key=lambda node: self.order[node.name])
-
-    def _compare(self, nodes: list[Node], inputs: Mapping[str, FloatArray], theirs: Computed) -> None:
-        values = {name: Value(np.asarray(value)) for name, value in inputs.items()}
-        unit = max(LEAST_UNIT, theirs.unit)
-        try:
-            for node in nodes:
-                values[node.name] = execute(node, [values[name] for name in node.inputs], unit)
-        except NotRunError:
-            return
-        last = nodes[-1]
-        _difference(last, values[last.name], theirs, unit, overflown=False)
-        self.compared.add(last.name)
-
-
-def _constants_of(node: Node) -> Iterator[float]:
-    """Yield the numbers in the fields of an operator, without those of large arrays."""
-    for _, value in node.operator.fields_for_digest():
-        with suppress(TypeError, ValueError):  # the field has no numbers
-            numbers = np.asarray(value, dtype=np.float64)
-            if numbers.size <= SMALL:
-                yield from numbers.reshape(-1).tolist()
 
 
 # -- several samples ---------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""Inputs on which a network, or one of its operators, is executed: random and structured ones, from fixed seeds."""
+"""Inputs on which a network is executed: random and structured ones, from fixed seeds."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -22,12 +22,6 @@ WORK = 2**27
 """Largest number of multiplications of all probes but the first, which is always executed."""
 MOST_PROBES = 7
 """Largest number of inputs on which a network is executed."""
-LARGE = 1e30
-"""Absolute value above which a constant of an operator counts as infinite."""
-MOST_SCALES = 4
-"""Largest number of scales on which one operator is executed."""
-MOST_MIXED = 16
-"""Largest number of inputs of one operator that are made of its constants."""
 
 
 def sizes(graph: Graph) -> dict[str, tuple[int, ...]]:
@@ -94,32 +88,3 @@ def _one_pixel(shape: tuple[int, ...]) -> FloatArray:
     if pixel.size:
         pixel.reshape(-1)[pixel.size // 2] = 1.0
     return pixel
-
-
-def near_constants(
-    shapes: Shapes,
-    constants: Sequence[float],
-    rng: np.random.Generator,
-    *,
-    linear: bool,
-) -> Iterator[Inputs]:
-    """Yield inputs of one operator.
-
-    The first is random. If the operator is not linear, random inputs of the size of its constants follow, and inputs
-    whose entries are close to the constants.
-    """
-    yield {name: rng.standard_normal(shape) for name, shape in shapes.items()}
-    if linear:
-        return
-    magnitudes = sorted({abs(c) for c in constants if 0 < abs(c) < LARGE})
-    # A constant such as eps is often added to squares: inputs of the size of its root show it.
-    scales = [30.0, *(math.sqrt(c) for c in magnitudes if c < 0.5)]
-    for scale in scales[:MOST_SCALES]:
-        yield {name: scale * rng.standard_normal(shape) for name, shape in shapes.items()}
-    neighbours: list[float] = []
-    for c in magnitudes:
-        neighbours += [c, c - np.spacing(c), c + np.spacing(c), c / 2, 1.5 * c]
-    points = rng.permutation([0.0, *neighbours, *(-number for number in neighbours)])
-    largest_input = max(map(math.prod, shapes.values()), default=0)
-    for first in range(0, min(len(points), MOST_MIXED * largest_input), max(largest_input, 1)):
-        yield {name: np.resize(np.roll(points, -first), shape) for name, shape in shapes.items()}

@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.certified.shapes import Shape
-from specnorm_networks.model import Computed, NotExecutedError, Trial
+from specnorm_networks.model import Computed, NotExecutedError
 from specnorm_networks.onnx.evaluator import cost, evaluate
 from specnorm_networks.onnx.nodes import has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
@@ -123,9 +123,6 @@ class OnnxModel:
                     unit = max(unit, UNITS["float32"])
                 computed[name] = Computed(array, unit)
         return computed
-
-    def alone(self, inputs: Mapping[str, NDArray[np.float64]], trial: Trial) -> None:
-        """Do nothing: the file's operators are not executed in double precision."""
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
         """Return the outputs for several samples; None if the file fixes the first axis of an input."""

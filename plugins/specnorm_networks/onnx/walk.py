@@ -28,7 +28,6 @@ from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model_arrays import Sizes, Stated, Tensor
-from specnorm_networks.onnx import labels
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
 from specnorm_networks.onnx.evaluator import plain
@@ -44,6 +43,8 @@ _FLOATS = (1, 10, 11, 16)
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
 """Element types of inputs that are held constant: integers and text."""
 _LOOPS = ("RNN", "GRU", "LSTM")
+_WITHOUT_KERNELS = (("ai.onnx.ml", "ZipMap"), ("ai.onnx.ml", "ArrayFeatureExtractor"))
+"""Operators of other domains that have no kernel, by domain and name."""
 _MISUNDERSTOOD = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError)
 """Errors of builders for nodes that a file states in a way that they do not expect."""
 _SUBGRAPH = "it has a sub-graph, which is not read"
@@ -174,12 +175,11 @@ class Walk:
         """Return the network, with all values of the file."""
         if self.broken is not None:
             raise ModelFileError(f"{self.broken}: the graph is damaged.")
-        names, note = labels.logits(self.model, self.values, self.opset, self.functions)
-        outputs = [self.values.get(name) for name in names]
+        outputs = [self.values.get(output.name) for output in self.model.graph.output]
         computed_outputs = tuple(value.name for value in outputs if isinstance(value, Data))
         # A reader of its own: the graph may be executed after this translation is dropped.
         model = OnnxModel(self.model, self.reader.again(), self.opset, self._shapes)
-        return Graph(tuple(self.nodes), computed_outputs, model, note=note)
+        return Graph(tuple(self.nodes), computed_outputs, model)
 
     def check_sizes(self) -> None:
         """Refuse shapes by name that do not fit the file's inputs.
@@ -415,7 +415,7 @@ class Walk:
         if name in self.functions:
             reason = "it is a function of the model, which is not followed: inline it (onnx.inliner)."
             self._hide(Hidden(proto.op_type[:80], "none", reason))
-        elif name[0] and not (proto.domain == labels.DOMAIN and proto.op_type in labels.WITHOUT_KERNELS):
+        elif name[0] and name not in _WITHOUT_KERNELS:
             reason = f"it is an operator of {proto.domain[:40]}, which is not known: register it, or export without it."
             self._hide(Hidden(proto.op_type[:80], "none", reason))
         for missed in unread(proto, inputs, label):
@@ -430,6 +430,8 @@ class Walk:
         rule = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
         if rule is None or (rule.build is None and moving):
+            if proto.op_type == "ArgMax":
+                raise NoBoundError("it returns a label, which jumps: export the network without it, with its logits")
             raise NoBoundError(NO_LOOPS if proto.op_type in _LOOPS else f"{proto.op_type[:40]} has no rule here")
         call = Call(
             proto.op_type,

@@ -5,17 +5,14 @@ The adapter is chosen by the packages in which the model's class and its bases a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from specnorm.errors import MethodError
 from specnorm.proof import counted
 from specnorm_networks.sources.base import Exported
 
-GROUP = "specnorm.sources"
-"""Entry points of other adapters: the name is a package root, the value ``export(source, input_shape) -> Exported``."""
 _ADAPTERS = {
     "equinox": "jax_function", "flax": "jax_function", "jax": "jax_function", "jaxlib": "jax_function",
     "keras": "keras_model", "torch": "torch_module",
@@ -50,16 +47,14 @@ def export(source: Any, input_shape: Any) -> Exported:
     is_pair = isinstance(source, tuple) and len(source) == 2
     model = source[0] if is_pair else source
     packages = [base.__module__.partition(".")[0] for base in type(model).__mro__]
-    other_adapters = {entry.name: entry for entry in entry_points(group=GROUP)}
-    with_adapter = [package for package in packages if package in other_adapters or package in _ADAPTERS]
-    root = with_adapter[0] if with_adapter else None
-    if is_pair and root not in (*other_adapters, *_WITH_STATE):
+    root = next((package for package in packages if package in _ADAPTERS), None)
+    if is_pair and root not in _WITH_STATE:
         raise MethodError(
             "A pair (model, state) is taken of Equinox and of Flax's nnx.split; got "
             f"({type(model).__name__}, {type(source[1]).__name__}). Give a function of the input, such as "
             "lambda x: model(x, state)."
         )
-    if root not in other_adapters and not is_pair and not callable(source):
+    if not is_pair and not callable(source):
         raise MethodError(
             "source must be a torch, Flax or Equinox module, a JAX function, a Keras 3 model, an ONNX file or a Graph; "
             f"got {_described(source)}."
@@ -79,12 +74,10 @@ def export(source: Any, input_shape: Any) -> Exported:
             f"input_shape={input_shape!r:.80} is no shape: give one input's shape without the batch axis, such as "
             "(3, 32, 32), an array, or a tuple of arrays."
         )
-    if root in other_adapters:
-        exported: Exported = other_adapters[root].load()(source, input_shape)
-        return exported
     # A callable of no framework is taken for a JAX function.
     name = "jax_function" if root is None else _ADAPTERS[root]
-    return _adapter(name)(source, tuple(shape_or_inputs))
+    exported: Exported = import_module(f"{__name__}.{name}").export(source, tuple(shape_or_inputs))
+    return exported
 
 
 def _are_arrays(inputs: Any) -> bool:
@@ -102,8 +95,3 @@ def _described(source: Any) -> str:
         entries = counted(len(source), "entry", "entries")
         return f"{name} of {entries}, which says nothing of their use; specnorm.audit reads weights"
     return f"{name} of shape {tuple(source.shape)}" if hasattr(source, "shape") else f"{name} {source!r:.80}"
-
-
-def _adapter(name: str) -> Callable[[Any, Any], Exported]:
-    export: Callable[[Any, Any], Exported] = import_module(f"{__name__}.{name}").export
-    return export

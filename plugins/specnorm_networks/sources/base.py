@@ -33,8 +33,6 @@ class Exported:
     inner : callable, optional
         ``inner(*arrays)`` returns inner values, computed by the original's framework, by their names in the graph.
         None: the export names no inner values.
-    alone : callable, optional
-        ``alone(trial, *arrays)`` calls a trial with each operator; see `specnorm_networks.model.Model`.
     note : str
         Sentence about the original for the answer.
     name : str
@@ -45,6 +43,5 @@ class Exported:
     run: Callable[..., Sequence[Computed]]
     free: bool = False
     inner: Callable[..., Mapping[str, Computed]] | None = None
-    alone: Callable[..., None] | None = None
     note: str = ""
     name: str = "The network"

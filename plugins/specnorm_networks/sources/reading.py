@@ -9,7 +9,7 @@ from dataclasses import replace
 from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.model import Computed, NotExecutedError, Trial, equal_but_for_rounding, largest
+from specnorm_networks.model import Computed, NotExecutedError, equal_but_for_rounding, largest
 from specnorm_networks.onnx import read
 from specnorm_networks.onnx.reference import arrays_for_inputs, unit_of
 from specnorm_networks.sources.base import Exported
@@ -64,18 +64,6 @@ class Original:
             self._first_size_of_inputs = size_of_inputs
         share = min(1.0, size_of_inputs / self._first_size_of_inputs) if self._first_size_of_inputs else 0.0
         return {name: share * size for name, size in self._first_sizes.items()}
-
-    def alone(self, inputs: Mapping[str, FloatArray], trial: Trial) -> None:
-        """Call a trial with every operator, if the export names them."""
-        if self.exported.alone is None:
-            return
-        arrays = arrays_for_inputs(self.exported.model.graph, inputs).values()
-        try:
-            self.exported.alone(trial, *arrays)
-        except TranslationError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise NotExecutedError(f"no operator runs alone ({type(error).__name__}: {error})") from error
 
     def several(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed] | None:
         """Return the original's outputs for another number of samples; None if it fails, or the number is fixed."""

@@ -1,10 +1,9 @@
 """Linear layers that compute by Fourier transforms (Cayley, LOT, Sandwich), written as circular convolutions.
 
 As a function from one real value to the next one, such a layer is linear, and commutes with shifts of the pixels. So it
-is a convolution: the answers to an impulse in each channel are its kernel, which is as large as the input. A function
-that is linear but does not commute with shifts, such as a transform to frequencies, is written as a matrix of the
-answers to all impulses. Both properties are tested on random inputs, not proven: a bound is about the file with the
-convolution or the matrix, and the file is compared with the model.
+is a convolution: the answers to an impulse in each channel are its kernel, which is as large as the input. Both
+properties are tested on random inputs, not proven: a bound is about the file with the convolution, and the file is
+compared with the model.
 """
 
 from __future__ import annotations
@@ -17,14 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from specnorm_networks.model import equal_but_for_rounding
-from specnorm_networks.sources.torch_alone import computed, first_of
+from specnorm_networks.sources.torch_values import computed, first_of
 
 SAMPLES = 3
-"""Number of random inputs on which a convolution or matrix is compared with the function in its place."""
+"""Number of random inputs on which a convolution is compared with the function in its place."""
 LARGEST = 2**24
-"""Largest number of entries of a kernel or matrix."""
-MOST_IMPULSES = 2**12
-"""Largest number of entries of one sample for which a matrix is computed."""
+"""Largest number of entries of a kernel."""
 _TO_REAL = ("aten.fft_irfft", "aten.fft_hfft")
 """Beginnings of the names of transforms with real outputs, which may have real inputs, too."""
 _CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
@@ -43,14 +40,13 @@ def has_complex(node: torch.fx.Node) -> bool:
 
 
 def with_real_layers(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
-    """Return a program with circular convolutions and matrices in place of linear functions with complex values.
+    """Return a program with circular convolutions in place of linear functions with complex values.
 
     Parameters
     ----------
     whole : GraphModule
         The program; values that depend on no input are attributes. It is changed.
     """
-    _write_sizes(program)
     for node in list(program.graph.nodes):
         reads_complex = has_complex(node) or any(map(is_complex, node.all_input_nodes))
         if is_complex(node) or not reads_complex:
@@ -79,28 +75,13 @@ def with_real_layers(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
     return torch.fx.GraphModule(program, program.graph)  # without complex constants that nothing reads any more
 
 
-def _write_sizes(program: torch.fx.GraphModule) -> None:
-    """Replace absolute values of complex numbers by the 2-norms of their real and imaginary parts."""
-    aten = torch.ops.aten
-    for node in program.graph.find_nodes(op="call_function", target=aten.abs.default):
-        (source,) = node.all_input_nodes
-        if is_complex(source):
-            with program.graph.inserting_before(node):
-                parts = program.graph.call_function(aten.view_as_real.default, (source,))
-                parts.meta = {"val": torch.view_as_real(first_of(source))}
-                size = program.graph.call_function(aten.linalg_vector_norm.default, (parts, 2, [-1]))
-            size.meta = dict(node.meta)
-            node.replace_all_uses_with(size)
-            program.graph.erase_node(node)
-
-
 def _real_layer(
     program: torch.fx.GraphModule,
     end: torch.fx.Node,
 ) -> tuple[nn.Module | None, torch.fx.Node | None]:
     """Return the layer that computes a real value, and the real value that the layer reads.
 
-    Two times None: no convolution and no matrix agrees with the program on random inputs.
+    Two times None: no convolution agrees with the program on random inputs.
     """
     subprogram = _between(program, end)
     if subprogram is None:
@@ -123,12 +104,10 @@ def _real_layer(
         return None, None
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, *input_shape, generator=generator).to(input_tensor.dtype).to(input_tensor.device)
-    expected = computed(function(x))
-    for make_layer in (_convolution, _matrix):
-        layer = make_layer(function, input_tensor, input_shape, output_shape)
-        if layer is not None and equal_but_for_rounding(computed(layer(x)), expected):
-            return layer, start
-    return None, None
+    layer = _convolution(function, input_tensor, input_shape, output_shape)
+    if layer is None or not equal_but_for_rounding(computed(layer(x)), computed(function(x))):
+        return None, None
+    return layer, start
 
 
 Function = Callable[[Tensor], Tensor]
@@ -168,21 +147,6 @@ def _convolution(
     layer.weight = nn.Parameter(kernel.contiguous(), requires_grad=False)
     layer.bias = nn.Parameter(offset[0].reshape(offset.shape[1], -1)[:, 0].contiguous(), requires_grad=False)
     return layer
-
-
-def _matrix(function: Function, like: Tensor, input_shape: list[int], output_shape: list[int]) -> nn.Module | None:
-    """Return the matrix with an offset whose answer to each impulse is the function's; None: it is too large."""
-    inputs = math.prod(input_shape)
-    outputs = math.prod(output_shape)
-    if inputs > MOST_IMPULSES or inputs * outputs > LARGEST:
-        return None
-    impulses = torch.eye(inputs, dtype=like.dtype, device=like.device).reshape(inputs, *input_shape)
-    offset = function(torch.zeros_like(impulses[:1])).reshape(outputs)
-    answers = function(impulses).reshape(inputs, outputs)
-    layer = nn.Linear(inputs, outputs, dtype=like.dtype, device=like.device)
-    layer.weight = nn.Parameter((answers - offset).T.contiguous(), requires_grad=False)
-    layer.bias = nn.Parameter(offset, requires_grad=False)
-    return nn.Sequential(nn.Flatten(), layer, nn.Unflatten(1, output_shape))
 
 
 def _computed_by_complex_values(end: torch.fx.Node) -> tuple[set[torch.fx.Node], set[torch.fx.Node]]:

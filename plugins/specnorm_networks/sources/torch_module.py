@@ -28,10 +28,10 @@ from torch.export.graph_signature import OutputKind
 
 from specnorm.errors import MethodError
 from specnorm.proof import install
-from specnorm_networks.model import Computed, Trial, equal_but_for_rounding
+from specnorm_networks.model import Computed, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Array, Exported
-from specnorm_networks.sources.torch_alone import OPERATOR, Alone, computed
-from specnorm_networks.sources.torch_fourier import has_complex, is_complex, with_real_layers
+from specnorm_networks.sources.torch_fourier import has_complex, with_real_layers
+from specnorm_networks.sources.torch_values import computed
 
 OPSET = 23
 """The first set of operators of ONNX with one for attention."""
@@ -41,6 +41,8 @@ SMALLEST = 2.0**-126
 """Smallest normal number of single precision, in which a file has attributes and constants."""
 LARGEST = 2**22
 """Largest number of entries of a constant that is folded in the file."""
+OPERATOR = type(torch.ops.aten.relu.default)
+"""Class of torch's operators in programs."""
 
 
 def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Exported:
@@ -143,10 +145,10 @@ def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Ex
     if has_folded:
         program = _traced(module, example, free=free)
     for node in program.graph.nodes:
-        if is_complex(node) and node.users:
+        if has_complex(node) and node.users:
             raise MethodError(
-                f"{name} computes complex values ({node.target}), by what is not seen to be linear between two real "
-                "values: write real and imaginary parts."
+                f"{name} computes complex values ({node.target}), by what is not seen to be a circular convolution of "
+                "real values: write real and imaginary parts."
             )
     return program
 
@@ -317,7 +319,6 @@ def _written(
         run=partial(_run, model, example),
         free=free,
         inner=partial(_inner, model, module, example),
-        alone=partial(_alone, model, module, example),
     )
 
 
@@ -357,20 +358,6 @@ def _inner(
     with at_inference(model):  # the program has the model's tensors
         recorder.run(*inputs)
     return recorder.values
-
-
-def _alone(
-    model: nn.Module,
-    program: torch.fx.GraphModule,
-    example: tuple[Tensor, ...],
-    trial: Trial,
-    *arrays: Array,
-) -> None:
-    """Call a trial with every operator of the exported program."""
-    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
-    names = {node.name for node in program.graph.find_nodes(op="placeholder")}
-    with at_inference(model):
-        Alone(program, names, trial).run(*inputs)
 
 
 class _Recorder(torch.fx.Interpreter):

@@ -16,8 +16,7 @@ from onnx import defs
 from onnxscript import ir
 from onnxscript import opset18 as op
 from onnxscript.values import Op, Opset
-
-from specnorm_networks.sources.torch_alone import arguments_of
+from torch.fx.operator_schemas import get_signature_for_torch_op
 
 
 def _softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
@@ -222,7 +221,9 @@ def as_it_is(target: Any, count: int) -> Callable[..., Any]:
     ONNX has no such operator. The reader looks for a rule that the user registered (`register_operator`).
     """
     domain, _, name = target.name().partition("::")
-    names = [*arguments_of(target)]
+    # The first one may have another name than in the operator's schema.
+    signatures = get_signature_for_torch_op(target)
+    names = [*signatures[0].parameters] if signatures else []
 
     def write(*args: Any, **kwargs: Any) -> Any:
         arguments = dict(zip(names, args, strict=False)) | kwargs

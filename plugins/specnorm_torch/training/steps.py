@@ -1,4 +1,4 @@
-"""Training steps of many layers: equal layers in one stack, and on a CUDA device all stacks in one recorded call."""
+"""Training steps of many layers: layers alike in one stack, and on a CUDA device all stacks in one recorded call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from specnorm.plugin import SteppedProgram
+from specnorm.plugin import Stack, SteppedProgram, stacks
 from specnorm_torch.backend import BACKEND
 
 _MOST_ENTRIES = 2**18
@@ -79,7 +79,7 @@ class StepInput(NamedTuple):
     state: tuple[Tensor, ...]
 
     def kind(self) -> tuple[Hashable, ...]:
-        """Return what is equal for layers whose steps are taken in one stack."""
+        """Return what is equal for layers of one recorded call; but for the program, it is for those of one stack."""
         dtypes = tuple((x.dtype, x.device) for x in (self.kernel, *self.state))
         # A method that bounds the norm at every step iterates until it has a bound for each kernel of the stack. So a
         # layer's step would depend on the other layers.
@@ -131,63 +131,62 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
 
 @torch.no_grad()
 def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
-    """Take the steps, those of equal kinds in one stack. Nothing is recorded, and no state moves."""
+    """Take the steps, those that cost little more together in one stack. Nothing is recorded, and no state moves."""
     steps: dict[int, Step] = {}
-    for places in _stacks(inputs):
-        stack = [inputs[j] for j in places]
-        in_numpy = stack[0].program.needs.small_products and BACKEND.numpy_view(stack[0].kernel)
-        taken = _steps_in_numpy(stack) if in_numpy else _steps_in_torch(stack)
-        for place, step in zip(places, taken, strict=True):
+    for stack in _stacks(inputs):
+        taken = _steps_of_stack(stack, [inputs[j] for j in stack.members])
+        for place, step in zip(stack.members, taken, strict=True):
             steps[place] = step
     return [steps[j] for j in range(len(inputs))]
 
 
-def _steps_in_torch(stack: Sequence[StepInput]) -> Iterator[Step]:
-    """Yield the steps of inputs of one kind."""
-    program, scaling, sweeps, kernel, state = stack[0]
-    if len(stack) == 1:
-        kernels, states = kernel[None], tuple(x[None] for x in state)
-    else:
-        kernels = torch.stack([x.kernel for x in stack])
-        states = tuple(torch.stack(x) for x in zip(*(x.state for x in stack), strict=True))
-    value, gradient, after = program.step(kernels, states, sweeps=sweeps, backend=BACKEND)
+def _steps_of_stack(stack: Stack, inputs: Sequence[StepInput]) -> Iterator[Step]:
+    """Yield the steps of the members of a stack, computed in NumPy if that is faster and can view the tensors."""
+    scaling, sweeps = inputs[0].scaling, inputs[0].sweeps
+    in_numpy = stack.program.needs.small_products and BACKEND.numpy_view(inputs[0].kernel)
+    backend = BACKEND.host() if in_numpy else BACKEND
+    computed_from = BACKEND.to_numpy if in_numpy else _as_it_is
+    kernels = [stack.into(x.program, computed_from(x.kernel), backend=backend) for x in inputs]
+    states = [stack.state_into(x.program, [computed_from(y) for y in x.state], backend=backend) for x in inputs]
+    value, gradient, after = stack.program.step(
+        _joined(kernels), tuple(map(_joined, zip(*states, strict=True))), sweeps=sweeps, backend=backend
+    )
     factors: Any
-    if value.device.type == "cpu":
+    if inputs[0].kernel.device.type == "cpu":
         factors = (scaling.factor(x, where=_one_of) for x in value.tolist())
     else:
         factors = zip(*scaling.factor(value), strict=True)
-    for (factor, slope), gradient_of_layer, *state_of_layer in zip(factors, gradient, *after, strict=True):
-        yield Step(factor, slope, gradient_of_layer, tuple(state_of_layer))
+    for j, (x, (factor, slope)) in enumerate(zip(inputs, factors, strict=True)):
+        slopes = stack.out_of(x.program, gradient[j], backend=backend)
+        state = stack.state_out_of(x.program, [new[j] for new in after])
+        if in_numpy:
+            slopes = BACKEND.share_numpy(slopes, x.kernel)
+            state = tuple(BACKEND.share_numpy(new, old).to(old.dtype) for new, old in zip(state, x.state, strict=True))
+        yield Step(factor, slope, slopes, state)
 
 
-def _steps_in_numpy(stack: Sequence[StepInput]) -> Iterator[Step]:
-    """Yield the steps of inputs of one kind, whose tensors NumPy can view."""
-    program, scaling, sweeps, kernel, state = stack[0]
-    kernels = _stacked([x.kernel for x in stack])
-    states = tuple(_stacked(x) for x in zip(*(x.state for x in stack), strict=True))
-    value, gradient, after = program.step(kernels, states, sweeps=sweeps, backend=BACKEND.host())
-    for j, norm in enumerate(value.tolist()):
-        factor, slope = scaling.factor(norm, where=_one_of)
-        new_state = (BACKEND.share_numpy(new[j], old).to(old.dtype) for new, old in zip(after, state, strict=True))
-        yield Step(factor, slope, BACKEND.share_numpy(gradient[j], kernel), tuple(new_state))
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
-def _stacked(tensors: Sequence[Tensor]) -> np.ndarray:
-    arrays = [BACKEND.to_numpy(x) for x in tensors]
-    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+def _joined(arrays: Sequence[Any]) -> Any:
+    if len(arrays) == 1:
+        return arrays[0][None]
+    return np.stack(arrays) if isinstance(arrays[0], np.ndarray) else torch.stack(list(arrays))
 
 
-def _stacks(inputs: Sequence[StepInput]) -> list[list[int]]:
-    """Return the indices of the inputs of each stack."""
-    by_kind: dict[Hashable, list[int]] = {}
+def _stacks(inputs: Sequence[StepInput]) -> Iterator[Stack]:
+    """Yield the stacks, whose members are the places of the inputs."""
+    alike: dict[Hashable, list[int]] = {}
     for j, x in enumerate(inputs):
-        by_kind.setdefault(x.kind(), []).append(j)
-    stacks = []
-    for places in by_kind.values():
-        kernel = inputs[places[0]].kernel
-        most = max(1, _MOST_ENTRIES // kernel.numel()) if kernel.device.type == "cpu" else len(places)
-        stacks += [places[j : j + most] for j in range(0, len(places), most)]
-    return stacks
+        alike.setdefault(x.kind()[1:], []).append(j)
+    for places in alike.values():
+        for stack in stacks([inputs[j].program for j in places]):
+            members = [places[j] for j in stack.members]
+            on_host = inputs[members[0]].kernel.device.type == "cpu"
+            most = max(1, _MOST_ENTRIES // math.prod(stack.program.shape)) if on_host else len(members)
+            for first in range(0, len(members), most):
+                yield Stack(stack.program, tuple(members[first : first + most]))
 
 
 # -- weights that are drawn again --------------------------------------------------------------------------------------

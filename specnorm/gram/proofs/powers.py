@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -74,7 +74,7 @@ class KernelSymbol:
     like : array
         Any array of the precision and on the device.
     error : array, shape (b,)
-        Bound of the error of `planes` at any frequency, in the Frobenius norm.
+        Bound of the norm of the error of `planes` at any frequency.
     """
 
     def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
@@ -83,8 +83,7 @@ class KernelSymbol:
         self.shape = (b, m, p)
         self.taps = tuple(blocks.shape[3:])
         self._ops = ops
-        symbol_error = symbols.symbol_error(blocks, xp=ops.xp)
-        self.error = math.sqrt(self.shape[2]) * rounding.up(symbol_error, 2, xp=ops.xp)
+        self.error = symbols.symbol_error(blocks, xp=ops.xp)
 
     def planes(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Real and imaginary parts at some frequencies, (b, f, m, p) each."""
@@ -106,7 +105,7 @@ class GramSymbol:
     sums : array, shape (b,)
         Bound of the sum of the magnitudes in a row over all taps, so of the norms at all frequencies.
     lost : array, shape (b,)
-        Bound of the error of the taps: of the symbol's error at any frequency, in the Frobenius norm.
+        Bound of the error of the taps: of the norm of the symbol's error at any frequency.
     in_float32 : bool
         Whether to compute in float32.
 
@@ -141,7 +140,7 @@ class GramSymbol:
         # The sum of the magnitudes of all taps is symmetric, so its norm is at most its largest row sum. The roundings
         # of a term: those of the coefficient in both precisions, that of the table, and those of the sum.
         u = rounding.unit(self._even, xp=xp)
-        error_of_sum = symbols.autocorrelation_error(math.sqrt(p), n + 3, u)
+        error_of_sum = symbols.autocorrelation_error(1.0, n + 3, u)
         # Coefficients below the smallest normal number may be flushed to 0.
         underflow = 2 * n * p * float(xp.finfo(self._even.dtype).smallest_normal)
         self.error = rounding.up(lost + sums * error_of_sum, 4, xp=xp) + underflow
@@ -250,122 +249,86 @@ class GramTaps:
     def values(self, columns: slice | Array) -> tuple[tuple[Array, Array], Array]:
         """``H_t`` at the frequencies, as two planes (b, f, p, r), and a bound on what all errors add to the taps.
 
-        At a frequency let X be the matrix of which X* X is formed next, and e a bound of its error in the Frobenius
-        norm, at first ``sqrt(p)`` times the symbol's. The next one is off by at most
-        ``2 ||X|| e + e**2 + product_error ||X||_F**2``.
-        The errors are taps of a polynomial on the same grid, whose norm at any frequency is at most
-        ``sum_m ||E_m||_F <= sqrt(sum_theta e(theta)**2)`` (Parseval). The inverse transform, a product with a table an
-        axis, is off in each tap by at most ``c`` times the mean of ``|H(theta)|``, over all taps by
+        At a frequency let X be the matrix of which X* X is formed next, and e a bound of the norm of its error, at
+        first the symbol's. The next one is off by at most ``2 ||X|| e + e**2 + product_error ||X||_F**2``.
+        The errors are taps E_m of a polynomial on the same grid: for any unit vector u,
+        ``sum_m ||E_m u|| <= sqrt(sum_theta ||E(theta) u||**2) <= sqrt(sum_theta e(theta)**2)`` (Parseval). Where half
+        of the computed taps stand for all (`transform`), so do their errors: ``sum_m ||E_m u||**2`` is up to twice as
+        large, and its root ``sqrt(2)`` times. The inverse transform, a product with a table an axis, is off in each
+        tap by at most ``c`` times the mean of ``|H(theta)|``, over all taps by
         ``c sqrt(N) sqrt(sum_theta ||H(theta)||_F**2)``.
-
-        The exact taps have ``R_{-m} = R_m^T``. Where half of the computed taps stand for all (`transform`), so do their
-        errors. E is the sum of two polynomials: that of the exact square of X as computed, which is symmetric in the
-        same way, and the rounding of the last product. For the latter, ``sum_m ||E_m||_F**2`` is up to twice as large
-        with half of the taps, and its root ``sqrt(2)`` times. The transform's error is bounded tap by tap, and stays
-        the same.
         """
         xp = self.xp
         _, m, p = self.symbol.shape
         u = rounding.unit(self.symbol.like, xp=xp)
-        point_count = math.prod(self.grid)
-        symbol_error = self.symbol.error[:, None]
         is_every_column = isinstance(columns, slice) and len(range(p)[columns]) == p
+        product_errors, transform_error, roundings = _error_factors(self.n_iter, m, p, self.grid, u, is_every_column)
         values = []
-        square_sum_sq = xp.zeros_like(symbol_error[:, 0])
-        product_sum_sq = xp.zeros_like(symbol_error[:, 0])
-        norm_sum_sq = xp.zeros_like(symbol_error[:, 0])
-        inner_lengths = [m] + [p] * (self.n_iter - 1)
-        # `symbols.gram_planes` adds two real products; a complex product may add all terms of an entry in turn.
-        roundings = [n + 2 for n in inner_lengths]
-        if not is_every_column:
-            roundings[-1] = 2 * inner_lengths[-1]
-        product_errors = [rounding.SLACK * math.sqrt(2) * rounding.gamma(n, u) for n in roundings]
+        error_sum_sq = norm_sum_sq = xp.zeros_like(self.symbol.error)
         for part, factor in self.chunks():
-            planes, square_error, product_error, norm_sq = self._powers(
-                factor, symbol_error, product_errors, columns, is_every_column=is_every_column
-            )
+            planes, error, norm_sq = self._powers(factor, product_errors, columns, is_every_column=is_every_column)
             weights = self.weights[part]
-            square_sum_sq = square_sum_sq + xp.sum(square_error**2 * weights, axis=1)
-            product_sum_sq = product_sum_sq + xp.sum(product_error**2 * weights, axis=1)
+            error_sum_sq = error_sum_sq + xp.sum(error**2 * weights, axis=1)
             norm_sum_sq = norm_sum_sq + xp.sum(norm_sq * weights, axis=1)
             values.append(planes)
-        # A complex number takes two products of real ones; the margins cover the division by the number of points.
-        lengths = [2 * n + 8 for n in half_grid_shape(self.grid)]
-        axis_errors = [math.sqrt(2) * (rounding.gamma(n, u) + symbols.phase_error(u)) for n in lengths]
-        c = sum(axis_errors) + 4 * u
-        points = len(self.points)
-        # Twice the conversion and the product of `product_error`, the square, the sum over the points; the root halves
-        # these. Root and sum.
-        value_error = rounding.up(xp.sqrt(square_sum_sq) + xp.sqrt(2 * product_sum_sq), points + 6, xp=xp)
-        # A square, the sum over the points, and the root.
-        norm = rounding.up(xp.sqrt(norm_sum_sq), points + 4, xp=xp)
-        transform_error = norm * (rounding.SLACK * c * math.sqrt(point_count))
         # Products below the smallest normal number may be flushed to 0. At a frequency, a Gram product loses at most
         # 4 m p of it, and doubles what the last one lost, as norms are at most 1 (`Powers`): 4**t m p in all.
-        underflow = 4.0**self.n_iter * m * p * point_count * float(xp.finfo(self.symbol.like.dtype).smallest_normal)
+        underflow = (
+            4.0**self.n_iter * m * p * math.prod(self.grid) * float(xp.finfo(self.symbol.like.dtype).smallest_normal)
+        )
         real, imag = values[0]
         if len(values) > 1:
             real, imag = (xp.concat(list(part), axis=1) for part in zip(*values, strict=True))
-        # The factor's conversion, its product, and the sum.
-        return (real, imag), rounding.up(value_error + transform_error, 4, xp=xp) + underflow
+        error = xp.sqrt(2 * error_sum_sq) + xp.sqrt(norm_sum_sq) * transform_error
+        return (real, imag), rounding.up(error, roundings, xp=xp) + underflow
 
     def _powers(
         self,
         planes: tuple[Array, Array],
-        symbol_error: Array,
-        product_errors: list[float],
+        product_errors: Sequence[float],
         columns: slice | Array,
         *,
         is_every_column: bool,
-    ) -> tuple[tuple[Array, Array], Array, Array, Array]:
-        """``H_t`` at some frequencies, with what bounds its errors.
+    ) -> tuple[tuple[Array, Array], Array, Array]:
+        """``H_t`` at some frequencies, with what bounds its errors, but for the roundings of these bounds.
 
         Parameters
         ----------
         planes : arrays, shape (b, f, m, p)
             Real and imaginary part of the symbol.
-        symbol_error : array, shape (b, 1)
-            Bound of the symbol's error in the Frobenius norm.
-        product_errors : list of float
+        product_errors : sequence of float
             Of each square, its error relative to ``||X||_F**2``.
 
         Returns
         -------
         planes : arrays, shape (b, f, p, r)
             Real and imaginary part of the columns of ``H_t``.
-        square_error, product_error : arrays, shape (b, f)
-            Both parts of e of `values`: the error of the exact square of X as computed, and the rounding of the square.
+        error : array, shape (b, f)
+            e of `values`.
         norm_sq : array, shape (b, f)
-            Bounds of ``||H_t||_F**2``.
+            ``||H_t||_F**2``, or more.
         """
         xp = self.xp
         # ||X||_F**2 of each factor X: the trace of X* X, where every column of that is computed.
         factor_norms_sq = []
         for t in range(self.n_iter):
             if is_every_column or t < self.n_iter - 1:
-                # Two real products of m terms for an entry, their sum, and the sum of the diagonal's p entries.
-                roundings = sum(planes[0].shape[-2:]) + 2
                 planes = symbols.gram_planes(*planes, xp=xp)
-                factor_norms_sq.append(rounding.up(xp.linalg.trace(planes[0]), roundings, xp=xp))
+                factor_norms_sq.append(xp.linalg.trace(planes[0]))
             else:
-                factor_norms_sq.append(_squares_up(planes, xp=xp))
+                factor_norms_sq.append(_squares(planes, xp=xp))
                 planes = self._columns(planes, columns)
         # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
-        norm_sq = _squares_up(planes, xp=xp) if is_every_column else factor_norms_sq[-1] ** 2
-        error = symbol_error
-        # The first step sets both.
-        square_error = product_error = norm_sq
-        square_norms_sq = [*factor_norms_sq[1:], norm_sq]
+        norm_sq = _squares(planes, xp=xp) if is_every_column else factor_norms_sq[-1] ** 2
+        error = self.symbol.error[:, None]
         for factor_norm_sq, square_norm_sq, relative_error in zip(
-            factor_norms_sq, square_norms_sq, product_errors, strict=True
+            factor_norms_sq, [*factor_norms_sq[1:], norm_sq], product_errors, strict=True
         ):
             product_error = factor_norm_sq * relative_error
             # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error.
-            spectral_sq = xp.sqrt(square_norm_sq) + product_error
-            # The first error has three (root of p, conversion, product), twice in its square; square and sum.
-            square_error = rounding.up(2 * xp.sqrt(spectral_sq) * error + error**2, 8, xp=xp)
-            error = rounding.up(square_error + product_error, 4, xp=xp)
-        return planes, square_error, product_error, norm_sq
+            norm = xp.sqrt(xp.sqrt(square_norm_sq) + product_error)
+            error = (2 * norm + error) * error + product_error
+        return planes, error, norm_sq
 
     def _columns(self, planes: tuple[Array, Array], columns: slice | Array) -> tuple[Array, Array]:
         """Real and imaginary part of some columns of X* X, or of its product with vectors."""
@@ -379,12 +342,42 @@ class GramTaps:
         return xp.real(product), xp.imag(product)
 
 
-def _squares_up(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
-    """Squared Frobenius norm of each complex matrix of a stack, rounded up, shape (b, f)."""
+def _squares(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
+    """Squared Frobenius norm of each complex matrix of a stack, shape (b, f)."""
     b, f, rows, columns = planes[0].shape
     real, imag = (xp.reshape(plane, (b, f, rows * columns)) for plane in planes)
-    # The sum of the products, and that of both parts.
-    return rounding.up(xp.vecdot(real, real) + xp.vecdot(imag, imag), rows * columns + 2, xp=xp)
+    return xp.vecdot(real, real) + xp.vecdot(imag, imag)
+
+
+def _error_factors(
+    n_iter: int, m: int, p: int, grid: tuple[int, ...], u: float, is_every_column: bool
+) -> tuple[tuple[float, ...], float, int]:
+    """Factors of the errors that `GramTaps.values` bounds, for a unit roundoff u.
+
+    Returns
+    -------
+    product_errors : tuple of float
+        Of each square, its error relative to ``||X||_F**2``.
+    transform_error : float
+        ``c sqrt(N)``.
+    roundings : int
+        Of the bound of all errors itself.
+    """
+    inner_lengths = [m] + [p] * (n_iter - 1)
+    # `symbols.gram_planes` adds two real products; a complex product may add all terms of an entry in turn.
+    lengths = [n + 2 for n in inner_lengths]
+    if not is_every_column:
+        lengths[-1] = 2 * inner_lengths[-1]
+    product_errors = tuple(rounding.SLACK * math.sqrt(2) * rounding.gamma(n, u) for n in lengths)
+    # A complex number takes two products of real ones; the margins cover the division by the number of points.
+    counts = half_grid_shape(grid)
+    axis_errors = [math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + symbols.phase_error(u)) for n in counts]
+    transform_error = rounding.SLACK * (sum(axis_errors) + 4 * u) * math.sqrt(math.prod(grid))
+    # All numbers are sums, products and roots of numbers that are not negative. A squared norm has n roundings, those
+    # of a sum of m p or p**2 products. If a bound e has r, the next has 2 r + n + 6: so at most (2**t - 1) (n + 12)
+    # after t, as the first has 2. The last square doubles them, and the root halves them and those of the sum.
+    n = max(m, p) * p + 4
+    return product_errors, transform_error, (2**n_iter - 1) * (n + 12) + math.prod(counts) + 8
 
 
 class HalfOfTaps(NamedTuple):
@@ -399,7 +392,7 @@ class HalfOfTaps(NamedTuple):
     sums : array, shape (b,)
         Bound of the sum of the magnitudes in a row over all taps, as computed.
     lost : array, shape (b,)
-        Bound of the error of the symbol with these taps at any frequency, in the Frobenius norm.
+        Bound of the norm of the error of the symbol with these taps at any frequency.
     """
 
     taps: Array
@@ -451,14 +444,14 @@ class Powers:
         self.ops = ops
         wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        self._exponent = exponent_above(xp.sqrt(_square_up(wide, xp=xp)), xp=xp)
-        factor = xp.reshape(arrays.power_of_two(-self._exponent, xp=xp), (-1,) + (1,) * (blocks.ndim - 1))
-        scaled = wide * factor
-        self._is_zero = ~xp.any(xp.reshape(scaled != 0, (scaled.shape[0], -1)), axis=1)
+        self._factor = _factor_to_one(xp.sqrt(_square_up(wide, xp=xp)), xp=xp)
+        scaled = wide * _by_block(self._factor, blocks.ndim, xp=xp)
+        self._is_zero = ~xp.any(scaled != 0, axis=tuple(range(1, blocks.ndim)))
         self.is_swapped: Array | None = None
-        # The exponent of the power of two by which the first products' taps were divided, and the error of the last
-        # square that is the same at every frequency.
-        self._last_exponent = self._last_error = xp.zeros_like(self._exponent)
+        # The power of two by which the first products' taps are multiplied, and the error of the last square that is
+        # the same at every frequency.
+        self._last_factor: Array | float = 1.0
+        self._last_error: Array | float = 0.0
         first_products = self._first_products(scaled)
         later_products = n_iter - first_products
         first: HalfOfTaps | None = None
@@ -482,7 +475,7 @@ class Powers:
             if self.is_swapped is not None:
                 scaled = self._lower_side(scaled, arrays.swapped(scaled, xp=xp), self.is_swapped)
             self._taps = GramTaps(KernelSymbol(scaled, ops=ops), n_iter, ops=ops)
-        self._blocks, self._factor = blocks, factor
+        self._blocks = blocks
 
     def _first_products(self, blocks: Array) -> int:
         """Number of products whose taps are computed first: two, or one if two make many taps."""
@@ -498,7 +491,7 @@ class Powers:
         magnitudes = xp.sum(xp.abs(taps), axis=1)
         sums = xp.sum(magnitudes, axis=2) + xp.sum(magnitudes, axis=1)
         # The sums over taps and channels, and that of rows and columns; halves are exact.
-        largest = xp.max(rounding.up(sums, taps.shape[1] + taps.shape[2] + 1, xp=xp), axis=1) / 2
+        largest = rounding.up(xp.max(sums, axis=1) / 2, taps.shape[1] + taps.shape[2] + 1, xp=xp)
         return HalfOfTaps(taps, powers.grid, largest, lost)
 
     def _symbol_of(self, first: HalfOfTaps, later_products: int, *, in_float32: bool) -> GramSymbol:
@@ -509,9 +502,8 @@ class Powers:
         taps, grid, sums, lost = first
         if in_float32:
             # With a norm of about 1, since float32 has a small range.
-            self._last_exponent = exponent_above(sums, xp=xp)
-            factor = arrays.power_of_two(-self._last_exponent, xp=xp)
-            taps = taps * factor[:, None, None, None]
+            self._last_factor = factor = _factor_to_one(sums, xp=xp)
+            taps = taps * _by_block(factor, taps.ndim, xp=xp)
             sums = sums * factor
             lost = lost * factor
         # The error of the square by that of the taps is the same at every frequency. So it is less than the errors of
@@ -521,8 +513,7 @@ class Powers:
 
     def _lower_side(self, inputs: Array, outputs: Array, is_swapped: Array) -> Array:
         """For each block, what belongs to the side that was chosen."""
-        of_block = self.xp.reshape(is_swapped, (-1,) + (1,) * (inputs.ndim - 1))
-        return self.xp.where(of_block, outputs, inputs)
+        return self.xp.where(_by_block(is_swapped, inputs.ndim, xp=self.xp), outputs, inputs)
 
     def channel_norms(self) -> tuple[Array, Array, tuple[Array, Array] | None, Callable[[], list[Upper]]]:
         """Norms d_i rounded up (b, p), the sums they are roots of (b, p), and values at the frequencies.
@@ -532,21 +523,17 @@ class Powers:
         """
         xp, ops = self.xp, self.ops
         sums, error, values = self._sums_of_taps()
-        sums = xp.astype(sums, self._exponent.dtype, copy=False)
-        error = (xp.astype(error, sums.dtype, copy=False) + self._last_error)[:, None]
-        scale = arrays.power_of_two(2 * self._last_exponent, xp=xp)[:, None]
-        norms = xp.sqrt(sums + error)
-        # After the first root, undo the power of two by which the last square's symbol was divided.
-        norms = norms * arrays.power_of_two(self._last_exponent, xp=xp)[:, None]
+        sums = xp.matrix_transpose(xp.astype(sums, self._factor.dtype, copy=False))
+        error = xp.astype(error, sums.dtype, copy=False) + self._last_error
+        # After the first root, undo the power of two by which the last square's symbol was multiplied.
+        norms = xp.sqrt(sums + error) / self._last_factor
         for _ in range(self.n_iter - 1):
             norms = xp.sqrt(norms)
-        # The roundings of the sum and the roots.
-        norms = rounding.up(norms, self.n_iter + 1, xp=xp)
-        # A zero block needs no allowance.
-        norms = xp.where(self._is_zero[:, None], xp.zeros_like(norms), norms)
+        # The roundings of the sums, the roots and the quotients. A zero block needs no allowance.
+        norms = xp.where(self._is_zero, 0.0, rounding.up(norms / self._factor, self.n_iter + 4, xp=xp))
         # Sums of rounding errors alone have no gradient.
-        sums = xp.where(sums > error, sums, xp.zeros_like(sums)) * scale
-        norms = arrays.unscale(norms, self._exponent[:, None], xp=xp)
+        sums = xp.where(sums > error, sums, 0.0) / self._last_factor**2
+        norms, sums = xp.matrix_transpose(norms), xp.matrix_transpose(sums)
         return norms, sums, values, _uppers(norms, ALL_FREQUENCIES, gram_rule(self.n_iter), ops=ops)
 
     def _sums_of_taps(self) -> tuple[Array, Array, tuple[Array, Array] | None]:
@@ -604,7 +591,8 @@ class Powers:
         else:
             vectors = xp.astype(selector, values[0].dtype)[:, None, :, :]
             chosen = xp.matmul(values[0], vectors), xp.matmul(values[1], vectors)
-        scaled = self._blocks * xp.astype(self._factor, self._blocks.dtype)
+        factor = xp.astype(self._factor, self._blocks.dtype)
+        scaled = self._blocks * _by_block(factor, self._blocks.ndim, xp=xp)
         if self.is_swapped is not None:
             scaled = self._lower_side(scaled, arrays.swapped(scaled, xp=xp), self.is_swapped)
         return powers_residuals(scaled, last, last.transform(chosen), selector, sums)
@@ -612,7 +600,17 @@ class Powers:
 
 def exponent_above(norm: Array, *, xp: Namespace) -> Array:
     """Exponent of a power of two that is larger than each norm; of 0, that of 2."""
-    return xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm)))) + 1
+    return xp.floor(xp.log2(xp.where(norm > 0, norm, 1.0))) + 1
+
+
+def _factor_to_one(norm: Array, *, xp: Namespace) -> Array:
+    """Power of two by which each norm becomes at most 1."""
+    return arrays.power_of_two(-exponent_above(norm, xp=xp), xp=xp)
+
+
+def _by_block(numbers: Array, ndim: int, *, xp: Namespace) -> Array:
+    """Numbers (b,) as an array (b, 1, ...) of so many axes."""
+    return xp.reshape(numbers, (-1,) + (1,) * (ndim - 1))
 
 
 def _square_up(blocks: Array, *, xp: Namespace) -> Array:
@@ -656,7 +654,7 @@ def divisors(
     underflow = tiny * taps * math.sqrt(shape[0] * shape[1])
     lift = 1 + quotients + underflow
     # A zero channel stays zero.
-    return xp.where(norms > 0, norms * lift, xp.ones_like(norms))
+    return xp.where(norms > 0, norms * lift, 1.0)
 
 
 def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
@@ -685,8 +683,8 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
     error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow
     norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
-    norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) == 0, xp.zeros_like(norms), norms)
-    return norms, xp.where(sums > error, sums, xp.zeros_like(sums)), lags
+    norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) == 0, 0.0, norms)
+    return norms, xp.where(sums > error, sums, 0.0), lags
 
 
 @functools.lru_cache(maxsize=32)

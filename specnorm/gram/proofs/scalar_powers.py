@@ -133,9 +133,9 @@ def _norms_of_part(blocks: Array, tables: _Tables, *, ops: ArrayOps) -> tuple[Ar
     for _ in range(tables.n_iter):
         norms = rounding.up(xp.sqrt(rounding.up(norms, 1, xp=xp)), 1, xp=xp)
     is_zero = ~xp.any(blocks != 0, axis=tuple(range(1, blocks.ndim)))
-    norms = xp.where(is_zero, xp.zeros_like(norms), norms)
+    norms = xp.where(is_zero, 0.0, norms)
     # Sums of rounding errors alone have no gradient.
-    sums = xp.where(sums > error_of_sum, sums, xp.zeros_like(sums))
+    sums = xp.where(sums > error_of_sum, sums, 0.0)
     return arrays.unscale(norms, exponent, xp=xp), sums, exponent
 
 

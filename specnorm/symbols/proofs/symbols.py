@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 _SMALL_GRAM = 32
-"""Columns up to which a product is faster than its transposition, and than BLAS's product of a matrix with itself
-(syrk), which NumPy takes unless one of both is a copy."""
+"""Columns up to which a product is faster than BLAS's product of a matrix with itself (syrk), which NumPy takes unless
+one of both is a copy."""
 
 
 class Symbol:
@@ -107,12 +107,10 @@ def device_table(table: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
 def gram_planes(real: Array, imag: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Real and imaginary part of ``X* X``."""
     real_t, imag_t = xp.matrix_transpose(real), xp.matrix_transpose(imag)
-    if real.shape[-1] <= _SMALL_GRAM:
-        square = xp.matmul(real_t, xp.asarray(real, copy=True)) + xp.matmul(imag_t, xp.asarray(imag, copy=True))
-        return square, xp.matmul(real_t, imag) - xp.matmul(imag_t, real)
     cross = xp.matmul(real_t, imag)
-    square = xp.matmul(real_t, real) + xp.matmul(imag_t, imag)
-    return square, cross - xp.matrix_transpose(cross)
+    if real.shape[-1] <= _SMALL_GRAM:
+        real, imag = xp.asarray(real, copy=True), xp.asarray(imag, copy=True)
+    return xp.matmul(real_t, real) + xp.matmul(imag_t, imag), cross - xp.matrix_transpose(cross)
 
 
 def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:

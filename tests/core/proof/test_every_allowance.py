@@ -238,7 +238,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "_rest_norm_up": blocks,
     "lag_norms": lag_norms_of_ones,
     "_lags_error": lags_of_ones,
-    "GramTaps.values": powers,
+    "_error_factors": powers,
     "gram_error": own,
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),

@@ -104,12 +104,3 @@ class Sandwich(nn.Module):
         h = F.relu(irfft2(inner.permute(3, 2, 0, 1), (n, n)) + self.bias[:, None, None])
         outer = a.mH @ (torch.exp(self.psi).diag().type(a.dtype) @ rfft2(h).permute(2, 3, 1, 0)) * 2**0.5
         return irfft2(outer.permute(3, 2, 0, 1), (n, n))
-
-
-class Shifting(nn.Module):
-    """Linear by a Fourier transform, and no convolution: each row is delayed by another time."""
-
-    def forward(self, x: Any) -> Any:
-        rows, columns = x.shape[-2:]
-        delays = torch.outer(torch.arange(rows), torch.arange(columns // 2 + 1)) / columns
-        return torch.fft.irfft(torch.fft.rfft(x) * torch.exp(-2j * torch.pi * delays), columns)

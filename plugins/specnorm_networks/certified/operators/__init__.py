@@ -13,7 +13,7 @@ from specnorm_networks.certified.operators.joins import (
     Sign,
     Where,
 )
-from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
+from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrix
 from specnorm_networks.certified.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
 from specnorm_networks.certified.operators.moves import (
     Cast,
@@ -47,7 +47,7 @@ from specnorm_networks.certified.operators.smooth import (
     Tanh,
     TanhGELU,
 )
-from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, Sort
+from specnorm_networks.certified.operators.sorting import GroupSort, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
@@ -57,9 +57,9 @@ __all__ = [
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSwish", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
-    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish",
+    "LogSoftmax", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
-    "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
+    "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "Sin", "Slice",
     "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
     "TanhGELU", "Tile", "Unknown", "Unsqueeze", "Where", "Windows",

@@ -377,10 +377,6 @@ class Operator:
         """
         return None
 
-    def fields_for_digest(self) -> tuple[tuple[str, Any], ...]:
-        """Return the name and the value of each field, from which a digest of the operator is computed."""
-        return tuple((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
-
 
 class _KeptMaps:
     """Linear maps that are kept, each with the shape of its value, by operator and shapes of the inputs.

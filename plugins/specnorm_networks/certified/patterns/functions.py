@@ -23,7 +23,8 @@ def as_function(node: Node, structure: Structure) -> Node | None:
     u = structure.input_of(exponential)
     if not is_sigmoid:
         return replace(node, operator=ops.Softplus(), inputs=(u.name,)) if u.shape == node.shape else None
-    factor = structure.factor(u)
-    if factor is None or factor.roundings or not np.all(factor.values == -1) or u.shape != node.shape:
+    scale = u.operator
+    is_negated = isinstance(scale, ops.Scale) and scale.offset is None and scale.exact and np.all(scale.values == -1)
+    if not (is_negated or isinstance(scale, ops.Negative)) or structure[u.inputs[0]].shape != node.shape:
         return None
     return replace(node, operator=ops.Sigmoid(), inputs=u.inputs)

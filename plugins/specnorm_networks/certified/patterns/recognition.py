@@ -12,12 +12,9 @@ from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.functions import as_function
 from specnorm_networks.certified.patterns.normalisation import as_normalisation
-from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import as_sorting
 from specnorm_networks.certified.patterns.structure import Structure
 from specnorm_networks.certified.permutations import remove_permutations
-
-NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
 
 
 def recognise_patterns(graph: Graph) -> Graph:
@@ -30,20 +27,17 @@ def recognise_patterns(graph: Graph) -> Graph:
     for node in graph.nodes:
         for replacement in _replacements(node, structure, graph.fresh):
             structure.add(replacement)
-    nodes = list(structure.nodes.values())
-    has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
-    note = NOTE_ON_JUMPS if has_jumps and NOTE_ON_JUMPS not in graph.note else ""
-    recognised = graph._with_nodes(nodes, note=note)
+    recognised = graph._with_nodes(list(structure.nodes.values()))
     return recognised._with_nodes(join_functions(recognised))
 
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
-    for recognised in (_as_earlier_value, as_reflection, as_function):
+    for recognised in (_as_earlier_value, as_function, as_sorting):
         replacement = recognised(node, structure)
         if replacement is not None:
             return [replacement]
-    return as_sorting(node, structure, fresh) or as_normalisation(node, structure, fresh) or [node]
+    return as_normalisation(node, structure, fresh) or [node]
 
 
 def _as_earlier_value(node: Node, structure: Structure) -> Node | None:

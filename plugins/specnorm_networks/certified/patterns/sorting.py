@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from specnorm_networks.certified import operators as ops
@@ -21,31 +20,18 @@ class Joined:
     second: Node
 
 
-def as_sorting(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
-    """Return nodes in place of a pattern that ends with a node and sorts.
-
-    None if there is no such pattern. If the pattern has the entries in another order, nodes that permute them follow.
-    ``fresh``: returns a name that no node has, similar to a given one.
-    """
+def as_sorting(node: Node, structure: Structure) -> Node | None:
+    """Return sorting in place of a pattern that ends with a node and sorts; None if there is no such pattern."""
     if isinstance(node.operator, ops.SameOrder):
-        grouped = _sorted_groups(node, structure)
-        return None if grouped is None else [grouped]
+        return _sorted_groups(node, structure)
     if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
         return None
     first, second = (structure.origin(name) for name in node.inputs)
     joined = Joined(node, node.operator, first, second)
-    halves = _maximum_and_minimum_of_halves(joined, structure, fresh)
-    if halves is not None:
-        return halves
-    pairs = _largest_and_smallest(joined, structure)
-    return None if pairs is None else [pairs]
+    return _maximum_and_minimum_of_halves(joined, structure) or _largest_and_smallest(joined, structure)
 
 
-def _maximum_and_minimum_of_halves(
-    joined: Joined,
-    structure: Structure,
-    fresh: Callable[[str], str],
-) -> list[Node] | None:
+def _maximum_and_minimum_of_halves(joined: Joined, structure: Structure) -> Node | None:
     """Return sorting in groups of two (MaxMin) in place of the joined maximum and minimum of both halves of a value."""
     first = joined.first
     second = joined.second
@@ -58,9 +44,10 @@ def _maximum_and_minimum_of_halves(
     if parts != same_pieces or not are_halves(*parts):
         return None
     half = parts[0]
-    descending = isinstance(first.operator, ops.Maximum)
-    operator = ops.GroupSort(half.axis, 2, "strided", descending)
-    return _put_where_joined(joined, operator, half.source, structure, fresh)
+    if half.axis != joined.concat.axis or joined.concat.new:
+        return None
+    operator = ops.GroupSort(half.axis, 2, "strided", descending=isinstance(first.operator, ops.Maximum))
+    return replace(joined.node, operator=operator, inputs=(half.source,))
 
 
 def _largest_and_smallest(joined: Joined, structure: Structure) -> Node | None:
@@ -84,45 +71,6 @@ def _largest_and_smallest(joined: Joined, structure: Structure) -> Node | None:
         return None
     descending = isinstance(first, ops.Largest)
     return replace(joined.node, operator=ops.Sort(axis, descending), inputs=(source.name,))
-
-
-def _put_where_joined(
-    joined: Joined,
-    operator: ops.GroupSort,
-    source: str,
-    structure: Structure,
-    fresh: Callable[[str], str],
-) -> list[Node] | None:
-    """Return an operator in place of a join of two halves, and nodes that bring its value into the form of the join.
-
-    The operator's value has both halves one after the other along the operator's axis. The join may have them along
-    that axis, along another axis, or along a new one.
-    """
-    node = joined.node
-    axis = operator.axis
-    if axis == joined.concat.axis and not joined.concat.new:
-        return [replace(node, operator=operator, inputs=(source,))]
-    half_shape = structure[node.inputs[0]].shape
-    if half_shape is None or node.shape is None:
-        return None
-    made_shape = (*half_shape[:axis], 2 * half_shape[axis], *half_shape[axis + 1 :])
-    # The axis of the two halves is put where they are joined.
-    split_shape = (*half_shape[:axis], 2, *half_shape[axis:])
-    order = [split_axis for split_axis in range(len(split_shape)) if split_axis != axis]
-    order.insert(joined.concat.axis, axis)
-    permuted_shape = tuple(split_shape[split_axis] for split_axis in order)
-    steps: list[tuple[ops.Operator, tuple[int, ...]]] = [
-        (operator, made_shape),
-        (ops.Reshape(split_shape), split_shape),
-        (ops.Permute(tuple(order)), permuted_shape),
-    ]
-    nodes: list[Node] = []
-    last = source
-    for step, shape in steps:
-        name = fresh(f"{node.name}.{type(step).__name__}")
-        nodes.append(Node(name, step, (last,), shape, node.label, derived=True))
-        last = name
-    return [*nodes, replace(node, operator=ops.Reshape(node.shape), inputs=(last,))]
 
 
 def _sorted_groups(node: Node, structure: Structure) -> Node | None:

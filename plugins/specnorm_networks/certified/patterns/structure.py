@@ -1,18 +1,11 @@
-"""The nodes of a network by name, and what patterns need to know of them: slices of a value, halves, and multiples."""
+"""The nodes of a network by name, and what patterns need to know of them: slices of a value, and halves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.operators.linear import FACTOR_ROUNDINGS
-
-DEEPEST = 8
-"""Largest number of nodes between a value and a multiple of it."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +22,6 @@ class PartOfValue:
     size: int = 0
     """Size of the value along the axis; 0: the part is the whole value, and the other numbers are 0."""
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the part is the whole value."""
-        return self.size == 0
-
 
 def are_halves(first: PartOfValue, second: PartOfValue) -> bool:
     """Whether two parts are the first and the second half of one value along one axis."""
@@ -41,16 +29,6 @@ def are_halves(first: PartOfValue, second: PartOfValue) -> bool:
     if odd or half == 0:
         return False
     return first == replace(first, start=0, stop=half) and second == replace(first, start=half, stop=first.size)
-
-
-@dataclass(frozen=True, eq=False)
-class Factor:
-    """A factor by which a value is multiplied, entry by entry."""
-
-    values: FloatArray
-    """Numbers that broadcast against the value without making it larger; none is 0."""
-    roundings: int = 0
-    """Number of roundings in the computation of each number."""
 
 
 class Structure:
@@ -107,23 +85,10 @@ class Structure:
             parts.append(PartOfValue(source.name, axis, first, last, size))
         return parts[0] if len(parts) == 1 else whole
 
-    def factor(self, node: Node) -> Factor | None:
-        """Return the factor by which a node multiplies its input; None if it does something else."""
-        operator = node.operator
-        if isinstance(operator, ops.Negative):
-            return Factor(np.array(-1.0))
-        if not isinstance(operator, ops.Scale) or operator.offset is not None or operator.values.dtype.kind != "f":
-            return None
-        keeps_shape = node.shape is not None and node.shape == self.nodes[node.inputs[0]].shape
-        if operator.values.ndim > 0 and not keeps_shape:
-            return None
-        if not operator.is_accurate or not np.all(operator.values):
-            return None
-        return Factor(operator.values, 0 if operator.exact else FACTOR_ROUNDINGS)
-
     def sum_with_number(self, node: Node) -> tuple[float, str] | None:
         """Return a number that is added to a value, and the value's name; None for another node."""
-        if not is_sum_of_two(node.operator):
+        add = node.operator
+        if not isinstance(add, ops.Add) or add.weights != (1.0, 1.0) or add.divisor != 1:
             return None
         first, second = node.inputs
         for name, name_of_constant in ((first, second), (second, first)):
@@ -141,8 +106,3 @@ class Structure:
 def is_difference(operator: ops.Operator) -> bool:
     """Whether an operator is the first input less the second."""
     return isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0) and operator.divisor == 1
-
-
-def is_sum_of_two(operator: ops.Operator) -> bool:
-    """Whether an operator is the sum of two inputs."""
-    return isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.divisor == 1
