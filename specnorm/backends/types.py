@@ -266,6 +266,10 @@ class Backend:
         count = x.shape[-1] // 2
         return self.complex(x[..., :count], x[..., count:])
 
+    def places_of_largest(self, x: AnyArray, count: int) -> AnyArray:
+        """Indices of the ``count`` largest entries along the last axis, the largest first."""
+        return self.namespace(x).argsort(x, axis=-1, descending=True)[..., :count]
+
     # -- host ----------------------------------------------------------------------------------------------------
     def asarray(self, x: np.ndarray, device: str | None = None) -> AnyArray:
         """Copy a NumPy array to one of `devices`, or to the default one; in the same dtype if the library has it."""
@@ -541,6 +545,10 @@ class ArrayOps:
     def complex_columns(self, x: Array) -> Array:
         columns: Array = self.backend.complex_columns(x)
         return columns
+
+    def places_of_largest(self, x: Array, count: int) -> Array:
+        places: Array = self.backend.places_of_largest(x, count)
+        return places
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         copy: Array = self.backend.from_numpy(x, like)

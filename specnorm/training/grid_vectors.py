@@ -312,21 +312,21 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Start]:
     least = functools.reduce(xp.minimum, _by_vector(squares, waves))
     shift = xp.concat([_SHIFT * least] * waves.count, axis=2)
     moved = orthonormal(_by_vector(power - shift * vectors, waves), xp=xp)
-    return moved, _best_points(waves, images, vectors, power)
+    return moved, _best_points(waves, squares, images, vectors, power)
 
 
-def _best_points(waves: PlaneWaves, images: Array, vectors: Array, power: Array) -> Start:
+def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Array, power: Array) -> Start:
     """The best vector at each point of the grid, at the points where the norm seems largest."""
     xp = waves.ops.xp
-    first, *others = zip(*(_by_vector(x, waves) for x in (images, vectors, power)), strict=True)
+    first, *others = zip(*(_by_vector(x, waves) for x in (squares, images, vectors, power)), strict=True)
     best = first
     for other in others:
         best = _best_in_plane(best, other, xp=xp)
-    image, _, power = best
+    square, image, vector, image_power = best
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
-    estimates = _squared_norm(power, xp=xp) / (_squared_norm(image, xp=xp) + _TINY)
+    estimates = _squared_norm(image_power, xp=xp) / (square + _TINY)
     phases = waves.phases[:, :, : len(waves.grid)]
-    return Start(*_highest((*best, phases), estimates, _BEST, xp=xp))
+    return Start(*_highest((image, vector, image_power, phases), estimates, _BEST, ops=waves.ops))
 
 
 def _by_vector(x: Array, waves: PlaneWaves) -> list[Array]:
@@ -340,15 +340,18 @@ def _best_in_plane(one: Sequence[Array], other: Sequence[Array], *, xp: Namespac
 
     Parameters
     ----------
-    one, other : sequences of complex arrays, shape (b, ., f)
-        Images of the vectors, and arrays that are combined alike.
+    one, other : sequences of arrays
+        Squared lengths (b, 1, f) of the images of the vectors, the images (b, m, f), and more complex arrays (b, ., f)
+        that are combined alike.
     """
-    coupling = xp.vecdot(one[0], other[0], axis=-2)[:, None, :]
+    (square, image, *_), (other_square, other_image, *_) = one, other
+    coupling = xp.vecdot(image, other_image, axis=-2)[:, None, :]
     size = xp.abs(coupling)
-    difference = _squared_norm(one[0], xp=xp) - _squared_norm(other[0], xp=xp)
-    angle = 0.5 * xp.atan2(2.0 * size, difference)
+    twice, difference = 2.0 * size, square - other_square
+    angle = 0.5 * xp.atan2(twice, difference)
     cos, sin = xp.cos(angle), xp.sin(angle) * xp.conj(coupling) / (size + _TINY)
-    return tuple(cos * x + sin * y for x, y in zip(one, other, strict=True))
+    largest = 0.5 * (square + other_square + xp.hypot(twice, difference))
+    return largest, *(cos * x + sin * y for x, y in zip(one[1:], other[1:], strict=True))
 
 
 def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
@@ -372,16 +375,31 @@ def _with_power_steps(waves: PlaneWaves, start: Start) -> Array:
     Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
     vector than either.
     """
-    xp = waves.ops.xp
+    ops, xp = waves.ops, waves.ops.xp
     images, vectors, power, phases = start
-    for step_number in range(_RITZ_STEPS):
-        if step_number:
-            power = waves.adjoint_times(images, phases)
-        residual, _ = _unit(power - _squared_norm(images, xp=xp) * vectors, xp=xp)
-        images, vectors = _best_in_plane((images, vectors), (waves.times(residual, phases), residual), xp=xp)
+
+    def combined(state: tuple[Array, ...], power: Array) -> tuple[Array, ...]:
+        square, images, vectors = state
+        residual, _ = _unit(power - square * vectors, xp=xp)
+        other = waves.times(residual, phases)
+        square, images, vectors = _best_in_plane(
+            (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
+        )
         # A residual that is nothing but rounding errors is not quite orthogonal.
         vectors, length = _unit(vectors, xp=xp)
-        images = images / (length + _TINY)
+        length = length + _TINY
+        return square / (length * length), images / length, vectors
+
+    def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        return combined(state, waves.adjoint_times(state[1], phases))
+
+    state: tuple[Array, ...] = _squared_norm(images, xp=xp), images, vectors
+    count = _RITZ_STEPS
+    if ops.concrete:
+        # A compiler would write the step twice to save this product.
+        state = combined(state, power)
+        count -= 1
+    _, images, _ = arrays.repeated(repeat, count, state, ops=ops)
     return images
 
 
@@ -425,13 +443,13 @@ def _settled(waves: PlaneWaves, left: Array, right: Array, phases: Array, taps: 
     return waves.times(right, phases), right, phases
 
 
-def _highest(points: Sequence[Array], values: Array, count: int, *, xp: Namespace) -> Sequence[Array]:
+def _highest(points: Sequence[Array], values: Array, count: int, *, ops: ArrayOps) -> Sequence[Array]:
     """Arrays (b, ., f) at the ``count`` points with the largest values (b, 1, f)."""
     if values.shape[2] <= count:
         return points
-    order = xp.argsort(values[:, 0, :], axis=1, descending=True)[:, :count]
+    order = ops.places_of_largest(values[:, 0, :], count)
     # One choice takes less time than one for each array.
-    chosen = at_points(xp.concat(list(points), axis=1), order, xp=xp)
+    chosen = at_points(ops.xp.concat(list(points), axis=1), order, xp=ops.xp)
     ends = [0, *itertools.accumulate(x.shape[1] for x in points)]
     return [chosen[:, i:j, :] for i, j in itertools.pairwise(ends)]
 
@@ -463,12 +481,12 @@ def _round(waves: PlaneWaves, left: Array, phases: Array, turns: Array, count: i
     # G* u at each frequency of the stencil, (b, g, p, s).
     candidates = xp.matmul(products, conjugates)
     squares = xp.real(xp.vecdot(candidates, candidates, axis=-2))
-    best = xp.argmax(squares, axis=2)
+    best, square = xp.argmax(squares, axis=2), xp.max(squares, axis=2)[:, None, :]
     right, conjugate = (xp.matrix_transpose(_last_axis_at(x, best, xp=xp)) for x in (candidates, conjugates))
+    right = right * (1 / (xp.sqrt(square) + _TINY))
     # ||G* u|| / ||u|| is a value that the norm reaches.
-    values = xp.max(squares, axis=2)[:, None, :] / (_squared_norm(left, xp=xp) + _TINY)
-    right, conjugate = _highest((right, conjugate), values, count, xp=xp)
-    right, _ = _unit(right, xp=xp)
+    values = square / (_squared_norm(left, xp=xp) + _TINY)
+    right, conjugate = _highest((right, conjugate), values, count, ops=waves.ops)
     new_phases = xp.conj(conjugate)
     return waves.times(right, new_phases), right, new_phases
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -104,19 +105,20 @@ def spectral_norm(
     check_bound(bound)
     kernels_of_tree = kernels(params, rule, layers=layers)
     norms, new_state = step_states(kernels_of_tree, method, state, sweeps)
-    new_kernels = {
-        path: scaled_to(kernel.array, norms[path], bound, only_shrink) for path, kernel in kernels_of_tree.items()
-    }
+    arrays = {path: kernel.array for path, kernel in kernels_of_tree.items()}
+    new_kernels = scaled_to(arrays, norms, bound, only_shrink)
     return with_kernels(params, new_kernels), new_state
 
 
-def scaled_to(kernel: Any, norm: Any, bound: float, only_shrink: bool) -> Any:
-    """Scale a kernel so that its norm is the bound; a zero kernel, or one to be left alone, is returned unchanged."""
+def scaled_to(kernels: Mapping[str, Any], norms: Mapping[str, Any], bound: float, only_shrink: bool) -> dict[str, Any]:
+    """Scale kernels so that their norms are the bound; zero kernels, and those to be left alone, are not changed."""
+    # All norms in one array: XLA would compile the same few operations for each.
+    norm = jnp.stack([norms[path] for path in kernels])
     is_scaled = norm > bound if only_shrink else norm > 0
     # So that the gradient has no division by zero.
     divisor = jnp.where(is_scaled, norm, 1)
-    factor = jnp.where(is_scaled, bound / divisor, 1)
-    return (kernel * factor).astype(kernel.dtype)
+    factors = jnp.where(is_scaled, bound / divisor, 1)
+    return {path: (kernel * factors[j]).astype(kernel.dtype) for j, (path, kernel) in enumerate(kernels.items())}
 
 
 def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:

@@ -80,13 +80,14 @@ def project_spectral_norm(
         for path, kernel in old_kernels.items():
             updated_kernels[path] = kernel._replace(array=_after_update(kernel.array, update_of_path[path]))
         norms, new_states = step_states(updated_kernels, method, state, sweeps)
+        arrays = {path: kernel.array for path, kernel in updated_kernels.items()}
+        projected_kernels = scaled_to(arrays, norms, bound, only_shrink=True)
 
         def projected(keys: tuple[Any, ...], update: Any) -> Any:
             path = name_of(keys)
             if path not in old_kernels:
                 return update
-            projected_kernel = scaled_to(updated_kernels[path].array, norms[path], bound, only_shrink=True)
-            projected_update = (projected_kernel - old_kernels[path].array).astype(update.dtype)
+            projected_update = (projected_kernels[path] - old_kernels[path].array).astype(update.dtype)
             return jnp.where(norms[path] > bound, jnp.reshape(projected_update, update.shape), update)
 
         return jax.tree_util.tree_map_with_path(projected, updates), new_states

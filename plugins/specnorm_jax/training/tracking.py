@@ -61,16 +61,12 @@ def _track(
     states: Any,
 ) -> tuple[list[Any], list[States]]:
     keywords = [dict(geometry) for geometry in geometries]
-    passes = [state["passes"] for state in states]
+    passes = jnp.max(jnp.stack([state["passes"] for state in states]))
     vectors = [{name: x for name, x in state.items() if name != "passes"} for state in states]
-    is_first = jnp.max(jnp.stack(passes)) < _FIRST_PASSES
-    steps: Any = jnp.where(is_first, max(sweeps, _FIRST_STEPS), sweeps) if sweeps else 0
+    steps: Any = jnp.where(passes < _FIRST_PASSES, max(sweeps, _FIRST_STEPS), sweeps) if sweeps else 0
     norms, new_vectors = specnorm.track_many(arrays, method, vectors, geometries=keywords, sweeps=steps)
-    new_states = []
-    for vectors_of_kernel, count in zip(new_vectors, passes, strict=True):
-        new_count = count + 1 if sweeps else count
-        new_states.append({**vectors_of_kernel, "passes": new_count})
-    return norms, new_states
+    new_passes = passes + 1 if sweeps else passes
+    return norms, [{**vectors_of_kernel, "passes": new_passes} for vectors_of_kernel in new_vectors]
 
 
 _compiled_track = jax.jit(_track, static_argnums=(0, 1, 2))
