@@ -112,7 +112,7 @@ class _Searching(Method):
         try:
             with np.errstate(all="ignore"):
                 proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, until)
-        except (np.linalg.LinAlgError, ValueError, ArithmeticError):
+        except (np.linalg.LinAlgError, ArithmeticError):
             return []  # a kernel is zero or empty, or its numbers are too large or too small to search with
         clock.has_cut |= until.expired
         return [weights for weights in proposals if all(map(usable, weights))]

@@ -6,17 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cache
-from typing import Any
 
 import numpy as np
 
-from specnorm import ConvSpec
-from specnorm.proof import host
-from specnorm_networks.certified.graph import Layer
-from specnorm_networks.certified.kernels import ROUNDINGS
-from specnorm_networks.certified.links import ENTRY_ERROR_UNIT, PlacedLayer, Term
-from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray
+from specnorm_networks.certified.links import Term
+from specnorm_networks.certified.operators.base import FloatArray
 
 SMALLEST_NORMAL = Fraction(float(np.finfo(np.float64).smallest_normal))
 LARGEST = Fraction(float(np.finfo(np.float64).max))
@@ -135,70 +129,6 @@ def _every_nth_pixel(
         stride[spatial_axis] *= step
         terms.append(replace(term, stride=tuple(stride)))
     return replace(combination, terms=tuple(terms))
-
-
-def product_of_matrices(
-    combination: LinearCombination,
-    layer: Layer,
-    cout: int,
-) -> LinearCombination | None:
-    """Return a matrix times a sum that is itself a single matrix, as one matrix; None if either is no matrix.
-
-    ``cout``: number of the product's outputs.
-    """
-    if len(combination.terms) != 1:
-        return None
-    (first,) = combination.terms
-    if first.placed_layer is None or first.placed_layer.layer.spatial or layer.spatial:
-        return None
-    if len(first.rows) != combination.width or len(first.columns) != first.placed_layer.spec.cin:
-        return None
-
-    @cache
-    def product_and_error() -> tuple[FloatArray, FloatArray]:
-        return _product_and_error(first, layer, combination.width)
-
-    def load_product() -> FloatArray:
-        product, _ = product_and_error()
-        return product
-
-    def load_error() -> FloatArray:
-        _, error = product_and_error()
-        return error
-
-    product_layer = Layer(f"{first.placed_layer.layer.name} and {layer.name}", load_product, {}, 0, error=load_error)
-    spec = ConvSpec.of((cout, first.placed_layer.spec.cin))
-    term = Term(
-        first.source,
-        reads=first.reads,
-        rows=range(cout),
-        placed_layer=PlacedLayer(product_layer, {}, spec, None),
-        columns=first.columns,
-    )
-    return LinearCombination((term,), cout, combination.axis)
-
-
-def _product_and_error(first: Term, layer: Layer, width: int) -> tuple[FloatArray, FloatArray]:
-    """Return the product ``left right`` of two matrices, and a bound of the error of each entry.
-
-    ``first``: the term with the matrix ``right``, which is applied first. ``layer``: the matrix ``left``. ``width``:
-    number of columns of ``left``, the length of the sums.
-    """
-    right: Any = first.dense(0, dilated=True).kernel
-    left: Any = layer.kernel()
-    product = left @ right
-    # Errors are relative to the sums of the absolute values. Each sum of ``width`` products has that many roundings.
-    # The entries of the right matrix were scaled, with `ROUNDINGS` roundings.
-    rounding = (width + ROUNDINGS) * 2.0**-52 * host.inflate(abs(left) @ abs(right), width)
-    # The entries of each matrix may have errors. Errors of at most e_left and e_right change the product by at most
-    # |left| e_right + e_left (|right| + e_right).
-    right_error = np.zeros(right.shape) + first.entry_error * ENTRY_ERROR_UNIT
-    error = rounding + abs(left) @ right_error
-    if layer.error is not None:
-        left_error = np.asarray(layer.error(), np.float64)
-        error = error + left_error @ (abs(right) + right_error)
-    # `error` itself was computed by two sums of ``width`` products and a few more roundings, and may have underflowed.
-    return product, host.inflate(error, 2 * width + 8) + UNDERFLOW
 
 
 def round_but_zero(rounding: Callable[[float], float], numbers: FloatArray) -> FloatArray:

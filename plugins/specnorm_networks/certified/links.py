@@ -30,12 +30,6 @@ from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_
 from specnorm_networks.certified.rules import IDENTITY_AFTER_LINK, Average
 from specnorm_networks.certified.scope import Domain
 
-ENTRY_ERROR_UNIT = ROUNDINGS * 2.0**-53
-"""`Term.entry_error` is in this unit: the relative error that `kernels.scaling_error` allows for each entry.
-
-So an entry with an error of e units counts there as if its magnitude were larger by e.
-"""
-
 Borders = Literal["zeros", "circular", "any", "none"]
 """Border treatment under which a bound for the whole grid, without borders, is valid for a term.
 
@@ -98,7 +92,11 @@ class Term:
 
     @property
     def entry_error(self) -> FloatArray | float:
-        """Bound of the error of each kernel entry, shape of the kernel, in units of `ENTRY_ERROR_UNIT`."""
+        """Bound of the error of each kernel entry, shape of the kernel, in units of `ROUNDINGS` unit roundoffs.
+
+        That is the relative error that `kernels.scaling_error` allows for each entry. So an entry with an error of e
+        units counts there as if its magnitude were larger by e.
+        """
         if self.placed_layer is None or self.placed_layer.layer.error is None:
             return 0.0
         error = np.asarray(self.placed_layer.layer.error(), np.float64)[:, self.columns.start : self.columns.stop]

@@ -29,7 +29,6 @@ from specnorm_networks.certified.combinations import (
     LinearCombination,
     multiply,
     product_of_factors,
-    product_of_matrices,
     round_but_zero,
     shift_rows,
     slice_of,
@@ -275,11 +274,6 @@ class Reader:
         axis = len(source.shape) - 1 - layer.spatial
         combination = self._sum_of(source.name, axis)
 
-        # A matrix directly after a matrix that only it reads is multiplied with it.
-        if combination is not None and self.readers[source.name] == 1:
-            product = product_of_matrices(combination, layer, spec.cout)
-            if product is not None:
-                return multiply(product, alpha)
         # A layer that reads a sum of multiples of values becomes one term for each of them. Any other sum is first made
         # a value.
         if combination is not None:

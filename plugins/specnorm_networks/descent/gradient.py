@@ -95,14 +95,21 @@ def value_and_gradient(
     logs, shares = _unknowns(run, point)
     stages_forward = forward(run, logs, shares)
     logs_gradient, logits_gradient = _backward(run, stages_forward, shares)
-    return math.log(stages_forward[-1].largest.value), logs_gradient, logits_gradient
+    return log_of_norm(stages_forward[-1].largest.value), logs_gradient, logits_gradient
 
 
 def value_alone(run: Sequence[Stage], point: FloatArray) -> tuple[float, list[FloatArray]]:
     """Return the logarithm of the constant's square on the grid, and the multipliers."""
     logs, shares = _unknowns(run, point)
     stages_forward = forward(run, logs, shares)
-    return math.log(stages_forward[-1].largest.value), [one.multipliers for one in stages_forward[:-1]]
+    return log_of_norm(stages_forward[-1].largest.value), [one.multipliers for one in stages_forward[:-1]]
+
+
+def log_of_norm(value: float) -> float:
+    """Return a logarithm; `ArithmeticError` of 0, which is the norm of kernels that are zero or empty."""
+    if value <= 0:
+        raise ArithmeticError("a norm of 0 cannot be searched with")
+    return math.log(value)
 
 
 def _unknowns(run: Sequence[Stage], point: FloatArray) -> tuple[list[FloatArray], FloatArray]:

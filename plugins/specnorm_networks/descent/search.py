@@ -26,6 +26,7 @@ from specnorm_networks.descent.gradient import (
     forward,
     gradient_steps,
     last_log,
+    log_of_norm,
     parameters,
     value_alone,
 )
@@ -186,7 +187,7 @@ class _Search:
 
     def _single_precision_is_enough(self, points: int) -> bool:
         """Whether single precision gives the first value that double precision does."""
-        with contextlib.suppress(np.linalg.LinAlgError, ValueError, ArithmeticError):
+        with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
             value = self._value(stages_of_run(self.network, self.parts, points, self.dtype))
             return abs(value - self.states[0].value) < WORTH_KEEPING
         return False
@@ -329,7 +330,7 @@ class _Search:
             step = np.where(stages[first].angles.any(axis=0), 2 * math.pi / self.points_of_last_grid, 0.0)
             peaks_of_part = np.array(centres)
             if self.climbs:
-                with contextlib.suppress(np.linalg.LinAlgError, ValueError):
+                with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
                     peaks_of_part = _climbed(values, peaks_of_part, np.array(numbers), step)
             more.append(_joined(earlier, peaks_of_part))
         return more
@@ -337,7 +338,7 @@ class _Search:
     def _add_peaks_to_last_grid(self) -> None:
         """Add the peaks of all visits, and of one at the last point, to the frequencies of the last grid."""
         grid = [stage.angles for stage in self._made_last_grid() if stage.starts]
-        with contextlib.suppress(np.linalg.LinAlgError, ValueError):
+        with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
             self.peaks = self._with_peaks(self.peaks)
             self.last_grid = self._stages_at([_joined(*angles) for angles in zip(grid, self.peaks, strict=True)])
 
@@ -398,12 +399,12 @@ class _Search:
             if count >= LAST_STATES and count * state_cost > CHEAP * self.budget:
                 break
             self.point = state.point
-            with contextlib.suppress(np.linalg.LinAlgError, ValueError):
+            with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
                 value, multipliers = value_alone(self.last_grid, self.point)
                 values_of_parts = [self.last_grid[last - 1].values for _, last in self.parts]
                 feasible.append(Feasible(value, multipliers, values_of_parts))
         feasible.sort(key=lambda state: state.value)
-        with contextlib.suppress(np.linalg.LinAlgError, ValueError):
+        with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
             rises = [self._rises(state, self.points_of_last_grid) for state in feasible[:REFINED]]
             rises += [np.min(rises, axis=0)] * (len(feasible) - len(rises))
             return [self._raise(state, rise) for state, rise in zip(feasible, rises, strict=True)]
@@ -437,7 +438,7 @@ class _Search:
             at_peak = float(values(angles[on_grid.argmax()][None])[0])
             rescaled = on_grid * (at_peak / float(on_grid.max()))
             largest = highest(values, angles, 2 * math.pi / points, rescaled)
-            rises[number] = math.log(largest / float(rescaled.max()))
+            rises[number] = log_of_norm(largest / float(rescaled.max()))
         return np.where(rises < RESONANT, rises, 0.0)
 
 
