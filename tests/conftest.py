@@ -24,6 +24,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ.setdefault("JAX_ENABLE_X64", "1")
 
 from helpers.libraries import LIBRARIES, Lib, Unusable, opened  # noqa: E402 - imports NumPy, after the lines above
+from helpers.torch_exports import keep_tables  # noqa: E402
 
 _ASKED = [name for name in os.environ.get("SPECNORM_TEST_BACKENDS", "").replace(" ", "").split(",") if name]
 _UNKNOWN = sorted(set(_ASKED) - set(LIBRARIES) - set(LIBRARIES.values()))
@@ -94,6 +95,11 @@ def jax32() -> Iterator[None]:
             yield
     except Unusable as reason:
         pytest.skip(str(reason))
+
+
+def pytest_runtest_setup() -> None:
+    """Exports of torch are many, and share what depends on no module."""
+    keep_tables()
 
 
 class Progress:

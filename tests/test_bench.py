@@ -47,7 +47,14 @@ def test_what_got_slower_is_told() -> None:
     assert page.slower(new, old) == []  # the yardstick alone became faster
 
 
-def test_switches_hold_the_libraries_to_fewer_instructions() -> None:
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        pytest.param("AVX-512", ("AVX-512 AVX512", "AVX512"), marks=pytest.mark.nightly),
+        ("AVX2", ("AVX2 AVX2 Haswell", "isa:Intel AVX2")),
+    ],
+)
+def test_switches_hold_the_libraries_to_fewer_instructions(name: str, said: tuple[str, ...]) -> None:
     if "AVX-512" not in instructions.sets():
         pytest.skip("a machine without AVX-512 has one instruction set")
     program = (
@@ -56,11 +63,10 @@ def test_switches_hold_the_libraries_to_fewer_instructions() -> None:
         "print(facts.instructions(), torch.backends.cpu.get_cpu_capability(), *(x['architecture'] for x in "
         "threadpoolctl.threadpool_info() if x['internal_api'] == 'openblas'))"
     )
-    for name, said in (("AVX-512", ("AVX-512 AVX512", "AVX512")), ("AVX2", ("AVX2 AVX2 Haswell", "isa:Intel AVX2"))):
-        environment = os.environ | {"ONEDNN_VERBOSE": "1"} | instructions.SWITCHES[name]
-        command = [sys.executable, "-c", program]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=facts.TESTS)
-        assert all(words in done.stdout for words in said), done.stdout
+    environment = os.environ | {"ONEDNN_VERBOSE": "1"} | instructions.SWITCHES[name]
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=facts.TESTS)
+    assert all(words in done.stdout for words in said), done.stdout
 
 
 def test_a_compiled_bound_that_is_an_estimate_has_no_time_as_a_proof() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import shutil
 from pathlib import Path
 
 import pytest
-from helpers.processes import ran
 from test_docs import ROOT, same
 
 DOCS = ROOT / "docs"
@@ -21,13 +21,21 @@ TRAINING = ("critic", "critic_in_ball", "denoiser")
     "script",
     [pytest.param(path, id=path.stem, marks=[pytest.mark.nightly] * (path.stem in TRAINING)) for path in SCRIPTS],
 )
-def test_a_script_prints_what_it_says_and_draws_its_picture(script: Path, tmp_path: Path) -> None:
+def test_a_script_prints_what_it_says_and_draws_its_picture(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for needed in ("matplotlib", "safetensors", *(["torch", "onnxscript"] if script.stem in TRAINING else [])):
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"{needed} is not installed")
     shutil.copytree(DOCS / "gallery", tmp_path / "gallery", ignore=shutil.ignore_patterns("*.svg"))
     shutil.copytree(DOCS / "examples" / "resnet20", tmp_path / "examples" / "resnet20")
-    printed = ran(str(tmp_path / "gallery" / script.name), cwd=tmp_path, OMP_NUM_THREADS="1", MPLBACKEND="agg")
+    import matplotlib as mpl
+
+    monkeypatch.chdir(tmp_path)
+    with mpl.rc_context():
+        mpl.use("agg")
+        runpy.run_path(str(tmp_path / "gallery" / script.name), run_name="__main__")
+    printed = capsys.readouterr().out
     expected = "".join(f"{line}\n" for line in re.findall(r"^# > (.*)$", script.read_text("utf-8"), re.MULTILINE))
     # What a training run reaches differs a little from one processor to another.
     assert same(printed, expected, 0.05 if script.stem in TRAINING else 2e-3), printed

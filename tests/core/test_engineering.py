@@ -157,9 +157,9 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
         jax.jit(lambda x: specnorm.f4_bound(x))(kernel)
         return traced
 
-    first = run((3, 2, 3, 2), 10)
-    assert run((3, 2, 3, 2), 11) == first > 0
-    assert run((2, 3, 3, 2), 12) > first
+    first = run((3, 2, 3), 10)
+    assert run((3, 2, 3), 11) == first > 0
+    assert run((2, 3, 3), 12) > first
 
 
 def test_one_version_and_the_recipes_dependencies() -> None:
@@ -209,18 +209,18 @@ def test_one_problem_has_one_program(one: dict[str, Any], other: dict[str, Any])
 
 def test_programs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound that changes at every call makes a new program each time: the old ones go."""
-    monkeypatch.setattr(programs, "LIMIT", 20)
+    monkeypatch.setattr(programs, "LIMIT", 8)
     kept = planned(input_shape=5)
     kernel = np.cos(np.arange(108.0)).reshape(SHAPE)
     gc.collect()
     before = len(programs._alive)  # other tests' objects hold some
-    for j in range(60):
+    for j in range(24):
         assert specnorm.certify(kernel, 100.0 + j)
     gc.collect()
     uncounted = len(programs._compiled)
-    assert len(programs._programs) <= 20 + uncounted
-    assert len(programs._keys) <= 20
-    assert len(programs._alive) <= before + 20 + uncounted
+    assert len(programs._programs) <= 8 + uncounted
+    assert len(programs._keys) <= 8
+    assert len(programs._alive) <= before + 8 + uncounted
     assert programs.program(kept.key) is kept  # held by this test
     assert planned(input_shape=5) is kept
 

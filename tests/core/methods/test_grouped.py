@@ -63,8 +63,7 @@ def norms(blocks: Any, sizes: tuple[int, ...]) -> np.ndarray:
     return np.asarray(np.linalg.norm(symbols[(slice(None), *where.T)], ord=2, axis=(-2, -1)))
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("memory", [2**28, 2**17])
+@pytest.mark.parametrize(("seed", "memory"), [(0, 2**28), (1, 2**17)])
 def test_each_group_has_the_bound_of_its_own(seed: int, memory: int) -> None:
     """Whatever the memory, and so however the groups and frequencies are cut into parts."""
     blocks = grouped(seed, 9, 12, 9)

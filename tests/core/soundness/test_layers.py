@@ -21,7 +21,7 @@ from helpers.real_weights import MODELS, real_layers
 
 import specnorm
 
-LAYERS = int(os.environ.get("SPECNORM_SOUNDNESS_LAYERS", "200"))
+LAYERS = int(os.environ.get("SPECNORM_SOUNDNESS_LAYERS", "100"))
 CHUNK = 100 if LAYERS < 3000 else 1000
 FIRST_OPEN = 1_000_000
 """Where the layers of the smaller tests begin: none of the large sample."""

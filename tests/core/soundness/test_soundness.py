@@ -29,7 +29,7 @@ from specnorm_numpy import NumpyBackend
 import specnorm
 from specnorm.methods import Enclose
 
-KERNELS = int(os.environ.get("SPECNORM_SOUNDNESS_KERNELS", "400"))
+KERNELS = int(os.environ.get("SPECNORM_SOUNDNESS_KERNELS", "200"))
 MORE = KERNELS >= 10_000
 """Nightly: the smaller tests take more kernels too."""
 CHUNK = 1000 if MORE else 200
@@ -135,7 +135,7 @@ def test_float32_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     """The allowances of float32, as on plain JAX, where they are largest."""
     monkeypatch.setattr(NumpyBackend, "wide_dtype", lambda *_: "float32")
     found: list[str] = []
-    for index in range(FIRST_OPEN, FIRST_OPEN + (20 if MORE else 8) * len(FAMILIES)):
+    for index in range(FIRST_OPEN, FIRST_OPEN + (20 if MORE else 4) * len(FAMILIES)):
         claims = Claims(case(index, dtypes=("float32", "float16")))
         sizes = (int(1 + index % 7),) * len(claims.truth.kernel_shape)
         claims.grid()
