@@ -393,8 +393,9 @@ class Search:
             still_open = np.flatnonzero(~cover.fathomed[index])
             index = index[still_open]
             matrices = matrices.take(still_open, ops=self.ops)
-            real, imag = (arrays.rows(plane, still_open, ops=self.ops) for plane in planes)
-            planes = (real, imag)
+            if planes is not None:
+                real, imag = (arrays.rows(plane, still_open, ops=self.ops) for plane in planes)
+                planes = (real, imag)
             vectors = arrays.rows(vectors, still_open, ops=self.ops)
         if not len(index):
             return index, matrices, np.zeros(0), np.zeros(0), vectors
@@ -407,7 +408,9 @@ class Search:
             crowded=self._is_crowded,
             ops=self.ops,
         )
-        norms_sq, _ = lift_to_all_columns(polynomial, planes, eigenvectors, eigenvalues, ops=self.ops)
+        norms_sq = eigenvalues
+        if planes is not None:
+            norms_sq, _ = lift_to_all_columns(polynomial, planes, eigenvectors, eigenvalues, ops=self.ops)
         return index, matrices, eigenvalues, norms_sq, eigenvectors
 
     def _with_new_rows(self, vectors: Array, index: np.ndarray, new_vectors: Array) -> Array:

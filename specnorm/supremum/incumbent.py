@@ -390,8 +390,6 @@ def lift_to_all_columns(
     eigenvalues : float array, shape (f,)
         Eigenvalues of the reduced matrices.
     """
-    if polynomial.rank == polynomial.size:
-        return eigenvalues.copy(), vectors
     xp = ops.xp
     parts = xp.stack([xp.real(vectors), xp.imag(vectors)], axis=-1)
     by_real = xp.matmul(planes[0], parts)

@@ -446,8 +446,8 @@ class Cover:
         polynomial: GramPolynomial,
         index: np.ndarray,
         reduced_for: np.ndarray,
-    ) -> tuple[CentreMatrices, tuple[Array, Array]]:
-        """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) behind them.
+    ) -> tuple[CentreMatrices, tuple[Array, Array] | None]:
+        """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) of reduced ones.
 
         Parameters
         ----------
@@ -460,10 +460,15 @@ class Cover:
         if polynomial.blocks is not self._blocks:
             raise HypothesisError("the polynomial is not one of this cover's blocks")
         cells = self._open[index]
-        planes = polynomial.planes_at(cells.boxes.centres, cells.block)
-        reduced, errors = polynomial.reduced(*planes, reduced_for)
-        host_errors = np.asarray(self._ops.to_numpy(errors), dtype=np.float64)
-        return CentreMatrices(polynomial, self._open, index, reduced_for, reduced, host_errors, _MAKER), planes
+        planes = None
+        if polynomial.rank == polynomial.size:
+            matrices = polynomial.columns_at(cells.boxes.centres, cells.block)
+            errors = np.zeros(len(index))
+        else:
+            planes = polynomial.planes_at(cells.boxes.centres, cells.block)
+            matrices, reduced_errors = polynomial.reduced(*planes, reduced_for)
+            errors = np.asarray(self._ops.to_numpy(reduced_errors), dtype=np.float64)
+        return CentreMatrices(polynomial, self._open, index, reduced_for, matrices, errors, _MAKER), planes
 
     def fathom(self, formed: CentreMatrices, threshold: float) -> np.ndarray:
         """Try to prove that cells hold no norm above a threshold.

@@ -22,9 +22,12 @@ NAMES = {
 """Contestants of the lines that the page calls otherwise."""
 SHOWN = (
     ("tensor norm", "enclose 1e-3"), ("tensor norm", "tn_bound, proven"), ("tensor norm", "tn_bound, estimate"),
-    ("circular", "conv_norm"), ("singular values", "singular_values"), ("zero padding", "enclose 1e-3"),
+    ("circular", "conv_norm"), ("singular values", "singular_values"),
+    ("singular values", "singular_values, k=10"), ("zero padding", "enclose 1e-3"),
     ("gram", "gram_bound, 3 steps"), ("power", "power_norm"), ("unfoldings", "f4_bound"),
     ("rescaling", "gram_rescaling"),
+    *(("JAX without jit", f"{f}, JAX array{call}") for f in ("conv_norm", "grid_bound", "power_norm")
+      for call in ("", ", first call")),
 )  # fmt: skip
 """Problems, and the contestant of each that the page shows beside the published method."""
 FAMILIES = ("real", "trained-like", "trained-like, level", "decaying", "flat")

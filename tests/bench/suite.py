@@ -244,7 +244,7 @@ def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], common: Row, 
     """A row for each (library, contestant), in turn with the yardstick; what is refused is a row too."""
     values: dict[tuple[str, str], Row] = {}
     for key, call in list(runs.items()):
-        begin = time.perf_counter()
+        begin = CLOCK()
         try:
             values[key] = {"value": float(call())}
         except (specnorm.SpecnormError, MemoryError, ImportError) as error:
@@ -252,7 +252,7 @@ def timed(runs: dict[tuple[str, str], Run], base: tuple[str, str], common: Row, 
             yield {**common, "library": key[0], "contestant": key[1], "skipped": str(error)[:200]}
             continue
         if key[0] not in ("numpy", "torch cpu"):
-            values[key]["first_call_seconds"] = time.perf_counter() - begin
+            values[key]["first_call_seconds"] = CLOCK() - begin
     seconds = facts.interleaved(runs, quick, CLOCK)
     for key, times in seconds.items():
         ratios = facts.timing(times, seconds.get(base))

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
 
+_CACHED_ENTRIES = 2**11
+"""Entries of a matrix that `GramPolynomial.columns_at` forms at once on the host."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
@@ -294,7 +297,19 @@ class GramPolynomial:
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
         """First `rank` columns of H, complex, shape (f, size, rank): A above B."""
-        return self.ops.complex(*self.planes_at(frequencies, block))
+        xp, ops = self.xp, self.ops
+        count, entries = len(frequencies), self.size * self.rank
+        if self.even.shape[0] > 1 or entries <= _CACHED_ENTRIES or not (ops.on_host and ops.concrete):
+            return ops.complex(*self.planes_at(frequencies, block))
+        # Part by part, so that the planes stay in the cache.
+        cos, sin = self._tables_at(frequencies)
+        dtype = arrays.complex_dtype(self.even.dtype, xp=xp)
+        columns = xp.empty((count, entries), dtype=dtype, device=ops.device(self.even))
+        for start in range(0, entries, _CACHED_ENTRIES):
+            part = slice(start, min(start + _CACHED_ENTRIES, entries))
+            real, imag = xp.matmul(cos, self.even[0, :, part]), xp.matmul(sin, self.odd[0, :, part])
+            columns[:, part] = ops.complex(real, imag)
+        return xp.reshape(columns, (count, self.size, self.rank))
 
     def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
         """Real and imaginary parts of those columns.
@@ -358,9 +373,6 @@ class GramPolynomial:
             If something is left out, and a limit is not above the truncation bound.
         """
         xp = self.xp
-        if self.rank == self.size:
-            no_error = xp.zeros((even.shape[0],), dtype=self.blocks.dtype, device=self.ops.device(even))
-            return self.ops.complex(even, odd), no_error
         if not np.all(eigenvalue_limit > self.truncation):
             raise HypothesisError("a matrix is reduced only for limits above the truncation bound")
         # The root halves the relative errors of the difference and the quotient, and adds its own: two roundings in

@@ -80,18 +80,18 @@ def lag_products(
     rows_at_once = _rows_at_once(first_taps * rows, left, xp=xp)
 
     def sums(part: slice, some_lags: range) -> Array:
-        products = []
+        sums_of_lags = []
         for lag in some_lags:
             if tick is not None:
                 tick()
             earlier = left_matrix[part, : (first_taps - lag) * rows, :]
             later = right_matrix[part, lag * rows :, :]
-            products.append(_product(earlier, later, rows_at_once, xp=xp))
-        shape = (-1, len(some_lags), *other_taps, c, *other_taps, right.shape[2])
-        values = xp.reshape(xp.stack(products, axis=1), shape)
-        for j in range(len(other_taps)):
-            values = _by_difference(values, 2 + j, len(other_taps) + 3, xp=xp)
-        return xp.reshape(values, (values.shape[0], -1, c, right.shape[2]))
+            products = _product(earlier, later, rows_at_once, xp=xp)
+            values = xp.reshape(products, (-1, *other_taps, c, *other_taps, right.shape[2]))
+            for j in range(len(other_taps)):
+                values = _by_difference(values, 1 + j, len(other_taps) + 2, xp=xp)
+            sums_of_lags.append(xp.reshape(values, (values.shape[0], -1, c, right.shape[2])))
+        return _concat(sums_of_lags, axis=1, xp=xp)
 
     products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
     kernels_at_once = max(1, products_at_once // first_taps)

@@ -23,7 +23,7 @@ from specnorm.proofs.frequencies import half_grid
 from specnorm.proofs.norms import GramIterates, gram_iteration_up
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs import gram_polynomial, symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, rotate
 from specnorm.symbols.proofs.symbols import Symbol
 
@@ -124,6 +124,22 @@ def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) 
     for theta, columns in zip(points.angles, formed, strict=True):
         symbol = (blocks[0] * np.exp(1j * (taps @ theta))).sum(axis=(2, 3)) @ turn
         assert np.linalg.norm(columns - (symbol.conj().T @ symbol)[:, :rank], 2) <= found.error + 1e-13
+
+
+def test_large_matrices_are_formed_in_parts() -> None:
+    """Several parts, the last of them shorter: G* G in float64 and in float32, to within the bound of the rounding."""
+    blocks, points = blocks_of(5, 51, 51, 3, 2), half_grid((5, 4))
+    none = np.zeros(len(points), dtype=int)
+    whole = GramPolynomial(blocks, ops=OPS)
+    assert whole.size**2 > gram_polynomial._CACHED_ENTRIES
+    assert whole.size**2 % gram_polynomial._CACHED_ENTRIES
+    taps = np.stack(np.meshgrid(np.arange(3), np.arange(2), indexing="ij"), axis=-1)
+    for polynomial in (whole, whole.float32_copy()):
+        formed: Any = polynomial.columns_at(points, none)
+        assert formed.dtype == (np.complex64 if polynomial.is_float32 else np.complex128)
+        for theta, columns in zip(points.angles, formed, strict=True):
+            symbol = (blocks[0] * np.exp(1j * (taps @ theta))).sum(axis=(2, 3))
+            assert np.linalg.norm(columns - symbol.conj().T @ symbol, 2) <= polynomial.error
 
 
 def test_a_rotation_in_float32_is_paid_for() -> None:
