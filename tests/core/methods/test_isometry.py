@@ -24,7 +24,7 @@ from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import Isometry
 from specnorm.symbols.proofs.lags import Lags, lags_of
 
-DRAWS = 20_000 if NIGHTLY else 80
+DRAWS = 20_000 if NIGHTLY else 48
 NUMPY = Lib("numpy", np, BACKEND)
 
 

@@ -20,7 +20,7 @@ from specnorm.errors import CertificateError, GeometryError, MethodError
 from specnorm.methods import Smallest
 from specnorm.spectrum.determinant import LogDeterminant
 
-DRAWS = 20_000 if NIGHTLY else 60
+DRAWS = 20_000 if NIGHTLY else 40
 
 
 def draws(xp: Lib, count: int) -> int:
