@@ -76,6 +76,32 @@ def by_products(net: Written, *kinds: Any) -> str:
     return net(PLUS, *(gate(net, ops.Compare(kind, 0.0), times=value) for value, kind in sides))
 
 
+ANGLES = np.linspace(0.3, 2, 3).reshape(-1, 1, 1)
+
+
+def householder(
+    net: Written, border: float = 0.5, swapped: bool = False, along: int = 1, products: bool = False,
+    theta: Any = ANGLES, stretch: float = 1.0,
+) -> str:  # fmt: skip
+    x, y = net.halves()
+
+    def mixed(a: Any, b: Any) -> str:
+        return net(PLUS, net.scaled(a, x), net.scaled(b, y))
+
+    sign = mixed(np.sin(border * theta), -np.cos(border * theta))
+    turned = mixed(np.cos(theta), np.sin(theta)), mixed(np.sin(theta), -np.cos(theta))
+    ends: list[str] = []
+    for plain, other in zip((y, x) if swapped else (x, y), turned, strict=True):
+        plain, other = (net.scaled(1.0 if ends else stretch, each) for each in (plain, other))
+        if products:
+            gates = ops.Compare("le", 0.0), ops.Compare("gt", 0.0)
+            sides = [gate(net, one, of=sign, times=value) for one, value in zip(gates, (plain, other), strict=True)]
+            ends.append(net(PLUS, *sides))
+        else:
+            ends.append(net(ops.Choose(), net(ops.Compare("le", 0.0), sign), plain, other))
+    return net(ops.Concat(along), *ends)
+
+
 def pairs(net: Written, keep: bool = True, along: int = 2) -> str:
     split = net(ops.Reshape((2, 3, 2, 4, 4)), "x")
     ends = [net(one((2,), keep), split) for one in (ops.Largest, ops.Smallest)]
@@ -136,6 +162,9 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "leaky, at most": (Composite, lambda net: leaky(net, "le")),
     "leaky by a negative multiple": (Composite, lambda net: leaky(net, sign=-3.0, slope=-2.0)),
     "leaky by products": (Composite, by_products),
+    "Householder": (ops.Reflection, householder),
+    "Householder by products": (ops.Reflection, lambda net: householder(net, products=True)),
+    "Householder, stretched": (ops.Reflection, lambda net: householder(net, stretch=3.0)),
     "pairs": (ops.GroupSort, pairs),
     "pairs, stacked": (ops.GroupSort, lambda net: pairs(net, keep=False)),
     "groups": (ops.GroupSort, groups),
@@ -157,6 +186,9 @@ LEFT: dict[str, Write] = {
     "what is not shrunk to 0": lambda net: softshrink(net, rest=0.1),
     "shrunk inside": lambda net: softshrink(net, kind="lt"),
     "a jump": lambda net: leaky(net, threshold=1.0),
+    "reflected at another line": lambda net: householder(net, border=0.4),
+    "reflected and swapped": lambda net: householder(net, swapped=True),
+    "reflected, put elsewhere": lambda net: householder(net, along=2, theta=np.array(1.2)),
     "pairs put elsewhere": lambda net: pairs(net, along=3),
     "sorted along a part of another axis": lambda net: groups(net, (2, 3, 2, 4, 4), 3),
     "sorted in another shape": lambda net: groups(net, (4, 2, 3, 4, 2)),
@@ -201,3 +233,24 @@ def test_what_only_looks_like_a_pattern_stays_as_it_is(name: str) -> None:
         graph = net.graph(LEFT[name](net))
     end = graph.outputs[0]
     assert recognise_patterns(graph).by_name[end].operator is graph.by_name[end].operator
+
+
+@pytest.mark.parametrize(("theta", "jumps"), [(ANGLES, True), (np.zeros((3, 1, 1)), False)])
+def test_the_answer_names_jumps_of_householder_activations(theta: Any, jumps: bool) -> None:
+    """Of rounded angles both maps differ on the border: next to it no constant holds."""
+    net = Written()
+    found = bound(net.graph(householder(net, theta=theta)), Measure(1e-6), method=Product(), check=False)
+    assert ("jumps of its Householder" in found.note) is jumps
+    assert ("jumps" in str(found)) is jumps
+    once = recognise_patterns(net.graph(householder(net, theta=theta)))
+    assert recognise_patterns(once).note == once.note
+
+
+def test_a_reflection_of_maps_that_differ_has_no_bound() -> None:
+    """Its norm is computed, and was a field that anybody could state."""
+    one = np.ones(3)
+    none = np.zeros(3)
+    maps = np.array([[one, none], [none, one]])
+    apart = ops.Reflection(1, np.array([none, one]), maps, 2 * maps)
+    net = Written()
+    assert bound(net.graph(net(apart, "x")), Measure(1e-6), method=Product(), check=False).upper is None

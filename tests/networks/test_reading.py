@@ -63,6 +63,15 @@ def convolved(*numbers: float) -> Any:
 
 
 RELU = ops.ReLU()
+ANGLES = np.array([1.0, 1.5])
+ONE = np.ones(2)
+NONE = np.zeros(2)
+COS = np.cos(ANGLES)
+SIN = np.sin(ANGLES)
+REFLECTION = ops.Reflection(
+    1, np.array([np.sin(ANGLES / 2), -np.cos(ANGLES / 2)]), np.array([[ONE, NONE], [NONE, ONE]]),
+    np.array([[COS, SIN], [SIN, -COS]]),
+)  # fmt: skip
 SWAPPED = partial(layer, kernel=np.array([[0.0, 3.0], [1.0, 0.0]]))
 STEEP = (9.0, 9.0, 0.1, 0.1)
 FLAT = (0.1, 0.1, 9.0, 9.0)
@@ -81,6 +90,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
     "sorting": lambda: between(STEEP, ops.Sort(1), last=FLAT),
     "neighbours sorted": lambda: between(STEEP, ops.GroupSort(1, 4, "consecutive", True), last=FLAT),
     "halves sorted": lambda: between(STEEP, ops.GroupSort(1, 2, "strided", True), last=FLAT),
+    "reflections": lambda: between(STEEP, REFLECTION, last=FLAT),
     "a sum with the input": lambda: between((0.5, 0.1), summed, RELU, last=(1.0, 2.0)),
     "windows": lambda: between(
         STEEP, RELU, ops.MaxPool(ops.Windows((2,), (2,), (1,), ((0, 0),))), last=convolved(*STEEP)

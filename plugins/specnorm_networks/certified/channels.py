@@ -99,11 +99,11 @@ def features_of_channel(before: Shape | None, after: Shape | None, width: int) -
 
 
 def group_of_channels(
-    operator: ops.Sort | ops.GroupSort,
+    operator: ops.Sort | ops.GroupSort | ops.Reflection,
     width: int,
     axis: int,
 ) -> NDArray[np.intp]:
-    """Return for each channel the number of its group: channels of one group are sorted together.
+    """Return for each channel the number of its group: channels of one group are sorted, or reflected, together.
 
     If the operator works along another axis, each channel is a group of its own.
 
@@ -119,3 +119,5 @@ def group_of_channels(
             return channels // operator.size
         case ops.GroupSort():
             return channels % (width // operator.size)
+        case ops.Reflection():
+            return channels % (width // 2)

@@ -149,13 +149,14 @@ class Graph:
         self,
         nodes: Sequence[Node],
         regions: frozenset[Region] = frozenset(),
+        note: str = "",
     ) -> Graph:
         """Return the same network with other nodes, on smaller regions.
 
         Nodes of the same name have to have the same value, which nothing checks. So the name is private, and a test
-        makes sure that only this package calls it.
+        makes sure that only this package calls it. ``note``: a sentence that is added to the graph's note.
         """
-        rewritten = replace(self, nodes=tuple(nodes))
+        rewritten = replace(self, nodes=tuple(nodes), note=" ".join(filter(None, (self.note, note))))
         object.__setattr__(rewritten, "_origin", self.origin)
         object.__setattr__(rewritten, "_regions", self._regions | regions)
         return rewritten

@@ -191,7 +191,7 @@ class Link:
     average: Average | None = None
     """The averages that follow the function, if these are the only operators that do."""
     groups: NDArray[np.intp] | None = None
-    """Number of the group of each channel, if the function sorts channels of one group together. Such a
+    """Number of the group of each channel, if the function sorts, or reflects, channels of one group together. Such a
     function moves no two vectors further apart in a norm that has one weight for each group. None: each channel is
     treated by itself."""
 

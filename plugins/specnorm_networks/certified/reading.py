@@ -118,7 +118,7 @@ class Reader:
                 return self._slice(node, cut)
             case ops.Identity() | ops.SameOrder():
                 return self._reshape(node)
-            case ops.Sort(first=None) | ops.GroupSort() as sort:
+            case ops.Sort(first=None) | ops.GroupSort() | ops.Reflection() as sort:
                 return self._sort(node, sort)
             case SideBySide() as functions:
                 return self._side_by_side(node, functions)
@@ -419,18 +419,21 @@ class Reader:
     def _sort(
         self,
         node: Node,
-        sort: ops.Sort | ops.GroupSort,
+        sort: ops.Sort | ops.GroupSort | ops.Reflection,
     ) -> LinearCombination | None:
-        """Return a value that is sorted along an axis.
+        """Return a value that is sorted, or reflected, along an axis.
 
-        Suppose that all channels of a group have one weight. Sorting moves no two vectors further apart. So it counts
-        as functions with slopes in [-1, 1].
+        Suppose that all channels of a group have one weight. Sorting moves no two vectors further apart; a reflection
+        moves them apart by at most its norm. So they count as functions with slopes in [-1, 1], or [-norm, norm].
         """
         name = node.inputs[0]
         combination = self._unflattened(name)
         if combination is None or not self._keeps_shape(node, name):
             return None
-        slopes = np.ones(combination.width)
+        norm = sort.norm if isinstance(sort, ops.Reflection) else 1.0
+        if norm is None:
+            return None
+        slopes = np.full(combination.width, norm)
         groups = group_of_channels(sort, combination.width, combination.axis)
         link = Link(combination.terms, combination.width, (-slopes, slopes), node.name, groups=groups)
         return self._append_link(node, combination, link)

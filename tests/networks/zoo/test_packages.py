@@ -87,7 +87,13 @@ ACTIVATIONS: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], fl
     "GroupSort": ("deel.torchlip", "", lambda m: m.GroupSort(3), (6,), 1.0),
     "FullSort": ("deel.torchlip", "", lambda m: m.FullSort(), (6, 3, 3), 1.0),
     "MaxMin, both signs": ("deel.torchlip", "", lambda m: m.MaxMin(), (4,), 1.0),
+    "HouseHolder": (
+        "deel.torchlip", "", lambda m: m.HouseHolder(6, theta_initializer="normal"), (6, 3, 3), 1.0,
+    ),
     "MaxMin": ("orthogonium", ".layers.custom_activations", lambda m: m.MaxMin(), (6, 3, 3), 1.0),
+    "HouseHolder, halved": (
+        "orthogonium", ".layers.custom_activations", lambda m: m.HouseHolder(6), (6, 3, 3), 0.5**0.5,
+    ),
 }  # fmt: skip
 
 

@@ -47,7 +47,7 @@ from specnorm_networks.certified.operators.smooth import (
     Tanh,
     TanhGELU,
 )
-from specnorm_networks.certified.operators.sorting import GroupSort, Sort
+from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
@@ -59,7 +59,7 @@ __all__ = [
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
     "LogSoftmax", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
-    "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reshape",
+    "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "Sin", "Slice",
     "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
     "TanhGELU", "Tile", "Unknown", "Unsqueeze", "Where", "Windows",

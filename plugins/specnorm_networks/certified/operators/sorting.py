@@ -1,26 +1,36 @@
-"""Sorting moves no two vectors further apart.
+"""Sorting and Householder activations: maps that move no two vectors further apart.
 
-The rules for single operators would bound the pair (max(u, v), min(u, v)) by the root of two; sorting has the constant
-1 (MaxMin, GroupSort, full sort).
+The rules for single operators would bound the pair (max(u, v), min(u, v)) by the root of two. But sorting moves no two
+vectors further apart, so that the pair has the constant 1 (MaxMin, GroupSort, full sort). A choice between two linear
+maps by the sign of a linear form, which agree where the form is 0, has the larger one of their norms (Householder
+activations).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
+from specnorm.proof import host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     KnownShape,
+    NoBoundError,
     NotRunError,
     Operator,
+    Place,
     Program,
 )
 from specnorm_networks.certified.operators.linear import Add, Concat
 from specnorm_networks.certified.operators.moves import Gather
 from specnorm_networks.certified.operators.piecewise import ReLU
+
+LARGEST_JUMP = 2.0**-20
+"""Largest `Reflection.jump` that is taken for rounding: a few roundings in single precision."""
 
 
 class Sorted(Operator):
@@ -100,3 +110,100 @@ class GroupSort(Sorted):
 def _in_order(x: FloatArray, axis: int, descending: bool) -> FloatArray:
     ascending = np.sort(x, axis)
     return np.flip(ascending, axis) if descending else ascending
+
+
+class Reflection(Operator):
+    """A choice between two linear maps of pairs by the sign of a linear form, as Householder activations make it.
+
+    The pair at channel c is (first, second) = (x[c], x[c + n/2]) along an axis. Both maps agree on the border, where
+    the form is 0, up to a `jump` of at most `LARGEST_JUMP` that is not counted. So the choice is continuous, and linear
+    on either side of the border, which a segment crosses once.
+    """
+
+    rule = "reflect"
+    axis: int
+    sign: FloatArray
+    """Coefficients of the form ``sign[0] * first + sign[1] * second``, shape (2, n/2)."""
+    below: FloatArray
+    """Matrix m of the map where the form is not above 0, shape (2, 2, n/2): the first entry of the value is
+    ``m[0, 0] first + m[0, 1] second``, the second one ``m[1, 0] first + m[1, 1] second``."""
+    above: FloatArray
+    """Matrix of the map where the form is above 0, as ``below``."""
+
+    @property
+    def jump(self) -> float:
+        """Largest difference of both maps at a unit vector on the border, over the larger map's Frobenius norm."""
+        below = self.below.transpose(2, 0, 1)
+        above = self.above.transpose(2, 0, 1)
+        border = np.array([self.sign[1], -self.sign[0]]).T
+        lengths = np.linalg.norm(border, axis=1)
+        largest_norm = float(max(np.max(np.linalg.norm(matrices, axis=(1, 2))) for matrices in (below, above)))
+        if not (0 < lengths.min() <= lengths.max() < np.inf and 1e-100 < largest_norm < 1e100):
+            return math.inf
+        differences = np.einsum("kij,kj->ki", below - above, border / lengths[:, None])
+        return float(np.max(np.linalg.norm(differences, axis=1))) / largest_norm
+
+    @property
+    def norm(self) -> float | None:
+        """Norm of the larger map, rounded up; None if the maps differ on the border by more than rounding."""
+        if not self.jump <= LARGEST_JUMP:
+            return None
+        # For M = [[p, q], [r, s]] with the sum of squares t and the determinant d:
+        # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, and t^2 - 4 d^2 = ((p - s)^2 + (q + r)^2) ((p + s)^2 + (q - r)^2).
+        largest_sq = 0.0
+        for (p, q), (r, s) in np.concatenate([self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)]):
+            root = np.hypot(p - s, q + r) * np.hypot(p + s, q - r)
+            largest_sq = max(largest_sq, float((p * p + q * q + r * r + s * s + root) / 2))
+        return host.root_up(Fraction(host.inflate(largest_sq, 64)))
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        first, second = self._halves(*values)
+        form, below, above = self._form_and_maps(first, second)
+        return np.where(np.concatenate([form, form], self.axis) > 0, above, below)
+
+    def lipschitz(self, place: Place) -> float:
+        norm = self.norm
+        if norm is None:
+            raise NoBoundError("its two maps differ where its sign is 0: it jumps")
+        return norm
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # Each number is a sum of two products whose factors are rounded: relative to the sum of their absolute values.
+        first, second = self._halves(*values)
+        absolute = Reflection(self.axis, abs(self.sign), abs(self.below), abs(self.above))
+        size_of_form, size_below, size_above = absolute._form_and_maps(abs(first), abs(second))
+        # Next to the border the other library may choose the other map.
+        form, below, above = self._form_and_maps(first, second)
+        is_next_to_border = abs(form) <= 16 * unit * size_of_form
+        is_next_to_border = np.concatenate([is_next_to_border, is_next_to_border], self.axis)
+        difference = np.where(is_next_to_border, abs(above - below), 0.0)
+        return 16 * unit * np.maximum(size_above, size_below) + difference
+
+    def _halves(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the first and the second entries of all pairs."""
+        n = x.shape[self.axis]
+        if n != 2 * self.sign.shape[1]:
+            raise NotRunError(f"an axis of {n} is no pairs of {self.sign.shape[1]}")
+        first, second = np.split(x, 2, self.axis)
+        return first, second
+
+    def _form_and_maps(
+        self,
+        first: FloatArray,
+        second: FloatArray,
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the linear form, the value of the map below, and that of the map above, of all pairs."""
+        shape_along_axis = [1] * first.ndim
+        shape_along_axis[self.axis] = -1
+
+        def combination(row: FloatArray) -> FloatArray:
+            return np.asarray(row[0].reshape(shape_along_axis) * first + row[1].reshape(shape_along_axis) * second)
+
+        below = np.concatenate([combination(row) for row in self.below], self.axis)
+        above = np.concatenate([combination(row) for row in self.above], self.axis)
+        return combination(self.sign), below, above

@@ -12,9 +12,12 @@ from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.functions import as_function
 from specnorm_networks.certified.patterns.normalisation import as_normalisation
+from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import as_sorting
 from specnorm_networks.certified.patterns.structure import Structure
 from specnorm_networks.certified.permutations import remove_permutations
+
+NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
 
 
 def recognise_patterns(graph: Graph) -> Graph:
@@ -27,13 +30,16 @@ def recognise_patterns(graph: Graph) -> Graph:
     for node in graph.nodes:
         for replacement in _replacements(node, structure, graph.fresh):
             structure.add(replacement)
-    recognised = graph._with_nodes(list(structure.nodes.values()))
+    nodes = list(structure.nodes.values())
+    has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
+    note = NOTE_ON_JUMPS if has_jumps and NOTE_ON_JUMPS not in graph.note else ""
+    recognised = graph._with_nodes(nodes, note=note)
     return recognised._with_nodes(join_functions(recognised))
 
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
-    for recognised in (_as_earlier_value, as_function, as_sorting):
+    for recognised in (_as_earlier_value, as_reflection, as_function, as_sorting):
         replacement = recognised(node, structure)
         if replacement is not None:
             return [replacement]

@@ -1,4 +1,4 @@
-"""The nodes of a network by name, and what patterns need to know of them: slices of a value, and halves."""
+"""The nodes of a network by name, and what patterns need to know of them: slices of a value, halves, and sums."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ class PartOfValue:
     """One more than the number of the last entry."""
     size: int = 0
     """Size of the value along the axis; 0: the part is the whole value, and the other numbers are 0."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the part is the whole value."""
+        return self.size == 0
 
 
 def are_halves(first: PartOfValue, second: PartOfValue) -> bool:
@@ -87,8 +92,7 @@ class Structure:
 
     def sum_with_number(self, node: Node) -> tuple[float, str] | None:
         """Return a number that is added to a value, and the value's name; None for another node."""
-        add = node.operator
-        if not isinstance(add, ops.Add) or add.weights != (1.0, 1.0) or add.divisor != 1:
+        if not is_sum_of_two(node.operator):
             return None
         first, second = node.inputs
         for name, name_of_constant in ((first, second), (second, first)):
@@ -106,3 +110,8 @@ class Structure:
 def is_difference(operator: ops.Operator) -> bool:
     """Whether an operator is the first input less the second."""
     return isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0) and operator.divisor == 1
+
+
+def is_sum_of_two(operator: ops.Operator) -> bool:
+    """Whether an operator is the sum of two inputs."""
+    return isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.divisor == 1
