@@ -387,8 +387,8 @@ def _with_power_steps(waves: PlaneWaves, start: Start) -> Array:
         )
         # A residual that is nothing but rounding errors is not quite orthogonal.
         vectors, length = _unit(vectors, xp=xp)
-        length = length + _TINY
-        return square / (length * length), images / length, vectors
+        length = length + _TINY  # its square is 0 in single precision
+        return square / length / length, images / length, vectors
 
     def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
         return combined(state, waves.adjoint_times(state[1], phases))
