@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-_BEST = 8
+_BEST = 16
 """Number of points of the grid at which a training step looks for the best vector."""
 _RITZ_STEPS = 2
 """Number of times that Rayleigh-Ritz combines these vectors with their power step. With one, the gradients of two
@@ -41,8 +41,8 @@ _LONG = 2.0
 """Vectors longer than this begin anew, too."""
 _TINY = 1e-30
 """Added to what is divided by."""
-_STENCILS = 1.0, 0.4
-"""Sizes of the stencil around a frequency, round by round."""
+_ROUNDS = (1.0, 8), (0.4, 1)
+"""Size of the stencil around a frequency, and number of the highest points that are kept, round by round."""
 
 
 class Triples(NamedTuple):
@@ -107,7 +107,7 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
 
     Every other layer of points along the last axis is shifted by half a step along the other axes: in the plane this is
     nearly a triangular lattice, in space a body-centred cubic one. The frequency that is farthest from all points is as
-    far, but for 7 %, as in the grid of squares or cubes, and there are fewer points: 48 for 64, and 250 for 512.
+    far, but for 7 %, as in the grid of squares or cubes, and there are fewer points: 64 for 81, and 250 for 512.
 
     References
     ----------
@@ -240,9 +240,9 @@ def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     axes = sum(k > 1 for k in kernel_shape)
     if not axes:
         return 1
-    points_a_tap = 6 if channels <= 24 or axes == 1 else 4.5
+    points_a_tap = 6 if channels <= 24 or axes == 1 else 5
     points = math.ceil(points_a_tap * (max(kernel_shape) - 1))
-    least, most = {1: (16, 256), 2: (8, 32), 3: (8, 10)}[axes]
+    least, most = {1: (16, 256), 2: (9, 32), 3: (8, 10)}[axes]
     return max(least, min(points, most))
 
 
@@ -404,7 +404,7 @@ def _with_power_steps(waves: PlaneWaves, start: Start) -> Array:
 
 
 def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 0) -> Triples:
-    """Return the highest triple of each block, after a round of all points for each size of the stencil.
+    """Return the highest triple of each block, after rounds of fewer and fewer of the highest points.
 
     Parameters
     ----------
@@ -416,9 +416,9 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
     """
     ops, grid = waves.ops, waves.grid
     right = left
-    for size in _STENCILS:
+    for size, count in _ROUNDS:
         (turns,) = placed(("turns", grid.key, size), functools.partial(grid.turns, size), left, ops=ops)
-        left, right, phases = _round(waves, left, phases, turns, 1 if size == _STENCILS[-1] else left.shape[2])
+        left, right, phases = _round(waves, left, phases, turns, count)
     (taps,) = placed(("taps", grid.key), lambda dtype: (grid.taps.astype(dtype),), left, ops=ops)
 
     def settle(state: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -50,8 +50,8 @@ class SymbolNorm(Stepped):
     Parameters
     ----------
     points : int, optional
-        Points of the grid along each axis. None: 4.5 or 6 for each tap but one, depending on the channels, within
-        limits that were measured in training loops (`default_points`).
+        Points along each axis of a square grid that is as fine. None: 5 or 6 for each tap but one, depending on the
+        channels, within limits that were measured in training loops (`default_points`).
     vectors : int
         Least number of vectors at each point. Two vectors follow two singular values that cross. A matrix has two.
 

@@ -44,7 +44,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     -------
     dict of str to array
         Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the kernel,
-        except for two methods: the state of `SymbolNorm` has, for 3x3 kernels, 50 to 110 complex vectors whose length
+        except for two methods: the state of `SymbolNorm` has, for 3x3 kernels, 80 to 110 complex vectors whose length
         is the smaller number of channels; that of `Completion` is about 6 times as large as the kernel.
 
     Raises
