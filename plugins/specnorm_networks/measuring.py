@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
-from specnorm.proof import Clock, backends, proven
-from specnorm_networks.certified.kernels import SizesOfLayer, norm_of_layer
+from specnorm.proof import ArrayOps, Clock, arithmetic, backends, check_values, proven
+from specnorm_networks.certified.kernels import SizesOfLayer, norm_of_layer, norm_of_matrices
 
 if TYPE_CHECKING:
     from specnorm import Geometry, Result
@@ -60,6 +60,7 @@ class Measure:
     clock: Clock = field(default_factory=Clock)
     _norms: dict[Any, Upper] = field(default_factory=dict)
     """Norms of layers, by kernel, geometry, size and scale."""
+    _stacks: dict[str, Upper] = field(default_factory=dict)
     """Norms of stacks of matrices, by the digest of their bits."""
 
     def __post_init__(self) -> None:
@@ -110,6 +111,18 @@ class Measure:
         if not self.clock.expired:
             self._norms[key] = norm
         return norm
+
+    def matrices(self, layer: Layer) -> Upper:
+        """Return the largest norm of a stack of matrices; see `kernels.norm_of_matrices`."""
+        stack = layer.load()
+        key = _digest(stack)
+        if key not in self._stacks:
+            numbers: Any = layer.kernel()
+            backend = backends.backend_for(numbers)
+            check_values(numbers, numbers.shape, backend=backend)
+            with arithmetic.exact(numbers, backend=backend):
+                self._stacks[key] = norm_of_matrices(numbers, ops=ArrayOps.of(backend, numbers))
+        return self._stacks[key]
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
         """Return the norm of a plain kernel at every size."""

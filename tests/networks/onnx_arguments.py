@@ -98,7 +98,8 @@ def convolution(d: Shapes, *, transposed: bool = False) -> Arguments:
 def matrices(d: Shapes) -> Arguments:
     shape = d.sizes()
     m = d.randint(1, 3)
-    return {"A": Slot(shape), "B": Slot((shape[-1], m))}
+    right = (shape[-1], m)
+    return {"A": Slot(shape), "B": Slot(d.choice([right, right, (*shape[:-2], *right)]))}
 
 
 def gemm(d: Shapes) -> Arguments:
@@ -295,6 +296,13 @@ def ordered(d: Shapes) -> Arguments:
     }  # fmt: skip
 
 
+def contracted(d: Shapes) -> Arguments:
+    words = {letter: d.randint(1, 3) for letter in "abcd"}
+    equation = d.choice(["ab,bc->ac", "abc,acd->abd", "abc,dc->abd", "cb,abc->ac", "ab,ab->ab", "ab,b->a", "abc,b->c"])
+    terms = equation.partition("->")[0].split(",")
+    return {"Inputs": [Slot(tuple(words[x] for x in term)) for term in terms], "equation": equation}
+
+
 def softened(d: Shapes) -> Arguments:
     shape = d.sizes()
     return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)])}
@@ -431,6 +439,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "ScatterND": lambda d: placed_by_tuples(d, put=True),
     "Trilu": triangle,
     "TopK": ordered,
+    "Einsum": contracted,
     "Expand": expanded,
     "Tile": tiled,
     "DepthToSpace": blocked("DepthToSpace"),

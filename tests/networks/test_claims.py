@@ -23,8 +23,8 @@ from specnorm_networks import (  # fmt: skip
     register_operator,
     within,
 )
+from specnorm_networks.certified import kernels, parts
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified import parts
 from specnorm_networks.certified import ranges as on_boxes
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
 from specnorm_networks.certified.patterns import prepare, without_sorting
@@ -37,6 +37,8 @@ from specnorm_networks.local.linear import locate_values, read_network
 from specnorm_networks.tools import Measure, bound  # fmt: skip
 
 from specnorm import enclose
+from specnorm.backends import backend_for
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import MethodError
 from specnorm.proofs.bound import HypothesisError, Upper, least
 
@@ -173,6 +175,14 @@ def test_layer_that_cannot_be_measured_is_named() -> None:
     found = bound(Graph((X, Node("y", Matrix(layer), ("x",), (1, 2))), ("y",)))
     assert found.upper is None
     assert "finite" in found.unknown[0].reason
+
+
+def test_a_stack_with_a_matrix_of_nan_has_no_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "MOST_ENTRIES_AT_ONCE", WEIGHTS.size)
+    stack = np.stack([WEIGHTS, np.nan * WEIGHTS, WEIGHTS])
+    numpy_ops = ArrayOps.of(backend_for(stack), stack)
+    with pytest.raises(HypothesisError, match="bounds no norm"):
+        kernels.norm_of_matrices(stack, ops=numpy_ops)
 
 
 def chain(size: float) -> list[Node]:

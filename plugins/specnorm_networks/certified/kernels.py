@@ -15,14 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import ConvSpec
-from specnorm.proof import HypothesisError, Upper, at_every_size, digest_of, host, make_upper
+from specnorm.proof import HypothesisError, Upper, at_every_size, counted, digest_of, host, make_upper, matrix_norm_up
 
 if TYPE_CHECKING:
-    from specnorm.proof import AnyArray
+    from specnorm.proof import AnyArray, ArrayOps
     from specnorm_networks.certified.operators.layers import Layer
 
 ROUNDINGS = 64
 """Roundings that are counted for each entry of a scaled kernel: at least twice as many as there can be."""
+MOST_ENTRIES_AT_ONCE = 2**22
+"""Largest number of entries of matrices that are factorised together."""
 SizesOfLayer = tuple[tuple[int, ...], tuple[int, ...]]
 """Spatial sizes before and after a layer."""
 Numbers = NDArray[np.float64]
@@ -45,6 +47,10 @@ class Norms(Protocol):
         /,
     ) -> Upper:
         """Return the norm of a layer in some geometry, proven by `norm_of_layer`."""
+        ...
+
+    def matrices(self, layer: Layer, /) -> Upper:
+        """Return the largest norm of a stack of matrices, proven by `norm_of_matrices`."""
         ...
 
     def of_kernel(self, kernel: Numbers, rtol: float, /) -> Upper:
@@ -98,16 +104,19 @@ def checked_norm(
 ) -> Upper:
     """Return the norm of a layer as ``norms`` proves it; `HypothesisError` if its claim is about another layer."""
     norm = norms(layer, geometry, sizes, scale, divisors)
-    claim: object = norm  # whatever a stranger's object returns
     size = getattr(norm.what, "input_shape", None)
     spec, kernel, error = _scaled(layer, geometry, size, scale, divisors)
-    if not isinstance(claim, Upper) or (claim.what, claim.digest) != (spec, _digest(kernel, error)):
+    if not _is_claim_about(norm, spec, _digest(kernel, error)):
         raise HypothesisError(f"{norm.what} is not {spec}, or of another kernel")
     holds_at_every_size = size in (None, ())
     input_size = None if sizes is None else sizes[0]
     if not holds_at_every_size and size != input_size:
         raise HypothesisError(f"{norm.what} is of another size than {sizes}")
     return norm
+
+
+def _is_claim_about(claim: object, what: object, digest: str) -> bool:
+    return isinstance(claim, Upper) and (claim.what, claim.digest) == (what, digest)
 
 
 def _digest(kernel: Numbers, error: float) -> str:
@@ -178,6 +187,49 @@ def _by_input(divisors: Numbers, spec: ConvSpec) -> Numbers:
         return divisors.reshape(-1, 1, *ones)
     by_entry = np.repeat(divisors.reshape(spec.groups, -1), spec.cout // spec.groups, axis=0)
     return by_entry.reshape(*by_entry.shape, *ones)
+
+
+def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
+    """Prove the largest spectral norm of a stack of matrices.
+
+    Parameters
+    ----------
+    stack : array, shape (b, m, n)
+        Finite numbers.
+    """
+    step = max(1, MOST_ENTRIES_AT_ONCE // max(math.prod(stack.shape[1:]), 1))
+    norms = []
+    for first in range(0, len(stack), step):
+        matrices = stack[first : first + step]
+        if matrices.size:
+            norms.append(_largest_norm_up(matrices, ops))
+    # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
+    largest = float(np.max(norms, initial=0.0))
+    return make_upper(largest, _subject_of_stack(stack), "factorisation", digest=digest_of(stack))
+
+
+def _subject_of_stack(stack: Numbers) -> str:
+    return f"largest of {counted(len(stack), 'matrix', 'matrices')}"
+
+
+def checked_norm_of_stack(norms: Norms, layer: Layer) -> Upper:
+    """Return the largest norm of a stack as ``norms`` proves it; `HypothesisError` if its claim is about another."""
+    norm = norms.matrices(layer)
+    stack = layer.kernel()
+    if not _is_claim_about(norm, _subject_of_stack(stack), digest_of(stack)):
+        raise HypothesisError(f"{norm.what} is not the {_subject_of_stack(stack)}")
+    return norm
+
+
+def _largest_norm_up(matrices: Numbers, ops: ArrayOps) -> float:
+    largest_entry = float(np.max(np.abs(matrices)))
+    if not largest_entry:
+        return 0.0
+    _, exponent = math.frexp(largest_entry)
+    scaled: Any = np.ldexp(matrices, -exponent)
+    # An entry that underflows changes by less than the smallest normal number, 2^-1022 < 2^-1000.
+    uppers: Any = matrix_norm_up(scaled, matrices.size * 2.0**-1000, ops=ops)
+    return host.next_up(math.ldexp(float(np.max(uppers)), exponent))
 
 
 def scaling_error(kernel: Numbers, spec: ConvSpec) -> float:

@@ -16,9 +16,9 @@ from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import constant_of_branches
 from specnorm_networks.certified.channels import is_padded_layer, numbers_along, spatial_sizes
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.kernels import Norms, checked_norm
+from specnorm_networks.certified.kernels import Norms, checked_norm, checked_norm_of_stack
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place
-from specnorm_networks.certified.operators.layers import Convolution, Matrix
+from specnorm_networks.certified.operators.layers import Convolution, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add, Pad, Scale
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.operators.reductions import Norm
@@ -241,10 +241,13 @@ class _Pass:
                 if scale is not None:
                     return self._step_of_layer(layer, layer.operator, scale, node)
         sources = [name for name in node.inputs if name not in self.fixed_values]
+        if isinstance(operator, Matrices):
+            norm = checked_norm_of_stack(self.norms, operator.layer)
+            factor = rules.of_layer(self.scope, sources[0], node, node, norm, node.rule)
+            return self._step_of_factor(node, factor, sources[0], claims, operator.layer.name)
         if len(sources) == 1:
             factor = rules.of_operator(self.scope, node, self._with_respect_to(sources[0], node), self._place(node))
-            before = claims[node.inputs.index(sources[0])]
-            return _step_of(node, node.rule, factor, rules.composed(factor, before))
+            return self._step_of_factor(node, factor, sources[0], claims)
         if isinstance(operator, Normalise):
             self._require_lengths(node, operator)
         return _step_of(node, node.rule, None, rules.of_operator(self.scope, node, claims, self._place(node)))
@@ -265,6 +268,18 @@ class _Pass:
             else:
                 claims.append(rules.unchanged(self.scope, source, self.nodes[name], []))
         return claims
+
+    def _step_of_factor(
+        self,
+        node: Node,
+        factor: Upper,
+        source: str,
+        claims: list[Upper],
+        layer: str | None = None,
+    ) -> Step:
+        """Return the bound of a node from its own constant ``factor`` with respect to one of its inputs, ``source``."""
+        before = claims[node.inputs.index(source)]
+        return _step_of(node, node.rule, factor, rules.composed(factor, before), layer)
 
     def _require_lengths(self, node: Node, operator: Normalise) -> None:
         """Refuse `Normalise` whose second input is not the norm of the first, which its rule supposes."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.proof import counted
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.axes import AxisPooling
-from specnorm_networks.certified.operators import NoBoundError
+from specnorm_networks.certified.operators import Layer, NoBoundError
 from specnorm_networks.certified.operators.linear import normalisation
 from specnorm_networks.certified.operators.normalisation import Form
 from specnorm_networks.certified.shapes import Shape
@@ -221,8 +222,10 @@ def _matrix(
         side = "left"
         transposes_x = transposes_b
         transposes_weight = transposes_a
+    if len(weight.shape) > 2:
+        return _stack(call, x, weight, right=side == "right")
     if len(weight.shape) != 2:
-        raise NoBoundError(f"its constant has shape {weight.shape}: products with one matrix alone have a rule")
+        raise NoBoundError(f"its constant matrix has shape {weight.shape}")
     # A layer multiplies columns: x W is the transpose of W^T x^T, so a matrix on the right is transposed.
     is_transposed = (side == "right") != transposes_weight
     outputs = weight.shape[1] if is_transposed else weight.shape[0]
@@ -242,6 +245,88 @@ def _matrix(
         shape = (*before[:-1], outputs) if acts_on_last_axis else (*before[:-2], outputs, before[-1])
     operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if acts_on_last_axis else "left")
     return Output(operator, (source,), shape)
+
+
+def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Output:
+    """Return a product with a stack of matrices: one for each choice of the leading axes, which the value also has."""
+    before = shape_of(x)
+    rows, columns = weight.shape[-2:]
+    inputs, outputs = (rows, columns) if right else (columns, rows)
+    fits = len(before) > 1 and before[-1 if right else -2] == inputs
+    if not fits or np.broadcast_shapes(before[:-2], weight.shape[:-2]) != before[:-2]:
+        raise NoBoundError(f"it multiplies a value of shape {before} by constants of shape {weight.shape}")
+    shape = (*before[:-1], outputs) if right else (*before[:-2], outputs, before[-1])
+
+    def as_stack(a: NDArray[Any]) -> NDArray[Any]:
+        return (a.swapaxes(-1, -2) if right else a).reshape(math.prod(a.shape[:-2]), outputs, inputs)
+
+    equation = "...ij,...jk->...ik" if right else "...jk,...ij->...ik"
+    return _matrices(call, x, weight, as_stack, equation, shape)
+
+
+def einsum(call: Call, *values: Value, equation: str) -> Output:
+    """Return a sum of products of a value with a constant.
+
+    It is a product with one matrix for each choice of the indices that both have and that the output keeps.
+    """
+    moving = [value for value in values if isinstance(value, Data)]
+    if len(moving) > 1:
+        raise NoBoundError(PRODUCT)
+    equation = equation.replace(" ", "")
+    terms, arrow, output_indices = equation.partition("->")
+    indices = terms.split(",")
+    has_letters_once = all(x.isalpha() and len(set(x)) == len(x) for x in (*indices, output_indices) if x)
+    if not arrow or len(values) != 2 or not has_letters_once:
+        raise NoBoundError(f"its equation {equation[:40]} has no rule")
+    position = values.index(moving[0])
+    constant = values[1 - position]
+    before = shape_of(moving[0])
+    assert isinstance(constant, Constant)  # for the type checker: one is a constant
+    value_indices = indices[position]
+    constant_indices = indices[1 - position]
+    if len(value_indices) != len(before) or len(constant_indices) != len(constant.shape):
+        raise NoBoundError(f"its equation {equation[:40]} does not fit {before} and {constant.shape}")
+    summed = [x for x in constant_indices if x in value_indices and x not in output_indices]
+    new = [x for x in constant_indices if x not in value_indices]
+    shared = [x for x in constant_indices if x in value_indices and x in output_indices]
+    value_sizes = dict(zip(value_indices, before, strict=True))
+    constant_sizes = dict(zip(constant_indices, constant.shape, strict=True))
+    # No other index is summed, and no size is broadcast.
+    all_summed = set(value_indices + constant_indices) - set(output_indices)
+    has_equal_sizes = all(value_sizes[x] == constant_sizes[x] for x in value_indices if x in constant_sizes)
+    if all_summed != set(summed) or not has_equal_sizes:
+        raise NoBoundError(f"its equation {equation[:40]} has no rule")
+    rows = math.prod(constant_sizes[x] for x in new)
+    columns = math.prod(constant_sizes[x] for x in summed)
+    order = [constant_indices.index(x) for x in (*shared, *new, *summed)]
+    sizes = constant_sizes | value_sizes
+    shape = tuple(sizes[x] for x in output_indices)
+
+    def as_stack(a: NDArray[Any]) -> NDArray[Any]:
+        return a.transpose(order).reshape(-1, rows, columns)
+
+    value_first = f"{value_indices},{constant_indices}->{output_indices}"
+    return _matrices(call, moving[0], constant, as_stack, value_first, shape)
+
+
+def _matrices(
+    call: Call,
+    x: Value,
+    weight: Constant,
+    as_stack: Callable[[NDArray[Any]], NDArray[Any]],
+    equation: str,
+    shape: Shape,
+) -> Output:
+    """Return a product with matrices, a block-diagonal map.
+
+    The stack of matrices is measured for the network alone: its row says that it is not read as a layer. ``as_stack``
+    turns the constant's array into the stack (matrices, rows, columns), ``equation`` computes the product.
+    """
+    if weight.refusal is not None:
+        raise NoBoundError(weight.refusal)
+    call.missed()  # adds that row
+    layer = Layer(weight.name, lambda: as_stack(weight.load()), {}, 0)
+    return Output(ops.Matrices(layer, equation, lambda: weight.load().astype(np.float64)), (x,), shape)
 
 
 def _scaled(weight: Constant, alpha: float) -> Constant:

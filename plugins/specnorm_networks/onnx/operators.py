@@ -33,6 +33,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "ConvTranspose": OperatorRule(1, layers.convolution),
     "MatMul": OperatorRule(1, layers.matmul),
     "Gemm": OperatorRule(7, layers.gemm),
+    "Einsum": OperatorRule(12, layers.einsum),
     "BatchNormalization": OperatorRule(7, layers.batch_norm, ("momentum",)),
     "MaxPool": OperatorRule(1, pooling.pool, ("storage_order",)),
     "AveragePool": OperatorRule(1, pooling.pool),

@@ -14,7 +14,7 @@ from helpers.libraries import OPS
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, parts, rules
 from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.kernels import checked_norm, norm_of_layer
+from specnorm_networks.certified.kernels import checked_norm, checked_norm_of_stack, norm_of_layer, norm_of_matrices
 from specnorm_networks.certified.operators import (
     Add,
     Concat,
@@ -89,9 +89,12 @@ def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any
     return norm_of_layer(LAYER, geometry, size, None, None, lambda *_: [assumed(1.0, about, digest_of(CONV))])
 
 
-def normed_by(found: Any) -> Upper:
-    """A layer's norm by somebody who says it."""
+def normed_by(found: Any, stack: Any = None) -> Upper:
+    """A layer's norm, or that of a stack of matrices, by somebody who says it."""
     norms: Any = lambda *_: found  # noqa: E731
+    norms.matrices = norms
+    if stack is not None:
+        return checked_norm_of_stack(norms, Layer("w", lambda: stack, {}, 0))
     return checked_norm(norms, LAYER, dict(LAYER.geometry), ((5,), (5,)), None)
 
 
@@ -190,6 +193,8 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the norm of a kernel of another's bits": lambda: normed_by(assumed(1.0, spec(), digest_of(CONV / 2))),
     "the lower bound of a layer": lambda: normed_by(assumed_lower(1.0, spec(), digest_of(CONV))),
     "the norm of a layer as if at every size": lambda: normed_by(assumed(1.0, spec((4,)), digest_of(CONV))),
+    "the norm of another stack": lambda: normed_by(assumed(1.0, "largest of 2 matrices", digest_of(CONV / 2)), CONV),
+    "the lower bound of a stack": lambda: normed_by(assumed_lower(1.0, "largest of 2 matrices", digest_of(CONV)), CONV),
     "every divided size for every size": lambda: normed(spec(**STRIDED), None, **STRIDED),
     "no norm at all": lambda: norm_of_layer(LAYER, {}, None, None, None, lambda *_: []),
     "negative weights of a run": lambda: parts.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
@@ -265,6 +270,8 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     yield normed(spec()), 1.0
     claims = [assumed(1.0, spec(), digest_of(CONV))]
     yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
+    stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
+    yield norm_of_matrices(stack, ops=OPS), 2.0
 
 
 def branches() -> Iterator[tuple[Upper | None, float]]:
@@ -298,6 +305,6 @@ NETWORK_CHECKS = {
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,
     "of_inputs": constants, "_together": constants, "unchanged": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
-    "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers,
+    "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

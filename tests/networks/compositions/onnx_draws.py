@@ -116,7 +116,7 @@ def custom(d: Draft) -> None:
     d.add(d.dice.choice(["Relu", "Sigmoid", "Identity", "Abs", "Neg", "Erf"]), [d.value()], domain="mylib")
 
 
-PRODUCTS = ("Mul", "Div", "MatMul", "Gemm")
+PRODUCTS = ("Mul", "Div", "MatMul", "Gemm", "Einsum")
 """Of values that move these have constants on ranges alone."""
 LEFT_OUT = {
     "Cast", "Dropout", "DequantizeLinear", "Constant", "ConstantOfShape", "Shape", "Size", "Range", "Not", "And", "Or",

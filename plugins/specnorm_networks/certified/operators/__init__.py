@@ -13,7 +13,7 @@ from specnorm_networks.certified.operators.joins import (
     Sign,
     Where,
 )
-from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrix
+from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
 from specnorm_networks.certified.operators.moves import (
     Cast,
@@ -57,7 +57,7 @@ __all__ = [
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSwish", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
-    "LogSoftmax", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish",
+    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "Sin", "Slice",

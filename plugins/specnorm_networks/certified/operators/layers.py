@@ -20,7 +20,9 @@ from specnorm_networks.certified.operators.base import (
     KnownShape,
     Linear,
     LinearMap,
+    NotRunError,
     Offset,
+    Operator,
     Place,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
@@ -252,3 +254,34 @@ class Matrix(_WithKernel):
             adjoint_roundings=outputs + 4,
             kept_numbers=2 * kernel.size,  # the matrix and its absolute values
         )
+
+
+class Matrices(Operator):
+    """Product with a stack of constant matrices, each of which reads entries of its own: at most the largest norm."""
+
+    rule = "matrices"
+    layer: Layer
+    """The matrices, as a stack (b, m, n)."""
+    equation: str
+    """Equation of `numpy.einsum`, for the input and ``constant``."""
+    constant: Callable[[], FloatArray]
+    """Returns the entries of the matrices, with the axes that the equation names."""
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        return self._product(values[0], np.asarray(self.constant()))
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # The error is gamma(number of terms) times the sum of their absolute values, for the other library and for us.
+        constant = np.asarray(self.constant())
+        return 2 * (constant.size + 2) * unit * self._product(abs(values[0]), abs(constant))
+
+    def _product(self, x: FloatArray, constant: FloatArray) -> FloatArray:
+        try:
+            return np.asarray(np.einsum(self.equation, x, constant))
+        except ValueError as error:
+            raise NotRunError(f"{self.equation} does not fit {x.shape} and {constant.shape}: {error}") from error
