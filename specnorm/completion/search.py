@@ -623,7 +623,7 @@ def _ascended(
     """
     xp = ops.xp
     b, _, size = vectors.shape
-    highest = xp.argsort(norms, axis=1, descending=True)[:, :_PEAKS]
+    highest = ops.places_of_largest(norms, min(_PEAKS, norms.shape[1]))
     peaks = highest.shape[1]
     angles = xp.take(symbols.from_host(points.angles), xp.reshape(highest, (-1,)), axis=0)
     angles = xp.reshape(angles, (b, peaks, -1))

@@ -6,7 +6,7 @@ Channels of zeros change neither the norm of a kernel nor its singular vectors, 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from specnorm.backends import arrays
@@ -30,7 +30,7 @@ class Stack(NamedTuple):
     Parameters
     ----------
     program : SteppedProgram
-        Of one member of the stack, as `into` makes it.
+        Of one member of the stack.
     members : tuple of int
         Places of the layers.
     """
@@ -38,18 +38,22 @@ class Stack(NamedTuple):
     program: SteppedProgram
     members: tuple[int, ...]
 
-    def into(self, layer: SteppedProgram, kernel: AnyArray, *, backend: Backend) -> AnyArray:
-        """A layer's kernel as a member of a stack: its blocks with zeros appended."""
-        if self.program is layer:
-            return kernel
-        xp = backend.namespace(kernel)
-        block = arrays.tall(polyphase.to_blocks(kernel[None, ...], layer.spec, xp=xp), xp=xp)
-        m, p, *taps = self.program.shape
-        block = xp.reshape(block, (*block.shape[1:3], *taps))
-        return _extended(_extended(block, 0, m, backend=backend), 1, p, backend=backend)
+    def joined(
+        self,
+        layers: Sequence[SteppedProgram],
+        kernels: Sequence[AnyArray],
+        states: Sequence[Sequence[AnyArray]],
+        *,
+        backend: Backend,
+    ) -> tuple[AnyArray, tuple[AnyArray, ...]]:
+        """Kernels and states of the layers as stacks, with one leading axis."""
+        members = [self._member(*x, backend=backend) for x in zip(layers, kernels, strict=True)]
+        member_states = [self._state_of_member(*x, backend=backend) for x in zip(layers, states, strict=True)]
+        xp = backend.namespace(kernels[0])
+        return _stacked(members, xp), tuple(_stacked(x, xp) for x in zip(*member_states, strict=True))
 
     def out_of(self, layer: SteppedProgram, member: AnyArray, *, backend: Backend) -> AnyArray:
-        """The inverse of `into`: an array like a member of the stack, such as a gradient, as one like the kernel."""
+        """An array like a member of the stack, such as its gradient, as one like the layer's kernel."""
         if self.program is layer:
             return member
         xp = backend.namespace(member)
@@ -60,24 +64,40 @@ class Stack(NamedTuple):
         block = xp.reshape(block, (1, *shape))
         return polyphase.from_blocks(block, layer.spec, xp=xp)[0, ...]
 
-    def state_into(self, layer: SteppedProgram, state: Sequence[AnyArray], *, backend: Backend) -> tuple[AnyArray, ...]:
-        """A layer's state as that of a member of a stack."""
-        if self.program is layer:
-            return tuple(state)
-        shapes = self.program.state_shapes().values()
-        return tuple(_extended(x, 1, shape[1], backend=backend) for x, shape in zip(state, shapes, strict=True))
-
     def state_out_of(self, layer: SteppedProgram, state: Sequence[AnyArray]) -> tuple[AnyArray, ...]:
-        """The inverse of `state_into`."""
+        """The state of a member of the stack as that of the layer."""
         if self.program is layer:
             return tuple(state)
         shapes = layer.state_shapes().values()
         return tuple(x[:, : shape[1], ...] for x, shape in zip(state, shapes, strict=True))
 
+    def _member(self, layer: SteppedProgram, kernel: AnyArray, *, backend: Backend) -> AnyArray:
+        """A layer's kernel as a member of the stack: its blocks with zeros appended."""
+        if self.program is layer:
+            return kernel
+        xp = backend.namespace(kernel)
+        block = arrays.tall(polyphase.to_blocks(kernel[None, ...], layer.spec, xp=xp), xp=xp)
+        m, p, *taps = self.program.shape
+        block = xp.reshape(block, (*block.shape[1:3], *taps))
+        return _extended(_extended(block, 0, m, backend=backend), 1, p, backend=backend)
+
+    def _state_of_member(
+        self, layer: SteppedProgram, state: Sequence[AnyArray], *, backend: Backend
+    ) -> Sequence[AnyArray]:
+        if self.program is layer:
+            return state
+        shapes = self.program.state_shapes().values()
+        return [_extended(x, 1, shape[1], backend=backend) for x, shape in zip(state, shapes, strict=True)]
+
 
 def stacks(programs: Sequence[SteppedProgram]) -> list[Stack]:
     """Join the layers of these programs, of one method, to as few stacks as cost little more."""
     return [Stack(program(key), members) for key, members in _stacks(tuple(x.key for x in programs))]  # type: ignore[arg-type]
+
+
+def _stacked(members: Sequence[AnyArray], xp: Any) -> AnyArray:
+    """Stack arrays; a single one is not copied."""
+    return xp.stack(members) if len(members) > 1 else members[0][None, ...]
 
 
 def _extended(x: AnyArray, axis: int, size: int, *, backend: Backend) -> AnyArray:
@@ -99,17 +119,23 @@ def _stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     families: dict[Hashable, list[str]] = {}
     for key in members:
         families.setdefault(_family(key), []).append(key)
-    found = []
-    for kinds in families.values():
-        kinds.sort(key=lambda key: -math.prod(_tall_shape(key)))
-        while kinds:
-            joined = [kinds.pop(0)]
-            for kind in tuple(kinds):
-                if _costs_little([*joined, kind], members):
-                    joined.append(kind)
-                    kinds.remove(kind)
-            found.append((_common(joined), tuple(sorted(j for kind in joined for j in members[kind]))))
-    return tuple(found)
+    return tuple(
+        (_common(joined), tuple(sorted(j for kind in joined for j in members[kind])))
+        for kinds in families.values()
+        for joined in _joined(kinds, members)
+    )
+
+
+def _joined(kinds: Sequence[str], members: dict[str, list[int]]) -> Iterator[list[str]]:
+    """Yield kinds that cost little more together, beginning with the largest kind that is left."""
+    waiting = sorted(kinds, key=lambda key: -math.prod(_tall_shape(key)))
+    while waiting:
+        joined = waiting[:1]
+        for kind in waiting[1:]:
+            if _costs_little([*joined, kind], members):
+                joined.append(kind)
+        waiting = [kind for kind in waiting if kind not in joined]
+        yield joined
 
 
 def _family(key: str) -> Hashable:

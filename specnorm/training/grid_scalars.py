@@ -57,11 +57,11 @@ def highest(
     real, imag = xp.real(images), xp.imag(images)
     squares = real * real + imag * imag
     of_groups = xp.reshape(xp.max(squares, axis=1), (-1, groups))
-    chosen = xp.argsort(of_groups, axis=1, descending=True)[:, : min(_GROUPS, groups)]
+    chosen = ops.places_of_largest(of_groups, min(_GROUPS, groups))
     chosen_blocks, chosen_images, chosen_squares = (
         _of_groups(x, chosen, groups, ops=ops) for x in (blocks, images, squares)
     )
-    order = xp.argsort(chosen_squares, axis=1, descending=True)[:, : min(_POINTS, len(grid))]
+    order = ops.places_of_largest(chosen_squares, min(_POINTS, len(grid)))
     waves = PlaneWaves(chosen_blocks, grid, ops=ops)
     left, phases = (grid_vectors.at_points(x, order, xp=xp) for x in (chosen_images[:, None, :], waves.phases))
     triples = grid_vectors.refine(waves, left, phases, last_rounds=last_rounds)

@@ -187,7 +187,6 @@ class PlaneWaves:
         Real.
     grid : Grid
         Grid for kernels of this shape.
-
     count : int
         Number of vectors at each point of the grid.
 

@@ -160,13 +160,11 @@ def track_many(
         for stack in stacks([plans[j] for j in places]):
             members = [places[j] for j in stack.members]
             backend = plugins[members[0]]
-            xp: Any = backend.namespace(kernels[members[0]])
-            padded = [stack.into(plans[j], kernels[j], backend=backend) for j in members]
-            padded_states = [
-                stack.state_into(plans[j], [states[j][x] for x in names[j]], backend=backend) for j in members
-            ]
-            state_stack = tuple(map(xp.stack, zip(*padded_states, strict=True)))
-            value_stack, new_stack = _step_stack(backend, stack.program, xp.stack(padded), state_stack, sweeps)
+            state_arrays = [[states[j][name] for name in names[j]] for j in members]
+            kernel_stack, state_stack = stack.joined(
+                [plans[j] for j in members], [kernels[j] for j in members], state_arrays, backend=backend
+            )
+            value_stack, new_stack = _step_stack(backend, stack.program, kernel_stack, state_stack, sweeps)
             for index, j in enumerate(members):
                 values[j] = value_stack[index, ...]
                 new_state = stack.state_out_of(plans[j], [x[index, ...] for x in new_stack])

@@ -46,7 +46,7 @@ from specnorm.proof import (
     symbol_error,
 )
 from specnorm_networks.certified.graph import Layer
-from specnorm_networks.certified.kernels import ROUNDINGS, Norms, scaling_error
+from specnorm_networks.certified.kernels import MOST_ENTRIES_AT_ONCE, ROUNDINGS, Norms, scaling_error
 from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import (
@@ -62,8 +62,6 @@ from specnorm_networks.certified.runs import MOST_KERNEL_ENTRIES, by_phases, gri
 
 EIGENVALUE_GAP = 1e-9
 """The largest eigenvalue of K has to be below 1 by this much."""
-MOST_ENTRIES_AT_ONCE = 2**22
-"""Largest number of entries of matrices that are factorised together."""
 LARGEST_RING = 2**14
 """Largest number of positions of a ring, over all axes."""
 UNIT_ROUNDOFF = 2.0**-53

@@ -79,12 +79,12 @@ class StepInput(NamedTuple):
     state: tuple[Tensor, ...]
 
     def kind(self) -> tuple[Hashable, ...]:
-        """Return what is equal for layers of one recorded call; but for the program, it is for those of one stack."""
+        """Return what is equal for layers of one stack, besides what their programs have in common."""
         dtypes = tuple((x.dtype, x.device) for x in (self.kernel, *self.state))
         # A method that bounds the norm at every step iterates until it has a bound for each kernel of the stack. So a
         # layer's step would depend on the other layers.
         alone = id(self.kernel) if self.program.stepped.bounds_at_every_step else None
-        return self.program.key, self.scaling, self.sweeps, dtypes, alone
+        return self.scaling, self.sweeps, dtypes, alone
 
 
 class Step(NamedTuple):
@@ -146,40 +146,36 @@ def _steps_of_stack(stack: Stack, inputs: Sequence[StepInput]) -> Iterator[Step]
     in_numpy = stack.program.needs.small_products and BACKEND.numpy_view(inputs[0].kernel)
     backend = BACKEND.host() if in_numpy else BACKEND
     computed_from = BACKEND.to_numpy if in_numpy else _as_it_is
-    kernels = [stack.into(x.program, computed_from(x.kernel), backend=backend) for x in inputs]
-    states = [stack.state_into(x.program, [computed_from(y) for y in x.state], backend=backend) for x in inputs]
-    value, gradient, after = stack.program.step(
-        _joined(kernels), tuple(map(_joined, zip(*states, strict=True))), sweeps=sweeps, backend=backend
+    kernels, states = stack.joined(
+        [x.program for x in inputs],
+        [computed_from(x.kernel) for x in inputs],
+        [[computed_from(y) for y in x.state] for x in inputs],
+        backend=backend,
     )
+    value, gradients, after = stack.program.step(kernels, states, sweeps=sweeps, backend=backend)
     factors: Any
     if inputs[0].kernel.device.type == "cpu":
         factors = (scaling.factor(x, where=_one_of) for x in value.tolist())
     else:
         factors = zip(*scaling.factor(value), strict=True)
     for j, (x, (factor, slope)) in enumerate(zip(inputs, factors, strict=True)):
-        slopes = stack.out_of(x.program, gradient[j], backend=backend)
+        gradient = stack.out_of(x.program, gradients[j], backend=backend)
         state = stack.state_out_of(x.program, [new[j] for new in after])
         if in_numpy:
-            slopes = BACKEND.share_numpy(slopes, x.kernel)
+            gradient = BACKEND.share_numpy(gradient, x.kernel)
             state = tuple(BACKEND.share_numpy(new, old).to(old.dtype) for new, old in zip(state, x.state, strict=True))
-        yield Step(factor, slope, slopes, state)
+        yield Step(factor, slope, gradient, state)
 
 
 def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
-def _joined(arrays: Sequence[Any]) -> Any:
-    if len(arrays) == 1:
-        return arrays[0][None]
-    return np.stack(arrays) if isinstance(arrays[0], np.ndarray) else torch.stack(list(arrays))
-
-
 def _stacks(inputs: Sequence[StepInput]) -> Iterator[Stack]:
     """Yield the stacks, whose members are the places of the inputs."""
     alike: dict[Hashable, list[int]] = {}
     for j, x in enumerate(inputs):
-        alike.setdefault(x.kind()[1:], []).append(j)
+        alike.setdefault(x.kind(), []).append(j)
     for places in alike.values():
         for stack in stacks([inputs[j].program for j in places]):
             members = [places[j] for j in stack.members]
@@ -282,7 +278,7 @@ class Recorded:
         if torch.cuda.is_current_stream_capturing() or not self._is_recordable:
             return self._function(inputs)
         with torch.cuda.device(inputs[0].kernel.device):
-            kinds: list[Hashable] = [x.kind() for x in inputs]
+            kinds: list[Hashable] = [(x.program.key, x.kind()) for x in inputs]
             if kinds != self._kinds:
                 if not self._record(inputs):
                     return self._function(inputs)
