@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _ADDED_PART = 0.5
 """Zeros that kinds of layers may be padded with to join a stack, as a part of the entries of their kernels."""
-_ADDED_ENTRIES = 2**13
+_ADDED_ENTRIES = 2**15
 """Number of zeros that they may be padded with anyway: products of so few take less time than calls."""
 
 
@@ -93,6 +93,13 @@ class Stack(NamedTuple):
 def stacks(programs: Sequence[SteppedProgram]) -> list[Stack]:
     """Join the layers of these programs, of one method, to as few stacks as cost little more."""
     return [Stack(program(key), members) for key, members in _stacks(tuple(x.key for x in programs))]  # type: ignore[arg-type]
+
+
+def unstacked(x: AnyArray, *, backend: Backend) -> Sequence[AnyArray]:
+    """The members of a stack; libraries differentiate one operation, where there is one, in fewer operations."""
+    xp = backend.namespace(x)
+    # NumPy has it since 2.1.
+    return xp.unstack(x) if hasattr(xp, "unstack") else [x[j, ...] for j in range(x.shape[0])]
 
 
 def _stacked(members: Sequence[AnyArray], xp: Any) -> AnyArray:
