@@ -36,7 +36,7 @@ def _timed(case: str, calls: dict[str, _Call]) -> Iterator[Row]:
     compiled, compiling, states = {}, {}, {}
     for name, (function, arguments, *options) in calls.items():
         # Equal functions would be traced once.
-        jax.clear_caches()
+        jax.clear_caches()  # type: ignore[no-untyped-call]
         begin = time.process_time()
         compiled[name] = jax.jit(function).lower(*arguments).compile(*options)
         compiling[name] = time.process_time() - begin
