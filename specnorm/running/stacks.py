@@ -5,6 +5,7 @@ Channels of zeros change neither the norm of a kernel nor its singular vectors, 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _ADDED_PART = 0.5
 """Zeros that kinds of layers may be padded with to join a stack, as a part of the entries of their kernels."""
-_ADDED_ENTRIES = 2**13
+_ADDED_ENTRIES = 2**15
 """Number of zeros that they may be padded with anyway: products of so few take less time than calls."""
 _ADDED_ON_DEVICE = 2**22
 """The same where calls only start work on a device. On a GPU, the some 300 calls of a stack take 1 ms, products of so
@@ -127,6 +128,11 @@ def _extended(x: AnyArray, axis: int, size: int, *, backend: Backend) -> AnyArra
 @called_while_tracing
 def _stacks(keys: tuple[str, ...], added: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """`stacks` of the programs behind keys, as plain values, with at most so many zeros."""
+    return _found_stacks(keys, added)
+
+
+@functools.lru_cache(maxsize=64)
+def _found_stacks(keys: tuple[str, ...], added: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     members: dict[str, list[int]] = {}
     for j, key in enumerate(keys):
         members.setdefault(key, []).append(j)

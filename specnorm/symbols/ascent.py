@@ -279,8 +279,10 @@ def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 
 def uphill(
     terms: Array, taps: Array, *, least_relative_curvature: float = 1e-3, longest: float = _LONGEST, xp: Namespace
 ) -> Array:
-    """Return Newton steps towards maxima of ``||sum_k c_k e^{i k.theta}||``, with the signs of curvatures reversed
-    where they would lead to a minimum. The norm may be smaller there, if it has other maxima close by.
+    """Return Newton steps towards maxima of ``||sum_k c_k e^{i k.theta}||``.
+
+    Steps along directions of positive curvature have the opposite sign, so that they lead uphill. Where another maximum
+    is close, the norm may be smaller after the step.
 
     Parameters
     ----------

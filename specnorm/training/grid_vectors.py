@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _BEST = 8
 """Number of points of the grid at which a training step looks for the best vector."""
-_NEWTON_STEPS = 1
+_NEWTON_STEPS = 2
 """Number of Newton steps of the frequency, for the last point."""
 _LONGEST_STEP = 0.1
 """Longest Newton step along an axis, in radians: about the spacing of the last stencil."""
