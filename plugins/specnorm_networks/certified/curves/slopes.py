@@ -11,7 +11,6 @@ Proofs are kept for later calls, since a network has the same activation many ti
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from specnorm.proof import Interval, arithmetic, enclosing, host, point
 from specnorm_networks.certified.curves.programs import Curve, Evaluation
-from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, hull, is_exact, number, plus, times
+from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, is_exact, number, plus, times
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.smooth import Cos
 
@@ -309,15 +308,18 @@ def bounds_on(curve: Curve, low: FloatArray, high: FloatArray) -> Bounds:
     first = np.where(is_point, host.next_down(low), low)
     last = np.where(is_point, host.next_up(high), high)
     count = 1 if is_point.all() else max(1, min(PARTS_OF_RANGE, MOST_PARTS // max(low.size, 1)))
-    is_whole = ~np.isfinite(last - first)
-    ends = [np.clip(first + (k / count) * (last - first), first, last) for k in range(count)]
-    ends = [*(np.where(is_whole, first, end) for end in ends), last]
-    bounds: Bounds | None = None
-    for start, end in itertools.pairwise(ends):
-        found = _evaluated(curve, start, np.where(is_whole, last, np.maximum(start, end)))
-        part = Bounds(_slopes(found, low.shape), [found.values[output].value.factor for output in curve.outputs])
-        bounds = part if bounds is None else Bounds(
-            _union(bounds.slopes, part.slopes), list(map(hull, bounds.values, part.values))
-        )  # fmt: skip
-    assert bounds is not None
-    return bounds
+    shares = (np.arange(count + 1) / count).reshape(-1, *(1,) * low.ndim)
+    with np.errstate(all="ignore"):
+        edges = np.where(np.isfinite(last - first), np.clip(first + shares * (last - first), first, last), first)
+    edges[-1] = last
+    starts, ends = edges[:-1], np.where(np.isfinite(last - first), np.maximum(edges[:-1], edges[1:]), last)
+    found = _evaluated(curve, starts, ends)
+    slopes = _slopes(found, starts.shape)
+    values = []
+    for output in curve.outputs:
+        factor = found.values[output].value.factor
+        value_low, value_high = (np.broadcast_to(end, starts.shape) for end in factor.ends)
+        values.append(enclosing((value_low.min(axis=0), value_high.max(axis=0))))
+    return Bounds(
+        Slopes(slopes.low.min(axis=1), slopes.high.max(axis=1), slopes.square_sum.max(axis=0)), values
+    )  # fmt: skip
