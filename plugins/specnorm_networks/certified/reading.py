@@ -36,7 +36,6 @@ from specnorm_networks.certified.combinations import (
 from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.links import Link, PlacedLayer, Term
-from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.rules import follow_with, identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
 
@@ -229,14 +228,10 @@ class Reader:
         self._mark_extendable(node)
         return combination
 
-    def _link_of(self, combination: LinearCombination) -> Link | None:
-        """Return the link of the single value that a sum is; None if it is more than that, or has no link."""
-        number = combination.single_value
-        return None if number is None else self.values[number].link
-
     def _repeat(self, combination: LinearCombination) -> int:
         """Return how many features each channel has become; 1 unless the value was flattened."""
-        link = self._link_of(combination)
+        number = combination.single_value
+        link = None if number is None else self.values[number].link
         return 1 if link is None else link.repeat
 
     def _unflattened(self, name: str) -> LinearCombination | None:
@@ -328,7 +323,7 @@ class Reader:
     def _scale(self, node: Node, scale: ops.Scale) -> LinearCombination | None:
         """Return a sum whose channels are multiplied by numbers.
 
-        The numbers become factors of the slopes of the last link, or the `Term.scale` of all terms.
+        The numbers become the `Term.scale` of all terms.
         """
         name = node.inputs[0]
         if not self._keeps_shape(node, name) or not scale.is_accurate:
@@ -341,11 +336,6 @@ class Reader:
         numbers = numbers_along(scale.values, combination.axis, len(node.shape or ()))
         if numbers is None or numbers.shape != (combination.width,):
             return None
-        # A link's slopes are rounded outward, which covers the rounding of a product, but not an error of the factor.
-        if scale.exact:
-            with_other_slopes = self._multiply_slopes(node, combination, numbers)
-            if with_other_slopes is not None:
-                return with_other_slopes
         if any(term.scale is not None for term in combination.terms):
             return None
         terms = tuple(replace(term, scale=numbers[term.rows.start : term.rows.stop]) for term in combination.terms)
@@ -400,21 +390,6 @@ class Reader:
             return replace(link, slopes=(round_but_zero(host.next_down, low), round_but_zero(host.next_up, high)))
 
         return self._extend_link(node, combination, node.inputs[0], compose)
-
-    def _multiply_slopes(
-        self,
-        node: Node,
-        combination: LinearCombination,
-        numbers: FloatArray,
-    ) -> LinearCombination | None:
-        """Return the value before with the slopes of its link multiplied by numbers, so that no new value is needed."""
-        link = self._link_of(combination)
-        if link is None or not link.ends_with_function or link.groups is not None:
-            return None
-        ends = [end * numbers for end in link.slopes]
-        low = round_but_zero(host.next_down, np.minimum(*ends))
-        high = round_but_zero(host.next_up, np.maximum(*ends))
-        return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=(low, high)))
 
     def _sort(
         self,
