@@ -156,9 +156,9 @@ def _through_head(
 ) -> Upper | None:
     """Prove the constant of a run by bounding its last convolutions together with the matrix that reads their pixels.
 
-    ``weighted`` is what `_best` proved: the weights of the run's values, and the first links of its parts. The head's
-    body begins at the first of these links from which a constant is proven. Returns None if the run has no head, or if
-    nothing is proven.
+    ``weighted`` is what `_best` proved: the weights of the run's values, and the first links of its parts. The search
+    may start at these weights. The head's body begins at the first of these links from which a constant is proven.
+    Returns None if the run has no head, or if nothing is proven.
     """
     if not isinstance(method, Multipliers) or method.widest is not None:
         return None
@@ -177,7 +177,7 @@ def _through_head(
         weights = weighted.weights
     for first in starts:
         head = head_of(run, [start for start in starts if start < first], weights[:first])
-        claim = None if head is None else bound_through_head(head, measure, method, share)
+        claim = None if head is None else bound_through_head(head, measure, method, share, weights)
         if claim is not None:
             return claim
     return None

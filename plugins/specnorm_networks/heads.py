@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from specnorm_networks.descent import (
     cost,
     frequencies,
     gradient_steps,
+    parameters,
     stages_of_part,
     stages_of_run,
     symbols_at,
@@ -48,6 +49,9 @@ SEARCH_SHARE = 1 / 4
 """Share of the method's seconds that the search may take."""
 PATIENCE = 10
 """Steps without a gain of a thousandth after which the search ends."""
+REDUCED = (1.0, 0.9, 0.7)
+"""Factors of the multipliers of the body's last value that are tried at the start; other values get roots of them. The
+multipliers of a cut run are not quite feasible for the run as a whole, and smaller ones may be."""
 Partition = tuple[list[int], list[FloatArray]]
 """Numbers of the links with which the parts of a run begin, and weights of the run's values."""
 
@@ -57,8 +61,15 @@ def bound_through_head(
     measure: Measure,
     method: Multipliers,
     share: float,
+    weights_of_cut: Sequence[FloatArray] = (),
 ) -> Upper | None:
-    """Return the least constant of a run that is proven in a share of the method's seconds; None if there is none."""
+    """Return the least constant of a run that is proven within a share of the method's seconds; None if there is none.
+
+    Parameters
+    ----------
+    weights_of_cut : sequence of array
+        Weights of the run's values if it is cut before the head: the search for its last part may begin with them.
+    """
     claims: list[Upper] = []
     like: Any = head.body.links[0].slopes[0]
     backend = backends.backend_for(like)
@@ -76,7 +87,7 @@ def bound_through_head(
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend):
             constant_ahead = constant_before(head, measure) if head.weights_before else None
             multiplications = SEARCH_SHARE * share * method.seconds * RATE
-            for weights in weights_of(head, method, multiplications):
+            for weights in weights_of(head, method, multiplications, weights_of_cut):
                 if measure.clock.expired:
                     break
                 claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead, ops=ops))
@@ -91,15 +102,19 @@ def weights_of(
     head: Head,
     method: Multipliers,
     multiplications: float,
+    weights_of_cut: Sequence[FloatArray] = (),
 ) -> Iterator[list[FloatArray]]:
     """Yield weights of the body's values but the first, after more and more steps of the search.
 
-    ``multiplications`` is the largest number that the search may make.
+    ``multiplications`` is the largest number that the search may make. ``weights_of_cut`` is as for
+    `bound_through_head`.
     """
     products, memory = _cost(head)
     if memory > MEMORY or multiplications < products:
         return
     search = _Search(head, method)
+    if weights_of_cut and head.weights_before:
+        search.begin_with(weights_of_cut)
     for rung, next_rung in itertools.pairwise(RUNGS):
         unit = _unit(head)  # a weight is the root of a multiplier, times the unit
         yield [np.sqrt(multipliers) * unit for multipliers in search.multipliers_of_body()]
@@ -128,6 +143,36 @@ class _Search:
         """Return the body's multipliers at the present point."""
         _, multipliers = value_alone(self.double_grid, self.point)
         return multipliers[: len(self.head.body.links)]
+
+    def begin_with(self, weights_of_cut: Sequence[FloatArray]) -> None:
+        """Start at the weights of a run that is cut before the head, if their value is less than the closed form's."""
+        count = len(self.head.body.links)
+        multipliers = []
+        for weights, link in zip(weights_of_cut[len(self.head.weights_before) : -1], self.links, strict=True):
+            squares = np.square(weights / _unit(self.head))
+            multipliers.append(np.repeat(squares, link.width // len(squares)))
+        # Let L be a multiplier of the body's last function, c the middle of its slopes, and G the term C F^-1 C* of the
+        # links before it. L enters as L - c^2 L^2 G, which is largest at L = 1 / (2 c^2 G). The cut run has L = 1 / G
+        # (for slopes of at most 1), so L is divided by 2 c^2.
+        centre, _ = middle_and_leaf_slopes(*self.head.body.links[-1].slopes)
+        multipliers[count - 1] /= np.where(centre == 0, 1.0, 2 * np.square(centre))
+        best_value = self._value()
+        best_point = self.point
+        # Value i of the n values of the body gets the power i / n of the factor, later values all of it.
+        depths = np.minimum(np.arange(1, len(self.links) + 1), count)
+        for factor in REDUCED:
+            factors = factor ** (depths / count)
+            reduced = [numbers * by for numbers, by in zip(multipliers, factors, strict=True)]
+            self.point = np.concatenate(parameters(self.grid, reduced))
+            value = self._value()
+            if value < best_value:
+                best_value = value
+                best_point = self.point
+        self.point = best_point
+
+    def _value(self) -> float:
+        value, _ = value_alone(self.grid, self.point)
+        return value
 
     def descend(self, steps: int) -> bool:
         """Make gradient steps, and go to the best point; return whether its value is lower by more than 0.001.

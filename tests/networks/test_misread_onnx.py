@@ -484,7 +484,11 @@ def test_a_value_that_is_subtracted_keeps_its_sign(operator: str) -> None:
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
-def test_nodes_that_read_each_other_are_damage() -> None:
+def test_nodes_may_be_in_any_order() -> None:
+    """Constants after their use are what some exporters write; nodes that read each other are damage."""
+    constant = N("Constant", [], ["w"], value=onnx.numpy_helper.from_array(DOWN.T[:4]))
+    nodes = [N("MatMul", ["h", "v"], ["y"]), N("Relu", ["x"], ["h"]), N("Neg", ["w"], ["v"]), constant]
+    assert present(bound(graph_of(model(nodes, (1, 4)))).upper) == pytest.approx(np.linalg.norm(DOWN, 2), rel=1e-5)
     circle = [N("Relu", ["b"], ["a"]), N("Relu", ["a"], ["b"]), N("Add", ["x", "b"], ["y"])]
     with pytest.raises(ModelFileError, match="nothing before it makes"):
         graph_of(model(circle, (1, 4)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,11 +20,13 @@ from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.descent.adam import Adam
 from specnorm_networks.descent.costs import RATE, cost, cost_at, newton_products
 from specnorm_networks.descent.gradient import (
+    ALMOST,
     DECAY,
     STEP,
     forward,
     gradient_steps,
     last_log,
+    log_of_norm,
     parameters,
     value_alone,
 )
@@ -49,6 +50,15 @@ LAST_STATES = 3
 """States that are always made feasible on the last grid."""
 CHEAP = 0.02
 """Share of the budget that may be spent on making more states feasible."""
+REFINED = 2
+"""States whose constants are evaluated between the points of the last grid."""
+PEAKS = 6
+"""Largest number of points of a grid near which the largest value is searched."""
+NEAR = 0.97
+"""Share of the largest value on the grid that such a point has to have."""
+RESONANT = 0.01
+"""A rise between the points that is larger is a narrow peak. Then it is better to scale all multipliers, as the proof
+does."""
 FEWEST = 3
 """Frequencies an axis below which no weights are searched."""
 PATIENCE = 25
@@ -73,6 +83,16 @@ class State(NamedTuple):
 
     value: float
     point: FloatArray
+
+
+class Feasible(NamedTuple):
+    """Multipliers that are feasible on the last grid."""
+
+    value: float
+    """Logarithm of the constant's square there."""
+    multipliers: list[FloatArray]
+    values_of_parts: list[FloatArray]
+    """For each part: the square of its constant at each frequency."""
 
 
 def search_weights(
@@ -306,7 +326,7 @@ class _Search:
                 centres += list(stage.angles[largest[is_high]])
                 numbers += [number] * int(is_high.sum())
             entry = None if first == 0 else np.sqrt(multipliers[first - 1])
-            values = partial(self._values_of_links, part, logs[first:last], entry)
+            values = _PartValues(self.network, self.parts, part, logs, entry, self.dtype)
             step = np.where(stages[first].angles.any(axis=0), 2 * math.pi / self.points_of_last_grid, 0.0)
             peaks_of_part = np.array(centres)
             if self.climbs:
@@ -314,18 +334,6 @@ class _Search:
                     peaks_of_part = _climbed(values, peaks_of_part, np.array(numbers), step)
             more.append(_joined(earlier, peaks_of_part))
         return more
-
-    def _values_of_links(
-        self,
-        part: tuple[int, int],
-        logs: Sequence[FloatArray],
-        entry: FloatArray | None,
-        angles: FloatArray,
-    ) -> FloatArray:
-        """Return the largest eigenvalues of all links, shape (links, f); those behind an infeasible one say nothing."""
-        grid = stages_of_part(self.network, self.parts, part, angles, self.dtype, entry)
-        forward(grid, logs, None)
-        return np.array([stage.values for stage in grid])
 
     def _add_peaks_to_last_grid(self) -> None:
         """Add the peaks of all visits, and of one at the last point, to the frequencies of the last grid."""
@@ -379,16 +387,59 @@ class _Search:
         return [*(np.sqrt(numbers) for numbers in multipliers), last]
 
     def _feasible_states(self) -> list[tuple[float, list[FloatArray]]]:
-        """Return values and multipliers of the last states, made feasible; earlier ones, too, if they are cheap."""
+        """Return values and multipliers of the last states, made feasible; earlier ones, too, if they are cheap.
+
+        For the best few, constants are evaluated between the points of the grid. For the others the smallest of the
+        rises found there is assumed, part by part.
+        """
         assert self.points_of_last_grid is not None  # for the type checker: `run` made the grid
-        feasible: list[tuple[float, list[FloatArray]]] = []
+        feasible: list[Feasible] = []
         state_cost = cost(self.network, self.parts, self.points_of_last_grid).products
         for count, state in enumerate(reversed(self.states)):
             if count >= LAST_STATES and count * state_cost > CHEAP * self.budget:
                 break
+            self.point = state.point
             with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
-                feasible.append(value_alone(self.last_grid, state.point))
-        return feasible
+                value, multipliers = value_alone(self.last_grid, self.point)
+                values_of_parts = [self.last_grid[last - 1].values for _, last in self.parts]
+                feasible.append(Feasible(value, multipliers, values_of_parts))
+        feasible.sort(key=lambda state: state.value)
+        with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
+            rises = [self._rises(state, self.points_of_last_grid) for state in feasible[:REFINED]]
+            rises += [np.min(rises, axis=0)] * (len(feasible) - len(rises))
+            return [self._raise(state, rise) for state, rise in zip(feasible, rises, strict=True)]
+        return [(state.value, state.multipliers) for state in feasible]
+
+    def _raise(self, state: Feasible, rises: FloatArray) -> tuple[float, list[FloatArray]]:
+        """Return value and multipliers if the square of each part's constant is ``exp(rise)`` times as large."""
+        multipliers: list[FloatArray] = []
+        total = 0.0
+        for (first, last), rise in zip(self.parts, rises.tolist(), strict=True):
+            multipliers += [numbers * math.exp(-total) for numbers in state.multipliers[first : last - 1]]
+            total += rise
+            multipliers += [numbers * math.exp(-total) for numbers in state.multipliers[last - 1 : last]]
+        return state.value + total, multipliers
+
+    def _rises(self, state: Feasible, points: int) -> FloatArray:
+        """Return how much larger the square of each part's constant is between the points of the last grid.
+
+        Logarithms; 0 where the rise is a narrow peak.
+        """
+        logs = [*(np.log(numbers) for numbers in state.multipliers), last_log(self.last_grid)]
+        rises = np.zeros(len(self.parts))
+        for number, (part, on_grid) in enumerate(zip(self.parts, state.values_of_parts, strict=True)):
+            first, _ = part
+            angles = self.last_grid[first].angles
+            if not angles.any():
+                continue
+            entry = None if first == 0 else np.sqrt(state.multipliers[first - 1])
+            values = _PartValues(self.network, self.parts, part, logs, entry)
+            # In double precision, and of this part alone, the values differ by a factor.
+            at_peak = float(values(angles[on_grid.argmax()][None])[0])
+            rescaled = on_grid * (at_peak / float(on_grid.max()))
+            largest = highest(values, angles, 2 * math.pi / points, rescaled)
+            rises[number] = log_of_norm(largest / float(rescaled.max()))
+        return np.where(rises < RESONANT, rises, 0.0)
 
 
 def _rounds() -> Iterator[tuple[int, int]]:
@@ -400,6 +451,38 @@ def _rounds() -> Iterator[tuple[int, int]]:
         yield points, steps
 
 
+class _PartValues:
+    """The square of a part's constant at any angles, for given multipliers; infinite if they are not feasible."""
+
+    def __init__(
+        self,
+        network: Run,
+        parts: Parts,
+        part: tuple[int, int],
+        logs: Sequence[FloatArray],
+        entry: FloatArray | None,
+        dtype: Any = np.complex128,
+    ) -> None:
+        first, last = part
+        self.dtype = dtype
+        self.network = network
+        self.parts = parts
+        self.part = part
+        self.logs = logs[first:last]
+        self.entry = entry
+
+    def __call__(self, angles: FloatArray) -> FloatArray:
+        values = self.of_links(angles)
+        is_feasible = (values[:-1] < ALMOST).all()
+        return values[-1] if is_feasible else np.full(len(angles), math.inf)
+
+    def of_links(self, angles: FloatArray) -> FloatArray:
+        """Return the largest eigenvalues of all links, shape (links, f); those behind an infeasible one say nothing."""
+        grid = stages_of_part(self.network, self.parts, self.part, angles, self.dtype, self.entry)
+        forward(grid, self.logs, None)
+        return np.array([stage.values for stage in grid])
+
+
 def _joined(angles: FloatArray, others: FloatArray) -> FloatArray:
     """Return frequencies, and those of others that are not among them."""
     new = [each for each in others if not (abs(angles - each) < 1e-9).all(axis=1).any()]
@@ -407,7 +490,7 @@ def _joined(angles: FloatArray, others: FloatArray) -> FloatArray:
 
 
 def _climbed(
-    values: Callable[[FloatArray], FloatArray],
+    values: _PartValues,
     centres: FloatArray,
     numbers: NDArray[np.intp],
     step: FloatArray,
@@ -422,8 +505,65 @@ def _climbed(
         moves = np.concatenate([np.zeros((1, len(step))), forward_moves, -forward_moves])
         points = centres[:, None] + moves
         angles, places = np.unique(points.reshape(-1, len(step)).round(9), axis=0, return_inverse=True)
-        of_links = values(angles)
+        of_links = values.of_links(angles)
         sampled = of_links[numbers[:, None], places.reshape(len(centres), -1)]
         best = np.argmax(np.nan_to_num(sampled, nan=-math.inf), axis=1)
         centres = points[np.arange(len(centres)), best]
     return centres
+
+
+def highest(
+    values: Callable[[FloatArray], FloatArray],
+    grid: FloatArray,
+    spacing: float,
+    on_grid: FloatArray,
+) -> float:
+    """Return the largest value near the highest points of a grid of angles (f, d), by parabolas along the axes.
+
+    ``spacing``: of the grid's points. ``on_grid``: the values there.
+    """
+    step = np.where(grid.any(axis=0), spacing, 0.0)
+    centres = _highest_points(grid, step, on_grid)
+    best = float(on_grid.max())
+    axes = np.flatnonzero(step)
+    count = len(axes)
+    for share in (1 / 2, 1 / 4, 1 / 8):
+        # Each centre, and a step to either side along each axis.
+        forward_moves = share * np.diag(step)[axes]
+        moves = np.concatenate([np.zeros((1, len(step))), forward_moves, -forward_moves])
+        points = (centres[:, None] + moves).reshape(-1, len(step))
+        sampled = values(points).reshape(len(centres), -1)
+        best = max(best, float(sampled.max()))
+        if not math.isfinite(best):
+            break
+        middle = sampled[:, :1]
+        after = sampled[:, 1 : 1 + count]
+        before = sampled[:, 1 + count :]
+        bend = np.maximum(2 * middle - after - before, 1e-12 * middle)
+        centres[:, axes] += np.clip((after - before) / (2 * bend), -1, 1) * share * step[axes]
+    return best
+
+
+def _highest_points(grid: FloatArray, step: FloatArray, on_grid: FloatArray) -> FloatArray:
+    """Return the highest points of a grid that are not next to a higher one, up to sign."""
+    peaks: list[FloatArray] = []
+    for at in np.argsort(-on_grid):
+        if len(peaks) == PEAKS or not on_grid[at] > NEAR * on_grid.max():
+            break
+        if not any(_are_close(grid[at], peak, step) for peak in peaks):
+            peaks.append(grid[at])
+    return np.asarray(peaks)
+
+
+def _are_close(angles: FloatArray, others: FloatArray, step: FloatArray) -> bool:
+    """Whether two frequencies, or one and the other's mirror image, are next to each other on a grid.
+
+    Symbols of real kernels have the same norm at both.
+    """
+    distance = np.minimum(abs(_wrapped(angles - others)), abs(_wrapped(angles + others)))
+    return not bool((distance > 1.5 * step).any())
+
+
+def _wrapped(angles: FloatArray) -> FloatArray:
+    """Return angles between -pi and pi."""
+    return np.asarray((angles + math.pi) % (2 * math.pi) - math.pi)
