@@ -150,10 +150,10 @@ def bound_by_units(
         A proven bound. If the search would begin far above it, there is no search.
     """
     share = 1.0 if limit is None else SHARE
-    if measure.clock.expired or not method.affordable(chain_of_units(graph), share):
+    if not method.affordable(chain_of_units(graph), share):
         return None
-    run = unit_run(graph)
-    if run is None or measure.clock.expired or not method.affordable(run, share):
+    run = None if measure.clock.expired else unit_run(graph)
+    if run is None or not method.affordable(run, share):
         return None
     if limit is not None and not method.begins_at(run) < HOPE * limit:
         return None
