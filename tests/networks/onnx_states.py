@@ -36,9 +36,16 @@ def over_groups(d: Shapes) -> Arguments:
     return found | of_channels | {"stash_type": d.choice([None, 1])}
 
 
+def lengths(d: Shapes) -> Arguments:
+    """Of LpNormalization."""
+    shape = d.sizes()
+    return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)]), "p": d.choice([None, 2, 2, 1])}
+
+
 STATES = {
     "LayerNormalization": over_the_last,
     "RMSNormalization": over_the_last,
     "InstanceNormalization": over_channels,
     "GroupNormalization": over_groups,
+    "LpNormalization": lengths,
 }

@@ -7,7 +7,10 @@ file, so that the graph can be compared with it.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -62,6 +65,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         raise ModelFileError("it is damaged: one of its names is no text.")
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer or model.graph.output):
         raise ModelFileError(f"it holds no graph: it is damaged, or {NO_MODEL}.")
+    _sort(model.graph)
     walk = Walk(model, Tensors(Path(path), max_bytes), None)
 
     def graph(sizes: Sizes) -> Graph:
@@ -74,6 +78,19 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         return {name: constant.load for name, constant in constants.items() if not constant.refusal}
 
     return ModelArrays(walk.tensors(), graph, stored=stored)
+
+
+def _sort(graph: Any) -> None:
+    """Put the nodes of a graph into an order in which each reads values before it, if there is such an order."""
+    maker = {name: number for number, node in enumerate(graph.node) for name in node.output if name}
+    reads = {number: {maker[name] for name in node.input if name in maker} for number, node in enumerate(graph.node)}
+    if all(source < number for number, sources in reads.items() for source in sources):
+        return
+    with suppress(CycleError):
+        order = list(TopologicalSorter(reads).static_order())
+        nodes = [copy.deepcopy(graph.node[number]) for number in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
 
 
 def _is_text(message: Any) -> bool:

@@ -438,3 +438,8 @@ def group_norm(
         scale = scale.mapped(sizes[:1], lambda a: np.repeat(a, channels_of_group))
         bias = bias.mapped(sizes[:1], lambda a: np.repeat(a, channels_of_group))
     return _scaled_and_shifted(normalised, scale, bias, len(sizes) - 1)
+
+
+def length_norm(x: Data, /, *, axis: int) -> Output:
+    """Return a value divided by its 2-norm along an axis."""
+    return _normalised(x, (on_axis(axis, shape_of(x)),), 0.0, centred=False, form="largest")

@@ -122,7 +122,7 @@ LEFT_OUT = {
     "Cast", "Dropout", "DequantizeLinear", "Constant", "ConstantOfShape", "Shape", "Size", "Range", "Not", "And", "Or",
     "Xor", "Equal", "Mod", "ReduceProd", "Floor", "Ceil", "Sign", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
     "Pow", "Exp", "Log", "Sqrt", "Reciprocal", "Div", "LayerNormalization", "RMSNormalization", "InstanceNormalization",
-    "GroupNormalization",
+    "GroupNormalization", "LpNormalization",
 }  # fmt: skip
 """Steps, constants and casts; what has a draw above; and what normalises, which has a test of its own."""
 OFTEN = {
