@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
+from specnorm_networks.certified.kernels import speaks_of
 
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, enclose_isometry
 from specnorm.errors import BackendError, GeometryError, MethodError, NoBackend
@@ -287,8 +288,6 @@ class _Results:
     @property
     def claim(self) -> Upper | None:
         """Claim of the least bound of the layer's norm; None: no method made one for this very geometry."""
-        from specnorm_networks.tools import speaks_of  # with networks, which alone ask for claims
-
         claims = [claim for claim in self.claims if speaks_of(claim, self.spec)]
         return min(claims, key=float, default=None)
 

@@ -9,7 +9,7 @@ from specnorm_networks.answer import NetworkBound, RunBound
 from specnorm_networks.answering import Centre, bound, bound_by_units
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certificates import certificate_of_network
-from specnorm_networks.certified.kernels import ROUNDINGS, speaks_of
+from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators import Constant, LogSoftmax, Matrix, Pointwise, Softmax, Unknown
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, KnownShape, LinearMap, flattened
@@ -47,7 +47,7 @@ from specnorm_networks.tables import html_table
 # fmt: off
 __all__ = [
     # The bound of a graph, for which norms of layers may have been measured before.
-    "bound", "Measure", "Method", "moved_up", "registered_operators", "speaks_of",
+    "bound", "Measure", "Method", "moved_up", "registered_operators",
     # Types of answers.
     "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
     # Certificates.
