@@ -24,8 +24,9 @@ def as_function(node: Node, structure: Structure) -> Node:
     if not is_sigmoid and u.shape == node.shape:
         return replace(node, operator=ops.Softplus(), inputs=(u.name,))
     scale = u.operator
-    is_negated = isinstance(scale, ops.Scale) and scale.offset is None and scale.exact and np.all(scale.values == -1)
-    is_negated = is_sigmoid and (is_negated or isinstance(scale, ops.Negative))
-    if not is_negated or structure[u.inputs[0]].shape != node.shape:
+    is_negation = isinstance(scale, ops.Negative)
+    if isinstance(scale, ops.Scale):
+        is_negation = scale.offset is None and scale.exact and bool(np.all(scale.values == -1))
+    if not is_sigmoid or not is_negation or structure[u.inputs[0]].shape != node.shape:
         raise NoPattern
     return replace(node, operator=ops.Sigmoid(), inputs=u.inputs)
