@@ -63,15 +63,17 @@ def times(a: Interval, b: Interval) -> Interval:
         low = np.where(is_above, np.maximum(low, 0.0), low)
         high = np.where(is_below, np.minimum(high, 0.0), high)
         for factor, rest in ((a, b), (b, a)):
+            if not is_exact(factor).any():
+                continue
             for number, product in ((0.0, (0.0, 0.0)), (1.0, rest.ends), (-1.0, (-rest.high, -rest.low))):
                 is_number = (factor.low == number) & (factor.high == number)
                 low = np.where(is_number, product[0], low)
                 high = np.where(is_number, product[1], high)
-        is_unrounded = is_exact(a) & is_exact(b) & _is_product_exact(a.low, b.low)
-        product_of_numbers = a.low * b.low
-    return enclosing(
-        (np.where(is_unrounded, product_of_numbers, low), np.where(is_unrounded, product_of_numbers, high))
-    )
+        are_exact = is_exact(a) & is_exact(b)
+        if are_exact.any():
+            is_unrounded = are_exact & _is_product_exact(a.low, b.low)
+            low, high = (np.where(is_unrounded, a.low * b.low, end) for end in (low, high))
+    return enclosing((low, high))
 
 
 def _is_product_exact(a: FloatArray, b: FloatArray) -> NDArray[np.bool_]:
