@@ -48,11 +48,6 @@ from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.training import proof as attained
 
 
-def no_error(blocks: Any, *_: Any, xp: Any) -> Any:
-    """Instead of an allowance for each block."""
-    return xp.zeros(blocks.shape[0], dtype=blocks.dtype)
-
-
 def no_loss(factors: Any, **_: Any) -> Any:
     """Instead of what a factorisation loses."""
     return 0 * np.abs(factors).sum((-2, -1))
@@ -151,7 +146,7 @@ MUTATIONS = {
     "rounding in single precision": Mutation(
         fathomed_in_single_precision, ((symbols, "autocorrelation_error", nothing),)
     ),
-    "rounding of the symbol": Mutation(lower_of_many_taps, ((symbols, "symbol_error", no_error),)),
+    "rounding of the symbol": Mutation(lower_of_many_taps, ((symbols, "relative_symbol_error", nothing),)),
     "rounding of an attained norm": Mutation(
         attained_by_many_taps, ((attained, "product_allowance", nothing), (rounding, "down", exactly))
     ),

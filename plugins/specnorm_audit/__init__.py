@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
-from specnorm_networks.tools import ModelArrays, Tensor
+from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 import specnorm
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError

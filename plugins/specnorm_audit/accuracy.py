@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from specnorm_networks import Graph, Multipliers, certified_accuracy, within
-from specnorm_networks.tools import ModelArrays, moved_up
+from specnorm_networks.model_arrays import ModelArrays
+from specnorm_networks.tools import moved_up
 
 import specnorm
 from specnorm.errors import GeometryError, MethodError, ModelFileError

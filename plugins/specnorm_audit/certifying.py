@@ -18,7 +18,8 @@ from specnorm_check import (
     read_content,
     without_claim,
 )
-from specnorm_networks.tools import Certificate, ModelArrays, NetworkBound, certificate_of, certificate_of_network
+from specnorm_networks.model_arrays import ModelArrays
+from specnorm_networks.tools import Certificate, NetworkBound, certificate_of, certificate_of_network
 
 from specnorm import SpecnormError
 from specnorm.errors import CertificateError, ModelFileError

@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.tools import Tensor
+from specnorm_networks.model_arrays import Tensor
 
 from specnorm import track
 from specnorm.errors import ModelFileError

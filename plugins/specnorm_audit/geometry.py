@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from specnorm_networks.tools import Stated, Tensor
+from specnorm_networks.model_arrays import Stated, Tensor
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError

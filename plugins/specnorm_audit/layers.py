@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from specnorm_networks.tools import Kind, Tensor
+from specnorm_networks.model_arrays import Kind, Tensor
 
 from specnorm.proof import counted
 from specnorm_audit.effective import BIASES, FLOATING, effective, parts_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, cast
 
-from specnorm_networks.tools import Kind, Stated, Tensor
+from specnorm_networks.model_arrays import Kind, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import AnyArray, ModelPart, backends, model_parts

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
-from specnorm_networks.tools import speaks_of
+from specnorm_networks.certified.kernels import speaks_of
 
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, enclose_isometry
 from specnorm.errors import BackendError, GeometryError, MethodError, NoBackend

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from specnorm_networks import Layer as GraphLayer
 from specnorm_networks import Multipliers, within
-from specnorm_networks.tools import Measure, ModelArrays, NetworkBound, Sizes, UnknownNode, bound
+from specnorm_networks.model_arrays import ModelArrays, Sizes
+from specnorm_networks.tools import Measure, NetworkBound, UnknownNode, bound
 
 from specnorm import ConvSpec, SpecnormError
 from specnorm.errors import GeometryError, MethodError, ModelFileError

@@ -11,8 +11,6 @@ from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from specnorm_networks.tools import html_table
-
 from specnorm.proof import backends, counted, number, visible
 from specnorm_audit import tables
 from specnorm_audit.rows import Row, finite
@@ -155,6 +153,8 @@ class Report:
     def _repr_html_(self) -> str:
         """Return the table for notebooks."""
         below = "<br>".join(escape(line) for line in notes(self))
+        from specnorm_networks.tools import html_table  # with networks, which few reports need
+
         return f"<p>{escape(verdict(self))}</p>{html_table(tables.texts(self.layers))}<p>{below}</p>"
 
     def to_pandas(self) -> Any:

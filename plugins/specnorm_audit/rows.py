@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from specnorm_networks.tools import Kind
+from specnorm_networks.model_arrays import Kind
 
 from specnorm import ConvSpec
 from specnorm.methods import METHODS

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from specnorm_networks import Graph, Layer, Node, Product, network_graph
 from specnorm_networks import operators as ops
-from specnorm_networks.tools import Kind, bound
+from specnorm_networks.model_arrays import Kind
+from specnorm_networks.tools import bound
 from specnorm_torch import baked
 from specnorm_torch.modules import (
     Select,

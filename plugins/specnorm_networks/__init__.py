@@ -9,7 +9,7 @@ which numbers each value can be in a region. `comparison` executes graph and mod
 `live` and `nonexpansiveness` take any source: a torch module, a JAX function, a Flax NNX or Equinox module, a Keras 3
 model on JAX or torch, an ONNX file or `onnx.ModelProto`, or a graph. Live models are exported to ONNX (`sources`).
 
-`specnorm_networks.tools` has further names for packages that read, audit or certify models.
+`specnorm_networks.tools` and `model_arrays` have further names for packages that read, audit or certify models.
 """
 
 from __future__ import annotations

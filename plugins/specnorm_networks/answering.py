@@ -25,7 +25,7 @@ from specnorm_networks.certified.ranges import (
     with_slopes_on,
 )
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.units import outline_of_unit_run, unit_run
+from specnorm_networks.certified.units import chain_of_units, unit_run
 from specnorm_networks.certified.writing_out import written_out
 from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
@@ -150,11 +150,10 @@ def bound_by_units(
         A proven bound. If the search would begin far above it, there is no search.
     """
     share = 1.0 if limit is None else SHARE
-    outline = None if measure.clock.expired else outline_of_unit_run(graph)
-    if outline is None or not method.affordable(outline, share):
+    if not method.affordable(chain_of_units(graph), share):
         return None
-    run = unit_run(graph)
-    if run is None or measure.clock.expired or not method.affordable(run, share):
+    run = None if measure.clock.expired else unit_run(graph)
+    if run is None or not method.affordable(run, share):
         return None
     if limit is not None and not method.begins_at(run) < HOPE * limit:
         return None

@@ -1,19 +1,53 @@
-"""Names for packages that read, audit or certify models, and for extensions.
+"""Names for packages that audit or certify networks, and for extensions.
 
-The functions for users are in `specnorm_networks` itself.
+The functions for users are in `specnorm_networks` itself, and the types for readers of files in `model_arrays`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from specnorm_networks.answer import NetworkBound, RunBound
+from specnorm_networks.answering import Centre, bound, bound_by_units
+from specnorm_networks.bounding import bounded
+from specnorm_networks.certificates import certificate_of_network
+from specnorm_networks.certified.kernels import ROUNDINGS
+from specnorm_networks.certified.links import Run
+from specnorm_networks.certified.operators import Constant, LogSoftmax, Matrix, Pointwise, Softmax, Unknown
+from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, KnownShape, LinearMap, flattened
+from specnorm_networks.certified.operators.joins import Selection
+from specnorm_networks.certified.operators.piecewise import Piecewise
+from specnorm_networks.certified.operators.registry import registered_operators
+from specnorm_networks.certified.parts import constants
+from specnorm_networks.certified.patterns import prepare, without_sorting
+from specnorm_networks.certified.propagation import Step, UnknownNode, before_added_constants
+from specnorm_networks.certified.ranges import (
+    Ranges,
+    box_of,
+    check_shapes,
+    consistent,
+    image_of,
+    linear_map_of,
+    with_slopes_on,
+)
+from specnorm_networks.certified.regions import Area, Inputs, Region
+from specnorm_networks.certified.runs import runs
+from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.certified.writing_out import linear_operators, written_out
+from specnorm_networks.comparison.attack import gradient, length, moved
+from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
+from specnorm_networks.descent import Adam
+from specnorm_networks.exported_file import AnswerWithFile
+from specnorm_networks.layer_certificates import Certificate, certificate_of
+from specnorm_networks.live import Source, is_file, numbers
+from specnorm_networks.measuring import Measure
+from specnorm_networks.methods import Method
+from specnorm_networks.nonexpansiveness import Nonexpansive
+from specnorm_networks.tables import html_table
 
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
 __all__ = [
-    # The answer of a reader of files, and its parts.
-    "Kind", "ModelArrays", "Sizes", "Stated", "Tensor", "in_float32",
     # The bound of a graph, for which norms of layers may have been measured before.
-    "bound", "Measure", "Method", "moved_up", "registered_operators", "speaks_of",
+    "bound", "Measure", "Method", "moved_up", "registered_operators",
     # Types of answers.
     "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
     # Certificates.
@@ -33,92 +67,3 @@ __all__ = [
     "gradient", "inside", "length", "moved", "run_with_errors",
 ]
 # fmt: on
-
-_PLACES = {
-    "answer": "NetworkBound RunBound",
-    "answering": "Centre bound bound_by_units",
-    "bounding": "bounded",
-    "certificates": "certificate_of_network",
-    "certified.kernels": "ROUNDINGS speaks_of",
-    "certified.links": "Run",
-    "certified.operators": "Constant LogSoftmax Matrix Pointwise Softmax Unknown",
-    "certified.operators.base": "UNDERFLOW FloatArray KnownShape LinearMap flattened",
-    "certified.operators.joins": "Selection",
-    "certified.operators.piecewise": "Piecewise",
-    "certified.operators.registry": "registered_operators",
-    "certified.parts": "constants",
-    "certified.patterns": "prepare without_sorting",
-    "certified.propagation": "Step UnknownNode before_added_constants",
-    "certified.ranges": "Ranges box_of check_shapes consistent image_of linear_map_of with_slopes_on",
-    "certified.regions": "Area Inputs Region",
-    "certified.runs": "runs",
-    "certified.scope": "Map Scope",
-    "certified.writing_out": "linear_operators written_out",
-    "comparison.attack": "gradient length moved",
-    "comparison.execution": "inside moved_up run_with_errors",
-    "descent": "Adam",
-    "exported_file": "AnswerWithFile",
-    "layer_certificates": "Certificate certificate_of",
-    "live": "Source is_file numbers",
-    "measuring": "Measure",
-    "methods": "Method",
-    "model_arrays": "Kind ModelArrays Sizes Stated Tensor in_float32",
-    "nonexpansiveness": "Nonexpansive",
-    "tables": "html_table",
-}
-"""Public names by the module that has them. Each is imported at its first use: an audit of weights alone needs few."""
-
-if TYPE_CHECKING:
-    from specnorm_networks.answer import NetworkBound, RunBound
-    from specnorm_networks.answering import Centre, bound, bound_by_units
-    from specnorm_networks.bounding import bounded
-    from specnorm_networks.certificates import certificate_of_network
-    from specnorm_networks.certified.kernels import ROUNDINGS, speaks_of
-    from specnorm_networks.certified.links import Run
-    from specnorm_networks.certified.operators import Constant, LogSoftmax, Matrix, Pointwise, Softmax, Unknown
-    from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, KnownShape, LinearMap, flattened
-    from specnorm_networks.certified.operators.joins import Selection
-    from specnorm_networks.certified.operators.piecewise import Piecewise
-    from specnorm_networks.certified.operators.registry import registered_operators
-    from specnorm_networks.certified.parts import constants
-    from specnorm_networks.certified.patterns import prepare, without_sorting
-    from specnorm_networks.certified.propagation import Step, UnknownNode, before_added_constants
-    from specnorm_networks.certified.ranges import (
-        Ranges,
-        box_of,
-        check_shapes,
-        consistent,
-        image_of,
-        linear_map_of,
-        with_slopes_on,
-    )
-    from specnorm_networks.certified.regions import Area, Inputs, Region
-    from specnorm_networks.certified.runs import runs
-    from specnorm_networks.certified.scope import Map, Scope
-    from specnorm_networks.certified.writing_out import linear_operators, written_out
-    from specnorm_networks.comparison.attack import gradient, length, moved
-    from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
-    from specnorm_networks.descent import Adam
-    from specnorm_networks.exported_file import AnswerWithFile
-    from specnorm_networks.layer_certificates import Certificate, certificate_of
-    from specnorm_networks.live import Source, is_file, numbers
-    from specnorm_networks.measuring import Measure
-    from specnorm_networks.methods import Method
-    from specnorm_networks.model_arrays import Kind, ModelArrays, Sizes, Stated, Tensor, in_float32
-    from specnorm_networks.nonexpansiveness import Nonexpansive
-    from specnorm_networks.tables import html_table
-else:  # hidden from type checkers, for which a module with __getattr__ has every name
-
-    def __getattr__(name: str) -> Any:
-        """Load a public name."""
-        from importlib import import_module
-
-        for module, names in _PLACES.items():
-            if name in names.split():
-                return getattr(import_module(f"specnorm_networks.{module}"), name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    """The public names."""
-    return list(__all__)

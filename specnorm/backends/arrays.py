@@ -243,6 +243,11 @@ def fourier_sums(parts: Array, tables: Sequence[tuple[Array, Array]], *, is_real
     return xp.reshape(parts, (r, count, -1))
 
 
+def joined(parts: list[Array], *, axis: int, xp: Namespace) -> Array:
+    """Arrays one after another; of a single one, itself."""
+    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=axis)
+
+
 def inverse_permutation(order: Sequence[int]) -> tuple[int, ...]:
     """The positions of 0, 1, ... in a permutation; in plain Python, which compilers can trace."""
     return tuple(sorted(range(len(order)), key=list(order).__getitem__))

@@ -226,18 +226,15 @@ def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=32)
-def half_taps(grid: tuple[int, ...]) -> np.ndarray:
-    """Taps m of a kernel with odd sizes and the tap 0 in its middle, for the half of them that has m >= 0 on one axis.
-
-    That axis is `halved_axis`. The others are in the order 0, 1, ..., -2, -1.
+def centred_taps(grid: tuple[int, ...]) -> np.ndarray:
+    """Taps m of a kernel with odd sizes and the tap 0 in its middle: along each axis in the order 0, 1, ..., -2, -1.
 
     Returns
     -------
     integer array, shape (n, d); read-only
     """
-    counts = half_grid_shape(grid)
     middle = np.asarray([n // 2 for n in grid], dtype=np.int64)
-    taps = product([np.arange(count) for count in counts])
+    taps = product([np.arange(n) for n in grid])
     taps = np.where(taps > middle, taps - np.asarray(grid, dtype=np.int64), taps)
     taps.flags.writeable = False
     return taps

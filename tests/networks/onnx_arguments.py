@@ -270,16 +270,13 @@ def placed(d: Shapes, *, put: bool = False) -> Arguments:
 def placed_by_tuples(d: Shapes, *, put: bool = False) -> Arguments:
     """Slices at tuples of positions."""
     shape = d.sizes()
-    batch = 0 if put or len(shape) < 2 else d.choice([0, 0, 1])
-    depth = d.randint(1, len(shape) - batch)
+    depth = d.randint(1, len(shape))
     many = d.randint(1, 2)
-    lead = (*shape[:batch], many)
-    ends = shape[batch : batch + depth]
-    index = np.asarray([[d.randrange(-n, n) for n in ends] for _ in range(math.prod(lead))], np.int64)
-    found: Arguments = {"data": Slot(shape), "indices": index.reshape(*lead, depth)}
+    index = np.asarray([[d.randrange(-n, n) for n in shape[:depth]] for _ in range(many)], np.int64)
+    found: Arguments = {"data": Slot(shape), "indices": index}
     if put:
         return found | {"updates": Slot((many, *shape[depth:])), "reduction": d.choice([None, "none", "mul"])}
-    return found | {"batch_dims": d.choice([None, 0]) if batch == 0 else batch}
+    return found | {"batch_dims": d.choice([None, 0])}
 
 
 def triangle(d: Shapes) -> Arguments:
@@ -318,13 +315,10 @@ def tiled(d: Shapes) -> Arguments:
     return {"input": Slot(shape), "repeats": [d.randint(1, 2) for _ in shape]}
 
 
-def blocked(operator: str) -> Callable[[Shapes], Arguments]:
-    def draw(d: Shapes) -> Arguments:
-        b = d.choice([1, 2])
-        shape = (1, b * b, d.randint(1, 2), 2) if operator == "DepthToSpace" else (1, d.randint(1, 2), b * 2, b)
-        return {"input": Slot(shape), "blocksize": b, "mode": d.choice([None, "DCR", "CRD"])}
-
-    return draw
+def blocked(d: Shapes) -> Arguments:
+    b = d.choice([1, 2])
+    shape = (1, b * b, d.randint(1, 2), 2)
+    return {"input": Slot(shape), "blocksize": b, "mode": d.choice([None, "DCR", "CRD"])}
 
 
 def dequantized(d: Shapes) -> Arguments:
@@ -442,8 +436,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "Einsum": contracted,
     "Expand": expanded,
     "Tile": tiled,
-    "DepthToSpace": blocked("DepthToSpace"),
-    "SpaceToDepth": blocked("SpaceToDepth"),
+    "DepthToSpace": blocked,
     "Constant": constant,
     "ConstantOfShape": filled,
     "Equal": compared("Equal"),

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from specnorm_networks.tools import ModelArrays
+from specnorm_networks.model_arrays import ModelArrays
 
 from specnorm.errors import ModelFileError
 from specnorm_audit.readers import keras, npz, pytorch, safetensors, signatures

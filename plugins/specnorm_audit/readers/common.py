@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.tools import Tensor, in_float32
+from specnorm_networks.model_arrays import Tensor, in_float32
 
 from specnorm.errors import ModelFileError
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from specnorm_networks.tools import ModelArrays
+from specnorm_networks.model_arrays import ModelArrays
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import ArrayObject

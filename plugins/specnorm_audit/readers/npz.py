@@ -12,7 +12,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from specnorm_networks.tools import ModelArrays, Tensor
+from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm_audit.readers.common import DAMAGE, check_size, native, zip_of

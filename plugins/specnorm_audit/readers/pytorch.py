@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
-from specnorm_networks.tools import ModelArrays, Tensor
+from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import counted

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.tools import ModelArrays, Tensor
+from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install

@@ -12,6 +12,11 @@ import numpy as np
 from specnorm_networks.certified.links import Term
 from specnorm_networks.certified.operators.base import FloatArray
 
+
+class NoSumError(Exception):
+    """A node is no sum of terms."""
+
+
 SMALLEST_NORMAL = Fraction(float(np.finfo(np.float64).smallest_normal))
 LARGEST = Fraction(float(np.finfo(np.float64).max))
 
@@ -42,27 +47,21 @@ def shift_rows(term: Term, by: int) -> Term:
     return replace(term, rows=range(term.rows.start + by, term.rows.stop + by))
 
 
-def multiply(combination: LinearCombination, number: float) -> LinearCombination | None:
-    """Return a number times a sum of terms; None if a factor is no normal number (`product_of_factors`)."""
-    terms = []
-    for term in combination.terms:
-        alpha = product_of_factors(term.alpha, number)
-        if alpha is None:
-            return None
-        terms.append(replace(term, alpha=alpha))
+def multiply(combination: LinearCombination, number: float) -> LinearCombination:
+    """Return a number times a sum of terms."""
+    terms = [replace(term, alpha=product_of_factors(term.alpha, number)) for term in combination.terms]
     return replace(combination, terms=tuple(terms))
 
 
-def product_of_factors(first: Fraction, second: float) -> Fraction | None:
-    """Return the exact product of two factors; None unless it is 0 or as large as a normal number.
+def product_of_factors(first: Fraction, second: float) -> Fraction:
+    """Return the exact product of two factors; `NoSumError` unless it is 0 or as large as a normal number.
 
     Bounds allow for the relative rounding of normal numbers, and outside of their range it is larger.
     """
-    if not math.isfinite(second):
-        return None
-    product = first * Fraction(second)
-    is_normal = SMALLEST_NORMAL <= abs(product) <= LARGEST
-    return product if is_normal or product == 0 else None
+    product = first * Fraction(second) if math.isfinite(second) else LARGEST + 1
+    if product and not SMALLEST_NORMAL <= abs(product) <= LARGEST:
+        raise NoSumError
+    return product
 
 
 def crop(term: Term, channels: range) -> Term | None:
@@ -85,8 +84,8 @@ def slice_of(
     axis: int,
     size: int,
     entries: range,
-) -> LinearCombination | None:
-    """Return a slice of a value, again as a sum of terms; None if that is not possible.
+) -> LinearCombination:
+    """Return a slice of a value, again as a sum of terms; `NoSumError` if that is not possible.
 
     It may be possible for consecutive channels, and for every s-th pixel beginning with the first.
 
@@ -99,13 +98,13 @@ def slice_of(
         return _some_channels(combination, entries)
     if axis > combination.axis and entries == range(0, size, entries.step):
         return _every_nth_pixel(combination, ndim - combination.axis - 1, axis - combination.axis - 1, entries.step)
-    return None
+    raise NoSumError
 
 
-def _some_channels(combination: LinearCombination, channels: range) -> LinearCombination | None:
-    """Return some channels of a sum of identities; None if it has other terms."""
+def _some_channels(combination: LinearCombination, channels: range) -> LinearCombination:
+    """Return some channels of a sum of identities; `NoSumError` if it has other terms."""
     if not all(term.is_identity for term in combination.terms):
-        return None
+        raise NoSumError
     cropped = [crop(term, channels) for term in combination.terms]
     return LinearCombination(tuple(term for term in cropped if term is not None), len(channels), combination.axis)
 
@@ -115,8 +114,8 @@ def _every_nth_pixel(
     spatial_axes: int,
     spatial_axis: int,
     step: int,
-) -> LinearCombination | None:
-    """Return every ``step``-th pixel along one spatial axis; None if a term is a layer, or strided along that axis.
+) -> LinearCombination:
+    """Return every ``step``-th pixel along an axis; `NoSumError` if a term is a layer, or strided along that axis.
 
     ``spatial_axes``: number of the spatial axes. ``spatial_axis``: number of the axis, counted from the first of these.
     """
@@ -125,7 +124,7 @@ def _every_nth_pixel(
     for term in combination.terms:
         stride = list(term.stride or ones)
         if term.placed_layer is not None or stride[spatial_axis] > 1:
-            return None
+            raise NoSumError
         stride[spatial_axis] *= step
         terms.append(replace(term, stride=tuple(stride)))
     return replace(combination, terms=tuple(terms))

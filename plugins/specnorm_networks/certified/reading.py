@@ -9,6 +9,7 @@ of later values may read. `runs` gathers the links.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +28,7 @@ from specnorm_networks.certified.channels import (
 )
 from specnorm_networks.certified.combinations import (
     LinearCombination,
+    NoSumError,
     multiply,
     product_of_factors,
     round_but_zero,
@@ -36,7 +38,6 @@ from specnorm_networks.certified.combinations import (
 from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.links import Link, PlacedLayer, Term
-from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.rules import follow_with, identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
 
@@ -90,17 +91,20 @@ class Reader:
 
     def _read(self, node: Node) -> None:
         """Keep a node as a sum of terms; if it is none, note that something other than a link reads its inputs."""
-        combination = self._sum_of_node(node) if node.inputs else None
-        if combination is not None and len(combination.terms) <= MOST_TERMS:
-            self._sums[node.name] = combination
-            return
+        with suppress(NoSumError):
+            combination = self._sum_of_node(node)
+            if len(combination.terms) <= MOST_TERMS:
+                self._sums[node.name] = combination
+                return
         if isinstance(node.operator, ops.Pad) and self._belongs_to_layers(node):
             return
         for name in node.inputs:
             self._note_other_reader(name)
 
-    def _sum_of_node(self, node: Node) -> LinearCombination | None:
-        """Return a node as a sum of terms; None if it is none."""
+    def _sum_of_node(self, node: Node) -> LinearCombination:
+        """Return a node as a sum of terms; `NoSumError`, as of all functions here, if it is none."""
+        if not node.inputs:
+            raise NoSumError
         match node.operator:
             case ops.Convolution() as layer:
                 return self._layer(node, layer, 1.0)
@@ -135,22 +139,21 @@ class Reader:
         return is_read_by_nodes_alone and all(is_padded_layer(node, pad_node, source) for node in readers)
 
     # -- values ------------------------------------------------------------------------------------------------------
-    def _sum_of(self, name: str, axis: int) -> LinearCombination | None:
+    def _sum_of(self, name: str, axis: int) -> LinearCombination:
         """Return a node as a sum with its channels on an axis.
 
-        None if they are on another axis, or the node's shape is unknown. If the node was not read as a sum, a value
-        without a link is added for it, and the sum is that value alone.
+        If the node was not read as a sum, a value without a link is added for it, and the sum is that value alone.
         """
         if name in self._sums:
-            combination = self._sums[name]
-            return combination if combination.axis == axis else None
+            if self._sums[name].axis != axis:
+                raise NoSumError
+            return self._sums[name]
         if name in self._multiples:
             source, number = self._multiples[name]
-            multiplied = self._sum_of(source, axis)
-            return None if multiplied is None else multiply(multiplied, number)
+            return multiply(self._sum_of(source, axis), number)
         shape = self.nodes[name].shape
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
-            return None
+            raise NoSumError
         width = int(shape[axis])
         if isinstance(self.nodes[name].operator, ops.Constant):
             return LinearCombination((), width, axis)
@@ -185,10 +188,10 @@ class Reader:
         if self.readers[node.name] == 1:
             self._extendable.add(node.name)
 
-    def _as_single_value(self, name: str, axis: int) -> LinearCombination | None:
+    def _as_single_value(self, name: str, axis: int) -> LinearCombination:
         """Return a node as a sum that is a single value. Any other sum is made a value, by a link with the identity."""
         combination = self._sum_of(name, axis)
-        if combination is None or combination.single_value is not None:
+        if combination.single_value is not None:
             return combination
         ones = np.ones(combination.width)  # the slopes of the identity
         link = Link(combination.terms, combination.width, (ones, ones), name)
@@ -202,7 +205,6 @@ class Reader:
         if name not in self._sums:
             return
         combination = self._as_single_value(name, self._sums[name].axis)
-        assert combination is not None  # for the type checker: the sum has its channels on that axis
         self.escaping.update(term.source for term in combination.terms)
 
     def _extend_link(
@@ -211,38 +213,44 @@ class Reader:
         combination: LinearCombination,
         name: str,
         change: Callable[[Link], Link],
-    ) -> LinearCombination | None:
+    ) -> LinearCombination:
         """Make a node a part of the link whose value it reads; return the sum that is that value alone.
 
-        None if something else reads that value, too, or if no link computes it.
+        That is not possible if something else reads that value, too, or if no link computes it.
 
         ``name``, ``combination``: the node that is read, and the same as a sum. ``change``: returns the link with the
         node in it.
         """
         number = combination.single_value
-        if number is None or name not in self._extendable:
-            return None
-        link = self.values[number].link
-        if link is None:
-            return None
+        link = None if number is None else self.values[number].link
+        if number is None or link is None or name not in self._extendable:
+            raise NoSumError
         self.values[number] = replace(self.values[number], link=replace(change(link), end=node.name))
         self._mark_extendable(node)
         return combination
 
-    def _link_of(self, combination: LinearCombination) -> Link | None:
-        """Return the link of the single value that a sum is; None if it is more than that, or has no link."""
-        number = combination.single_value
-        return None if number is None else self.values[number].link
-
     def _repeat(self, combination: LinearCombination) -> int:
         """Return how many features each channel has become; 1 unless the value was flattened."""
-        link = self._link_of(combination)
+        number = combination.single_value
+        link = None if number is None else self.values[number].link
         return 1 if link is None else link.repeat
 
-    def _unflattened(self, name: str) -> LinearCombination | None:
-        """Return a node as a sum; None if it is no sum, or was flattened, so that its channels have no axis."""
-        combination = self._sums.get(name)
-        return combination if combination is not None and self._repeat(combination) == 1 else None
+    def _known_sum(self, name: str) -> LinearCombination:
+        """Return a node that was read as a sum."""
+        if name not in self._sums:
+            raise NoSumError
+        return self._sums[name]
+
+    def _require_axis_of_channels(self, *combinations: LinearCombination) -> None:
+        """Refuse values that were flattened, so that their channels have no axis."""
+        if any(self._repeat(combination) > 1 for combination in combinations):
+            raise NoSumError
+
+    def _unflattened(self, name: str) -> LinearCombination:
+        """Return a node that was read as a sum, and was not flattened."""
+        combination = self._known_sum(name)
+        self._require_axis_of_channels(combination)
+        return combination
 
     def _keeps_shape(self, node: Node, name: str) -> bool:
         """Whether a node's value is known to have the shape of another one."""
@@ -254,7 +262,7 @@ class Reader:
         node: Node,
         operator: ops.Convolution | ops.Matrix,
         alpha: float,
-    ) -> LinearCombination | None:
+    ) -> LinearCombination:
         """Return a layer, with the padding before it and a factor ``alpha``, as terms of the values that it reads."""
         layer = operator.layer
         source = self.nodes[node.inputs[0]]
@@ -262,31 +270,26 @@ class Reader:
         if isinstance(source.operator, ops.Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
             geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
             source = self.nodes[source.inputs[0]]
-        if node.shape is None or source.shape is None:
-            return None
-        if layer.spatial and len(node.shape) != layer.spatial + 2:
-            return None
+        if node.shape is None or source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
+            raise NoSumError
         try:
             shape = tuple(layer.load().shape)  # of a matrix with its outputs last: (inputs, outputs)
             spec = ConvSpec.of(shape[::-1] if layer.outputs_last else shape, **geometry)
-        except (SpecnormError, OSError):
-            return None
+        except (SpecnormError, OSError) as error:
+            raise NoSumError from error
         axis = len(source.shape) - 1 - layer.spatial
         combination = self._sum_of(source.name, axis)
 
         # A layer that reads a sum of multiples of values becomes one term for each of them. Any other sum is first made
         # a value.
-        if combination is not None:
-            are_multiples = all(term.is_multiple_of_identity for term in combination.terms)
-            if not (combination.terms and are_multiples):
-                combination = self._as_single_value(source.name, axis)
-        if combination is None or combination.width * self._repeat(combination) != spec.cin:
-            return None
+        are_multiples = all(term.is_multiple_of_identity for term in combination.terms)
+        if not (combination.terms and are_multiples):
+            combination = self._as_single_value(source.name, axis)
+        if combination.width * self._repeat(combination) != spec.cin:
+            raise NoSumError
 
         placed_layer = PlacedLayer(layer, geometry, spec, spatial_sizes(source.shape, node.shape, layer.spatial))
         terms = self._terms_of_layer(placed_layer, combination, alpha)
-        if terms is None:
-            return None
         return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
 
     def _terms_of_layer(
@@ -294,10 +297,8 @@ class Reader:
         placed_layer: PlacedLayer,
         combination: LinearCombination,
         alpha: float,
-    ) -> tuple[Term, ...] | None:
+    ) -> tuple[Term, ...]:
         """Return the terms of a layer that reads a sum of multiples of values: the same layer for each of them.
-
-        None if a term's factor is not a normal number.
 
         Each term of that sum reads the channels ``reads`` of its value and adds them to the channels ``rows`` of the
         sum. These are the layer's input channels, so that they become ``columns`` of the layer's term.
@@ -310,8 +311,6 @@ class Reader:
         terms = []
         for summand in identities:
             factor = product_of_factors(summand.alpha, alpha)
-            if factor is None:
-                return None
             term = Term(
                 summand.source,
                 reads=summand.reads,
@@ -325,48 +324,36 @@ class Reader:
         return tuple(terms)
 
     # -- numbers and functions ---------------------------------------------------------------------------------------
-    def _scale(self, node: Node, scale: ops.Scale) -> LinearCombination | None:
+    def _scale(self, node: Node, scale: ops.Scale) -> LinearCombination:
         """Return a sum whose channels are multiplied by numbers.
 
-        The numbers become factors of the slopes of the last link, or the `Term.scale` of all terms.
+        The numbers become the `Term.scale` of all terms.
         """
         name = node.inputs[0]
         if not self._keeps_shape(node, name) or not scale.is_accurate:
-            return None
+            raise NoSumError
         if scale.values.size == 1:
             return self._multiply(node, name, float(scale.values.item()))
         combination = self._unflattened(name)
-        if combination is None:
-            return None
         numbers = numbers_along(scale.values, combination.axis, len(node.shape or ()))
-        if numbers is None or numbers.shape != (combination.width,):
-            return None
-        # A link's slopes are rounded outward, which covers the rounding of a product, but not an error of the factor.
-        if scale.exact:
-            with_other_slopes = self._multiply_slopes(node, combination, numbers)
-            if with_other_slopes is not None:
-                return with_other_slopes
-        if any(term.scale is not None for term in combination.terms):
-            return None
+        has_scale = any(term.scale is not None for term in combination.terms)
+        if numbers is None or numbers.shape != (combination.width,) or has_scale:
+            raise NoSumError
         terms = tuple(replace(term, scale=numbers[term.rows.start : term.rows.stop]) for term in combination.terms)
         return replace(combination, terms=terms)
 
-    def _multiply(self, node: Node, name: str, number: float) -> LinearCombination | None:
-        """Return a number times a node; if the node is no sum, note the number and return None."""
+    def _multiply(self, node: Node, name: str, number: float) -> LinearCombination:
+        """Return a number times a node; if the node is no sum, note the number."""
         if name not in self._sums:
             self._multiples[node.name] = (name, number)
-            return None
-        combination = self._unflattened(name)
-        return None if combination is None else multiply(combination, number)
+        return multiply(self._unflattened(name), number)
 
-    def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination | None:
+    def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination:
         """Return a function of each entry: a new value, or the value that it reads with one more function."""
-        combination = self._sums.get(node.inputs[0])
-        if combination is None or len(node.inputs) != 1:
-            return None
+        combination = self._known_sum(node.inputs[0])
         slopes = function.by_channel(combination.axis, combination.width)
-        if slopes is None or not slopes[0].size:
-            return None
+        if slopes is None or not slopes[0].size or len(node.inputs) != 1:
+            raise NoSumError
         low, high = slopes
         if combination.single_value is not None:
             return self._compose_slopes(node, combination, (float(low.min()), float(high.max())))
@@ -378,7 +365,7 @@ class Reader:
         node: Node,
         combination: LinearCombination,
         slopes: tuple[float, float],
-    ) -> LinearCombination | None:
+    ) -> LinearCombination:
         """Return the value that a function reads, with the function in its link, too.
 
         ``slopes``: smallest and largest slope of the function.
@@ -401,26 +388,11 @@ class Reader:
 
         return self._extend_link(node, combination, node.inputs[0], compose)
 
-    def _multiply_slopes(
-        self,
-        node: Node,
-        combination: LinearCombination,
-        numbers: FloatArray,
-    ) -> LinearCombination | None:
-        """Return the value before with the slopes of its link multiplied by numbers, so that no new value is needed."""
-        link = self._link_of(combination)
-        if link is None or not link.ends_with_function or link.groups is not None:
-            return None
-        ends = [end * numbers for end in link.slopes]
-        low = round_but_zero(host.next_down, np.minimum(*ends))
-        high = round_but_zero(host.next_up, np.maximum(*ends))
-        return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=(low, high)))
-
     def _sort(
         self,
         node: Node,
         sort: ops.Sort | ops.GroupSort | ops.Reflection,
-    ) -> LinearCombination | None:
+    ) -> LinearCombination:
         """Return a value that is sorted, or reflected, along an axis.
 
         Suppose that all channels of a group have one weight. Sorting moves no two vectors further apart; a reflection
@@ -428,24 +400,21 @@ class Reader:
         """
         name = node.inputs[0]
         combination = self._unflattened(name)
-        if combination is None or not self._keeps_shape(node, name):
-            return None
         norm = sort.norm if isinstance(sort, ops.Reflection) else 1.0
-        if norm is None:
-            return None
+        if norm is None or not self._keeps_shape(node, name):
+            raise NoSumError
         slopes = np.full(combination.width, norm)
         groups = group_of_channels(sort, combination.width, combination.axis)
         link = Link(combination.terms, combination.width, (-slopes, slopes), node.name, groups=groups)
         return self._append_link(node, combination, link)
 
-    def _side_by_side(self, node: Node, functions: SideBySide) -> LinearCombination | None:
+    def _side_by_side(self, node: Node, functions: SideBySide) -> LinearCombination:
         """Return several functions of each channel, joined along the axis of the channels: one channel for each."""
         combination = self._unflattened(node.inputs[0])
-        if combination is None or functions.new or functions.axis != combination.axis:
-            return None
         proof = functions.proof
-        if isinstance(proof, str):  # the reason why nothing is proven
-            return None
+        # A text is the reason why nothing is proven.
+        if isinstance(proof, str) or functions.new or functions.axis != combination.axis:
+            raise NoSumError
         count = len(functions.outputs)
         terms = []
         for number in range(count):
@@ -457,44 +426,31 @@ class Reader:
         return self._append_link(node, combination, link)
 
     # -- sums and shapes ---------------------------------------------------------------------------------------------
-    def _add(self, node: Node, add: ops.Add) -> LinearCombination | None:
+    def _add(self, node: Node, add: ops.Add) -> LinearCombination:
         summands = [
             (name, weight)
             for name, weight in zip(node.inputs, add.weights, strict=True)
             if not isinstance(self.nodes[name].operator, ops.Constant)
         ]
         if not all(self._keeps_shape(node, name) and np.isfinite(weight) for name, weight in summands):
-            return None
+            raise NoSumError
         if len(summands) == 1:
             ((name, weight),) = summands
             return self._same_sum(node, name) if weight == 1 else self._multiply(node, name, weight)
         axes = {self._sums[name].axis for name, _ in summands if name in self._sums}
         if len(axes) != 1:
-            return None
+            raise NoSumError
         (axis,) = axes
-        combinations = self._unflattened_combinations([name for name, _ in summands], axis)
-        if combinations is None or len({combination.width for combination in combinations}) > 1:
-            return None
+        combinations = [self._sum_of(name, axis) for name, _ in summands]
+        self._require_axis_of_channels(*combinations)
+        if len({combination.width for combination in combinations}) > 1:
+            raise NoSumError
         terms: list[Term] = []
         for combination, (_, weight) in zip(combinations, summands, strict=True):
-            multiple = multiply(combination, weight)
-            if multiple is None:
-                return None
-            terms += multiple.terms
+            terms += multiply(combination, weight).terms
         return replace(combinations[0], terms=tuple(terms))
 
-    def _unflattened_combinations(self, names: list[str], axis: int) -> list[LinearCombination] | None:
-        """Return nodes as sums with their channels on an axis; None if that is not possible for one of them.
-
-        In either case, each node that is no sum becomes a value.
-        """
-        combinations = [self._sum_of(name, axis) for name in names]
-        unflattened = [
-            combination for combination in combinations if combination is not None and self._repeat(combination) == 1
-        ]
-        return unflattened if len(unflattened) == len(combinations) else None
-
-    def _same_sum(self, node: Node, name: str) -> LinearCombination | None:
+    def _same_sum(self, node: Node, name: str) -> LinearCombination:
         """Return a node that differs from an earlier node by constants alone: it is the same sum as that node.
 
         If the sum is the value of a link that can be extended, the link ends with the later node. So the run ends after
@@ -502,60 +458,56 @@ class Reader:
 
         ``name``: the earlier node.
         """
-        combination = self._sums.get(name)
-        if combination is None or name not in self._extendable or self.readers[node.name] != 1:
+        combination = self._known_sum(name)
+        if name not in self._extendable or self.readers[node.name] != 1:
             return combination
         return self._extend_link(node, combination, name, lambda link: link)
 
-    def _concatenate(self, node: Node, axis: int) -> LinearCombination | None:
+    def _concatenate(self, node: Node, axis: int) -> LinearCombination:
         if node.shape is None or not any(name in self._sums for name in node.inputs):
-            return None
-        combinations = self._unflattened_combinations(list(node.inputs), axis)
-        if combinations is None:
-            return None
+            raise NoSumError
+        combinations = [self._sum_of(name, axis) for name in node.inputs]
+        self._require_axis_of_channels(*combinations)
         expected = (*node.shape[:axis], *node.shape[axis + 1 :])
         for name in node.inputs:
             shape = self.nodes[name].shape
             if shape is None or (*shape[:axis], *shape[axis + 1 :]) != expected:
-                return None
+                raise NoSumError
         terms: list[Term] = []
         width = 0
         for combination in combinations:
             terms += [shift_rows(term, width) for term in combination.terms]
             width += combination.width
-        return LinearCombination(tuple(terms), width, axis) if width == node.shape[axis] else None
+        if width != node.shape[axis]:
+            raise NoSumError
+        return LinearCombination(tuple(terms), width, axis)
 
-    def _slice(self, node: Node, cut: ops.Slice) -> LinearCombination | None:
+    def _slice(self, node: Node, cut: ops.Slice) -> LinearCombination:
         name = node.inputs[0]
         before = self.nodes[name].shape
-        if before is None or len(before) < 3:
-            return None  # slices of values without spatial axes make no bound smaller
+        # Slices of values without spatial axes make no bound smaller.
+        if before is None or len(before) < 3 or any(step < 1 for *_, step in cut.parts):
+            raise NoSumError
         combination = self._sums[name] if name in self._sums else self._sum_of(name, 1)
         for axis, start, stop, step in cut.parts:
             size = before[axis]
-            if combination is None or step < 1:
-                return None
             combination = slice_of(combination, len(before), axis, size, range(size)[slice(start, stop, step)])
         return combination
 
-    def _reshape(self, node: Node) -> LinearCombination | None:
+    def _reshape(self, node: Node) -> LinearCombination:
         """Return the value of a reshape: the same value, or one whose pixels became features (flattening)."""
         name = node.inputs[0]
         if self._keeps_shape(node, name):
             return self._same_sum(node, name)
-        if name not in self._sums:
-            return None
-        combination = self._as_single_value(name, self._sums[name].axis)
-        if combination is None or combination.axis != 1:
-            return None
+        combination = self._as_single_value(name, self._known_sum(name).axis)
         repeat = features_of_channel(self.nodes[name].shape, node.shape, combination.width)
-        if repeat is None:
-            return None
+        if repeat is None or combination.axis != 1:
+            raise NoSumError
         return self._extend_link(
             node, combination, name, lambda link: replace(link, repeat=repeat, ends_with_function=False)
         )
 
-    def _pad(self, node: Node, pad: ops.Pad) -> LinearCombination | None:
+    def _pad(self, node: Node, pad: ops.Pad) -> LinearCombination:
         """Return a sum that is padded with channels of zeros before and after its own.
 
         Padding of pixels is a part of the layers that read it, or an operator that keeps channels.
@@ -563,37 +515,34 @@ class Reader:
         name = node.inputs[0]
         before = self.nodes[name].shape
         if before is None or self._belongs_to_layers(node):
-            return None
-        combination = self._sums.get(name)
+            raise NoSumError
+        combination = self._known_sum(name)
         first_axis = len(before) - len(pad.pads)
         padded_axes = [axis for axis, pair in enumerate(pad.pads, first_axis) if any(pair)]
         if not padded_axes:
             return self._same_sum(node, name)
-        if combination is None or pad.mode != "zeros" or padded_axes != [combination.axis]:
+        if pad.mode != "zeros" or padded_axes != [combination.axis]:
             return self._follow_channelwise(node)
         zeros_before, zeros_after = pad.pads[combination.axis - first_axis]
         terms = tuple(shift_rows(term, zeros_before) for term in combination.terms)
         return LinearCombination(terms, zeros_before + combination.width + zeros_after, combination.axis)
 
-    def _follow_channelwise(self, node: Node) -> LinearCombination | None:
+    def _follow_channelwise(self, node: Node) -> LinearCombination:
         """Return the value that an operator reads, with the operator in its link, if it treats all channels alike."""
         name = node.inputs[0]
         before = self.nodes[name].shape
-        if name not in self._sums or len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
-            return None
+        axis = self._known_sum(name).axis
+        if len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
+            raise NoSumError
         try:
             # The constant of the operator alone: its input counts with the constant 1.
             factor = of_operator(self.scope, node, [identity(self.scope, name)], ops.Place((before,), node.shape))
-        except ops.NoBoundError:
-            return None
-        combination = self._as_single_value(name, self._sums[name].axis)
-        if (
-            combination is None
-            or combination.axis != 1
-            or self._repeat(combination) > 1
-            or not np.isfinite(factor.value)
-        ):
-            return None
+        except ops.NoBoundError as error:
+            raise NoSumError from error
+        combination = self._as_single_value(name, axis)
+        self._require_axis_of_channels(combination)
+        if axis != 1 or not np.isfinite(factor.value):
+            raise NoSumError
         average = average_of(node.operator, before, factor)
 
         def follow(link: Link) -> Link:

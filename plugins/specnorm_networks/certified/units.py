@@ -230,53 +230,16 @@ def _read_all(units: _Units, nodes: Sequence[Node], *, most: int) -> bool:
     return True
 
 
-def outline_of_unit_run(graph: Graph) -> Run | None:
-    """Return a run with the widths of `unit_run`, whose links read the same values, or more; it has no kernels.
-
-    It shows what a search would cost before any coefficient is computed. A link of `unit_run` does not read a value
-    whose coefficients are all 0. None if the network is no such run.
-    """
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        return None
-    (start,) = graph.inputs
-    (end,) = graph.outputs
-    input_shape = graph.by_name[start].shape
-    if input_shape is None:
-        return None
-    # Numbers of the values of the run that a node's value depends on: the input is 0, the units of link i are i.
-    reads: dict[str, set[int]] = {start: {0}}
-    links: list[Link] = []
-    for node in graph.pruned().nodes:
-        if isinstance(node.operator, Input):
-            continue
-        if any(name not in reads for name in node.inputs):
-            return None
-        reads[node.name] = set().union(*(reads[name] for name in node.inputs))
-        slopes = node.operator.slopes_on_range if isinstance(node.operator, Pointwise) else None
-        if slopes is None:
-            continue
-        count = _units_of(node)
-        has_linear_part = bool(np.any(slopes.low))
-        if count:
-            links.append(_outline_of_link(reads[node.name], count, node.name))
-        if not has_linear_part:
-            reads[node.name] = set()
-        if count:
-            reads[node.name] = reads[node.name] | {len(links)}
-    last_shape = graph.by_name[end].shape
-    if last_shape is None:
-        return None
-    links.append(_outline_of_link(reads[end], math.prod(last_shape), end))
-    if any(not link.terms for link in links):
-        return None
-    cut_points = tuple(cut_points_of([link.sources for link in links]))
-    return Run(start, math.prod(input_shape), tuple(links), cut_points)
-
-
-def _outline_of_link(sources: set[int], width: int, name: str) -> Link:
-    """Return a link of a width that reads some values, with terms that have no kernels."""
-    terms = tuple(Term(source, range(0), range(0)) for source in sorted(sources))
-    return Link(terms, width, (np.zeros(width), np.ones(width)), name)
+def chain_of_units(graph: Graph) -> Run:
+    """Return a chain of links with the widths of `unit_run`, and without kernels: a search for it costs no more."""
+    widths = [count for count in map(_units_of, graph.pruned().nodes) if count]
+    widths += [math.prod(graph.by_name[name].shape or ()) for name in graph.outputs]
+    links = []
+    for source, width in enumerate(widths):
+        term = Term(source, range(0), range(0))
+        links.append(Link((term,), width, (np.zeros(width), np.ones(width)), ""))
+    first_width = sum(math.prod(graph.by_name[name].shape or ()) for name in graph.inputs)
+    return Run("", first_width, tuple(links), tuple(range(len(links) + 1)))
 
 
 @arithmetic.on_host()

@@ -24,7 +24,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,32 +44,6 @@ LAST_SHARE = 0.1
 
 
 @dataclass(eq=False)
-class Solved:
-    """F^-1 C* at all frequencies, or at few of them, where it is a product with the inverse of F.
-
-    Parameters
-    ----------
-    right : array, shape (f, p, m)
-        C*.
-    whole : array, shape (f, p, m), optional
-        F^-1 C*.
-    inverse : array, shape (f, p, p), optional
-        F^-1, in its place.
-    """
-
-    right: Vectors
-    whole: Vectors | None = None
-    inverse: Vectors | None = None
-
-    def at(self, frequencies: Sequence[int] | NDArray[np.intp]) -> Vectors:
-        """Return F^-1 C* at some frequencies."""
-        if self.whole is not None:
-            return self.whole[frequencies]
-        assert self.inverse is not None
-        return self.inverse[frequencies] @ self.right[frequencies]
-
-
-@dataclass(eq=False)
 class Forward:
     """Results of the forward pass of one stage that the backward pass needs."""
 
@@ -78,7 +51,8 @@ class Forward:
     """L."""
     largest: Largest
     """Largest eigenvalue of h D^1/2 C F^-1 C* D^1/2 h; the vector is multiplied by h D^1/2."""
-    solved: Solved
+    solved: Vectors
+    """F^-1 C*, shape (f, p, m)."""
     eliminated: Vectors | None
     """``F_rr^-1 F_rk`` (r: the values that are eliminated; k: those that are kept, the link last). None: all values
     were eliminated, and it is -F^-1 C* c L."""
@@ -144,16 +118,11 @@ def forward(
         right = adjoint(stage.symbols)
         weight = np.exp(log / 2) * stage.spread
         narrow_weight = weight.astype(real)
-        if form is not None and _is_norm_alone(stage):
-            solved = Solved(right, inverse=np.linalg.inv(form))
-            norm, at, vector = _largest_of_product(stage, solved, narrow_weight)
-        else:
-            whole = right / diagonal[:, None].astype(real) if form is None else np.linalg.solve(form, right)
-            solved = Solved(right, whole)
-            gram = stage.symbols @ whole
-            if stage.summed:
-                gram = gram.real.sum(axis=0, keepdims=True)
-            norm, at, vector = stage.largest(narrow_weight[:, None] * gram * narrow_weight)
+        solved = right / diagonal[:, None].astype(real) if form is None else np.linalg.solve(form, right)
+        gram = stage.symbols @ solved
+        if stage.summed:
+            gram = gram.real.sum(axis=0, keepdims=True)
+        norm, at, vector = stage.largest(narrow_weight[:, None] * gram * narrow_weight)
         if norm <= 0:  # a layer of zeros: any multipliers will do
             norm = 1.0
         lam = _share(stage, number, norm, shares) * np.exp(log) / norm
@@ -168,28 +137,6 @@ def forward(
             form, eliminated = _eliminate(stage, before, lam.astype(real))
         stages_forward.append(Forward(lam, Largest(norm, at, vector * weight), solved, eliminated))
     return stages_forward
-
-
-def _is_norm_alone(stage: Stage) -> bool:
-    """Whether C F^-1 C* is needed for its norm alone, which is cheaper by the inverse of F: p^3 multiplications."""
-    _, m, p = stage.symbols.shape
-    return stage.cut and not stage.summed and p**3 < p**3 / 3 + p**2 * m + m**2 * p
-
-
-def _largest_of_product(stage: Stage, solved: Solved, weight: FloatArray) -> Largest:
-    """Return the largest eigenvalue of h D^1/2 C F^-1 C* D^1/2 h without forming these matrices."""
-    inverse: Any = solved.inverse
-
-    def apply(vectors: Any) -> Any:
-        columns = (weight * vectors)[..., None]
-        image = stage.symbols @ (inverse @ (solved.right @ columns))
-        return weight * image[..., 0]
-
-    def matrix(number: int) -> Vectors:
-        product: Vectors = weight[:, None] * (stage.symbols[number] @ solved.at([number])[0]) * weight
-        return product
-
-    return stage.largest_by(apply, matrix, solved.right)
 
 
 def _share(stage: Stage, number: int, norm: float, shares: FloatArray | None) -> float:
@@ -293,7 +240,7 @@ def _backward(
         norm_gradient = 1.0 if number == last else -total  # d value / d log norm
         # The eigenvalue comes from one frequency, or from the sum over all.
         of_norm = list(range(len(stage.symbols))) if stage.summed else [at]
-        reached = one.solved.at(of_norm) @ vector
+        reached = one.solved[of_norm] @ vector
         outer = -(norm_gradient / norm) * reached[:, :, None] * reached[:, None].conj()
         before.add(of_norm, outer)
         cotangents = before
@@ -322,7 +269,7 @@ def _through(
     p = stage.symbols.shape[2]
     m = len(one.multipliers)
     if one.eliminated is None:
-        t = -one.solved.at(rows) * (stage.centre * one.multipliers)
+        t = -one.solved[rows] * (stage.centre * one.multipliers)
     else:
         t = one.eliminated[rows]
     symbols = stage.symbols[rows]

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -45,71 +44,45 @@ SHORTEST = 24
 Numbers = NDArray[np.intp]
 
 
-@dataclass(frozen=True, eq=False)
-class PartForm:
-    """P of one part: of its values one after the other.
+class PartForm(NamedTuple):
+    """P of one part: of its values but the last, one after the other."""
 
-    Parameters
-    ----------
-    stages : sequence of Stage
-        Links of the part.
-    entry_unknowns : integer array, shape (n,)
-        Number of the unknown of each entry of the values but the last.
-    row_unknowns : integer array, shape (m,)
-        Number of the unknown of each row of the matrices.
-    """
+    vectors: FloatArray
+    """The vectors u_k as columns, shape (entries, vectors)."""
+    signs: FloatArray
+    unknowns: Numbers
+    """Number of the unknown of each vector."""
 
-    stages: Sequence[Stage]
-    entry_unknowns: Numbers
-    row_unknowns: Numbers
-
-    @property
-    def first_width(self) -> int:
-        """Number of entries of the first value. Each further entry belongs to a row of an inner link."""
-        inner_rows = len(self.row_unknowns) - len(self.stages[-1].centre)
-        return len(self.entry_unknowns) - inner_rows
+    @staticmethod
+    def of(stages: Sequence[Stage], entry_unknowns: Numbers, row_unknowns: Numbers) -> PartForm:
+        """Return P for the unknowns of each entry, and of each row of the matrices."""
+        count = len(entry_unknowns)
+        inner = len(row_unknowns) - len(stages[-1].centre)
+        rows = np.zeros((len(row_unknowns), count))
+        ends = np.cumsum([len(stage.centre) for stage in stages])
+        for stage, end in zip(stages, ends.tolist(), strict=True):
+            rows[end - len(stage.centre) : end, stage.alive] = stage.symbols[0]
+        centre = np.concatenate([stage.centre for stage in stages])[:inner]
+        spread = np.concatenate([stage.spread for stage in stages])
+        entries = np.eye(count)
+        entries[:, count - inner :] -= rows[:inner].T * centre
+        return PartForm(
+            np.concatenate([entries, rows.T * spread], axis=1),
+            np.repeat([1.0, -1.0], [count, len(row_unknowns)]),
+            np.concatenate([entry_unknowns, row_unknowns]),
+        )
 
     def at(self, x: FloatArray) -> FloatArray:
         """Return P for some unknowns."""
-        p = np.diag(x[self.entry_unknowns])
-        ends_of_rows = np.cumsum([len(stage.centre) for stage in self.stages[:-1]], dtype=np.intp)
-        first_entry = self.first_width
-        for stage, numbers in zip(self.stages, np.split(self.row_unknowns, ends_of_rows), strict=True):
-            matrix = stage.symbols[0]
-            weights = x[numbers]
-            if not stage.cut:
-                entries = np.arange(first_entry, first_entry + len(matrix))
-                between = (stage.centre * weights)[:, None] * matrix
-                p[np.ix_(entries, stage.alive)] -= between
-                p[np.ix_(stage.alive, entries)] -= between.T
-            if stage.leaf.any():
-                p[np.ix_(stage.alive, stage.alive)] -= matrix.T @ ((stage.leaf**2 * weights)[:, None] * matrix)
-            first_entry += len(matrix)
-        return p
+        return np.asarray((self.vectors * (self.signs * x[self.unknowns])) @ self.vectors.T)
 
     def add_derivatives(self, p: FloatArray, gradient: FloatArray, hessian: FloatArray) -> None:
         """Add the derivatives of ``-log det P`` to a gradient and a Hessian."""
-        inverse = np.linalg.inv(p)
-        first = self.first_width
-        inner = len(self.entry_unknowns) - first
-        x_w = np.concatenate([inverse[:, stage.alive] @ stage.symbols[0].T for stage in self.stages], axis=1)
-        w_x_w = np.concatenate([stage.symbols[0] @ x_w[stage.alive] for stage in self.stages])
-        c = np.concatenate([stage.centre for stage in self.stages])[:inner]
-        h = np.concatenate([stage.spread for stage in self.stages])
-        # u' X u for the vectors z - c w of the entries (c = 0 for the first value's), and h w of the rows.
-        of_entries = inverse
-        of_entries[:, first:] -= x_w[:, :inner] * c
-        of_entries[first:, :] -= (x_w[:, :inner] * c).T
-        of_entries[first:, first:] += c[:, None] * w_x_w[:inner, :inner] * c
-        mixed = x_w * h
-        mixed[first:] -= c[:, None] * w_x_w[:inner] * h
-        of_rows = h[:, None] * w_x_w * h
-        unknowns = np.concatenate([self.entry_unknowns, self.row_unknowns])
-        np.add.at(gradient, unknowns, np.concatenate([-np.diag(of_entries), np.diag(of_rows)]))
-        squares = np.block([[of_entries**2, -(mixed**2)], [-(mixed**2).T, of_rows**2]])
-        half_summed = np.zeros((len(gradient), len(unknowns)))
-        np.add.at(half_summed, unknowns, squares)
-        np.add.at(hessian.T, unknowns, half_summed.T)
+        products = self.vectors.T @ np.linalg.solve(p, self.vectors)
+        np.add.at(gradient, self.unknowns, -self.signs * np.diag(products))
+        half_summed = np.zeros((len(gradient), len(self.unknowns)))
+        np.add.at(half_summed, self.unknowns, self.signs[:, None] * products**2 * self.signs)
+        np.add.at(hessian.T, self.unknowns, half_summed.T)
 
 
 class Program(NamedTuple):
@@ -142,7 +115,7 @@ def _program(run: Sequence[Stage], links: Sequence[Link]) -> Program:
             entry = np.repeat(unknowns_of_rows[first - 1], run[first - 1].copies)
         of_part = unknowns_of_rows[first:last]
         entries = np.concatenate([entry, *of_part[:-1]])
-        forms.append(PartForm(run[first:last], entries, np.concatenate(of_part)))
+        forms.append(PartForm.of(run[first:last], entries, np.concatenate(of_part)))
     return Program(forms, unknowns_of_links, count)
 
 
@@ -164,7 +137,7 @@ def newton_steps(
     program = _program(run, links)
     constant = program.constant
     x = _first_point(run, program, multipliers, constant_sq)
-    order = sum(len(form.entry_unknowns) for form in program.forms)
+    order = sum(len(form.vectors) for form in program.forms)
     matrices = [form.at(x) for form in program.forms]
     barrier = _barrier(matrices)
     t = float(order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -86,31 +86,20 @@ class Stage:
 
     def largest(self, gram: Vectors) -> Largest:
         """Return the largest eigenvalue of a stack of matrices; keep all values, and all vectors for the next step."""
-
-        def apply(vectors: Any) -> Any:
-            return (gram @ vectors[..., None])[..., 0]
-
-        return self.largest_by(apply, gram.__getitem__, gram)
-
-    def largest_by(self, apply: Callable[[Any], Any], matrix: Callable[[int], Vectors], like: Vectors) -> Largest:
-        """`largest` of matrices that are applied to a stack of vectors, and of which few are formed.
-
-        ``like``: an array whose first and last axis, and dtype, are theirs.
-        """
         steps = POWERS
         start = self.vectors
         if start is None:
             steps = 10 * POWERS
-            start = random_vectors(0, (like.shape[0], like.shape[-1]))
-            start = start.astype(like.dtype) if np.iscomplexobj(like) else start.real
+            start = random_vectors(0, gram.shape[:2])
+            start = start.astype(gram.dtype) if np.iscomplexobj(gram) else start.real
         numpy: Any = np  # as the array library of an algorithm for any library
         first_vectors: Any = start
-        results: Any = gram_power(apply, first_vectors, steps, xp=numpy)
+        results: Any = gram_power(lambda x: (gram @ x[..., None])[..., 0], first_vectors, steps, xp=numpy)
         vectors = results[0]
         values = np.reshape(results[1], (-1,))
         two_largest = np.argsort(values)[-2:]
         for number in two_largest:
-            values[number], vectors[number] = top_eigenvector(matrix(int(number)), vectors[number])
+            values[number], vectors[number] = top_eigenvector(gram[int(number)], vectors[number])
         self.vectors = vectors
         self.values = values
         at = int(np.argmax(values))

@@ -8,7 +8,6 @@ file, so that the graph can be compared with it.
 from __future__ import annotations
 
 import copy
-import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from graphlib import CycleError, TopologicalSorter
@@ -20,10 +19,10 @@ from specnorm.proof import install
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.model_arrays import ModelArrays, Sizes
 
-MOST_BYTES_OF_HEADER = 10**8
-"""Largest header of a safetensors file, by its definition; the file begins with the header's size."""
-MOST_NAMES = 2**16
-"""Largest number of names in an archive that are looked at."""
+NO_MODEL = (
+    "no ONNX model; of weights alone (PyTorch, safetensors, HDF5, Keras, NumPy) give the model that has them, "
+    "or export it to ONNX"
+)
 
 
 def graph_of_file(path: str, max_bytes: int, sizes: Sizes) -> Graph:
@@ -58,17 +57,14 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         raise ModelFileError(
             f"it has {size} bytes, more than the limit of {max_bytes}. Raise max_bytes if you trust it."
         )
-    other_kind = _other_kind(file)
-    if other_kind is not None:
-        raise ModelFileError(f"it is no ONNX model, but {other_kind}.")
     try:
         model = ModelProto.FromString(file.read())
     except (DecodeError, RecursionError, ValueError) as error:
-        raise ModelFileError(f"it is damaged, or no ONNX model: {error}.") from error
+        raise ModelFileError(f"it is damaged, or {NO_MODEL} ({error}).") from error
     if not _is_text(model):
         raise ModelFileError("it is damaged: one of its names is no text.")
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer or model.graph.output):
-        raise ModelFileError("it holds no graph: it is damaged, or no ONNX model.")
+        raise ModelFileError(f"it holds no graph: it is damaged, or {NO_MODEL}.")
     _sort(model.graph)
     walk = Walk(model, Tensors(Path(path), max_bytes), None)
 
@@ -82,30 +78,6 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         return {name: constant.load for name, constant in constants.items() if not constant.refusal}
 
     return ModelArrays(walk.tensors(), graph, stored=stored)
-
-
-_WEIGHTS = (
-    "holds weights alone, and no operators between them: load them into the model and give the model, or export it to "
-    "ONNX"
-)
-
-
-def _other_kind(file: BinaryIO) -> str | None:
-    """Return what a file is, by its content, and what to do with it; None: an ONNX model, or nothing that is known."""
-    start = file.read(16)
-    file.seek(0)
-    if start.startswith(b"PK\x03\x04"):
-        with suppress(zipfile.BadZipFile), zipfile.ZipFile(file) as archive:
-            names = {name.rpartition("/")[2] for name in archive.namelist()[:MOST_NAMES]}
-            if "config.json" in names and "metadata.json" in names:
-                return 'a model of Keras: give the model itself, which keras.models.load_model("...") returns'
-            kind = "PyTorch" if "data.pkl" in names else "NumPy"
-            return f"a file of {kind} that {_WEIGHTS}"
-    if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return f"a file of HDF5, as Keras writes it, that {_WEIGHTS}"
-    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < MOST_BYTES_OF_HEADER:
-        return f"a file of safetensors that {_WEIGHTS}"
-    return f"a pickle that {_WEIGHTS}" if start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05" else None
 
 
 def _sort(graph: Any) -> None:

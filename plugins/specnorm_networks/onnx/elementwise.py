@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves import known
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.certified.shapes import Shape
@@ -52,12 +53,12 @@ def shrink(x: Data, /, *, bias: float, lambd: float) -> Output:
     """
     if not 0 <= bias == lambd:
         raise NoBoundError(f"it jumps where the value is {lambd:.6g}")
-    return Output(ops.SoftShrink(bias), (x,), x.shape)
+    return Output(known.soft_shrink(bias), (x,), x.shape)
 
 
 def gelu(x: Data, /, *, approximate: str) -> Output:
     """Return GELU by the error function, or its approximation by tanh."""
-    forms: dict[str, Operator] = {"none": ops.GELU(), "tanh": ops.TanhGELU()}
+    forms: dict[str, Operator] = {"none": known.GELU, "tanh": known.TANH_GELU}
     if approximate not in forms:
         raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not known here")
     return Output(forms[approximate], (x,), x.shape)
@@ -75,7 +76,7 @@ def swish(x: Data, /, *, alpha: float) -> Output:
     """Return ``x sigmoid(alpha x) = silu(alpha x) / alpha``."""
     if alpha == 0:
         return scaled(x, 0.5)
-    return scaled(Output(ops.SiLU(), (scaled(x, alpha),), x.shape), 1 / alpha, exact=alpha == 1)
+    return scaled(Output(known.SILU, (scaled(x, alpha),), x.shape), 1 / alpha, exact=alpha == 1)
 
 
 def celu(x: Data, /, *, alpha: float) -> Output:

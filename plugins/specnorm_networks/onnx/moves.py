@@ -217,15 +217,10 @@ def tile(x: Data, repeats: Wholes, /) -> Output:
     return Output(ops.Tile(repeats), (x,), shape)
 
 
-def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Output:
-    """Move the pixels of blocks to channels (SpaceToDepth), or back (DepthToSpace), which is the inverse."""
+def blocks(x: Data, /, *, blocksize: int, mode: str = "DCR") -> Output:
+    """Move channels to the pixels of blocks."""
     b = blocksize
     n, c, h, w = shape_of(x)
-    to_channels = call.operator == "SpaceToDepth"
-    if to_channels:
-        c = c * b**2
-        h = h // b
-        w = w // b
     parts = (n, b, b, c // b**2, h, w)
     order = (0, 3, 4, 1, 5, 2)
     if mode != "DCR":
@@ -233,10 +228,7 @@ def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Outp
         order = (0, 1, 4, 2, 5, 3)
     if mode not in ("DCR", "CRD") or b < 1 or math.prod(parts) != math.prod(shape_of(x)):
         raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
-    # For each output entry of DepthToSpace, the number of the input entry. SpaceToDepth is the inverse permutation.
     places = np.arange(math.prod(parts)).reshape(parts).transpose(order).reshape(n, -1, h * b, w * b)
-    if to_channels:
-        places = np.argsort(places, axis=None).reshape(n, c, h, w)
     return Output(ops.Entries(places, places.size), (x,), places.shape)
 
 
@@ -266,19 +258,11 @@ def _places_along(x: Value, indices: Array, axis: int) -> NDArray[np.int64]:
     return np.asarray(places[tuple(grid)])
 
 
-def _places_at(places: NDArray[np.int64], indices: Array, batch: int = 0) -> NDArray[np.int64]:
-    """Return slices of ``places``: each tuple along the last axis of ``indices`` is the position of one.
-
-    The first ``batch`` axes are common to both arrays.
-    """
+def _places_at(places: NDArray[np.int64], indices: Array) -> NDArray[np.int64]:
+    """Return slices of ``places``: each tuple along the last axis of ``indices`` is the position of one."""
     depth = indices.shape[-1]
-    if depth < 1 or math.prod(indices.shape[:-1]) * math.prod(places.shape[batch + depth :]) > MAX_KNOWN:
+    if depth < 1 or math.prod(indices.shape[:-1]) * math.prod(places.shape[depth:]) > MAX_KNOWN:
         raise NoBoundError("its value is too large for a table of its entries, or has no positions")
-    if batch:
-        parts = []
-        for places_of_sample, indices_of_sample in zip(places, indices, strict=True):
-            parts.append(_places_at(places_of_sample, indices_of_sample, batch - 1))
-        return np.stack(parts)
     return np.asarray(places[tuple(np.moveaxis(indices.astype(np.int64), -1, 0))])
 
 
@@ -287,11 +271,11 @@ def gather_elements(x: Data, indices: Array, /, *, axis: int = 0) -> Output:
     return _entries(x, _places_along(x, indices, axis))
 
 
-def gather_nd(x: Value, indices: Array, /, *, batch_dims: int = 0) -> Output:
+def gather_nd(x: Value, indices: Array, /) -> Output:
     """Return slices at tuples of positions."""
     if isinstance(x, Constant):
         raise NoBoundError("a table that is read at positions")
-    return _entries(x, _places_at(_places(x), indices, batch_dims))
+    return _entries(x, _places_at(_places(x), indices))
 
 
 def triangle(x: Data, k: int | None = None, /, *, upper: int = 1) -> Output:

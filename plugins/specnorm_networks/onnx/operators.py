@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves import known
 from specnorm_networks.onnx import constants, elementwise, layers, moves, pooling
 from specnorm_networks.onnx.elementwise import compare, function
 from specnorm_networks.onnx.nodes import OperatorRule
@@ -15,7 +16,6 @@ _FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
     },
     7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
     9: {"Sign": ops.Sign, "Erf": ops.Erf},
-    14: {"HardSwish": ops.HardSwish, "Mish": ops.Mish},
 }  # fmt: skip
 """Functions of each entry without arguments, by the oldest operator set that is known."""
 
@@ -49,6 +49,8 @@ OPERATORS: dict[str, OperatorRule] = {
     "Pad": OperatorRule(2, pooling.pad),
     **_rules_of_functions(),
     "LeakyRelu": OperatorRule(6, function(ops.LeakyReLU, "alpha")),
+    "HardSwish": OperatorRule(14, function(lambda: known.HARD_SWISH)),
+    "Mish": OperatorRule(14, function(lambda: known.MISH)),
     "Elu": OperatorRule(6, function(ops.ELU, "alpha")),
     "Celu": OperatorRule(12, elementwise.celu),
     "Selu": OperatorRule(6, elementwise.selu),
@@ -100,7 +102,6 @@ OPERATORS: dict[str, OperatorRule] = {
     "Expand": OperatorRule(8, moves.expand),
     "Tile": OperatorRule(6, moves.tile),
     "DepthToSpace": OperatorRule(1, moves.blocks),
-    "SpaceToDepth": OperatorRule(1, moves.blocks),
     "Constant": OperatorRule(1, constants.constant),
     "ConstantOfShape": OperatorRule(9, constants.filled),
     "Shape": OperatorRule(1, constants.shape_of),

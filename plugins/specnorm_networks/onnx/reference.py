@@ -30,8 +30,9 @@ WORK = 2**35
 """Largest number of multiplications of all nodes together."""
 PATCHES = 2**24
 """Largest number of entries in the windows of one channel of a convolution."""
-_SINGLE = ("Erf", "Gelu")
-"""Operators that the evaluator computes in single precision, whatever the type of their inputs is."""
+_SINGLE = ("Erf", "Gelu", "HardSwish")
+"""Operators that the evaluator computes in single precision, or with constants of single precision, whatever the type
+of their inputs is."""
 _DOMAINS = ("", "ai.onnx")
 
 

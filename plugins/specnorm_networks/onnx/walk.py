@@ -212,16 +212,6 @@ class Walk:
         scope: dict[str, Value] = {}
         for proto in graph.initializer:
             scope[proto.name] = replace(self._constant(proto, proto.name), value=proto.name)
-        for sparse in graph.sparse_initializer:
-            name = sparse.values.name
-            empty = Constant(
-                self._fresh_constant_name(name),
-                tuple(sparse.dims),
-                "float32",
-                lambda: np.zeros(0),
-                value=name,
-            )
-            scope[name] = empty.refused("it is stored as a sparse tensor.")
         for graph_input in graph.input:
             name = graph_input.name
             if name in scope:

@@ -18,15 +18,16 @@ from specnorm.backends import arrays
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
 from specnorm.proofs.frequencies import (
+    centred_taps,
     cos_sin,
     cos_sin_of,
     cos_sin_of_taps,
     half_grid,
     half_grid_shape,
-    half_taps,
     halved_axis,
     tap_grid,
 )
+from specnorm.proofs.norms import parts_of_hermitian, square_of_hermitian
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lag_products, roundings
 from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
@@ -58,12 +59,14 @@ _LEAST_FREQUENCIES = 16
 
 
 class KernelSymbol:
-    """The symbols of kernels, whose Gram matrices are the first product.
+    """The symbols G of kernels, whose Gram matrices are the first product.
 
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
         In the precision that is computed in.
+    norms : array, shape (b,)
+        Bounds of the norm of the sum of the magnitudes of the taps (`symbols.absolute_norm_up`).
 
     Attributes
     ----------
@@ -74,88 +77,137 @@ class KernelSymbol:
     like : array
         Any array of the precision and on the device.
     error : array, shape (b,)
-        Bound of the norm of the error of `planes` at any frequency.
+        e such that the first product, beside its roundings, is off by at most ``2 n e + 3 e**2`` at any frequency. Here
+        n**2 is a bound of its norm as computed. Let a be the error of G (`symbols.symbol_error`), and G' the matrix
+        whose parts are the upper half of `at`. The lower half is off the parts of ``(1 - i) G`` by at most 2.5 a, and
+        off those of ``(1 - i) G'`` by at most 3.92 a. So the matrices that belong to their product are off ``G'* G'``
+        by at most ``5.6 a ||G'||``, and these by ``2 a ||G'|| + a**2``. With ``||G'|| <= n + 5.6 a``, e is 4 a.
     """
 
-    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, norms: Array, *, ops: ArrayOps) -> None:
         self.like = blocks
         b, m, p = blocks.shape[:3]
         self.shape = (b, m, p)
         self.taps = tuple(blocks.shape[3:])
         self._ops = ops
-        self.error = symbols.symbol_error(blocks, xp=ops.xp)
+        self.error = norms * (4 * symbols.relative_symbol_error(blocks, xp=ops.xp))
 
-    def planes(self, frequencies: Frequencies) -> tuple[Array, Array]:
-        """Real and imaginary parts at some frequencies, (b, f, m, p) each."""
-        cos, sin = symbols.cosines_and_sines(frequencies, self.like, ops=self._ops)
-        return symbols.planes_at(self.like, cos, sin, xp=self._ops.xp)
+    def at(self, frequencies: Frequencies) -> Array:
+        """At f frequencies, ``Re G``, ``Im G``, ``Re G + Im G``, ``Im G - Re G`` one below another: (b, f, 4 m, p)."""
+        xp, (b, m, p) = self._ops.xp, self.shape
+        cos, sin = cos_sin_of_taps(frequencies, self.taps)
+        host_table = np.stack([cos, sin, cos + sin, sin - cos], axis=1).reshape(4 * len(cos), -1)
+        table = symbols.device_table(host_table, self.like, ops=self._ops)
+        taps = xp.matrix_transpose(xp.reshape(self.like, (b, m * p, -1)))
+        return xp.reshape(xp.matmul(table, taps), (b, -1, 4 * m, p))
 
 
 class GramSymbol:
-    """The symbols of Gram matrices, or of their powers, from half of their taps R_m.
+    """The symbols of Gram matrices, or of their powers, from their taps R_m.
 
-    They are ``sum_m cos(m.theta) (R_m + R_m^T) / 2 + i sin(m.theta) (R_m - R_m^T) / 2``.
+    Their real matrices are ``sum_m R_m (cos(m.theta) + sin(m.theta))``.
 
     Parameters
     ----------
-    taps : array, shape (b, n, p, p)
-        R_m for the taps m of `half_taps`, twice R_m for those that stand for -m, too.
-    grid : tuple of int
-        Number of all taps along each axis.
-    sums : array, shape (b,)
-        Bound of the sum of the magnitudes in a row over all taps, so of the norms at all frequencies.
-    lost : array, shape (b,)
-        Bound of the error of the taps: of the norm of the symbol's error at any frequency.
-    in_float32 : bool
-        Whether to compute in float32.
+    taps : Taps
+        In the precision that is computed in.
 
     Attributes
     ----------
-    shape, taps, like, error
+    shape, taps, like
         As those of `KernelSymbol`.
+    error : array, shape (b,)
+        Bound of the norm of the error at any frequency.
     """
 
-    def __init__(
-        self,
-        taps: Array,
-        grid: tuple[int, ...],
-        sums: Array,
-        lost: Array,
-        *,
-        in_float32: bool = False,
-        ops: ArrayOps,
-    ) -> None:
+    def __init__(self, taps: Taps, *, ops: ArrayOps) -> None:
         xp = ops.xp
-        b, n, p, _ = taps.shape
-        half = taps * 0.5
-        turned = xp.matrix_transpose(half)
-        even = xp.reshape(half + turned, (b, n, p * p))
-        odd = xp.reshape(half - turned, (b, n, p * p))
-        self._even = xp.astype(even, xp.float32) if in_float32 else even
-        self._odd = xp.astype(odd, xp.float32) if in_float32 else odd
+        b, n, count = taps.upper.shape
+        p = (math.isqrt(8 * count + 1) - 1) // 2
+        # Above the diagonal an entry of R_m is its own, below it is that of R_{-m} at the mirrored place.
+        opposite = xp.take(taps.upper, ops.from_numpy(_opposite_taps(taps.grid), taps.upper), axis=1)
+        both = xp.concat([taps.upper, opposite], axis=2)
+        self.like = xp.take(both, ops.from_numpy(_places_of_entries(p)[1], taps.upper), axis=2)
         self._ops = ops
-        self.like = self._even
         self.shape = (b, p, p)
-        self.taps = grid
-        # The sum of the magnitudes of all taps is symmetric, so its norm is at most its largest row sum. The roundings
-        # of a term: those of the coefficient in both precisions, that of the table, and those of the sum.
-        u = rounding.unit(self._even, xp=xp)
-        error_of_sum = symbols.autocorrelation_error(1.0, n + 3, u)
+        self.taps = taps.grid
+        # The roundings of a term: those of the coefficient in both precisions, of one half of the sum, and of both
+        # halves. For m and -m together, `cos + sin` has a mean square of 1. So the errors' norm is at most that of the
+        # sum of the taps' magnitudes, which is symmetric: its largest row sum.
+        u = rounding.unit(self.like, xp=xp)
+        of_sum = rounding.SLACK * (rounding.gamma(n - n // 2 + 4, u) + 2.5 * symbols.phase_error(u))
         # Coefficients below the smallest normal number may be flushed to 0.
-        underflow = 2 * n * p * float(xp.finfo(self._even.dtype).smallest_normal)
-        self.error = rounding.up(lost + sums * error_of_sum, 4, xp=xp) + underflow
+        underflow = 4 * n * p * float(xp.finfo(self.like.dtype).smallest_normal)
+        self.error = rounding.up(taps.lost + taps.sums * of_sum, 4, xp=xp) + underflow
 
-    def planes(self, frequencies: Frequencies) -> tuple[Array, Array]:
-        """Real and imaginary parts at some frequencies, (b, f, p, p) each."""
+    def at(self, frequencies: Frequencies) -> Array:
+        """The real matrices at some frequencies, (b, f, p, p)."""
         xp, (b, _, p) = self._ops.xp, self.shape
-        cos, sin = symbols.device_tables(*cos_sin_of(frequencies, half_taps(self.taps)), self.like, ops=self._ops)
-        real = xp.matmul(cos, self._even)
-        imag = xp.matmul(sin, self._odd)
-        return xp.reshape(real, (b, -1, p, p)), xp.reshape(imag, (b, -1, p, p))
+        cos, sin = cos_sin_of(frequencies, centred_taps(self.taps))
+        table = symbols.device_table(cos + sin, self.like, ops=self._ops)
+        half = self.like.shape[1] // 2
+        matrices = xp.matmul(table[:, half:], self.like[:, half:, :])
+        matrices += xp.matmul(table[:, :half], self.like[:, :half, :])
+        return xp.reshape(matrices, (b, -1, p, p))
+
+
+def _halves(x: Array) -> tuple[Array, Array]:
+    """The upper and the lower halves of matrices."""
+    height = x.shape[2] // 2
+    return x[:, :, :height, :], x[:, :, height:, :]
+
+
+def _gram(x: Array, *, xp: Namespace) -> Array:
+    """The real matrices of ``G* G``, (b, f, p, p), from `KernelSymbol.at`."""
+    left, right = _halves(x)
+    return xp.matmul(xp.matrix_transpose(left), right)
+
+
+def _columns_of_gram(x: Array, some: Callable[[Array], Array], *, xp: Namespace) -> tuple[Array, Array]:
+    """Some columns of `_gram`, and of its transposed matrices."""
+    left, right = _halves(x)
+    return xp.matmul(xp.matrix_transpose(left), some(right)), xp.matmul(xp.matrix_transpose(right), some(left))
+
+
+def _columns_of_square(x: Array, some: Callable[[Array], Array], *, xp: Namespace) -> tuple[Array, Array]:
+    """Some columns of `square_of_hermitian`, and of its transposed matrices."""
+    even, odd = parts_of_hermitian(x, xp=xp)
+    x_t = xp.matrix_transpose(x)
+    some_columns = xp.matmul(x, some(even)) + xp.matmul(x_t, some(odd))
+    return some_columns, xp.matmul(even, some(x_t)) - xp.matmul(odd, some(x))
+
+
+class Taps(NamedTuple):
+    """Taps R_m of a Gram matrix's power, and bounds of all of them together.
+
+    Parameters
+    ----------
+    upper : array, shape (b, taps, p (p + 1) / 2)
+        The entries of `_upper_places` of each R_m, for the taps m of `centred_taps`. The others are those of
+        ``R_{-m} = R_m^T``.
+    grid : tuple of int
+        Number of taps along each axis.
+    sums : array, shape (b,)
+        Bound of the sum of the magnitudes in a row over all taps, so of the norms at all frequencies.
+    lost : array, shape (b,)
+        Bound of the norm of the error of the symbol with these taps at any frequency.
+    """
+
+    upper: Array
+    grid: tuple[int, ...]
+    sums: Array
+    lost: Array
+
+    def times(self, factor: Array, *, xp: Namespace) -> Taps:
+        """The same times powers of two."""
+        return Taps(self.upper * _by_block(factor, 3, xp=xp), self.grid, self.sums * factor, self.lost * factor)
 
 
 class GramTaps:
     """``H_t`` of a stack of symbols X, on a grid of as many points as it has taps: values or taps, with error bounds.
+
+    A Hermitian matrix ``A + i B`` is computed as the real matrix ``A + B`` (`norms.square_of_hermitian`): an entry and
+    its mirror image in ``A + B`` give those of ``A + i B``.
 
     Parameters
     ----------
@@ -179,7 +231,7 @@ class GramTaps:
         self.points = half_grid(self.grid)
         self.weights = symbols.device_table(tables(self.grid)[0], symbol.like, ops=ops)
 
-    def chunks(self) -> Iterator[tuple[slice, tuple[Array, Array]]]:
+    def chunks(self) -> Iterator[tuple[slice, Array]]:
         """Parts of the frequencies that fit the memory budget (on the host, the cache), and X there."""
         entries = math.prod(self.symbol.shape)
         step = symbols.frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
@@ -189,216 +241,254 @@ class GramTaps:
             step = min(step, max(_LEAST_FREQUENCIES, in_cache))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
-            yield part, self.symbol.planes(self.points[part])
+            yield part, self.symbol.at(self.points[part])
 
-    def transform(self, planes: tuple[Array, Array], *, half: bool = False) -> Array:
-        """Real part of the sum over the whole grid with ``e^{-i m.theta}``: (b, f, p, r) -> (b, taps, p, r).
+    def transform(self, pairs: Array) -> Array:
+        """The taps of Hermitian matrices: the real part of their sum over the whole grid with ``e^{-i m.theta}``.
 
-        r is the number of columns. The grid is halved along one axis, as values at mirror images are conjugate. That
-        axis is transformed last, where only the real part is needed.
+        The grid is halved along one axis, as values at mirror images are conjugate. That axis is transformed last,
+        where only the real part is needed.
 
         Parameters
         ----------
-        planes : arrays, shape (b, f, p, r)
-            Real and imaginary parts.
-        half : bool
-            Return only the taps of `half_taps`, and twice those with m > 0 on the halved axis, which stand for -m too.
-        """
-        xp = self.xp
-        b, _, p, r = planes[0].shape
-        if not self.grid:
-            return planes[0]
-        halved = halved_axis(self.grid)
-        order = [*(axis for axis in range(len(self.grid)) if axis != halved), halved]
-        # Both parts lie side by side, on an axis before the axis `parts` of the grid: so a complex product with a table
-        # is one real product. In two dimensions they stay there.
-        parts = len(order) // 2
-        shape = (b, *half_grid_shape(self.grid), p * r)
-        x = xp.stack([xp.reshape(plane, shape) for plane in planes], axis=1 + parts)
-        for axis in order:
-            if parts not in (axis, axis + 1):
-                axes = [j for j in range(x.ndim) if j != 1 + parts]
-                axes.insert(1 + axis, 1 + parts)
-                x = xp.permute_dims(x, tuple(axes))
-                parts = axis
-            host_table = real_table(self.grid, axis, half=half, parts_first=parts == axis)
-            table = symbols.device_table(host_table, planes[0], ops=self.ops)
-            before, after = x.shape[: 1 + axis], x.shape[3 + axis :]
-            columns = (math.prod(before), x.shape[1 + axis] * x.shape[2 + axis], math.prod(after))
-            x = xp.matmul(table, xp.reshape(x, columns))
-            pair = [int(table.shape[0])]
-            if axis != halved:
-                pair = [2, self.grid[axis]] if parts == axis else [self.grid[axis], 2]
-            x = xp.reshape(x, (*before, *pair, *after))
-        return xp.reshape(x, (b, -1, p, r))
-
-    def half_of_taps(self) -> tuple[Array, Array]:
-        """The taps of `half_taps`, and a bound (b,) on what all errors add to their norm.
+        pairs : array, shape (b, f, 2, r)
+            Entries of the real matrices, and those of the transposed ones.
 
         Returns
         -------
-        taps : array, shape (b, n, p, p)
-            Twice the tap m where it stands for -m, too.
-        lost : array, shape (b,)
+        array, shape (b, taps, r)
         """
-        values, lost = self.values(slice(None))
-        taps = self.transform(values, half=True)
-        taps *= 1 / math.prod(self.grid)
-        return taps, lost
+        xp = self.xp
+        b, _, _, r = pairs.shape
+        if not self.grid:
+            return xp.sum(pairs, axis=2) / 2
+        # The halved axis comes first.
+        axes, tables_ = real_tables(self.grid)
+        x = pairs
+        if axes[0]:
+            x = xp.reshape(x, (b, *half_grid_shape(self.grid), 2, r))
+            x = xp.permute_dims(x, (0, *(1 + axis for axis in axes), 1 + len(axes), 2 + len(axes)))
+        for before, host_table in tables_:
+            # Both parts lie on the next axis, before those that are transformed already: so a complex product with a
+            # table is one real product, whose rows have both parts before the taps.
+            table = symbols.device_table(host_table, pairs, ops=self.ops)
+            x = xp.matmul(table, xp.reshape(x, (b * before, table.shape[1], -1)))
+        if axes[0]:
+            x = xp.reshape(x, (b, *(self.grid[axis] for axis in axes), r))
+            back = arrays.inverse_permutation(axes)
+            x = xp.permute_dims(x, (0, *(1 + axis for axis in back), 1 + len(axes)))
+        return xp.reshape(x, (b, -1, r))
 
-    def values(self, columns: slice | Array) -> tuple[tuple[Array, Array], Array]:
-        """``H_t`` at the frequencies, as two planes (b, f, p, r), and a bound on what all errors add to the taps.
+    def upper_entries(self, values: Array, start: int, stop: int) -> Iterator[Array]:
+        """The taps of parts of the entries (i, j) with ``i <= j`` and ``start <= j < stop``, shape (b, taps, r) each.
+
+        The entries are in the order of their columns j, and on the host as many at once as fit the cache.
+
+        Parameters
+        ----------
+        values : array
+            Of `values`: for all columns, or from start to stop.
+        """
+        xp, ops = self.xp, self.ops
+        b, f = values.shape[:2]
+        every_place = _upper_places(self.symbol.shape[2], start, stop, pairs=values.ndim > 4)
+        at_once = every_place.shape[1]
+        if ops.concrete and ops.on_host:
+            itemsize = 8 if values.dtype == xp.float64 else 4
+            at_once = max(1, TUNING.forward_host // (2 * itemsize * b * f))
+        flat = xp.reshape(values, (b, f, -1))
+        for first in range(0, every_place.shape[1], at_once):
+            places = every_place[:, first : first + at_once]
+            pairs = xp.take(flat, ops.from_numpy(places.reshape(-1), values), axis=2)
+            yield self.transform(xp.reshape(pairs, (b, f, 2, places.shape[1])))
+
+    def taps(self) -> Taps:
+        """The taps, with bounds of all of them together."""
+        xp, p = self.xp, self.symbol.shape[2]
+        values, lost = self.values(None)
+        upper = arrays.joined(list(self.upper_entries(values, 0, p)), axis=2, xp=xp)
+        upper *= 1 / math.prod(self.grid)
+        sums = row_sums(xp.sum(xp.abs(upper), axis=1), p, ops=self.ops)
+        return Taps(upper, self.grid, rounding.up(xp.max(sums, axis=1), upper.shape[1] + p, xp=xp), lost)
+
+    def values(self, columns: slice | Array | None) -> tuple[Array, Array]:
+        """The real matrices of ``H_t`` at the frequencies, and a bound (b,) on what all errors add to the taps' norm.
 
         At a frequency let X be the matrix of which X* X is formed next, and e a bound of the norm of its error, at
-        first the symbol's. The next one is off by at most ``2 ||X|| e + e**2 + product_error ||X||_F**2``.
+        first the symbol's. The next one is off by at most ``2 ||X|| e + 3 e**2 + product_error ||X||_F**2``, where the
+        symbol's own first product needs the factor 3 (`KernelSymbol.error`).
         The errors are taps E_m of a polynomial on the same grid: for any unit vector u,
-        ``sum_m ||E_m u|| <= sqrt(sum_theta ||E(theta) u||**2) <= sqrt(sum_theta e(theta)**2)`` (Parseval). Where half
-        of the computed taps stand for all (`transform`), so do their errors: ``sum_m ||E_m u||**2`` is up to twice as
-        large, and its root ``sqrt(2)`` times. The inverse transform, a product with a table an axis, is off in each
-        tap by at most ``c`` times the mean of ``|H(theta)|``, over all taps by
-        ``c sqrt(N) sqrt(sum_theta ||H(theta)||_F**2)``.
+        ``sum_m ||E_m u|| <= sqrt(sum_theta ||E(theta) u||**2) <= sqrt(sum_theta e(theta)**2)`` (Parseval). The inverse
+        transform, a product with a table an axis, is off in each tap by at most ``c`` times the mean of
+        ``|H(theta)|``, over all taps by ``c sqrt(N) sqrt(sum_theta ||H(theta)||_F**2)``.
+
+        Parameters
+        ----------
+        columns : slice, or array of shape (b, p, r), or None
+            Columns that are computed, or those of the identity that select them; None for all.
+
+        Returns
+        -------
+        values : array, shape (b, f, p, p), or (b, f, 2, p, r)
+            All columns; or some of the matrices and the same of the transposed ones.
+        lost : array, shape (b,)
         """
         xp = self.xp
         _, m, p = self.symbol.shape
         u = rounding.unit(self.symbol.like, xp=xp)
-        is_every_column = isinstance(columns, slice) and len(range(p)[columns]) == p
-        product_errors, transform_error, roundings = _error_factors(self.n_iter, m, p, self.grid, u, is_every_column)
+        is_of_kernel = isinstance(self.symbol, KernelSymbol)
+        product_errors, transform_error, roundings = _error_factors(self.n_iter, m, p, self.grid, u, is_of_kernel)
         values = []
         error_sum_sq = norm_sum_sq = xp.zeros_like(self.symbol.error)
         for part, factor in self.chunks():
-            planes, error, norm_sq = self._powers(factor, product_errors, columns, is_every_column=is_every_column)
+            some_values, error, norm_sq = self._powers(factor, product_errors, columns)
             weights = self.weights[part]
-            error_sum_sq = error_sum_sq + xp.sum(error**2 * weights, axis=1)
-            norm_sum_sq = norm_sum_sq + xp.sum(norm_sq * weights, axis=1)
-            values.append(planes)
-        # Products below the smallest normal number may be flushed to 0. At a frequency, a Gram product loses at most
-        # 4 m p of it, and doubles what the last one lost, as norms are at most 1 (`Powers`): 4**t m p in all.
-        underflow = (
-            4.0**self.n_iter * m * p * math.prod(self.grid) * float(xp.finfo(self.symbol.like.dtype).smallest_normal)
-        )
-        real, imag = values[0]
-        if len(values) > 1:
-            real, imag = (xp.concat(list(part), axis=1) for part in zip(*values, strict=True))
-        error = xp.sqrt(2 * error_sum_sq) + xp.sqrt(norm_sum_sq) * transform_error
-        return (real, imag), rounding.up(error, roundings, xp=xp) + underflow
+            error_sum_sq = error_sum_sq + xp.vecdot(error**2, weights)
+            norm_sum_sq = norm_sum_sq + xp.vecdot(norm_sq, weights)
+            values.append(some_values)
+        # Numbers below the smallest normal one may be flushed to 0. At a frequency, a product loses at most 16 m p of
+        # it, and doubles what the last one lost, as norms are at most 1 (`Powers`): 16 2**t m p in all. Of the sum of
+        # squared errors, each frequency's square may be lost.
+        smallest = float(xp.finfo(self.symbol.like.dtype).smallest_normal)
+        underflow = 16 * 2.0**self.n_iter * m * p * math.prod(self.grid) * smallest
+        error_sum_sq = error_sum_sq + 4 * len(self.points) * smallest
+        error = xp.sqrt(error_sum_sq) + xp.sqrt(norm_sum_sq) * transform_error
+        return arrays.joined(values, axis=1, xp=xp), rounding.up(error, roundings, xp=xp) + underflow
 
     def _powers(
-        self,
-        planes: tuple[Array, Array],
-        product_errors: Sequence[float],
-        columns: slice | Array,
-        *,
-        is_every_column: bool,
-    ) -> tuple[tuple[Array, Array], Array, Array]:
+        self, x: Array, product_errors: Sequence[float], columns: slice | Array | None
+    ) -> tuple[Array, Array, Array]:
         """``H_t`` at some frequencies, with what bounds its errors, but for the roundings of these bounds.
 
         Parameters
         ----------
-        planes : arrays, shape (b, f, m, p)
-            Real and imaginary part of the symbol.
+        x : array
+            Of the symbol's `at`.
         product_errors : sequence of float
-            Of each square, its error relative to ``||X||_F**2``.
+            Of each product, its error relative to the squared Frobenius norm of its factors.
 
         Returns
         -------
-        planes : arrays, shape (b, f, p, r)
-            Real and imaginary part of the columns of ``H_t``.
+        values : array
+            As of `values`.
         error : array, shape (b, f)
             e of `values`.
         norm_sq : array, shape (b, f)
             ``||H_t||_F**2``, or more.
         """
         xp = self.xp
-        # ||X||_F**2 of each factor X: the trace of X* X, where every column of that is computed.
-        factor_norms_sq = []
+        norms_sq = [_squares(x, xp=xp)]
         for t in range(self.n_iter):
-            if is_every_column or t < self.n_iter - 1:
-                planes = symbols.gram_planes(*planes, xp=xp)
-                factor_norms_sq.append(xp.linalg.trace(planes[0]))
+            is_gram = t == 0 and isinstance(self.symbol, KernelSymbol)
+            product, some_columns = (_gram, _columns_of_gram) if is_gram else (square_of_hermitian, _columns_of_square)
+            if columns is None or t < self.n_iter - 1:
+                x = product(x, xp=xp)
+                norms_sq.append(_squares(x, xp=xp))
             else:
-                factor_norms_sq.append(_squares(planes, xp=xp))
-                planes = self._columns(planes, columns)
-        # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
-        norm_sq = _squares(planes, xp=xp) if is_every_column else factor_norms_sq[-1] ** 2
+                x = xp.stack(some_columns(x, functools.partial(self._some, columns), xp=xp), axis=2)
+                # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
+                norms_sq.append(norms_sq[-1] ** 2)
         error = self.symbol.error[:, None]
-        for factor_norm_sq, square_norm_sq, relative_error in zip(
-            factor_norms_sq, [*factor_norms_sq[1:], norm_sq], product_errors, strict=True
-        ):
+        for factor_norm_sq, square_norm_sq, relative_error in zip(norms_sq, norms_sq[1:], product_errors, strict=False):
             product_error = factor_norm_sq * relative_error
             # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error.
             norm = xp.sqrt(xp.sqrt(square_norm_sq) + product_error)
-            error = (2 * norm + error) * error + product_error
-        return planes, error, norm_sq
+            error = (2 * norm + 3 * error) * error + product_error
+        return x, error, norms_sq[-1]
 
-    def _columns(self, planes: tuple[Array, Array], columns: slice | Array) -> tuple[Array, Array]:
-        """Real and imaginary part of some columns of X* X, or of its product with vectors."""
-        xp = self.xp
-        x = self.ops.complex(*planes)
+    def _some(self, columns: slice | Array, matrices: Array) -> Array:
+        """Some columns of matrices."""
         if isinstance(columns, slice):
-            right = x[:, :, :, columns]
-        else:
-            right = xp.matmul(x, xp.astype(columns, x.dtype)[:, None, :, :])
-        product = xp.matmul(arrays.adjoint(x, xp=xp), right)
-        return xp.real(product), xp.imag(product)
+            return matrices[:, :, :, columns]
+        return self.xp.matmul(matrices, self.xp.astype(columns, matrices.dtype)[:, None, :, :])
 
 
-def _squares(planes: tuple[Array, Array], *, xp: Namespace) -> Array:
-    """Squared Frobenius norm of each complex matrix of a stack, shape (b, f)."""
-    b, f, rows, columns = planes[0].shape
-    real, imag = (xp.reshape(plane, (b, f, rows * columns)) for plane in planes)
-    return xp.vecdot(real, real) + xp.vecdot(imag, imag)
+def _squares(x: Array, *, xp: Namespace) -> Array:
+    """Squared Frobenius norm of each real matrix of a stack, shape (b, f)."""
+    flat = xp.reshape(x, (*x.shape[:2], -1))
+    return xp.vecdot(flat, flat)
+
+
+def row_sums(upper: Array, p: int, *, ops: ArrayOps) -> Array:
+    """Sums of the rows of symmetric matrices, (b, p), from their upper entries, (b, p (p + 1) / 2)."""
+    xp = ops.xp
+    every_entry = xp.take(upper, ops.from_numpy(_places_of_entries(p)[0], upper), axis=1)
+    return xp.sum(xp.reshape(every_entry, (-1, p, p)), axis=2)
+
+
+@functools.lru_cache(maxsize=8)
+def _upper_places(p: int, start: int, stop: int, *, pairs: bool) -> np.ndarray:
+    """Where `GramTaps.values` has the entries (i, j) with ``i <= j`` and ``start <= j < stop``, and then (j, i).
+
+    Parameters
+    ----------
+    pairs : bool
+        Whether only these columns are there, and after them those of the transposed matrices.
+    """
+    columns = np.repeat(np.arange(start, stop), np.arange(start, stop) + 1)
+    rows = np.concatenate([np.arange(j + 1) for j in range(start, stop)])
+    if not pairs:
+        return np.stack([rows * p + columns, columns * p + rows])
+    width = stop - start
+    places = rows * width + columns - start
+    return np.stack([places, p * width + places])
+
+
+@functools.lru_cache(maxsize=8)
+def _places_of_entries(p: int) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each entry of a symmetric matrix among its upper entries, column by column: two arrays (p * p,).
+
+    In the second, the entries below the diagonal are in a second list of as many entries.
+    """
+    i, j = np.indices((p, p)).reshape(2, -1)
+    larger = np.maximum(i, j)
+    places = larger * (larger + 1) // 2 + np.minimum(i, j)
+    return places, np.where(i > j, places + p * (p + 1) // 2, places)
+
+
+@functools.lru_cache(maxsize=32)
+def _opposite_taps(grid: tuple[int, ...]) -> np.ndarray:
+    """The places of the taps -m among those of `centred_taps`."""
+    places = np.arange(math.prod(grid)).reshape(grid)
+    for axis in range(len(grid)):
+        places = np.roll(np.flip(places, axis), 1, axis)
+    return places.reshape(-1)
 
 
 def _error_factors(
-    n_iter: int, m: int, p: int, grid: tuple[int, ...], u: float, is_every_column: bool
+    n_iter: int, m: int, p: int, grid: tuple[int, ...], u: float, is_of_kernel: bool
 ) -> tuple[tuple[float, ...], float, int]:
     """Factors of the errors that `GramTaps.values` bounds, for a unit roundoff u.
+
+    Parameters
+    ----------
+    is_of_kernel : bool
+        Whether the first product is that of a `KernelSymbol`.
 
     Returns
     -------
     product_errors : tuple of float
-        Of each square, its error relative to ``||X||_F**2``.
+        Of each product, its error relative to the squared Frobenius norm of what it is computed from.
     transform_error : float
         ``c sqrt(N)``.
     roundings : int
         Of the bound of all errors itself.
     """
-    inner_lengths = [m] + [p] * (n_iter - 1)
-    # `symbols.gram_planes` adds two real products; a complex product may add all terms of an entry in turn.
-    lengths = [n + 2 for n in inner_lengths]
-    if not is_every_column:
-        lengths[-1] = 2 * inner_lengths[-1]
-    product_errors = tuple(rounding.SLACK * math.sqrt(2) * rounding.gamma(n, u) for n in lengths)
-    # A complex number takes two products of real ones; the margins cover the division by the number of points.
+    # That of `square_of_hermitian`. A kernel's product has 2 m terms: relative to the product of the norms of its
+    # factors, at most half the sum of their squares.
+    of_square = rounding.SLACK * math.sqrt(2) * rounding.gamma(p + 3, u)
+    of_kernel = rounding.SLACK * rounding.gamma(2 * m, u) / 2
+    product_errors = (of_kernel if is_of_kernel else of_square, *[of_square] * (n_iter - 1))
+    # A complex number takes two products of real ones; the margins cover the division by the number of points. A table
+    # may have sums of a cosine and a sine (`real_tables`).
     counts = half_grid_shape(grid)
-    axis_errors = [math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + symbols.phase_error(u)) for n in counts]
+    axis_errors = [math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + 2.5 * symbols.phase_error(u)) for n in counts]
     transform_error = rounding.SLACK * (sum(axis_errors) + 4 * u) * math.sqrt(math.prod(grid))
     # All numbers are sums, products and roots of numbers that are not negative. A squared norm has n roundings, those
-    # of a sum of m p or p**2 products. If a bound e has r, the next has 2 r + n + 6: so at most (2**t - 1) (n + 12)
+    # of a sum of 4 m p or p**2 products. If a bound e has r, the next has 2 r + n + 6: so at most (2**t - 1) (n + 12)
     # after t, as the first has 2. The last square doubles them, and the root halves them and those of the sum.
-    n = max(m, p) * p + 4
+    n = max(4 * m, p) * p + 4
     return product_errors, transform_error, (2**n_iter - 1) * (n + 12) + math.prod(counts) + 8
-
-
-class HalfOfTaps(NamedTuple):
-    """Half of the taps of a Gram matrix's power (`frequencies.half_taps`), and bounds of all of them together.
-
-    Parameters
-    ----------
-    taps : array, shape (b, n, p, p)
-        Twice the tap m where it stands for -m, too.
-    grid : tuple of int
-        Number of all taps along each axis.
-    sums : array, shape (b,)
-        Bound of the sum of the magnitudes in a row over all taps, as computed.
-    lost : array, shape (b,)
-        Bound of the norm of the error of the symbol with these taps at any frequency.
-    """
-
-    taps: Array
-    grid: tuple[int, ...]
-    sums: Array
-    lost: Array
 
 
 class Powers:
@@ -443,10 +533,14 @@ class Powers:
         self.xp = xp
         self.ops = ops
         wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
+        magnitudes = symbols.sums_of_magnitudes(wide, xp=xp)
+        norms = symbols.norm_of_magnitudes_up(magnitudes, math.prod(wide.shape[3:]), xp=xp)
+        self._is_zero = norms == 0
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        self._factor = _factor_to_one(xp.sqrt(_square_up(wide, xp=xp)), xp=xp)
+        flat = xp.reshape(magnitudes, (blocks.shape[0], -1))
+        self._factor = _factor_to_one(xp.sqrt(xp.vecdot(flat, flat)), xp=xp)
+        norms = norms * self._factor
         scaled = wide * _by_block(self._factor, blocks.ndim, xp=xp)
-        self._is_zero = ~xp.any(scaled != 0, axis=tuple(range(1, blocks.ndim)))
         self.is_swapped: Array | None = None
         # The power of two by which the first products' taps are multiplied, and the error of the last square that is
         # the same at every frequency.
@@ -454,19 +548,19 @@ class Powers:
         self._last_error: Array | float = 0.0
         first_products = self._first_products(scaled)
         later_products = n_iter - first_products
-        first: HalfOfTaps | None = None
+        first: Taps | None = None
         if either_side:
-            first = self._after(xp.concat([scaled, arrays.swapped(scaled, xp=xp)], axis=0), first_products)
+            both = xp.concat([scaled, arrays.swapped(scaled, xp=xp)], axis=0)
+            first = self._after(both, xp.concat([norms, norms], axis=0), first_products)
             count = scaled.shape[0]
-            self.is_swapped = first.sums[count:] < first.sums[:count]
-            first = HalfOfTaps(
-                self._lower_side(first.taps[:count, ...], first.taps[count:, ...], self.is_swapped),
-                first.grid,
-                self._lower_side(first.sums[:count], first.sums[count:], self.is_swapped),
-                self._lower_side(first.lost[:count], first.lost[count:], self.is_swapped),
-            )
+            is_swapped = self.is_swapped = first.sums[count:] < first.sums[:count]
+
+            def chosen(x: Array) -> Array:
+                return self._lower_side(x[:count, ...], x[count:, ...], is_swapped)
+
+            first = Taps(chosen(first.upper), first.grid, chosen(first.sums), chosen(first.lost))
         elif later_products:
-            first = self._after(scaled, first_products)
+            first = self._after(scaled, norms, first_products)
         if first is not None and later_products:
             in_float32 = last_square_in_float32 and later_products == 1
             symbol = self._symbol_of(first, later_products, in_float32=in_float32)
@@ -474,7 +568,7 @@ class Powers:
         else:
             if self.is_swapped is not None:
                 scaled = self._lower_side(scaled, arrays.swapped(scaled, xp=xp), self.is_swapped)
-            self._taps = GramTaps(KernelSymbol(scaled, ops=ops), n_iter, ops=ops)
+            self._taps = GramTaps(KernelSymbol(scaled, norms, ops=ops), n_iter, ops=ops)
         self._blocks = blocks
 
     def _first_products(self, blocks: Array) -> int:
@@ -483,39 +577,30 @@ class Powers:
         two = math.prod(tap_grid(tuple(blocks.shape[3:]), 2))
         return min(2 if two <= max(4 * p, _FEW_TAPS) else 1, max(1, self.n_iter - 1))
 
-    def _after(self, blocks: Array, products: int) -> HalfOfTaps:
+    def _after(self, blocks: Array, norms: Array, products: int) -> Taps:
         """The taps of blocks after some products."""
-        xp = self.xp
-        powers = GramTaps(KernelSymbol(blocks, ops=self.ops), products, ops=self.ops)
-        taps, lost = powers.half_of_taps()
-        magnitudes = xp.sum(xp.abs(taps), axis=1)
-        sums = xp.sum(magnitudes, axis=2) + xp.sum(magnitudes, axis=1)
-        # The sums over taps and channels, and that of rows and columns; halves are exact.
-        largest = rounding.up(xp.max(sums, axis=1) / 2, taps.shape[1] + taps.shape[2] + 1, xp=xp)
-        return HalfOfTaps(taps, powers.grid, largest, lost)
+        return GramTaps(KernelSymbol(blocks, norms, ops=self.ops), products, ops=self.ops).taps()
 
-    def _symbol_of(self, first: HalfOfTaps, later_products: int, *, in_float32: bool) -> GramSymbol:
+    def _symbol_of(self, first: Taps, later_products: int, *, in_float32: bool) -> GramSymbol:
         """The symbol whose powers are the later products."""
         xp, ops = self.xp, self.ops
         if later_products > 1:
-            return GramSymbol(*first, ops=ops)
-        taps, grid, sums, lost = first
+            return GramSymbol(first, ops=ops)
         if in_float32:
             # With a norm of about 1, since float32 has a small range.
-            self._last_factor = factor = _factor_to_one(sums, xp=xp)
-            taps = taps * _by_block(factor, taps.ndim, xp=xp)
-            sums = sums * factor
-            lost = lost * factor
+            self._last_factor = _factor_to_one(first.sums, xp=xp)
+            first = first.times(self._last_factor, xp=xp)
         # The error of the square by that of the taps is the same at every frequency. So it is less than the errors of
         # `GramTaps`, which are summed over the grid.
-        self._last_error = rounding.up(2 * sums * lost + lost**2, 4, xp=xp)
-        return GramSymbol(taps, grid, sums, xp.zeros_like(lost), in_float32=in_float32, ops=ops)
+        self._last_error = rounding.up(2 * first.sums * first.lost + first.lost**2, 4, xp=xp)
+        upper = xp.astype(first.upper, xp.float32) if in_float32 else first.upper
+        return GramSymbol(Taps(upper, first.grid, first.sums, xp.zeros_like(first.lost)), ops=ops)
 
     def _lower_side(self, inputs: Array, outputs: Array, is_swapped: Array) -> Array:
         """For each block, what belongs to the side that was chosen."""
         return self.xp.where(_by_block(is_swapped, inputs.ndim, xp=self.xp), outputs, inputs)
 
-    def channel_norms(self) -> tuple[Array, Array, tuple[Array, Array] | None, Callable[[], list[Upper]]]:
+    def channel_norms(self) -> tuple[Array, Array, Array | None, Callable[[], list[Upper]]]:
         """Norms d_i rounded up (b, p), the sums they are roots of (b, p), and values at the frequencies.
 
         The sums are in the scale of the scaled blocks. The values are None if they do not fit the memory. Last is what
@@ -536,41 +621,27 @@ class Powers:
         norms, sums = xp.matrix_transpose(norms), xp.matrix_transpose(sums)
         return norms, sums, values, _uppers(norms, ALL_FREQUENCIES, gram_rule(self.n_iter), ops=ops)
 
-    def _sums_of_taps(self) -> tuple[Array, Array, tuple[Array, Array] | None]:
-        """Sums (b, p) over the taps of each channel's magnitudes, their error (b,), and values that fit or None.
-
-        H is Hermitian, but not in rounding: the sums are the means of row and column sums. Row i of the tap -m is
-        column i of the tap m, so that half of the taps suffice.
-        """
+    def _sums_of_taps(self) -> tuple[Array, Array, Array | None]:
+        """Sums (b, p) over the taps of each channel's magnitudes, their error (b,), and values that fit or None."""
         xp, ops, last = self.xp, self.ops, self._taps
         b, _, p = last.symbol.shape
         points, taps = len(last.points), math.prod(last.grid)
         itemsize = 8 if last.symbol.like.dtype == xp.float64 else 4
-        # Columns at once: as complex numbers, twice while they are put together.
+        # Columns at once: of a matrix and the transposed one, twice while they are put together.
         width = max(1, min(p, ops.memory // (4 * itemsize * b * points * p)))
-        transformed_at_once = width
-        if ops.concrete and ops.on_host:
-            transformed_at_once = max(1, TUNING.forward_host // (2 * itemsize * b * points * p))
-        row_sums: Array | float = 0.0
-        column_sums = []
-        all_values: tuple[Array, Array] | None = None
+        magnitudes = []
+        values: Array | None = None
         for start in range(0, p, width):
-            values, error = last.values(slice(start, min(start + width, p)))
-            real, imag = values
-            for first in range(0, real.shape[3], transformed_at_once):
-                some = slice(first, first + transformed_at_once)
-                part = last.transform((real[..., some], imag[..., some]), half=True)
-                magnitudes = xp.sum(xp.abs(part), axis=1)
-                row_sums = row_sums + xp.sum(magnitudes, axis=2)
-                column_sums.append(xp.sum(magnitudes, axis=1))
-            all_values = values if width == p else None
-        means = (row_sums + xp.concat(column_sums, axis=1)) / (2 * taps)
-        # The sums over taps and channels, that of rows and columns, and the division.
-        return rounding.up(means, taps + p + 3, xp=xp), error, all_values
+            stop = min(start + width, p)
+            values, error = last.values(None if width == p else slice(start, stop))
+            magnitudes += [xp.sum(xp.abs(part), axis=1) for part in last.upper_entries(values, start, stop)]
+        sums = row_sums(arrays.joined(magnitudes, axis=1, xp=xp), p, ops=ops) / taps
+        # The sums over taps and channels, and the division.
+        return rounding.up(sums, taps + p + 2, xp=xp), error, values if width == p else None
 
     def residuals(
         self,
-        values: tuple[Array, Array] | None,
+        values: Array | None,
         selector: Array,
         sums: Array,
     ) -> tuple[Array, ...]:
@@ -578,7 +649,7 @@ class Powers:
 
         Parameters
         ----------
-        values : arrays, optional
+        values : array, optional
             Of `channel_norms`; None if they did not fit: those of the selected channels are computed again.
         selector : array, shape (b, p, r)
             Columns of the identity that select the channels.
@@ -589,13 +660,15 @@ class Powers:
         if values is None:
             chosen, _ = last.values(selector)
         else:
-            vectors = xp.astype(selector, values[0].dtype)[:, None, :, :]
-            chosen = xp.matmul(values[0], vectors), xp.matmul(values[1], vectors)
+            vectors = xp.astype(selector, values.dtype)[:, None, :, :]
+            chosen = xp.stack([xp.matmul(x, vectors) for x in (values, xp.matrix_transpose(values))], axis=2)
         factor = xp.astype(self._factor, self._blocks.dtype)
         scaled = self._blocks * _by_block(factor, self._blocks.ndim, xp=xp)
         if self.is_swapped is not None:
             scaled = self._lower_side(scaled, arrays.swapped(scaled, xp=xp), self.is_swapped)
-        return powers_residuals(scaled, last, last.transform(chosen), selector, sums)
+        b, f, _, p, r = chosen.shape
+        taps = xp.reshape(last.transform(xp.reshape(chosen, (b, f, 2, p * r))), (b, -1, p, r))
+        return powers_residuals(scaled, last, taps, selector, sums)
 
 
 def exponent_above(norm: Array, *, xp: Namespace) -> Array:
@@ -611,16 +684,6 @@ def _factor_to_one(norm: Array, *, xp: Namespace) -> Array:
 def _by_block(numbers: Array, ndim: int, *, xp: Namespace) -> Array:
     """Numbers (b,) as an array (b, 1, ...) of so many axes."""
     return xp.reshape(numbers, (-1,) + (1,) * (ndim - 1))
-
-
-def _square_up(blocks: Array, *, xp: Namespace) -> Array:
-    """About the largest squared Frobenius norm of each block's symbol, or more, shape (b,).
-
-    It is at most the sum of the magnitudes of the inner products of the taps.
-    """
-    flat = xp.reshape(blocks, (blocks.shape[0], -1, math.prod(blocks.shape[3:])))
-    inner = xp.matmul(xp.matrix_transpose(flat), flat)
-    return xp.sum(xp.abs(inner), axis=(1, 2))
 
 
 def gram_rule(n_iter: int) -> str:
@@ -710,32 +773,33 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
     return multiplicity, tables
 
 
-@functools.lru_cache(maxsize=64)
-def real_table(grid: tuple[int, ...], axis: int, *, half: bool, parts_first: bool) -> np.ndarray:
-    """The table of an axis of `tables` as a real matrix for real and imaginary parts, read-only.
+@functools.lru_cache(maxsize=32)
+def real_tables(grid: tuple[int, ...]) -> tuple[list[int], list[tuple[int, np.ndarray]]]:
+    """The tables of `tables` as real matrices, for the transform of pairs of a sum and a difference.
 
-    Parameters
-    ----------
-    half : bool
-        Whether the halved axis has its taps m >= 0 only, and twice those with m > 0.
-    parts_first : bool
-        Whether the columns are all real parts and then all imaginary ones; else the parts alternate. So do the rows,
-        but those of the halved axis are real parts only.
+    The columns of a table are the axis's points, with both parts of a number for each of them; on the axis that comes
+    first, their sum and their difference. The rows are the real parts for all taps, and then the imaginary ones, but on
+    the halved axis.
+
+    Returns
+    -------
+    axes : list of int
+        The halved axis, and the others.
+    tables : list of tuple
+        Of the axes from the last to the first: the number of points on the axes before it, and its table.
     """
-    real, imag = tables(grid)[1][axis]
-    if axis == halved_axis(grid):
-        if half:
-            count = real.shape[1]
-            weights = np.where(np.arange(count) > 0, 2.0, 1.0)[:, None]
-            real, imag = real[:count] * weights, imag[:count] * weights
-        rows = np.stack([real, -imag])[:, None]
-    else:
-        rows = np.stack([np.stack([real, imag]), np.stack([-imag, real])])
-    # Axes: the part in the columns, the part in the rows, row, column.
-    rows = rows.transpose(1, 2, 0, 3) if parts_first else rows.transpose(2, 1, 3, 0)
-    table = np.ascontiguousarray(rows.reshape(rows.shape[0] * rows.shape[1], -1))
-    table.flags.writeable = False
-    return table
+    halved, counts = halved_axis(grid), half_grid_shape(grid)
+    axes = [halved, *(axis for axis in range(len(grid)) if axis != halved)]
+    real_tables = []
+    for place in reversed(range(len(axes))):
+        real, imag = tables(grid)[1][axes[place]]
+        rows = [(real, -imag), (imag, real)] if place else [(real, -imag)]
+        if place == len(axes) - 1:
+            rows = [((x + y) / 2, (x - y) / 2) for x, y in rows]
+        table = np.concatenate([np.stack(row, axis=2).reshape(len(real), -1) for row in rows])
+        table.flags.writeable = False
+        real_tables.append((math.prod(counts[axis] for axis in axes[:place]), table))
+    return axes, real_tables
 
 
 def contract(x: Array, tables_: list[Array], *, xp: Namespace) -> Array:

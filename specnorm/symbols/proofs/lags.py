@@ -91,7 +91,7 @@ def lag_products(
             for j in range(len(other_taps)):
                 values = _by_difference(values, 1 + j, len(other_taps) + 2, xp=xp)
             sums_of_lags.append(xp.reshape(values, (values.shape[0], -1, c, right.shape[2])))
-        return _concat(sums_of_lags, axis=1, xp=xp)
+        return arrays.joined(sums_of_lags, axis=1, xp=xp)
 
     products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
     kernels_at_once = max(1, products_at_once // first_taps)
@@ -101,8 +101,8 @@ def lag_products(
     groups_of_lags = [every_lag[i : i + lags_at_once] for i in range(0, first_taps, lags_at_once)]
     values_of_parts = []
     for part in parts:
-        values_of_parts.append(_concat([sums(part, some) for some in groups_of_lags], axis=1, xp=xp))
-    values = _concat(values_of_parts, axis=0, xp=xp)
+        values_of_parts.append(arrays.joined([sums(part, some) for some in groups_of_lags], axis=1, xp=xp))
+    values = arrays.joined(values_of_parts, axis=0, xp=xp)
     # Along the first axis only lags of at least 0 were computed. Of those with 0 there, the first ones are negative
     # along another axis: `half_lags` leaves them out.
     negative_lags = math.prod(2 * k - 1 for k in other_taps) // 2
@@ -121,10 +121,6 @@ def even_and_odd(forward: Array, backward: Array, *, xp: Namespace) -> tuple[Arr
     even = xp.concat([zero_lag, forward[:, 1:, ...] + backward[:, 1:, ...]], axis=1)
     odd = xp.concat([xp.zeros_like(zero_lag), forward[:, 1:, ...] - backward[:, 1:, ...]], axis=1)
     return even, odd
-
-
-def _concat(parts: list[Array], *, axis: int, xp: Namespace) -> Array:
-    return parts[0] if len(parts) == 1 else xp.concat(parts, axis=axis)
 
 
 def _taps_in_rows(x: Array, *, xp: Namespace) -> Array:

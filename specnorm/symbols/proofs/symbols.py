@@ -280,12 +280,22 @@ def phase_error(u: float) -> float:
 
 
 def absolute_norm_up(blocks: Array, *, xp: Namespace) -> Array:
-    """Upper bound q of ``|| sum_k |K_k| ||``, from its row and column sums, shape (b,)."""
-    b, m, p = blocks.shape[:3]
-    sums = xp.sum(xp.reshape(xp.abs(blocks), (b, m, p, -1)), axis=-1)
+    """Upper bound q of ``|| sum_k |K_k| ||``, shape (b,)."""
+    return norm_of_magnitudes_up(sums_of_magnitudes(blocks, xp=xp), math.prod(blocks.shape[3:]), xp=xp)
+
+
+def sums_of_magnitudes(blocks: Array, *, xp: Namespace) -> Array:
+    """``sum_k |K_k|`` of blocks, shape (b, m, p)."""
+    return xp.sum(xp.reshape(xp.abs(blocks), (*blocks.shape[:3], -1)), axis=-1)
+
+
+def norm_of_magnitudes_up(sums: Array, taps: int, *, xp: Namespace) -> Array:
+    """Upper bound of the norm of `sums_of_magnitudes`, from its row and column sums, shape (b,); 0 for zeros alone."""
+    m, p = sums.shape[1:]
     rows = xp.max(xp.sum(sums, axis=2), axis=1)
     columns = xp.max(xp.sum(sums, axis=1), axis=1)
-    return rounding.up(xp.sqrt(rows * columns), math.prod(blocks.shape[3:]) + m + p + 4, xp=xp)
+    # A product of the roots, since that of the sums could be too small a number.
+    return rounding.up(xp.sqrt(rows) * xp.sqrt(columns), taps + m + p + 4, xp=xp)
 
 
 def symbol_error(blocks: Array, *, xp: Namespace) -> Array:
@@ -293,10 +303,14 @@ def symbol_error(blocks: Array, *, xp: Namespace) -> Array:
 
     ``(gamma(taps) + sqrt(2) eps_c) q`` with ``q >= || sum_k |K_k| ||`` and eps_c the error of the cosines and sines.
     """
+    return absolute_norm_up(blocks, xp=xp) * relative_symbol_error(blocks, xp=xp)
+
+
+def relative_symbol_error(blocks: Array, *, xp: Namespace) -> float:
+    """`symbol_error` as a multiple of q."""
     u = rounding.unit(blocks, xp=xp)
     taps = math.prod(blocks.shape[3:])
-    relative = rounding.SLACK * (rounding.gamma(taps + 1, u) + math.sqrt(2) * phase_error(u))
-    return absolute_norm_up(blocks, xp=xp) * relative
+    return rounding.SLACK * (rounding.gamma(taps + 1, u) + math.sqrt(2) * phase_error(u))
 
 
 def autocorrelation_error(mass: float, terms: int, u: float) -> float:

@@ -17,8 +17,9 @@ from helpers.promises import for_all, layers_for, measured, rounded
 from numpy.typing import NDArray
 
 import specnorm
-from specnorm.gram.proofs.powers import GramTaps, KernelSymbol
+from specnorm.gram.proofs.powers import GramTaps, KernelSymbol, Taps, row_sums
 from specnorm.methods import Gram
+from specnorm.symbols.proofs import symbols
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 4, 8, 12])
@@ -125,51 +126,55 @@ def test_what_the_taps_of_the_first_products_are_off_is_allowed_for(
     dtype: str, n_iter: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Taps that are a thousandth too small, and say so."""
-    kernel, taps = Recipe((9, 8, 3), dtype=dtype, seed=4).kernel, GramTaps.half_of_taps
+    kernel, taps = Recipe((9, 8, 3), dtype=dtype, seed=4).kernel, GramTaps.taps
 
-    def smaller(self: GramTaps) -> Any:
-        found: Any
-        found, lost = taps(self)
-        return 0.999 * found, lost + 1.001e-3 * np.linalg.norm(found, axis=(2, 3)).sum(axis=1)
+    def smaller(self: GramTaps, *, admitted: bool = True) -> Taps:
+        upper, grid, sums, lost = taps(self)
+        return Taps(0.999 * upper, grid, sums, lost + 1.001e-3 * sums if admitted else lost)
 
     expected = float(np.max(published(kernel, n_iter)))
-    monkeypatch.setattr(GramTaps, "half_of_taps", smaller)
+    monkeypatch.setattr(GramTaps, "taps", smaller)
     assert expected <= float(specnorm.gram_bound(kernel, n_iter=n_iter)) <= 1.01 * expected
-    monkeypatch.setattr(GramTaps, "half_of_taps", lambda *args: (0.999 * taps(*args)[0], taps(*args)[1]))
+    monkeypatch.setattr(GramTaps, "taps", lambda self: smaller(self, admitted=False))
     assert float(specnorm.gram_bound(kernel, n_iter=n_iter)) < expected
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 5), (3, 2, 3, 1), (3, 2, 2, 3, 2)])
-def test_half_of_the_taps_stand_for_all(shape: tuple[int, ...]) -> None:
-    """Sums of rows and columns over taps on one side of the halved axis, twice, and on it are those over all taps."""
+def taps_of(kernel: Any, n_iter: int) -> GramTaps:
+    return GramTaps(KernelSymbol(kernel, symbols.absolute_norm_up(kernel, xp=OPS.xp), ops=OPS), n_iter, ops=OPS)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 5), (3, 2, 3, 1), (3, 2, 2, 3, 2), (6, 4, 2, 3)])
+def test_upper_entries_stand_for_all(shape: tuple[int, ...]) -> None:
+    """Of all columns at once, or of some: the taps of the published formula, whose rows have their sums."""
     kernel: Any = Recipe((1, *shape), seed=2).kernel
-    taps = GramTaps(KernelSymbol(kernel, ops=OPS), 2, ops=OPS)
-    values, _ = taps.values(slice(None))
-    sums = []
-    for half in (False, True):
-        magnitudes = np.abs(np.asarray(taps.transform(values, half=half))).sum(axis=1)
-        sums.append(magnitudes.sum(axis=1) + magnitudes.sum(axis=2))
-    np.testing.assert_allclose(sums[1], sums[0], rtol=1e-12)
+    taps, p = taps_of(kernel, 2), shape[1]
+    expected = published(kernel[0], 2) ** 4 * math.prod(taps.grid)
+    for width in (p, 1, p - 1):
+        magnitudes: list[Any] = []
+        for start in range(0, p, width):
+            columns = slice(start, min(start + width, p))
+            values, _ = taps.values(None if width == p else columns)
+            parts: Any = taps.upper_entries(values, columns.start, columns.stop)
+            magnitudes += [np.abs(x).sum(axis=1) for x in parts]
+        sums: Any = row_sums(np.concatenate(magnitudes, axis=1), p, ops=OPS)  # type: ignore[arg-type]
+        np.testing.assert_allclose(sums[0], expected, rtol=1e-12)
 
 
-def test_a_rounding_of_taps_that_stand_for_others_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last product lowers the taps 1 to 8, not -1 to -8: the sum of all magnitudes, 81, stays allowed for."""
-    lowered = 1e-3 * ((np.arange(17) > 0) & (np.arange(17) < 9))
-    error = np.fft.ifft(lowered)[:9] * 17
+def test_what_the_last_product_is_off_is_allowed_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lowers all taps but 0: the sum of all magnitudes, 81, stays allowed for."""
+    lowered = 1e-3 * (np.arange(17) > 0)
+    error = np.fft.fft(lowered).real[:9]
     powers: Any = GramTaps._powers
 
     def with_error(*args: Any, **options: Any) -> Any:
-        (real, imag), _, norm_sq = powers(*args, **options)
-        planes = (real - error.real[None, :, None, None], imag - error.imag[None, :, None, None])
-        return planes, np.abs(error)[None, :], norm_sq
+        values, _, norm_sq = powers(*args, **options)
+        return values - error[None, :, None, None], np.abs(error)[None, :], norm_sq
 
     monkeypatch.setattr(GramTaps, "_powers", with_error)
-    kernel: Any = np.ones((1, 1, 1, 9))
-    taps = GramTaps(KernelSymbol(kernel, ops=OPS), 1, ops=OPS)
-    values, lost = taps.values(slice(None))
-    total = float(np.abs(np.asarray(taps.transform(values, half=True))).sum()) / 17
+    taps = taps_of(np.ones((1, 1, 1, 9)), 1).taps()
+    total = float(np.abs(np.asarray(taps.upper)).sum())
     assert total < 81 - 0.015
-    assert 81 <= total + float(lost[0]) <= 81 + 1e-3
+    assert 81 <= total + float(taps.lost[0]) <= 81 + 1e-3
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (1, 6), (2, 3, 2)])

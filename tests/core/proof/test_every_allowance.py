@@ -32,7 +32,7 @@ from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.proofs import scalar_powers
-from specnorm.gram.proofs.powers import Powers, lag_norms
+from specnorm.gram.proofs.powers import GramSymbol, Powers, Taps, lag_norms
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.frequencies import Frequencies
@@ -156,6 +156,15 @@ def sum_of_squares() -> bool:
     return float(values[0, 0, 0]) + found.error >= LONG
 
 
+def symbol_of_taps() -> bool:
+    """The sum of many taps that are 1."""
+    count = LONG + 1
+    ones: Any = np.ones((1, count, 1), dtype=np.float32)
+    sums: Any = np.full(1, count, dtype=np.float32)
+    symbol = GramSymbol(Taps(ones, (count,), sums, 0 * sums), ops=off(-1))
+    return float(symbol.at(ZERO)[0, 0, 0, 0]) + float(symbol.error[0]) >= count
+
+
 def taps_of_powers() -> bool:
     """Ones, whose Gram kernel's taps all come out too small; its values are taken for exact."""
     taps = 20
@@ -239,6 +248,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "lag_norms": lag_norms_of_ones,
     "_lags_error": lags_of_ones,
     "_error_factors": powers,
+    "GramSymbol.__init__": symbol_of_taps,
     "gram_error": own,
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),
@@ -253,7 +263,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
 """Function -> a check that it makes pass."""
 ELSEWHERE = {
     "backward_error": "rounding of Cholesky",
-    "symbol_error": "rounding of the symbol",
+    "relative_symbol_error": "rounding of the symbol",
     "product_allowance": "rounding of an attained norm",
     "autocorrelation_error": "rounding of the Gram polynomial",
     "reduced_error": "rounding of the reduced matrix",

@@ -7,6 +7,7 @@ import pytest
 from specnorm_networks.answering import bound
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators import base
 from specnorm_networks.certified.operators.base import Place, keep_linear_maps
 from specnorm_networks.certified.operators.layers import Layer
 
@@ -43,11 +44,15 @@ def test_a_map_is_made_once_for_each_operator_and_shape(counted: list[operators.
     assert counted == [one, other, one]
 
 
-def test_nothing_is_kept_outside_or_beyond_the_limit(counted: list[operators.Convolution]) -> None:
+def test_nothing_is_kept_outside_or_beyond_the_limit(
+    counted: list[operators.Convolution],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(base, "MOST_KEPT_NUMBERS", 2 * 36)
     one = convolution()
     x = np.zeros((1, 2, 4, 4))
     for _ in range(2):
-        with keep_linear_maps(2 * 36):
+        with keep_linear_maps():
             one.run(x)
             one.run(x)
             convolution(1).run(x)  # has no room beside it

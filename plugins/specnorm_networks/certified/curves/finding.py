@@ -187,7 +187,8 @@ class _Finder:
             missing = [source for source in node.inputs if source not in numbers]
             if not missing:
                 waiting.pop()
-                program.append((node.operator, tuple(numbers[source] for source in node.inputs)))
+                reads = tuple(numbers[source] for source in node.inputs)
+                program += _steps_of(node.operator, reads, len(program))
                 numbers[name] = len(program)
             elif len(program) + len(waiting) > 2 * MOST_OPERATORS:  # a value may wait several times
                 return None, numbers
@@ -214,6 +215,17 @@ class _Finder:
         except Unreadable:
             return node
         return replace(node, operator=functions, inputs=(base,)) if is_proven else node
+
+
+def _steps_of(operator: Operator, reads: tuple[int, ...], before: int) -> EntryProgram:
+    """Return an operator as steps of a program with ``before`` steps: those of its own program, or itself alone."""
+    if not isinstance(operator, Composite):
+        return ((operator, reads),)
+    (argument,) = reads
+    steps = []
+    for step, sources in operator.program:
+        steps.append((step, tuple(before + source if source else argument for source in sources)))
+    return tuple(steps)
 
 
 def _arrays_in_fields(operator: Operator) -> Sequence[FloatArray]:

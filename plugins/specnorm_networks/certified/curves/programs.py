@@ -27,8 +27,8 @@ from specnorm_networks.certified.operators.joins import (
 )
 from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS, Add, Scale
 from specnorm_networks.certified.operators.moves import Identity
-from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU, SoftShrink
-from specnorm_networks.certified.operators.smooth import HardSwish, Sin
+from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU
+from specnorm_networks.certified.operators.smooth import Sin
 from specnorm_networks.certified.operators.sources import Constant
 from specnorm_networks.certified.operators.steep import Power
 
@@ -129,10 +129,6 @@ class Curve:
                     found |= {operator.threshold, -operator.threshold}
                 case HardTanh():
                     found |= {operator.low, operator.high}
-                case SoftShrink():
-                    found |= {-operator.edge, operator.edge}
-                case HardSwish():
-                    found |= {-3.0, 3.0}
         return sorted(filter(math.isfinite, found))
 
     @cached_property

@@ -11,7 +11,6 @@ Proofs are kept for later calls, since a network has the same activation many ti
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from specnorm.proof import Interval, arithmetic, enclosing, host, point
 from specnorm_networks.certified.curves.programs import Curve, Evaluation
-from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, hull, is_exact, number, plus, times
+from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, is_exact, number, plus, times
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.smooth import Cos
 
@@ -85,8 +84,8 @@ def _prove(curve: Curve) -> Proof | str:
     least = math.inf
     for start in STARTS:
         sides = [_slopes_beyond(curve, side * start) for side in (-1, 1)]
-        tails = _union(*sides)
-        largest = float(tails.square_sum.max())
+        tails = np.maximum(*map(_upper_bounds, sides))
+        largest = float(tails[-1].max())
         # Starts further away are of use only if their slopes are smaller.
         if not largest < least * (1 - 2 * RTOL):
             continue
@@ -97,7 +96,7 @@ def _prove(curve: Curve) -> Proof | str:
             return proof if isinstance(best, str) else best
         if isinstance(best, str) or proof.constant < best.constant:
             best = proof
-        if least <= search.attained_square_sum.max() * (1 + 2 * RTOL):
+        if least <= search.attained[-1].max() * (1 + 2 * RTOL):
             break
     return best
 
@@ -140,8 +139,18 @@ def root_of_largest(square_sum: FloatArray) -> float:
     return host.root_up(Fraction(largest)) if math.isfinite(largest) else math.inf
 
 
-def _union(a: Slopes, b: Slopes) -> Slopes:
-    return Slopes(np.minimum(a.low, b.low), np.maximum(a.high, b.high), np.maximum(a.square_sum, b.square_sum))
+def _upper_bounds(slopes: Slopes) -> FloatArray:
+    """Return upper bounds of all slopes, of their negatives, and of the sum of squares, shape (2 outputs + 1, ...)."""
+    return np.concatenate([slopes.high, -slopes.low, slopes.square_sum[None]])
+
+
+def _attained(slopes: Slopes) -> FloatArray:
+    """Return what the same are at least, for some argument in each cell; -infinity if a cell's bounds are infinite."""
+    contains_0 = (slopes.low <= 0) & (slopes.high >= 0)
+    smallest = np.where(contains_0, 0.0, np.minimum(abs(slopes.low), abs(slopes.high)))
+    least = np.concatenate([slopes.low, -slopes.high, np.square(smallest).sum(axis=0)[None]])
+    is_finite = (np.isfinite(slopes.low) & np.isfinite(slopes.high)).all(axis=0)
+    return np.where(is_finite, least, -math.inf)
 
 
 def _slopes_beyond(curve: Curve, start: float) -> Slopes:
@@ -155,14 +164,13 @@ def _slopes_beyond(curve: Curve, start: float) -> Slopes:
 class _Search:
     """A search over cells: it divides those that may contain the largest or the smallest slope of a function."""
 
-    def __init__(self, curve: Curve, end: float, tails: Slopes) -> None:
+    def __init__(self, curve: Curve, end: float, tails: FloatArray) -> None:
         self.curve = curve
         self.end = end
         self.proven = tails
-        # Slopes that are attained in some cell: the search may stop near them. They prove nothing.
-        self.attained_low = np.full(tails.low.shape, math.inf)
-        self.attained_high = np.full(tails.low.shape, -math.inf)
-        self.attained_square_sum = np.zeros(curve.shape)
+        """`_upper_bounds` on the tails and on all cells that are not divided further."""
+        self.attained = np.full(tails.shape, -math.inf)
+        """What is attained in some cell: the search may stop near it. It proves nothing."""
 
     def prove(self) -> Proof | str:
         """Divide cells in rounds; return the slopes that this proves."""
@@ -175,63 +183,40 @@ class _Search:
             if jumps.any():
                 return f"it may jump where its argument is near {low[jumps][0]:.6g}"
             slopes = _slopes(cells, (len(low), *self.curve.shape))
-            self._note_attained(slopes)
-            is_unbounded = ~np.isfinite(self._over_functions(slopes.square_sum))
+            upper = _upper_bounds(slopes)
+            self.attained = np.maximum(self.attained, _attained(slopes).max(axis=1))
+            is_unbounded = self._over_functions(~np.isfinite(slopes.square_sum))
             is_small = high - low <= HOPELESS_WIDTH * np.maximum(1.0, abs(low))
             if (is_unbounded & is_small).any():
                 return f"{UNBOUNDED} where its argument is near {low[is_unbounded & is_small][0]:.6g}"
             cells_left -= len(low)
-            divides = is_unbounded | (self._may_hold_an_extreme(slopes) & (host.next_up(low) < high))
+            divides = is_unbounded | (self._may_hold_an_extreme(upper) & (host.next_up(low) < high))
             divides &= cells_left > 0
-            self._settle(slopes, ~divides)
+            if not divides.all():
+                self.proven = np.maximum(self.proven, upper[:, ~divides].max(axis=1))
             if not divides.any():
                 break
             low, high = _divide(low[divides], high[divides])
         else:
             return UNBOUNDED
-        steepest = np.maximum(abs(self.proven.low), abs(self.proven.high))
-        if not np.isfinite(steepest).all():
+        if not np.isfinite(self.proven).all():
             return UNBOUNDED
+        most, negatives = np.split(self.proven[:-1], 2)
         # Two bounds: by the largest sum of squares, and by the largest slope of each output.
+        steepest = np.maximum(abs(most), abs(negatives))
         by_outputs = max(host.hypot_up(*column) for column in steepest.reshape(len(steepest), -1).T.tolist())
-        by_square_sum = root_of_largest(self.proven.square_sum)
-        return Proof(self.proven.low, self.proven.high, min(by_outputs, by_square_sum))
+        return Proof(-negatives, most, min(by_outputs, root_of_largest(self.proven[-1])))
 
-    def _over_functions(self, array: FloatArray) -> FloatArray:
-        """Return the largest entry of each cell, over all functions."""
-        return np.asarray(array.max(axis=tuple(range(1, array.ndim))))
+    def _over_functions(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return whether a mask is true of a cell for any function."""
+        return np.asarray(mask.any(axis=tuple(range(1, mask.ndim))))
 
-    def _settle(self, slopes: Slopes, settled: NDArray[np.bool_]) -> None:
-        """Add the bounds of cells that are not divided further to the proof."""
-        if settled.any():
-            low, high = slopes.low[:, settled].min(axis=1), slopes.high[:, settled].max(axis=1)
-            self.proven = _union(self.proven, Slopes(low, high, slopes.square_sum[settled].max(axis=0)))
-
-    def _note_attained(self, slopes: Slopes) -> None:
-        """Note slopes that are attained: in each cell, a slope between its lower and its upper bound is."""
-        is_finite = np.isfinite(slopes.low) & np.isfinite(slopes.high)
-        least = np.where(is_finite, slopes.high, math.inf).min(axis=1)
-        most = np.where(is_finite, slopes.low, -math.inf).max(axis=1)
-        self.attained_low = np.minimum(self.attained_low, least)
-        self.attained_high = np.maximum(self.attained_high, most)
-        contains_0 = (slopes.low <= 0) & (slopes.high >= 0)
-        smallest = np.where(contains_0, 0.0, np.minimum(abs(slopes.low), abs(slopes.high)))
-        square_sum = np.where(is_finite.all(axis=0), np.square(np.where(is_finite, smallest, 0.0)).sum(axis=0), 0.0)
-        self.attained_square_sum = np.maximum(self.attained_square_sum, square_sum.max(axis=0))
-
-    def _may_hold_an_extreme(self, slopes: Slopes) -> NDArray[np.bool_]:
-        """Return which cells have slopes beyond the attained and the settled ones by more than the tolerance."""
-        if len(slopes.low) > 1:
-            largest = np.maximum(self.attained_square_sum, self.proven.square_sum)
-            is_beyond = np.asarray(slopes.square_sum > largest * (1 + 2 * RTOL))
-        else:
-            least = np.minimum(self.attained_low, self.proven.low)
-            most = np.maximum(self.attained_high, self.proven.high)
-            tolerance = RTOL * np.maximum(*(np.where(np.isfinite(x), abs(x), 0.0) for x in (least, most)))
-            below = slopes.low < (least - tolerance)[:, None]
-            above = slopes.high > (most + tolerance)[:, None]
-            is_beyond = np.asarray((below | above).any(axis=0))
-        return self._over_functions(is_beyond).astype(bool)
+    def _may_hold_an_extreme(self, upper: FloatArray) -> NDArray[np.bool_]:
+        """Return which cells have bounds beyond the attained and the proven ones by more than the tolerance."""
+        best = np.maximum(self.attained, self.proven)
+        sizes = np.where(np.isfinite(best), abs(best), 0.0)
+        tolerance = RTOL * np.append(np.broadcast_to(sizes[:-1].max(axis=0), sizes[:-1].shape), 2 * sizes[-1:], axis=0)
+        return self._over_functions((upper > (best + tolerance)[:, None]).any(axis=0))
 
     def _jumps(self, low: FloatArray, high: FloatArray, cells: Evaluation) -> NDArray[np.bool_]:
         """Return which cells have a step at an end where branches differ: inside of the cell, and at its end."""
@@ -243,7 +228,7 @@ class _Search:
             is_touched = np.logical_or.reduce([np.broadcast_to(touched, shape) for touched in touched_steps])
             if is_touched.any():
                 at_end, inside = self._evaluated(end, end), self._evaluated(end, end, cells.signs)
-                jumps |= self._over_functions(is_touched & ~_agree(inside, at_end, shape)).astype(bool)
+                jumps |= self._over_functions(is_touched & ~_agree(inside, at_end, shape))
         return jumps
 
     def _evaluated(
@@ -309,15 +294,18 @@ def bounds_on(curve: Curve, low: FloatArray, high: FloatArray) -> Bounds:
     first = np.where(is_point, host.next_down(low), low)
     last = np.where(is_point, host.next_up(high), high)
     count = 1 if is_point.all() else max(1, min(PARTS_OF_RANGE, MOST_PARTS // max(low.size, 1)))
-    is_whole = ~np.isfinite(last - first)
-    ends = [np.clip(first + (k / count) * (last - first), first, last) for k in range(count)]
-    ends = [*(np.where(is_whole, first, end) for end in ends), last]
-    bounds: Bounds | None = None
-    for start, end in itertools.pairwise(ends):
-        found = _evaluated(curve, start, np.where(is_whole, last, np.maximum(start, end)))
-        part = Bounds(_slopes(found, low.shape), [found.values[output].value.factor for output in curve.outputs])
-        bounds = part if bounds is None else Bounds(
-            _union(bounds.slopes, part.slopes), list(map(hull, bounds.values, part.values))
-        )  # fmt: skip
-    assert bounds is not None
-    return bounds
+    shares = (np.arange(count + 1) / count).reshape(-1, *(1,) * low.ndim)
+    with np.errstate(all="ignore"):
+        edges = np.where(np.isfinite(last - first), np.clip(first + shares * (last - first), first, last), first)
+    edges[-1] = last
+    starts, ends = edges[:-1], np.where(np.isfinite(last - first), np.maximum(edges[:-1], edges[1:]), last)
+    found = _evaluated(curve, starts, ends)
+    slopes = _slopes(found, starts.shape)
+    values = []
+    for output in curve.outputs:
+        factor = found.values[output].value.factor
+        value_low, value_high = (np.broadcast_to(end, starts.shape) for end in factor.ends)
+        values.append(enclosing((value_low.min(axis=0), value_high.max(axis=0))))
+    return Bounds(
+        Slopes(slopes.low.min(axis=1), slopes.high.max(axis=1), slopes.square_sum.max(axis=0)), values
+    )  # fmt: skip

@@ -18,25 +18,11 @@ from numpy.typing import NDArray
 from specnorm.proof import Interval, anything, enclosing, host, point
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
 from specnorm_networks.certified.operators.piecewise import Abs, LeakyReLU, Negative, ReLU
-from specnorm_networks.certified.operators.smooth import (
-    ELU,
-    GELU,
-    Arctan,
-    Cos,
-    Erf,
-    Mish,
-    Sigmoid,
-    SiLU,
-    Sin,
-    Softplus,
-    Softsign,
-    Tanh,
-    TanhGELU,
-)
+from specnorm_networks.certified.operators.smooth import ELU, Arctan, Cos, Erf, Sigmoid, Sin, Softplus, Softsign, Tanh
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 
 VALUE_AT_ZERO: dict[type[Pointwise], float] = {
-    **dict.fromkeys((Arctan, Erf, GELU, Mish, SiLU, Sin, Softsign, Tanh, TanhGELU, Sqrt), 0.0),
+    **dict.fromkeys((Arctan, Erf, Sin, Softsign, Tanh, Sqrt), 0.0),
     Exp: 1.0, Cos: 1.0, Sigmoid: 0.5,
 }  # fmt: skip
 """Exact values of functions at 0: branches that meet there have to agree exactly."""
@@ -77,15 +63,17 @@ def times(a: Interval, b: Interval) -> Interval:
         low = np.where(is_above, np.maximum(low, 0.0), low)
         high = np.where(is_below, np.minimum(high, 0.0), high)
         for factor, rest in ((a, b), (b, a)):
+            if not is_exact(factor).any():
+                continue
             for number, product in ((0.0, (0.0, 0.0)), (1.0, rest.ends), (-1.0, (-rest.high, -rest.low))):
                 is_number = (factor.low == number) & (factor.high == number)
                 low = np.where(is_number, product[0], low)
                 high = np.where(is_number, product[1], high)
-        is_unrounded = is_exact(a) & is_exact(b) & _is_product_exact(a.low, b.low)
-        product_of_numbers = a.low * b.low
-    return enclosing(
-        (np.where(is_unrounded, product_of_numbers, low), np.where(is_unrounded, product_of_numbers, high))
-    )
+        are_exact = is_exact(a) & is_exact(b)
+        if are_exact.any():
+            is_unrounded = are_exact & _is_product_exact(a.low, b.low)
+            low, high = (np.where(is_unrounded, a.low * b.low, end) for end in (low, high))
+    return enclosing((low, high))
 
 
 def _is_product_exact(a: FloatArray, b: FloatArray) -> NDArray[np.bool_]:
@@ -269,8 +257,7 @@ class Arithmetic:
         if not largest or (side < 0 and not tends_down) or growth * self.start < FALL:
             return None
         most = (math.exp(-min(growth * self.start, 700.0)) * (1 + ERROR) + TINY) * self.start**FALL * largest
-        ends = sorted((0.0, most * (f.alpha if isinstance(f, ELU) else 1.0)))
-        return Quantity(enclosing((zeros + ends[0], zeros + ends[1])), -FALL)
+        return Quantity(enclosing((zeros, zeros + most * (f.alpha if isinstance(f, ELU) else 1.0))), -FALL)
 
     def _steep(self, f: Steep, u: Quantity, value: Interval, slope: Interval) -> tuple[Quantity, Quantity]:
         """Return f(u) and f'(u), for large u, of a function whose slope has no bound.

@@ -28,39 +28,24 @@ from specnorm_networks.certified.operators.moves import (
     Unsqueeze,
 )
 from specnorm_networks.certified.operators.normalisation import Centre, Normalise
-from specnorm_networks.certified.operators.piecewise import Abs, HardTanh, LeakyReLU, Negative, ReLU, SoftShrink
+from specnorm_networks.certified.operators.piecewise import Abs, HardTanh, LeakyReLU, Negative, ReLU
 from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
 from specnorm_networks.certified.operators.resizing import Resize
-from specnorm_networks.certified.operators.smooth import (
-    ELU,
-    GELU,
-    Arctan,
-    Cos,
-    Erf,
-    HardSwish,
-    Mish,
-    Sigmoid,
-    SiLU,
-    Sin,
-    Softplus,
-    Softsign,
-    Tanh,
-    TanhGELU,
-)
+from specnorm_networks.certified.operators.smooth import ELU, Arctan, Cos, Erf, Sigmoid, Sin, Softplus, Softsign, Tanh
 from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [
-    "ELU", "GELU", "Abs", "Add", "Arctan", "AveragePool",
+    "ELU", "Abs", "Add", "Arctan", "AveragePool",
     "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
-    "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardSwish", "HardTanh",
+    "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
-    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum", "Mish",
+    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
-    "Resize", "Rsqrt", "SameOrder", "Scale", "SiLU", "Sigmoid", "Sign", "Sin", "Slice",
-    "Smallest", "SoftShrink", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
-    "TanhGELU", "Tile", "Unknown", "Unsqueeze", "Where", "Windows",
+    "Resize", "Rsqrt", "SameOrder", "Scale", "Sigmoid", "Sign", "Sin", "Slice",
+    "Smallest", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
+    "Tile", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

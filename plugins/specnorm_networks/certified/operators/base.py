@@ -378,44 +378,17 @@ class Operator:
         return None
 
 
-class _KeptMaps:
-    """Linear maps that are kept, each with the shape of its value, by operator and shapes of the inputs.
-
-    ``most_numbers``: largest number of numbers of kernels that all maps together may hold.
-    """
-
-    def __init__(self, most_numbers: int) -> None:
-        self.numbers_left = most_numbers
-        # The operator is kept, too: as long as it lives, no other operator has its identity.
-        self.maps: dict[tuple[int, tuple[KnownShape, ...]], tuple[Operator, LinearMap, KnownShape]] = {}
-
-    def find(self, operator: Operator, befores: Sequence[KnownShape]) -> tuple[LinearMap, KnownShape] | None:
-        """Return the kept map of an operator, with the shape of its value; None if there is none."""
-        entry = self.maps.get((id(operator), tuple(befores)))
-        if entry is None:
-            return None
-        _, linear, shape = entry
-        return linear, shape
-
-    def keep(self, operator: Operator, befores: Sequence[KnownShape], linear: LinearMap, shape: KnownShape) -> None:
-        """Keep a map and the shape of its value, unless its kernels have too many entries."""
-        if linear.kept_numbers <= self.numbers_left:
-            self.numbers_left -= linear.kept_numbers
-            self.maps[id(operator), tuple(befores)] = (operator, linear, shape)
-
-
-_KEPT_MAPS: ContextVar[_KeptMaps | None] = ContextVar("_KEPT_MAPS", default=None)
-"""Maps of the innermost `keep_linear_maps`; None outside of such contexts."""
+_KEPT_MAPS: ContextVar[dict[Any, tuple[LinearMap, KnownShape]] | None] = ContextVar("_KEPT_MAPS", default=None)
+"""Maps with the shapes of their values, by operator and shapes of the inputs; None outside of `keep_linear_maps`."""
 
 
 @contextmanager
-def keep_linear_maps(most_numbers: int = MOST_KEPT_NUMBERS) -> Iterator[None]:
+def keep_linear_maps() -> Iterator[None]:
     """Make the linear map of each operator only once, while a network is executed many times.
 
-    Kernels must not change until the context ends. ``most_numbers``: largest number of numbers of kernels that are
-    kept.
+    Kernels must not change until the context ends. Maps hold at most `MOST_KEPT_NUMBERS` numbers of kernels together.
     """
-    token = _KEPT_MAPS.set(_KeptMaps(most_numbers))
+    token = _KEPT_MAPS.set({})
     try:
         yield
     finally:
@@ -447,15 +420,17 @@ class Linear(Operator):
 
     def _kept_map(self, befores: list[KnownShape]) -> tuple[LinearMap, KnownShape] | None:
         """Return the linear map and the shape of its value, kept ones inside of `keep_linear_maps`."""
-        maps = _KEPT_MAPS.get()
-        if maps is None:
+        kept = _KEPT_MAPS.get()
+        if kept is None:
             return self._new_map(befores)
-        map_and_shape = maps.find(self, befores)
-        if map_and_shape is None:
-            map_and_shape = self._new_map(befores)
-            if map_and_shape is not None:
-                linear, shape = map_and_shape
-                maps.keep(self, befores, linear, shape)
+        key = (self, tuple(befores))
+        if key in kept:
+            return kept[key]
+        map_and_shape = self._new_map(befores)
+        if map_and_shape is not None:
+            numbers = map_and_shape[0].kept_numbers + sum(linear.kept_numbers for linear, _ in kept.values())
+            if numbers <= MOST_KEPT_NUMBERS:
+                kept[key] = map_and_shape
         return map_and_shape
 
     def _new_map(self, befores: list[KnownShape]) -> tuple[LinearMap, KnownShape] | None:

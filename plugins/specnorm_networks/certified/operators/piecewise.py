@@ -189,31 +189,3 @@ class HardTanh(Piecewise):
     ) -> FloatArray | float:
         # The other library may have rounded the limits; other values are exact.
         return np.where(np.isin(result, (self.low, self.high)), 2 * unit * abs(result), 0.0)
-
-
-class SoftShrink(Piecewise):
-    """``sign(x) max(|x| - edge, 0)``."""
-
-    edge: float = 0.5
-
-    def value(self, x: FloatArray) -> FloatArray:
-        shrunk: FloatArray = np.sign(x) * np.maximum(abs(x) - self.edge, 0.0)
-        return shrunk
-
-    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        if not 0 <= self.edge < math.inf:
-            return ()
-        return (
-            Piece(-math.inf, -self.edge, 1.0, self.edge),
-            Piece(-self.edge, self.edge, 0.0),
-            Piece(self.edge, math.inf, 1.0, -self.edge),
-        )
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The other library rounds the edge, and the difference.
-        return np.asarray(2 * unit * (abs(result) + self.edge))

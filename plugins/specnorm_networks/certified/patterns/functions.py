@@ -8,23 +8,25 @@ import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.patterns.structure import Structure
+from specnorm_networks.certified.patterns.structure import NoPattern, Structure
 
 
-def as_function(node: Node, structure: Structure) -> Node | None:
-    """Return ``log(1 + exp(u))`` as softplus of u, and ``1 / (1 + exp(-u))`` as its sigmoid; None for other nodes."""
+def as_function(node: Node, structure: Structure) -> Node:
+    """Return ``log(1 + exp(u))`` as softplus of u, and ``1 / (1 + exp(-u))`` as its sigmoid."""
     is_sigmoid = isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1
     if not (is_sigmoid or isinstance(node.operator, ops.Log)):
-        return None
+        raise NoPattern
     number, summand = structure.sum_with_number(structure.input_of(node)) or (0.0, "")
     exponential = structure.origin(summand) if number == 1 else node
     if not isinstance(exponential.operator, ops.Exp):
-        return None
+        raise NoPattern
     u = structure.input_of(exponential)
-    if not is_sigmoid:
-        return replace(node, operator=ops.Softplus(), inputs=(u.name,)) if u.shape == node.shape else None
+    if not is_sigmoid and u.shape == node.shape:
+        return replace(node, operator=ops.Softplus(), inputs=(u.name,))
     scale = u.operator
-    is_negated = isinstance(scale, ops.Scale) and scale.offset is None and scale.exact and np.all(scale.values == -1)
-    if not (is_negated or isinstance(scale, ops.Negative)) or structure[u.inputs[0]].shape != node.shape:
-        return None
+    is_negation = isinstance(scale, ops.Negative)
+    if isinstance(scale, ops.Scale):
+        is_negation = scale.offset is None and scale.exact and bool(np.all(scale.values == -1))
+    if not is_sigmoid or not is_negation or structure[u.inputs[0]].shape != node.shape:
+        raise NoPattern
     return replace(node, operator=ops.Sigmoid(), inputs=u.inputs)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.normalisation import Form
-from specnorm_networks.certified.patterns.structure import Structure, is_difference
+from specnorm_networks.certified.patterns.structure import NoPattern, Structure, is_difference
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,18 @@ class Divisor:
     """Function of the length and eps, as in `Normalise`. "variance" means "mean square" for the value less its mean."""
 
 
-def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node] | None:
+def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return two nodes in place of a quotient: the length of a value, and the value normalised by it.
 
-    None if the node is no such quotient. ``fresh``: returns a name that no node has, similar to a given one.
+    ``fresh``: returns a name that no node has, similar to a given one.
     """
-    quotient = _quotient(node, structure)
-    if quotient is None:
-        return None
-    dividend, divisor = quotient
+    dividend, divisor = _quotient(node, structure)
     if divisor.form == "variance":
         # With y = x - mean(x), (x - mean(x)) / sqrt(variance(x) + eps) is y / sqrt(mean(y^2) + eps).
-        centred = _difference(structure.origin(dividend), structure)
-        if centred is None:
-            return None
-        value, mean = centred
-        if value.name != structure.origin(divisor.source).name or not _is_mean(mean, divisor, structure):
-            return None
+        value, mean = _difference(structure.origin(dividend), structure)
+        _require_mean(mean, divisor, structure)
+        if value.name != structure.origin(divisor.source).name:
+            raise NoPattern
         source = dividend
         form: Form = "mean square"
     else:
@@ -54,7 +50,7 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
         form = divisor.form
     shape = structure[source].shape
     if shape is None or node.shape != shape or structure.origin(dividend).name != structure.origin(source).name:
-        return None
+        raise NoPattern
     kept_shape = tuple(1 if axis in divisor.axes else n for axis, n in enumerate(shape))
     length = Node(
         fresh(f"{node.name}.length"),
@@ -68,29 +64,25 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
     return [length, replace(node, operator=normalise, inputs=(source, length.name))]
 
 
-def _quotient(node: Node, structure: Structure) -> tuple[str, Divisor] | None:
+def _quotient(node: Node, structure: Structure) -> tuple[str, Divisor]:
     """Return the name of the dividend, and the divisor, of a quotient or a product with an inverse."""
-    if len(node.inputs) != 2:
-        return None
-    first, second = node.inputs
     if isinstance(node.operator, ops.Quotient):
-        divisor = _length_or_root(_before_broadcast(second, structure), structure)
-        return None if divisor is None else (first, divisor)
+        dividend, divisor = node.inputs
+        return dividend, _length_or_root(_before_broadcast(divisor, structure), structure)
     if isinstance(node.operator, ops.Product):
-        for dividend, inverse in ((first, second), (second, first)):
-            divisor = _divisor_of_inverse(_before_broadcast(inverse, structure), structure)
-            if divisor is not None:
-                return dividend, divisor
-    return None
+        for dividend, inverse in (node.inputs, node.inputs[::-1]):
+            with suppress(NoPattern):
+                return dividend, _divisor_of_inverse(_before_broadcast(inverse, structure), structure)
+    raise NoPattern
 
 
-def _divisor_of_inverse(node: Node, structure: Structure) -> Divisor | None:
-    """Return the divisor if a node computes the inverse of one."""
+def _divisor_of_inverse(node: Node, structure: Structure) -> Divisor:
+    """Return the divisor whose inverse a node computes."""
     if isinstance(node.operator, ops.Rsqrt):
         return _mean_square(node.inputs[0], structure)
     if isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1:
         return _length_or_root(structure.input_of(node), structure)
-    return None
+    raise NoPattern
 
 
 def _before_broadcast(name: str, structure: Structure) -> Node:
@@ -104,17 +96,14 @@ def _before_broadcast(name: str, structure: Structure) -> Node:
     return node
 
 
-def _length_or_root(node: Node, structure: Structure) -> Divisor | None:
-    length = _length(node, structure)
-    if length is not None:
-        return length
+def _length_or_root(node: Node, structure: Structure) -> Divisor:
     if isinstance(node.operator, ops.Sqrt):
         return _mean_square(node.inputs[0], structure)
-    return None
+    return _length(node, structure)
 
 
-def _length(node: Node, structure: Structure) -> Divisor | None:
-    """Return a node as a divisor if it computes max(|x|, eps), |x| + eps or |x|."""
+def _length(node: Node, structure: Structure) -> Divisor:
+    """Return max(|x|, eps), |x| + eps or |x| as a divisor."""
     # Unless eps is read below, the divisor is |x| = max(|x|, 0).
     eps = 0.0
     norm = node
@@ -128,11 +117,11 @@ def _length(node: Node, structure: Structure) -> Divisor | None:
         eps = node.operator.low
         norm = structure.input_of(node)
     if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or not 0 <= eps < math.inf:
-        return None
+        raise NoPattern
     return Divisor(norm.inputs[0], tuple(sorted(norm.operator.axes)), eps, form)
 
 
-def _mean_square(name: str, structure: Structure) -> Divisor | None:
+def _mean_square(name: str, structure: Structure) -> Divisor:
     """Return a mean of squares, or a variance, as a divisor; both may have eps added.
 
     ``name``: the value under the root.
@@ -146,53 +135,44 @@ def _mean_square(name: str, structure: Structure) -> Divisor | None:
     if isinstance(node.operator, ops.ReLU):  # a computed variance may be below 0
         node = structure.input_of(node)
     if not 0 <= eps < math.inf:
-        return None
-    difference = _difference(node, structure)
-    if difference is None:
+        raise NoPattern
+    if not is_difference(node.operator):
         return _mean_of_squares(node, eps, structure)
-    minuend, squared_mean = difference
+    minuend, squared_mean = _difference(node, structure)
     divisor = _mean_of_squares(minuend, eps, structure)
-    mean = _squared(squared_mean, structure)
-    if divisor is None or mean is None or not _is_mean(structure.origin(mean), divisor, structure):
-        return None
+    _require_mean(structure.origin(_squared(squared_mean, structure)), divisor, structure)
     return replace(divisor, form="variance")
 
 
-def _mean_of_squares(node: Node, eps: float, structure: Structure) -> Divisor | None:
-    mean = _mean(node, structure)
-    if mean is None:
-        return None
-    squares, axes = mean
-    source = _squared(squares, structure)
-    return None if source is None else Divisor(source, axes, eps, "mean square")
+def _mean_of_squares(node: Node, eps: float, structure: Structure) -> Divisor:
+    squares, axes = _mean(node, structure)
+    return Divisor(_squared(squares, structure), axes, eps, "mean square")
 
 
-def _difference(node: Node, structure: Structure) -> tuple[Node, Node] | None:
+def _difference(node: Node, structure: Structure) -> tuple[Node, Node]:
     """Return minuend and subtrahend."""
     if not is_difference(node.operator):
-        return None
+        raise NoPattern
     return structure.origin(node.inputs[0]), structure.origin(node.inputs[1])
 
 
-def _mean(node: Node, structure: Structure) -> tuple[Node, tuple[int, ...]] | None:
+def _mean(node: Node, structure: Structure) -> tuple[Node, tuple[int, ...]]:
     """Return the value whose mean a node is, and the axes, which have to be kept."""
     if not isinstance(node.operator, ops.Mean) or not node.operator.keep:
-        return None
+        raise NoPattern
     return structure.input_of(node), tuple(sorted(node.operator.axes))
 
 
-def _is_mean(node: Node, divisor: Divisor, structure: Structure) -> bool:
-    """Whether a node is the mean of the divisor's value along the same axes."""
-    return _mean(node, structure) == (structure.origin(divisor.source), divisor.axes)
+def _require_mean(node: Node, divisor: Divisor, structure: Structure) -> None:
+    """Refuse a node that is not the mean of the divisor's value along the same axes."""
+    if _mean(node, structure) != (structure.origin(divisor.source), divisor.axes):
+        raise NoPattern
 
 
-def _squared(node: Node, structure: Structure) -> str | None:
+def _squared(node: Node, structure: Structure) -> str:
     """Return the name of the value whose square a node is."""
-    match node.operator:
-        case ops.Product():
-            is_square = len({structure.origin(name).name for name in node.inputs}) == 1
-        case ops.Power(exponent=2):
-            is_square = True
-        case _:
-            is_square = False
-    return node.inputs[0] if is_square else None
+    is_product = isinstance(node.operator, ops.Product) and len({*map(structure.origin, node.inputs)}) == 1
+    is_power = isinstance(node.operator, ops.Power) and node.operator.exponent == 2
+    if not is_product and not is_power:
+        raise NoPattern
+    return node.inputs[0]

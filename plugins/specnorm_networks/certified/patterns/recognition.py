@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from specnorm_networks.certified import operators as ops
@@ -13,8 +14,8 @@ from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.functions import as_function
 from specnorm_networks.certified.patterns.normalisation import as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
-from specnorm_networks.certified.patterns.sorting import as_sorting
-from specnorm_networks.certified.patterns.structure import Structure
+from specnorm_networks.certified.patterns.sorting import as_maximum_and_minimum, as_sorted_groups
+from specnorm_networks.certified.patterns.structure import NoPattern, Structure
 from specnorm_networks.certified.permutations import remove_permutations
 
 NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
@@ -39,20 +40,21 @@ def recognise_patterns(graph: Graph) -> Graph:
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
-    for recognised in (_as_earlier_value, as_reflection, as_function, as_sorting):
-        replacement = recognised(node, structure)
-        if replacement is not None:
-            return [replacement]
-    return as_normalisation(node, structure, fresh) or [node]
+    for recognised in (_as_earlier_value, as_reflection, as_function, as_maximum_and_minimum, as_sorted_groups):
+        with suppress(NoPattern):
+            return [recognised(node, structure)]
+    with suppress(NoPattern):
+        return as_normalisation(node, structure, fresh)
+    return [node]
 
 
-def _as_earlier_value(node: Node, structure: Structure) -> Node | None:
+def _as_earlier_value(node: Node, structure: Structure) -> Node:
     """Return a node that reshapes a value back to the shape of an earlier one, as the earlier one itself."""
     source = node
     while isinstance(source.operator, ops.SameOrder):
         source = structure[source.inputs[0]]
     if source is node or source.shape is None or source.shape != node.shape or source.name in node.inputs:
-        return None
+        raise NoPattern
     return replace(node, operator=ops.Identity(), inputs=(source.name,))
 
 

@@ -10,6 +10,7 @@ rounding. That jump is not counted, as the answer's note says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -18,7 +19,7 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.patterns.structure import PartOfValue, Structure, are_halves, is_sum_of_two
+from specnorm_networks.certified.patterns.structure import NoPattern, PartOfValue, Structure, are_halves, is_sum_of_two
 
 DEEPEST = 8
 """Largest number of nodes between a value and a multiple of it."""
@@ -39,38 +40,33 @@ class Choice:
     """The value that is chosen where the compared value is above 0."""
 
 
-def _choice(node: Node, structure: Structure) -> Choice | None:
+def _choice(node: Node, structure: Structure) -> Choice:
     if isinstance(node.operator, ops.Choose):
         return _choice_by_condition(node, structure)
     if is_sum_of_two(node.operator):
         return _choice_by_gates(node, structure)
-    return None
+    raise NoPattern
 
 
-def _choice_by_condition(node: Node, structure: Structure) -> Choice | None:
+def _choice_by_condition(node: Node, structure: Structure) -> Choice:
     """Return the choice ``where(condition, true, false)``."""
     condition, true, false = node.inputs
-    comparison = _comparison_with_0(condition, structure)
-    if comparison is None:
-        return None
-    compared, kind = comparison
+    compared, kind = _comparison_with_0(condition, structure)
     if kind in ("le", "lt"):
         return Choice(compared, below=true, above=false)
     return Choice(compared, below=false, above=true)
 
 
-def _choice_by_gates(node: Node, structure: Structure) -> Choice | None:
+def _choice_by_gates(node: Node, structure: Structure) -> Choice:
     """Return the choice ``(s <= 0) * below + (s > 0) * above``, or the same with < and >=."""
     gated: dict[str, tuple[str, str]] = {}
     for name in node.inputs:
         product = structure.origin(name)
-        if not isinstance(product.operator, ops.Product) or len(product.inputs) != 2:
-            return None
-        first, second = product.inputs
-        for value, gate in ((first, second), (second, first)):
-            comparison = _comparison_with_0(gate, structure)
-            if comparison is not None:
-                compared, kind = comparison
+        if not isinstance(product.operator, ops.Product):
+            raise NoPattern
+        for value, gate in (product.inputs, product.inputs[::-1]):
+            with suppress(NoPattern):
+                compared, kind = _comparison_with_0(gate, structure)
                 gated[kind] = (compared, value)
     for kind_below, kind_above in (("le", "gt"), ("lt", "ge")):
         if gated.keys() == {kind_below, kind_above}:
@@ -78,61 +74,50 @@ def _choice_by_gates(node: Node, structure: Structure) -> Choice | None:
             compared_again, above = gated[kind_above]
             if compared == compared_again:
                 return Choice(compared, below, above)
-    return None
+    raise NoPattern
 
 
-def _comparison_with_0(name: str, structure: Structure) -> tuple[str, str] | None:
-    """Return the name of the value that is compared with 0, and the kind of comparison; None for other nodes."""
+def _comparison_with_0(name: str, structure: Structure) -> tuple[str, str]:
+    """Return the name of the value that is compared with 0, and the kind of comparison."""
     node = structure.origin(name)
     if not isinstance(node.operator, ops.Compare) or node.operator.threshold != 0:
-        return None
+        raise NoPattern
     return structure.input_of(node).name, node.operator.kind
 
 
-def as_reflection(node: Node, structure: Structure) -> Node | None:
+def as_reflection(node: Node, structure: Structure) -> Node:
     """Return a reflection in place of two choices by the same sign, between linear maps of both halves of a value.
 
-    The choices have to be joined along the axis of the halves. None for another node.
+    The choices have to be joined along the axis of the halves.
     """
     concat = node.operator
     if not isinstance(concat, ops.Concat) or concat.new or len(node.inputs) != 2:
-        return None
+        raise NoPattern
     first, second = (_choice(structure.origin(name), structure) for name in node.inputs)
-    if first is None or second is None or first.compared != second.compared:
-        return None
+    if first.compared != second.compared:
+        raise NoPattern
     names = (first.compared, first.below, second.below, first.above, second.above)
-    combinations = []
-    for name in names:
-        combination = _combination(name, structure)
-        if combination is None:
-            return None
-        combinations.append(combination)
+    combinations = [_combination(name, structure) for name in names]
     parts = sorted(set().union(*combinations), key=lambda part: part.start)
     if len(parts) != 2 or not are_halves(*parts) or parts[0].axis != concat.axis:
-        return None
+        raise NoPattern
     half = parts[0].stop
     source = structure[parts[0].source]
     axes_from_axis = len(source.shape or ()) - concat.axis
-    rows = []
-    for combination in combinations:
-        row = _by_channel(combination, parts, axes_from_axis, half)
-        if row is None:
-            return None
-        rows.append(row)
+    rows = [_by_channel(combination, parts, axes_from_axis, half) for combination in combinations]
     sign, first_below, second_below, first_above, second_above = rows
     below = np.array([first_below, second_below])
     above = np.array([first_above, second_above])
     reflection = ops.Reflection(concat.axis, sign, below, above)
-    return None if reflection.norm is None else replace(node, operator=reflection, inputs=(source.name,))
+    if reflection.norm is None:
+        raise NoPattern
+    return replace(node, operator=reflection, inputs=(source.name,))
 
 
-def _combination(name: str, structure: Structure, depth: int = 0) -> Combination | None:
-    """Return a value as a sum of multiples of parts, up to added constants.
-
-    None if the sum has more levels than `DEEPEST`.
-    """
+def _combination(name: str, structure: Structure, depth: int = 0) -> Combination:
+    """Return a value as a sum of multiples of parts, up to added constants, of at most `DEEPEST` levels."""
     if depth > DEEPEST:
-        return None
+        raise NoPattern
     part = structure.part_of_value(name)
     itself = {part: np.ones(())}
     if not part.is_whole:
@@ -141,7 +126,7 @@ def _combination(name: str, structure: Structure, depth: int = 0) -> Combination
     factor = _factor(node, structure)
     if factor is not None:
         inner = _combination(node.inputs[0], structure, depth + 1)
-        return None if inner is None else {each: values * factor for each, values in inner.items()}
+        return {each: values * factor for each, values in inner.items()}
     if isinstance(node.operator, ops.Add) and node.operator.divisor == 1:
         return _sum_of_combinations(node, node.operator, structure, depth)
     return itself
@@ -163,14 +148,13 @@ def _factor(node: Node, structure: Structure) -> FloatArray | None:
     return scale.values if scale.exact and scale.is_accurate and np.all(scale.values) else None
 
 
-def _sum_of_combinations(node: Node, add: ops.Add, structure: Structure, depth: int) -> Combination | None:
+def _sum_of_combinations(node: Node, add: ops.Add, structure: Structure, depth: int) -> Combination:
     combination: dict[PartOfValue, FloatArray] = {}
     for name, weight in zip(node.inputs, add.weights, strict=True):
         summand = _combination(name, structure, depth + 1)
-        if summand is None or node.shape is None or structure[name].shape != node.shape:
-            return None
-        if combination.keys() & summand.keys():
-            return None  # the difference of two multiples of one part may lose digits
+        # The difference of two multiples of one part may lose digits.
+        if node.shape is None or structure[name].shape != node.shape or combination.keys() & summand.keys():
+            raise NoPattern
         for part, values in summand.items():
             combination[part] = values * weight
     return combination
@@ -181,10 +165,10 @@ def _by_channel(
     parts: Sequence[PartOfValue],
     axes_from_axis: int,
     half: int,
-) -> FloatArray | None:
+) -> FloatArray:
     """Return the factors of two parts as one number for each entry along their axis, shape (2, half).
 
-    None if factors vary along another axis. ``axes_from_axis``: number of the value's axes from that axis to the last.
+    ``axes_from_axis``: number of the value's axes from that axis to the last.
     ``half``: number of entries of a part along the axis.
     """
     rows = np.zeros((2, half))
@@ -192,6 +176,6 @@ def _by_channel(
         values = combination.get(part, np.zeros(()))
         along_axis = values.shape[-axes_from_axis] if values.ndim >= axes_from_axis else 1
         if values.size != along_axis or along_axis not in (1, half):
-            return None
+            raise NoPattern
         rows[number] = values.reshape(-1)
     return rows

@@ -8,6 +8,10 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 
 
+class NoPattern(Exception):
+    """A node does not end the pattern that is looked for."""
+
+
 @dataclass(frozen=True)
 class PartOfValue:
     """Some consecutive positions along one axis of a value, or the whole value."""
