@@ -270,8 +270,8 @@ def _repeated_step(
     def one_step(_: Any, last: Any) -> Any:
         return program.step(kernels, last[2], sweeps=1, backend=BACKEND)
 
-    shapes = jax.eval_shape(partial(one_step, 0), (None, None, state))
-    value, gradient, _ = jax.tree_util.tree_map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    gradient = jnp.zeros(kernels.shape, program.result_dtype)
+    value = jnp.zeros(kernels.shape[: kernels.ndim - len(program.shape)], program.result_dtype)
     stepped: tuple[Array, Array, tuple[Array, ...]] = jax.lax.fori_loop(0, sweeps, one_step, (value, gradient, state))
     return stepped
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -29,8 +30,8 @@ POLISHED = 4
 values that are closer than 1e-5."""
 _GUARDS = 2
 """Number of vectors that are iterated beside those of several values."""
-_WAVE_START_SIZE = 2**12
-"""Pixels times channels from which a start near a plane wave saves more steps than it costs."""
+_WAVE_START_SIZE = 2**21
+"""Squared pixels times channels from which a start near a plane wave saves more steps than it costs."""
 _WAVE_START_BASIS = 10
 """Size of the basis with such a start, which is near enough after fewer steps. A run can end whenever the basis is
 full."""
@@ -113,7 +114,8 @@ class LanczosMethod(Method):
         start = None
         start_products = 0
         is_one_kernel = k == 1 and kernels.shape[0] == spec.groups == 1
-        if is_one_kernel and size >= _WAVE_START_SIZE and ops.concrete and ops.on_host:
+        is_large = size * math.prod(spec.input_shape or ()) >= _WAVE_START_SIZE
+        if is_one_kernel and is_large and ops.concrete and ops.on_host:
             from specnorm.power.plane_wave import starting_wave
 
             start = starting_wave(kernels, spec, self.seed, ops=ops)

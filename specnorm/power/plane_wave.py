@@ -87,22 +87,24 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
     coarse, (norms,), _ = norms_at(block, coarse, _POWER_STEPS, ops=ops)
     highest_first = np.argsort(-norms)[:_MOST_PEAKS]
     peaks = [j for j in highest_first if norms[j] >= _HIGH_PART * norms.max()]
+    fine, (norms,), (channels,) = norms_at(block, _around(coarse[np.asarray(peaks)]), _POWER_STEPS, ops=ops)
+    peak_of_point = np.arange(len(fine)) * len(peaks) // len(fine)
     total = np.zeros(1)  # takes the shape of the waves with the first sum
-    for j in peaks:
-        fine, (fine_norms,), (fine_channels,) = norms_at(block, _around(coarse[j : j + 1]), _POWER_STEPS, ops=ops)
-        best = int(fine_norms.argmax())
-        weight = 1.0 if j == peaks[0] else _WEIGHT_OF_OTHERS
-        total = total + weight * _wave(spec, fine.angles[best], fine_channels[best])
-    noise = np.real(arrays.random_vectors(seed, total.shape))
+    for j in range(len(peaks)):
+        best = int(np.where(peak_of_point == j, norms, -1.0).argmax())
+        weight = _WEIGHT_OF_OTHERS if j else 1.0
+        total = total + weight * _wave(spec, fine.angles[best], channels[best])
+    noise = arrays.real_vectors(seed, total.shape)
     total = total + 0.1 * np.linalg.norm(total) / np.linalg.norm(noise) * noise
     return as_vectors(total, kernel, ops=ops)
 
 
-def _around(point: Frequencies) -> Frequencies:
-    """Frequencies around a coarse one: up to half of a coarse step along each axis, itself among them."""
-    steps = product([np.arange(-_FINE_STEPS, _FINE_STEPS + 1) * (n > 1) for n in point.denominators])
-    refined = tuple(2 * _FINE_STEPS * n for n in point.denominators)
-    return Frequencies((2 * _FINE_STEPS * point.numerators + np.unique(steps, axis=0)) % np.asarray(refined), refined)
+def _around(points: Frequencies) -> Frequencies:
+    """Frequencies around coarse ones: up to half of a coarse step along each axis, they themselves among them."""
+    ranges = [np.arange(-_FINE_STEPS, _FINE_STEPS + 1) if n > 1 else np.zeros(1, int) for n in points.denominators]
+    refined = tuple(2 * _FINE_STEPS * n for n in points.denominators)
+    around = 2 * _FINE_STEPS * points.numerators[:, None, :] + product(ranges)
+    return Frequencies(around.reshape(-1, len(refined)) % np.asarray(refined), refined)
 
 
 def _block(kernel: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:

@@ -5,6 +5,7 @@ Channels of zeros change neither the norm of a kernel nor its singular vectors, 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
 _ADDED_PART = 0.5
 """Zeros that kinds of layers may be padded with to join a stack, as a part of the entries of their kernels."""
-_ADDED_ENTRIES = 2**13
+_ADDED_ENTRIES = 2**15
 """Number of zeros that they may be padded with anyway: products of so few take less time than calls."""
+_ADDED_ON_DEVICE = 2**22
+"""The same where calls only start work on a device. On a GPU, the some 300 calls of a stack take 1 ms, products of so
+many zeros a tenth of that."""
 
 
 class Stack(NamedTuple):
@@ -57,11 +61,11 @@ class Stack(NamedTuple):
         if self.program is layer:
             return member
         xp = backend.namespace(member)
-        shape = layer.spec.block_shape
-        block = member[: max(shape[:2]), : min(shape[:2]), ...][None, ...]
-        if shape[0] < shape[1]:
+        m, p, *_ = _padded_shape(layer)
+        block = member[:m, :p, ...][None, ...]
+        if (m, p) != layer.spec.block_shape[:2]:
             block = arrays.swapped(block, xp=xp)
-        block = xp.reshape(block, (1, *shape))
+        block = xp.reshape(block, (1, *layer.spec.block_shape))
         return polyphase.from_blocks(block, layer.spec, xp=xp)[0, ...]
 
     def state_out_of(self, layer: SteppedProgram, state: Sequence[AnyArray]) -> tuple[AnyArray, ...]:
@@ -76,7 +80,9 @@ class Stack(NamedTuple):
         if self.program is layer:
             return kernel
         xp = backend.namespace(kernel)
-        block = arrays.tall(polyphase.to_blocks(kernel[None, ...], layer.spec, xp=xp), xp=xp)
+        block = polyphase.to_blocks(kernel[None, ...], layer.spec, xp=xp)
+        if block.shape[1:3] != _padded_shape(layer)[:2]:
+            block = arrays.swapped(block, xp=xp)
         m, p, *taps = self.program.shape
         block = xp.reshape(block, (*block.shape[1:3], *taps))
         return _extended(_extended(block, 0, m, backend=backend), 1, p, backend=backend)
@@ -90,9 +96,25 @@ class Stack(NamedTuple):
         return [_extended(x, 1, shape[1], backend=backend) for x, shape in zip(state, shapes, strict=True)]
 
 
-def stacks(programs: Sequence[SteppedProgram]) -> list[Stack]:
-    """Join the layers of these programs, of one method, to as few stacks as cost little more."""
-    return [Stack(program(key), members) for key, members in _stacks(tuple(x.key for x in programs))]  # type: ignore[arg-type]
+def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False) -> list[Stack]:
+    """Join the layers of these programs, of one method, to as few stacks as cost little more.
+
+    Parameters
+    ----------
+    programs : sequence of SteppedProgram
+    asynchronous : bool
+        Whether calls only start work on a device.
+    """
+    added = _ADDED_ON_DEVICE if asynchronous else _ADDED_ENTRIES
+    keys = tuple(x.key for x in programs)
+    return [Stack(program(key), members) for key, members in _stacks(keys, added)]  # type: ignore[arg-type]
+
+
+def unstacked(x: AnyArray, *, backend: Backend) -> Sequence[AnyArray]:
+    """The members of a stack; libraries differentiate one operation, where there is one, in fewer operations."""
+    xp = backend.namespace(x)
+    # NumPy has it since 2.1.
+    return xp.unstack(x) if hasattr(xp, "unstack") else [x[j, ...] for j in range(x.shape[0])]
 
 
 def _stacked(members: Sequence[AnyArray], xp: Any) -> AnyArray:
@@ -111,8 +133,13 @@ def _extended(x: AnyArray, axis: int, size: int, *, backend: Backend) -> AnyArra
 
 
 @called_while_tracing
-def _stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """`stacks` of the programs behind keys, as plain values."""
+def _stacks(keys: tuple[str, ...], added: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """`stacks` of the programs behind keys, as plain values, with at most so many zeros."""
+    return _found_stacks(keys, added)
+
+
+@functools.lru_cache(maxsize=64)
+def _found_stacks(keys: tuple[str, ...], added: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
     members: dict[str, list[int]] = {}
     for j, key in enumerate(keys):
         members.setdefault(key, []).append(j)
@@ -122,36 +149,37 @@ def _stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple(
         (_common(joined), tuple(sorted(j for kind in joined for j in members[kind])))
         for kinds in families.values()
-        for joined in _joined(kinds, members)
+        for joined in _joined(kinds, members, added)
     )
 
 
-def _joined(kinds: Sequence[str], members: dict[str, list[int]]) -> Iterator[list[str]]:
+def _joined(kinds: Sequence[str], members: dict[str, list[int]], most: int) -> Iterator[list[str]]:
     """Yield kinds that cost little more together, beginning with the largest kind that is left."""
-    waiting = sorted(kinds, key=lambda key: -math.prod(_tall_shape(key)))
+    waiting = sorted(kinds, key=lambda key: -math.prod(_padded_shape(_program(key))))
     while waiting:
         joined = waiting[:1]
         for kind in waiting[1:]:
-            if _costs_little([*joined, kind], members):
+            if _costs_little([*joined, kind], members, most):
                 joined.append(kind)
         waiting = [kind for kind in waiting if kind not in joined]
         yield joined
 
 
 def _family(key: str) -> Hashable:
-    """What is equal for kinds of layers that may join: all but the channels."""
+    """What is equal for kinds of layers that may join: all but the channels, and which side of them is larger."""
     kind = _program(key)
     if not kind.stepped.pads_channels or kind.spec.groups > 1 or kind.spec.input_shape:
         return key
     sizes = tuple((shape[0], *shape[2:]) for shape in kind.state_shapes().values())
-    return kind.method, kind.dtype, _tall_shape(key)[2:], sizes
+    m, p, *taps = _padded_shape(kind)
+    return kind.method, kind.dtype, m < p, tuple(taps), sizes
 
 
-def _costs_little(kinds: Sequence[str], members: dict[str, list[int]]) -> bool:
+def _costs_little(kinds: Sequence[str], members: dict[str, list[int]], most: int) -> bool:
     counts = [len(members[kind]) for kind in kinds]
-    entries = sum(n * math.prod(_tall_shape(kind)) for n, kind in zip(counts, kinds, strict=True))
+    entries = sum(n * math.prod(_padded_shape(_program(kind))) for n, kind in zip(counts, kinds, strict=True))
     added = sum(counts) * math.prod(_common_shape(kinds)) - entries
-    return added <= max(_ADDED_PART * entries, _ADDED_ENTRIES)
+    return added <= max(_ADDED_PART * entries, most)
 
 
 def _common(kinds: Sequence[str]) -> str:
@@ -163,13 +191,14 @@ def _common(kinds: Sequence[str]) -> str:
 
 
 def _common_shape(kinds: Sequence[str]) -> tuple[int, ...]:
-    return tuple(map(max, zip(*map(_tall_shape, kinds), strict=True)))
+    return tuple(map(max, zip(*(_padded_shape(_program(kind)) for kind in kinds), strict=True)))
 
 
-def _tall_shape(key: str) -> tuple[int, ...]:
-    """Shape of the block of a layer, the longer side first, without axes of one tap."""
-    m, p, *taps = _program(key).spec.block_shape
-    return (max(m, p), min(m, p), *(k for k in taps if k > 1))
+def _padded_shape(layer: SteppedProgram) -> tuple[int, ...]:
+    """Shape of the block of a layer without axes of one tap; a matrix has its longer side first."""
+    m, p, *sizes = layer.spec.block_shape
+    taps = tuple(k for k in sizes if k > 1)
+    return (m, p, *taps) if taps else (max(m, p), min(m, p))
 
 
 def _program(key: str) -> SteppedProgram:

@@ -265,7 +265,7 @@ def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 
     real array, shape (..., d)
         What to add to the angles. The modulus of the sum is no smaller there.
     """
-    step = _uphill(*_derivatives(terms, taps, xp=xp), least_relative_curvature, xp=xp)
+    step = uphill(terms[..., None, :], taps, least_relative_curvature=least_relative_curvature, xp=xp)
     modulus = xp.abs(xp.sum(terms, axis=-1))
     shares = xp.stack([share * step for share in SHARES])
     modulus_after = _modulus(terms, xp.matmul(shares, xp.matrix_transpose(taps)), xp=xp)
@@ -276,16 +276,43 @@ def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 
     return chosen
 
 
+def uphill(
+    terms: Array, taps: Array, *, least_relative_curvature: float = 1e-3, longest: float = _LONGEST, xp: Namespace
+) -> Array:
+    """Return Newton steps towards maxima of ``||sum_k c_k e^{i k.theta}||``.
+
+    Steps along directions of positive curvature have the opposite sign, so that they lead uphill. Where another maximum
+    is close, the norm may be smaller after the step.
+
+    Parameters
+    ----------
+    terms : complex array, shape (..., m, n)
+        Vectors ``c_k e^{i k.theta}`` at the angles to start from.
+    taps : real array, shape (n, d)
+    least_relative_curvature : float
+        As of `newton_step`.
+    longest : float
+        Longest step along an axis, in radians.
+
+    Returns
+    -------
+    real array, shape (..., d)
+    """
+    step = _uphill(*_derivatives(terms, taps, xp=xp), least_relative_curvature, xp=xp)
+    excess = xp.max(xp.abs(step), axis=-1, keepdims=True) / longest
+    return step / xp.maximum(excess, xp.ones_like(excess))
+
+
 def _derivatives(terms: Array, taps: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Gradient (..., d) and Hessian (..., d, d) of half the squared modulus of the sum, with respect to the angles."""
+    """Gradient (..., d) and Hessian (..., d, d) of half the squared norm of the sum, with respect to the angles."""
     axes = taps.shape[1]
     pairs = xp.reshape(taps[:, :, None] * taps[:, None, :], (taps.shape[0], axes * axes))
     total = xp.sum(terms, axis=-1)[..., None]
     first = xp.matmul(terms, xp.astype(taps, terms.dtype))
     second = xp.matmul(terms, xp.astype(pairs, terms.dtype))
-    gradient = -xp.imag(xp.conj(total) * first)
-    second_derivative_term = xp.reshape(xp.real(xp.conj(total) * second), (*first.shape, axes))
-    hessian = xp.real(xp.conj(first)[..., :, None] * first[..., None, :]) - second_derivative_term
+    gradient = -xp.imag(xp.vecdot(total, first, axis=-2))
+    second_derivative_term = xp.reshape(xp.real(xp.vecdot(total, second, axis=-2)), (*gradient.shape, axes))
+    hessian = xp.real(xp.matmul(arrays.adjoint(first, xp=xp), first)) - second_derivative_term
     return gradient, hessian
 
 
@@ -293,17 +320,14 @@ def _uphill(gradient: Array, hessian: Array, least_relative_curvature: float, *,
     """Newton steps towards a maximum; along directions of positive curvature they lead uphill too."""
     axes = hessian.shape[-1]
     if axes == 1:
-        step = gradient / (xp.abs(hessian[..., 0]) + _TINY)
-    elif axes == 2:
-        step = _uphill_in_the_plane(gradient, hessian, least_relative_curvature, xp=xp)
-    else:
-        values, basis = xp.linalg.eigh(hessian)
-        curvature = xp.abs(values)
-        least = least_relative_curvature * xp.max(curvature, axis=-1, keepdims=True) + _TINY
-        step_in_eigenbasis = xp.matmul(gradient[..., None, :], basis)[..., 0, :] / xp.maximum(curvature, least)
-        step = xp.matmul(basis, step_in_eigenbasis[..., None])[..., 0]
-    excess = xp.max(xp.abs(step), axis=-1, keepdims=True) / _LONGEST
-    return step / xp.maximum(excess, xp.ones_like(excess))
+        return gradient / (xp.abs(hessian[..., 0]) + _TINY)
+    if axes == 2:
+        return _uphill_in_the_plane(gradient, hessian, least_relative_curvature, xp=xp)
+    values, basis = xp.linalg.eigh(hessian)
+    curvature = xp.abs(values)
+    least = least_relative_curvature * xp.max(curvature, axis=-1, keepdims=True) + _TINY
+    step_in_eigenbasis = xp.matmul(gradient[..., None, :], basis)[..., 0, :] / xp.maximum(curvature, least)
+    return xp.matmul(basis, step_in_eigenbasis[..., None])[..., 0]
 
 
 def _uphill_in_the_plane(gradient: Array, hessian: Array, least_relative_curvature: float, *, xp: Namespace) -> Array:

@@ -17,19 +17,18 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import product, tap_points
-from specnorm.symbols.ascent import newton_step
+from specnorm.symbols.ascent import uphill
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-_BEST = 16
+_BEST = 12
 """Number of points of the grid at which a training step looks for the best vector."""
-_RITZ_STEPS = 2
-"""Number of times that Rayleigh-Ritz combines these vectors with their power step. With one, the gradients of two
-passes over one weight differed by 1 %, with two by a twentieth of that."""
 _NEWTON_STEPS = 2
 """Number of Newton steps of the frequency, for the last point."""
+_LONGEST_STEP = 0.1
+"""Longest Newton step along an axis, in radians: about the spacing of the last stencil."""
 _SHIFT = 0.42
 """Shift s of a power step, as a part of q_min, the smallest squared value that is followed at the point. A step
 multiplies the part of a vector with the squared value q by (q - s) / (q_min - s), so that values just below q_min fade
@@ -41,7 +40,10 @@ _LONG = 2.0
 """Vectors longer than this begin anew, too."""
 _TINY = 1e-30
 """Added to what is divided by."""
-_ROUNDS = (1.0, 8), (0.4, 1)
+_MOST_COLUMNS = 3
+"""Columns for each row of a block up to which the block is not transposed. Vectors at each tap of its larger side are
+as much longer than those of its smaller side, but a transposed copy takes as long as ten products with a vector."""
+_ROUNDS = (0.7, 8), (0.3, 1)
 """Size of the stencil around a frequency, and number of the highest points that are kept, round by round."""
 
 
@@ -180,6 +182,7 @@ class PlaneWaves:
 
     ``G(theta) v = sum_k K_k v e^{i k.theta}`` of all vectors at once is one real product of the kernel, as a matrix of
     m rows, with the vectors times the waves at each tap. Vectors at g frequencies are complex arrays (b, n, g).
+    The vectors of the grid are those of the smaller side: right vectors, or left ones if m < p.
 
     Parameters
     ----------
@@ -193,19 +196,28 @@ class PlaneWaves:
     Attributes
     ----------
     shape : tuple of int
-        Shape of the vectors at all points, (b, p, count * f).
+        Shape of the vectors at all points, (b, min(m, p), count * f).
+    is_transposed : bool
+        Whether the blocks were transposed. Then m and p, left and right are here those of the transposed blocks.
+    is_wide : bool
+        Whether m < p.
     rows : array, shape (b, m, p * taps)
         The blocks.
     phases : complex array, shape (b, taps, count * f)
-        ``e^{i k.theta}`` at these points.
+        ``e^{i k.theta}`` at these points; for a wide block at -theta, so that the vectors are those of its transpose.
     """
 
     def __init__(self, blocks: Array, grid: Grid, count: int = 1, *, ops: ArrayOps) -> None:
         xp, (b, m, p) = ops.xp, blocks.shape[:3]
         self.ops, self.grid, self.count = ops, grid, count
-        self.shape = b, p, count * len(grid)
+        self.is_transposed = p > _MOST_COLUMNS * m
+        if self.is_transposed:
+            blocks, m, p = arrays.swapped(blocks, xp=xp), p, m
+        self.is_wide = m < p
+        self.shape = b, min(m, p), count * len(grid)
         self.rows = xp.reshape(blocks, (b, m, -1))
         phases = phases_of(grid, count, blocks, ops=ops)
+        phases = xp.conj(phases) if self.is_wide else phases
         self.phases = xp.broadcast_to(phases, (b, *phases.shape))
 
     def times(self, right: Array, phases: Array) -> Array:
@@ -218,6 +230,14 @@ class PlaneWaves:
         """``G(theta)* u`` of left vectors (b, m, g), shape (b, p, g)."""
         xp = self.ops.xp
         return xp.sum(self.tap_products(left) * xp.conj(phases)[:, None, :, :], axis=2)
+
+    def images(self, vectors: Array, phases: Array) -> Array:
+        """Products with vectors of the smaller side, on the larger side."""
+        return (self.adjoint_times if self.is_wide else self.times)(vectors, phases)
+
+    def back(self, images: Array, phases: Array) -> Array:
+        """Products with vectors of the larger side, on the smaller side."""
+        return (self.times if self.is_wide else self.adjoint_times)(images, phases)
 
     def tap_products(self, left: Array) -> Array:
         """``K_k^T u`` of every tap k: left vectors (b, m, g) to (b, p, taps, g)."""
@@ -275,12 +295,12 @@ class Start(NamedTuple):
 
     Parameters
     ----------
-    images : complex array, shape (b, m, g)
-        ``G v``.
-    vectors : complex array, shape (b, p, g)
-        v, of unit length.
-    power : complex array, shape (b, p, g)
-        ``G*G v``.
+    images : complex array, shape (b, max(m, p), g)
+        Products with the vectors.
+    vectors : complex array, shape (b, min(m, p), g)
+        Of unit length.
+    power : complex array, shape (b, min(m, p), g)
+        Their power steps, ``G*G v`` or ``GG* u``.
     phases : complex array, shape (b, taps, g)
     """
 
@@ -295,18 +315,18 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Start]:
 
     Parameters
     ----------
-    vectors : complex array, shape (b, p, r * f)
-        Orthonormal at each point: the first vector of each point, then the second one of each.
+    vectors : complex array, shape (b, n, r * f)
+        Of the smaller side n, orthonormal at each point: the first vector of each point, then the second one of each.
 
     Returns
     -------
-    vectors : complex array, shape (b, p, r * f)
+    vectors : complex array, shape (b, n, r * f)
     start : Start
         Where the norm seems largest.
     """
     xp = waves.ops.xp
-    images = waves.times(vectors, waves.phases)
-    power = waves.adjoint_times(images, waves.phases)
+    images = waves.images(vectors, waves.phases)
+    power = waves.back(images, waves.phases)
     squares = _squared_norm(images, xp=xp)
     least = functools.reduce(xp.minimum, _by_vector(squares, waves))
     shift = xp.concat([_SHIFT * least] * waves.count, axis=2)
@@ -369,37 +389,20 @@ def highest(waves: PlaneWaves, start: Start, *, last_rounds: int = 0) -> Triples
 
 
 def _with_power_steps(waves: PlaneWaves, start: Start) -> Array:
-    """Images of the best vectors of the planes of vectors and their power steps, repeated.
+    """Left vectors: the best ones of the planes of vectors and their power steps, or their images.
 
     Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
     vector than either.
     """
-    ops, xp = waves.ops, waves.ops.xp
+    xp = waves.ops.xp
     images, vectors, power, phases = start
-
-    def combined(state: tuple[Array, ...], power: Array) -> tuple[Array, ...]:
-        square, images, vectors = state
-        residual, _ = _unit(power - square * vectors, xp=xp)
-        other = waves.times(residual, phases)
-        square, images, vectors = _best_in_plane(
-            (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
-        )
-        # A residual that is nothing but rounding errors is not quite orthogonal.
-        vectors, length = _unit(vectors, xp=xp)
-        length = length + _TINY  # its square is 0 in single precision
-        return square / length / length, images / length, vectors
-
-    def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return combined(state, waves.adjoint_times(state[1], phases))
-
-    state: tuple[Array, ...] = _squared_norm(images, xp=xp), images, vectors
-    count = _RITZ_STEPS
-    if ops.concrete:
-        # A compiler would write the step twice to save this product.
-        state = combined(state, power)
-        count -= 1
-    _, images, _ = arrays.repeated(repeat, count, state, ops=ops)
-    return images
+    square = _squared_norm(images, xp=xp)
+    residual, _ = _unit(power - square * vectors, xp=xp)
+    other = waves.images(residual, phases)
+    _, images, vectors = _best_in_plane(
+        (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
+    )
+    return vectors if waves.is_wide else images
 
 
 def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 0) -> Triples:
@@ -421,24 +424,27 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
     (taps,) = placed(("taps", grid.key), lambda dtype: (grid.taps.astype(dtype),), left, ops=ops)
 
     def settle(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return _settled(waves, state[0], state[1], state[2], taps)
+        return _settled(waves, state[0], state[2], taps)
 
     if taps.shape[1]:
         left, right, phases = arrays.repeated(settle, _NEWTON_STEPS + last_rounds, (left, right, phases), ops=ops)
     left, norms = _unit(left, xp=ops.xp)
-    return Triples(norms[:, 0, 0], left[:, :, 0], right[:, :, 0], phases[:, :, 0])
+    left, right, phases = left[:, :, 0], right[:, :, 0], phases[:, :, 0]
+    if waves.is_transposed:
+        # v* conj(G) u is u* G^T v, conjugated.
+        left, right, phases = right, left, ops.xp.conj(phases)
+    return Triples(norms[:, 0, 0], left, right, phases)
 
 
-def _settled(waves: PlaneWaves, left: Array, right: Array, phases: Array, taps: Array) -> tuple[Array, Array, Array]:
-    """One shifted power step, then one Newton step of the frequency for the singular vectors at hand."""
-    xp = waves.ops.xp
-    products = waves.tap_products(left)
-    power = xp.sum(products * xp.conj(phases)[:, None, :, :], axis=2)
-    right, _ = _unit(power - _SHIFT * _squared_norm(left, xp=xp) * right, xp=xp)
-    terms = xp.sum(xp.conj(products) * right[:, :, None, :], axis=1) * phases
-    moves = xp.matrix_transpose(newton_step(xp.matrix_transpose(terms), taps, xp=xp))
-    angles = xp.matmul(taps, moves)
-    phases = phases * waves.ops.complex(xp.cos(angles), xp.sin(angles))
+def _settled(waves: PlaneWaves, left: Array, phases: Array, taps: Array) -> tuple[Array, Array, Array]:
+    """A power step at the frequencies to which a Newton step for ``||G* u||`` leads; shapes as of `_round`."""
+    ops, xp = waves.ops, waves.ops.xp
+    # The sum of the terms is G* u, conjugated: (b, g, p, taps).
+    terms = xp.permute_dims(xp.conj(waves.tap_products(left)) * phases[:, None, :, :], (0, 3, 1, 2))
+    angles = xp.matmul(uphill(terms, taps, longest=_LONGEST_STEP, xp=xp), xp.matrix_transpose(taps))
+    turns = ops.complex(xp.cos(angles), xp.sin(angles))
+    phases = phases * xp.matrix_transpose(turns)
+    right, _ = _unit(xp.matrix_transpose(xp.conj(xp.matmul(terms, turns[..., None])[..., 0])), xp=xp)
     return waves.times(right, phases), right, phases
 
 

@@ -94,22 +94,21 @@ class SymbolNorm(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Start, refine, and take the value in the widest precision, rounded down."""
         xp = ops.xp
-        tall = arrays.tall(blocks, xp=xp)
         group: tuple[Array, ...] = ()
         if _is_scalar(spec):
-            highest_group, tall, triples = self._highest(tall, spec, _LAST_ROUNDS, ops=ops)
+            highest_group, blocks, triples = self._highest(blocks, spec, _LAST_ROUNDS, ops=ops)
             group = (highest_group,)
         elif _is_matrix(spec):
-            triples, _ = _matrix_step(tall, self.start(blocks, spec, ops=ops)[0], sweeps=1, ops=ops)
+            triples, _ = _matrix_step(blocks, self.start(blocks, spec, ops=ops)[0], sweeps=1, ops=ops)
         else:
-            triples = self._run_from_start(tall, ops=ops)[1]
-        wide = arrays.in_wide_dtype(tall, ops=ops)
+            triples = self._run_from_start(blocks, ops=ops)[1]
+        wide = arrays.in_wide_dtype(blocks, ops=ops)
         complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
         vectors = xp.astype(triples.right, complex_dtype, copy=False)
         angles = xp.astype(_angles(triples.phases, spec, xp=xp), wide.dtype, copy=False)
         value, image, phases = attained_down(wide, vectors, angles, ops=ops)
         left, _ = arrays.normalise(image, xp=xp)
-        return Evaluation(value, (), (*_residuals(left, vectors, phases, spec, xp=xp), *group))
+        return Evaluation(value, (), (*_residuals(left, vectors, phases, xp=xp), *group))
 
     def pullback(
         self,
@@ -138,14 +137,13 @@ class SymbolNorm(Stepped):
         return {"vectors": (channels, 1 if _is_scalar(spec) else self._count(channels, len(grid)), len(grid), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        tall = arrays.tall(blocks, xp=ops.xp)
         if _is_scalar(spec):
-            waves = PlaneWaves(tall, self._scalar_grid(spec), ops=ops)
+            waves = PlaneWaves(blocks, self._scalar_grid(spec), ops=ops)
             return (arrays.real_pair(grid_vectors.start_vectors(waves)[:, :, None, :], xp=ops.xp),)
         if _is_matrix(spec):
-            first = matrix_vectors.start(_matrices(tall, xp=ops.xp), ops=ops)
-            return (_matrix_step(tall, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None],)
-        return (arrays.real_pair(self._run_from_start(tall, ops=ops)[0], xp=ops.xp),)
+            first = matrix_vectors.start(_tall_matrices(blocks, xp=ops.xp), ops=ops)
+            return (_matrix_step(blocks, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None],)
+        return (arrays.real_pair(self._run_from_start(blocks, ops=ops)[0], xp=ops.xp),)
 
     def advance(
         self,
@@ -157,30 +155,30 @@ class SymbolNorm(Stepped):
         ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         xp = ops.xp
-        tall = arrays.tall(blocks, xp=xp)
+        group: tuple[Array, ...] = ()
         if _is_scalar(spec):
-            group, _, triples = self._highest(tall, spec, ops=ops)
-            residuals = _residuals(triples.left, triples.right, triples.phases, spec, xp=xp)
-            return Evaluation(triples.value, (), (*residuals, group)), state
-        if _is_matrix(spec):
-            triples, vectors = _matrix_step(tall, state[0], sweeps=sweeps, ops=ops)
+            highest_group, _, triples = self._highest(blocks, spec, ops=ops)
+            group, new_state = (highest_group,), state[0]
+        elif _is_matrix(spec):
+            triples, vectors = _matrix_step(blocks, state[0], sweeps=sweeps, ops=ops)
             new_state = vectors[..., None, None]
-            left, right = (triples.right, triples.left) if _is_wide(spec) else (triples.left, triples.right)
-            residuals = left[:, :, None], right[:, None, :]
         else:
-            waves = self._waves(tall, ops=ops)
+            waves = self._waves(blocks, ops=ops)
             vectors = xp.reshape(ops.complex(state[0][..., 0], state[0][..., 1]), waves.shape)
             vectors = grid_vectors.with_invalid_replaced(vectors, waves)
             for _ in range(max(sweeps, 1)):
                 vectors, start = grid_vectors.step(waves, vectors)
             triples = grid_vectors.highest(waves, start)
             new_state = arrays.real_pair(vectors, xp=xp)
-            residuals = _residuals(triples.left, triples.right, triples.phases, spec, xp=xp)
-        return Evaluation(triples.value, (), residuals), (new_state,) if sweeps else state
+        if _is_matrix(spec):
+            residuals = triples.left[:, :, None], triples.right[:, None, :]
+        else:
+            residuals = _residuals(triples.left, triples.right, triples.phases, xp=xp)
+        return Evaluation(triples.value, (), (*residuals, *group)), (new_state,) if sweeps else state
 
-    def _run_from_start(self, tall: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
+    def _run_from_start(self, blocks: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
         """Vectors after the first steps, and the triples that they lead to."""
-        waves = self._waves(tall, ops=ops)
+        waves = self._waves(blocks, ops=ops)
         vectors = grid_vectors.start_vectors(waves)
         (vectors,) = arrays.repeated(
             lambda state: (grid_vectors.step(waves, state[0])[0],), _START_STEPS - 1, (vectors,), ops=ops
@@ -201,9 +199,10 @@ class SymbolNorm(Stepped):
 
         return grid_scalars.grid_of(spec.block_kernel_shape, self.points)
 
-    def _waves(self, tall: Array, *, ops: ArrayOps) -> PlaneWaves:
-        grid = self._grid(tuple(tall.shape[3:]), tall.shape[2])
-        return PlaneWaves(tall, grid, self._count(tall.shape[2], len(grid)), ops=ops)
+    def _waves(self, blocks: Array, *, ops: ArrayOps) -> PlaneWaves:
+        channels = min(blocks.shape[1:3])
+        grid = self._grid(tuple(blocks.shape[3:]), channels)
+        return PlaneWaves(blocks, grid, self._count(channels, len(grid)), ops=ops)
 
     def _count(self, channels: int, points: int) -> int:
         """Vectors at each point."""
@@ -222,11 +221,8 @@ def _angles(phases: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     return xp.atan2(xp.imag(chosen), xp.real(chosen))
 
 
-def _residuals(left: Array, right: Array, phases: Array, spec: ConvSpec, *, xp: Namespace) -> tuple[Array, Array]:
+def _residuals(left: Array, right: Array, phases: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Two real factors of the gradient of the blocks: rows (b, m, 2) and columns (b, 2, p * taps)."""
-    if _is_wide(spec):
-        # The triple is that of the transposed symbol: u* G^T v is v* conj(G) u, conjugated.
-        left, right, phases = right, left, xp.conj(phases)
     waves = xp.reshape(right[:, :, None] * phases[:, None, :], (right.shape[0], -1))
     return arrays.real_pair(left, xp=xp), xp.stack([xp.real(waves), xp.imag(waves)], axis=1)
 
@@ -241,19 +237,16 @@ def _is_matrix(spec: ConvSpec) -> bool:
     return not _is_scalar(spec) and math.prod(spec.block_kernel_shape) == 1
 
 
-def _is_wide(spec: ConvSpec) -> bool:
-    """Whether triples are those of the transposed symbol, as of `arrays.tall`."""
-    return spec.block_shape[0] < spec.block_shape[1]
-
-
-def _matrices(tall: Array, *, xp: Namespace) -> Array:
+def _tall_matrices(blocks: Array, *, xp: Namespace) -> Array:
+    """The blocks (b, m, p, 1, ...) as matrices (b, m, p), transposed if m < p."""
+    tall = arrays.tall(blocks, xp=xp)
     return xp.reshape(tall, tall.shape[:3])
 
 
-def _matrix_step(tall: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> tuple[Triples, Array]:
-    """`matrix_vectors.step`, at least once, from vectors (b, p, r, 1, 1): triples at frequency 0, and the vectors."""
+def _matrix_step(blocks: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> tuple[Triples, Array]:
+    """`matrix_vectors.step`, at least once, from vectors (b, n, r, 1, 1) of the smaller side: triples, and vectors."""
     xp = ops.xp
-    matrices, vectors = _matrices(tall, xp=xp), vectors[..., 0, 0]
+    matrices, vectors = _tall_matrices(blocks, xp=xp), vectors[..., 0, 0]
 
     def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
         return (matrix_vectors.step(matrices, state[0], ops=ops)[0],)
@@ -265,4 +258,7 @@ def _matrix_step(tall: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> 
             (vectors,) = repeat((vectors,))
     vectors, images = matrix_vectors.step(matrices, vectors, ops=ops)
     left, norms = arrays.normalise(images[:, :, 0], xp=xp)
-    return Triples(norms[:, 0], left, vectors[:, :, 0], ops.complex(xp.ones_like(norms), xp.zeros_like(norms))), vectors
+    right = vectors[:, :, 0]
+    if blocks.shape[1] < blocks.shape[2]:
+        left, right = right, left
+    return Triples(norms[:, 0], left, right, ops.complex(xp.ones_like(norms), xp.zeros_like(norms))), vectors

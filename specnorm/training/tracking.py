@@ -19,7 +19,7 @@ from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry
 from specnorm.running.base import Method, check_count
 from specnorm.running.measuring import check_method, measure
-from specnorm.running.stacks import stacks
+from specnorm.running.stacks import stacks, unstacked
 from specnorm.running.stepping import SteppedProgram, state_shapes, stepped_program
 
 State: TypeAlias = dict[str, Any]
@@ -165,8 +165,8 @@ def track_many(
                 [plans[j] for j in members], [kernels[j] for j in members], state_arrays, backend=backend
             )
             value_stack, new_stack = _step_stack(backend, stack.program, kernel_stack, state_stack, sweeps)
-            for index, j in enumerate(members):
-                values[j] = value_stack[index, ...]
+            for index, (j, value) in enumerate(zip(members, unstacked(value_stack, backend=backend), strict=True)):
+                values[j] = value
                 new_state = stack.state_out_of(plans[j], [x[index, ...] for x in new_stack])
                 new_states[j] = dict(zip(names[j], new_state, strict=True))
     return values, new_states

@@ -159,7 +159,8 @@ def test_layers_with_unequal_channels_are_stepped_together(xp: Lib) -> None:
     method = SymbolNorm()
     kernels = [xp.asarray(normal(*s, seed=j, dtype=xp.dtypes[-1])) for j, s in enumerate(shapes)]
     programs = [stepped_program(method, s, xp.dtypes[-1], tuple(g.items())) for s, g in layers]
-    assert [x.members for x in stacks(programs)] == [(0, 1, 2, 3, 4), (5, 6)]
+    # Those with more input channels are padded to a stack of their own, but for matrices.
+    assert [x.members for x in stacks(programs)] == [(0, 1, 3), (2, 4), (5, 6)]
     states = [specnorm.init_tracking(k, method, **g) for k, g in zip(kernels, geometries, strict=True)]
     values, after = specnorm.track_many(kernels, method, states, geometries=geometries)
     for j, kernel in enumerate(kernels):

@@ -188,8 +188,8 @@ def test_gradients_of_checkpoints_are_close(use_reentrant: bool) -> None:
                     other.add_(step)
         for layer in (x for _, x in layers(again)):
             check_at_bound(layer, layer.weight)
-    assert np.quantile(differences, 0.9) < 1e-3
-    assert np.median(differences) < 1e-4
+    assert np.quantile(differences, 0.9) < 1e-2
+    assert np.median(differences) < 1e-3
 
 
 def test_one_layer_used_many_times_a_step() -> None:

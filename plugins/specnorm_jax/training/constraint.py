@@ -117,8 +117,9 @@ def scaled_to(kernels: Mapping[str, Any], norms: Mapping[str, Any], bound: float
     is_scaled = norm > bound if only_shrink else norm > 0
     # So that the gradient has no division by zero.
     divisor = jnp.where(is_scaled, norm, 1)
-    factors = jnp.where(is_scaled, bound / divisor, 1)
-    return {path: (kernel * factors[j]).astype(kernel.dtype) for j, (path, kernel) in enumerate(kernels.items())}
+    factors = jnp.unstack(jnp.where(is_scaled, bound / divisor, 1))
+    scaled = zip(kernels.items(), factors, strict=True)
+    return {path: (kernel * factor).astype(kernel.dtype) for (path, kernel), factor in scaled}
 
 
 def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:

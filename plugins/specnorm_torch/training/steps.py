@@ -177,7 +177,8 @@ def _stacks(inputs: Sequence[StepInput]) -> Iterator[Stack]:
     for j, x in enumerate(inputs):
         alike.setdefault(x.kind(), []).append(j)
     for places in alike.values():
-        for stack in stacks([inputs[j].program for j in places]):
+        asynchronous = BACKEND.asynchronous(inputs[places[0]].kernel)
+        for stack in stacks([inputs[j].program for j in places], asynchronous=asynchronous):
             members = [places[j] for j in stack.members]
             on_host = inputs[members[0]].kernel.device.type == "cpu"
             most = max(1, _MOST_ENTRIES // math.prod(stack.program.shape)) if on_host else len(members)
