@@ -522,12 +522,15 @@ class GramIterates:
     ----------
     a : array, shape (..., m, n)
         A, scaled to about 1. Otherwise squares may underflow, and the caller adds an allowance for that to the bounds.
+    of_hermitian : bool
+        Whether ``a`` has the real matrices of Hermitian ones (`square_of_hermitian`), whose norms are bounded.
     in_cache : bool
         Whether the products of a stack (f, m, n) are taken in parts that fit the processor's cache.
     """
 
-    def __init__(self, a: Array, *, in_cache: bool = False, xp: Namespace) -> None:
+    def __init__(self, a: Array, *, of_hermitian: bool = False, in_cache: bool = False, xp: Namespace) -> None:
         self._xp = xp
+        self._of_hermitian = of_hermitian
         at_once = max(1, _CACHED_ENTRIES // math.prod(a.shape[-2:])) if in_cache else a.shape[0]
         # Parts of B_t along its first axis.
         self._parts = [a[start : start + at_once, ...] for start in range(0, a.shape[0], at_once)]
@@ -547,7 +550,11 @@ class GramIterates:
         limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
         exponent = xp.clip(exponent, -limit, limit)
         factor = arrays.power_of_two(-exponent, xp=xp)
-        product_error = rounding.product_error(self._parts[0].shape[-2], self._parts[0], xp=xp)
+        part = self._parts[0]
+        if self._of_hermitian:
+            product_error = math.sqrt(2) * rounding.gamma(part.shape[-1] + 3, rounding.unit(part, xp=xp))
+        else:
+            product_error = rounding.product_error(part.shape[-2], part, xp=xp)
         norm_sq = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
         self._history.append((exponent, norm_sq * product_error))
         start = 0
@@ -555,7 +562,10 @@ class GramIterates:
         for number, part in enumerate(self._parts):
             stop = start + part.shape[0]
             scaled = part * xp.astype(factor[start:stop, ...], part.dtype)[..., None, None]
-            product = xp.matmul(arrays.adjoint(scaled, xp=xp), scaled)
+            if self._of_hermitian:
+                product = square_of_hermitian(scaled, xp=xp)
+            else:
+                product = xp.matmul(arrays.adjoint(scaled, xp=xp), scaled)
             norms.append(frobenius_up(product, xp=xp))
             self._parts[number] = product
             start = stop
@@ -585,6 +595,26 @@ class GramIterates:
             (arrays.rows(exponent, index, ops=ops), arrays.rows(product_error, index, ops=ops))
             for exponent, product_error in self._history
         ]
+
+
+def square_of_hermitian(x: Array, *, xp: Namespace) -> Array:
+    """Squares of Hermitian matrices ``A + i B``, A symmetric and B antisymmetric, each given by the real ``X = A + B``.
+
+    Both have the same Frobenius norm. The square is ``A A - B B + i (A B + B A)``, and its real matrix ``X A + X^T B``.
+    Its entries have a rounding of A and two of B, those of two products, and that of their sum, relative to ``|X| |A| +
+    |X^T| |B|``: the error's norm is at most ``sqrt(2) gamma(p + 3) ||X||_F**2``.
+    """
+    even, odd = parts_of_hermitian(x, xp=xp)
+    square = xp.matmul(x, even)
+    square += xp.matmul(xp.matrix_transpose(x), odd)
+    return square
+
+
+def parts_of_hermitian(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Real and imaginary parts A and B of Hermitian matrices, from their sums."""
+    half = x * 0.5
+    even = half + xp.matrix_transpose(half)
+    return even, x - even
 
 
 def norms_near(proof: GramProof, matrix: Array, near_vectors: Array, *, ops: ArrayOps) -> Array:

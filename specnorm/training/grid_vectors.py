@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-_BEST = 8
+_BEST = 12
 """Number of points of the grid at which a training step looks for the best vector."""
 _NEWTON_STEPS = 2
 """Number of Newton steps of the frequency, for the last point."""
@@ -43,7 +43,7 @@ _TINY = 1e-30
 _MOST_COLUMNS = 3
 """Columns for each row of a block up to which the block is not transposed. Vectors at each tap of its larger side are
 as much longer than those of its smaller side, but a transposed copy takes as long as ten products with a vector."""
-_ROUNDS = (0.6, 8), (0.25, 1)
+_ROUNDS = (0.7, 8), (0.3, 1)
 """Size of the stencil around a frequency, and number of the highest points that are kept, round by round."""
 
 

@@ -27,6 +27,7 @@ from specnorm.proofs.frequencies import (
     halved_axis,
     tap_grid,
 )
+from specnorm.proofs.norms import parts_of_hermitian, square_of_hermitian
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lag_products, roundings
 from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
@@ -168,24 +169,9 @@ def _columns_of_gram(x: Array, some: Callable[[Array], Array], *, xp: Namespace)
     return xp.matmul(xp.matrix_transpose(left), some(right)), xp.matmul(xp.matrix_transpose(right), some(left))
 
 
-def _even_and_odd(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Real and imaginary part of Hermitian matrices, from their sums X."""
-    half = x * 0.5
-    even = half + xp.matrix_transpose(half)
-    return even, x - even
-
-
-def _square(x: Array, *, xp: Namespace) -> Array:
-    """``A A - B B + A B + B A`` for the matrices ``A + i B`` of which ``X = A + B`` is given: ``X A + X^T B``."""
-    even, odd = _even_and_odd(x, xp=xp)
-    square = xp.matmul(x, even)
-    square += xp.matmul(xp.matrix_transpose(x), odd)
-    return square
-
-
 def _columns_of_square(x: Array, some: Callable[[Array], Array], *, xp: Namespace) -> tuple[Array, Array]:
-    """Some columns of `_square`, and of its transposed matrices."""
-    even, odd = _even_and_odd(x, xp=xp)
+    """Some columns of `square_of_hermitian`, and of its transposed matrices."""
+    even, odd = parts_of_hermitian(x, xp=xp)
     x_t = xp.matrix_transpose(x)
     some_columns = xp.matmul(x, some(even)) + xp.matmul(x_t, some(odd))
     return some_columns, xp.matmul(even, some(x_t)) - xp.matmul(odd, some(x))
@@ -220,8 +206,8 @@ class Taps(NamedTuple):
 class GramTaps:
     """``H_t`` of a stack of symbols X, on a grid of as many points as it has taps: values or taps, with error bounds.
 
-    A Hermitian matrix ``A + i B``, A symmetric and B antisymmetric, is computed as the real matrix ``A + B``. Both have
-    the same Frobenius norm, and an entry and its mirror image in ``A + B`` give those of ``A + i B``.
+    A Hermitian matrix ``A + i B`` is computed as the real matrix ``A + B`` (`norms.square_of_hermitian`): an entry and
+    its mirror image in ``A + B`` give those of ``A + i B``.
 
     Parameters
     ----------
@@ -394,7 +380,7 @@ class GramTaps:
         norms_sq = [_squares(x, xp=xp)]
         for t in range(self.n_iter):
             is_gram = t == 0 and isinstance(self.symbol, KernelSymbol)
-            product, some_columns = (_gram, _columns_of_gram) if is_gram else (_square, _columns_of_square)
+            product, some_columns = (_gram, _columns_of_gram) if is_gram else (square_of_hermitian, _columns_of_square)
             if columns is None or t < self.n_iter - 1:
                 x = product(x, xp=xp)
                 norms_sq.append(_squares(x, xp=xp))
@@ -488,9 +474,8 @@ def _error_factors(
     roundings : int
         Of the bound of all errors itself.
     """
-    # `_square` has a rounding of A and B, those of two products, and that of their sum: relative to ``|X| |A| + |X^T|
-    # |B|``, whose Frobenius norm is at most ``sqrt(2) ||X||_F**2``. One more is that of A in B. A kernel's product has
-    # 2 m terms: relative to the product of the norms of its factors, at most half the sum of their squares.
+    # That of `square_of_hermitian`. A kernel's product has 2 m terms: relative to the product of the norms of its
+    # factors, at most half the sum of their squares.
     of_square = rounding.SLACK * math.sqrt(2) * rounding.gamma(p + 3, u)
     of_kernel = rounding.SLACK * rounding.gamma(2 * m, u) / 2
     product_errors = (of_kernel if is_of_kernel else of_square, *[of_square] * (n_iter - 1))
