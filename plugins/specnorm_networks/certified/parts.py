@@ -215,8 +215,8 @@ def chain_kernel(chain: Sequence[Edge]) -> FloatArray:
     for edge in chain:
         depth[edge.end] = depth[edge.start] + 1
         size[edge.end] = edge.kernel.shape[0]
-    columns = _consecutive({vertex: n for vertex, n in size.items() if depth[vertex] % 2 == 0})
-    rows = _consecutive({vertex: n for vertex, n in size.items() if depth[vertex] % 2 == 1})
+    columns = consecutive({vertex: n for vertex, n in size.items() if depth[vertex] % 2 == 0})
+    rows = consecutive({vertex: n for vertex, n in size.items() if depth[vertex] % 2 == 1})
     taps = tuple(max(axis) for axis in zip(*(edge.kernel.shape[2:] for edge in chain), strict=True))
     total_rows = sum(size[vertex] for vertex in rows)
     total_columns = sum(size[vertex] for vertex in columns)
@@ -245,7 +245,7 @@ def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
     for edge in graph_edges:
         size[edge.start] = edge.kernel.shape[1]
         size[edge.end] = edge.kernel.shape[0]
-    entries = _consecutive(dict(sorted(size.items())))
+    entries = consecutive(dict(sorted(size.items())))
     reach = _reach(graph_edges)
     total = sum(size.values())
     k = np.zeros((total, total, *(2 * r + 1 for r in reach)))
@@ -256,7 +256,7 @@ def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
     return k
 
 
-def _consecutive(size: dict[int, int]) -> dict[int, slice]:
+def consecutive(size: dict[int, int]) -> dict[int, slice]:
     """Return for each vertex the slice of its entries, if those of all vertices follow one another.
 
     ``size``: number of entries of each vertex.

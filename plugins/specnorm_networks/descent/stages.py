@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from specnorm.proof import frequency_grids, gram_power, random_vectors
 from specnorm_networks.certified.links import Link, Part, Run
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.parts import middle_and_leaf_slopes
+from specnorm_networks.certified.parts import consecutive, middle_and_leaf_slopes
 
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first step."""
@@ -209,7 +209,7 @@ def stages_of_part(
     kernels = segment.kernels()
     angles = grid if not isinstance(grid, int) else _angles(kernels, grid)
     widths = dict(enumerate(widths_of(segment), first))
-    entries = _consecutive(range(first, last + 1), widths)
+    entries = consecutive({value: widths[value] for value in range(first, last + 1)})
     shrink = None if entry is None else np.repeat(entry, segment.widths[0] // segment.width)
     has_short_input = widths[first] < segment.widths[0]
     copies_behind = 1
@@ -218,7 +218,7 @@ def stages_of_part(
     part_stages = []
     for frontier, kernel_of_source in zip(frontiers(segment), kernels, strict=True):
         link = frontier.link
-        columns = _consecutive(frontier.alive, widths)
+        columns = consecutive({value: widths[value] for value in frontier.alive})
         total = sum(widths[value] for value in frontier.alive)
         symbols: Vectors = np.zeros((len(angles), link.width, total), dtype=np.complex128)
         for source, (kernel, place) in kernel_of_source.items():
@@ -263,16 +263,6 @@ def _angles(kernels: Sequence[dict[int, Any]], points: int) -> FloatArray:
 def _part_from(run: Run, parts: Parts, first: int) -> Part:
     """Return the part that begins with a link."""
     return run.part(first, next(last for begin, last in parts if begin == first))
-
-
-def _consecutive(values: Sequence[int], widths: dict[int, int]) -> dict[int, slice]:
-    """Return the entries of each value, one value after the other."""
-    entries: dict[int, slice] = {}
-    begin = 0
-    for value in values:
-        entries[value] = slice(begin, begin + widths[value])
-        begin += widths[value]
-    return entries
 
 
 def _numbers(entries: dict[int, slice], values: Sequence[int]) -> NDArray[np.intp]:

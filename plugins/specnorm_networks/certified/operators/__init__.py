@@ -16,7 +16,6 @@ from specnorm_networks.certified.operators.joins import (
 from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
 from specnorm_networks.certified.operators.moves import (
-    Cast,
     Entries,
     Gather,
     Identity,
@@ -39,7 +38,7 @@ from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, 
 
 __all__ = [
     "ELU", "Abs", "Add", "Arctan", "AveragePool",
-    "Broadcast", "Cast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
+    "Broadcast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum",

@@ -33,10 +33,6 @@ class Identity(SameOrder):
         return x
 
 
-class Cast(Identity):
-    """The same entries, rounded to another precision."""
-
-
 class Reshape(SameOrder):
     """The same entries in the same order, in a stated shape."""
 
