@@ -112,9 +112,9 @@ def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False) ->
 
 def unstacked(x: AnyArray, *, backend: Backend) -> Sequence[AnyArray]:
     """The members of a stack; libraries differentiate one operation, where there is one, in fewer operations."""
-    xp = backend.namespace(x)
-    # NumPy has it since 2.1.
-    return xp.unstack(x) if hasattr(xp, "unstack") else [x[j, ...] for j in range(x.shape[0])]
+    # NumPy has it since 2.1, so the core does not rely on it.
+    unstack: Any = getattr(backend.namespace(x), "unstack", None)
+    return [x[j, ...] for j in range(x.shape[0])] if unstack is None else unstack(x)
 
 
 def _stacked(members: Sequence[AnyArray], xp: Any) -> AnyArray:
