@@ -198,3 +198,12 @@ def test_a_fresh_start_finds_the_maximum_that_overtook(layer: str) -> None:
         assert 0.5 * best < float(value) < 1.01 * best
     anew, _ = specnorm.track(kernel, TN, specnorm.init_tracking(kernel, TN))
     assert 0.99 * best < float(anew) < 1.01 * best
+
+
+@pytest.mark.parametrize("exponent", [-17, -16, -15, -9, -8, -7, 7, 8, 9])
+def test_small_and_large_kernels_have_finite_steps(exponent: int) -> None:
+    """Kernels near the norms from which on a step scales them: products of four of their entries must not underflow."""
+    kernel = (normal(4, 13, 3, 3, seed=1) * 2.0**exponent / 6).astype(np.float32)
+    method = SymbolNorm()
+    value, _ = specnorm.track(kernel, method, specnorm.init_tracking(kernel, method))
+    assert float(value) == pytest.approx(float(specnorm.enclose(kernel).upper), rel=0.02)
