@@ -150,9 +150,9 @@ class SteppedProgram(Program):
             return blocks, xp.zeros(count, dtype=blocks.dtype, device=run.device(blocks))
         layers = xp.reshape(blocks, (count, -1))
         if run.concrete and not run.asynchronous:
-            # Layers whose norms are between 2**-8 and 2**8 are not scaled, which saves a copy.
+            # Layers whose norms are between 2**-16 and 2**16 are not scaled, which saves a copy.
             squares = xp.vecdot(layers, layers)
-            if xp.all((squares * 2.0**16 > 1) & (squares < 2.0**16)):
+            if xp.all((squares * 2.0**32 > 1) & (squares < 2.0**32)):
                 return blocks, xp.zeros_like(squares)
         layers, exponent = arrays.scale(layers, xp=xp)
         return xp.reshape(layers, blocks.shape), exponent

@@ -334,7 +334,8 @@ def _uphill_in_the_plane(gradient: Array, hessian: Array, least_relative_curvatu
     """``f(H) g`` with ``f(x) = 1 / max(|x|, least)`` of a Hessian of two axes, in closed form.
 
     H has the eigenvalues ``mean + radius`` and ``mean - radius``. A function of H is the line through its values there,
-    ``f(H) = centre I + slope (H - mean I)``. So no eigenvalue routine has to wait for the device.
+    ``f(H) = centre I + half_gap (H - mean I) / radius``. So no eigenvalue routine has to wait for the device. The
+    quotient is formed before the product, since ``half_gap / radius`` overflows for small H.
     """
     mean = 0.5 * (hessian[..., 0, 0] + hessian[..., 1, 1])
     half_difference = 0.5 * (hessian[..., 0, 0] - hessian[..., 1, 1])
@@ -345,9 +346,10 @@ def _uphill_in_the_plane(gradient: Array, hessian: Array, least_relative_curvatu
     at_higher = 1 / xp.maximum(xp.abs(mean + radius), least)
     at_lower = 1 / xp.maximum(xp.abs(mean - radius), least)
     centre = 0.5 * (at_higher + at_lower)
-    slope = 0.5 * (at_higher - at_lower) / (radius + _TINY)
+    half_gap = 0.5 * (at_higher - at_lower)
     image = xp.matmul(hessian, gradient[..., None])[..., 0]
-    return (centre - slope * mean)[..., None] * gradient + slope[..., None] * image
+    turned = (image - mean[..., None] * gradient) / (radius + _TINY)[..., None]
+    return centre[..., None] * gradient + half_gap[..., None] * turned
 
 
 def _modulus(terms: Array, angles: Array, *, xp: Namespace) -> Array:

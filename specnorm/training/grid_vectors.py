@@ -444,7 +444,8 @@ def _settled(waves: PlaneWaves, left: Array, phases: Array, taps: Array) -> tupl
     angles = xp.matmul(uphill(terms, taps, longest=_LONGEST_STEP, xp=xp), xp.matrix_transpose(taps))
     turns = ops.complex(xp.cos(angles), xp.sin(angles))
     phases = phases * xp.matrix_transpose(turns)
-    right, _ = _unit(xp.matrix_transpose(xp.conj(xp.matmul(terms, turns[..., None])[..., 0])), xp=xp)
+    power = xp.conj(xp.matmul(terms, turns[..., None])[..., 0])
+    right, _ = _unit(xp.matrix_transpose(power), xp=xp)
     return waves.times(right, phases), right, phases
 
 

@@ -155,13 +155,14 @@ class SymbolNorm(Stepped):
         ops: ArrayOps,
     ) -> tuple[Evaluation, tuple[Array, ...]]:
         xp = ops.xp
-        group: tuple[Array, ...] = ()
         if _is_scalar(spec):
-            highest_group, _, triples = self._highest(blocks, spec, ops=ops)
-            group, new_state = (highest_group,), state[0]
-        elif _is_matrix(spec):
+            group, _, triples = self._highest(blocks, spec, ops=ops)
+            residuals = _residuals(triples.left, triples.right, triples.phases, xp=xp)
+            return Evaluation(triples.value, (), (*residuals, group)), state
+        if _is_matrix(spec):
             triples, vectors = _matrix_step(blocks, state[0], sweeps=sweeps, ops=ops)
             new_state = vectors[..., None, None]
+            residuals = triples.left[:, :, None], triples.right[:, None, :]
         else:
             waves = self._waves(blocks, ops=ops)
             vectors = xp.reshape(ops.complex(state[0][..., 0], state[0][..., 1]), waves.shape)
@@ -170,11 +171,8 @@ class SymbolNorm(Stepped):
                 vectors, start = grid_vectors.step(waves, vectors)
             triples = grid_vectors.highest(waves, start)
             new_state = arrays.real_pair(vectors, xp=xp)
-        if _is_matrix(spec):
-            residuals = triples.left[:, :, None], triples.right[:, None, :]
-        else:
             residuals = _residuals(triples.left, triples.right, triples.phases, xp=xp)
-        return Evaluation(triples.value, (), (*residuals, *group)), (new_state,) if sweeps else state
+        return Evaluation(triples.value, (), residuals), (new_state,) if sweeps else state
 
     def _run_from_start(self, blocks: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
         """Vectors after the first steps, and the triples that they lead to."""

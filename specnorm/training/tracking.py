@@ -157,7 +157,8 @@ def track_many(
     for j, device in enumerate(devices):
         by_device.setdefault(device, []).append(j)
     for places in by_device.values():
-        for stack in stacks([plans[j] for j in places]):
+        asynchronous = plugins[places[0]].asynchronous(kernels[places[0]])
+        for stack in stacks([plans[j] for j in places], asynchronous=asynchronous):
             members = [places[j] for j in stack.members]
             backend = plugins[members[0]]
             state_arrays = [[states[j][name] for name in names[j]] for j in members]

@@ -202,7 +202,7 @@ def test_a_fresh_start_finds_the_maximum_that_overtook(layer: str) -> None:
 
 @pytest.mark.parametrize("exponent", [-17, -16, -15, -9, -8, -7, 7, 8, 9])
 def test_small_and_large_kernels_have_finite_steps(exponent: int) -> None:
-    """Kernels near the norms from which on a step scales them: products of four of their entries must not underflow."""
+    """Kernels near the norms from which on a step scales them: reciprocals of their curvatures must not overflow."""
     kernel = (normal(4, 13, 3, 3, seed=1) * 2.0**exponent / 6).astype(np.float32)
     method = SymbolNorm()
     value, _ = specnorm.track(kernel, method, specnorm.init_tracking(kernel, method))

@@ -180,8 +180,7 @@ def _stacks(inputs: Sequence[StepInput]) -> Iterator[Stack]:
         asynchronous = BACKEND.asynchronous(inputs[places[0]].kernel)
         for stack in stacks([inputs[j].program for j in places], asynchronous=asynchronous):
             members = [places[j] for j in stack.members]
-            on_host = inputs[members[0]].kernel.device.type == "cpu"
-            most = max(1, _MOST_ENTRIES // math.prod(stack.program.shape)) if on_host else len(members)
+            most = len(members) if asynchronous else max(1, _MOST_ENTRIES // math.prod(stack.program.shape))
             for first in range(0, len(members), most):
                 yield Stack(stack.program, tuple(members[first : first + most]))
 
