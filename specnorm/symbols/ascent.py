@@ -265,7 +265,8 @@ def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 
     real array, shape (..., d)
         What to add to the angles. The modulus of the sum is no smaller there.
     """
-    step = uphill(terms[..., None, :], taps, least_relative_curvature=least_relative_curvature, xp=xp)
+    powers, vectors = xp.astype(tap_powers(taps, xp=xp), terms.dtype), terms[..., None, :]
+    step = uphill(vectors, powers, taps.shape[1], least_relative_curvature=least_relative_curvature, xp=xp)
     modulus = xp.abs(xp.sum(terms, axis=-1))
     shares = xp.stack([share * step for share in SHARES])
     modulus_after = _modulus(terms, xp.matmul(shares, xp.matrix_transpose(taps)), xp=xp)
@@ -276,8 +277,20 @@ def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 
     return chosen
 
 
+def tap_powers(taps: Array, *, xp: Namespace) -> Array:
+    """``1, k_i and k_i k_j`` of taps k (n, d), shape (n, 1 + d + d^2)."""
+    pairs = xp.reshape(taps[:, :, None] * taps[:, None, :], (taps.shape[0], -1))
+    return xp.concat([xp.ones_like(taps[:, :1]), taps, pairs], axis=1)
+
+
 def uphill(
-    terms: Array, taps: Array, *, least_relative_curvature: float = 1e-3, longest: float = _LONGEST, xp: Namespace
+    terms: Array,
+    powers: Array,
+    axes: int,
+    *,
+    least_relative_curvature: float = 1e-3,
+    longest: float = _LONGEST,
+    xp: Namespace,
 ) -> Array:
     """Return Newton steps towards maxima of ``||sum_k c_k e^{i k.theta}||``.
 
@@ -288,7 +301,10 @@ def uphill(
     ----------
     terms : complex array, shape (..., m, n)
         Vectors ``c_k e^{i k.theta}`` at the angles to start from.
-    taps : real array, shape (n, d)
+    powers : complex array, shape (n, 1 + d + d^2)
+        `tap_powers`.
+    axes : int
+        d.
     least_relative_curvature : float
         As of `newton_step`.
     longest : float
@@ -298,22 +314,17 @@ def uphill(
     -------
     real array, shape (..., d)
     """
-    step = _uphill(*_derivatives(terms, taps, xp=xp), least_relative_curvature, xp=xp)
+    # The sum and, but for factors of i, its first and second derivatives; then their inner products.
+    sums = xp.matmul(terms, powers)
+    products = xp.matmul(arrays.adjoint(sums[..., : 1 + axes], xp=xp), sums)
+    gradient = -xp.imag(products[..., 0, 1 : 1 + axes])
+    # Of half the squared norm of the sum.
+    hessian = xp.real(
+        products[..., 1:, 1 : 1 + axes] - xp.reshape(products[..., 0, 1 + axes :], (*gradient.shape, axes))
+    )
+    step = _uphill(gradient, hessian, least_relative_curvature, xp=xp)
     excess = xp.max(xp.abs(step), axis=-1, keepdims=True) / longest
     return step / xp.maximum(excess, xp.ones_like(excess))
-
-
-def _derivatives(terms: Array, taps: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Gradient (..., d) and Hessian (..., d, d) of half the squared norm of the sum, with respect to the angles."""
-    axes = taps.shape[1]
-    pairs = xp.reshape(taps[:, :, None] * taps[:, None, :], (taps.shape[0], axes * axes))
-    total = xp.sum(terms, axis=-1)[..., None]
-    first = xp.matmul(terms, xp.astype(taps, terms.dtype))
-    second = xp.matmul(terms, xp.astype(pairs, terms.dtype))
-    gradient = -xp.imag(xp.vecdot(total, first, axis=-2))
-    second_derivative_term = xp.reshape(xp.real(xp.vecdot(total, second, axis=-2)), (*gradient.shape, axes))
-    hessian = xp.real(xp.matmul(arrays.adjoint(first, xp=xp), first)) - second_derivative_term
-    return gradient, hessian
 
 
 def _uphill(gradient: Array, hessian: Array, least_relative_curvature: float, *, xp: Namespace) -> Array:

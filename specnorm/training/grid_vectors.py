@@ -11,13 +11,13 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import product, tap_points
-from specnorm.symbols.ascent import uphill
+from specnorm.symbols.ascent import tap_powers, uphill
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -101,6 +101,11 @@ class Grid:
         """``e^{-i k.offset}`` for the offsets of the stencil times a number, shape (taps, s)."""
         turns = np.exp(-1j * scale * (self.taps @ self.stencil.T))
         return (turns.astype(np.result_type(dtype, np.complex64)),)
+
+    def tap_tables(self, dtype: type[np.floating]) -> tuple[np.ndarray, np.ndarray]:
+        """The taps, and their powers for `uphill`."""
+        powers: Any = tap_powers(self.taps, xp=np)  # type: ignore[arg-type]
+        return self.taps.astype(dtype), powers.astype(np.result_type(dtype, np.complex64))
 
 
 @functools.lru_cache(maxsize=64)
@@ -421,12 +426,12 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
     for size, count in _ROUNDS:
         (turns,) = placed(("turns", grid.key, size), functools.partial(grid.turns, size), left, ops=ops)
         left, right, phases = _round(waves, left, phases, turns, count)
-    (taps,) = placed(("taps", grid.key), lambda dtype: (grid.taps.astype(dtype),), left, ops=ops)
+    tables = placed(("taps", grid.key), grid.tap_tables, left, ops=ops)
 
     def settle(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return _settled(waves, state[0], state[2], taps)
+        return _settled(waves, state[0], state[2], *tables)
 
-    if taps.shape[1]:
+    if grid.taps.shape[1]:
         left, right, phases = arrays.repeated(settle, _NEWTON_STEPS + last_rounds, (left, right, phases), ops=ops)
     left, norms = _unit(left, xp=ops.xp)
     left, right, phases = left[:, :, 0], right[:, :, 0], phases[:, :, 0]
@@ -436,12 +441,13 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
     return Triples(norms[:, 0, 0], left, right, phases)
 
 
-def _settled(waves: PlaneWaves, left: Array, phases: Array, taps: Array) -> tuple[Array, Array, Array]:
+def _settled(waves: PlaneWaves, left: Array, phases: Array, taps: Array, powers: Array) -> tuple[Array, Array, Array]:
     """A power step at the frequencies to which a Newton step for ``||G* u||`` leads; shapes as of `_round`."""
     ops, xp = waves.ops, waves.ops.xp
     # The sum of the terms is G* u, conjugated: (b, g, p, taps).
     terms = xp.permute_dims(xp.conj(waves.tap_products(left)) * phases[:, None, :, :], (0, 3, 1, 2))
-    angles = xp.matmul(uphill(terms, taps, longest=_LONGEST_STEP, xp=xp), xp.matrix_transpose(taps))
+    step = uphill(terms, powers, taps.shape[1], longest=_LONGEST_STEP, xp=xp)
+    angles = xp.matmul(step, xp.matrix_transpose(taps))
     turns = ops.complex(xp.cos(angles), xp.sin(angles))
     phases = phases * xp.matrix_transpose(turns)
     power = xp.conj(xp.matmul(terms, turns[..., None])[..., 0])
