@@ -571,7 +571,7 @@ class GramIterates:
     def square(self) -> None:
         """Replace B_t by B_{t+1}: one rescaling and one product."""
         xp, norm = self._xp, self._frobenius
-        # Powers of two with normal inverses. A norm other than 0 is the root of a number, so it is not too small for that.
+        # Powers of two with normal inverses. A norm other than 0 is the root of a number, so not too small for that.
         positive = xp.where(norm > 0, norm, 1.0)
         exponent = xp.floor(xp.log2(xp.minimum(positive, float(xp.finfo(norm.dtype).max) / 4)))
         factor = arrays.power_of_two(-exponent, xp=xp)
