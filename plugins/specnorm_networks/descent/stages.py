@@ -206,7 +206,7 @@ def stages_of_part(
     """
     first, last = part
     segment = run.part(first, last)
-    kernels = segment.kernels()
+    kernels = segment.kernels
     angles = grid if not isinstance(grid, int) else _angles(kernels, grid)
     widths = dict(enumerate(widths_of(segment), first))
     entries = consecutive({value: widths[value] for value in range(first, last + 1)})
@@ -250,7 +250,7 @@ def stages_of_part(
 def frequencies_of_part(run: Run, part: tuple[int, int], points: int) -> FloatArray:
     """Return a grid of ``points`` frequencies an axis, where the part has taps, shape (f, d)."""
     first, last = part
-    return _angles(run.part(first, last).kernels(), points)
+    return _angles(run.part(first, last).kernels, points)
 
 
 def _angles(kernels: Sequence[dict[int, Any]], points: int) -> FloatArray:
