@@ -133,26 +133,43 @@ def average_rows(pooling: AxisPooling) -> tuple[Row, ...]:
 
 
 # -- resizing ----------------------------------------------------------------------------------------------------------
+ROUNDINGS: dict[str, Callable[[Fraction], int]] = {
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round_prefer_floor": lambda x: math.ceil(x - HALF),
+    "round_prefer_ceil": lambda x: math.floor(x + HALF),
+}
+"""How a coordinate gives the pixel that is nearest."""
+COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+"""How the index of an output gives its coordinate in the input."""
+
+
 @lru_cache(maxsize=64)
-def linear_rows(
+def resized_rows(
     size: int,
     outputs: int,
     scale: Fraction,
     coordinates: str,
-) -> tuple[Row, ...] | None:
-    """Return pixels and weights of each output of linear interpolation; None for unknown kinds of coordinates."""
+    kind: str,
+) -> tuple[Row, ...]:
+    """Return pixels and weights of each output, by exact coordinates.
+
+    ``coordinates``: one of `COORDINATES`. ``kind``: "linear", or one of `ROUNDINGS`.
+    """
     rows: list[Row] = []
     for output in range(outputs):
         x = _coordinate(output, size, outputs, scale, coordinates)
-        if x is None:
-            return None
-        # The value at x is interpolated between the pixels before and after x; beyond the borders these are repeated.
-        before = math.floor(x)
-        share = x - before
+        if kind == "linear":
+            # The value at x is interpolated between the pixels before and after x.
+            before = math.floor(x)
+            share = x - before
+            pixels = [(before, 1 - share), (before + 1, share)]
+        else:
+            pixels = [(ROUNDINGS[kind](x), Fraction(1))]
         weights: dict[int, Fraction] = {}
-        for pixel, weight in ((before, 1 - share), (before + 1, share)):
+        for pixel, weight in pixels:
             if weight:
-                nearest = min(max(pixel, 0), size - 1)
+                nearest = min(max(pixel, 0), size - 1)  # beyond the borders, pixels are repeated
                 weights[nearest] = weights.get(nearest, Fraction(0)) + weight
         rows.append(tuple(weights.items()))
     return tuple(rows)
@@ -171,39 +188,9 @@ def coordinate_error(
     three roundings occur: of the factor, of the product or quotient, and of the difference. With their products they
     are below 4 u (|x| + 1).
     """
-    first = _coordinate(0, size, outputs, scale, coordinates) or Fraction(0)
-    last = _coordinate(max(outputs - 1, 0), size, outputs, scale, coordinates) or Fraction(0)
+    first = _coordinate(0, size, outputs, scale, coordinates)
+    last = _coordinate(max(outputs - 1, 0), size, outputs, scale, coordinates)
     return host.inflate(4 * unit * float(max(abs(first), abs(last)) + 1), 4)
-
-
-@lru_cache(maxsize=64)
-def nearest_pixels(
-    size: int,
-    outputs: int,
-    scale: Fraction,
-    coordinates: str,
-    nearest: str,
-) -> NDArray[np.intp] | None:
-    """Return for each output the number of the pixel that it copies, by exact coordinates.
-
-    None for unknown arguments and fractional scales.
-    """
-    roundings: dict[str, Callable[[Fraction], int]] = {
-        "floor": math.floor,
-        "ceil": math.ceil,
-        "round_prefer_floor": lambda x: math.ceil(x - HALF),
-        "round_prefer_ceil": lambda x: math.floor(x + HALF),
-    }
-    is_whole_scale = scale.denominator == 1 and outputs == size * scale
-    if nearest not in roundings or not is_whole_scale or coordinates == "align_corners":
-        return None
-    pixels = []
-    for output in range(outputs):
-        x = _coordinate(output, size, outputs, scale, coordinates)
-        if x is None:
-            return None
-        pixels.append(roundings[nearest](x))
-    return np.clip(np.array(pixels, dtype=np.intp), 0, size - 1)
 
 
 def _coordinate(
@@ -212,17 +199,15 @@ def _coordinate(
     outputs: int,
     scale: Fraction,
     coordinates: str,
-) -> Fraction | None:
-    """Return the coordinate of output i in the input; None for unknown kinds of coordinates."""
+) -> Fraction:
+    """Return the coordinate of output i in the input."""
     if coordinates == "asymmetric":
         return i / scale
     if coordinates == "align_corners":
         return Fraction(i * (size - 1), outputs - 1) if outputs > 1 else Fraction(0)
     if coordinates == "pytorch_half_pixel" and outputs == 1:
         return Fraction(0)
-    if coordinates in ("half_pixel", "pytorch_half_pixel"):
-        return (i + HALF) / scale - HALF
-    return None
+    return (i + HALF) / scale - HALF
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------

@@ -32,7 +32,10 @@ from specnorm_networks.onnx.nodes import (
 )
 from specnorm_networks.onnx.tensors import Constant
 
-PRODUCT = "it is a product of two values that depend on the input, which has no constant"
+PRODUCT = (
+    "it multiplies two matrices that both depend on the input, as attention does, which has no rule: bound the parts "
+    "of the network before and after it"
+)
 SMALLEST_FACTOR = 1e-300
 """Smallest absolute value of a factor of batch normalisation, if its scale is not 0."""
 Pads = tuple[tuple[int, int], ...]

@@ -55,9 +55,6 @@ def test_resizing_against_interpolation(nearest: str, coordinates: str, n: int, 
     alone = Resize(mode, (m,), (Fraction(m, n),), coordinates, nearest)
     place = Place(((n,),), (m,))
     assert "has no rule" in refused(replace(alone, mode="cubic"), place)
-    if mode == "nearest" and (m % n or coordinates == "align_corners"):
-        assert "has no rule" in refused(alone, place)
-        return
     found = alone.lipschitz(place)
     truth = float(np.linalg.norm(matrix, 2))
     assert truth * (1 - 1e-9) <= found <= (1 + 1e-8) * truth

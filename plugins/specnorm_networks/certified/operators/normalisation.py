@@ -84,7 +84,7 @@ class Normalise(Operator):
         divisors = self._divisor(lengths, _count(place.before[0], self.axes))
         smallest_divisor = float(np.min(divisors.low, initial=math.inf))
         if not smallest_divisor > 0:
-            raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(ranges)}")
+            raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(place)}")
         return host.mul_up(bounds[0], host.div_up(1.0, smallest_divisor))
 
     def _divisor(self, lengths: Interval, count: int | None) -> Interval:
