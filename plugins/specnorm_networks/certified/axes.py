@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import host
+from specnorm_networks.certified.operators.base import NoBoundError
 
 Row: TypeAlias = tuple[tuple[int, Fraction], ...]
 """Pixels that one output reads, each with its weight."""
@@ -43,8 +44,8 @@ class AxisPooling:
         Step from window to window, and from entry to entry of a window.
     before, after : int
         Padding before and after the input.
-    size, outputs : int or None
-        Size of the axis in the input, and number of windows; None: not known.
+    size : int
+        Size of the axis in the input.
     ceil : bool
         Whether the last window may leave the padded input.
     count_padding : bool
@@ -53,21 +54,21 @@ class AxisPooling:
 
     kernel: int
     stride: int
-    dilation: int = 1
-    before: int = 0
-    after: int = 0
-    size: int | None = None
-    outputs: int | None = None
+    dilation: int
+    before: int
+    after: int
+    size: int
     ceil: bool = False
     count_padding: bool = True
 
-    def count(self, size: int) -> int:
-        """Return the number of outputs for an axis of a size; with ``ceil`` no window starts after the input."""
-        room = size + self.before + self.after - self.dilation * (self.kernel - 1) - 1
+    @property
+    def outputs(self) -> int:
+        """Number of windows; with ``ceil`` none starts after the input."""
+        room = self.size + self.before + self.after - self.dilation * (self.kernel - 1) - 1
         if not self.ceil:
             return max(room // self.stride + 1, 0)
         count = -(-room // self.stride) + 1
-        last_starts_too_late = (count - 1) * self.stride >= size + self.before
+        last_starts_too_late = (count - 1) * self.stride >= self.size + self.before
         return max(count - 1 if last_starts_too_late else count, 0)
 
     def taps(self, output: int) -> range:
@@ -76,12 +77,11 @@ class AxisPooling:
         return range(first, first + self.dilation * (self.kernel - 1) + 1, self.dilation)
 
     def pixels(self) -> list[list[int]]:
-        """Return the pixels that each output reads, without padding, at a known size."""
-        size = self.size or 0
+        """Return the pixels that each output reads, without padding."""
         pixels = []
-        for output in range(self.outputs or 0):
+        for output in range(self.outputs):
             positions = [tap - self.before for tap in self.taps(output)]
-            pixels.append([position for position in positions if 0 <= position < size])
+            pixels.append([position for position in positions if 0 <= position < self.size])
         return pixels
 
 
@@ -92,36 +92,31 @@ def overlap(pooling: AxisPooling) -> int:
     ``s' = s / gcd(s, dilation)``, so that there are at most ``ceil(k / s')``, and no more than there are windows.
     """
     step = pooling.stride // math.gcd(pooling.stride, pooling.dilation)
-    count = -(-pooling.kernel // step)
-    return count if pooling.outputs is None else min(count, pooling.outputs)
+    return min(-(-pooling.kernel // step), pooling.outputs)
 
 
-def average_norm_up(pooling: AxisPooling) -> float | None:
-    """Return the norm of averaging along one axis, rounded up; None if it depends on an unknown size.
+def average_norm_up(pooling: AxisPooling) -> float:
+    """Return the norm of averaging along one axis, rounded up: that of the matrix with a row of weights an output.
 
-    At a known size, the norm is that of the matrix with a row of weights an output. At every size, if padding counts,
-    it is at most ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of taps in residue class r modulo the stride: all
-    rows are translates of one another. The norm tends to that as the size grows.
+    Where these are too many, and padding counts, it is at most ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of
+    taps in residue class r modulo the stride: all rows are translates of one another. The norm tends to that as the
+    size grows.
     """
-    if pooling.kernel > LONGEST:
-        return None
-    if pooling.size is not None and pooling.outputs is not None:
-        is_short = max(pooling.size, pooling.outputs) <= LONGEST
-        if is_short and pooling.outputs * pooling.kernel <= WEIGHTS:
-            return weights_norm_up(average_rows(pooling))
+    if max(pooling.size, pooling.outputs) <= LONGEST and pooling.outputs * pooling.kernel <= WEIGHTS:
+        return weights_norm_up(average_rows(pooling))
     # The formula supposes that all rows are translates of one another: no dilation, no windows cut off by ``ceil``, and
     # the same divisor at the border.
     has_equal_divisors = pooling.count_padding or pooling.before == pooling.after == 0
-    if pooling.ceil or pooling.dilation != 1 or not has_equal_divisors:
-        return None
+    if pooling.ceil or pooling.dilation != 1 or not has_equal_divisors or pooling.kernel > LONGEST:
+        raise NoBoundError(f"averages over {pooling.outputs} windows of {pooling.kernel} pixels: too many")
     taps_of_class = [len(range(r, pooling.kernel, pooling.stride)) for r in range(min(pooling.stride, pooling.kernel))]
     return host.root_up(Fraction(sum(count * count for count in taps_of_class), pooling.kernel**2))
 
 
 @lru_cache(maxsize=64)
 def average_rows(pooling: AxisPooling) -> tuple[Row, ...]:
-    """Return pixels and weights of each output, at a known size."""
-    padded_size = (pooling.size or 0) + pooling.before + pooling.after
+    """Return pixels and weights of each output."""
+    padded_size = pooling.size + pooling.before + pooling.after
     rows = []
     for output, pixels in enumerate(pooling.pixels()):
         count = len(pixels)

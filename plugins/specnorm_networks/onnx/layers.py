@@ -124,7 +124,7 @@ def convolution(
         extra = ()
         outputs = []
         for n, k, s, r, pair in zip(sizes or (), *window, pairs or (), strict=False):
-            outputs.append(AxisPooling(k, s, r, *pair).count(n))
+            outputs.append(AxisPooling(k, s, r, *pair, n).outputs)
     geometry: dict[str, Any] = {
         "stride": stride,
         "dilation": dilation,

@@ -38,8 +38,8 @@ def pool(
     outputs = []
     whole_windows = []
     for n, k, s, r, pair in zip(sizes or (), kernel, stride, dilation, padding, strict=False):
-        outputs.append(AxisPooling(k, s, r, *pair, ceil=ceil).count(n))
-        whole_windows.append(AxisPooling(k, s, r, *pair, ceil=False).count(n))
+        outputs.append(AxisPooling(k, s, r, *pair, n, ceil).outputs)
+        whole_windows.append(AxisPooling(k, s, r, *pair, n).outputs)
     if 0 in outputs:
         raise NoBoundError("its windows are larger than its input")
     if outputs != whole_windows and auto_pad != "NOTSET":

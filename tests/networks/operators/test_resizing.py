@@ -111,13 +111,14 @@ def test_resizing_without_known_sizes_is_refused_with_the_reason() -> None:
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (2, 1), (3, 2), (5, 2), (3, 3), (2, 3), (7, 4)])
 def test_averages_along_an_axis_of_any_size(kernel: int, stride: int) -> None:
-    """Above the matrix of each size, and attained as it grows."""
-    found = average_norm_up(AxisPooling(kernel, stride))
+    """Above the matrix of each size, and attained as it grows: what counts where the matrix is too large."""
+    axis = AxisPooling(kernel, stride, 1, 0, 0, 2 * LONGEST)
+    found = average_norm_up(axis)
     norms = []
     for size in (kernel, 2 * kernel + 1, 240):
         rows = [np.arange(size) - at for at in range(0, size - kernel + 1, stride)]
         norms.append(float(np.linalg.norm([((row >= 0) & (row < kernel)) / kernel for row in rows], 2)))
-    assert found is not None
     assert max(norms) <= found <= 1.001 * norms[-1]
     for other in ({"ceil": True}, {"dilation": 2}, {"count_padding": False, "before": 1}):
-        assert average_norm_up(AxisPooling(kernel, stride, **other)) is None
+        with pytest.raises(NoBoundError):
+            average_norm_up(replace(axis, **other))

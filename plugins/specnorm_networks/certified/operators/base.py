@@ -90,6 +90,13 @@ class Place:
         """Return the place of an operator on some inputs."""
         return cls(tuple(value.shape for value in values))
 
+    @property
+    def shape(self) -> KnownShape:
+        """Shape of the first input; `NoBoundError` if it is unknown."""
+        if self.before[0] is None:
+            raise NoBoundError("its sizes are not known: give the input shape")
+        return self.before[0]
+
     def known_shapes(self) -> list[tuple[int, ...]] | None:
         """Return the shapes of the inputs; None unless all of them are known."""
         shapes = [shape for shape in self.before if shape is not None]
@@ -435,13 +442,13 @@ class Linear(Operator):
 
     def _new_map(self, befores: list[KnownShape]) -> tuple[LinearMap, KnownShape] | None:
         """Return the linear map for inputs of some shapes, and the shape of its value; None if it has none."""
-        linear = self.map_at(*befores)
-        if linear is None:
-            return None
         try:
+            linear = self.map_at(*befores)
+            if linear is None:
+                return None
             # An empty batch gives the value's shape without computing anything.
             shape = linear.shape or linear.apply([np.zeros((0, *before)) for before in befores]).shape[1:]
-        except (NotRunError, ValueError, IndexError):
+        except (NoBoundError, NotRunError, ValueError, IndexError):
             return None
         return linear, shape
 

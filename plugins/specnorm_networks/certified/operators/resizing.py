@@ -15,8 +15,6 @@ from specnorm_networks.certified.axes import Row
 from specnorm_networks.certified.operators.base import FloatArray, KnownShape, Linear, LinearMap, NoBoundError, Place
 from specnorm_networks.certified.operators.windows import weighted_sums_along
 
-UNKNOWN_SIZES = "its sizes are not known: give the input shape"
-
 
 class Resize(Linear):
     """Nearest or linear interpolation.
@@ -51,10 +49,7 @@ class Resize(Linear):
         return replace(self, sizes=tuple(1 if axis in axes else n for axis, n in enumerate(self.sizes)))
 
     def lipschitz(self, place: Place) -> float:
-        (before,) = place.before
-        if before is None or len(before) != len(self.scales):
-            raise NoBoundError(UNKNOWN_SIZES)
-        rows_of_axes = self._rows_of_axes(before)
+        rows_of_axes = self._rows_of_axes(place.shape)
         return host.mul_up(*(1.0 if rows is None else axes.weights_norm_up(rows) for rows in rows_of_axes))
 
     def _keeps_axis(self, axis: int, size: int) -> bool:
@@ -66,18 +61,15 @@ class Resize(Linear):
         return math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
 
     def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
-        if len(before) != len(self.scales):
-            return None
-        try:
-            return weighted_sums_along(before, self._rows_of_axes(before))
-        except NoBoundError:
-            return None
+        return weighted_sums_along(before, self._rows_of_axes(before))
 
     def _rows_of_axes(self, before: KnownShape) -> list[tuple[Row, ...] | None]:
         """Return pixels and weights of each output along each axis; None for an axis that stays as it is."""
         kind = self.nearest if self.mode == "nearest" else self.mode
         if kind not in ("linear", *axes.ROUNDINGS) or self.coordinates not in axes.COORDINATES:
             raise NoBoundError(f"resizing by {self.mode} ({self.nearest}, {self.coordinates} coordinates) has no rule")
+        if len(before) != len(self.scales):
+            raise NoBoundError(f"resizing of {len(self.scales)} axes of a value of shape {before}")
         rows_of_axes: list[tuple[Row, ...] | None] = []
         for axis, size in enumerate(before):
             outputs = self._outputs(axis, size)
