@@ -109,12 +109,7 @@ class Convolution(_WithKernel):
         if before[1] != spec.cin:
             return None
         spatial = before[2:]
-        wrapping = _separate_wrapping(spec, spatial)
-        padded_spatial = spatial
-        if wrapping is not None:
-            geometry |= {"padding": 0, "padding_mode": "zeros"}
-            padded_spatial = tuple(n + sum(pair) for n, pair in zip(spatial, wrapping, strict=True))
-        spec_at_size = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": padded_spatial})
+        spec_at_size = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": spatial})
         stack_of_one: Any = kernel[None]
         layer = layer_map.Convolution(stack_of_one, spec_at_size, ops=NUMPY_OPS)
         output_entries, input_entries = layer.shape
@@ -124,12 +119,10 @@ class Convolution(_WithKernel):
         spatial_after = [n + more for n, more in zip(spatial_of_layer, extra, strict=True)]
         shape = (before[0], spec.cout, *spatial_after)
         # Entries that are needed for one sample: the taps of each pixel.
-        entries = kernel[0].size * spec.groups * max(math.prod(padded_spatial), math.prod(spatial_after))
+        entries = kernel[0].size * spec.groups * max(math.prod(spatial), math.prod(spatial_after))
 
         def applied(layer: layer_map.Convolution) -> Apply:
             def convolve_samples(x: FloatArray) -> FloatArray:
-                if wrapping is not None:
-                    x = np.pad(x, ((0, 0), (0, 0), *wrapping), mode="wrap")
                 vectors: Any = x.reshape(1, len(x), input_entries)
                 return np.asarray(layer.apply(vectors)).reshape(len(x), *output_shape)
 
@@ -161,20 +154,10 @@ class Convolution(_WithKernel):
             rows=_row_norms(kernel, spec, spatial).reshape(-1, *(1,) * spec.ndim),
             offset=self.bias,
             shape=shape,
-            adjoint=adjoint if wrapping is None else None,
+            adjoint=adjoint,
             adjoint_roundings=roundings,
             kept_numbers=2 * kernel.size,  # the kernel and its absolute values
         )
-
-
-def _separate_wrapping(spec: ConvSpec, spatial: KnownShape) -> tuple[tuple[int, int], ...] | None:
-    """Return the circular padding that has to be done first, since `ConvSpec` has no such layer; else None.
-
-    These are layers whose stride does not divide the sizes of the input.
-    """
-    stride_divides = not any(n % s for n, s in zip(spatial, spec.stride, strict=True))
-    is_supported = spec.padding_mode != "circular" or spec.transposed or stride_divides
-    return None if is_supported else tuple(spec.padding)
 
 
 def _row_norms(kernel: FloatArray, spec: ConvSpec, spatial: KnownShape) -> FloatArray:

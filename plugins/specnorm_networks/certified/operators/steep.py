@@ -164,24 +164,6 @@ class Sqrt(Steep):
         return enclosing((low, high)).root().ends
 
 
-class Rsqrt(Steep):
-    """One over the root."""
-
-    library_roundings = 8
-    positive = True
-    limits = (0.0, math.inf)
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.asarray(1 / np.sqrt(x))
-
-    def derivative(self, x: Interval) -> Interval:
-        return -(x * x.root()).scaled(2.0).inverse()
-
-    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
-        down, up = enclosing((low, high)).root().inverse().ends
-        return np.maximum(down, 0.0), up
-
-
 class Reciprocal(Steep):
     """``scale / x``."""
 
