@@ -222,7 +222,8 @@ def stages_of_part(
         total = sum(widths[value] for value in frontier.alive)
         symbols: Vectors = np.zeros((len(angles), link.width, total), dtype=np.complex128)
         for source, (kernel, place) in kernel_of_source.items():
-            block: Vectors = symbols_at(kernel, place, angles)
+            # In a chain, shifts of taps change nothing.
+            block: Vectors = symbols_at(kernel, (0,) * len(place) if segment.is_chain else place, angles)
             if shrink is not None and source == first:
                 block = block / shrink
             if frontier.number == 1 and has_short_input:  # W W* is what counts
