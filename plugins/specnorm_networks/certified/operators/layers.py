@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError, KernelError
-from specnorm.proof import AnyArray, host, layer_map
+from specnorm.proof import AnyArray, layer_map
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
@@ -151,44 +151,11 @@ class Convolution(_WithKernel):
             applied(layer),
             absolute=applied(layer.absolute()),
             roundings=roundings,
-            rows=_row_norms(kernel, spec, spatial).reshape(-1, *(1,) * spec.ndim),
             offset=self.bias,
             shape=shape,
             adjoint=adjoint,
-            adjoint_roundings=roundings,
             kept_numbers=2 * kernel.size,  # the kernel and its absolute values
         )
-
-
-def _row_norms(kernel: FloatArray, spec: ConvSpec, spatial: KnownShape) -> FloatArray:
-    """Return for each output channel an upper bound of the norm of a row of the layer's matrix."""
-    taps_of_output = _with_outputs_first(kernel, spec).reshape(spec.cout, -1)
-    if _reads_pixels_once(spec, spatial):
-        return host.norm_up(taps_of_output)
-    # Several taps may read one pixel.
-    return host.inflate(abs(taps_of_output).sum(axis=1), taps_of_output.shape[1])
-
-
-def _reads_pixels_once(spec: ConvSpec, spatial: KnownShape) -> bool:
-    """Whether no two taps of an output read the same pixel of an input with some spatial sizes.
-
-    With zero padding none do. With circular padding none do if the kernel is no longer than the input.
-    """
-    if spec.padding_mode == "zeros":
-        return True
-    if spec.padding_mode != "circular" or spec.transposed:
-        return False
-    extents = [r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)]
-    return all(extent <= n for extent, n in zip(extents, spatial, strict=True))
-
-
-def _with_outputs_first(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
-    """Return a kernel with all entries of an output channel together; output channels are along the first axes."""
-    if not spec.transposed:
-        return kernel
-    # A transposed kernel has the shape (cin, cout / groups, ...): output (group, o) reads the inputs of its group.
-    split = kernel.reshape(spec.groups, spec.cin // spec.groups, *kernel.shape[1:])
-    return np.moveaxis(split, 1, 2)
 
 
 class Matrix(_WithKernel):
@@ -224,17 +191,13 @@ class Matrix(_WithKernel):
             return lambda x: alpha * (x[0] @ matrix.T if self.side == "right" else matrix @ x[0])
 
         multiply_by_adjoint = multiply_by(self.alpha, kernel.T)
-        axes_after = len(before) - 1 - axis
-        rows = host.next_up(abs(self.alpha) * host.norm_up(kernel))
         return LinearMap(
             multiply_by(self.alpha, kernel),
             absolute=multiply_by(abs(self.alpha), abs(kernel)),
             roundings=inputs + 4,
-            rows=rows.reshape(-1, *(1,) * axes_after),
             offset=self.bias,
             shape=(*before[:axis], outputs, *before[axis + 1 :]),
             adjoint=lambda y: [multiply_by_adjoint([y])],
-            adjoint_roundings=outputs + 4,
             kept_numbers=2 * kernel.size,  # the matrix and its absolute values
         )
 

@@ -58,7 +58,7 @@ class Scale(Linear):
         """Whether all factors are finite, and the relative error of each is that of its roundings."""
         return are_accurate(self.values, 0 if self.exact else FACTOR_ROUNDINGS)
 
-    def _factors_up(self) -> FloatArray:
+    def factors_up(self) -> FloatArray:
         """Return the absolute values of the factors, rounded up."""
         sizes: FloatArray = abs(np.asarray(self.values, dtype=np.float64))
         if self.exact:
@@ -71,7 +71,7 @@ class Scale(Linear):
         values = np.asarray(self.values)
         if not values.size or not np.all(np.isfinite(values)):
             raise NoBoundError("it multiplies by values that are not finite")
-        largest = float(np.max(self._factors_up()))
+        largest = float(np.max(self.factors_up()))
         if values.size == 1:
             return largest
         after = broadcasting.broadcast_shapes_or_none(place.shape, values.shape)
@@ -105,7 +105,6 @@ class Scale(Linear):
             return None
         ndim = len(shape)
         roundings = 1 if self.exact else SCALED_ENTRY_ROUNDINGS
-        copies = math.prod(map(int, shape)) // max(math.prod(before), 1)
 
         def multiply_by(factors: FloatArray) -> Apply:
             return lambda x: _with_axes_in_front(x[0], ndim) * factors
@@ -117,10 +116,8 @@ class Scale(Linear):
             multiply_by(values),
             absolute=multiply_by(abs(values)),
             roundings=roundings,
-            rows=self._factors_up(),
             offset=self.offset,
             adjoint=adjoint,
-            adjoint_roundings=roundings + copies,
         )
 
 
@@ -214,7 +211,6 @@ class Add(Linear):
             absolute=sum_with([abs(weight) for weight in self.weights]),
             roundings=1 + len(others) + has_division,
             adjoint=adjoint,
-            adjoint_roundings=math.prod(map(int, shape)) + 3,
         )
 
 
@@ -320,7 +316,7 @@ class _Reduction(Linear):
         def adjoint(y: FloatArray) -> list[FloatArray]:
             return [np.broadcast_to(y.reshape(-1, *kept_shape) / divisor, (len(y), *before))]
 
-        return LinearMap(apply, absolute=apply, roundings=count + 1, adjoint=adjoint, adjoint_roundings=2)
+        return LinearMap(apply, absolute=apply, roundings=count + 1, adjoint=adjoint)
 
 
 class Sum(_Reduction):

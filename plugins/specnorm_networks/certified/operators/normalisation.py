@@ -46,7 +46,6 @@ class Centre(Linear):
             lambda x: x[0] - x[0].mean(axis=axes_of_batch, keepdims=True),
             absolute=lambda x: x[0] + x[0].mean(axis=axes_of_batch, keepdims=True),
             roundings=count + 3,
-            rows=np.ones(()),
         )
 
 

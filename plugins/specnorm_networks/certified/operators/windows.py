@@ -91,7 +91,6 @@ def weighted_sums_along(before: KnownShape, rows_of_axes: RowsOfAxes) -> LinearM
         roundings=_roundings_of_sums(rows_of_axes),
         shape=shape,
         adjoint=lambda y: [apply_adjoint(y)],
-        adjoint_roundings=_roundings_of_sums(columns_of_axes),
     )
 
 
