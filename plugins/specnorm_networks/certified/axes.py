@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import NoBoundError
 
 Row: TypeAlias = tuple[tuple[int, Fraction], ...]
 """Pixels that one output reads, each with its weight."""
@@ -93,24 +92,6 @@ def overlap(pooling: AxisPooling) -> int:
     """
     step = pooling.stride // math.gcd(pooling.stride, pooling.dilation)
     return min(-(-pooling.kernel // step), pooling.outputs)
-
-
-def average_norm_up(pooling: AxisPooling) -> float:
-    """Return the norm of averaging along one axis, rounded up: that of the matrix with a row of weights an output.
-
-    Where these are too many, and padding counts, it is at most ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of
-    taps in residue class r modulo the stride: all rows are translates of one another. The norm tends to that as the
-    size grows.
-    """
-    if max(pooling.size, pooling.outputs) <= LONGEST and pooling.outputs * pooling.kernel <= WEIGHTS:
-        return weights_norm_up(average_rows(pooling))
-    # The formula supposes that all rows are translates of one another: no dilation, no windows cut off by ``ceil``, and
-    # the same divisor at the border.
-    has_equal_divisors = pooling.count_padding or pooling.before == pooling.after == 0
-    if pooling.ceil or pooling.dilation != 1 or not has_equal_divisors or pooling.kernel > LONGEST:
-        raise NoBoundError(f"averages over {pooling.outputs} windows of {pooling.kernel} pixels: too many")
-    taps_of_class = [len(range(r, pooling.kernel, pooling.stride)) for r in range(min(pooling.stride, pooling.kernel))]
-    return host.root_up(Fraction(sum(count * count for count in taps_of_class), pooling.kernel**2))
 
 
 @lru_cache(maxsize=64)

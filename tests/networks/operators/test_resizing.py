@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from specnorm_networks.certified.axes import LONGEST, AxisPooling, average_norm_up
+from specnorm_networks.certified.axes import LONGEST, AxisPooling
 from specnorm_networks.certified.operators import NoBoundError, NotRunError, Place, Resize
+from specnorm_networks.certified.operators.windows import average_norm_up
 
 ONE = Fraction(1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeAlias
 
 import numpy as np
@@ -196,11 +197,29 @@ class MaxPool(Operator):
         return program
 
 
+def average_norm_up(pooling: AxisPooling) -> float:
+    """Return the norm of averaging along one axis, rounded up: that of the matrix with a row of weights an output.
+
+    Where these are too many, and padding counts, it is at most ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of
+    taps in residue class r modulo the stride: all rows are translates of one another. The norm tends to that as the
+    size grows.
+    """
+    if max(pooling.size, pooling.outputs) <= axes.LONGEST and pooling.outputs * pooling.kernel <= axes.WEIGHTS:
+        return axes.weights_norm_up(axes.average_rows(pooling))
+    # The formula supposes that all rows are translates of one another: no dilation, no windows cut off by ``ceil``, and
+    # the same divisor at the border.
+    has_equal_divisors = pooling.count_padding or pooling.before == pooling.after == 0
+    if pooling.ceil or pooling.dilation != 1 or not has_equal_divisors or pooling.kernel > axes.LONGEST:
+        raise NoBoundError(f"averages over {pooling.outputs} windows of {pooling.kernel} pixels: too many")
+    taps_of_class = [len(range(r, pooling.kernel, pooling.stride)) for r in range(min(pooling.stride, pooling.kernel))]
+    return host.root_up(Fraction(sum(count * count for count in taps_of_class), pooling.kernel**2))
+
+
 class AveragePool(Linear):
     """The mean of each window.
 
     The matrix is a Kronecker product of one matrix an axis, so that its norm is the product of their norms
-    (`axes.average_norm_up`); these are 1/sqrt(k) for windows of k entries that do not overlap.
+    (`average_norm_up`); these are 1/sqrt(k) for windows of k entries that do not overlap.
     """
 
     rule = "average_pool"
@@ -215,7 +234,7 @@ class AveragePool(Linear):
     def lipschitz(self, place: Place) -> float:
         windows = self.windows.at(place.shape, count_padding=self.count_padding)
         _require_outputs(windows, place)
-        return host.mul_up(*map(axes.average_norm_up, windows))
+        return host.mul_up(*map(average_norm_up, windows))
 
     def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         windows = self.windows.at(before, count_padding=self.count_padding)
