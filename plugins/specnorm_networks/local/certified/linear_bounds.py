@@ -503,16 +503,16 @@ class LinearBounds(Walk):
         """Return what a linear operator adds to its linear part, and its errors on the present ranges."""
         if node.name not in self._linear_offsets:
             sizes = [self.locations[name].range.magnitude() for name in node.inputs]
-            rounding = linear.error_of_apply([size[None] for size in sizes], linear.adjoint_roundings)[0]
+            # An entry of A^T y is a sum of no more products than the value has entries, and of those of a few steps.
+            roundings = math.prod(node.shape or ()) + linear.roundings + 32
+            rounding = linear.error_of_apply([size[None] for size in sizes], roundings)[0]
             added = np.zeros(())
             error = np.zeros(())
             if linear.offset is not None:
                 added, error = (np.asarray(part, dtype=np.float64) for part in linear.offset())
-            tiny = 0.0
-            if linear.adjoint_roundings:
-                # The sum of the magnitudes was rounded; 2^24 is an upper limit of their number.
-                total_size = float(sum(float(size.sum()) for size in sizes))
-                tiny = host.inflate(total_size + 1.0, 2**24) * TINY
+            # The sum of the magnitudes was rounded; 2^24 is an upper limit of their number.
+            total_size = float(sum(float(size.sum()) for size in sizes))
+            tiny = host.inflate(total_size + 1.0, 2**24) * TINY
             self._linear_offsets[node.name] = LinearOffset(added, host.next_up(rounding + error), tiny)
         return self._linear_offsets[node.name]
 
