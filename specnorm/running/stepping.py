@@ -180,6 +180,18 @@ def stepped_program(
     return cast(SteppedProgram, program_for(method, shape, dtype, geometry, SteppedProgram))
 
 
+def first_sweeps(passes: Any) -> Any:
+    """Least number of sweeps in a forward pass, after a number of passes: 4, 3 and 2 in 16 passes each, then less.
+
+    An optimiser's first steps change all weights in one direction, and one sweep a pass would lag.
+
+    Parameters
+    ----------
+    passes : int or integer array
+    """
+    return 4 - passes // 16
+
+
 @called_while_tracing
 def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """`SteppedProgram.state_shapes` of the program behind a key, as plain values."""

@@ -38,6 +38,10 @@ _SHORT = 0.1
 several models' states has."""
 _LONG = 2.0
 """Vectors longer than this begin anew, too."""
+_FRESH = 3e-3
+"""Size of what each step adds to the entries of the last vectors, which have unit length. Rows and columns may fall
+into parts that are not coupled, as in sparse kernels: products keep zeros, so that vectors of one part would not see
+another one grow."""
 _TINY = 1e-30
 """Added to what is divided by."""
 _MOST_COLUMNS = 3
@@ -208,6 +212,8 @@ class PlaneWaves:
         Whether m < p.
     rows : array, shape (b, m, p * taps)
         The blocks.
+    fresh : array, shape (b, min(m, p), 1)
+        `fresh_vectors`.
     phases : complex array, shape (b, taps, count * f)
         ``e^{i k.theta}`` at these points; for a wide block at -theta, so that the vectors are those of its transpose.
     """
@@ -221,6 +227,7 @@ class PlaneWaves:
         self.is_wide = m < p
         self.shape = b, min(m, p), count * len(grid)
         self.rows = xp.reshape(blocks, (b, m, -1))
+        self.fresh = fresh_vectors(self.rows, p, of_rows=self.is_wide, ops=ops)
         phases = phases_of(grid, count, blocks, ops=ops)
         phases = xp.conj(phases) if self.is_wide else phases
         self.phases = xp.broadcast_to(phases, (b, *phases.shape))
@@ -287,6 +294,35 @@ def start_vectors(waves: PlaneWaves) -> Array:
     return waves.ops.xp.broadcast_to(found, waves.shape)
 
 
+def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, ops: ArrayOps) -> Array:
+    """Vectors with an entry of at most `_FRESH` for each column of the blocks that is not zero.
+
+    They are the largest entries of the columns, times fixed numbers: not sums, so that channels of zeros, by which
+    layers in a stack are padded, change no rounding.
+
+    Parameters
+    ----------
+    rows : array, shape (b, m, p * taps)
+    of_rows : bool
+        Whether the vectors have an entry for each row instead.
+
+    Returns
+    -------
+    array, shape (b, p, 1) or (b, m, 1)
+    """
+    xp, b = ops.xp, rows.shape[0]
+    sizes = xp.abs(rows)
+    if not of_rows:
+        sizes = xp.reshape(xp.max(sizes, axis=1), (b, p, -1))
+    sizes = xp.max(sizes, axis=2, keepdims=True)
+    (numbers,) = placed(("fresh", sizes.shape[1]), functools.partial(_fresh_numbers, sizes.shape[1]), rows, ops=ops)
+    return sizes / (xp.max(sizes, axis=1, keepdims=True) + _TINY) * numbers
+
+
+def _fresh_numbers(count: int, dtype: type[np.floating]) -> tuple[np.ndarray]:
+    return (_FRESH * np.random.RandomState(0).uniform(0.5, 1, (count, 1)).astype(dtype),)
+
+
 def with_invalid_replaced(vectors: Array, waves: PlaneWaves) -> Array:
     """Replace vectors that are far from unit length by start vectors: zeros or NaN, as in a state never filled."""
     xp = waves.ops.xp
@@ -335,7 +371,8 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Start]:
     squares = _squared_norm(images, xp=xp)
     least = functools.reduce(xp.minimum, _by_vector(squares, waves))
     shift = xp.concat([_SHIFT * least] * waves.count, axis=2)
-    moved = orthonormal(_by_vector(power - shift * vectors, waves), xp=xp)
+    *others, last = _by_vector(power - shift * vectors, waves)
+    moved = orthonormal([*others, last + least * waves.fresh], xp=xp)
     return moved, _best_points(waves, squares, images, vectors, power)
 
 

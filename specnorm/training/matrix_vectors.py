@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.training.grid_vectors import placed
+from specnorm.training.grid_vectors import fresh_vectors, placed
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -73,6 +73,8 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
         return ones, matrices * ones
     length = _length(vectors, ops=ops)
     vectors = xp.where((length > _SHORT) & (length < _LONG), vectors, start(matrices, ops=ops))
+    last = vectors[:, :, 1:] + fresh_vectors(matrices, matrices.shape[2], ops=ops)
+    vectors = xp.concat([vectors[:, :, :1], last], axis=2)
     vectors = _filtered(matrices, vectors, ops=ops)
     first = vectors[:, :, :1]
     second = _unit(_orthogonal(vectors[:, :, 1:], first, ops=ops), ops=ops)

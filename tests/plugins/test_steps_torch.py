@@ -172,7 +172,7 @@ def test_a_bound_that_is_changed_counts_at_once() -> None:
 
 def test_iterations_that_are_changed_count_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = chain()
-    for _ in range(40):
+    for _ in range(50):
         model(IMAGES)
     seen: list[int] = []
     plain = steps.take_plain_steps
@@ -512,8 +512,8 @@ def test_a_recording_is_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
         (first + second).sum().backward()
         original_of(model.layers[2]).data.mul_(1.3)
     assert len(used) == 2 * 40 * 4
-    # One for the first passes, and one for the others, which have fewer sweeps.
-    assert [graph.replays for graph in graphs] == [32, 48]
+    # One for each number of sweeps.
+    assert [graph.replays for graph in graphs] == [16, 16, 16, 32]
 
 
 def launched(count: int, make: Callable[[], Any]) -> int:
@@ -527,7 +527,7 @@ def test_equal_layers_launch_one_step() -> None:
     assert two <= 440
     # The product with the factor, and the four operations of its derivative.
     assert six - two <= 4 * 5
-    assert launched(2, lambda: nn.Linear(8, 8)) <= 164
+    assert launched(2, lambda: nn.Linear(8, 8)) <= 174
 
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: nothing is recorded")

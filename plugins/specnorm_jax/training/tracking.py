@@ -11,18 +11,13 @@ import jax.numpy as jnp
 import specnorm
 from specnorm.errors import KernelError
 from specnorm.methods import Method, SymbolNorm
+from specnorm.plugin import first_sweeps
 from specnorm_jax.training.trees import HashableGeometry, Kernel, Rule, hashable, kernels
 
 SYMBOL_NORM = SymbolNorm()
 States: TypeAlias = dict[str, Any]
 """For the path of each kernel, the state that `specnorm.init_tracking` returns, and under the name "passes" the number
 of times that the kernel was tracked: a tree of arrays like any other."""
-_FIRST_PASSES = 32
-"""Number of passes at the beginning that take at least `_FIRST_STEPS` steps each.
-
-An optimiser's first steps change all weights in one direction.
-"""
-_FIRST_STEPS = 3
 
 
 def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
@@ -63,7 +58,7 @@ def _track(
     keywords = [dict(geometry) for geometry in geometries]
     passes = jnp.max(jnp.stack([state["passes"] for state in states]))
     vectors = [{name: x for name, x in state.items() if name != "passes"} for state in states]
-    steps: Any = jnp.where(passes < _FIRST_PASSES, max(sweeps, _FIRST_STEPS), sweeps) if sweeps else 0
+    steps: Any = jnp.maximum(first_sweeps(passes), sweeps) if sweeps else 0
     norms, new_vectors = specnorm.track_many(arrays, method, vectors, geometries=keywords, sweeps=steps)
     new_passes = passes + 1 if sweeps else passes
     return norms, [{**vectors_of_kernel, "passes": new_passes} for vectors_of_kernel in new_vectors]

@@ -19,7 +19,7 @@ from torch.utils.module_tracker import ModuleTracker
 import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
-from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
+from specnorm.plugin import SteppedProgram, check_bound, check_count, first_sweeps, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
@@ -33,10 +33,6 @@ again."""
 _JUMP = 0.5
 """A weight counts as drawn again if a row or column changes by more than this part of the longest one. In the loops of
 docs/benchmarks/index.md an optimiser's step changes them by at most 0.44, and most by less than 0.02."""
-_FIRST_PASSES = 32
-"""Number of first forward passes with more sweeps: an optimiser's first steps change all weights in one direction."""
-_FIRST_SWEEPS = 3
-"""Least number of sweeps in each of the first forward passes."""
 _TRACKER = ModuleTracker()
 """Tells whether a backward pass is running."""
 
@@ -234,13 +230,14 @@ class SpectralNorm(nn.Module):
             self._state_fits = True
             return _SETTLING_SWEEPS
         self._passes += 1
-        return max(self.n_power_iterations, _FIRST_SWEEPS if self._passes <= _FIRST_PASSES else 1)
+        first: int = first_sweeps(self._passes - 1)
+        return max(self.n_power_iterations, first)
 
     def _compiled_sweeps(self) -> Tensor:
         """`_sweeps` in compiled code: passes are counted in a buffer, since a change of a number would recompile."""
-        is_first = self.compiled_passes < _FIRST_PASSES
+        sweeps: Tensor = first_sweeps(self.compiled_passes).clamp(min=self.n_power_iterations)
         self.compiled_passes.add_(1)
-        return torch.where(is_first, max(self.n_power_iterations, _FIRST_SWEEPS), self.n_power_iterations)
+        return sweeps
 
     def _scaled_by_tensor_operations(self, weight: Tensor, sweeps: int | Tensor, *, move: bool) -> Tensor:
         """Scale by tensor operations that autograd, compilers and transformations follow.
@@ -417,7 +414,7 @@ def spectral_norm(
     A drop-in for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
     (`torch.nn.utils.parametrize.remove_parametrizations`, or `bake_` for a whole model). It sets the norm of the
     *convolution*, not of the reshaped kernel: stride, dilation, groups and padding mode are read from the layer. The
-    norm is followed by one step of ``method`` in each forward pass, and by three in each of the first 32. With bound 1
+    norm is followed by one step of ``method`` in each forward pass, and by four to two in the first 48. With bound 1
     no norm in use was above 1.013 in the loops of docs/benchmarks/index.md. `rescale_` proves the norms when the
     training is over.
 

@@ -59,6 +59,26 @@ def test_a_step_sees_what_overtakes(xp: Lib, case: str) -> None:
         assert 0.99 * truth.lo <= xp.number(value) <= truth.hi * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("taps", [(), (3, 3)])
+@pytest.mark.parametrize("channels", [4, 16])
+def test_parts_that_are_not_coupled_are_seen(channels: int, taps: tuple[int, ...]) -> None:
+    """A sparse layer: products with the vectors of one part are zero in the others, which grow by 2 % a step."""
+    parts = np.eye(channels)[(...,) + (None,) * len(taps)]
+    base = parts * (1 + np.random.RandomState(0).standard_normal(taps) / 4)
+    truth = sigma_star(base)
+    sizes = np.linspace(0.3, 0.5, channels)
+    sizes[:2] = 1.0, 0.9
+    method = SymbolNorm()
+    kernel = base * sizes.reshape(-1, *(1,) * (base.ndim - 1))
+    state = specnorm.init_tracking(kernel, method)
+    for step in range(140):
+        kernel[2] *= 1.02 if step > 60 else 1.0
+        value, state = specnorm.track(kernel, method, state)
+        wanted = max(1.0, float(np.abs(kernel[2]).max() / np.abs(base[2]).max())) * truth.lo
+        assert value > 0.88 * wanted
+    assert value > 0.999 * wanted
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3, 3)])
 @pytest.mark.parametrize("entry", [0.0, 1e30, np.inf, np.nan])
 def test_a_state_of_wrong_vectors_begins_anew(entry: float, shape: tuple[int, ...]) -> None:
