@@ -295,6 +295,15 @@ class GramPolynomial:
         rotated = host.next_up(np.sqrt(np.maximum(host.next_up(eigenvalue_limit + self.error), 0.0)))
         return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
 
+    def norm_up_by(self, bounds: Array) -> np.ndarray:
+        """`norm_up` of all of H, from bounds of the Hermitian matrices that sums of its planes stand for.
+
+        See `norms.square_of_hermitian`. A matrix E of errors in H becomes one of a norm up to ``sqrt(2) (||Re E|| +
+        ||Im E||)``. The sum of the planes has a rounding, relative to the Frobenius norm.
+        """
+        of_sums = rounding.up(bounds, self.size, xp=self.xp)
+        return self.norm_up(np.asarray(self.ops.to_numpy(of_sums), dtype=np.float64) + 2 * self.error)
+
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
         """First `rank` columns of H, complex, shape (f, size, rank): A above B."""
         xp, ops = self.xp, self.ops
@@ -333,8 +342,8 @@ class GramPolynomial:
         shape = (len(frequencies), self.size, self.rank)
         return xp.reshape(even, shape), xp.reshape(odd, shape)
 
-    def columns_of(self, blocks: np.ndarray, frequencies: Frequencies) -> Array:
-        """The columns of `columns_at` for each of b blocks, by their numbers, at the same f points.
+    def real_matrices_of(self, blocks: np.ndarray, frequencies: Frequencies) -> Array:
+        """The sum of both planes for each of b blocks, by their numbers, at the same f points.
 
         Returns
         -------
@@ -346,10 +355,9 @@ class GramPolynomial:
         even, odd = self.even, self.odd
         if len(blocks) < even.shape[0]:
             even, odd = (arrays.rows(x, blocks, ops=self.ops) for x in (even, odd))
-        shape = (len(blocks) * len(frequencies), self.size, self.rank)
-        real = xp.reshape(xp.matmul(cos, even), shape)
-        imag = xp.reshape(xp.matmul(sin, odd), shape)
-        return self.ops.complex(real, imag)
+        sums = xp.matmul(cos, even)
+        sums += xp.matmul(sin, odd)
+        return xp.reshape(sums, (len(blocks) * len(frequencies), self.size, self.rank))
 
     def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
