@@ -43,7 +43,7 @@ MOST_CELLS = 2**16
 """Largest number of cells of all rounds and functions together, if each function has `LEAST_CELLS`."""
 LEAST_CELLS = 2**10
 """Number of cells of all rounds that each function may have."""
-PARTS_OF_RANGE = 64
+PARTS_OF_RANGE = 256
 """Largest number of parts of an interval in a network, each of which is bounded by itself."""
 MOST_PARTS = 2**18
 """Largest number of parts of all intervals together."""
