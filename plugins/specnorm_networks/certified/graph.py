@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm_networks.certified.operators.base import NotRunError, Operator, Place, Slopes
+from specnorm.proof import visible
+from specnorm_networks.certified.operators.base import KnownShape, NotRunError, Operator, Place, Slopes
 from specnorm_networks.certified.operators.layers import Layer
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.regions import Box, Region
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model import Model
 
+SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
 __all__ = ["Graph", "Layer", "Node", "Shape"]
 
 
@@ -117,6 +119,15 @@ class Graph:
     def inputs(self) -> tuple[str, ...]:
         """Names of the inputs that may change: Lipschitz constants are with respect to them."""
         return tuple(node.name for node in self.nodes if isinstance(node.operator, Input) and node.operator.may_change)
+
+    @property
+    def input_shapes(self) -> dict[str, KnownShape]:
+        """Shapes of `inputs`, by name; `MethodError` if one is not known."""
+        shapes = {name: shape for name in self.inputs if (shape := self.by_name[name].shape) is not None}
+        missing = [visible(name) for name in self.inputs if name not in shapes]
+        if missing:
+            raise MethodError(f"not all sizes of {', '.join(missing)} are stated: {SIZES}.")
+        return shapes
 
     @cached_property
     def fixed_values(self) -> frozenset[str]:
