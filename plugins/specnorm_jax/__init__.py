@@ -41,8 +41,11 @@ def _unstack(x: Array) -> tuple[Array, ...]:
 
     It would compile one for each index that it knows. It does not look for the index in an array behind a barrier.
     """
-    places = (jax.lax.optimization_barrier(np.asarray([j, j + 1], np.uint32))[0] for j in range(x.shape[0]))
-    return tuple(jax.lax.dynamic_index_in_dim(x, place, keepdims=False) for place in places)
+    members = []
+    for j in range(x.shape[0]):
+        place = jax.lax.optimization_barrier(np.asarray([j, j + 1], np.uint32))[0]  # type: ignore[no-untyped-call]
+        members.append(jax.lax.dynamic_index_in_dim(x, place, keepdims=False))
+    return tuple(members)
 
 
 _stack.defvjp(lambda arrays: (_stack(arrays), None), lambda _, cotangent: (_unstack(cotangent),))

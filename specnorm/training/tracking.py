@@ -167,9 +167,9 @@ def track_many(
             )
             value_stack, new_stack = _step_stack(backend, stack.program, kernel_stack, state_stack, sweeps)
             results = (unstacked(x, backend=backend) for x in (value_stack, *new_stack))
-            for j, value, *state in zip(members, *results, strict=True):
+            for j, value, *new in zip(members, *results, strict=True):
                 values[j] = value
-                new_state = stack.state_out_of(plans[j], state)
+                new_state = stack.state_out_of(plans[j], new)
                 new_states[j] = dict(zip(names[j], new_state, strict=True))
     return values, new_states
 
