@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -12,7 +13,7 @@ from specnorm.proof import AnyArray, Clock, check_budget
 from specnorm_networks.answer import COMPLETE, NetworkBound, RunBound
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.operators.base import keep_linear_maps
+from specnorm_networks.certified.operators.base import NoBoundError, keep_linear_maps
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
 from specnorm_networks.certified.operators.sorting import GroupSort, Sort
 from specnorm_networks.certified.patterns import prepare
@@ -25,7 +26,7 @@ from specnorm_networks.certified.ranges import (
     with_slopes_on,
 )
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.units import chain_of_units, unit_run
+from specnorm_networks.certified.units import unit_run
 from specnorm_networks.certified.writing_out import written_out
 from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
@@ -136,9 +137,9 @@ def bound_by_units(
     measure: Measure,
     method: Method,
     intervals: Ranges | None = None,
-    limit: float | None = None,
-) -> NetworkBound | None:
-    """Bound a graph by its units, the single entries of values; return None if there are too many of them.
+    limit: float = math.inf,
+) -> NetworkBound:
+    """Bound a graph by its units, the single entries of values.
 
     Parameters
     ----------
@@ -148,15 +149,19 @@ def bound_by_units(
         Ranges of the values.
     limit : float, optional
         A proven bound. If the search would begin far above it, there is no search.
+
+    Raises
+    ------
+    NoBoundError
+        If there are too many units, or no search of them is worth its time.
     """
-    share = 1.0 if limit is None else SHARE
-    if not method.affordable(chain_of_units(graph), share):
-        return None
-    run = None if measure.clock.expired else unit_run(graph)
-    if run is None or not method.affordable(run, share):
-        return None
-    if limit is not None and not method.begins_at(run) < HOPE * limit:
-        return None
+    if measure.clock.expired:
+        raise NoBoundError("no time is left")
+    run = unit_run(graph)
+    if not method.affordable(run, 1.0 if limit == math.inf else SHARE):
+        raise NoBoundError("a search of its units takes too long")
+    if limit < math.inf and not method.begins_at(run) < HOPE * limit:
+        raise NoBoundError("a search of its units begins far above a proven bound")
     return bounded(graph, measure, method, run, intervals)
 
 
@@ -177,9 +182,12 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if not channels_are_not_enough and not units_know_more:
         return [by_channels]
     written = written_out(prepare(graph))[-1]
-    limit = None if channels_are_not_enough else by_channels.upper
-    by_units = bound_by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
-    return [by_channels] if by_units is None else [by_channels, _with_steps_of(by_channels, by_units)]
+    limit = math.inf if channels_are_not_enough or by_channels.upper is None else by_channels.upper
+    answers = [by_channels]
+    with suppress(NoBoundError):
+        by_units = bound_by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
+        answers.append(_with_steps_of(by_channels, by_units))
+    return answers
 
 
 def _lacks_channels(graph: Graph, layers: int) -> bool:

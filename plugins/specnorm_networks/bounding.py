@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from specnorm import SpecnormError
 from specnorm.errors import InternalError, MethodError
-from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.links import Link, Run
-from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.base import NoBoundError
 from specnorm_networks.certified.parts import constant_of_run
 from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import NetworkConstants, propagate
@@ -111,7 +111,7 @@ def _result(graph: Graph, constants: NetworkConstants) -> NetworkBound:
         {name: constants.steps[name].claim for name in graph.outputs},
         tuple(step for name, step in constants.steps.items() if name not in graph.fixed_values),
         constants.unknown,
-        {name: graph.by_name[name].shape for name in graph.inputs},
+        graph.input_shapes,
         input_ranges=stated_boxes(graph),
     )
 
@@ -126,24 +126,18 @@ def _improved_runs(
     improved: list[RunBound] = []
     useful: list[tuple[Run, float]] = []
     for run in candidates:
-        product = _by_rules(run, rules)
-        if product is not None:
-            useful.append((run, product))
+        with suppress(NoBoundError):
+            useful.append((run, _by_rules(run, rules)))
     total_links = sum(len(run.links) for run, _ in useful)
     for run, product in useful:
         if measure.clock.expired:
             break
         share = len(run.links) / total_links  # of the method's seconds
-        parts = method.parts(run)
-        best = _best(run, parts, method.search(run, parts, share, measure.clock), measure, product)
-        weighted = None if best is None else best.weighted
-        through_head = _through_head(run, measure, method, share, weighted)
-        limit = product if best is None else best.upper
-        if through_head is not None and through_head < limit:
-            names = _kernel_names(run.links)
-            improved.append(RunBound(run.start, run.end, (names,), product, through_head, weighted))
-        elif best is not None:
-            improved.append(best)
+        bounds = _by_parts(run, measure, method, share, product)
+        with suppress(NoBoundError):
+            bounds.append(_through_head(run, measure, method, share, product, bounds))
+        if bounds:
+            improved.append(min(bounds, key=lambda bound: bound.upper))
     return improved
 
 
@@ -152,56 +146,53 @@ def _through_head(
     measure: Measure,
     method: Method,
     share: float,
-    weighted: Weighted | None,
-) -> Upper | None:
+    product: float,
+    by_parts: Sequence[RunBound],
+) -> RunBound:
     """Prove the constant of a run by bounding its last convolutions together with the matrix that reads their pixels.
 
-    ``weighted`` is what `_best` proved: the weights of the run's values, and the first links of its parts. The search
-    may start at these weights. The head's body begins at the first of these links from which a constant is proven.
-    Returns None if the run has no head, or if nothing is proven.
+    ``by_parts``: what `_by_parts` returned. The search may start at its weights, and the head's body begins at the
+    first of its parts from which a constant is proven. `NoBoundError` if the run has no head, or if nothing below
+    ``product`` is proven.
     """
-    if not isinstance(method, Multipliers) or method.widest is not None:
-        return None
     # A link is direct if the next one reads its function's value as it is: without averages or a flatten between.
     has_no_head = all(link.ends_with_function for link in run.links[:-1])
-    if has_no_head:
-        return None
+    if has_no_head or not isinstance(method, Multipliers) or method.widest is not None:
+        raise NoBoundError("there is no head")
     # Imported late: few networks need them.
     from specnorm_networks.certified.heads import head_of
     from specnorm_networks.heads import bound_through_head
 
-    starts: tuple[int, ...] = (0,)
-    weights: tuple[FloatArray, ...] = ()
-    if weighted is not None:
-        starts = weighted.starts
-        weights = weighted.weights
+    weighted = by_parts[-1].weighted if by_parts else None
+    starts = (0,) if weighted is None else weighted.starts
+    weights = () if weighted is None else weighted.weights
     for first in starts:
-        head = head_of(run, [start for start in starts if start < first], weights[:first])
-        claim = None if head is None else bound_through_head(head, measure, method, share, weights)
-        if claim is not None:
-            return claim
-    return None
+        with suppress(NoBoundError):
+            head = head_of(run, [start for start in starts if start < first], weights[:first])
+            claim = bound_through_head(head, measure, method, share, weights)
+            if claim < product:
+                return RunBound(run.start, run.end, (_kernel_names(run.links),), product, claim, weighted)
+            break
+    raise NoBoundError("no constant below the product is proven")
 
 
-def _best(
+def _by_parts(
     run: Run,
-    parts: Parts,
-    proposed: Sequence[list[FloatArray]],
     measure: Measure,
+    method: Method,
+    share: float,
     product: float,
-) -> RunBound | None:
-    """Return the least constant of a run's parts that proposed weights prove; None if it is not below the product."""
-    best: RunBound | None = None
+) -> list[RunBound]:
+    """Return smaller and smaller constants of a run, below the product, that proposed weights of its parts prove."""
+    bounds: list[RunBound] = []
+    parts = method.parts(run)
     starts = tuple(first for first, _ in parts)
-    for weights in proposed:
+    for weights in method.search(run, parts, share, measure.clock):
         if measure.clock.expired:
             break
         expected = expected_constant(run, weights)
-        if best is None:
-            is_worth_proving = expected < _first_limit(parts, product)
-        else:
-            is_worth_proving = expected < _share_of_proven(run, parts) * best.upper
-        if not is_worth_proving:
+        limit = _share_of_proven(run, parts) * bounds[-1].upper if bounds else _first_limit(parts, product)
+        if not expected < limit:
             continue
         try:
             claim = constant_of_run(run, starts, weights, measure)
@@ -209,11 +200,11 @@ def _best(
             raise
         except (SpecnormError, OSError, OverflowError):
             continue  # a kernel cannot be measured; `propagate` has reported the reason
-        if claim < (product if best is None else best.upper):
+        if claim < (bounds[-1].upper if bounds else product):
             layers = tuple(_kernel_names(run.links[first:last]) for first, last in parts)
             weighted = Weighted(tuple(link.end for link in run.links), starts, tuple(weights))
-            best = RunBound(run.start, run.end, layers, product, claim, weighted)
-    return best
+            bounds.append(RunBound(run.start, run.end, layers, product, claim, weighted))
+    return bounds
 
 
 def _kernel_names(links: Sequence[Link]) -> tuple[str, ...]:
@@ -235,8 +226,8 @@ def _share_of_proven(run: Run, parts: Parts) -> float:
     return WORTH_AN_EXPENSIVE_PROOF if proof_products(run, parts) > EXPENSIVE else 1.0
 
 
-def _by_rules(run: Run, rules: NetworkConstants) -> float | None:
-    """Return a run's constant by the rules; None if it, or the constant of the value before it, is 0 or unknown.
+def _by_rules(run: Run, rules: NetworkConstants) -> float:
+    """Return a run's constant by the rules; `NoBoundError` if it, or that of the value before it, is 0 or unknown.
 
     It is the quotient of the constants of the values at its ends, from the first input for which both are known.
     """
@@ -245,4 +236,4 @@ def _by_rules(run: Run, rules: NetworkConstants) -> float | None:
         after = steps[run.end].upper
         if before and after:
             return after / before
-    return None
+    raise NoBoundError("a constant at an end of the run is 0 or unknown")

@@ -22,7 +22,7 @@ from specnorm import SpecnormError
 from specnorm.proof import ArrayOps, InternalError, Upper, arithmetic, backends
 from specnorm_networks.certified.heads import Head, NotProvenError, constant_before, constant_through_head
 from specnorm_networks.certified.links import Run
-from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.parts import middle_and_leaf_slopes
 from specnorm_networks.descent import (
     MEMORY,
@@ -62,13 +62,18 @@ def bound_through_head(
     method: Multipliers,
     share: float,
     weights_of_cut: Sequence[FloatArray] = (),
-) -> Upper | None:
-    """Return the least constant of a run that is proven within a share of the method's seconds; None if there is none.
+) -> Upper:
+    """Return the least constant of a run that is proven within a share of the method's seconds.
 
     Parameters
     ----------
     weights_of_cut : sequence of array
         Weights of the run's values if it is cut before the head: the search for its last part may begin with them.
+
+    Raises
+    ------
+    NoBoundError
+        If none is proven.
     """
     claims: list[Upper] = []
     like: Any = head.body.links[0].slopes[0]
@@ -95,7 +100,9 @@ def bound_through_head(
         raise
     except (np.linalg.LinAlgError, ArithmeticError, NotProvenError, SpecnormError):
         pass  # the claims so far are proven
-    return min(claims, key=float, default=None)
+    if not claims:
+        raise NoBoundError("no weights were proven")
+    return min(claims, key=float)
 
 
 def weights_of(
@@ -211,7 +218,7 @@ def _stages(head: Head, method: Multipliers) -> list[Stage]:
     if first.leaf.any() and not first.cut:
         first = replace(first, cut=True, centre=np.zeros(head.link.width), leaf=head.link.largest_slopes)
         later[0].starts = True
-    symbols: Vectors = symbols_at(head.matrix(), (0,) * len(head.window), points.angles)
+    symbols: Vectors = symbols_at(head.matrix, (0,) * len(head.window), points.angles)
     # So the sum over these frequencies is the mean over the ring: G of `certified.heads`.
     symbols *= np.sqrt(counts / np.prod(head.ring))[:, None, None]
     if not np.iscomplexobj(body[0].symbols):
@@ -232,7 +239,7 @@ def _cost(head: Head) -> tuple[float, float]:
     the head's solution and Gram matrix of p inputs and m outputs. The factors 0.3, 1.2, 3 and 48 are rough.
     """
     count = len(head.frequencies[0])
-    part = head.part
+    part = head.body.whole
     m = head.link.width
     p = head.body.links[-1].width
     of_body = cost(head.body, [(0, len(part.links))], 2)

@@ -11,7 +11,15 @@ from specnorm_networks.bounding import bounded
 from specnorm_networks.certificates import certificate_of_network
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import Run
-from specnorm_networks.certified.operators import Constant, LogSoftmax, Matrix, Pointwise, Softmax, Unknown
+from specnorm_networks.certified.operators import (
+    Constant,
+    LogSoftmax,
+    Matrix,
+    NoBoundError,
+    Pointwise,
+    Softmax,
+    Unknown,
+)
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, KnownShape, LinearMap, flattened
 from specnorm_networks.certified.operators.joins import Selection
 from specnorm_networks.certified.operators.piecewise import Piecewise
@@ -55,9 +63,9 @@ __all__ = [
     # Text.
     "html_table",
     # For extensions: graphs, and the parts of operators that rules use.
-    "Constant", "FloatArray", "KnownShape", "LinearMap", "LogSoftmax", "Map", "Matrix", "Piecewise", "Pointwise",
-    "Scope", "Selection", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants", "flattened", "is_file",
-    "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
+    "Constant", "FloatArray", "KnownShape", "LinearMap", "LogSoftmax", "Map", "Matrix", "NoBoundError", "Piecewise",
+    "Pointwise", "Scope", "Selection", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants",
+    "flattened", "is_file", "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.
     "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of", "linear_map_of",
     "with_slopes_on",

@@ -196,13 +196,7 @@ def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
     return xp.where(is_chosen, x[:, None, ...], xp.zeros_like(x[:, None, ...]))
 
 
-def numbers(like: Array, count: int, *, xp: Namespace) -> Array:
-    """The numbers 0, 1, ... of the dtype of an array, made from it: it has the right device and may be a tracer."""
-    first = xp.reshape(like, (-1,))[:1]
-    return xp.cumulative_sum(xp.ones_like(xp.broadcast_to(first, (count,))), axis=0) - 1
-
-
-def fourier_sums(parts: Array, tables: Sequence[tuple[Array, Array]], *, is_real: bool = False, xp: Namespace) -> Array:
+def fourier_sums(parts: Array, tables: Sequence[tuple[Array, Array]], *, xp: Namespace) -> Array:
     """``sum_k x_k e^{i k.theta}`` on the product of frequencies along each axis, one product of matrices an axis.
 
     With C and S the table of an axis, k entries at n frequencies, real and imaginary parts stand above one another, and
@@ -214,22 +208,18 @@ def fourier_sums(parts: Array, tables: Sequence[tuple[Array, Array]], *, is_real
         Real parts of x, or real and imaginary parts.
     tables : sequence of (cosines, sines)
         For each axis two arrays (n, k).
-    is_real : bool
-        Whether the real part alone is wanted.
 
     Returns
     -------
-    array, shape (r, 2, points), or (r, 1, points) with ``is_real``
+    array, shape (r, 2, points)
     """
     r, count, *sizes = parts.shape
     for axis in reversed(range(len(sizes))):
         cos, sin = tables[axis]
-        table = cos if count == 1 else xp.concat([cos, -sin], axis=1)
-        new_count = 1
-        if not (is_real and axis == 0):
-            imag = sin if count == 1 else xp.concat([sin, cos], axis=1)
-            table = xp.concat([table, imag], axis=0)
-            new_count = 2
+        if count == 1:
+            table = xp.concat([cos, sin], axis=0)
+        else:
+            table = xp.concat([xp.concat([cos, -sin], axis=1), xp.concat([sin, cos], axis=1)], axis=0)
         before = math.prod(sizes[:axis])
         columns = count * sizes[axis]
         rows = xp.permute_dims(xp.reshape(parts, (r, count, before, sizes[axis], -1)), (0, 2, 1, 3, 4))
@@ -237,8 +227,8 @@ def fourier_sums(parts: Array, tables: Sequence[tuple[Array, Array]], *, is_real
             products = xp.matmul(xp.reshape(rows, (r * before, columns)), xp.matrix_transpose(table))
         else:
             products = xp.matmul(table, xp.reshape(rows, (r * before, columns, rows.shape[4])))
-        products = xp.reshape(products, (r, before, new_count, -1))
-        count = new_count
+        count = 2
+        products = xp.reshape(products, (r, before, count, -1))
         parts = xp.permute_dims(products, (0, 2, 1, 3))
     return xp.reshape(parts, (r, count, -1))
 
@@ -396,13 +386,13 @@ def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> 
     """Gradient ``A (A*A)**(2**n_iter - 1) / L**(2**(n_iter+1) - 1)`` of the Schatten norm L of order 2**(n_iter + 1).
 
     A is divided by L first, so that all powers stay below 1. The product is accumulated, so that the memory is that of
-    three matrices for any ``n_iter``.
+    three matrices for any ``n_iter``. It is scaled such that its product with A is L, as powers multiply what L is off.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
     value : array, shape (...)
-        L.
+        L, or a little more.
     """
     positive_value = xp.where(value > 0, value, 1.0)
     product = a / xp.astype(positive_value, a.dtype)[..., None, None]
@@ -415,4 +405,8 @@ def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> 
     for _ in range(n_iter - 1):
         power = xp.matmul(power, power)
         product = xp.matmul(product, power)
-    return adjoint(product, xp=xp) if is_wide else product
+    product = adjoint(product, xp=xp) if is_wide else product
+    attained = xp.sum(xp.vecdot(a, product), axis=-1)
+    attained = xp.real(attained) if is_complex(a, xp=xp) else attained
+    product *= xp.astype(value / xp.where(attained > 0, attained, 1.0), product.dtype)[..., None, None]
+    return product

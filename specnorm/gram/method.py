@@ -1,16 +1,4 @@
-"""Gram iteration: bounds of a circular layer's symbols at one size, or of the convolution itself at every size.
-
-The Gram matrix of a convolution is a convolution: ``R_1[i, j, m] = sum_{o,k} K[o,i,k] K[o,j,k+m]`` with 2 k - 1 taps
-along each axis, and each further product doubles the degree. By the Schur test the largest sum of absolute values of a
-channel is a bound: ``sigma*^(2^t) <= max_i sum_{j,m} |R_t[i,j,m]|``.
-
-With as many outputs as inputs, G G* has the same size as G* G, but other sums: the side is taken whose bound is smaller
-after the first products.
-
-R_t is the inverse Fourier transform of ``H_t = (G* G)^(2^(t-1))`` on a grid of ``2^t (k_j - 1) + 1`` points an axis,
-where nothing aliases. So the products are products of small matrices, one for each frequency, and not of taps with
-taps, whose cost grows with the square of their number.
-"""
+"""Gram iteration: bounds on a grid of frequencies, and norms of channels that rescale a kernel."""
 
 from __future__ import annotations
 
@@ -23,14 +11,13 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.spec import grid_sizes
 from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
-from specnorm.grid.proof import SymbolNormsUp
-from specnorm.grid.search import largest_bound
-from specnorm.proofs.frequencies import half_grid_shape, halved_axis, tap_grid
+from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_by_grid
+from specnorm.grid.search import grid_points, largest_bound
+from specnorm.proofs.frequencies import tap_grid
 from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lags_vjp
 from specnorm.symbols.proofs.padding import bounds_by_blocks
-from specnorm.symbols.proofs.scalar import has_one_column
 from specnorm.symbols.proofs.symbols import matrices_at, matrices_gradient
 
 if TYPE_CHECKING:
@@ -39,59 +26,63 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import Kind
 
+_FEW_CHANNELS = 24
+"""Channels up to which all frequencies are visited, in the kernel's own precision: leaving some out takes longer."""
+
 
 @dataclass(frozen=True)
-class GramAtEverySize(Method):
-    """Gram iteration of the convolution itself, a bound of sigma* and so of every input size and zero padding.
+class Gram(Stepped):
+    """Largest Schatten norm of order ``2**(n_iter + 1)`` over a grid of frequencies.
+
+    For a circular layer at a size, they are the layer's own frequencies. Otherwise they are those of
+    `grid.method.Grid`, and the norm times that grid's factor bounds sigma*.
 
     Parameters
     ----------
     n_iter : int
-        Number of Gram products, at least 1. The bound exceeds sigma* by at most
-        ``(min(cin, cout) prod_j (2**n_iter (k_j - 1) + 1))**(1 / 2**(n_iter + 1))``.
+        Gram products. The Schatten norm exceeds the norm by at most ``min(cin, cout)**(1 / 2**(n_iter + 1))``.
 
     References
     ----------
-    .. [1] Delattre, Barthelemy, Allauzen, "Spectral Norm of Convolutional Layers with Circular and Zero Paddings",
-       2024, arXiv:2402.00240. Ours: products at the frequencies of the grid that holds the last product's taps,
-       power-of-two scales, rounding counted.
+    .. [1] Delattre, Barthelemy, Araujo, Allauzen, "Efficient Bound of Lipschitz Constant for Convolutional Layers by
+       Gram Iteration", ICML 2023, arXiv:2305.16173. Ours: power-of-two rescaling, half the frequencies, the symbol by
+       matrix products instead of an FFT, rounding counted, and every size by a grid.
     """
 
-    n_iter: int = 3
+    n_iter: int = 6
 
-    name: ClassVar[str] = "gram_zero"
+    name: ClassVar[str] = "gram"
     promise: ClassVar[Kind] = "upper"
-    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed")
+    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", small_products=True)
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
 
     def check(self, spec: ConvSpec) -> None:
-        """Refuse a number of products whose taps do not fit the memory."""
-        super().check(spec)
-        _require_taps_fit_memory(self.n_iter, spec.block_kernel_shape)
+        """Nothing to refuse.
+
+        A circular layer need not be periodic: outputs that are left out do not raise the norm, and for outputs that are
+        repeated the bound is multiplied by the root of `ConvSpec.padding_gain_sq`.
+        """
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """The largest channel norm, with the signs of that channel's taps for the gradient."""
+        """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
         xp = ops.xp
-        if has_one_column(blocks):
-            from specnorm.gram.proofs.scalar_powers import scalar_norms  # imported here: few need it
-
-            value, residuals, uppers = scalar_norms(blocks, self.n_iter, ops=ops)
-            return Evaluation(value, (), residuals, partial(bounds_by_blocks, uppers, spec))
-        in_float32 = ops.concrete and ops.exact_float32 and blocks.dtype == xp.float32
-        either_side = blocks.shape[1] == blocks.shape[2]
-        powers = Powers(blocks, self.n_iter, either_side=either_side, last_square_in_float32=in_float32, ops=ops)
-        channel_norms, sums, values, uppers = powers.channel_norms()
-        value = xp.max(channel_norms, axis=1)
+        kernel_dtype = blocks.dtype
+        visits_all = 1 < min(blocks.shape[1:3]) <= _FEW_CHANNELS and ops.concrete and ops.exact_float32
+        if not visits_all:
+            blocks = arrays.in_wide_dtype(blocks, ops=ops)
+        sizes, products = self._sizes(spec), 0 if visits_all else self.n_iter
+        value, phase, uppers = largest_bound(SymbolNormsUp(self.n_iter), blocks, sizes, products, ops=ops)
+        residuals: tuple[Array, ...] = ()
+        if ops.differentiated:
+            gamma = arrays.schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, self.n_iter, xp=xp)
+            dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
+            residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
         claims = partial(bounds_by_blocks, uppers, spec)
-        if not ops.differentiated:
-            return Evaluation(value, (), (), claims)
-        largest = xp.argmax(channel_norms, axis=1)
-        one_hot = arrays.one_hot(xp.ones_like(channel_norms[:, 0]), largest, channel_norms.shape[1], xp=xp)
-        residuals = powers.residuals(values, one_hot[:, :, None], sums)
-        if powers.is_swapped is not None:
-            residuals = (*residuals, powers.is_swapped)
+        if not _is_at_a_size(spec):
+            value = everywhere_up(value, sizes, spec.block_kernel_shape, xp=xp)
+            claims = partial(bounds_by_blocks, lambda: list(map(norm_by_grid, uppers())), spec)
         return Evaluation(value, (), residuals, claims)
 
     def pullback(
@@ -102,95 +93,23 @@ class GramAtEverySize(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        """Gradient of the largest channel's sum, with constant signs of the taps, through the squarings."""
-        if has_one_column(residuals[0]):
-            return scalar_powers_vjp(residuals, cotangent, self.n_iter, xp=xp)
-        blocks, signs, selector, sums, phase, *of_outputs = residuals
-        weights = xp.broadcast_to(cotangent[:, None], (blocks.shape[0], min(blocks.shape[1:3])))
-        gradient = powers_vjp((blocks, signs, selector, sums, phase), weights, self.n_iter, xp=xp)
-        if not of_outputs:
-            return gradient
-        was_swapped = xp.reshape(of_outputs[0], (-1,) + (1,) * (blocks.ndim - 1))
-        return xp.where(was_swapped, arrays.swapped(gradient, xp=xp), gradient)
-
-
-@dataclass(frozen=True)
-class Gram(Stepped):
-    """Largest Schatten norm of order ``2**(n_iter + 1)`` over the DFT frequencies of a circular layer.
-
-    Without ``input_shape``, and for other paddings, it is `GramAtEverySize`: a bound of sigma*.
-
-    Parameters
-    ----------
-    n_iter : int, optional
-        Gram products. The bound exceeds the circular norm by at most ``min(cin, cout)**(1 / 2**(n_iter + 1))``. None:
-        6, or 3 for `GramAtEverySize`, whose taps double on every axis with each.
-
-    References
-    ----------
-    .. [1] Delattre, Barthelemy, Araujo, Allauzen, "Efficient Bound of Lipschitz Constant for Convolutional Layers by
-       Gram Iteration", ICML 2023, arXiv:2305.16173. Ours: power-of-two rescaling, half the frequencies, the symbol by
-       matrix products instead of an FFT, and rounding counted.
-    """
-
-    n_iter: int | None = None
-
-    name: ClassVar[str] = "gram"
-    promise: ClassVar[Kind] = "upper"
-    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", small_products=True)
-
-    def __post_init__(self) -> None:
-        if self.n_iter is not None:
-            check_count("n_iter", self.n_iter, least=1)
-
-    def check(self, spec: ConvSpec) -> None:
-        """Refuse a number of products whose taps do not fit the memory, unless the layer is circular at a size.
-
-        A circular layer need not be periodic: outputs that are left out do not raise the norm, and for outputs that are
-        repeated the bound is multiplied by the root of `ConvSpec.padding_gain_sq`.
-        """
-        at_every_size = self._method_at_every_size(spec)
-        if at_every_size is not None:
-            at_every_size.check(spec)
-
-    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
-        xp = ops.xp
-        at_every_size = self._method_at_every_size(spec)
-        if at_every_size is not None:
-            return at_every_size.forward(blocks, spec, ops=ops)
-        kernel_dtype = blocks.dtype
-        blocks = arrays.in_wide_dtype(blocks, ops=ops)
-        count = 6 if self.n_iter is None else self.n_iter
-
-        sizes = grid_sizes(spec, spec.block_kernel_shape)
-        value, phase, uppers = largest_bound(SymbolNormsUp(count), blocks, sizes, products=count, ops=ops)
-        gamma = arrays.schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, count, xp=xp)
-        dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
-        residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
-        return Evaluation(value, (), residuals, partial(bounds_by_blocks, uppers, spec))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
         """Schatten gradient at the arg-max frequency, carried back to the taps."""
-        at_every_size = self._method_at_every_size(spec)
-        if at_every_size is not None:
-            return at_every_size.pullback(residuals, cotangent, spec, xp=xp)
         gamma, phase = residuals
+        if not _is_at_a_size(spec):
+            cotangent = cotangent * grid_factor(self._sizes(spec), spec.block_kernel_shape)
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
         return symbols.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
 
-    def _method_at_every_size(self, spec: ConvSpec) -> GramAtEverySize | None:
-        """The method for every size, or None for a circular layer at one size."""
-        if spec.padding_mode == "circular" and spec.input_shape is not None:
-            return None
-        return GramAtEverySize() if self.n_iter is None else GramAtEverySize(n_iter=self.n_iter)
+    @staticmethod
+    def _sizes(spec: ConvSpec) -> tuple[int, ...]:
+        """Points of the grid along each axis."""
+        kernel_shape = spec.block_kernel_shape
+        return grid_sizes(spec, kernel_shape) if _is_at_a_size(spec) else grid_points(kernel_shape)
+
+
+def _is_at_a_size(spec: ConvSpec) -> bool:
+    """Whether the bound is that of a circular layer at one size."""
+    return spec.padding_mode == "circular" and spec.input_shape is not None
 
 
 @dataclass(frozen=True)
@@ -255,7 +174,7 @@ class ChannelNorms(Method):
             signs = xp.astype(xp.sign(lags), group_kernels.dtype, copy=False)
             return self._evaluation(channel_norms, (group_kernels, signs, sums), spec, xp=xp)
         powers = Powers(group_kernels, self.n_iter, ops=ops)
-        channel_norms, sums, values, _ = powers.channel_norms()
+        channel_norms, sums, values = powers.channel_norms()
         count, p = channel_norms.shape
         eye = xp.eye(p, dtype=channel_norms.dtype, device=ops.device(kernels))
         every_channel = xp.broadcast_to(eye, (count, p, p))
@@ -406,90 +325,6 @@ def powers_vjp(
         # A loop frees each chunk's gradient before the next one is made; `reduce` would not.
         gradient += gradient_of_chunk(chunk)
     return arrays.from_tall(gradient, given, xp=xp)
-
-
-_POINTS_AT_ONCE = 2**19
-"""Frequencies, of all blocks together, that `scalar_powers_vjp` computes at once."""
-
-
-def scalar_powers_vjp(
-    residuals: tuple[Array, ...],
-    cotangent: Array,
-    n_iter: int,
-    *,
-    xp: Namespace,
-) -> Array:
-    """`powers_vjp` of blocks with one column: gradient of ``sum_b c_b s_b**(1 / 2**t)``.
-
-    Let h be ``||G||**2`` at a frequency, and R the taps of ``h**(2**(t-1))``, the sum of whose magnitudes is s. With
-    constant signs s is linear in ``h**(2**(t-1))``, and its slope there is the Fourier series of the signs. Everything
-    is computed again from the blocks, so that nothing of the size of the grid is stored.
-
-    Parameters
-    ----------
-    residuals : tuple of arrays
-        Of `specnorm.gram.proofs.scalar_powers.scalar_norms`: the scaled blocks, and s (b,).
-    cotangent : array, shape (b,)
-        c.
-    """
-    blocks, sums = residuals
-    columns = arrays.tall(blocks, xp=xp)
-    slopes = _slopes_of_roots(sums, cotangent, n_iter, xp=xp)
-    at_once = max(1, _POINTS_AT_ONCE // math.prod(tap_grid(tuple(columns.shape[3:]), n_iter)))
-    gradients = []
-    for start in range(0, columns.shape[0], at_once):
-        part = slice(start, min(start + at_once, columns.shape[0]))
-        gradients.append(_scalar_vjp(columns[part, ...], slopes[part], n_iter, xp=xp))
-    gradient = xp.concat(gradients, axis=0)
-    return arrays.from_tall(gradient, blocks, xp=xp)
-
-
-def _scalar_vjp(blocks: Array, slopes: Array, n_iter: int, *, xp: Namespace) -> Array:
-    """`scalar_powers_vjp` of some blocks, given the derivatives by their sums."""
-    g, m, _, *kernel_shape = blocks.shape
-    grid = tap_grid(tuple(kernel_shape), n_iter)
-    halved = halved_axis(grid)
-    counts = half_grid_shape(grid)
-    to_points, to_taps = [], []
-    for n, count, k in zip(grid, counts, kernel_shape, strict=True):
-        to_points.append(_waves(blocks, count, k, n, xp=xp))
-        to_taps.append(_waves(blocks, count, count, n, xp=xp))
-    # Frequencies and taps that stand for their mirror images, too, have weight 2: all but the first on the halved axis.
-    index = arrays.numbers(blocks, counts[halved], xp=xp)
-    shape = [1] * (1 + len(grid))
-    shape[1 + halved] = counts[halved]
-    weights = xp.reshape(1 + xp.astype(index > 0, blocks.dtype), tuple(shape))
-    parts = arrays.fourier_sums(xp.reshape(blocks, (g * m, 1, *kernel_shape)), to_points, xp=xp)
-    squares = xp.reshape(xp.sum(xp.reshape(parts, (g, 2 * m, -1)) ** 2, axis=1), (g, *counts))
-    # The last power, and the slope of that power by h.
-    power, slope = squares, xp.ones_like(squares)
-    for _ in range(n_iter - 1):
-        slope = 2 * slope * power
-        power = power * power
-    halved_first = [halved, *(axis for axis in range(len(grid)) if axis != halved)]
-    back = arrays.inverse_permutation(halved_first)
-
-    def even_series(x: Array) -> Array:
-        """The real part of the Fourier series over a whole grid, of an even x on half of it."""
-        ordered = xp.permute_dims(x * weights, (0, *(1 + axis for axis in halved_first)))
-        tables = [to_taps[axis] for axis in halved_first]
-        series = arrays.fourier_sums(xp.reshape(ordered, (g, 1, *ordered.shape[1:])), tables, is_real=True, xp=xp)
-        return xp.permute_dims(xp.reshape(series, ordered.shape), (0, *(1 + axis for axis in back)))
-
-    slope = slope * even_series(xp.sign(even_series(power))) * weights / math.prod(grid)
-    slope = slope * xp.reshape(xp.astype(slopes, slope.dtype), (g,) + (1,) * len(grid))
-    # By the real and the imaginary part of G, and from there to the taps: with the phases' conjugates.
-    by_parts = xp.reshape(parts, (g, m, 2, *counts)) * (2 * slope)[:, None, None, ...]
-    adjoint_tables = [(xp.matrix_transpose(cos), -xp.matrix_transpose(sin)) for cos, sin in to_points]
-    gradient = arrays.fourier_sums(xp.reshape(by_parts, (g * m, 2, *counts)), adjoint_tables, is_real=True, xp=xp)
-    return xp.reshape(gradient, blocks.shape)
-
-
-def _waves(like: Array, points: int, taps: int, n: int, *, xp: Namespace) -> tuple[Array, Array]:
-    """Cosines and sines of ``2 pi j k / n``, shape (points, taps); no proof rests on them."""
-    steps = arrays.numbers(like, points, xp=xp)[:, None] * arrays.numbers(like, taps, xp=xp)
-    angle = xp.remainder(steps, xp.full_like(steps, float(n))) * (2 * math.pi / n)
-    return xp.cos(angle), xp.sin(angle)
 
 
 def _slopes_of_roots(sums: Array, cotangent: Array, n_iter: int, *, xp: Namespace) -> Array:

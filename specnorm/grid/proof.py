@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -45,10 +46,16 @@ class SymbolNormsUp:
 
     def __call__(self, symbol: Symbol, *, ops: ArrayOps) -> Array:
         """The bounds at the frequencies of a symbol."""
-        error = symbols.symbol_error(symbol.blocks, xp=ops.xp)[:, None]
+        xp = ops.xp
+        error = symbols.symbol_error(symbol.blocks, xp=xp)[:, None]
         if self.gram_products is None:
             return norms.matrix_norm_up(symbol.matrices(), error, ops=ops)
-        return norms.gram_iteration_up(symbol.matrices(), self.gram_products, error, xp=ops.xp)
+        # Squares of numbers below the root of the smallest normal number may be flushed to 0. So at most ``4 p`` times
+        # that root is missing in a bound's square.
+        p = min(symbol.shape[1:3])
+        underflow = 2 * math.sqrt(p) * float(xp.finfo(error.dtype).smallest_normal) ** 0.25
+        error = xp.where(error > 0, error + underflow, error)
+        return norms.gram_iteration_of_parts_up(*symbol.planes(), self.gram_products, error, xp=xp)
 
 
 def largest_of_all(bound: Bound, blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Largest:
@@ -110,6 +117,7 @@ def norm_by_grid(norm: Upper) -> Upper:
     return _upper(host.mul_up(norm.value, *factors), ALL_FREQUENCIES, rule, norm)
 
 
+@functools.lru_cache(maxsize=64)
 def axis_factor(samples: int, size: int) -> float:
     """Factor of the frequency-grid bound along one axis, rounded up.
 
@@ -277,22 +285,22 @@ class GramIteration:
         self._ops = largest._ops
         self._polynomial = largest._polynomial
         in_cache = self._ops.concrete and self._ops.on_host
-        self._iterates = GramIterates(self._columns(), in_cache=in_cache, xp=self._ops.xp)
+        self._iterates = GramIterates(self._matrices(), of_hermitian=True, in_cache=in_cache, xp=self._ops.xp)
         self._norms = self._norms_up()
 
-    def _columns(self) -> Array:
-        """H of each pair."""
+    def _matrices(self) -> Array:
+        """H of each pair, as real matrices."""
         frequencies = self._largest.frequencies
         rectangles = list(_rectangles(self.pairs, len(frequencies)))
         if len(rectangles) == 1 and rectangles[0][1].ndim == 1:
             blocks, index = rectangles[0]
-            return self._polynomial.columns_of(blocks, frequencies[index])
+            return self._polynomial.real_matrices_of(blocks, frequencies[index])
         block, index = np.divmod(self.pairs, len(frequencies))
-        return self._polynomial.columns_at(frequencies[index], block)
+        real, imag = self._polynomial.planes_at(frequencies[index], block)
+        return real + imag
 
     def _norms_up(self) -> np.ndarray:
-        bounds = np.asarray(self._ops.to_numpy(self._iterates.norms_up()), dtype=np.float64)
-        return self._polynomial.norm_up(bounds)
+        return self._polynomial.norm_up_by(self._iterates.norms_up())
 
     def highest(self) -> tuple[np.ndarray, np.ndarray]:
         """For each block that has a pair: the one with the largest bound, and that bound."""

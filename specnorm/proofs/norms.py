@@ -38,8 +38,10 @@ _FACTORISED_BYTES = 2**22
 _LIKELY_SHARE = 0.04
 """Largest ratio of `factor_loss` to the bound by `cholesky_loss` that was observed, over many kinds of large kernels.
 No proof rests on it."""
+_FEW_ENTRIES = 2**8
+"""Entries of a matrix up to which their squares are one sum: rows would take several times as long."""
 _CACHED_ENTRIES = 2**16
-"""Entries of the matrices that `GramIterates` multiplies at once: half a MiB of complex numbers in float32."""
+"""Entries of the matrices that `GramIterates` multiplies at once: a quarter MiB in float32."""
 _INVERSE_GAP = 1e3
 """Assumed inverse of the relative gap between the two largest eigenvalues, for the likely error of a Rayleigh quotient:
 its squared residual over the gap. No proof rests on it."""
@@ -47,6 +49,9 @@ its squared residual over the gap. No proof rests on it."""
 
 def frobenius_up(a: Array, *, xp: Namespace) -> Array:
     """Frobenius norm of each matrix of a stack, rounded up, shape (...)."""
+    m, n = a.shape[-2:]
+    if m * n <= _FEW_ENTRIES:
+        a = xp.reshape(a, (*a.shape[:-2], 1, m * n))
     # Row by row: roundings of rows and columns add up instead of multiplying.
     squares = xp.vecdot(a, a)
     rows = xp.real(squares) if arrays.is_complex(a, xp=xp) else squares
@@ -510,11 +515,33 @@ def gram_iteration_up(
     return rounding.up(iterates.norms_up() + error, 2, xp=xp)
 
 
-class GramIterates:
-    """Gram iteration of a stack of matrices, with a proven bound of their norms after each product.
+def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Array | float, *, xp: Namespace) -> Array:
+    """`gram_iteration_up` of complex matrices G = C + i S (..., m, n) from both parts, with at least one product.
 
-    Start with ``B_0 = A``; rescale B_t by a power of two and set ``B_{t+1} = fl(B_t* B_t)``. After T products,
-    ``U_T = ||B_T||_F`` bounds ``||B_T||``. Since ``||B_t||**2 = ||B_t* B_t||``, going back,
+    The first product as a real matrix (`square_of_hermitian`) is ``X = C^T (C + S) + S^T (S - C)``. An entry has a
+    rounding of the sum or difference, those of two products, and that of their sum. So the norm of its errors is at
+    most ``e ||G||_F**2`` with ``e = sqrt(2) gamma(m + 2)``. And ``||G||_F**2 = tr(G* G) <= sqrt(n) ||G* G||_F``, so
+    that it is at most ``sqrt(n) ||X||_F / (1 - sqrt(n) e)``.
+    """
+    if real.shape[-1] > real.shape[-2]:
+        real, imag = xp.matrix_transpose(real), xp.matrix_transpose(imag)
+    product_error = math.sqrt(2) * rounding.gamma(real.shape[-2] + 2, rounding.unit(real, xp=xp))
+    gram = xp.matmul(xp.matrix_transpose(real), real + imag)
+    gram += xp.matmul(xp.matrix_transpose(imag), imag - real)
+    iterates = GramIterates(gram, of_hermitian=True, xp=xp)
+    frobenius = iterates.norms_up()
+    for _ in range(n_iter - 1):
+        iterates.square()
+    share = math.sqrt(real.shape[-1]) * product_error
+    norms_sq = iterates.norms_up() + frobenius * (rounding.SLACK * share / (1 - share))
+    return rounding.up(xp.sqrt(norms_sq) + error, 6, xp=xp)
+
+
+class GramIterates:
+    """Gram iteration of a stack of real matrices, with a proven bound of their norms after each product.
+
+    Start with ``B_0 = A``; rescale B_t by a power of two and set ``B_{t+1} = fl(B_t^T B_t)``. After T products,
+    ``U_T = ||B_T||_F`` bounds ``||B_T||``. Since ``||B_t||**2 = ||B_t^T B_t||``, going back,
     ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` bounds ``||B_t||``, with e = `product_error`; U_0 is the bound of A
     (Delattre et al., ICML 2023, theorem 1, with rounding added).
 
@@ -544,17 +571,15 @@ class GramIterates:
     def square(self) -> None:
         """Replace B_t by B_{t+1}: one rescaling and one product."""
         xp, norm = self._xp, self._frobenius
-        exponent = xp.floor(xp.log2(xp.where(norm > 0, norm, xp.ones_like(norm))))
-        # The matrices may be symbols, which cancellation can make as small as a subnormal number: its inverse would
-        # overflow.
-        limit = math.log2(float(xp.finfo(norm.dtype).max)) - 2
-        exponent = xp.clip(exponent, -limit, limit)
+        # Powers of two with normal inverses. A norm other than 0 is the root of a number, so not too small for that.
+        positive = xp.where(norm > 0, norm, 1.0)
+        exponent = xp.floor(xp.log2(xp.minimum(positive, float(xp.finfo(norm.dtype).max) / 4)))
         factor = arrays.power_of_two(-exponent, xp=xp)
         part = self._parts[0]
         if self._of_hermitian:
             product_error = math.sqrt(2) * rounding.gamma(part.shape[-1] + 3, rounding.unit(part, xp=xp))
         else:
-            product_error = rounding.product_error(part.shape[-2], part, xp=xp)
+            product_error = rounding.gamma(part.shape[-2], rounding.unit(part, xp=xp))
         norm_sq = rounding.up((norm * factor) ** 2, 2, xp=xp) * rounding.SLACK
         self._history.append((exponent, norm_sq * product_error))
         start = 0
@@ -565,7 +590,7 @@ class GramIterates:
             if self._of_hermitian:
                 product = square_of_hermitian(scaled, xp=xp)
             else:
-                product = xp.matmul(arrays.adjoint(scaled, xp=xp), scaled)
+                product = xp.matmul(xp.matrix_transpose(scaled), scaled)
             norms.append(frobenius_up(product, xp=xp))
             self._parts[number] = product
             start = stop

@@ -13,7 +13,6 @@ from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import grid_sizes
 from specnorm.geometry.taps import shapes_of, sizes_of
-from specnorm.proofs import rounding
 from specnorm.proofs.frequencies import distinct_grid
 from specnorm.proofs.norms import GramIterates, singular_values_down
 from specnorm.running.base import Evaluation, Method, Needs, check_count, require_circular, require_exact
@@ -34,6 +33,8 @@ _BYTES_OF_A_VALUE = 64
 """Bytes that each singular value of a circular layer takes, with its place in the order and the copies of both."""
 _ENTRIES_A_CHUNK = 2**20
 """Entries of the symbols whose singular vectors are computed at once for a gradient."""
+_ENTRIES_IN_CACHE = 2**18
+"""Entries of the symbols whose singular values are computed at once on the host, where they take 4 MiB."""
 _MOST_PRODUCTS = 5
 """Most Gram products that leave frequencies out."""
 _VISITED_AT_ONCE = 4
@@ -229,6 +230,8 @@ def _values_at(blocks: Array, frequencies: Frequencies, rounds_down: bool, *, op
     """
     xp = ops.xp
     step = symbols.chunk_length(blocks, ops=ops)
+    if ops.on_host and ops.concrete:
+        step = min(step, max(1, _ENTRIES_IN_CACHE // math.prod(blocks.shape[:3])))
     parts = []
     for start in range(0, len(frequencies), step):
         matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()
@@ -261,15 +264,12 @@ def _values_that_matter(
     found = _Found(block, grid, copies, k, ops=ops)
     for start in range(0, len(grid), step):
         index = np.arange(start, min(start + step, len(grid)))
-        real, imag = polynomial.planes_at(grid[index], np.zeros(len(index), dtype=np.int64))
-        iterates = GramIterates(real + imag, of_hermitian=True, in_cache=ops.on_host, xp=ops.xp)
+        sums = polynomial.real_matrices_of(np.arange(1), grid[index])
+        iterates = GramIterates(sums, of_hermitian=True, in_cache=ops.on_host, xp=ops.xp)
         for product in range(_MOST_PRODUCTS):
             if product > 0:
                 iterates.square()
-            # A matrix E of errors in ``G* G`` becomes one of a norm up to ``sqrt(2) (||Re E|| + ||Im E||)``. The sum of
-            # both parts has a rounding, relative to the Frobenius norm.
-            of_sums = rounding.up(iterates.norms_up(), tall.shape[2], xp=ops.xp)
-            bounds = polynomial.norm_up(np.asarray(ops.to_numpy(of_sums), dtype=np.float64) + 2 * polynomial.error)
+            bounds = polynomial.norm_up_by(iterates.norms_up())
             order = np.argsort(-bounds)
             rest = order[at_once:]
             found.visit(index[order[:at_once]])

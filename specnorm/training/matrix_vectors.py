@@ -36,11 +36,11 @@ _TINY = 1e-30
 
 
 def start(matrices: Array, *, ops: ArrayOps) -> Array:
-    """Random orthonormal vectors, the same for each matrix, shape (b, p, 2), or (b, 1, 1) where p is 1."""
+    """Random orthonormal vectors, the same for each matrix, shape (b, p, 2); where p is 1, two numbers."""
     count, _, p = matrices.shape
 
     def basis(dtype: type[np.floating]) -> tuple[np.ndarray]:
-        return (np.linalg.qr(arrays.random_vectors(0, (p, min(2, p))).real)[0].astype(dtype),)
+        return (np.linalg.qr(arrays.random_vectors(0, (max(p, 2), 2)).real)[0][:p].astype(dtype),)
 
     (columns,) = placed(("matrix start", p), basis, matrices, ops=ops)
     return ops.xp.broadcast_to(columns, (count, *columns.shape))
@@ -58,7 +58,7 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     matrices : array, shape (b, m, p)
         Real.
     vectors : array, shape (b, p, 2)
-        Orthonormal, or (b, p, 1) where p is 1. Zero and non-finite vectors begin anew.
+        Orthonormal; where p is 1 they are not read. Zero and non-finite vectors begin anew.
 
     Returns
     -------

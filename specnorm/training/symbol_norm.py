@@ -132,7 +132,7 @@ class SymbolNorm(Stepped):
         """Vectors of the smaller side, as (real, imaginary), at the points of the grid; those of a matrix are real."""
         channels = min(spec.block_shape[:2])
         if _is_matrix(spec):
-            return {"vectors": (channels, min(2, channels), 1, 1)}
+            return {"vectors": (channels, 2, 1, 1)}
         grid = self._scalar_grid(spec) if _is_scalar(spec) else self._grid(spec.block_kernel_shape, channels)
         return {"vectors": (channels, 1 if _is_scalar(spec) else self._count(channels, len(grid)), len(grid), 2)}
 

@@ -89,7 +89,7 @@ class Drawn:
 
     @property
     def head(self) -> Head | None:
-        with contextlib.suppress(StopIteration):
+        with contextlib.suppress(StopIteration, ops.NoBoundError):
             return head_of(self.run)
         return None
 
@@ -97,7 +97,6 @@ class Drawn:
         """Return weights of a value's entries from weights of its channels, or of its phases."""
         n = self.sizes[at]
         grids = grids_of(replace(head.run, links=head.run.links[: len(self.convs)]))
-        assert grids is not None
         grid = grids[at] if at and len(of_channels) > self.convs[at - 1].cout else (1,) * len(n)
         phase = np.ravel_multi_index(np.indices(n) % np.reshape(grid, (-1, *(1,) * len(n))), grid).reshape(-1)
         return np.asarray(of_channels.reshape(-1, math.prod(grid))[:, phase].reshape(-1))

@@ -98,21 +98,6 @@ def test_windows_that_runtimes_place_differently(words: str) -> None:
         assert not refused or re.search(words, found.unknown[0].reason)
 
 
-@pytest.mark.parametrize("alpha", [10.0, 1.0, 0.0, -3.0, 0.2])
-def test_swish_has_its_alpha(alpha: float) -> None:
-    """Slopes and values of alpha = 1 were taken on ranges: 0.99 for 1.0998; 0.006 for 10.2."""
-    proto = model([N("Swish", ["x"], ["y"], alpha=alpha)], (1, 2), opset=24)
-    centre = np.full((1, 2), 0.24 if alpha == 10 else 1.0)
-    reached = steepest(proto, in_ball(centre, 0.05))
-    assert holds(bound(graph_of(proto), centre=centre, radius=0.05).upper, reached, 0.05)
-    places = [np.full((1, 2), x) for x in np.linspace(-12, 12, 241)]
-    whole = steepest(proto, places)
-    found = bound(graph_of(proto)).upper
-    assert found is not None
-    assert holds(found, whole, 0.4)
-    assert found <= 1.09986
-
-
 @pytest.mark.parametrize("end", [1, -1])
 def test_hard_swish_bends_where_single_precision_says(end: int) -> None:
     """1/6 as the file has it is more by 3e-8: behind the bend 1.4e-7 for 1/2."""
@@ -124,13 +109,6 @@ def test_hard_swish_bends_where_single_precision_says(end: int) -> None:
     centre = np.full((1, 1), 2.99999995 * end)
     reached = float(np.linalg.norm(jacobian(proto, centre, 2.0**-30), 2))
     assert holds(bound(graph_of(proto), centre=centre, radius=1e-8).upper, reached, 0.49)
-
-
-def test_swish_has_its_values_on_a_box() -> None:
-    nodes = [N("Swish", ["x"], ["s"], alpha=0.01), N("Add", ["s", "c"], ["t"]), N("Reciprocal", ["t"], ["y"])]
-    proto = model(nodes, (1, 2), {"c": np.array(6.0)}, opset=24)
-    reached = steepest(proto, [np.full((1, 2), x) for x in np.linspace(-11.9, -1, 30)])
-    assert holds(bound(within(graph_of(proto), -12.0, -1.0)).upper, reached, 0.3)
 
 
 def test_one_pixel_of_a_size_and_a_half_is_refused() -> None:
@@ -341,11 +319,12 @@ def test_sizes_that_are_open_are_no_equal_ones() -> None:
     assert bound(sum_of([1, 9], [1, 9])).upper == pytest.approx(math.sqrt(2))
 
 
-def test_padding_that_depends_on_the_size_has_no_map_without_it() -> None:
+def test_padding_that_depends_on_the_size_needs_it() -> None:
     """ONNX's "same" of stride 2 pads (0, 1) at even sizes, (1, 1) at odd ones: aligned so, taps cancelled."""
     same = N("Conv", ["x", "k"], ["y"], auto_pad="SAME_UPPER", strides=[2])
     kernel = {"k": np.array([[[0.0, -1.0, 0.5]]])}
-    assert bound(graph_of(model([same], [1, 1, "n"], kernel)), check=False).upper is None
+    with pytest.raises(MethodError, match="give the input shape"):
+        bound(graph_of(model([same], [1, 1, "n"], kernel)))
     assert bound(graph_of(model([same], [1, 1, 4], kernel))).upper is not None
 
 

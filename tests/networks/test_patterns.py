@@ -123,14 +123,12 @@ def normalised(
     if form.startswith("length"):
         length = net(ops.Norm(axes, keep=True), of)
         below = net(PLUS, net.constant(eps), length) if "sum" in form else net(ops.HardTanh(eps, math.inf), length)
-        inverse: Operator = ops.Reciprocal()
     else:
         square = net(ops.Power(2), of) if "power" in form else net(ops.Product(), of, of)
-        below = net(PLUS, net(ops.Mean(axes, keep=True), square), net.constant(eps))
-        inverse = ops.Rsqrt()
-        if "quotient" in form:
-            below = net(ops.Sqrt(), below)
-    return net(ops.Quotient(), "x", below) if "quotient" in form else net(ops.Product(), "x", net(inverse, below))
+        below = net(ops.Sqrt(), net(PLUS, net(ops.Mean(axes, keep=True), square), net.constant(eps)))
+    if "quotient" in form:
+        return net(ops.Quotient(), "x", below)
+    return net(ops.Product(), "x", net(ops.Reciprocal(), below))
 
 
 def by_moments(

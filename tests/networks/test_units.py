@@ -1,21 +1,19 @@
-"""A network by its units: what a search of them would cost is known before any coefficient is computed."""
+"""A network by its units: coefficients are computed in parts, and of small networks alone."""
 
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 import numpy as np
 import pytest
 from helpers.checks import present
-from networks.written_networks import SHAPE, Written, matrices
+from networks.written_networks import Written, matrices
 from specnorm_networks import Graph, Layer, Multipliers, Product
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.ranges import unlimited_ranges, with_slopes_on
-from specnorm_networks.certified.units import chain_of_units, unit_run
-from specnorm_networks.descent import proof_products
+from specnorm_networks.certified.units import unit_run
 from specnorm_networks.tools import Measure, bound
 
 RNG = np.random.default_rng(0)
@@ -31,38 +29,12 @@ def with_slopes(graph: Graph) -> Graph:
     return with_slopes_on(graph, unlimited_ranges(graph))
 
 
-def chain() -> Graph:
-    network = Written()
-    first = network(ops.ReLU(), convolution(network, 3, "x"))
-    convolution(network, 1, network(ops.LeakyReLU(0.1), convolution(network, 2, first)))
-    return network.graph()
-
-
 def residual() -> Graph:
     network = Written()
     inner = network(ops.ReLU(), convolution(network, 6, "x"))
     total = network(ops.Add((1.0, 1.0)), "x", convolution(network, 6, inner))
     network(ops.Add((1.0, -2.0)), network(ops.ReLU(), total), inner)
     return network.graph()
-
-
-def halves() -> Graph:
-    network = Written()
-    left, right = network.halves()
-    joined = network(ops.Concat(1), network(ops.ReLU(), left), network.scaled(3.0, right))
-    convolution(network, 2, network(ops.Mean((2, 3), keep=True), joined))
-    return network.graph()
-
-
-@pytest.mark.parametrize("build", [chain, residual, halves])
-def test_the_chain_has_the_widths_of_the_run(build: Callable[[], Graph]) -> None:
-    graph = with_slopes(build())
-    run = present(unit_run(graph))
-    least = chain_of_units(graph)
-    assert [link.width for link in least.links] == [link.width for link in run.links]
-    assert least.width == run.width == np.prod(SHAPE)
-    method = Multipliers()
-    assert proof_products(least, method.parts(least)) <= proof_products(run, method.parts(run))
 
 
 def test_a_search_of_units_that_is_not_affordable_takes_no_memory() -> None:
@@ -81,9 +53,9 @@ def test_a_search_of_units_that_is_not_affordable_takes_no_memory() -> None:
 def test_coefficients_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the parts, they are the same."""
     graph = with_slopes(residual())
-    at_once = present(unit_run(graph))
+    at_once = unit_run(graph)
     monkeypatch.setattr("specnorm_networks.certified.units.COEFFICIENTS_AT_ONCE", 1000)
-    in_parts = present(unit_run(graph))
+    in_parts = unit_run(graph)
     for link, other in zip(at_once.links, in_parts.links, strict=True):
         for term, same in zip(link.terms, other.terms, strict=True):
             kernel = present(term.placed_layer).layer.kernel()

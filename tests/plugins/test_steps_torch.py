@@ -342,7 +342,7 @@ def test_every_use_has_its_step(use: Callable[[Any], None]) -> None:
         gradients = [x.grad for x in model.parameters() if x.grad is not None]
         assert all(x.isfinite().all() for x in gradients)
         for layer in model.layers:
-            assert constraint_of(layer).step_of_pass is None
+            assert not constraint_of(layer).is_in_pass
             with torch.no_grad():
                 original_of(layer).add_(0.1 * original_of(layer).std() * torch.randn_like(original_of(layer)))
 

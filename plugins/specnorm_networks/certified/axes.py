@@ -43,8 +43,8 @@ class AxisPooling:
         Step from window to window, and from entry to entry of a window.
     before, after : int
         Padding before and after the input.
-    size, outputs : int or None
-        Size of the axis in the input, and number of windows; None: not known.
+    size : int
+        Size of the axis in the input.
     ceil : bool
         Whether the last window may leave the padded input.
     count_padding : bool
@@ -53,21 +53,21 @@ class AxisPooling:
 
     kernel: int
     stride: int
-    dilation: int = 1
-    before: int = 0
-    after: int = 0
-    size: int | None = None
-    outputs: int | None = None
+    dilation: int
+    before: int
+    after: int
+    size: int
     ceil: bool = False
     count_padding: bool = True
 
-    def count(self, size: int) -> int:
-        """Return the number of outputs for an axis of a size; with ``ceil`` no window starts after the input."""
-        room = size + self.before + self.after - self.dilation * (self.kernel - 1) - 1
+    @property
+    def outputs(self) -> int:
+        """Number of windows; with ``ceil`` none starts after the input."""
+        room = self.size + self.before + self.after - self.dilation * (self.kernel - 1) - 1
         if not self.ceil:
             return max(room // self.stride + 1, 0)
         count = -(-room // self.stride) + 1
-        last_starts_too_late = (count - 1) * self.stride >= size + self.before
+        last_starts_too_late = (count - 1) * self.stride >= self.size + self.before
         return max(count - 1 if last_starts_too_late else count, 0)
 
     def taps(self, output: int) -> range:
@@ -76,12 +76,11 @@ class AxisPooling:
         return range(first, first + self.dilation * (self.kernel - 1) + 1, self.dilation)
 
     def pixels(self) -> list[list[int]]:
-        """Return the pixels that each output reads, without padding, at a known size."""
-        size = self.size or 0
+        """Return the pixels that each output reads, without padding."""
         pixels = []
-        for output in range(self.outputs or 0):
+        for output in range(self.outputs):
             positions = [tap - self.before for tap in self.taps(output)]
-            pixels.append([position for position in positions if 0 <= position < size])
+            pixels.append([position for position in positions if 0 <= position < self.size])
         return pixels
 
 
@@ -92,36 +91,13 @@ def overlap(pooling: AxisPooling) -> int:
     ``s' = s / gcd(s, dilation)``, so that there are at most ``ceil(k / s')``, and no more than there are windows.
     """
     step = pooling.stride // math.gcd(pooling.stride, pooling.dilation)
-    count = -(-pooling.kernel // step)
-    return count if pooling.outputs is None else min(count, pooling.outputs)
-
-
-def average_norm_up(pooling: AxisPooling) -> float | None:
-    """Return the norm of averaging along one axis, rounded up; None if it depends on an unknown size.
-
-    At a known size, the norm is that of the matrix with a row of weights an output. At every size, if padding counts,
-    it is at most ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of taps in residue class r modulo the stride: all
-    rows are translates of one another. The norm tends to that as the size grows.
-    """
-    if pooling.kernel > LONGEST:
-        return None
-    if pooling.size is not None and pooling.outputs is not None:
-        is_short = max(pooling.size, pooling.outputs) <= LONGEST
-        if is_short and pooling.outputs * pooling.kernel <= WEIGHTS:
-            return weights_norm_up(average_rows(pooling))
-    # The formula supposes that all rows are translates of one another: no dilation, no windows cut off by ``ceil``, and
-    # the same divisor at the border.
-    has_equal_divisors = pooling.count_padding or pooling.before == pooling.after == 0
-    if pooling.ceil or pooling.dilation != 1 or not has_equal_divisors:
-        return None
-    taps_of_class = [len(range(r, pooling.kernel, pooling.stride)) for r in range(min(pooling.stride, pooling.kernel))]
-    return host.root_up(Fraction(sum(count * count for count in taps_of_class), pooling.kernel**2))
+    return min(-(-pooling.kernel // step), pooling.outputs)
 
 
 @lru_cache(maxsize=64)
 def average_rows(pooling: AxisPooling) -> tuple[Row, ...]:
-    """Return pixels and weights of each output, at a known size."""
-    padded_size = (pooling.size or 0) + pooling.before + pooling.after
+    """Return pixels and weights of each output."""
+    padded_size = pooling.size + pooling.before + pooling.after
     rows = []
     for output, pixels in enumerate(pooling.pixels()):
         count = len(pixels)
@@ -133,26 +109,43 @@ def average_rows(pooling: AxisPooling) -> tuple[Row, ...]:
 
 
 # -- resizing ----------------------------------------------------------------------------------------------------------
+ROUNDINGS: dict[str, Callable[[Fraction], int]] = {
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "round_prefer_floor": lambda x: math.ceil(x - HALF),
+    "round_prefer_ceil": lambda x: math.floor(x + HALF),
+}
+"""How a coordinate gives the pixel that is nearest."""
+COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
+"""How the index of an output gives its coordinate in the input."""
+
+
 @lru_cache(maxsize=64)
-def linear_rows(
+def resized_rows(
     size: int,
     outputs: int,
     scale: Fraction,
     coordinates: str,
-) -> tuple[Row, ...] | None:
-    """Return pixels and weights of each output of linear interpolation; None for unknown kinds of coordinates."""
+    kind: str,
+) -> tuple[Row, ...]:
+    """Return pixels and weights of each output, by exact coordinates.
+
+    ``coordinates``: one of `COORDINATES`. ``kind``: "linear", or one of `ROUNDINGS`.
+    """
     rows: list[Row] = []
     for output in range(outputs):
         x = _coordinate(output, size, outputs, scale, coordinates)
-        if x is None:
-            return None
-        # The value at x is interpolated between the pixels before and after x; beyond the borders these are repeated.
-        before = math.floor(x)
-        share = x - before
+        if kind == "linear":
+            # The value at x is interpolated between the pixels before and after x.
+            before = math.floor(x)
+            share = x - before
+            pixels = [(before, 1 - share), (before + 1, share)]
+        else:
+            pixels = [(ROUNDINGS[kind](x), Fraction(1))]
         weights: dict[int, Fraction] = {}
-        for pixel, weight in ((before, 1 - share), (before + 1, share)):
+        for pixel, weight in pixels:
             if weight:
-                nearest = min(max(pixel, 0), size - 1)
+                nearest = min(max(pixel, 0), size - 1)  # beyond the borders, pixels are repeated
                 weights[nearest] = weights.get(nearest, Fraction(0)) + weight
         rows.append(tuple(weights.items()))
     return tuple(rows)
@@ -171,39 +164,9 @@ def coordinate_error(
     three roundings occur: of the factor, of the product or quotient, and of the difference. With their products they
     are below 4 u (|x| + 1).
     """
-    first = _coordinate(0, size, outputs, scale, coordinates) or Fraction(0)
-    last = _coordinate(max(outputs - 1, 0), size, outputs, scale, coordinates) or Fraction(0)
+    first = _coordinate(0, size, outputs, scale, coordinates)
+    last = _coordinate(max(outputs - 1, 0), size, outputs, scale, coordinates)
     return host.inflate(4 * unit * float(max(abs(first), abs(last)) + 1), 4)
-
-
-@lru_cache(maxsize=64)
-def nearest_pixels(
-    size: int,
-    outputs: int,
-    scale: Fraction,
-    coordinates: str,
-    nearest: str,
-) -> NDArray[np.intp] | None:
-    """Return for each output the number of the pixel that it copies, by exact coordinates.
-
-    None for unknown arguments and fractional scales.
-    """
-    roundings: dict[str, Callable[[Fraction], int]] = {
-        "floor": math.floor,
-        "ceil": math.ceil,
-        "round_prefer_floor": lambda x: math.ceil(x - HALF),
-        "round_prefer_ceil": lambda x: math.floor(x + HALF),
-    }
-    is_whole_scale = scale.denominator == 1 and outputs == size * scale
-    if nearest not in roundings or not is_whole_scale or coordinates == "align_corners":
-        return None
-    pixels = []
-    for output in range(outputs):
-        x = _coordinate(output, size, outputs, scale, coordinates)
-        if x is None:
-            return None
-        pixels.append(roundings[nearest](x))
-    return np.clip(np.array(pixels, dtype=np.intp), 0, size - 1)
 
 
 def _coordinate(
@@ -212,17 +175,15 @@ def _coordinate(
     outputs: int,
     scale: Fraction,
     coordinates: str,
-) -> Fraction | None:
-    """Return the coordinate of output i in the input; None for unknown kinds of coordinates."""
+) -> Fraction:
+    """Return the coordinate of output i in the input."""
     if coordinates == "asymmetric":
         return i / scale
     if coordinates == "align_corners":
         return Fraction(i * (size - 1), outputs - 1) if outputs > 1 else Fraction(0)
     if coordinates == "pytorch_half_pixel" and outputs == 1:
         return Fraction(0)
-    if coordinates in ("half_pixel", "pytorch_half_pixel"):
-        return (i + HALF) / scale - HALF
-    return None
+    return (i + HALF) / scale - HALF
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------

@@ -85,16 +85,14 @@ def spatial_sizes(before: Shape | None, after: Shape | None, axes: int) -> Sizes
     return before[len(before) - axes :], after[len(after) - axes :]
 
 
-def features_of_channel(before: Shape | None, after: Shape | None, width: int) -> int | None:
-    """Return the number of features of each channel after a reshape that flattens a value; None for other reshapes.
+def flattened_pixels(before: Shape | None, after: Shape | None, width: int) -> int:
+    """Return the number of pixels of each channel that a reshape flattens; 0 for other reshapes.
 
     Flattening takes the shape (samples, width, *pixels) to (samples, features). Each channel becomes consecutive
     features.
     """
-    if before is None or after is None or len(before) < 3 or len(after) != 2:
-        return None
-    if before[0] != after[0] or before[1] != width:
-        return None
+    if before is None or after is None or len(before) < 3 or len(after) != 2 or before[:2] != (after[0], width):
+        return 0
     return math.prod(before[2:])
 
 

@@ -48,13 +48,14 @@ from specnorm.proof import (
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import MOST_ENTRIES_AT_ONCE, ROUNDINGS, Norms, scaling_error
 from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
-from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.parts import (
     constant_of_run,
     constants,
     edges,
     hermitian_kernel,
     map_of,
+    middle_and_leaf_slopes,
     parts_from,
     usable,
 )
@@ -118,33 +119,34 @@ class Head:
         return self.run.links[self.matrix_number]
 
     @property
-    def part(self) -> Part:
-        """The body as one part whose taps keep their positions, since the matrix layer tells pixels apart."""
-        return replace(self.body.whole, keeps_tap_positions=True)
-
-    @property
     def weights_at_start(self) -> FloatArray:
         """Weights q_0 of the value that the body reads."""
         return np.asarray(self.weights_before[-1] if self.weights_before else np.ones(self.body.width))
 
-    def matrix(self, *, absolute: bool = False) -> FloatArray:
-        """Return W, shape (outputs, channels, *window).
+    @property
+    def matrix(self) -> FloatArray:
+        """W, shape (outputs, channels, *window)."""
+        (term,) = self.link.terms
+        return self._of_pixels(term.dense(0).kernel)
 
-        ``absolute``: return the magnitudes instead to which the rounding errors of W are relative. Each magnitude
-        stands for an error of `ROUNDINGS` roundings (`scaling_error`).
+    @property
+    def magnitudes(self) -> FloatArray:
+        """The magnitudes to which the rounding errors of W are relative.
+
+        Each magnitude stands for an error of `ROUNDINGS` roundings (`scaling_error`).
         """
         (term,) = self.link.terms
+        magnitudes = self._of_pixels(term.magnitudes(0).kernel)
+        average = self.body.links[-1].average
+        # A sum of averages has as many more roundings as it has terms.
+        return magnitudes if average is None else magnitudes * (1 + len(average.matrix) / ROUNDINGS)
+
+    def _of_pixels(self, matrix: FloatArray) -> FloatArray:
+        """Return the matrix layer as a map of the body's pixels, of which it may read averages."""
         last = self.body.links[-1]
-        matrix, _ = term.dense(0, dilated=True)
-        if absolute:
-            matrix = abs(matrix) + term.entry_error
         if last.average is not None:
             averages = last.average.matrix
             matrix = matrix.reshape(-1, len(averages)) @ averages
-            if absolute:
-                # A sum of averages has as many more roundings as it has terms.
-                more_roundings = len(averages)
-                matrix = matrix * (1 + more_roundings / ROUNDINGS)
         return matrix.reshape(-1, last.width, *self.window)
 
     @property
@@ -196,57 +198,56 @@ def head_of(
     run: Run,
     starts: Sequence[int] = (),
     before: Sequence[FloatArray] = (),
-) -> Head | None:
-    """Return a run's `Head`; None if it has no matrix layer that can be bounded together with the links before it.
+) -> Head:
+    """Return a run's `Head`.
 
     Parameters
     ----------
     starts, before
         As in `Head`.
+
+    Raises
+    ------
+    NoBoundError
+        If the run has no matrix layer that can be bounded together with the links before it.
     """
     matrix_number = _matrix_of_pixels(run)
     first = len(before)
-    if matrix_number is None or first >= matrix_number:
-        return None
     # The run has to be cut before the body, and on both sides of the matrix.
-    if not {first, matrix_number, matrix_number + 1} <= set(run.cut_points):
-        return None
+    if first >= matrix_number or not {first, matrix_number, matrix_number + 1} <= set(run.cut_points):
+        raise NoBoundError("the run cannot be cut around the matrix")
     body = _body(run, first, matrix_number)
     sizes = _sizes(body)
-    if sizes is None or not _reads_all_pixels(run.links[matrix_number - 1], sizes[-1]):
-        return None
+    if not _reads_all_pixels(run.links[matrix_number - 1], sizes[-1]):
+        raise NoBoundError("the matrix does not read all pixels")
     grids = grids_of(body)
-    if grids is None:
-        return None
     coarse_body = _on_coarsest_grid(body, grids)
-    if coarse_body is None:
-        return None
-    part = replace(coarse_body.whole, keeps_tap_positions=True)
+    part = coarse_body.whole
     if not _has_joint_bound(part):
-        return None
+        raise NoBoundError("the body has no joint bound")
     sizes_on_coarsest_grid = []
     for value, size in enumerate(sizes):
         sizes_on_coarsest_grid.append([-(-n // pixels) for n, pixels in zip(size, grids[value], strict=True)])
     ring = _ring(part, sizes_on_coarsest_grid)
-    if ring is None or math.prod(ring) > LARGEST_RING:
-        return None
+    if math.prod(ring) > LARGEST_RING:
+        raise NoBoundError("the ring is too large")
     return Head(run, coarse_body, sizes[-1], ring, tuple(starts), tuple(before))
 
 
-def _on_coarsest_grid(body: Run, grids: Mapping[int, tuple[int, ...]]) -> Run | None:
-    """Return a body on its coarsest grid, where each pixel of a finer grid is a channel; None if it is too large.
+def _on_coarsest_grid(body: Run, grids: Mapping[int, tuple[int, ...]]) -> Run:
+    """Return a body on its coarsest grid, where each pixel of a finer grid is a channel.
 
     ``grids``: see `grids_of`.
     """
     widths = [body.width, *(link.width for link in body.links)]
     rows_of_k = sum(width * math.prod(grids[value]) for value, width in enumerate(widths))
     if rows_of_k**2 * taps_of(body.whole) > MOST_KERNEL_ENTRIES:
-        return None
+        raise NoBoundError("the body is too large")
     has_finer_grid = any(max(grid) > 1 for value, grid in grids.items() if value > 0)
     return by_phases(body) if has_finer_grid else body
 
 
-def _matrix_of_pixels(run: Run) -> int | None:
+def _matrix_of_pixels(run: Run) -> int:
     """Return the number of the first link that is a matrix of all pixels of the value before, or of their averages."""
     for number, (last, link) in enumerate(itertools.pairwise(run.links), 1):
         if len(link.terms) != 1:
@@ -260,7 +261,7 @@ def _matrix_of_pixels(run: Run) -> int | None:
         features = range(last.width * last.repeat)
         if term.rows == range(link.width) and term.reads == features and term.columns == features:
             return number
-    return None
+    raise NoBoundError("no matrix reads the pixels of a convolution")
 
 
 def _body(run: Run, first: int, last: int) -> Run:
@@ -288,36 +289,37 @@ def _has_joint_bound(part: Part) -> bool:
     return (sum(part.widths) + leaves) ** 2 * taps_of(part) <= MOST_KERNEL_ENTRIES
 
 
-def _sizes(body: Run) -> list[PixelCounts] | None:
-    """Return the spatial sizes of all values; None if a layer states no sizes, or two layers state different ones."""
+def _sizes(body: Run) -> list[PixelCounts]:
+    """Return the spatial sizes of all values, which the layers have to state alike."""
     sizes_of_value: list[set[PixelCounts]] = [set() for _ in range(len(body.links) + 1)]
     for number, link in enumerate(body.links, 1):
         for term in link.terms:
             if term.placed_layer is None:
                 continue
             if term.placed_layer.sizes is None:
-                return None
+                raise NoBoundError("a layer of unknown sizes")
             before, after = term.placed_layer.sizes
             sizes_of_value[term.source].add(before)
             sizes_of_value[number].add(after)
     if any(len(sizes) != 1 for sizes in sizes_of_value):
-        return None
+        raise NoBoundError("layers that state different sizes, or none")
     return [sizes.pop() for sizes in sizes_of_value]
 
 
-def _ring(part: Part, sizes: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
-    """Return N, one number an axis; None if circular layers have windows of several sizes.
+def _ring(part: Part, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Return N, one number an axis.
 
     The output of a layer at m in [0, n') reads the position m + p of the input's window [0, n), for each position p of
     a tap. On the ring it must not read another position of the window, which differs from m + p by a multiple of N. It
     does not if ``n' - 1 + p < N`` and ``n <= N + p`` for the first and the last p.
     """
     if part.borders == {"circular"}:
-        first = tuple(sizes[0])
-        return first if all(tuple(size) == first for size in sizes) else None
+        if any(size != sizes[0] for size in sizes):
+            raise NoBoundError("circular layers with windows of several sizes")
+        return tuple(sizes[0])
     largest = [max(axis) for axis in zip(*sizes, strict=True)]
     excess = [0] * len(largest)
-    for kernel_of_source in part.kernels():
+    for kernel_of_source in part.kernels:
         for kernel, first_tap in kernel_of_source.values():
             for axis, (p, taps) in enumerate(zip(first_tap, kernel.shape[2:], strict=True)):
                 excess[axis] = max(excess[axis], p + taps - 1, -p)
@@ -409,16 +411,17 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) 
     approximation of G is the sum of E Y over the frequencies, and the error at one of them is
     ``|E (I - K)^-1 E* - E Y| <= |Y| |S| + |S|^2 / least``, with a number ``least`` below all eigenvalues of I - K.
     """
-    part = head.part
+    part = head.body.whole
+    slopes = [middle_and_leaf_slopes(*link.slopes) for link in part.links]  # the last function has a multiplier, too
     all_weights = [head.weights_at_start, *weights]
-    k = hermitian_kernel(edges(part, all_weights, last_is_leaf=False))
+    k = hermitian_kernel(edges(part, part.kernels, all_weights, slopes))
     magnitudes = k
     if part.has_sums or part.has_entry_errors:
-        magnitudes = hermitian_kernel(edges(part, all_weights, last_is_leaf=False, magnitudes=True))
+        magnitudes = hermitian_kernel(edges(part, part.magnitudes, all_weights, slopes))
     last_weights = all_weights[-1].reshape(1, -1, *(1,) * part.axes)
-    w = head.matrix() / last_weights
+    w = head.matrix / last_weights
     k_error = _symbol_error(k, magnitudes)
-    w_error = _symbol_error(w, head.matrix(absolute=True) / last_weights)
+    w_error = _symbol_error(w, head.magnitudes / last_weights)
     # The computed symbols are proven to have eigenvalues of I - K of at least the gap. The symbols differ from the
     # exact ones by `k_error`; four times as much is subtracted.
     least = host.lowered(EIGENVALUE_GAP, 4) - 4 * k_error

@@ -12,7 +12,7 @@ one weight a channel.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
@@ -122,13 +122,12 @@ class Term:
             return "circular"
         return "none"
 
-    def dense(self, axes: int, *, dilated: bool) -> PlacedKernel:
+    def dense(self, axes: int) -> PlacedKernel:
         """Return the kernel as a plain correlation, ``y[m] = sum_t kernel[t] x[stride m + start + t]``.
 
-        Groups are written out, and scale and alpha are multiplied in.
+        Groups and dilation are written out, and scale and alpha are multiplied in.
 
-        ``axes``: spatial axes; an identity has one tap on each. ``dilated``: whether zeros are put between the taps;
-        if not, positions are in units of the dilation.
+        ``axes``: spatial axes; an identity has one tap on each.
         """
         if self.placed_layer is None:
             return self._dense_identity(axes)
@@ -136,8 +135,7 @@ class Term:
         kernel = self.placed_layer.layer.kernel()
         if self.scale is not None:
             kernel = kernel * by_output(self.scale, spec)
-        dilation = spec.dilation if dilated else (1,) * spec.ndim
-        dense = _without_groups(kernel * self.factor, spec, dilation)
+        dense = _without_groups(kernel * self.factor, spec)
         start = tuple(-before for before, _ in spec.padding)
         if spec.transposed:
             # y[m + k - before] += K[i, o, k] x[m]: a correlation whose taps are in reverse order.
@@ -146,6 +144,11 @@ class Term:
             start = tuple(before - extent for (before, _), extent in zip(spec.padding, extents, strict=True))
         return PlacedKernel(dense[:, self.columns.start : self.columns.stop], start)
 
+    def magnitudes(self, axes: int) -> PlacedKernel:
+        """Return the same with the absolute values to which errors of the entries are relative."""
+        kernel, start = self.dense(axes)
+        return PlacedKernel(abs(kernel) + self.entry_error, start)
+
     def _dense_identity(self, axes: int) -> PlacedKernel:
         one_tap = (1,) * axes
         scale = np.ones(len(self.rows)) if self.scale is None else self.scale
@@ -153,13 +156,13 @@ class Term:
         return PlacedKernel(identity * (self.factor * scale).reshape(-1, 1, *one_tap), (0,) * axes)
 
 
-def _without_groups(kernel: FloatArray, spec: ConvSpec, dilation: Sequence[int]) -> FloatArray:
+def _without_groups(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
     """Return the kernel with zeros between channels of different groups, and between dilated taps."""
     groups = spec.groups
     rows_of_group = kernel.shape[0] // groups
     columns_of_group = kernel.shape[1]
-    extent = [r * (k - 1) + 1 for r, k in zip(dilation, spec.kernel_shape, strict=True)]
-    taps = tuple(slice(None, None, r) for r in dilation)
+    extent = [r * (k - 1) + 1 for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
+    taps = tuple(slice(None, None, r) for r in spec.dilation)
     dense = np.zeros((kernel.shape[0], columns_of_group * groups, *extent))
     for group in range(groups):
         rows = slice(group * rows_of_group, (group + 1) * rows_of_group)
@@ -184,10 +187,8 @@ class Link:
     """Name of the node of the function itself; "" in links that are not looked up by name."""
     factor: Upper = IDENTITY_AFTER_LINK
     """Constant of the operators that follow the function (pooling, resizing), which treat each channel by itself."""
-    repeat: int = 1
-    """Number of features that each channel becomes by flattening, before the next links read it."""
-    ends_with_function: bool = True
-    """Whether nothing follows the function: neither operators of `factor` nor flattening."""
+    pixels: int = 0
+    """Number of pixels of each channel that are flattened before the next links read them; 0: it is not flattened."""
     average: Average | None = None
     """The averages that follow the function, if these are the only operators that do."""
     groups: NDArray[np.intp] | None = None
@@ -201,6 +202,16 @@ class Link:
             return True
         first_channels = np.unique(self.groups, return_index=True)[1]
         return bool(np.all(weights == weights[first_channels][self.groups]))
+
+    @property
+    def repeat(self) -> int:
+        """Number of features that the next links read of each channel."""
+        return max(self.pixels, 1)
+
+    @property
+    def ends_with_function(self) -> bool:
+        """Whether nothing follows the function: neither operators of `factor` nor flattening."""
+        return self.is_followed_by_no_operator and not self.pixels
 
     @property
     def largest_slopes(self) -> FloatArray:
@@ -301,8 +312,6 @@ class Part:
     """Number of the value that the first link reads."""
     width: int
     """Channels of that value."""
-    keeps_tap_positions: bool = False
-    """Whether taps have to stand at their true positions, even if kernels shifted or undilated have the same norm."""
 
     @property
     def _terms(self) -> list[Term]:
@@ -361,7 +370,7 @@ class Part:
     def on_one_grid(self) -> bool:
         """Whether all values but the first are on one grid; only strided terms may read the first."""
         dimensions = {placed_layer.layer.spatial for placed_layer in self.placed_layers}
-        if len(dimensions) > 1 or any(not link.ends_with_function or link.repeat > 1 for link in self.links[:-1]):
+        if len(dimensions) > 1 or any(not link.ends_with_function for link in self.links[:-1]):
             return False
         ones = (1,) * self.axes
         strides_of_first = {term.stride or ones for term in self._terms if term.source == self.first}
@@ -369,39 +378,26 @@ class Part:
         return len(strides_of_first) == 1 and strides_of_later <= {ones}
 
     @property
-    def ignores_dilation(self) -> bool:
-        """Whether the undilated kernels have the same constant.
+    def kernels(self) -> list[dict[int, PlacedKernel]]:
+        """For each link one kernel for each value that it reads, by the value's number.
 
-        A chain without stride that is dilated alike, by r, has at frequency theta the symbol that the undilated chain
-        has at r theta.
+        All are correlations of stride 1: the phases of the stride are channels of the first value.
         """
-        strided = max(self.stride, default=1) > 1
-        if self.keeps_tap_positions or strided or not self.is_chain or any(len(link.terms) > 1 for link in self.links):
-            return False
-        for axis in range(self.axes):
-            dilations = {part.spec.dilation[axis] for part in self.placed_layers if part.spec.kernel_shape[axis] > 1}
-            if len(dilations) > 1:
-                return False
-        return True
+        return [self._kernels_of(link, Term.dense) for link in self.links]
 
-    def kernels(self, *, absolute: bool = False) -> list[dict[int, PlacedKernel]]:
-        """Return for each link one kernel for each value that it reads, by the value's number.
+    @property
+    def magnitudes(self) -> list[dict[int, PlacedKernel]]:
+        """The same sums of the terms' absolute values, which relative errors of the terms refer to."""
+        return [self._kernels_of(link, Term.magnitudes) for link in self.links]
 
-        All are correlations of stride 1: the phases of the stride are channels of the first value. If dilation is
-        ignored, all positions are 0.
-
-        ``absolute``: the sums of the terms' absolute values instead, which relative errors of the terms refer to.
-        """
-        return [self._kernels_of(link, absolute) for link in self.links]
-
-    def _kernels_of(self, link: Link, absolute: bool) -> dict[int, PlacedKernel]:
+    def _kernels_of(self, link: Link, kernel_of: Callable[[Term, int], PlacedKernel]) -> dict[int, PlacedKernel]:
         widths = [self.width, *(link.width for link in self.links)]
         kernels: dict[int, PlacedKernel] = {}
         for source in link.sources:
             terms = [term for term in link.terms if term.source == source]
             stride = self.stride if source == self.first else (1,) * self.axes
             phases = math.prod(stride)
-            placed = [self._kernel_of(term, stride, absolute) for term in terms]
+            placed = [split_into_phases(*kernel_of(term, self.axes), stride) for term in terms]
             window = window_of(placed)
             total = np.zeros((link.width, widths[source - self.first] * phases, *window.shape))
             for term, (kernel, _), taps in zip(terms, placed, window.taps, strict=True):
@@ -410,11 +406,3 @@ class Part:
                 total[(rows, columns, *taps)] += kernel
             kernels[source] = PlacedKernel(total, window.start)
         return kernels
-
-    def _kernel_of(self, term: Term, stride: tuple[int, ...], absolute: bool) -> PlacedKernel:
-        kernel, start = term.dense(self.axes, dilated=not self.ignores_dilation)
-        if absolute:
-            kernel = abs(kernel) + term.entry_error
-        if self.ignores_dilation:
-            start = (0,) * self.axes
-        return split_into_phases(kernel, start, stride)

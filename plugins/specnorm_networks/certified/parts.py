@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,7 +56,7 @@ from specnorm.proof import number as format_number
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of, checked_norm, scaling_error
 from specnorm_networks.certified.links import Link, Part, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.placed_kernels import Slices
+from specnorm_networks.certified.placed_kernels import PlacedKernel, Slices
 from specnorm_networks.certified.runs import joinable
 from specnorm_networks.certified.scope import Map
 
@@ -136,35 +136,42 @@ class Edge(NamedTuple):
     """Position of the kernel's first tap relative to the output, one number an axis."""
 
 
+MiddleAndLeaf = tuple[FloatArray, FloatArray]
+"""Middle slopes c and leaf slopes e of a function, as `middle_and_leaf_slopes` returns them."""
+
+
+def slopes_of(part: Part) -> list[MiddleAndLeaf]:
+    """Return the slopes of each link; those of the last are its largest ones, since it has no multiplier."""
+    *inner, last = part.links
+    return [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
+
+
 def edges(
     part: Part,
+    kernels: Sequence[Mapping[int, PlacedKernel]],
     weights: Sequence[FloatArray],
-    *,
-    magnitudes: bool = False,
-    last_is_leaf: bool = True,
+    slopes: Sequence[MiddleAndLeaf],
 ) -> list[Edge]:
     """Return the edges of the graph.
 
-    Vertices 0 to l - 1 are the values z_0 to z_(l-1). Vertex l is the leaf of the form's last term; with
-    ``last_is_leaf=False`` it is the value z_l. Vertices from l + 1 on are the other leaves, one for each link that has
-    a leaf slope (`middle_and_leaf_slopes`).
+    Vertices 0 to l - 1 are the values z_0 to z_(l-1). Vertex l is the leaf of the form's last term if the last slopes
+    are those of `slopes_of`, else the value z_l. Vertices from l + 1 on are the other leaves, one for each link that
+    has a leaf slope.
 
     Parameters
     ----------
     part : Part
         l links.
+    kernels : sequence of mapping
+        `Part.kernels`, or `Part.magnitudes`, to which rounding errors are relative.
     weights : sequence of array
         One positive number a channel of each of the l + 1 values.
-    magnitudes : bool
-        Whether to return the sums of the terms' absolute values instead, to which rounding errors are relative.
-    last_is_leaf : bool
-        Whether the vertex l is the leaf of the form's last term, so that the last function has no multiplier: its
-        largest absolute slope is a factor. If false, the last link is treated as the links before it (`heads`).
+    slopes : sequence of pair of array
+        Middle and leaf slopes of each link.
     """
     # The phases of a stride are channels of the first value (`Part.kernels`). Each has the weight of its own channel.
     phases_of_stride = part.widths[0] // part.width
     scales = [np.repeat(weights[0], phases_of_stride), *weights[1:]]
-    kernels = part.kernels(absolute=magnitudes)
 
     def by_row(numbers: FloatArray) -> FloatArray:
         return numbers.reshape(-1, 1, *(1,) * part.axes)
@@ -174,13 +181,7 @@ def edges(
 
     all_edges: list[Edge] = []
     last_leaf = len(part.links)
-    for vertex, (link, kernel_of_source) in enumerate(zip(part.links, kernels, strict=True), start=1):
-        is_end = last_is_leaf and vertex == len(part.links)
-        if is_end:
-            slope = link.largest_slopes
-            leaf_slope = np.zeros(link.width)
-        else:
-            slope, leaf_slope = middle_and_leaf_slopes(*link.slopes)
+    for vertex, ((slope, leaf_slope), kernel_of_source) in enumerate(zip(slopes, kernels, strict=True), start=1):
         has_leaf = bool(leaf_slope.any())
         if has_leaf:
             last_leaf += 1
@@ -193,7 +194,7 @@ def edges(
     return all_edges
 
 
-def middle_and_leaf_slopes(low: FloatArray, high: FloatArray) -> tuple[FloatArray, FloatArray]:
+def middle_and_leaf_slopes(low: FloatArray, high: FloatArray) -> MiddleAndLeaf:
     """Return the middle slopes c and the leaf slopes e of a function with slopes between ``low`` and ``high``.
 
     They satisfy ``z^2 - 2 c z v - e^2 v^2 <= 0`` for all z = p v with p between the slopes: the left side is
@@ -439,7 +440,8 @@ def _constant_of_layer(
 def _constant_of_kernel(part: Part, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove the constant of links together, from the norm of T, or of K + c I."""
     kernel_of = chain_kernel if part.is_chain else hermitian_kernel
-    kernel = kernel_of(edges(part, weights))
+    slopes = slopes_of(part)
+    kernel = kernel_of(edges(part, part.kernels, weights, slopes))
     spec = ConvSpec.of(kernel.shape)
     sides = None if part.is_chain else two_sides(kernel)
     is_norm_of_t = part.is_chain or sides is not None
@@ -449,7 +451,7 @@ def _constant_of_kernel(part: Part, weights: Sequence[FloatArray], norms: Norms)
     # Rounding of the entries is relative to the sum of the absolute values of the terms of each.
     magnitudes = kernel
     if part.has_sums or part.has_entry_errors:
-        magnitudes = kernel_of(edges(part, weights, magnitudes=True))
+        magnitudes = kernel_of(edges(part, part.magnitudes, weights, slopes))
     rounding_error = scaling_error(magnitudes, spec)
 
     if sides is not None:

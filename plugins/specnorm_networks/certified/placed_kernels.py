@@ -34,15 +34,10 @@ class Window:
     """For each kernel: where its taps stand in the window."""
 
 
-def window_of(kernels: Sequence[PlacedKernel], *, with_origin: bool = False) -> Window:
-    """Return the smallest window of several kernels.
-
-    ``with_origin``: whether the window has to begin at position 0 or before.
-    """
+def window_of(kernels: Sequence[PlacedKernel]) -> Window:
+    """Return the smallest window of several kernels."""
     starts = [start for _, start in kernels]
     first = tuple(min(positions) for positions in zip(*starts, strict=True))
-    if with_origin:
-        first = tuple(min(position, 0) for position in first)
     taps = []
     for kernel, start in kernels:
         offsets = [position - origin for position, origin in zip(start, first, strict=True)]

@@ -19,7 +19,7 @@ from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.channels import (
     average_of,
-    features_of_channel,
+    flattened_pixels,
     group_of_channels,
     is_padded_layer,
     keeps_channels,
@@ -372,7 +372,7 @@ class Reader:
         """
 
         def compose(link: Link) -> Link:
-            if not link.ends_with_function or link.repeat > 1:
+            if not link.ends_with_function:
                 # The function follows pooling or flattening: its constant is multiplied to the link's factor.
                 constant = of_slopes(self.scope, node, combination.axis, combination.width)
                 return replace(link, factor=follow_with(link.factor, constant))
@@ -500,12 +500,10 @@ class Reader:
         if self._keeps_shape(node, name):
             return self._same_sum(node, name)
         combination = self._as_single_value(name, self._known_sum(name).axis)
-        repeat = features_of_channel(self.nodes[name].shape, node.shape, combination.width)
-        if repeat is None or combination.axis != 1:
+        pixels = flattened_pixels(self.nodes[name].shape, node.shape, combination.width)
+        if not pixels or combination.axis != 1:
             raise NoSumError
-        return self._extend_link(
-            node, combination, name, lambda link: replace(link, repeat=repeat, ends_with_function=False)
-        )
+        return self._extend_link(node, combination, name, lambda link: replace(link, pixels=pixels))
 
     def _pad(self, node: Node, pad: ops.Pad) -> LinearCombination:
         """Return a sum that is padded with channels of zeros before and after its own.
@@ -548,8 +546,6 @@ class Reader:
         def follow(link: Link) -> Link:
             # `heads` can use averages only if they directly follow the function.
             first_average = average if link.ends_with_function else None
-            return replace(
-                link, factor=follow_with(link.factor, factor), ends_with_function=False, average=first_average
-            )
+            return replace(link, factor=follow_with(link.factor, factor), average=first_average)
 
         return self._extend_link(node, combination, name, follow)

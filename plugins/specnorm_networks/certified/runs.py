@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from specnorm import ConvSpec
 from specnorm_networks.certified.graph import Graph, Layer
 from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
-from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.reading import Reader, Value
 
@@ -73,9 +74,8 @@ def _longest_run(
         if link is not None and link.terms and number not in computed and reached.issuperset(link.sources):
             reached.add(number)
     for end in sorted(reached - {start}, reverse=True):
-        needed = _needed_for(end, start, values, readers, escaping)
-        if needed is not None and all(readers[number] <= needed for number in needed - {start, end}):
-            return sorted(needed)
+        with suppress(NoBoundError):
+            return sorted(_needed_for(end, start, values, readers, escaping))
     return [start]
 
 
@@ -85,19 +85,21 @@ def _needed_for(
     values: Sequence[Value],
     readers: Sequence[set[int]],
     escaping: set[int],
-) -> set[int] | None:
+) -> set[int]:
     """Return the values from which ``end`` is computed, back to ``start``, and these two.
 
-    None if one of those between them is read by something other than a link, or by a later value than ``end``.
+    `NoBoundError` if one of those between them is read by something other than a link of these values.
     """
     needed = {start, end}
     waiting = [end]
     while waiting:
         sources = set(_link(values[waiting.pop()]).sources) - needed
         if any(number in escaping or max(readers[number]) > end for number in sources):
-            return None
+            raise NoBoundError("a value between them is read elsewhere")
         needed |= sources
         waiting += sources
+    if not all(readers[number] <= needed for number in needed - {start, end}):
+        raise NoBoundError("a value between them is read elsewhere")
     return needed
 
 
@@ -125,9 +127,10 @@ def _joinable_runs(
         if first > begin:
             before = numbers[begin : first + 1]
             yield before, run_of(values, before)
-        polyphase = by_phases(run)
-        if polyphase is not None and joinable(polyphase.whole, math.inf):
-            yield block, polyphase
+        with suppress(NoBoundError):
+            polyphase = by_phases(run)
+            if joinable(polyphase.whole, math.inf):
+                yield block, polyphase
         begin = last
     if cut_points[-1] > begin:
         rest = numbers[begin : cut_points[-1] + 1]
@@ -176,23 +179,21 @@ def cut_points_of(sources: Sequence[Sequence[int]]) -> list[int]:
 
 
 # -- several grids -----------------------------------------------------------------------------------------------------
-def by_phases(run: Run) -> Run | None:
+def by_phases(run: Run) -> Run:
     """Return a run with several grids on the coarsest of them: pixels of finer grids become channels, one a phase.
 
     Zero padding stays zero padding: each phase of a sequence that is 0 outside a window is 0 outside a window, too.
-    None if the grids do not fit, or borders are not zeros.
+    `NoBoundError` if the grids do not fit, or borders are not zeros.
     """
     part = run.whole
     links = run.links
-    if any(not link.ends_with_function or link.repeat != 1 for link in links[:-1]):
-        return None
-    if any(link.groups is not None for link in links):
-        return None
+    if not all(link.ends_with_function for link in links[:-1]) or any(link.groups is not None for link in links):
+        raise NoBoundError("operators on several channels or pixels between the layers")
     if not part.axes or part.borders - {"zeros"} or part.has_entry_errors:
-        return None
+        raise NoBoundError("layers without pixels, with borders that are not zeros, or with inexact entries")
     grids = grids_of(run)
-    if grids is None or math.prod(grids[0]) > MOST_PHASES:
-        return None
+    if math.prod(grids[0]) > MOST_PHASES:
+        raise NoBoundError("too many phases")
     polyphase_links = []
     for number, link in enumerate(links, 1):
         phases = math.prod(grids[number])
@@ -203,10 +204,10 @@ def by_phases(run: Run) -> Run | None:
     return replace(run, links=tuple(polyphase_links))
 
 
-def grids_of(run: Run) -> dict[int, tuple[int, ...]] | None:
+def grids_of(run: Run) -> dict[int, tuple[int, ...]]:
     """Return for each value how many of its pixels correspond to one pixel of the last value, one number an axis.
 
-    None if two paths to the last value disagree.
+    `NoBoundError` if two paths to the last value disagree.
     """
     ones = (1,) * run.whole.axes
     count = len(run.links)
@@ -215,7 +216,7 @@ def grids_of(run: Run) -> dict[int, tuple[int, ...]] | None:
         for term in run.links[number - 1].terms:
             grid = tuple(a * b for a, b in zip(term.stride or ones, grids[number], strict=True))
             if grids.setdefault(term.source, grid) != grid:
-                return None
+                raise NoBoundError("two paths to the last value disagree")
     return grids
 
 
@@ -227,7 +228,7 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
     ``after``, ``before``: grids of the link's value and of the value that it reads, as `grids_of` has them.
     """
     reads_input = term.source == 0
-    kernel, first_tap = term.dense(axes, dilated=True)
+    kernel, first_tap = term.dense(axes)
     strides = term.stride or (1,) * axes
     placed: list[PlacedKernel] = []
     for phases in itertools.product(*map(range, after)):
@@ -240,10 +241,11 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
             placed.append(PlacedKernel(kernel, tuple(start_of_phase)))
         else:
             placed.append(split_into_phases(kernel, tuple(start_of_phase), before))
-    window = window_of(placed, with_origin=True)
     columns = placed[0].kernel.shape[1]
+    # The window begins at position 0 or before, since a convolution has no negative padding.
+    window = window_of([*placed, PlacedKernel(np.zeros((1, columns, *(1,) * axes)), (0,) * axes)])
     whole = np.zeros((len(term.rows), len(placed), columns, *window.shape))
-    for phase_number, ((part, _), taps) in enumerate(zip(placed, window.taps, strict=True)):
+    for phase_number, ((part, _), taps) in enumerate(zip(placed, window.taps, strict=False)):
         of_phase = whole[:, phase_number]
         of_phase[(slice(None), slice(None), *taps)] = part
     return _term_of_kernel(

@@ -19,13 +19,20 @@ from specnorm import ConvSpec
 from specnorm.proof import arithmetic, host
 from specnorm_networks.certified.graph import Graph, Layer, Node
 from specnorm_networks.certified.links import Link, PlacedLayer, Run, Term
-from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, Place, Pointwise
+from specnorm_networks.certified.operators.base import (
+    FloatArray,
+    LinearMap,
+    NoBoundError,
+    Place,
+    Pointwise,
+    Slopes,
+)
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.runs import cut_points_of
 from specnorm_networks.certified.scope import Scope
 
-MOST_UNITS = 4096
-"""Largest number of units."""
+MOST_UNITS = 3072
+"""Largest number of units: a search of more seldom fits into a minute."""
 MOST_INPUTS = 4096
 """Largest number of entries of the input."""
 MOST_COEFFICIENTS = 2**24
@@ -73,34 +80,30 @@ class _Units:
         """Numbers of the input's entries, and then the numbers of the units of each link."""
         self.links: list[Link] = []
 
-    def read(self, node: Node) -> bool:
-        """Read a node; return whether its value is such a sum."""
+    def read(self, node: Node) -> None:
+        """Read a node; `NoBoundError` if its value is no such sum, or has too many coefficients."""
         shape = node.shape
-        operator = node.operator
         if shape is None or any(name not in self.sums for name in node.inputs):
-            return False
-        if self.count * math.prod(shape) > MOST_COEFFICIENTS:
-            return False
+            raise NoBoundError("values of unknown size")
         before = [self.sums[name] for name in node.inputs]
-        value: _Sum | None = None
-        if isinstance(operator, Constant):
-            value = _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
-        elif isinstance(operator, Pointwise):
-            if operator.slopes_on_range is not None:
-                value = self._function(
-                    node.name, before[0], operator.slopes_on_range.low, operator.slopes_on_range.high
-                )
-        else:
-            try:
-                linear = operator.linear_map(Place(tuple(a_sum.matrix.shape[1:] for a_sum in before), shape))
-            except NoBoundError:
-                return False
-            if linear is not None:
-                value = self._linear(linear, before, shape)
-        if value is None or value.matrix.size > MOST_COEFFICIENTS or value.matrix.shape[1:] != shape:
-            return False
+        value = self._sum(node, shape, before)
+        if value.matrix.size > MOST_COEFFICIENTS or value.matrix.shape[1:] != shape:
+            raise NoBoundError(f"more than {MOST_COEFFICIENTS} coefficients, or a value of another shape")
         self.sums[node.name] = value
-        return True
+
+    def _sum(self, node: Node, shape: tuple[int, ...], before: Sequence[_Sum]) -> _Sum:
+        """Return the value of a node of a known shape, from those that it reads."""
+        if self.count * math.prod(shape) > MOST_COEFFICIENTS:
+            raise NoBoundError(f"more than {MOST_COEFFICIENTS} coefficients")
+        match node.operator:
+            case Constant():
+                return _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
+            case Pointwise(slopes_on_range=Slopes() as slopes):
+                return self._function(node.name, before[0], slopes)
+        linear = node.operator.linear_map(Place(tuple(a_sum.matrix.shape[1:] for a_sum in before), shape))
+        if linear is None:
+            raise NoBoundError("an operator that is neither linear nor a function with slopes")
+        return self._linear(linear, before, shape)
 
     def start(self, node: Node) -> None:
         """Read the input: each of its entries is itself."""
@@ -116,8 +119,8 @@ class _Units:
         """Number of the input's entries and of all units so far."""
         return self.numbers[-1].stop
 
-    def _linear(self, linear: LinearMap, before: Sequence[_Sum], shape: tuple[int, ...]) -> _Sum | None:
-        """Return a linear map of values, without the constants that it adds; None if it has another shape."""
+    def _linear(self, linear: LinearMap, before: Sequence[_Sum], shape: tuple[int, ...]) -> _Sum:
+        """Return a linear map of values, without the constants that it adds."""
         matrix = np.zeros((self.count, *shape))
         error = np.zeros((self.count, *shape))
         step = max(1, COEFFICIENTS_AT_ONCE // max(math.prod(shape), 1))
@@ -126,7 +129,7 @@ class _Units:
             summands = [value.rows(first, last) for value in before]
             image = linear.apply([value.matrix for value in summands])
             if image.shape[1:] != shape:
-                return None
+                raise NoBoundError(f"a value of shape {image.shape[1:]}, not {shape}")
             error_of_inputs = linear.absolute([value.error for value in summands])
             error_of_map = linear.error_of_apply([abs(value.matrix) for value in summands])
             # Where no summand depends on an entry or unit, neither does their image. Its coefficients are 0 without an
@@ -137,13 +140,14 @@ class _Units:
             error[first + rows] = error_of_rows
         return _Sum(matrix, error)
 
-    def _function(self, name: str, before: _Sum, low: FloatArray, high: FloatArray) -> _Sum | None:
+    def _function(self, name: str, before: _Sum, slopes: Slopes) -> _Sum:
         """Return a function of v as ``low v + w``, and add the link that makes its units w.
 
-        None if slopes are infinite. ``before``: v. ``low``, ``high``: smallest and largest slope of each entry.
+        ``before``: v. ``slopes``: smallest slope ``low`` and largest slope of each entry.
         """
+        low, high = slopes.ends
         if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
-            return None
+            raise NoBoundError("slopes that are not finite")
         factor_is_exact = (low == 0) | (low == 1)
         product_is_exact = factor_is_exact | (before.matrix == 0)
         matrix = low * before.matrix
@@ -210,66 +214,50 @@ def _units_of(node: Node) -> int:
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
 
 
-def _read_all(units: _Units, nodes: Sequence[Node], *, most: int) -> bool:
-    """Read nodes one after the other; return whether all are sums, with at most so many units together.
-
-    The sum of a value is dropped after its last reader, to save memory.
-    """
+def _read_all(units: _Units, nodes: Sequence[Node]) -> None:
+    """Read nodes one after the other. The sum of a value is dropped after its last reader, to save memory."""
     last_reader: dict[str, int] = {}
     for number, node in enumerate(nodes):
         for name in node.inputs:
             last_reader[name] = number
     for number, node in enumerate(nodes):
         if not isinstance(node.operator, Input):
-            is_sum = units.read(node)
-            if not is_sum or units.count > most:
-                return False
+            units.read(node)
         for name in node.inputs:
             if last_reader[name] == number:
                 units.sums.pop(name, None)
-    return True
-
-
-def chain_of_units(graph: Graph) -> Run:
-    """Return a chain of links with the widths of `unit_run`, and without kernels: a search for it costs no more."""
-    widths = [count for count in map(_units_of, graph.pruned().nodes) if count]
-    widths += [math.prod(graph.by_name[name].shape or ()) for name in graph.outputs]
-    links = []
-    for source, width in enumerate(widths):
-        term = Term(source, range(0), range(0))
-        links.append(Link((term,), width, (np.zeros(width), np.ones(width)), ""))
-    first_width = sum(math.prod(graph.by_name[name].shape or ()) for name in graph.inputs)
-    return Run("", first_width, tuple(links), tuple(range(len(links) + 1)))
 
 
 @arithmetic.on_host()
-def unit_run(graph: Graph) -> Run | None:
+def unit_run(graph: Graph) -> Run:
     """Return a whole network as one run in which every unit is a channel.
 
-    None if the network is too large, or has several inputs or outputs, or an operator that is neither linear nor a
-    function with slopes.
+    Parameters
+    ----------
+    graph : Graph
+        A network that was written out (`linear_bounds.written_out`) and has slopes on ranges (`with_slopes_on`).
 
-    ``graph``: a network that was written out (`linear_bounds.written_out`) and has slopes on ranges (`with_slopes_on`).
+    Raises
+    ------
+    NoBoundError
+        If the network is too large, or has several inputs or outputs, or an operator that is neither linear nor a
+        function with slopes.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        return None
+        raise NoBoundError("a network of several inputs or outputs")
     (start,) = graph.inputs
     (end,) = graph.outputs
     units = _Units(graph)
     input_node = units.nodes[start]
-    input_shape = input_node.shape
-    if input_shape is None or math.prod(input_shape) > MOST_INPUTS:
-        return None
-    width = math.prod(input_shape)
-    units.start(input_node)
     nodes = graph.pruned().nodes
-    if sum(map(_units_of, nodes)) > MOST_UNITS:
-        return None
-    if not _read_all(units, nodes, most=width + MOST_UNITS):
-        return None
+    width = math.prod(input_node.shape or (MOST_INPUTS + 1,))
+    if width > MOST_INPUTS or sum(map(_units_of, nodes)) > MOST_UNITS:
+        raise NoBoundError(f"more than {MOST_INPUTS} inputs or {MOST_UNITS} units")
+    units.start(input_node)
+    _read_all(units, nodes)
     units.end(end)
     links = tuple(units.links)
     if any(not link.terms for link in links):
-        return None  # a value does not depend on the input: other rules prove the constant 0
+        raise NoBoundError("a value that does not depend on the input: other rules prove the constant 0")
     run = Run(start, width, links, tuple(cut_points_of([link.sources for link in links])))
     return run._with_domain(Scope(graph).domain)

@@ -206,7 +206,7 @@ def stages_of_part(
     """
     first, last = part
     segment = run.part(first, last)
-    kernels = segment.kernels()
+    kernels = segment.kernels
     angles = grid if not isinstance(grid, int) else _angles(kernels, grid)
     widths = dict(enumerate(widths_of(segment), first))
     entries = consecutive({value: widths[value] for value in range(first, last + 1)})
@@ -222,7 +222,8 @@ def stages_of_part(
         total = sum(widths[value] for value in frontier.alive)
         symbols: Vectors = np.zeros((len(angles), link.width, total), dtype=np.complex128)
         for source, (kernel, place) in kernel_of_source.items():
-            block: Vectors = symbols_at(kernel, place, angles)
+            # In a chain, shifts of taps change nothing.
+            block: Vectors = symbols_at(kernel, (0,) * len(place) if segment.is_chain else place, angles)
             if shrink is not None and source == first:
                 block = block / shrink
             if frontier.number == 1 and has_short_input:  # W W* is what counts
@@ -250,7 +251,7 @@ def stages_of_part(
 def frequencies_of_part(run: Run, part: tuple[int, int], points: int) -> FloatArray:
     """Return a grid of ``points`` frequencies an axis, where the part has taps, shape (f, d)."""
     first, last = part
-    return _angles(run.part(first, last).kernels(), points)
+    return _angles(run.part(first, last).kernels, points)
 
 
 def _angles(kernels: Sequence[dict[int, Any]], points: int) -> FloatArray:

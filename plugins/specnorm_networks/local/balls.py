@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from specnorm_networks.tools import (
     Measure,
     Method,
     NetworkBound,
+    NoBoundError,
     Pointwise,
     Ranges,
     Selection,
@@ -53,8 +55,8 @@ def near(
     if not isinstance(method, Product):
         written = written_out(without_sorting(graph))[-1]
         written_on_ball = with_slopes_on(written, ranges(written, ball, {}, ranges_on_ball))
-        by_units = bound_by_units(written_on_ball, measure, method, ranges_on_ball)
-        answers += [] if by_units is None else [by_units]
+        with suppress(NoBoundError):
+            answers.append(bound_by_units(written_on_ball, measure, method, ranges_on_ball))
     return [replace(answer, radius=ball.radius) for answer in answers]
 
 

@@ -109,8 +109,7 @@ def computed(proto: Any, call: Call, rule: OperatorRule, reader: Tensors) -> tup
     stated(call, rule)
     values = [value for value in call.inputs if isinstance(value, Constant)]
     steps = max((value.steps for value in values), default=0)
-    has_bfloat16 = any(value.dtype == "bfloat16" for value in values)
-    if not _is_evaluated(call, values, steps, has_bfloat16):
+    if not _is_evaluated(call, values, steps):
         raise NoBoundError(f"{call.operator} of constants is not evaluated")
     shapes = _shapes(call, rule, values)
     sizes = [math.prod(shape or ()) for shape in shapes]
@@ -129,11 +128,7 @@ def computed(proto: Any, call: Call, rule: OperatorRule, reader: Tensors) -> tup
     if is_evaluated_at_once:
         if not _is_same_everywhere(call, [value.load() for value in values]):
             raise NoBoundError(f"{call.operator} of such constants is computed by each runtime in its own way")
-        constants = [call.fold(array) for array in run()]
-        if has_bfloat16 and call.operator != "Cast":
-            # They were read as float32, but have the type of the inputs.
-            constants = [replace(x, dtype="bfloat16") if x.dtype == "float32" else x for x in constants]
-        return tuple(constants)
+        return tuple(map(call.fold, run()))
     if steps >= _DEEPEST:
         run()
         steps = 0
@@ -148,15 +143,12 @@ def computed(proto: Any, call: Call, rule: OperatorRule, reader: Tensors) -> tup
     return tuple(outputs)
 
 
-def _is_evaluated(call: Call, values: Sequence[Constant], steps: int, has_bfloat16: bool) -> bool:
+def _is_evaluated(call: Call, values: Sequence[Constant], steps: int) -> bool:
     """Whether an operator of constants may be evaluated; ``steps`` is the number of roundings of its inputs."""
     if not values or any(value.refusal is not None for value in values):
         return False
-    if steps and call.operator in _JUMPS:
-        return False
-    # A bfloat16 is read as float32. Operators that round would compute other numbers in float32.
-    rounds = call.operator in _ROUNDED or call.operator not in _ALIKE
-    return not (has_bfloat16 and rounds)
+    # A bfloat16 is read as float32, and outputs would have that type.
+    return not (steps and call.operator in _JUMPS) and all(value.dtype != "bfloat16" for value in values)
 
 
 def _entries_of_windows(call: Call, shapes: Sequence[tuple[int, ...] | None], cost_of_entry: int) -> int:
@@ -202,7 +194,7 @@ def _dtype(call: Call, values: Sequence[Constant]) -> str | None:
     if call.operator == "Cast":
         dtypes = {_CASTS.get(call.attributes["to"].i, "")} if values[0].dtype in _FLOATS else set()
     else:
-        dtypes = {value.dtype for value in values} & {*_FLOATS, "bfloat16"}
+        dtypes = {value.dtype for value in values} & {*_FLOATS}
     return dtypes.pop() if len(dtypes) == 1 and dtypes.issubset(_FLOATS) else None
 
 
@@ -226,11 +218,16 @@ def _is_same_everywhere(call: Call, arrays: Sequence[NDArray[Any]]) -> bool:
             return not is_rounded_to_integers or bool(np.all(np.abs(x) < 2.0**31))
         case "Range":
             # Some runtimes add delta again and again. This is the same if no number is rounded.
-            start, limit, delta = (Fraction(array.item()) for array in arrays)
-            count = max(math.ceil((limit - start) / delta), 0)
+            start, delta, count = _of_range(arrays)
             numbers = [start + k * delta for k in range(count)]
             return all(Fraction(x.dtype.type(number).item()) == number for number in numbers)
     return True
+
+
+def _of_range(arrays: Sequence[NDArray[Any]]) -> tuple[Fraction, Fraction, int]:
+    """Return first number, step and count of a Range from its start, limit and step."""
+    start, limit, delta = (Fraction(array.item()) for array in arrays)
+    return start, delta, max(math.ceil((limit - start) / delta), 0)
 
 
 def _product_shape(a: Shape, b: Shape) -> Shape:
@@ -254,8 +251,8 @@ def _shapes(call: Call, rule: OperatorRule, values: Sequence[Constant]) -> list[
     if call.operator == "DequantizeLinear":
         return [values[0].shape if len(values[1].shape) < 2 else None]  # scales with two axes are those of blocks
     if call.operator == "Range":
-        start, limit, delta = (Fraction(value.load().item()) for value in values)
-        return [(max(math.ceil((limit - start) / delta), 0),)]
+        *_, count = _of_range([value.load() for value in values])
+        return [(count,)]
     build = reduce(ops.Sum) if call.operator == "ReduceProd" else rule.build
     if call.operator in ("Cast", "Pow") or build is None:
         return [broadcast_shapes([value.shape for value in values])]

@@ -46,16 +46,6 @@ def function(make: Callable[..., Operator], *names: str) -> Builder:
     return build
 
 
-def shrink(x: Data, /, *, bias: float, lambd: float) -> Output:
-    """Return soft shrinkage: values up to lambd from 0 become 0, others come nearer by the bias.
-
-    It jumps unless both numbers are the same.
-    """
-    if not 0 <= bias == lambd:
-        raise NoBoundError(f"it jumps where the value is {lambd:.6g}")
-    return Output(known.soft_shrink(bias), (x,), x.shape)
-
-
 def gelu(x: Data, /, *, approximate: str) -> Output:
     """Return GELU by the error function, or its approximation by tanh."""
     forms: dict[str, Operator] = {"none": known.GELU, "tanh": known.TANH_GELU}
@@ -70,13 +60,6 @@ def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Output:
         raise NoBoundError(f"its slope and what it adds are {alpha} and {beta}")
     line = ops.Scale(np.array(alpha), lambda: (np.array(beta), np.zeros(())), exact=True)
     return Output(ops.HardTanh(0.0, 1.0), (Output(line, (x,), x.shape),), x.shape)
-
-
-def swish(x: Data, /, *, alpha: float) -> Output:
-    """Return ``x sigmoid(alpha x) = silu(alpha x) / alpha``."""
-    if alpha == 0:
-        return scaled(x, 0.5)
-    return scaled(Output(known.SILU, (scaled(x, alpha),), x.shape), 1 / alpha, exact=alpha == 1)
 
 
 def celu(x: Data, /, *, alpha: float) -> Output:
@@ -203,12 +186,15 @@ def power(x: Data, exponent: Constant, /) -> Output:
     number = scalar(exponent)
     if number is None:
         raise NoBoundError("its exponent is not one number that is known")
-    roots: dict[float, Operator] = {0.5: ops.Sqrt(), -0.5: ops.Rsqrt(), -1.0: ops.Reciprocal()}
-    is_whole = 1 <= number <= LARGEST_EXPONENT and number == int(number)
-    operator = ops.Power(int(number)) if is_whole else roots.get(number)
-    if operator is None:
+    shape = _shape_with(x, exponent)
+    if 1 <= number <= LARGEST_EXPONENT and number == int(number):
+        return Output(ops.Power(int(number)), (x,), shape)
+    if number not in (0.5, -0.5, -1.0):
         raise NoBoundError(f"a power of {number:.6g} has no rule")
-    return Output(operator, (x,), _shape_with(x, exponent))
+    if number == -1:
+        return Output(ops.Reciprocal(), (x,), shape)
+    root = Output(ops.Sqrt(), (x,), shape)
+    return root if number > 0 else Output(ops.Reciprocal(), (root,), shape)
 
 
 def where(condition: Value, a: Value, b: Value, /) -> Output:
@@ -238,9 +224,9 @@ def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
 
 
 def softmax(call: Call, x: Data, /, *, axis: int) -> Output:
-    """Return softmax or its logarithm, over one axis, or (before operator set 13) over all axes from it on."""
+    """Return softmax or its logarithm over one axis; before operator set 13 it is over that axis and all behind it."""
     shape = shape_of(x)
-    first = on_axis(axis, shape)
-    axes = (first,) if call.opset >= 13 else tuple(range(first, len(shape)))
-    operator = ops.Softmax(axes) if call.operator == "Softmax" else ops.LogSoftmax(axes)
-    return Output(operator, (x,), x.shape)
+    if call.opset < 13 and on_axis(axis, shape) != len(shape) - 1:
+        raise NoBoundError("before operator set 13 it is over several axes: export the network to a newer one")
+    make = ops.Softmax if call.operator == "Softmax" else ops.LogSoftmax
+    return Output(make((on_axis(axis, shape),)), (x,), x.shape)

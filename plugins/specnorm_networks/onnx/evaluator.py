@@ -202,30 +202,11 @@ def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     return [np.concatenate(results, axis=1)]
 
 
-def _flat_softmax(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Compute softmax; before operator set 13 it goes over all axes from one on."""
-    if opset >= 13:
-        return _run(node, opset, inputs)
-    x = inputs[0]
-    axis = _attribute(node, "axis", 1)
-    flat = x.reshape(math.prod(x.shape[: axis % x.ndim]), -1)
-    return [output.reshape(x.shape) for output in _run(_with(node, axis=1), 13, [flat])]
-
-
 def _global(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Pool all pixels, along one axis."""
     x = inputs[0]
     outputs = _run(node, opset, [x.reshape(*x.shape[:2], -1, 1)])
     return [output.reshape(*x.shape[:2], *(1 for _ in x.shape[2:])) for output in outputs]
-
-
-def _unsqueeze(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Insert axes that are listed in any order."""
-    axes = _attribute(node, "axes", None)
-    if axes is not None:
-        ndim = inputs[0].ndim + len(axes)
-        node = _with(node, axes=sorted(axis % ndim for axis in axes))
-    return _run(node, opset, inputs)
 
 
 def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
@@ -247,8 +228,6 @@ _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     "Conv": _convolution,
     "ConvTranspose": _transposed,
-    **dict.fromkeys(("Softmax", "LogSoftmax"), _flat_softmax),
     "GlobalMaxPool": _global,
-    "Unsqueeze": _unsqueeze,
     "GroupNormalization": _group_norm,
 }

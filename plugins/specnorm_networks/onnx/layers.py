@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,10 @@ from specnorm_networks.onnx.nodes import (
 )
 from specnorm_networks.onnx.tensors import Constant
 
-PRODUCT = "it is a product of two values that depend on the input, which has no constant"
+PRODUCT = (
+    "it multiplies two matrices that both depend on the input, as attention does, which has no rule: bound the parts "
+    "of the network before and after it"
+)
 SMALLEST_FACTOR = 1e-300
 """Smallest absolute value of a factor of batch normalisation, if its scale is not 0."""
 Pads = tuple[tuple[int, int], ...]
@@ -48,7 +52,7 @@ def amounts(name: str, stated: Wholes | None, count: int, default: int) -> tuple
 
 
 def steps_of(
-    x: Data,
+    shape: Shape | None,
     windows: Wholes,
     strides: Wholes | None,
     dilations: Wholes | None,
@@ -57,9 +61,9 @@ def steps_of(
     ndim = len(windows)
     stride = amounts("strides", strides, ndim, 1)
     dilation = amounts("dilations", dilations, ndim, 1)
-    sizes = None if x.shape is None else x.shape[2:]
+    sizes = None if shape is None else shape[2:]
     if not 1 <= ndim <= 3 or (sizes is not None and len(sizes) != ndim):
-        raise NoBoundError(f"its windows {windows[:8]} do not fit an input of shape {x.shape}")
+        raise NoBoundError(f"its windows {windows[:8]} do not fit an input of shape {shape}")
     if 0 in stride or 0 in dilation:
         raise NoBoundError("a stride or dilation of 0")
     return stride, dilation, sizes
@@ -100,7 +104,7 @@ def convolution(
     ndim = len(kernel.shape) - 2
     taps = kernel.shape[2:]
     is_transposed = call.operator == "ConvTranspose"
-    stride, dilation, sizes = steps_of(x, taps, strides, dilations)
+    stride, dilation, sizes = steps_of(x.shape, taps, strides, dilations)
     window = (taps, stride, dilation)
     if (kernel_shape or taps) != taps or not 1 <= group <= MAX_AMOUNT:
         raise NoBoundError(f"its kernel_shape does not fit its kernel of shape {kernel.shape}, or group={group}")
@@ -121,7 +125,7 @@ def convolution(
         extra = ()
         outputs = []
         for n, k, s, r, pair in zip(sizes or (), *window, pairs or (), strict=False):
-            outputs.append(AxisPooling(k, s, r, *pair).count(n))
+            outputs.append(AxisPooling(k, s, r, *pair, n).outputs)
     geometry: dict[str, Any] = {
         "stride": stride,
         "dilation": dilation,
@@ -249,19 +253,17 @@ def _matrix(
 
 def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Output:
     """Return a product with a stack of matrices: one for each choice of the leading axes, which the value also has."""
-    before = shape_of(x)
-    rows, columns = weight.shape[-2:]
-    inputs, outputs = (rows, columns) if right else (columns, rows)
-    fits = len(before) > 1 and before[-1 if right else -2] == inputs
-    if not fits or np.broadcast_shapes(before[:-2], weight.shape[:-2]) != before[:-2]:
-        raise NoBoundError(f"it multiplies a value of shape {before} by constants of shape {weight.shape}")
-    shape = (*before[:-1], outputs) if right else (*before[:-2], outputs, before[-1])
-
-    def as_stack(a: NDArray[Any]) -> NDArray[Any]:
-        return (a.swapaxes(-1, -2) if right else a).reshape(math.prod(a.shape[:-2]), outputs, inputs)
-
-    equation = "...ij,...jk->...ik" if right else "...jk,...ij->...ik"
-    return _matrices(call, x, weight, as_stack, equation, shape)
+    ndim = len(shape_of(x))
+    if len(weight.shape) > ndim:
+        raise NoBoundError(f"it multiplies a value of shape {x.shape} by constants of shape {weight.shape}")
+    leading = ascii_lowercase[3 : ndim + 1]
+    # Along an axis of size 1 the constants are the same for all of the value's entries.
+    shared = leading[len(leading) + 2 - len(weight.shape) :]
+    kept = [n for n in weight.shape[:-2] if n != 1]
+    letters = "".join(letter for letter, n in zip(shared, weight.shape, strict=False) if n != 1)
+    matrices = weight.mapped((*kept, *weight.shape[-2:]), lambda a: a.reshape(*kept, *a.shape[-2:]))
+    value_indices, constant_indices = ("ab", "bc") if right else ("bc", "ab")
+    return _products(call, x, matrices, leading + value_indices, letters + constant_indices, f"{leading}ac")
 
 
 def einsum(call: Call, *values: Value, equation: str) -> Output:
@@ -280,10 +282,19 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
         raise NoBoundError(f"its equation {equation[:40]} has no rule")
     position = values.index(moving[0])
     constant = values[1 - position]
-    before = shape_of(moving[0])
     assert isinstance(constant, Constant)  # for the type checker: one is a constant
-    value_indices = indices[position]
-    constant_indices = indices[1 - position]
+    return _products(call, moving[0], constant, indices[position], indices[1 - position], output_indices)
+
+
+def _products(
+    call: Call, x: Value, constant: Constant, value_indices: str, constant_indices: str, output_indices: str,
+) -> Output:  # fmt: skip
+    """Return a sum of products of a value and a constant, whose indices are letters, as in `numpy.einsum`.
+
+    The stack of matrices is measured for the network alone: its row says that it is not read as a layer.
+    """
+    equation = f"{value_indices},{constant_indices}->{output_indices}"
+    before = shape_of(x)
     if len(value_indices) != len(before) or len(constant_indices) != len(constant.shape):
         raise NoBoundError(f"its equation {equation[:40]} does not fit {before} and {constant.shape}")
     summed = [x for x in constant_indices if x in value_indices and x not in output_indices]
@@ -296,37 +307,19 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
     has_equal_sizes = all(value_sizes[x] == constant_sizes[x] for x in value_indices if x in constant_sizes)
     if all_summed != set(summed) or not has_equal_sizes:
         raise NoBoundError(f"its equation {equation[:40]} has no rule")
-    rows = math.prod(constant_sizes[x] for x in new)
-    columns = math.prod(constant_sizes[x] for x in summed)
+    count, rows, columns = (math.prod(constant_sizes[x] for x in axes) for axes in (shared, new, summed))
     order = [constant_indices.index(x) for x in (*shared, *new, *summed)]
     sizes = constant_sizes | value_sizes
     shape = tuple(sizes[x] for x in output_indices)
 
     def as_stack(a: NDArray[Any]) -> NDArray[Any]:
-        return a.transpose(order).reshape(-1, rows, columns)
+        return a.transpose(order).reshape(count, rows, columns)
 
-    value_first = f"{value_indices},{constant_indices}->{output_indices}"
-    return _matrices(call, moving[0], constant, as_stack, value_first, shape)
-
-
-def _matrices(
-    call: Call,
-    x: Value,
-    weight: Constant,
-    as_stack: Callable[[NDArray[Any]], NDArray[Any]],
-    equation: str,
-    shape: Shape,
-) -> Output:
-    """Return a product with matrices, a block-diagonal map.
-
-    The stack of matrices is measured for the network alone: its row says that it is not read as a layer. ``as_stack``
-    turns the constant's array into the stack (matrices, rows, columns), ``equation`` computes the product.
-    """
-    if weight.refusal is not None:
-        raise NoBoundError(weight.refusal)
+    if constant.refusal is not None:
+        raise NoBoundError(constant.refusal)
     call.missed()  # adds that row
-    layer = Layer(weight.name, lambda: as_stack(weight.load()), {}, 0)
-    return Output(ops.Matrices(layer, equation, lambda: weight.load().astype(np.float64)), (x,), shape)
+    layer = Layer(constant.name, lambda: as_stack(constant.load()), {}, 0)
+    return Output(ops.Matrices(layer, equation, lambda: constant.load().astype(np.float64)), (x,), shape)
 
 
 def _scaled(weight: Constant, alpha: float) -> Constant:

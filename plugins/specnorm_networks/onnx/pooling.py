@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Protocol
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.axes import AxisPooling
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.linear import PadMode
 from specnorm_networks.onnx.binding import Numbers, Wholes
@@ -25,30 +24,23 @@ def pool(
     ceil = bool(ceil_mode)
     if any(not 0 < n <= MAX_AMOUNT for n in kernel):
         raise NoBoundError(f"kernel_shape={list(kernel[:8])}")
-    stride, dilation, sizes = steps_of(x, kernel, strides, dilations)
+    stride, dilation, sizes = steps_of(shape_of(x), kernel, strides, dilations)
     has_gaps = max(dilation) > 1 or any(s > k for s, k in zip(stride, kernel, strict=True))
-    if auto_pad.startswith("SAME") and (ceil or count_include_pad or has_gaps):
+    if auto_pad != "NOTSET" and (ceil or (auto_pad != "VALID" and (count_include_pad or has_gaps))):
         raise NoBoundError(
-            "auto_pad=SAME with ceil_mode, count_include_pad, dilations, or strides beyond the kernel: runtimes "
-            "disagree; give the padding by pads"
+            "auto_pad with ceil_mode, count_include_pad, dilations, or strides beyond the kernel: runtimes disagree; "
+            "give the padding by pads"
         )
     padding = pads_of(auto_pad, pads, kernel, stride, dilation, sizes)
-    if padding is None:
-        raise NoBoundError("its padding depends on the input's size: give the input shape")
-    outputs = []
-    whole_windows = []
-    for n, k, s, r, pair in zip(sizes or (), kernel, stride, dilation, padding, strict=False):
-        outputs.append(AxisPooling(k, s, r, *pair, ceil=ceil).count(n))
-        whole_windows.append(AxisPooling(k, s, r, *pair, ceil=False).count(n))
+    assert padding is not None  # for the type checker: the sizes are known
+    windows = ops.Windows(kernel, stride, dilation, padding, ceil)
+    outputs = [window.outputs for window in windows.at(shape_of(x))]
     if 0 in outputs:
         raise NoBoundError("its windows are larger than its input")
-    if outputs != whole_windows and auto_pad != "NOTSET":
-        raise NoBoundError(f"auto_pad={auto_pad} with ceil_mode=1: runtimes disagree on the last window")
-    windows = ops.Windows(kernel, stride, dilation, padding, ceil and auto_pad == "NOTSET")
     operator: Operator = ops.MaxPool(windows)
     if call.operator == "AveragePool":
         operator = ops.AveragePool(windows, bool(count_include_pad))
-    return Output(operator, (x,), None if x.shape is None else (*x.shape[:2], *outputs))
+    return Output(operator, (x,), (*shape_of(x)[:2], *outputs))
 
 
 class _Reduction(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ _TO_REAL = ("aten.fft_irfft", "aten.fft_hfft")
 """Beginnings of the names of transforms with real outputs, which may have real inputs, too."""
 _CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 """Classes of convolutions by the number of axes of their input."""
+
+
+class NoConvolution(Exception):
+    """A value is not seen to be a circular convolution of a real value."""
 
 
 def is_complex(node: torch.fx.Node) -> bool:
@@ -62,31 +67,27 @@ def with_real_layers(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
         if has_both_parts and len(users) == 1 and users[0].op != "output":
             ends = [users[0], node]
         for end in ends:
-            layer, start = _real_layer(program, end)
-            if layer is not None:
+            with suppress(NoConvolution):
+                layer, start = _real_layer(program, end)
+                program.add_submodule(f"fourier_{end.name}", layer)
+                with program.graph.inserting_before(end):
+                    call = program.graph.call_module(f"fourier_{end.name}", (start,))
+                call.meta = dict(end.meta)
+                end.replace_all_uses_with(call)
+                program.graph.eliminate_dead_code()
                 break
-        if layer is not None:
-            program.add_submodule(f"fourier_{end.name}", layer)
-            with program.graph.inserting_before(end):
-                call = program.graph.call_module(f"fourier_{end.name}", (start,))
-            call.meta = dict(end.meta)
-            end.replace_all_uses_with(call)
-            program.graph.eliminate_dead_code()
     return torch.fx.GraphModule(program, program.graph)  # without complex constants that nothing reads any more
 
 
 def _real_layer(
     program: torch.fx.GraphModule,
     end: torch.fx.Node,
-) -> tuple[nn.Module | None, torch.fx.Node | None]:
+) -> tuple[nn.Module, torch.fx.Node]:
     """Return the layer that computes a real value, and the real value that the layer reads.
 
-    Two times None: no convolution agrees with the program on random inputs.
+    `NoConvolution` if no convolution agrees with the program on random inputs.
     """
-    subprogram = _between(program, end)
-    if subprogram is None:
-        return None, None
-    function_of_start, start = subprogram
+    function_of_start, start = _between(program, end)
     input_tensor = first_of(start)
     output_tensor = first_of(end)
 
@@ -101,12 +102,12 @@ def _real_layer(
     output_shape = list(output_tensor.shape[1:])
     has_fixed_sizes = all(isinstance(n, int) for n in (*input_shape, *output_shape))
     if not input_shape or not output_shape or not has_fixed_sizes:
-        return None, None
+        raise NoConvolution
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, *input_shape, generator=generator).to(input_tensor.dtype).to(input_tensor.device)
     layer = _convolution(function, input_tensor, input_shape, output_shape)
-    if layer is None or not equal_but_for_rounding(computed(layer(x)), computed(function(x))):
-        return None, None
+    if not equal_but_for_rounding(computed(layer(x)), computed(function(x))):
+        raise NoConvolution
     return layer, start
 
 
@@ -119,17 +120,16 @@ def _convolution(
     like: Tensor,
     input_shape: list[int],
     output_shape: list[int],
-) -> nn.Module | None:
+) -> nn.Module:
     """Return the circular convolution whose answer to an impulse in each channel is the function's.
 
-    Shapes are without the batch axis; ``like`` has the input's dtype and device. None: no convolution has such shapes,
-    or the kernel is too large.
+    Shapes are without the batch axis; ``like`` has the input's dtype and device. `NoConvolution` if no convolution has
+    such shapes, or the kernel is too large.
     """
     channels, *sizes = input_shape
-    if like.ndim not in _CONVOLUTIONS or output_shape[1:] != sizes:
-        return None
-    if output_shape[0] * math.prod(input_shape) > LARGEST:
-        return None
+    has_such_shapes = like.ndim in _CONVOLUTIONS and output_shape[1:] == sizes
+    if not has_such_shapes or output_shape[0] * math.prod(input_shape) > LARGEST:
+        raise NoConvolution
     # One sample for each channel, 1 at the channel's first pixel. `like` is a fake tensor: a tensor that torch made
     # like it would be fake, too.
     impulses = torch.zeros(channels, channels, math.prod(sizes), dtype=like.dtype, device=like.device)
@@ -168,14 +168,14 @@ def _computed_by_complex_values(end: torch.fx.Node) -> tuple[set[torch.fx.Node],
 def _between(
     program: torch.fx.GraphModule,
     end: torch.fx.Node,
-) -> tuple[torch.fx.GraphModule, torch.fx.Node] | None:
+) -> tuple[torch.fx.GraphModule, torch.fx.Node]:
     """Return the part of a program that computes a value from a real one by complex values, and the real value.
 
-    None: the value depends on several real values, or on a node that cannot be copied.
+    `NoConvolution` if the value depends on several real values, or on a node that cannot be copied.
     """
     inside, starts = _computed_by_complex_values(end)
     if len(starts) != 1:
-        return None
+        raise NoConvolution
     (start,) = starts
     graph = torch.fx.Graph()
     copies = {start: graph.placeholder("x")}
@@ -188,13 +188,10 @@ def _between(
             return graph.get_attr(str(source.target))
         if str(first_of(source)) == str(first_of(start).shape[0]):
             return count  # the number of samples
-        raise LookupError(source.name)
+        raise NoConvolution
 
-    try:
-        for node in program.graph.nodes:
-            if node in inside:
-                copies[node] = graph.node_copy(node, copy_of)
-    except LookupError:
-        return None
+    for node in program.graph.nodes:
+        if node in inside:
+            copies[node] = graph.node_copy(node, copy_of)
     graph.output(copies[end])
     return torch.fx.GraphModule(program, graph), start

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.module_tracker import ModuleTracker
 
 import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
@@ -36,6 +37,8 @@ _FIRST_PASSES = 32
 """Number of first forward passes with more sweeps: an optimiser's first steps change all weights in one direction."""
 _FIRST_SWEEPS = 3
 """Least number of sweeps in each of the first forward passes."""
+_TRACKER = ModuleTracker()
+"""Tells whether a backward pass is running."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class _Settled:
 
 
 @dataclass(frozen=True)
-class _StepOfPass:
-    """The step of a layer in the present forward pass of a model, taken when the model was called.
+class _Taken:
+    """The last step of a layer.
 
     Parameters
     ----------
@@ -118,7 +121,9 @@ class SpectralNorm(nn.Module):
         # Of the weight of the last pass, by which one that is drawn again is noticed.
         self._sketch: Sketch | None = None
         self._settled: _Settled | None = None
-        self.step_of_pass: _StepOfPass | None = None
+        self._taken: _Taken | None = None
+        # Whether the last step is that of a forward pass of a model that has not returned yet.
+        self.is_in_pass = False
         self._program_of_kernel: SteppedProgram | None = None
         # The list of parametrisations that contains this one, and the parameter. A module in a tuple does not become a
         # submodule.
@@ -169,11 +174,33 @@ class SpectralNorm(nn.Module):
             compiled = self._state_fits and torch.compiler.is_compiling()
             sweeps = self._compiled_sweeps() if compiled else self._sweeps()
             return self._scaled_by_tensor_operations(weight, sweeps, move=True)
-        taken = self.step_of_pass
-        if taken is None or not taken.is_of(weight):
-            (step,) = take_steps([self.next_input(weight)], self)
-            return _scaled(weight, self.for_weight(step, weight))
-        return _scaled(weight, taken.step)
+        if self._has_step(weight):
+            assert self._taken is not None
+            return _scaled(weight, self._taken.step)
+        (step,) = take_steps([self.next_input(weight)], self)
+        step = self.for_weight(step, weight)
+        # A computed weight would keep its graph.
+        if weight.grad_fn is None:
+            self.put_step(step, weight)
+        return _scaled(weight, step)
+
+    def _has_step(self, weight: Tensor) -> bool:
+        """Whether the last step is one of this weight, and of the present pass.
+
+        In a backward pass, checkpoints compute forward passes again; a weight has the step there that it had before.
+        """
+        is_same_pass = self.is_in_pass or _TRACKER.is_bw
+        return is_same_pass and self._taken is not None and self._taken.is_of(weight)
+
+    def put_step(self, step: Step, weight: Tensor) -> None:
+        """Store the last step."""
+        self._taken = _Taken(weight, version_of(weight), step)
+
+    def end_pass(self) -> None:
+        """End the pass of a model: a weight that is used later, even an equal one, has a step of its own."""
+        self.is_in_pass = False
+        if self._taken is not None and self._taken.weight.grad_fn is not None:
+            self._taken = None
 
     def next_input(self, weight: Tensor) -> StepInput:
         """Return what the next step in training is computed from, and count the pass."""
@@ -190,7 +217,7 @@ class SpectralNorm(nn.Module):
         weight = self.original
         if not self.training or not self.state_names or weight is None or is_lazy(weight) or weight.is_meta:
             return None
-        if self.step_of_pass is not None and self.step_of_pass.is_of(weight):
+        if self._has_step(weight):
             return None
         return None if BACKEND.is_compiled_or_transformed(weight, *self.state.values()) else weight
 
@@ -296,7 +323,7 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype, and forget norms and steps of the weight before."""
-        self._settled = self.step_of_pass = self._sketch = None
+        self._settled = self._taken = self._sketch = None
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -347,7 +374,7 @@ class SpectralNorm(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
-        return {**self.__dict__, "_settled": None, "step_of_pass": None, "_program_of_kernel": None}
+        return {**self.__dict__, "_settled": None, "_taken": None, "is_in_pass": False, "_program_of_kernel": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -497,17 +524,17 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
     inputs = [x.next_input(weight) for x, weight in waiting]
     for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
-        x.step_of_pass = _StepOfPass(weight, version_of(weight), x.for_weight(step, weight))
+        x.put_step(x.for_weight(step, weight), weight)
+        x.is_in_pass = True
     _PASSES.setdefault(model, []).append([x for x, _ in waiting])
 
 
 def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
-    """Forget the steps of the pass: a weight that is used later, even an equal one, has a step of its own."""
     if torch.compiler.is_compiling():
         return
     passes = _PASSES.get(model)
     for x in passes.pop() if passes else ():
-        x.step_of_pass = None
+        x.end_pass()
 
 
 def _read_names_of_hooks(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -16,7 +16,6 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
 from specnorm.proofs.frequencies import (
     centred_taps,
     cos_sin,
@@ -35,7 +34,6 @@ from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Upper
     from specnorm.proofs.frequencies import Frequencies
 
 
@@ -197,10 +195,6 @@ class Taps(NamedTuple):
     grid: tuple[int, ...]
     sums: Array
     lost: Array
-
-    def times(self, factor: Array, *, xp: Namespace) -> Taps:
-        """The same times powers of two."""
-        return Taps(self.upper * _by_block(factor, 3, xp=xp), self.grid, self.sums * factor, self.lost * factor)
 
 
 class GramTaps:
@@ -507,27 +501,9 @@ class Powers:
         of G* G.
     n_iter : int
         t >= 1.
-    either_side : bool
-        Whether G G* may take the place of G* G, for blocks with as many outputs as inputs: the one whose largest sum of
-        a channel is lower after the first products.
-    last_square_in_float32 : bool
-        Whether the last square is taken in float32, with float32's allowances, where it is that of first products.
-
-    Attributes
-    ----------
-    is_swapped : boolean array, shape (b,), or None
-        Whether G G* has taken the place of G* G; None if it may not.
     """
 
-    def __init__(
-        self,
-        blocks: Array,
-        n_iter: int,
-        *,
-        either_side: bool = False,
-        last_square_in_float32: bool = False,
-        ops: ArrayOps,
-    ) -> None:
+    def __init__(self, blocks: Array, n_iter: int, *, ops: ArrayOps) -> None:
         xp = ops.xp
         self.n_iter = n_iter
         self.xp = xp
@@ -541,33 +517,14 @@ class Powers:
         self._factor = _factor_to_one(xp.sqrt(xp.vecdot(flat, flat)), xp=xp)
         norms = norms * self._factor
         scaled = wide * _by_block(self._factor, blocks.ndim, xp=xp)
-        self.is_swapped: Array | None = None
-        # The power of two by which the first products' taps are multiplied, and the error of the last square that is
-        # the same at every frequency.
-        self._last_factor: Array | float = 1.0
+        # The error of the last square that is the same at every frequency.
         self._last_error: Array | float = 0.0
         first_products = self._first_products(scaled)
-        later_products = n_iter - first_products
-        first: Taps | None = None
-        if either_side:
-            both = xp.concat([scaled, arrays.swapped(scaled, xp=xp)], axis=0)
-            first = self._after(both, xp.concat([norms, norms], axis=0), first_products)
-            count = scaled.shape[0]
-            is_swapped = self.is_swapped = first.sums[count:] < first.sums[:count]
-
-            def chosen(x: Array) -> Array:
-                return self._lower_side(x[:count, ...], x[count:, ...], is_swapped)
-
-            first = Taps(chosen(first.upper), first.grid, chosen(first.sums), chosen(first.lost))
-        elif later_products:
-            first = self._after(scaled, norms, first_products)
-        if first is not None and later_products:
-            in_float32 = last_square_in_float32 and later_products == 1
-            symbol = self._symbol_of(first, later_products, in_float32=in_float32)
-            self._taps = GramTaps(symbol, later_products, ops=ops)
+        if n_iter > first_products:
+            first = GramTaps(KernelSymbol(scaled, norms, ops=ops), first_products, ops=ops).taps()
+            later_products = n_iter - first_products
+            self._taps = GramTaps(self._symbol_of(first, later_products), later_products, ops=ops)
         else:
-            if self.is_swapped is not None:
-                scaled = self._lower_side(scaled, arrays.swapped(scaled, xp=xp), self.is_swapped)
             self._taps = GramTaps(KernelSymbol(scaled, norms, ops=ops), n_iter, ops=ops)
         self._blocks = blocks
 
@@ -577,49 +534,32 @@ class Powers:
         two = math.prod(tap_grid(tuple(blocks.shape[3:]), 2))
         return min(2 if two <= max(4 * p, _FEW_TAPS) else 1, max(1, self.n_iter - 1))
 
-    def _after(self, blocks: Array, norms: Array, products: int) -> Taps:
-        """The taps of blocks after some products."""
-        return GramTaps(KernelSymbol(blocks, norms, ops=self.ops), products, ops=self.ops).taps()
-
-    def _symbol_of(self, first: Taps, later_products: int, *, in_float32: bool) -> GramSymbol:
+    def _symbol_of(self, first: Taps, later_products: int) -> GramSymbol:
         """The symbol whose powers are the later products."""
         xp, ops = self.xp, self.ops
         if later_products > 1:
             return GramSymbol(first, ops=ops)
-        if in_float32:
-            # With a norm of about 1, since float32 has a small range.
-            self._last_factor = _factor_to_one(first.sums, xp=xp)
-            first = first.times(self._last_factor, xp=xp)
         # The error of the square by that of the taps is the same at every frequency. So it is less than the errors of
         # `GramTaps`, which are summed over the grid.
         self._last_error = rounding.up(2 * first.sums * first.lost + first.lost**2, 4, xp=xp)
-        upper = xp.astype(first.upper, xp.float32) if in_float32 else first.upper
-        return GramSymbol(Taps(upper, first.grid, first.sums, xp.zeros_like(first.lost)), ops=ops)
+        return GramSymbol(first._replace(lost=xp.zeros_like(first.lost)), ops=ops)
 
-    def _lower_side(self, inputs: Array, outputs: Array, is_swapped: Array) -> Array:
-        """For each block, what belongs to the side that was chosen."""
-        return self.xp.where(_by_block(is_swapped, inputs.ndim, xp=self.xp), outputs, inputs)
-
-    def channel_norms(self) -> tuple[Array, Array, Array | None, Callable[[], list[Upper]]]:
+    def channel_norms(self) -> tuple[Array, Array, Array | None]:
         """Norms d_i rounded up (b, p), the sums they are roots of (b, p), and values at the frequencies.
 
-        The sums are in the scale of the scaled blocks. The values are None if they do not fit the memory. Last is what
-        claims that the largest norm of a block's channels bounds its supremum.
+        The sums are in the scale of the scaled blocks. The values are None if they do not fit the memory.
         """
-        xp, ops = self.xp, self.ops
+        xp = self.xp
         sums, error, values = self._sums_of_taps()
-        sums = xp.matrix_transpose(xp.astype(sums, self._factor.dtype, copy=False))
-        error = xp.astype(error, sums.dtype, copy=False) + self._last_error
-        # After the first root, undo the power of two by which the last square's symbol was multiplied.
-        norms = xp.sqrt(sums + error) / self._last_factor
-        for _ in range(self.n_iter - 1):
+        error = (error + self._last_error)[:, None]
+        norms = sums + error
+        for _ in range(self.n_iter):
             norms = xp.sqrt(norms)
         # The roundings of the sums, the roots and the quotients. A zero block needs no allowance.
-        norms = xp.where(self._is_zero, 0.0, rounding.up(norms / self._factor, self.n_iter + 4, xp=xp))
+        norms = rounding.up(norms / self._factor[:, None], self.n_iter + 4, xp=xp)
+        norms = xp.where(self._is_zero[:, None], 0.0, norms)
         # Sums of rounding errors alone have no gradient.
-        sums = xp.where(sums > error, sums, 0.0) / self._last_factor**2
-        norms, sums = xp.matrix_transpose(norms), xp.matrix_transpose(sums)
-        return norms, sums, values, _uppers(norms, ALL_FREQUENCIES, gram_rule(self.n_iter), ops=ops)
+        return norms, xp.where(sums > error, sums, 0.0), values
 
     def _sums_of_taps(self) -> tuple[Array, Array, Array | None]:
         """Sums (b, p) over the taps of each channel's magnitudes, their error (b,), and values that fit or None."""
@@ -664,8 +604,6 @@ class Powers:
             chosen = xp.stack([xp.matmul(x, vectors) for x in (values, xp.matrix_transpose(values))], axis=2)
         factor = xp.astype(self._factor, self._blocks.dtype)
         scaled = self._blocks * _by_block(factor, self._blocks.ndim, xp=xp)
-        if self.is_swapped is not None:
-            scaled = self._lower_side(scaled, arrays.swapped(scaled, xp=xp), self.is_swapped)
         b, f, _, p, r = chosen.shape
         taps = xp.reshape(last.transform(xp.reshape(chosen, (b, f, 2, p * r))), (b, -1, p, r))
         return powers_residuals(scaled, last, taps, selector, sums)
@@ -684,11 +622,6 @@ def _factor_to_one(norm: Array, *, xp: Namespace) -> Array:
 def _by_block(numbers: Array, ndim: int, *, xp: Namespace) -> Array:
     """Numbers (b,) as an array (b, 1, ...) of so many axes."""
     return xp.reshape(numbers, (-1,) + (1,) * (ndim - 1))
-
-
-def gram_rule(n_iter: int) -> str:
-    """The rule of the bounds by all taps after some products."""
-    return f"{2**n_iter}-th root of the taps' sum after {n_iter} Gram product{'s' if n_iter > 1 else ''}"
 
 
 def divisors(

@@ -295,6 +295,16 @@ class GramPolynomial:
         rotated = host.next_up(np.sqrt(np.maximum(host.next_up(eigenvalue_limit + self.error), 0.0)))
         return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
 
+    def norm_up_by(self, bounds: Array) -> np.ndarray:
+        """`norm_up` of all of H, from bounds of the norms of `real_matrices_of`.
+
+        An entry of the sum over all lags has twice the roundings that `error` counts, and 2 more. And magnitudes of two
+        terms of a lag add up to at most ``sqrt(2)`` times what stands for them there. So its errors are below 3 times
+        it. They stay so for the Hermitian matrix: of its real matrix's errors e, an entry is ``(e_ij + e_ji) / 2 +
+        i (e_ij - e_ji) / 2``, of a modulus of at most that of the larger one.
+        """
+        return self.norm_up(np.asarray(self.ops.to_numpy(bounds), dtype=np.float64) + 3 * self.error)
+
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
         """First `rank` columns of H, complex, shape (f, size, rank): A above B."""
         xp, ops = self.xp, self.ops
@@ -333,23 +343,22 @@ class GramPolynomial:
         shape = (len(frequencies), self.size, self.rank)
         return xp.reshape(even, shape), xp.reshape(odd, shape)
 
-    def columns_of(self, blocks: np.ndarray, frequencies: Frequencies) -> Array:
-        """The columns of `columns_at` for each of b blocks, by their numbers, at the same f points.
+    def real_matrices_of(self, blocks: np.ndarray, frequencies: Frequencies) -> Array:
+        """The real matrices of H (`norms.square_of_hermitian`) for each of b blocks, by their numbers, at f points.
 
         Returns
         -------
-        array, shape (b * f, size, rank)
+        array, shape (b * f, size, size)
             Those of the first block first.
         """
         xp = self.xp
-        cos, sin = self._tables_at(frequencies)
         even, odd = self.even, self.odd
         if len(blocks) < even.shape[0]:
             even, odd = (arrays.rows(x, blocks, ops=self.ops) for x in (even, odd))
-        shape = (len(blocks) * len(frequencies), self.size, self.rank)
-        real = xp.reshape(xp.matmul(cos, even), shape)
-        imag = xp.reshape(xp.matmul(sin, odd), shape)
-        return self.ops.complex(real, imag)
+        table = xp.concat(self._tables_at(frequencies), axis=1)
+        # The first odd coefficient is 0.
+        both = xp.concat([even, odd], axis=1)
+        return xp.reshape(xp.matmul(table, both), (len(blocks) * len(frequencies), self.size, self.size))
 
     def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""

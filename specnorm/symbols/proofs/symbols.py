@@ -54,7 +54,11 @@ class Symbol:
         if by_block:
             shape = (blocks.shape[0], -1, self.cos.shape[1])
             self.cos, self.sin = xp.reshape(self.cos, shape), xp.reshape(self.sin, shape)
-        self.phase = ops.complex(self.cos, self.sin)
+
+    @functools.cached_property
+    def phase(self) -> Array:
+        """The taps' phases, complex, in the shape of their cosines."""
+        return self._ops.complex(self.cos, self.sin)
 
     def matrices(self) -> Array:
         """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""

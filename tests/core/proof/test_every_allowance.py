@@ -31,12 +31,10 @@ from specnorm.at_size.proofs.circulant import Embedding
 from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
-from specnorm.gram.proofs import scalar_powers
 from specnorm.gram.proofs.powers import GramSymbol, Powers, Taps, lag_norms
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lags_of
 from specnorm.symbols.proofs.scalar import ScalarGram
 
@@ -77,6 +75,10 @@ def matrix() -> bool:
 
 def gram_norm() -> bool:
     return float(norms.gram_norm_up(ONES, xp=off(-1).xp)[0]) >= LONG
+
+
+def first_gram_product() -> bool:
+    return above(norms.gram_iteration_of_parts_up(ONES, 0 * ONES, 1, 0.0, xp=off(-1).xp))
 
 
 def ritz() -> bool:
@@ -165,24 +167,6 @@ def symbol_of_taps() -> bool:
     return float(symbol.at(ZERO)[0, 0, 0, 0]) + float(symbol.error[0]) >= count
 
 
-def taps_of_powers() -> bool:
-    """Ones, whose Gram kernel's taps all come out too small; its values are taken for exact."""
-    taps = 20
-    axis_error = math.sqrt(2) * (_gamma(2 * (2 * taps - 1) + 8, UNIT) + symbols.phase_error(UNIT))
-    weights = np.asarray([1.0] + [2.0] * (taps - 1), dtype=np.float32)
-
-    def matmul(a: Any, b: Any) -> Any:
-        is_transform = b.shape == (taps, taps)
-        return np.matmul(a, b) - np.float32(0.95 * axis_error * (a @ weights) if is_transform else 0)
-
-    ops: Any = Instead(OPS, wide_dtype="float32", xp=Instead(OPS.xp, matmul=matmul))
-    kernel: Any = np.ones((1, 1, 1, taps), dtype=np.float32)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scalar_powers, "scalar_error", lambda *_: 0.0)
-        bound, *_ = scalar_powers.scalar_norms(kernel, 1, ops=ops)
-    return float(bound[0]) >= taps
-
-
 class Coarse:
     """Twice the identity, as a layer whose products are as small as very many roundings may make them."""
 
@@ -242,6 +226,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "GramProof.norm_up_near": frobenius_with_its_trace,
     "matrix_norm_up": matrix,
     "gram_norm_up": gram_norm,
+    "gram_iteration_of_parts_up": first_gram_product,
     "ritz_down": ritz,
     "GramIterates.square": passes(test_fathom.test_products_that_lose_every_small_term_are_allowed_for),
     "_rest_norm_up": blocks,
@@ -256,7 +241,6 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "WaveGram._summand": waves,
     "column_error": scalar,
     "scalar_error": sum_of_squares,
-    "_norms_of_part": taps_of_powers,
     "smallest_quotients": smallest_quotient,
     "singular_values_down": singular_value,
 }

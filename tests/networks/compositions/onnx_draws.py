@@ -126,7 +126,7 @@ LEFT_OUT = {
 }  # fmt: skip
 """Steps, constants and casts; what has a draw above; and what normalises, which has a test of its own."""
 OFTEN = {
-    "Gemm": 5, "MatMul": 4, "Conv": 8, "ConvTranspose": 4, "BatchNormalization": 2, "Relu": 2, "Elu": 2, "Swish": 2,
+    "Gemm": 5, "MatMul": 4, "Conv": 8, "ConvTranspose": 4, "BatchNormalization": 2, "Relu": 2, "Elu": 2,
     "Mul": 4, "Add": 2, "Sub": 2, "Max": 3, "Min": 3, "Transpose": 3, "Reshape": 3, "Slice": 3, "Concat": 3, "Split": 2,
     "Pad": 3, "MaxPool": 4, "AveragePool": 4, "Resize": 4, "Softmax": 1, "LogSoftmax": 1,
 }  # fmt: skip
@@ -138,6 +138,4 @@ DRAWS: dict[Draw, float] = {
 ON_RANGES: dict[Draw, float] = {
     steep: 4, power: 3, quotient: 2.5, **{partial(one_node, name): 1.3 for name in PRODUCTS}
 }  # fmt: skip
-FUNCTIONS = [
-    partial(one_node, name) for name in ("Relu", "Tanh", "LeakyRelu", "Elu", "Swish", "Softplus", "PRelu", "Clip")
-]
+FUNCTIONS = [partial(one_node, name) for name in ("Relu", "Tanh", "LeakyRelu", "Elu", "Softplus", "PRelu", "Clip")]

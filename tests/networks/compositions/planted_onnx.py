@@ -88,7 +88,6 @@ FUNCTIONS = [
     Planted("gamma of Selu ignored", one("Selu", gamma=0.5), argument(R, "Selu", gamma=1.05)),
     Planted("alpha of LeakyRelu ignored", one("LeakyRelu", alpha=0.5), argument(R, "LeakyRelu", alpha=0.01)),
     Planted("Celu as Elu", one("Celu", alpha=2.0), operator(R, "Celu", lambda old: ops.ELU(old.outer))),
-    Planted("alpha of Swish ignored", one("Swish", opset=24, alpha=2.0), argument(R, "Swish", alpha=1.0)),
     Planted("beta of HardSigmoid ignored", one("HardSigmoid", beta=0.2), argument(R, "HardSigmoid", beta=0.5)),
     Planted("Gelu by tanh", one("Gelu", opset=20), argument(R, "Gelu", approximate="tanh")),
     Planted("Sigmoid as Tanh", one("Sigmoid"), operator(R, "Sigmoid", lambda _: ops.Tanh())),

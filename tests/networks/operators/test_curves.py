@@ -69,7 +69,6 @@ STEEP: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
     "exp": (ops.Exp(), lambda x: x.exp()),
     "log": (ops.Log(), lambda x: x.log()),
     "sqrt": (ops.Sqrt(), lambda x: x.sqrt()),
-    "rsqrt": (ops.Rsqrt(), lambda x: 1 / x.sqrt()),
     "reciprocal": (ops.Reciprocal(-0.3), lambda x: arb(-0.3) / x),
     "identity": (ops.Power(1), lambda x: x),
     "square": (ops.Power(2), lambda x: x * x),

@@ -44,8 +44,6 @@ ALL_FREQUENCIES: list[tuple[ops.Pointwise, Function]] = [
     (ops.HardTanh(-math.inf, 2.5), lambda x: np.minimum(x, 2.5)),
     (ops.HardTanh(-0.3, math.inf), lambda x: np.maximum(x, -0.3)),
     (ops.HardTanh(0.7, 0.7), lambda x: np.full(x.shape, 0.7)),
-    (known.soft_shrink(0.5), lambda x: x - np.clip(x, -0.5, 0.5)),
-    (known.soft_shrink(0.0), lambda x: x),
     (known.HARD_SWISH, lambda x: x * np.clip(x + 3, 0, 6) / 6),
     (ops.Sigmoid(), logistic),
     (ops.Tanh(), lambda x: -np.expm1(-2 * x) * logistic(2 * x)),
@@ -72,7 +70,6 @@ ON_RANGES: list[tuple[ops.Pointwise, Function, float]] = [
     (ops.Power(3), lambda x: x * x * x, -math.inf),
     (ops.Power(4), lambda x: (x * x) ** 2, -math.inf),
     (ops.Sqrt(), lambda x: x**0.5, 0.0),
-    (ops.Rsqrt(), lambda x: x**-0.5, 0.0),
     (ops.Reciprocal(), lambda x: 1 / x, 0.0),
     (ops.Reciprocal(-0.3), lambda x: -0.3 / x, 0.0),
 ]

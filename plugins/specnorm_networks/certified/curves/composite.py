@@ -100,7 +100,7 @@ class Composite(_OfOneValue, Pointwise):
             if slopes is not None:
                 return float(max(np.max(abs(end), initial=0.0) for end in slopes))
         if lacks_proof:
-            raise NoBoundError(f"of this function of one value, {self.proof}; {hint(ranges)}")
+            raise NoBoundError(f"of this function of one value, {self.proof}; {hint(place)}")
         return super().lipschitz(place)
 
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
@@ -171,7 +171,7 @@ class SideBySide(_OfOneValue):
             square_sum = bounds_on(self.curve, ranges[0].low, ranges[0].high).slopes.square_sum
             constants.append(root_of_largest(square_sum))
         if not any(map(math.isfinite, constants)):
-            raise NoBoundError(f"of these functions of one value, {self.proof}; {hint(ranges)}")
+            raise NoBoundError(f"of these functions of one value, {self.proof}; {hint(place)}")
         return min(constants)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:

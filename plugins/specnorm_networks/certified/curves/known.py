@@ -41,8 +41,3 @@ HARD_SWISH = Composite(
     ((_line(1.0, 3.0, exact=True), (0,)), (HardTanh(0.0, 6.0), (1,)), (Product(), (0, 2)), (_line(1 / 6), (3,)))
 )
 """``x min(max(x + 3, 0), 6) / 6``."""
-
-
-def soft_shrink(edge: float) -> Composite:
-    """Return ``sign(x) max(|x| - edge, 0)``, which is x less its part between -edge and edge."""
-    return Composite(((HardTanh(-edge, edge), (0,)), (Add((1.0, -1.0)), (0, 1))))

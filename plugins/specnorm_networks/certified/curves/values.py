@@ -19,7 +19,7 @@ from specnorm.proof import Interval, anything, enclosing, host, point
 from specnorm_networks.certified.operators.base import FloatArray, Pointwise
 from specnorm_networks.certified.operators.piecewise import Abs, LeakyReLU, Negative, ReLU
 from specnorm_networks.certified.operators.smooth import ELU, Arctan, Cos, Erf, Sigmoid, Sin, Softplus, Softsign, Tanh
-from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
+from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Sqrt, Steep
 
 VALUE_AT_ZERO: dict[type[Pointwise], float] = {
     **dict.fromkeys((Arctan, Erf, Sin, Softsign, Tanh, Sqrt), 0.0),
@@ -274,12 +274,9 @@ class Arithmetic:
             return self.multiply(inverse, number(f.scale)), self.multiply(self.square(inverse), number(-f.scale))
         if isinstance(f, Log):
             return Quantity(value), inverse
-        if isinstance(f, Sqrt | Rsqrt) and u.power % 2 == 0 and (u.factor.low > 0).all():
+        if isinstance(f, Sqrt) and u.power % 2 == 0 and (u.factor.low > 0).all():
             root = Quantity(u.factor.root(), u.power // 2)
-            inverse_root = self.inverse(root)
-            if isinstance(f, Sqrt):
-                return root, self.multiply(inverse_root, number(0.5))
-            return inverse_root, self.multiply(self.multiply(inverse_root, inverse), number(-0.5))
+            return root, self.multiply(self.inverse(root), number(0.5))
         return Quantity(value), Quantity(slope)
 
 

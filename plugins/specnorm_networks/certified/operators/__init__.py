@@ -33,7 +33,7 @@ from specnorm_networks.certified.operators.resizing import Resize
 from specnorm_networks.certified.operators.smooth import ELU, Arctan, Cos, Erf, Sigmoid, Sin, Softplus, Softsign, Tanh
 from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
-from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Rsqrt, Sqrt, Steep
+from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Sqrt, Steep
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [
@@ -44,7 +44,7 @@ __all__ = [
     "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
-    "Resize", "Rsqrt", "SameOrder", "Scale", "Sigmoid", "Sign", "Sin", "Slice",
+    "Resize", "SameOrder", "Scale", "Sigmoid", "Sign", "Sin", "Slice",
     "Smallest", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
     "Tile", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

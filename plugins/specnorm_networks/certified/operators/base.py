@@ -90,6 +90,13 @@ class Place:
         """Return the place of an operator on some inputs."""
         return cls(tuple(value.shape for value in values))
 
+    @property
+    def shape(self) -> KnownShape:
+        """Shape of the first input; `NoBoundError` if it is unknown."""
+        if self.before[0] is None:
+            raise NoBoundError("its sizes are not known: give the input shape")
+        return self.before[0]
+
     def known_shapes(self) -> list[tuple[int, ...]] | None:
         """Return the shapes of the inputs; None unless all of them are known."""
         shapes = [shape for shape in self.before if shape is not None]
@@ -120,16 +127,12 @@ class LinearMap:
     """Computes |A| x, with the absolute values of the entries of A."""
     roundings: int
     """Number of roundings of `apply`: ``|computed A x - A x| <= gamma(roundings) |A| |x|``."""
-    rows: FloatArray | None = None
-    """Upper bounds of the 2-norms of A's rows, broadcasting against the value's shape; None: unknown."""
     offset: Offset | None = None
     """Returns b; None: b is 0."""
     shape: KnownShape | None = None
     """Shape of the value; None: the one that `apply` returns."""
     adjoint: Adjoint | None = None
     """Computes A^T y; None: `with_adjoint` makes one."""
-    adjoint_roundings: int = 0
-    """Number of roundings of `adjoint`: ``|computed A^T y - A^T y| <= gamma(adjoint_roundings) |A^T| |y|``."""
     only_moves_entries: bool = False
     """Whether each entry of A x is an entry of an input, or 0."""
     kept_numbers: int = 0
@@ -138,7 +141,7 @@ class LinearMap:
     @classmethod
     def of_moves(cls, apply: Apply, offset: Offset | None = None) -> LinearMap:
         """Return a map that only moves entries (`only_moves_entries`); it has no roundings."""
-        return cls(apply, absolute=apply, roundings=0, rows=np.ones(()), offset=offset, only_moves_entries=True)
+        return cls(apply, absolute=apply, roundings=0, offset=offset, only_moves_entries=True)
 
     def sources(self, before: Sequence[KnownShape]) -> NDArray[np.intp]:
         """Return for each entry of the value, in flat order, the number of the entry of the inputs that is moved there.
@@ -177,11 +180,7 @@ class LinearMap:
         if count**2 > MOST_ENTRIES_AT_ONCE:
             raise NoBoundError("its transpose has too many entries")
         matrix = flattened(self.apply(_split(np.eye(count), before))).T
-        # An entry of A^T y is a sum of len(matrix) products: as many roundings, and those of the matrix's own entries.
-        roundings = len(matrix) + self.roundings + 2
-        return dataclasses.replace(
-            self, adjoint=lambda y: _split(flattened(y) @ matrix, before), adjoint_roundings=roundings
-        )
+        return dataclasses.replace(self, adjoint=lambda y: _split(flattened(y) @ matrix, before))
 
     def _with_adjoint_of_move(self, before: Sequence[KnownShape]) -> LinearMap:
         """Return the map with the adjoint that adds up all copies of each entry."""
@@ -194,8 +193,7 @@ class LinearMap:
             rows = [np.bincount(sources_of_moved, row, count) for row in flattened(y)[:, moved_entries]]
             return _split(np.array(rows).reshape(len(y), count), before)
 
-        most_copies = int(np.bincount(sources_of_moved).max(initial=1))
-        return dataclasses.replace(self, adjoint=add_up_copies, adjoint_roundings=most_copies - 1)
+        return dataclasses.replace(self, adjoint=add_up_copies)
 
     def back(self, y: FloatArray) -> list[FloatArray]:
         """Return A^T y, one array for each input. Only for a map `with_adjoint`."""
@@ -210,7 +208,7 @@ class LinearMap:
         magnitudes : sequence of array, shape (batch, *shape)
             Upper bounds of the absolute values of each input.
         roundings : int, optional
-            Number of roundings that are counted. Default: those of `apply`. With `adjoint_roundings` a bound e is
+            Number of roundings that are counted. Default: those of `apply`. With those of `adjoint` a bound e is
             returned such that ``|(computed A^T y) x - (A^T y) x| <= sum |y| e``.
         """
         n = self.roundings if roundings is None else roundings
@@ -220,17 +218,6 @@ class LinearMap:
         # The error is at most gamma(n) |A| |x| with gamma(n) = n u / (1 - n u) and u = 2^-53, less than (n + 4) 2^-52.
         # The magnitude itself had n roundings, and there are some more here: 2 n + 8 cover them all.
         return host.inflate(magnitude * ((n + 4) * 2.0**-52), 2 * n + 8) + UNDERFLOW
-
-    def magnitude(self, magnitudes: Sequence[FloatArray]) -> FloatArray:
-        """Return ``|A| |x| + |b|``, rounded up, shape (*shape of the value).
-
-        ``magnitudes``: upper bounds of the absolute values of each input, in the input's shape.
-        """
-        total = host.inflate(self.absolute([each[None] for each in magnitudes])[0], self.roundings + 4) + UNDERFLOW
-        if self.offset is not None:
-            offset, _ = self.offset()
-            total = host.next_up(total + abs(offset))
-        return np.asarray(host.next_up(total))
 
     def image(self, inputs: Sequence[Interval]) -> Interval:
         """Return an interval of the value for intervals of the inputs; roundings are counted.
@@ -435,13 +422,13 @@ class Linear(Operator):
 
     def _new_map(self, befores: list[KnownShape]) -> tuple[LinearMap, KnownShape] | None:
         """Return the linear map for inputs of some shapes, and the shape of its value; None if it has none."""
-        linear = self.map_at(*befores)
-        if linear is None:
-            return None
         try:
+            linear = self.map_at(*befores)
+            if linear is None:
+                return None
             # An empty batch gives the value's shape without computing anything.
             shape = linear.shape or linear.apply([np.zeros((0, *before)) for before in befores]).shape[1:]
-        except (NotRunError, ValueError, IndexError):
+        except (NoBoundError, NotRunError, ValueError, IndexError):
             return None
         return linear, shape
 

@@ -27,13 +27,6 @@ def apply_in_parts(
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def last_sizes(shape: Shape | None, count: int) -> list[int | None]:
-    """Return the sizes of the last axes; None for each size that is unknown."""
-    if shape is None or len(shape) < count:
-        return [None] * count
-    return list(shape[len(shape) - count :])
-
-
 def broadcast_shapes(shapes: Sequence[Shape | None]) -> Shape | None:
     """Return the shape that values are broadcast to; None if one of theirs is unknown; `ValueError` if none fits."""
     known_shapes = [shape for shape in shapes if shape is not None]

@@ -125,7 +125,7 @@ class ProductOrQuotient(Operator):
         with np.errstate(all="ignore"):
             factors = [supremum(factor) for factor in self.factors(first, second)]
         if any(bound and not math.isfinite(factor) for bound, factor in zip(bounds, factors, strict=True)):
-            raise NoBoundError(f"{self.reason}; {hint(ranges)}")
+            raise NoBoundError(f"{self.reason}; {hint(place)}")
         constants = constants_after_broadcast(bounds, place)
         terms = [host.mul_up(constant, factor) for constant, factor in zip(constants, factors, strict=True)]
         return host.add_up(*terms)

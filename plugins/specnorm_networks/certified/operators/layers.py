@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError, KernelError
-from specnorm.proof import AnyArray, host, layer_map
+from specnorm.proof import AnyArray, layer_map
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
@@ -109,12 +109,7 @@ class Convolution(_WithKernel):
         if before[1] != spec.cin:
             return None
         spatial = before[2:]
-        wrapping = _separate_wrapping(spec, spatial)
-        padded_spatial = spatial
-        if wrapping is not None:
-            geometry |= {"padding": 0, "padding_mode": "zeros"}
-            padded_spatial = tuple(n + sum(pair) for n, pair in zip(spatial, wrapping, strict=True))
-        spec_at_size = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": padded_spatial})
+        spec_at_size = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": spatial})
         stack_of_one: Any = kernel[None]
         layer = layer_map.Convolution(stack_of_one, spec_at_size, ops=NUMPY_OPS)
         output_entries, input_entries = layer.shape
@@ -124,12 +119,10 @@ class Convolution(_WithKernel):
         spatial_after = [n + more for n, more in zip(spatial_of_layer, extra, strict=True)]
         shape = (before[0], spec.cout, *spatial_after)
         # Entries that are needed for one sample: the taps of each pixel.
-        entries = kernel[0].size * spec.groups * max(math.prod(padded_spatial), math.prod(spatial_after))
+        entries = kernel[0].size * spec.groups * max(math.prod(spatial), math.prod(spatial_after))
 
         def applied(layer: layer_map.Convolution) -> Apply:
             def convolve_samples(x: FloatArray) -> FloatArray:
-                if wrapping is not None:
-                    x = np.pad(x, ((0, 0), (0, 0), *wrapping), mode="wrap")
                 vectors: Any = x.reshape(1, len(x), input_entries)
                 return np.asarray(layer.apply(vectors)).reshape(len(x), *output_shape)
 
@@ -158,54 +151,11 @@ class Convolution(_WithKernel):
             applied(layer),
             absolute=applied(layer.absolute()),
             roundings=roundings,
-            rows=_row_norms(kernel, spec, spatial).reshape(-1, *(1,) * spec.ndim),
             offset=self.bias,
             shape=shape,
-            adjoint=adjoint if wrapping is None else None,
-            adjoint_roundings=roundings,
+            adjoint=adjoint,
             kept_numbers=2 * kernel.size,  # the kernel and its absolute values
         )
-
-
-def _separate_wrapping(spec: ConvSpec, spatial: KnownShape) -> tuple[tuple[int, int], ...] | None:
-    """Return the circular padding that has to be done first, since `ConvSpec` has no such layer; else None.
-
-    These are layers whose stride does not divide the sizes of the input.
-    """
-    stride_divides = not any(n % s for n, s in zip(spatial, spec.stride, strict=True))
-    is_supported = spec.padding_mode != "circular" or spec.transposed or stride_divides
-    return None if is_supported else tuple(spec.padding)
-
-
-def _row_norms(kernel: FloatArray, spec: ConvSpec, spatial: KnownShape) -> FloatArray:
-    """Return for each output channel an upper bound of the norm of a row of the layer's matrix."""
-    taps_of_output = _with_outputs_first(kernel, spec).reshape(spec.cout, -1)
-    if _reads_pixels_once(spec, spatial):
-        return host.norm_up(taps_of_output)
-    # Several taps may read one pixel.
-    return host.inflate(abs(taps_of_output).sum(axis=1), taps_of_output.shape[1])
-
-
-def _reads_pixels_once(spec: ConvSpec, spatial: KnownShape) -> bool:
-    """Whether no two taps of an output read the same pixel of an input with some spatial sizes.
-
-    With zero padding none do. With circular padding none do if the kernel is no longer than the input.
-    """
-    if spec.padding_mode == "zeros":
-        return True
-    if spec.padding_mode != "circular" or spec.transposed:
-        return False
-    extents = [r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)]
-    return all(extent <= n for extent, n in zip(extents, spatial, strict=True))
-
-
-def _with_outputs_first(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
-    """Return a kernel with all entries of an output channel together; output channels are along the first axes."""
-    if not spec.transposed:
-        return kernel
-    # A transposed kernel has the shape (cin, cout / groups, ...): output (group, o) reads the inputs of its group.
-    split = kernel.reshape(spec.groups, spec.cin // spec.groups, *kernel.shape[1:])
-    return np.moveaxis(split, 1, 2)
 
 
 class Matrix(_WithKernel):
@@ -241,17 +191,13 @@ class Matrix(_WithKernel):
             return lambda x: alpha * (x[0] @ matrix.T if self.side == "right" else matrix @ x[0])
 
         multiply_by_adjoint = multiply_by(self.alpha, kernel.T)
-        axes_after = len(before) - 1 - axis
-        rows = host.next_up(abs(self.alpha) * host.norm_up(kernel))
         return LinearMap(
             multiply_by(self.alpha, kernel),
             absolute=multiply_by(abs(self.alpha), abs(kernel)),
             roundings=inputs + 4,
-            rows=rows.reshape(-1, *(1,) * axes_after),
             offset=self.bias,
             shape=(*before[:axis], outputs, *before[axis + 1 :]),
             adjoint=lambda y: [multiply_by_adjoint([y])],
-            adjoint_roundings=outputs + 4,
             kept_numbers=2 * kernel.size,  # the matrix and its absolute values
         )
 

@@ -21,7 +21,6 @@ from specnorm_networks.certified.operators.base import (
     Offset,
     Place,
 )
-from specnorm_networks.certified.shapes import Shape
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
 _NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -59,7 +58,7 @@ class Scale(Linear):
         """Whether all factors are finite, and the relative error of each is that of its roundings."""
         return are_accurate(self.values, 0 if self.exact else FACTOR_ROUNDINGS)
 
-    def _factors_up(self) -> FloatArray:
+    def factors_up(self) -> FloatArray:
         """Return the absolute values of the factors, rounded up."""
         sizes: FloatArray = abs(np.asarray(self.values, dtype=np.float64))
         if self.exact:
@@ -72,12 +71,11 @@ class Scale(Linear):
         values = np.asarray(self.values)
         if not values.size or not np.all(np.isfinite(values)):
             raise NoBoundError("it multiplies by values that are not finite")
-        largest = float(np.max(self._factors_up()))
+        largest = float(np.max(self.factors_up()))
         if values.size == 1:
             return largest
-        (before,) = place.before
-        after = broadcasting.broadcast_shapes_or_none(before, values.shape)
-        return host.mul_up(largest, host.root_up(broadcasting.copies_of_entry(before, after)))
+        after = broadcasting.broadcast_shapes_or_none(place.shape, values.shape)
+        return host.mul_up(largest, host.root_up(broadcasting.copies_of_entry(place.shape, after)))
 
     def alike(self, place: Place) -> frozenset[int]:
         if place.after is None or place.before[0] != place.after:
@@ -107,7 +105,6 @@ class Scale(Linear):
             return None
         ndim = len(shape)
         roundings = 1 if self.exact else SCALED_ENTRY_ROUNDINGS
-        copies = math.prod(map(int, shape)) // max(math.prod(before), 1)
 
         def multiply_by(factors: FloatArray) -> Apply:
             return lambda x: _with_axes_in_front(x[0], ndim) * factors
@@ -119,10 +116,8 @@ class Scale(Linear):
             multiply_by(values),
             absolute=multiply_by(abs(values)),
             roundings=roundings,
-            rows=self._factors_up(),
             offset=self.offset,
             adjoint=adjoint,
-            adjoint_roundings=roundings + copies,
         )
 
 
@@ -216,7 +211,6 @@ class Add(Linear):
             absolute=sum_with([abs(weight) for weight in self.weights]),
             roundings=1 + len(others) + has_division,
             adjoint=adjoint,
-            adjoint_roundings=math.prod(map(int, shape)) + 3,
         )
 
 
@@ -296,9 +290,9 @@ class _Reduction(Linear):
     keep: bool = False
     """Whether the axes stay, with size 1."""
 
-    def _count(self, before: Shape | None) -> int | None:
-        """Return how many entries become one; None if unknown."""
-        return None if before is None else math.prod(before[axis] for axis in self.axes)
+    def _count(self, before: KnownShape) -> int:
+        """Return how many entries become one."""
+        return math.prod(before[axis] for axis in self.axes)
 
     def alike(self, place: Place) -> frozenset[int]:
         before = place.before[0] or ()
@@ -322,7 +316,7 @@ class _Reduction(Linear):
         def adjoint(y: FloatArray) -> list[FloatArray]:
             return [np.broadcast_to(y.reshape(-1, *kept_shape) / divisor, (len(y), *before))]
 
-        return LinearMap(apply, absolute=apply, roundings=count + 1, adjoint=adjoint, adjoint_roundings=2)
+        return LinearMap(apply, absolute=apply, roundings=count + 1, adjoint=adjoint)
 
 
 class Sum(_Reduction):
@@ -331,20 +325,16 @@ class Sum(_Reduction):
     rule = "sum"
 
     def lipschitz(self, place: Place) -> float:
-        count = self._count(place.before[0])
-        if count is None:
-            raise NoBoundError("it sums numbers whose count depends on the input's size: give the input shape")
-        return host.root_up(count)
+        return host.root_up(self._count(place.shape))
 
 
 class Mean(_Reduction):
-    """Mean over axes: disjoint rows, of norm 1/sqrt(N) for N numbers; 1 if N is unknown."""
+    """Mean over axes: disjoint rows, of norm 1/sqrt(N) for N numbers."""
 
     rule = "mean"
 
     def lipschitz(self, place: Place) -> float:
-        count = self._count(place.before[0])
-        return 1.0 if count is None else host.root_up(Fraction(1, max(count, 1)))
+        return host.root_up(Fraction(1, max(self._count(place.shape), 1)))
 
 
 class Pad(Linear):
@@ -368,12 +358,9 @@ class Pad(Linear):
         if self.mode == "zeros":
             return 1.0
         counts = []
-        for (first, last), n in zip(self.pads, broadcasting.last_sizes(place.before[0], len(self.pads)), strict=True):
-            if n is None and self.mode == "reflect":
-                # On an axis of an unknown size, all entries of the padding may be copies of one pixel.
-                counts.append(1 + first + last)
-            else:
-                counts.append(padding_rules.padding_count(first, last, n, self.mode))
+        sizes = place.shape[len(place.shape) - len(self.pads) :]
+        for (first, last), n in zip(self.pads, sizes, strict=True):
+            counts.append(padding_rules.padding_count(first, last, n, self.mode))
         return host.root_up(math.prod(counts))
 
     def alike(self, place: Place) -> frozenset[int]:

@@ -26,7 +26,6 @@ from specnorm_networks.certified.operators.base import (
     Place,
 )
 from specnorm_networks.certified.operators.steep import hint
-from specnorm_networks.certified.shapes import Shape
 
 Form = Literal["mean square", "largest", "sum"]
 
@@ -47,7 +46,6 @@ class Centre(Linear):
             lambda x: x[0] - x[0].mean(axis=axes_of_batch, keepdims=True),
             absolute=lambda x: x[0] + x[0].mean(axis=axes_of_batch, keepdims=True),
             roundings=count + 3,
-            rows=np.ones(()),
         )
 
 
@@ -67,8 +65,8 @@ class Normalise(Operator):
     def run(self, *values: FloatArray) -> FloatArray:
         z, length = values
         if self.form == "mean square":
-            count = _count(z.shape, self.axes) or 1
-            return np.asarray(z / np.sqrt(length * length / count + self.eps))
+            count = math.prod(z.shape[axis] for axis in self.axes)
+            return np.asarray(z / np.sqrt(length * length / max(count, 1) + self.eps))
         divisor = np.maximum(length, self.eps) if self.form == "largest" else length + self.eps
         # In ONNX 0 / 0 is 0 here.
         return np.asarray(z / np.where(divisor == 0, 1.0, divisor))
@@ -81,23 +79,20 @@ class Normalise(Operator):
             lengths = ranges[1]
         if not self.eps >= 0:
             raise NoBoundError(f"eps={self.eps!r} is negative, or no number")
-        divisors = self._divisor(lengths, _count(place.before[0], self.axes))
+        divisors = self._divisor(lengths, _count(place.shape, self.axes))
         smallest_divisor = float(np.min(divisors.low, initial=math.inf))
         if not smallest_divisor > 0:
-            raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(ranges)}")
+            raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(place)}")
         return host.mul_up(bounds[0], host.div_up(1.0, smallest_divisor))
 
-    def _divisor(self, lengths: Interval, count: int | None) -> Interval:
-        """Return intervals of the divisor. ``count``: of entries that are normalised together; None: unknown."""
+    def _divisor(self, lengths: Interval, count: int) -> Interval:
+        """Return intervals of the divisor. ``count``: of entries that are normalised together."""
         s = enclosing((np.maximum(lengths.low, 0.0), np.maximum(lengths.high, 0.0)))
         if self.form == "largest":
             return enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))
         if self.form == "sum":
             return s + point(np.full(s.shape, self.eps))
-        if count:
-            mean_square = (s * s).scaled(1 / count, 2.0**-52)
-        else:
-            mean_square = enclosing((np.zeros(s.shape), np.full(s.shape, math.inf)))
+        mean_square = (s * s).scaled(1 / max(count, 1), 2.0**-52)
         return (mean_square + point(np.full(s.shape, self.eps))).root()
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
@@ -114,8 +109,8 @@ class Normalise(Operator):
         return (z * self._divisor(lengths, count).inverse()) & within(np.full(z.shape, largest))
 
 
-def _count(shape: Shape | None, axes: tuple[int, ...]) -> int | None:
-    """Return how many entries are normalised together; None if the axes or their sizes are unknown."""
-    if shape is None or len(set(axes)) < len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
-        return None
+def _count(shape: KnownShape, axes: tuple[int, ...]) -> int:
+    """Return how many entries are normalised together; `NoBoundError` if the shape has no such axes."""
+    if len(set(axes)) < len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
+        raise NoBoundError(f"axes {axes} of a value of shape {shape}")
     return math.prod(shape[axis] for axis in axes)

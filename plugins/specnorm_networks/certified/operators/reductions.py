@@ -12,7 +12,6 @@ from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     KnownShape,
-    NoBoundError,
     NotRunError,
     Operator,
     Place,
@@ -175,10 +174,7 @@ class LogSoftmax(_Probabilities):
             return np.asarray(difference - np.log(np.exp(difference).sum(axis=self.axes, keepdims=True)))
 
     def lipschitz(self, place: Place) -> float:
-        (before,) = place.before
-        if before is None:
-            raise NoBoundError("the number of classes is not known: give the input shape")
-        return host.root_up(max(math.prod(before[axis] for axis in self.axes), 1))
+        return host.root_up(max(_count(place.shape, self.axes), 1))
 
     def rounding(
         self,

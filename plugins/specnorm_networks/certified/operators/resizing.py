@@ -15,13 +15,9 @@ from specnorm_networks.certified.axes import Row
 from specnorm_networks.certified.operators.base import FloatArray, KnownShape, Linear, LinearMap, NoBoundError, Place
 from specnorm_networks.certified.operators.windows import weighted_sums_along
 
-UNKNOWN_SIZES = "its sizes are not known: give the input shape"
-_MODES = ("nearest", "linear")
-_COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners")
-
 
 class Resize(Linear):
-    """Nearest interpolation by whole factors, or linear interpolation.
+    """Nearest or linear interpolation.
 
     Its constant is the product of the norms of one matrix an axis. Each is sqrt(f) for nearest interpolation by a
     factor f, and at most sqrt(f) for linear interpolation, unless align_corners=True. A library whose coordinates are
@@ -37,9 +33,9 @@ class Resize(Linear):
     scales: tuple[Fraction, ...]
     """Outputs per input pixel along all axes, as the framework uses them for coordinates."""
     coordinates: str
-    """How an output's index gives its coordinate in the input: one of `_COORDINATES`."""
+    """How an output's index gives its coordinate in the input: one of `axes.COORDINATES`."""
     nearest: str = "floor"
-    """How a coordinate gives a pixel: "floor", "ceil", "round_prefer_floor" or "round_prefer_ceil"."""
+    """How a coordinate gives a pixel: one of `axes.ROUNDINGS`."""
 
     def alike(self, place: Place) -> frozenset[int]:
         sizes = place.before[0] or ()
@@ -53,55 +49,37 @@ class Resize(Linear):
         return replace(self, sizes=tuple(1 if axis in axes else n for axis, n in enumerate(self.sizes)))
 
     def lipschitz(self, place: Place) -> float:
-        (before,) = place.before
-        if before is None or len(before) != len(self.scales):
-            raise NoBoundError(UNKNOWN_SIZES)
-        return host.mul_up(*(self._norm_up(axis, n) for axis, n in enumerate(before)))
-
-    def _norm_up(self, axis: int, size: int) -> float:
-        if self._keeps_axis(axis, size):
-            return 1.0
-        rows = self._rows(axis, size)
-        if rows is None:
-            raise NoBoundError(f"resizing by {self.mode} with {self.coordinates} coordinates has no rule")
-        return axes.weights_norm_up(tuple(rows))
+        rows_of_axes = self._rows_of_axes(place.shape)
+        return host.mul_up(*(1.0 if rows is None else axes.weights_norm_up(rows) for rows in rows_of_axes))
 
     def _keeps_axis(self, axis: int, size: int) -> bool:
         """Whether an axis of a size in the input stays as it is."""
-        has_same_size = self.sizes is None or self.sizes[axis] == size
-        has_rule = self.mode in _MODES and self.coordinates in _COORDINATES
-        return has_same_size and self.scales[axis] == 1 and has_rule
+        return self.scales[axis] == 1 and self._outputs(axis, size) == size
 
     def _outputs(self, axis: int, size: int) -> int:
         """Return the size of the value along an axis, for a size of the input."""
         return math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
 
     def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+        return weighted_sums_along(before, self._rows_of_axes(before))
+
+    def _rows_of_axes(self, before: KnownShape) -> list[tuple[Row, ...] | None]:
+        """Return pixels and weights of each output along each axis; None for an axis that stays as it is."""
+        kind = self.nearest if self.mode == "nearest" else self.mode
+        if kind not in ("linear", *axes.ROUNDINGS) or self.coordinates not in axes.COORDINATES:
+            raise NoBoundError(f"resizing by {self.mode} ({self.nearest}, {self.coordinates} coordinates) has no rule")
         if len(before) != len(self.scales):
-            return None
-        rows_of_axes: list[Sequence[Row] | None] = []
+            raise NoBoundError(f"resizing of {len(self.scales)} axes of a value of shape {before}")
+        rows_of_axes: list[tuple[Row, ...] | None] = []
         for axis, size in enumerate(before):
+            outputs = self._outputs(axis, size)
             if self._keeps_axis(axis, size):
                 rows_of_axes.append(None)
-                continue
-            rows = self._rows(axis, size)
-            if rows is None:
-                return None
-            rows_of_axes.append(rows)
-        return weighted_sums_along(before, rows_of_axes)
-
-    def _rows(self, axis: int, size: int) -> Sequence[Row] | None:
-        """Return pixels and weights of each output along an axis, for a size of the input; None if unknown."""
-        scale = self.scales[axis]
-        outputs = self._outputs(axis, size)
-        if max(size, outputs) > axes.LONGEST:
-            return None
-        if self.mode == "linear":
-            return axes.linear_rows(size, outputs, scale, self.coordinates)
-        if self.mode != "nearest":
-            return None
-        pixels = axes.nearest_pixels(size, outputs, scale, self.coordinates, self.nearest)
-        return None if pixels is None else [((int(pixel), Fraction(1)),) for pixel in pixels]
+            elif max(size, outputs) <= axes.LONGEST:
+                rows_of_axes.append(axes.resized_rows(size, outputs, self.scales[axis], self.coordinates, kind))
+            else:
+                raise NoBoundError(f"resizing of {size} pixels to {outputs}, more than {axes.LONGEST}, has no rule")
+        return rows_of_axes
 
     def rounding(
         self,

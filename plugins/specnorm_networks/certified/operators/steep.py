@@ -22,10 +22,9 @@ ROUNDINGS_OF_EXP = 2**9
 """Roundings that stand for an exponential and a few operations on it: `curved.VALUE_ERROR` is 2^8 of them."""
 
 
-def hint(ranges: Sequence[Interval | None]) -> str:
+def hint(place: Place) -> str:
     """Return the advice for a missing constant: to give a box of inputs; if all lie in one, a narrower one."""
-    is_bounded = bool(ranges) and all(x is not None and np.isfinite(x.magnitude()).all() for x in ranges)
-    box = "narrower box" if is_bounded else "box"
+    box = "narrower box" if place.boxed else "box"
     return (
         f"on a {box} of inputs it may have one: specnorm_networks.within(graph, low, high) or --input-range states "
         "one, radius= a ball"
@@ -58,7 +57,7 @@ class Steep(Curved):
             if slopes is not None:
                 return float(max(np.max(abs(end), initial=0.0) for end in slopes))
         if self.slopes_on_range is None or not np.isfinite(self.slopes_on_range.ends).all():
-            raise NoBoundError(f"its slope has no bound; {hint(ranges)}")
+            raise NoBoundError(f"its slope has no bound; {hint(place)}")
         return super().lipschitz(place)
 
 
@@ -163,24 +162,6 @@ class Sqrt(Steep):
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         return enclosing((low, high)).root().ends
-
-
-class Rsqrt(Steep):
-    """One over the root."""
-
-    library_roundings = 8
-    positive = True
-    limits = (0.0, math.inf)
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return np.asarray(1 / np.sqrt(x))
-
-    def derivative(self, x: Interval) -> Interval:
-        return -(x * x.root()).scaled(2.0).inverse()
-
-    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
-        down, up = enclosing((low, high)).root().inverse().ends
-        return np.maximum(down, 0.0), up
 
 
 class Reciprocal(Steep):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from fractions import Fraction
 from typing import TypeAlias
 
 import numpy as np
@@ -24,7 +25,7 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Program,
 )
-from specnorm_networks.certified.operators.broadcasting import apply_in_parts, last_sizes
+from specnorm_networks.certified.operators.broadcasting import apply_in_parts
 from specnorm_networks.certified.operators.joins import Maximum, Minimum
 from specnorm_networks.certified.operators.moves import Gather
 
@@ -40,47 +41,25 @@ class Windows:
     ceil: bool = False
     """Whether the last window may leave the padded input; none starts after the end of the input."""
 
-    def per_axis(self, place: Place, *, count_padding: bool = True) -> list[AxisPooling]:
-        """Return the windows along each axis, with the sizes that are known.
+    def at(self, before: KnownShape, *, count_padding: bool = True) -> list[AxisPooling]:
+        """Return the windows along each axis for an input of a shape; `NoBoundError` if it has too few axes.
 
         ``count_padding``: whether padding counts in an average.
-
-        Raises
-        ------
-        NoBoundError
-            If the value's sizes are not those that the windows give.
         """
-        ndim = len(self.kernel)
+        if len(before) < len(self.kernel):
+            raise NoBoundError(f"windows over {len(self.kernel)} axes of a value of shape {before}")
+        sizes = before[len(before) - len(self.kernel) :]
         windows = []
-        sizes_before = last_sizes(place.before[0], ndim)
-        sizes_after = last_sizes(place.after, ndim)
-        for axis in range(ndim):
-            size = sizes_before[axis]
-            stated_outputs = sizes_after[axis]
-            padding_before, padding_after = self.padding[axis]
-            window = AxisPooling(
-                self.kernel[axis],
-                self.stride[axis],
-                self.dilation[axis],
-                padding_before,
-                padding_after,
-                size,
-                stated_outputs,
-                self.ceil,
-                count_padding,
-            )
-            if size is not None:
-                window = replace(window, outputs=window.count(size))
-                if stated_outputs not in (None, window.outputs):
-                    raise NoBoundError(f"its windows give {window.outputs} outputs along an axis, not {stated_outputs}")
-            windows.append(window)
+        for k, s, r, pair, n in zip(self.kernel, self.stride, self.dilation, self.padding, sizes, strict=True):
+            windows.append(AxisPooling(k, s, r, *pair, n, self.ceil, count_padding))
         return windows
 
-    def at(self, before: KnownShape, *, count_padding: bool = True) -> list[AxisPooling] | None:
-        """Return the windows along each axis for an input of known sizes; None if it has too few axes."""
-        if len(before) < len(self.kernel):
-            return None
-        return self.per_axis(Place((before,)), count_padding=count_padding)
+
+def _require_outputs(windows: Sequence[AxisPooling], place: Place) -> None:
+    """Refuse a value whose last sizes are not those that windows give."""
+    outputs = tuple(window.outputs for window in windows)
+    if place.after is not None and place.after[len(place.after) - len(outputs) :] != outputs:
+        raise NoBoundError(f"its windows give {outputs} outputs, not {place.after}")
 
 
 RowsOfAxes: TypeAlias = Sequence[Sequence[Row] | None]
@@ -113,7 +92,6 @@ def weighted_sums_along(before: KnownShape, rows_of_axes: RowsOfAxes) -> LinearM
         roundings=_roundings_of_sums(rows_of_axes),
         shape=shape,
         adjoint=lambda y: [apply_adjoint(y)],
-        adjoint_roundings=_roundings_of_sums(columns_of_axes),
     )
 
 
@@ -192,37 +170,56 @@ class MaxPool(Operator):
 
     def lipschitz(self, place: Place) -> float:
         """Return the root of the largest number of windows that contain one pixel."""
-        return host.root_up(math.prod(map(axes.overlap, self.windows.per_axis(place))))
+        windows = self.windows.at(place.shape)
+        _require_outputs(windows, place)
+        return host.root_up(math.prod(map(axes.overlap, windows)))
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
-        steps = self.written_out([x.shape])
-        if steps is None:
-            raise NotRunError(f"no windows, or windows of padding alone, in a value of shape {x.shape}")
+        try:
+            steps = self.written_out([x.shape])
+        except NoBoundError as error:
+            raise NotRunError(str(error)) from error
         for step, _ in steps:
             x = step.run(x)
         return x
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program | None:
-        """Return the maxima along one axis after the other; None if windows are unknown, or one contains no pixel."""
+    def written_out(self, before: Sequence[KnownShape]) -> Program:
+        """Return the maxima along one axis after the other; `NoBoundError` if a window contains no pixel."""
         (shape,) = before
-        pixels_of_axes = [window.pixels() for window in self.windows.at(shape) or ()]
-        if not pixels_of_axes:
-            return None
+        pixels_of_axes = [window.pixels() for window in self.windows.at(shape)]
         first_axis = len(shape) - len(pixels_of_axes)
         program: Program = []
         for axis, pixels in enumerate(pixels_of_axes, first_axis):
             if not all(pixels):
-                return None
+                raise NoBoundError(f"windows of padding alone in a value of shape {shape}")
             program.append((WindowMaximum(axis, axes.table(pixels)), (len(program),)))
         return program
+
+
+def average_norm_up(pooling: AxisPooling) -> float:
+    """Return the norm of averaging along one axis, rounded up: that of the matrix with a row of weights an output.
+
+    Where these are too many, and padding counts, it is at most ``sqrt(sum_r c_r^2) / k`` with ``c_r`` the number of
+    taps in residue class r modulo the stride: all rows are translates of one another. The norm tends to that as the
+    size grows.
+    """
+    if max(pooling.size, pooling.outputs) <= axes.LONGEST and pooling.outputs * pooling.kernel <= axes.WEIGHTS:
+        return axes.weights_norm_up(axes.average_rows(pooling))
+    # The formula supposes that all rows are translates of one another: no dilation, no windows cut off by ``ceil``, and
+    # the same divisor at the border.
+    has_equal_divisors = pooling.count_padding or pooling.before == pooling.after == 0
+    if pooling.ceil or pooling.dilation != 1 or not has_equal_divisors or pooling.kernel > axes.LONGEST:
+        raise NoBoundError(f"averages over {pooling.outputs} windows of {pooling.kernel} pixels: too many")
+    taps_of_class = [len(range(r, pooling.kernel, pooling.stride)) for r in range(min(pooling.stride, pooling.kernel))]
+    return host.root_up(Fraction(sum(count * count for count in taps_of_class), pooling.kernel**2))
 
 
 class AveragePool(Linear):
     """The mean of each window.
 
     The matrix is a Kronecker product of one matrix an axis, so that its norm is the product of their norms
-    (`axes.average_norm_up`); these are 1/sqrt(k) for windows of k entries that do not overlap.
+    (`average_norm_up`); these are 1/sqrt(k) for windows of k entries that do not overlap.
     """
 
     rule = "average_pool"
@@ -235,15 +232,10 @@ class AveragePool(Linear):
         return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
 
     def lipschitz(self, place: Place) -> float:
-        windows = self.windows.per_axis(place, count_padding=self.count_padding)
-        norms = [axes.average_norm_up(window) for window in windows]
-        proven_norms = [norm for norm in norms if norm is not None]
-        if len(proven_norms) < len(norms):
-            raise NoBoundError("its windows at the border depend on the input's size: give the input shape")
-        return host.mul_up(*proven_norms)
+        windows = self.windows.at(place.shape, count_padding=self.count_padding)
+        _require_outputs(windows, place)
+        return host.mul_up(*map(average_norm_up, windows))
 
     def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
         windows = self.windows.at(before, count_padding=self.count_padding)
-        if windows is None:
-            return None
         return weighted_sums_along(before, [axes.average_rows(window) for window in windows])

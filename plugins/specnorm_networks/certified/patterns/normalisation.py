@@ -78,8 +78,6 @@ def _quotient(node: Node, structure: Structure) -> tuple[str, Divisor]:
 
 def _divisor_of_inverse(node: Node, structure: Structure) -> Divisor:
     """Return the divisor whose inverse a node computes."""
-    if isinstance(node.operator, ops.Rsqrt):
-        return _mean_square(node.inputs[0], structure)
     if isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1:
         return _length_or_root(structure.input_of(node), structure)
     raise NoPattern

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, enclosing, host, make_interval
 from specnorm_networks import Graph, Node
-from specnorm_networks.local.certified.ranges import Ball, Walk, check_ball, ranges
+from specnorm_networks.local.certified.ranges import Ball, Walk, changed_by, check_ball, ranges
 from specnorm_networks.local.certified.strips import breaks as breaks_of
 from specnorm_networks.local.certified.strips import strip_on
 from specnorm_networks.tools import (
@@ -69,7 +69,7 @@ class Network:
         self.nodes = graph.by_name
         self.shape: KnownShape = shapes[0]
         self.linear = linear_operators(graph)
-        self.changing = graph.changed_by(graph.inputs)
+        self.changing = changed_by(graph, graph.inputs)
         """Names of the values that change with the input."""
         self.readers: dict[str, list[str]] = {}
         for node in graph.nodes:
@@ -97,7 +97,7 @@ class Network:
         """
         start_changes = what.start in self.changing
         end_changes = what.end in self.changing - {what.start}
-        changes_otherwise = what.end in self.graph.changed_by([self.input], fixed=what.start)
+        changes_otherwise = what.end in changed_by(self.graph, [self.input], fixed=what.start)
         return start_changes and end_changes and not changes_otherwise
 
 
@@ -503,16 +503,16 @@ class LinearBounds(Walk):
         """Return what a linear operator adds to its linear part, and its errors on the present ranges."""
         if node.name not in self._linear_offsets:
             sizes = [self.locations[name].range.magnitude() for name in node.inputs]
-            rounding = linear.error_of_apply([size[None] for size in sizes], linear.adjoint_roundings)[0]
+            # An entry of A^T y is a sum of no more products than the value has entries, and of those of a few steps.
+            roundings = math.prod(node.shape or ()) + linear.roundings + 32
+            rounding = linear.error_of_apply([size[None] for size in sizes], roundings)[0]
             added = np.zeros(())
             error = np.zeros(())
             if linear.offset is not None:
                 added, error = (np.asarray(part, dtype=np.float64) for part in linear.offset())
-            tiny = 0.0
-            if linear.adjoint_roundings:
-                # The sum of the magnitudes was rounded; 2^24 is an upper limit of their number.
-                total_size = float(sum(float(size.sum()) for size in sizes))
-                tiny = host.inflate(total_size + 1.0, 2**24) * TINY
+            # The sum of the magnitudes was rounded; 2^24 is an upper limit of their number.
+            total_size = float(sum(float(size.sum()) for size in sizes))
+            tiny = host.inflate(total_size + 1.0, 2**24) * TINY
             self._linear_offsets[node.name] = LinearOffset(added, host.next_up(rounding + error), tiny)
         return self._linear_offsets[node.name]
 

@@ -8,7 +8,7 @@ three are intersected.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Interval, Upper, anything, arithmetic, around, host, interval
 from specnorm_networks import Graph, Node
+from specnorm_networks.local.certified.rows import row_norms
 from specnorm_networks.tools import (
     FloatArray,
     Inputs,
@@ -32,6 +33,15 @@ from specnorm_networks.tools import (
     linear_map_of,
     moved,
 )
+
+
+def changed_by(graph: Graph, starts: Iterable[str], fixed: str = "") -> set[str]:
+    """Return the names of some values, and of those that change with them, while the value ``fixed`` stays."""
+    moved_names = {*starts} - {fixed}
+    for node in graph.nodes:
+        if node.name != fixed and not moved_names.isdisjoint(node.inputs):
+            moved_names.add(node.name)
+    return moved_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +176,7 @@ class Walk:
         self.at_centre = at_centre
         self.constants_to = constants_to
         self.known = known
-        self.changing = graph.changed_by(graph.inputs)
+        self.changing = changed_by(graph, graph.inputs)
         """Names of the values that change with the inputs."""
         self.locations: dict[str, Location] = {}
         """Locations of the values that were visited."""
@@ -212,12 +222,11 @@ class Walk:
         linear = self.linear(node)
         image = image_of(self.graph, node, [self.locations[name].range for name in node.inputs], linear)
         changing = [name for name in node.inputs if name in self.changing]
-        if len(changing) != 1 or node.name not in self.at_centre or linear is None or linear.rows is None:
+        if len(changing) != 1 or node.name not in self.at_centre or linear is None:
             return image
-        # An entry changes by at most the norm of its row times the distance of the input. Norms of rows are stated
-        # rounded up; the allowance also covers a user's map whose norms are rounded sums of up to 2^24 squares.
-        rows = host.inflate(linear.rows, 2**24) + 2.0**-500
-        reach = host.next_up(rows * self.locations[changing[0]].distance)
+        # An entry changes by at most the norm of its row times the distance of the input.
+        before = self.locations[node.inputs[0]].range.shape
+        reach = host.next_up(row_norms(node.operator, linear, before) * self.locations[changing[0]].distance)
         reach = np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
         return image & (self.at_centre[node.name] + interval.within(reach))
 
