@@ -87,8 +87,8 @@ class NetworkBound(AnswerWithFile):
         Bounds of all values, in the order of computation.
     unknown : tuple of UnknownNode
         Nodes without a rule. All values that are computed from them are unknown, too.
-    input_shapes : mapping of str to tuple, or None
-        Shapes for which the bound holds; None: any.
+    input_shapes : mapping of str to tuple
+        Shapes for which the bound holds.
     product_claim : Upper or None
         The constant by the rules of single nodes, without `runs`.
     runs : tuple of RunBound
@@ -115,7 +115,7 @@ class NetworkBound(AnswerWithFile):
     ends: Mapping[str, Upper | None]
     nodes: tuple[Step, ...]
     unknown: tuple[UnknownNode, ...]
-    input_shapes: Mapping[str, tuple[int, ...] | None]
+    input_shapes: Mapping[str, tuple[int, ...]]
     product_claim: Upper | None = None
     runs: tuple[RunBound, ...] = ()
     radius: float | None = None
@@ -291,8 +291,7 @@ class NetworkBound(AnswerWithFile):
 
     def _input_in_words(self, name: str) -> str:
         """Return an input's name, shape and box."""
-        shape = self.input_shapes[name]
-        sizes = "any shape" if shape is None else "x".join(map(str, shape))
+        sizes = "x".join(map(str, self.input_shapes[name]))
         box = ""
         if name in self.input_ranges:
             ends = self.input_ranges[name]

@@ -111,7 +111,7 @@ def _result(graph: Graph, constants: NetworkConstants) -> NetworkBound:
         {name: constants.steps[name].claim for name in graph.outputs},
         tuple(step for name, step in constants.steps.items() if name not in graph.fixed_values),
         constants.unknown,
-        {name: graph.by_name[name].shape for name in graph.inputs},
+        graph.input_shapes,
         input_ranges=stated_boxes(graph),
     )
 

@@ -124,9 +124,7 @@ def nonexpansive(
 def _search(graph: Graph, start: Array | None, steps: int) -> tuple[float, tuple[Array, Array]]:
     """Return the largest ratio that a search reaches, and its pair of inputs."""
     (name,) = graph.inputs
-    shape = graph.by_name[name].shape
-    if shape is None:
-        raise MethodError("The search for a pair needs an input of a known shape: give input_shape.")
+    shape = graph.input_shapes[name]
     x = np.random.default_rng(0).standard_normal(shape) if start is None else start.reshape(shape).astype(float)
     pairs = Pairs(graph)
     pairs.ascend({name: x}, steps, (_DISTANCE,))

@@ -181,7 +181,7 @@ def stepped_program(
 
 
 def first_sweeps(passes: Any) -> Any:
-    """Least number of sweeps in a forward pass, after a number of passes: 4, 3 and 2 in 16 passes each, then less.
+    """Least number of sweeps in a forward pass, after a number of passes: 5, 4, 3 and 2 in 16 passes each, then less.
 
     An optimiser's first steps change all weights in one direction, and one sweep a pass would lag.
 
@@ -189,7 +189,7 @@ def first_sweeps(passes: Any) -> Any:
     ----------
     passes : int or integer array
     """
-    return 4 - passes // 16
+    return 5 - passes // 16
 
 
 @called_while_tracing

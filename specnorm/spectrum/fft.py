@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import FigureRule, Kind
 
-_WORK_OF_VISITS = 4e7
+_WORK_OF_VISITS = 2e8
 """Work of visits of a whole grid, in multiplications, up to which they take less time than a search."""
 _CALLS_A_FREQUENCY = 2e4
 """Work that a frequency takes besides the Gram products of its matrix, in multiplications."""

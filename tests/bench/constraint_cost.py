@@ -27,8 +27,8 @@ CHANNELS = 16, 64, 256, 512
 METHODS = "torch", "default", "TensorNorm()"
 REPEATS = {16: 60, 64: 40, 256: 15, 512: 9}
 """Turns that are counted for a weight, by its channels."""
-WARM = 33
-"""Turns of a weight that are not counted: in each of its first 32 passes a layer makes three iterations."""
+WARM = 65
+"""Turns of a weight that are not counted: in each of its first 64 passes a layer makes more iterations."""
 TURNS = 5
 """Turns that are counted for a whole training step."""
 

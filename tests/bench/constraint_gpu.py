@@ -27,8 +27,8 @@ from bench.ways import WAYS
 
 METHODS = "torch", "default"
 BATCH = 128
-WARM = 40
-"""Turns that are not counted: CUDA kernels are loaded in them, and a step is recorded after the 32 first passes."""
+WARM = 65
+"""Turns that are not counted: CUDA kernels are loaded in them, and a step is recorded after the 64 first passes."""
 REPEATS = 40
 
 

@@ -21,8 +21,8 @@ _Call = tuple[Any, ...]
 """A function, its arguments, and options of XLA if there are any."""
 _FAST_COMPILATION = {"xla_cpu_use_fusion_emitters": False}
 """Options of XLA with which a CPU's loops are compiled faster."""
-_WARM = 40
-"""Turns that are not counted: the first 32 passes of a constraint take three steps each."""
+_WARM = 65
+"""Turns that are not counted: the first 64 passes of a constraint take more steps each."""
 
 
 def rows() -> Iterator[Row]:

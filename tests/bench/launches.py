@@ -23,8 +23,8 @@ VIEWS = (
     "view_as_complex", "view_as_real",
 )  # fmt: skip
 """Names of the operations that launch nothing."""
-WARM = 50
-"""Passes before the one that is counted: the first 48 have more sweeps."""
+WARM = 65
+"""Passes before the one that is counted: the first 64 have more sweeps."""
 
 
 class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -319,11 +319,12 @@ def test_sizes_that_are_open_are_no_equal_ones() -> None:
     assert bound(sum_of([1, 9], [1, 9])).upper == pytest.approx(math.sqrt(2))
 
 
-def test_padding_that_depends_on_the_size_has_no_map_without_it() -> None:
+def test_padding_that_depends_on_the_size_needs_it() -> None:
     """ONNX's "same" of stride 2 pads (0, 1) at even sizes, (1, 1) at odd ones: aligned so, taps cancelled."""
     same = N("Conv", ["x", "k"], ["y"], auto_pad="SAME_UPPER", strides=[2])
     kernel = {"k": np.array([[[0.0, -1.0, 0.5]]])}
-    assert bound(graph_of(model([same], [1, 1, "n"], kernel)), check=False).upper is None
+    with pytest.raises(MethodError, match="give the input shape"):
+        bound(graph_of(model([same], [1, 1, "n"], kernel)))
     assert bound(graph_of(model([same], [1, 1, 4], kernel))).upper is not None
 
 

@@ -6,7 +6,7 @@ A node's inputs are values of the graph, constants among them. An operator depen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm_networks.certified.operators.base import NotRunError, Operator, Place, Slopes
+from specnorm.proof import visible
+from specnorm_networks.certified.operators.base import KnownShape, NotRunError, Operator, Place, Slopes
 from specnorm_networks.certified.operators.layers import Layer
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.regions import Box, Region
 from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model import Model
 
+SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
 __all__ = ["Graph", "Layer", "Node", "Shape"]
 
 
@@ -118,6 +120,15 @@ class Graph:
         """Names of the inputs that may change: Lipschitz constants are with respect to them."""
         return tuple(node.name for node in self.nodes if isinstance(node.operator, Input) and node.operator.may_change)
 
+    @property
+    def input_shapes(self) -> dict[str, KnownShape]:
+        """Shapes of `inputs`, by name; `MethodError` if one is not known."""
+        shapes = {name: shape for name in self.inputs if (shape := self.by_name[name].shape) is not None}
+        missing = [visible(name) for name in self.inputs if name not in shapes]
+        if missing:
+            raise MethodError(f"not all sizes of {', '.join(missing)} are stated: {SIZES}.")
+        return shapes
+
     @cached_property
     def fixed_values(self) -> frozenset[str]:
         """Names of the values that are the same for all inputs, such as biases: those of `Constant` nodes."""
@@ -164,14 +175,6 @@ class Graph:
     def place(self, node: Node) -> Place:
         """Return the shapes of a node's inputs and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
-
-    def changed_by(self, starts: Iterable[str], fixed: str = "") -> set[str]:
-        """Return the names of some values, and of those that change with them, while the value ``fixed`` stays."""
-        moved = {*starts} - {fixed}
-        for node in self.nodes:
-            if node.name != fixed and not moved.isdisjoint(node.inputs):
-                moved.add(node.name)
-        return moved
 
     def readers(self) -> Counter[str]:
         """Return how often each value is used, by nodes and as an output."""

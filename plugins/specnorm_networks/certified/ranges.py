@@ -221,15 +221,13 @@ def _with_box(node: Node, low: BoxEnd, high: BoxEnd) -> Node:
         raise MethodError(
             f"The box of input {node.name} has a low end above its high end, or ends that are no numbers."
         )
-    shape = node.shape
-    if shape is not None:
-        for end in ends:
-            try:
-                np.broadcast_to(end, shape)
-            except ValueError as error:
-                raise MethodError(
-                    f"The box of input {node.name} has an end of shape {end.shape}; the input has shape {shape}."
-                ) from error
+    for end in ends:
+        try:
+            np.broadcast_to(end, node.shape or ())
+        except ValueError as error:
+            raise MethodError(
+                f"The box of input {node.name} has an end of shape {end.shape}; the input has shape {node.shape}."
+            ) from error
     return replace(node, operator=Input(low=ends[0], high=ends[1]))
 
 
@@ -274,20 +272,17 @@ class LazyRanges:
 
     def __getitem__(self, name: str) -> Interval | None:
         if self._intervals is None:
-            if any(self.graph.by_name[source].shape is None for source in self.graph.inputs):
-                return None
             self._intervals = ranges(self.graph, box_of(self.graph))
         return self._intervals.get(name)
 
 
 def box_of(graph: Graph) -> Box:
-    """Return the box that is stated for the inputs, infinite if none is; in their shapes if these are known."""
+    """Return the box that is stated for the inputs, infinite if none is, in their shapes."""
     low: dict[str, NDArray[np.float64]] = {}
     high: dict[str, NDArray[np.float64]] = {}
     everything = (np.array(-math.inf), np.array(math.inf))
     for name, operator in _inputs(graph):
-        shape = graph.by_name[name].shape
         low_end, high_end = operator.box or everything
-        low[name] = low_end if shape is None else np.broadcast_to(low_end, shape)
-        high[name] = high_end if shape is None else np.broadcast_to(high_end, shape)
+        low[name] = np.broadcast_to(low_end, graph.input_shapes[name])
+        high[name] = np.broadcast_to(high_end, graph.input_shapes[name])
     return Box(low, high)

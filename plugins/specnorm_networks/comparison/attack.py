@@ -22,7 +22,7 @@ from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.certified.writing_out import linear_operators, written_out
 from specnorm_networks.comparison.execution import Value, apart_down, moved_up, run_with_errors
-from specnorm_networks.comparison.probes import probes, sizes
+from specnorm_networks.comparison.probes import probes
 
 PROBES = 4
 """Number of inputs near which pairs are tried."""
@@ -67,10 +67,8 @@ def attack(
     """
     constants = {name: claim.value for name, claim in answer.constants.items()}
     pairs = Pairs(graph, constants, answer.upper, region, ranges or {})
-    shapes = sizes(graph)
-    if len(shapes) == len(graph.inputs):  # a graph made by hand may have inputs of unknown shape
-        for inputs in itertools.islice(probes(graph, shapes, region), PROBES):
-            pairs.ascend(inputs, STEPS, DISTANCES)
+    for inputs in itertools.islice(probes(graph, graph.input_shapes, region), PROBES):
+        pairs.ascend(inputs, STEPS, DISTANCES)
     return pairs.count, pairs.reached
 
 

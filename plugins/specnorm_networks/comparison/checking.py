@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from specnorm.errors import MethodError
 from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError
@@ -22,10 +21,9 @@ from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute, last_readers
-from specnorm_networks.comparison.probes import Shapes, probes, samples, sizes
+from specnorm_networks.comparison.probes import Shapes, probes, samples
 from specnorm_networks.model import Checked, Computed, Model, NotExecutedError, equal_but_for_rounding
 
-SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
 SAMPLES = (2, 3, 16)
@@ -55,12 +53,8 @@ def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
     """
     if graph.model is None:
         return Checked()
-    shapes = sizes(graph)
-    missing = [visible(name) for name in graph.inputs if name not in shapes]
-    if missing:
-        raise MethodError(f"not all sizes of {', '.join(missing)} are stated: {SIZES}.")
     try:
-        return _compare_all(graph, read, graph.model, shapes, region)
+        return _compare_all(graph, read, graph.model, graph.input_shapes, region)
     except NotExecutedError as error:
         return Checked(reason=str(error))
 

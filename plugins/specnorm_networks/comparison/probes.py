@@ -24,12 +24,6 @@ MOST_PROBES = 7
 """Largest number of inputs on which a network is executed."""
 
 
-def sizes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the graph's inputs, without inputs that have an open size."""
-    shapes = {name: graph.by_name[name].shape for name in graph.inputs}
-    return {name: shape for name, shape in shapes.items() if shape is not None}
-
-
 def probes(graph: Graph, shapes: Shapes, region: Area | None = None) -> Iterator[Inputs]:
     """Yield inputs at random and with structure, in a region if one is given; fewer for large networks."""
     further = min(MOST_PROBES - 1, WORK // max(_work(graph, shapes), 1))

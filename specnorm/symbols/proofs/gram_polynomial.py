@@ -296,13 +296,14 @@ class GramPolynomial:
         return host.next_up(host.next_up(rotated + self._lost) / self._shrink)
 
     def norm_up_by(self, bounds: Array) -> np.ndarray:
-        """`norm_up` of all of H, from bounds of the Hermitian matrices that sums of its planes stand for.
+        """`norm_up` of all of H, from bounds of the norms of `real_matrices_of`.
 
-        See `norms.square_of_hermitian`. A matrix E of errors in H becomes one of a norm up to ``sqrt(2) (||Re E|| +
-        ||Im E||)``. The sum of the planes has a rounding, relative to the Frobenius norm.
+        An entry of the sum over all lags has twice the roundings that `error` counts, and 2 more. And magnitudes of two
+        terms of a lag add up to at most ``sqrt(2)`` times what stands for them there. So its errors are below 3 times
+        it. They stay so for the Hermitian matrix: of its real matrix's errors e, an entry is ``(e_ij + e_ji) / 2 +
+        i (e_ij - e_ji) / 2``, of a modulus of at most that of the larger one.
         """
-        of_sums = rounding.up(bounds, self.size, xp=self.xp)
-        return self.norm_up(np.asarray(self.ops.to_numpy(of_sums), dtype=np.float64) + 2 * self.error)
+        return self.norm_up(np.asarray(self.ops.to_numpy(bounds), dtype=np.float64) + 3 * self.error)
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
         """First `rank` columns of H, complex, shape (f, size, rank): A above B."""
@@ -343,21 +344,21 @@ class GramPolynomial:
         return xp.reshape(even, shape), xp.reshape(odd, shape)
 
     def real_matrices_of(self, blocks: np.ndarray, frequencies: Frequencies) -> Array:
-        """The sum of both planes for each of b blocks, by their numbers, at the same f points.
+        """The real matrices of H (`norms.square_of_hermitian`) for each of b blocks, by their numbers, at f points.
 
         Returns
         -------
-        array, shape (b * f, size, rank)
+        array, shape (b * f, size, size)
             Those of the first block first.
         """
         xp = self.xp
-        cos, sin = self._tables_at(frequencies)
         even, odd = self.even, self.odd
         if len(blocks) < even.shape[0]:
             even, odd = (arrays.rows(x, blocks, ops=self.ops) for x in (even, odd))
-        sums = xp.matmul(cos, even)
-        sums += xp.matmul(sin, odd)
-        return xp.reshape(sums, (len(blocks) * len(frequencies), self.size, self.rank))
+        table = xp.concat(self._tables_at(frequencies), axis=1)
+        # The first odd coefficient is 0.
+        both = xp.concat([even, odd], axis=1)
+        return xp.reshape(xp.matmul(table, both), (len(blocks) * len(frequencies), self.size, self.size))
 
     def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""

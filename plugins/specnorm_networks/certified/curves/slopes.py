@@ -12,10 +12,11 @@ Proofs are kept for later calls, since a network has the same activation many ti
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,11 @@ MOST_CELLS = 2**16
 """Largest number of cells of all rounds and functions together, if each function has `LEAST_CELLS`."""
 LEAST_CELLS = 2**10
 """Number of cells of all rounds that each function may have."""
-PARTS_OF_RANGE = 64
+PARTS_OF_RANGE = 256
 """Largest number of parts of an interval in a network, each of which is bounded by itself."""
 MOST_PARTS = 2**18
 """Largest number of parts of all intervals together."""
+Answer = TypeVar("Answer")
 UNBOUNDED = "its slope has no bound that is known here"
 
 
@@ -62,18 +64,27 @@ class Proof:
 
 _PROOFS: dict[Hashable, Proof | str] = {}
 """Earlier answers, by the programs' keys: proofs, or the reasons why there is none."""
-MOST_PROOFS = 512
-"""Largest number of answers that are kept."""
+_BOUNDS: dict[Hashable, Bounds] = {}
+"""Earlier bounds on intervals, by the programs' keys and the intervals: rules for one ball ask several times."""
+MOST_ANSWERS = 512
+"""Largest number of answers of each kind that are kept."""
+MOST_KEPT_ENTRIES = 2**12
+"""Largest number of intervals for which bounds are kept."""
+
+
+def _kept(answers: dict[Hashable, Answer], key: Hashable, answer: Callable[[], Answer]) -> Answer:
+    """Return an earlier answer, or a new one, which is kept."""
+    if key not in answers:
+        if len(answers) >= MOST_ANSWERS:
+            answers.pop(next(iter(answers)))
+        answers[key] = answer()
+    return answers[key]
 
 
 @arithmetic.on_host()
 def prove(curve: Curve) -> Proof | str:
     """Return the slopes of a program on the whole line, or the reason why there is no proof."""
-    if curve.key not in _PROOFS:
-        if len(_PROOFS) >= MOST_PROOFS:
-            _PROOFS.pop(next(iter(_PROOFS)))
-        _PROOFS[curve.key] = _prove(curve)
-    return _PROOFS[curve.key]
+    return _kept(_PROOFS, curve.key, partial(_prove, curve))
 
 
 def _prove(curve: Curve) -> Proof | str:
@@ -289,6 +300,13 @@ class Bounds(NamedTuple):
 @arithmetic.on_host()
 def bounds_on(curve: Curve, low: FloatArray, high: FloatArray) -> Bounds:
     """Bound slopes and values of each entry's function on the entry's interval, by parts of the interval."""
+    if low.size > MOST_KEPT_ENTRIES:
+        return _bounds_on(curve, low, high)
+    key = (curve.key, low.shape, low.tobytes(), high.tobytes())
+    return _kept(_BOUNDS, key, partial(_bounds_on, curve, low, high))
+
+
+def _bounds_on(curve: Curve, low: FloatArray, high: FloatArray) -> Bounds:
     # A single point may be a kink: the slopes on both sides count.
     is_point = low == high
     first = np.where(is_point, host.next_down(low), low)
