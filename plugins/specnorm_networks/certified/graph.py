@@ -6,7 +6,7 @@ A node's inputs are values of the graph, constants among them. An operator depen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -175,14 +175,6 @@ class Graph:
     def place(self, node: Node) -> Place:
         """Return the shapes of a node's inputs and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
-
-    def changed_by(self, starts: Iterable[str], fixed: str = "") -> set[str]:
-        """Return the names of some values, and of those that change with them, while the value ``fixed`` stays."""
-        moved = {*starts} - {fixed}
-        for node in self.nodes:
-            if node.name != fixed and not moved.isdisjoint(node.inputs):
-                moved.add(node.name)
-        return moved
 
     def readers(self) -> Counter[str]:
         """Return how often each value is used, by nodes and as an output."""

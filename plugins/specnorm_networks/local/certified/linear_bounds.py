@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, enclosing, host, make_interval
 from specnorm_networks import Graph, Node
-from specnorm_networks.local.certified.ranges import Ball, Walk, check_ball, ranges
+from specnorm_networks.local.certified.ranges import Ball, Walk, changed_by, check_ball, ranges
 from specnorm_networks.local.certified.strips import breaks as breaks_of
 from specnorm_networks.local.certified.strips import strip_on
 from specnorm_networks.tools import (
@@ -69,7 +69,7 @@ class Network:
         self.nodes = graph.by_name
         self.shape: KnownShape = shapes[0]
         self.linear = linear_operators(graph)
-        self.changing = graph.changed_by(graph.inputs)
+        self.changing = changed_by(graph, graph.inputs)
         """Names of the values that change with the input."""
         self.readers: dict[str, list[str]] = {}
         for node in graph.nodes:
@@ -97,7 +97,7 @@ class Network:
         """
         start_changes = what.start in self.changing
         end_changes = what.end in self.changing - {what.start}
-        changes_otherwise = what.end in self.graph.changed_by([self.input], fixed=what.start)
+        changes_otherwise = what.end in changed_by(self.graph, [self.input], fixed=what.start)
         return start_changes and end_changes and not changes_otherwise
 
 

@@ -8,7 +8,7 @@ three are intersected.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,15 @@ from specnorm_networks.tools import (
     linear_map_of,
     moved,
 )
+
+
+def changed_by(graph: Graph, starts: Iterable[str], fixed: str = "") -> set[str]:
+    """Return the names of some values, and of those that change with them, while the value ``fixed`` stays."""
+    moved_names = {*starts} - {fixed}
+    for node in graph.nodes:
+        if node.name != fixed and not moved_names.isdisjoint(node.inputs):
+            moved_names.add(node.name)
+    return moved_names
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +176,7 @@ class Walk:
         self.at_centre = at_centre
         self.constants_to = constants_to
         self.known = known
-        self.changing = graph.changed_by(graph.inputs)
+        self.changing = changed_by(graph, graph.inputs)
         """Names of the values that change with the inputs."""
         self.locations: dict[str, Location] = {}
         """Locations of the values that were visited."""
