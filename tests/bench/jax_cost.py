@@ -22,7 +22,7 @@ _Call = tuple[Any, ...]
 _FAST_COMPILATION = {"xla_cpu_use_fusion_emitters": False}
 """Options of XLA with which a CPU's loops are compiled faster."""
 _WARM = 40
-"""Turns that are not counted: the first 32 passes of a constraint take three steps each."""
+"""Turns that are not counted: the first 32 passes of a constraint take more steps each."""
 
 
 def rows() -> Iterator[Row]:

@@ -22,7 +22,8 @@ _FIRST_PASSES = 32
 
 An optimiser's first steps change all weights in one direction.
 """
-_FIRST_STEPS = 3
+_FIRST_STEPS = 5
+"""With three, the convolution of 64 to 128 channels in the loop "JAX, wide" was at 1.012 in its eighth step."""
 
 
 def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
