@@ -160,7 +160,11 @@ class JaxBackend(Backend):
         if self.is_traced(like):
             return jnp.asarray(x)
         # Not `jnp.asarray`, which would compile a conversion for each shape.
-        return jax.device_put(x, self.device(like))
+        if like.committed:
+            return jax.device_put(x, self.device(like))
+        # A committed state would commit all that a jitted step returns, and the next step would be compiled again.
+        with jax.default_device(self.device(like)):
+            return jax.device_put(x)
 
     def detach(self, x: Array) -> Array:
         return jax.lax.stop_gradient(x)

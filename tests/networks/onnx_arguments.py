@@ -425,6 +425,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "Split": split,
     "Concat": joined_along,
     "Gather": gathered,
+    "GatherElements": placed,
     "GatherND": placed_by_tuples,
     "ScatterElements": lambda d: placed(d, put=True),
     "ScatterND": lambda d: placed_by_tuples(d, put=True),

@@ -266,6 +266,11 @@ def _places_at(places: NDArray[np.int64], indices: Array) -> NDArray[np.int64]:
     return np.asarray(places[tuple(np.moveaxis(indices.astype(np.int64), -1, 0))])
 
 
+def gather_elements(x: Data, indices: Array, /, *, axis: int = 0) -> Output:
+    """Return one entry for each position along an axis."""
+    return _entries(x, _places_along(x, indices, axis))
+
+
 def gather_nd(x: Value, indices: Array, /) -> Output:
     """Return slices at tuples of positions."""
     if isinstance(x, Constant):

@@ -91,6 +91,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "Split": OperatorRule(2, moves.split),
     "Concat": OperatorRule(4, moves.concat),
     "Gather": OperatorRule(1, moves.gather),
+    "GatherElements": OperatorRule(11, moves.gather_elements),
     "GatherND": OperatorRule(11, moves.gather_nd),
     "ScatterElements": OperatorRule(11, moves.scatter_elements),
     "ScatterND": OperatorRule(11, moves.scatter_nd),
