@@ -29,40 +29,11 @@ __all__ = ["BACKEND", "JaxBackend", "linear_operator"]
 _Tracer = jax.core.Tracer
 
 
-@jax.custom_vjp
-def _stack(arrays: tuple[Array, ...]) -> Array:
-    """`jnp.stack`, with `_unstack` as its derivative."""
-    return jnp.stack(arrays)
-
-
-@jax.custom_vjp
-def _unstack(x: Array) -> tuple[Array, ...]:
-    """`jnp.unstack`, such that loops over each of the members are equal, and XLA compiles one of them.
-
-    It would compile one for each index that it knows. It does not look for the index in an array behind a barrier.
-    """
-    members = []
-    for j in range(x.shape[0]):
-        place = jax.lax.optimization_barrier(np.asarray([j, j + 1], np.uint32))[0]  # type: ignore[no-untyped-call]
-        members.append(jax.lax.dynamic_index_in_dim(x, place, keepdims=False))
-    return tuple(members)
-
-
-_stack.defvjp(lambda arrays: (_stack(arrays), None), lambda _, cotangent: (_unstack(cotangent),))
-_unstack.defvjp(lambda x: (_unstack(x), None), lambda _, cotangents: (_stack(cotangents),))
-
-
 class _Namespace:
-    """``jax.numpy``, with functions that XLA compiles to fewer loops."""
+    """``jax.numpy``, with a product of complex vectors that XLA compiles to fewer loops."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(jnp, name)
-
-    def stack(self, arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
-        return jnp.stack(arrays, axis=axis) if axis else _stack(tuple(arrays))
-
-    def unstack(self, x: Array, /, *, axis: int = 0) -> tuple[Array, ...]:
-        return _unstack(jnp.moveaxis(x, axis, 0))
 
     def vecdot(self, x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
         """As sums of real numbers; XLA would transpose both factors, and sum in two loops."""
@@ -189,7 +160,11 @@ class JaxBackend(Backend):
         if self.is_traced(like):
             return jnp.asarray(x)
         # Not `jnp.asarray`, which would compile a conversion for each shape.
-        return jax.device_put(x, self.device(like))
+        if like.committed:
+            return jax.device_put(x, self.device(like))
+        # A committed state would commit all that a jitted step returns, and the next step would be compiled again.
+        with jax.default_device(self.device(like)):
+            return jax.device_put(x)
 
     def detach(self, x: Array) -> Array:
         return jax.lax.stop_gradient(x)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import FigureRule, Kind
 
-_WORK_OF_VISITS = 2e8
-"""Work of visits of a whole grid, in multiplications, up to which they take less time than a search."""
-_CALLS_A_FREQUENCY = 2e4
+_WORK_OF_VISITS = 2.3e6
+"""Work of visits of a whole grid, in multiplications a channel, up to which a search takes longer."""
+_CALLS_A_FREQUENCY = 1e3
 """Work that a frequency takes besides the Gram products of its matrix, in multiplications."""
 
 
@@ -96,8 +96,9 @@ class ExactFFT(Method):
             # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
             max_cells = min(max_cells, 2 * len(grid))
             # A grid of one frequency is searched all the same: its norm is found sooner by Lanczos (`enclose_blocks`).
-            work = blocks.shape[0] * len(grid) * (min(blocks.shape[1:3]) ** 3 + _CALLS_A_FREQUENCY)
-            if not ops.concrete or (len(grid) > 1 and work <= _WORK_OF_VISITS):
+            channels = min(blocks.shape[1:3])
+            work = blocks.shape[0] * len(grid) * (channels**3 + _CALLS_A_FREQUENCY)
+            if not ops.concrete or (len(grid) > 1 and work <= _WORK_OF_VISITS * channels):
                 return self._visit_all(blocks, spec.groups, grid, Clock.of(self.budget), ops=ops)
         layers = arrays.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)

@@ -166,10 +166,9 @@ def track_many(
                 [plans[j] for j in members], [kernels[j] for j in members], state_arrays, backend=backend
             )
             value_stack, new_stack = _step_stack(backend, stack.program, kernel_stack, state_stack, sweeps)
-            results = (unstacked(x, backend=backend) for x in (value_stack, *new_stack))
-            for j, value, *new in zip(members, *results, strict=True):
+            for index, (j, value) in enumerate(zip(members, unstacked(value_stack, backend=backend), strict=True)):
                 values[j] = value
-                new_state = stack.state_out_of(plans[j], new)
+                new_state = stack.state_out_of(plans[j], [x[index, ...] for x in new_stack])
                 new_states[j] = dict(zip(names[j], new_state, strict=True))
     return values, new_states
 

@@ -264,6 +264,14 @@ def test_an_evaluation_leaves_the_state_as_it_is() -> None:
     jax.tree_util.tree_map(np.testing.assert_array_equal, after, state)
 
 
+@pytest.mark.parametrize("is_committed", [False, True])
+def test_a_state_is_committed_only_with_its_kernels(is_committed: bool) -> None:
+    """With a committed state a jitted step returned committed weights, and was compiled again in the second call."""
+    params = {"Conv_0": {"kernel": normal(3, 6, 6), "bias": jnp.ones(6)}}
+    params = jax.device_put(params, jax.devices()[0] if is_committed else None)
+    assert training.init_spectral_norm(params)["Conv_0/kernel"]["vectors"].committed == is_committed
+
+
 def test_the_gradient_passes_through_the_division() -> None:
     """Against differences of the loss, with norms by another method."""
     params = {"Conv_0": {"kernel": normal(3, 4, 4), "bias": jnp.ones(4)}}

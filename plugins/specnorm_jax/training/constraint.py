@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import specnorm
 from specnorm.methods import Method
 from specnorm.plugin import check_bound
-from specnorm_jax import BACKEND
 from specnorm_jax.training.tracking import SYMBOL_NORM, States, init_states, step_states
 from specnorm_jax.training.trees import Rule, flax_layout, kernels, with_kernels
 
@@ -118,7 +117,7 @@ def scaled_to(kernels: Mapping[str, Any], norms: Mapping[str, Any], bound: float
     is_scaled = norm > bound if only_shrink else norm > 0
     # So that the gradient has no division by zero.
     divisor = jnp.where(is_scaled, norm, 1)
-    factors = BACKEND.namespace(norm).unstack(jnp.where(is_scaled, bound / divisor, 1))
+    factors = jnp.unstack(jnp.where(is_scaled, bound / divisor, 1))
     scaled = zip(kernels.items(), factors, strict=True)
     return {path: (kernel * factor).astype(kernel.dtype) for (path, kernel), factor in scaled}
 

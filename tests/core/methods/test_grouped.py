@@ -24,7 +24,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., object], float]] = {
     "tn_bound": (lambda kernel, groups: specnorm.tn_bound(kernel, groups=groups), 1.6),
     "enclose": (lambda kernel, groups: specnorm.enclose(kernel, groups=groups), 6),
     # At a size at which even two groups are searched.
-    "conv_norm": (lambda kernel, groups: specnorm.conv_norm(kernel, 64, groups=groups), 7),
+    "conv_norm": (lambda kernel, groups: specnorm.conv_norm(kernel, 128, groups=groups), 7),
     "gram_bound": (lambda kernel, groups: specnorm.gram_bound(kernel, groups=groups), 1.5),
     "gram_bound at a size": (lambda kernel, groups: specnorm.gram_bound(kernel, 32, groups=groups), 3.5),
     "grid_bound": (lambda kernel, groups: specnorm.grid_bound(kernel, groups=groups), 2.5),
