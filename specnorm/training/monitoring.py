@@ -11,7 +11,7 @@ from specnorm.backends import backend_for
 from specnorm.backends.types import LayerKernel, LayerReader
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.proving import enclose
-from specnorm.errors import MethodError, NoBackend, SpecnormError
+from specnorm.errors import KernelError, MethodError, NoBackend, SpecnormError
 from specnorm.geometry.layers import layer_kernel
 from specnorm.proofs import host
 from specnorm.running.measuring import measure
@@ -85,8 +85,10 @@ class Monitor:
 
     def measured(self, reading: Reading) -> dict[str, float]:
         """Return a report: the norms of all layers, and their upper bounds if it is time for a proof."""
-        self.tell(reading)
         layers = {name: _detached(layer) for name, layer in reading.layers.items()}
+        refused = self._start(layers)
+        self.tell(Reading(layers, {**reading.left_out, **refused}))
+        layers = {name: layer for name, layer in layers.items() if name not in refused}
         norms = self._norms(layers)
         uppers: dict[str, float] = {}
         if self.upper and self._measurements % self.upper == 0:
@@ -123,12 +125,21 @@ class Monitor:
         """Whether a norm of at most 1, which layers are scaled to, is proven within the budget."""
         return bool(measure(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).stats["proven"])
 
-    def _norms(self, layers: Mapping[str, LayerKernel]) -> dict[str, float]:
-        """Move the states of all layers, and return the norms; a new layer, or one with another shape, starts anew."""
+    def _start(self, layers: Mapping[str, LayerKernel]) -> dict[str, str]:
+        """Begin the states of new layers, and of those with another shape; return the reasons against some, by name."""
+        refused = {}
         for name, layer in layers.items():
             if self._shapes.get(name) != tuple(layer.kernel.shape):
-                self._states[name] = init_tracking(layer.kernel, _METHOD, **layer.geometry)
-                self._shapes[name] = tuple(layer.kernel.shape)
+                try:
+                    self._states[name] = init_tracking(layer.kernel, _METHOD, **layer.geometry)
+                except KernelError as error:
+                    refused[name] = str(error)
+                else:
+                    self._shapes[name] = tuple(layer.kernel.shape)
+        return refused
+
+    def _norms(self, layers: Mapping[str, LayerKernel]) -> dict[str, float]:
+        """Move the states of all layers, and return the norms."""
         values, new_states = track_many(
             [layer.kernel for layer in layers.values()],
             _METHOD,

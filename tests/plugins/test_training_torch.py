@@ -479,6 +479,18 @@ def test_layers_left_out_are_named_and_there_is_no_product() -> None:
     assert list(monitor.left_out) == ["1", "2"]
 
 
+def test_weights_that_diverged_before_the_first_report_are_named() -> None:
+    model = small()
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = float("nan")
+    monitor = specnorm_torch.NormMonitor(model, upper=True)
+    with pytest.warns(UserWarning, match=r"0: .* holds 1 non-finite value"):
+        assert set(monitor(0)) == {"norm/3", "upper/3"}
+    with torch.no_grad():
+        model[0].weight.nan_to_num_()
+    assert "norm/product" in monitor(100)
+
+
 def test_diverged_weights_are_logged_and_not_proven() -> None:
     model = small()
     monitor = specnorm_torch.NormMonitor(model, upper=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -386,7 +387,12 @@ class MuonConv(_Layered):
         layers: Select | None = None,
         rest: Rest | None = None,
     ) -> None:
+        self._check_group({"lr": lr})
         super().__init__(model_or_params, lr, momentum, nesterov, 1.0, layers, rest, weight_decay=weight_decay)
+
+    def _check_group(self, group: dict[str, Any]) -> None:
+        if not 0 <= float(group["lr"]) < math.inf:
+            raise MethodError(f"lr={float(group['lr'])!r} is no finite number of at least 0.")
 
     def _move(
         self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]

@@ -300,7 +300,7 @@ class SpectralNorm(nn.Module):
             step = self.for_weight(step, weight)
             settled = _Settled(weight, version_of(weight), weight.detach().clone(), step)
             self._settled = settled
-            self.scale.copy_(torch.as_tensor(step.factor))
+            self.scale.fill_(step.factor)
         return settled.step
 
     def _is_settled(self, weight: Tensor) -> bool:

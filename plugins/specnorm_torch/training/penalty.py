@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from specnorm.errors import MethodError
 from specnorm.methods import Kind, Method, SymbolNorm
-from specnorm.plugin import counted, fold_stack, init_stack, step_stack
+from specnorm.plugin import check_count, counted, fold_stack, init_stack, step_stack
 from specnorm_torch import derivatives
 from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
 
@@ -125,6 +125,9 @@ class SpectralPenalty(nn.Module):
         super().__init__()
         if form not in get_args(Form):
             raise MethodError(f"form={form!r} is not one of {', '.join(map(repr, get_args(Form)))}.")
+        if not math.isfinite(target):
+            raise MethodError(f"target={target!r} is no finite number.")
+        check_count("n_power_iterations", n_power_iterations, least=1)
         self.method = method
         self.form = form
         self.target = target
