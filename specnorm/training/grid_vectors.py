@@ -38,7 +38,7 @@ _SHORT = 0.1
 several models' states has."""
 _LONG = 2.0
 """Vectors longer than this begin anew, too."""
-_FRESH = 3e-3
+_FRESH = 1e-3
 """Size of what each step adds to the entries of the last vectors, which have unit length. Rows and columns may fall
 into parts that are not coupled, as in sparse kernels: products keep zeros, so that vectors of one part would not see
 another one grow."""

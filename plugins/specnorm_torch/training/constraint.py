@@ -227,7 +227,7 @@ class SpectralNorm(nn.Module):
     def _sweeps(self) -> int:
         """Return the number of sweeps in this forward pass, and count the pass."""
         if not self._state_fits:
-            self._state_fits = True
+            self._state_fits, self._passes = True, 0
             return _SETTLING_SWEEPS
         self._passes += 1
         first: int = first_sweeps(self._passes - 1)

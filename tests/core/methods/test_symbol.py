@@ -75,7 +75,7 @@ def test_parts_that_are_not_coupled_are_seen(channels: int, taps: tuple[int, ...
         kernel[2] *= 1.02 if step > 60 else 1.0
         value, state = specnorm.track(kernel, method, state)
         wanted = max(1.0, float(np.abs(kernel[2]).max() / np.abs(base[2]).max())) * truth.lo
-        assert value > 0.88 * wanted
+        assert value > 0.85 * wanted
     assert value > 0.999 * wanted
 
 
