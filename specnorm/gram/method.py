@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _FEW_CHANNELS = 24
 """Channels up to which all frequencies are visited, in the kernel's own precision: leaving some out takes longer."""
+_FEW_ROWS = 2**10
+"""Entries of the longer side up to which it is: the rounding of the first product grows with them."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Gram(Stepped):
         """Bound every frequency's matrix, chunk by chunk, and keep the largest with its frequency."""
         xp = ops.xp
         kernel_dtype = blocks.dtype
-        visits_all = 1 < min(blocks.shape[1:3]) <= _FEW_CHANNELS and ops.concrete and ops.exact_float32
+        few, many = sorted(blocks.shape[1:3])
+        is_small = 1 < few <= _FEW_CHANNELS and many <= _FEW_ROWS
+        visits_all = is_small and ops.concrete and ops.exact_float32
         if not visits_all:
             blocks = arrays.in_wide_dtype(blocks, ops=ops)
         sizes, products = self._sizes(spec), 0 if visits_all else self.n_iter

@@ -40,6 +40,8 @@ _LIKELY_SHARE = 0.04
 No proof rests on it."""
 _FEW_ENTRIES = 2**8
 """Entries of a matrix up to which their squares are one sum: rows would take several times as long."""
+_LARGE_SHARE = 0.5
+"""Share of a matrix that may be rounding, from which on the squares of its entries are summed once more."""
 _CACHED_ENTRIES = 2**16
 """Entries of the matrices that `GramIterates` multiplies at once: a quarter MiB in float32."""
 _INVERSE_GAP = 1e3
@@ -521,7 +523,7 @@ def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Arr
     The first product as a real matrix (`square_of_hermitian`) is ``X = C^T (C + S) + S^T (S - C)``. An entry has a
     rounding of the sum or difference, those of two products, and that of their sum. So the norm of its errors is at
     most ``e ||G||_F**2`` with ``e = sqrt(2) gamma(m + 2)``. And ``||G||_F**2 = tr(G* G) <= sqrt(n) ||G* G||_F``, so
-    that it is at most ``sqrt(n) ||X||_F / (1 - sqrt(n) e)``.
+    that it is at most ``sqrt(n) ||X||_F / (1 - sqrt(n) e)``, if ``sqrt(n) e < 1``.
     """
     if real.shape[-1] > real.shape[-2]:
         real, imag = xp.matrix_transpose(real), xp.matrix_transpose(imag)
@@ -533,7 +535,11 @@ def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Arr
     for _ in range(n_iter - 1):
         iterates.square()
     share = math.sqrt(real.shape[-1]) * product_error
-    norms_sq = iterates.norms_up() + frobenius * (rounding.SLACK * share / (1 - share))
+    if share < _LARGE_SHARE:
+        errors = frobenius * (share / (1 - share))
+    else:
+        errors = (frobenius_up(real, xp=xp) ** 2 + frobenius_up(imag, xp=xp) ** 2) * product_error
+    norms_sq = iterates.norms_up() + errors * rounding.SLACK
     return rounding.up(xp.sqrt(norms_sq) + error, 6, xp=xp)
 
 
@@ -626,8 +632,9 @@ def square_of_hermitian(x: Array, *, xp: Namespace) -> Array:
     """Squares of Hermitian matrices ``A + i B``, A symmetric and B antisymmetric, each given by the real ``X = A + B``.
 
     Both have the same Frobenius norm. The square is ``A A - B B + i (A B + B A)``, and its real matrix ``X A + X^T B``.
-    Its entries have a rounding of A and two of B, those of two products, and that of their sum, relative to ``|X| |A| +
-    |X^T| |B|``: the error's norm is at most ``sqrt(2) gamma(p + 3) ||X||_F**2``.
+    A rounding of A is in B too, with the other sign: it enters as ``(X - X^T) dA``, of a norm of at most
+    ``u ||X||_F**2``. Entries have a rounding of B besides, those of two products, and that of their sum, relative to
+    ``|X| |A| + |X^T| |B|``. So the error's norm is at most ``sqrt(2) gamma(p + 3) ||X||_F**2``.
     """
     even, odd = parts_of_hermitian(x, xp=xp)
     square = xp.matmul(x, even)

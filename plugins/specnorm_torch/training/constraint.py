@@ -311,6 +311,7 @@ class SpectralNorm(nn.Module):
     def train(self, mode: bool = True) -> SpectralNorm:
         """Change the mode; for eval, compute the norm of the weight at once, so that the model can be exported."""
         super().train(mode)
+        self._taken = None
         weight = self.original
         if mode or not self.state_names or weight is None or weight.is_meta:
             return self

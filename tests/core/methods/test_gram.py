@@ -20,6 +20,7 @@ import specnorm
 from specnorm.gram.method import ChannelNorms
 from specnorm.gram.proofs.powers import GramTaps, KernelSymbol, Taps, row_sums
 from specnorm.methods import Gram
+from specnorm.proofs import norms
 from specnorm.symbols.proofs import symbols
 
 
@@ -194,3 +195,13 @@ def test_depthwise_bounds_take_no_call_a_group(name: str) -> None:
         return count
 
     assert calls(256) <= calls(32) + 2 * 224
+
+
+def test_long_kernels_are_not_bounded_by_their_roundings() -> None:
+    """Those of a product with many rows in float32 were once more than the norm itself: NaN."""
+    kernel = np.ones((20_000, 24, 1), np.float32)
+    for case in (kernel, np.swapaxes(kernel, 0, 1).copy()):
+        assert 1 <= float(specnorm.gram_bound(case, 8)) / math.sqrt(kernel.size) <= 1 + 1e-5
+    ones = np.ones((1, 5_600_000, 2), np.float32)
+    bound = norms.gram_iteration_of_parts_up(ones, 0 * ones, 3, 0.0, xp=OPS.xp)
+    assert 1 <= float(bound[0]) / math.sqrt(ones.size) < 3
