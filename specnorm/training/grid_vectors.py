@@ -311,10 +311,10 @@ def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, ops: ArrayOps) 
     array, shape (b, p, 1) or (b, m, 1)
     """
     xp, b = ops.xp, rows.shape[0]
-    sizes = xp.abs(rows)
-    if not of_rows:
-        sizes = xp.reshape(xp.max(sizes, axis=1), (b, p, -1))
-    sizes = xp.max(sizes, axis=2, keepdims=True)
+    axis = 2 if of_rows else 1
+    # Absolute values of all entries would be a copy of the kernels.
+    sizes = xp.maximum(xp.max(rows, axis=axis), -xp.min(rows, axis=axis))
+    sizes = sizes[..., None] if of_rows else xp.max(xp.reshape(sizes, (b, p, -1)), axis=2, keepdims=True)
     (numbers,) = placed(("fresh", sizes.shape[1]), functools.partial(_fresh_numbers, sizes.shape[1]), rows, ops=ops)
     return sizes / (xp.max(sizes, axis=1, keepdims=True) + _TINY) * numbers
 

@@ -527,7 +527,7 @@ def test_equal_layers_launch_one_step() -> None:
     assert two <= 440
     # The product with the factor, and the four operations of its derivative.
     assert six - two <= 4 * 5
-    assert launched(2, lambda: nn.Linear(8, 8)) <= 174
+    assert launched(2, lambda: nn.Linear(8, 8)) <= 176
 
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: nothing is recorded")
