@@ -263,7 +263,7 @@ def _require_taps_fit_memory(n_iter: int, kernel_shape: tuple[int, ...]) -> None
     if points > _LARGEST_GRID:
         raise MethodError(
             f"n_iter={n_iter} makes more than {_LARGEST_GRID} taps out of a kernel {kernel_shape}: each product "
-            "doubles their number on every axis. Use fewer (3 is the default), or grid_bound(kernel)."
+            "doubles their number on every axis. Use fewer (1 is the default)."
         )
 
 

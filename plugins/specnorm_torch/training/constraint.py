@@ -38,26 +38,6 @@ _TRACKER = ModuleTracker()
 
 
 @dataclass(frozen=True)
-class _Settled:
-    """The norm of a weight in eval, to be used again while the weight is the same.
-
-    Parameters
-    ----------
-    weight : Tensor
-    version : int
-        Of the weight, by which a change in place is seen.
-    entries : Tensor
-        Copy of the weight, by which a change through ``.data`` is seen, as many averages of weights are written.
-    step : Step
-    """
-
-    weight: Tensor
-    version: int
-    entries: Tensor
-    step: Step
-
-
-@dataclass(frozen=True)
 class _Taken:
     """The last step of a layer.
 
@@ -74,8 +54,21 @@ class _Taken:
     step: Step
 
     def is_of(self, weight: Tensor) -> bool:
-        """Whether the step is that of a weight."""
+        """Whether the step is that of this tensor, and no change in place was counted since."""
         return self.weight is weight and self.version == version_of(weight)
+
+
+@dataclass(frozen=True)
+class _Settled(_Taken):
+    """The norm of a weight in eval, to be used again while the weight is the same.
+
+    Parameters
+    ----------
+    entries : Tensor
+        Copy of the weight, by which a change through ``.data`` is seen, as many averages of weights are written.
+    """
+
+    entries: Tensor
 
 
 class SpectralNorm(nn.Module):
@@ -298,20 +291,20 @@ class SpectralNorm(nn.Module):
             (step,) = take_plain_steps([settling])
             (step,) = take_plain_steps([settling._replace(sweeps=0, state=step.state)])
             step = self.for_weight(step, weight)
-            settled = _Settled(weight, version_of(weight), weight.detach().clone(), step)
+            settled = _Settled(weight, version_of(weight), step, weight.detach().clone())
             self._settled = settled
             self.scale.fill_(step.factor)
         return settled.step
 
     def _is_settled(self, weight: Tensor) -> bool:
         """Whether the stored norm is that of this tensor, and no change in place was counted since."""
-        settled = self._settled
-        return settled is not None and settled.weight is weight and settled.version == version_of(weight)
+        return self._settled is not None and self._settled.is_of(weight)
 
     def train(self, mode: bool = True) -> SpectralNorm:
-        """Change the mode; for eval, compute the norm of the weight at once, so that the model can be exported."""
+        """Change the mode; for eval, forget the last step and compute the norm of the weight, which exporters need."""
         super().train(mode)
-        self._taken = None
+        if not mode:
+            self._taken = None
         weight = self.original
         if mode or not self.state_names or weight is None or weight.is_meta:
             return self
