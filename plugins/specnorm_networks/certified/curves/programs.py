@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from specnorm.errors import SpecnormError
 from specnorm.proof import Interval, anything, enclosing, host, point
 from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, hull, number
+from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Pointwise
 from specnorm_networks.certified.operators.joins import (
     Choose,
@@ -134,12 +135,7 @@ class Curve:
     @cached_property
     def key(self) -> Hashable:
         """A key that two programs share only if they compute the same."""
-        keys = []
-        for at, (operator, reads) in enumerate(self.program):
-            arrays = [*self.lines[at].slope.ends, *self.lines[at].shift.ends] if at in self.lines else []
-            arrays += [self.numbers[at]] if at in self.numbers else []
-            keys.append((_key(operator, arrays), reads))
-        return tuple(keys), self.outputs
+        return tuple((digest_of_operator(operator), reads) for operator, reads in self.program), self.outputs
 
     def sine_of(self, value: int) -> int | None:
         """Return the number of the value whose sine this value is; None if it is no sine."""
@@ -373,19 +369,3 @@ def _around(values: FloatArray, error: FloatArray) -> Interval:
     if not np.any(error):
         return point(values)
     return enclosing((host.next_down(values - error), host.next_up(values + error)))
-
-
-def _key(operator: Operator, arrays: Sequence[NDArray[Any]]) -> Hashable:
-    """Return a key that two operators share only if they compute the same; the operator if its fields have no keys."""
-    if arrays or not is_dataclass(operator):
-        return type(operator), tuple((array.shape, array.tobytes()) for array in arrays)
-    values: list[Hashable] = []
-    for each in fields(operator):
-        value = getattr(operator, each.name)
-        if isinstance(value, np.ndarray):
-            values.append((value.shape, value.tobytes()))
-        elif value is None or isinstance(value, (bool, int, float, str, tuple)):
-            values.append(value)
-        else:
-            return operator
-    return type(operator), tuple(values)
