@@ -21,7 +21,7 @@ _random_digests: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 def digest_of_bits(value: Any) -> str:
     """Return the SHA-256 of numbers, texts and arrays, and of collections, dataclasses and functions that have them.
 
-    Of an object with an attribute ``digested`` this attribute counts alone. Of a function what it returns counts. Slopes on
+    Of an object with an attribute ``digested`` this attribute counts alone; of a function what it returns. Slopes on
     ranges do not count. `TypeError` of a value whose bits cannot be read.
     """
     whole = hashlib.sha256()

@@ -47,7 +47,7 @@ RELATIVE_ERROR = (SCALED_ENTRY_ROUNDINGS + 2) * 2.0**-52
 
 
 class Unreadable(Exception):
-    """A program cannot be evaluated: an operator is not known, or a number cannot be loaded or is not finite."""
+    """A program cannot be evaluated: it is long, an operator is not known, or a number is not read or not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,15 +273,11 @@ class Evaluation:
         difference = a.interval(self._less(x.value, y.value))
         is_first = (difference.low >= 0) if is_maximum else (difference.high <= 0)
         is_second = (difference.high <= 0) if is_maximum else (difference.low >= 0)
-        is_defined = np.logical_and(x.is_defined, y.is_defined)
-        chosen = replace(self._choose(np.asarray(is_first), x, y), is_defined=is_defined)
-        unknown = ~np.asarray(is_first | is_second)
-        if not unknown.any():
-            return chosen
         extreme = np.maximum if is_maximum else np.minimum
         (x_value, x_slope), (y_value, y_slope) = ((a.interval(z.value), a.interval(z.slope)) for z in (x, y))
         value = enclosing((extreme(x_value.low, y_value.low), extreme(x_value.high, y_value.high)))
-        return self._where_unknown(unknown, value, hull(x_slope, y_slope), is_defined, chosen)
+        chosen = self._choose_or_both(is_first, is_second, x, y, (value, hull(x_slope, y_slope)))
+        return replace(chosen, is_defined=np.logical_and(x.is_defined, y.is_defined))
 
     def _choose_by(self, condition: Dual, x: Dual, y: Dual) -> Dual:
         """Return the first value where a condition is not 0, else the second; it jumps where that is not known."""
@@ -289,28 +285,29 @@ class Evaluation:
         values = a.interval(condition.value)
         is_first = values.mignitude() > 0
         is_second = (values.low == 0) & (values.high == 0)
+        value = hull(a.interval(x.value), a.interval(y.value))
+        is_known = np.asarray(condition.is_defined)
+        return self._choose_or_both(is_first & is_known, is_second & is_known, x, y, (value, anything(value.shape)))
+
+    def _choose_or_both(
+        self,
+        is_first: NDArray[np.bool_],
+        is_second: NDArray[np.bool_],
+        x: Dual,
+        y: Dual,
+        both: tuple[Interval, Interval],
+    ) -> Dual:
+        """Return the value that is chosen. ``both``: value and slope where that is unknown."""
         chosen = self._choose(np.asarray(is_first), x, y)
-        unknown = ~np.asarray(is_first | is_second) | ~np.asarray(condition.is_defined)
+        unknown = ~np.asarray(is_first | is_second)
         if not unknown.any():
             return chosen
-        both = hull(a.interval(x.value), a.interval(y.value))
-        is_defined = np.logical_and(x.is_defined, y.is_defined)
-        return self._where_unknown(unknown, both, anything(both.shape), is_defined, chosen)
-
-    def _where_unknown(
-        self,
-        unknown: NDArray[np.bool_],
-        value: Interval,
-        slope: Interval,
-        is_defined: Any,
-        chosen: Dual,
-    ) -> Dual:
-        """Return a value and a slope where it is unknown which value is chosen, and the chosen one elsewhere."""
         a = self.arithmetic
+        value, slope = both
         return Dual(
             a.where(unknown, Quantity(value), Quantity(a.interval(chosen.value))),
             a.where(unknown, Quantity(slope), Quantity(a.interval(chosen.slope))),
-            np.where(unknown, is_defined, chosen.is_defined),
+            np.where(unknown, np.logical_and(x.is_defined, y.is_defined), chosen.is_defined),
         )
 
     def _step(self, at: int, operator: Operator, threshold: float, x: Dual) -> Dual:
