@@ -117,7 +117,7 @@ def _inference(source: Any) -> tuple[Callable[..., Any], str]:
             "Flax NNX a module, or the two halves of nnx.split(model)."
         )
     if states:
-        model = nnx.merge(model, *states)
+        model = nnx.merge(model, *states)  # type: ignore[arg-type]  # a GraphDef, as was asked
     modes = []
     for _, module in nnx.iter_modules(model):
         modes.append(getattr(module, "deterministic", None))
