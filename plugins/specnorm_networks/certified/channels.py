@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,27 @@ def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
         if any(max(pair) >= size for pair, size in zip(pads, sizes, strict=False)):
             return False
     return len(pads) == layer.spatial
+
+
+def in_network(
+    node: Node,
+    layer: ops.Layer,
+    nodes: Mapping[str, Node],
+) -> tuple[Node, dict[str, Any], SizesOfLayer | None]:
+    """Return the node that a layer reads, the layer's geometry, and the spatial sizes before and after it.
+
+    Padding that is bounded with the layer is a part of it. Sizes are None if one is unknown. ``nodes``: all, by name.
+    """
+    source = nodes[node.inputs[0]]
+    geometry = dict(layer.geometry)
+    pad = source.operator
+    if isinstance(pad, ops.Pad) and is_padded_layer(node, source, nodes[source.inputs[0]]):
+        geometry |= {"padding_mode": pad.mode, "padding": pad.pads}
+        source = nodes[source.inputs[0]]
+    if source.shape is None or node.shape is None:
+        return source, geometry, None
+    before, after = (shape[len(shape) - layer.spatial :] for shape in (source.shape, node.shape))
+    return source, geometry, (before, after)
 
 
 def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | None) -> bool:
@@ -76,13 +99,6 @@ def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None
     if aligned_axis < 0 or values.size != values.shape[aligned_axis]:
         return None
     return values.reshape(-1)
-
-
-def spatial_sizes(before: Shape | None, after: Shape | None, axes: int) -> SizesOfLayer | None:
-    """Return the spatial sizes, those of the last ``axes`` axes, before and after a layer; None if one is unknown."""
-    if before is None or after is None:
-        return None
-    return before[len(before) - axes :], after[len(after) - axes :]
 
 
 def flattened_pixels(before: Shape | None, after: Shape | None, width: int) -> int:

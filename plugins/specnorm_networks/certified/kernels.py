@@ -143,9 +143,9 @@ def _scaled(
     if scale is None and divisors is None:
         return spec, kernel, 0.0
     if scale is not None:
-        kernel = kernel * by_output(scale, spec)
+        kernel = kernel * by_channel(scale, spec, outputs=True)
     if divisors is not None:
-        kernel = kernel / _by_input(divisors, spec)
+        kernel = kernel / by_channel(divisors, spec, outputs=False)
     return spec, kernel, scaling_error(kernel, spec)
 
 
@@ -170,22 +170,14 @@ def speaks_of(claim: Upper, spec: ConvSpec) -> bool:
     return subject in (layer, replace(layer, input_shape=None))
 
 
-def by_output(scale: Numbers, spec: ConvSpec) -> Numbers:
-    """Return one number an output channel in a shape that broadcasts against the stored kernel."""
+def by_channel(numbers: Numbers, spec: ConvSpec, *, outputs: bool) -> Numbers:
+    """Return one number an output channel, or an input channel, in a shape that broadcasts against the kernel."""
     ones = (1,) * spec.ndim
-    if not spec.transposed:
-        return scale.reshape(-1, 1, *ones)
-    # Entry (i, j) feeds output j of the group of input i.
-    by_entry = np.repeat(scale.reshape(spec.groups, -1), spec.cin // spec.groups, axis=0)
-    return by_entry.reshape(*by_entry.shape, *ones)
-
-
-def _by_input(divisors: Numbers, spec: ConvSpec) -> Numbers:
-    """Return one number an input channel in a shape that broadcasts against the stored kernel."""
-    ones = (1,) * spec.ndim
-    if spec.transposed:
-        return divisors.reshape(-1, 1, *ones)
-    by_entry = np.repeat(divisors.reshape(spec.groups, -1), spec.cout // spec.groups, axis=0)
+    if outputs != spec.transposed:
+        return numbers.reshape(-1, 1, *ones)
+    # The kernel's other axis is that of one group: entry (i, j) is of the j-th of these channels in the group of i.
+    channels_on_first_axis = spec.cin if outputs else spec.cout
+    by_entry = np.repeat(numbers.reshape(spec.groups, -1), channels_on_first_axis // spec.groups, axis=0)
     return by_entry.reshape(*by_entry.shape, *ones)
 
 

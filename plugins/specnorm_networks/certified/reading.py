@@ -21,10 +21,10 @@ from specnorm_networks.certified.channels import (
     average_of,
     flattened_pixels,
     group_of_channels,
+    in_network,
     is_padded_layer,
     keeps_channels,
     numbers_along,
-    spatial_sizes,
 )
 from specnorm_networks.certified.combinations import (
     LinearCombination,
@@ -265,11 +265,7 @@ class Reader:
     ) -> LinearCombination:
         """Return a layer, with the padding before it and a factor ``alpha``, as terms of the values that it reads."""
         layer = operator.layer
-        source = self.nodes[node.inputs[0]]
-        geometry = dict(layer.geometry)
-        if isinstance(source.operator, ops.Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
-            geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
-            source = self.nodes[source.inputs[0]]
+        source, geometry, sizes = in_network(node, layer, self.nodes)
         if node.shape is None or source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
             raise NoSumError
         try:
@@ -288,7 +284,7 @@ class Reader:
         if combination.width * self._repeat(combination) != spec.cin:
             raise NoSumError
 
-        placed_layer = PlacedLayer(layer, geometry, spec, spatial_sizes(source.shape, node.shape, layer.spatial))
+        placed_layer = PlacedLayer(layer, geometry, spec, sizes)
         terms = self._terms_of_layer(placed_layer, combination, alpha)
         return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import defs
+from onnx import defs, helper
 from onnxscript import ir
 from onnxscript import opset18 as op
 from onnxscript.values import Op, Opset
@@ -252,9 +252,9 @@ def _schema(
     all_types = defs.get_schema("Identity").type_constraints[0].allowed_type_strs
     input_parameters = [parameter(f"x{number}", f"X{number}") for number in range(inputs)]
     output_parameters = [parameter(f"y{number}", f"Y{number}") for number in range(outputs)]
-    schema_attributes = []
+    attribute_types = []
     for key, value in attributes.items():
-        schema_attributes.append(defs.OpSchema.Attribute(key, _attribute_type(value), required=False))
+        attribute_types.append(defs.OpSchema.Attribute(key, helper.make_attribute(key, value)))
     return defs.OpSchema(
         name,
         domain,
@@ -262,17 +262,10 @@ def _schema(
         inputs=input_parameters,
         outputs=output_parameters,
         type_constraints=[(each.type_str, all_types, "") for each in (*input_parameters, *output_parameters)],
-        attributes=schema_attributes,
+        attributes=[
+            defs.OpSchema.Attribute(key, helper.make_attribute(key, value)) for key, value in attributes.items()
+        ],
     )
-
-
-def _attribute_type(value: Any) -> Any:
-    """Return ONNX's type of an attribute with such a value."""
-    types = defs.OpSchema.AttrType
-    if isinstance(value, list | tuple):
-        has_floats = any(isinstance(v, float) for v in value)
-        return types.FLOATS if has_floats else types.INTS
-    return {bool: types.INT, int: types.INT, float: types.FLOAT, str: types.STRING}[type(value)]
 
 
 def _are_numbers(value: Any) -> bool:

@@ -55,6 +55,11 @@ class Layer:
     to_host: Callable[[AnyArray], NDArray[Any]] = np.asarray
     """Makes a NumPy array of what ``load`` returns, exactly."""
 
+    @property
+    def digested(self) -> tuple[Any, ...]:
+        """What digests have of the layer: its kernel and its geometry."""
+        return self.to_host(self.stored()), self.geometry, self.spatial, self.error
+
     def stored(self) -> Any:
         """Return the kernel as an array of its own library; a matrix with its outputs first."""
         stored = self.load()
