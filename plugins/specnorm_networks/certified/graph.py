@@ -182,6 +182,14 @@ class Graph:
         count.update(self.outputs)
         return count
 
+    def last_readers(self) -> dict[int, list[str]]:
+        """Return for the number of a node the names of the values that it is the last one to read or compute."""
+        last = {name: number for number, node in enumerate(self.nodes) for name in (node.name, *node.inputs)}
+        unread_after: dict[int, list[str]] = {}
+        for name, number in last.items():
+            unread_after.setdefault(number, []).append(name)
+        return unread_after
+
     def pruned(self) -> Graph:
         """Return the network without nodes that no output needs; inputs stay."""
         needed = set(self.outputs)

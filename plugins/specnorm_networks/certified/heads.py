@@ -444,7 +444,8 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) 
     at_once = max(1, MOST_ENTRIES_AT_ONCE // n**2)
     for first in range(0, len(frequencies), at_once):
         chunk = slice(first, first + at_once)
-        symbols = _hermitian_symbols(k, frequencies[chunk], k_positions)
+        symbols = _symbols(k, frequencies[chunk], k_positions)
+        symbols = (symbols + symbols.conj().swapaxes(-1, -2)) / 2  # Hermitian although they are rounded
         _require_below_one(symbols, ops)
         e = _symbols(w, frequencies[chunk], w_positions)
         form = np.eye(n) - symbols
@@ -481,16 +482,6 @@ def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:
     """Bound the norm of a symbol's error: that of the kernel's entries, and that of the sum over the taps."""
     of_sum = float(symbol_error(kernel[None], xp=np)[0])  # type: ignore[arg-type]
     return host.add_up(of_sum, scaling_error(magnitudes, ConvSpec.of(magnitudes.shape)))
-
-
-def _hermitian_symbols(
-    kernel: FloatArray,
-    frequencies: frequency_grids.Frequencies,
-    positions: NDArray[np.int64],
-) -> NDArray[np.complex128]:
-    """Return the symbols of K, Hermitian although they are rounded."""
-    symbols = _symbols(kernel, frequencies, positions)
-    return np.asarray((symbols + symbols.conj().swapaxes(-1, -2)) / 2)
 
 
 def _symbols(
