@@ -32,7 +32,7 @@ from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
 from specnorm_networks.extensions import extension
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Product
+from specnorm_networks.methods import Method, Multipliers, Product, Searching
 from specnorm_networks.model import Checked
 from specnorm_networks.progress import Progress, stage
 
@@ -108,7 +108,8 @@ def bound(
             checked = compare(graph, read, region)
     ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
-    method = method.within(budget).telling(progress)
+    if isinstance(method, Searching):
+        method = method.limited(budget, progress)
     with stage(progress, "search and proof"):
         if balls is None:
             answers = _everywhere(graph, measure, method)
@@ -155,8 +156,8 @@ def bound_by_units(
     NoBoundError
         If there are too many units, or no search of them is worth its time.
     """
-    if measure.clock.expired:
-        raise NoBoundError("no time is left")
+    if measure.clock.expired or not isinstance(method, Searching):
+        raise NoBoundError("no time is left, or the method searches no weights")
     run = unit_run(graph)
     if not method.affordable(run, 1.0 if limit == math.inf else SHARE):
         raise NoBoundError("a search of its units takes too long")

@@ -248,17 +248,17 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
     for phase_number, ((part, _), taps) in enumerate(zip(placed, window.taps, strict=False)):
         of_phase = whole[:, phase_number]
         of_phase[(slice(None), slice(None), *taps)] = part
-    stride = before if reads_input else (1,) * axes
+    stride_of_term = before if reads_input else (1,) * axes
     phases_read = 1 if reads_input else math.prod(before)
     dense = whole.reshape(-1, *whole.shape[2:])
-    geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-p, 0) for p in window.start)}
+    geometry = {"stride": stride_of_term, "padding_mode": "zeros", "padding": tuple((-p, 0) for p in window.start)}
     name = "identity" if term.placed_layer is None else term.placed_layer.layer.name
     layer = Layer(name, lambda: dense, geometry, axes)
     return Term(
         term.source,
         reads=range(term.reads.start * phases_read, term.reads.stop * phases_read),
         rows=range(term.rows.start * len(placed), term.rows.stop * len(placed)),
-        stride=stride,
+        stride=stride_of_term,
         placed_layer=PlacedLayer(layer, geometry, ConvSpec.of(dense.shape, **geometry), None),
         columns=range(columns),
     )

@@ -555,23 +555,26 @@ class Pointwise(Operator):
     def lipschitz(self, place: Place) -> float:
         if self.slopes_on_range is not None:
             return float(max(np.max(abs(end), initial=0.0) for end in self.slopes_on_range.ends))
+        return max(map(abs, self._known_extent()))
+
+    def _known_extent(self) -> tuple[float, float]:
         ends = self.extent()
         if ends is None:
             raise NoBoundError(f"{self!r} has no largest slope that is known here")
-        return max(map(abs, ends))
+        return ends
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         (x,) = ranges
         with np.errstate(all="ignore"):
             return enclosing(self.between(*x.ends))
 
-    def by_channel(self, axis: int, width: int) -> LowHigh | None:
-        """Return the smallest and largest slope in each channel, shape (width,); None if unknown."""
+    def by_channel(self, axis: int, width: int) -> LowHigh:
+        """Return the smallest and largest slope in each channel, shape (width,); `NoBoundError` if unknown."""
         if self.slopes_on_range is None:
-            ends = self.extent()
-            return None if ends is None else (np.full(width, ends[0]), np.full(width, ends[1]))
+            least, most = self._known_extent()
+            return np.full(width, least), np.full(width, most)
         if self.slopes_on_range.low.shape[axis] != width:
-            return None
+            raise NoBoundError(f"its slopes are of other channels than the {width} on axis {axis}")
         if not self.slopes_on_range.low.size:
             return np.zeros(width), np.zeros(width)
         low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.slopes_on_range.ends)

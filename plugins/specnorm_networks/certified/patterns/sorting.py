@@ -47,8 +47,9 @@ def _sort_of_pair(
     """Return sorting for the joined largest and smallest entry along an axis of two entries."""
     # If the axis was dropped, both are joined along a new axis; if it was kept, along that axis.
     for each in (first.operator, second.operator):
-        is_extreme = isinstance(each, ops.Largest | ops.Smallest)
-        if not is_extreme or each.axes != (concat.axis,) or each.keep == concat.new:
+        if not isinstance(each, ops.Largest | ops.Smallest):
+            raise NoPattern
+        if each.axes != (concat.axis,) or each.keep == concat.new:
             raise NoPattern
     source = structure.input_of(first)
     is_pair = source.shape is not None and source.shape[concat.axis] == 2
