@@ -157,9 +157,8 @@ class Reflection(Operator):
         return host.root_up(Fraction(host.inflate(largest_sq, 64)))
 
     def run(self, *values: FloatArray) -> FloatArray:
-        first, second = self._halves(*values)
-        form, below, above = self._form_and_maps(first, second)
-        return np.where(np.concatenate([form, form], self.axis) > 0, above, below)
+        form, below, above = self._form_and_maps(*values)
+        return self._joined(np.where(form > 0, above, below))
 
     def lipschitz(self, place: Place) -> float:
         norm = self.norm
@@ -174,36 +173,27 @@ class Reflection(Operator):
         unit: float,
     ) -> FloatArray | float:
         # Each number is a sum of two products whose factors are rounded: relative to the sum of their absolute values.
-        first, second = self._halves(*values)
+        (x,) = values
         absolute = Reflection(self.axis, abs(self.sign), abs(self.below), abs(self.above))
-        size_of_form, size_below, size_above = absolute._form_and_maps(abs(first), abs(second))
+        size_of_form, size_below, size_above = absolute._form_and_maps(abs(x))
         # Next to the border the other library may choose the other map.
-        form, below, above = self._form_and_maps(first, second)
-        is_next_to_border = abs(form) <= 16 * unit * size_of_form
-        is_next_to_border = np.concatenate([is_next_to_border, is_next_to_border], self.axis)
-        difference = np.where(is_next_to_border, abs(above - below), 0.0)
-        return 16 * unit * np.maximum(size_above, size_below) + difference
+        form, below, above = self._form_and_maps(x)
+        difference = np.where(abs(form) <= 16 * unit * size_of_form, abs(above - below), 0.0)
+        return self._joined(16 * unit * np.maximum(size_above, size_below) + difference)
 
-    def _halves(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the first and the second entries of all pairs."""
-        n = x.shape[self.axis]
+    def _form_and_maps(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the linear form of all pairs (n/2, ...), the value of the map below, and that of the map above.
+
+        The values have the axis first, split into the entries of a pair and the pairs: shape (2, n/2, ...).
+        """
+        axis_first = np.moveaxis(x, self.axis, 0)
+        n = len(axis_first)
         if n != 2 * self.sign.shape[1]:
             raise NotRunError(f"an axis of {n} is no pairs of {self.sign.shape[1]}")
-        first, second = np.split(x, 2, self.axis)
-        return first, second
+        pairs = axis_first.reshape(2, n // 2, *axis_first.shape[1:])
+        below, above = (np.einsum("ijc,jc...->ic...", matrix, pairs) for matrix in (self.below, self.above))
+        return np.einsum("jc,jc...->c...", self.sign, pairs), below, above
 
-    def _form_and_maps(
-        self,
-        first: FloatArray,
-        second: FloatArray,
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return the linear form, the value of the map below, and that of the map above, of all pairs."""
-        shape_along_axis = [1] * first.ndim
-        shape_along_axis[self.axis] = -1
-
-        def combination(row: FloatArray) -> FloatArray:
-            return np.asarray(row[0].reshape(shape_along_axis) * first + row[1].reshape(shape_along_axis) * second)
-
-        below = np.concatenate([combination(row) for row in self.below], self.axis)
-        above = np.concatenate([combination(row) for row in self.above], self.axis)
-        return combination(self.sign), below, above
+    def _joined(self, pairs: FloatArray) -> FloatArray:
+        """Return a value whose axis is first, and split into pairs, in the shape of the input."""
+        return np.moveaxis(pairs.reshape(-1, *pairs.shape[2:]), 0, self.axis)

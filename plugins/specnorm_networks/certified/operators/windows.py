@@ -86,22 +86,14 @@ def weighted_sums_along(before: KnownShape, rows_of_axes: RowsOfAxes) -> LinearM
     largest_size = math.prod(map(max, before, shape))
     apply = _sums_over_axes(rows_of_axes, first_axis, largest_size)
     apply_adjoint = _sums_over_axes(columns_of_axes, first_axis, largest_size)
+    widths = [max(map(len, rows), default=0) for rows in rows_of_axes if rows is not None]
     return LinearMap(
         lambda x: apply(x[0]),
         absolute=lambda x: abs(apply(x[0])),
-        roundings=_roundings_of_sums(rows_of_axes),
+        roundings=sum(width + 4 for width in widths),
         shape=shape,
         adjoint=lambda y: [apply_adjoint(y)],
     )
-
-
-def _widths(rows_of_axes: RowsOfAxes) -> list[int]:
-    """Return the largest number of weights of an output, for each axis that changes."""
-    return [max(map(len, rows), default=0) for rows in rows_of_axes if rows is not None]
-
-
-def _roundings_of_sums(rows_of_axes: RowsOfAxes) -> int:
-    return sum(width + 4 for width in _widths(rows_of_axes))
 
 
 def _sums_over_axes(
@@ -114,7 +106,7 @@ def _sums_over_axes(
     ``largest_size``: upper limit of the entries of one value of the batch, before the first axis, between two axes and
     after the last.
     """
-    entries = largest_size * max(_widths(rows_of_axes), default=1)
+    entries = largest_size * max([len(row) for rows in rows_of_axes for row in rows or ()], default=1)
 
     def sum_over_axes(x: FloatArray) -> FloatArray:
         for axis, rows in enumerate(rows_of_axes, first_axis + 1):
