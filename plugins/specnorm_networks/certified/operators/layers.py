@@ -17,13 +17,13 @@ from specnorm.proof import AnyArray, layer_map
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
-    KnownShape,
     Linear,
     LinearMap,
     NotRunError,
     Offset,
     Operator,
     Place,
+    Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
 
@@ -98,7 +98,7 @@ class Convolution(_WithKernel):
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset({0})
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if len(before) != self.layer.spatial + 2:
             return None
         kernel = self.layer.kernel()
@@ -107,7 +107,7 @@ class Convolution(_WithKernel):
         except (GeometryError, KernelError):
             return None
 
-    def _map_of_kernel(self, before: KnownShape, kernel: FloatArray) -> LinearMap | None:
+    def _map_of_kernel(self, before: Shape, kernel: FloatArray) -> LinearMap | None:
         """Return the map for inputs of a shape (samples, channels, *spatial); None if the channels do not fit."""
         geometry = dict(self.layer.geometry)
         spec = ConvSpec.of(kernel.shape, **geometry)
@@ -183,7 +183,7 @@ class Matrix(_WithKernel):
         """Return the axis along which the matrix multiplies a value with ``ndim`` axes."""
         return ndim - (1 if self.side == "right" else 2)
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if self.layer.error is not None or not math.isfinite(self.alpha):
             return None
         kernel = self.layer.kernel()

@@ -18,12 +18,12 @@ import numpy as np
 from specnorm.proof import host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
-    KnownShape,
     NoBoundError,
     NotRunError,
     Operator,
     Place,
     Program,
+    Shape,
 )
 from specnorm_networks.certified.operators.linear import Add, Concat
 from specnorm_networks.certified.operators.moves import Gather
@@ -84,7 +84,7 @@ class GroupSort(Sorted):
         groups = x.reshape(*x.shape[: self.axis], *split_shape, *x.shape[self.axis + 1 :])
         return _in_order(groups, axis_within_group, self.descending).reshape(x.shape)
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program | None:
+    def written_out(self, before: Sequence[Shape]) -> Program | None:
         """Write pairs (u, v) by one function: ``min(u, v) = u - r`` and ``max(u, v) = v + r`` with ``r = relu(u - v)``.
 
         Larger groups are left as they are: exchanges of neighbours, one after the other, gave no smaller bounds.

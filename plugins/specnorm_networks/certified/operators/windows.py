@@ -16,7 +16,6 @@ from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import AxisPooling, Row
 from specnorm_networks.certified.operators.base import (
     FloatArray,
-    KnownShape,
     Linear,
     LinearMap,
     NoBoundError,
@@ -24,6 +23,7 @@ from specnorm_networks.certified.operators.base import (
     Operator,
     Place,
     Program,
+    Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
 from specnorm_networks.certified.operators.joins import Maximum, Minimum
@@ -41,7 +41,7 @@ class Windows:
     ceil: bool = False
     """Whether the last window may leave the padded input; none starts after the end of the input."""
 
-    def at(self, before: KnownShape, *, count_padding: bool = True) -> list[AxisPooling]:
+    def at(self, before: Shape, *, count_padding: bool = True) -> list[AxisPooling]:
         """Return the windows along each axis for an input of a shape; `NoBoundError` if it has too few axes.
 
         ``count_padding``: whether padding counts in an average.
@@ -66,7 +66,7 @@ RowsOfAxes: TypeAlias = Sequence[Sequence[Row] | None]
 """For each of the last axes of a value: pixels and weights of each output; None if the axis stays as it is."""
 
 
-def weighted_sums_along(before: KnownShape, rows_of_axes: RowsOfAxes) -> LinearMap | None:
+def weighted_sums_along(before: Shape, rows_of_axes: RowsOfAxes) -> LinearMap | None:
     """Return the map of weighted sums along the last axes; None if it does not fit the input's sizes.
 
     All weights have to have the same sign, since |A| x is computed as |A x| for x >= 0.
@@ -138,7 +138,7 @@ class WindowMaximum(Operator):
         _, counts = np.unique(entries_of_windows, return_counts=True)
         return host.root_up(int(counts.max(initial=1)))
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program:
+    def written_out(self, before: Sequence[Shape]) -> Program:
         # Gather the first entries of all windows, the second ones, and so on. Their maximum is that of each window.
         program: Program = [(Gather(self.axis, entries), (0,)) for entries in self.windows.T]
         extreme = Minimum() if self.takes_minimum else Maximum()
@@ -176,7 +176,7 @@ class MaxPool(Operator):
             x = step.run(x)
         return x
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program:
+    def written_out(self, before: Sequence[Shape]) -> Program:
         """Return the maxima along one axis after the other; `NoBoundError` if a window contains no pixel."""
         (shape,) = before
         pixels_of_axes = [window.pixels() for window in self.windows.at(shape)]
@@ -228,6 +228,6 @@ class AveragePool(Linear):
         _require_outputs(windows, place)
         return host.mul_up(*map(average_norm_up, windows))
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         windows = self.windows.at(before, count_padding=self.count_padding)
         return weighted_sums_along(before, [axes.average_rows(window) for window in windows])
