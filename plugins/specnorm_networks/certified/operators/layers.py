@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError, KernelError
-from specnorm.proof import AnyArray, layer_map
+from specnorm.proof import AnyArray, ArrayOps, backends, layer_map
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
@@ -26,11 +25,6 @@ from specnorm_networks.certified.operators.base import (
     Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
-
-NUMPY_OPS: Any = SimpleNamespace(
-    xp=np, concrete=True, memory=2**28, device=lambda _: None, from_numpy=lambda x, _: x, to_numpy=lambda x: x
-)
-"""Those members of `types.ArrayOps` that `layer_map.Convolution` needs in NumPy; ``memory`` is in bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +110,8 @@ class Convolution(_WithKernel):
         spatial = before[2:]
         spec_at_size = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": spatial})
         stack_of_one: Any = kernel[None]
-        layer = layer_map.Convolution(stack_of_one, spec_at_size, ops=NUMPY_OPS)
+        ops = ArrayOps.of(backends.backend_for(stack_of_one), stack_of_one)
+        layer = layer_map.Convolution(stack_of_one, spec_at_size, ops=ops)
         output_entries, input_entries = layer.shape
         input_shape, output_shape = layer.shapes
         extra = self.extra or (0,) * spec.ndim

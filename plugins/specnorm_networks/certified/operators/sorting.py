@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from specnorm.proof import host
+from specnorm.proof import ArrayOps, arithmetic, backends, matrix_norm_up
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     NoBoundError,
@@ -144,17 +143,14 @@ class Reflection(Operator):
         return float(np.max(np.linalg.norm(differences, axis=1))) / largest_norm
 
     @property
+    @arithmetic.on_host()
     def norm(self) -> float | None:
         """Norm of the larger map, rounded up; None if the maps differ on the border by more than rounding."""
         if not self.jump <= LARGEST_JUMP:
             return None
-        # For M = [[p, q], [r, s]] with the sum of squares t and the determinant d:
-        # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, and t^2 - 4 d^2 = ((p - s)^2 + (q + r)^2) ((p + s)^2 + (q - r)^2).
-        largest_sq = 0.0
-        for (p, q), (r, s) in np.concatenate([self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)]):
-            root = np.hypot(p - s, q + r) * np.hypot(p + s, q - r)
-            largest_sq = max(largest_sq, float((p * p + q * q + r * r + s * s + root) / 2))
-        return host.root_up(Fraction(host.inflate(largest_sq, 64)))
+        maps: Any = np.concatenate([self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)])
+        norms: Any = matrix_norm_up(maps, ops=ArrayOps.of(backends.backend_for(maps), maps))
+        return float(np.max(norms))
 
     def run(self, *values: FloatArray) -> FloatArray:
         form, below, above = self._form_and_maps(*values)
