@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
-from specnorm.proof import ArrayOps, Clock, arithmetic, backends, check_values, proven
+from specnorm.proof import Clock, arithmetic, backends, check_values, proven
 from specnorm_networks.certified.digests import digest_of_bits
 from specnorm_networks.certified.kernels import SizesOfLayer, norm_of_layer, norm_of_matrices
 
@@ -121,7 +121,7 @@ class Measure:
             backend = backends.backend_for(numbers)
             check_values(numbers, numbers.shape, backend=backend)
             with arithmetic.exact(numbers, backend=backend):
-                self._stacks[key] = norm_of_matrices(numbers, ops=ArrayOps.of(backend, numbers))
+                self._stacks[key] = norm_of_matrices(numbers)
         return self._stacks[key]
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:

@@ -19,7 +19,7 @@ from specnorm_networks.certified.operators import (
     Softmax,
     Unknown,
 )
-from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, KnownShape, LinearMap, flattened
+from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap, Shape, flattened
 from specnorm_networks.certified.operators.joins import Selection
 from specnorm_networks.certified.operators.piecewise import Piecewise
 from specnorm_networks.certified.operators.registry import registered_operators
@@ -59,7 +59,7 @@ __all__ = [
     # Text.
     "aligned", "html_table", "shortened",
     # For extensions: graphs, and the parts of operators that rules use.
-    "Constant", "FloatArray", "KnownShape", "LinearMap", "LogSoftmax", "Map", "Matrix", "NoBoundError", "Piecewise",
+    "Constant", "FloatArray", "Shape", "LinearMap", "LogSoftmax", "Map", "Matrix", "NoBoundError", "Piecewise",
     "Pointwise", "Scope", "Selection", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants",
     "flattened", "is_file", "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.

@@ -9,15 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Upper
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node, Shape
 from specnorm_networks.certified.kernels import SizesOfLayer
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.rules import Average
-
-MOST_AVERAGED = 2**10
-"""Largest number of averaged pixels for which the matrix of the averages is kept."""
 
 
 def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
@@ -76,17 +71,6 @@ def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | 
         case _:
             leaves_channels = operator.keeps_channels
     return leaves_channels and len(after) == len(before) and after[:2] == before[:2]
-
-
-def average_of(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
-    """Return an operator as averages of the pixels of each channel.
-
-    None if it takes no averages, or if there are more than `MOST_AVERAGED` pixels. ``factor``: the operator's constant.
-    """
-    if not isinstance(operator, (ops.Mean, ops.AveragePool)) or before is None:
-        return None
-    sizes = before[2:]
-    return Average(factor, operator.run, sizes) if math.prod(sizes) <= MOST_AVERAGED else None
 
 
 def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None:

@@ -15,10 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import ConvSpec
-from specnorm.proof import HypothesisError, Upper, at_every_size, counted, digest_of, host, make_upper, matrix_norm_up
+from specnorm.proof import (
+    ArrayOps,
+    HypothesisError,
+    Upper,
+    at_every_size,
+    backends,
+    counted,
+    digest_of,
+    host,
+    make_upper,
+    matrix_norm_up,
+)
 
 if TYPE_CHECKING:
-    from specnorm.proof import AnyArray, ArrayOps
+    from specnorm.proof import AnyArray
     from specnorm_networks.certified.operators.layers import Layer
 
 ROUNDINGS = 64
@@ -181,7 +192,7 @@ def by_channel(numbers: Numbers, spec: ConvSpec, *, outputs: bool) -> Numbers:
     return by_entry.reshape(*by_entry.shape, *ones)
 
 
-def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
+def norm_of_matrices(stack: Numbers) -> Upper:
     """Prove the largest spectral norm of a stack of matrices.
 
     Parameters
@@ -194,7 +205,7 @@ def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
     for first in range(0, len(stack), step):
         matrices = stack[first : first + step]
         if matrices.size:
-            norms.append(_largest_norm_up(matrices, ops))
+            norms.append(_largest_norm_up(matrices))
     # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
     largest = float(np.max(norms, initial=0.0))
     return make_upper(largest, _subject_of_stack(stack), "factorisation", digest=digest_of(stack))
@@ -213,13 +224,14 @@ def checked_norm_of_stack(norms: Norms, layer: Layer) -> Upper:
     return norm
 
 
-def _largest_norm_up(matrices: Numbers, ops: ArrayOps) -> float:
+def _largest_norm_up(matrices: Numbers) -> float:
     largest_entry = float(np.max(np.abs(matrices)))
     if not largest_entry:
         return 0.0
     _, exponent = math.frexp(largest_entry)
     scaled: Any = np.ldexp(matrices, -exponent)
     # An entry that underflows changes by less than the smallest normal number, 2^-1022 < 2^-1000.
+    ops = ArrayOps.of(backends.backend_for(scaled), scaled)
     uppers: Any = matrix_norm_up(scaled, matrices.size * 2.0**-1000, ops=ops)
     return host.next_up(math.ldexp(float(np.max(uppers)), exponent))
 

@@ -29,12 +29,6 @@ def _log_sigmoid(self: Any) -> Any:
     return op.Neg(op.Softplus(op.Neg(self)))
 
 
-def _threshold(self: Any, threshold: float, value: float) -> Any:
-    if threshold != value:
-        raise NotImplementedError("a threshold that is not its value is a step")
-    return op.Max(self, _constant(value, self)) if value else op.Relu(self)
-
-
 def _hard_sigmoid(self: Any) -> Any:
     # HardSigmoid of ONNX has the slope 1/6 as an attribute, which is rounded to single precision.
     shifted = op.Add(self, _constant(3.0, self))
@@ -133,11 +127,6 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
         return (value, op.Constant(value_int=0)) if largest else value
 
     return write
-
-
-def _sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
-    del stable
-    return op.TopK(self, _constant([int(self.shape[dim])]), axis=dim, largest=int(descending), sorted=1)
 
 
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
@@ -281,7 +270,6 @@ def table() -> dict[Any, Callable[..., Any]]:
     return {
         aten.softplus.default: _softplus,
         aten.log_sigmoid.default: _log_sigmoid,
-        aten.threshold.default: _threshold,
         aten.hardsigmoid.default: _hard_sigmoid,
         aten.rrelu.default: _random_leaky,
         aten.conv3d.default: _convolution_3d,
@@ -295,5 +283,4 @@ def table() -> dict[Any, Callable[..., Any]]:
         **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
         **{getattr(aten, f"adaptive_max_pool{n}d").default: maxima for n in (1, 2, 3)},
         aten.diagonal.default: _diagonal,
-        aten.sort.stable: _sort,
     }
