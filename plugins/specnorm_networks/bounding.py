@@ -209,10 +209,7 @@ def _by_parts(
 
 def _kernel_names(links: Sequence[Link]) -> tuple[str, ...]:
     """Return the names of the kernels of some links."""
-    names: list[str] = []
-    for link in links:
-        names += link.kernel_names
-    return tuple(names)
+    return tuple(name for link in links for name in link.kernel_names)
 
 
 def _first_limit(parts: Parts, product: float) -> float:
