@@ -337,7 +337,7 @@ def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
 
 
 def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> FloatArray | None:
-    """Return the factors of a scale as one number for each output channel of a layer; None if they vary otherwise."""
+    """Return the factors of a scale as one number for each output channel of a layer; None: it stays outside of it."""
     axes_after_channels = operator.layer.spatial
     if isinstance(operator, Matrix) and operator.side == "left":
         axes_after_channels += 1
