@@ -19,12 +19,14 @@ from specnorm_check import (
     without_claim,
 )
 from specnorm_networks.model_arrays import ModelArrays
-from specnorm_networks.tools import Certificate, NetworkBound, certificate_of, certificate_of_network
+from specnorm_networks.tools import NetworkBound
 
 from specnorm import SpecnormError
 from specnorm.errors import CertificateError, ModelFileError
 from specnorm.proof import backends, number
+from specnorm_audit.layer_certificates import Certificate, certificate_of
 from specnorm_audit.layers import Layer
+from specnorm_audit.network_certificates import certificate_of_network
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.report import Report

@@ -16,7 +16,9 @@ from specnorm_audit import tables
 from specnorm_audit.rows import Row, finite
 
 if TYPE_CHECKING:
-    from specnorm_networks.tools import Certificate, NetworkBound
+    from specnorm_networks.tools import NetworkBound
+
+    from specnorm_audit.layer_certificates import Certificate
 
 
 Outcome: TypeAlias = Literal["passed", "failed", "undecided"]

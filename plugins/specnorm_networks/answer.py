@@ -6,7 +6,7 @@ import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specnorm.errors import CertificateError
 from specnorm.proof import Upper, counted, lines, number, visible
@@ -17,9 +17,6 @@ from specnorm_networks.certified.scope import Map
 from specnorm_networks.exported_file import AnswerWithFile
 from specnorm_networks.model import Checked
 from specnorm_networks.tables import aligned, html_table, shortened
-
-if TYPE_CHECKING:
-    from specnorm_networks.layer_certificates import Certificate
 
 MOST_LINES = 40
 """Largest number of lines of an explanation, about: a screen."""
@@ -125,7 +122,7 @@ class NetworkBound(AnswerWithFile):
     status: str = COMPLETE
     others: tuple[RunBound, ...] = field(default=(), repr=False, compare=False)
     file: bytes | None = field(default=None, repr=False, compare=False)
-    _statement: Callable[[NetworkBound, str], Certificate] | None = field(default=None, repr=False, compare=False)
+    _statement: Callable[[NetworkBound, str], Any] | None = field(default=None, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         """Put premises before the claims that they prove: else pickling recurses through a chain of thousands."""
@@ -194,7 +191,7 @@ class NetworkBound(AnswerWithFile):
             text = [*text[:half], f"... {len(text) - 2 * half} lines between", *text[-half:]]
         return "\n".join(map(visible, text))
 
-    def certificate(self, name: str = "network") -> Certificate:
+    def certificate(self, name: str = "network") -> Any:
         """Return a certificate that can be checked without specnorm: ``python -m specnorm_check``.
 
         Its proof is searched for anew, with the weights of `runs` and `others`. The certified number is about 1 % above
@@ -209,10 +206,9 @@ class NetworkBound(AnswerWithFile):
             raise CertificateError(
                 "this bound was not made by network_bound from a model: call network_bound, and take its certificate."
             )
-        certificate: Certificate = self._statement(self, name)
-        return certificate
+        return self._statement(self, name)
 
-    def stated_by(self, statement: Callable[[NetworkBound, str], Certificate]) -> NetworkBound:
+    def stated_by(self, statement: Callable[[NetworkBound, str], Any]) -> NetworkBound:
         """Return the same bound, whose `certificate` is made by ``statement`` from the bound and the claim's name."""
         return replace(self, _statement=statement)
 

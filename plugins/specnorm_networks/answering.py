@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from specnorm.errors import MethodError
 from specnorm.proof import AnyArray, Clock, check_budget
-from specnorm_networks.answer import COMPLETE, NetworkBound, RunBound
-from specnorm_networks.bounding import bounded
+from specnorm_networks.answer import COMPLETE, NetworkBound
+from specnorm_networks.bounding import bounded, upper_of
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import NoBoundError, keep_linear_maps
 from specnorm_networks.certified.operators.layers import Convolution, Matrix
@@ -32,7 +32,7 @@ from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
 from specnorm_networks.extensions import extension
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Product
+from specnorm_networks.methods import Method, Multipliers, Product, Searching
 from specnorm_networks.model import Checked
 from specnorm_networks.progress import Progress, stage
 
@@ -106,22 +106,16 @@ def bound(
     if check:
         with keep_linear_maps(), stage(progress, "comparison with the model"):
             checked = compare(graph, read, region)
-    ranges_on_ball: Ranges | None = None
     measure = replace(measure or Measure(), clock=Clock.of(budget))
-    method = method.within(budget).telling(progress)
+    if isinstance(method, Searching):
+        method = method.limited(budget, progress)
     with stage(progress, "search and proof"):
-        if balls is None:
-            answers = _everywhere(graph, measure, method)
-            answer = _smallest(answers)
-            others: list[RunBound] = []
-            for other in answers:
-                if other is not answer:
-                    others += other.runs
-            answer = replace(answer, others=tuple(others))
-        else:
-            ranges_on_ball = balls.ranges_near(graph, ball, measure)
-            answers = [*_everywhere(graph, measure, method), *balls.near(graph, ball, measure, method, ranges_on_ball)]
-            answer = _smallest(answers)
+        ranges_on_ball = None if balls is None else balls.ranges_near(graph, ball, measure)
+        answers = _everywhere(graph, measure, method)
+        if balls is not None:
+            answers += balls.near(graph, ball, measure, method, ranges_on_ball)
+    answer = min(answers, key=upper_of)
+    others = tuple(run for other in answers if other is not answer for run in other.runs)
     is_complete = not (measure.clock.has_cut or measure.clock.expired)
     status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
     if check:
@@ -129,7 +123,7 @@ def bound(
             pairs, reached = attack(read, answer, region, ranges_on_ball or {})
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
-    return replace(answer, checked=checked, note=read.note, status=status, file=file)
+    return replace(answer, checked=checked, note=read.note, status=status, file=file, others=others)
 
 
 def bound_by_units(
@@ -155,8 +149,8 @@ def bound_by_units(
     NoBoundError
         If there are too many units, or no search of them is worth its time.
     """
-    if measure.clock.expired:
-        raise NoBoundError("no time is left")
+    if measure.clock.expired or not isinstance(method, Searching):
+        raise NoBoundError("no time is left, or the method searches no weights")
     run = unit_run(graph)
     if not method.affordable(run, 1.0 if limit == math.inf else SHARE):
         raise NoBoundError("a search of its units takes too long")
@@ -182,7 +176,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if not channels_are_not_enough and not units_know_more:
         return [by_channels]
     written = written_out(prepare(graph))[-1]
-    limit = math.inf if channels_are_not_enough or by_channels.upper is None else by_channels.upper
+    limit = math.inf if channels_are_not_enough else upper_of(by_channels)
     answers = [by_channels]
     with suppress(NoBoundError):
         by_units = bound_by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
@@ -214,7 +208,3 @@ def _with_steps_of(by_channels: NetworkBound, by_units: NetworkBound) -> Network
     product = math.inf if by_channels.product is None else by_channels.product
     unit_runs = tuple(replace(run, product=min(run.product, product)) for run in by_units.runs)
     return replace(by_units, nodes=tuple(nodes), product_claim=by_channels.product_claim, runs=unit_runs)
-
-
-def _smallest(answers: list[NetworkBound]) -> NetworkBound:
-    return min(answers, key=lambda answer: math.inf if answer.upper is None else answer.upper)

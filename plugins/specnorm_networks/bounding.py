@@ -25,7 +25,7 @@ from specnorm_networks.certified.ranges import LazyRanges, Ranges, stated_boxes
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.descent import proof_products
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Parts, Product, Scaled, expected_constant
+from specnorm_networks.methods import Method, Multipliers, Parts, Product, Searching, expected_constant
 
 MOST_WORK = 2**20
 """Largest number of uses of values times inputs: a graph of a few kilobytes may have thousands of both."""
@@ -69,18 +69,18 @@ def bounded(
         )
     values = LazyRanges(graph, known)
     answer = _bounded(graph, measure, method, run, values)
-    is_near_1 = answer.upper is not None and abs(answer.upper - 1) <= NEAR_1
-    if isinstance(method, (Scaled, Multipliers)) and is_near_1 and not measure.clock.expired:
+    if isinstance(method, Searching) and abs(upper_of(answer) - 1) <= NEAR_1 and not measure.clock.expired:
         rtol = min(measure.rtol, max(measure.rtol / 10, CLOSE))
         finer = Measure(rtol, measure.known, measure.clock)
         longer = replace(method, steps=4 * method.steps)
         second = _bounded(graph, finer, longer, run, values)
-        if _upper_of(second) < _upper_of(answer):
+        if upper_of(second) < upper_of(answer):
             return second
     return answer
 
 
-def _upper_of(answer: NetworkBound) -> float:
+def upper_of(answer: NetworkBound) -> float:
+    """Return a network's constant; infinity if it is unknown."""
     return math.inf if answer.upper is None else answer.upper
 
 

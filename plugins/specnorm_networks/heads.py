@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from specnorm import SpecnormError
-from specnorm.proof import ArrayOps, InternalError, Upper, arithmetic, backends
+from specnorm.proof import InternalError, Upper, arithmetic, backends
 from specnorm_networks.certified.heads import Head, NotProvenError, constant_before, constant_through_head
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
@@ -77,8 +77,6 @@ def bound_through_head(
     """
     claims: list[Upper] = []
     like: Any = head.body.links[0].slopes[0]
-    backend = backends.backend_for(like)
-    ops = ArrayOps.of(backend, like)
 
     def partitions(rest: Run) -> list[Partition]:
         """Return proposals for the layers after the head."""
@@ -89,13 +87,13 @@ def bound_through_head(
         return [(starts, weights) for weights in method.search(rest, parts, share, measure.clock)]
 
     try:
-        with np.errstate(all="ignore"), arithmetic.exact(like, backend=backend):
+        with np.errstate(all="ignore"), arithmetic.exact(like, backend=backends.backend_for(like)):
             constant_ahead = constant_before(head, measure) if head.weights_before else None
             multiplications = SEARCH_SHARE * share * method.seconds * RATE
             for weights in weights_of(head, method, multiplications, weights_of_cut):
                 if measure.clock.expired:
                     break
-                claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead, ops=ops))
+                claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead))
     except InternalError:
         raise
     except (np.linalg.LinAlgError, ArithmeticError, NotProvenError, SpecnormError):

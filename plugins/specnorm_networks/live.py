@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +16,10 @@ from specnorm.errors import CertificateError, MethodError
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph
+from specnorm_networks.extensions import extension
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.progress import Progress, stage
-
-if TYPE_CHECKING:
-    from specnorm_networks.layer_certificates import Certificate
 
 MAX_BYTES = 2**33
 """Largest number of bytes of a model's file; the default of `specnorm.audit`."""
@@ -107,16 +105,14 @@ def network_bound(
     return answer.stated_by(partial(_certificate, source))
 
 
-def _certificate(source: Source, answer: NetworkBound, name: str) -> Certificate:
+def _certificate(source: Source, answer: NetworkBound, name: str) -> Any:
     """Return the certificate of a bound that holds on all inputs of an ONNX file."""
-    from specnorm_networks.certificates import certificate_of_network  # not needed for most answers
-
     if isinstance(source, Graph) or answer.radius is not None or any(answer.input_ranges.values()):
         raise CertificateError("there are claims about ONNX files alone, on all inputs.")
     if isinstance(source, str | os.PathLike):
-        return certificate_of_network(answer, Path(source).read_bytes(), name)
+        return extension("certificate")(answer, Path(source).read_bytes(), name)
     content = source.SerializeToString() if answer.file is None else answer.file
-    return certificate_of_network(answer, content, name, exported=True)
+    return extension("certificate")(answer, content, name, exported=True)
 
 
 def network_graph(source: Source, input_shape: Any = None) -> Graph:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
-from specnorm.proof import ArrayOps, Clock, arithmetic, backends, check_values, proven
+from specnorm.proof import Clock, arithmetic, backends, check_values, proven
+from specnorm_networks.certified.digests import digest_of_bits
 from specnorm_networks.certified.kernels import SizesOfLayer, norm_of_layer, norm_of_matrices
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Measure:
             backend = backends.backend_for(numbers)
             check_values(numbers, numbers.shape, backend=backend)
             with arithmetic.exact(numbers, backend=backend):
-                self._stacks[key] = norm_of_matrices(numbers, ops=ArrayOps.of(backend, numbers))
+                self._stacks[key] = norm_of_matrices(numbers)
         return self._stacks[key]
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
@@ -189,7 +189,4 @@ def _digest(kernel: Any) -> str:
 
     The digest is computed at each call, since the array may have been written to since the last one.
     """
-    numbers = np.ascontiguousarray(backends.backend_for(kernel).to_numpy(kernel))
-    digest = hashlib.sha256(f"{kernel.dtype} {numbers.shape}:".encode())
-    digest.update(numbers.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
+    return digest_of_bits((str(kernel.dtype), backends.backend_for(kernel).to_numpy(kernel)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 
@@ -57,22 +58,6 @@ class Method:
         """Return the most promising weights; None if there are none."""
         return next(iter(self.search(run, parts, share, Clock())), None)
 
-    def affordable(self, run: Run, share: float = 1.0) -> bool:
-        """Whether search and proof of a run of units, the entries of values, take less than a share of the seconds."""
-        return True
-
-    def begins_at(self, run: Run) -> float:
-        """Return the constant that is expected from the weights of the closed form, before any step of the search."""
-        return math.inf
-
-    def telling(self, progress: Progress | None) -> Method:
-        """Return the method that also tells its steps, if it has nobody to tell yet."""
-        return self
-
-    def within(self, budget: float | None) -> Method:
-        """Return the method with no more seconds than a budget; None is no limit."""
-        return self
-
 
 @dataclass(frozen=True)
 class Product(Method):
@@ -80,7 +65,9 @@ class Product(Method):
 
 
 @dataclass(frozen=True)
-class _Searching(Method):
+class Searching(Method):
+    """A method that searches weights, within a number of steps and of seconds."""
+
     steps: int = 100
     seconds: float = 60.0
     progress: Progress | None = field(default=None, repr=False, compare=False, kw_only=True)
@@ -91,13 +78,10 @@ class _Searching(Method):
         if not self.seconds > 0:
             raise MethodError(f"seconds={self.seconds!r}; expected a positive number.")
 
-    def telling(self, progress: Progress | None) -> Method:
-        """Return the method that also tells its steps, if it has nobody to tell yet."""
-        return self if progress is None or self.progress is not None else replace(self, progress=progress)
-
-    def within(self, budget: float | None) -> Method:
-        """Return the method with no more seconds than a budget; None is no limit."""
-        return self if budget is None else replace(self, seconds=min(self.seconds, budget))
+    def limited(self, budget: float | None, progress: Progress | None) -> Self:
+        """Return the method with no more seconds than a budget (None: no limit), which tells its steps."""
+        seconds = self.seconds if budget is None else min(self.seconds, budget)
+        return replace(self, seconds=seconds, progress=self.progress or progress)
 
     def search(
         self,
@@ -118,11 +102,12 @@ class _Searching(Method):
         return [weights for weights in proposals if all(map(usable, weights))]
 
     def begins_at(self, run: Run) -> float:
+        """Return the constant that is expected from the weights of the closed form, before any step of the search."""
         weights = replace(self, steps=0).weights(run, self.parts(run))
         return math.inf if weights is None else expected_constant(run, weights)
 
     def affordable(self, run: Run, share: float = 1.0) -> bool:
-        """Whether search and proof take less than a share of the method's seconds."""
+        """Whether search and proof of a run of units, the entries of values, take less than a share of the seconds."""
         return self._fits(run, self.parts(run), share)
 
     def _fits(self, run: Run, parts: Parts, share: float = 1.0) -> bool:
@@ -132,7 +117,7 @@ class _Searching(Method):
 
 
 @dataclass(frozen=True)
-class Scaled(_Searching):
+class Scaled(Searching):
     """Norms of layers multiplied along a run, in norms with a weight for each channel: ``||D_i W_i D_{i-1}^-1||``.
 
     Parameters
@@ -151,7 +136,7 @@ class Scaled(_Searching):
 
 
 @dataclass(frozen=True)
-class Multipliers(_Searching):
+class Multipliers(Searching):
     """Layers and the functions between them together: LipSDP with one multiplier a channel, proven as one norm.
 
     Parameters

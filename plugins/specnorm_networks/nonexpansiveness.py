@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import MethodError
-from specnorm.proof import check_count, counted, number
+from specnorm.proof import check_count, number
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.statements import forward_step
+from specnorm_networks.certified.statements import forward_step, only_input_and_output
 from specnorm_networks.comparison.attack import Pairs
 from specnorm_networks.live import Source, network_graph, numbers
 from specnorm_networks.measuring import Measure
@@ -101,11 +100,7 @@ def nonexpansive(
     """
     check_count("steps", steps, least=1)
     graph = network_graph(source, input_shape)
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise MethodError(
-            f"The network has {counted(len(graph.inputs), 'input')} and {counted(len(graph.outputs), 'output')}; "
-            "expected one of each."
-        )
+    only_input_and_output(graph)
     function = forward_step(graph) if residual else graph
     answer = bound(function, Measure(rtol), method=method, budget=budget)
     start = numbers(input_shape) if hasattr(input_shape, "dtype") else None

@@ -5,10 +5,9 @@ The functions for users are in `specnorm_networks` itself, and the types for rea
 
 from __future__ import annotations
 
-from specnorm_networks.answer import NetworkBound, RunBound
+from specnorm_networks.answer import NetworkBound, RunBound, Weighted
 from specnorm_networks.answering import Centre, bound, bound_by_units
 from specnorm_networks.bounding import bounded
-from specnorm_networks.certificates import certificate_of_network
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators import (
@@ -20,7 +19,7 @@ from specnorm_networks.certified.operators import (
     Softmax,
     Unknown,
 )
-from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, KnownShape, LinearMap, flattened
+from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap, Shape, flattened
 from specnorm_networks.certified.operators.joins import Selection
 from specnorm_networks.certified.operators.piecewise import Piecewise
 from specnorm_networks.certified.operators.registry import registered_operators
@@ -44,12 +43,11 @@ from specnorm_networks.comparison.attack import gradient, length, moved
 from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
 from specnorm_networks.descent import Adam
 from specnorm_networks.exported_file import AnswerWithFile
-from specnorm_networks.layer_certificates import Certificate, certificate_of
 from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.nonexpansiveness import Nonexpansive
-from specnorm_networks.tables import html_table
+from specnorm_networks.tables import aligned, html_table, shortened
 
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
@@ -57,13 +55,11 @@ __all__ = [
     # The bound of a graph, for which norms of layers may have been measured before.
     "bound", "Measure", "Method", "moved_up", "registered_operators",
     # Types of answers.
-    "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
-    # Certificates.
-    "Certificate", "certificate_of", "certificate_of_network",
+    "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode", "Weighted",
     # Text.
-    "html_table",
+    "aligned", "html_table", "shortened",
     # For extensions: graphs, and the parts of operators that rules use.
-    "Constant", "FloatArray", "KnownShape", "LinearMap", "LogSoftmax", "Map", "Matrix", "NoBoundError", "Piecewise",
+    "Constant", "FloatArray", "Shape", "LinearMap", "LogSoftmax", "Map", "Matrix", "NoBoundError", "Piecewise",
     "Pointwise", "Scope", "Selection", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants",
     "flattened", "is_file", "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.

@@ -77,7 +77,9 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     vectors = xp.concat([vectors[:, :, :1], last], axis=2)
     vectors = _filtered(matrices, vectors, ops=ops)
     first = vectors[:, :, :1]
-    second = _unit(_orthogonal(vectors[:, :, 1:], first, ops=ops), ops=ops)
+    second = _orthogonal(vectors[:, :, 1:], first, ops=ops)
+    # Where the first vector outgrew the rest of the second one, the squares of that rest may underflow.
+    second = _unit(second / _size(second, ops=ops), ops=ops)
     # If the vectors were parallel, the second is a rounding error by now, perhaps parallel to the first again. So what
     # is left of it does not become a unit vector: an image of two parallel unit vectors would be longer than the norm.
     second = _orthogonal(second, first, ops=ops)
@@ -112,8 +114,8 @@ def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
     for j in range(1, _DEGREE):
         previous, current = current, product(current) - previous
         if j % _RESCALED == 0:
-            length = _length(current, ops=ops) + _TINY
-            previous, current = previous / length, current / length
+            size = _size(current, ops=ops)
+            previous, current = previous / size, current / size
     return _unit(current, ops=ops)
 
 
@@ -136,6 +138,11 @@ def _first_of_two(images: Array, *, ops: ArrayOps) -> Array:
 def _length(vectors: Array, *, ops: ArrayOps) -> Array:
     # A fifth of the time of `vector_norm` in NumPy.
     return ops.xp.sqrt(ops.xp.vecdot(vectors, vectors, axis=-2))[:, None, :]
+
+
+def _size(vectors: Array, *, ops: ArrayOps) -> Array:
+    """Largest absolute entry, where squares of entries may overflow or underflow."""
+    return ops.xp.max(ops.xp.abs(vectors), axis=1, keepdims=True) + _TINY
 
 
 def _unit(vectors: Array, *, ops: ArrayOps) -> Array:

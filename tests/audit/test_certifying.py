@@ -13,10 +13,10 @@ from helpers.cases import Layer, layers
 from helpers.oracle import dense_norm, sigma_star
 from hypothesis import given
 from specnorm_audit import audit, cli
+from specnorm_audit import layer_certificates as writing
 from specnorm_audit.certifying import verify_file
+from specnorm_audit.layer_certificates import Certificate, certificate_of
 from specnorm_check.__main__ import main
-from specnorm_networks import layer_certificates as writing
-from specnorm_networks.layer_certificates import Certificate, certificate_of
 
 from audit import files
 from specnorm import ConvSpec

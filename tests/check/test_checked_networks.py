@@ -27,7 +27,7 @@ pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 import onnx
 from helpers.onnx_models import model, steepest
 from onnx import TensorProto, helper, numpy_helper
-from specnorm_networks import certificates
+from specnorm_audit import network_certificates as certificates
 
 Random = np.random.RandomState
 Stated = dict[str, Any]

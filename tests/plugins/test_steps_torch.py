@@ -306,6 +306,20 @@ def used_with_an_error(model: Any) -> None:
     model.layers[2].weight.sum().backward()
 
 
+def used_after_an_interrupt(model: Any) -> None:
+    """torch calls no hook after it; the next pass sees what changed through ``.data`` in between."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    model.between = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        model(IMAGES)
+    through_data(model.layers[2])
+    model.between = lambda: None
+    model(IMAGES).sum().backward()
+
+
 def used_in_itself(model: Any) -> None:
     def once() -> None:
         model.between = lambda: None
@@ -328,7 +342,8 @@ def used_in_another_model(model: Any) -> None:
 
 USES = [
     used_twice_a_pass, used_in_one_loss, used_alone, used_between_modes, used_in_inference_mode, used_in_checkpoints,
-    used_while_cached, used_through_functional_call, used_with_an_error, used_in_itself, used_in_another_model,
+    used_while_cached, used_through_functional_call, used_with_an_error, used_after_an_interrupt, used_in_itself,
+    used_in_another_model,
 ]  # fmt: skip
 
 

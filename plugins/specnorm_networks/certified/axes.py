@@ -16,18 +16,16 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import host
+from specnorm.proof import ArrayOps, arithmetic, backends, host, matrix_norm_up
 
 Row: TypeAlias = tuple[tuple[int, Fraction], ...]
 """Pixels that one output reads, each with its weight."""
 LARGEST_MATRIX = 512
-"""Largest number of rows or columns of a matrix for which a Schur test with weights is made."""
+"""Largest number of rows or columns of a matrix that is factorised."""
 LONGEST = 2**14
 """Largest size of an axis, or of a window, whose weights are written out."""
 WEIGHTS = 2**18
 """Largest number of weights that are written out for one axis."""
-MARGIN = 1e-9
-"""Relative distance of the t of a Schur test with weights from the computed square of the norm."""
 HALF = Fraction(1, 2)
 
 
@@ -188,6 +186,7 @@ def _coordinate(
 
 # -- norms -------------------------------------------------------------------------------------------------------------
 @lru_cache(maxsize=256)
+@arithmetic.on_host()
 def weights_norm_up(rows: tuple[Row, ...]) -> float:
     """Return the norm of a matrix of non-negative weights, rounded up.
 
@@ -199,8 +198,8 @@ def weights_norm_up(rows: tuple[Row, ...]) -> float:
     Returns
     -------
     float
-        The smaller of two Schur tests: ``sqrt(largest row sum * largest column sum)`` in fractions, which is the norm
-        if every column has one entry, or every row; and the test with weights, `_weighted_schur_up`.
+        The smaller of two bounds: Schur's ``sqrt(largest row sum * largest column sum)`` in fractions, which is the
+        norm if every column has one entry, or every row; and the core's, by a factorisation.
     """
     column_sums: dict[int, Fraction] = {}
     for row in rows:
@@ -219,23 +218,8 @@ def weights_norm_up(rows: tuple[Row, ...]) -> float:
         for pixel, weight in row:
             # Larger entries of a non-negative matrix make its norm no smaller.
             matrix[output, column_of_pixel[pixel]] += host.float_up(weight)
-    return min(by_sums, _weighted_schur_up(matrix))
-
-
-def _weighted_schur_up(matrix: NDArray[np.float64]) -> float:
-    """Bound the norm of a non-negative matrix A by a Schur test with weights.
-
-    If ``A^T A v <= s v`` for any v > 0, then ``|A|^2 <= s``. The vector ``v = (t I - A^T A)^-1 1`` is positive for t
-    above ``|A|^2``, and ``A^T A v = t v - 1``, so that it gives s <= t. The computed v need not be exact: s is computed
-    from it, by sums of non-negative numbers.
-    """
-    gram = matrix.T @ matrix
-    t = (1 + MARGIN) * float(np.linalg.eigvalsh(gram)[-1])
-    v = np.linalg.solve(t * np.eye(len(gram)) - gram, np.ones(len(gram)))
-    if not (np.isfinite(v).all() and v.min() > 0):
-        return math.inf
-    image = host.inflate(matrix.T @ host.inflate(matrix @ v, matrix.shape[1]), matrix.shape[0])
-    return host.sqrt_up(float(host.next_up(image / v).max()))
+    numbers: Any = matrix
+    return min(by_sums, float(matrix_norm_up(numbers, ops=ArrayOps.of(backends.backend_for(numbers), numbers))))
 
 
 def transposed_rows(rows: Sequence[Row], size: int) -> list[Row]:

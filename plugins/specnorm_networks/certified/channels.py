@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Upper
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node, Shape
 from specnorm_networks.certified.kernels import SizesOfLayer
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.rules import Average
-
-MOST_AVERAGED = 2**10
-"""Largest number of averaged pixels for which the matrix of the averages is kept."""
 
 
 def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
@@ -39,6 +36,27 @@ def is_padded_layer(node: Node, pad: Node, source: Node) -> bool:
     return len(pads) == layer.spatial
 
 
+def in_network(
+    node: Node,
+    layer: ops.Layer,
+    nodes: Mapping[str, Node],
+) -> tuple[Node, dict[str, Any], SizesOfLayer | None]:
+    """Return the node that a layer reads, the layer's geometry, and the spatial sizes before and after it.
+
+    Padding that is bounded with the layer is a part of it. Sizes are None if one is unknown. ``nodes``: all, by name.
+    """
+    source = nodes[node.inputs[0]]
+    geometry = dict(layer.geometry)
+    pad = source.operator
+    if isinstance(pad, ops.Pad) and is_padded_layer(node, source, nodes[source.inputs[0]]):
+        geometry |= {"padding_mode": pad.mode, "padding": pad.pads}
+        source = nodes[source.inputs[0]]
+    if source.shape is None or node.shape is None:
+        return source, geometry, None
+    before, after = (shape[len(shape) - layer.spatial :] for shape in (source.shape, node.shape))
+    return source, geometry, (before, after)
+
+
 def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | None) -> bool:
     """Whether an operator treats each channel (axis 1) of a value with spatial axes by itself, and all alike."""
     if before is None or after is None or len(before) < 3:
@@ -55,17 +73,6 @@ def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | 
     return leaves_channels and len(after) == len(before) and after[:2] == before[:2]
 
 
-def average_of(operator: ops.Operator, before: Shape | None, factor: Upper) -> Average | None:
-    """Return an operator as averages of the pixels of each channel.
-
-    None if it takes no averages, or if there are more than `MOST_AVERAGED` pixels. ``factor``: the operator's constant.
-    """
-    if not isinstance(operator, (ops.Mean, ops.AveragePool)) or before is None:
-        return None
-    sizes = before[2:]
-    return Average(factor, operator.run, sizes) if math.prod(sizes) <= MOST_AVERAGED else None
-
-
 def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None:
     """Return an array as one number for each entry of one axis of a value; None if it varies along other axes.
 
@@ -76,13 +83,6 @@ def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None
     if aligned_axis < 0 or values.size != values.shape[aligned_axis]:
         return None
     return values.reshape(-1)
-
-
-def spatial_sizes(before: Shape | None, after: Shape | None, axes: int) -> SizesOfLayer | None:
-    """Return the spatial sizes, those of the last ``axes`` axes, before and after a layer; None if one is unknown."""
-    if before is None or after is None:
-        return None
-    return before[len(before) - axes :], after[len(after) - axes :]
 
 
 def flattened_pixels(before: Shape | None, after: Shape | None, width: int) -> int:

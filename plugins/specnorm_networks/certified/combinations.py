@@ -10,11 +10,11 @@ from fractions import Fraction
 import numpy as np
 
 from specnorm_networks.certified.links import Term
-from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 
 
-class NoSumError(Exception):
-    """A node is no sum of terms."""
+class NoSumError(NoBoundError):
+    """A node is no sum of terms, so that it has no bound as a part of a link."""
 
 
 SMALLEST_NORMAL = Fraction(float(np.finfo(np.float64).smallest_normal))

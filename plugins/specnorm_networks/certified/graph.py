@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.proof import visible
-from specnorm_networks.certified.operators.base import KnownShape, NotRunError, Operator, Place, Slopes
+from specnorm_networks.certified.operators.base import NotRunError, Operator, Place, Shape, Slopes
 from specnorm_networks.certified.operators.layers import Layer
 from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.regions import Box, Region
-from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model import Model
 
 SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
@@ -121,7 +120,7 @@ class Graph:
         return tuple(node.name for node in self.nodes if isinstance(node.operator, Input) and node.operator.may_change)
 
     @property
-    def input_shapes(self) -> dict[str, KnownShape]:
+    def input_shapes(self) -> dict[str, Shape]:
         """Shapes of `inputs`, by name; `MethodError` if one is not known."""
         shapes = {name: shape for name in self.inputs if (shape := self.by_name[name].shape) is not None}
         missing = [visible(name) for name in self.inputs if name not in shapes]
@@ -181,6 +180,14 @@ class Graph:
         count = Counter(name for node in self.nodes for name in node.inputs)
         count.update(self.outputs)
         return count
+
+    def last_readers(self) -> dict[int, list[str]]:
+        """Return for the number of a node the names of the values that it is the last one to read or compute."""
+        last = {name: number for number, node in enumerate(self.nodes) for name in (node.name, *node.inputs)}
+        unread_after: dict[int, list[str]] = {}
+        for name, number in last.items():
+            unread_after.setdefault(number, []).append(name)
+        return unread_after
 
     def pruned(self) -> Graph:
         """Return the network without nodes that no output needs; inputs stay."""

@@ -38,6 +38,7 @@ from specnorm.proof import (
     HypothesisError,
     Upper,
     arithmetic,
+    backends,
     frequency_grids,
     host,
     make_upper,
@@ -359,8 +360,6 @@ def constant_through_head(
     following: Callable[[Run], Sequence[Partition]],
     norms: Norms,
     ahead: Upper | None = None,
-    *,
-    ops: ArrayOps,
 ) -> Upper:
     """Prove the Lipschitz constant of a run with a matrix layer, described by a `Head`.
 
@@ -394,7 +393,7 @@ def constant_through_head(
     # The claim has to be about this very head. Without links before the body, there must be none.
     if subject_ahead is not needed_subject:
         raise HypothesisError("what is before this head is not counted")
-    gram, error = _approximate_gram(head, weights, ops)
+    gram, error = _approximate_gram(head, weights)
     rest = head.following(_root(gram, error))
     claims = [constant_of_run(rest, starts, numbers, norms) for starts, numbers in following(rest)]
     least_claim = min(claims, key=float)
@@ -404,7 +403,7 @@ def constant_through_head(
     return make_upper(product, map_of(head.run), "what is before a head, and all from there", least_claim, ahead)
 
 
-def _approximate_gram(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) -> tuple[FloatArray, float]:
+def _approximate_gram(head: Head, weights: Sequence[FloatArray]) -> tuple[FloatArray, float]:
     """Return an approximation of G, and a bound of the norm of its error.
 
     At each frequency Y is the computed (I - K)^-1 E*, and S = E* - (I - K) Y is its residual (see the module). The
@@ -415,6 +414,8 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) 
     slopes = [middle_and_leaf_slopes(*link.slopes) for link in part.links]  # the last function has a multiplier, too
     all_weights = [head.weights_at_start, *weights]
     k = hermitian_kernel(edges(part, part.kernels, all_weights, slopes))
+    numbers: Any = k
+    ops = ArrayOps.of(backends.backend_for(numbers), numbers)
     magnitudes = k
     if part.has_sums or part.has_entry_errors:
         magnitudes = hermitian_kernel(edges(part, part.magnitudes, all_weights, slopes))
@@ -444,8 +445,12 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) 
     at_once = max(1, MOST_ENTRIES_AT_ONCE // n**2)
     for first in range(0, len(frequencies), at_once):
         chunk = slice(first, first + at_once)
-        symbols = _hermitian_symbols(k, frequencies[chunk], k_positions)
-        _require_below_one(symbols, ops)
+        symbols = _symbols(k, frequencies[chunk], k_positions)
+        symbols = (symbols + symbols.conj().swapaxes(-1, -2)) / 2  # Hermitian although they are rounded
+        matrices: Any = symbols
+        limits: Any = np.full(len(symbols), 1 - EIGENVALUE_GAP)
+        if not np.all(np.asarray(matrix_norms.gram_below(matrices, limits, ops=ops))):
+            raise NotProvenError("I - K is not proven to be positive definite")
         e = _symbols(w, frequencies[chunk], w_positions)
         form = np.eye(n) - symbols
         e_adjoint = np.zeros((len(symbols), n, outputs), dtype=np.complex128)
@@ -469,28 +474,10 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray], ops: ArrayOps) 
     return gram, host.next_up(host.inflate(error + sum_error, 2 * len(frequencies) + 16) + UNDERFLOW)
 
 
-def _require_below_one(symbols: NDArray[np.complex128], ops: ArrayOps) -> None:
-    """Refuse symbols of K whose largest eigenvalue is not proven to be below 1 by `EIGENVALUE_GAP`."""
-    matrices: Any = symbols
-    limits: Any = np.full(len(symbols), 1 - EIGENVALUE_GAP)
-    if not bool(np.min(np.asarray(matrix_norms.gram_below(matrices, limits, ops=ops)))):
-        raise NotProvenError("I - K is not proven to be positive definite")
-
-
 def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:
     """Bound the norm of a symbol's error: that of the kernel's entries, and that of the sum over the taps."""
     of_sum = float(symbol_error(kernel[None], xp=np)[0])  # type: ignore[arg-type]
     return host.add_up(of_sum, scaling_error(magnitudes, ConvSpec.of(magnitudes.shape)))
-
-
-def _hermitian_symbols(
-    kernel: FloatArray,
-    frequencies: frequency_grids.Frequencies,
-    positions: NDArray[np.int64],
-) -> NDArray[np.complex128]:
-    """Return the symbols of K, Hermitian although they are rounded."""
-    symbols = _symbols(kernel, frequencies, positions)
-    return np.asarray((symbols + symbols.conj().swapaxes(-1, -2)) / 2)
 
 
 def _symbols(

@@ -15,10 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import ConvSpec
-from specnorm.proof import HypothesisError, Upper, at_every_size, counted, digest_of, host, make_upper, matrix_norm_up
+from specnorm.proof import (
+    ArrayOps,
+    HypothesisError,
+    Upper,
+    at_every_size,
+    backends,
+    counted,
+    digest_of,
+    host,
+    make_upper,
+    matrix_norm_up,
+)
 
 if TYPE_CHECKING:
-    from specnorm.proof import AnyArray, ArrayOps
+    from specnorm.proof import AnyArray
     from specnorm_networks.certified.operators.layers import Layer
 
 ROUNDINGS = 64
@@ -143,9 +154,9 @@ def _scaled(
     if scale is None and divisors is None:
         return spec, kernel, 0.0
     if scale is not None:
-        kernel = kernel * by_output(scale, spec)
+        kernel = kernel * by_channel(scale, spec, outputs=True)
     if divisors is not None:
-        kernel = kernel / _by_input(divisors, spec)
+        kernel = kernel / by_channel(divisors, spec, outputs=False)
     return spec, kernel, scaling_error(kernel, spec)
 
 
@@ -170,26 +181,18 @@ def speaks_of(claim: Upper, spec: ConvSpec) -> bool:
     return subject in (layer, replace(layer, input_shape=None))
 
 
-def by_output(scale: Numbers, spec: ConvSpec) -> Numbers:
-    """Return one number an output channel in a shape that broadcasts against the stored kernel."""
+def by_channel(numbers: Numbers, spec: ConvSpec, *, outputs: bool) -> Numbers:
+    """Return one number an output channel, or an input channel, in a shape that broadcasts against the kernel."""
     ones = (1,) * spec.ndim
-    if not spec.transposed:
-        return scale.reshape(-1, 1, *ones)
-    # Entry (i, j) feeds output j of the group of input i.
-    by_entry = np.repeat(scale.reshape(spec.groups, -1), spec.cin // spec.groups, axis=0)
+    if outputs != spec.transposed:
+        return numbers.reshape(-1, 1, *ones)
+    # The kernel's other axis is that of one group: entry (i, j) is of the j-th of these channels in the group of i.
+    channels_on_first_axis = spec.cin if outputs else spec.cout
+    by_entry = np.repeat(numbers.reshape(spec.groups, -1), channels_on_first_axis // spec.groups, axis=0)
     return by_entry.reshape(*by_entry.shape, *ones)
 
 
-def _by_input(divisors: Numbers, spec: ConvSpec) -> Numbers:
-    """Return one number an input channel in a shape that broadcasts against the stored kernel."""
-    ones = (1,) * spec.ndim
-    if spec.transposed:
-        return divisors.reshape(-1, 1, *ones)
-    by_entry = np.repeat(divisors.reshape(spec.groups, -1), spec.cout // spec.groups, axis=0)
-    return by_entry.reshape(*by_entry.shape, *ones)
-
-
-def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
+def norm_of_matrices(stack: Numbers) -> Upper:
     """Prove the largest spectral norm of a stack of matrices.
 
     Parameters
@@ -202,7 +205,7 @@ def norm_of_matrices(stack: Numbers, *, ops: ArrayOps) -> Upper:
     for first in range(0, len(stack), step):
         matrices = stack[first : first + step]
         if matrices.size:
-            norms.append(_largest_norm_up(matrices, ops))
+            norms.append(_largest_norm_up(matrices))
     # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
     largest = float(np.max(norms, initial=0.0))
     return make_upper(largest, _subject_of_stack(stack), "factorisation", digest=digest_of(stack))
@@ -221,13 +224,14 @@ def checked_norm_of_stack(norms: Norms, layer: Layer) -> Upper:
     return norm
 
 
-def _largest_norm_up(matrices: Numbers, ops: ArrayOps) -> float:
+def _largest_norm_up(matrices: Numbers) -> float:
     largest_entry = float(np.max(np.abs(matrices)))
     if not largest_entry:
         return 0.0
     _, exponent = math.frexp(largest_entry)
     scaled: Any = np.ldexp(matrices, -exponent)
     # An entry that underflows changes by less than the smallest normal number, 2^-1022 < 2^-1000.
+    ops = ArrayOps.of(backends.backend_for(scaled), scaled)
     uppers: Any = matrix_norm_up(scaled, matrices.size * 2.0**-1000, ops=ops)
     return host.next_up(math.ldexp(float(np.max(uppers)), exponent))
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.proof import Upper, host
 from specnorm_networks.certified.graph import Layer
-from specnorm_networks.certified.kernels import ROUNDINGS, SizesOfLayer, by_output
+from specnorm_networks.certified.kernels import ROUNDINGS, SizesOfLayer, by_channel
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.rules import IDENTITY_AFTER_LINK, Average
@@ -134,7 +134,7 @@ class Term:
         spec = self.placed_layer.spec
         kernel = self.placed_layer.layer.kernel()
         if self.scale is not None:
-            kernel = kernel * by_output(self.scale, spec)
+            kernel = kernel * by_channel(self.scale, spec, outputs=True)
         dense = _without_groups(kernel * self.factor, spec)
         start = tuple(-before for before, _ in spec.padding)
         if spec.transposed:

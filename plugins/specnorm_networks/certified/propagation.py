@@ -14,12 +14,12 @@ from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import constant_of_branches
-from specnorm_networks.certified.channels import is_padded_layer, numbers_along, spatial_sizes
+from specnorm_networks.certified.channels import in_network, numbers_along
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, checked_norm, checked_norm_of_stack
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place
 from specnorm_networks.certified.operators.layers import Convolution, Matrices, Matrix
-from specnorm_networks.certified.operators.linear import Add, Pad, Scale
+from specnorm_networks.certified.operators.linear import Add, Scale
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.operators.reductions import Norm
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
@@ -302,14 +302,10 @@ class _Pass:
         if there is no normalisation.
         """
         layer = operator.layer
-        geometry = dict(layer.geometry)
-        source = self.nodes[node.inputs[0]]
-        rule = "layer, scaled" if scale is not None else "layer"
-        if isinstance(source.operator, Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
-            geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
-            source = self.nodes[source.inputs[0]]
+        source, geometry, sizes = in_network(node, layer, self.nodes)
+        rule = "layer" if scale is None else "layer, scaled"
+        if source.name != node.inputs[0]:
             rule = f"{rule}, padded"
-        sizes = spatial_sizes(source.shape, node.shape, layer.spatial)
         norm = checked_norm(self.norms, layer, geometry, sizes, scale)
         factor = rules.of_layer(self.scope, source.name, end, node, norm, rule)
         before = require_known(self.steps[source.name].claim)

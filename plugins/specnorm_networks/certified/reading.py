@@ -8,6 +8,7 @@ of later values may read. `runs` gathers the links.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,13 +19,12 @@ from specnorm import ConvSpec, SpecnormError
 from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.channels import (
-    average_of,
     flattened_pixels,
     group_of_channels,
+    in_network,
     is_padded_layer,
     keeps_channels,
     numbers_along,
-    spatial_sizes,
 )
 from specnorm_networks.certified.combinations import (
     LinearCombination,
@@ -38,9 +38,11 @@ from specnorm_networks.certified.combinations import (
 from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.links import Link, PlacedLayer, Term
-from specnorm_networks.certified.rules import follow_with, identity, of_operator, of_slopes
+from specnorm_networks.certified.rules import Average, follow_with, identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
 
+MOST_AVERAGED = 2**10
+"""Largest number of averaged pixels for which the matrix of the averages is kept."""
 MOST_TERMS = 128
 """Largest number of terms of a sum. A value that is added to itself again and again has more than any memory holds."""
 
@@ -91,7 +93,7 @@ class Reader:
 
     def _read(self, node: Node) -> None:
         """Keep a node as a sum of terms; if it is none, note that something other than a link reads its inputs."""
-        with suppress(NoSumError):
+        with suppress(ops.NoBoundError):
             combination = self._sum_of_node(node)
             if len(combination.terms) <= MOST_TERMS:
                 self._sums[node.name] = combination
@@ -102,7 +104,7 @@ class Reader:
             self._note_other_reader(name)
 
     def _sum_of_node(self, node: Node) -> LinearCombination:
-        """Return a node as a sum of terms; `NoSumError`, as of all functions here, if it is none."""
+        """Return a node as a sum of terms; `NoBoundError`, as of all functions here, if it is none."""
         if not node.inputs:
             raise NoSumError
         match node.operator:
@@ -265,11 +267,7 @@ class Reader:
     ) -> LinearCombination:
         """Return a layer, with the padding before it and a factor ``alpha``, as terms of the values that it reads."""
         layer = operator.layer
-        source = self.nodes[node.inputs[0]]
-        geometry = dict(layer.geometry)
-        if isinstance(source.operator, ops.Pad) and is_padded_layer(node, source, self.nodes[source.inputs[0]]):
-            geometry |= {"padding_mode": source.operator.mode, "padding": source.operator.pads}
-            source = self.nodes[source.inputs[0]]
+        source, geometry, sizes = in_network(node, layer, self.nodes)
         if node.shape is None or source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
             raise NoSumError
         try:
@@ -288,7 +286,7 @@ class Reader:
         if combination.width * self._repeat(combination) != spec.cin:
             raise NoSumError
 
-        placed_layer = PlacedLayer(layer, geometry, spec, spatial_sizes(source.shape, node.shape, layer.spatial))
+        placed_layer = PlacedLayer(layer, geometry, spec, sizes)
         terms = self._terms_of_layer(placed_layer, combination, alpha)
         return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
 
@@ -351,10 +349,9 @@ class Reader:
     def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination:
         """Return a function of each entry: a new value, or the value that it reads with one more function."""
         combination = self._known_sum(node.inputs[0])
-        slopes = function.by_channel(combination.axis, combination.width)
-        if slopes is None or not slopes[0].size or len(node.inputs) != 1:
+        low, high = function.by_channel(combination.axis, combination.width)
+        if not low.size or len(node.inputs) != 1:
             raise NoSumError
-        low, high = slopes
         if combination.single_value is not None:
             return self._compose_slopes(node, combination, (float(low.min()), float(high.max())))
         link = Link(combination.terms, combination.width, (low, high), node.name)
@@ -532,16 +529,15 @@ class Reader:
         axis = self._known_sum(name).axis
         if len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
             raise NoSumError
-        try:
-            # The constant of the operator alone: its input counts with the constant 1.
-            factor = of_operator(self.scope, node, [identity(self.scope, name)], ops.Place((before,), node.shape))
-        except ops.NoBoundError as error:
-            raise NoSumError from error
+        # The constant of the operator alone: its input counts with the constant 1.
+        factor = of_operator(self.scope, node, [identity(self.scope, name)], ops.Place((before,), node.shape))
         combination = self._as_single_value(name, axis)
         self._require_axis_of_channels(combination)
         if axis != 1 or not np.isfinite(factor.value):
             raise NoSumError
-        average = average_of(node.operator, before, factor)
+        average = None
+        if isinstance(node.operator, ops.Mean | ops.AveragePool) and math.prod((before or ())[2:]) <= MOST_AVERAGED:
+            average = Average(factor, node.operator.run, (before or ())[2:])
 
         def follow(link: Link) -> Link:
             # `heads` can use averages only if they directly follow the function.

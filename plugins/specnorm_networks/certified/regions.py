@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from specnorm_networks.certified.digests import digest_of_bits
 
 Inputs: TypeAlias = dict[str, NDArray[np.float64]]
 """Values of a network's inputs, by name."""
@@ -31,13 +32,7 @@ class Region:
     @staticmethod
     def of(words: str, *numbers: Mapping[str, NDArray[np.float64]]) -> Region:
         """Return a region by its description and the numbers for each input that it consists of."""
-        whole = hashlib.sha256(words.encode())
-        for arrays in numbers:
-            for name in sorted(arrays):
-                array = np.asarray(arrays[name], dtype=np.float64)
-                whole.update(f"{name!r} {array.shape}".encode())
-                whole.update(np.ascontiguousarray(array).tobytes())
-        return Region(words, whole.hexdigest())
+        return Region(words, digest_of_bits((words, numbers)))
 
 
 class Area(Protocol):

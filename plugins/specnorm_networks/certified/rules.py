@@ -59,10 +59,9 @@ def unchanged(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> 
 def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
     """Return the constant of a function of each entry: its largest absolute slope in any channel."""
     scope.check(node)
-    slopes = node.operator.by_channel(axis, width) if isinstance(node.operator, Pointwise) else None
-    if slopes is None:
-        raise HypothesisError(f"{node.name} is no function of each entry, of {width} channels with known slopes")
-    low, high = slopes
+    if not isinstance(node.operator, Pointwise):
+        raise HypothesisError(f"{node.name} is no function of each entry")
+    low, high = node.operator.by_channel(axis, width)
     largest_slope = max(abs(float(low.min())), abs(float(high.max())))
     return make_upper(largest_slope, (node.name, scope.domain), "its largest slope")
 

@@ -17,7 +17,7 @@ import numpy as np
 from specnorm import ConvSpec
 from specnorm_networks.certified.graph import Graph, Layer
 from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
+from specnorm_networks.certified.operators.base import NoBoundError
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.reading import Reader, Value
 
@@ -248,39 +248,19 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
     for phase_number, ((part, _), taps) in enumerate(zip(placed, window.taps, strict=False)):
         of_phase = whole[:, phase_number]
         of_phase[(slice(None), slice(None), *taps)] = part
-    return _term_of_kernel(
-        term,
-        whole.reshape(-1, *whole.shape[2:]),
-        window.start,
-        stride=before if reads_input else (1,) * axes,
-        phases_read=1 if reads_input else math.prod(before),
-        phases_made=len(placed),
-    )
-
-
-def _term_of_kernel(
-    term: Term,
-    kernel: FloatArray,
-    start: tuple[int, ...],
-    *,
-    stride: tuple[int, ...],
-    phases_read: int,
-    phases_made: int,
-) -> Term:
-    """Return a term with a dense kernel, between values by phases.
-
-    ``phases_read``, ``phases_made``: number of phases of the value that it reads, and of the link's value.
-    """
-    geometry = {"stride": stride, "padding_mode": "zeros", "padding": tuple((-position, 0) for position in start)}
+    stride_of_term = before if reads_input else (1,) * axes
+    phases_read = 1 if reads_input else math.prod(before)
+    dense = whole.reshape(-1, *whole.shape[2:])
+    geometry = {"stride": stride_of_term, "padding_mode": "zeros", "padding": tuple((-p, 0) for p in window.start)}
     name = "identity" if term.placed_layer is None else term.placed_layer.layer.name
-    layer = Layer(name, lambda: kernel, geometry, len(stride))
+    layer = Layer(name, lambda: dense, geometry, axes)
     return Term(
         term.source,
         reads=range(term.reads.start * phases_read, term.reads.stop * phases_read),
-        rows=range(term.rows.start * phases_made, term.rows.stop * phases_made),
-        stride=stride,
-        placed_layer=PlacedLayer(layer, geometry, ConvSpec.of(kernel.shape, **geometry), None),
-        columns=range(kernel.shape[1]),
+        rows=range(term.rows.start * len(placed), term.rows.stop * len(placed)),
+        stride=stride_of_term,
+        placed_layer=PlacedLayer(layer, geometry, ConvSpec.of(dense.shape, **geometry), None),
+        columns=range(columns),
     )
 
 

@@ -6,27 +6,12 @@ network with other weights, or hold on different balls.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import uuid
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Number
-from typing import Any
-from weakref import WeakKeyDictionary
 
-import numpy as np
-
-from specnorm.errors import SpecnormError
 from specnorm.proof import HypothesisError, Upper
+from specnorm_networks.certified.digests import digest_of_bits, digest_of_operator
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import Operator
-from specnorm_networks.certified.operators.layers import Layer
-from specnorm_networks.certified.operators.sources import Input
 from specnorm_networks.certified.regions import Region
-
-_random_digests: WeakKeyDictionary[Operator, str] = WeakKeyDictionary()
-"""Digests of operators with fields whose bits cannot be read: random ones, each different from all others."""
 
 
 @dataclass(frozen=True)
@@ -90,53 +75,8 @@ class Scope:
 
 
 def digest_of(graph: Graph) -> str:
-    """Return the SHA-256 digest of the original network, before any rewriting; computed anew at each call.
-
-    A box that is stated for an input is a region, and no part of the network.
-    """
-    whole = hashlib.sha256()
+    """Return the SHA-256 digest of the original network, before any rewriting; computed anew at each call."""
+    nodes = []
     for node in graph.origin.nodes:
-        whole.update(repr((node.name, type(node.operator), node.inputs, node.shape)).encode())
-        try:
-            for name in (each.name for each in dataclasses.fields(node.operator)):
-                value = getattr(node.operator, name)
-                is_box = isinstance(node.operator, Input) and name in ("low", "high")
-                if name != "slopes_on_range" and not is_box:
-                    whole.update(name.encode())
-                    _add(value, whole)
-        except (SpecnormError, OSError, TypeError):
-            # Kernels that cannot be loaded, arrays without bits: the rules refuse them, with the reason.
-            whole.update(_random_digests.setdefault(node.operator, uuid.uuid4().hex).encode())
-    whole.update(repr(graph.origin.outputs).encode())
-    return whole.hexdigest()
-
-
-def _add(value: Any, whole: Any) -> None:
-    """Add the bits of one field of an operator to a digest."""
-    if isinstance(value, Layer):
-        _add(value.to_host(value.stored()), whole)
-        _add((value.geometry, value.spatial, value.error), whole)
-    elif hasattr(value, "dtype"):
-        array = np.asarray(value)
-        if array.dtype.hasobject:
-            raise TypeError(f"an array of {array.dtype}")
-        whole.update(f"{array.dtype.str} {array.shape}".encode())
-        whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    elif value is None or isinstance(value, (Number, str, bytes, type)):
-        whole.update(repr(value).encode())
-    elif isinstance(value, Mapping):
-        _add([*value.items()], whole)
-    elif isinstance(value, Sequence):
-        whole.update(f"{len(value)}:".encode())
-        for part in value:
-            _add(part, whole)
-    elif dataclasses.is_dataclass(value):
-        whole.update(repr(type(value)).encode())
-        _add(
-            [getattr(value, field.name) for field in dataclasses.fields(value) if field.name != "slopes_on_range"],
-            whole,
-        )
-    elif callable(value):
-        _add(value(), whole)
-    else:
-        raise TypeError(f"a {type(value).__name__}")
+        nodes.append((node.name, digest_of_operator(node.operator), node.inputs, node.shape))
+    return digest_of_bits((nodes, graph.origin.outputs))

@@ -21,6 +21,16 @@ from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.linear import Add
 
 
+def only_input_and_output(graph: Graph) -> tuple[Node, Node]:
+    """Return the input and the output of a network; `MethodError` if there are several."""
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise MethodError(
+            f"The network has {counted(len(graph.inputs), 'input')} and {counted(len(graph.outputs), 'output')}; "
+            "expected one of each."
+        )
+    return graph.by_name[graph.inputs[0]], graph.by_name[graph.outputs[0]]
+
+
 def forward_step(graph: Graph, size: float = 1.0) -> Graph:
     """Return the network ``x - size f(x)`` for a network f.
 
@@ -38,14 +48,7 @@ def forward_step(graph: Graph, size: float = 1.0) -> Graph:
     """
     if not (size > 0 and math.isfinite(size)):
         raise MethodError(f"size={size!r}; expected a positive number.")
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise MethodError(
-            f"The network has {counted(len(graph.inputs), 'input')} and {counted(len(graph.outputs), 'output')}; a "
-            "statement about x - f(x) "
-            "needs one of each."
-        )
-    start = graph.by_name[graph.inputs[0]]
-    end = graph.by_name[graph.outputs[0]]
+    start, end = only_input_and_output(graph)
     if start.shape is None or start.shape != end.shape:
         raise MethodError(
             f"The network takes shape {start.shape} to {end.shape}; a statement about x - f(x) needs the same shape. "

@@ -214,20 +214,6 @@ def _units_of(node: Node) -> int:
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
 
 
-def _read_all(units: _Units, nodes: Sequence[Node]) -> None:
-    """Read nodes one after the other. The sum of a value is dropped after its last reader, to save memory."""
-    last_reader: dict[str, int] = {}
-    for number, node in enumerate(nodes):
-        for name in node.inputs:
-            last_reader[name] = number
-    for number, node in enumerate(nodes):
-        if not isinstance(node.operator, Input):
-            units.read(node)
-        for name in node.inputs:
-            if last_reader[name] == number:
-                units.sums.pop(name, None)
-
-
 @arithmetic.on_host()
 def unit_run(graph: Graph) -> Run:
     """Return a whole network as one run in which every unit is a channel.
@@ -249,12 +235,18 @@ def unit_run(graph: Graph) -> Run:
     (end,) = graph.outputs
     units = _Units(graph)
     input_node = units.nodes[start]
-    nodes = graph.pruned().nodes
+    graph = graph.pruned()
     width = math.prod(input_node.shape or (MOST_INPUTS + 1,))
-    if width > MOST_INPUTS or sum(map(_units_of, nodes)) > MOST_UNITS:
+    if width > MOST_INPUTS or sum(map(_units_of, graph.nodes)) > MOST_UNITS:
         raise NoBoundError(f"more than {MOST_INPUTS} inputs or {MOST_UNITS} units")
     units.start(input_node)
-    _read_all(units, nodes)
+    unread_after = graph.last_readers()
+    for number, node in enumerate(graph.nodes):
+        if not isinstance(node.operator, Input):
+            units.read(node)
+        for name in unread_after.get(number, ()):
+            if name != end:  # values that nothing reads any more are dropped, to save memory
+                units.sums.pop(name, None)
     units.end(end)
     links = tuple(units.links)
     if any(not link.terms for link in links):

@@ -9,8 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -20,10 +19,12 @@ from specnorm_networks.certified.operators.base import FloatArray, NotRunError
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Area, Inputs
-from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute, last_readers
+from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute
 from specnorm_networks.comparison.probes import Shapes, probes, samples
 from specnorm_networks.model import Checked, Computed, Model, NotExecutedError, equal_but_for_rounding
 
+KnownValues: TypeAlias = dict[str, tuple[Value, float]]
+"""Values that are known while a graph is executed, each with its unit roundoff, by name."""
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
 SAMPLES = (2, 3, 16)
@@ -128,65 +129,44 @@ class _Comparison:
         compared again.
         """
         nodes_before = {} if compared_graph is None else compared_graph.by_name
-        state = _State({}, {})
-        unread_after = last_readers(graph)
+        known: KnownValues = {}
+        unread_after = graph.last_readers()
         for number, node in enumerate(graph.nodes):
             theirs = model_values.get(node.name)
+            was_compared = _is_same(node, nodes_before.get(node.name)) and model_values.keys() >= {*node.inputs}
             if isinstance(node.operator, Input):
-                if theirs is not None:
-                    state.set(node.name, Value(theirs.value), theirs.unit)
-                elif node.name in inputs:
-                    state.set(node.name, Value(inputs[node.name]), UNIT_ROUNDOFF)
-            elif (
-                theirs is not None
-                and _is_same(node, nodes_before.get(node.name))
-                and model_values.keys() >= {*node.inputs}
-            ):
-                state.set(node.name, Value(theirs.value), theirs.unit)
-            else:
-                self._execute_and_compare(node, theirs, state)
+                if theirs is None and node.name in inputs:
+                    known[node.name] = Value(inputs[node.name]), UNIT_ROUNDOFF
+            elif theirs is None or not was_compared:
+                self._execute_and_compare(node, theirs, known)
+            if theirs is not None:
+                # Later nodes are computed from the model's value, if there is one.
+                known[node.name] = Value(theirs.value), theirs.unit
             for name in unread_after.get(number, ()):
-                state.values.pop(name, None)
+                known.pop(name, None)
 
-    def _execute_and_compare(self, node: Node, theirs: Computed | None, state: _State) -> None:
-        """Compute a value from the model's values of its inputs, and compare it with the model's value.
-
-        Later nodes are computed from the model's value, if there is one.
-        """
-        if all(name in state.values for name in node.inputs):
-            unit = UNIT_ROUNDOFF if theirs is None else theirs.unit
-            for name in node.inputs:
-                unit = max(unit, state.units[name])
-            inputs = [state.values[name] for name in node.inputs]
-            ours = None
-            with suppress(NotRunError):
-                ours = execute(node, inputs, unit)
-            state.units[node.name] = unit
-            if ours is not None:
-                state.values[node.name] = ours
-                self.executed.add(node.name)
-            if ours is not None and theirs is not None:
-                if node.shape not in (None, theirs.value.shape):
-                    raise _refusal(node, f"has shape {node.shape} in the graph, {theirs.value.shape} in the model")
-                # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
-                overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
-                difference = _difference(node, ours, theirs, unit, overflown)
-                self.largest_difference = max(self.largest_difference, difference)
-                self.compared.add(node.name)
-        if theirs is not None:
-            state.set(node.name, Value(theirs.value), theirs.unit)
-
-
-@dataclass
-class _State:
-    """Values that are known while a graph is executed, and the unit roundoff of each."""
-
-    values: dict[str, Value]
-    units: dict[str, float]
-
-    def set(self, name: str, value: Value, unit: float) -> None:
-        self.values[name] = value
-        self.units[name] = unit
+    def _execute_and_compare(self, node: Node, theirs: Computed | None, known: KnownValues) -> None:
+        """Compute a value from the model's values of its inputs, and compare it with the model's value."""
+        if not all(name in known for name in node.inputs):
+            return
+        inputs = [known[name][0] for name in node.inputs]
+        own_unit = UNIT_ROUNDOFF if theirs is None else theirs.unit
+        unit = max([own_unit, *(known[name][1] for name in node.inputs)])
+        try:
+            ours = execute(node, inputs, unit)
+        except NotRunError:
+            return
+        known[node.name] = ours, unit
+        self.executed.add(node.name)
+        if theirs is None:
+            return
+        if node.shape not in (None, theirs.value.shape):
+            raise _refusal(node, f"has shape {node.shape} in the graph, {theirs.value.shape} in the model")
+        # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
+        overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
+        difference = _difference(node, ours, theirs, unit, overflown)
+        self.largest_difference = max(self.largest_difference, difference)
+        self.compared.add(node.name)
 
 
 def _is_same(node: Node, other: Node | None) -> bool:

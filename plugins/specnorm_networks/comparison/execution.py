@@ -77,7 +77,7 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
     MethodError
         If a value has another shape than the graph states.
     """
-    unread_after = last_readers(graph)
+    unread_after = graph.last_readers()
     values: dict[str, Value] = {}
     entries = 0
     for number, node in enumerate(graph.nodes):
@@ -100,18 +100,6 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
             if name in values:
                 entries -= values.pop(name).value.size
         yield node.name, value
-
-
-def last_readers(graph: Graph) -> dict[int, list[str]]:
-    """Return for the number of a node the names of the values that this node is the last one to read or compute."""
-    last: dict[str, int] = {}
-    for number, node in enumerate(graph.nodes):
-        for name in (node.name, *node.inputs):
-            last[name] = number
-    unread_after: dict[int, list[str]] = {}
-    for name, number in last.items():
-        unread_after.setdefault(number, []).append(name)
-    return unread_after
 
 
 # -- distances ---------------------------------------------------------------------------------------------------------

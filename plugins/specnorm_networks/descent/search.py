@@ -499,17 +499,20 @@ def _climbed(
 
     ``centres``: points of a grid. ``numbers``: of the link of each centre. ``step``: of the grid, one number an axis.
     """
-    axes = np.flatnonzero(step)
     for share in CLIMB:
-        forward_moves = share * np.diag(step)[axes]
-        moves = np.concatenate([np.zeros((1, len(step))), forward_moves, -forward_moves])
-        points = centres[:, None] + moves
+        points = _around(centres, share * step)
         angles, places = np.unique(points.reshape(-1, len(step)).round(9), axis=0, return_inverse=True)
         of_links = values.of_links(angles)
         sampled = of_links[numbers[:, None], places.reshape(len(centres), -1)]
         best = np.argmax(np.nan_to_num(sampled, nan=-math.inf), axis=1)
         centres = points[np.arange(len(centres)), best]
     return centres
+
+
+def _around(centres: FloatArray, step: FloatArray) -> FloatArray:
+    """Return each centre, and a step to either side along each axis that has one: shape (centres, points, axes)."""
+    forward_moves = np.diag(step)[np.flatnonzero(step)]
+    return np.asarray(centres[:, None] + np.concatenate([np.zeros((1, len(step))), forward_moves, -forward_moves]))
 
 
 def highest(
@@ -528,11 +531,7 @@ def highest(
     axes = np.flatnonzero(step)
     count = len(axes)
     for share in (1 / 2, 1 / 4, 1 / 8):
-        # Each centre, and a step to either side along each axis.
-        forward_moves = share * np.diag(step)[axes]
-        moves = np.concatenate([np.zeros((1, len(step))), forward_moves, -forward_moves])
-        points = (centres[:, None] + moves).reshape(-1, len(step))
-        sampled = values(points).reshape(len(centres), -1)
+        sampled = values(_around(centres, share * step).reshape(-1, len(step))).reshape(len(centres), -1)
         best = max(best, float(sampled.max()))
         if not math.isfinite(best):
             break

@@ -30,8 +30,8 @@ from specnorm_networks.onnx.evaluator import plain
 from specnorm_networks.onnx.nodes import MAX_FOLDED, Builder, Call, Data, OperatorRule, Result, Value
 from specnorm_networks.onnx.tensors import Constant
 
-NEWEST = 28
-"""The newest operator set whose definitions were read."""
+NEWEST = min(28, defs.onnx_opset_version())
+"""The newest operator set whose definitions were read, of those that the package onnx has."""
 Wholes: TypeAlias = tuple[int, ...]
 Numbers: TypeAlias = tuple[float, ...]
 Array: TypeAlias = NDArray[Any]
@@ -42,12 +42,6 @@ _SINGLE = (int, float)
 @cache
 def _schema(operator: str, opset: int) -> Any:
     return defs.get_schema(operator, opset)
-
-
-@cache
-def _newest() -> int:
-    newest_of_onnx: int = defs.onnx_opset_version()
-    return min(NEWEST, newest_of_onnx)
 
 
 @cache
@@ -125,9 +119,9 @@ def stated(call: Call, rule: OperatorRule) -> tuple[list[tuple[str, Value]], dic
     NoBoundError
         If the operator set is not known, or does not have such an input or attribute.
     """
-    if not rule.since <= call.opset <= _newest():
+    if not rule.since <= call.opset <= NEWEST:
         raise NoBoundError(
-            f"{call.operator} of operator set {call.opset} is not known here, only of {rule.since} to {_newest()}"
+            f"{call.operator} of operator set {call.opset} is not known here, only of {rule.since} to {NEWEST}"
         )
     schema = _schema(call.operator, call.opset)
     return _inputs(call, schema), _attributes(call, schema)

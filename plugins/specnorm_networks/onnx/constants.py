@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from specnorm.errors import ModelFileError
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
+from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
-from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Numbers, Wholes, bind, stated
 from specnorm_networks.onnx.evaluator import cost, evaluate
 from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Data, OperatorRule, Output, Value

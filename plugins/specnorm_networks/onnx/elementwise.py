@@ -12,8 +12,8 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.curves import known
 from specnorm_networks.certified.operators import NoBoundError, Operator
+from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
-from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.nodes import (
     FLOATING,
     Builder,

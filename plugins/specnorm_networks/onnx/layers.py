@@ -15,9 +15,9 @@ from specnorm.proof import counted
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.axes import AxisPooling
 from specnorm_networks.certified.operators import Layer, NoBoundError
+from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.linear import normalisation
 from specnorm_networks.certified.operators.normalisation import Form
-from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.onnx.binding import Wholes
 from specnorm_networks.onnx.nodes import (
     MAX_AMOUNT,

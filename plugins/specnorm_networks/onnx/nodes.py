@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from specnorm.proof import counted
 from specnorm_networks.certified.operators import Layer, NoBoundError, Operator
-from specnorm_networks.certified.operators.base import FloatArray, Offset, multiplied
-from specnorm_networks.certified.shapes import Shape
+from specnorm_networks.certified.operators.base import FloatArray, Offset, Shape, multiplied
 from specnorm_networks.onnx.tensors import Constant
 
 FLOATING = ("float16", "bfloat16", "float32", "float64")

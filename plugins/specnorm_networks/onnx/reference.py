@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.formats import UNITS
-from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model import Computed, NotExecutedError
 from specnorm_networks.onnx.evaluator import cost, evaluate
 from specnorm_networks.onnx.nodes import has_graphs

@@ -24,9 +24,9 @@ from specnorm_networks.certified.operators import (
     Unsqueeze,
 )
 from specnorm_networks.certified.operators import Constant as ConstantOperator
+from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
-from specnorm_networks.certified.shapes import Shape
 from specnorm_networks.model_arrays import Sizes, Stated, Tensor
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed

@@ -94,60 +94,39 @@ def _load_plugins() -> None:
 def _inference(source: Any) -> tuple[Callable[..., Any], str]:
     """Return a source as a function of a batch at inference, and a note if the source is in training mode.
 
-    The source itself is not changed. A pair (model, state) is such a function of the model in that state.
+    The source itself is not changed. A pair is a model and the state beside it: an Equinox module, whose new state is
+    dropped, or a graph definition of Flax NNX.
     """
-    if isinstance(source, tuple):
-        return _inference_in_state(*source)
-    packages = {base.__module__.partition(".")[0] for base in type(source).__mro__}
-    if "equinox" in packages:
-        import equinox
-        import jax
-
-        batched: Callable[..., Any] = jax.vmap(equinox.nn.inference_mode(source))
-        return batched, _note_of_equinox(source)
-    if "flax" in packages:
-        from flax import nnx
-
-        if not isinstance(source, nnx.Module):
-            raise MethodError("A Linen module has no weights: give lambda x: module.apply(variables, x).")
-        modes = []
-        for _, module in nnx.iter_modules(source):
-            modes.append(getattr(module, "deterministic", None))
-            modes.append(getattr(module, "use_running_average", None))
-        copy: Any = nnx.clone(source)
-        copy.eval()
-        return copy, TRAINING if False in modes else ""
-    function: Callable[..., Any] = source
-    return function, ""
-
-
-def _inference_in_state(model: Any, state: Any) -> tuple[Callable[..., Any], str]:
-    """Return a model with a state beside it as a function of a batch at inference, and a note as `_inference` does.
-
-    ``model``: an Equinox module, whose new state is dropped, or a graph definition of Flax NNX.
-    """
+    model, *states = source if isinstance(source, tuple) else (source,)
     packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
     if "equinox" in packages:
         import equinox
         import jax
 
         at_inference = equinox.nn.inference_mode(model)
-        batched: Callable[..., Any] = jax.vmap(lambda x: at_inference(x, state)[0])
-        return batched, _note_of_equinox(model)
+        modes = [getattr(module, "inference", None) for module in jax.tree.leaves(model, is_leaf=_has_mode)]
+        function = (lambda x: at_inference(x, *states)[0]) if states else at_inference
+        return jax.vmap(function), TRAINING if False in modes else ""
+    if "flax" not in packages:
+        return model, ""
     from flax import nnx
 
-    if not isinstance(model, nnx.GraphDef):
+    if not isinstance(model, nnx.GraphDef if states else nnx.Module):
         raise MethodError(
-            f"a pair of {type(model).__name__} and {type(state).__name__}: with Flax, give the two halves of "
-            "nnx.split(model), or for a Linen module lambda x: module.apply(variables, x)."
+            f"{type(model).__name__} has no weights: of a Linen module give lambda x: module.apply(variables, x), of "
+            "Flax NNX a module, or the two halves of nnx.split(model)."
         )
-    return _inference(nnx.merge(model, state))
+    if states:
+        model = nnx.merge(model, *states)  # type: ignore[arg-type]  # a GraphDef, as was asked
+    modes = []
+    for _, module in nnx.iter_modules(model):
+        modes.append(getattr(module, "deterministic", None))
+        modes.append(getattr(module, "use_running_average", None))
+    copy: Any = nnx.clone(model)
+    copy.eval()
+    return copy, TRAINING if False in modes else ""
 
 
-def _note_of_equinox(model: Any) -> str:
-    """Return a note if a part of a model is in training mode."""
-    import jax
-
-    modules = jax.tree.leaves(model, is_leaf=lambda x: getattr(x, "inference", None) is not None)
-    is_training = any(getattr(module, "inference", None) is False for module in modules)
-    return TRAINING if is_training else ""
+def _has_mode(module: Any) -> bool:
+    """Whether an Equinox module is in training mode or at inference."""
+    return getattr(module, "inference", None) is not None

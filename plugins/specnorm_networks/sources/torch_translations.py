@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import defs
+from onnx import defs, helper
 from onnxscript import ir
 from onnxscript import opset18 as op
 from onnxscript.values import Op, Opset
@@ -27,12 +27,6 @@ def _softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
 
 def _log_sigmoid(self: Any) -> Any:
     return op.Neg(op.Softplus(op.Neg(self)))
-
-
-def _threshold(self: Any, threshold: float, value: float) -> Any:
-    if threshold != value:
-        raise NotImplementedError("a threshold that is not its value is a step")
-    return op.Max(self, _constant(value, self)) if value else op.Relu(self)
 
 
 def _hard_sigmoid(self: Any) -> Any:
@@ -133,11 +127,6 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
         return (value, op.Constant(value_int=0)) if largest else value
 
     return write
-
-
-def _sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
-    del stable
-    return op.TopK(self, _constant([int(self.shape[dim])]), axis=dim, largest=int(descending), sorted=1)
 
 
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
@@ -252,9 +241,9 @@ def _schema(
     all_types = defs.get_schema("Identity").type_constraints[0].allowed_type_strs
     input_parameters = [parameter(f"x{number}", f"X{number}") for number in range(inputs)]
     output_parameters = [parameter(f"y{number}", f"Y{number}") for number in range(outputs)]
-    schema_attributes = []
+    attribute_types = []
     for key, value in attributes.items():
-        schema_attributes.append(defs.OpSchema.Attribute(key, _attribute_type(value), required=False))
+        attribute_types.append(defs.OpSchema.Attribute(key, helper.make_attribute(key, value)))
     return defs.OpSchema(
         name,
         domain,
@@ -262,17 +251,10 @@ def _schema(
         inputs=input_parameters,
         outputs=output_parameters,
         type_constraints=[(each.type_str, all_types, "") for each in (*input_parameters, *output_parameters)],
-        attributes=schema_attributes,
+        attributes=[
+            defs.OpSchema.Attribute(key, helper.make_attribute(key, value)) for key, value in attributes.items()
+        ],
     )
-
-
-def _attribute_type(value: Any) -> Any:
-    """Return ONNX's type of an attribute with such a value."""
-    types = defs.OpSchema.AttrType
-    if isinstance(value, list | tuple):
-        has_floats = any(isinstance(v, float) for v in value)
-        return types.FLOATS if has_floats else types.INTS
-    return {bool: types.INT, int: types.INT, float: types.FLOAT, str: types.STRING}[type(value)]
 
 
 def _are_numbers(value: Any) -> bool:
@@ -288,7 +270,6 @@ def table() -> dict[Any, Callable[..., Any]]:
     return {
         aten.softplus.default: _softplus,
         aten.log_sigmoid.default: _log_sigmoid,
-        aten.threshold.default: _threshold,
         aten.hardsigmoid.default: _hard_sigmoid,
         aten.rrelu.default: _random_leaky,
         aten.conv3d.default: _convolution_3d,
@@ -302,5 +283,4 @@ def table() -> dict[Any, Callable[..., Any]]:
         **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
         **{getattr(aten, f"adaptive_max_pool{n}d").default: maxima for n in (1, 2, 3)},
         aten.diagonal.default: _diagonal,
-        aten.sort.stable: _sort,
     }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
+import traceback
 import warnings
 import weakref
 from collections.abc import Hashable, Iterable, Iterator, Sequence
@@ -545,6 +547,7 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     is_replica = getattr(model, "_is_replica", False)
     if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
         return
+    _end_interrupted_passes(model)
     constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
     waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
     taken = take_steps([x.next_input(weight) for x, weight in waiting], model)
@@ -561,6 +564,23 @@ def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
     passes = _PASSES.get(model)
     for x in passes.pop() if passes else ():
         x.end_pass()
+
+
+def _end_interrupted_passes(model: nn.Module) -> None:
+    """End the passes whose calls do not run any more: after a KeyboardInterrupt, torch calls no hook."""
+    passes = _PASSES.get(model)
+    if not passes:
+        return
+    # A model may call itself, so that some of its passes may run.
+    callers = [
+        frame
+        for frame, _ in traceback.walk_stack(inspect.currentframe())
+        if frame.f_code is nn.Module._call_impl.__code__
+    ]
+    running = sum(frame.f_locals["self"] is model for frame in callers)
+    while len(passes) >= max(running, 1):
+        for x in passes.pop():
+            x.end_pass()
 
 
 def _read_names_of_hooks(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -79,6 +79,22 @@ def test_parts_that_are_not_coupled_are_seen(channels: int, taps: tuple[int, ...
     assert value > 0.999 * wanted
 
 
+@pytest.mark.parametrize("first", [6.5, 8.0, 20.0])
+@pytest.mark.parametrize("channels", [32, 64, 100])
+def test_a_part_that_outgrew_the_rest(channels: int, first: float) -> None:
+    """An entry alone in its row and column: the filter leaves 1e-24 of other parts, whose squares are 0 in float32.
+
+    Vectors were longer than 1 then, and values up to 1e5 times the norm.
+    """
+    kernel = np.diag(np.linspace(1, 0.3, channels).astype(np.float32))
+    kernel[0, 0] = first
+    assert float(specnorm.symbol_norm(kernel)) == pytest.approx(first, rel=1e-6)
+    state = specnorm.init_tracking(kernel, SymbolNorm())
+    for _ in range(20):
+        value, state = specnorm.track(kernel, SymbolNorm(), state)
+        assert float(value) == pytest.approx(first, rel=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3, 3)])
 @pytest.mark.parametrize("entry", [0.0, 1e30, np.inf, np.nan])
 def test_a_state_of_wrong_vectors_begins_anew(entry: float, shape: tuple[int, ...]) -> None:

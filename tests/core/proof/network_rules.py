@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from helpers.assumptions import assumed, assumed_lower
 from helpers.checks import present
-from helpers.libraries import OPS
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, parts, rules
 from specnorm_networks.certified.graph import Graph, Layer, Node
@@ -143,9 +142,7 @@ def headed(weight: Any = 1.0, widths: int = 1, error: float = 0.0, **changed: An
     head = present(heads.head_of(run))
     body = replace(head.body, links=(replace(head.body.links[0], **changed),))
     weights = np.linspace(1, 2, 2 * widths) * weight
-    return heads.constant_through_head(
-        replace(head, body=body), [weights], lambda _: [([0], [np.ones(1)])], Measure(), ops=OPS
-    )
+    return heads.constant_through_head(replace(head, body=body), [weights], lambda _: [([0], [np.ones(1)])], Measure())
 
 
 NETWORK_REFUSED: dict[str, Callable[[], object]] = {
@@ -254,7 +251,7 @@ def behind() -> heads.Head:
 
 def through(head: heads.Head, ahead: Upper | None) -> Upper:
     alone = [([0], [np.ones(1)])]
-    return heads.constant_through_head(head, [0.1 * np.ones(2)], lambda _: alone, Measure(), ahead, ops=OPS)
+    return heads.constant_through_head(head, [0.1 * np.ones(2)], lambda _: alone, Measure(), ahead)
 
 
 def before_heads() -> Iterator[tuple[Upper | None, float]]:
@@ -271,7 +268,7 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     claims = [assumed(1.0, spec(), digest_of(CONV))]
     yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
-    yield norm_of_matrices(stack, ops=OPS), 2.0
+    yield norm_of_matrices(stack), 2.0
 
 
 def branches() -> Iterator[tuple[Upper | None, float]]:

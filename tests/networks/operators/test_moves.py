@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators.base import KnownShape, Linear
+from specnorm_networks.certified.operators.base import Linear, Shape
 
 
 class FourTimes(Linear):
@@ -16,7 +16,7 @@ class FourTimes(Linear):
 
     only_moves_entries = True
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> ops.LinearMap:
+    def map_at(self, before: Shape, *others: Shape) -> ops.LinearMap:
         def repeat(x: Any) -> Any:
             return np.repeat(x[0], 4, axis=-1)
 

@@ -63,6 +63,10 @@ class _OfOneValue(Operator):
         """Return the numbers of the program's values that are returned."""
         return (len(self.program),)
 
+    def join(self, outputs: Sequence[FloatArray]) -> FloatArray:
+        """Return the operator's value for the values that are returned."""
+        return outputs[0]
+
     @functools.cached_property
     def curve(self) -> Curve:
         """The program with its numbers loaded; `Unreadable` if they cannot be."""
@@ -78,12 +82,39 @@ class _OfOneValue(Operator):
         """Whether one of the operators jumps, and nothing proves that the function is continuous."""
         return self.curve.jumps and isinstance(self.proof, str)
 
+    def value(self, x: FloatArray) -> FloatArray:
+        """Return the value for an argument."""
+        values = run_all(self.program, x)
+        return self.join([values[output] for output in self.numbers_of_outputs()])
+
+    def lipschitz(self, place: Place) -> float:
+        """Return the root of the largest sum of squared slopes, on the whole line or on the range of the input."""
+        constants: list[float] = []
+        if not isinstance(self.proof, str):
+            constants.append(self.proof.constant)
+        ranges = place.ranges() if place.boxed or not constants else ()
+        if len(ranges) == 1 and ranges[0] is not None and not self.may_jump:
+            square_sum = bounds_on(self.curve, ranges[0].low, ranges[0].high).slopes.square_sum
+            constants.append(root_of_largest(square_sum))
+        if not any(map(math.isfinite, constants)):
+            raise NoBoundError(f"of this function of one value, {self.proof}; {hint(place)}")
+        return min(constants)
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # The rounding of each operator, carried through those after it.
+        ranges = _ranges_in_other_library(self.program, values[0], unit)
+        outputs = self.numbers_of_outputs()
+        low, high = (self.join([ranges[output].ends[end] for output in outputs]) for end in (0, 1))
+        return np.asarray(np.maximum(high - result, result - low))
+
 
 class Composite(_OfOneValue, Pointwise):
     """A function of one variable that is written as a program, whose last value it is."""
-
-    def value(self, x: FloatArray) -> FloatArray:
-        return run_all(self.program, x)[-1]
 
     def extent(self) -> Extent | None:
         proof = self.proof
@@ -91,16 +122,8 @@ class Composite(_OfOneValue, Pointwise):
 
     def lipschitz(self, place: Place) -> float:
         """Return the largest absolute slope: on the range of the input if that is known, else on the whole line."""
-        lacks_proof = isinstance(self.proof, str)
-        if self.slopes_on_range is not None or not (lacks_proof or place.boxed):
-            return super().lipschitz(place)
-        ranges = place.ranges()
-        if len(ranges) == 1 and ranges[0] is not None:
-            slopes = self.slopes(ranges[0].low, ranges[0].high)
-            if slopes is not None:
-                return float(max(np.max(abs(end), initial=0.0) for end in slopes))
-        if lacks_proof:
-            raise NoBoundError(f"of this function of one value, {self.proof}; {hint(place)}")
+        if self.slopes_on_range is not None:
+            return Pointwise.lipschitz(self, place)
         return super().lipschitz(place)
 
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
@@ -133,16 +156,6 @@ class Composite(_OfOneValue, Pointwise):
                 most = np.where(is_monotone, np.minimum(most, at_last.high), most)
         return least, most
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The rounding of each operator, carried through those after it.
-        range_elsewhere = _ranges_in_other_library(self.program, values[0], unit)[-1]
-        return np.asarray(np.maximum(range_elsewhere.high - result, result - range_elsewhere.low))
-
 
 class SideBySide(_OfOneValue):
     """Several functions of one value, joined along an axis; ``new``: along a new axis."""
@@ -156,23 +169,11 @@ class SideBySide(_OfOneValue):
     def numbers_of_outputs(self) -> tuple[int, ...]:
         return self.outputs
 
-    def run(self, *values: FloatArray) -> FloatArray:
-        (x,) = values
-        program_values = run_all(self.program, x)
-        return self._join([program_values[output] for output in self.outputs])
+    def join(self, outputs: Sequence[FloatArray]) -> FloatArray:
+        return np.stack(outputs, self.axis) if self.new else np.concatenate(outputs, self.axis)
 
-    def lipschitz(self, place: Place) -> float:
-        """Return the root of the largest sum of squared slopes, on the whole line or on the range of the input."""
-        constants: list[float] = []
-        if not isinstance(self.proof, str):
-            constants.append(self.proof.constant)
-        ranges = place.ranges() if place.boxed or not constants else ()
-        if len(ranges) == 1 and ranges[0] is not None and not self.may_jump:
-            square_sum = bounds_on(self.curve, ranges[0].low, ranges[0].high).slopes.square_sum
-            constants.append(root_of_largest(square_sum))
-        if not any(map(math.isfinite, constants)):
-            raise NoBoundError(f"of these functions of one value, {self.proof}; {hint(place)}")
-        return min(constants)
+    def run(self, *values: FloatArray) -> FloatArray:
+        return self.value(*values)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         (x,) = ranges
@@ -180,18 +181,4 @@ class SideBySide(_OfOneValue):
             return None
         bounds = bounds_on(self.curve, x.low, x.high)
         low, high = zip(*(value.ends for value in bounds.values), strict=True)
-        return enclosing((self._join(low), self._join(high)))
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        ranges = _ranges_in_other_library(self.program, values[0], unit)
-        low = self._join([ranges[output].low for output in self.outputs])
-        high = self._join([ranges[output].high for output in self.outputs])
-        return np.asarray(np.maximum(high - result, result - low))
-
-    def _join(self, parts: Sequence[FloatArray]) -> FloatArray:
-        return np.stack(parts, self.axis) if self.new else np.concatenate(parts, self.axis)
+        return enclosing((self.join(low), self.join(high)))

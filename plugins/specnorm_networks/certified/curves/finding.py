@@ -9,8 +9,9 @@ otherwise the network stays as it is.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from specnorm_networks.certified.operators.piecewise import LeakyReLU, Negative
 from specnorm_networks.certified.operators.sources import Constant
 from specnorm_networks.certified.operators.steep import Steep
 
+Function = TypeVar("Function", Composite, SideBySide)
 MOST_OPERATORS = 64
 """Largest number of operators of a program."""
 MOST_BASES = 64
@@ -137,7 +139,7 @@ class _Finder:
         ``needs_proof``: whether slopes on ranges are not enough.
         """
         base = self._start_of_program(base)
-        function = self._function(node, base)
+        function = self._joined([node.name], base, lambda program, _: Composite(program))
         if function is None:
             return None
         if isinstance(function.proof, str):
@@ -149,17 +151,23 @@ class _Finder:
         self.replacements[node.name] = replace(node, operator=function, inputs=(base,))
         return self.replacements[node.name]
 
-    def _function(self, node: Node, base: str) -> Composite | None:
-        """Return all operators between two values as one; None if they are linear, or cannot be read."""
-        program, _ = self._program([node.name], base)
-        if program is None or all(isinstance(operator, LINEAR) for operator, _ in program):
-            return None
-        function = Composite(program)
+    def _joined(
+        self,
+        ends: Sequence[str],
+        base: str,
+        make: Callable[[EntryProgram, dict[str, int]], Function],
+    ) -> Function | None:
+        """Return all operators between a base and some values as one; None if they are linear, or cannot be read.
+
+        ``make``: makes the operator from the program, and the numbers of the values by name.
+        """
         try:
+            program, numbers = self._program(ends, base)
+            function = make(program, numbers)
             function.curve  # noqa: B018 - made at the first access, which raises if it cannot be
         except Unreadable:
             return None
-        return function
+        return None if all(isinstance(operator, LINEAR) for operator, _ in program) else function
 
     def _start_of_program(self, base: str) -> str:
         """Return the value with which a program has to begin.
@@ -170,10 +178,10 @@ class _Finder:
             base = self.replacements[base].inputs[0] if base in self.replacements else self.unbounded_from[base]
         return base
 
-    def _program(self, ends: Sequence[str], base: str) -> tuple[EntryProgram | None, dict[str, int]]:
+    def _program(self, ends: Sequence[str], base: str) -> tuple[EntryProgram, dict[str, int]]:
         """Return the operators between a base and some values, and the numbers of the values by name.
 
-        None if there are too many operators.
+        `Unreadable` if there are too many operators.
         """
         numbers = {base: 0}
         program: list[tuple[Operator, tuple[int, ...]]] = []
@@ -191,10 +199,12 @@ class _Finder:
                 program += _steps_of(node.operator, reads, len(program))
                 numbers[name] = len(program)
             elif len(program) + len(waiting) > 2 * MOST_OPERATORS:  # a value may wait several times
-                return None, numbers
+                raise Unreadable
             else:
                 waiting += missing
-        return (tuple(program) if len(program) <= MOST_OPERATORS else None), numbers
+        if len(program) > MOST_OPERATORS:
+            raise Unreadable
+        return tuple(program), numbers
 
     # -- several functions side by side --------------------------------------------------------------------------------
     def _side_by_side(self, node: Node, concat: Concat) -> Node:
@@ -206,15 +216,16 @@ class _Finder:
         if any(nodes[name].shape != nodes[common_bases[0]].shape for name in node.inputs):
             return node
         base = self._start_of_program(common_bases[0])
-        program, numbers = self._program(node.inputs, base)
-        if program is None or all(isinstance(operator, LINEAR) for operator, _ in program):
+        functions = self._joined(
+            node.inputs,
+            base,
+            lambda program, numbers: SideBySide(
+                program, tuple(numbers[name] for name in node.inputs), concat.axis, concat.new
+            ),
+        )
+        if functions is None or isinstance(functions.proof, str):
             return node
-        functions = SideBySide(program, tuple(numbers[name] for name in node.inputs), concat.axis, concat.new)
-        try:
-            is_proven = not isinstance(functions.proof, str)
-        except Unreadable:
-            return node
-        return replace(node, operator=functions, inputs=(base,)) if is_proven else node
+        return replace(node, operator=functions, inputs=(base,))
 
 
 def _steps_of(operator: Operator, reads: tuple[int, ...], before: int) -> EntryProgram:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from specnorm.errors import SpecnormError
 from specnorm.proof import Interval, anything, enclosing, host, point
 from specnorm_networks.certified.curves.values import Arithmetic, Dual, Quantity, hull, number
+from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Pointwise
 from specnorm_networks.certified.operators.joins import (
     Choose,
@@ -46,7 +47,7 @@ RELATIVE_ERROR = (SCALED_ENTRY_ROUNDINGS + 2) * 2.0**-52
 
 
 class Unreadable(Exception):
-    """A program cannot be evaluated: an operator is not known, or a number cannot be loaded or is not finite."""
+    """A program cannot be evaluated: it is long, an operator is not known, or a number is not read or not finite."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,12 +135,7 @@ class Curve:
     @cached_property
     def key(self) -> Hashable:
         """A key that two programs share only if they compute the same."""
-        keys = []
-        for at, (operator, reads) in enumerate(self.program):
-            arrays = [*self.lines[at].slope.ends, *self.lines[at].shift.ends] if at in self.lines else []
-            arrays += [self.numbers[at]] if at in self.numbers else []
-            keys.append((_key(operator, arrays), reads))
-        return tuple(keys), self.outputs
+        return tuple((digest_of_operator(operator), reads) for operator, reads in self.program), self.outputs
 
     def sine_of(self, value: int) -> int | None:
         """Return the number of the value whose sine this value is; None if it is no sine."""
@@ -277,15 +273,11 @@ class Evaluation:
         difference = a.interval(self._less(x.value, y.value))
         is_first = (difference.low >= 0) if is_maximum else (difference.high <= 0)
         is_second = (difference.high <= 0) if is_maximum else (difference.low >= 0)
-        is_defined = np.logical_and(x.is_defined, y.is_defined)
-        chosen = replace(self._choose(np.asarray(is_first), x, y), is_defined=is_defined)
-        unknown = ~np.asarray(is_first | is_second)
-        if not unknown.any():
-            return chosen
         extreme = np.maximum if is_maximum else np.minimum
         (x_value, x_slope), (y_value, y_slope) = ((a.interval(z.value), a.interval(z.slope)) for z in (x, y))
         value = enclosing((extreme(x_value.low, y_value.low), extreme(x_value.high, y_value.high)))
-        return self._where_unknown(unknown, value, hull(x_slope, y_slope), is_defined, chosen)
+        chosen = self._choose_or_both(is_first, is_second, x, y, (value, hull(x_slope, y_slope)))
+        return replace(chosen, is_defined=np.logical_and(x.is_defined, y.is_defined))
 
     def _choose_by(self, condition: Dual, x: Dual, y: Dual) -> Dual:
         """Return the first value where a condition is not 0, else the second; it jumps where that is not known."""
@@ -293,28 +285,29 @@ class Evaluation:
         values = a.interval(condition.value)
         is_first = values.mignitude() > 0
         is_second = (values.low == 0) & (values.high == 0)
+        value = hull(a.interval(x.value), a.interval(y.value))
+        is_known = np.asarray(condition.is_defined)
+        return self._choose_or_both(is_first & is_known, is_second & is_known, x, y, (value, anything(value.shape)))
+
+    def _choose_or_both(
+        self,
+        is_first: NDArray[np.bool_],
+        is_second: NDArray[np.bool_],
+        x: Dual,
+        y: Dual,
+        both: tuple[Interval, Interval],
+    ) -> Dual:
+        """Return the value that is chosen. ``both``: value and slope where that is unknown."""
         chosen = self._choose(np.asarray(is_first), x, y)
-        unknown = ~np.asarray(is_first | is_second) | ~np.asarray(condition.is_defined)
+        unknown = ~np.asarray(is_first | is_second)
         if not unknown.any():
             return chosen
-        both = hull(a.interval(x.value), a.interval(y.value))
-        is_defined = np.logical_and(x.is_defined, y.is_defined)
-        return self._where_unknown(unknown, both, anything(both.shape), is_defined, chosen)
-
-    def _where_unknown(
-        self,
-        unknown: NDArray[np.bool_],
-        value: Interval,
-        slope: Interval,
-        is_defined: Any,
-        chosen: Dual,
-    ) -> Dual:
-        """Return a value and a slope where it is unknown which value is chosen, and the chosen one elsewhere."""
         a = self.arithmetic
+        value, slope = both
         return Dual(
             a.where(unknown, Quantity(value), Quantity(a.interval(chosen.value))),
             a.where(unknown, Quantity(slope), Quantity(a.interval(chosen.slope))),
-            np.where(unknown, is_defined, chosen.is_defined),
+            np.where(unknown, np.logical_and(x.is_defined, y.is_defined), chosen.is_defined),
         )
 
     def _step(self, at: int, operator: Operator, threshold: float, x: Dual) -> Dual:
@@ -373,19 +366,3 @@ def _around(values: FloatArray, error: FloatArray) -> Interval:
     if not np.any(error):
         return point(values)
     return enclosing((host.next_down(values - error), host.next_up(values + error)))
-
-
-def _key(operator: Operator, arrays: Sequence[NDArray[Any]]) -> Hashable:
-    """Return a key that two operators share only if they compute the same; the operator if its fields have no keys."""
-    if arrays or not is_dataclass(operator):
-        return type(operator), tuple((array.shape, array.tobytes()) for array in arrays)
-    values: list[Hashable] = []
-    for each in fields(operator):
-        value = getattr(operator, each.name)
-        if isinstance(value, np.ndarray):
-            values.append((value.shape, value.tobytes()))
-        elif value is None or isinstance(value, (bool, int, float, str, tuple)):
-            values.append(value)
-        else:
-            return operator
-    return type(operator), tuple(values)

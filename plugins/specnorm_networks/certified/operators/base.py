@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from specnorm.proof import Interval, around, enclosing, host
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.regions import Region
-from specnorm_networks.certified.shapes import Shape
 
 FloatArray: TypeAlias = NDArray[Any]
 """Array of float64."""
@@ -28,8 +27,8 @@ LowHigh: TypeAlias = tuple[FloatArray, FloatArray]
 """Lower and upper ends of intervals, entry by entry."""
 Offset: TypeAlias = Callable[[], tuple[FloatArray, FloatArray]]
 """Returns constants that broadcast against a value, and the error of each."""
-KnownShape: TypeAlias = tuple[int, ...]
-"""A shape that is known; `Shape | None` if it may be unknown."""
+Shape: TypeAlias = tuple[int, ...]
+"""A shape; `Shape | None` if it may be unknown."""
 Apply: TypeAlias = Callable[[Sequence[FloatArray]], FloatArray]
 """Maps one array (batch, *shape) for each input to one array (batch, *shape of the value).
 
@@ -53,7 +52,7 @@ def flattened(x: FloatArray) -> FloatArray:
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-def _split(x: FloatArray, shapes: Sequence[KnownShape]) -> list[FloatArray]:
+def _split(x: FloatArray, shapes: Sequence[Shape]) -> list[FloatArray]:
     """Return one array (batch, *shape) for each of several values, whose entries are joined in the rows of ``x``."""
     values = []
     first = 0
@@ -91,7 +90,7 @@ class Place:
         return cls(tuple(value.shape for value in values))
 
     @property
-    def shape(self) -> KnownShape:
+    def shape(self) -> Shape:
         """Shape of the first input; `NoBoundError` if it is unknown."""
         if self.before[0] is None:
             raise NoBoundError("its sizes are not known: give the input shape")
@@ -129,7 +128,7 @@ class LinearMap:
     """Number of roundings of `apply`: ``|computed A x - A x| <= gamma(roundings) |A| |x|``."""
     offset: Offset | None = None
     """Returns b; None: b is 0."""
-    shape: KnownShape | None = None
+    shape: Shape | None = None
     """Shape of the value; None: the one that `apply` returns."""
     adjoint: Adjoint | None = None
     """Computes A^T y; None: `with_adjoint` makes one."""
@@ -143,7 +142,7 @@ class LinearMap:
         """Return a map that only moves entries (`only_moves_entries`); it has no roundings."""
         return cls(apply, absolute=apply, roundings=0, offset=offset, only_moves_entries=True)
 
-    def sources(self, before: Sequence[KnownShape]) -> NDArray[np.intp]:
+    def sources(self, before: Sequence[Shape]) -> NDArray[np.intp]:
         """Return for each entry of the value, in flat order, the number of the entry of the inputs that is moved there.
 
         -1 if the entry is 0. ``before``: shapes of the inputs, whose entries are numbered one input after the other.
@@ -156,7 +155,7 @@ class LinearMap:
         sources: NDArray[np.intp] = numbers.astype(np.intp) - 1
         return sources
 
-    def most_copies(self, before: Sequence[KnownShape]) -> int:
+    def most_copies(self, before: Sequence[Shape]) -> int:
         """Return the largest number of positions of the value to which one entry of the inputs is moved, at least 1.
 
         ``before``: shapes of the inputs. Only for a map that moves entries.
@@ -164,7 +163,7 @@ class LinearMap:
         sources = self.sources(before)
         return int(np.bincount(sources[sources >= 0]).max(initial=1))
 
-    def with_adjoint(self, before: Sequence[KnownShape]) -> LinearMap:
+    def with_adjoint(self, before: Sequence[Shape]) -> LinearMap:
         """Return the map with an adjoint, for inputs of the shapes ``before``.
 
         If none is stated, it is made from the sources of the entries that move, or from the matrix A. `NoBoundError` if
@@ -174,7 +173,7 @@ class LinearMap:
             return self
         return self._with_adjoint_of_move(before) if self.only_moves_entries else self._with_adjoint_by_matrix(before)
 
-    def _with_adjoint_by_matrix(self, before: Sequence[KnownShape]) -> LinearMap:
+    def _with_adjoint_by_matrix(self, before: Sequence[Shape]) -> LinearMap:
         count = sum(map(math.prod, before))
         # The identity has count^2 entries. The matrix, which the value's size enters, is not limited.
         if count**2 > MOST_ENTRIES_AT_ONCE:
@@ -182,7 +181,7 @@ class LinearMap:
         matrix = flattened(self.apply(_split(np.eye(count), before))).T
         return dataclasses.replace(self, adjoint=lambda y: _split(flattened(y) @ matrix, before))
 
-    def _with_adjoint_of_move(self, before: Sequence[KnownShape]) -> LinearMap:
+    def _with_adjoint_of_move(self, before: Sequence[Shape]) -> LinearMap:
         """Return the map with the adjoint that adds up all copies of each entry."""
         count = sum(map(math.prod, before))
         sources = self.sources(before)
@@ -356,7 +355,7 @@ class Operator:
         allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest_positive(unit)
         return allowed
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program | None:
+    def written_out(self, before: Sequence[Shape]) -> Program | None:
         """Return the operator as a program of simpler ones, for inputs of the shapes ``before``; None if there is none.
 
         Operators of the program may be written out again. In the end only linear operators and functions of each entry
@@ -365,7 +364,7 @@ class Operator:
         return None
 
 
-_KEPT_MAPS: ContextVar[dict[Any, tuple[LinearMap, KnownShape]] | None] = ContextVar("_KEPT_MAPS", default=None)
+_KEPT_MAPS: ContextVar[dict[Any, tuple[LinearMap, Shape]] | None] = ContextVar("_KEPT_MAPS", default=None)
 """Maps with the shapes of their values, by operator and shapes of the inputs; None outside of `keep_linear_maps`."""
 
 
@@ -388,7 +387,7 @@ class Linear(Operator):
     only_moves_entries: ClassVar[bool] = False
     """Whether the operator only moves entries: each entry of the value is an entry of an input, or 0."""
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         """Return the linear map for inputs of some shapes; None if it has none for them.
 
         ``before``: shape of the first input. ``others``: shapes of the other inputs.
@@ -405,7 +404,7 @@ class Linear(Operator):
         linear, shape = map_and_shape
         return linear if place.fits(shape) else None
 
-    def _kept_map(self, befores: list[KnownShape]) -> tuple[LinearMap, KnownShape] | None:
+    def _kept_map(self, befores: list[Shape]) -> tuple[LinearMap, Shape] | None:
         """Return the linear map and the shape of its value, kept ones inside of `keep_linear_maps`."""
         kept = _KEPT_MAPS.get()
         if kept is None:
@@ -420,7 +419,7 @@ class Linear(Operator):
                 kept[key] = map_and_shape
         return map_and_shape
 
-    def _new_map(self, befores: list[KnownShape]) -> tuple[LinearMap, KnownShape] | None:
+    def _new_map(self, befores: list[Shape]) -> tuple[LinearMap, Shape] | None:
         """Return the linear map for inputs of some shapes, and the shape of its value; None if it has none."""
         try:
             linear = self.map_at(*befores)
@@ -476,7 +475,7 @@ class Move(Linear):
         """
         raise NotRunError(f"{type(self).__name__} moves nothing of shape {x.shape}")
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         def apply(x: Sequence[FloatArray]) -> FloatArray:
             (batch,) = x
             if len(batch):
@@ -555,23 +554,26 @@ class Pointwise(Operator):
     def lipschitz(self, place: Place) -> float:
         if self.slopes_on_range is not None:
             return float(max(np.max(abs(end), initial=0.0) for end in self.slopes_on_range.ends))
+        return max(map(abs, self._known_extent()))
+
+    def _known_extent(self) -> tuple[float, float]:
         ends = self.extent()
         if ends is None:
             raise NoBoundError(f"{self!r} has no largest slope that is known here")
-        return max(map(abs, ends))
+        return ends
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         (x,) = ranges
         with np.errstate(all="ignore"):
             return enclosing(self.between(*x.ends))
 
-    def by_channel(self, axis: int, width: int) -> LowHigh | None:
-        """Return the smallest and largest slope in each channel, shape (width,); None if unknown."""
+    def by_channel(self, axis: int, width: int) -> LowHigh:
+        """Return the smallest and largest slope in each channel, shape (width,); `NoBoundError` if unknown."""
         if self.slopes_on_range is None:
-            ends = self.extent()
-            return None if ends is None else (np.full(width, ends[0]), np.full(width, ends[1]))
+            least, most = self._known_extent()
+            return np.full(width, least), np.full(width, most)
         if self.slopes_on_range.low.shape[axis] != width:
-            return None
+            raise NoBoundError(f"its slopes are of other channels than the {width} on axis {axis}")
         if not self.slopes_on_range.low.size:
             return np.zeros(width), np.zeros(width)
         low, high = (np.moveaxis(end, axis, 0).reshape(width, -1) for end in self.slopes_on_range.ends)

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import MOST_ENTRIES_AT_ONCE, FloatArray, KnownShape, NoBoundError, Place
-from specnorm_networks.certified.shapes import Shape
+from specnorm_networks.certified.operators.base import MOST_ENTRIES_AT_ONCE, FloatArray, NoBoundError, Place, Shape
 
 
 def apply_in_parts(
@@ -63,7 +62,7 @@ def _aligned(before: Shape, after: Shape) -> Shape:
     return (1,) * (len(after) - len(before)) + before
 
 
-def sum_over_copies(y: FloatArray, shape: KnownShape) -> FloatArray:
+def sum_over_copies(y: FloatArray, shape: Shape) -> FloatArray:
     """Return the adjoint of broadcasting a value of a shape: for each entry the sum over its copies.
 
     ``y``: of shape (k, *shape of the broadcast value), for k vectors.

@@ -14,11 +14,11 @@ from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import (
     UNDERFLOW,
     FloatArray,
-    KnownShape,
     NoBoundError,
     Operator,
     Place,
     Program,
+    Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
 from specnorm_networks.certified.operators.linear import Add, Scale
@@ -51,7 +51,7 @@ class _LargestOrSmallest(Selection):
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(functools.reduce(self.join, values))
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program:
+    def written_out(self, before: Sequence[Shape]) -> Program:
         """Write extremes two by two: ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``."""
         if len(before) == 1:
             return [(Add((1.0,)), (0,))]
@@ -87,7 +87,7 @@ class Where(Selection):
         first, second = values
         return np.where(np.asarray(self.mask(), dtype=bool), first, second)
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program:
+    def written_out(self, before: Sequence[Shape]) -> Program:
         mask = np.asarray(self.mask(), dtype=bool)
         keep_first = Scale(mask.astype(np.float64), exact=True)
         keep_second = Scale((~mask).astype(np.float64), exact=True)

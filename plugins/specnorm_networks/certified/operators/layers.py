@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,24 +12,19 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError, KernelError
-from specnorm.proof import AnyArray, layer_map
+from specnorm.proof import AnyArray, ArrayOps, backends, layer_map
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
-    KnownShape,
     Linear,
     LinearMap,
     NotRunError,
     Offset,
     Operator,
     Place,
+    Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
-
-NUMPY_OPS: Any = SimpleNamespace(
-    xp=np, concrete=True, memory=2**28, device=lambda _: None, from_numpy=lambda x, _: x, to_numpy=lambda x: x
-)
-"""Those members of `types.ArrayOps` that `layer_map.Convolution` needs in NumPy; ``memory`` is in bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +48,11 @@ class Layer:
     """Returns a bound of the error of each entry, if the matrix was computed; None: entries are exact."""
     to_host: Callable[[AnyArray], NDArray[Any]] = np.asarray
     """Makes a NumPy array of what ``load`` returns, exactly."""
+
+    @property
+    def digested(self) -> tuple[Any, ...]:
+        """What digests have of the layer: its kernel and its geometry."""
+        return self.to_host(self.stored()), self.geometry, self.spatial, self.error
 
     def stored(self) -> Any:
         """Return the kernel as an array of its own library; a matrix with its outputs first."""
@@ -93,7 +92,7 @@ class Convolution(_WithKernel):
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset({0})
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if len(before) != self.layer.spatial + 2:
             return None
         kernel = self.layer.kernel()
@@ -102,7 +101,7 @@ class Convolution(_WithKernel):
         except (GeometryError, KernelError):
             return None
 
-    def _map_of_kernel(self, before: KnownShape, kernel: FloatArray) -> LinearMap | None:
+    def _map_of_kernel(self, before: Shape, kernel: FloatArray) -> LinearMap | None:
         """Return the map for inputs of a shape (samples, channels, *spatial); None if the channels do not fit."""
         geometry = dict(self.layer.geometry)
         spec = ConvSpec.of(kernel.shape, **geometry)
@@ -111,7 +110,8 @@ class Convolution(_WithKernel):
         spatial = before[2:]
         spec_at_size = ConvSpec.of(kernel.shape, **{**geometry, "input_shape": spatial})
         stack_of_one: Any = kernel[None]
-        layer = layer_map.Convolution(stack_of_one, spec_at_size, ops=NUMPY_OPS)
+        ops = ArrayOps.of(backends.backend_for(stack_of_one), stack_of_one)
+        layer = layer_map.Convolution(stack_of_one, spec_at_size, ops=ops)
         output_entries, input_entries = layer.shape
         input_shape, output_shape = layer.shapes
         extra = self.extra or (0,) * spec.ndim
@@ -178,7 +178,7 @@ class Matrix(_WithKernel):
         """Return the axis along which the matrix multiplies a value with ``ndim`` axes."""
         return ndim - (1 if self.side == "right" else 2)
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if self.layer.error is not None or not math.isfinite(self.alpha):
             return None
         kernel = self.layer.kernel()

@@ -14,12 +14,12 @@ from specnorm_networks.certified.operators import broadcasting
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
-    KnownShape,
     Linear,
     LinearMap,
     NoBoundError,
     Offset,
     Place,
+    Shape,
 )
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -98,7 +98,7 @@ class Scale(Linear):
             return allowed
         return allowed + 2 * (SCALED_ENTRY_ROUNDINGS + 4) * unit * self.size_of_offset_terms
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
         shape = broadcasting.broadcast_shapes_or_none(before, values.shape)
         if shape is None or not self.is_accurate:
@@ -184,7 +184,7 @@ class Add(Linear):
             return frozenset()
         return frozenset(axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len({*sizes}) == 1)
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         shape = broadcasting.broadcast_shapes_or_none(before, *others)
         if shape is None or not all(map(math.isfinite, self.weights)):
             return None
@@ -231,7 +231,7 @@ class Concat(Linear):
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset() if self.new else frozenset(range(len(place.after or ()))) - {self.axis}
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if not 0 <= self.axis < len(before) + self.new:
             return None
         join = np.stack if self.new else np.concatenate
@@ -250,7 +250,7 @@ class Merge(Linear):
         # Each entry is an entry of the first value or of the second.
         return host.hypot_up(*bounds)
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         positions = np.ravel(self.at)
         size = math.prod(before)
         are_inside = np.all((positions >= 0) & (positions < size))
@@ -275,7 +275,7 @@ class Broadcast(Linear):
     target: tuple[int, ...]
     """Shape to broadcast with. It may have fewer axes than the value, or size 1 (ONNX's Expand)."""
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         shape = broadcasting.broadcast_shapes_or_none(before, self.target)
         if shape is None:
             return None
@@ -290,7 +290,7 @@ class _Reduction(Linear):
     keep: bool = False
     """Whether the axes stay, with size 1."""
 
-    def _count(self, before: KnownShape) -> int:
+    def _count(self, before: Shape) -> int:
         """Return how many entries become one."""
         return math.prod(before[axis] for axis in self.axes)
 
@@ -300,7 +300,7 @@ class _Reduction(Linear):
         axes_with_same_number = range(len(before) if self.keep else min(self.axes, default=0))
         return frozenset(axes_with_same_number) - {*self.axes}
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if len(set(self.axes)) < len(self.axes) or any(not 0 <= axis < len(before) for axis in self.axes):
             return None
         count = self._count(before)
@@ -370,7 +370,7 @@ class Pad(Linear):
             axis for axis in range(ndim) if axis < first_padded_axis or not any(self.pads[axis - first_padded_axis])
         )
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if math.isnan(self.value) or len(self.pads) > len(before):
             return None
         pads = ((0, 0),) * (len(before) - len(self.pads)) + tuple(self.pads)

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm_networks.certified.operators.base import FloatArray, KnownShape, LinearMap, Move, NotRunError, Place
+from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Move, NotRunError, Place, Shape
 
 
 class SameOrder(Move):
     """The same entries in the same order, in another shape; derived classes say which shape."""
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         return LinearMap.of_moves(lambda x: x[0].reshape(len(x[0]), *self.moved(np.empty(before, np.bool_)).shape))
 
 

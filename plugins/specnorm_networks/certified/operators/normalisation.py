@@ -18,12 +18,12 @@ import numpy as np
 from specnorm.proof import Interval, anything, enclosing, host, point, within
 from specnorm_networks.certified.operators.base import (
     FloatArray,
-    KnownShape,
     Linear,
     LinearMap,
     NoBoundError,
     Operator,
     Place,
+    Shape,
 )
 from specnorm_networks.certified.operators.steep import hint
 
@@ -37,7 +37,7 @@ class Centre(Linear):
     lipschitz_constant = 1.0
     axes: tuple[int, ...]
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         count = _count(before, self.axes)
         if not count:
             return None
@@ -109,7 +109,7 @@ class Normalise(Operator):
         return (z * self._divisor(lengths, count).inverse()) & within(np.full(z.shape, largest))
 
 
-def _count(shape: KnownShape, axes: tuple[int, ...]) -> int:
+def _count(shape: Shape, axes: tuple[int, ...]) -> int:
     """Return how many entries are normalised together; `NoBoundError` if the shape has no such axes."""
     if len(set(axes)) < len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
         raise NoBoundError(f"axes {axes} of a value of shape {shape}")

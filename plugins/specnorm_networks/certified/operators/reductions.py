@@ -11,11 +11,11 @@ import numpy as np
 from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
-    KnownShape,
     NotRunError,
     Operator,
     Place,
     Program,
+    Shape,
 )
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.moves import Identity, Reshape
@@ -47,7 +47,7 @@ class _LargestOrSmallest(Length):
             raise NotRunError("there is no largest of no entries")
         return np.asarray(self.join.reduce(x, axis=self.axes, keepdims=self.keep))
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program | None:
+    def written_out(self, before: Sequence[Shape]) -> Program | None:
         (shape,) = before
         if not _count(shape, self.axes):
             return None

@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import Row
-from specnorm_networks.certified.operators.base import FloatArray, KnownShape, Linear, LinearMap, NoBoundError, Place
+from specnorm_networks.certified.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Shape
 from specnorm_networks.certified.operators.windows import weighted_sums_along
 
 
@@ -60,10 +60,10 @@ class Resize(Linear):
         """Return the size of the value along an axis, for a size of the input."""
         return math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         return weighted_sums_along(before, self._rows_of_axes(before))
 
-    def _rows_of_axes(self, before: KnownShape) -> list[tuple[Row, ...] | None]:
+    def _rows_of_axes(self, before: Shape) -> list[tuple[Row, ...] | None]:
         """Return pixels and weights of each output along each axis; None for an axis that stays as it is."""
         kind = self.nearest if self.mode == "nearest" else self.mode
         if kind not in ("linear", *axes.ROUNDINGS) or self.coordinates not in axes.COORDINATES:

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from specnorm.proof import host
+from specnorm.proof import ArrayOps, arithmetic, backends, matrix_norm_up
 from specnorm_networks.certified.operators.base import (
     FloatArray,
-    KnownShape,
     NoBoundError,
     NotRunError,
     Operator,
     Place,
     Program,
+    Shape,
 )
 from specnorm_networks.certified.operators.linear import Add, Concat
 from specnorm_networks.certified.operators.moves import Gather
@@ -84,7 +83,7 @@ class GroupSort(Sorted):
         groups = x.reshape(*x.shape[: self.axis], *split_shape, *x.shape[self.axis + 1 :])
         return _in_order(groups, axis_within_group, self.descending).reshape(x.shape)
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program | None:
+    def written_out(self, before: Sequence[Shape]) -> Program | None:
         """Write pairs (u, v) by one function: ``min(u, v) = u - r`` and ``max(u, v) = v + r`` with ``r = relu(u - v)``.
 
         Larger groups are left as they are: exchanges of neighbours, one after the other, gave no smaller bounds.
@@ -144,22 +143,18 @@ class Reflection(Operator):
         return float(np.max(np.linalg.norm(differences, axis=1))) / largest_norm
 
     @property
+    @arithmetic.on_host()
     def norm(self) -> float | None:
         """Norm of the larger map, rounded up; None if the maps differ on the border by more than rounding."""
         if not self.jump <= LARGEST_JUMP:
             return None
-        # For M = [[p, q], [r, s]] with the sum of squares t and the determinant d:
-        # ||M||^2 = (t + root of (t^2 - 4 d^2)) / 2, and t^2 - 4 d^2 = ((p - s)^2 + (q + r)^2) ((p + s)^2 + (q - r)^2).
-        largest_sq = 0.0
-        for (p, q), (r, s) in np.concatenate([self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)]):
-            root = np.hypot(p - s, q + r) * np.hypot(p + s, q - r)
-            largest_sq = max(largest_sq, float((p * p + q * q + r * r + s * s + root) / 2))
-        return host.root_up(Fraction(host.inflate(largest_sq, 64)))
+        maps: Any = np.concatenate([self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)])
+        norms: Any = matrix_norm_up(maps, ops=ArrayOps.of(backends.backend_for(maps), maps))
+        return float(np.max(norms))
 
     def run(self, *values: FloatArray) -> FloatArray:
-        first, second = self._halves(*values)
-        form, below, above = self._form_and_maps(first, second)
-        return np.where(np.concatenate([form, form], self.axis) > 0, above, below)
+        form, below, above = self._form_and_maps(*values)
+        return self._joined(np.where(form > 0, above, below))
 
     def lipschitz(self, place: Place) -> float:
         norm = self.norm
@@ -174,36 +169,27 @@ class Reflection(Operator):
         unit: float,
     ) -> FloatArray | float:
         # Each number is a sum of two products whose factors are rounded: relative to the sum of their absolute values.
-        first, second = self._halves(*values)
+        (x,) = values
         absolute = Reflection(self.axis, abs(self.sign), abs(self.below), abs(self.above))
-        size_of_form, size_below, size_above = absolute._form_and_maps(abs(first), abs(second))
+        size_of_form, size_below, size_above = absolute._form_and_maps(abs(x))
         # Next to the border the other library may choose the other map.
-        form, below, above = self._form_and_maps(first, second)
-        is_next_to_border = abs(form) <= 16 * unit * size_of_form
-        is_next_to_border = np.concatenate([is_next_to_border, is_next_to_border], self.axis)
-        difference = np.where(is_next_to_border, abs(above - below), 0.0)
-        return 16 * unit * np.maximum(size_above, size_below) + difference
+        form, below, above = self._form_and_maps(x)
+        difference = np.where(abs(form) <= 16 * unit * size_of_form, abs(above - below), 0.0)
+        return self._joined(16 * unit * np.maximum(size_above, size_below) + difference)
 
-    def _halves(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the first and the second entries of all pairs."""
-        n = x.shape[self.axis]
+    def _form_and_maps(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return the linear form of all pairs (n/2, ...), the value of the map below, and that of the map above.
+
+        The values have the axis first, split into the entries of a pair and the pairs: shape (2, n/2, ...).
+        """
+        axis_first = np.moveaxis(x, self.axis, 0)
+        n = len(axis_first)
         if n != 2 * self.sign.shape[1]:
             raise NotRunError(f"an axis of {n} is no pairs of {self.sign.shape[1]}")
-        first, second = np.split(x, 2, self.axis)
-        return first, second
+        pairs = axis_first.reshape(2, n // 2, *axis_first.shape[1:])
+        below, above = (np.einsum("ijc,jc...->ic...", matrix, pairs) for matrix in (self.below, self.above))
+        return np.einsum("jc,jc...->c...", self.sign, pairs), below, above
 
-    def _form_and_maps(
-        self,
-        first: FloatArray,
-        second: FloatArray,
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return the linear form, the value of the map below, and that of the map above, of all pairs."""
-        shape_along_axis = [1] * first.ndim
-        shape_along_axis[self.axis] = -1
-
-        def combination(row: FloatArray) -> FloatArray:
-            return np.asarray(row[0].reshape(shape_along_axis) * first + row[1].reshape(shape_along_axis) * second)
-
-        below = np.concatenate([combination(row) for row in self.below], self.axis)
-        above = np.concatenate([combination(row) for row in self.above], self.axis)
-        return combination(self.sign), below, above
+    def _joined(self, pairs: FloatArray) -> FloatArray:
+        """Return a value whose axis is first, and split into pairs, in the shape of the input."""
+        return np.moveaxis(pairs.reshape(-1, *pairs.shape[2:]), 0, self.axis)

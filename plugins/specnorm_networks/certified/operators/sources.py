@@ -30,6 +30,11 @@ class Input(Operator):
     """High end of the box, as ``low``."""
 
     @property
+    def digested(self) -> bool:
+        """What digests have of the input: a box is a region, and no part of the network."""
+        return self.may_change
+
+    @property
     def box(self) -> LowHigh | None:
         """Low and high end of the box, infinite where none is stated; None if there is no box."""
         if self.low is None and self.high is None:

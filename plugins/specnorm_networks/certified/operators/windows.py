@@ -16,7 +16,6 @@ from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import AxisPooling, Row
 from specnorm_networks.certified.operators.base import (
     FloatArray,
-    KnownShape,
     Linear,
     LinearMap,
     NoBoundError,
@@ -24,6 +23,7 @@ from specnorm_networks.certified.operators.base import (
     Operator,
     Place,
     Program,
+    Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
 from specnorm_networks.certified.operators.joins import Maximum, Minimum
@@ -41,7 +41,7 @@ class Windows:
     ceil: bool = False
     """Whether the last window may leave the padded input; none starts after the end of the input."""
 
-    def at(self, before: KnownShape, *, count_padding: bool = True) -> list[AxisPooling]:
+    def at(self, before: Shape, *, count_padding: bool = True) -> list[AxisPooling]:
         """Return the windows along each axis for an input of a shape; `NoBoundError` if it has too few axes.
 
         ``count_padding``: whether padding counts in an average.
@@ -66,7 +66,7 @@ RowsOfAxes: TypeAlias = Sequence[Sequence[Row] | None]
 """For each of the last axes of a value: pixels and weights of each output; None if the axis stays as it is."""
 
 
-def weighted_sums_along(before: KnownShape, rows_of_axes: RowsOfAxes) -> LinearMap | None:
+def weighted_sums_along(before: Shape, rows_of_axes: RowsOfAxes) -> LinearMap | None:
     """Return the map of weighted sums along the last axes; None if it does not fit the input's sizes.
 
     All weights have to have the same sign, since |A| x is computed as |A x| for x >= 0.
@@ -86,22 +86,14 @@ def weighted_sums_along(before: KnownShape, rows_of_axes: RowsOfAxes) -> LinearM
     largest_size = math.prod(map(max, before, shape))
     apply = _sums_over_axes(rows_of_axes, first_axis, largest_size)
     apply_adjoint = _sums_over_axes(columns_of_axes, first_axis, largest_size)
+    widths = [max(map(len, rows), default=0) for rows in rows_of_axes if rows is not None]
     return LinearMap(
         lambda x: apply(x[0]),
         absolute=lambda x: abs(apply(x[0])),
-        roundings=_roundings_of_sums(rows_of_axes),
+        roundings=sum(width + 4 for width in widths),
         shape=shape,
         adjoint=lambda y: [apply_adjoint(y)],
     )
-
-
-def _widths(rows_of_axes: RowsOfAxes) -> list[int]:
-    """Return the largest number of weights of an output, for each axis that changes."""
-    return [max(map(len, rows), default=0) for rows in rows_of_axes if rows is not None]
-
-
-def _roundings_of_sums(rows_of_axes: RowsOfAxes) -> int:
-    return sum(width + 4 for width in _widths(rows_of_axes))
 
 
 def _sums_over_axes(
@@ -114,7 +106,7 @@ def _sums_over_axes(
     ``largest_size``: upper limit of the entries of one value of the batch, before the first axis, between two axes and
     after the last.
     """
-    entries = largest_size * max(_widths(rows_of_axes), default=1)
+    entries = largest_size * max([len(row) for rows in rows_of_axes for row in rows or ()], default=1)
 
     def sum_over_axes(x: FloatArray) -> FloatArray:
         for axis, rows in enumerate(rows_of_axes, first_axis + 1):
@@ -146,7 +138,7 @@ class WindowMaximum(Operator):
         _, counts = np.unique(entries_of_windows, return_counts=True)
         return host.root_up(int(counts.max(initial=1)))
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program:
+    def written_out(self, before: Sequence[Shape]) -> Program:
         # Gather the first entries of all windows, the second ones, and so on. Their maximum is that of each window.
         program: Program = [(Gather(self.axis, entries), (0,)) for entries in self.windows.T]
         extreme = Minimum() if self.takes_minimum else Maximum()
@@ -184,7 +176,7 @@ class MaxPool(Operator):
             x = step.run(x)
         return x
 
-    def written_out(self, before: Sequence[KnownShape]) -> Program:
+    def written_out(self, before: Sequence[Shape]) -> Program:
         """Return the maxima along one axis after the other; `NoBoundError` if a window contains no pixel."""
         (shape,) = before
         pixels_of_axes = [window.pixels() for window in self.windows.at(shape)]
@@ -236,6 +228,6 @@ class AveragePool(Linear):
         _require_outputs(windows, place)
         return host.mul_up(*map(average_norm_up, windows))
 
-    def map_at(self, before: KnownShape, *others: KnownShape) -> LinearMap | None:
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         windows = self.windows.at(before, count_padding=self.count_padding)
         return weighted_sums_along(before, [axes.average_rows(window) for window in windows])

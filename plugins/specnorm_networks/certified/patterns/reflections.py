@@ -41,15 +41,11 @@ class Choice:
 
 
 def _choice(node: Node, structure: Structure) -> Choice:
-    if isinstance(node.operator, ops.Choose):
-        return _choice_by_condition(node, structure)
+    """Return the choice ``where(condition, true, false)``, or one that is written by gates."""
     if is_sum_of_two(node.operator):
         return _choice_by_gates(node, structure)
-    raise NoPattern
-
-
-def _choice_by_condition(node: Node, structure: Structure) -> Choice:
-    """Return the choice ``where(condition, true, false)``."""
+    if not isinstance(node.operator, ops.Choose):
+        raise NoPattern
     condition, true, false = node.inputs
     compared, kind = _comparison_with_0(condition, structure)
     if kind in ("le", "lt"):

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_halves
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Two values that a node puts together along an axis."""
-
-    node: Node
-    concat: ops.Concat
-    first: Node
-    """Origin of the first value."""
-    second: Node
 
 
 def as_maximum_and_minimum(node: Node, structure: Structure) -> Node:
@@ -25,47 +14,49 @@ def as_maximum_and_minimum(node: Node, structure: Structure) -> Node:
     if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
         raise NoPattern
     first, second = (structure.origin(name) for name in node.inputs)
-    joined = Joined(node, node.operator, first, second)
-    if isinstance(first.operator, ops.Maximum | ops.Minimum):
-        return _maximum_and_minimum_of_halves(joined, structure)
-    return _largest_and_smallest(joined, structure)
+    has_extremes_of_values = isinstance(first.operator, ops.Maximum | ops.Minimum)
+    sort_of = _sort_of_halves if has_extremes_of_values else _sort_of_pair
+    operator, source = sort_of(node.operator, first, second, structure)
+    return replace(node, operator=operator, inputs=(source,))
 
 
-def _maximum_and_minimum_of_halves(joined: Joined, structure: Structure) -> Node:
-    """Return sorting in groups of two (MaxMin) in place of the joined maximum and minimum of both halves of a value."""
-    first = joined.first
-    second = joined.second
+def _sort_of_halves(
+    concat: ops.Concat,
+    first: Node,
+    second: Node,
+    structure: Structure,
+) -> tuple[ops.Operator, str]:
+    """Return sorting in groups of two (MaxMin) for the joined maximum and minimum of both halves of a value."""
     has_both = {type(first.operator), type(second.operator)} == {ops.Maximum, ops.Minimum}
     if not has_both or len(first.inputs) != 2 or len(second.inputs) != 2:
         raise NoPattern
     parts = sorted((structure.part_of_value(name) for name in first.inputs), key=lambda part: part.start)
     same_pieces = sorted((structure.part_of_value(name) for name in second.inputs), key=lambda part: part.start)
     half = parts[0]
-    is_along_axis = half.axis == joined.concat.axis and not joined.concat.new
-    if parts != same_pieces or not are_halves(*parts) or not is_along_axis:
+    if parts != same_pieces or not are_halves(*parts) or half.axis != concat.axis or concat.new:
         raise NoPattern
-    operator = ops.GroupSort(half.axis, 2, "strided", descending=isinstance(first.operator, ops.Maximum))
-    return replace(joined.node, operator=operator, inputs=(half.source,))
+    return ops.GroupSort(half.axis, 2, "strided", descending=isinstance(first.operator, ops.Maximum)), half.source
 
 
-def _largest_and_smallest(joined: Joined, structure: Structure) -> Node:
-    """Return sorting in place of the joined largest and smallest entry along an axis of two entries."""
-    largest_or_smallest = (ops.Largest, ops.Smallest)
-    first = joined.first.operator
-    second = joined.second.operator
-    if not isinstance(first, largest_or_smallest) or not isinstance(second, largest_or_smallest):
-        raise NoPattern
-    axis = joined.concat.axis
+def _sort_of_pair(
+    concat: ops.Concat,
+    first: Node,
+    second: Node,
+    structure: Structure,
+) -> tuple[ops.Operator, str]:
+    """Return sorting for the joined largest and smallest entry along an axis of two entries."""
     # If the axis was dropped, both are joined along a new axis; if it was kept, along that axis.
-    was_dropped = joined.concat.new
-    if any(each.axes != (axis,) or each.keep == was_dropped for each in (first, second)):
+    for each in (first.operator, second.operator):
+        if not isinstance(each, ops.Largest | ops.Smallest):
+            raise NoPattern
+        if each.axes != (concat.axis,) or each.keep == concat.new:
+            raise NoPattern
+    source = structure.input_of(first)
+    is_pair = source.shape is not None and source.shape[concat.axis] == 2
+    has_both = type(first.operator) is not type(second.operator)
+    if not has_both or not is_pair or source.name != structure.input_of(second).name:
         raise NoPattern
-    source = structure.input_of(joined.first)
-    is_pair = source.shape is not None and source.shape[axis] == 2
-    if type(first) is type(second) or not is_pair or source.name != structure.input_of(joined.second).name:
-        raise NoPattern
-    descending = isinstance(first, ops.Largest)
-    return replace(joined.node, operator=ops.Sort(axis, descending), inputs=(source.name,))
+    return ops.Sort(concat.axis, isinstance(first.operator, ops.Largest)), source.name
 
 
 def as_sorted_groups(node: Node, structure: Structure) -> Node:

@@ -40,11 +40,11 @@ from specnorm_networks.local.certified.strips import strip_on
 from specnorm_networks.tools import (
     Constant,
     FloatArray,
-    KnownShape,
     LinearMap,
     Map,
     Pointwise,
     Scope,
+    Shape,
     box_of,
     consistent,
     flattened,
@@ -67,7 +67,7 @@ class Network:
         self.graph = graph
         self.input = graph.inputs[0]
         self.nodes = graph.by_name
-        self.shape: KnownShape = shapes[0]
+        self.shape: Shape = shapes[0]
         self.linear = linear_operators(graph)
         self.changing = changed_by(graph, graph.inputs)
         """Names of the values that change with the input."""

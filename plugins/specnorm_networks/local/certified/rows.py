@@ -10,10 +10,10 @@ import numpy as np
 from specnorm import ConvSpec
 from specnorm.proof import host
 from specnorm_networks import operators as ops
-from specnorm_networks.tools import FloatArray, KnownShape, LinearMap
+from specnorm_networks.tools import FloatArray, LinearMap, Shape
 
 
-def row_norms(operator: ops.Operator, linear: LinearMap, before: KnownShape) -> FloatArray:
+def row_norms(operator: ops.Operator, linear: LinearMap, before: Shape) -> FloatArray:
     """Return upper bounds of the 2-norms of the rows of a linear operator, which broadcast against its value.
 
     They are infinite for operators whose rows are not known here. ``linear``: the operator's linear map. ``before``:
@@ -34,7 +34,7 @@ def row_norms(operator: ops.Operator, linear: LinearMap, before: KnownShape) -> 
     return np.full((), np.inf)
 
 
-def _of_channels(kernel: FloatArray, geometry: Mapping[str, Any], spatial: KnownShape) -> FloatArray:
+def _of_channels(kernel: FloatArray, geometry: Mapping[str, Any], spatial: Shape) -> FloatArray:
     """Return for each output channel an upper bound of the norm of a row of the layer's matrix."""
     spec = ConvSpec.of(kernel.shape, **geometry)
     if spec.transposed:

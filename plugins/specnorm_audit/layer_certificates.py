@@ -19,11 +19,11 @@ import numpy as np
 import specnorm_check
 from numpy.typing import NDArray
 from specnorm_check import Claim, Layer, Refused, read_layer
+from specnorm_networks.tools import aligned, html_table, shortened
 
 from specnorm import ConvSpec, complete, power_iteration
 from specnorm.errors import CertificateError
 from specnorm.proof import number, visible
-from specnorm_networks.tables import aligned, html_table, shortened
 
 AIM = 0.008
 """Relative distance of the bound from the norm with which H is searched."""

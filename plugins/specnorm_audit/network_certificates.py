@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
+from specnorm_networks.tools import NetworkBound, RunBound, Weighted
 
 from specnorm.errors import CertificateError
-from specnorm_networks.answer import NetworkBound, RunBound, Weighted
-from specnorm_networks.layer_certificates import Certificate, search_completion
+from specnorm_audit.layer_certificates import Certificate, search_completion
 
 AIM = 0.008
 """Relative distance of the network's certified constant from the product of the norms; the layers share it."""
