@@ -293,7 +293,8 @@ def test_the_gradient_passes_through_the_division() -> None:
 
 def test_shrinking_dtypes_zeros_and_other_leaves() -> None:
     tree = {"small": {"kernel": 0.01 * normal(4, 4)}, "zero": {"kernel": jnp.zeros((4, 4))},
-            "half": {"kernel": normal(4, 4).astype(jnp.bfloat16), "bias": jnp.ones(4)}}  # fmt: skip
+            "half": {"kernel": normal(4, 4).astype(jnp.bfloat16), "bias": jnp.ones(4)},
+            "tiny": {"kernel": 1e-30 * normal(4, 4)}}  # fmt: skip
     state = training.init_spectral_norm(tree)
     weights, after = training.spectral_norm(tree, state, only_shrink=True, sweeps=0)
     close(weights["small"], tree["small"], rtol=0.0)
@@ -311,6 +312,9 @@ def test_shrinking_dtypes_zeros_and_other_leaves() -> None:
     slope = jax.grad(squares)(tree)
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree_util.tree_leaves(slope))
     assert not weights["zero"]["kernel"].any()
+    close(weights["tiny"], tree["tiny"], rtol=0.0)
+    with pytest.raises(KernelError, match="type NoneType"):
+        training.spectral_norm(tree, None)
     with pytest.raises(KernelError, match="bound"):
         training.spectral_norm(tree, state, 0.0)
     with pytest.raises(KernelError, match="the tree is empty"):

@@ -14,6 +14,8 @@ from specnorm_jax.training.tracking import SYMBOL_NORM, States, init_states, ste
 from specnorm_jax.training.trees import Rule, flax_layout, kernels, with_kernels
 
 Tree = TypeVar("Tree")
+_LEAST_NORM = 1e-12
+"""A kernel whose norm is at most this is left as it is, as by ``eps`` of torch's plugin."""
 
 
 def init_spectral_norm(
@@ -88,8 +90,8 @@ def spectral_norm(
     Returns
     -------
     weights : pytree
-        The tree with new kernels, of the same dtypes. A zero kernel stays zero. The gradient passes through the
-        division, with constant singular vectors (envelope theorem).
+        The tree with new kernels, of the same dtypes. A kernel whose norm is at most 1e-12 stays as it is. The
+        gradient passes through the division, with constant singular vectors (envelope theorem).
     state : dict
         The state for the next step, as constants.
 
@@ -111,11 +113,11 @@ def spectral_norm(
 
 
 def scaled_to(kernels: Mapping[str, Any], norms: Mapping[str, Any], bound: float, only_shrink: bool) -> dict[str, Any]:
-    """Scale kernels so that their norms are the bound; zero kernels, and those to be left alone, are not changed."""
+    """Scale kernels so that their norms are the bound; tiny kernels, and those to be left alone, are not changed."""
     # All norms in one array: XLA would compile the same few operations for each.
     norm = jnp.stack([norms[path] for path in kernels])
-    is_scaled = norm > bound if only_shrink else norm > 0
-    # So that the gradient has no division by zero.
+    is_scaled = norm > bound if only_shrink else norm > _LEAST_NORM
+    # So that the gradient, which has the squared divisor, is finite.
     divisor = jnp.where(is_scaled, norm, 1)
     factors = jnp.unstack(jnp.where(is_scaled, bound / divisor, 1))
     scaled = zip(kernels.items(), factors, strict=True)

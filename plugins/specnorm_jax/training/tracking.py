@@ -36,6 +36,10 @@ def step_states(
     sweeps: int,
 ) -> tuple[dict[str, Any], States]:
     """Return the norms of a tree's kernels, and their states for the next step, by path."""
+    if not isinstance(states, Mapping):
+        raise KernelError(
+            f"the state is of type {type(states).__name__}. Give the dict that init returned for this tree."
+        )
     if kernels_of_tree.keys() != states.keys():
         raise KernelError(
             f"the state is of the kernels {sorted(states)}, and the tree has {sorted(kernels_of_tree)}. Give the state "

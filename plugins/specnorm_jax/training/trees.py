@@ -250,11 +250,12 @@ def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple
     if not kernels_by_path:
         if not leaves:
             raise KernelError("the tree is empty: it has no leaf that could be a kernel.")
-        first = ", ".join(repr(path) for path, _ in leaves[:4])
+        first = ", ".join(f"{path!r}: {getattr(leaf, 'dtype', type(leaf).__name__)}" for path, leaf in leaves[:4])
         raise KernelError(
             f"no leaf of the tree ({first}, ...) is a kernel by the rule "
             f"{getattr(full_rule.rule, '__name__', full_rule.rule)!r} with layers={layers!r}. Give another rule "
-            "(equinox_layout for Equinox), or a function of (path, leaf) that returns geometry keywords."
+            "(equinox_layout for Equinox), or a function of (path, leaf) that returns geometry keywords. Kernels are "
+            "of a real floating dtype."
         )
     if layers == "*":
         _require_matches(full_rule.geometry, list(kernels_by_path))
