@@ -25,7 +25,7 @@ from specnorm_networks.certified.ranges import LazyRanges, Ranges, stated_boxes
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.descent import proof_products
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Parts, Product, Searching, expected_constant
+from specnorm_networks.methods import Method, Multipliers, Parts, Searching, expected_constant
 
 MOST_WORK = 2**20
 """Largest number of uses of values times inputs: a graph of a few kilobytes may have thousands of both."""
@@ -96,7 +96,7 @@ def _bounded(
     improved_runs: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
-    if has_constant and not isinstance(method, Product):
+    if has_constant and isinstance(method, Searching):
         candidates = runs(graph) if run is None else [run]
         improved_runs = _improved_runs(candidates, measure, method, by_rules)
     if improved_runs:
@@ -119,7 +119,7 @@ def _result(graph: Graph, constants: NetworkConstants) -> NetworkBound:
 def _improved_runs(
     candidates: Sequence[Run],
     measure: Measure,
-    method: Method,
+    method: Searching,
     rules: NetworkConstants,
 ) -> list[RunBound]:
     """Return bounds of those runs whose constant as a whole is less than the one by the rules."""
@@ -144,7 +144,7 @@ def _improved_runs(
 def _through_head(
     run: Run,
     measure: Measure,
-    method: Method,
+    method: Searching,
     share: float,
     product: float,
     by_parts: Sequence[RunBound],
@@ -179,7 +179,7 @@ def _through_head(
 def _by_parts(
     run: Run,
     measure: Measure,
-    method: Method,
+    method: Searching,
     share: float,
     product: float,
 ) -> list[RunBound]:
@@ -209,10 +209,7 @@ def _by_parts(
 
 def _kernel_names(links: Sequence[Link]) -> tuple[str, ...]:
     """Return the names of the kernels of some links."""
-    names: list[str] = []
-    for link in links:
-        names += link.kernel_names
-    return tuple(names)
+    return tuple(name for link in links for name in link.kernel_names)
 
 
 def _first_limit(parts: Parts, product: float) -> float:

@@ -34,29 +34,11 @@ def expected_constant(run: Run, weights: Sequence[FloatArray]) -> float:
 
 
 class Method:
-    """A way to bound a network: by default each link by itself, without weights."""
+    """A way to bound a network: by default each link by itself."""
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Return the links that are bounded together."""
         return cut_into_parts(run, widest=0)
-
-    def search(
-        self,
-        run: Run,
-        parts: Parts,
-        share: float,
-        clock: Clock,
-    ) -> list[list[FloatArray]]:
-        """Return proposals of weights, the most promising one first.
-
-        A proposal has for each link an array with one weight for each channel of the link's value. ``share`` is the
-        part of the method's seconds that the search may take.
-        """
-        return []
-
-    def weights(self, run: Run, parts: Parts, share: float = 1.0) -> list[FloatArray] | None:
-        """Return the most promising weights; None if there are none."""
-        return next(iter(self.search(run, parts, share, Clock())), None)
 
 
 @dataclass(frozen=True)
@@ -90,7 +72,11 @@ class Searching(Method):
         share: float,
         clock: Clock,
     ) -> list[list[FloatArray]]:
-        """Search by gradient steps, and by Newton steps for matrices, and leave time for the proof."""
+        """Return proposals of weights, the most promising one first: by gradient steps, and Newton steps for matrices.
+
+        A proposal has for each link an array with one weight for each channel of the link's value. ``share`` is the
+        part of the method's seconds that the search may take. It leaves time for the proof.
+        """
         proof = proof_products(run, parts) / RATE
         until = clock.before(max(proof, LEFT_TO_PROOF * clock.left))
         try:
@@ -103,8 +89,8 @@ class Searching(Method):
 
     def begins_at(self, run: Run) -> float:
         """Return the constant that is expected from the weights of the closed form, before any step of the search."""
-        weights = replace(self, steps=0).weights(run, self.parts(run))
-        return math.inf if weights is None else expected_constant(run, weights)
+        proposals = replace(self, steps=0).search(run, self.parts(run), 1.0, Clock())
+        return expected_constant(run, proposals[0]) if proposals else math.inf
 
     def affordable(self, run: Run, share: float = 1.0) -> bool:
         """Whether search and proof of a run of units, the entries of values, take less than a share of the seconds."""

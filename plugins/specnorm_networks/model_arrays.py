@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specnorm.errors import ModelFileError
 from specnorm.proof import AnyArray, Layout, padding_rules
 
@@ -145,11 +142,3 @@ class ModelArrays:
         if progress is None:
             return function(self, *arguments)
         return function(self, *arguments, progress=progress)
-
-
-def in_float32(bits: NDArray[Any]) -> NDArray[np.float32]:
-    """Return bfloat16 numbers as float32, exactly.
-
-    ``bits`` are their 16 bits as integers, of either byte order: they are the upper half of a float32.
-    """
-    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -45,7 +45,7 @@ from specnorm_networks.descent import Adam
 from specnorm_networks.exported_file import AnswerWithFile
 from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method
+from specnorm_networks.methods import Method, Searching
 from specnorm_networks.nonexpansiveness import Nonexpansive
 from specnorm_networks.tables import aligned, html_table, shortened
 
@@ -66,7 +66,7 @@ __all__ = [
     "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of", "linear_map_of",
     "with_slopes_on",
     # Proofs and searches.
-    "Adam", "ROUNDINGS", "Run", "bounded", "bound_by_units", "constants", "runs",
+    "Adam", "ROUNDINGS", "Run", "Searching", "bounded", "bound_by_units", "constants", "runs",
     # Execution.
     "gradient", "inside", "length", "moved", "run_with_errors",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,12 +11,16 @@ from torch.autograd import Function
 
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import program
-from specnorm_torch.arrays import ARRAYS
+from specnorm_torch.arrays import ARRAYS, version_of
 
 _REFUSAL = (
     "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
     "Detach the value, or take the penalty's gradient without create_graph=True."
 )
+
+
+_LONG = 2**18
+"""Number of entries above which vectors do not fit the caches."""
 
 
 def refuse_second_derivatives() -> None:
@@ -114,31 +118,60 @@ class _WithGradient(Function):
 
 
 class _Scaled(Function):
-    """The product ``f(value(K)) K`` and its derivative, in three passes over the kernel; autograd would take six.
+    """The products ``f(value(K)) K`` of several kernels, and their derivatives, in few passes over the kernels.
 
-    ``factor`` is f, ``slope`` its derivative with respect to the value, and ``gradient`` that of the value. Factor and
-    slope are 0-d tensors, or numbers where they are known.
+    ``factors`` are the f, ``slopes`` their derivatives with respect to the values, and ``gradients`` those of the
+    values. Factors and slopes are 0-d tensors, or numbers where they are known. Nothing is saved that a backward pass
+    frees, so that parts of a graph which share no kernel have backward passes of their own.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        kernels: Tensor,
-        factor: Tensor | float,
-        slope: Tensor | float,
-        gradient: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(kernels, gradient)
-        ctx.factor, ctx.slope = factor, slope
-        return kernels * factor
+        factors: Sequence[Tensor | float],
+        slopes: Sequence[Tensor | float],
+        gradients: Sequence[Tensor],
+        *kernels: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.steps = tuple(zip(kernels, map(version_of, kernels), factors, slopes, gradients, strict=True))
+        scaled_kernels: tuple[Tensor, ...] = torch._foreach_mul(kernels, factors)  # type: ignore[arg-type]
+        constants = [x for x, is_needed in zip(scaled_kernels, ctx.needs_input_grad[3:], strict=True) if not is_needed]
+        ctx.mark_non_differentiable(*constants)
+        return tuple(scaled_kernels)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        kernels, gradient = ctx.saved_tensors
-        cotangent = cotangent.to(gradient.dtype)
-        inner = torch.dot(cotangent.reshape(-1), kernels.to(gradient.dtype).reshape(-1))
-        kernel_gradient = (cotangent * ctx.factor).addcmul_(gradient, ctx.slope * inner).to(kernels.dtype)
-        return _guarded_if_needed(kernel_gradient, kernels), None, None, None
+    def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
+        places = [j for j, x in enumerate(cotangents) if x is not None]
+        if not places:
+            return (None,) * (3 + len(cotangents))
+        kernels, versions, factors, slopes, gradients = zip(*(ctx.steps[j] for j in places), strict=True)
+        if any(version_of(x) != version for x, version in zip(kernels, versions, strict=True)):
+            raise RuntimeError(
+                "a weight with a spectral norm was changed in place between a forward pass and its backward pass: call "
+                "backward() before the optimiser's step."
+            )
+        flat_gradients = [x.reshape(-1) for x in gradients]
+        given: Any = [cotangents[j].to(x.dtype).reshape(-1) for j, x in zip(places, gradients, strict=True)]
+        inner = [torch.dot(x, kernel.to(x.dtype).reshape(-1)) for x, kernel in zip(given, kernels, strict=True)]
+        found: Any
+        if isinstance(factors[0], float):
+            scales = (slope * float(x) for slope, x in zip(slopes, inner, strict=True))
+            found = map(_linear_combination, given, factors, flat_gradients, scales)
+        else:
+            found = torch._foreach_mul(given, factors)
+            torch._foreach_addcmul_(found, flat_gradients, torch._foreach_mul(inner, slopes))
+        results: list[Tensor | None] = [None for _ in cotangents]
+        for j, x, kernel in zip(places, found, kernels, strict=True):
+            results[j] = _guarded_if_needed(x.view(kernel.shape).to(kernel.dtype), kernel)
+        return None, None, None, *results
+
+
+def _linear_combination(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+    """Return ``a x + b y`` of vectors; of long ones in one pass over memory, whose call takes longer."""
+    if len(x) > _LONG:
+        return torch.addr(x[None, :], x.new_ones(1), y, beta=a, alpha=b)[0]
+    return (x * a).add_(y, alpha=b)
 
 
 class _FirstOrderFunction(Function):
@@ -192,8 +225,8 @@ with_pullback: Callable[..., Tensor] = _WithPullback.apply
 """Called with (kernels, value, key, *residuals): the value, with the program's pullback as derivative."""
 with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _WithGradient.apply
 """Called with (kernels (n, *shape), values (n,), gradients (n, *shape)): the values, with these derivatives."""
-scaled: Callable[[Tensor, Tensor | float, Tensor | float, Tensor], Tensor] = _Scaled.apply
-"""Called with (kernels, factor, slope, gradient), see `_Scaled`: the kernels times the factor."""
+scaled: Callable[..., tuple[Tensor, ...]] = _Scaled.apply
+"""Called with (factors, slopes, gradients, *kernels), see `_Scaled`: the kernels times the factors."""
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative.apply
 """Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""
 

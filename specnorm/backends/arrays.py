@@ -47,7 +47,8 @@ def exponents(blocks: Array, *, xp: Namespace) -> Array:
     # If a library replaces subnormal numbers by zero, their logarithm is infinite.
     info = xp.finfo(blocks.dtype)
     smallest_exponent = math.log2(float(info.smallest_normal)) + math.log2(float(info.eps))
-    return xp.maximum(exponent, smallest_exponent)
+    # `maximum` would copy the number to a device, for which nothing can be recorded as a CUDA graph.
+    return xp.where(exponent > smallest_exponent, exponent, smallest_exponent)
 
 
 def unscale_blocks(blocks: Array, exponents: Array, *, xp: Namespace) -> Array:

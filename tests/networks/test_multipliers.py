@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers.checks import present
 from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
 from specnorm_networks import Multipliers, Product, Scaled
 from specnorm_networks.certified import links, parts, runs
 from specnorm_networks.descent import gradient
 from specnorm_networks.descent.stages import Stage, top_eigenvector
 from specnorm_networks.tools import Measure, bound
+
+from specnorm.proof import Clock
 
 MEASURE = Measure(1e-4)
 CHAINS: dict[str, dict[str, Any]] = {
@@ -74,7 +75,7 @@ def proven_parts(net: Network, steps: int = 6) -> Iterator[ProvenPart]:
     number = {name: at for at, name in enumerate(net.names)}
     for run in runs.runs(net.graph):
         cuts = parts.cut_into_parts(run)
-        weights = present(Multipliers(steps=steps).weights(run, cuts))
+        weights = Multipliers(steps=steps).search(run, cuts, 1.0, Clock())[0]
         values = [np.ones(run.width), *weights]
         ends = [run.start, *(link.end for link in run.links)]
         for first, last in cuts:

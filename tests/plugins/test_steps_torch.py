@@ -357,7 +357,7 @@ def test_every_use_has_its_step(use: Callable[[Any], None]) -> None:
         gradients = [x.grad for x in model.parameters() if x.grad is not None]
         assert all(x.isfinite().all() for x in gradients)
         for layer in model.layers:
-            assert not constraint_of(layer).is_in_pass
+            assert not constraint_of(layer)._is_in_pass
             with torch.no_grad():
                 original_of(layer).add_(0.1 * original_of(layer).std() * torch.randn_like(original_of(layer)))
 
@@ -443,6 +443,42 @@ def test_a_layer_of_nan_leaves_the_others_alone() -> None:
     assert finite == 3 * [True, False, True, True]
 
 
+class TwoHeads(nn.Module):  # type: ignore[misc]
+    """Two layers that share nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two = nn.Linear(6, 5), nn.Linear(6, 4)
+
+    def forward(self, x: Any) -> tuple[Any, Any]:
+        return self.one(x), self.two(x)
+
+
+def test_parts_of_a_model_have_backward_passes_of_their_own() -> None:
+    """All weights are one node of the graph."""
+    model = specnorm_torch.spectral_norm(TwoHeads())
+    x = torch.linspace(-1, 1, 12).reshape(2, 6)
+    together = copy.deepcopy(model)
+    for output in model(x):
+        output.square().sum().backward()
+    sum(output.square().sum() for output in together(x)).backward()
+    for layer, other in ((model.one, together.one), (model.two, together.two)):
+        torch.testing.assert_close(original_of(layer).grad, original_of(other).grad, rtol=0, atol=0)
+    model.zero_grad()
+    model(x)[0].sum().backward()
+    assert original_of(model.two).grad is None
+
+
+def test_a_weight_that_is_changed_before_its_backward_pass_is_told() -> None:
+    model = specnorm_torch.spectral_norm(TwoHeads())
+    loss = model(torch.ones(2, 6))[0].sum()
+    with torch.no_grad():
+        original_of(model.one).add_(1.0)
+    with pytest.raises(RuntimeError, match="in place"):
+        loss.backward()
+
+
 def test_replicas_step_alone(stacks: list[int]) -> None:
     """As those of `DataParallel`, which share hooks and attributes, and have weights of their own."""
     model = chain()
@@ -488,14 +524,11 @@ class FakeGraph:
 
     def replay(self) -> None:
         self.replays += 1
-        new = self.recorded._function(self.recorded._inputs)
-        for old, found in zip(self.recorded._outputs, new, strict=True):
-            for x, y in zip(flat(old), flat(found), strict=True):
-                x.copy_(y)
-
-
-def flat(step: Any) -> tuple[Any, ...]:
-    return step.factor, step.slope, step.gradient, *step.state
+        old: Any = self.recorded._outputs
+        new = steps._Joined.of(self.recorded._function(self.recorded._inputs))
+        old.entries.copy_(new.entries)
+        for before, after in zip(old.steps, new.steps, strict=True):
+            torch._foreach_copy_(before.state, after.state)
 
 
 def test_a_recording_is_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -514,7 +547,7 @@ def test_a_recording_is_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
 
     def record(inputs: Any) -> bool:
         recorded._inputs = [steps.copied(x) for x in inputs]
-        recorded._outputs = in_tensors(recorded._inputs)
+        recorded._outputs = steps._Joined.of(in_tensors(recorded._inputs))
         recorded._graph = FakeGraph(recorded)
         graphs.append(recorded._graph)
         return True
@@ -545,6 +578,12 @@ def test_equal_layers_launch_one_step() -> None:
     assert launched(2, lambda: nn.Linear(8, 8)) <= 176
 
 
+def test_a_step_on_a_device_copies_no_number_from_the_host() -> None:
+    """A copy could not be recorded as a CUDA graph."""
+    layers = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 8, 4, stride=2), nn.Conv1d(4, 4, 3), nn.Linear(6, 5)
+    assert not launches.constrained(lambda: nn.ModuleList(layers), None)["lift_fresh"]
+
+
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: nothing is recorded")
 LAYERS: dict[str, Callable[[], Any]] = {
     "strided": lambda: nn.Conv2d(4, 8, 4, stride=2),
@@ -558,9 +597,9 @@ LAYERS: dict[str, Callable[[], Any]] = {
 
 @pytest.fixture
 def strict() -> Iterator[None]:
-    """What cannot be recorded warns, and every warning is an error."""
+    """What cannot be recorded warns, and that warning is an error."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         yield
 
 
@@ -593,6 +632,25 @@ def test_a_recorded_model_is_a_model_on_the_cpu() -> None:
             weight.grad = None
             weight.data.mul_(1.0 + 0.5 * float(torch.rand(())))
     assert len(used) >= 40 * 20
+
+
+@needs_a_gpu
+def test_a_recording_that_fails_is_told_and_breaks_nothing() -> None:
+    layer: Any = specnorm_torch.spectral_norm(nn.Conv2d(4, 4, 3).cuda())
+    constraint = constraint_of(layer)
+    inputs = [constraint.next_input(constraint.original)]
+
+    def reading(inputs: Any) -> Any:
+        found = steps.take_plain_steps(inputs)
+        float(found[0].factor)
+        return found
+
+    with torch.no_grad():
+        (direct,) = steps.take_plain_steps(inputs)
+        with pytest.warns(UserWarning, match="could not be recorded"):
+            (found,) = steps.Recorded(reading)(inputs)
+    assert float(found.factor) == float(direct.factor)
+    assert torch.randn(3, device="cuda").isfinite().all()
 
 
 @needs_a_gpu

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.model_arrays import Tensor, in_float32
+from specnorm_networks.model_arrays import Tensor
 
 from specnorm.errors import ModelFileError
 
@@ -60,7 +60,8 @@ def zip_of(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]
 def native(array: NDArray[Any], dtype: str = "") -> NDArray[Any]:
     """Return numbers in this machine's byte order; bfloat16, stored as two bytes each, as float32, which is exact."""
     if dtype == "bfloat16":
-        return in_float32(array.view(np.uint16) if array.dtype.kind == "V" else array)
+        bits = array.view(np.uint16) if array.dtype.kind == "V" else array
+        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)  # they are the upper half of a float32
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 

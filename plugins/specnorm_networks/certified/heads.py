@@ -60,6 +60,7 @@ from specnorm_networks.certified.parts import (
     parts_from,
     usable,
 )
+from specnorm_networks.certified.placed_kernels import symbols_of
 from specnorm_networks.certified.runs import MOST_KERNEL_ENTRIES, by_phases, grids_of, taps_of
 
 EIGENVALUE_GAP = 1e-9
@@ -257,7 +258,8 @@ def _matrix_of_pixels(run: Run) -> int:
         if term.source != number or term.placed_layer is None or term.placed_layer.layer.spatial:
             continue
         # Between the function and the matrix there may be averages and flattening, and nothing else.
-        if last.ends_with_function or not (last.has_averages_alone or last.is_followed_by_no_operator):
+        has_averages_alone = last.average is not None and last.factor is last.average.factor
+        if last.ends_with_function or not (has_averages_alone or last.is_followed_by_no_operator):
             continue
         features = range(last.width * last.repeat)
         if term.rows == range(link.width) and term.reads == features and term.columns == features:
@@ -445,13 +447,13 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray]) -> tuple[FloatA
     at_once = max(1, MOST_ENTRIES_AT_ONCE // n**2)
     for first in range(0, len(frequencies), at_once):
         chunk = slice(first, first + at_once)
-        symbols = _symbols(k, frequencies[chunk], k_positions)
+        symbols = symbols_of(k, *frequency_grids.cos_sin_at(frequencies[chunk], k_positions))
         symbols = (symbols + symbols.conj().swapaxes(-1, -2)) / 2  # Hermitian although they are rounded
         matrices: Any = symbols
         limits: Any = np.full(len(symbols), 1 - EIGENVALUE_GAP)
         if not np.all(np.asarray(matrix_norms.gram_below(matrices, limits, ops=ops))):
             raise NotProvenError("I - K is not proven to be positive definite")
-        e = _symbols(w, frequencies[chunk], w_positions)
+        e = symbols_of(w, *frequency_grids.cos_sin_at(frequencies[chunk], w_positions))
         form = np.eye(n) - symbols
         e_adjoint = np.zeros((len(symbols), n, outputs), dtype=np.complex128)
         e_adjoint[:, columns] = e.conj().swapaxes(-1, -2)
@@ -478,20 +480,6 @@ def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:
     """Bound the norm of a symbol's error: that of the kernel's entries, and that of the sum over the taps."""
     of_sum = float(symbol_error(kernel[None], xp=np)[0])  # type: ignore[arg-type]
     return host.add_up(of_sum, scaling_error(magnitudes, ConvSpec.of(magnitudes.shape)))
-
-
-def _symbols(
-    kernel: FloatArray,
-    frequencies: frequency_grids.Frequencies,
-    positions: NDArray[np.int64],
-) -> NDArray[np.complex128]:
-    """Return the symbols of a kernel whose taps stand at given positions, one matrix a frequency."""
-    cos, sin = frequency_grids.cos_sin_at(frequencies, positions)
-    taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
-    symbols = np.empty((len(frequencies), *kernel.shape[:2]), dtype=np.complex128)
-    symbols.real = (cos @ taps).reshape(symbols.shape)
-    symbols.imag = (sin @ taps).reshape(symbols.shape)
-    return symbols
 
 
 def _frobenius_up(matrices: NDArray[Any]) -> FloatArray:

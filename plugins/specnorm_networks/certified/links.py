@@ -219,11 +219,6 @@ class Link:
         return np.asarray(np.maximum(abs(self.slopes[0]), abs(self.slopes[1])))
 
     @property
-    def has_averages_alone(self) -> bool:
-        """Whether averages are the only operators that follow the function."""
-        return self.average is not None and self.factor is self.average.factor
-
-    @property
     def is_followed_by_no_operator(self) -> bool:
         """Whether no operator follows the function, except for flattening."""
         return self.factor is IDENTITY_AFTER_LINK

@@ -1,12 +1,14 @@
-"""Correlation kernels with a position for their first tap: common windows of several, and phases of strided kernels."""
+"""Correlation kernels with a position for their first tap: common windows, phases of strided kernels, symbols."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm_networks.certified.operators.base import FloatArray
 
@@ -78,3 +80,13 @@ def split_into_phases(
     phases = padded.reshape(split_shape).transpose(0, 1, *phase_axes, *coarse_axes)
     positions = tuple(position // s for position, s in zip(start, stride, strict=True))
     return PlacedKernel(phases.reshape(channels[0], -1, *coarse), positions)
+
+
+def symbols_of(kernel: FloatArray, cos: FloatArray, sin: FloatArray) -> NDArray[np.complex128]:
+    """Return the symbols of a kernel, one matrix a frequency.
+
+    ``cos``, ``sin``: of the angles by which each frequency turns each tap, shape (frequencies, taps).
+    """
+    taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
+    symbols = cos @ taps + 1j * (sin @ taps)
+    return np.asarray(symbols.reshape(-1, *kernel.shape[:2]))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TypeVar
 
 from specnorm import ConvSpec, SpecnormError
 from specnorm.errors import InternalError, MethodError
-from specnorm.proof import Interval, Upper, arithmetic, finite
+from specnorm.proof import Upper, arithmetic, finite
 from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
@@ -253,11 +252,8 @@ class _Pass:
         return _step_of(node, node.rule, None, rules.of_operator(self.scope, node, claims, self._place(node)))
 
     def _place(self, node: Node) -> Place:
-        shapes = tuple(self.nodes[name].shape for name in node.inputs)
-        return Place(shapes, node.shape, partial(self._ranges, node), self.values.boxed)
-
-    def _ranges(self, node: Node) -> tuple[Interval | None, ...]:
-        return tuple(self.values[name] for name in node.inputs)
+        place = self.scope.graph.place(node)
+        return replace(place, ranges=lambda: tuple(self.values[name] for name in node.inputs), boxed=self.values.boxed)
 
     def _with_respect_to(self, source: str, node: Node) -> list[Upper]:
         """Return claims of a node's inputs with respect to one of them: 1 of itself, and 0 of fixed values."""
@@ -341,7 +337,7 @@ def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
 
 
 def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> FloatArray | None:
-    """Return the factors of a scale as one number for each output channel of a layer; None if they vary otherwise."""
+    """Return the factors of a scale as one number for each output channel of a layer; None: it stays outside of it."""
     axes_after_channels = operator.layer.spatial
     if isinstance(operator, Matrix) and operator.side == "left":
         axes_after_channels += 1

@@ -32,7 +32,9 @@ def probes(graph: Graph, shapes: Shapes, region: Area | None = None) -> Iterator
 
 def samples(shapes: Shapes, region: Area | None = None) -> Iterator[Inputs]:
     """Yield inputs, moved into a region if one is given; there is always another one."""
-    anywhere = _anywhere(shapes, np.random.default_rng(0))
+    # The arrays of one input are of one kind.
+    kinds = _kinds(np.random.default_rng(0))
+    anywhere = ({name: make(shape) for name, shape in shapes.items()} for make in kinds)
     if region is None:
         yield from anywhere
         return
@@ -51,12 +53,6 @@ def _work(graph: Graph, shapes: Shapes) -> int:
         kernel = getattr(getattr(node.operator, "layer", None), "load", None)
         total += entries if kernel is None else entries * math.prod(kernel().shape[1:])
     return total
-
-
-def _anywhere(shapes: Shapes, rng: np.random.Generator) -> Iterator[Inputs]:
-    """Yield inputs of all `_kinds`; the arrays of one input are of one kind."""
-    for make in _kinds(rng):
-        yield {name: make(shape) for name, shape in shapes.items()}
 
 
 def _kinds(rng: np.random.Generator) -> Iterator[_Make]:

@@ -14,6 +14,7 @@ from specnorm.proof import frequency_grids, gram_power, random_vectors
 from specnorm_networks.certified.links import Link, Part, Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import consecutive, middle_and_leaf_slopes
+from specnorm_networks.certified.placed_kernels import symbols_of
 
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first step."""
@@ -214,7 +215,8 @@ def stages_of_part(
     has_short_input = widths[first] < segment.widths[0]
     copies_behind = 1
     if last < len(run.links):
-        copies_behind = math.prod(_part_from(run, parts, last).stride)
+        end_of_next = next(end for begin, end in parts if begin == last)
+        copies_behind = math.prod(run.part(last, end_of_next).stride)
     part_stages = []
     for frontier, kernel_of_source in zip(frontiers(segment), kernels, strict=True):
         link = frontier.link
@@ -261,11 +263,6 @@ def _angles(kernels: Sequence[dict[int, Any]], points: int) -> FloatArray:
     return frequency_grids.half_grid(sizes).angles
 
 
-def _part_from(run: Run, parts: Parts, first: int) -> Part:
-    """Return the part that begins with a link."""
-    return run.part(first, next(last for begin, last in parts if begin == first))
-
-
 def _numbers(entries: dict[int, slice], values: Sequence[int]) -> NDArray[np.intp]:
     """Return the numbers of all entries of some values."""
     numbers = [np.arange(entries[value].start, entries[value].stop) for value in values]
@@ -279,9 +276,7 @@ def adjoint(matrices: Vectors) -> Vectors:
 
 def symbols_at(kernel: FloatArray, place: Sequence[int], angles: FloatArray) -> NDArray[np.complex128]:
     """Return the symbols of a kernel whose first tap stands at a place, at angles (f, d), one matrix an angle."""
-    taps = kernel.reshape(math.prod(kernel.shape[:2]), -1).T
     shape = kernel.shape[2:]
-    places = np.indices(shape).reshape(len(shape), len(taps)) + np.reshape(place, (-1, 1))
+    places = np.indices(shape).reshape(len(shape), math.prod(shape)) + np.reshape(place, (-1, 1))
     turns = angles @ places
-    symbols = np.cos(turns) @ taps + 1j * (np.sin(turns) @ taps)
-    return np.asarray(symbols.reshape(-1, *kernel.shape[:2]))
+    return symbols_of(kernel, np.cos(turns), np.sin(turns))

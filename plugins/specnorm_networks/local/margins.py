@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.proof import Interval, Upper, known
+from specnorm.proof import Clock, Interval, Upper, known
 from specnorm_networks import Graph, Multipliers
 from specnorm_networks.local.certified import margins as rules
 from specnorm_networks.tools import (
@@ -21,6 +21,7 @@ from specnorm_networks.tools import (
     Measure,
     Method,
     Run,
+    Searching,
     Softmax,
     Unknown,
     before_added_constants,
@@ -187,12 +188,14 @@ def _weighted(
     """
     last = len(run.links) - 1
     head = run.links[-1].single_layer
-    if last not in run.cut_points or head is None or head.scale is not None:
+    is_cut = last in run.cut_points and head is not None and head.scale is None
+    if not is_cut or not isinstance(method, Searching):
         return None
     feature_parts = [(first, min(end, last)) for first, end in method.parts(run) if first < last]
-    weights = method.weights(run, [*feature_parts, (last, last + 1)], 1.0)
-    if weights is None:
+    proposals = method.search(run, [*feature_parts, (last, last + 1)], 1.0, Clock())
+    if not proposals:
         return None
+    weights = proposals[0]
     part_constants = constants(run, feature_parts, weights, measure)
     factors = [link.factor for link in run.links[:-1]]
     feature_weights = np.repeat(weights[last - 1], run.links[last - 1].repeat)

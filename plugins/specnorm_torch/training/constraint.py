@@ -8,8 +8,8 @@ import math
 import traceback
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -23,8 +23,9 @@ from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormErr
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, first_sweeps, stepped_program
 from specnorm_torch import derivatives
+from specnorm_torch.arrays import version_of
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of
 from specnorm_torch.training.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -39,7 +40,7 @@ _TRACKER = ModuleTracker()
 """Tells whether a backward pass is running."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Taken:
     """The last step of a layer.
 
@@ -49,18 +50,21 @@ class _Taken:
     version : int
         Of the weight, by which a change in place is seen.
     step : Step
+    scaled : Tensor, optional
+        The scaled weight, in a forward pass of a model that has not returned yet.
     """
 
     weight: Tensor
     version: int
     step: Step
+    scaled: Tensor | None = field(default=None, kw_only=True)
 
     def is_of(self, weight: Tensor) -> bool:
         """Whether the step is that of this tensor, and no change in place was counted since."""
         return self.weight is weight and self.version == version_of(weight)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Settled(_Taken):
     """The norm of a weight in eval, to be used again while the weight is the same.
 
@@ -113,8 +117,6 @@ class SpectralNorm(nn.Module):
         self._sketch: Sketch | None = None
         self._settled: _Settled | None = None
         self._taken: _Taken | None = None
-        # Whether the last step is that of a forward pass of a model that has not returned yet.
-        self.is_in_pass = False
         self._program_of_kernel: SteppedProgram | None = None
         # The list of parametrisations that contains this one, and the parameter. A module in a tuple does not become a
         # submodule.
@@ -166,32 +168,46 @@ class SpectralNorm(nn.Module):
             sweeps = self._compiled_sweeps() if compiled else self._sweeps()
             return self._scaled_by_tensor_operations(weight, sweeps, move=True)
         if self._has_step(weight):
-            assert self._taken is not None
-            return _scaled(weight, self._taken.step)
+            return self._scaled_again(weight)
         (step,) = take_steps([self.next_input(weight)], self)
         step = self.for_weight(step, weight)
+        scaled = _scaled(weight, step)
         # A computed weight would keep its graph.
         if weight.grad_fn is None:
-            self.put_step(step, weight)
-        return _scaled(weight, step)
+            self._taken = _Taken(weight, version_of(weight), step, scaled=scaled if self._is_in_pass else None)
+        return scaled
+
+    @property
+    def _is_in_pass(self) -> bool:
+        """Whether the last step is that of a forward pass of a model that has not returned yet."""
+        return self._taken is not None and self._taken.scaled is not None
 
     def _has_step(self, weight: Tensor) -> bool:
         """Whether the last step is one of this weight, and of the present pass.
 
         In a backward pass, checkpoints compute forward passes again; a weight has the step there that it had before.
         """
-        is_same_pass = self.is_in_pass or _TRACKER.is_bw
+        is_same_pass = self._is_in_pass or _TRACKER.is_bw
         return is_same_pass and self._taken is not None and self._taken.is_of(weight)
 
-    def put_step(self, step: Step, weight: Tensor) -> None:
-        """Store the last step."""
-        self._taken = _Taken(weight, version_of(weight), step)
+    def _scaled_again(self, weight: Tensor) -> Tensor:
+        """Return the weight of the pass; or the same with a graph of its own, if that one has no graph or none now."""
+        assert self._taken is not None
+        ready = self._taken.scaled
+        if ready is None or (weight.requires_grad and torch.is_grad_enabled() != ready.requires_grad):
+            return _scaled(weight, self._taken.step)
+        return ready
+
+    def begin_pass(self, weight: Tensor, step: Step, scaled: Tensor) -> None:
+        """Store the step of a model's pass, and the scaled weight."""
+        self._taken = _Taken(weight, version_of(weight), step, scaled=scaled)
 
     def end_pass(self) -> None:
         """End the pass of a model: a weight that is used later, even an equal one, has a step of its own."""
-        self.is_in_pass = False
-        if self._taken is not None and self._taken.weight.grad_fn is not None:
-            self._taken = None
+        if self._taken is not None:
+            self._taken.scaled = None
+            if self._taken.weight.grad_fn is not None:
+                self._taken = None
 
     def next_input(self, weight: Tensor) -> StepInput:
         """Return what the next step in training is computed from, and count the pass."""
@@ -367,7 +383,7 @@ class SpectralNorm(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
-        return {**self.__dict__, "_settled": None, "_taken": None, "is_in_pass": False, "_program_of_kernel": None}
+        return {**self.__dict__, "_settled": None, "_taken": None, "_program_of_kernel": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -385,7 +401,25 @@ class SpectralNorm(nn.Module):
 
 
 def _scaled(weight: Tensor, step: Step) -> Tensor:
-    return derivatives.scaled(weight, step.factor, step.slope, step.gradient)
+    return derivatives.scaled([step.factor], [step.slope], [step.gradient], weight)[0]
+
+
+def _scaled_together(weights: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[Tensor]:
+    """Return the scaled weights; those of one device are one node of the graph, whose derivative takes few calls.
+
+    `DistributedDataParallel` averages gradients while others are still computed, and looks in the graph for parameters
+    that are not used: in a process group each weight is a node of its own.
+    """
+    is_alone = torch.distributed.is_available() and torch.distributed.is_initialized()
+    places: dict[Hashable, list[int]] = {}
+    for j, weight in enumerate(weights):
+        places.setdefault(j if is_alone else weight.device, []).append(j)
+    scaled: dict[int, Tensor] = {}
+    for members in places.values():
+        factors, slopes, gradients, _ = zip(*(steps[j] for j in members), strict=True)
+        found = derivatives.scaled(factors, slopes, gradients, *(weights[j] for j in members))
+        scaled |= zip(members, found, strict=True)
+    return (scaled[j] for j in range(len(weights)))
 
 
 def _traces() -> bool:
@@ -516,10 +550,11 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     _end_interrupted_passes(model)
     constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
     waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
-    inputs = [x.next_input(weight) for x, weight in waiting]
-    for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
-        x.put_step(x.for_weight(step, weight), weight)
-        x.is_in_pass = True
+    taken = take_steps([x.next_input(weight) for x, weight in waiting], model)
+    steps = [x.for_weight(step, weight) for (x, weight), step in zip(waiting, taken, strict=True)]
+    scaled_weights = _scaled_together([weight for _, weight in waiting], steps)
+    for (x, weight), step, scaled in zip(waiting, steps, scaled_weights, strict=True):
+        x.begin_pass(weight, step, scaled)
     _PASSES.setdefault(model, []).append([x for x, _ in waiting])
 
 

@@ -252,6 +252,33 @@ def _recording_of(owner: nn.Module) -> Recorded:
     return _RECORDINGS.setdefault(owner, Recorded(take_plain_steps))
 
 
+class _Joined(NamedTuple):
+    """Steps whose factors, slopes and gradients are in one tensor, so that one call copies them.
+
+    Parameters
+    ----------
+    steps : list of Step
+    entries : Tensor
+        All factors, all slopes, and the gradients.
+    """
+
+    steps: list[Step]
+    entries: Tensor
+
+    @classmethod
+    def of(cls, steps: list[Step]) -> _Joined:
+        numbers: Any = [x.factor for x in steps], [x.slope for x in steps]
+        return cls(steps, torch.cat([*map(torch.stack, numbers), *(x.gradient.reshape(-1) for x in steps)]))
+
+    def copied(self) -> list[Step]:
+        """Return the steps with copies of these tensors."""
+        count = len(self.steps)
+        sizes = [count, count, *(x.gradient.numel() for x in self.steps)]
+        factors, slopes, *gradients = torch.split(self.entries.clone(), sizes)
+        parts = zip(factors.unbind(), slopes.unbind(), gradients, self.steps, strict=True)
+        return [Step(factor, slope, x.view(old.gradient.shape), old.state) for factor, slope, x, old in parts]
+
+
 class Recorded:
     """Steps on a CUDA device, replayed as one CUDA graph: the same CUDA kernels, without the time to launch each.
 
@@ -269,7 +296,7 @@ class Recorded:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._kinds: list[Hashable] = []
         self._inputs: list[StepInput] = []
-        self._outputs: list[Step] = []
+        self._outputs: _Joined | None = None
         self._is_recordable = True
 
     def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
@@ -288,7 +315,7 @@ class Recorded:
     def _record(self, inputs: Sequence[StepInput]) -> bool:
         """Record one call, after another to warm up; return whether that worked. A recorded call computes nothing."""
         stream = torch.cuda.current_stream()
-        self._graph, self._outputs, self._kinds = None, [], []
+        self._graph, self._outputs, self._kinds = None, None, []
         self._inputs = [copied(x) for x in inputs]
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(stream)
@@ -300,13 +327,16 @@ class Recorded:
         try:
             # Other threads may use the device meanwhile: data loaders do.
             with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-                self._outputs = self._function(self._inputs)
+                self._outputs = _Joined.of(self._function(self._inputs))
         except torch.OutOfMemoryError:
             torch.cuda.set_stream(stream)  # which a recording that fails does not do
             raise
         except RuntimeError as error:
             torch.cuda.set_stream(stream)
             self._is_recordable = False
+            # After a recording that failed, torch (2.11) draws no random numbers on the device until one has worked.
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=aside, capture_error_mode="thread_local"):
+                torch.zeros((), device=inputs[0].kernel.device)
             warnings.warn(
                 "the steps of the spectral norms could not be recorded as a CUDA graph "
                 f"({str(error).splitlines()[0]}): their CUDA kernels are launched one by one, which takes some ten "
@@ -319,13 +349,11 @@ class Recorded:
 
     def _replay(self, inputs: Sequence[StepInput]) -> list[Step]:
         assert self._graph is not None
+        assert self._outputs is not None
         torch._foreach_copy_(_tensors(self._inputs), _tensors(inputs))
         self._graph.replay()
-        # The next replay overwrites the outputs, perhaps before a gradient is asked for: copy them, all in one call.
-        # The caller copies the states.
-        kept = [x for step in self._outputs for x in (step.factor, step.slope, step.gradient)]
-        copies = iter(torch._foreach_mul(kept, 1.0))  # type: ignore[arg-type]
-        return [Step(next(copies), next(copies), next(copies), step.state) for step in self._outputs]
+        # The next replay overwrites the outputs, perhaps before a gradient is asked for. The caller copies the states.
+        return self._outputs.copied()
 
 
 def copied(x: StepInput) -> StepInput:

@@ -38,6 +38,7 @@ from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.tools import Measure, bound
 
 from specnorm.geometry.spec import ConvSpec
+from specnorm.proof import Clock
 from specnorm.proofs.bound import Upper, digest_of, least
 
 
@@ -227,7 +228,7 @@ def together() -> Iterator[tuple[Upper | None, float]]:
     for starts, last in (([0], 1.0), ([0, 1], 0.5)):
         yield parts.constant_of_run(RUN, starts, [np.ones(1), np.array([last])], Measure()), 6.0
     for run, truth in ((RUN, 6.0), (SKIPPING, 7.0)):
-        near = present(Multipliers(steps=50).weights(run, [(0, 2)]))
+        near = Multipliers(steps=50).search(run, [(0, 2)], 1.0, Clock())[0]
         yield parts.constant_of_run(run, [0], near, Measure()), truth
     yield from zip(parts.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
 

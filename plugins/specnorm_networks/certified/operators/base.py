@@ -298,7 +298,7 @@ class Operator:
         return host.mul_up(self.lipschitz(place), bounds[0])
 
     def linear_map(self, place: Place) -> LinearMap | None:
-        """Return the operator as a linear map at known sizes; None if it is not linear, or if they are unknown."""
+        """Return the operator as a linear map of values of these sizes; None has one meaning: no such map is known."""
         return None
 
     def alike(self, place: Place) -> frozenset[int]:
@@ -388,7 +388,7 @@ class Linear(Operator):
     """Whether the operator only moves entries: each entry of the value is an entry of an input, or 0."""
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        """Return the linear map for inputs of some shapes; None if it has none for them.
+        """Return the linear map for inputs of some shapes; None as for `linear_map`.
 
         ``before``: shape of the first input. ``others``: shapes of the other inputs.
         """

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Interval, enclosing, host
+from specnorm.proof import Interval, anything, enclosing, host
 from specnorm_networks.certified.operators.base import (
     UNDERFLOW,
     FloatArray,
@@ -101,14 +101,10 @@ class ProductOrQuotient(Operator):
     reason: ClassVar[str]
     """Why there is no constant if the ranges of the inputs are unknown."""
 
-    def factors(
-        self,
-        first: Interval | None,
-        second: Interval | None,
-    ) -> tuple[FloatArray, FloatArray]:
+    def factors(self, first: Interval, second: Interval) -> tuple[FloatArray, FloatArray]:
         """Return the factors by which changes of the first and of the second input are multiplied, rounded up.
 
-        ``first``, ``second``: ranges of the inputs, None if unknown. Factors are infinite if they are unknown.
+        ``first``, ``second``: ranges of the inputs. Factors are infinite if they are unknown.
         """
         raise NotImplementedError
 
@@ -121,7 +117,7 @@ class ProductOrQuotient(Operator):
         xy - x'y' = y (x - x') + x' (y - y') has a norm of at most sup |y| |x - x'| + sup |x| |y - y'|.
         """
         ranges = place.ranges()
-        first, second = ranges if len(ranges) == 2 else (None, None)
+        first, second = (anything(()) if x is None else x for x in ranges or (None, None))
         with np.errstate(all="ignore"):
             factors = [supremum(factor) for factor in self.factors(first, second)]
         if any(bound and not math.isfinite(factor) for bound, factor in zip(bounds, factors, strict=True)):
@@ -141,12 +137,8 @@ class Product(ProductOrQuotient):
         first, second = values
         return np.asarray(first * second)
 
-    def factors(
-        self,
-        first: Interval | None,
-        second: Interval | None,
-    ) -> tuple[FloatArray, FloatArray]:
-        return _magnitude(second), _magnitude(first)
+    def factors(self, first: Interval, second: Interval) -> tuple[FloatArray, FloatArray]:
+        return second.magnitude(), first.magnitude()
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         first, second = ranges
@@ -164,23 +156,14 @@ class Quotient(ProductOrQuotient):
         with np.errstate(all="ignore"):
             return np.asarray(first / second)
 
-    def factors(
-        self,
-        first: Interval | None,
-        second: Interval | None,
-    ) -> tuple[FloatArray, FloatArray]:
+    def factors(self, first: Interval, second: Interval) -> tuple[FloatArray, FloatArray]:
         # The derivatives of x / y are 1 / y and -x / y^2.
-        inverse = _magnitude(None if second is None else second.inverse())
-        return inverse, np.asarray(host.inflate(_magnitude(first) * inverse * inverse, 4) + UNDERFLOW)
+        inverse = second.inverse().magnitude()
+        return inverse, np.asarray(host.inflate(first.magnitude() * inverse * inverse, 4) + UNDERFLOW)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         first, second = ranges
         return first * second.inverse()
-
-
-def _magnitude(x: Interval | None) -> FloatArray:
-    """Return the largest absolute values of a range; infinity if it is unknown."""
-    return np.array(math.inf) if x is None else x.magnitude()
 
 
 def supremum(numbers: FloatArray) -> float:
