@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import specnorm
+from specnorm.errors import MethodError
 from specnorm.methods import Completion, SymbolNorm, TensorNorm
 
 torch: Any = pytest.importorskip("torch")
@@ -411,6 +412,20 @@ def test_derivatives_by_the_inputs(train: bool) -> None:
     # A weight times a number is the same constrained weight.
     assert abs(float((weight.grad * weight).sum())) < 0.02 * float((weight.grad.norm() * weight.norm()).detach())
     assert constraint._passes == train
+
+
+def test_derivatives_by_the_weights_in_training() -> None:
+    """The state moves under ``torch.func.grad`` as without it, though it is not what is transformed."""
+    model = chain(2)
+    twin, weights = copy.deepcopy(model), dict(model.named_parameters())
+    call = torch.func.functional_call
+    gradients = torch.func.grad(lambda p: call(model, p, IMAGES).square().sum())(weights)
+    twin(IMAGES).square().sum().backward()
+    torch.testing.assert_close(gradients, {name: x.grad for name, x in twin.named_parameters()}, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(model.state_dict(), twin.state_dict())
+    several = {name: torch.stack([x, 2 * x]) for name, x in weights.items()}
+    with pytest.raises(MethodError, match="stack_module_state"):
+        torch.func.vmap(lambda p: call(model, p, IMAGES))(several)
 
 
 # -- copies, removed constraints, other kinds --------------------------------------------------------------------------

@@ -395,7 +395,18 @@ class SpectralNorm(nn.Module):
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
         for old, new in zip(self.state.values(), after, strict=True):
-            old.copy_(new)
+            if torch.compiler.is_compiling() or transformed(old) or not transformed(new):
+                old.copy_(new)
+                continue
+            # Transformations refuse to change what they do not transform: here the state, of a weight that they do.
+            values = torch.func.debug_unwrap(new)
+            if values.shape != old.shape:
+                raise MethodError(
+                    "vmap gives the model several weights, and in train() it has the state of one: give a state for "
+                    "each (torch.func.stack_module_state returns weights and buffers), or call model.eval()."
+                )
+            with outside_of_transformations():
+                old.copy_(values)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is scaled."""
