@@ -209,6 +209,7 @@ def test_weights_of_flax_wrappers_are_those_that_the_model_uses() -> None:
 def test_the_weight_of_our_constraint_is_that_of_eval(how: dict[str, Any], tmp_path: Path) -> None:
     """State and bound stand in the file: the weight is the module's own in eval(), of strided layers too."""
     torch: Any = pytest.importorskip("torch")
+    safetensors: Any = pytest.importorskip("safetensors.torch")
     own: Any = pytest.importorskip("specnorm_torch")
     torch.manual_seed(0)
     nn, true = torch.nn, []
@@ -224,6 +225,8 @@ def test_the_weight_of_our_constraint_is_that_of_eval(how: dict[str, Any], tmp_p
     plain = {f"{at}.weight": weight for at, weight in zip((0, 1, 3), weights, strict=True)}
     true = [row.upper for row in audit(plain).layers]
     report = audit(tmp_path / "m.pt")
+    safetensors.save_file(model.state_dict(), tmp_path / "m.safetensors")
+    assert audit(tmp_path / "m.safetensors").layers == report.layers
     assert [row.name for row in report.layers] == list(plain)
     assert [row.upper for row in report.layers] == pytest.approx(true, rel=2e-3)
     assert all("weight=W·bound/norm as in eval()" in row.assumed for row in report.layers)

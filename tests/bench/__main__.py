@@ -8,7 +8,7 @@ resnet18 --out FILE              # each layer of a ResNet-18 enclosed to 1e-3, a
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
 launches                         # operations of the constraint in one pass, which a GPU launches
-constraint-gpu --out FILE        # the same of a weight and a step on a CUDA device; a minute
+constraint-gpu --out FILE        # what a training step costs on a CUDA device; a minute
 constraint-page                  # the tables of docs/benchmarks/index.md about training from the committed lines
 ball --out FILE                  # does training inside the ball work? 25 minutes on one thread; --quick takes one
 ball-page                        # the tables of docs/benchmarks/ball.md from its committed lines

@@ -124,9 +124,10 @@ def jax_models_table(lines: list[Row]) -> str:
 
 
 def gpu_step_table(lines: list[Row]) -> str:
-    rows = [row for row in lines if row["section"] == "step"]
-    body = [[code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"])] for row in rows]
-    return table(["constraint", "time over plain", "time"], body)
+    body = [
+        [str(row["batch"]), code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"])] for row in lines
+    ]
+    return table(["batch", "constraint", "time over plain", "time"], body)
 
 
 def step_table(lines: list[Row]) -> str:

@@ -394,6 +394,25 @@ def test_models_under_vmap() -> None:
     assert torch.equal(constraint_of(model.layers[0]).vectors, before)
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_derivatives_by_the_inputs(train: bool) -> None:
+    """``torch.func`` transforms the images alone: weights are constants of it, and ordinary autograd follows them."""
+    model = specnorm_torch.spectral_norm(nn.Sequential(nn.Conv2d(5, 5, 3, padding=1), nn.Tanh(), nn.Conv2d(5, 2, 3)))
+    model.train(train)
+    images = torch.randn(3, 5, 4, 4)
+    jacobians = torch.func.vmap(torch.func.jacrev(model))(images)
+    plain = specnorm_torch.baked(model.eval())
+    torch.testing.assert_close(jacobians, torch.func.vmap(torch.func.jacrev(plain))(images), rtol=5e-3, atol=1e-3)
+    torch.testing.assert_close(
+        torch.func.jvp(model, (images,), (images,))[1], torch.func.jvp(plain, (images,), (images,))[1]
+    )
+    jacobians.square().sum().backward()
+    constraint, weight = constraint_of(model[0]), original_of(model[0])
+    # A weight times a number is the same constrained weight.
+    assert abs(float((weight.grad * weight).sum())) < 0.02 * float((weight.grad.norm() * weight.norm()).detach())
+    assert constraint._passes == train
+
+
 # -- copies, removed constraints, other kinds --------------------------------------------------------------------------
 def test_a_copy_steps_for_itself(stacks: list[int]) -> None:
     model = chain()

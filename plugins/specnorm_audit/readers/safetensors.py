@@ -25,9 +25,10 @@ SUFFIX = ".safetensors.index.json"
 MAX_HEADER = 100_000_000
 """The format's own limit on a header, in bytes; also the longest index that is read."""
 
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64"}
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64", "U8": "uint8"}
 _KINDS = {"F": "float", "I": "int", "U": "uint"}
-_STORED = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+_STORED = {"float64": "<f8", "float32": "<f4", "float16": "<f2", "bfloat16": "<u2", "uint8": "u1"}
+"""What is read: kernels, and settings beside them in bytes."""
 
 
 def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:

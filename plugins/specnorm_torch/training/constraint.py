@@ -23,7 +23,7 @@ from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormErr
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, first_sweeps, stepped_program
 from specnorm_torch import derivatives
-from specnorm_torch.arrays import version_of
+from specnorm_torch.arrays import outside_of_transformations, transformed, version_of
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of
 from specnorm_torch.training.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
@@ -154,6 +154,13 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Scale the kernel; the state moves in training mode alone."""
+        if torch.compiler.is_compiling() or transformed(weight):
+            return self._weight_in_use(weight)
+        # torch.func.jacrev(model) transforms the inputs alone: the weight is a constant there, as it is for any model.
+        with outside_of_transformations():
+            return self._weight_in_use(weight)
+
+    def _weight_in_use(self, weight: Tensor) -> Tensor:
         if self.training:
             return self._scaled_in_training(weight)
         if torch.compiler.is_exporting() or _traces():
@@ -550,11 +557,12 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     _end_interrupted_passes(model)
     constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
     waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
-    taken = take_steps([x.next_input(weight) for x, weight in waiting], model)
-    steps = [x.for_weight(step, weight) for (x, weight), step in zip(waiting, taken, strict=True)]
-    scaled_weights = _scaled_together([weight for _, weight in waiting], steps)
-    for (x, weight), step, scaled in zip(waiting, steps, scaled_weights, strict=True):
-        x.begin_pass(weight, step, scaled)
+    with outside_of_transformations():
+        taken = take_steps([x.next_input(weight) for x, weight in waiting], model)
+        steps = [x.for_weight(step, weight) for (x, weight), step in zip(waiting, taken, strict=True)]
+        scaled_weights = _scaled_together([weight for _, weight in waiting], steps)
+        for (x, weight), step, scaled in zip(waiting, steps, scaled_weights, strict=True):
+            x.begin_pass(weight, step, scaled)
     _PASSES.setdefault(model, []).append([x for x, _ in waiting])
 
 
