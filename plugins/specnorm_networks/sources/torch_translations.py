@@ -129,6 +129,11 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
     return write
 
 
+def _sort(self: Any, stable: bool | None = None, dim: int = -1, descending: bool = False) -> Any:
+    del stable
+    return op.TopK(self, _constant([int(self.shape[dim])]), axis=dim, largest=int(descending), sorted=1)
+
+
 def _diagonal(self: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
     ndim = len(self.shape)
     row_axis = dim1 % ndim
@@ -283,4 +288,5 @@ def table() -> dict[Any, Callable[..., Any]]:
         **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
         **{getattr(aten, f"adaptive_max_pool{n}d").default: maxima for n in (1, 2, 3)},
         aten.diagonal.default: _diagonal,
+        aten.sort.stable: _sort,
     }
