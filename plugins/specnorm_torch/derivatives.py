@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch.autograd import Function
 
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import program
-from specnorm_torch.arrays import ARRAYS, version_of
+from specnorm_torch.arrays import ARRAYS, transformed, version_of
 
 _REFUSAL = (
     "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
@@ -19,7 +20,7 @@ _REFUSAL = (
 )
 
 
-_LONG = 2**18
+LONG = 2**18
 """Number of entries above which vectors do not fit the caches."""
 
 
@@ -121,8 +122,11 @@ class _Scaled(Function):
     """The products ``f(value(K)) K`` of several kernels, and their derivatives, in few passes over the kernels.
 
     ``factors`` are the f, ``slopes`` their derivatives with respect to the values, and ``gradients`` those of the
-    values. Factors and slopes are 0-d tensors, or numbers where they are known. Nothing is saved that a backward pass
-    frees, so that parts of a graph which share no kernel have backward passes of their own.
+    values. Factors and slopes are 0-d tensors, or numbers where they are known.
+
+    A backward pass that does not retain the graph gives kernels and gradients up. Those that somebody else still has,
+    as a layer its last step, serve a second pass all the same. Parts of a model which share no weight have backward
+    passes of their own, so that `save_for_backward`, which gives all up at once, is not used.
     """
 
     @staticmethod
@@ -134,18 +138,28 @@ class _Scaled(Function):
         *kernels: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.steps = tuple(zip(kernels, map(version_of, kernels), factors, slopes, gradients, strict=True))
-        scaled_kernels: tuple[Tensor, ...] = torch._foreach_mul(kernels, factors)  # type: ignore[arg-type]
+        tensors = list(zip(kernels, gradients, strict=True))
+        ctx.kept = dict(enumerate(tensors))
+        ctx.references = [(weakref.ref(x), weakref.ref(y)) for x, y in tensors]
+        ctx.numbers = list(zip(map(version_of, kernels), factors, slopes, strict=True))
+        # Not by `torch._foreach_mul`: a selective checkpoint counts calls, and computes each weight again alone.
+        scaled_kernels = tuple(x * factor for x, factor in zip(kernels, factors, strict=True))
         constants = [x for x, is_needed in zip(scaled_kernels, ctx.needs_input_grad[3:], strict=True) if not is_needed]
         ctx.mark_non_differentiable(*constants)
-        return tuple(scaled_kernels)
+        return scaled_kernels
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
         places = [j for j, x in enumerate(cotangents) if x is not None]
         if not places:
             return (None,) * (3 + len(cotangents))
-        kernels, versions, factors, slopes, gradients = zip(*(ctx.steps[j] for j in places), strict=True)
+        kernels, gradients = zip(*((x(), y()) for x, y in (ctx.references[j] for j in places)), strict=True)
+        if any(x is None for x in (*kernels, *gradients)):
+            raise RuntimeError(
+                "a second backward pass through a weight with a spectral norm needs what the first one gave up: call "
+                "the first one with retain_graph=True."
+            )
+        versions, factors, slopes = zip(*(ctx.numbers[j] for j in places), strict=True)
         if any(version_of(x) != version for x, version in zip(kernels, versions, strict=True)):
             raise RuntimeError(
                 "a weight with a spectral norm was changed in place between a forward pass and its backward pass: call "
@@ -155,8 +169,8 @@ class _Scaled(Function):
         given: Any = [cotangents[j].to(x.dtype).reshape(-1) for j, x in zip(places, gradients, strict=True)]
         inner = [torch.dot(x, kernel.to(x.dtype).reshape(-1)) for x, kernel in zip(given, kernels, strict=True)]
         found: Any
-        if isinstance(factors[0], float):
-            scales = (slope * float(x) for slope, x in zip(slopes, inner, strict=True))
+        if isinstance(factors[0], float) or transformed(inner[0]):
+            scales = (slope * _read_if_plain(x) for slope, x in zip(slopes, inner, strict=True))
             found = map(_linear_combination, given, factors, flat_gradients, scales)
         else:
             found = torch._foreach_mul(given, factors)
@@ -164,12 +178,22 @@ class _Scaled(Function):
         results: list[Tensor | None] = [None for _ in cotangents]
         for j, x, kernel in zip(places, found, kernels, strict=True):
             results[j] = _guarded_if_needed(x.view(kernel.shape).to(kernel.dtype), kernel)
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            for j in places:
+                ctx.kept.pop(j, None)
         return None, None, None, *results
 
 
-def _linear_combination(x: Tensor, a: float, y: Tensor, b: float) -> Tensor:
+def _read_if_plain(x: Tensor) -> Tensor | float:
+    """Return a number on the host, which is faster there; where its graph or a batch is asked for, the tensor."""
+    return x if torch.is_grad_enabled() or transformed(x) or x.device.type != "cpu" else float(x)
+
+
+def _linear_combination(x: Tensor, a: Tensor | float, y: Tensor, b: Tensor | float) -> Tensor:
     """Return ``a x + b y`` of vectors; of long ones in one pass over memory, whose call takes longer."""
-    if len(x) > _LONG:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return x * a + y * b
+    if len(x) > LONG:
         return torch.addr(x[None, :], x.new_ones(1), y, beta=a, alpha=b)[0]
     return (x * a).add_(y, alpha=b)
 

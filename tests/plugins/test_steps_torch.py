@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import threading
 import warnings
@@ -489,6 +490,15 @@ class TwoHeads(nn.Module):  # type: ignore[misc]
         return self.one(x), self.two(x)
 
 
+def two_uses(model: Any) -> list[Any]:
+    """Two uses of a weight in one pass."""
+    used: list[Any] = []
+    handle = model.one.register_forward_hook(lambda *_: used.extend((model.two.weight, model.two.weight)))
+    model(torch.ones(2, 6))
+    handle.remove()
+    return used
+
+
 def test_parts_of_a_model_have_backward_passes_of_their_own() -> None:
     """All weights are one node of the graph."""
     model = specnorm_torch.spectral_norm(TwoHeads())
@@ -511,6 +521,112 @@ def test_a_weight_that_is_changed_before_its_backward_pass_is_told() -> None:
         original_of(model.one).add_(1.0)
     with pytest.raises(RuntimeError, match="in place"):
         loss.backward()
+
+
+def test_a_loss_that_is_kept_keeps_no_gradients_of_norms() -> None:
+    """A backward pass gives them up; a second one through a weight of the last pass works all the same."""
+    model = specnorm_torch.spectral_norm(TwoHeads())
+    losses: list[Any] = []
+    gradients: list[Any] = []
+    for _ in range(3):
+        losses.append(sum(x.sum() for x in model(torch.ones(2, 6))))
+        gradients += [weakref.ref(constraint_of(x)._taken.step.gradient) for x in (model.one, model.two)]
+        losses[-1].backward()
+    assert [x() is None for x in gradients] == [True, True, True, True, False, False]
+    retained = sum(x.square().sum() for x in model(torch.ones(2, 6)))
+    for retain in (True, False):
+        retained.backward(retain_graph=retain)
+    first, second = two_uses(model)
+    first.sum().backward()
+    second.sum().backward()
+    first, second = two_uses(model)
+    first.sum().backward()
+    model(torch.ones(2, 6))
+    with pytest.raises(RuntimeError, match="retain_graph"):
+        second.sum().backward()
+
+
+def test_hooks_of_weights_that_a_loss_does_not_use() -> None:
+    model = specnorm_torch.spectral_norm(TwoHeads())
+    for layer in (model.one, model.two):
+        original_of(layer).register_hook(lambda gradient: 2 * gradient)
+    model(torch.ones(2, 6))[0].sum().backward()
+    assert original_of(model.one).grad.any()
+    assert original_of(model.two).grad is None
+
+
+def test_large_weights_are_nodes_of_their_own() -> None:
+    """One node would keep the gradients of all weights in use until the last one is there."""
+    for width, count in ((8, 1), (520, 2)):
+        model = specnorm_torch.spectral_norm(nn.Sequential(nn.Linear(width, width), nn.Linear(width, width)))
+        nodes: set[Any] = set()
+        for layer in model:
+            layer.register_forward_pre_hook(lambda layer, _: nodes.add(layer.weight.grad_fn))  # noqa: B023
+        model(torch.ones(1, width))
+        assert len(nodes) == count
+
+
+def test_gradients_in_batches_and_with_a_graph() -> None:
+    model = specnorm_torch.spectral_norm(TwoHeads())
+    output = model(torch.ones(1, 6))[1].square()
+    weight, rows = original_of(model.two), torch.eye(4)[:, None]
+    alone = [torch.autograd.grad(output, weight, row, retain_graph=True)[0] for row in rows]
+    (batch,) = torch.autograd.grad(output, weight, rows, is_grads_batched=True, retain_graph=True)
+    torch.testing.assert_close(batch, torch.stack(alone))
+    (with_graph,) = torch.autograd.grad(output, weight, rows[0], create_graph=True)
+    torch.testing.assert_close(with_graph.detach(), alone[0])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_selective_checkpoints(whole: bool) -> None:
+    """They count the calls of the forward pass and of the one that is computed again."""
+    saved = [torch.ops.aten.convolution.default, torch.ops.aten.mul.Tensor]
+    contexts = functools.partial(torch.utils.checkpoint.create_selective_checkpoint_contexts, saved)
+
+    def checkpoint(function: Any, x: Any) -> Any:
+        return torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False, context_fn=contexts)
+
+    model = chain()
+    other = copy.deepcopy(model)
+    model.layers.insert(2, nn.Hardtanh())
+    other.layers.insert(2, nn.Hardtanh())
+    if whole:
+        checkpoint(model, IMAGES).square().sum().backward()
+    else:
+        for layer in model.layers:
+            layer.forward = functools.partial(checkpoint, layer.forward)
+        model(IMAGES).square().sum().backward()
+    other(IMAGES).square().sum().backward()
+    for x, y in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(x.grad, y.grad)
+
+
+def test_a_weight_in_use_that_is_changed_counts_once() -> None:
+    """Its next use in the pass has the weight of the step."""
+    model = chain()
+
+    def halve() -> None:
+        for _ in range(2):
+            weight = model.layers[2].weight
+            check(weight)
+            weight.mul_(0.5)
+
+    model.between = halve
+    model(IMAGES).sum().backward()
+
+
+def test_a_pass_in_inference_mode_with_a_graph_inside() -> None:
+    model = chain().requires_grad_(False)
+    x = IMAGES.clone().requires_grad_()
+
+    def differentiate() -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            model.layers[2](x).sum().backward()
+
+    model.between = differentiate
+    with torch.inference_mode():
+        model(IMAGES)
+    assert x.grad.any()
 
 
 def test_replicas_step_alone(stacks: list[int]) -> None:

@@ -50,13 +50,16 @@ class _Taken:
     version : int
         Of the weight, by which a change in place is seen.
     step : Step
+    is_in_pass : bool, default False
+        Whether it is that of a forward pass of a model that has not returned yet.
     scaled : Tensor, optional
-        The scaled weight, in a forward pass of a model that has not returned yet.
+        The scaled weight, in such a pass.
     """
 
     weight: Tensor
     version: int
     step: Step
+    is_in_pass: bool = field(default=False, kw_only=True)
     scaled: Tensor | None = field(default=None, kw_only=True)
 
     def is_of(self, weight: Tensor) -> bool:
@@ -181,13 +184,14 @@ class SpectralNorm(nn.Module):
         scaled = _scaled(weight, step)
         # A computed weight would keep its graph.
         if weight.grad_fn is None:
-            self._taken = _Taken(weight, version_of(weight), step, scaled=scaled if self._is_in_pass else None)
+            ready = scaled if self._is_in_pass else None
+            self._taken = _Taken(weight, version_of(weight), step, is_in_pass=self._is_in_pass, scaled=ready)
         return scaled
 
     @property
     def _is_in_pass(self) -> bool:
         """Whether the last step is that of a forward pass of a model that has not returned yet."""
-        return self._taken is not None and self._taken.scaled is not None
+        return self._taken is not None and self._taken.is_in_pass
 
     def _has_step(self, weight: Tensor) -> bool:
         """Whether the last step is one of this weight, and of the present pass.
@@ -198,21 +202,24 @@ class SpectralNorm(nn.Module):
         return is_same_pass and self._taken is not None and self._taken.is_of(weight)
 
     def _scaled_again(self, weight: Tensor) -> Tensor:
-        """Return the weight of the pass; or the same with a graph of its own, if that one has no graph or none now."""
+        """Return the weight of the pass; or the same with a graph of its own, if that one does not fit the use."""
         assert self._taken is not None
         ready = self._taken.scaled
-        if ready is None or (weight.requires_grad and torch.is_grad_enabled() != ready.requires_grad):
+        if ready is None or _calls_are_recorded():
             return _scaled(weight, self._taken.step)
-        return ready
+        has_graph = not weight.requires_grad or ready.requires_grad == torch.is_grad_enabled()
+        has_mode = ready.is_inference() == torch.is_inference_mode_enabled()
+        was_changed = version_of(ready) > 0
+        return ready if has_graph and has_mode and not was_changed else _scaled(weight, self._taken.step)
 
-    def begin_pass(self, weight: Tensor, step: Step, scaled: Tensor) -> None:
+    def begin_pass(self, weight: Tensor, step: Step, scaled: Tensor | None) -> None:
         """Store the step of a model's pass, and the scaled weight."""
-        self._taken = _Taken(weight, version_of(weight), step, scaled=scaled)
+        self._taken = _Taken(weight, version_of(weight), step, is_in_pass=True, scaled=scaled)
 
     def end_pass(self) -> None:
         """End the pass of a model: a weight that is used later, even an equal one, has a step of its own."""
         if self._taken is not None:
-            self._taken.scaled = None
+            self._taken.is_in_pass, self._taken.scaled = False, None
             if self._taken.weight.grad_fn is not None:
                 self._taken = None
 
@@ -422,22 +429,38 @@ def _scaled(weight: Tensor, step: Step) -> Tensor:
     return derivatives.scaled([step.factor], [step.slope], [step.gradient], weight)[0]
 
 
-def _scaled_together(weights: Sequence[Tensor], steps: Sequence[Step]) -> Iterator[Tensor]:
-    """Return the scaled weights; those of one device are one node of the graph, whose derivative takes few calls.
+def _scaled_together(weights: Sequence[Tensor], steps: Sequence[Step]) -> list[Tensor | None]:
+    """Return the scaled weights; most of a device are one node of the graph, whose derivative takes few calls.
 
-    `DistributedDataParallel` averages gradients while others are still computed, and looks in the graph for parameters
-    that are not used: in a process group each weight is a node of its own.
+    None where each use is to compute the weight.
     """
-    is_alone = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if _calls_are_recorded():
+        return [None for _ in weights]
     places: dict[Hashable, list[int]] = {}
     for j, weight in enumerate(weights):
-        places.setdefault(j if is_alone else weight.device, []).append(j)
+        places.setdefault(j if _needs_own_node(weight) else weight.device, []).append(j)
     scaled: dict[int, Tensor] = {}
     for members in places.values():
         factors, slopes, gradients, _ = zip(*(steps[j] for j in members), strict=True)
         found = derivatives.scaled(factors, slopes, gradients, *(weights[j] for j in members))
         scaled |= zip(members, found, strict=True)
-    return (scaled[j] for j in range(len(weights)))
+    return [scaled[j] for j in range(len(weights))]
+
+
+def _needs_own_node(weight: Tensor) -> bool:
+    """Whether a weight is a node of its own.
+
+    `DistributedDataParallel` averages gradients while others are still computed, and looks in the graph for parameters
+    that are not used. The hooks of a parameter that a loss does not use would be called with None. A node keeps what
+    arrives for all of its weights until its derivative is computed, which is much memory for large ones.
+    """
+    is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return is_distributed or bool(weight._backward_hooks) or weight.numel() > derivatives.LONG
+
+
+def _calls_are_recorded() -> bool:
+    """Whether a selective checkpoint records calls, or another mode: what a backward pass computes again is equal."""
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 def _traces() -> bool:
