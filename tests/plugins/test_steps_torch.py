@@ -546,10 +546,17 @@ def test_a_loss_that_is_kept_keeps_no_gradients_of_norms() -> None:
         second.sum().backward()
 
 
-def test_hooks_of_weights_that_a_loss_does_not_use() -> None:
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda x: x.register_hook(lambda gradient: 2 * gradient),
+        lambda x: x.register_post_accumulate_grad_hook(lambda x: setattr(x, "grad", 2 * x.grad)),
+    ],
+)
+def test_hooks_of_weights_that_a_loss_does_not_use(register: Callable[[Any], Any]) -> None:
     model = specnorm_torch.spectral_norm(TwoHeads())
     for layer in (model.one, model.two):
-        original_of(layer).register_hook(lambda gradient: 2 * gradient)
+        register(original_of(layer))
     model(torch.ones(2, 6))[0].sum().backward()
     assert original_of(model.one).grad.any()
     assert original_of(model.two).grad is None

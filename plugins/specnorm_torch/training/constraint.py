@@ -451,11 +451,12 @@ def _needs_own_node(weight: Tensor) -> bool:
     """Whether a weight is a node of its own.
 
     `DistributedDataParallel` averages gradients while others are still computed, and looks in the graph for parameters
-    that are not used. The hooks of a parameter that a loss does not use would be called with None. A node keeps what
-    arrives for all of its weights until its derivative is computed, which is much memory for large ones.
+    that are not used. The hooks of a parameter that a loss does not use would be called without a gradient. A node
+    keeps what arrives for all of its weights until its derivative is computed, which is much memory for large ones.
     """
     is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return is_distributed or bool(weight._backward_hooks) or weight.numel() > derivatives.LONG
+    has_hooks = bool(weight._backward_hooks or weight._post_accumulate_grad_hooks)
+    return is_distributed or has_hooks or weight.numel() > derivatives.LONG
 
 
 def _calls_are_recorded() -> bool:
