@@ -622,6 +622,26 @@ def test_a_weight_in_use_that_is_changed_counts_once() -> None:
     model(IMAGES).sum().backward()
 
 
+def test_a_pass_in_another_thread_has_nodes_of_its_own() -> None:
+    """So that the backward pass of one gives nothing up that the other needs."""
+    model = chain()
+    nodes: list[Any] = []
+
+    def use() -> None:
+        nodes.append(model.layers[2].weight.grad_fn)
+
+    def use_in_threads() -> None:
+        thread = threading.Thread(target=use)
+        thread.start()
+        thread.join()
+        use()
+        use()
+
+    model.between = use_in_threads
+    model(IMAGES)
+    assert [x is nodes[-1] for x in nodes] == [False, True, True]
+
+
 def test_a_pass_in_inference_mode_with_a_graph_inside() -> None:
     model = chain().requires_grad_(False)
     x = IMAGES.clone().requires_grad_()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import threading
 import traceback
 import warnings
 import weakref
@@ -54,6 +55,8 @@ class _Taken:
         Whether it is that of a forward pass of a model that has not returned yet.
     scaled : Tensor, optional
         The scaled weight, in such a pass.
+    thread : int
+        The thread that took the step.
     """
 
     weight: Tensor
@@ -61,6 +64,7 @@ class _Taken:
     step: Step
     is_in_pass: bool = field(default=False, kw_only=True)
     scaled: Tensor | None = field(default=None, kw_only=True)
+    thread: int = field(default_factory=threading.get_ident, kw_only=True)
 
     def is_of(self, weight: Tensor) -> bool:
         """Whether the step is that of this tensor, and no change in place was counted since."""
@@ -203,14 +207,16 @@ class SpectralNorm(nn.Module):
 
     def _scaled_again(self, weight: Tensor) -> Tensor:
         """Return the weight of the pass; or the same with a graph of its own, if that one does not fit the use."""
-        assert self._taken is not None
-        ready = self._taken.scaled
-        if ready is None or _calls_are_recorded():
-            return _scaled(weight, self._taken.step)
+        taken = self._taken
+        assert taken is not None
+        ready = taken.scaled
+        # The backward pass of another thread gives up what this one's needs.
+        if ready is None or taken.thread != threading.get_ident() or _calls_are_recorded():
+            return _scaled(weight, taken.step)
         has_graph = not weight.requires_grad or ready.requires_grad == torch.is_grad_enabled()
         has_mode = ready.is_inference() == torch.is_inference_mode_enabled()
         was_changed = version_of(ready) > 0
-        return ready if has_graph and has_mode and not was_changed else _scaled(weight, self._taken.step)
+        return ready if has_graph and has_mode and not was_changed else _scaled(weight, taken.step)
 
     def begin_pass(self, weight: Tensor, step: Step, scaled: Tensor | None) -> None:
         """Store the step of a model's pass, and the scaled weight."""
