@@ -162,11 +162,6 @@ SHAPES: TorchArrays = _ShapesOnly()
 """The backend with which the operators infer the shapes of a program's results."""
 
 
-def version_of(x: Tensor) -> int:
-    """Return how often a tensor was changed in place; 0 for tensors of the inference mode, which do not count it."""
-    return 0 if x.is_inference() else x._version
-
-
 def transformed(x: Tensor) -> bool:
     """Whether a ``torch.func`` transformation wraps the tensor. Then its ``requires_grad`` is meaningless."""
     try:

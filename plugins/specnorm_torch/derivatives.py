@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch.autograd import Function
 
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import program
-from specnorm_torch.arrays import ARRAYS, transformed, version_of
+from specnorm_torch.arrays import ARRAYS, transformed
 
 _REFUSAL = (
     "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
@@ -20,7 +19,7 @@ _REFUSAL = (
 )
 
 
-LONG = 2**18
+_LONG = 2**18
 """Number of entries above which vectors do not fit the caches."""
 
 
@@ -119,83 +118,39 @@ class _WithGradient(Function):
 
 
 class _Scaled(Function):
-    """The products ``f(value(K)) K`` of several kernels, and their derivatives, in few passes over the kernels.
+    """The product ``f(value(K)) K`` and its derivative, in three passes over the kernel; autograd would take six.
 
-    ``factors`` are the f, ``slopes`` their derivatives with respect to the values, and ``gradients`` those of the
-    values. Factors and slopes are 0-d tensors, or numbers where they are known.
-
-    A backward pass that does not retain the graph gives kernels and gradients up. Those that somebody else still has,
-    as a layer its last step, serve a second pass all the same. Parts of a model which share no weight have backward
-    passes of their own, so that `save_for_backward`, which gives all up at once, is not used.
+    ``factor`` is f, ``slope`` its derivative with respect to the value, and ``gradient`` that of the value. Factor and
+    slope are 0-d tensors, or numbers where they are known.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        factors: Sequence[Tensor | float],
-        slopes: Sequence[Tensor | float],
-        gradients: Sequence[Tensor],
-        *kernels: Tensor,
-    ) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)
-        tensors = list(zip(kernels, gradients, strict=True))
-        ctx.kept = dict(enumerate(tensors))
-        ctx.references = [(weakref.ref(x), weakref.ref(y)) for x, y in tensors]
-        ctx.numbers = list(zip(map(version_of, kernels), factors, slopes, strict=True))
-        # Not by `torch._foreach_mul`: a selective checkpoint counts calls, and computes each weight again alone.
-        scaled_kernels = tuple(x * factor for x, factor in zip(kernels, factors, strict=True))
-        constants = [x for x, is_needed in zip(scaled_kernels, ctx.needs_input_grad[3:], strict=True) if not is_needed]
-        ctx.mark_non_differentiable(*constants)
-        return scaled_kernels
+        kernels: Tensor,
+        factor: Tensor | float,
+        slope: Tensor | float,
+        gradient: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(kernels, gradient)
+        ctx.factor, ctx.slope = factor, slope
+        return kernels * factor
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Any) -> tuple[Any, ...]:
-        places = [j for j, x in enumerate(cotangents) if x is not None]
-        if not places:
-            return (None,) * (3 + len(cotangents))
-        kernels, gradients = zip(*((x(), y()) for x, y in (ctx.references[j] for j in places)), strict=True)
-        if any(x is None for x in (*kernels, *gradients)):
-            raise RuntimeError(
-                "a second backward pass through a weight with a spectral norm needs what the first one gave up: call "
-                "the first one with retain_graph=True."
-            )
-        versions, factors, slopes = zip(*(ctx.numbers[j] for j in places), strict=True)
-        if any(version_of(x) != version for x, version in zip(kernels, versions, strict=True)):
-            raise RuntimeError(
-                "a weight with a spectral norm was changed in place between a forward pass and its backward pass: call "
-                "backward() before the optimiser's step."
-            )
-        flat_gradients = [x.reshape(-1) for x in gradients]
-        given: Any = [cotangents[j].to(x.dtype).reshape(-1) for j, x in zip(places, gradients, strict=True)]
-        inner = [torch.dot(x, kernel.to(x.dtype).reshape(-1)) for x, kernel in zip(given, kernels, strict=True)]
-        found: Any
-        if isinstance(factors[0], float) or transformed(inner[0]):
-            scales = (slope * _read_if_plain(x) for slope, x in zip(slopes, inner, strict=True))
-            found = map(_linear_combination, given, factors, flat_gradients, scales)
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, gradient = ctx.saved_tensors
+        cotangent = cotangent.to(gradient.dtype)
+        vector = cotangent.reshape(-1)
+        inner = torch.dot(vector, kernels.to(gradient.dtype).reshape(-1))
+        is_number = isinstance(ctx.factor, float) and not (torch.is_grad_enabled() or transformed(inner))
+        if is_number and len(vector) > _LONG:
+            # One pass over memory in place of two.
+            one, scale = vector.new_ones(1), ctx.slope * float(inner)
+            row = torch.addr(vector[None, :], one, gradient.reshape(-1), beta=ctx.factor, alpha=scale)
+            kernel_gradient = row.view(kernels.shape)
         else:
-            found = torch._foreach_mul(given, factors)
-            torch._foreach_addcmul_(found, flat_gradients, torch._foreach_mul(inner, slopes))
-        results: list[Tensor | None] = [None for _ in cotangents]
-        for j, x, kernel in zip(places, found, kernels, strict=True):
-            results[j] = _guarded_if_needed(x.view(kernel.shape).to(kernel.dtype), kernel)
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
-            for j in places:
-                ctx.kept.pop(j, None)
-        return None, None, None, *results
-
-
-def _read_if_plain(x: Tensor) -> Tensor | float:
-    """Return a number on the host, which is faster there; where its graph or a batch is asked for, the tensor."""
-    return x if torch.is_grad_enabled() or transformed(x) or x.device.type != "cpu" else float(x)
-
-
-def _linear_combination(x: Tensor, a: Tensor | float, y: Tensor, b: Tensor | float) -> Tensor:
-    """Return ``a x + b y`` of vectors; of long ones in one pass over memory, whose call takes longer."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return x * a + y * b
-    if len(x) > LONG:
-        return torch.addr(x[None, :], x.new_ones(1), y, beta=a, alpha=b)[0]
-    return (x * a).add_(y, alpha=b)
+            kernel_gradient = (cotangent * ctx.factor).addcmul_(gradient, ctx.slope * inner)
+        return _guarded_if_needed(kernel_gradient.to(kernels.dtype), kernels), None, None, None
 
 
 class _FirstOrderFunction(Function):
@@ -249,8 +204,8 @@ with_pullback: Callable[..., Tensor] = _WithPullback.apply
 """Called with (kernels, value, key, *residuals): the value, with the program's pullback as derivative."""
 with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _WithGradient.apply
 """Called with (kernels (n, *shape), values (n,), gradients (n, *shape)): the values, with these derivatives."""
-scaled: Callable[..., tuple[Tensor, ...]] = _Scaled.apply
-"""Called with (factors, slopes, gradients, *kernels), see `_Scaled`: the kernels times the factors."""
+scaled: Callable[[Tensor, Tensor | float, Tensor | float, Tensor], Tensor] = _Scaled.apply
+"""Called with (kernels, factor, slope, gradient), see `_Scaled`: the kernels times the factor."""
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative.apply
 """Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""
 

@@ -20,7 +20,7 @@ from specnorm.errors import GeometryError, MethodError
 __all__ = [
     "Select", "at_inference", "check_module", "check_used", "check_values", "computes_as_torch", "geometry_of",
     "has_hooks", "is_layer", "is_lazy", "is_quantised", "kernel_if_used", "layers_of", "makers_of_tensors", "name_of",
-    "normalised_layers", "parametrisations", "weight_of",
+    "normalised_layers", "parametrisations", "version_of", "weight_of",
 ]  # fmt: skip
 
 _ComputingHooks: TypeAlias = WeightNorm | OldSpectralNorm | prune.BasePruningMethod
@@ -31,6 +31,11 @@ Select: TypeAlias = Callable[[str, nn.Module], bool]
 def name_of(module: nn.Module) -> str:
     """Return the name of a module's class, before parametrisations replaced the class."""
     return str(parametrize.type_before_parametrizations(module).__name__)
+
+
+def version_of(x: Tensor) -> int:
+    """Return how often a tensor was changed in place; 0 for tensors of the inference mode, which do not count it."""
+    return 0 if x.is_inference() else x._version
 
 
 def is_layer(module: nn.Module) -> bool:

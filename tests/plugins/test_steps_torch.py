@@ -411,7 +411,7 @@ def test_derivatives_by_the_inputs(train: bool) -> None:
     jacobians.square().sum().backward()
     constraint, weight = constraint_of(model[0]), original_of(model[0])
     # A weight times a number is the same constrained weight.
-    assert abs(float((weight.grad * weight).sum())) < 0.02 * float((weight.grad.norm() * weight.norm()).detach())
+    assert abs(float((weight.grad * weight).detach().sum())) < 0.02 * float((weight.grad.norm() * weight.norm()).detach())
     assert constraint._passes == train
 
 
@@ -490,17 +490,7 @@ class TwoHeads(nn.Module):  # type: ignore[misc]
         return self.one(x), self.two(x)
 
 
-def two_uses(model: Any) -> list[Any]:
-    """Two uses of a weight in one pass."""
-    used: list[Any] = []
-    handle = model.one.register_forward_hook(lambda *_: used.extend((model.two.weight, model.two.weight)))
-    model(torch.ones(2, 6))
-    handle.remove()
-    return used
-
-
 def test_parts_of_a_model_have_backward_passes_of_their_own() -> None:
-    """All weights are one node of the graph."""
     model = specnorm_torch.spectral_norm(TwoHeads())
     x = torch.linspace(-1, 1, 12).reshape(2, 6)
     together = copy.deepcopy(model)
@@ -519,31 +509,8 @@ def test_a_weight_that_is_changed_before_its_backward_pass_is_told() -> None:
     loss = model(torch.ones(2, 6))[0].sum()
     with torch.no_grad():
         original_of(model.one).add_(1.0)
-    with pytest.raises(RuntimeError, match="in place"):
+    with pytest.raises(RuntimeError, match="inplace"):
         loss.backward()
-
-
-def test_a_loss_that_is_kept_keeps_no_gradients_of_norms() -> None:
-    """A backward pass gives them up; a second one through a weight of the last pass works all the same."""
-    model = specnorm_torch.spectral_norm(TwoHeads())
-    losses: list[Any] = []
-    gradients: list[Any] = []
-    for _ in range(3):
-        losses.append(sum(x.sum() for x in model(torch.ones(2, 6))))
-        gradients += [weakref.ref(constraint_of(x)._taken.step.gradient) for x in (model.one, model.two)]
-        losses[-1].backward()
-    assert [x() is None for x in gradients] == [True, True, True, True, False, False]
-    retained = sum(x.square().sum() for x in model(torch.ones(2, 6)))
-    for retain in (True, False):
-        retained.backward(retain_graph=retain)
-    first, second = two_uses(model)
-    first.sum().backward()
-    second.sum().backward()
-    first, second = two_uses(model)
-    first.sum().backward()
-    model(torch.ones(2, 6))
-    with pytest.raises(RuntimeError, match="retain_graph"):
-        second.sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -560,17 +527,6 @@ def test_hooks_of_weights_that_a_loss_does_not_use(register: Callable[[Any], Any
     model(torch.ones(2, 6))[0].sum().backward()
     assert original_of(model.one).grad.any()
     assert original_of(model.two).grad is None
-
-
-def test_large_weights_are_nodes_of_their_own() -> None:
-    """One node would keep the gradients of all weights in use until the last one is there."""
-    for width, count in ((8, 1), (520, 2)):
-        model = specnorm_torch.spectral_norm(nn.Sequential(nn.Linear(width, width), nn.Linear(width, width)))
-        nodes: set[Any] = set()
-        for layer in model:
-            layer.register_forward_pre_hook(lambda layer, _: nodes.add(layer.weight.grad_fn))  # noqa: B023
-        model(torch.ones(1, width))
-        assert len(nodes) == count
 
 
 def test_gradients_in_batches_and_with_a_graph() -> None:
@@ -620,26 +576,6 @@ def test_a_weight_in_use_that_is_changed_counts_once() -> None:
 
     model.between = halve
     model(IMAGES).sum().backward()
-
-
-def test_a_pass_in_another_thread_has_nodes_of_its_own() -> None:
-    """So that the backward pass of one gives nothing up that the other needs."""
-    model = chain()
-    nodes: list[Any] = []
-
-    def use() -> None:
-        nodes.append(model.layers[2].weight.grad_fn)
-
-    def use_in_threads() -> None:
-        thread = threading.Thread(target=use)
-        thread.start()
-        thread.join()
-        use()
-        use()
-
-    model.between = use_in_threads
-    model(IMAGES)
-    assert [x is nodes[-1] for x in nodes] == [False, True, True]
 
 
 def test_a_pass_in_inference_mode_with_a_graph_inside() -> None:

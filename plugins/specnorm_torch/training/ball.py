@@ -14,8 +14,7 @@ from torch.optim import AdamW, Optimizer
 from specnorm import certify, rescale
 from specnorm.errors import MethodError, Undecided
 from specnorm.plugin import check_bound, lmo_many, updates_in_ball
-from specnorm_torch.arrays import version_of
-from specnorm_torch.modules import Select, geometry_of, layers_of, makers_of_tensors
+from specnorm_torch.modules import Select, geometry_of, layers_of, makers_of_tensors, version_of
 
 Rest: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
 """Makes the optimiser of the parameters that are no layer's weight."""

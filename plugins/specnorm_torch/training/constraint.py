@@ -5,11 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import threading
 import traceback
 import warnings
 import weakref
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
@@ -24,9 +23,9 @@ from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormErr
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, first_sweeps, stepped_program
 from specnorm_torch import derivatives
-from specnorm_torch.arrays import outside_of_transformations, transformed, version_of
+from specnorm_torch.arrays import outside_of_transformations, transformed
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
 from specnorm_torch.training.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -53,18 +52,12 @@ class _Taken:
     step : Step
     is_in_pass : bool, default False
         Whether it is that of a forward pass of a model that has not returned yet.
-    scaled : Tensor, optional
-        The scaled weight, in such a pass.
-    thread : int
-        The thread that took the step.
     """
 
     weight: Tensor
     version: int
     step: Step
     is_in_pass: bool = field(default=False, kw_only=True)
-    scaled: Tensor | None = field(default=None, kw_only=True)
-    thread: int = field(default_factory=threading.get_ident, kw_only=True)
 
     def is_of(self, weight: Tensor) -> bool:
         """Whether the step is that of this tensor, and no change in place was counted since."""
@@ -182,15 +175,14 @@ class SpectralNorm(nn.Module):
             sweeps = self._compiled_sweeps() if compiled else self._sweeps()
             return self._scaled_by_tensor_operations(weight, sweeps, move=True)
         if self._has_step(weight):
-            return self._scaled_again(weight)
+            assert self._taken is not None
+            return _scaled(weight, self._taken.step)
         (step,) = take_steps([self.next_input(weight)], self)
         step = self.for_weight(step, weight)
-        scaled = _scaled(weight, step)
         # A computed weight would keep its graph.
         if weight.grad_fn is None:
-            ready = scaled if self._is_in_pass else None
-            self._taken = _Taken(weight, version_of(weight), step, is_in_pass=self._is_in_pass, scaled=ready)
-        return scaled
+            self._taken = _Taken(weight, version_of(weight), step, is_in_pass=self._is_in_pass)
+        return _scaled(weight, step)
 
     @property
     def _is_in_pass(self) -> bool:
@@ -205,27 +197,14 @@ class SpectralNorm(nn.Module):
         is_same_pass = self._is_in_pass or _TRACKER.is_bw
         return is_same_pass and self._taken is not None and self._taken.is_of(weight)
 
-    def _scaled_again(self, weight: Tensor) -> Tensor:
-        """Return the weight of the pass; or the same with a graph of its own, if that one does not fit the use."""
-        taken = self._taken
-        assert taken is not None
-        ready = taken.scaled
-        # The backward pass of another thread gives up what this one's needs.
-        if ready is None or taken.thread != threading.get_ident() or _calls_are_recorded():
-            return _scaled(weight, taken.step)
-        has_graph = not weight.requires_grad or ready.requires_grad == torch.is_grad_enabled()
-        has_mode = ready.is_inference() == torch.is_inference_mode_enabled()
-        was_changed = version_of(ready) > 0
-        return ready if has_graph and has_mode and not was_changed else _scaled(weight, taken.step)
-
-    def begin_pass(self, weight: Tensor, step: Step, scaled: Tensor | None) -> None:
-        """Store the step of a model's pass, and the scaled weight."""
-        self._taken = _Taken(weight, version_of(weight), step, is_in_pass=True, scaled=scaled)
+    def begin_pass(self, weight: Tensor, step: Step) -> None:
+        """Store the step of a model's pass."""
+        self._taken = _Taken(weight, version_of(weight), step, is_in_pass=True)
 
     def end_pass(self) -> None:
         """End the pass of a model: a weight that is used later, even an equal one, has a step of its own."""
         if self._taken is not None:
-            self._taken.is_in_pass, self._taken.scaled = False, None
+            self._taken.is_in_pass = False
             if self._taken.weight.grad_fn is not None:
                 self._taken = None
 
@@ -432,42 +411,7 @@ class SpectralNorm(nn.Module):
 
 
 def _scaled(weight: Tensor, step: Step) -> Tensor:
-    return derivatives.scaled([step.factor], [step.slope], [step.gradient], weight)[0]
-
-
-def _scaled_together(weights: Sequence[Tensor], steps: Sequence[Step]) -> list[Tensor | None]:
-    """Return the scaled weights; most of a device are one node of the graph, whose derivative takes few calls.
-
-    None where each use is to compute the weight.
-    """
-    if _calls_are_recorded():
-        return [None for _ in weights]
-    places: dict[Hashable, list[int]] = {}
-    for j, weight in enumerate(weights):
-        places.setdefault(j if _needs_own_node(weight) else weight.device, []).append(j)
-    scaled: dict[int, Tensor] = {}
-    for members in places.values():
-        factors, slopes, gradients, _ = zip(*(steps[j] for j in members), strict=True)
-        found = derivatives.scaled(factors, slopes, gradients, *(weights[j] for j in members))
-        scaled |= zip(members, found, strict=True)
-    return [scaled[j] for j in range(len(weights))]
-
-
-def _needs_own_node(weight: Tensor) -> bool:
-    """Whether a weight is a node of its own.
-
-    `DistributedDataParallel` averages gradients while others are still computed, and looks in the graph for parameters
-    that are not used. The hooks of a parameter that a loss does not use would be called without a gradient. A node
-    keeps what arrives for all of its weights until its derivative is computed, which is much memory for large ones.
-    """
-    is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    has_hooks = bool(weight._backward_hooks or weight._post_accumulate_grad_hooks)
-    return is_distributed or has_hooks or weight.numel() > derivatives.LONG
-
-
-def _calls_are_recorded() -> bool:
-    """Whether a selective checkpoint records calls, or another mode: what a backward pass computes again is equal."""
-    return torch._C._len_torch_dispatch_stack() > 0
+    return derivatives.scaled(weight, step.factor, step.slope, step.gradient)
 
 
 def _traces() -> bool:
@@ -599,11 +543,9 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
     waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
     with outside_of_transformations():
-        taken = take_steps([x.next_input(weight) for x, weight in waiting], model)
-        steps = [x.for_weight(step, weight) for (x, weight), step in zip(waiting, taken, strict=True)]
-        scaled_weights = _scaled_together([weight for _, weight in waiting], steps)
-        for (x, weight), step, scaled in zip(waiting, steps, scaled_weights, strict=True):
-            x.begin_pass(weight, step, scaled)
+        inputs = [x.next_input(weight) for x, weight in waiting]
+        for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
+            x.begin_pass(weight, x.for_weight(step, weight))
     _PASSES.setdefault(model, []).append([x for x, _ in waiting])
 
 
