@@ -328,15 +328,15 @@ class Recorded:
             # Other threads may use the device meanwhile: data loaders do.
             with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
                 self._outputs = _Joined.of(self._function(self._inputs))
-        except torch.OutOfMemoryError:
-            torch.cuda.set_stream(stream)  # which a recording that fails does not do
-            raise
         except RuntimeError as error:
-            torch.cuda.set_stream(stream)
-            self._is_recordable = False
-            # After a recording that failed, torch (2.11) draws no random numbers on the device until one has worked.
-            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=aside, capture_error_mode="thread_local"):
+            torch.cuda.set_stream(stream)  # which a recording that fails does not do
+            # After one, torch (2.11) draws no random numbers on the device until a recording has worked.
+            other: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=other, capture_error_mode="thread_local"):
                 torch.zeros((), device=inputs[0].kernel.device)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            self._is_recordable = False
             warnings.warn(
                 "the steps of the spectral norms could not be recorded as a CUDA graph "
                 f"({str(error).splitlines()[0]}): their CUDA kernels are launched one by one, which takes some ten "
