@@ -142,15 +142,20 @@ class _Scaled(Function):
         cotangent = cotangent.to(gradient.dtype)
         vector = cotangent.reshape(-1)
         inner = torch.dot(vector, kernels.to(gradient.dtype).reshape(-1))
-        is_number = isinstance(ctx.factor, float) and not (torch.is_grad_enabled() or transformed(inner))
-        if is_number and len(vector) > _LONG:
-            # One pass over memory in place of two.
-            one, scale = vector.new_ones(1), ctx.slope * float(inner)
-            row = torch.addr(vector[None, :], one, gradient.reshape(-1), beta=ctx.factor, alpha=scale)
-            kernel_gradient = row.view(kernels.shape)
+        if len(vector) > _LONG and isinstance(ctx.factor, float) and not _has_graph_or_batch(inner):
+            # The linear combination in one pass over memory, with numbers in place of 0-d tensors.
+            scale = ctx.slope * float(inner)
+            row, one = vector[None, :], vector.new_ones(1)
+            combination = torch.addr(row, one, gradient.reshape(-1), beta=ctx.factor, alpha=scale)
+            kernel_gradient = combination.view(kernels.shape)
         else:
             kernel_gradient = (cotangent * ctx.factor).addcmul_(gradient, ctx.slope * inner)
         return _guarded_if_needed(kernel_gradient.to(kernels.dtype), kernels), None, None, None
+
+
+def _has_graph_or_batch(x: Tensor) -> bool:
+    """Whether a tensor in a backward pass is no plain number: with ``create_graph=True``, or several gradients."""
+    return torch.is_grad_enabled() or transformed(x)
 
 
 class _FirstOrderFunction(Function):

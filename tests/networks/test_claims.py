@@ -26,6 +26,7 @@ from specnorm_networks import (  # fmt: skip
 from specnorm_networks.certified import kernels, parts
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import ranges as on_boxes
+from specnorm_networks.certified.digests import digest_of_bits
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
 from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import with_slopes_on
@@ -153,6 +154,13 @@ def test_a_network_is_known_by_its_bits() -> None:
     others.append(replace(graph, nodes=graph.nodes[:3], outputs=("r",)))
     others.append(replace(graph, nodes=(*graph.nodes[:2], replace(nodes["r"], shape=None), nodes["y"])))
     assert len({digest_of(each) for each in (graph, *others)}) == 1 + len(others)
+
+
+def test_digits_of_one_number_are_not_those_of_the_next() -> None:
+    for one, other in (((1, 12), (11, 2)), ((1.0, 12.5), (1.01, 2.5)), ((1, (2, 3)), (12, (3,)))):
+        assert digest_of_bits(one) != digest_of_bits(other)
+    shapes = [Graph((replace(X, shape=shape),), ("x",)) for shape in ((1, 12), (11, 2))]
+    assert digest_of(shapes[0]) != digest_of(shapes[1])
 
 
 # -- graphs ----------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from specnorm.methods import Completion, SymbolNorm, TensorNorm
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
 from bench import launches  # noqa: E402
+from specnorm_torch import derivatives  # noqa: E402
 from specnorm_torch.training import steps  # noqa: E402
 
 nn: Any = torch.nn
@@ -502,6 +503,16 @@ def test_parts_of_a_model_have_backward_passes_of_their_own() -> None:
     model.zero_grad()
     model(x)[0].sum().backward()
     assert original_of(model.two).grad is None
+
+
+def test_the_gradient_of_a_long_weight_is_that_of_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = specnorm_torch.spectral_norm(TwoHeads())
+    twin = copy.deepcopy(model)
+    for length, each in ((0, model), (2**18, twin)):
+        monkeypatch.setattr(derivatives, "_LONG", length)
+        sum(x.square().sum() for x in each(torch.linspace(-1, 1, 12).reshape(2, 6))).backward()
+    for x, y in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(x.grad, y.grad)
 
 
 def test_a_weight_that_is_changed_before_its_backward_pass_is_told() -> None:
