@@ -56,6 +56,18 @@ def test_a_bias_that_is_no_number_is_refused() -> None:
     assert found.checked.missed == ("y",)
 
 
+def test_a_constant_that_is_not_evaluated_is_the_reason() -> None:
+    """ "It multiplies two matrices that both depend on the input, as attention does", was said of such a matrix."""
+    eye = N("EyeLike", ["z"], ["w"], k=1, dtype=TensorProto.FLOAT)
+    for nodes in ([N("MatMul", ["x", "w"], ["y"])], [N("Relu", ["w"], ["v"]), N("Div", ["x", "v"], ["y"])]):
+        found = bound(graph_of(model([eye, *nodes], (4, 4), {"z": np.zeros((4, 4))})))
+        assert [node.reason for node in found.unknown] == [
+            "it reads the constant w, whose numbers are not known: EyeLike has no rule here"
+        ]
+    power = bound(graph_of(model([N("Pow", ["b", "x"], ["y"])], (1, 4), {"b": np.array(2.0)})))
+    assert [node.reason for node in power.unknown] == ["the input X of Pow is a constant, for which there is no rule"]
+
+
 # -- attributes ----------------------------------------------------------------------------------------------------
 @pytest.mark.sampled("0.5", "-0.7")
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 2.0, -0.7])
