@@ -377,7 +377,8 @@ def gate_network(report: Report, bound: float) -> Gate:
         return Gate(option, bound, "undecided", f"{claim}: {network.infinite}.")
     constant = f"its constant is at most {number(network.upper, 'upper')}"
     if network.upper > bound:
-        return Gate(option, bound, "failed", f"{claim}: {constant}.")
+        advice = "by a short search; specnorm_networks.network_bound searches longer"
+        return Gate(option, bound, "failed", f"{claim}: {constant}, {advice}.")
     if not network.checked.complete:
         return Gate(
             option,
