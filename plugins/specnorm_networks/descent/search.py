@@ -501,7 +501,7 @@ def _climbed(
     """
     for share in CLIMB:
         points = _around(centres, share * step)
-        angles, places = np.unique(points.reshape(-1, len(step)).round(9), axis=0, return_inverse=True)
+        angles, places = np.unique(np.concatenate(points).round(9), axis=0, return_inverse=True)
         of_links = values.of_links(angles)
         sampled = of_links[numbers[:, None], places.reshape(len(centres), -1)]
         best = np.argmax(np.nan_to_num(sampled, nan=-math.inf), axis=1)
