@@ -77,9 +77,10 @@ class _Layered(Optimizer):
         by_bound: dict[float, list[nn.Parameter]] = {}
         for name, layer in layers_of(model, select):
             makers = makers_of_tensors(layer)
+            place = f"{name}.weight".removeprefix(".")
             if "weight" in makers:
                 raise MethodError(
-                    f"{name}.weight is computed by {makers['weight']}: {type(self).__name__} moves weights themselves. "
+                    f"{place} is computed by {makers['weight']}: {type(self).__name__} moves weights themselves. "
                     "Remove it first (torch.nn.utils.parametrize.remove_parametrizations), or leave the layer out "
                     f"(layers=lambda name, layer: name != {name!r})."
                 )
@@ -91,7 +92,7 @@ class _Layered(Optimizer):
                     "does not serve both. Leave one out (layers=...)."
                 )
             if weight not in self._names:
-                self._names[weight] = f"{name}.weight"
+                self._names[weight] = place
                 by_bound.setdefault(_bound_of(name, bound), []).append(weight)
         if not by_bound:
             raise MethodError(f"{type(model).__name__} has no convolution or linear layer, or none is selected.")
