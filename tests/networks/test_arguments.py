@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,3 +162,12 @@ def test_mistakes_are_answered_in_the_users_words(
         network_bound(source, **given)
     assert said in str(raised.value)
     assert "tensor(" not in str(raised.value)
+
+
+def test_a_model_without_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a ModuleNotFoundError."""
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for name in ("sources.reading", "onnx.reference"):
+        monkeypatch.delitem(sys.modules, f"specnorm_networks.{name}", raising=False)
+    with pytest.raises(MethodError, match=r"the package onnx: pip install '\.\[networks\]'"):
+        network_bound(torch.nn.Linear(4, 4), (4,))
