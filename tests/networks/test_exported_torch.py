@@ -73,7 +73,7 @@ class WrittenMish(nn.Module):
 
 
 ACTIVATIONS: dict[str, Any] = {name: getattr(nn, name) for name in nn.modules.activation.__all__} | {
-    "Threshold": lambda: nn.Threshold(0.1, 0.1),
+    "Threshold": lambda: nn.Threshold(0.125, 0.125),
     "written Mish": WrittenMish,
 } | {name: partial(getattr(nn, name), 1) for name in ("Softmax", "Softmin", "LogSoftmax")}  # fmt: skip
 REFUSED = {"GLU": "product of two values", "Hardshrink": "no Lipschitz constant"}
