@@ -40,6 +40,16 @@ class MethodError(SpecnormError, ValueError):
     """The method does not support this call; the message names one that does."""
 
 
+_BOUNDS = "completion_bound, grid_bound, f4_bound and gram_bound are proven bounds that work there."
+_A_SMALLER_NORM = "gram_rescaling works there, and makes a kernel of norm at most 1."
+_BOTH_ENDS = "isometry_bound works there, and bounds all singular values."
+_UNDER_TRACERS = {
+    "rescale": _A_SMALLER_NORM, "clip": _A_SMALLER_NORM, "enclose_smallest": _BOTH_ENDS,
+    "condition_number": _BOTH_ENDS, "enclose_isometry": _BOTH_ENDS, "is_isometry": _BOTH_ENDS,
+}  # fmt: skip
+"""What to use under a tracer in place of functions that bound no norm."""
+
+
 class TracerError(MethodError):
     """A function that looks at values was called under jit, compile or vmap, where there are none.
 
@@ -52,7 +62,7 @@ class TracerError(MethodError):
     def __init__(self, function: str) -> None:
         super().__init__(
             f"{function} looks at values while it runs, which jit, compile and vmap do not have. Call it outside of "
-            "them. completion_bound, grid_bound, f4_bound and gram_bound are proven bounds that work there."
+            f"them. {_UNDER_TRACERS.get(function, _BOUNDS)}"
         )
 
 

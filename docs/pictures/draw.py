@@ -88,7 +88,7 @@ def constraint() -> str:
         worst[run["method"]][run["loop"]] = max(earlier, run["worst"])
     rows = [
         ("torch's spectral_norm", worst["torch"], HEURISTIC),
-        ("TensorNorm(), the default before", worst["TensorNorm()"], OTHER),
+        ("TensorNorm()", worst["TensorNorm()"], OTHER),
         ("specnorm's spectral_norm", worst["default"], PROVEN),
     ]
     left, right, top, step = 24.0, 366.0, 118, 72

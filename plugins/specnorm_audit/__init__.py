@@ -364,8 +364,19 @@ def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
             yield Tensor(name, shape, dtype_of(x), partial(_identity, x))
+        elif len(shape := _shape_of_numbers(x)) > 1:  # a kernel that is no array is named, not lost
+            yield Tensor(name, shape, "list", partial(_identity, x))
         elif isinstance(x, Mapping | list | tuple):
             yield from _from_tree(x, f"{name}.")
+
+
+def _shape_of_numbers(x: Any) -> tuple[int, ...]:
+    """Return the shape of nested lists of numbers by their first entries; of anything else ()."""
+    shape = []
+    while isinstance(x, list | tuple) and x:
+        shape.append(len(x))
+        x = x[0]
+    return tuple(shape) if isinstance(x, int | float) else ()
 
 
 def _array_of_variable(x: Any) -> Any:

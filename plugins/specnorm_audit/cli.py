@@ -121,8 +121,8 @@ def _reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., 
             help="Form of the report. Default: by the suffix of --output, or a table.",
         ),
         click.option(
-            "-o", "--output", type=click.Path(path_type=Path), metavar="FILE",
-            help="Write to this file, whose suffix says the format.",
+            "-o", "--output", type=options.output_file, metavar="FILE",
+            help="Write to this file, whose suffix says the format; - is standard output.",
         ),
         click.option("-q", "--quiet", is_flag=True, help="No progress, and no word about gates that passed."),
         click.option(

@@ -2,8 +2,8 @@
 
 Spectral and weight normalisation, pruning and parametrisations store what a weight is computed from. Where the stored
 arrays determine the weight that the layer uses at inference, they are replaced by it, under the name that the weight
-has in the model, and ``Tensor.assumed`` says so. Where they do not, the array is refused with the reason. Nothing is
-loaded here.
+has in the model, and ``Tensor.assumed`` says so. Where they do not, the array is refused with the reason. Only the
+settings of this library's constraints are loaded here, which state the layers' geometry.
 
 `_READERS` lists the conventions that rename the kernel (``weight_orig``), `BESIDE` those that leave its name and store
 something beside it (``u0``, ``gain``). An array beside a kernel that neither explains is a reason to refuse, too: plain
@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_networks.model_arrays import Tensor
+from specnorm_networks.model_arrays import Stated, Tensor, as_in_torch
 
 from specnorm import track
 from specnorm.errors import ModelFileError
@@ -71,6 +71,8 @@ class Recipe:
         Reason why the stored arrays do not determine the weight.
     others : tuple of str
         Names of arrays that belong to the parametrisation and do not enter the weight.
+    settings : str or None
+        Name of the part that states the layer's geometry.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Recipe:
     assumption: str = ""
     others: tuple[str, ...] = ()
     refusal: str | None = None
+    settings: str | None = None
 
     @classmethod
     def refused(cls, name: str, reason: str, others: Iterable[str] = ()) -> Recipe:
@@ -99,13 +102,14 @@ def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
     explained: dict[str, str | None] = {}
     for recipe in _recipes(stored, by_name):
         parts = [by_name[name] for name in recipe.parts]
-        weights[recipe.parts[0]] = _weight(recipe, parts)
+        stated = _geometry_in(by_name[recipe.settings]) if recipe.settings else Stated()
+        weights[recipe.parts[0]] = _weight(recipe, parts, stated)
         reason = None if recipe.compute else f"it stands beside {recipe.name}, of a weight that is not determined."
         explained |= dict.fromkeys((*recipe.parts[1:], *recipe.others), reason)
     return [weights.get(t.name) or _without_recipe(t, explained) for t in everything]
 
 
-def _weight(recipe: Recipe, parts: Sequence[Tensor]) -> Tensor:
+def _weight(recipe: Recipe, parts: Sequence[Tensor], stated: Stated) -> Tensor:
     """Return the first part of a weight as the weight, computed when it is loaded; or refused, with the reason."""
     first = parts[0]
     if recipe.compute is None:
@@ -116,6 +120,7 @@ def _weight(recipe: Recipe, parts: Sequence[Tensor]) -> Tensor:
         name=recipe.name,
         dtype="float64" if first.dtype == "float64" else "float32",
         load=partial(_computed, recipe.compute, tuple(part.load for part in parts)),
+        geometry={**first.geometry, **stated},
         refusal=refusals[0] if refusals else None,
         assumed=(*first.assumed, recipe.assumption),
     )
@@ -360,10 +365,10 @@ def _of_state(name: str, weight: str, prefix: str, state_names: Sequence[str], s
         return _spectral(name, weight, f"{prefix}_u", f"{prefix}_v", stored)
     buffers = sorted(set(state_names) - {_SETTINGS})
     if _SETTINGS in state_names and all(f"{prefix}{leaf}" in stored for leaf in buffers):
-        parts = (name, f"{prefix}{_SETTINGS}", *(f"{prefix}{leaf}" for leaf in buffers))
-        return Recipe(
-            weight, parts, partial(_constrained, tuple(buffers)), f"{_last(weight)}=W·bound/norm as in eval()"
-        )
+        settings = f"{prefix}{_SETTINGS}"
+        parts = (name, settings, *(f"{prefix}{leaf}" for leaf in buffers))
+        compute = partial(_constrained, tuple(buffers))
+        return Recipe(weight, parts, compute, f"{_last(weight)}=W·bound/norm as in eval()", settings=settings)
     return Recipe.refused(name, _NOT_KNOWN)
 
 
@@ -375,6 +380,20 @@ _LONGEST = 10_000
 _KEYS = ("bound", "eps", "only_shrink", "dim", "geometry", "method", "sweeps")
 _LARGEST = 10_000
 """Largest number in the settings of the method: a search with numbers from a file must end."""
+
+
+def _geometry_in(settings: Tensor) -> Stated:
+    """Return the geometry that a constraint's settings state; nothing of a matrix."""
+    if math.prod(settings.shape) > _LONGEST:
+        return Stated()
+    try:
+        stored = settings.load()
+        parsed = _parsed(backends.backend_for(stored).to_numpy(stored))
+        geometry = {key: _in_tuples(value) for key, value in parsed["geometry"].items()}
+    except Exception:  # of damaged settings; the load of the weight says why
+        return Stated()
+    is_of_layer = parsed["dim"] is None and geometry.keys() <= Stated.__annotations__.keys()
+    return as_in_torch(geometry) if is_of_layer else Stated()
 
 
 def _constrained(names: Sequence[str], weight: Numbers, settings_bytes: Numbers, *state: Numbers) -> Numbers:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
-from specnorm_networks.model_arrays import Stated, Tensor
+from specnorm_networks.model_arrays import DEFAULTS, Stated, Tensor
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError
@@ -20,7 +20,6 @@ SIZED = ("same_upper", "same_lower")
 more is added after ("same_upper") or before ("same_lower")."""
 
 
-DEFAULTS: Stated = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "padding_mode": "zeros"}
 _KEYS = (*DEFAULTS, "layout", "padding")
 
 

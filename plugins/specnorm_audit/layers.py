@@ -34,6 +34,7 @@ _ONE_NUMBER = re.compile(r"void(8|16|32|64)")
 """Dtypes of single raw numbers, such as the bfloat16 of NumPy's files."""
 _UNREADABLE = {
     "object": "it holds Python objects, which are never unpickled. Save the kernel as a float32 array.",
+    "list": "it is a list of lists of numbers, no array. Give numpy.array(..., dtype=float) of it.",
     "structured": "it holds records. Save each field as an array of its own.",
     "void": "it holds raw bytes without a type (numpy.savez does that to bfloat16). Save the kernel as float32.",
 }

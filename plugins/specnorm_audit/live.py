@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from specnorm_networks.model_arrays import Kind, Stated, Tensor
+from specnorm_networks.model_arrays import Kind, Tensor, as_in_torch
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import AnyArray, ModelPart, backends, model_parts
-from specnorm_audit.geometry import DEFAULTS, spatial_sizes
+from specnorm_audit.geometry import spatial_sizes
 
 _LEAST_AXES = 2
 """Smallest number of axes of a kernel."""
@@ -49,8 +49,7 @@ def _tensor(part: ModelPart) -> Tensor:
     """Return a part of a model as an array to audit."""
     if part.layer is not None:
         kernel, geometry = part.layer.kernel, part.layer.geometry
-        stated = cast(Stated, {**DEFAULTS, "layout": None, **geometry})
-        stated.setdefault("padding", "same")
+        stated = as_in_torch(geometry)
         kind: Kind = "conv" if len(kernel.shape) > _LEAST_AXES else "linear"
         return Tensor(part.path, tuple(kernel.shape), dtype_of(kernel), partial(_detached, kernel), kind, stated)
     if part.array is None:

@@ -133,6 +133,11 @@ def usual_columns(input_shape: Any) -> tuple[str, ...]:
     return (*USUAL_COLUMNS, CIRCULAR) if has_a_size else USUAL_COLUMNS
 
 
+def output_file(text: str) -> Path | None:
+    """Return the file of a report, None for ``-``, standard output."""
+    return None if text == "-" else Path(text)
+
+
 def format_of(stated: str | None, output: Path | None, formats: Sequence[str]) -> str:
     """Return the format of a report: ``stated``, or the format of the file's suffix, or a table."""
     if stated is not None:

@@ -191,7 +191,8 @@ def verdict(report: Report) -> str:
     proven = f"{len(measured)} of {counted(len(rows), 'layer')} proven{left_out}"
     bounds = []
     if measured:
-        bounds.append(f"the largest norm is at most {number(report.summary['max_upper'], 'upper')}")
+        norm = "the largest norm" if len(measured) == len(rows) else "the largest norm of these"
+        bounds.append(f"{norm} is at most {number(report.summary['max_upper'], 'upper')}")
     if report.network is not None:
         bounds.append(_constant_in_words(report.network))
     return f"{proven}: {', '.join(bounds)}." if bounds else f"{proven}."
@@ -252,7 +253,8 @@ def _largest(summary: Mapping[str, Any]) -> str:
     """Say between which numbers the largest norm is."""
     upper = number(summary["max_upper"], "upper")
     lower = number(summary["max_lower"], "lower")
-    return f"Largest norm: at most {upper} ({visible(summary['max_upper_layer'])}), at least {lower}."
+    of = " of the measured layers" if summary["errors"] else ""
+    return f"Largest norm{of}: at most {upper} ({visible(summary['max_upper_layer'])}), at least {lower}."
 
 
 # -- gates: whether the layers, or the network, are proven to stay within a bound --------------------------------------
@@ -375,7 +377,8 @@ def gate_network(report: Report, bound: float) -> Gate:
         return Gate(option, bound, "undecided", f"{claim}: {network.infinite}.")
     constant = f"its constant is at most {number(network.upper, 'upper')}"
     if network.upper > bound:
-        return Gate(option, bound, "failed", f"{claim}: {constant}.")
+        advice = "by a short search; specnorm_networks.network_bound searches longer"
+        return Gate(option, bound, "failed", f"{claim}: {constant}, {advice}.")
     if not network.checked.complete:
         return Gate(
             option,

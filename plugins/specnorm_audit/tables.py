@@ -29,7 +29,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
     """Return a remark on each interval: on which side of 1 the norm is, and which norm is the largest."""
     uppers = [row.upper or 0 for row in rows]
     largest = max(uppers, default=0)
-    has_one_largest = len(rows) > 1 and uppers.count(largest) == 1
+    has_one_largest = len(rows) > 1 and uppers.count(largest) == 1 and all(row.status == "ok" for row in rows)
     words = []
     for row, upper in zip(rows, uppers, strict=True):
         is_largest = has_one_largest and upper == largest

@@ -96,18 +96,12 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
         """Make the optimizer's variables, and rescale kernels whose norm is not proven to be within the bound."""
         if self.built:
             return
-        keras.optimizers.Optimizer.build(self, variables)
         if len(variables) != len(self.layers):
             raise MethodError(
                 f"the model has {len(variables)} trainable variables, and SpectralBall was made for one with "
                 f"{len(self.layers)}. Give it this model, after layers were frozen."
             )
-        # The names that Adam's `update_step` reads.
-        self._momentums = [self.add_variable_from_reference(x, name="momentum") for x in variables]
-        self._velocities = [
-            None if layer else self.add_variable_from_reference(x, name="velocity")
-            for x, layer in zip(variables, self.layers, strict=True)
-        ]
+        super().build(variables)
         for variable, layer in zip(variables, self.layers, strict=True):
             if layer:
                 self._put_inside(variable, layer)

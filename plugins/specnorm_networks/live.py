@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import CertificateError, MethodError
+from specnorm.proof import install
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph
@@ -143,8 +144,12 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
             return graph_of_file(os.fspath(source), MAX_BYTES, sizes)
         return read(io.BytesIO(source.SerializeToString()), "model", MAX_BYTES).graph(sizes)
     from specnorm_networks.sources import export
-    from specnorm_networks.sources.reading import graph_of
 
+    try:
+        from specnorm_networks.sources.reading import graph_of
+    except ModuleNotFoundError as error:
+        jax = install("networks-jax")
+        raise MethodError(f"Models are read through the package onnx: {install('networks')}; for JAX {jax}.") from error
     graph = graph_of(export(source, sizes))
     if not graph.inputs:
         raise MethodError("the model has no floating input, with respect to which it could have a Lipschitz constant.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import AnyArray, Layout, padding_rules
@@ -32,6 +32,15 @@ class Stated(TypedDict, total=False):
     layout: Layout | None
     padding_mode: padding_rules.PaddingMode
     padding: Amount
+
+
+DEFAULTS: Stated = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "padding_mode": "zeros"}
+"""What a layer has that says nothing else."""
+
+
+def as_in_torch(geometry: Mapping[str, Any]) -> Stated:
+    """Return the whole geometry of a torch layer, of which ``geometry`` has what differs from the defaults."""
+    return cast(Stated, {**DEFAULTS, "layout": None, "padding": "same", **geometry})
 
 
 @dataclass(frozen=True)

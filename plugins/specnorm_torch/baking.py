@@ -48,6 +48,7 @@ def bake_(model: nn.Module) -> list[str]:
             if plain is not module:
                 model.set_submodule(prefix, plain)
                 baked_names.append(prefix)
+    remove_hooks(model)
     return baked_names
 
 
@@ -102,6 +103,19 @@ def bake_tensor(module: nn.Module, name: str) -> None:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def remove_hooks(model: nn.Module) -> None:
+    """Remove this package's hooks from a model without constraints, which is pickled and scripted like any other."""
+    for module in model.modules():
+        tables: list[Any] = [
+            module._forward_pre_hooks, module._forward_hooks, module._load_state_dict_pre_hooks,
+            module._load_state_dict_post_hooks,
+        ]  # fmt: skip
+        for hooks in tables:
+            for key, hook in list(hooks.items()):
+                if str(getattr(hook, "__module__", "")).startswith("specnorm_torch."):
+                    del hooks[key]
 
 
 class SavedModule:

@@ -64,11 +64,12 @@ _NO_DERIVATIVE = (
 
 @takes_layers
 def lmo(gradient: ArrayT, *, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
-    """Return a kernel D whose layer has a norm of at most ``bound``, proven, and nearly the largest ``<gradient, D>``.
+    """Return a kernel D whose layer has a norm of at most ``bound``, proven, and a large ``<gradient, D>``.
 
     It is the linear minimisation oracle of Frank and Wolfe for the ball of all kernels within the bound: with K in the
     ball and ``0 <= a <= 1``, ``(1 - a) K - a D`` is in the ball. It is also Muon's step for a convolution, at its true
-    length.
+    length. For matrices ``<gradient, D>`` was within 6 % of the largest. For 3x3 taps and 64 channels it is 0.75 of
+    an upper bound of the largest where one tap is much longer than the others, and 0.38 for random entries.
 
     Parameters
     ----------

@@ -469,6 +469,9 @@ def _split_axes(shape: tuple[int, ...], layout: str | None) -> tuple[int, int, t
 def _check_axes(shape: tuple[int, ...], ndim: int, geometry: dict[str, Any]) -> None:
     """Refuse spatial arguments for a matrix, and tuples that show that the array lacks its axes of channels."""
     spatial = {name: geometry[name] for name in _SPATIAL if not _is_absent(geometry.get(name))}
+    says_none = any(isinstance(geometry.get(name), (tuple, list)) and not geometry[name] for name in _SPATIAL)
+    if not ndim and says_none:  # an empty sequence: whoever gives it knows, so a padding mode is no mistake
+        spatial.pop("padding_mode", None)
     if spatial and not ndim:
         arguments = ", ".join(f"{name}={value!r}" for name, value in spatial.items())
         raise GeometryError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, Unpack
 
-from specnorm.backends import Backend, backend_for
+from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.text import counted
 from specnorm.backends.types import AnyArray, ArrayT
@@ -102,6 +102,7 @@ def track(
     if not shapes:
         value: ArrayT = measure(kernel, method, **geometry).value
         return value, {}
+    common_backend([kernel, *state.values()])
     value, new_arrays = backend.step(plan, kernel, tuple(state[name] for name in shapes), sweeps)
     return value, dict(zip(shapes, new_arrays, strict=True))
 

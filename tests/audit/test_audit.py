@@ -176,6 +176,13 @@ def test_nested_trees_have_names_joined_by_dots() -> None:
         audit({"a.b": np.eye(2), "a": {"b": np.eye(2)}})
 
 
+def test_a_kernel_that_is_a_list_is_named() -> None:
+    """It was left out without a word."""
+    report = audit({"a": np.eye(2), "b": np.ones((2, 2, 3)).tolist(), "betas": (0.9, 0.99)})
+    assert [(row.name, row.shape, row.status) for row in report.layers[1:]] == [("b", (2, 2, 3), "error")]
+    assert "it is a list of lists of numbers" in str(report.layers[1].reason)
+
+
 def test_what_a_notebook_and_pandas_show(monkeypatch: pytest.MonkeyPatch) -> None:
     report = specnorm.audit({"<b>&": np.eye(2), "a.weight": np.full((2, 2), np.nan)}, methods=["tn"])
     assert isinstance(report, specnorm.Report)

@@ -158,6 +158,17 @@ def test_a_stream_that_is_closed_or_full_hides_no_verdict(case: str, tmp_path: P
 
 
 # -- a report file holds its old content or all of the new one ---------------------------------------------------
+def test_a_dash_is_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was a file of that name, without a word."""
+    monkeypatch.chdir(tmp_path)
+    path = files.save_npz(Path("m.npz"), {"a.weight": np.eye(2)})
+    assert cli.run(["audit", str(path), "--format", "json", "--output", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"] == "m.npz"
+    assert [file.name for file in tmp_path.iterdir()] == ["m.npz"]
+
+
 def test_a_replaced_file_has_the_bytes_and_the_mode(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     replace_file(path, "one\r\n")

@@ -207,7 +207,7 @@ def test_weights_of_flax_wrappers_are_those_that_the_model_uses() -> None:
 # -- this library's own ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("how", [{}, {"bound": 3.0}, {"bound": 50.0, "only_shrink": True}, {"method": TensorNorm()}])
 def test_the_weight_of_our_constraint_is_that_of_eval(how: dict[str, Any], tmp_path: Path) -> None:
-    """State and bound stand in the file: the weight is the module's own in eval(), of strided layers too."""
+    """State, bound and geometry stand in the file: the weight is the module's own in eval(), of strided layers too."""
     torch: Any = pytest.importorskip("torch")
     safetensors: Any = pytest.importorskip("safetensors.torch")
     own: Any = pytest.importorskip("specnorm_torch")
@@ -223,13 +223,14 @@ def test_the_weight_of_our_constraint_is_that_of_eval(how: dict[str, Any], tmp_p
     torch.save(model.state_dict(), tmp_path / "m.pt")
     weights = [model[at].weight.detach() for at in (0, 1, 3)]
     plain = {f"{at}.weight": weight for at, weight in zip((0, 1, 3), weights, strict=True)}
-    true = [row.upper for row in audit(plain).layers]
+    geometry = {"0.weight": {"padding": "valid"}, "1.weight": {"padding": "valid", "stride": 2, "groups": 2}}
+    true = [row.upper for row in audit(plain, geometry=geometry).layers]
     report = audit(tmp_path / "m.pt")
     safetensors.save_file(model.state_dict(), tmp_path / "m.safetensors")
     assert audit(tmp_path / "m.safetensors").layers == report.layers
     assert [row.name for row in report.layers] == list(plain)
     assert [row.upper for row in report.layers] == pytest.approx(true, rel=2e-3)
-    assert all("weight=W·bound/norm as in eval()" in row.assumed for row in report.layers)
+    assert all(row.assumed == ("weight=W·bound/norm as in eval()",) for row in report.layers)
     model.load_state_dict(torch.load(tmp_path / "m.pt"))
     older = {name: x for name, x in model.state_dict().items() if not name.endswith("_extra_state")}
     model.load_state_dict(older)

@@ -135,9 +135,11 @@ def test_a_bound_that_overflows_says_so_and_fails(
     dtype: str, entry: float, largest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kernel = np.full((4, 4, 3, 3), entry, dtype)
-    path = files.save_npz(tmp_path / "m.npz", {"a.weight": kernel})
+    path = files.save_npz(tmp_path / "m.npz", {"a.weight": kernel, "b.weight": np.eye(4, dtype=dtype)})
     assert cli.run(["audit", str(path), "--fail-above", str(entry)]) == 1
     out, err = capsys.readouterr()
     assert "at most -" not in out
+    assert "1 of 2 layers proven: the largest norm of these is at most 1" in out  # not of all, as it had said
+    assert "the largest |" not in out
     assert f"a.weight: error: no bound of its norm is below {largest}, the largest number of {dtype}" in out
     assert "a.weight: lower = " in err

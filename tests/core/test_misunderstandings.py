@@ -76,7 +76,8 @@ def test_sizes_of_more_axes_than_the_kernel_has(name: str, word: str) -> None:
 def test_matrices_and_linear_layers_are_measured_as_before() -> None:
     matrix = KERNEL.reshape(9, 6)
     true = float(np.linalg.norm(matrix, 2))
-    for empty in ({}, {"input_shape": None}, {"input_shape": (), "stride": (), "dilation": (), "padding": ()}):
+    none = {"input_shape": (), "stride": (), "dilation": (), "padding": ()}
+    for empty in ({}, {"input_shape": None}, none, {**none, "padding_mode": "circular"}):
         assert abs(float(specnorm.conv_norm(matrix, **empty)) - true) < 1e-6 * true
     spec = specnorm.ConvSpec.of(matrix.shape)
     assert specnorm.ConvSpec.of(matrix.shape, **spec.geometry) == spec

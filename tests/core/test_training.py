@@ -13,7 +13,7 @@ from helpers.checks import peak
 from helpers.libraries import Lib
 
 import specnorm
-from specnorm.errors import KernelError
+from specnorm.errors import KernelError, MixedBackends
 from specnorm.methods import Gram, Power, SymbolNorm
 from specnorm.running.stacks import stacks
 from specnorm.running.stepping import stepped_program
@@ -117,6 +117,15 @@ def test_non_finite_kernel_does_not_poison_the_state(name: str, bad: float) -> N
     assert all(np.isfinite(x).all() for x in after.values())
     with pytest.raises(KernelError, match="non-finite"):
         specnorm.init_tracking(broken, method, **geometry)
+
+
+@pytest.mark.libraries
+def test_a_state_of_another_library_is_refused(xp: Lib) -> None:
+    if xp.name == "numpy":
+        pytest.skip("it is the other library")
+    state = specnorm.init_tracking(np.eye(2), SymbolNorm())
+    with pytest.raises(MixedBackends, match="Convert them"):
+        specnorm.track(xp.asarray(np.eye(2)), SymbolNorm(), state)
 
 
 @every

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "softplus": (lambda x: F.softplus(x, threshold=1), "not read as it computes: value softplus"),
     "threshold": (lambda x: F.threshold(x, 0.5, 0.0), "threshold"),
     "view": (lambda x: x.view(torch.bfloat16), "view of aten has no rule"),
-    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "Floor has no rule"),
+    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "it has a step"),
     "random": (lambda x: x * torch.rand(4), "draws random numbers"),
     "complex": (lambda x: torch.view_as_complex(x.reshape(2, 2)).abs(), "complex values"),
     "float8": (lambda x: x.to(torch.float8_e4m3fn).to(torch.float32), "casts to integers"),
@@ -161,3 +162,12 @@ def test_mistakes_are_answered_in_the_users_words(
         network_bound(source, **given)
     assert said in str(raised.value)
     assert "tensor(" not in str(raised.value)
+
+
+def test_a_model_without_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was a ModuleNotFoundError."""
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    for name in ("sources.reading", "onnx.reference"):
+        monkeypatch.delitem(sys.modules, f"specnorm_networks.{name}", raising=False)
+    with pytest.raises(MethodError, match=r"the package onnx: pip install '\.\[networks\]'"):
+        network_bound(torch.nn.Linear(4, 4), (4,))

@@ -43,6 +43,14 @@ def test_more_steps_never_answer_worse(name: str) -> None:
     assert found[-1] < 0.9 * found[0]
 
 
+def test_every_budget_of_a_search_without_frequencies_is_served() -> None:
+    """Points without an axis were climbed from: a budget that ended in the third round raised a ValueError."""
+    matrix = np.cos(np.arange(256.0) ** 2).reshape(16, 16)
+    graph = matrices(matrix, matrix.T, function=operators.ReLU())
+    product = upper(graph, Product())
+    assert all(upper(graph, Multipliers(seconds=seconds)) <= product for seconds in np.geomspace(2e-4, 2e-2, 9))
+
+
 class Ticks:
     """A clock on which each reading takes a second of the processor; of the wall, so many times as long."""
 

@@ -163,6 +163,32 @@ def test_digits_of_one_number_are_not_those_of_the_next() -> None:
     assert digest_of(shapes[0]) != digest_of(shapes[1])
 
 
+def sine_by(factor: float) -> ops.Pointwise:
+    """Return factor sin(x), of a class that has the name of all others that this function makes."""
+
+    class Sine(ops.Pointwise):
+        def value(self, x: Any) -> Any:
+            return factor * np.sin(x)
+
+        def extent(self) -> tuple[float, float]:
+            return -factor, factor
+
+        def slopes(self, low: Any, high: Any) -> tuple[Any, Any]:
+            return np.full(np.shape(low), -factor), np.full(np.shape(high), factor)
+
+        between = slopes
+
+    return Sine()
+
+
+@pytest.mark.parametrize("factor", [1.0, 50.0])
+def test_classes_of_one_name_are_told_apart(factor: float) -> None:
+    """The constant of x + sin(x), 2, was given for x + 50 sin(x), too: proofs had been kept by names of classes."""
+    total = Node("z", ops.Add((1.0, 1.0)), ("x", "y"), (1, 2))
+    graph = Graph((X, Node("y", sine_by(factor), ("x",), (1, 2)), total), ("z",))
+    assert present(bound(graph, check=False).upper) >= 1 + factor
+
+
 # -- graphs ----------------------------------------------------------------------------------------------------------
 X = Node("x", Input(), shape=(1, 2))
 

@@ -26,7 +26,7 @@ from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E40
 from specnorm_networks.tools import bound  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.errors import MethodError, ModelFileError  # noqa: E402
+from specnorm.errors import MethodError, ModelFileError, TranslationError  # noqa: E402
 
 N = helper.make_node
 DOWN, OTHER = np.random.default_rng(1).standard_normal((2, 6, 4))
@@ -46,6 +46,26 @@ def test_a_kernel_may_be_computed_with_vectors(shapes: Any, computed: tuple[int,
     assert np.shape(scale) == computed
     true = np.linalg.norm(DOWN[:4] * scale, 2)
     assert present(bound(graph_of(proto)).upper) == pytest.approx(true, rel=1e-5)
+
+
+def test_a_bias_that_is_no_number_is_refused() -> None:
+    """It cancels in differences: 1 was proven of x + NaN, and "1 value agrees" with x + infinity, which has none."""
+    with pytest.raises(TranslationError, match=r"Value b \(Constant\) of the model holds NaN"):
+        network_bound(model([N("Add", ["x", "b"], ["t"]), N("Relu", ["t"], ["y"])], (1, 4), {"b": np.array(np.nan)}))
+    found = network_bound(model([N("Add", ["x", "b"], ["y"])], (1, 4), {"b": np.array(np.inf)}))
+    assert found.checked.missed == ("y",)
+
+
+def test_a_constant_that_is_not_evaluated_is_the_reason() -> None:
+    """ "It multiplies two matrices that both depend on the input, as attention does", was said of such a matrix."""
+    eye = N("EyeLike", ["z"], ["w"], k=1, dtype=TensorProto.FLOAT)
+    for nodes in ([N("MatMul", ["x", "w"], ["y"])], [N("Relu", ["w"], ["v"]), N("Div", ["x", "v"], ["y"])]):
+        found = bound(graph_of(model([eye, *nodes], (4, 4), {"z": np.zeros((4, 4))})))
+        assert [node.reason for node in found.unknown] == [
+            "it reads the constant w, whose numbers are not known: EyeLike has no rule here"
+        ]
+    power = bound(graph_of(model([N("Pow", ["b", "x"], ["y"])], (1, 4), {"b": np.array(2.0)})))
+    assert [node.reason for node in power.unknown] == ["the input X of Pow is a constant, for which there is no rule"]
 
 
 # -- attributes ----------------------------------------------------------------------------------------------------
@@ -296,7 +316,8 @@ def test_constant_outputs_and_unread_constants_are_answered_in_words() -> None:
     half = [scaled, N("Cast", ["w"], ["v"], to=TensorProto.DOUBLE), N("MatMul", ["x", "v"], ["y"])]
     assert bound(graph_of(model(half, (1, 4), given, opset=23))).upper is None
     unknown = [N("Add", ["x", "c"], ["y"])]
-    assert bound(graph_of(model(unknown, (1,), {"c": np.array(np.nan)})), centre=np.ones(1), radius=1.0).upper == 1
+    graph = graph_of(model(unknown, (1,), {"c": np.array(np.nan)}))
+    assert bound(graph, centre=np.ones(1), radius=1.0, check=False).upper == 1
 
 
 def test_a_gate_that_is_refused_is_not_recognised() -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pytest
 from helpers.checks import present
+from networks.dense_networks import dense
 from networks.written_networks import Written, matrices
 from specnorm_networks import Graph, Layer, Multipliers, Product
 from specnorm_networks.certified import operators as ops
@@ -48,6 +49,14 @@ def test_a_search_of_units_that_is_not_affordable_takes_no_memory() -> None:
     tracemalloc.stop()
     assert upper is not None
     assert peak < 2**26
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.012])
+def test_a_search_of_units_ends_with_a_bound_when_its_seconds_do(seconds: float) -> None:
+    """Units have one frequency, and no peaks beside it: visits of peaks, where seconds are few, had raised."""
+    graph = dense(0, (20, 30, 30, 30, 3)).graph
+    found = bound(graph, method=Multipliers(seconds=seconds), check=False)
+    assert present(found.upper) <= present(bound(graph, method=Product(), check=False).upper)
 
 
 def test_coefficients_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

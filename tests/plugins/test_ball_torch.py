@@ -112,6 +112,16 @@ def test_bounds_by_pattern_and_by_group() -> None:
     train(model, optimiser, 10)
     assert specnorm.certify(model[0].weight, 0.5, stride=2)
     assert specnorm.certify(model[7].weight, 1.0)
+    # The options of groups without kernels, and parameters beside groups, were dropped.
+    decay = {"params": model[0].bias, "lr": 0.02, "weight_decay": 0.0}
+    optimiser = SpectralBall([model[7].weight, strided, decay, model[7].bias], 0.5)
+    assert [(len(group["params"]), group["lr"]) for group in optimiser.param_groups] == [
+        (1, 0.5),
+        (1, 0.5),
+        (1, 0.02),
+        (1, 1e-3),
+    ]
+    assert optimiser.param_groups[2]["weight_decay"] == 0
 
 
 def test_rest_shares_schedule_and_state() -> None:

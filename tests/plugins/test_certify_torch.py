@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -119,6 +120,14 @@ def test_baking_changes_no_output() -> None:
     assert set(model.state_dict()) == {f"{j}.{name}" for j in (0, 2, 4) for name in ("weight", "bias")}
     assert torch.equal(model(x), before)
     assert specnorm_torch.bake_(model) == []
+
+
+@pytest.mark.parametrize("end", [specnorm_torch.bake_, specnorm_torch.rescale_])
+def test_a_plain_model_is_loaded_without_specnorm(end: Any) -> None:
+    """The constraint's hooks stayed: ``torch.load`` of the model imported specnorm, and ``torch.jit.script`` failed."""
+    model = specnorm_torch.spectral_norm(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(6, 2)))
+    end(model)
+    assert b"specnorm" not in pickle.dumps(model)
 
 
 def test_baking_a_copy_leaves_the_model_alone() -> None:

@@ -213,7 +213,7 @@ model = keras.Sequential([
     layers.Flatten(),
     layers.Dense(3),
 ])
-optimizer = SpectralBall(model, keras.optimizers.schedules.PolynomialDecay(1.0, 12), bound=0.5)
+optimizer = SpectralBall(model, keras.optimizers.schedules.PolynomialDecay(1.0, 12), bound=0.5, amsgrad=True)
 model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
 x = np.random.randn(32, 8, 3).astype("float32")
 y = np.random.randint(0, 3, 32)

@@ -313,6 +313,8 @@ def test_shrinking_dtypes_zeros_and_other_leaves() -> None:
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree_util.tree_leaves(slope))
     assert not weights["zero"]["kernel"].any()
     close(weights["tiny"], tree["tiny"], rtol=0.0)
+    diverged = {**tree, "small": {"kernel": tree["small"]["kernel"].at[0, 0].set(jnp.inf)}}
+    assert jnp.isnan(training.spectral_norm(diverged, state)[0]["small"]["kernel"]).all(), "as in torch's plugin"
     with pytest.raises(KernelError, match="type NoneType"):
         training.spectral_norm(tree, None)
     with pytest.raises(KernelError, match="bound"):

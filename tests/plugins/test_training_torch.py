@@ -347,6 +347,15 @@ def projectors(vectors: Any) -> Any:
     return v[..., :, None, :, :] * v[..., None, :, :, :].conj()
 
 
+def test_a_weight_that_grew_is_refused() -> None:
+    """It was cut off to the shape that it had: the penalty left out the new taps."""
+    layer = torch.nn.Conv2d(3, 4, 3)
+    penalty = specnorm_torch.SpectralPenalty(torch.nn.Sequential(layer))
+    layer.weight = torch.nn.Parameter(torch.randn(4, 3, 5, 5))
+    with pytest.raises(MethodError, match=r"\(4, 3, 5, 5\) now, larger"):
+        penalty()
+
+
 @pytest.mark.parametrize("compiler", COMPILERS)
 @pytest.mark.nightly
 def test_compiled_training_step(compiler: str) -> None:

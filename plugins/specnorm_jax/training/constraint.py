@@ -116,10 +116,11 @@ def scaled_to(kernels: Mapping[str, Any], norms: Mapping[str, Any], bound: float
     """Scale kernels so that their norms are the bound; tiny kernels, and those to be left alone, are not changed."""
     # All norms in one array: XLA would compile the same few operations for each.
     norm = jnp.stack([norms[path] for path in kernels])
-    is_scaled = norm > bound if only_shrink else norm > _LEAST_NORM
+    # Comparisons with NaN are false, so that a kernel whose norm is NaN becomes NaN.
+    is_left = norm <= (bound if only_shrink else _LEAST_NORM)
     # So that the gradient, which has the squared divisor, is finite.
-    divisor = jnp.where(is_scaled, norm, 1)
-    factors = jnp.unstack(jnp.where(is_scaled, bound / divisor, 1))
+    divisor = jnp.where(is_left, 1, norm)
+    factors = jnp.unstack(jnp.where(is_left, 1, bound / divisor))
     scaled = zip(kernels.items(), factors, strict=True)
     return {path: (kernel * factor).astype(kernel.dtype) for (path, kernel), factor in scaled}
 

@@ -15,7 +15,8 @@ import numpy as np
 from specnorm.errors import SpecnormError
 
 _random_digests: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-"""Digests of operators with fields whose bits cannot be read: random ones, each different from all others."""
+"""Digests of what has no bits to read: classes, whose code counts but not their name, since two made by one function
+share it; and operators with fields that cannot be read. They are random, each different from all others."""
 
 
 def digest_of_bits(value: Any) -> str:
@@ -38,13 +39,19 @@ def digest_of_operator(operator: Any) -> str:
     try:
         return digest_of_bits(operator)
     except (SpecnormError, OSError, TypeError):
-        return _random_digests.setdefault(operator, uuid.uuid4().hex)
+        return _random_digest(operator)
+
+
+def _random_digest(value: Any) -> str:
+    return _random_digests.setdefault(value, uuid.uuid4().hex)
 
 
 def _add(value: Any, whole: Any) -> None:
     """Add the bits of a value to a digest."""
-    if hasattr(value, "digested"):
-        whole.update(repr(type(value)).encode())
+    if isinstance(value, type):
+        whole.update(_random_digest(value).encode())
+    elif hasattr(value, "digested"):
+        _add(type(value), whole)
         _add(value.digested, whole)
     elif hasattr(value, "dtype"):
         array = np.asarray(value)
@@ -52,7 +59,7 @@ def _add(value: Any, whole: Any) -> None:
             raise TypeError(f"an array of {array.dtype}")
         whole.update(f"{array.dtype.str} {array.shape}".encode())
         whole.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    elif value is None or isinstance(value, (Number, str, bytes, type)):
+    elif value is None or isinstance(value, (Number, str, bytes)):
         whole.update(f"{value!r};".encode())  # the semicolon tells 1, 12 from 11, 2
     elif isinstance(value, Mapping):
         _add(sorted(value.items()), whole)
@@ -61,7 +68,7 @@ def _add(value: Any, whole: Any) -> None:
         for part in value:
             _add(part, whole)
     elif dataclasses.is_dataclass(value):
-        whole.update(repr(type(value)).encode())
+        _add(type(value), whole)
         names = [field.name for field in dataclasses.fields(value) if field.name != "slopes_on_range"]
         _add([(name, getattr(value, name)) for name in names], whole)
     elif callable(value):

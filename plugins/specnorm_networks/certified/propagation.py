@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from specnorm import ConvSpec, SpecnormError
 from specnorm.errors import InternalError, MethodError
-from specnorm.proof import Upper, arithmetic, finite
+from specnorm.proof import Upper, arithmetic, finite, visible
 from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
@@ -176,8 +176,20 @@ class _Pass:
             raise
         except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
             up_to_inputs = rules.of_inputs(self.scope, self.wrt, node, claims)
-            self.unknown[node.name] = UnknownNode(node.name, label(node), str(error), up_to_inputs)
+            reason = self._unread_constant(node) or str(error)
+            self.unknown[node.name] = UnknownNode(node.name, label(node), reason, up_to_inputs)
         return _step_of(node, "unknown", None, None)
+
+    def _unread_constant(self, node: Node) -> str:
+        """Return which constant of a node has numbers that are not known, and why; empty if there is none."""
+        names = [name for name in node.inputs if self._is_fixed(name)]
+        while names:
+            source = self.nodes[names.pop()]
+            if isinstance(source.operator, Held):
+                name = visible(source.name)
+                return f"it reads the constant {name}, whose numbers are not known: {source.operator.reason}"
+            names += source.inputs
+        return ""
 
     def _is_deterministic(self, node: Node) -> bool:
         """Whether a node's value is unchanged when the values that it reads are unchanged.

@@ -15,7 +15,7 @@ import numpy as np
 
 from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import FloatArray, NotRunError
+from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Area, Inputs
@@ -158,15 +158,21 @@ class _Comparison:
             return
         known[node.name] = ours, unit
         self.executed.add(node.name)
+        # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
+        overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
+        if isinstance(node.operator, Constant | Linear) and not overflown and np.isnan(ours.value).any():
+            raise TranslationError(
+                f"Value {visible(node.name)} ({visible(node.label)}) of the model holds NaN, which has no bound: look "
+                "for NaN or infinity in its weights and biases."
+            )
         if theirs is None:
             return
         if node.shape not in (None, theirs.value.shape):
             raise _refusal(node, f"has shape {node.shape} in the graph, {theirs.value.shape} in the model")
-        # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
-        overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
         difference = _difference(node, ours, theirs, unit, overflown)
         self.largest_difference = max(self.largest_difference, difference)
-        self.compared.add(node.name)
+        if np.isfinite(theirs.value).any() or not theirs.value.size:
+            self.compared.add(node.name)
 
 
 def _is_same(node: Node, other: Node | None) -> bool:

@@ -329,7 +329,7 @@ class _Search:
             values = _PartValues(self.network, self.parts, part, logs, entry, self.dtype)
             step = np.where(stages[first].angles.any(axis=0), 2 * math.pi / self.points_of_last_grid, 0.0)
             peaks_of_part = np.array(centres)
-            if self.climbs:
+            if self.climbs and step.any():  # units have no frequencies
                 with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
                     peaks_of_part = _climbed(values, peaks_of_part, np.array(numbers), step)
             more.append(_joined(earlier, peaks_of_part))
@@ -501,7 +501,7 @@ def _climbed(
     """
     for share in CLIMB:
         points = _around(centres, share * step)
-        rounded_points = points.reshape(-1, len(step)).round(9)
+        rounded_points = np.concatenate(points).round(9)
         angles, places = np.unique(rounded_points, axis=0, return_inverse=True)
         of_links = values.of_links(angles)
         sampled = of_links[numbers[:, None], places.reshape(len(centres), -1)]

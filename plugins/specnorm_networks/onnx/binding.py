@@ -188,7 +188,7 @@ def _argument(call: Call, name: str, value: Value, parameter: inspect.Parameter)
     if Constant in kinds:
         return value
     if not number_kinds:
-        raise NoBoundError(f"{call.operator} of constants is not evaluated")
+        raise NoBoundError(f"the input {name} of {call.operator} is a constant, for which there is no rule")
     kind = number_kinds[0]
     if value.steps:
         raise NoBoundError(

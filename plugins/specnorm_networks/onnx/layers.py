@@ -260,7 +260,7 @@ def _matrix(
     if len(weight.shape) > 2:
         return _stack(call, x, weight, right=side == "right")
     if len(weight.shape) != 2:
-        raise NoBoundError(f"its constant matrix has shape {weight.shape}")
+        raise NoBoundError(f"its constant has shape {weight.shape}; expected a matrix")
     # A layer multiplies columns: x W is the transpose of W^T x^T, so a matrix on the right is transposed.
     is_transposed = (side == "right") != transposes_weight
     outputs = weight.shape[1] if is_transposed else weight.shape[0]
@@ -343,7 +343,10 @@ def _products(
     all_summed = set(value_indices + constant_indices) - set(output_indices)
     has_equal_sizes = all(value_sizes[x] == constant_sizes[x] for x in value_indices if x in constant_sizes)
     if all_summed != set(summed) or not has_equal_sizes:
-        raise NoBoundError(f"its equation {equation[:40]} has no rule")
+        raise NoBoundError(
+            f"a product of a value of shape {before} with constants of shape {constant.shape} ({equation[:40]}) has no "
+            "rule"
+        )
     count, rows, columns = (math.prod(constant_sizes[x] for x in axes) for axes in (shared, new, summed))
     order = [constant_indices.index(x) for x in (*shared, *new, *summed)]
     sizes = constant_sizes | value_sizes

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from specnorm.errors import MethodError
+from specnorm.proof import install
 from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import TRAINING, Exported
@@ -26,7 +27,7 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         import jax
         from jax2onnx import to_onnx
     except ModuleNotFoundError as error:
-        raise MethodError("Networks of JAX are read through jax2onnx: pip install jax2onnx.") from error
+        raise MethodError(f"Networks of JAX need the package jax2onnx: {install('networks-jax')}.") from error
     name = type(source[0] if isinstance(source, tuple) else source).__name__
     note = ""
     if function is None:

@@ -16,8 +16,8 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.plugin import check_bound, lmo_many, updates_in_ball
 from specnorm_torch.modules import Select, geometry_of, layers_of, makers_of_tensors, version_of
 
-Rest: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
-"""Makes the optimiser of the parameters that are no layer's weight."""
+Rest: TypeAlias = Callable[[list[Any]], Optimizer]
+"""Makes the optimiser of the parameters that are no layer's weight, or of groups of them."""
 Bounds: TypeAlias = float | Mapping[str, float]
 """A bound, or bounds by patterns of the layers' names, as of `fnmatch`: the first pattern that matches counts."""
 
@@ -77,9 +77,10 @@ class _Layered(Optimizer):
         by_bound: dict[float, list[nn.Parameter]] = {}
         for name, layer in layers_of(model, select):
             makers = makers_of_tensors(layer)
+            place = f"{name}.weight".removeprefix(".")
             if "weight" in makers:
                 raise MethodError(
-                    f"{name}.weight is computed by {makers['weight']}: {type(self).__name__} moves weights themselves. "
+                    f"{place} is computed by {makers['weight']}: {type(self).__name__} moves weights themselves. "
                     "Remove it first (torch.nn.utils.parametrize.remove_parametrizations), or leave the layer out "
                     f"(layers=lambda name, layer: name != {name!r})."
                 )
@@ -91,7 +92,7 @@ class _Layered(Optimizer):
                     "does not serve both. Leave one out (layers=...)."
                 )
             if weight not in self._names:
-                self._names[weight] = f"{name}.weight"
+                self._names[weight] = place
                 by_bound.setdefault(_bound_of(name, bound), []).append(weight)
         if not by_bound:
             raise MethodError(f"{type(model).__name__} has no convolution or linear layer, or none is selected.")
@@ -243,17 +244,19 @@ class SpectralBall(_Layered):
     the ball, too) and distributed training see nothing of it.
 
     Rounding is counted: besides, K is shrunk by some units of rounding at each step, for 64 channels and 3x3 taps in
-    float32 by at most 1e-5. So `specnorm.certify` proves the bound at every step. Weights that were changed
-    otherwise since the last step, such as by ``load_state_dict``, are shrunk by `specnorm.rescale` first if they are
-    outside, and so they are if the group's bound was lowered. A change through ``.data`` is seen only if it changes the
-    Frobenius norm: signs and places of entries do not. Weights that do not require a gradient stay as they are.
+    float32 by at most 1e-5. So the bound is proven at every step (`specnorm.certify` decides it too, but for kernels
+    that reach the border). Weights that were changed otherwise since the last step, such as by ``load_state_dict``,
+    are shrunk by `specnorm.rescale` first if they are outside, and so they are if the group's bound was lowered. A
+    change through ``.data`` is seen only if it changes the Frobenius norm: signs and places of entries do not. Weights
+    that do not require a gradient stay as they are.
 
     Parameters
     ----------
     model_or_params : Module, or iterable of Parameter or dict
         A model: weights of its layers are in the ball, all other parameters go to ``rest``. Parameters: those with two
         axes or more are kernels of stride 1, whose norm is no smaller than that of a layer with strides and groups;
-        a dict may have keywords of `specnorm.Geometry`. They are shrunk into the ball at once by `specnorm.rescale`.
+        a dict may have keywords of `specnorm.Geometry`, and one without kernels goes to ``rest`` with its options.
+        Kernels are shrunk into the ball at once by `specnorm.rescale`.
     lr : float
         From 0 to 1: the part of the way to D. It needs a schedule that ends near 0, and a warm-up in chains
         of many layers.
@@ -423,22 +426,28 @@ def _bound_of(name: str, bound: Bounds) -> float:
     raise MethodError(f'no pattern of bound={dict(bound)} matches the layer {name}: add "*", or leave it out (layers).')
 
 
-def _groups_of_parameters(
-    params: Iterable[Any],
-    bound: Bounds,
-) -> tuple[list[dict[str, Any]], list[nn.Parameter]]:
-    """Groups of parameters or dicts with two axes or more, and the other parameters."""
+def _groups_of_parameters(params: Iterable[Any], bound: Bounds) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Groups of parameters or dicts with two axes or more, and the other parameters.
+
+    A dict without a kernel goes to the rest as it is, with its options; those of others are for their kernels.
+    """
     if isinstance(bound, Mapping):
         raise MethodError("bounds by patterns need the names of layers: give the model in place of its parameters.")
     others: list[nn.Parameter] = []
     groups: list[dict[str, Any]] = []
+    groups_of_rest: list[dict[str, Any]] = []
     given: list[Any] = list(params)
-    for group in [x for x in given if isinstance(x, dict)] or [{"params": given}]:
+    plain = [x for x in given if not isinstance(x, dict)]
+    for group in [x for x in given if isinstance(x, dict)] + [{"params": plain}] * bool(plain):
         members: Any = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
         # Named parameters are pairs.
         members = [x[1] if isinstance(x, tuple) else x for x in members]
-        others += [x for x in members if x.ndim < 2]
         weights = [x for x in members if x.ndim >= 2]
         if weights:
             groups.append({"bound": bound, **group, "params": weights})
-    return groups, others
+            others += [x for x in members if x.ndim < 2]
+        else:
+            groups_of_rest.append({**group, "params": members})
+    if groups_of_rest and others:
+        groups_of_rest.append({"params": others})
+    return groups, groups_of_rest or others

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import specnorm
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import at_every_size, check_bound
-from specnorm_torch.baking import SavedModule, bake_tensor
+from specnorm_torch.baking import SavedModule, bake_tensor, remove_hooks
 from specnorm_torch.modules import (
     at_inference,
     check_module,
@@ -92,6 +92,7 @@ def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False
         for saved in saved_modules:
             saved.restore()
         raise
+    remove_hooks(model)
     return [kernel.label for kernel in kernels]
 
 

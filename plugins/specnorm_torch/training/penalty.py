@@ -70,6 +70,11 @@ def _filled(x: Tensor, shape: tuple[int, ...], value: float = 0.0) -> Tensor:
     """Extend a tensor at the ends of its axes to a shape, by a constant value."""
     if tuple(x.shape) == shape:
         return x
+    if any(size > most for size, most in zip(x.shape, shape, strict=True)):
+        raise MethodError(
+            f"a layer has a tensor of shape {tuple(x.shape)} now, larger than when the penalty was made: make a new "
+            "penalty."
+        )
     # `pad` takes two amounts for each axis, beginning with the last axis.
     amounts: list[int] = []
     for size, new_size in zip(reversed(x.shape), reversed(shape), strict=True):

@@ -30,6 +30,7 @@ from specnorm_networks.certified.operators.moves import Identity
 from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU
 from specnorm_networks.certified.operators.smooth import Sin, Wave
 from specnorm_networks.certified.operators.sources import Constant
+from specnorm_networks.certified.operators.splines import LinearSpline
 from specnorm_networks.certified.operators.steep import Power, Reciprocal
 
 EntryProgram: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
@@ -115,11 +116,8 @@ def _numbers(operator: Operator) -> tuple[Interval, ...]:
     match operator:
         case Pointwise() if operator.slopes_on_range is not None:
             raise Unreadable
-        case Scale() if operator.is_accurate:
-            values = _finite(operator.values)
-            offset, error = operator.offset() if operator.offset else (0.0, 0.0)
-            slope_error: FloatArray = abs(values) * (0.0 if operator.exact else RELATIVE_ERROR)
-            return around(values, slope_error), around(_finite(offset), _finite(error))
+        case Scale():
+            return line_of(operator)
         case Add():
             weights = [point(_finite(weight)) for weight in operator.weights]
             share = point(_finite(operator.divisor)).inverse()
@@ -134,11 +132,23 @@ def _numbers(operator: Operator) -> tuple[Interval, ...]:
             return point(np.array(operator.low)), point(np.array(operator.high))
         case LeakyReLU():
             return (point(_finite(operator.alpha)),)
+        case LinearSpline():
+            return (point(_finite(operator.values[0])),)
         case Power() if not operator.exponent == int(operator.exponent) >= 1:
             raise Unreadable
-        case _ if isinstance(operator, Scale) or not isinstance(operator, ENTRYWISE):
+        case _ if not isinstance(operator, ENTRYWISE):
             raise Unreadable
     return ()
+
+
+def line_of(scale: Scale) -> tuple[Interval, Interval]:
+    """Return the slope and the shift of a line; `Unreadable` if its numbers are not known."""
+    if not scale.is_accurate:
+        raise Unreadable
+    values = _finite(scale.values)
+    offset, error = scale.offset() if scale.offset else (0.0, 0.0)
+    slope_error: FloatArray = abs(values) * (0.0 if scale.exact else RELATIVE_ERROR)
+    return around(values, slope_error), around(_finite(offset), _finite(error))
 
 
 def _finite(numbers: Any) -> FloatArray:

@@ -234,8 +234,10 @@ def _evaluated(
 
 def _on_cells(curve: Curve, low: FloatArray, high: FloatArray) -> Evaluation:
     """Evaluate each function of a program on cells: their ends have shape (cells,)."""
-    shape = (-1, *(1,) * len(curve.shape))
-    return _evaluated(curve, low.reshape(shape), high.reshape(shape))
+    column = (-1, *(1,) * len(curve.shape))
+    shape = (len(low), *curve.shape)
+    first, last = (np.broadcast_to(end.reshape(column), shape) for end in (low, high))
+    return _evaluated(curve, first, last)
 
 
 def _parts(low: FloatArray, high: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
