@@ -139,7 +139,7 @@ def _bounds_beyond(curve: Curve, start: float) -> FloatArray:
     """Return `Slopes.upper_bounds` where the argument's absolute value is at least a number."""
     bounds = []
     for side in (-1.0, 1.0):
-        x = Quantity(point(np.array(side)), 1, start)
+        x = Quantity(point(np.full(curve.shape, side)), 1, start)
         bounds.append(_slopes(Evaluation(curve, Dual(x, number(1.0))), curve.shape).upper_bounds())
     return np.maximum(*bounds)
 
