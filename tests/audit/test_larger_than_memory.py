@@ -65,7 +65,7 @@ def _sparse_safetensors(path: Path) -> None:
 
 def _npz(path: Path) -> None:
     layer = np.zeros((ROWS, 4), dtype=np.float32)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         data = files.npy(layer)
         for i in range(LAYERS):
             archive.writestr(f"{i}.weight.npy", data)

@@ -76,7 +76,8 @@ PROMISES = {
     # the norm for a proof, the value is 1.001 TN.
     "tn": Promise(TensorNorm(), "upper", "supremum", lambda s: 1.001 * math.sqrt(taps(s))),
     "f4": Promise(FantasticFour(), "upper", "supremum", lambda s: math.sqrt(taps(s))),
-    "gram": Promise(Gram(), "upper", "circle", lambda s: min(s[:2]) ** (1 / 2**7)),
+    # Seven products, whose rounding is counted.
+    "gram": Promise(Gram(), "upper", "circle", lambda s: 1.00001 * min(s[:2]) ** (1 / 2**7)),
     "grid": Promise(Grid(), "upper", "supremum", grid_factor),
     # Where the search stops: measured to be reached, not a theorem.
     "completion": Promise(Completion(), "upper", "supremum", lambda _: 1.0101),

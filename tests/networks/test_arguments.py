@@ -57,7 +57,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "softplus": (lambda x: F.softplus(x, threshold=1), "not read as it computes: value softplus"),
     "threshold": (lambda x: F.threshold(x, 0.5, 0.0), "threshold"),
     "view": (lambda x: x.view(torch.bfloat16), "view of aten has no rule"),
-    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "Floor has no rule"),
+    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "it has a step"),
     "random": (lambda x: x * torch.rand(4), "draws random numbers"),
     "complex": (lambda x: torch.view_as_complex(x.reshape(2, 2)).abs(), "complex values"),
     "float8": (lambda x: x.to(torch.float8_e4m3fn).to(torch.float32), "casts to integers"),

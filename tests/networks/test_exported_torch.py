@@ -73,7 +73,7 @@ class WrittenMish(nn.Module):
 
 
 ACTIVATIONS: dict[str, Any] = {name: getattr(nn, name) for name in nn.modules.activation.__all__} | {
-    "Threshold": lambda: nn.Threshold(0.1, 0.1),
+    "Threshold": lambda: nn.Threshold(0.125, 0.125),
     "written Mish": WrittenMish,
 } | {name: partial(getattr(nn, name), 1) for name in ("Softmax", "Softmin", "LogSoftmax")}  # fmt: skip
 REFUSED = {"GLU": "product of two values", "Hardshrink": "no Lipschitz constant"}
@@ -135,6 +135,31 @@ def test_control_flow_that_depends_on_values_is_refused(case: str) -> None:
     """No probe of moderate size sees the other way."""
     with pytest.raises(MethodError, match="cannot export Function"):
         network_bound(applied(ON_VALUES[case]), (4,))
+
+
+class OfSignals(nn.Module):
+    """A module with a variadic argument that is not called ``args``."""
+
+    def forward(self, *signals: Any) -> Any:
+        return torch.relu(signals[0])
+
+
+def test_variadic_arguments_have_any_name() -> None:
+    """Their file was for one sample alone."""
+    file: Any = network_bound(OfSignals(), (4,)).model
+    assert file.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+
+
+def test_the_exporters_reason_is_the_last_one() -> None:
+    """ "Failed to convert the exported program to an ONNX model ... Next steps:" was all that was said."""
+    distances = applied(lambda _, x: torch.cdist(x[None], x.new_ones(1, 3, 4))[0])
+    with pytest.raises(MethodError, match=r"cannot export Function: .*No ONNX function .*aten\._cdist_forward"):
+        network_bound(distances, (4,))
+
+
+def test_softplus_that_jumps_at_its_threshold_is_not_read() -> None:
+    """Read as one that does not, it was called a mistranslation, to be reported."""
+    assert network_bound(nn.Softplus(5.0, 1.0), (4,)).unknown[0].operator == "softplus"
 
 
 def test_a_negative_keeps_half_lines_and_joins_layers() -> None:

@@ -28,6 +28,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "squareplus": (lambda x: 0.5 * (x + torch.sqrt(x * x + 4)), 1.0),
     "rational": (lambda x: x / (1 + x * x), 1.0),
     "sigmoid by exp": (lambda x: 1 / (1 + torch.exp(-x)), 0.25),
+    "sigmoid by a quotient": (lambda x: torch.exp(x) / (1 + torch.exp(x)), 0.25),
     "Mish by log and exp": (lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))), 1.08849816),
     "sine and cosine": (lambda x: torch.cat([torch.sin(x), torch.cos(x)], 1), 1.0),
     "PReLU by channel, SiLU": (lambda x: F.silu(F.prelu(x, torch.tensor([0.1, 0.2, 0.3, 0.4, 1.0]))), 1.09983935),
@@ -78,3 +79,85 @@ def test_an_attack_follows_differences(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Composite, "slopes", slopes)
     found = gradient(read, linear_operators(read), x, {read.outputs[0]: np.arange(1.0, 6.0)[None]})
     np.testing.assert_allclose(found[read.inputs[0]], [[1.0, 0.0, 0.0, 4.0, 5.0]], atol=1e-6)
+
+
+class Spline(nn.Module):
+    """A linear spline with values at its knots, as deep splines have it: clamp, floor, two look-ups."""
+
+    def __init__(self, values: Any, step: float) -> None:
+        super().__init__()
+        self.values = nn.Parameter(values)
+        self.step = step
+
+    def forward(self, x: Any) -> Any:
+        half = len(self.values) // 2
+        y = torch.clamp(x, (1e-5 - half) * self.step, (half - 1e-5) * self.step) / self.step
+        low = torch.floor(y)
+        at = (low + half).long()
+        return self.between(self.values[at], self.values[at + 1], y - low)
+
+    def between(self, first: Any, second: Any, share: Any) -> Any:
+        return first * (1 - share) + second * share
+
+
+class LerpSpline(Spline):
+    def between(self, first: Any, second: Any, share: Any) -> Any:
+        return torch.lerp(first, second, share)
+
+
+class SplineByChannel(nn.Module):
+    """The tables of all channels one after the other, as convex ridge regularisers have them."""
+
+    def forward(self, x: Any) -> Any:
+        table = torch.tensor([0.0, 0.5, -1.0, -1.25, 2.0, 0.0, 1.0, 2.0, 3.0, 4.5])
+        clamped = x.clamp(-0.49, 0.25)
+        low = torch.floor(clamped / 0.25)
+        share = clamped / 0.25 - low
+        at = (torch.tensor([2, 7]).view(1, -1, 1) + low).long()
+        return table[at + 1] * share + table[at] * (1 - share)
+
+
+@pytest.mark.parametrize("step", [0.1, 1.0])
+@pytest.mark.parametrize("kind", [Spline, LerpSpline])
+def test_a_linear_spline_has_its_largest_slope(kind: type[Spline], step: float) -> None:
+    values = torch.tensor([0.0, 0.5, -1.0, -1.25, 2.0])
+    found = network_bound(kind(values, step), (5,))
+    assert found.upper is not None
+    assert 3.25 / step * (1 - 1e-6) <= found.upper <= 3.25 / step * (1 + 1e-4)
+    assert found.checked is not None
+    assert found.checked.complete
+
+
+def test_splines_of_channels_have_the_slopes_between_their_clamps() -> None:
+    """The last line of each channel is beyond the clamp."""
+    found = network_bound(SplineByChannel(), (2, 3))
+    assert found.upper == pytest.approx(3.25 / 0.25, rel=1e-6)
+
+
+class Steps(Spline):
+    """A table without lines between its entries."""
+
+    def between(self, first: Any, second: Any, share: Any) -> Any:
+        return first
+
+
+class Unclamped(Spline):
+    def forward(self, x: Any) -> Any:
+        low = torch.floor(x)
+        at = low.long() + 2
+        return self.between(self.values[at], self.values[at + 1], x - low)
+
+
+class HalfSteps(Spline):
+    """Lines that do not meet: the whole part of y/2 in place of that of y."""
+
+    def forward(self, x: Any) -> Any:
+        y = x.clamp(0.0, 3.9)
+        low = torch.floor(y)
+        return self.values[(low * 0.5).long()] + (y - low)
+
+
+@pytest.mark.parametrize("kind", [Steps, Unclamped, HalfSteps])
+def test_what_is_no_continuous_spline_within_its_table_has_no_bound(kind: type[Spline]) -> None:
+    values = torch.tensor([0.0, 1.0, 3.0, 4.0, 5.0])
+    assert network_bound(kind(values, 1.0), (4,)).upper is None

@@ -21,12 +21,16 @@ _Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
 WORK = 2**27
 """Largest number of multiplications of all probes but the first, which is always executed."""
 MOST_PROBES = 7
-"""Largest number of inputs on which a network is executed."""
+"""Largest number of inputs on which a network is executed, if one has enough entries."""
+LEAST_ENTRIES = 64
+"""Number of entries that smaller inputs have together: on a few entries, few numbers are tried."""
 
 
 def probes(graph: Graph, shapes: Shapes, region: Area | None = None) -> Iterator[Inputs]:
     """Yield inputs at random and with structure, in a region if one is given; fewer for large networks."""
-    further = min(MOST_PROBES - 1, WORK // max(_work(graph, shapes), 1))
+    entries = sum(map(math.prod, shapes.values()))
+    most = max(MOST_PROBES, LEAST_ENTRIES // max(entries, 1))
+    further = min(most - 1, WORK // max(_work(graph, shapes), 1))
     return itertools.islice(samples(shapes, region), 1 + further)
 
 

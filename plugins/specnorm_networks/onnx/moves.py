@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from specnorm.proof import counted
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
-from specnorm_networks.certified.operators.base import Move
+from specnorm_networks.certified.operators.base import Move, Shape
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.onnx.binding import Array, Wholes, refuse
 from specnorm_networks.onnx.nodes import (
     FLOATING,
+    MAX_FOLDED,
     MAX_KNOWN,
     Call,
     Data,
@@ -104,7 +105,7 @@ def dropout(x: Value, /, *, training_mode: Constant | None) -> Constant | Output
 
 
 def cast(x: Value, /, *, to: int) -> Result:
-    """Return a value in another floating type."""
+    """Return a value in another floating type, or cut to whole numbers."""
     if isinstance(x, Constant):
         is_narrowed = x.dtype == "float64" and to == 1
         if x.dtype.startswith(FLOATING) and to in (1, 11) and not is_narrowed:
@@ -113,6 +114,8 @@ def cast(x: Value, /, *, to: int) -> Result:
             return replace(x, dtype=wide, load=lambda: x.load().astype(wide))
         # The reference evaluator computes other casts, but of small constants alone.
         raise NoBoundError("a large constant that is cast is not evaluated")
+    if to in (6, 7):  # int32 and int64
+        return Output(ops.Truncated(), (x,), x.shape)
     if to not in (1, 10, 11, 16):
         raise NoBoundError("it casts to integers: steps")
     return Output(ops.Identity(), (x,), x.shape)
@@ -193,6 +196,8 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Outp
     if isinstance(indices, Data):
         if isinstance(x, Data):
             refuse(call, "indices", indices)  # raises
+        if len(before) == 1 and indices.depends:
+            return _looked_up(x, indices, indices.shape)
         call.missed()  # the table becomes a row that is not read
         shape = (*before[:axis], *shape_of(indices), *before[axis + 1 :])
         return Output(ops.Unknown("a table that is read at positions"), (indices,), shape)
@@ -271,8 +276,19 @@ def gather_elements(x: Data, indices: Array, /, *, axis: int = 0) -> Output:
     return _entries(x, _places_along(x, indices, axis))
 
 
-def gather_nd(x: Value, indices: Array, /) -> Output:
-    """Return slices at tuples of positions."""
+def _looked_up(table: Constant, positions: Data | Output, shape: Shape | None) -> Output:
+    if table.size > MAX_FOLDED or table.refusal is not None:
+        raise NoBoundError("a table that cannot be read, or is too large")
+    return Output(ops.Lookup(table.load().astype(np.float64)), (positions,), shape)
+
+
+def gather_nd(call: Call, x: Value, indices: Array | Data, /) -> Output:
+    """Return slices at tuples of positions; of a table with one axis also at computed positions."""
+    if isinstance(indices, Data):
+        shape = shape_of(indices)
+        if isinstance(x, Data) or len(x.shape) != 1 or shape[-1:] != (1,):
+            refuse(call, "indices", indices)  # raises
+        return _looked_up(x, Output(ops.Reshape(shape[:-1]), (indices,), shape[:-1]), shape[:-1])
     if isinstance(x, Constant):
         raise NoBoundError("a table that is read at positions")
     return _entries(x, _places_at(_places(x), indices))

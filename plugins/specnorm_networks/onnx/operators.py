@@ -12,7 +12,7 @@ _FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
     1: {"Softplus": ops.Softplus, "Softsign": ops.Softsign},
     6: {
         "Relu": ops.ReLU, "Sigmoid": ops.Sigmoid, "Tanh": ops.Tanh, "Exp": ops.Exp, "Log": ops.Log,
-        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Neg": ops.Negative, "Sqrt": ops.Sqrt,
+        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Neg": ops.Negative, "Sqrt": ops.Sqrt, "Floor": ops.Floor,
     },
     7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
     9: {"Sign": ops.Sign, "Erf": ops.Erf},
@@ -106,7 +106,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "Size": OperatorRule(1, constants.shape_of),
     # These have rules for constants alone.
     **dict.fromkeys(("Equal", "And", "Or", "Xor"), OperatorRule(7, None)),
-    **dict.fromkeys(("Ceil", "Floor"), OperatorRule(6, None)),
+    "Ceil": OperatorRule(6, None),
     **dict.fromkeys(("Not", "ReduceProd"), OperatorRule(1, None)),
     **dict.fromkeys(("DequantizeLinear", "Mod"), OperatorRule(10, None)),
     "Range": OperatorRule(11, None, ("stash_type",)),

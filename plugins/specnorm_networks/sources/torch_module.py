@@ -83,9 +83,12 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
             raise
         except Exception as error:  # whatever the model's own code raises while it is traced
             errors.append(error)
-    first_line = str(errors[0]).strip().partition("\n")[0]
+    cause: BaseException = errors[0]
+    while cause.__cause__ is not None:  # torch.onnx wraps the error that says why
+        cause = cause.__cause__
+    first_line = str(cause).strip().partition("\n")[0]
     raise MethodError(
-        f"torch cannot export {type(model).__name__}: {type(errors[0]).__name__}: {first_line}. If the shape is the "
+        f"torch cannot export {type(model).__name__}: {type(cause).__name__}: {first_line}. If the shape is the "
         "cause, give one input's shape without the batch axis, or an input that the model runs on. If the model's "
         "control flow depends on values of its own buffers, specnorm_torch.bake_ replaces modules that have a "
         "vanilla_export(), and torch.onnx.export(..., dynamo=False) writes a file that network_bound reads."
@@ -158,15 +161,10 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Exp
     dynamic_shapes: Any = None
     if free:
         dynamic_shapes = tuple({0: Dim.DYNAMIC} for _ in example)
-        if _is_variadic(model):
-            dynamic_shapes = {"args": dynamic_shapes}
+        first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+        if first is not None and first.kind is first.VAR_POSITIONAL:
+            dynamic_shapes = {first.name: dynamic_shapes}
     return torch.export.export(model, example, dynamic_shapes=dynamic_shapes, strict=False)
-
-
-def _is_variadic(model: nn.Module) -> bool:
-    """Whether a module's first argument is ``*args``."""
-    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
-    return first is not None and first.kind is first.VAR_POSITIONAL
 
 
 def _check_states(program: ExportedProgram, name: str) -> None:

@@ -20,8 +20,9 @@ from torch.fx.operator_schemas import get_signature_for_torch_op
 
 
 def _softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-    # Above the threshold torch returns its input, which differs from softplus by less than float32's rounding.
-    del threshold
+    # Above 20 torch returns its input, which differs from softplus by less than float32's rounding.
+    if threshold < 20:
+        raise NotImplementedError(f"softplus with threshold={threshold}, where it jumps")
     return op.Softplus(self) if beta == 1.0 else op.Div(op.Softplus(op.Mul(self, float(beta))), float(beta))
 
 

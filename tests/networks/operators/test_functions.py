@@ -31,6 +31,11 @@ def elu(x: Array, alpha: float = 1.0, scale: float = 1.0, rate: float = 1.0) -> 
     return scale * np.where(x > 0, x, alpha * (np.exp(np.minimum(rate * x, 0)) - 1))
 
 
+def spline(x: Array) -> Array:
+    """Through (-1, 0), (0, 0.5), (1, -1) and (2, 1), by its kinks."""
+    return 0.5 + 0.5 * x - 2 * np.maximum(x, 0) + 3.5 * np.maximum(x - 1, 0)
+
+
 ALL_FREQUENCIES: list[tuple[ops.Pointwise, Function]] = [
     (ops.ReLU(), lambda x: x * (x > 0)),
     (ops.Abs(), lambda x: np.sqrt(x * x)),
@@ -60,6 +65,7 @@ ALL_FREQUENCIES: list[tuple[ops.Pointwise, Function]] = [
     (ops.ELU(), elu),
     (ops.ELU(0.3), lambda x: elu(x, 0.3)),
     (ops.ELU(1.5), lambda x: elu(x, 1.5)),
+    (ops.LinearSpline(-1, np.array([0.0, 0.5, -1.0, 1.0])), spline),
 ]
 """Operators, and their definitions once more."""
 ON_RANGES: list[tuple[ops.Pointwise, Function, float]] = [

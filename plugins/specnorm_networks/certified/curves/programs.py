@@ -87,7 +87,7 @@ class Curve:
             try:
                 match operator:
                     case Scale():
-                        lines[at] = _line(operator)
+                        lines[at] = line_of(operator)
                     case Constant():
                         numbers[at] = _finite(operator.run())
                     case Where():
@@ -352,7 +352,8 @@ def _finite(numbers: Any) -> NDArray[Any]:
     return array
 
 
-def _line(scale: Scale) -> Line:
+def line_of(scale: Scale) -> Line:
+    """Return a product with constants, and a sum, as a line; `Unreadable` if the numbers are not known."""
     offset, error = scale.offset() if scale.offset else (0.0, 0.0)
     values = _finite(scale.values)
     if not scale.is_accurate:

@@ -33,18 +33,19 @@ from specnorm_networks.certified.operators.resizing import Resize
 from specnorm_networks.certified.operators.smooth import ELU, Arctan, Cos, Erf, Sigmoid, Sin, Softplus, Softsign, Tanh
 from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
+from specnorm_networks.certified.operators.splines import Floor, LinearSpline, Lookup, Truncated
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Reciprocal, Sqrt, Steep
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [
     "ELU", "Abs", "Add", "Arctan", "AveragePool",
     "Broadcast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
-    "Cos", "Entries", "Erf", "Exp", "Gather", "GroupSort", "HardTanh",
-    "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "Log",
-    "LogSoftmax", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum",
+    "Cos", "Entries", "Erf", "Exp", "Floor", "Gather", "GroupSort", "HardTanh",
+    "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",
+    "Log", "LogSoftmax", "Lookup", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "SameOrder", "Scale", "Sigmoid", "Sign", "Sin", "Slice",
     "Smallest", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
-    "Tile", "Unknown", "Unsqueeze", "Where", "Windows",
+    "Tile", "Truncated", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

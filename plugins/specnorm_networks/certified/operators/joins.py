@@ -172,11 +172,15 @@ def supremum(numbers: FloatArray) -> float:
     return math.inf if math.isnan(largest) else largest
 
 
-class Compare(Operator):
-    """1 where a value compares with a threshold, else 0.
+class Jump(Operator):
+    """A function of each entry that jumps: it has a constant only as a part of a continuous function."""
 
-    It jumps, so that it has a constant only as a part of a continuous function.
-    """
+    def lipschitz(self, place: Place) -> float:
+        raise NoBoundError("it has a step where an entry crosses a threshold")
+
+
+class Compare(Jump):
+    """1 where a value compares with a threshold, else 0."""
 
     kind: Literal["gt", "ge", "lt", "le"]
     """Comparison of the value (left) with the threshold (right)."""
@@ -224,11 +228,8 @@ class Choose(Operator):
         return enclosing((low, high)) if place.fits(low.shape) else None
 
 
-class Sign(Operator):
-    """-1, 0 or 1, the sign of each entry.
-
-    It jumps, so that it has a constant only as a part of a continuous function.
-    """
+class Sign(Jump):
+    """-1, 0 or 1, the sign of each entry."""
 
     is_monotone_and_exact = True
 

@@ -15,6 +15,7 @@ from specnorm_networks.certified.patterns.functions import as_function
 from specnorm_networks.certified.patterns.normalisation import as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import as_maximum_and_minimum, as_sorted_groups
+from specnorm_networks.certified.patterns.splines import as_spline
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure
 from specnorm_networks.certified.permutations import remove_permutations
 
@@ -40,7 +41,9 @@ def recognise_patterns(graph: Graph) -> Graph:
 
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
-    for recognised in (_as_earlier_value, as_reflection, as_function, as_maximum_and_minimum, as_sorted_groups):
+    for recognised in (
+        _as_earlier_value, as_reflection, as_function, as_maximum_and_minimum, as_sorted_groups, as_spline
+    ):  # fmt: skip
         with suppress(NoPattern):
             return [recognised(node, structure)]
     with suppress(NoPattern):

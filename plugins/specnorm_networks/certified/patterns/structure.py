@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.graph import Node
 
 
@@ -109,6 +110,11 @@ class Structure:
             if value.size == 1:
                 return float(value.item()), name
         return None
+
+
+def are_alike(node: Node, other: Node) -> bool:
+    """Whether two nodes compute the same from the same values."""
+    return node.inputs == other.inputs and digest_of_operator(node.operator) == digest_of_operator(other.operator)
 
 
 def is_difference(operator: ops.Operator) -> bool:

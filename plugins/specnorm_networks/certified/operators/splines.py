@@ -1,0 +1,113 @@
+"""Linear splines, and the operators of which they are written: whole numbers, and tables that are read there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from specnorm.proof import Interval, enclosing, host
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NotRunError, Place, Pointwise
+from specnorm_networks.certified.operators.curved import Extent
+from specnorm_networks.certified.operators.formats import UNITS
+from specnorm_networks.certified.operators.joins import Jump
+
+
+class Floor(Jump):
+    """The largest whole number that is at most each entry."""
+
+    is_monotone_and_exact = True
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        (x,) = values
+        return np.floor(x)
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # Just below a whole number the other library may have rounded the entry up to it.
+        return np.where(abs(values[0] - np.rint(values[0])) <= 4 * unit * abs(values[0]), 1.0, 0.0)
+
+
+class Truncated(Jump):
+    """The whole part of each entry: a cast to integers."""
+
+    is_monotone_and_exact = True
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        (x,) = values
+        return np.trunc(x)
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        return Floor().rounding(values, result, unit)
+
+
+class Lookup(Jump):
+    """Entries of a table at whole numbers."""
+
+    table: FloatArray
+    """Shape (entries,)."""
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        (x,) = values
+        positions = x.astype(np.intp)
+        is_inside = (positions == x) & (x >= 0) & (x < len(self.table))
+        if not is_inside.all():
+            raise NotRunError(f"a table of {len(self.table)} entries is read at other positions")
+        return np.asarray(self.table[positions])
+
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
+        (x,) = ranges
+        return enclosing((np.full(x.shape, self.table.min()), np.full(x.shape, self.table.max())))
+
+
+class LinearSpline(Pointwise):
+    """A continuous function that is linear between whole numbers, and beyond the first and last knot."""
+
+    first: int
+    """The first knot."""
+    values: FloatArray
+    """Values at ``first``, ``first + 1``, ..., shape (knots, ...); the other axes broadcast against the input's."""
+
+    def value(self, x: FloatArray) -> FloatArray:
+        knots, *sizes = self.values.shape
+        missing_axes = x.ndim - len(sizes)
+        values = np.broadcast_to(self.values.reshape(knots, *(1,) * missing_axes, *sizes), (knots, *x.shape))
+        places = np.clip(np.floor(x - self.first), 0, len(values) - 2).astype(np.intp)[None]
+        before, after = (np.take_along_axis(values, at, axis=0)[0] for at in (places, places + 1))
+        return np.asarray(before + (x - self.first - places[0]) * (after - before))
+
+    def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
+        # Its extremes are at the ends, or at knots between them.
+        ends = self.value(low), self.value(high)
+        least, most = np.minimum(*ends), np.maximum(*ends)
+        for knot, value in enumerate(self.values, self.first):
+            is_inside = (low < knot) & (knot < high)
+            least = np.where(is_inside, np.minimum(least, value), least)
+            most = np.where(is_inside, np.maximum(most, value), most)
+        error = self.rounding([np.maximum(abs(low), abs(high))], least, UNITS["float64"])
+        is_known = np.isfinite(least - error) & np.isfinite(most + error)
+        return np.where(is_known, least - error, -math.inf), np.where(is_known, most + error, math.inf)
+
+    def extent(self) -> Extent | None:
+        slopes = np.diff(self.values, axis=0)
+        return float(host.next_down(slopes.min())), float(host.next_up(slopes.max()))
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # As for every function of an entry, with the rounding of an argument that may be multiplied by a large slope.
+        steepest = float(abs(np.diff(self.values, axis=0)).max())
+        return np.asarray(16 * unit * (float(abs(self.values).max()) + steepest * abs(values[0])))

@@ -1,0 +1,206 @@
+"""Linear splines with learned values at their knots: tables that are read at floor(y) and beside it.
+
+Where y lies between two whole numbers, floor(y) is a constant, and so are the entries of tables that are read there.
+What is left is linear in y, or no such spline. It is computed in rational numbers, so that lines that meet at a whole
+number meet exactly. A clamp before y keeps the positions inside of the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.proof import Interval, enclosing, point
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves.programs import Unreadable, line_of
+from specnorm_networks.certified.curves.values import plus, times
+from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.operators.splines import Floor, LinearSpline, Lookup, Truncated
+from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_alike
+
+MOST_NODES = 64
+"""Largest number of nodes of a spline."""
+MOST_LINES = 2**14
+"""Largest number of lines of all functions together."""
+LARGEST = 2.0**53
+"""Numbers of splines are below this one."""
+_STEPS = (ops.Add, ops.Scale, ops.Product, ops.Negative, Lookup, Truncated)
+"""Operators of which splines are written, besides `Floor`."""
+_rational: Any = np.frompyfunc(Fraction, 1, 1)
+
+
+class _Lines(NamedTuple):
+    """Functions of y between whole numbers k and k + 1.
+
+    Parameters
+    ----------
+    start : array of Fraction
+        Values at k. The first axis is that of k; the others broadcast against the value's.
+    slope : array of Fraction
+    """
+
+    start: NDArray[Any]
+    slope: NDArray[Any]
+
+    def constant(self) -> NDArray[Any]:
+        """Return the values of functions that are constant between whole numbers."""
+        if self.slope.any():
+            raise NoPattern
+        return self.start
+
+    def times(self, factor: Any) -> _Lines:
+        """Return the product with rational numbers."""
+        return _Lines(self.start * factor, self.slope * factor)
+
+
+def as_spline(node: Node, structure: Structure) -> Node:
+    """Return a sum that is a linear spline of one value y as that function of y, and a choice between two as one."""
+    if isinstance(node.operator, ops.Choose):
+        return _choice(node, structure)
+    if not isinstance(node.operator, ops.Add) or node.shape is None:
+        raise NoPattern
+    arguments = {structure.input_of(floor).name for floor in _floors(node, structure)}
+    if len(arguments) != 1:
+        raise NoPattern
+    (argument,) = arguments
+    if structure[argument].shape != node.shape:
+        raise NoPattern
+    low, high = _range_of(structure[argument], structure).ends
+    first, last = np.floor(low.min()), np.floor(high.max())
+    if not last - first < MOST_LINES:
+        raise NoPattern
+    count = int(last - first) + 1
+    axes = (count, *(1 for _ in node.shape))
+    knots = _rational(first + np.arange(count)).reshape(axes)
+    lines = _Program(structure, argument, knots).lines_of(node)
+    starts, slopes, _ = np.broadcast_arrays(*lines, knots)
+    ends = starts + slopes
+    if not np.all(starts[1:] == ends[:-1]):
+        raise NoPattern
+    values = np.concatenate([starts, ends[-1:]])
+    numbers = values.astype(np.float64)
+    if not np.all(_rational(numbers) == values):
+        raise NoPattern
+    return replace(node, operator=LinearSpline(int(first), numbers), inputs=(argument,))
+
+
+def _choice(node: Node, structure: Structure) -> Node:
+    """Return a choice between equal splines as the first: interpolations round alike from both knots so (lerp)."""
+    first, second = (structure.origin(name) for name in node.inputs[1:])
+    if not isinstance(first.operator, LinearSpline) or not are_alike(first, second) or first.shape != node.shape:
+        raise NoPattern
+    return replace(node, operator=ops.Identity(), inputs=(first.name,))
+
+
+def _floors(node: Node, structure: Structure) -> Iterator[Node]:
+    """Yield the nodes floor(y) from which a node is computed."""
+    seen: set[str] = set()
+    waiting = [*node.inputs]
+    while waiting:
+        found = structure.origin(waiting.pop())
+        if found.name in seen:
+            continue
+        seen.add(found.name)
+        if len(seen) > MOST_NODES:
+            raise NoPattern
+        if isinstance(found.operator, Floor):
+            yield found
+        elif isinstance(found.operator, _STEPS):
+            waiting += found.inputs
+
+
+def _range_of(node: Node, structure: Structure) -> Interval:
+    """Return the range of a value that is computed by factors and summands from a clamped one."""
+    operator = node.operator
+    if isinstance(operator, ops.HardTanh):
+        return enclosing((np.array(operator.low), np.array(operator.high)))
+    number, summand = structure.sum_with_number(node) or (0.0, "")
+    if summand:
+        return plus(_range_of(structure.origin(summand), structure), point(np.array(number)))
+    if not isinstance(operator, ops.Scale):
+        raise NoPattern
+    try:
+        line = line_of(operator)
+    except Unreadable as error:
+        raise NoPattern from error
+    return plus(times(line.slope, _range_of(structure.input_of(node), structure)), line.shift)
+
+
+class _Program:
+    """The functions of y that values are, by name."""
+
+    def __init__(self, structure: Structure, argument: str, knots: NDArray[Any]) -> None:
+        self.structure = structure
+        self.argument = structure[argument]
+        self.knots = knots
+        self.zeros = 0 * knots
+        self.known = {argument: _Lines(knots, self.zeros + 1)}
+
+    def lines(self, name: str) -> _Lines:
+        """Return the lines of a value; `NoPattern` if it is no line between whole numbers."""
+        node = self.structure.origin(name)
+        if node.name not in self.known:
+            lines = self.lines_of(node)
+            if np.broadcast(*lines).size > MOST_LINES:
+                raise NoPattern
+            self.known[node.name] = lines
+        return self.known[node.name]
+
+    def lines_of(self, node: Node) -> _Lines:
+        """Return the lines of the value of an operator, from those of its inputs."""
+        if are_alike(node, self.argument):
+            return self.known[self.argument.name]
+        match node.operator:
+            case Floor() if self.structure.input_of(node).name == self.argument.name:
+                return _Lines(self.knots, self.zeros)
+            case ops.Constant() as constant:
+                return _Lines(_rational_of(constant.run()), self.zeros)
+            case Truncated():
+                return _Lines(_whole(self._constant(node.inputs[0])), self.zeros)
+            case Lookup(table=table):
+                positions = _whole(self._constant(node.inputs[0]))
+                if positions.min() < 0 or positions.max() >= len(table):
+                    raise NoPattern
+                return _Lines(_rational_of(table)[positions.astype(np.intp)], self.zeros)
+            case ops.Negative():
+                return self.lines(node.inputs[0]).times(Fraction(-1))
+            case ops.Scale(exact=True) as scale:
+                offset, error = scale.offset() if scale.offset else (np.zeros(()), np.zeros(()))
+                if np.any(error):
+                    raise NoPattern
+                product = self.lines(node.inputs[0]).times(_rational_of(scale.values))
+                return _Lines(product.start + _rational_of(offset), product.slope)
+            case ops.Add() as add:
+                total = _Lines(self.zeros, self.zeros)
+                for name, weight in zip(node.inputs, add.weights, strict=True):
+                    summand = self.lines(name).times(Fraction(weight) / add.divisor)
+                    total = _Lines(total.start + summand.start, total.slope + summand.slope)
+                return total
+            case ops.Product():
+                x, y = map(self.lines, node.inputs)
+                return y.times(x.start) if not x.slope.any() else x.times(y.constant())
+        raise NoPattern
+
+    def _constant(self, name: str) -> NDArray[Any]:
+        return self.lines(name).constant()
+
+
+def _rational_of(numbers: Any) -> NDArray[Any]:
+    """Return floating numbers as the rational numbers that they are."""
+    array = np.asarray(numbers, dtype=np.float64)
+    # Larger whole numbers may have been rounded to float64.
+    if array.size > MOST_LINES or not np.all(abs(array) < LARGEST):
+        raise NoPattern
+    return np.asarray(_rational(array), dtype=object)
+
+
+def _whole(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers that are whole."""
+    if any(x.denominator != 1 for x in numbers.flat):
+        raise NoPattern
+    return numbers
