@@ -383,10 +383,10 @@ def _enclosed(x: ArrayT, method: Enclose, backend: Backend, geometry: Geometry) 
 def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:
     """An enclosure to 1e-5, if few cells suffice for it; to 1e-3 where they bring less."""
     result, upper = _enclosed(x, _enclose(clock, rtol=_CLOSE, max_cells=_CHEAP), backend, geometry)
-    is_close = result.stats["converged"] or float(result.value) <= (1 + _WIDE) * float(result.stats["lower"])
+    is_close = result.stats["converged"] or upper <= (1 + _WIDE) * float(result.stats["lower"])
     if not is_close and not clock.expired:
         wide_result, wide_upper = _enclosed(x, _enclose(clock), backend, geometry)
-        if float(wide_result.value) < float(result.value):
+        if wide_upper < upper:
             return wide_result, wide_upper
     return result, upper
 

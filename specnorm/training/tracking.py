@@ -86,7 +86,7 @@ def track(
         An *estimate*, which converges from below to the method's value (the norm itself, TN, or the layer's norm at
         its size) and is not an upper bound. With `Gram` and `Completion` it is an upper
         bound for every state. Differentiable where the library is, for a constant state (envelope theorem). For a zero
-        kernel, value and gradient are 0; for a non-finite one, the value is NaN.
+        kernel, value and gradient are 0; for a non-finite one, the value is NaN, and `Gram` raises a KernelError.
     state : dict of str to array
         The state for the next step, in the shapes and dtypes of the given one.
 

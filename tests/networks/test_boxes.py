@@ -8,6 +8,8 @@ from specnorm_networks import Graph, Layer, Node, within
 from specnorm_networks.certified.operators import Exp, Input, LeakyReLU, Matrix, Product, Sigmoid
 from specnorm_networks.tools import bound
 
+from specnorm.errors import MethodError
+
 WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
 
 
@@ -72,3 +74,12 @@ def test_a_product_broadcast_to_a_larger_shape() -> None:
     nodes = (Node("x", Input(), (), (1, 4)), Node("z", Input(), (), (1, 1)), Node("y", Product(), ("x", "z"), (1, 4)))
     graph = within(Graph(nodes, ("y",)), {"x": 0, "z": 0}, {"x": 3, "z": 5})
     assert bound(graph).upper == pytest.approx(np.hypot(5, 3 * 2), rel=1e-12)
+
+
+def test_what_is_no_graph_or_no_centre_is_answered_in_words() -> None:
+    """An AttributeError of nodes, and a KeyError of the input's name."""
+    graph = Graph((Node("x", Input(), (), (1, 2)), Node("y", Sigmoid(), ("x",), (1, 2))), ("y",))
+    with pytest.raises(MethodError, match=r"takes a Graph, not a dict: network_graph\(model, shape\) makes one"):
+        within({}, 0, 1)  # type: ignore[arg-type]
+    with pytest.raises(MethodError, match="has arrays for z; the network has the input x, too"):
+        bound(graph, radius=1.0, centre={"z": np.zeros((1, 2))})

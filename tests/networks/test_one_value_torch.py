@@ -28,6 +28,7 @@ FUNCTIONS: dict[str, tuple[Callable[[Any], Any], float]] = {
     "squareplus": (lambda x: 0.5 * (x + torch.sqrt(x * x + 4)), 1.0),
     "rational": (lambda x: x / (1 + x * x), 1.0),
     "sigmoid by exp": (lambda x: 1 / (1 + torch.exp(-x)), 0.25),
+    "sigmoid by a quotient": (lambda x: torch.exp(x) / (1 + torch.exp(x)), 0.25),
     "Mish by log and exp": (lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))), 1.08849816),
     "sine and cosine": (lambda x: torch.cat([torch.sin(x), torch.cos(x)], 1), 1.0),
     "PReLU by channel, SiLU": (lambda x: F.silu(F.prelu(x, torch.tensor([0.1, 0.2, 0.3, 0.4, 1.0]))), 1.09983935),

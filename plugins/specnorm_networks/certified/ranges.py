@@ -204,8 +204,10 @@ def within(graph: Graph, low: BoxEnd, high: BoxEnd) -> Graph:
     Raises
     ------
     MethodError
-        If an input has no numbers, or its low end is not below its high end.
+        If it is no graph, an input has no numbers, or its low end is above its high end.
     """
+    if not isinstance(graph, Graph):
+        raise MethodError(f"within takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one.")
     nodes = [_with_box(node, low, high) if node.name in graph.inputs else node for node in graph.nodes]
     return graph._with_nodes(nodes)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from specnorm.errors import MethodError
+from specnorm.proof import visible
 from specnorm_networks import Graph, Product
 from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.local.linear import ranges_by_lines, read_network
@@ -103,4 +104,8 @@ def ball_of(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
         if len(graph.inputs) != 1:
             raise MethodError(f"The network has {len(graph.inputs)} inputs: give the centre of each by name.")
         centre = {graph.inputs[0]: centre}
+    missing = [visible(name) for name in graph.inputs if name not in centre]
+    if missing:
+        given = ", ".join(map(visible, centre))
+        raise MethodError(f"The centre has arrays for {given}; the network has the input {', '.join(missing)}, too.")
     return Ball({name: np.array(x, dtype=np.float64) for name, x in centre.items()}, float(radius))

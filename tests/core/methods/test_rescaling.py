@@ -200,6 +200,17 @@ def test_rescale_has_its_derivative_in_torch(bound: float) -> None:
     np.testing.assert_allclose((found.numpy() * DIRECTION).sum(), slope(bound), rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("error")
+def test_rescaling_with_a_gradient_warns_of_nothing() -> None:
+    """torch (2.13) warns of numbers that are read from tensors with a gradient: kernels of three axes were."""
+    torch = pytest.importorskip("torch")
+    torch.set_warn_always(True)
+    try:
+        specnorm.rescale(torch.tensor(np.cos(np.arange(27.0)).reshape(1, 1, 3, 3, 3), requires_grad=True), 0.1)
+    finally:
+        torch.set_warn_always(False)
+
+
 @pytest.mark.parametrize("geometry", [{}, {"input_shape": 8, "padding_mode": "circular"}, {"stride": 2}])
 def test_two_enclosures_clip_a_kernel(monkeypatch: pytest.MonkeyPatch, geometry: Any) -> None:
     """A coarse one of the kernel, and one of the clipped kernel; the multiple that `rescale` returns is not needed."""

@@ -8,11 +8,13 @@ import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.patterns.structure import NoPattern, Structure
+from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_alike
 
 
 def as_function(node: Node, structure: Structure) -> Node:
-    """Return ``log(1 + exp(u))`` as softplus of u, and ``1 / (1 + exp(-u))`` as its sigmoid."""
+    """Return ``log(1 + exp(u))`` as softplus of u; ``1 / (1 + exp(-u))``, ``exp(u) / (1 + exp(u))`` as its sigmoid."""
+    if isinstance(node.operator, ops.Quotient):
+        return _sigmoid_by_quotient(node, structure)
     is_sigmoid = isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1
     if not (is_sigmoid or isinstance(node.operator, ops.Log)):
         raise NoPattern
@@ -30,3 +32,12 @@ def as_function(node: Node, structure: Structure) -> Node:
     if not is_sigmoid or not is_negation or structure[u.inputs[0]].shape != node.shape:
         raise NoPattern
     return replace(node, operator=ops.Sigmoid(), inputs=u.inputs)
+
+
+def _sigmoid_by_quotient(node: Node, structure: Structure) -> Node:
+    exponential, total = map(structure.origin, node.inputs)
+    number, summand = structure.sum_with_number(total) or (0.0, "")
+    is_sigmoid = isinstance(exponential.operator, ops.Exp) and number == 1
+    if not is_sigmoid or exponential.shape != node.shape or not are_alike(exponential, structure.origin(summand)):
+        raise NoPattern
+    return replace(node, operator=ops.Sigmoid(), inputs=exponential.inputs)
