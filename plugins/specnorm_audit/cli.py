@@ -41,7 +41,7 @@ Exit codes:
   1    a gate failed (--fail-...), whatever else happened, or verify did not prove
   2    wrong usage, a file that cannot be read or written, a layer without bounds or, in a certificate, without a
        claim, or a gate that is not decided
-  130  interrupted
+  130  interrupted (143, 129: by SIGTERM, SIGHUP)
 """
 
 

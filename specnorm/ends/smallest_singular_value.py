@@ -283,11 +283,13 @@ class _SmallestSearch:
                 cells=bounds.cells + result.cells,
                 levels=bounds.levels + result.levels,
             )
+            is_cut = self.clock.has_cut or self.clock.expired
+            out_of_cells = not is_cut and (bounds.is_out_of_cells or not is_close)
+            bounds = replace(bounds, is_out_of_cells=out_of_cells)
             if bounds.within(self.rtol) or self.clock.expired:
                 break
             if not is_close:
-                # The cells did not suffice, and a smaller tolerance takes more of them. A larger one may do with fewer.
-                bounds = replace(bounds, is_out_of_cells=True)
+                # Cells or time did not suffice, and a smaller tolerance takes more. A larger one may do with fewer.
                 if aimed_rtol >= TUNING.loose_rtol:
                     break
                 aimed_rtol = TUNING.loose_rtol

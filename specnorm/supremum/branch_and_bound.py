@@ -214,7 +214,9 @@ class Search:
                 # Assume that the next round's cells take as long as these.
                 seconds = time_left - self.clock.left
                 cells_in_time = self.clock.left * count / seconds if seconds > 0 else math.inf
+                rtol_before = self._rtol
                 self._relax(cover, polynomial, nodes, self.tuning.part_of_budget * min(cells_left, cells_in_time))
+                self.clock.has_cut |= cells_in_time < cells_left and self._rtol > rtol_before
             still_open = cover.prune()
             are_single_open = self._evaluate_single_frequencies(cover)
             if are_single_open and not self._has_risen_above(lower_before):

@@ -162,7 +162,9 @@ def _enclose_trimmed(
         result = _enclose_grid(search, boxes, problem)
     else:
         result = _supremum(search, boxes, problem)
-    return result, result.within(problem.rtol)
+    is_close = result.within(problem.rtol)
+    problem.clock.has_cut |= not is_close and (search.clock.has_cut or search.clock.expired)
+    return result, is_close
 
 
 def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResult]:

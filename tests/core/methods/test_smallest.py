@@ -469,6 +469,14 @@ def test_a_weak_channel_does_not_vanish(weaker: float) -> None:
     assert 0.999e-200 <= float(found.lower) <= 1e-200 <= float(found.upper) <= 1.001e-200
 
 
+def test_a_search_that_time_ended_does_not_say_that_time_is_no_help() -> None:
+    """A search whose tolerance was widened, or that ended early, for want of time was told as one without cells."""
+    kernel = np.random.default_rng(0).standard_normal((24, 16, 3, 3))
+    for budget in (0.02, 0.05, 0.07, 0.1, 0.15, 0.2):
+        found = specnorm.enclose_smallest(kernel, rtol=1e-5, budget=budget)
+        assert found.status.startswith(("budget", "converged")), found.status
+
+
 def test_more_cells_than_a_search_may_visit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no matter of time, and a looser search still finds a lower bound (as for ResNet-20)."""
     kernel = np.random.default_rng(0).standard_normal((24, 16, 3, 3))
