@@ -130,7 +130,10 @@ class Graph:
 
     @cached_property
     def fixed_values(self) -> frozenset[str]:
-        """Names of the values that are the same for all inputs, such as biases: those of `Constant` nodes."""
+        """Names of the values with known numbers that are the same for all inputs: those of `Constant` nodes.
+
+        `Held` values are the same for all inputs, too, but their numbers are not known.
+        """
         return frozenset(node.name for node in self.nodes if isinstance(node.operator, Constant))
 
     @property
