@@ -426,7 +426,8 @@ def _parsed(settings_bytes: Numbers) -> dict[str, Any]:
             "the file into the model, and save it again."
         )
     try:
-        settings = json.loads(bytes(settings_bytes.astype(np.uint8).tolist()))
+        # In an average of state dicts they are floats.
+        settings = json.loads(bytes(np.rint(settings_bytes).astype(np.uint8).tolist()))
         for x in (settings["sweeps"], *settings["method"].values()):
             if isinstance(x, int | float) and not abs(x) <= _LARGEST:
                 raise ValueError("a number of its method is too large")

@@ -231,6 +231,9 @@ def test_the_weight_of_our_constraint_is_that_of_eval(how: dict[str, Any], tmp_p
     assert [row.name for row in report.layers] == list(plain)
     assert [row.upper for row in report.layers] == pytest.approx(true, rel=2e-3)
     assert all(row.assumed == ("weight=W·bound/norm as in eval()",) for row in report.layers)
+    mean = {name: x / 3 + x / 3 + x / 3 for name, x in model.state_dict().items()}
+    safetensors.save_file(mean, tmp_path / "mean.safetensors")
+    assert [row.upper for row in audit(tmp_path / "mean.safetensors").layers] == pytest.approx(true, rel=2e-3)
     model.load_state_dict(torch.load(tmp_path / "m.pt"))
     older = {name: x for name, x in model.state_dict().items() if not name.endswith("_extra_state")}
     model.load_state_dict(older)

@@ -262,6 +262,23 @@ def loaded_without_vectors(model: Any) -> Any:
     return model
 
 
+def mean_of_two(model: Any) -> Any:
+    """By a mean of state dicts, whose settings had as many bytes as the numbers of passes have digits."""
+    torch.manual_seed(7)
+    other = constrained()
+    train(other, 3)
+    one, two = model.state_dict(), other.state_dict()
+    model.load_state_dict({name: 0.5 * one[name] + 0.5 * two[name] for name in one})
+    return model
+
+
+def assigned_from_meta(model: Any) -> Any:
+    """By a state dict for a model that has no values."""
+    other = constrained().to("meta")
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other
+
+
 @torch.no_grad()  # type: ignore[untyped-decorator]
 def drawn_again(model: Any) -> Any:
     """Outputs and inputs of some layers in turn, in the middle of a training."""
@@ -272,7 +289,8 @@ def drawn_again(model: Any) -> Any:
 
 
 NEW_WEIGHTS = {x.__name__: x for x in (averaged, loaded, assigned, edited, edited_data)}
-IN_TRAINING = {x.__name__: x for x in (loaded_in_training, loaded_without_vectors, assigned, drawn_again)}
+JUMPS = (loaded_in_training, loaded_without_vectors, assigned, mean_of_two, assigned_from_meta, drawn_again)
+IN_TRAINING = {x.__name__: x for x in JUMPS}
 
 
 @pytest.mark.parametrize("change", NEW_WEIGHTS)
@@ -603,10 +621,20 @@ def test_exported_to_onnx(trained: Any, tmp_path: Path) -> None:
     assert operators <= {"Conv", "Relu", "Reshape", "Flatten", "Gemm", "MatMul", "Add", "Mul", "Identity", "Cast"}
 
 
-def test_exported_by_torch(trained: Any) -> None:
-    data, _ = batch()
-    exported = torch.export.export(trained, (data,))
-    torch.testing.assert_close(exported.module()(data), trained(data))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_exported_by_torch(trained: Any, dtype: Any) -> None:
+    """To the bit: the constant of an exported weight was rounded, to bfloat16 in half precision."""
+    model, data = trained.to(dtype).eval(), batch()[0].to(dtype)
+    assert torch.equal(torch.export.export(model, (data,)).module()(data), model(data))
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator]
+def test_buffers_that_are_copied_change_no_exported_weight() -> None:
+    """As many averages of weights do: the constant of exported weights was a buffer, here then another model's."""
+    model, (data, _) = constrained().eval(), batch()
+    for own, other in zip(model.buffers(), constrained().buffers(), strict=True):
+        own.copy_(other)
+    torch.testing.assert_close(torch.export.export(model, (data,)).module()(data), model(data))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*TracerWarning", "ignore::torch.jit.TracerWarning")

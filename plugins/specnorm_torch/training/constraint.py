@@ -72,9 +72,12 @@ class _Settled(_Taken):
     ----------
     entries : Tensor
         Copy of the weight, by which a change through ``.data`` is seen, as many averages of weights are written.
+    factor : float
+        That of the step, which exporters write as a constant.
     """
 
     entries: Tensor
+    factor: float
 
 
 class SpectralNorm(nn.Module):
@@ -83,8 +86,6 @@ class SpectralNorm(nn.Module):
     Its arguments are those of `spectral_norm`; with ``dim`` the tensor is a matrix with the rows along that axis.
     """
 
-    scale: Tensor
-    """Factor of the last weight in eval; exporters write it as a constant."""
     compiled_passes: Tensor
     """Number of forward passes in training by compiled code."""
 
@@ -106,7 +107,6 @@ class SpectralNorm(nn.Module):
         self.state_names = tuple(state)
         for name, x in state.items():
             self.register_buffer(name, x)
-        self.register_buffer("scale", torch.ones((), device=weight.device), persistent=False)
         self.register_buffer("compiled_passes", torch.zeros((), dtype=torch.int64), persistent=False)
         # Whether the state was computed for this weight, or an earlier one; False after the weight alone was loaded.
         self._state_fits = True
@@ -283,7 +283,8 @@ class SpectralNorm(nn.Module):
                 "the constrained weight is not known yet: the model was loaded or changed since it was put in eval(). "
                 "Call model.eval() again, or run the model once on an input, then export it."
             )
-        return weight * self.scale.to(weight.dtype)
+        assert self._settled is not None
+        return weight * self._settled.factor
 
     def _program_for(self, kernel: Tensor) -> SteppedProgram:
         """Return `_program`, looked up once for each shape and dtype."""
@@ -308,9 +309,8 @@ class SpectralNorm(nn.Module):
             (step,) = take_plain_steps([settling])
             (step,) = take_plain_steps([settling._replace(sweeps=0, state=step.state)])
             step = self.for_weight(step, weight)
-            settled = _Settled(weight, version_of(weight), step, weight.detach().clone())
+            settled = _Settled(weight, version_of(weight), step, weight.detach().clone(), float(step.factor))
             self._settled = settled
-            self.scale.fill_(step.factor)
         return settled.step
 
     def _is_settled(self, weight: Tensor) -> bool:
@@ -344,7 +344,8 @@ class SpectralNorm(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Read a state; one of another method, torch's own, zeros and NaN begin anew."""
         self._settled = self._sketch = None
-        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
+        if f"{prefix}_extra_state" not in state_dict:
+            state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
         others = [name for name, x in stored.items() if x is not None and x.shape != self.state[name].shape]
@@ -366,19 +367,29 @@ class SpectralNorm(nn.Module):
         self._state_fits = not is_missing
 
     def get_extra_state(self) -> Tensor:
-        """Return the settings as JSON in bytes, so that a file alone determines the weight that eval uses."""
+        """Return the settings as JSON in bytes, so that a file alone determines the weight that eval uses.
+
+        Their number is the same in every pass, since averages of state dicts need arrays of equal shapes.
+        """
         settings = {
             **asdict(self.scaling), "dim": self.dim,
             "geometry": self.geometry, "method": {"name": self.method.name, **asdict(self.method)},
-            "sweeps": _SETTLING_SWEEPS, "passes": self._passes, "compiled_passes": int(self.compiled_passes),
+            "sweeps": _SETTLING_SWEEPS, "passes": f"{self._passes:012}",
+            "compiled_passes": f"{int(self.compiled_passes):012}",
         }  # fmt: skip
         return torch.frombuffer(bytearray(json.dumps(settings, allow_nan=False).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Take the numbers of passes, and leave the settings: those in a file are for readers that have no module."""
+        if state.dtype != torch.uint8:
+            # An average of state dicts: its vectors are those of no weight.
+            self._state_fits = False
+            return
         settings = json.loads(bytes(state.tolist()))
-        self._passes = settings["passes"]
-        self.compiled_passes.fill_(settings["compiled_passes"])
+        self._passes = int(settings["passes"])
+        # The number may be on the device 'meta', where ``load_state_dict(..., assign=True)`` has replaced all else.
+        device = next((x.device for x in self.state.values()), self.compiled_passes.device)
+        self.compiled_passes = torch.tensor(int(settings["compiled_passes"]), device=device)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
