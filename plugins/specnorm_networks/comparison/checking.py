@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -140,14 +140,20 @@ class _Comparison:
                 if theirs is None and node.name in inputs:
                     known[node.name] = Value(inputs[node.name]), UNIT_ROUNDOFF
             elif theirs is None or not was_compared:
-                self._execute_and_compare(node, theirs, known)
+                self._execute_and_compare(node, theirs, known, graph.fixed_values)
             if theirs is not None:
                 # Later nodes are computed from the model's value, if there is one.
                 known[node.name] = Value(theirs.value), theirs.unit
             for name in unread_after.get(number, ()):
                 known.pop(name, None)
 
-    def _execute_and_compare(self, node: Node, theirs: Computed | None, known: KnownValues) -> None:
+    def _execute_and_compare(
+        self,
+        node: Node,
+        theirs: Computed | None,
+        known: KnownValues,
+        constants: Container[str],
+    ) -> None:
         """Compute a value from the model's values of its inputs, and compare it with the model's value."""
         if not all(name in known for name in node.inputs):
             return
@@ -160,17 +166,19 @@ class _Comparison:
             return
         known[node.name] = ours, unit
         self.executed.add(node.name)
-        # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
-        overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
-        if isinstance(node.operator, Constant | Linear) and not overflown and np.isnan(ours.value).any():
-            raise TranslationError(
-                f"Value {visible(node.name)} ({visible(node.label)}) of the model holds NaN, which has no bound: look "
-                "for NaN or infinity in its weights and biases."
-            )
+        if isinstance(node.operator, Linear) and np.isnan(ours.value).any():
+            operands = [known[name][0].value for name in node.inputs if name not in constants]
+            if operands and all(np.isfinite(operand).all() for operand in operands):
+                raise TranslationError(
+                    f"Value {visible(node.name)} ({visible(node.label)}) of the model holds NaN, which has no bound: "
+                    "look for NaN or infinity in its weights and biases."
+                )
         if theirs is None:
             return
         if node.shape not in (None, theirs.value.shape):
             raise _refusal(node, f"has shape {node.shape} in the graph, {theirs.value.shape} in the model")
+        # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
+        overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
         difference = _difference(node, ours, theirs, unit, overflown)
         self.largest_difference = max(self.largest_difference, difference)
         if np.isfinite(theirs.value).any() or not theirs.value.size:
