@@ -119,7 +119,8 @@ def margins(
         If it is no graph, or the network does not end with a matrix, or has no bound.
     """
     if not isinstance(graph, Graph):
-        raise MethodError(f"margins takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one.")
+        given = type(graph).__name__
+        raise MethodError(f"margins takes a Graph, not a {given}: network_graph(model, shape) makes one.")
     graph = prepare(before_softmax(graph))
     measure = measure or Measure()
     method = Multipliers() if method is None else method
