@@ -12,7 +12,11 @@ MOST_ROWS = 20
 def aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Return the lines of a table."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def shortened(rows: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:

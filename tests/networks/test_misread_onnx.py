@@ -50,10 +50,12 @@ def test_a_kernel_may_be_computed_with_vectors(shapes: Any, computed: tuple[int,
 
 def test_a_bias_that_is_no_number_is_refused() -> None:
     """It cancels in differences: 1 was proven of x + NaN, and "1 value agrees" with x + infinity, which has none."""
-    with pytest.raises(TranslationError, match=r"Value b \(Constant\) of the model holds NaN"):
+    with pytest.raises(TranslationError, match=r"Value t \(Add\) of the model holds NaN"):
         network_bound(model([N("Add", ["x", "b"], ["t"]), N("Relu", ["t"], ["y"])], (1, 4), {"b": np.array(np.nan)}))
     found = network_bound(model([N("Add", ["x", "b"], ["y"])], (1, 4), {"b": np.array(np.inf)}))
     assert found.checked.missed == ("y",)
+    never = {"c": np.array(False), "b": np.array(np.nan)}  # as NumPy's variance has it for too few samples
+    assert network_bound(model([N("Where", ["c", "b", "x"], ["y"])], (1, 4), never)).upper == 1
 
 
 def test_a_constant_that_is_not_evaluated_is_the_reason() -> None:

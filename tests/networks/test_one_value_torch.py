@@ -130,8 +130,10 @@ def test_a_linear_spline_has_its_largest_slope(kind: type[Spline], step: float) 
 
 def test_splines_of_channels_have_the_slopes_between_their_clamps() -> None:
     """The last line of each channel is beyond the clamp."""
-    found = network_bound(SplineByChannel(), (2, 3))
-    assert found.upper == pytest.approx(3.25 / 0.25, rel=1e-6)
+    spline = SplineByChannel()
+    assert network_bound(spline, (2, 3)).upper == pytest.approx(3.25 / 0.25, rel=1e-6)
+    # Added to its argument, it was an error of NumPy's.
+    assert network_bound(Function(lambda x: x + spline(x)), (2, 3)).upper == pytest.approx(1 + 3.25 / 0.25, rel=1e-6)
 
 
 class Steps(Spline):

@@ -157,7 +157,12 @@ def _map_of_constants(node: Node, place: Place, linear: LinearMap | None) -> App
     """Return the map of a batch of two: the numbers of the entries, and the constants of their functions."""
     if linear is None:
         constant = node.operator.lipschitz(place)
-        return lambda x: np.stack([x[0][0], x[0][1] if constant == 1 else host.next_up(x[0][1] * constant)])
+
+        def multiply_bounds(x: Sequence[FloatArray]) -> FloatArray:
+            first, second = x[0]
+            return np.stack([first, second if constant == 1 else host.next_up(second * constant)])
+
+        return multiply_bounds
     return partial(_scaled_constants, linear) if isinstance(node.operator, Scale) else linear.apply
 
 

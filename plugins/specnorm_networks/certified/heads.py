@@ -496,7 +496,8 @@ def _root(gram: FloatArray, error: float) -> FloatArray:
     be at least ``(error + kappa trace) / (1 - m kappa)``.
     """
     m = len(gram)
-    kappa = host.add_up(matrix_norms.cholesky_loss(m, cast(Any, gram), xp=cast(Any, np)), 2.0**-52)
+    loss = matrix_norms.cholesky_loss(m, cast(Any, gram), xp=cast(Any, np))
+    kappa = host.add_up(loss, 2.0**-52)
     trace = host.inflate(float(np.sum(np.abs(np.diagonal(gram)))), m + 2)
     enlarged_error = host.add_up(error, host.mul_up(kappa, trace))
     shift = host.div_up(enlarged_error, host.lowered(1 - m * kappa, 4))

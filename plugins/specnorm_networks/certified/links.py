@@ -99,7 +99,8 @@ class Term:
         """
         if self.placed_layer is None or self.placed_layer.layer.error is None:
             return 0.0
-        error = np.asarray(self.placed_layer.layer.error(), np.float64)[:, self.columns.start : self.columns.stop]
+        error_of_layer = np.asarray(self.placed_layer.layer.error(), np.float64)
+        error = error_of_layer[:, self.columns.start : self.columns.stop]
         if self.scale is not None:
             error = error * abs(self.scale)[:, None]
         return host.inflate(abs(error) * (abs(self.factor) * 2.0**53 / ROUNDINGS), ROUNDINGS)

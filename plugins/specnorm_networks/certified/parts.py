@@ -275,7 +275,8 @@ def _reach(graph_edges: Sequence[Edge]) -> list[int]:
     distances = []
     for edge in graph_edges:
         lasts = [first + n - 1 for first, n in zip(edge.first_tap, edge.kernel.shape[2:], strict=True)]
-        distances.append([max(abs(first), abs(last)) for first, last in zip(edge.first_tap, lasts, strict=True)])
+        taps = zip(edge.first_tap, lasts, strict=True)
+        distances.append([max(abs(first), abs(last)) for first, last in taps])
     return [max(axis) for axis in zip(*distances, strict=True)]
 
 

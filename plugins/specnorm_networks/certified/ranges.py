@@ -242,7 +242,8 @@ def stated_boxes(graph: Graph) -> dict[str, tuple[float, float] | None]:
     for name, operator in _inputs(graph):
         if operator.box is not None:
             low, high = map(np.unique, operator.box)
-            boxes[name] = (float(low[0]), float(high[0])) if len(low) == len(high) == 1 else None
+            is_one_box = len(low) == len(high) == 1
+            boxes[name] = (float(low[0]), float(high[0])) if is_one_box else None
     return boxes
 
 

@@ -151,7 +151,8 @@ def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) ->
     """
     maps = [map_of_claim(claim) for claim in claims]
     scopes = {a_map.domain for a_map in maps}
-    if len(scopes) != 1 or [(a_map.start, a_map.end) for a_map in maps] != [(name, value) for name in inputs]:
+    stated = [(a_map.start, a_map.end) for a_map in maps]
+    if len(scopes) != 1 or stated != [(name, value) for name in inputs]:
         raise HypothesisError(f"{value} depends on {list(inputs)}: {[str(claim.what) for claim in claims]}")
     return _together(claims, Map(", ".join(inputs), value, *scopes), INPUTS_TOGETHER)
 

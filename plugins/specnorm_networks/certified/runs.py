@@ -243,7 +243,8 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
             placed.append(split_into_phases(kernel, tuple(start_of_phase), before))
     columns = placed[0].kernel.shape[1]
     # The window begins at position 0 or before, since a convolution has no negative padding.
-    window = window_of([*placed, PlacedKernel(np.zeros((1, columns, *(1,) * axes)), (0,) * axes)])
+    at_0 = PlacedKernel(np.zeros((1, columns, *(1,) * axes)), (0,) * axes)
+    window = window_of([*placed, at_0])
     whole = np.zeros((len(term.rows), len(placed), columns, *window.shape))
     for phase_number, ((part, _), taps) in enumerate(zip(placed, window.taps, strict=False)):
         of_phase = whole[:, phase_number]

@@ -65,7 +65,9 @@ class Scope:
     def holds(self, claim: Upper, start: str, end: str) -> bool:
         """Whether a claim is about the map between two values of this network, on these regions or larger ones."""
         what = claim.what
-        return isinstance(what, Map) and (what.start, what.end) == (start, end) and self.domain.includes(what.domain)
+        if not isinstance(what, Map):
+            return False
+        return (what.start, what.end) == (start, end) and self.domain.includes(what.domain)
 
     def check(self, *nodes: Node) -> None:
         """Refuse nodes of other graphs, even if they have the names of nodes of this one."""

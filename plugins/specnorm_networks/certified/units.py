@@ -53,7 +53,8 @@ class _Sum:
     def depends(self) -> NDArray[np.bool_]:
         """Return for each entry of the input, and each unit, whether the value depends on it."""
         axes = tuple(range(1, self.matrix.ndim))
-        return np.asarray((self.matrix != 0).any(axis=axes) | (self.error != 0).any(axis=axes))
+        may_differ_from_0 = (self.matrix != 0) | (self.error != 0)
+        return np.asarray(may_differ_from_0.any(axis=axes))
 
     def rows(self, first: int, last: int) -> _Sum:
         """Return the coefficients of entries and units ``first:last``; those of units that were added later are 0."""
@@ -151,7 +152,8 @@ class _Units:
         factor_is_exact = (low == 0) | (low == 1)
         product_is_exact = factor_is_exact | (before.matrix == 0)
         matrix = low * before.matrix
-        error = abs(low) * before.error + np.where(product_is_exact, 0.0, abs(matrix) * 2.0**-52 + 2.0**-1000)
+        rounding = np.where(product_is_exact, 0.0, abs(matrix) * 2.0**-52 + 2.0**-1000)
+        error = abs(low) * before.error + rounding
         linear_part = _Sum(matrix, np.where(factor_is_exact, error, host.inflate(error, 4)))
         entries = np.flatnonzero((high > low).reshape(-1))
         if not len(entries):

@@ -22,7 +22,8 @@ def written_out(graph: Graph) -> list[Graph]:
         nodes: list[Node] = []
         for node in last.nodes:
             nodes += _steps_of(node, last)
-        if len(nodes) == len(last.nodes) and all(a is b for a, b in zip(nodes, last.nodes, strict=True)):
+        pairs = zip(nodes, last.nodes, strict=False)
+        if len(nodes) == len(last.nodes) and all(a is b for a, b in pairs):
             return graphs
         graphs.append(last._with_nodes(nodes))
 

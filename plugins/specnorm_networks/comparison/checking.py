@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
-from specnorm_networks.certified.operators.formats import smallest_positive
+from specnorm_networks.certified.operators.formats import UNITS, smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute
@@ -31,6 +31,8 @@ SAMPLES = (2, 3, 16)
 """Sizes of the batches that are executed."""
 DIFFERENT_SAMPLES = 3
 """Number of different samples in a batch; they are repeated in turn."""
+_REPORT = "Please report the operator and its arguments."
+_IN_SINGLE = "Exporters write numbers like 0.1 in single precision: give the model in it, model.float() in torch."
 
 
 def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
@@ -138,14 +140,20 @@ class _Comparison:
                 if theirs is None and node.name in inputs:
                     known[node.name] = Value(inputs[node.name]), UNIT_ROUNDOFF
             elif theirs is None or not was_compared:
-                self._execute_and_compare(node, theirs, known)
+                self._execute_and_compare(node, theirs, known, graph.fixed_values)
             if theirs is not None:
                 # Later nodes are computed from the model's value, if there is one.
                 known[node.name] = Value(theirs.value), theirs.unit
             for name in unread_after.get(number, ()):
                 known.pop(name, None)
 
-    def _execute_and_compare(self, node: Node, theirs: Computed | None, known: KnownValues) -> None:
+    def _execute_and_compare(
+        self,
+        node: Node,
+        theirs: Computed | None,
+        known: KnownValues,
+        constants: Container[str],
+    ) -> None:
         """Compute a value from the model's values of its inputs, and compare it with the model's value."""
         if not all(name in known for name in node.inputs):
             return
@@ -158,17 +166,19 @@ class _Comparison:
             return
         known[node.name] = ours, unit
         self.executed.add(node.name)
-        # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
-        overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
-        if isinstance(node.operator, Constant | Linear) and not overflown and np.isnan(ours.value).any():
-            raise TranslationError(
-                f"Value {visible(node.name)} ({visible(node.label)}) of the model holds NaN, which has no bound: look "
-                "for NaN or infinity in its weights and biases."
-            )
+        if isinstance(node.operator, Linear) and np.isnan(ours.value).any():
+            operands = [known[name][0].value for name in node.inputs if name not in constants]
+            if operands and all(np.isfinite(operand).all() for operand in operands):
+                raise TranslationError(
+                    f"Value {visible(node.name)} ({visible(node.label)}) of the model holds NaN, which has no bound: "
+                    "look for NaN or infinity in its weights and biases."
+                )
         if theirs is None:
             return
         if node.shape not in (None, theirs.value.shape):
             raise _refusal(node, f"has shape {node.shape} in the graph, {theirs.value.shape} in the model")
+        # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
+        overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
         difference = _difference(node, ours, theirs, unit, overflown)
         self.largest_difference = max(self.largest_difference, difference)
         if np.isfinite(theirs.value).any() or not theirs.value.size:
@@ -203,6 +213,7 @@ def _difference(node: Node, ours: Value, theirs: Computed, unit: float, overflow
             node,
             f"is {our_number!r} at [{place}] in the graph and {their_number!r} in the model, {worst:.3g} times what "
             "rounding can make",
+            advice=_IN_SINGLE if math.isclose(our_number, their_number, rel_tol=UNITS["float32"]) else _REPORT,
         )
     return worst
 
@@ -221,12 +232,12 @@ def _relative_difference(ours: FloatArray, theirs: FloatArray, allowed: FloatArr
     return relative
 
 
-def _refusal(node: Node, predicate: str) -> TranslationError:
+def _refusal(node: Node, predicate: str, advice: str = _REPORT) -> TranslationError:
     """Return the error that a value of the graph differs; ``predicate`` says in which way."""
     label = node.label or type(node.operator).__name__
     return TranslationError(
         f"The network is not read as it computes: value {visible(node.name)} ({visible(label)}, read as "
-        f"{type(node.operator).__name__}) {predicate}. No bound is given. Please report the operator and its arguments."
+        f"{type(node.operator).__name__}) {predicate}. No bound is given. {advice}"
     )
 
 

@@ -42,7 +42,9 @@ def samples(shapes: Shapes, region: Area | None = None) -> Iterator[Inputs]:
     if region is None:
         yield from anywhere
         return
-    corners: list[Inputs] = [{name: np.full(shape, end) for name, shape in shapes.items()} for end in (-1.0, 1.0)]
+    corners: list[Inputs] = []
+    for end in (-1.0, 1.0):
+        corners.append({name: np.full(shape, end) for name, shape in shapes.items()})
     yield from map(region.around, itertools.chain(corners, anywhere))
 
 

@@ -160,7 +160,8 @@ def _form_of_link_alone(gram: Vectors, stage: Stage, lam: FloatArray, real: np.d
 def _eliminate(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, Vectors]:
     """Return F after a link, and ``F_rr^-1 F_rk`` (see `Forward`)."""
     if stage.leaf.any():
-        form = form - adjoint(stage.symbols) @ ((stage.leaf.astype(lam.dtype) ** 2 * lam)[:, None] * stage.symbols)
+        of_leaf = stage.leaf.astype(lam.dtype) ** 2 * lam
+        form = form - adjoint(stage.symbols) @ (of_leaf[:, None] * stage.symbols)
     of_link: Vectors = -(stage.centre.astype(lam.dtype) * lam)[:, None] * stage.symbols
     count = of_link.shape[0]
     gone = _gone(stage)

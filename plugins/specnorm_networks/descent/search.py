@@ -501,7 +501,8 @@ def _climbed(
     """
     for share in CLIMB:
         points = _around(centres, share * step)
-        angles, places = np.unique(np.concatenate(points).round(9), axis=0, return_inverse=True)
+        rounded_points = np.concatenate(points).round(9)
+        angles, places = np.unique(rounded_points, axis=0, return_inverse=True)
         of_links = values.of_links(angles)
         sampled = of_links[numbers[:, None], places.reshape(len(centres), -1)]
         best = np.argmax(np.nan_to_num(sampled, nan=-math.inf), axis=1)
@@ -512,7 +513,8 @@ def _climbed(
 def _around(centres: FloatArray, step: FloatArray) -> FloatArray:
     """Return each centre, and a step to either side along each axis that has one: shape (centres, points, axes)."""
     forward_moves = np.diag(step)[np.flatnonzero(step)]
-    return np.asarray(centres[:, None] + np.concatenate([np.zeros((1, len(step))), forward_moves, -forward_moves]))
+    moves = np.concatenate([np.zeros((1, len(step))), forward_moves, -forward_moves])
+    return np.asarray(centres[:, None] + moves)
 
 
 def highest(
@@ -531,7 +533,8 @@ def highest(
     axes = np.flatnonzero(step)
     count = len(axes)
     for share in (1 / 2, 1 / 4, 1 / 8):
-        sampled = values(_around(centres, share * step).reshape(-1, len(step))).reshape(len(centres), -1)
+        points = _around(centres, share * step).reshape(-1, len(step))
+        sampled = values(points).reshape(len(centres), -1)
         best = max(best, float(sampled.max()))
         if not math.isfinite(best):
             break
@@ -539,7 +542,8 @@ def highest(
         after = sampled[:, 1 : 1 + count]
         before = sampled[:, 1 + count :]
         bend = np.maximum(2 * middle - after - before, 1e-12 * middle)
-        centres[:, axes] += np.clip((after - before) / (2 * bend), -1, 1) * share * step[axes]
+        move = np.clip((after - before) / (2 * bend), -1, 1)
+        centres[:, axes] += move * share * step[axes]
     return best
 
 

@@ -277,6 +277,7 @@ def adjoint(matrices: Vectors) -> Vectors:
 def symbols_at(kernel: FloatArray, place: Sequence[int], angles: FloatArray) -> NDArray[np.complex128]:
     """Return the symbols of a kernel whose first tap stands at a place, at angles (f, d), one matrix an angle."""
     shape = kernel.shape[2:]
-    places = np.indices(shape).reshape(len(shape), math.prod(shape)) + np.reshape(place, (-1, 1))
+    taps = np.indices(shape).reshape(len(shape), math.prod(shape))
+    places = taps + np.reshape(place, (-1, 1))
     turns = angles @ places
     return symbols_of(kernel, np.cos(turns), np.sin(turns))

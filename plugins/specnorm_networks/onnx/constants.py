@@ -59,9 +59,15 @@ class NotComputedError(NoBoundError, ModelFileError):
 
 # -- where constants come from -----------------------------------------------------------------------------------------
 def constant(
-    call: Call, /, *, value: Constant | None = None, value_float: float | None = None, value_int: int | None = None,
-    value_floats: Numbers | None = None, value_ints: Wholes | None = None,
-) -> Constant:  # fmt: skip
+    call: Call,
+    /,
+    *,
+    value: Constant | None = None,
+    value_float: float | None = None,
+    value_int: int | None = None,
+    value_floats: Numbers | None = None,
+    value_ints: Wholes | None = None,
+) -> Constant:
     """Return the constant that a Constant node states."""
     if value is not None:
         return value
@@ -137,9 +143,7 @@ def computed(proto: Any, call: Call, rule: OperatorRule, reader: Tensors) -> tup
     for number, shape in enumerate(shapes):
         if shape is not None:
             load = partial(_output, run, number)
-            outputs.append(
-                replace(largest, shape=shape, dtype=str(dtype), load=load, key=object(), steps=steps + 1)
-            )  # fmt: skip
+            outputs.append(replace(largest, shape=shape, dtype=str(dtype), load=load, key=object(), steps=steps + 1))
     return tuple(outputs)
 
 

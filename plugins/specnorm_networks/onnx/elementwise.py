@@ -66,7 +66,8 @@ def celu(x: Data, /, *, alpha: float) -> Output:
     """Return ``alpha elu(x / alpha)``."""
     if not alpha > 0:
         raise NoBoundError(f"alpha={alpha!r}: below 0 the exponential grows")
-    return scaled(Output(ops.ELU(), (scaled(x, 1 / alpha, exact=alpha == 1),), x.shape), alpha)
+    stretched = scaled(x, 1 / alpha, exact=alpha == 1)
+    return scaled(Output(ops.ELU(), (stretched,), x.shape), alpha)
 
 
 def selu(x: Data, /, *, alpha: float, gamma: float) -> Output:
@@ -152,7 +153,8 @@ def multiply(a: Value, b: Value, /) -> Output:
         x = b
         assert isinstance(a, Constant)  # for the type checker: one of them is
         constant = a
-    return Output(ops.Scale(numbers_of(constant), exact=True), (x,), broadcast_shapes([x.shape, constant.shape]))
+    shape = broadcast_shapes([x.shape, constant.shape])
+    return Output(ops.Scale(numbers_of(constant), exact=True), (x,), shape)
 
 
 def divide(a: Value, b: Value, /) -> Output:
@@ -209,7 +211,12 @@ def where(condition: Value, a: Value, b: Value, /) -> Output:
 
 def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
     """Return the builder of a comparison, a step from 0 to 1."""
-    mirrored: dict[str, Literal["gt", "ge", "lt", "le"]] = {"gt": "lt", "ge": "le", "lt": "gt", "le": "ge"}
+    mirrored: dict[str, Literal["gt", "ge", "lt", "le"]] = {
+        "gt": "lt",
+        "ge": "le",
+        "lt": "gt",
+        "le": "ge",
+    }
 
     def build(a: Value, b: Value, /) -> Output:
         shape = broadcast_shapes([a.shape, b.shape])
@@ -218,7 +225,8 @@ def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
             if number is not None and isinstance(x, Data) and shape == x.shape:
                 return Output(ops.Compare(kind_of_x, number), (x,), shape)
         # The difference of two different floats never underflows to 0, so its sign is that of the comparison.
-        return Output(ops.Compare(kind), (_joined(ops.Add((1.0, -1.0)), a, b),), shape)
+        difference = _joined(ops.Add((1.0, -1.0)), a, b)
+        return Output(ops.Compare(kind), (difference,), shape)
 
     return build
 

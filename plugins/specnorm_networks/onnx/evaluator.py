@@ -126,7 +126,9 @@ def _pool(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     dilations = _attribute(node, "dilations", None) or [1] * len(kernel)
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
     pairs = _padding(node, sizes, reach, strides)
-    rests = [(n + sum(pair) - k) % s for n, pair, k, s in zip(sizes, pairs, reach, strides, strict=True)]
+    rests = []
+    for n, pair, k, s in zip(sizes, pairs, reach, strides, strict=True):
+        rests.append((n + sum(pair) - k) % s)
     ceil = _attribute(node, "ceil_mode", 0) and any(rests)
     if ceil and (node.op_type != "MaxPool" or _attribute(node, "auto_pad", "NOTSET") != "NOTSET"):
         raise NotEvaluatedError
@@ -150,7 +152,8 @@ def _convolution(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     channels = x.shape[1]
     groups = _attribute(node, "group", 1)
     channels_of_group = weight.shape[1]
-    at_once = max(1, WINDOWS // max(x[:, 0].size * math.prod(weight.shape[2:]), 1))
+    windows_of_channel = x[:, 0].size * math.prod(weight.shape[2:])
+    at_once = max(1, WINDOWS // max(windows_of_channel, 1))
     if channels <= at_once or channels_of_group * groups != channels:
         return _run(node, opset, inputs)
     without_bias = _with(node, kernel_shape=list(weight.shape[2:]))
@@ -176,7 +179,8 @@ def _groups_in_parts(node: Any, opset: int, x: Any, weight: Any, groups: int, at
         part = by_group[first : first + at_once]
         channels = slice(first * channels_of_group, (first + at_once) * channels_of_group)
         part_node = _with(node, group=len(part))
-        results += _convolution(part_node, opset, [x[:, channels], part.reshape(-1, *weight.shape[1:])])
+        kernel = part.reshape(-1, *weight.shape[1:])
+        results += _convolution(part_node, opset, [x[:, channels], kernel])
     return np.concatenate(results, axis=1)
 
 
@@ -206,7 +210,8 @@ def _global(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Pool all pixels, along one axis."""
     x = inputs[0]
     outputs = _run(node, opset, [x.reshape(*x.shape[:2], -1, 1)])
-    return [output.reshape(*x.shape[:2], *(1 for _ in x.shape[2:])) for output in outputs]
+    shape = (*x.shape[:2], *(1 for _ in x.shape[2:]))
+    return [output.reshape(shape) for output in outputs]
 
 
 def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
@@ -216,7 +221,8 @@ def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     epsilon = _attribute(node, "epsilon", 1e-5)
     instance_norm = helper.make_node("InstanceNormalization", ["x", "one", "zero"], ["y"], epsilon=epsilon)
     flat = x.reshape(x.shape[0], groups, -1)
-    (normalised,) = _run(instance_norm, opset, [flat, np.ones(groups, x.dtype), np.zeros(groups, x.dtype)])
+    ones, zeros = np.ones(groups, x.dtype), np.zeros(groups, x.dtype)
+    (normalised,) = _run(instance_norm, opset, [flat, ones, zeros])
     repeats = 1 if opset >= 21 else x.shape[1] // groups  # older operator sets have a scale for each group
     ones = (1,) * (x.ndim - 2)
     scale_of_channel = np.repeat(scale, repeats).reshape(-1, *ones)

@@ -96,10 +96,21 @@ def pads_of(
 
 
 def convolution(
-    call: Call, x: Data, kernel: Constant, bias: Constant | None, /, *, auto_pad: str, dilations: Wholes | None,
-    group: int, kernel_shape: Wholes | None, pads: Wholes | None, strides: Wholes | None,
-    output_padding: Wholes | None = None, output_shape: Wholes | None = None,
-) -> Output:  # fmt: skip
+    call: Call,
+    x: Data,
+    kernel: Constant,
+    bias: Constant | None,
+    /,
+    *,
+    auto_pad: str,
+    dilations: Wholes | None,
+    group: int,
+    kernel_shape: Wholes | None,
+    pads: Wholes | None,
+    strides: Wholes | None,
+    output_padding: Wholes | None = None,
+    output_shape: Wholes | None = None,
+) -> Output:
     """Return a convolution or transposed convolution with a constant kernel."""
     ndim = len(kernel.shape) - 2
     taps = kernel.shape[2:]
@@ -144,9 +155,13 @@ def convolution(
 
 
 def _crops(
-    window: tuple[Wholes, Wholes, Wholes], extra: Wholes, sizes: Shape | None, output_shape: Wholes | None,
-    auto_pad: str, pads: Wholes | None,
-) -> tuple[Pads | None, Sequence[int]]:  # fmt: skip
+    window: tuple[Wholes, Wholes, Wholes],
+    extra: Wholes,
+    sizes: Shape | None,
+    output_shape: Wholes | None,
+    auto_pad: str,
+    pads: Wholes | None,
+) -> tuple[Pads | None, Sequence[int]]:
     """Return the amounts that a transposed convolution crops from its output, and its output sizes.
 
     Parameters
@@ -194,16 +209,32 @@ def matmul(call: Call, a: Value, b: Value, /) -> Output:
     return _matrix(call, a, b, 1.0)
 
 
-def gemm(call: Call, a: Value, b: Value, c: Constant | None, /, *, alpha: float, beta: float, transA: int,
-         transB: int,) -> Output:  # fmt: skip
+def gemm(
+    call: Call,
+    a: Value,
+    b: Value,
+    c: Constant | None,
+    /,
+    *,
+    alpha: float,
+    beta: float,
+    transA: int,
+    transB: int,
+) -> Output:
     """Return ``alpha a b + beta c`` for matrices, of which a or b may be transposed."""
     return _matrix(call, a, b, alpha, bool(transA), bool(transB), c, beta)
 
 
 def _matrix(
-    call: Call, a: Value, b: Value, alpha: float, transposes_a: bool = False, transposes_b: bool = False,
-    added: Constant | None = None, beta: float = 1.0,
-) -> Output:  # fmt: skip
+    call: Call,
+    a: Value,
+    b: Value,
+    alpha: float,
+    transposes_a: bool = False,
+    transposes_b: bool = False,
+    added: Constant | None = None,
+    beta: float = 1.0,
+) -> Output:
     """Return ``alpha a b + beta added``, where a or b is a constant matrix.
 
     The row of the matrix in the audit has the stored matrix, even if its transpose acts: both have the same norm.
@@ -261,7 +292,8 @@ def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Output:
     shared = leading[len(leading) + 2 - len(weight.shape) :]
     kept = [n for n in weight.shape[:-2] if n != 1]
     letters = "".join(letter for letter, n in zip(shared, weight.shape, strict=False) if n != 1)
-    matrices = weight.mapped((*kept, *weight.shape[-2:]), lambda a: a.reshape(*kept, *a.shape[-2:]))
+    shape_of_kept = (*kept, *weight.shape[-2:])
+    matrices = weight.mapped(shape_of_kept, lambda a: a.reshape(shape_of_kept))
     value_indices, constant_indices = ("ab", "bc") if right else ("bc", "ab")
     return _products(call, x, matrices, leading + value_indices, letters + constant_indices, f"{leading}ac")
 
@@ -287,8 +319,13 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
 
 
 def _products(
-    call: Call, x: Value, constant: Constant, value_indices: str, constant_indices: str, output_indices: str,
-) -> Output:  # fmt: skip
+    call: Call,
+    x: Value,
+    constant: Constant,
+    value_indices: str,
+    constant_indices: str,
+    output_indices: str,
+) -> Output:
     """Return a sum of products of a value and a constant, whose indices are letters, as in `numpy.einsum`.
 
     The stack of matrices is measured for the network alone: its row says that it is not read as a layer.
@@ -322,7 +359,8 @@ def _products(
         raise NoBoundError(constant.refusal)
     call.missed()  # adds that row
     layer = Layer(constant.name, lambda: as_stack(constant.load()), {}, 0)
-    return Output(ops.Matrices(layer, equation, lambda: constant.load().astype(np.float64)), (x,), shape)
+    matrices = ops.Matrices(layer, equation, lambda: constant.load().astype(np.float64))
+    return Output(matrices, (x,), shape)
 
 
 def _scaled(weight: Constant, alpha: float) -> Constant:
@@ -336,8 +374,16 @@ def _scaled(weight: Constant, alpha: float) -> Constant:
 
 
 def batch_norm(
-    call: Call, x: Data, scale: Constant, bias: Constant, mean: Constant, variance: Constant, /, *, epsilon: float,
-) -> Output:  # fmt: skip
+    call: Call,
+    x: Data,
+    scale: Constant,
+    bias: Constant,
+    mean: Constant,
+    variance: Constant,
+    /,
+    *,
+    epsilon: float,
+) -> Output:
     """Return batch normalisation at inference: a product with constants."""
     # Before operator set 14, a node with further outputs is in training.
     if call.opset < 14 and call.outputs > 1:

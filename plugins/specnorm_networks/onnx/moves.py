@@ -65,7 +65,8 @@ def flatten(x: Value, /, *, axis: int) -> Constant | Output:
     if not -len(before) <= axis <= len(before):
         raise NoBoundError(f"axis {axis} of a value of {counted(len(before), 'axis', 'axes')}")
     axis += len(before) if axis < 0 else 0
-    return _moved(x, ops.Reshape((math.prod(before[:axis]), math.prod(before[axis:]))))
+    target = (math.prod(before[:axis]), math.prod(before[axis:]))
+    return _moved(x, ops.Reshape(target))
 
 
 def squeeze(x: Value, /, *, axes: Wholes | None) -> Constant | Output:
@@ -183,7 +184,8 @@ def concat(*values: Value, axis: int) -> Output:
     if len({*map(len, shapes)}) > 1:
         raise NoBoundError("its values have different numbers of axes")
     whole = sum(shape[axis] for shape in shapes)
-    return Output(ops.Concat(axis), values, (*shapes[0][:axis], whole, *shapes[0][axis + 1 :]))
+    shape = (*shapes[0][:axis], whole, *shapes[0][axis + 1 :])
+    return Output(ops.Concat(axis), values, shape)
 
 
 def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Output:
@@ -204,7 +206,8 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Outp
     if isinstance(x, Constant):
         raise NoBoundError("a table that is read at positions")
     index = indices.astype(np.int64)
-    return Output(ops.Gather(axis, index), (x,), (*before[:axis], *index.shape, *before[axis + 1 :]))
+    shape = (*before[:axis], *index.shape, *before[axis + 1 :])
+    return Output(ops.Gather(axis, index), (x,), shape)
 
 
 def expand(x: Data, shape: Wholes, /) -> Output:
@@ -233,7 +236,8 @@ def blocks(x: Data, /, *, blocksize: int, mode: str = "DCR") -> Output:
         order = (0, 1, 4, 2, 5, 3)
     if mode not in ("DCR", "CRD") or b < 1 or math.prod(parts) != math.prod(shape_of(x)):
         raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
-    places = np.arange(math.prod(parts)).reshape(parts).transpose(order).reshape(n, -1, h * b, w * b)
+    blocks = np.arange(math.prod(parts)).reshape(parts)
+    places = blocks.transpose(order).reshape(n, -1, h * b, w * b)
     return Output(ops.Entries(places, places.size), (x,), places.shape)
 
 
@@ -266,7 +270,8 @@ def _places_along(x: Value, indices: Array, axis: int) -> NDArray[np.int64]:
 def _places_at(places: NDArray[np.int64], indices: Array) -> NDArray[np.int64]:
     """Return slices of ``places``: each tuple along the last axis of ``indices`` is the position of one."""
     depth = indices.shape[-1]
-    if depth < 1 or math.prod(indices.shape[:-1]) * math.prod(places.shape[depth:]) > MAX_KNOWN:
+    count = math.prod(indices.shape[:-1]) * math.prod(places.shape[depth:])
+    if depth < 1 or count > MAX_KNOWN:
         raise NoBoundError("its value is too large for a table of its entries, or has no positions")
     return np.asarray(places[tuple(np.moveaxis(indices.astype(np.int64), -1, 0))])
 

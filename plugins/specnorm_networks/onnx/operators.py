@@ -11,12 +11,20 @@ from specnorm_networks.onnx.nodes import OperatorRule
 _FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
     1: {"Softplus": ops.Softplus, "Softsign": ops.Softsign},
     6: {
-        "Relu": ops.ReLU, "Sigmoid": ops.Sigmoid, "Tanh": ops.Tanh, "Exp": ops.Exp, "Log": ops.Log,
-        "Reciprocal": ops.Reciprocal, "Abs": ops.Abs, "Neg": ops.Negative, "Sqrt": ops.Sqrt, "Floor": ops.Floor,
+        "Relu": ops.ReLU,
+        "Sigmoid": ops.Sigmoid,
+        "Tanh": ops.Tanh,
+        "Exp": ops.Exp,
+        "Log": ops.Log,
+        "Reciprocal": ops.Reciprocal,
+        "Abs": ops.Abs,
+        "Neg": ops.Negative,
+        "Sqrt": ops.Sqrt,
+        "Floor": ops.Floor,
     },
     7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
     9: {"Sign": ops.Sign, "Erf": ops.Erf},
-}  # fmt: skip
+}
 """Functions of each entry without arguments, by the oldest operator set that is known."""
 
 

@@ -16,9 +16,18 @@ from specnorm_networks.onnx.tensors import Constant
 
 
 def pool(
-    call: Call, x: Data, /, *, kernel_shape: Wholes, auto_pad: str, pads: Wholes | None, strides: Wholes | None,
-    dilations: Wholes | None = None, ceil_mode: int = 0, count_include_pad: int = 0,
-) -> Output:  # fmt: skip
+    call: Call,
+    x: Data,
+    /,
+    *,
+    kernel_shape: Wholes,
+    auto_pad: str,
+    pads: Wholes | None,
+    strides: Wholes | None,
+    dilations: Wholes | None = None,
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+) -> Output:
     """Return the maximum or average over windows."""
     kernel = kernel_shape
     ceil = bool(ceil_mode)
@@ -90,15 +99,26 @@ def reduce(make: _Reduction) -> Builder:
 
 
 def resize(
-    call: Call, x: Data, /, *, scales: Numbers | None, mode: str, sizes: Wholes | None = None,
-    coordinate_transformation_mode: str = "asymmetric", nearest_mode: str = "floor", axes: Wholes | None = None,
-) -> Output:  # fmt: skip
+    call: Call,
+    x: Data,
+    /,
+    *,
+    scales: Numbers | None,
+    mode: str,
+    sizes: Wholes | None = None,
+    coordinate_transformation_mode: str = "asymmetric",
+    nearest_mode: str = "floor",
+    axes: Wholes | None = None,
+) -> Output:
     """Return a resized value: by Resize, or by Upsample of older operator sets."""
     coordinates = coordinate_transformation_mode
     shape = list(shape_of(x))
     if mode not in ("nearest", "linear") or coordinates not in (
-        "half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"
-    ):  # fmt: skip
+        "half_pixel",
+        "pytorch_half_pixel",
+        "asymmetric",
+        "align_corners",
+    ):
         raise NoBoundError(f"resizing by {mode[:20]} with {coordinates[:40]} coordinates has no rule")
     if nearest_mode not in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"):
         raise NoBoundError(f"nearest_mode={nearest_mode[:20]} of {call.operator} is not known here")
@@ -130,9 +150,15 @@ _MODES: dict[str, PadMode] = {"constant": "zeros", "reflect": "reflect", "edge":
 
 
 def pad(
-    x: Data, /, *, mode: str, pads: Wholes, constant_value: Constant | None = None, value: float = 0.0,
+    x: Data,
+    /,
+    *,
+    mode: str,
+    pads: Wholes,
+    constant_value: Constant | None = None,
+    value: float = 0.0,
     axes: Wholes | None = None,
-) -> Output:  # fmt: skip
+) -> Output:
     """Return a value padded by a constant or by its own entries; negative amounts cut entries off."""
     shape = shape_of(x)
     padded_axes = [on_axis(a, shape) for a in axes] if axes is not None else range(len(shape))

@@ -18,10 +18,19 @@ from specnorm_networks.onnx.tensors import Constant
 LAYER = ""
 """Name that stands for layers among the origins of a value, if a layer computes it."""
 _CONVOLUTIONS = {
-    "Conv": (0, 1), "ConvTranspose": (0, 1), "ConvInteger": (0, 1), "DeformConv": (0, 1), "QLinearConv": (0, 3),
+    "Conv": (0, 1),
+    "ConvTranspose": (0, 1),
+    "ConvInteger": (0, 1),
+    "DeformConv": (0, 1),
+    "QLinearConv": (0, 3),
     "CausalConvWithState": (0, 1),
-}  # fmt: skip
-_FACTORS = _CONVOLUTIONS | {"MatMul": (0, 1), "Gemm": (0, 1), "MatMulInteger": (0, 1), "QLinearMatMul": (0, 3)}
+}
+_FACTORS = _CONVOLUTIONS | {
+    "MatMul": (0, 1),
+    "Gemm": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QLinearMatMul": (0, 3),
+}
 """Numbers of the inputs that an operator multiplies; Einsum multiplies all of them."""
 PRODUCTS = frozenset((*_FACTORS, "Einsum"))
 _NUMBER_INPUTS = {"EyeLike": (), "RandomNormalLike": (), "RandomUniformLike": (), "CastLike": (0,)}

@@ -161,7 +161,7 @@ class Walk:
                 refusal = constant.refusal or hidden.reason
                 tensors.append(
                     Tensor(name, constant.shape, constant.dtype, constant.load, hidden.kind, refusal=refusal)
-                )  # fmt: skip
+                )
         for name, constant in self.constants.items():
             if name not in used_names:
                 tensors.append(Tensor(name, constant.shape, constant.dtype, constant.load, "none"))
@@ -206,7 +206,8 @@ class Walk:
                 )
 
     def _shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Shape | None]:
-        return {name: value.shape for name, value in Walk(self.model, self.reader.again(), inputs).values.items()}
+        walk = Walk(self.model, self.reader.again(), inputs)
+        return {name: value.shape for name, value in walk.values.items()}
 
     def _scope(self, graph: Any) -> dict[str, Value]:
         scope: dict[str, Value] = {}

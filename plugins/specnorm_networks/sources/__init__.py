@@ -14,9 +14,13 @@ from specnorm.proof import counted
 from specnorm_networks.sources.base import Exported
 
 _ADAPTERS = {
-    "equinox": "jax_function", "flax": "jax_function", "jax": "jax_function", "jaxlib": "jax_function",
-    "keras": "keras_model", "torch": "torch_module",
-}  # fmt: skip
+    "equinox": "jax_function",
+    "flax": "jax_function",
+    "jax": "jax_function",
+    "jaxlib": "jax_function",
+    "keras": "keras_model",
+    "torch": "torch_module",
+}
 """Modules of this package by the name of a framework's package."""
 _WITH_STATE = ("equinox", "flax")
 """Frameworks that keep a state beside the model."""

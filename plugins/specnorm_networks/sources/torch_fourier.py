@@ -141,11 +141,17 @@ def _convolution(
     axes = tuple(range(2, like.ndim))
     kernel = answers.flip(axes).roll([1 + (n - 1) // 2 for n in sizes], axes)
     layer: nn.Module = _CONVOLUTIONS[like.ndim](
-        channels, offset.shape[1], tuple(sizes), padding="same", padding_mode="circular", dtype=like.dtype,
+        channels,
+        offset.shape[1],
+        tuple(sizes),
+        padding="same",
+        padding_mode="circular",
+        dtype=like.dtype,
         device=like.device,
-    )  # fmt: skip
+    )
     layer.weight = nn.Parameter(kernel.contiguous(), requires_grad=False)
-    layer.bias = nn.Parameter(offset[0].reshape(offset.shape[1], -1)[:, 0].contiguous(), requires_grad=False)
+    bias = offset[0].reshape(offset.shape[1], -1)[:, 0]
+    layer.bias = nn.Parameter(bias.contiguous(), requires_grad=False)
     return layer
 
 

@@ -291,9 +291,13 @@ def _written(
     while True:
         try:
             written = torch.onnx.export(
-                program, dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
+                program,
+                dynamo=True,
+                optimize=False,
+                opset_version=OPSET,
+                verbose=False,
                 custom_translation_table=table() | translations,
-            )  # fmt: skip
+            )
             break
         except Exception as error:
             # An operator without a translation is written by its torch name, which the reader of the file reports.

@@ -23,7 +23,9 @@ def _softplus(self: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     # Above 20 torch returns its input, which differs from softplus by less than float32's rounding.
     if threshold < 20:
         raise NotImplementedError(f"softplus with threshold={threshold}, where it jumps")
-    return op.Softplus(self) if beta == 1.0 else op.Div(op.Softplus(op.Mul(self, float(beta))), float(beta))
+    if beta == 1.0:
+        return op.Softplus(self)
+    return op.Div(op.Softplus(op.Mul(self, float(beta))), float(beta))
 
 
 def _log_sigmoid(self: Any) -> Any:
@@ -49,9 +51,14 @@ def _random_leaky(
 
 
 def _convolution_3d(
-    self: Any, weight: Any, bias: Any = None, stride: Any = (1,), padding: Any = (0,), dilation: Any = (1,),
+    self: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = (1,),
+    padding: Any = (0,),
+    dilation: Any = (1,),
     groups: int = 1,
-) -> Any:  # fmt: skip
+) -> Any:
     # The exporter's own translation adds a bias of shape (cout, 2) where there is none (onnxscript 0.7).
     strides, pads, dilations = (tuple(numbers) * (3 // len(numbers)) for numbers in (stride, padding, dilation))
     has_batch = len(self.shape) == 5
@@ -61,16 +68,25 @@ def _convolution_3d(
 
 
 def _average(
-    self: Any, kernel_size: Any = (), stride: Any = (), padding: Any = (0, 0), ceil_mode: bool = False,
-    count_include_pad: bool = True, divisor_override: int | None = None,
-) -> Any:  # fmt: skip
+    self: Any,
+    kernel_size: Any = (),
+    stride: Any = (),
+    padding: Any = (0, 0),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Any:
     size = _pair(kernel_size)
     pads = _pair(padding)
     has_divisor = divisor_override is not None
     pool = op.AveragePool(
-        self, kernel_shape=size, strides=_pair(stride) if stride else size,
-        pads=(*pads, *pads), ceil_mode=int(ceil_mode), count_include_pad=int(count_include_pad or has_divisor),
-    )  # fmt: skip
+        self,
+        kernel_shape=size,
+        strides=_pair(stride) if stride else size,
+        pads=(*pads, *pads),
+        ceil_mode=int(ceil_mode),
+        count_include_pad=int(count_include_pad or has_divisor),
+    )
     if has_divisor and ceil_mode:
         raise NotImplementedError("a divisor of its own with ceil_mode")
     # The exporter's own translation drops the divisor silently.
@@ -195,9 +211,13 @@ def _selu(self: Any) -> Any:
 
 
 def _layer_norm(
-    self: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5,
+    self: Any,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
     cudnn_enable: bool = True,
-) -> Any:  # fmt: skip
+) -> Any:
     del cudnn_enable
     scale = _constant(np.ones([int(n) for n in normalized_shape]), self) if weight is None else weight
     rounded_eps = float(np.float32(eps))

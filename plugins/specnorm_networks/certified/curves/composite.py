@@ -13,9 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specnorm.proof import Interval, anything, arithmetic, enclosing
-from specnorm_networks.certified.curves.programs import Curve, EntryProgram
+from specnorm.proof import Interval, arithmetic, enclosing
+from specnorm_networks.certified.curves.programs import Curve, EntryProgram, Evaluation
 from specnorm_networks.certified.curves.slopes import Proof, bounds_on, prove, root_of_largest
+from specnorm_networks.certified.curves.values import Dual, Quantity, number
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     LowHigh,
@@ -28,64 +29,38 @@ from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.steep import hint
 
 
-def run_all(program: EntryProgram, x: FloatArray) -> list[FloatArray]:
-    """Return all values of a program for an argument x, by their numbers."""
-    values = [x]
-    for operator, reads in program:
-        values.append(operator.run(*(values[number] for number in reads)))
-    return values
-
-
-def _ranges_in_other_library(program: EntryProgram, x: FloatArray, unit: float) -> list[Interval]:
-    """Return intervals of all values as another library computes them, with the unit roundoff ``unit``."""
-    values = run_all(program, x)
-    ranges = [enclosing((x, x))]
-    for number, (operator, reads) in enumerate(program, 1):
-        value = values[number]
-        place = Place(tuple(values[source].shape for source in reads), value.shape)
-        linear = operator.linear_map(place)
-        inputs = [ranges[source] for source in reads]
-        stated_image = linear.image(inputs) if linear is not None else operator.image(inputs, place)
-        image = anything(value.shape) if stated_image is None else enclosing(stated_image)
-        rounding = np.asarray(operator.rounding([values[source] for source in reads], value, unit))
-        low = np.minimum(image.low, value) - rounding
-        high = np.maximum(image.high, value) + rounding
-        ranges.append(enclosing((low, high)))
-    return ranges
-
-
 class _OfOneValue(Operator):
     """Functions of one value that are written as a program."""
 
     program: EntryProgram
-
-    def numbers_of_outputs(self) -> tuple[int, ...]:
-        """Return the numbers of the program's values that are returned."""
-        return (len(self.program),)
+    outputs: tuple[int, ...] = (-1,)
+    """Numbers of the program's values that are returned; -1 is the last one."""
 
     def join(self, outputs: Sequence[FloatArray]) -> FloatArray:
         """Return the operator's value for the values that are returned."""
         return outputs[0]
 
+    def all_values(self, x: FloatArray) -> list[FloatArray]:
+        """Return all values of the program for an argument x, by their numbers."""
+        values = [x]
+        for operator, reads in self.program:
+            values.append(operator.run(*(values[number] for number in reads)))
+        return values
+
     @functools.cached_property
     def curve(self) -> Curve:
         """The program with its numbers loaded; `Unreadable` if they cannot be."""
-        return Curve.of(self.program, self.numbers_of_outputs())
+        return Curve.of(self.program, self.outputs)
 
     @functools.cached_property
     def proof(self) -> Proof | str:
         """Slopes on the whole line, or the reason why they are not bounded."""
         return prove(self.curve)
 
-    @property
-    def may_jump(self) -> bool:
-        """Whether one of the operators jumps, and nothing proves that the function is continuous."""
-        return self.curve.jumps and isinstance(self.proof, str)
-
     def value(self, x: FloatArray) -> FloatArray:
         """Return the value for an argument."""
-        values = run_all(self.program, x)
-        return self.join([values[output] for output in self.numbers_of_outputs()])
+        values = self.all_values(x)
+        return self.join([values[output] for output in self.outputs])
 
     def lipschitz(self, place: Place) -> float:
         """Return the root of the largest sum of squared slopes, on the whole line or on the range of the input."""
@@ -93,7 +68,7 @@ class _OfOneValue(Operator):
         if not isinstance(self.proof, str):
             constants.append(self.proof.constant)
         ranges = place.ranges() if place.boxed or not constants else ()
-        if len(ranges) == 1 and ranges[0] is not None and not self.may_jump:
+        if len(ranges) == 1 and ranges[0] is not None:
             square_sum = bounds_on(self.curve, ranges[0].low, ranges[0].high).slopes.square_sum
             constants.append(root_of_largest(square_sum))
         if not any(map(math.isfinite, constants)):
@@ -107,9 +82,16 @@ class _OfOneValue(Operator):
         unit: float,
     ) -> FloatArray | float:
         # The rounding of each operator, carried through those after it.
-        ranges = _ranges_in_other_library(self.program, values[0], unit)
-        outputs = self.numbers_of_outputs()
-        low, high = (self.join([ranges[output].ends[end] for output in outputs]) for end in (0, 1))
+        (x,) = values
+        steps = self.all_values(x)
+        roundings = [
+            operator.rounding([steps[source] for source in reads], step, unit)
+            for (operator, reads), step in zip(self.program, steps[1:], strict=True)
+        ]
+        argument = Dual(Quantity(enclosing((x, x))), number(1.0))
+        ranges = Evaluation(self.curve, argument, roundings=roundings).values
+        ends = zip(*(ranges[output].value.factor.ends for output in self.outputs), strict=True)
+        low, high = (self.join([np.broadcast_to(end, x.shape) for end in each]) for each in ends)
         return np.asarray(np.maximum(high - result, result - low))
 
 
@@ -127,28 +109,21 @@ class Composite(_OfOneValue, Pointwise):
         return super().lipschitz(place)
 
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
-        if self.may_jump:
-            return None
-        proof = self.proof
-        least, most = np.full(low.shape, -math.inf), np.full(low.shape, math.inf)
-        if not isinstance(proof, str):
-            least, most = (np.broadcast_to(end[0], low.shape) for end in (proof.low, proof.high))
-        if (np.isfinite(low) & np.isfinite(high)).any() or isinstance(proof, str):
-            bounds = bounds_on(self.curve, low, high)
-            least = np.maximum(least, bounds.slopes.low[0])
-            most = np.minimum(most, bounds.slopes.high[0])
+        least, most = (end[0] for end in bounds_on(self.curve, low, high).slopes.each.ends)
+        if not isinstance(self.proof, str):
+            least = np.maximum(least, self.proof.low[0])
+            most = np.minimum(most, self.proof.high[0])
         return (least, most) if np.isfinite(least).all() and np.isfinite(most).all() else None
 
     @arithmetic.on_host()
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
-        if self.may_jump:
-            return super().between(low, high)
         bounds = bounds_on(self.curve, low, high)
         least, most = bounds.values[0].ends
+        slopes = bounds.slopes.each
         # A function that rises or falls on the whole interval has its extremes at the ends.
         for is_monotone, first, last in (
-            (bounds.slopes.low[0] >= 0, low, high),
-            (bounds.slopes.high[0] <= 0, high, low),
+            (slopes.low[0] >= 0, low, high),
+            (slopes.high[0] <= 0, high, low),
         ):
             if is_monotone.any():
                 at_first, at_last = (bounds_on(self.curve, end, end).values[0] for end in (first, last))
@@ -161,13 +136,8 @@ class SideBySide(_OfOneValue):
     """Several functions of one value, joined along an axis; ``new``: along a new axis."""
 
     rule = "stack"
-    outputs: tuple[int, ...]
-    """Numbers of the program's values that are joined."""
-    axis: int
+    axis: int = 0
     new: bool = False
-
-    def numbers_of_outputs(self) -> tuple[int, ...]:
-        return self.outputs
 
     def join(self, outputs: Sequence[FloatArray]) -> FloatArray:
         return np.stack(outputs, self.axis) if self.new else np.concatenate(outputs, self.axis)
@@ -177,8 +147,6 @@ class SideBySide(_OfOneValue):
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         (x,) = ranges
-        if self.may_jump:
-            return None
         bounds = bounds_on(self.curve, x.low, x.high)
         low, high = zip(*(value.ends for value in bounds.values), strict=True)
         return enclosing((self.join(low), self.join(high)))

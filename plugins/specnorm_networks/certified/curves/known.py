@@ -21,7 +21,12 @@ def _line(slope: float, shift: float = 0.0, *, exact: bool = False) -> Scale:
 SILU = Composite(((Sigmoid(), (0,)), (Product(), (0, 1))))
 """``x sigmoid(x)``."""
 GELU = Composite(
-    ((_line(1 / math.sqrt(2)), (0,)), (Erf(), (1,)), (_line(0.5, 0.5, exact=True), (2,)), (Product(), (0, 3)))
+    (
+        (_line(1 / math.sqrt(2)), (0,)),
+        (Erf(), (1,)),
+        (_line(0.5, 0.5, exact=True), (2,)),
+        (Product(), (0, 3)),
+    )
 )
 """``x Phi(x)``, Phi the distribution of a normal number: ``(1 + erf(x / sqrt(2))) / 2``."""
 TANH_GELU = Composite(
@@ -35,9 +40,20 @@ TANH_GELU = Composite(
     )
 )
 """``x (1 + tanh(y / 2)) / 2 = x sigmoid(y)`` with ``y = 2 sqrt(2 / pi) (x + 0.044715 x^3)``, near to `GELU`."""
-MISH = Composite(((Softplus(), (0,)), (Tanh(), (1,)), (Product(), (0, 2))))
+MISH = Composite(
+    (
+        (Softplus(), (0,)),
+        (Tanh(), (1,)),
+        (Product(), (0, 2)),
+    )
+)
 """``x tanh(softplus(x))``."""
 HARD_SWISH = Composite(
-    ((_line(1.0, 3.0, exact=True), (0,)), (HardTanh(0.0, 6.0), (1,)), (Product(), (0, 2)), (_line(1 / 6), (3,)))
+    (
+        (_line(1.0, 3.0, exact=True), (0,)),
+        (HardTanh(0.0, 6.0), (1,)),
+        (Product(), (0, 2)),
+        (_line(1 / 6), (3,)),
+    )
 )
 """``x min(max(x + 3, 0), 6) / 6``."""

@@ -426,7 +426,8 @@ class Linear(Operator):
             if linear is None:
                 return None
             # An empty batch gives the value's shape without computing anything.
-            shape = linear.shape or linear.apply([np.zeros((0, *before)) for before in befores]).shape[1:]
+            empty_inputs = [np.zeros((0, *before)) for before in befores]
+            shape = linear.shape or linear.apply(empty_inputs).shape[1:]
         except (NoBoundError, NotRunError, ValueError, IndexError):
             return None
         return linear, shape
@@ -528,7 +529,9 @@ class Pointwise(Operator):
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         """Return smallest and largest slopes on intervals (also infinite ones), rounded outward; None if unknown."""
         ends = self.extent()
-        return None if ends is None else (np.full(low.shape, ends[0]), np.full(high.shape, ends[1]))
+        if ends is None:
+            return None
+        return np.full(low.shape, ends[0]), np.full(high.shape, ends[1])
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         """Return intervals of the values on intervals, rounded outward; infinite if unknown."""

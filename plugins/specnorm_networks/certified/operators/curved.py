@@ -58,7 +58,8 @@ class Curved(Pointwise):
         up = np.where(np.isinf(value), value, value + error)
         # An infinite value at a finite point is an overflow: the function's own value there is finite.
         is_known = np.isfinite(value) | (np.isinf(value) & np.isinf(x))
-        return np.where(is_known, host.next_down(down), -math.inf), np.where(is_known, host.next_up(up), math.inf)
+        down = np.where(is_known, host.next_down(down), -math.inf)
+        return down, np.where(is_known, host.next_up(up), math.inf)
 
 
 def rounded_slopes(least: FloatArray, most: FloatArray, extent: Extent) -> LowHigh:

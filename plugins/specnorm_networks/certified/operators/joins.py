@@ -58,7 +58,11 @@ class _LargestOrSmallest(Selection):
         if len(before) == 2:
             u, v, difference, relu = range(4)
             sign = 1.0 if self.join is np.maximum else -1.0
-            return [(Add((sign, -sign)), (u, v)), (ReLU(), (difference,)), (Add((1.0, sign)), (v, relu))]
+            return [
+                (Add((sign, -sign)), (u, v)),
+                (ReLU(), (difference,)),
+                (Add((1.0, sign)), (v, relu)),
+            ]
         # A tournament: the inputs have the first numbers, the result of each step has the next one, and step k combines
         # the values 2 k and 2 k + 1.
         pairs = [(2 * step, 2 * step + 1) for step in range(len(before) - 1)]
@@ -91,7 +95,11 @@ class Where(Selection):
         mask = np.asarray(self.mask(), dtype=bool)
         keep_first = Scale(mask.astype(np.float64), exact=True)
         keep_second = Scale((~mask).astype(np.float64), exact=True)
-        return [(keep_first, (0,)), (keep_second, (1,)), (Add((1.0, 1.0)), (2, 3))]
+        return [
+            (keep_first, (0,)),
+            (keep_second, (1,)),
+            (Add((1.0, 1.0)), (2, 3)),
+        ]
 
 
 class ProductOrQuotient(Operator):
@@ -223,8 +231,10 @@ class Choose(Operator):
         condition, first, second = ranges
         is_first = condition.mignitude() > 0
         is_second = (condition.low == 0) & (condition.high == 0)
-        low = np.where(is_first, first.low, np.where(is_second, second.low, np.minimum(first.low, second.low)))
-        high = np.where(is_first, first.high, np.where(is_second, second.high, np.maximum(first.high, second.high)))
+        smallest = np.minimum(first.low, second.low)
+        largest = np.maximum(first.high, second.high)
+        low = np.where(is_first, first.low, np.where(is_second, second.low, smallest))
+        high = np.where(is_first, first.high, np.where(is_second, second.high, largest))
         return enclosing((low, high)) if place.fits(low.shape) else None
 
 

@@ -133,7 +133,8 @@ def are_accurate(factors: FloatArray, roundings: int) -> bool:
 
 def _with_axes_in_front(x: FloatArray, ndim: int) -> FloatArray:
     """Return a batch (batch, *shape) with axes of size 1 in front of the shape, which has ``ndim`` axes with them."""
-    return x.reshape(x.shape[0], *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])
+    new_axes = (1,) * (ndim + 1 - x.ndim)
+    return x.reshape(x.shape[0], *new_axes, *x.shape[1:])
 
 
 def normalisation(
@@ -280,7 +281,12 @@ class Broadcast(Linear):
         if shape is None:
             return None
         ndim = len(shape)
-        return LinearMap.of_moves(lambda x: np.broadcast_to(_with_axes_in_front(x[0], ndim), (len(x[0]), *shape)))
+
+        def copies(x: Sequence[FloatArray]) -> FloatArray:
+            (batch,) = x
+            return np.broadcast_to(_with_axes_in_front(batch, ndim), (len(batch), *shape))
+
+        return LinearMap.of_moves(copies)
 
 
 class _Reduction(Linear):
@@ -301,7 +307,8 @@ class _Reduction(Linear):
         return frozenset(axes_with_same_number) - {*self.axes}
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        if len(set(self.axes)) < len(self.axes) or any(not 0 <= axis < len(before) for axis in self.axes):
+        has_axes = all(0 <= axis < len(before) for axis in self.axes)
+        if not has_axes or len(set(self.axes)) < len(self.axes):
             return None
         count = self._count(before)
         if not count:

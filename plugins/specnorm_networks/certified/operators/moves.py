@@ -18,7 +18,8 @@ class SameOrder(Move):
     """The same entries in the same order, in another shape; derived classes say which shape."""
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        return LinearMap.of_moves(lambda x: x[0].reshape(len(x[0]), *self.moved(np.empty(before, np.bool_)).shape))
+        shape = self.moved(np.empty(before, np.bool_)).shape
+        return LinearMap.of_moves(lambda x: x[0].reshape(len(x[0]), *shape))
 
 
 class Identity(SameOrder):

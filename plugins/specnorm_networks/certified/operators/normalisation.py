@@ -111,6 +111,7 @@ class Normalise(Operator):
 
 def _count(shape: Shape, axes: tuple[int, ...]) -> int:
     """Return how many entries are normalised together; `NoBoundError` if the shape has no such axes."""
-    if len(set(axes)) < len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
+    has_axes = all(0 <= axis < len(shape) for axis in axes)
+    if not has_axes or len(set(axes)) < len(axes):
         raise NoBoundError(f"axes {axes} of a value of shape {shape}")
     return math.prod(shape[axis] for axis in axes)

@@ -100,4 +100,5 @@ class Resize(Linear):
                 error += coordinate_unit + axes.coordinate_error(
                     size, outputs, self.scales[axis], self.coordinates, coordinate_unit
                 )
-        return super().rounding(values, result, unit) + 2 * error * float(np.max(abs(x), initial=0.0))
+        largest = float(np.max(abs(x), initial=0.0))
+        return super().rounding(values, result, unit) + 2 * error * largest

@@ -145,7 +145,8 @@ class ELU(Curved):
         if self.extent() is None:
             return None
         # Below 0 the slope is alpha exp(x). A relative error u of x changes exp(x) by at most u |x| exp(x) < u.
-        powers = rounded_slopes(np.exp(np.minimum(low, 0.0)), np.exp(np.minimum(high, 0.0)), (0.0, 1.0))
+        at_low, at_high = np.exp(np.minimum(low, 0.0)), np.exp(np.minimum(high, 0.0))
+        powers = rounded_slopes(at_low, at_high, (0.0, 1.0))
         down, up = enclosing(powers).scaled(self.alpha).ends
         down, up = np.maximum(down, 0.0), np.minimum(up, self.alpha)
         # Above 0 the slope is 1.
@@ -208,7 +209,8 @@ def _wave_between(low: FloatArray, high: FloatArray, quarter_periods: int) -> Lo
     contains_minimum = _contains_quarter_period(first, last, 3 - quarter_periods)
     up = np.where(contains_maximum, 1.0, up)
     down = np.where(contains_minimum, -1.0, down)
-    return np.where(is_near, np.maximum(down, -1.0), -1.0), np.where(is_near, np.minimum(up, 1.0), 1.0)
+    least = np.where(is_near, np.maximum(down, -1.0), -1.0)
+    return least, np.where(is_near, np.minimum(up, 1.0), 1.0)
 
 
 def _contains_quarter_period(first: FloatArray, last: FloatArray, quarters: int) -> FloatArray:

@@ -136,7 +136,8 @@ class Reflection(Operator):
         above = self.above.transpose(2, 0, 1)
         border = np.array([self.sign[1], -self.sign[0]]).T
         lengths = np.linalg.norm(border, axis=1)
-        largest_norm = float(max(np.max(np.linalg.norm(matrices, axis=(1, 2))) for matrices in (below, above)))
+        norms = [np.linalg.norm(matrices, axis=(1, 2)) for matrices in (below, above)]
+        largest_norm = float(max(map(np.max, norms)))
         if not (0 < lengths.min() <= lengths.max() < np.inf and 1e-100 < largest_norm < 1e100):
             return math.inf
         differences = np.einsum("kij,kj->ki", below - above, border / lengths[:, None])

@@ -203,7 +203,8 @@ def average_norm_up(pooling: AxisPooling) -> float:
     has_equal_divisors = pooling.count_padding or pooling.before == pooling.after == 0
     if pooling.ceil or pooling.dilation != 1 or not has_equal_divisors or pooling.kernel > axes.LONGEST:
         raise NoBoundError(f"averages over {pooling.outputs} windows of {pooling.kernel} pixels: too many")
-    taps_of_class = [len(range(r, pooling.kernel, pooling.stride)) for r in range(min(pooling.stride, pooling.kernel))]
+    first_taps = range(min(pooling.stride, pooling.kernel))
+    taps_of_class = [len(range(first, pooling.kernel, pooling.stride)) for first in first_taps]
     return host.root_up(Fraction(sum(count * count for count in taps_of_class), pooling.kernel**2))
 
 

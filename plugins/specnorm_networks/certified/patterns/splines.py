@@ -125,10 +125,10 @@ def _range_of(node: Node, structure: Structure) -> Interval:
     if not isinstance(operator, ops.Scale):
         raise NoPattern
     try:
-        line = line_of(operator)
+        slope, shift = line_of(operator)
     except Unreadable as error:
         raise NoPattern from error
-    return plus(times(line.slope, _range_of(structure.input_of(node), structure)), line.shift)
+    return plus(times(slope, _range_of(structure.input_of(node), structure)), shift)
 
 
 class _Program:
