@@ -40,8 +40,8 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
     ----------
     layers : keras.Model, or list
         A built model. The kernels of its trainable dense and convolutional layers, transposed and depthwise ones too,
-        are kept in the ball. A list, as in ``get_config()``, has for each trainable variable of the model the geometry
-        of a kernel, or None.
+        are kept in the ball; those of separable, recurrent and attention layers are not. A list, as in
+        ``get_config()``, has for each trainable variable of the model the geometry of a kernel, or None.
     learning_rate : float, schedule or callable, default 0.1
         From 0 to 1; other numbers are cut off there. Rates from 0.05 to 0.2, after a warm-up and decaying to
         nearly 0, are usual.

@@ -48,7 +48,7 @@ class Nonexpansive:
     reached: float
     pair: tuple[Array, Array]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return the answer in a sentence, and the bound's note."""
         upper = self.bound.upper
         if upper is None:

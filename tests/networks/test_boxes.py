@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from specnorm_networks import Graph, Layer, Node, within
+from specnorm_networks import Graph, Layer, Node, margins, within
 from specnorm_networks.certified.operators import Exp, Input, LeakyReLU, Matrix, Product, Sigmoid
 from specnorm_networks.tools import bound
 
@@ -81,5 +81,7 @@ def test_what_is_no_graph_or_no_centre_is_answered_in_words() -> None:
     graph = Graph((Node("x", Input(), (), (1, 2)), Node("y", Sigmoid(), ("x",), (1, 2))), ("y",))
     with pytest.raises(MethodError, match=r"takes a Graph, not a dict: network_graph\(model, shape\) makes one"):
         within({}, 0, 1)  # type: ignore[arg-type]
+    with pytest.raises(MethodError, match="margins takes a Graph, not a dict"):
+        margins({})
     with pytest.raises(MethodError, match="has arrays for z; the network has the input x, too"):
         bound(graph, radius=1.0, centre={"z": np.zeros((1, 2))})

@@ -16,7 +16,7 @@ import numpy as np
 from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
-from specnorm_networks.certified.operators.formats import smallest_positive
+from specnorm_networks.certified.operators.formats import UNITS, smallest_positive
 from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute
@@ -31,6 +31,8 @@ SAMPLES = (2, 3, 16)
 """Sizes of the batches that are executed."""
 DIFFERENT_SAMPLES = 3
 """Number of different samples in a batch; they are repeated in turn."""
+_REPORT = "Please report the operator and its arguments."
+_IN_SINGLE = "Exporters write numbers like 0.1 in single precision: give the model in it, model.float() in torch."
 
 
 def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
@@ -211,6 +213,7 @@ def _difference(node: Node, ours: Value, theirs: Computed, unit: float, overflow
             node,
             f"is {our_number!r} at [{place}] in the graph and {their_number!r} in the model, {worst:.3g} times what "
             "rounding can make",
+            advice=_IN_SINGLE if math.isclose(our_number, their_number, rel_tol=UNITS["float32"]) else _REPORT,
         )
     return worst
 
@@ -229,12 +232,12 @@ def _relative_difference(ours: FloatArray, theirs: FloatArray, allowed: FloatArr
     return relative
 
 
-def _refusal(node: Node, predicate: str) -> TranslationError:
+def _refusal(node: Node, predicate: str, advice: str = _REPORT) -> TranslationError:
     """Return the error that a value of the graph differs; ``predicate`` says in which way."""
     label = node.label or type(node.operator).__name__
     return TranslationError(
         f"The network is not read as it computes: value {visible(node.name)} ({visible(label)}, read as "
-        f"{type(node.operator).__name__}) {predicate}. No bound is given. Please report the operator and its arguments."
+        f"{type(node.operator).__name__}) {predicate}. No bound is given. {advice}"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.proof import Clock, Interval, Upper, known
+from specnorm.proof import Clock, Interval, Upper, counted, known, number
 from specnorm_networks import Graph, Multipliers
 from specnorm_networks.local.certified import margins as rules
 from specnorm_networks.tools import (
@@ -52,6 +52,11 @@ class Margins:
     whole: float
     note: str = ""
     file: bytes | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Return the largest constant in a line."""
+        largest = number(float(self.upper.max(initial=0.0)), "upper")
+        return f"Margins({counted(len(self.upper), 'class', 'classes')}, each difference of logits at most {largest})"
 
     @property
     def upper(self) -> FloatArray:
@@ -111,8 +116,11 @@ def margins(
     Raises
     ------
     MethodError
-        If the network does not end with a matrix, or has no bound.
+        If it is no graph, or the network does not end with a matrix, or has no bound.
     """
+    if not isinstance(graph, Graph):
+        given = type(graph).__name__
+        raise MethodError(f"margins takes a Graph, not a {given}: network_graph(model, shape) makes one.")
     graph = prepare(before_softmax(graph))
     measure = measure or Measure()
     method = Multipliers() if method is None else method

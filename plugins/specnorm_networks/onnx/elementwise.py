@@ -58,7 +58,8 @@ def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Output:
     """Return ``alpha x + beta``, clipped to [0, 1]."""
     if not (math.isfinite(alpha) and math.isfinite(beta)):
         raise NoBoundError(f"its slope and what it adds are {alpha} and {beta}")
-    line = ops.Scale(np.array(alpha), lambda: (np.array(beta), np.zeros(())), exact=True)
+    offset = (np.array(beta), np.zeros(()))
+    line = ops.Scale(np.array(alpha), lambda: offset, exact=True)
     return Output(ops.HardTanh(0.0, 1.0), (Output(line, (x,), x.shape),), x.shape)
 
 

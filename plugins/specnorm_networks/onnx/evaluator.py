@@ -221,8 +221,9 @@ def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     epsilon = _attribute(node, "epsilon", 1e-5)
     instance_norm = helper.make_node("InstanceNormalization", ["x", "one", "zero"], ["y"], epsilon=epsilon)
     flat = x.reshape(x.shape[0], groups, -1)
-    ones, zeros = np.ones(groups, x.dtype), np.zeros(groups, x.dtype)
-    (normalised,) = _run(instance_norm, opset, [flat, ones, zeros])
+    unit_scale = np.ones(groups, x.dtype)
+    no_bias = np.zeros(groups, x.dtype)
+    (normalised,) = _run(instance_norm, opset, [flat, unit_scale, no_bias])
     repeats = 1 if opset >= 21 else x.shape[1] // groups  # older operator sets have a scale for each group
     ones = (1,) * (x.ndim - 2)
     scale_of_channel = np.repeat(scale, repeats).reshape(-1, *ones)

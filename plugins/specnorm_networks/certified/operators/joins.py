@@ -196,8 +196,13 @@ class Compare(Jump):
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
-        compare = {"gt": np.greater, "ge": np.greater_equal, "lt": np.less, "le": np.less_equal}[self.kind]
-        return compare(x, self.threshold).astype(np.float64)
+        comparisons = {
+            "gt": np.greater,
+            "ge": np.greater_equal,
+            "lt": np.less,
+            "le": np.less_equal,
+        }
+        return comparisons[self.kind](x, self.threshold).astype(np.float64)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         # The function rises or falls, so that its extremes are at the ends.

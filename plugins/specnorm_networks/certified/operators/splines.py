@@ -81,7 +81,8 @@ class LinearSpline(Pointwise):
     def value(self, x: FloatArray) -> FloatArray:
         knots, *sizes = self.values.shape
         missing_axes = x.ndim - len(sizes)
-        values = np.broadcast_to(self.values.reshape(knots, *(1,) * missing_axes, *sizes), (knots, *x.shape))
+        by_knot = self.values.reshape(knots, *(1,) * missing_axes, *sizes)
+        values = np.broadcast_to(by_knot, (knots, *x.shape))
         places = np.clip(np.floor(x - self.first), 0, len(values) - 2).astype(np.intp)[None]
         before, after = (np.take_along_axis(values, at, axis=0)[0] for at in (places, places + 1))
         return np.asarray(before + (x - self.first - places[0]) * (after - before))

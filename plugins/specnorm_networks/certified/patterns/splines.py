@@ -128,7 +128,8 @@ def _range_of(node: Node, structure: Structure) -> Interval:
         slope, shift = line_of(operator)
     except Unreadable as error:
         raise NoPattern from error
-    return plus(times(slope, _range_of(structure.input_of(node), structure)), shift)
+    range_of_input = _range_of(structure.input_of(node), structure)
+    return plus(times(slope, range_of_input), shift)
 
 
 class _Program:
