@@ -407,9 +407,8 @@ def _constrained(names: Sequence[str], weight: Numbers, settings_bytes: Numbers,
     if row_axis is not None:
         kernel = np.moveaxis(weight, row_axis, 0).reshape(weight.shape[row_axis], -1)
     stored_state = dict(zip(names, state, strict=True))
-    # As in eval(): sweeps move the state until it fits the weight, and the norm is that of the moved state.
-    _, moved_state = track(kernel, method, stored_state, sweeps=int(settings["sweeps"]), **geometry)
-    value, _ = track(kernel, method, moved_state, sweeps=0, **geometry)
+    # As in eval(): sweeps move the state until it fits the weight.
+    value, _ = track(kernel, method, stored_state, sweeps=int(settings["sweeps"]), **geometry)
     norm = float(value)
     bound = float(settings["bound"])
     is_within_bound = settings["only_shrink"] and norm <= bound

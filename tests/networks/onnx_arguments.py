@@ -210,7 +210,8 @@ def squeezed(d: Shapes) -> Arguments:
 
 
 def unsqueezed(d: Shapes) -> Arguments:
-    return {"data": Slot(d.sizes(1, 2)), "axes": d.choice([[0], [-1], [1, 0], [0, -1]])}
+    # Of axes in another order, onnx's reference evaluator inserts each into the shape before, up to operator set 12.
+    return {"data": Slot(d.sizes(1, 2)), "axes": d.choice([[0], [-1], [0, 1], [0, -1]])}
 
 
 def sliced(d: Shapes) -> Arguments:

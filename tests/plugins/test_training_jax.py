@@ -391,7 +391,7 @@ def test_rescaled_trees_are_certified() -> None:
 SHARDED = """
 import jax, numpy as np, specnorm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from specnorm_jax.training import SpectralPenalty
+from specnorm_jax.training import SpectralPenalty, with_geometry
 assert len(jax.devices()) == 8
 mesh = Mesh(np.array(jax.devices()), ("part",))
 def put(x, *axes):
@@ -399,22 +399,23 @@ def put(x, *axes):
 normal = np.random.RandomState(0).standard_normal
 tree = {name: {"kernel": normal((3, 16, 13)).astype("float32")} for name in ("one", "two")}
 tree = jax.tree_util.tree_map(jax.numpy.asarray, tree)
-penalty = SpectralPenalty()
+penalty = SpectralPenalty(rule=with_geometry({"*": {"layout": "WIO"}}))
 state = penalty.init(tree)
 moved = jax.tree_util.tree_map(lambda x: 1.1 * x + 0.1 * x**2, tree)
 step = jax.jit(jax.value_and_grad(penalty, has_aux=True))
 (value, after), gradient = step(moved, state)
 spread = jax.tree_util.tree_map(lambda x: put(x, None, "part"), moved)
-shards = jax.tree_util.tree_map(lambda x: put(x, None, "part"), state)
+shards = jax.tree_util.tree_map(put, state)
 (other, later), slope = step(spread, shards)
 assert len(spread["one"]["kernel"].sharding.device_set) == 8
 np.testing.assert_allclose(other, value, rtol=1e-5)
 for a, b in zip(jax.tree_util.tree_leaves((slope, )), jax.tree_util.tree_leaves((gradient, )), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-4)
 method = specnorm.methods.TensorNorm(proven=False)
-kernel = spread["one"]["kernel"]
-found, _ = specnorm.track(kernel, method, shards["one/kernel"], layout="WIO")
-expected, _ = specnorm.track(moved["one"]["kernel"], method, state["one/kernel"], layout="WIO")
+kernel = moved["one"]["kernel"]
+start = specnorm.init_tracking(kernel, method, layout="WIO")
+found, _ = specnorm.track(spread["one"]["kernel"], method, start, layout="WIO")
+expected, _ = specnorm.track(kernel, method, start, layout="WIO")
 np.testing.assert_allclose(found, expected, rtol=1e-5)
 print("equal")
 """

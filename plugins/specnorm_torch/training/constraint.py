@@ -307,7 +307,6 @@ class SpectralNorm(nn.Module):
                 self._program_for(kernel), self.scaling, _SETTLING_SWEEPS, kernel, tuple(self.state.values())
             )
             (step,) = take_plain_steps([settling])
-            (step,) = take_plain_steps([settling._replace(sweeps=0, state=step.state)])
             step = self.for_weight(step, weight)
             settled = _Settled(weight, version_of(weight), step, weight.detach().clone(), float(step.factor))
             self._settled = settled
