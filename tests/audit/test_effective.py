@@ -223,7 +223,10 @@ def test_the_weight_of_our_constraint_is_that_of_eval(how: dict[str, Any], tmp_p
     torch.save(model.state_dict(), tmp_path / "m.pt")
     weights = [model[at].weight.detach() for at in (0, 1, 3)]
     plain = {f"{at}.weight": weight for at, weight in zip((0, 1, 3), weights, strict=True)}
-    geometry = {"0.weight": {"padding": "valid"}, "1.weight": {"padding": "valid", "stride": 2, "groups": 2}}
+    geometry: dict[str, dict[str, Any]] = {
+        "0.weight": {"padding": "valid"},
+        "1.weight": {"padding": "valid", "stride": 2, "groups": 2},
+    }
     true = [row.upper for row in audit(plain, geometry=geometry).layers]
     report = audit(tmp_path / "m.pt")
     safetensors.save_file(model.state_dict(), tmp_path / "m.safetensors")

@@ -38,6 +38,7 @@ from specnorm_networks.certified.combinations import (
 from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.links import Link, PlacedLayer, Term
+from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.rules import Average, follow_with, identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
 
@@ -233,9 +234,13 @@ class Reader:
 
     def _repeat(self, combination: LinearCombination) -> int:
         """Return how many features each channel has become; 1 unless the value was flattened."""
-        number = combination.single_value
-        link = None if number is None else self.values[number].link
+        link = self._link_of(combination)
         return 1 if link is None else link.repeat
+
+    def _link_of(self, combination: LinearCombination) -> Link | None:
+        """Return the link of the single value that a sum is; None if it is more than that, or has no link."""
+        number = combination.single_value
+        return None if number is None else self.values[number].link
 
     def _known_sum(self, name: str) -> LinearCombination:
         """Return a node that was read as a sum."""
@@ -325,7 +330,7 @@ class Reader:
     def _scale(self, node: Node, scale: ops.Scale) -> LinearCombination:
         """Return a sum whose channels are multiplied by numbers.
 
-        The numbers become the `Term.scale` of all terms.
+        The numbers become factors of the slopes of the last link, or the `Term.scale` of all terms.
         """
         name = node.inputs[0]
         if not self._keeps_shape(node, name) or not scale.is_accurate:
@@ -334,8 +339,13 @@ class Reader:
             return self._multiply(node, name, float(scale.values.item()))
         combination = self._unflattened(name)
         numbers = numbers_along(scale.values, combination.axis, len(node.shape or ()))
-        has_scale = any(term.scale is not None for term in combination.terms)
-        if numbers is None or numbers.shape != (combination.width,) or has_scale:
+        if numbers is None or numbers.shape != (combination.width,):
+            raise NoSumError
+        # A link's slopes are rounded outward, which covers the rounding of a product, but not an error of the factor.
+        if scale.exact:
+            with suppress(NoSumError):
+                return self._multiply_slopes(node, combination, numbers)
+        if any(term.scale is not None for term in combination.terms):
             raise NoSumError
         terms = tuple(replace(term, scale=numbers[term.rows.start : term.rows.stop]) for term in combination.terms)
         return replace(combination, terms=terms)
@@ -384,6 +394,19 @@ class Reader:
             return replace(link, slopes=(round_but_zero(host.next_down, low), round_but_zero(host.next_up, high)))
 
         return self._extend_link(node, combination, node.inputs[0], compose)
+
+    def _multiply_slopes(self, node: Node, combination: LinearCombination, numbers: FloatArray) -> LinearCombination:
+        """Return the value before with the slopes of its link multiplied by numbers, so that no new value is needed.
+
+        The joint rule of residual layers x - 2 W T relu(W' x) needs T there.
+        """
+        link = self._link_of(combination)
+        if link is None or not link.ends_with_function or link.groups is not None:
+            raise NoSumError
+        ends = [end * numbers for end in link.slopes]
+        low = round_but_zero(host.next_down, np.minimum(*ends))
+        high = round_but_zero(host.next_up, np.maximum(*ends))
+        return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=(low, high)))
 
     def _sort(
         self,

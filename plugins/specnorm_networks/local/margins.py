@@ -119,8 +119,9 @@ def margins(
         If it is no graph, or the network does not end with a matrix, or has no bound.
     """
     if not isinstance(graph, Graph):
-        given = type(graph).__name__
-        raise MethodError(f"margins takes a Graph, not a {given}: network_graph(model, shape) makes one.")
+        raise MethodError(
+            f"margins takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one."
+        )
     graph = prepare(before_softmax(graph))
     measure = measure or Measure()
     method = Multipliers() if method is None else method
