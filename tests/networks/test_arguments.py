@@ -171,3 +171,15 @@ def test_a_model_without_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.delitem(sys.modules, f"specnorm_networks.{name}", raising=False)
     with pytest.raises(MethodError, match=r"the package onnx: pip install '\.\[networks\]'"):
         network_bound(torch.nn.Linear(4, 4), (4,))
+
+
+def test_a_residual_layer_with_the_joint_rule_is_nonexpansive() -> None:
+    """SLL: x - 2 W T relu(W' x) has the constant 1 if T is one over the row sums of |W' W|; T is no factor of W."""
+    weight = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
+    shares = (1 / abs(weight.T @ weight).sum(axis=1)).astype(np.float32)
+    nodes = [
+        N("MatMul", ["x", "w"], ["1"]), N("Relu", ["1"], ["2"]), N("Mul", ["2", "t"], ["3"]),
+        N("MatMul", ["3", "wt"], ["4"]), N("Sub", ["x", "4"], ["y"]),
+    ]  # fmt: skip
+    proto = model(nodes, [1, 5], {"w": weight, "t": shares, "wt": 2 * np.ascontiguousarray(weight.T)})
+    assert bound(graph_of(proto)).upper == pytest.approx(1, abs=1e-3)
