@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers.assumptions import assumed
 from helpers.checks import present
+from helpers.processes import python
 from specnorm_networks import (  # fmt: skip
     Graph,
     Layer,
@@ -154,6 +155,18 @@ def test_a_network_is_known_by_its_bits() -> None:
     others.append(replace(graph, nodes=graph.nodes[:3], outputs=("r",)))
     others.append(replace(graph, nodes=(*graph.nodes[:2], replace(nodes["r"], shape=None), nodes["y"])))
     assert len({digest_of(each) for each in (graph, *others)}) == 1 + len(others)
+
+
+def test_a_network_has_one_digest_in_every_process() -> None:
+    """Its bits and the names of operators make it: a claim may be compared with one of yesterday."""
+    code = """
+from specnorm_networks import Graph, Node
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.scope import digest_of
+print(digest_of(Graph((Node("x", ops.Input(), (), (1, 2)), Node("y", ops.LeakyReLU(0.5), ("x",), (1, 2))), ("y",))))
+"""
+    graph = Graph((X, Node("y", ops.LeakyReLU(0.5), ("x",), (1, 2))), ("y",))
+    assert python(code) == digest_of(graph)
 
 
 def test_digits_of_one_number_are_not_those_of_the_next() -> None:

@@ -15,8 +15,10 @@ import numpy as np
 from specnorm.errors import SpecnormError
 
 _random_digests: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-"""Digests of what has no bits to read: classes, whose code counts but not their name, since two made by one function
-share it; and operators with fields that cannot be read. They are random, each different from all others."""
+"""Digests of what has no bits to read: operators with fields that cannot be read, and classes whose name is taken. They
+are random, each different from all others."""
+_classes: dict[str, type] = {}
+"""The first class of each name, kept so that no later one has its digest: classes made by one function share a name."""
 
 
 def digest_of_bits(value: Any) -> str:
@@ -49,7 +51,9 @@ def _random_digest(value: Any) -> str:
 def _add(value: Any, whole: Any) -> None:
     """Add the bits of a value to a digest."""
     if isinstance(value, type):
-        whole.update(_random_digest(value).encode())
+        name = f"{value.__module__}.{value.__qualname__}"
+        is_first = _classes.setdefault(name, value) is value
+        whole.update((name if is_first else _random_digest(value)).encode())
     elif hasattr(value, "digested"):
         _add(type(value), whole)
         _add(value.digested, whole)
