@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,20 @@ def test_values_slopes_and_lines_on_intervals(
     # Rounding of the three terms here, in which large numbers may cancel.
     here = 2e-16 * (abs(y) + abs(slope * x) + abs(middle)) + noise
     assert (abs(y - slope * x - middle) <= half + here).all()
+
+
+@pytest.mark.parametrize("first", [-40000, 3])
+def test_rounding_of_splines_is_counted_far_from_their_knots(first: int) -> None:
+    """In rational numbers: at knots far from 0, an argument less a knot loses digits."""
+    dice = np.random.default_rng(0)
+    for _ in range(200):
+        numbers = dice.standard_normal(4)
+        x = dice.choice([dice.uniform(first - 2, first + 6), dice.standard_normal(), first + 1e-9 * dice.random()])
+        low, high = ops.LinearSpline(first, numbers).between(np.array([x]), np.array([x]))
+        at = min(max(math.floor(x), first), first + 2) - first
+        before, after = Fraction(numbers[at]), Fraction(numbers[at + 1])
+        exact = before + (Fraction(x) - first - at) * (after - before)
+        assert Fraction(low.item()) <= exact <= Fraction(high.item())
 
 
 # -- what other libraries round --------------------------------------------------------------------------------------

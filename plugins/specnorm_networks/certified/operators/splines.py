@@ -14,14 +14,10 @@ from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.certified.operators.joins import Jump
 
 
-class Floor(Jump):
-    """The largest whole number that is at most each entry."""
+class _ToWhole(Jump):
+    """A function of each entry whose values are whole numbers."""
 
     is_monotone_and_exact = True
-
-    def run(self, *values: FloatArray) -> FloatArray:
-        (x,) = values
-        return np.floor(x)
 
     def rounding(
         self,
@@ -33,22 +29,20 @@ class Floor(Jump):
         return np.where(abs(values[0] - np.rint(values[0])) <= 4 * unit * abs(values[0]), 1.0, 0.0)
 
 
-class Truncated(Jump):
-    """The whole part of each entry: a cast to integers."""
+class Floor(_ToWhole):
+    """The largest whole number that is at most each entry."""
 
-    is_monotone_and_exact = True
+    def run(self, *values: FloatArray) -> FloatArray:
+        (x,) = values
+        return np.floor(x)
+
+
+class Truncated(_ToWhole):
+    """The whole part of each entry: a cast to integers."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
         return np.trunc(x)
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        return Floor().rounding(values, result, unit)
 
 
 class Lookup(Jump):
@@ -83,9 +77,11 @@ class LinearSpline(Pointwise):
         missing_axes = x.ndim - len(sizes)
         by_knot = self.values.reshape(knots, *(1,) * missing_axes, *sizes)
         values = np.broadcast_to(by_knot, (knots, *x.shape))
-        places = np.clip(np.floor(x - self.first), 0, len(values) - 2).astype(np.intp)[None]
+        # Between two knots, x less the one before is exact, or is rounded by less than a unit roundoff.
+        knot_before = np.clip(np.floor(x), self.first, self.first + knots - 2)
+        places = (knot_before - self.first).astype(np.intp)[None]
         before, after = (np.take_along_axis(values, at, axis=0)[0] for at in (places, places + 1))
-        return np.asarray(before + (x - self.first - places[0]) * (after - before))
+        return np.asarray(before + (x - knot_before) * (after - before))
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         # Its extremes are at the ends, or at knots between them.
@@ -95,7 +91,9 @@ class LinearSpline(Pointwise):
             is_inside = (low < knot) & (knot < high)
             least = np.where(is_inside, np.minimum(least, value), least)
             most = np.where(is_inside, np.maximum(most, value), most)
-        error = self.rounding([np.maximum(abs(low), abs(high))], least, UNITS["float64"])
+        # Beyond the knots, x less the last one is rounded in proportion to both.
+        farthest = max(abs(self.first), abs(self.first + len(self.values) - 1))
+        error = self.rounding([np.maximum(abs(low), abs(high)) + farthest], least, UNITS["float64"])
         is_known = np.isfinite(least - error) & np.isfinite(most + error)
         return np.where(is_known, least - error, -math.inf), np.where(is_known, most + error, math.inf)
 
