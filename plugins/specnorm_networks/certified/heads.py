@@ -48,7 +48,7 @@ from specnorm.proof import (
 )
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import MOST_ENTRIES_AT_ONCE, ROUNDINGS, Norms, scaling_error
-from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
+from specnorm_networks.certified.links import Link, Part, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.parts import (
     constant_of_run,
@@ -169,30 +169,13 @@ class Head:
         ``root``: R, one column for each entry of x'.
         """
         first = len(self.weights_before)
-        entries = range(len(root))
         names = [name for link in self.run.links[first : self.matrix_number + 1] for name in link.kernel_names]
         root_layer = Layer(" + ".join(names), load=lambda: root, geometry={}, spatial=0)
-        root_term = Term(
-            0,
-            reads=entries,
-            rows=range(self.link.width),
-            placed_layer=PlacedLayer(root_layer, {}, ConvSpec.of(root.shape), None),
-            columns=entries,
-        )
-        links = [replace(self.link, terms=(root_term,))]
-        links += [_renumbered(link, -self.matrix_number) for link in self.run.links[self.matrix_number + 1 :]]
-        later_cut_points = []
-        for cut_point in self.run.cut_points:
-            if cut_point > self.matrix_number:
-                later_cut_points.append(cut_point - self.matrix_number)
+        root_link = replace(self.link, terms=(Term.of_matrix(0, root_layer),))
+        run = self.run.between(self.matrix_number, len(self.run.links))
         start = f"{self.run.links[first - 1].end}, weighted" if self.weights_before else self.run.start
-        following = Run(start, len(root), tuple(links), (0, *later_cut_points))
+        following = replace(run, start=start, width=len(root), links=(root_link, *run.links[1:]))
         return following._with_domain(self.run.domain)
-
-
-def _renumbered(link: Link, by: int) -> Link:
-    """Return a link whose terms read values with other numbers. ``by``: what is added to the numbers."""
-    return replace(link, terms=tuple(replace(term, source=term.source + by) for term in link.terms))
 
 
 # -- where a run has a matrix layer ------------------------------------------------------------------------------------
@@ -218,7 +201,7 @@ def head_of(
     # The run has to be cut before the body, and on both sides of the matrix.
     if first >= matrix_number or not {first, matrix_number, matrix_number + 1} <= set(run.cut_points):
         raise NoBoundError("the run cannot be cut around the matrix")
-    body = _body(run, first, matrix_number)
+    body = run.between(first, matrix_number)
     sizes = _sizes(body)
     if not _reads_all_pixels(run.links[matrix_number - 1], sizes[-1]):
         raise NoBoundError("the matrix does not read all pixels")
@@ -265,13 +248,6 @@ def _matrix_of_pixels(run: Run) -> int:
         if term.rows == range(link.width) and term.reads == features and term.columns == features:
             return number
     raise NoBoundError("no matrix reads the pixels of a convolution")
-
-
-def _body(run: Run, first: int, last: int) -> Run:
-    """Return links ``first:last`` as a separate run."""
-    links = [_renumbered(link, -first) for link in run.links[first:last]]
-    cut_points = tuple(cut_point - first for cut_point in run.cut_points if first <= cut_point <= last)
-    return replace(run, width=run.part(first, last).width, links=tuple(links), cut_points=cut_points)
 
 
 def _reads_all_pixels(last: Link, window: PixelCounts) -> bool:
@@ -342,8 +318,7 @@ def constant_before(head: Head, norms: Norms) -> Upper:
         As `parts.constant_of_run`.
     """
     first = len(head.weights_before)
-    cut_points = tuple(cut_point for cut_point in head.run.cut_points if cut_point <= first)
-    links_before = replace(head.run, links=head.run.links[:first], cut_points=cut_points)
+    links_before = head.run.between(0, first)
     factors = [link.factor for link in links_before.links if link.factor.value != 1]
     parts = parts_from(links_before, head.starts)
     premises = [*constants(links_before, parts, head.weights_before, norms), *factors]

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.proof import Upper, host
 from specnorm_networks.certified.graph import Layer
-from specnorm_networks.certified.kernels import ROUNDINGS, SizesOfLayer, by_channel
+from specnorm_networks.certified.kernels import ROUNDINGS, PlacedLayer, by_channel
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.rules import IDENTITY_AFTER_LINK, Average
@@ -35,19 +35,6 @@ Borders = Literal["zeros", "circular", "any", "none"]
 
 "any": it is valid for each treatment; "none": for none.
 """
-
-
-@dataclass(frozen=True, eq=False)
-class PlacedLayer:
-    """A layer's kernel together with what its place in the network determines: padding and sizes."""
-
-    layer: Layer
-    geometry: dict[str, Any]
-    """Geometry of the layer, merged with the padding before it."""
-    spec: ConvSpec
-    """Geometry together with the shape of the kernel."""
-    sizes: SizesOfLayer | None
-    """Spatial sizes before and after the layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +57,13 @@ class Term:
     roundings."""
     alpha: Fraction = Fraction(1)
     """Exact factor of the whole term: 0, or of a magnitude among those of normal numbers."""
+
+    @classmethod
+    def of_matrix(cls, source: int, layer: Layer) -> Term:
+        """Return a matrix from all channels of a value to all channels of the link."""
+        placed_layer = PlacedLayer(layer, {})
+        columns = range(placed_layer.spec.cin)
+        return cls(source, columns, rows=range(placed_layer.spec.cout), placed_layer=placed_layer, columns=columns)
 
     @property
     def factor(self) -> float:
@@ -262,9 +256,6 @@ class Run:
     width: int
     """Channels of that node's value."""
     links: tuple[Link, ...]
-    cut_points: tuple[int, ...]
-    """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut: no link after such a value reads an
-    earlier one."""
     _domain: Domain | None = field(default=None, init=False)
 
     @property
@@ -284,6 +275,28 @@ class Run:
     def end(self) -> str:
         """Name of the last node."""
         return self.links[-1].end
+
+    @cached_property
+    def cut_points(self) -> tuple[int, ...]:
+        """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut.
+
+        No link after such a value reads an earlier one.
+        """
+        earliest_sources = [min(link.sources, default=before) for before, link in enumerate(self.links)]
+        cut_points = []
+        for number in range(len(self.links) + 1):
+            if all(source >= number for source in earliest_sources[number:]):
+                cut_points.append(number)
+        return tuple(cut_points)
+
+    def between(self, first: int, last: int) -> Run:
+        """Return links ``first:last`` as a separate run, whose values are numbered from 0; both ends are cut points."""
+        links = []
+        for link in self.links[first:last]:
+            terms = tuple(replace(term, source=term.source - first) for term in link.terms)
+            links.append(replace(link, terms=terms))
+        start = self.links[first - 1].end if first else self.start
+        return Run(start, self.part(first, last).width, tuple(links))._with_domain(self.domain)
 
     @property
     def whole(self) -> Part:

@@ -431,8 +431,7 @@ def _constant_of_layer(
         scale = scale_after if scale is None else scale_after * scale
     # `checked_norm` divides the input channels by ``divisors`` and multiplies the output channels by ``scale``.
     divisors = None if np.all(weights_before == 1) else weights_before
-    placed_layer = layer.placed_layer
-    norm = checked_norm(norms, placed_layer.layer, placed_layer.geometry, placed_layer.sizes, scale, divisors)
+    norm = checked_norm(norms, layer.placed_layer, scale, divisors)
     constant = host.mul_up(norm.value, host.inflate(abs(layer.factor), 1), largest_slope)
     rule = f"its norm times the largest slope, {format_number(largest_slope, 'upper')}"
     return make_upper(constant, subject, rule, norm)

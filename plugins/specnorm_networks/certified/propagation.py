@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from specnorm import ConvSpec, SpecnormError
+from specnorm import SpecnormError
 from specnorm.errors import InternalError, MethodError
 from specnorm.proof import Upper, arithmetic, finite, visible
 from specnorm.proof import known as require_known
@@ -15,7 +15,7 @@ from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import constant_of_branches
 from specnorm_networks.certified.channels import in_network, numbers_along
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.kernels import Norms, checked_norm, checked_norm_of_stack
+from specnorm_networks.certified.kernels import Norms, PlacedLayer, checked_norm, checked_norm_of_stack
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place
 from specnorm_networks.certified.operators.layers import Convolution, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add, Scale
@@ -310,11 +310,11 @@ class _Pass:
         if there is no normalisation.
         """
         layer = operator.layer
-        source, geometry, sizes = in_network(node, layer, self.nodes)
+        source, placed_layer = in_network(node, layer, self.nodes)
         rule = "layer" if scale is None else "layer, scaled"
         if source.name != node.inputs[0]:
             rule = f"{rule}, padded"
-        norm = checked_norm(self.norms, layer, geometry, sizes, scale)
+        norm = checked_norm(self.norms, placed_layer, scale)
         factor = rules.of_layer(self.scope, source.name, end, node, norm, rule)
         before = require_known(self.steps[source.name].claim)
         return _step_of(end, rule, factor, rules.composed(factor, before), layer.name)
@@ -356,7 +356,7 @@ def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> FloatArr
     axis = -1 - axes_after_channels
     # The axis is negative. With 0 as the number of the value's axes, it is counted from the last axis of the factors.
     values = numbers_along(scale.values, axis, 0)
-    count = ConvSpec.of(tuple(operator.layer.stored().shape), **operator.layer.geometry).cout
+    count = PlacedLayer(operator.layer, operator.layer.geometry).spec.cout
     if values is None or len(values) != count or not scale.is_accurate:
         return None
     return values

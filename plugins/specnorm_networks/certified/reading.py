@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specnorm import ConvSpec, SpecnormError
+from specnorm import SpecnormError
 from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.channels import (
@@ -37,7 +37,8 @@ from specnorm_networks.certified.combinations import (
 )
 from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.links import Link, PlacedLayer, Term
+from specnorm_networks.certified.kernels import PlacedLayer
+from specnorm_networks.certified.links import Link, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.rules import Average, follow_with, identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
@@ -272,12 +273,11 @@ class Reader:
     ) -> LinearCombination:
         """Return a layer, with the padding before it and a factor ``alpha``, as terms of the values that it reads."""
         layer = operator.layer
-        source, geometry, sizes = in_network(node, layer, self.nodes)
+        source, placed_layer = in_network(node, layer, self.nodes)
         if node.shape is None or source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
             raise NoSumError
         try:
-            shape = tuple(layer.load().shape)  # of a matrix with its outputs last: (inputs, outputs)
-            spec = ConvSpec.of(shape[::-1] if layer.outputs_last else shape, **geometry)
+            spec = placed_layer.spec
         except (SpecnormError, OSError) as error:
             raise NoSumError from error
         axis = len(source.shape) - 1 - layer.spatial
@@ -291,7 +291,6 @@ class Reader:
         if combination.width * self._repeat(combination) != spec.cin:
             raise NoSumError
 
-        placed_layer = PlacedLayer(layer, geometry, spec, sizes)
         terms = self._terms_of_layer(placed_layer, combination, alpha)
         return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
 

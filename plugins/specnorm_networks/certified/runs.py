@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from specnorm import ConvSpec
 from specnorm_networks.certified.graph import Graph, Layer
-from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
+from specnorm_networks.certified.kernels import PlacedLayer
+from specnorm_networks.certified.links import Link, Part, Run, Term
 from specnorm_networks.certified.operators.base import NoBoundError
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.reading import Reader, Value
@@ -36,10 +36,10 @@ def runs(graph: Graph) -> list[Run]:
     computed: set[int] = set()
     for start in range(len(values)):
         numbers = _longest_run(start, values, readers, reader.escaping, computed)
-        for numbers_of_run, run in _joinable_runs(values, numbers):
+        for first, run in _joinable_runs(_run_of(values, numbers)):
             if len(run.links) > 1 or len(run.links[0].terms) > 1:
                 all_runs.append(run._with_domain(reader.scope.domain))
-                computed.update(numbers_of_run[1:])
+                computed.update(numbers[first + 1 : first + 1 + len(run.links)])
     return all_runs
 
 
@@ -103,38 +103,26 @@ def _needed_for(
     return needed
 
 
-def _joinable_runs(
-    values: Sequence[Value],
-    numbers: Sequence[int],
-) -> Iterator[tuple[Sequence[int], Run]]:
+def _joinable_runs(run: Run) -> Iterator[tuple[int, Run]]:
     """Yield the runs that are left of a run if the links without a joint bound are taken out.
 
     The links between two neighbouring cut points are a *block*. A block without a joint bound is written by phases
-    (`by_phases`), and is a run of its own if it has a joint bound then. Each run is yielded together with the numbers
-    of its values. ``numbers``: numbers of the values of the whole run.
+    (`by_phases`), and is a run of its own if it has a joint bound then. Each run is yielded together with the number of
+    its first value in the whole run.
     """
-    position = {number: index for index, number in enumerate(numbers)}
-    sources_of_links = []
-    for number in numbers[1:]:
-        sources_of_links.append([position[source] for source in _link(values[number]).sources])
-    cut_points = cut_points_of(sources_of_links)
     begin = 0
-    for first, last in itertools.pairwise(cut_points):
-        block = numbers[first : last + 1]
-        run = run_of(values, block)
-        if joinable(run.whole, math.inf):
+    for first, last in itertools.pairwise(run.cut_points):
+        if joinable(run.part(first, last), math.inf):
             continue
         if first > begin:
-            before = numbers[begin : first + 1]
-            yield before, run_of(values, before)
+            yield begin, run.between(begin, first)
         with suppress(NoBoundError):
-            polyphase = by_phases(run)
+            polyphase = by_phases(run.between(first, last))
             if joinable(polyphase.whole, math.inf):
-                yield block, polyphase
+                yield first, polyphase
         begin = last
-    if cut_points[-1] > begin:
-        rest = numbers[begin : cut_points[-1] + 1]
-        yield rest, run_of(values, rest)
+    if run.cut_points[-1] > begin:
+        yield begin, run.between(begin, run.cut_points[-1])
 
 
 def _link(value: Value) -> Link:
@@ -142,7 +130,7 @@ def _link(value: Value) -> Link:
     return value.link
 
 
-def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Run:
+def _run_of(values: Sequence[Value], numbers: Sequence[int]) -> Run:
     """Return some values and their links as a run, in which the values are numbered from 0.
 
     ``numbers``: of the values in the graph.
@@ -159,23 +147,7 @@ def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Run:
     if first.link is not None:
         width *= first.link.repeat
         start = first.link.end
-    cut_points = cut_points_of([link.sources for link in links])
-    return Run(start, width, tuple(links), tuple(cut_points))
-
-
-def cut_points_of(sources: Sequence[Sequence[int]]) -> list[int]:
-    """Return the numbers of the values at which links can be cut: no link after such a value reads an earlier one.
-
-    ``sources``: for each link the numbers of the values that it reads. Link i, counted from 1, makes value i.
-    """
-    count = len(sources)
-    earliest_sources = [min(numbers, default=before) for before, numbers in enumerate(sources)]
-    cut_points = []
-    for number in range(count + 1):
-        earliest_later_sources = earliest_sources[number:]
-        if all(source >= number for source in earliest_later_sources):
-            cut_points.append(number)
-    return cut_points
+    return Run(start, width, tuple(links))
 
 
 # -- several grids -----------------------------------------------------------------------------------------------------
@@ -260,7 +232,7 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
         reads=range(term.reads.start * phases_read, term.reads.stop * phases_read),
         rows=range(term.rows.start * len(placed), term.rows.stop * len(placed)),
         stride=stride_of_term,
-        placed_layer=PlacedLayer(layer, geometry, ConvSpec.of(dense.shape, **geometry), None),
+        placed_layer=PlacedLayer(layer, geometry),
         columns=range(columns),
     )
 

@@ -15,10 +15,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ConvSpec
 from specnorm.proof import arithmetic, host
 from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.links import Link, PlacedLayer, Run, Term
+from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     LinearMap,
@@ -28,7 +27,6 @@ from specnorm_networks.certified.operators.base import (
     Slopes,
 )
 from specnorm_networks.certified.operators.sources import Constant, Input
-from specnorm_networks.certified.runs import cut_points_of
 from specnorm_networks.certified.scope import Scope
 
 MOST_UNITS = 3072
@@ -191,16 +189,7 @@ class _Units:
             if not (matrix.any() or error.any()):
                 continue
             layer = Layer(name, partial(np.array, matrix), {}, 0, error=partial(np.array, error))
-            columns = range(len(numbers))
-            terms.append(
-                Term(
-                    source,
-                    reads=columns,
-                    rows=range(len(entries)),
-                    placed_layer=PlacedLayer(layer, {}, ConvSpec.of(matrix.shape), None),
-                    columns=columns,
-                )
-            )
+            terms.append(Term.of_matrix(source, layer))
         self.links.append(Link(tuple(terms), len(entries), (low, high), name))
 
     def end(self, name: str) -> None:
@@ -253,5 +242,4 @@ def unit_run(graph: Graph) -> Run:
     links = tuple(units.links)
     if any(not link.terms for link in links):
         raise NoBoundError("a value that does not depend on the input: other rules prove the constant 0")
-    run = Run(start, width, links, tuple(cut_points_of([link.sources for link in links])))
-    return run._with_domain(Scope(graph).domain)
+    return Run(start, width, links)._with_domain(Scope(graph).domain)

@@ -13,7 +13,13 @@ from helpers.checks import present
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, parts, rules
 from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.kernels import checked_norm, checked_norm_of_stack, norm_of_layer, norm_of_matrices
+from specnorm_networks.certified.kernels import (
+    PlacedLayer,
+    checked_norm,
+    checked_norm_of_stack,
+    norm_of_layer,
+    norm_of_matrices,
+)
 from specnorm_networks.certified.operators import (
     Add,
     Concat,
@@ -86,7 +92,9 @@ STRIDED: dict[str, Any] = {"stride": 2, "padding_mode": "circular"}
 def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any) -> Upper:
     """A layer's norm, from a claim about something."""
     geometry = geometry or dict(LAYER.geometry)
-    return norm_of_layer(LAYER, geometry, size, None, None, lambda *_: [assumed(1.0, about, digest_of(CONV))])
+    return norm_of_layer(
+        PlacedLayer(LAYER, geometry), size, None, None, lambda *_: [assumed(1.0, about, digest_of(CONV))]
+    )
 
 
 def normed_by(found: Any, stack: Any = None) -> Upper:
@@ -95,7 +103,7 @@ def normed_by(found: Any, stack: Any = None) -> Upper:
     norms.matrices = norms
     if stack is not None:
         return checked_norm_of_stack(norms, Layer("w", lambda: stack, {}, 0))
-    return checked_norm(norms, LAYER, dict(LAYER.geometry), ((5,), (5,)), None)
+    return checked_norm(norms, PlacedLayer(LAYER, LAYER.geometry, ((5,), (5,))), None)
 
 
 def chain(*factors: float) -> Graph:
@@ -194,7 +202,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the norm of another stack": lambda: normed_by(assumed(1.0, "largest of 2 matrices", digest_of(CONV / 2)), CONV),
     "the lower bound of a stack": lambda: normed_by(assumed_lower(1.0, "largest of 2 matrices", digest_of(CONV)), CONV),
     "every divided size for every size": lambda: normed(spec(**STRIDED), None, **STRIDED),
-    "no norm at all": lambda: norm_of_layer(LAYER, {}, None, None, None, lambda *_: []),
+    "no norm at all": lambda: norm_of_layer(PlacedLayer(LAYER, {}), None, None, None, lambda *_: []),
     "negative weights of a run": lambda: parts.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: parts.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
     "the norm of another linear map": lambda: lied_to(),
@@ -267,7 +275,7 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     yield normed(spec((5,))), 1.0
     yield normed(spec()), 1.0
     claims = [assumed(1.0, spec(), digest_of(CONV))]
-    yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
+    yield norm_of_layer(PlacedLayer(LAYER, LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
     yield norm_of_matrices(stack), 2.0
 
