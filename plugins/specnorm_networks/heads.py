@@ -237,11 +237,10 @@ def _cost(head: Head) -> tuple[float, float]:
     the head's solution and Gram matrix of p inputs and m outputs. The factors 0.3, 1.2, 3 and 48 are rough.
     """
     count = len(head.frequencies[0])
-    part = head.body.whole
     m = head.link.width
     p = head.body.links[-1].width
-    of_body = cost(head.body, [(0, len(part.links))], 2)
-    grids = count / frequencies(part, 2)  # `of_body` is the cost on a grid of two frequencies an axis
+    of_body = cost(head.body, [(0, len(head.body.links))], 2)
+    grids = count / frequencies(head.body, 2)  # `of_body` is the cost on a grid of two frequencies an axis
     solution_and_gram = p**3 / 1.5 + 2.0 * p * p * m + 2.0 * m * m * p
     products = 0.3 * grids * of_body.products + 1.2 * count * solution_and_gram
     memory = 3 * grids * of_body.memory + 48.0 * count * (2 * m * p + p * p)

@@ -48,7 +48,7 @@ from specnorm.proof import (
 )
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import MOST_ENTRIES_AT_ONCE, ROUNDINGS, Norms, scaling_error
-from specnorm_networks.certified.links import Link, Part, Run, Term
+from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.parts import (
     constant_of_run,
@@ -172,7 +172,7 @@ class Head:
         names = [name for link in self.run.links[first : self.matrix_number + 1] for name in link.kernel_names]
         root_layer = Layer(" + ".join(names), load=lambda: root, geometry={}, spatial=0)
         root_link = replace(self.link, terms=(Term.of_matrix(0, root_layer),))
-        run = self.run.between(self.matrix_number, len(self.run.links))
+        run = self.run.part(self.matrix_number, len(self.run.links))
         start = f"{self.run.links[first - 1].end}, weighted" if self.weights_before else self.run.start
         following = replace(run, start=start, width=len(root), links=(root_link, *run.links[1:]))
         return following._with_domain(self.run.domain)
@@ -201,19 +201,18 @@ def head_of(
     # The run has to be cut before the body, and on both sides of the matrix.
     if first >= matrix_number or not {first, matrix_number, matrix_number + 1} <= set(run.cut_points):
         raise NoBoundError("the run cannot be cut around the matrix")
-    body = run.between(first, matrix_number)
+    body = run.part(first, matrix_number)
     sizes = _sizes(body)
     if not _reads_all_pixels(run.links[matrix_number - 1], sizes[-1]):
         raise NoBoundError("the matrix does not read all pixels")
     grids = grids_of(body)
     coarse_body = _on_coarsest_grid(body, grids)
-    part = coarse_body.whole
-    if not _has_joint_bound(part):
+    if not _has_joint_bound(coarse_body):
         raise NoBoundError("the body has no joint bound")
     sizes_on_coarsest_grid = []
     for value, size in enumerate(sizes):
         sizes_on_coarsest_grid.append([-(-n // pixels) for n, pixels in zip(size, grids[value], strict=True)])
-    ring = _ring(part, sizes_on_coarsest_grid)
+    ring = _ring(coarse_body, sizes_on_coarsest_grid)
     if math.prod(ring) > LARGEST_RING:
         raise NoBoundError("the ring is too large")
     return Head(run, coarse_body, sizes[-1], ring, tuple(starts), tuple(before))
@@ -226,7 +225,7 @@ def _on_coarsest_grid(body: Run, grids: Mapping[int, tuple[int, ...]]) -> Run:
     """
     widths = [body.width, *(link.width for link in body.links)]
     rows_of_k = sum(width * math.prod(grids[value]) for value, width in enumerate(widths))
-    if rows_of_k**2 * taps_of(body.whole) > MOST_KERNEL_ENTRIES:
+    if rows_of_k**2 * taps_of(body) > MOST_KERNEL_ENTRIES:
         raise NoBoundError("the body is too large")
     has_finer_grid = any(max(grid) > 1 for value, grid in grids.items() if value > 0)
     return by_phases(body) if has_finer_grid else body
@@ -260,7 +259,7 @@ def _reads_all_pixels(last: Link, window: PixelCounts) -> bool:
     return last.average.pixels == window and last.repeat == len(last.average.matrix)
 
 
-def _has_joint_bound(part: Part) -> bool:
+def _has_joint_bound(part: Run) -> bool:
     """Whether one matrix K describes all links of a body, and is not too large."""
     if not part.on_one_grid or len(part.borders) > 1 or "none" in part.borders:
         return False
@@ -285,7 +284,7 @@ def _sizes(body: Run) -> list[PixelCounts]:
     return [sizes.pop() for sizes in sizes_of_value]
 
 
-def _ring(part: Part, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _ring(part: Run, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Return N, one number an axis.
 
     The output of a layer at m in [0, n') reads the position m + p of the input's window [0, n), for each position p of
@@ -318,7 +317,7 @@ def constant_before(head: Head, norms: Norms) -> Upper:
         As `parts.constant_of_run`.
     """
     first = len(head.weights_before)
-    links_before = head.run.between(0, first)
+    links_before = head.run.part(0, first)
     factors = [link.factor for link in links_before.links if link.factor.value != 1]
     parts = parts_from(links_before, head.starts)
     premises = [*constants(links_before, parts, head.weights_before, norms), *factors]
@@ -387,16 +386,16 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray]) -> tuple[FloatA
     approximation of G is the sum of E Y over the frequencies, and the error at one of them is
     ``|E (I - K)^-1 E* - E Y| <= |Y| |S| + |S|^2 / least``, with a number ``least`` below all eigenvalues of I - K.
     """
-    part = head.body.whole
-    slopes = [middle_and_leaf_slopes(*link.slopes) for link in part.links]  # the last function has a multiplier, too
+    body = head.body
+    slopes = [middle_and_leaf_slopes(*link.slopes) for link in body.links]  # the last function has a multiplier, too
     all_weights = [head.weights_at_start, *weights]
-    k = hermitian_kernel(edges(part, part.kernels, all_weights, slopes))
+    k = hermitian_kernel(edges(body, body.kernels, all_weights, slopes))
     numbers: Any = k
     ops = ArrayOps.of(backends.backend_for(numbers), numbers)
     magnitudes = k
-    if part.has_sums or part.has_entry_errors:
-        magnitudes = hermitian_kernel(edges(part, part.magnitudes, all_weights, slopes))
-    last_weights = all_weights[-1].reshape(1, -1, *(1,) * part.axes)
+    if body.has_sums or body.has_entry_errors:
+        magnitudes = hermitian_kernel(edges(body, body.magnitudes, all_weights, slopes))
+    last_weights = all_weights[-1].reshape(1, -1, *(1,) * body.axes)
     w = head.matrix / last_weights
     k_error = _symbol_error(k, magnitudes)
     w_error = _symbol_error(w, head.magnitudes / last_weights)
@@ -408,7 +407,7 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray]) -> tuple[FloatA
 
     n = len(k)
     outputs, channels = w.shape[:2]
-    columns = slice(sum(part.widths[:-1]), sum(part.widths[:-1]) + channels)
+    columns = slice(sum(body.widths[:-1]), sum(body.widths[:-1]) + channels)
     k_positions = frequency_grids.product([np.arange(taps) - taps // 2 for taps in k.shape[2:]])
     w_positions = frequency_grids.tap_points(head.window)
     frequencies, counts = head.frequencies

@@ -2,7 +2,7 @@
 
 A *value* is what a function, applied to each entry, makes of a sum of linear maps of earlier values. A `Link` is that
 sum and its function; each linear map in it is a `Term`. Links in the order of computation that lead from one value to
-another are a `Run`. Consecutive links of a run are a `Part` if one norm, that of a kernel made of all of them, bounds
+another are a `Run`. Consecutive links of a run are a *part* if one norm, that of a kernel made of all of them, bounds
 their constant: this is their *joint bound* (`parts`). In a run each value may be measured in a norm of its own, with
 one weight a channel.
 
@@ -289,38 +289,16 @@ class Run:
                 cut_points.append(number)
         return tuple(cut_points)
 
-    def between(self, first: int, last: int) -> Run:
+    def part(self, first: int, last: int) -> Run:
         """Return links ``first:last`` as a separate run, whose values are numbered from 0; both ends are cut points."""
+        if not first:
+            return Run(self.start, self.width, self.links[:last])._with_domain(self.domain)
         links = []
         for link in self.links[first:last]:
             terms = tuple(replace(term, source=term.source - first) for term in link.terms)
             links.append(replace(link, terms=terms))
-        start = self.links[first - 1].end if first else self.start
-        return Run(start, self.part(first, last).width, tuple(links))._with_domain(self.domain)
-
-    @property
-    def whole(self) -> Part:
-        """All links as one part."""
-        return self.part(0, len(self.links))
-
-    def part(self, first: int, last: int) -> Part:
-        """Return links ``first:last`` as one part."""
-        width = self.width
-        if first:
-            before = self.links[first - 1]
-            width = before.width * before.repeat
-        return Part(self.links[first:last], first, width)
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Consecutive links of a run that are bounded together."""
-
-    links: tuple[Link, ...]
-    first: int
-    """Number of the value that the first link reads."""
-    width: int
-    """Channels of that value."""
+        before = self.links[first - 1]
+        return Run(before.end, before.width * before.repeat, tuple(links))._with_domain(self.domain)
 
     @property
     def _terms(self) -> list[Term]:
@@ -345,7 +323,7 @@ class Part:
     @property
     def is_chain(self) -> bool:
         """Whether each link reads only the value before it."""
-        return all(link.sources == (source,) for source, link in enumerate(self.links, self.first))
+        return all(link.sources == (source,) for source, link in enumerate(self.links))
 
     @property
     def has_sums(self) -> bool:
@@ -360,10 +338,10 @@ class Part:
     @property
     def depth(self) -> int:
         """Number of links on the longest path."""
-        depths = {self.first: 0}
-        for value, link in enumerate(self.links, self.first + 1):
-            depths[value] = 1 + max(depths[source] for source in link.sources)
-        return depths[self.first + len(self.links)]
+        depths = [0]
+        for link in self.links:
+            depths.append(1 + max(depths[source] for source in link.sources))
+        return depths[-1]
 
     @property
     def widths(self) -> list[int]:
@@ -382,8 +360,8 @@ class Part:
         if len(dimensions) > 1 or any(not link.ends_with_function for link in self.links[:-1]):
             return False
         ones = (1,) * self.axes
-        strides_of_first = {term.stride or ones for term in self._terms if term.source == self.first}
-        strides_of_later = {term.stride or ones for term in self._terms if term.source != self.first}
+        strides_of_first = {term.stride or ones for term in self._terms if term.source == 0}
+        strides_of_later = {term.stride or ones for term in self._terms if term.source > 0}
         return len(strides_of_first) == 1 and strides_of_later <= {ones}
 
     @property
@@ -404,11 +382,11 @@ class Part:
         kernels: dict[int, PlacedKernel] = {}
         for source in link.sources:
             terms = [term for term in link.terms if term.source == source]
-            stride = self.stride if source == self.first else (1,) * self.axes
+            stride = (1,) * self.axes if source else self.stride
             phases = math.prod(stride)
             placed = [split_into_phases(*kernel_of(term, self.axes), stride) for term in terms]
             window = window_of(placed)
-            total = np.zeros((link.width, widths[source - self.first] * phases, *window.shape))
+            total = np.zeros((link.width, widths[source] * phases, *window.shape))
             for term, (kernel, _), taps in zip(terms, placed, window.taps, strict=True):
                 rows = slice(term.rows.start, term.rows.stop)
                 columns = slice(term.reads.start * phases, term.reads.stop * phases)

@@ -54,7 +54,7 @@ from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Upper, arithmetic, counted, host, make_upper
 from specnorm.proof import number as format_number
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of, checked_norm, scaling_error
-from specnorm_networks.certified.links import Link, Part, Run, Term
+from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, Slices
 from specnorm_networks.certified.runs import joinable
@@ -140,14 +140,14 @@ MiddleAndLeaf = tuple[FloatArray, FloatArray]
 """Middle slopes c and leaf slopes e of a function, as `middle_and_leaf_slopes` returns them."""
 
 
-def slopes_of(part: Part) -> list[MiddleAndLeaf]:
+def slopes_of(part: Run) -> list[MiddleAndLeaf]:
     """Return the slopes of each link; those of the last are its largest ones, since it has no multiplier."""
     *inner, last = part.links
     return [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
 
 
 def edges(
-    part: Part,
+    part: Run,
     kernels: Sequence[Mapping[int, PlacedKernel]],
     weights: Sequence[FloatArray],
     slopes: Sequence[MiddleAndLeaf],
@@ -160,16 +160,16 @@ def edges(
 
     Parameters
     ----------
-    part : Part
+    part : Run
         l links.
     kernels : sequence of mapping
-        `Part.kernels`, or `Part.magnitudes`, to which rounding errors are relative.
+        `Run.kernels`, or `Run.magnitudes`, to which rounding errors are relative.
     weights : sequence of array
         One positive number a channel of each of the l + 1 values.
     slopes : sequence of pair of array
         Middle and leaf slopes of each link.
     """
-    # The phases of a stride are channels of the first value (`Part.kernels`). Each has the weight of its own channel.
+    # The phases of a stride are channels of the first value (`Run.kernels`). Each has the weight of its own channel.
     phases_of_stride = part.widths[0] // part.width
     scales = [np.repeat(weights[0], phases_of_stride), *weights[1:]]
 
@@ -186,11 +186,10 @@ def edges(
         if has_leaf:
             last_leaf += 1
         for source, (kernel, first_tap) in kernel_of_source.items():
-            start = source - part.first
-            scaled = kernel / by_column(scales[start]) * by_row(scales[vertex])
-            all_edges.append(Edge(start, vertex, by_row(slope) * scaled, first_tap))
+            scaled = kernel / by_column(scales[source]) * by_row(scales[vertex])
+            all_edges.append(Edge(source, vertex, by_row(slope) * scaled, first_tap))
             if has_leaf:
-                all_edges.append(Edge(start, last_leaf, by_row(leaf_slope) * scaled, first_tap))
+                all_edges.append(Edge(source, last_leaf, by_row(leaf_slope) * scaled, first_tap))
     return all_edges
 
 
@@ -385,14 +384,14 @@ def usable(weights: FloatArray) -> bool:
     return bool(np.all(np.isfinite(weights)) and np.all(weights > 1e-100) and np.all(weights < 1e100))
 
 
-def constant_of_part(part: Part, weights: Sequence[FloatArray], norms: Norms) -> Upper:
+def constant_of_part(part: Run, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove L with ``|q_l (z - z')| <= L |q_0 (x - x')|`` for the values x and z at both ends of a part.
 
     Factors of what follows the functions, such as pooling (`Link.factor`), are not included.
 
     Parameters
     ----------
-    part : Part
+    part : Run
         A part that has a joint bound, such as one of `cut_into_parts`.
     weights : sequence of array
         One more than there are links.
@@ -437,7 +436,7 @@ def _constant_of_layer(
     return make_upper(constant, subject, rule, norm)
 
 
-def _constant_of_kernel(part: Part, weights: Sequence[FloatArray], norms: Norms) -> Upper:
+def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove the constant of links together, from the norm of T, or of K + c I."""
     kernel_of = chain_kernel if part.is_chain else hermitian_kernel
     slopes = slopes_of(part)
@@ -467,7 +466,7 @@ def _constant_of_kernel(part: Part, weights: Sequence[FloatArray], norms: Norms)
     return _constant_from(part, host.add_up(norm.value, rounding_error, -shift), norm)
 
 
-def _rtol_of_norm(part: Part, kernel: FloatArray, shift: float, rtol: float) -> float:
+def _rtol_of_norm(part: Run, kernel: FloatArray, shift: float, rtol: float) -> float:
     """Return the relative width to which a norm is enclosed, so that the constant is enclosed to ``rtol``.
 
     A relative change of s changes the constant s^l of a chain by l times as much. Any other constant is (2 s - 1)^d,
@@ -482,7 +481,7 @@ def _rtol_of_norm(part: Part, kernel: FloatArray, shift: float, rtol: float) -> 
     return max(norm_rtol, LEAST_RTOL)
 
 
-def _constant_from(part: Part, s: float, norm: Upper) -> Upper:
+def _constant_from(part: Run, s: float, norm: Upper) -> Upper:
     """Return the constant of a part, from the bound s of ||T|| or of the largest eigenvalue of K."""
     names = " + ".join(name for link in part.links for name in link.kernel_names)
     subject = f"{names}, weighted"

@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm_networks.certified.graph import Graph, Layer
 from specnorm_networks.certified.kernels import PlacedLayer
-from specnorm_networks.certified.links import Link, Part, Run, Term
+from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import NoBoundError
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.reading import Reader, Value
@@ -115,14 +115,14 @@ def _joinable_runs(run: Run) -> Iterator[tuple[int, Run]]:
         if joinable(run.part(first, last), math.inf):
             continue
         if first > begin:
-            yield begin, run.between(begin, first)
+            yield begin, run.part(begin, first)
         with suppress(NoBoundError):
-            polyphase = by_phases(run.between(first, last))
-            if joinable(polyphase.whole, math.inf):
+            polyphase = by_phases(run.part(first, last))
+            if joinable(polyphase, math.inf):
                 yield first, polyphase
         begin = last
     if run.cut_points[-1] > begin:
-        yield begin, run.between(begin, run.cut_points[-1])
+        yield begin, run.part(begin, run.cut_points[-1])
 
 
 def _link(value: Value) -> Link:
@@ -157,11 +157,10 @@ def by_phases(run: Run) -> Run:
     Zero padding stays zero padding: each phase of a sequence that is 0 outside a window is 0 outside a window, too.
     `NoBoundError` if the grids do not fit, or borders are not zeros.
     """
-    part = run.whole
     links = run.links
     if not all(link.ends_with_function for link in links[:-1]) or any(link.groups is not None for link in links):
         raise NoBoundError("operators on several channels or pixels between the layers")
-    if not part.axes or part.borders - {"zeros"} or part.has_entry_errors:
+    if not run.axes or run.borders - {"zeros"} or run.has_entry_errors:
         raise NoBoundError("layers without pixels, with borders that are not zeros, or with inexact entries")
     grids = grids_of(run)
     if math.prod(grids[0]) > MOST_PHASES:
@@ -169,7 +168,7 @@ def by_phases(run: Run) -> Run:
     polyphase_links = []
     for number, link in enumerate(links, 1):
         phases = math.prod(grids[number])
-        terms = tuple(_term_by_phases(term, grids[number], grids[term.source], part.axes) for term in link.terms)
+        terms = tuple(_term_by_phases(term, grids[number], grids[term.source], run.axes) for term in link.terms)
         low, high = link.slopes
         slopes = (np.repeat(low, phases), np.repeat(high, phases))
         polyphase_links.append(replace(link, terms=terms, width=link.width * phases, slopes=slopes))
@@ -181,7 +180,7 @@ def grids_of(run: Run) -> dict[int, tuple[int, ...]]:
 
     `NoBoundError` if two paths to the last value disagree.
     """
-    ones = (1,) * run.whole.axes
+    ones = (1,) * run.axes
     count = len(run.links)
     grids = {count: ones}
     for number in range(count, 0, -1):
@@ -238,7 +237,7 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
 
 
 # -- which links have a joint bound ------------------------------------------------------------------------------------
-def joinable(part: Part, widest: float) -> bool:
+def joinable(part: Run, widest: float) -> bool:
     """Whether links have a joint bound.
 
     ``widest``: largest number of channels on the smaller side of the joint kernel; a single whole layer may have any
@@ -252,7 +251,7 @@ def joinable(part: Part, widest: float) -> bool:
     return min(rows, columns) <= widest and rows * columns * taps <= MOST_KERNEL_ENTRIES
 
 
-def size_of_joint_kernel(part: Part) -> tuple[int, int, int]:
+def size_of_joint_kernel(part: Run) -> tuple[int, int, int]:
     """Return upper limits of the rows, columns and taps of the kernel T or K that bounds a part (`parts`)."""
     widths = part.widths
     taps = taps_of(part)
@@ -269,7 +268,7 @@ def size_of_joint_kernel(part: Part) -> tuple[int, int, int]:
     return rows, columns, taps
 
 
-def taps_of(part: Part) -> int:
+def taps_of(part: Run) -> int:
     """Return the number of taps of a kernel that has room for those of all layers."""
     extents = []
     for placed_layer in part.placed_layers:
