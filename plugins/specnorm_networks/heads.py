@@ -24,21 +24,10 @@ from specnorm_networks.certified.heads import Head, NotProvenError, constant_bef
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.parts import middle_and_leaf_slopes
-from specnorm_networks.descent import (
-    MEMORY,
-    RATE,
-    ROUNDS,
-    Stage,
-    Vectors,
-    cost,
-    frequencies,
-    gradient_steps,
-    parameters,
-    stages_of_part,
-    stages_of_run,
-    symbols_at,
-    value_alone,
-)
+from specnorm_networks.descent.costs import RATE, cost, frequencies
+from specnorm_networks.descent.gradient import gradient_steps, parameters, value_alone
+from specnorm_networks.descent.search import MEMORY, ROUNDS
+from specnorm_networks.descent.stages import Stage, Vectors, stages_of_part, stages_of_run, symbols_at
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Multipliers
 
@@ -131,7 +120,7 @@ class _Search:
     """State of the search.
 
     ``point`` is one vector: log D of the channels of each link but the last, then the logits of the shares, one for
-    each of these links. D and the shares are those of `descent.parameters`.
+    each of these links. D and the shares are those of `descent.gradient.parameters`.
     """
 
     def __init__(self, head: Head, method: Multipliers) -> None:

@@ -14,7 +14,8 @@ from specnorm.proof import Clock
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import cut_into_parts, usable
-from specnorm_networks.descent import RATE, ROUNDS, cost, proof_products, search_weights
+from specnorm_networks.descent.costs import RATE, cost, proof_products
+from specnorm_networks.descent.search import ROUNDS, search_weights
 from specnorm_networks.progress import Progress
 
 WIDTHS = (2**20, 4096, 2048, 1024, 512)

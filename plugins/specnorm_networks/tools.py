@@ -41,7 +41,7 @@ from specnorm_networks.certified.scope import Map, Scope
 from specnorm_networks.certified.writing_out import linear_operators, written_out
 from specnorm_networks.comparison.attack import gradient, length, moved
 from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
-from specnorm_networks.descent import Adam
+from specnorm_networks.descent.adam import Adam
 from specnorm_networks.exported_file import AnswerWithFile
 from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
