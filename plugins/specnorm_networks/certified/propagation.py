@@ -131,7 +131,7 @@ def propagate(
     for node in graph.nodes:
         steps[node.name] = _with_all_inputs(node, [one_pass.steps[node.name] for one_pass in passes], graph)
     claims = _all_or_none([steps[name].claim for name in graph.outputs])
-    claim = None if claims is None else rules.of_all_outputs(claims, graph.outputs)
+    claim = None if claims is None else rules.of_values_together(claims, graph.outputs)
     unknown: dict[str, UnknownNode] = {}
     for one_pass in passes:
         unknown |= one_pass.unknown
@@ -175,7 +175,7 @@ class _Pass:
         except InternalError:
             raise
         except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
-            up_to_inputs = rules.of_inputs(self.scope, self.wrt, node, claims)
+            up_to_inputs = rules.of_values_together(claims, node.inputs) if claims else None
             reason = self._unread_constant(node) or str(error)
             self.unknown[node.name] = UnknownNode(node.name, label(node), reason, up_to_inputs)
         return _step_of(node, "unknown", None, None)

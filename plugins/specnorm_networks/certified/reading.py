@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specnorm import SpecnormError
-from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.channels import (
     flattened_pixels,
@@ -31,7 +30,7 @@ from specnorm_networks.certified.combinations import (
     NoSumError,
     multiply,
     product_of_factors,
-    round_but_zero,
+    products_of_slopes,
     shift_rows,
     slice_of,
 )
@@ -382,15 +381,7 @@ class Reader:
                 # The function follows pooling or flattening: its constant is multiplied to the link's factor.
                 constant = of_slopes(self.scope, node, combination.axis, combination.width)
                 return replace(link, factor=follow_with(link.factor, constant))
-            products = [
-                link.slopes[0] * slopes[0],
-                link.slopes[0] * slopes[1],
-                link.slopes[1] * slopes[0],
-                link.slopes[1] * slopes[1],
-            ]
-            low = np.minimum.reduce(products)
-            high = np.maximum.reduce(products)
-            return replace(link, slopes=(round_but_zero(host.next_down, low), round_but_zero(host.next_up, high)))
+            return replace(link, slopes=products_of_slopes(link.slopes, slopes))
 
         return self._extend_link(node, combination, node.inputs[0], compose)
 
@@ -402,10 +393,8 @@ class Reader:
         link = self._link_of(combination)
         if link is None or not link.ends_with_function or link.groups is not None:
             raise NoSumError
-        ends = [end * numbers for end in link.slopes]
-        low = round_but_zero(host.next_down, np.minimum(*ends))
-        high = round_but_zero(host.next_up, np.maximum(*ends))
-        return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=(low, high)))
+        slopes = products_of_slopes(link.slopes, [numbers])
+        return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=slopes))
 
     def _sort(
         self,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import frequency_grids, gram_power, random_vectors
+from specnorm.proof import frequency_grids, gram_power, random_vectors, top_in_krylov_space
 from specnorm_networks.certified.links import Link, Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import consecutive, middle_and_leaf_slopes
@@ -19,13 +19,13 @@ from specnorm_networks.certified.placed_kernels import symbols_of
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first step."""
 WIDE = 256
-"""Rows of a matrix above which an eigenvector comes from Lanczos steps."""
-LANCZOS = 24
-"""Lanczos steps before a restart."""
+"""Rows of a matrix above which an eigenvector comes from Krylov spaces."""
+KRYLOV = 16
+"""Dimension of a Krylov space."""
 RESTARTS = 5
 """Largest number of restarts."""
 RESIDUAL = 1e-5
-"""Relative residual at which Lanczos steps end."""
+"""Relative residual at which restarts end."""
 Vectors = NDArray[Any]
 """Real or complex, in single or double precision."""
 Parts = Sequence[tuple[int, int]]
@@ -110,41 +110,22 @@ class Stage:
 def top_eigenvector(matrix: Vectors, start: Vectors) -> tuple[float, Vectors]:
     """Return the largest eigenvalue of a positive semidefinite matrix and its vector, from a vector near it.
 
-    Wide matrices: by Lanczos steps, each orthogonal to all before, until the residual is below `RESIDUAL`.
+    Wide matrices: from Krylov spaces, until the residual is below `RESIDUAL`.
     """
     if len(matrix) > WIDE:
-        vector = start
+        numpy: Any = np  # as the array library of an algorithm for any library
+        vectors: Any = start[None]
+
+        def multiply(x: Any) -> Any:
+            return x @ matrix.T
+
         for _ in range(RESTARTS):
-            value, vector, residual = _lanczos(matrix, vector)
-            if residual <= RESIDUAL * value:
-                return value, vector
-    values, vectors = np.linalg.eigh(matrix)
-    return float(values[-1]), vectors[:, -1]
-
-
-def _lanczos(matrix: Vectors, start: Vectors) -> tuple[float, Vectors, float]:
-    """Return the largest Ritz value of a Krylov space, its vector, and the norm of the residual."""
-    basis = np.zeros((LANCZOS, len(matrix)), dtype=matrix.dtype)
-    images = np.zeros_like(basis)
-    basis[0] = start / np.linalg.norm(start)
-    for step in range(LANCZOS):
-        images[step] = matrix @ basis[step]
-        earlier = basis[: step + 1]
-        rest = images[step]
-        for _ in range(2):  # orthogonal to working precision
-            rest = rest - earlier.T @ (earlier.conj() @ rest)
-        length = float(np.linalg.norm(rest))
-        if step + 1 == LANCZOS or not length > 0:
-            break
-        basis[step + 1] = rest / length
-    basis = basis[: step + 1]
-    images = images[: step + 1]
-    values, vectors = np.linalg.eigh(basis.conj() @ images.T)
-    weights = vectors[:, -1]
-    value = float(values[-1])
-    vector = basis.T @ weights
-    residual = float(np.linalg.norm(images.T @ weights - value * vector))
-    return value, vector, residual
+            _, vectors, norms = top_in_krylov_space(multiply, multiply, vectors, KRYLOV, xp=numpy)
+            value = float(norms[0])
+            if np.linalg.norm(matrix @ vectors[0] - value * vectors[0]) <= RESIDUAL * value:
+                return value, vectors[0]
+    values, eigenvectors = np.linalg.eigh(matrix)
+    return float(values[-1]), eigenvectors[:, -1]
 
 
 # -- a run as stages ---------------------------------------------------------------------------------------------------

@@ -163,11 +163,11 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "branches by different inputs": lambda: rules.of_operator(
         SCOPE, NODES["s"], [U, assumed(5.0, SCOPE.map("y", "v"))], PLACE
     ),
-    "inputs of a node left out": lambda: rules.of_inputs(SCOPE, "x", NODES["s"], [U]),
+    "inputs of a node left out": lambda: rules.of_values_together([U], NODES["s"].inputs),
     "an input left out": lambda: rules.of_all_inputs("u", [U], ["x", "y"]),
     "an input twice": lambda: rules.of_all_inputs("u", [U, U], ["x", "y"]),
-    "an output left out": lambda: rules.of_all_outputs([U], ["u", "v"]),
-    "outputs by different inputs": lambda: rules.of_all_outputs([U, assumed(1.0, SCOPE.map("y", "v"))], ["u", "v"]),
+    "an output left out": lambda: rules.of_values_together([U], ["u", "v"]),
+    "outputs by different inputs": lambda: rules.of_values_together([U, assumed(1.0, SCOPE.map("y", "v"))], ["u", "v"]),
     "what moves": lambda: rules.unchanged(SCOPE, "x", NODES["s"], [U, V]),
     "half of what moves": lambda: rules.unchanged(SCOPE, "x", NODES["s"], [U, assumed(0.0, SCOPE.map("x", "v"))]),
     "what nothing is known of": lambda: rules.unchanged(SCOPE, "x", NODES["s"], []),
@@ -181,7 +181,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the constant of another network": lambda: least(V, FAR),
     "a factor in a ball": lambda: rules.composed(assumed(0.0, replace(NEAR.what, start="u")), U),  # type: ignore[type-var]
     "inputs of two networks": lambda: rules.of_all_inputs("v", [V, assumed(1.0, OTHER.map("y", "v"))], ["x", "y"]),
-    "outputs of two networks": lambda: rules.of_all_outputs([U, FAR], ["u", "v"]),
+    "outputs of two networks": lambda: rules.of_values_together([U, FAR], ["u", "v"]),
     "a layer of another graph": lambda: rules.of_layer(OTHER, "x", NODES["u"], NODES["u"], assumed(1.0), "layer"),
     "slopes of another graph": lambda: rules.of_slopes(OTHER, NODES["s"], 1, 1),
     "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
@@ -222,7 +222,7 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
     """Of networks whose constants are attained, and of what they are made of."""
     for graph, truth in NETWORKS.values():
         yield bound(graph, method=Product(), check=False).claim, truth
-    yield rules.of_inputs(SCOPE, "x", NODES["s"], [U, V]), float(np.hypot(3, 5))
+    yield rules.of_values_together([U, V], NODES["s"].inputs), float(np.hypot(3, 5))
     yield rules.identity(SCOPE, "x"), 1.0
     yield margins.constant_of_factor(Matrix(LAYER, alpha=-3.0)), 3.0
     three = Node("x", Input(), (), (1, 3)), Node("l", LeakyReLU(alpha=-2.0), ("x",), (1, 3))
@@ -309,7 +309,7 @@ NETWORK_CHECKS = {
     "constant_of_factor": constants,
     "follow_with": constants, "composed": constants,
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,
-    "of_inputs": constants, "_together": constants, "unchanged": constants, "constant_of_run": together,
+    "_together": constants, "unchanged": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
     "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,
 }  # fmt: skip

@@ -35,9 +35,6 @@ class Selection(Operator):
     rule = "extreme"
     is_monotone_and_exact = True
 
-    def lipschitz(self, place: Place) -> float:
-        return self.combine([1.0] * len(place.before), place)
-
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """Return the root of the sum of squares of the inputs' constants, each times sqrt(r) for r copies."""
         return host.hypot_up(*constants_after_broadcast(bounds, place))
@@ -115,9 +112,6 @@ class ProductOrQuotient(Operator):
         ``first``, ``second``: ranges of the inputs. Factors are infinite if they are unknown.
         """
         raise NotImplementedError
-
-    def lipschitz(self, place: Place) -> float:
-        return self.combine([1.0] * len(place.before), place)
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """Return the sum of the inputs' constants, each times the largest factor on the ranges.
