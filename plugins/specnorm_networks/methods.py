@@ -31,7 +31,7 @@ Parts = Sequence[tuple[int, int]]
 
 def expected_constant(run: Run, weights: Sequence[FloatArray]) -> float:
     """Return the constant of a run that a search expects from weights: their scale is the last value's weight."""
-    return math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
+    return math.prod(map(float, run.factors)) / float(np.min(weights[-1]))
 
 
 class Method:

@@ -240,8 +240,7 @@ def _matrix_of_pixels(run: Run) -> int:
         if term.source != number or term.placed_layer is None or term.placed_layer.layer.spatial:
             continue
         # Between the function and the matrix there may be averages and flattening, and nothing else.
-        has_averages_alone = last.average is not None and last.factor is last.average.factor
-        if last.ends_with_function or not (has_averages_alone or last.is_followed_by_no_operator):
+        if last.ends_with_function or (last.factors and last.average is None):
             continue
         features = range(last.width * last.repeat)
         if term.rows == range(link.width) and term.reads == features and term.columns == features:
@@ -318,9 +317,8 @@ def constant_before(head: Head, norms: Norms) -> Upper:
     """
     first = len(head.weights_before)
     links_before = head.run.part(0, first)
-    factors = [link.factor for link in links_before.links if link.factor.value != 1]
     parts = parts_from(links_before, head.starts)
-    premises = [*constants(links_before, parts, head.weights_before, norms), *factors]
+    premises = [*constants(links_before, parts, head.weights_before, norms), *links_before.factors]
     product = host.mul_up(*(claim.value for claim in premises))
     return make_upper(product, head, f"{first} layers before a head, weighted", *premises)
 

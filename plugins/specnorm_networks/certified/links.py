@@ -27,7 +27,7 @@ from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import ROUNDINGS, PlacedLayer, by_channel
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
-from specnorm_networks.certified.rules import IDENTITY_AFTER_LINK, Average
+from specnorm_networks.certified.rules import Average
 from specnorm_networks.certified.scope import Domain
 
 Borders = Literal["zeros", "circular", "any", "none"]
@@ -178,14 +178,12 @@ class Link:
     """Smallest and largest slope of the function in each channel, shape (width,); 1 if there is no function."""
     end: str
     """Name of the last node that was merged into this link, such as pooling, or fixed values that are added."""
-    node: str = ""
-    """Name of the node of the function itself; "" in links that are not looked up by name."""
-    factor: Upper = IDENTITY_AFTER_LINK
-    """Constant of the operators that follow the function (pooling, resizing), which treat each channel by itself."""
+    factors: tuple[Upper, ...] = ()
+    """Constants of the operators that follow the function (pooling, resizing), which treat each channel by itself."""
     pixels: int = 0
     """Number of pixels of each channel that are flattened before the next links read them; 0: it is not flattened."""
     average: Average | None = None
-    """The averages that follow the function, if these are the only operators that do."""
+    """The averages that follow the function, if no other operator does."""
     groups: NDArray[np.intp] | None = None
     """Number of the group of each channel, if the function sorts, or reflects, channels of one group together. Such a
     function moves no two vectors further apart in a norm that has one weight for each group. None: each channel is
@@ -205,18 +203,13 @@ class Link:
 
     @property
     def ends_with_function(self) -> bool:
-        """Whether nothing follows the function: neither operators of `factor` nor flattening."""
-        return self.is_followed_by_no_operator and not self.pixels
+        """Whether nothing follows the function: neither operators of `factors` nor flattening."""
+        return not self.factors and not self.pixels
 
     @property
     def largest_slopes(self) -> FloatArray:
         """Largest absolute slope of each channel."""
         return np.asarray(np.maximum(abs(self.slopes[0]), abs(self.slopes[1])))
-
-    @property
-    def is_followed_by_no_operator(self) -> bool:
-        """Whether no operator follows the function, except for flattening."""
-        return self.factor is IDENTITY_AFTER_LINK
 
     @property
     def has_negative_slope(self) -> bool:
@@ -299,6 +292,11 @@ class Run:
             links.append(replace(link, terms=terms))
         before = self.links[first - 1]
         return Run(before.end, before.width * before.repeat, tuple(links))._with_domain(self.domain)
+
+    @property
+    def factors(self) -> list[Upper]:
+        """Constants of the operators that follow the functions (`Link.factors`)."""
+        return [factor for link in self.links for factor in link.factors]
 
     @property
     def _terms(self) -> list[Term]:

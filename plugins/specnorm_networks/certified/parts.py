@@ -341,12 +341,11 @@ def constant_of_run(
     ValueError, MethodError
         If a part has no joint bound, or none with these weights.
     """
-    factors = [link.factor for link in run.links]
     parts = constants(run, parts_from(run, starts), weights, norms)
     unweighted = host.div_up(1.0, float(np.min(weights[-1])))
-    product = host.mul_up(*(claim.value for claim in (*factors, *parts)), unweighted)
+    premises = [*parts, *run.factors]
+    product = host.mul_up(*(claim.value for claim in premises), unweighted)
     rule = f"{counted(len(run.links), 'layer')} together, in {counted(len(parts), 'part')}"
-    premises = [*parts, *(claim for claim in factors if claim.value != 1)]
     return make_upper(product, map_of(run), rule, *premises)
 
 
@@ -387,7 +386,7 @@ def usable(weights: FloatArray) -> bool:
 def constant_of_part(part: Run, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove L with ``|q_l (z - z')| <= L |q_0 (x - x')|`` for the values x and z at both ends of a part.
 
-    Factors of what follows the functions, such as pooling (`Link.factor`), are not included.
+    Factors of what follows the functions, such as pooling (`Link.factors`), are not included.
 
     Parameters
     ----------

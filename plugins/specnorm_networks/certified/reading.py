@@ -39,7 +39,7 @@ from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import PlacedLayer
 from specnorm_networks.certified.links import Link, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.rules import Average, follow_with, identity, of_operator, of_slopes
+from specnorm_networks.certified.rules import Average, identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
 
 MOST_AVERAGED = 2**10
@@ -58,8 +58,6 @@ class Value:
     """Number of channels."""
     link: Link | None
     """The link that computes the value, if there is one; its terms read values by their numbers in `Reader.values`."""
-    axis: int
-    """Axis of the channels."""
 
 
 class Reader:
@@ -172,7 +170,7 @@ class Reader:
         link: Link | None,
     ) -> LinearCombination:
         """Add a value; return the sum that is that value alone."""
-        self.values.append(Value(name, width, link, axis))
+        self.values.append(Value(name, width, link))
         every_channel = range(width)
         return LinearCombination((Term(len(self.values) - 1, every_channel, every_channel),), width, axis)
 
@@ -378,9 +376,9 @@ class Reader:
 
         def compose(link: Link) -> Link:
             if not link.ends_with_function:
-                # The function follows pooling or flattening: its constant is multiplied to the link's factor.
+                # The function follows pooling or flattening: its constant is a further factor.
                 constant = of_slopes(self.scope, node, combination.axis, combination.width)
-                return replace(link, factor=follow_with(link.factor, constant))
+                return replace(link, factors=(*link.factors, constant), average=None)
             return replace(link, slopes=products_of_slopes(link.slopes, slopes))
 
         return self._extend_link(node, combination, node.inputs[0], compose)
@@ -548,11 +546,11 @@ class Reader:
             raise NoSumError
         average = None
         if isinstance(node.operator, ops.Mean | ops.AveragePool) and math.prod((before or ())[2:]) <= MOST_AVERAGED:
-            average = Average(factor, node.operator.run, (before or ())[2:])
+            average = Average(node.operator.run, (before or ())[2:])
 
         def follow(link: Link) -> Link:
             # `heads` can use averages only if they directly follow the function.
             first_average = average if link.ends_with_function else None
-            return replace(link, factor=follow_with(link.factor, factor), average=first_average)
+            return replace(link, factors=(*link.factors, factor), average=first_average)
 
         return self._extend_link(node, combination, name, follow)

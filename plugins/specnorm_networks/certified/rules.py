@@ -24,9 +24,6 @@ from specnorm_networks.certified.operators.sources import Constant, Held, Input,
 from specnorm_networks.certified.scope import Map, Scope
 
 INPUTS_TOGETHER = "inputs together: root of the sum of squares"
-IDENTITY_AFTER_LINK = make_upper(1.0, "the identity", "it moves nothing")
-"""Constant of the operators that follow the function of a link, if there are none: it is compared by identity (``is``),
-since operators that follow may also have the constant 1."""
 
 
 def identity(scope: Scope, name: str) -> Upper:
@@ -83,8 +80,6 @@ def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place)
 class Average:
     """Averages of the pixels of each channel."""
 
-    factor: Upper
-    """The constant of the averages."""
     compute: Callable[[Any], Any]
     """Computes the averages for samples with one channel each, (n, 1, *pixels)."""
     pixels: tuple[int, ...]
@@ -97,14 +92,6 @@ class Average:
         single_pixels = np.eye(count).reshape(count, 1, *self.pixels)
         averages = np.asarray(self.compute(single_pixels), dtype=np.float64)
         return averages.reshape(count, -1).T
-
-
-def follow_with(first: Upper, second: Upper) -> Upper:
-    """Return the constant of two maps that follow the function of a link, one after the other: the product."""
-    if first is IDENTITY_AFTER_LINK:
-        return second
-    product = host.mul_up(first.value, second.value)
-    return make_upper(product, f"{first.what} times {second.what}", "product", first, second)
 
 
 def of_layer(

@@ -140,7 +140,7 @@ def _run_of(values: Sequence[Value], numbers: Sequence[int]) -> Run:
     for number in numbers[1:]:
         link = _link(values[number])
         terms = tuple(replace(term, source=position[term.source]) for term in link.terms)
-        links.append(replace(link, terms=terms, node=values[number].node))
+        links.append(replace(link, terms=terms))
     first = values[numbers[0]]
     width = first.width
     start = first.node

@@ -227,8 +227,6 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
     yield margins.constant_of_factor(Matrix(LAYER, alpha=-3.0)), 3.0
     three = Node("x", Input(), (), (1, 3)), Node("l", LeakyReLU(alpha=-2.0), ("x",), (1, 3))
     yield rules.of_slopes(Scope(Graph(three, ("l",))), three[1], 1, 3), 2.0
-    yield rules.follow_with(rules.IDENTITY_AFTER_LINK, assumed(2.0)), 2.0
-    yield rules.follow_with(assumed(3.0), assumed(2.0)), 6.0
 
 
 def together() -> Iterator[tuple[Upper | None, float]]:
@@ -307,7 +305,7 @@ def lied_to() -> object:
 NETWORK_CHECKS = {
     "constant_of_branches": branches,
     "constant_of_factor": constants,
-    "follow_with": constants, "composed": constants,
+    "composed": constants,
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,
     "_together": constants, "unchanged": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
