@@ -390,9 +390,7 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray]) -> tuple[FloatA
     k = hermitian_kernel(edges(body, body.kernels, all_weights, slopes))
     numbers: Any = k
     ops = ArrayOps.of(backends.backend_for(numbers), numbers)
-    magnitudes = k
-    if body.has_sums or body.has_entry_errors:
-        magnitudes = hermitian_kernel(edges(body, body.magnitudes, all_weights, slopes))
+    magnitudes = hermitian_kernel(edges(body, body.magnitudes, all_weights, slopes))
     last_weights = all_weights[-1].reshape(1, -1, *(1,) * body.axes)
     w = head.matrix / last_weights
     k_error = _symbol_error(k, magnitudes)

@@ -324,11 +324,6 @@ class Run:
         return all(link.sources == (source,) for source, link in enumerate(self.links))
 
     @property
-    def has_sums(self) -> bool:
-        """Whether a link adds several terms of one value."""
-        return any(len(link.terms) > len(link.sources) for link in self.links)
-
-    @property
     def has_entry_errors(self) -> bool:
         """Whether entries of a kernel are known only up to an error."""
         return any(placed_layer.layer.error is not None for placed_layer in self.placed_layers)

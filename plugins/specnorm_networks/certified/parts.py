@@ -447,10 +447,7 @@ def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) 
     rtol = _rtol_of_norm(part, kernel, shift, norms.rtol)
 
     # Rounding of the entries is relative to the sum of the absolute values of the terms of each.
-    magnitudes = kernel
-    if part.has_sums or part.has_entry_errors:
-        magnitudes = kernel_of(edges(part, part.magnitudes, weights, slopes))
-    rounding_error = scaling_error(magnitudes, spec)
+    rounding_error = scaling_error(kernel_of(edges(part, part.magnitudes, weights, slopes)), spec)
 
     if sides is not None:
         kernel = kernel[np.ix_(*sides)]

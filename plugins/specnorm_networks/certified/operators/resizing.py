@@ -49,8 +49,7 @@ class Resize(Linear):
         return replace(self, sizes=tuple(1 if axis in axes else n for axis, n in enumerate(self.sizes)))
 
     def lipschitz(self, place: Place) -> float:
-        rows_of_axes = self._rows_of_axes(place.shape)
-        return host.mul_up(*(1.0 if rows is None else axes.weights_norm_up(rows) for rows in rows_of_axes))
+        return host.mul_up(1.0, *map(axes.weights_norm_up, self._rows_of_axis(place.shape).values()))
 
     def _keeps_axis(self, axis: int, size: int) -> bool:
         """Whether an axis of a size in the input stays as it is."""
@@ -61,25 +60,24 @@ class Resize(Linear):
         return math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        return weighted_sums_along(before, self._rows_of_axes(before))
+        return weighted_sums_along(before, self._rows_of_axis(before))
 
-    def _rows_of_axes(self, before: Shape) -> list[tuple[Row, ...] | None]:
-        """Return pixels and weights of each output along each axis; None for an axis that stays as it is."""
+    def _rows_of_axis(self, before: Shape) -> dict[int, tuple[Row, ...]]:
+        """Return pixels and weights of each output along each axis that does not stay as it is."""
         kind = self.nearest if self.mode == "nearest" else self.mode
         if kind not in ("linear", *axes.ROUNDINGS) or self.coordinates not in axes.COORDINATES:
             raise NoBoundError(f"resizing by {self.mode} ({self.nearest}, {self.coordinates} coordinates) has no rule")
         if len(before) != len(self.scales):
             raise NoBoundError(f"resizing of {len(self.scales)} axes of a value of shape {before}")
-        rows_of_axes: list[tuple[Row, ...] | None] = []
+        rows_of_axis = {}
         for axis, size in enumerate(before):
             outputs = self._outputs(axis, size)
             if self._keeps_axis(axis, size):
-                rows_of_axes.append(None)
-            elif max(size, outputs) <= axes.LONGEST:
-                rows_of_axes.append(axes.resized_rows(size, outputs, self.scales[axis], self.coordinates, kind))
-            else:
+                continue
+            if max(size, outputs) > axes.LONGEST:
                 raise NoBoundError(f"resizing of {size} pixels to {outputs}, more than {axes.LONGEST}, has no rule")
-        return rows_of_axes
+            rows_of_axis[axis] = axes.resized_rows(size, outputs, self.scales[axis], self.coordinates, kind)
+        return rows_of_axis
 
     def rounding(
         self,
