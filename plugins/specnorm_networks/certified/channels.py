@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,12 @@ def in_network(
         return source, PlacedLayer(layer, geometry)
     before, after = (shape[len(shape) - layer.spatial :] for shape in (source.shape, node.shape))
     return source, PlacedLayer(layer, geometry, (before, after))
+
+
+def summands_that_change(node: Node, weights: Sequence[float], nodes: Mapping[str, Node]) -> list[tuple[Node, float]]:
+    """Return the inputs of a sum that are no constants, each with its weight."""
+    summands = zip([nodes[name] for name in node.inputs], weights, strict=True)
+    return [(summand, weight) for summand, weight in summands if not isinstance(summand.operator, ops.Constant)]
 
 
 def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | None) -> bool:

@@ -13,7 +13,7 @@ from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import constant_of_branches
-from specnorm_networks.certified.channels import in_network, numbers_along
+from specnorm_networks.certified.channels import in_network, numbers_along, summands_that_change
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, PlacedLayer, checked_norm, checked_norm_of_stack
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place
@@ -335,10 +335,7 @@ def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
     It is the node itself if that adds none. ``nodes``: all nodes, by name.
     """
     while isinstance(node.operator, Add) and node.operator.divisor == 1 and node.shape is not None:
-        summands = []
-        for name, weight in zip(node.inputs, node.operator.weights, strict=True):
-            if not isinstance(nodes[name].operator, Constant):
-                summands.append((nodes[name], weight))
+        summands = summands_that_change(node, node.operator.weights, nodes)
         if len(summands) != 1:
             break
         ((before, weight),) = summands

@@ -24,6 +24,7 @@ from specnorm_networks.certified.channels import (
     is_padded_layer,
     keeps_channels,
     numbers_along,
+    summands_that_change,
 )
 from specnorm_networks.certified.combinations import (
     LinearCombination,
@@ -433,11 +434,8 @@ class Reader:
 
     # -- sums and shapes ---------------------------------------------------------------------------------------------
     def _add(self, node: Node, add: ops.Add) -> LinearCombination:
-        summands = [
-            (name, weight)
-            for name, weight in zip(node.inputs, add.weights, strict=True)
-            if not isinstance(self.nodes[name].operator, ops.Constant)
-        ]
+        changing = summands_that_change(node, add.weights, self.nodes)
+        summands = [(summand.name, weight) for summand, weight in changing]
         if not all(self._keeps_shape(node, name) and np.isfinite(weight) for name, weight in summands):
             raise NoSumError
         if len(summands) == 1:

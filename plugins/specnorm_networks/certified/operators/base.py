@@ -96,6 +96,11 @@ class Place:
             raise NoBoundError("its sizes are not known: give the input shape")
         return self.before[0]
 
+    @property
+    def axes(self) -> frozenset[int]:
+        """Axes of the value; none if its shape is unknown."""
+        return frozenset(range(len(self.after or ())))
+
     def known_shapes(self) -> list[tuple[int, ...]] | None:
         """Return the shapes of the inputs; None unless all of them are known."""
         shapes = [shape for shape in self.before if shape is not None]

@@ -230,7 +230,7 @@ class Concat(Linear):
         return host.hypot_up(*bounds)
 
     def alike(self, place: Place) -> frozenset[int]:
-        return frozenset() if self.new else frozenset(range(len(place.after or ()))) - {self.axis}
+        return frozenset() if self.new else place.axes - {self.axis}
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if not 0 <= self.axis < len(before) + self.new:
@@ -371,11 +371,8 @@ class Pad(Linear):
         return host.root_up(math.prod(counts))
 
     def alike(self, place: Place) -> frozenset[int]:
-        ndim = len(place.after or ())
-        first_padded_axis = ndim - len(self.pads)
-        return frozenset(
-            axis for axis in range(ndim) if axis < first_padded_axis or not any(self.pads[axis - first_padded_axis])
-        )
+        first_padded_axis = len(place.axes) - len(self.pads)
+        return place.axes - {axis for axis, pair in enumerate(self.pads, first_padded_axis) if any(pair)}
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if math.isnan(self.value) or len(self.pads) > len(before):

@@ -41,6 +41,10 @@ class Windows:
     ceil: bool = False
     """Whether the last window may leave the padded input; none starts after the end of the input."""
 
+    def other_axes(self, place: Place) -> frozenset[int]:
+        """Return the axes before those of the windows."""
+        return frozenset(range(len(place.axes) - len(self.kernel)))
+
     def at(self, before: Shape, *, count_padding: bool = True) -> dict[int, AxisPooling]:
         """Return the windows along each axis for an input of a shape; `NoBoundError` if it has too few axes.
 
@@ -145,7 +149,7 @@ class MaxPool(Operator):
     windows: Windows
 
     def alike(self, place: Place) -> frozenset[int]:
-        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
+        return self.windows.other_axes(place)
 
     def lipschitz(self, place: Place) -> float:
         """Return the root of the largest number of windows that contain one pixel."""
@@ -208,7 +212,7 @@ class AveragePool(Linear):
     """Whether padding counts in the mean."""
 
     def alike(self, place: Place) -> frozenset[int]:
-        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
+        return self.windows.other_axes(place)
 
     def lipschitz(self, place: Place) -> float:
         windows = self.windows.at(place.shape, count_padding=self.count_padding)
