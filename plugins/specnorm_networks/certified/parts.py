@@ -56,7 +56,7 @@ from specnorm.proof import number as format_number
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of, checked_norm, scaling_error
 from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.placed_kernels import PlacedKernel, Slices
+from specnorm_networks.certified.placed_kernels import PlacedKernel, window_of
 from specnorm_networks.certified.runs import joinable
 from specnorm_networks.certified.scope import Map
 
@@ -246,13 +246,18 @@ def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
         size[edge.start] = edge.kernel.shape[1]
         size[edge.end] = edge.kernel.shape[0]
     entries = consecutive(dict(sorted(size.items())))
-    reach = _reach(graph_edges)
-    total = sum(size.values())
-    k = np.zeros((total, total, *(2 * r + 1 for r in reach)))
+    blocks = []
+    placed = []
     for edge in graph_edges:
-        taps, mirrored_taps = _taps_around_middle(edge, reach)
-        k[(entries[edge.end], entries[edge.start], *taps)] += edge.kernel
-        k[(entries[edge.start], entries[edge.end], *mirrored_taps)] += _adjoint(edge.kernel)
+        blocks += [(entries[edge.end], entries[edge.start]), (entries[edge.start], entries[edge.end])]
+        # The last tap of an edge becomes the first one of its adjoint.
+        first_of_adjoint = tuple(1 - first - n for first, n in zip(edge.first_tap, edge.kernel.shape[2:], strict=True))
+        placed += [PlacedKernel(edge.kernel, edge.first_tap), PlacedKernel(_adjoint(edge.kernel), first_of_adjoint)]
+    window = window_of(placed)
+    total = sum(size.values())
+    k = np.zeros((total, total, *window.shape))
+    for block, (kernel, _), taps in zip(blocks, placed, window.taps, strict=True):
+        k[(*block, *taps)] += kernel
     return k
 
 
@@ -267,26 +272,6 @@ def consecutive(size: dict[int, int]) -> dict[int, slice]:
         entries[vertex] = slice(first, first + n)
         first += n
     return entries
-
-
-def _reach(graph_edges: Sequence[Edge]) -> list[int]:
-    """Return the largest distance of a tap from position 0, one number an axis."""
-    distances = []
-    for edge in graph_edges:
-        lasts = [first + n - 1 for first, n in zip(edge.first_tap, edge.kernel.shape[2:], strict=True)]
-        taps = zip(edge.first_tap, lasts, strict=True)
-        distances.append([max(abs(first), abs(last)) for first, last in taps])
-    return [max(axis) for axis in zip(*distances, strict=True)]
-
-
-def _taps_around_middle(edge: Edge, reach: Sequence[int]) -> tuple[Slices, Slices]:
-    """Return the slices of the taps of an edge, and of its adjoint, in a kernel whose middle tap is position 0."""
-    taps = []
-    mirrored_taps = []
-    for r, first, n in zip(reach, edge.first_tap, edge.kernel.shape[2:], strict=True):
-        taps.append(slice(r + first, r + first + n))
-        mirrored_taps.append(slice(r - first - n + 1, r - first + 1))
-    return tuple(taps), tuple(mirrored_taps)
 
 
 def _adjoint(kernel: FloatArray) -> FloatArray:

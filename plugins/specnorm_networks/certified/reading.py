@@ -37,7 +37,6 @@ from specnorm_networks.certified.combinations import (
 )
 from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.kernels import PlacedLayer
 from specnorm_networks.certified.links import Link, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.rules import Average, identity, of_operator, of_slopes
@@ -289,39 +288,24 @@ class Reader:
         if combination.width * self._repeat(combination) != spec.cin:
             raise NoSumError
 
-        terms = self._terms_of_layer(placed_layer, combination, alpha)
-        return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
-
-    def _terms_of_layer(
-        self,
-        placed_layer: PlacedLayer,
-        combination: LinearCombination,
-        alpha: float,
-    ) -> tuple[Term, ...]:
-        """Return the terms of a layer that reads a sum of multiples of values: the same layer for each of them.
-
-        Each term of that sum reads the channels ``reads`` of its value and adds them to the channels ``rows`` of the
-        sum. These are the layer's input channels, so that they become ``columns`` of the layer's term.
-        """
-        spec = placed_layer.spec
+        # Each term of the sum reads the channels ``reads`` of its value and adds them to the channels ``rows`` of the
+        # sum. These are the layer's input channels, so that they become ``columns`` of the layer's term.
         identities = combination.terms
         if self._repeat(combination) > 1:  # the sum is one flattened value, of which the layer reads all features
             every_feature = range(spec.cin)
             identities = (replace(combination.terms[0], reads=every_feature, rows=every_feature),)
         terms = []
         for summand in identities:
-            factor = product_of_factors(summand.alpha, alpha)
-            term = Term(
-                summand.source,
-                reads=summand.reads,
+            term = replace(
+                summand,
                 rows=range(spec.cout),
                 stride=tuple(spec.stride),
                 placed_layer=placed_layer,
                 columns=summand.rows,
-                alpha=factor,
+                alpha=product_of_factors(summand.alpha, alpha),
             )
             terms.append(term)
-        return tuple(terms)
+        return LinearCombination(tuple(terms), spec.cout, len(node.shape) - 1 - layer.spatial)
 
     # -- numbers and functions ---------------------------------------------------------------------------------------
     def _scale(self, node: Node, scale: ops.Scale) -> LinearCombination:

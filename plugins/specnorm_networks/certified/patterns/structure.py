@@ -95,12 +95,10 @@ class Structure:
             parts.append(PartOfValue(source.name, axis, first, last, size))
         return parts[0] if len(parts) == 1 else whole
 
-    def sum_with_number(self, node: Node) -> tuple[float, str] | None:
-        """Return a number that is added to a value, and the value's name; None for another node."""
-        if not is_sum_of_two(node.operator):
-            return None
-        first, second = node.inputs
-        for name, name_of_constant in ((first, second), (second, first)):
+    def sum_with_number(self, node: Node) -> tuple[float, Node]:
+        """Return a number that is added to a value, and the value's origin; 0 and the node itself if it is no sum."""
+        pairs = (node.inputs, node.inputs[::-1]) if is_sum_of_two(node.operator) else ()
+        for name, name_of_constant in pairs:
             constant = self.nodes[name_of_constant]
             if not isinstance(constant.operator, ops.Constant) or constant.shape is None:
                 continue
@@ -108,8 +106,8 @@ class Structure:
                 continue
             value = constant.operator.run()
             if value.size == 1:
-                return float(value.item()), name
-        return None
+                return float(value.item()), self.origin(name)
+        return 0.0, node
 
 
 def are_alike(node: Node, other: Node) -> bool:
