@@ -141,13 +141,13 @@ class Head:
         magnitudes = self._of_pixels(term.magnitudes(0).kernel)
         average = self.body.links[-1].average
         # A sum of averages has as many more roundings as it has terms.
-        return magnitudes if average is None else magnitudes * (1 + len(average.matrix) / ROUNDINGS)
+        return magnitudes if average is None else magnitudes * (1 + len(average) / ROUNDINGS)
 
     def _of_pixels(self, matrix: FloatArray) -> FloatArray:
         """Return the matrix layer as a map of the body's pixels, of which it may read averages."""
         last = self.body.links[-1]
         if last.average is not None:
-            averages = last.average.matrix
+            averages = last.average.reshape(len(last.average), -1)
             matrix = matrix.reshape(-1, len(averages)) @ averages
         return matrix.reshape(-1, last.width, *self.window)
 
@@ -255,7 +255,7 @@ def _reads_all_pixels(last: Link, window: PixelCounts) -> bool:
     """
     if last.average is None:
         return last.repeat == math.prod(window)
-    return last.average.pixels == window and last.repeat == len(last.average.matrix)
+    return last.average.shape == (last.repeat, *window)
 
 
 def _has_joint_bound(part: Run) -> bool:

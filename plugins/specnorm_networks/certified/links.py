@@ -27,7 +27,6 @@ from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import ROUNDINGS, PlacedLayer, by_channel
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
-from specnorm_networks.certified.rules import Average
 from specnorm_networks.certified.scope import Domain
 
 Borders = Literal["zeros", "circular", "any", "none"]
@@ -182,8 +181,9 @@ class Link:
     """Constants of the operators that follow the function (pooling, resizing), which treat each channel by itself."""
     pixels: int = 0
     """Number of pixels of each channel that are flattened before the next links read them; 0: it is not flattened."""
-    average: Average | None = None
-    """The averages that follow the function, if no other operator does."""
+    average: FloatArray | None = None
+    """Weights of the averages of each channel's pixels that follow the function, shape (averages, *pixels); None unless
+    they alone follow it."""
     groups: NDArray[np.intp] | None = None
     """Number of the group of each channel, if the function sorts, or reflects, channels of one group together. Such a
     function moves no two vectors further apart in a norm that has one weight for each group. None: each channel is

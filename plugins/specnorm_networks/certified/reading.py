@@ -39,7 +39,7 @@ from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.links import Link, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.rules import Average, identity, of_operator, of_slopes
+from specnorm_networks.certified.rules import identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
 
 MOST_AVERAGED = 2**10
@@ -526,9 +526,12 @@ class Reader:
         self._require_axis_of_channels(combination)
         if axis != 1 or not np.isfinite(factor.value):
             raise NoSumError
-        average = None
-        if isinstance(node.operator, ops.Mean | ops.AveragePool) and math.prod((before or ())[2:]) <= MOST_AVERAGED:
-            average = Average(node.operator.run, (before or ())[2:])
+        average: FloatArray | None = None
+        pixels = (before or ())[2:]
+        count = math.prod(pixels)
+        if isinstance(node.operator, ops.Mean | ops.AveragePool) and 0 < count <= MOST_AVERAGED:
+            averages_of_each = node.operator.run(np.eye(count).reshape(count, 1, *pixels))
+            average = averages_of_each.reshape(count, -1).T.reshape(-1, *pixels)
 
         def follow(link: Link) -> Link:
             # `heads` can use averages only if they directly follow the function.

@@ -6,14 +6,7 @@ factor is applied to another value than its own, no branch of a sum is left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm.proof import number as format_number
@@ -74,24 +67,6 @@ def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place)
     if not constant >= 0:  # negative, or NaN
         raise NoBoundError(f"its operator {type(node.operator).__name__} gives {constant!r}, which is no constant")
     return make_upper(float(constant), scope.map(start, node.name), node.rule, *inputs)
-
-
-@dataclass(frozen=True, eq=False)
-class Average:
-    """Averages of the pixels of each channel."""
-
-    compute: Callable[[Any], Any]
-    """Computes the averages for samples with one channel each, (n, 1, *pixels)."""
-    pixels: tuple[int, ...]
-    """Numbers of pixels, one an axis."""
-
-    @cached_property
-    def matrix(self) -> NDArray[np.float64]:
-        """The averages as a matrix, shape (averages, pixels)."""
-        count = math.prod(self.pixels)
-        single_pixels = np.eye(count).reshape(count, 1, *self.pixels)
-        averages = np.asarray(self.compute(single_pixels), dtype=np.float64)
-        return averages.reshape(count, -1).T
 
 
 def of_layer(

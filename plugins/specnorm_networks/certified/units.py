@@ -160,14 +160,14 @@ class _Units:
         high_of_units = high.reshape(-1)[entries]
         largest_slopes = host.next_up((high - low).reshape(-1)[entries])
         largest_slopes = np.where(low_of_units == 0, high_of_units, largest_slopes)
-        self._append_link(name, before, entries, np.zeros(len(entries)), largest_slopes)
+        self.append_link(name, before, entries, np.zeros(len(entries)), largest_slopes)
         first = self.count
         self.numbers.append(range(first, first + len(entries)))
         function = linear_part.rows(0, self.count)
         function.matrix.reshape(self.count, -1)[first + np.arange(len(entries)), entries] = 1.0
         return function
 
-    def _append_link(
+    def append_link(
         self,
         name: str,
         value: _Sum,
@@ -191,12 +191,6 @@ class _Units:
             layer = Layer(name, partial(np.array, matrix), {}, 0, error=partial(np.array, error))
             terms.append(Term.of_matrix(source, layer))
         self.links.append(Link(tuple(terms), len(entries), (low, high), name))
-
-    def end(self, name: str) -> None:
-        """Add the link of the output, whose function is the identity."""
-        value = self.sums[name]
-        count = value.matrix[0].size
-        self._append_link(name, value, np.arange(count), np.ones(count), np.ones(count))
 
 
 def _units_of(node: Node) -> int:
@@ -238,7 +232,10 @@ def unit_run(graph: Graph) -> Run:
         for name in unread_after.get(number, ()):
             if name != end:  # values that nothing reads any more are dropped, to save memory
                 units.sums.pop(name, None)
-    units.end(end)
+    # The function of the last link is the identity.
+    output = units.sums[end]
+    count = output.matrix[0].size
+    units.append_link(end, output, np.arange(count), np.ones(count), np.ones(count))
     links = tuple(units.links)
     if any(not link.terms for link in links):
         raise NoBoundError("a value that does not depend on the input: other rules prove the constant 0")

@@ -52,6 +52,14 @@ def flattened(x: FloatArray) -> FloatArray:
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
+def entries_along(shape: Shape, axes: Sequence[int]) -> int:
+    """Return the number of entries along some axes together; `NoBoundError` if the shape has no such axes."""
+    has_axes = all(0 <= axis < len(shape) for axis in axes)
+    if not has_axes or len(set(axes)) < len(axes):
+        raise NoBoundError(f"axes {axes} of a value of shape {shape}")
+    return math.prod(shape[axis] for axis in axes)
+
+
 def _split(x: FloatArray, shapes: Sequence[Shape]) -> list[FloatArray]:
     """Return one array (batch, *shape) for each of several values, whose entries are joined in the rows of ``x``."""
     values = []
@@ -387,7 +395,7 @@ class Linear(Operator):
     """Whether the operator only moves entries: each entry of the value is an entry of an input, or 0."""
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        """Return the linear map for inputs of some shapes; None as for `linear_map`.
+        """Return the linear map for inputs of some shapes; None, or an error that `_new_map` catches, if there is none.
 
         ``before``: shape of the first input. ``others``: shapes of the other inputs.
         """

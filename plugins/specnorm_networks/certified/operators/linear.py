@@ -20,6 +20,7 @@ from specnorm_networks.certified.operators.base import (
     Offset,
     Place,
     Shape,
+    entries_along,
 )
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -56,7 +57,10 @@ class Scale(Linear):
     @property
     def is_accurate(self) -> bool:
         """Whether all factors are finite, and the relative error of each is that of its roundings."""
-        return are_accurate(self.values, 0 if self.exact else FACTOR_ROUNDINGS)
+        sizes = abs(np.asarray(self.values, dtype=np.float64))
+        # The relative error of a number that was rounded to a subnormal one is larger; 0 is exact.
+        is_normal = (sizes == 0) | (sizes >= SMALLEST_NORMAL)
+        return bool(np.all(np.isfinite(sizes) & (is_normal | self.exact)))
 
     def factors_up(self) -> FloatArray:
         """Return the absolute values of the factors, rounded up."""
@@ -100,10 +104,9 @@ class Scale(Linear):
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
-        shape = broadcasting.broadcast_shapes_or_none(before, values.shape)
-        if shape is None or not self.is_accurate:
+        if not self.is_accurate:
             return None
-        ndim = len(shape)
+        ndim = len(np.broadcast_shapes(before, values.shape))
         roundings = 1 if self.exact else SCALED_ENTRY_ROUNDINGS
 
         def multiply_by(factors: FloatArray) -> Apply:
@@ -119,16 +122,6 @@ class Scale(Linear):
             offset=self.offset,
             adjoint=adjoint,
         )
-
-
-def are_accurate(factors: FloatArray, roundings: int) -> bool:
-    """Whether numbers are finite, and none was rounded to a subnormal number, whose relative error is larger.
-
-    ``roundings``: number of roundings in the computation of each number; 0: they are exact. A number 0 is exact.
-    """
-    sizes = abs(np.asarray(factors, dtype=np.float64))
-    is_normal = (sizes == 0) | (sizes >= SMALLEST_NORMAL)
-    return bool(np.all(np.isfinite(sizes) & (is_normal | (roundings == 0))))
 
 
 def _with_axes_in_front(x: FloatArray, ndim: int) -> FloatArray:
@@ -186,10 +179,9 @@ class Add(Linear):
         return frozenset(axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len({*sizes}) == 1)
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        shape = broadcasting.broadcast_shapes_or_none(before, *others)
-        if shape is None or not all(map(math.isfinite, self.weights)):
+        if not all(map(math.isfinite, self.weights)):
             return None
-        ndim = len(shape)
+        ndim = len(np.broadcast_shapes(before, *others))
         has_division = self.divisor != 1
 
         def sum_with(weights: Sequence[float]) -> Apply:
@@ -277,14 +269,11 @@ class Broadcast(Linear):
     """Shape to broadcast with. It may have fewer axes than the value, or size 1 (ONNX's Expand)."""
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        shape = broadcasting.broadcast_shapes_or_none(before, self.target)
-        if shape is None:
-            return None
-        ndim = len(shape)
+        shape = np.broadcast_shapes(before, self.target)
 
         def copies(x: Sequence[FloatArray]) -> FloatArray:
             (batch,) = x
-            return np.broadcast_to(_with_axes_in_front(batch, ndim), (len(batch), *shape))
+            return np.broadcast_to(_with_axes_in_front(batch, len(shape)), (len(batch), *shape))
 
         return LinearMap.of_moves(copies)
 
@@ -296,10 +285,6 @@ class _Reduction(Linear):
     keep: bool = False
     """Whether the axes stay, with size 1."""
 
-    def _count(self, before: Shape) -> int:
-        """Return how many entries become one."""
-        return math.prod(before[axis] for axis in self.axes)
-
     def alike(self, place: Place) -> frozenset[int]:
         before = place.before[0] or ()
         # If the axes are dropped, only the axes before the first of them keep their numbers.
@@ -307,10 +292,7 @@ class _Reduction(Linear):
         return frozenset(axes_with_same_number) - {*self.axes}
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        has_axes = all(0 <= axis < len(before) for axis in self.axes)
-        if not has_axes or len(set(self.axes)) < len(self.axes):
-            return None
-        count = self._count(before)
+        count = entries_along(before, self.axes)
         if not count:
             return None
         axes_of_batch = tuple(axis + 1 for axis in self.axes)  # axis 0 counts the values of a batch
@@ -332,7 +314,7 @@ class Sum(_Reduction):
     rule = "sum"
 
     def lipschitz(self, place: Place) -> float:
-        return host.root_up(self._count(place.shape))
+        return host.root_up(entries_along(place.shape, self.axes))
 
 
 class Mean(_Reduction):
@@ -341,7 +323,7 @@ class Mean(_Reduction):
     rule = "mean"
 
     def lipschitz(self, place: Place) -> float:
-        return host.root_up(Fraction(1, max(self._count(place.shape), 1)))
+        return host.root_up(Fraction(1, max(entries_along(place.shape, self.axes), 1)))
 
 
 class Pad(Linear):
