@@ -23,9 +23,8 @@ from specnorm_networks.certified.operators.joins import (
     Product,
     Quotient,
     Sign,
-    Where,
 )
-from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS, Add, Scale
+from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS, Add, Scale, Where
 from specnorm_networks.certified.operators.moves import Identity
 from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU
 from specnorm_networks.certified.operators.smooth import Sin, Wave

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.proof import host, padding_rules
 from specnorm_networks.certified.operators import broadcasting
@@ -258,6 +259,23 @@ class Merge(Linear):
             return merged.reshape(first.shape)
 
         return LinearMap.of_moves(apply)
+
+
+class Where(Linear):
+    """The first value where a constant mask is true, else the second."""
+
+    rule = "stack"
+    only_moves_entries = True
+    mask: Callable[[], NDArray[Any]]
+    """Returns booleans that broadcast against the values."""
+
+    def combine(self, bounds: Sequence[float], place: Place) -> float:
+        return host.hypot_up(*broadcasting.constants_after_broadcast(bounds, place))
+
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
+        mask = np.asarray(self.mask(), dtype=bool)
+        ndim = len(np.broadcast_shapes(before, *others, mask.shape))
+        return LinearMap.of_moves(lambda x: np.where(mask, *(_with_axes_in_front(value, ndim) for value in x)))
 
 
 class Broadcast(Linear):
