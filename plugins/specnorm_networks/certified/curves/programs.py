@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
+from itertools import permutations
+from operator import add
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from specnorm.errors import SpecnormError
 from specnorm.proof import Interval, anything, around, enclosing, point, within
-from specnorm_networks.certified.curves.values import Dual, Mask, Quantity, choose, function, hull, number, times
+from specnorm_networks.certified.curves.values import Dual, Mask, Quantity, choose, function, number
 from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Pointwise
 from specnorm_networks.certified.operators.joins import (
@@ -28,10 +30,10 @@ from specnorm_networks.certified.operators.joins import (
 from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS, Add, Scale
 from specnorm_networks.certified.operators.moves import Identity
 from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU
-from specnorm_networks.certified.operators.smooth import Sin, Wave
+from specnorm_networks.certified.operators.smooth import Cos, Sin, Wave
 from specnorm_networks.certified.operators.sources import Constant
 from specnorm_networks.certified.operators.splines import LinearSpline
-from specnorm_networks.certified.operators.steep import Power, Reciprocal
+from specnorm_networks.certified.operators.steep import Power, Reciprocal, power_of
 
 EntryProgram: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
 """Operators of each entry, and the numbers of the values that each reads: 0 is the argument of the program, i the value
@@ -76,7 +78,7 @@ class Curve:
             numbers = [_numbers(operator) for operator, _ in program]
         except (SpecnormError, NoBoundError, NotRunError, OSError) as error:
             raise Unreadable from error
-        return Curve(program, tuple(range(len(program) + 1)[output] for output in outputs), numbers)
+        return Curve(program, outputs, numbers)
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
@@ -110,6 +112,21 @@ class Curve:
         operator, reads = self.program[value - 1] if value else (None, ())
         return reads[0] if type(operator) is wave else None
 
+    @cached_property
+    def measured(self) -> list[int]:
+        """Numbers of values whose squared slopes have the same sum as those of the outputs.
+
+        In the place of the sine and the cosine of one value it is the value itself.
+        """
+        measured = [*self.outputs]
+        for sine, cosine in permutations(self.outputs, 2):
+            angle = self.angle_of(Sin, sine)
+            if angle is not None and angle == self.angle_of(Cos, cosine) and {sine, cosine} <= {*measured}:
+                measured.remove(sine)
+                measured.remove(cosine)
+                measured.append(angle)
+        return measured
+
 
 def _numbers(operator: Operator) -> tuple[Interval, ...]:
     """Return the numbers of an operator: slope and shift, weights, a constant, a mask, thresholds."""
@@ -121,7 +138,7 @@ def _numbers(operator: Operator) -> tuple[Interval, ...]:
         case Add():
             weights = [point(_finite(weight)) for weight in operator.weights]
             share = point(_finite(operator.divisor)).inverse()
-            return tuple(weight if operator.divisor == 1 else times(weight, share) for weight in weights)
+            return tuple(weight if operator.divisor == 1 else weight * share for weight in weights)
         case Constant():
             return (point(_finite(operator.run())),)
         case Where():
@@ -168,37 +185,33 @@ class Evaluation:
     sides : mapping of int to array
         For comparisons and signs, by their numbers in the program: -1, 0 or 1, where their input is taken to lie; NaN
         where that is found from the input.
-    roundings : sequence of array
-        What is added to each operator's value, at most, by another library that rounds it.
     """
 
     curve: Curve
-    argument: Dual
+    argument: Quantity
     sides: Mapping[int, FloatArray] = field(default_factory=dict)
-    roundings: Sequence[FloatArray | float] = ()
     signs: dict[int, FloatArray] = field(default_factory=dict)
     """Sides that were found, NaN if unknown: at all arguments in an interval, except for its ends."""
     touches: bool = False
     """Whether a side is found inside of an interval that may be another one at its end."""
 
     def __post_init__(self) -> None:
-        self.values = [self.argument]
+        self.values = [Dual(self.argument, number(1.0))]
         for at, (operator, reads) in enumerate(self.curve.program):
-            value = self._value(at, operator, [self.values[source] for source in reads], reads)
-            if self.roundings:
-                rounding = np.asarray(self.roundings[at])
-                value = replace(value, value=value.value + Quantity(enclosing((-rounding, rounding))))
-            self.values.append(value)
+            self.values.append(self._value(at, operator, [self.values[source] for source in reads], reads))
 
-    def slopes(self) -> list[Interval]:
-        """Return intervals of the derivatives of all outputs, infinite where a value is not defined."""
+    def slope(self, shape: tuple[int, ...]) -> Interval:
+        """Return intervals of the derivative, infinite where it is not defined.
+
+        Of several outputs it is the sum of the squared derivatives.
+        """
         slopes = []
-        for output in self.curve.outputs:
+        for output in self.curve.measured:
             value = self.values[output]
             low, high = value.slope.interval().ends
-            infinite = np.where(value.is_defined, 0.0, math.inf)
+            infinite = np.where(value.is_defined, np.zeros(shape), math.inf)
             slopes.append(enclosing((low - infinite, high + infinite)))
-        return slopes
+        return slopes[0] if len(slopes) == 1 else reduce(add, (power_of(slope, 2) for slope in slopes))
 
     def _value(self, at: int, operator: Operator, inputs: list[Dual], reads: tuple[int, ...]) -> Dual:
         """Return the value of an operator by the chain rule."""
@@ -247,7 +260,7 @@ class Evaluation:
         if angle is not None:  # the derivative of sin(u)^2 is sin(2 u) u'
             u = self.values[angle]
             slope = function(Sin(), number(2.0) * u.value).value * u.slope
-        return Dual(x.value.square(), slope, x.is_defined)
+        return Dual(x.value.to_the(2), slope, x.is_defined)
 
     def _step(self, at: int, operator: Operator, x: Dual) -> Dual:
         """Return the value of a comparison or sign; where it is unknown, it jumps.
@@ -257,7 +270,7 @@ class Evaluation:
         """
         threshold = operator.threshold if isinstance(operator, Compare) else 0.0
         u = x.value.interval()
-        argument = self.argument.value.factor
+        argument = self.argument.factor
         is_monotone = x.is_defined & (x.slope.interval().mignitude() > 0)
         is_strict = (argument.low < argument.high) & is_monotone
         touches = is_strict & ((u.low == threshold) | (u.high == threshold))
@@ -272,7 +285,7 @@ class Evaluation:
         of_sign = replace(operator, threshold=0.0) if isinstance(operator, Compare) else operator
         first, last = (point(of_sign.run(np.where(is_unknown, side, sign))) for side in (-1.0, 1.0))
         slope = within(np.where(is_unknown, math.inf, 0.0))
-        return Dual(Quantity(hull(first, last)), Quantity(slope), x.is_defined)
+        return Dual(Quantity(first | last), Quantity(slope), x.is_defined)
 
 
 def _composed(f: Pointwise, x: Dual) -> Dual:
@@ -299,14 +312,14 @@ def _extreme(x: Dual, y: Dual, *, is_maximum: bool) -> Dual:
     is_first, is_second = difference.low >= 0, difference.high <= 0
     if not is_maximum:
         is_first, is_second = is_second, is_first
-    unknown_slope = hull(x.slope.interval(), y.slope.interval())
+    unknown_slope = x.slope.interval() | y.slope.interval()
     chosen = _chosen(is_first, is_second, x, y, unknown_slope)
     return replace(chosen, is_defined=x.is_defined & y.is_defined)
 
 
 def _chosen(is_first: Mask, is_second: Mask, x: Dual, y: Dual, unknown_slope: Interval) -> Dual:
     """Return the value that is chosen; where that is unknown it is one of both, with a slope that is given."""
-    unknown_value = hull(x.value.interval(), y.value.interval())
+    unknown_value = x.value.interval() | y.value.interval()
     value = choose(is_first, x.value, choose(is_second, y.value, Quantity(unknown_value)))
     slope = choose(is_first, x.slope, choose(is_second, y.slope, Quantity(unknown_slope)))
     is_defined = np.where(is_second, y.is_defined, x.is_defined & y.is_defined)
