@@ -232,13 +232,13 @@ def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
 # -- the tests themselves --------------------------------------------------------------------------------------------
 def test_branches_that_are_not_compared_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slopes, "_agree", lambda *_: np.array(True))
-    slopes._proof.cache_clear()
+    slopes.prove.cache_clear()
     with pytest.raises(AssertionError):
         test_a_jump_is_refused("x + 1 above 0, else x")
 
 
 def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    slopes._proof.cache_clear()
+    slopes.prove.cache_clear()
     monkeypatch.setattr(slopes, "_edges", lambda *_: np.array([-16.0, -3.0, -2.0]))
     with pytest.raises(AssertionError):
         test_the_slope_is_that_of_the_whole_function("SiLU")
@@ -246,10 +246,10 @@ def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_budget_that_ends_leaves_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """One round of cells: larger, never less."""
-    slopes._proof.cache_clear()
+    slopes.prove.cache_clear()
     monkeypatch.setattr(slopes, "MOST_CELLS", 0)
     monkeypatch.setattr(slopes, "LEAST_CELLS", 0)
     calls, true = TIGHT["SiLU"]
     found = present(upper(calls))
     assert 1.01 * true <= found <= 2
-    slopes._proof.cache_clear()
+    slopes.prove.cache_clear()

@@ -13,17 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specnorm.proof import Interval, arithmetic, enclosing
+from specnorm.proof import Interval, enclosing
 from specnorm_networks.certified.curves.programs import Curve, EntryProgram
-from specnorm_networks.certified.curves.slopes import Proof, bounds_on, constant_of, prove
-from specnorm_networks.certified.operators.base import (
-    FloatArray,
-    LowHigh,
-    NoBoundError,
-    Operator,
-    Place,
-    Pointwise,
-)
+from specnorm_networks.certified.curves.slopes import bounds_on, constant_of, prove
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NoBoundError, Operator, Place, Pointwise
 from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.linear import Concat
 from specnorm_networks.certified.operators.steep import hint
@@ -40,8 +33,8 @@ class OfOneValue(Operator):
         return Curve.of(self.program, (len(self.program),))
 
     @functools.cached_property
-    def proof(self) -> Proof | str:
-        """Slopes on the whole line, or the reason why they are not bounded."""
+    def proof(self) -> Interval | str:
+        """Slopes on the whole line (`Evaluation.slope`), or the reason why they are not bounded."""
         return prove(self.curve)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -55,11 +48,11 @@ class OfOneValue(Operator):
         """Return the root of the largest sum of squared slopes, on the whole line or on the range of the input."""
         constants: list[float] = []
         if not isinstance(self.proof, str):
-            constants.append(constant_of(self.curve, self.proof.low, self.proof.high))
+            constants.append(constant_of(self.curve, self.proof))
         ranges = place.ranges() if place.boxed or not constants else ()
         if len(ranges) == 1 and ranges[0] is not None:
             slope, _ = bounds_on(self.curve, *ranges[0].ends)
-            constants.append(constant_of(self.curve, *slope.ends))
+            constants.append(constant_of(self.curve, slope))
         if not any(map(math.isfinite, constants)):
             raise NoBoundError(f"of this function of one value, {self.proof}; {hint(place)}")
         return min(constants)
@@ -77,26 +70,19 @@ class Composite(OfOneValue, Pointwise):
         return (OfOneValue if self.slopes_on_range is None else Pointwise).lipschitz(self, place)
 
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
-        least, most = bounds_on(self.curve, low, high)[0].ends
-        if not isinstance(self.proof, str):
-            least = np.maximum(least, self.proof.low)
-            most = np.minimum(most, self.proof.high)
+        slope, _ = bounds_on(self.curve, low, high)
+        least, most = (slope if isinstance(self.proof, str) else slope & self.proof).ends
         return (least, most) if np.isfinite(least).all() and np.isfinite(most).all() else None
 
-    @arithmetic.on_host()
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         slope, (value,) = bounds_on(self.curve, low, high)
-        least, most = value.ends
         # A function that rises or falls on the whole interval has its extremes at the ends.
-        for is_monotone, first, last in (
-            (slope.low >= 0, low, high),
-            (slope.high <= 0, high, low),
-        ):
-            if is_monotone.any():
-                at_first, at_last = (bounds_on(self.curve, end, end)[1][0] for end in (first, last))
-                least = np.where(is_monotone, np.maximum(least, at_first.low), least)
-                most = np.where(is_monotone, np.minimum(most, at_last.high), most)
-        return least, most
+        is_monotone = (slope.low >= 0) | (slope.high <= 0)
+        if not is_monotone.any():
+            return value.ends
+        at_low, at_high = (bounds_on(self.curve, end, end)[1][0] for end in (low, high))
+        narrower = value & (at_low | at_high)
+        return np.where(is_monotone, narrower.low, value.low), np.where(is_monotone, narrower.high, value.high)
 
 
 class SideBySide(OfOneValue):

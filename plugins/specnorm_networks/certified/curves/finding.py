@@ -11,16 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.curves.composite import Composite, OfOneValue, SideBySide
 from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes_or_none
-from specnorm_networks.certified.operators.joins import Choose, Compare, Product, Quotient, Sign
-from specnorm_networks.certified.operators.linear import Add, Concat, Scale
-from specnorm_networks.certified.operators.moves import Identity
-from specnorm_networks.certified.operators.piecewise import Negative
-from specnorm_networks.certified.operators.sources import Constant
-from specnorm_networks.certified.operators.steep import Steep
 
 MOST_OPERATORS = 64
 """Largest number of operators of a program."""
@@ -28,9 +23,9 @@ MOST_BASES = 64
 """Largest number of values that are kept for one value."""
 MOST_STARTS = 2
 """Largest number of values from which a proof is sought, besides the furthest one."""
-LINEAR = (Add, Scale, Identity, Negative, Constant)
+LINEAR = (ops.Add, ops.Scale, ops.Identity, ops.Negative, ops.Constant)
 """Operators of which a program needs no proof: the rules for linear maps bound them better."""
-NOT_LIPSCHITZ = (Steep, Product, Quotient, Compare, Choose, Sign)
+NOT_LIPSCHITZ = (ops.Steep, ops.Product, ops.Quotient, ops.Compare, ops.Choose, ops.Sign)
 """Operators that have no Lipschitz constant of their own, unless the range of their inputs is known."""
 
 
@@ -59,11 +54,11 @@ class _Finder:
         """Return the node that replaces a node and those before it; the node itself if there is none."""
         operator = node.operator
         sources = [name for name in node.inputs if name not in self.graph.fixed_values]
-        bases = self._common_bases(sources)
+        bases = self._common_bases(sources) if sources else ()
         self.bases[node.name] = (node.name,)
         if node.shape is None or not bases:
             return node
-        if isinstance(operator, Concat) and len(sources) == len(node.inputs) > 1:
+        if isinstance(operator, ops.Concat) and len(sources) == len(node.inputs) > 1:
             functions = self._joined(node, bases[0], SideBySide)
             if functions is None or isinstance(functions.proof, str):
                 return node
@@ -94,8 +89,6 @@ class _Finder:
 
     def _common_bases(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the values that several values are all entry-wise functions of, the nearest first."""
-        if not names:
-            return ()
         first, *others = (self.bases[name] for name in dict.fromkeys(names))
         return tuple(name for name in first if all(name in other for other in others))
 
@@ -122,8 +115,18 @@ class _Finder:
                 waiting += nodes[name].inputs
             if len(needed) > MOST_OPERATORS:
                 raise Unreadable
-        names = [base, *sorted(needed, key=self.order.__getitem__)]
-        numbers = {name: number for number, name in enumerate(names)}
-        return tuple(
-            (nodes[name].operator, tuple(numbers[source] for source in nodes[name].inputs)) for name in names[1:]
-        )
+        numbers = {base: 0}
+        program: EntryProgram = ()
+        for name in sorted(needed, key=self.order.__getitem__):
+            reads = tuple(numbers[source] for source in nodes[name].inputs)
+            program += _steps_of(nodes[name].operator, reads, len(program))
+            numbers[name] = len(program)
+        return program
+
+
+def _steps_of(operator: ops.Operator, reads: tuple[int, ...], before: int) -> EntryProgram:
+    """Return an operator as steps of a program with ``before`` steps: those of its own program, or itself alone."""
+    if not isinstance(operator, Composite):
+        return ((operator, reads),)
+    numbers = (*reads, *range(before + 1, before + len(operator.program)))
+    return tuple((step, tuple(numbers[source] for source in sources)) for step, sources in operator.program)

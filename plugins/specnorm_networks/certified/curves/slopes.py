@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -47,18 +45,9 @@ MOST_PARTS = 2**18
 UNBOUNDED = "its slope has no bound that is known here"
 
 
-@dataclass(frozen=True, eq=False)
-class Proof:
-    """Slopes on the whole line (`Evaluation.slope`)."""
-
-    low: FloatArray
-    high: FloatArray
-    """Smallest and largest slopes, an entry for each function of the program."""
-
-
-def constant_of(curve: Curve, low: FloatArray, high: FloatArray) -> float:
-    """Return the Lipschitz constant, rounded up, from smallest and largest slopes; infinity if they are unknown."""
-    largest = float(max(np.max(high, initial=0.0), np.max(-low, initial=0.0)))
+def constant_of(curve: Curve, slope: Interval) -> float:
+    """Return the Lipschitz constant, rounded up, from intervals of `Evaluation.slope`; infinity if one is infinite."""
+    largest = float(np.max(slope.magnitude(), initial=0.0))
     is_slope = len(curve.measured) == 1 or not math.isfinite(largest)
     return largest if is_slope else host.root_up(Fraction(largest))
 
@@ -69,17 +58,13 @@ def _upper_bounds(slope: Interval) -> FloatArray:
 
 
 # -- on the whole line -------------------------------------------------------------------------------------------------
+@functools.lru_cache(512)
 @arithmetic.on_host()
-def prove(curve: Curve) -> Proof | str:
-    """Return the slopes of a program on the whole line, or the reason why there is no proof."""
+def prove(curve: Curve) -> Interval | str:
+    """Return the slope of each function of a program on the whole line, or the reason why there is no proof."""
     count = math.prod(curve.shape)
     if not 0 < count <= MOST_FUNCTIONS:
         return f"its constants make {count} different functions of it"
-    return _proof(curve)
-
-
-@functools.lru_cache(512)
-def _proof(curve: Curve) -> Proof | str:
     least = _bounds_beyond(curve, STARTS[-1]).max()
     if not math.isfinite(least):
         return "its slope has no bound for large values that is known here"
@@ -91,16 +76,14 @@ def _proof(curve: Curve) -> Proof | str:
         if beyond.max() <= max(least, somewhere) * (1 + 4 * RTOL):
             break
     upper = _search(curve, start, beyond)
-    return upper if isinstance(upper, str) else Proof(-upper[1], upper[0])
+    return upper if isinstance(upper, str) else enclosing((-upper[1], upper[0]))
 
 
 def _bounds_beyond(curve: Curve, start: float) -> FloatArray:
     """Return `_upper_bounds` where the argument's absolute value is at least a number."""
-    bounds = []
-    for end in (-start, start):
-        x = Quantity(point(np.full(curve.shape, end)), 1)
-        bounds.append(_upper_bounds(Evaluation(curve, x).slope(curve.shape)))
-    return np.maximum(*bounds)
+    arguments = [Quantity(point(np.full(curve.shape, end)), 1) for end in (-start, start)]
+    below, above = (_upper_bounds(Evaluation(curve, x).slope(curve.shape)) for x in arguments)
+    return np.maximum(below, above)
 
 
 def _search(curve: Curve, end: float, upper: FloatArray) -> FloatArray | str:
@@ -164,8 +147,9 @@ def _may_jump(cells: Evaluation) -> Mask:
     """Return which cells may have a step at an end: where a sign at the end is another one than inside of the cell."""
     ends = cells.argument.factor.ends
     may_jump = np.zeros((len(ends[0]), *cells.curve.shape), np.bool_)
-    for end in ends if cells.touches else ():
-        at_end, inside = _evaluated(cells.curve, end, end), _evaluated(cells.curve, end, end, cells.signs)
+    for end in ends if cells.curve.jumps else ():
+        x = Quantity(point(end))
+        at_end, inside = Evaluation(cells.curve, x), Evaluation(cells.curve, x, cells.signs)
         for step, sign in cells.signs.items():
             may_jump |= ~np.isnan(sign) & (sign != at_end.signs[step]) & ~_agree(inside, at_end)
     return _of_any_function(may_jump)
@@ -182,22 +166,12 @@ def _agree(a: Evaluation, b: Evaluation) -> Mask:
     return agree
 
 
-def _evaluated(
-    curve: Curve,
-    low: FloatArray,
-    high: FloatArray,
-    sides: Mapping[int, FloatArray] | None = None,
-) -> Evaluation:
-    """Evaluate a program on intervals."""
-    return Evaluation(curve, Quantity(enclosing((low, high))), sides or {})
-
-
 def _on_cells(curve: Curve, low: FloatArray, high: FloatArray) -> Evaluation:
     """Evaluate each function of a program on cells: their ends have shape (cells,)."""
     column = (-1, *(1,) * len(curve.shape))
     shape = (len(low), *curve.shape)
-    first, last = (np.broadcast_to(end.reshape(column), shape) for end in (low, high))
-    return _evaluated(curve, first, last)
+    ends = np.broadcast_to(low.reshape(column), shape), np.broadcast_to(high.reshape(column), shape)
+    return Evaluation(curve, Quantity(enclosing(ends)))
 
 
 def _parts(low: FloatArray, high: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
@@ -219,7 +193,7 @@ def bounds_on(curve: Curve, low: FloatArray, high: FloatArray) -> tuple[Interval
     starts, ends = _parts(
         np.where(is_point, host.next_down(low), low), np.where(is_point, host.next_up(high), high), count
     )
-    found = _evaluated(curve, starts, ends)
+    found = Evaluation(curve, Quantity(enclosing((starts, ends))))
     values = [found.values[output].value.factor for output in curve.outputs]
     return _of_parts(found.slope(starts.shape), starts.shape), [_of_parts(value, starts.shape) for value in values]
 

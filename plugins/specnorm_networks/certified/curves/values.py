@@ -57,13 +57,10 @@ class Quantity:
         """Return the factor of the quantity, written with a power that is at least its own."""
         return self.factor if self.power == power else self.factor | ZERO
 
-    def is_zero(self) -> bool:
-        """Whether the quantity is 0."""
-        return not self.factor.magnitude().any()
-
     def __add__(self, other: Quantity) -> Quantity:
-        if self.is_zero() or other.is_zero():
-            return other if self.is_zero() else self
+        for term, rest in ((self, other), (other, self)):
+            if not term.factor.magnitude().any():
+                return rest
         power = max(self.power, other.power)
         return Quantity(self.raised(power) + other.raised(power), power)
 
