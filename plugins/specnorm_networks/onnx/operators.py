@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves import known
 from specnorm_networks.onnx import constants, elementwise, layers, moves, pooling
 from specnorm_networks.onnx.elementwise import compare, function
 from specnorm_networks.onnx.nodes import OperatorRule
@@ -57,8 +56,8 @@ OPERATORS: dict[str, OperatorRule] = {
     "Pad": OperatorRule(2, pooling.pad),
     **_rules_of_functions(),
     "LeakyRelu": OperatorRule(6, function(ops.LeakyReLU, "alpha")),
-    "HardSwish": OperatorRule(14, function(lambda: known.HARD_SWISH)),
-    "Mish": OperatorRule(14, function(lambda: known.MISH)),
+    "HardSwish": OperatorRule(14, elementwise.hard_swish),
+    "Mish": OperatorRule(14, elementwise.mish),
     "Elu": OperatorRule(6, function(ops.ELU, "alpha")),
     "Celu": OperatorRule(12, elementwise.celu),
     "Selu": OperatorRule(6, elementwise.selu),
