@@ -147,13 +147,8 @@ def multiply(a: Value, b: Value, /) -> Output:
     """Return the product of two values, or of a value and constants."""
     if isinstance(a, Data) and isinstance(b, Data):
         return _joined(ops.Product(), a, b)
-    if isinstance(b, Constant):
-        x: Value = a
-        constant = b
-    else:
-        x = b
-        assert isinstance(a, Constant)  # for the type checker: one of them is
-        constant = a
+    x, constant = (a, b) if isinstance(b, Constant) else (b, a)
+    assert isinstance(constant, Constant)  # for the type checker: one of them is
     shape = broadcast_shapes([x.shape, constant.shape])
     return Output(ops.Scale(numbers_of(constant), exact=True), (x,), shape)
 
