@@ -32,8 +32,6 @@ from specnorm_networks.onnx.tensors import Constant, Tensors
 
 WORK = 2**36
 """Largest number of multiplications for all constants together."""
-PATCHES = 2**27
-"""Largest number of entries in all windows of a convolution of constants."""
 _DEEPEST = 64
 """Largest number of constants, each computed from the one before, that are not evaluated yet."""
 _FLOATS = ("float16", "float32", "float64")
@@ -125,7 +123,7 @@ def computed(proto: Any, call: Call, rule: OperatorRule, reader: Tensors) -> tup
     if None in shapes or (dtype is None and not is_evaluated_at_once):
         raise NoBoundError(f"{call.operator} of constants is not evaluated: its type or shape is not known")
     cost_of_entry = cost(proto, [x.shape if isinstance(x, Constant) else () for x in call.inputs])
-    fits = max(sizes) <= max(MAX_KNOWN, reader.largest) and _entries_of_windows(call, shapes, cost_of_entry) <= PATCHES
+    fits = max(sizes) <= max(MAX_KNOWN, reader.largest)
     byte_count = sum(sizes) * np.dtype(dtype or "float64").itemsize
     if not fits or not reader.computes(byte_count, sum(sizes) * cost_of_entry, WORK):
         raise NoBoundError(f"{call.operator} of constants of {max(sizes)} entries is more than is evaluated")
@@ -153,13 +151,6 @@ def _is_evaluated(call: Call, values: Sequence[Constant], steps: int) -> bool:
         return False
     # A bfloat16 is read as float32, and outputs would have that type.
     return not (steps and call.operator in _JUMPS) and all(value.dtype != "bfloat16" for value in values)
-
-
-def _entries_of_windows(call: Call, shapes: Sequence[tuple[int, ...] | None], cost_of_entry: int) -> int:
-    """Return the number of entries that a convolution copies; 0 for other operators."""
-    if "Conv" not in call.operator:
-        return 0
-    return max(math.prod((shape or ())[2:]) for shape in shapes) * cost_of_entry
 
 
 def _arrays(

@@ -1,4 +1,4 @@
-"""Execute an ONNX model by onnx's reference evaluator, independently of how this package reads the model.
+"""Execute an ONNX model by `evaluator`, independently of how this package reads the model.
 
 Nodes are executed one by one: if the evaluator does not know an operator, other values are still computed. A file is
 not trusted: no node is executed whose size is not known beforehand, and no loop; external data are read from the
@@ -28,8 +28,6 @@ ENTRIES = 2**27
 """Largest number of entries of all values together; half as many in double precision."""
 WORK = 2**35
 """Largest number of multiplications of all nodes together."""
-PATCHES = 2**24
-"""Largest number of entries in the windows of one channel of a convolution."""
 _SINGLE = ("Erf", "Gelu", "HardSwish")
 """Operators that the evaluator computes in single precision, or with constants of single precision, whatever the type
 of their inputs is."""
@@ -149,24 +147,15 @@ class OnnxModel:
         return constants
 
     def _require_moderate_size(self, shapes: Mapping[str, Shape | None], most_entries: int) -> None:
-        """Refuse a model with too many entries of values, multiplications, or entries of windows."""
+        """Refuse a model with too many entries of values, or multiplications."""
         entries = 0
         work = 0
-        largest_patches = 0
         for node in self._graph.node:
-            output_shapes = []
-            for name in node.output:
-                shape = shapes.get(name)
-                if shape is not None:
-                    output_shapes.append(shape)
-            size = sum(map(math.prod, output_shapes))
+            output_shapes = [shapes.get(name) for name in node.output]
+            size = sum(math.prod(shape) for shape in output_shapes if shape is not None)
             entries += size
             work += size * cost(node, [shapes.get(name) or () for name in node.input])
-            if node.op_type == "Conv" and len(node.input) > 1:
-                window = math.prod((shapes.get(node.input[1]) or ())[2:])
-                for shape in output_shapes:
-                    largest_patches = max(largest_patches, window * math.prod(shape[2:]))
-        if entries > most_entries or work > WORK or largest_patches > PATCHES:
+        if entries > most_entries or work > WORK:
             raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
 
     def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
