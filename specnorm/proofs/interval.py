@@ -2,6 +2,7 @@
 
 Intervals contain real numbers only. An infinite end means that nothing is known on that side, so 0 times an infinite
 end is 0. NumPy rounds each operation to nearest, so the exact result lies between the neighbours of the computed one.
+Sums that are exact are not moved outward, and neither are products of numbers with few digits.
 """
 
 from __future__ import annotations
@@ -68,23 +69,20 @@ class Interval:
     def __neg__(self) -> Interval:
         return _interval(-self.high, -self.low)
 
+    def __or__(self, other: Interval) -> Interval:
+        """The smallest interval that contains both intervals."""
+        return _interval(np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+
     def __add__(self, other: Interval) -> Interval:
-        """The sum; exact where an end of one term is 0."""
         return _sum(self.low, other.low, self.high, other.high)
 
     def __sub__(self, other: Interval) -> Interval:
         return _sum(self.low, -other.high, self.high, -other.low)
 
     def __mul__(self, other: Interval) -> Interval:
-        ends = [
-            _product(self.low, other.low),
-            _product(self.low, other.high),
-            _product(self.high, other.low),
-            _product(self.high, other.high),
-        ]
-        low = np.asarray(np.minimum.reduce(ends))
-        high = np.asarray(np.maximum.reduce(ends))
-        return _interval(host.next_down(low), host.next_up(high))
+        products = [_product(x, y) for x in self.ends for y in other.ends]
+        low, high = zip(*products, strict=True)
+        return _interval(np.minimum.reduce(low), np.maximum.reduce(high))
 
     def inverse(self) -> Interval:
         """The interval of 1 / x; all real numbers where 0 is in the interval."""
@@ -103,8 +101,8 @@ class Interval:
         oriented = self if factor > 0 else -self
         if abs(factor) == 1 and not slack:
             return oriented
-        low = _product(oriented.low, abs(factor))
-        high = _product(oriented.high, abs(factor))
+        low = _nearest_product(oriented.low, abs(factor))
+        high = _nearest_product(oriented.high, abs(factor))
         with np.errstate(all="ignore"):
             low_slack = np.where(np.isinf(low), 0.0, abs(low) * slack)
             high_slack = np.where(np.isinf(high), 0.0, abs(high) * slack)
@@ -188,19 +186,38 @@ def anything(shape: tuple[int, ...]) -> Interval:
 
 
 def _sum(low: Numbers, other_low: Numbers, high: Numbers, other_high: Numbers) -> Interval:
-    """The sum of two intervals, given by their ends; exact where one of the two ends is 0."""
+    """The sum of two intervals, given by their ends."""
     with np.errstate(all="ignore"):
-        low_sum = low + other_low
-        high_sum = high + other_high
-    is_low_exact = (low == 0) | (other_low == 0)
-    is_high_exact = (high == 0) | (other_high == 0)
+        low_sum, is_low_exact = _sum_of_numbers(low, other_low)
+        high_sum, is_high_exact = _sum_of_numbers(high, other_high)
     return _interval(
         np.where(is_low_exact, low_sum, host.next_down(low_sum)),
         np.where(is_high_exact, high_sum, host.next_up(high_sum)),
     )
 
 
-def _product(x: Numbers, y: Numbers | float) -> Numbers:
+def _sum_of_numbers(x: Numbers, y: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:
+    """The sum rounded to nearest, and whether it is exact: whether Knuth's error of a sum (TwoSum) is 0."""
+    total = x + y
+    part = total - x
+    error = (x - (total - part)) + (y - part)
+    return total, error == 0
+
+
+def _product(x: Numbers, y: Numbers) -> Ends:
+    """The product rounded down and up, where 0 times infinity is 0.
+
+    It is exact if a factor is -1, 0 or 1, or if both are numbers of single precision, whose digits are half as many.
+    """
+    with np.errstate(all="ignore"):
+        product = _nearest_product(x, y)
+        are_single = (x == x.astype(np.float32)) & (y == y.astype(np.float32))
+    is_exact = are_single | (x == 0) | (y == 0) | (abs(x) == 1) | (abs(y) == 1)
+    down = np.where(is_exact, product, host.next_down(product))
+    return down, np.where(is_exact, product, host.next_up(product))
+
+
+def _nearest_product(x: Numbers, y: Numbers | float) -> Numbers:
     """The product rounded to nearest, where 0 times infinity is 0."""
     with np.errstate(all="ignore"):
         return np.where((x == 0) | (y == 0), 0.0, x * y)

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from helpers.oracle import dense_matrix
+from networks import activations
 from numpy.typing import NDArray
 from specnorm_networks import Graph, Layer, Node
 from specnorm_networks.certified import operators
-from specnorm_networks.certified.curves import known
 from specnorm_networks.certified.operators import Operator
 
 Matrix = NDArray[np.float64]
@@ -30,8 +30,8 @@ FUNCTIONS: dict[str, tuple[operators.Pointwise, float, float]] = {
     "relu": (operators.ReLU(), 0.0, 1.0),
     "sigmoid": (operators.Sigmoid(), 0.0, 0.25),
     "tanh": (operators.Tanh(), 0.0, 1.0),
-    "gelu": (known.GELU, -0.1289, 1.1289),
-    "silu": (known.SILU, -0.0998, 1.0998),
+    "gelu": (activations.GELU, -0.1289, 1.1289),
+    "silu": (activations.SILU, -0.0998, 1.0998),
     "abs": (operators.Abs(), -1.0, 1.0),
     "negative": (operators.Negative(), -1.0, -1.0),
     "leaky": (operators.LeakyReLU(0.2), 0.2, 1.0),

@@ -20,6 +20,7 @@ from specnorm_networks.certified import operators as ops  # noqa: E402
 from specnorm_networks.certified.curves import slopes  # noqa: E402
 from specnorm_networks.certified.curves.composite import Composite  # noqa: E402
 from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
+from specnorm_networks.comparison.execution import Value, execute  # noqa: E402
 from specnorm_networks.tools import Measure, bound  # noqa: E402
 
 
@@ -219,26 +220,25 @@ def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
     """Single precision is within the rounding; a function that is wrong by a hundredth is not."""
     calls, _ = TIGHT[name]
     graph = recognise_patterns(written(calls))
-    operator = graph.by_name[graph.outputs[0]].operator
-    assert isinstance(operator, Composite)
+    joined = graph.by_name[graph.outputs[0]]
+    assert isinstance(joined.operator, Composite)
     x = np.random.default_rng(3).normal(0, 2, (1, 300)).astype(np.float32)
     single = written(calls, (1, 300)).run({"x": x})[graph.outputs[0]].astype(np.float32)
-    found = operator.run(x.astype(np.float64))
-    allowed = np.asarray(operator.rounding([x.astype(np.float64)], found, 2.0**-24))
-    assert (abs(single - found) <= allowed).all()
-    assert (abs(0.01 * found) > allowed).mean() > 0.4
+    found = execute(joined, [Value(x.astype(np.float64))], 2.0**-24)
+    assert (abs(single - found.value) <= found.error).all()
+    assert (abs(0.01 * found.value) > found.error).mean() > 0.4
 
 
 # -- the tests themselves --------------------------------------------------------------------------------------------
 def test_branches_that_are_not_compared_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slopes, "_agree", lambda *_: np.array(True))
-    slopes._proof.cache_clear()
+    slopes.prove.cache_clear()
     with pytest.raises(AssertionError):
         test_a_jump_is_refused("x + 1 above 0, else x")
 
 
 def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    slopes._proof.cache_clear()
+    slopes.prove.cache_clear()
     monkeypatch.setattr(slopes, "_edges", lambda *_: np.array([-16.0, -3.0, -2.0]))
     with pytest.raises(AssertionError):
         test_the_slope_is_that_of_the_whole_function("SiLU")
@@ -246,10 +246,10 @@ def test_cells_that_are_left_out_are_found(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_budget_that_ends_leaves_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """One round of cells: larger, never less."""
-    slopes._proof.cache_clear()
+    slopes.prove.cache_clear()
     monkeypatch.setattr(slopes, "MOST_CELLS", 0)
     monkeypatch.setattr(slopes, "LEAST_CELLS", 0)
     calls, true = TIGHT["SiLU"]
     found = present(upper(calls))
     assert 1.01 * true <= found <= 2
-    slopes._proof.cache_clear()
+    slopes.prove.cache_clear()

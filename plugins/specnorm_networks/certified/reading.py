@@ -431,17 +431,17 @@ class Reader:
     def _side_by_side(self, node: Node, functions: SideBySide) -> LinearCombination:
         """Return several functions of each channel, joined along the axis of the channels: one channel for each."""
         combination = self._unflattened(node.inputs[0])
-        proof = functions.proof
+        proofs = [function.proof for function in functions.functions]
         # A text is the reason why nothing is proven.
-        if isinstance(proof, str) or functions.new or functions.axis != combination.axis:
+        slopes = [(proof.low.min(), proof.high.max()) for proof in proofs if not isinstance(proof, str)]
+        count = len(proofs)
+        if len(slopes) < count or functions.join.new or functions.join.axis != combination.axis:
             raise NoSumError
-        count = len(functions.outputs)
         terms = []
         for number in range(count):
             terms += [shift_rows(term, number * combination.width) for term in combination.terms]
         # A function may differ from entry to entry. The link's slopes contain the slopes at all entries.
-        low = np.repeat(proof.low.reshape(count, -1).min(axis=1), combination.width)
-        high = np.repeat(proof.high.reshape(count, -1).max(axis=1), combination.width)
+        low, high = np.repeat(slopes, combination.width, axis=0).T
         link = Link(tuple(terms), count * combination.width, (low, high), node.name)
         return self._append_link(node, combination, link)
 

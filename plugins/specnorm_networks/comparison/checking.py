@@ -124,6 +124,7 @@ class _Comparison:
         compared again.
         """
         nodes_before = {} if compared_graph is None else compared_graph.by_name
+        coarsest_unit = max((theirs.unit for theirs in model_values.values()), default=UNIT_ROUNDOFF)
         known: KnownValues = {}
         unread_after = graph.last_readers()
         for number, node in enumerate(graph.nodes):
@@ -133,7 +134,7 @@ class _Comparison:
                 if theirs is None and node.name in inputs:
                     known[node.name] = Value(inputs[node.name]), UNIT_ROUNDOFF
             elif theirs is None or not was_compared:
-                self._execute_and_compare(node, theirs, known, graph.fixed_values)
+                self._execute_and_compare(node, theirs, known, graph.fixed_values, coarsest_unit)
             if theirs is not None:
                 # Later nodes are computed from the model's value, if there is one.
                 known[node.name] = Value(theirs.value), theirs.unit
@@ -146,12 +147,16 @@ class _Comparison:
         theirs: Computed | None,
         known: KnownValues,
         constants: Container[str],
+        coarsest_unit: float,
     ) -> None:
-        """Compute a value from the model's values of its inputs, and compare it with the model's value."""
+        """Compute a value from the model's values of its inputs, and compare it with the model's value.
+
+        A value that the model does not give may be rounded as coarsely as any.
+        """
         if not all(name in known for name in node.inputs):
             return
         inputs = [known[name][0] for name in node.inputs]
-        own_unit = UNIT_ROUNDOFF if theirs is None else theirs.unit
+        own_unit = coarsest_unit if theirs is None else theirs.unit
         unit = max([own_unit, *(known[name][1] for name in node.inputs)])
         try:
             ours = execute(node, inputs, unit)

@@ -11,6 +11,7 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proof import host, visible
+from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
 from specnorm_networks.certified.operators.sources import Input
@@ -42,15 +43,24 @@ def execute(node: Node, inputs: Sequence[Value], unit: float = UNIT_ROUNDOFF) ->
     NotRunError
         If the operator cannot be executed here.
     """
-    values = [operand.value for operand in inputs]
     with np.errstate(all="ignore"):
         try:
-            value = node.operator.run(*values)
+            return _execute(node.operator, inputs, unit)
         except (ValueError, IndexError, TypeError, MemoryError) as error:
             raise NotRunError(f"{type(error).__name__}: {error}") from error
-        error_of_value = node.operator.rounding(values, value, unit)
-        if any(np.any(operand.error) for operand in inputs):
-            error_of_value = error_of_value + _change_by_errors(node.operator, inputs, value)
+
+
+def _execute(operator: Operator, inputs: Sequence[Value], unit: float) -> Value:
+    if isinstance(operator, OfOneValue):
+        steps = [*inputs]
+        for step, reads in operator.program:
+            steps.append(_execute(step, [steps[number] for number in reads], unit))
+        return steps[-1]
+    values = [operand.value for operand in inputs]
+    value = operator.run(*values)
+    error_of_value = operator.rounding(values, value, unit)
+    if any(np.any(operand.error) for operand in inputs):
+        error_of_value = error_of_value + _change_by_errors(operator, inputs, value)
     return Value(value, error_of_value)
 
 

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves import known
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
@@ -47,20 +46,39 @@ def function(make: Callable[..., Operator], *names: str) -> Builder:
 
 
 def gelu(x: Data, /, *, approximate: str) -> Output:
-    """Return GELU by the error function, or its approximation by tanh."""
-    forms: dict[str, Operator] = {"none": known.GELU, "tanh": known.TANH_GELU}
-    if approximate not in forms:
+    """Return ``x Phi(x)``, Phi the distribution of a normal number, by the error function or nearly so by tanh.
+
+    They are ``x (1 + erf(x / sqrt(2))) / 2`` and, with ``y = sqrt(2 / pi) (x + 0.044715 x^3)``,
+    ``x (1 + tanh(y)) / 2 = x sigmoid(2 y)``.
+    """
+    if approximate == "none":
+        erf = _applied(ops.Erf(), scaled(x, 1 / math.sqrt(2), exact=False))
+        phi = scaled(erf, 0.5, shift=0.5)
+    elif approximate == "tanh":
+        cube = scaled(_applied(ops.Power(3), x), 0.044715, exact=False)
+        y = _joined(ops.Add((1.0, 1.0)), x, cube)
+        phi = _applied(ops.Sigmoid(), scaled(y, 2 * math.sqrt(2 / math.pi), exact=False))
+    else:
         raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not known here")
-    return Output(forms[approximate], (x,), x.shape)
+    return _joined(ops.Product(), x, phi)
+
+
+def mish(x: Data, /) -> Output:
+    """Return ``x tanh(softplus(x))``."""
+    return _joined(ops.Product(), x, _applied(ops.Tanh(), _applied(ops.Softplus(), x)))
+
+
+def hard_swish(x: Data, /) -> Output:
+    """Return ``x (min(max(x + 3, 0), 6) / 6)``."""
+    clipped = _applied(ops.HardTanh(0.0, 6.0), scaled(x, 1.0, shift=3.0))
+    return _joined(ops.Product(), x, scaled(clipped, 1 / 6, exact=False))
 
 
 def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Output:
     """Return ``alpha x + beta``, clipped to [0, 1]."""
     if not (math.isfinite(alpha) and math.isfinite(beta)):
         raise NoBoundError(f"its slope and what it adds are {alpha} and {beta}")
-    offset = (np.array(beta), np.zeros(()))
-    line = ops.Scale(np.array(alpha), lambda: offset, exact=True)
-    return Output(ops.HardTanh(0.0, 1.0), (Output(line, (x,), x.shape),), x.shape)
+    return _applied(ops.HardTanh(0.0, 1.0), scaled(x, alpha, shift=beta))
 
 
 def celu(x: Data, /, *, alpha: float) -> Output:
@@ -76,11 +94,12 @@ def selu(x: Data, /, *, alpha: float, gamma: float) -> Output:
     return scaled(Output(ops.ELU(alpha), (x,), x.shape), gamma)
 
 
-def scaled(x: Data | Output, factor: float, *, exact: bool = True) -> Output:
-    """Return a number times a value; ``exact``: whether the number is not rounded."""
+def scaled(x: Data | Output, factor: float, *, shift: float = 0.0, exact: bool = True) -> Output:
+    """Return a number times a value, plus another number; ``exact``: whether the factor is not rounded."""
     if not SMALLEST_FACTOR < abs(factor) < 1 / SMALLEST_FACTOR:
         raise NoBoundError(f"a factor of {factor!r} is not known here")
-    return Output(ops.Scale(np.array(factor), exact=exact), (x,), x.shape)
+    offset = (np.array(shift), np.zeros(()))
+    return _applied(ops.Scale(np.array(factor), (lambda: offset) if shift else None, exact=exact), x)
 
 
 def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Output:
@@ -105,6 +124,10 @@ def prelu(x: Data, /, *, slope: Constant) -> Output:
     if x.shape is not None and broadcast_shapes([x.shape, slope.shape]) != x.shape:
         raise NoBoundError(f"its slopes of shape {slope.shape} do not fit {x.shape}")
     return Output(ops.LeakyReLU(numbers_of(slope)), (x,), x.shape)
+
+
+def _applied(operator: Operator, x: Data | Output) -> Output:
+    return Output(operator, (x,), x.shape)
 
 
 def _joined(operator: Operator, *values: Value | Output) -> Output:

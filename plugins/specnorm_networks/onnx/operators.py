@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves import known
 from specnorm_networks.onnx import constants, elementwise, layers, moves, pooling
 from specnorm_networks.onnx.elementwise import compare, function
 from specnorm_networks.onnx.nodes import OperatorRule
@@ -45,8 +44,8 @@ OPERATORS: dict[str, OperatorRule] = {
     "Sign": OperatorRule(9, function(ops.Sign)),
     "Erf": OperatorRule(9, function(ops.Erf)),
     "LeakyRelu": OperatorRule(6, function(ops.LeakyReLU, "alpha")),
-    "HardSwish": OperatorRule(14, function(lambda: known.HARD_SWISH)),
-    "Mish": OperatorRule(14, function(lambda: known.MISH)),
+    "HardSwish": OperatorRule(14, elementwise.hard_swish),
+    "Mish": OperatorRule(14, elementwise.mish),
     "Elu": OperatorRule(6, function(ops.ELU, "alpha")),
     "Celu": OperatorRule(12, elementwise.celu),
     "Selu": OperatorRule(6, elementwise.selu),

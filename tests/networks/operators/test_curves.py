@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.checks import present
+from networks import activations
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves import known
 from specnorm_networks.certified.operators.curved import SLOPE_ERROR, Bell, Curved
 from specnorm_networks.local.certified.strips import strip_on
 
@@ -50,13 +50,13 @@ BELLS: dict[str, tuple[Bell, Callable[[Any], Any]]] = {
 }
 """With their definitions, of numbers and of series."""
 KNOWN: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
-    "gelu": (known.GELU, lambda x: x * (1 + (x / arb(2).sqrt()).erf()) / 2),
+    "gelu": (activations.GELU, lambda x: x * (1 + (x / arb(2).sqrt()).erf()) / 2),
     "gelu_tanh": (
-        known.TANH_GELU,
+        activations.TANH_GELU,
         lambda x: x / (1 + (-2 * (2 / arb.pi()).sqrt() * (x + arb("0.044715") * x * x * x)).exp()),
     ),
-    "silu": (known.SILU, lambda x: x / (1 + (-x).exp())),
-    "mish": (known.MISH, lambda x: x * (1 - 2 / ((1 + x.exp()) * (1 + x.exp()) + 1))),
+    "silu": (activations.SILU, lambda x: x / (1 + (-x).exp())),
+    "mish": (activations.MISH, lambda x: x * (1 - 2 / ((1 + x.exp()) * (1 + x.exp()) + 1))),
 }
 OTHERS: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
     "softplus": (ops.Softplus(), lambda x: _softplus(x)),

@@ -13,90 +13,53 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from specnorm.proof import Interval, arithmetic, enclosing
-from specnorm_networks.certified.curves.programs import Curve, EntryProgram, Evaluation
-from specnorm_networks.certified.curves.slopes import Proof, bounds_on, prove, root_of_largest
-from specnorm_networks.certified.curves.values import Dual, Quantity, number
-from specnorm_networks.certified.operators.base import (
-    FloatArray,
-    LowHigh,
-    NoBoundError,
-    Operator,
-    Place,
-    Pointwise,
-)
+from specnorm.proof import Interval, enclosing
+from specnorm_networks.certified.curves.programs import Curve, EntryProgram
+from specnorm_networks.certified.curves.slopes import bounds_on, constant_of, prove
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NoBoundError, Operator, Place, Pointwise
 from specnorm_networks.certified.operators.curved import Extent
+from specnorm_networks.certified.operators.linear import Concat
 from specnorm_networks.certified.operators.steep import hint
 
 
-class _OfOneValue(Operator):
-    """Functions of one value that are written as a program."""
+class OfOneValue(Operator):
+    """Functions of one value that are written as a program, whose last value they are."""
 
     program: EntryProgram
-    outputs: tuple[int, ...] = (-1,)
-    """Numbers of the program's values that are returned; -1 is the last one."""
-
-    def join(self, outputs: Sequence[FloatArray]) -> FloatArray:
-        """Return the operator's value for the values that are returned."""
-        return outputs[0]
-
-    def all_values(self, x: FloatArray) -> list[FloatArray]:
-        """Return all values of the program for an argument x, by their numbers."""
-        values = [x]
-        for operator, reads in self.program:
-            values.append(operator.run(*(values[number] for number in reads)))
-        return values
 
     @functools.cached_property
     def curve(self) -> Curve:
         """The program with its numbers loaded; `Unreadable` if they cannot be."""
-        return Curve.of(self.program, self.outputs)
+        return Curve.of(self.program, (len(self.program),))
 
     @functools.cached_property
-    def proof(self) -> Proof | str:
-        """Slopes on the whole line, or the reason why they are not bounded."""
+    def proof(self) -> Interval | str:
+        """Slopes on the whole line (`Evaluation.slope`), or the reason why they are not bounded."""
         return prove(self.curve)
 
     def value(self, x: FloatArray) -> FloatArray:
         """Return the value for an argument."""
-        values = self.all_values(x)
-        return self.join([values[output] for output in self.outputs])
+        values = [x]
+        for operator, reads in self.program:
+            values.append(operator.run(*(values[number] for number in reads)))
+        return values[-1]
 
     def lipschitz(self, place: Place) -> float:
         """Return the root of the largest sum of squared slopes, on the whole line or on the range of the input."""
         constants: list[float] = []
         if not isinstance(self.proof, str):
-            constants.append(self.proof.constant)
+            constants.append(constant_of(self.curve, self.proof))
         ranges = place.ranges() if place.boxed or not constants else ()
         if len(ranges) == 1 and ranges[0] is not None:
-            square_sum = bounds_on(self.curve, ranges[0].low, ranges[0].high).slopes.square_sum
-            constants.append(root_of_largest(square_sum))
+            slope, _ = bounds_on(self.curve, *ranges[0].ends)
+            constants.append(constant_of(self.curve, slope))
         if not any(map(math.isfinite, constants)):
             raise NoBoundError(f"of this function of one value, {self.proof}; {hint(place)}")
         return min(constants)
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The rounding of each operator, carried through those after it.
-        (x,) = values
-        steps = self.all_values(x)
-        roundings = [
-            operator.rounding([steps[source] for source in reads], step, unit)
-            for (operator, reads), step in zip(self.program, steps[1:], strict=True)
-        ]
-        argument = Dual(Quantity(enclosing((x, x))), number(1.0))
-        ranges = Evaluation(self.curve, argument, roundings=roundings).values
-        ends = zip(*(ranges[output].value.factor.ends for output in self.outputs), strict=True)
-        low, high = (self.join([np.broadcast_to(end, x.shape) for end in each]) for each in ends)
-        return np.asarray(np.maximum(high - result, result - low))
 
-
-class Composite(_OfOneValue, Pointwise):
-    """A function of one variable that is written as a program, whose last value it is."""
+class Composite(OfOneValue, Pointwise):
+    """A function of one value."""
 
     def extent(self) -> Extent | None:
         proof = self.proof
@@ -104,49 +67,51 @@ class Composite(_OfOneValue, Pointwise):
 
     def lipschitz(self, place: Place) -> float:
         """Return the largest absolute slope: on the range of the input if that is known, else on the whole line."""
-        if self.slopes_on_range is not None:
-            return Pointwise.lipschitz(self, place)
-        return super().lipschitz(place)
+        return (OfOneValue if self.slopes_on_range is None else Pointwise).lipschitz(self, place)
 
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
-        least, most = (end[0] for end in bounds_on(self.curve, low, high).slopes.each.ends)
-        if not isinstance(self.proof, str):
-            least = np.maximum(least, self.proof.low[0])
-            most = np.minimum(most, self.proof.high[0])
+        slope, _ = bounds_on(self.curve, low, high)
+        least, most = (slope if isinstance(self.proof, str) else slope & self.proof).ends
         return (least, most) if np.isfinite(least).all() and np.isfinite(most).all() else None
 
-    @arithmetic.on_host()
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
-        bounds = bounds_on(self.curve, low, high)
-        least, most = bounds.values[0].ends
-        slopes = bounds.slopes.each
+        slope, (value,) = bounds_on(self.curve, low, high)
         # A function that rises or falls on the whole interval has its extremes at the ends.
-        for is_monotone, first, last in (
-            (slopes.low[0] >= 0, low, high),
-            (slopes.high[0] <= 0, high, low),
-        ):
-            if is_monotone.any():
-                at_first, at_last = (bounds_on(self.curve, end, end).values[0] for end in (first, last))
-                least = np.where(is_monotone, np.maximum(least, at_first.low), least)
-                most = np.where(is_monotone, np.minimum(most, at_last.high), most)
-        return least, most
+        is_monotone = (slope.low >= 0) | (slope.high <= 0)
+        if not is_monotone.any():
+            return value.ends
+        at_low, at_high = (bounds_on(self.curve, end, end)[1][0] for end in (low, high))
+        narrower = value & (at_low | at_high)
+        return np.where(is_monotone, narrower.low, value.low), np.where(is_monotone, narrower.high, value.high)
 
 
-class SideBySide(_OfOneValue):
-    """Several functions of one value, joined along an axis; ``new``: along a new axis."""
+class SideBySide(OfOneValue):
+    """Several functions of one value that the last operator of the program, a `Concat`, joins along an axis."""
 
     rule = "stack"
-    axis: int = 0
-    new: bool = False
 
-    def join(self, outputs: Sequence[FloatArray]) -> FloatArray:
-        return np.stack(outputs, self.axis) if self.new else np.concatenate(outputs, self.axis)
+    @functools.cached_property
+    def curve(self) -> Curve:
+        """The program without its last operator, with its numbers loaded; `Unreadable` if they cannot be."""
+        return Curve.of(self.program[:-1], self.program[-1][1])
+
+    @property
+    def join(self) -> Concat:
+        """The last operator."""
+        operator, _ = self.program[-1]
+        assert isinstance(operator, Concat)
+        return operator
+
+    @property
+    def functions(self) -> list[Composite]:
+        """The functions one by one."""
+        return [Composite(self.program[:output]) for output in self.curve.outputs]
 
     def run(self, *values: FloatArray) -> FloatArray:
         return self.value(*values)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         (x,) = ranges
-        bounds = bounds_on(self.curve, x.low, x.high)
-        low, high = zip(*(value.ends for value in bounds.values), strict=True)
-        return enclosing((self.join(low), self.join(high)))
+        _, values = bounds_on(self.curve, *x.ends)
+        low, high = zip(*(value.ends for value in values), strict=True)
+        return enclosing((self.join.run(*low), self.join.run(*high)))

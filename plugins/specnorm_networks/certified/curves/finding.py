@@ -8,32 +8,24 @@ none, the program has slopes on ranges at best, and a longer one may have a proo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
-from specnorm_networks.certified.curves.composite import Composite, SideBySide
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves.composite import Composite, OfOneValue, SideBySide
 from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import Operator
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes_or_none
-from specnorm_networks.certified.operators.joins import Choose, Compare, Product, Quotient, Sign
-from specnorm_networks.certified.operators.linear import Add, Concat, Scale
-from specnorm_networks.certified.operators.moves import Identity
-from specnorm_networks.certified.operators.piecewise import Negative
-from specnorm_networks.certified.operators.sources import Constant
-from specnorm_networks.certified.operators.steep import Steep
 
-Function = TypeVar("Function", Composite, SideBySide)
 MOST_OPERATORS = 64
 """Largest number of operators of a program."""
 MOST_BASES = 64
 """Largest number of values that are kept for one value."""
 MOST_STARTS = 2
 """Largest number of values from which a proof is sought, besides the furthest one."""
-LINEAR = (Add, Scale, Identity, Negative, Constant)
+LINEAR = (ops.Add, ops.Scale, ops.Identity, ops.Negative, ops.Constant)
 """Operators of which a program needs no proof: the rules for linear maps bound them better."""
-NOT_LIPSCHITZ = (Steep, Product, Quotient, Compare, Choose, Sign)
+NOT_LIPSCHITZ = (ops.Steep, ops.Product, ops.Quotient, ops.Compare, ops.Choose, ops.Sign)
 """Operators that have no Lipschitz constant of their own, unless the range of their inputs is known."""
 
 
@@ -62,12 +54,15 @@ class _Finder:
         """Return the node that replaces a node and those before it; the node itself if there is none."""
         operator = node.operator
         sources = [name for name in node.inputs if name not in self.graph.fixed_values]
-        bases = self._common_bases(sources)
+        bases = self._common_bases(sources) if sources else ()
         self.bases[node.name] = (node.name,)
         if node.shape is None or not bases:
             return node
-        if isinstance(operator, Concat) and len(sources) == len(node.inputs) > 1:
-            return self._side_by_side(node, operator, bases[0])
+        if isinstance(operator, ops.Concat) and len(sources) == len(node.inputs) > 1:
+            functions = self._joined(node, bases[0], SideBySide)
+            if functions is None or isinstance(functions.proof, str):
+                return node
+            return replace(node, operator=functions, inputs=(bases[0],))
         has_one_shape = all(self.graph.by_name[name].shape == node.shape for name in sources)
         if not has_one_shape or not isinstance(operator, ENTRYWISE):
             return node
@@ -79,7 +74,7 @@ class _Finder:
         starts = [name for name in bases if name not in self.unbounded]
         on_ranges = node
         for start in dict.fromkeys((*starts[:MOST_STARTS], bases[-1])):
-            function = self._joined([node.name], start, lambda program, _: Composite(program))
+            function = self._joined(node, start, Composite)
             if function is None:
                 continue
             replacement = replace(node, operator=function, inputs=(start,))
@@ -94,47 +89,25 @@ class _Finder:
 
     def _common_bases(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the values that several values are all entry-wise functions of, the nearest first."""
-        if not names:
-            return ()
         first, *others = (self.bases[name] for name in dict.fromkeys(names))
         return tuple(name for name in first if all(name in other for other in others))
 
-    def _side_by_side(self, node: Node, concat: Concat, base: str) -> Node:
-        """Return functions of one value that are joined along an axis as one operator, if its slopes are proven."""
-        functions = self._joined(
-            node.inputs, base, lambda program, outputs: SideBySide(program, outputs, concat.axis, concat.new)
-        )
-        if functions is None or isinstance(functions.proof, str):
-            return node
-        return replace(node, operator=functions, inputs=(base,))
-
-    def _joined(
-        self,
-        ends: Sequence[str],
-        base: str,
-        make: Callable[[EntryProgram, tuple[int, ...]], Function],
-    ) -> Function | None:
-        """Return all operators between a base and some values as one; None if they are linear, or cannot be read.
-
-        ``make``: makes the operator from the program, and the numbers of the values.
-        """
+    def _joined(self, node: Node, base: str, kind: type[OfOneValue]) -> OfOneValue | None:
+        """Return all operators between a base and a node as one; None if they are linear, or cannot be read."""
         shape = self.graph.by_name[base].shape
         try:
-            function = make(*self._program(ends, base))
+            function = kind(self._program(node.name, base))
             has_shape = shape is not None and broadcast_shapes_or_none(function.curve.shape, shape) == shape
         except Unreadable:
             return None
-        is_linear = all(isinstance(operator, LINEAR) for operator, _ in function.program)
+        is_linear = all(isinstance(operator, LINEAR) for operator, _ in function.curve.program)
         return function if has_shape and not is_linear else None
 
-    def _program(self, ends: Sequence[str], base: str) -> tuple[EntryProgram, tuple[int, ...]]:
-        """Return the operators between a base and some values, and the numbers of the values.
-
-        `Unreadable` if there are too many operators.
-        """
+    def _program(self, end: str, base: str) -> EntryProgram:
+        """Return the operators between a base and a value; `Unreadable` if there are too many."""
         nodes = self.graph.by_name
         needed: set[str] = set()
-        waiting = [*ends]
+        waiting = [end]
         while waiting:
             name = waiting.pop()
             if name != base and name not in needed:
@@ -143,20 +116,17 @@ class _Finder:
             if len(needed) > MOST_OPERATORS:
                 raise Unreadable
         numbers = {base: 0}
-        program: list[tuple[Operator, tuple[int, ...]]] = []
+        program: EntryProgram = ()
         for name in sorted(needed, key=self.order.__getitem__):
             reads = tuple(numbers[source] for source in nodes[name].inputs)
             program += _steps_of(nodes[name].operator, reads, len(program))
             numbers[name] = len(program)
-        return tuple(program), tuple(numbers[end] for end in ends)
+        return program
 
 
-def _steps_of(operator: Operator, reads: tuple[int, ...], before: int) -> EntryProgram:
+def _steps_of(operator: ops.Operator, reads: tuple[int, ...], before: int) -> EntryProgram:
     """Return an operator as steps of a program with ``before`` steps: those of its own program, or itself alone."""
     if not isinstance(operator, Composite):
         return ((operator, reads),)
-    (argument,) = reads
-    steps = []
-    for step, sources in operator.program:
-        steps.append((step, tuple(before + source if source else argument for source in sources)))
-    return tuple(steps)
+    numbers = (*reads, *range(before + 1, before + len(operator.program)))
+    return tuple((step, tuple(numbers[source] for source in sources)) for step, sources in operator.program)

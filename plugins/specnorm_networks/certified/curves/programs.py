@@ -6,38 +6,28 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
+from itertools import permutations
+from operator import add
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from specnorm.errors import SpecnormError
 from specnorm.proof import Interval, anything, around, enclosing, point, within
-from specnorm_networks.certified.curves.values import Dual, Mask, Quantity, choose, function, hull, number, times
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves.values import Dual, Mask, Quantity, choose, function, number
 from specnorm_networks.certified.digests import digest_of_operator
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator, Pointwise
-from specnorm_networks.certified.operators.joins import (
-    Choose,
-    Compare,
-    Maximum,
-    Minimum,
-    Product,
-    Quotient,
-    Sign,
-    Where,
-)
-from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS, Add, Scale
-from specnorm_networks.certified.operators.moves import Identity
-from specnorm_networks.certified.operators.piecewise import HardTanh, LeakyReLU
-from specnorm_networks.certified.operators.smooth import Sin, Wave
-from specnorm_networks.certified.operators.sources import Constant
-from specnorm_networks.certified.operators.splines import LinearSpline
-from specnorm_networks.certified.operators.steep import Power, Reciprocal
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator
+from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS
+from specnorm_networks.certified.operators.smooth import Wave
+from specnorm_networks.certified.operators.steep import power_of
 
 EntryProgram: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
 """Operators of each entry, and the numbers of the values that each reads: 0 is the argument of the program, i the value
 of operator i - 1. (`base.Program` is the same with several arguments.)"""
 ENTRYWISE = (
-    Pointwise, Add, Scale, Product, Quotient, Maximum, Minimum, Where, Compare, Choose, Sign, Identity, Constant,
+    ops.Pointwise, ops.Add, ops.Scale, ops.Product, ops.Quotient, ops.Maximum, ops.Minimum, ops.Where, ops.Compare,
+    ops.Choose, ops.Sign, ops.Identity, ops.Constant,
 )  # fmt: skip
 """Operators that programs are made of."""
 MOST_THRESHOLDS = 16
@@ -50,7 +40,7 @@ class Unreadable(Exception):
     """A program cannot be evaluated: it is long, an operator is not known, or a number is not read or not finite."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Curve:
     """A program whose numbers are loaded, with the numbers of the values that it returns.
 
@@ -58,10 +48,12 @@ class Curve:
     that compute the same are equal.
     """
 
-    program: EntryProgram
+    program: EntryProgram = field(compare=False)
     outputs: tuple[int, ...]
-    numbers: Sequence[tuple[Interval, ...]]
+    numbers: Sequence[tuple[Interval, ...]] = field(compare=False)
     """`_numbers` of each operator."""
+    digests: tuple[tuple[str, tuple[int, ...]], ...]
+    """Digest of each operator, and the numbers of the values that it reads."""
 
     @staticmethod
     def of(program: EntryProgram, outputs: tuple[int, ...]) -> Curve:
@@ -74,25 +66,15 @@ class Curve:
         """
         try:
             numbers = [_numbers(operator) for operator, _ in program]
+            digests = tuple((digest_of_operator(operator), reads) for operator, reads in program)
         except (SpecnormError, NoBoundError, NotRunError, OSError) as error:
             raise Unreadable from error
-        return Curve(program, tuple(range(len(program) + 1)[output] for output in outputs), numbers)
-
-    @cached_property
-    def key(self) -> tuple[Any, ...]:
-        """A key that two programs share only if they compute the same."""
-        return tuple((digest_of_operator(operator), reads) for operator, reads in self.program), self.outputs
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Curve) and self.key == other.key
+        return Curve(program, outputs, numbers, digests)
 
     @cached_property
     def jumps(self) -> bool:
         """Whether one of the operators jumps."""
-        return any(isinstance(operator, Sign | Compare | Choose) for operator, _ in self.program)
+        return any(isinstance(operator, ops.Sign | ops.Compare | ops.Choose) for operator, _ in self.program)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -110,38 +92,53 @@ class Curve:
         operator, reads = self.program[value - 1] if value else (None, ())
         return reads[0] if type(operator) is wave else None
 
+    @cached_property
+    def measured(self) -> list[int]:
+        """Numbers of values whose squared slopes have the same sum as those of the outputs.
+
+        In the place of the sine and the cosine of one value it is the value itself.
+        """
+        measured = [*self.outputs]
+        for sine, cosine in permutations(self.outputs, 2):
+            angle = self.angle_of(ops.Sin, sine)
+            if angle is not None and angle == self.angle_of(ops.Cos, cosine) and {sine, cosine} <= {*measured}:
+                measured.remove(sine)
+                measured.remove(cosine)
+                measured.append(angle)
+        return measured
+
 
 def _numbers(operator: Operator) -> tuple[Interval, ...]:
     """Return the numbers of an operator: slope and shift, weights, a constant, a mask, thresholds."""
     match operator:
-        case Pointwise() if operator.slopes_on_range is not None:
+        case ops.Pointwise() if operator.slopes_on_range is not None:
             raise Unreadable
-        case Scale():
+        case ops.Scale():
             return line_of(operator)
-        case Add():
+        case ops.Add():
             weights = [point(_finite(weight)) for weight in operator.weights]
             share = point(_finite(operator.divisor)).inverse()
-            return tuple(weight if operator.divisor == 1 else times(weight, share) for weight in weights)
-        case Constant():
+            return tuple(weight if operator.divisor == 1 else weight * share for weight in weights)
+        case ops.Constant():
             return (point(_finite(operator.run())),)
-        case Where():
+        case ops.Where():
             return (point(np.asarray(operator.mask(), dtype=bool).astype(np.float64)),)
-        case Compare():
+        case ops.Compare():
             return (point(_finite(operator.threshold)),)
-        case HardTanh():
+        case ops.HardTanh():
             return point(np.array(operator.low)), point(np.array(operator.high))
-        case LeakyReLU():
+        case ops.LeakyReLU():
             return (point(_finite(operator.alpha)),)
-        case LinearSpline():
+        case ops.LinearSpline():
             return (point(_finite(operator.values[0])),)
-        case Power() if not operator.exponent == int(operator.exponent) >= 1:
+        case ops.Power() if not operator.exponent == int(operator.exponent) >= 1:
             raise Unreadable
         case _ if not isinstance(operator, ENTRYWISE):
             raise Unreadable
     return ()
 
 
-def line_of(scale: Scale) -> tuple[Interval, Interval]:
+def line_of(scale: ops.Scale) -> tuple[Interval, Interval]:
     """Return the slope and the shift of a line; `Unreadable` if its numbers are not known."""
     if not scale.is_accurate:
         raise Unreadable
@@ -168,86 +165,82 @@ class Evaluation:
     sides : mapping of int to array
         For comparisons and signs, by their numbers in the program: -1, 0 or 1, where their input is taken to lie; NaN
         where that is found from the input.
-    roundings : sequence of array
-        What is added to each operator's value, at most, by another library that rounds it.
     """
 
     curve: Curve
-    argument: Dual
+    argument: Quantity
     sides: Mapping[int, FloatArray] = field(default_factory=dict)
-    roundings: Sequence[FloatArray | float] = ()
     signs: dict[int, FloatArray] = field(default_factory=dict)
     """Sides that were found, NaN if unknown: at all arguments in an interval, except for its ends."""
-    touches: bool = False
-    """Whether a side is found inside of an interval that may be another one at its end."""
 
     def __post_init__(self) -> None:
-        self.values = [self.argument]
+        self.values = [Dual(self.argument, number(1.0))]
         for at, (operator, reads) in enumerate(self.curve.program):
-            value = self._value(at, operator, [self.values[source] for source in reads], reads)
-            if self.roundings:
-                rounding = np.asarray(self.roundings[at])
-                value = replace(value, value=value.value + Quantity(enclosing((-rounding, rounding))))
-            self.values.append(value)
+            self.values.append(self._value(at, operator, [self.values[source] for source in reads], reads))
 
-    def slopes(self) -> list[Interval]:
-        """Return intervals of the derivatives of all outputs, infinite where a value is not defined."""
+    def slope(self, shape: tuple[int, ...]) -> Interval:
+        """Return intervals of the derivative, infinite where it is not defined.
+
+        Of several outputs it is the sum of the squared derivatives.
+        """
         slopes = []
-        for output in self.curve.outputs:
+        for output in self.curve.measured:
             value = self.values[output]
             low, high = value.slope.interval().ends
-            infinite = np.where(value.is_defined, 0.0, math.inf)
+            infinite = np.where(value.is_defined, np.zeros(shape), math.inf)
             slopes.append(enclosing((low - infinite, high + infinite)))
-        return slopes
+        return slopes[0] if len(slopes) == 1 else reduce(add, (power_of(slope, 2) for slope in slopes))
 
     def _value(self, at: int, operator: Operator, inputs: list[Dual], reads: tuple[int, ...]) -> Dual:
         """Return the value of an operator by the chain rule."""
         numbers = [Quantity(interval) for interval in self.curve.numbers[at]]
         match operator, inputs:
-            case Identity(), [x]:
+            case ops.Identity(), [x]:
                 return x
-            case Constant(), _:
+            case ops.Constant(), _:
                 return Dual(numbers[0], number(0.0))
-            case Scale(), [x]:
+            case ops.Scale(), [x]:
                 slope, shift = numbers
                 return Dual(slope * x.value + shift, slope * x.slope, x.is_defined)
-            case Add(), _:
+            case ops.Add(), _:
                 value, slope, is_defined = number(0.0), number(0.0), True
                 for weight, x in zip(numbers, inputs, strict=True):
                     value, slope = value + weight * x.value, slope + weight * x.slope
                     is_defined = is_defined & x.is_defined
                 return Dual(value, slope, is_defined)
-            case (Product(), [x, y]) if reads[0] == reads[1]:
+            case (ops.Product(), [x, y]) if reads[0] == reads[1]:
                 return self._square(x, reads[0])
-            case Power(exponent=2), [x]:
+            case ops.Power(exponent=2), [x]:
                 return self._square(x, reads[0])
-            case Product(), [x, y]:
-                return _product(x, y)
-            case Quotient(), [x, y]:
+            case ops.Product(), [x, y]:
+                slope = x.slope * y.value + x.value * y.slope
+                return Dual(x.value * y.value, slope, x.is_defined & y.is_defined)
+            case ops.Quotient(), [x, y]:
                 return _quotient(x, y)
-            case Maximum() | Minimum(), _:
-                return reduce(lambda x, y: _extreme(x, y, is_maximum=isinstance(operator, Maximum)), inputs)
-            case Where(), [x, y]:
+            case ops.Maximum() | ops.Minimum(), _:
+                return reduce(lambda x, y: _extreme(x, y, is_maximum=isinstance(operator, ops.Maximum)), inputs)
+            case ops.Where(), [x, y]:
                 is_first = numbers[0].factor.low > 0
                 return _chosen(is_first, ~is_first, x, y, anything(()))
-            case Choose(), [condition, x, y]:
+            case ops.Choose(), [condition, x, y]:
                 values = condition.value.interval()
                 is_first = (values.mignitude() > 0) & condition.is_defined
                 is_second = (values.magnitude() == 0) & condition.is_defined
                 return _chosen(is_first, is_second, x, y, anything(()))
-            case Reciprocal(), [x]:
+            case ops.Reciprocal(), [x]:
                 return _quotient(Dual(number(operator.scale), number(0.0)), x)
-            case Pointwise(), [x]:
-                return _composed(operator, x)
+            case ops.Pointwise(), [x]:
+                at_x = function(operator, x.value)
+                return Dual(at_x.value, at_x.slope * x.slope, x.is_defined & at_x.is_defined)
         return self._step(at, operator, inputs[0])
 
     def _square(self, x: Dual, at: int) -> Dual:
         slope = number(2.0) * x.value * x.slope
-        angle = self.curve.angle_of(Sin, at)
+        angle = self.curve.angle_of(ops.Sin, at)
         if angle is not None:  # the derivative of sin(u)^2 is sin(2 u) u'
             u = self.values[angle]
-            slope = function(Sin(), number(2.0) * u.value).value * u.slope
-        return Dual(x.value.square(), slope, x.is_defined)
+            slope = function(ops.Sin(), number(2.0) * u.value).value * u.slope
+        return Dual(x.value.to_the(2), slope, x.is_defined)
 
     def _step(self, at: int, operator: Operator, x: Dual) -> Dual:
         """Return the value of a comparison or sign; where it is unknown, it jumps.
@@ -255,13 +248,11 @@ class Evaluation:
         A value that rises or falls on an interval with ends has its extremes at the ends alone: inside, a value that is
         nowhere below its threshold is above it.
         """
-        threshold = operator.threshold if isinstance(operator, Compare) else 0.0
+        threshold = operator.threshold if isinstance(operator, ops.Compare) else 0.0
         u = x.value.interval()
-        argument = self.argument.value.factor
+        argument = self.argument.factor
         is_monotone = x.is_defined & (x.slope.interval().mignitude() > 0)
         is_strict = (argument.low < argument.high) & is_monotone
-        touches = is_strict & ((u.low == threshold) | (u.high == threshold))
-        self.touches |= bool(touches.any())
         is_above = (u.low > threshold) | ((u.low == threshold) & is_strict)
         is_below = (u.high < threshold) | ((u.high == threshold) & is_strict)
         is_at = (u.low == threshold) & (u.high == threshold)
@@ -269,20 +260,10 @@ class Evaluation:
         forced = self.sides.get(at, np.array(math.nan))
         self.signs[at] = sign = np.where(np.isnan(forced), sign, forced)
         is_unknown = np.isnan(sign)
-        of_sign = replace(operator, threshold=0.0) if isinstance(operator, Compare) else operator
+        of_sign = replace(operator, threshold=0.0) if isinstance(operator, ops.Compare) else operator
         first, last = (point(of_sign.run(np.where(is_unknown, side, sign))) for side in (-1.0, 1.0))
         slope = within(np.where(is_unknown, math.inf, 0.0))
-        return Dual(Quantity(hull(first, last)), Quantity(slope), x.is_defined)
-
-
-def _composed(f: Pointwise, x: Dual) -> Dual:
-    at_x = function(f, x.value)
-    return Dual(at_x.value, at_x.slope * x.slope, x.is_defined & at_x.is_defined)
-
-
-def _product(x: Dual, y: Dual) -> Dual:
-    slope = x.slope * y.value + x.value * y.slope
-    return Dual(x.value * y.value, slope, x.is_defined & y.is_defined)
+        return Dual(Quantity(first | last), Quantity(slope), x.is_defined)
 
 
 def _quotient(x: Dual, y: Dual) -> Dual:
@@ -295,18 +276,15 @@ def _quotient(x: Dual, y: Dual) -> Dual:
 
 def _extreme(x: Dual, y: Dual, *, is_maximum: bool) -> Dual:
     """Return the larger or smaller of two values; both of their slopes count where that is not known."""
-    difference = (x.value - y.value).interval()
-    is_first, is_second = difference.low >= 0, difference.high <= 0
-    if not is_maximum:
-        is_first, is_second = is_second, is_first
-    unknown_slope = hull(x.slope.interval(), y.slope.interval())
-    chosen = _chosen(is_first, is_second, x, y, unknown_slope)
+    advantage = (x.value - y.value if is_maximum else y.value - x.value).interval()
+    unknown_slope = x.slope.interval() | y.slope.interval()
+    chosen = _chosen(advantage.low >= 0, advantage.high <= 0, x, y, unknown_slope)
     return replace(chosen, is_defined=x.is_defined & y.is_defined)
 
 
 def _chosen(is_first: Mask, is_second: Mask, x: Dual, y: Dual, unknown_slope: Interval) -> Dual:
     """Return the value that is chosen; where that is unknown it is one of both, with a slope that is given."""
-    unknown_value = hull(x.value.interval(), y.value.interval())
+    unknown_value = x.value.interval() | y.value.interval()
     value = choose(is_first, x.value, choose(is_second, y.value, Quantity(unknown_value)))
     slope = choose(is_first, x.slope, choose(is_second, y.slope, Quantity(unknown_slope)))
     is_defined = np.where(is_second, y.is_defined, x.is_defined & y.is_defined)

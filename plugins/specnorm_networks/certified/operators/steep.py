@@ -115,10 +115,10 @@ class Power(Steep):
 
     def derivative(self, x: Interval) -> Interval:
         """Return intervals of ``n x^(n-1)``."""
-        return _power(x, self.exponent - 1).scaled(float(self.exponent))
+        return power_of(x, self.exponent - 1).scaled(float(self.exponent))
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
-        return _power(enclosing((low, high)), self.exponent).ends
+        return power_of(enclosing((low, high)), self.exponent).ends
 
     def rounding(
         self,
@@ -129,7 +129,7 @@ class Power(Steep):
         return (16 + self.exponent) * unit * abs(result) + smallest_positive(unit)
 
 
-def _power(x: Interval, exponent: int) -> Interval:
+def power_of(x: Interval, exponent: int) -> Interval:
     """Return ``x^exponent`` for a whole exponent of at least 0; anything for other exponents."""
     if not 0 <= exponent == int(exponent):
         return anything(x.shape)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from specnorm.proof import Interval, enclosing, point
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.curves.programs import Unreadable, line_of
-from specnorm_networks.certified.curves.values import plus, times
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.splines import Floor, LinearSpline, Lookup, Truncated
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_alike
@@ -121,7 +120,7 @@ def _range_of(node: Node, structure: Structure) -> Interval:
         return enclosing((np.array(operator.low), np.array(operator.high)))
     number, summand = structure.sum_with_number(node) or (0.0, "")
     if summand:
-        return plus(_range_of(structure.origin(summand), structure), point(np.array(number)))
+        return _range_of(structure.origin(summand), structure) + point(np.array(number))
     if not isinstance(operator, ops.Scale):
         raise NoPattern
     try:
@@ -129,7 +128,7 @@ def _range_of(node: Node, structure: Structure) -> Interval:
     except Unreadable as error:
         raise NoPattern from error
     range_of_input = _range_of(structure.input_of(node), structure)
-    return plus(times(slope, range_of_input), shift)
+    return slope * range_of_input + shift
 
 
 class _Program:
