@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from specnorm.errors import CertificateError
@@ -123,6 +123,7 @@ class NetworkBound(AnswerWithFile):
     others: tuple[RunBound, ...] = field(default=(), repr=False, compare=False)
     file: bytes | None = field(default=None, repr=False, compare=False)
     _statement: Callable[[NetworkBound, str], Any] | None = field(default=None, repr=False, compare=False)
+    """Makes the certificate from the bound and the claim's name."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Put premises before the claims that they prove: else pickling recurses through a chain of thousands."""
@@ -208,10 +209,6 @@ class NetworkBound(AnswerWithFile):
             )
         return self._statement(self, name)
 
-    def stated_by(self, statement: Callable[[NetworkBound, str], Any]) -> NetworkBound:
-        """Return the same bound, whose `certificate` is made by ``statement`` from the bound and the claim's name."""
-        return replace(self, _statement=statement)
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: the field ``network`` of an audit's JSON. Numbers that are not finite become None."""
         data: dict[str, Any] = {"upper": self.upper, "product": self.product, "outputs": self.outputs}
@@ -236,7 +233,7 @@ class NetworkBound(AnswerWithFile):
 
     def __str__(self) -> str:
         """Return a table of the nodes, and the bound in sentences."""
-        return "\n".join(self.lines(nodes=True))
+        return "\n".join([*aligned(_rows_of_nodes(self.nodes)), "", *self.lines()])
 
     def __repr__(self) -> str:
         """Return the table, of at most `MOST_ROWS` nodes, and the sentences."""
@@ -247,12 +244,12 @@ class NetworkBound(AnswerWithFile):
         sentences = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
         return html_table(shortened(_rows_of_nodes(self.nodes))) + sentences
 
-    def lines(self, *, nodes: bool = False) -> list[str]:
-        """Return the bound in sentences, line by line, after the table of the nodes if ``nodes``.
+    def lines(self) -> list[str]:
+        """Return the bound in sentences, line by line.
 
         Numbers are rounded up, and names from the network are escaped.
         """
-        text = [*aligned(_rows_of_nodes(self.nodes)), ""] if nodes else []
+        text: list[str] = []
         shapes = ", ".join(map(self._input_in_words, self.input_shapes))
         for run in self.runs:
             count = sum(map(len, run.layers))

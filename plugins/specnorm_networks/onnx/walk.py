@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +27,7 @@ from specnorm_networks.certified.operators import Constant as ConstantOperator
 from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
-from specnorm_networks.model_arrays import Sizes, Stated, Tensor
+from specnorm_networks.model_arrays import Kind, Sizes, Stated, Tensor
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
 from specnorm_networks.onnx.evaluator import plain
@@ -61,11 +61,8 @@ class _Use:
     sizes: tuple[int, ...] | None
 
 
-def _fits(shape: Sequence[int], dims: Sequence[int | str]) -> bool:
-    """Whether a shape has the sizes that a file states; a size with a name is free."""
-    if len(shape) != len(dims):
-        return False
-    return all(isinstance(dim, str) or n == dim for n, dim in zip(shape, dims, strict=True))
+def _row(name: str, constant: Constant, kind: Kind, refusal: str | None = None) -> Tensor:
+    return Tensor(name, constant.shape, constant.dtype, constant.load, kind, refusal=refusal)
 
 
 def _needs_own_row(hidden: Hidden, constant: Constant, used_names: Collection[str]) -> bool:
@@ -130,22 +127,10 @@ class Walk:
         for name, use in self.uses.items():
             kernel = use.constant
             used_names.add(kernel.name)
-            kind: Any = "linear" if len(kernel.shape) == 2 else "conv"
-            stated = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
+            row = _row(name, kernel, "linear" if len(kernel.shape) == 2 else "conv", kernel.refusal)
+            geometry = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
             assumed = (COMPUTED,) if kernel.steps else ()
-            tensors.append(
-                Tensor(
-                    name,
-                    kernel.shape,
-                    kernel.dtype,
-                    kernel.load,
-                    kind,
-                    stated,
-                    use.sizes,
-                    kernel.refusal,
-                    assumed,
-                )
-            )
+            tensors.append(replace(row, geometry=geometry, input_shape=use.sizes, assumed=assumed))
         initialiser_keys = {constant.key for constant in self.constants.values()}
         row_keys = {use.constant.key for use in self.uses.values()}
         if self.broken is not None:
@@ -158,13 +143,10 @@ class Walk:
                 used_names.add(constant.name)
                 keeps_name = constant.key in initialiser_keys and constant.name not in self.uses
                 name = constant.name if keeps_name else self._fresh_constant_name(constant.name)
-                refusal = constant.refusal or hidden.reason
-                tensors.append(
-                    Tensor(name, constant.shape, constant.dtype, constant.load, hidden.kind, refusal=refusal)
-                )
+                tensors.append(_row(name, constant, hidden.kind, constant.refusal or hidden.reason))
         for name, constant in self.constants.items():
             if name not in used_names:
-                tensors.append(Tensor(name, constant.shape, constant.dtype, constant.load, "none"))
+                tensors.append(_row(name, constant, "none"))
         for hidden in self.hidden.values():
             if hidden.constant is None:  # a node: its row has no array
                 name = self._fresh_constant_name(hidden.name)
@@ -199,7 +181,9 @@ class Walk:
                 continue
             # A size is a number, a name, or unknown.
             dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].shape.dim]
-            if not _fits(shape, dims):
+            # A size with a name is free.
+            pairs = zip(shape, dims, strict=False)
+            if len(shape) != len(dims) or any(isinstance(dim, int) and dim != n for n, dim in pairs):
                 raise GeometryError(
                     f"The network's input {name!r} is given the shape {'x'.join(map(str, shape))}; the file states "
                     f"{'x'.join(map(str, dims))}. Give the whole shape, with its batch axis."
@@ -249,22 +233,20 @@ class Walk:
         if not tensor.HasField("shape"):
             return None
         dims = tensor.shape.dim
-        ndim = max(len(dims) - 2, 0)
-        spatial_sizes: tuple[int | None, ...] = (None,) * ndim
+        spatial_axes = range(2, len(dims))
+        asked: dict[int, int] = {}
         if isinstance(self.sizes, tuple):
-            if len(self.sizes) == ndim:
-                spatial_sizes = self.sizes
-        elif not isinstance(self.sizes, Mapping):
-            spatial_sizes = (self.sizes,) * ndim
+            asked = dict(zip(spatial_axes, self.sizes, strict=True)) if len(self.sizes) == len(spatial_axes) else {}
+        elif not isinstance(self.sizes, Mapping | None):
+            asked = dict.fromkeys(spatial_axes, self.sizes)
         sizes: list[int] = []
         for axis, dim in enumerate(dims):
-            size = spatial_sizes[axis - 2] if axis >= 2 else None
-            if dim.HasField("dim_value") and dim.dim_value > 0:
+            if dim.dim_value > 0:
                 sizes.append(int(dim.dim_value))
             elif axis == 0 and len(dims) > 1:
                 sizes.append(1)
-            elif size is not None:
-                sizes.append(size)
+            elif axis in asked:
+                sizes.append(asked[axis])
             else:
                 return None
         return tuple(sizes)
