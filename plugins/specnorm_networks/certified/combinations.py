@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
+from specnorm.proof import host
 from specnorm_networks.certified.links import Term
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 
@@ -130,6 +132,16 @@ def _every_nth_pixel(
     return replace(combination, terms=tuple(terms))
 
 
-def round_but_zero(rounding: Callable[[float], float], numbers: FloatArray) -> FloatArray:
-    """Return each number rounded by a function; 0 is exact and stays."""
-    return np.array([rounding(float(number)) if number else 0.0 for number in numbers])
+def products_of_slopes(
+    slopes: Sequence[FloatArray],
+    factors: Sequence[FloatArray | float],
+) -> tuple[FloatArray, FloatArray]:
+    """Return the smallest and the largest product of a slope and a factor, rounded outward; a product by 0 is exact."""
+    lows = []
+    highs = []
+    for slope, factor in itertools.product(slopes, factors):
+        product = slope * factor
+        is_exact = (slope == 0) | (factor == 0)
+        lows.append(np.where(is_exact, 0.0, host.next_down(product)))
+        highs.append(np.where(is_exact, 0.0, host.next_up(product)))
+    return np.minimum.reduce(lows), np.maximum.reduce(highs)
