@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from specnorm.errors import CertificateError
@@ -123,6 +123,7 @@ class NetworkBound(AnswerWithFile):
     others: tuple[RunBound, ...] = field(default=(), repr=False, compare=False)
     file: bytes | None = field(default=None, repr=False, compare=False)
     _statement: Callable[[NetworkBound, str], Any] | None = field(default=None, repr=False, compare=False)
+    """Makes the certificate from the bound and the claim's name."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Put premises before the claims that they prove: else pickling recurses through a chain of thousands."""
@@ -207,10 +208,6 @@ class NetworkBound(AnswerWithFile):
                 "this bound was not made by network_bound from a model: call network_bound, and take its certificate."
             )
         return self._statement(self, name)
-
-    def stated_by(self, statement: Callable[[NetworkBound, str], Any]) -> NetworkBound:
-        """Return the same bound, whose `certificate` is made by ``statement`` from the bound and the claim's name."""
-        return replace(self, _statement=statement)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: the field ``network`` of an audit's JSON. Numbers that are not finite become None."""

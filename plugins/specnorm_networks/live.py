@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -103,7 +104,7 @@ def network_bound(
         budget=budget,
         progress=progress,
     )
-    return answer.stated_by(partial(_certificate, source))
+    return replace(answer, _statement=partial(_certificate, source))
 
 
 def _certificate(source: Source, answer: NetworkBound, name: str) -> Any:

@@ -54,34 +54,27 @@ def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
     MethodError
         If a size of an input is open.
     """
-    if graph.model is None:
+    model = graph.model
+    if model is None:
         return Checked()
-    try:
-        return _compare_all(graph, read, graph.model, graph.input_shapes, region)
-    except NotExecutedError as error:
-        return Checked(reason=str(error))
-
-
-def _compare_all(
-    graph: Graph,
-    read: Graph,
-    model: Model,
-    shapes: Shapes,
-    region: Area | None,
-) -> Checked:
+    shapes = graph.input_shapes
     comparison = _Comparison()
     count = 0
-    for inputs in probes(graph, shapes, region):
-        model_values = model.values(inputs)
-        comparison.compare(graph, inputs, model_values)
-        comparison.compare(read, inputs, model_values, compared_graph=graph)
-        count += 1
+    try:
+        for inputs in probes(graph, shapes, region):
+            model_values = model.values(inputs)
+            comparison.compare(graph, inputs, model_values)
+            comparison.compare(read, inputs, model_values, compared_graph=graph)
+            count += 1
+        batch_sizes = _batch_sizes(graph, model, shapes, region)
+    except NotExecutedError as error:
+        return Checked(reason=str(error))
     return Checked(
         inputs=count,
         values=len(comparison.compared),
         missed=_missed_values(read, comparison.compared, comparison.executed),
         difference=comparison.largest_difference,
-        samples=_batch_sizes(graph, model, shapes, region),
+        samples=batch_sizes,
     )
 
 

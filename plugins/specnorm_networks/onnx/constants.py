@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from functools import cache, partial
 from typing import Any
 
@@ -32,8 +31,6 @@ from specnorm_networks.onnx.tensors import Constant, Tensors
 
 WORK = 2**36
 """Largest number of multiplications for all constants together."""
-PATCHES = 2**27
-"""Largest number of entries in all windows of a convolution of constants."""
 _DEEPEST = 64
 """Largest number of constants, each computed from the one before, that are not evaluated yet."""
 _FLOATS = ("float16", "float32", "float64")
@@ -125,7 +122,7 @@ def computed(proto: Any, call: Call, rule: OperatorRule, reader: Tensors) -> tup
     if None in shapes or (dtype is None and not is_evaluated_at_once):
         raise NoBoundError(f"{call.operator} of constants is not evaluated: its type or shape is not known")
     cost_of_entry = cost(proto, [x.shape if isinstance(x, Constant) else () for x in call.inputs])
-    fits = max(sizes) <= max(MAX_KNOWN, reader.largest) and _entries_of_windows(call, shapes, cost_of_entry) <= PATCHES
+    fits = max(sizes) <= max(MAX_KNOWN, reader.largest)
     byte_count = sum(sizes) * np.dtype(dtype or "float64").itemsize
     if not fits or not reader.computes(byte_count, sum(sizes) * cost_of_entry, WORK):
         raise NoBoundError(f"{call.operator} of constants of {max(sizes)} entries is more than is evaluated")
@@ -153,13 +150,6 @@ def _is_evaluated(call: Call, values: Sequence[Constant], steps: int) -> bool:
         return False
     # A bfloat16 is read as float32, and outputs would have that type.
     return not (steps and call.operator in _JUMPS) and all(value.dtype != "bfloat16" for value in values)
-
-
-def _entries_of_windows(call: Call, shapes: Sequence[tuple[int, ...] | None], cost_of_entry: int) -> int:
-    """Return the number of entries that a convolution copies; 0 for other operators."""
-    if "Conv" not in call.operator:
-        return 0
-    return max(math.prod((shape or ())[2:]) for shape in shapes) * cost_of_entry
 
 
 def _arrays(
@@ -212,26 +202,15 @@ def _is_same_everywhere(call: Call, arrays: Sequence[NDArray[Any]]) -> bool:
             return not is_whole or bool(np.all(others[0]))
         case "Mod":
             return bool(np.all(others[0])) and (is_whole or bool(attributes.get("fmod", 0)))
-        case "ReduceProd":
-            return is_whole  # for floating numbers the order of the factors matters
+        case "ReduceProd" | "Range":
+            return is_whole  # for floating numbers the order of factors and sums matters
         case "Cast":
             target = np.dtype(_CASTS.get(attributes["to"], "object"))
             if target.kind == "O":  # a type that is not read
                 return False
             is_rounded_to_integers = target.kind == "i" and x.dtype.kind == "f"
             return not is_rounded_to_integers or bool(np.all(np.abs(x) < 2.0**31))
-        case "Range":
-            # Some runtimes add delta again and again. This is the same if no number is rounded.
-            start, delta, count = _of_range(arrays)
-            numbers = [start + k * delta for k in range(count)]
-            return all(Fraction(x.dtype.type(number).item()) == number for number in numbers)
     return True
-
-
-def _of_range(arrays: Sequence[NDArray[Any]]) -> tuple[Fraction, Fraction, int]:
-    """Return first number, step and count of a Range from its start, limit and step."""
-    start, limit, delta = (Fraction(array.item()) for array in arrays)
-    return start, delta, max(math.ceil((limit - start) / delta), 0)
 
 
 def _product_shape(a: Shape, b: Shape) -> Shape:
@@ -255,8 +234,7 @@ def _shapes(call: Call, rule: OperatorRule, values: Sequence[Constant]) -> list[
     if call.operator == "DequantizeLinear":
         return [values[0].shape if len(values[1].shape) < 2 else None]  # scales with two axes are those of blocks
     if call.operator == "Range":
-        *_, count = _of_range([value.load() for value in values])
-        return [(count,)]
+        return [(len(range(*(int(value.load().item()) for value in values))),)]
     build = reduce(ops.Sum) if call.operator == "ReduceProd" else rule.build
     if call.operator in ("Cast", "Pow") or build is None:
         return [broadcast_shapes([value.shape for value in values])]

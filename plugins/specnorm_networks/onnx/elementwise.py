@@ -170,13 +170,8 @@ def multiply(a: Value, b: Value, /) -> Output:
     """Return the product of two values, or of a value and constants."""
     if isinstance(a, Data) and isinstance(b, Data):
         return _joined(ops.Product(), a, b)
-    if isinstance(b, Constant):
-        x: Value = a
-        constant = b
-    else:
-        x = b
-        assert isinstance(a, Constant)  # for the type checker: one of them is
-        constant = a
+    x, constant = (a, b) if isinstance(b, Constant) else (b, a)
+    assert isinstance(constant, Constant)  # for the type checker: one of them is
     shape = broadcast_shapes([x.shape, constant.shape])
     return Output(ops.Scale(numbers_of(constant), exact=True), (x,), shape)
 
@@ -235,22 +230,14 @@ def where(condition: Value, a: Value, b: Value, /) -> Output:
 
 def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
     """Return the builder of a comparison, a step from 0 to 1."""
-    mirrored: dict[str, Literal["gt", "ge", "lt", "le"]] = {
-        "gt": "lt",
-        "ge": "le",
-        "lt": "gt",
-        "le": "ge",
-    }
 
     def build(a: Value, b: Value, /) -> Output:
-        shape = broadcast_shapes([a.shape, b.shape])
-        for x, other, kind_of_x in ((a, b, kind), (b, a, mirrored[kind])):
-            number = scalar(other)
-            if number is not None and isinstance(x, Data) and shape == x.shape:
-                return Output(ops.Compare(kind_of_x, number), (x,), shape)
+        number = scalar(b)
+        if number is not None and isinstance(a, Data) and _spreads_to(a, b):
+            return Output(ops.Compare(kind, number), (a,), a.shape)
         # The difference of two different floats never underflows to 0, so its sign is that of the comparison.
         difference = _joined(ops.Add((1.0, -1.0)), a, b)
-        return Output(ops.Compare(kind), (difference,), shape)
+        return Output(ops.Compare(kind), (difference,), difference.shape)
 
     return build
 

@@ -1,8 +1,8 @@
 """Compute one ONNX node by onnx's reference evaluator.
 
-If the evaluator deviates from the standard, it gets another node of the same meaning. In onnx 1.23 pooling of stride 1
-forgets or exchanges its padding, "SAME" may crop, groups of transposed convolutions get each other's weights, and older
-operator sets are taken for newer ones.
+If the evaluator deviates from the standard, or takes too long, it gets another node of the same meaning, or NumPy
+computes the node. In onnx 1.23 pooling of stride 1 forgets or exchanges its padding, "SAME" may crop, groups of
+transposed convolutions get each other's weights, and older operator sets are taken for newer ones.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ from specnorm_networks.onnx.tensors import EXTERNAL
 
 Inputs: TypeAlias = Sequence[Any]
 """Arrays; None for one that is left out."""
-_NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19, "AveragePool": 19}
+_NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19}
 """Operator sets as which older nodes of these operators are evaluated: they mean the same. In older operator sets the
 evaluator always normalises by the batch, or lacks an attribute."""
-WINDOWS = 2**22
-"""Largest number of entries in the windows of the channels that are convolved at a time, about; each takes 24 bytes."""
-_SLOW = frozenset(("MaxPool", "AveragePool", "ConvTranspose", "Resize", "Upsample"))
+_SLOW = frozenset(("ConvTranspose", "Resize", "Upsample"))
 """Operators whose entries the evaluator computes in a Python loop."""
 _LOOP = 2**10
 """Multiplications that take as long as one step of such a loop."""
@@ -81,11 +79,9 @@ def plain(attribute: Any) -> Any:
 
 
 def _with(node: Any, **attributes: Any) -> Any:
-    """Return a node with other attributes and one output; None removes an attribute."""
+    """Return a node with other attributes and one output."""
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    values |= attributes
-    present = {name: value for name, value in values.items() if value is not None}
-    return helper.make_node(node.op_type, list(node.input), list(node.output)[:1], **present)
+    return helper.make_node(node.op_type, list(node.input), list(node.output)[:1], **values | attributes)
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:
@@ -107,81 +103,64 @@ def _padding(
     if auto_pad in ("NOTSET", "VALID"):
         pads = _attribute(node, "pads", None) if auto_pad == "NOTSET" else None
         pads = pads or [0] * 2 * count
-        return [list(pair) for pair in zip(pads[:count], pads[count:], strict=True)]
-    pairs = []
-    for n, k, s in zip(sizes, reach, strides, strict=True):
-        total = max((math.ceil(n / s) - 1) * s + k - n, 0)
-        smaller = total // 2
-        larger = total - smaller
-        pairs.append([smaller, larger] if auto_pad == "SAME_UPPER" else [larger, smaller])
+        pairs = [list(pair) for pair in zip(pads[:count], pads[count:], strict=True)]
+    else:
+        pairs = []
+        for n, k, s in zip(sizes, reach, strides, strict=True):
+            total = max((math.ceil(n / s) - 1) * s + k - n, 0)
+            smaller = total // 2
+            larger = total - smaller
+            pairs.append([smaller, larger] if auto_pad == "SAME_UPPER" else [larger, smaller])
+    if _attribute(node, "ceil_mode", 0):
+        for n, pair, k, s in zip(sizes, pairs, reach, strides, strict=True):
+            missing = (k - n - sum(pair)) % s
+            if missing and (node.op_type != "MaxPool" or auto_pad != "NOTSET"):
+                raise NotEvaluatedError
+            if pair[1] + missing < k:  # else the last window begins behind the input, and is left out
+                pair[1] += missing
     return pairs
 
 
-def _pool(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Pool with all attributes written out; with stride 1, of an input that is padded before."""
+def _windows(node: Any, x: Any, kernel: Sequence[int], fill: float) -> Any:
+    """Return the windows of an input, padded by a number: the last axes are those of the kernel."""
+    ones = [1] * len(kernel)
+    strides = _attribute(node, "strides", None) or ones
+    dilations = _attribute(node, "dilations", None) or ones
+    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pairs = _padding(node, x.shape[2:], reach, strides)
+    padded = np.pad(x, [(0, 0), (0, 0), *pairs], constant_values=fill)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, tuple(range(2, x.ndim)))
+    entries: list[Any] = [slice(None, None, step) for step in (*strides, *dilations)]
+    return windows[(..., *entries)]
+
+
+def _pool(node: Any, _: int, inputs: Inputs) -> list[Any]:
+    """Pool by NumPy: the evaluator loops in Python."""
     x = inputs[0]
     kernel = _attribute(node, "kernel_shape", [])
-    sizes = x.shape[2:]
-    strides = _attribute(node, "strides", None) or [1] * len(kernel)
-    dilations = _attribute(node, "dilations", None) or [1] * len(kernel)
-    reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    pairs = _padding(node, sizes, reach, strides)
-    rests = []
-    for n, pair, k, s in zip(sizes, pairs, reach, strides, strict=True):
-        rests.append((n + sum(pair) - k) % s)
-    ceil = _attribute(node, "ceil_mode", 0) and any(rests)
-    if ceil and (node.op_type != "MaxPool" or _attribute(node, "auto_pad", "NOTSET") != "NOTSET"):
-        raise NotEvaluatedError
-    attributes: dict[str, Any] = {
-        "strides": strides,
-        "dilations": dilations,
-        "auto_pad": None,
-        "ceil_mode": int(bool(ceil)),
-    }
-    if node.op_type == "MaxPool" and max(*strides, *dilations) == 1:
-        padded = np.pad(x, [(0, 0), (0, 0), *pairs], constant_values=-np.inf)
-        return _run(_with(node, **attributes, pads=None), opset, [padded])
-    befores = [before for before, _ in pairs]
-    behinds = [behind for _, behind in pairs]
-    return _run(_with(node, **attributes, pads=[*befores, *behinds]), opset, inputs)
+    axes = tuple(range(-len(kernel), 0))
+    if node.op_type == "MaxPool":
+        return [_windows(node, x, kernel, -np.inf).max(axes)]
+    counted = np.ones_like(x[:1, :1])
+    counts = _windows(node, counted, kernel, _attribute(node, "count_include_pad", 0)).sum(axes)
+    return [_windows(node, x, kernel, 0).sum(axes) / counts]
 
 
-def _convolution(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Convolve some channels at a time: the evaluator keeps all their windows, and the place of each number."""
-    x, weight = inputs[:2]
-    channels = x.shape[1]
+def _convolution(node: Any, _: int, inputs: Inputs) -> list[Any]:
+    """Convolve by NumPy, tap by tap: the evaluator keeps all windows, and the place of each number."""
+    x, weight, *biases = inputs
     groups = _attribute(node, "group", 1)
-    channels_of_group = weight.shape[1]
-    windows_of_channel = x[:, 0].size * math.prod(weight.shape[2:])
-    at_once = max(1, WINDOWS // max(windows_of_channel, 1))
-    if channels <= at_once or channels_of_group * groups != channels:
-        return _run(node, opset, inputs)
-    without_bias = _with(node, kernel_shape=list(weight.shape[2:]))
-    del without_bias.input[2:]
-    if groups > 1:
-        result = _groups_in_parts(without_bias, opset, x, weight, groups, max(1, at_once // channels_of_group))
-    else:
-        result = 0
-        for first in range(0, channels, at_once):
-            part = slice(first, first + at_once)
-            (summand,) = _run(without_bias, opset, [x[:, part], weight[:, part]])
-            result = result + summand
-    bias = inputs[2] if len(inputs) > 2 else None
-    return [result if bias is None else result + bias.reshape(-1, *(1,) * (x.ndim - 2))]
-
-
-def _groups_in_parts(node: Any, opset: int, x: Any, weight: Any, groups: int, at_once: int) -> Any:
-    """Return a convolution without bias, some groups at a time."""
-    channels_of_group = weight.shape[1]
-    by_group = weight.reshape(groups, -1, *weight.shape[1:])
-    results = []
-    for first in range(0, groups, at_once):
-        part = by_group[first : first + at_once]
-        channels = slice(first * channels_of_group, (first + at_once) * channels_of_group)
-        part_node = _with(node, group=len(part))
-        kernel = part.reshape(-1, *weight.shape[1:])
-        results += _convolution(part_node, opset, [x[:, channels], kernel])
-    return np.concatenate(results, axis=1)
+    count, channels, *taps = weight.shape
+    windows = _windows(node, x, taps, 0)
+    outputs = windows.shape[2 : x.ndim]
+    kernels = weight.reshape(groups, count // groups, channels, *taps)
+    result: Any = 0
+    for tap in np.ndindex(*taps):
+        pixels = windows[(..., *tap)].reshape(len(x), groups, channels, math.prod(outputs))
+        result = result + kernels[(..., *tap)] @ pixels
+    result = result.reshape(len(x), count, *outputs)
+    bias = biases[0] if biases else None
+    return [result if bias is None else result + bias.reshape(-1, *(1 for _ in outputs))]
 
 
 def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
@@ -192,49 +171,38 @@ def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
         strides = _attribute(node, "strides", None) or [1] * (x.ndim - 2)
         if any(k < s for k, s in zip(weight.shape[2:], strides, strict=True)):
             raise NotEvaluatedError
-    x_of_group = np.split(x, groups, 1)
-    weight_of_group = np.split(weight, groups, 0)
-    bias_of_group: Sequence[Any] = [None] * groups
-    if len(inputs) > 2 and inputs[2] is not None:
-        bias_of_group = np.split(inputs[2], groups)
+    split: list[Any] = []
+    for array, axis in zip(inputs, (1, 0, 0), strict=False):
+        split.append([None] * groups if array is None else np.split(array, groups, axis))
     results = []
-    for group in range(groups):
-        inputs_of_group = [x_of_group[group], weight_of_group[group]]
-        if len(inputs) > 2:
-            inputs_of_group.append(bias_of_group[group])
+    for inputs_of_group in zip(*split, strict=True):
         results += _run(_with(node, group=1), opset, inputs_of_group)
     return [np.concatenate(results, axis=1)]
 
 
-def _global(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Pool all pixels, along one axis."""
-    x = inputs[0]
-    outputs = _run(node, opset, [x.reshape(*x.shape[:2], -1, 1)])
-    shape = (*x.shape[:2], *(1 for _ in x.shape[2:]))
-    return [output.reshape(shape) for output in outputs]
+def _global_max(_: Any, __: int, inputs: Inputs) -> list[Any]:
+    """Return the maximum of each channel: the evaluator knows images alone."""
+    return [inputs[0].max(axis=tuple(range(2, inputs[0].ndim)), keepdims=True)]
 
 
 def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
-    """Normalise groups as instances: the evaluator's own group norm takes no inputs."""
+    """Normalise groups by NumPy: the evaluator's own group norm takes no inputs."""
     x, scale, bias = inputs
     groups = _attribute(node, "num_groups", 1)
-    epsilon = _attribute(node, "epsilon", 1e-5)
-    instance_norm = helper.make_node("InstanceNormalization", ["x", "one", "zero"], ["y"], epsilon=epsilon)
     flat = x.reshape(x.shape[0], groups, -1)
-    unit_scale = np.ones(groups, x.dtype)
-    no_bias = np.zeros(groups, x.dtype)
-    (normalised,) = _run(instance_norm, opset, [flat, unit_scale, no_bias])
+    deviation = np.sqrt(flat.var(-1, keepdims=True) + _attribute(node, "epsilon", 1e-5))
+    normalised = (flat - flat.mean(-1, keepdims=True)) / deviation
     repeats = 1 if opset >= 21 else x.shape[1] // groups  # older operator sets have a scale for each group
     ones = (1,) * (x.ndim - 2)
     scale_of_channel = np.repeat(scale, repeats).reshape(-1, *ones)
     bias_of_channel = np.repeat(bias, repeats).reshape(-1, *ones)
-    return [normalised.reshape(x.shape) * scale_of_channel + bias_of_channel]
+    return [normalised.reshape(x.shape).astype(x.dtype) * scale_of_channel + bias_of_channel]
 
 
 _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     "Conv": _convolution,
     "ConvTranspose": _transposed,
-    "GlobalMaxPool": _global,
+    "GlobalMaxPool": _global_max,
     "GroupNormalization": _group_norm,
 }

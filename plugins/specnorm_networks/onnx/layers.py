@@ -204,65 +204,36 @@ def _crops(
     return tuple(pairs), output_sizes
 
 
-def matmul(call: Call, a: Value, b: Value, /) -> Output:
-    """Return a product with a constant matrix, from either side."""
-    return _matrix(call, a, b, 1.0)
-
-
-def gemm(
+def matrix(
     call: Call,
     a: Value,
     b: Value,
-    c: Constant | None,
+    c: Constant | None = None,
     /,
     *,
-    alpha: float,
-    beta: float,
-    transA: int,
-    transB: int,
-) -> Output:
-    """Return ``alpha a b + beta c`` for matrices, of which a or b may be transposed."""
-    return _matrix(call, a, b, alpha, bool(transA), bool(transB), c, beta)
-
-
-def _matrix(
-    call: Call,
-    a: Value,
-    b: Value,
-    alpha: float,
-    transposes_a: bool = False,
-    transposes_b: bool = False,
-    added: Constant | None = None,
+    alpha: float = 1.0,
     beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
 ) -> Output:
-    """Return ``alpha a b + beta added``, where a or b is a constant matrix.
+    """Return ``alpha a b + beta c``, where a or b is a constant matrix, and either may be transposed (MatMul, Gemm).
 
     The row of the matrix in the audit has the stored matrix, even if its transpose acts: both have the same norm.
     """
     if isinstance(a, Data) and isinstance(b, Data):
         raise NoBoundError(PRODUCT)
-    if isinstance(a, Constant) and isinstance(b, Constant):
+    is_on_the_right = isinstance(b, Constant)
+    x, weight = (a, b) if is_on_the_right else (b, a)
+    transposes_x, transposes_weight = (transA, transB) if is_on_the_right else (transB, transA)
+    assert isinstance(weight, Constant)  # for the type checker: one is a constant
+    if not isinstance(x, Data):
         raise NoBoundError("a product of constants is not evaluated")
-    x: Value
-    if isinstance(b, Constant):
-        x = a
-        weight = b
-        side = "right"
-        transposes_x = transposes_a
-        transposes_weight = transposes_b
-    else:
-        assert isinstance(a, Constant)  # for the type checker: one is a constant
-        x = b
-        weight = a
-        side = "left"
-        transposes_x = transposes_b
-        transposes_weight = transposes_a
     if len(weight.shape) > 2:
-        return _stack(call, x, weight, right=side == "right")
+        return _stack(call, x, weight, right=is_on_the_right)
     if len(weight.shape) != 2:
         raise NoBoundError(f"its constant has shape {weight.shape}; expected a matrix")
     # A layer multiplies columns: x W is the transpose of W^T x^T, so a matrix on the right is transposed.
-    is_transposed = (side == "right") != transposes_weight
+    is_transposed = is_on_the_right != bool(transposes_weight)
     outputs = weight.shape[1] if is_transposed else weight.shape[0]
     layer = call.layer(weight, {}, row=_scaled(weight, alpha), outputs_last=is_transposed)
     before = x.shape
@@ -274,15 +245,15 @@ def _matrix(
         source = Output(ops.Permute((1, 0)), (x,), before)
     # A product W x with a vector acts on its only axis, like one from the right.
     is_vector = before is not None and len(before) == 1
-    acts_on_last_axis = side == "right" or is_vector
+    acts_on_last_axis = is_on_the_right or is_vector
     shape = None
     if before is not None:
         shape = (*before[:-1], outputs) if acts_on_last_axis else (*before[:-2], outputs, before[-1])
-    operator = ops.Matrix(layer, offset_of(added, beta), alpha, "right" if acts_on_last_axis else "left")
+    operator = ops.Matrix(layer, offset_of(c, beta), alpha, "right" if acts_on_last_axis else "left")
     return Output(operator, (source,), shape)
 
 
-def _stack(call: Call, x: Value, weight: Constant, *, right: bool) -> Output:
+def _stack(call: Call, x: Data, weight: Constant, *, right: bool) -> Output:
     """Return a product with a stack of matrices: one for each choice of the leading axes, which the value also has."""
     ndim = len(shape_of(x))
     if len(weight.shape) > ndim:

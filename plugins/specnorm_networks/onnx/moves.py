@@ -31,7 +31,7 @@ from specnorm_networks.onnx.nodes import (
 from specnorm_networks.onnx.tensors import Constant
 
 
-def _moved(x: Value, operator: Move) -> Constant | Output:
+def moved(x: Value, operator: Move) -> Constant | Output:
     """Return a value with its entries moved; a constant stays a constant."""
     # The operator moves an array of the same shape, whose entries share one place in memory.
     shape = operator.moved(np.broadcast_to(np.zeros(()), shape_of(x))).shape
@@ -46,7 +46,7 @@ def reshape(x: Value, /, *, shape: Wholes, allowzero: int = 0) -> Constant | Out
     # Without a size to copy or to compute, the input's shape is not needed.
     if x.shape is None and min(shape, default=1) >= (0 if allowzero else 1):
         return Output(operator, (x,), shape)
-    return _moved(x, operator)
+    return moved(x, operator)
 
 
 def transpose(x: Value, /, *, perm: Wholes | None) -> Constant | Output:
@@ -56,7 +56,7 @@ def transpose(x: Value, /, *, perm: Wholes | None) -> Constant | Output:
     if sorted(axes) != list(range(len(before))):
         raise NoBoundError(f"perm={axes[:8]} does not fit shape {before}")
     keeps_order = list(axes) == sorted(axes)
-    return _moved(x, ops.Identity() if keeps_order else ops.Permute(axes))
+    return moved(x, ops.Identity() if keeps_order else ops.Permute(axes))
 
 
 def flatten(x: Value, /, *, axis: int) -> Constant | Output:
@@ -66,7 +66,7 @@ def flatten(x: Value, /, *, axis: int) -> Constant | Output:
         raise NoBoundError(f"axis {axis} of a value of {counted(len(before), 'axis', 'axes')}")
     axis += len(before) if axis < 0 else 0
     target = (math.prod(before[:axis]), math.prod(before[axis:]))
-    return _moved(x, ops.Reshape(target))
+    return moved(x, ops.Reshape(target))
 
 
 def squeeze(x: Value, /, *, axes: Wholes | None) -> Constant | Output:
@@ -80,7 +80,7 @@ def squeeze(x: Value, /, *, axes: Wholes | None) -> Constant | Output:
         removed = tuple(axis for axis, n in enumerate(before) if n == 1)
     if any(before[axis] != 1 for axis in removed):
         raise NoBoundError(f"axes={removed} of shape {before} are not all of size 1")
-    return _moved(x, ops.Reshape(tuple(n for axis, n in enumerate(before) if axis not in removed)))
+    return moved(x, ops.Reshape(tuple(n for axis, n in enumerate(before) if axis not in removed)))
 
 
 def unsqueeze(x: Value, /, *, axes: Wholes) -> Constant | Output:
@@ -90,7 +90,7 @@ def unsqueeze(x: Value, /, *, axes: Wholes) -> Constant | Output:
     new = tuple(sorted({a % ndim for a in axes}))
     if len(new) < len(axes) or any(not -ndim <= a < ndim for a in axes):
         raise NoBoundError(f"axes={axes[:8]} do not fit shape {before}")
-    return _moved(x, ops.Unsqueeze(new))
+    return moved(x, ops.Unsqueeze(new))
 
 
 def identity(x: Value, /) -> Constant | Output:
@@ -146,7 +146,7 @@ def slice_of(
         if first < 0:  # NumPy takes no entry, onnxruntime may take the first one
             raise NoBoundError(f"it steps backwards from {start}, before the first entry of axis {axis}")
         parts[axis] = (axis, first, None if last < 0 else last, step)
-    return _moved(x, ops.Slice(tuple(parts.values())))
+    return moved(x, ops.Slice(tuple(parts.values())))
 
 
 def split(
@@ -172,7 +172,7 @@ def split(
     parts = []
     start = 0
     for size in split:
-        parts.append(_moved(x, ops.Slice(((axis, start, start + size, 1),))))
+        parts.append(moved(x, ops.Slice(((axis, start, start + size, 1),))))
         start += size
     return tuple(parts)
 

@@ -7,39 +7,11 @@ from specnorm_networks.onnx import constants, elementwise, layers, moves, poolin
 from specnorm_networks.onnx.elementwise import compare, function
 from specnorm_networks.onnx.nodes import OperatorRule
 
-_FUNCTIONS: dict[int, dict[str, type[ops.Operator]]] = {
-    1: {"Softplus": ops.Softplus, "Softsign": ops.Softsign},
-    6: {
-        "Relu": ops.ReLU,
-        "Sigmoid": ops.Sigmoid,
-        "Tanh": ops.Tanh,
-        "Exp": ops.Exp,
-        "Log": ops.Log,
-        "Reciprocal": ops.Reciprocal,
-        "Abs": ops.Abs,
-        "Neg": ops.Negative,
-        "Sqrt": ops.Sqrt,
-        "Floor": ops.Floor,
-    },
-    7: {"Sin": ops.Sin, "Cos": ops.Cos, "Atan": ops.Arctan},
-    9: {"Sign": ops.Sign, "Erf": ops.Erf},
-}
-"""Functions of each entry without arguments, by the oldest operator set that is known."""
-
-
-def _rules_of_functions() -> dict[str, OperatorRule]:
-    rules = {}
-    for since, classes in _FUNCTIONS.items():
-        for name, make in classes.items():
-            rules[name] = OperatorRule(since, function(make))
-    return rules
-
-
 OPERATORS: dict[str, OperatorRule] = {
     "Conv": OperatorRule(1, layers.convolution),
     "ConvTranspose": OperatorRule(1, layers.convolution),
-    "MatMul": OperatorRule(1, layers.matmul),
-    "Gemm": OperatorRule(7, layers.gemm),
+    "MatMul": OperatorRule(1, layers.matrix),
+    "Gemm": OperatorRule(7, layers.matrix),
     "Einsum": OperatorRule(12, layers.einsum),
     "BatchNormalization": OperatorRule(7, layers.batch_norm, ("momentum",)),
     "MaxPool": OperatorRule(1, pooling.pool, ("storage_order",)),
@@ -54,7 +26,23 @@ OPERATORS: dict[str, OperatorRule] = {
     "Resize": OperatorRule(10, pooling.resize, ("roi", "extrapolation_value", "cubic_coeff_a")),
     "Upsample": OperatorRule(7, pooling.resize),
     "Pad": OperatorRule(2, pooling.pad),
-    **_rules_of_functions(),
+    "Softplus": OperatorRule(1, function(ops.Softplus)),
+    "Softsign": OperatorRule(1, function(ops.Softsign)),
+    "Relu": OperatorRule(6, function(ops.ReLU)),
+    "Sigmoid": OperatorRule(6, function(ops.Sigmoid)),
+    "Tanh": OperatorRule(6, function(ops.Tanh)),
+    "Exp": OperatorRule(6, function(ops.Exp)),
+    "Log": OperatorRule(6, function(ops.Log)),
+    "Reciprocal": OperatorRule(6, function(ops.Reciprocal)),
+    "Abs": OperatorRule(6, function(ops.Abs)),
+    "Neg": OperatorRule(6, function(ops.Negative)),
+    "Sqrt": OperatorRule(6, function(ops.Sqrt)),
+    "Floor": OperatorRule(6, function(ops.Floor)),
+    "Sin": OperatorRule(7, function(ops.Sin)),
+    "Cos": OperatorRule(7, function(ops.Cos)),
+    "Atan": OperatorRule(7, function(ops.Arctan)),
+    "Sign": OperatorRule(9, function(ops.Sign)),
+    "Erf": OperatorRule(9, function(ops.Erf)),
     "LeakyRelu": OperatorRule(6, function(ops.LeakyReLU, "alpha")),
     "HardSwish": OperatorRule(14, elementwise.hard_swish),
     "Mish": OperatorRule(14, elementwise.mish),

@@ -11,6 +11,7 @@ from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.linear import PadMode
 from specnorm_networks.onnx.binding import Numbers, Wholes
 from specnorm_networks.onnx.layers import pads_of, steps_of
+from specnorm_networks.onnx.moves import moved
 from specnorm_networks.onnx.nodes import MAX_AMOUNT, Builder, Call, Data, Output, on_axis, scalar, shape_of
 from specnorm_networks.onnx.tensors import Constant
 
@@ -158,7 +159,7 @@ def pad(
     constant_value: Constant | None = None,
     value: float = 0.0,
     axes: Wholes | None = None,
-) -> Output:
+) -> Constant | Output:
     """Return a value padded by a constant or by its own entries; negative amounts cut entries off."""
     shape = shape_of(x)
     padded_axes = [on_axis(a, shape) for a in axes] if axes is not None else range(len(shape))
@@ -171,22 +172,18 @@ def pad(
     if mode != "constant" and min(pads, default=0) < 0:
         raise NoBoundError("negative padding by repeated pixels")
     constant = value if constant_value is None else scalar(constant_value)
-    slices = []
-    shape_after_cut = []
-    padded_shape = []
+    cuts = []
     added = []
     for axis, (before, after) in enumerate(pairs):
         if min(before, after) < 0:
-            slices.append((axis, max(-before, 0), min(after, 0) or None, 1))
-        remaining = shape[axis] + min(before, 0) + min(after, 0)
-        shape_after_cut.append(remaining)
-        padded_shape.append(remaining + max(before, 0) + max(after, 0))
+            cuts.append((axis, max(-before, 0), min(after, 0) or None, 1))
         added.append((max(before, 0), max(after, 0)))
-    cut = Output(ops.Slice(tuple(slices)) if slices else ops.Identity(), (x,), tuple(shape_after_cut))
+    cut = moved(x, ops.Slice(tuple(cuts)) if cuts else ops.Identity())
+    padded_shape = tuple(n + sum(pair) for n, pair in zip(shape_of(cut), added, strict=True))
     pads_samples_or_channels = any(map(any, pairs[:2]))
     if not pads_samples_or_channels:
         added = added[2:]  # as convolutions state their padding
     if not any(map(any, added)):
         return cut
     operator = ops.Pad(_MODES[mode], tuple(added), math.nan if constant is None else constant)
-    return Output(operator, (cut if slices else x,), tuple(padded_shape))
+    return Output(operator, (cut if cuts else x,), padded_shape)

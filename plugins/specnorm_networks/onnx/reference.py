@@ -1,4 +1,4 @@
-"""Execute an ONNX model by onnx's reference evaluator, independently of how this package reads the model.
+"""Execute an ONNX model by `evaluator`, independently of how this package reads the model.
 
 Nodes are executed one by one: if the evaluator does not know an operator, other values are still computed. A file is
 not trusted: no node is executed whose size is not known beforehand, and no loop; external data are read from the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -28,8 +29,6 @@ ENTRIES = 2**27
 """Largest number of entries of all values together; half as many in double precision."""
 WORK = 2**35
 """Largest number of multiplications of all nodes together."""
-PATCHES = 2**24
-"""Largest number of entries in the windows of one channel of a convolution."""
 _SINGLE = ("Erf", "Gelu", "HardSwish")
 """Operators that the evaluator computes in single precision, or with constants of single precision, whatever the type
 of their inputs is."""
@@ -62,32 +61,25 @@ def arrays_for_inputs(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> 
     return arrays
 
 
+@dataclass(eq=False)
 class OnnxModel:
     """An ONNX file as the model of a graph; see `specnorm_networks.model.Model`.
 
     Parameters
     ----------
+    proto : ModelProto
+        The model.
     reader : Tensors
         Reader of external data.
     shapes : callable
         Returns the shapes of all values, by name, for shapes of the inputs.
     """
 
+    proto: Any
+    reader: Tensors
+    opset: int
+    shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]]
     file: bytes | None = None
-
-    def __init__(
-        self,
-        model: Any,
-        reader: Tensors,
-        opset: int,
-        shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]],
-    ) -> None:
-        self._model = model
-        self._graph = model.graph
-        self._functions = len(model.functions)
-        self._reader = reader
-        self.opset = opset
-        self._shapes = shapes
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Return values by name, in the file's precision; see `specnorm_networks.model.Model`.
@@ -97,16 +89,17 @@ class OnnxModel:
         NotExecutedError
             If the model has control flow or functions, or is too large.
         """
-        if self._functions or any(has_graphs(node) for node in self._graph.node):
+        graph = self.proto.graph
+        if self.proto.functions or any(map(has_graphs, graph.node)):
             raise NotExecutedError("it has control flow or functions, which are not executed")
-        input_arrays = arrays_for_inputs(self._graph, inputs)
-        shapes = self._shapes({name: array.shape for name, array in input_arrays.items()})
+        input_arrays = arrays_for_inputs(graph, inputs)
+        shapes = self.shapes({name: array.shape for name, array in input_arrays.items()})
         is_double = any(array.dtype == np.float64 for array in input_arrays.values())
         self._require_moderate_size(shapes, ENTRIES // 2 if is_double else ENTRIES)
         values = dict(input_arrays)
         values_and_constants = self._constants | input_arrays
         single_precision: set[str] = set()
-        for node in self._graph.node:
+        for node in graph.node:
             has_inputs = all(name in values_and_constants for name in node.input if name)
             if not has_inputs or not self._has_known_size(node, shapes):
                 continue
@@ -127,7 +120,8 @@ class OnnxModel:
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
         """Return the outputs for several samples; None if the file fixes the first axis of an input."""
-        for graph_input in self._graph.input:
+        graph = self.proto.graph
+        for graph_input in graph.input:
             dims = graph_input.type.tensor_type.shape.dim
             if graph_input.name in inputs and (len(dims) < 2 or dims[0].dim_value > 0):
                 return None
@@ -135,38 +129,29 @@ class OnnxModel:
             values = self.values(inputs)
         except NotExecutedError:
             return None
-        return {output.name: values[output.name] for output in self._graph.output if output.name in values}
+        return {output.name: values[output.name] for output in graph.output if output.name in values}
 
     @cached_property
     def _constants(self) -> dict[str, NDArray[Any]]:
         constants = {}
-        for proto in self._graph.initializer:
+        for proto in self.proto.graph.initializer:
             try:
                 is_external = proto.data_location == EXTERNAL
-                constants[proto.name] = self._reader.outside(proto) if is_external else numpy_helper.to_array(proto)
+                constants[proto.name] = self.reader.outside(proto) if is_external else numpy_helper.to_array(proto)
             except Exception as error:  # damaged tensors raise many kinds
                 raise NotExecutedError(f"its tensor {proto.name[:40]!r} cannot be read: {error}") from error
         return constants
 
     def _require_moderate_size(self, shapes: Mapping[str, Shape | None], most_entries: int) -> None:
-        """Refuse a model with too many entries of values, multiplications, or entries of windows."""
+        """Refuse a model with too many entries of values, or multiplications."""
         entries = 0
         work = 0
-        largest_patches = 0
-        for node in self._graph.node:
-            output_shapes = []
-            for name in node.output:
-                shape = shapes.get(name)
-                if shape is not None:
-                    output_shapes.append(shape)
-            size = sum(map(math.prod, output_shapes))
+        for node in self.proto.graph.node:
+            output_shapes = [shapes.get(name) for name in node.output]
+            size = sum(math.prod(shape) for shape in output_shapes if shape is not None)
             entries += size
             work += size * cost(node, [shapes.get(name) or () for name in node.input])
-            if node.op_type == "Conv" and len(node.input) > 1:
-                window = math.prod((shapes.get(node.input[1]) or ())[2:])
-                for shape in output_shapes:
-                    largest_patches = max(largest_patches, window * math.prod(shape[2:]))
-        if entries > most_entries or work > WORK or largest_patches > PATCHES:
+        if entries > most_entries or work > WORK:
             raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
 
     def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:

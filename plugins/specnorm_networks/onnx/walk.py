@@ -27,7 +27,7 @@ from specnorm_networks.certified.operators import Constant as ConstantOperator
 from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
-from specnorm_networks.model_arrays import Sizes, Stated, Tensor
+from specnorm_networks.model_arrays import Kind, Sizes, Stated, Tensor
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import computed
 from specnorm_networks.onnx.evaluator import plain
@@ -66,6 +66,10 @@ def _fits(shape: Sequence[int], dims: Sequence[int | str]) -> bool:
     if len(shape) != len(dims):
         return False
     return all(isinstance(dim, str) or n == dim for n, dim in zip(shape, dims, strict=True))
+
+
+def _row(name: str, constant: Constant, kind: Kind, refusal: str | None = None) -> Tensor:
+    return Tensor(name, constant.shape, constant.dtype, constant.load, kind, refusal=refusal)
 
 
 def _needs_own_row(hidden: Hidden, constant: Constant, used_names: Collection[str]) -> bool:
@@ -130,22 +134,10 @@ class Walk:
         for name, use in self.uses.items():
             kernel = use.constant
             used_names.add(kernel.name)
-            kind: Any = "linear" if len(kernel.shape) == 2 else "conv"
-            stated = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
+            row = _row(name, kernel, "linear" if len(kernel.shape) == 2 else "conv", kernel.refusal)
+            geometry = Stated(**use.geometry, layout=None)  # type: ignore[typeddict-item]
             assumed = (COMPUTED,) if kernel.steps else ()
-            tensors.append(
-                Tensor(
-                    name,
-                    kernel.shape,
-                    kernel.dtype,
-                    kernel.load,
-                    kind,
-                    stated,
-                    use.sizes,
-                    kernel.refusal,
-                    assumed,
-                )
-            )
+            tensors.append(replace(row, geometry=geometry, input_shape=use.sizes, assumed=assumed))
         initialiser_keys = {constant.key for constant in self.constants.values()}
         row_keys = {use.constant.key for use in self.uses.values()}
         if self.broken is not None:
@@ -158,13 +150,10 @@ class Walk:
                 used_names.add(constant.name)
                 keeps_name = constant.key in initialiser_keys and constant.name not in self.uses
                 name = constant.name if keeps_name else self._fresh_constant_name(constant.name)
-                refusal = constant.refusal or hidden.reason
-                tensors.append(
-                    Tensor(name, constant.shape, constant.dtype, constant.load, hidden.kind, refusal=refusal)
-                )
+                tensors.append(_row(name, constant, hidden.kind, constant.refusal or hidden.reason))
         for name, constant in self.constants.items():
             if name not in used_names:
-                tensors.append(Tensor(name, constant.shape, constant.dtype, constant.load, "none"))
+                tensors.append(_row(name, constant, "none"))
         for hidden in self.hidden.values():
             if hidden.constant is None:  # a node: its row has no array
                 name = self._fresh_constant_name(hidden.name)

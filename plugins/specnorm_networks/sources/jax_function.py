@@ -33,33 +33,33 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
     if function is None:
         function, note = _inference(source)
     _load_plugins()
-    # With JAX in double precision, a function may refuse inputs in single precision, as its constants are in double.
-    default_dtype = str(jax.numpy.zeros(()).dtype)
-    examples = input_shape if input_shape and hasattr(input_shape[0], "dtype") else None
-    if examples is None and default_dtype != "float32":
-        try:
-            jax.eval_shape(function, jax.numpy.zeros((1, *input_shape), "float32"))
-        except TypeError:
-            examples = (jax.numpy.zeros((1, *input_shape), default_dtype),)
-    shapes = [(1, *input_shape)] if examples is None else [tuple(x.shape) for x in examples]
-    dtypes = ["float32"] if examples is None else [str(x.dtype) for x in examples]
+    struct: Any = jax.ShapeDtypeStruct
+    has_inputs = bool(input_shape) and hasattr(input_shape[0], "dtype")
+    if has_inputs:
+        examples = [struct(tuple(x.shape), str(x.dtype)) for x in input_shape]
+    else:
+        examples = [struct((1, *input_shape), "float32")]
+        in_default_dtype = struct((1, *input_shape), jax.numpy.zeros(()).dtype)
+        if in_default_dtype.dtype == "float64":
+            try:
+                jax.eval_shape(function, *examples)
+            except TypeError:  # the function's constants are in double precision, and it refuses another one
+                examples = [in_default_dtype]
 
     def run(*arrays: Any) -> Sequence[Computed]:
-        inputs = [jax.numpy.asarray(x, dtype) for x, dtype in zip(arrays, dtypes, strict=True)]
+        inputs = [jax.numpy.asarray(x, like.dtype) for x, like in zip(arrays, examples, strict=True)]
         outputs = jax.tree.leaves(function(*inputs))
         # Other devices than the CPU may multiply in less than single precision.
         unit_of_device = 0.0 if jax.default_backend() == "cpu" else UNITS["bfloat16"]
         return [Computed(np.asarray(x), max(unit_of_device, UNITS.get(str(x.dtype), 0))) for x in outputs]
 
-    is_double = "float64" in dtypes
-    if examples is None:
+    is_double = any(like.dtype == "float64" for like in examples)
+    if not has_inputs:
         with contextlib.suppress(Exception):  # the module may need a fixed number of samples
             model = to_onnx(function, [("B", *input_shape)], enable_double_precision=is_double)
             return Exported(model, run, free=True, note=note)
-    struct: Any = jax.ShapeDtypeStruct
-    structs = [struct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
     try:
-        model = to_onnx(function, structs, enable_double_precision=is_double)
+        model = to_onnx(function, examples, enable_double_precision=is_double)
     except MethodError:
         raise
     except Exception as error:  # whatever the model's own code raises

@@ -11,7 +11,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -25,6 +25,7 @@ from specnorm_torch.modules import at_inference, check_module, check_values
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
+from torch.utils._pytree import tree_leaves
 
 from specnorm.errors import MethodError
 from specnorm.proof import install
@@ -66,12 +67,9 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
     """
     check_module(model)
     check_values(model)
-    shape_or_inputs: Any = input_shape
     has_inputs = bool(input_shape) and hasattr(input_shape[0], "dtype")
-    if has_inputs:
-        shape_or_inputs = tuple(torch.as_tensor(x).detach().clone() for x in input_shape)
     errors: list[Exception] = []
-    for example, free in _examples(model, shape_or_inputs):
+    for example, free in _examples(model, input_shape, has_inputs):
         try:
             with _silent(), at_inference(model):
                 # A module may compute values at its first call and keep them: a trace would keep fake tensors.
@@ -95,17 +93,15 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
     ) from errors[0]
 
 
-def _examples(model: nn.Module, shape_or_inputs: Any) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
+def _examples(model: nn.Module, shape_or_inputs: Any, has_inputs: bool) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
     """Yield inputs to trace with, in the order in which to try them, and whether their batch axis is free."""
-    if shape_or_inputs and isinstance(shape_or_inputs[0], Tensor):
-        yield shape_or_inputs, False
+    if has_inputs:
+        yield tuple(torch.as_tensor(x).detach().clone() for x in shape_or_inputs), False
         return
     floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
     like = next(floating, torch.zeros(()))
-    several = torch.zeros(SAMPLES, *shape_or_inputs, dtype=like.dtype, device=like.device)
-    yield (several,), True
-    single = torch.zeros(1, *shape_or_inputs, dtype=like.dtype, device=like.device)
-    yield (single,), False
+    for count in (SAMPLES, 1):
+        yield (torch.zeros(count, *shape_or_inputs, dtype=like.dtype, device=like.device),), count > 1
 
 
 def _random_like(example: Sequence[Tensor]) -> list[Tensor]:
@@ -199,7 +195,7 @@ def _check_operators(program: ExportedProgram, name: str) -> None:
                 f"{name} draws random numbers ({node.target}), so that it is no function of its inputs. Make it one "
                 "first."
             )
-        for number in leaves((node.args, node.kwargs)):
+        for number in tree_leaves((node.args, node.kwargs)):
             if isinstance(number, float) and 0 < abs(number) < SMALLEST:
                 raise MethodError(
                     f"{name} has the number {number!r} ({node.target}), which an ONNX file would hold as 0: constants "
@@ -214,18 +210,6 @@ def _draws(node: torch.fx.Node) -> bool:
     probability = arguments.get("dropout_p", arguments.get("dropout", arguments.get("p", 1.0)))
     is_training = arguments.get("train", arguments.get("training", True))
     return bool(is_training) and bool(probability != 0.0)
-
-
-def leaves(value: Any) -> list[Any]:
-    """Return the objects in nested tuples, lists and mappings, in order."""
-    if isinstance(value, Mapping):
-        return leaves(list(value.values()))
-    if isinstance(value, tuple | list):
-        objects: list[Any] = []
-        for element in value:
-            objects += leaves(element)
-        return objects
-    return [value]
 
 
 def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
@@ -345,7 +329,7 @@ def _outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
     """Return the tensors that a module returns for copies of inputs."""
     with torch.compiler.set_stance("force_eager"):
         returned = model(*(x.clone() for x in inputs))
-    return [computed(x) for x in leaves(returned) if isinstance(x, Tensor)]
+    return [computed(x) for x in tree_leaves(returned) if isinstance(x, Tensor)]
 
 
 def _inner(

@@ -6,7 +6,7 @@ These are needed if the exporter's translation has no rule here, or is not the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -60,7 +60,7 @@ def _convolution_3d(
     groups: int = 1,
 ) -> Any:
     # The exporter's own translation adds a bias of shape (cout, 2) where there is none (onnxscript 0.7).
-    strides, pads, dilations = (tuple(numbers) * (3 // len(numbers)) for numbers in (stride, padding, dilation))
+    strides, pads, dilations = (_for_axes(3, numbers) for numbers in (stride, padding, dilation))
     has_batch = len(self.shape) == 5
     x = self if has_batch else op.Unsqueeze(self, _constant([0]))
     value = op.Conv(x, weight, bias, strides=strides, pads=(*pads, *pads), dilations=dilations, group=groups)
@@ -76,13 +76,13 @@ def _average(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Any:
-    size = _pair(kernel_size)
-    pads = _pair(padding)
+    size = _for_axes(2, kernel_size)
+    pads = _for_axes(2, padding)
     has_divisor = divisor_override is not None
     pool = op.AveragePool(
         self,
         kernel_shape=size,
-        strides=_pair(stride) if stride else size,
+        strides=_for_axes(2, stride) if stride else size,
         pads=(*pads, *pads),
         ceil_mode=int(ceil_mode),
         count_include_pad=int(count_include_pad or has_divisor),
@@ -93,9 +93,9 @@ def _average(
     return op.Mul(pool, math.prod(size) / divisor_override) if divisor_override else pool
 
 
-def _pair(numbers: Any) -> tuple[int, ...]:
-    """Return a number for each of the two axes of an image; torch may state a single one for both."""
-    return tuple(numbers) * (2 // len(numbers))
+def _for_axes(count: int, numbers: Any) -> tuple[int, ...]:
+    """Return a number for each of the spatial axes; torch may state a single one for all."""
+    return tuple(numbers) * (count // len(numbers))
 
 
 def _constant(values: Any, like: Any = None) -> Any:
@@ -249,38 +249,25 @@ def as_it_is(target: Any, count: int) -> Callable[..., Any]:
                 attributes[key] = value
             elif value is not None:
                 tensors.append(value)
-        schema = _schema(name.partition(".")[0], domain, len(tensors), count, attributes)
+        # onnxscript needs a schema to write a node.
+        parameter = defs.OpSchema.FormalParameter
+        inputs = [parameter(f"x{number}", f"X{number}") for number in range(len(tensors))]
+        outputs = [parameter(f"y{number}", f"Y{number}") for number in range(count)]
+        all_types = defs.get_schema("Identity").type_constraints[0].allowed_type_strs
+        schema = defs.OpSchema(
+            name.partition(".")[0],
+            domain,
+            1,
+            inputs=inputs,
+            outputs=outputs,
+            type_constraints=[(each.type_str, all_types, "") for each in (*inputs, *outputs)],
+            attributes=[
+                defs.OpSchema.Attribute(key, helper.make_attribute(key, value)) for key, value in attributes.items()
+            ],
+        )
         return Op(Opset(domain, 1), schema.name, schema)(*tensors, **attributes)
 
     return write
-
-
-def _schema(
-    name: str,
-    domain: str,
-    inputs: int,
-    outputs: int,
-    attributes: Mapping[str, Any],
-) -> defs.OpSchema:
-    """Return a schema of an operator that ONNX does not have; onnxscript needs one to write a node."""
-    parameter = defs.OpSchema.FormalParameter
-    all_types = defs.get_schema("Identity").type_constraints[0].allowed_type_strs
-    input_parameters = [parameter(f"x{number}", f"X{number}") for number in range(inputs)]
-    output_parameters = [parameter(f"y{number}", f"Y{number}") for number in range(outputs)]
-    attribute_types = []
-    for key, value in attributes.items():
-        attribute_types.append(defs.OpSchema.Attribute(key, helper.make_attribute(key, value)))
-    return defs.OpSchema(
-        name,
-        domain,
-        1,
-        inputs=input_parameters,
-        outputs=output_parameters,
-        type_constraints=[(each.type_str, all_types, "") for each in (*input_parameters, *output_parameters)],
-        attributes=[
-            defs.OpSchema.Attribute(key, helper.make_attribute(key, value)) for key, value in attributes.items()
-        ],
-    )
 
 
 def _are_numbers(value: Any) -> bool:
