@@ -233,7 +233,7 @@ class NetworkBound(AnswerWithFile):
 
     def __str__(self) -> str:
         """Return a table of the nodes, and the bound in sentences."""
-        return "\n".join(self.lines(nodes=True))
+        return "\n".join([*aligned(_rows_of_nodes(self.nodes)), "", *self.lines()])
 
     def __repr__(self) -> str:
         """Return the table, of at most `MOST_ROWS` nodes, and the sentences."""
@@ -244,12 +244,12 @@ class NetworkBound(AnswerWithFile):
         sentences = "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
         return html_table(shortened(_rows_of_nodes(self.nodes))) + sentences
 
-    def lines(self, *, nodes: bool = False) -> list[str]:
-        """Return the bound in sentences, line by line, after the table of the nodes if ``nodes``.
+    def lines(self) -> list[str]:
+        """Return the bound in sentences, line by line.
 
         Numbers are rounded up, and names from the network are escaped.
         """
-        text = [*aligned(_rows_of_nodes(self.nodes)), ""] if nodes else []
+        text: list[str] = []
         shapes = ", ".join(map(self._input_in_words, self.input_shapes))
         for run in self.runs:
             count = sum(map(len, run.layers))

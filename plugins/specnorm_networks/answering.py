@@ -120,7 +120,7 @@ def bound(
     status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
     if check:
         with keep_linear_maps(), stage(progress, "attack on the bound"):
-            pairs, reached = attack(read, answer, region, ranges_on_ball or {})
+            pairs, reached = attack(read, answer, region, ranges_on_ball)
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file, others=others)

@@ -102,16 +102,14 @@ def _bounded(
     if improved_runs:
         claims_by_end = {run_bound.end: [run_bound.claim] for run_bound in improved_runs}
         constants = propagate(graph, measure, values, claims_by_end)
-    return replace(_result(graph, constants), product_claim=by_rules.claim, runs=tuple(improved_runs))
-
-
-def _result(graph: Graph, constants: NetworkConstants) -> NetworkBound:
     return NetworkBound(
         constants.claim,
         {name: constants.steps[name].claim for name in graph.outputs},
         tuple(step for name, step in constants.steps.items() if name not in graph.fixed_values),
         constants.unknown,
         graph.input_shapes,
+        product_claim=by_rules.claim,
+        runs=tuple(improved_runs),
         input_ranges=stated_boxes(graph),
     )
 

@@ -59,9 +59,7 @@ class Measure:
     known: Callable[[Layer, ConvSpec], Upper | None] | None = None
     clock: Clock = field(default_factory=Clock)
     _norms: dict[Any, Upper] = field(default_factory=dict)
-    """Norms of layers, by kernel, geometry, size and scale."""
-    _stacks: dict[str, Upper] = field(default_factory=dict)
-    """Norms of stacks of matrices, by the digest of their bits."""
+    """Norms of layers, by kernel, geometry, size and scale; of stacks of matrices, by the digest of their bits."""
 
     def __post_init__(self) -> None:
         Enclose(rtol=self.rtol)  # raises if rtol is no tolerance
@@ -109,13 +107,13 @@ class Measure:
         """Return the largest norm of a stack of matrices; see `kernels.norm_of_matrices`."""
         stack = layer.load()
         key = _digest(stack)
-        if key not in self._stacks:
+        if key not in self._norms:
             numbers: Any = layer.kernel()
             backend = backends.backend_for(numbers)
             check_values(numbers, numbers.shape, backend=backend)
             with arithmetic.exact(numbers, backend=backend):
-                self._stacks[key] = norm_of_matrices(numbers)
-        return self._stacks[key]
+                self._norms[key] = norm_of_matrices(numbers)
+        return self._norms[key]
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
         """Return the norm of a plain kernel at every size."""

@@ -66,7 +66,7 @@ def attack(
         If an execution contradicts the bound.
     """
     constants = {name: claim.value for name, claim in answer.constants.items()}
-    pairs = Pairs(graph, constants, answer.upper, region, ranges or {})
+    pairs = Pairs(graph, constants, answer.upper, region, ranges)
     for inputs in itertools.islice(probes(graph, graph.input_shapes, region), PROBES):
         pairs.ascend(inputs, STEPS, DISTANCES)
     return pairs.count, pairs.reached

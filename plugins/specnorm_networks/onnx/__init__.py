@@ -47,7 +47,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         from google.protobuf.message import DecodeError
         from onnx import ModelProto
 
-        from specnorm_networks.onnx.tensors import Tensors, initialisers
+        from specnorm_networks.onnx.tensors import Tensors
         from specnorm_networks.onnx.walk import Walk
     except ModuleNotFoundError as error:
         raise ModelFileError(f"ONNX models need the package onnx: {install('onnx')}.") from error
@@ -74,8 +74,9 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         return walk_with_sizes.graph()
 
     def stored() -> dict[str, Callable[[], Any]]:
-        constants = initialisers(model, walk.reader.again())
-        return {name: constant.load for name, constant in constants.items() if not constant.refusal}
+        reader = walk.reader.again()
+        constants = [reader.describe(proto, proto.name) for proto in model.graph.initializer]
+        return {constant.name: constant.load for constant in constants if not constant.refusal}
 
     return ModelArrays(walk.tensors(), graph, stored=stored)
 

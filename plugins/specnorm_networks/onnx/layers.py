@@ -44,9 +44,12 @@ Pads = tuple[tuple[int, int], ...]
 
 
 def amounts(name: str, stated: Wholes | None, count: int, default: int) -> tuple[int, ...]:
-    """Return the numbers of an attribute, or the default for each axis; refuse a wrong count or impossible numbers."""
+    """Return the numbers of an attribute, or the default for each axis; refuse a wrong count or impossible numbers.
+
+    The default is the smallest possible number.
+    """
     numbers = stated or (default,) * count
-    if len(numbers) != count or any(not 0 <= n <= MAX_AMOUNT for n in numbers):
+    if len(numbers) != count or any(not default <= n <= MAX_AMOUNT for n in numbers):
         raise NoBoundError(f"{name}={list(numbers[:8])} make no sense here")
     return numbers
 
@@ -64,8 +67,6 @@ def steps_of(
     sizes = None if shape is None else shape[2:]
     if not 1 <= ndim <= 3 or (sizes is not None and len(sizes) != ndim):
         raise NoBoundError(f"its windows {windows[:8]} do not fit an input of shape {shape}")
-    if 0 in stride or 0 in dilation:
-        raise NoBoundError("a stride or dilation of 0")
     return stride, dilation, sizes
 
 
@@ -91,7 +92,7 @@ def pads_of(
     if auto_pad not in ("NOTSET", "VALID"):
         raise NoBoundError(f"auto_pad={auto_pad[:20]} is not known here")
     ndim = len(kernel)
-    flat = amounts("pads", pads, 2 * ndim, 0) if auto_pad == "NOTSET" else (0,) * (2 * ndim)
+    flat = amounts("pads", pads if auto_pad == "NOTSET" else None, 2 * ndim, 0)
     return tuple(zip(flat[:ndim], flat[ndim:], strict=True))
 
 

@@ -10,7 +10,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
 from specnorm_networks.certified.operators.linear import PadMode
 from specnorm_networks.onnx.binding import Numbers, Wholes
-from specnorm_networks.onnx.layers import pads_of, steps_of
+from specnorm_networks.onnx.layers import amounts, pads_of, steps_of
 from specnorm_networks.onnx.moves import moved
 from specnorm_networks.onnx.nodes import MAX_AMOUNT, Builder, Call, Data, Output, on_axis, scalar, shape_of
 from specnorm_networks.onnx.tensors import Constant
@@ -30,10 +30,8 @@ def pool(
     count_include_pad: int = 0,
 ) -> Output:
     """Return the maximum or average over windows."""
-    kernel = kernel_shape
+    kernel = amounts("kernel_shape", kernel_shape, len(kernel_shape), 1)
     ceil = bool(ceil_mode)
-    if any(not 0 < n <= MAX_AMOUNT for n in kernel):
-        raise NoBoundError(f"kernel_shape={list(kernel[:8])}")
     stride, dilation, sizes = steps_of(shape_of(x), kernel, strides, dilations)
     has_gaps = max(dilation) > 1 or any(s > k for s, k in zip(stride, kernel, strict=True))
     if auto_pad != "NOTSET" and (ceil or (auto_pad != "VALID" and (count_include_pad or has_gaps))):

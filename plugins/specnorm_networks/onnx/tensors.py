@@ -195,11 +195,6 @@ class Tensors:
         return replace(constant, load=load)
 
 
-def initialisers(model: Any, reader: Tensors) -> dict[str, Constant]:
-    """Return the arrays of a model's file, by name."""
-    return {proto.name: reader.describe(proto, proto.name) for proto in model.graph.initializer}
-
-
 def _whole(text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text):
         raise ValueError(f"{text[:20]!r} is no whole number.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -59,13 +59,6 @@ class _Use:
     constant: Constant
     geometry: Mapping[str, Any]
     sizes: tuple[int, ...] | None
-
-
-def _fits(shape: Sequence[int], dims: Sequence[int | str]) -> bool:
-    """Whether a shape has the sizes that a file states; a size with a name is free."""
-    if len(shape) != len(dims):
-        return False
-    return all(isinstance(dim, str) or n == dim for n, dim in zip(shape, dims, strict=True))
 
 
 def _row(name: str, constant: Constant, kind: Kind, refusal: str | None = None) -> Tensor:
@@ -188,7 +181,9 @@ class Walk:
                 continue
             # A size is a number, a name, or unknown.
             dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].shape.dim]
-            if not _fits(shape, dims):
+            # A size with a name is free.
+            pairs = zip(shape, dims, strict=False)
+            if len(shape) != len(dims) or any(isinstance(dim, int) and dim != n for n, dim in pairs):
                 raise GeometryError(
                     f"The network's input {name!r} is given the shape {'x'.join(map(str, shape))}; the file states "
                     f"{'x'.join(map(str, dims))}. Give the whole shape, with its batch axis."
@@ -238,22 +233,20 @@ class Walk:
         if not tensor.HasField("shape"):
             return None
         dims = tensor.shape.dim
-        ndim = max(len(dims) - 2, 0)
-        spatial_sizes: tuple[int | None, ...] = (None,) * ndim
+        spatial_axes = range(2, len(dims))
+        asked: dict[int, int] = {}
         if isinstance(self.sizes, tuple):
-            if len(self.sizes) == ndim:
-                spatial_sizes = self.sizes
-        elif not isinstance(self.sizes, Mapping):
-            spatial_sizes = (self.sizes,) * ndim
+            asked = dict(zip(spatial_axes, self.sizes, strict=True)) if len(self.sizes) == len(spatial_axes) else {}
+        elif not isinstance(self.sizes, Mapping | None):
+            asked = dict.fromkeys(spatial_axes, self.sizes)
         sizes: list[int] = []
         for axis, dim in enumerate(dims):
-            size = spatial_sizes[axis - 2] if axis >= 2 else None
-            if dim.HasField("dim_value") and dim.dim_value > 0:
+            if dim.dim_value > 0:
                 sizes.append(int(dim.dim_value))
             elif axis == 0 and len(dims) > 1:
                 sizes.append(1)
-            elif size is not None:
-                sizes.append(size)
+            elif axis in asked:
+                sizes.append(asked[axis])
             else:
                 return None
         return tuple(sizes)

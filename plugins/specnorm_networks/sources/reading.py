@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
@@ -24,16 +24,16 @@ def graph_of(exported: Exported) -> Graph:
     return replace(graph, model=Original(exported, output_names, content), note=note)
 
 
+@dataclass(eq=False)
 class Original:
     """The original of an exported model: a `specnorm_networks.model.Model`."""
 
-    def __init__(self, exported: Exported, output_names: tuple[str, ...], file: bytes) -> None:
-        self.exported = exported
-        self.output_names = output_names
-        self.file: bytes | None = file
-        self._first_size_of_inputs = 0.0
-        self._first_sizes: dict[str, float] = {}
-        """Largest absolute value of each output for the first inputs, which are drawn at random."""
+    exported: Exported
+    output_names: tuple[str, ...]
+    file: bytes | None
+    _first_size_of_inputs: float = 0.0
+    _first_sizes: dict[str, float] = field(default_factory=dict)
+    """Largest absolute value of each output for the first inputs, which are drawn at random."""
 
     def values(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed]:
         """Return the inputs, the inner values that the export names, and the original's outputs."""

@@ -135,12 +135,11 @@ def _adaptive(*, largest: bool) -> Callable[..., Any]:
             # Weights are whole numbers, divided by a common denominator: a third would be rounded, to float32 here.
             denominator = math.lcm(*map(len, windows))
             weights = [[denominator // len(window) if k in window else 0 for window in windows] for k in range(n)]
-            is_last = axis == ndim - 1
             order = [*range(ndim)]
             order[axis], order[-1] = order[-1], order[axis]
-            axis_last = value if is_last else op.Transpose(value, perm=order)
+            axis_last = op.Transpose(value, perm=order)
             means = op.Div(op.MatMul(axis_last, _constant(weights, self)), _constant(denominator, self))
-            value = means if is_last else op.Transpose(means, perm=order)
+            value = op.Transpose(means, perm=order)
         return (value, op.Constant(value_int=0)) if largest else value
 
     return write
