@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import frequency_grids, gram_power, random_vectors, top_in_krylov_space
+from specnorm.proof import frequency_grids, power, random_vectors
 from specnorm_networks.certified.links import Link, Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import consecutive, middle_and_leaf_slopes
@@ -95,7 +95,7 @@ class Stage:
             start = start.astype(gram.dtype) if np.iscomplexobj(gram) else start.real
         numpy: Any = np  # as the array library of an algorithm for any library
         first_vectors: Any = start
-        results: Any = gram_power(lambda x: (gram @ x[..., None])[..., 0], first_vectors, steps, xp=numpy)
+        results: Any = power.gram_power(lambda x: (gram @ x[..., None])[..., 0], first_vectors, steps, xp=numpy)
         vectors = results[0]
         values = np.reshape(results[1], (-1,))
         two_largest = np.argsort(values)[-2:]
@@ -120,7 +120,7 @@ def top_eigenvector(matrix: Vectors, start: Vectors) -> tuple[float, Vectors]:
             return x @ matrix.T
 
         for _ in range(RESTARTS):
-            _, vectors, norms = top_in_krylov_space(multiply, multiply, vectors, KRYLOV, xp=numpy)
+            _, vectors, norms = power.top_in_krylov_space(multiply, multiply, vectors, KRYLOV, xp=numpy)
             value = float(norms[0])
             if np.linalg.norm(matrix @ vectors[0] - value * vectors[0]) <= RESIDUAL * value:
                 return value, vectors[0]
