@@ -33,7 +33,7 @@ from specnorm.running.explaining import lines
 from specnorm.running.measuring import proven
 from specnorm.running.program import check_values
 from specnorm.running.search import Clock, OutOfTime
-from specnorm.symbols.power import gram_power
+from specnorm.symbols import power
 from specnorm.symbols.proofs.symbols import symbol_error
 
 # ruff: noqa: RUF022 - sorted by purpose
@@ -49,7 +49,7 @@ __all__ = [
     "random_vectors",
     # Running a method, and what answers say.
     "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_values", "Clock",
-    "counted", "gram_power", "install", "InternalError", "lines", "number", "OutOfTime", "proven", "status_of",
+    "counted", "install", "InternalError", "lines", "number", "OutOfTime", "power", "proven", "status_of",
     "TranslationError", "visible",
 ]
 # fmt: on

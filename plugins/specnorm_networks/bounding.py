@@ -23,7 +23,7 @@ from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import NetworkConstants, propagate
 from specnorm_networks.certified.ranges import LazyRanges, Ranges, stated_boxes
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.descent import proof_products
+from specnorm_networks.descent.costs import proof_products
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Parts, Searching, expected_constant
 
@@ -35,7 +35,7 @@ WORTHWHILE_AT_OWN_SIZE = 2.0
 """The same share for runs with a part of one layer. The search counts that layer's norm at every size, but the proof
 its smaller norm at its own size. So a proof can gain although the search expects a loss."""
 EXPENSIVE = 2**33
-"""A proof of more multiplications than this number is expensive (`descent.proof_products`)."""
+"""A proof of more multiplications than this number is expensive (`descent.costs.proof_products`)."""
 WORTH_AN_EXPENSIVE_PROOF = 0.995
 """A further expensive proof is made only if the expected constant is below this share of the best proven constant."""
 NEAR_1 = 0.05

@@ -24,21 +24,10 @@ from specnorm_networks.certified.heads import Head, NotProvenError, constant_bef
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.parts import middle_and_leaf_slopes
-from specnorm_networks.descent import (
-    MEMORY,
-    RATE,
-    ROUNDS,
-    Stage,
-    Vectors,
-    cost,
-    frequencies,
-    gradient_steps,
-    parameters,
-    stages_of_part,
-    stages_of_run,
-    symbols_at,
-    value_alone,
-)
+from specnorm_networks.descent.costs import RATE, cost, frequencies
+from specnorm_networks.descent.gradient import gradient_steps, parameters, value_alone
+from specnorm_networks.descent.search import MEMORY, ROUNDS
+from specnorm_networks.descent.stages import Stage, Vectors, stages_of_part, stages_of_run, symbols_at
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Multipliers
 
@@ -131,7 +120,7 @@ class _Search:
     """State of the search.
 
     ``point`` is one vector: log D of the channels of each link but the last, then the logits of the shares, one for
-    each of these links. D and the shares are those of `descent.parameters`.
+    each of these links. D and the shares are those of `descent.gradient.parameters`.
     """
 
     def __init__(self, head: Head, method: Multipliers) -> None:
@@ -237,11 +226,10 @@ def _cost(head: Head) -> tuple[float, float]:
     the head's solution and Gram matrix of p inputs and m outputs. The factors 0.3, 1.2, 3 and 48 are rough.
     """
     count = len(head.frequencies[0])
-    part = head.body.whole
     m = head.link.width
     p = head.body.links[-1].width
-    of_body = cost(head.body, [(0, len(part.links))], 2)
-    grids = count / frequencies(part, 2)  # `of_body` is the cost on a grid of two frequencies an axis
+    of_body = cost(head.body, [(0, len(head.body.links))], 2)
+    grids = count / frequencies(head.body, 2)  # `of_body` is the cost on a grid of two frequencies an axis
     solution_and_gram = p**3 / 1.5 + 2.0 * p * p * m + 2.0 * m * m * p
     products = 0.3 * grids * of_body.products + 1.2 * count * solution_and_gram
     memory = 3 * grids * of_body.memory + 48.0 * count * (2 * m * p + p * p)

@@ -14,7 +14,7 @@ from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
 from specnorm.proof import Clock, arithmetic, backends, check_values, proven
 from specnorm_networks.certified.digests import digest_of_bits
-from specnorm_networks.certified.kernels import SizesOfLayer, norm_of_layer, norm_of_matrices
+from specnorm_networks.certified.kernels import PlacedLayer, SizesOfLayer, norm_of_layer, norm_of_matrices
 
 if TYPE_CHECKING:
     from specnorm import Geometry, Result
@@ -66,9 +66,7 @@ class Measure:
 
     def __call__(
         self,
-        layer: Layer,
-        geometry: dict[str, Any],
-        sizes: SizesOfLayer | None,
+        placed_layer: PlacedLayer,
         scale: NDArray[np.float64] | None,
         shrink: NDArray[np.float64] | None = None,
     ) -> Upper:
@@ -76,10 +74,6 @@ class Measure:
 
         Parameters
         ----------
-        geometry : dict
-            Geometry of the layer, merged with the padding before it.
-        sizes : pair of tuple of int, optional
-            Spatial sizes of input and output; None: every size.
         scale, shrink : array, optional
             As for `kernels.norm_of_layer`.
 
@@ -88,24 +82,23 @@ class Measure:
         SpecnormError
             If the kernel cannot be measured.
         """
-        kernel = layer.load()
+        layer = placed_layer.layer
         key = (
-            _digest(kernel),
+            _digest(layer.load()),
             layer.outputs_last,
-            repr(sorted(geometry.items())),
-            sizes,
+            repr(sorted(placed_layer.geometry.items())),
+            placed_layer.sizes,
             None if scale is None else scale.tobytes(),
             None if shrink is None else shrink.tobytes(),
         )
         if key in self._norms:
             return self._norms[key]
-        stored = layer.stored()
-        size = _own_size(ConvSpec.of(tuple(stored.shape), **geometry), sizes)
-        spec = ConvSpec.of(tuple(stored.shape), **geometry, input_shape=size)
+        size = _own_size(placed_layer.spec, placed_layer.sizes)
+        spec = ConvSpec.of(tuple(layer.stored().shape), **placed_layer.geometry, input_shape=size)
         is_plain = scale is None and shrink is None
         earlier_claim = self.known(layer, spec) if self.known and is_plain else None
         prove = self._prove if earlier_claim is None else (lambda *_: (earlier_claim,))
-        norm = norm_of_layer(layer, geometry, size, scale, shrink, prove)
+        norm = norm_of_layer(placed_layer, size, scale, shrink, prove)
         if not self.clock.expired:
             self._norms[key] = norm
         return norm

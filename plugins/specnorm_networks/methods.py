@@ -14,7 +14,8 @@ from specnorm.proof import Clock
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import cut_into_parts, usable
-from specnorm_networks.descent import RATE, ROUNDS, cost, proof_products, search_weights
+from specnorm_networks.descent.costs import RATE, cost, proof_products
+from specnorm_networks.descent.search import ROUNDS, search_weights
 from specnorm_networks.progress import Progress
 
 WIDTHS = (2**20, 4096, 2048, 1024, 512)
@@ -30,7 +31,7 @@ Parts = Sequence[tuple[int, int]]
 
 def expected_constant(run: Run, weights: Sequence[FloatArray]) -> float:
     """Return the constant of a run that a search expects from weights: their scale is the last value's weight."""
-    return math.prod(link.factor.value for link in run.links) / float(np.min(weights[-1]))
+    return math.prod(map(float, run.factors)) / float(np.min(weights[-1]))
 
 
 class Method:

@@ -20,7 +20,7 @@ from specnorm_networks.certified.operators import (
     Unknown,
 )
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap, Shape, flattened
-from specnorm_networks.certified.operators.joins import Selection
+from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.piecewise import Piecewise
 from specnorm_networks.certified.operators.registry import registered_operators
 from specnorm_networks.certified.parts import constants
@@ -41,7 +41,7 @@ from specnorm_networks.certified.scope import Map, Scope
 from specnorm_networks.certified.writing_out import linear_operators, written_out
 from specnorm_networks.comparison.attack import gradient, length, moved
 from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
-from specnorm_networks.descent import Adam
+from specnorm_networks.descent.adam import Adam
 from specnorm_networks.exported_file import AnswerWithFile
 from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
@@ -58,8 +58,8 @@ __all__ = [
     # Text.
     "aligned", "html_table", "shortened",
     # For extensions: graphs, and the parts of operators that rules use.
-    "Constant", "FloatArray", "Shape", "LinearMap", "LogSoftmax", "Map", "Matrix", "NoBoundError", "Piecewise",
-    "Pointwise", "Scope", "Selection", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants",
+    "Constant", "Extreme", "FloatArray", "Shape", "LinearMap", "LogSoftmax", "Map", "Matrix", "NoBoundError",
+    "Piecewise", "Pointwise", "Scope", "Softmax", "Source", "UNDERFLOW", "Unknown", "before_added_constants",
     "flattened", "is_file", "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.
     "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of", "linear_map_of",

@@ -81,8 +81,8 @@ def proven_parts(net: Network, steps: int = 6) -> Iterator[ProvenPart]:
         for first, last in cuts:
             part = run.part(first, last)
             constant = float(parts.constant_of_part(part, values[first : last + 1], MEASURE))
-            depth = {first: 0}
-            for at, link in enumerate(part.links, first + 1):
+            depth = {0: 0}
+            for at, link in enumerate(part.links, 1):
                 depth[at] = 1 + max(depth[source] for source in link.sources)
             order = [number[end] for end in ends[first : last + 1]]
             weights_of_entries = []

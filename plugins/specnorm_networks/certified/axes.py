@@ -118,21 +118,46 @@ COORDINATES = ("half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"
 """How the index of an output gives its coordinate in the input."""
 
 
-@lru_cache(maxsize=64)
-def resized_rows(
-    size: int,
-    outputs: int,
-    scale: Fraction,
-    coordinates: str,
-    kind: str,
-) -> tuple[Row, ...]:
-    """Return pixels and weights of each output, by exact coordinates.
+@dataclass(frozen=True)
+class AxisResizing:
+    """Resizing along one axis."""
 
-    ``coordinates``: one of `COORDINATES`. ``kind``: "linear", or one of `ROUNDINGS`.
-    """
+    size: int
+    """Size of the axis in the input."""
+    outputs: int
+    """Size of the axis in the value."""
+    scale: Fraction
+    """Outputs per input pixel."""
+    coordinates: str
+    """One of `COORDINATES`."""
+
+    def coordinate(self, output: int) -> Fraction:
+        """Return the coordinate of an output in the input."""
+        if self.coordinates == "asymmetric":
+            return output / self.scale
+        if self.coordinates == "align_corners":
+            return Fraction(output * (self.size - 1), self.outputs - 1) if self.outputs > 1 else Fraction(0)
+        if self.coordinates == "pytorch_half_pixel" and self.outputs == 1:
+            return Fraction(0)
+        return (output + HALF) / self.scale - HALF
+
+    def coordinate_error(self, unit: float) -> float:
+        """Bound the error of all coordinates, computed with a unit roundoff u.
+
+        The coordinates are ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, or ``i (n - 1) / (m - 1)``. At
+        most three roundings occur: of the factor, of the product or quotient, and of the difference. With their
+        products they are below 4 u (|x| + 1).
+        """
+        ends = self.coordinate(0), self.coordinate(max(self.outputs - 1, 0))
+        return host.inflate(4 * unit * float(max(map(abs, ends)) + 1), 4)
+
+
+@lru_cache(maxsize=64)
+def resized_rows(resizing: AxisResizing, kind: str) -> tuple[Row, ...]:
+    """Return pixels and weights of each output, by exact coordinates. ``kind``: "linear", or one of `ROUNDINGS`."""
     rows: list[Row] = []
-    for output in range(outputs):
-        x = _coordinate(output, size, outputs, scale, coordinates)
+    for output in range(resizing.outputs):
+        x = resizing.coordinate(output)
         if kind == "linear":
             # The value at x is interpolated between the pixels before and after x.
             before = math.floor(x)
@@ -143,45 +168,10 @@ def resized_rows(
         weights: dict[int, Fraction] = {}
         for pixel, weight in pixels:
             if weight:
-                nearest = min(max(pixel, 0), size - 1)  # beyond the borders, pixels are repeated
+                nearest = min(max(pixel, 0), resizing.size - 1)  # beyond the borders, pixels are repeated
                 weights[nearest] = weights.get(nearest, Fraction(0)) + weight
         rows.append(tuple(weights.items()))
     return tuple(rows)
-
-
-def coordinate_error(
-    size: int,
-    outputs: int,
-    scale: Fraction,
-    coordinates: str,
-    unit: float,
-) -> float:
-    """Bound the error of all coordinates, computed with a unit roundoff u.
-
-    The coordinates are ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, or ``i (n - 1) / (m - 1)``. At most
-    three roundings occur: of the factor, of the product or quotient, and of the difference. With their products they
-    are below 4 u (|x| + 1).
-    """
-    first = _coordinate(0, size, outputs, scale, coordinates)
-    last = _coordinate(max(outputs - 1, 0), size, outputs, scale, coordinates)
-    return host.inflate(4 * unit * float(max(abs(first), abs(last)) + 1), 4)
-
-
-def _coordinate(
-    i: int,
-    size: int,
-    outputs: int,
-    scale: Fraction,
-    coordinates: str,
-) -> Fraction:
-    """Return the coordinate of output i in the input."""
-    if coordinates == "asymmetric":
-        return i / scale
-    if coordinates == "align_corners":
-        return Fraction(i * (size - 1), outputs - 1) if outputs > 1 else Fraction(0)
-    if coordinates == "pytorch_half_pixel" and outputs == 1:
-        return Fraction(0)
-    return (i + HALF) / scale - HALF
 
 
 # -- norms -------------------------------------------------------------------------------------------------------------

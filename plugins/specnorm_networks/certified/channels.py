@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node, Shape
-from specnorm_networks.certified.kernels import SizesOfLayer
+from specnorm_networks.certified.kernels import PlacedLayer
 from specnorm_networks.certified.operators.base import FloatArray
 
 
@@ -40,10 +39,10 @@ def in_network(
     node: Node,
     layer: ops.Layer,
     nodes: Mapping[str, Node],
-) -> tuple[Node, dict[str, Any], SizesOfLayer | None]:
-    """Return the node that a layer reads, the layer's geometry, and the spatial sizes before and after it.
+) -> tuple[Node, PlacedLayer]:
+    """Return the node that a layer reads, and the layer in its place.
 
-    Padding that is bounded with the layer is a part of it. Sizes are None if one is unknown. ``nodes``: all, by name.
+    Padding that is bounded with the layer is a part of it. ``nodes``: all, by name.
     """
     source = nodes[node.inputs[0]]
     geometry = dict(layer.geometry)
@@ -52,9 +51,15 @@ def in_network(
         geometry |= {"padding_mode": pad.mode, "padding": pad.pads}
         source = nodes[source.inputs[0]]
     if source.shape is None or node.shape is None:
-        return source, geometry, None
+        return source, PlacedLayer(layer, geometry)
     before, after = (shape[len(shape) - layer.spatial :] for shape in (source.shape, node.shape))
-    return source, geometry, (before, after)
+    return source, PlacedLayer(layer, geometry, (before, after))
+
+
+def summands_that_change(node: Node, weights: Sequence[float], nodes: Mapping[str, Node]) -> list[tuple[Node, float]]:
+    """Return the inputs of a sum that are no constants, each with its weight."""
+    summands = zip([nodes[name] for name in node.inputs], weights, strict=True)
+    return [(summand, weight) for summand, weight in summands if not isinstance(summand.operator, ops.Constant)]
 
 
 def keeps_channels(operator: ops.Operator, before: Shape | None, after: Shape | None) -> bool:

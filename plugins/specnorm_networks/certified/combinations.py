@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
 from specnorm_networks.certified.links import Term
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
+from specnorm_networks.certified.operators.base import NoBoundError
 
 
 class NoSumError(NoBoundError):
@@ -128,8 +127,3 @@ def _every_nth_pixel(
         stride[spatial_axis] *= step
         terms.append(replace(term, stride=tuple(stride)))
     return replace(combination, terms=tuple(terms))
-
-
-def round_but_zero(rounding: Callable[[float], float], numbers: FloatArray) -> FloatArray:
-    """Return each number rounded by a function; 0 is exact and stays."""
-    return np.array([rounding(float(number)) if number else 0.0 for number in numbers])

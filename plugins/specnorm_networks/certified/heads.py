@@ -48,7 +48,7 @@ from specnorm.proof import (
 )
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import MOST_ENTRIES_AT_ONCE, ROUNDINGS, Norms, scaling_error
-from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
+from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.parts import (
     constant_of_run,
@@ -141,13 +141,13 @@ class Head:
         magnitudes = self._of_pixels(term.magnitudes(0).kernel)
         average = self.body.links[-1].average
         # A sum of averages has as many more roundings as it has terms.
-        return magnitudes if average is None else magnitudes * (1 + len(average.matrix) / ROUNDINGS)
+        return magnitudes if average is None else magnitudes * (1 + len(average) / ROUNDINGS)
 
     def _of_pixels(self, matrix: FloatArray) -> FloatArray:
         """Return the matrix layer as a map of the body's pixels, of which it may read averages."""
         last = self.body.links[-1]
         if last.average is not None:
-            averages = last.average.matrix
+            averages = last.average.reshape(len(last.average), -1)
             matrix = matrix.reshape(-1, len(averages)) @ averages
         return matrix.reshape(-1, last.width, *self.window)
 
@@ -169,30 +169,13 @@ class Head:
         ``root``: R, one column for each entry of x'.
         """
         first = len(self.weights_before)
-        entries = range(len(root))
         names = [name for link in self.run.links[first : self.matrix_number + 1] for name in link.kernel_names]
         root_layer = Layer(" + ".join(names), load=lambda: root, geometry={}, spatial=0)
-        root_term = Term(
-            0,
-            reads=entries,
-            rows=range(self.link.width),
-            placed_layer=PlacedLayer(root_layer, {}, ConvSpec.of(root.shape), None),
-            columns=entries,
-        )
-        links = [replace(self.link, terms=(root_term,))]
-        links += [_renumbered(link, -self.matrix_number) for link in self.run.links[self.matrix_number + 1 :]]
-        later_cut_points = []
-        for cut_point in self.run.cut_points:
-            if cut_point > self.matrix_number:
-                later_cut_points.append(cut_point - self.matrix_number)
+        root_link = replace(self.link, terms=(Term.of_matrix(0, root_layer),))
+        run = self.run.part(self.matrix_number, len(self.run.links))
         start = f"{self.run.links[first - 1].end}, weighted" if self.weights_before else self.run.start
-        following = Run(start, len(root), tuple(links), (0, *later_cut_points))
+        following = replace(run, start=start, width=len(root), links=(root_link, *run.links[1:]))
         return following._with_domain(self.run.domain)
-
-
-def _renumbered(link: Link, by: int) -> Link:
-    """Return a link whose terms read values with other numbers. ``by``: what is added to the numbers."""
-    return replace(link, terms=tuple(replace(term, source=term.source + by) for term in link.terms))
 
 
 # -- where a run has a matrix layer ------------------------------------------------------------------------------------
@@ -218,19 +201,18 @@ def head_of(
     # The run has to be cut before the body, and on both sides of the matrix.
     if first >= matrix_number or not {first, matrix_number, matrix_number + 1} <= set(run.cut_points):
         raise NoBoundError("the run cannot be cut around the matrix")
-    body = _body(run, first, matrix_number)
+    body = run.part(first, matrix_number)
     sizes = _sizes(body)
     if not _reads_all_pixels(run.links[matrix_number - 1], sizes[-1]):
         raise NoBoundError("the matrix does not read all pixels")
     grids = grids_of(body)
     coarse_body = _on_coarsest_grid(body, grids)
-    part = coarse_body.whole
-    if not _has_joint_bound(part):
+    if not _has_joint_bound(coarse_body):
         raise NoBoundError("the body has no joint bound")
     sizes_on_coarsest_grid = []
     for value, size in enumerate(sizes):
         sizes_on_coarsest_grid.append([-(-n // pixels) for n, pixels in zip(size, grids[value], strict=True)])
-    ring = _ring(part, sizes_on_coarsest_grid)
+    ring = _ring(coarse_body, sizes_on_coarsest_grid)
     if math.prod(ring) > LARGEST_RING:
         raise NoBoundError("the ring is too large")
     return Head(run, coarse_body, sizes[-1], ring, tuple(starts), tuple(before))
@@ -243,7 +225,7 @@ def _on_coarsest_grid(body: Run, grids: Mapping[int, tuple[int, ...]]) -> Run:
     """
     widths = [body.width, *(link.width for link in body.links)]
     rows_of_k = sum(width * math.prod(grids[value]) for value, width in enumerate(widths))
-    if rows_of_k**2 * taps_of(body.whole) > MOST_KERNEL_ENTRIES:
+    if rows_of_k**2 * taps_of(body) > MOST_KERNEL_ENTRIES:
         raise NoBoundError("the body is too large")
     has_finer_grid = any(max(grid) > 1 for value, grid in grids.items() if value > 0)
     return by_phases(body) if has_finer_grid else body
@@ -258,20 +240,12 @@ def _matrix_of_pixels(run: Run) -> int:
         if term.source != number or term.placed_layer is None or term.placed_layer.layer.spatial:
             continue
         # Between the function and the matrix there may be averages and flattening, and nothing else.
-        has_averages_alone = last.average is not None and last.factor is last.average.factor
-        if last.ends_with_function or not (has_averages_alone or last.is_followed_by_no_operator):
+        if last.ends_with_function or (last.factors and last.average is None):
             continue
         features = range(last.width * last.repeat)
         if term.rows == range(link.width) and term.reads == features and term.columns == features:
             return number
     raise NoBoundError("no matrix reads the pixels of a convolution")
-
-
-def _body(run: Run, first: int, last: int) -> Run:
-    """Return links ``first:last`` as a separate run."""
-    links = [_renumbered(link, -first) for link in run.links[first:last]]
-    cut_points = tuple(cut_point - first for cut_point in run.cut_points if first <= cut_point <= last)
-    return replace(run, width=run.part(first, last).width, links=tuple(links), cut_points=cut_points)
 
 
 def _reads_all_pixels(last: Link, window: PixelCounts) -> bool:
@@ -281,10 +255,10 @@ def _reads_all_pixels(last: Link, window: PixelCounts) -> bool:
     """
     if last.average is None:
         return last.repeat == math.prod(window)
-    return last.average.pixels == window and last.repeat == len(last.average.matrix)
+    return last.average.shape == (last.repeat, *window)
 
 
-def _has_joint_bound(part: Part) -> bool:
+def _has_joint_bound(part: Run) -> bool:
     """Whether one matrix K describes all links of a body, and is not too large."""
     if not part.on_one_grid or len(part.borders) > 1 or "none" in part.borders:
         return False
@@ -309,7 +283,7 @@ def _sizes(body: Run) -> list[PixelCounts]:
     return [sizes.pop() for sizes in sizes_of_value]
 
 
-def _ring(part: Part, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _ring(part: Run, sizes: Sequence[Sequence[int]]) -> tuple[int, ...]:
     """Return N, one number an axis.
 
     The output of a layer at m in [0, n') reads the position m + p of the input's window [0, n), for each position p of
@@ -342,11 +316,9 @@ def constant_before(head: Head, norms: Norms) -> Upper:
         As `parts.constant_of_run`.
     """
     first = len(head.weights_before)
-    cut_points = tuple(cut_point for cut_point in head.run.cut_points if cut_point <= first)
-    links_before = replace(head.run, links=head.run.links[:first], cut_points=cut_points)
-    factors = [link.factor for link in links_before.links if link.factor.value != 1]
+    links_before = head.run.part(0, first)
     parts = parts_from(links_before, head.starts)
-    premises = [*constants(links_before, parts, head.weights_before, norms), *factors]
+    premises = [*constants(links_before, parts, head.weights_before, norms), *links_before.factors]
     product = host.mul_up(*(claim.value for claim in premises))
     return make_upper(product, head, f"{first} layers before a head, weighted", *premises)
 
@@ -412,16 +384,14 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray]) -> tuple[FloatA
     approximation of G is the sum of E Y over the frequencies, and the error at one of them is
     ``|E (I - K)^-1 E* - E Y| <= |Y| |S| + |S|^2 / least``, with a number ``least`` below all eigenvalues of I - K.
     """
-    part = head.body.whole
-    slopes = [middle_and_leaf_slopes(*link.slopes) for link in part.links]  # the last function has a multiplier, too
+    body = head.body
+    slopes = [middle_and_leaf_slopes(*link.slopes) for link in body.links]  # the last function has a multiplier, too
     all_weights = [head.weights_at_start, *weights]
-    k = hermitian_kernel(edges(part, part.kernels, all_weights, slopes))
+    k = hermitian_kernel(edges(body, body.kernels, all_weights, slopes))
     numbers: Any = k
     ops = ArrayOps.of(backends.backend_for(numbers), numbers)
-    magnitudes = k
-    if part.has_sums or part.has_entry_errors:
-        magnitudes = hermitian_kernel(edges(part, part.magnitudes, all_weights, slopes))
-    last_weights = all_weights[-1].reshape(1, -1, *(1,) * part.axes)
+    magnitudes = hermitian_kernel(edges(body, body.magnitudes, all_weights, slopes))
+    last_weights = all_weights[-1].reshape(1, -1, *(1,) * body.axes)
     w = head.matrix / last_weights
     k_error = _symbol_error(k, magnitudes)
     w_error = _symbol_error(w, head.magnitudes / last_weights)
@@ -433,7 +403,7 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray]) -> tuple[FloatA
 
     n = len(k)
     outputs, channels = w.shape[:2]
-    columns = slice(sum(part.widths[:-1]), sum(part.widths[:-1]) + channels)
+    columns = slice(sum(body.widths[:-1]), sum(body.widths[:-1]) + channels)
     k_positions = frequency_grids.product([np.arange(taps) - taps // 2 for taps in k.shape[2:]])
     w_positions = frequency_grids.tap_points(head.window)
     frequencies, counts = head.frequencies

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -41,6 +42,22 @@ SizesOfLayer = tuple[tuple[int, ...], tuple[int, ...]]
 Numbers = NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False)
+class PlacedLayer:
+    """A layer's kernel together with what its place in the network determines: padding and sizes."""
+
+    layer: Layer
+    geometry: Mapping[str, Any]
+    """Geometry of the layer, merged with the padding before it."""
+    sizes: SizesOfLayer | None = None
+    """Spatial sizes before and after the layer; None: unknown."""
+
+    @cached_property
+    def spec(self) -> ConvSpec:
+        """Geometry together with the shape of the kernel."""
+        return ConvSpec.of(tuple(self.layer.stored().shape), **self.geometry)
+
+
 class Norms(Protocol):
     """An object that proves norms of kernels for the rules of networks, such as `specnorm_networks.tools.Measure`."""
 
@@ -50,14 +67,12 @@ class Norms(Protocol):
 
     def __call__(
         self,
-        layer: Layer,
-        geometry: dict[str, Any],
-        sizes: SizesOfLayer | None,
+        placed_layer: PlacedLayer,
         scale: Numbers | None,
         divisors: Numbers | None = None,
         /,
     ) -> Upper:
-        """Return the norm of a layer in some geometry, proven by `norm_of_layer`."""
+        """Return the norm of a layer, proven by `norm_of_layer`."""
         ...
 
     def matrices(self, layer: Layer, /) -> Upper:
@@ -74,8 +89,7 @@ Prover = Callable[["AnyArray", ConvSpec], Sequence[Upper]]
 
 
 def norm_of_layer(
-    layer: Layer,
-    geometry: Mapping[str, Any],
+    placed_layer: PlacedLayer,
     size: tuple[int, ...] | None,
     scale: Numbers | None,
     divisors: Numbers | None,
@@ -94,9 +108,9 @@ def norm_of_layer(
     prove : callable
         Proves the norm of the scaled kernel.
     """
-    spec, kernel, error = _scaled(layer, geometry, size, scale, divisors)
+    spec, kernel, error = _scaled(placed_layer, size, scale, divisors)
     # Where nothing was scaled, the norm of the stored array is proven: the claim has the digest of its bits.
-    claims = prove(kernel if error else layer.stored(), spec)
+    claims = prove(kernel if error else placed_layer.layer.stored(), spec)
     best = min((claim for claim in claims if bounds_norm_of(claim, spec, kernel)), key=float, default=None)
     if best is None:
         raise HypothesisError(f"{[claim.what for claim in claims]}: none is the norm of {spec}")
@@ -107,22 +121,20 @@ def norm_of_layer(
 
 def checked_norm(
     norms: Norms,
-    layer: Layer,
-    geometry: dict[str, Any],
-    sizes: SizesOfLayer | None,
+    placed_layer: PlacedLayer,
     scale: Numbers | None,
     divisors: Numbers | None = None,
 ) -> Upper:
     """Return the norm of a layer as ``norms`` proves it; `HypothesisError` if its claim is about another layer."""
-    norm = norms(layer, geometry, sizes, scale, divisors)
+    norm = norms(placed_layer, scale, divisors)
     size = getattr(norm.what, "input_shape", None)
-    spec, kernel, error = _scaled(layer, geometry, size, scale, divisors)
+    spec, kernel, error = _scaled(placed_layer, size, scale, divisors)
     if not _is_claim_about(norm, spec, _digest(kernel, error)):
         raise HypothesisError(f"{norm.what} is not {spec}, or of another kernel")
     holds_at_every_size = size in (None, ())
-    input_size = None if sizes is None else sizes[0]
+    input_size = None if placed_layer.sizes is None else placed_layer.sizes[0]
     if not holds_at_every_size and size != input_size:
-        raise HypothesisError(f"{norm.what} is of another size than {sizes}")
+        raise HypothesisError(f"{norm.what} is of another size than {placed_layer.sizes}")
     return norm
 
 
@@ -136,8 +148,7 @@ def _digest(kernel: Numbers, error: float) -> str:
 
 
 def _scaled(
-    layer: Layer,
-    geometry: Mapping[str, Any],
+    placed_layer: PlacedLayer,
     size: tuple[int, ...] | None,
     scale: Numbers | None,
     divisors: Numbers | None,
@@ -147,10 +158,10 @@ def _scaled(
     If ``size`` is None and the layer is defined only for sizes that its stride divides, the returned geometry is one
     that holds at every size (`at_every_size`).
     """
-    kernel = layer.kernel()
-    spec = ConvSpec.of(kernel.shape, **geometry, input_shape=size)
+    kernel = placed_layer.layer.kernel()
+    spec = ConvSpec.of(kernel.shape, **placed_layer.geometry, input_shape=size)
     if size is None and spec.needs_divisible_sizes:
-        spec = ConvSpec.of(kernel.shape, **at_every_size(dict(geometry)))
+        spec = ConvSpec.of(kernel.shape, **at_every_size(dict(placed_layer.geometry)))
     if scale is None and divisors is None:
         return spec, kernel, 0.0
     if scale is not None:

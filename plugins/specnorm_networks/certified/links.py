@@ -2,7 +2,7 @@
 
 A *value* is what a function, applied to each entry, makes of a sum of linear maps of earlier values. A `Link` is that
 sum and its function; each linear map in it is a `Term`. Links in the order of computation that lead from one value to
-another are a `Run`. Consecutive links of a run are a `Part` if one norm, that of a kernel made of all of them, bounds
+another are a `Run`. Consecutive links of a run are a *part* if one norm, that of a kernel made of all of them, bounds
 their constant: this is their *joint bound* (`parts`). In a run each value may be measured in a norm of its own, with
 one weight a channel.
 
@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.proof import Upper, host
 from specnorm_networks.certified.graph import Layer
-from specnorm_networks.certified.kernels import ROUNDINGS, SizesOfLayer, by_channel
+from specnorm_networks.certified.kernels import ROUNDINGS, PlacedLayer, by_channel
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
-from specnorm_networks.certified.rules import IDENTITY_AFTER_LINK, Average
 from specnorm_networks.certified.scope import Domain
 
 Borders = Literal["zeros", "circular", "any", "none"]
@@ -35,19 +34,6 @@ Borders = Literal["zeros", "circular", "any", "none"]
 
 "any": it is valid for each treatment; "none": for none.
 """
-
-
-@dataclass(frozen=True, eq=False)
-class PlacedLayer:
-    """A layer's kernel together with what its place in the network determines: padding and sizes."""
-
-    layer: Layer
-    geometry: dict[str, Any]
-    """Geometry of the layer, merged with the padding before it."""
-    spec: ConvSpec
-    """Geometry together with the shape of the kernel."""
-    sizes: SizesOfLayer | None
-    """Spatial sizes before and after the layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +56,13 @@ class Term:
     roundings."""
     alpha: Fraction = Fraction(1)
     """Exact factor of the whole term: 0, or of a magnitude among those of normal numbers."""
+
+    @classmethod
+    def of_matrix(cls, source: int, layer: Layer) -> Term:
+        """Return a matrix from all channels of a value to all channels of the link."""
+        placed_layer = PlacedLayer(layer, {})
+        columns = range(placed_layer.spec.cin)
+        return cls(source, columns, rows=range(placed_layer.spec.cout), placed_layer=placed_layer, columns=columns)
 
     @property
     def factor(self) -> float:
@@ -184,14 +177,13 @@ class Link:
     """Smallest and largest slope of the function in each channel, shape (width,); 1 if there is no function."""
     end: str
     """Name of the last node that was merged into this link, such as pooling, or fixed values that are added."""
-    node: str = ""
-    """Name of the node of the function itself; "" in links that are not looked up by name."""
-    factor: Upper = IDENTITY_AFTER_LINK
-    """Constant of the operators that follow the function (pooling, resizing), which treat each channel by itself."""
+    factors: tuple[Upper, ...] = ()
+    """Constants of the operators that follow the function (pooling, resizing), which treat each channel by itself."""
     pixels: int = 0
     """Number of pixels of each channel that are flattened before the next links read them; 0: it is not flattened."""
-    average: Average | None = None
-    """The averages that follow the function, if these are the only operators that do."""
+    average: FloatArray | None = None
+    """Weights of the averages of each channel's pixels that follow the function, shape (averages, *pixels); None unless
+    they alone follow it."""
     groups: NDArray[np.intp] | None = None
     """Number of the group of each channel, if the function sorts, or reflects, channels of one group together. Such a
     function moves no two vectors further apart in a norm that has one weight for each group. None: each channel is
@@ -211,18 +203,13 @@ class Link:
 
     @property
     def ends_with_function(self) -> bool:
-        """Whether nothing follows the function: neither operators of `factor` nor flattening."""
-        return self.is_followed_by_no_operator and not self.pixels
+        """Whether nothing follows the function: neither operators of `factors` nor flattening."""
+        return not self.factors and not self.pixels
 
     @property
     def largest_slopes(self) -> FloatArray:
         """Largest absolute slope of each channel."""
         return np.asarray(np.maximum(abs(self.slopes[0]), abs(self.slopes[1])))
-
-    @property
-    def is_followed_by_no_operator(self) -> bool:
-        """Whether no operator follows the function, except for flattening."""
-        return self.factor is IDENTITY_AFTER_LINK
 
     @property
     def has_negative_slope(self) -> bool:
@@ -262,9 +249,6 @@ class Run:
     width: int
     """Channels of that node's value."""
     links: tuple[Link, ...]
-    cut_points: tuple[int, ...]
-    """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut: no link after such a value reads an
-    earlier one."""
     _domain: Domain | None = field(default=None, init=False)
 
     @property
@@ -285,29 +269,34 @@ class Run:
         """Name of the last node."""
         return self.links[-1].end
 
+    @cached_property
+    def cut_points(self) -> tuple[int, ...]:
+        """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut.
+
+        No link after such a value reads an earlier one.
+        """
+        earliest_sources = [min(link.sources, default=before) for before, link in enumerate(self.links)]
+        cut_points = []
+        for number in range(len(self.links) + 1):
+            if all(source >= number for source in earliest_sources[number:]):
+                cut_points.append(number)
+        return tuple(cut_points)
+
+    def part(self, first: int, last: int) -> Run:
+        """Return links ``first:last`` as a separate run, whose values are numbered from 0; both ends are cut points."""
+        if not first:
+            return Run(self.start, self.width, self.links[:last])._with_domain(self.domain)
+        links = []
+        for link in self.links[first:last]:
+            terms = tuple(replace(term, source=term.source - first) for term in link.terms)
+            links.append(replace(link, terms=terms))
+        before = self.links[first - 1]
+        return Run(before.end, before.width * before.repeat, tuple(links))._with_domain(self.domain)
+
     @property
-    def whole(self) -> Part:
-        """All links as one part."""
-        return self.part(0, len(self.links))
-
-    def part(self, first: int, last: int) -> Part:
-        """Return links ``first:last`` as one part."""
-        width = self.width
-        if first:
-            before = self.links[first - 1]
-            width = before.width * before.repeat
-        return Part(self.links[first:last], first, width)
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Consecutive links of a run that are bounded together."""
-
-    links: tuple[Link, ...]
-    first: int
-    """Number of the value that the first link reads."""
-    width: int
-    """Channels of that value."""
+    def factors(self) -> list[Upper]:
+        """Constants of the operators that follow the functions (`Link.factors`)."""
+        return [factor for link in self.links for factor in link.factors]
 
     @property
     def _terms(self) -> list[Term]:
@@ -332,12 +321,7 @@ class Part:
     @property
     def is_chain(self) -> bool:
         """Whether each link reads only the value before it."""
-        return all(link.sources == (source,) for source, link in enumerate(self.links, self.first))
-
-    @property
-    def has_sums(self) -> bool:
-        """Whether a link adds several terms of one value."""
-        return any(len(link.terms) > len(link.sources) for link in self.links)
+        return all(link.sources == (source,) for source, link in enumerate(self.links))
 
     @property
     def has_entry_errors(self) -> bool:
@@ -347,10 +331,10 @@ class Part:
     @property
     def depth(self) -> int:
         """Number of links on the longest path."""
-        depths = {self.first: 0}
-        for value, link in enumerate(self.links, self.first + 1):
-            depths[value] = 1 + max(depths[source] for source in link.sources)
-        return depths[self.first + len(self.links)]
+        depths = [0]
+        for link in self.links:
+            depths.append(1 + max(depths[source] for source in link.sources))
+        return depths[-1]
 
     @property
     def widths(self) -> list[int]:
@@ -369,8 +353,8 @@ class Part:
         if len(dimensions) > 1 or any(not link.ends_with_function for link in self.links[:-1]):
             return False
         ones = (1,) * self.axes
-        strides_of_first = {term.stride or ones for term in self._terms if term.source == self.first}
-        strides_of_later = {term.stride or ones for term in self._terms if term.source != self.first}
+        strides_of_first = {term.stride or ones for term in self._terms if term.source == 0}
+        strides_of_later = {term.stride or ones for term in self._terms if term.source > 0}
         return len(strides_of_first) == 1 and strides_of_later <= {ones}
 
     @property
@@ -391,11 +375,11 @@ class Part:
         kernels: dict[int, PlacedKernel] = {}
         for source in link.sources:
             terms = [term for term in link.terms if term.source == source]
-            stride = self.stride if source == self.first else (1,) * self.axes
+            stride = (1,) * self.axes if source else self.stride
             phases = math.prod(stride)
             placed = [split_into_phases(*kernel_of(term, self.axes), stride) for term in terms]
             window = window_of(placed)
-            total = np.zeros((link.width, widths[source - self.first] * phases, *window.shape))
+            total = np.zeros((link.width, widths[source] * phases, *window.shape))
             for term, (kernel, _), taps in zip(terms, placed, window.taps, strict=True):
                 rows = slice(term.rows.start, term.rows.stop)
                 columns = slice(term.reads.start * phases, term.reads.stop * phases)

@@ -54,9 +54,9 @@ from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Upper, arithmetic, counted, host, make_upper
 from specnorm.proof import number as format_number
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of, checked_norm, scaling_error
-from specnorm_networks.certified.links import Link, Part, Run, Term
+from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.placed_kernels import PlacedKernel, Slices
+from specnorm_networks.certified.placed_kernels import PlacedKernel, window_of
 from specnorm_networks.certified.runs import joinable
 from specnorm_networks.certified.scope import Map
 
@@ -140,14 +140,14 @@ MiddleAndLeaf = tuple[FloatArray, FloatArray]
 """Middle slopes c and leaf slopes e of a function, as `middle_and_leaf_slopes` returns them."""
 
 
-def slopes_of(part: Part) -> list[MiddleAndLeaf]:
+def slopes_of(part: Run) -> list[MiddleAndLeaf]:
     """Return the slopes of each link; those of the last are its largest ones, since it has no multiplier."""
     *inner, last = part.links
     return [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
 
 
 def edges(
-    part: Part,
+    part: Run,
     kernels: Sequence[Mapping[int, PlacedKernel]],
     weights: Sequence[FloatArray],
     slopes: Sequence[MiddleAndLeaf],
@@ -160,16 +160,16 @@ def edges(
 
     Parameters
     ----------
-    part : Part
+    part : Run
         l links.
     kernels : sequence of mapping
-        `Part.kernels`, or `Part.magnitudes`, to which rounding errors are relative.
+        `Run.kernels`, or `Run.magnitudes`, to which rounding errors are relative.
     weights : sequence of array
         One positive number a channel of each of the l + 1 values.
     slopes : sequence of pair of array
         Middle and leaf slopes of each link.
     """
-    # The phases of a stride are channels of the first value (`Part.kernels`). Each has the weight of its own channel.
+    # The phases of a stride are channels of the first value (`Run.kernels`). Each has the weight of its own channel.
     phases_of_stride = part.widths[0] // part.width
     scales = [np.repeat(weights[0], phases_of_stride), *weights[1:]]
 
@@ -186,11 +186,10 @@ def edges(
         if has_leaf:
             last_leaf += 1
         for source, (kernel, first_tap) in kernel_of_source.items():
-            start = source - part.first
-            scaled = kernel / by_column(scales[start]) * by_row(scales[vertex])
-            all_edges.append(Edge(start, vertex, by_row(slope) * scaled, first_tap))
+            scaled = kernel / by_column(scales[source]) * by_row(scales[vertex])
+            all_edges.append(Edge(source, vertex, by_row(slope) * scaled, first_tap))
             if has_leaf:
-                all_edges.append(Edge(start, last_leaf, by_row(leaf_slope) * scaled, first_tap))
+                all_edges.append(Edge(source, last_leaf, by_row(leaf_slope) * scaled, first_tap))
     return all_edges
 
 
@@ -247,13 +246,18 @@ def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
         size[edge.start] = edge.kernel.shape[1]
         size[edge.end] = edge.kernel.shape[0]
     entries = consecutive(dict(sorted(size.items())))
-    reach = _reach(graph_edges)
-    total = sum(size.values())
-    k = np.zeros((total, total, *(2 * r + 1 for r in reach)))
+    blocks = []
+    placed = []
     for edge in graph_edges:
-        taps, mirrored_taps = _taps_around_middle(edge, reach)
-        k[(entries[edge.end], entries[edge.start], *taps)] += edge.kernel
-        k[(entries[edge.start], entries[edge.end], *mirrored_taps)] += _adjoint(edge.kernel)
+        blocks += [(entries[edge.end], entries[edge.start]), (entries[edge.start], entries[edge.end])]
+        # The last tap of an edge becomes the first one of its adjoint.
+        first_of_adjoint = tuple(1 - first - n for first, n in zip(edge.first_tap, edge.kernel.shape[2:], strict=True))
+        placed += [PlacedKernel(edge.kernel, edge.first_tap), PlacedKernel(_adjoint(edge.kernel), first_of_adjoint)]
+    window = window_of(placed)
+    total = sum(size.values())
+    k = np.zeros((total, total, *window.shape))
+    for block, (kernel, _), taps in zip(blocks, placed, window.taps, strict=True):
+        k[(*block, *taps)] += kernel
     return k
 
 
@@ -268,26 +272,6 @@ def consecutive(size: dict[int, int]) -> dict[int, slice]:
         entries[vertex] = slice(first, first + n)
         first += n
     return entries
-
-
-def _reach(graph_edges: Sequence[Edge]) -> list[int]:
-    """Return the largest distance of a tap from position 0, one number an axis."""
-    distances = []
-    for edge in graph_edges:
-        lasts = [first + n - 1 for first, n in zip(edge.first_tap, edge.kernel.shape[2:], strict=True)]
-        taps = zip(edge.first_tap, lasts, strict=True)
-        distances.append([max(abs(first), abs(last)) for first, last in taps])
-    return [max(axis) for axis in zip(*distances, strict=True)]
-
-
-def _taps_around_middle(edge: Edge, reach: Sequence[int]) -> tuple[Slices, Slices]:
-    """Return the slices of the taps of an edge, and of its adjoint, in a kernel whose middle tap is position 0."""
-    taps = []
-    mirrored_taps = []
-    for r, first, n in zip(reach, edge.first_tap, edge.kernel.shape[2:], strict=True):
-        taps.append(slice(r + first, r + first + n))
-        mirrored_taps.append(slice(r - first - n + 1, r - first + 1))
-    return tuple(taps), tuple(mirrored_taps)
 
 
 def _adjoint(kernel: FloatArray) -> FloatArray:
@@ -342,12 +326,11 @@ def constant_of_run(
     ValueError, MethodError
         If a part has no joint bound, or none with these weights.
     """
-    factors = [link.factor for link in run.links]
     parts = constants(run, parts_from(run, starts), weights, norms)
     unweighted = host.div_up(1.0, float(np.min(weights[-1])))
-    product = host.mul_up(*(claim.value for claim in (*factors, *parts)), unweighted)
+    premises = [*parts, *run.factors]
+    product = host.mul_up(*(claim.value for claim in premises), unweighted)
     rule = f"{counted(len(run.links), 'layer')} together, in {counted(len(parts), 'part')}"
-    premises = [*parts, *(claim for claim in factors if claim.value != 1)]
     return make_upper(product, map_of(run), rule, *premises)
 
 
@@ -385,14 +368,14 @@ def usable(weights: FloatArray) -> bool:
     return bool(np.all(np.isfinite(weights)) and np.all(weights > 1e-100) and np.all(weights < 1e100))
 
 
-def constant_of_part(part: Part, weights: Sequence[FloatArray], norms: Norms) -> Upper:
+def constant_of_part(part: Run, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove L with ``|q_l (z - z')| <= L |q_0 (x - x')|`` for the values x and z at both ends of a part.
 
-    Factors of what follows the functions, such as pooling (`Link.factor`), are not included.
+    Factors of what follows the functions, such as pooling (`Link.factors`), are not included.
 
     Parameters
     ----------
-    part : Part
+    part : Run
         A part that has a joint bound, such as one of `cut_into_parts`.
     weights : sequence of array
         One more than there are links.
@@ -431,14 +414,13 @@ def _constant_of_layer(
         scale = scale_after if scale is None else scale_after * scale
     # `checked_norm` divides the input channels by ``divisors`` and multiplies the output channels by ``scale``.
     divisors = None if np.all(weights_before == 1) else weights_before
-    placed_layer = layer.placed_layer
-    norm = checked_norm(norms, placed_layer.layer, placed_layer.geometry, placed_layer.sizes, scale, divisors)
+    norm = checked_norm(norms, layer.placed_layer, scale, divisors)
     constant = host.mul_up(norm.value, host.inflate(abs(layer.factor), 1), largest_slope)
     rule = f"its norm times the largest slope, {format_number(largest_slope, 'upper')}"
     return make_upper(constant, subject, rule, norm)
 
 
-def _constant_of_kernel(part: Part, weights: Sequence[FloatArray], norms: Norms) -> Upper:
+def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove the constant of links together, from the norm of T, or of K + c I."""
     kernel_of = chain_kernel if part.is_chain else hermitian_kernel
     slopes = slopes_of(part)
@@ -450,10 +432,7 @@ def _constant_of_kernel(part: Part, weights: Sequence[FloatArray], norms: Norms)
     rtol = _rtol_of_norm(part, kernel, shift, norms.rtol)
 
     # Rounding of the entries is relative to the sum of the absolute values of the terms of each.
-    magnitudes = kernel
-    if part.has_sums or part.has_entry_errors:
-        magnitudes = kernel_of(edges(part, part.magnitudes, weights, slopes))
-    rounding_error = scaling_error(magnitudes, spec)
+    rounding_error = scaling_error(kernel_of(edges(part, part.magnitudes, weights, slopes)), spec)
 
     if sides is not None:
         kernel = kernel[np.ix_(*sides)]
@@ -468,7 +447,7 @@ def _constant_of_kernel(part: Part, weights: Sequence[FloatArray], norms: Norms)
     return _constant_from(part, host.add_up(norm.value, rounding_error, -shift), norm)
 
 
-def _rtol_of_norm(part: Part, kernel: FloatArray, shift: float, rtol: float) -> float:
+def _rtol_of_norm(part: Run, kernel: FloatArray, shift: float, rtol: float) -> float:
     """Return the relative width to which a norm is enclosed, so that the constant is enclosed to ``rtol``.
 
     A relative change of s changes the constant s^l of a chain by l times as much. Any other constant is (2 s - 1)^d,
@@ -483,7 +462,7 @@ def _rtol_of_norm(part: Part, kernel: FloatArray, shift: float, rtol: float) -> 
     return max(norm_rtol, LEAST_RTOL)
 
 
-def _constant_from(part: Part, s: float, norm: Upper) -> Upper:
+def _constant_from(part: Run, s: float, norm: Upper) -> Upper:
     """Return the constant of a part, from the bound s of ||T|| or of the largest eigenvalue of K."""
     names = " + ".join(name for link in part.links for name in link.kernel_names)
     subject = f"{names}, weighted"

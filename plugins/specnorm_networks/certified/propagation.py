@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from specnorm import ConvSpec, SpecnormError
+from specnorm import SpecnormError
 from specnorm.errors import InternalError, MethodError
 from specnorm.proof import Upper, arithmetic, finite, visible
 from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import constant_of_branches
-from specnorm_networks.certified.channels import in_network, numbers_along
+from specnorm_networks.certified.channels import in_network, numbers_along, summands_that_change
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.kernels import Norms, checked_norm, checked_norm_of_stack
+from specnorm_networks.certified.kernels import Norms, PlacedLayer, checked_norm, checked_norm_of_stack
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place
 from specnorm_networks.certified.operators.layers import Convolution, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add, Scale
@@ -131,7 +131,7 @@ def propagate(
     for node in graph.nodes:
         steps[node.name] = _with_all_inputs(node, [one_pass.steps[node.name] for one_pass in passes], graph)
     claims = _all_or_none([steps[name].claim for name in graph.outputs])
-    claim = None if claims is None else rules.of_all_outputs(claims, graph.outputs)
+    claim = None if claims is None else rules.of_values_together(claims, graph.outputs)
     unknown: dict[str, UnknownNode] = {}
     for one_pass in passes:
         unknown |= one_pass.unknown
@@ -175,7 +175,7 @@ class _Pass:
         except InternalError:
             raise
         except (NoBoundError, SpecnormError, OSError, OverflowError) as error:
-            up_to_inputs = rules.of_inputs(self.scope, self.wrt, node, claims)
+            up_to_inputs = rules.of_values_together(claims, node.inputs) if claims else None
             reason = self._unread_constant(node) or str(error)
             self.unknown[node.name] = UnknownNode(node.name, label(node), reason, up_to_inputs)
         return _step_of(node, "unknown", None, None)
@@ -310,11 +310,11 @@ class _Pass:
         if there is no normalisation.
         """
         layer = operator.layer
-        source, geometry, sizes = in_network(node, layer, self.nodes)
+        source, placed_layer = in_network(node, layer, self.nodes)
         rule = "layer" if scale is None else "layer, scaled"
         if source.name != node.inputs[0]:
             rule = f"{rule}, padded"
-        norm = checked_norm(self.norms, layer, geometry, sizes, scale)
+        norm = checked_norm(self.norms, placed_layer, scale)
         factor = rules.of_layer(self.scope, source.name, end, node, norm, rule)
         before = require_known(self.steps[source.name].claim)
         return _step_of(end, rule, factor, rules.composed(factor, before), layer.name)
@@ -335,10 +335,7 @@ def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
     It is the node itself if that adds none. ``nodes``: all nodes, by name.
     """
     while isinstance(node.operator, Add) and node.operator.divisor == 1 and node.shape is not None:
-        summands = []
-        for name, weight in zip(node.inputs, node.operator.weights, strict=True):
-            if not isinstance(nodes[name].operator, Constant):
-                summands.append((nodes[name], weight))
+        summands = summands_that_change(node, node.operator.weights, nodes)
         if len(summands) != 1:
             break
         ((before, weight),) = summands
@@ -356,7 +353,7 @@ def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> FloatArr
     axis = -1 - axes_after_channels
     # The axis is negative. With 0 as the number of the value's axes, it is counted from the last axis of the factors.
     values = numbers_along(scale.values, axis, 0)
-    count = ConvSpec.of(tuple(operator.layer.stored().shape), **operator.layer.geometry).cout
+    count = PlacedLayer(operator.layer, operator.layer.geometry).spec.cout
     if values is None or len(values) != count or not scale.is_accurate:
         return None
     return values

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from specnorm import ConvSpec, SpecnormError
-from specnorm.proof import host
+from specnorm import SpecnormError
+from specnorm.proof import Interval, enclosing
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.channels import (
     flattened_pixels,
@@ -25,21 +25,21 @@ from specnorm_networks.certified.channels import (
     is_padded_layer,
     keeps_channels,
     numbers_along,
+    summands_that_change,
 )
 from specnorm_networks.certified.combinations import (
     LinearCombination,
     NoSumError,
     multiply,
     product_of_factors,
-    round_but_zero,
     shift_rows,
     slice_of,
 )
 from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.links import Link, PlacedLayer, Term
+from specnorm_networks.certified.links import Link, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.rules import Average, follow_with, identity, of_operator, of_slopes
+from specnorm_networks.certified.rules import identity, of_operator, of_slopes
 from specnorm_networks.certified.scope import Scope
 
 MOST_AVERAGED = 2**10
@@ -58,8 +58,6 @@ class Value:
     """Number of channels."""
     link: Link | None
     """The link that computes the value, if there is one; its terms read values by their numbers in `Reader.values`."""
-    axis: int
-    """Axis of the channels."""
 
 
 class Reader:
@@ -172,7 +170,7 @@ class Reader:
         link: Link | None,
     ) -> LinearCombination:
         """Add a value; return the sum that is that value alone."""
-        self.values.append(Value(name, width, link, axis))
+        self.values.append(Value(name, width, link))
         every_channel = range(width)
         return LinearCombination((Term(len(self.values) - 1, every_channel, every_channel),), width, axis)
 
@@ -272,12 +270,11 @@ class Reader:
     ) -> LinearCombination:
         """Return a layer, with the padding before it and a factor ``alpha``, as terms of the values that it reads."""
         layer = operator.layer
-        source, geometry, sizes = in_network(node, layer, self.nodes)
+        source, placed_layer = in_network(node, layer, self.nodes)
         if node.shape is None or source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
             raise NoSumError
         try:
-            shape = tuple(layer.load().shape)  # of a matrix with its outputs last: (inputs, outputs)
-            spec = ConvSpec.of(shape[::-1] if layer.outputs_last else shape, **geometry)
+            spec = placed_layer.spec
         except (SpecnormError, OSError) as error:
             raise NoSumError from error
         axis = len(source.shape) - 1 - layer.spatial
@@ -291,40 +288,24 @@ class Reader:
         if combination.width * self._repeat(combination) != spec.cin:
             raise NoSumError
 
-        placed_layer = PlacedLayer(layer, geometry, spec, sizes)
-        terms = self._terms_of_layer(placed_layer, combination, alpha)
-        return LinearCombination(terms, spec.cout, len(node.shape) - 1 - layer.spatial)
-
-    def _terms_of_layer(
-        self,
-        placed_layer: PlacedLayer,
-        combination: LinearCombination,
-        alpha: float,
-    ) -> tuple[Term, ...]:
-        """Return the terms of a layer that reads a sum of multiples of values: the same layer for each of them.
-
-        Each term of that sum reads the channels ``reads`` of its value and adds them to the channels ``rows`` of the
-        sum. These are the layer's input channels, so that they become ``columns`` of the layer's term.
-        """
-        spec = placed_layer.spec
+        # Each term of the sum reads the channels ``reads`` of its value and adds them to the channels ``rows`` of the
+        # sum. These are the layer's input channels, so that they become ``columns`` of the layer's term.
         identities = combination.terms
         if self._repeat(combination) > 1:  # the sum is one flattened value, of which the layer reads all features
             every_feature = range(spec.cin)
             identities = (replace(combination.terms[0], reads=every_feature, rows=every_feature),)
         terms = []
         for summand in identities:
-            factor = product_of_factors(summand.alpha, alpha)
-            term = Term(
-                summand.source,
-                reads=summand.reads,
+            term = replace(
+                summand,
                 rows=range(spec.cout),
                 stride=tuple(spec.stride),
                 placed_layer=placed_layer,
                 columns=summand.rows,
-                alpha=factor,
+                alpha=product_of_factors(summand.alpha, alpha),
             )
             terms.append(term)
-        return tuple(terms)
+        return LinearCombination(tuple(terms), spec.cout, len(node.shape) - 1 - layer.spatial)
 
     # -- numbers and functions ---------------------------------------------------------------------------------------
     def _scale(self, node: Node, scale: ops.Scale) -> LinearCombination:
@@ -363,35 +344,19 @@ class Reader:
         if not low.size or len(node.inputs) != 1:
             raise NoSumError
         if combination.single_value is not None:
-            return self._compose_slopes(node, combination, (float(low.min()), float(high.max())))
+            return self._compose_slopes(node, combination, enclosing((low.min(), high.max())))
         link = Link(combination.terms, combination.width, (low, high), node.name)
         return self._append_link(node, combination, link)
 
-    def _compose_slopes(
-        self,
-        node: Node,
-        combination: LinearCombination,
-        slopes: tuple[float, float],
-    ) -> LinearCombination:
-        """Return the value that a function reads, with the function in its link, too.
-
-        ``slopes``: smallest and largest slope of the function.
-        """
+    def _compose_slopes(self, node: Node, combination: LinearCombination, slopes: Interval) -> LinearCombination:
+        """Return the value that a function with such slopes reads, with the function in its link, too."""
 
         def compose(link: Link) -> Link:
             if not link.ends_with_function:
-                # The function follows pooling or flattening: its constant is multiplied to the link's factor.
+                # The function follows pooling or flattening: its constant is a further factor.
                 constant = of_slopes(self.scope, node, combination.axis, combination.width)
-                return replace(link, factor=follow_with(link.factor, constant))
-            products = [
-                link.slopes[0] * slopes[0],
-                link.slopes[0] * slopes[1],
-                link.slopes[1] * slopes[0],
-                link.slopes[1] * slopes[1],
-            ]
-            low = np.minimum.reduce(products)
-            high = np.maximum.reduce(products)
-            return replace(link, slopes=(round_but_zero(host.next_down, low), round_but_zero(host.next_up, high)))
+                return replace(link, factors=(*link.factors, constant), average=None)
+            return replace(link, slopes=(enclosing(link.slopes) * slopes).ends)
 
         return self._extend_link(node, combination, node.inputs[0], compose)
 
@@ -403,10 +368,8 @@ class Reader:
         link = self._link_of(combination)
         if link is None or not link.ends_with_function or link.groups is not None:
             raise NoSumError
-        ends = [end * numbers for end in link.slopes]
-        low = round_but_zero(host.next_down, np.minimum(*ends))
-        high = round_but_zero(host.next_up, np.maximum(*ends))
-        return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=(low, high)))
+        slopes = (enclosing(link.slopes) * enclosing((numbers, numbers))).ends
+        return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=slopes))
 
     def _sort(
         self,
@@ -447,11 +410,8 @@ class Reader:
 
     # -- sums and shapes ---------------------------------------------------------------------------------------------
     def _add(self, node: Node, add: ops.Add) -> LinearCombination:
-        summands = [
-            (name, weight)
-            for name, weight in zip(node.inputs, add.weights, strict=True)
-            if not isinstance(self.nodes[name].operator, ops.Constant)
-        ]
+        changing = summands_that_change(node, add.weights, self.nodes)
+        summands = [(summand.name, weight) for summand, weight in changing]
         if not all(self._keeps_shape(node, name) and np.isfinite(weight) for name, weight in summands):
             raise NoSumError
         if len(summands) == 1:
@@ -558,13 +518,16 @@ class Reader:
         self._require_axis_of_channels(combination)
         if axis != 1 or not np.isfinite(factor.value):
             raise NoSumError
-        average = None
-        if isinstance(node.operator, ops.Mean | ops.AveragePool) and math.prod((before or ())[2:]) <= MOST_AVERAGED:
-            average = Average(factor, node.operator.run, (before or ())[2:])
+        average: FloatArray | None = None
+        pixels = (before or ())[2:]
+        count = math.prod(pixels)
+        if isinstance(node.operator, ops.Mean | ops.AveragePool) and 0 < count <= MOST_AVERAGED:
+            averages_of_each = node.operator.run(np.eye(count).reshape(count, 1, *pixels))
+            average = averages_of_each.reshape(count, -1).T.reshape(-1, *pixels)
 
         def follow(link: Link) -> Link:
             # `heads` can use averages only if they directly follow the function.
             first_average = average if link.ends_with_function else None
-            return replace(link, factor=follow_with(link.factor, factor), average=first_average)
+            return replace(link, factors=(*link.factors, factor), average=first_average)
 
         return self._extend_link(node, combination, name, follow)

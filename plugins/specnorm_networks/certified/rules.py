@@ -6,30 +6,17 @@ factor is applied to another value than its own, no branch of a sum is left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm.proof import number as format_number
+from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import NoBoundError, Place, Pointwise
 from specnorm_networks.certified.operators.layers import Matrix
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
 from specnorm_networks.certified.scope import Map, Scope
 
-if TYPE_CHECKING:
-    from specnorm_networks.certified.graph import Node
-
-
 INPUTS_TOGETHER = "inputs together: root of the sum of squares"
-IDENTITY_AFTER_LINK = make_upper(1.0, "the identity", "it moves nothing")
-"""Constant of the operators that follow the function of a link, if there are none: it is compared by identity (``is``),
-since operators that follow may also have the constant 1."""
 
 
 def identity(scope: Scope, name: str) -> Upper:
@@ -82,34 +69,6 @@ def of_operator(scope: Scope, node: Node, inputs: Sequence[Upper], place: Place)
     return make_upper(float(constant), scope.map(start, node.name), node.rule, *inputs)
 
 
-@dataclass(frozen=True, eq=False)
-class Average:
-    """Averages of the pixels of each channel."""
-
-    factor: Upper
-    """The constant of the averages."""
-    compute: Callable[[Any], Any]
-    """Computes the averages for samples with one channel each, (n, 1, *pixels)."""
-    pixels: tuple[int, ...]
-    """Numbers of pixels, one an axis."""
-
-    @cached_property
-    def matrix(self) -> NDArray[np.float64]:
-        """The averages as a matrix, shape (averages, pixels)."""
-        count = math.prod(self.pixels)
-        single_pixels = np.eye(count).reshape(count, 1, *self.pixels)
-        averages = np.asarray(self.compute(single_pixels), dtype=np.float64)
-        return averages.reshape(count, -1).T
-
-
-def follow_with(first: Upper, second: Upper) -> Upper:
-    """Return the constant of two maps that follow the function of a link, one after the other: the product."""
-    if first is IDENTITY_AFTER_LINK:
-        return second
-    product = host.mul_up(first.value, second.value)
-    return make_upper(product, f"{first.what} times {second.what}", "product", first, second)
-
-
 def of_layer(
     scope: Scope,
     source: str,
@@ -157,25 +116,14 @@ def of_all_inputs(value: str, claims: Sequence[Upper], inputs: Sequence[str]) ->
     return _together(claims, Map(", ".join(inputs), value, *scopes), INPUTS_TOGETHER)
 
 
-def of_all_outputs(claims: Sequence[Upper], outputs: Sequence[str]) -> Upper:
-    """Return the constant of all outputs together, as one vector: root of the sum of squares."""
+def of_values_together(claims: Sequence[Upper], values: Sequence[str]) -> Upper:
+    """Return the constant of several values together, as one vector: root of the sum of squares."""
     starts = {(map_of_claim(claim).start, map_of_claim(claim).domain) for claim in claims}
-    if [map_of_claim(claim).end for claim in claims] != list(outputs) or len(starts) != 1:
-        raise HypothesisError(f"the outputs are {list(outputs)}: {[str(claim.what) for claim in claims]}")
+    if [map_of_claim(claim).end for claim in claims] != list(values) or len(starts) != 1:
+        raise HypothesisError(f"the values are {list(values)}: {[str(claim.what) for claim in claims]}")
     ((start, domain),) = starts
-    what = Map(start, ", ".join(outputs), domain)
-    return _together(claims, what, "outputs together: root of the sum of squares")
-
-
-def of_inputs(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> Upper:
-    """Return the constant of all inputs of a node together, with respect to ``start``: root of the sum of squares.
-
-    ``inputs``: constants of the inputs, in order.
-    """
-    if not _follow(scope, node, inputs, start):
-        raise HypothesisError(f"{node.name} is computed from {node.inputs}: {[str(claim.what) for claim in inputs]}")
-    root = host.hypot_up(*(claim.value for claim in inputs))
-    return make_upper(root, scope.map(start, ", ".join(node.inputs)), "root of the sum of squares", *inputs)
+    what = Map(start, ", ".join(values), domain)
+    return _together(claims, what, "values together: root of the sum of squares")
 
 
 def _together(claims: Sequence[Upper], what: Map, rule: str) -> Upper:

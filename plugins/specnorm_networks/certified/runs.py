@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from specnorm import ConvSpec
 from specnorm_networks.certified.graph import Graph, Layer
-from specnorm_networks.certified.links import Link, Part, PlacedLayer, Run, Term
+from specnorm_networks.certified.kernels import PlacedLayer
+from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import NoBoundError
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.reading import Reader, Value
@@ -36,10 +36,10 @@ def runs(graph: Graph) -> list[Run]:
     computed: set[int] = set()
     for start in range(len(values)):
         numbers = _longest_run(start, values, readers, reader.escaping, computed)
-        for numbers_of_run, run in _joinable_runs(values, numbers):
+        for first, run in _joinable_runs(_run_of(values, numbers)):
             if len(run.links) > 1 or len(run.links[0].terms) > 1:
                 all_runs.append(run._with_domain(reader.scope.domain))
-                computed.update(numbers_of_run[1:])
+                computed.update(numbers[first + 1 : first + 1 + len(run.links)])
     return all_runs
 
 
@@ -103,38 +103,26 @@ def _needed_for(
     return needed
 
 
-def _joinable_runs(
-    values: Sequence[Value],
-    numbers: Sequence[int],
-) -> Iterator[tuple[Sequence[int], Run]]:
+def _joinable_runs(run: Run) -> Iterator[tuple[int, Run]]:
     """Yield the runs that are left of a run if the links without a joint bound are taken out.
 
     The links between two neighbouring cut points are a *block*. A block without a joint bound is written by phases
-    (`by_phases`), and is a run of its own if it has a joint bound then. Each run is yielded together with the numbers
-    of its values. ``numbers``: numbers of the values of the whole run.
+    (`by_phases`), and is a run of its own if it has a joint bound then. Each run is yielded together with the number of
+    its first value in the whole run.
     """
-    position = {number: index for index, number in enumerate(numbers)}
-    sources_of_links = []
-    for number in numbers[1:]:
-        sources_of_links.append([position[source] for source in _link(values[number]).sources])
-    cut_points = cut_points_of(sources_of_links)
     begin = 0
-    for first, last in itertools.pairwise(cut_points):
-        block = numbers[first : last + 1]
-        run = run_of(values, block)
-        if joinable(run.whole, math.inf):
+    for first, last in itertools.pairwise(run.cut_points):
+        if joinable(run.part(first, last), math.inf):
             continue
         if first > begin:
-            before = numbers[begin : first + 1]
-            yield before, run_of(values, before)
+            yield begin, run.part(begin, first)
         with suppress(NoBoundError):
-            polyphase = by_phases(run)
-            if joinable(polyphase.whole, math.inf):
-                yield block, polyphase
+            polyphase = by_phases(run.part(first, last))
+            if joinable(polyphase, math.inf):
+                yield first, polyphase
         begin = last
-    if cut_points[-1] > begin:
-        rest = numbers[begin : cut_points[-1] + 1]
-        yield rest, run_of(values, rest)
+    if run.cut_points[-1] > begin:
+        yield begin, run.part(begin, run.cut_points[-1])
 
 
 def _link(value: Value) -> Link:
@@ -142,7 +130,7 @@ def _link(value: Value) -> Link:
     return value.link
 
 
-def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Run:
+def _run_of(values: Sequence[Value], numbers: Sequence[int]) -> Run:
     """Return some values and their links as a run, in which the values are numbered from 0.
 
     ``numbers``: of the values in the graph.
@@ -152,30 +140,14 @@ def run_of(values: Sequence[Value], numbers: Sequence[int]) -> Run:
     for number in numbers[1:]:
         link = _link(values[number])
         terms = tuple(replace(term, source=position[term.source]) for term in link.terms)
-        links.append(replace(link, terms=terms, node=values[number].node))
+        links.append(replace(link, terms=terms))
     first = values[numbers[0]]
     width = first.width
     start = first.node
     if first.link is not None:
         width *= first.link.repeat
         start = first.link.end
-    cut_points = cut_points_of([link.sources for link in links])
-    return Run(start, width, tuple(links), tuple(cut_points))
-
-
-def cut_points_of(sources: Sequence[Sequence[int]]) -> list[int]:
-    """Return the numbers of the values at which links can be cut: no link after such a value reads an earlier one.
-
-    ``sources``: for each link the numbers of the values that it reads. Link i, counted from 1, makes value i.
-    """
-    count = len(sources)
-    earliest_sources = [min(numbers, default=before) for before, numbers in enumerate(sources)]
-    cut_points = []
-    for number in range(count + 1):
-        earliest_later_sources = earliest_sources[number:]
-        if all(source >= number for source in earliest_later_sources):
-            cut_points.append(number)
-    return cut_points
+    return Run(start, width, tuple(links))
 
 
 # -- several grids -----------------------------------------------------------------------------------------------------
@@ -185,11 +157,10 @@ def by_phases(run: Run) -> Run:
     Zero padding stays zero padding: each phase of a sequence that is 0 outside a window is 0 outside a window, too.
     `NoBoundError` if the grids do not fit, or borders are not zeros.
     """
-    part = run.whole
     links = run.links
     if not all(link.ends_with_function for link in links[:-1]) or any(link.groups is not None for link in links):
         raise NoBoundError("operators on several channels or pixels between the layers")
-    if not part.axes or part.borders - {"zeros"} or part.has_entry_errors:
+    if not run.axes or run.borders - {"zeros"} or run.has_entry_errors:
         raise NoBoundError("layers without pixels, with borders that are not zeros, or with inexact entries")
     grids = grids_of(run)
     if math.prod(grids[0]) > MOST_PHASES:
@@ -197,7 +168,7 @@ def by_phases(run: Run) -> Run:
     polyphase_links = []
     for number, link in enumerate(links, 1):
         phases = math.prod(grids[number])
-        terms = tuple(_term_by_phases(term, grids[number], grids[term.source], part.axes) for term in link.terms)
+        terms = tuple(_term_by_phases(term, grids[number], grids[term.source], run.axes) for term in link.terms)
         low, high = link.slopes
         slopes = (np.repeat(low, phases), np.repeat(high, phases))
         polyphase_links.append(replace(link, terms=terms, width=link.width * phases, slopes=slopes))
@@ -209,7 +180,7 @@ def grids_of(run: Run) -> dict[int, tuple[int, ...]]:
 
     `NoBoundError` if two paths to the last value disagree.
     """
-    ones = (1,) * run.whole.axes
+    ones = (1,) * run.axes
     count = len(run.links)
     grids = {count: ones}
     for number in range(count, 0, -1):
@@ -260,13 +231,13 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
         reads=range(term.reads.start * phases_read, term.reads.stop * phases_read),
         rows=range(term.rows.start * len(placed), term.rows.stop * len(placed)),
         stride=stride_of_term,
-        placed_layer=PlacedLayer(layer, geometry, ConvSpec.of(dense.shape, **geometry), None),
+        placed_layer=PlacedLayer(layer, geometry),
         columns=range(columns),
     )
 
 
 # -- which links have a joint bound ------------------------------------------------------------------------------------
-def joinable(part: Part, widest: float) -> bool:
+def joinable(part: Run, widest: float) -> bool:
     """Whether links have a joint bound.
 
     ``widest``: largest number of channels on the smaller side of the joint kernel; a single whole layer may have any
@@ -280,7 +251,7 @@ def joinable(part: Part, widest: float) -> bool:
     return min(rows, columns) <= widest and rows * columns * taps <= MOST_KERNEL_ENTRIES
 
 
-def size_of_joint_kernel(part: Part) -> tuple[int, int, int]:
+def size_of_joint_kernel(part: Run) -> tuple[int, int, int]:
     """Return upper limits of the rows, columns and taps of the kernel T or K that bounds a part (`parts`)."""
     widths = part.widths
     taps = taps_of(part)
@@ -297,7 +268,7 @@ def size_of_joint_kernel(part: Part) -> tuple[int, int, int]:
     return rows, columns, taps
 
 
-def taps_of(part: Part) -> int:
+def taps_of(part: Run) -> int:
     """Return the number of taps of a kernel that has room for those of all layers."""
     extents = []
     for placed_layer in part.placed_layers:

@@ -15,10 +15,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ConvSpec
 from specnorm.proof import arithmetic, host
 from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.links import Link, PlacedLayer, Run, Term
+from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     LinearMap,
@@ -28,7 +27,6 @@ from specnorm_networks.certified.operators.base import (
     Slopes,
 )
 from specnorm_networks.certified.operators.sources import Constant, Input
-from specnorm_networks.certified.runs import cut_points_of
 from specnorm_networks.certified.scope import Scope
 
 MOST_UNITS = 3072
@@ -162,14 +160,14 @@ class _Units:
         high_of_units = high.reshape(-1)[entries]
         largest_slopes = host.next_up((high - low).reshape(-1)[entries])
         largest_slopes = np.where(low_of_units == 0, high_of_units, largest_slopes)
-        self._append_link(name, before, entries, np.zeros(len(entries)), largest_slopes)
+        self.append_link(name, before, entries, np.zeros(len(entries)), largest_slopes)
         first = self.count
         self.numbers.append(range(first, first + len(entries)))
         function = linear_part.rows(0, self.count)
         function.matrix.reshape(self.count, -1)[first + np.arange(len(entries)), entries] = 1.0
         return function
 
-    def _append_link(
+    def append_link(
         self,
         name: str,
         value: _Sum,
@@ -191,23 +189,8 @@ class _Units:
             if not (matrix.any() or error.any()):
                 continue
             layer = Layer(name, partial(np.array, matrix), {}, 0, error=partial(np.array, error))
-            columns = range(len(numbers))
-            terms.append(
-                Term(
-                    source,
-                    reads=columns,
-                    rows=range(len(entries)),
-                    placed_layer=PlacedLayer(layer, {}, ConvSpec.of(matrix.shape), None),
-                    columns=columns,
-                )
-            )
+            terms.append(Term.of_matrix(source, layer))
         self.links.append(Link(tuple(terms), len(entries), (low, high), name))
-
-    def end(self, name: str) -> None:
-        """Add the link of the output, whose function is the identity."""
-        value = self.sums[name]
-        count = value.matrix[0].size
-        self._append_link(name, value, np.arange(count), np.ones(count), np.ones(count))
 
 
 def _units_of(node: Node) -> int:
@@ -249,9 +232,11 @@ def unit_run(graph: Graph) -> Run:
         for name in unread_after.get(number, ()):
             if name != end:  # values that nothing reads any more are dropped, to save memory
                 units.sums.pop(name, None)
-    units.end(end)
+    # The function of the last link is the identity.
+    output = units.sums[end]
+    count = output.matrix[0].size
+    units.append_link(end, output, np.arange(count), np.ones(count), np.ones(count))
     links = tuple(units.links)
     if any(not link.terms for link in links):
         raise NoBoundError("a value that does not depend on the input: other rules prove the constant 0")
-    run = Run(start, width, links, tuple(cut_points_of([link.sources for link in links])))
-    return run._with_domain(Scope(graph).domain)
+    return Run(start, width, links)._with_domain(Scope(graph).domain)

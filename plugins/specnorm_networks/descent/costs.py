@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from specnorm.proof import frequency_grids
-from specnorm_networks.certified.links import Part, Run
+from specnorm_networks.certified.links import Run
 from specnorm_networks.descent.stages import Parts, frontiers, widths_of
 
 RATE = 2**32
@@ -35,13 +35,13 @@ def cost_at(run: Run, parts: Parts, counts: Sequence[int]) -> Cost:
     memory = 0.0
     for (first, last), count in zip(parts, counts, strict=True):
         part = run.part(first, last)
-        widths = dict(enumerate(widths_of(part), first))
+        widths = widths_of(part, reads_input=first == 0)
         complex_factor = 4.0 if count > 1 else 1.0
         for number, link, alive, staying in frontiers(part):
             p = sum(widths[value] for value in alive)
             n = sum(widths[value] for value in staying)
             m = link.width
-            is_first_alone = number == first + 1 and n == 0  # F is a diagonal, and nothing is solved
+            is_first_alone = number == 1 and n == 0  # F is a diagonal, and nothing is solved
             solution = 0.0 if is_first_alone else p**3 / 1.5 + 2.0 * p * p * m
             gram = 2.0 * m * m * p
             elimination = (n + m) ** 3 if n else 0
@@ -78,16 +78,16 @@ def newton_products(run: Run, parts: Parts) -> float:
         part = run.part(first, last)
         if frequencies(part, 2) > 1:
             return math.inf
-        widths = widths_of(part)
+        widths = widths_of(part, reads_input=first == 0)
         n = sum(widths[:-1])
         m = sum(widths[1:])
-        read = sum(link.width * sum(widths[source - first] for source in link.sources) for link in part.links)
+        read = sum(link.width * sum(widths[source] for source in link.sources) for link in part.links)
         products += 2.0 * n**3 + 2.0 * n * read + 4.0 * (n + m) ** 2
         unknowns += m
     return products + unknowns**3 / 3 + 4.0 * unknowns**2
 
 
-def frequencies(part: Part, points: int) -> int:
+def frequencies(part: Run, points: int) -> int:
     """Return the number of frequencies of a part's grid with ``points`` an axis."""
     sizes = []
     for axis in range(part.axes):

@@ -190,25 +190,6 @@ def _gone(stage: Stage) -> NDArray[np.intp]:
 
 
 # -- backward ----------------------------------------------------------------------------------------------------------
-class _Cotangents:
-    """Derivatives of the value with respect to F, at the few frequencies where these are not 0."""
-
-    def __init__(self) -> None:
-        self.frequencies: list[int] = []
-        self.matrices: Vectors = np.zeros((0, 0, 0))
-
-    def add(self, frequencies: list[int], matrices: Vectors) -> None:
-        """Add derivatives at some frequencies, each of which is given once."""
-        new = []
-        for number, frequency in enumerate(frequencies):
-            if frequency in self.frequencies:
-                self.matrices[self.frequencies.index(frequency)] += matrices[number]
-            else:
-                new.append(number)
-        self.frequencies = [*self.frequencies, *(frequencies[number] for number in new)]
-        self.matrices = np.concatenate([self.matrices, matrices[new]])
-
-
 def _backward(
     run: Sequence[Stage],
     stages_forward: Sequence[Forward],
@@ -218,7 +199,9 @@ def _backward(
     last = len(run) - 1
     logs_gradient: list[FloatArray] = []
     logits_gradient = np.zeros(len(run))
-    cotangents = _Cotangents()
+    # Derivatives with respect to F, at the few frequencies where these are not 0.
+    cotangents: Vectors = np.zeros((0, 0, 0))
+    frequencies = np.arange(0)
     of_diagonal: FloatArray | None = None  # derivative with respect to the diagonal that the next part begins with
     for number in range(last, -1, -1):
         stage = run[number]
@@ -226,32 +209,32 @@ def _backward(
         lam = one.multipliers
         norm, at, vector = one.largest
         lam_gradient = np.zeros(len(lam))
-        inputs = stage.symbols.shape[2]
-        before = _Cotangents()
-        before.matrices = np.zeros((0, inputs, inputs), dtype=stage.symbols.dtype)
+        # The eigenvalue comes from one frequency, or from the sum over all.
+        of_norm = np.arange(len(stage.symbols)) if stage.summed else np.array([at])
         if stage.cut:
+            frequencies = np.arange(0)
+            cotangents = cotangents[:0]
             if of_diagonal is not None:
                 lam_gradient = of_diagonal.reshape(len(lam), -1).sum(axis=1)
-        elif cotangents.frequencies:
-            every = list(range(len(stage.symbols)))
-            before.frequencies = every if stage.summed else cotangents.frequencies
-            rows = np.asarray(before.frequencies)
-            before.matrices, lam_gradient = _through(stage, one, rows, cotangents.matrices)
+        else:
+            frequencies = of_norm if stage.summed else frequencies
+            cotangents, lam_gradient = _through(stage, one, frequencies, cotangents)
         total = float(np.sum(lam_gradient * lam))
         norm_gradient = 1.0 if number == last else -total  # d value / d log norm
-        # The eigenvalue comes from one frequency, or from the sum over all.
-        of_norm = list(range(len(stage.symbols))) if stage.summed else [at]
         reached = one.solved[of_norm] @ vector
         outer = -(norm_gradient / norm) * reached[:, :, None] * reached[:, None].conj()
-        before.add(of_norm, outer)
-        cotangents = before
+        frequencies, places = np.unique(np.concatenate([frequencies, of_norm]), return_inverse=True)
+        summands = [*cotangents, *outer]
+        cotangents = np.zeros((len(frequencies), *outer.shape[1:]), dtype=stage.symbols.dtype)
+        for place, summand in zip(places, summands, strict=True):
+            cotangents[place] += summand
         if number < last:
             images = np.einsum("kmp,kp->m", stage.symbols[of_norm], reached)
             norm_by_log = (vector.conj() * images).real / norm
             logs_gradient.append(lam_gradient * lam - total * norm_by_log)
             logits_gradient[number] = 0.0 if stage.cut else total * (1 - shares[number])
         if stage.starts:
-            of_diagonal = np.einsum("kii->i", cotangents.matrices).real
+            of_diagonal = np.einsum("kii->i", cotangents).real
     return logs_gradient[::-1], logits_gradient[:-1]
 
 
@@ -291,7 +274,7 @@ def _through(
     if stage.leaf.any():
         squares = np.einsum("kmp,kmp->m", symbols @ of_form, symbols.conj()).real
         lam_gradient = lam_gradient - stage.leaf**2 * squares
-    return of_form.copy(), lam_gradient
+    return of_form, lam_gradient
 
 
 # -- points and steps --------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ nothing is larger than P and the matrix of all unknowns. u_k is z - c w or h w, 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -108,7 +109,8 @@ def _program(run: Sequence[Stage], links: Sequence[Link]) -> Program:
     unknowns_of_last_link = np.full(run[-1].symbols.shape[1], count + 1)
     unknowns_of_rows = [*unknowns_of_links, unknowns_of_last_link]
     forms = []
-    for first, last in _parts(run):
+    starts = [number for number, stage in enumerate(run) if stage.starts]
+    for first, last in itertools.pairwise([*starts, len(run)]):
         if first == 0:
             entry = np.full(run[0].symbols.shape[2], count)
         else:
@@ -117,11 +119,6 @@ def _program(run: Sequence[Stage], links: Sequence[Link]) -> Program:
         entries = np.concatenate([entry, *of_part[:-1]])
         forms.append(PartForm.of(run[first:last], entries, np.concatenate(of_part)))
     return Program(forms, unknowns_of_links, count)
-
-
-def _parts(run: Sequence[Stage]) -> list[tuple[int, int]]:
-    starts = [number for number, stage in enumerate(run) if stage.starts]
-    return list(zip(starts, [*starts[1:], len(run)], strict=True))
 
 
 def newton_steps(
@@ -138,31 +135,23 @@ def newton_steps(
     constant = program.constant
     x = _first_point(run, program, multipliers, constant_sq)
     order = sum(len(form.vectors) for form in program.forms)
-    matrices = [form.at(x) for form in program.forms]
-    barrier = _barrier(matrices)
     t = float(order)
     constant_before = math.inf
-    while barrier is not None:
+    is_last = _barrier([form.at(x) for form in program.forms]) == math.inf  # not feasible, by rounding
+    while not is_last:
+        matrices = [form.at(x) for form in program.forms]
         move, decrement = _newton_move(program.forms, matrices, x, t)
-        step = _line_search(program, matrices, barrier, x, move, t)
-        if step is None:
-            yield _multipliers_of(x, program), True
-            return
-        is_outward = step.x[constant] > x[constant]
-        x = step.x
-        matrices = step.matrices
-        barrier = step.barrier
-        gains_little = False
-        if decrement < CENTRED and step.size == 1:
+        size = _line_search(program, matrices, move, t)
+        x = x + size * move
+        gains_little = size == 0
+        if decrement < CENTRED and size == 1:
             gains_little = constant_before / x[constant] < 1 + GAIN
             t *= FACTOR
             constant_before = x[constant]
-        elif is_outward:
+        elif size * move[constant] > 0:
             t *= FACTOR
         is_last = bool(gains_little or order < GAP * t * x[constant])
         yield _multipliers_of(x, program), is_last
-        if is_last:
-            return
 
 
 def _first_point(
@@ -186,38 +175,23 @@ def _multipliers_of(x: FloatArray, program: Program) -> list[FloatArray]:
     return [x[unknowns] / x[program.constant] for unknowns in program.unknowns_of_links]
 
 
-class _Step(NamedTuple):
-    """A step that was made."""
-
-    size: float
-    """Share of the Newton step."""
-    x: FloatArray
-    matrices: list[FloatArray]
-    barrier: float
-
-
 def _line_search(
     program: Program,
     matrices: Sequence[FloatArray],
-    barrier: float,
-    x: FloatArray,
     move: FloatArray,
     t: float,
-) -> _Step | None:
-    """Return the longest step that gains and lets no eigenvalue fall below a share of its old value; or None."""
+) -> float:
+    """Return the largest share of a step that gains and leaves each eigenvalue a share of its old value; 0: none."""
     constant = program.constant
+    barrier = _barrier(matrices)
     changes = [form.at(move) for form in program.forms]
     for size in SHORTER ** np.arange(SHORTEST):
-        new_x = x + size * move
         new_matrices = [p + size * change for p, change in zip(matrices, changes, strict=True)]
         # Near the border steps are short.
         reduced = [new_p - SHARE * p for p, new_p in zip(matrices, new_matrices, strict=True)]
-        if _barrier(reduced) is None:
-            continue
-        new_barrier = _barrier(new_matrices)
-        if new_barrier is not None and new_barrier + t * new_x[constant] < barrier + t * x[constant]:
-            return _Step(float(size), new_x, new_matrices, new_barrier)
-    return None
+        if _barrier(reduced) < math.inf and _barrier(new_matrices) + t * size * move[constant] < barrier:
+            return float(size)
+    return 0.0
 
 
 def _newton_move(
@@ -241,13 +215,13 @@ def _newton_move(
     return np.append(move, 0.0), math.sqrt(max(-float(gradient @ move), 0.0))
 
 
-def _barrier(matrices: Sequence[FloatArray]) -> float | None:
-    """Return ``-log det`` of all together; None if one is not positive definite."""
+def _barrier(matrices: Sequence[FloatArray]) -> float:
+    """Return ``-log det`` of all together; infinity if one is not positive definite."""
     total = 0.0
     for matrix in matrices:
         try:
             factor = np.linalg.cholesky(matrix)
         except np.linalg.LinAlgError:
-            return None
+            return math.inf
         total += float(np.log(np.diag(factor)).sum())
-    return -2 * total if math.isfinite(total) else None
+    return -2 * total if math.isfinite(total) else math.inf

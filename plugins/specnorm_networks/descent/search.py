@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -157,9 +158,7 @@ class _Search:
         # depends on rounding, and so would the plan.
         self.patience = PATIENCE if self._affords(*ROUNDS[-1]) else None
         self.points_of_last_grid = self._affordable_points(FINEST, budget / 10)
-        """Frequencies an axis of the last grid; None: not even the coarsest is affordable."""
-        self.last_grid: list[Stage] = []
-        """The run on that grid; empty until `_made_last_grid` is first called."""
+        """Frequencies an axis of the last grid; 0: not even the coarsest is affordable."""
         self.peaks = [np.zeros((0, run.part(first, last).axes)) for first, last in parts]
         """Frequencies of each part at which links have peaks, at or between the points of the last grid."""
         self.climbs = False
@@ -167,7 +166,7 @@ class _Search:
 
     def run(self) -> list[list[FloatArray]]:
         first_points = self._affordable_points(ROUNDS[0][0], self.budget_left)
-        if first_points is None:
+        if not first_points:
             return []
         first_grid = stages_of_run(self.network, self.parts, first_points)
         self._keep(self._value(first_grid), anew=True)
@@ -175,13 +174,11 @@ class _Search:
             self.dtype = np.complex128
         with contextlib.suppress(np.linalg.LinAlgError, OutOfTime):  # earlier states are as good
             self._make_rounds()
-        if self.points_of_last_grid is None:
+        if not self.points_of_last_grid:
             self.points_of_last_grid = first_points
             self.last_grid = first_grid
-        else:
-            self._made_last_grid()
-            if self.climbs:
-                self._add_peaks_to_last_grid()
+        if self.climbs:
+            self._add_peaks_to_last_grid()
         proposals = sorted(self._feasible_states(), key=lambda proposal: proposal[0])
         return [self._weights(value, multipliers) for value, multipliers in proposals]
 
@@ -192,20 +189,20 @@ class _Search:
             return abs(value - self.states[0].value) < WORTH_KEEPING
         return False
 
-    def _affordable_points(self, points: int, budget: float) -> int | None:
-        """Return the points an axis of a grid whose steps fit a budget, with fewer if need be; None if none fits."""
+    def _affordable_points(self, points: int, budget: float) -> int:
+        """Return the points an axis of a grid whose steps fit a budget, with fewer if need be; 0 if none fits."""
         while points >= FEWEST:
             step = cost(self.network, self.parts, points)
             if step.products <= budget and step.memory <= MEMORY:
                 return points
             points -= 2
-        return None
+        return 0
 
     # -- rounds ------------------------------------------------------------------------------------------------------
     def _make_rounds(self) -> None:
         """Make rounds of gradient steps or, if Newton steps are affordable, one round and then these."""
         last_points, _ = ROUNDS[-1]
-        points_of_grid: int | None = None
+        points_of_grid = 0
         grid: list[Stage] = []
         for wanted_points, steps in _rounds():
             if self.steps_done >= self.last_step:
@@ -214,7 +211,7 @@ class _Search:
             if grid and not self._affords(wanted_points, steps) and self._descend_at_peaks(steps):
                 continue
             points = self._affordable_points(wanted_points, self.budget_left)
-            if points is None:
+            if not points:
                 return
             is_new_grid = points != points_of_grid
             if is_new_grid:
@@ -269,7 +266,7 @@ class _Search:
         (`CLIMB`), if there is more than one visit.
         """
         coarse_points, _ = ROUNDS[0]
-        if self.points_of_last_grid is None or self.points_of_last_grid <= coarse_points:
+        if self.points_of_last_grid <= coarse_points:
             return False
         visit_cost = cost(self.network, self.parts, self.points_of_last_grid).products
         visits = math.ceil(steps / PEAK_ROUND)
@@ -281,7 +278,7 @@ class _Search:
         # If there is one visit, no later visit sees the peaks that its steps make, and climbing does harm: the bound of
         # x - DnCNN(x), which has one visit, became 1.4 % larger.
         self.climbs = self.climbs or planned > PEAK_ROUND
-        coarse = [self._angles(part, coarse_points) for part in self.parts]
+        coarse = [frequencies_of_part(self.network, part, coarse_points) for part in self.parts]
         adam = Adam(STEP, DECAY)
         first_rate, last_rate = PEAK_RATES
         fall = (last_rate - first_rate) / planned
@@ -298,10 +295,6 @@ class _Search:
             self._descend(grid, end - begin, step_cost, anew=True, rates=rates, adam=adam)
         return True
 
-    def _angles(self, part: tuple[int, int], points: int) -> FloatArray:
-        """Return the frequencies of a part's grid with ``points`` an axis."""
-        return frequencies_of_part(self.network, part, points)
-
     def _stages_at(self, angles: Sequence[FloatArray]) -> list[Stage]:
         """Return the run at some frequencies of each part."""
         stages: list[Stage] = []
@@ -311,10 +304,8 @@ class _Search:
 
     def _with_peaks(self, peaks: Sequence[FloatArray]) -> list[FloatArray]:
         """Visit the last grid; return the peaks of each part, with more near the largest values on that grid."""
-        assert self.points_of_last_grid is not None  # for the type checker: `_descend_at_peaks` returned without it
-        stages = self._made_last_grid()
+        stages = self.last_grid
         _, multipliers = value_alone(stages, self.point)
-        logs = [*(np.log(numbers) for numbers in multipliers), last_log(stages)]
         more = []
         for earlier, part in zip(peaks, self.parts, strict=True):
             first, last = part
@@ -325,29 +316,55 @@ class _Search:
                 is_high = stage.values[largest] >= HIGH * stage.values.max()
                 centres += list(stage.angles[largest[is_high]])
                 numbers += [number] * int(is_high.sum())
-            entry = None if first == 0 else np.sqrt(multipliers[first - 1])
-            values = _PartValues(self.network, self.parts, part, logs, entry, self.dtype)
             step = np.where(stages[first].angles.any(axis=0), 2 * math.pi / self.points_of_last_grid, 0.0)
             peaks_of_part = np.array(centres)
             if self.climbs and step.any():  # units have no frequencies
                 with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
-                    peaks_of_part = _climbed(values, peaks_of_part, np.array(numbers), step)
+                    values_of_links = partial(self._values_of_links, part, multipliers, self.dtype)
+                    peaks_of_part = _climbed(values_of_links, peaks_of_part, np.array(numbers), step)
             more.append(_joined(earlier, peaks_of_part))
         return more
 
     def _add_peaks_to_last_grid(self) -> None:
         """Add the peaks of all visits, and of one at the last point, to the frequencies of the last grid."""
-        grid = [stage.angles for stage in self._made_last_grid() if stage.starts]
+        grid = [stage.angles for stage in self.last_grid if stage.starts]
         with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
             self.peaks = self._with_peaks(self.peaks)
             self.last_grid = self._stages_at([_joined(*angles) for angles in zip(grid, self.peaks, strict=True)])
 
-    def _made_last_grid(self) -> list[Stage]:
-        """Return the run on the last grid, which the first call makes."""
-        assert self.points_of_last_grid is not None  # for the type checker: there is no last grid without points
-        if not self.last_grid:
-            self.last_grid = stages_of_run(self.network, self.parts, self.points_of_last_grid, self.dtype)
-        return self.last_grid
+    @cached_property
+    def last_grid(self) -> list[Stage]:
+        """The run on the last grid."""
+        return stages_of_run(self.network, self.parts, self.points_of_last_grid, self.dtype)
+
+    def _values_of_links(
+        self,
+        part: tuple[int, int],
+        multipliers: Sequence[FloatArray],
+        dtype: Any,
+        angles: FloatArray,
+    ) -> FloatArray:
+        """Return the largest eigenvalues of a part's links at any angles, for given multipliers, shape (links, f).
+
+        Those behind an infeasible one say nothing.
+        """
+        first, last = part
+        entry = None if first == 0 else np.sqrt(multipliers[first - 1])
+        stages = stages_of_part(self.network, self.parts, part, angles, dtype, entry)
+        logs = [*map(np.log, multipliers), last_log(stages)]
+        forward(stages, logs[first:last], None)
+        return np.array([stage.values for stage in stages])
+
+    def _squares_of_constant(
+        self,
+        part: tuple[int, int],
+        multipliers: Sequence[FloatArray],
+        angles: FloatArray,
+    ) -> FloatArray:
+        """Return the square of a part's constant at any angles, infinite if the multipliers are not feasible there."""
+        *inner, last = self._values_of_links(part, multipliers, np.complex128, angles)
+        is_feasible = (np.array(inner) < ALMOST).all()
+        return last if is_feasible else np.full(len(angles), math.inf)
 
     def _make_newton_steps(self, grid: Sequence[Stage]) -> bool:
         """Make Newton steps to the end, if they take no large share of the budget; return whether any were made."""
@@ -392,7 +409,6 @@ class _Search:
         For the best few, constants are evaluated between the points of the grid. For the others the smallest of the
         rises found there is assumed, part by part.
         """
-        assert self.points_of_last_grid is not None  # for the type checker: `run` made the grid
         feasible: list[Feasible] = []
         state_cost = cost(self.network, self.parts, self.points_of_last_grid).products
         for count, state in enumerate(reversed(self.states)):
@@ -405,7 +421,7 @@ class _Search:
                 feasible.append(Feasible(value, multipliers, values_of_parts))
         feasible.sort(key=lambda state: state.value)
         with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
-            rises = [self._rises(state, self.points_of_last_grid) for state in feasible[:REFINED]]
+            rises = [self._rises(state) for state in feasible[:REFINED]]
             rises += [np.min(rises, axis=0)] * (len(feasible) - len(rises))
             return [self._raise(state, rise) for state, rise in zip(feasible, rises, strict=True)]
         return [(state.value, state.multipliers) for state in feasible]
@@ -420,24 +436,22 @@ class _Search:
             multipliers += [numbers * math.exp(-total) for numbers in state.multipliers[last - 1 : last]]
         return state.value + total, multipliers
 
-    def _rises(self, state: Feasible, points: int) -> FloatArray:
+    def _rises(self, state: Feasible) -> FloatArray:
         """Return how much larger the square of each part's constant is between the points of the last grid.
 
         Logarithms; 0 where the rise is a narrow peak.
         """
-        logs = [*(np.log(numbers) for numbers in state.multipliers), last_log(self.last_grid)]
         rises = np.zeros(len(self.parts))
         for number, (part, on_grid) in enumerate(zip(self.parts, state.values_of_parts, strict=True)):
             first, _ = part
             angles = self.last_grid[first].angles
             if not angles.any():
                 continue
-            entry = None if first == 0 else np.sqrt(state.multipliers[first - 1])
-            values = _PartValues(self.network, self.parts, part, logs, entry)
+            values = partial(self._squares_of_constant, part, state.multipliers)
             # In double precision, and of this part alone, the values differ by a factor.
             at_peak = float(values(angles[on_grid.argmax()][None])[0])
             rescaled = on_grid * (at_peak / float(on_grid.max()))
-            largest = highest(values, angles, 2 * math.pi / points, rescaled)
+            largest = highest(values, angles, 2 * math.pi / self.points_of_last_grid, rescaled)
             rises[number] = log_of_norm(largest / float(rescaled.max()))
         return np.where(rises < RESONANT, rises, 0.0)
 
@@ -451,38 +465,6 @@ def _rounds() -> Iterator[tuple[int, int]]:
         yield points, steps
 
 
-class _PartValues:
-    """The square of a part's constant at any angles, for given multipliers; infinite if they are not feasible."""
-
-    def __init__(
-        self,
-        network: Run,
-        parts: Parts,
-        part: tuple[int, int],
-        logs: Sequence[FloatArray],
-        entry: FloatArray | None,
-        dtype: Any = np.complex128,
-    ) -> None:
-        first, last = part
-        self.dtype = dtype
-        self.network = network
-        self.parts = parts
-        self.part = part
-        self.logs = logs[first:last]
-        self.entry = entry
-
-    def __call__(self, angles: FloatArray) -> FloatArray:
-        values = self.of_links(angles)
-        is_feasible = (values[:-1] < ALMOST).all()
-        return values[-1] if is_feasible else np.full(len(angles), math.inf)
-
-    def of_links(self, angles: FloatArray) -> FloatArray:
-        """Return the largest eigenvalues of all links, shape (links, f); those behind an infeasible one say nothing."""
-        grid = stages_of_part(self.network, self.parts, self.part, angles, self.dtype, self.entry)
-        forward(grid, self.logs, None)
-        return np.array([stage.values for stage in grid])
-
-
 def _joined(angles: FloatArray, others: FloatArray) -> FloatArray:
     """Return frequencies, and those of others that are not among them."""
     new = [each for each in others if not (abs(angles - each) < 1e-9).all(axis=1).any()]
@@ -490,7 +472,7 @@ def _joined(angles: FloatArray, others: FloatArray) -> FloatArray:
 
 
 def _climbed(
-    values: _PartValues,
+    values_of_links: Callable[[FloatArray], FloatArray],
     centres: FloatArray,
     numbers: NDArray[np.intp],
     step: FloatArray,
@@ -503,8 +485,7 @@ def _climbed(
         points = _around(centres, share * step)
         rounded_points = np.concatenate(points).round(9)
         angles, places = np.unique(rounded_points, axis=0, return_inverse=True)
-        of_links = values.of_links(angles)
-        sampled = of_links[numbers[:, None], places.reshape(len(centres), -1)]
+        sampled = values_of_links(angles)[numbers[:, None], places.reshape(len(centres), -1)]
         best = np.argmax(np.nan_to_num(sampled, nan=-math.inf), axis=1)
         centres = points[np.arange(len(centres)), best]
     return centres

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import frequency_grids, gram_power, random_vectors
-from specnorm_networks.certified.links import Link, Part, Run
+from specnorm.proof import frequency_grids, power, random_vectors
+from specnorm_networks.certified.links import Link, Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import consecutive, middle_and_leaf_slopes
 from specnorm_networks.certified.placed_kernels import symbols_of
@@ -19,13 +19,13 @@ from specnorm_networks.certified.placed_kernels import symbols_of
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first step."""
 WIDE = 256
-"""Rows of a matrix above which an eigenvector comes from Lanczos steps."""
-LANCZOS = 24
-"""Lanczos steps before a restart."""
+"""Rows of a matrix above which an eigenvector comes from Krylov spaces."""
+KRYLOV = 16
+"""Dimension of a Krylov space."""
 RESTARTS = 5
 """Largest number of restarts."""
 RESIDUAL = 1e-5
-"""Relative residual at which Lanczos steps end."""
+"""Relative residual at which restarts end."""
 Vectors = NDArray[Any]
 """Real or complex, in single or double precision."""
 Parts = Sequence[tuple[int, int]]
@@ -95,7 +95,7 @@ class Stage:
             start = start.astype(gram.dtype) if np.iscomplexobj(gram) else start.real
         numpy: Any = np  # as the array library of an algorithm for any library
         first_vectors: Any = start
-        results: Any = gram_power(lambda x: (gram @ x[..., None])[..., 0], first_vectors, steps, xp=numpy)
+        results: Any = power.gram_power(lambda x: (gram @ x[..., None])[..., 0], first_vectors, steps, xp=numpy)
         vectors = results[0]
         values = np.reshape(results[1], (-1,))
         two_largest = np.argsort(values)[-2:]
@@ -110,41 +110,22 @@ class Stage:
 def top_eigenvector(matrix: Vectors, start: Vectors) -> tuple[float, Vectors]:
     """Return the largest eigenvalue of a positive semidefinite matrix and its vector, from a vector near it.
 
-    Wide matrices: by Lanczos steps, each orthogonal to all before, until the residual is below `RESIDUAL`.
+    Wide matrices: from Krylov spaces, until the residual is below `RESIDUAL`.
     """
     if len(matrix) > WIDE:
-        vector = start
+        numpy: Any = np  # as the array library of an algorithm for any library
+        vectors: Any = start[None]
+
+        def multiply(x: Any) -> Any:
+            return x @ matrix.T
+
         for _ in range(RESTARTS):
-            value, vector, residual = _lanczos(matrix, vector)
-            if residual <= RESIDUAL * value:
-                return value, vector
-    values, vectors = np.linalg.eigh(matrix)
-    return float(values[-1]), vectors[:, -1]
-
-
-def _lanczos(matrix: Vectors, start: Vectors) -> tuple[float, Vectors, float]:
-    """Return the largest Ritz value of a Krylov space, its vector, and the norm of the residual."""
-    basis = np.zeros((LANCZOS, len(matrix)), dtype=matrix.dtype)
-    images = np.zeros_like(basis)
-    basis[0] = start / np.linalg.norm(start)
-    for step in range(LANCZOS):
-        images[step] = matrix @ basis[step]
-        earlier = basis[: step + 1]
-        rest = images[step]
-        for _ in range(2):  # orthogonal to working precision
-            rest = rest - earlier.T @ (earlier.conj() @ rest)
-        length = float(np.linalg.norm(rest))
-        if step + 1 == LANCZOS or not length > 0:
-            break
-        basis[step + 1] = rest / length
-    basis = basis[: step + 1]
-    images = images[: step + 1]
-    values, vectors = np.linalg.eigh(basis.conj() @ images.T)
-    weights = vectors[:, -1]
-    value = float(values[-1])
-    vector = basis.T @ weights
-    residual = float(np.linalg.norm(images.T @ weights - value * vector))
-    return value, vector, residual
+            _, vectors, norms = power.top_in_krylov_space(multiply, multiply, vectors, KRYLOV, xp=numpy)
+            value = float(norms[0])
+            if np.linalg.norm(matrix @ vectors[0] - value * vectors[0]) <= RESIDUAL * value:
+                return value, vectors[0]
+    values, eigenvectors = np.linalg.eigh(matrix)
+    return float(values[-1]), eigenvectors[:, -1]
 
 
 # -- a run as stages ---------------------------------------------------------------------------------------------------
@@ -160,28 +141,28 @@ class Frontier(NamedTuple):
     """Those of them that a later link reads."""
 
 
-def frontiers(part: Part) -> Iterator[Frontier]:
+def frontiers(part: Run) -> Iterator[Frontier]:
     """Return the links of a part in order, each with the values that are kept before and after it."""
     last_reader: dict[int, int] = {}
-    for number, link in enumerate(part.links, part.first + 1):
+    for number, link in enumerate(part.links, 1):
         for source in link.sources:
             last_reader[source] = number
-    alive = [part.first]
-    for number, link in enumerate(part.links, part.first + 1):
+    alive = [0]
+    for number, link in enumerate(part.links, 1):
         # No link reads a value without entries.
         staying = [value for value in alive if last_reader.get(value, number) > number]
         yield Frontier(number, link, alive, staying)
         alive = [*staying, number]
 
 
-def widths_of(part: Part) -> list[int]:
-    """Return the number of entries of each value.
+def widths_of(part: Run, *, reads_input: bool) -> list[int]:
+    """Return the number of entries of each value. ``reads_input``: whether the part begins with the network's input.
 
     A network's input that only the first link reads counts with no more entries than that link has: W W* is what
     counts, and W may be exchanged for a square root of it.
     """
     first, *others = part.widths
-    only_first_link_reads = part.first == 0 and not any(0 in link.sources for link in part.links[1:])
+    only_first_link_reads = reads_input and not any(0 in link.sources for link in part.links[1:])
     return [min(first, part.links[0].width) if only_first_link_reads else first, *others]
 
 
@@ -209,10 +190,10 @@ def stages_of_part(
     segment = run.part(first, last)
     kernels = segment.kernels
     angles = grid if not isinstance(grid, int) else _angles(kernels, grid)
-    widths = dict(enumerate(widths_of(segment), first))
-    entries = consecutive({value: widths[value] for value in range(first, last + 1)})
+    widths = widths_of(segment, reads_input=first == 0)
+    entries = consecutive(dict(enumerate(widths)))
     shrink = None if entry is None else np.repeat(entry, segment.widths[0] // segment.width)
-    has_short_input = widths[first] < segment.widths[0]
+    has_short_input = widths[0] < segment.widths[0]
     copies_behind = 1
     if last < len(run.links):
         end_of_next = next(end for begin, end in parts if begin == last)
@@ -226,18 +207,18 @@ def stages_of_part(
         for source, (kernel, place) in kernel_of_source.items():
             # In a chain, shifts of taps change nothing.
             block: Vectors = symbols_at(kernel, (0,) * len(place) if segment.is_chain else place, angles)
-            if shrink is not None and source == first:
+            if shrink is not None and source == 0:
                 block = block / shrink
             if frontier.number == 1 and has_short_input:  # W W* is what counts
                 triangular: Any = np.linalg.qr(adjoint(block), mode="r")
                 block = adjoint(triangular)
             symbols[:, :, columns[source]] = block
-        is_last = frontier.number == last
+        is_last = frontier.number == len(segment.links)
         centre, leaf = (np.zeros(link.width), link.largest_slopes) if is_last else middle_and_leaf_slopes(*link.slopes)
         part_stages.append(
             Stage(
                 symbols.astype(dtype) if angles.any() else symbols.real,
-                starts=frontier.number == first + 1,
+                starts=frontier.number == 1,
                 cut=is_last,
                 centre=centre,
                 leaf=leaf,

@@ -16,13 +16,13 @@ from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.local.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import (
     Centre,
+    Extreme,
     Measure,
     Method,
     NetworkBound,
     NoBoundError,
     Pointwise,
     Ranges,
-    Selection,
     bound_by_units,
     bounded,
     prepare,
@@ -82,7 +82,7 @@ def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
 
 def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
     """Return ranges by linear bounds; None for several inputs, or for more than `ENTRIES` entries of functions."""
-    shapes = [node.shape for node in graph.nodes if isinstance(node.operator, (Pointwise, Selection))]
+    shapes = [node.shape for node in graph.nodes if isinstance(node.operator, (Pointwise, Extreme))]
     entries = sum(math.prod(shape or (ENTRIES,)) for shape in shapes)
     if len(graph.inputs) != 1 or entries > ENTRIES:
         return None

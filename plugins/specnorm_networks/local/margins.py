@@ -206,6 +206,5 @@ def _weighted(
         return None
     weights = proposals[0]
     part_constants = constants(run, feature_parts, weights, measure)
-    factors = [link.factor for link in run.links[:-1]]
     feature_weights = np.repeat(weights[last - 1], run.links[last - 1].repeat)
-    return rules.constants_of_differences(rows, feature_weights, *before, *part_constants, *factors)
+    return rules.constants_of_differences(rows, feature_weights, *before, *part_constants, *run.part(0, last).factors)

@@ -42,7 +42,7 @@ def pool(
     padding = pads_of(auto_pad, pads, kernel, stride, dilation, sizes)
     assert padding is not None  # for the type checker: the sizes are known
     windows = ops.Windows(kernel, stride, dilation, padding, ceil)
-    outputs = [window.outputs for window in windows.at(shape_of(x))]
+    outputs = [window.outputs for window in windows.at(shape_of(x)).values()]
     if 0 in outputs:
         raise NoBoundError("its windows are larger than its input")
     operator: Operator = ops.MaxPool(windows)

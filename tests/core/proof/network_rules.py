@@ -13,7 +13,13 @@ from helpers.checks import present
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, parts, rules
 from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.kernels import checked_norm, checked_norm_of_stack, norm_of_layer, norm_of_matrices
+from specnorm_networks.certified.kernels import (
+    PlacedLayer,
+    checked_norm,
+    checked_norm_of_stack,
+    norm_of_layer,
+    norm_of_matrices,
+)
 from specnorm_networks.certified.operators import (
     Add,
     Concat,
@@ -86,7 +92,9 @@ STRIDED: dict[str, Any] = {"stride": 2, "padding_mode": "circular"}
 def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any) -> Upper:
     """A layer's norm, from a claim about something."""
     geometry = geometry or dict(LAYER.geometry)
-    return norm_of_layer(LAYER, geometry, size, None, None, lambda *_: [assumed(1.0, about, digest_of(CONV))])
+    return norm_of_layer(
+        PlacedLayer(LAYER, geometry), size, None, None, lambda *_: [assumed(1.0, about, digest_of(CONV))]
+    )
 
 
 def normed_by(found: Any, stack: Any = None) -> Upper:
@@ -95,7 +103,7 @@ def normed_by(found: Any, stack: Any = None) -> Upper:
     norms.matrices = norms
     if stack is not None:
         return checked_norm_of_stack(norms, Layer("w", lambda: stack, {}, 0))
-    return checked_norm(norms, LAYER, dict(LAYER.geometry), ((5,), (5,)), None)
+    return checked_norm(norms, PlacedLayer(LAYER, LAYER.geometry, ((5,), (5,))), None)
 
 
 def chain(*factors: float) -> Graph:
@@ -155,11 +163,11 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "branches by different inputs": lambda: rules.of_operator(
         SCOPE, NODES["s"], [U, assumed(5.0, SCOPE.map("y", "v"))], PLACE
     ),
-    "inputs of a node left out": lambda: rules.of_inputs(SCOPE, "x", NODES["s"], [U]),
+    "inputs of a node left out": lambda: rules.of_values_together([U], NODES["s"].inputs),
     "an input left out": lambda: rules.of_all_inputs("u", [U], ["x", "y"]),
     "an input twice": lambda: rules.of_all_inputs("u", [U, U], ["x", "y"]),
-    "an output left out": lambda: rules.of_all_outputs([U], ["u", "v"]),
-    "outputs by different inputs": lambda: rules.of_all_outputs([U, assumed(1.0, SCOPE.map("y", "v"))], ["u", "v"]),
+    "an output left out": lambda: rules.of_values_together([U], ["u", "v"]),
+    "outputs by different inputs": lambda: rules.of_values_together([U, assumed(1.0, SCOPE.map("y", "v"))], ["u", "v"]),
     "what moves": lambda: rules.unchanged(SCOPE, "x", NODES["s"], [U, V]),
     "half of what moves": lambda: rules.unchanged(SCOPE, "x", NODES["s"], [U, assumed(0.0, SCOPE.map("x", "v"))]),
     "what nothing is known of": lambda: rules.unchanged(SCOPE, "x", NODES["s"], []),
@@ -173,7 +181,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the constant of another network": lambda: least(V, FAR),
     "a factor in a ball": lambda: rules.composed(assumed(0.0, replace(NEAR.what, start="u")), U),  # type: ignore[type-var]
     "inputs of two networks": lambda: rules.of_all_inputs("v", [V, assumed(1.0, OTHER.map("y", "v"))], ["x", "y"]),
-    "outputs of two networks": lambda: rules.of_all_outputs([U, FAR], ["u", "v"]),
+    "outputs of two networks": lambda: rules.of_values_together([U, FAR], ["u", "v"]),
     "a layer of another graph": lambda: rules.of_layer(OTHER, "x", NODES["u"], NODES["u"], assumed(1.0), "layer"),
     "slopes of another graph": lambda: rules.of_slopes(OTHER, NODES["s"], 1, 1),
     "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
@@ -194,7 +202,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the norm of another stack": lambda: normed_by(assumed(1.0, "largest of 2 matrices", digest_of(CONV / 2)), CONV),
     "the lower bound of a stack": lambda: normed_by(assumed_lower(1.0, "largest of 2 matrices", digest_of(CONV)), CONV),
     "every divided size for every size": lambda: normed(spec(**STRIDED), None, **STRIDED),
-    "no norm at all": lambda: norm_of_layer(LAYER, {}, None, None, None, lambda *_: []),
+    "no norm at all": lambda: norm_of_layer(PlacedLayer(LAYER, {}), None, None, None, lambda *_: []),
     "negative weights of a run": lambda: parts.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
     "a weight left out": lambda: parts.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
     "the norm of another linear map": lambda: lied_to(),
@@ -214,13 +222,11 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
     """Of networks whose constants are attained, and of what they are made of."""
     for graph, truth in NETWORKS.values():
         yield bound(graph, method=Product(), check=False).claim, truth
-    yield rules.of_inputs(SCOPE, "x", NODES["s"], [U, V]), float(np.hypot(3, 5))
+    yield rules.of_values_together([U, V], NODES["s"].inputs), float(np.hypot(3, 5))
     yield rules.identity(SCOPE, "x"), 1.0
     yield margins.constant_of_factor(Matrix(LAYER, alpha=-3.0)), 3.0
     three = Node("x", Input(), (), (1, 3)), Node("l", LeakyReLU(alpha=-2.0), ("x",), (1, 3))
     yield rules.of_slopes(Scope(Graph(three, ("l",))), three[1], 1, 3), 2.0
-    yield rules.follow_with(rules.IDENTITY_AFTER_LINK, assumed(2.0)), 2.0
-    yield rules.follow_with(assumed(3.0), assumed(2.0)), 6.0
 
 
 def together() -> Iterator[tuple[Upper | None, float]]:
@@ -267,7 +273,7 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     yield normed(spec((5,))), 1.0
     yield normed(spec()), 1.0
     claims = [assumed(1.0, spec(), digest_of(CONV))]
-    yield norm_of_layer(LAYER, dict(LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
+    yield norm_of_layer(PlacedLayer(LAYER, LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
     yield norm_of_matrices(stack), 2.0
 
@@ -299,9 +305,9 @@ def lied_to() -> object:
 NETWORK_CHECKS = {
     "constant_of_branches": branches,
     "constant_of_factor": constants,
-    "follow_with": constants, "composed": constants,
+    "composed": constants,
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,
-    "of_inputs": constants, "_together": constants, "unchanged": constants, "constant_of_run": together,
+    "_together": constants, "unchanged": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
     "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,
 }  # fmt: skip

@@ -11,10 +11,9 @@ from specnorm_networks.certified.operators.joins import (
     Product,
     Quotient,
     Sign,
-    Where,
 )
 from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
-from specnorm_networks.certified.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum
+from specnorm_networks.certified.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum, Where
 from specnorm_networks.certified.operators.moves import (
     Entries,
     Gather,

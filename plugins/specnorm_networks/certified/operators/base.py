@@ -52,6 +52,14 @@ def flattened(x: FloatArray) -> FloatArray:
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
+def entries_along(shape: Shape, axes: Sequence[int]) -> int:
+    """Return the number of entries along some axes together; `NoBoundError` if the shape has no such axes."""
+    has_axes = all(0 <= axis < len(shape) for axis in axes)
+    if not has_axes or len(set(axes)) < len(axes):
+        raise NoBoundError(f"axes {axes} of a value of shape {shape}")
+    return math.prod(shape[axis] for axis in axes)
+
+
 def _split(x: FloatArray, shapes: Sequence[Shape]) -> list[FloatArray]:
     """Return one array (batch, *shape) for each of several values, whose entries are joined in the rows of ``x``."""
     values = []
@@ -96,6 +104,11 @@ class Place:
             raise NoBoundError("its sizes are not known: give the input shape")
         return self.before[0]
 
+    @property
+    def axes(self) -> frozenset[int]:
+        """Axes of the value; none if its shape is unknown."""
+        return frozenset(range(len(self.after or ())))
+
     def known_shapes(self) -> list[tuple[int, ...]] | None:
         """Return the shapes of the inputs; None unless all of them are known."""
         shapes = [shape for shape in self.before if shape is not None]
@@ -105,7 +118,7 @@ class Place:
         """Return the same place with size 1 along some axes."""
         return Place(tuple(_shortened(shape, axes) for shape in self.before), _shortened(self.after, axes))
 
-    def fits(self, shape: tuple[int, ...]) -> bool:
+    def fits(self, shape: Shape | None) -> bool:
         """Whether the value may have a shape: the known one, or any if it is unknown."""
         return self.after in (None, shape)
 
@@ -171,19 +184,13 @@ class LinearMap:
         """
         if self.adjoint is not None:
             return self
-        return self._with_adjoint_of_move(before) if self.only_moves_entries else self._with_adjoint_by_matrix(before)
-
-    def _with_adjoint_by_matrix(self, before: Sequence[Shape]) -> LinearMap:
         count = sum(map(math.prod, before))
-        # The identity has count^2 entries. The matrix, which the value's size enters, is not limited.
-        if count**2 > MOST_ENTRIES_AT_ONCE:
-            raise NoBoundError("its transpose has too many entries")
-        matrix = flattened(self.apply(_split(np.eye(count), before))).T
-        return dataclasses.replace(self, adjoint=lambda y: _split(flattened(y) @ matrix, before))
-
-    def _with_adjoint_of_move(self, before: Sequence[Shape]) -> LinearMap:
-        """Return the map with the adjoint that adds up all copies of each entry."""
-        count = sum(map(math.prod, before))
+        if not self.only_moves_entries:
+            # The identity has count^2 entries. The matrix, which the value's size enters, is not limited.
+            if count**2 > MOST_ENTRIES_AT_ONCE:
+                raise NoBoundError("its transpose has too many entries")
+            matrix = flattened(self.apply(_split(np.eye(count), before))).T
+            return dataclasses.replace(self, adjoint=lambda y: _split(flattened(y) @ matrix, before))
         sources = self.sources(before)
         moved_entries = np.flatnonzero(sources >= 0)
         sources_of_moved = sources[moved_entries]
@@ -364,8 +371,8 @@ class Operator:
         return None
 
 
-_KEPT_MAPS: ContextVar[dict[Any, tuple[LinearMap, Shape]] | None] = ContextVar("_KEPT_MAPS", default=None)
-"""Maps with the shapes of their values, by operator and shapes of the inputs; None outside of `keep_linear_maps`."""
+_KEPT_MAPS: ContextVar[dict[Any, LinearMap] | None] = ContextVar("_KEPT_MAPS", default=None)
+"""Maps by operator and shapes of the inputs; None outside of `keep_linear_maps`."""
 
 
 @contextmanager
@@ -388,7 +395,7 @@ class Linear(Operator):
     """Whether the operator only moves entries: each entry of the value is an entry of an input, or 0."""
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        """Return the linear map for inputs of some shapes; None as for `linear_map`.
+        """Return the linear map for inputs of some shapes; None, or an error that `_new_map` catches, if there is none.
 
         ``before``: shape of the first input. ``others``: shapes of the other inputs.
         """
@@ -398,39 +405,28 @@ class Linear(Operator):
         befores = place.known_shapes()
         if not befores:
             return None
-        map_and_shape = self._kept_map(befores)
-        if map_and_shape is None:
-            return None
-        linear, shape = map_and_shape
-        return linear if place.fits(shape) else None
-
-    def _kept_map(self, befores: list[Shape]) -> tuple[LinearMap, Shape] | None:
-        """Return the linear map and the shape of its value, kept ones inside of `keep_linear_maps`."""
         kept = _KEPT_MAPS.get()
-        if kept is None:
-            return self._new_map(befores)
-        key = (self, tuple(befores))
-        if key in kept:
-            return kept[key]
-        map_and_shape = self._new_map(befores)
-        if map_and_shape is not None:
-            numbers = map_and_shape[0].kept_numbers + sum(linear.kept_numbers for linear, _ in kept.values())
+        key = (self, *befores)
+        linear = self._new_map(befores) if kept is None or key not in kept else kept[key]
+        if linear is None:
+            return None
+        if kept is not None and key not in kept:
+            numbers = linear.kept_numbers + sum(each.kept_numbers for each in kept.values())
             if numbers <= MOST_KEPT_NUMBERS:
-                kept[key] = map_and_shape
-        return map_and_shape
+                kept[key] = linear
+        return linear if place.fits(linear.shape) else None
 
-    def _new_map(self, befores: list[Shape]) -> tuple[LinearMap, Shape] | None:
-        """Return the linear map for inputs of some shapes, and the shape of its value; None if it has none."""
+    def _new_map(self, befores: list[Shape]) -> LinearMap | None:
+        """Return the linear map for inputs of some shapes, with the shape of its value; None if it has none."""
         try:
             linear = self.map_at(*befores)
-            if linear is None:
-                return None
+            if linear is None or linear.shape is not None:
+                return linear
             # An empty batch gives the value's shape without computing anything.
             empty_inputs = [np.zeros((0, *before)) for before in befores]
-            shape = linear.shape or linear.apply(empty_inputs).shape[1:]
+            return dataclasses.replace(linear, shape=linear.apply(empty_inputs).shape[1:])
         except (NoBoundError, NotRunError, ValueError, IndexError):
             return None
-        return linear, shape
 
     def lipschitz(self, place: Place) -> float:
         """Return the constant; if entries are moved, the root of the largest number of copies of one entry.

@@ -46,7 +46,8 @@ def copies_of_entry(before: Shape | None, after: Shape | None) -> int:
     """Return how many copies of each entry broadcasting makes; `NoBoundError` if the shapes do not tell."""
     if before is None or after is None or len(before) > len(after):
         raise NoBoundError("the shapes that are broadcast are not known: give the input shape")
-    aligned = _aligned(before, after)
+    # Axes of size 1 in front, so that both have as many axes.
+    aligned = (1,) * (len(after) - len(before)) + before
     copies = 1
     for n, m in zip(aligned, after, strict=True):
         if n == m:
@@ -55,11 +56,6 @@ def copies_of_entry(before: Shape | None, after: Shape | None) -> int:
             raise NoBoundError(f"shape {before} cannot be compared with {after}")
         copies *= m
     return copies
-
-
-def _aligned(before: Shape, after: Shape) -> Shape:
-    """Return a shape with axes of size 1 in front, so that it has as many axes as another one."""
-    return (1,) * (len(after) - len(before)) + before
 
 
 def sum_over_copies(y: FloatArray, shape: Shape) -> FloatArray:

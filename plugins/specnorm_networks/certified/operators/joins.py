@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm.proof import Interval, anything, enclosing, host
 from specnorm_networks.certified.operators.base import (
@@ -21,32 +20,21 @@ from specnorm_networks.certified.operators.base import (
     Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
-from specnorm_networks.certified.operators.linear import Add, Scale
+from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.piecewise import ReLU
 from specnorm_networks.certified.operators.steep import hint
 
 
-class Selection(Operator):
-    """One of several values at each entry: the largest, the smallest, or the one that a mask selects.
-
-    |max(a, b) - max(c, d)| is at most the larger of |a - c| and |b - d|; so is the change of a selection by a mask.
-    """
+class Extreme(Operator):
+    """The largest or the smallest of several values: |max(a, b) - max(c, d)| is at most |a - c| or |b - d|."""
 
     rule = "extreme"
     is_monotone_and_exact = True
-
-    def lipschitz(self, place: Place) -> float:
-        return self.combine([1.0] * len(place.before), place)
+    join: ClassVar[np.ufunc]
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """Return the root of the sum of squares of the inputs' constants, each times sqrt(r) for r copies."""
         return host.hypot_up(*constants_after_broadcast(bounds, place))
-
-
-class _LargestOrSmallest(Selection):
-    """The largest or the smallest of several values."""
-
-    join: ClassVar[np.ufunc]
 
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(functools.reduce(self.join, values))
@@ -69,37 +57,16 @@ class _LargestOrSmallest(Selection):
         return [(type(self)(), pair) for pair in pairs]
 
 
-class Maximum(_LargestOrSmallest):
+class Maximum(Extreme):
     """The largest of several values."""
 
     join = np.maximum
 
 
-class Minimum(_LargestOrSmallest):
+class Minimum(Extreme):
     """The smallest of several values."""
 
     join = np.minimum
-
-
-class Where(Selection):
-    """The first value where a constant mask is true, else the second."""
-
-    mask: Callable[[], NDArray[Any]]
-    """Returns booleans that broadcast against the values."""
-
-    def run(self, *values: FloatArray) -> FloatArray:
-        first, second = values
-        return np.where(np.asarray(self.mask(), dtype=bool), first, second)
-
-    def written_out(self, before: Sequence[Shape]) -> Program:
-        mask = np.asarray(self.mask(), dtype=bool)
-        keep_first = Scale(mask.astype(np.float64), exact=True)
-        keep_second = Scale((~mask).astype(np.float64), exact=True)
-        return [
-            (keep_first, (0,)),
-            (keep_second, (1,)),
-            (Add((1.0, 1.0)), (2, 3)),
-        ]
 
 
 class ProductOrQuotient(Operator):
@@ -115,9 +82,6 @@ class ProductOrQuotient(Operator):
         ``first``, ``second``: ranges of the inputs. Factors are infinite if they are unknown.
         """
         raise NotImplementedError
-
-    def lipschitz(self, place: Place) -> float:
-        return self.combine([1.0] * len(place.before), place)
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """Return the sum of the inputs' constants, each times the largest factor on the ranges.

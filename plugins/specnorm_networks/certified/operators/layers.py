@@ -171,8 +171,7 @@ class Matrix(_WithKernel):
     """"right": ``alpha * x @ K.T`` along the last axis; "left": ``alpha * K @ x`` along the last but one."""
 
     def alike(self, place: Place) -> frozenset[int]:
-        ndim = len(place.after or ())
-        return frozenset(range(ndim)) - {self._axis(ndim)}
+        return place.axes - {self._axis(len(place.axes))}
 
     def _axis(self, ndim: int) -> int:
         """Return the axis along which the matrix multiplies a value with ``ndim`` axes."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.proof import host, padding_rules
 from specnorm_networks.certified.operators import broadcasting
@@ -20,6 +21,7 @@ from specnorm_networks.certified.operators.base import (
     Offset,
     Place,
     Shape,
+    entries_along,
 )
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -56,7 +58,10 @@ class Scale(Linear):
     @property
     def is_accurate(self) -> bool:
         """Whether all factors are finite, and the relative error of each is that of its roundings."""
-        return are_accurate(self.values, 0 if self.exact else FACTOR_ROUNDINGS)
+        sizes = abs(np.asarray(self.values, dtype=np.float64))
+        # The relative error of a number that was rounded to a subnormal one is larger; 0 is exact.
+        is_normal = (sizes == 0) | (sizes >= SMALLEST_NORMAL)
+        return bool(np.all(np.isfinite(sizes) & (is_normal | self.exact)))
 
     def factors_up(self) -> FloatArray:
         """Return the absolute values of the factors, rounded up."""
@@ -100,10 +105,9 @@ class Scale(Linear):
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
-        shape = broadcasting.broadcast_shapes_or_none(before, values.shape)
-        if shape is None or not self.is_accurate:
+        if not self.is_accurate:
             return None
-        ndim = len(shape)
+        ndim = len(np.broadcast_shapes(before, values.shape))
         roundings = 1 if self.exact else SCALED_ENTRY_ROUNDINGS
 
         def multiply_by(factors: FloatArray) -> Apply:
@@ -119,16 +123,6 @@ class Scale(Linear):
             offset=self.offset,
             adjoint=adjoint,
         )
-
-
-def are_accurate(factors: FloatArray, roundings: int) -> bool:
-    """Whether numbers are finite, and none was rounded to a subnormal number, whose relative error is larger.
-
-    ``roundings``: number of roundings in the computation of each number; 0: they are exact. A number 0 is exact.
-    """
-    sizes = abs(np.asarray(factors, dtype=np.float64))
-    is_normal = (sizes == 0) | (sizes >= SMALLEST_NORMAL)
-    return bool(np.all(np.isfinite(sizes) & (is_normal | (roundings == 0))))
 
 
 def _with_axes_in_front(x: FloatArray, ndim: int) -> FloatArray:
@@ -186,10 +180,9 @@ class Add(Linear):
         return frozenset(axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len({*sizes}) == 1)
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        shape = broadcasting.broadcast_shapes_or_none(before, *others)
-        if shape is None or not all(map(math.isfinite, self.weights)):
+        if not all(map(math.isfinite, self.weights)):
             return None
-        ndim = len(shape)
+        ndim = len(np.broadcast_shapes(before, *others))
         has_division = self.divisor != 1
 
         def sum_with(weights: Sequence[float]) -> Apply:
@@ -230,7 +223,7 @@ class Concat(Linear):
         return host.hypot_up(*bounds)
 
     def alike(self, place: Place) -> frozenset[int]:
-        return frozenset() if self.new else frozenset(range(len(place.after or ()))) - {self.axis}
+        return frozenset() if self.new else place.axes - {self.axis}
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if not 0 <= self.axis < len(before) + self.new:
@@ -268,6 +261,23 @@ class Merge(Linear):
         return LinearMap.of_moves(apply)
 
 
+class Where(Linear):
+    """The first value where a constant mask is true, else the second."""
+
+    rule = "stack"
+    only_moves_entries = True
+    mask: Callable[[], NDArray[Any]]
+    """Returns booleans that broadcast against the values."""
+
+    def combine(self, bounds: Sequence[float], place: Place) -> float:
+        return host.hypot_up(*broadcasting.constants_after_broadcast(bounds, place))
+
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
+        mask = np.asarray(self.mask(), dtype=bool)
+        ndim = len(np.broadcast_shapes(before, *others, mask.shape))
+        return LinearMap.of_moves(lambda x: np.where(mask, *(_with_axes_in_front(value, ndim) for value in x)))
+
+
 class Broadcast(Linear):
     """The input, broadcast with a shape by NumPy's rules; its constant is the root of the number of copies."""
 
@@ -277,14 +287,11 @@ class Broadcast(Linear):
     """Shape to broadcast with. It may have fewer axes than the value, or size 1 (ONNX's Expand)."""
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        shape = broadcasting.broadcast_shapes_or_none(before, self.target)
-        if shape is None:
-            return None
-        ndim = len(shape)
+        shape = np.broadcast_shapes(before, self.target)
 
         def copies(x: Sequence[FloatArray]) -> FloatArray:
             (batch,) = x
-            return np.broadcast_to(_with_axes_in_front(batch, ndim), (len(batch), *shape))
+            return np.broadcast_to(_with_axes_in_front(batch, len(shape)), (len(batch), *shape))
 
         return LinearMap.of_moves(copies)
 
@@ -296,10 +303,6 @@ class _Reduction(Linear):
     keep: bool = False
     """Whether the axes stay, with size 1."""
 
-    def _count(self, before: Shape) -> int:
-        """Return how many entries become one."""
-        return math.prod(before[axis] for axis in self.axes)
-
     def alike(self, place: Place) -> frozenset[int]:
         before = place.before[0] or ()
         # If the axes are dropped, only the axes before the first of them keep their numbers.
@@ -307,10 +310,7 @@ class _Reduction(Linear):
         return frozenset(axes_with_same_number) - {*self.axes}
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        has_axes = all(0 <= axis < len(before) for axis in self.axes)
-        if not has_axes or len(set(self.axes)) < len(self.axes):
-            return None
-        count = self._count(before)
+        count = entries_along(before, self.axes)
         if not count:
             return None
         axes_of_batch = tuple(axis + 1 for axis in self.axes)  # axis 0 counts the values of a batch
@@ -332,7 +332,7 @@ class Sum(_Reduction):
     rule = "sum"
 
     def lipschitz(self, place: Place) -> float:
-        return host.root_up(self._count(place.shape))
+        return host.root_up(entries_along(place.shape, self.axes))
 
 
 class Mean(_Reduction):
@@ -341,7 +341,7 @@ class Mean(_Reduction):
     rule = "mean"
 
     def lipschitz(self, place: Place) -> float:
-        return host.root_up(Fraction(1, max(self._count(place.shape), 1)))
+        return host.root_up(Fraction(1, max(entries_along(place.shape, self.axes), 1)))
 
 
 class Pad(Linear):
@@ -371,11 +371,8 @@ class Pad(Linear):
         return host.root_up(math.prod(counts))
 
     def alike(self, place: Place) -> frozenset[int]:
-        ndim = len(place.after or ())
-        first_padded_axis = ndim - len(self.pads)
-        return frozenset(
-            axis for axis in range(ndim) if axis < first_padded_axis or not any(self.pads[axis - first_padded_axis])
-        )
+        first_padded_axis = len(place.axes) - len(self.pads)
+        return place.axes - {axis for axis, pair in enumerate(self.pads, first_padded_axis) if any(pair)}
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if math.isnan(self.value) or len(self.pads) > len(before):

@@ -28,7 +28,7 @@ class Identity(SameOrder):
     library_roundings = 1  # a cast to another precision is an identity that rounds
 
     def alike(self, place: Place) -> frozenset[int]:
-        return frozenset(range(len(place.after or ())))
+        return place.axes
 
     def moved(self, x: FloatArray) -> FloatArray:
         return x
@@ -73,7 +73,7 @@ class Slice(Move):
     """Axis, start, stop and step; each axis once, the step not 0."""
 
     def alike(self, place: Place) -> frozenset[int]:
-        return frozenset(range(len(place.after or ()))) - {axis for axis, *_ in self.parts}
+        return place.axes - {axis for axis, *_ in self.parts}
 
     def moved(self, x: FloatArray) -> FloatArray:
         slices = [slice(None)] * x.ndim
@@ -118,7 +118,7 @@ class Gather(Copies):
     def alike(self, place: Place) -> frozenset[int]:
         if self.index.ndim != 1:  # axes after this one have other numbers in the value than in the input
             return frozenset()
-        return frozenset(range(len(place.after or ()))) - {self.axis}
+        return place.axes - {self.axis}
 
     def moved(self, x: FloatArray) -> FloatArray:
         return np.asarray(np.take(x, self.index, self.axis))

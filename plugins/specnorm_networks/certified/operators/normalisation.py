@@ -24,6 +24,7 @@ from specnorm_networks.certified.operators.base import (
     Operator,
     Place,
     Shape,
+    entries_along,
 )
 from specnorm_networks.certified.operators.steep import hint
 
@@ -38,7 +39,7 @@ class Centre(Linear):
     axes: tuple[int, ...]
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        count = _count(before, self.axes)
+        count = entries_along(before, self.axes)
         if not count:
             return None
         axes_of_batch = tuple(axis + 1 for axis in self.axes)
@@ -65,7 +66,7 @@ class Normalise(Operator):
     def run(self, *values: FloatArray) -> FloatArray:
         z, length = values
         if self.form == "mean square":
-            count = math.prod(z.shape[axis] for axis in self.axes)
+            count = entries_along(z.shape, self.axes)
             return np.asarray(z / np.sqrt(length * length / max(count, 1) + self.eps))
         divisor = np.maximum(length, self.eps) if self.form == "largest" else length + self.eps
         # In ONNX 0 / 0 is 0 here.
@@ -79,7 +80,7 @@ class Normalise(Operator):
             lengths = ranges[1]
         if not self.eps >= 0:
             raise NoBoundError(f"eps={self.eps!r} is negative, or no number")
-        divisors = self._divisor(lengths, _count(place.shape, self.axes))
+        divisors = self._divisor(lengths, entries_along(place.shape, self.axes))
         smallest_divisor = float(np.min(divisors.low, initial=math.inf))
         if not smallest_divisor > 0:
             raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(place)}")
@@ -102,16 +103,8 @@ class Normalise(Operator):
         "mean square", since no entry of z is larger than its length.
         """
         z, lengths = ranges
-        count = _count(z.shape, self.axes)
+        count = entries_along(z.shape, self.axes)
         if not count or not self.eps >= 0:
             return None
         largest = host.root_up(count) if self.form == "mean square" else 1.0
         return (z * self._divisor(lengths, count).inverse()) & within(np.full(z.shape, largest))
-
-
-def _count(shape: Shape, axes: tuple[int, ...]) -> int:
-    """Return how many entries are normalised together; `NoBoundError` if the shape has no such axes."""
-    has_axes = all(0 <= axis < len(shape) for axis in axes)
-    if not has_axes or len(set(axes)) < len(axes):
-        raise NoBoundError(f"axes {axes} of a value of shape {shape}")
-    return math.prod(shape[axis] for axis in axes)

@@ -16,6 +16,7 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Program,
     Shape,
+    entries_along,
 )
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.moves import Identity, Reshape
@@ -43,13 +44,13 @@ class _LargestOrSmallest(Length):
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
-        if not _count(x.shape, self.axes):
+        if not entries_along(x.shape, self.axes):
             raise NotRunError("there is no largest of no entries")
         return np.asarray(self.join.reduce(x, axis=self.axes, keepdims=self.keep))
 
     def written_out(self, before: Sequence[Shape]) -> Program | None:
         (shape,) = before
-        if not _count(shape, self.axes):
+        if not entries_along(shape, self.axes):
             return None
         program: Program = []
         for axis in self.axes:
@@ -90,7 +91,7 @@ class Norm(Length):
         (x,) = ranges
         norm_of_smallest = self.run(x.mignitude())
         norm_of_largest = self.run(x.magnitude())
-        n = _count(x.low.shape, self.axes)
+        n = entries_along(x.low.shape, self.axes)
         # Roundings of a sum of n squares and its root; a square that underflows is below 2^-1000 of the largest.
         error = host.inflate(norm_of_smallest, n + 4) * ((2 * n + 16) * 2.0**-52)
         low = norm_of_smallest - error
@@ -105,7 +106,7 @@ class Norm(Length):
         unit: float,
     ) -> FloatArray | float:
         # A sum of n squares, in any order, which may underflow, and its root.
-        n = _count(values[0].shape, self.axes)
+        n = entries_along(values[0].shape, self.axes)
         return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest_positive(unit)))
 
 
@@ -129,7 +130,7 @@ class _Probabilities(Operator):
         """
         largest = x.max(axis=self.axes, keepdims=True, initial=-math.inf)
         largest_difference = largest - x.min(axis=self.axes, keepdims=True, initial=math.inf)
-        return np.asarray(_count(x.shape, self.axes) + 16 + largest_difference)
+        return np.asarray(entries_along(x.shape, self.axes) + 16 + largest_difference)
 
 
 class Softmax(_Probabilities):
@@ -174,7 +175,7 @@ class LogSoftmax(_Probabilities):
             return np.asarray(difference - np.log(np.exp(difference).sum(axis=self.axes, keepdims=True)))
 
     def lipschitz(self, place: Place) -> float:
-        return host.root_up(max(_count(place.shape, self.axes), 1))
+        return host.root_up(max(entries_along(place.shape, self.axes), 1))
 
     def rounding(
         self,
@@ -187,7 +188,3 @@ class LogSoftmax(_Probabilities):
         # log(1 + 2 smallest / p); four times that is allowed.
         underflow = 4 * np.logaddexp(0.0, math.log(2 * smallest_positive(unit)) - result)
         return np.asarray(2 * unit * (self.relative_error(values[0]) + abs(result)) + underflow)
-
-
-def _count(shape: tuple[int, ...], axes: tuple[int, ...]) -> int:
-    return math.prod(shape[axis] for axis in axes)

@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm.proof import host
 from specnorm_networks.certified import axes
-from specnorm_networks.certified.axes import Row
+from specnorm_networks.certified.axes import AxisResizing, Row
 from specnorm_networks.certified.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Shape
 from specnorm_networks.certified.operators.windows import weighted_sums_along
 
@@ -41,7 +41,7 @@ class Resize(Linear):
         sizes = place.before[0] or ()
         if len(sizes) != len(self.scales):
             return frozenset()
-        return frozenset(axis for axis, size in enumerate(sizes) if self._keeps_axis(axis, size))
+        return frozenset(range(len(sizes))) - self._resizings(sizes).keys()
 
     def shortened(self, axes: frozenset[int]) -> Resize:
         if self.sizes is None:
@@ -49,37 +49,33 @@ class Resize(Linear):
         return replace(self, sizes=tuple(1 if axis in axes else n for axis, n in enumerate(self.sizes)))
 
     def lipschitz(self, place: Place) -> float:
-        rows_of_axes = self._rows_of_axes(place.shape)
-        return host.mul_up(*(1.0 if rows is None else axes.weights_norm_up(rows) for rows in rows_of_axes))
+        return host.mul_up(1.0, *map(axes.weights_norm_up, self._rows_of_axis(place.shape).values()))
 
-    def _keeps_axis(self, axis: int, size: int) -> bool:
-        """Whether an axis of a size in the input stays as it is."""
-        return self.scales[axis] == 1 and self._outputs(axis, size) == size
-
-    def _outputs(self, axis: int, size: int) -> int:
-        """Return the size of the value along an axis, for a size of the input."""
-        return math.floor(size * self.scales[axis]) if self.sizes is None else self.sizes[axis]
+    def _resizings(self, before: Shape) -> dict[int, AxisResizing]:
+        """Return the resizing along each axis that does not stay as it is."""
+        resizings = {}
+        for axis, (size, scale) in enumerate(zip(before, self.scales, strict=True)):
+            outputs = math.floor(size * scale) if self.sizes is None else self.sizes[axis]
+            if scale != 1 or outputs != size:
+                resizings[axis] = AxisResizing(size, outputs, scale, self.coordinates)
+        return resizings
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        return weighted_sums_along(before, self._rows_of_axes(before))
+        return weighted_sums_along(before, self._rows_of_axis(before))
 
-    def _rows_of_axes(self, before: Shape) -> list[tuple[Row, ...] | None]:
-        """Return pixels and weights of each output along each axis; None for an axis that stays as it is."""
+    def _rows_of_axis(self, before: Shape) -> dict[int, tuple[Row, ...]]:
+        """Return pixels and weights of each output along each axis that does not stay as it is."""
         kind = self.nearest if self.mode == "nearest" else self.mode
         if kind not in ("linear", *axes.ROUNDINGS) or self.coordinates not in axes.COORDINATES:
             raise NoBoundError(f"resizing by {self.mode} ({self.nearest}, {self.coordinates} coordinates) has no rule")
         if len(before) != len(self.scales):
             raise NoBoundError(f"resizing of {len(self.scales)} axes of a value of shape {before}")
-        rows_of_axes: list[tuple[Row, ...] | None] = []
-        for axis, size in enumerate(before):
-            outputs = self._outputs(axis, size)
-            if self._keeps_axis(axis, size):
-                rows_of_axes.append(None)
-            elif max(size, outputs) <= axes.LONGEST:
-                rows_of_axes.append(axes.resized_rows(size, outputs, self.scales[axis], self.coordinates, kind))
-            else:
-                raise NoBoundError(f"resizing of {size} pixels to {outputs}, more than {axes.LONGEST}, has no rule")
-        return rows_of_axes
+        rows_of_axis = {}
+        for axis, resizing in self._resizings(before).items():
+            if max(resizing.size, resizing.outputs) > axes.LONGEST:
+                raise NoBoundError(f"resizing of more than {axes.LONGEST} pixels has no rule: {resizing}")
+            rows_of_axis[axis] = axes.resized_rows(resizing, kind)
+        return rows_of_axis
 
     def rounding(
         self,
@@ -94,11 +90,7 @@ class Resize(Linear):
         # Libraries compute coordinates in single precision at best.
         coordinate_unit = max(unit, 2.0**-24)
         error = 0.0
-        for axis, size in enumerate(x.shape):
-            if not self._keeps_axis(axis, size):
-                outputs = self._outputs(axis, size)
-                error += coordinate_unit + axes.coordinate_error(
-                    size, outputs, self.scales[axis], self.coordinates, coordinate_unit
-                )
+        for resizing in self._resizings(x.shape).values():
+            error += coordinate_unit + resizing.coordinate_error(coordinate_unit)
         largest = float(np.max(abs(x), initial=0.0))
         return super().rounding(values, result, unit) + 2 * error * largest

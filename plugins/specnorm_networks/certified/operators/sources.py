@@ -73,11 +73,8 @@ class Unknown(Operator):
     reason: str = "this operator has no Lipschitz constant that is known here"
     """Why it has no bound."""
 
-    def lipschitz(self, place: Place) -> float:
-        raise NoBoundError(self.reason)
-
     def combine(self, bounds: object, place: Place) -> float:
-        return self.lipschitz(place)
+        raise NoBoundError(self.reason)
 
 
 class Random(Operator):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
@@ -41,77 +41,68 @@ class Windows:
     ceil: bool = False
     """Whether the last window may leave the padded input; none starts after the end of the input."""
 
-    def at(self, before: Shape, *, count_padding: bool = True) -> list[AxisPooling]:
+    def other_axes(self, place: Place) -> frozenset[int]:
+        """Return the axes before those of the windows."""
+        return frozenset(range(len(place.axes) - len(self.kernel)))
+
+    def at(self, before: Shape, *, count_padding: bool = True) -> dict[int, AxisPooling]:
         """Return the windows along each axis for an input of a shape; `NoBoundError` if it has too few axes.
 
         ``count_padding``: whether padding counts in an average.
         """
-        if len(before) < len(self.kernel):
+        first_axis = len(before) - len(self.kernel)
+        if first_axis < 0:
             raise NoBoundError(f"windows over {len(self.kernel)} axes of a value of shape {before}")
-        sizes = before[len(before) - len(self.kernel) :]
-        windows = []
-        for k, s, r, pair, n in zip(self.kernel, self.stride, self.dilation, self.padding, sizes, strict=True):
-            windows.append(AxisPooling(k, s, r, *pair, n, self.ceil, count_padding))
+        windows = {}
+        fields = zip(self.kernel, self.stride, self.dilation, self.padding, strict=True)
+        for axis, (k, s, r, pair) in enumerate(fields, first_axis):
+            windows[axis] = AxisPooling(k, s, r, *pair, before[axis], self.ceil, count_padding)
         return windows
 
 
-def _require_outputs(windows: Sequence[AxisPooling], place: Place) -> None:
+def _require_outputs(windows: Mapping[int, AxisPooling], place: Place) -> None:
     """Refuse a value whose last sizes are not those that windows give."""
-    outputs = tuple(window.outputs for window in windows)
+    outputs = tuple(window.outputs for window in windows.values())
     if place.after is not None and place.after[len(place.after) - len(outputs) :] != outputs:
         raise NoBoundError(f"its windows give {outputs} outputs, not {place.after}")
 
 
-RowsOfAxes: TypeAlias = Sequence[Sequence[Row] | None]
-"""For each of the last axes of a value: pixels and weights of each output; None if the axis stays as it is."""
+RowsOfAxis: TypeAlias = Mapping[int, Sequence[Row]]
+"""For some axes of a value: pixels and weights of each output. The other axes stay as they are."""
 
 
-def weighted_sums_along(before: Shape, rows_of_axes: RowsOfAxes) -> LinearMap | None:
-    """Return the map of weighted sums along the last axes; None if it does not fit the input's sizes.
+def weighted_sums_along(before: Shape, rows_of_axis: RowsOfAxis) -> LinearMap | None:
+    """Return the map of weighted sums along some axes; None if it does not fit the input's sizes.
 
     All weights have to have the same sign, since |A| x is computed as |A x| for x >= 0.
     """
-    if len(before) < len(rows_of_axes):
+    if any(rows and not before[axis] for axis, rows in rows_of_axis.items()):
         return None
-    first_axis = len(before) - len(rows_of_axes)
-    last_sizes_before = before[first_axis:]
-    last_sizes_after = []
-    columns_of_axes: list[Sequence[Row] | None] = []
-    for size, rows in zip(last_sizes_before, rows_of_axes, strict=True):
-        if rows and size == 0:
-            return None
-        last_sizes_after.append(size if rows is None else len(rows))
-        columns_of_axes.append(None if rows is None else axes.transposed_rows(rows, size))
-    shape = (*before[:first_axis], *last_sizes_after)
+    shape = tuple(len(rows_of_axis.get(axis, range(size))) for axis, size in enumerate(before))
+    columns_of_axis = {axis: axes.transposed_rows(rows, before[axis]) for axis, rows in rows_of_axis.items()}
     largest_size = math.prod(map(max, before, shape))
-    apply = _sums_over_axes(rows_of_axes, first_axis, largest_size)
-    apply_adjoint = _sums_over_axes(columns_of_axes, first_axis, largest_size)
-    widths = [max(map(len, rows), default=0) for rows in rows_of_axes if rows is not None]
+    apply = _sums_over_axes(rows_of_axis, largest_size)
+    apply_adjoint = _sums_over_axes(columns_of_axis, largest_size)
     return LinearMap(
         lambda x: apply(x[0]),
         absolute=lambda x: abs(apply(x[0])),
-        roundings=sum(width + 4 for width in widths),
+        roundings=sum(max(map(len, rows), default=0) + 4 for rows in rows_of_axis.values()),
         shape=shape,
         adjoint=lambda y: [apply_adjoint(y)],
     )
 
 
-def _sums_over_axes(
-    rows_of_axes: RowsOfAxes,
-    first_axis: int,
-    largest_size: int,
-) -> Callable[[FloatArray], FloatArray]:
+def _sums_over_axes(rows_of_axis: RowsOfAxis, largest_size: int) -> Callable[[FloatArray], FloatArray]:
     """Return the function that takes the weighted sums of a batch (batch, *shape), one axis after the other.
 
     ``largest_size``: upper limit of the entries of one value of the batch, before the first axis, between two axes and
     after the last.
     """
-    entries = largest_size * max([len(row) for rows in rows_of_axes for row in rows or ()], default=1)
+    entries = largest_size * max([len(row) for rows in rows_of_axis.values() for row in rows], default=1)
 
     def sum_over_axes(x: FloatArray) -> FloatArray:
-        for axis, rows in enumerate(rows_of_axes, first_axis + 1):
-            if rows is not None:
-                x = axes.weighted_sums(x, axis, rows)
+        for axis, rows in rows_of_axis.items():
+            x = axes.weighted_sums(x, axis + 1, rows)  # axis 0 counts the values of a batch
         return x
 
     return lambda x: apply_in_parts(sum_over_axes, x, entries)
@@ -158,13 +149,13 @@ class MaxPool(Operator):
     windows: Windows
 
     def alike(self, place: Place) -> frozenset[int]:
-        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
+        return self.windows.other_axes(place)
 
     def lipschitz(self, place: Place) -> float:
         """Return the root of the largest number of windows that contain one pixel."""
         windows = self.windows.at(place.shape)
         _require_outputs(windows, place)
-        return host.root_up(math.prod(map(axes.overlap, windows)))
+        return host.root_up(math.prod(map(axes.overlap, windows.values())))
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
@@ -179,10 +170,9 @@ class MaxPool(Operator):
     def written_out(self, before: Sequence[Shape]) -> Program:
         """Return the maxima along one axis after the other; `NoBoundError` if a window contains no pixel."""
         (shape,) = before
-        pixels_of_axes = [window.pixels() for window in self.windows.at(shape)]
-        first_axis = len(shape) - len(pixels_of_axes)
         program: Program = []
-        for axis, pixels in enumerate(pixels_of_axes, first_axis):
+        for axis, window in self.windows.at(shape).items():
+            pixels = window.pixels()
             if not all(pixels):
                 raise NoBoundError(f"windows of padding alone in a value of shape {shape}")
             program.append((WindowMaximum(axis, axes.table(pixels)), (len(program),)))
@@ -222,13 +212,13 @@ class AveragePool(Linear):
     """Whether padding counts in the mean."""
 
     def alike(self, place: Place) -> frozenset[int]:
-        return frozenset(range(len(place.after or ()) - len(self.windows.kernel)))
+        return self.windows.other_axes(place)
 
     def lipschitz(self, place: Place) -> float:
         windows = self.windows.at(place.shape, count_padding=self.count_padding)
         _require_outputs(windows, place)
-        return host.mul_up(*map(average_norm_up, windows))
+        return host.mul_up(*map(average_norm_up, windows.values()))
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         windows = self.windows.at(before, count_padding=self.count_padding)
-        return weighted_sums_along(before, [axes.average_rows(window) for window in windows])
+        return weighted_sums_along(before, {axis: axes.average_rows(window) for axis, window in windows.items()})

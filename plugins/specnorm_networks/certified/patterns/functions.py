@@ -18,8 +18,8 @@ def as_function(node: Node, structure: Structure) -> Node:
     is_sigmoid = isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1
     if not (is_sigmoid or isinstance(node.operator, ops.Log)):
         raise NoPattern
-    number, summand = structure.sum_with_number(structure.input_of(node)) or (0.0, "")
-    exponential = structure.origin(summand) if number == 1 else node
+    number, summand = structure.sum_with_number(structure.input_of(node))
+    exponential = summand if number == 1 else node
     if not isinstance(exponential.operator, ops.Exp):
         raise NoPattern
     u = structure.input_of(exponential)
@@ -36,8 +36,8 @@ def as_function(node: Node, structure: Structure) -> Node:
 
 def _sigmoid_by_quotient(node: Node, structure: Structure) -> Node:
     exponential, total = map(structure.origin, node.inputs)
-    number, summand = structure.sum_with_number(total) or (0.0, "")
+    number, summand = structure.sum_with_number(total)
     is_sigmoid = isinstance(exponential.operator, ops.Exp) and number == 1
-    if not is_sigmoid or exponential.shape != node.shape or not are_alike(exponential, structure.origin(summand)):
+    if not is_sigmoid or exponential.shape != node.shape or not are_alike(exponential, summand):
         raise NoPattern
     return replace(node, operator=ops.Sigmoid(), inputs=exponential.inputs)

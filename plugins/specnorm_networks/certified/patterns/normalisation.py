@@ -72,14 +72,9 @@ def _quotient(node: Node, structure: Structure) -> tuple[str, Divisor]:
     if isinstance(node.operator, ops.Product):
         for dividend, inverse in (node.inputs, node.inputs[::-1]):
             with suppress(NoPattern):
-                return dividend, _divisor_of_inverse(_before_broadcast(inverse, structure), structure)
-    raise NoPattern
-
-
-def _divisor_of_inverse(node: Node, structure: Structure) -> Divisor:
-    """Return the divisor whose inverse a node computes."""
-    if isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1:
-        return _length_or_root(structure.input_of(node), structure)
+                inverted = _before_broadcast(inverse, structure)
+                if isinstance(inverted.operator, ops.Reciprocal) and inverted.operator.scale == 1:
+                    return dividend, _length_or_root(structure.input_of(inverted), structure)
     raise NoPattern
 
 
@@ -103,15 +98,9 @@ def _length_or_root(node: Node, structure: Structure) -> Divisor:
 def _length(node: Node, structure: Structure) -> Divisor:
     """Return max(|x|, eps), |x| + eps or |x| as a divisor."""
     # Unless eps is read below, the divisor is |x| = max(|x|, 0).
-    eps = 0.0
-    norm = node
-    form: Form = "largest"
-    sum_with_number = structure.sum_with_number(node)
-    if sum_with_number is not None:
-        eps, summand = sum_with_number
-        norm = structure.origin(summand)
-        form = "sum"
-    elif isinstance(node.operator, ops.HardTanh) and node.operator.high == math.inf:  # max(|x|, eps), as a clamp
+    eps, norm = structure.sum_with_number(node)
+    form: Form = "largest" if norm is node else "sum"
+    if isinstance(node.operator, ops.HardTanh) and node.operator.high == math.inf:  # max(|x|, eps), as a clamp
         eps = node.operator.low
         norm = structure.input_of(node)
     if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or not 0 <= eps < math.inf:
@@ -124,12 +113,7 @@ def _mean_square(name: str, structure: Structure) -> Divisor:
 
     ``name``: the value under the root.
     """
-    node = structure.origin(name)
-    eps = 0.0
-    sum_with_number = structure.sum_with_number(node)
-    if sum_with_number is not None:
-        eps, summand = sum_with_number
-        node = structure.origin(summand)
+    eps, node = structure.sum_with_number(structure.origin(name))
     if isinstance(node.operator, ops.ReLU):  # a computed variance may be below 0
         node = structure.input_of(node)
     if not 0 <= eps < math.inf:

@@ -31,8 +31,8 @@ def recognise_patterns(graph: Graph) -> Graph:
     structure = Structure()
     for node in graph.nodes:
         for replacement in _replacements(node, structure, graph.fresh):
-            structure.add(replacement)
-    nodes = list(structure.nodes.values())
+            structure[replacement.name] = replacement
+    nodes = list(structure.values())
     has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
     note = NOTE_ON_JUMPS if has_jumps and NOTE_ON_JUMPS not in graph.note else ""
     recognised = graph._with_nodes(nodes, note=note)

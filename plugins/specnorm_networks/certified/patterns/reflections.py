@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -28,20 +28,11 @@ Combination: TypeAlias = Mapping[PartOfValue, FloatArray]
 """A sum of multiples of parts: the factor of each."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The names of three values: one of two values is chosen by the sign of a third."""
+def _choice(node: Node, structure: Structure) -> tuple[str, str, str]:
+    """Return as three names the choice ``where(condition, true, false)``, or one that is written by gates.
 
-    compared: str
-    """The value that is compared with 0."""
-    below: str
-    """The value that is chosen where the compared value is not above 0."""
-    above: str
-    """The value that is chosen where the compared value is above 0."""
-
-
-def _choice(node: Node, structure: Structure) -> Choice:
-    """Return the choice ``where(condition, true, false)``, or one that is written by gates."""
+    The first value is compared with 0; the second is chosen where that is not above 0, the third where it is.
+    """
     if is_sum_of_two(node.operator):
         return _choice_by_gates(node, structure)
     if not isinstance(node.operator, ops.Choose):
@@ -49,11 +40,11 @@ def _choice(node: Node, structure: Structure) -> Choice:
     condition, true, false = node.inputs
     compared, kind = _comparison_with_0(condition, structure)
     if kind in ("le", "lt"):
-        return Choice(compared, below=true, above=false)
-    return Choice(compared, below=false, above=true)
+        return compared, true, false
+    return compared, false, true
 
 
-def _choice_by_gates(node: Node, structure: Structure) -> Choice:
+def _choice_by_gates(node: Node, structure: Structure) -> tuple[str, str, str]:
     """Return the choice ``(s <= 0) * below + (s > 0) * above``, or the same with < and >=."""
     gated: dict[str, tuple[str, str]] = {}
     for name in node.inputs:
@@ -69,7 +60,7 @@ def _choice_by_gates(node: Node, structure: Structure) -> Choice:
             compared, below = gated[kind_below]
             compared_again, above = gated[kind_above]
             if compared == compared_again:
-                return Choice(compared, below, above)
+                return compared, below, above
     raise NoPattern
 
 
@@ -90,10 +81,9 @@ def as_reflection(node: Node, structure: Structure) -> Node:
     if not isinstance(concat, ops.Concat) or concat.new or len(node.inputs) != 2:
         raise NoPattern
     first, second = (_choice(structure.origin(name), structure) for name in node.inputs)
-    if first.compared != second.compared:
+    if first[0] != second[0]:
         raise NoPattern
-    names = (first.compared, first.below, second.below, first.above, second.above)
-    combinations = [_combination(name, structure) for name in names]
+    combinations = [_combination(name, structure) for name in (*first, *second[1:])]
     parts = sorted(set().union(*combinations), key=lambda part: part.start)
     if len(parts) != 2 or not are_halves(*parts) or parts[0].axis != concat.axis:
         raise NoPattern
@@ -101,7 +91,7 @@ def as_reflection(node: Node, structure: Structure) -> Node:
     source = structure[parts[0].source]
     axes_from_axis = len(source.shape or ()) - concat.axis
     rows = [_by_channel(combination, parts, axes_from_axis, half) for combination in combinations]
-    sign, first_below, second_below, first_above, second_above = rows
+    sign, first_below, first_above, second_below, second_above = rows
     below = np.array([first_below, second_below])
     above = np.array([first_above, second_above])
     reflection = ops.Reflection(concat.axis, sign, below, above)

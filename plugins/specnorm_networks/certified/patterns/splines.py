@@ -118,9 +118,9 @@ def _range_of(node: Node, structure: Structure) -> Interval:
     operator = node.operator
     if isinstance(operator, ops.HardTanh):
         return enclosing((np.array(operator.low), np.array(operator.high)))
-    number, summand = structure.sum_with_number(node) or (0.0, "")
-    if summand:
-        return _range_of(structure.origin(summand), structure) + point(np.array(number))
+    number, summand = structure.sum_with_number(node)
+    if summand is not node:
+        return _range_of(summand, structure) + point(np.array(number))
     if not isinstance(operator, ops.Scale):
         raise NoPattern
     try:

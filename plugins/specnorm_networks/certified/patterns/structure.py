@@ -41,30 +41,20 @@ def are_halves(first: PartOfValue, second: PartOfValue) -> bool:
     return first == replace(first, start=0, stop=half) and second == replace(first, start=half, stop=first.size)
 
 
-class Structure:
+class Structure(dict[str, Node]):
     """The nodes of a network so far, by name."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, Node] = {}
-
-    def __getitem__(self, name: str) -> Node:
-        return self.nodes[name]
-
-    def add(self, node: Node) -> None:
-        """Add a node, or put it in the place of the one with its name."""
-        self.nodes[node.name] = node
 
     def origin(self, name: str) -> Node:
         """Return the first node that has the same entries in the same order as a value."""
-        node = self.nodes[name]
+        node = self[name]
         while self._keeps_entries(node):
-            node = self.nodes[node.inputs[0]]
+            node = self[node.inputs[0]]
         return node
 
     def _keeps_entries(self, node: Node) -> bool:
         if isinstance(node.operator, ops.Identity):
             return True
-        if node.shape is None or len(node.inputs) != 1 or self.nodes[node.inputs[0]].shape != node.shape:
+        if node.shape is None or len(node.inputs) != 1 or self[node.inputs[0]].shape != node.shape:
             return False
         if isinstance(node.operator, ops.Slice):
             # A slice of step 1 that has the shape of its input is the whole input.
@@ -95,21 +85,19 @@ class Structure:
             parts.append(PartOfValue(source.name, axis, first, last, size))
         return parts[0] if len(parts) == 1 else whole
 
-    def sum_with_number(self, node: Node) -> tuple[float, str] | None:
-        """Return a number that is added to a value, and the value's name; None for another node."""
-        if not is_sum_of_two(node.operator):
-            return None
-        first, second = node.inputs
-        for name, name_of_constant in ((first, second), (second, first)):
-            constant = self.nodes[name_of_constant]
+    def sum_with_number(self, node: Node) -> tuple[float, Node]:
+        """Return a number that is added to a value, and the value's origin; 0 and the node itself if it is no sum."""
+        pairs = (node.inputs, node.inputs[::-1]) if is_sum_of_two(node.operator) else ()
+        for name, name_of_constant in pairs:
+            constant = self[name_of_constant]
             if not isinstance(constant.operator, ops.Constant) or constant.shape is None:
                 continue
-            if self.nodes[name].shape != node.shape:
+            if self[name].shape != node.shape:
                 continue
             value = constant.operator.run()
             if value.size == 1:
-                return float(value.item()), name
-        return None
+                return float(value.item()), self.origin(name)
+        return 0.0, node
 
 
 def are_alike(node: Node, other: Node) -> bool:
