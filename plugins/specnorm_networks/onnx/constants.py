@@ -39,15 +39,11 @@ _JUMPS = frozenset((
     "Sign", "Floor", "Ceil", "Mod", "Range", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal",
 ))  # fmt: skip
 """Operators whose values jump: a rounding of their inputs may change them much."""
-_ROUNDED = frozenset(("Add", "Sub", "Mul", "Div", "Mod", "Range", "Sqrt"))
-"""Operators that round as IEEE 754 says."""
-_EXACT = frozenset((
-    "Abs", "And", "Concat", "Expand", "Gather", "Max", "Min", "Neg", "Not", "Or", "Slice", "Split", "Tile", "Trilu",
-    "Where", "Xor",
+_ALIKE = (_JUMPS - {"Sign"}).union((
+    "Abs", "Add", "And", "Cast", "Concat", "Div", "Expand", "Gather", "Max", "Min", "Mul", "Neg", "Not", "Or",
+    "ReduceProd", "Slice", "Split", "Sqrt", "Sub", "Tile", "Trilu", "Where", "Xor",
 ))  # fmt: skip
-"""Operators that do not round, in any precision."""
-_ALIKE = _ROUNDED | _JUMPS - {"Sign"} | _EXACT | {"Cast", "ReduceProd"}
-"""Operators that every runtime computes alike."""
+"""Operators that every runtime computes alike: they are exact, or round as IEEE 754 says."""
 
 
 class NotComputedError(NoBoundError, ModelFileError):
