@@ -197,7 +197,7 @@ STRANGE: dict[int, Any] = {1: 3.25, 2: 17, 3: "strange", 4: TENSOR, 6: [3.25], 7
 def call(operator: str, opset: int, inputs: Sequence[Value | None] = (), **given: Any) -> Call:
     made = {name: helper.make_attribute(name, value) for name, value in given.items()}
     tensor = Constant("t", (1,), "float32", lambda: np.full(1, 7.0))
-    return Call(operator, opset, inputs, made, 1, operator, lambda _: tensor, lambda _: tensor, lambda *_: "t")
+    return Call(operator, opset, inputs, made, 1, lambda _: tensor, lambda _: tensor, lambda *_: "t")
 
 
 def refusal(operator: str, opset: int, inputs: Sequence[Value | None] = (), **given: Any) -> str:

@@ -55,7 +55,7 @@ def drawn(operator: str, d: Shapes) -> tuple[Any, int, dict[str, Any], str] | No
             arrays[each.name] = np.asarray(value) if whole else np.asarray(value, np.float32)
     while not names[-1]:
         names.pop()
-    if not moving or (operator == "GroupNormalization" and not _fits(opset, arguments)):
+    if not moving:
         return None
     node = helper.make_node(operator, names, ["y"], **attributes)
     stored = {name: array for name, array in arrays.items() if name != moving}
@@ -68,12 +68,6 @@ def _arguments(operator: str, d: Shapes) -> Arguments:
     if "dilations" in found and str(found["auto_pad"]).startswith("SAME"):
         found["dilations"] = d.choice([None, [d.randint(1, 3) for _ in found["kernel_shape"] or found["W"].shape[2:]]])
     return found
-
-
-def _fits(opset: int, arguments: Arguments) -> bool:
-    """Whether the scale is of groups where the operator set says so, and else of channels."""
-    wanted = arguments["X"].shape[1] if opset >= 21 else arguments["num_groups"]
-    return bool(len(arguments["scale"]) == wanted)
 
 
 def _rounding(operator: str, arrays: dict[str, Any]) -> float:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 
-from specnorm.proof import host
 from specnorm_networks.certified.links import Term
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
+from specnorm_networks.certified.operators.base import NoBoundError
 
 
 class NoSumError(NoBoundError):
@@ -130,18 +127,3 @@ def _every_nth_pixel(
         stride[spatial_axis] *= step
         terms.append(replace(term, stride=tuple(stride)))
     return replace(combination, terms=tuple(terms))
-
-
-def products_of_slopes(
-    slopes: Sequence[FloatArray],
-    factors: Sequence[FloatArray | float],
-) -> tuple[FloatArray, FloatArray]:
-    """Return the smallest and the largest product of a slope and a factor, rounded outward; a product by 0 is exact."""
-    lows = []
-    highs = []
-    for slope, factor in itertools.product(slopes, factors):
-        product = slope * factor
-        is_exact = (slope == 0) | (factor == 0)
-        lows.append(np.where(is_exact, 0.0, host.next_down(product)))
-        highs.append(np.where(is_exact, 0.0, host.next_up(product)))
-    return np.minimum.reduce(lows), np.maximum.reduce(highs)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specnorm import SpecnormError
+from specnorm.proof import Interval, enclosing
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.channels import (
     flattened_pixels,
@@ -31,7 +32,6 @@ from specnorm_networks.certified.combinations import (
     NoSumError,
     multiply,
     product_of_factors,
-    products_of_slopes,
     shift_rows,
     slice_of,
 )
@@ -344,27 +344,19 @@ class Reader:
         if not low.size or len(node.inputs) != 1:
             raise NoSumError
         if combination.single_value is not None:
-            return self._compose_slopes(node, combination, (float(low.min()), float(high.max())))
+            return self._compose_slopes(node, combination, enclosing((low.min(), high.max())))
         link = Link(combination.terms, combination.width, (low, high), node.name)
         return self._append_link(node, combination, link)
 
-    def _compose_slopes(
-        self,
-        node: Node,
-        combination: LinearCombination,
-        slopes: tuple[float, float],
-    ) -> LinearCombination:
-        """Return the value that a function reads, with the function in its link, too.
-
-        ``slopes``: smallest and largest slope of the function.
-        """
+    def _compose_slopes(self, node: Node, combination: LinearCombination, slopes: Interval) -> LinearCombination:
+        """Return the value that a function with such slopes reads, with the function in its link, too."""
 
         def compose(link: Link) -> Link:
             if not link.ends_with_function:
                 # The function follows pooling or flattening: its constant is a further factor.
                 constant = of_slopes(self.scope, node, combination.axis, combination.width)
                 return replace(link, factors=(*link.factors, constant), average=None)
-            return replace(link, slopes=products_of_slopes(link.slopes, slopes))
+            return replace(link, slopes=(enclosing(link.slopes) * slopes).ends)
 
         return self._extend_link(node, combination, node.inputs[0], compose)
 
@@ -376,7 +368,7 @@ class Reader:
         link = self._link_of(combination)
         if link is None or not link.ends_with_function or link.groups is not None:
             raise NoSumError
-        slopes = products_of_slopes(link.slopes, [numbers])
+        slopes = (enclosing(link.slopes) * enclosing((numbers, numbers))).ends
         return self._extend_link(node, combination, node.inputs[0], lambda last: replace(last, slopes=slopes))
 
     def _sort(

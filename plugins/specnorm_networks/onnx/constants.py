@@ -39,15 +39,11 @@ _JUMPS = frozenset((
     "Sign", "Floor", "Ceil", "Mod", "Range", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal",
 ))  # fmt: skip
 """Operators whose values jump: a rounding of their inputs may change them much."""
-_ROUNDED = frozenset(("Add", "Sub", "Mul", "Div", "Mod", "Range", "Sqrt"))
-"""Operators that round as IEEE 754 says."""
-_EXACT = frozenset((
-    "Abs", "And", "Concat", "Expand", "Gather", "Max", "Min", "Neg", "Not", "Or", "Slice", "Split", "Tile", "Trilu",
-    "Where", "Xor",
+_ALIKE = (_JUMPS - {"Sign"}).union((
+    "Abs", "Add", "And", "Cast", "Concat", "Div", "Expand", "Gather", "Max", "Min", "Mul", "Neg", "Not", "Or",
+    "ReduceProd", "Slice", "Split", "Sqrt", "Sub", "Tile", "Trilu", "Where", "Xor",
 ))  # fmt: skip
-"""Operators that do not round, in any precision."""
-_ALIKE = _ROUNDED | _JUMPS - {"Sign"} | _EXACT | {"Cast", "ReduceProd"}
-"""Operators that every runtime computes alike."""
+"""Operators that every runtime computes alike: they are exact, or round as IEEE 754 says."""
 
 
 class NotComputedError(NoBoundError, ModelFileError):
@@ -234,7 +230,8 @@ def _shapes(call: Call, rule: OperatorRule, values: Sequence[Constant]) -> list[
     if call.operator == "DequantizeLinear":
         return [values[0].shape if len(values[1].shape) < 2 else None]  # scales with two axes are those of blocks
     if call.operator == "Range":
-        return [(len(range(*(int(value.load().item()) for value in values))),)]
+        start, limit, delta = (value.load().item() for value in values)
+        return [(max(math.ceil((limit - start) / delta), 0),)]
     build = reduce(ops.Sum) if call.operator == "ReduceProd" else rule.build
     if call.operator in ("Cast", "Pow") or build is None:
         return [broadcast_shapes([value.shape for value in values])]

@@ -127,11 +127,16 @@ def _windows(node: Any, x: Any, kernel: Sequence[int], fill: float) -> Any:
     strides = _attribute(node, "strides", None) or ones
     dilations = _attribute(node, "dilations", None) or ones
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilations, strict=True)]
-    pairs = _padding(node, x.shape[2:], reach, strides)
-    padded = np.pad(x, [(0, 0), (0, 0), *pairs], constant_values=fill)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, tuple(range(2, x.ndim)))
-    entries: list[Any] = [slice(None, None, step) for step in (*strides, *dilations)]
-    return windows[(..., *entries)]
+    padding = [(0, 0), (0, 0)]
+    for before, after in _padding(node, x.shape[2:], reach, strides):
+        padding.append((before, after))
+    padded = np.pad(x, padding, constant_values=fill)
+    axes = tuple(range(2, x.ndim))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axes)
+    entries: list[Any] = [...]
+    for step in (*strides, *dilations):
+        entries.append(slice(None, None, step))
+    return windows[tuple(entries)]
 
 
 def _pool(node: Any, _: int, inputs: Inputs) -> list[Any]:
@@ -141,9 +146,10 @@ def _pool(node: Any, _: int, inputs: Inputs) -> list[Any]:
     axes = tuple(range(-len(kernel), 0))
     if node.op_type == "MaxPool":
         return [_windows(node, x, kernel, -np.inf).max(axes)]
-    counted = np.ones_like(x[:1, :1])
-    counts = _windows(node, counted, kernel, _attribute(node, "count_include_pad", 0)).sum(axes)
-    return [_windows(node, x, kernel, 0).sum(axes) / counts]
+    count_of_padding = _attribute(node, "count_include_pad", 0)
+    counts = _windows(node, np.ones_like(x[:1, :1]), kernel, count_of_padding).sum(axes)
+    sums = _windows(node, x, kernel, 0).sum(axes)
+    return [sums / counts]
 
 
 def _convolution(node: Any, _: int, inputs: Inputs) -> list[Any]:
@@ -159,8 +165,10 @@ def _convolution(node: Any, _: int, inputs: Inputs) -> list[Any]:
         pixels = windows[(..., *tap)].reshape(len(x), groups, channels, math.prod(outputs))
         result = result + kernels[(..., *tap)] @ pixels
     result = result.reshape(len(x), count, *outputs)
-    bias = biases[0] if biases else None
-    return [result if bias is None else result + bias.reshape(-1, *(1 for _ in outputs))]
+    if not biases or biases[0] is None:
+        return [result]
+    ones = [1] * len(outputs)
+    return [result + biases[0].reshape(-1, *ones)]
 
 
 def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
@@ -182,21 +190,23 @@ def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 def _global_max(_: Any, __: int, inputs: Inputs) -> list[Any]:
     """Return the maximum of each channel: the evaluator knows images alone."""
-    return [inputs[0].max(axis=tuple(range(2, inputs[0].ndim)), keepdims=True)]
+    x = inputs[0]
+    axes = tuple(range(2, x.ndim))
+    return [x.max(axes, keepdims=True)]
 
 
-def _group_norm(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+def _group_norm(node: Any, _: int, inputs: Inputs) -> list[Any]:
     """Normalise groups by NumPy: the evaluator's own group norm takes no inputs."""
     x, scale, bias = inputs
     groups = _attribute(node, "num_groups", 1)
+    epsilon = _attribute(node, "epsilon", 1e-5)
     flat = x.reshape(x.shape[0], groups, -1)
-    deviation = np.sqrt(flat.var(-1, keepdims=True) + _attribute(node, "epsilon", 1e-5))
-    normalised = (flat - flat.mean(-1, keepdims=True)) / deviation
-    repeats = 1 if opset >= 21 else x.shape[1] // groups  # older operator sets have a scale for each group
-    ones = (1,) * (x.ndim - 2)
-    scale_of_channel = np.repeat(scale, repeats).reshape(-1, *ones)
-    bias_of_channel = np.repeat(bias, repeats).reshape(-1, *ones)
-    return [normalised.reshape(x.shape).astype(x.dtype) * scale_of_channel + bias_of_channel]
+    centred = flat - flat.mean(-1, keepdims=True)
+    variance = flat.var(-1, keepdims=True)
+    normalised = centred / np.sqrt(variance + epsilon)
+    channels = (-1, *(1,) * (x.ndim - 2))
+    result = normalised.reshape(x.shape).astype(x.dtype)
+    return [result * scale.reshape(channels) + bias.reshape(channels)]
 
 
 _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {

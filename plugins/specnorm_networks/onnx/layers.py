@@ -429,7 +429,6 @@ def instance_norm(x: Data, scale: Constant, bias: Constant, /, *, epsilon: float
 
 
 def group_norm(
-    call: Call,
     x: Data,
     scale: Constant,
     bias: Constant,
@@ -447,10 +446,6 @@ def group_norm(
     groups = Output(ops.Reshape((0, num_groups, -1), copies=True), (x,), split)
     normalised_groups = _normalised(groups, (2,), epsilon)
     normalised = Output(ops.Reshape((0, *sizes), copies=True), (normalised_groups,), shape)
-    if call.opset < 21:  # scale and bias have one number for each group
-        channels_of_group = sizes[0] // num_groups
-        scale = scale.mapped(sizes[:1], lambda a: np.repeat(a, channels_of_group))
-        bias = bias.mapped(sizes[:1], lambda a: np.repeat(a, channels_of_group))
     return _scaled_and_shifted(normalised, scale, bias, len(sizes) - 1)
 
 

@@ -86,8 +86,6 @@ class Call:
         ONNX's name of the operator.
     outputs : int
         Number of the node's outputs.
-    label : str
-        Name of the node in messages.
     describe : callable
         ``describe(tensor)`` returns the constant for a tensor of an attribute.
     fold : callable
@@ -103,7 +101,6 @@ class Call:
     inputs: Sequence[Value | None]
     attributes: Mapping[str, Any]
     outputs: int
-    label: str
     describe: Callable[[Any], Constant]
     fold: Callable[[NDArray[Any]], Constant]
     use: Callable[[Constant, Mapping[str, Any], Shape | None], str]

@@ -70,7 +70,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "LayerNormalization": OperatorRule(17, layers.layer_norm, ("stash_type",)),
     "RMSNormalization": OperatorRule(23, layers.layer_norm, ("stash_type",)),
     "InstanceNormalization": OperatorRule(6, layers.instance_norm),
-    "GroupNormalization": OperatorRule(18, layers.group_norm, ("stash_type",)),
+    "GroupNormalization": OperatorRule(21, layers.group_norm, ("stash_type",)),
     "LpNormalization": OperatorRule(1, layers.length_norm),
     "Softmax": OperatorRule(1, elementwise.softmax),
     "LogSoftmax": OperatorRule(1, elementwise.softmax),

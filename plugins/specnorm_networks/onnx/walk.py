@@ -412,7 +412,6 @@ class Walk:
             inputs,
             {attribute.name: attribute for attribute in proto.attribute},
             len(proto.output),
-            label,
             describe=lambda tensor: self._constant(tensor, label),
             fold=lambda array: Constant(
                 self._fresh_constant_name(label),

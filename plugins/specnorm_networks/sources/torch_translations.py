@@ -292,7 +292,6 @@ def table() -> dict[Any, Callable[..., Any]]:
         aten.selu.default: _selu,
         aten.layer_norm.default: _layer_norm,
         **{getattr(aten, f"adaptive_avg_pool{n}d").default: means for n in (1, 2, 3)},
-        **{getattr(aten, f"_adaptive_avg_pool{n}d").default: means for n in (2, 3)},
         **{getattr(aten, f"adaptive_max_pool{n}d").default: maxima for n in (1, 2, 3)},
         aten.diagonal.default: _diagonal,
         aten.sort.stable: _sort,

@@ -185,6 +185,12 @@ def test_rounding_of_splines_is_counted_far_from_their_knots(first: int) -> None
         assert Fraction(low.item()) <= exact <= Fraction(high.item())
 
 
+def test_splines_of_channels_read_one_number() -> None:
+    """In a program a value may become one number for all channels."""
+    operator = ops.LinearSpline(0, np.array([[1.0, 2.0, 3.0], [0.0, 1.0, 2.0]]))
+    assert operator.run(np.array(0.5)).tolist() == [0.5, 1.5, 2.5]
+
+
 # -- what other libraries round --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
 def test_single_precision_is_within_the_rounding(

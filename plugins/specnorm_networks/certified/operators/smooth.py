@@ -1,6 +1,6 @@
 """Smooth functions of each entry with a bounded derivative: sigmoids, sine and cosine, and ELU.
 
-Functions that are made of these, such as GELU, are in `curves.known`. The tests prove slopes by ball arithmetic.
+Functions that are made of several of these, such as GELU, are in `curves`. The tests prove slopes by ball arithmetic.
 """
 
 from __future__ import annotations

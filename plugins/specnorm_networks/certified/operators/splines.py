@@ -79,6 +79,7 @@ class LinearSpline(Pointwise):
 
     def value(self, x: FloatArray) -> FloatArray:
         knots, *sizes = self.values.shape
+        x = np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(sizes)))
         missing_axes = x.ndim - len(sizes)
         by_knot = self.values.reshape(knots, *(1,) * missing_axes, *sizes)
         values = np.broadcast_to(by_knot, (knots, *x.shape))
