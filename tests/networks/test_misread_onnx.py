@@ -322,6 +322,20 @@ def test_constant_outputs_and_unread_constants_are_answered_in_words() -> None:
     assert bound(graph, centre=np.ones(1), radius=1.0, check=False).upper == 1
 
 
+@pytest.mark.parametrize(("dtype", "known"), [(np.float32, False), (np.int64, True)])
+def test_a_range_is_known_if_its_numbers_are_whole(dtype: Any, known: bool) -> None:
+    """Runtimes that add the step again and again round each time."""
+    constants = {"a": dtype(0), "b": dtype(4), "c": dtype(1)}
+    nodes = [
+        N("Range", ["a", "b", "c"], ["r"]),
+        N("Cast", ["r"], ["s"], to=TensorProto.DOUBLE),
+        N("Mul", ["x", "s"], ["y"]),
+    ]
+    found = bound(graph_of(model(nodes, (1, 4), constants)))
+    assert found.upper == (3 if known else None)
+    assert known or "in its own way" in found.unknown[0].reason
+
+
 def test_a_gate_that_is_refused_is_not_recognised() -> None:
     gate = N("Sigmoid", ["x"], ["s"])
     gate.attribute.append(helper.make_attribute("steepness", 100.0))

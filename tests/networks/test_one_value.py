@@ -215,6 +215,14 @@ def test_values_and_slopes_on_intervals(name: str) -> None:
                 assert least - 1e-30 <= (w - y) / (flint.arb(z) - x) <= most + 1e-30
 
 
+def test_a_rising_function_has_its_extremes_at_the_ends() -> None:
+    """What is known at one end is not lost to what is not known at the other."""
+    operator = Composite(((ops.Exp(), (0,)), (ops.Tanh(), (1,))))
+    low, high = operator.between(np.array([0.0]), np.array([50.0]))
+    assert 0.76159 <= low[0] <= 0.7616
+    assert high[0] == 1
+
+
 @pytest.mark.parametrize("name", ["soft threshold", "Mish", "ELU by a choice", "softsign"])
 def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
     """Single precision is within the rounding; a function that is wrong by a hundredth is not."""

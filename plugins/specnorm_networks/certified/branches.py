@@ -60,7 +60,8 @@ def constant_of_branches(
     while not between or len(waiting) > 1:
         last = scope.graph.by_name[max(waiting, key=scope.graph.positions.__getitem__)]
         before = {name for name in last.inputs if not is_fixed(name)}
-        if not (_is_linear(last) or _is_entrywise(last)) or not before or len(between) == MOST_NODES:
+        has_rule = _is_linear(last) or _is_entrywise(last)
+        if not has_rule or not before or len(between) == MOST_NODES:
             return None
         between.append(last)
         waiting = waiting - {last.name} | before
@@ -86,7 +87,8 @@ def constant_of_branches(
         raise HypothesisError(f"{norm.what} is not {spec}")
     # Roundings of all maps, one after the other, are relative to the magnitudes. 2^-50 is 8 times the unit roundoff
     # 2^-53, which covers the roundings of the magnitudes, too. Entries may also underflow.
-    error = host.mul_up(roundings * 2.0**-50, float(host.norm_up(magnitudes.reshape(-1))))
+    frobenius_norm = float(host.norm_up(magnitudes.reshape(-1)))
+    error = host.mul_up(roundings * 2.0**-50, frobenius_norm)
     underflow = magnitudes.size * 2.0**-1000 if error else 0.0
     return make_upper(host.add_up(norm.value, error, underflow), what, "linear", norm)
 
@@ -134,10 +136,12 @@ class _Branches:
         """Return the root of the largest sum of squares of the constants of the functions of one entry of the start."""
         count = math.prod(self.start_shape)
         numbers = np.arange(1.0, count + 1).reshape(self.start_shape)  # 0 is the number of no entry
-        maps = [_map_of_constants(*step) for step in zip(self.nodes, self.places, self.maps, strict=True)]
+        steps = zip(self.nodes, self.places, self.maps, strict=True)
+        maps = [_map_of_constants(*step) for step in steps]
         moved, constants = self._values(np.stack([numbers, np.ones(self.start_shape)]), maps)
         sums = np.bincount(moved.astype(np.intp), np.square(constants), count + 1)[1:]
-        return host.sqrt_up(float(host.inflate(sums, len(moved) + 1).max(initial=0.0)))
+        largest_sum = float(host.inflate(sums, len(moved) + 1).max(initial=0.0))
+        return host.sqrt_up(largest_sum)
 
     def _values(self, batch: FloatArray, maps: Sequence[Apply]) -> FloatArray:
         """Return the last value for a batch of the first one, shape (batch, entries).
@@ -159,8 +163,10 @@ def _map_of_constants(node: Node, place: Place, linear: LinearMap | None) -> App
         constant = node.operator.lipschitz(place)
 
         def multiply_bounds(x: Sequence[FloatArray]) -> FloatArray:
-            first, second = x[0]
-            return np.stack([first, second if constant == 1 else host.next_up(second * constant)])
+            numbers, constants = x[0]
+            if constant != 1:
+                constants = host.next_up(constants * constant)
+            return np.stack([numbers, constants])
 
         return multiply_bounds
     return partial(_scaled_constants, linear) if isinstance(node.operator, Scale) else linear.apply
@@ -169,7 +175,8 @@ def _map_of_constants(node: Node, place: Place, linear: LinearMap | None) -> App
 def _scaled_constants(linear: LinearMap, x: Sequence[FloatArray]) -> FloatArray:
     """Return numbers of entries and constants, shape (2, *shape of the value), after a multiplication of each entry."""
     numbers, constants = x[0]
-    scaled = host.inflate(linear.absolute([constants[None]])[0], linear.roundings + 4) + UNDERFLOW
+    (products,) = linear.absolute([constants[None]])
+    scaled = host.inflate(products, linear.roundings + 4) + UNDERFLOW
     return np.stack([np.broadcast_to(numbers, scaled.shape), scaled])
 
 

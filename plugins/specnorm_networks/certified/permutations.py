@@ -86,9 +86,11 @@ class _Rewriting:
         graph = self.graph
         inverse = tuple(int(axis) for axis in np.argsort(axes))
         shapes = [graph.by_name[name].shape for name in node.inputs]
-        if node.shape is None or any(shape is None or len(shape) > len(inverse) for shape in shapes):
+        have_no_more_axes = all(shape is not None and len(shape) <= len(inverse) for shape in shapes)
+        if node.shape is None or not have_no_more_axes:
             return [node]
-        constants = {name: self._constant(name, inverse, node) for name in node.inputs if name in graph.fixed_values}
+        fixed_inputs = [name for name in node.inputs if name in graph.fixed_values]
+        constants = {name: self._constant(name, inverse, node) for name in fixed_inputs}
         sources = []
         for name in node.inputs:
             source = self._source(name, inverse, constants)
@@ -146,7 +148,8 @@ def _before_permutation(
     """
     match operator:
         case ops.Slice():
-            return ops.Slice(tuple((axes[axis], start, stop, step) for axis, start, stop, step in operator.parts))
+            parts = [(axes[axis], start, stop, step) for axis, start, stop, step in operator.parts]
+            return ops.Slice(tuple(parts))
         case ops.Concat(new=False):
             return ops.Concat(axes[operator.axis])
         case ops.Sum(keep=False) | ops.Mean(keep=False):

@@ -147,9 +147,10 @@ def with_slopes_on(graph: Graph, intervals: Ranges) -> Graph:
     ``intervals``: ranges of the network's values on that region.
     """
     intervals.check(graph)
-    nodes = [
-        _with_slopes(node, [intervals.get(name) for name in node.inputs], intervals.regions) for node in graph.nodes
-    ]
+    nodes = []
+    for node in graph.nodes:
+        before = [intervals.get(name) for name in node.inputs]
+        nodes.append(_with_slopes(node, before, intervals.regions))
     return graph._with_nodes(nodes, intervals.regions)
 
 
@@ -176,10 +177,13 @@ def _with_slopes(node: Node, before: Sequence[Interval | None], regions: frozens
     if not isinstance(operator, Pointwise) or input_range is None:
         return node
     slopes = operator.slopes(*input_range.ends)
-    if slopes is None or slopes[0].shape != node.shape or not all(np.isfinite(end).all() for end in slopes):
+    if slopes is None or slopes[0].shape != node.shape:
+        return node
+    if not all(np.isfinite(end).all() for end in slopes):
         return node
     with consistent(node):
-        return replace(node, operator=replace(operator, slopes_on_range=Slopes(*enclosing(slopes).ends, regions)))
+        slopes_on_range = Slopes(*enclosing(slopes).ends, regions)
+        return replace(node, operator=replace(operator, slopes_on_range=slopes_on_range))
 
 
 BoxEnd = float | NDArray[Any] | Mapping[str, Any]
@@ -218,7 +222,8 @@ def _with_box(node: Node, low: BoxEnd, high: BoxEnd) -> Node:
     for end in (low, high):
         if isinstance(end, Mapping) and node.name not in end:
             raise MethodError(f"The box has no ends for the network's input {node.name}; expected one for each input.")
-        ends.append(np.array(end[node.name] if isinstance(end, Mapping) else end, dtype=np.float64))
+        numbers = end[node.name] if isinstance(end, Mapping) else end
+        ends.append(np.array(numbers, dtype=np.float64))
     if not bool(np.all(ends[0] <= ends[1])):
         raise MethodError(
             f"The box of input {node.name} has a low end above its high end, or ends that are no numbers."

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm_networks import Graph
-from specnorm_networks.local.margins import Margins, before_softmax, margins
+from specnorm_networks.local.margins import Margins, before_softmax, margins, require_labels
 from specnorm_networks.local.radii import Radii
 from specnorm_networks.tools import AnswerWithFile, FloatArray, Measure, Method, html_table
 
@@ -136,13 +136,14 @@ def certified_accuracy(
         raise MethodError("the network has one output; certified labels need two or more.")
     x = np.asarray(x, dtype=np.float64)
     y = np.asarray(y)
-    if x.ndim < 1 or y.shape != x.shape[:1] or math.prod(x.shape[1:]) != math.prod(classifier.shape):
+    has_label_of_each = x.ndim >= 1 and y.shape == x.shape[:1]
+    has_size_of_input = math.prod(x.shape[1:]) == math.prod(classifier.shape)
+    if not has_label_of_each or not has_size_of_input:
         raise MethodError(
             f"x of shape {x.shape} and y of shape {y.shape}; expected samples of shape {classifier.shape[1:]} along "
             "the first axis of both."
         )
-    if y.size and (not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= classifier.classes):
-        raise MethodError(f"labels from {y.min()} to {y.max()}; expected whole numbers 0..{classifier.classes - 1}.")
+    require_labels(y, classifier.classes)
     radius = np.zeros(len(x))
     status = np.full((len(radii_asked), len(x)), "open", dtype="<U6")
     changed: dict[int, FloatArray] = {}

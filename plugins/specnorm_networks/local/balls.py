@@ -82,8 +82,8 @@ def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
 
 def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
     """Return ranges by linear bounds; None for several inputs, or for more than `ENTRIES` entries of functions."""
-    shapes = [node.shape for node in graph.nodes if isinstance(node.operator, (Pointwise, Extreme))]
-    entries = sum(math.prod(shape or (ENTRIES,)) for shape in shapes)
+    functions = [node for node in graph.nodes if isinstance(node.operator, Pointwise | Extreme)]
+    entries = sum(math.prod(function.shape or (ENTRIES,)) for function in functions)
     if len(graph.inputs) != 1 or entries > ENTRIES:
         return None
     try:
@@ -108,4 +108,5 @@ def ball_of(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
     if missing:
         given = ", ".join(map(visible, centre))
         raise MethodError(f"The centre has arrays for {given}; the network has the input {', '.join(missing)}, too.")
-    return Ball({name: np.array(x, dtype=np.float64) for name, x in centre.items()}, float(radius))
+    centres = {name: np.array(x, dtype=np.float64) for name, x in centre.items()}
+    return Ball(centres, float(radius))

@@ -83,7 +83,8 @@ def certified_accuracy(
     if input_range is not None:
         graph = within(graph, *input_range)
         low, high = input_range
-        is_outside = ((inputs < low) | (inputs > high)).any(axis=tuple(range(1, inputs.ndim)))
+        axes_of_sample = tuple(range(1, inputs.ndim))
+        is_outside = ((inputs < low) | (inputs > high)).any(axis=axes_of_sample)
         if is_outside.any():
             raise MethodError(f"sample {int(is_outside.argmax())} of x lies outside of input_range={input_range!r}.")
     return of_graph(

@@ -67,12 +67,14 @@ def locate_values(
     """
     bounds = LinearBounds(network, centre, radius)
     clock = clock or Clock()
-    has_box = np.isfinite(network.box.low).any() or np.isfinite(network.box.high).any()
+    box = network.box
+    has_box = np.isfinite(box.low).any() or np.isfinite(box.high).any()
     # Values that are linear in the input: their ranges on a ball are exact, and linear bounds cannot improve them.
     linear_values = set() if has_box else {network.input}
     for node in network.graph.nodes:
         bounds.visit(node)
-        if node.name in network.linear and linear_values.issuperset(set(node.inputs) & network.changing):
+        changing_inputs = network.changing.intersection(node.inputs)
+        if node.name in network.linear and changing_inputs <= linear_values:
             linear_values.add(node.name)
         is_exact = node.name in linear_values or node.name == network.input
         if not by_lines or is_exact or node.name not in network.changing:
@@ -154,9 +156,11 @@ def lines_of(function: FunctionOnBox) -> Lines:
     """Return the slopes of tangents and chords of a function's units, and which units are convex or concave."""
     slope = function.strips.slope
     widths = np.diff(function.breaks, axis=0)
-    chord = (slope * widths).sum(axis=0) / np.maximum(widths.sum(axis=0), 1e-300)
+    rise = (slope * widths).sum(axis=0)
+    chord = rise / np.maximum(widths.sum(axis=0), 1e-300)
     middle = function.breaks[0] / 2 + function.breaks[-1] / 2
-    part_of_middle = np.minimum((function.breaks[1:] < middle).sum(axis=0), len(widths) - 1)
+    parts_before_middle = (function.breaks[1:] < middle).sum(axis=0)
+    part_of_middle = np.minimum(parts_before_middle, len(widths) - 1)
     tangent = np.take_along_axis(slope, part_of_middle[None], axis=0)[0]
     change = np.diff(slope, axis=0)
     # Parts without width have no slope of their own.
@@ -187,9 +191,12 @@ def on_ball(c: FloatArray, function: FunctionOnBox) -> FloatArray:
         clipped = (step < low) | (step > high)
         if not clipped.any():
             break
-        clipped_sq = np.square(np.where(clipped, np.clip(step, low, high), 0.0)).sum(axis=1)
-        radius_left = np.sqrt(np.maximum(function.radius**2 - clipped_sq, 1e-6 * function.radius**2))
-        lam = np.linalg.norm(np.where(clipped, 0.0, c), axis=1) / np.maximum(radius_left, LEAST_RADIUS)
+        clipped_step = np.where(clipped, np.clip(step, low, high), 0.0)
+        clipped_sq = np.square(clipped_step).sum(axis=1)
+        radius_sq = function.radius**2
+        radius_left = np.sqrt(np.maximum(radius_sq - clipped_sq, 1e-6 * radius_sq))
+        unclipped_c = np.where(clipped, 0.0, c)
+        lam = np.linalg.norm(unclipped_c, axis=1) / np.maximum(radius_left, LEAST_RADIUS)
         lam = np.clip(lam, LEAST_MULTIPLIER, MOST_MULTIPLIER)
     return np.stack([unclipped, lam]) if lam is not unclipped else unclipped[None]
 
@@ -214,7 +221,9 @@ def read_network(graph: Graph, measure: Measure | None = None) -> Network:
     claims: list[Upper] = []
     for version in (prepare(graph), *written):
         for step in bounded(version, measure, Product()).nodes:
-            claims += [claim for claim in (step.claim, step.own) if claim is not None and math.isfinite(claim.value)]
+            for claim in (step.claim, step.own):
+                if claim is not None and math.isfinite(claim.value):
+                    claims.append(claim)
     return Network(written[-1], claims)
 
 
@@ -321,7 +330,9 @@ class Ascent:
         low = function.strips.slope.min(axis=0)
         high = function.strips.slope.max(axis=0)
         share = (lines.slopes(c) - low) / np.maximum(high - low, 1e-300)
-        is_variable = np.where(c < 0, lines.concave | ~lines.convex, lines.convex | ~lines.concave)
+        is_variable_below = lines.convex | ~lines.concave
+        is_variable_above = lines.concave | ~lines.convex
+        is_variable = np.where(c < 0, is_variable_above, is_variable_below)
         share = np.where(is_variable, np.clip(share, 0.05, 0.95), share)
         logits = np.log(np.maximum(share, 1e-12)) - np.log(np.maximum(1 - share, 1e-12))
         logs = np.full(len(c), math.log(FIRST))
@@ -397,13 +408,17 @@ class Ascent:
         c = minimiser.coefficients
         difference = before - minimiser.point
         slopes = unknowns.slopes
-        logit_gradient = c * difference * (unknowns.high - unknowns.low) * unknowns.share * (1 - unknowns.share)
+        share = unknowns.share
+        width = unknowns.high - unknowns.low
+        logit_gradient = c * difference * width * share * (1 - share)
         logit_gradient = np.where(unknowns.is_variable, logit_gradient, 0.0)
         unknowns.logits = unknowns.logits + unknowns.logit_steps.step(logit_gradient)
         distance_sq = np.square(minimiser.point - function.centre).sum(axis=1)
         log_gradient = minimiser.multiplier * (distance_sq - function.radius**2) / 2
-        unknowns.logs = np.clip(unknowns.logs + unknowns.log_steps.step(log_gradient), -40, 5)
-        by_norm = (log_gradient / np.maximum(np.square(c).sum(axis=1), 1e-300))[:, None] * c
+        logs = unknowns.logs + unknowns.log_steps.step(log_gradient)
+        unknowns.logs = np.clip(logs, -40, 5)
+        norm_sq = np.square(c).sum(axis=1)
+        by_norm = (log_gradient / np.maximum(norm_sq, 1e-300))[:, None] * c
         return np.asarray(slopes * difference + by_norm)
 
     def entry_to_cut(self) -> tuple[str, int] | None:

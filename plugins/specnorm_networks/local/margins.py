@@ -83,17 +83,26 @@ class Margins:
         numbers = logits.low if isinstance(logits, Interval) else np.asarray(logits, dtype=np.float64)
         labels = np.asarray(labels)
         classes = len(self.upper)
-        if numbers.ndim != 2 or numbers.shape[1] != classes or labels.shape != numbers.shape[:1]:
+        has_all_classes = numbers.ndim == 2 and numbers.shape[1] == classes
+        if not has_all_classes or labels.shape != numbers.shape[:1]:
             raise MethodError(
                 f"logits of shape {numbers.shape} and labels of shape {labels.shape}; expected (samples, {classes}) "
                 "and (samples,)."
             )
-        if labels.size and (not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes):
-            raise MethodError(f"labels from {labels.min()} to {labels.max()}; expected whole numbers 0..{classes - 1}.")
+        require_labels(labels, classes)
         if not np.isfinite(numbers).all():
             raise MethodError("logits that are not finite; there is no margin.")
         claims = rules.radii(logits if isinstance(logits, Interval) else numbers, labels, self.differences)
         return np.array([float(claim) for claim in claims])
+
+
+def require_labels(labels: NDArray[np.integer], classes: int) -> None:
+    """Refuse labels that are not the numbers of classes: `MethodError`."""
+    if not labels.size:
+        return
+    are_whole = np.issubdtype(labels.dtype, np.integer)
+    if not are_whole or labels.min() < 0 or labels.max() >= classes:
+        raise MethodError(f"labels from {labels.min()} to {labels.max()}; expected whole numbers 0..{classes - 1}.")
 
 
 def margins(
@@ -160,7 +169,8 @@ def before_softmax(graph: Graph) -> Graph:
 
 def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
     """Return the name of the features, as a tuple, and the matrix at the end."""
-    node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == len(graph.inputs) == 1 else None
+    has_one_of_each = len(graph.outputs) == len(graph.inputs) == 1
+    node = graph.by_name[graph.outputs[0]] if has_one_of_each else None
     if node is not None:
         node = before_added_constants(node, graph.by_name)
         if isinstance(node.operator, Matrix) and node.operator.side == "right" and len(node.shape or ()) == 2:

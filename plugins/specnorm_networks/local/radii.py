@@ -164,7 +164,8 @@ class Radii:
                 if not length(direction):
                     break
                 distance = inside(radius) * (2.0 if step == 0 else 0.5)
-                point = box.nearest(Ball({name: x}, radius).nearest(moved(point, direction, distance)))
+                pushed = moved(point, direction, distance)
+                point = box.nearest(Ball({name: x}, radius).nearest(pushed))
                 if self._changes(x, point[name], label, radius):
                     return point[name]
         return None

@@ -230,7 +230,8 @@ def _shapes(call: Call, rule: OperatorRule, values: Sequence[Constant]) -> list[
     if call.operator == "DequantizeLinear":
         return [values[0].shape if len(values[1].shape) < 2 else None]  # scales with two axes are those of blocks
     if call.operator == "Range":
-        return [(len(range(*(int(value.load().item()) for value in values))),)]
+        start, limit, delta = (value.load().item() for value in values)
+        return [(max(math.ceil((limit - start) / delta), 0),)]
     build = reduce(ops.Sum) if call.operator == "ReduceProd" else rule.build
     if call.operator in ("Cast", "Pow") or build is None:
         return [broadcast_shapes([value.shape for value in values])]

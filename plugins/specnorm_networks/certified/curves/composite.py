@@ -77,12 +77,13 @@ class Composite(OfOneValue, Pointwise):
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         slope, (value,) = bounds_on(self.curve, low, high)
         # A function that rises or falls on the whole interval has its extremes at the ends.
-        is_monotone = (slope.low >= 0) | (slope.high <= 0)
-        if not is_monotone.any():
+        rises, falls = slope.low >= 0, slope.high <= 0
+        if not (rises | falls).any():
             return value.ends
         at_low, at_high = (bounds_on(self.curve, end, end)[1][0] for end in (low, high))
-        narrower = value & (at_low | at_high)
-        return np.where(is_monotone, narrower.low, value.low), np.where(is_monotone, narrower.high, value.high)
+        least = np.where(rises, at_low.low, np.where(falls, at_high.low, -math.inf))
+        most = np.where(rises, at_high.high, np.where(falls, at_low.high, math.inf))
+        return (value & enclosing((least, most))).ends
 
 
 class SideBySide(OfOneValue):

@@ -79,7 +79,10 @@ class Bell(Curved):
         raise NotImplementedError
 
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
-        furthest = np.maximum(abs(low), abs(high))
-        nearest = np.where((low <= 0) & (high >= 0), 0.0, np.minimum(abs(low), abs(high)))
+        size_of_low = abs(low)
+        size_of_high = abs(high)
+        contains_0 = (low <= 0) & (high >= 0)
+        furthest = np.maximum(size_of_low, size_of_high)
+        nearest = np.where(contains_0, 0.0, np.minimum(size_of_low, size_of_high))
         with np.errstate(all="ignore"):
             return rounded_slopes(self.slope(furthest), self.slope(nearest), self.slope_range)

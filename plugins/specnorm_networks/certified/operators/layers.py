@@ -119,7 +119,8 @@ class Convolution(_WithKernel):
         spatial_after = [n + more for n, more in zip(spatial_of_layer, extra, strict=True)]
         shape = (before[0], spec.cout, *spatial_after)
         # Entries that are needed for one sample: the taps of each pixel.
-        entries = kernel[0].size * spec.groups * max(math.prod(spatial), math.prod(spatial_after))
+        pixels = max(math.prod(spatial), math.prod(spatial_after))
+        entries = kernel[0].size * spec.groups * pixels
 
         def applied(layer: layer_map.Convolution) -> Apply:
             def convolve_samples(x: FloatArray) -> FloatArray:
@@ -130,7 +131,8 @@ class Convolution(_WithKernel):
                 samples = x[0].reshape(-1, *before[1:])
                 values = apply_in_parts(convolve_samples, samples, entries)
                 if any(extra):
-                    values = np.pad(values, ((0, 0), (0, 0), *((0, more) for more in extra)))
+                    padding = [(0, more) for more in (0, 0, *extra)]
+                    values = np.pad(values, padding)
                 return values.reshape(len(x[0]), *shape)
 
             return apply
@@ -187,7 +189,9 @@ class Matrix(_WithKernel):
             return None
 
         def multiply_by(alpha: float, matrix: FloatArray) -> Apply:
-            return lambda x: alpha * (x[0] @ matrix.T if self.side == "right" else matrix @ x[0])
+            if self.side == "right":
+                return lambda x: alpha * (x[0] @ matrix.T)
+            return lambda x: alpha * (matrix @ x[0])
 
         multiply_by_adjoint = multiply_by(self.alpha, kernel.T)
         return LinearMap(
@@ -223,7 +227,8 @@ class Matrices(Operator):
     ) -> FloatArray | float:
         # The error is gamma(number of terms) times the sum of their absolute values, for the other library and for us.
         constant = np.asarray(self.constant())
-        return 2 * (constant.size + 2) * unit * self._product(abs(values[0]), abs(constant))
+        sum_of_sizes = self._product(abs(values[0]), abs(constant))
+        return 2 * (constant.size + 2) * unit * sum_of_sizes
 
     def _product(self, x: FloatArray, constant: FloatArray) -> FloatArray:
         try:

@@ -80,15 +80,19 @@ class Piecewise(Pointwise):
                 touches = (low <= piece.end) & (high >= piece.start)
                 # A linear piece has its extremes at the ends of its part of the interval.
                 for x in (np.maximum(low, piece.start), np.minimum(high, piece.end)):
-                    down = np.where(touches, np.minimum(down, _line_down(piece.slope, x, piece.shift)), down)
-                    up = np.where(touches, np.maximum(up, _line_up(piece.slope, x, piece.shift)), up)
+                    value_down = _line_down(piece.slope, x, piece.shift)
+                    value_up = _line_up(piece.slope, x, piece.shift)
+                    down = np.where(touches, np.minimum(down, value_down), down)
+                    up = np.where(touches, np.maximum(up, value_up), up)
         return down, up
 
 
 def _line_down(slope: Numbers, x: FloatArray, shift: float) -> FloatArray:
     """Return ``slope x + shift``, rounded down; -infinity where the sum is NaN."""
-    product = np.where(np.equal(slope, 0), 0.0, slope * x)
-    product_is_exact = np.equal(slope, 0) | np.equal(np.abs(slope), 1) | (x == 0)
+    slope_is_0 = np.equal(slope, 0)
+    slope_is_plus_minus_1 = np.equal(np.abs(slope), 1)
+    product = np.where(slope_is_0, 0.0, slope * x)
+    product_is_exact = slope_is_0 | slope_is_plus_minus_1 | (x == 0)
     product = np.where(product_is_exact, product, host.next_down(product))
     # Adding 0 to a number is exact.
     total = product if shift == 0 else host.next_down(product + shift)
@@ -188,4 +192,5 @@ class HardTanh(Piecewise):
         unit: float,
     ) -> FloatArray | float:
         # The other library may have rounded the limits; other values are exact.
-        return np.where(np.isin(result, (self.low, self.high)), 2 * unit * abs(result), 0.0)
+        is_limit = np.isin(result, (self.low, self.high))
+        return np.where(is_limit, 2 * unit * abs(result), 0.0)

@@ -46,7 +46,8 @@ class Resize(Linear):
     def shortened(self, axes: frozenset[int]) -> Resize:
         if self.sizes is None:
             return self
-        return replace(self, sizes=tuple(1 if axis in axes else n for axis, n in enumerate(self.sizes)))
+        sizes = tuple(1 if axis in axes else n for axis, n in enumerate(self.sizes))
+        return replace(self, sizes=sizes)
 
     def lipschitz(self, place: Place) -> float:
         return host.mul_up(1.0, *map(axes.weights_norm_up, self._rows_of_axis(place.shape).values()))

@@ -1,6 +1,6 @@
 """Smooth functions of each entry with a bounded derivative: sigmoids, sine and cosine, and ELU.
 
-Functions that are made of these, such as GELU, are in `curves.known`. The tests prove slopes by ball arithmetic.
+Functions that are made of several of these, such as GELU, are in `curves`. The tests prove slopes by ball arithmetic.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Softsign(Bell):
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
-        return np.where(np.isinf(x), np.sign(x), x / (1 + abs(x)))
+        quotient = x / (1 + abs(x))
+        return np.where(np.isinf(x), np.sign(x), quotient)
 
     def slope(self, x: FloatArray) -> FloatArray:
         return np.asarray(1 / np.square(1 + abs(x)))
@@ -145,10 +146,12 @@ class ELU(Curved):
         if self.extent() is None:
             return None
         # Below 0 the slope is alpha exp(x). A relative error u of x changes exp(x) by at most u |x| exp(x) < u.
-        at_low, at_high = np.exp(np.minimum(low, 0.0)), np.exp(np.minimum(high, 0.0))
+        at_low = np.exp(np.minimum(low, 0.0))
+        at_high = np.exp(np.minimum(high, 0.0))
         powers = rounded_slopes(at_low, at_high, (0.0, 1.0))
         down, up = enclosing(powers).scaled(self.alpha).ends
-        down, up = np.maximum(down, 0.0), np.minimum(up, self.alpha)
+        down = np.maximum(down, 0.0)
+        up = np.minimum(up, self.alpha)
         # Above 0 the slope is 1.
         reaches_below = (low < 0) | (high <= 0)
         reaches_above = (high > 0) | (low >= 0)
@@ -217,7 +220,9 @@ def _contains_quarter_period(first: FloatArray, last: FloatArray, quarters: int)
     """Return whether intervals may contain ``(quarters / 4 + n) 2 pi`` for a whole number n."""
     first_period = first / (2 * math.pi) - quarters / 4
     last_period = last / (2 * math.pi) - quarters / 4
-    return np.asarray(np.floor(last_period + ERROR_IN_PERIODS) >= np.ceil(first_period - ERROR_IN_PERIODS))
+    smallest_n = np.ceil(first_period - ERROR_IN_PERIODS)
+    largest_n = np.floor(last_period + ERROR_IN_PERIODS)
+    return np.asarray(largest_n >= smallest_n)
 
 
 class Sin(Wave):

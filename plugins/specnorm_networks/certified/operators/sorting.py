@@ -80,7 +80,9 @@ class GroupSort(Sorted):
         else:
             split_shape = (self.size, count)
             axis_within_group = self.axis
-        groups = x.reshape(*x.shape[: self.axis], *split_shape, *x.shape[self.axis + 1 :])
+        sizes_before = x.shape[: self.axis]
+        sizes_after = x.shape[self.axis + 1 :]
+        groups = x.reshape(*sizes_before, *split_shape, *sizes_after)
         return _in_order(groups, axis_within_group, self.descending).reshape(x.shape)
 
     def written_out(self, before: Sequence[Shape]) -> Program | None:
@@ -149,8 +151,11 @@ class Reflection(Operator):
         """Norm of the larger map, rounded up; None if the maps differ on the border by more than rounding."""
         if not self.jump <= LARGEST_JUMP:
             return None
-        maps: Any = np.concatenate([self.below.transpose(2, 0, 1), self.above.transpose(2, 0, 1)])
-        norms: Any = matrix_norm_up(maps, ops=ArrayOps.of(backends.backend_for(maps), maps))
+        below = self.below.transpose(2, 0, 1)
+        above = self.above.transpose(2, 0, 1)
+        maps: Any = np.concatenate([below, above])
+        ops = ArrayOps.of(backends.backend_for(maps), maps)
+        norms: Any = matrix_norm_up(maps, ops=ops)
         return float(np.max(norms))
 
     def run(self, *values: FloatArray) -> FloatArray:
@@ -175,7 +180,8 @@ class Reflection(Operator):
         size_of_form, size_below, size_above = absolute._form_and_maps(abs(x))
         # Next to the border the other library may choose the other map.
         form, below, above = self._form_and_maps(x)
-        difference = np.where(abs(form) <= 16 * unit * size_of_form, abs(above - below), 0.0)
+        is_near_border = abs(form) <= 16 * unit * size_of_form
+        difference = np.where(is_near_border, abs(above - below), 0.0)
         return self._joined(16 * unit * np.maximum(size_above, size_below) + difference)
 
     def _form_and_maps(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -26,7 +26,10 @@ class _ToWhole(Jump):
         unit: float,
     ) -> FloatArray | float:
         # Just below a whole number the other library may have rounded the entry up to it.
-        return np.where(abs(values[0] - np.rint(values[0])) <= 4 * unit * abs(values[0]), 1.0, 0.0)
+        (x,) = values
+        distance_to_whole = abs(x - np.rint(x))
+        may_be_rounded = distance_to_whole <= 4 * unit * abs(x)
+        return np.where(may_be_rounded, 1.0, 0.0)
 
 
 class Floor(_ToWhole):
@@ -61,7 +64,9 @@ class Lookup(Jump):
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         (x,) = ranges
-        return enclosing((np.full(x.shape, self.table.min()), np.full(x.shape, self.table.max())))
+        least = np.full(x.shape, self.table.min())
+        most = np.full(x.shape, self.table.max())
+        return enclosing((least, most))
 
 
 class LinearSpline(Pointwise):
@@ -81,7 +86,8 @@ class LinearSpline(Pointwise):
         # Between two knots, x less the one before is exact, or is rounded by less than a unit roundoff.
         knot_before = np.clip(np.floor(x), self.first, self.first + knots - 2)
         places = (knot_before - self.first).astype(np.intp)[None]
-        before, after = (np.take_along_axis(values, at, axis=0)[0] for at in (places, places + 1))
+        before = np.take_along_axis(values, places, axis=0)[0]
+        after = np.take_along_axis(values, places + 1, axis=0)[0]
         return np.asarray(before + (x - knot_before) * (after - before))
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
@@ -94,9 +100,12 @@ class LinearSpline(Pointwise):
             most = np.where(is_inside, np.maximum(most, value), most)
         # Beyond the knots, x less the last one is rounded in proportion to both.
         farthest = max(abs(self.first), abs(self.first + len(self.values) - 1))
-        error = self.rounding([np.maximum(abs(low), abs(high)) + farthest], least, UNITS["float64"])
-        is_known = np.isfinite(least - error) & np.isfinite(most + error)
-        return np.where(is_known, least - error, -math.inf), np.where(is_known, most + error, math.inf)
+        size = np.maximum(abs(low), abs(high)) + farthest
+        error = self.rounding([size], least, UNITS["float64"])
+        down = least - error
+        up = most + error
+        is_known = np.isfinite(down) & np.isfinite(up)
+        return np.where(is_known, down, -math.inf), np.where(is_known, up, math.inf)
 
     def extent(self) -> Extent | None:
         slopes = np.diff(self.values, axis=0)
@@ -110,4 +119,5 @@ class LinearSpline(Pointwise):
     ) -> FloatArray | float:
         # As for every function of an entry, with the rounding of an argument that may be multiplied by a large slope.
         steepest = float(abs(np.diff(self.values, axis=0)).max())
-        return np.asarray(16 * unit * (float(abs(self.values).max()) + steepest * abs(values[0])))
+        largest_value = float(abs(self.values).max())
+        return np.asarray(16 * unit * (largest_value + steepest * abs(values[0])))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
@@ -78,7 +79,12 @@ def weighted_sums_along(before: Shape, rows_of_axis: RowsOfAxis) -> LinearMap | 
     """
     if any(rows and not before[axis] for axis, rows in rows_of_axis.items()):
         return None
-    shape = tuple(len(rows_of_axis.get(axis, range(size))) for axis, size in enumerate(before))
+    sizes = list(before)
+    roundings = 0
+    for axis, rows in rows_of_axis.items():
+        sizes[axis] = len(rows)
+        roundings += max(map(len, rows), default=0) + 4
+    shape = tuple(sizes)
     columns_of_axis = {axis: axes.transposed_rows(rows, before[axis]) for axis, rows in rows_of_axis.items()}
     largest_size = math.prod(map(max, before, shape))
     apply = _sums_over_axes(rows_of_axis, largest_size)
@@ -86,7 +92,7 @@ def weighted_sums_along(before: Shape, rows_of_axis: RowsOfAxis) -> LinearMap | 
     return LinearMap(
         lambda x: apply(x[0]),
         absolute=lambda x: abs(apply(x[0])),
-        roundings=sum(max(map(len, rows), default=0) + 4 for rows in rows_of_axis.values()),
+        roundings=roundings,
         shape=shape,
         adjoint=lambda y: [apply_adjoint(y)],
     )
@@ -98,7 +104,8 @@ def _sums_over_axes(rows_of_axis: RowsOfAxis, largest_size: int) -> Callable[[Fl
     ``largest_size``: upper limit of the entries of one value of the batch, before the first axis, between two axes and
     after the last.
     """
-    entries = largest_size * max([len(row) for rows in rows_of_axis.values() for row in rows], default=1)
+    all_rows = chain.from_iterable(rows_of_axis.values())
+    entries = largest_size * max(map(len, all_rows), default=1)
 
     def sum_over_axes(x: FloatArray) -> FloatArray:
         for axis, rows in rows_of_axis.items():
@@ -121,7 +128,8 @@ class WindowMaximum(Operator):
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
         join = np.min if self.takes_minimum else np.max
-        return np.asarray(join(np.take(x, self.windows, axis=self.axis), axis=self.axis + 1))
+        entries = np.take(x, self.windows, axis=self.axis)
+        return np.asarray(join(entries, axis=self.axis + 1))
 
     def lipschitz(self, place: Place) -> float:
         """Return the root of the largest number of windows that an entry is in."""
@@ -186,12 +194,15 @@ def average_norm_up(pooling: AxisPooling) -> float:
     taps in residue class r modulo the stride: all rows are translates of one another. The norm tends to that as the
     size grows.
     """
-    if max(pooling.size, pooling.outputs) <= axes.LONGEST and pooling.outputs * pooling.kernel <= axes.WEIGHTS:
+    has_few_pixels = max(pooling.size, pooling.outputs) <= axes.LONGEST
+    has_few_weights = pooling.outputs * pooling.kernel <= axes.WEIGHTS
+    if has_few_pixels and has_few_weights:
         return axes.weights_norm_up(axes.average_rows(pooling))
     # The formula supposes that all rows are translates of one another: no dilation, no windows cut off by ``ceil``, and
     # the same divisor at the border.
     has_equal_divisors = pooling.count_padding or pooling.before == pooling.after == 0
-    if pooling.ceil or pooling.dilation != 1 or not has_equal_divisors or pooling.kernel > axes.LONGEST:
+    are_translates = has_equal_divisors and pooling.dilation == 1 and not pooling.ceil
+    if not are_translates or pooling.kernel > axes.LONGEST:
         raise NoBoundError(f"averages over {pooling.outputs} windows of {pooling.kernel} pixels: too many")
     first_taps = range(min(pooling.stride, pooling.kernel))
     taps_of_class = [len(range(first, pooling.kernel, pooling.stride)) for first in first_taps]

@@ -49,7 +49,9 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
         source = divisor.source
         form = divisor.form
     shape = structure[source].shape
-    if shape is None or node.shape != shape or structure.origin(dividend).name != structure.origin(source).name:
+    if shape is None or node.shape != shape:
+        raise NoPattern
+    if structure.origin(dividend).name != structure.origin(source).name:
         raise NoPattern
     kept_shape = tuple(1 if axis in divisor.axes else n for axis, n in enumerate(shape))
     length = Node(
@@ -153,8 +155,10 @@ def _require_mean(node: Node, divisor: Divisor, structure: Structure) -> None:
 
 def _squared(node: Node, structure: Structure) -> str:
     """Return the name of the value whose square a node is."""
-    is_product = isinstance(node.operator, ops.Product) and len({*map(structure.origin, node.inputs)}) == 1
-    is_power = isinstance(node.operator, ops.Power) and node.operator.exponent == 2
-    if not is_product and not is_power:
+    is_square = isinstance(node.operator, ops.Power) and node.operator.exponent == 2
+    if isinstance(node.operator, ops.Product):
+        factors = {*map(structure.origin, node.inputs)}
+        is_square = len(factors) == 1
+    if not is_square:
         raise NoPattern
     return node.inputs[0]

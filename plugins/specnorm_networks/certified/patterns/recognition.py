@@ -79,7 +79,8 @@ def without_sorting(graph: Graph) -> Graph:
         replacement = recognised.get(node.name, node)
         if isinstance(replacement.operator, Normalise):
             # The lengths are nodes that the pattern added.
-            lengths = [recognised[name] for name in replacement.inputs if name in recognised and name not in original]
+            added = [name for name in replacement.inputs if name not in original]
+            lengths = [recognised[name] for name in added if name in recognised]
             if all(original.keys() >= set(length.inputs) for length in lengths):
                 nodes += [*lengths, replacement]
                 continue

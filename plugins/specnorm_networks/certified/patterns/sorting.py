@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_halves
+from specnorm_networks.certified.patterns.structure import NoPattern, PartOfValue, Structure, are_halves
 
 
 def as_maximum_and_minimum(node: Node, structure: Structure) -> Node:
@@ -30,12 +30,19 @@ def _sort_of_halves(
     has_both = {type(first.operator), type(second.operator)} == {ops.Maximum, ops.Minimum}
     if not has_both or len(first.inputs) != 2 or len(second.inputs) != 2:
         raise NoPattern
-    parts = sorted((structure.part_of_value(name) for name in first.inputs), key=lambda part: part.start)
-    same_pieces = sorted((structure.part_of_value(name) for name in second.inputs), key=lambda part: part.start)
+    parts = _parts_in_order(first, structure)
     half = parts[0]
-    if parts != same_pieces or not are_halves(*parts) or half.axis != concat.axis or concat.new:
+    are_joined_along_axis = half.axis == concat.axis and not concat.new
+    if parts != _parts_in_order(second, structure) or not are_halves(*parts) or not are_joined_along_axis:
         raise NoPattern
-    return ops.GroupSort(half.axis, 2, "strided", descending=isinstance(first.operator, ops.Maximum)), half.source
+    is_descending = isinstance(first.operator, ops.Maximum)
+    return ops.GroupSort(half.axis, 2, "strided", is_descending), half.source
+
+
+def _parts_in_order(node: Node, structure: Structure) -> list[PartOfValue]:
+    """Return the inputs of a node as parts of values, in the order of the parts."""
+    parts = [structure.part_of_value(name) for name in node.inputs]
+    return sorted(parts, key=lambda part: part.start)
 
 
 def _sort_of_pair(

@@ -70,7 +70,8 @@ def as_spline(node: Node, structure: Structure) -> Node:
     if structure[argument].shape != node.shape:
         raise NoPattern
     low, high = _range_of(structure[argument], structure).ends
-    first, last = np.floor(low.min()), np.floor(high.max())
+    first = np.floor(low.min())
+    last = np.floor(high.max())
     if not last - first < MOST_LINES:
         raise NoPattern
     count = int(last - first) + 1

@@ -38,7 +38,9 @@ def are_halves(first: PartOfValue, second: PartOfValue) -> bool:
     half, odd = divmod(first.size, 2)
     if odd or half == 0:
         return False
-    return first == replace(first, start=0, stop=half) and second == replace(first, start=half, stop=first.size)
+    first_half = replace(first, start=0, stop=half)
+    second_half = replace(first, start=half, stop=first.size)
+    return first == first_half and second == second_half
 
 
 class Structure(dict[str, Node]):

@@ -62,7 +62,8 @@ class Network:
     def __init__(self, graph: Graph, constants: Iterable[Upper] = ()) -> None:
         shapes = [graph.by_name[name].shape for name in graph.inputs]
         sizes = [node.shape for node in graph.nodes]
-        if len(shapes) != 1 or shapes[0] is None or any(size is None or 0 in size for size in sizes):
+        has_unusable_size = any(size is None or 0 in size for size in sizes)
+        if len(shapes) != 1 or shapes[0] is None or has_unusable_size:
             raise MethodError("Linear bounds need a network with one input, and values of known sizes above 0.")
         self.graph = graph
         self.input = graph.inputs[0]
@@ -82,7 +83,8 @@ class Network:
             if not isinstance(claim.what, Map) or not about.includes(claim.what.domain):
                 raise HypothesisError(f"{claim.what} is no map between values of this network")
             if self._passes_through_start(claim.what):
-                self.constants.setdefault(claim.what.end, []).append((claim.what.start, claim.value))
+                constants_to_end = self.constants.setdefault(claim.what.end, [])
+                constants_to_end.append((claim.what.start, claim.value))
 
     @property
     def box(self) -> Interval:
@@ -230,8 +232,9 @@ def offsets_by_parabolas(
     best_minimiser: Minimiser | None = None
     for lam in lams:
         least, minimiser = _least_tangents(c, g, lam, strips, traced)
+        sum_over_units = host.next_down(least.sum(axis=1) - rounding.of_rows(lam))
         ball = host.inflate(lam * (function.radius * function.radius / 2), 4) + TINY
-        total = host.next_down(host.next_down(least.sum(axis=1) - rounding.of_rows(lam)) - ball)
+        total = host.next_down(sum_over_units - ball)
         better = total > best
         best = np.where(better, total, best)
         if minimiser is not None:
@@ -247,7 +250,9 @@ class _Roundings:
         last = strips.breaks[-1]
         size = np.maximum(abs(first), abs(last))
         distance = np.maximum(abs(first - strips.centre), abs(last - strips.centre))
-        largest_line = abs(strips.slope).max(axis=0) * size + (abs(strips.middle) + strips.half).max(axis=0)
+        largest_slope = abs(strips.slope).max(axis=0)
+        largest_shift = (abs(strips.middle) + strips.half).max(axis=0)
+        largest_line = largest_slope * size + largest_shift
         self.units = len(strips.centre)
         self.linear_size = abs(c) @ largest_line + abs(g) @ size
         """Size of the terms that are linear in z, one number a row."""
@@ -294,7 +299,9 @@ def _least_tangents(
         from_centre = z - strips.centre
         tangent_slope = s + wide_lam * from_centre
         tangent = s * z + (0.5 * wide_lam) * np.square(from_centre)
-        tangent -= np.maximum(tangent_slope, 0.0) * (z - low) + np.maximum(-tangent_slope, 0.0) * (high - z)
+        fall_to_low = np.maximum(tangent_slope, 0.0) * (z - low)
+        fall_to_high = np.maximum(-tangent_slope, 0.0) * (high - z)
+        tangent -= fall_to_low + fall_to_high
         if middle.any() or half.any():
             tangent = tangent + (c * middle - abs(c) * half)
         if least is None:
@@ -350,7 +357,8 @@ class LinearBounds(Walk):
             constants_to=network.constants,
             known={network.input: network.box},
         )
-        if not ((x >= network.box.low) & (x <= network.box.high)).all():
+        is_inside = (x >= network.box.low) & (x <= network.box.high)
+        if not is_inside.all():
             raise MethodError("The centre of the ball lies outside of the box that is stated for the input.")
         self.functions: dict[str, FunctionOnBox | None] = {}
         """Functions of each entry on the present ranges, by the names of their values; None if there is none."""
@@ -474,9 +482,8 @@ class LinearBounds(Walk):
         """Return coefficients of the value that a function of each entry reads, and the offset h."""
         flat = flattened(c)
         g = flat * function.line_slopes
-        least = host.next_down(
-            self._product(flat, function.line_shifts, function.error_per_coefficient) - function.tiny
-        )
+        least_shift = self._product(flat, function.line_shifts, function.error_per_coefficient)
+        least = host.next_down(least_shift - function.tiny)
         if len(function.units):
             of_units = flat[:, function.units]
             slopes, multipliers = choose(node.name, of_units, function)
@@ -487,7 +494,8 @@ class LinearBounds(Walk):
             least = host.next_down(least + offset)
             if trace is not None and minimiser is not None:
                 trace[node.name] = minimiser
-        return [g.reshape(len(c), *self.locations[node.inputs[0]].centre.shape)], least
+        shape = self.locations[node.inputs[0]].centre.shape
+        return [g.reshape(len(c), *shape)], least
 
     def _product(self, c: FloatArray, added: FloatArray, error: FloatArray) -> FloatArray:
         """Return a lower bound of the products of coefficients c with numbers that are known up to an error."""
@@ -496,7 +504,9 @@ class LinearBounds(Walk):
         addend = np.broadcast_to(added, shape).reshape(-1)
         entry_error = np.broadcast_to(error, shape).reshape(-1)
         n = math.prod(shape)
-        rounding = host.inflate(abs(flat) @ (entry_error + abs(addend) * ((n + 4) * 2.0**-52)), n + 8) + TINY
+        rounding_of_sum = abs(addend) * ((n + 4) * 2.0**-52)
+        error_of_row = abs(flat) @ (entry_error + rounding_of_sum)
+        rounding = host.inflate(error_of_row, n + 8) + TINY
         return host.next_down(flat @ addend - rounding)
 
     def _linear_offset(self, node: Node, linear: LinearMap) -> LinearOffset:
@@ -548,6 +558,7 @@ class LinearBounds(Walk):
         # The product of coefficient and slope is rounded once, unless the slope is -1, 0 or 1.
         is_rounded = is_line & ~np.isin(whole_slope, (-1.0, 0.0, 1.0))
         rounding = host.inflate(abs(whole_slope) * size, 4) * 2.0**-52
+        tiny = host.inflate(float(size.sum()) + 1.0, size.size + 4) * TINY
         strips = Strips(location.centre.reshape(-1), breaks, slope, middle, half)
         return FunctionOnBox(
             units,
@@ -556,7 +567,7 @@ class LinearBounds(Walk):
             line_slopes=np.where(is_line, whole_slope, 0.0),
             line_shifts=np.where(is_line, whole_middle, 0.0),
             error_per_coefficient=np.where(is_rounded, rounding, 0.0),
-            tiny=host.inflate(float(size.sum()) + 1.0, size.size + 4) * TINY,
+            tiny=tiny,
         )
 
     def _on_ball(self, name: str, c: FloatArray, choose: Choose, trace: Trace | None) -> FloatArray:
@@ -569,7 +580,9 @@ class LinearBounds(Walk):
         low, high = (end.reshape(-1) for end in location.range.ends)
         ones = np.ones((1, size))
         zeros = np.zeros((1, size))
-        strips = Strips(location.centre.reshape(-1), np.stack([low, high]), slope=ones, middle=zeros, half=zeros)
+        centre = location.centre.reshape(-1)
+        ends = np.stack([low, high])
+        strips = Strips(centre, ends, slope=ones, middle=zeros, half=zeros)
         function = FunctionOnBox(
             np.arange(size),
             location.radius,

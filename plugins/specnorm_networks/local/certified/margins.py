@@ -46,7 +46,8 @@ def constants_of_differences(rows: FloatArray, weights: FloatArray, *factors: Up
     # Rows are divided by a power of two, so that their largest entry is near 1: underflow is an error relative to that.
     _, exponent = math.frexp(float(np.max(np.abs(rows), initial=0.0)))
     scaled = np.ldexp(rows, -exponent) / weights
-    underflow = scaled.shape[1] * host.next_up(2.0**-1000 / float(np.min(weights, initial=1.0)))
+    smallest_weight = float(np.min(weights, initial=1.0))
+    underflow = scaled.shape[1] * host.next_up(2.0**-1000 / smallest_weight)
     lengths = host.inflate(host.norm_up(scaled), ROUNDINGS) + underflow
     distances = np.stack([host.norm_up(scaled - row) for row in scaled])
     # Entries of both rows have a few roundings each, and their difference has one.
@@ -62,7 +63,8 @@ def constant_of_factor(head: Matrix) -> Upper:
 
 def constants_by_network(whole: Upper, classes: int) -> Interval:
     """Return the constants of all differences of two logits, each the root of two times that of all logits together."""
-    return _as_intervals(np.full((classes, classes), host.mul_up(host.root_up(2), whole.value)))
+    constant = host.mul_up(host.root_up(2), whole.value)
+    return _as_intervals(np.full((classes, classes), constant))
 
 
 def _as_intervals(bounds: FloatArray) -> Interval:
@@ -99,7 +101,8 @@ def radii(
     excess = (label_logit - all_logits).low
     if margin:
         excess = host.next_down(excess - margin)
-    radii_by_class = np.where(excess > 0, host.next_down(excess / differences.high[labels]), 0.0)
+    quotients = host.next_down(excess / differences.high[labels])
+    radii_by_class = np.where(excess > 0, quotients, 0.0)
     radii_by_class[np.arange(len(labels)), labels] = np.inf
     least = np.min(radii_by_class, axis=1, initial=np.inf).tolist()
     return [make_lower(radius, _subject(margin), "least margin over its constant") for radius in least]
@@ -114,7 +117,8 @@ def difference_rows(label: int, classes: int) -> FloatArray:
     """Return the coefficients of the label's logit less each other logit, shape (classes - 1, 1, classes)."""
     rows = np.zeros((classes - 1, 1, classes))
     rows[:, 0, label] = 1.0
-    rows[np.arange(classes - 1), 0, np.delete(np.arange(classes), label)] = -1.0
+    other_classes = np.delete(np.arange(classes), label)
+    rows[np.arange(classes - 1), 0, other_classes] = -1.0
     return rows
 
 

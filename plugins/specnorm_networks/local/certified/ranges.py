@@ -68,11 +68,17 @@ class Ball:
         """Return inputs moved into the ball."""
         centre = {name: np.reshape(self.centre[name], value.shape) for name, value in x.items()}
         from_centre = {name: value - centre[name] for name, value in x.items()}
-        return moved(centre, from_centre, inside(self.radius)) if length(from_centre) > inside(self.radius) else x
+        radius = inside(self.radius)
+        if length(from_centre) > radius:
+            return moved(centre, from_centre, radius)
+        return x
 
     def around(self, x: Inputs) -> Inputs:
         """Return inputs in the ball: the centre for 0, the border where numbers have a 2-norm of 1 or more."""
-        inputs = {name: np.reshape(self.centre[name], share.shape) + self.radius * share for name, share in x.items()}
+        inputs = {}
+        for name, share in x.items():
+            centre = np.reshape(self.centre[name], share.shape)
+            inputs[name] = centre + self.radius * share
         return self.nearest(inputs)
 
 
@@ -220,15 +226,18 @@ class Walk:
     def _image(self, node: Node, shape: tuple[int, ...]) -> Interval:
         """Return the interval of a node's value: by those of its inputs, and by the rows of a linear map."""
         linear = self.linear(node)
-        image = image_of(self.graph, node, [self.locations[name].range for name in node.inputs], linear)
+        ranges_of_inputs = [self.locations[name].range for name in node.inputs]
+        image = image_of(self.graph, node, ranges_of_inputs, linear)
         changing = [name for name in node.inputs if name in self.changing]
         if len(changing) != 1 or node.name not in self.at_centre or linear is None:
             return image
         # An entry changes by at most the norm of its row times the distance of the input.
         before = self.locations[node.inputs[0]].range.shape
-        reach = host.next_up(row_norms(node.operator, linear, before) * self.locations[changing[0]].distance)
-        reach = np.broadcast_to(np.where(np.isnan(reach), math.inf, reach), shape)
-        return image & (self.at_centre[node.name] + interval.within(reach))
+        norms = row_norms(node.operator, linear, before)
+        reach = host.next_up(norms * self.locations[changing[0]].distance)
+        reach = np.where(np.isnan(reach), math.inf, reach)
+        change = interval.within(np.broadcast_to(reach, shape))
+        return image & (self.at_centre[node.name] + change)
 
     def locate(self, name: str, box: Interval, distance: float) -> None:
         """Note where a value lies: in a box, and in a ball no larger than the smallest around the box.
@@ -240,8 +249,10 @@ class Walk:
             return
         centre, half = self.at_centre[name].middle()
         centre_error = float(host.norm_up(half.reshape(-1)))
-        to_ends = np.maximum(host.next_up(box.high - centre), host.next_up(centre - box.low))
-        radius_of_box = float(host.norm_up(np.maximum(to_ends, 0.0).reshape(-1)))
+        to_high = host.next_up(box.high - centre)
+        to_low = host.next_up(centre - box.low)
+        to_farther_end = np.maximum(np.maximum(to_high, to_low), 0.0)
+        radius_of_box = float(host.norm_up(to_farther_end.reshape(-1)))
         distance = min(distance, host.add_up(radius_of_box, centre_error))
         radius = min(radius_of_box, host.add_up(distance, centre_error))
         self.locations[name] = Location(centre, box, distance, math.inf if math.isnan(radius) else radius)

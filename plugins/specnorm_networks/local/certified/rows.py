@@ -39,11 +39,14 @@ def _of_channels(kernel: FloatArray, geometry: Mapping[str, Any], spatial: Shape
     spec = ConvSpec.of(kernel.shape, **geometry)
     if spec.transposed:
         # A transposed kernel has the shape (cin, cout / groups, ...): output (group, o) reads the inputs of its group.
-        kernel = np.moveaxis(kernel.reshape(spec.groups, spec.cin // spec.groups, *kernel.shape[1:]), 1, 2)
+        inputs_of_group = spec.cin // spec.groups
+        by_group = kernel.reshape(spec.groups, inputs_of_group, *kernel.shape[1:])
+        kernel = np.moveaxis(by_group, 1, 2)
     taps_of_output = kernel.reshape(spec.cout, -1)
     extents = [r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)]
     wraps_once = all(extent <= n for extent, n in zip(extents, spatial, strict=True))
-    if spec.padding_mode == "zeros" or (spec.padding_mode == "circular" and wraps_once and not spec.transposed):
+    reads_each_pixel_once = spec.padding_mode == "circular" and wraps_once and not spec.transposed
+    if spec.padding_mode == "zeros" or reads_each_pixel_once:
         return host.norm_up(taps_of_output)
     # Several taps may read one pixel.
     return host.inflate(abs(taps_of_output).sum(axis=1), taps_of_output.shape[1])

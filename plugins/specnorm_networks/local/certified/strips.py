@@ -28,7 +28,8 @@ def breaks(function: Pointwise, low: FloatArray, high: FloatArray) -> FloatArray
         kinks: set[float] = set()
         for piece in function.pieces(low, high):
             kinks |= {end for end in (piece.start, piece.end) if math.isfinite(end)}
-        return np.stack([low, *(np.clip(kink, low, high) for kink in sorted(kinks)), high])
+        clipped_kinks = [np.clip(kink, low, high) for kink in sorted(kinks)]
+        return np.stack([low, *clipped_kinks, high])
     shares = np.linspace(0.0, 1.0, 9).reshape(-1, *(1,) * low.ndim)
     ends = np.clip(low + shares * (high - low), low, high)
     ends[-1] = high
@@ -66,10 +67,12 @@ def _narrower_strip(function: Pointwise, low: FloatArray, high: FloatArray) -> S
         values = enclosing(function.between(low, high))
     flat_middle, flat_half = values.middle()
     is_narrower = is_finite & np.isfinite(middle) & (half < flat_half)
+    flat_middle = np.where(is_finite, flat_middle, 0.0)
+    flat_half = np.where(is_finite, flat_half, math.inf)
     return (
         np.where(is_narrower, slope, 0.0),
-        np.where(is_narrower, middle, np.where(is_finite, flat_middle, 0.0)),
-        np.where(is_narrower, half, np.where(is_finite, flat_half, math.inf)),
+        np.where(is_narrower, middle, flat_middle),
+        np.where(is_narrower, half, flat_half),
     )
 
 
@@ -81,12 +84,16 @@ def _strip_along_chord(function: Pointwise, low: FloatArray, high: FloatArray) -
     has to fall to its value at the other end with slopes down to ``m - s``. So g exceeds the larger one of both
     values by at most ``(M - s) (s - m) w / (M - m)``. In the same way it is below the smaller one by at most that.
     """
-    slopes = function.slopes(low, high) or (np.full(low.shape, -math.inf), np.full(high.shape, math.inf))
+    slopes = function.slopes(low, high)
+    if slopes is None:
+        slopes = np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
     smallest_slope, largest_slope = slopes
     with np.errstate(all="ignore"):
         value_at_low = enclosing(function.between(low, low))
         value_at_high = enclosing(function.between(high, high))
-        chord = (value_at_high.middle()[0] - value_at_low.middle()[0]) / (high - low)
+        middle_at_low, _ = value_at_low.middle()
+        middle_at_high, _ = value_at_high.middle()
+        chord = (middle_at_high - middle_at_low) / (high - low)
         s = np.clip(np.nan_to_num(chord), smallest_slope, largest_slope)
         steepest_fall = host.next_up(s - smallest_slope)
         steepest_rise = host.next_up(largest_slope - s)
@@ -97,5 +104,6 @@ def _strip_along_chord(function: Pointwise, low: FloatArray, high: FloatArray) -
         down = np.minimum(g_at_low.low, g_at_high.low) - excess
         up = np.maximum(g_at_low.high, g_at_high.high) + excess
         middle = down / 2 + up / 2
-        half = host.inflate(up / 2 - down / 2 + (abs(down) + abs(up)) * 2.0**-50, 8)
+        rounding = (abs(down) + abs(up)) * 2.0**-50
+        half = host.inflate(up / 2 - down / 2 + rounding, 8)
     return s, middle, half
