@@ -199,9 +199,8 @@ def _backward(
     last = len(run) - 1
     logs_gradient: list[FloatArray] = []
     logits_gradient = np.zeros(len(run))
-    # Derivatives with respect to F, at the few frequencies where these are not 0.
-    cotangents: Vectors = np.zeros((0, 0, 0))
-    frequencies = np.arange(0)
+    # Derivatives with respect to F, by the few frequencies where these are not 0.
+    cotangents: dict[int, Vectors] = {}
     of_diagonal: FloatArray | None = None  # derivative with respect to the diagonal that the next part begins with
     for number in range(last, -1, -1):
         stage = run[number]
@@ -210,31 +209,31 @@ def _backward(
         norm, at, vector = one.largest
         lam_gradient = np.zeros(len(lam))
         # The eigenvalue comes from one frequency, or from the sum over all.
-        of_norm = np.arange(len(stage.symbols)) if stage.summed else np.array([at])
+        of_norm = [*range(len(stage.symbols))] if stage.summed else [at]
         if stage.cut:
-            frequencies = np.arange(0)
-            cotangents = cotangents[:0]
+            cotangents = {}
             if of_diagonal is not None:
                 lam_gradient = of_diagonal.reshape(len(lam), -1).sum(axis=1)
         else:
-            frequencies = of_norm if stage.summed else frequencies
-            cotangents, lam_gradient = _through(stage, one, frequencies, cotangents)
+            rows = of_norm if stage.summed else [*cotangents]
+            of_form, lam_gradient = _through(stage, one, np.array(rows), np.array([*cotangents.values()]))
+            cotangents = dict(zip(rows, of_form, strict=True))
         total = float(np.sum(lam_gradient * lam))
         norm_gradient = 1.0 if number == last else -total  # d value / d log norm
         reached = one.solved[of_norm] @ vector
         outer = -(norm_gradient / norm) * reached[:, :, None] * reached[:, None].conj()
-        frequencies, places = np.unique(np.concatenate([frequencies, of_norm]), return_inverse=True)
-        summands = [*cotangents, *outer]
-        cotangents = np.zeros((len(frequencies), *outer.shape[1:]), dtype=stage.symbols.dtype)
-        for place, summand in zip(places, summands, strict=True):
-            cotangents[place] += summand
+        for frequency, summand in zip(of_norm, outer, strict=True):
+            if frequency in cotangents:
+                cotangents[frequency] += summand
+            else:
+                cotangents[frequency] = summand
         if number < last:
             images = np.einsum("kmp,kp->m", stage.symbols[of_norm], reached)
             norm_by_log = (vector.conj() * images).real / norm
             logs_gradient.append(lam_gradient * lam - total * norm_by_log)
             logits_gradient[number] = 0.0 if stage.cut else total * (1 - shares[number])
         if stage.starts:
-            of_diagonal = np.einsum("kii->i", cotangents).real
+            of_diagonal = np.einsum("kii->i", np.array([*cotangents.values()])).real
     return logs_gradient[::-1], logits_gradient[:-1]
 
 
