@@ -56,7 +56,11 @@ def in_network(
     return source, PlacedLayer(layer, geometry, (before, after))
 
 
-def summands_that_change(node: Node, weights: Sequence[float], nodes: Mapping[str, Node]) -> list[tuple[Node, float]]:
+def summands_that_change(
+    node: Node,
+    weights: Sequence[float],
+    nodes: Mapping[str, Node],
+) -> list[tuple[Node, float]]:
     """Return the inputs of a sum that are no constants, each with its weight."""
     summands = zip([nodes[name] for name in node.inputs], weights, strict=True)
     return [(summand, weight) for summand, weight in summands if not isinstance(summand.operator, ops.Constant)]

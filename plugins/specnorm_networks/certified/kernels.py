@@ -57,6 +57,11 @@ class PlacedLayer:
         """Geometry together with the shape of the kernel."""
         return ConvSpec.of(tuple(self.layer.stored().shape), **self.geometry)
 
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """Number of positions from the first tap to the last, dilation counted, one an axis."""
+        return tuple(r * (k - 1) + 1 for k, r in zip(self.spec.kernel_shape, self.spec.dilation, strict=True))
+
 
 class Norms(Protocol):
     """An object that proves norms of kernels for the rules of networks, such as `specnorm_networks.tools.Measure`."""

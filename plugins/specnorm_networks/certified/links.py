@@ -21,7 +21,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm import ConvSpec
 from specnorm.proof import Upper, host
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import ROUNDINGS, PlacedLayer, by_channel
@@ -129,13 +128,13 @@ class Term:
         kernel = self.placed_layer.layer.kernel()
         if self.scale is not None:
             kernel = kernel * by_channel(self.scale, spec, outputs=True)
-        dense = _without_groups(kernel * self.factor, spec)
+        dense = _without_groups(kernel * self.factor, self.placed_layer)
         start = tuple(-before for before, _ in spec.padding)
         if spec.transposed:
             # y[m + k - before] += K[i, o, k] x[m]: a correlation whose taps are in reverse order.
             dense = np.flip(dense.swapaxes(0, 1), axis=tuple(range(2, dense.ndim)))
-            extents = [r * (k - 1) for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)]
-            start = tuple(before - extent for (before, _), extent in zip(spec.padding, extents, strict=True))
+            extents = self.placed_layer.extents
+            start = tuple(before - n + 1 for (before, _), n in zip(spec.padding, extents, strict=True))
         return PlacedKernel(dense[:, self.columns.start : self.columns.stop], start)
 
     def magnitudes(self, axes: int) -> PlacedKernel:
@@ -150,14 +149,13 @@ class Term:
         return PlacedKernel(identity * (self.factor * scale).reshape(-1, 1, *one_tap), (0,) * axes)
 
 
-def _without_groups(kernel: FloatArray, spec: ConvSpec) -> FloatArray:
+def _without_groups(kernel: FloatArray, placed_layer: PlacedLayer) -> FloatArray:
     """Return the kernel with zeros between channels of different groups, and between dilated taps."""
-    groups = spec.groups
+    groups = placed_layer.spec.groups
     rows_of_group = kernel.shape[0] // groups
     columns_of_group = kernel.shape[1]
-    extent = [r * (k - 1) + 1 for r, k in zip(spec.dilation, spec.kernel_shape, strict=True)]
-    taps = tuple(slice(None, None, r) for r in spec.dilation)
-    dense = np.zeros((kernel.shape[0], columns_of_group * groups, *extent))
+    taps = tuple(slice(None, None, r) for r in placed_layer.spec.dilation)
+    dense = np.zeros((kernel.shape[0], columns_of_group * groups, *placed_layer.extents))
     for group in range(groups):
         rows = slice(group * rows_of_group, (group + 1) * rows_of_group)
         columns = slice(group * columns_of_group, (group + 1) * columns_of_group)

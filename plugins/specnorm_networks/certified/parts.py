@@ -249,10 +249,14 @@ def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
     blocks = []
     placed = []
     for edge in graph_edges:
-        blocks += [(entries[edge.end], entries[edge.start]), (entries[edge.start], entries[edge.end])]
+        rows = entries[edge.end]
+        columns = entries[edge.start]
+        blocks += [(rows, columns), (columns, rows)]
+        placed.append(PlacedKernel(edge.kernel, edge.first_tap))
         # The last tap of an edge becomes the first one of its adjoint.
-        first_of_adjoint = tuple(1 - first - n for first, n in zip(edge.first_tap, edge.kernel.shape[2:], strict=True))
-        placed += [PlacedKernel(edge.kernel, edge.first_tap), PlacedKernel(_adjoint(edge.kernel), first_of_adjoint)]
+        taps = edge.kernel.shape[2:]
+        first_of_adjoint = tuple(1 - first - n for first, n in zip(edge.first_tap, taps, strict=True))
+        placed.append(PlacedKernel(_adjoint(edge.kernel), first_of_adjoint))
     window = window_of(placed)
     total = sum(size.values())
     k = np.zeros((total, total, *window.shape))

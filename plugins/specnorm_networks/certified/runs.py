@@ -270,8 +270,5 @@ def size_of_joint_kernel(part: Run) -> tuple[int, int, int]:
 
 def taps_of(part: Run) -> int:
     """Return the number of taps of a kernel that has room for those of all layers."""
-    extents = []
-    for placed_layer in part.placed_layers:
-        spec = placed_layer.spec
-        extents.append([r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)])
+    extents = [placed_layer.extents for placed_layer in part.placed_layers]
     return math.prod(max(axis) for axis in zip(*extents, strict=True))
