@@ -173,7 +173,8 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
     node = graph.by_name[graph.outputs[0]] if has_one_of_each else None
     if node is not None:
         node = before_added_constants(node, graph.by_name)
-        if isinstance(node.operator, Matrix) and node.operator.side == "right" and len(node.shape or ()) == 2:
+        has_two_axes = len(node.shape or ()) == 2
+        if isinstance(node.operator, Matrix) and node.operator.side == "right" and has_two_axes:
             return node.inputs, node.operator
     for other in graph.nodes:
         if isinstance(other.operator, Unknown):  # no sizes of later values are known

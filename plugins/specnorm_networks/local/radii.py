@@ -153,7 +153,8 @@ class Radii:
         if self._changes(x, x, label, 0.0):
             return x
         box = box_of(self.network.graph)
-        classes = [int(j) for j in np.argsort(-values[self.output][0]) if j != label]
+        largest_first = np.argsort(-values[self.output][0])
+        classes = [int(j) for j in largest_first if j != label]
         for other in classes[:ATTACKED_CLASSES]:
             point = {name: x}
             row = np.zeros((1, self.classes))

@@ -46,10 +46,11 @@ def measured_by_name(patch: pytest.MonkeyPatch) -> None:
     real = Measure.__call__
     found = {}
 
-    def call(self: Measure, layer: Any, *given: Any) -> Any:
-        if layer.name not in found:
-            found[layer.name] = real(self, layer, *given)
-        return found[layer.name]
+    def call(self: Measure, placed_layer: Any, *given: Any) -> Any:
+        name = placed_layer.layer.name
+        if name not in found:
+            found[name] = real(self, placed_layer, *given)
+        return found[name]
 
     patch.setattr(Measure, "__call__", call)
     layer = planted_layer(np.eye(4))

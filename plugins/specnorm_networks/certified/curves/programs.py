@@ -250,9 +250,8 @@ class Evaluation:
         """
         threshold = operator.threshold if isinstance(operator, ops.Compare) else 0.0
         u = x.value.interval()
-        argument = self.argument.factor
         is_monotone = x.is_defined & (x.slope.interval().mignitude() > 0)
-        is_strict = (argument.low < argument.high) & is_monotone
+        is_strict = is_monotone & (self.argument.factor.low < self.argument.factor.high)
         is_above = (u.low > threshold) | ((u.low == threshold) & is_strict)
         is_below = (u.high < threshold) | ((u.high == threshold) & is_strict)
         is_at = (u.low == threshold) & (u.high == threshold)

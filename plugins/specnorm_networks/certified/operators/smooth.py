@@ -102,7 +102,8 @@ class Erf(Bell):
         return np.asarray(erf(x))
 
     def slope(self, x: FloatArray) -> FloatArray:
-        return np.asarray(2 / math.sqrt(math.pi) * np.exp(-np.square(x)))
+        slope_at_0 = 2 / math.sqrt(math.pi)
+        return np.asarray(slope_at_0 * np.exp(-np.square(x)))
 
 
 class Softplus(Curved):

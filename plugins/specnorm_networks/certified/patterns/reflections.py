@@ -138,8 +138,10 @@ def _sum_of_combinations(node: Node, add: ops.Add, structure: Structure, depth: 
     combination: dict[PartOfValue, FloatArray] = {}
     for name, weight in zip(node.inputs, add.weights, strict=True):
         summand = _combination(name, structure, depth + 1)
+        if node.shape is None or structure[name].shape != node.shape:
+            raise NoPattern
         # The difference of two multiples of one part may lose digits.
-        if node.shape is None or structure[name].shape != node.shape or combination.keys() & summand.keys():
+        if combination.keys() & summand.keys():
             raise NoPattern
         for part, values in summand.items():
             combination[part] = values * weight

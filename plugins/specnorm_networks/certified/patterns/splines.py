@@ -184,7 +184,9 @@ class _Program:
                 return total
             case ops.Product():
                 x, y = map(self.lines, node.inputs)
-                return y.times(x.start) if not x.slope.any() else x.times(y.constant())
+                if x.slope.any():
+                    return x.times(y.constant())
+                return y.times(x.start)
         raise NoPattern
 
     def _constant(self, name: str) -> NDArray[Any]:

@@ -56,7 +56,9 @@ class Structure(dict[str, Node]):
     def _keeps_entries(self, node: Node) -> bool:
         if isinstance(node.operator, ops.Identity):
             return True
-        if node.shape is None or len(node.inputs) != 1 or self[node.inputs[0]].shape != node.shape:
+        if node.shape is None or len(node.inputs) != 1:
+            return False
+        if self[node.inputs[0]].shape != node.shape:
             return False
         if isinstance(node.operator, ops.Slice):
             # A slice of step 1 that has the shape of its input is the whole input.

@@ -389,8 +389,10 @@ class LinearBounds(Walk):
         rows = np.zeros((len(entries), low.size))
         rows[np.arange(len(entries)), entries] = 1.0
         rows = rows.reshape(len(entries), *shape)
-        low[entries] = np.maximum(low[entries], self.lower(name, rows, choose).low)
-        high[entries] = np.minimum(high[entries], -self.lower(name, -rows, choose).low)
+        lower_bounds = self.lower(name, rows, choose).low
+        upper_bounds = -self.lower(name, -rows, choose).low
+        low[entries] = np.maximum(low[entries], lower_bounds)
+        high[entries] = np.minimum(high[entries], upper_bounds)
         with consistent(self.network.nodes[name]):
             smaller = location.range & make_interval(low.reshape(shape), high.reshape(shape))
         self.locate(name, smaller, location.distance)
