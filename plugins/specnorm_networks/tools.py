@@ -25,7 +25,7 @@ from specnorm_networks.certified.operators.piecewise import Piecewise
 from specnorm_networks.certified.operators.registry import registered_operators
 from specnorm_networks.certified.parts import constants
 from specnorm_networks.certified.patterns import prepare, without_sorting
-from specnorm_networks.certified.propagation import UnknownNode, before_added_constants
+from specnorm_networks.certified.propagation import Step, UnknownNode, before_added_constants
 from specnorm_networks.certified.ranges import (
     Ranges,
     box_of,
@@ -46,6 +46,7 @@ from specnorm_networks.exported_file import AnswerWithFile
 from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Searching
+from specnorm_networks.nonexpansiveness import Nonexpansive
 from specnorm_networks.tables import aligned, html_table, shortened
 
 # ruff: noqa: RUF022 - by what they are for
@@ -54,7 +55,7 @@ __all__ = [
     # The bound of a graph, for which norms of layers may have been measured before.
     "bound", "Measure", "Method", "moved_up", "registered_operators",
     # Types of answers.
-    "AnswerWithFile", "NetworkBound", "RunBound", "UnknownNode", "Weighted",
+    "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode", "Weighted",
     # Text.
     "aligned", "html_table", "shortened",
     # For extensions: graphs, and the parts of operators that rules use.
