@@ -179,6 +179,20 @@ def test_a_negative_keeps_half_lines_and_joins_layers() -> None:
     assert present(found.upper) < 0.99 * present(found.product)
 
 
+def test_every_second_row_of_a_value_is_read_without_a_layer() -> None:
+    """What is read between the layers is a part of its own, which has a stride and no layer: it was an error of zip."""
+    torch.manual_seed(0)
+
+    def rows(x: Any, inner: Any) -> Any:
+        scaled = partial(nn.functional.interpolate, scale_factor=2)
+        repeated = torch.cat([x, x[:, :1]], 1)
+        return scaled(torch.relu(inner(x))[:, :, ::2], mode="bilinear") - scaled(repeated[:, :, ::2])
+
+    model = Function(rows, nn.Conv2d(2, 3, 3, padding=1))
+    found = network_bound(model, (2, 6, 6))
+    assert jacobian_norm(model, torch.randn(2, 6, 6)) <= present(found.upper) < 0.7 * present(found.product)
+
+
 def test_a_table_read_by_an_integer_input_adds_a_constant() -> None:
     class Conditioned(nn.Module):
         def __init__(self) -> None:

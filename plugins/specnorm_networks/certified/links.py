@@ -306,9 +306,15 @@ class Run:
         return [term.placed_layer for term in self._terms if term.placed_layer is not None]
 
     @property
+    def _dimensions(self) -> set[int]:
+        """Numbers of spatial axes of the layers, and of what selects every n-th pixel."""
+        of_strides = {len(term.stride) for term in self._terms if term.stride}
+        return of_strides | {placed_layer.layer.spatial for placed_layer in self.placed_layers}
+
+    @property
     def axes(self) -> int:
         """Number of spatial axes."""
-        return max((placed_layer.layer.spatial for placed_layer in self.placed_layers), default=0)
+        return max(self._dimensions, default=0)
 
     @property
     def stride(self) -> tuple[int, ...]:
@@ -347,8 +353,7 @@ class Run:
     @property
     def on_one_grid(self) -> bool:
         """Whether all values but the first are on one grid; only strided terms may read the first."""
-        dimensions = {placed_layer.layer.spatial for placed_layer in self.placed_layers}
-        if len(dimensions) > 1 or any(not link.ends_with_function for link in self.links[:-1]):
+        if len(self._dimensions) > 1 or any(not link.ends_with_function for link in self.links[:-1]):
             return False
         ones = (1,) * self.axes
         strides_of_first = {term.stride or ones for term in self._terms if term.source == 0}
