@@ -221,16 +221,17 @@ class Residual(nn.Module):  # type: ignore[misc]
 )
 def test_together_as_alone(method: Any, passes: int, expected: list[int], stacks: list[int]) -> None:
     """Gradients and states in training. `SymbolNorm` pads narrow layers to join wider ones. A step of `Completion`
-    depends on its neighbours, and is taken alone."""
+    depends on its neighbours, and is taken alone. In float32 the processor's order of sums would change a step by 1 %.
+    """
     torch.manual_seed(0)
-    together = Residual()
+    together = Residual().double()
     alone = copy.deepcopy(together)
     specnorm_torch.spectral_norm(together, method=method)
     for layer in list(alone.modules()):
         if isinstance(layer, nn.Conv2d | nn.Linear):
             specnorm_torch.spectral_norm(layer, method=method)
     assert together.state_dict().keys() == alone.state_dict().keys()
-    data = torch.randn(8, 4, 6, 6)
+    data = torch.randn(8, 4, 6, 6, dtype=torch.float64)
     optimisers = [torch.optim.SGD(x.parameters(), lr=0.02, momentum=0.5) for x in (together, alone)]
     for _ in range(passes):
         optimisers[0].zero_grad()
@@ -240,7 +241,7 @@ def test_together_as_alone(method: Any, passes: int, expected: list[int], stacks
         optimisers[1].zero_grad()
         alone(data).square().sum().backward()
         for one, other in zip(together.parameters(), alone.parameters(), strict=True):
-            torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4 * float(other.grad.abs().max()))
+            torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-9 * float(other.grad.abs().max()))
         for optimiser in optimisers:
             optimiser.step()
     for name, x in alone.state_dict().items():

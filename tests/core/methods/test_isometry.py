@@ -206,7 +206,7 @@ def without_the_last(*args: Any, **keywords: Any) -> Lags:
 LAGS = lags_of
 
 
-def exact(count: int = 40) -> Iterator[str]:
+def exact(count: int = 400) -> Iterator[str]:
     """Columns of one number whose sum of squares is 1 but for roundings: the defect is their error, or more."""
     for seed in range(count):
         n = 3000 + seed
@@ -244,7 +244,10 @@ def test_every_hypothesis_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rounding_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the rounding of the lags and of the last quotient, bounds of 3000 squares are below the truth."""
+    """Without the rounding of the lags and of the last quotient, some bounds of 3000 squares are below the truth.
+
+    Which ones they are depends on how the processor adds.
+    """
     assert list(exact()) == []
     monkeypatch.setattr(isometry, "lags_of", all_exact)
     monkeypatch.setattr("specnorm.proofs.rounding.up", lambda x, *_, **__: x)
