@@ -200,10 +200,9 @@ class Choose(Operator):
         condition, first, second = ranges
         is_first = condition.mignitude() > 0
         is_second = (condition.low == 0) & (condition.high == 0)
-        smallest = np.minimum(first.low, second.low)
-        largest = np.maximum(first.high, second.high)
-        low = np.where(is_first, first.low, np.where(is_second, second.low, smallest))
-        high = np.where(is_first, first.high, np.where(is_second, second.high, largest))
+        either = first | second
+        low = np.where(is_first, first.low, np.where(is_second, second.low, either.low))
+        high = np.where(is_first, first.high, np.where(is_second, second.high, either.high))
         return enclosing((low, high)) if place.fits(low.shape) else None
 
 

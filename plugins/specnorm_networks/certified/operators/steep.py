@@ -139,13 +139,13 @@ def power_of(x: Interval, exponent: int) -> Interval:
         return x
     power_of_low = functools.reduce(operator.mul, [point(x.low)] * exponent)
     power_of_high = functools.reduce(operator.mul, [point(x.high)] * exponent)
-    low = np.minimum(power_of_low.low, power_of_high.low)
-    high = np.maximum(power_of_low.high, power_of_high.high)
-    if exponent % 2 == 0:
-        # An even power is least at 0.
-        contains_0 = x.mignitude() == 0
-        low = np.where(contains_0, 0.0, np.maximum(low, 0.0))
-    return enclosing((low, high))
+    power = power_of_low | power_of_high
+    if exponent % 2:
+        return power
+    # An even power is least at 0.
+    contains_0 = x.mignitude() == 0
+    low = np.where(contains_0, 0.0, np.maximum(power.low, 0.0))
+    return enclosing((low, power.high))
 
 
 class Sqrt(Steep):

@@ -101,8 +101,9 @@ def _strip_along_chord(function: Pointwise, low: FloatArray, high: FloatArray) -
         excess = host.inflate(steepest_fall * share * (high - low), 8) + UNDERFLOW
         g_at_low = value_at_low - point(low) * point(s)
         g_at_high = value_at_high - point(high) * point(s)
-        down = np.minimum(g_at_low.low, g_at_high.low) - excess
-        up = np.maximum(g_at_low.high, g_at_high.high) + excess
+        g_at_ends = g_at_low | g_at_high
+        down = g_at_ends.low - excess
+        up = g_at_ends.high + excess
         middle = down / 2 + up / 2
         rounding = (abs(down) + abs(up)) * 2.0**-50
         half = host.inflate(up / 2 - down / 2 + rounding, 8)
