@@ -516,7 +516,8 @@ def _cache_program(
     short = dtype.rpartition(".")[2]
     dtype_to_compute_in(short, shape)
     spec = ConvSpec.of(shape, **dict(geometry))
-    key = repr((method_key, spec, shape, short))
+    # What is said of the padding is a result of its own.
+    key = repr((method_key, spec, spec.same_in_words, shape, short))
     method = cls(**dict(zip(_field_names(cls), values, strict=True)))
     method.check(spec)
     with _lock:
