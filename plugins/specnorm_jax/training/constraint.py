@@ -79,7 +79,7 @@ def spectral_norm(
         Positive.
     method : Method, default ``SymbolNorm()``
         A method with a training state, see `specnorm.track`. SymbolNorm follows the norm from below. With
-        ``Completion()`` no norm exceeds the bound, up to the rounding of the division.
+        ``Gram()`` no norm exceeds the bound, up to the rounding of the division.
     rule, layers
         See `kernels`. Other leaves are returned unchanged.
     only_shrink : bool, default False
