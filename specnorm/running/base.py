@@ -264,8 +264,6 @@ class Stepped(Method):
     each step is a `forward`.
     """
 
-    bounds_at_every_step: ClassVar[bool] = False
-    """Whether the value of `advance` is a proven upper bound for every state."""
     steps_at_a_size: ClassVar[bool] = False
     """Whether the method is stepped at an input size alone."""
     pads_channels: ClassVar[bool] = False
