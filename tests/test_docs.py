@@ -8,9 +8,11 @@ import doctest
 import importlib.util
 import inspect
 import io
+import json
 import math
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -121,6 +123,24 @@ def test_examples_print_what_they_say(path: Path, library: str, monkeypatch: pyt
     mine = [(line, source) for name, line, source in examples_of(path) if name == library]
     failed, said = run_blocks(mine, name_of(path))
     assert failed == 0, said
+
+
+def test_the_notebook_is_the_page_and_prints_what_it_shows() -> None:
+    """Its cells run as one script, without Jupyter."""
+    pytest.importorskip("torch", exc_type=ImportError)
+    pytest.importorskip("onnxscript")
+    made: Any = runpy.run_path(str(ROOT / "docs" / "tutorials" / "notebook.py"))
+    stored = made["NOTEBOOK"].read_text(encoding="utf-8")
+    assert stored == made["notebook"](), "python docs/tutorials/notebook.py"
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    cells = [cell for cell in json.loads(stored)["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 5
+    for cell in cells:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec("".join(cell["source"]), namespace)
+        shown = "".join(line for output in cell["outputs"] for line in output["text"])
+        assert printed.getvalue() == shown
 
 
 def test_every_python_block_is_an_example() -> None:
@@ -278,6 +298,33 @@ def source_of(example: str) -> str:
     return "".join(part.source for part in doctest.DocTestParser().get_examples(example))
 
 
+def inside(source: str) -> str:
+    """The source without the imports from specnorm that a package of its own has."""
+    return re.sub(r"^from specnorm.*\n", "", source, flags=re.MULTILINE)
+
+
+def test_the_guides_for_authors_import_stable_names_alone() -> None:
+    """What another distribution's plugin or method imports: the public modules, and what they list."""
+    stable = {
+        "specnorm",
+        "specnorm.plugin",
+        "specnorm.methods",
+        "specnorm.proof",
+        "specnorm.errors",
+        "specnorm.testing",
+    }
+    backends = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    methods = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8").partition("\n## Make it part")[0]
+    example = (ROOT / "tests" / "thirdparty" / "specnorm_strict" / "__init__.py").read_text(encoding="utf-8")
+    imports = re.findall(r"^(?:>>> )?from (specnorm[\w.]*) import (.*)$", backends + methods + example, re.MULTILINE)
+    assert len(imports) > 5
+    for module, names in imports:
+        if not module.startswith(("specnorm_", "specnorm.testing")):
+            assert module in stable
+            listed = importlib.import_module(module).__all__
+            assert {name.strip() for name in names.split(",")} <= {*listed}, module
+
+
 @pytest.mark.nightly
 def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> None:
     """docs/adding-a-method.md, followed to the letter: its method joins a copy of specnorm."""
@@ -286,12 +333,13 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     for name in ("specnorm", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data", "outside"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "packages").mkdir()  # where tests look for claims, too
     room = tmp_path / "specnorm" / "frobenius"
     room.mkdir()
-    (room / "proof.py").write_text(f'"""Frobenius."""\n\n{source_of(bound)}')
+    rooms, imported, promise = (source for _, source in blocks(page, "py"))
+    (room / "proof.py").write_text(f'"""Frobenius."""\n\n{rooms}{inside(source_of(bound))}')
     door = "from specnorm.frobenius.proof import bound_up\n"
-    (room / "__init__.py").write_text(f'"""Frobenius."""\n\n{door}{source_of(method)}')
-    imported, promise = (source for _, source in blocks(page, "py"))
+    (room / "__init__.py").write_text(f'"""Frobenius."""\n\n{rooms}{door}{inside(source_of(method))}')
     registry = tmp_path / "specnorm" / "methods.py"
     put_after(registry, "from specnorm.spectrum.fft import ExactFFT\n", imported)
     put_after(registry, "Reshaped, Enclose", ", Frobenius")

@@ -192,7 +192,7 @@ def tn_bound(
 @called_while_tracing
 def _warn_estimate() -> None:
     warnings.warn(
-    """Bounds by all unfoldings of the kernel: proven upper bounds on the spectral norm at any input size.
+        "tn_bound is an estimate here, not a proven bound: a proof needs concrete values and enough time. "
         f"To accept an estimate, pass proven=False. {_BOUNDS_UNDER_TRACERS}.",
         EstimateWarning,
         stacklevel=3,
