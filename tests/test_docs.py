@@ -184,6 +184,40 @@ def test_readme_has_two_commands_of_one_line() -> None:
     assert tests.rstrip().endswith(".venv/bin/nox")
 
 
+def measured(*names: str) -> list[dict[str, Any]]:
+    """The committed lines of benchmarks."""
+    files = [ROOT / "docs" / "benchmarks" / f"{name}.jsonl" for name in names]
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def up(value: float, digits: int) -> str:
+    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
+
+
+def down(value: float, digits: int) -> str:
+    return f"{math.floor(value * 10**digits) / 10**digits:.{digits}f}"
+
+
+def test_figures_of_readme_and_home_are_those_of_the_benchmark() -> None:
+    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    runs = [run for run in measured("constraint", "constraint-long") if "skipped" not in run]
+    ours = up(max(run["worst_upper"] for run in runs if run["method"] == "default"), 3)
+    theirs = [run["worst"] for run in runs if run["method"] == "torch"]
+    for page in (README, home):
+        words = " ".join(page.split())
+        assert f"norms reached [at most {ours}](" in words
+        assert re.search(rf"{max(theirs):.1f}\b", words)
+    assert f"in every run some layer reached a norm of at least {down(min(theirs), 1)}," in " ".join(home.split())
+    over_plain: dict[str, list[float]] = {"torch": [], "default": []}
+    for row in measured("constraint-cost"):
+        if row["section"] == "step" and row["contestant"] in over_plain:
+            over_plain[row["contestant"]].append(1 / row["faster"])
+    gpu = {row["contestant"]: 1 / row["faster"] for row in measured("constraint-gpu")}
+    for name, contestant in (("`specnorm_torch.spectral_norm`", "default"), ("torch's `spectral_norm`", "torch")):
+        least, most = min(over_plain[contestant]), max(over_plain[contestant])
+        assert f"| {name} | {least:.1f} to {most:.1f} | {gpu[contestant]:.1f} |\n" in README
+
+
 def same(found: str, expected: str, rtol: float) -> bool:
     """Equal word by word; numbers to a tolerance, since libraries round differently."""
 
