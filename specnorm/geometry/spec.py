@@ -68,26 +68,26 @@ class Layer(TypedDict, total=False):
 
 
 class Geometry(Layer, total=False):
-    """Keyword arguments that describe the layer; the same in every function.
+    """Keyword arguments that describe the layer. They are the same in every function.
 
     stride, dilation : int, or one per spatial axis; default 1.
 
-    groups : int, default 1; divides the kernel's first axis.
+    groups : int, default 1. The number of independent blocks of channels; it divides the kernel's first axis.
 
-    transposed : bool, default False. True: the kernel is ``(cin, cout // groups, *kernel_shape)``.
+    transposed : bool, default False. True: the kernel is stored as ``(cin, cout // groups, *kernel_shape)``.
 
-    layout : order of the kernel's axes, such as "HWIO"; default None: torch's order.
+    layout : order of the kernel's axes, such as "HWIO"; default None: torch's order, "OIHW" in 2-D.
 
     padding_mode : "circular" (default), "zeros", "reflect" (the edge pixel is not repeated, as in torch; SciPy calls it
     "mirror"), "symmetric" (it is repeated, as in numpy; SciPy calls it "reflect") or "replicate".
 
-    padding : "same" (default: dilation * (k - 1) pixels in all, whatever the stride, the larger half after),
+    padding : "same" (default: dilation * (k - 1) pixels in all, whatever the stride; the larger half comes after),
     "same_upper" (TensorFlow's and JAX's SAME), "valid" (none), an int, or a (before, after) pair per axis. For a
-    transposed layer, the amounts that are cropped from its output.
+    transposed layer, these are the amounts cropped from its output.
 
     input_shape : the layer's spatial input sizes, or an int for every axis; default None: every size at once. For
-    circular padding with a stride, these are the sizes that the stride divides. At other sizes the norm may be larger;
-    the bound with ``stride=1`` holds there too.
+    circular padding with a stride, these are the sizes that the stride divides. At other sizes the norm may be
+    larger; a bound computed with ``stride=1`` holds there too.
     """
 
     input_shape: int | Sequence[int] | None

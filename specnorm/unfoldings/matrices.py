@@ -25,13 +25,13 @@ def matrix_norm(a: ArrayT) -> ArrayT:
     Returns
     -------
     array, shape (...,)
-        Exact up to a few rounding errors; differentiable where the library is.
+        Exact up to a few rounding errors; differentiable if the library is.
     """
     return _stack(a, MatrixNorm())
 
 
 def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
-    """Proven lower bound of the spectral norm of each matrix of a stack, by power iteration.
+    """Proven lower bound on the spectral norm of each matrix of a stack, by power iteration.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
 
 
 def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
-    """Proven upper bound of the spectral norm of each matrix of a stack, by Gram iteration.
+    """Proven upper bound on the spectral norm of each matrix of a stack, by Gram iteration.
 
     Parameters
     ----------
