@@ -25,11 +25,13 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, first_swee
 from specnorm_torch import derivatives
 from specnorm_torch.arrays import outside_of_transformations, transformed
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, makers_of_tensors, name_of, version_of
 from specnorm_torch.training.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
+_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
+"""Modules of a model whose weight is constrained as a matrix."""
 _SETTLING_SWEEPS = 16
 """Number of sweeps for a weight that the stored vectors may not fit: one that was changed in eval, loaded, or drawn
 again."""
@@ -454,8 +456,8 @@ def spectral_norm(
     ----------
     module : Module
         Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d or Linear; another module with a matrix ``name``; or a
-        model, of which every such layer is constrained. The weight of ``Bilinear`` counts as a matrix with one row for
-        each output.
+        model, of which every such layer is constrained, and the matrices of Embedding, EmbeddingBag and Bilinear. The
+        weight of ``Bilinear`` counts as a matrix with one row for each output.
     name : str, default "weight"
     n_power_iterations : int, default 1
         Steps in each forward pass in ``train()``. In ``eval()`` the state does not change. There 16 steps are taken
@@ -684,8 +686,10 @@ def _has_spectral_norm(module: nn.Module, name: str) -> bool:
 
 def _layers_to_constrain(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield a model's layers with their names, if the pattern has the name and the attributes tell the geometry."""
-    for place, layer in layers_of(model):
-        if fnmatchcase(place, pattern) and _refusal(layer) is None:
+    for place, layer in model.named_modules():
+        if "parametrizations" in place.split(".") or not fnmatchcase(place, pattern):
+            continue
+        if isinstance(layer, _MATRICES) or (is_layer(layer) and _refusal(layer) is None):
             yield place, layer
 
 
@@ -699,7 +703,7 @@ def _refusal(layer: nn.Module) -> str | None:
 
 
 def _warn_of_the_rest(model: nn.Module, constrained: list[nn.Module]) -> None:
-    """Name the modules whose weights stay as they are: other layers, embeddings, recurrent and attention modules."""
+    """Name the modules whose weights stay as they are: other layers, recurrent and attention modules."""
     done = {id(x) for x in constrained}
     rest = [
         place or name_of(module)
