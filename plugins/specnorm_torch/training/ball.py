@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 from specnorm import certify, rescale
 from specnorm.errors import MethodError, Undecided
 from specnorm.plugin import check_bound, lmo_many, updates_in_ball
+from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import Select, geometry_of, layers_of, makers_of_tensors, version_of
 from specnorm_torch.training.constraint import SpectralNorm
 
@@ -127,6 +128,9 @@ class _Layered(Optimizer):
         for weight in group["params"]:
             self._geometries.setdefault(weight, geometry)
             self._names.setdefault(weight, f"a parameter of shape {tuple(weight.shape)}")
+            reason = BACKEND.refusal(weight)
+            if reason is not None:
+                raise MethodError(f"{self._names[weight]}: {reason}")
             self._take(weight, group["bound"])
 
     def _take(self, weight: Tensor, bound: float) -> None:

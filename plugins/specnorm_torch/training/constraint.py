@@ -38,6 +38,10 @@ again."""
 _JUMP = 0.5
 """A weight counts as drawn again if a row or column changes by more than this part of the longest one. In the loops of
 docs/benchmarks/index.md an optimiser's step changes them by at most 0.44, and most by less than 0.02."""
+_NO_SCRIPT = (
+    "torch.jit.script cannot compile the computation of a norm. Script the model with plain weights, "
+    "torch.jit.script(specnorm_torch.baked(model)), or trace it with torch.jit.trace."
+)
 _TRACKER = ModuleTracker()
 """Tells whether a backward pass is running."""
 
@@ -416,6 +420,10 @@ class SpectralNorm(nn.Module):
         """Assigning to the parametrised kernel sets what is scaled."""
         return weight
 
+    def __prepare_scriptable__(self) -> SpectralNorm:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(_NO_SCRIPT)
+
     def extra_repr(self) -> str:
         """Bound, method, and what the norm is taken of if it is no layer's."""
         matrix = "" if self.dim is None else f", of the tensor as a matrix with rows along axis {self.dim}"
@@ -552,6 +560,7 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
         return
     _end_interrupted_passes(model)
+    _refuse_shards(model)
     constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
     waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
     with outside_of_transformations():
@@ -559,6 +568,17 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
         for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
             x.begin_pass(weight, x.for_weight(step, weight))
     _PASSES.setdefault(model, []).append([x for x, _ in waiting])
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    """Refuse a model that FSDP2 has sharded, which cannot free the weights that a step has read as NumPy's arrays."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if any(hasattr(type(x), "set_requires_gradient_sync") for x in model.modules()):
+        raise MethodError(
+            "the model is sharded by FSDP2 (fully_shard), and its spectral norms need whole weights. Train it with "
+            "DistributedDataParallel, or shard only parts of it that have no constraint."
+        )
 
 
 def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
@@ -746,6 +766,10 @@ class GramRescaling(nn.Module):
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is rescaled."""
         return weight
+
+    def __prepare_scriptable__(self) -> GramRescaling:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(_NO_SCRIPT)
 
     def extra_repr(self) -> str:
         """Number of Gram products."""
