@@ -124,7 +124,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
         return {} if input_shape is None else {"input_shape": ()}
     if not isinstance(module, _ConvNd):
         raise GeometryError(
-            f"{name_of(module)} is no layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
+            f"{name_of(module)} is not a layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
             "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
         )
     geometry: dict[str, Any] = {
@@ -270,7 +270,7 @@ def check_module(model: object) -> None:
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
         raise MethodError(
-            f"{kind} is no torch.nn.Module. specnorm.audit reads files, and mappings of names to arrays such as a "
+            f"{kind} is not a torch.nn.Module. specnorm.audit reads files, and mappings of names to arrays such as a "
             "state dict."
         )
     inner = next((name for name, x in model.named_modules() if isinstance(x, torch.jit.ScriptModule)), None)

@@ -366,7 +366,8 @@ class ConvSpec:
         keeps_size = all(sum(p) == r * (k - 1) for p, r, k in zip(padding, dilation, kernel_shape, strict=True))
         if transposed and mode != "zeros" and not (mode == "circular" and keeps_size):
             raise GeometryError(
-                f"padding_mode={mode!r} with padding={padding} is no transposed layer's: frameworks crop its output. "
+                f"padding_mode={mode!r} with padding={padding} is not a transposed layer's: frameworks crop its "
+                "output. "
                 "Use padding_mode='zeros' with any padding, or padding_mode='circular' with padding='same'."
             )
         input_shape = geometry.get("input_shape")

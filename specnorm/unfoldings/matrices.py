@@ -71,6 +71,6 @@ def _stack(a: ArrayT, method: Method) -> ArrayT:
     backend = backend_for(x)
     shape = tuple(x.shape)
     if len(shape) < 2:
-        raise MethodError(f"array of shape {shape} is no matrix: expected (..., m, n).")
+        raise MethodError(f"array of shape {shape} is not a matrix: expected (..., m, n).")
     value: ArrayT = backend.apply(program_for(method, shape[-2:], str(x.dtype), ()), x).value
     return value

@@ -882,7 +882,7 @@ def test_numbers_with_which_integers_of_onnx_overflow_are_refused(name: str) -> 
 def test_the_limits_of_a_clip_are_single_numbers(shape: tuple[int, ...]) -> None:
     """One entry beside five limits was five entries for onnx's reference: 2.236 for 1."""
     content = file_of([node("Clip", "x m")], (1, 1), {"m": np.full(shape, -9.0)})
-    with pytest.raises(Refused, match="a Clip has a limit that is no single number"):
+    with pytest.raises(Refused, match="a Clip has a limit that is not a single number"):
         constant(specnorm_check, content, (1, 1), [])
 
 

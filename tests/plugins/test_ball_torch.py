@@ -292,7 +292,7 @@ def test_what_cannot_be_kept_inside_is_refused() -> None:
     optimiser = SpectralBall(mixed(), 0.1)
     optimiser.param_groups[0]["lr"] = 2.0
     for rate in (-1.0, float("nan")):
-        with pytest.raises(MethodError, match="is no finite number of at least 0"):
+        with pytest.raises(MethodError, match="is not a finite number of at least 0"):
             MuonConv(mixed(), rate)
     with pytest.raises(MethodError, match=r"lr=2\.0 is not from 0 to 1"):
         optimiser.step()

@@ -129,7 +129,7 @@ def _weight(recipe: Recipe, parts: Sequence[Tensor], stated: Stated) -> Tensor:
 def _without_recipe(tensor: Tensor, explained: Mapping[str, str | None]) -> Tensor:
     """Return an array from which no weight is computed: as no layer if a recipe explains it, else as it is stored.
 
-    The kind "none" says that it is no kernel. The kind None says that the file does not tell. ``explained`` has the
+    The kind "none" says that it is not a kernel. The kind None says that the file does not tell. ``explained`` has the
     reasons why matrices of weights that are not determined are named in the report.
     """
     if tensor.name in explained:
