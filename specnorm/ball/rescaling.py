@@ -73,6 +73,7 @@ def rescale(
     kernel: ArrayT,
     bound: float = 1.0,
     *,
+    only_shrink: bool = True,
     budget: float | None = BUDGET,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
@@ -88,6 +89,9 @@ def rescale(
         The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     bound : float, default 1
         Positive.
+    only_shrink : bool, default True
+        Whether a kernel whose norm is at most the bound already is returned as it is. False: it is enlarged to a norm
+        just below the bound: by 1e-5 to 1e-3 of it, as closely as norms are enclosed.
     budget : float or None, default 60
         Time limit in seconds. When it is reached, no further proof is begun, and the kernel is scaled by the best bound
         so far. None: no limit.
@@ -98,8 +102,8 @@ def rescale(
     Returns
     -------
     array of the kernel's library, shape, dtype and layout
-        The kernel itself if its norm is proven to be at most the bound already. The array as returned, rounded in its
-        dtype, is certified.
+        The kernel itself if its norm is proven to be at most the bound already, and zero or not to be enlarged. The
+        array as returned, rounded in its dtype, is certified.
 
     Raises
     ------
@@ -119,7 +123,7 @@ def rescale(
     check_budget(budget)
     clock = Clock.of(budget)
     result, upper = _enclosed_closely(kernel, clock, backend, geometry)
-    return _rescaled(kernel, result.value, upper, bound, clock, backend, geometry)
+    return _rescaled(kernel, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
 
 
 def _rescaled(
@@ -130,6 +134,8 @@ def _rescaled(
     clock: Clock,
     backend: Backend,
     geometry: Geometry,
+    *,
+    only_shrink: bool = True,
 ) -> ArrayT:
     """The multiple of a kernel that `rescale` returns.
 
@@ -141,17 +147,19 @@ def _rescaled(
         The same bound, as a claim.
     """
     given: Any = backend.detach(kernel)
-    if upper <= bound:
+    if upper <= bound and (only_shrink or upper.value == 0):
         return kernel
     xp = backend.namespace(given)
-    working_dtype = xp.float64 if given.dtype == xp.float64 else xp.float32
+    working = xp.finfo(xp.float64 if given.dtype == xp.float64 else xp.float32)
     is_overflown = not math.isfinite(float(backend.detach(measured)))
-    if is_overflown or bound / upper.value < xp.finfo(working_dtype).smallest_normal:
-        # The norm and its gradient are no numbers of this dtype; or the factor is subnormal, which XLA takes for 0.
+    is_too_small = bound / float(working.max) > upper.value
+    if is_overflown or is_too_small or bound / upper.value < working.smallest_normal:
+        # The norm and its gradient are no numbers of this dtype; or the factor is infinite, or subnormal, which XLA
+        # takes for 0.
         with arithmetic.exact(given, backend=backend):
-            smaller: ArrayT = _times(kernel, _OVERFLOWN, backend)
-        result, upper = _enclosed_closely(smaller, clock, backend, geometry)
-        return _rescaled(smaller, result.value, upper, bound, clock, backend, geometry)
+            closer: ArrayT = _times(kernel, 1 / _OVERFLOWN if is_too_small else _OVERFLOWN, backend)
+        result, upper = _enclosed_closely(closer, clock, backend, geometry)
+        return _rescaled(closer, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
     host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)
     eps, _ = arrays.precision(given.dtype, xp=xp)
     factor = bound / upper.value

@@ -13,7 +13,7 @@ from specnorm.completion.search import completion_shape
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry
-from specnorm.running.base import Evaluation
+from specnorm.running.base import Evaluation, Stepped
 from specnorm.running.program import check_values
 from specnorm.running.result import shown
 from specnorm.running.stepping import state_shapes, stepped_program
@@ -45,8 +45,8 @@ class Completed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CompletionFrom(Completion):
-    """The method behind `complete`: a search as one training step, whose state is H in the scale of the kernel.
+class CompletionFrom(Completion, Stepped):
+    """The method behind `complete`: a search as one step, whose state is H in the scale of the kernel.
 
     A state of zeros stands for no H: the search then begins with random numbers.
     """

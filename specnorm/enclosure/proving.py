@@ -70,7 +70,7 @@ def enclose(
     >>> kernel = numpy.ones((4, 3, 3, 3))
     >>> print(specnorm.enclose(kernel))
     31.1769 <= norm <= 31.1770 (converged: rtol=0.001)
-    >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2))
+    >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2, padding=1))
     15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """
     run = run_method(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
@@ -134,4 +134,5 @@ def status_of(result: Result) -> str:
     matrix = f"; {spec.matrix_in_words}" if spec.matrix_in_words else ""
     if lower <= 1 < upper:
         explanation += "; 1 is not refuted, see certify"
-    return f"{outcome.value}: {explanation}{sizes}{matrix}"
+    same = f"; {spec.same_in_words}" if spec.same_in_words else ""
+    return f"{outcome.value}: {explanation}{sizes}{matrix}{same}"

@@ -267,6 +267,7 @@ class Result:
         """What the value promises, its number and the method, in one line."""
         sizes = self.spec.sizes_in_words if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
         sizes = self.spec.matrix_in_words or sizes
+        sizes += f"; {self.spec.same_in_words}" if self.spec.same_in_words else ""
         return f"{self.kind} {shown(self.value, self.kind)} ({self.method.name}, {sizes})"
 
 

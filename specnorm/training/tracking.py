@@ -2,7 +2,7 @@
 
 `init_tracking` computes the state once, and `track` moves it. Both are pure functions of arrays, so a state can be
 saved in a checkpoint, compiled, and moved to other devices like other arrays. The value of a step is an estimate (for
-`Gram` and `Completion` an upper bound). After training, `specnorm.certify` or `specnorm.rescale` proves a bound.
+`Gram` an upper bound). After training, `specnorm.certify` or `specnorm.rescale` proves a bound.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
-        `SymbolNorm`, `Completion`, `TensorNorm`, `Power` (at an input size), or `Gram`, whose state is
-        empty.
+        `SymbolNorm`, `TensorNorm`, `Power` (at an input size), or `Gram`, whose state is empty.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -43,9 +42,9 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     Returns
     -------
     dict of str to array
-        Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the
-        kernel, except for two methods: for 3x3 kernels, the state of `SymbolNorm` has 80 to 110 complex vectors whose
-        length is the smaller number of channels; the state of `Completion` is about 6 times as large as the kernel.
+        Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the kernel,
+        except for one method: for 3x3 kernels, the state of `SymbolNorm` has 80 to 110 complex vectors whose length is
+        the smaller number of channels.
 
     Raises
     ------
@@ -84,9 +83,9 @@ def track(
     -------
     value : 0-d array
         An *estimate*, not an upper bound: it converges from below to the method's value (the supremum of the norm, TN,
-        or the layer's norm at its size). With `Gram` and `Completion`, it is an upper bound for every state. It is
-        differentiable if the library is, with the state held constant (envelope theorem). For a zero kernel, value and
-        gradient are 0. For a non-finite kernel, the value is NaN, and `Gram` raises a KernelError.
+        or the layer's norm at its size). With `Gram`, it is an upper bound for every state. It is differentiable if the
+        library is, with the state held constant (envelope theorem). For a zero kernel, value and gradient are 0. For a
+        non-finite kernel, the value is NaN, and `Gram` raises a KernelError.
     state : dict of str to array
         The state for the next step, in the shapes and dtypes of the given one.
 

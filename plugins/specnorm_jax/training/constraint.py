@@ -78,8 +78,8 @@ def spectral_norm(
     bound : float, default 1
         Positive.
     method : Method, default ``SymbolNorm()``
-        A method with a training state, see `specnorm.track`. SymbolNorm tracks the norm from below. With
-        ``Completion()``, no norm exceeds the bound, up to the rounding of the division.
+        A method with a training state, see `specnorm.track`. SymbolNorm tracks the norm from below. With ``Gram()``, no
+        norm exceeds the bound, up to the rounding of the division.
     rule, layers
         See `kernels`. Other leaves are returned unchanged.
     only_shrink : bool, default False
@@ -126,7 +126,9 @@ def scaled_to(kernels: Mapping[str, Any], norms: Mapping[str, Any], bound: float
     return {path: (kernel * factor).astype(kernel.dtype) for (path, kernel), factor in scaled}
 
 
-def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:
+def rescale(
+    tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*", only_shrink: bool = True
+) -> Tree:
     """Scale every kernel of a tree so that its spectral norm is proven to be at most ``bound``, by `specnorm.rescale`.
 
     Parameters
@@ -135,11 +137,13 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
     bound : float, default 1
     rule, layers
         See `kernels`.
+    only_shrink : bool, default True
+        Whether kernels whose norms are within the bound stay as they are. False: every norm is just below the bound.
 
     Returns
     -------
     pytree
-        The tree with new kernels. A kernel whose norm is already proven to be at most ``bound`` is the same array.
+        The tree with new kernels. A kernel that is not changed is the same array.
 
     Raises
     ------
@@ -150,5 +154,5 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
     """
     rescaled = {}
     for name, kernel in kernels(tree, rule, layers=layers).items():
-        rescaled[name] = specnorm.rescale(kernel.array, bound, **kernel.geometry)
+        rescaled[name] = specnorm.rescale(kernel.array, bound, only_shrink=only_shrink, **kernel.geometry)
     return with_kernels(tree, rescaled)

@@ -467,9 +467,9 @@ def spectral_norm(
     bound : float, default 1
         The target norm.
     method : Method, default SymbolNorm()
-        `SymbolNorm` tracks the norm itself, from below. The values of `Completion` and `Gram` are upper bounds at every
-        step. `TensorNorm` tracks a number that is at least the norm, but from below, so its values are not bounds
-        during training.
+        `SymbolNorm` tracks the norm itself, from below. The values of `Gram` are upper bounds at every step.
+        `TensorNorm` tracks a number that is at least the norm, but from below, so its values are not bounds during
+        training.
     only_shrink : bool, default False
         Scale only kernels whose norm is above the bound.
     layers : str, default "*"
