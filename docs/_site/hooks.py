@@ -24,8 +24,11 @@ OUTPUT = re.compile(r'<span class="c1"># &gt; ?(.*?)</span>\n')
 PRINTED = re.compile(r'<span class="go">([^<]*)</span>\n')
 GEOMETRY = "<code>specnorm.Geometry</code>"
 """How docstrings name the one list of the keywords that describe a layer."""
+SHAPE = re.compile(r"\(array, shape(\([^<]*?\))\)")
+"""How the parser of docstrings shows the type of an array with a shape."""
 FOR_AUTHORS = (
     "specnorm.methods.Method", "specnorm.methods.Stepped", "specnorm.plugin.Backend", "specnorm_networks.Graph",
+    "specnorm.ConvSpec",
 )  # fmt: skip
 """Classes whose members are on the page, but not in its menu."""
 
@@ -33,7 +36,7 @@ FOR_AUTHORS = (
 def on_config(config: Any) -> Any:
     """Put the version into the footer; without a repository, link to no source."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    config.copyright = f"specnorm {project['version']} · MIT licence"
+    config.copyright = f"specnorm {project['version']} · MIT license"
     if not config.repo_url:
         config.edit_uri = config.repo_url = None
     return config
@@ -80,6 +83,7 @@ def on_page_content(html: str, page: Any, **_: Any) -> str:
     without_members(page.toc)
     if page.file.src_uri.startswith("api/"):
         place = "" if page.file.src_uri == "api/layer.md" else "layer.html"
+        html = SHAPE.sub(r"array, shape \1", html)
         html = html.replace(GEOMETRY, f'<a href="{place}#specnorm.Geometry">{GEOMETRY}</a>')
 
     html = OUTPUT.sub(r'<span class="go">\1</span>\n', html)

@@ -181,7 +181,7 @@ def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[
 
 def makers_of_tensors(module: nn.Module) -> dict[str, str]:
     """Return what computes the tensors of a module that are computed before each call, by the tensors' names."""
-    makers = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
+    makers = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrization")
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
             makers[hook.name] = "an old-style weight_norm hook"
@@ -296,7 +296,7 @@ def check_values(model: nn.Module, prefix: str = "") -> None:
 def _check_values(name: str, x: Tensor) -> None:
     if is_lazy(x):
         raise GeometryError(
-            f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
+            f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialized."
         )
     if x.is_meta:
         raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")

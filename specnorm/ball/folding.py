@@ -74,7 +74,7 @@ def fold_batch_norm(
             raise KernelError(
                 f"{name} has shape {tuple(x.shape)}; expected ({spec.cout},), one number for each output channel of a "
                 f"kernel of shape {tuple(array.shape)} with groups={spec.groups}, transposed={spec.transposed}, "
-                f"layout={spec.layout!r}. Check these, or give the statistics of the normalisation after this layer."
+                f"layout={spec.layout!r}. Check these, or give the statistics of the normalization after this layer."
             )
         _check_values(name, x, eps, backend)
     gammas = None if gamma is None else statistics["gamma"][None, :]

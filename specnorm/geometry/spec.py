@@ -474,7 +474,7 @@ def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32",
     """
     short = name.rpartition(".")[2]
     if short not in FLOATING:
-        advice = "Convert it first, e.g. to float32; quantised weights need their scale applied."
+        advice = "Convert it first, e.g. to float32; quantized weights need their scale applied."
         if "complex" in short:
             advice = "Give the real form [[Re, -Im], [Im, Re]] of twice as many channels, which has the same norm."
         raise KernelError(

@@ -280,7 +280,7 @@ def test_gradients_that_are_not_finite_are_named_and_change_nothing() -> None:
 
 def test_what_cannot_be_kept_inside_is_refused() -> None:
     constrained = spectral_norm(mixed())
-    with pytest.raises(MethodError, match=r"0\.weight is computed by a parametrisation: SpectralBall moves weights"):
+    with pytest.raises(MethodError, match=r"0\.weight is computed by a parametrization: SpectralBall moves weights"):
         SpectralBall(constrained, 0.1)
     with pytest.raises(MethodError, match=r"0\.weight is torch.bfloat16, whose rounding"):
         SpectralBall(mixed().bfloat16(), 0.1)

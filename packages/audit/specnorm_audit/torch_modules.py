@@ -372,7 +372,7 @@ def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -
     kind: Kind = "conv" if isinstance(module, _ConvNd) else "linear"
     row = Row(row_name, kind, (), None, values=dict.fromkeys(settings.methods))
     if is_quantised(module):
-        reason = f"{name_of(module)} is quantised: its map has steps. Audit the model before it is quantised."
+        reason = f"{name_of(module)} is quantized: its map has steps. Audit the model before it is quantized."
         return replace(row, reason=reason)
     is_torch_layer = is_layer(module)
     # Torch's other modules (recurrent layers, attention, embeddings) are no single product.

@@ -73,7 +73,7 @@ def rescale_(
         check_bound(bound)
         quantised = next((name for name, module in model.named_modules() if is_quantised(module)), None)
         if quantised is not None:
-            raise MethodError(f"{quantised or name_of(model)} is quantised: certify the model before it is quantised.")
+            raise MethodError(f"{quantised or name_of(model)} is quantized: certify the model before it is quantized.")
     selected: list[tuple[str, nn.Module, str]] = []
     for prefix, module in model.named_modules():
         selected += [(prefix, module, name) for name in _tensors_to_shrink(prefix, module, bound)]
@@ -232,12 +232,12 @@ class _ProvenKernel:
 def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
     """Refuse a tensor that the next forward would compute again."""
     maker = makers_of_tensors(module).get(name)
-    if maker == "a parametrisation":
+    if maker == "a parametrization":
         all_parametrisations: Any = module.parametrizations
         are_ours = all(isinstance(x, SpectralNorm | GramRescaling) for x in all_parametrisations[name])
         if bake or are_ours:
             return
-        maker = "a parametrisation of another kind"
+        maker = "a parametrization of another kind"
     if maker is not None and not bake:
         raise MethodError(
             f"its {name} is computed by {maker} before each call, so that it cannot be set: call "

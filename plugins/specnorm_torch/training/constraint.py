@@ -274,7 +274,7 @@ class SpectralNorm(nn.Module):
             self._norm_in_eval(weight)
         elif self.original is None:
             raise MethodError(
-                "a constrained weight that another parametrisation computes is not exported. Export "
+                "a constrained weight that another parametrization computes is not exported. Export "
                 "specnorm_torch.baked(model)."
             )
         elif self._settled is None or not self._is_settled(self._settled.weight):
