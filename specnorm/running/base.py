@@ -62,7 +62,7 @@ def check_budget(budget: object) -> None:
         or not budget > 0
         or (isinstance(budget, int) and budget > sys.float_info.max)
     ):
-        raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
+        raise MethodError(f"budget={budget!r} is not a time limit: give seconds, such as 10, or None for no limit.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -448,7 +448,7 @@ WHOLE = json.dumps({"specnorm_certificate": 5, "claims": [RIGHT]})
 DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "objects": (lambda path: write(path, H0=np.array([{}], object)), "Object arrays cannot be loaded"),
     "a name twice": (_repeated, "repeated"),
-    "what is no array": (_stranger, "run.py"),
+    "what is not an array": (_stranger, "run.py"),
     "an array too many": (lambda path: write(path, H1=H), "arrays that no claim names"),
     "one H for two": (lambda path: write(path, claims=[RIGHT, RIGHT]), "an earlier claim has taken it"),
     "no H": (lambda path: write(path, claims=[{**RIGHT, "completion": "H1"}]), "names the array H1"),

@@ -286,7 +286,7 @@ def test_gradients_that_are_not_finite_are_named_and_change_nothing() -> None:
 
 def test_what_cannot_be_kept_inside_is_refused() -> None:
     constrained = spectral_norm(mixed())
-    with pytest.raises(MethodError, match=r"0\.weight is computed by a parametrisation: SpectralBall moves weights"):
+    with pytest.raises(MethodError, match=r"0\.weight is computed by a parametrization: SpectralBall moves weights"):
         SpectralBall(constrained, 0.1)
     with pytest.raises(MethodError, match=r"0\.weight is torch.bfloat16, whose rounding"):
         SpectralBall(mixed().bfloat16(), 0.1)
@@ -298,7 +298,7 @@ def test_what_cannot_be_kept_inside_is_refused() -> None:
     optimiser = SpectralBall(mixed(), 0.1)
     optimiser.param_groups[0]["lr"] = 2.0
     for rate in (-1.0, float("nan")):
-        with pytest.raises(MethodError, match="is no finite number of at least 0"):
+        with pytest.raises(MethodError, match="is not a finite number of at least 0"):
             MuonConv(mixed(), rate)
     with pytest.raises(MethodError, match=r"lr=2\.0 is not from 0 to 1"):
         optimiser.step()

@@ -54,40 +54,39 @@ def audit(
     max_bytes: int = MAX_BYTES,
     certificate: bool = False,
 ) -> Report:
-    """Measure every convolution and linear layer of a model.
+    """Prove bounds on the spectral norm of every convolution and linear layer of a model.
 
     Parameters
     ----------
     source : path, mapping of str to array, or model
         A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
-        (``.keras``, ``.h5``), told apart by content; or arrays by name, in mappings and lists that may be nested as
-        those of Flax are: names are joined by dots. No code in a file is ever run. Or a live model of torch, Flax NNX,
-        Equinox or Keras: a row for each convolution and linear layer, by its path, with the geometry that the layer
-        states; arrays outside of these are named; ``(model, state)`` where Equinox or Flax keeps a state beside it. The
-        model is not run: `specnorm.audit_module` runs one of torch, and
-        measures each layer at its own size.
+        (``.keras``, ``.h5``), recognized by content; no code in a file is ever run. Or arrays by name, in mappings and
+        lists that may be nested, as in Flax; names are joined by dots. Or a live model of torch, Flax NNX, Equinox or
+        Keras, or ``(model, state)`` if Equinox or Flax keeps a state beside it: one row per convolution and linear
+        layer, by its path, with the layer's own geometry; other arrays are named. The model is not run.
+        `specnorm_torch.audit_module` runs a torch model and measures each layer at its own size.
     input_shape : int or sequence of int or mapping or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": for each layer
-        the size that the file states, or every size if it states none. A mapping: whole shapes of the network's inputs
-        by name; layers are measured at every size then.
+        the size that the file states, or every size if it states none. A mapping: complete shapes of the network's
+        inputs by name; layers are then measured at every size.
     input_range : (float, float), optional
-        Smallest and largest number of an entry of the network's inputs: squares, products and similar operators have a
-        constant on such inputs alone. Only for files that have a graph.
+        Range of the entries of the network's inputs. Squares, products and similar operators are Lipschitz only on a
+        bounded range. Only for files with a graph.
     methods : sequence of str, default ()
         Further methods, by their names in ``METHODS``; "circular" is the exact norm with circular padding at
         ``input_shape``.
     smallest : bool, default False
-        Add the columns "smallest", a lower bound of the smallest singular value, and "condition", an upper bound of the
-        condition number. If a layer's borders cut taps off, `Row.note` says so.
+        Add the columns "smallest", a lower bound on the smallest singular value, and "condition", an upper bound on the
+        condition number. If a layer's borders cut off taps, `Row.note` says so.
     rtol : float, default 1e-3
         Relative width of the proven interval.
     budget : float or None, default 60
-        Time limit in seconds for the interval of one layer and its columns together. Columns that have not begun by
-        then are left out, and ``Row.note`` says how wide the interval is. None: no limit.
+        Time limit in seconds for the interval of one layer and its columns together. Columns that have not been started
+        by then are omitted, and ``Row.note`` says how wide the interval is. None: no limit.
     executor : concurrent.futures.Executor, optional
-        Executor that measures the layers; None: this process does, one layer after the other. If an executor loses a
-        layer (its worker dies, it breaks), or answers with a row of another name, kernel or geometry, the layer's row
-        has ``status`` "error" and says so.
+        Executor that measures the layers. None: this process measures them one by one. If an executor loses a layer
+        (its worker dies or it breaks), or returns a row with another name, kernel or geometry, the layer's row has
+        ``status`` "error" and says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
@@ -107,10 +106,10 @@ def audit(
         each step of a search of the network's bound, with (steps done, largest number of steps, text): the text "START
         to END" names the values between which layers are bounded together.
     max_bytes : int, default 8 GiB
-        Refuse files whose arrays claim more than that together.
+        Limit on the total size of a file's arrays; a larger file raises an error.
     certificate : bool, default False
-        Add ``Report.certificate``, which others can check (`docs/check-it-yourself.md`): a bound of each layer at every
-        input size, with a proof that is searched for.
+        Search for proofs that others can check (`docs/check-it-yourself.md`), and add ``Report.certificate``: an upper
+        bound for each layer at every input size.
 
     Returns
     -------
@@ -120,9 +119,9 @@ def audit(
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is of a kind that is refused, or holds no layer that was asked for.
+        If the file cannot be read, has an unsupported format, or contains none of the requested layers.
     MethodError, GeometryError, BackendError
-        If an argument is unknown, or the library asked for is not there.
+        If an argument is invalid, or the requested library is not available.
 
     Examples
     --------

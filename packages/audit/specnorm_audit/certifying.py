@@ -125,7 +125,7 @@ def verify_file(
         claims = read_certificate(os.fspath(certificate))
     except Refused as error:
         raise CertificateError(
-            f"{Path(certificate).name} is no certificate ({error}): expected what 'specnorm audit --certificate' "
+            f"{Path(certificate).name} is not a certificate ({error}): expected what 'specnorm audit --certificate' "
             "writes."
         ) from error
     with open_model(os.fspath(model), max_bytes) as arrays:

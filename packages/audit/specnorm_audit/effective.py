@@ -129,7 +129,7 @@ def _weight(recipe: Recipe, parts: Sequence[Tensor], stated: Stated) -> Tensor:
 def _without_recipe(tensor: Tensor, explained: Mapping[str, str | None]) -> Tensor:
     """Return an array from which no weight is computed: as no layer if a recipe explains it, else as it is stored.
 
-    The kind "none" says that it is no kernel. The kind None says that the file does not tell. ``explained`` has the
+    The kind "none" says that it is not a kernel. The kind None says that the file does not tell. ``explained`` has the
     reasons why matrices of weights that are not determined are named in the report.
     """
     if tensor.name in explained:
@@ -191,7 +191,7 @@ def _of_hook(name: str, base: str, stored: Stored, names: set[str]) -> Recipe | 
         reason = f"the layer computes its weight from it, and the arrays beside it do not say by which factor. {_BAKE}"
         return Recipe.refused(name, reason)
     if beside:
-        reason = f"{_last(beside[0])} beside it is of a normalisation whose factor is not known. {_BAKE}"
+        reason = f"{_last(beside[0])} beside it is of a normalization whose factor is not known. {_BAKE}"
         return Recipe.refused(name, reason)
     return _spectral(name, base, u, v, stored)
 
@@ -210,7 +210,7 @@ def is_vector(shape: Sequence[int]) -> bool:
 def _of_bar(name: str, _base: str, _stored: Stored, _names: set[str]) -> Recipe:
     """Read weight_bar, which many copies of one old spectral normalisation have."""
     reason = (
-        "an old spectral normalisation computes the layer's weight from it anew at each call, and moves its vectors: "
+        "an old spectral normalization computes the layer's weight from it anew at each call, and moves its vectors: "
         f"the file does not determine it. {_BAKE}"
     )
     return Recipe.refused(name, reason)
@@ -235,7 +235,7 @@ def _spectral(name: str, weight: str, u: str, v: str, stored: Stored, others: tu
     """Divide by u·Wv, as torch does in ``eval()``, whether or not that is the norm of the matrix."""
     axes = _axes(stored[name].shape, stored[u].shape, stored[v].shape)
     if not axes:
-        reason = f"{_last(u)} and {_last(v)} do not fit its shape: it is another normalisation than torch's. {_BAKE}"
+        reason = f"{_last(u)} and {_last(v)} do not fit its shape: it is another normalization than torch's. {_BAKE}"
         return Recipe.refused(name, reason)
     return Recipe(weight, (name, u, v), partial(_divided, axes), f"{_last(weight)}=W/(u·Wv) as in eval()", others)
 
@@ -275,7 +275,7 @@ def _clearest(readings: Sequence[tuple[float, float]]) -> float:
         is_near = distance < _CLEARLY * nearest
         if is_near and not math.isclose(sigma, other, rel_tol=1e-6):
             raise ModelFileError(
-                "its spectral normalisation is of the matrix with the outputs as rows, or with the inputs (of a "
+                "its spectral normalization is of the matrix with the outputs as rows, or with the inputs (of a "
                 f"transposed layer): shapes and vectors fit both. {_BAKE}"
             )
     return sigma
@@ -311,7 +311,7 @@ def _scaled(direction: Numbers, length: Numbers) -> Numbers:
 # -- torch's parametrisations: parametrizations.NAME.original, and what each keeps under its number -------------------
 _PARAMETRISED = re.compile(r"(?P<owner>(?:.*\.)?)parametrizations\.(?P<name>[^.]+)")
 _NOT_KNOWN = (
-    "the layer computes its weight from it by a parametrisation that the file does not name, or does not determine. "
+    "the layer computes its weight from it by a parametrization that the file does not name, or does not determine. "
     + _BAKE
 )
 

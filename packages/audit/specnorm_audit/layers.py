@@ -184,7 +184,7 @@ def why_not_a_kernel(parts: Sequence[str]) -> str | None:
     is_buffer = "parametrizations" in parts and not last.startswith("original")
     is_bias = last.startswith("bias_") or last.endswith("_bias")
     if is_buffer or is_bias or last in _NO_KERNEL:
-        return f"it is called {last!r}, as what is no kernel."
+        return f"it is called {last!r}, as what is not a kernel."
     return None
 
 

@@ -58,7 +58,7 @@ class Tensor:
     load : callable
         Reads and returns the array.
     kind : {"conv", "linear", "none", "unknown"} or None
-        "conv", "linear": the file says that the array is such a kernel. "none": the file says that it is no kernel, or,
+        "conv", "linear": the file says that the array is such a kernel. "none": the file says that it is none, or,
         with a ``refusal``, its name says so. "unknown": a kernel whose shape cannot be read. None: the file does not
         say, so name and shape decide.
     geometry : Stated

@@ -82,7 +82,7 @@ class Limit:
         digits, least_exponent = _PRECISIONS[dtype]
         most = 2.0 ** (-least_exponent * 0.75)
         if not 1 / most <= bound <= most:
-            raise KernelError(f"bound={bound!r} is no number from {1 / most:.3g} to {most:.3g}, as {dtype} needs.")
+            raise KernelError(f"bound={bound!r} is not a number from {1 / most:.3g} to {most:.3g}, as {dtype} needs.")
         # Processors and compilers flush subnormal numbers of the other dtypes to zero, but not those of float16.
         underflow = 2.0 ** (least_exponent - (digits if dtype == "float16" else 0))
         # The roundings: the root and the quotient.

@@ -156,7 +156,8 @@ def _walk(root: h5py.File) -> Iterator[tuple[Place, Any]]:
         inner = []
         for name in entries:
             if not isinstance(name, str):  # h5py returns bytes for a name that is not UTF-8
-                raise ModelFileError(f"group {'/'.join(place)!r} is damaged: one of its names is no text ({name!r}).")
+                group = "/".join(place)
+                raise ModelFileError(f"group {group!r} is damaged: one of its names is not a text ({name!r}).")
             item_place = (*place, name)
             item = _linked_item(group, name, "/".join(item_place))
             if isinstance(item, h5py.Group):
@@ -249,7 +250,7 @@ def _owners(items: Items) -> dict[Place, str]:
 
 
 def _text(item: Any, name: str, most: int) -> str | None:
-    """Return the text of an attribute; None if there is none, it is no text, or it has more than ``most`` bytes."""
+    """Return the text of an attribute; None if there is none, it is not a text, or it has more than ``most`` bytes."""
     try:
         if name not in item.attrs:
             return None
@@ -435,10 +436,10 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
         return stored
     groups = place[:-1]
     leaf = _leaf(place)
-    # Without a configuration, names alone show that an array is no kernel: the report mentions it then.
+    # Without a configuration, names alone show that an array is not a kernel: the report mentions it then.
     doubt = None
     if config is None and len(stored.shape) >= 2:
-        doubt = "it is no kernel by its name in the file, which has no configuration."
+        doubt = "it is not a kernel by its name in the file, which has no configuration."
     if groups and groups[0] in _OPTIMIZER:
         return replace(stored, kind="none", refusal=doubt)
     if groups[:1] == ("model_weights",):
@@ -465,7 +466,7 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
 
 
 def _is_no_kernel(owner: _Owner, role: str | None, leaf: str, axes: int) -> bool:
-    """Whether a variable is no kernel, by its owner's class and its own name."""
+    """Whether a variable is not a kernel, by its owner's class and its own name."""
     if owner.kind in _NO_KERNELS:
         return True
     if role is not None:

@@ -197,7 +197,7 @@ class Tensors:
 
 def _whole(text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text):
-        raise ValueError(f"{text[:20]!r} is no whole number.")
+        raise ValueError(f"{text[:20]!r} is not a whole number.")
     return int(text)
 
 

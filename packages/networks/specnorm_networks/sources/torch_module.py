@@ -192,7 +192,7 @@ def _check_operators(program: ExportedProgram, name: str) -> None:
         may_draw = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if may_draw and node.users and _draws(node):
             raise MethodError(
-                f"{name} draws random numbers ({node.target}), so that it is no function of its inputs. Make it one "
+                f"{name} draws random numbers ({node.target}), so that it is not a function of its inputs. Make it one "
                 "first."
             )
         for number in tree_leaves((node.args, node.kwargs)):
