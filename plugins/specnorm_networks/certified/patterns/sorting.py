@@ -101,7 +101,7 @@ def _sort_of_pair(
 
 
 def _extreme_along_axes(node: Node, structure: Structure) -> tuple[Node, bool]:
-    """Return the largest or smallest entries along axes that a value holds, and whether it has these axes, of size 1."""
+    """Return the largest or smallest entries that a value holds, and whether it has their axes, of size 1."""
     extreme = node
     while isinstance(extreme.operator, ops.SameOrder):
         extreme = structure[extreme.inputs[0]]
