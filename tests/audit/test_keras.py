@@ -232,7 +232,7 @@ def test_a_layer_with_a_norm_of_its_own_is_not_the_stored_kernel(tmp_path: Path)
     """By its variables' names the vector is known; by numbers, that there is one; or by the name of the class."""
     vector = {"sn:0": np.ones((1, 4), np.float32)}
     (row,) = audit(_of_class(tmp_path / "m.h5", "lab>ConvSN2D", vector)).layers
-    assert "by a norm" in str(row.reason)
+    assert "sn stands beside" in str(row.reason)
     for kind, beside, words in (
         ("Custom", vector, "has the variable"),
         ("Custom", {"length": np.ones(4, np.float32)}, "has the variable"),

@@ -22,8 +22,9 @@ from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
-from specnorm_audit.effective import COUNTER, is_vector
+from specnorm_audit.conventions.recipe import is_vector
 from specnorm_audit.geometry import at_rank
+from specnorm_audit.leaves import COUNTER
 from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
 
 if TYPE_CHECKING:
