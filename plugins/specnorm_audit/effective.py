@@ -100,10 +100,10 @@ def _judged(tensor: Tensor, found: world.Judged, *, is_equalised: bool) -> Tenso
         return tensor
     stranger = found.doubts.get(tensor.name)
     if tensor.name in found.silent:
-        return replace(tensor, kind="none")
+        return replace(tensor, kind="none", doubt=None)
     if tensor.name in found.strangers and tensor.dtype.startswith(FLOATING):
         return replace(tensor, doubt=_STRANGE)
-    doubt = None if stranger is None else _STANDS.format(stranger)
+    doubt = tensor.doubt if stranger is None else _STANDS.format(stranger)
     if doubt is None and is_equalised:
         doubt = EQUALISED
     if doubt is None:

@@ -228,7 +228,12 @@ def _with_readings(
             reason = "by its bias it is a stack of convolutions: give the kernel of each member."
             return replace(tensor, refusal=tensor.refusal or reason)
         return replace(tensor, conventions=("stack",))
-    is_convolution = of_layer or any("conv" in word.lower() for word in words) or _has_small_taps(tensor.shape)
+    is_convolution = (
+        of_layer
+        or "stride" in tensor.geometry
+        or any("conv" in word.lower() for word in words)
+        or _has_small_taps(tensor.shape)
+    )
     return replace(tensor, conventions=orders if is_convolution else (*orders, "stack"))
 
 

@@ -22,8 +22,8 @@ class Stated(TypedDict, total=False):
     """Geometry of a layer as a file or a user states it: keyword arguments of `enclose`, without unknown ones.
 
     ``padding`` may also be ``"valid"`` (none), ``"same_upper"`` or ``"same_lower"``. The last two are "same" in ONNX;
-    TensorFlow's "same" is ``"same_upper"``. If there is a stride, their amounts depend on the input size. ``stack`` says
-    that the array is a stack of matrices, and no convolution.
+    TensorFlow's "same" is ``"same_upper"``. If there is a stride, their amounts depend on the input size. ``stack``:
+    the array is a stack of matrices, and no convolution.
     """
 
     stride: int | Sequence[int]

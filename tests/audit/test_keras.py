@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from specnorm_audit import audit
+from specnorm_audit.report import gate_layers
 
 import specnorm
 from audit import files
@@ -237,6 +238,9 @@ def test_a_layer_with_a_norm_of_its_own_is_not_the_stored_kernel(tmp_path: Path)
         ("Custom", vector, "has the variable"),
         ("Custom", {"length": np.ones(4, np.float32)}, "has the variable"),
         ("Standardised", {}, "whose code says which weight"),
+        ("Banded", {}, "whose code says which weight"),
     ):
         (row,) = audit(_of_class(tmp_path / "m.h5", kind, beside, modern=True)).layers
         assert words in str(row.reason)
+    assert gate_layers(audit(tmp_path / "m.h5"), 1e6).outcome == "undecided"
+    assert audit(tmp_path / "m.h5", assume_stored="*").layers[0].status == "ok"
