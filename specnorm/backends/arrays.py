@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -13,11 +13,17 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-
+Integers = TypeVar("Integers", int, np.ndarray)
 _TINY = 1e-30
 """Added to norms before they are inverted. It changes no norm above 1e-14, and has an inverse in float32."""
 _CACHED_NUMBERS = 2**15
 """Largest number of entries of vectors that `real_vectors` caches."""
+
+
+def ceil_div(numerator: Integers, denominator: Integers) -> Integers:
+    """The quotient of integers, rounded up."""
+    quotient: Integers = -(-numerator // denominator)
+    return quotient
 
 
 def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:

@@ -31,7 +31,7 @@ matrices are added up.
 from __future__ import annotations
 
 import math
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,7 +41,17 @@ from specnorm.at_size.proofs.uncut import SMALLEST, unread_pixels_make_smallest_
 from specnorm.backends import arrays
 from specnorm.backends.text import number
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _lower, _upper, scaled_down, scaled_up
+from specnorm.proofs.bound import (
+    ALL_FREQUENCIES,
+    HypothesisError,
+    Lower,
+    Sealed,
+    Upper,
+    _lower,
+    _upper,
+    scaled_down,
+    scaled_up,
+)
 from specnorm.proofs.cells import Circulant
 from specnorm.proofs.frequencies import half_lags
 from specnorm.proofs.norms import frobenius_up, gram_norm_up
@@ -57,15 +67,13 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.frequencies import Frequencies
 
-_MAKER = object()
-"""Passed to the constructors of this module by the functions that check what the objects promise."""
 DEFECT = "isometry defect"
 """The subject (``what``) of claims about the isometry defect."""
 
 
 # -- the kernel of the defect ----------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
-class Basis:
+class Basis(Sealed):
     """An invertible matrix B for each block, made by `basis` alone.
 
     Parameters
@@ -79,11 +87,6 @@ class Basis:
     matrix: Array
     norm_sq: float
     inverse_norm_sq: float
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("Basis: that a matrix has an inverse is proven by `basis` alone")
 
 
 def basis(matrix: Array, inverse: Array, *, ops: ArrayOps) -> Basis:
@@ -112,11 +115,11 @@ def basis(matrix: Array, inverse: Array, *, ops: ArrayOps) -> Basis:
     norm_sq = float(xp.max(gram_norm_up(matrix, xp=xp)))
     approximate_inverse_norm_sq = float(xp.max(gram_norm_up(inverse, xp=xp)))
     inverse_norm_sq = host.inflate(approximate_inverse_norm_sq / (1 - distance) ** 2, 6)
-    return Basis(matrix, norm_sq, inverse_norm_sq, _MAKER)
+    return Basis._made(matrix, norm_sq, inverse_norm_sq)
 
 
 @dataclass(frozen=True, eq=False)
-class InBasis:
+class InBasis(Sealed):
     """The product of a kernel K and a basis B as computed, with no more columns than rows; made by `in_basis` alone.
 
     Parameters
@@ -132,11 +135,6 @@ class InBasis:
     kernel: Array
     basis: Basis | None
     error: float
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("InBasis: the error of a product of kernel and basis is bounded by `in_basis` alone")
 
 
 def in_basis(blocks: Array, basis: Basis | None = None, *, ops: ArrayOps) -> InBasis:
@@ -156,7 +154,7 @@ def in_basis(blocks: Array, basis: Basis | None = None, *, ops: ArrayOps) -> InB
     xp = ops.xp
     tall = arrays.tall(blocks, xp=xp)
     if basis is None:
-        return InBasis(tall, None, 0.0, _MAKER)
+        return InBasis._made(tall, None, 0.0)
     g, m, p, *kernel_shape = tall.shape
     taps = math.prod(kernel_shape)
     rows = xp.reshape(xp.permute_dims(xp.reshape(tall, (g, m, p, taps)), (0, 1, 3, 2)), (g, m * taps, p))
@@ -168,11 +166,11 @@ def in_basis(blocks: Array, basis: Basis | None = None, *, ops: ArrayOps) -> InB
     symbol_norm = host.mul_up(host.root_up(taps), float(xp.max(frobenius_up(product, xp=xp))))
     error = host.mul_up(symbol_error, host.add_up(symbol_norm, symbol_norm, symbol_error))
     kernel = xp.permute_dims(xp.reshape(product, (g, m, taps, p)), (0, 1, 3, 2))
-    return InBasis(xp.reshape(kernel, tall.shape), basis, error, _MAKER)
+    return InBasis._made(xp.reshape(kernel, tall.shape), basis, error)
 
 
 @dataclass(frozen=True, eq=False)
-class Defect:
+class Defect(Sealed):
     """The convolution kernel whose symbol is ``D = c I - B*(G*G - f I)B``, as computed; made by `defect` alone.
 
     Parameters
@@ -198,11 +196,6 @@ class Defect:
     error: float
     basis: Basis | None = None
     circulant: Circulant | None = None
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("Defect: a defect's kernel is made by `defect`, which bounds its error")
 
     def norm_up(self, norm: Upper) -> float:
         """Upper bound of ``||D||``, from an upper bound of the norm of ``kernel``."""
@@ -262,13 +255,13 @@ def defect(
     kernel = xp.reshape(xp.permute_dims(all_lags, (0, 2, 3, 1)), (g, p, p, *lag_shape))
     circulant = None
     if sizes is not None and any(length > n for length, n in zip(lag_shape, sizes, strict=True)):
-        terms = math.prod(-(-length // n) for length, n in zip(lag_shape, sizes, strict=True))
+        terms = math.prod(arrays.ceil_div(length, n) for length, n in zip(lag_shape, sizes, strict=True))
         error = host.add_up(error, host.mul_up(host.inflate(terms * unit, 4), _sum_of_taps(kernel, xp=xp)))
         kernel = _folded(kernel, sizes, xp=xp)
         circulant = Circulant.of(sizes, (False,) * len(sizes), kernel.shape[3:])
     scaled, exponent = arrays.scale(xp.reshape(kernel, (1, -1)), xp=xp)
     kernel = xp.reshape(scaled, kernel.shape)
-    return Defect(kernel, int(exponent[0]), centre, floor, error, blocks.basis, circulant, _MAKER)
+    return Defect._made(kernel, int(exponent[0]), centre, floor, error, blocks.basis, circulant)
 
 
 def _rounding_of_difference(matrices: Array, *, xp: Namespace) -> float:

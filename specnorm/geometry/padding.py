@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from specnorm.backends.arrays import ceil_div
 from specnorm.geometry.spec import PaddingMode, padding_count
 
 __all__ = ["PaddingMode", "padding_count", "same_upper"]
@@ -23,6 +24,6 @@ def same_upper(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
     if n is None:
         total = max(width - s, 0)
     else:
-        outputs = -(-n // s)
+        outputs = ceil_div(n, s)
         total = max((outputs - 1) * s + width - n, 0)
     return total // 2, total - total // 2

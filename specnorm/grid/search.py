@@ -119,7 +119,7 @@ def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
     every_block = np.arange(largest.blocks.shape[0])
     at_once = symbols.chunk_length(largest.blocks, ops=ops)
     stride_of_sample = min(_SAMPLE_STRIDE, count // _SMALLEST_SAMPLE)
-    chunks = -(-count // at_once)
+    chunks = arrays.ceil_div(count, at_once)
     # With a stride of at least the number of chunks, the sample fits one chunk.
     stride = max(stride_of_sample, chunks, 1)
     index = np.arange(count)

@@ -32,7 +32,13 @@ Python's compiler does not fold the tests on it into constants."""
 
 def unit(x: Array, *, xp: Namespace) -> float:
     """Unit roundoff of an array's dtype: 2**-53 for float64 and complex128, else 2**-24."""
-    return 2.0**-53 if x.dtype in (xp.float64, xp.complex128) else 2.0**-24
+    return _unit_of(x.dtype, xp)  # type: ignore[arg-type] # a module, or an object that is hashed by identity
+
+
+@functools.lru_cache(maxsize=64)
+def _unit_of(dtype: Any, xp: Namespace) -> float:
+    # Cached, since libraries compare dtypes slowly and a search asks hundreds of times.
+    return 2.0**-53 if dtype in (xp.float64, xp.complex128) else 2.0**-24
 
 
 @functools.lru_cache(maxsize=256)

@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
 from specnorm.proofs import host, norms
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Sealed, Upper, _upper
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.symbols.proofs.scalar import ScalarGram
@@ -61,11 +61,9 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.symbols.proofs.scalar import CentreValues
 
-_MAKER = object()
-
 
 @dataclass(frozen=True, eq=False)
-class Nonnegative:
+class Nonnegative(Sealed):
     """A proof that the symbol of a kernel is, but for a phase, Hermitian and nowhere negative.
 
     Nowhere negative: at no frequency does it have a negative eigenvalue.
@@ -76,11 +74,6 @@ class Nonnegative:
     """
 
     kernel: Array
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("Nonnegative: a symbol is proven to be nowhere negative by rules alone")
 
     def is_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
         """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
@@ -90,7 +83,7 @@ class Nonnegative:
 
 def _nowhere_negative(kernel: Array) -> Nonnegative:
     """The proof, made by a rule. For files of proofs."""
-    return Nonnegative(kernel, _MAKER)
+    return Nonnegative._made(kernel)
 
 
 def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
@@ -219,7 +212,7 @@ def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class CentreMatrices:
+class CentreMatrices(Sealed):
     """Gram matrices at the centres of some open cells of a cover, made by `Cover.form` alone.
 
     Parameters
@@ -235,8 +228,6 @@ class CentreMatrices:
     matrices : array, shape (c, rank, rank)
     errors : float array, shape (c,)
         Bounds of the rounding of the reduction.
-    maker : object
-        A mark that only this module has.
     """
 
     polynomial: GramPolynomial
@@ -245,11 +236,6 @@ class CentreMatrices:
     reduced_for: np.ndarray
     matrices: Array
     errors: np.ndarray
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("CentreMatrices: matrices that prove something are formed by a cover of its own blocks")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -258,14 +244,13 @@ class CentreMatrices:
         """Some of the matrices, by ascending positions."""
         if len(chosen) == len(self):
             return self
-        return CentreMatrices(
+        return CentreMatrices._made(
             self.polynomial,
             self.cells,
             self.index[chosen],
             self.reduced_for[chosen],
             arrays.rows(self.matrices, chosen, ops=ops),
             self.errors[chosen],
-            _MAKER,
         )
 
 
@@ -468,7 +453,7 @@ class Cover:
             planes = polynomial.planes_at(cells.boxes.centres, cells.block)
             matrices, reduced_errors = polynomial.reduced(*planes, reduced_for)
             errors = np.asarray(self._ops.to_numpy(reduced_errors), dtype=np.float64)
-        return CentreMatrices(polynomial, self._open, index, reduced_for, matrices, errors, _MAKER), planes
+        return CentreMatrices._made(polynomial, self._open, index, reduced_for, matrices, errors), planes
 
     def fathom(self, formed: CentreMatrices, threshold: float) -> np.ndarray:
         """Try to prove that cells hold no norm above a threshold.

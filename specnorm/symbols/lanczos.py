@@ -322,7 +322,7 @@ class Layout:
         products_of_a_restart = blocks - max(1, blocks // 2)
         products_left = n_iter - blocks
         if products_of_a_restart:
-            restarts = -(-products_left // products_of_a_restart)
+            restarts = arrays.ceil_div(products_left, products_of_a_restart)
         else:
             restarts = products_left
         return cls(blocks, k, 1 + restarts)

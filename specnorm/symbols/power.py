@@ -116,7 +116,7 @@ def norms_at(
     # For each tap: its phase, with about 24 numbers while it is computed, and complex images of both sides.
     bytes_of_images = 16 * groups * sum(blocks.shape[1:3])
     bytes_of_a_frequency = math.prod(kernel_shape) * (24 * 8 + bytes_of_images)
-    every_nth = -(-len(frequencies) * bytes_of_a_frequency // ops.memory)
+    every_nth = arrays.ceil_div(len(frequencies) * bytes_of_a_frequency, ops.memory)
     frequencies = frequencies[::every_nth]
     start = arrays.start_vector(seed, p).astype(np.complex128)
     starts = ops.from_numpy(np.broadcast_to(start, (groups, len(frequencies), p)), blocks)

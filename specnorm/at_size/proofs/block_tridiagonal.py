@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.backends.arrays import ceil_div
 from specnorm.geometry.taps import readers_of, sizes_of, tables_of_axes
 from specnorm.proofs import rounding
 from specnorm.proofs.norms import frobenius_up
@@ -81,7 +82,7 @@ class BlockPlan:
     @property
     def blocks(self) -> int:
         """Number of blocks on the diagonal."""
-        return -(-self.lines // self.lines_of_block)
+        return ceil_div(self.lines, self.lines_of_block)
 
     @property
     def size(self) -> int:

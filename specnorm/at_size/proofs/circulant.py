@@ -25,6 +25,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from specnorm.backends.arrays import ceil_div
 from specnorm.geometry.taps import along_axes, sizes_of
 from specnorm.proofs.bound import HypothesisError, Upper, _upper
 from specnorm.proofs.cells import Circulant
@@ -61,7 +62,7 @@ def shortest(spec: ConvSpec) -> tuple[int, ...]:
 def _fewest_points(axis: Axis) -> int:
     last_read = axis.stride * (axis.outputs - 1) + axis.dilation * (axis.taps - 1) - axis.before
     least_size = max(axis.pixels, axis.pixels + axis.before, last_read + 1, axis.stride * axis.outputs)
-    return -(-least_size // math.lcm(axis.stride, axis.dilation))
+    return ceil_div(least_size, math.lcm(axis.stride, axis.dilation))
 
 
 def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:

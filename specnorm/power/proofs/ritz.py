@@ -157,7 +157,7 @@ def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
     xp = ops.xp
     b, k, n = vectors.shape
     part_size = max(1, math.isqrt(n))
-    parts = -(-n // part_size)
+    parts = arrays.ceil_div(n, part_size)
     missing = parts * part_size - n
     if missing:
         zeros = xp.zeros((b, k, missing), dtype=vectors.dtype, device=ops.device(vectors))

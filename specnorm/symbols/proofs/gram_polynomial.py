@@ -362,9 +362,7 @@ class GramPolynomial:
 
     def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
-        dtype = np.float64 if self.even.dtype == self.xp.float64 else np.float32
-        cos, sin = cos_sin_at(frequencies, self.lags)
-        return self.ops.from_numpy(cos.astype(dtype), self.blocks), self.ops.from_numpy(sin.astype(dtype), self.blocks)
+        return symbols.device_tables(*cos_sin_at(frequencies, self.lags), self.even, ops=self.ops)
 
     def reduced(self, even: Array, odd: Array, eigenvalue_limit: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).

@@ -160,7 +160,7 @@ def _product(x: Array, y: Array, at_once: int, *, xp: Namespace) -> Array:
 
 def _first_half(rows: int, at_once: int) -> int:
     """Number of rows in the first half of `_product`: about half of all, a multiple of ``at_once``."""
-    return -(-rows // 2 // at_once) * at_once
+    return arrays.ceil_div(rows, 2 * at_once) * at_once
 
 
 def _additions(rows: int, at_once: int) -> int:

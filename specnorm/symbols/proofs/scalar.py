@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import Upper, _uppers
+from specnorm.proofs.bound import Sealed, Upper, _uppers
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import (
     Frequencies,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper
     from specnorm.proofs.cells import Boxes
 
-_MAKER = object()
 _HOST_BYTES = 4 * 2**20
 """Bytes of a grid's values that are computed at once, where the host computes: they stay in the cache."""
 
@@ -282,7 +281,7 @@ class ScalarGram(GramPolynomial):
             part = slice(first, min(first + at_once, g))
             on_grid = self.ops.to_numpy(squares_on_grid(self.blocks[part, ...], tables, xp=self.xp))
             values[part] = on_grid if is_grid else on_grid[:, point]
-        return CentreValues(self, boxes, values, _MAKER)
+        return CentreValues._made(self, boxes, values)
 
     def variation(self, boxes: Boxes, blocks: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Bound on how far ``||G||`` moves from its value at a box's centre, rounded up: of each block and kind of box.
@@ -326,7 +325,7 @@ class ScalarGram(GramPolynomial):
 
 
 @dataclass(frozen=True, eq=False)
-class CentreValues:
+class CentreValues(Sealed):
     """Squared norms of every block at the centres of a cover's boxes, made by `ScalarGram.at_centres` alone.
 
     Parameters
@@ -337,9 +336,6 @@ class CentreValues:
     polynomial: ScalarGram
     boxes: Boxes
     values: np.ndarray
-    maker: InitVar[object] = None
 
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("CentreValues: values that prove something are computed of a polynomial's own blocks")
+    def __post_init__(self) -> None:
         self.values.flags.writeable = False

@@ -415,7 +415,7 @@ def wrapped(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Ar
     lost = np.zeros_like(totals)
     additions = 0
     for axis, n in enumerate(sizes, start=3):
-        turns = -(-totals.shape[axis] // n)
+        turns = arrays.ceil_div(totals.shape[axis], n)
         if turns == 1:
             continue
         missing = [(0, turns * n - totals.shape[axis] if j == axis else 0) for j in range(totals.ndim)]
