@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -142,14 +142,15 @@ class Isometry(_WithScale):
             value, slopes = self._squares(lags.values, target, groups, ops=ops)
             # Squares of lags scale as fourth powers of the kernel.
             value_exponent = 4 * exponent
-        scaled_gradient = lags_vjp(scaled, slopes, xp=xp)
-        gradient = arrays.from_tall(scaled_gradient, blocks, xp=xp)
+        adjoint = ops.from_numpy(np.full(shape[0] // groups, self.bounds_the_adjoint(spec)), blocks)
+        unscaled_value = arrays.unscale(value, xp.astype(value_exponent, value.dtype), xp=xp)
+        if not ops.differentiated:
+            return Evaluation(unscaled_value, (adjoint,), ())
+        gradient = arrays.from_tall(lags_vjp(scaled, slopes(), xp=xp), blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
         gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)
-        value = arrays.unscale(value, xp.astype(value_exponent, value.dtype), xp=xp)
-        adjoint = ops.from_numpy(np.full(shape[0] // groups, self.bounds_the_adjoint(spec)), blocks)
-        return Evaluation(value, (adjoint,), (gradient,))
+        return Evaluation(unscaled_value, (adjoint,), (gradient,))
 
     @staticmethod
     def _is_circulant_at_size(spec: ConvSpec) -> bool:
@@ -185,8 +186,8 @@ class Isometry(_WithScale):
         spec: ConvSpec,
         *,
         ops: ArrayOps,
-    ) -> tuple[Array, Array]:
-        """The bound eps (layers,), and its derivatives with respect to the lags.
+    ) -> tuple[Array, Callable[[], Array]]:
+        """The bound eps (layers,), and what computes its derivatives with respect to the lags.
 
         The derivative with respect to lag -t, not returned, is the transpose of that with respect to lag t.
         """
@@ -215,20 +216,23 @@ class Isometry(_WithScale):
         # is raised; and where the target was clipped, beside which the gradient of the scaled kernel means nothing.
         is_clipped = target >= 2.0 ** (_LARGEST_TARGET_EXPONENT - 1)
         is_at_least_one = is_clipped | unread_pixels_make_smallest_zero(spec)
-        slope_of_largest = xp.where(is_clipped | (is_at_least_one & (value < 1)), 0 * target, 1 / target)
-        slope_of_group = arrays.one_hot(slope_of_largest, index, groups, xp=xp)
-        slopes = self._lag_slopes(lags.values, group_targets, ops=ops) * xp.reshape(slope_of_group, (b, 1, 1, 1))
-        traces = xp.sum(xp.reshape(xp.linalg.trace(slopes[:, 0, ...]), (-1, groups)), axis=1)
-        value = xp.where(is_at_least_one, xp.maximum(value, xp.ones_like(value)), value)
-        if wrapping is not None:
-            slopes = defect.unwrapped(slopes, wrapping, ops=ops)
-        if self.scale != BEST:
-            return value, slopes
-        # The best target is the mean of the diagonal entries of lag 0 over all groups. Add the derivative of
-        # ``largest / target`` through the target, a multiple of the identity.
-        slope_of_diagonal = _for_each_group((traces + largest / target**2) / (groups * p), groups, xp=xp)
-        slope_of_lag_0 = arrays.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
-        return value, xp.concat([slope_of_lag_0[:, None, ...], slopes[:, 1:, ...]], axis=1)
+
+        def slopes() -> Array:
+            slope_of_largest = xp.where(is_clipped | (is_at_least_one & (value < 1)), 0 * target, 1 / target)
+            slope_of_group = arrays.one_hot(slope_of_largest, index, groups, xp=xp)
+            slopes = self._lag_slopes(lags.values, group_targets, ops=ops) * xp.reshape(slope_of_group, (b, 1, 1, 1))
+            traces = xp.sum(xp.reshape(xp.linalg.trace(slopes[:, 0, ...]), (-1, groups)), axis=1)
+            if wrapping is not None:
+                slopes = defect.unwrapped(slopes, wrapping, ops=ops)
+            if self.scale != BEST:
+                return slopes
+            # The best target is the mean of the diagonal entries of lag 0 over all groups. Add the derivative of
+            # ``largest / target`` through the target, a multiple of the identity.
+            slope_of_diagonal = _for_each_group((traces + largest / target**2) / (groups * p), groups, xp=xp)
+            slope_of_lag_0 = arrays.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
+            return xp.concat([slope_of_lag_0[:, None, ...], slopes[:, 1:, ...]], axis=1)
+
+        return xp.where(is_at_least_one, xp.maximum(value, xp.ones_like(value)), value), slopes
 
     @staticmethod
     def _lag_slopes(values: Array, target: Array, *, ops: ArrayOps) -> Array:
@@ -260,14 +264,15 @@ class Isometry(_WithScale):
         groups: int,
         *,
         ops: ArrayOps,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Callable[[], Array]]:
         """Sum of the squares of all lags of ``K*K - target I`` for each layer, and its derivatives as in `_bound`."""
         xp = ops.xp
         group_targets = _for_each_group(target, groups, xp=xp)
         lag_0 = arrays.minus_identity(values[:, 0, ...], group_targets, ops=ops)[:, None, ...]
         other_lags = values[:, 1:, ...]
         total = xp.sum(lag_0**2, axis=(1, 2, 3)) + 2 * xp.sum(other_lags**2, axis=(1, 2, 3))
-        return xp.sum(xp.reshape(total, (-1, groups)), axis=1), 2 * xp.concat([lag_0, other_lags], axis=1)
+        value = xp.sum(xp.reshape(total, (-1, groups)), axis=1)
+        return value, lambda: 2 * xp.concat([lag_0, other_lags], axis=1)
 
     def pullback(
         self,

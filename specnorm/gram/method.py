@@ -175,10 +175,14 @@ class ChannelNorms(Method):
         group_kernels = self._group_kernels(kernels, spec, xp=xp)
         if self.n_iter == 1:
             channel_norms, sums, lags = lag_norms(group_kernels, ops=ops)
+            if not ops.differentiated:
+                return self._evaluation(channel_norms, (), spec, xp=xp)
             signs = xp.astype(xp.sign(lags), group_kernels.dtype, copy=False)
             return self._evaluation(channel_norms, (group_kernels, signs, sums), spec, xp=xp)
         powers = Powers(group_kernels, self.n_iter, ops=ops)
         channel_norms, sums, values = powers.channel_norms()
+        if not ops.differentiated:
+            return self._evaluation(channel_norms, (), spec, xp=xp)
         count, p = channel_norms.shape
         eye = xp.eye(p, dtype=channel_norms.dtype, device=ops.device(kernels))
         every_channel = xp.broadcast_to(eye, (count, p, p))

@@ -186,7 +186,8 @@ class Program:
         claims = None
         if evaluation.claims is not None and not ops.traced:
             claims = partial(self._claims, evaluation.claims, kernels, exponent, ops)
-        return Ran(value, self._figures(evaluation, layer_batch), (*residuals, chosen), claims, ops.computed_in)
+        kept = (*residuals, chosen) if ops.differentiated else ()
+        return Ran(value, self._figures(evaluation, layer_batch), kept, claims, ops.computed_in)
 
     def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
         """The figures beside the value, one of each for each layer.

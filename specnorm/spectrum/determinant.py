@@ -77,7 +77,8 @@ class LogDeterminant(Method):
             signs, logs = xp.linalg.slogdet(matrices)
             weights = ops.from_numpy(multiplicities[chunk].astype(float), logs)
             logs_of_chunks.append(xp.sum(logs * weights, axis=1))
-            gradients_of_chunks.append(self._gradient(matrices, logs, weights, symbol.phase, spec, ops=ops))
+            if ops.differentiated:
+                gradients_of_chunks.append(self._gradient(matrices, logs, weights, symbol.phase, spec, ops=ops))
             # At a frequency where the symbol is not real, the determinants there and at its mirror image are
             # conjugates: their product is positive.
             one = xp.ones_like(logs)
@@ -92,8 +93,11 @@ class LogDeterminant(Method):
         signs_of_blocks = xp.prod(xp.stack(signs_of_chunks, axis=1), axis=1)
         sign = xp.prod(xp.reshape(signs_of_blocks, (-1, spec.groups)), axis=1)
         sign = xp.where(xp.isfinite(total), sign, xp.zeros_like(sign))
-        gradient = sum(gradients_of_chunks[1:], gradients_of_chunks[0])
-        return Evaluation(total, (sign,), (arrays.unscale_blocks(gradient, -exponent, xp=xp),))
+        residuals: tuple[Array, ...] = ()
+        if ops.differentiated:
+            gradient = sum(gradients_of_chunks[1:], gradients_of_chunks[0])
+            residuals = (arrays.unscale_blocks(gradient, -exponent, xp=xp),)
+        return Evaluation(total, (sign,), residuals)
 
     @staticmethod
     def _in_range(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:

@@ -191,6 +191,8 @@ class SingularValues(_LayerValues):
             count += unread
         order = self._order(flat, count, xp=xp)
         chosen = xp.take_along_axis(flat, order[:, : min(self.k or count, count)], axis=1)
+        if not ops.differentiated:
+            return Evaluation(chosen, (), ())
         phase = symbols.Symbol(blocks, grid[index], ops=ops).phase
         phases = xp.broadcast_to(phase[None, ...], (blocks.shape[0], *phase.shape))
         return Evaluation(chosen, (), (blocks, phases, order))
