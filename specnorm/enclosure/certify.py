@@ -18,7 +18,7 @@ from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import finite
 from specnorm.proofs.cells import dft, torus
 from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.running.base import Evaluation, Method, Needs, check_budget
+from specnorm.running.base import Evaluation, Needs, Plan, check_budget
 from specnorm.running.search import Clock, Problem, SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
-    from specnorm.running.base import FigureRule, Kind
+    from specnorm.running.base import FigureRule
 
 _CERTIFY_LEVELS = 40
 """Number of rounds of bisection after which a search gives up, since the norm is too close to the bound. A round halves
@@ -43,8 +43,8 @@ _PADDING_MARGIN = 1e-14
 
 
 @dataclass(frozen=True)
-class Certify(Method):
-    """Decide ``norm <= bound`` by proof; not in ``METHODS``, since its value is not a measurement.
+class Certify(Plan):
+    """Decide ``norm <= bound`` by proof.
 
     The figures ``proven`` and ``refuted`` are the answer; both are False if the budget ended before. The value is the
     bound.
@@ -64,7 +64,6 @@ class Certify(Method):
     budget: float | None = None
 
     name: ClassVar[str] = "certify"
-    promise: ClassVar[Kind] = "exact"
     stats: ClassVar[Mapping[str, FigureRule]] = {"proven": "all", "refuted": "any"}
 
     def __post_init__(self) -> None:

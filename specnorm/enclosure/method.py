@@ -10,7 +10,7 @@ from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
 from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import as_array, known
-from specnorm.running.base import Evaluation, Needs, needs_of_search
+from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
 from specnorm.running.result import BoundSource
 from specnorm.running.search import SearchResult, figure_arrays
 from specnorm.supremum.enclosing import enclose_blocks
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Enclose(TwoSidedSearch):
+class Enclose(TwoSidedSearch, Method):
     """Proven interval around the norm: of the supremum over all sizes, or of the layer at one size.
 
     The value is the upper bound; the lower one is the figure ``lower``.

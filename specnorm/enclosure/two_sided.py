@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm.enclosure import fixed_cost
-from specnorm.running.base import Method, check_budget, check_count, check_rtol
+from specnorm.running.base import Plan, check_budget, check_count, check_rtol
 from specnorm.running.search import Clock, Problem
 from specnorm.symbols.triples import top_gradient
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TwoSidedSearch(Method):
+class TwoSidedSearch(Plan):
     """Base of methods that search for a lower and an upper bound, within a tolerance and a budget.
 
     Parameters

@@ -19,7 +19,7 @@ from specnorm.ends.figures import FIGURES, SearchFigures
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
-from specnorm.running.base import Evaluation, Method, Needs
+from specnorm.running.base import Evaluation, Method, Needs, Plan
 from specnorm.running.result import as_number
 from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs.lags import Lags, lags_of, lags_vjp
@@ -44,7 +44,7 @@ _TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class _WithScale(Method):
+class _WithScale(Plan):
     """Base of both methods: the scale, and the layers that are supported.
 
     Parameters
@@ -88,7 +88,7 @@ class _WithScale(Method):
 
 
 @dataclass(frozen=True)
-class Isometry(_WithScale):
+class Isometry(_WithScale, Method):
     """Upper bound of the isometry defect without a search: the sum of the norms of the lags of ``K*K - s**2 I``.
 
     All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. If the layer has fewer outputs than
@@ -293,7 +293,7 @@ def _for_each_group(x: Array, groups: int, *, xp: Namespace) -> Array:
 
 @dataclass(frozen=True)
 class IsometryEnds(_WithScale, TwoSidedSearch):
-    """Proven interval around the isometry defect, by a search. Not in ``METHODS``, where `Isometry` stands for it.
+    """Proven interval around the isometry defect, by a search.
 
     The value is the upper bound; the lower one is the figure ``lower``.
 

@@ -15,7 +15,7 @@ from specnorm.enclosure.two_sided import TwoSidedSearch
 from specnorm.ends.figures import FIGURES, SearchFigures
 from specnorm.errors import GeometryError
 from specnorm.proofs.bound import as_array
-from specnorm.running.base import Evaluation, Needs, needs_of_search
+from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
 from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs import symbols
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Smallest(TwoSidedSearch):
+class Smallest(TwoSidedSearch, Method):
     """Proven interval around the smallest of the ``min(cout, cin)`` singular values at each frequency.
 
     The value is the lower bound; the upper one is the figure ``upper``.

@@ -33,7 +33,7 @@ class SteppedProgram(Program):
     @property
     def stepped(self) -> Stepped:
         """The method, with its type known to be `Stepped`."""
-        return cast(Stepped, self.method)
+        return cast(Stepped, self.plan)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state's arrays for one kernel; their first axis is that of its groups."""
@@ -94,7 +94,7 @@ class SteppedProgram(Program):
             # The gradient is as large as the blocks: free their memory.
             del blocks
             by_group = xp.reshape(evaluation.value, (math.prod(batch), self.answers_per_layer))
-            value, chosen = self.method.over_groups(by_group, xp=xp)
+            value, chosen = self.plan.over_groups(by_group, xp=xp)
             value = arrays.unscale(value, exponent, xp=xp)
             dtype = getattr(xp, self.result_dtype)
             if self.stepped.bounds_at_every_step:

@@ -13,19 +13,19 @@ from specnorm.backends import arrays
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError
 from specnorm.proofs.frequencies import Frequencies, distinct_grid
-from specnorm.running.base import Evaluation, Method, Needs, require_circular, require_exact
+from specnorm.running.base import Evaluation, Needs, Plan, require_circular, require_exact
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule, Kind
+    from specnorm.running.base import FigureRule
 
 
 @dataclass(frozen=True)
-class LogDeterminant(Method):
-    """Logarithm of the absolute value of a layer's determinant; the figure ``sign`` is its sign. Not in ``METHODS``.
+class LogDeterminant(Plan):
+    """Logarithm of the absolute value of a layer's determinant; the figure ``sign`` is its sign.
 
     Inputs and outputs have the same pixels and channels, in the same order. The determinant is the product, over the
     DFT frequencies theta, of the determinants of the matrices ``sum_k K_k e^{i theta.(r k - before)}``, with dilation r
@@ -38,8 +38,6 @@ class LogDeterminant(Method):
     """
 
     name: ClassVar[str] = "slogdet"
-    quantity: ClassVar[str] = "logarithm of the determinant"
-    promise: ClassVar[Kind] = "exact"
     asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, scaled=False, by_layer=True)
     stats: ClassVar[Mapping[str, FigureRule]] = {"sign": None}
 

@@ -15,7 +15,7 @@ from specnorm.geometry.spec import grid_sizes
 from specnorm.geometry.taps import shapes_of, sizes_of
 from specnorm.proofs.frequencies import distinct_grid
 from specnorm.proofs.norms import GramIterates, singular_values_down
-from specnorm.running.base import Evaluation, Method, Needs, check_count, require_circular, require_exact
+from specnorm.running.base import Evaluation, Needs, Plan, check_count, require_circular, require_exact
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.frequencies import Frequencies
     from specnorm.proofs.rounding import Rounds
-    from specnorm.running.base import Kind
 
 MOST_ROWS = 4096
 """Largest shorter side of a layer's own matrix: an SVD of that size takes a minute."""
@@ -44,14 +43,13 @@ _VALUES_A_VISIT = 4
 
 
 @dataclass(frozen=True)
-class _LayerValues(Method):
-    """Base of both methods: how many of the values are asked for."""
+class _LayerValues(Plan):
+    """Base of both plans: how many of the values are asked for."""
 
     k: int | None = None
     max_bytes: int = 2**32
     smallest: bool = False
 
-    promise: ClassVar[Kind] = "exact"
     asks: ClassVar[Needs] = Needs(precision="wide")
 
     def total(self, spec: ConvSpec) -> int:
