@@ -61,29 +61,12 @@ def bound_by_circulant(
     The bound is about ``lower * (1 + rtol)`` if the circulant's norm is at most that, otherwise (unless
     ``target_only``) the circulant's own norm.
 
-    Parameters
-    ----------
-    spec : ConvSpec
-        The layer.
-    search : Search
-        Search of the layer's blocks.
-    torus_result : SearchResult
-        Result of its last search of the torus.
-    least_points : tuple of int
-        Points of the `shortest` circulant of the layer; 1 on axes with one tap.
-    lower : float
-        Lower bound of the layer's norm.
-    target_only : bool
-        Whether the raised lower bound is the only bound to prove. If that proof fails, the norm of the circulant is
-        not computed, since another attempt will come closer.
-
-    Returns
-    -------
-    upper : Upper or None
-        Upper bound of the layer. None if no search of a circulant finished, or if none was made: the supremum is not
-        bounded, or is below the target already.
-    cells, levels : int
-        Totals of all searches.
+    ``spec``: the layer. ``search``: search of the layer's blocks. ``torus_result``: result of its last search of the
+    torus. ``least_points``: points of the `shortest` circulant of the layer; 1 on axes with one tap. ``lower``: lower
+    bound of the layer's norm. ``target_only``: whether the raised lower bound is the only bound to prove. If that proof
+    fails, the norm of the circulant is not computed, since another attempt will come closer. Returns ``upper``: upper
+    bound of the layer. None if no search of a circulant finished, or if none was made: the supremum is not bounded, or
+    is below the target already. Returns ``cells``, ``levels``: totals of all searches.
     """
     target = lower * (1 + search.tuning.proof_share * rtol)
     supremum = torus_result.upper
@@ -245,10 +228,7 @@ class DeflatedCirculant:
 
         None if nothing is proven.
 
-        Parameters
-        ----------
-        few : bool
-            Whether to try the first `DeflationTuning.few_parts` alone, and no wider tolerance.
+        ``few``: whether to try the first `DeflationTuning.few_parts` alone, and no wider tolerance.
         """
         parts_of_norm = self.parts_of_norm[: DEFLATION.few_parts] if few else self.parts_of_norm
         for part in parts_of_norm:

@@ -217,14 +217,9 @@ class ComponentBounds:
         The lower bound is the quotient of a sum of waves, if no vectors are needed. Otherwise it is the quotient of a
         vector: a sum of waves if that is affordable and good, else a wave under a window; then after Lanczos steps.
 
-        Parameters
-        ----------
-        steps : int
-            Lanczos steps from the wave.
-        most_entries : float
-            Most pixels times channels times steps; a larger layer is restricted to fewer pixels.
-        waves_replace_steps : bool
-            Whether the steps are so few that a sum of waves is as close without them.
+        ``steps``: Lanczos steps from the wave. ``most_entries``: most pixels times channels times steps; a larger layer
+        is restricted to fewer pixels. ``waves_replace_steps``: whether the steps are so few that a sum of waves is as
+        close without them.
         """
         group = self.torus_result.block
         kernel = self.kernels[group : group + 1, ...]
@@ -408,12 +403,8 @@ class ComponentBounds:
     ) -> LayerBounds:
         """Bounds of the whole layer from those of one group on a restriction, with its vectors and gradient.
 
-        Parameters
-        ----------
-        layer : Convolution
-            The restriction of that group.
-        u, v : arrays, shapes (1, outputs) and (1, inputs)
-            Singular vectors of the restriction.
+        ``layer``: the restriction of that group. ``u``, ``v`` (1, outputs) and (1, inputs): singular vectors of the
+        restriction.
         """
 
         def gradient() -> Array:
@@ -451,12 +442,8 @@ class ComponentBounds:
     ) -> Array:
         """A vector (1, n) of one group's restriction as one of the whole layer.
 
-        Parameters
-        ----------
-        shape, whole_shape : tuple of int
-            Channels and pixels of both. If the whole is too large to be returned, its shape is (0,), as is the result.
-        places : list of (first, step)
-            Places of the restriction's pixels along each axis.
+        ``shape``, ``whole_shape``: channels and pixels of both. If the whole is too large to be returned, its shape is
+        (0,), as is the result. ``places``: places of the restriction's pixels along each axis.
         """
         if whole_shape == (0,):
             return vector[:, :0]

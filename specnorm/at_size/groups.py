@@ -55,14 +55,8 @@ def find_open_groups(
 ) -> OpenGroups:
     """Find the groups whose supremum over all frequencies is not proven to be at most a bound.
 
-    Parameters
-    ----------
-    blocks : array, shape (groups, m, p, *kernel_shape)
-        Scaled to about 1.
-    max_cells : int
-        Budget of each search.
-    clock : Clock
-        Deadline of the searches.
+    ``blocks`` (groups, m, p, *kernel_shape): scaled to about 1. ``max_cells``: budget of each search. ``clock``:
+    deadline of the searches.
     """
     every_group = np.arange(blocks.shape[0])
     if len(every_group) == 1 or not bound > 0:

@@ -34,10 +34,7 @@ if TYPE_CHECKING:
 def enclose_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> LayerBounds:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry.
 
-    Parameters
-    ----------
-    kernel : array, shape (1, *shape)
-        In torch's order.
+    ``kernel`` (1, *shape): in torch's order.
     """
     components = polyphase_components(problem.spec)
     if not components:
@@ -79,7 +76,6 @@ def _enclose(part: ComponentBounds, bounds: LayerBounds | None, enough: float) -
 
 
 def _direct_sum(spec: ConvSpec, parts: Sequence[LayerBounds]) -> LayerBounds:
-    """Bounds of a layer that is the direct sum of parts: its norm is the largest of theirs."""
     lower, upper = norms_of_parts(spec, [(part.lower, part.upper) for part in parts])
     highest_below = max(parts, key=lambda part: part.lower.value)
     highest_above = max(parts, key=lambda part: finite(part.upper))

@@ -53,18 +53,10 @@ def enclose_by_matrix(
 ) -> list[GroupBounds]:
     """Enclose the norms of layers of one group by Lanczos and a factorisation of their Gram matrices.
 
-    Parameters
-    ----------
-    kernels : array, shape (b, first, second, *kernel_shape)
-        In torch's order, scaled to about 1, with known values.
-    spec : ConvSpec
-        Geometry of one group, with ``input_shape``.
-    gram_plan : BlockPlan
-        Form of the Gram matrix of one group.
-    rtol : float
-        Relative width asked for.
-    lower : float
-        Lower bound of the whole layer's norm. A group whose norm is below it is only proven to be below it.
+    ``kernels`` (b, first, second, *kernel_shape): in torch's order, scaled to about 1, with known values. ``spec``:
+    geometry of one group, with ``input_shape``. ``gram_plan``: form of the Gram matrix of one group. ``rtol``: relative
+    width asked for. ``lower``: lower bound of the whole layer's norm. A group whose norm is below it is only proven to
+    be below it.
     """
     step = max(1, ops.memory // gram_plan.memory)
     found: list[GroupBounds] = []

@@ -52,7 +52,6 @@ class Supremum:
         return self._run_once()[1]
 
     def _run_once(self) -> tuple[Search, SearchResult]:
-        """The search and its result."""
         if self._search_and_result is None:
             is_constant = all(taps == 1 for taps in self._blocks().shape[3:])
             rtol = self._problem.rtol

@@ -500,10 +500,7 @@ def mend(
 
     The completion of a block whose steps lead to entries that are not finite stays as it was.
 
-    Parameters
-    ----------
-    kernel_lags, completion_lags : arrays
-        Lags of the tall blocks, and those of h, or of an h shortly before.
+    ``kernel_lags``, ``completion_lags``: lags of the tall blocks, and those of h, or of an h shortly before.
     """
     xp = ops.xp
     narrow_blocks = arrays.tall(blocks, xp=xp)
@@ -616,10 +613,7 @@ def _ascended(
 ) -> Peak:
     """The highest point that is reached from the highest of a grid, by power steps and Newton steps in turn.
 
-    Parameters
-    ----------
-    vectors, norms : arrays, shapes (b, points, 2 c) and (b, points)
-        Vectors and norms at the points of the grid.
+    ``vectors``, ``norms`` (b, points, 2 c) and (b, points): vectors and norms at the points of the grid.
     """
     xp = ops.xp
     b, _, size = vectors.shape
@@ -693,12 +687,8 @@ class _LagSymbols:
     def power(self, angles: Array, vectors: Array, steps: int) -> tuple[Array, Array]:
         """Vectors and norms (b, f) after some power steps with ``G*G``.
 
-        Parameters
-        ----------
-        angles : array, shape (b or 1, f, n)
-            Angles of the lags at f frequencies.
-        vectors : array, shape (b, f, 2 c)
-            Real part before imaginary part.
+        ``angles`` (b or 1, f, n): angles of the lags at f frequencies. ``vectors`` (b, f, 2 c): real part before
+        imaginary part.
         """
         xp = self._ops.xp
         b, _, c, _ = self._lags.shape

@@ -103,10 +103,7 @@ class Enclose(TwoSidedSearch, Method):
 def _raised(result: SearchResult, blocks: Array, right: Array, *, ops: ArrayOps) -> SearchResult:
     """The result with the norm at its frequency as lower bound: the vector of a search may not have converged.
 
-    Parameters
-    ----------
-    right : array, shape (1, p)
-        Right singular vector at the result's frequency.
+    ``right`` (1, p): right singular vector at the result's frequency.
     """
     lower = SymbolQuotients(blocks, ops=ops).norm_down_at(result.block, result.frequency, right)
     return replace(result, lower=lower) if lower > result.lower else result
@@ -137,6 +134,5 @@ def gradients_of(results: list[LayerBounds], *, ops: ArrayOps) -> tuple[Array, .
 
 
 def _bounds(results: list[SearchResult] | list[LayerBounds], like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """The lower and the upper bounds of the layers as arrays."""
     lower = as_array([result.lower for result in results], like, ops=ops)
     return lower, as_array([known(result.upper) for result in results], like, ops=ops)

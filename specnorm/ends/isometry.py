@@ -162,11 +162,7 @@ class Isometry(_WithScale, Method):
 
         For the best scale and a kernel of zeros it is 1.
 
-        Parameters
-        ----------
-        values : array, shape (layers * groups, n, p, p)
-            Lags of the scaled kernels.
-        exponent : array, shape (layers,)
+        ``exponent`` is (layers,). ``values`` (layers * groups, n, p, p): lags of the scaled kernels.
         """
         xp = ops.xp
         p = values.shape[-1]
@@ -354,9 +350,6 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
     ) -> Array:
         """Not defined.
 
-        Raises
-        ------
-        MethodError
-            Always: `Isometry` has a gradient instead.
+        Raises `MethodError` always: `Isometry` has a gradient instead.
         """
         raise MethodError("the bounds of a search have no gradient: isometry_bound has one.")

@@ -31,17 +31,9 @@ def isometry_of_blocks(
 ) -> SearchResult:
     """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    target : pair of float and int, optional
-        Fraction and exponent with ``s**2 = fraction * 2**exponent``. None: ``s**2`` is the mean of the squared singular
-        values.
-
-    Returns
-    -------
-    SearchResult
-        That of the search for the norm of ``K*K - s**2 I``, with the bounds of the defect.
+    ``blocks`` is (g, m, p, *kernel_shape). ``target``: fraction and exponent with ``s**2 = fraction * 2**exponent``.
+    None: ``s**2`` is the mean of the squared singular values. Returns that of the search for the norm of ``K*K - s**2
+    I``, with the bounds of the defect.
     """
     blocks = arrays.tall(without_zero_borders(blocks, ops=ops), xp=ops.xp)
     if target is None:

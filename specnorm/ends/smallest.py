@@ -122,14 +122,8 @@ def _attained(
 ) -> tuple[Array, Array, Array, Array]:
     """Where the smallest singular value of a layer's blocks (g, m, p, *kernel_shape) is attained.
 
-    Returns
-    -------
-    u, v : complex arrays, shapes (1, m) and (1, p)
-        Singular vectors; zeros if the search has no witness.
-    phase : complex array, shape (1, taps)
-        e^{i k.theta} at the frequency of the witness.
-    block : integer array, shape (1,)
-        Number of the block.
+    Returns ``u``, ``v`` (1, m) and (1, p): singular vectors; zeros if the search has no witness; ``phase`` (1, taps):
+    e^{i k.theta} at the frequency of the witness; ``block`` (1,): number of the block.
     """
     xp = ops.xp
     _, m, p, *kernel_shape = layer.shape

@@ -36,10 +36,7 @@ ROWS = 2048
 def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
     """How the smaller Gram matrix of one group of a layer at one size is formed, as one block.
 
-    Raises
-    ------
-    GeometryError
-        If it has too many rows.
+    Raises `GeometryError` if it has too many rows.
     """
     group_spec = spec_of_group(spec)
     rows_are_outputs = has_fewer_rows(group_spec)
@@ -60,16 +57,8 @@ def smallest_of_layer(
 ) -> tuple[SmallestBounds, tuple[Array, Array, Array]]:
     """Enclose the smallest singular value of a layer at its size by the Gram matrix of each of its groups.
 
-    Parameters
-    ----------
-    kernel : array, shape (1, *shape)
-        In torch's order.
-
-    Returns
-    -------
-    bounds : SmallestBounds
-    witness : arrays, shapes (1, outputs), (1, inputs) and (1, *shape)
-        Unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
+    ``kernel`` (1, *shape): in torch's order. Returns ``bounds``; ``witness`` (1, outputs), (1, inputs) and (1, *shape):
+    unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
     """
     xp = ops.xp
     groups = problem.spec.groups

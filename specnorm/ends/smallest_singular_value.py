@@ -144,9 +144,7 @@ class SmallestBounds(Bounds):
 def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
     """Enclose the smallest singular value of one layer's blocks over all frequencies, or those of its size.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
+    ``blocks`` is (g, m, p, *kernel_shape).
     """
     xp = ops.xp
     if uncut.unread_pixels_make_smallest_zero(problem.spec):
@@ -188,10 +186,7 @@ def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayO
 def norm_problem(like: Problem, blocks: Array, rtol: float, sizes: tuple[int, ...] | None) -> Problem:
     """The problem of the norm of blocks (g, m, p, *taps), with the cells and the clock of another problem.
 
-    Parameters
-    ----------
-    sizes : tuple of int or None
-        Points along each axis of the circulant whose frequencies count; None: all frequencies count.
+    ``sizes``: points along each axis of the circulant whose frequencies count; None: all frequencies count.
     """
     groups, m, p, *taps = blocks.shape
     spec = ConvSpec(groups * m, groups * p, tuple(taps), groups=groups, input_shape=sizes)
@@ -421,12 +416,7 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
     less twice the sum over the other eigenvectors w of ``Re(conj(w*H_a v) (w*H_b v))`` over the distance of their
     eigenvalue from ``s**2``.
 
-    Parameters
-    ----------
-    taps : array, shape (t, m, p)
-    offsets : array, shape (d, t)
-        Position of each tap.
-    theta : array, shape (d,)
+    Shapes: ``taps`` (t, m, p), ``theta`` (d,). ``offsets`` (d, t): position of each tap.
     """
     phases = phases_at_angles(theta, offsets.T)
     symbol = np.tensordot(phases, taps, axes=1)

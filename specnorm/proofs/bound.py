@@ -167,10 +167,7 @@ def _lower(
 def _uppers(values: Array, what: object, rule: str, *, ops: ArrayOps) -> Callable[[], list[Upper]]:
     """Return what makes the upper bounds of b blocks that a rule has proven: reading the values waits for a device.
 
-    Parameters
-    ----------
-    values : array, shape (b, ...)
-        The largest number of a block is its bound.
+    ``values`` (b, ...): the largest number of a block is its bound.
     """
 
     def make() -> list[Upper]:
@@ -231,19 +228,9 @@ def digest_of(kernel: Any) -> str:
 def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[Lower, Upper]:
     """Bound the norm of the user's kernel, from bounds for the scaled kernel ``kernel * 2**-exponent``.
 
-    Parameters
-    ----------
-    lower, upper : Lower and Upper
-        Bounds for the scaled kernel.
-    kernel : array
-        The user's kernel, on the host. The new claims carry its digest.
-    exponent : int
-        Power of two by which the kernel was divided.
-
-    Raises
-    ------
-    HypothesisError
-        If the bounds carry the digest of a user's kernel: such bounds are not scaled again.
+    ``lower``, ``upper``: bounds for the scaled kernel. ``kernel``: the user's kernel, on the host. The new claims carry
+    its digest. ``exponent``: power of two by which the kernel was divided. Raises `HypothesisError` if the bounds carry
+    the digest of a user's kernel: such bounds are not scaled again.
     """
     if lower.digest or upper.digest:
         raise HypothesisError("bounds that carry the digest of a user's kernel are not scaled to another kernel")

@@ -133,9 +133,7 @@ class Boxes:
     def largest_angle(self, slopes: np.ndarray) -> np.ndarray:
         """Largest ``|slope . (theta - centre)|`` over each box, theta in radians, rounded up, shape (c, n).
 
-        Parameters
-        ----------
-        slopes : float array, shape (n, d)
+        ``slopes`` is (n, d).
         """
         d = len(self.denominators)
         middle = (self.low + self.high) // 2
@@ -336,14 +334,8 @@ def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
 def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], skew: tuple[bool, ...] = ()) -> Boxes:
     """Cover of a circulant's frequencies, for a real kernel, up to mirror images: half of the longest axis.
 
-    Parameters
-    ----------
-    sizes : tuple of int
-        Points M of the circulant, per axis.
-    kernel_shape : tuple of int
-    skew : tuple of bool, optional
-        Per axis whether going round multiplies by -1: the frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M``
-        otherwise. The mirror image of j is M - 1 - j, or M - j.
+    ``sizes``: points M of the circulant, per axis. ``skew``: per axis whether going round multiplies by -1: the
+    frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M`` otherwise. The mirror image of j is M - 1 - j, or M - j.
     """
     offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
     last = [n - 1 for n in sizes]

@@ -54,10 +54,7 @@ class Interval(Sealed):
     def __and__(self, other: Interval) -> Interval:
         """The intersection of two intervals around one array.
 
-        Raises
-        ------
-        HypothesisError
-            If the intersection is empty: one of the intervals is wrong.
+        Raises `HypothesisError` if the intersection is empty: one of the intervals is wrong.
         """
         return _interval(np.maximum(self.low, other.low), np.minimum(self.high, other.high))
 

@@ -395,9 +395,7 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
 def check_finite(x: Array, shape: tuple[int, ...], *, what: str = "kernel", backend: Backend) -> None:
     """Refuse an array with known values that contains NaN or infinity; ``what`` it is and its shape are for the error.
 
-    Raises
-    ------
-    KernelError
+    Raises `KernelError`.
     """
     with np.errstate(all="ignore"):
         xp = backend.namespace(x)
@@ -435,21 +433,10 @@ def program_for(
 ) -> Program:
     """Validate a problem and return its program; equal problems, however written, have the same program.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of one kernel, as the caller stores it.
-    dtype : str
-        The kernel's dtype as its library prints it, such as "torch.float32".
-    geometry : tuple of pairs
-        Keywords and values of `Geometry`.
-    kind : type
-        `Program`, or `stepping.SteppedProgram`.
-
-    Raises
-    ------
-    KernelError, GeometryError, MethodError
-        If the kernel, the geometry or the plan does not fit.
+    ``shape``: shape of one kernel, as the caller stores it. ``dtype``: the kernel's dtype as its library prints it,
+    such as "torch.float32". ``geometry``: keywords and values of `Geometry`. ``kind``: `Program`, or
+    `stepping.SteppedProgram`. Raises `KernelError, GeometryError, MethodError` if the kernel, the geometry or the plan
+    does not fit.
     """
     # Compilers run functions that are marked (`called_while_tracing`) while they trace. They pass
     # plain values to them faithfully, but not objects: torch 2.13 replaces a dataclass by its defaults. So the plan

@@ -247,10 +247,7 @@ def figure_arrays(
 def before_rounding(rtol: float, *, ops: ArrayOps) -> float:
     """The tolerance of a search, such that its lower bound is within ``rtol`` after the conversion to the answer.
 
-    Raises
-    ------
-    MethodError
-        If the numbers of the answer's dtype are too far apart.
+    Raises `MethodError` if the numbers of the answer's dtype are too far apart.
     """
     loss = conversion_loss(ops.result_dtype)
     if not ops.traced and rtol < 2 * loss:

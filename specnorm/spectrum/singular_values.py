@@ -71,9 +71,7 @@ class _LayerValues(Plan):
     def _check_k(self, spec: ConvSpec) -> None:
         """Refuse a ``k`` that is no count, or more than the singular values that a layer has; None means all of them.
 
-        Raises
-        ------
-        MethodError
+        Raises `MethodError`.
         """
         if self.k is None:
             return
@@ -252,10 +250,7 @@ def _values_that_matter(
     Frequencies whose norms Gram iteration bounds by the k-th largest value found so far are left out, the others are
     visited: there all values are computed, to rounding. Only where one of the k largest is are they also proven.
 
-    Parameters
-    ----------
-    copies : integer array, shape (f,)
-        How often the layer has the values of each frequency.
+    ``copies`` (f,): how often the layer has the values of each frequency.
     """
     tall = arrays.tall(block, xp=ops.xp)
     polynomial = GramPolynomial(tall, ops=ops).float32_copy()

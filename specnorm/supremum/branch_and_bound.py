@@ -102,25 +102,13 @@ class Search:
     ) -> SearchResult:
         """Enclose the largest norm over the boxes.
 
-        Parameters
-        ----------
-        boxes : Boxes
-            Cells of the torus, or points of a grid, that hold all frequencies to be searched; the same for each block.
-        rtol : float
-            Prove that ``upper`` is at most ``lower * (1 + rtol)``.
-        bound : float, optional
-            Prove this bound instead, or a norm above it.
-        supremum : Upper, optional
-            Bound of the norm on the whole torus, for boxes of grid points.
-        start : SearchResult, optional
-            An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
-        max_cells : int
-            Budget, for each block.
-        max_levels : int, optional
-            Most rounds, since each is a level of the tree of cells.
-        relaxes : bool
-            Whether to widen the tolerance if ``rtol`` needs more cells or time than are left. For searches of the torus
-            alone.
+        ``boxes``: cells of the torus, or points of a grid, that hold all frequencies to be searched; the same for each
+        block. ``rtol``: prove that ``upper`` is at most ``lower * (1 + rtol)``. ``bound``: prove this bound instead, or
+        a norm above it. ``supremum``: bound of the norm on the whole torus, for boxes of grid points. ``start``: an
+        earlier search of these blocks over the same frequencies, for its lower bound and frequency. ``max_cells``:
+        budget, for each block. ``max_levels``: most rounds, since each is a level of the tree of cells. ``relaxes``:
+        whether to widen the tolerance if ``rtol`` needs more cells or time than are left. For searches of the torus
+        alone.
         """
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
@@ -365,21 +353,9 @@ class Search:
     ) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
         """Estimate a part of the cells. Later cells of the torus with large matrices are tried by proof first.
 
-        Parameters
-        ----------
-        nodes : NodeEstimates
-            Estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
-        eigenvalue_limit : float array, shape (c,)
-            Limits of all cells.
-
-        Returns
-        -------
-        index : integer array, shape (n,)
-            Numbers of the cells that were estimated.
-        matrices : CentreMatrices
-            Their matrices.
-        eigenvalues, norms_sq : float arrays, shape (n,)
-        vectors : array, shape (n, rank)
+        ``nodes``: estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
+        ``eigenvalue_limit`` (c,): limits of all cells. Returns ``index`` (n,): numbers of the cells that were
+        estimated; ``matrices``: their matrices; ``eigenvalues``, ``norms_sq`` (n,); ``vectors`` (n, rank).
         """
         polynomial = nodes.polynomial
         reduced_for = nodes.reduced_for[part]
@@ -461,10 +437,7 @@ class Search:
 
         A retry takes less time than the four pieces into which a cell would be cut.
 
-        Parameters
-        ----------
-        eigenvalue_limit : float array, shape (c,)
-            Limits of the truncated proof.
+        ``eigenvalue_limit`` (c,): limits of the truncated proof.
         """
         threshold = self.threshold
         norm_is_below = nodes.norms_sq < eigenvalue_limit
@@ -586,10 +559,7 @@ class Search:
         They are as many as make a piece small enough to be fathomed if its norm were its parent's, but at least 2 and
         at most `Tuning.pieces`.
 
-        Parameters
-        ----------
-        ratio, radius : float arrays, shape (c,)
-            Norms at the centres over the threshold, and the cells' radii.
+        ``ratio``, ``radius`` (c,): norms at the centres over the threshold, and the cells' radii.
         """
         # By the cell lemma, a cell is fathomed if cos phi >= ratio; if the symbol is nowhere negative, if
         # (1 + cos phi) / 2 >= ratio, that is, cos phi >= 2 ratio - 1.
@@ -612,12 +582,7 @@ class Search:
 
         The incumbent begins anew there. The result's ``cells`` is the number of frequencies compared.
 
-        Parameters
-        ----------
-        torus : SearchResult
-            Result of a search of the torus.
-        sizes, skew
-            As in `proofs.cells.dft`.
+        ``torus``: result of a search of the torus. ``sizes``, ``skew``: as in `proofs.cells.dft`.
         """
         start = LowerBound(torus.lower, torus.frequency, torus.block)
         compared = self.incumbent.begin_at_nearest(start, sizes, skew)

@@ -107,18 +107,9 @@ def enclose_blocks(
 ) -> tuple[SearchResult, bool]:
     """Enclose the largest norm of one layer's blocks to the tolerance, or as closely as the budget allows.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    nonnegative : Nonnegative, optional
-        Proof that the symbol of the blocks is nowhere negative.
-
-    Returns
-    -------
-    result : SearchResult
-        With two finite bounds if the problem has a fallback.
-    converged : bool
-        Whether the bounds are within the tolerance.
+    ``blocks`` is (g, m, p, *kernel_shape). ``nonnegative``: proof that the symbol of the blocks is nowhere negative.
+    Returns ``result``: with two finite bounds if the problem has a fallback; ``converged``: whether the bounds are
+    within the tolerance.
     """
     trimmed = without_zero_borders(blocks, ops=ops)
     if problem.spec.input_shape is not None:
@@ -282,10 +273,7 @@ def _torus_problem(
 ) -> Problem:
     """The problem of the supremum before a search of a grid: its tolerance and its cells.
 
-    Parameters
-    ----------
-    all_points, half_points : int
-        Points of the grid, with and without mirror images.
+    ``all_points``, ``half_points``: points of the grid, with and without mirror images.
     """
     if problem.rtol >= _LOOSE_RTOL:
         rtol = _LOOSE_SHARE * problem.rtol

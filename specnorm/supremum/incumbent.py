@@ -93,14 +93,8 @@ class Incumbent:
     ) -> None:
         """Begin a search with a lower bound.
 
-        Parameters
-        ----------
-        free : bool
-            Whether frequencies may move (on a grid they may not).
-        rtol : float
-            A norm that is relatively higher by less does not matter.
-        bound : float, optional
-            A bound that is to be proven: only norms above it matter.
+        ``free``: whether frequencies may move (on a grid they may not). ``rtol``: a norm that is relatively higher by
+        less does not matter. ``bound``: a bound that is to be proven: only norms above it matter.
         """
         self.best = start
         self._free = free
@@ -171,14 +165,9 @@ class Incumbent:
     ) -> None:
         """Ascend from the centres with the largest estimates, where that may raise the incumbent.
 
-        Parameters
-        ----------
-        polynomial : GramPolynomial
-            The polynomial whose norms were estimated.
-        norms_sq, eigenvalues : float arrays, shape (c,)
-            Squared norms at the centres from below, and largest eigenvalues of the reduced matrices.
-        vectors : array, shape (c, rank)
-            Eigenvectors of the reduced matrices.
+        ``polynomial``: the polynomial whose norms were estimated. ``norms_sq``, ``eigenvalues`` (c,): squared norms at
+        the centres from below, and largest eigenvalues of the reduced matrices. ``vectors`` (c, rank): eigenvectors of
+        the reduced matrices.
         """
         chosen = self._worth_an_ascent(norms_sq)
         # Not by np.unique, which imports numpy.ma.
@@ -219,19 +208,8 @@ class Incumbent:
     ) -> int:
         """Begin a search of a grid, at the best of the points around a frequency of the torus.
 
-        Parameters
-        ----------
-        torus_best : LowerBound
-            Lower bound of the last search of the torus.
-        sizes : tuple of int
-            Points per turn along each axis.
-        skew : tuple of bool, optional
-            As in `proofs.cells.dft`.
-
-        Returns
-        -------
-        int
-            Number of points compared. The lower bound is in ``best``.
+        ``torus_best``: lower bound of the last search of the torus. ``sizes``: points per turn along each axis.
+        ``skew``: as in `proofs.cells.dft`. Returns the number of points compared. The lower bound is in ``best``.
         """
         block = torus_best.block
         points = _neighbours(torus_best.frequency, sizes, skew)
@@ -330,16 +308,8 @@ def top_eigenpairs(
 ) -> tuple[np.ndarray, Array]:
     """Largest eigenvalues of the matrices of some cells, from below, and the vectors for the next round.
 
-    Parameters
-    ----------
-    vectors : array, shape (c, rank)
-        Start vectors.
-    like : array
-        A real array on the device of the others.
-    first : bool
-        Whether this is the first round, whose start vectors are random.
-    crowded : bool
-        The result of `is_crowded` for the first round.
+    ``vectors`` (c, rank): start vectors. ``like``: a real array on the device of the others. ``first``: whether this is
+    the first round, whose start vectors are random. ``crowded``: the result of `is_crowded` for the first round.
     """
     matrices = centre_matrices.matrices
     cut = tuning.filter_cut * centre_matrices.reduced_for
@@ -381,14 +351,8 @@ def lift_to_all_columns(
     ``H = [[A, B*], [B, C]]``. An eigenvector z of the reduced matrix goes on as ``w = B z / lambda``; the squared norm
     is the Rayleigh quotient of (z, w), without its part ``w* C w >= 0``.
 
-    Parameters
-    ----------
-    planes : pair of arrays, shape (f, size, rank)
-        Real and imaginary part of ``polynomial.planes_at``: A above B.
-    vectors : array, shape (f, rank)
-        Unit vectors of the reduced matrices.
-    eigenvalues : float array, shape (f,)
-        Eigenvalues of the reduced matrices.
+    ``planes`` (f, size, rank): real and imaginary part of ``polynomial.planes_at``: A above B. ``vectors`` (f, rank):
+    unit vectors of the reduced matrices. ``eigenvalues`` (f,): eigenvalues of the reduced matrices.
     """
     xp = ops.xp
     parts = xp.stack([xp.real(vectors), xp.imag(vectors)], axis=-1)

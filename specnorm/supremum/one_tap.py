@@ -72,14 +72,8 @@ def enclose_matrices(
 ) -> MatrixBounds:
     """Enclose the largest norm of a stack of matrices, as closely as a factorisation can.
 
-    Parameters
-    ----------
-    matrix : array, shape (g, m, n)
-        In the widest dtype of the library, scaled to about 1.
-    rtol : float
-        Relative width asked for.
-    precise_vectors : bool
-        Whether the vectors have to be as precise as the kernel's own dtype, since they are returned.
+    ``matrix`` (g, m, n): in the widest dtype of the library, scaled to about 1. ``rtol``: relative width asked for.
+    ``precise_vectors``: whether the vectors have to be as precise as the kernel's own dtype, since they are returned.
     """
     xp = ops.xp
     m, n = matrix.shape[1:]
@@ -116,18 +110,9 @@ def _smaller(first: Upper | None, second: Upper | None) -> Upper | None:
 def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], Array, Array] | None:
     """Norms of each matrix of a stack to a few roundings of its own precision, if Lanczos reaches that.
 
-    Parameters
-    ----------
-    matrix : array, shape (b, m, n)
-        In the widest dtype of the library, scaled to about 1.
-
-    Returns
-    -------
-    vectors : pair of arrays, shapes (b, m) and (b, n)
-        Singular vectors; zero for a zero matrix.
-    lower, upper : arrays, shape (b,)
-        Proven bounds. None in the place of all three if the matrices are small, or if the bounds or the vectors are not
-        close enough.
+    ``matrix`` (b, m, n): in the widest dtype of the library, scaled to about 1. Returns ``vectors`` (b, m) and (b, n):
+    singular vectors; zero for a zero matrix. Returns ``lower``, ``upper`` (b,): proven bounds. None in the place of all
+    three if the matrices are small, or if the bounds or the vectors are not close enough.
     """
     xp = ops.xp
     if not ops.concrete or not matrix.shape[0] or min(matrix.shape[1:]) <= LANCZOS_SIDE:
@@ -163,17 +148,9 @@ def enclose_large_matrices(
 ) -> SearchResult | None:
     """Enclose the largest norm of large blocks with one tap, which are matrices.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-        In the widest dtype of the library, scaled to about 1.
-    precise_vectors : bool
-        As in `enclose_matrices`.
-
-    Returns
-    -------
-    SearchResult or None
-        None if there are more taps, if the blocks are small, or if the bounds are wider than rtol.
+    ``blocks`` (g, m, p, *kernel_shape): in the widest dtype of the library, scaled to about 1. ``precise_vectors``: as
+    in `enclose_matrices`. Returns None if there are more taps, if the blocks are small, or if the bounds are wider
+    than rtol.
     """
     count, m, p, *taps = blocks.shape
     if math.prod(taps) > 1 or min(m, p) < LANCZOS_SIDE:

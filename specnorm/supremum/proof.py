@@ -371,7 +371,6 @@ class Cover:
         return Cells(boxes[place], block, self._supremum, self._nonnegative)
 
     def _set_open(self, cells: Cells) -> None:
-        """Replace the open cells, of which none is fathomed."""
         self._open = cells
         self._fathomed = np.zeros(len(cells), dtype=bool)
         self._cached_limits = None
@@ -405,11 +404,8 @@ class Cover:
     def bound_outside_open(self) -> Upper:
         """A bound of the norm over all frequencies but those of the open cells.
 
-        Raises
-        ------
-        HypothesisError
-            If cells of the torus are open. There, cells fathomed by the cell lemma hold no maximiser, but may hold
-            norms above their threshold.
+        Raises `HypothesisError` if cells of the torus are open. There, cells fathomed by the cell lemma hold no
+        maximiser, but may hold norms above their threshold.
         """
         if len(self) and not self._open.boxes.on_grid:
             raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
@@ -434,13 +430,8 @@ class Cover:
     ) -> tuple[CentreMatrices, tuple[Array, Array] | None]:
         """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) of reduced ones.
 
-        Parameters
-        ----------
-        polynomial : GramPolynomial
-            Of the cover's blocks.
-        index : integer array, shape (c,)
-        reduced_for : float array, shape (c,)
-            Above the polynomial's truncation bound; no lower limit is proven by these matrices.
+        ``index`` is (c,). ``polynomial``: of the cover's blocks. ``reduced_for`` (c,): above the polynomial's
+        truncation bound; no lower limit is proven by these matrices.
         """
         if polynomial.blocks is not self._blocks:
             raise HypothesisError("the polynomial is not one of this cover's blocks")
@@ -458,15 +449,7 @@ class Cover:
     def fathom(self, formed: CentreMatrices, threshold: float) -> np.ndarray:
         """Try to prove that cells hold no norm above a threshold.
 
-        Parameters
-        ----------
-        formed : CentreMatrices
-            Of the cells to try.
-
-        Returns
-        -------
-        bool array, shape (c,)
-            Which of them are fathomed.
+        ``formed``: of the cells to try. Returns (c,): which of them are fathomed.
         """
         if formed.cells is not self._open:
             raise HypothesisError("the matrices were formed for cells that have changed since")

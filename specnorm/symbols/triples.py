@@ -34,10 +34,7 @@ def top_triple_at(
 ) -> tuple[Array, Array, Array, Array]:
     """Top singular triple (u, v, sigma) of one block at one frequency, and the phases of its taps there.
 
-    Parameters
-    ----------
-    vectors : pair of real arrays, optional
-        u and v, if they are known already.
+    ``vectors``: u and v, if they are known already.
     """
     xp = ops.xp
     symbol = symbols.Symbol(block, frequency, ops=ops)
@@ -77,12 +74,7 @@ def top_triples(
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Top singular triple of one block of each layer at one frequency: u, v, sigma, phases and the block's index.
 
-    Parameters
-    ----------
-    layers : list of arrays, shape (g, m, p, *kernel_shape)
-        Blocks of each layer.
-    at : list of (block's index, frequency, vectors as of `top_triple_at`)
-        One entry for each layer.
+    ``layers`` (g, m, p, *kernel_shape): blocks of each layer. ``at``: one entry for each layer.
     """
     triples = []
     for blocks, (index, frequency, vectors) in zip(layers, at, strict=True):

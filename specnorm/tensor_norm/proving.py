@@ -88,10 +88,7 @@ fixed largest number of sweeps."""
 def prove(search: Search, value: float, *, try_value_itself: bool = True) -> Proof:
     """Prove that a value, or else ``LIFT`` times it, bounds the norm at every frequency.
 
-    Parameters
-    ----------
-    try_value_itself : bool
-        Whether to try the value itself first.
+    ``try_value_itself``: whether to try the value itself first.
     """
     cover = torus(search.blocks.shape[3:])
     attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if try_value_itself else []
@@ -118,24 +115,9 @@ def prove_or_restart(
     If a frequency refutes the value, the maximisation restarts from there and reaches a larger value. A value equal to
     sigma* cannot be proven by a search over cells, which needs a gap; then the factor is ``LIFT``.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    maximiser : Maximiser
-        The best value of this one layer.
-    maximise : callable
-        Used for restarts.
-    seed : int
-        Seed of the search.
-    clock : Clock
-        Deadline of the search.
-
-    Returns
-    -------
-    maximiser : Maximiser
-        The argument, or that of the last restart.
-    proof : Proof
-        Its factor is 1 or ``LIFT``.
+    ``blocks`` is (g, m, p, *kernel_shape). ``maximiser``: the best value of this one layer. ``maximise``: used for
+    restarts. ``seed``: seed of the search. ``clock``: deadline of the search. Returns ``maximiser``: the argument, or
+    that of the last restart; ``proof``: its factor is 1 or ``LIFT``.
     """
     xp = ops.xp
     if not float(maximiser.value[0]) > 0:

@@ -27,14 +27,8 @@ def unfolding_splits(ndim: int) -> tuple[tuple[int, ...], ...]:
 def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
     """Reshape blocks (b, m, p, *kernel_shape) into matrices whose rows are the given axes, the rest being the columns.
 
-    Parameters
-    ----------
-    rows : tuple of int
-        Axes of one block (m, p, *kernel_shape), as in `unfolding_splits`.
-
-    Returns
-    -------
-    array, shape (b, product of the sizes of the row axes, product of the others)
+    ``rows``: axes of one block (m, p, *kernel_shape), as in `unfolding_splits`. Returns (b, product of the sizes of the
+    row axes, product of the others).
     """
     columns = tuple(axis for axis in range(blocks.ndim - 1) if axis not in rows)
     return unfold_in_order(blocks, rows, columns, xp=xp)
@@ -45,10 +39,7 @@ def cin_last(rows: tuple[int, ...], axes: int) -> tuple[int, ...]:
 
     In this order several unfoldings of a kernel are views of one array.
 
-    Parameters
-    ----------
-    axes : int
-        Number of all axes of a block: two of channels and the spatial ones.
+    ``axes``: number of all axes of a block: two of channels and the spatial ones.
     """
     columns = [axis for axis in range(axes) if axis not in rows]
     if 1 in columns:
@@ -80,17 +71,8 @@ def outer_blocks(
 ) -> Array:
     """The matrices u v^T, which are unfoldings with the given row axes, reshaped back into blocks.
 
-    Parameters
-    ----------
-    u, v : arrays, shapes (b, rows) and (b, columns)
-    rows : tuple of int
-        Axes of the rows, as in `unfold`.
-    shape : tuple of int
-        (m, p, *kernel_shape) of one block.
-
-    Returns
-    -------
-    array, shape (b, *shape)
+    ``u``, ``v`` is (b, rows) and (b, columns). ``rows``: axes of the rows, as in `unfold`. ``shape``: (m, p,
+    *kernel_shape) of one block. Returns (b, *shape).
     """
     row_shape = [size if axis in rows else 1 for axis, size in enumerate(shape)]
     column_shape = [1 if axis in rows else size for axis, size in enumerate(shape)]

@@ -50,10 +50,7 @@ class Embedding:
 def shortest(spec: ConvSpec) -> tuple[int, ...]:
     """Smallest number M of points along each axis of a circulant that contains the layer; larger ones contain it too.
 
-    Parameters
-    ----------
-    spec : ConvSpec
-        The layer's geometry. It has an ``input_shape`` and satisfies `ConvSpec.reads_zeros`.
+    ``spec``: the layer's geometry. It has an ``input_shape`` and satisfies `ConvSpec.reads_zeros`.
     """
     large, small = sizes_of(spec)
     return tuple(_fewest_points(axis) for axis in along_axes(large, small, spec))
@@ -75,17 +72,9 @@ def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:
 def norm_by_circulant(norm: Upper, spec: ConvSpec) -> Upper:
     """Bound the norm of a zero-padded layer by that of a circulant of which the layer is a compression.
 
-    Parameters
-    ----------
-    norm : Upper
-        Bound of the norm of the blocks' symbols at a circulant's frequencies: its subject (``what``) is the circulant.
-    spec : ConvSpec
-        The layer's geometry, which has an ``input_shape``.
-
-    Raises
-    ------
-    HypothesisError
-        If the circulant is too short, or the layer reads other than zeros.
+    ``norm``: bound of the norm of the blocks' symbols at a circulant's frequencies: its subject (``what``) is the
+    circulant. ``spec``: the layer's geometry, which has an ``input_shape``. Raises `HypothesisError` if the circulant
+    is too short, or the layer reads other than zeros.
     """
     if not isinstance(norm.what, Circulant) or not is_long_enough(spec, norm.what):
         raise HypothesisError(f"the layer is no compression of this: {norm.what}, not {shortest(spec)} points")

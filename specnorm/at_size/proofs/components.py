@@ -182,10 +182,8 @@ class PolyphaseComponent:
 def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
     """The parts of a layer that no other part contains: the layer's norm is the largest of theirs, or 0 without parts.
 
-    Parameters
-    ----------
-    spec : ConvSpec
-        With ``input_shape``. A layer that reads other than zeros outside of its input is returned as its only part.
+    ``spec``: with ``input_shape``. A layer that reads other than zeros outside of its input is returned as its only
+    part.
     """
     large, small = sizes_of(spec)
     axes = along_axes(large, small, spec)
@@ -261,12 +259,8 @@ def norms_of_parts(
 def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Upper | None = None) -> Upper:
     """Bound the norm of a layer by the largest of the norms of its groups.
 
-    Parameters
-    ----------
-    bounds_of_groups : sequence of Upper
-        A bound for each group at ``input_shape``; or, with ``others``, for some of the groups.
-    others : Upper, optional
-        A bound of the supremum over all sizes, for the blocks of all remaining groups.
+    ``bounds_of_groups``: a bound for each group at ``input_shape``; or, with ``others``, for some of the groups.
+    ``others``: a bound of the supremum over all sizes, for the blocks of all remaining groups.
     """
     if others is None:
         is_complete = len(bounds_of_groups) == spec.groups
@@ -290,15 +284,8 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     The *patch* is the set of pixels that this output reads. Each group is the matrix of the taps that read pixels, with
     its outputs as rows and its read inputs as columns.
 
-    Parameters
-    ----------
-    lower, upper : Lower and Upper
-        Bounds for the stack of these matrices, one for each group (`norm_of_stack`).
-
-    Returns
-    -------
-    lower, upper : Lower and Upper
-        The lower bound is for a layer of one group, the largest; the upper one for the whole part.
+    ``lower``, ``upper``: bounds for the stack of these matrices, one for each group (`norm_of_stack`). Returns
+    ``lower``, ``upper``: the lower bound is for a layer of one group, the largest; the upper one for the whole part.
     """
     spec = component.spec
     output_channels, input_channels = spec.group_channels
@@ -314,10 +301,7 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
     """Bound a part's norm from below by a bound of one group of a restriction of the part (`restricted`).
 
-    Parameters
-    ----------
-    norm : Lower
-        Bound for one group of the restriction.
+    ``norm``: bound for one group of the restriction.
     """
     axes = zip(component.axes, restriction.axes, strict=True)
     is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
