@@ -138,7 +138,8 @@ def lint(session: nox.Session) -> None:
     prepare(session, *LINTERS)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])})
+    folders = (ROOT, ROOT / "plugins", *sorted((ROOT / "packages").iterdir()))
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": os.pathsep.join(map(str, folders))})
 
 
 @nox.session(python=PYTHON, default=False)
@@ -164,7 +165,7 @@ def tests(session: nox.Session) -> None:
 @in_shared_environment
 def types(session: nox.Session) -> None:
     """Static types of everything."""
-    session.run(str(SHARED / "bin" / "mypy"), "specnorm", "plugins", "tests", "noxfile.py", external=True)
+    session.run(str(SHARED / "bin" / "mypy"), "specnorm", "plugins", "packages", "tests", "noxfile.py", external=True)
 
 
 @nox.session(python=PYTHON, default=False)
