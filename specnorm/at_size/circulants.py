@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
+    from specnorm.proofs.found import Found
     from specnorm.proofs.frequencies import Frequencies
-    from specnorm.running.search import SearchResult
     from specnorm.supremum.branch_and_bound import Search
     from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -48,7 +48,7 @@ _SHARE = 0.25
 def bound_by_circulant(
     spec: ConvSpec,
     search: Search,
-    torus_result: SearchResult,
+    torus_result: Found,
     least_points: tuple[int, ...],
     *,
     lower: float,
@@ -92,15 +92,13 @@ def bound_by_circulant(
     return upper, cells + result.cells, levels + result.levels
 
 
-def farthest_circulant(
-    torus_result: SearchResult, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]
-) -> Embedding:
+def farthest_circulant(torus_result: Found, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
     """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
 
     The distance is maximised on each axis by itself, since the norm falls off with its square.
     """
     points, skew = [], []
-    for angle, least, taps in zip(torus_result.frequency.angles[0], least_points, kernel_shape, strict=True):
+    for angle, least, taps in zip(torus_result.witness.frequency.angles[0], least_points, kernel_shape, strict=True):
         choices = _choices(least, taps)
         distances = [_distance(angle, *choice) for choice in choices]
         axis_points, axis_skew = choices[int(np.argmax(distances))]

@@ -76,7 +76,7 @@ def find_open_groups(
         # One of the weak groups is above the bound after all. Weak groups with estimates at least as high are likely to
         # be above it, too: try the others.
         weak_estimates = estimates[weak_groups]
-        weak_groups = weak_groups[weak_estimates < weak_estimates[result.block]]
+        weak_groups = weak_groups[weak_estimates < weak_estimates[result.witness.block]]
     return OpenGroups(every_group, None)
 
 

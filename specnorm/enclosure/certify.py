@@ -19,7 +19,7 @@ from specnorm.proofs.bound import finite
 from specnorm.proofs.cells import dft, torus
 from specnorm.proofs.norms import norm_by_frobenius
 from specnorm.running.base import Evaluation, Needs, Plan, check_budget
-from specnorm.running.search import Clock, Problem, SearchResult
+from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
 from specnorm.supremum.one_tap import enclose_large_matrices
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
+    from specnorm.proofs.found import Found
     from specnorm.running.base import FigureRule
 
 _CERTIFY_LEVELS = 40
@@ -163,7 +164,7 @@ class Certify(Plan):
         clock: Clock,
         *,
         ops: ArrayOps,
-    ) -> SearchResult:
+    ) -> Found:
         """Search for a proof or a refutation that the symbols of blocks have norms of at most ``bound``."""
         trimmed = without_zero_borders(blocks, ops=ops)
         kernel_shape = tuple(trimmed.shape[3:])

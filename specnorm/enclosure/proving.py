@@ -12,8 +12,9 @@ from specnorm.backends.registry import function
 from specnorm.enclosure.method import Enclose
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Layer
+from specnorm.proofs.found import BoundSource, Outcome
 from specnorm.running.measuring import run_plan
-from specnorm.running.result import BoundSource, Enclosure, Outcome, Result
+from specnorm.running.result import Enclosure, Result
 from specnorm.running.search import BUDGET
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from specnorm.running.result import Outcome
+from specnorm.proofs.found import Outcome
 
 if TYPE_CHECKING:
     from specnorm.running.base import FigureRule

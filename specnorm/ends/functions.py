@@ -18,9 +18,10 @@ from specnorm.errors import CertificateError, MethodError, TracerError, Undecide
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs.bound import Lower, Upper
+from specnorm.proofs.found import Outcome
 from specnorm.proofs.host import representable
 from specnorm.running.measuring import PlanRun, run_plan
-from specnorm.running.result import Enclosure, Outcome, as_number
+from specnorm.running.result import Enclosure, as_number
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject

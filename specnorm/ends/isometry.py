@@ -326,7 +326,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
             # A lower bound of 0 says that the defect was not told from 0.
             flags = (found.within(self.rtol), found.lower.value == 0, False)
             claims.append((found.lower, known(found.upper)))
-            search_figures.append(SearchFigures(*flags, found.cells, found.levels, found.frequency.angles[0]))
+            search_figures.append(SearchFigures(*flags, found.cells, found.levels, found.witness.frequency.angles[0]))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)

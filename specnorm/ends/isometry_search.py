@@ -17,7 +17,8 @@ from specnorm.symbols.proofs.symbols import without_zero_borders
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.running.search import Problem, SearchResult
+    from specnorm.proofs.found import Found
+    from specnorm.running.search import Problem
 
 _SHARE = 0.9
 """Part of the tolerance that the search gets. The roundings of the lags take the rest."""
@@ -26,9 +27,7 @@ _LARGEST_EXPONENT = 400
 exponent is put back by `defect.isometry_ends`."""
 
 
-def isometry_of_blocks(
-    blocks: Array, problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps
-) -> SearchResult:
+def isometry_of_blocks(blocks: Array, problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps) -> Found:
     """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
 
     ``blocks`` is (g, m, p, *kernel_shape). ``target``: fraction and exponent with ``s**2 = fraction * 2**exponent``.

@@ -14,7 +14,8 @@ from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
 from specnorm.ends.figures import FIGURES, SearchFigures
 from specnorm.errors import GeometryError
-from specnorm.proofs.bound import as_array
+from specnorm.proofs.bound import as_array, known
+from specnorm.proofs.found import Found, Outcome
 from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
 from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs import symbols
@@ -22,7 +23,6 @@ from specnorm.symbols.proofs import symbols
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.ends.smallest_singular_value import SmallestBounds
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import FigureRule, Kind
 
@@ -75,8 +75,8 @@ class Smallest(TwoSidedSearch, Method):
         attained = [_attained(layer_bounds, layer, ops=ops) for layer_bounds, layer in zip(bounds, layers, strict=True)]
         u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*attained, strict=True))
         no_frequency = (0.0,) * len(spec.block_kernel_shape)
-        witnesses = [layer_bounds.witness for layer_bounds in bounds]
-        angles = [no_frequency if witness is None else witness.frequency.angles[0] for witness in witnesses]
+        frequencies = [layer_bounds.witness.frequency for layer_bounds in bounds]
+        angles = [frequency.angles[0] if len(frequency) else no_frequency for frequency in frequencies]
         return self._evaluation(bounds, angles, (u, v), (u, v, phase, group), blocks, ops=ops)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
@@ -94,7 +94,7 @@ class Smallest(TwoSidedSearch, Method):
 
     def _evaluation(
         self,
-        bounds: Sequence[SmallestBounds],
+        bounds: Sequence[Found],
         angles: Sequence[Sequence[float]],
         vectors: tuple[Array, Array],
         residuals: tuple[Array, ...],
@@ -104,10 +104,11 @@ class Smallest(TwoSidedSearch, Method):
     ) -> Evaluation:
         """The evaluation of layers, from their bounds and witnesses (angles and vectors)."""
         lower = [layer_bounds.lower for layer_bounds in bounds]
-        upper = [layer_bounds.upper for layer_bounds in bounds]
+        upper = [known(layer_bounds.upper) for layer_bounds in bounds]
         search_figures: list[SearchFigures] = []
         for layer_bounds, angle in zip(bounds, angles, strict=True):
-            flags = (layer_bounds.within(self.rtol), layer_bounds.is_zero, layer_bounds.is_out_of_cells)
+            ended = layer_bounds.ended
+            flags = (layer_bounds.within(self.rtol), ended is Outcome.ZERO, ended is Outcome.CELLS)
             search_figures.append(SearchFigures(*flags, layer_bounds.cells, layer_bounds.levels, angle))
         figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
         claims = list(zip(lower, upper, strict=True))
@@ -115,7 +116,7 @@ class Smallest(TwoSidedSearch, Method):
 
 
 def _attained(
-    bounds: SmallestBounds,
+    bounds: Found,
     layer: Array,
     *,
     ops: ArrayOps,
@@ -128,7 +129,7 @@ def _attained(
     xp = ops.xp
     _, m, p, *kernel_shape = layer.shape
     witness = bounds.witness
-    if witness is None:
+    if witness.u is None:
         options: dict[str, Any] = {"dtype": layer.dtype, "device": ops.device(layer)}
         u, v, phase = (xp.zeros((1, n), **options) + 0j for n in (m, p, math.prod(kernel_shape)))
         return u, v, phase, ops.from_numpy(np.zeros(1, dtype=np.int64), layer)

@@ -15,11 +15,12 @@ from specnorm.at_size.proofs.own_matrix import (
     smallest_quotients,
 )
 from specnorm.backends import arrays
-from specnorm.ends.smallest_singular_value import TUNING, SmallestBounds
+from specnorm.ends.smallest_singular_value import TUNING
 from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import spec_of_group
 from specnorm.proofs.bound import times_power_of_two
+from specnorm.proofs.found import Found, Outcome
 
 if TYPE_CHECKING:
     from specnorm.at_size.proofs.block_tridiagonal import BlockPlan
@@ -52,9 +53,7 @@ def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
     )
 
 
-def smallest_of_layer(
-    kernel: Array, problem: Problem, *, ops: ArrayOps
-) -> tuple[SmallestBounds, tuple[Array, Array, Array]]:
+def smallest_of_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Found, tuple[Array, Array, Array]]:
     """Enclose the smallest singular value of a layer at its size by the Gram matrix of each of its groups.
 
     ``kernel`` (1, *shape): in torch's order. Returns ``bounds``; ``witness`` (1, outputs), (1, inputs) and (1, *shape):
@@ -67,13 +66,13 @@ def smallest_of_layer(
     # Each group is scaled to about 1 by itself: some may be far weaker than others.
     parts, exponents = arrays.scale(xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:])), xp=xp)
     layers = [Convolution(parts[group : group + 1, ...], group_spec, ops=ops) for group in range(groups)]
-    found = [_of_group(layer, plan, ops=ops) for layer in layers]
+    ends_and_vectors = [_of_group(layer, plan, ops=ops) for layer in layers]
     claims = []
-    for (ends, _), exponent in zip(found, ops.to_numpy(exponents).tolist(), strict=True):
+    for (ends, _), exponent in zip(ends_and_vectors, ops.to_numpy(exponents).tolist(), strict=True):
         claims.append(times_power_of_two(*ends, int(exponent)))
     lower, upper = smallest_of_groups(problem.spec, claims)
     group = int(np.argmin([of_group.value for _, of_group in claims]))
-    (_, scaled_upper), vectors = found[group]
+    (_, scaled_upper), vectors = ends_and_vectors[group]
     index = ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
 
     def among_groups(x: Array) -> Array:
@@ -84,7 +83,8 @@ def smallest_of_layer(
     u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in vectors)
     largest_entry = float(xp.max(xp.abs(parts[group, ...])))
     is_zero = lower.value == 0 and not scaled_upper.value**2 > TUNING.resolved_part * largest_entry**2
-    return SmallestBounds(lower, upper, None, is_zero=is_zero), (u, v, xp.reshape(among_groups(gradient), kernel.shape))
+    found = Found(lower, upper, ended=Outcome.ZERO if is_zero else None)
+    return found, (u, v, xp.reshape(among_groups(gradient), kernel.shape))
 
 
 def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> tuple[tuple[Lower, Upper], tuple[Array, Array]]:

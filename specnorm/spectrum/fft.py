@@ -112,11 +112,9 @@ class ExactFFT(Method):
             if grid is not None and len(grid) <= self.max_cells and not clock.expired:
                 return self._visit_all(blocks, spec.groups, grid, clock, ops=ops)
             raise self._undecided()
-        maxima = [(result.block, result.frequency, result.vectors) for result in results]
-        u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
-        best_blocks = [
-            layer[result.block : result.block + 1, ...] for layer, result in zip(layers, results, strict=True)
-        ]
+        witnesses = [result.witness for result in results]
+        u, v, _, phase, group = top_triples(layers, witnesses, ops=ops)
+        best_blocks = [layer[at.block : at.block + 1, ...] for layer, at in zip(layers, witnesses, strict=True)]
         value = _attained(ops.xp.concat(best_blocks, axis=0), v, phase, xp=ops.xp)
         cells = np.asarray([result.cells for result in results], dtype=np.int32)
         return Evaluation(value, (ops.from_numpy(cells, blocks),), (u, v, phase, group))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.bound import finite
+from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.search import Bounds, SearchResult
 from specnorm.symbols.lanczos import Lanczos, vector_tolerance
 
 if TYPE_CHECKING:
@@ -43,33 +43,13 @@ _FEW_ROUNDINGS = 4
 """Likely error of a norm, in units of its precision's epsilon, up to which it is returned."""
 
 
-@dataclass(frozen=True, eq=False)
-class MatrixBounds(Bounds):
-    """Two proven bounds of the largest norm of some matrices.
-
-    Parameters
-    ----------
-    index : int
-        Number of the matrix that has the lower bound.
-    u, v : arrays, shapes (1, m) and (1, n)
-        Singular vectors of that matrix.
-    steps : int
-        Number of Lanczos steps.
-    """
-
-    index: int
-    u: Array
-    v: Array
-    steps: int
-
-
 def enclose_matrices(
     matrix: Array,
     rtol: float,
     *,
     precise_vectors: bool = True,
     ops: ArrayOps,
-) -> MatrixBounds:
+) -> Found:
     """Enclose the largest norm of a stack of matrices, as closely as a factorisation can.
 
     ``matrix`` (g, m, n): in the widest dtype of the library, scaled to about 1. ``rtol``: relative width asked for.
@@ -97,7 +77,7 @@ def enclose_matrices(
         u, v = small, large
     else:
         u, v = large, small
-    return MatrixBounds(lower, upper, best, u, v, lanczos.steps)
+    return Found(lower, upper, Witness(best, u=u, v=v))
 
 
 def _smaller(first: Upper | None, second: Upper | None) -> Upper | None:
@@ -145,7 +125,7 @@ def enclose_large_matrices(
     *,
     precise_vectors: bool = True,
     ops: ArrayOps,
-) -> SearchResult | None:
+) -> Found | None:
     """Enclose the largest norm of large blocks with one tap, which are matrices.
 
     ``blocks`` (g, m, p, *kernel_shape): in the widest dtype of the library, scaled to about 1. ``precise_vectors``: as
@@ -158,12 +138,6 @@ def enclose_large_matrices(
     result = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, precise_vectors=precise_vectors, ops=ops)
     if result.upper is None or not result.within(rtol):
         return None
-    return SearchResult(
-        lower=result.lower,
-        upper=norms.norm_of_one_tap(blocks, result.upper),
-        frequency=Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps)),
-        block=result.index,
-        cells=count,
-        levels=1,
-        vectors=(result.u, result.v),
-    )
+    zero = Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps))
+    upper = norms.norm_of_one_tap(blocks, result.upper)
+    return Found(result.lower, upper, replace(result.witness, frequency=zero), cells=count, levels=1)

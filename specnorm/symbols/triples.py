@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.found import Witness
 
 
 _LARGE = 64
@@ -70,17 +71,19 @@ def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array,
 
 
 def top_triples(
-    layers: list[Array], at: list[tuple[int, Frequencies, tuple[Array, Array] | None]], *, ops: ArrayOps
+    layers: list[Array], witnesses: list[Witness], *, ops: ArrayOps
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Top singular triple of one block of each layer at one frequency: u, v, sigma, phases and the block's index.
 
     ``layers`` (g, m, p, *kernel_shape): blocks of each layer. ``at``: one entry for each layer.
     """
     triples = []
-    for blocks, (index, frequency, vectors) in zip(layers, at, strict=True):
-        triples.append(top_triple_at(blocks[index : index + 1, ...], frequency, vectors, ops=ops))
+    for blocks, witness in zip(layers, witnesses, strict=True):
+        block = blocks[witness.block : witness.block + 1, ...]
+        vectors = None if witness.u is None else (witness.u, witness.v)
+        triples.append(top_triple_at(block, witness.frequency, vectors, ops=ops))
     u, v, sigma, phase = (ops.xp.concat(list(column), axis=0) for column in zip(*triples, strict=True))
-    indices = np.asarray([index for index, _, _ in at], dtype=np.int64)
+    indices = np.asarray([witness.block for witness in witnesses], dtype=np.int64)
     return u, v, sigma, phase, ops.from_numpy(indices, layers[0])
 
 

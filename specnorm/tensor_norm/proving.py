@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specnorm.proofs.cells import torus
 from specnorm.proofs.norms import norm_of_zero
-from specnorm.running.search import SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.proofs.symbols import without_zero_borders
 from specnorm.symbols.triples import top_triple_at
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
+    from specnorm.proofs.found import Found
     from specnorm.proofs.frequencies import Frequencies
     from specnorm.running.search import Clock
 
@@ -51,13 +51,13 @@ class Proof:
         What was proven, or tried, is that ``factor`` times the value bounds the norm.
     upper : Upper or None
         The bound that was proven, no larger than ``factor`` times the value.
-    refutation : SearchResult or None
+    refutation : Found or None
         A search that found a frequency at which the norm is above ``factor`` times the value.
     """
 
     factor: float
     upper: Upper | None
-    refutation: SearchResult | None = None
+    refutation: Found | None = None
 
 
 class Maximiser(NamedTuple):
@@ -129,9 +129,11 @@ def prove_or_restart(
         proof = prove(search, float(maximiser.value[0]))
         if proof.refutation is None:
             return maximiser, proof
-        group = proof.refutation.block
+        group = proof.refutation.witness.block
         block = blocks[group : group + 1, ...]
-        value, (u, v, tap_weights), _ = maximise(block, *_fourier_start(block, proof.refutation.frequency, ops=ops))
+        value, (u, v, tap_weights), _ = maximise(
+            block, *_fourier_start(block, proof.refutation.witness.frequency, ops=ops)
+        )
         if not float(value[0]) > float(maximiser.value[0]):
             # The norm that refutes the value exceeds it by no more than rounding. So ``LIFT`` times it may be proven.
             break
