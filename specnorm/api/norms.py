@@ -364,7 +364,8 @@ def certify(
     >>> specnorm.certify(kernel, 31.2), specnorm.certify(kernel, 31.1)
     (True, False)
     """
-    array: Any = kernel
+    # A verdict has no gradient.
+    array: Any = backend_for(kernel).detach(kernel)
     figures = run_plan(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).figures
     if bool(figures["proven"]):
         return True

@@ -27,7 +27,7 @@ from specnorm.symbols.proofs.padding import padded_norm
 from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
@@ -101,7 +101,7 @@ class Certify(Plan):
         value = ops.from_numpy(np.full(len(verdicts), self.bound), layers[0])
         columns = zip(*verdicts, strict=True)
         proven, refuted = (ops.from_numpy(np.asarray(column, dtype=np.bool_), value) for column in columns)
-        return Evaluation(value, (proven, refuted), (value,))
+        return Evaluation(value, (proven, refuted), ())
 
     def _decide_at_size(
         self,
@@ -189,22 +189,6 @@ class Certify(Plan):
         supremum = on_torus.upper or norm_by_frobenius(trimmed, ops=ops)
         grid = dft(grid_sizes(spec, kernel_shape), kernel_shape)
         return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Zero, since a verdict is locally constant."""
-        if spec.symbols_suffice:
-            shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
-        else:
-            shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)
-        zero = xp.reshape(xp.sum(cotangent) * 0, (1,) * len(shape))
-        return xp.broadcast_to(zero, shape)
 
 
 def _by_taps(blocks: Array, *, ops: ArrayOps) -> list[Array]:

@@ -15,7 +15,7 @@ import numpy as np
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
-from specnorm.ends.figures import FIGURES, SearchFigures
+from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import as_array, known
@@ -270,17 +270,6 @@ class Isometry(_WithScale, Method):
         value = xp.sum(xp.reshape(total, (-1, groups)), axis=1)
         return value, lambda: 2 * xp.concat([lag_0, other_lags], axis=1)
 
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The gradient that `forward` computed, times the cotangent."""
-        return super().pullback(residuals, _for_each_group(cotangent, spec.groups, xp=xp), spec, xp=xp)
-
 
 def _for_each_group(x: Array, groups: int, *, xp: Namespace) -> Array:
     """Repeat the number of each layer (l,) for all its groups: shape (l * groups,)."""
@@ -318,20 +307,18 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         from specnorm.ends.isometry_search import isometry_of_blocks  # imported here: it takes a while
 
         claims = []
-        search_figures: list[SearchFigures] = []
+        search_figures = []
         for layer in arrays.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             target = self._relative_target(int(exponent[0]))
             found = isometry_of_blocks(ops.xp.reshape(flat, layer.shape), self.problem(spec), target, ops=ops)
-            # A lower bound of 0 says that the defect was not told from 0.
-            flags = (found.within(self.rtol), found.lower.value == 0, False)
             claims.append((found.lower, known(found.upper)))
-            search_figures.append(SearchFigures(*flags, found.cells, found.levels, found.witness.frequency.angles[0]))
+            search_figures.append(figures_of(found, self.rtol))
         lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
         upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)
         figures = (lower_bounds, *figure_arrays(search_figures, blocks, ops=ops), adjoint)
-        return Evaluation(upper_bounds, figures, (blocks,), lambda: claims)
+        return Evaluation(upper_bounds, figures, (), lambda: claims)
 
     def _relative_target(self, exponent: int) -> tuple[float, int] | None:
         """The target of `Isometry._target` as a pair: a fraction and a power of two. None for the best s."""
@@ -339,17 +326,3 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
             return None
         fraction, scale_exponent = math.frexp(self.scale_sq)
         return fraction, scale_exponent - 2 * exponent
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Not defined.
-
-        Raises `MethodError` always: `Isometry` has a gradient instead.
-        """
-        raise MethodError("the bounds of a search have no gradient: isometry_bound has one.")

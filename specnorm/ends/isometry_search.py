@@ -11,13 +11,13 @@ from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.ends.smallest_singular_value import circulant_sizes, mean_square, norm_problem
 from specnorm.proofs.bound import known
+from specnorm.proofs.found import Found, Outcome
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.found import Found
     from specnorm.running.search import Problem
 
 _SHARE = 0.9
@@ -55,4 +55,5 @@ def isometry_of_blocks(blocks: Array, problem: Problem, target: tuple[float, int
         unread_pixels=uncut.unread_pixels_make_smallest_zero(problem.spec),
         scale_exponent=rest_exponent,
     )
-    return replace(result, lower=lower, upper=upper)
+    # A lower bound of 0 says that the defect was not told from 0.
+    return replace(result, lower=lower, upper=upper, ended=Outcome.ZERO if lower.value == 0 else None)

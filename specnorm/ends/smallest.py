@@ -12,10 +12,9 @@ import numpy as np
 from specnorm.at_size.proofs.uncut import keeps_smallest
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch
-from specnorm.ends.figures import FIGURES, SearchFigures
+from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.errors import GeometryError
 from specnorm.proofs.bound import as_array, known
-from specnorm.proofs.found import Found, Outcome
 from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
 from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs import symbols
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.found import Found
     from specnorm.running.base import FigureRule, Kind
 
 
@@ -75,9 +75,7 @@ class Smallest(TwoSidedSearch, Method):
         attained = [_attained(layer_bounds, layer, ops=ops) for layer_bounds, layer in zip(bounds, layers, strict=True)]
         u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*attained, strict=True))
         no_frequency = (0.0,) * len(spec.block_kernel_shape)
-        frequencies = [layer_bounds.witness.frequency for layer_bounds in bounds]
-        angles = [frequency.angles[0] if len(frequency) else no_frequency for frequency in frequencies]
-        return self._evaluation(bounds, angles, (u, v), (u, v, phase, group), blocks, ops=ops)
+        return self._evaluation(bounds, no_frequency, (u, v), (u, v, phase, group), blocks, ops=ops)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         from specnorm.ends.smallest_layer import smallest_of_layer  # imported here: it takes a while
@@ -90,26 +88,22 @@ class Smallest(TwoSidedSearch, Method):
             bounds.append(layer_bounds)
             own_witnesses.append(own_witness)
         u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*own_witnesses, strict=True))
-        return self._evaluation(bounds, [()] * len(bounds), (u, v), (gradient,), kernels, ops=ops)
+        return self._evaluation(bounds, (), (u, v), (gradient,), kernels, ops=ops)
 
     def _evaluation(
         self,
         bounds: Sequence[Found],
-        angles: Sequence[Sequence[float]],
+        no_frequency: Sequence[float],
         vectors: tuple[Array, Array],
         residuals: tuple[Array, ...],
         like: Array,
         *,
         ops: ArrayOps,
     ) -> Evaluation:
-        """The evaluation of layers, from their bounds and witnesses (angles and vectors)."""
+        """The evaluation of layers, from their bounds and vectors."""
         lower = [layer_bounds.lower for layer_bounds in bounds]
         upper = [known(layer_bounds.upper) for layer_bounds in bounds]
-        search_figures: list[SearchFigures] = []
-        for layer_bounds, angle in zip(bounds, angles, strict=True):
-            ended = layer_bounds.ended
-            flags = (layer_bounds.within(self.rtol), ended is Outcome.ZERO, ended is Outcome.CELLS)
-            search_figures.append(SearchFigures(*flags, layer_bounds.cells, layer_bounds.levels, angle))
+        search_figures = [figures_of(layer_bounds, self.rtol, no_frequency) for layer_bounds in bounds]
         figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
         claims = list(zip(lower, upper, strict=True))
         return Evaluation(as_array(lower, like, ops=ops), figures, residuals, lambda: claims)

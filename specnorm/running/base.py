@@ -224,9 +224,13 @@ class Plan:
     ) -> Array:
         """Gradient of the value with respect to the blocks, for a cotangent (b, *value_shape).
 
-        By default, the only residual is the gradient of each number of the value, of shape (b, *value_shape, *shape).
+        By default, the only residual is the gradient of each number of the value, of shape (b, *value_shape, *shape),
+        or, of a plan with one answer for each layer, that of the layer's number with respect to each of its blocks.
         """
         (gradients,) = residuals
+        groups = gradients.shape[0] // cotangent.shape[0]
+        if groups > 1:
+            cotangent = xp.reshape(xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], groups)), (-1,))
         numbers = cotangent.shape
         weights = xp.reshape(xp.astype(cotangent, gradients.dtype), (*numbers, *(1,) * (gradients.ndim - len(numbers))))
         axes_of_value = tuple(range(1, len(numbers)))

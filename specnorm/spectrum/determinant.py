@@ -142,15 +142,3 @@ class LogDeterminant(Plan):
         symbol_gradients = arrays.adjoint(inverses, xp=xp) * xp.astype(weights, inverses.dtype)[:, None, None]
         phases = xp.broadcast_to(phase[None, ...], (b, f, math.prod(spec.block_kernel_shape)))
         return symbols.matrices_gradient(symbol_gradients, phases, spec.block_kernel_shape, xp=xp)
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The gradient that `forward` computed, times the cotangent of each block's layer."""
-        by_group = xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], spec.groups))
-        return super().pullback(residuals, xp.reshape(by_group, (-1,)), spec, xp=xp)

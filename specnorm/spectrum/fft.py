@@ -63,6 +63,7 @@ class ExactFFT(Method):
     name: ClassVar[str] = "fft"
     promise: ClassVar[Kind] = "exact"
     stats: ClassVar[Mapping[str, FigureRule]] = {"frequencies": "sum"}
+    pullback = staticmethod(top_gradient)
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
@@ -156,17 +157,6 @@ class ExactFFT(Method):
         u, v, value, phase = (arrays.pick(x, group, xp=xp) for x in by_layer)
         visited = xp.full(value.shape, groups * len(grid), dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase, group))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
-        return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
 def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:

@@ -88,14 +88,14 @@ def top_triples(
 
 
 def top_gradient(
-    saved: tuple[Array, ...],
+    residuals: tuple[Array, ...],
     cotangent: Array,
     spec: ConvSpec,
     *,
     xp: Namespace,
 ) -> Array:
-    """Gradient of a singular value with respect to all blocks of its layer, from the saved u, v, phases and group."""
-    u, v, phase, group = saved
+    """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
+    u, v, phase, group = residuals
     of_block = symbols.singular_value_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
     of_groups = arrays.one_hot(of_block, group, spec.groups, xp=xp)
     return xp.reshape(of_groups, (-1, *of_groups.shape[2:]))

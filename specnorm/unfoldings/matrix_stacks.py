@@ -14,6 +14,7 @@ from specnorm.running.base import Evaluation, Needs, Plan, check_count
 from specnorm.supremum.one_tap import enclose_each
 from specnorm.symbols.power import matrix_maps, power_steps
 from specnorm.symbols.proofs import symbols
+from specnorm.unfoldings.reshaping import reshaped_gradient
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -22,27 +23,12 @@ if TYPE_CHECKING:
     from specnorm.running.base import FigureRule
 
 
-class _SingularVectorPlan(Plan):
-    """Base of plans whose residuals are the top singular vectors u (b, m) and v (b, n)."""
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The gradient u v^T of a simple singular value, times the cotangent."""
-        u, v = residuals
-        return (u * cotangent[:, None])[:, :, None] * v[:, None, :]
-
-
 @dataclass(frozen=True)
-class MatrixNorm(_SingularVectorPlan):
+class MatrixNorm(Plan):
     """The largest singular value; the figures ``lower`` and ``upper`` are proven bounds of it."""
 
     name: ClassVar[str] = "matrix_norm"
+    pullback = staticmethod(reshaped_gradient)
     asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, small_products=True)
     stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down", "upper": "up"}
 
@@ -61,7 +47,7 @@ class MatrixNorm(_SingularVectorPlan):
 
 
 @dataclass(frozen=True)
-class MatrixPowerIteration(_SingularVectorPlan):
+class MatrixPowerIteration(Plan):
     """Power iteration on A*A from a seeded start: a proven lower bound after any number of steps.
 
     Parameters
@@ -79,6 +65,7 @@ class MatrixPowerIteration(_SingularVectorPlan):
         check_count("n_iter", self.n_iter)
 
     name: ClassVar[str] = "power_iteration"
+    pullback = staticmethod(reshaped_gradient)
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:

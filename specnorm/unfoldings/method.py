@@ -135,6 +135,7 @@ class Reshaped(Method):
     """
 
     name: ClassVar[str] = "reshaped"
+    pullback = staticmethod(unfoldings.reshaped_gradient)
     promise: ClassVar[Kind] = "lower"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
 
@@ -153,15 +154,3 @@ class Reshaped(Method):
         matrix = unfoldings.unfold(blocks, (0,), xp=xp)
         u, v, _ = symbols.top_triple(matrix, xp=xp)
         return Evaluation(norms.quotient_down(matrix, v, xp=xp), (), (u, v))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Return u v^T, reshaped back."""
-        u, v = residuals
-        return unfoldings.outer_blocks(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

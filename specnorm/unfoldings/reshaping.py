@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
+    from specnorm.geometry.spec import ConvSpec
 
 
 def unfolding_splits(ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -71,9 +72,15 @@ def outer_blocks(
 ) -> Array:
     """The matrices u v^T, which are unfoldings with the given row axes, reshaped back into blocks.
 
-    ``u``, ``v`` is (b, rows) and (b, columns). ``rows``: axes of the rows, as in `unfold`. ``shape``: (m, p,
+    ``u``, ``v`` are (b, rows) and (b, columns). ``rows``: axes of the rows, as in `unfold`. ``shape``: (m, p,
     *kernel_shape) of one block. Returns (b, *shape).
     """
     row_shape = [size if axis in rows else 1 for axis, size in enumerate(shape)]
     column_shape = [1 if axis in rows else size for axis, size in enumerate(shape)]
     return xp.reshape(u, (u.shape[0], *row_shape)) * xp.reshape(v, (v.shape[0], *column_shape))
+
+
+def reshaped_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """The gradient u v^T of the norm of the reshaped kernel, or of a matrix, from its singular vectors u and v."""
+    u, v = residuals
+    return outer_blocks(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

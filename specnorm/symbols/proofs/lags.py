@@ -61,7 +61,7 @@ def lag_products(
 ) -> Array:
     """``sum_k L_k^T R_{k+d}`` for each d of `half_lags`, shape (b, n, left channels, right channels).
 
-    ``left``, ``right`` is (b, rows, channels, *kernel_shape). ``tick``: called before each matrix product. It ends the
+    ``left``, ``right`` are (b, rows, channels, *kernel_shape). ``tick``: called before each matrix product. It ends the
     work by raising an exception.
     """
     xp = ops.xp

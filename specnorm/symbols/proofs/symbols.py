@@ -188,7 +188,7 @@ def symbol_gradient(
 ) -> Array:
     """Gradient of ``sum_r Re(u_r* G(theta_r) v_r)`` with respect to the blocks: ``Re(conj(u_o) v_i e^{i k.theta})``.
 
-    ``u``, ``v`` is (b, r, m) and (b, r, p). ``phase`` (b, r, taps): e^{i k.theta_r} for each tap k. Returns (b, m, p,
+    ``u``, ``v`` are (b, r, m) and (b, r, p). ``phase`` (b, r, taps): e^{i k.theta_r} for each tap k. Returns (b, m, p,
     *kernel_shape).
     """
     b, r, m = u.shape
