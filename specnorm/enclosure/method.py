@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
-from specnorm.enclosure.two_sided import TwoSidedSearch
+from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, gradients_of, vectors_of
 from specnorm.geometry.taps import shapes_of
-from specnorm.proofs.bound import as_array, known
+from specnorm.proofs.bound import known
 from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
 from specnorm.running.search import figure_arrays
@@ -80,21 +80,18 @@ class Enclose(TwoSidedSearch, Method):
             _raised(result, layer, v[j : j + 1, :], ops=ops)
             for j, (result, layer) in enumerate(zip(results, layers, strict=True))
         ]
-        lower, upper = _bounds(results, blocks, ops=ops)
+        lower, upper = ends_of(results, blocks, ops=ops)
         claims = [(result.lower, padded_norm(known(result.upper), spec)) for result in results]
         stats = (lower, *figure_arrays(figures, blocks, ops=ops), u, v)
         return Evaluation(upper, stats, (u, v, phase, group), lambda: claims)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        xp = ops.xp
         results = enclose_layers(kernels, spec, self, ops=ops)
         # The vectors that attain the lower bound of such a layer have no single frequency.
         figures = [(x.within(self.rtol), x.source, x.cells, x.levels, ()) for x in results]
-        lower, upper = _bounds(results, kernels, ops=ops)
-        u = xp.concat([result.witness.u for result in results], axis=0)
-        v = xp.concat([result.witness.v for result in results], axis=0)
+        lower, upper = ends_of(results, kernels, ops=ops)
         claims = [(result.lower, known(result.upper)) for result in results]
-        stats = (lower, *figure_arrays(figures, kernels, ops=ops), u, v)
+        stats = (lower, *figure_arrays(figures, kernels, ops=ops), *vectors_of(results, ops=ops))
         return Evaluation(upper, stats, gradients_of(results, ops=ops), lambda: claims)
 
 
@@ -122,15 +119,3 @@ def enclose_layers(
     for j in range(kernels.shape[0]):
         results.append(enclose_layer(kernels[j : j + 1, ...], method.problem(spec), ops=ops))
     return results
-
-
-def gradients_of(results: list[Found], *, ops: ArrayOps) -> tuple[Array, ...]:
-    """The gradients of the layers' norms, as residuals: computed if a gradient may be asked for."""
-    if not ops.differentiated:
-        return ()
-    return (ops.xp.concat([result.witness.gradient() for result in results], axis=0),)
-
-
-def _bounds(results: list[Found], like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    lower = as_array([result.lower for result in results], like, ops=ops)
-    return lower, as_array([known(result.upper) for result in results], like, ops=ops)

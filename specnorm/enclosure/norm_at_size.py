@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends.text import number
-from specnorm.enclosure.method import Enclose, enclose_layers, gradients_of
+from specnorm.enclosure.method import Enclose, enclose_layers
+from specnorm.enclosure.two_sided import ends_of, gradients_of
 from specnorm.errors import GeometryError, Undecided
 from specnorm.geometry.taps import shapes_of
-from specnorm.proofs.bound import as_array, finite, known
+from specnorm.proofs.bound import finite
 from specnorm.running.base import Evaluation, Needs, Plan, check_budget, check_rtol
 from specnorm.running.search import before_rounding
 
@@ -61,6 +62,5 @@ class NormAtSize(Plan):
                 f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "
                 "what is proven."
             )
-        lower = as_array([x.lower for x in bounds], kernels, ops=ops)
-        upper = as_array([known(x.upper) for x in bounds], kernels, ops=ops)
+        lower, upper = ends_of(bounds, kernels, ops=ops)
         return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))

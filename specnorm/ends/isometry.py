@@ -14,11 +14,11 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
-from specnorm.enclosure.two_sided import TwoSidedSearch
+from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of
 from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
-from specnorm.proofs.bound import as_array, known
+from specnorm.proofs.bound import known
 from specnorm.running.base import Evaluation, Method, Needs, Plan
 from specnorm.running.result import as_number
 from specnorm.running.search import figure_arrays
@@ -306,16 +306,15 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         from specnorm.ends.isometry_search import isometry_of_blocks  # imported here: it takes a while
 
-        claims = []
-        search_figures = []
+        results = []
         for layer in arrays.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             target = self._relative_target(int(exponent[0]))
             found = isometry_of_blocks(ops.xp.reshape(flat, layer.shape), self.problem(spec), target, ops=ops)
-            claims.append((found.lower, known(found.upper)))
-            search_figures.append(figures_of(found, self.rtol))
-        lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
-        upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
+            results.append(found)
+        claims = [(found.lower, known(found.upper)) for found in results]
+        search_figures = [figures_of(found, self.rtol) for found in results]
+        lower_bounds, upper_bounds = ends_of(results, blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)
         figures = (lower_bounds, *figure_arrays(search_figures, blocks, ops=ops), adjoint)
         return Evaluation(upper_bounds, figures, (), lambda: claims)

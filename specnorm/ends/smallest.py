@@ -11,10 +11,10 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest
 from specnorm.backends import arrays
-from specnorm.enclosure.two_sided import TwoSidedSearch
+from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, gradients_of, vectors_of
 from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.errors import GeometryError
-from specnorm.proofs.bound import as_array, known
+from specnorm.proofs.bound import known
 from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
 from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs import symbols
@@ -81,14 +81,10 @@ class Smallest(TwoSidedSearch, Method):
         from specnorm.ends.smallest_layer import smallest_of_layer  # imported here: it takes a while
 
         bounds = []
-        # For each layer u, v and the gradient of ``||A v||``.
-        own_witnesses = []
         for j in range(kernels.shape[0]):
-            layer_bounds, own_witness = smallest_of_layer(kernels[j : j + 1, ...], self.problem(spec), ops=ops)
-            bounds.append(layer_bounds)
-            own_witnesses.append(own_witness)
-        u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*own_witnesses, strict=True))
-        return self._evaluation(bounds, (), (u, v), (gradient,), kernels, ops=ops)
+            bounds.append(smallest_of_layer(kernels[j : j + 1, ...], self.problem(spec), ops=ops))
+        vectors = vectors_of(bounds, ops=ops)
+        return self._evaluation(bounds, (), vectors, gradients_of(bounds, ops=ops), kernels, ops=ops)
 
     def _evaluation(
         self,
@@ -101,12 +97,11 @@ class Smallest(TwoSidedSearch, Method):
         ops: ArrayOps,
     ) -> Evaluation:
         """The evaluation of layers, from their bounds and vectors."""
-        lower = [layer_bounds.lower for layer_bounds in bounds]
-        upper = [known(layer_bounds.upper) for layer_bounds in bounds]
+        lower, upper = ends_of(bounds, like, ops=ops)
         search_figures = [figures_of(layer_bounds, self.rtol, no_frequency) for layer_bounds in bounds]
-        figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
-        claims = list(zip(lower, upper, strict=True))
-        return Evaluation(as_array(lower, like, ops=ops), figures, residuals, lambda: claims)
+        figures = (upper, *figure_arrays(search_figures, like, ops=ops), *vectors)
+        claims = [(layer_bounds.lower, known(layer_bounds.upper)) for layer_bounds in bounds]
+        return Evaluation(lower, figures, residuals, lambda: claims)
 
 
 def _attained(

@@ -20,7 +20,7 @@ from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import spec_of_group
 from specnorm.proofs.bound import times_power_of_two
-from specnorm.proofs.found import Found, Outcome
+from specnorm.proofs.found import Found, Outcome, Witness
 
 if TYPE_CHECKING:
     from specnorm.at_size.proofs.block_tridiagonal import BlockPlan
@@ -53,11 +53,11 @@ def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
     )
 
 
-def smallest_of_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Found, tuple[Array, Array, Array]]:
+def smallest_of_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Found:
     """Enclose the smallest singular value of a layer at its size by the Gram matrix of each of its groups.
 
-    ``kernel`` (1, *shape): in torch's order. Returns ``bounds``; ``witness`` (1, outputs), (1, inputs) and (1, *shape):
-    unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
+    ``kernel`` (1, *shape): in torch's order. The witness has unit vectors u and v, an output and an input, with
+    ``<u, A v>`` the singular value.
     """
     xp = ops.xp
     groups = problem.spec.groups
@@ -79,12 +79,14 @@ def smallest_of_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> tupl
         """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
         return arrays.one_hot(x, index, groups, xp=xp)
 
-    gradient = layers[group].kernel_gradient(*vectors)[:, 0, ...]
+    def gradient() -> Array:
+        return xp.reshape(among_groups(layers[group].kernel_gradient(*vectors)[:, 0, ...]), kernel.shape)
+
     u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in vectors)
     largest_entry = float(xp.max(xp.abs(parts[group, ...])))
     is_zero = lower.value == 0 and not scaled_upper.value**2 > TUNING.resolved_part * largest_entry**2
-    found = Found(lower, upper, ended=Outcome.ZERO if is_zero else None)
-    return found, (u, v, xp.reshape(among_groups(gradient), kernel.shape))
+    witness = Witness(u=u, v=v, gradient=gradient)
+    return Found(lower, upper, witness, ended=Outcome.ZERO if is_zero else None)
 
 
 def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> tuple[tuple[Lower, Upper], tuple[Array, Array]]:
