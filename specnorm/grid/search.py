@@ -139,14 +139,17 @@ def leave_out(
 ) -> np.ndarray:
     """Leave out pairs of blocks and frequencies whose norms Gram iteration proves to be no larger. Return the others.
 
-    ``products``: most products, that of the polynomial included. After the first and the last, the frequency of each
-    block with the highest bound so far is visited, so that the others are compared with a larger norm.
+    ``products``: most products, that of the polynomial included. After the last of them, traces bound the norms too.
+    After the first and the last, the frequency of each block with the highest bound so far is visited, so that the
+    others are compared with a larger norm.
     """
     iteration = largest.iteration(pairs)
     left = []
     for product in range(products):
         if product > 0:
             iteration.square()
+        if product == products - 1:
+            iteration.bound_by_trace()
         if product in (0, products - 1):
             best, norms = iteration.highest()
             largest.visit(best[~(norms <= largest.values[largest.block_of(best)])])

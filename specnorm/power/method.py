@@ -233,7 +233,7 @@ class PowerTopK(LanczosRun, Method):
 
     name: ClassVar[str] = "power_top_k"
     promise: ClassVar[Kind] = "lower"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "up"}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "distance"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

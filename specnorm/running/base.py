@@ -34,7 +34,7 @@ Kind = Literal["exact", "upper", "lower", "estimate"]
 true norm, rounding included. ``lower``: never above the true norm, rounding included. ``estimate``: no promise.
 """
 
-FigureRule: TypeAlias = Literal["up", "down", "nearest", "all", "any", "sum", "max"] | None
+FigureRule: TypeAlias = Literal["up", "down", "nearest", "distance", "all", "any", "sum", "max"] | None
 """How a figure of a method is given for a layer: see `Plan.stats`."""
 
 
@@ -153,8 +153,9 @@ class Plan:
     """The default of `needs`, for plans whose needs do not depend on the geometry."""
     stats: ClassVar[Mapping[str, FigureRule]] = {}
     """Names of the figures in ``Evaluation.stats``, in order, each with its rule. A figure that scales with the kernel,
-    such as a bound, has the direction in which it is rounded. Another one has the reduction over the groups of a layer,
-    or None: then the figure is that of the group from which the value is taken."""
+    such as a bound, has the direction in which it is rounded. An upper bound of the value's distance from a number has
+    "distance": the rounding of the value is added. Another one has the reduction over the groups of a layer, or None:
+    then the figure is that of the group from which the value is taken."""
 
     def needs(self, spec: ConvSpec) -> Needs:
         """What the method asks of the code that runs it on this geometry."""
@@ -263,8 +264,6 @@ class Stepped(Method):
     each step is a `forward`.
     """
 
-    bounds_at_every_step: ClassVar[bool] = False
-    """Whether the value of `advance` is a proven upper bound for every state."""
     steps_at_a_size: ClassVar[bool] = False
     """Whether the method is stepped at an input size alone."""
     pads_channels: ClassVar[bool] = False

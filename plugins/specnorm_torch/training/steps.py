@@ -81,10 +81,7 @@ class StepInput(NamedTuple):
     def kind(self) -> tuple[Hashable, ...]:
         """Return what is equal for layers of one stack, besides what their programs have in common."""
         dtypes = tuple((x.dtype, x.device) for x in (self.kernel, *self.state))
-        # A method that bounds the norm at every step iterates until it has a bound for each kernel of the stack. So a
-        # layer's step would depend on the other layers.
-        alone = id(self.kernel) if self.program.stepped.bounds_at_every_step else None
-        return self.scaling, self.sweeps, dtypes, alone
+        return self.scaling, self.sweeps, dtypes
 
 
 class Step(NamedTuple):
