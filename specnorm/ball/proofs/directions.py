@@ -176,7 +176,7 @@ def _square_up(factors: Array, *, xp: Namespace) -> tuple[Array, Array]:
         total = part if total is None else total + part
     assert total is not None
     # An entry is a sum of products within a part, and of the parts.
-    roundings = min(n, _COLUMNS) + -(-n // _COLUMNS)
+    roundings = min(n, _COLUMNS) + arrays.ceil_div(n, _COLUMNS)
     relative = rounding.SLACK * rounding.gamma(roundings, rounding.unit(factors, xp=xp))
     # Of the product, and of the trace, which is the squared Frobenius norm of Y.
     underflow = float(xp.finfo(factors.dtype).smallest_normal) * 2 * n * m
