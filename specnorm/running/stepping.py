@@ -199,7 +199,7 @@ class SteppedProgram(Program):
         value, left, right = followed.value, followed.left, followed.right
         if groups > 1:
             by_group = [xp.reshape(x, (layers, groups, *x.shape[1:])) for x in (value, left, right)]
-            value, chosen = self.method.over_groups(by_group[0], xp=xp)
+            value, chosen = self.plan.over_groups(by_group[0], xp=xp)
             left, right = (arrays.pick(x, chosen, xp=xp) for x in by_group[1:])
             left = arrays.one_hot(left, chosen, groups, xp=xp)
         left = xp.reshape(left, (layers, -1, right.shape[1]))
