@@ -164,6 +164,8 @@ def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
     """``x[i, index[i], ...]`` for each i, shape (n, ...), from x (n, g, ...) and integers (n,)."""
     if x.shape[1] == 1:
         return x[:, 0, ...]
+    if x.shape[0] == 1:
+        return xp.take(x, index, axis=1)[:, 0, ...]
     index = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
     return xp.take_along_axis(x, xp.broadcast_to(index, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 
