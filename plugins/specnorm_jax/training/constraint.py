@@ -57,7 +57,7 @@ def spectral_norm(
     rule: Rule = flax_layout,
     layers: str = "*",
     only_shrink: bool = False,
-    sweeps: int = 1,
+    sweeps: int | None = None,
 ) -> tuple[Tree, States]:
     """Divide every kernel of a tree by its norm, and multiply it by ``bound``. A pure function, for a jitted step.
 
@@ -84,7 +84,7 @@ def spectral_norm(
         See `kernels`. Other leaves are returned unchanged.
     only_shrink : bool, default False
         Whether to leave kernels with a norm below the bound unchanged.
-    sweeps : int, default 1
+    sweeps : int, optional
         See `specnorm.track`. 0: do not move the state, for example in an evaluation.
 
     Returns

@@ -39,7 +39,7 @@ class SpectralPenalty:
         or max(s - target, 0).
     target : float, default 1
         For the form "hinge".
-    sweeps : int, default 1
+    sweeps : int, optional
         See `specnorm.track`.
 
     Raises
@@ -53,7 +53,7 @@ class SpectralPenalty:
     layers: str = "*"
     form: Literal["sum", "log", "hinge"] = "sum"
     target: float = 1.0
-    sweeps: int = 1
+    sweeps: int | None = None
 
     def __post_init__(self) -> None:
         if self.form not in ("sum", "log", "hinge"):

@@ -23,7 +23,7 @@ def project_spectral_norm(
     method: Method = SYMBOL_NORM,
     rule: Rule = flax_layout,
     layers: str = "*",
-    sweeps: int = 1,
+    sweeps: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Optax transformation after whose step no kernel's norm exceeds ``bound``, as in projected gradient descent.
 
@@ -40,7 +40,7 @@ def project_spectral_norm(
         rounding of ``params + updates``.
     rule, layers
         See `kernels`.
-    sweeps : int, default 1
+    sweeps : int, optional
         See `specnorm.track`.
 
     Returns
