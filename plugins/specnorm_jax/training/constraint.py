@@ -36,7 +36,8 @@ def init_spectral_norm(
     Returns
     -------
     dict
-        The state of each kernel by its path, from `specnorm.init_tracking`, with a count of the passes.
+        The state of each stack of kernels, under the path of its first kernel: arrays that can be saved like any other.
+        Kernels that differ in channels alone are one stack, which XLA compiles once.
 
     Raises
     ------
@@ -85,7 +86,8 @@ def spectral_norm(
     only_shrink : bool, default False
         Whether to leave kernels with a norm below the bound unchanged.
     sweeps : int, optional
-        See `specnorm.track`. 0: do not move the state, for example in an evaluation.
+        Number of sweeps of the grid in each call. None: as many as the way that the kernels went since the last sweep
+        asks for, mostly none. 0: the same, and the state does not move, for example in an evaluation.
 
     Returns
     -------

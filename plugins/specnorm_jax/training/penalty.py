@@ -40,7 +40,7 @@ class SpectralPenalty:
     target : float, default 1
         For the form "hinge".
     sweeps : int, optional
-        See `specnorm.track`.
+        See `spectral_norm`.
 
     Raises
     ------
@@ -60,7 +60,7 @@ class SpectralPenalty:
             raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
 
     def init(self, tree: Any) -> States:
-        """Return the first state: for each kernel, the state from `specnorm.init_tracking` and a count of passes.
+        """Return the first state, see `init_spectral_norm`.
 
         Parameters
         ----------

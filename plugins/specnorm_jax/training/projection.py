@@ -41,7 +41,7 @@ def project_spectral_norm(
     rule, layers
         See `kernels`.
     sweeps : int, optional
-        See `specnorm.track`.
+        See `spectral_norm`.
 
     Returns
     -------
