@@ -130,7 +130,7 @@ def test_all_has_no_duplicates_and_hides_nothing() -> None:
 
 
 def test_dir_shows_the_public_names() -> None:
-    modules = ["errors", "methods", "robustness", "testing"]
+    modules = ["errors", "methods", "plugin", "proof", "robustness", "testing"]
     assert dir(specnorm) == sorted([*specnorm.__all__, *modules])
     assert all(getattr(specnorm, name).__name__ == f"specnorm.{name}" for name in modules)
 

@@ -385,17 +385,32 @@ def minus_identity(matrices: Array, shift: Array, *, ops: ArrayOps) -> Array:
     return matrices - shift[:, None, None] * eye
 
 
-def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
-    """Gradient ``A (A*A)**(2**n_iter - 1) / L**(2**(n_iter+1) - 1)`` of the Schatten norm L of order 2**(n_iter + 1).
+def diagonal_and_rest(matrices: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Diagonals (..., p) of square matrices, and all other entries (..., p - 1, p), in rows."""
+    *batch, size, _ = matrices.shape
+    flat = xp.reshape(matrices, (*batch, size**2))
+    # After each number of the diagonal but the last, p others follow.
+    rows = xp.reshape(flat[..., : size**2 - 1], (*batch, size - 1, size + 1))
+    return xp.concat([rows[..., 0], flat[..., size**2 - 1 :]], axis=-1), rows[..., 1:]
 
-    A is divided by L first, so that all powers stay below 1. The product is accumulated, so that the memory is that of
-    three matrices for any ``n_iter``. It is scaled such that its product with A is L, as powers multiply what L is off.
+
+def gram_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
+    """Gradient by A of the bound of Gram iteration after n_iter products (`norms.largest_eigenvalue_up`).
+
+    With ``P = (A*A)**N`` and ``N = 2**(n_iter - 1)``, the bound is ``b(P)**(1 / 2N)`` and ``b(P) = m + c s``. Here m is
+    the mean of the eigenvalues, ``s = ||P - m I||_F`` and ``c = sqrt((p - 1) / p)``. The derivative of b is
+    ``S = I / p + c (P - m I) / s``, which commutes with P. So the gradient is a multiple of ``A (A*A)**(N - 1) S``,
+    scaled such that its product with A is the value, as the bound is homogeneous. Where all eigenvalues are equal,
+    b has no gradient, and ``S = I / p`` is one of its subgradients. Before the first product the bound is ``||A||_F``.
+
+    A is divided by the value first, so that all powers stay below 1. The product is accumulated, so that the memory is
+    that of three matrices for any ``n_iter``.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
     value : array, shape (...)
-        L, or a little more.
+        The bound, or a little more.
     """
     positive_value = xp.where(value > 0, value, 1.0)
     product = a / xp.astype(positive_value, a.dtype)[..., None, None]
@@ -404,12 +419,32 @@ def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> 
         product = adjoint(product, xp=xp)
     if n_iter:
         power = xp.matmul(adjoint(product, xp=xp), product)
-        product = xp.matmul(product, power)
-    for _ in range(n_iter - 1):
-        power = xp.matmul(power, power)
-        product = xp.matmul(product, power)
+        for _ in range(n_iter - 1):
+            product = xp.matmul(product, power)
+            power = xp.matmul(power, power)
+        of_power, of_identity = _slope_of_trace_bound(power, product.dtype, xp=xp)
+        images = xp.matmul(product, power)
+        del power
+        images *= of_power
+        product *= of_identity
+        product += images
     product = adjoint(product, xp=xp) if is_wide else product
     attained = xp.sum(xp.vecdot(a, product), axis=-1)
     attained = xp.real(attained) if is_complex(a, xp=xp) else attained
     product *= xp.astype(value / xp.where(attained > 0, attained, 1.0), product.dtype)[..., None, None]
     return product
+
+
+def _slope_of_trace_bound(power: Array, dtype: Any, *, xp: Namespace) -> tuple[Array, Array]:
+    """Factors (..., 1, 1) of P and of I in the S of `gram_gradient`, from matrices P (..., p, p)."""
+    size = power.shape[-1]
+    diagonal, rest = diagonal_and_rest(power, xp=xp)
+    others_sq = xp.sum(xp.vecdot(rest, rest), axis=-1)
+    if is_complex(power, xp=xp):
+        diagonal, others_sq = xp.real(diagonal), xp.real(others_sq)
+    mean = xp.sum(diagonal, axis=-1) / size
+    deviation = xp.sqrt(others_sq + xp.sum((diagonal - mean[..., None]) ** 2, axis=-1))
+    is_deviation = deviation > 8 * size * float(xp.finfo(mean.dtype).eps) * mean
+    slope = xp.where(is_deviation, math.sqrt((size - 1) / size) / xp.where(is_deviation, deviation, 1.0), 0.0)
+    of_identity = 1 / size - slope * mean
+    return xp.astype(slope, dtype)[..., None, None], xp.astype(of_identity, dtype)[..., None, None]

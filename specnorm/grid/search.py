@@ -147,7 +147,8 @@ def leave_out(
     Parameters
     ----------
     products : int
-        Most products, that of the polynomial included. After the first and the last, the frequency of each block with
+        Most products, that of the polynomial included. After the last of them, traces bound the norms too. After the
+        first and the last, the frequency of each block with
         the highest bound so far is visited, so that the others are compared with a larger norm.
     """
     iteration = largest.iteration(pairs)
@@ -155,6 +156,8 @@ def leave_out(
     for product in range(products):
         if product > 0:
             iteration.square()
+        if product == products - 1:
+            iteration.bound_by_trace()
         if product in (0, products - 1):
             best, norms = iteration.highest()
             largest.visit(best[~(norms <= largest.values[largest.block_of(best)])])

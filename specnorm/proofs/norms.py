@@ -60,6 +60,43 @@ def frobenius_up(a: Array, *, xp: Namespace) -> Array:
     return rounding.up(xp.sqrt(xp.sum(rows, axis=-1)), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
 
 
+def largest_eigenvalue_up(matrices: Array, *, xp: Namespace) -> Array:
+    """Bounds (...) of the largest eigenvalues of real matrices H (..., p, p) by their traces and Frobenius norms.
+
+    ``lambda_max(H) <= v + ||H - v I||_F`` for every number v. Let m be the mean of the eigenvalues, and so of the
+    diagonal, and ``s = ||H - m I||_F``. The best v is ``m - s / sqrt(p (p - 1))``, and then the bound is
+    ``m + sqrt((p - 1) / p) s`` (Wolkowicz and Styan, Linear Algebra Appl. 29, 1980). It is exact if all eigenvalues are
+    equal, where the Frobenius norm is the root of p times as large, and if all but one are 0. Roundings of v do not
+    matter. Those of ``H - v I`` are relative ones of its diagonal: no entry is computed as a difference of squares.
+
+    Parameters
+    ----------
+    matrices : array, shape (..., p, p)
+        Symmetric up to roundings: the bound is that of ``(H + H^T) / 2``. Or the real matrices ``A + B`` of Hermitian
+        ones (`square_of_hermitian`), which have the same trace and Frobenius norm.
+
+    Returns
+    -------
+    array, shape (...)
+        At least 0; NaN where entries or their squares are not finite.
+    """
+    size = matrices.shape[-1]
+    diagonal, rest = arrays.diagonal_and_rest(matrices, xp=xp)
+    if size**2 <= _FEW_ENTRIES:
+        rest = xp.reshape(rest, (*rest.shape[:-2], 1, (size - 1) * size))
+    rest_sq = xp.sum(xp.vecdot(rest, rest), axis=-1)
+
+    def distance(shift: Array) -> Array:
+        shifted = diagonal - shift[..., None]
+        return xp.sqrt(rest_sq + xp.vecdot(shifted, shifted))
+
+    mean = xp.linalg.trace(matrices) / size
+    shift = mean if size == 1 else mean - distance(mean) / math.sqrt(size * (size - 1))
+    shift = xp.maximum(shift, xp.zeros_like(shift))
+    roundings = 2 * rest.shape[-1] + rest.shape[-2] + 12
+    return rounding.up(shift + rounding.up(distance(shift), roundings, xp=xp), 2, xp=xp)
+
+
 def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
     """Bound the supremum of blocks by ``sqrt(taps)`` times the largest Frobenius norm of a block.
 
@@ -514,7 +551,7 @@ def gram_iteration_up(
     iterates = GramIterates(a, xp=xp)
     for _ in range(n_iter):
         iterates.square()
-    return rounding.up(iterates.norms_up() + error, 2, xp=xp)
+    return rounding.up(iterates.norms_by_trace_up() + error, 2, xp=xp)
 
 
 def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Array | float, *, xp: Namespace) -> Array:
@@ -539,24 +576,26 @@ def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Arr
         errors = frobenius * (share / (1 - share))
     else:
         errors = (frobenius_up(real, xp=xp) ** 2 + frobenius_up(imag, xp=xp) ** 2) * product_error
-    norms_sq = iterates.norms_up() + errors * rounding.SLACK
+    norms_sq = iterates.norms_by_trace_up() + errors * rounding.SLACK
     return rounding.up(xp.sqrt(norms_sq) + error, 6, xp=xp)
 
 
 class GramIterates:
     """Gram iteration of a stack of real matrices, with a proven bound of their norms after each product.
 
-    Start with ``B_0 = A``; rescale B_t by a power of two and set ``B_{t+1} = fl(B_t^T B_t)``. After T products,
-    ``U_T = ||B_T||_F`` bounds ``||B_T||``. Since ``||B_t||**2 = ||B_t^T B_t||``, going back,
-    ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` bounds ``||B_t||``, with e = `product_error`; U_0 is the bound of A
-    (Delattre et al., ICML 2023, theorem 1, with rounding added).
+    Start with ``B_0 = A``; rescale B_t by a power of two and set ``B_{t+1} = fl(B_t^T B_t)``. After T products let U_T
+    bound the largest eigenvalue of B_T, by its Frobenius norm, or by its trace too (`largest_eigenvalue_up`). Since
+    ``||B_t||**2`` is the largest eigenvalue of ``B_t^T B_t``, going back, ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)``
+    bounds ``||B_t||``, with e = `product_error`; U_0 is the bound of A (Delattre et al., ICML 2023, theorem 1, with the
+    Frobenius norm; the trace and rounding added).
 
     Parameters
     ----------
     a : array, shape (..., m, n)
         A, scaled to about 1. Otherwise squares may underflow, and the caller adds an allowance for that to the bounds.
     of_hermitian : bool
-        Whether ``a`` has the real matrices of Hermitian ones (`square_of_hermitian`), whose norms are bounded.
+        Whether ``a`` has the real matrices of Hermitian ones (`square_of_hermitian`), positive semidefinite up to an
+        error that the caller counts, whose largest eigenvalues are bounded.
     in_cache : bool
         Whether the products of a stack (f, m, n) are taken in parts that fit the processor's cache.
     """
@@ -603,8 +642,20 @@ class GramIterates:
         self._frobenius = self._joined(norms)
 
     def norms_up(self) -> Array:
-        """Proven upper bounds U_0 of the norms of the matrices A, shape (...)."""
-        bound = self._frobenius
+        """Proven upper bounds U_0 of the norms of the matrices A, shape (...), by the Frobenius norm of the last."""
+        return self._first_up(self._frobenius)
+
+    def norms_by_trace_up(self) -> Array:
+        """`norms_up` by the trace too: it reads the last matrices once more, and is never above it."""
+        if not (self._history or self._of_hermitian):
+            return self.norms_up()
+        xp = self._xp
+        largest = self._joined([largest_eigenvalue_up(part, xp=xp) for part in self._parts])
+        # Where squares overflow, ``largest`` is no number, and the Frobenius norm is infinite.
+        return self._first_up(xp.where(largest < self._frobenius, largest, self._frobenius))
+
+    def _first_up(self, bound: Array) -> Array:
+        """U_0 from U_T."""
         for exponent, product_error in reversed(self._history):
             root = rounding.up(self._xp.sqrt(bound + product_error), 4, xp=self._xp)
             bound = arrays.unscale(root, exponent, xp=self._xp)

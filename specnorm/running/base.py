@@ -34,7 +34,7 @@ Kind = Literal["exact", "upper", "lower", "estimate"]
 true norm, rounding included. ``lower``: never above the true norm, rounding included. ``estimate``: no promise.
 """
 
-FigureRule: TypeAlias = Literal["up", "down", "nearest", "all", "any", "sum", "max"] | None
+FigureRule: TypeAlias = Literal["up", "down", "nearest", "distance", "all", "any", "sum", "max"] | None
 """How a figure of a method is given for a layer: see `Method.stats`."""
 
 
@@ -188,8 +188,9 @@ class Method:
     """The default of `needs`, for methods whose needs do not depend on the geometry."""
     stats: ClassVar[Mapping[str, FigureRule]] = {}
     """Names of the figures in ``Evaluation.stats``, in order, each with its rule. A figure that scales with the kernel,
-    such as a bound, has the direction in which it is rounded. Another one has the reduction over the groups of a layer,
-    or None: then the figure is that of the group from which the value is taken."""
+    such as a bound, has the direction in which it is rounded. An upper bound of the value's distance from a number has
+    "distance": the rounding of the value is added. Another one has the reduction over the groups of a layer, or None:
+    then the figure is that of the group from which the value is taken."""
 
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry: "exact", "upper", "lower" or "estimate"."""
@@ -292,8 +293,6 @@ class Stepped(Method):
     each step is a `forward`.
     """
 
-    bounds_at_every_step: ClassVar[bool] = False
-    """Whether the value of `advance` is a proven upper bound for every state."""
     steps_at_a_size: ClassVar[bool] = False
     """Whether the method is stepped at an input size alone."""
     follows: ClassVar[bool] = False

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 
 _FOR_EVERY_SIZE = (
-    "Constraints, penalties and track use one of these: SymbolNorm() (the default of constraints), TensorNorm(), "
-    "which are estimates; Completion() or Gram(), which are upper bounds at every step."
+    "Constraints, penalties and track use one of these: SymbolNorm() (the default of constraints) or TensorNorm(), "
+    "which are estimates, or Gram(), which is an upper bound. For weights that are proven to be within the bound at "
+    "every step, train with the ball: SpectralBall (torch, Keras), spectral_ball (JAX)."
 )
 """The methods that are stepped without an input size."""
 
@@ -106,7 +107,7 @@ class SteppedProgram(Program):
             value, chosen = self.method.over_groups(by_group, xp=xp)
             value = arrays.unscale(value, exponent, xp=xp)
             dtype = getattr(xp, self.result_dtype)
-            if self.stepped.bounds_at_every_step:
+            if self.method.promise == "upper":
                 if self.factor > 1:
                     value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
                 value = rounding.to_dtype(value, dtype, "up", xp=xp)

@@ -130,8 +130,8 @@ class MatrixGramIteration(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
+        """Gradient of the bound."""
         blocks, value = residuals
-        gradient = arrays.schatten_gradient(blocks, value, self.n_iter, xp=xp)
+        gradient = arrays.gram_gradient(blocks, value, self.n_iter, xp=xp)
         gradient *= cotangent[:, None, None]
         return gradient

@@ -80,7 +80,7 @@ def spectral_norm(
         Positive.
     method : Method, default ``SymbolNorm()``
         A method with a training state, see `specnorm.track`. SymbolNorm follows the norm from below. With
-        ``Completion()`` no norm exceeds the bound, up to the rounding of the division.
+        ``Gram()`` no norm exceeds the bound, up to the rounding of the division.
     rule, layers
         See `kernels`. Other leaves are returned unchanged.
     only_shrink : bool, default False
@@ -127,7 +127,9 @@ def scaled_to(kernels: Mapping[str, Any], norms: Mapping[str, Any], bound: float
     return {path: (kernel * factor).astype(kernel.dtype) for (path, kernel), factor in scaled}
 
 
-def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:
+def rescale(
+    tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*", only_shrink: bool = True
+) -> Tree:
     """Shrink every kernel of a tree so that its norm is proven to be at most ``bound``: `specnorm.rescale` on each.
 
     Parameters
@@ -136,11 +138,13 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
     bound : float, default 1
     rule, layers
         See `kernels`.
+    only_shrink : bool, default True
+        Whether kernels whose norms are within the bound stay as they are. False: every norm is just below the bound.
 
     Returns
     -------
     pytree
-        The tree with new kernels. A kernel whose norm is proven to be at most ``bound`` already is the same array.
+        The tree with new kernels. A kernel that stays as it is is the same array.
 
     Raises
     ------
@@ -151,5 +155,5 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
     """
     rescaled = {}
     for name, kernel in kernels(tree, rule, layers=layers).items():
-        rescaled[name] = specnorm.rescale(kernel.array, bound, **kernel.geometry)
+        rescaled[name] = specnorm.rescale(kernel.array, bound, only_shrink=only_shrink, **kernel.geometry)
     return with_kernels(tree, rescaled)

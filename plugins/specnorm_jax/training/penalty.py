@@ -88,8 +88,7 @@ class SpectralPenalty:
         Returns
         -------
         value : 0-d array
-            An estimate, see `specnorm.track`; with ``Gram()`` or ``Completion()`` an upper bound. The gradient is 0 for
-            a zero kernel.
+            An estimate, see `specnorm.track`; with ``Gram()`` an upper bound. The gradient is 0 for a zero kernel.
         state : dict
             The state for the next step, as constants.
 

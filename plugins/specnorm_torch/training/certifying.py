@@ -28,7 +28,9 @@ from specnorm_torch.modules import (
 from specnorm_torch.training.constraint import GramRescaling, SpectralNorm
 
 
-def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False) -> list[str]:
+def rescale_(
+    model: nn.Module, bound: float | None = None, *, only_shrink: bool = True, bake: bool = False
+) -> list[str]:
     """End a training: replace constraints by plain kernels, shrunk until their norms are *proven* to be within a bound.
 
     Afterwards each layer is run, and the kernel that it uses is compared with the proven one.
@@ -41,6 +43,10 @@ def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     bound : float, optional
         None: shrink the tensors with a constraint, each to the bound of its constraint. A number: shrink all
         convolutions and linear layers to this bound.
+    only_shrink : bool, default True
+        Whether layers whose norms are within the bound stay as they are. False: they are enlarged, so that every norm
+        is just below the bound, as of a critic whose distance is to be as large as the bound allows. Biases stay. A
+        weight that several layers share is enlarged for the first of them alone.
     bake : bool, default False
         Whether to remove other parametrisations too, and old-style hooks of ``torch.nn.utils``, see `bake_`. Otherwise
         a layer with one is refused, since it would compute its kernel again before each call.
@@ -81,7 +87,8 @@ def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     try:
         with at_inference(model):
             kernels = [
-                _ProvenKernel.of(prefix, module, name, bound, bake, shrunk_kernels) for prefix, module, name in selected
+                _ProvenKernel.of(prefix, module, name, bound, only_shrink, bake, shrunk_kernels)
+                for prefix, module, name in selected
             ]
         for kernel in kernels:
             kernel.write()
@@ -143,10 +150,11 @@ class _ProvenKernel:
         module: nn.Module,
         name: str,
         bound: float | None,
+        only_shrink: bool,
         bake: bool,
         shrunk_kernels: dict[int, Tensor],
     ) -> _ProvenKernel:
-        """Shrink a kernel, without changing the module.
+        """Rescale a kernel, without changing the module.
 
         Parameters
         ----------
@@ -154,7 +162,7 @@ class _ProvenKernel:
             Name of the module.
         name : str
             Name of the tensor.
-        bound, bake
+        bound, only_shrink, bake
             As in `rescale_`.
         shrunk_kernels : dict of int to Tensor
             Kernels that were shrunk before, by the identity of their parameter; extended.
@@ -175,15 +183,16 @@ class _ProvenKernel:
             parameter = weight_of(module) if is_layers_weight else getattr(module, name)
         except SpecnormError as error:
             raise type(error)(f"{label}: {error}") from error
-        # A parameter that several layers share is shrunk for each of these layers in turn.
+        # A parameter that several layers share is rescaled for the first of them, and shrunk for each other in turn.
         weight = shrunk_kernels.get(id(parameter), parameter).detach()
+        only_shrink = only_shrink or id(parameter) in shrunk_kernels
         row_axes = [x.dim for x in spectral_norms if x.dim is not None]
         if row_axes:
             rows_first = weight.movedim(row_axes[0], 0)
-            matrix = specnorm.rescale(rows_first.flatten(1), bound)
+            matrix = specnorm.rescale(rows_first.flatten(1), bound, only_shrink=only_shrink)
             kernel = matrix.reshape(rows_first.shape).movedim(0, row_axes[0])
         else:
-            kernel = specnorm.rescale(weight, bound, **geometry)
+            kernel = specnorm.rescale(weight, bound, only_shrink=only_shrink, **geometry)
         if isinstance(parameter, nn.Parameter):
             shrunk_kernels[id(parameter)] = kernel
         return cls(prefix if is_layers_weight else label, module, name, kernel, bound, is_layers_weight, geometry)

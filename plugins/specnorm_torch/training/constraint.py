@@ -491,9 +491,9 @@ def spectral_norm(
     bound : float, default 1
         The norm to have.
     method : Method, default SymbolNorm()
-        `SymbolNorm` follows the norm itself, from below. The values of `Completion` and `Gram` are upper bounds at
-        every step. `TensorNorm` follows a number that is at least the norm, but from below, so that its values
-        prove nothing in training.
+        `SymbolNorm` follows the norm itself, from below. The values of `Gram` are upper bounds at every step.
+        `TensorNorm` follows a number that is at least the norm, but from below, so that its values prove nothing in
+        training.
     only_shrink : bool, default False
         Scale only where the norm is above the bound.
     layers : str, default "*"

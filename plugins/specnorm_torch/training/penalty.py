@@ -94,7 +94,7 @@ class SpectralPenalty(nn.Module):
     model : Module
         It does not become a submodule of the penalty.
     method : Method, default SymbolNorm()
-        Others are `Completion` and `Gram`, which are upper bounds, and `TensorNorm`.
+        Others are `Gram`, whose values are upper bounds, and `TensorNorm`.
     select : callable, optional
         ``select(name, layer)`` returns whether to include a layer; None: all convolutions and linear layers.
     form : {"sum", "log", "hinge"}, default "sum"
@@ -186,10 +186,7 @@ class SpectralPenalty(nn.Module):
 
     @property
     def kind(self) -> Kind:
-        """The kind of the norms: "upper" for a method without a state, "estimate" for every method with one.
-
-        `Completion` has a state: its norms are called estimates, although each of them is an upper bound.
-        """
+        """The kind of the norms: "upper" for a method without a state, "estimate" for every method with one."""
         return "estimate" if any(self._states) else "upper"
 
     def forward(self) -> Tensor:
