@@ -369,20 +369,35 @@ class Points(NamedTuple):
     phases: Array
 
 
-def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Points]:
-    """Move the vectors of the grid by a shifted step of block power iteration, and find the best points.
+def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]:
+    """Move the vectors of the grid by shifted steps of block power iteration, and find the best points.
 
     Parameters
     ----------
     vectors : complex array, shape (b, n, r * f)
         Of the smaller side n, orthonormal at each point: the first vector of each point, then the second one of each.
+    count : int or integer array
+        At least 1; an array where a compiler does not know the number.
 
     Returns
     -------
     vectors : complex array, shape (b, n, r * f)
     points : Points
-        Where the norm seems largest.
+        Where the norm seemed largest before the last step.
     """
+    xp, ops = waves.ops.xp, waves.ops
+    larger = waves.rows.shape[2] // waves.phases.shape[1] if waves.is_wide else waves.rows.shape[1]
+    b, _, columns = waves.shape
+    device = ops.device(vectors)
+    squares = xp.zeros((b, 1, columns), dtype=waves.rows.dtype, device=device)
+    images = xp.zeros((b, larger, columns), dtype=vectors.dtype, device=device)
+    first = vectors, squares, images, vectors, vectors
+    moved, *found = arrays.repeated(lambda state: _moved(waves, state[0]), count, first, ops=ops)
+    return moved, _best_points(waves, *found)
+
+
+def _moved(waves: PlaneWaves, vectors: Array) -> tuple[Array, ...]:
+    """Vectors after a step; squared lengths of the images before it, the images, the vectors and their power steps."""
     xp = waves.ops.xp
     images = waves.images(vectors, waves.phases)
     power = waves.back(images, waves.phases)
@@ -391,7 +406,7 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Points]:
     shift = xp.concat([_SHIFT * least] * waves.count, axis=2)
     *others, last = _by_vector(power - shift * vectors, waves)
     moved = orthonormal([*others, last + least * waves.fresh], xp=xp)
-    return moved, _best_points(waves, squares, images, vectors, power)
+    return moved, squares, images, vectors, power
 
 
 def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Array, power: Array) -> Points:
