@@ -393,15 +393,24 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Points]:
     points : Points
         Where the norm seems largest.
     """
-    xp = waves.ops.xp
     images = waves.images(vectors, waves.phases)
     power = waves.back(images, waves.phases)
-    squares = _squared_norm(images, xp=xp)
+    squares = _squared_norm(images, xp=waves.ops.xp)
+    return _moved(waves, squares, vectors, power), _best_points(waves, squares, images, vectors, power)
+
+
+def move(waves: PlaneWaves, vectors: Array) -> Array:
+    """Move the vectors as `step` does, without a look at the points."""
+    images = waves.images(vectors, waves.phases)
+    return _moved(waves, _squared_norm(images, xp=waves.ops.xp), vectors, waves.back(images, waves.phases))
+
+
+def _moved(waves: PlaneWaves, squares: Array, vectors: Array, power: Array) -> Array:
+    xp = waves.ops.xp
     least = functools.reduce(xp.minimum, _by_vector(squares, waves))
     shift = xp.concat([_SHIFT * least] * waves.count, axis=2)
     *others, last = _by_vector(power - shift * vectors, waves)
-    moved = orthonormal([*others, last + least * waves.fresh], xp=xp)
-    return moved, _best_points(waves, squares, images, vectors, power)
+    return orthonormal([*others, last + least * waves.fresh], xp=xp)
 
 
 def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Array, power: Array) -> Points:

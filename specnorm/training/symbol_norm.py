@@ -203,8 +203,9 @@ class SymbolNorm(Stepped):
             waves = self._waves(blocks, ops=ops)
             vectors = xp.reshape(ops.complex(vectors[..., 0], vectors[..., 1]), waves.shape)
             vectors = grid_vectors.with_invalid_replaced(vectors, waves)
-            for _ in range(sweeps):
-                vectors, points = grid_vectors.step(waves, vectors)
+            for _ in range(sweeps - 1):
+                vectors = grid_vectors.move(waves, vectors)
+            vectors, points = grid_vectors.step(waves, vectors)
             new = bundle.with_one_kept(_bundle(waves, points, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
             moving = [xp.reshape(arrays.real_pair(vectors, xp=xp), moving[0].shape), *new]
         swept = _pass(rows, tuple(moving), spec, ops=ops)
@@ -239,7 +240,7 @@ class SymbolNorm(Stepped):
         """Vectors after the first steps, and the best points that they lead to."""
         vectors = grid_vectors.start_vectors(waves)
         (vectors,) = arrays.repeated(
-            lambda state: (grid_vectors.step(waves, state[0])[0],), _START_STEPS - 1, (vectors,), ops=ops
+            lambda state: (grid_vectors.move(waves, state[0]),), _START_STEPS - 1, (vectors,), ops=ops
         )
         return grid_vectors.step(waves, vectors)
 
