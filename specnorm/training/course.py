@@ -18,7 +18,7 @@ TOLERANCE = 0.001
 """Error that is expected at most, as a part of the norm."""
 _FADES = 0.8
 """A sweep that finds less than the last one lowers the slope by this factor at most."""
-_LEAST_SLOPE = 0.1
+_LEAST_SLOPE = 0.25
 """The grid is swept at the latest after a way of `TOLERANCE` over this number."""
 _MOST_SLOPE = 1e3
 """Larger slopes are quotients of roundings."""

@@ -148,7 +148,7 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return {"vectors": (min(m, p), 2, 1, 1), **deciding}
         grid = self._grid(spec.block_kernel_shape, min(m, p))
-        count = min(grid_vectors.WAVES, len(grid))
+        count = grid_vectors.most_waves(spec.block_kernel_shape, len(grid))
         axes = sum(k > 1 for k in spec.block_kernel_shape)
         vectors = min(m, p), self._count(min(m, p), len(grid)), len(grid), 2
         return {"vectors": vectors, "left": (m, count, 2), "angles": (axes, count), **deciding}
