@@ -460,17 +460,8 @@ def _is_padded(padding: Any) -> bool:
 def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:
     """Return the name of the dtype to compute in, or refuse the kernel's dtype.
 
-    Parameters
-    ----------
-    name : str
-        The kernel's dtype as its library prints it, e.g. ``"torch.float32"``.
-    shape : tuple of int
-        For the message.
-
-    Raises
-    ------
-    KernelError
-        For anything but float16, bfloat16, float32 and float64.
+    ``name``: the kernel's dtype as its library prints it, e.g. ``"torch.float32"``. ``shape``: for the message. Raises
+    `KernelError` for anything but float16, bfloat16, float32 and float64.
     """
     short = name.rpartition(".")[2]
     if short not in FLOATING:
@@ -689,12 +680,7 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
 def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
     """Largest number of positions of the padded axis that hold the same pixel, the pixel's own position included.
 
-    Parameters
-    ----------
-    before, after : int
-        Amounts of padding.
-    n : int or None
-        Pixels of the axis; None: the largest count over all sizes.
+    ``before``, ``after``: amounts of padding. ``n``: pixels of the axis; None: the largest count over all sizes.
     """
     if mode == "circular":
         return 1 + ceil_div(before + after, n or 1)

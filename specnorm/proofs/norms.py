@@ -69,16 +69,9 @@ def largest_eigenvalue_up(matrices: Array, *, xp: Namespace) -> Array:
     equal, where the Frobenius norm is the root of p times as large, and if all but one are 0. Roundings of v do not
     matter. Those of ``H - v I`` are relative ones of its diagonal: no entry is computed as a difference of squares.
 
-    Parameters
-    ----------
-    matrices : array, shape (..., p, p)
-        Symmetric up to roundings: the bound is that of ``(H + H^T) / 2``. Or the real matrices ``A + B`` of Hermitian
-        ones (`square_of_hermitian`), which have the same trace and Frobenius norm.
-
-    Returns
-    -------
-    array, shape (...)
-        At least 0; NaN where entries or their squares are not finite.
+    ``matrices`` (..., p, p): symmetric up to roundings: the bound is that of ``(H + H^T) / 2``. Or the real matrices
+    ``A + B`` of Hermitian ones (`square_of_hermitian`), which have the same trace and Frobenius norm. Returns (...): at
+    least 0; NaN where entries or their squares are not finite.
     """
     size = matrices.shape[-1]
     diagonal, rest = arrays.diagonal_and_rest(matrices, xp=xp)
