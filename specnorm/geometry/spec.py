@@ -370,7 +370,7 @@ class ConvSpec:
             expected = ", ".join(sorted(GEOMETRY_KEYWORDS))
             raise TypeError(f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {expected}")
         shape = tuple(int(s) for s in shape)
-        transposed = _flag("transposed", geometry.get("transposed", False))
+        transposed = _is_transposed(geometry.get("transposed", False))
         layout = geometry.get("layout")
         first, second, kernel_shape = _split_axes(shape, layout)
         _check_axes(shape, len(kernel_shape), geometry)
@@ -535,9 +535,9 @@ def _is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, (tuple, list)) and not value)
 
 
-def _flag(name: str, value: Any) -> bool:
+def _is_transposed(value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
-        raise GeometryError(f"{name}={value!r} is not True or False.")
+        raise GeometryError(f"transposed={value!r} is not True or False.")
     return bool(value)
 
 

@@ -461,21 +461,19 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
 def gram_iteration_up(
     a: Array,
     n_iter: int,
-    error: Array | float = 0.0,
     *,
     xp: Namespace,
 ) -> Array:
     """Proven upper bounds, shape (...), of the norms of matrices by Gram iteration (`GramIterates`).
 
     ``a`` (..., m, n): scaled to about 1. ``n_iter``: number of Gram products; with 0 the bound is the Frobenius norm.
-    ``error``: as in `matrix_norm_up`.
     """
     if a.shape[-1] > a.shape[-2]:
         a = xp.matrix_transpose(a)
     iterates = GramIterates(a, xp=xp)
     for _ in range(n_iter):
         iterates.square()
-    return rounding.up(iterates.norms_by_trace_up() + error, 2, xp=xp)
+    return rounding.up(iterates.norms_by_trace_up(), 2, xp=xp)
 
 
 def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Array | float, *, xp: Namespace) -> Array:
