@@ -381,7 +381,7 @@ def certify(
     if spec.padding_gain_sq > 1:
         factor = math.sqrt(spec.padding_gain_sq)
         raise Undecided(
-            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may lift the norm by "
+            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may raise the norm by "
             f"the factor {factor:.4g}, which a proof has to include; without it, no norm above {bound!r} was found. "
             "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
             "enclose(kernel, ...).upper, which is proven."

@@ -56,7 +56,7 @@ _SAFETY = 1.01
 _RENEWED = 3
 """Polynomials after which the Gram matrix is computed anew: rounding errors in it grow by each of them."""
 _NO_DERIVATIVE = (
-    "a derivative through lmo was asked for, which has none here: it gives a direction for an optimiser. Call it on a "
+    "a derivative through lmo was asked for, which has none here: it gives a direction for an optimizer. Call it on a "
     "detached gradient."
 )
 

@@ -414,7 +414,7 @@ def check_bound(bound: object) -> float:
     """A bound as float; refused unless it is one positive finite number."""
     number = as_number("bound", bound)
     if not 0 < number < math.inf:
-        raise KernelError(f"bound={number!r} is no positive finite number.")
+        raise KernelError(f"bound={number!r} is not a positive finite number.")
     return number
 
 

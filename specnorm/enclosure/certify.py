@@ -69,7 +69,7 @@ class Certify(Plan):
 
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:
-            raise MethodError(f"bound={self.bound!r} is no norm: give a finite number of at least 0.")
+            raise MethodError(f"bound={self.bound!r} is not a norm: give a finite number of at least 0.")
         check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:

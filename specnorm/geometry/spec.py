@@ -399,7 +399,8 @@ class ConvSpec:
         keeps_size = all(sum(p) == r * (k - 1) for p, r, k in zip(padding, dilation, kernel_shape, strict=True))
         if transposed and mode != "zeros" and not (mode == "circular" and keeps_size):
             raise GeometryError(
-                f"padding_mode={mode!r} with padding={padding} is no transposed layer's: frameworks crop its output. "
+                f"padding_mode={mode!r} with padding={padding} is not a transposed layer's: frameworks crop its "
+                "output. "
                 "Use padding_mode='zeros' with any padding, or padding_mode='circular' with padding='same'."
             )
         input_shape = geometry.get("input_shape")
@@ -465,7 +466,7 @@ def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32",
     """
     short = name.rpartition(".")[2]
     if short not in FLOATING:
-        advice = "Convert it first, e.g. to float32; quantised weights need their scale applied."
+        advice = "Convert it first, e.g. to float32; quantized weights need their scale applied."
         if "complex" in short:
             advice = "Give the real form [[Re, -Im], [Im, Re]] of twice as many channels, which has the same norm."
         raise KernelError(

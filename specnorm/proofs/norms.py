@@ -322,7 +322,7 @@ class GramProof:
     def largest_up_near(self, v: Array) -> Upper | None:
         """The largest of the bounds of `norm_up_near`, as a claim; None if the proof fails for one of the matrices."""
         value = float(self._ops.xp.max(self.norm_up_near(v)))
-        rule = "factorisation of the smaller Gram matrix"
+        rule = "factorization of the smaller Gram matrix"
         return _upper(value, norm_of_stack(self._shape), rule) if value < math.inf else None
 
     def norm_up_near(self, v: Array) -> Array:

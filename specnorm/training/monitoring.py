@@ -43,12 +43,11 @@ class Reading(NamedTuple):
 class Monitor:
     """The measurement behind the monitors of all frameworks, its state, and its report.
 
-    A report is a dictionary of floats for any logger. ``norm/NAME`` is the norm of a layer at every input size, from
-    below: it is attained, and followed from the last report on (`specnorm.methods.SymbolNorm`). ``upper/NAME`` is a
-    proven upper bound of the norm, some 5 % larger if the budget allows (`specnorm.enclose`). It is in every
-    ``upper``-th report, and holds for the weights of that report. ``norm/product`` and ``upper/product`` are the
-    products over all layers, up to their rounding. A layer that cannot be measured is named by a warning, and then the
-    report has no product.
+    A report is a dictionary of floats for any logger. ``norm/NAME`` is a lower estimate of a layer's norm over all
+    input sizes, tracked from the previous report (`specnorm.methods.SymbolNorm`). ``upper/NAME`` is a proven upper
+    bound on the norm, about 5 % larger if the budget allows (`specnorm.enclose`). It is in every ``upper``-th report,
+    and holds for the weights of that report. ``norm/product`` and ``upper/product`` are the products over all layers,
+    up to their rounding. A layer that cannot be measured is named in a warning, and the report then has no product.
 
     Parameters
     ----------

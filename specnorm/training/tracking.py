@@ -98,7 +98,7 @@ def track(
     backend, plan = _plan(kernel, method, geometry)
     check_count("sweeps", sweeps)
     shapes = _checked_shapes(plan, state)
-    if not shapes:
+    if not shapes and not plan.stepped.follows:
         value: ArrayT = measure(kernel, method, **geometry).value
         return value, {}
     common_backend([kernel, *state.values()])
@@ -208,7 +208,7 @@ def _step_stack(
     sweeps: int,
 ) -> tuple[Any, tuple[Any, ...]]:
     """Step a stack of kernels; a method with an empty state is run on one kernel after another."""
-    if state:
+    if state or plan.stepped.follows:
         return backend.step(plan, kernels, state, sweeps)
     values = [backend.apply(plan, kernels[j, ...]).value for j in range(kernels.shape[0])]
     return backend.namespace(kernels).stack(values), ()

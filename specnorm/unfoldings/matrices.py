@@ -72,7 +72,7 @@ def _stack(a: ArrayT, plan: Plan) -> ArrayT:
     backend = backend_for(x)
     shape = tuple(x.shape)
     if len(shape) < 2:
-        raise MethodError(f"array of shape {shape} is no matrix: expected (..., m, n).")
+        raise MethodError(f"array of shape {shape} is not a matrix: expected (..., m, n).")
     if is_complex(x):
         first, second = len(shape) - 2, len(shape) - 1
         form = real_form(backend.detach(x), first_axis=first, second_axis=second)

@@ -306,7 +306,7 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
     axes = zip(component.axes, restriction.axes, strict=True)
     is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
     if norm.what != spec_of_group(restriction.spec) or not is_restriction:
-        raise HypothesisError(f"{norm.what} is no restriction of the layer")
+        raise HypothesisError(f"{norm.what} is not a restriction of the layer")
     if norm.what == component.spec:
         return norm
     return _lower(norm.value, component.spec, "of a group, or on a restriction", norm)

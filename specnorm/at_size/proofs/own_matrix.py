@@ -157,7 +157,7 @@ class LayerGram:
         bounds = norm_up_near(self.matrix, self.error, self._ops.from_numpy(targets, self.error), ops=self._ops)
         # `norm_up_near` marks a failed proof by the dtype's largest number.
         no_proof = float(xp.finfo(bounds.dtype).max)
-        rule = f"factorisation of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
+        rule = f"factorization of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
         return [
             _upper(bound, self._spec, rule) if bound < no_proof else None
             for bound in self._ops.to_numpy(bounds).tolist()
@@ -192,7 +192,7 @@ class LayerGram:
         limits = np.maximum((top - eigenvalues) * allowance, top * 2.0**-40)
         proven = self._ops.to_numpy(norms.gram_below(shifted, self._ops.from_numpy(limits, gram), ops=self._ops))
         errors = self._ops.to_numpy(self.error)
-        rule = f"factorisation of its Gram matrix, {size} rows"
+        rule = f"factorization of its Gram matrix, {size} rows"
         bounds = []
         for limit, is_proven, error in zip(limits.tolist(), proven.tolist(), errors.tolist(), strict=True):
             square = 0.0
