@@ -87,14 +87,8 @@ def _with_layer_read(
 ) -> tuple[dict[str, Any], tuple[int, ...] | None]:
     """The arguments of a call with the layer replaced by its kernel and geometry, and the shape for a returned kernel.
 
-    Parameters
-    ----------
-    name : str
-        The function that was called.
-    kernel_name : str
-        Name of its argument for the kernel.
-    arguments : dict
-        All arguments by name, the layer among them.
+    ``name``: the function that was called. ``kernel_name``: name of its argument for the kernel. ``arguments``: all
+    arguments by name, the layer among them.
     """
     layer = arguments.pop(kernel_name)
     if isinstance(layer, (int, float)) and any(map(backends.is_array, arguments.values())):

@@ -383,18 +383,6 @@ class Stepped(Method):
         raise NotImplementedError
 
 
-def needs_of_search(spec: ConvSpec, *, rounds: Rounds) -> Needs:
-    """What a search of one layer needs: its blocks, if the symbols describe it; else its kernel, at its size."""
-    return Needs(
-        rounds=rounds,
-        precision="wide",
-        narrow_gradient=True,
-        blocks=spec.symbols_suffice,
-        by_layer=True,
-        searches=True,
-    )
-
-
 def require_exact(spec: ConvSpec, function: str) -> None:
     """Refuse layers whose norm is not that of their symbols.
 
