@@ -15,13 +15,13 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
-from specnorm_networks.model_arrays import ModelArrays, Tensor
+from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 import specnorm
 from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
-from specnorm_audit.geometry import FILTER, check_names, may_be_filters, overrides, spatial_sizes
+from specnorm_audit.geometry import FILTER, at_rank, check_names, may_be_filters, overrides, spatial_sizes
 from specnorm_audit.layers import Layer, Selection, select
 from specnorm_audit.live import dtype_of, of_live_model
 from specnorm_audit.output import Tick
@@ -381,7 +381,9 @@ def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
         x = _array_of_variable(value)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
-            yield Tensor(name, shape, dtype_of(x), partial(_identity, x))
+            is_variable = x is not value and len(shape) > 2  # of Flax or Keras, whose kernels are in their order
+            stated = Stated(layout=at_rank("HWIO", len(shape))) if is_variable else Stated()
+            yield Tensor(name, shape, dtype_of(x), partial(_identity, x), geometry=stated)
         elif len(shape := _shape_of_numbers(x)) > 1:  # a kernel that is no array is named, not lost
             yield Tensor(name, shape, "list", partial(_identity, x))
         elif isinstance(x, Mapping | list | tuple):
