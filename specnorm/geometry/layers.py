@@ -76,9 +76,9 @@ def _refuse_without_layout(name: str, parameter: Any, array: Any) -> None:
     kind = type(parameter).__name__
     layout = _LAYOUTS_OF_PARAMETERS.get(axes, "HWIO")
     raise GeometryError(
-        f"{name} got a {kind} of shape {tuple(array.shape)}, a framework's own parameter, whose convolutions do not have "
-        f"their axes in torch's order. Give the layer itself, as in {name}(conv), which states its geometry; or say the "
-        f"order: {name}(conv.kernel, layout={layout!r}), with its strides and groups."
+        f"{name} got a {kind} of shape {tuple(array.shape)}, a framework's own parameter, whose convolutions do not "
+        f"have their axes in torch's order. Give the layer itself, as in {name}(conv), which states its geometry; or "
+        f"say the order: {name}(conv.kernel, layout={layout!r}), with its strides and groups."
     )
 
 
