@@ -35,9 +35,10 @@ _SUMS = frozenset(("add", "sub", "cat", "stack", "complex"))
 _PRODUCTS = frozenset(("mul", "div", "matmul", "mm", "bmm", "einsum", "linear"))
 """Operators that are linear in one of their inputs if the others are fixed."""
 _MOVES = frozenset((
-    "_conj", "_conj_physical", "_to_copy", "alias", "clone", "conj", "constant_pad_nd", "contiguous", "detach", "expand", "flatten",
-    "flip", "imag", "index", "narrow", "neg", "pad", "permute", "real", "reshape", "resolve_conj", "roll", "select",
-    "slice", "squeeze", "sum", "t", "to", "transpose", "unflatten", "unsqueeze", "view", "view_as_complex", "view_as_real",
+    "_conj", "_conj_physical", "_to_copy", "alias", "clone", "conj", "constant_pad_nd", "contiguous", "detach",
+    "expand", "flatten", "flip", "imag", "index", "narrow", "neg", "pad", "permute", "real", "reshape", "resolve_conj",
+    "roll", "select", "slice", "squeeze", "sum", "t", "to", "transpose", "unflatten", "unsqueeze", "view",
+    "view_as_complex", "view_as_real",
 ))  # fmt: skip
 """Operators that are linear in the only input that they have, besides the transforms."""
 _TRANSFORMS = ("fft_", "_fft_")
