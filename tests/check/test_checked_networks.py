@@ -637,14 +637,21 @@ def test_attributes_and_values_that_are_stated_twice_are_refused() -> None:
             specnorm_check.Network(proto.SerializeToString(), [1, 2, 6])
 
 
-def test_a_shape_that_the_graph_computes_is_refused() -> None:
-    """What onnx infers from it nobody checks; the same numbers in the file are read."""
+def test_a_shape_that_the_graph_computes_is_computed_by_the_checker() -> None:
+    """What onnx infers from it nobody checks: shapes, and lists that are joined, become arrays; all else is refused."""
     constants = {"c": np.array([1]), "m": np.array([12]), "t": np.array([1, 12]), "w": np.ones((1, 12))}
     nodes = [node("Reshape", "x t", "r"), gemm("r", "w", "y")]
     assert constant(specnorm_check, file_of(nodes, (1, 2, 6), constants), (1, 2, 6), [layer("x", "y")]) >= 3
     computed = [node("Concat", "c m", "s", axis=0), node("Reshape", "x s", "r"), gemm("r", "w", "y")]
+    assert constant(specnorm_check, file_of(computed, (1, 2, 6), constants), (1, 2, 6), [layer("r", "y")]) >= 3
+    of_shape = [node("Shape", "x", "c", start=-3, end=1), *computed]
+    file = file_of(of_shape, (1, 2, 6), {name: array for name, array in constants.items() if name != "c"})
+    assert constant(specnorm_check, file, (1, 2, 6), [layer("r", "y")]) >= 3
+    cast = [node("Concat", "c m", "s", axis=0), node("Cast", "s", "q", to=7), node("Reshape", "x q", "r")]
     with pytest.raises(Refused, match="infers no shape of r"):
-        constant(specnorm_check, file_of(computed, (1, 2, 6), constants), (1, 2, 6), [layer("r", "y")])
+        constant(
+            specnorm_check, file_of([*cast, gemm("r", "w", "y")], (1, 2, 6), constants), (1, 2, 6), [layer("r", "y")]
+        )
 
 
 def test_a_part_behind_an_operator_without_a_rule_names_the_operator() -> None:
