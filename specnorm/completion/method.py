@@ -5,6 +5,7 @@ H is found by matrix products alone. The proof is in `specnorm.completion.proof`
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.completion.proof import bounds_by_completions
-from specnorm.running.base import Evaluation, Needs, Stepped, check_count, check_rtol
+from specnorm.errors import MethodError
+from specnorm.running.base import MOST_ROUNDS, Evaluation, Needs, Stepped, check_count, check_rtol
 from specnorm.symbols.proofs.padding import bounds_by_blocks
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 _FAR = 20
 """Largest change of the kernel's exponent between two training steps up to which the numbers of H are rescaled, so that
 H itself stays the same. After a larger change its numbers stay as they are, so that H follows the kernel's scale."""
+_LARGEST_TABLE = 2**27
+"""Most entries of the table of lags at frequencies: a gigabyte."""
 _PRODUCTS_FOR_A_CLOSE_BOUND = 50
 """A search with fewer products than this ends with a loose bound."""
 
@@ -73,9 +77,18 @@ class Completion(Stepped):
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
         if self.n_iter is not None:
-            check_count("n_iter", self.n_iter)
+            check_count("n_iter", self.n_iter, most=MOST_ROUNDS)
         check_count("every", self.every, least=1)
         check_count("seed", self.seed)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse kernels with so many taps that the table of their lags takes gigabytes."""
+        lags = math.prod(2 * k - 1 for k in spec.block_kernel_shape)
+        if lags**2 > 4 * _LARGEST_TABLE:
+            raise MethodError(
+                f"a completion of a kernel {spec.block_kernel_shape} takes a table of {lags // 2} x {lags // 2} "
+                f"numbers, more than {_LARGEST_TABLE}. Use enclose(kernel) or grid_bound(kernel)."
+            )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search for H, beginning with small random numbers; the figure ``iterations`` is the number of products."""
