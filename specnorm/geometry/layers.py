@@ -113,6 +113,11 @@ def _with_layer_read(
     layer = arguments.pop(kernel_name)
     if isinstance(layer, (int, float)) and any(map(backends.is_array, arguments.values())):
         raise NoBackend(f"{name} takes the kernel first: {name}(kernel, {layer!r}); got {layer!r} in its place.")
+    if any(hasattr(layer, word) for word in ("rmatvec", "adj_op")) or hasattr(layer, "oshape"):
+        raise NoBackend(
+            f"{name} takes a kernel or a layer of a framework, and {type(layer).__name__} is a linear operator: "
+            "specnorm.operator_norm(operator) bounds its norm from its products, with a stated probability."
+        )
     kernel, geometry, as_stored, stored_shape = layer_kernel(layer, arguments.get("input_shape"), name)
     kind = type(layer).__name__
     if name in _RETURN_A_KERNEL and not as_stored:

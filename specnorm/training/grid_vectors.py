@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.errors import MethodError
 from specnorm.proofs.frequencies import product, tap_points
 from specnorm.symbols.ascent import tap_powers, uphill
 
@@ -27,6 +28,8 @@ WAVES = 12, 24
 """Number of points of the grid that are followed: its local maxima first, then the highest others. Kernels with three
 axes, which have more maxima, take the second number. With 8, a layer of 3 outputs reached 1.0135, with 12 1.0075; with
 12, one of three axes reached 1.023, with 24 1.007."""
+LARGEST_GRID = 2**20
+"""Most frequencies of a grid, of both halves."""
 _NEWTON_STEPS = 2
 """Number of Newton steps of the frequency, for the last point."""
 _LONGEST_STEP = 0.1
@@ -123,6 +126,12 @@ class Grid:
         phases = np.tile(np.exp(1j * (self.taps @ self.angles.T)), count)
         return (phases.astype(np.result_type(dtype, np.complex64)),)
 
+    @functools.cached_property
+    def places(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each axis, the angles that occur and the number of the angle of each point."""
+        axes = self.angles.T
+        return [np.unique(angles.round(12), return_inverse=True) for angles in axes]
+
     def turns(self, scale: float, dtype: type[np.floating]) -> tuple[np.ndarray]:
         """``e^{-i k.offset}`` for the offsets of the stencil times a number, shape (taps, s)."""
         turns = np.exp(-1j * scale * (self.taps @ self.stencil.T))
@@ -149,6 +158,11 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
     axes = [axis for axis, k in enumerate(kernel_shape) if k > 1]
     sizes = np.ones(len(kernel_shape), dtype=int)
     sizes[axes] = _sizes(len(axes), points)
+    if math.prod(map(int, sizes)) > LARGEST_GRID:
+        raise MethodError(
+            f"points={points} makes a grid of {' x '.join(map(str, sizes))} frequencies, and at most {LARGEST_GRID} "
+            "are followed: give fewer."
+        )
     halves = 2 * product([np.arange(n) for n in sizes])
     if axes:
         *others, last = axes
@@ -250,9 +264,14 @@ class PlaneWaves:
         self.shape = b, min(m, p), count * len(grid)
         self.rows = xp.reshape(blocks, (b, m, -1))
         self.fresh = fresh_vectors(self.rows, p, of_rows=self.is_wide, ops=ops)
-        phases = phases_of(grid, count, blocks, ops=ops)
+
+    @functools.cached_property
+    def phases(self) -> Array:
+        """``e^{i k.theta}``: see the attribute above."""
+        xp = self.ops.xp
+        phases = phases_of(self.grid, self.count, self.rows, ops=self.ops)
         phases = xp.conj(phases) if self.is_wide else phases
-        self.phases = xp.broadcast_to(phases, (b, *phases.shape))
+        return xp.broadcast_to(phases, (self.rows.shape[0], *phases.shape))
 
     def times(self, right: Array, phases: Array) -> Array:
         """``G(theta) v`` of right vectors (b, p, g), shape (b, m, g)."""
@@ -277,7 +296,7 @@ class PlaneWaves:
         """``K_k^T u`` of every tap k: left vectors (b, m, g) to (b, p, taps, g)."""
         xp, (b, _, g) = self.ops.xp, left.shape
         found = arrays.real_times(xp.matrix_transpose(self.rows), left, ops=self.ops)
-        return xp.reshape(found, (b, -1, self.phases.shape[1], g))
+        return xp.reshape(found, (b, -1, len(self.grid.taps), g))
 
 
 def most_waves(kernel_shape: tuple[int, ...], points: int) -> int:

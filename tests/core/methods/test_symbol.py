@@ -71,7 +71,9 @@ def follower(kernel: np.ndarray, **geometry: Any) -> Any:
         nonlocal state
         before, followed = state, program.follow(kernel[None], state, sweeps=sweeps, backend=backend)
         state = followed.state
-        return float(followed.value[0]), bool(state) and not np.array_equal(before[-2], state[-2])
+        return float(followed.value[0]), bool(state) and not np.array_equal(
+            np.asarray(before[-2]), np.asarray(state[-2])
+        )
 
     return follow
 
