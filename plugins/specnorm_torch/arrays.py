@@ -42,7 +42,10 @@ class TorchArrays(Backend):
         if x.is_quantized:
             return "tensor is quantized; call .dequantize() first."
         if hasattr(x, "device_mesh"):
-            return "tensor is a DTensor; gather it first (full_tensor())."
+            return (
+                "tensor is a DTensor, as the weights of a model that FSDP2 (fully_shard) shards: each process holds a "
+                "part. Gather it first, full_tensor(); or train with DistributedDataParallel, whose weights are whole."
+            )
         return None
 
     def namespace(self, x: Array) -> Any:

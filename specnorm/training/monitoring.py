@@ -14,7 +14,7 @@ from specnorm.enclosure.proving import enclose
 from specnorm.errors import KernelError, MethodError, NoBackend, SpecnormError
 from specnorm.geometry.layers import layer_kernel
 from specnorm.proofs import host
-from specnorm.running.measuring import measure
+from specnorm.running.measuring import run_plan
 from specnorm.training.symbol_norm import SymbolNorm
 from specnorm.training.tracking import State, init_tracking, track_many
 
@@ -122,7 +122,7 @@ class Monitor:
 
     def _is_at_most_one(self, layer: LayerKernel) -> bool:
         """Whether a norm of at most 1, which layers are scaled to, is proven within the budget."""
-        return bool(measure(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).stats["proven"])
+        return bool(run_plan(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).figures["proven"])
 
     def _start(self, layers: Mapping[str, LayerKernel]) -> dict[str, str]:
         """Begin the states of new layers, and of those with another shape; return the reasons against some, by name."""

@@ -468,11 +468,11 @@ class Mixed(nn.Module):  # type: ignore[misc]
 def test_a_whole_model() -> None:
     """Every layer that it knows is constrained, the others are named, and `bake_` keeps the outputs."""
     model = Mixed()
-    with pytest.warns(UserWarning, match="embedding, memory, attention") as caught:
+    with pytest.warns(UserWarning, match="weights of memory, attention") as caught:
         assert specnorm_torch.spectral_norm(model) is model
     assert "norm" not in str(caught[0].message).split("leaves the weights of")[1].split("as they are")[0]
     names = [name for name, x in model.named_modules() if parametrize.is_parametrized(x)]
-    assert names == ["body.0", "body.2", "attention.out_proj", "up"]
+    assert names == ["embedding", "body.0", "body.2", "attention.out_proj", "up"]
     words = torch.arange(8).reshape(2, 4)
     model(words).sum().backward()
     before = model.eval()(words)
@@ -481,6 +481,19 @@ def test_a_whole_model() -> None:
     torch.testing.assert_close(model(words), before, rtol=0, atol=0)
     for layer in (model.body[0], model.body[2]):
         check_at_bound(layer, layer.weight)
+    assert float(specnorm.enclose(model.embedding.weight.detach()).lower) == pytest.approx(1, abs=5e-3)
+
+
+def test_an_embedding_takes_the_state_of_torchs_constraint() -> None:
+    """torch's own constrains it as a matrix of rows, too."""
+    theirs, ours = nn.Sequential(nn.Embedding(9, 4)), nn.Sequential(nn.Embedding(9, 4))
+    nn.utils.parametrizations.spectral_norm(theirs[0])
+    specnorm_torch.spectral_norm(ours)
+    with pytest.warns(UserWarning, match="weights are loaded"):
+        ours.load_state_dict(theirs.state_dict())
+    assert torch.equal(ours[0].parametrizations.weight.original, theirs[0].parametrizations.weight.original)
+    ours(torch.arange(3))
+    assert specnorm_torch.rescale_(ours) == ["0.weight"]
 
 
 def test_a_pattern_chooses_layers() -> None:
@@ -489,7 +502,7 @@ def test_a_pattern_chooses_layers() -> None:
         specnorm_torch.spectral_norm(model, layers="body.0")
     assert [name for name, x in model.named_modules() if parametrize.is_parametrized(x)] == ["body.0"]
     with pytest.raises(
-        KernelError, match=r"no convolution or linear layer named like 'tail\.\*'; its layers are body\.0"
+        KernelError, match=r"no convolution or linear layer named like 'tail\.\*'; its layers are embedding, body\.0"
     ):
         specnorm_torch.spectral_norm(Mixed(), layers="tail.*")
     with pytest.raises(MethodError, match="layers is a pattern of names"):

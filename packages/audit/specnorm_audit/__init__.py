@@ -53,6 +53,7 @@ def audit(
     progress: Tick | None = None,
     max_bytes: int = MAX_BYTES,
     certificate: bool = False,
+    assume_stored: str | Sequence[str] = (),
 ) -> Report:
     """Prove bounds on the spectral norm of every convolution and linear layer of a model.
 
@@ -109,7 +110,10 @@ def audit(
         Limit on the total size of a file's arrays; a larger file raises an error.
     certificate : bool, default False
         Search for proofs that others can check (`docs/check-it-yourself.md`), and add ``Report.certificate``: an upper
-        bound for each layer at every input size.
+        bound on each layer at every input size.
+    assume_stored : str or sequence of str, optional
+        Shell patterns on names of kernels that the layers use as they are stored, whatever stands beside them in the
+        file. The report repeats them (``Report.assume_stored``).
 
     Returns
     -------
@@ -131,6 +135,7 @@ def audit(
     [('conv.weight', '28.7')]
     """
     patterns = _patterns(layers)
+    stored_patterns = _patterns(assume_stored) or []
     sizes = _InputSizes.of(input_shape)
     settings = measuring.Settings(
         methods=measuring.checked_names(methods, COLUMNS, SMALLEST_COLUMNS if smallest else ()),
@@ -157,7 +162,8 @@ def audit(
         if model.network is None:
             _refuse_questions_about_inputs(label, value_range, sizes.by_name)
         selection = select(
-            model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention
+            model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention,
+            assume_stored=stored_patterns,
         )  # fmt: skip
         selected = selection.layers
         kernels = [layer.tensor for layer in selected]
@@ -169,6 +175,7 @@ def audit(
         for layer in selection.unmeasured:
             unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
         _check_selection(selection, patterns, unmeasured, label)
+        _check_patterns(stored_patterns, [tensor.name for tensor in model.arrays], label)
         check_names(settings.geometry, selection.names)
         rows = _measured(selected, settings, executor, progress)
         network = None
@@ -206,6 +213,7 @@ def audit(
         without_claim=tuple(without_claim),
         inert=model.inert,
         live=is_live_model,
+        assume_stored=tuple(stored_patterns),
     )
 
 
@@ -312,6 +320,16 @@ def _check_selection(
     raise ModelFileError(
         f"{label} holds no layer{condition} ({counted(len(selection.skipped), 'array')} seen). {advice}"
     )
+
+
+def _check_patterns(patterns: Sequence[str], names: Sequence[str], label: str | None) -> None:
+    """Refuse a pattern of ``assume_stored`` that matches no array: it was meant for one."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ModelFileError(
+                f"{label} holds no array whose name matches {pattern!r} (--assume-stored, assume_stored). "
+                f"Arrays are {tables.some(names)}."
+            )
 
 
 def _opened(

@@ -86,6 +86,8 @@ class Report:
         Whether the model was a live one: weights are those that it uses at inference, whatever its mode.
     error : str or None
         Reason why nothing was measured; there are no rows then.
+    assume_stored : tuple of str
+        Patterns of kernels of which the user says that they are used as they are stored.
     """
 
     version: str
@@ -102,6 +104,7 @@ class Report:
     inert: tuple[str, ...] = ()
     live: bool = False
     error: str | None = None
+    assume_stored: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -124,6 +127,8 @@ class Report:
             summary["weights"] = "as at inference"
         if self.left_out:
             summary["left_out"] = self.left_out
+        if self.assume_stored:
+            summary["assume_stored"] = list(self.assume_stored)
         largest = max(measured, key=lambda row: row.upper or 0, default=None)
         summary["max_lower"] = finite(max((row.lower or 0 for row in measured), default=None))
         summary["max_upper"] = None if largest is None else finite(largest.upper)

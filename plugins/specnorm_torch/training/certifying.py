@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import specnorm
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import at_every_size, check_bound
+from specnorm_torch.backend import BACKEND
 from specnorm_torch.baking import SavedModule, bake_tensor, remove_hooks
 from specnorm_torch.modules import (
     at_inference,
@@ -74,6 +75,10 @@ def rescale_(
         quantised = next((name for name, module in model.named_modules() if is_quantised(module)), None)
         if quantised is not None:
             raise MethodError(f"{quantised or name_of(model)} is quantized: certify the model before it is quantized.")
+    for name, x in model.named_parameters():
+        reason = BACKEND.refusal(x) if hasattr(x, "device_mesh") else None
+        if reason is not None:
+            raise MethodError(f"{name}: {reason}")
     selected: list[tuple[str, nn.Module, str]] = []
     for prefix, module in model.named_modules():
         selected += [(prefix, module, name) for name in _tensors_to_shrink(prefix, module, bound)]

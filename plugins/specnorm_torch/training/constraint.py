@@ -26,15 +26,21 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_pr
 from specnorm_torch import derivatives
 from specnorm_torch.arrays import outside_of_transformations, transformed
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, makers_of_tensors, name_of, version_of
 from specnorm_torch.training.steps import Factors, Scaling, Step, StepInput, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
+_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
+"""Modules of a model whose weight is constrained as a matrix."""
 _EVAL_SWEEPS = 16
 """Number of sweeps for the norm of a weight in eval, which may be an average, loaded or edited."""
 _UNCHANGED = 1e-5
 """A weight counts as the same while its sketch changes by less than this part."""
+_NO_SCRIPT = (
+    "torch.jit.script cannot compile the computation of a norm. Script the model with plain weights, "
+    "torch.jit.script(specnorm_torch.baked(model)), or trace it with torch.jit.trace."
+)
 _TRACKER = ModuleTracker()
 """Tells whether a backward pass is running."""
 
@@ -442,6 +448,10 @@ class SpectralNorm(nn.Module):
         """Assigning to the parametrised kernel sets what is scaled."""
         return weight
 
+    def __prepare_scriptable__(self) -> SpectralNorm:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(_NO_SCRIPT)
+
     def extra_repr(self) -> str:
         """Bound, method, and what the norm is taken of if it is no layer's."""
         matrix = "" if self.dim is None else f", of the tensor as a matrix with rows along axis {self.dim}"
@@ -478,8 +488,8 @@ def spectral_norm(
     ----------
     module : Module
         Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d or Linear; another module with a matrix ``name``; or a
-        model, of which every such layer is constrained. The weight of ``Bilinear`` counts as a matrix with one row for
-        each output.
+        model, of which every such layer is constrained, and the matrices of Embedding, EmbeddingBag and Bilinear. The
+        weight of ``Bilinear`` counts as a matrix with one row for each output.
     name : str, default "weight"
     n_power_iterations : int, default 1
         Steps in each forward pass in ``train()``. In ``eval()`` the state does not change; 16 steps from the stored
@@ -574,6 +584,7 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
         return
     _end_interrupted_passes(model)
+    _refuse_shards(model)
     constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
     with outside_of_transformations():
         waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
@@ -581,6 +592,17 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
         for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
             x.keep(weight, step, is_in_pass=True)
     _PASSES.setdefault(model, []).append(constraints)
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    """Refuse a model that FSDP2 has sharded, which cannot free the weights that a step has read as NumPy's arrays."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if any(hasattr(type(x), "set_requires_gradient_sync") for x in model.modules()):
+        raise MethodError(
+            "the model is sharded by FSDP2 (fully_shard), and its spectral norms need whole weights. Train it with "
+            "DistributedDataParallel, or shard only parts of it that have no constraint."
+        )
 
 
 def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
@@ -705,8 +727,10 @@ def _has_spectral_norm(module: nn.Module, name: str) -> bool:
 
 def _layers_to_constrain(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield a model's layers with their names, if the pattern has the name and the attributes tell the geometry."""
-    for place, layer in layers_of(model):
-        if fnmatchcase(place, pattern) and _refusal(layer) is None:
+    for place, layer in model.named_modules():
+        if "parametrizations" in place.split(".") or not fnmatchcase(place, pattern):
+            continue
+        if isinstance(layer, _MATRICES) or (is_layer(layer) and _refusal(layer) is None):
             yield place, layer
 
 
@@ -720,7 +744,7 @@ def _refusal(layer: nn.Module) -> str | None:
 
 
 def _warn_of_the_rest(model: nn.Module, constrained: list[nn.Module]) -> None:
-    """Name the modules whose weights stay as they are: other layers, embeddings, recurrent and attention modules."""
+    """Name the modules whose weights stay as they are: other layers, recurrent and attention modules."""
     done = {id(x) for x in constrained}
     rest = [
         place or name_of(module)
@@ -763,6 +787,10 @@ class GramRescaling(nn.Module):
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is rescaled."""
         return weight
+
+    def __prepare_scriptable__(self) -> GramRescaling:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(_NO_SCRIPT)
 
     def extra_repr(self) -> str:
         """Number of Gram products."""

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 _SQUARINGS = 8
 """Squarings of ``M M^T`` (n, n). Of a projector, whose norm is 1, the bound is up to ``sqrt(n) / 2`` (at a rank of
 ``n / 2``), and its root of order 512 is taken: 1.005 for n = 512. With four squarings it is 1.08."""
-_SCALED_BEFORE = 4
-"""Squaring before which the power is scaled. Norms from 0.1 to 10 neither overflow nor vanish in so many."""
 _COLUMNS = 256
 """Columns of one product ``M M^T``; longer ones are summed in parts, since gamma grows with the length."""
 _POINTS = 4096
@@ -142,44 +140,30 @@ def _norm_of_underflow(kernels: Array, limit: Limit, *, xp: Namespace) -> float:
 
 
 def matrix_norms_up(parts: Sequence[Array], *, xp: Namespace) -> list[Array]:
-    """Bounds (b,) of the norms of stacks of matrices M (b, m, n); close if M has singular values of about 1, or 0.
+    """Bounds (b,) of the norms of stacks of matrices M (b, m, n) with singular values of about 1, or 0.
 
     Let ``B_0 = fl(M M^T)`` and ``B_t = fl(B_{t-1}^T B_{t-1})``, with an error of norm at most e_t. After T squarings
     U_T, of `largest_eigenvalue_up`, bounds the largest eigenvalue of B_T. That of the exact product is
     ``||B_{T-1}||**2``. Going back, ``||B_{t-1}|| <= sqrt(U_t + e_t) = U_{t-1}``, and at the end
-    ``||M|| <= sqrt(U_0 + e_0)``. Halfway the power is multiplied by a power of two, and U by its inverse. The powers of
-    all stacks, which may differ in n, are one stack.
+    ``||M|| <= sqrt(U_0 + e_0)``. The norms have to be about 1: for a power that overflows, from 1.18 on in float32, the
+    bound is infinite. The powers of all stacks, which may differ in n, are one stack.
     """
     if parts[0].shape[1] > parts[0].shape[2]:
         return [matrix_norms_up([xp.matrix_transpose(x)], xp=xp)[0] for x in parts]
     powers, first_errors = zip(*(_square_up(xp.matrix_transpose(x), xp=xp) for x in parts), strict=True)
     power = xp.concat(powers, axis=0)
     errors = [xp.concat(first_errors, axis=0)]
-    scale = xp.ones_like(errors[0])
-    for number in range(_SQUARINGS):
-        if number == _SCALED_BEFORE:
-            power, scale = _scaled_to_one(power, xp=xp)
+    for _ in range(_SQUARINGS):
         power, error = _square_up(power, xp=xp)
         errors.append(error)
     # Squares of entries below the root of the smallest normal number may be flushed to 0.
     underflow = power.shape[-1] * math.sqrt(float(xp.finfo(power.dtype).smallest_normal))
     bound = rounding.up(largest_eigenvalue_up(power, xp=xp) + underflow, 2, xp=xp)
-    for number in reversed(range(_SQUARINGS + 1)):
-        bound = rounding.up(xp.sqrt(bound + errors[number]), 4, xp=xp)
-        if number == _SCALED_BEFORE + 1:
-            bound = bound / scale
+    for error in reversed(errors):
+        bound = rounding.up(xp.sqrt(bound + error), 4, xp=xp)
+    bound = xp.where(xp.isfinite(bound), bound, math.inf)
     b = parts[0].shape[0]
     return [bound[j : j + b] for j in range(0, bound.shape[0], b)]
-
-
-def _scaled_to_one(matrices: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Matrices (b, n, n) times powers of two (b,), so that a bound of their norms is from 1 to 2; and these powers."""
-    bound = absolute_up(matrices, xp=xp)
-    # A zero matrix is left as it is; so is one that overflows, whose bound is no number.
-    is_scalable = (bound > 0) & xp.isfinite(bound)
-    exponent = xp.floor(xp.log2(xp.where(is_scalable, bound, xp.ones_like(bound))))
-    scale = arrays.power_of_two(-exponent, xp=xp)
-    return matrices * scale[:, None, None], scale
 
 
 def _square_up(factors: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -192,7 +176,7 @@ def _square_up(factors: Array, *, xp: Namespace) -> tuple[Array, Array]:
         total = part if total is None else total + part
     assert total is not None
     # An entry is a sum of products within a part, and of the parts.
-    roundings = min(n, _COLUMNS) + -(-n // _COLUMNS)
+    roundings = min(n, _COLUMNS) + arrays.ceil_div(n, _COLUMNS)
     relative = rounding.SLACK * rounding.gamma(roundings, rounding.unit(factors, xp=xp))
     # Of the product, and of the trace, which is the squared Frobenius norm of Y.
     underflow = float(xp.finfo(factors.dtype).smallest_normal) * 2 * n * m

@@ -22,8 +22,9 @@ from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
-from specnorm_audit.effective import COUNTER, is_vector
+from specnorm_audit.conventions.recipe import is_vector
 from specnorm_audit.geometry import at_rank
+from specnorm_audit.leaves import COUNTER
 from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
 
 if TYPE_CHECKING:
@@ -73,10 +74,8 @@ _WRAPPERS = frozenset({
     "TimeDistributed", "SpectralNormalization", "Addons>SpectralNormalization", "custom Addons>SpectralNormalization",
 })  # fmt: skip
 """Classes that apply the layer inside them with the kernel that it stores: in training they replace the kernel."""
-_NORMALISING = re.compile(
-    r"SN|WN|WS|Spectral|Norm|Standard|Equal|Lip|Bjorck|Frobenius|Orthog|Quant|Noisy|Bayes|Flipout"
-)
-"""Words in the names of classes whose layers use another weight than they store."""
+_RECURRENT = frozenset({"SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell", "RNN", "Bidirectional"})
+"""Classes whose matrices are used as they are stored."""
 _NORMALISED = "WeightNormalization computes the weight from it. Save a plain layer with the weight in use."
 _PLAIN: Stated = {"stride": 1, "dilation": 1, "groups": 1, "padding": "valid"}
 _MOST_PIXELS = 2**24
@@ -458,10 +457,9 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
     if role is not None:
         return _kernel_of_layer(tensor, owner, role)
     tensor = _unknown_role(tensor, owner)
-    if is_keras_3 and len(stored.shape) > 1 and _NORMALISING.search(owner.kind):
-        # Named variables are judged with what stands beside them; these have numbers for names.
-        reason = f"its layer is of class {owner.kind}, whose code says which weight it computes from it."
-        return replace(tensor, refusal=tensor.refusal or reason)
+    is_of_other_class = bool(owner.kind) and owner.kind not in _RECURRENT and owner.kind not in _REFUSED
+    if len(stored.shape) > 1 and is_of_other_class:
+        return replace(tensor, doubt=f"its layer is of class {owner.kind}, whose code says which weight it uses.")
     return tensor
 
 

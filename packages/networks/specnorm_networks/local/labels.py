@@ -39,7 +39,8 @@ def certified_accuracy(
     source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
         A classifier that ends with a linear layer.
     x : array, shape (samples, ...)
-        Inputs in the form that the model takes; radii are distances between such inputs.
+        Inputs in the form that the model takes; radii are distances between such inputs. Join the batches of a
+        ``DataLoader`` first.
     y : array, shape (samples,)
         Labels, whole numbers.
     radii : sequence of float
@@ -70,6 +71,11 @@ def certified_accuracy(
         If the model does not end with a linear layer, has no bound, mixes the samples of a batch, or samples and
         labels do not fit.
     """
+    if not (hasattr(x, "shape") or isinstance(x, list | tuple)):
+        raise MethodError(
+            f"x is of type {type(x).__name__}; expected an array of samples along the first axis, and their labels as "
+            "y. Join the batches of a DataLoader: x, y = (torch.cat(parts) for parts in zip(*loader))."
+        )
     inputs = numbers(x).astype(np.float64)
     labels = numbers(y)
     if labels.ndim != 1:
