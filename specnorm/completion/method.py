@@ -1,4 +1,4 @@
-"""Completion: an upper bound of the norm of K by a second kernel H with ``K*K + H*H`` close to ``U**2 I``.
+"""Completion: an upper bound on the norm of K by a second kernel H with ``K*K + H*H`` close to ``U**2 I``.
 
 H is found by matrix products alone. The proof is in `specnorm.completion.proof`.
 """
@@ -30,7 +30,7 @@ _LARGEST_TABLE = 2**27
 
 @dataclass(frozen=True)
 class Completion(Method):
-    """Upper bound of sigma* by a kernel H: for every H, the lags of ``K*K + H*H`` bound the norm of K.
+    """Upper bound on sigma* by a kernel H: for every H, the lags of ``K*K + H*H`` bound the norm of K.
 
     Lag t is the matrix ``M_t = sum_y (K_y^T K_{y+t} + H_y^T H_{y+t})`` over all taps y. ``||K||**2`` is at most
     ``||M_0|| + sum over t != 0 of ||M_t||``.

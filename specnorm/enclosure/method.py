@@ -86,7 +86,7 @@ class Enclose(TwoSidedSearch, Method):
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         results = enclose_layers(kernels, spec, self, ops=ops)
-        # The vectors that attain the lower bound of such a layer have no single frequency.
+        # The vectors that attain the lower bound on such a layer have no single frequency.
         figures = [(x.within(self.rtol), x.source, x.cells, x.levels, ()) for x in results]
         lower, upper = ends_of(results, kernels, ops=ops)
         claims = [(result.lower, known(result.upper)) for result in results]

@@ -88,7 +88,7 @@ class _WithScale(Plan):
 
 @dataclass(frozen=True)
 class Isometry(_WithScale, Method):
-    """Upper bound of the isometry defect without a search: the sum of the norms of the lags of ``K*K - s**2 I``.
+    """Upper bound on the isometry defect without a search: the sum of the norms of the lags of ``K*K - s**2 I``.
 
     All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. If the layer has fewer outputs than
     inputs, the defect of its adjoint is bounded, and the figure ``adjoint`` is True.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grid(Method):
-    """Upper bound of sigma*: the largest symbol norm on a grid of N_1 x ... x N_d frequencies, times a factor.
+    """Upper bound on sigma*: the largest symbol norm on a grid of N_1 x ... x N_d frequencies, times a factor.
 
     The factor is `grid.proof.grid_factor`, a product over the axes. The cost does not depend on the input
     size.

@@ -45,12 +45,12 @@ full."""
 
 @dataclass(frozen=True, eq=False)
 class RitzTriples:
-    """Lower bounds of a layer's largest singular values, with their singular vectors.
+    """Lower bounds on a layer's largest singular values, with their singular vectors.
 
     Parameters
     ----------
     values : array, shape (b, k)
-        Lower bounds of the k largest singular values.
+        Lower bounds on the k largest singular values.
     u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
         Approximate singular vectors, in the kernels' precision.
     layer : Convolution
@@ -107,7 +107,7 @@ class LanczosRun(Plan):
             )
 
     def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> RitzTriples:
-        """Lower bounds of the k largest singular values, with their singular vectors.
+        """Lower bounds on the k largest singular values, with their singular vectors.
 
         Vectors are computed in the kernels' precision, quotients in the widest.
         """
@@ -241,7 +241,7 @@ class PowerTopK(LanczosRun, Method):
     ----------
     .. [1] Boroojeny, Telgarsky, Sundaram, "Spectrum Extraction and Clipping for Implicitly Linear Layers", 2024
        (PowerQR: subspace iteration with automatic differentiation). Ours: a block Krylov basis, the layer's own
-       adjoint, and each Ritz value a proven lower bound of the singular value of its rank.
+       adjoint, and each Ritz value a proven lower bound on the singular value of its rank.
     """
 
     k: int = 4

@@ -1,4 +1,4 @@
-"""Robustness of a network with one hidden layer, from a bound of its first layer's norm: curvature and radius.
+"""Robustness of a network with one hidden layer, from a bound on its first layer's norm: curvature and radius.
 
 The activation between the two layers needs a bounded second derivative. The bound of the norm can come from any method.
 """
@@ -40,7 +40,7 @@ def curvature_bound(
     Parameters
     ----------
     norm : 0-d array, or float
-        An upper bound of ``||A||``, where A is the layer before the activation; from any method and for any geometry.
+        An upper bound on ``||A||``, where A is the layer before the activation; from any method and for any geometry.
     last : array, shape (classes, hidden)
         Weights of the layer after the activation, with the hidden units flattened. If there is a linear map in between,
         such as average pooling, multiply it into ``last`` first.
@@ -97,7 +97,7 @@ def curvature_bound(
 
 
 def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT | float) -> ArrayT:
-    """Radius around a point within which a margin stays positive, from its gradient there and a bound of its curvature.
+    """Radius around a point within which a margin stays positive, from its gradient there and a bound on its curvature.
 
     By Taylor's theorem ``margin(x + d) >= m - ||g|| ||d|| - M ||d||**2 / 2``, which is positive while
     ``||d|| < r = (sqrt(||g||**2 + 2 M m) - ||g||) / M``; for M = 0, ``m / ||g||``.

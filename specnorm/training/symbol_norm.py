@@ -42,7 +42,7 @@ _LAST_ROUNDS = 40
 
 @dataclass(frozen=True)
 class SymbolNorm(Stepped):
-    """Lower bound of sigma*, near it: the largest singular value of the symbol that is found from a coarse grid.
+    """Lower bound on sigma*, near it: the largest singular value of the symbol that is found from a coarse grid.
 
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
     every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines

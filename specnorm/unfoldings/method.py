@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unfoldings(Method):
-    """The bounds by all ``2**(d+1) - 1`` unfoldings, as a 1-d value; each of them is an upper bound of sigma*.
+    """The bounds by all ``2**(d+1) - 1`` unfoldings, as a 1-d value; each of them is an upper bound on sigma*.
 
     The first ``2**d`` have output channels in the rows and input channels in the columns (in 2-D the matrices R, S, T,
     U of the papers, in some order).
