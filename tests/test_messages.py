@@ -25,7 +25,7 @@ CALLS = {
     "enclose(K[0], stride=(2, 2))": "has 2 entries; an array of shape (2, 3, 3) is a kernel with 1 spatial axis, (cout",
     "track_many([K], SymbolNorm(), [])": "1 kernel, 0 states and 1 geometry: give as many of each",
     "slogdet(np.ones((2, 1, 3)), 4)": "1 channel to 2",
-    "enclose(1j * K)": "expected a real floating dtype",
+    "rescale(1j * K)": "Give the real kernel [[Re, -Im], [Im, Re]]",
     "enclose(K, rtol='1e-3')": "is a str, no number",
     "enclose(K, rtol=2)": "is not between 0 and 1",
     "enclose(K, budget=-1)": "is no time",

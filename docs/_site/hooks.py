@@ -11,7 +11,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-CHECKER = "plugins/specnorm_check/README.md"
+CHECKER = "packages/check/specnorm_check/README.md"
 """The checker's proofs lie beside its code, in the folder that is to be copied; the site has them as a page."""
 PROOFS = "check-proofs.md"
 KINDS = ROOT / "build" / "kinds.md"

@@ -111,25 +111,20 @@ class TorchBackend(TorchArrays):
         program: SteppedProgram,
         kernels: Array,
         state: tuple[Array, ...],
-        sweeps: int | Array,
+        sweeps: int | None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Take a training step of a program, and add the derivative. Compiled graphs may compute the sweeps.
+        """Take a training step of a program, and add the derivative.
 
         Under compilers and transformations the step is an operator, and the gradient is multiplied by the kernels. In
         plain eager calls both would cost as much as the arithmetic, so the program is run directly.
         """
         constant_state = tuple(x.detach() for x in state)
         if not self.is_compiled_or_transformed(kernels, *state):
-            value, gradient, new_state = program.step(
-                kernels.detach(), constant_state, sweeps=int(sweeps), backend=self
-            )
+            value, gradient, new_state = program.step(kernels.detach(), constant_state, sweeps=sweeps, backend=self)
             return derivatives.with_gradient(kernels, value, gradient), new_state
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
-        sweeps_tensor = torch.as_tensor(sweeps, device="cpu")
-        value, gradient, *new_arrays = operators.step(
-            kernels.detach(), list(constant_state), program.key, sweeps_tensor
-        )
+        value, gradient, *new_arrays = operators.step(kernels.detach(), list(constant_state), program.key, sweeps)
         return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(new_arrays)
 
     def is_compiled_or_transformed(self, kernels: Array, *others: Array) -> bool:

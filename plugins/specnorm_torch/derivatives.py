@@ -165,6 +165,40 @@ class _Scaled(Function):
         return _guarded_if_needed(kernel_gradient.to(kernels.dtype), kernels), None, None, None
 
 
+class _ScaledByFactors(Function):
+    """`_Scaled` with a gradient of low rank, ``left @ right``, which is never formed: the backward adds it at once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: Tensor,
+        factor: Tensor | float,
+        slope: Tensor | float,
+        left: Tensor,
+        right: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(kernels, left, right)
+        ctx.factor, ctx.slope = factor, slope
+        return kernels * factor
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, left, right = ctx.saved_tensors
+        dtype = kernels.dtype
+        if dtype != left.dtype or cotangent.dtype != dtype:
+            kernels, cotangent = kernels.to(left.dtype), cotangent.to(left.dtype)
+        rows = cotangent.reshape(left.shape[0], -1)
+        inner = torch.dot(rows.view(-1), kernels.reshape(-1))
+        if isinstance(ctx.factor, float) and not _has_graph_or_batch(inner):
+            gradient = torch.addmm(rows, left, right, beta=ctx.factor, alpha=ctx.slope * float(inner))
+        else:
+            gradient = torch.addmm(rows * ctx.factor, left * (ctx.slope * inner), right)
+        gradient = gradient.view(kernels.shape)
+        if dtype != gradient.dtype:
+            gradient = gradient.to(dtype)
+        return _guarded_if_needed(gradient, kernels), None, None, None, None
+
+
 def _has_graph_or_batch(x: Tensor) -> bool:
     """Whether a tensor in a backward pass is no plain number: with ``create_graph=True``, or several gradients."""
     return torch.is_grad_enabled() or transformed(x)
@@ -222,6 +256,7 @@ with_pullback: Callable[..., Tensor] = _WithPullback.apply
 with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _WithGradient.apply
 """Called with (kernels (n, *shape), values (n,), gradients (n, *shape)): the values, with these derivatives."""
 _scaled: Callable[[Tensor, Tensor | float, Tensor | float, Tensor], Tensor] = _Scaled.apply
+_scaled_by_factors: Callable[..., Tensor] = _ScaledByFactors.apply
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative.apply
 """Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""
 
@@ -230,6 +265,14 @@ def scaled(kernels: Tensor, factor: Tensor | float, slope: Tensor | float, gradi
     """Return kernels times a factor, see `_Scaled`."""
     refuse_forward_mode(kernels)
     return _scaled(kernels, factor, slope, gradient)
+
+
+def scaled_by_factors(
+    kernels: Tensor, factor: Tensor | float, slope: Tensor | float, left: Tensor, right: Tensor
+) -> Tensor:
+    """Return kernels times a factor, see `_ScaledByFactors`."""
+    refuse_forward_mode(kernels)
+    return _scaled_by_factors(kernels, factor, slope, left, right)
 
 
 @torch.library.custom_op("specnorm::guard", mutates_args=())

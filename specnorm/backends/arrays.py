@@ -164,6 +164,8 @@ def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
     """``x[i, index[i], ...]`` for each i, shape (n, ...), from x (n, g, ...) and integers (n,)."""
     if x.shape[1] == 1:
         return x[:, 0, ...]
+    if x.shape[0] == 1:
+        return xp.take(x, index, axis=1)[:, 0, ...]
     index = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
     return xp.take_along_axis(x, xp.broadcast_to(index, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 
@@ -420,7 +422,12 @@ def gram_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Arra
         for _ in range(n_iter - 1):
             product = xp.matmul(product, power)
             power = xp.matmul(power, power)
-        product = _times_slope_of_trace_bound(product, power, xp=xp)
+        of_power, of_identity = _slope_of_trace_bound(power, product.dtype, xp=xp)
+        images = xp.matmul(product, power)
+        del power
+        images *= of_power
+        product *= of_identity
+        product += images
     product = adjoint(product, xp=xp) if is_wide else product
     attained = xp.sum(xp.vecdot(a, product), axis=-1)
     attained = xp.real(attained) if is_complex(a, xp=xp) else attained
@@ -428,16 +435,16 @@ def gram_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Arra
     return product
 
 
-def _times_slope_of_trace_bound(x: Array, power: Array, *, xp: Namespace) -> Array:
-    """``X S`` for the S of `gram_gradient`, from matrices X (..., m, p) and P (..., p, p)."""
+def _slope_of_trace_bound(power: Array, dtype: Any, *, xp: Namespace) -> tuple[Array, Array]:
+    """Factors (..., 1, 1) of P and of I in the S of `gram_gradient`, from matrices P (..., p, p)."""
     size = power.shape[-1]
     diagonal, rest = diagonal_and_rest(power, xp=xp)
-    diagonal = xp.real(diagonal) if is_complex(diagonal, xp=xp) else diagonal
+    others_sq = xp.sum(xp.vecdot(rest, rest), axis=-1)
+    if is_complex(power, xp=xp):
+        diagonal, others_sq = xp.real(diagonal), xp.real(others_sq)
     mean = xp.sum(diagonal, axis=-1) / size
-    others_sq = xp.sum(xp.abs(rest) ** 2, axis=(-2, -1))
     deviation = xp.sqrt(others_sq + xp.sum((diagonal - mean[..., None]) ** 2, axis=-1))
     is_deviation = deviation > 8 * size * float(xp.finfo(mean.dtype).eps) * mean
     slope = xp.where(is_deviation, math.sqrt((size - 1) / size) / xp.where(is_deviation, deviation, 1.0), 0.0)
-    weights = (xp.astype(y, x.dtype)[..., None, None] for y in (slope, 1 / size - slope * mean))
-    of_power, of_identity = weights
-    return of_power * xp.matmul(x, power) + of_identity * x
+    of_identity = 1 / size - slope * mean
+    return xp.astype(slope, dtype)[..., None, None], xp.astype(of_identity, dtype)[..., None, None]

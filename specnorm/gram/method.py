@@ -154,7 +154,7 @@ class ChannelNorms(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse paddings that repeat pixels or outputs, and numbers of products whose taps do not fit the memory."""
-        if spec.padding_mode in ("reflect", "replicate"):
+        if spec.padding_mode not in ("circular", "zeros"):
             raise GeometryError(
                 f"padding_mode={spec.padding_mode!r} repeats pixels, which raises the norm above the kernel's own. Use "
                 "gram_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."

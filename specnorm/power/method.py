@@ -232,7 +232,7 @@ class PowerTopK(LanczosMethod):
     k: int = 4
 
     name: ClassVar[str] = "power_top_k"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "up"}
+    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "distance"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -145,6 +145,31 @@ def flushes() -> bool:
     return smallest_subnormal == 0 or smallest_normal * half == 0
 
 
-def conversion_loss(dtype: Literal["float32", "float64"]) -> float:
+def kept_positive(unscaled: Array, scaled: Array, *, eager: bool, xp: Namespace) -> Array:
+    """Numbers times a power of two, for `to_dtype` to round up: those that underflowed to zero become positive."""
+    info = xp.finfo(unscaled.dtype)
+    smallest_normal = float(info.smallest_normal)
+    smallest = smallest_normal * float(info.eps) if eager and not flushes() else smallest_normal
+    return xp.where((scaled > 0) & (unscaled == 0), smallest, unscaled)
+
+
+def from_converted_up(distance: Array, value: Array, dtype: str, *, eager: bool, xp: Namespace) -> Array:
+    """Upper bounds of the distance from `to_dtype` of values, by those of the distance from the values.
+
+    Zero, which holds for the zero kernel alone, stays zero. The results are still to be rounded up by `to_dtype`.
+
+    Parameters
+    ----------
+    value : array
+        Values after an unscaling by a power of two, which rounds if its result is subnormal.
+    """
+    info = np.finfo(dtype)
+    # A subnormal number loses a few units: by the unscaling, by `to_dtype`, and by the sum below.
+    unit_of_subnormals = float(info.smallest_subnormal if eager and not flushes() else info.smallest_normal)
+    lost = value * conversion_loss(dtype) + 6 * unit_of_subnormals
+    return xp.where(distance > 0, up(distance + lost, 4, xp=xp), distance)
+
+
+def conversion_loss(dtype: str) -> float:
     """The largest relative change of a normal number by `to_dtype`, rounded up."""
     return 4 * float(np.finfo(dtype).eps)

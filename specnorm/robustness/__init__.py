@@ -124,8 +124,10 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
     MixedBackends
         If the arrays are of different libraries or devices.
 
-    Notes ----- The rounding errors of this formula are included, but not those of the network that computed margin and
-    gradient. The certificate is that of [1]_ without its improvement by an eigenvalue problem.
+    Notes
+    -----
+    The rounding errors of this formula are included, but not those of the network that computed margin and gradient.
+    The certificate is that of [1]_ without its improvement by an eigenvalue problem.
 
     References
     ----------

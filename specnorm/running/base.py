@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError, TracerError
@@ -34,7 +34,7 @@ Kind = Literal["exact", "upper", "lower", "estimate"]
 true norm, rounding included. ``lower``: never above the true norm, rounding included. ``estimate``: no promise.
 """
 
-FigureRule: TypeAlias = Literal["up", "down", "nearest", "all", "any", "sum", "max"] | None
+FigureRule: TypeAlias = Literal["up", "down", "nearest", "distance", "all", "any", "sum", "max"] | None
 """How a figure of a method is given for a layer: see `Method.stats`."""
 
 
@@ -88,6 +88,35 @@ class Evaluation:
     stats: tuple[Array, ...]
     residuals: tuple[Array, ...]
     claims: Claims | None = None
+
+
+class Followed(NamedTuple):
+    """Norms that a training step followed, for blocks, or for layers with ``Needs.by_layer``, with leading axis b.
+
+    Parameters
+    ----------
+    value : array, shape (b,)
+    left : array, shape (b, rows, r)
+    right : array, shape (b, r, n)
+        The gradient of a value is ``left @ right``, in the order of the kernel's entries: of rank 1 over the complex
+        numbers, r at most 2.
+    sketch : array, shape (b, rows of a sketch, 4)
+        `Stepped.sketch` of the kernels.
+    state : tuple of arrays
+        The state after the step.
+    is_due : boolean array, shape (b,)
+        Whether a sweep is due.
+    known : tuple of arrays
+        What a sweep needs to know of the pass before it.
+    """
+
+    value: Array
+    left: Array
+    right: Array
+    sketch: Array
+    state: tuple[Array, ...] = ()
+    is_due: Array | None = None
+    known: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -159,8 +188,9 @@ class Method:
     """The default of `needs`, for methods whose needs do not depend on the geometry."""
     stats: ClassVar[Mapping[str, FigureRule]] = {}
     """Names of the figures in ``Evaluation.stats``, in order, each with its rule. A figure that scales with the kernel,
-    such as a bound, has the direction in which it is rounded. Another one has the reduction over the groups of a layer,
-    or None: then the figure is that of the group from which the value is taken."""
+    such as a bound, has the direction in which it is rounded. An upper bound of the value's distance from a number has
+    "distance": the rounding of the value is added. Another one has the reduction over the groups of a layer, or None:
+    then the figure is that of the group from which the value is taken."""
 
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry: "exact", "upper", "lower" or "estimate"."""
@@ -265,6 +295,8 @@ class Stepped(Method):
 
     steps_at_a_size: ClassVar[bool] = False
     """Whether the method is stepped at an input size alone."""
+    follows: ClassVar[bool] = False
+    """Whether steps are passes of `follow`, with a `sweep` where one is due, and not `advance`."""
     pads_channels: ClassVar[bool] = False
     """Whether a layer may be stepped with channels of zeros at the end of its blocks, and of axis 1 of its state."""
 
@@ -308,6 +340,46 @@ class Stepped(Method):
             Its residuals are as those of `forward`.
         state : tuple of arrays
         """
+        raise NotImplementedError
+
+    def follow(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+        """Follow the norm by what the state knows: no operation branches on values.
+
+        Parameters
+        ----------
+        rows : array, shape (b, m, n)
+            The blocks' entries in the order of the kernel, in the caller's scale.
+        """
+        raise NotImplementedError
+
+    def sweep(
+        self,
+        blocks: Array,
+        rows: Array,
+        followed: Followed,
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
+    ) -> Followed:
+        """Search for the norm where no state knows of it, a number of times, after a pass.
+
+        Parameters
+        ----------
+        blocks : array, shape (b, m, p, *kernel_shape)
+            Zero or scaled to about 1.
+        rows : array, shape (b, m, n)
+        followed : Followed
+            From `follow`.
+        """
+        raise NotImplementedError
+
+    def sketch(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+        """Random sums of the blocks' entries, by which a change of the kernel is seen."""
+        raise NotImplementedError
+
+    def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
+        """Number of sweeps (b,) that blocks need if one is due."""
         raise NotImplementedError
 
 

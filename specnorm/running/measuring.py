@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 @takes_layers
 def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
-    """Measure a layer by one method, and return the value with its kind and the method's figures.
+    """Measure a layer by one method; return the value with its kind and the method's additional results.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
-        Real floating array of any supported library, with 0 to 3 spatial axes. Half precision is computed in float32.
+        A real floating array of any supported library, with 0 to 3 spatial axes; or a convolution or linear layer of a
+        framework. Half precision is computed in float32.
     method : Method
         Such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
     **geometry
@@ -42,7 +43,7 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     Returns
     -------
     Result
-        ``value`` is an array of the kernel's library and device, differentiable where the library is.
+        ``value`` is an array of the kernel's library and device, differentiable if the library is.
 
     Raises
     ------

@@ -85,10 +85,14 @@ class _Batch:
         """The method's answers, with axes (layers, answers_per_layer, ...)."""
         return self.xp.reshape(answers, (self.exponent.shape[0], self.answers_per_layer, *answers.shape[1:]))
 
-    def unscaled(self, answers: Array) -> Array:
-        """The same for the caller's kernels, if the answers scale with them."""
+    def unscaled(self, answers: Array, rounds: FigureRule) -> Array:
+        """The same for the caller's kernels, if the answers scale with them; what is rounded up stays positive."""
         exponent = self.xp.reshape(self.exponent, (-1,) + (1,) * answers.ndim)
-        return arrays.unscale(self.by_layer(answers), exponent, xp=self.xp)
+        scaled = self.by_layer(answers)
+        unscaled = arrays.unscale(scaled, exponent, xp=self.xp)
+        if rounds in ("up", "distance"):
+            return rounding.kept_positive(unscaled, scaled, eager=self.eager, xp=self.xp)
+        return unscaled
 
     def in_shape(self, results: Array) -> Array:
         """Results of the layers in the shape of the batch."""
@@ -176,7 +180,7 @@ class Program:
         forward = self.method.forward if needs.blocks else self.method.forward_kernels
         evaluation = forward(blocks, self.spec, ops=ops)
         layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, ops.concrete and ops.on_host, xp)
-        value, chosen = self.method.over_groups(layer_batch.unscaled(evaluation.value), xp=xp)
+        value, chosen = self.method.over_groups(layer_batch.unscaled(evaluation.value, needs.rounds), xp=xp)
         if self.factor > 1:
             value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
         value = layer_batch.rounded(value, needs.rounds, self.result_dtype)
@@ -200,7 +204,7 @@ class Program:
             return ()
         xp = batch.xp
         figures = dict(zip(self.method.stats, evaluation.stats, strict=True))
-        values = batch.unscaled(figures.get("lower", evaluation.value))
+        values = batch.unscaled(figures.get("lower", evaluation.value), "nearest")
         numbers = math.prod(values.shape[2:])
         largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
         index = xp.argmax(largest_numbers, axis=1)
@@ -208,8 +212,13 @@ class Program:
         for name, rule in self.method.stats.items():
             figure = figures[name]
             if rule in ("up", "down", "nearest"):
-                largest = xp.max(batch.unscaled(figure), axis=1)
+                largest = xp.max(batch.unscaled(figure, rule), axis=1)
                 results.append(batch.rounded(largest, rule, self.result_dtype))
+            elif rule == "distance":
+                distance = xp.max(batch.unscaled(figure, rule), axis=1)
+                value = xp.max(batch.unscaled(evaluation.value, "nearest"), axis=1)
+                distance = rounding.from_converted_up(distance, value, self.result_dtype, eager=batch.eager, xp=xp)
+                results.append(batch.rounded(distance, "up", self.result_dtype))
             elif rule is not None:
                 results.append(batch.in_shape(getattr(xp, rule)(batch.by_layer(figure), axis=1)))
             else:
@@ -349,6 +358,9 @@ class Program:
 
         def converted(x: AnyArray, dtypes: dict[str, str], rounds: FigureRule = None) -> AnyArray:
             new_dtype = dtypes.get(x.dtype.name) if dtypes else None
+            if new_dtype and rounds == "distance":
+                x = rounding.from_converted_up(x, value, new_dtype, eager=True, xp=backend.host().namespace(x))
+                rounds = "up"
             if new_dtype and rounds in ("up", "down", "nearest"):
                 return rounding.to_dtype(x, getattr(np, new_dtype), rounds, eager=True, xp=backend.host().namespace(x))
             return x.astype(new_dtype) if new_dtype else x
@@ -504,7 +516,8 @@ def _cache_program(
     short = dtype.rpartition(".")[2]
     dtype_to_compute_in(short, shape)
     spec = ConvSpec.of(shape, **dict(geometry))
-    key = repr((method_key, spec, shape, short))
+    # What is said of the padding is a result of its own.
+    key = repr((method_key, spec, spec.same_in_words, shape, short))
     method = cls(**dict(zip(_field_names(cls), values, strict=True)))
     method.check(spec)
     with _lock:

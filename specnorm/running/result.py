@@ -132,9 +132,10 @@ class TwoSided:
 
 @dataclass(frozen=True, eq=False)
 class Enclosure(TwoSided):
-    """Two proven bounds of a layer's norm, or of another number that belongs to it.
+    """Proven lower and upper bounds on a layer's spectral norm, or on another of its quantities.
 
-    ``lower, upper = enclose(kernel)`` unpacks it. ``float()`` of it and comparisons raise: it is two numbers.
+    ``lower, upper = enclose(kernel)`` unpacks it. ``float()`` and comparisons raise an error, since it holds two
+    numbers.
 
     Parameters
     ----------
@@ -152,11 +153,10 @@ class Enclosure(TwoSided):
         have been decided in float32, with the allowances of that precision.
     status : str
         The outcome of the search, and an explanation: "converged: ..." (the bounds are within ``rtol``), "budget: ..."
-        (the search ended before that), "size: ..." (a layer at a size that could not be enclosed more closely),
-        "cells: ..." (more cells are needed than a search may visit, so that no budget helps), "padding: ..."
-        (``upper`` includes what padding may add), "zero: ..." (a smallest singular value that no proof
-        distinguishes from 0) or "range: ..." (the norm is outside of the dtype's range). The bounds are proven in
-        every case.
+        (the search ended before that), "size: ..." (a layer at a size that could not be enclosed more closely), "cells:
+        ..." (more cells are needed than a search may visit, so that no budget helps), "padding: ..." (``upper``
+        includes what padding may add), "zero: ..." (a smallest singular value that could not be proven to be positive)
+        or "range: ..." (the norm is outside the dtype's range). The bounds are proven in every case.
     quantity : str
         The number that is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
     """
@@ -192,7 +192,7 @@ class Enclosure(TwoSided):
 
     @property
     def outcome(self) -> Outcome:
-        """How the search ended; ``outcome.advice`` says what to do for closer bounds."""
+        """How the search ended; ``outcome.advice`` says how to get tighter bounds."""
         return Outcome(self.status.partition(":")[0])
 
     def proven_by(self, lower: Lower, upper: Upper, explained: Callable[[Lower, Upper], str]) -> Enclosure:
@@ -207,16 +207,16 @@ class Enclosure(TwoSided):
         return self
 
     def certificate(self, name: str = "kernel") -> Any:
-        """A certificate of an upper bound that others can check without specnorm.
+        """Make a certificate of an upper bound, which others can check without specnorm.
 
         The checker is ``python -m specnorm_check`` (`docs/check-it-yourself.md`). The certificate claims a bound at
-        every input size, about 1 % above the norm. Its proof is searched for now, which may take longer than the
-        enclosure.
+        every input size, about 1 % above the norm. The search for its proof runs in this call and may take longer than
+        the enclosure.
 
         Parameters
         ----------
         name : str, default "kernel"
-            Name of the kernel in the model file that the checker gets.
+            Name of the kernel in the model file that is given to the checker.
 
         Returns
         -------
@@ -232,7 +232,7 @@ class Enclosure(TwoSided):
         return self._statement(name)
 
     def explain(self) -> str:
-        """The rules that prove both bounds, one on each line, with their numbers; premises follow their conclusion."""
+        """Return the rules that prove both bounds, one per line, with numbers; premises follow their conclusion."""
         ends = self._shown_ends()
         if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
@@ -267,6 +267,7 @@ class Result:
         """What the value promises, its number and the method, in one line."""
         sizes = self.spec.sizes_in_words if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
         sizes = self.spec.matrix_in_words or sizes
+        sizes += f"; {self.spec.same_in_words}" if self.spec.same_in_words else ""
         return f"{self.kind} {shown(self.value, self.kind)} ({self.method.name}, {sizes})"
 
 

@@ -68,6 +68,22 @@ class Stack(NamedTuple):
         block = xp.reshape(block, (1, *layer.spec.block_shape))
         return polyphase.from_blocks(block, layer.spec, xp=xp)[0, ...]
 
+    def factors_out_of(
+        self, layer: SteppedProgram, left: AnyArray, right: AnyArray, *, backend: Backend
+    ) -> tuple[AnyArray, AnyArray]:
+        """The factors (rows, r) and (r, n) of a member's gradient, as those of the gradient of the layer's kernel."""
+        if self.program is layer:
+            return left, right
+        xp = backend.namespace(left)
+        m, p = _padded_shape(layer)[:2]
+        rank = left.shape[1]
+        left = left[:m, :]
+        right = xp.reshape(xp.reshape(right, (rank, self.program.shape[1], -1))[:, :p, :], (rank, -1))
+        if (m, p) != layer.spec.block_shape[:2]:
+            left, right = xp.matrix_transpose(right), xp.matrix_transpose(left)
+        blocks = xp.reshape(right, (1, rank, *layer.spec.block_shape[1:]))
+        return left, polyphase.rows_of_kernel(blocks, layer.spec, xp=xp)[0, ...]
+
     def state_out_of(self, layer: SteppedProgram, state: Sequence[AnyArray]) -> tuple[AnyArray, ...]:
         """The state of a member of the stack as that of the layer."""
         if self.program is layer:

@@ -161,6 +161,7 @@ MISTAKES = {
     "padding before the input forgotten": ("axis.dilation * tap - axis.padding_before", "axis.dilation * tap"),
     "the last pixel is not repeated": ("np.clip(position, 0, size - 1)", "np.clip(position, -1, size - 1)"),
     "mirrored with the border": ("last = size - 1\n", "last = size\n"),
+    "mirrored without the border": ("2 * size - 1 - position", "2 * size - 2 - position"),
     "outputs too few": ("return last_start // self.stride + 1", "return last_start // self.stride"),
     "the exponent counts twice": ("Fraction(2) ** exponent", "Fraction(4) ** exponent"),
 }
@@ -172,6 +173,8 @@ TIGHT: list[tuple[Any, dict[str, Any], int, Any]] = [
     ([[[0.3]]], {}, 0, 4),
     ([[[1.0, 1.0]], [[3.0, 3.0]]], {"groups": 2}, 0, 8),
     ([[[1.0]]], {"padding_mode": "reflect", "padding": 1}, 0, 3),
+    ([[[1.0]]], {"padding_mode": "symmetric", "padding": 1}, 0, 1),
+    ([[[1.0, 1.0]]], {"padding_mode": "symmetric", "padding": 1}, 0, 3),
     ([[[1.0, 0.0]]], {"padding_mode": "replicate", "padding": 2}, 0, 3),
     ([[[1.0, 2.0, 3.0, 4.0]]], {"stride": 2, "padding_mode": "zeros"}, 0, 8),
     ([[[1.0, 3.0, 2.0, 4.0]]], {"stride": 2}, 0, 16),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import re
+import runpy
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -163,7 +164,7 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_version_and_the_recipes_dependencies() -> None:
-    """pyproject.toml, the citation, the conda recipe and the changelog's latest heading agree."""
+    """pyproject.toml, citation, conda recipe, README and changelog agree; what is not released has no date."""
     root = Path(__file__).parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     recipe = (root / "conda" / "recipe.yaml").read_text(encoding="utf-8")
@@ -171,13 +172,36 @@ def test_one_version_and_the_recipes_dependencies() -> None:
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version: {project['version']}\n" in citation
     changes = (root / "docs" / "changelog.md").read_text(encoding="utf-8")
-    latest = re.search(r"^## (\S+) \((\d{4}-\d{2}-\d{2})\)$", changes, re.MULTILINE)
+    latest = re.search(r"^## (.+)$", changes, re.MULTILINE)
     assert latest is not None
-    assert latest[1] == project["version"]
-    assert f"date-released: {latest[2]}\n" in citation
+    is_released = "dev" not in project["version"]
+    assert ("date-released" in citation) == is_released
+    assert ("is not released yet" in (root / "README.md").read_text(encoding="utf-8")) != is_released
+    if is_released:
+        dated = re.fullmatch(r"(\S+) \((\d{4}-\d{2}-\d{2})\)", latest[1])
+        assert dated is not None
+        assert dated[1] == project["version"]
+        assert f"date-released: {dated[2]}\n" in citation
+    else:
+        assert latest[1] == "Unreleased"
     for needed in (f"python{project['requires-python']}", *project["dependencies"]):
         assert f"- {needed.replace('>=', ' >=')}\n" in recipe
     assert f"specnorm = {project['scripts']['specnorm']}\n" in recipe
+
+
+def test_the_readme_of_the_metadata_has_no_relative_links() -> None:
+    """Links are absolute at the version's tag with a repository, and text without one."""
+    root = Path(__file__).parents[2]
+    published: Any = runpy.run_path(str(root / "hatch_build.py"))["published"]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    target = re.compile(r"\]\(([^)]*)\)")
+    assert len(target.findall(readme)) > 20
+    assert target.findall(published(readme, "", "1.2")) == []
+    repository = "https://example.org/a/b"
+    for address in target.findall(published(readme, repository, "1.2")):
+        way, _, path = address.removeprefix(f"{repository}/").partition("/v1.2/")
+        assert way == ("raw" if path.endswith(".svg") else "blob")
+        assert (root / path.partition("#")[0]).exists(), address
 
 
 # -- program identity ------------------------------------------------------------------------------------------------

@@ -341,7 +341,7 @@ def test_parameters_of_half_precision(dtype: Any) -> None:
         assert weight.dtype == dtype
         check_at_bound(layer, weight)
         assert layer.parametrizations.weight.original.grad.isfinite().all()
-        assert layer.parametrizations.weight[0].vectors.dtype == torch.float32
+        assert {x.dtype for x in layer.parametrizations.weight[0].state.values()} <= {torch.float32}
 
 
 def test_a_model_that_is_cast_is_constrained_too() -> None:
@@ -525,24 +525,6 @@ OTHERS = {
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("compiled", [False, True])
-def test_the_first_passes_take_more_steps(compiled: bool) -> None:
-    """An optimiser's first steps turn all weights one way, and one step a pass would lag."""
-    torch.manual_seed(0)
-    layer = specnorm_torch.spectral_norm(nn.Conv2d(5, 5, 3))
-    run = torch.compile(layer, backend="aot_eager", fullgraph=True) if compiled else layer
-    constraint, images = layer.parametrizations.weight[0], torch.zeros(1, 5, 4, 4)
-    original = layer.parametrizations.weight.original
-    for number in range(66):
-        with torch.no_grad():
-            original.add_(0.05 * original.std() * torch.randn_like(original))
-        before = {name: x.clone() for name, x in constraint.state.items()}
-        run(images)
-        steps = (5, 4, 3, 2, 1)[number // 16]
-        _, expected = specnorm.track(original.detach(), SymbolNorm(), before, sweeps=steps, padding=0)
-        torch.testing.assert_close(constraint.state["vectors"], expected["vectors"], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("first", OTHERS)
 def test_a_second_spectral_norm_is_refused(first: str) -> None:
     """By name, and nothing is changed: neither that layer, nor the state beside it, nor the layers before it."""

@@ -176,16 +176,14 @@ def residuals_up(
 ) -> Array:
     """Upper bounds (b, k) of the distance of numbers s from the nearest singular value of a layer A.
 
-    They hold for the numbers as the caller gets them, rounded by `rounding.to_dtype` to the answer's dtype.
-
     The eigenvalues of ``[[0, A], [A*, 0]]`` are the singular values of A and their negatives (and zeros). One of them
     lies within ``||(A v - s u, A* u - s v)|| / ||(u, v)||`` of s.
 
     Parameters
     ----------
     u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
-        Approximate left and right singular vectors; any are valid. For vectors of zeros the bound is infinite; if the
-        layer is zero, too, it is s.
+        Approximate left and right singular vectors; any are valid. For vectors of zeros the bound is infinite. If
+        the layer is zero, it is s.
     values : array, shape (b, k)
         s, not negative.
     """
@@ -194,8 +192,11 @@ def residuals_up(
     absolute_layer = layer.absolute()
     forward_roundings, backward_roundings = layer.roundings
 
+    # Squares of small entries underflow, each by less than the smallest normal number.
+    tiny = float(xp.finfo(values.dtype).smallest_normal)
+
     def length_up(x: Array) -> Array:
-        return rounding.up(xp.linalg.vector_norm(x, axis=-1), x.shape[-1], xp=xp)
+        return rounding.up(xp.linalg.vector_norm(x, axis=-1) + math.sqrt(x.shape[-1] * tiny), x.shape[-1] + 2, xp=xp)
 
     def residual_up(image: Array, other: Array, absolute_image: Array, roundings: int) -> Array:
         """Upper bound of ``||A v - s u||`` (image A v, other u), or of ``||A* u - s v||`` (image A* u, other v)."""
@@ -218,9 +219,8 @@ def residuals_up(
     # The roundings of each sum of two squares are two; those of the root of the quotient, too.
     ratio = rounding.up(residual_sq, 4, xp=xp) / rounding.down(safe_length_sq, 4, xp=xp)
     is_zero_layer = xp.all(xp.reshape(layer.kernels == 0, (layer.kernels.shape[0], -1)), axis=1)
-    without_vectors = xp.where(is_zero_layer[:, None], values, xp.full_like(values, math.inf))
-    distance = xp.where(is_nonzero, rounding.up(xp.sqrt(ratio), 4, xp=xp), without_vectors)
-    return rounding.up(distance + values * rounding.conversion_loss(ops.result_dtype), 2, xp=xp)
+    distance = xp.where(is_nonzero, rounding.up(xp.sqrt(ratio), 4, xp=xp), xp.full_like(values, math.inf))
+    return xp.where(is_zero_layer[:, None], values, distance)
 
 
 def gram_error(

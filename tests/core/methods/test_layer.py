@@ -135,7 +135,14 @@ def test_a_band_is_bounded_by_what_its_factorisation_leaves() -> None:
 def test_padding_factor_bounds_every_layer() -> None:
     """Against sigma*, circular padding by any amount included."""
     for seed, (mode, padding, n) in enumerate(
-        [("circular", "same", 4), ("circular", [(4, 3)], 4), ("circular", 0, 6), ("reflect", 2, 5), ("replicate", 3, 2)]
+        [
+            ("circular", "same", 4),
+            ("circular", [(4, 3)], 4),
+            ("circular", 0, 6),
+            ("reflect", 2, 5),
+            ("symmetric", 2, 2),
+            ("replicate", 3, 2),
+        ]
     ):
         for stride in (1, 2):
             kernel = Recipe((2, 2, 3), seed=seed).kernel

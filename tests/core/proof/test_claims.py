@@ -15,7 +15,7 @@ import pytest
 from helpers.assumptions import assumed, assumed_lower
 from helpers.libraries import OPS
 from helpers.oracle import dense_norm, sigma_star
-from test_house import CORE, PLUGINS, ROOT, core_files, makes_claims, parsed
+from test_house import CORE, ROOT, core_files, makes_claims, other_files, parsed
 
 import specnorm
 from specnorm.at_size import component, layer_tuning
@@ -98,7 +98,7 @@ def name_of(node: ast.expr) -> str:
 
 DOOR = CORE / "proof.py"
 """Hands the makers on to the proofs of other packages."""
-OUTSIDE = [path for path in (*core_files(), *sorted(PLUGINS.rglob("*.py"))) if not makes_claims(path) and path != DOOR]
+OUTSIDE = [path for path in (*core_files(), *other_files()) if not makes_claims(path) and path != DOOR]
 
 
 def test_claims_are_made_in_files_of_proofs_alone() -> None:

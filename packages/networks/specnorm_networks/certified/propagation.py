@@ -12,7 +12,7 @@ from specnorm.proof import Upper, arithmetic, finite, visible
 from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
-from specnorm_networks.certified.branches import constant_of_branches
+from specnorm_networks.certified.branches import claims_of_branches
 from specnorm_networks.certified.channels import in_network, numbers_along, summands_that_change
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, PlacedLayer, checked_norm, checked_norm_of_stack
@@ -157,8 +157,12 @@ class _Pass:
         self.wrt = wrt
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
+        self.constants: dict[str, Sequence[Upper]] = {}
+        """Constants of maps to a value from an earlier one, by the value's name."""
         for node in scope.graph.nodes:
-            step = self._step_by_branches(node, self._step(node))
+            own_step = self._step(node)
+            self.constants[node.name] = () if own_step.own is None else (own_step.own,)
+            step = self._step_by_branches(node, own_step)
             self.steps[node.name] = self._step_by_joint_constants(step, joint_constants.get(node.name, ()))
 
     def _step(self, node: Node) -> Step:
@@ -207,17 +211,23 @@ class _Pass:
         changing_inputs = [name for name in node.inputs if self.steps[name].upper]
         if len(changing_inputs) < 2 or step.claim is None or not step.claim.value:
             return step
+        least_claim = step.claim
+        of_branches: list[Upper] = []
         try:
-            of_branches = constant_of_branches(self.scope, node, self._is_fixed, self.norms)
+            for claim_of_branches in claims_of_branches(self.scope, node, self._is_fixed, self.constants, self.norms):
+                start = rules.map_of_claim(claim_of_branches).start
+                claim = rules.composed(claim_of_branches, require_known(self.steps[start].claim))
+                if claim.value < least_claim.value:
+                    least_claim = claim
+                    of_branches = [claim_of_branches]
         except InternalError:
             raise
         except (NoBoundError, SpecnormError, OSError, OverflowError):
-            return step  # a kernel cannot be loaded or measured: the rules of its own node say why
-        if of_branches is None:
+            pass  # a kernel cannot be loaded or measured: the rules of its own node say why
+        if least_claim is step.claim:
             return step
-        start = rules.map_of_claim(of_branches).start
-        claim = rules.composed(of_branches, require_known(self.steps[start].claim))
-        return replace(step, rule=claim.rule, claim=claim) if claim.value < step.claim.value else step
+        self.constants[node.name] = of_branches
+        return replace(step, rule=least_claim.rule, claim=least_claim)
 
     def _is_fixed(self, name: str) -> bool:
         """Whether a value, by its name, stays the same for all inputs."""

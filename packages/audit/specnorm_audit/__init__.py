@@ -93,7 +93,7 @@ def audit(
     layout : str, optional
         Order of the kernels' axes if the file does not state it, such as ``"HWIO"``; kernels with another number of
         axes follow the same convention.
-    padding_mode : {"zeros", "circular", "reflect", "replicate"}, optional
+    padding_mode : {"zeros", "circular", "reflect", "symmetric", "replicate"}, optional
         None: the mode that the file states, or else zeros; the row says then that it was assumed.
     geometry : mapping of str to mapping, optional
         Geometry of layers by shell patterns on their names: ``stride``, ``dilation``, ``groups``, ``transposed``,
@@ -342,9 +342,8 @@ def _check(settings: measuring.Settings) -> None:
         raise MethodError(f"{names} needs input_shape, the layer's size: give it, or leave the method out.")
     if settings.layout is not None and settings.layout not in get_args(Layout):
         raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
-    modes = get_args(padding_rules.PaddingMode)
-    if settings.padding_mode is not None and settings.padding_mode not in modes:
-        raise GeometryError(f"padding_mode={settings.padding_mode!r} is not one of {', '.join(modes)}, or None.")
+    if settings.padding_mode is not None:
+        specnorm.ConvSpec.of((1, 1, 1), padding_mode=settings.padding_mode)  # raises for an unknown one
     sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
     if settings.input_shape not in (None, "file") and any(
         isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes

@@ -69,7 +69,8 @@ class Axis:
 class Layer:
     """The geometry of a layer. A transposed layer is described by its adjoint.
 
-    ``padding_mode`` is zeros, circular, reflect or replicate. ``sizes`` is the one input
+    ``padding_mode`` is zeros, circular, reflect (the edge pixel is not
+    repeated), symmetric (it is) or replicate. ``sizes`` is the one input
     size that a claim is about, in pixels on each axis. None: the claim is about every
     input size, or, with circular padding, about every one that the stride divides.
     """
@@ -324,7 +325,7 @@ def copies_of_a_pixel(axis: Axis, mode: str) -> int:
     If padding is circular, outputs are counted in place of pixels: padding beyond the
     kernel's reach only repeats outputs (step 3).
     """
-    if mode == "reflect":
+    if mode in ("reflect", "symmetric"):
         before = min(axis.padding_before, 1)
         after = min(axis.padding_after, 1)
         return 1 + before + after
@@ -386,6 +387,11 @@ def pixels_read(
         last = size - 1
         position = np.abs(position)  # mirrored at the first pixel
         position = last - np.abs(last - position)  # and at the last
+    if mode == "symmetric":
+        most = max(axis.padding_before, axis.padding_after)
+        require(most <= size, "its padding reflects too many pixels")
+        position = np.maximum(position, -1 - position)  # mirrored before the first pixel
+        position = np.minimum(position, 2 * size - 1 - position)  # and behind the last
     if mode == "replicate":
         position = np.clip(position, 0, size - 1)
     is_pixel = (position >= 0) & (position < size)

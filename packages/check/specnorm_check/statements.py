@@ -20,7 +20,7 @@ from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.layers import Axis, Layer, proven_norm
 
 FLOATING = ("float16", "float32", "float64")
-PADDING_MODES = ("zeros", "circular", "reflect", "replicate")
+PADDING_MODES = ("zeros", "circular", "reflect", "symmetric", "replicate")
 KEYS_OF_A_LAYER = {
     "completion",
     "dilation",
