@@ -78,7 +78,7 @@ METHODS = Methods((
 # fmt: on
 """Mapping from names to classes. The names are also fields in JSON, and words for the command line's ``--methods``.
 
-`PowerTopK` is not among them: `Power` stands for it.
+`PowerTopK`, which returns several values, is the only other method. What other functions run are `Plan`s.
 """
 
 __all__ = [

@@ -392,3 +392,17 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     passed = re.search(r"(\d+) passed", run.stdout)
     assert passed is not None, run.stdout
     assert int(passed[1]) > 12, run.stdout
+
+
+# -- the map of two calls ------------------------------------------------------------------------------------------
+def test_the_map_of_two_calls_names_what_is_there() -> None:
+    """A frame that is gone is noticed; `docs/_site/calls.py` writes the map anew."""
+    page = (ROOT / "docs" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    frames = re.findall(r"^ *([\w.]+)(?:  .*)?  \[([\w/]+)\]$", page, re.MULTILINE)
+    assert len(frames) > 40
+    gone = []
+    for name, place in frames:
+        source = (ROOT / "specnorm" / f"{place}.py").read_text(encoding="utf-8")
+        if not re.search(rf"^ *def {name.rpartition('.')[2]}\(", source, re.MULTILINE):
+            gone.append(f"{name} in {place}")
+    assert not gone

@@ -61,7 +61,7 @@ def ladder() -> str:
     ]
     left, scale, top, step = 16, 38.0, 82, 50
     parts = [
-        text(left, 30, "How far can one trained layer", size=18, font_weight="bold"),
+        text(left, 30, "How much can one trained layer", size=18, font_weight="bold"),
         text(left, 52, "stretch its input?", size=18, font_weight="bold"),
     ]
     for at, (words, value, colour, outward) in enumerate(rows):

@@ -13,7 +13,7 @@ from specnorm.errors import EstimateWarning, GeometryError, MethodError, Specnor
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.methods import METHODS, FantasticFour, Gram, Grid, Method, TensorNorm, Unfoldings
-from specnorm.running.measuring import check_method, run_method
+from specnorm.running.measuring import check_method, run_plan
 from specnorm.running.program import program_for
 from specnorm.running.result import Result, shown
 
@@ -81,7 +81,7 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
         if cls.quantity != "norm":
             continue
         try:
-            results[name] = run_method(kernel, cls(), **geometry).result
+            results[name] = run_plan(kernel, cls(), **geometry).result
         except (MethodError, GeometryError, Undecided) as error:
             refusal = error
     if not results and refusal is not None:
@@ -183,7 +183,7 @@ def tn_bound(
     >>> f"{specnorm.tn_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    run = run_method(kernel, TensorNorm(proven=proven), **geometry)
+    run = run_plan(kernel, TensorNorm(proven=proven), **geometry)
     if proven is None and run.result.kind == "estimate":
         _warn_estimate()
     return run.value
@@ -224,7 +224,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> f"{specnorm.f4_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    return run_method(kernel, FantasticFour(), **geometry).value
+    return run_plan(kernel, FantasticFour(), **geometry).value
 
 
 @takes_layers
@@ -254,7 +254,7 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> specnorm.unfolding_bounds(kernel).shape
     (7,)
     """
-    return run_method(kernel, Unfoldings(), **geometry).value
+    return run_plan(kernel, Unfoldings(), **geometry).value
 
 
 @takes_layers
@@ -299,7 +299,7 @@ def gram_bound(
     >>> f"{specnorm.gram_bound(kernel, 32):.2f}, {specnorm.gram_bound(kernel, padding_mode='zeros'):.2f}"
     '31.18, 31.96'
     """
-    return run_method(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
+    return run_plan(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -334,4 +334,4 @@ def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geome
     >>> f"{specnorm.grid_bound(kernel, groups=2):.2f}"
     '22.60'
     """
-    return run_method(kernel, Grid(n=n), **geometry).value
+    return run_plan(kernel, Grid(n=n), **geometry).value

@@ -14,8 +14,8 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
-from specnorm.running.base import Method
-from specnorm.running.measuring import run_method
+from specnorm.running.base import Plan
+from specnorm.running.measuring import run_plan
 from specnorm.running.result import as_number
 from specnorm.running.search import BUDGET
 from specnorm.spectrum.determinant import LogDeterminant
@@ -71,12 +71,12 @@ def conv_norm(
     '31.1769, 31.1769'
     """
     spec = _spec_at_size(kernel, input_shape, layer)
-    method: Method
+    plan: Plan
     if spec is not None and not spec.is_circulant:
-        method = NormAtSize(rtol=rtol, budget=budget)
+        plan = NormAtSize(rtol=rtol, budget=budget)
     else:
-        method = ExactFFT(rtol=rtol, budget=budget)
-    return run_method(kernel, method, input_shape=input_shape, **layer).value
+        plan = ExactFFT(rtol=rtol, budget=budget)
+    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 def _spec_at_size(
@@ -133,7 +133,7 @@ def symbol_norm(
     >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
     '31.1769'
     """
-    return run_method(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).value
+    return run_plan(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).value
 
 
 @takes_layers
@@ -185,7 +185,7 @@ def power_norm(
     >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
     '15.6996'
     """
-    return run_method(
+    return run_plan(
         kernel, Power(n_iter=n_iter, seed=seed, least_gain=least_gain), input_shape=input_shape, **layer
     ).value
 
@@ -249,15 +249,15 @@ def singular_values(
     from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues  # imported here: few need them
 
     smallest = which == "smallest"
-    method: Method
+    plan: Plan
     spec = _spec_at_size(kernel, input_shape, layer)
     if spec is None or spec.is_circulant or spec.repeats_a_matrix:
-        method = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+        plan = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     elif k is None or smallest:
-        method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+        plan = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
-        method = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
-    return run_method(kernel, method, input_shape=input_shape, **layer).value
+        plan = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
+    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -296,9 +296,9 @@ def slogdet(
     >>> f"{float(sign * numpy.exp(value)):.4f}"
     '9.0000'
     """
-    result = run_method(kernel, LogDeterminant(), input_shape=input_shape, **layer).result
-    xp: Any = backend_for(kernel).namespace(result.value)
-    return xp.astype(result.stats["sign"], result.value.dtype), result.value
+    run = run_plan(kernel, LogDeterminant(), input_shape=input_shape, **layer)
+    xp: Any = backend_for(kernel).namespace(run.value)
+    return xp.astype(run.figures["sign"], run.value.dtype), run.value
 
 
 @takes_layers
@@ -324,7 +324,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
     '10.39'
     """
-    return run_method(kernel, Reshaped(), **geometry).value
+    return run_plan(kernel, Reshaped(), **geometry).value
 
 
 @takes_layers
@@ -370,8 +370,9 @@ def certify(
     >>> specnorm.certify(kernel, 31.2), specnorm.certify(kernel, 31.1)
     (True, False)
     """
-    array: Any = kernel
-    figures = run_method(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).result.stats
+    # A verdict has no gradient.
+    array: Any = backend_for(kernel).detach(kernel)
+    figures = run_plan(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).figures
     if bool(figures["proven"]):
         return True
     if bool(figures["refuted"]):
@@ -380,7 +381,7 @@ def certify(
     if spec.padding_gain_sq > 1:
         factor = math.sqrt(spec.padding_gain_sq)
         raise Undecided(
-            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may lift the norm by "
+            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may raise the norm by "
             f"the factor {factor:.4g}, which a proof has to include; without it, no norm above {bound!r} was found. "
             "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
             "enclose(kernel, ...).upper, which is proven."

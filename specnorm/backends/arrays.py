@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -13,26 +13,24 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-
+Integers = TypeVar("Integers", int, np.ndarray)
 _TINY = 1e-30
 """Added to norms before they are inverted. It changes no norm above 1e-14, and has an inverse in float32."""
 _CACHED_NUMBERS = 2**15
 """Largest number of entries of vectors that `real_vectors` caches."""
 
 
+def ceil_div(numerator: Integers, denominator: Integers) -> Integers:
+    """The quotient of integers, rounded up."""
+    quotient: Integers = -(-numerator // denominator)
+    return quotient
+
+
 def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Scale each block by a power of two, exactly, so that its largest entry is about 1.
 
-    Parameters
-    ----------
-    blocks : array, shape (b, ...)
-        Finite reals.
-
-    Returns
-    -------
-    scaled : array, shape (b, ...)
-    exponent : array, shape (b,)
-        Integers as floats, with ``blocks = scaled * 2**exponent``; 0 for a zero block.
+    ``blocks`` (b, ...): finite reals. Returns ``scaled`` (b, ...); ``exponent`` (b,): integers as floats, with ``blocks
+    = scaled * 2**exponent``; 0 for a zero block.
     """
     exponent = exponents(blocks, xp=xp)
     return unscale_blocks(blocks, -exponent, xp=xp), exponent
@@ -119,11 +117,7 @@ def adjoint(a: Array, *, xp: Namespace) -> Array:
 def normalise(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Divide vectors on the last axis by their 2-norm; a zero vector stays zero.
 
-    Returns
-    -------
-    unit_vectors : array
-    norm : array
-        With the last axis kept, of length 1.
+    Returns ``unit_vectors``; ``norm``: with the last axis kept, of length 1.
     """
     norm = xp.linalg.vector_norm(x, axis=-1, keepdims=True)
     divisor = xp.where(norm > 0, norm, 1.0)
@@ -178,16 +172,7 @@ def by_layers(blocks: Array, groups: int) -> list[Array]:
 def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
     """Adjoint of `pick`, and of a maximum: an array that is x at the index along a new axis, and zero elsewhere.
 
-    Parameters
-    ----------
-    x : array, shape (n, ...)
-    index : integer array, shape (n,) or that of x
-    count : int
-        Length of the new axis.
-
-    Returns
-    -------
-    array, shape (n, count, ...)
+    Shapes: ``x`` (n, ...), ``index`` (n,) or that of x. ``count``: length of the new axis. Returns (n, count, ...).
     """
     if count == 1:
         return x[:, None, ...]
@@ -205,16 +190,8 @@ def fourier_sums(parts: Array, tables: Sequence[tuple[Array, Array]], *, xp: Nam
     With C and S the table of an axis, k entries at n frequencies, real and imaginary parts stand above one another, and
     are multiplied by ``[[C, -S], [S, C]]``. The last axis is summed first.
 
-    Parameters
-    ----------
-    parts : array, shape (r, 1 or 2, *sizes)
-        Real parts of x, or real and imaginary parts.
-    tables : sequence of (cosines, sines)
-        For each axis two arrays (n, k).
-
-    Returns
-    -------
-    array, shape (r, 2, points)
+    ``parts`` (r, 1 or 2, *sizes): real parts of x, or real and imaginary parts. ``tables``: for each axis two arrays
+    (n, k). Returns (r, 2, points).
     """
     r, count, *sizes = parts.shape
     for axis in reversed(range(len(sizes))):
@@ -293,14 +270,7 @@ def counter(like: Array, *, ops: ArrayOps) -> Any:
 def top_eigenpair(gram: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Largest eigenvalue, and its eigenvector, of each Hermitian matrix of a stack.
 
-    Parameters
-    ----------
-    gram : array, shape (..., p, p)
-
-    Returns
-    -------
-    value : array, shape (...,)
-    vector : array, shape (..., p)
+    ``gram`` is (..., p, p). Returns ``value`` (...,); ``vector`` (..., p).
     """
     values, vectors = xp.linalg.eigh((gram + adjoint(gram, xp=xp)) / 2)
     return values[..., -1], vectors[..., :, -1]
@@ -341,10 +311,7 @@ def repeated(
 ) -> tuple[Array, ...]:
     """Apply ``body`` to a state ``count`` times. Compilers compile the body only once.
 
-    Parameters
-    ----------
-    body : callable
-        Must not change the state's shapes and dtypes.
+    ``body``: must not change the state's shapes and dtypes.
     """
     if ops.concrete:
         for _ in range(count):
@@ -406,11 +373,7 @@ def gram_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Arra
     A is divided by the value first, so that all powers stay below 1. The product is accumulated, so that the memory is
     that of three matrices for any ``n_iter``.
 
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-    value : array, shape (...)
-        The bound, or a little more.
+    ``a`` is (..., m, n). ``value`` (...): the bound, or a little more.
     """
     positive_value = xp.where(value > 0, value, 1.0)
     product = a / xp.astype(positive_value, a.dtype)[..., None, None]

@@ -68,13 +68,13 @@ def fold_batch_norm(
     backend = common_backend([array, *statistics.values()])
     spec = ConvSpec.of(tuple(array.shape), **layer)
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
-        raise KernelError(f"eps={eps!r} is no finite number of at least 0: give the normalisation's own, often 1e-5.")
+        raise KernelError(f"eps={eps!r} is not a finite number of at least 0: give the normalization's, often 1e-5.")
     for name, x in statistics.items():
         if tuple(x.shape) != (spec.cout,):
             raise KernelError(
                 f"{name} has shape {tuple(x.shape)}; expected ({spec.cout},), one number for each output channel of a "
                 f"kernel of shape {tuple(array.shape)} with groups={spec.groups}, transposed={spec.transposed}, "
-                f"layout={spec.layout!r}. Check these, or give the statistics of the normalisation after this layer."
+                f"layout={spec.layout!r}. Check these, or give the statistics of the normalization after this layer."
             )
         _check_values(name, x, eps, backend)
     gammas = None if gamma is None else statistics["gamma"][None, :]

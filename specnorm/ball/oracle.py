@@ -33,14 +33,13 @@ from specnorm.geometry import polyphase
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.proofs import arithmetic
-from specnorm.running.base import Method, Needs
+from specnorm.running.base import Needs, Plan
 from specnorm.running.program import Program, Ran, check_finite, program_for
 from specnorm.running.result import as_number
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, Backend
-    from specnorm.running.base import Kind
 
 _POLYNOMIALS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -57,7 +56,7 @@ _SAFETY = 1.01
 _RENEWED = 3
 """Polynomials after which the Gram matrix is computed anew: rounding errors in it grow by each of them."""
 _NO_DERIVATIVE = (
-    "a derivative through lmo was asked for, which has none here: it gives a direction for an optimiser. Call it on a "
+    "a derivative through lmo was asked for, which has none here: it gives a direction for an optimizer. Call it on a "
     "detached gradient."
 )
 
@@ -120,7 +119,7 @@ def program_of(gradient: AnyArray, bound: float, geometry: Mapping[str, Any]) ->
 
 
 @dataclass(frozen=True)
-class Direction(Method):
+class Direction(Plan):
     """The method behind `lmo`, which `DirectionProgram` runs; its value is no norm, but a kernel.
 
     Parameters
@@ -131,8 +130,6 @@ class Direction(Method):
     bound: float = 1.0
 
     name: ClassVar[str] = "lmo"
-    promise: ClassVar[Kind] = "estimate"
-    quantity: ClassVar[str] = "direction"
     asks: ClassVar[Needs] = Needs(blocks=False)
 
     def __post_init__(self) -> None:
@@ -161,7 +158,7 @@ class DirectionProgram(Program):
     @property
     def limit(self) -> proof.Limit:
         """The limit for the norm of the symbols of a direction."""
-        return proof.Limit.of(float(cast(Direction, self.method).bound), self.spec, self.dtype)
+        return proof.Limit.of(float(cast(Direction, self.plan).bound), self.spec, self.dtype)
 
     def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Ran:
         """Directions for gradients (*batch, *shape), in their dtype."""

@@ -24,7 +24,7 @@ from specnorm.gram.method import ChannelNorms, rescaled
 from specnorm.proofs import arithmetic
 from specnorm.proofs.frequencies import distinct_grid
 from specnorm.running.base import check_budget, check_count
-from specnorm.running.measuring import proven, run_method
+from specnorm.running.measuring import proven, run_plan
 from specnorm.running.program import program_for
 from specnorm.running.result import as_number
 from specnorm.running.search import BUDGET, Clock, eigh_cost
@@ -414,7 +414,7 @@ def check_bound(bound: object) -> float:
     """A bound as float; refused unless it is one positive finite number."""
     number = as_number("bound", bound)
     if not 0 < number < math.inf:
-        raise KernelError(f"bound={number!r} is no positive finite number.")
+        raise KernelError(f"bound={number!r} is not a positive finite number.")
     return number
 
 
@@ -459,17 +459,17 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
     0.999999 <= norm <= 1.00001 (converged: rtol=0.001; 1 is not refuted, see certify)
     """
     backend = backend_for(kernel)
-    method = ChannelNorms(n_iter=n_iter)
+    plan = ChannelNorms(n_iter=n_iter)
     # Refuse what is no kernel before arithmetic is done with it.
-    program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    program_for(plan, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     given: Any = kernel
     with arithmetic.exact(given, backend=backend):
         # The result does not depend on the kernel's scale; near the ends of its dtype's range, the norms would.
         scaled: Any = _with_largest_entry_about_one(given, backend)
-    measured = run_method(scaled, method, **geometry).result
+    norms = run_plan(scaled, plan, **geometry)
     with arithmetic.exact(given, backend=backend):
         xp = backend.namespace(given)
-        divided: Any = rescaled(scaled, measured.value, measured.spec, given.dtype, xp=xp)
+        divided: Any = rescaled(scaled, norms.value, norms.spec, given.dtype, xp=xp)
     result: ArrayT = divided
     return result
 

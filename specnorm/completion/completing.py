@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Completed(NamedTuple):
     """A completion of a layer's kernel, and the bound that it proves.
 
-    Parameters
+    Attributes
     ----------
     kernel : array, shape (groups, rows, c, *block_kernel_shape)
         H for the block of each group, with c the smaller number of the block's channels. `complete` can start from it.

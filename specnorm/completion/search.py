@@ -473,10 +473,7 @@ def _ascended(
 ) -> Peak:
     """The highest point that is reached from the highest of a grid, by power steps and Newton steps in turn.
 
-    Parameters
-    ----------
-    vectors, norms : arrays, shapes (b, points, 2 c) and (b, points)
-        Vectors and norms at the points of the grid.
+    ``vectors``, ``norms`` (b, points, 2 c) and (b, points): vectors and norms at the points of the grid.
     """
     xp = ops.xp
     b, _, size = vectors.shape
@@ -550,12 +547,8 @@ class _LagSymbols:
     def power(self, angles: Array, vectors: Array, steps: int) -> tuple[Array, Array]:
         """Vectors and norms (b, f) after some power steps with ``G*G``.
 
-        Parameters
-        ----------
-        angles : array, shape (b or 1, f, n)
-            Angles of the lags at f frequencies.
-        vectors : array, shape (b, f, 2 c)
-            Real part before imaginary part.
+        ``angles`` (b or 1, f, n): angles of the lags at f frequencies. ``vectors`` (b, f, 2 c): real part before
+        imaginary part.
         """
         xp = self._ops.xp
         b, _, c, _ = self._lags.shape

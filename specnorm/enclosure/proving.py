@@ -12,8 +12,9 @@ from specnorm.backends.registry import function
 from specnorm.enclosure.method import Enclose
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Layer
-from specnorm.running.measuring import run_method
-from specnorm.running.result import BoundSource, Enclosure, Outcome, Result
+from specnorm.proofs.found import BoundSource, Outcome
+from specnorm.running.measuring import run_plan
+from specnorm.running.result import Enclosure, Result
 from specnorm.running.search import BUDGET
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def enclose(
     >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2, padding=1))
     15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """
-    run = run_method(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    run = run_plan(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
     figures = run.result.stats
     upper = backend_for(kernel).as_proven(run.value)
     enclosure = Enclosure(

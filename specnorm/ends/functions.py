@@ -18,9 +18,10 @@ from specnorm.errors import CertificateError, MethodError, TracerError, Undecide
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs.bound import Lower, Upper
+from specnorm.proofs.found import Outcome
 from specnorm.proofs.host import representable
-from specnorm.running.measuring import MethodRun, run_method
-from specnorm.running.result import Enclosure, Outcome, as_number
+from specnorm.running.measuring import PlanRun, run_plan
+from specnorm.running.result import Enclosure, as_number
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -76,8 +77,8 @@ def enclose_smallest(
     >>> print(specnorm.enclose_smallest(kernel))
     1.99999 <= smallest singular value <= 2.00001 (converged: rtol=0.001; every input size)
     """
-    run = run_method(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures = run.result.stats
+    run = run_plan(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    figures = run.figures
     # The value of `Smallest` is its lower bound; the upper one is a figure. `IsometryEnds` has it the other way round.
     lower = backend_for(kernel).as_proven(run.value)
     witness = (figures["frequency"], figures["u"], figures["v"])
@@ -131,23 +132,22 @@ def enclose_isometry(
     """
     backend = backend_for(kernel)
     # A search has no gradient, so a trainable kernel is detached.
-    run = run_method(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
-    figures = run.result.stats
+    run = run_plan(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
+    figures = run.figures
     # The value of `IsometryEnds` is its upper bound; the lower one is a figure.
     return _enclosure(run, (figures["lower"], backend.as_proven(run.value)), (figures["frequency"], (), ()))
 
 
-def _enclosure(run: MethodRun[Any], ends: tuple[Any, Any], witness: tuple[Any, Any, Any]) -> Enclosure:
+def _enclosure(run: PlanRun[Any], ends: tuple[Any, Any], witness: tuple[Any, Any, Any]) -> Enclosure:
     """The enclosure from the run of `Smallest` or `IsometryEnds`, with the lower and the upper bound."""
-    figures = run.result.stats
-    method = run.result.method
-    spec = run.result.spec
+    figures, spec = run.figures, run.spec
+    plan: Any = run.plan
     outcome = outcome_of(figures)
     explanation = {
-        Outcome.CONVERGED: f"rtol={method.rtol:g}",
-        Outcome.ZERO: f"no proof tells it from 0 at rtol={method.rtol:g}",
-        Outcome.BUDGET: f"wider than rtol={method.rtol:g}, and proven",
-        Outcome.CELLS: f"wider than rtol={method.rtol:g}, and proven; {Outcome.CELLS.advice}",
+        Outcome.CONVERGED: f"rtol={plan.rtol:g}",
+        Outcome.ZERO: f"no proof tells it from 0 at rtol={plan.rtol:g}",
+        Outcome.BUDGET: f"wider than rtol={plan.rtol:g}, and proven",
+        Outcome.CELLS: f"wider than rtol={plan.rtol:g}, and proven; {Outcome.CELLS.advice}",
     }[outcome]
     words = spec.sizes_in_words if spec.input_shape is None and spec.ndim else spec.matrix_in_words
     sizes = f"; {words}" if words else ""
@@ -158,9 +158,9 @@ def _enclosure(run: MethodRun[Any], ends: tuple[Any, Any], witness: tuple[Any, A
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
         status=f"{outcome.value}: {explanation}{sizes}",
-        quantity=method.quantity,
+        quantity=plan.quantity,
     )
-    enclosure = enclosure.stated_by(partial(_no_certificate, method.quantity))
+    enclosure = enclosure.stated_by(partial(_no_certificate, plan.quantity))
     for lower, upper in run.claims():
         enclosure = enclosure.proven_by(lower, upper, explained_when_asked)
     return enclosure
@@ -288,7 +288,7 @@ def isometry_bound(
     >>> f"{specnorm.isometry_bound(kernel):.4f}, {specnorm.isometry_bound(kernel, scale='best'):.4f}"
     '0.4100, 0.3960'
     """
-    return run_method(kernel, Isometry(scale=scale), **geometry).value
+    return run_plan(kernel, Isometry(scale=scale), **geometry).value
 
 
 @takes_layers

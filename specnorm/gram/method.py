@@ -14,7 +14,7 @@ from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
 from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_by_grid
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.proofs.frequencies import tap_grid
-from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count
+from specnorm.running.base import Evaluation, Needs, Plan, Stepped, check_count
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lags_vjp
 from specnorm.symbols.proofs.padding import bounds_by_blocks
@@ -119,7 +119,7 @@ def _is_at_a_size(spec: ConvSpec) -> bool:
 
 
 @dataclass(frozen=True)
-class ChannelNorms(Method):
+class ChannelNorms(Plan):
     """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.gram.proofs.powers` for R_t.
 
     Let D be the diagonal matrix of the sums. ``D - H_t`` is diagonally dominant, so ``H_t <= D`` at every frequency.
@@ -142,7 +142,6 @@ class ChannelNorms(Method):
     n_iter: int = 1
 
     name: ClassVar[str] = "channel_norms"
-    promise: ClassVar[Kind] = "upper"
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
@@ -177,10 +176,14 @@ class ChannelNorms(Method):
         group_kernels = self._group_kernels(kernels, spec, xp=xp)
         if self.n_iter == 1:
             channel_norms, sums, lags = lag_norms(group_kernels, ops=ops)
+            if not ops.differentiated:
+                return self._evaluation(channel_norms, (), spec, xp=xp)
             signs = xp.astype(xp.sign(lags), group_kernels.dtype, copy=False)
             return self._evaluation(channel_norms, (group_kernels, signs, sums), spec, xp=xp)
         powers = Powers(group_kernels, self.n_iter, ops=ops)
         channel_norms, sums, values = powers.channel_norms()
+        if not ops.differentiated:
+            return self._evaluation(channel_norms, (), spec, xp=xp)
         count, p = channel_norms.shape
         eye = xp.eye(p, dtype=channel_norms.dtype, device=ops.device(kernels))
         every_channel = xp.broadcast_to(eye, (count, p, p))

@@ -73,7 +73,6 @@ def _claims_on_grid(
     *,
     ops: ArrayOps,
 ) -> Callable[[], list[Upper]]:
-    """What claims the largest bounds of some blocks on a grid."""
 
     def make() -> list[Upper]:
         if type(bound) is not SymbolNormsUp:

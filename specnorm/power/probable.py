@@ -174,7 +174,7 @@ def operator_norm(
 def _check_fraction(name: str, value: object, advice: str) -> None:
     """Refuse an argument that is not a number between 0 and 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 < value < 1:
-        raise MethodError(f"{name}={value!r} is no number between 0 and 1: give {advice}.")
+        raise MethodError(f"{name}={value!r} is not a number between 0 and 1: give {advice}.")
 
 
 def _check_adjoint(v: Vector, u: Vector, image: Vector, adjoint_image: Vector, scale: float) -> None:

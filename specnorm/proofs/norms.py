@@ -102,9 +102,7 @@ def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
 
     Reason: the norm of a sum of T matrices is at most ``sqrt(T)`` times the norm of these matrices one below another.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
+    ``blocks`` is (g, m, p, *kernel_shape).
     """
     frobenius = frobenius_up(ops.xp.reshape(blocks, (blocks.shape[0], blocks.shape[1], -1)), xp=ops.xp)
     value = host.mul_up(float(ops.xp.max(frobenius)), host.root_up(math.prod(blocks.shape[3:])))
@@ -114,9 +112,7 @@ def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
 def norm_by_magnitudes(blocks: Array, *, ops: ArrayOps) -> Upper:
     """Bound the supremum of blocks by the largest norm of a matrix ``sum_k |K_k|``; attained if no entry is negative.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
+    ``blocks`` is (g, m, p, *kernel_shape).
     """
     xp = ops.xp
     g, m, p = blocks.shape[:3]
@@ -150,14 +146,8 @@ def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Uppe
     The blocks must satisfy `has_one_entry_per_row_and_column`. Such a layer permutes, shifts and scales channels. ``G*
     G`` is diagonal, with the squared entries on the diagonal, so both bounds are exact.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-
-    Returns
-    -------
-    lower, upper : Lower and Upper
-        The lower bound is of the symbol at frequency 0.
+    ``blocks`` is (g, m, p, *kernel_shape). Returns ``lower``, ``upper``: the lower bound is of the symbol at frequency
+    0.
     """
     if not has_one_entry_per_row_and_column(blocks, ops=ops):
         raise HypothesisError("a row or a column has several entries")
@@ -174,12 +164,8 @@ def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
 
     The symbol is the tap at every frequency, but for a factor of modulus 1.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-        With one tap.
-    norm : Upper
-        Bound of the largest norm of ``blocks`` as matrices (g, m, p): its subject is ``norm_of_stack((g, m, p))``.
+    ``blocks`` (g, m, p, *kernel_shape): with one tap. ``norm``: bound of the largest norm of ``blocks`` as matrices (g,
+    m, p): its subject is ``norm_of_stack((g, m, p))``.
     """
     g, m, p, *kernel_shape = blocks.shape
     if math.prod(kernel_shape) > 1 or norm.what != norm_of_stack((g, m, p)):
@@ -207,17 +193,8 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     roundings that `backward_error` allows, a diagonal entry needs one for its shift ``x - H_ii`` and a few for its
     root. The proof is valid for any x and any limit; a poor choice only makes it fail.
 
-    Parameters
-    ----------
-    gram : array, shape (..., p, p)
-        H. Only one triangle is read. Which one depends on the library, so the rounding of either is in the limit.
-    limit : array, shape (...)
-        In the precision of H.
-
-    Returns
-    -------
-    array of bool, shape (...)
-        Whether the limit is proven.
+    ``gram`` (..., p, p): H. Only one triangle is read. Which one depends on the library, so the rounding of either is
+    in the limit. ``limit`` (...): in the precision of H. Returns (...): whether the limit is proven.
     """
     xp = ops.xp
     ops.check_cholesky(gram)
@@ -273,12 +250,7 @@ def likely_loss(size: int, like: Array, *, ops: ArrayOps) -> float:
     The diagonal of ``M = x I - H`` is at most x, so ``e <= kappa tr(M) <= kappa p x``, with kappa = `cholesky_loss`.
     As observed, `factor_loss` is at most ``_LIKELY_SHARE + 3 / p`` of that.
 
-    Parameters
-    ----------
-    size : int
-        p: rows of the matrices.
-    like : array
-        Any array of the matrices' dtype.
+    ``size``: p: rows of the matrices. ``like``: any array of the matrices' dtype.
     """
     share = _LIKELY_SHARE + 3 / size if _uses_factor_loss(size, like, ops=ops) else 1.0
     return cholesky_loss(size, like, xp=ops.xp) * size * share
@@ -292,15 +264,7 @@ def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
     row i multiplied by ``sqrt(g_i)``. For every positive x that norm is at most ``max_i (W W^T x)_i / x_i`` (Collatz
     and Wielandt).
 
-    Parameters
-    ----------
-    factors : array, shape (..., p, p)
-        L, lower triangular, as computed.
-
-    Returns
-    -------
-    array, shape (...)
-        e.
+    ``factors`` (..., p, p): L, lower triangular, as computed. Returns (...): e.
     """
     xp = ops.xp
     size = factors.shape[-1]
@@ -324,12 +288,7 @@ def cholesky_loss(size: int, like: Array, *, xp: Namespace) -> float:
     theorem 2.3, states this for real matrices. The argument uses the inequality of `backward_error` alone, which holds
     for complex ones with the larger g.
 
-    Parameters
-    ----------
-    size : int
-        p.
-    like : array
-        Any array of M's dtype.
+    ``size``: p. ``like``: any array of M's dtype.
     """
     g = backward_error(size, like, xp=xp)
     return g / (1 - g)
@@ -370,7 +329,7 @@ class GramProof:
     def largest_up_near(self, v: Array) -> Upper | None:
         """The largest of the bounds of `norm_up_near`, as a claim; None if the proof fails for one of the matrices."""
         value = float(self._ops.xp.max(self.norm_up_near(v)))
-        rule = "factorisation of the smaller Gram matrix"
+        rule = "factorization of the smaller Gram matrix"
         return _upper(value, norm_of_stack(self._shape), rule) if value < math.inf else None
 
     def norm_up_near(self, v: Array) -> Array:
@@ -379,10 +338,7 @@ class GramProof:
         As in `matrix_norm_up`, a factorisation of H proves a limit. The limit is the Rayleigh quotient of H at v,
         raised by its likely error, which is estimated from the residual. The trace of H bounds ``||A||_F**2``.
 
-        Parameters
-        ----------
-        v : array, shape (..., min(m, n))
-            Approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
+        ``v`` (..., min(m, n)): approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
         """
         ops, xp = self._ops, self._ops.xp
         gram = self.gram
@@ -412,11 +368,7 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
 
     Allowances: gamma(2 m + 2 n + 8) for both vector norms and the division, `product_error` times ``||A||_F`` for A v.
 
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-    v : array, shape (..., n)
-        Any vector; the closer to the top right singular vector the better.
+    ``a`` is (..., m, n). ``v`` (..., n): any vector; the closer to the top right singular vector the better.
     """
     m, n = a.shape[-2:]
     image = xp.matmul(a, v[..., None])[..., 0]
@@ -440,16 +392,8 @@ def singular_values_down(
     ``sigma_j(U S V*) >= s_j sigma_min(U) sigma_min(V)``, where ``sigma_min(U)**2 >= 1 - ||U*U - I||``, and the singular
     values of A differ from those of U S V* by at most ``||A - U S V*||`` (Weyl).
 
-    Parameters
-    ----------
-    factors : arrays, shapes (..., m, r), (..., r) and (..., r, n)
-        With r = min(m, n) and descending numbers. Any factors are valid.
-    error : array, shape (...,)
-        Bound of the norm of the error of the matrices.
-
-    Returns
-    -------
-    array, shape (..., r)
+    ``factors`` (..., m, r), (..., r) and (..., r, n): with r = min(m, n) and descending numbers. Any factors are valid.
+    ``error`` (...,): bound of the norm of the error of the matrices. Returns (..., r).
     """
     xp = ops.xp
     u, s, vh = factors
@@ -481,14 +425,7 @@ def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
 def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
     """Upper bound of ``||X^T X||`` for each matrix X of a stack, from row sums; sharp if X has orthogonal columns.
 
-    Parameters
-    ----------
-    columns : array, shape (g, n, p)
-        X.
-
-    Returns
-    -------
-    array, shape (g,)
+    ``columns`` (g, n, p): X. Returns (g,).
     """
     n, size = columns.shape[-2:]
     gram = xp.matmul(xp.matrix_transpose(columns), columns)
@@ -537,14 +474,8 @@ def gram_iteration_up(
 ) -> Array:
     """Proven upper bounds, shape (...), of the norms of matrices by Gram iteration (`GramIterates`).
 
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-        Scaled to about 1.
-    n_iter : int
-        Number of Gram products; with 0 the bound is the Frobenius norm.
-    error : array or float
-        As in `matrix_norm_up`.
+    ``a`` (..., m, n): scaled to about 1. ``n_iter``: number of Gram products; with 0 the bound is the Frobenius norm.
+    ``error``: as in `matrix_norm_up`.
     """
     if a.shape[-1] > a.shape[-2]:
         a = xp.matrix_transpose(a)

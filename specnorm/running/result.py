@@ -5,65 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from specnorm.errors import CertificateError, MethodError
 from specnorm.geometry.spec import TRACED
+from specnorm.proofs.found import Outcome
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.base import Kind
-
-
-class Outcome(Enum):
-    """How an enclosure ended: the first word of `Enclosure.status`. Its bounds are proven in each case."""
-
-    CONVERGED = "converged"
-    BUDGET = "budget"
-    SIZE = "size"
-    PADDING = "padding"
-    RANGE = "range"
-    ZERO = "zero"
-    CELLS = "cells"
-
-    @property
-    def advice(self) -> str:
-        """What to do for closer bounds."""
-        return _ADVICE[self]
-
-
-_ADVICE = {
-    Outcome.CONVERGED: "give a smaller rtol",
-    Outcome.BUDGET: "give a larger budget, or a larger rtol",
-    Outcome.SIZE: "no proof that was affordable comes closer: give a larger budget, or a larger rtol",
-    Outcome.PADDING: "give input_shape, a smaller one, or a larger budget: a small layer is enclosed by its own matrix",
-    Outcome.ZERO: "no proof tells the value from 0; at an input_shape it may be larger",
-    Outcome.CELLS: "more time does not help: give a larger rtol, or input_shape, at which far fewer frequencies count",
-    Outcome.RANGE: "scale the kernel by a power of two, or give it in float64: the norm scales with it",
-}
-
-
-class BoundSource(IntEnum):
-    """What the proof of the upper bound of a layer at its size rests on."""
-
-    SUPREMUM = 0
-    CIRCULANT = 1
-    MATRIX = 2
-
-    @property
-    def words(self) -> str:
-        """What it is."""
-        return _SOURCES[self]
-
-
-_SOURCES = (
-    "the supremum over all sizes",
-    "a circulant that the layer is a part of",
-    "the layer's own matrix",
-)
 
 
 class TwoSided:

@@ -238,7 +238,7 @@ def _checked_shapes(
     shapes = {name: tuple(x.shape) for name, x in state.items()}
     if shapes != expected_shapes:
         raise MethodError(
-            f"the state holds {shapes}; {plan.method.name} on this layer keeps {expected_shapes}. Give the state that "
+            f"the state holds {shapes}; {plan.stepped.name} on this layer keeps {expected_shapes}. Give the state that "
             "init or the step before returned for the same method, kernel shape and geometry."
         )
     return expected_shapes

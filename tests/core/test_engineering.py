@@ -23,6 +23,7 @@ from specnorm import backends
 from specnorm.backends import types
 from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Power, TensorNorm
 from specnorm.running import program as programs
+from specnorm.running.base import Plan
 from specnorm.running.program import Program, program_for
 from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
@@ -53,7 +54,7 @@ def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPa
     assert found < 16 * kernel[..., 0, 0].size * frequencies / 4
 
 
-BACKWARDS: dict[str, tuple[Method, dict[str, Any]]] = {
+BACKWARDS: dict[str, tuple[Plan, dict[str, Any]]] = {
     "grid": (Grid(n=5), {}),
     "gram, circular": (Gram(), {"input_shape": 8, **CIRCULAR}),
     "gram": (Gram(), {}),
@@ -66,24 +67,24 @@ BACKWARDS: dict[str, tuple[Method, dict[str, Any]]] = {
 }
 
 
-def kernels_of_memory(method: Method, kernel: np.ndarray, geometry: dict[str, Any]) -> tuple[float, float]:
+def kernels_of_memory(plan: Plan, kernel: np.ndarray, geometry: dict[str, Any]) -> tuple[float, float]:
     """Peak of the backward, and what is held for it, over the kernel's own size."""
-    plan = program_for(method, kernel.shape, str(kernel.dtype), tuple(geometry.items()))
+    program = program_for(plan, kernel.shape, str(kernel.dtype), tuple(geometry.items()))
     backend = backends.load("numpy")
-    ran = plan.forward(kernel, backend=backend)
+    ran = program.forward(kernel, backend=backend)
     ones = np.ones_like(ran.value)
-    plan.pullback(ran.residuals, ones, backend=backend)
-    found = peak(lambda: plan.pullback(ran.residuals, ones, backend=backend))
+    program.pullback(ran.residuals, ones, backend=backend)
+    found = peak(lambda: program.pullback(ran.residuals, ones, backend=backend))
     return found / kernel.nbytes, sum(x.nbytes for x in ran.residuals) / kernel.nbytes
 
 
 @pytest.mark.parametrize("name", BACKWARDS)
 def test_the_backward_of_a_bound_needs_the_memory_of_three_kernels(name: str) -> None:
     """The gradient included, which is one; and not more than that is kept for it."""
-    method, geometry = BACKWARDS[name]
+    plan, geometry = BACKWARDS[name]
     shape = (64, 64, 3, 3) if name in METHODS or "," in name else (400, 400)
     kernel = Recipe(shape, dtype="float32", seed=6).kernel
-    backward, held = kernels_of_memory(method, kernel, geometry)
+    backward, held = kernels_of_memory(plan, kernel, geometry)
     assert backward < 3.01
     assert held < 2
 

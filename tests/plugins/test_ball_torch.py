@@ -91,7 +91,7 @@ def test_operations_of_a_step() -> None:
         return sum(launches.of_a_step(model, SpectralBall(model, 0.1)).values())
 
     two, six = operations(2), operations(6)
-    assert two == six <= 315  # of four squarings, 270; steps had 0.971 of their length then
+    assert two == six <= 315
 
 
 def test_bounds_by_pattern_and_by_group() -> None:
@@ -286,7 +286,7 @@ def test_gradients_that_are_not_finite_are_named_and_change_nothing() -> None:
 
 def test_what_cannot_be_kept_inside_is_refused() -> None:
     constrained = spectral_norm(mixed())
-    with pytest.raises(MethodError, match=r"0\.weight is computed by a parametrisation: SpectralBall moves weights"):
+    with pytest.raises(MethodError, match=r"0\.weight is computed by a parametrization: SpectralBall moves weights"):
         SpectralBall(constrained, 0.1)
     with pytest.raises(MethodError, match=r"0\.weight is torch.bfloat16, whose rounding"):
         SpectralBall(mixed().bfloat16(), 0.1)
@@ -298,7 +298,7 @@ def test_what_cannot_be_kept_inside_is_refused() -> None:
     optimiser = SpectralBall(mixed(), 0.1)
     optimiser.param_groups[0]["lr"] = 2.0
     for rate in (-1.0, float("nan")):
-        with pytest.raises(MethodError, match="is no finite number of at least 0"):
+        with pytest.raises(MethodError, match="is not a finite number of at least 0"):
             MuonConv(mixed(), rate)
     with pytest.raises(MethodError, match=r"lr=2\.0 is not from 0 to 1"):
         optimiser.step()
@@ -316,7 +316,7 @@ def test_muon_steps_what_a_constraint_divides() -> None:
     optimiser.step()
     step = specnorm.enclose(originals[1].detach() - before, stride=2)
     assert 0.05 <= float(step.lower) <= 0.1
-    with pytest.raises(MethodError, match="is computed by a parametrisation: SpectralBall"):
+    with pytest.raises(MethodError, match="is computed by a parametrization: SpectralBall"):
         SpectralBall(model, 0.1)
 
 

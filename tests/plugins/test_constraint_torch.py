@@ -401,7 +401,7 @@ def test_a_non_finite_weight_makes_the_constrained_weight_nan(bad: float, only_s
 
 def test_a_list_of_layers_is_no_module() -> None:
     linear: Any = [nn.Linear(2, 2)]
-    with pytest.raises(KernelError, match="list is no torch module"):
+    with pytest.raises(KernelError, match="list is not a torch module"):
         specnorm_torch.spectral_norm(linear)
 
 

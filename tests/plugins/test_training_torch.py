@@ -556,7 +556,7 @@ def test_what_cannot_be_constrained_is_told_in_the_users_words() -> None:
     for layer in (torch.nn.Embedding(5, 4), torch.nn.Linear(5, 4), torch.nn.Conv1d(2, 3, 3)):
         dims: list[Any] = [7, -9, "rows"]
         for dim in dims:
-            with pytest.raises(GeometryError, match="is no axis of"):
+            with pytest.raises(GeometryError, match="is not an axis of"):
                 specnorm_torch.spectral_norm(layer, dim=dim)
 
     def pruned(layer: Any) -> Any:

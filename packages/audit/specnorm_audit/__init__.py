@@ -53,41 +53,41 @@ def audit(
     progress: Tick | None = None,
     max_bytes: int = MAX_BYTES,
     certificate: bool = False,
+    assume_stored: str | Sequence[str] = (),
 ) -> Report:
-    """Measure every convolution and linear layer of a model.
+    """Prove bounds on the spectral norm of every convolution and linear layer of a model.
 
     Parameters
     ----------
     source : path, mapping of str to array, or model
         A file of safetensors (also sharded: its index or folder), ``.npz``, a PyTorch state dict, ONNX or Keras
-        (``.keras``, ``.h5``), told apart by content; or arrays by name, in mappings and lists that may be nested as
-        those of Flax are: names are joined by dots. No code in a file is ever run. Or a live model of torch, Flax NNX,
-        Equinox or Keras: a row for each convolution and linear layer, by its path, with the geometry that the layer
-        states; arrays outside of these are named; ``(model, state)`` where Equinox or Flax keeps a state beside it. The
-        model is not run: `specnorm.audit_module` runs one of torch, and
-        measures each layer at its own size.
+        (``.keras``, ``.h5``), recognized by content; no code in a file is ever run. Or arrays by name, in mappings and
+        lists that may be nested, as in Flax; names are joined by dots. Or a live model of torch, Flax NNX, Equinox or
+        Keras, or ``(model, state)`` if Equinox or Flax keeps a state beside it: one row per convolution and linear
+        layer, by its path, with the layer's own geometry; other arrays are named. The model is not run.
+        `specnorm_torch.audit_module` runs a torch model and measures each layer at its own size.
     input_shape : int or sequence of int or mapping or "file", optional
         Spatial input sizes of the convolutions (an int: every axis). None: every size at once. "file": for each layer
-        the size that the file states, or every size if it states none. A mapping: whole shapes of the network's inputs
-        by name; layers are measured at every size then.
+        the size that the file states, or every size if it states none. A mapping: complete shapes of the network's
+        inputs by name; layers are then measured at every size.
     input_range : (float, float), optional
-        Smallest and largest number of an entry of the network's inputs: squares, products and similar operators have a
-        constant on such inputs alone. Only for files that have a graph.
+        Range of the entries of the network's inputs. Squares, products and similar operators are Lipschitz only on a
+        bounded range. Only for files with a graph.
     methods : sequence of str, default ()
         Further methods, by their names in ``METHODS``; "circular" is the exact norm with circular padding at
         ``input_shape``.
     smallest : bool, default False
-        Add the columns "smallest", a lower bound of the smallest singular value, and "condition", an upper bound of the
-        condition number. If a layer's borders cut taps off, `Row.note` says so.
+        Add the columns "smallest", a lower bound on the smallest singular value, and "condition", an upper bound on the
+        condition number. If a layer's borders cut off taps, `Row.note` says so.
     rtol : float, default 1e-3
         Relative width of the proven interval.
     budget : float or None, default 60
-        Time limit in seconds for the interval of one layer and its columns together. Columns that have not begun by
-        then are left out, and ``Row.note`` says how wide the interval is. None: no limit.
+        Time limit in seconds for the interval of one layer and its columns together. Columns that have not been started
+        by then are omitted, and ``Row.note`` says how wide the interval is. None: no limit.
     executor : concurrent.futures.Executor, optional
-        Executor that measures the layers; None: this process does, one layer after the other. If an executor loses a
-        layer (its worker dies, it breaks), or answers with a row of another name, kernel or geometry, the layer's row
-        has ``status`` "error" and says so.
+        Executor that measures the layers. None: this process measures them one by one. If an executor loses a layer
+        (its worker dies or it breaks), or returns a row with another name, kernel or geometry, the layer's row has
+        ``status`` "error" and says so.
     layers : str or sequence of str, optional
         Shell patterns on names; None: every layer.
     layout : str, optional
@@ -107,10 +107,13 @@ def audit(
         each step of a search of the network's bound, with (steps done, largest number of steps, text): the text "START
         to END" names the values between which layers are bounded together.
     max_bytes : int, default 8 GiB
-        Refuse files whose arrays claim more than that together.
+        Limit on the total size of a file's arrays; a larger file raises an error.
     certificate : bool, default False
-        Add ``Report.certificate``, which others can check (`docs/check-it-yourself.md`): a bound of each layer at every
-        input size, with a proof that is searched for.
+        Search for proofs that others can check (`docs/check-it-yourself.md`), and add ``Report.certificate``: an upper
+        bound on each layer at every input size.
+    assume_stored : str or sequence of str, optional
+        Shell patterns on names of kernels that the layers use as they are stored, whatever stands beside them in the
+        file. The report repeats them (``Report.assume_stored``).
 
     Returns
     -------
@@ -120,9 +123,9 @@ def audit(
     Raises
     ------
     ModelFileError
-        If the file cannot be read, is of a kind that is refused, or holds no layer that was asked for.
+        If the file cannot be read, has an unsupported format, or contains none of the requested layers.
     MethodError, GeometryError, BackendError
-        If an argument is unknown, or the library asked for is not there.
+        If an argument is invalid, or the requested library is not available.
 
     Examples
     --------
@@ -132,6 +135,7 @@ def audit(
     [('conv.weight', '28.7')]
     """
     patterns = _patterns(layers)
+    stored_patterns = _patterns(assume_stored) or []
     sizes = _InputSizes.of(input_shape)
     settings = measuring.Settings(
         methods=measuring.checked_names(methods, COLUMNS, SMALLEST_COLUMNS if smallest else ()),
@@ -158,7 +162,8 @@ def audit(
         if model.network is None:
             _refuse_questions_about_inputs(label, value_range, sizes.by_name)
         selection = select(
-            model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention
+            model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention,
+            assume_stored=stored_patterns,
         )  # fmt: skip
         selected = selection.layers
         kernels = [layer.tensor for layer in selected]
@@ -170,6 +175,7 @@ def audit(
         for layer in selection.unmeasured:
             unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
         _check_selection(selection, patterns, unmeasured, label)
+        _check_patterns(stored_patterns, [tensor.name for tensor in model.arrays], label)
         check_names(settings.geometry, selection.names)
         rows = _measured(selected, settings, executor, progress)
         network = None
@@ -207,6 +213,7 @@ def audit(
         without_claim=tuple(without_claim),
         inert=model.inert,
         live=is_live_model,
+        assume_stored=tuple(stored_patterns),
     )
 
 
@@ -313,6 +320,16 @@ def _check_selection(
     raise ModelFileError(
         f"{label} holds no layer{condition} ({counted(len(selection.skipped), 'array')} seen). {advice}"
     )
+
+
+def _check_patterns(patterns: Sequence[str], names: Sequence[str], label: str | None) -> None:
+    """Refuse a pattern of ``assume_stored`` that matches no array: it was meant for one."""
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ModelFileError(
+                f"{label} holds no array whose name matches {pattern!r} (--assume-stored, assume_stored). "
+                f"Arrays are {tables.some(names)}."
+            )
 
 
 def _opened(

@@ -53,6 +53,9 @@ def claims_of_layers(
     for layer, row in zip(layers, rows, strict=True):
         if row.status != "ok" or row.spec is None:
             continue
+        if not row.spec.ndim and len(layer.tensor.shape) > 2:
+            missing.append(f"{row.name}: it is read as a stack of matrices, of which certificates do not speak.")
+            continue
         if loads.get(row.name) is not layer.tensor.load:
             missing.append(f"{row.name}: its weight is computed from others, and none that the file holds.")
             continue
@@ -125,7 +128,7 @@ def verify_file(
         claims = read_certificate(os.fspath(certificate))
     except Refused as error:
         raise CertificateError(
-            f"{Path(certificate).name} is no certificate ({error}): expected what 'specnorm audit --certificate' "
+            f"{Path(certificate).name} is not a certificate ({error}): expected what 'specnorm audit --certificate' "
             "writes."
         ) from error
     with open_model(os.fspath(model), max_bytes) as arrays:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -12,7 +13,7 @@ from specnorm_networks.model_arrays import DEFAULTS, Stated, Tensor
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError
 from specnorm.proof import Layout, counted, padding_rules
-from specnorm_audit.effective import BIASES, parts_of
+from specnorm_audit.leaves import BIASES, parts_of
 from specnorm_audit.tables import some
 
 SIZED = ("same_upper", "same_lower")
@@ -20,7 +21,7 @@ SIZED = ("same_upper", "same_lower")
 more is added after ("same_upper") or before ("same_lower")."""
 
 
-_KEYS = (*DEFAULTS, "layout", "padding")
+_KEYS = (*DEFAULTS, "layout", "padding", "stack")
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor], names: Collection[str] 
     GeometryError
         If no convolution has so many spatial axes, whatever the layer.
     """
-    kernels = [tensor for tensor in tensors if len(tensor.shape) > 2]
+    kernels = [tensor for tensor in tensors if len(tensor.shape) > 2 and tensor.conventions != ("stack",)]
     ranks = {len(tensor.shape) - 2 for tensor in kernels}
     if sizes not in (None, (), "file") and may_be_filters(tensors, names):
         raise GeometryError(
@@ -131,7 +132,7 @@ def _channels(kernel: Tensor) -> set[int]:
         orders = ["HWIO" if layout.endswith("IO") else "OIHW"]
     groups = stated.get("groups", 1)
     axis = {"HWIO": -2, "OIHW": 0 if stated.get("transposed") else 1}
-    return {kernel.shape[axis[order]] * groups for order in orders}
+    return {kernel.shape[axis[order]] * groups for order in orders if order in axis}
 
 
 def resolve(
@@ -158,6 +159,7 @@ def resolve(
     if padding_mode is not None:
         geometry["padding_mode"] = padding_mode
     geometry |= _overridden(name, user_overrides)
+    geometry.pop("stack", None)
     assumed = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in geometry and key != "padding_mode"]
     if "layout" not in geometry:
         geometry["layout"] = None if convention == "OIHW" else at_rank(convention, len(shape))
@@ -177,6 +179,30 @@ def resolve(
     padding = _pairs("same" if amount is None else amount, without_padding, input_shape)
     spec = ConvSpec.of(shape, **DEFAULTS | geometry | {"padding": padding, "input_shape": input_shape})
     return spec, tuple(assumed)
+
+
+def readings(tensor: Tensor, user_overrides: Sequence[Override], layout: str | None) -> tuple[str, ...]:
+    """Return the ways to read a kernel: orders of its axes, and "stack", if neither file nor user states which.
+
+    A user who states any geometry of a layer, or a layout, says that it is a convolution.
+    """
+    said = _overridden(tensor.name, user_overrides)
+    if said.get("stack"):
+        return ("stack",)
+    if said or layout is not None:
+        return tuple(reading for reading in tensor.conventions if reading != "stack") or ("OIHW",)
+    return tensor.conventions
+
+
+def of_stack(shape: Sequence[int], *, sized: bool) -> tuple[ConvSpec, tuple[str, ...]]:
+    """Return the geometry of a stack of matrices, as one matrix with a group for each member, and what it assumes.
+
+    Its norm is that of the largest member.
+    """
+    *members, rows, columns = shape
+    count = math.prod(members)
+    spec = ConvSpec.of((count * rows, columns), groups=count)
+    return replace(spec, input_shape=() if sized else None), ("kind=stack of matrices",)
 
 
 def _overridden(name: str, user_overrides: Sequence[Override]) -> dict[str, Any]:

@@ -16,9 +16,12 @@ from typing import Literal, TypeAlias
 from specnorm_networks.model_arrays import Kind, Tensor
 
 from specnorm.proof import counted
-from specnorm_audit.effective import BIASES, FLOATING, effective, parts_of
+from specnorm_audit import leaves
+from specnorm_audit.effective import FLOATING, effective
+from specnorm_audit.leaves import BIASES, parts_of
+from specnorm_audit.world import stacked
 
-Convention: TypeAlias = Literal["OIHW", "HWIO"]
+Convention: TypeAlias = Literal["OIHW", "HWIO", "stack"]
 BOTH: tuple[Convention, Convention] = ("OIHW", "HWIO")
 
 MIN_AXES = 2
@@ -44,15 +47,6 @@ _FLATTENED = (
     "it is a flat vector of many parameters, as FSDP keeps them. Gather them first: "
     "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True."
 )
-# Exact last parts of names that kernels do not have. A name proves nothing: such arrays are named in the report.
-_NO_KERNEL = frozenset({
-    "bias", "weight_u", "weight_v", "weight_g", "_u", "_v", "running_mean", "running_var", "moving_mean",
-    "moving_variance", "num_batches_tracked", "cls_token", "class_token", "mask_token", "pos_embed", "pos_embedding",
-    "position_embedding", "vector_u", "sn_u", "relative_position_bias_table", "weight_mask", "attn_mask",
-    "anchors", "anchor_grid", "max_exp_avg_sq", "momentum_buffer", "exp_inf", "square_avg", "grad_avg", "acc_delta",
-})  # fmt: skip
-# Any part of a name: what lies below should belong to the training run, not to the model.
-_TRAINING_STATE = re.compile(r"optim(izer)?(s|_states?|_state_dict)?|(lr_)?schedulers?|exp_avg(_sq)?")
 
 
 @dataclass(frozen=True)
@@ -85,6 +79,7 @@ def select(
     *,
     arrays_are_the_callers: bool = False,
     written_in: Convention | None = None,
+    assume_stored: Sequence[str] = (),
 ) -> Selection:
     """Return the layers among a model's arrays.
 
@@ -101,10 +96,13 @@ def select(
         Whether the arrays were given by the caller. They are in torch's order unless a name is Flax's.
     written_in : str, optional
         Order of axes of the library that wrote the file; it counts like the name of each kernel.
+    assume_stored : sequence of str
+        Shell patterns on names of arrays that the layers use as they are stored, whatever stands beside them.
     """
-    everything = effective(tensors)
+    everything = effective(tensors, assume_stored)
     orders = conventions(everything, ("OIHW",) if arrays_are_the_callers else BOTH, written_in)
-    everything = [replace(t, conventions=orders[t.name]) if t.name in orders else t for t in everything]
+    biases = _biases(everything)
+    everything = [_with_readings(t, orders[t.name], biases) if t.name in orders else t for t in everything]
     candidates = [layer for layer in map(_as_layer, everything) if layer is not None]
     names = [layer.tensor.name for layer in candidates if layer.kind != "none"]
     if patterns is not None:
@@ -144,9 +142,14 @@ def _as_layer_by_name(tensor: Tensor) -> Layer | None:
     reason = _why_no_kernel(tensor, parts, unreadable)
     if reason is not None:
         return Layer(tensor, "none", reason)
-    kind: Kind = "linear" if axes == MIN_AXES else "conv"
+    is_matrix = axes == MIN_AXES or tensor.conventions == ("stack",)
+    kind: Kind = "linear" if is_matrix else "conv"
     if axes == 3 and parts[-1] == "kernel" and parts[-2:-1] and parts[-2] in _ATTENTION:
         return Layer(tensor, kind, f"it is the {parts[-2]} of an attention by its name, which is not measured.")
+    if _is_quantised(tensor, parts[-1]):
+        reason = f"its numbers are {tensor.dtype}: a quantised kernel is not measured. Apply its scale first."
+        reason += f" {tensor.refusal}" if tensor.refusal else ""
+        return Layer(tensor, kind, reason)
     return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)
 
 
@@ -158,10 +161,15 @@ def _why_no_kernel(tensor: Tensor, parts: Sequence[str], unreadable: str | None)
     axes = len(tensor.shape)
     if not MIN_AXES <= axes <= MAX_AXES:
         return unreadable or f"it has {counted(axes, 'axis', 'axes')}, and a layer {MIN_AXES} to {MAX_AXES}."
-    if unreadable is None and not tensor.dtype.startswith(FLOATING):
+    if unreadable is None and not tensor.dtype.startswith(FLOATING) and not _is_quantised(tensor, parts[-1]):
         return f"its numbers are {tensor.dtype}, and a layer's are real and floating."
     # An array that cannot be read stays a layer with an error: only a readable one is left out by its name.
     return None if unreadable or tensor.refusal else why_not_a_kernel(parts)
+
+
+def _is_quantised(tensor: Tensor, leaf: str) -> bool:
+    """Return whether an array is a kernel by its name, and its numbers are integers or packed ones."""
+    return leaves.is_quantised(leaf) and tensor.dtype.startswith(("int", "uint"))
 
 
 def _is_position(tensor: Tensor, leaf: str) -> bool:
@@ -174,18 +182,64 @@ def _is_position(tensor: Tensor, leaf: str) -> bool:
 def why_not_a_kernel(parts: Sequence[str]) -> str | None:
     """Return the reason why an array of this name, in its parts, cannot be a layer's kernel, or None."""
     for part in parts:
-        if _TRAINING_STATE.fullmatch(part):
+        if leaves.TRAINING_STATE.fullmatch(part):
             return f"it lies under {part!r}, as what belongs to a training run."
-    for part in parts:
-        if part.startswith("lora_"):
-            return f"it lies under {part!r}, as what is added to another layer's kernel."
     last = parts[-1]
-    # Buffers of the parametrisation: vectors of a power iteration, the base of an orthogonal one.
-    is_buffer = "parametrizations" in parts and not last.startswith("original")
-    is_bias = last.startswith("bias_") or last.endswith("_bias")
-    if is_buffer or is_bias or last in _NO_KERNEL:
-        return f"it is called {last!r}, as what is no kernel."
+    is_bias = leaves.is_bias(last) and not leaves.is_short_bias(last)
+    if is_bias or leaves.is_statistic(last) or leaves.is_moment(last):
+        return f"it is called {last!r}, as what is not a kernel."
     return None
+
+
+# -- stacks of matrices ------------------------------------------------------------------------------------------------
+_TAPS = 15
+"""Largest number of taps on an axis of a kernel that has no bias and is called no convolution."""
+
+
+def _biases(tensors: Sequence[Tensor]) -> Mapping[tuple[str, ...], list[tuple[int, ...]]]:
+    """Return the shapes of biases and scales by the names of their scopes, and of the scopes around these."""
+    shapes: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    for tensor in tensors:
+        words = tuple(parts_of(tensor.name))
+        if leaves.is_bias(words[-1]) or (leaves.is_leaf_of_norm(words[-1]) and not leaves.is_kernel(words[-1])):
+            shapes.setdefault(words[:-1], []).append(tensor.shape)
+            shapes.setdefault((*words[:-2], "*"), []).append(tensor.shape)
+    return shapes
+
+
+def _with_readings(
+    tensor: Tensor,
+    orders: tuple[Convention, ...],
+    biases: Mapping[tuple[str, ...], list[tuple[int, ...]]],
+) -> Tensor:
+    """Return a kernel with the ways in which it may be read: orders of its axes, and a stack of matrices.
+
+    A bias of shape (member, out) tells a stack, also those of the layers beside it; a bias with one axis, and a word in
+    its name, a convolution. Where nothing tells, both readings count.
+    """
+    words = tuple(parts_of(tensor.name))
+    of_layer = [shape for shape in biases.get(words[:-1], ()) if shape != tensor.shape]
+    members = max((stacked(tensor.shape, shape) for shape in of_layer), default=0)
+    beside = [shape for shape in biases.get((*words[:-2], "*"), ()) if shape != tensor.shape]
+    if not of_layer and beside and all(len(shape) > 1 and shape[0] == tensor.shape[0] for shape in beside):
+        members = 1
+    if members:
+        if len(tensor.shape) - members > 2:
+            reason = "by its bias it is a stack of convolutions: give the kernel of each member."
+            return replace(tensor, refusal=tensor.refusal or reason)
+        return replace(tensor, conventions=("stack",))
+    is_convolution = (
+        of_layer
+        or "stride" in tensor.geometry
+        or any("conv" in word.lower() for word in words)
+        or _has_small_taps(tensor.shape)
+    )
+    return replace(tensor, conventions=orders if is_convolution else (*orders, "stack"))
+
+
+def _has_small_taps(shape: Sequence[int]) -> bool:
+    """Whether an array has two axes or more of few taps, in one of the orders of axes."""
+    return len(shape) > 3 and (max(shape[2:]) <= _TAPS or max(shape[:-2]) <= _TAPS)
 
 
 # -- the order of the axes ---------------------------------------------------------------------------------------------
@@ -200,6 +254,7 @@ def conventions(
     names suggest an order. ``written_in`` counts in place of all names.
     """
     kernels = [t for t in tensors if t.kind is None and 3 <= len(t.shape) <= 5 and "float" in t.dtype]
+    kernels = [t for t in kernels if not leaves.is_bias(parts_of(t.name)[-1])]
     vectors = {tuple(parts_of(t.name)): t.shape[0] for t in tensors if len(t.shape) == 1}
     by_shape = {t.name: _by_bias(t, vectors) for t in kernels}
     by_name = {t.name: written_in or _by_name(parts_of(t.name)[-1]) for t in kernels}

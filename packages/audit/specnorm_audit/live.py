@@ -28,13 +28,15 @@ def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
         If the object holds no layer and no array.
     """
     if backends.is_array(model):
-        raise ModelFileError(f"{type(model).__name__} is no model but one array: specnorm.enclose measures one kernel.")
+        what = type(model).__name__
+        raise ModelFileError(f"{what} is not a model but one array: specnorm.enclose measures one kernel.")
     is_pair = isinstance(model, tuple) and len(model) == _PAIR
     is_model = is_pair or not isinstance(model, (list, tuple, str, bytes))
     parts = model_parts(model) if is_model else []
     if not parts:
         raise ModelFileError(
-            f"{type(model).__name__} is no model: give the path of its file, a mapping of names to arrays (of Linen, "
+            f"{type(model).__name__} is not a model: give the path of its file, a mapping of names to arrays "
+            "(of Linen, "
             "the variables), or a model of torch, Flax NNX, Equinox or Keras that is built."
         )
     tensors = [_tensor(part) for part in parts]

@@ -8,6 +8,7 @@ from collections.abc import Collection, Generator, Iterable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import reduce
 from importlib import import_module
 from importlib.util import find_spec
 from time import monotonic
@@ -15,12 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 from specnorm_networks.certified.kernels import speaks_of
+from specnorm_networks.model_arrays import Tensor
 
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, enclose_isometry
 from specnorm.errors import BackendError, GeometryError, MethodError, NoBackend
 from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, Smallest, TensorNorm
 from specnorm.proof import ArrayObject, Upper, backends, digest_of, host, padding_rules, proven, status_of
-from specnorm_audit.geometry import Override, resolve
+from specnorm_audit.geometry import Override, of_stack, readings, resolve
 from specnorm_audit.layers import Layer
 from specnorm_audit.processes import WorkerLost, Workers
 from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_the_norm, least_upper
@@ -101,32 +103,37 @@ def describe(layer: Layer, settings: Settings) -> Row:
     if layer.kind == "unknown":
         return replace(row, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
-    readings: dict[ConvSpec, tuple[str, ...]] = {}
+    found: dict[ConvSpec, tuple[str, ...]] = {}
     reason = None
-    for convention in tensor.conventions:
+    for reading in readings(tensor, settings.geometry, settings.layout):
         try:
-            spec, assumed = resolve(
-                tensor.name,
-                tensor.shape,
-                tensor.geometry,
-                settings.geometry,
-                settings.layout,
-                settings.padding_mode,
-                size,
-                convention,
-            )
-            readings.setdefault(spec, assumed)
+            spec, assumed = _read_as(reading, tensor, settings, size)
+            found.setdefault(spec, assumed)
         except SpecnormError as error:
             reason = str(error)
-    if not readings:
+    if not found:
         return replace(row, reason=layer.refusal or reason)
-    # Two conventions may give one geometry or two.
-    spec, *others = readings
-    assumed = readings[spec]
-    if not others:
-        return replace(row, spec=spec, assumed=(*assumed, *layer.assumed))
-    either_order = _either_order(assumed, readings[others[0]])
-    return replace(row, spec=spec, other=others[0], assumed=(*either_order, *layer.assumed))
+    spec, *others = found
+    assumed = (*_any_of(list(found.values())), *layer.assumed)
+    return replace(row, spec=spec, others=tuple(others), assumed=assumed)
+
+
+def _read_as(
+    reading: str, tensor: Tensor, settings: Settings, size: int | tuple[int, ...] | None
+) -> tuple[ConvSpec, tuple[str, ...]]:
+    """Return the geometry of a kernel in one of its readings, and what it assumes."""
+    if reading == "stack":
+        return of_stack(tensor.shape, sized=size is not None)
+    return resolve(
+        tensor.name,
+        tensor.shape,
+        tensor.geometry,
+        settings.geometry,
+        settings.layout,
+        settings.padding_mode,
+        size,
+        reading,
+    )
 
 
 def _overflow(kernel: ArrayObject) -> str:
@@ -136,24 +143,34 @@ def _overflow(kernel: ArrayObject) -> str:
     return f"no bound of its norm is below {largest:.2g}, the largest number of {precision}. Scale the kernel down."
 
 
-def _either_order(assumed: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Return what one reading of a kernel assumes, with the layouts of both: ``layout=OIHW or HWIO``."""
-    (other,) = (word.removeprefix("layout=") for word in others if word.startswith("layout="))
-    return [f"{word} or {other}" if word.startswith("layout=") else word for word in assumed]
+def _any_of(assumed: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return what the readings of a kernel assume, with all their layouts: ``layout=OIHW or HWIO``."""
+    first, *others = assumed
+    words = list(first)
+    for other in others:
+        for word in other:
+            key, _, value = word.partition("=")
+            at = next((i for i, known in enumerate(words) if known.startswith(f"{key}=")), None)
+            if at is None:
+                words.append(f"{word} or convolution" if key == "kind" else word)
+            elif words[at] != word and f" or {value}" not in words[at]:
+                words[at] += f" or {value}"
+    return words
 
 
 def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     """Return a row with the numbers of its layer. An error becomes the row's reason; earlier numbers are kept."""
     if row.reason is not None or row.spec is None or kernel is None:
         return row
-    if row.other is not None:  # the row is to hold for both geometries
-        first = fill(replace(row, other=None), kernel, settings)
-        second = fill(replace(row, spec=row.other, other=None), kernel, settings)
-        return replace(either(first, second), other=row.other)
+    if row.others:  # the row is to hold for each geometry
+        specs = (row.spec, *row.others)
+        answers = [fill(replace(row, spec=spec, others=()), kernel, settings) for spec in specs]
+        return replace(reduce(either, answers), spec=row.spec, others=row.others)
     results: _Results | None = None
     try:
         if settings.backend is not None:
             kernel = moved_to(kernel, settings.backend, settings.device)
+        kernel = _in_shape_of(row.spec, kernel)
         results = _Results(kernel, row.spec, settings)
         interval = results.of("enclose")
         lower = _number(interval.stats["lower"])
@@ -173,6 +190,15 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         row = replace(row, reason=_overflow(kernel))
     is_finite = row.upper is not None and math.isfinite(row.upper)
     return row if is_finite else replace(row, upper=None)
+
+
+def _in_shape_of(spec: ConvSpec, kernel: ArrayObject) -> ArrayObject:
+    """Return a kernel, or a stack of matrices as the one matrix that its geometry speaks of."""
+    if spec.ndim or len(kernel.shape) == 2:
+        return kernel
+    xp: Any = backends.backend_for(kernel).namespace(kernel)
+    matrix: ArrayObject = xp.reshape(kernel, (spec.cout, kernel.shape[-1]))
+    return matrix
 
 
 def _with_column(row: Row, column: str, results: _Results) -> Row:
@@ -437,8 +463,8 @@ def _fill_in_worker(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
 
 def _is_about(answer: Row, sent: Row) -> bool:
     """Return whether an answer is about the layer that was sent: its name, kernel and geometry."""
-    identity_of_answer = (answer.name, answer.digest, answer.spec, answer.other)
-    identity_of_sent = (sent.name, sent.digest, sent.spec, sent.other)
+    identity_of_answer = (answer.name, answer.digest, answer.spec, answer.others)
+    identity_of_sent = (sent.name, sent.digest, sent.spec, sent.others)
     return identity_of_answer == identity_of_sent
 
 

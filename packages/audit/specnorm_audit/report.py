@@ -53,7 +53,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Report:
-    """The answer of `specnorm.audit` for one model.
+    """The result of `specnorm.audit` for one model.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Report:
     layers : tuple of Row
         Measured layers, and layers with the reason why they could not be measured.
     skipped : tuple of str
-        Names of the model's arrays that are no layers, or were not asked for.
+        Names of the model's arrays that are not layers, or were not requested.
     network : NetworkBound or None
         Bound of the whole model, if the file has its graph and every layer was asked for.
     environment : mapping of str to str
@@ -72,7 +72,7 @@ class Report:
     unmeasured : tuple of Row
         Rows of skipped arrays that could be layers, each with the reason why it is not measured.
     left_out : int
-        Number of layers that were not asked for.
+        Number of layers that were not requested.
     certificate : Certificate or None
         Claims that others can check, if they were asked for.
     without_claim : tuple of str
@@ -86,6 +86,8 @@ class Report:
         Whether the model was a live one: weights are those that it uses at inference, whatever its mode.
     error : str or None
         Reason why nothing was measured; there are no rows then.
+    assume_stored : tuple of str
+        Patterns of kernels of which the user says that they are used as they are stored.
     """
 
     version: str
@@ -102,6 +104,7 @@ class Report:
     inert: tuple[str, ...] = ()
     live: bool = False
     error: str | None = None
+    assume_stored: tuple[str, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -124,6 +127,8 @@ class Report:
             summary["weights"] = "as at inference"
         if self.left_out:
             summary["left_out"] = self.left_out
+        if self.assume_stored:
+            summary["assume_stored"] = list(self.assume_stored)
         largest = max(measured, key=lambda row: row.upper or 0, default=None)
         summary["max_lower"] = finite(max((row.lower or 0 for row in measured), default=None))
         summary["max_upper"] = None if largest is None else finite(largest.upper)
@@ -307,7 +312,7 @@ def _gate(
         reason = f"{len(places)} of {counted(len(report.layers), 'layer')} {verb} not proven to have {wanted}:"
         return Gate(option, bound, "failed", reason, (*places, *unknown))
     if unknown:
-        advice = "if one is no layer, give --layers with the names of those that are"
+        advice = "if one is not a layer, give --layers with the names of those that are"
         what = f"{len(unknown)} arrays that are, or could be, layers"
         if len(unknown) == 1:
             what = "1 array that is, or could be, a layer"

@@ -60,8 +60,8 @@ class Row:
         Reason why the layer could not be measured; None: it was measured.
     note : str or None
         Remark about the measurement, such as that a budget ended it; None: there is none.
-    other : ConvSpec or None
-        Geometry of another possible order of the axes; the numbers then hold for both orders (`either`).
+    others : tuple of ConvSpec
+        Geometries of other possible readings of the kernel; the numbers then hold for each (`either`).
     """
 
     name: str
@@ -75,7 +75,7 @@ class Row:
     promises: Mapping[str, Promise] = field(default_factory=dict)
     reason: str | None = None
     note: str | None = None
-    other: ConvSpec | None = None
+    others: tuple[ConvSpec, ...] = ()
     claim: Upper | None = field(default=None, repr=False, compare=False)
     """The smallest bound of the layer with its proof, which the bound of a network uses."""
     digest: str | None = field(default=None, repr=False, compare=False)

@@ -82,7 +82,7 @@ def audit_module(
     budget: float | None = BUDGET,
     select: Select | None = None,
 ) -> Report:
-    """Measure every convolution and linear layer of a model as the model uses it.
+    """Prove bounds on the spectral norm of every convolution and linear layer of a model, as the model uses it.
 
     A layer of torch's is measured if it computes what its attributes say: this is tested bit for bit on random numbers.
     Parametrisations and hooks that compute the weight are allowed. A layer with any other hook is exported like a
@@ -109,7 +109,7 @@ def audit_module(
     -------
     Report
         As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are
-        proven bounds of the layer's norm at its input size (that of the first call, if it is called at several). A
+        proven bounds on the layer's norm at its input size (that of the first call, if it is called at several). A
         layer of torch's is a row with ``status`` "error" and the reason in three cases: it was not called, it is not
         shown to be one convolution or matrix product, or a method cannot measure it. A module of another kind is a row
         if it is shown to be one convolution or matrix product. ``unmeasured`` names the parameters with two axes or
@@ -207,7 +207,8 @@ def _example(
         first: Any = next(iter(layers.values()), None)
         if not isinstance(first, _ConvNd):
             raise MethodError(
-                f"input_shape={input_shape} is a spatial size, but the model's first layer is no convolution. Give one "
+                f"input_shape={input_shape} is a spatial size, but the model's first layer is not a convolution. "
+                "Give one "
                 "input without the batch axis, such as (3, 32, 32)."
             )
         shape = (first.in_channels, *shape * len(first.kernel_size))
@@ -363,7 +364,7 @@ def _is_layer_node(node: Node) -> bool:
 
 
 def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -> Row | None:
-    """Measure one module; None: it is no layer of torch's, and not shown to be a product with a kernel.
+    """Measure one module; None: it is not a layer of torch's, and not shown to be a product with a kernel.
 
     An error of a layer becomes the row's reason; numbers that were measured before are kept.
     """
@@ -371,7 +372,7 @@ def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -
     kind: Kind = "conv" if isinstance(module, _ConvNd) else "linear"
     row = Row(row_name, kind, (), None, values=dict.fromkeys(settings.methods))
     if is_quantised(module):
-        reason = f"{name_of(module)} is quantised: its map has steps. Audit the model before it is quantised."
+        reason = f"{name_of(module)} is quantized: its map has steps. Audit the model before it is quantized."
         return replace(row, reason=reason)
     is_torch_layer = is_layer(module)
     # Torch's other modules (recurrent layers, attention, embeddings) are no single product.

@@ -28,7 +28,7 @@ DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 def read_certificate(path: str | Path) -> list[Claim]:
     """Return the claims of a file. Raises `Refused` if it is no certificate."""
     arrays = archive_of(Path(path))
-    message = "the file has no claims: it is no certificate"
+    message = "the file has no claims: it is not a certificate"
     require("claims" in arrays, message)
     text = arrays.pop("claims")
     is_text = text.dtype == np.uint8 and text.size < LARGEST_TEXT
@@ -57,9 +57,9 @@ def statements_of(text: bytes) -> list[dict[str, Any]]:
     require(set(certificate) == {"specnorm_certificate", "claims"}, message)
     require(certificate["specnorm_certificate"] == VERSION, message)
     statements = certificate["claims"]
-    require(type(statements) is list and statements, "it is no list of claims")
+    require(type(statements) is list and statements, "it is not a list of claims")
     for statement in statements:
-        require(type(statement) is dict, "it is no list of claims")
+        require(type(statement) is dict, "it is not a list of claims")
     return list(statements)
 
 
@@ -71,10 +71,10 @@ def with_completions(statement: dict[str, Any], arrays: dict[str, Array]) -> Cla
     if "parts" not in statement:
         return Claim(statement, completion_of(statement, arrays))
     parts = statement["parts"]
-    require(type(parts) is list, "it is no list of parts")
+    require(type(parts) is list, "it is not a list of parts")
     completions = []
     for part in parts:
-        require(type(part) is dict, "it is no list of parts")
+        require(type(part) is dict, "it is not a list of parts")
         completions.append(completion_of(part, arrays))
     return Claim(statement, completions)
 
@@ -98,7 +98,7 @@ def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def refuse_number(text: str) -> None:
     """Refuse what JSON has besides whole numbers: fractions, infinity and nan."""
     number = plain(text)[:20]
-    raise Refused(f"{number} is no whole number; write other numbers as hexadecimal text")
+    raise Refused(f"{number} is not a whole number; write others as hexadecimal text")
 
 
 def archive_of(path: Path) -> dict[str, Array]:
@@ -125,7 +125,7 @@ def archive_of(path: Path) -> dict[str, Array]:
     except Exception as error:  # BadZipFile, zlib.error, MemoryError, OSError
         raise Refused(unreadable(path, error)) from None
     for name in names:
-        require(name.endswith(".npy"), f"{plain(name)} in it is no array")
+        require(name.endswith(".npy"), f"{plain(name)} in it is not an array")
     return arrays
 
 

@@ -112,7 +112,7 @@ class Graph:
                 continue
             for name in node.inputs[1:]:
                 is_single = name not in self.arrays or self.arrays[name].shape == ()
-                require(is_single, "a Clip has a limit that is no single number")
+                require(is_single, "a Clip has a limit that is not a single number")
 
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Return a value's shape, which has to be known."""

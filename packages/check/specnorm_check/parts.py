@@ -246,7 +246,7 @@ class TermReader:
         elif node.op == "BatchNormalization":
             graph.require_fixed_inputs(node)
             more = normalisations + 1
-            message = f"more than {MOST_NORMALISATIONS} normalisations behind a layer"
+            message = f"more than {MOST_NORMALISATIONS} normalizations behind a layer"
             require(more <= MOST_NORMALISATIONS, message)
             factors = normalising_factors(graph, node)
             scales = product_rounded_once(np.asarray(scale), factors)

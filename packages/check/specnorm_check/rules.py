@@ -83,7 +83,7 @@ def normalising_factors(graph: Graph, node: Node) -> Array:
     sigma_square = graph.arrays[variance].astype(np.float64)
     default = float(np.float32(1e-5))
     epsilon = node.attributes.get("epsilon", default)
-    message = "a batch normalisation divides by 0, or has numbers that are not finite"
+    message = "a batch normalization divides by 0, or has numbers that are not finite"
     require(sigma_square.min() >= 0, message)
     with np.errstate(invalid="ignore", divide="ignore"):
         roots = np.sqrt(sigma_square + epsilon)

@@ -216,7 +216,7 @@ def read_hexadecimal(text: object) -> float:
     try:
         nearest = float.fromhex(text)
     except OverflowError:
-        raise Refused("its number is no finite one") from None
+        raise Refused("its number is not a finite one") from None
     first_digit, digits, exponent = match.groups()
     mantissa = Fraction(int(first_digit + digits, 16), 16 ** len(digits))
     exact = mantissa * Fraction(2) ** int(exponent)
@@ -251,7 +251,7 @@ def whole_number(value: object, least: int) -> int:
 
 def read_exponent(value: object) -> int:
     """Return the exponent e of 2^e H."""
-    message = f"its exponent is no whole number below {EXPONENT_LIMIT}"
+    message = f"its exponent is not a whole number below {EXPONENT_LIMIT}"
     if type(value) is not int:
         raise Refused(message)
     require(abs(value) < EXPONENT_LIMIT, message)

@@ -71,7 +71,7 @@ class RunBound:
 
 @dataclass(frozen=True, repr=False)
 class NetworkBound(AnswerWithFile):
-    """Lipschitz constant of a network in 2-norms, from its layers' certified norms.
+    """Proven upper bound on the Lipschitz constant of a network in 2-norms.
 
     Parameters
     ----------

@@ -40,30 +40,30 @@ def network_bound(
     budget: float | None = 60.0,
     progress: Progress | None = None,
 ) -> NetworkBound:
-    """Bound the Lipschitz constant of a whole network: certified norms of layers, and of layers together.
+    """Prove an upper bound on the Lipschitz constant of a whole network.
 
     Parameters
     ----------
     source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
-        A live model is exported to ONNX in inference mode, and the bound is about that file: the answer's ``model`` has
-        it, and ``save("model.onnx")`` writes it. The model's state and mode are not changed. An Equinox module is a
-        function of one sample; it is mapped over the batch. If Equinox or Flax keeps a state beside the model, give
-        ``(model, state)``: the bound is of the model in that state.
+        A live model is exported to ONNX in inference mode, and the bound holds for that file: the result's ``model``
+        contains it, and ``save("model.onnx")`` writes it. The model's state and mode are not changed. An Equinox module
+        is a function of one sample; it is mapped over the batch. If Equinox or Flax keeps a state beside the model,
+        pass ``(model, state)``; the bound holds for the model in that state.
     input_shape : sequence of int, array, or tuple of arrays, optional
         Shape of one sample, without the batch axis, such as ``(3, 32, 32)``; or an input, with its batch axis; or a
-        tuple of inputs. If a shape is given, the bound holds for any number of samples: two and three samples are
-        executed, and each has to give its own output. If the model does not run on several samples, the bound holds for
-        one. If inputs are given, the bound holds for as many samples as they have. For a file that leaves sizes open:
-        as for `specnorm.audit`.
+        tuple of inputs. If a shape is given, the bound holds for any number of samples: the model is run on two and
+        three samples, and the outputs have to be independent. If the model does not run on several samples, the bound
+        holds for one. If inputs are given, the bound holds for their number of samples. For a file that leaves sizes
+        open, see `specnorm.audit`.
     rtol : float, default 1e-3
-        Relative width of the enclosure of each layer's norm.
+        Relative width of the proven interval of each layer's norm.
     method : Product, Scaled or Multipliers, optional
         Method of `specnorm_networks`. Default: ``Multipliers()``, whose bound is never above that of ``Product()``.
     radius : float, optional
-        Bound the network near ``centre`` alone: for all inputs at most this far from it, in the 2-norm of all entries
-        together. The bound is never larger than the one on all inputs.
+        Bound the network only near ``centre``: for all inputs at most this far from it, in the 2-norm of all entries
+        together. This bound is never larger than the bound for all inputs.
     centre : array, tuple of arrays, or mapping of str to array, optional
-        Centre of the ball, with its batch axis. ``input_shape`` is not needed then.
+        Center of the ball, with its batch axis; ``input_shape`` is then not needed.
     budget : float, default 60
         Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
         bound proven so far is returned and ``status`` says so. None means no limit.
@@ -74,15 +74,15 @@ def network_bound(
     Returns
     -------
     NetworkBound
-        ``upper`` is proven, in real arithmetic, with respect to all floating inputs together; integer inputs are held.
-        It is None where an operator has no rule, and ``unknown`` names it. ``str()`` shows each node.
+        ``upper`` is proven in real arithmetic, with respect to all floating-point inputs together; integer inputs are
+        held fixed. It is None if an operator has no rule; ``unknown`` names it. ``str()`` shows each node.
 
     Raises
     ------
     MethodError
         If the model cannot be exported, has no floating input, draws random numbers, or reads a state that it writes.
     TranslationError
-        If the exported file computes something else than the model.
+        If the exported file does not compute the same as the model.
     """
     # A model is exported for an input; without `input_shape` the centre is one.
     shape_or_input = input_shape

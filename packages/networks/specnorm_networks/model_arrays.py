@@ -22,7 +22,8 @@ class Stated(TypedDict, total=False):
     """Geometry of a layer as a file or a user states it: keyword arguments of `enclose`, without unknown ones.
 
     ``padding`` may also be ``"valid"`` (none), ``"same_upper"`` or ``"same_lower"``. The last two are "same" in ONNX;
-    TensorFlow's "same" is ``"same_upper"``. If there is a stride, their amounts depend on the input size.
+    TensorFlow's "same" is ``"same_upper"``. If there is a stride, their amounts depend on the input size. ``stack``:
+    the array is a stack of matrices, and no convolution.
     """
 
     stride: int | Sequence[int]
@@ -32,6 +33,7 @@ class Stated(TypedDict, total=False):
     layout: Layout | None
     padding_mode: padding_rules.PaddingMode
     padding: Amount
+    stack: bool
 
 
 DEFAULTS: Stated = {"stride": 1, "dilation": 1, "groups": 1, "transposed": False, "padding_mode": "zeros"}
@@ -58,7 +60,7 @@ class Tensor:
     load : callable
         Reads and returns the array.
     kind : {"conv", "linear", "none", "unknown"} or None
-        "conv", "linear": the file says that the array is such a kernel. "none": the file says that it is no kernel, or,
+        "conv", "linear": the file says that the array is such a kernel. "none": the file says that it is none, or,
         with a ``refusal``, its name says so. "unknown": a kernel whose shape cannot be read. None: the file does not
         say, so name and shape decide.
     geometry : Stated
@@ -70,7 +72,11 @@ class Tensor:
     assumed : tuple of str
         Assumptions of the reader beyond the geometry, in words.
     conventions : tuple of str
-        Possible orders of the axes, if neither file nor user states one. The kernel is read in each of them.
+        Possible orders of the axes, if neither file nor user states one. The kernel is read in each of them; as a stack
+        of matrices ("stack"), its last two axes are those of a member.
+    doubt : str or None
+        Reason why the layer may use another weight than the one that is stored. It refuses the array, unless the user
+        says that the layer uses it as it is stored.
     """
 
     name: str
@@ -82,7 +88,8 @@ class Tensor:
     input_shape: tuple[int, ...] | None = None
     refusal: str | None = None
     assumed: tuple[str, ...] = ()
-    conventions: tuple[Literal["OIHW", "HWIO"], ...] = ("OIHW",)
+    conventions: tuple[Literal["OIHW", "HWIO", "stack"], ...] = ("OIHW",)
+    doubt: str | None = None
 
 
 Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None

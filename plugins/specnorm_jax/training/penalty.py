@@ -15,9 +15,9 @@ from specnorm_jax.training.trees import Rule, flax_layout, kernels
 
 @dataclass(frozen=True)
 class SpectralPenalty:
-    """Sum over a tree's kernels of a function of their norms, which a state follows from step to step.
+    """Sum over a tree's kernels of a function of their spectral norms, tracked from step to step.
 
-    It is a pure function, which can be jitted.
+    It is a pure function and can be jitted.
 
     ::
 

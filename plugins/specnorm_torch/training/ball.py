@@ -419,7 +419,7 @@ class MuonConv(_Layered):
 
     def _check_group(self, group: dict[str, Any]) -> None:
         if not 0 <= float(group["lr"]) < math.inf:
-            raise MethodError(f"lr={float(group['lr'])!r} is no finite number of at least 0.")
+            raise MethodError(f"lr={float(group['lr'])!r} is not a finite number of at least 0.")
 
     def _move(
         self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]

@@ -321,7 +321,7 @@ class SpectralNorm(nn.Module):
             self._norm_in_eval(weight)
         elif self.original is None:
             raise MethodError(
-                "a constrained weight that another parametrisation computes is not exported. Export "
+                "a constrained weight that another parametrization computes is not exported. Export "
                 "specnorm_torch.baked(model)."
             )
         elif self._settled is None or not self._is_settled(self._settled.weight):
@@ -475,14 +475,14 @@ def spectral_norm(
     only_shrink: bool = False,
     layers: str = "*",
 ) -> ModuleT:
-    """Keep the spectral norm of a layer, or of each layer of a model, at ``bound`` while it is trained.
+    """Keep the spectral norm of a layer, or of each layer of a model, at ``bound`` during training.
 
-    A drop-in for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
+    A drop-in replacement for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
     (`torch.nn.utils.parametrize.remove_parametrizations`, or `bake_` for a whole model). It sets the norm of the
     *convolution*, not of the reshaped kernel: stride, dilation, groups and padding mode are read from the layer. The
-    norm is followed by one step of ``method`` in each forward pass, and by five to two in each of the first 64. With
-    bound 1 no norm in use was above 1.012 in the loops of docs/benchmarks/index.md. `rescale_` proves the norms when
-    the training is over.
+    norm is tracked by one step of ``method`` in each forward pass, and by five to two steps in each of the first 64
+    passes. For how close the norms come to the bound, see docs/benchmarks/index.md. After training, `rescale_` proves
+    that they are within the bound.
 
     Parameters
     ----------
@@ -492,43 +492,43 @@ def spectral_norm(
         weight of ``Bilinear`` counts as a matrix with one row for each output.
     name : str, default "weight"
     n_power_iterations : int, default 1
-        Steps in each forward pass in ``train()``. In ``eval()`` the state does not change. There 16 steps are taken
-        once for each new weight, from the stored vectors.
+        Steps in each forward pass in ``train()``. In ``eval()`` the state does not change; 16 steps from the stored
+        vectors are taken once for each new weight.
     eps : float, default 1e-12
-        A kernel whose norm is at most ``eps`` is left as it is.
+        A kernel whose norm is at most ``eps`` is left unchanged.
     dim : int, optional
         Axis of the rows of a plain matrix. It is not needed for a layer.
     bound : float, default 1
-        The norm to have.
+        The target norm.
     method : Method, default SymbolNorm()
-        `SymbolNorm` follows the norm itself, from below. The values of `Gram` are upper bounds at every step.
-        `TensorNorm` follows a number that is at least the norm, but from below, so that its values prove nothing in
+        `SymbolNorm` tracks the norm itself, from below. The values of `Gram` are upper bounds at every step.
+        `TensorNorm` tracks a number that is at least the norm, but from below, so its values are not bounds during
         training.
     only_shrink : bool, default False
-        Scale only where the norm is above the bound.
+        Scale only kernels whose norm is above the bound.
     layers : str, default "*"
         Pattern of the names of a model's layers that are constrained. A warning names the other modules with weights.
 
     Returns
     -------
     Module
-        The same module, with parametrisations. Their state is in buffers.
+        The same module, with parametrizations. Their state is in buffers.
 
     Raises
     ------
     MethodError, GeometryError, KernelError
-        If a layer, the method or a number cannot be used, or a weight has a spectral norm already. Nothing is changed
-        then. `Power` is refused, since it needs an input size.
+        If a layer, the method or a number cannot be used, or a weight already has a spectral norm. Nothing is changed
+        then. `Power` cannot be used, since it needs an input size.
 
     References
     ----------
     .. [1] Miyato, Kataoka, Koyama, Yoshida, "Spectral Normalization for Generative Adversarial Networks", ICLR 2018.
-       Here the norm is that of the convolution, followed at all frequencies at once, instead of the reshaped kernel's.
+       Here the norm is that of the convolution, tracked at all frequencies at once, instead of the reshaped kernel's.
     """
     check_count("n_power_iterations", n_power_iterations, least=1)
     check_bound(bound)
     if not isinstance(module, nn.Module):
-        raise KernelError(f"{type(module).__name__} is no torch module: give a layer or a model.")
+        raise KernelError(f"{type(module).__name__} is not a torch module: give a layer or a model.")
     _check_eps(eps)
     _check_names(name, layers)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
@@ -659,7 +659,7 @@ _PASSES: weakref.WeakKeyDictionary[nn.Module, list[list[SpectralNorm]]] = weakre
 
 def _check_eps(eps: object) -> None:
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
-        raise MethodError(f"eps={eps!r} is no finite number of at least 0.")
+        raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -698,11 +698,11 @@ class _Constrained:
             )
         weight = getattr(self.module, self.name, None)
         if not isinstance(weight, Tensor):
-            raise KernelError(f"{self.words} is no tensor to constrain.")
+            raise KernelError(f"{self.words} is not a tensor to constrain.")
         is_axis = isinstance(self.dim, int) and -weight.ndim <= self.dim < weight.ndim
         if self.dim is not None and not is_axis:
             raise GeometryError(
-                f"dim={self.dim!r} is no axis of {self.words}, of shape {tuple(weight.shape)}: give a whole number "
+                f"dim={self.dim!r} is not an axis of {self.words}, of shape {tuple(weight.shape)}: give a whole number "
                 f"from {-weight.ndim} to {weight.ndim - 1}."
             )
         if is_lazy(weight) or weight.is_meta:

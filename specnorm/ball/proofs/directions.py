@@ -82,7 +82,7 @@ class Limit:
         digits, least_exponent = _PRECISIONS[dtype]
         most = 2.0 ** (-least_exponent * 0.75)
         if not 1 / most <= bound <= most:
-            raise KernelError(f"bound={bound!r} is no number from {1 / most:.3g} to {most:.3g}, as {dtype} needs.")
+            raise KernelError(f"bound={bound!r} is not a number from {1 / most:.3g} to {most:.3g}, as {dtype} needs.")
         # Processors and compilers flush subnormal numbers of the other dtypes to zero, but not those of float16.
         underflow = 2.0 ** (least_exponent - (digits if dtype == "float16" else 0))
         # The roundings: the root and the quotient.
@@ -176,7 +176,7 @@ def _square_up(factors: Array, *, xp: Namespace) -> tuple[Array, Array]:
         total = part if total is None else total + part
     assert total is not None
     # An entry is a sum of products within a part, and of the parts.
-    roundings = min(n, _COLUMNS) + -(-n // _COLUMNS)
+    roundings = min(n, _COLUMNS) + arrays.ceil_div(n, _COLUMNS)
     relative = rounding.SLACK * rounding.gamma(roundings, rounding.unit(factors, xp=xp))
     # Of the product, and of the trace, which is the squared Frobenius norm of Y.
     underflow = float(xp.finfo(factors.dtype).smallest_normal) * 2 * n * m

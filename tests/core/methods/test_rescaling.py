@@ -20,8 +20,8 @@ from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.errors import MethodError
 from specnorm.gram.proofs.powers import Powers, lag_norms
 from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.found import Outcome
 from specnorm.running.measuring import proven
-from specnorm.running.result import Outcome
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.symbols import Symbol
 

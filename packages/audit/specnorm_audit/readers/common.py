@@ -68,7 +68,7 @@ def native(array: NDArray[Any], dtype: str = "") -> NDArray[Any]:
 def not_measured(dtype: str) -> ModelFileError:
     """Return the error that an array's numbers are not real floating ones, so that its norm is not measured."""
     return ModelFileError(
-        f"it is stored as {dtype}, which is not measured; expected float64, float32, float16 or bfloat16. Quantised "
+        f"it is stored as {dtype}, which is not measured; expected float64, float32, float16 or bfloat16. Quantized "
         "weights need their scale applied first."
     )
 

@@ -22,8 +22,9 @@ from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
-from specnorm_audit.effective import COUNTER, is_vector
+from specnorm_audit.conventions.recipe import is_vector
 from specnorm_audit.geometry import at_rank
+from specnorm_audit.leaves import COUNTER
 from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
 
 if TYPE_CHECKING:
@@ -73,10 +74,8 @@ _WRAPPERS = frozenset({
     "TimeDistributed", "SpectralNormalization", "Addons>SpectralNormalization", "custom Addons>SpectralNormalization",
 })  # fmt: skip
 """Classes that apply the layer inside them with the kernel that it stores: in training they replace the kernel."""
-_NORMALISING = re.compile(
-    r"SN|WN|WS|Spectral|Norm|Standard|Equal|Lip|Bjorck|Frobenius|Orthog|Quant|Noisy|Bayes|Flipout"
-)
-"""Words in the names of classes whose layers use another weight than they store."""
+_RECURRENT = frozenset({"SimpleRNN", "GRU", "LSTM", "SimpleRNNCell", "GRUCell", "LSTMCell", "RNN", "Bidirectional"})
+"""Classes whose matrices are used as they are stored."""
 _NORMALISED = "WeightNormalization computes the weight from it. Save a plain layer with the weight in use."
 _PLAIN: Stated = {"stride": 1, "dilation": 1, "groups": 1, "padding": "valid"}
 _MOST_PIXELS = 2**24
@@ -156,7 +155,8 @@ def _walk(root: h5py.File) -> Iterator[tuple[Place, Any]]:
         inner = []
         for name in entries:
             if not isinstance(name, str):  # h5py returns bytes for a name that is not UTF-8
-                raise ModelFileError(f"group {'/'.join(place)!r} is damaged: one of its names is no text ({name!r}).")
+                group = "/".join(place)
+                raise ModelFileError(f"group {group!r} is damaged: one of its names is not a text ({name!r}).")
             item_place = (*place, name)
             item = _linked_item(group, name, "/".join(item_place))
             if isinstance(item, h5py.Group):
@@ -249,7 +249,7 @@ def _owners(items: Items) -> dict[Place, str]:
 
 
 def _text(item: Any, name: str, most: int) -> str | None:
-    """Return the text of an attribute; None if there is none, it is no text, or it has more than ``most`` bytes."""
+    """Return the text of an attribute; None if there is none, it is not a text, or it has more than ``most`` bytes."""
     try:
         if name not in item.attrs:
             return None
@@ -435,10 +435,10 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
         return stored
     groups = place[:-1]
     leaf = _leaf(place)
-    # Without a configuration, names alone show that an array is no kernel: the report mentions it then.
+    # Without a configuration, names alone show that an array is not a kernel: the report mentions it then.
     doubt = None
     if config is None and len(stored.shape) >= 2:
-        doubt = "it is no kernel by its name in the file, which has no configuration."
+        doubt = "it is not a kernel by its name in the file, which has no configuration."
     if groups and groups[0] in _OPTIMIZER:
         return replace(stored, kind="none", refusal=doubt)
     if groups[:1] == ("model_weights",):
@@ -457,15 +457,14 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
     if role is not None:
         return _kernel_of_layer(tensor, owner, role)
     tensor = _unknown_role(tensor, owner)
-    if is_keras_3 and len(stored.shape) > 1 and _NORMALISING.search(owner.kind):
-        # Named variables are judged with what stands beside them; these have numbers for names.
-        reason = f"its layer is of class {owner.kind}, whose code says which weight it computes from it."
-        return replace(tensor, refusal=tensor.refusal or reason)
+    is_of_other_class = bool(owner.kind) and owner.kind not in _RECURRENT and owner.kind not in _REFUSED
+    if len(stored.shape) > 1 and is_of_other_class:
+        return replace(tensor, doubt=f"its layer is of class {owner.kind}, whose code says which weight it uses.")
     return tensor
 
 
 def _is_no_kernel(owner: _Owner, role: str | None, leaf: str, axes: int) -> bool:
-    """Whether a variable is no kernel, by its owner's class and its own name."""
+    """Whether a variable is not a kernel, by its owner's class and its own name."""
     if owner.kind in _NO_KERNELS:
         return True
     if role is not None:

@@ -209,11 +209,11 @@ class Scan:
             self._push(_tensor(*arguments, has_dtype=name == _TENSOR_WITH_DTYPE))
         elif name in _PARAMETERS:
             if not isinstance(arguments[0], StoredTensor):
-                raise ModelFileError("one of its parameters is no tensor.")
+                raise ModelFileError("one of its parameters is not a tensor.")
             self._push(arguments[0])
         elif name == "torch.Size":
             if not _counts(*arguments[0]):
-                raise ModelFileError("one of its shapes holds what is no number.")
+                raise ModelFileError("one of its shapes holds what is not a number.")
             self._push(tuple(arguments[0]))
         elif name == "torch.device":
             self._push(None)
@@ -239,7 +239,7 @@ class Scan:
         # PyTorch wrote views of storages before 0.4; a view could refer to a storage of another size.
         is_plain = kind == "storage" and type(key) is str and not any(views)
         if not is_plain or itemsize is None or not _counts(numel):
-            raise ModelFileError(f"its pickle asks for something that is no plain storage. {_ADVICE}")
+            raise ModelFileError(f"its pickle asks for something that is not a plain storage. {_ADVICE}")
         stated = Storage(key, storage.name.rpartition(".")[2], numel, numel * itemsize)
         first = self.storages.setdefault(key, stated)
         if first != stated:

@@ -20,12 +20,13 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
-from specnorm_networks.model_arrays import ModelArrays, Tensor
+from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import counted
 from specnorm_audit.readers.archives import Entry, stored_entries
 from specnorm_audit.readers.common import check_size, native, not_measured, unreadable
+from specnorm_audit.readers.modules import container_of, is_recomputed, stated
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
@@ -88,7 +89,7 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     """List the tensors of a state dict, or of a dictionary with a state dict under ``"state_dict"``, ``"model"``, ….
 
     Tensors in other nested dictionaries are named ``"outer.inner"``, in lists ``"outer.0.inner"``, in pickled modules
-    as in their state dict; the state of an optimizer is left out.
+    as in their state dict, with the geometry that their modules state; the state of an optimizer is left out.
     """
     size = file.seek(0, 2)
     file.seek(0)
@@ -103,11 +104,15 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
         kind = "Tensor" if isinstance(loaded, StoredTensor) else type(loaded).__name__
         raise ModelFileError(f"it holds a {kind}, not a dictionary of tensors by name. Save model.state_dict().")
     tensors: dict[str, Tensor] = {}
-    for name, value in _tensors(loaded):
+    for name, value, module in _tensors(loaded):
         if name in tensors:
             raise ModelFileError(f"two of its tensors are called {name!r}. Save one model's state dict alone.")
         if isinstance(value, StoredTensor):
-            tensors[name] = Tensor(name, value.shape, value.dtype, partial(storages.read, value))
+            geometry, doubt = Stated(), None
+            if module is not None:
+                geometry, doubt = stated(module, name.rpartition(".")[2], len(value.shape))
+            load = partial(storages.read, value)
+            tensors[name] = Tensor(name, value.shape, value.dtype, load, geometry=geometry, doubt=doubt)
         else:
             tensors[name] = unreadable(name, value)
     if not tensors:
@@ -169,17 +174,19 @@ def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Storages]:
     return loaded, _Storages(file, starts, inert=scan.inert)
 
 
-def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str]]:
-    """Yield tensors by their dotted names, outer ones first; items of lists are named by their number.
+def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str, Inert | None]]:
+    """Yield tensors by their dotted names, outer ones first, with the pickled modules whose parameters they are.
+
+    Items of lists are named by their number.
 
     A text in place of a tensor is the reason why it is not read. If a container occurs again elsewhere, only the
     tensors directly in it are listed once more.
     """
-    waiting: deque[tuple[str, Any]] = deque([("", loaded)])
+    waiting: deque[tuple[str, Any, Inert | None]] = deque([("", loaded, None)])
     seen = {id(loaded)}
     letters = 0
     while waiting:
-        prefix, current = waiting.popleft()
+        prefix, current, module = waiting.popleft()
         wrapper = None
         if not prefix and isinstance(current, dict):
             wrapper = next((key for key in _WRAPPERS if key in current), None)
@@ -191,19 +198,21 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str]]:
                 raise ModelFileError(f"its names have more than {_NAMES} letters in all. Save model.state_dict().")
             refusal = _refusal(value, current)
             if isinstance(value, StoredTensor):
-                yield name, value
+                if not isinstance(current, Inert) or not is_recomputed(current, str(word)):
+                    yield name, value, module
             elif refusal is not None:
-                yield name, refusal
+                yield name, refusal, module
             elif isinstance(value, _NESTED) and not _is_optimizer(value):
                 is_wrapper = key == wrapper and isinstance(value, dict | Inert)
                 is_part_of_module = isinstance(current, Inert) and key in _OF_MODULES
                 inner_prefix = prefix if is_wrapper or is_part_of_module else f"{name}."
+                owner = container_of(key, current)
                 if id(value) not in seen:
                     seen.add(id(value))
-                    waiting.append((inner_prefix, value))
+                    waiting.append((inner_prefix, value, owner))
                 elif value is not loaded and value is not current:
                     tensors = [entry for entry in _entries(value) if isinstance(entry[1], StoredTensor)]
-                    waiting.append((inner_prefix, Inert("", tensors)))
+                    waiting.append((inner_prefix, Inert("", tensors), owner))
 
 
 def _refusal(value: Any, container: Any) -> str | None:

@@ -15,7 +15,7 @@ SIGNATURES = {
         "it is a Git LFS pointer: the model itself was not fetched. Run 'git lfs pull' (in CI, check out with LFS).",
     b"<!doctype html": _PAGE,
     b"<html": _PAGE,
-    b"GGUF": "it is a GGUF file of quantised weights. Give the safetensors that it was converted from.",
+    b"GGUF": "it is a GGUF file of quantized weights. Give the safetensors that it was converted from.",
     b"\x93NUMPY":
         "it is one array without a name (.npy). In Python: specnorm.enclose(numpy.load(path)); or name it by "
         "numpy.savez(path, weight=array).",

@@ -47,7 +47,7 @@ def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
     """Return the constant of a function of each entry: its largest absolute slope in any channel."""
     scope.check(node)
     if not isinstance(node.operator, Pointwise):
-        raise HypothesisError(f"{node.name} is no function of each entry")
+        raise HypothesisError(f"{node.name} is not a function of each entry")
     low, high = node.operator.by_channel(axis, width)
     largest_slope = max(abs(float(low.min())), abs(float(high.max())))
     return make_upper(largest_slope, (node.name, scope.domain), "its largest slope")
@@ -160,5 +160,5 @@ def _follow(scope: Scope, node: Node, inputs: Sequence[Upper], start: str) -> bo
 def map_of_claim(claim: Upper) -> Map:
     """Return the map between values of a network whose constant a claim bounds."""
     if not isinstance(claim.what, Map):
-        raise HypothesisError(f"{claim.what} is no map between values of a network")
+        raise HypothesisError(f"{claim.what} is not a map between values of a network")
     return claim.what

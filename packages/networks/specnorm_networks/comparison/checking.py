@@ -68,7 +68,9 @@ def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
             count += 1
         batch_sizes = _batch_sizes(graph, model, shapes, region)
     except NotExecutedError as error:
-        return Checked(reason=str(error))
+        if model.file is None:
+            return Checked(reason=str(error))
+        return _checked_by_batches(graph, read, model, shapes, region, str(error))
     return Checked(
         inputs=count,
         values=len(comparison.compared),
@@ -273,6 +275,43 @@ def _batch_sizes(
         if agrees and all(agrees):
             agreeing.append(count)
     return tuple(agreeing)
+
+
+def _checked_by_batches(
+    graph: Graph,
+    read: Graph,
+    model: Model,
+    shapes: Shapes,
+    region: Area | None,
+    reason: str,
+) -> Checked:
+    """Compare the outputs of a live model that does not run on one sample: batches with the graph's samples.
+
+    ``reason``: why it does not run on one. `TranslationError` if it runs on no batch either.
+    """
+    if any(not shape or shape[0] != 1 for shape in shapes.values()):
+        raise TranslationError(f"No bound is given of a model that nothing could be executed of: {reason}.")
+    inputs = list(itertools.islice(samples(shapes, region), DIFFERENT_SAMPLES))
+    outputs_of_graph = [graph.run(sample) for sample in inputs]
+    agreeing = []
+    for count in SAMPLES:
+        order = [number % DIFFERENT_SAMPLES for number in range(count)]
+        joined = {name: np.concatenate([inputs[number][name] for number in order]) for name in shapes}
+        together = model.several(joined)
+        if together is None:
+            continue
+        agrees = []
+        for name in graph.outputs:
+            if name in together and name in outputs_of_graph[0]:
+                unit = together[name].unit
+                alone = [Computed(outputs_of_graph[number][name], unit) for number in order]
+                agrees.append(_is_alike(graph.by_name[name], together[name], alone, count))
+        if agrees and all(agrees):
+            agreeing.append(count)
+    if not agreeing:
+        raise TranslationError(f"No bound is given of a model that nothing could be executed of: {reason}.")
+    missed = tuple(node.name for node in read.pruned().nodes if not isinstance(node.operator, Input | Constant))
+    return Checked(inputs=len(inputs), missed=missed, samples=tuple(agreeing), reason="")
 
 
 def _outputs(graph: Graph, values: Mapping[str, Computed]) -> dict[str, Computed]:

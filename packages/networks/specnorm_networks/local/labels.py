@@ -31,16 +31,16 @@ def certified_accuracy(
 ) -> CertifiedAccuracy:
     """Certify for each sample that no change of the input up to a radius changes its label.
 
-    A sample with the label y is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, where L_yj is the proven
-    Lipschitz constant of the difference of these two logits (`specnorm_networks.margins`).
+    A sample with the label y is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, where L_yj is a proven upper
+    bound on the Lipschitz constant of the difference of these two logits (`specnorm_networks.margins`).
 
     Parameters
     ----------
     source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
         A classifier that ends with a linear layer.
     x : array, shape (samples, ...)
-        Inputs as the model takes them; radii are distances between such inputs. Batches of a ``DataLoader`` have to be
-        joined first.
+        Inputs in the form that the model takes; radii are distances between such inputs. Join the batches of a
+        ``DataLoader`` first.
     y : array, shape (samples,)
         Labels, whole numbers.
     radii : sequence of float
@@ -48,22 +48,22 @@ def certified_accuracy(
     rtol, method
         As for `network_bound`.
     local : bool, default False
-        If constants that hold on all inputs leave a sample open, attack it and bound the network on its ball. This
-        takes a second or two for each sample and radius of small convolutional networks.
+        If constants that hold for all inputs cannot decide a sample, attack it and bound the network on its ball. For
+        small convolutional networks, this takes a second or two per sample and radius.
     budget : float, optional
         With ``local``, time limit in seconds for each sample and radius; None: a fixed number of steps.
     margin : float, default 0.0
-        Number by which the label's logit has to exceed every other one in the whole ball. Twice the largest error of
-        the logits in a runtime makes its labels certain, too.
+        Amount by which the label's logit has to exceed every other logit in the whole ball. With twice the largest
+        logit error of a runtime, its labels are certified too.
     input_range : (float, float), optional
-        Smallest and largest number of an input's entries. Labels are certified for such inputs alone.
+        Range of the input's entries. Labels are certified only for inputs in this range.
     progress : callable, optional
-        Called after each sample with (number of samples that are done, number of all samples).
+        Called after each sample with (number of finished samples, number of samples).
 
     Returns
     -------
     CertifiedAccuracy
-        Proven in real arithmetic. The rounding of the logits that are computed here is counted.
+        Proven in real arithmetic. The rounding errors of the logits computed here are included.
 
     Raises
     ------

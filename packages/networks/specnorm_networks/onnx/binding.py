@@ -190,7 +190,7 @@ def _argument(call: Call, name: str, value: Value, parameter: inspect.Parameter)
     if not number_kinds:
         raise NoBoundError(f"the input {name} of {call.operator} is a constant, for which there is no rule")
     kind = number_kinds[0]
-    if value.steps:
+    if value.is_rounded:
         raise NoBoundError(
             f"the input {name} of {call.operator} is computed with rounding, and would be rounded to whole"
         )

@@ -1,10 +1,11 @@
 """Constants of a graph: operators that state them, and operators that compute them from other constants.
 
-Computed constants are those of onnx's reference evaluator in the file's types. Every runtime computes some operators
-alike: integers, comparisons, moves, and floating operations that IEEE 754 rounds correctly. If their values are small,
-they are evaluated at once, since shapes may depend on them. Values of other operators differ between runtimes by
-rounding. So no size, comparison or integer, which could jump, is computed from them; and they are evaluated when
-somebody reads them.
+What depends on no input is computed by onnx's reference evaluator in the file's types, whatever the operator is; its
+shapes and types are those of onnx's own inference for the one node. Every runtime computes some operators alike:
+integers, comparisons, moves, and floating operations that IEEE 754 rounds correctly. If their values are small, they
+are evaluated at once, since shapes may depend on them. Values of other operators differ between runtimes by rounding.
+So no size, comparison or integer, which could jump, is computed from them; and they are evaluated when somebody reads
+them.
 """
 
 from __future__ import annotations
@@ -17,16 +18,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import defs, helper, numpy_helper, shape_inference
 
 from specnorm.errors import ModelFileError
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.base import Shape
-from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
-from specnorm_networks.onnx.binding import Numbers, Wholes, bind, stated
+from specnorm_networks.onnx.binding import NEWEST, Numbers, Wholes
 from specnorm_networks.onnx.evaluator import cost, evaluate
-from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Data, OperatorRule, Output, Value
-from specnorm_networks.onnx.pooling import reduce
+from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Output, Value, has_graphs
 from specnorm_networks.onnx.tensors import Constant, Tensors
 
 WORK = 2**36
@@ -34,16 +34,28 @@ WORK = 2**36
 _DEEPEST = 64
 """Largest number of constants, each computed from the one before, that are not evaluated yet."""
 _FLOATS = ("float16", "float32", "float64")
-_CASTS = {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64"}
+_CASTS = (*_FLOATS, "int32", "int64", "bool")
+"""Types to which a constant may be cast."""
+_MOST_AMOUNTS = 2**10
+"""Largest number of entries of a constant that may state a shape."""
+OLDEST = 13
+"""Oldest operator set of which operators without a rule are evaluated: the evaluator takes older ones for newer."""
 _JUMPS = frozenset((
-    "Sign", "Floor", "Ceil", "Mod", "Range", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal",
+    "Sign", "Floor", "Ceil", "Round", "Mod", "Hardmax", "ThresholdedRelu", "Shrink",
 ))  # fmt: skip
-"""Operators whose values jump: a rounding of their inputs may change them much."""
-_ALIKE = (_JUMPS - {"Sign"}).union((
-    "Abs", "Add", "And", "Cast", "Concat", "Div", "Expand", "Gather", "Max", "Min", "Mul", "Neg", "Not", "Or",
-    "ReduceProd", "Slice", "Split", "Sqrt", "Sub", "Tile", "Trilu", "Where", "Xor",
+"""Operators of floating values that jump: a rounding of their inputs may change them much."""
+_ALIKE = _JUMPS.union((
+    "Abs", "Add", "And", "Cast", "Concat", "Div", "Equal", "Expand", "Gather", "Greater", "GreaterOrEqual", "Less",
+    "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "Range", "ReduceProd", "Slice", "Split", "Sqrt", "Sub",
+    "Tile", "Trilu", "Where", "Xor",
 ))  # fmt: skip
 """Operators that every runtime computes alike: they are exact, or round as IEEE 754 says."""
+
+
+RANDOM = frozenset(
+    ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Dropout")
+)
+"""Operators that draw random numbers; a dropout without a rule is in training."""
 
 
 class NotComputedError(NoBoundError, ModelFileError):
@@ -90,13 +102,15 @@ def filled(call: Call, shape: Wholes, /, *, value: Constant | None = None) -> Co
 
 
 # -- what is computed from them ----------------------------------------------------------------------------------------
-def computed(proto: Any, call: Call, rule: OperatorRule, reader: Tensors) -> tuple[Constant, ...]:
+def computed(proto: Any, call: Call, since: int, reader: Tensors) -> tuple[Constant, ...]:
     """Return the outputs of a node whose inputs are constants.
 
     Parameters
     ----------
     proto : NodeProto
         The node.
+    since : int
+        Oldest operator set of which the operator is evaluated.
     reader : Tensors
         Reader of the model; it limits how much is computed.
 
@@ -105,61 +119,86 @@ def computed(proto: Any, call: Call, rule: OperatorRule, reader: Tensors) -> tup
     NoBoundError
         If the node is not evaluated.
     """
-    stated(call, rule)
     values = [value for value in call.inputs if isinstance(value, Constant)]
-    steps = max((value.steps for value in values), default=0)
-    if not _is_evaluated(call, values, steps):
+    # A bfloat16 is read as float32, and outputs would have that type.
+    is_read = all(value.refusal is None and value.dtype != "bfloat16" for value in values)
+    is_standard = since <= call.opset <= NEWEST and not has_graphs(proto) and call.operator not in RANDOM
+    if not (values and is_read and is_standard):
         raise NoBoundError(f"{call.operator} of constants is not evaluated")
-    shapes = _shapes(call, rule, values)
-    sizes = [math.prod(shape or ()) for shape in shapes]
-    is_small = sum(value.size for value in values) <= MAX_FOLDED and max(sizes) <= MAX_FOLDED
-    is_evaluated_at_once = call.operator in _ALIKE and not steps and is_small
-    dtype = None if is_evaluated_at_once else _dtype(call, values)
-    if None in shapes or (dtype is None and not is_evaluated_at_once):
-        raise NoBoundError(f"{call.operator} of constants is not evaluated: its type or shape is not known")
+    outputs = _inferred(proto, call)
+    shapes = [shape for shape, _ in outputs]
+    dtypes = [dtype for _, dtype in outputs]
+    is_alike = call.operator in _ALIKE
+    is_rounded = any(value.is_rounded for value in values)
+    may_jump = call.operator in _JUMPS or not {*dtypes} <= {*_FLOATS}
+    if is_rounded and may_jump:
+        raise NoBoundError(f"{call.operator} of constants that were rounded is not evaluated: its value may jump")
+    sizes = [math.prod(shape) for shape in shapes]
     cost_of_entry = cost(proto, [x.shape if isinstance(x, Constant) else () for x in call.inputs])
     fits = max(sizes) <= max(MAX_KNOWN, reader.largest)
-    byte_count = sum(sizes) * np.dtype(dtype or "float64").itemsize
+    byte_count = sum(size * np.dtype(dtype).itemsize for size, dtype in zip(sizes, dtypes, strict=True))
     if not fits or not reader.computes(byte_count, sum(sizes) * cost_of_entry, WORK):
         raise NoBoundError(f"{call.operator} of constants of {max(sizes)} entries is more than is evaluated")
 
-    run = cache(partial(_arrays, proto, call, shapes, dtype))
-    if is_evaluated_at_once:
+    run = cache(partial(_arrays, proto, call, outputs))
+    steps = max(value.steps for value in values)
+    is_small = sum(value.size for value in values) <= MAX_FOLDED and max(sizes) <= MAX_FOLDED
+    if is_alike and not steps and is_small:
         if not _is_same_everywhere(call, [value.load() for value in values]):
             raise NoBoundError(f"{call.operator} of such constants is computed by each runtime in its own way")
         return tuple(map(call.fold, run()))
+    if not {*dtypes} <= {*_FLOATS}:
+        raise NoBoundError(f"{call.operator} of constants of {max(sizes)} entries is not evaluated")
     if steps >= _DEEPEST:
         run()
         steps = 0
     largest = max(values, key=lambda value: value.size)  # the outputs have its name in messages
-    outputs = []
-    for number, shape in enumerate(shapes):
-        if shape is not None:
-            load = partial(_output, run, number)
-            outputs.append(replace(largest, shape=shape, dtype=str(dtype), load=load, key=object(), steps=steps + 1))
-    return tuple(outputs)
+    constants = []
+    for number, (shape, dtype) in enumerate(outputs):
+        load = partial(_output, run, number)
+        made = replace(largest, shape=shape, dtype=dtype, load=load, key=object(), steps=steps + 1)
+        constants.append(replace(made, is_rounded=is_rounded or not is_alike))
+    return tuple(constants)
 
 
-def _is_evaluated(call: Call, values: Sequence[Constant], steps: int) -> bool:
-    """Whether an operator of constants may be evaluated; ``steps`` is the number of roundings of its inputs."""
-    if not values or any(value.refusal is not None for value in values):
-        return False
-    # A bfloat16 is read as float32, and outputs would have that type.
-    return not (steps and call.operator in _JUMPS) and all(value.dtype != "bfloat16" for value in values)
+def _inferred(proto: Any, call: Call) -> list[tuple[Shape, str]]:
+    """Return the shape and type of each output, as onnx infers them for this node; `NoBoundError` if one is open."""
+    types: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
+    for name, value in zip(proto.input, call.inputs, strict=True):
+        if not isinstance(value, Constant):
+            continue
+        element_type = helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype))
+        types[name] = helper.make_tensor_type_proto(element_type, value.shape)
+        if value.size <= _MOST_AMOUNTS and not value.steps:  # may be a shape, or a number of entries
+            numbers[name] = numpy_helper.from_array(value.load(), name)
+    try:
+        schema = defs.get_schema(call.operator, call.opset)
+        others = {*call.attributes} - {*schema.attributes}
+        if others:
+            raise NoBoundError(f"the attribute {min(others)[:40]} of {call.operator} is not known")
+        opsets = [helper.make_opsetid("", call.opset)]
+        found = shape_inference.infer_node_outputs(schema, proto, types, numbers, opset_imports=opsets)
+        tensors = [found[name].tensor_type for name in proto.output if name]
+        dtypes = [helper.tensor_dtype_to_np_dtype(tensor.elem_type).name for tensor in tensors]
+    except NoBoundError:
+        raise
+    except Exception as error:  # onnx raises many kinds for nodes that it does not know
+        raise NoBoundError(f"{call.operator} of constants is not evaluated: {type(error).__name__}") from error
+    shapes = []
+    for tensor in tensors:
+        if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in tensor.shape.dim):
+            raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is not known")
+        shapes.append(tuple(int(dim.dim_value) for dim in tensor.shape.dim))
+    if len(tensors) != len(proto.output) or any(n < 0 for shape in shapes for n in shape):
+        raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is not known")
+    return list(zip(shapes, dtypes, strict=True))
 
 
-def _arrays(
-    proto: Any,
-    call: Call,
-    shapes: Sequence[tuple[int, ...] | None],
-    dtype: str | None,
-) -> list[NDArray[Any]]:
+def _arrays(proto: Any, call: Call, expected: Sequence[tuple[Shape, str]]) -> list[NDArray[Any]]:
     """Return the outputs of a node, evaluated on its constants.
 
-    Raises
-    ------
-    NotComputedError
-        If the node is not supported, or an output has another shape or type than was expected (None: any type).
+    ``expected``: shape and type of each. `NotComputedError` if the node is not supported, or an output has others.
     """
     inputs = [x.load() if isinstance(x, Constant) else None for x in call.inputs]
     try:
@@ -167,25 +206,13 @@ def _arrays(
             arrays = [np.asarray(output) for output in evaluate(proto, call.opset, inputs)]
     except Exception as error:  # the evaluator raises many kinds for nodes that it does not support
         raise NotComputedError(f"{call.operator} of constants is not evaluated: {type(error).__name__}") from error
-    has_other_dtype = dtype is not None and any(array.dtype != dtype for array in arrays)
-    if [array.shape for array in arrays] != shapes or has_other_dtype:
+    if [(array.shape, array.dtype.name) for array in arrays] != [*expected]:
         raise NotComputedError(f"{call.operator} computes constants of other shapes or types than was expected")
     return arrays
 
 
 def _output(run: Callable[[], list[NDArray[Any]]], number: int) -> NDArray[Any]:
     return run()[number]
-
-
-def _dtype(call: Call, values: Sequence[Constant]) -> str | None:
-    """Return the floating type of values that are evaluated later; None: it is not known, or not floating."""
-    if call.operator in _JUMPS or "output_dtype" in call.attributes:
-        return None
-    if call.operator == "Cast":
-        dtypes = {_CASTS.get(call.attributes["to"].i, "")} if values[0].dtype in _FLOATS else set()
-    else:
-        dtypes = {value.dtype for value in values} & {*_FLOATS}
-    return dtypes.pop() if len(dtypes) == 1 and dtypes.issubset(_FLOATS) else None
 
 
 def _is_same_everywhere(call: Call, arrays: Sequence[NDArray[Any]]) -> bool:
@@ -201,54 +228,9 @@ def _is_same_everywhere(call: Call, arrays: Sequence[NDArray[Any]]) -> bool:
         case "ReduceProd" | "Range":
             return is_whole  # for floating numbers the order of factors and sums matters
         case "Cast":
-            target = np.dtype(_CASTS.get(attributes["to"], "object"))
-            if target.kind == "O":  # a type that is not read
+            target = np.dtype(helper.tensor_dtype_to_np_dtype(attributes["to"]))
+            if target.name not in _CASTS:
                 return False
             is_rounded_to_integers = target.kind == "i" and x.dtype.kind == "f"
             return not is_rounded_to_integers or bool(np.all(np.abs(x) < 2.0**31))
     return True
-
-
-def _product_shape(a: Shape, b: Shape) -> Shape:
-    """Return the shape of a product of matrices as in NumPy; a vector is a row on the left, a column on the right."""
-    left = (1, *a) if len(a) == 1 else a
-    right = (*b, 1) if len(b) == 1 else b
-    if min(len(left), len(right)) < 2 or left[-1] != right[-2]:
-        raise NoBoundError(f"a product of constants of shapes {a} and {b}")
-    rows = left[-2:-1] if len(a) > 1 else ()
-    columns = right[-1:] if len(b) > 1 else ()
-    return (*np.broadcast_shapes(left[:-2], right[:-2]), *rows, *columns)
-
-
-def _shapes(call: Call, rule: OperatorRule, values: Sequence[Constant]) -> list[Shape | None]:
-    """Return the shapes of all outputs; None: one is not known.
-
-    Most are found by the builder, which is called with values of the constants' shapes in place of constants.
-    """
-    if call.operator == "MatMul":
-        return [_product_shape(*(value.shape for value in values))]
-    if call.operator == "DequantizeLinear":
-        return [values[0].shape if len(values[1].shape) < 2 else None]  # scales with two axes are those of blocks
-    if call.operator == "Range":
-        start, limit, delta = (value.load().item() for value in values)
-        return [(max(math.ceil((limit - start) / delta), 0),)]
-    build = reduce(ops.Sum) if call.operator == "ReduceProd" else rule.build
-    if call.operator in ("Cast", "Pow") or build is None:
-        return [broadcast_shapes([value.shape for value in values])]
-    constant_inputs = [number for number, x in enumerate(call.inputs) if isinstance(x, Constant)]
-    float_inputs = [number for number in constant_inputs if call.inputs[number].dtype in _FLOATS]  # type: ignore[union-attr]
-    last_error: Exception | None = None
-    # Builders take some inputs as constants alone, so different choices of the others are tried.
-    for moving in filter(None, (float_inputs, constant_inputs, constant_inputs[:1])):
-        inputs: list[Value | None] = []
-        for number, x in enumerate(call.inputs):
-            inputs.append(Data("", x.shape) if x is not None and number in moving else x)
-        trial_call = replace(call, inputs=inputs, use=lambda *_: "", missed=lambda: None)
-        try:
-            result = bind(trial_call, rule, build)()
-        except NoBoundError as error:
-            last_error = error
-            continue
-        outputs = result if isinstance(result, tuple) else (result,)
-        return [output.shape for output in outputs]
-    raise NoBoundError(str(last_error))

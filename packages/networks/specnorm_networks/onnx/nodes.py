@@ -149,14 +149,14 @@ class OperatorRule:
     ----------
     since : int
         Oldest operator set whose definition was read.
-    build : callable or None
-        Function that translates a node; None: nodes are supported if all their inputs are constants.
+    build : callable
+        Function that translates a node.
     ignored : tuple of str
         Names of constant inputs and attributes that do not change the result.
     """
 
     since: int
-    build: Builder | None = None
+    build: Builder
     ignored: tuple[str, ...] = ()
 
 

@@ -99,14 +99,5 @@ OPERATORS: dict[str, OperatorRule] = {
     "ConstantOfShape": OperatorRule(9, constants.filled),
     "Shape": OperatorRule(1, constants.shape_of),
     "Size": OperatorRule(1, constants.shape_of),
-    # These have rules for constants alone.
-    **dict.fromkeys(("Equal", "And", "Or", "Xor"), OperatorRule(7, None)),
-    "Ceil": OperatorRule(6, None),
-    **dict.fromkeys(("Not", "ReduceProd"), OperatorRule(1, None)),
-    **dict.fromkeys(("DequantizeLinear", "Mod"), OperatorRule(10, None)),
-    "Range": OperatorRule(11, None, ("stash_type",)),
 }
-"""Rules by the names of operators. Other operators are unknown."""
-RANDOM = frozenset(
-    ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
-)
+"""Rules by the names of operators. Others are unknown, unless all of their inputs are constants (`constants`)."""

@@ -140,7 +140,7 @@ def resize(
     moves_corners = coordinates == "align_corners" and bool(rounded_sizes)
     moves_single_pixel = coordinates == "pytorch_half_pixel" and 1 in rounded_sizes
     if moves_corners or moves_single_pixel:
-        raise NoBoundError(f"{coordinates} where size times scale is no whole number: runtimes take other corners")
+        raise NoBoundError(f"{coordinates} where size times scale is not a whole number: runtimes take other corners")
     stated_sizes = None if scales else tuple(shape)
     return Output(ops.Resize(mode, stated_sizes, tuple(factors), coordinates, nearest_mode), (x,), tuple(shape))
 

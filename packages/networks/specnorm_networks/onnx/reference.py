@@ -99,10 +99,14 @@ class OnnxModel:
         values = dict(input_arrays)
         values_and_constants = self._constants | input_arrays
         single_precision: set[str] = set()
+        fixed = {*self._constants} - {*input_arrays}
         for node in graph.node:
             has_inputs = all(name in values_and_constants for name in node.input if name)
-            if not has_inputs or not self._has_known_size(node, shapes):
+            is_fixed = all(name in fixed for name in node.input if name)
+            if not has_inputs or not self._has_known_size(node, shapes, is_fixed):
                 continue
+            if is_fixed:
+                fixed.update(node.output)
             # Values that are computed from such a value have its error, too: a gate may multiply it by another value.
             if node.op_type in _SINGLE or not single_precision.isdisjoint(node.input):
                 single_precision.update(node.output)
@@ -154,9 +158,9 @@ class OnnxModel:
         if entries > most_entries or work > WORK:
             raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
 
-    def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None]) -> bool:
-        """Whether a node is of a known operator, and the shape of its first named output is known."""
-        is_known = node.op_type in OPERATORS and node.domain in _DOMAINS
+    def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None], is_fixed: bool) -> bool:
+        """Whether a node is of a known operator, or ``is_fixed``, and the shape of its first named output is known."""
+        is_known = (node.op_type in OPERATORS or is_fixed) and node.domain in _DOMAINS
         first_name = next(filter(None, node.output), "")
         return is_known and shapes.get(first_name) is not None
 

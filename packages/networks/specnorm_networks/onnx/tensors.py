@@ -42,7 +42,9 @@ class Constant:
     value : str
         Name of the value in the graph; empty if it is no value of the graph.
     steps : int
-        Number of roundings, one after the other, by which it was computed from arrays of the file.
+        Number of operators, one after the other, by which it is computed from arrays of the file when it is read.
+    is_rounded : bool
+        Whether one of these operators rounds, and not in the same way in every runtime.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Constant:
     key: object = field(default_factory=object)
     value: str = ""
     steps: int = 0
+    is_rounded: bool = False
 
     @property
     def size(self) -> int:
@@ -197,7 +200,7 @@ class Tensors:
 
 def _whole(text: str) -> int:
     if not re.fullmatch("[0-9]{1,18}", text):
-        raise ValueError(f"{text[:20]!r} is no whole number.")
+        raise ValueError(f"{text[:20]!r} is not a whole number.")
     return int(text)
 
 

@@ -29,10 +29,10 @@ from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
 from specnorm_networks.model_arrays import Kind, Sizes, Stated, Tensor
 from specnorm_networks.onnx.binding import bind
-from specnorm_networks.onnx.constants import computed
+from specnorm_networks.onnx.constants import OLDEST, RANDOM, computed
 from specnorm_networks.onnx.evaluator import plain
 from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Output, Result, UnsizedError, Value, has_graphs
-from specnorm_networks.onnx.operators import OPERATORS, RANDOM
+from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.tensors import Constant, Tensors
 from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unread
@@ -402,7 +402,7 @@ class Walk:
         """Return the translation of an operator of ONNX; if all its inputs are constants, its value is computed."""
         rule = OPERATORS.get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
-        if rule is None or (rule.build is None and moving):
+        if rule is None and moving:
             if proto.op_type == "ArgMax":
                 raise NoBoundError("it returns a label, which jumps: export the network without it, with its logits")
             raise NoBoundError(NO_LOOPS if proto.op_type in _LOOPS else f"{proto.op_type[:40]} has no rule here")
@@ -423,7 +423,7 @@ class Walk:
             missed=lambda: self._missed(proto, inputs, label),
         )
         try:
-            if rule.build is not None:
+            if rule is not None:
                 result = bind(call, rule, rule.build)()
                 has_constants = any(isinstance(value, Constant) for value in inputs)
                 if moving or isinstance(result, Constant) or not has_constants:
@@ -432,7 +432,7 @@ class Walk:
             if moving:
                 raise
         # All inputs are constants, and the rule does not give the value: onnx's reference evaluator computes it.
-        return computed(proto, call, rule, self.reader)
+        return computed(proto, call, OLDEST if rule is None else rule.since, self.reader)
 
     def _registered(self, proto: Any, inputs: list[Value | None]) -> Output:
         """Return the operator that a user registered for one of another domain."""
@@ -459,7 +459,7 @@ class Walk:
         data = tuple(dict.fromkeys(value for value in inputs if isinstance(value, Data)))
         if has_graphs(proto):
             return Output(Unknown(_SUBGRAPH), data, None)
-        if proto.op_type in RANDOM or proto.op_type == "Dropout":  # dropout without a rule is in training
+        if proto.op_type in RANDOM:
             return Output(Random(), data, None)
         is_constant = not data and proto.domain in _DOMAINS
         return Output(Held(reason) if is_constant else Unknown(reason), data, None)

@@ -75,7 +75,7 @@ def export(source: Any, input_shape: Any) -> Exported:
     shape_or_inputs = (input_shape,) if hasattr(input_shape, "dtype") else input_shape
     if not _are_arrays(shape_or_inputs) and not _is_shape(shape_or_inputs):
         raise MethodError(
-            f"input_shape={input_shape!r:.80} is no shape: give one input's shape without the batch axis, such as "
+            f"input_shape={input_shape!r:.80} is not a shape: give one input's shape without the batch axis, such as "
             "(3, 32, 32), an array, or a tuple of arrays."
         )
     # A callable of no framework is taken for a JAX function.

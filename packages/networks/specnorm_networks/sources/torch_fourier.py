@@ -1,9 +1,9 @@
 """Linear layers that compute by Fourier transforms (Cayley, LOT, Sandwich), written as circular convolutions.
 
-As a function from one real value to the next one, such a layer is linear, and commutes with shifts of the pixels. So it
-is a convolution: the answers to an impulse in each channel are its kernel, which is as large as the input. Both
-properties are tested on random inputs, not proven: a bound is about the file with the convolution, and the file is
-compared with the model.
+As a function from one real value to the next one, such a layer is linear, by the operators between them, and commutes
+with shifts of the pixels. So it is a convolution: the answers to an impulse in each channel are its kernel, which is as
+large as the input. The convolution is compared with the function on random inputs: a bound is about the file with the
+convolution, and the file is compared with the model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from specnorm_networks.model import equal_but_for_rounding
 from specnorm_networks.sources.torch_values import computed, first_of
@@ -27,6 +28,20 @@ _TO_REAL = ("aten.fft_irfft", "aten.fft_hfft")
 """Beginnings of the names of transforms with real outputs, which may have real inputs, too."""
 _CONVOLUTIONS: dict[int, Any] = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}
 """Classes of convolutions by the number of axes of their input."""
+
+
+_SUMS = frozenset(("add", "sub", "cat", "stack", "complex"))
+"""Operators that are linear in all of their inputs together."""
+_PRODUCTS = frozenset(("mul", "div", "matmul", "mm", "bmm", "einsum", "linear"))
+"""Operators that are linear in one of their inputs if the others are fixed."""
+_MOVES = frozenset((
+    "_conj", "_conj_physical", "_to_copy", "alias", "clone", "conj", "constant_pad_nd", "contiguous", "detach",
+    "expand", "flatten", "flip", "imag", "index", "narrow", "neg", "pad", "permute", "real", "reshape", "resolve_conj",
+    "roll", "select", "slice", "squeeze", "sum", "t", "to", "transpose", "unflatten", "unsqueeze", "view",
+    "view_as_complex", "view_as_real",
+))  # fmt: skip
+"""Operators that are linear in the only input that they have, besides the transforms."""
+_TRANSFORMS = ("fft_", "_fft_")
 
 
 class NoConvolution(Exception):
@@ -88,6 +103,7 @@ def _real_layer(
     `NoConvolution` if no convolution agrees with the program on random inputs.
     """
     function_of_start, start = _between(program, end)
+    _require_linear(function_of_start)
     input_tensor = first_of(start)
     output_tensor = first_of(end)
 
@@ -109,6 +125,24 @@ def _real_layer(
     if not equal_but_for_rounding(computed(layer(x)), computed(function(x))):
         raise NoConvolution
     return layer, start
+
+
+def _require_linear(function: torch.fx.GraphModule) -> None:
+    """Refuse a function of a value (`NoConvolution`) in which some operator is not linear in what depends on it."""
+    moving: set[torch.fx.Node] = set()
+    for node in function.graph.nodes:
+        if node.op == "placeholder":
+            moving.add(node)
+        arguments = [leaf for leaf in tree_leaves((node.args, node.kwargs)) if leaf in moving]
+        is_size = node.target is torch.ops.aten.sym_size.int
+        if node.op != "call_function" or not arguments or is_size:
+            continue
+        name = getattr(getattr(node.target, "overloadpacket", None), "__name__", "")
+        is_of_one = len(arguments) == 1 and (name in _MOVES or name.startswith(_TRANSFORMS))
+        is_product = len(arguments) == 1 and name in _PRODUCTS and (name != "div" or node.args[0] in moving)
+        if not (is_of_one or is_product or name in _SUMS):
+            raise NoConvolution
+        moving.add(node)
 
 
 Function = Callable[[Tensor], Tensor]

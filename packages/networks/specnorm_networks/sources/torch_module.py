@@ -28,7 +28,7 @@ from torch.export.graph_signature import OutputKind
 from torch.utils._pytree import tree_leaves
 
 from specnorm.errors import MethodError
-from specnorm.proof import install
+from specnorm.proof import counted, install
 from specnorm_networks.model import Computed, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Array, Exported
 from specnorm_networks.sources.torch_fourier import has_complex, with_real_layers
@@ -42,6 +42,8 @@ SMALLEST = 2.0**-126
 """Smallest normal number of single precision, in which a file has attributes and constants."""
 LARGEST = 2**22
 """Largest number of entries of a constant that is folded in the file."""
+_BATCHES = (*range(2, 1025), *(2**power + more for power in range(11, 21) for more in (-1, 0, 1)))
+"""Numbers of samples at which the guards of a trace are asked."""
 OPERATOR = type(torch.ops.aten.relu.default)
 """Class of torch's operators in programs."""
 
@@ -74,9 +76,11 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
             with _silent(), at_inference(model):
                 # A module may compute values at its first call and keep them: a trace would keep fake tensors.
                 _outputs(model, _random_like(example))
-                program = _program(model, example, free=free)
+                traced = _traced(model, example, free=free)
+                program = _program(model, traced, example, free=free)
                 exported = _written(model, program, example, free=not has_inputs)
-            return replace(exported, note=_training_note(model, example), name=type(model).__name__)
+            notes = (_training_note(model, example), _note_on_batches(traced, example) if free else "")
+            return replace(exported, note=" ".join(filter(None, notes)), name=type(model).__name__)
         except MethodError:
             raise
         except Exception as error:  # whatever the model's own code raises while it is traced
@@ -130,11 +134,33 @@ def _training_note(model: nn.Module, example: tuple[Tensor, ...]) -> str:
     return "" if is_same else TRAINING
 
 
-def _program(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
+def _note_on_batches(program: ExportedProgram, example: tuple[Tensor, ...]) -> str:
+    """Return a sentence that names a batch size for which a module takes another path; empty if none is found.
+
+    The trace of a program guards what it assumed of the number of samples.
+    """
+    module: Any = program.module()
+    guards = [module.get_submodule(str(node.target)) for node in module.graph.nodes if node.op == "call_module"]
+    others = []
+    for count in _BATCHES:
+        inputs = [torch.empty(count, *x.shape[1:], dtype=x.dtype, device="meta") for x in example]
+        try:
+            for guard in guards:
+                guard(*inputs)
+        except AssertionError:
+            others.append(count)
+    if not others:
+        return ""
+    samples = counted(others[0], "sample")
+    more = f", and for other numbers up to {others[-1]}," if len(others) > 1 else ""
+    return f"For {samples} together{more} the module takes another path than the one that was read and bounded."
+
+
+def _program(model: nn.Module, traced: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
     """Return the program of a module, without in-place operators and without values that depend on no input."""
     name = type(model).__name__
     # An empty table decomposes nothing; it makes in-place operators functional.
-    program: ExportedProgram = _traced(model, example, free=free).run_decompositions({})
+    program: ExportedProgram = traced.run_decompositions({})
     _check_states(program, name)
     _check_operators(program, name)
     module, has_folded = _folded(program)
@@ -192,7 +218,7 @@ def _check_operators(program: ExportedProgram, name: str) -> None:
         may_draw = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if may_draw and node.users and _draws(node):
             raise MethodError(
-                f"{name} draws random numbers ({node.target}), so that it is no function of its inputs. Make it one "
+                f"{name} draws random numbers ({node.target}), so that it is not a function of its inputs. Make it one "
                 "first."
             )
         for number in tree_leaves((node.args, node.kwargs)):

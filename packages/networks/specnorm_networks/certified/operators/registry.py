@@ -41,7 +41,7 @@ def register_operator(cls: Class) -> Class:
     for name in names:
         namespace, colons, operator = str(name).partition("::")
         if not colons or not operator or namespace in OUR_NAMESPACES:
-            raise MethodError(f"{name!r} is no name for an operator of yours; expected 'namespace::operator'.")
+            raise MethodError(f"{name!r} is not a name for an operator of yours; expected 'namespace::operator'.")
         if _KNOWN.get(name, cls).__qualname__ != cls.__qualname__:
             raise MethodError(f"{name!r} is registered already, by {_KNOWN[name].__qualname__}.")
     _KNOWN.update(dict.fromkeys(names, cls))

@@ -86,4 +86,4 @@ class Random(Operator):
         raise NotRunError("it draws random numbers")
 
     def combine(self, bounds: object, place: Place) -> float:
-        raise NoBoundError("it draws random numbers, so that the network is no function of its inputs")
+        raise NoBoundError("it draws random numbers, so that the network is not a function of its inputs")

@@ -14,7 +14,7 @@ from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.functions import as_function
 from specnorm_networks.certified.patterns.normalisation import as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
-from specnorm_networks.certified.patterns.sorting import as_maximum_and_minimum, as_sorted_groups
+from specnorm_networks.certified.patterns.sorting import as_maximum_and_minimum, as_sorted_groups, as_sorted_pairs
 from specnorm_networks.certified.patterns.splines import as_spline
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure
 from specnorm_networks.certified.permutations import remove_permutations
@@ -46,8 +46,9 @@ def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str])
     ):  # fmt: skip
         with suppress(NoPattern):
             return [recognised(node, structure)]
-    with suppress(NoPattern):
-        return as_normalisation(node, structure, fresh)
+    for with_another in (as_normalisation, as_sorted_pairs):
+        with suppress(NoPattern):
+            return with_another(node, structure, fresh)
     return [node]
 
 

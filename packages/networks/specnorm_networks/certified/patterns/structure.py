@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.operators.base import Linear
 
 
 class NoPattern(Exception):
@@ -64,6 +65,17 @@ class Structure(dict[str, Node]):
             # A slice of step 1 that has the shape of its input is the whole input.
             return all(step == 1 for _, _, _, step in node.operator.parts)
         return isinstance(node.operator, ops.SameOrder)
+
+    def is_same(self, name: str, other: str) -> bool:
+        """Whether two values are the same entries of one value, read twice: by slices, say, that are written twice."""
+        one, another = self.origin(name), self.origin(other)
+        while one.name != another.name:
+            is_move = isinstance(one.operator, Linear) and one.operator.only_moves_entries
+            may_be_same = is_move and len(one.inputs) == len(another.inputs) == 1
+            if not may_be_same or digest_of_operator(one.operator) != digest_of_operator(another.operator):
+                return False
+            one, another = self.input_of(one), self.input_of(another)
+        return True
 
     def input_of(self, node: Node) -> Node:
         """Return the origin of a node's first input."""

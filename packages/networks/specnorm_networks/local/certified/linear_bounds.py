@@ -81,7 +81,7 @@ class Network:
         about = Scope(graph).domain
         for claim in constants:
             if not isinstance(claim.what, Map) or not about.includes(claim.what.domain):
-                raise HypothesisError(f"{claim.what} is no map between values of this network")
+                raise HypothesisError(f"{claim.what} is not a map between values of this network")
             if self._passes_through_start(claim.what):
                 constants_to_end = self.constants.setdefault(claim.what.end, [])
                 constants_to_end.append((claim.what.start, claim.value))
