@@ -456,6 +456,11 @@ def test_rescaled_trees_are_certified() -> None:
     assert small["Conv_0"]["bias"] is tree["Conv_0"]["bias"]
     again = training.rescale(small, 2.0)
     close(again, small, rtol=0.0)
+    at_bound = training.rescale(tree, 20.0, only_shrink=False)
+    for kernel, geometry in training.kernels(at_bound).values():
+        norm = specnorm.enclose(kernel, **geometry)
+        assert norm.lower <= 20.0
+        assert norm.upper >= 20.0 * (1 - 2e-3)
     with pytest.raises(MethodError, match="rescale looks at values while it runs"):
         jax.jit(training.rescale)(tree)
 
