@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-WAVES = 12, 24
+WAVES = 11, 23
 """Number of points of the grid that are followed: its local maxima first, then the highest others. Kernels with three
-axes, which have more maxima, take the second number. With 8, a layer of 3 outputs reached 1.0135, with 12 1.0075; with
-12, one of three axes reached 1.023, with 24 1.007."""
+axes, which have more maxima, take the second number. With 7, a layer of 3 outputs reached 1.0135, with 11 1.0075; with
+11, one of three axes reached 1.023, with 23 1.007."""
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
 _NEWTON_STEPS = 2

@@ -148,7 +148,8 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return {"vectors": (min(m, p), 2, 1, 1), **deciding}
         grid = self._grid(spec.block_kernel_shape, min(m, p))
-        count = grid_vectors.most_waves(spec.block_kernel_shape, len(grid))
+        # One more than the points: the best wave before a sweep.
+        count = grid_vectors.most_waves(spec.block_kernel_shape, len(grid)) + 1
         axes = sum(k > 1 for k in spec.block_kernel_shape)
         vectors = min(m, p), self._count(min(m, p), len(grid)), len(grid), 2
         return {"vectors": vectors, "left": (m, count, 2), "angles": (axes, count), **deciding}
@@ -162,7 +163,10 @@ class SymbolNorm(Stepped):
             return _first_vectors(blocks, ops=ops), *zeros
         waves = self._waves(blocks, ops=ops)
         vectors, best = self._first_steps(waves)
-        return arrays.real_pair(vectors, xp=xp), *_bundle(waves, best, spec, ops=ops), *zeros
+        first = _bundle(waves, best, spec, ops=ops)
+        # The first wave stands in the place of the best one before.
+        kept = xp.argmax(zeros[1][:, 0, :], axis=1)
+        return arrays.real_pair(vectors, xp=xp), *bundle.with_one_kept(first, first, kept, xp=xp), *zeros
 
     def follow(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """One pass over the bundle; the layer's norm itself, where there is no state."""

@@ -69,7 +69,8 @@ def follower(kernel: np.ndarray, **geometry: Any) -> Any:
 
     def follow(kernel: np.ndarray, sweeps: int | None = None) -> tuple[float, bool]:
         nonlocal state
-        before, followed = state, program.follow(kernel[None], state, sweeps=sweeps, backend=backend)
+        before: Any = state
+        followed: Any = program.follow(kernel[None], state, sweeps=sweeps, backend=backend)
         state = followed.state
         return float(followed.value[0]), bool(state) and not np.array_equal(
             np.asarray(before[-2]), np.asarray(state[-2])
