@@ -54,7 +54,8 @@ class Normalise(Operator):
     """The first input z, divided by a function of its length s along some axes.
 
     The second input is s: `Norm` of the first one, with axes kept. Forms: "mean square" is ``z / sqrt(s^2 / n + eps)``
-    for n entries, "sum of squares" is ``z / sqrt(s^2 + eps)``, "largest" is ``z / max(s, eps)``, "sum" is ``z / (s + eps)``.
+    for n entries, "sum of squares" is ``z / sqrt(s^2 + eps)``, "largest" is ``z / max(s, eps)``, "sum" is
+    ``z / (s + eps)``.
     """
 
     rule = "normalise"
