@@ -140,7 +140,7 @@ def test_one_pixel_of_a_size_and_a_half_is_refused() -> None:
     scales = {"s": np.array([1, 1, 0.5], np.float32)}
     found = bound(graph_of(model([N("Resize", ["x", "", "s"], ["y"], **how)], (1, 1, 3), scales)))
     assert found.upper is None
-    assert "pytorch_half_pixel where size times scale is no whole number" in found.unknown[0].reason
+    assert "pytorch_half_pixel where size times scale is not a whole number" in found.unknown[0].reason
 
 
 def test_splits_that_do_not_fit_their_outputs_are_refused() -> None:
