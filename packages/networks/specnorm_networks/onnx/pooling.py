@@ -76,7 +76,10 @@ def over_everything(make: _Reduction) -> Builder:
 
 
 def reduce(make: _Reduction, first: ops.Operator | None = None) -> Builder:
-    """Return the builder of a reduction over the axes that a node states, after a function ``first`` of each entry."""
+    """Return the builder of a reduction over the axes that a node states.
+
+    ``first``: a function of each entry that is applied before.
+    """
 
     def build(
         x: Data,

@@ -1,6 +1,6 @@
 """Quotients of a value by a function of its 2-norm |x| ("length"): layer norm, RMS norm and division by the norm.
 
-These are x / max(|x|, eps), x / (|x| + eps), x / |x|, x / sqrt(mean(x^2) + eps), x / sqrt(sum(x^2) + eps). They may
+These are x / max(|x|, eps), x / (|x| + eps), x / |x|, x / sqrt(mean(x^2) + eps) and x / sqrt(sum(x^2) + eps). They may
 also be written as products with an inverse. In (x - mean(x)) / sqrt(variance + eps), the variance may be written
 max(mean(x^2) - mean(x)^2, 0).
 """
