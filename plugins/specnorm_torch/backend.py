@@ -58,9 +58,9 @@ class TorchBackend(TorchArrays):
         is_compiled_or_transformed = self.is_compiled_or_transformed(kernels)
         if is_compiled_or_transformed and program.needs.searches and self.is_traced(kernels):
             # Without values, the tensor norm is an estimate: it refuses tracers only if it is to be proven.
-            if kernels.is_meta and program.method.name != "tn":
+            if kernels.is_meta and program.plan.name != "tn":
                 raise KernelError("the tensor has no values: it is on the device 'meta'. Load its values first.")
-            program.method.refuse_tracer(program.spec)
+            program.plan.refuse_tracer(program.spec)
         need = self._need(program, kernels)
         kernels_once = kernels
         if need != "value" or is_compiled_or_transformed or _has_tangent(kernels):
@@ -72,7 +72,7 @@ class TorchBackend(TorchArrays):
                 value, *rest = operators.evaluate_operator(kernels.detach(), program.key, need)
             else:
                 (value, *rest), ran = operators.run(kernels.detach(), program.key, need)
-            count = len(program.method.stats)
+            count = len(program.plan.stats)
             stats = tuple(rest[:count])
             if need == "residuals":
                 value = derivatives.with_pullback(kernels, value, program.key, *rest[count:])

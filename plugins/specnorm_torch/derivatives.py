@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import program
@@ -17,8 +17,10 @@ _REFUSAL = (
     "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
     "Detach the value, or take the penalty's gradient without create_graph=True."
 )
-
-
+_NO_FORWARD_MODE = (
+    "a derivative in forward mode (torch.func.jacfwd, jvp, or torch.autograd.forward_ad) with respect to a kernel was "
+    "asked for; specnorm has those of reverse mode alone: use torch.func.jacrev, grad or vjp."
+)
 _LONG = 2**18
 """Number of entries above which vectors do not fit the caches."""
 
@@ -27,6 +29,15 @@ def refuse_second_derivatives() -> None:
     """Raise an error inside of nested ``torch.func`` transforms; for compiled code, which ignores `_GuardFunction`."""
     if _derivative_levels() > 1:
         raise SecondDerivativeError(_REFUSAL)
+
+
+def refuse_forward_mode(x: Tensor) -> None:
+    """Raise an error where a tensor has a tangent, of which autograd would say that ``jvp`` is not implemented."""
+    if torch.compiler.is_compiling():
+        return
+    dual: Any = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
+    if dual.tangent is not None:
+        raise MethodError(_NO_FORWARD_MODE)
 
 
 def _derivative_levels() -> int:
@@ -54,6 +65,7 @@ def first_order(kernels: Tensor) -> Tensor:
     ``torch.compile(backend="eager")`` (torch 2.13). So compiled code takes an operator, which is not traced. Inside of
     ``torch.func`` differentiations `refuse_second_derivatives` raises the error.
     """
+    refuse_forward_mode(kernels)
     is_compiled = torch.compiler.is_compiling() and _derivative_levels() == 0
     identity: Any = _first_order_operator if is_compiled else _FirstOrderFunction.apply
     kernels_once: Tensor = identity(kernels)
@@ -243,12 +255,24 @@ with_pullback: Callable[..., Tensor] = _WithPullback.apply
 """Called with (kernels, value, key, *residuals): the value, with the program's pullback as derivative."""
 with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _WithGradient.apply
 """Called with (kernels (n, *shape), values (n,), gradients (n, *shape)): the values, with these derivatives."""
-scaled: Callable[[Tensor, Tensor | float, Tensor | float, Tensor], Tensor] = _Scaled.apply
-"""Called with (kernels, factor, slope, gradient), see `_Scaled`: the kernels times the factor."""
-scaled_by_factors: Callable[..., Tensor] = _ScaledByFactors.apply
-"""Called with (kernels, factor, slope, left, right), see `_ScaledByFactors`: the same."""
+_scaled: Callable[[Tensor, Tensor | float, Tensor | float, Tensor], Tensor] = _Scaled.apply
+_scaled_by_factors: Callable[..., Tensor] = _ScaledByFactors.apply
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative.apply
 """Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""
+
+
+def scaled(kernels: Tensor, factor: Tensor | float, slope: Tensor | float, gradient: Tensor) -> Tensor:
+    """Return kernels times a factor, see `_Scaled`."""
+    refuse_forward_mode(kernels)
+    return _scaled(kernels, factor, slope, gradient)
+
+
+def scaled_by_factors(
+    kernels: Tensor, factor: Tensor | float, slope: Tensor | float, left: Tensor, right: Tensor
+) -> Tensor:
+    """Return kernels times a factor, see `_ScaledByFactors`."""
+    refuse_forward_mode(kernels)
+    return _scaled_by_factors(kernels, factor, slope, left, right)
 
 
 @torch.library.custom_op("specnorm::guard", mutates_args=())

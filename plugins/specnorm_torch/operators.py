@@ -116,7 +116,7 @@ def _evaluate_vmap(
     outputs = evaluate_operator(kernels, key, need)
     if need == "residuals":
         # The value and the statistics come first.
-        first_residual = 1 + len(program(key).method.stats)
+        first_residual = 1 + len(program(key).plan.stats)
         residuals = outputs[first_residual:]
         outputs[first_residual:] = [x.reshape(count, -1, *x.shape[1:]) for x in residuals]
     return outputs, [0] * len(outputs)

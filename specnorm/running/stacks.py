@@ -188,7 +188,7 @@ def _family(key: str) -> Hashable:
         return key
     sizes = tuple((shape[0], *shape[2:]) for shape in kind.state_shapes().values())
     m, p, *taps = _padded_shape(kind)
-    return kind.method, kind.dtype, m < p, tuple(taps), sizes
+    return kind.plan, kind.dtype, m < p, tuple(taps), sizes
 
 
 def _costs_little(kinds: Sequence[str], members: dict[str, list[int]], most: int) -> bool:
@@ -203,7 +203,7 @@ def _common(kinds: Sequence[str]) -> str:
     if len(kinds) == 1:
         return kinds[0]
     first = _program(kinds[0])
-    return stepped_program(first.method, _common_shape(kinds), first.dtype, ()).key
+    return stepped_program(first.stepped, _common_shape(kinds), first.dtype, ()).key
 
 
 def _common_shape(kinds: Sequence[str]) -> tuple[int, ...]:

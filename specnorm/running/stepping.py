@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 
 _FOR_EVERY_SIZE = (
-    "Constraints, penalties and track use one of these: SymbolNorm() (the default of constraints), TensorNorm(), "
-    "which are estimates; Completion() or Gram(), which are upper bounds at every step."
+    "Constraints, penalties and track use one of these: SymbolNorm() (the default of constraints) or TensorNorm(), "
+    "which are estimates, or Gram(), which is an upper bound. For weights that are proven to be within the bound at "
+    "every step, train with the ball: SpectralBall (torch, Keras), spectral_ball (JAX)."
 )
 """The methods that are stepped without an input size."""
 
@@ -37,7 +38,7 @@ class SteppedProgram(Program):
     @property
     def stepped(self) -> Stepped:
         """The method, with its type known to be `Stepped`."""
-        return cast(Stepped, self.method)
+        return cast(Stepped, self.plan)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state's arrays for one kernel; their first axis is that of its groups."""
@@ -103,10 +104,10 @@ class SteppedProgram(Program):
             # The gradient is as large as the blocks: free their memory.
             del blocks
             by_group = xp.reshape(evaluation.value, (math.prod(batch), self.answers_per_layer))
-            value, chosen = self.method.over_groups(by_group, xp=xp)
+            value, chosen = self.plan.over_groups(by_group, xp=xp)
             value = arrays.unscale(value, exponent, xp=xp)
             dtype = getattr(xp, self.result_dtype)
-            if self.stepped.bounds_at_every_step:
+            if self.stepped.promise == "upper":
                 if self.factor > 1:
                     value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
                 value = rounding.to_dtype(value, dtype, "up", xp=xp)
@@ -198,7 +199,7 @@ class SteppedProgram(Program):
         value, left, right = followed.value, followed.left, followed.right
         if groups > 1:
             by_group = [xp.reshape(x, (layers, groups, *x.shape[1:])) for x in (value, left, right)]
-            value, chosen = self.method.over_groups(by_group[0], xp=xp)
+            value, chosen = self.plan.over_groups(by_group[0], xp=xp)
             left, right = (arrays.pick(x, chosen, xp=xp) for x in by_group[1:])
             left = arrays.one_hot(left, chosen, groups, xp=xp)
         left = xp.reshape(left, (layers, -1, right.shape[1]))

@@ -268,7 +268,7 @@ class SymbolNorm(Stepped):
 
     def _count(self, channels: int, points: int) -> int:
         """Vectors at each point."""
-        return min(max(self.vectors, min(-(-_LEAST_VECTORS // points), _MOST_VECTORS)), channels)
+        return min(max(self.vectors, min(arrays.ceil_div(_LEAST_VECTORS, points), _MOST_VECTORS)), channels)
 
     def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))

@@ -26,15 +26,21 @@ from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_pr
 from specnorm_torch import derivatives
 from specnorm_torch.arrays import outside_of_transformations, transformed
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, makers_of_tensors, name_of, version_of
 from specnorm_torch.training.steps import Factors, Scaling, Step, StepInput, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
+_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
+"""Modules of a model whose weight is constrained as a matrix."""
 _EVAL_SWEEPS = 16
 """Number of sweeps for the norm of a weight in eval, which may be an average, loaded or edited."""
 _UNCHANGED = 1e-5
 """A weight counts as the same while its sketch changes by less than this part."""
+_NO_SCRIPT = (
+    "torch.jit.script cannot compile the computation of a norm. Script the model with plain weights, "
+    "torch.jit.script(specnorm_torch.baked(model)), or trace it with torch.jit.trace."
+)
 _TRACKER = ModuleTracker()
 """Tells whether a backward pass is running."""
 
@@ -318,7 +324,7 @@ class SpectralNorm(nn.Module):
             self._norm_in_eval(weight)
         elif self.original is None:
             raise MethodError(
-                "a constrained weight that another parametrisation computes is not exported. Export "
+                "a constrained weight that another parametrization computes is not exported. Export "
                 "specnorm_torch.baked(model)."
             )
         elif self._settled is None or not self._is_settled(self._settled.weight):
@@ -448,6 +454,10 @@ class SpectralNorm(nn.Module):
         """Assigning to the parametrised kernel sets what is scaled."""
         return weight
 
+    def __prepare_scriptable__(self) -> SpectralNorm:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(_NO_SCRIPT)
+
     def extra_repr(self) -> str:
         """Bound, method, and what the norm is taken of if it is no layer's."""
         matrix = "" if self.dim is None else f", of the tensor as a matrix with rows along axis {self.dim}"
@@ -479,9 +489,9 @@ def spectral_norm(
     only_shrink: bool = False,
     layers: str = "*",
 ) -> ModuleT:
-    """Keep the spectral norm of a layer, or of each layer of a model, at ``bound`` while it is trained.
+    """Keep the spectral norm of a layer, or of each layer of a model, at ``bound`` during training.
 
-    A drop-in for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
+    A drop-in replacement for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
     (`torch.nn.utils.parametrize.remove_parametrizations`, or `bake_` for a whole model). It sets the norm of the
     *convolution*, not of the reshaped kernel: stride, dilation, groups and padding mode are read from the layer. The
     norm is followed by one step of ``method`` in each forward pass of a weight that has changed. `SymbolNorm` follows
@@ -492,48 +502,48 @@ def spectral_norm(
     ----------
     module : Module
         Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d or Linear; another module with a matrix ``name``; or a
-        model, of which every such layer is constrained. The weight of ``Bilinear`` counts as a matrix with one row for
-        each output.
+        model, of which every such layer is constrained, and the matrices of Embedding, EmbeddingBag and Bilinear. The
+        weight of ``Bilinear`` counts as a matrix with one row for each output.
     name : str, default "weight"
     n_power_iterations : int, default 1
         Steps in each forward pass in ``train()``. With `SymbolNorm`, 1 stands for a pass over the known maxima, and a
         search for others where one is due; a larger number for so many searches in each pass. In ``eval()`` the state
         does not change. There 16 steps are taken once for each new weight, from the stored vectors.
     eps : float, default 1e-12
-        A kernel whose norm is at most ``eps`` is left as it is.
+        A kernel whose norm is at most ``eps`` is left unchanged.
     dim : int, optional
         Axis of the rows of a plain matrix. It is not needed for a layer.
     bound : float, default 1
-        The norm to have.
+        The target norm.
     method : Method, default SymbolNorm()
-        `SymbolNorm` follows the norm itself, from below. The values of `Completion` and `Gram` are upper bounds at
-        every step. `TensorNorm` follows a number that is at least the norm, but from below, so that its values
-        prove nothing in training.
+        `SymbolNorm` tracks the norm itself, from below. The values of `Gram` are upper bounds at every step.
+        `TensorNorm` tracks a number that is at least the norm, but from below, so its values are not bounds during
+        training.
     only_shrink : bool, default False
-        Scale only where the norm is above the bound.
+        Scale only kernels whose norm is above the bound.
     layers : str, default "*"
         Pattern of the names of a model's layers that are constrained. A warning names the other modules with weights.
 
     Returns
     -------
     Module
-        The same module, with parametrisations. Their state is in buffers.
+        The same module, with parametrizations. Their state is in buffers.
 
     Raises
     ------
     MethodError, GeometryError, KernelError
-        If a layer, the method or a number cannot be used, or a weight has a spectral norm already. Nothing is changed
-        then. `Power` is refused, since it needs an input size.
+        If a layer, the method or a number cannot be used, or a weight already has a spectral norm. Nothing is changed
+        then. `Power` cannot be used, since it needs an input size.
 
     References
     ----------
     .. [1] Miyato, Kataoka, Koyama, Yoshida, "Spectral Normalization for Generative Adversarial Networks", ICLR 2018.
-       Here the norm is that of the convolution, followed at all frequencies at once, instead of the reshaped kernel's.
+       Here the norm is that of the convolution, tracked at all frequencies at once, instead of the reshaped kernel's.
     """
     check_count("n_power_iterations", n_power_iterations, least=1)
     check_bound(bound)
     if not isinstance(module, nn.Module):
-        raise KernelError(f"{type(module).__name__} is no torch module: give a layer or a model.")
+        raise KernelError(f"{type(module).__name__} is not a torch module: give a layer or a model.")
     _check_eps(eps)
     _check_names(name, layers)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
@@ -589,6 +599,7 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
         return
     _end_interrupted_passes(model)
+    _refuse_shards(model)
     constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
     with outside_of_transformations():
         waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
@@ -597,6 +608,17 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
         for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
             x.keep(weight, step, is_in_pass=True)
     _PASSES.setdefault(model, []).append(constraints)
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    """Refuse a model that FSDP2 has sharded, which cannot free the weights that a step has read as NumPy's arrays."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if any(hasattr(type(x), "set_requires_gradient_sync") for x in model.modules()):
+        raise MethodError(
+            "the model is sharded by FSDP2 (fully_shard), and its spectral norms need whole weights. Train it with "
+            "DistributedDataParallel, or shard only parts of it that have no constraint."
+        )
 
 
 def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
@@ -653,7 +675,7 @@ _PASSES: weakref.WeakKeyDictionary[nn.Module, list[list[SpectralNorm]]] = weakre
 
 def _check_eps(eps: object) -> None:
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
-        raise MethodError(f"eps={eps!r} is no finite number of at least 0.")
+        raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -692,11 +714,11 @@ class _Constrained:
             )
         weight = getattr(self.module, self.name, None)
         if not isinstance(weight, Tensor):
-            raise KernelError(f"{self.words} is no tensor to constrain.")
+            raise KernelError(f"{self.words} is not a tensor to constrain.")
         is_axis = isinstance(self.dim, int) and -weight.ndim <= self.dim < weight.ndim
         if self.dim is not None and not is_axis:
             raise GeometryError(
-                f"dim={self.dim!r} is no axis of {self.words}, of shape {tuple(weight.shape)}: give a whole number "
+                f"dim={self.dim!r} is not an axis of {self.words}, of shape {tuple(weight.shape)}: give a whole number "
                 f"from {-weight.ndim} to {weight.ndim - 1}."
             )
         if is_lazy(weight) or weight.is_meta:
@@ -721,8 +743,10 @@ def _has_spectral_norm(module: nn.Module, name: str) -> bool:
 
 def _layers_to_constrain(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield a model's layers with their names, if the pattern has the name and the attributes tell the geometry."""
-    for place, layer in layers_of(model):
-        if fnmatchcase(place, pattern) and _refusal(layer) is None:
+    for place, layer in model.named_modules():
+        if "parametrizations" in place.split(".") or not fnmatchcase(place, pattern):
+            continue
+        if isinstance(layer, _MATRICES) or (is_layer(layer) and _refusal(layer) is None):
             yield place, layer
 
 
@@ -736,7 +760,7 @@ def _refusal(layer: nn.Module) -> str | None:
 
 
 def _warn_of_the_rest(model: nn.Module, constrained: list[nn.Module]) -> None:
-    """Name the modules whose weights stay as they are: other layers, embeddings, recurrent and attention modules."""
+    """Name the modules whose weights stay as they are: other layers, recurrent and attention modules."""
     done = {id(x) for x in constrained}
     rest = [
         place or name_of(module)
@@ -779,6 +803,10 @@ class GramRescaling(nn.Module):
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is rescaled."""
         return weight
+
+    def __prepare_scriptable__(self) -> GramRescaling:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(_NO_SCRIPT)
 
     def extra_repr(self) -> str:
         """Number of Gram products."""

@@ -79,12 +79,8 @@ class StepInput(NamedTuple):
 
     def kind(self) -> tuple[Hashable, ...]:
         """Return what is equal for layers of one stack, besides what their programs have in common."""
-        kernel = self.kernel
         dtype_of_state = self.state[0].dtype if self.state else None
-        # A method that bounds the norm at every step iterates until it has a bound for each kernel of the stack. So a
-        # layer's step would depend on the other layers.
-        alone = id(kernel) if self.program.stepped.bounds_at_every_step else None
-        return self.scaling, self.sweeps, kernel.dtype, kernel.device, dtype_of_state, alone
+        return self.scaling, self.sweeps, self.kernel.dtype, self.kernel.device, dtype_of_state
 
 
 class Factors(NamedTuple):
