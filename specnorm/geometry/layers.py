@@ -217,7 +217,7 @@ def _refusal(x: Any, name: str) -> NoBackend:
         )
     if callable(x) and not isinstance(x, type):
         return NoBackend(
-            f"{kind} is no array, and no convolution or linear layer whose kernel and geometry are read. Give its "
+            f"{kind} is not an array, and no convolution or linear layer whose kernel and geometry are read. Give its "
             "kernel with the geometry by keyword. specnorm.audit measures each layer of a "
             "model, of its arrays or of its file."
         )
@@ -225,4 +225,4 @@ def _refusal(x: Any, name: str) -> NoBackend:
         backends.backend_for(x)
     except NoBackend as error:
         return error
-    return NoBackend(f"{kind} is no array.")
+    return NoBackend(f"{kind} is not an array.")

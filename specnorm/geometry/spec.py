@@ -15,6 +15,7 @@ from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 
+from specnorm.backends.arrays import ceil_div
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError, KernelError
 
@@ -68,26 +69,26 @@ class Layer(TypedDict, total=False):
 
 
 class Geometry(Layer, total=False):
-    """Keyword arguments that describe the layer; the same in every function.
+    """Keyword arguments that describe the layer. They are the same in every function.
 
     stride, dilation : int, or one per spatial axis; default 1.
 
-    groups : int, default 1; divides the kernel's first axis.
+    groups : int, default 1. The number of independent blocks of channels; it divides the kernel's first axis.
 
-    transposed : bool, default False. True: the kernel is ``(cin, cout // groups, *kernel_shape)``.
+    transposed : bool, default False. True: the kernel is stored as ``(cin, cout // groups, *kernel_shape)``.
 
-    layout : order of the kernel's axes, such as "HWIO"; default None: torch's order.
+    layout : order of the kernel's axes, such as "HWIO"; default None: torch's order, "OIHW" in 2-D.
 
     padding_mode : "circular" (default), "zeros", "reflect" (the edge pixel is not repeated, as in torch; SciPy calls it
     "mirror"), "symmetric" (it is repeated, as in numpy; SciPy calls it "reflect") or "replicate".
 
-    padding : "same" (default: dilation * (k - 1) pixels in all, whatever the stride, the larger half after),
+    padding : "same" (default: dilation * (k - 1) pixels in all, whatever the stride; the larger half comes after),
     "same_upper" (TensorFlow's and JAX's SAME), "valid" (none), an int, or a (before, after) pair per axis. For a
-    transposed layer, the amounts that are cropped from its output.
+    transposed layer, these are the amounts cropped from its output.
 
     input_shape : the layer's spatial input sizes, or an int for every axis; default None: every size at once. For
-    circular padding with a stride, these are the sizes that the stride divides. At other sizes the norm may be larger;
-    the bound with ``stride=1`` holds there too.
+    circular padding with a stride, these are the sizes that the stride divides. At other sizes the norm may be
+    larger; a bound computed with ``stride=1`` holds there too.
     """
 
     input_shape: int | Sequence[int] | None
@@ -178,7 +179,7 @@ class ConvSpec:
     @functools.cached_property
     def block_kernel_shape(self) -> tuple[int, ...]:
         """Spatial sizes of the layer's blocks (`geometry.polyphase`)."""
-        return tuple(-(-k // s) for s, k in zip(self.reduced_stride, self.kernel_shape, strict=True))
+        return tuple(ceil_div(k, s) for s, k in zip(self.reduced_stride, self.kernel_shape, strict=True))
 
     @functools.cached_property
     def stored_channels(self) -> tuple[int, int]:
@@ -274,7 +275,7 @@ class ConvSpec:
         if self.padding_mode != "circular":
             return (0,) * self.ndim
         axes = zip(self.padding, self.kernel_shape, self.dilation, self.stride, strict=True)
-        return tuple(-(-(sum(pads) - r * (k - 1)) // s) for pads, k, r, s in axes)
+        return tuple(ceil_div(sum(pads) - r * (k - 1), s) for pads, k, r, s in axes)
 
     @property
     def is_circulant(self) -> bool:
@@ -327,7 +328,7 @@ class ConvSpec:
         before, after = pads
         pixels = (n - 1) * s - before - after + r * (k - 1) + 1 if self.transposed else n
         # The first output that reads no padding in front.
-        first_output = -(-before // s)
+        first_output = ceil_div(before, s)
         return s * first_output - before + r * (k - 1) < pixels
 
     @property
@@ -340,7 +341,7 @@ class ConvSpec:
         """
         if self.padding_mode == "circular":
             outputs = self.block_positions if self.input_shape else (1,) * self.ndim
-            extra_copies = (-(-max(extra, 0) // n) for extra, n in zip(self.extra_outputs, outputs, strict=True))
+            extra_copies = (ceil_div(max(extra, 0), n) for extra, n in zip(self.extra_outputs, outputs, strict=True))
             return math.prod(1 + copies for copies in extra_copies)
         sizes = self.input_shape or (None,) * self.ndim
         counts = (padding_count(*pads, n, self.padding_mode) for pads, n in zip(self.padding, sizes, strict=True))
@@ -398,7 +399,8 @@ class ConvSpec:
         keeps_size = all(sum(p) == r * (k - 1) for p, r, k in zip(padding, dilation, kernel_shape, strict=True))
         if transposed and mode != "zeros" and not (mode == "circular" and keeps_size):
             raise GeometryError(
-                f"padding_mode={mode!r} with padding={padding} is no transposed layer's: frameworks crop its output. "
+                f"padding_mode={mode!r} with padding={padding} is not a transposed layer's: frameworks crop its "
+                "output. "
                 "Use padding_mode='zeros' with any padding, or padding_mode='circular' with padding='same'."
             )
         input_shape = geometry.get("input_shape")
@@ -473,7 +475,7 @@ def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32",
     """
     short = name.rpartition(".")[2]
     if short not in FLOATING:
-        advice = "Convert it first, e.g. to float32; quantised weights need their scale applied."
+        advice = "Convert it first, e.g. to float32; quantized weights need their scale applied."
         if "complex" in short:
             advice = "Give the real form [[Re, -Im], [Im, Re]] of twice as many channels, which has the same norm."
         raise KernelError(
@@ -641,7 +643,7 @@ def same_upper(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
     if n is None:
         total = max(width - s, 0)
     else:
-        outputs = -(-n // s)
+        outputs = ceil_div(n, s)
         total = max((outputs - 1) * s + width - n, 0)
     return total // 2, total - total // 2
 
@@ -696,7 +698,7 @@ def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> 
         Pixels of the axis; None: the largest count over all sizes.
     """
     if mode == "circular":
-        return 1 + -(-(before + after) // (n or 1))
+        return 1 + ceil_div(before + after, n or 1)
     if mode == "replicate":
         # The padding copies the first pixel in front and the last one behind: a single pixel at both ends.
         has_two_ends = n is not None and n > 1

@@ -184,11 +184,11 @@ def test_a_kernel_that_is_a_list_is_named() -> None:
 
 
 def test_what_a_notebook_and_pandas_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = specnorm.audit({"<b>&": np.eye(2), "a.weight": np.full((2, 2), np.nan)}, methods=["tn"])
+    report = specnorm.audit({"<b>&.weight": np.eye(2), "a.weight": np.full((2, 2), np.nan)}, methods=["tn"])
     assert isinstance(report, specnorm.Report)
     assert isinstance(report.layers[0], Row)
     page = report._repr_html_()
-    assert "<td>&lt;b&gt;&amp;</td><td>2x2</td>" in page
+    assert "<td>&lt;b&gt;&amp;.weight</td><td>2x2</td>" in page
     assert "<b>" not in page
     assert page.count("<tr>") == 3
     assert "a.weight: error: kernel of shape (2, 2)" in page

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import io
 import pickle
+import sys
 import zipfile
 from collections import defaultdict
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_tensors_beyond_their_storage_are_refused(tensor: bytes) -> None:
         GOOD[:-2] + b"N" + b"bu.",  # attributes of a tensor
         b"\x80\x02" + files.name("torch", "FloatStorage") + b")\x81.",
         b"\x80\x02" + files.name("collections", "Counter") + b"(](((tteetR.",
-        b"\x80\x02" + files.name("torch", "float32") + b")R.",  # a dtype is no function
+        b"\x80\x02" + files.name("torch", "float32") + b")R.",  # a dtype is not a function
         b"\x80\x02" + files.text("x") + b")R.",
         b"\x80\x02(" + files.text("module") + b"NNNtQ.",
         b"\x80\x02h\x07.",  # a memo that was never written
@@ -234,3 +235,52 @@ def test_whole_modules_are_read_as_their_state_dicts(tmp_path: Path) -> None:
         assert_array_equal(found["0.weight"], module[0].weight.detach().numpy())
     assert "holds a Tensor" in _refused(_saved(torch, torch.ones(2, 2)))
     assert "no tensors" in _refused(_saved(torch, {"epoch": 3}))
+
+
+def test_a_pickled_module_states_its_geometry(tmp_path: Path) -> None:
+    """The truth is the dense matrix of each layer. Nothing is constructed: classes and hooks are data."""
+    torch: Any = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    nn, size = torch.nn, 6
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3, stride=2, padding=1), nn.ConvTranspose2d(4, 2, 4, stride=2, padding=1, output_padding=1),
+        nn.Conv2d(2, 2, 3, groups=2, dilation=2, padding="same", padding_mode="circular", bias=False),
+        nn.Conv1d(2, 3, 3, bias=False),
+    )  # fmt: skip
+    torch.save(net, tmp_path / "m.pt")
+    rows = audit(tmp_path / "m.pt", input_shape=size).layers
+    assert len(rows) == 4
+    for layer, row in zip(net, rows, strict=True):
+        shape = (layer.in_channels, *[size] * (layer.weight.ndim - 2))
+        x = torch.eye(int(np.prod(shape))).reshape(-1, *shape)
+        with torch.no_grad():
+            matrix = (layer(x) - layer(x * 0)).reshape(len(x), -1).double().numpy()
+        true = float(np.linalg.norm(matrix, 2))
+        assert row.lower is not None
+        assert row.upper is not None
+        assert row.lower * (1 - 1e-6) <= true <= row.upper * (1 + 1e-6)
+        assert row.upper <= 1.01 * true
+        assert row.assumed == ("weight=as stored",)
+
+
+def test_a_pickled_module_whose_code_decides_is_not_proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch: Any = pytest.importorskip("torch")
+    nn = torch.nn
+    scaled = type("ScaledConv", (nn.Conv2d,), {"__module__": __name__})
+    monkeypatch.setattr(sys.modules[__name__], "ScaledConv", scaled, raising=False)
+    hooked = nn.Linear(3, 3)
+    hooked.register_forward_pre_hook(print)
+    normed = nn.utils.spectral_norm(nn.Linear(3, 4))
+    normed(torch.ones(1, 3))
+    normed.weight_orig.data *= 5  # as a step of a training after the last call
+    net = nn.Sequential(scaled(2, 2, 3), hooked, normed, nn.Bilinear(2, 2, 2))
+    torch.save(net, tmp_path / "m.pt")
+    rows = {row.name: row for row in audit(tmp_path / "m.pt").layers}
+    used = float(torch.linalg.matrix_norm(normed.eval()(torch.eye(3)) - normed(torch.zeros(1, 3)), 2).item())
+    assert "ScaledConv, whose code says" in str(rows["0.weight"].reason)
+    assert "has hooks" in str(rows["1.weight"].reason)
+    assert rows["2.weight"].upper == pytest.approx(used, rel=2e-3)
+    assert "Bilinear" in str(rows["3.weight"].reason)
+    (row,) = [row for row in audit(tmp_path / "m.pt", assume_stored="0.*").layers if row.name == "0.weight"]
+    assert row.status == "ok"
+    assert row.spec is not None

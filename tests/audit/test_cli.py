@@ -95,7 +95,7 @@ def test_a_crash_is_not_taken_for_a_failed_gate(
 def test_progress_is_shown_where_somebody_watches(
     watched: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = files.save_npz(tmp_path / "m.npz", {"a\x1b.weight": np.eye(2), "b": np.eye(2)})
+    model = files.save_npz(tmp_path / "m.npz", {"a\x1b.weight": np.eye(2), "b.weight": np.eye(2)})
     monkeypatch.setattr(sys.stderr, "isatty", lambda: watched)
     assert cli.run(["audit", str(model)]) == 0
     err = capsys.readouterr().err

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from specnorm_audit import audit
+from specnorm_audit.report import gate_layers
 
 import specnorm
 from audit import files
@@ -232,11 +233,14 @@ def test_a_layer_with_a_norm_of_its_own_is_not_the_stored_kernel(tmp_path: Path)
     """By its variables' names the vector is known; by numbers, that there is one; or by the name of the class."""
     vector = {"sn:0": np.ones((1, 4), np.float32)}
     (row,) = audit(_of_class(tmp_path / "m.h5", "lab>ConvSN2D", vector)).layers
-    assert "by a norm" in str(row.reason)
+    assert "sn stands beside" in str(row.reason)
     for kind, beside, words in (
         ("Custom", vector, "has the variable"),
         ("Custom", {"length": np.ones(4, np.float32)}, "has the variable"),
         ("Standardised", {}, "whose code says which weight"),
+        ("Banded", {}, "whose code says which weight"),
     ):
         (row,) = audit(_of_class(tmp_path / "m.h5", kind, beside, modern=True)).layers
         assert words in str(row.reason)
+    assert gate_layers(audit(tmp_path / "m.h5"), 1e6).outcome == "undecided"
+    assert audit(tmp_path / "m.h5", assume_stored="*").layers[0].status == "ok"

@@ -29,7 +29,7 @@ from specnorm.backends.text import number, visible
 
 
 def _named(*names: str) -> dict[str, Any]:
-    return {name: np.ones((2, 2), dtype=np.float32) for name in names}
+    return {name: np.ones((2, 2 + at), dtype=np.float32) for at, name in enumerate(names)}
 
 
 # -- numbers -------------------------------------------------------------------------------------------------------
@@ -181,9 +181,9 @@ def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None
 
 # -- what stands in it -----------------------------------------------------------------------------------------------
 def test_hostile_names_stay_names() -> None:
-    arrays = {name: np.eye(3)[:, :, None] * [1, 2] * (i + 1) for i, name in enumerate(HOSTILE)}
+    arrays = {name: np.eye(3, 3 + i)[:, :, None] * [1, 2] * (i + 1) for i, name in enumerate(HOSTILE)}
     plain = {f"name{i}": x for i, x in enumerate(arrays.values())}
-    bad = {f"{name} ": np.full((2, 2), np.nan) for name in HOSTILE}
+    bad = {f"{name} ": np.full((2, 2 + i), np.nan) for i, name in enumerate(HOSTILE)}
     reports = [replace(audit(x), model=m) for x, m in ((arrays, HOSTILE[0]), (plain, "name"))]
     failed = [replace(audit(bad), model=HOSTILE[1], environment={"x": HOSTILE[2]})]
     hostile, harmless = _page(reports[0]), _page(reports[1])
@@ -225,6 +225,6 @@ def test_it_loads_nothing_and_forbids_it() -> None:
 def test_a_report_is_one_line_where_python_shows_it() -> None:
     """It was a dataclass of 1,600 characters."""
     report = audit(_named("a", "b"))
-    assert repr(report) == "<Report 2 of 2 layers proven: the largest norm is at most 2.00001.>"
+    assert repr(report) == "<Report 2 of 2 layers proven: the largest norm is at most 2.44949.>"
     assert repr(replace(report, model="m\n.npz")).startswith("<Report m")
     assert "\n" not in repr(replace(report, model="m\n.npz"))

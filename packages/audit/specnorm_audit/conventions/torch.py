@@ -1,0 +1,137 @@
+"""What torch stores: hooks and parametrisations for spectral and weight normalisation, and pruning [1]_ [2]_ [3]_.
+
+.. [1] ``torch/nn/utils/spectral_norm.py``, ``weight_norm.py``: ``NAME_orig``, ``NAME_u``, ``NAME_v``; ``NAME_v``,
+   ``NAME_g``.
+.. [2] ``torch/nn/utils/parametrizations.py``: ``parametrizations.NAME.original``, ``parametrizations.NAME.0._u``.
+.. [3] ``torch/nn/utils/prune.py``: ``NAME_orig``, ``NAME_mask``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from specnorm.errors import ModelFileError
+from specnorm_audit.conventions.recipe import AS_STORED, BAKE, Convention, Numbers, Shape, is_vector
+
+_CLEARLY = 5.0
+"""A kernel may be read as a matrix W in two ways. In training u becomes parallel to Wv, so the way is accepted for
+which the distance of u from the direction of Wv is smaller by this factor."""
+
+
+# -- spectral normalisation --------------------------------------------------------------------------------------------
+def _axes(shape: Shape, u: Shape, v: Shape) -> tuple[int, ...]:
+    """Return the axes of a kernel whose entries may be the rows of the matrix W; () if u and v do not fit."""
+    if len(u) != 1 or len(v) != 1 or math.prod(shape) != u[0] * v[0]:
+        return ()
+    return tuple(axis for axis, n in enumerate(shape) if n == u[0])
+
+
+def _are_vectors_of(shape: Shape, u: Shape, v: Shape) -> bool:
+    return bool(_axes(shape, u, v))
+
+
+def _divided(weight: Numbers, u: Numbers, v: Numbers) -> Numbers:
+    """Return W / (u·Wv), as torch does in ``eval()``, whether or not that is the norm of the matrix.
+
+    If several axes may be the rows, u is parallel to Wv for the right one.
+    """
+    readings: list[tuple[float, float]] = []
+    for axis in _axes(weight.shape, u.shape, v.shape):
+        image = np.moveaxis(weight, axis, 0).reshape(u.size, v.size) @ v
+        readings.append((_angle(u, image), float(u @ image)))
+    if weight.ndim == 2:  # torch's linear layers have outputs as rows, those of Paddle inputs
+        readings = readings[:1] if readings[0][0] < _CLEARLY * readings[-1][0] else readings[-1:]
+    return np.asarray(weight / _clearest(readings))
+
+
+def _angle(u: Numbers, image: Numbers) -> float:
+    """Return the sine of the angle between two vectors; 1 if it is not defined."""
+    perpendicular = image - u * ((u @ image) / (u @ u))
+    distance = float(np.linalg.norm(perpendicular) / np.linalg.norm(image))
+    return distance if math.isfinite(distance) else 1.0
+
+
+def _clearest(readings: Sequence[tuple[float, float]]) -> float:
+    """Return the norm by which a kernel is divided, of the way to read it that fits clearly best.
+
+    ``readings`` are pairs of the angle between a stored vector and what it should be, and the norm.
+    """
+    (nearest, sigma), *others = sorted(readings)
+    for distance, other in others:
+        is_near = distance < _CLEARLY * nearest
+        if is_near and not math.isclose(sigma, other, rel_tol=1e-6):
+            raise ModelFileError(
+                "its spectral normalisation is of the matrix with the outputs as rows, or with the inputs (of a "
+                f"transposed layer): shapes and vectors fit both. {BAKE}"
+            )
+    return sigma
+
+
+# -- weight normalisation ----------------------------------------------------------------------------------------------
+def _is_length(direction: Shape, length: Shape) -> bool:
+    """Return whether a shape is that of one length for all of a direction, or one for each entry of an axis."""
+    if len(direction) < 2 or len(length) == 0:
+        return len(direction) > 1
+    if len(length) != len(direction):
+        return False
+    fits = all(n in (1, m) for n, m in zip(length, direction, strict=True))
+    axes_of_lengths = sum(n > 1 for n in length)
+    return fits and axes_of_lengths < 2
+
+
+def _scaled(direction: Numbers, length: Numbers) -> Numbers:
+    """Return g·v/‖v‖; each norm is taken over the axes along which there is one length."""
+    axes = tuple(a for a in range(direction.ndim) if length.ndim == 0 or length.shape[a] == 1)
+    norms = np.sqrt(np.sum(direction**2, axis=axes, keepdims=True))
+    return np.asarray(length * (direction / norms))
+
+
+# -- masks -------------------------------------------------------------------------------------------------------------
+def _is_same(shape: Shape, other: Shape) -> bool:
+    return tuple(shape) == tuple(other)
+
+
+def _with_mask(weight: Numbers, mask: Numbers) -> Numbers:
+    if not np.isin(mask, (0.0, 1.0)).all():
+        raise ModelFileError(f"the mask beside it has other numbers than 0 and 1. {BAKE}")
+    return np.multiply(weight, mask)
+
+
+def _pruned_shape(shape: Shape, mask: Shape) -> bool:
+    return _is_same(shape, mask) and len(shape) > 1
+
+
+def _in_use(_original: Numbers, weight: Numbers) -> Numbers:
+    """Return the weight itself: torch 0.4 and RealSN store the one in use beside the one that is trained."""
+    return weight
+
+
+def _in_use_fits(original: Shape, weight: Shape) -> bool:
+    return _is_same(original, weight) and not is_vector(weight)
+
+
+_NAME = r"(?P<owner>(.*[./])?)(?P<name>[^./]+?)"
+_PARAMETRISED = r"(?P<owner>(.*\.)?)parametrizations\.(?P<name>[^.]+)\."
+_SPECTRAL = "{}=W/(u·Wv) as in eval()"
+TORCH = (
+    Convention(rf"{_NAME}_orig", ("{owner}{name}",), "{owner}{name}", _in_use, _in_use_fits, AS_STORED,
+               ("{owner}{name}_[uv]",)),
+    Convention(rf"{_NAME}_orig", ("{owner}{name}_u", "{owner}{name}_v"), "{owner}{name}", _divided, _are_vectors_of,
+               _SPECTRAL),
+    Convention(rf"{_PARAMETRISED}original", tuple("{owner}parametrizations.{name}.0._" + x for x in "uv"),
+               "{owner}{name}", _divided, _are_vectors_of, _SPECTRAL),
+    Convention(rf"{_NAME}_orig", ("{owner}{name}_mask",), "{owner}{name}", np.multiply, _is_same, "{}=W·mask"),
+    Convention(rf"{_NAME}_v", ("{owner}{name}_g",), "{owner}{name}", _scaled, _is_length, "{}=g·v/|v|"),
+    Convention(rf"{_PARAMETRISED}original1", ("{owner}parametrizations.{name}.original0",), "{owner}{name}", _scaled,
+               _is_length, "{}=g·v/|v|"),
+    Convention(r"(?P<owner>.*)\.original1", ("{owner}.original0",), "{owner}.weight", _scaled, _is_length,
+               "{}=g·v/|v|"),
+    Convention(r"(?P<owner>(.*[./])?)(?P<name>weight|kernel|W|w)", ("{owner}mask",), "{owner}{name}", _with_mask,
+               _pruned_shape, "{}=W·mask"),
+    Convention(r"(?P<owner>(.*[./])?)(?P<name>weight|kernel|W|w)", ("{owner}{name}_mask",), "{owner}{name}", _with_mask,
+               _pruned_shape, "{}=W·mask"),
+)  # fmt: skip
+"""torch's conventions; masks of zeros and ones beside a kernel that keeps its name are of masked layers."""

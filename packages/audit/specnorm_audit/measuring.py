@@ -1,0 +1,516 @@
+"""Measure layers: each becomes a row with the geometry that is assumed, the proven interval, and methods' columns."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Collection, Generator, Iterable, Sequence
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import reduce
+from importlib import import_module
+from importlib.util import find_spec
+from time import monotonic
+from typing import Any, Literal
+
+import numpy as np
+from specnorm_networks.certified.kernels import speaks_of
+from specnorm_networks.model_arrays import Tensor
+
+from specnorm import ConvSpec, Result, SpecnormError, Undecided, enclose_isometry
+from specnorm.errors import BackendError, GeometryError, MethodError, NoBackend
+from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, Smallest, TensorNorm
+from specnorm.proof import ArrayObject, Upper, backends, digest_of, host, padding_rules, proven, status_of
+from specnorm_audit.geometry import Override, of_stack, readings, resolve
+from specnorm_audit.layers import Layer
+from specnorm_audit.processes import WorkerLost, Workers
+from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_the_norm, least_upper
+
+# A column has the name of its method, but for two: `CIRCULAR` is measured by the method "fft", `CONDITION` by none.
+NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
+"""Columns that have numbers at one input size only."""
+AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose", "smallest", "isometry"})
+"""Methods that answer at the input size if one is given. The other methods answer for every size at once."""
+CIRCULAR_AT_A_SIZE = frozenset({"fft"})
+"""Methods of `AT_A_SIZE` whose answer at a size is that of the circular layer, whatever the layer's padding is."""
+
+ALWAYS = FantasticFour.name
+"""Method whose bound is computed for every layer: it costs little, and is exact for isometries, unlike a search."""
+
+BUDGET = 60.0
+"""Default time limit of a layer in seconds."""
+IN_FLIGHT = 512 * 2**20
+"""Largest number of bytes of kernels that an executor measures at once; a single kernel may be larger."""
+ARRAY_API = "array-api"
+"""Name of the backend for libraries without a plugin."""
+_LEAST = 1e-3
+"""Time limit in seconds of a column if the layer's time is up: a budget of 0 is invalid."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of `audit` that say how layers are measured; plain values, which can be sent to other processes."""
+
+    methods: tuple[str, ...] = ()
+    input_shape: int | tuple[int, ...] | Literal["file"] | None = None
+    layout: str | None = None
+    padding_mode: padding_rules.PaddingMode | None = None
+    backend: str | None = None
+    device: str | None = None
+    geometry: tuple[Override, ...] = ()
+    rtol: float = 1e-3
+    budget: float | None = None
+
+    def method(self, name: str) -> Method:
+        """Return the method of a name, with the tolerance and budget of these settings."""
+        if name == Enclose.name:
+            return Enclose(rtol=self.rtol, budget=self.budget)
+        if name == Smallest.name:
+            return Smallest(rtol=self.rtol, budget=self.budget)
+        method = METHODS[name]()
+        if isinstance(method, TensorNorm | ExactFFT):
+            return replace(method, budget=self.budget)
+        return method
+
+
+def checked_names(methods: Sequence[str], allowed: Collection[str], more: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the columns to measure, each once: ``methods``, refused if one is not ``allowed``, and ``more``."""
+    if isinstance(methods, str):
+        raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
+    unknown = [name for name in methods if name not in allowed]
+    if unknown:
+        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(allowed)}.")
+    return tuple(dict.fromkeys((*methods, *more)))
+
+
+def checked_range(input_range: Sequence[float] | None) -> tuple[float, float] | None:
+    """Return the ends of an input range as two floats; refuse them unless the first is smaller."""
+    if input_range is None:
+        return None
+    with suppress(TypeError, ValueError):
+        low, high = map(float, input_range)
+        if low < high:
+            return low, high
+    raise MethodError(f"input_range={input_range!r}; expected two numbers, the smaller one first.")
+
+
+def describe(layer: Layer, settings: Settings) -> Row:
+    """Return the row of a layer before it is measured: its geometry, and which facts of it are assumed."""
+    tensor = layer.tensor
+    values = dict.fromkeys(settings.methods)
+    row = Row(tensor.name, layer.kind, tensor.shape, None, values=values, reason=layer.refusal, note=layer.note)
+    if layer.kind == "unknown":
+        return replace(row, reason=layer.refusal or "it is not known what this array is.")
+    size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
+    found: dict[ConvSpec, tuple[str, ...]] = {}
+    reason = None
+    for reading in readings(tensor, settings.geometry, settings.layout):
+        try:
+            spec, assumed = _read_as(reading, tensor, settings, size)
+            found.setdefault(spec, assumed)
+        except SpecnormError as error:
+            reason = str(error)
+    if not found:
+        return replace(row, reason=layer.refusal or reason)
+    spec, *others = found
+    assumed = (*_any_of(list(found.values())), *layer.assumed)
+    return replace(row, spec=spec, others=tuple(others), assumed=assumed)
+
+
+def _read_as(
+    reading: str, tensor: Tensor, settings: Settings, size: int | tuple[int, ...] | None
+) -> tuple[ConvSpec, tuple[str, ...]]:
+    """Return the geometry of a kernel in one of its readings, and what it assumes."""
+    if reading == "stack":
+        return of_stack(tensor.shape, sized=size is not None)
+    return resolve(
+        tensor.name,
+        tensor.shape,
+        tensor.geometry,
+        settings.geometry,
+        settings.layout,
+        settings.padding_mode,
+        size,
+        reading,
+    )
+
+
+def _overflow(kernel: ArrayObject) -> str:
+    """Return the reason of a row whose bounds are beyond the numbers of the kernel's precision."""
+    precision = "float64" if str(kernel.dtype).endswith("float64") else "float32"
+    largest = np.finfo(precision).max
+    return f"no bound of its norm is below {largest:.2g}, the largest number of {precision}. Scale the kernel down."
+
+
+def _any_of(assumed: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return what the readings of a kernel assume, with all their layouts: ``layout=OIHW or HWIO``."""
+    first, *others = assumed
+    words = list(first)
+    for other in others:
+        for word in other:
+            key, _, value = word.partition("=")
+            at = next((i for i, known in enumerate(words) if known.startswith(f"{key}=")), None)
+            if at is None:
+                words.append(f"{word} or convolution" if key == "kind" else word)
+            elif words[at] != word and f" or {value}" not in words[at]:
+                words[at] += f" or {value}"
+    return words
+
+
+def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
+    """Return a row with the numbers of its layer. An error becomes the row's reason; earlier numbers are kept."""
+    if row.reason is not None or row.spec is None or kernel is None:
+        return row
+    if row.others:  # the row is to hold for each geometry
+        specs = (row.spec, *row.others)
+        answers = [fill(replace(row, spec=spec, others=()), kernel, settings) for spec in specs]
+        return replace(reduce(either, answers), spec=row.spec, others=row.others)
+    results: _Results | None = None
+    try:
+        if settings.backend is not None:
+            kernel = moved_to(kernel, settings.backend, settings.device)
+        kernel = _in_shape_of(row.spec, kernel)
+        results = _Results(kernel, row.spec, settings)
+        interval = results.of("enclose")
+        lower = _number(interval.stats["lower"])
+        upper = _number(interval.value)
+        row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _why_wide(interval)))
+        for column in dict.fromkeys((*row.values, ALWAYS)):
+            row = _with_column(row, column, results)
+    except SpecnormError as error:
+        row = replace(row, reason=str(error))
+    except Exception as error:  # one bad layer must not lose the others
+        row = replace(row, reason=f"{type(error).__name__}: {error}")
+    row = least_upper(row)  # of the interval and of the columns
+    if results is not None:
+        row = replace(_with_condition(row, results), claim=results.claim)
+    row = _with_columns_of(row, settings.methods)
+    if row.reason is None and row.status == "error":
+        row = replace(row, reason=_overflow(kernel))
+    is_finite = row.upper is not None and math.isfinite(row.upper)
+    return row if is_finite else replace(row, upper=None)
+
+
+def _in_shape_of(spec: ConvSpec, kernel: ArrayObject) -> ArrayObject:
+    """Return a kernel, or a stack of matrices as the one matrix that its geometry speaks of."""
+    if spec.ndim or len(kernel.shape) == 2:
+        return kernel
+    xp: Any = backends.backend_for(kernel).namespace(kernel)
+    matrix: ArrayObject = xp.reshape(kernel, (spec.cout, kernel.shape[-1]))
+    return matrix
+
+
+def _with_column(row: Row, column: str, results: _Results) -> Row:
+    """Return a row with the number of one column, or with a note of why there is none."""
+    if column == CONDITION:  # `_with_condition` computes it from two other columns
+        return row
+    if column == CIRCULAR and not _has_circular(results.spec):
+        return row
+    try:
+        result = results.of("fft" if column == CIRCULAR else column)
+    except (Undecided, GeometryError) as error:
+        if isinstance(error, GeometryError) and is_of_the_norm(column):
+            raise
+        # If borders cut taps off, a layer has no bound of the smallest singular value, but its norm is bounded.
+        return replace(row, note=_joined(row.note, f"{column}: {error}"))
+    value = results.isometry_defect(result) if column == "isometry" else _value(result)
+    return replace(row, values={**row.values, column: value}, promises={**row.promises, column: result.kind})
+
+
+def _with_condition(row: Row, results: _Results) -> Row:
+    """Return a row with a bound of the condition number, if it was asked for and both ends are known."""
+    if CONDITION not in row.values or row.reason is not None or row.upper is None:
+        return row
+    try:
+        smallest = _number(results.of("smallest").value)
+    except SpecnormError:  # the reason is in the column of the smallest singular value, if it was asked for
+        return row
+    condition = host.div_up(row.upper, smallest) if smallest > 0 else math.inf
+    return replace(row, values={**row.values, CONDITION: condition}, promises={**row.promises, CONDITION: "upper"})
+
+
+def _with_columns_of(row: Row, columns: tuple[str, ...]) -> Row:
+    """Return a row without the columns that nobody asked for."""
+    return replace(
+        row,
+        values={name: x for name, x in row.values.items() if name in columns},
+        promises={name: x for name, x in row.promises.items() if name in columns},
+    )
+
+
+def _why_wide(interval: Result) -> str | None:
+    """Return why an interval is wider than was asked for; None if it is not, or if its padding explains it."""
+    is_explained = interval.spec.input_shape is None and interval.spec.padding_gain_sq > 1
+    upper = backends.backend_for(interval.value).as_proven(interval.value)
+    status = status_of(replace(interval, value=upper))
+    return None if is_explained or status.startswith("converged") else status
+
+
+def _joined(*notes: str | None) -> str | None:
+    """Return some notes as one; None if there is none."""
+    return "; ".join(note for note in notes if note) or None
+
+
+def _has_circular(spec: ConvSpec) -> bool:
+    """Return whether a layer may be taken as a circular one at its size, which its stride then divides."""
+    if spec.input_shape is None:
+        return False
+    remainders = [n % s for n, s in zip(spec.input_shape, spec.stride, strict=True)]
+    return spec.transposed or not any(remainders)
+
+
+class _Results:
+    """Results of one layer by method name, each computed once, within the layer's budget."""
+
+    def __init__(self, kernel: ArrayObject, spec: ConvSpec, settings: Settings) -> None:
+        self.kernel = kernel
+        self.spec = spec
+        self.settings = settings
+        self.computed: dict[str, Result] = {}
+        self.claims: list[Upper] = []
+        self.begin = monotonic()
+
+    def of(self, name: str) -> Result:
+        """Return the result of a method."""
+        if name not in self.computed:
+            self.computed[name] = self._compute(name)
+        return self.computed[name]
+
+    def _compute(self, name: str) -> Result:
+        """Run a method, and keep the claims that it makes of the norm."""
+        geometry = self.spec.geometry
+        if not self.spec.ndim:
+            # The file says that it is a matrix, or the row does: nobody is to be warned of a filter.
+            geometry["layout"] = self.spec.layout or "OI"
+        if name in AT_A_SIZE:
+            geometry["input_shape"] = self.spec.input_shape
+        if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape:
+            geometry |= {"padding_mode": "circular", "padding": "same"}
+        limited = replace(self.settings, budget=self._budget_left()).method(name)
+        result, claims = proven(self.kernel, limited, **geometry)
+        if limited.quantity == "norm":
+            self.claims += [upper for _, upper in claims]
+        # The report states the budget that was asked for: the remaining budget differs from run to run.
+        return replace(result, method=self.settings.method(name))
+
+    def _budget_left(self) -> float | None:
+        """Return the seconds that are left for the layer; None: there is no limit.
+
+        They are at least `_LEAST`, or the whole budget if that is less.
+        """
+        budget = self.settings.budget
+        if budget is None:
+            return None
+        least = _LEAST if budget == 0 else min(_LEAST, budget)
+        return max(self.begin + budget - monotonic(), least)
+
+    def isometry_defect(self, by_method: Result) -> float:
+        """Return an upper bound of the isometry defect: the smaller one of the method's result and of a search's."""
+        geometry = {**self.spec.geometry, "input_shape": self.spec.input_shape}
+        by_search = enclose_isometry(self.kernel, rtol=self.settings.rtol, budget=self._budget_left(), **geometry)
+        return min(_number(by_method.value), _number(by_search.upper))
+
+    @property
+    def claim(self) -> Upper | None:
+        """Claim of the least bound of the layer's norm; None: no method made one for this very geometry."""
+        claims = [claim for claim in self.claims if speaks_of(claim, self.spec)]
+        return min(claims, key=float, default=None)
+
+
+def _value(result: Result) -> Value:
+    """Return a method's number, or its numbers."""
+    if len(result.value.shape) == 0:
+        return _number(result.value)
+    values = backends.backend_for(result.value).to_numpy(result.value)
+    return tuple(float(x) for x in values.reshape(-1))
+
+
+def _number(x: ArrayObject) -> float:
+    """Return the number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
+    return float(backends.backend_for(x).to_numpy(x))
+
+
+def check_target(name: str | None, device: str | None) -> None:
+    """Refuse a plugin or a device that is not available, before any file is read."""
+    if name is None:
+        if device is not None:
+            raise BackendError(f"device={device!r} needs a backend to go with it: say which array library to use.")
+        return
+    devices = library(name).devices()
+    if device is not None and device not in devices:
+        raise BackendError(f"device={device!r} is not one of {name}'s devices here: {', '.join(devices) or 'none'}.")
+
+
+def library(name: str) -> backends.Backend:
+    """Return the backend of a library, by the name of its plugin, or by its own if it has none.
+
+    Without a plugin a library has to follow the array API standard.
+    """
+    if name == ARRAY_API:
+        raise BackendError(
+            f"backend={name!r} serves every library of the array API standard that has no plugin: give the library's "
+            "own name, such as array_api_strict."
+        )
+    try:
+        plugin: backends.Backend = backends.load(name)
+        return plugin
+    except NoBackend:
+        is_installed = name.isidentifier() and find_spec(name)
+        if not is_installed:
+            raise
+        module = import_module(name)
+        if not hasattr(module, "__array_namespace_info__"):
+            raise
+        standard: backends.Backend = backends.backend_for(module.zeros(1))
+        return standard
+
+
+def moved_to(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
+    """Return a copy of a kernel in the library of a plugin; refuse a copy with another dtype."""
+    values = backends.backend_for(kernel).to_numpy(kernel)
+    copy: ArrayObject = library(name).asarray(values, device)
+    dtype_name = str(copy.dtype).rpartition(".")[2]  # without the "torch." of torch's dtypes
+    if dtype_name != values.dtype.name:
+        raise BackendError(
+            f"{name} turned a {values.dtype.name} kernel into {copy.dtype}, which would change what is measured. Use "
+            "another backend (JAX does so unless 64-bit values are enabled: set JAX_ENABLE_X64=1)."
+        )
+    return copy
+
+
+# -- many layers: here, one after the other, or by an executor ---------------------------------------------------------
+def check_executor(executor: object) -> None:
+    """Refuse an object that is no `concurrent.futures.Executor`; the message names some."""
+    if executor is not None and not isinstance(executor, Executor):
+        raise MethodError(
+            f"executor={executor!r} is no concurrent.futures.Executor. Give concurrent.futures.ProcessPoolExecutor(n), "
+            "joblib's loky.get_reusable_executor(), or dask's Client.get_executor()."
+        )
+
+
+def measured(layers: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
+    """Yield the rows of measured layers, in order.
+
+    Without an executor, or if the kernels are too small to start `Workers`, this process measures them, one after the
+    other. An executor gets kernels of `IN_FLIGHT` bytes at once. If it loses a layer, the layer's row says how.
+    """
+    if executor is None or not _pays_workers(layers, executor):
+        for layer in layers:
+            row, kernel = _loaded(layer, settings)
+            yield fill(row, kernel, settings)
+        return
+    waiting: deque[_Waiting] = deque()
+    try:
+        for layer in layers:
+            while waiting and (waiting[0].future.done() or _bytes(layer) + _in_flight(waiting) > IN_FLIGHT):
+                yield _answer(waiting.popleft(), settings)
+            waiting.append(_submitted(layer, settings, executor))
+        while waiting:
+            yield _answer(waiting.popleft(), settings)
+    finally:
+        for entry in waiting:
+            entry.future.cancel()
+
+
+def _pays_workers(layers: Sequence[Layer], executor: Executor) -> bool:
+    """Return whether the executor measures the layers: `Workers` do from their ``least_bytes`` of kernels."""
+    if not isinstance(executor, Workers) or not executor.least_bytes:
+        return True
+    return len(layers) > 1 and sum(map(_bytes, layers)) >= executor.least_bytes
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A layer that an executor measures."""
+
+    layer: Layer
+    sent: Row
+    """Row that was sent, with the digest of the kernel."""
+    future: Future[Row]
+
+
+def _in_flight(waiting: Iterable[_Waiting]) -> int:
+    """Return the bytes of kernels that the executor has not measured."""
+    return sum(_bytes(entry.layer) for entry in waiting if not entry.future.done())
+
+
+def _bytes(layer: Layer) -> int:
+    """Return the memory of a layer's kernel; half precision counts as the float32 that it becomes."""
+    width = 8 if "64" in layer.tensor.dtype else 4
+    return math.prod(layer.tensor.shape) * width
+
+
+def _submitted(layer: Layer, settings: Settings, executor: Executor) -> _Waiting:
+    """Send a layer to an executor; a layer that cannot be read or sent is answered at once."""
+    row, kernel = _loaded(layer, settings)
+    done: Future[Row] = Future()
+    if row.reason is not None or kernel is None:
+        done.set_result(row)
+        return _Waiting(layer, row, done)
+    row = replace(row, digest=_digest(kernel))
+    try:
+        return _Waiting(layer, row, executor.submit(_fill_in_worker, row, kernel, settings))
+    except Exception as error:  # the executor is broken or shut down, or cannot send the kernel
+        done.set_exception(error)
+        return _Waiting(layer, row, done)
+
+
+def _fill_in_worker(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
+    """Call `fill`, with the digest of the kernel that this process has."""
+    return fill(replace(row, digest=_digest(kernel)), kernel, settings)
+
+
+def _is_about(answer: Row, sent: Row) -> bool:
+    """Return whether an answer is about the layer that was sent: its name, kernel and geometry."""
+    identity_of_answer = (answer.name, answer.digest, answer.spec, answer.others)
+    identity_of_sent = (sent.name, sent.digest, sent.spec, sent.others)
+    return identity_of_answer == identity_of_sent
+
+
+def _digest(kernel: ArrayObject) -> str:
+    return digest_of(backends.backend_for(kernel).to_numpy(kernel))
+
+
+def _answer(waiting: _Waiting, settings: Settings) -> Row:
+    """Wait for a layer's row, and return it; a row of another layer, kernel or geometry is refused.
+
+    `fill` raises no errors, so an error is the executor's.
+    """
+    try:
+        failure = waiting.future.exception()
+    except Exception as error:  # it was cancelled
+        failure = error
+    if failure is None:
+        answer: Any = waiting.future.result()  # an executor may return any object
+        if isinstance(answer, Row) and _is_about(answer, waiting.sent):
+            return answer
+        name = answer.name if isinstance(answer, Row) else type(answer).__name__
+        return replace(waiting.sent, reason=f"the executor answered with a row that is not about it (of {name}).")
+    if isinstance(failure, KeyboardInterrupt):
+        raise failure
+    return replace(describe(waiting.layer, settings), reason=_why_lost(failure))
+
+
+def _why_lost(failure: BaseException) -> str:
+    """Return in words how an executor lost a layer."""
+    if isinstance(failure, WorkerLost):
+        return f"the process that measures it died: {failure}."
+    kind = type(failure).__name__
+    first_line = str(failure).strip().partition("\n")[0].rstrip(".")
+    if not first_line:
+        return f"the executor failed with {kind}."
+    return f"the executor failed with {kind}: {first_line}."
+
+
+def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:
+    """Return the row of a layer and its kernel; if it is refused or cannot be read, None and a row with the reason."""
+    row = describe(layer, settings)
+    if row.reason is not None:
+        return row, None
+    try:
+        return row, layer.tensor.load()
+    except SpecnormError as error:
+        return replace(row, reason=str(error)), None
+    except Exception as error:  # a damaged array must not lose the others
+        return replace(row, reason=f"cannot be read: {type(error).__name__}: {error}"), None

@@ -1,0 +1,162 @@
+"""Write rows as a table of text, and the notes beneath it. Lower bounds are rounded down, upper ones up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specnorm.proof import number, visible
+from specnorm_audit.conventions.recipe import AS_STORED
+from specnorm_audit.rows import Row, Value
+
+WIDE = 1.1
+"""Ratio of upper to lower from which a remark says how far apart they are."""
+NAMED = 3
+"""Largest number of layers that a note names; it counts the others."""
+PROMISES_IN_WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
+"""Promises in words."""
+_STORED = "It is assumed that the model uses weights as they are stored: a factor in its code would not be seen."
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """Return the names of the methods' columns, in the order of the table."""
+    names: dict[str, None] = {}
+    for row in rows:
+        names |= dict.fromkeys(row.values)
+    return list(names)
+
+
+def remarks(rows: Sequence[Row]) -> list[str]:
+    """Return a remark on each interval: on which side of 1 the norm is, and which norm is the largest."""
+    uppers = [row.upper or 0 for row in rows]
+    largest = max(uppers, default=0)
+    has_one_largest = len(rows) > 1 and uppers.count(largest) == 1 and all(row.status == "ok" for row in rows)
+    words = []
+    for row, upper in zip(rows, uppers, strict=True):
+        is_largest = has_one_largest and upper == largest
+        words.append(_remark(row) + (", the largest" if is_largest else ""))
+    return words
+
+
+def _remark(row: Row) -> str:
+    """Return in words on which side of 1 a norm is, or why that is not known."""
+    if row.status != "ok" or row.lower is None or row.upper is None:
+        return "error"
+    if row.upper == 0:
+        return "zero"
+    if row.lower == 0:
+        return "no lower bound"
+    if row.upper > WIDE * row.lower:
+        return f"{number(row.upper / row.lower)} times apart"
+    if row.upper <= 1:
+        return "at most 1"
+    return "above 1" if row.lower > 1 else "1 is not decided"
+
+
+def numbers(row: Row, methods: Sequence[str]) -> list[str]:
+    """Return a row's lower, upper, and a number a method: rounded so that each keeps its promise."""
+    cells = [number(row.lower, "lower"), number(row.upper, "upper")]
+    for name in methods:
+        promise = row.promises.get(name, "exact")
+        cells.append(_cell(row.values.get(name), promise))
+    return cells
+
+
+def texts(rows: Sequence[Row]) -> list[list[str]]:
+    """Return the table's cells, its head first: layer, shape, numbers, remark."""
+    methods = columns(rows)
+    table = [["layer", "shape", "lower", "upper", *methods, "remark"]]
+    for row, remark in zip(rows, remarks(rows), strict=True):
+        shape = "x".join(map(str, row.shape))
+        table.append([visible(row.name), shape, *numbers(row, methods), remark])
+    return table
+
+
+def lines(rows: Sequence[Row]) -> list[str]:
+    """Return the table as text."""
+    table = texts(rows)
+    last = len(table[0]) - 1
+    return aligned(table, range(2, last))
+
+
+def aligned(texts: Sequence[Sequence[str]], numbers: range) -> list[str]:
+    """Return the lines of a table, whose head is its first row; columns of ``numbers`` are set to the right."""
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
+    lines = []
+    for row in texts:
+        cells = []
+        for column, text in enumerate(row):
+            is_number = column in numbers
+            cells.append(text.rjust(widths[column]) if is_number else text.ljust(widths[column]))
+        lines.append(f"| {' | '.join(cells)} |")
+    head, *body = lines
+    return [head, rule, *body]
+
+
+def _cell(value: Value, promise: str) -> str:
+    """Return a number, or several, rounded so that they keep what they promise."""
+    if isinstance(value, tuple):
+        return " ".join(number(v, promise) for v in value)
+    return number(value, promise)
+
+
+def some(names: Sequence[str]) -> str:
+    """Return the first `NAMED` names, and the number of the others."""
+    first = ", ".join(names[:NAMED])
+    others = len(names) - NAMED
+    return f"{first} and {others} more" if others > 0 else first
+
+
+def assumptions(rows: Sequence[Row]) -> list[str]:
+    """Return lines on what was assumed; they name the layers, if these have different assumptions."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        facts = tuple(fact for fact in row.assumed if fact != AS_STORED)
+        is_measured = row.reason is None or row.assumed
+        if facts or (row.kind == "conv" and is_measured):
+            groups.setdefault(facts, []).append(visible(row.name))
+    lines = []
+    for facts, names in groups.items():
+        of_layers = "" if len(groups) == 1 else f" of {some(names)}"
+        if facts:
+            lines.append(f"Assumed{of_layers}, since the file does not say: {', '.join(map(visible, facts))}.")
+    if any(map(_has_two_layouts, groups)):
+        lines.append(
+            "Where the layout is open, bounds hold for both orders of axes: --layout (layout=) says which it is."
+        )
+    if any(AS_STORED in row.assumed for row in rows):
+        lines.append(_STORED)
+    return lines
+
+
+def _has_two_layouts(facts: Sequence[str]) -> bool:
+    """Return whether the assumed facts leave the order of a kernel's axes open."""
+    return any(fact.startswith("layout=") and " or " in fact for fact in facts)
+
+
+def sizes_in_words(rows: Sequence[Row]) -> str:
+    """Return in words for which input sizes the bounds hold."""
+    specs = [row.spec for row in rows if row.spec is not None]
+    shapes = ["x".join(map(str, spec.input_shape)) for spec in specs if spec.input_shape]
+    if shapes:
+        return "for the input shape " + " or ".join(dict.fromkeys(shapes))
+    every = "for the supremum over all input sizes"
+    if any(spec.needs_divisible_sizes for spec in specs):
+        return f"{every} (that the stride divides, of circular layers)"
+    return every
+
+
+def promises(rows: Sequence[Row]) -> dict[str, str]:
+    """Return one word for what each column promises: "estimate" if one of its numbers is one."""
+    kinds: dict[str, str] = {}
+    for row in rows:
+        for name, kind in row.promises.items():
+            if kinds.get(name) != "estimate":
+                kinds[name] = kind
+    return kinds
+
+
+def promises_in_words(rows: Sequence[Row]) -> str:
+    """Return in words what each column promises."""
+    words = [f"{name}: {PROMISES_IN_WORDS[kind]}" for name, kind in promises(rows).items()]
+    return "; ".join(words) + "." if words else ""
