@@ -10,12 +10,17 @@ quick`` is for the loop of whoever changes something, and ``nox && nox -t nightl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import tarfile
+import threading
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -89,12 +94,55 @@ nox.options.default_venv_backend = "virtualenv"  # nox brings it; six times as f
 nox.options.reuse_existing_virtualenvs = True
 # With CI=true a missing Python would otherwise be an error; skipped sessions are listed at the end.
 nox.options.error_on_missing_interpreters = False
-# Two lanes: half of the sessions keep one core busy. What a session prints comes in one piece, when it is done.
+# Two lanes: half of the sessions keep one core busy. nox prints a session's output in one piece, when it is done;
+# until then, `report_progress` prints a line a minute.
 nox.options.parallel = 2
 nox.options.allow_parallel = True
 CORES = os.cpu_count() or 1
 SHARED = ROOT / ".nox" / "environment"
 """Where `environment` installs."""
+PROGRESS = ROOT / ".nox" / "progress"
+"""Where running tests write how many are done; a file for each run of pytest."""
+MINUTE = float(os.environ.get("SPECNORM_HEARTBEAT", "60"))
+"""Seconds between two lines of progress."""
+
+
+def report_progress(begin: float) -> None:
+    """Print a line a minute, with how far the tests are, to the output of nox: a pipe, a file or a socket."""
+    while True:
+        time.sleep(MINUTE)
+        parts = [f"nox > {(time.time() - begin) / 60:.0f} min"]
+        for file in sorted(PROGRESS.glob("*")):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                if file.stat().st_mtime > begin:
+                    parts.append(file.read_text(encoding="utf-8"))
+        print("; ".join(filter(None, parts)), flush=True)
+
+
+def follow_parent(parent: int) -> None:
+    """End this session, with all its processes, when the nox that started it has ended, however that was."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGTERM)
+
+
+def stop(_number: int, _frame: object) -> None:
+    """Stop as by ctrl-C, at which nox stops the sessions that it runs in processes of their own."""
+    raise KeyboardInterrupt
+
+
+def watch() -> None:
+    """Where nox runs sessions, report progress and stop them with it; in such a session, follow it."""
+    if "--parallel-worker" in sys.argv:
+        threading.Thread(target=follow_parent, args=(os.getppid(),), daemon=True).start()
+        return
+    if not sys.stdout.isatty():  # where it is, nox shows the last line of each session
+        threading.Thread(target=report_progress, args=(time.time(),), daemon=True).start()
+    signal.signal(signal.SIGTERM, stop)
+
+
+if any(part.startswith("nox") for part in Path(sys.argv[0]).parts[-2:]) and os.name == "posix":
+    watch()
 
 
 def prepare(session: nox.Session, *packages: str) -> None:
@@ -109,9 +157,8 @@ def prepare(session: nox.Session, *packages: str) -> None:
 def pytest(session: nox.Session, *arguments: str, backends: str, **environment: str) -> None:
     """Run tests on every core; a backend that is named must be usable."""
     environment |= {"SPECNORM_TEST_BACKENDS": backends, "PYTHONDONTWRITEBYTECODE": ""}
-    # nox prints what a session says at its end. On a terminal it shows the last line; in a log, tenths of the tests do.
-    if session.parallel and (log := Path(f"/proc/{os.getppid()}/fd/1")).is_fifo():
-        environment["SPECNORM_PROGRESS"] = str(log)
+    PROGRESS.mkdir(parents=True, exist_ok=True)
+    environment["SPECNORM_PROGRESS"] = str(PROGRESS / f"{session.name}-{os.getpid()}")
     python = "python" if session.virtualenv.bin_paths else str(SHARED / "bin" / "python")
     words = ("-m", "pytest", "-n", str(CORES), "--dist=worksteal", "--no-header", *arguments, *session.posargs)
     session.run(python, *words, env=environment, external=True)
@@ -138,7 +185,8 @@ def lint(session: nox.Session) -> None:
     prepare(session, *LINTERS)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "plugins")])})
+    folders = (ROOT, ROOT / "plugins", *sorted((ROOT / "packages").iterdir()))
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": os.pathsep.join(map(str, folders))})
 
 
 @nox.session(python=PYTHON, default=False)
@@ -164,7 +212,7 @@ def tests(session: nox.Session) -> None:
 @in_shared_environment
 def types(session: nox.Session) -> None:
     """Static types of everything."""
-    session.run(str(SHARED / "bin" / "mypy"), "specnorm", "plugins", "tests", "noxfile.py", external=True)
+    session.run(str(SHARED / "bin" / "mypy"), "specnorm", "plugins", "packages", "tests", "noxfile.py", external=True)
 
 
 @nox.session(python=PYTHON, default=False)

@@ -29,12 +29,12 @@ def check(case, bound=None):
     wrong = [] if case["lower"] <= ratio <= case["upper"] else [f"the pair reaches {ratio!r}"]
     upper = case["upper"] if bound is None else float(bound(str(HERE / case["file"])))
     if not upper >= case["lower"]:
-        wrong.append(f"{upper!r} is no upper bound: two inputs reach {case['lower']!r}")
+        wrong.append(f"{upper!r} is not an upper bound: two inputs reach {case['lower']!r}")
     steps = 2.0**-20 * np.eye(x.size).reshape(-1, *shape)
     for at in np.random.default_rng(0).standard_normal((20, *shape)):  # the Jacobian of the piece around a point
         norm = np.linalg.norm([(f(at + d) - f(at)) * 2**20 for d in steps], 2)
         if norm > upper * (1 + 1e-6):
-            wrong.append(f"{upper!r} is no upper bound: a Jacobian has norm {norm!r}")
+            wrong.append(f"{upper!r} is not an upper bound: a Jacobian has norm {norm!r}")
     return wrong, upper / case["upper"]
 
 

@@ -51,7 +51,7 @@ _LOADED_WHEN_ASKED_FOR = {
 }
 """Public names, and the modules that are imported when one of them is asked for."""
 
-_SUBMODULES = ("methods", "errors", "robustness", "testing")
+_SUBMODULES = ("methods", "errors", "plugin", "proof", "robustness", "testing")
 """Public modules."""
 _ELSEWHERE = {
     **dict.fromkeys(("spectral_norm", "SpectralNorm"), "specnorm_torch, specnorm_jax (training) and specnorm_keras"),

@@ -29,7 +29,7 @@ class SpecnormError(Exception):
 
 
 class KernelError(SpecnormError, ValueError):
-    """The kernel cannot be measured: wrong number of axes, wrong dtype, an empty axis, or a non-finite value."""
+    """The kernel has a wrong number of axes, a wrong dtype, an empty axis or a non-finite value."""
 
 
 class GeometryError(SpecnormError, ValueError):
@@ -51,7 +51,7 @@ _UNDER_TRACERS = {
 
 
 class TracerError(MethodError):
-    """A function that looks at values was called under jit, compile or vmap, where there are none.
+    """A function that needs concrete values was called under jit, compile or vmap.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class TracerError(MethodError):
 
 
 class BackendError(SpecnormError, TypeError):
-    """An argument's array library has no plugin, a broken plugin, or two; or arguments are of different libraries."""
+    """An argument's array library has no plugin, a broken plugin or two; or the arguments' libraries differ."""
 
 
 class NoBackend(BackendError):
@@ -95,19 +95,19 @@ class Undecided(SpecnormError):
 
 
 class CertificateError(SpecnormError):
-    """A certificate cannot be read, or cannot be made for this kernel or bound."""
+    """A certificate cannot be read, or cannot be written for this kernel or bound."""
 
 
 class ModelFileError(SpecnormError):
-    """A model file is unreadable, damaged, too large, or of a format that is refused."""
+    """A model file is unreadable, damaged, too large, or in an unsupported format."""
 
 
 class TranslationError(MethodError):
-    """The graph into which a network was translated does not compute the same as the model."""
+    """The graph that a model was translated to does not compute the same as the model."""
 
 
 class InternalError(SpecnormError):
-    """Running a network contradicts a proven bound. This is an error in specnorm; please report it.
+    """The outputs of a network contradict a proven bound. This is a bug in specnorm; please report it.
 
     Parameters
     ----------

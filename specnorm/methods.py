@@ -1,6 +1,7 @@
-"""The methods that compute or bound the spectral norm of a layer, and the base classes for methods of one's own.
+"""The methods that compute or bound the spectral norm of a layer, and all that a method of your own needs.
 
-`specnorm.measure` takes a method. `METHODS` finds its class by name.
+`specnorm.measure` takes a method. `METHODS` finds its class by name. `Method`, `Needs`, `Evaluation` and `Stepped` are
+for authors of methods; `Array`, `Namespace` and `ArrayOps` are for their annotations.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from specnorm.backends import registry
+from specnorm.backends.array_types import Array, Namespace
+from specnorm.backends.types import ArrayOps
 from specnorm.completion.method import Completion
 from specnorm.enclosure.method import Enclose
 from specnorm.ends.isometry import Isometry
@@ -75,11 +78,13 @@ METHODS = Methods((
 # fmt: on
 """Mapping from names to classes. The names are also fields in JSON, and words for the command line's ``--methods``.
 
-`PowerTopK` is not among them: `Power` stands for it.
+`PowerTopK`, which returns several values, is the only other method. What other functions run are `Plan`s.
 """
 
 __all__ = [
     "METHODS",
+    "Array",
+    "ArrayOps",
     "Completion",
     "Enclose",
     "Evaluation",
@@ -90,6 +95,7 @@ __all__ = [
     "Isometry",
     "Kind",
     "Method",
+    "Namespace",
     "Needs",
     "Power",
     "PowerTopK",

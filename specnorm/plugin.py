@@ -21,7 +21,7 @@ from specnorm.power.probable import LinearOperator, Vector
 from specnorm.running.base import check_count
 from specnorm.running.program import Program, Ran, check_values, keep, program
 from specnorm.running.stacks import Stack, stacks
-from specnorm.running.stepping import SteppedProgram, first_sweeps, stepped_program
+from specnorm.running.stepping import SteppedProgram, stepped_program
 from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, read_model
 from specnorm.training.tracking import init_stack, step_stack
 
@@ -46,7 +46,6 @@ __all__ = [
     "check_values",
     "check_words",
     "counted",
-    "first_sweeps",
     "fold_stack",
     "function",
     "init_stack",

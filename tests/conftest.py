@@ -103,19 +103,22 @@ def pytest_runtest_setup() -> None:
 
 
 class Progress:
-    """A line at each tenth of the tests, in the file that ``SPECNORM_PROGRESS`` names."""
+    """How many tests are done, in the file that ``SPECNORM_PROGRESS`` names, while they run."""
 
+    file = Path(os.environ.get("SPECNORM_PROGRESS", os.devnull))
     done = 0
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         self.session = session
+        self.file.write_text("collecting tests", encoding="utf-8")
 
     def pytest_runtest_logfinish(self) -> None:
         self.done += 1
         total = self.session.testscollected
-        if total and 10 * self.done // total > 10 * (self.done - 1) // total:
-            with Path(os.environ["SPECNORM_PROGRESS"]).open("a", encoding="utf-8") as log:
-                log.write(f"tests: {self.done:,} of {total:,}\n")
+        self.file.write_text(f"{self.done:,} of {total:,} tests", encoding="utf-8")
+
+    def pytest_sessionfinish(self) -> None:
+        self.file.unlink(missing_ok=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:

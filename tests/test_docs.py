@@ -8,9 +8,11 @@ import doctest
 import importlib.util
 import inspect
 import io
+import json
 import math
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -123,6 +125,24 @@ def test_examples_print_what_they_say(path: Path, library: str, monkeypatch: pyt
     assert failed == 0, said
 
 
+def test_the_notebook_is_the_page_and_prints_what_it_shows() -> None:
+    """Its cells run as one script, without Jupyter."""
+    pytest.importorskip("torch", exc_type=ImportError)
+    pytest.importorskip("onnxscript")
+    made: Any = runpy.run_path(str(ROOT / "docs" / "tutorials" / "notebook.py"))
+    stored = made["NOTEBOOK"].read_text(encoding="utf-8")
+    assert stored == made["notebook"](), "python docs/tutorials/notebook.py"
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    cells = [cell for cell in json.loads(stored)["cells"] if cell["cell_type"] == "code"]
+    assert len(cells) > 5
+    for cell in cells:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec("".join(cell["source"]), namespace)
+        shown = "".join(line for output in cell["outputs"] for line in output["text"])
+        assert printed.getvalue() == shown
+
+
 def test_every_python_block_is_an_example() -> None:
     """Examples or a script. A block in another form (a file to copy) is marked ``py``: it is not run."""
     for path in pages():
@@ -162,6 +182,40 @@ def test_readme_has_two_commands_of_one_line() -> None:
     audit, tests = commands
     assert ".venv-audit/bin/specnorm audit" in audit
     assert tests.rstrip().endswith(".venv/bin/nox")
+
+
+def measured(*names: str) -> list[dict[str, Any]]:
+    """The committed lines of benchmarks."""
+    files = [ROOT / "docs" / "benchmarks" / f"{name}.jsonl" for name in names]
+    return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def up(value: float, digits: int) -> str:
+    return f"{math.ceil(value * 10**digits) / 10**digits:.{digits}f}"
+
+
+def down(value: float, digits: int) -> str:
+    return f"{math.floor(value * 10**digits) / 10**digits:.{digits}f}"
+
+
+def test_figures_of_readme_and_home_are_those_of_the_benchmark() -> None:
+    home = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    runs = [run for run in measured("constraint", "constraint-long") if "skipped" not in run]
+    ours = up(max(run["worst_upper"] for run in runs if run["method"] == "default"), 3)
+    theirs = [run["worst"] for run in runs if run["method"] == "torch"]
+    for page in (README, home):
+        words = " ".join(page.split())
+        assert f"norms reached [at most {ours}](" in words
+        assert re.search(rf"{max(theirs):.1f}\b", words)
+    assert f"in every run some layer reached a norm of at least {down(min(theirs), 1)}," in " ".join(home.split())
+    over_plain: dict[str, list[float]] = {"torch": [], "default": []}
+    for row in measured("constraint-cost"):
+        if row["section"] == "step" and row["contestant"] in over_plain:
+            over_plain[row["contestant"]].append(1 / row["faster"])
+    gpu = {row["contestant"]: 1 / row["faster"] for row in measured("constraint-gpu")}
+    for name, contestant in (("`specnorm_torch.spectral_norm`", "default"), ("torch's `spectral_norm`", "torch")):
+        least, most = min(over_plain[contestant]), max(over_plain[contestant])
+        assert f"| {name} | {least:.1f} to {most:.1f} | {gpu[contestant]:.1f} |\n" in README
 
 
 def same(found: str, expected: str, rtol: float) -> bool:
@@ -278,6 +332,33 @@ def source_of(example: str) -> str:
     return "".join(part.source for part in doctest.DocTestParser().get_examples(example))
 
 
+def inside(source: str) -> str:
+    """The source without the imports from specnorm that a package of its own has."""
+    return re.sub(r"^from specnorm.*\n", "", source, flags=re.MULTILINE)
+
+
+def test_the_guides_for_authors_import_stable_names_alone() -> None:
+    """What another distribution's plugin or method imports: the public modules, and what they list."""
+    stable = {
+        "specnorm",
+        "specnorm.plugin",
+        "specnorm.methods",
+        "specnorm.proof",
+        "specnorm.errors",
+        "specnorm.testing",
+    }
+    backends = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
+    methods = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8").partition("\n## Make it part")[0]
+    example = (ROOT / "tests" / "thirdparty" / "specnorm_strict" / "__init__.py").read_text(encoding="utf-8")
+    imports = re.findall(r"^(?:>>> )?from (specnorm[\w.]*) import (.*)$", backends + methods + example, re.MULTILINE)
+    assert len(imports) > 5
+    for module, names in imports:
+        if not module.startswith(("specnorm_", "specnorm.testing")):
+            assert module in stable
+            listed = importlib.import_module(module).__all__
+            assert {name.strip() for name in names.split(",")} <= {*listed}, module
+
+
 @pytest.mark.nightly
 def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> None:
     """docs/adding-a-method.md, followed to the letter: its method joins a copy of specnorm."""
@@ -286,12 +367,13 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     for name in ("specnorm", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data", "outside"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "packages").mkdir()  # where tests look for claims, too
     room = tmp_path / "specnorm" / "frobenius"
     room.mkdir()
-    (room / "proof.py").write_text(f'"""Frobenius."""\n\n{source_of(bound)}')
+    rooms, imported, promise = (source for _, source in blocks(page, "py"))
+    (room / "proof.py").write_text(f'"""Frobenius."""\n\n{rooms}{inside(source_of(bound))}')
     door = "from specnorm.frobenius.proof import bound_up\n"
-    (room / "__init__.py").write_text(f'"""Frobenius."""\n\n{door}{source_of(method)}')
-    imported, promise = (source for _, source in blocks(page, "py"))
+    (room / "__init__.py").write_text(f'"""Frobenius."""\n\n{rooms}{door}{inside(source_of(method))}')
     registry = tmp_path / "specnorm" / "methods.py"
     put_after(registry, "from specnorm.spectrum.fft import ExactFFT\n", imported)
     put_after(registry, "Reshaped, Enclose", ", Frobenius")
@@ -310,3 +392,17 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     passed = re.search(r"(\d+) passed", run.stdout)
     assert passed is not None, run.stdout
     assert int(passed[1]) > 12, run.stdout
+
+
+# -- the map of two calls ------------------------------------------------------------------------------------------
+def test_the_map_of_two_calls_names_what_is_there() -> None:
+    """A frame that is gone is noticed; `docs/_site/calls.py` writes the map anew."""
+    page = (ROOT / "docs" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    frames = re.findall(r"^ *([\w.]+)(?:  .*)?  \[([\w/]+)\]$", page, re.MULTILINE)
+    assert len(frames) > 40
+    gone = []
+    for name, place in frames:
+        source = (ROOT / "specnorm" / f"{place}.py").read_text(encoding="utf-8")
+        if not re.search(rf"^ *def {name.rpartition('.')[2]}\(", source, re.MULTILINE):
+            gone.append(f"{name} in {place}")
+    assert not gone

@@ -21,22 +21,41 @@ import specnorm.proof
 
 ROOT = Path(__file__).parent.parent
 CORE = ROOT / "specnorm"
-PLUGINS = ROOT / "plugins"
+BESIDE = (ROOT / "plugins", *(ROOT / "packages").iterdir())
+"""Folders that hold the import packages beside the core."""
 
 
 def core_files() -> list[Path]:
     return sorted(CORE.rglob("*.py"))
 
 
+def other_files() -> list[Path]:
+    return sorted(path for folder in BESIDE for path in folder.rglob("*.py"))
+
+
+def import_root(path: Path) -> Path:
+    """The folder that contains the import package of a file."""
+    return next((folder for folder in BESIDE if path.is_relative_to(folder)), ROOT)
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(import_root(path)).with_suffix("").parts)
+
+
 def room(path: Path) -> str:
-    """First part of a module's name below `specnorm`; of a plugin's module the package."""
-    return path.relative_to(CORE if path.is_relative_to(CORE) else PLUGINS).with_suffix("").parts[0]
+    """First part of a module's name below `specnorm`; of another package's module the package."""
+    return module_of(path).removeprefix("specnorm.").partition(".")[0]
+
+
+def is_proof(module: str) -> bool:
+    """Whether a module may make claims: one called ``proof``, or one in a folder ``proofs`` or ``certified``."""
+    _, *folders, name = module.split(".")
+    return (name == "proof" and module != "specnorm.proof") or not {"proofs", "certified"}.isdisjoint(folders)
 
 
 def makes_claims(path: Path) -> bool:
-    """Whether a file may make claims: one called proof.py, or one in a folder ``proofs`` or ``certified``."""
-    inside = path.relative_to(CORE if path.is_relative_to(CORE) else PLUGINS).parts
-    return (inside[-1] == "proof.py" and len(inside) > 1) or not {"proofs", "certified"}.isdisjoint(inside[:-1])
+    """Whether a file may make claims."""
+    return is_proof(module_of(path))
 
 
 @functools.cache
@@ -111,7 +130,7 @@ def test_all_has_no_duplicates_and_hides_nothing() -> None:
 
 
 def test_dir_shows_the_public_names() -> None:
-    modules = ["errors", "methods", "robustness", "testing"]
+    modules = ["errors", "methods", "plugin", "proof", "robustness", "testing"]
     assert dir(specnorm) == sorted([*specnorm.__all__, *modules])
     assert all(getattr(specnorm, name).__name__ == f"specnorm.{name}" for name in modules)
 

@@ -1,4 +1,4 @@
-"""What the site makes of pages that are written for GitHub: gallery, outputs set apart from code."""
+"""What the site makes of pages that are written for GitHub: gallery, outputs apart from code, links to the geometry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
-CHECKER = "plugins/specnorm_check/README.md"
+CHECKER = "packages/check/specnorm_check/README.md"
 """The checker's proofs lie beside its code, in the folder that is to be copied; the site has them as a page."""
 PROOFS = "check-proofs.md"
 KINDS = ROOT / "build" / "kinds.md"
@@ -22,12 +22,21 @@ SCRIPT = re.compile(r"^## \[(.+)\]\((\w+\.py)\)\n\n(!.+\))\n", re.MULTILINE)
 OUTPUT = re.compile(r'<span class="c1"># &gt; ?(.*?)</span>\n')
 """A comment ``# > ...``, which stands for what a script prints."""
 PRINTED = re.compile(r'<span class="go">([^<]*)</span>\n')
+GEOMETRY = "<code>specnorm.Geometry</code>"
+"""How docstrings name the one list of the keywords that describe a layer."""
+SHAPE = re.compile(r"\(array, shape(\([^<]*?\))\)")
+"""How the parser of docstrings shows the type of an array with a shape."""
+FOR_AUTHORS = (
+    "specnorm.methods.Method", "specnorm.methods.Stepped", "specnorm.plugin.Backend", "specnorm_networks.Graph",
+    "specnorm.ConvSpec",
+)  # fmt: skip
+"""Classes whose members are on the page, but not in its menu."""
 
 
 def on_config(config: Any) -> Any:
     """Put the version into the footer; without a repository, link to no source."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    config.copyright = f"specnorm {project['version']} · MIT licence"
+    config.copyright = f"specnorm {project['version']} · MIT license"
     if not config.repo_url:
         config.edit_uri = config.repo_url = None
     return config
@@ -61,8 +70,22 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return re.sub(r"^```python\n(?=>>> )", "```pycon\n", markdown, flags=re.MULTILINE)
 
 
-def on_page_content(html: str, **_: Any) -> str:
+def without_members(entries: Any) -> None:
+    """Take the members of classes for authors out of a page's menu."""
+    for entry in entries:
+        if entry.id in FOR_AUTHORS:
+            entry.children = []
+        without_members(entry.children)
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
     """Set outputs apart from code; in code of a table, take away the backslash that escapes a bar for GitHub."""
+    without_members(page.toc)
+    if page.file.src_uri.startswith("api/"):
+        place = "" if page.file.src_uri == "api/layer.md" else "layer.html"
+        html = SHAPE.sub(r"array, shape \1", html)
+        html = html.replace(GEOMETRY, f'<a href="{place}#specnorm.Geometry">{GEOMETRY}</a>')
+
     html = OUTPUT.sub(r'<span class="go">\1</span>\n', html)
     # The line's end belongs to the output, so that the code is copied without empty lines.
     html = PRINTED.sub('<span class="go">\\1\n</span>', html)

@@ -17,11 +17,13 @@ from specnorm.ends.isometry import IsometryEnds
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import METHODS, Enclose, Method, PowerTopK, Smallest, TensorNorm
+from specnorm.running.base import Plan
+from specnorm.running.measuring import PlanRun, run_plan
 from specnorm.spectrum.determinant import LogDeterminant
 from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
 from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
-FUNCTIONS: dict[str, tuple[str, Method]] = {
+FUNCTIONS: dict[str, tuple[str, Plan]] = {
     "grid_bound": ("grid", METHODS["grid"]()),
     "f4_bound": ("f4", METHODS["f4"]()),
     "unfolding_bounds": ("unfoldings", METHODS["unfoldings"]()),
@@ -45,8 +47,8 @@ FUNCTIONS: dict[str, tuple[str, Method]] = {
     "power_iteration": ("", MatrixPowerIteration()),
     "gram_iteration": ("", MatrixGramIteration()),
 }
-"""Function -> name in `METHODS`, if any, and the method that it runs."""
-AT_SIZE: dict[str, Method] = {
+"""Function -> name in `METHODS`, if any, and the plan that it runs."""
+AT_SIZE: dict[str, Plan] = {
     "conv_norm": NormAtSize(),
     "singular_values": OwnSingularValues(),
     "singular_values(k=...)": PowerTopK(k=3, n_iter=1000, least_gain=1e-9),
@@ -72,18 +74,26 @@ def spec_of(function: str, geometry: dict[str, Any]) -> ConvSpec:
     return ConvSpec.of(kernel_of(function).shape, **({} if function in MATRICES else geometry))
 
 
-def method_of(function: str, geometry: dict[str, Any]) -> Method:
+def plan_of(function: str, geometry: dict[str, Any]) -> Plan:
     own = geometry.get("padding_mode", "circular") != "circular" and function in AT_SIZE
     return AT_SIZE[function] if own else FUNCTIONS[function][1]
 
 
-def measured(function: str, geometry: dict[str, Any]) -> specnorm.Result | None:
-    """The method's result; None where it refuses the geometry."""
+def measured(function: str, geometry: dict[str, Any]) -> PlanRun[Any] | None:
+    """What the plan made; None where it refuses the geometry."""
     try:
         spatial = {} if function in MATRICES else geometry
-        return specnorm.measure(kernel_of(function), method_of(function, geometry), **spatial)
+        return run_plan(kernel_of(function), plan_of(function, geometry), **spatial)
     except (GeometryError, MethodError):
         return None
+
+
+def kind_of(plan: Plan, spec: ConvSpec, run: PlanRun[Any] | None = None) -> str:
+    """The kind that a method names, after a run; else the direction in which the plan's value is rounded."""
+    if isinstance(plan, Method):
+        return plan.kind(spec) if run is None else run.result.kind
+    words = {"up": "upper", "down": "lower", "nearest": "exact"}
+    return "exact" if isinstance(plan, SingularValues) else words[plan.needs(spec).rounds]
 
 
 def kind(function: str, geometry: dict[str, Any]) -> str:
@@ -91,34 +101,34 @@ def kind(function: str, geometry: dict[str, Any]) -> str:
     found, unsized = measured(function, geometry), measured(function, {})
     if found is None:
         return "refused"
-    both = isinstance(found.method, (Enclose, Smallest, IsometryEnds))  # `value` is one of them
-    word: str = "lower and upper" if both else found.kind
-    if isinstance(found.method, NormAtSize):  # its value is the lower bound of an enclosure
+    both = isinstance(found.plan, (Enclose, Smallest, IsometryEnds))  # `value` is one of them
+    word = "lower and upper" if both else kind_of(found.plan, found.spec, found)
+    if isinstance(found.plan, NormAtSize):  # its value is the lower bound of an enclosure
         word = "exact, and lower"
     if geometry and unsized is not None and np.array_equal(found.value, unsized.value):
-        of = "σ\\*" if found.method.quantity == "norm" else "every size"  # noqa: RUF001 - the symbol of the page
+        of = "σ\\*" if getattr(found.plan, "quantity", "norm") == "norm" else "every size"  # noqa: RUF001 - the symbol of the page
         return f"{word}, of {of}"
     return word
 
 
 def traced(function: str, geometry: dict[str, Any]) -> str:
     """The kind where values are not known; a search then refuses, or does without its proof."""
-    method, spec = method_of(function, geometry), spec_of(function, geometry)
+    plan, spec = plan_of(function, geometry), spec_of(function, geometry)
     if measured(function, geometry) is None:
         return ""
-    if method.needs(spec).searches:
+    if plan.needs(spec).searches:
         try:
-            method.refuse_tracer(spec)
+            plan.refuse_tracer(spec)
         except MethodError:
             return "refused"
-    return method.kind(spec)
+    return kind_of(plan, spec)
 
 
 def computed_in(function: str, geometry: dict[str, Any]) -> str:
     """Precision of the value, and of the search that proves it."""
     if measured(function, geometry) is None:
         return ""
-    needs = method_of(function, geometry).needs(spec_of(function, geometry))
+    needs = plan_of(function, geometry).needs(spec_of(function, geometry))
     own = needs.precision == "own"
     return ("own, proof in float64" if own else "float64") if needs.searches else "own" if own else "wide"
 
@@ -146,11 +156,11 @@ def table() -> str:
 def figures() -> str:
     """Further proven bounds in ``Result.stats`` of the methods that a user can name, by their direction."""
     places: dict[str, list[str]] = {"down": [], "up": []}
-    for _, method in FUNCTIONS.values():
-        if type(method).__name__ in specnorm.methods.__all__:
-            for name, rounds in method.stats.items():
+    for _, plan in FUNCTIONS.values():
+        if type(plan).__name__ in specnorm.methods.__all__:
+            for name, rounds in plan.stats.items():
                 if rounds in places:
-                    places[rounds].append(f'`stats["{name}"]` of `{type(method).__name__}`')
+                    places[rounds].append(f'`stats["{name}"]` of `{type(plan).__name__}`')
     lower, upper = (" and ".join(places[rounds]) for rounds in ("down", "up"))
     return (
         f"The results of `measure` have further proven bounds. Lower bounds are {lower}. Upper bounds are {upper}; "

@@ -53,7 +53,7 @@ def ladder() -> str:
     found = specnorm.enclose(kernel)
     lower, upper = float(found.lower), float(found.upper)
     rows = [
-        ("what “spectral normalisation” divides by", float(specnorm.reshaped_norm(kernel)), HEURISTIC, math.floor),
+        ("what “spectral normalization” divides by", float(specnorm.reshaped_norm(kernel)), HEURISTIC, math.floor),
         ("proven: not less than", lower, PROVEN, math.floor),
         ("proven: not more than", upper, PROVEN, math.ceil),
         ("a bound for jit and gradients", float(specnorm.grid_bound(kernel)), OTHER, math.ceil),
@@ -61,7 +61,7 @@ def ladder() -> str:
     ]
     left, scale, top, step = 16, 38.0, 82, 50
     parts = [
-        text(left, 30, "How far can one trained layer", size=18, font_weight="bold"),
+        text(left, 30, "How much can one trained layer", size=18, font_weight="bold"),
         text(left, 52, "stretch its input?", size=18, font_weight="bold"),
     ]
     for at, (words, value, colour, outward) in enumerate(rows):
@@ -117,6 +117,43 @@ def constraint() -> str:
     return svg(390, bottom + 34, parts)
 
 
+def training() -> str:
+    """Largest norm of the layers at each step of one training run, with torch's constraint and with ours."""
+    file = DOCS / "benchmarks" / "constraint-steps.jsonl"
+    runs = [json.loads(words) for words in file.read_text(encoding="utf-8").splitlines()]
+    norms = {run["method"]: run["largest_upper"] for run in runs}
+    left, right, top, bottom, largest = 44.0, 366.0, 92.0, 268.0, 2.75
+    steps = len(norms["torch"])
+
+    def height(norm: float) -> float:
+        return bottom - (bottom - top) * norm / largest
+
+    def curve(values: list[float], colour: str) -> str:
+        places = [(left + (right - left) * at / (steps - 1), height(value)) for at, value in enumerate(values)]
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="3"/>'
+
+    parts = [
+        text(16, 30, "Layers that should have norm 1", size=18, font_weight="bold"),
+        text(16, 54, "Largest norm of three layers at each step"),
+        text(16, 73, "of a training run with Adam"),
+    ]
+    for tick in (0, 1, 2):
+        parts.append(line(left, height(tick), right, height(tick), "#c9ced8"))
+        parts.append(text(left - 12, height(tick) + 5, f"{tick}", text_anchor="end"))
+    for tick in range(0, steps + 1, 40):
+        x = left + (right - left) * min(tick, steps - 1) / (steps - 1)
+        parts.append(text(x, bottom + 22, f"{tick}", text_anchor="middle"))
+    parts += [
+        text((left + right) / 2, bottom + 44, "training step", text_anchor="middle"),
+        curve(norms["torch"], HEURISTIC),
+        text(left + 60, height(1.7) + 5, "torch's spectral_norm", colour=HEURISTIC, font_weight="bold"),
+        curve(norms["default"], PROVEN),
+        text(left + 60, height(1.0) + 24, "specnorm's spectral_norm", colour=PROVEN, font_weight="bold"),
+    ]
+    return svg(390, int(bottom) + 58, parts)
+
+
 def logo(ink: str = "#ffffff", ends: str = "#7ee0a3") -> str:
     """The unit circle, its image under a layer, and the two proven ends of the longest axis."""
     axes = '<g transform="rotate(-35 32 32)" fill="none" stroke-linecap="round">'
@@ -137,6 +174,7 @@ def logo(ink: str = "#ffffff", ends: str = "#7ee0a3") -> str:
 PICTURES = {
     "ladder.svg": ladder,
     "constraint.svg": constraint,
+    "training.svg": training,
     "logo.svg": logo,
     "icon.svg": lambda: logo(OTHER, PROVEN),
 }

@@ -100,8 +100,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     method : str, default "symbol"
         Name of a method in `specnorm.methods.METHODS` that measures the norm without an input size. "symbol" computes
         the norm from below, within about 0.1 %.
-        "completion" and "gram" are upper bounds: with them no norm exceeds ``bound``, up to the rounding of the
-        division.
+        "gram" is an upper bound: with it no norm exceeds ``bound``, up to the rounding of the division.
 
     Raises
     ------

@@ -34,15 +34,18 @@ class TorchArrays(Backend):
     def refusal(self, x: Array) -> str | None:
         """The reason to refuse lazy, nested, sparse, quantised and distributed tensors; None for others."""
         if isinstance(x, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer):
-            return "tensor has no shape yet: run its module once on an input, so that its lazy layers are initialised."
+            return "tensor has no shape yet: run its module once on an input, so that its lazy layers are initialized."
         if x.is_nested:
             return "tensor is nested; take its parts one by one: .unbind()."
         if x.layout != torch.strided:
             return f"tensor has layout {x.layout}; expected a dense one: call .to_dense() first."
         if x.is_quantized:
-            return "tensor is quantised; call .dequantize() first."
+            return "tensor is quantized; call .dequantize() first."
         if hasattr(x, "device_mesh"):
-            return "tensor is a DTensor; gather it first (full_tensor())."
+            return (
+                "tensor is a DTensor, as the weights of a model that FSDP2 (fully_shard) shards: each process holds a "
+                "part. Gather it first, full_tensor(); or train with DistributedDataParallel, whose weights are whole."
+            )
         return None
 
     def namespace(self, x: Array) -> Any:

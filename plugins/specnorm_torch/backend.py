@@ -58,9 +58,9 @@ class TorchBackend(TorchArrays):
         is_compiled_or_transformed = self.is_compiled_or_transformed(kernels)
         if is_compiled_or_transformed and program.needs.searches and self.is_traced(kernels):
             # Without values, the tensor norm is an estimate: it refuses tracers only if it is to be proven.
-            if kernels.is_meta and program.method.name != "tn":
+            if kernels.is_meta and program.plan.name != "tn":
                 raise KernelError("the tensor has no values: it is on the device 'meta'. Load its values first.")
-            program.method.refuse_tracer(program.spec)
+            program.plan.refuse_tracer(program.spec)
         need = self._need(program, kernels)
         kernels_once = kernels
         if need != "value" or is_compiled_or_transformed or _has_tangent(kernels):
@@ -72,7 +72,7 @@ class TorchBackend(TorchArrays):
                 value, *rest = operators.evaluate_operator(kernels.detach(), program.key, need)
             else:
                 (value, *rest), ran = operators.run(kernels.detach(), program.key, need)
-            count = len(program.method.stats)
+            count = len(program.plan.stats)
             stats = tuple(rest[:count])
             if need == "residuals":
                 value = derivatives.with_pullback(kernels, value, program.key, *rest[count:])
@@ -111,25 +111,20 @@ class TorchBackend(TorchArrays):
         program: SteppedProgram,
         kernels: Array,
         state: tuple[Array, ...],
-        sweeps: int | Array,
+        sweeps: int | None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Take a training step of a program, and add the derivative. Compiled graphs may compute the sweeps.
+        """Take a training step of a program, and add the derivative.
 
         Under compilers and transformations the step is an operator, and the gradient is multiplied by the kernels. In
         plain eager calls both would cost as much as the arithmetic, so the program is run directly.
         """
         constant_state = tuple(x.detach() for x in state)
         if not self.is_compiled_or_transformed(kernels, *state):
-            value, gradient, new_state = program.step(
-                kernels.detach(), constant_state, sweeps=int(sweeps), backend=self
-            )
+            value, gradient, new_state = program.step(kernels.detach(), constant_state, sweeps=sweeps, backend=self)
             return derivatives.with_gradient(kernels, value, gradient), new_state
         if torch.compiler.is_compiling():
             derivatives.refuse_second_derivatives()
-        sweeps_tensor = torch.as_tensor(sweeps, device="cpu")
-        value, gradient, *new_arrays = operators.step(
-            kernels.detach(), list(constant_state), program.key, sweeps_tensor
-        )
+        value, gradient, *new_arrays = operators.step(kernels.detach(), list(constant_state), program.key, sweeps)
         return program.attached(self.first_order(kernels), value, gradient, backend=self), tuple(new_arrays)
 
     def is_compiled_or_transformed(self, kernels: Array, *others: Array) -> bool:

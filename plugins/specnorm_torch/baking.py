@@ -17,9 +17,9 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def bake_(model: nn.Module) -> list[str]:
-    """Replace every tensor that a parametrisation or an old-style hook computes by a plain parameter.
+    """Replace every tensor that a parametrization or an old-style hook computes by a plain parameter.
 
-    The parameter has the values that the model uses in ``eval()`` now. Parametrisations of
+    The parameter has the values that the model currently uses in ``eval()``. Parametrizations of
     `torch.nn.utils.parametrize`, and hooks of ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune``, are
     removed. Other modules in the model that have a method ``vanilla_export()``, such as deel-torchlip's normalisations,
     are replaced by the plain module that it returns.

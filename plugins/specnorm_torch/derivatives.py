@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import program
@@ -17,8 +17,10 @@ _REFUSAL = (
     "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
     "Detach the value, or take the penalty's gradient without create_graph=True."
 )
-
-
+_NO_FORWARD_MODE = (
+    "a derivative in forward mode (torch.func.jacfwd, jvp, or torch.autograd.forward_ad) with respect to a kernel was "
+    "asked for; specnorm has those of reverse mode alone: use torch.func.jacrev, grad or vjp."
+)
 _LONG = 2**18
 """Number of entries above which vectors do not fit the caches."""
 
@@ -27,6 +29,15 @@ def refuse_second_derivatives() -> None:
     """Raise an error inside of nested ``torch.func`` transforms; for compiled code, which ignores `_GuardFunction`."""
     if _derivative_levels() > 1:
         raise SecondDerivativeError(_REFUSAL)
+
+
+def refuse_forward_mode(x: Tensor) -> None:
+    """Raise an error where a tensor has a tangent, of which autograd would say that ``jvp`` is not implemented."""
+    if torch.compiler.is_compiling():
+        return
+    dual: Any = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
+    if dual.tangent is not None:
+        raise MethodError(_NO_FORWARD_MODE)
 
 
 def _derivative_levels() -> int:
@@ -54,6 +65,7 @@ def first_order(kernels: Tensor) -> Tensor:
     ``torch.compile(backend="eager")`` (torch 2.13). So compiled code takes an operator, which is not traced. Inside of
     ``torch.func`` differentiations `refuse_second_derivatives` raises the error.
     """
+    refuse_forward_mode(kernels)
     is_compiled = torch.compiler.is_compiling() and _derivative_levels() == 0
     identity: Any = _first_order_operator if is_compiled else _FirstOrderFunction.apply
     kernels_once: Tensor = identity(kernels)
@@ -153,6 +165,40 @@ class _Scaled(Function):
         return _guarded_if_needed(kernel_gradient.to(kernels.dtype), kernels), None, None, None
 
 
+class _ScaledByFactors(Function):
+    """`_Scaled` with a gradient of low rank, ``left @ right``, which is never formed: the backward adds it at once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: Tensor,
+        factor: Tensor | float,
+        slope: Tensor | float,
+        left: Tensor,
+        right: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(kernels, left, right)
+        ctx.factor, ctx.slope = factor, slope
+        return kernels * factor
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
+        kernels, left, right = ctx.saved_tensors
+        dtype = kernels.dtype
+        if dtype != left.dtype or cotangent.dtype != dtype:
+            kernels, cotangent = kernels.to(left.dtype), cotangent.to(left.dtype)
+        rows = cotangent.reshape(left.shape[0], -1)
+        inner = torch.dot(rows.view(-1), kernels.reshape(-1))
+        if isinstance(ctx.factor, float) and not _has_graph_or_batch(inner):
+            gradient = torch.addmm(rows, left, right, beta=ctx.factor, alpha=ctx.slope * float(inner))
+        else:
+            gradient = torch.addmm(rows * ctx.factor, left * (ctx.slope * inner), right)
+        gradient = gradient.view(kernels.shape)
+        if dtype != gradient.dtype:
+            gradient = gradient.to(dtype)
+        return _guarded_if_needed(gradient, kernels), None, None, None, None
+
+
 def _has_graph_or_batch(x: Tensor) -> bool:
     """Whether a tensor in a backward pass is no plain number: with ``create_graph=True``, or several gradients."""
     return torch.is_grad_enabled() or transformed(x)
@@ -209,10 +255,24 @@ with_pullback: Callable[..., Tensor] = _WithPullback.apply
 """Called with (kernels, value, key, *residuals): the value, with the program's pullback as derivative."""
 with_gradient: Callable[[Tensor, Tensor, Tensor], Tensor] = _WithGradient.apply
 """Called with (kernels (n, *shape), values (n,), gradients (n, *shape)): the values, with these derivatives."""
-scaled: Callable[[Tensor, Tensor | float, Tensor | float, Tensor], Tensor] = _Scaled.apply
-"""Called with (kernels, factor, slope, gradient), see `_Scaled`: the kernels times the factor."""
+_scaled: Callable[[Tensor, Tensor | float, Tensor | float, Tensor], Tensor] = _Scaled.apply
+_scaled_by_factors: Callable[..., Tensor] = _ScaledByFactors.apply
 without_derivative: Callable[[Tensor, Tensor, str], Tensor] = _WithoutDerivative.apply
 """Called with (value, x, reason): the value, whose derivative with respect to ``x`` raises an error with the reason."""
+
+
+def scaled(kernels: Tensor, factor: Tensor | float, slope: Tensor | float, gradient: Tensor) -> Tensor:
+    """Return kernels times a factor, see `_Scaled`."""
+    refuse_forward_mode(kernels)
+    return _scaled(kernels, factor, slope, gradient)
+
+
+def scaled_by_factors(
+    kernels: Tensor, factor: Tensor | float, slope: Tensor | float, left: Tensor, right: Tensor
+) -> Tensor:
+    """Return kernels times a factor, see `_ScaledByFactors`."""
+    refuse_forward_mode(kernels)
+    return _scaled_by_factors(kernels, factor, slope, left, right)
 
 
 @torch.library.custom_op("specnorm::guard", mutates_args=())

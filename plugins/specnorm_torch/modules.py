@@ -124,7 +124,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
         return {} if input_shape is None else {"input_shape": ()}
     if not isinstance(module, _ConvNd):
         raise GeometryError(
-            f"{name_of(module)} is no layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
+            f"{name_of(module)} is not a layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
             "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
         )
     geometry: dict[str, Any] = {
@@ -181,7 +181,7 @@ def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[
 
 def makers_of_tensors(module: nn.Module) -> dict[str, str]:
     """Return what computes the tensors of a module that are computed before each call, by the tensors' names."""
-    makers = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrisation")
+    makers = dict.fromkeys(getattr(module, "parametrizations", {}), "a parametrization")
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):
             makers[hook.name] = "an old-style weight_norm hook"
@@ -270,7 +270,7 @@ def check_module(model: object) -> None:
     kind = type(model).__name__
     if not isinstance(model, nn.Module):
         raise MethodError(
-            f"{kind} is no torch.nn.Module. specnorm.audit reads files, and mappings of names to arrays such as a "
+            f"{kind} is not a torch.nn.Module. specnorm.audit reads files, and mappings of names to arrays such as a "
             "state dict."
         )
     inner = next((name for name, x in model.named_modules() if isinstance(x, torch.jit.ScriptModule)), None)
@@ -296,7 +296,7 @@ def check_values(model: nn.Module, prefix: str = "") -> None:
 def _check_values(name: str, x: Tensor) -> None:
     if is_lazy(x):
         raise GeometryError(
-            f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialised."
+            f"{name} has no shape yet: run the model once on an input, so that its lazy layers are initialized."
         )
     if x.is_meta:
         raise GeometryError(f"{name} has no values: it is on the device 'meta'. Load the model's weights first.")

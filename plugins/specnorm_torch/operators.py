@@ -116,26 +116,26 @@ def _evaluate_vmap(
     outputs = evaluate_operator(kernels, key, need)
     if need == "residuals":
         # The value and the statistics come first.
-        first_residual = 1 + len(program(key).method.stats)
+        first_residual = 1 + len(program(key).plan.stats)
         residuals = outputs[first_residual:]
         outputs[first_residual:] = [x.reshape(count, -1, *x.shape[1:]) for x in residuals]
     return outputs, [0] * len(outputs)
 
 
 @torch.library.custom_op("specnorm::step", mutates_args=())
-def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: Tensor) -> list[Tensor]:
+def step(kernels: Tensor, state: list[Tensor], key: str, sweeps: int | None) -> list[Tensor]:
     """Take a training step of a program: value, gradient and new state for kernels (*batch, *shape).
 
-    The number of sweeps is a tensor on the host, so that a compiled graph can count its passes.
+    Without a number of sweeps, the operator looks at values on the host and sweeps when it is due.
     """
     stored_program = cast("SteppedProgram", program(key))
-    value, gradient, new_state = stored_program.step(kernels, tuple(state), sweeps=int(sweeps), backend=ARRAYS)
+    value, gradient, new_state = stored_program.step(kernels, tuple(state), sweeps=sweeps, backend=ARRAYS)
     # Copies, since an operator must not return its input: without sweeps the new state is the given one.
     return [value.clone(), gradient.clone(), *(x.clone() for x in new_state)]
 
 
 @step.register_fake
-def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: Tensor) -> list[Tensor]:
+def _step_fake(kernels: Tensor, state: list[Tensor], key: str, _sweeps: int | None) -> list[Tensor]:
     stored_program = keep(key)
     dtype = getattr(torch, stored_program.result_dtype)
     batch = kernels.shape[: kernels.ndim - len(stored_program.shape)]
@@ -151,7 +151,7 @@ def _step_vmap(
     kernels: Tensor,
     state: list[Tensor],
     key: str,
-    sweeps: Tensor,
+    sweeps: int | None,
 ) -> tuple[list[Tensor], list[int]]:
     """Run the operator on a batch, as one more leading axis; a state that all kernels share is repeated."""
 

@@ -1,4 +1,4 @@
-"""Public functions: upper bounds by single methods, a comparison of all methods, values with their gradients."""
+"""Public functions: upper bounds by single methods, comparison of all methods, values with gradients."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from specnorm.errors import EstimateWarning, GeometryError, MethodError, Specnor
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.methods import METHODS, FantasticFour, Gram, Grid, Method, TensorNorm, Unfoldings
-from specnorm.running.measuring import check_method, run_method
+from specnorm.running.measuring import check_method, run_plan
 from specnorm.running.program import program_for
 from specnorm.running.result import Result, shown
 
 _BOUNDS_UNDER_TRACERS = (
-    "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds, also under jit, compile and vmap"
+    "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds under jit, compile and vmap too"
 )
 
 
@@ -45,11 +45,12 @@ class Comparison(dict[str, Result]):
 
 @takes_layers
 def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
-    """Measure a layer's norm by every method that supports its geometry.
+    """Measure a layer's spectral norm by every method that supports its geometry.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -57,15 +58,15 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
     Returns
     -------
     dict of str to Result
-        The result of each method with its default parameters, by the method's name, in the order of ``METHODS``; it
-        prints as a table. Methods that refuse the geometry, or cannot decide within their budget, are left out.
+        Maps each method's name to its result with default parameters, in the order of ``METHODS``. It prints as a
+        table. Methods that do not support the geometry, or cannot decide within their budget, are omitted.
 
     Raises
     ------
     KernelError, BackendError
         If the kernel cannot be measured.
     SpecnormError
-        If every method refuses the geometry: the error of the last one.
+        If no method supports the geometry; the error is that of the last method.
 
     Examples
     --------
@@ -80,7 +81,7 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
         if cls.quantity != "norm":
             continue
         try:
-            results[name] = run_method(kernel, cls(), **geometry).result
+            results[name] = run_plan(kernel, cls(), **geometry).result
         except (MethodError, GeometryError, Undecided) as error:
             refusal = error
     if not results and refusal is not None:
@@ -94,12 +95,14 @@ def value_and_grad(
     method: Method,
     **geometry: Unpack[Geometry],
 ) -> tuple[ArrayT, ArrayT]:
-    """Value of a method and its gradient with respect to the kernel, on every backend, also NumPy and CuPy.
+    """Value of a method and its gradient with respect to the kernel, on every backend, including NumPy and CuPy.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     method : Method
+        Such as ``specnorm.methods.Grid()``.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -142,28 +145,29 @@ def tn_bound(
     proven: bool | None = None,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
-    """Tensor-norm bound of a layer's spectral norm at every input size (Grishina et al. 2024).
+    """Tensor-norm bound: an upper bound on a layer's spectral norm at every input size (Grishina et al. 2024).
 
-    For circular padding and a stride, it holds at every size that the stride divides.
+    With circular padding and a stride, it holds at every size that the stride divides.
 
     The bound is TN, ``sqrt(prod k_j)`` times the spectral norm of the kernel as a tensor. An iteration approaches TN
-    from below. A search then proves that the value bounds the layer's norm. If TN is so close to the norm that the
-    search fails, the value is 1.001 times TN. The gradient is that of TN, times the same factor.
+    from below. A search then proves that the value is an upper bound on the layer's norm. If TN is too close to the
+    norm for this proof, the value is 1.001 times TN. The gradient is that of TN, times the same factor.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     proven : bool, optional
-        None: prove ``sigma* <= value`` where possible; sigma* is the supremum of the layer's norm over all sizes. Under
-        jit, compile and vmap, or if the proof fails, the value is an estimate, and an `EstimateWarning` says so. True:
-        raise an error instead of returning an estimate. False: do not try to prove, and return the estimate.
+        None: prove ``sigma* <= value`` if possible, where sigma* is the supremum of the layer's norm over all sizes.
+        Under jit, compile and vmap, or if the proof fails, the value is an estimate, and an `EstimateWarning` says so.
+        True: raise an error instead of returning an estimate. False: return the estimate without a proof.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is.
+    0-d array of the kernel's library, differentiable if the library is.
 
     Raises
     ------
@@ -179,7 +183,7 @@ def tn_bound(
     >>> f"{specnorm.tn_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    run = run_method(kernel, TensorNorm(proven=proven), **geometry)
+    run = run_plan(kernel, TensorNorm(proven=proven), **geometry)
     if proven is None and run.result.kind == "estimate":
         _warn_estimate()
     return run.value
@@ -188,8 +192,8 @@ def tn_bound(
 @called_while_tracing
 def _warn_estimate() -> None:
     warnings.warn(
-        "tn_bound is an estimate here, not a proven bound: nothing can be proven under a tracer or beyond the budget. "
-        f"proven=False accepts that; {_BOUNDS_UNDER_TRACERS}.",
+        "tn_bound is an estimate here, not a proven bound: a proof needs concrete values and enough time. "
+        f"To accept an estimate, pass proven=False. {_BOUNDS_UNDER_TRACERS}.",
         EstimateWarning,
         stacklevel=3,
     )
@@ -197,20 +201,21 @@ def _warn_estimate() -> None:
 
 @takes_layers
 def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
-    """The smallest bound by an unfolding of the kernel ("Fantastic Four"): a proven upper bound at every input size.
+    """Smallest unfolding bound ("Fantastic Four"): a proven upper bound on the spectral norm at every input size.
 
-    For circular padding and a stride, it holds at every size that the stride divides.
+    With circular padding and a stride, it holds at every size that the stride divides.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is.
+    0-d array of the kernel's library, differentiable if the library is.
 
     Examples
     --------
@@ -219,18 +224,19 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> f"{specnorm.f4_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    return run_method(kernel, FantasticFour(), **geometry).value
+    return run_plan(kernel, FantasticFour(), **geometry).value
 
 
 @takes_layers
 def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
-    """The bounds by all unfoldings of the kernel, each a proven upper bound at every input size.
+    """Bounds by all unfoldings of the kernel: proven upper bounds on the spectral norm at every input size.
 
-    For circular padding and a stride, it holds at every size that the stride divides.
+    With circular padding and a stride, it holds at every size that the stride divides.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -248,7 +254,7 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> specnorm.unfolding_bounds(kernel).shape
     (7,)
     """
-    return run_method(kernel, Unfoldings(), **geometry).value
+    return run_plan(kernel, Unfoldings(), **geometry).value
 
 
 @takes_layers
@@ -259,31 +265,32 @@ def gram_bound(
     n_iter: int = 6,
     **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Gram-iteration bound: a proven upper bound for every ``n_iter`` (Delattre et al. 2023).
+    """Gram-iteration bound: a proven upper bound on the spectral norm for every ``n_iter`` (Delattre et al. 2023).
 
-    With ``input_shape``, the bound of a circular layer at that size. Without ``input_shape``, and for zero padding, the
-    bound at every size; for circular padding and a stride, at every size that the stride divides.
+    With circular padding and an ``input_shape``, the bound holds at that size. Otherwise it holds at every size; with
+    circular padding and a stride, at every size that the stride divides.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     input_shape : int or tuple of int, optional
         Spatial input sizes of a circular layer. None: every size at once.
     n_iter : int
-        Number of Gram products. The bound is at most ``min(cin, cout)**(1 / 2**(n_iter + 1))`` times the norm; at every
-        size, times the factor of `grid_bound`, too, which is at most 1.03 in 2-D.
+        Number of Gram products. The bound is at most ``min(cin, cout)**(1 / 2**(n_iter + 1))`` times the norm. For a
+        bound at every size, this is multiplied by the factor of `grid_bound`, at most 1.03 in 2-D.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is.
+    0-d array of the kernel's library, differentiable if the library is.
 
     Raises
     ------
     MethodError
-        If ``n_iter`` is not a count.
+        If ``n_iter`` is not a positive integer.
 
     Examples
     --------
@@ -292,18 +299,19 @@ def gram_bound(
     >>> f"{specnorm.gram_bound(kernel, 32):.2f}, {specnorm.gram_bound(kernel, padding_mode='zeros'):.2f}"
     '31.18, 31.96'
     """
-    return run_method(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
+    return run_plan(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
 
 
 @takes_layers
 def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
-    """Frequency-grid bound: a proven upper bound at every input size, close to the supremum.
+    """Frequency-grid bound: a proven upper bound on the spectral norm at every input size, close to the supremum.
 
-    For circular padding and a stride, it holds at every size that the stride divides.
+    With circular padding and a stride, it holds at every size that the stride divides.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     n : int, optional
         Grid points along each axis; None: ``10 (k_j - 1)``, for a bound at most 3 % above the supremum in 2-D.
     **geometry
@@ -312,7 +320,7 @@ def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geome
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is.
+    0-d array of the kernel's library, differentiable if the library is.
 
     Raises
     ------
@@ -326,4 +334,4 @@ def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geome
     >>> f"{specnorm.grid_bound(kernel, groups=2):.2f}"
     '22.60'
     """
-    return run_method(kernel, Grid(n=n), **geometry).value
+    return run_plan(kernel, Grid(n=n), **geometry).value

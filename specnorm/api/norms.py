@@ -14,8 +14,8 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
-from specnorm.running.base import Method
-from specnorm.running.measuring import run_method
+from specnorm.running.base import Plan
+from specnorm.running.measuring import run_plan
 from specnorm.running.result import as_number
 from specnorm.running.search import BUDGET
 from specnorm.spectrum.determinant import LogDeterminant
@@ -30,37 +30,38 @@ def conv_norm(
     budget: float | None = BUDGET,
     **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Exact norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
+    """Spectral norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     input_shape : int or tuple of int, optional
-        Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds zero padding. Circular with a
-        stride: every size that the stride divides.
+        Spatial input sizes. None: the supremum sigma* over all sizes, which also bounds the norm with zero padding.
+        With circular padding and a stride, these are the sizes that the stride divides.
     rtol : float, default 1e-6
-        Largest relative distance of the value below the norm, which it does not exceed; both hold after the conversion
-        to the kernel's dtype. float32 allows 1e-6.
+        The value is at most the norm, and below it by at most this relative distance, after the conversion to the
+        kernel's dtype. With float32, 1e-6 is the smallest possible.
     budget : float or None, default 60
-        Seconds; after them no further step of the search begins. None: no limit.
+        Time limit in seconds. When it is reached, no further step of the search begins. None: no limit.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`.
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is.
+    0-d array of the kernel's library, differentiable if the library is.
 
     Raises
     ------
     GeometryError
-        Without a size, for padding that repeats pixels.
+        If padding repeats pixels and ``input_shape`` is None.
     MethodError
-        Under a tracer, without ``input_shape`` or with other padding than circular. For an ``rtol`` finer than the
-        numbers of the kernel's dtype.
+        Under a tracer, if ``input_shape`` is None or the padding is not circular. If ``rtol`` is below the resolution
+        of the kernel's dtype.
     Undecided
-        If ``rtol`` was not reached within the budget. With other padding than circular, the norm of a large layer can
-        be computed to about 1e-3; the default ``rtol`` is for layers whose matrix is small.
+        If ``rtol`` was not reached within the budget. With non-circular padding, the norm of a large layer can be
+        computed only to about 1e-3; the default ``rtol`` suits layers whose matrix is small.
 
     Examples
     --------
@@ -70,12 +71,12 @@ def conv_norm(
     '31.1769, 31.1769'
     """
     spec = _spec_at_size(kernel, input_shape, layer)
-    method: Method
+    plan: Plan
     if spec is not None and not spec.is_circulant:
-        method = NormAtSize(rtol=rtol, budget=budget)
+        plan = NormAtSize(rtol=rtol, budget=budget)
     else:
-        method = ExactFFT(rtol=rtol, budget=budget)
-    return run_method(kernel, method, input_shape=input_shape, **layer).value
+        plan = ExactFFT(rtol=rtol, budget=budget)
+    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 def _spec_at_size(
@@ -98,31 +99,32 @@ def symbol_norm(
     vectors: int = 2,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
-    """Lower bound of the supremum of a layer's norm over all input sizes, usually within 1 to 2 % of it.
+    """Lower bound on the supremum of a layer's spectral norm over all input sizes, usually within 1 to 2 % of it.
 
     It is meant for training: it runs under jit, compile and vmap, costs a few products with the kernel, and is
-    differentiable. Singular vectors at every frequency of a coarse grid are iterated at once, and the best points are
-    refined. The value is attained by a plane wave. `enclose` also proves an upper bound, where values are known.
+    differentiable. Power iteration runs at every frequency of a coarse grid at once, and the best points are refined. A
+    plane wave attains the value. With concrete values, `enclose` also proves an upper bound.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     points : int, optional
         Points of the grid along each axis. None: chosen from the numbers of taps and channels.
     vectors : int, default 2
         Least number of vectors at each point: see `specnorm.methods.SymbolNorm`.
     **geometry
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
-        `specnorm.Geometry`. ``input_shape`` is refused.
+        `specnorm.Geometry`. ``input_shape`` raises an error.
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is: a lower bound, its rounding included.
+    0-d array of the kernel's library, differentiable if the library is: a proven lower bound, rounding included.
 
     Raises
     ------
     GeometryError
-        With ``input_shape``: at a size use `power_norm` or `conv_norm`.
+        If ``input_shape`` is given. At one size, use `power_norm` or `conv_norm`.
 
     Examples
     --------
@@ -131,7 +133,7 @@ def symbol_norm(
     >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
     '31.1769'
     """
-    return run_method(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).value
+    return run_plan(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).value
 
 
 @takes_layers
@@ -144,11 +146,11 @@ def power_norm(
     least_gain: float = 1e-6,
     **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Proven lower bound, by iteration, of a layer's norm at one input size, with any padding and stride.
+    """Proven lower bound on a layer's spectral norm at one input size, by iteration, for any padding and stride.
 
-    A block Lanczos method on A*A applies the layer A and its adjoint. It converges in far fewer products than the power
-    iteration of Ryu et al., ICML 2019, and Farnia et al., ICLR 2019. The value is the last quotient ``||A v|| /
-    ||v||``, rounded down by the rounding errors of the products, so it is a bound wherever the iteration stops.
+    A block Lanczos method for A*A applies the layer A and its adjoint. It needs far fewer products than the power
+    iteration of Ryu et al., ICML 2019, and Farnia et al., ICLR 2019. The value is the last quotient
+    ``||A v|| / ||v||``, minus an allowance for rounding, so it is a lower bound wherever the iteration stops.
 
     Parameters
     ----------
@@ -159,17 +161,17 @@ def power_norm(
     n_iter : int, default 100
         Largest number of products with the layer and with its adjoint.
     seed : int, default 0
-        Seed of the start vector: the same seed gives the same answer.
+        Seed of the start vector. The same seed gives the same result.
     least_gain : float, default 1e-6
-        Stop if a restart of the iteration increased the value by less than this, relatively. The norm may be farther
-        above the value, if several singular values are nearly the largest: ``enclose`` tells how far.
+        Stop if a restart of the iteration increases the value by less than this relative amount. The norm may be
+        farther above the value if several singular values are close to the largest; ``enclose`` bounds the distance.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`. All values are supported.
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is.
+    0-d array of the kernel's library, differentiable if the library is.
 
     Raises
     ------
@@ -183,7 +185,7 @@ def power_norm(
     >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
     '15.6996'
     """
-    return run_method(
+    return run_plan(
         kernel, Power(n_iter=n_iter, seed=seed, least_gain=least_gain), input_shape=input_shape, **layer
     ).value
 
@@ -200,20 +202,22 @@ def singular_values(
 ) -> ArrayT:
     """Singular values of a layer at one input size, in descending order.
 
-    Circular layers need one SVD a frequency; layers whose outputs read disjoint patches and no padding (1x1 layers, and
-    layers whose stride is their kernel's size) one SVD in all. Other small layers need an SVD of the layer's matrix.
+    Circular layers need one SVD per frequency. Layers whose outputs read disjoint patches and no padding (1x1 layers,
+    and layers whose stride is their kernel's size) need one SVD. Other small layers need an SVD of the layer's matrix.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     input_shape : int or tuple of int
         Spatial input sizes.
     k : int, optional
-        Number of values; None: all, of which a circular layer has ``prod(input_shape) * min(cin, cout)``. Each of the k
-        largest is a proven lower bound of the singular value of its rank. For other layers than those above, they are
-        computed by block Lanczos (`PowerTopK`).
+        Number of values. None: all; a circular layer has ``prod(input_shape) * min(cin, cout)``. The j-th of the k
+        largest is a proven lower bound on the j-th singular value. For layers of the last kind, block Lanczos
+        (`PowerTopK`) computes the k largest.
     which : {"all", "largest", "smallest"}, default "all"
-        Which k values: "smallest" for the smallest, else the largest. With "largest" or "smallest", the default k is 1.
+        Whether the k values are the smallest or the largest; "all" with k means the largest. With "largest" or
+        "smallest", the default k is 1.
     max_bytes : int, default 4 GiB
         Raise an error if the computation would take more memory.
     **layer
@@ -229,7 +233,7 @@ def singular_values(
     GeometryError
         If ``input_shape`` is None, or the layer has no output there.
     MethodError
-        If the computation would take more than ``max_bytes``, or ``which`` is another word.
+        If the computation would take more memory than ``max_bytes``, or ``which`` is invalid.
 
     Examples
     --------
@@ -245,15 +249,15 @@ def singular_values(
     from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues  # imported here: few need them
 
     smallest = which == "smallest"
-    method: Method
+    plan: Plan
     spec = _spec_at_size(kernel, input_shape, layer)
     if spec is None or spec.is_circulant or spec.repeats_a_matrix:
-        method = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+        plan = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     elif k is None or smallest:
-        method = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
+        plan = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
-        method = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
-    return run_method(kernel, method, input_shape=input_shape, **layer).value
+        plan = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
+    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -278,7 +282,7 @@ def slogdet(
     sign : 0-d array
         1 or -1; 0 for a singular layer.
     logabsdet : 0-d array
-        Exact up to rounding, differentiable where the library is; minus infinity for a singular layer.
+        Exact up to rounding, differentiable if the library is; minus infinity for a singular layer.
 
     Raises
     ------
@@ -292,25 +296,26 @@ def slogdet(
     >>> f"{float(sign * numpy.exp(value)):.4f}"
     '9.0000'
     """
-    result = run_method(kernel, LogDeterminant(), input_shape=input_shape, **layer).result
-    xp: Any = backend_for(kernel).namespace(result.value)
-    return xp.astype(result.stats["sign"], result.value.dtype), result.value
+    run = run_plan(kernel, LogDeterminant(), input_shape=input_shape, **layer)
+    xp: Any = backend_for(kernel).namespace(run.value)
+    return xp.astype(run.figures["sign"], run.value.dtype), run.value
 
 
 @takes_layers
 def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
-    """Norm of the kernel reshaped to (cout, cin * taps), Miyato's heuristic: a proven *lower* bound.
+    """Norm of the kernel reshaped to (cout, cin * taps), Miyato's heuristic: a *lower* bound on the spectral norm.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is.
+    0-d array of the kernel's library, differentiable if the library is.
 
     Examples
     --------
@@ -319,7 +324,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
     >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
     '10.39'
     """
-    return run_method(kernel, Reshaped(), **geometry).value
+    return run_plan(kernel, Reshaped(), **geometry).value
 
 
 @takes_layers
@@ -330,18 +335,19 @@ def certify(
     budget: float | None = BUDGET,
     **geometry: Unpack[Geometry],
 ) -> bool:
-    """Decide by proof whether a layer's norm is at most a bound.
+    """Decide by proof whether a layer's spectral norm is at most a bound.
 
-    Without ``input_shape``, the norm is the supremum over all sizes; for circular padding and a stride, over all sizes
+    Without ``input_shape``, this is the supremum over all sizes; with circular padding and a stride, over all sizes
     that the stride divides.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     bound : float
         Non-negative.
     budget : float or None, default 60
-        Seconds; after them no further step of the search begins. None: no limit.
+        Time limit in seconds. When it is reached, no further step of the search begins. None: no limit.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -355,7 +361,7 @@ def certify(
     ------
     Undecided
         If the norm is so close to the bound that rounding errors or the budget prevent a decision; or if padding
-        repeats pixels, and the norm is closer to the bound than the factor that this may add.
+        repeats pixels and the norm is within the factor that this may add.
 
     Examples
     --------
@@ -364,8 +370,9 @@ def certify(
     >>> specnorm.certify(kernel, 31.2), specnorm.certify(kernel, 31.1)
     (True, False)
     """
-    array: Any = kernel
-    figures = run_method(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).result.stats
+    # A verdict has no gradient.
+    array: Any = backend_for(kernel).detach(kernel)
+    figures = run_plan(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).figures
     if bool(figures["proven"]):
         return True
     if bool(figures["refuted"]):
@@ -374,7 +381,7 @@ def certify(
     if spec.padding_gain_sq > 1:
         factor = math.sqrt(spec.padding_gain_sq)
         raise Undecided(
-            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may lift the norm by "
+            f"neither proven nor refuted: padding_mode={spec.padding_mode!r} repeats pixels and may raise the norm by "
             f"the factor {factor:.4g}, which a proof has to include; without it, no norm above {bound!r} was found. "
             "Give input_shape, at which a small layer is enclosed itself, or a bound of at least "
             "enclose(kernel, ...).upper, which is proven."

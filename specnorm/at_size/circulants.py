@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
+    from specnorm.proofs.found import Found
     from specnorm.proofs.frequencies import Frequencies
-    from specnorm.running.search import SearchResult
     from specnorm.supremum.branch_and_bound import Search
     from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -48,7 +48,7 @@ _SHARE = 0.25
 def bound_by_circulant(
     spec: ConvSpec,
     search: Search,
-    torus_result: SearchResult,
+    torus_result: Found,
     least_points: tuple[int, ...],
     *,
     lower: float,
@@ -61,29 +61,12 @@ def bound_by_circulant(
     The bound is about ``lower * (1 + rtol)`` if the circulant's norm is at most that, otherwise (unless
     ``target_only``) the circulant's own norm.
 
-    Parameters
-    ----------
-    spec : ConvSpec
-        The layer.
-    search : Search
-        Search of the layer's blocks.
-    torus_result : SearchResult
-        Result of its last search of the torus.
-    least_points : tuple of int
-        Points of the `shortest` circulant of the layer; 1 on axes with one tap.
-    lower : float
-        Lower bound of the layer's norm.
-    target_only : bool
-        Whether the raised lower bound is the only bound to prove. If that proof fails, the norm of the circulant is
-        not computed, since another attempt will come closer.
-
-    Returns
-    -------
-    upper : Upper or None
-        Upper bound of the layer. None if no search of a circulant finished, or if none was made: the supremum is not
-        bounded, or is below the target already.
-    cells, levels : int
-        Totals of all searches.
+    ``spec``: the layer. ``search``: search of the layer's blocks. ``torus_result``: result of its last search of the
+    torus. ``least_points``: points of the `shortest` circulant of the layer; 1 on axes with one tap. ``lower``: lower
+    bound of the layer's norm. ``target_only``: whether the raised lower bound is the only bound to prove. If that proof
+    fails, the norm of the circulant is not computed, since another attempt will come closer. Returns ``upper``: upper
+    bound of the layer. None if no search of a circulant finished, or if none was made: the supremum is not bounded, or
+    is below the target already. Returns ``cells``, ``levels``: totals of all searches.
     """
     target = lower * (1 + search.tuning.proof_share * rtol)
     supremum = torus_result.upper
@@ -109,15 +92,13 @@ def bound_by_circulant(
     return upper, cells + result.cells, levels + result.levels
 
 
-def farthest_circulant(
-    torus_result: SearchResult, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]
-) -> Embedding:
+def farthest_circulant(torus_result: Found, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
     """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
 
     The distance is maximised on each axis by itself, since the norm falls off with its square.
     """
     points, skew = [], []
-    for angle, least, taps in zip(torus_result.frequency.angles[0], least_points, kernel_shape, strict=True):
+    for angle, least, taps in zip(torus_result.witness.frequency.angles[0], least_points, kernel_shape, strict=True):
         choices = _choices(least, taps)
         distances = [_distance(angle, *choice) for choice in choices]
         axis_points, axis_skew = choices[int(np.argmax(distances))]
@@ -245,10 +226,7 @@ class DeflatedCirculant:
 
         None if nothing is proven.
 
-        Parameters
-        ----------
-        few : bool
-            Whether to try the first `DeflationTuning.few_parts` alone, and no wider tolerance.
+        ``few``: whether to try the first `DeflationTuning.few_parts` alone, and no wider tolerance.
         """
         parts_of_norm = self.parts_of_norm[: DEFLATION.few_parts] if few else self.parts_of_norm
         for part in parts_of_norm:

@@ -14,7 +14,7 @@ import numpy as np
 from specnorm.at_size import layer_tuning
 from specnorm.at_size.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
 from specnorm.at_size.groups import OpenGroups, find_open_groups
-from specnorm.at_size.layer_bounds import LayerBounds, witness_shapes
+from specnorm.at_size.layer_bounds import witness_shapes
 from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import shortest
@@ -25,7 +25,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import spec_of_group
 from specnorm.power.plane_wave import windowed_wave
 from specnorm.power.proofs.ritz import quotients
-from specnorm.running.result import BoundSource
+from specnorm.proofs.found import BoundSource, Found, Witness
 from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem, eigh_cost
 from specnorm.supremum import tuning
 from specnorm.symbols.lanczos import RunOptions, top_vectors
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.search import SearchResult
     from specnorm.supremum.branch_and_bound import Search
 
 
@@ -129,7 +128,7 @@ class ComponentBounds:
         return self.supremum.search
 
     @property
-    def torus_result(self) -> SearchResult:
+    def torus_result(self) -> Found:
         """Bounds of the supremum that the search proved."""
         return self.supremum.result
 
@@ -137,14 +136,14 @@ class ComponentBounds:
         """A bound of the layer, with its padding, from one of the supremum."""
         return None if supremum is None else padded_norm(supremum, self.spec)
 
-    def by_supremum(self, bounds: LayerBounds) -> LayerBounds:
+    def by_supremum(self, bounds: Found) -> Found:
         """The bounds with the supremum, if that is lower, and with the cost of its search."""
         result = self.torus_result
         with_cost = replace(bounds, cells=bounds.cells + result.cells, levels=bounds.levels + result.levels)
         return with_cost.with_upper(self.padded(result.upper), BoundSource.SUPREMUM)
 
     # -- groups ------------------------------------------------------------------------------------------------------
-    def open_groups(self, bounds: LayerBounds) -> OpenGroups:
+    def open_groups(self, bounds: Found) -> OpenGroups:
         """Groups that may have the layer's norm: the first call searches for them, with its bounds, and keeps them."""
         if self._open_groups is None:
             # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
@@ -158,7 +157,7 @@ class ComponentBounds:
             )
         return self._open_groups
 
-    def matrix_work(self, bounds: LayerBounds) -> float:
+    def matrix_work(self, bounds: Found) -> float:
         """Multiplications of a proof by the matrices of the open groups; infinite if one does not fit the memory.
 
         The first call searches for the open groups.
@@ -166,13 +165,13 @@ class ComponentBounds:
         count = len(self.open_groups(bounds).numbers)
         return self.gram_plan.work * count if self._matrix_fits else math.inf
 
-    def deflates(self, bounds: LayerBounds) -> bool:
+    def deflates(self, bounds: Found) -> bool:
         """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
         few_groups = len(self.open_groups(bounds).numbers) <= layer_tuning.TUNING.deflation_groups
         matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.TUNING.deflation_work
         return few_groups and matrix_is_expensive and self.points_of_shortest is not None
 
-    def deflated_circulants(self, bounds: LayerBounds) -> list[DeflatedCirculant]:
+    def deflated_circulants(self, bounds: Found) -> list[DeflatedCirculant]:
         """The circulant of each open group, ready to be deflated; empty if none is to be deflated."""
         if self.problem.clock.expired or not self.deflates(bounds):
             return []
@@ -202,7 +201,7 @@ class ComponentBounds:
             for group in groups.tolist()
         ]
 
-    def with_uppers_of_open_groups(self, bounds: LayerBounds, uppers: list[Upper | None]) -> LayerBounds:
+    def with_uppers_of_open_groups(self, bounds: Found, uppers: list[Upper | None]) -> Found:
         """The bounds with the largest of upper bounds of the open groups, if each has one and that is lower."""
         proven = [upper for upper in uppers if upper is not None]
         if len(proven) < len(uppers) or self._open_groups is None:
@@ -211,22 +210,17 @@ class ComponentBounds:
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
-    def near_supremum(self, steps: int, most_entries: float, *, waves_replace_steps: bool = False) -> LayerBounds:
+    def near_supremum(self, steps: int, most_entries: float, *, waves_replace_steps: bool = False) -> Found:
         """Bound from below by Lanczos steps from a plane wave at the supremum's frequency, from above by the supremum.
 
         The lower bound is the quotient of a sum of waves, if no vectors are needed. Otherwise it is the quotient of a
         vector: a sum of waves if that is affordable and good, else a wave under a window; then after Lanczos steps.
 
-        Parameters
-        ----------
-        steps : int
-            Lanczos steps from the wave.
-        most_entries : float
-            Most pixels times channels times steps; a larger layer is restricted to fewer pixels.
-        waves_replace_steps : bool
-            Whether the steps are so few that a sum of waves is as close without them.
+        ``steps``: Lanczos steps from the wave. ``most_entries``: most pixels times channels times steps; a larger layer
+        is restricted to fewer pixels. ``waves_replace_steps``: whether the steps are so few that a sum of waves is as
+        close without them.
         """
-        group = self.torus_result.block
+        group = self.torus_result.witness.block
         kernel = self.kernels[group : group + 1, ...]
         # A sum of waves may end after the deadline by half of the time that this bound may take.
         wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.TUNING.wave_time / 2)
@@ -238,7 +232,7 @@ class ComponentBounds:
             steps = 0
         restriction = self._restricted(steps, most_entries)
         group_spec = spec_of_group(restriction.spec)
-        angles = self.torus_result.frequency.angles[0]
+        angles = self.torus_result.witness.frequency.angles[0]
         if sums_waves:
             vectors = WaveSum(kernel, group_spec, angles, ops=self.ops).vector()
         else:
@@ -309,21 +303,19 @@ class ComponentBounds:
         is_restricted = self._restricted(steps, most_entries) is not self.component
         return is_restricted or self.rtol >= layer_tuning.LOOSE_RTOL
 
-    def _by_wave_sum(self, kernel: Array, group: int) -> LayerBounds:
+    def _by_wave_sum(self, kernel: Array, group: int) -> Found:
         """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
-        angles = self.torus_result.frequency.angles[0]
+        angles = self.torus_result.witness.frequency.angles[0]
         waves = WaveSum(kernel, self.group_spec, angles, ops=self.ops)
         quotient = waves.bound()
         no_vector = self.xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
-        return LayerBounds(
-            # The quotient is that of the whole component, which is a restriction of itself.
-            lower=norm_of_restriction(self.component, self.component, quotient),
-            upper=self.padded(self.torus_result.upper),
-            u=no_vector,
-            v=no_vector,
-            gradient=lambda: self._gradient_of_group(waves.gradient(quotient), group),
-            bound_source=BoundSource.SUPREMUM,
-        )
+
+        def gradient() -> Array:
+            return self._gradient_of_group(waves.gradient(quotient), group)
+
+        # The quotient is that of the whole component, which is a restriction of itself.
+        lower = norm_of_restriction(self.component, self.component, quotient)
+        return Found(lower, self.padded(self.torus_result.upper), Witness(u=no_vector, v=no_vector, gradient=gradient))
 
     def _after_lanczos(
         self,
@@ -352,7 +344,7 @@ class ComponentBounds:
         vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, lanczos_plan, start=start, ops=self.ops)
         return xp.astype(vectors, kernel.dtype)
 
-    def by_circulant(self, bounds: LayerBounds, *, target_only: bool) -> LayerBounds:
+    def by_circulant(self, bounds: Found, *, target_only: bool) -> Found:
         """The bounds with that of a circulant, if it is lower."""
         least_points = self.points_of_shortest
         if least_points is None:
@@ -370,7 +362,7 @@ class ComponentBounds:
         with_cost = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
         return with_cost.with_upper(upper, BoundSource.CIRCULANT)
 
-    def by_matrix(self, groups: np.ndarray, lower: float) -> LayerBounds:
+    def by_matrix(self, groups: np.ndarray, lower: float) -> Found:
         """Bounds of the largest norm of some groups, the open ones or all, by their own matrices.
 
         A group whose norm is below ``lower`` is only proven to be below it.
@@ -387,8 +379,8 @@ class ComponentBounds:
             result[best].lower,
             upper,
             Convolution(kernels[best : best + 1, ...], self.group_spec, ops=self.ops),
-            result[best].u,
-            result[best].v,
+            result[best].witness.u,
+            result[best].witness.v,
             group=int(groups[best]),
             restriction=self.component,
             source=BoundSource.MATRIX,
@@ -405,15 +397,11 @@ class ComponentBounds:
         group: int,
         restriction: PolyphaseComponent,
         source: BoundSource,
-    ) -> LayerBounds:
+    ) -> Found:
         """Bounds of the whole layer from those of one group on a restriction, with its vectors and gradient.
 
-        Parameters
-        ----------
-        layer : Convolution
-            The restriction of that group.
-        u, v : arrays, shapes (1, outputs) and (1, inputs)
-            Singular vectors of the restriction.
+        ``layer``: the restriction of that group. ``u``, ``v`` (1, outputs) and (1, inputs): singular vectors of the
+        restriction.
         """
 
         def gradient() -> Array:
@@ -425,14 +413,12 @@ class ComponentBounds:
         output_places = [axis.output_positions for axis in restriction.axes]
         if self.spec.transposed:
             input_places, output_places = output_places, input_places
-        return LayerBounds(
-            lower=norm_of_restriction(self.component, restriction, lower),
-            upper=upper,
+        witness = Witness(
             u=self._placed(u, group, layer.shapes[1], outputs, output_places),
             v=self._placed(v, group, layer.shapes[0], inputs, input_places),
             gradient=gradient,
-            bound_source=source,
         )
+        return Found(norm_of_restriction(self.component, restriction, lower), upper, witness, source=source)
 
     # -- vectors -----------------------------------------------------------------------------------------------------
     def _gradient_of_group(self, gradient: Array, group: int) -> Array:
@@ -451,12 +437,8 @@ class ComponentBounds:
     ) -> Array:
         """A vector (1, n) of one group's restriction as one of the whole layer.
 
-        Parameters
-        ----------
-        shape, whole_shape : tuple of int
-            Channels and pixels of both. If the whole is too large to be returned, its shape is (0,), as is the result.
-        places : list of (first, step)
-            Places of the restriction's pixels along each axis.
+        ``shape``, ``whole_shape``: channels and pixels of both. If the whole is too large to be returned, its shape is
+        (0,), as is the result. ``places``: places of the restriction's pixels along each axis.
         """
         if whole_shape == (0,):
             return vector[:, :0]

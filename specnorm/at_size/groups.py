@@ -55,14 +55,8 @@ def find_open_groups(
 ) -> OpenGroups:
     """Find the groups whose supremum over all frequencies is not proven to be at most a bound.
 
-    Parameters
-    ----------
-    blocks : array, shape (groups, m, p, *kernel_shape)
-        Scaled to about 1.
-    max_cells : int
-        Budget of each search.
-    clock : Clock
-        Deadline of the searches.
+    ``blocks`` (groups, m, p, *kernel_shape): scaled to about 1. ``max_cells``: budget of each search. ``clock``:
+    deadline of the searches.
     """
     every_group = np.arange(blocks.shape[0])
     if len(every_group) == 1 or not bound > 0:
@@ -82,7 +76,7 @@ def find_open_groups(
         # One of the weak groups is above the bound after all. Weak groups with estimates at least as high are likely to
         # be above it, too: try the others.
         weak_estimates = estimates[weak_groups]
-        weak_groups = weak_groups[weak_estimates < weak_estimates[result.block]]
+        weak_groups = weak_groups[weak_estimates < weak_estimates[result.witness.block]]
     return OpenGroups(every_group, None)
 
 

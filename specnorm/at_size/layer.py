@@ -15,12 +15,12 @@ import numpy as np
 
 from specnorm.at_size import layer_tuning
 from specnorm.at_size.component import ComponentBounds
-from specnorm.at_size.layer_bounds import LayerBounds, no_bounds
+from specnorm.at_size.layer_bounds import no_bounds
 from specnorm.at_size.proofs.components import norms_of_parts, norms_of_patch, polyphase_components
 from specnorm.at_size.supremum import Supremum
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs.bound import finite
-from specnorm.running.result import BoundSource
+from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
 from specnorm.supremum.one_tap import LANCZOS_SIDE, enclose_matrices
 
@@ -31,20 +31,17 @@ if TYPE_CHECKING:
     from specnorm.running.search import Problem
 
 
-def enclose_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> LayerBounds:
+def enclose_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Found:
     """Enclose the norm of a layer with at least one axis, at ``spec.input_shape``, whatever its geometry.
 
-    Parameters
-    ----------
-    kernel : array, shape (1, *shape)
-        In torch's order.
+    ``kernel`` (1, *shape): in torch's order.
     """
     components = polyphase_components(problem.spec)
     if not components:
         # No output reads a pixel: the layer is a sum of no parts, with the norm 0.
         _, upper_of_zero = norms_of_parts(problem.spec, [])
         return replace(no_bounds(kernel, problem.spec, problem.spec, ops=ops), upper=upper_of_zero)
-    known: Sequence[LayerBounds | None] = [None] * len(components)
+    known: Sequence[Found | None] = [None] * len(components)
     for tolerance in TOLERANCES:
         at_tolerance = replace(problem, rtol=tolerance)
         supremum = Supremum(kernel, at_tolerance, ops=ops)
@@ -67,7 +64,7 @@ TOLERANCES = tuple(10.0**-digits for digits in range(3, 17))
 reached: so a tighter one never returns a wider interval."""
 
 
-def _enclose(part: ComponentBounds, bounds: LayerBounds | None, enough: float) -> LayerBounds:
+def _enclose(part: ComponentBounds, bounds: Found | None, enough: float) -> Found:
     """Make each attempt in its order until the bounds are close enough, from those that are known."""
     if bounds is None:
         bounds = no_bounds(part.kernel, part.problem.spec, part.spec, ops=part.ops)
@@ -78,25 +75,22 @@ def _enclose(part: ComponentBounds, bounds: LayerBounds | None, enough: float) -
     return bounds
 
 
-def _direct_sum(spec: ConvSpec, parts: Sequence[LayerBounds]) -> LayerBounds:
-    """Bounds of a layer that is the direct sum of parts: its norm is the largest of theirs."""
+def _direct_sum(spec: ConvSpec, parts: Sequence[Found]) -> Found:
     lower, upper = norms_of_parts(spec, [(part.lower, part.upper) for part in parts])
     highest_below = max(parts, key=lambda part: part.lower.value)
     highest_above = max(parts, key=lambda part: finite(part.upper))
-    return LayerBounds(
-        lower=lower,
-        upper=upper,
-        u=highest_below.u,
-        v=highest_below.v,
-        gradient=highest_below.gradient,
-        bound_source=highest_above.bound_source,
+    return Found(
+        lower,
+        upper,
+        highest_below.witness,
+        source=highest_above.source,
         cells=max(part.cells for part in parts),
         levels=max(part.levels for part in parts),
     )
 
 
 # -- attempts: each takes bounds and returns closer ones, or the same if it does not apply or would take too long ------
-def one_patch(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+def one_patch(part: ComponentBounds, bounds: Found) -> Found:
     """Enclose a layer with a single output position (transposed: input position), which is a matrix of its taps."""
     axes = part.component.axes
     if not part.spec.reads_zeros or any(axis.outputs > 1 for axis in axes):
@@ -113,11 +107,10 @@ def one_patch(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     if result.upper is None or not result.within(part.rtol):
         return bounds
     lower, upper = norms_of_patch(part.component, result.lower, result.upper)
+    u, v = result.witness.u, result.witness.v
     if part.spec.transposed:
-        u, v = result.v, result.u
-    else:
-        u, v = result.u, result.v
-    group = result.index
+        u, v = v, u
+    group = result.witness.block
     return part.bounds_of_group(
         lower,
         upper,
@@ -130,7 +123,7 @@ def one_patch(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     )
 
 
-def small_matrix(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+def small_matrix(part: ComponentBounds, bounds: Found) -> Found:
     """Factorise the layer's Gram matrix at once, if that is less work than a search."""
     if not part.is_small:
         return bounds
@@ -138,7 +131,7 @@ def small_matrix(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     return bounds.intersect(part.by_matrix(every_group, bounds.lower.value))
 
 
-def near_supremum(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+def near_supremum(part: ComponentBounds, bounds: Found) -> Found:
     """Bound from above by the supremum over all sizes, from below by Lanczos from a wave near its frequency."""
     steps = layer_tuning.TUNING.wave_steps if part.rtol >= layer_tuning.LOOSE_RTOL else layer_tuning.TUNING.most_steps
     closer = part.near_supremum(
@@ -147,7 +140,7 @@ def near_supremum(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     return part.by_supremum(bounds.intersect(closer))
 
 
-def best_circulant(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+def best_circulant(part: ComponentBounds, bounds: Found) -> Found:
     """Bound by the circulant whose frequencies are farthest from the maximum.
 
     If no other attempt will come close enough, the circulant's own norm is computed as a bound, too.
@@ -157,7 +150,7 @@ def best_circulant(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     return part.by_circulant(bounds, target_only=part.closer_attempt_follows)
 
 
-def few_waves(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+def few_waves(part: ComponentBounds, bounds: Found) -> Found:
     """Deflate a circulant of each open group by its few highest waves.
 
     What these waves contribute is bounded by the factorisation of a matrix on the layer's pixels.
@@ -165,7 +158,7 @@ def few_waves(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     return _deflation(part, bounds, few=True)
 
 
-def more_steps(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+def more_steps(part: ComponentBounds, bounds: Found) -> Found:
     """Raise the lower bound by more Lanczos steps, before more waves are taken out; on whole layers alone.
 
     A larger layer would be restricted to fewer pixels, where more steps come no closer than the sum of waves does on
@@ -179,14 +172,14 @@ def more_steps(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     return bounds.intersect(part.near_supremum(layer_tuning.TUNING.closer_steps, most_entries))
 
 
-def many_waves(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+def many_waves(part: ComponentBounds, bounds: Found) -> Found:
     """Deflate as in `few_waves`, by as many waves as the bound takes; if none is proven, try wider bounds."""
     if part.rtol < layer_tuning.LOOSE_RTOL:
         return bounds
     return _deflation(part, bounds, few=False)
 
 
-def _deflation(part: ComponentBounds, bounds: LayerBounds, *, few: bool) -> LayerBounds:
+def _deflation(part: ComponentBounds, bounds: Found, *, few: bool) -> Found:
     if not part.can_be_deflated:
         return bounds
     circulants = part.deflated_circulants(bounds)
@@ -197,7 +190,7 @@ def _deflation(part: ComponentBounds, bounds: LayerBounds, *, few: bool) -> Laye
     return part.with_uppers_of_open_groups(bounds, uppers)
 
 
-def own_matrix(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+def own_matrix(part: ComponentBounds, bounds: Found) -> Found:
     """Factorise the Gram matrices of the open groups, in some seconds, if `small_matrix` did not."""
     clock = part.problem.clock
     affordable = min(layer_tuning.TUNING.late_work, MULTIPLICATIONS_PER_SECOND * max(clock.left, 0.0))
@@ -206,14 +199,14 @@ def own_matrix(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
     return bounds.intersect(part.by_matrix(part.open_groups(bounds).numbers, bounds.lower.value))
 
 
-def refined_supremum(part: ComponentBounds, bounds: LayerBounds) -> LayerBounds:
+def refined_supremum(part: ComponentBounds, bounds: Found) -> Found:
     """Search the supremum to the tolerance asked for, if it was searched loosely since a circulant was to follow."""
     if not part.supremum.is_loose or part.problem.clock.expired:
         return bounds
     return bounds.with_upper(part.padded(part.supremum.refine()), BoundSource.SUPREMUM)
 
 
-ATTEMPTS: tuple[Callable[[ComponentBounds, LayerBounds], LayerBounds], ...] = (
+ATTEMPTS: tuple[Callable[[ComponentBounds, Found], Found], ...] = (
     one_patch,
     small_matrix,
     near_supremum,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +14,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs import norms
 from specnorm.proofs.bound import finite, greatest, least
-from specnorm.running.search import Bounds
+from specnorm.proofs.found import Found, Witness
 from specnorm.symbols.lanczos import RunOptions, top_vectors
 from specnorm.symbols.power import composed
 
@@ -28,20 +27,6 @@ if TYPE_CHECKING:
     from specnorm.symbols.power import LinearMap
 
 
-@dataclass(frozen=True, eq=False)
-class GroupBounds(Bounds):
-    """Proven bounds of the norm of one group.
-
-    Parameters
-    ----------
-    u, v : arrays, shapes (1, outputs) and (1, inputs)
-        Unit vectors with ``<u, A v>`` equal to ``lower`` but for rounding.
-    """
-
-    u: Array
-    v: Array
-
-
 def enclose_by_matrix(
     kernels: Array,
     spec: ConvSpec,
@@ -50,24 +35,16 @@ def enclose_by_matrix(
     rtol: float,
     lower: float = 0.0,
     ops: ArrayOps,
-) -> list[GroupBounds]:
+) -> list[Found]:
     """Enclose the norms of layers of one group by Lanczos and a factorisation of their Gram matrices.
 
-    Parameters
-    ----------
-    kernels : array, shape (b, first, second, *kernel_shape)
-        In torch's order, scaled to about 1, with known values.
-    spec : ConvSpec
-        Geometry of one group, with ``input_shape``.
-    gram_plan : BlockPlan
-        Form of the Gram matrix of one group.
-    rtol : float
-        Relative width asked for.
-    lower : float
-        Lower bound of the whole layer's norm. A group whose norm is below it is only proven to be below it.
+    ``kernels`` (b, first, second, *kernel_shape): in torch's order, scaled to about 1, with known values. ``spec``:
+    geometry of one group, with ``input_shape``. ``gram_plan``: form of the Gram matrix of one group. ``rtol``: relative
+    width asked for. ``lower``: lower bound of the whole layer's norm. A group whose norm is below it is only proven to
+    be below it.
     """
     step = max(1, ops.memory // gram_plan.memory)
-    found: list[GroupBounds] = []
+    found: list[Found] = []
     for start in range(0, kernels.shape[0], step):
         stop = min(start + step, kernels.shape[0])
         found += _MatrixEnclosure(kernels[start:stop, ...], spec, gram_plan, ops=ops).enclose(rtol, lower)
@@ -101,7 +78,7 @@ class _MatrixEnclosure:
         else:
             self.gram = composed(self.layer.apply, self.layer.adjoint)
 
-    def enclose(self, rtol: float, lower: float) -> list[GroupBounds]:
+    def enclose(self, rtol: float, lower: float) -> list[Found]:
         """Enclose each norm, or prove that it is below ``lower``."""
         vectors = self._lanczos(layer_tuning.TUNING.matrix_steps, rtol, None)
         lowers, images = quotients(self.layer, vectors, self.has_output_vectors, ops=self.ops)
@@ -116,7 +93,7 @@ class _MatrixEnclosure:
         uppers = gram.with_zero_layers(uppers)
         u, v = (vectors, images) if self.has_output_vectors else (images, vectors)
         return [
-            GroupBounds(*ends, u[j : j + 1, 0, :], v[j : j + 1, 0, :])
+            Found(*ends, Witness(u=u[j : j + 1, 0, :], v=v[j : j + 1, 0, :]))
             for j, ends in enumerate(zip(lowers, uppers, strict=True))
         ]
 

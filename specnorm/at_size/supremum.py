@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
-    from specnorm.running.search import SearchResult
+    from specnorm.proofs.found import Found
     from specnorm.supremum.branch_and_bound import Search
 
 
@@ -38,7 +38,7 @@ class Supremum:
         self._ops = ops
         # The kernel is in torch's order already.
         self._spec_of_all_sizes = replace(problem.spec, input_shape=None, layout=None)
-        self._search_and_result: tuple[Search, SearchResult] | None = None
+        self._search_and_result: tuple[Search, Found] | None = None
         self.is_loose = False
 
     @property
@@ -47,12 +47,11 @@ class Supremum:
         return self._run_once()[0]
 
     @property
-    def result(self) -> SearchResult:
+    def result(self) -> Found:
         """Bounds of the supremum, only as close as the attempts that follow need them."""
         return self._run_once()[1]
 
-    def _run_once(self) -> tuple[Search, SearchResult]:
-        """The search and its result."""
+    def _run_once(self) -> tuple[Search, Found]:
         if self._search_and_result is None:
             is_constant = all(taps == 1 for taps in self._blocks().shape[3:])
             rtol = self._problem.rtol
@@ -66,7 +65,7 @@ class Supremum:
         """Search again, to the tolerance that was asked for; return the upper bound."""
         return self._search_to(self._problem.rtol)[1].upper
 
-    def _search_to(self, rtol: float) -> tuple[Search, SearchResult]:
+    def _search_to(self, rtol: float) -> tuple[Search, Found]:
         problem = self._problem
         # The lower bound at the layer's size follows, however the search ends: leave it its time.
         seconds_of_wave = min(self._seconds_of_wave(), layer_tuning.TUNING.wave_time * problem.clock.seconds)

@@ -99,7 +99,6 @@ class WaveSum:
 
 
 def _complex_from_host(x: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
-    """A complex array of the host on the device of another one."""
     real = ops.from_numpy(np.ascontiguousarray(x.real), like)
     imag = ops.from_numpy(np.ascontiguousarray(x.imag), like)
     return ops.complex(real, imag)

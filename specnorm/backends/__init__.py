@@ -94,7 +94,7 @@ def common_backend(arrays: Sequence[object]) -> Backend:
     # The device of a tracer may be unknown (None).
     device_names = [str(device) for device in devices if device is not None]
     if len(set(device_names)) > 1:
-        raise MixedBackends(f"arguments lie on different devices: {', '.join(device_names)}. Move them to one first.")
+        raise MixedBackends(f"arguments are on different devices: {', '.join(device_names)}. Move them to one first.")
     return owners[0]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -13,26 +13,24 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-
+Integers = TypeVar("Integers", int, np.ndarray)
 _TINY = 1e-30
 """Added to norms before they are inverted. It changes no norm above 1e-14, and has an inverse in float32."""
 _CACHED_NUMBERS = 2**15
 """Largest number of entries of vectors that `real_vectors` caches."""
 
 
+def ceil_div(numerator: Integers, denominator: Integers) -> Integers:
+    """The quotient of integers, rounded up."""
+    quotient: Integers = -(-numerator // denominator)
+    return quotient
+
+
 def scale(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Scale each block by a power of two, exactly, so that its largest entry is about 1.
 
-    Parameters
-    ----------
-    blocks : array, shape (b, ...)
-        Finite reals.
-
-    Returns
-    -------
-    scaled : array, shape (b, ...)
-    exponent : array, shape (b,)
-        Integers as floats, with ``blocks = scaled * 2**exponent``; 0 for a zero block.
+    ``blocks`` (b, ...): finite reals. Returns ``scaled`` (b, ...); ``exponent`` (b,): integers as floats, with ``blocks
+    = scaled * 2**exponent``; 0 for a zero block.
     """
     exponent = exponents(blocks, xp=xp)
     return unscale_blocks(blocks, -exponent, xp=xp), exponent
@@ -119,11 +117,7 @@ def adjoint(a: Array, *, xp: Namespace) -> Array:
 def normalise(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Divide vectors on the last axis by their 2-norm; a zero vector stays zero.
 
-    Returns
-    -------
-    unit_vectors : array
-    norm : array
-        With the last axis kept, of length 1.
+    Returns ``unit_vectors``; ``norm``: with the last axis kept, of length 1.
     """
     norm = xp.linalg.vector_norm(x, axis=-1, keepdims=True)
     divisor = xp.where(norm > 0, norm, 1.0)
@@ -164,6 +158,8 @@ def pick(x: Array, index: Array, *, xp: Namespace) -> Array:
     """``x[i, index[i], ...]`` for each i, shape (n, ...), from x (n, g, ...) and integers (n,)."""
     if x.shape[1] == 1:
         return x[:, 0, ...]
+    if x.shape[0] == 1:
+        return xp.take(x, index, axis=1)[:, 0, ...]
     index = xp.reshape(index, (-1,) + (1,) * (x.ndim - 1))
     return xp.take_along_axis(x, xp.broadcast_to(index, (x.shape[0], 1, *x.shape[2:])), axis=1)[:, 0, ...]
 
@@ -176,16 +172,7 @@ def by_layers(blocks: Array, groups: int) -> list[Array]:
 def one_hot(x: Array, index: Array, count: int, *, xp: Namespace) -> Array:
     """Adjoint of `pick`, and of a maximum: an array that is x at the index along a new axis, and zero elsewhere.
 
-    Parameters
-    ----------
-    x : array, shape (n, ...)
-    index : integer array, shape (n,) or that of x
-    count : int
-        Length of the new axis.
-
-    Returns
-    -------
-    array, shape (n, count, ...)
+    Shapes: ``x`` (n, ...), ``index`` (n,) or that of x. ``count``: length of the new axis. Returns (n, count, ...).
     """
     if count == 1:
         return x[:, None, ...]
@@ -203,16 +190,8 @@ def fourier_sums(parts: Array, tables: Sequence[tuple[Array, Array]], *, xp: Nam
     With C and S the table of an axis, k entries at n frequencies, real and imaginary parts stand above one another, and
     are multiplied by ``[[C, -S], [S, C]]``. The last axis is summed first.
 
-    Parameters
-    ----------
-    parts : array, shape (r, 1 or 2, *sizes)
-        Real parts of x, or real and imaginary parts.
-    tables : sequence of (cosines, sines)
-        For each axis two arrays (n, k).
-
-    Returns
-    -------
-    array, shape (r, 2, points)
+    ``parts`` (r, 1 or 2, *sizes): real parts of x, or real and imaginary parts. ``tables``: for each axis two arrays
+    (n, k). Returns (r, 2, points).
     """
     r, count, *sizes = parts.shape
     for axis in reversed(range(len(sizes))):
@@ -291,14 +270,7 @@ def counter(like: Array, *, ops: ArrayOps) -> Any:
 def top_eigenpair(gram: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Largest eigenvalue, and its eigenvector, of each Hermitian matrix of a stack.
 
-    Parameters
-    ----------
-    gram : array, shape (..., p, p)
-
-    Returns
-    -------
-    value : array, shape (...,)
-    vector : array, shape (..., p)
+    ``gram`` is (..., p, p). Returns ``value`` (...,); ``vector`` (..., p).
     """
     values, vectors = xp.linalg.eigh((gram + adjoint(gram, xp=xp)) / 2)
     return values[..., -1], vectors[..., :, -1]
@@ -339,10 +311,7 @@ def repeated(
 ) -> tuple[Array, ...]:
     """Apply ``body`` to a state ``count`` times. Compilers compile the body only once.
 
-    Parameters
-    ----------
-    body : callable
-        Must not change the state's shapes and dtypes.
+    ``body``: must not change the state's shapes and dtypes.
     """
     if ops.concrete:
         for _ in range(count):
@@ -383,17 +352,28 @@ def minus_identity(matrices: Array, shift: Array, *, ops: ArrayOps) -> Array:
     return matrices - shift[:, None, None] * eye
 
 
-def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
-    """Gradient ``A (A*A)**(2**n_iter - 1) / L**(2**(n_iter+1) - 1)`` of the Schatten norm L of order 2**(n_iter + 1).
+def diagonal_and_rest(matrices: Array, *, xp: Namespace) -> tuple[Array, Array]:
+    """Diagonals (..., p) of square matrices, and all other entries (..., p - 1, p), in rows."""
+    *batch, size, _ = matrices.shape
+    flat = xp.reshape(matrices, (*batch, size**2))
+    # After each number of the diagonal but the last, p others follow.
+    rows = xp.reshape(flat[..., : size**2 - 1], (*batch, size - 1, size + 1))
+    return xp.concat([rows[..., 0], flat[..., size**2 - 1 :]], axis=-1), rows[..., 1:]
 
-    A is divided by L first, so that all powers stay below 1. The product is accumulated, so that the memory is that of
-    three matrices for any ``n_iter``. It is scaled such that its product with A is L, as powers multiply what L is off.
 
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-    value : array, shape (...)
-        L, or a little more.
+def gram_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Array:
+    """Gradient by A of the bound of Gram iteration after n_iter products (`norms.largest_eigenvalue_up`).
+
+    With ``P = (A*A)**N`` and ``N = 2**(n_iter - 1)``, the bound is ``b(P)**(1 / 2N)`` and ``b(P) = m + c s``. Here m is
+    the mean of the eigenvalues, ``s = ||P - m I||_F`` and ``c = sqrt((p - 1) / p)``. The derivative of b is
+    ``S = I / p + c (P - m I) / s``, which commutes with P. So the gradient is a multiple of ``A (A*A)**(N - 1) S``,
+    scaled such that its product with A is the value, as the bound is homogeneous. Where all eigenvalues are equal,
+    b has no gradient, and ``S = I / p`` is one of its subgradients. Before the first product the bound is ``||A||_F``.
+
+    A is divided by the value first, so that all powers stay below 1. The product is accumulated, so that the memory is
+    that of three matrices for any ``n_iter``.
+
+    ``a`` is (..., m, n). ``value`` (...): the bound, or a little more.
     """
     positive_value = xp.where(value > 0, value, 1.0)
     product = a / xp.astype(positive_value, a.dtype)[..., None, None]
@@ -402,12 +382,32 @@ def schatten_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> 
         product = adjoint(product, xp=xp)
     if n_iter:
         power = xp.matmul(adjoint(product, xp=xp), product)
-        product = xp.matmul(product, power)
-    for _ in range(n_iter - 1):
-        power = xp.matmul(power, power)
-        product = xp.matmul(product, power)
+        for _ in range(n_iter - 1):
+            product = xp.matmul(product, power)
+            power = xp.matmul(power, power)
+        of_power, of_identity = _slope_of_trace_bound(power, product.dtype, xp=xp)
+        images = xp.matmul(product, power)
+        del power
+        images *= of_power
+        product *= of_identity
+        product += images
     product = adjoint(product, xp=xp) if is_wide else product
     attained = xp.sum(xp.vecdot(a, product), axis=-1)
     attained = xp.real(attained) if is_complex(a, xp=xp) else attained
     product *= xp.astype(value / xp.where(attained > 0, attained, 1.0), product.dtype)[..., None, None]
     return product
+
+
+def _slope_of_trace_bound(power: Array, dtype: Any, *, xp: Namespace) -> tuple[Array, Array]:
+    """Factors (..., 1, 1) of P and of I in the S of `gram_gradient`, from matrices P (..., p, p)."""
+    size = power.shape[-1]
+    diagonal, rest = diagonal_and_rest(power, xp=xp)
+    others_sq = xp.sum(xp.vecdot(rest, rest), axis=-1)
+    if is_complex(power, xp=xp):
+        diagonal, others_sq = xp.real(diagonal), xp.real(others_sq)
+    mean = xp.sum(diagonal, axis=-1) / size
+    deviation = xp.sqrt(others_sq + xp.sum((diagonal - mean[..., None]) ** 2, axis=-1))
+    is_deviation = deviation > 8 * size * float(xp.finfo(mean.dtype).eps) * mean
+    slope = xp.where(is_deviation, math.sqrt((size - 1) / size) / xp.where(is_deviation, deviation, 1.0), 0.0)
+    of_identity = 1 / size - slope * mean
+    return xp.astype(slope, dtype)[..., None, None], xp.astype(of_identity, dtype)[..., None, None]

@@ -42,10 +42,7 @@ def rounded_format(value: float, spec: str, promise: str) -> str:
 
     If the text is on the wrong side of the value, a larger or smaller number is formatted instead.
 
-    Raises
-    ------
-    ValueError
-        If the format is none of a float.
+    Raises `ValueError` if the format is none of a float.
     """
     nearest = format(value, spec)  # refuses what is no format
     found = _FORMAT.fullmatch(spec)

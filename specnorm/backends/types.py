@@ -243,7 +243,7 @@ class Backend:
             succeeds = succeeds | np.isfinite(factors.sum(axis=(-2, -1)))
         if succeeds.any():
             raise BackendError(
-                f"{self.name}'s Cholesky factorisation ({dtype}) succeeds for matrices that have none, so every proof "
+                f"{self.name}'s Cholesky factorization ({dtype}) succeeds for matrices that have none, so every proof "
                 "by it would succeed. Arithmetic without NaN does that: remove fast-math flags (XLA_FLAGS, compilers' "
                 "-ffast-math), or convert the kernel to NumPy."
             )

@@ -22,20 +22,20 @@ def fold_batch_norm(
     eps: float,
     **layer: Unpack[Layer],
 ) -> ArrayT:
-    """Merge a convolution and the batch normalisation after it (at inference) into one kernel.
+    """Merge a convolution and the batch normalization after it (at inference) into one kernel.
 
-    Every output channel is multiplied by ``gamma / sqrt(running_var + eps)``; mean and bias do not change a norm. The
-    merged norm is often far below the product of the two.
+    Every output channel is multiplied by ``gamma / sqrt(running_var + eps)``; mean and bias do not affect the norm.
+    The norm of the merged kernel is often far below the product of the two norms.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape); transposed: (cin, cout // groups, *kernel_shape)
     gamma : array, shape (cout,), or None
-        The normalisation's scale (torch: ``weight``); None: all ones.
+        The normalization's scale (torch: ``weight``). None: all ones.
     running_var : array, shape (cout,)
-        The normalisation's variances, not negative.
+        The normalization's variances, not negative.
     eps : float
-        The number that the normalisation adds to the variances.
+        The number that the normalization adds to the variances.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`. ``groups``, ``transposed`` and ``layout`` determine the axis of the output channels.
@@ -43,12 +43,12 @@ def fold_batch_norm(
     Returns
     -------
     array of the kernel's library, shape, dtype and layout
-        Differentiable with respect to all three arrays where the library is.
+        Differentiable with respect to all three arrays if the library is.
 
     Raises
     ------
     KernelError
-        For other shapes, and, where values are known, for negative variances and non-finite numbers.
+        If the shapes do not fit; with concrete values, also for negative variances and non-finite numbers.
     MixedBackends
         If the arrays are of different libraries or devices.
 
@@ -68,13 +68,13 @@ def fold_batch_norm(
     backend = common_backend([array, *statistics.values()])
     spec = ConvSpec.of(tuple(array.shape), **layer)
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
-        raise KernelError(f"eps={eps!r} is no finite number of at least 0: give the normalisation's own, often 1e-5.")
+        raise KernelError(f"eps={eps!r} is not a finite number of at least 0: give the normalization's, often 1e-5.")
     for name, x in statistics.items():
         if tuple(x.shape) != (spec.cout,):
             raise KernelError(
                 f"{name} has shape {tuple(x.shape)}; expected ({spec.cout},), one number for each output channel of a "
                 f"kernel of shape {tuple(array.shape)} with groups={spec.groups}, transposed={spec.transposed}, "
-                f"layout={spec.layout!r}. Check these, or give the statistics of the normalisation after this layer."
+                f"layout={spec.layout!r}. Check these, or give the statistics of the normalization after this layer."
             )
         _check_values(name, x, eps, backend)
     gammas = None if gamma is None else statistics["gamma"][None, :]

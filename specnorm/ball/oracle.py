@@ -33,14 +33,13 @@ from specnorm.geometry import polyphase
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.proofs import arithmetic
-from specnorm.running.base import Method, Needs
+from specnorm.running.base import Needs, Plan
 from specnorm.running.program import Program, Ran, check_finite, program_for
 from specnorm.running.result import as_number
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, Backend
-    from specnorm.running.base import Kind
 
 _POLYNOMIALS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -57,19 +56,20 @@ _SAFETY = 1.01
 _RENEWED = 3
 """Polynomials after which the Gram matrix is computed anew: rounding errors in it grow by each of them."""
 _NO_DERIVATIVE = (
-    "a derivative through lmo was asked for, which has none here: it gives a direction for an optimiser. Call it on a "
+    "a derivative through lmo was asked for, which has none here: it gives a direction for an optimizer. Call it on a "
     "detached gradient."
 )
 
 
 @takes_layers
 def lmo(gradient: ArrayT, *, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
-    """Return a kernel D whose layer has a norm of at most ``bound``, proven, and a large ``<gradient, D>``.
+    """Return a kernel D with a large ``<gradient, D>``, whose spectral norm is proven to be at most ``bound``.
 
-    It is the linear minimisation oracle of Frank and Wolfe for the ball of all kernels within the bound: with K in the
-    ball and ``0 <= a <= 1``, ``(1 - a) K - a D`` is in the ball. It is also Muon's step for a convolution, at its true
-    length. For matrices ``<gradient, D>`` was within 6 % of the largest. For 3x3 taps and 64 channels it is 0.75 of
-    an upper bound of the largest where one tap is much longer than the others, and 0.38 for random entries.
+    It approximates the linear minimization oracle of Frank and Wolfe for the ball of all kernels with norm at most
+    ``bound``: if K is in the ball and ``0 <= a <= 1``, then ``(1 - a) K - a D`` is in the ball. It is also Muon's step
+    for a convolution, measured by the convolution's own norm. For matrices, ``<gradient, D>`` was within 6 % of the
+    maximum. For 3x3 taps and 64 channels, it is 0.75 times an upper bound on the maximum if one tap dominates, and 0.38
+    times this bound for random entries.
 
     Parameters
     ----------
@@ -79,20 +79,20 @@ def lmo(gradient: ArrayT, *, bound: float = 1.0, **geometry: Unpack[Geometry]) -
         Positive.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
-        ``padding``: see `specnorm.Geometry`. For circular padding and a stride, the bound holds at every size that the
+        ``padding``: see `specnorm.Geometry`. With circular padding and a stride, the bound holds at every size that the
         stride divides.
 
     Returns
     -------
     array of the gradient's library, shape, dtype and layout
-        D, as rounded in its dtype; in float16 and bfloat16 it is computed in float32. The proof takes matrix products
-        alone, so it holds under jit, compile and vmap too. Zero for a zero gradient. Under a tracer, NaN for a gradient
-        with NaN or infinity.
+        D, rounded to its dtype; for float16 and bfloat16, it is computed in float32. The proof needs only matrix
+        products, so it also holds under jit, compile and vmap. D is zero for a zero gradient. Under a tracer, D is NaN
+        if the gradient contains NaN or infinity.
 
     Raises
     ------
     KernelError
-        If the gradient contains NaN or infinity, or ``bound`` is no number that its dtype can hold.
+        If the gradient contains NaN or infinity, or ``bound`` cannot be represented in its dtype.
     GeometryError, BackendError
 
     Examples
@@ -119,7 +119,7 @@ def program_of(gradient: AnyArray, bound: float, geometry: Mapping[str, Any]) ->
 
 
 @dataclass(frozen=True)
-class Direction(Method):
+class Direction(Plan):
     """The method behind `lmo`, which `DirectionProgram` runs; its value is no norm, but a kernel.
 
     Parameters
@@ -130,8 +130,6 @@ class Direction(Method):
     bound: float = 1.0
 
     name: ClassVar[str] = "lmo"
-    promise: ClassVar[Kind] = "estimate"
-    quantity: ClassVar[str] = "direction"
     asks: ClassVar[Needs] = Needs(blocks=False)
 
     def __post_init__(self) -> None:
@@ -160,7 +158,7 @@ class DirectionProgram(Program):
     @property
     def limit(self) -> proof.Limit:
         """The limit for the norm of the symbols of a direction."""
-        return proof.Limit.of(float(cast(Direction, self.method).bound), self.spec, self.dtype)
+        return proof.Limit.of(float(cast(Direction, self.plan).bound), self.spec, self.dtype)
 
     def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Ran:
         """Directions for gradients (*batch, *shape), in their dtype."""

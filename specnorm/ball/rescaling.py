@@ -24,7 +24,7 @@ from specnorm.gram.method import ChannelNorms, rescaled
 from specnorm.proofs import arithmetic
 from specnorm.proofs.frequencies import distinct_grid
 from specnorm.running.base import check_budget, check_count
-from specnorm.running.measuring import proven, run_method
+from specnorm.running.measuring import proven, run_plan
 from specnorm.running.program import program_for
 from specnorm.running.result import as_number
 from specnorm.running.search import BUDGET, Clock, eigh_cost
@@ -73,22 +73,28 @@ def rescale(
     kernel: ArrayT,
     bound: float = 1.0,
     *,
+    only_shrink: bool = True,
     budget: float | None = BUDGET,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
-    """Shrink a kernel by one factor so that its norm is proven to be at most ``bound``.
+    """Scale a kernel by one factor so that its spectral norm is proven to be at most ``bound``.
 
-    Differentiable: the factor's gradient is that of ``bound / upper``, with the bound's gradient at its witness.
+    The result is differentiable. The factor is ``bound / upper``; the gradient of ``upper`` is taken at its witness.
 
-    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+    With circular padding, a stride and no ``input_shape``, this holds at every size that the stride divides.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     bound : float, default 1
         Positive.
+    only_shrink : bool, default True
+        Whether a kernel whose norm is at most the bound already is returned as it is. False: it is enlarged to a norm
+        just below the bound: by 1e-5 to 1e-3 of it, as closely as norms are enclosed.
     budget : float or None, default 60
-        Seconds; what has not begun by then is not tried, and the kernel is shrunk by a wider bound. None: no limit.
+        Time limit in seconds. When it is reached, no further proof is begun, and the kernel is scaled by the best bound
+        so far. None: no limit.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -96,8 +102,8 @@ def rescale(
     Returns
     -------
     array of the kernel's library, shape, dtype and layout
-        The kernel itself if its norm is proven to be at most the bound already. The array as returned, rounded in its
-        dtype, is certified.
+        The kernel itself if its norm is proven to be at most the bound already, and zero or not to be enlarged. The
+        array as returned, rounded in its dtype, is certified.
 
     Raises
     ------
@@ -117,7 +123,7 @@ def rescale(
     check_budget(budget)
     clock = Clock.of(budget)
     result, upper = _enclosed_closely(kernel, clock, backend, geometry)
-    return _rescaled(kernel, result.value, upper, bound, clock, backend, geometry)
+    return _rescaled(kernel, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
 
 
 def _rescaled(
@@ -128,6 +134,8 @@ def _rescaled(
     clock: Clock,
     backend: Backend,
     geometry: Geometry,
+    *,
+    only_shrink: bool = True,
 ) -> ArrayT:
     """The multiple of a kernel that `rescale` returns.
 
@@ -139,17 +147,19 @@ def _rescaled(
         The same bound, as a claim.
     """
     given: Any = backend.detach(kernel)
-    if upper <= bound:
+    if upper <= bound and (only_shrink or upper.value == 0):
         return kernel
     xp = backend.namespace(given)
-    working_dtype = xp.float64 if given.dtype == xp.float64 else xp.float32
+    working = xp.finfo(xp.float64 if given.dtype == xp.float64 else xp.float32)
     is_overflown = not math.isfinite(float(backend.detach(measured)))
-    if is_overflown or bound / upper.value < xp.finfo(working_dtype).smallest_normal:
-        # The norm and its gradient are no numbers of this dtype; or the factor is subnormal, which XLA takes for 0.
+    is_too_small = bound / float(working.max) > upper.value
+    if is_overflown or is_too_small or bound / upper.value < working.smallest_normal:
+        # The norm and its gradient are no numbers of this dtype; or the factor is infinite, or subnormal, which XLA
+        # takes for 0.
         with arithmetic.exact(given, backend=backend):
-            smaller: ArrayT = _times(kernel, _OVERFLOWN, backend)
-        result, upper = _enclosed_closely(smaller, clock, backend, geometry)
-        return _rescaled(smaller, result.value, upper, bound, clock, backend, geometry)
+            closer: ArrayT = _times(kernel, 1 / _OVERFLOWN if is_too_small else _OVERFLOWN, backend)
+        result, upper = _enclosed_closely(closer, clock, backend, geometry)
+        return _rescaled(closer, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
     host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)
     eps, _ = arrays.precision(given.dtype, xp=xp)
     factor = bound / upper.value
@@ -182,23 +192,25 @@ def clip(
     budget: float | None = BUDGET,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
-    """Clip a kernel's singular values so that its norm is proven to be at most ``bound``.
+    """Clip a kernel's singular values so that its spectral norm is proven to be at most ``bound``.
 
-    Circular with a stride, and no ``input_shape``: at every size that the stride divides.
+    With circular padding, a stride and no ``input_shape``, this holds at every size that the stride divides.
 
-    Clipping on a frequency grid and cropping to the kernel's size alternate (Sedghi, Gupta and Long 2019, section 3,
-    do each once, after which the norm exceeds the bound again); a last factor near 1 makes it certain.
+    Clipping on a frequency grid and cropping to the kernel's size alternate. (Sedghi, Gupta and Long 2019, section 3,
+    do each once, after which the norm exceeds the bound again.) A last factor near 1 guarantees the bound.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     bound : float, default 1
         Positive.
     n_iter : int, default 20
-        Largest number of rounds of clipping and cropping. They end if no singular value on the grid is above the bound
-        by more than 0.5 %.
+        Largest number of rounds of clipping and cropping. The rounds end when no singular value on the grid exceeds the
+        bound by more than 0.5 %.
     budget : float or None, default 60
-        Seconds; what has not begun by then is not tried, and the kernel is shrunk by a wider bound. None: no limit.
+        Time limit in seconds. When it is reached, no further proof is begun, and the kernel is scaled by the best bound
+        so far. None: no limit.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -206,12 +218,13 @@ def clip(
     Returns
     -------
     array of the kernel's library, shape, dtype and layout
-        Closer to the kernel (in Frobenius norm) than `rescale`'s, or equal to it.
+        Closer to the kernel (in Frobenius norm) than the result of `rescale`, or equal to it.
 
     Raises
     ------
     MethodError
-        Under a tracer; if ``n_iter`` is not a count; and where a derivative with respect to the kernel is asked for.
+        Under a tracer; if ``n_iter`` is not a positive integer; or if a derivative with respect to the kernel is
+        requested.
     Undecided
         If the norm could not be proven within the budget.
 
@@ -401,42 +414,42 @@ def check_bound(bound: object) -> float:
     """A bound as float; refused unless it is one positive finite number."""
     number = as_number("bound", bound)
     if not 0 < number < math.inf:
-        raise KernelError(f"bound={number!r} is no positive finite number.")
+        raise KernelError(f"bound={number!r} is not a positive finite number.")
     return number
 
 
 @takes_layers
 def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
-    """Divide each channel by a number of its own, so that the layer has norm at most 1: a differentiable layer.
+    """Scale each channel so that the layer's spectral norm is proven to be at most 1, differentiably.
 
     ``n_iter=1`` is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022; more Gram products are the
-    spectral rescaling of Delattre et al., 2024, and come closer to 1. No search and no proof by cells: it holds by a
-    diagonally dominant matrix, rounding included, also under jit, compile and vmap. Channels are those of the smaller
-    side: inputs, or outputs where there are fewer.
+    spectral rescaling of Delattre et al., 2024, and come closer to 1. The proof rests on a diagonally dominant matrix
+    and needs no search, so it also holds under jit, compile and vmap, rounding included. The scaled channels are the
+    inputs, or the outputs if these are fewer.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
         Transposed: (cin, cout // groups, *kernel_shape).
     n_iter : int, default 1
-        Gram products, at least 1; the cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
+        Number of Gram products, at least 1. The cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
-        ``padding``: see `specnorm.Geometry`. Every stride, dilation, zero or circular padding and input size is served
-        by the same kernel; groups are rescaled one by one.
+        ``padding``: see `specnorm.Geometry`. The same kernel is valid for every input size, stride and dilation, with
+        zero or circular padding. Groups are rescaled one by one.
 
     Returns
     -------
     array of the kernel's library, shape, dtype and layout
-        Its norm is at most 1, as rounded in its dtype (in half precision it is kept further below). Zero channels stay
-        zero.
+        After rounding to its dtype, its norm is at most 1 (in half precision, somewhat farther below). Zero channels
+        stay zero.
 
     Raises
     ------
     GeometryError
-        For reflect and replicate padding.
+        For reflect or replicate padding.
     MethodError
-        If ``n_iter`` is no count of at least 1, or makes too many taps.
+        If ``n_iter`` is not a positive integer, or leads to too many taps.
 
     Examples
     --------
@@ -446,17 +459,17 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
     0.999999 <= norm <= 1.00001 (converged: rtol=0.001; 1 is not refuted, see certify)
     """
     backend = backend_for(kernel)
-    method = ChannelNorms(n_iter=n_iter)
+    plan = ChannelNorms(n_iter=n_iter)
     # Refuse what is no kernel before arithmetic is done with it.
-    program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    program_for(plan, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     given: Any = kernel
     with arithmetic.exact(given, backend=backend):
         # The result does not depend on the kernel's scale; near the ends of its dtype's range, the norms would.
         scaled: Any = _with_largest_entry_about_one(given, backend)
-    measured = run_method(scaled, method, **geometry).result
+    norms = run_plan(scaled, plan, **geometry)
     with arithmetic.exact(given, backend=backend):
         xp = backend.namespace(given)
-        divided: Any = rescaled(scaled, measured.value, measured.spec, given.dtype, xp=xp)
+        divided: Any = rescaled(scaled, norms.value, norms.spec, given.dtype, xp=xp)
     result: ArrayT = divided
     return result
 

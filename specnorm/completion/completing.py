@@ -13,7 +13,7 @@ from specnorm.completion.search import completion_shape
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry
-from specnorm.running.base import Evaluation
+from specnorm.running.base import Evaluation, Stepped
 from specnorm.running.program import check_values
 from specnorm.running.result import shown
 from specnorm.running.stepping import state_shapes, stepped_program
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 class Completed(NamedTuple):
     """A completion of a layer's kernel, and the bound that it proves.
 
-    Parameters
+    Attributes
     ----------
     kernel : array, shape (groups, rows, c, *block_kernel_shape)
         H for the block of each group, with c the smaller number of the block's channels. `complete` can start from it.
         It is zero if zero proves the smallest bound.
     bound : 0-d array
-        Upper bound of the layer's norm.
+        Upper bound on the layer's spectral norm.
     """
 
     kernel: Any
@@ -45,8 +45,8 @@ class Completed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CompletionFrom(Completion):
-    """The method behind `complete`: a search as one training step, whose state is H in the scale of the kernel.
+class CompletionFrom(Completion, Stepped):
+    """The method behind `complete`: a search as one step, whose state is H in the scale of the kernel.
 
     A state of zeros stands for no H: the search then begins with random numbers.
     """
@@ -85,17 +85,18 @@ def complete(
     start: ArrayT | None = None,
     **geometry: Unpack[Geometry],
 ) -> Completed:
-    """Search for a kernel H with ``K*K + H*H`` close to a multiple of the identity, and bound the norm of K by it.
+    """Search for a kernel H with ``K*K + H*H`` close to a multiple of the identity, which bounds the norm of K.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     rtol : float, default 1e-2
         Relative distance of the bound from an estimate of the norm at which the search stops.
     n_iter : int, optional
         Largest number of products, also under a tracer; None: 700. 0: the bound by ``start``.
     start : array, optional
-        The first H, such as the last one of a kernel that has changed since. None: small random numbers.
+        The initial H, such as that of an earlier kernel. None: small random numbers.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -103,8 +104,8 @@ def complete(
     Returns
     -------
     Completed
-        ``bound`` is an upper bound at every input size, for every H and after any number of products. Where the library
-        differentiates, the gradient of ``bound`` is that of the norm, times bound over norm.
+        ``bound`` is an upper bound on the spectral norm at every input size, for every H and after any number of
+        products. In a library with automatic differentiation, its gradient is that of the norm, times bound / norm.
 
     Raises
     ------
@@ -138,14 +139,15 @@ def completion_bound(
     start: ArrayT | None = None,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
-    """Completion bound: a proven upper bound at every input size, computed by matrix products alone.
+    """Completion bound: a proven upper bound on the spectral norm at every input size, by matrix products only.
 
-    It is proven under jit, compile and vmap too. For circular padding and a stride, it holds at every size that the
+    It is also proven under jit, compile and vmap. With circular padding and a stride, it holds at every size that the
     stride divides.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     rtol, n_iter, start
         See `complete`.
     **geometry
@@ -154,7 +156,7 @@ def completion_bound(
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is.
+    0-d array of the kernel's library, differentiable if the library is.
 
     Raises
     ------

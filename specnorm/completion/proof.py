@@ -35,11 +35,7 @@ if TYPE_CHECKING:
 def norms_up(kernel_lags: Lags, completion_lags: Lags, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Bounds of the norms of kernels K from the lags of K and of any H: the smaller of those with H and with H = 0.
 
-    Returns
-    -------
-    norms : array, shape (b,)
-    helps : array of bool, shape (b,)
-        Whether the bound with H is the smaller one.
+    Returns ``norms`` (b,); ``helps`` (b,): whether the bound with H is the smaller one.
     """
     xp = ops.xp
     bound_sq_without = _norm_sq_up(kernel_lags.values, kernel_lags.error, ops=ops)

@@ -11,7 +11,6 @@ lags, `completion.proof` proves the bound.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +20,7 @@ from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
 from specnorm.proofs.frequencies import Frequencies, cos_sin_of_taps, distinct_grid, half_grid, half_lags
 from specnorm.symbols.ascent import newton_step
-from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of, lags_vjp
+from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of
 from specnorm.symbols.proofs.symbols import matrix_at, singular_value_gradient
 
 if TYPE_CHECKING:
@@ -31,14 +30,6 @@ if TYPE_CHECKING:
 PRODUCTS = 700
 """Most products of a search, unless the caller says how many. A product here is one step of conjugate gradients: one
 call each of `_Products.lags` and `_Products.adjoint_lags`."""
-_WORK_OF_A_SEARCH = 1e11
-"""Multiplications in a search that is to end in about 5 s on one thread (20 a nanosecond, measured)."""
-_LEAST_PRODUCTS = 10
-"""Products of such a search, however large the layer is."""
-_NOISE = 0.3
-"""Size of the random part of a completion that begins near an isometry."""
-_LEAST_START_SQ = 0.05
-"""Least squared scale of a completion that begins near an isometry, as a part of the squared norm of the kernel."""
 _INNER_PRODUCTS = 40
 """Most products of one Gauss-Newton step."""
 _FORCING = 0.03
@@ -46,14 +37,6 @@ _FORCING = 0.03
 _TARGET_SHARE = 0.4
 """Part of the tolerance by which the target exceeds the norm: the square of that is the multiple of the identity that
 the search aims at. The residual may take the rest of the tolerance."""
-_MENDING_PRODUCTS = 3
-"""Products of one step of `mend`, which follows a kernel in training."""
-_LEAST_MARGIN = 0.002
-"""Least margin of a target of `mend`: a step aims at ``(norm * (1 + margin))**2`` times the identity."""
-_MOST_MARGIN = 0.01
-"""Largest margin of a target of `mend`."""
-_MENDING_ROUNDS = 4
-"""Rounds of `peak_of_norm` in `mend`: the norm to a thousandth is close enough."""
 _POINTS_PER_LAG = 3
 """Points of the grid of `peak_of_norm` along an axis, for each step from one tap to the next."""
 _POWER_STEPS = 12
@@ -117,38 +100,11 @@ def completion_shape(block_shape: tuple[int, ...]) -> tuple[int, ...]:
     return (row_count(channels), channels, *taps)
 
 
-def products_in_time(block_shape: tuple[int, ...]) -> int:
-    """Return how many products a search on a block of this shape may take to end in about 5 s."""
-    rows, channels, *taps = completion_shape(block_shape)
-    lags = math.prod(2 * k - 1 for k in taps)
-    work_of_a_product = 2 * lags * rows * channels**2
-    return max(_LEAST_PRODUCTS, min(PRODUCTS, int(_WORK_OF_A_SEARCH / work_of_a_product)))
-
-
 def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
     """Return a random first completion of blocks of norm 1."""
     shape = completion_shape(block_shape)
     scale = math.sqrt(0.5 / (shape[0] * math.prod(shape[2:])))
     return np.random.RandomState(seed).standard_normal(shape) * scale
-
-
-def near_isometry(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Return a first completion near an isometry, for searches of few products.
-
-    A multiple of the unit matrix, in rows of its own, stands at each corner of the taps; of a corner and its mirror
-    image only one has it. With all weight in corners, the derivative of every lag with respect to H is about equally
-    large. The rest is small random numbers.
-    """
-    _, channels, *taps = completion_shape(block_shape)
-    h = _NOISE * small_random(block_shape, seed)
-    # The first axis has one end only, so that no corner is another's mirror image.
-    ends = [(0, k - 1) if axis > 0 and k > 1 else (0,) for axis, k in enumerate(taps)]
-    corners = list(itertools.product(*ends))
-    every_channel = np.arange(channels)
-    for j, corner in enumerate(corners):
-        diagonal: Any = (every_channel + j * channels, every_channel, *corner)
-        h[diagonal] += math.sqrt(1 / len(corners))
-    return h
 
 
 # -- lags by tables --------------------------------------------------------------------------------------------------
@@ -362,7 +318,6 @@ def complete(
     rtol: float = 1e-2,
     products: int | None = None,
     seed: int = 0,
-    from_isometry: bool = False,
     ops: ArrayOps,
 ) -> CompletionResult:
     """Search completions of blocks (b, m, p, *taps), scaled to about 1, and bound them.
@@ -371,14 +326,11 @@ def complete(
     ----------
     begin : array, shape (b, rows, min(m, p), *taps), optional
         First completions. Without them, and for blocks whose first completion is zero or not finite, the search begins
-        as ``from_isometry`` says.
+        at random.
     rtol : float
         Relative distance of the bound from an estimate of the norm at which the search stops.
     products : int, optional
         Most products; 0: the bound is the one that ``begin`` proves. None: `PRODUCTS`.
-    from_isometry : bool
-        Whether to begin near an isometry instead of at random: the bound is closer after 10 to 40 products, no closer
-        after more.
 
     Returns
     -------
@@ -392,7 +344,7 @@ def complete(
     peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
     # A zero kernel gets the start of a kernel of norm 1: from H = 0 no step could follow it once it is trained.
     norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
-    start = _start(blocks, kernel_lags, norm_or_one, seed, from_isometry=from_isometry, ops=ops)
+    start = _start(blocks, norm_or_one, seed, ops=ops)
     if begin is not None:
         begin_sq = _dot(begin, begin, xp=xp)
         usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
@@ -423,28 +375,11 @@ def complete(
     )
 
 
-def _start(
-    blocks: Array,
-    kernel_lags: Lags,
-    norm: Array,
-    seed: int,
-    *,
-    from_isometry: bool,
-    ops: ArrayOps,
-) -> Array:
+def _start(blocks: Array, norm: Array, seed: int, *, ops: ArrayOps) -> Array:
     """First completions by tap, (b, taps, rows, c), in the scale of the blocks."""
-    xp = ops.xp
-    block_shape = tuple(blocks.shape[1:])
-    if from_isometry:
-        of_norm_one = near_isometry(block_shape, seed)
-        channels = min(block_shape[:2])
-        mean = xp.astype(xp.linalg.trace(kernel_lags.values[:, 0, ...]), norm.dtype) / channels
-        scale = xp.sqrt(xp.maximum(norm**2 - mean, _LEAST_START_SQ * norm**2))
-    else:
-        of_norm_one = small_random(block_shape, seed)
-        scale = norm
+    of_norm_one = small_random(tuple(blocks.shape[1:]), seed)
     drawn = ops.from_numpy(of_norm_one.astype(ops.own_dtype), blocks)[None, ...]
-    return by_tap(drawn, xp=xp) * _per_block(scale, xp=xp)
+    return by_tap(drawn, xp=ops.xp) * _per_block(norm, xp=ops.xp)
 
 
 def _gauss_newton(
@@ -487,83 +422,7 @@ def _gauss_newton(
     return best, bound, count
 
 
-def mend(
-    blocks: Array,
-    h: Array,
-    kernel_lags: Array,
-    completion_lags: Array,
-    steps: int,
-    *,
-    ops: ArrayOps,
-) -> Array:
-    """Completions h (b, rows, c, *taps) after some short Gauss-Newton steps, for blocks that have moved.
-
-    The completion of a block whose steps lead to entries that are not finite stays as it was.
-
-    Parameters
-    ----------
-    kernel_lags, completion_lags : arrays
-        Lags of the tall blocks, and those of h, or of an h shortly before.
-    """
-    xp = ops.xp
-    narrow_blocks = arrays.tall(blocks, xp=xp)
-    taps = tuple(blocks.shape[3:])
-    tables = _Products.of(narrow_blocks, ops=ops)
-    norm = peak_of_norm(kernel_lags, taps, rounds=_MENDING_ROUNDS, ops=ops).norm
-    least_target = (norm * (1 + _LEAST_MARGIN)) ** 2
-    most_target = (norm * (1 + _MOST_MARGIN)) ** 2
-    x = by_tap(h, xp=xp)
-    for step_number in range(steps):
-        if step_number > 0:
-            completion_lags = lags_of(by_row(x, taps, xp=xp), wide=True, ops=ops).values
-        # The lags are nearly those of a multiple of the identity. Aim at that multiple if its margin is allowed: a
-        # farther one would take more than a short step.
-        centre = (kernel_lags + completion_lags)[:, 0, ...]
-        mean = xp.astype(xp.linalg.trace(centre), norm.dtype) / centre.shape[-1]
-        target = xp.minimum(xp.maximum(mean, least_target), most_target)
-        residual = _residual(target, kernel_lags, completion_lags, dtype=x.dtype, ops=ops)
-        step, _ = tables.step(x, residual, _MENDING_PRODUCTS, ops=ops)
-        x = x + step
-    moved = by_row(x, taps, xp=xp)
-    # 0 times an entry is NaN if the entry is not finite.
-    zero_or_nan = xp.sum(moved * 0.0, axis=tuple(range(1, moved.ndim)), keepdims=True)
-    is_finite = xp.isfinite(zero_or_nan)
-    return xp.where(is_finite, moved, h)
-
-
 # -- gradients -------------------------------------------------------------------------------------------------------
-def bound_and_gradient(
-    blocks: Array,
-    kernel_lags: Lags,
-    completion_lags: Lags,
-    *,
-    ops: ArrayOps,
-) -> tuple[Array, Array]:
-    """Bounds (b,) from lags of tall blocks and their completions, and derivatives by the blocks.
-
-    The bound squared is ``v + ||M_0 - v I|| + sum ||M_t||`` at the best v, and ``M_t = sum_y K_y^T K_{y+t} + ...``: so
-    its derivative is ``2 sum_y K_y D_{z-y}`` at tap z, D_t the derivatives of the norms.
-    """
-    xp = ops.xp
-    bound, helps = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
-    lags = xp.where(_per_block(helps, xp=xp), kernel_lags.values + completion_lags.values, kernel_lags.values)
-    channels = lags.shape[-1]
-    eye = ops.from_numpy(np.eye(channels)[None, None, ...].astype(ops.wide_dtype), lags)
-    shift = _per_block(completion_proof.best_shift(lags[:, 0, ...], ops=ops), xp=xp)
-    centred = xp.concat([lags[:, :1, ...] - shift * eye, lags[:, 1:, ...]], axis=1)
-    flat = xp.reshape(centred, (*lags.shape[:2], -1))
-    norms = xp.sqrt(xp.vecdot(flat, flat))[..., None, None]
-    # At a multiple of the identity v takes all of M_0, whose derivative then is that of its mean.
-    vanishes = norms <= 8 * channels * float(xp.finfo(lags.dtype).eps) * shift
-    inverses = xp.where(vanishes, xp.zeros_like(norms), 1 / (norms + _TINY))
-    first_slope = xp.where(vanishes[:, :1, ...], eye / channels, inverses[:, :1, ...] * centred[:, :1, ...])
-    slopes = xp.concat([first_slope, inverses[:, 1:, ...] * centred[:, 1:, ...]], axis=1)
-    gradient_of_square = lags_vjp(arrays.tall(blocks, xp=xp), slopes, xp=xp)
-    bound_of_blocks = xp.reshape(xp.astype(bound, gradient_of_square.dtype) + _TINY, (-1,) + (1,) * (blocks.ndim - 1))
-    gradient = gradient_of_square / 2 / bound_of_blocks
-    return bound, arrays.from_tall(gradient, blocks, xp=xp)
-
-
 def norm_gradient(blocks: Array, peak: Peak, cotangent: Array, *, ops: ArrayOps) -> Array:
     """Cotangent (b,) times the gradient of ``||G v||`` by tall blocks at a peak, with the frequency and v constant."""
     xp = ops.xp
@@ -580,7 +439,6 @@ def peak_of_norm(
     lags: Array,
     taps: tuple[int, ...],
     *,
-    rounds: int = _ROUNDS,
     ops: ArrayOps,
 ) -> Peak:
     """Estimate from below the largest norm of kernels' symbols from their lags, by a fixed number of power steps.
@@ -602,7 +460,7 @@ def peak_of_norm(
         # One tap, at the angle 0 of cosine 1 and sine 0.
         zero = xp.zeros((b, math.prod(taps)), dtype=vectors.dtype, device=ops.device(vectors))
         return Peak(norms[:, 0], vectors[:, 0, :], cos=xp.cos(zero), sin=zero)
-    return _ascended(symbols, points, vectors, norms, rounds, ops=ops)
+    return _ascended(symbols, points, vectors, norms, ops=ops)
 
 
 def _ascended(
@@ -610,16 +468,12 @@ def _ascended(
     points: Frequencies,
     vectors: Array,
     norms: Array,
-    rounds: int,
     *,
     ops: ArrayOps,
 ) -> Peak:
     """The highest point that is reached from the highest of a grid, by power steps and Newton steps in turn.
 
-    Parameters
-    ----------
-    vectors, norms : arrays, shapes (b, points, 2 c) and (b, points)
-        Vectors and norms at the points of the grid.
+    ``vectors``, ``norms`` (b, points, 2 c) and (b, points): vectors and norms at the points of the grid.
     """
     xp = ops.xp
     b, _, size = vectors.shape
@@ -635,7 +489,7 @@ def _ascended(
         return angles, *symbols.power(xp.matmul(angles, symbols.lag_points), vectors, _ROUND_POWER_STEPS)
 
     first_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
-    angles, vectors, norms = arrays.repeated(move, rounds, (angles, vectors, first_norms), ops=ops)
+    angles, vectors, norms = arrays.repeated(move, _ROUNDS, (angles, vectors, first_norms), ops=ops)
     best = xp.argmax(norms, axis=1)
     tap_angles = xp.matmul(arrays.pick(angles, best, xp=xp), symbols.tap_points)
     return Peak(xp.max(norms, axis=1), arrays.pick(vectors, best, xp=xp), xp.cos(tap_angles), xp.sin(tap_angles))
@@ -693,12 +547,8 @@ class _LagSymbols:
     def power(self, angles: Array, vectors: Array, steps: int) -> tuple[Array, Array]:
         """Vectors and norms (b, f) after some power steps with ``G*G``.
 
-        Parameters
-        ----------
-        angles : array, shape (b or 1, f, n)
-            Angles of the lags at f frequencies.
-        vectors : array, shape (b, f, 2 c)
-            Real part before imaginary part.
+        ``angles`` (b or 1, f, n): angles of the lags at f frequencies. ``vectors`` (b, f, 2 c): real part before
+        imaginary part.
         """
         xp = self._ops.xp
         b, _, c, _ = self._lags.shape

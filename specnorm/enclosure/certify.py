@@ -18,8 +18,8 @@ from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import finite
 from specnorm.proofs.cells import dft, torus
 from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.running.base import Evaluation, Method, Needs, check_budget
-from specnorm.running.search import Clock, Problem, SearchResult
+from specnorm.running.base import Evaluation, Needs, Plan, check_budget
+from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
 from specnorm.supremum.one_tap import enclose_large_matrices
@@ -27,11 +27,12 @@ from specnorm.symbols.proofs.padding import padded_norm
 from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
-    from specnorm.running.base import FigureRule, Kind
+    from specnorm.proofs.found import Found
+    from specnorm.running.base import FigureRule
 
 _CERTIFY_LEVELS = 40
 """Number of rounds of bisection after which a search gives up, since the norm is too close to the bound. A round halves
@@ -43,8 +44,8 @@ _PADDING_MARGIN = 1e-14
 
 
 @dataclass(frozen=True)
-class Certify(Method):
-    """Decide ``norm <= bound`` by proof; not in ``METHODS``, since its value is not a measurement.
+class Certify(Plan):
+    """Decide ``norm <= bound`` by proof.
 
     The figures ``proven`` and ``refuted`` are the answer; both are False if the budget ended before. The value is the
     bound.
@@ -64,12 +65,11 @@ class Certify(Method):
     budget: float | None = None
 
     name: ClassVar[str] = "certify"
-    promise: ClassVar[Kind] = "exact"
     stats: ClassVar[Mapping[str, FigureRule]] = {"proven": "all", "refuted": "any"}
 
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:
-            raise MethodError(f"bound={self.bound!r} is no norm: give a finite number of at least 0.")
+            raise MethodError(f"bound={self.bound!r} is not a norm: give a finite number of at least 0.")
         check_budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
@@ -101,7 +101,7 @@ class Certify(Method):
         value = ops.from_numpy(np.full(len(verdicts), self.bound), layers[0])
         columns = zip(*verdicts, strict=True)
         proven, refuted = (ops.from_numpy(np.asarray(column, dtype=np.bool_), value) for column in columns)
-        return Evaluation(value, (proven, refuted), (value,))
+        return Evaluation(value, (proven, refuted), ())
 
     def _decide_at_size(
         self,
@@ -164,7 +164,7 @@ class Certify(Method):
         clock: Clock,
         *,
         ops: ArrayOps,
-    ) -> SearchResult:
+    ) -> Found:
         """Search for a proof or a refutation that the symbols of blocks have norms of at most ``bound``."""
         trimmed = without_zero_borders(blocks, ops=ops)
         kernel_shape = tuple(trimmed.shape[3:])
@@ -189,22 +189,6 @@ class Certify(Method):
         supremum = on_torus.upper or norm_by_frobenius(trimmed, ops=ops)
         grid = dft(grid_sizes(spec, kernel_shape), kernel_shape)
         return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Zero, since a verdict is locally constant."""
-        if spec.symbols_suffice:
-            shape = (cotangent.shape[0] * spec.groups, *spec.block_shape)
-        else:
-            shape = (cotangent.shape[0], *spec.stored_channels, *spec.kernel_shape)
-        zero = xp.reshape(xp.sum(cotangent) * 0, (1,) * len(shape))
-        return xp.broadcast_to(zero, shape)
 
 
 def _by_taps(blocks: Array, *, ops: ArrayOps) -> list[Array]:

@@ -7,19 +7,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
-from specnorm.enclosure.two_sided import TwoSidedSearch
+from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, gradients_of, vectors_of
 from specnorm.geometry.taps import shapes_of
-from specnorm.proofs.bound import as_array, known
-from specnorm.running.base import Evaluation, Needs, needs_of_search
-from specnorm.running.result import BoundSource
-from specnorm.running.search import SearchResult, figure_arrays
+from specnorm.proofs.bound import known
+from specnorm.proofs.found import BoundSource, Found
+from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
+from specnorm.running.search import figure_arrays
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.padding import padded_norm
 from specnorm.symbols.proofs.symbols import SymbolQuotients
 from specnorm.symbols.triples import top_triples
 
 if TYPE_CHECKING:
-    from specnorm.at_size.layer_bounds import LayerBounds
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Enclose(TwoSidedSearch):
+class Enclose(TwoSidedSearch, Method):
     """Proven interval around the norm: of the supremum over all sizes, or of the layer at one size.
 
     The value is the upper bound; the lower one is the figure ``lower``.
@@ -74,41 +73,34 @@ class Enclose(TwoSidedSearch):
             results.append(result)
             # With a factor for the padding, the lower and the upper bound are bounds of different norms.
             converged = within_rtol and spec.padding_gain_sq == 1
-            angles = result.frequency.angles[0]
+            angles = result.witness.frequency.angles[0]
             figures.append((converged, BoundSource.SUPREMUM, result.cells, result.levels, angles))
-        maxima = [(result.block, result.frequency, result.vectors) for result in results]
-        u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
+        u, v, _, phase, group = top_triples(layers, [result.witness for result in results], ops=ops)
         results = [
             _raised(result, layer, v[j : j + 1, :], ops=ops)
             for j, (result, layer) in enumerate(zip(results, layers, strict=True))
         ]
-        lower, upper = _bounds(results, blocks, ops=ops)
+        lower, upper = ends_of(results, blocks, ops=ops)
         claims = [(result.lower, padded_norm(known(result.upper), spec)) for result in results]
         stats = (lower, *figure_arrays(figures, blocks, ops=ops), u, v)
         return Evaluation(upper, stats, (u, v, phase, group), lambda: claims)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        xp = ops.xp
         results = enclose_layers(kernels, spec, self, ops=ops)
         # The vectors that attain the lower bound of such a layer have no single frequency.
-        figures = [(x.within(self.rtol), x.bound_source, x.cells, x.levels, ()) for x in results]
-        lower, upper = _bounds(results, kernels, ops=ops)
-        u = xp.concat([result.u for result in results], axis=0)
-        v = xp.concat([result.v for result in results], axis=0)
+        figures = [(x.within(self.rtol), x.source, x.cells, x.levels, ()) for x in results]
+        lower, upper = ends_of(results, kernels, ops=ops)
         claims = [(result.lower, known(result.upper)) for result in results]
-        stats = (lower, *figure_arrays(figures, kernels, ops=ops), u, v)
+        stats = (lower, *figure_arrays(figures, kernels, ops=ops), *vectors_of(results, ops=ops))
         return Evaluation(upper, stats, gradients_of(results, ops=ops), lambda: claims)
 
 
-def _raised(result: SearchResult, blocks: Array, right: Array, *, ops: ArrayOps) -> SearchResult:
+def _raised(result: Found, blocks: Array, right: Array, *, ops: ArrayOps) -> Found:
     """The result with the norm at its frequency as lower bound: the vector of a search may not have converged.
 
-    Parameters
-    ----------
-    right : array, shape (1, p)
-        Right singular vector at the result's frequency.
+    ``right`` (1, p): right singular vector at the result's frequency.
     """
-    lower = SymbolQuotients(blocks, ops=ops).norm_down_at(result.block, result.frequency, right)
+    lower = SymbolQuotients(blocks, ops=ops).norm_down_at(result.witness.block, result.witness.frequency, right)
     return replace(result, lower=lower) if lower > result.lower else result
 
 
@@ -118,7 +110,7 @@ def enclose_layers(
     method: Enclose,
     *,
     ops: ArrayOps,
-) -> list[LayerBounds]:
+) -> list[Found]:
     """Enclose the norms of layers with kernels (b, *shape) at their size; each layer has the whole budget."""
     # Imported here: it takes a fifth of the time of `import specnorm`, and only layers at a size need it.
     from specnorm.at_size.layer import enclose_layer
@@ -127,16 +119,3 @@ def enclose_layers(
     for j in range(kernels.shape[0]):
         results.append(enclose_layer(kernels[j : j + 1, ...], method.problem(spec), ops=ops))
     return results
-
-
-def gradients_of(results: list[LayerBounds], *, ops: ArrayOps) -> tuple[Array, ...]:
-    """The gradients of the layers' norms, as residuals: computed if a gradient may be asked for."""
-    if not ops.differentiated:
-        return ()
-    return (ops.xp.concat([result.gradient() for result in results], axis=0),)
-
-
-def _bounds(results: list[SearchResult] | list[LayerBounds], like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """The lower and the upper bounds of the layers as arrays."""
-    lower = as_array([result.lower for result in results], like, ops=ops)
-    return lower, as_array([known(result.upper) for result in results], like, ops=ops)

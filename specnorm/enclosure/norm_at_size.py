@@ -8,25 +8,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends.text import number
-from specnorm.enclosure.method import Enclose, enclose_layers, gradients_of
+from specnorm.enclosure.method import Enclose, enclose_layers
+from specnorm.enclosure.two_sided import ends_of, gradients_of
 from specnorm.errors import GeometryError, Undecided
 from specnorm.geometry.taps import shapes_of
-from specnorm.proofs.bound import as_array, finite, known
-from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_rtol
+from specnorm.proofs.bound import finite
+from specnorm.running.base import Evaluation, Needs, Plan, check_budget, check_rtol
 from specnorm.running.search import before_rounding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule, Kind
+    from specnorm.running.base import FigureRule
 
 
 @dataclass(frozen=True)
-class NormAtSize(Method):
+class NormAtSize(Plan):
     """Norm of the layer itself at ``input_shape``, to a relative tolerance.
-
-    It is not in ``METHODS``: `Enclose`, which is, returns both bounds of that norm.
 
     Parameters
     ----------
@@ -40,7 +39,6 @@ class NormAtSize(Method):
     budget: float | None = None
 
     name: ClassVar[str] = "at_size"
-    promise: ClassVar[Kind] = "exact"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False, searches=True)
     stats: ClassVar[Mapping[str, FigureRule]] = {"upper": "up"}
 
@@ -64,6 +62,5 @@ class NormAtSize(Method):
                 f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "
                 "what is proven."
             )
-        lower = as_array([x.lower for x in bounds], kernels, ops=ops)
-        upper = as_array([known(x.upper) for x in bounds], kernels, ops=ops)
+        lower, upper = ends_of(bounds, kernels, ops=ops)
         return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))

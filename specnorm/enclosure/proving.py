@@ -12,8 +12,9 @@ from specnorm.backends.registry import function
 from specnorm.enclosure.method import Enclose
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Layer
-from specnorm.running.measuring import run_method
-from specnorm.running.result import BoundSource, Enclosure, Outcome, Result
+from specnorm.proofs.found import BoundSource, Outcome
+from specnorm.running.measuring import run_plan
+from specnorm.running.result import Enclosure, Result
 from specnorm.running.search import BUDGET
 
 if TYPE_CHECKING:
@@ -30,20 +31,21 @@ def enclose(
     budget: float | None = BUDGET,
     **layer: Unpack[Layer],
 ) -> Enclosure:
-    """Enclose the norm of a layer between two proven numbers, rounding included.
+    """Prove lower and upper bounds on the spectral norm of a layer, rounding included.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     input_shape : int or tuple of int, optional
-        The layer's own spatial input sizes. None: the supremum over all of them. For a circular layer with a stride,
+        The layer's spatial input sizes. None: bound the supremum over all sizes. For a circular layer with a stride,
         these are the sizes that the stride divides.
     rtol : float, default 1e-3
-        Relative distance of the bounds at which the search stops. At a size, with other padding than circular
-        ``"same"``, it is reached only if the supremum, skew circulants or the layer's own matrix come so
-        close: see `docs/methods/enclosure.md`.
+        Relative distance of the bounds at which the search stops. At one size, unless the padding is circular
+        ``"same"``, the bounds come this close only if the supremum, a circulant or the layer's own matrix gives a tight
+        enough upper bound: see `docs/methods/enclosure.md`.
     budget : float or None, default 60
-        Time limit in seconds. When it is reached, no further proof is begun: the bounds are further apart, and still
+        Time limit in seconds. When it is reached, no further proof is begun; the bounds are farther apart, but still
         proven. None: no limit.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
@@ -52,11 +54,11 @@ def enclose(
     Returns
     -------
     Enclosure
-        ``lower, upper = enclose(kernel)`` unpacks it. ``status`` tells whether ``rtol`` was reached, and ``explain()``
-        prints the proof. The witness of a layer at a size, with other padding than circular ``"same"``, has no
-        frequency: its vectors are an output and an input, and are empty if these have more than 262,144 entries
-        together. The bounds of a torch tensor carry no gradient; the value of ``measure(kernel, Enclose())`` (without a
-        time limit) does.
+        ``lower, upper = enclose(kernel)`` unpacks it. ``status`` says whether ``rtol`` was reached, and ``explain()``
+        returns the proof as text. At one size, unless the padding is circular ``"same"``, the witness has no frequency:
+        its vectors are an output and an input, and are empty if these have more than 262,144 entries together. The
+        bounds of a torch tensor have no gradient; the value of ``measure(kernel, Enclose())`` does (without a time
+        limit).
 
     Raises
     ------
@@ -69,10 +71,10 @@ def enclose(
     >>> kernel = numpy.ones((4, 3, 3, 3))
     >>> print(specnorm.enclose(kernel))
     31.1769 <= norm <= 31.1770 (converged: rtol=0.001)
-    >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2))
+    >>> print(specnorm.enclose(kernel, 8, padding_mode="zeros", stride=2, padding=1))
     15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """
-    run = run_method(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    run = run_plan(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
     figures = run.result.stats
     upper = backend_for(kernel).as_proven(run.value)
     enclosure = Enclosure(
@@ -133,4 +135,5 @@ def status_of(result: Result) -> str:
     matrix = f"; {spec.matrix_in_words}" if spec.matrix_in_words else ""
     if lower <= 1 < upper:
         explanation += "; 1 is not refuted, see certify"
-    return f"{outcome.value}: {explanation}{sizes}{matrix}"
+    same = f"; {spec.same_in_words}" if spec.same_in_words else ""
+    return f"{outcome.value}: {explanation}{sizes}{matrix}{same}"

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm.enclosure import fixed_cost
-from specnorm.running.base import Method, check_budget, check_count, check_rtol
+from specnorm.proofs.bound import as_array, known
+from specnorm.running.base import Plan, check_budget, check_count, check_rtol
 from specnorm.running.search import Clock, Problem
 from specnorm.symbols.triples import top_gradient
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.found import Found
 
 
 @dataclass(frozen=True)
-class TwoSidedSearch(Method):
+class TwoSidedSearch(Plan):
     """Base of methods that search for a lower and an upper bound, within a tolerance and a budget.
 
     Parameters
@@ -54,3 +58,22 @@ class TwoSidedSearch(Method):
         if not spec.symbols_suffice:
             return super().pullback(residuals, cotangent, spec, xp=xp)
         return top_gradient(residuals, cotangent, spec, xp=xp)
+
+
+def ends_of(found: Sequence[Found], like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """The lower and the upper bounds of layers, as arrays."""
+    lower = as_array([x.lower for x in found], like, ops=ops)
+    return lower, as_array([known(x.upper) for x in found], like, ops=ops)
+
+
+def vectors_of(found: Sequence[Found], *, ops: ArrayOps) -> tuple[Array, Array]:
+    """The vectors of the witnesses, (b, outputs) and (b, inputs)."""
+    u = ops.xp.concat([x.witness.u for x in found], axis=0)
+    return u, ops.xp.concat([x.witness.v for x in found], axis=0)
+
+
+def gradients_of(found: Sequence[Found], *, ops: ArrayOps) -> tuple[Array, ...]:
+    """The gradients of layers at their size, as residuals: computed if a gradient may be asked for."""
+    if not ops.differentiated:
+        return ()
+    return (ops.xp.concat([x.witness.gradient() for x in found], axis=0),)

@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from specnorm.running.result import Outcome
+from specnorm.proofs.found import Found, Outcome
 
 if TYPE_CHECKING:
     from specnorm.running.base import FigureRule
 
 
-class SearchFigures(NamedTuple):
-    """The figures of the search for one layer.
-
-    Parameters
-    ----------
-    converged : bool
-        Whether the bounds are within the tolerance.
-    zero : bool
-        Whether the search could not tell the number from 0, so that more time would not help.
-    out_of_cells : bool
-        Whether the search ended at its largest number of cells, before its time.
-    cells, levels : int
-        Numbers of its cells and of its levels.
-    frequency : sequence of float
-        That of the vector that attains a bound, in radians.
-    """
-
-    converged: bool
-    zero: bool
-    out_of_cells: bool
-    cells: int
-    levels: int
-    frequency: Sequence[float]
-
-
-FIGURES: Mapping[str, FigureRule] = dict.fromkeys(SearchFigures._fields)
+FIGURES: Mapping[str, FigureRule] = dict.fromkeys(
+    ("converged", "zero", "out_of_cells", "cells", "levels", "frequency"),
+)
 """The figures of both searches: each search has one answer for a layer."""
+
+
+def figures_of(found: Found, rtol: float, no_frequency: Sequence[float] = ()) -> tuple[Any, ...]:
+    """The figures of a search for one layer; ``no_frequency`` are the angles where nothing is attained."""
+    frequency = found.witness.frequency
+    angles = frequency.angles[0] if len(frequency) else no_frequency
+    is_zero = found.ended is Outcome.ZERO
+    is_out_of_cells = found.ended is Outcome.CELLS
+    return found.within(rtol), is_zero, is_out_of_cells, found.cells, found.levels, angles
 
 
 def outcome_of(figures: Mapping[str, Any]) -> Outcome:

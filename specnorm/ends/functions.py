@@ -18,9 +18,10 @@ from specnorm.errors import CertificateError, MethodError, TracerError, Undecide
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs.bound import Lower, Upper
+from specnorm.proofs.found import Outcome
 from specnorm.proofs.host import representable
-from specnorm.running.measuring import MethodRun, run_method
-from specnorm.running.result import Enclosure, Outcome, as_number
+from specnorm.running.measuring import PlanRun, run_plan
+from specnorm.running.result import Enclosure, as_number
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -35,14 +36,16 @@ def enclose_smallest(
     budget: float | None = 30.0,
     **layer: Unpack[Layer],
 ) -> Enclosure:
-    """Enclose the smallest singular value of a layer between two proven numbers, rounding included.
+    """Prove lower and upper bounds on the smallest singular value of a layer, rounding included.
 
     A layer has ``min(outputs, inputs)`` singular values. If it has at least as many outputs as inputs, then
-    ``||A x|| >= lower ||x||`` for all x. If it has fewer, it maps some inputs to 0, and the bound is of its adjoint.
+    ``||A x|| >= lower ||x||`` for all x. If it has fewer, it maps some inputs to 0, and the inequality holds for its
+    adjoint.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     input_shape : int or tuple of int, optional
         As for `enclose`. None: the infimum over all sizes.
     rtol : float, default 1e-3
@@ -51,14 +54,14 @@ def enclose_smallest(
         As for `enclose`.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
-        see `specnorm.Geometry`. If borders cut taps off, as zero padding does, ``input_shape`` is needed, with so few
-        pixels that the layer's own matrix can be formed.
+        see `specnorm.Geometry`. If borders cut off taps, as with zero padding, ``input_shape`` is required, with so
+        few pixels that the layer's own matrix can be formed.
 
     Returns
     -------
     Enclosure
-        The witness (frequency, u, v) attains ``upper``. If no proof tells the value from 0, ``lower`` is 0 and
-        ``status`` begins with "zero".
+        The witness (frequency, u, v) attains ``upper``. If the value cannot be proven to be positive, ``lower`` is 0
+        and ``status`` begins with "zero".
 
     Raises
     ------
@@ -74,8 +77,8 @@ def enclose_smallest(
     >>> print(specnorm.enclose_smallest(kernel))
     1.99999 <= smallest singular value <= 2.00001 (converged: rtol=0.001; every input size)
     """
-    run = run_method(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures = run.result.stats
+    run = run_plan(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
+    figures = run.figures
     # The value of `Smallest` is its lower bound; the upper one is a figure. `IsometryEnds` has it the other way round.
     lower = backend_for(kernel).as_proven(run.value)
     witness = (figures["frequency"], figures["u"], figures["v"])
@@ -91,13 +94,14 @@ def enclose_isometry(
     budget: float | None = 30.0,
     **geometry: Unpack[Geometry],
 ) -> Enclosure:
-    """Enclose the isometry defect, the smallest eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
+    """Bound the isometry defect: the smallest eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
 
-    `isometry_bound` is an upper bound of it, by products alone.
+    `isometry_bound` is an upper bound on it that needs only matrix products.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     scale : float, "best" or None
         As for `isometry_bound`.
     rtol : float, default 1e-3
@@ -128,23 +132,22 @@ def enclose_isometry(
     """
     backend = backend_for(kernel)
     # A search has no gradient, so a trainable kernel is detached.
-    run = run_method(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
-    figures = run.result.stats
+    run = run_plan(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
+    figures = run.figures
     # The value of `IsometryEnds` is its upper bound; the lower one is a figure.
     return _enclosure(run, (figures["lower"], backend.as_proven(run.value)), (figures["frequency"], (), ()))
 
 
-def _enclosure(run: MethodRun[Any], ends: tuple[Any, Any], witness: tuple[Any, Any, Any]) -> Enclosure:
+def _enclosure(run: PlanRun[Any], ends: tuple[Any, Any], witness: tuple[Any, Any, Any]) -> Enclosure:
     """The enclosure from the run of `Smallest` or `IsometryEnds`, with the lower and the upper bound."""
-    figures = run.result.stats
-    method = run.result.method
-    spec = run.result.spec
+    figures, spec = run.figures, run.spec
+    plan: Any = run.plan
     outcome = outcome_of(figures)
     explanation = {
-        Outcome.CONVERGED: f"rtol={method.rtol:g}",
-        Outcome.ZERO: f"no proof tells it from 0 at rtol={method.rtol:g}",
-        Outcome.BUDGET: f"wider than rtol={method.rtol:g}, and proven",
-        Outcome.CELLS: f"wider than rtol={method.rtol:g}, and proven; {Outcome.CELLS.advice}",
+        Outcome.CONVERGED: f"rtol={plan.rtol:g}",
+        Outcome.ZERO: f"no proof tells it from 0 at rtol={plan.rtol:g}",
+        Outcome.BUDGET: f"wider than rtol={plan.rtol:g}, and proven",
+        Outcome.CELLS: f"wider than rtol={plan.rtol:g}, and proven; {Outcome.CELLS.advice}",
     }[outcome]
     words = spec.sizes_in_words if spec.input_shape is None and spec.ndim else spec.matrix_in_words
     sizes = f"; {words}" if words else ""
@@ -155,9 +158,9 @@ def _enclosure(run: MethodRun[Any], ends: tuple[Any, Any], witness: tuple[Any, A
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
         status=f"{outcome.value}: {explanation}{sizes}",
-        quantity=method.quantity,
+        quantity=plan.quantity,
     )
-    enclosure = enclosure.stated_by(partial(_no_certificate, method.quantity))
+    enclosure = enclosure.stated_by(partial(_no_certificate, plan.quantity))
     for lower, upper in run.claims():
         enclosure = enclosure.proven_by(lower, upper, explained_when_asked)
     return enclosure
@@ -177,11 +180,12 @@ def condition_number(
     budget: float | None = 30.0,
     **layer: Unpack[Layer],
 ) -> Enclosure:
-    """Enclose the quotient of a layer's norm and its smallest singular value, by `enclose` and `enclose_smallest`.
+    """Prove bounds on the condition number: a layer's spectral norm divided by its smallest singular value.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     input_shape : int or tuple of int, optional
         As for `enclose`. None: the supremum of the norm over all sizes, divided by the infimum of the smallest
         singular value.
@@ -196,7 +200,7 @@ def condition_number(
     Returns
     -------
     Enclosure
-        ``upper`` is infinite if no proof tells the smallest singular value from 0.
+        ``upper`` is infinite if the smallest singular value cannot be proven to be positive.
 
     Raises
     ------
@@ -252,16 +256,17 @@ def isometry_bound(
 ) -> ArrayT:
     """Bound how far a layer is from an isometry: eps with ``| ||K x||**2 - s**2 ||x||**2 | <= eps s**2 ||x||**2``.
 
-    All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. The bound is proven under jit, compile
-    and vmap too, since it is computed by matrix products without a search. If the layer has fewer outputs than inputs,
-    the bound is for its adjoint: then the figure ``adjoint`` of ``measure(kernel, Isometry())`` is True.
+    All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. The bound needs only matrix products
+    and no search, so it is also proven under jit, compile and vmap. If the layer has fewer outputs than inputs, the
+    bound is for its adjoint; then ``measure(kernel, Isometry()).stats["adjoint"]`` is True.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     scale : float, "best" or None
-        The number s. None: 1. "best": the root of the mean of the squared singular values over all frequencies of
-        the unbounded layer; input pixels that no output reads are left out.
+        The number s. None: 1. "best": the root mean square of the singular values over all frequencies, without input
+        pixels that no output reads.
     **geometry
         ``input_shape`` (with circular padding, eps is that of the layer at this size; otherwise, of all sizes),
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``: see
@@ -269,12 +274,12 @@ def isometry_bound(
 
     Returns
     -------
-    0-d array of the kernel's library, differentiable where it is.
+    0-d array of the kernel's library, differentiable if the library is.
 
     Raises
     ------
     GeometryError
-        If borders cut taps off: no such layer is an isometry.
+        If borders cut off taps: such a layer is not an isometry.
 
     Examples
     --------
@@ -283,7 +288,7 @@ def isometry_bound(
     >>> f"{specnorm.isometry_bound(kernel):.4f}, {specnorm.isometry_bound(kernel, scale='best'):.4f}"
     '0.4100, 0.3960'
     """
-    return run_method(kernel, Isometry(scale=scale), **geometry).value
+    return run_plan(kernel, Isometry(scale=scale), **geometry).value
 
 
 @takes_layers
@@ -300,6 +305,7 @@ def is_isometry(
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
+        The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     tolerance : float
         Largest eps, defined as for `isometry_bound`, with which the layer still counts as an isometry.
     scale : float, "best" or None

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -14,12 +14,12 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
-from specnorm.enclosure.two_sided import TwoSidedSearch
-from specnorm.ends.figures import FIGURES, SearchFigures
+from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of
+from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
-from specnorm.proofs.bound import as_array, known
-from specnorm.running.base import Evaluation, Method, Needs
+from specnorm.proofs.bound import known
+from specnorm.running.base import Evaluation, Method, Needs, Plan
 from specnorm.running.result import as_number
 from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs.lags import Lags, lags_of, lags_vjp
@@ -44,7 +44,7 @@ _TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class _WithScale(Method):
+class _WithScale(Plan):
     """Base of both methods: the scale, and the layers that are supported.
 
     Parameters
@@ -88,7 +88,7 @@ class _WithScale(Method):
 
 
 @dataclass(frozen=True)
-class Isometry(_WithScale):
+class Isometry(_WithScale, Method):
     """Upper bound of the isometry defect without a search: the sum of the norms of the lags of ``K*K - s**2 I``.
 
     All singular values lie between ``s sqrt(1 - eps)`` and ``s sqrt(1 + eps)``. If the layer has fewer outputs than
@@ -142,14 +142,15 @@ class Isometry(_WithScale):
             value, slopes = self._squares(lags.values, target, groups, ops=ops)
             # Squares of lags scale as fourth powers of the kernel.
             value_exponent = 4 * exponent
-        scaled_gradient = lags_vjp(scaled, slopes, xp=xp)
-        gradient = arrays.from_tall(scaled_gradient, blocks, xp=xp)
+        adjoint = ops.from_numpy(np.full(shape[0] // groups, self.bounds_the_adjoint(spec)), blocks)
+        unscaled_value = arrays.unscale(value, xp.astype(value_exponent, value.dtype), xp=xp)
+        if not ops.differentiated:
+            return Evaluation(unscaled_value, (adjoint,), ())
+        gradient = arrays.from_tall(lags_vjp(scaled, slopes(), xp=xp), blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
         gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)
-        value = arrays.unscale(value, xp.astype(value_exponent, value.dtype), xp=xp)
-        adjoint = ops.from_numpy(np.full(shape[0] // groups, self.bounds_the_adjoint(spec)), blocks)
-        return Evaluation(value, (adjoint,), (gradient,))
+        return Evaluation(unscaled_value, (adjoint,), (gradient,))
 
     @staticmethod
     def _is_circulant_at_size(spec: ConvSpec) -> bool:
@@ -161,11 +162,7 @@ class Isometry(_WithScale):
 
         For the best scale and a kernel of zeros it is 1.
 
-        Parameters
-        ----------
-        values : array, shape (layers * groups, n, p, p)
-            Lags of the scaled kernels.
-        exponent : array, shape (layers,)
+        ``exponent`` is (layers,). ``values`` (layers * groups, n, p, p): lags of the scaled kernels.
         """
         xp = ops.xp
         p = values.shape[-1]
@@ -185,8 +182,8 @@ class Isometry(_WithScale):
         spec: ConvSpec,
         *,
         ops: ArrayOps,
-    ) -> tuple[Array, Array]:
-        """The bound eps (layers,), and its derivatives with respect to the lags.
+    ) -> tuple[Array, Callable[[], Array]]:
+        """The bound eps (layers,), and what computes its derivatives with respect to the lags.
 
         The derivative with respect to lag -t, not returned, is the transpose of that with respect to lag t.
         """
@@ -215,20 +212,23 @@ class Isometry(_WithScale):
         # is raised; and where the target was clipped, beside which the gradient of the scaled kernel means nothing.
         is_clipped = target >= 2.0 ** (_LARGEST_TARGET_EXPONENT - 1)
         is_at_least_one = is_clipped | unread_pixels_make_smallest_zero(spec)
-        slope_of_largest = xp.where(is_clipped | (is_at_least_one & (value < 1)), 0 * target, 1 / target)
-        slope_of_group = arrays.one_hot(slope_of_largest, index, groups, xp=xp)
-        slopes = self._lag_slopes(lags.values, group_targets, ops=ops) * xp.reshape(slope_of_group, (b, 1, 1, 1))
-        traces = xp.sum(xp.reshape(xp.linalg.trace(slopes[:, 0, ...]), (-1, groups)), axis=1)
-        value = xp.where(is_at_least_one, xp.maximum(value, xp.ones_like(value)), value)
-        if wrapping is not None:
-            slopes = defect.unwrapped(slopes, wrapping, ops=ops)
-        if self.scale != BEST:
-            return value, slopes
-        # The best target is the mean of the diagonal entries of lag 0 over all groups. Add the derivative of
-        # ``largest / target`` through the target, a multiple of the identity.
-        slope_of_diagonal = _for_each_group((traces + largest / target**2) / (groups * p), groups, xp=xp)
-        slope_of_lag_0 = arrays.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
-        return value, xp.concat([slope_of_lag_0[:, None, ...], slopes[:, 1:, ...]], axis=1)
+
+        def slopes() -> Array:
+            slope_of_largest = xp.where(is_clipped | (is_at_least_one & (value < 1)), 0 * target, 1 / target)
+            slope_of_group = arrays.one_hot(slope_of_largest, index, groups, xp=xp)
+            slopes = self._lag_slopes(lags.values, group_targets, ops=ops) * xp.reshape(slope_of_group, (b, 1, 1, 1))
+            traces = xp.sum(xp.reshape(xp.linalg.trace(slopes[:, 0, ...]), (-1, groups)), axis=1)
+            if wrapping is not None:
+                slopes = defect.unwrapped(slopes, wrapping, ops=ops)
+            if self.scale != BEST:
+                return slopes
+            # The best target is the mean of the diagonal entries of lag 0 over all groups. Add the derivative of
+            # ``largest / target`` through the target, a multiple of the identity.
+            slope_of_diagonal = _for_each_group((traces + largest / target**2) / (groups * p), groups, xp=xp)
+            slope_of_lag_0 = arrays.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
+            return xp.concat([slope_of_lag_0[:, None, ...], slopes[:, 1:, ...]], axis=1)
+
+        return xp.where(is_at_least_one, xp.maximum(value, xp.ones_like(value)), value), slopes
 
     @staticmethod
     def _lag_slopes(values: Array, target: Array, *, ops: ArrayOps) -> Array:
@@ -260,25 +260,15 @@ class Isometry(_WithScale):
         groups: int,
         *,
         ops: ArrayOps,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Callable[[], Array]]:
         """Sum of the squares of all lags of ``K*K - target I`` for each layer, and its derivatives as in `_bound`."""
         xp = ops.xp
         group_targets = _for_each_group(target, groups, xp=xp)
         lag_0 = arrays.minus_identity(values[:, 0, ...], group_targets, ops=ops)[:, None, ...]
         other_lags = values[:, 1:, ...]
         total = xp.sum(lag_0**2, axis=(1, 2, 3)) + 2 * xp.sum(other_lags**2, axis=(1, 2, 3))
-        return xp.sum(xp.reshape(total, (-1, groups)), axis=1), 2 * xp.concat([lag_0, other_lags], axis=1)
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The gradient that `forward` computed, times the cotangent."""
-        return super().pullback(residuals, _for_each_group(cotangent, spec.groups, xp=xp), spec, xp=xp)
+        value = xp.sum(xp.reshape(total, (-1, groups)), axis=1)
+        return value, lambda: 2 * xp.concat([lag_0, other_lags], axis=1)
 
 
 def _for_each_group(x: Array, groups: int, *, xp: Namespace) -> Array:
@@ -288,7 +278,7 @@ def _for_each_group(x: Array, groups: int, *, xp: Namespace) -> Array:
 
 @dataclass(frozen=True)
 class IsometryEnds(_WithScale, TwoSidedSearch):
-    """Proven interval around the isometry defect, by a search. Not in ``METHODS``, where `Isometry` stands for it.
+    """Proven interval around the isometry defect, by a search.
 
     The value is the upper bound; the lower one is the figure ``lower``.
 
@@ -316,21 +306,18 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         from specnorm.ends.isometry_search import isometry_of_blocks  # imported here: it takes a while
 
-        claims = []
-        search_figures: list[SearchFigures] = []
+        results = []
         for layer in arrays.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)
             target = self._relative_target(int(exponent[0]))
             found = isometry_of_blocks(ops.xp.reshape(flat, layer.shape), self.problem(spec), target, ops=ops)
-            # A lower bound of 0 says that the defect was not told from 0.
-            flags = (found.within(self.rtol), found.lower.value == 0, False)
-            claims.append((found.lower, known(found.upper)))
-            search_figures.append(SearchFigures(*flags, found.cells, found.levels, found.frequency.angles[0]))
-        lower_bounds = as_array([lower for lower, _ in claims], blocks, ops=ops)
-        upper_bounds = as_array([upper for _, upper in claims], blocks, ops=ops)
+            results.append(found)
+        claims = [(found.lower, known(found.upper)) for found in results]
+        search_figures = [figures_of(found, self.rtol) for found in results]
+        lower_bounds, upper_bounds = ends_of(results, blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)
         figures = (lower_bounds, *figure_arrays(search_figures, blocks, ops=ops), adjoint)
-        return Evaluation(upper_bounds, figures, (blocks,), lambda: claims)
+        return Evaluation(upper_bounds, figures, (), lambda: claims)
 
     def _relative_target(self, exponent: int) -> tuple[float, int] | None:
         """The target of `Isometry._target` as a pair: a fraction and a power of two. None for the best s."""
@@ -338,20 +325,3 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
             return None
         fraction, scale_exponent = math.frexp(self.scale_sq)
         return fraction, scale_exponent - 2 * exponent
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Not defined.
-
-        Raises
-        ------
-        MethodError
-            Always: `Isometry` has a gradient instead.
-        """
-        raise MethodError("the bounds of a search have no gradient: isometry_bound has one.")

@@ -11,13 +11,14 @@ from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.ends.smallest_singular_value import circulant_sizes, mean_square, norm_problem
 from specnorm.proofs.bound import known
+from specnorm.proofs.found import Found, Outcome
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.running.search import Problem, SearchResult
+    from specnorm.running.search import Problem
 
 _SHARE = 0.9
 """Part of the tolerance that the search gets. The roundings of the lags take the rest."""
@@ -26,22 +27,12 @@ _LARGEST_EXPONENT = 400
 exponent is put back by `defect.isometry_ends`."""
 
 
-def isometry_of_blocks(
-    blocks: Array, problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps
-) -> SearchResult:
+def isometry_of_blocks(blocks: Array, problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps) -> Found:
     """Enclose ``||K*K - s**2 I|| / s**2`` of one layer's blocks, over all frequencies or those of its size.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    target : pair of float and int, optional
-        Fraction and exponent with ``s**2 = fraction * 2**exponent``. None: ``s**2`` is the mean of the squared singular
-        values.
-
-    Returns
-    -------
-    SearchResult
-        That of the search for the norm of ``K*K - s**2 I``, with the bounds of the defect.
+    ``blocks`` is (g, m, p, *kernel_shape). ``target``: fraction and exponent with ``s**2 = fraction * 2**exponent``.
+    None: ``s**2`` is the mean of the squared singular values. Returns that of the search for the norm of ``K*K - s**2
+    I``, with the bounds of the defect.
     """
     blocks = arrays.tall(without_zero_borders(blocks, ops=ops), xp=ops.xp)
     if target is None:
@@ -64,4 +55,5 @@ def isometry_of_blocks(
         unread_pixels=uncut.unread_pixels_make_smallest_zero(problem.spec),
         scale_exponent=rest_exponent,
     )
-    return replace(result, lower=lower, upper=upper)
+    # A lower bound of 0 says that the defect was not told from 0.
+    return replace(result, lower=lower, upper=upper, ended=Outcome.ZERO if lower.value == 0 else None)

@@ -31,7 +31,7 @@ matrices are added up.
 from __future__ import annotations
 
 import math
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,7 +41,17 @@ from specnorm.at_size.proofs.uncut import SMALLEST, unread_pixels_make_smallest_
 from specnorm.backends import arrays
 from specnorm.backends.text import number
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _lower, _upper, scaled_down, scaled_up
+from specnorm.proofs.bound import (
+    ALL_FREQUENCIES,
+    HypothesisError,
+    Lower,
+    Sealed,
+    Upper,
+    _lower,
+    _upper,
+    scaled_down,
+    scaled_up,
+)
 from specnorm.proofs.cells import Circulant
 from specnorm.proofs.frequencies import half_lags
 from specnorm.proofs.norms import frobenius_up, gram_norm_up
@@ -57,15 +67,13 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.frequencies import Frequencies
 
-_MAKER = object()
-"""Passed to the constructors of this module by the functions that check what the objects promise."""
 DEFECT = "isometry defect"
 """The subject (``what``) of claims about the isometry defect."""
 
 
 # -- the kernel of the defect ----------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
-class Basis:
+class Basis(Sealed):
     """An invertible matrix B for each block, made by `basis` alone.
 
     Parameters
@@ -79,25 +87,13 @@ class Basis:
     matrix: Array
     norm_sq: float
     inverse_norm_sq: float
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("Basis: that a matrix has an inverse is proven by `basis` alone")
 
 
 def basis(matrix: Array, inverse: Array, *, ops: ArrayOps) -> Basis:
     """Prove that matrices B have inverses: ``||B^-1|| <= ||T|| / (1 - ||T B - I||)`` for every matrix T.
 
-    Parameters
-    ----------
-    matrix, inverse : arrays, shape (g, p, p)
-        B, and T, an approximate inverse of B.
-
-    Raises
-    ------
-    HypothesisError
-        If ``T B`` is too far from I to prove that B has an inverse.
+    ``matrix``, ``inverse`` (g, p, p): B, and T, an approximate inverse of B. Raises `HypothesisError` if ``T B`` is too
+    far from I to prove that B has an inverse.
     """
     xp = ops.xp
     size = matrix.shape[-1]
@@ -112,11 +108,11 @@ def basis(matrix: Array, inverse: Array, *, ops: ArrayOps) -> Basis:
     norm_sq = float(xp.max(gram_norm_up(matrix, xp=xp)))
     approximate_inverse_norm_sq = float(xp.max(gram_norm_up(inverse, xp=xp)))
     inverse_norm_sq = host.inflate(approximate_inverse_norm_sq / (1 - distance) ** 2, 6)
-    return Basis(matrix, norm_sq, inverse_norm_sq, _MAKER)
+    return Basis._made(matrix, norm_sq, inverse_norm_sq)
 
 
 @dataclass(frozen=True, eq=False)
-class InBasis:
+class InBasis(Sealed):
     """The product of a kernel K and a basis B as computed, with no more columns than rows; made by `in_basis` alone.
 
     Parameters
@@ -132,11 +128,6 @@ class InBasis:
     kernel: Array
     basis: Basis | None
     error: float
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("InBasis: the error of a product of kernel and basis is bounded by `in_basis` alone")
 
 
 def in_basis(blocks: Array, basis: Basis | None = None, *, ops: ArrayOps) -> InBasis:
@@ -146,17 +137,12 @@ def in_basis(blocks: Array, basis: Basis | None = None, *, ops: ArrayOps) -> InB
     ``||F*F - (F - E)*(F - E)|| <= ||E|| (2 ||F|| + ||E||)``. The norm of a symbol is at most the root of the number of
     taps times the Frobenius norm of all taps together.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-        K, with known values, scaled to about 1.
-    basis : Basis, optional
-        B; None: the identity.
+    ``blocks`` (g, m, p, *kernel_shape): K, with known values, scaled to about 1. ``basis``: B; None: the identity.
     """
     xp = ops.xp
     tall = arrays.tall(blocks, xp=xp)
     if basis is None:
-        return InBasis(tall, None, 0.0, _MAKER)
+        return InBasis._made(tall, None, 0.0)
     g, m, p, *kernel_shape = tall.shape
     taps = math.prod(kernel_shape)
     rows = xp.reshape(xp.permute_dims(xp.reshape(tall, (g, m, p, taps)), (0, 1, 3, 2)), (g, m * taps, p))
@@ -168,11 +154,11 @@ def in_basis(blocks: Array, basis: Basis | None = None, *, ops: ArrayOps) -> InB
     symbol_norm = host.mul_up(host.root_up(taps), float(xp.max(frobenius_up(product, xp=xp))))
     error = host.mul_up(symbol_error, host.add_up(symbol_norm, symbol_norm, symbol_error))
     kernel = xp.permute_dims(xp.reshape(product, (g, m, taps, p)), (0, 1, 3, 2))
-    return InBasis(xp.reshape(kernel, tall.shape), basis, error, _MAKER)
+    return InBasis._made(xp.reshape(kernel, tall.shape), basis, error)
 
 
 @dataclass(frozen=True, eq=False)
-class Defect:
+class Defect(Sealed):
     """The convolution kernel whose symbol is ``D = c I - B*(G*G - f I)B``, as computed; made by `defect` alone.
 
     Parameters
@@ -198,11 +184,6 @@ class Defect:
     error: float
     basis: Basis | None = None
     circulant: Circulant | None = None
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("Defect: a defect's kernel is made by `defect`, which bounds its error")
 
     def norm_up(self, norm: Upper) -> float:
         """Upper bound of ``||D||``, from an upper bound of the norm of ``kernel``."""
@@ -232,12 +213,8 @@ def defect(
 ) -> Defect:
     """Form the kernel of ``centre I - B*(K*K - floor I)B``, scaled to about 1, with a bound of its error.
 
-    Parameters
-    ----------
-    blocks : InBasis
-        KB, and B.
-    sizes : tuple of int, optional
-        Points along each axis of a circulant, if the defect is wanted at its frequencies alone; None: everywhere.
+    ``blocks``: KB, and B. ``sizes``: points along each axis of a circulant, if the defect is wanted at its frequencies
+    alone; None: everywhere.
     """
     xp = ops.xp
     lags = lags_of(blocks.kernel, ops=ops, wide=True)
@@ -262,13 +239,13 @@ def defect(
     kernel = xp.reshape(xp.permute_dims(all_lags, (0, 2, 3, 1)), (g, p, p, *lag_shape))
     circulant = None
     if sizes is not None and any(length > n for length, n in zip(lag_shape, sizes, strict=True)):
-        terms = math.prod(-(-length // n) for length, n in zip(lag_shape, sizes, strict=True))
+        terms = math.prod(arrays.ceil_div(length, n) for length, n in zip(lag_shape, sizes, strict=True))
         error = host.add_up(error, host.mul_up(host.inflate(terms * unit, 4), _sum_of_taps(kernel, xp=xp)))
         kernel = _folded(kernel, sizes, xp=xp)
         circulant = Circulant.of(sizes, (False,) * len(sizes), kernel.shape[3:])
     scaled, exponent = arrays.scale(xp.reshape(kernel, (1, -1)), xp=xp)
     kernel = xp.reshape(scaled, kernel.shape)
-    return Defect(kernel, int(exponent[0]), centre, floor, error, blocks.basis, circulant, _MAKER)
+    return Defect._made(kernel, int(exponent[0]), centre, floor, error, blocks.basis, circulant)
 
 
 def _rounding_of_difference(matrices: Array, *, xp: Namespace) -> float:
@@ -316,10 +293,7 @@ def least_centre(blocks: InBasis, norm: Upper, floor: float) -> float:
 
     ``D = c I - (KB)*(KB) + floor B*B``, where ``(KB)*(KB) <= ||KB||**2 I`` and ``B*B >= I / ||B^-1||**2``.
 
-    Parameters
-    ----------
-    norm : Upper
-        Bound of the norm of the symbol of ``blocks.kernel``, at every frequency.
+    ``norm``: bound of the norm of the symbol of ``blocks.kernel``, at every frequency.
     """
     if norm.what != ALL_FREQUENCIES:
         raise HypothesisError(f"{norm.what} is not the norm of the blocks at every frequency")
@@ -331,17 +305,9 @@ def least_centre(blocks: InBasis, norm: Upper, floor: float) -> float:
 def nowhere_negative(defect: Defect, blocks: InBasis, norm: Upper) -> Nonnegative | None:
     """Prove that the symbol of a defect's kernel is positive semidefinite at every frequency.
 
-    Parameters
-    ----------
-    blocks : InBasis
-        The blocks from which the defect was made.
-    norm : Upper
-        Bound of the norm of the symbol of ``blocks.kernel``, at every frequency.
-
-    Returns
-    -------
-    Nonnegative or None
-        None if c is smaller than `least_centre` plus the error, or if the kernel stands for D on a circulant alone.
+    ``blocks``: the blocks from which the defect was made. ``norm``: bound of the norm of the symbol of
+    ``blocks.kernel``, at every frequency. Returns None if c is smaller than `least_centre` plus the error, or if the
+    kernel stands for D on a circulant alone.
     """
     if defect.basis is not blocks.basis:
         raise HypothesisError("the defect is of blocks in another basis")
@@ -367,15 +333,8 @@ def _sum_of_taps(kernel: Array, *, xp: Namespace) -> float:
 def smallest_down(defect: Defect, norm: Upper) -> Lower:
     """Bound the smallest singular value m of K from below by the lemma of this module.
 
-    Parameters
-    ----------
-    norm : Upper
-        Bound of the norm of the symbol of the defect's kernel, at every frequency or at those of a circulant.
-
-    Returns
-    -------
-    Lower
-        Bound of m over the frequencies where ``norm`` holds; over the defect's circulant, if it has one.
+    ``norm``: bound of the norm of the symbol of the defect's kernel, at every frequency or at those of a circulant.
+    Returns a bound of m over the frequencies where ``norm`` holds; over the defect's circulant, if it has one.
     """
     # r of the lemma.
     centre_less_norm = host.sub_down(defect.centre, defect.norm_up(norm))
@@ -400,16 +359,8 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
 def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, ops: ArrayOps) -> Upper:
     """Bound the smallest singular value from above by ``||G(theta) v|| / ||v||``, for one block, frequency and vector.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-        With no more columns than rows.
-    block : int
-        Number of the block.
-    point : Frequencies
-        One frequency theta.
-    right : array, shape (1, p)
-        v: any vector but 0.
+    ``blocks`` (g, m, p, *kernel_shape): with no more columns than rows. ``block``: number of the block. ``point``: one
+    frequency theta. ``right`` (1, p): v: any vector but 0.
     """
     xp = ops.xp
     one_block = blocks[block : block + 1, ...]
@@ -468,10 +419,7 @@ def smallest_with_unread_pixels(spec: ConvSpec) -> tuple[Lower, Upper]:
 def condition(norm: tuple[Lower, Upper], smallest: tuple[Lower, Upper]) -> tuple[Lower, Upper]:
     """Bounds of a layer's condition number, norm over smallest singular value; infinite where the latter may be 0.
 
-    Parameters
-    ----------
-    norm, smallest : pairs of Lower and Upper
-        Bounds of both numbers for one kernel.
+    ``norm``, ``smallest``: bounds of both numbers for one kernel.
     """
     norm_down, norm_up = norm
     smallest_down, smallest_up = smallest
@@ -503,13 +451,8 @@ def isometry_ends(
     much. Normally ``scale_exponent = 0`` and c = s**2. If s**2 is too far from the kernel's size, the caller takes a
     power of two out of c, and leaves c so far above (below) the norm of K*K that K*K is small (large) beside c.
 
-    Parameters
-    ----------
-    unread_pixels : bool
-        Whether the layer maps some pixels to 0 (`unread_pixels_make_smallest_zero`): then the isometry defect is at
-        least 1.
-    scale_exponent : int
-        Power of two by which s**2 is larger than c.
+    ``unread_pixels``: whether the layer maps some pixels to 0 (`unread_pixels_make_smallest_zero`): then the isometry
+    defect is at least 1. ``scale_exponent``: power of two by which s**2 is larger than c.
     """
     relative_down = host.div_down(defect.norm_down(lower), defect.centre) - 2.0**-51
     relative_up = host.add_up(host.div_up(defect.norm_up(upper), defect.centre), 2.0**-51)
@@ -536,12 +479,8 @@ def isometry_up(values: Array, error: Array, target: Array, *, ops: ArrayOps) ->
     The norm of lag 0 is at most its Frobenius norm. It is also at most ``|v| + ||M - v I||_F``, with M the lag and v
     the mean of its diagonal. The smaller of both is taken.
 
-    Parameters
-    ----------
-    values, error : arrays, shapes (b, n, p, p) and (b,)
-        The lags of K*K, as in `symbols.proofs.lags.Lags`.
-    target : array, shape (b,)
-        Positive.
+    ``values``, ``error`` (b, n, p, p) and (b,): the lags of K*K, as in `symbols.proofs.lags.Lags`. ``target`` (b,):
+    positive.
     """
     xp = ops.xp
     p = values.shape[-1]
@@ -622,13 +561,7 @@ def unwrapped(slopes: Array, tables: Wrapping, *, ops: ArrayOps) -> Array:
     Derivatives D_t are such that a function of the lags changes by ``<D_0, dM_0> + 2 sum over t of <D_t, dM_t>``, the
     sum over one of each pair t, -t. So D_t is half of the derivative with respect to M_t, which stands at both.
 
-    Parameters
-    ----------
-    slopes : array, shape (b, q, p, p)
-
-    Returns
-    -------
-    array, shape (b, n, p, p)
+    ``slopes`` is (b, q, p, p). Returns (b, n, p, p).
     """
     xp = ops.xp
     b, q, p, _ = slopes.shape

@@ -11,24 +11,24 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest
 from specnorm.backends import arrays
-from specnorm.enclosure.two_sided import TwoSidedSearch
-from specnorm.ends.figures import FIGURES, SearchFigures
+from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, gradients_of, vectors_of
+from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.errors import GeometryError
-from specnorm.proofs.bound import as_array
-from specnorm.running.base import Evaluation, Needs, needs_of_search
+from specnorm.proofs.bound import known
+from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
 from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.ends.smallest_singular_value import SmallestBounds
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.found import Found
     from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
-class Smallest(TwoSidedSearch):
+class Smallest(TwoSidedSearch, Method):
     """Proven interval around the smallest of the ``min(cout, cin)`` singular values at each frequency.
 
     The value is the lower bound; the upper one is the figure ``upper``.
@@ -75,66 +75,50 @@ class Smallest(TwoSidedSearch):
         attained = [_attained(layer_bounds, layer, ops=ops) for layer_bounds, layer in zip(bounds, layers, strict=True)]
         u, v, phase, group = (ops.xp.concat(list(x), axis=0) for x in zip(*attained, strict=True))
         no_frequency = (0.0,) * len(spec.block_kernel_shape)
-        witnesses = [layer_bounds.witness for layer_bounds in bounds]
-        angles = [no_frequency if witness is None else witness.frequency.angles[0] for witness in witnesses]
-        return self._evaluation(bounds, angles, (u, v), (u, v, phase, group), blocks, ops=ops)
+        return self._evaluation(bounds, no_frequency, (u, v), (u, v, phase, group), blocks, ops=ops)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         from specnorm.ends.smallest_layer import smallest_of_layer  # imported here: it takes a while
 
         bounds = []
-        # For each layer u, v and the gradient of ``||A v||``.
-        own_witnesses = []
         for j in range(kernels.shape[0]):
-            layer_bounds, own_witness = smallest_of_layer(kernels[j : j + 1, ...], self.problem(spec), ops=ops)
-            bounds.append(layer_bounds)
-            own_witnesses.append(own_witness)
-        u, v, gradient = (ops.xp.concat(list(x), axis=0) for x in zip(*own_witnesses, strict=True))
-        return self._evaluation(bounds, [()] * len(bounds), (u, v), (gradient,), kernels, ops=ops)
+            bounds.append(smallest_of_layer(kernels[j : j + 1, ...], self.problem(spec), ops=ops))
+        vectors = vectors_of(bounds, ops=ops)
+        return self._evaluation(bounds, (), vectors, gradients_of(bounds, ops=ops), kernels, ops=ops)
 
     def _evaluation(
         self,
-        bounds: Sequence[SmallestBounds],
-        angles: Sequence[Sequence[float]],
+        bounds: Sequence[Found],
+        no_frequency: Sequence[float],
         vectors: tuple[Array, Array],
         residuals: tuple[Array, ...],
         like: Array,
         *,
         ops: ArrayOps,
     ) -> Evaluation:
-        """The evaluation of layers, from their bounds and witnesses (angles and vectors)."""
-        lower = [layer_bounds.lower for layer_bounds in bounds]
-        upper = [layer_bounds.upper for layer_bounds in bounds]
-        search_figures: list[SearchFigures] = []
-        for layer_bounds, angle in zip(bounds, angles, strict=True):
-            flags = (layer_bounds.within(self.rtol), layer_bounds.is_zero, layer_bounds.is_out_of_cells)
-            search_figures.append(SearchFigures(*flags, layer_bounds.cells, layer_bounds.levels, angle))
-        figures = (as_array(upper, like, ops=ops), *figure_arrays(search_figures, like, ops=ops), *vectors)
-        claims = list(zip(lower, upper, strict=True))
-        return Evaluation(as_array(lower, like, ops=ops), figures, residuals, lambda: claims)
+        """The evaluation of layers, from their bounds and vectors."""
+        lower, upper = ends_of(bounds, like, ops=ops)
+        search_figures = [figures_of(layer_bounds, self.rtol, no_frequency) for layer_bounds in bounds]
+        figures = (upper, *figure_arrays(search_figures, like, ops=ops), *vectors)
+        claims = [(layer_bounds.lower, known(layer_bounds.upper)) for layer_bounds in bounds]
+        return Evaluation(lower, figures, residuals, lambda: claims)
 
 
 def _attained(
-    bounds: SmallestBounds,
+    bounds: Found,
     layer: Array,
     *,
     ops: ArrayOps,
 ) -> tuple[Array, Array, Array, Array]:
     """Where the smallest singular value of a layer's blocks (g, m, p, *kernel_shape) is attained.
 
-    Returns
-    -------
-    u, v : complex arrays, shapes (1, m) and (1, p)
-        Singular vectors; zeros if the search has no witness.
-    phase : complex array, shape (1, taps)
-        e^{i k.theta} at the frequency of the witness.
-    block : integer array, shape (1,)
-        Number of the block.
+    Returns ``u``, ``v`` (1, m) and (1, p): singular vectors; zeros if the search has no witness; ``phase`` (1, taps):
+    e^{i k.theta} at the frequency of the witness; ``block`` (1,): number of the block.
     """
     xp = ops.xp
     _, m, p, *kernel_shape = layer.shape
     witness = bounds.witness
-    if witness is None:
+    if witness.u is None:
         options: dict[str, Any] = {"dtype": layer.dtype, "device": ops.device(layer)}
         u, v, phase = (xp.zeros((1, n), **options) + 0j for n in (m, p, math.prod(kernel_shape)))
         return u, v, phase, ops.from_numpy(np.zeros(1, dtype=np.int64), layer)

@@ -15,11 +15,12 @@ from specnorm.at_size.proofs.own_matrix import (
     smallest_quotients,
 )
 from specnorm.backends import arrays
-from specnorm.ends.smallest_singular_value import TUNING, SmallestBounds
+from specnorm.ends.smallest_singular_value import TUNING
 from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import spec_of_group
 from specnorm.proofs.bound import times_power_of_two
+from specnorm.proofs.found import Found, Outcome, Witness
 
 if TYPE_CHECKING:
     from specnorm.at_size.proofs.block_tridiagonal import BlockPlan
@@ -36,10 +37,7 @@ ROWS = 2048
 def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
     """How the smaller Gram matrix of one group of a layer at one size is formed, as one block.
 
-    Raises
-    ------
-    GeometryError
-        If it has too many rows.
+    Raises `GeometryError` if it has too many rows.
     """
     group_spec = spec_of_group(spec)
     rows_are_outputs = has_fewer_rows(group_spec)
@@ -55,21 +53,11 @@ def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
     )
 
 
-def smallest_of_layer(
-    kernel: Array, problem: Problem, *, ops: ArrayOps
-) -> tuple[SmallestBounds, tuple[Array, Array, Array]]:
+def smallest_of_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Found:
     """Enclose the smallest singular value of a layer at its size by the Gram matrix of each of its groups.
 
-    Parameters
-    ----------
-    kernel : array, shape (1, *shape)
-        In torch's order.
-
-    Returns
-    -------
-    bounds : SmallestBounds
-    witness : arrays, shapes (1, outputs), (1, inputs) and (1, *shape)
-        Unit vectors u and v with ``<u, A v>`` the singular value, and its gradient.
+    ``kernel`` (1, *shape): in torch's order. The witness has unit vectors u and v, an output and an input, with
+    ``<u, A v>`` the singular value.
     """
     xp = ops.xp
     groups = problem.spec.groups
@@ -78,24 +66,27 @@ def smallest_of_layer(
     # Each group is scaled to about 1 by itself: some may be far weaker than others.
     parts, exponents = arrays.scale(xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:])), xp=xp)
     layers = [Convolution(parts[group : group + 1, ...], group_spec, ops=ops) for group in range(groups)]
-    found = [_of_group(layer, plan, ops=ops) for layer in layers]
+    ends_and_vectors = [_of_group(layer, plan, ops=ops) for layer in layers]
     claims = []
-    for (ends, _), exponent in zip(found, ops.to_numpy(exponents).tolist(), strict=True):
+    for (ends, _), exponent in zip(ends_and_vectors, ops.to_numpy(exponents).tolist(), strict=True):
         claims.append(times_power_of_two(*ends, int(exponent)))
     lower, upper = smallest_of_groups(problem.spec, claims)
     group = int(np.argmin([of_group.value for _, of_group in claims]))
-    (_, scaled_upper), vectors = found[group]
+    (_, scaled_upper), vectors = ends_and_vectors[group]
     index = ops.from_numpy(np.asarray([group], dtype=np.int64), kernel)
 
     def among_groups(x: Array) -> Array:
         """One group's part (1, ...) as one of (1, groups, ...), the others zero."""
         return arrays.one_hot(x, index, groups, xp=xp)
 
-    gradient = layers[group].kernel_gradient(*vectors)[:, 0, ...]
+    def gradient() -> Array:
+        return xp.reshape(among_groups(layers[group].kernel_gradient(*vectors)[:, 0, ...]), kernel.shape)
+
     u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in vectors)
     largest_entry = float(xp.max(xp.abs(parts[group, ...])))
     is_zero = lower.value == 0 and not scaled_upper.value**2 > TUNING.resolved_part * largest_entry**2
-    return SmallestBounds(lower, upper, None, is_zero=is_zero), (u, v, xp.reshape(among_groups(gradient), kernel.shape))
+    witness = Witness(u=u, v=v, gradient=gradient)
+    return Found(lower, upper, witness, ended=Outcome.ZERO if is_zero else None)
 
 
 def _of_group(layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> tuple[tuple[Lower, Upper], tuple[Array, Array]]:

@@ -9,7 +9,7 @@ and those whose smallest value is too near 0 for any proof are not searched.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,9 +18,10 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry.spec import ConvSpec, grid_sizes
-from specnorm.proofs.bound import Lower, Upper, known, times_power_of_two
+from specnorm.proofs.bound import Lower, Upper, finite, known, times_power_of_two
+from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
-from specnorm.running.search import Bounds, Problem
+from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.symbols import without_zero_borders
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.ends.proof import Defect, InBasis
-    from specnorm.running.search import SearchResult
     from specnorm.supremum.proof import Nonnegative
 
 
@@ -87,29 +87,21 @@ proportional to the distance, while near a maximum the norm falls with its squar
 `ascent`."""
 
 
-@dataclass(frozen=True, eq=False)
-class Witness:
-    """A frequency and a vector, and the bound of the smallest singular value that they prove.
+class Attained(NamedTuple):
+    """A bound of the smallest singular value, and where it is attained.
 
     Parameters
     ----------
     upper : Upper
     value : float
         The computed singular value; ``upper`` is this plus an allowance for rounding.
-    frequency : Frequencies
-        A single point.
-    block : int
-        Index of the block.
-    u, v : arrays, shapes (1, m) and (1, p)
-        Unit vectors of the tall block, ``u* G v`` the singular value.
+    witness : Witness
+        With unit vectors u and v of the tall block, ``u* G v`` the singular value.
     """
 
     upper: Upper
     value: float
-    frequency: Frequencies
-    block: int
-    u: Array
-    v: Array
+    witness: Witness
 
     @property
     def is_rounding(self) -> bool:
@@ -117,81 +109,51 @@ class Witness:
         return self.upper.value > 2 * self.value
 
 
-@dataclass(frozen=True, eq=False)
-class SmallestBounds(Bounds):
-    """Two proven bounds of a smallest singular value.
-
-    Parameters
-    ----------
-    witness : Witness or None
-        None for a kernel of zeros, for a layer that leaves pixels unread, and for a layer enclosed by its own matrix.
-    cells, levels : int
-        Totals of all searches.
-    is_zero : bool
-        Whether the value is too near 0 for a proof to tell it from 0.
-    is_out_of_cells : bool
-        Whether the search ended at its largest number of cells, so that no more time would help.
-    """
-
-    upper: Upper
-    witness: Witness | None
-    cells: int = 0
-    levels: int = 0
-    is_zero: bool = False
-    is_out_of_cells: bool = False
-
-
-def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
+def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Found:
     """Enclose the smallest singular value of one layer's blocks over all frequencies, or those of its size.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
+    ``blocks`` is (g, m, p, *kernel_shape).
     """
     xp = ops.xp
     if uncut.unread_pixels_make_smallest_zero(problem.spec):
-        return SmallestBounds(*defects.smallest_with_unread_pixels(problem.spec), None, is_zero=True)
+        return Found(*defects.smallest_with_unread_pixels(problem.spec), ended=Outcome.ZERO)
     blocks = arrays.tall(without_zero_borders(blocks, ops=ops), xp=xp)
     is_zero = ops.to_numpy(xp.all(xp.reshape(blocks == 0, (blocks.shape[0], -1)), axis=1))
     if is_zero.any():
         zero_blocks = arrays.rows(blocks, np.flatnonzero(is_zero), ops=ops)
-        return SmallestBounds(*defects.smallest_of_zero(zero_blocks, ops=ops), None, is_zero=True)
+        return Found(*defects.smallest_of_zero(zero_blocks, ops=ops), ended=Outcome.ZERO)
     exponents = ops.to_numpy(arrays.exponents(blocks, xp=xp)).astype(np.int64)
     classes = (exponents.max() - exponents) // TUNING.scale_bits
     parts = [_of_scale(blocks, np.flatnonzero(classes == x), problem, ops=ops) for x in np.unique(classes)]
     if len(parts) == 1:
         return parts[0]
-    lower, upper = defects.smallest_of_parts([(part.lower, part.upper) for part in parts])
-    return SmallestBounds(
+    lower, upper = defects.smallest_of_parts([(part.lower, known(part.upper)) for part in parts])
+    return Found(
         lower,
         upper,
-        min(parts, key=lambda part: part.upper.value).witness,
+        min(parts, key=lambda part: finite(part.upper)).witness,
         cells=sum(part.cells for part in parts),
         levels=max(part.levels for part in parts),
-        is_zero=min(parts, key=lambda part: part.lower.value).is_zero,
-        is_out_of_cells=min(parts, key=lambda part: part.lower.value).is_out_of_cells,
+        ended=min(parts, key=lambda part: part.lower.value).ended,
     )
 
 
-def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayOps) -> SmallestBounds:
+def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayOps) -> Found:
     """`smallest_of_blocks` of some of the blocks, whose entries are about as large, scaled to about 1."""
     xp = ops.xp
     some_blocks = arrays.rows(blocks, index, ops=ops)
     exponent = xp.max(arrays.exponents(some_blocks, xp=xp))
     scaled = arrays.unscale(some_blocks, -exponent, xp=xp)
     found = _SmallestSearch(scaled, problem, ops=ops).run()
-    lower, upper = times_power_of_two(found.lower, found.upper, int(exponent))
-    witness = None if found.witness is None else replace(found.witness, block=int(index[found.witness.block]))
+    lower, upper = times_power_of_two(found.lower, known(found.upper), int(exponent))
+    witness = replace(found.witness, block=int(index[found.witness.block]))
     return replace(found, lower=lower, upper=upper, witness=witness)
 
 
 def norm_problem(like: Problem, blocks: Array, rtol: float, sizes: tuple[int, ...] | None) -> Problem:
     """The problem of the norm of blocks (g, m, p, *taps), with the cells and the clock of another problem.
 
-    Parameters
-    ----------
-    sizes : tuple of int or None
-        Points along each axis of the circulant whose frequencies count; None: all frequencies count.
+    ``sizes``: points along each axis of the circulant whose frequencies count; None: all frequencies count.
     """
     groups, m, p, *taps = blocks.shape
     spec = ConvSpec(groups * m, groups * p, tuple(taps), groups=groups, input_shape=sizes)
@@ -217,21 +179,21 @@ class _SmallestSearch:
         self.ops = ops
         self.xp = ops.xp
 
-    def run(self) -> SmallestBounds:
+    def run(self) -> Found:
         """Visit a grid, bound by the taps, go to the lowest minimum, then search the norm of the defect."""
         grid = self.first_grid()
         smallest, largest = self.values_on(grid)
         block, point = np.unravel_index(smallest.argmin(), smallest.shape)
-        witness = self.witness_at(grid[point : point + 1], int(block))
-        bounds = SmallestBounds(self.lower_by_taps(), witness.upper, witness)
+        attained = self.attained_at(grid[point : point + 1], int(block))
+        bounds = Found(self.lower_by_taps(), attained.upper, attained.witness)
         if bounds.within(self.rtol) or self.clock.expired:
             return bounds
         if self.sizes is None and math.prod(self.blocks.shape[3:]) > 1:
-            witness = self.lowest_minimum(witness, grid, smallest, largest)
-            bounds = replace(bounds, upper=witness.upper, witness=witness)
-        if witness.is_rounding:
-            return replace(bounds, is_zero=True)
-        return self.raise_lower_by_searches(bounds, witness)
+            attained = self.lowest_minimum(attained, grid, smallest, largest)
+            bounds = replace(bounds, upper=attained.upper, witness=attained.witness)
+        if attained.is_rounding:
+            return replace(bounds, ended=Outcome.ZERO)
+        return self.raise_lower_by_searches(bounds, attained)
 
     # -- from below --------------------------------------------------------------------------------------------------
     def lower_by_taps(self) -> Lower:
@@ -244,7 +206,7 @@ class _SmallestSearch:
         defect = defects.defect(blocks, centre, sizes=self.sizes, ops=self.ops)
         return defects.smallest_down(defect, defects.norm_by_taps(defect, ops=self.ops))
 
-    def raise_lower_by_searches(self, bounds: SmallestBounds, witness: Witness) -> SmallestBounds:
+    def raise_lower_by_searches(self, bounds: Found, attained: Attained) -> Found:
         """The bounds with a lower bound from the norm of the defect, by searches with ever smaller tolerances.
 
         The defect is ``D = c I - B*(G*G - floor I)B``, B the whitening basis. Where ``||D|| <= c``, floor is a lower
@@ -257,8 +219,8 @@ class _SmallestSearch:
         largest = known(norm_of_whitened.upper)
         aimed_rtol = self.rtol
         for attempt in range(TUNING.most_searches):
-            square = witness.upper.value**2
-            weight = self.weight(witness, inverse)
+            square = attained.upper.value**2
+            weight = self.weight(attained.witness, inverse)
             # The square of the lower bound that is aimed at.
             floor = square / (1 + TUNING.aimed_share * aimed_rtol) ** 2
             # The least c for which D is proven to be nowhere negative, and a margin for its rounding.
@@ -267,25 +229,25 @@ class _SmallestSearch:
             # Squares in the basis that are smaller are lost in the error of D and in that of its search.
             unresolved = 4 * (defect.error + TUNING.resolved_part * largest.value**2)
             if square <= unresolved * weight:
-                return replace(bounds, is_zero=True)
+                return replace(bounds, ended=Outcome.ZERO)
             # At the witness's frequency, D has an eigenvalue of about c - gap: if no other is larger, a search to a
             # tolerance below gap / c proves ||D|| <= c.
             gap = max((square - floor) / weight, unresolved)
             tolerance = TUNING.proof_share * 4.0**-attempt * gap / centre
             nonnegative = defects.nowhere_negative(defect, whitened, largest)
             lower, nearer, result, is_close = self.by_defect(defect, nonnegative, min(tolerance, 0.5))
-            witness = min(witness, nearer, key=lambda x: x.upper.value)
+            attained = min(attained, nearer, key=lambda x: x.upper.value)
             bounds = replace(
                 bounds,
                 lower=max(bounds.lower, lower, key=float),
-                upper=witness.upper,
-                witness=witness,
+                upper=attained.upper,
+                witness=attained.witness,
                 cells=bounds.cells + result.cells,
                 levels=bounds.levels + result.levels,
             )
             is_cut = self.clock.has_cut or self.clock.expired
-            out_of_cells = not is_cut and (bounds.is_out_of_cells or not is_close)
-            bounds = replace(bounds, is_out_of_cells=out_of_cells)
+            is_out_of_cells = not is_cut and (bounds.ended is Outcome.CELLS or not is_close)
+            bounds = replace(bounds, ended=Outcome.CELLS if is_out_of_cells else None)
             if bounds.within(self.rtol) or self.clock.expired:
                 break
             if not is_close:
@@ -297,8 +259,8 @@ class _SmallestSearch:
 
     def by_defect(
         self, defect: Defect, nonnegative: Nonnegative | None, rtol: float
-    ) -> tuple[Lower, Witness, SearchResult, bool]:
-        """A lower bound from the norm of the defect, the witness where that norm is attained, and the search's result.
+    ) -> tuple[Lower, Attained, Found, bool]:
+        """A lower bound from the norm of the defect, where that norm is attained, and the search's result.
 
         Whether that search reached its tolerance is the last answer.
         """
@@ -307,7 +269,7 @@ class _SmallestSearch:
             problem = replace(problem, max_cells=min(problem.max_cells, TUNING.most_cells))
         result, is_close = enclose_blocks(defect.kernel, problem, nonnegative=nonnegative, ops=self.ops)
         lower = defects.smallest_down(defect, known(result.upper))
-        return lower, self.witness_at(result.frequency, result.block), result, is_close
+        return lower, self.attained_at(result.witness.frequency, result.witness.block), result, is_close
 
     def whitened_blocks(self) -> tuple[InBasis, np.ndarray]:
         """The blocks in a basis B in which all combinations of channels weigh about as much, and ``B^-1``.
@@ -340,11 +302,11 @@ class _SmallestSearch:
         return float(np.linalg.norm(inverse[witness.block] @ self.ops.to_numpy(witness.v)[0]) ** 2)
 
     # -- from above --------------------------------------------------------------------------------------------------
-    def witness_at(self, frequency: Frequencies, block: int) -> Witness:
+    def attained_at(self, frequency: Frequencies, block: int) -> Attained:
         """The smallest singular triple at one frequency."""
         u, v, value = self.triple(frequency, block)
         upper = defects.smallest_at(self.blocks, block, frequency, v, ops=self.ops)
-        return Witness(upper, value, frequency, block, u, v)
+        return Attained(upper, value, Witness(block, frequency, u, v))
 
     def triple(self, frequency: Frequencies, block: int) -> tuple[Array, Array, float]:
         """Left and right vector (1, m) and (1, p), and the singular value."""
@@ -364,21 +326,21 @@ class _SmallestSearch:
         points = np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=-1)
         return Frequencies(points, self.sizes)
 
-    def lowest_minimum(self, witness: Witness, grid: Frequencies, smallest: np.ndarray, largest: float) -> Witness:
+    def lowest_minimum(self, attained: Attained, grid: Frequencies, smallest: np.ndarray, largest: float) -> Attained:
         """The lowest of the minima that the lowest points of a grid lead to."""
         m, p = self.blocks.shape[1:3]
-        may_vanish = m == p and witness.value <= TUNING.hopeful_part * largest
+        may_vanish = m == p and attained.value <= TUNING.hopeful_part * largest
         if may_vanish:
             starts = min(TUNING.most_starts, max(1, TUNING.most_columns // p))
         else:
             starts = TUNING.starts_without_zeros
         for start in np.argsort(smallest, axis=None, kind="stable")[:starts]:
-            if witness.is_rounding or self.clock.expired:
+            if attained.is_rounding or self.clock.expired:
                 break
             block, point = np.unravel_index(start, smallest.shape)
             nearer = self.minimum_from(grid[point : point + 1], int(block))
-            witness = min(witness, nearer, key=lambda x: x.upper.value)
-        return witness
+            attained = min(attained, nearer, key=lambda x: x.upper.value)
+        return attained
 
     def values_on(self, grid: Frequencies) -> tuple[np.ndarray, float]:
         """Smallest singular values of the blocks, shape (g, f), and the largest of all singular values.
@@ -396,8 +358,8 @@ class _SmallestSearch:
         values = np.concatenate(parts, axis=1)
         return values[..., -1], float(values[..., 0].max())
 
-    def minimum_from(self, start: Frequencies, block: int) -> Witness:
-        """The witness at the lowest of the frequencies that Newton's method visits on the way to a minimum."""
+    def minimum_from(self, start: Frequencies, block: int) -> Attained:
+        """What is attained at the lowest of the frequencies that Newton's method visits on the way to a minimum."""
         _, m, p, *sizes = self.blocks.shape
         offsets = np.indices(sizes).reshape(len(sizes), -1)
         taps = np.moveaxis(self.ops.to_numpy(self.blocks)[block].reshape(m, p, -1), -1, 0)
@@ -411,7 +373,7 @@ class _SmallestSearch:
             if self.clock.expired or not length > TUNING.shortest_step:
                 break
             theta = theta + step * min(1.0, TUNING.longest_step / length)
-        return self.witness_at(best, block)
+        return self.attained_at(best, block)
 
 
 def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -421,12 +383,7 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
     less twice the sum over the other eigenvectors w of ``Re(conj(w*H_a v) (w*H_b v))`` over the distance of their
     eigenvalue from ``s**2``.
 
-    Parameters
-    ----------
-    taps : array, shape (t, m, p)
-    offsets : array, shape (d, t)
-        Position of each tap.
-    theta : array, shape (d,)
+    Shapes: ``taps`` (t, m, p), ``theta`` (d,). ``offsets`` (d, t): position of each tap.
     """
     phases = phases_at_angles(theta, offsets.T)
     symbol = np.tensordot(phases, taps, axes=1)

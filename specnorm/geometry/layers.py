@@ -14,6 +14,7 @@ from specnorm.backends import registry
 from specnorm.backends.registry import READERS
 from specnorm.backends.types import LayerKernel, LayerReader
 from specnorm.errors import GeometryError, NoBackend, TracerError
+from specnorm.geometry.complex_kernels import is_complex, with_real_form
 from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer
 from specnorm.geometry.words import check_words
 
@@ -48,11 +49,16 @@ def takes_layers(function: Function) -> Function:
                 if array is not None:
                     if "layout" in all_names and keywords.get("layout") is None:
                         _refuse_without_layout(function.__name__, args[0], array)
-                    return function(array, *args[1:], **keywords)
+                    return with_layers(array, *args[1:], **keywords)
                 arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
                 arguments, stored_shape = _with_layer_read(function.__name__, positional_names[0], arguments)
-                result = function(**arguments)
+                kernel = arguments.pop(positional_names[0])
+                result = with_layers(kernel, **arguments)
                 return result if stored_shape is None else _reshaped(result, stored_shape)
+            given = args[0] if args else keywords.get(positional_names[0])
+            if is_complex(given):
+                others = {word: x for word, x in keywords.items() if word != positional_names[0]}
+                return with_real_form(function, given, args[1:], others)
             return function(*args, **keywords)
         except TracerError:
             # Raised again by each function that calls another, so that it names the user's.
@@ -226,7 +232,7 @@ def _refusal(x: Any, name: str) -> NoBackend:
         )
     if callable(x) and not isinstance(x, type):
         return NoBackend(
-            f"{kind} is no array, and no convolution or linear layer whose kernel and geometry are read. Give its "
+            f"{kind} is not an array, and no convolution or linear layer whose kernel and geometry are read. Give its "
             "kernel with the geometry by keyword. specnorm.audit measures each layer of a "
             "model, of its arrays or of its file."
         )
@@ -234,4 +240,4 @@ def _refusal(x: Any, name: str) -> NoBackend:
         backends.backend_for(x)
     except NoBackend as error:
         return error
-    return NoBackend(f"{kind} is no array.")
+    return NoBackend(f"{kind} is not an array.")

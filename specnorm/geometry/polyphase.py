@@ -10,7 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 from types import EllipsisType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from specnorm.backends import arrays
 
@@ -37,6 +39,25 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     if math.prod(spec.residues) == 1:
         return xp.reshape(kernels, (count, *spec.block_shape))
     blocks = xp.reshape(kernels, (count, *spec.group_channels, *spec.kernel_shape))
+    return xp.reshape(_residues_apart(blocks, spec, xp=xp), (count, *spec.block_shape))
+
+
+def tap_places(spec: ConvSpec) -> np.ndarray:
+    """Places of the taps of a block, for each residue, among the taps of the kernel; -1 for a zero that is appended.
+
+    Returns
+    -------
+    integer array, shape (residues * taps of a block,)
+    """
+    numbers: Any = np.arange(1, math.prod(spec.kernel_shape) + 1).reshape(1, 1, 1, *spec.kernel_shape)
+    host: Any = np
+    if math.prod(spec.residues) > 1:
+        numbers = _residues_apart(numbers, spec, xp=host)
+    return np.asarray(numbers).reshape(-1) - 1
+
+
+def _residues_apart(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Blocks (b, m, p, *kernel_shape) as (b, m, p, residues along each axis, taps of a block along each axis)."""
     for axis, padded_size in enumerate(_padded_shape(spec), start=3):
         # Some residues have one tap less than others: append zeros. There are fewer of them than taps, so a slice of
         # the blocks has their shape, and `zeros_like` of that slice their dtype and device.
@@ -46,18 +67,22 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
             blocks = xp.concat([blocks, zeros], axis=axis)
     # The axes (q_1, t_1, q_2, t_2, ...): tap and residue along each spatial axis.
     interleaved = itertools.chain(*zip(spec.block_kernel_shape, spec.residues, strict=True))
-    return xp.reshape(
-        _taps_permuted(blocks, tuple(interleaved), _residues_first(spec.ndim), xp=xp), (count, *spec.block_shape)
-    )
+    return _taps_permuted(blocks, tuple(interleaved), _residues_first(spec.ndim), xp=xp)
 
 
 def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """Adjoint of `to_blocks`; also its inverse, for blocks that `to_blocks` returned."""
     first, second = spec.stored_channels
+    kernels = rows_of_kernel(blocks, spec, xp=xp)
+    kernels = xp.reshape(kernels, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
+    return caller_order(kernels, spec, xp=xp)
+
+
+def rows_of_kernel(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Rows of blocks (b, m, p, *block_kernel_shape) in the order of a kernel's entries, shape (b, m, n); m is free."""
     if math.prod(spec.residues) == 1:
-        return caller_order(
-            xp.reshape(blocks, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape)), spec, xp=xp
-        )
+        return xp.reshape(blocks, (*blocks.shape[:2], -1))
+    second = spec.stored_channels[1]
     by_residue = xp.reshape(blocks, (*blocks.shape[:2], second, -1))
     axes = arrays.inverse_permutation(_residues_first(spec.ndim))
     padded = _taps_permuted(by_residue, (*spec.residues, *spec.block_kernel_shape), axes, xp=xp)
@@ -65,8 +90,7 @@ def from_blocks(blocks: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     for axis, taps in enumerate(spec.kernel_shape, start=3):
         if taps < padded.shape[axis]:
             padded = padded[_first_of_axis(taps, axis)]
-    kernels = xp.reshape(padded, (blocks.shape[0] // spec.groups, first, second, *spec.kernel_shape))
-    return caller_order(kernels, spec, xp=xp)
+    return xp.reshape(padded, (*blocks.shape[:2], -1))
 
 
 def _taps_permuted(x: Array, shape: tuple[int, ...], axes: tuple[int, ...], *, xp: Namespace) -> Array:

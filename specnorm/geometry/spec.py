@@ -10,15 +10,16 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 
+from specnorm.backends.arrays import ceil_div
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError, KernelError
 
-PaddingMode = Literal["circular", "zeros", "reflect", "replicate"]
+PaddingMode = Literal["circular", "zeros", "reflect", "symmetric", "replicate"]
 Layout = Literal["OI", "OIW", "OIHW", "OIDHW", "IO", "WIO", "HWIO", "DHWIO"]
 
 MAX_SPATIAL_AXES = 3
@@ -35,6 +36,21 @@ TRACED = (
 )
 """Advice, for the end of an error message, about an argument that must not be a tracer."""
 
+_BORDERS: dict[str, tuple[str, ...]] = {
+    "circular": ("wrap", "periodic", "periodization", "grid-wrap", "circ", "cyclic", "per"),
+    "zeros": ("zero", "constant", "grid-constant", "zeropad", "fill"),
+    "reflect": ("mirror", "reflect101", "reflect_101", "reflection", "whole-sample", "even"),
+    "symmetric": ("grid-mirror", "half-sample", "symm", "sym", "symh", "half"),
+    "replicate": ("nearest", "edge", "clamp", "replication", "border", "smooth"),
+}
+"""What other libraries call each border."""
+_BORDER_HELP = (
+    "A border that repeats the edge pixel, (c b a a b c), is 'symmetric': numpy and MATLAB call it so, SciPy calls it "
+    "'reflect' (its default) or 'grid-mirror'. One that does not, (c b a b c), is 'reflect': torch, JAX and numpy call "
+    "it so, SciPy calls it 'mirror', OpenCV 'BORDER_REFLECT_101'. SciPy's 'nearest' is 'replicate', its 'grid-wrap' "
+    "'circular', its 'constant' 'zeros'."
+)
+
 _ENTRIES = "entry", "entries"
 _SPATIAL_AXES = "spatial axis", "spatial axes"
 _SHAPE_HELP = "A kernel is (cout, cin // groups, *kernel_shape) with 0 to 3 spatial axes"
@@ -49,28 +65,30 @@ class Layer(TypedDict, total=False):
     transposed: bool
     layout: Layout | None
     padding_mode: PaddingMode
-    padding: Literal["same", "valid"] | int | Sequence[tuple[int, int]]
+    padding: Literal["same", "same_upper", "valid"] | int | Sequence[tuple[int, int]]
 
 
 class Geometry(Layer, total=False):
-    """Keyword arguments that describe the layer; the same in every function.
+    """Keyword arguments that describe the layer. They are the same in every function.
 
     stride, dilation : int, or one per spatial axis; default 1.
 
-    groups : int, default 1; divides the kernel's first axis.
+    groups : int, default 1. The number of independent blocks of channels; it divides the kernel's first axis.
 
-    transposed : bool, default False. True: the kernel is ``(cin, cout // groups, *kernel_shape)``.
+    transposed : bool, default False. True: the kernel is stored as ``(cin, cout // groups, *kernel_shape)``.
 
-    layout : order of the kernel's axes, such as "HWIO"; default None: torch's order.
+    layout : order of the kernel's axes, such as "HWIO"; default None: torch's order, "OIHW" in 2-D.
 
-    padding_mode : "circular" (default), "zeros", "reflect" or "replicate".
+    padding_mode : "circular" (default), "zeros", "reflect" (the edge pixel is not repeated, as in torch; SciPy calls it
+    "mirror"), "symmetric" (it is repeated, as in numpy; SciPy calls it "reflect") or "replicate".
 
-    padding : "same" (default), "valid" (none), an int, or a (before, after) pair per axis. For a transposed layer, the
-    amounts that are cropped from its output.
+    padding : "same" (default: dilation * (k - 1) pixels in all, whatever the stride; the larger half comes after),
+    "same_upper" (TensorFlow's and JAX's SAME), "valid" (none), an int, or a (before, after) pair per axis. For a
+    transposed layer, these are the amounts cropped from its output.
 
     input_shape : the layer's spatial input sizes, or an int for every axis; default None: every size at once. For
-    circular padding with a stride, these are the sizes that the stride divides. At other sizes the norm may be larger;
-    the bound with ``stride=1`` holds there too.
+    circular padding with a stride, these are the sizes that the stride divides. At other sizes the norm may be
+    larger; a bound computed with ``stride=1`` holds there too.
     """
 
     input_shape: int | Sequence[int] | None
@@ -103,7 +121,7 @@ class ConvSpec:
         the first and second axis of torch's order, which for a transposed layer are ``(cin, cout // groups)``. So
         "HWIO" of a transposed layer is ``(h, w, cout // groups, cin)``, which is Keras's order.
     padding_mode : str
-        ``"circular"``, ``"zeros"``, ``"reflect"`` or ``"replicate"``.
+        ``"circular"``, ``"zeros"``, ``"reflect"``, ``"symmetric"`` or ``"replicate"``.
     padding : tuple of (int, int)
         Amounts before and after, for each axis; an empty tuple stands for "same".
     input_shape : tuple of int or None
@@ -121,13 +139,15 @@ class ConvSpec:
     padding_mode: PaddingMode = "circular"
     padding: tuple[tuple[int, int], ...] = ()
     input_shape: tuple[int, ...] | None = None
+    assumes_same: bool = field(default=False, compare=False, repr=False)
+    """Whether ``padding`` was "same", a word that libraries use for different amounts if there is a stride."""
 
     def __post_init__(self) -> None:
         for name in ("stride", "dilation"):
             if not getattr(self, name):
                 object.__setattr__(self, name, (1,) * self.ndim)
         if not self.padding:
-            object.__setattr__(self, "padding", _padding("same", self.kernel_shape, self.dilation))
+            object.__setattr__(self, "padding", _same(self.kernel_shape, self.dilation))
 
     @property
     def ndim(self) -> int:
@@ -159,7 +179,7 @@ class ConvSpec:
     @functools.cached_property
     def block_kernel_shape(self) -> tuple[int, ...]:
         """Spatial sizes of the layer's blocks (`geometry.polyphase`)."""
-        return tuple(-(-k // s) for s, k in zip(self.reduced_stride, self.kernel_shape, strict=True))
+        return tuple(ceil_div(k, s) for s, k in zip(self.reduced_stride, self.kernel_shape, strict=True))
 
     @functools.cached_property
     def stored_channels(self) -> tuple[int, int]:
@@ -206,6 +226,16 @@ class ConvSpec:
         return "every input size that the stride divides" if self.needs_divisible_sizes else "every input size"
 
     @property
+    def same_in_words(self) -> str:
+        """Whose padding "same" was assumed, where it matters: at a size, with a stride; empty elsewhere."""
+        if not self.assumes_same or self.transposed or self.padding_mode == "circular" or self.input_shape is None:
+            return ""
+        axes = zip(self.input_shape, self.kernel_shape, self.stride, self.dilation, strict=True)
+        if self.padding == tuple(same_upper(*axis) for axis in axes):
+            return ""
+        return f'padding "same" taken as {self.padding}, as with stride 1; TensorFlow\'s and JAX\'s is "same_upper"'
+
+    @property
     def matrix_in_words(self) -> str:
         """What an array without spatial axes was taken for, such as "a 9 x 9 matrix"; empty for a convolution."""
         if self.ndim:
@@ -245,7 +275,7 @@ class ConvSpec:
         if self.padding_mode != "circular":
             return (0,) * self.ndim
         axes = zip(self.padding, self.kernel_shape, self.dilation, self.stride, strict=True)
-        return tuple(-(-(sum(pads) - r * (k - 1)) // s) for pads, k, r, s in axes)
+        return tuple(ceil_div(sum(pads) - r * (k - 1), s) for pads, k, r, s in axes)
 
     @property
     def is_circulant(self) -> bool:
@@ -298,20 +328,20 @@ class ConvSpec:
         before, after = pads
         pixels = (n - 1) * s - before - after + r * (k - 1) + 1 if self.transposed else n
         # The first output that reads no padding in front.
-        first_output = -(-before // s)
+        first_output = ceil_div(before, s)
         return s * first_output - before + r * (k - 1) < pixels
 
     @property
     def padding_gain_sq(self) -> int:
         """A number whose root bounds a ratio: the layer's norm is at most the root times the norm of its symbols.
 
-        It is the product over the axes of the largest number of copies of one pixel (reflect, replicate) or of one
+        It is the product over the axes of the largest number of copies of one pixel (padding that repeats) or of one
         output (circular padding larger than "same"), at ``input_shape``, or the largest over all sizes. It is 1 for
         zero padding.
         """
         if self.padding_mode == "circular":
             outputs = self.block_positions if self.input_shape else (1,) * self.ndim
-            extra_copies = (-(-max(extra, 0) // n) for extra, n in zip(self.extra_outputs, outputs, strict=True))
+            extra_copies = (ceil_div(max(extra, 0), n) for extra, n in zip(self.extra_outputs, outputs, strict=True))
             return math.prod(1 + copies for copies in extra_copies)
         sizes = self.input_shape or (None,) * self.ndim
         counts = (padding_count(*pads, n, self.padding_mode) for pads, n in zip(self.padding, sizes, strict=True))
@@ -361,12 +391,16 @@ class ConvSpec:
         dilation = per_axis("dilation", geometry.get("dilation", 1), ndim, least=1)
         mode = geometry.get("padding_mode", "circular")
         if mode not in get_args(PaddingMode):
-            raise GeometryError(f"padding_mode={mode!r} is not one of {', '.join(map(repr, get_args(PaddingMode)))}.")
+            raise GeometryError(_unknown_border(mode))
         padding = _padding(geometry.get("padding", "same"), kernel_shape, dilation)
+        if padding is None:
+            size = None if transposed else geometry.get("input_shape")
+            padding = _same_upper(size, kernel_shape, stride, dilation, mode)
         keeps_size = all(sum(p) == r * (k - 1) for p, r, k in zip(padding, dilation, kernel_shape, strict=True))
         if transposed and mode != "zeros" and not (mode == "circular" and keeps_size):
             raise GeometryError(
-                f"padding_mode={mode!r} with padding={padding} is no transposed layer's: frameworks crop its output. "
+                f"padding_mode={mode!r} with padding={padding} is not a transposed layer's: frameworks crop its "
+                "output. "
                 "Use padding_mode='zeros' with any padding, or padding_mode='circular' with padding='same'."
             )
         input_shape = geometry.get("input_shape")
@@ -382,12 +416,12 @@ class ConvSpec:
                     "give stride=1: outputs are a selection of those. Without input_shape, a bound with the stride "
                     "speaks about every input size that the stride divides."
                 )
-            if mode == "reflect" and any(max(pads) >= n for pads, n in zip(padding, input_shape, strict=True)):
-                raise GeometryError(
-                    f"padding={padding} is not below input_shape={input_shape}: reflect padding runs out of pixels. "
-                    "Use a smaller padding or a larger input_shape."
-                )
-        return cls(cout, cin, kernel_shape, stride, dilation, groups, transposed, layout, mode, padding, input_shape)
+            too_many = pixels_run_out(padding, input_shape, mode)
+            if too_many:
+                raise GeometryError(too_many)
+        assumes_same = geometry.get("padding", "same") == "same"
+        layer = (stride, dilation, groups, transposed, layout, mode, padding, input_shape)
+        return cls(cout, cin, kernel_shape, *layer, assumes_same=assumes_same)
 
 
 @functools.lru_cache(maxsize=64)
@@ -441,9 +475,12 @@ def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32",
     """
     short = name.rpartition(".")[2]
     if short not in FLOATING:
+        advice = "Convert it first, e.g. to float32; quantized weights need their scale applied."
+        if "complex" in short:
+            advice = "Give the real form [[Re, -Im], [Im, Re]] of twice as many channels, which has the same norm."
         raise KernelError(
             f"kernel of shape {shape} has dtype {short}; expected a real floating dtype ({', '.join(FLOATING)}). "
-            "Convert it first, e.g. to float32; quantised weights need their scale applied."
+            + advice
         )
     return "float64" if short == "float64" else "float32"
 
@@ -551,16 +588,79 @@ def per_axis(name: str, value: Any, ndim: int, least: int = 1) -> tuple[int, ...
     return (_count(name, value, least),) * ndim
 
 
-def _padding(value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    """Convert the argument ``padding`` to a pair (before, after) for each axis."""
+def pixels_run_out(padding: Sequence[tuple[int, int]], input_shape: Sequence[int], mode: PaddingMode) -> str:
+    """Why an input is too small for a padding that mirrors it; empty if it is not."""
+    spare = {"reflect": 1, "symmetric": 0}.get(mode)
+    if spare is None or all(max(pads) <= n - spare for pads, n in zip(padding, input_shape, strict=True)):
+        return ""
+    than = "not below" if spare else "above"
+    return (
+        f"padding={tuple(padding)} is {than} input_shape={tuple(input_shape)}: {mode} padding runs out of pixels. Use "
+        "a smaller padding or a larger input_shape."
+    )
+
+
+def _unknown_border(mode: Any) -> str:
+    """The error message for a padding mode that specnorm has no such name for."""
+    known = ", ".join(map(repr, get_args(PaddingMode)))
+    word = str(mode).lower().removeprefix("border_")
+    meant = next((name for name, others in _BORDERS.items() if word == name or word in others), None)
+    advice = f" Give padding_mode={meant!r}." if meant else ""
+    return f"padding_mode={mode!r} is not one of {known}.{advice} {_BORDER_HELP}"
+
+
+def _same_upper(
+    input_shape: Any,
+    kernel_shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    mode: PaddingMode,
+) -> tuple[tuple[int, int], ...]:
+    """The padding "same_upper" at an input size, or at sizes that the stride divides."""
+    sizes = (None,) * len(kernel_shape) if input_shape is None else per_axis("input_shape", input_shape, len(stride))
+    axes = list(zip(sizes, kernel_shape, stride, dilation, strict=True))
+    if mode not in ("zeros", "circular") and any(n is None and s > 1 and k > 1 for n, k, s, _ in axes):
+        raise GeometryError(
+            f"padding='same_upper' with a stride and padding_mode={mode!r} repeats other numbers of pixels from size "
+            "to size: give input_shape, or the padding as (before, after) pairs."
+        )
+    return tuple(same_upper(*axis) for axis in axes)
+
+
+def same_upper(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
+    """Amounts (before, after) of padding "same" in TensorFlow, XLA and ONNX ("SAME_UPPER") along one axis.
+
+    It is the least padding that gives ``ceil(n / s)`` outputs. If the total is odd, one pixel more is padded after.
+
+    Parameters
+    ----------
+    n : int or None
+        Pixels of the input; None: any number that the stride divides.
+    k, s, r : int
+        Kernel size, stride and dilation.
+    """
+    width = r * (k - 1) + 1
+    if n is None:
+        total = max(width - s, 0)
+    else:
+        outputs = ceil_div(n, s)
+        total = max((outputs - 1) * s + width - n, 0)
+    return total // 2, total - total // 2
+
+
+def _padding(
+    value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[tuple[int, int], ...] | None:
+    """Convert the argument ``padding`` to a pair (before, after) for each axis; None for "same_upper"."""
+    if value == "same_upper":
+        return None
     if value == "valid":
         return ((0, 0),) * len(kernel_shape)
     if value == "same":
-        total = [r * (k - 1) for k, r in zip(kernel_shape, dilation, strict=True)]
-        return tuple((t // 2, t - t // 2) for t in total)
+        return _same(kernel_shape, dilation)
     if isinstance(value, str):
         raise GeometryError(
-            f"padding={value!r} is not 'same', 'valid', an integer, or a (before, after) pair per axis."
+            f"padding={value!r} is not 'same', 'same_upper', 'valid', an integer, or a (before, after) pair per axis."
         )
     if not isinstance(value, (tuple, list)):
         amount = _count("padding", value, least=0)
@@ -574,6 +674,12 @@ def _padding(value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...
     if any(len(p) != 2 for p in pairs):
         raise GeometryError(f"padding={value!r} is not one (before, after) pair per axis.")
     return tuple((_count("padding", a, 0), _count("padding", b, 0)) for a, b in pairs)
+
+
+def _same(kernel_shape: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """The padding "same"."""
+    total = [r * (k - 1) for k, r in zip(kernel_shape, dilation, strict=True)]
+    return tuple((t // 2, t - t // 2) for t in total)
 
 
 def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -592,11 +698,19 @@ def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> 
         Pixels of the axis; None: the largest count over all sizes.
     """
     if mode == "circular":
-        return 1 + -(-(before + after) // (n or 1))
+        return 1 + ceil_div(before + after, n or 1)
     if mode == "replicate":
         # The padding copies the first pixel in front and the last one behind: a single pixel at both ends.
         has_two_ends = n is not None and n > 1
         return 1 + (max(before, after) if has_two_ends else before + after)
+    if mode == "symmetric":
+        if n is not None and max(before, after) > n:
+            # The padding is longer than the axis: it reflects back and forth, with this period.
+            counts = Counter(min(p % (2 * n), 2 * n - 1 - p % (2 * n)) for p in range(-before, n + after))
+            return max(counts.values())
+        # Pixel i is copied in front if i < before, and behind if i >= n - after.
+        copied_twice = n is None or n < before + after
+        return 1 + (2 if before > 0 and after > 0 and copied_twice else before > 0 or after > 0)
     if mode == "reflect":
         if n is not None and max(before, after) >= n:
             # The padding is longer than the axis: it reflects back and forth, with this period.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.errors import GeometryError
+from specnorm.geometry.spec import pixels_run_out
 
 if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
@@ -69,8 +70,10 @@ def axis_tables(axis: Axis, mode: str) -> np.ndarray:
         return np.where(is_inside, position, n)
     if mode == "replicate":
         return np.asarray(np.clip(position, 0, n - 1))
-    reflected_at_end = 2 * (n - 1) - position
-    return np.where(position < 0, -position, np.where(is_inside, position, reflected_at_end))
+    # "symmetric" repeats the pixel at which it mirrors.
+    repeated = 1 if mode == "symmetric" else 0
+    mirrored_at_end = 2 * (n - 1) + repeated - position
+    return np.where(position < 0, -repeated - position, np.where(is_inside, position, mirrored_at_end))
 
 
 def sizes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -97,12 +100,9 @@ def sizes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
             f"the layer has no output at input_shape={spec.input_shape} (kernel {spec.kernel_shape}, padding "
             f"{spec.padding}, dilation {spec.dilation}). Give a larger input_shape or more padding."
         )
-    pads_of_axes = zip(spec.padding, spec.input_shape, strict=True)
-    if spec.padding_mode == "reflect" and any(max(pads) >= n for pads, n in pads_of_axes):
-        raise GeometryError(
-            f"reflect padding {spec.padding} needs an input larger than itself on every axis; input_shape is "
-            f'{spec.input_shape}. Use a larger one, or padding_mode="replicate".'
-        )
+    too_many = pixels_run_out(spec.padding, spec.input_shape, spec.padding_mode)
+    if too_many:
+        raise GeometryError(too_many)
     return large, small
 
 

@@ -14,7 +14,7 @@ from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
 from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_by_grid
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.proofs.frequencies import tap_grid
-from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count
+from specnorm.running.base import Evaluation, Needs, Plan, Stepped, check_count
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lags_vjp
 from specnorm.symbols.proofs.padding import bounds_by_blocks
@@ -34,7 +34,7 @@ _FEW_ROWS = 2**10
 
 @dataclass(frozen=True)
 class Gram(Stepped):
-    """Largest Schatten norm of order ``2**(n_iter + 1)`` over a grid of frequencies.
+    """Largest bound by Gram iteration, with trace and Frobenius norm, over a grid of frequencies.
 
     For a circular layer at a size, they are the layer's own frequencies. Otherwise they are those of
     `grid.method.Grid`, and the norm times that grid's factor bounds sigma*.
@@ -42,13 +42,15 @@ class Gram(Stepped):
     Parameters
     ----------
     n_iter : int
-        Gram products. The Schatten norm exceeds the norm by at most ``min(cin, cout)**(1 / 2**(n_iter + 1))``.
+        Gram products. The bound at a frequency exceeds the norm by at most ``min(cin, cout)**(1 / 2**(n_iter + 1))``;
+        it is exact where all singular values are equal.
 
     References
     ----------
     .. [1] Delattre, Barthelemy, Araujo, Allauzen, "Efficient Bound of Lipschitz Constant for Convolutional Layers by
-       Gram Iteration", ICML 2023, arXiv:2305.16173. Ours: power-of-two rescaling, half the frequencies, the symbol by
-       matrix products instead of an FFT, rounding counted, and every size by a grid.
+       Gram Iteration", ICML 2023, arXiv:2305.16173. Ours: the trace (`norms.largest_eigenvalue_up`), power-of-two
+       rescaling, half the frequencies, the symbol by matrix products instead of an FFT, rounding counted, and every
+       size by a grid.
     """
 
     n_iter: int = 6
@@ -80,7 +82,7 @@ class Gram(Stepped):
         value, phase, uppers = largest_bound(SymbolNormsUp(self.n_iter), blocks, sizes, products, ops=ops)
         residuals: tuple[Array, ...] = ()
         if ops.differentiated:
-            gamma = arrays.schatten_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, self.n_iter, xp=xp)
+            gamma = arrays.gram_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, self.n_iter, xp=xp)
             dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
             residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
         claims = partial(bounds_by_blocks, uppers, spec)
@@ -97,7 +99,7 @@ class Gram(Stepped):
         *,
         xp: Namespace,
     ) -> Array:
-        """Schatten gradient at the arg-max frequency, carried back to the taps."""
+        """Gradient at the arg-max frequency, carried back to the taps."""
         gamma, phase = residuals
         if not _is_at_a_size(spec):
             cotangent = cotangent * grid_factor(self._sizes(spec), spec.block_kernel_shape)
@@ -117,7 +119,7 @@ def _is_at_a_size(spec: ConvSpec) -> bool:
 
 
 @dataclass(frozen=True)
-class ChannelNorms(Method):
+class ChannelNorms(Plan):
     """``d_i = (sum_{j,m} |R_t[i,j,m]|)**(1 / 2**t)``, rounded up; see `specnorm.gram.proofs.powers` for R_t.
 
     Let D be the diagonal matrix of the sums. ``D - H_t`` is diagonally dominant, so ``H_t <= D`` at every frequency.
@@ -140,7 +142,6 @@ class ChannelNorms(Method):
     n_iter: int = 1
 
     name: ClassVar[str] = "channel_norms"
-    promise: ClassVar[Kind] = "upper"
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1)
@@ -152,7 +153,7 @@ class ChannelNorms(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse paddings that repeat pixels or outputs, and numbers of products whose taps do not fit the memory."""
-        if spec.padding_mode in ("reflect", "replicate"):
+        if spec.padding_mode not in ("circular", "zeros"):
             raise GeometryError(
                 f"padding_mode={spec.padding_mode!r} repeats pixels, which raises the norm above the kernel's own. Use "
                 "gram_rescaling without it, and divide by the padding's factor: see docs/guarantees.md."
@@ -175,10 +176,14 @@ class ChannelNorms(Method):
         group_kernels = self._group_kernels(kernels, spec, xp=xp)
         if self.n_iter == 1:
             channel_norms, sums, lags = lag_norms(group_kernels, ops=ops)
+            if not ops.differentiated:
+                return self._evaluation(channel_norms, (), spec, xp=xp)
             signs = xp.astype(xp.sign(lags), group_kernels.dtype, copy=False)
             return self._evaluation(channel_norms, (group_kernels, signs, sums), spec, xp=xp)
         powers = Powers(group_kernels, self.n_iter, ops=ops)
         channel_norms, sums, values = powers.channel_norms()
+        if not ops.differentiated:
+            return self._evaluation(channel_norms, (), spec, xp=xp)
         count, p = channel_norms.shape
         eye = xp.eye(p, dtype=channel_norms.dtype, device=ops.device(kernels))
         every_channel = xp.broadcast_to(eye, (count, p, p))

@@ -73,7 +73,6 @@ def _claims_on_grid(
     *,
     ops: ArrayOps,
 ) -> Callable[[], list[Upper]]:
-    """What claims the largest bounds of some blocks on a grid."""
 
     def make() -> list[Upper]:
         if type(bound) is not SymbolNormsUp:
@@ -286,7 +285,7 @@ class GramIteration:
         self._polynomial = largest._polynomial
         in_cache = self._ops.concrete and self._ops.on_host
         self._iterates = GramIterates(self._matrices(), of_hermitian=True, in_cache=in_cache, xp=self._ops.xp)
-        self._norms = self._norms_up()
+        self._norms = self._polynomial.norm_up_by(self._iterates.norms_up())
 
     def _matrices(self) -> Array:
         """H of each pair, as real matrices."""
@@ -298,9 +297,6 @@ class GramIteration:
         block, index = np.divmod(self.pairs, len(frequencies))
         real, imag = self._polynomial.planes_at(frequencies[index], block)
         return real + imag
-
-    def _norms_up(self) -> np.ndarray:
-        return self._polynomial.norm_up_by(self._iterates.norms_up())
 
     def highest(self) -> tuple[np.ndarray, np.ndarray]:
         """For each block that has a pair: the one with the largest bound, and that bound."""
@@ -316,7 +312,11 @@ class GramIteration:
     def square(self) -> None:
         """Square the matrices once more."""
         self._iterates.square()
-        self._norms = self._norms_up()
+        self._norms = self._polynomial.norm_up_by(self._iterates.norms_up())
+
+    def bound_by_trace(self) -> None:
+        """Bound the norms by the traces of the last products, too."""
+        self._norms = self._polynomial.norm_up_by(self._iterates.norms_by_trace_up())
 
     def leave_out(self) -> None:
         """Leave out the pairs whose bounds are no larger than the largest bound of their block met so far."""

@@ -53,14 +53,9 @@ def largest_bound(
     Frequencies that cannot matter are left out; a traced array (``ops.concrete`` is False) has no values that could
     decide which. Of symbols with one row or column, every bound is the norm, which is computed for all blocks at once.
 
-    Parameters
-    ----------
-    bound : callable
-        `grid.proof.Bound`: the same for a block and its transpose.
-    blocks : array, shape (b, m, p, *kernel_shape)
-        In the widest dtype of the library, scaled to about 1.
-    products : int
-        Gram products after which the frequencies that are not left out are visited; 0: every frequency is visited.
+    ``bound``: `grid.proof.Bound`: the same for a block and its transpose. ``blocks`` (b, m, p, *kernel_shape): in the
+    widest dtype of the library, scaled to about 1. ``products``: Gram products after which the frequencies that are not
+    left out are visited; 0: every frequency is visited.
     """
     if ops.concrete and has_one_column(blocks):
         value, frequencies, claims = largest_on_grid(blocks, sizes, ops=ops)
@@ -119,7 +114,7 @@ def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
     every_block = np.arange(largest.blocks.shape[0])
     at_once = symbols.chunk_length(largest.blocks, ops=ops)
     stride_of_sample = min(_SAMPLE_STRIDE, count // _SMALLEST_SAMPLE)
-    chunks = -(-count // at_once)
+    chunks = arrays.ceil_div(count, at_once)
     # With a stride of at least the number of chunks, the sample fits one chunk.
     stride = max(stride_of_sample, chunks, 1)
     index = np.arange(count)
@@ -144,17 +139,17 @@ def leave_out(
 ) -> np.ndarray:
     """Leave out pairs of blocks and frequencies whose norms Gram iteration proves to be no larger. Return the others.
 
-    Parameters
-    ----------
-    products : int
-        Most products, that of the polynomial included. After the first and the last, the frequency of each block with
-        the highest bound so far is visited, so that the others are compared with a larger norm.
+    ``products``: most products, that of the polynomial included. After the last of them, traces bound the norms too.
+    After the first and the last, the frequency of each block with the highest bound so far is visited, so that the
+    others are compared with a larger norm.
     """
     iteration = largest.iteration(pairs)
     left = []
     for product in range(products):
         if product > 0:
             iteration.square()
+        if product == products - 1:
+            iteration.bound_by_trace()
         if product in (0, products - 1):
             best, norms = iteration.highest()
             largest.visit(best[~(norms <= largest.values[largest.block_of(best)])])

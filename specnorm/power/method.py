@@ -14,7 +14,7 @@ from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.taps import shapes_of
 from specnorm.power.proofs.ritz import residuals_up, ritz_values_down
-from specnorm.running.base import Evaluation, Method, Needs, Stepped, check_count, check_rtol
+from specnorm.running.base import Evaluation, Method, Needs, Plan, Stepped, check_count, check_rtol
 from specnorm.symbols.lanczos import RunOptions, top_vectors
 from specnorm.symbols.power import power_steps
 
@@ -68,14 +68,13 @@ class RitzTriples:
 
 
 @dataclass(frozen=True)
-class LanczosMethod(Method):
+class LanczosRun(Plan):
     """Parameters and Lanczos run of `Power` and `PowerTopK`."""
 
     n_iter: int = 100
     seed: int = 0
     least_gain: float = 1e-6
 
-    promise: ClassVar[Kind] = "lower"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
     stats: ClassVar[Mapping[str, FigureRule]] = {"products": None}
 
@@ -145,7 +144,7 @@ class LanczosMethod(Method):
 
 
 @dataclass(frozen=True)
-class Power(Stepped, LanczosMethod):
+class Power(LanczosRun, Stepped):
     """Norm of the layer itself at ``input_shape``, from below: Lanczos on A*A, with real convolutions.
 
     Parameters
@@ -170,8 +169,9 @@ class Power(Stepped, LanczosMethod):
     """
 
     name: ClassVar[str] = "power"
+    promise: ClassVar[Kind] = "lower"
     steps_at_a_size: ClassVar[bool] = True
-    asks: ClassVar[Needs] = replace(LanczosMethod.asks, precision="mixed", small_products=True)
+    asks: ClassVar[Needs] = replace(LanczosRun.asks, precision="mixed", small_products=True)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         triples = self.triples(kernels, spec, 1, ops=ops)
@@ -212,7 +212,7 @@ class Power(Stepped, LanczosMethod):
 
 
 @dataclass(frozen=True)
-class PowerTopK(LanczosMethod):
+class PowerTopK(LanczosRun, Method):
     """The k largest singular values of the layer itself, each from below: block Lanczos with QR.
 
     Parameters
@@ -232,7 +232,8 @@ class PowerTopK(LanczosMethod):
     k: int = 4
 
     name: ClassVar[str] = "power_top_k"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "up"}
+    promise: ClassVar[Kind] = "lower"
+    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "distance"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

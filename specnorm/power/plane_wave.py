@@ -47,19 +47,9 @@ def windowed_wave(
     Its channels are the top right singular vector of the block's symbol there. The window falls to zero at the border,
     so that the loss is of second order in the inverse of the size.
 
-    Parameters
-    ----------
-    kernel : array, shape (1, small channels, large channels, *kernel_shape)
-        Kernel of one group, in torch's order. The large side is the input; of a transposed layer, the output.
-    spec : ConvSpec
-        Geometry of one group, with ``input_shape``.
-    angles : float array, shape (d,)
-        A frequency of the blocks.
-
-    Returns
-    -------
-    array, shape (1, 1, size of the large side)
-        A unit vector, or zero.
+    ``kernel`` (1, small channels, large channels, *kernel_shape): kernel of one group, in torch's order. The large side
+    is the input; of a transposed layer, the output. ``spec``: geometry of one group, with ``input_shape``. ``angles``
+    (d,): a frequency of the blocks. Returns (1, 1, size of the large side): a unit vector, or zero.
     """
     matrices = symbols_at_angles(_block(kernel, spec, ops=ops), angles[None, :], ops=ops)
     _, channels, _ = symbols.top_triple(matrices, xp=ops.xp)
@@ -71,16 +61,8 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
 
     If the largest norm is at another frequency, or its vector is no wave, an iteration from this start takes longer.
 
-    Parameters
-    ----------
-    kernel, spec
-        As in `windowed_wave`.
-    seed : int
-        Seed of the random vector that is added, a tenth of the sum's length.
-
-    Returns
-    -------
-    array, shape (1, 1, size of the large side)
+    ``kernel``, ``spec``: as in `windowed_wave`. ``seed``: seed of the random vector that is added, a tenth of the sum's
+    length. Returns (1, 1, size of the large side).
     """
     block = _block(kernel, spec, ops=ops)
     coarse = coarse_grid(spec.block_kernel_shape)

@@ -27,9 +27,10 @@ _MATRIX_AXES = 2
 
 @dataclass(frozen=True, eq=False)
 class ProbableBound(TwoSided):
-    """Two bounds of an operator's norm, the upper one with a stated probability.
+    """Bounds on an operator's spectral norm; the upper one holds with a stated probability.
 
-    ``lower, upper = operator_norm(...)`` unpacks it. ``float()`` of it and comparisons raise: it is two numbers.
+    ``lower, upper = operator_norm(...)`` unpacks it. ``float()`` and comparisons raise an error, since it
+    holds two numbers.
 
     Parameters
     ----------
@@ -85,18 +86,18 @@ def operator_norm(
     rng: np.random.Generator | int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ProbableBound:
-    """Bound the norm of a linear operator, of which only products are available, with a stated probability.
+    """Bound the spectral norm of a linear operator that is available only through products, with a stated probability.
 
-    From products alone no upper bound can be proven. But for every operator the probability is known that the Lanczos
-    method, from a random start, ends far below the norm.
+    Products alone cannot prove an upper bound. But for every operator, the probability that the Lanczos method ends far
+    below the norm from a random start has a known bound.
 
     Parameters
     ----------
     operator : callable, or object with shapes and an adjoint
-        A function ``v -> A v`` from float64 arrays of shape (n,) to (m,), together with the next two arguments. Or what
-        SciPy's ``aslinearoperator`` takes: operators of SciPy and pylops, sparse and dense matrices, real or complex.
-        Or an object that is called on arrays, with ``H`` or ``adjoint`` and the shapes of its inputs and outputs:
-        linear operators of SigPy, SCICO and ODL. For functions of tensors, see `specnorm_torch.linear_operator` and
+        A function ``v -> A v`` from float64 arrays of shape (n,) to (m,), together with the next two arguments. Or
+        whatever SciPy's ``aslinearoperator`` accepts: operators of SciPy and pylops, sparse and dense matrices, real or
+        complex. Or a callable object with ``H`` or ``adjoint`` and the shapes of its inputs and outputs: linear
+        operators of SigPy, SCICO and ODL. For functions of tensors, see `specnorm_torch.linear_operator` and
         `specnorm_jax.linear_operator`.
     rmatvec : callable, optional
         The adjoint ``u -> A* u``, if ``operator`` is a function. It is tested with one random pair of vectors.
@@ -109,9 +110,9 @@ def operator_norm(
     seed : int or None, default 0
         Seed of the random start; None: a new one in each call. The operator must not depend on the seed.
     rng : numpy.random.Generator or int, optional
-        Generator of the random start, or what `numpy.random.default_rng` takes (SPEC 7), in place of ``seed``.
+        Generator of the random start, or an argument of `numpy.random.default_rng` (SPEC 7); replaces ``seed``.
     progress : callable, optional
-        Called about once a second with the number of steps so far, and the largest number of steps.
+        Called about once a second with the number of steps so far and the maximum number of steps.
 
     Returns
     -------
@@ -121,7 +122,7 @@ def operator_norm(
     ------
     MethodError
         If the adjoint is missing, or ``rmatvec`` is not the adjoint; if a product is not finite or has a wrong shape;
-        or if an argument is not valid.
+        or if an argument is invalid.
 
     Notes
     -----
@@ -173,7 +174,7 @@ def operator_norm(
 def _check_fraction(name: str, value: object, advice: str) -> None:
     """Refuse an argument that is not a number between 0 and 1."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 0 < value < 1:
-        raise MethodError(f"{name}={value!r} is no number between 0 and 1: give {advice}.")
+        raise MethodError(f"{name}={value!r} is not a number between 0 and 1: give {advice}.")
 
 
 def _check_adjoint(v: Vector, u: Vector, image: Vector, adjoint_image: Vector, scale: float) -> None:

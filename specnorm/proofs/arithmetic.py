@@ -31,10 +31,7 @@ def exact(x: Array, *, backend: Backend) -> contextlib.AbstractContextManager[ob
     off. Warnings say nothing about results here: OpenBLAS's kernels for AVX-512 compute lanes from uninitialised
     memory, discard them, and still raise "invalid". Rules check their results instead.
 
-    Raises
-    ------
-    BackendError
-        If the processor does not round to nearest.
+    Raises `BackendError` if the processor does not round to nearest.
     """
     # Under a tracer nothing is computed yet, and a compiler may be tracing this very code.
     return backend.precise(x) if backend.is_traced(x) else on_host(backend.precise(x))
@@ -44,10 +41,7 @@ def exact(x: Array, *, backend: Backend) -> contextlib.AbstractContextManager[ob
 def on_host(inner: contextlib.AbstractContextManager[object] = _NO_CONTEXT) -> Iterator[None]:
     """Context manager like `exact` for NumPy arrays, whose products always have full precision.
 
-    Parameters
-    ----------
-    inner : context manager, optional
-        Entered as well.
+    ``inner``: entered as well.
     """
     if not rounds_to_nearest():
         raise BackendError(
@@ -71,14 +65,7 @@ def too_small(kernels: np.ndarray) -> bool:
     ``size * t``. That is negligible if the largest entry is at least ``2**60 size t``, about. Magnitudes are compared
     as integers, through their bits, since comparisons of floats may flush too.
 
-    Parameters
-    ----------
-    kernels : array, shape (b, size)
-
-    Returns
-    -------
-    bool
-        True if some kernel is not zero and its largest entry is below that limit.
+    ``kernels`` is (b, size). Returns True if some kernel is not zero and its largest entry is below that limit.
     """
     if kernels.dtype not in (np.float32, np.float64):
         kernels = kernels.astype(np.float32)  # exact; half precision has no numbers that float32 calls subnormal

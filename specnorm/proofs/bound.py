@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import InitVar, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -27,16 +27,32 @@ ALL_FREQUENCIES = "sigma*"
 
 That is also the supremum of the circular layer's norm over all input sizes.
 """
-_MAKER = object()
-"""Passed to a claim's constructor by `_upper` and `_lower` alone: the check that a rule made the claim."""
 
 
 class HypothesisError(ValueError):
     """The hypotheses of a rule do not hold, so it makes no claim. This is an error in the calling code of specnorm."""
 
 
+class Sealed:
+    """Base of frozen dataclasses that only rules in files of proofs make, by `_made`: the constructor refuses."""
+
+    __slots__ = ()
+
+    def __new__(cls, *fields: object, **named_fields: object) -> Self:
+        """Refuse fields. Unpickling calls it without any, which the dataclass's constructor refuses."""
+        if fields or named_fields:
+            raise TypeError(f"{cls.__name__}: objects of this class are made by the rules in files of proofs alone")
+        return object.__new__(cls)
+
+    @classmethod
+    def _made(cls, *fields: Any, **named_fields: Any) -> Self:
+        made = object.__new__(cls)
+        cls.__init__(made, *fields, **named_fields)
+        return made
+
+
 @dataclass(frozen=True, eq=False, slots=True)
-class _Claim:
+class _Claim(Sealed):
     """A proven bound of a norm.
 
     Parameters
@@ -51,8 +67,6 @@ class _Claim:
         Description of the rule that proved the bound.
     of : tuple of claims
         The premises: the claims from which the rule derived this one.
-    maker : object
-        `_MAKER`, or the constructor refuses.
     digest : str
         Digest of the user's kernel (`digest_of`). Empty for claims about scaled kernels, and for claims about networks,
         whose ``what`` identifies the network.
@@ -62,14 +76,11 @@ class _Claim:
     what: object
     rule: str
     of: tuple[Upper | Lower, ...] = field(default=(), repr=False)
-    maker: InitVar[object] = None
     digest: str = ""
     promise: ClassVar[str]
     """The direction in which the bound is rounded to text."""
 
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError(f"{type(self).__name__}: a claim is made by the rules in files of proofs alone")
+    def __post_init__(self) -> None:
         if not self.value >= 0:
             raise HypothesisError(f"{self.value!r} bounds no norm ({self.rule})")
 
@@ -139,7 +150,7 @@ def _upper(
     digest: str = "",
 ) -> Upper:
     """Make the upper bound that a rule has proven from its premises. Only files of proofs call this."""
-    return Upper(float(value), what, rule, premises, _MAKER, digest)
+    return Upper._made(float(value), what, rule, premises, digest)
 
 
 def _lower(
@@ -150,16 +161,13 @@ def _lower(
     digest: str = "",
 ) -> Lower:
     """Make the lower bound that a rule has proven from its premises. Only files of proofs call this."""
-    return Lower(float(value), what, rule, premises, _MAKER, digest)
+    return Lower._made(float(value), what, rule, premises, digest)
 
 
 def _uppers(values: Array, what: object, rule: str, *, ops: ArrayOps) -> Callable[[], list[Upper]]:
     """Return what makes the upper bounds of b blocks that a rule has proven: reading the values waits for a device.
 
-    Parameters
-    ----------
-    values : array, shape (b, ...)
-        The largest number of a block is its bound.
+    ``values`` (b, ...): the largest number of a block is its bound.
     """
 
     def make() -> list[Upper]:
@@ -220,19 +228,9 @@ def digest_of(kernel: Any) -> str:
 def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[Lower, Upper]:
     """Bound the norm of the user's kernel, from bounds for the scaled kernel ``kernel * 2**-exponent``.
 
-    Parameters
-    ----------
-    lower, upper : Lower and Upper
-        Bounds for the scaled kernel.
-    kernel : array
-        The user's kernel, on the host. The new claims carry its digest.
-    exponent : int
-        Power of two by which the kernel was divided.
-
-    Raises
-    ------
-    HypothesisError
-        If the bounds carry the digest of a user's kernel: such bounds are not scaled again.
+    ``lower``, ``upper``: bounds for the scaled kernel. ``kernel``: the user's kernel, on the host. The new claims carry
+    its digest. ``exponent``: power of two by which the kernel was divided. Raises `HypothesisError` if the bounds carry
+    the digest of a user's kernel: such bounds are not scaled again.
     """
     if lower.digest or upper.digest:
         raise HypothesisError("bounds that carry the digest of a user's kernel are not scaled to another kernel")

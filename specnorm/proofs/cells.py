@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.backends.arrays import ceil_div
 from specnorm.proofs import host
 from specnorm.proofs.bound import ALL_FREQUENCIES
 from specnorm.proofs.frequencies import Frequencies, half_grid, product, signs
@@ -30,7 +31,6 @@ _WIDEST = 0.55
 ``cos(0.55) = 0.85`` of the threshold."""
 _CACHED = ("centres", "radius")
 """Cached properties that a selection of boxes takes over, where they are computed."""
-_MAKER = object()
 
 
 @dataclass(frozen=True)
@@ -108,16 +108,7 @@ class Boxes:
     on_grid: bool
     frame: np.ndarray
     offset: np.ndarray
-    covers: object = None
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if self.covers is None:
-            return
-        if maker is not _MAKER:
-            raise TypeError("Boxes: boxes cover all frequencies only if torus, dft, dft_points or one_box made them")
-        for array in (self.low, self.high, self.half_degree, self.frame, self.offset):
-            array.flags.writeable = False
+    covers: object = field(default=None, init=False)
 
     def __len__(self) -> int:
         return len(self.low)
@@ -142,9 +133,7 @@ class Boxes:
     def largest_angle(self, slopes: np.ndarray) -> np.ndarray:
         """Largest ``|slope . (theta - centre)|`` over each box, theta in radians, rounded up, shape (c, n).
 
-        Parameters
-        ----------
-        slopes : float array, shape (n, d)
+        ``slopes`` is (n, d).
         """
         d = len(self.denominators)
         middle = (self.low + self.high) // 2
@@ -216,7 +205,7 @@ class Boxes:
         if self.on_grid:
             # Pieces of 2 h and of 2 h + 1 points reach equally far from their middle: take the odd number.
             piece_width = 2 * (half_width // np.maximum(pieces, 1)) + 1
-            pieces = -(-(self.high - self.low + 1) // piece_width)
+            pieces = ceil_div(self.high - self.low + 1, piece_width)
         most = self._most_pieces
         pieces = np.clip(pieces, 1, most)
         # Where an axis of the largest share cannot be cut any more, another one is.
@@ -253,7 +242,11 @@ class Cells:
 
 def _covering(boxes: Boxes, covers: object) -> Boxes:
     """Mark boxes as a cover of all frequencies of ``covers``. Only for files of proofs."""
-    return replace(boxes, covers=covers, maker=_MAKER)
+    cover = replace(boxes)
+    object.__setattr__(cover, "covers", covers)
+    for array in (cover.low, cover.high, cover.half_degree, cover.frame, cover.offset):
+        array.flags.writeable = False
+    return cover
 
 
 def one_box(kernel_shape: tuple[int, ...]) -> Boxes:
@@ -341,14 +334,8 @@ def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
 def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], skew: tuple[bool, ...] = ()) -> Boxes:
     """Cover of a circulant's frequencies, for a real kernel, up to mirror images: half of the longest axis.
 
-    Parameters
-    ----------
-    sizes : tuple of int
-        Points M of the circulant, per axis.
-    kernel_shape : tuple of int
-    skew : tuple of bool, optional
-        Per axis whether going round multiplies by -1: the frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M``
-        otherwise. The mirror image of j is M - 1 - j, or M - j.
+    ``sizes``: points M of the circulant, per axis. ``skew``: per axis whether going round multiplies by -1: the
+    frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M`` otherwise. The mirror image of j is M - 1 - j, or M - j.
     """
     offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
     last = [n - 1 for n in sizes]

@@ -112,11 +112,7 @@ def distinct_grid(sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
 
     It has fewer points than `half_grid`, whose first and last points on the halved axis include their mirror images.
 
-    Returns
-    -------
-    points : Frequencies
-    multiplicities : integer array, shape (f,)
-        2, or 1 if a point is its own mirror image.
+    Returns ``points``; ``multiplicities`` (f,): 2, or 1 if a point is its own mirror image.
     """
     full = Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
     place_values = np.cumprod([1, *reversed(full.denominators)])[-2::-1]
@@ -151,10 +147,7 @@ def cos_sin_of_taps(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tu
     The angle is reduced modulo a turn, and to an eighth of a turn, in integers. So the error is at most `PHASE_ERROR`
     units for every tap and every frequency.
 
-    Returns
-    -------
-    cos, sin : float64 arrays, shape (f, taps)
-        Taps in the row-major order of the kernel's spatial axes; read-only.
+    Returns ``cos``, ``sin`` (f, taps): taps in the row-major order of the kernel's spatial axes; read-only.
     """
     return cos_sin_of(frequencies, tap_points(tuple(kernel_shape)))
 
@@ -229,9 +222,7 @@ def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
 def centred_taps(grid: tuple[int, ...]) -> np.ndarray:
     """Taps m of a kernel with odd sizes and the tap 0 in its middle: along each axis in the order 0, 1, ..., -2, -1.
 
-    Returns
-    -------
-    integer array, shape (n, d); read-only
+    Returns (n, d); read-only.
     """
     middle = np.asarray([n // 2 for n in grid], dtype=np.int64)
     taps = product([np.arange(n) for n in grid])

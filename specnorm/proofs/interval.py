@@ -8,24 +8,22 @@ Sums that are exact are not moved outward, and neither are products of numbers w
 from __future__ import annotations
 
 import math
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proofs import host
-from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.bound import HypothesisError, Sealed
 
 Numbers: TypeAlias = NDArray[np.float64]
 Ends: TypeAlias = tuple[Numbers, Numbers]
 """Lower and upper ends, two arrays of one shape."""
-_MAKER = object()
-"""Passed to the constructor by `_interval` alone: the check that a rule made the interval."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Interval:
+class Interval(Sealed):
     """A claim that each entry of an array lies between two numbers; made by the rules in files of proofs alone.
 
     Parameters
@@ -36,11 +34,8 @@ class Interval:
 
     low: Numbers
     high: Numbers
-    maker: InitVar[object] = None
 
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("Interval: where numbers lie is said by the rules in files of proofs alone")
+    def __post_init__(self) -> None:
         if self.low.shape != self.high.shape:
             raise HypothesisError(f"ends of shapes {self.low.shape} and {self.high.shape}")
         if not (self.low <= self.high).all():
@@ -59,10 +54,7 @@ class Interval:
     def __and__(self, other: Interval) -> Interval:
         """The intersection of two intervals around one array.
 
-        Raises
-        ------
-        HypothesisError
-            If the intersection is empty: one of the intervals is wrong.
+        Raises `HypothesisError` if the intersection is empty: one of the intervals is wrong.
         """
         return _interval(np.maximum(self.low, other.low), np.minimum(self.high, other.high))
 
@@ -142,7 +134,7 @@ class Interval:
 
 def _interval(low: Numbers, high: Numbers) -> Interval:
     """Make the interval that a rule has proven. Only files of proofs call this."""
-    return Interval(_read_only(low), _read_only(high), _MAKER)
+    return Interval._made(_read_only(low), _read_only(high))
 
 
 def _read_only(end: Numbers) -> Numbers:

@@ -60,14 +60,49 @@ def frobenius_up(a: Array, *, xp: Namespace) -> Array:
     return rounding.up(xp.sqrt(xp.sum(rows, axis=-1)), 2 * a.shape[-1] + a.shape[-2] + 8, xp=xp)
 
 
+def largest_eigenvalue_up(matrices: Array, *, xp: Namespace) -> Array:
+    """Bounds (...) of the largest eigenvalues of real matrices H (..., p, p) by their traces and Frobenius norms.
+
+    ``lambda_max(H) <= v + ||H - v I||_F`` for every number v. Let m be the mean of the eigenvalues, and so of the
+    diagonal, and ``s = ||H - m I||_F``. The best v is ``m - s / sqrt(p (p - 1))``, and then the bound is
+    ``m + sqrt((p - 1) / p) s`` (Wolkowicz and Styan, Linear Algebra Appl. 29, 1980). It is exact if all eigenvalues are
+    equal, where the Frobenius norm is the root of p times as large, and if all but one are 0. Roundings of v do not
+    matter. Those of ``H - v I`` are relative ones of its diagonal: no entry is computed as a difference of squares.
+
+    Parameters
+    ----------
+    matrices : array, shape (..., p, p)
+        Symmetric up to roundings: the bound is that of ``(H + H^T) / 2``. Or the real matrices ``A + B`` of Hermitian
+        ones (`square_of_hermitian`), which have the same trace and Frobenius norm.
+
+    Returns
+    -------
+    array, shape (...)
+        At least 0; NaN where entries or their squares are not finite.
+    """
+    size = matrices.shape[-1]
+    diagonal, rest = arrays.diagonal_and_rest(matrices, xp=xp)
+    if size**2 <= _FEW_ENTRIES:
+        rest = xp.reshape(rest, (*rest.shape[:-2], 1, (size - 1) * size))
+    rest_sq = xp.sum(xp.vecdot(rest, rest), axis=-1)
+
+    def distance(shift: Array) -> Array:
+        shifted = diagonal - shift[..., None]
+        return xp.sqrt(rest_sq + xp.vecdot(shifted, shifted))
+
+    mean = xp.linalg.trace(matrices) / size
+    shift = mean if size == 1 else mean - distance(mean) / math.sqrt(size * (size - 1))
+    shift = xp.maximum(shift, xp.zeros_like(shift))
+    roundings = 2 * rest.shape[-1] + rest.shape[-2] + 12
+    return rounding.up(shift + rounding.up(distance(shift), roundings, xp=xp), 2, xp=xp)
+
+
 def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
     """Bound the supremum of blocks by ``sqrt(taps)`` times the largest Frobenius norm of a block.
 
     Reason: the norm of a sum of T matrices is at most ``sqrt(T)`` times the norm of these matrices one below another.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
+    ``blocks`` is (g, m, p, *kernel_shape).
     """
     frobenius = frobenius_up(ops.xp.reshape(blocks, (blocks.shape[0], blocks.shape[1], -1)), xp=ops.xp)
     value = host.mul_up(float(ops.xp.max(frobenius)), host.root_up(math.prod(blocks.shape[3:])))
@@ -77,9 +112,7 @@ def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
 def norm_by_magnitudes(blocks: Array, *, ops: ArrayOps) -> Upper:
     """Bound the supremum of blocks by the largest norm of a matrix ``sum_k |K_k|``; attained if no entry is negative.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
+    ``blocks`` is (g, m, p, *kernel_shape).
     """
     xp = ops.xp
     g, m, p = blocks.shape[:3]
@@ -113,14 +146,8 @@ def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Uppe
     The blocks must satisfy `has_one_entry_per_row_and_column`. Such a layer permutes, shifts and scales channels. ``G*
     G`` is diagonal, with the squared entries on the diagonal, so both bounds are exact.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-
-    Returns
-    -------
-    lower, upper : Lower and Upper
-        The lower bound is of the symbol at frequency 0.
+    ``blocks`` is (g, m, p, *kernel_shape). Returns ``lower``, ``upper``: the lower bound is of the symbol at frequency
+    0.
     """
     if not has_one_entry_per_row_and_column(blocks, ops=ops):
         raise HypothesisError("a row or a column has several entries")
@@ -137,12 +164,8 @@ def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
 
     The symbol is the tap at every frequency, but for a factor of modulus 1.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-        With one tap.
-    norm : Upper
-        Bound of the largest norm of ``blocks`` as matrices (g, m, p): its subject is ``norm_of_stack((g, m, p))``.
+    ``blocks`` (g, m, p, *kernel_shape): with one tap. ``norm``: bound of the largest norm of ``blocks`` as matrices (g,
+    m, p): its subject is ``norm_of_stack((g, m, p))``.
     """
     g, m, p, *kernel_shape = blocks.shape
     if math.prod(kernel_shape) > 1 or norm.what != norm_of_stack((g, m, p)):
@@ -170,17 +193,8 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     roundings that `backward_error` allows, a diagonal entry needs one for its shift ``x - H_ii`` and a few for its
     root. The proof is valid for any x and any limit; a poor choice only makes it fail.
 
-    Parameters
-    ----------
-    gram : array, shape (..., p, p)
-        H. Only one triangle is read. Which one depends on the library, so the rounding of either is in the limit.
-    limit : array, shape (...)
-        In the precision of H.
-
-    Returns
-    -------
-    array of bool, shape (...)
-        Whether the limit is proven.
+    ``gram`` (..., p, p): H. Only one triangle is read. Which one depends on the library, so the rounding of either is
+    in the limit. ``limit`` (...): in the precision of H. Returns (...): whether the limit is proven.
     """
     xp = ops.xp
     ops.check_cholesky(gram)
@@ -236,12 +250,7 @@ def likely_loss(size: int, like: Array, *, ops: ArrayOps) -> float:
     The diagonal of ``M = x I - H`` is at most x, so ``e <= kappa tr(M) <= kappa p x``, with kappa = `cholesky_loss`.
     As observed, `factor_loss` is at most ``_LIKELY_SHARE + 3 / p`` of that.
 
-    Parameters
-    ----------
-    size : int
-        p: rows of the matrices.
-    like : array
-        Any array of the matrices' dtype.
+    ``size``: p: rows of the matrices. ``like``: any array of the matrices' dtype.
     """
     share = _LIKELY_SHARE + 3 / size if _uses_factor_loss(size, like, ops=ops) else 1.0
     return cholesky_loss(size, like, xp=ops.xp) * size * share
@@ -255,15 +264,7 @@ def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
     row i multiplied by ``sqrt(g_i)``. For every positive x that norm is at most ``max_i (W W^T x)_i / x_i`` (Collatz
     and Wielandt).
 
-    Parameters
-    ----------
-    factors : array, shape (..., p, p)
-        L, lower triangular, as computed.
-
-    Returns
-    -------
-    array, shape (...)
-        e.
+    ``factors`` (..., p, p): L, lower triangular, as computed. Returns (...): e.
     """
     xp = ops.xp
     size = factors.shape[-1]
@@ -287,12 +288,7 @@ def cholesky_loss(size: int, like: Array, *, xp: Namespace) -> float:
     theorem 2.3, states this for real matrices. The argument uses the inequality of `backward_error` alone, which holds
     for complex ones with the larger g.
 
-    Parameters
-    ----------
-    size : int
-        p.
-    like : array
-        Any array of M's dtype.
+    ``size``: p. ``like``: any array of M's dtype.
     """
     g = backward_error(size, like, xp=xp)
     return g / (1 - g)
@@ -333,7 +329,7 @@ class GramProof:
     def largest_up_near(self, v: Array) -> Upper | None:
         """The largest of the bounds of `norm_up_near`, as a claim; None if the proof fails for one of the matrices."""
         value = float(self._ops.xp.max(self.norm_up_near(v)))
-        rule = "factorisation of the smaller Gram matrix"
+        rule = "factorization of the smaller Gram matrix"
         return _upper(value, norm_of_stack(self._shape), rule) if value < math.inf else None
 
     def norm_up_near(self, v: Array) -> Array:
@@ -342,10 +338,7 @@ class GramProof:
         As in `matrix_norm_up`, a factorisation of H proves a limit. The limit is the Rayleigh quotient of H at v,
         raised by its likely error, which is estimated from the residual. The trace of H bounds ``||A||_F**2``.
 
-        Parameters
-        ----------
-        v : array, shape (..., min(m, n))
-            Approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
+        ``v`` (..., min(m, n)): approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
         """
         ops, xp = self._ops, self._ops.xp
         gram = self.gram
@@ -375,11 +368,7 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
 
     Allowances: gamma(2 m + 2 n + 8) for both vector norms and the division, `product_error` times ``||A||_F`` for A v.
 
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-    v : array, shape (..., n)
-        Any vector; the closer to the top right singular vector the better.
+    ``a`` is (..., m, n). ``v`` (..., n): any vector; the closer to the top right singular vector the better.
     """
     m, n = a.shape[-2:]
     image = xp.matmul(a, v[..., None])[..., 0]
@@ -403,16 +392,8 @@ def singular_values_down(
     ``sigma_j(U S V*) >= s_j sigma_min(U) sigma_min(V)``, where ``sigma_min(U)**2 >= 1 - ||U*U - I||``, and the singular
     values of A differ from those of U S V* by at most ``||A - U S V*||`` (Weyl).
 
-    Parameters
-    ----------
-    factors : arrays, shapes (..., m, r), (..., r) and (..., r, n)
-        With r = min(m, n) and descending numbers. Any factors are valid.
-    error : array, shape (...,)
-        Bound of the norm of the error of the matrices.
-
-    Returns
-    -------
-    array, shape (..., r)
+    ``factors`` (..., m, r), (..., r) and (..., r, n): with r = min(m, n) and descending numbers. Any factors are valid.
+    ``error`` (...,): bound of the norm of the error of the matrices. Returns (..., r).
     """
     xp = ops.xp
     u, s, vh = factors
@@ -444,14 +425,7 @@ def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
 def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
     """Upper bound of ``||X^T X||`` for each matrix X of a stack, from row sums; sharp if X has orthogonal columns.
 
-    Parameters
-    ----------
-    columns : array, shape (g, n, p)
-        X.
-
-    Returns
-    -------
-    array, shape (g,)
+    ``columns`` (g, n, p): X. Returns (g,).
     """
     n, size = columns.shape[-2:]
     gram = xp.matmul(xp.matrix_transpose(columns), columns)
@@ -500,21 +474,15 @@ def gram_iteration_up(
 ) -> Array:
     """Proven upper bounds, shape (...), of the norms of matrices by Gram iteration (`GramIterates`).
 
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-        Scaled to about 1.
-    n_iter : int
-        Number of Gram products; with 0 the bound is the Frobenius norm.
-    error : array or float
-        As in `matrix_norm_up`.
+    ``a`` (..., m, n): scaled to about 1. ``n_iter``: number of Gram products; with 0 the bound is the Frobenius norm.
+    ``error``: as in `matrix_norm_up`.
     """
     if a.shape[-1] > a.shape[-2]:
         a = xp.matrix_transpose(a)
     iterates = GramIterates(a, xp=xp)
     for _ in range(n_iter):
         iterates.square()
-    return rounding.up(iterates.norms_up() + error, 2, xp=xp)
+    return rounding.up(iterates.norms_by_trace_up() + error, 2, xp=xp)
 
 
 def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Array | float, *, xp: Namespace) -> Array:
@@ -539,24 +507,26 @@ def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Arr
         errors = frobenius * (share / (1 - share))
     else:
         errors = (frobenius_up(real, xp=xp) ** 2 + frobenius_up(imag, xp=xp) ** 2) * product_error
-    norms_sq = iterates.norms_up() + errors * rounding.SLACK
+    norms_sq = iterates.norms_by_trace_up() + errors * rounding.SLACK
     return rounding.up(xp.sqrt(norms_sq) + error, 6, xp=xp)
 
 
 class GramIterates:
     """Gram iteration of a stack of real matrices, with a proven bound of their norms after each product.
 
-    Start with ``B_0 = A``; rescale B_t by a power of two and set ``B_{t+1} = fl(B_t^T B_t)``. After T products,
-    ``U_T = ||B_T||_F`` bounds ``||B_T||``. Since ``||B_t||**2 = ||B_t^T B_t||``, going back,
-    ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)`` bounds ``||B_t||``, with e = `product_error`; U_0 is the bound of A
-    (Delattre et al., ICML 2023, theorem 1, with rounding added).
+    Start with ``B_0 = A``; rescale B_t by a power of two and set ``B_{t+1} = fl(B_t^T B_t)``. After T products let U_T
+    bound the largest eigenvalue of B_T, by its Frobenius norm, or by its trace too (`largest_eigenvalue_up`). Since
+    ``||B_t||**2`` is the largest eigenvalue of ``B_t^T B_t``, going back, ``U_t = sqrt(U_{t+1} + e ||B_t||_F**2)``
+    bounds ``||B_t||``, with e = `product_error`; U_0 is the bound of A (Delattre et al., ICML 2023, theorem 1, with the
+    Frobenius norm; the trace and rounding added).
 
     Parameters
     ----------
     a : array, shape (..., m, n)
         A, scaled to about 1. Otherwise squares may underflow, and the caller adds an allowance for that to the bounds.
     of_hermitian : bool
-        Whether ``a`` has the real matrices of Hermitian ones (`square_of_hermitian`), whose norms are bounded.
+        Whether ``a`` has the real matrices of Hermitian ones (`square_of_hermitian`), positive semidefinite up to an
+        error that the caller counts, whose largest eigenvalues are bounded.
     in_cache : bool
         Whether the products of a stack (f, m, n) are taken in parts that fit the processor's cache.
     """
@@ -603,8 +573,20 @@ class GramIterates:
         self._frobenius = self._joined(norms)
 
     def norms_up(self) -> Array:
-        """Proven upper bounds U_0 of the norms of the matrices A, shape (...)."""
-        bound = self._frobenius
+        """Proven upper bounds U_0 of the norms of the matrices A, shape (...), by the Frobenius norm of the last."""
+        return self._first_up(self._frobenius)
+
+    def norms_by_trace_up(self) -> Array:
+        """`norms_up` by the trace too: it reads the last matrices once more, and is never above it."""
+        if not (self._history or self._of_hermitian):
+            return self.norms_up()
+        xp = self._xp
+        largest = self._joined([largest_eigenvalue_up(part, xp=xp) for part in self._parts])
+        # Where squares overflow, ``largest`` is no number, and the Frobenius norm is infinite.
+        return self._first_up(xp.where(largest < self._frobenius, largest, self._frobenius))
+
+    def _first_up(self, bound: Array) -> Array:
+        """U_0 from U_T."""
         for exponent, product_error in reversed(self._history):
             root = rounding.up(self._xp.sqrt(bound + product_error), 4, xp=self._xp)
             bound = arrays.unscale(root, exponent, xp=self._xp)

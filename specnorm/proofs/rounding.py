@@ -32,7 +32,13 @@ Python's compiler does not fold the tests on it into constants."""
 
 def unit(x: Array, *, xp: Namespace) -> float:
     """Unit roundoff of an array's dtype: 2**-53 for float64 and complex128, else 2**-24."""
-    return 2.0**-53 if x.dtype in (xp.float64, xp.complex128) else 2.0**-24
+    return _unit_of(x.dtype, xp)  # type: ignore[arg-type] # a module, or an object that is hashed by identity
+
+
+@functools.lru_cache(maxsize=64)
+def _unit_of(dtype: Any, xp: Namespace) -> float:
+    # Cached, since libraries compare dtypes slowly and a search asks hundreds of times.
+    return 2.0**-53 if dtype in (xp.float64, xp.complex128) else 2.0**-24
 
 
 @functools.lru_cache(maxsize=256)
@@ -53,12 +59,7 @@ def product_error(length: int, x: Array, *, xp: Namespace) -> float:
     with n the inner length. A complex entry is two real sums of 2 n products; by Cauchy and Schwarz on real and
     imaginary parts, each sum has an error of at most gamma(2 n) times the sum of |a| |b|, so e is sqrt(2) gamma(2 n).
 
-    Parameters
-    ----------
-    length : int
-        n: columns of A.
-    x : array
-        Any array of the product's dtype.
+    ``length``: n: columns of A. ``x``: any array of the product's dtype.
     """
     u = unit(x, xp=xp)
     return math.sqrt(2) * gamma(2 * length, u) if arrays.is_complex(x, xp=xp) else gamma(length, u)
@@ -67,13 +68,10 @@ def product_error(length: int, x: Array, *, xp: Namespace) -> float:
 def up(x: Array, n: int, *, xp: Namespace) -> Array:
     """Increase non-negative numbers by more than ``n`` roundings may have decreased them.
 
-    Parameters
-    ----------
-    n : int
-        At least the number of operations since the last allowance: one for each sum, product, quotient, root or
-        conversion, and p for a sum of p terms. Numbers from rules that end in ``_up`` count as exact. Most calls give 2
-        for one operation and 4 for two or three, since a larger number is always valid. The two roundings of this
-        function, the factor's conversion and the product, are added.
+    ``n``: at least the number of operations since the last allowance: one for each sum, product, quotient, root or
+    conversion, and p for a sum of p terms. Numbers from rules that end in ``_up`` count as exact. Most calls give 2 for
+    one operation and 4 for two or three, since a larger number is always valid. The two roundings of this function, the
+    factor's conversion and the product, are added.
     """
     return x * (1 + SLACK * gamma(n + 2, unit(x, xp=xp)))
 
@@ -98,12 +96,9 @@ def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, eager: bool = False, x
     With "up" the result is no smaller, with "down" no larger than the exact number. Zero, the norm of the zero kernel
     alone, stays zero. With "down", a number beyond the dtype's range becomes the largest finite number.
 
-    Parameters
-    ----------
-    eager : bool
-        Whether each operation runs as it is written, on the host: then the number is rounded to the nearest one on its
-        side. Else an allowance covers the rounding, since compilers may remove a comparison with the number before it.
-        Both ways cover the underflow of an unscaling by a power of two before.
+    ``eager``: whether each operation runs as it is written, on the host: then the number is rounded to the nearest one
+    on its side. Else an allowance covers the rounding, since compilers may remove a comparison with the number before
+    it. Both ways cover the underflow of an unscaling by a power of two before.
     """
     with np.errstate(over="ignore", under="ignore"):
         converted = xp.astype(value, dtype)
@@ -145,6 +140,31 @@ def flushes() -> bool:
     return smallest_subnormal == 0 or smallest_normal * half == 0
 
 
-def conversion_loss(dtype: Literal["float32", "float64"]) -> float:
+def kept_positive(unscaled: Array, scaled: Array, *, eager: bool, xp: Namespace) -> Array:
+    """Numbers times a power of two, for `to_dtype` to round up: those that underflowed to zero become positive."""
+    info = xp.finfo(unscaled.dtype)
+    smallest_normal = float(info.smallest_normal)
+    smallest = smallest_normal * float(info.eps) if eager and not flushes() else smallest_normal
+    return xp.where((scaled > 0) & (unscaled == 0), smallest, unscaled)
+
+
+def from_converted_up(distance: Array, value: Array, dtype: str, *, eager: bool, xp: Namespace) -> Array:
+    """Upper bounds of the distance from `to_dtype` of values, by those of the distance from the values.
+
+    Zero, which holds for the zero kernel alone, stays zero. The results are still to be rounded up by `to_dtype`.
+
+    Parameters
+    ----------
+    value : array
+        Values after an unscaling by a power of two, which rounds if its result is subnormal.
+    """
+    info = np.finfo(dtype)
+    # A subnormal number loses a few units: by the unscaling, by `to_dtype`, and by the sum below.
+    unit_of_subnormals = float(info.smallest_subnormal if eager and not flushes() else info.smallest_normal)
+    lost = value * conversion_loss(dtype) + 6 * unit_of_subnormals
+    return xp.where(distance > 0, up(distance + lost, 4, xp=xp), distance)
+
+
+def conversion_loss(dtype: str) -> float:
     """The largest relative change of a normal number by `to_dtype`, rounded up."""
     return 4 * float(np.finfo(dtype).eps)

@@ -84,7 +84,7 @@ def curvature_bound(
     classes: dict[str, Any] = {"label": label, "target": target}
     for word, index in classes.items():
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < weights.shape[0]:
-            raise MethodError(f"{word}={index!r} is no class: last has {weights.shape[0]} rows, counted from 0.")
+            raise MethodError(f"{word}={index!r} is not a class: last has {weights.shape[0]} rows, counted from 0.")
     if label == target:
         raise MethodError(f"label and target are both {label}: the difference of a logit and itself has no curvature.")
     second_derivative = _second_derivative(activation)
@@ -124,8 +124,10 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
     MixedBackends
         If the arrays are of different libraries or devices.
 
-    Notes ----- The rounding errors of this formula are included, but not those of the network that computed margin and
-    gradient. The certificate is that of [1]_ without its improvement by an eigenvalue problem.
+    Notes
+    -----
+    The rounding errors of this formula are included, but not those of the network that computed margin and gradient.
+    The certificate is that of [1]_ without its improvement by an eigenvalue problem.
 
     References
     ----------
@@ -157,11 +159,11 @@ def _second_derivative(activation: Any) -> float:
                 f"exists. Use the margin over a Lipschitz constant of the network instead, or one of {names}."
             )
         raise MethodError(
-            f"activation={activation!r} is not one of {names}. Of another one give the number max |phi''|."
+            f"activation={activation!r} is not one of {names}. For another one, give the number max |phi''|."
         )
     if isinstance(activation, bool) or not isinstance(activation, (int, float)) or not 0 <= activation < math.inf:
         raise MethodError(
-            f"activation={activation!r} is no bound of a second derivative: give a finite number of at least 0. "
+            f"activation={activation!r} is not a bound on a second derivative: give a finite number of at least 0. "
             "Without a bounded second derivative (ReLU) there is no curvature bound."
         )
     return float(activation)

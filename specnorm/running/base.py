@@ -1,6 +1,6 @@
-"""The interface of methods: `Method`, what it asks for (`Needs`) and returns (`Evaluation`), and checks of parameters.
+"""The interface of what is run: `Plan` and `Method`, what they ask for (`Needs`) and return (`Evaluation`).
 
-A method is a frozen dataclass of plain numbers with two pure functions, `Method.forward` and `Method.pullback`.
+A plan is a frozen dataclass of plain numbers with two pure functions, `Plan.forward` and `Plan.pullback`.
 
 A *block* is the kernel (m, p, *kernel_shape) of one group of a layer, rearranged to have stride and dilation 1
 (`geometry.polyphase`).
@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError, TracerError
@@ -34,8 +34,8 @@ Kind = Literal["exact", "upper", "lower", "estimate"]
 true norm, rounding included. ``lower``: never above the true norm, rounding included. ``estimate``: no promise.
 """
 
-FigureRule: TypeAlias = Literal["up", "down", "nearest", "all", "any", "sum", "max"] | None
-"""How a figure of a method is given for a layer: see `Method.stats`."""
+FigureRule: TypeAlias = Literal["up", "down", "nearest", "distance", "all", "any", "sum", "max"] | None
+"""How a figure of a method is given for a layer: see `Plan.stats`."""
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:
@@ -62,12 +62,12 @@ def check_budget(budget: object) -> None:
         or not budget > 0
         or (isinstance(budget, int) and budget > sys.float_info.max)
     ):
-        raise MethodError(f"budget={budget!r} is no time: give seconds, such as 10, or None for as long as it takes.")
+        raise MethodError(f"budget={budget!r} is not a time limit: give seconds, such as 10, or None for no limit.")
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """The result of `Method.forward`. All arrays have leading axis b.
+    """The result of `Plan.forward`. All arrays have leading axis b.
 
     b is the number of blocks, or the number of layers if the method returns one answer for each layer
     (``Needs.by_layer``).
@@ -76,9 +76,9 @@ class Evaluation:
     ----------
     value : array, shape (b, *value_shape)
     stats : tuple of arrays
-        Figures beside the value, in the order of `Method.stats`.
+        Figures beside the value, in the order of `Plan.stats`.
     residuals : tuple of arrays
-        What `Method.pullback` needs, at least one; without ``ops.differentiated`` there may be none.
+        What `Plan.pullback` needs, at least one; without ``ops.differentiated`` there may be none.
     claims : callable, optional
         Returns for each layer the claims from which its bounds come, as a sequence of (Lower, Upper). None for methods
         that make none.
@@ -90,9 +90,38 @@ class Evaluation:
     claims: Claims | None = None
 
 
+class Followed(NamedTuple):
+    """Norms that a training step followed, for blocks, or for layers with ``Needs.by_layer``, with leading axis b.
+
+    Parameters
+    ----------
+    value : array, shape (b,)
+    left : array, shape (b, rows, r)
+    right : array, shape (b, r, n)
+        The gradient of a value is ``left @ right``, in the order of the kernel's entries: of rank 1 over the complex
+        numbers, r at most 2.
+    sketch : array, shape (b, rows of a sketch, 4)
+        `Stepped.sketch` of the kernels.
+    state : tuple of arrays
+        The state after the step.
+    is_due : boolean array, shape (b,)
+        Whether a sweep is due.
+    known : tuple of arrays
+        What a sweep needs to know of the pass before it.
+    """
+
+    value: Array
+    left: Array
+    right: Array
+    sketch: Array
+    state: tuple[Array, ...] = ()
+    is_due: Array | None = None
+    known: tuple[Array, ...] = ()
+
+
 @dataclass(frozen=True)
 class Needs:
-    """What a method asks of the code that runs it (`running.program`): the `Method.asks` of a class.
+    """What a plan asks of the code that runs it (`running.program`): the `Plan.asks` of a class.
 
     The defaults suit a formula that is computed in the kernel's own precision.
 
@@ -101,7 +130,7 @@ class Needs:
     rounds : {"nearest", "up", "down"}
         Direction in which the value is rounded to the result's dtype: "up" for upper bounds, "down" for lower bounds.
     precision : {"own", "wide", "mixed"}
-        Dtype of the blocks that `Method.forward` gets. "own": the kernel's. "wide": the widest of the device, for
+        Dtype of the blocks that `Plan.forward` gets. "own": the kernel's. "wide": the widest of the device, for
         proofs. "mixed": the kernel's; the method itself converts to the widest dtype where it proves.
     narrow_gradient : bool
         Whether residuals may be rounded to the kernel's dtype, to save memory; enough for gradients that are a few
@@ -112,10 +141,10 @@ class Needs:
     scaled : bool
         Whether the caller scales the blocks to about 1 by a power of two, and scales values back.
     blocks : bool
-        Whether `Method.forward` is called, with blocks (`geometry.polyphase`), and not `Method.forward_kernels`.
+        Whether `Plan.forward` is called, with blocks (`geometry.polyphase`), and not `Plan.forward_kernels`.
     by_layer : bool
-        Whether `Method.forward` returns one answer for each layer. If false, it returns one for each group, and the
-        largest of a layer is taken (`Method.over_groups`). If ``blocks`` is false, this is set to true.
+        Whether `Plan.forward` returns one answer for each layer. If false, it returns one for each group, and the
+        largest of a layer is taken (`Plan.over_groups`). If ``blocks`` is false, this is set to true.
     searches : bool
         Whether the method has to look at array values while it runs, as searches and proofs do.
     value_shape : tuple of int
@@ -138,49 +167,28 @@ class Needs:
 
 
 @dataclass(frozen=True)
-class Method:
-    """Base of the methods. A subclass is a frozen dataclass of plain numbers.
+class Plan:
+    """What any array library can run on a stack of layers, and differentiate: a frozen dataclass of plain numbers.
 
-    A subclass has to define `name`, `promise` and `asks` (or the methods `kind` and `needs`, if these depend on the
-    geometry), `forward`, `pullback` if the residuals are not simply the gradient, and `stats` if it returns figures
-    beside the value. A method with a training state derives from `Stepped` instead.
+    `running.program.Program` runs it. A plan that measures something is a `Method`; others belong to one function.
 
-    Two pairs belong together: `promise` is the answer of `kind`, and `asks` that of `needs`, on every geometry, unless
-    a subclass overrides the method.
+    A subclass defines `name`, `asks` (or `needs`, if these depend on the geometry), `forward`, `pullback` if the
+    residuals are not simply the gradient, and `stats` if it returns figures beside the value.
     """
 
     name: ClassVar[str]
-    """The method's key in ``METHODS``, in JSON, and in the command line's ``--methods``."""
-    promise: ClassVar[Kind]
-    """The default of `kind`: "exact", "upper", "lower" or "estimate", as `Kind` describes them."""
-    quantity: ClassVar[str] = "norm"
-    """The quantity that the value measures; "norm" is the spectral norm."""
+    """What errors call it; for a method, also its key in ``METHODS``, in JSON, and on the command line."""
     asks: ClassVar[Needs] = Needs()
-    """The default of `needs`, for methods whose needs do not depend on the geometry."""
+    """The default of `needs`, for plans whose needs do not depend on the geometry."""
     stats: ClassVar[Mapping[str, FigureRule]] = {}
     """Names of the figures in ``Evaluation.stats``, in order, each with its rule. A figure that scales with the kernel,
-    such as a bound, has the direction in which it is rounded. Another one has the reduction over the groups of a layer,
-    or None: then the figure is that of the group from which the value is taken."""
-
-    def kind(self, spec: ConvSpec) -> Kind:
-        """What the value promises for this geometry: "exact", "upper", "lower" or "estimate"."""
-        return self.promise
+    such as a bound, has the direction in which it is rounded. An upper bound of the value's distance from a number has
+    "distance": the rounding of the value is added. Another one has the reduction over the groups of a layer, or None:
+    then the figure is that of the group from which the value is taken."""
 
     def needs(self, spec: ConvSpec) -> Needs:
         """What the method asks of the code that runs it on this geometry."""
         return self.asks
-
-    def kind_after(self, spec: ConvSpec, stats: Mapping[str, Any]) -> Kind:
-        """The kind of the value after a run: "upper" if the figure ``proven`` is true, else `kind`.
-
-        Parameters
-        ----------
-        stats : mapping
-            The figures by name, and ``traced``: whether a tracer ran the method, so that figures have no values.
-        """
-        if "proven" in self.stats and not stats["traced"] and bool(stats["proven"]):
-            return "upper"
-        return self.kind(spec)
 
     def check(self, spec: ConvSpec) -> None:
         """Raise an error that names another method, if this one does not support the geometry.
@@ -246,14 +254,36 @@ class Method:
     ) -> Array:
         """Gradient of the value with respect to the blocks, for a cotangent (b, *value_shape).
 
-        By default, the only residual is the gradient of each number of the value, of shape (b, *value_shape, *shape).
+        By default, the only residual is the gradient of each number of the value, of shape (b, *value_shape, *shape),
+        or, of a plan with one answer for each layer, that of the layer's number with respect to each of its blocks.
         """
         (gradients,) = residuals
+        groups = gradients.shape[0] // cotangent.shape[0]
+        if groups > 1:
+            cotangent = xp.reshape(xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], groups)), (-1,))
         numbers = cotangent.shape
         weights = xp.reshape(xp.astype(cotangent, gradients.dtype), (*numbers, *(1,) * (gradients.ndim - len(numbers))))
         axes_of_value = tuple(range(1, len(numbers)))
         products = gradients * weights
         return xp.sum(products, axis=axes_of_value) if axes_of_value else products
+
+
+@dataclass(frozen=True)
+class Method(Plan):
+    """Base of the methods: a plan whose value is the norm, or another quantity, with a kind.
+
+    A subclass also defines `promise` (or `kind`, if that depends on the geometry). A method with a training state
+    derives from `Stepped` instead.
+    """
+
+    promise: ClassVar[Kind]
+    """The default of `kind`: "exact", "upper", "lower" or "estimate", as `Kind` describes them."""
+    quantity: ClassVar[str] = "norm"
+    """The quantity that the value measures; "norm" is the spectral norm."""
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """What the value promises for this geometry: "exact", "upper", "lower" or "estimate"."""
+        return self.promise
 
 
 class Stepped(Method):
@@ -263,10 +293,10 @@ class Stepped(Method):
     each step is a `forward`.
     """
 
-    bounds_at_every_step: ClassVar[bool] = False
-    """Whether the value of `advance` is a proven upper bound for every state."""
     steps_at_a_size: ClassVar[bool] = False
     """Whether the method is stepped at an input size alone."""
+    follows: ClassVar[bool] = False
+    """Whether steps are passes of `follow`, with a `sweep` where one is due, and not `advance`."""
     pads_channels: ClassVar[bool] = False
     """Whether a layer may be stepped with channels of zeros at the end of its blocks, and of axis 1 of its state."""
 
@@ -310,6 +340,46 @@ class Stepped(Method):
             Its residuals are as those of `forward`.
         state : tuple of arrays
         """
+        raise NotImplementedError
+
+    def follow(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+        """Follow the norm by what the state knows: no operation branches on values.
+
+        Parameters
+        ----------
+        rows : array, shape (b, m, n)
+            The blocks' entries in the order of the kernel, in the caller's scale.
+        """
+        raise NotImplementedError
+
+    def sweep(
+        self,
+        blocks: Array,
+        rows: Array,
+        followed: Followed,
+        spec: ConvSpec,
+        *,
+        sweeps: int,
+        ops: ArrayOps,
+    ) -> Followed:
+        """Search for the norm where no state knows of it, a number of times, after a pass.
+
+        Parameters
+        ----------
+        blocks : array, shape (b, m, p, *kernel_shape)
+            Zero or scaled to about 1.
+        rows : array, shape (b, m, n)
+        followed : Followed
+            From `follow`.
+        """
+        raise NotImplementedError
+
+    def sketch(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+        """Random sums of the blocks' entries, by which a change of the kernel is seen."""
+        raise NotImplementedError
+
+    def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
+        """Number of sweeps (b,) that blocks need if one is due."""
         raise NotImplementedError
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Unpack
 
 import numpy as np
@@ -13,7 +13,7 @@ from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry
-from specnorm.running.base import Method
+from specnorm.running.base import Method, Plan
 from specnorm.running.program import program_for
 from specnorm.running.result import Result
 
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 @takes_layers
 def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
-    """Measure a layer by one method, and return the value with its kind and the method's figures.
+    """Measure a layer by one method; return the value with its kind and the method's additional results.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
-        Real floating array of any supported library, with 0 to 3 spatial axes. Half precision is computed in float32.
+        A real floating array of any supported library, with 0 to 3 spatial axes; or a convolution or linear layer of a
+        framework. Half precision is computed in float32.
     method : Method
         Such as ``TensorNorm()`` or ``Gram(n_iter=8)``.
     **geometry
@@ -42,7 +43,7 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     Returns
     -------
     Result
-        ``value`` is an array of the kernel's library and device, differentiable where the library is.
+        ``value`` is an array of the kernel's library and device, differentiable if the library is.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -
     upper 31.1770 (gram, input size (8, 8))
     """
     check_method(method)
-    return run_method(kernel, method, **geometry).result
+    return run_plan(kernel, method, **geometry).result
 
 
 def proven(
@@ -65,31 +66,40 @@ def proven(
     **geometry: Unpack[Geometry],
 ) -> tuple[Result, Sequence[tuple[Lower, Upper]]]:
     """`measure`, and its bounds as claims, if the method makes claims and no compiler ran it; else an empty tuple."""
-    run = run_method(kernel, method, **geometry)
+    run = run_plan(kernel, method, **geometry)
     return run.result, run.claims()
 
 
-class MethodRun(NamedTuple, Generic[ArrayT]):
-    """The value and the result of a method, and what makes its claims: an empty sequence if it makes none."""
+class PlanRun(NamedTuple, Generic[ArrayT]):
+    """What a plan made of one kernel; ``claims`` makes its claims, an empty sequence if it makes none."""
 
     value: ArrayT
-    result: Result
+    figures: Mapping[str, Any]
+    plan: Plan
+    spec: ConvSpec
     claims: Claims
 
+    @property
+    def result(self) -> Result:
+        """The answer of `measure`, if the plan is a method."""
+        assert isinstance(self.plan, Method)
+        kind = self.plan.kind(self.spec)
+        if "proven" in self.plan.stats and not self.figures["traced"] and bool(self.figures["proven"]):
+            kind = "upper"
+        return Result(self.value, kind, self.plan, self.spec, self.figures)
 
-def run_method(kernel: ArrayT, method: Method, **geometry: Unpack[Geometry]) -> MethodRun[ArrayT]:
-    """Run a method, for public functions that have read a layer and made the method themselves."""
+
+def run_plan(kernel: ArrayT, plan: Plan, **geometry: Unpack[Geometry]) -> PlanRun[ArrayT]:
+    """Run a plan, for public functions that have read a layer and made the plan themselves."""
     backend = backend_for(kernel)
-    program = program_for(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    program = program_for(plan, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     if not program.spec.ndim and geometry.get("layout") is None and not backend.is_traced(kernel):
         _warn_of_filter(kernel, program.spec, backend)
     ran = backend.apply(program, kernel)
-    figures: dict[str, Any] = dict(zip(program.method.stats, ran.stats, strict=True))
+    figures: dict[str, Any] = dict(zip(plan.stats, ran.stats, strict=True))
     figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=ran.computed_in is None)
     figures["computed_in"] = ran.computed_in or "unknown under a tracer"
-    kind = program.method.kind_after(program.spec, figures)
-    result = Result(ran.value, kind, program.method, program.spec, figures)
-    return MethodRun(ran.value, result, ran.claims or tuple)
+    return PlanRun(ran.value, figures, program.plan, program.spec, ran.claims or tuple)
 
 
 _SMALLEST_FILTER = 5

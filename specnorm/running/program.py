@@ -1,7 +1,7 @@
-"""Programs: a method bound to one geometry, kernel shape and dtype, as a backend runs, compiles and differentiates it.
+"""Programs: a plan bound to one geometry, kernel shape and dtype, as a backend runs, compiles and differentiates it.
 
 A program is independent of the array library. `Program.forward` turns a stack of kernels into blocks, scales them by
-powers of two, calls the method, and scales the results back; `Program.pullback` does the same for gradients. A backend
+powers of two, calls the plan, and scales the results back; `Program.pullback` does the same for gradients. A backend
 decides how to run these two functions (`Backend.apply`).
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, Backend
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Claims, Evaluation, FigureRule, Method
+    from specnorm.running.base import Claims, Evaluation, FigureRule, Plan
 
 
 class Ran(NamedTuple):
@@ -39,14 +39,14 @@ class Ran(NamedTuple):
     ----------
     value : array, shape (*batch, *value_shape)
     stats : tuple of arrays, each with leading axes batch
-        In the order of ``method.stats``.
+        In the order of ``plan.stats``.
     residuals : tuple of arrays
         What `Program.pullback` needs, with the axes of the batch flattened into one; never differentiated.
     claims : callable, optional
         Returns the bounds of each kernel as claims. They are made when it is called, since that computes digests.
     computed_in : str, optional
         The dtype of the computation, with "on the host" appended if it did not run on the kernel's device. None under a
-        tracer: array values were not known, so that methods could not search and prove.
+        tracer: array values were not known, so that nothing could be searched or proven.
     """
 
     value: AnyArray
@@ -58,16 +58,16 @@ class Ran(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """A batch of layers, and the scale in which a method answers for them.
+    """A batch of layers, and the scale in which a plan answers for them.
 
     Parameters
     ----------
     shape : tuple of int
         Leading axes of the caller's kernels.
     answers_per_layer : int
-        The method gives so many times as many answers as there are layers.
+        The plan gives so many times as many answers as there are layers.
     exponent : array, shape (layers,)
-        The method gets the kernels times ``2**-exponent``.
+        The plan gets the kernels times ``2**-exponent``.
     nan_or_zero : array, shape (layers,)
         Under a tracer a non-finite kernel cannot be refused, so its value shall be NaN: this is added to results.
     eager : bool
@@ -82,13 +82,17 @@ class _Batch:
     xp: Namespace
 
     def by_layer(self, answers: Array) -> Array:
-        """The method's answers, with axes (layers, answers_per_layer, ...)."""
+        """The plan's answers, with axes (layers, answers_per_layer, ...)."""
         return self.xp.reshape(answers, (self.exponent.shape[0], self.answers_per_layer, *answers.shape[1:]))
 
-    def unscaled(self, answers: Array) -> Array:
-        """The same for the caller's kernels, if the answers scale with them."""
+    def unscaled(self, answers: Array, rounds: FigureRule) -> Array:
+        """The same for the caller's kernels, if the answers scale with them; what is rounded up stays positive."""
         exponent = self.xp.reshape(self.exponent, (-1,) + (1,) * answers.ndim)
-        return arrays.unscale(self.by_layer(answers), exponent, xp=self.xp)
+        scaled = self.by_layer(answers)
+        unscaled = arrays.unscale(scaled, exponent, xp=self.xp)
+        if rounds in ("up", "distance"):
+            return rounding.kept_positive(unscaled, scaled, eager=self.eager, xp=self.xp)
+        return unscaled
 
     def in_shape(self, results: Array) -> Array:
         """Results of the layers in the shape of the batch."""
@@ -105,24 +109,24 @@ class _Batch:
 
 @dataclass(frozen=True)
 class Program:
-    """A method bound to a geometry, a kernel's shape and a dtype. Hashable; contains no arrays.
+    """A plan bound to a geometry, a kernel's shape and a dtype. Hashable; contains no arrays.
 
     Parameters
     ----------
     key : str
         The text under which `program` finds this program.
-    method : Method
+    plan : Plan
     spec : ConvSpec
     shape : tuple of int
         Shape of one kernel as the caller stores it.
     dtype : str
         Short name of the kernel's dtype, such as "float32".
     needs : Needs
-        What the method asks for on this geometry.
+        What the plan asks for on this geometry.
     """
 
     key: str
-    method: Method
+    plan: Plan
     spec: ConvSpec
     shape: tuple[int, ...]
     dtype: str
@@ -131,7 +135,7 @@ class Program:
     """Whether the program has a pullback."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "needs", self.method.needs(self.spec))
+        object.__setattr__(self, "needs", self.plan.needs(self.spec))
 
     @cached_property
     def result_dtype(self) -> Literal["float32", "float64"]:
@@ -139,7 +143,7 @@ class Program:
         return dtype_to_compute_in(self.dtype, self.shape)
 
     def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Ran:
-        """Evaluate the method on a batch of kernels.
+        """Evaluate the plan on a batch of kernels.
 
         Parameters
         ----------
@@ -150,7 +154,7 @@ class Program:
         """
         ops = self.execution(kernels, backend=backend, differentiated=differentiated)
         if self.needs.searches and ops.traced:
-            self.method.refuse_tracer(self.spec)
+            self.plan.refuse_tracer(self.spec)
         if ops.in_numpy:
             return self._on_host(kernels, ops)
         with arithmetic.exact(kernels, backend=backend):
@@ -173,10 +177,10 @@ class Program:
         if needs.scaled:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
-        forward = self.method.forward if needs.blocks else self.method.forward_kernels
+        forward = self.plan.forward if needs.blocks else self.plan.forward_kernels
         evaluation = forward(blocks, self.spec, ops=ops)
         layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, ops.concrete and ops.on_host, xp)
-        value, chosen = self.method.over_groups(layer_batch.unscaled(evaluation.value), xp=xp)
+        value, chosen = self.plan.over_groups(layer_batch.unscaled(evaluation.value, needs.rounds), xp=xp)
         if self.factor > 1:
             value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
         value = layer_batch.rounded(value, needs.rounds, self.result_dtype)
@@ -186,30 +190,36 @@ class Program:
         claims = None
         if evaluation.claims is not None and not ops.traced:
             claims = partial(self._claims, evaluation.claims, kernels, exponent, ops)
-        return Ran(value, self._figures(evaluation, layer_batch), (*residuals, chosen), claims, ops.computed_in)
+        kept = (*residuals, chosen) if ops.differentiated else ()
+        return Ran(value, self._figures(evaluation, layer_batch), kept, claims, ops.computed_in)
 
     def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
         """The figures beside the value, one of each for each layer.
 
-        `Method.stats` says how the figures of a layer's groups are combined. Bounds are the largest ones. Those that
-        are not combined belong to one answer: the one with the largest lower bound, or, if the method has no figure
+        `Plan.stats` says how the figures of a layer's groups are combined. Bounds are the largest ones. Those that
+        are not combined belong to one answer: the one with the largest lower bound, or, if the plan has no figure
         "lower", the largest value.
         A value with several numbers counts by the largest of them.
         """
-        if not self.method.stats:
+        if not self.plan.stats:
             return ()
         xp = batch.xp
-        figures = dict(zip(self.method.stats, evaluation.stats, strict=True))
-        values = batch.unscaled(figures.get("lower", evaluation.value))
+        figures = dict(zip(self.plan.stats, evaluation.stats, strict=True))
+        values = batch.unscaled(figures.get("lower", evaluation.value), "nearest")
         numbers = math.prod(values.shape[2:])
         largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
         index = xp.argmax(largest_numbers, axis=1)
         results = []
-        for name, rule in self.method.stats.items():
+        for name, rule in self.plan.stats.items():
             figure = figures[name]
             if rule in ("up", "down", "nearest"):
-                largest = xp.max(batch.unscaled(figure), axis=1)
+                largest = xp.max(batch.unscaled(figure, rule), axis=1)
                 results.append(batch.rounded(largest, rule, self.result_dtype))
+            elif rule == "distance":
+                distance = xp.max(batch.unscaled(figure, rule), axis=1)
+                value = xp.max(batch.unscaled(evaluation.value, "nearest"), axis=1)
+                distance = rounding.from_converted_up(distance, value, self.result_dtype, eager=batch.eager, xp=xp)
+                results.append(batch.rounded(distance, "up", self.result_dtype))
             elif rule is not None:
                 results.append(batch.in_shape(getattr(xp, rule)(batch.by_layer(figure), axis=1)))
             else:
@@ -257,11 +267,11 @@ class Program:
         working_dtype = arrays.real_dtype(residuals[0], xp=xp)
         cotangent = xp.astype(cotangent, working_dtype) * self.factor
         cotangent = xp.reshape(cotangent, (math.prod(batch), *self.value_shape))
-        *method_residuals, chosen = residuals
-        group_cotangents = self.method.to_groups(cotangent, chosen, self.answers_per_layer, xp=xp)
+        *plan_residuals, chosen = residuals
+        group_cotangents = self.plan.to_groups(cotangent, chosen, self.answers_per_layer, xp=xp)
         shape = (math.prod(batch) * self.answers_per_layer, *group_cotangents.shape[2:])
         group_cotangents = xp.reshape(group_cotangents, shape)
-        gradient = self.method.pullback(tuple(method_residuals), group_cotangents, self.spec, xp=xp)
+        gradient = self.plan.pullback(tuple(plan_residuals), group_cotangents, self.spec, xp=xp)
         restore = polyphase.from_blocks if self.needs.blocks else polyphase.caller_order
         gradient = xp.reshape(restore(gradient, self.spec, xp=xp), (*batch, *self.shape))
         return xp.astype(gradient, getattr(xp, dtype), copy=False)
@@ -281,7 +291,7 @@ class Program:
 
     @property
     def answers_per_layer(self) -> int:
-        """Number of answers of the method for one layer: 1, or one for each group, of which the largest is taken."""
+        """Number of answers of the plan for one layer: 1, or one for each group, of which the largest is taken."""
         return 1 if self.needs.by_layer else self.spec.groups
 
     @cached_property
@@ -291,7 +301,7 @@ class Program:
         return math.sqrt(self.spec.padding_gain_sq) if is_bound_of_blocks else 1.0
 
     def _blocks(self, kernels: Array, dtype: str, ops: ArrayOps) -> Array:
-        """What the method gets: blocks, or kernels in torch's order with the taps that read no pixel set to 0."""
+        """What the plan gets: blocks, or kernels in torch's order with the taps that read no pixel set to 0."""
         xp = ops.xp
         kernels = xp.astype(kernels, getattr(xp, dtype), copy=False)
         if self.needs.blocks:
@@ -305,7 +315,7 @@ class Program:
 
     @property
     def value_shape(self) -> tuple[int, ...]:
-        """Shape of the value of one kernel: () for a norm, (r,) for methods with several values."""
+        """Shape of the value of one kernel: () for a norm, (r,) for plans with several values."""
         return self.needs.value_shape
 
     def execution(
@@ -349,11 +359,14 @@ class Program:
 
         def converted(x: AnyArray, dtypes: dict[str, str], rounds: FigureRule = None) -> AnyArray:
             new_dtype = dtypes.get(x.dtype.name) if dtypes else None
+            if new_dtype and rounds == "distance":
+                x = rounding.from_converted_up(x, value, new_dtype, eager=True, xp=backend.host().namespace(x))
+                rounds = "up"
             if new_dtype and rounds in ("up", "down", "nearest"):
                 return rounding.to_dtype(x, getattr(np, new_dtype), rounds, eager=True, xp=backend.host().namespace(x))
             return x.astype(new_dtype) if new_dtype else x
 
-        rules = self.method.stats.values()
+        rules = self.plan.stats.values()
         return Ran(
             backend.share_numpy(converted(value, result_dtypes, self.needs.rounds), kernels),
             tuple(
@@ -394,9 +407,7 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
 def check_finite(x: Array, shape: tuple[int, ...], *, what: str = "kernel", backend: Backend) -> None:
     """Refuse an array with known values that contains NaN or infinity; ``what`` it is and its shape are for the error.
 
-    Raises
-    ------
-    KernelError
+    Raises `KernelError`.
     """
     with np.errstate(all="ignore"):
         xp = backend.namespace(x)
@@ -426,7 +437,7 @@ _lock = threading.Lock()
 
 
 def program_for(
-    method: Method,
+    plan: Plan,
     shape: tuple[int, ...],
     dtype: str,
     geometry: tuple[tuple[str, Any], ...],
@@ -434,27 +445,16 @@ def program_for(
 ) -> Program:
     """Validate a problem and return its program; equal problems, however written, have the same program.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of one kernel, as the caller stores it.
-    dtype : str
-        The kernel's dtype as its library prints it, such as "torch.float32".
-    geometry : tuple of pairs
-        Keywords and values of `Geometry`.
-    kind : type
-        `Program`, or `stepping.SteppedProgram`.
-
-    Raises
-    ------
-    KernelError, GeometryError, MethodError
-        If the kernel, the geometry or the method does not fit.
+    ``shape``: shape of one kernel, as the caller stores it. ``dtype``: the kernel's dtype as its library prints it,
+    such as "torch.float32". ``geometry``: keywords and values of `Geometry`. ``kind``: `Program`, or
+    `stepping.SteppedProgram`. Raises `KernelError, GeometryError, MethodError` if the kernel, the geometry or the plan
+    does not fit.
     """
     # Compilers run functions that are marked (`called_while_tracing`) while they trace. They pass
-    # plain values to them faithfully, but not objects: torch 2.13 replaces a dataclass by its defaults. So the method
+    # plain values to them faithfully, but not objects: torch 2.13 replaces a dataclass by its defaults. So the plan
     # is passed as its class and its values.
-    cls = type(method)
-    values = tuple([getattr(method, name) for name in _field_names(cls)])
+    cls = type(plan)
+    values = tuple([getattr(plan, name) for name in _field_names(cls)])
     return _programs[_cache_program(kind, cls, values, shape, dtype, geometry)]
 
 
@@ -485,16 +485,16 @@ def _field_names_of(cls: Any) -> tuple[str, ...]:
 @called_while_tracing
 def _cache_program(
     kind: type[Program],
-    cls: type[Method],
+    cls: type[Plan],
     values: tuple[Any, ...],
     shape: tuple[int, ...],
     dtype: str,
     geometry: tuple[tuple[str, Any], ...],
 ) -> str:
     """Validate a problem, put its program into the cache unless it is there, and return the program's key."""
-    # With the identity of the class: a class that was defined again under the same name is another method.
-    method_key = (kind.__name__, cls.__module__, cls.__qualname__, id(cls), values)
-    problem_as_written = repr((method_key, shape, dtype, geometry))
+    # With the identity of the class: a class that was defined again under the same name is another plan.
+    plan_key = (kind.__name__, cls.__module__, cls.__qualname__, id(cls), values)
+    problem_as_written = repr((plan_key, shape, dtype, geometry))
     with _lock:
         key = _keys.get(problem_as_written)
         if key is not None and key in _programs:
@@ -504,11 +504,12 @@ def _cache_program(
     short = dtype.rpartition(".")[2]
     dtype_to_compute_in(short, shape)
     spec = ConvSpec.of(shape, **dict(geometry))
-    key = repr((method_key, spec, shape, short))
-    method = cls(**dict(zip(_field_names(cls), values, strict=True)))
-    method.check(spec)
+    # What is said of the padding is a result of its own.
+    key = repr((plan_key, spec, spec.same_in_words, shape, short))
+    plan = cls(**dict(zip(_field_names(cls), values, strict=True)))
+    plan.check(spec)
     with _lock:
-        new_program = _alive.setdefault(key, kind(key, method, spec, shape, short))
+        new_program = _alive.setdefault(key, kind(key, plan, spec, shape, short))
         _programs.pop(key, None)
         _programs[key] = new_program
         _keys[problem_as_written] = key

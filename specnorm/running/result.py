@@ -5,65 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from specnorm.errors import CertificateError, MethodError
 from specnorm.geometry.spec import TRACED
+from specnorm.proofs.found import Outcome
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.base import Kind
-
-
-class Outcome(Enum):
-    """How an enclosure ended: the first word of `Enclosure.status`. Its bounds are proven in each case."""
-
-    CONVERGED = "converged"
-    BUDGET = "budget"
-    SIZE = "size"
-    PADDING = "padding"
-    RANGE = "range"
-    ZERO = "zero"
-    CELLS = "cells"
-
-    @property
-    def advice(self) -> str:
-        """What to do for closer bounds."""
-        return _ADVICE[self]
-
-
-_ADVICE = {
-    Outcome.CONVERGED: "give a smaller rtol",
-    Outcome.BUDGET: "give a larger budget, or a larger rtol",
-    Outcome.SIZE: "no proof that was affordable comes closer: give a larger budget, or a larger rtol",
-    Outcome.PADDING: "give input_shape, a smaller one, or a larger budget: a small layer is enclosed by its own matrix",
-    Outcome.ZERO: "no proof tells the value from 0; at an input_shape it may be larger",
-    Outcome.CELLS: "more time does not help: give a larger rtol, or input_shape, at which far fewer frequencies count",
-    Outcome.RANGE: "scale the kernel by a power of two, or give it in float64: the norm scales with it",
-}
-
-
-class BoundSource(IntEnum):
-    """What the proof of the upper bound of a layer at its size rests on."""
-
-    SUPREMUM = 0
-    CIRCULANT = 1
-    MATRIX = 2
-
-    @property
-    def words(self) -> str:
-        """What it is."""
-        return _SOURCES[self]
-
-
-_SOURCES = (
-    "the supremum over all sizes",
-    "a circulant that the layer is a part of",
-    "the layer's own matrix",
-)
 
 
 class TwoSided:
@@ -132,9 +84,10 @@ class TwoSided:
 
 @dataclass(frozen=True, eq=False)
 class Enclosure(TwoSided):
-    """Two proven bounds of a layer's norm, or of another number that belongs to it.
+    """Proven lower and upper bounds on a layer's spectral norm, or on another of its quantities.
 
-    ``lower, upper = enclose(kernel)`` unpacks it. ``float()`` of it and comparisons raise: it is two numbers.
+    ``lower, upper = enclose(kernel)`` unpacks it. ``float()`` and comparisons raise an error, since it holds two
+    numbers.
 
     Parameters
     ----------
@@ -152,11 +105,10 @@ class Enclosure(TwoSided):
         have been decided in float32, with the allowances of that precision.
     status : str
         The outcome of the search, and an explanation: "converged: ..." (the bounds are within ``rtol``), "budget: ..."
-        (the search ended before that), "size: ..." (a layer at a size that could not be enclosed more closely),
-        "cells: ..." (more cells are needed than a search may visit, so that no budget helps), "padding: ..."
-        (``upper`` includes what padding may add), "zero: ..." (a smallest singular value that no proof
-        distinguishes from 0) or "range: ..." (the norm is outside of the dtype's range). The bounds are proven in
-        every case.
+        (the search ended before that), "size: ..." (a layer at a size that could not be enclosed more closely), "cells:
+        ..." (more cells are needed than a search may visit, so that no budget helps), "padding: ..." (``upper``
+        includes what padding may add), "zero: ..." (a smallest singular value that could not be proven to be positive)
+        or "range: ..." (the norm is outside the dtype's range). The bounds are proven in every case.
     quantity : str
         The number that is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
     """
@@ -192,7 +144,7 @@ class Enclosure(TwoSided):
 
     @property
     def outcome(self) -> Outcome:
-        """How the search ended; ``outcome.advice`` says what to do for closer bounds."""
+        """How the search ended; ``outcome.advice`` says how to get tighter bounds."""
         return Outcome(self.status.partition(":")[0])
 
     def proven_by(self, lower: Lower, upper: Upper, explained: Callable[[Lower, Upper], str]) -> Enclosure:
@@ -207,16 +159,16 @@ class Enclosure(TwoSided):
         return self
 
     def certificate(self, name: str = "kernel") -> Any:
-        """A certificate of an upper bound that others can check without specnorm.
+        """Make a certificate of an upper bound, which others can check without specnorm.
 
         The checker is ``python -m specnorm_check`` (`docs/check-it-yourself.md`). The certificate claims a bound at
-        every input size, about 1 % above the norm. Its proof is searched for now, which may take longer than the
-        enclosure.
+        every input size, about 1 % above the norm. The search for its proof runs in this call and may take longer than
+        the enclosure.
 
         Parameters
         ----------
         name : str, default "kernel"
-            Name of the kernel in the model file that the checker gets.
+            Name of the kernel in the model file that is given to the checker.
 
         Returns
         -------
@@ -232,7 +184,7 @@ class Enclosure(TwoSided):
         return self._statement(name)
 
     def explain(self) -> str:
-        """The rules that prove both bounds, one on each line, with their numbers; premises follow their conclusion."""
+        """Return the rules that prove both bounds, one per line, with numbers; premises follow their conclusion."""
         ends = self._shown_ends()
         if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
@@ -267,6 +219,7 @@ class Result:
         """What the value promises, its number and the method, in one line."""
         sizes = self.spec.sizes_in_words if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
         sizes = self.spec.matrix_in_words or sizes
+        sizes += f"; {self.spec.same_in_words}" if self.spec.same_in_words else ""
         return f"{self.kind} {shown(self.value, self.kind)} ({self.method.name}, {sizes})"
 
 

@@ -1,4 +1,4 @@
-"""What every search is given and returns: its problem, its deadline, what its steps cost, and two bounds.
+"""What every search is given: its problem, its deadline, and what its steps cost.
 
 Costs of LAPACK calls, which cannot be interrupted, are in multiplications. They were measured on one thread at 256 to
 1024 rows, on a busy machine. One unit is a multiplication of a large matrix product; an eigenvalue routine runs several
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.bound import Lower, Upper
-    from specnorm.proofs.frequencies import Frequencies
+    from specnorm.proofs.bound import Upper
 
 BUDGET = 60.0
 """Default time limit, in seconds, of functions that search."""
@@ -197,45 +196,6 @@ class Problem:
     fallback: Fallback | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Bounds:
-    """Two proven bounds of one norm; ``upper`` is None if no proof succeeded."""
-
-    lower: Lower
-    upper: Upper | None
-
-    def within(self, rtol: float) -> bool:
-        """Whether there are both bounds, and the upper one is at most ``lower * (1 + rtol)``."""
-        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
-
-
-@dataclass(frozen=True, eq=False)
-class SearchResult(Bounds):
-    """Bounds that a search proved of the largest norm of some blocks, in their scale.
-
-    Parameters
-    ----------
-    lower : Lower
-        The norm of one block at ``frequency``.
-    upper : Upper or None
-        Bound of the norm at all frequencies of the cover; None if the budget ended first.
-    frequency : Frequencies
-        A single point.
-    block : int
-        Index of the block.
-    cells, levels : int
-        Numbers of cells visited and of rounds.
-    vectors : tuple of arrays, shapes (1, m) and (1, p), optional
-        Singular vectors at ``frequency``, if the search has them.
-    """
-
-    frequency: Frequencies
-    block: int
-    cells: int
-    levels: int
-    vectors: tuple[Array, Array] | None = None
-
-
 def figure_arrays(
     figures: Sequence[tuple[bool | int | Sequence[float], ...]], like: Array, *, ops: ArrayOps
 ) -> tuple[Array, ...]:
@@ -247,10 +207,7 @@ def figure_arrays(
 def before_rounding(rtol: float, *, ops: ArrayOps) -> float:
     """The tolerance of a search, such that its lower bound is within ``rtol`` after the conversion to the answer.
 
-    Raises
-    ------
-    MethodError
-        If the numbers of the answer's dtype are too far apart.
+    Raises `MethodError` if the numbers of the answer's dtype are too far apart.
     """
     loss = conversion_loss(ops.result_dtype)
     if not ops.traced and rtol < 2 * loss:

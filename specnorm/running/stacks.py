@@ -68,6 +68,22 @@ class Stack(NamedTuple):
         block = xp.reshape(block, (1, *layer.spec.block_shape))
         return polyphase.from_blocks(block, layer.spec, xp=xp)[0, ...]
 
+    def factors_out_of(
+        self, layer: SteppedProgram, left: AnyArray, right: AnyArray, *, backend: Backend
+    ) -> tuple[AnyArray, AnyArray]:
+        """The factors (rows, r) and (r, n) of a member's gradient, as those of the gradient of the layer's kernel."""
+        if self.program is layer:
+            return left, right
+        xp = backend.namespace(left)
+        m, p = _padded_shape(layer)[:2]
+        rank = left.shape[1]
+        left = left[:m, :]
+        right = xp.reshape(xp.reshape(right, (rank, self.program.shape[1], -1))[:, :p, :], (rank, -1))
+        if (m, p) != layer.spec.block_shape[:2]:
+            left, right = xp.matrix_transpose(right), xp.matrix_transpose(left)
+        blocks = xp.reshape(right, (1, rank, *layer.spec.block_shape[1:]))
+        return left, polyphase.rows_of_kernel(blocks, layer.spec, xp=xp)[0, ...]
+
     def state_out_of(self, layer: SteppedProgram, state: Sequence[AnyArray]) -> tuple[AnyArray, ...]:
         """The state of a member of the stack as that of the layer."""
         if self.program is layer:
@@ -172,7 +188,7 @@ def _family(key: str) -> Hashable:
         return key
     sizes = tuple((shape[0], *shape[2:]) for shape in kind.state_shapes().values())
     m, p, *taps = _padded_shape(kind)
-    return kind.method, kind.dtype, m < p, tuple(taps), sizes
+    return kind.plan, kind.dtype, m < p, tuple(taps), sizes
 
 
 def _costs_little(kinds: Sequence[str], members: dict[str, list[int]], most: int) -> bool:
@@ -187,7 +203,7 @@ def _common(kinds: Sequence[str]) -> str:
     if len(kinds) == 1:
         return kinds[0]
     first = _program(kinds[0])
-    return stepped_program(first.method, _common_shape(kinds), first.dtype, ()).key
+    return stepped_program(first.stepped, _common_shape(kinds), first.dtype, ()).key
 
 
 def _common_shape(kinds: Sequence[str]) -> tuple[int, ...]:

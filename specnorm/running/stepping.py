@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.errors import MethodError
+from specnorm.geometry import polyphase
 from specnorm.proofs import arithmetic, rounding
-from specnorm.running.base import Stepped
+from specnorm.running.base import Followed, Stepped
 from specnorm.running.program import Program, check_values, program, program_for
 
 if TYPE_CHECKING:
@@ -20,8 +24,9 @@ if TYPE_CHECKING:
 
 
 _FOR_EVERY_SIZE = (
-    "Constraints, penalties and track use one of these: SymbolNorm() (the default of constraints), TensorNorm(), "
-    "which are estimates; Completion() or Gram(), which are upper bounds at every step."
+    "Constraints, penalties and track use one of these: SymbolNorm() (the default of constraints) or TensorNorm(), "
+    "which are estimates, or Gram(), which is an upper bound. For weights that are proven to be within the bound at "
+    "every step, train with the ball: SpectralBall (torch, Keras), spectral_ball (JAX)."
 )
 """The methods that are stepped without an input size."""
 
@@ -33,7 +38,7 @@ class SteppedProgram(Program):
     @property
     def stepped(self) -> Stepped:
         """The method, with its type known to be `Stepped`."""
-        return cast(Stepped, self.method)
+        return cast(Stepped, self.plan)
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state's arrays for one kernel; their first axis is that of its groups."""
@@ -60,7 +65,7 @@ class SteppedProgram(Program):
             )
 
     def step(
-        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int, backend: Backend
+        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int | None, backend: Backend
     ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
         """Move the state by a few sweeps, and evaluate the method at the new state.
 
@@ -71,6 +76,8 @@ class SteppedProgram(Program):
         kernels : array, shape (*batch, *shape)
         state : tuple of arrays
             From `init` or the step before.
+        sweeps : int or None
+            None: as many as are due, by a method that follows the norm between sweeps (`Stepped.follows`); else 1.
 
         Returns
         -------
@@ -84,6 +91,9 @@ class SteppedProgram(Program):
         xp = run.xp
         if run.in_numpy:
             return self._step_on_host(kernels, state, sweeps, run)
+        if self.stepped.follows:
+            return self._step_by_factors(kernels, state, sweeps, run)
+        sweeps = 1 if sweeps is None else sweeps
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         with arithmetic.exact(kernels, backend=backend):
             blocks, exponent = self._scaled_blocks(kernels, run)
@@ -94,10 +104,10 @@ class SteppedProgram(Program):
             # The gradient is as large as the blocks: free their memory.
             del blocks
             by_group = xp.reshape(evaluation.value, (math.prod(batch), self.answers_per_layer))
-            value, chosen = self.method.over_groups(by_group, xp=xp)
+            value, chosen = self.plan.over_groups(by_group, xp=xp)
             value = arrays.unscale(value, exponent, xp=xp)
             dtype = getattr(xp, self.result_dtype)
-            if self.stepped.bounds_at_every_step:
+            if self.stepped.promise == "upper":
                 if self.factor > 1:
                     value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
                 value = rounding.to_dtype(value, dtype, "up", xp=xp)
@@ -114,7 +124,7 @@ class SteppedProgram(Program):
             return value, gradient, new_state
 
     def _step_on_host(
-        self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int, run: ArrayOps
+        self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
     ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
         """`step` in NumPy; the results are arrays of the kernels' library."""
         backend = run.backend
@@ -126,6 +136,117 @@ class SteppedProgram(Program):
             for new, old in zip(new_host_state, state, strict=True)
         )
         return backend.share_numpy(value, kernels), backend.share_numpy(gradient, kernels), new_state
+
+    # -- methods that follow the norm between sweeps -------------------------------------------------------------------
+    def follow(
+        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int | None, backend: Backend
+    ) -> Followed:
+        """`step` of a method that follows the norm, with the gradients in factors.
+
+        Parameters
+        ----------
+        kernels : array, shape (layers, *shape)
+        state : tuple of arrays
+            With leading axis layers.
+        sweeps : int or None
+            0: none, only a pass. None: as many as are due, for which the host reads values.
+
+        Returns
+        -------
+        Followed
+            With leading axis layers. ``left`` (layers, n_0, r) times ``right`` (layers, r, n_1) is the gradient in
+            torch's order, as a matrix whose rows are the kernel's first axis.
+        """
+        run = self.execution(kernels, backend=backend, training=True)
+        with arithmetic.exact(kernels, backend=backend):
+            xp = run.xp
+            kernels = xp.astype(kernels, getattr(xp, run.own_dtype), copy=False)
+            rows = self._rows(kernels, xp=xp)
+            block_state = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, copy=False) for x in state)
+            followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
+            if followed.is_due is not None and sweeps != 0:
+                followed = self._swept(kernels, rows, followed, sweeps, run)
+            return self._by_layers(followed, kernels, state, xp=xp)
+
+    def _swept(
+        self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int | None, run: ArrayOps
+    ) -> Followed:
+        """Sweep the layers, or with None those for which it is due."""
+        if sweeps is not None:
+            blocks, _ = self._scaled_blocks(kernels, run)
+            return self.stepped.sweep(blocks, rows, followed, self.spec, sweeps=sweeps, ops=run)
+        layers, groups = kernels.shape[0], self.spec.groups
+        assert followed.is_due is not None
+        is_due = run.to_numpy(followed.is_due).reshape(layers, groups)
+        if not is_due.any():
+            return followed
+        needed = run.to_numpy(self.stepped.sweeps_due(followed, xp=run.xp)).reshape(layers, groups)
+        counts = np.max(np.where(is_due, needed, 0), axis=1)
+        for count in np.unique(counts[counts > 0]):
+            chosen = np.flatnonzero(counts == count)
+            if len(chosen) == layers:
+                return self._swept(kernels, rows, followed, int(count), run)
+            places = (chosen[:, None] * groups + np.arange(groups)).reshape(-1)
+            some = _map(lambda x, places=places: arrays.rows(x, places, ops=run), followed)  # type: ignore[misc]
+            chosen_kernels, chosen_rows = (arrays.rows(x, at, ops=run) for x, at in ((kernels, chosen), (rows, places)))
+            swept = self._swept(chosen_kernels, chosen_rows, some, int(count), run)
+            followed = _merged(followed, swept, places, run)
+        return followed
+
+    def _by_layers(self, followed: Followed, kernels: AnyArray, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
+        """The norm of the highest group of each layer, its factors, and the state in the shapes of the given one."""
+        layers, groups = kernels.shape[0], self.answers_per_layer
+        value, left, right = followed.value, followed.left, followed.right
+        if groups > 1:
+            by_group = [xp.reshape(x, (layers, groups, *x.shape[1:])) for x in (value, left, right)]
+            value, chosen = self.plan.over_groups(by_group[0], xp=xp)
+            left, right = (arrays.pick(x, chosen, xp=xp) for x in by_group[1:])
+            left = arrays.one_hot(left, chosen, groups, xp=xp)
+        left = xp.reshape(left, (layers, -1, right.shape[1]))
+        dtype = getattr(xp, self.result_dtype)
+        value, left, right = (xp.astype(x, dtype, copy=False) for x in (value, left, right))
+        new_state = tuple(
+            xp.astype(xp.reshape(new, old.shape), old.dtype, copy=False)
+            for new, old in zip(followed.state, state, strict=True)
+        )
+        sketch = xp.reshape(followed.sketch, (layers, -1, followed.sketch.shape[2]))
+        return Followed(value, left, right, sketch, new_state, followed.is_due)
+
+    def sketch(self, kernels: AnyArray, *, backend: Backend) -> AnyArray:
+        """Random sums (layers, ., 4) of the entries of each layer, as in what `follow` returns."""
+        run = self.execution(kernels, backend=backend, training=True)
+        rows = self._rows(run.xp.astype(kernels, getattr(run.xp, run.own_dtype), copy=False), xp=run.xp)
+        sketch = self.stepped.sketch(rows, self.spec, ops=run)
+        return run.xp.reshape(sketch, (kernels.shape[0], -1, sketch.shape[2]))
+
+    def _rows(self, kernels: AnyArray, *, xp: Any) -> AnyArray:
+        """Kernels (layers, *shape) as matrices (blocks, m, n), in torch's order."""
+        rows = polyphase.torch_order(kernels, self.spec, xp=xp)
+        return xp.reshape(rows, (kernels.shape[0] * self.spec.groups, self.spec.group_channels[0], -1))
+
+    def gradients(self, followed: Followed, *, xp: Any) -> AnyArray:
+        """The gradients (layers, *shape) of norms by layer, from their factors."""
+        products = xp.matmul(followed.left, followed.right)
+        first, second = self.spec.stored_channels
+        stored = xp.reshape(products, (-1, first, second, *self.spec.kernel_shape))
+        return xp.reshape(polyphase.caller_order(stored, self.spec, xp=xp), (-1, *self.shape))
+
+    def _step_by_factors(
+        self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
+    ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
+        """`step` of a method that follows the norm. Where the host cannot look at values, each step sweeps once."""
+        xp = run.xp
+        batch = kernels.shape[: kernels.ndim - len(self.shape)]
+        axes = len(batch)
+        flat_state = tuple(xp.reshape(x, (-1, *x.shape[axes:])) for x in state)
+        flat = xp.reshape(kernels, (-1, *self.shape))
+        moves = sweeps != 0
+        if sweeps is None and (not run.concrete or run.asynchronous):
+            sweeps = 1
+        followed = self.follow(flat, flat_state, sweeps=1 if sweeps == 0 else sweeps, backend=run.backend)
+        gradient = xp.reshape(self.gradients(followed, xp=xp), (*batch, *self.shape))
+        new_state = tuple(xp.reshape(new, old.shape) for new, old in zip(followed.state, state, strict=True))
+        return xp.reshape(followed.value, batch), gradient, new_state if moves else state
 
     def attached(self, kernels: AnyArray, value: AnyArray, gradient: AnyArray, *, backend: Backend) -> AnyArray:
         """Return the value, with ``gradient`` as its derivative for the library's automatic differentiation.
@@ -158,6 +279,25 @@ class SteppedProgram(Program):
         return xp.reshape(layers, blocks.shape), exponent
 
 
+def _map(function: Callable[[Any], Any], followed: Followed) -> Followed:
+    """`Followed` with a function applied to each array."""
+    values: Any = [tuple(map(function, x)) if isinstance(x, tuple) else function(x) for x in followed]
+    return Followed(*values)
+
+
+def _merged(followed: Followed, swept: Followed, places: np.ndarray, run: ArrayOps) -> Followed:
+    """What was followed, with the blocks at some places replaced by those that were swept."""
+    numbers = np.arange(len(run.to_numpy(followed.value)))
+    numbers[places] = len(numbers) + np.arange(len(places))
+
+    def joined(one: Array, other: Array) -> Array:
+        return arrays.rows(run.xp.concat([one, other]), numbers, ops=run)
+
+    parts: Any = zip(followed, swept, strict=True)
+    values: Any = [tuple(map(joined, x, y)) if isinstance(x, tuple) else joined(x, y) for x, y in parts]
+    return Followed(*values)
+
+
 def stepped_program(
     method: Method, shape: tuple[int, ...], dtype: str, geometry: tuple[tuple[str, Any], ...]
 ) -> SteppedProgram:
@@ -178,18 +318,6 @@ def stepped_program(
             f"(init_tracking and track take input_shape, and step {method!r} then.)"
         )
     return cast(SteppedProgram, program_for(method, shape, dtype, geometry, SteppedProgram))
-
-
-def first_sweeps(passes: Any) -> Any:
-    """Least number of sweeps in a forward pass, after a number of passes: 5, 4, 3 and 2 in 16 passes each, then less.
-
-    An optimiser's first steps change all weights in one direction, and one sweep a pass would lag.
-
-    Parameters
-    ----------
-    passes : int or integer array
-    """
-    return 5 - passes // 16
 
 
 @called_while_tracing

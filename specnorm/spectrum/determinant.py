@@ -13,19 +13,19 @@ from specnorm.backends import arrays
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError
 from specnorm.proofs.frequencies import Frequencies, distinct_grid
-from specnorm.running.base import Evaluation, Method, Needs, require_circular, require_exact
+from specnorm.running.base import Evaluation, Needs, Plan, require_circular, require_exact
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule, Kind
+    from specnorm.running.base import FigureRule
 
 
 @dataclass(frozen=True)
-class LogDeterminant(Method):
-    """Logarithm of the absolute value of a layer's determinant; the figure ``sign`` is its sign. Not in ``METHODS``.
+class LogDeterminant(Plan):
+    """Logarithm of the absolute value of a layer's determinant; the figure ``sign`` is its sign.
 
     Inputs and outputs have the same pixels and channels, in the same order. The determinant is the product, over the
     DFT frequencies theta, of the determinants of the matrices ``sum_k K_k e^{i theta.(r k - before)}``, with dilation r
@@ -38,8 +38,6 @@ class LogDeterminant(Method):
     """
 
     name: ClassVar[str] = "slogdet"
-    quantity: ClassVar[str] = "logarithm of the determinant"
-    promise: ClassVar[Kind] = "exact"
     asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, scaled=False, by_layer=True)
     stats: ClassVar[Mapping[str, FigureRule]] = {"sign": None}
 
@@ -77,7 +75,8 @@ class LogDeterminant(Method):
             signs, logs = xp.linalg.slogdet(matrices)
             weights = ops.from_numpy(multiplicities[chunk].astype(float), logs)
             logs_of_chunks.append(xp.sum(logs * weights, axis=1))
-            gradients_of_chunks.append(self._gradient(matrices, logs, weights, symbol.phase, spec, ops=ops))
+            if ops.differentiated:
+                gradients_of_chunks.append(self._gradient(matrices, logs, weights, symbol.phase, spec, ops=ops))
             # At a frequency where the symbol is not real, the determinants there and at its mirror image are
             # conjugates: their product is positive.
             one = xp.ones_like(logs)
@@ -92,8 +91,11 @@ class LogDeterminant(Method):
         signs_of_blocks = xp.prod(xp.stack(signs_of_chunks, axis=1), axis=1)
         sign = xp.prod(xp.reshape(signs_of_blocks, (-1, spec.groups)), axis=1)
         sign = xp.where(xp.isfinite(total), sign, xp.zeros_like(sign))
-        gradient = sum(gradients_of_chunks[1:], gradients_of_chunks[0])
-        return Evaluation(total, (sign,), (arrays.unscale_blocks(gradient, -exponent, xp=xp),))
+        residuals: tuple[Array, ...] = ()
+        if ops.differentiated:
+            gradient = sum(gradients_of_chunks[1:], gradients_of_chunks[0])
+            residuals = (arrays.unscale_blocks(gradient, -exponent, xp=xp),)
+        return Evaluation(total, (sign,), residuals)
 
     @staticmethod
     def _in_range(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -140,15 +142,3 @@ class LogDeterminant(Method):
         symbol_gradients = arrays.adjoint(inverses, xp=xp) * xp.astype(weights, inverses.dtype)[:, None, None]
         phases = xp.broadcast_to(phase[None, ...], (b, f, math.prod(spec.block_kernel_shape)))
         return symbols.matrices_gradient(symbol_gradients, phases, spec.block_kernel_shape, xp=xp)
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The gradient that `forward` computed, times the cotangent of each block's layer."""
-        by_group = xp.broadcast_to(cotangent[:, None], (cotangent.shape[0], spec.groups))
-        return super().pullback(residuals, xp.reshape(by_group, (-1,)), spec, xp=xp)

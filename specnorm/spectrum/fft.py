@@ -63,6 +63,7 @@ class ExactFFT(Method):
     name: ClassVar[str] = "fft"
     promise: ClassVar[Kind] = "exact"
     stats: ClassVar[Mapping[str, FigureRule]] = {"frequencies": "sum"}
+    pullback = staticmethod(top_gradient)
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
@@ -112,11 +113,9 @@ class ExactFFT(Method):
             if grid is not None and len(grid) <= self.max_cells and not clock.expired:
                 return self._visit_all(blocks, spec.groups, grid, clock, ops=ops)
             raise self._undecided()
-        maxima = [(result.block, result.frequency, result.vectors) for result in results]
-        u, v, _, phase, group = top_triples(layers, maxima, ops=ops)
-        best_blocks = [
-            layer[result.block : result.block + 1, ...] for layer, result in zip(layers, results, strict=True)
-        ]
+        witnesses = [result.witness for result in results]
+        u, v, _, phase, group = top_triples(layers, witnesses, ops=ops)
+        best_blocks = [layer[at.block : at.block + 1, ...] for layer, at in zip(layers, witnesses, strict=True)]
         value = _attained(ops.xp.concat(best_blocks, axis=0), v, phase, xp=ops.xp)
         cells = np.asarray([result.cells for result in results], dtype=np.int32)
         return Evaluation(value, (ops.from_numpy(cells, blocks),), (u, v, phase, group))
@@ -158,17 +157,6 @@ class ExactFFT(Method):
         u, v, value, phase = (arrays.pick(x, group, xp=xp) for x in by_layer)
         visited = xp.full(value.shape, groups * len(grid), dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase, group))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Re(conj(u_o) v_i e^{i k.theta}) at the arg-max frequency of the arg-max group."""
-        return top_gradient(residuals, cotangent, spec, xp=xp)
 
 
 def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:

@@ -15,7 +15,7 @@ from specnorm.geometry.spec import grid_sizes
 from specnorm.geometry.taps import shapes_of, sizes_of
 from specnorm.proofs.frequencies import distinct_grid
 from specnorm.proofs.norms import GramIterates, singular_values_down
-from specnorm.running.base import Evaluation, Method, Needs, check_count, require_circular, require_exact
+from specnorm.running.base import Evaluation, Needs, Plan, check_count, require_circular, require_exact
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.frequencies import Frequencies
     from specnorm.proofs.rounding import Rounds
-    from specnorm.running.base import Kind
 
 MOST_ROWS = 4096
 """Largest shorter side of a layer's own matrix: an SVD of that size takes a minute."""
@@ -44,14 +43,13 @@ _VALUES_A_VISIT = 4
 
 
 @dataclass(frozen=True)
-class _LayerValues(Method):
-    """Base of both methods: how many of the values are asked for."""
+class _LayerValues(Plan):
+    """Base of both plans: how many of the values are asked for."""
 
     k: int | None = None
     max_bytes: int = 2**32
     smallest: bool = False
 
-    promise: ClassVar[Kind] = "exact"
     asks: ClassVar[Needs] = Needs(precision="wide")
 
     def total(self, spec: ConvSpec) -> int:
@@ -73,9 +71,7 @@ class _LayerValues(Method):
     def _check_k(self, spec: ConvSpec) -> None:
         """Refuse a ``k`` that is no count, or more than the singular values that a layer has; None means all of them.
 
-        Raises
-        ------
-        MethodError
+        Raises `MethodError`.
         """
         if self.k is None:
             return
@@ -191,6 +187,8 @@ class SingularValues(_LayerValues):
             count += unread
         order = self._order(flat, count, xp=xp)
         chosen = xp.take_along_axis(flat, order[:, : min(self.k or count, count)], axis=1)
+        if not ops.differentiated:
+            return Evaluation(chosen, (), ())
         phase = symbols.Symbol(blocks, grid[index], ops=ops).phase
         phases = xp.broadcast_to(phase[None, ...], (blocks.shape[0], *phase.shape))
         return Evaluation(chosen, (), (blocks, phases, order))
@@ -252,10 +250,7 @@ def _values_that_matter(
     Frequencies whose norms Gram iteration bounds by the k-th largest value found so far are left out, the others are
     visited: there all values are computed, to rounding. Only where one of the k largest is are they also proven.
 
-    Parameters
-    ----------
-    copies : integer array, shape (f,)
-        How often the layer has the values of each frequency.
+    ``copies`` (f,): how often the layer has the values of each frequency.
     """
     tall = arrays.tall(block, xp=ops.xp)
     polynomial = GramPolynomial(tall, ops=ops).float32_copy()

@@ -8,6 +8,7 @@ cells. If the budget ends the search first, the result has no upper bound.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,11 @@ from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.bound import trivial_lower
 from specnorm.proofs.cells import Cells, torus
-from specnorm.running.search import Clock, OutOfTime, SearchResult, eigh_cost
+from specnorm.proofs.found import Found, Witness
+from specnorm.running.search import Clock, OutOfTime, eigh_cost
 from specnorm.supremum import tuning
 from specnorm.supremum.incumbent import (
     Incumbent,
-    LowerBound,
     NodeEstimates,
     is_crowded,
     lift_to_all_columns,
@@ -95,32 +96,20 @@ class Search:
         rtol: float = 0.0,
         bound: float | None = None,
         supremum: Upper | None = None,
-        start: SearchResult | None = None,
+        start: Found | None = None,
         max_cells: int,
         max_levels: int | None = None,
         relaxes: bool = False,
-    ) -> SearchResult:
+    ) -> Found:
         """Enclose the largest norm over the boxes.
 
-        Parameters
-        ----------
-        boxes : Boxes
-            Cells of the torus, or points of a grid, that hold all frequencies to be searched; the same for each block.
-        rtol : float
-            Prove that ``upper`` is at most ``lower * (1 + rtol)``.
-        bound : float, optional
-            Prove this bound instead, or a norm above it.
-        supremum : Upper, optional
-            Bound of the norm on the whole torus, for boxes of grid points.
-        start : SearchResult, optional
-            An earlier search of these blocks over the same frequencies, for its lower bound and frequency.
-        max_cells : int
-            Budget, for each block.
-        max_levels : int, optional
-            Most rounds, since each is a level of the tree of cells.
-        relaxes : bool
-            Whether to widen the tolerance if ``rtol`` needs more cells or time than are left. For searches of the torus
-            alone.
+        ``boxes``: cells of the torus, or points of a grid, that hold all frequencies to be searched; the same for each
+        block. ``rtol``: prove that ``upper`` is at most ``lower * (1 + rtol)``. ``bound``: prove this bound instead, or
+        a norm above it. ``supremum``: bound of the norm on the whole torus, for boxes of grid points. ``start``: an
+        earlier search of these blocks over the same frequencies, for its lower bound and frequency. ``max_cells``:
+        budget, for each block. ``max_levels``: most rounds, since each is a level of the tree of cells. ``relaxes``:
+        whether to widen the tolerance if ``rtol`` needs more cells or time than are left. For searches of the torus
+        alone.
         """
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
@@ -130,7 +119,7 @@ class Search:
             result = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
         except OutOfTime:
             result = self._result(None)
-        if result.upper is None and self._is_torus and not self.incumbent.best.bound.value > 0:
+        if result.upper is None and self._is_torus and not self.incumbent.best.lower.value > 0:
             # The budget ended before the first ascent: the multistart gives the answer a lower bound.
             self.incumbent.multistart()
             return self._result(None)
@@ -177,7 +166,7 @@ class Search:
         max_levels: int | None,
         *,
         relaxes: bool,
-    ) -> SearchResult:
+    ) -> Found:
         """Prove or cut the open cells, round by round, until none is left or the budget ends."""
         self.clock.check()
         polynomial: GramPolynomial | None = None
@@ -189,7 +178,7 @@ class Search:
             count = len(cover)
             self._cells += count
             self._rounds += 1
-            lower_before = self.incumbent.best.bound.value
+            lower_before = self.incumbent.best.lower.value
             previous_polynomial = polynomial
             in_float32 = self.incumbent.is_far_below and self._rounds <= self.tuning.float32_rounds
             polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
@@ -234,7 +223,7 @@ class Search:
         boxes: Boxes,
         rtol: float,
         bound: float | None,
-        start: SearchResult | None,
+        start: Found | None,
     ) -> None:
         """Set what a run needs for its threshold; begin with an earlier lower bound or, if need be, a multistart."""
         self._is_torus = not boxes.on_grid
@@ -245,9 +234,9 @@ class Search:
         self._cells = 0
         self._rounds = 0
         if start is None:
-            first = LowerBound(trivial_lower(), boxes.centres[:1], 0)
+            first = Found(trivial_lower(), None, Witness(0, boxes.centres[:1]))
         else:
-            first = LowerBound(start.lower, start.frequency, start.block)
+            first = Found(start.lower, None, Witness(start.witness.block, start.witness.frequency))
         self.incumbent.begin(first, free=self._is_torus, rtol=min(rtol, self.tuning.incumbent_rtol), bound=bound)
         # A multistart chooses trial vectors, which are for the reduced polynomial alone: blocks with few channels have
         # none. An enclosure from the beginning also needs its ascents.
@@ -261,22 +250,14 @@ class Search:
         """The bound that is to be proven: the one given, or the incumbent raised by nearly all of the tolerance."""
         if self._bound is not None:
             return self._bound
-        return self.incumbent.best.bound.value * (1 + self.tuning.proof_share * self._rtol)
+        return self.incumbent.best.lower.value * (1 + self.tuning.proof_share * self._rtol)
 
     def _is_refuted(self) -> bool:
         """Whether a norm above the bound is proven."""
-        return self._bound is not None and self.incumbent.best.bound.value > self._bound
+        return self._bound is not None and self.incumbent.best.lower.value > self._bound
 
-    def _result(self, upper: Upper | None) -> SearchResult:
-        best = self.incumbent.best
-        return SearchResult(
-            lower=best.bound,
-            upper=upper,
-            frequency=best.frequency,
-            block=best.block,
-            cells=self._cells,
-            levels=self._rounds,
-        )
+    def _result(self, upper: Upper | None) -> Found:
+        return replace(self.incumbent.best, upper=upper, cells=self._cells, levels=self._rounds)
 
     # -- the phases of a round ---------------------------------------------------------------------------------------
     # `_prefilter` fathoms grid cells in float32, `_estimate` estimates the norms of those left, and `_fathom_round`
@@ -365,21 +346,9 @@ class Search:
     ) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
         """Estimate a part of the cells. Later cells of the torus with large matrices are tried by proof first.
 
-        Parameters
-        ----------
-        nodes : NodeEstimates
-            Estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
-        eigenvalue_limit : float array, shape (c,)
-            Limits of all cells.
-
-        Returns
-        -------
-        index : integer array, shape (n,)
-            Numbers of the cells that were estimated.
-        matrices : CentreMatrices
-            Their matrices.
-        eigenvalues, norms_sq : float arrays, shape (n,)
-        vectors : array, shape (n, rank)
+        ``nodes``: estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
+        ``eigenvalue_limit`` (c,): limits of all cells. Returns ``index`` (n,): numbers of the cells that were
+        estimated; ``matrices``: their matrices; ``eigenvalues``, ``norms_sq`` (n,); ``vectors`` (n, rank).
         """
         polynomial = nodes.polynomial
         reduced_for = nodes.reduced_for[part]
@@ -461,10 +430,7 @@ class Search:
 
         A retry takes less time than the four pieces into which a cell would be cut.
 
-        Parameters
-        ----------
-        eigenvalue_limit : float array, shape (c,)
-            Limits of the truncated proof.
+        ``eigenvalue_limit`` (c,): limits of the truncated proof.
         """
         threshold = self.threshold
         norm_is_below = nodes.norms_sq < eigenvalue_limit
@@ -537,7 +503,7 @@ class Search:
 
     def _has_risen_above(self, lower_before: float) -> bool:
         """Whether the incumbent is higher than before, by more than rounding."""
-        return self.incumbent.best.bound.value > lower_before * (1 + ascent.TUNING.least_gain)
+        return self.incumbent.best.lower.value > lower_before * (1 + ascent.TUNING.least_gain)
 
     def _evaluate_single_frequencies(self, cover: Cover) -> bool:
         """Raise the incumbent at open single frequencies, by full eigendecompositions; return whether there are any.
@@ -586,10 +552,7 @@ class Search:
         They are as many as make a piece small enough to be fathomed if its norm were its parent's, but at least 2 and
         at most `Tuning.pieces`.
 
-        Parameters
-        ----------
-        ratio, radius : float arrays, shape (c,)
-            Norms at the centres over the threshold, and the cells' radii.
+        ``ratio``, ``radius`` (c,): norms at the centres over the threshold, and the cells' radii.
         """
         # By the cell lemma, a cell is fathomed if cos phi >= ratio; if the symbol is nowhere negative, if
         # (1 + cos phi) / 2 >= ratio, that is, cos phi >= 2 ratio - 1.
@@ -604,24 +567,16 @@ class Search:
     # -- helpers -----------------------------------------------------------------------------------------------------
     def lower_bound_on_circulant(
         self,
-        torus: SearchResult,
+        torus: Found,
         sizes: tuple[int, ...],
         skew: tuple[bool, ...] = (),
-    ) -> SearchResult:
+    ) -> Found:
         """Norm at the best of the circulant's frequencies around the torus' best one, as a result without upper bound.
 
         The incumbent begins anew there. The result's ``cells`` is the number of frequencies compared.
 
-        Parameters
-        ----------
-        torus : SearchResult
-            Result of a search of the torus.
-        sizes, skew
-            As in `proofs.cells.dft`.
+        ``torus``: result of a search of the torus. ``sizes``, ``skew``: as in `proofs.cells.dft`.
         """
-        start = LowerBound(torus.lower, torus.frequency, torus.block)
+        start = Found(torus.lower, None, Witness(torus.witness.block, torus.witness.frequency))
         compared = self.incumbent.begin_at_nearest(start, sizes, skew)
-        best = self.incumbent.best
-        return SearchResult(
-            lower=best.bound, upper=None, frequency=best.frequency, block=best.block, cells=compared, levels=0
-        )
+        return replace(self.incumbent.best, cells=compared)

@@ -11,6 +11,7 @@ import numpy as np
 from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
+from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies, half_grid_shape
 from specnorm.proofs.norms import (
     has_one_entry_per_row_and_column,
@@ -19,7 +20,7 @@ from specnorm.proofs.norms import (
     norm_of_single_entries,
     norm_of_zero,
 )
-from specnorm.running.search import Problem, SearchResult
+from specnorm.running.search import Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_large_matrices
 from specnorm.supremum.proof import supremum_on_grid
@@ -57,14 +58,14 @@ _POINTS_OF_A_CELL = 16
 search of the torus."""
 
 
-def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> SearchResult | None:
+def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> Found | None:
     """The norm of a zero kernel; None for another kernel."""
     if float(ops.xp.max(ops.xp.abs(trimmed))) > 0:
         return None
     return _without_search(trivial_lower(), norm_of_zero(trimmed, ops=ops), trimmed)
 
 
-def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> SearchResult | None:
+def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> Found | None:
     """The norm of a permutation of channels, each shifted and scaled, without rounding; None for another kernel."""
     if not has_one_entry_per_row_and_column(trimmed, ops=ops):
         return None
@@ -72,14 +73,14 @@ def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> SearchResult | N
     return _without_search(lower, upper, trimmed)
 
 
-def _without_search(lower: Lower, upper: Upper, trimmed: Array) -> SearchResult:
+def _without_search(lower: Lower, upper: Upper, trimmed: Array) -> Found:
     """Bounds of a norm that is attained at the frequency 0, as at any other."""
     ndim = trimmed.ndim - 3
     zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
-    return SearchResult(lower, upper, frequency=zero, block=0, cells=0, levels=0)
+    return Found(lower, upper, Witness(0, zero))
 
 
-def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> SearchResult | None:
+def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Found | None:
     """The norm of a kernel without negative entries, such as a point-spread function: that of the sum of its taps.
 
     None for another kernel, and if the bounds are further apart than rtol.
@@ -94,7 +95,7 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Search
     zero = Frequencies(np.zeros((1, trimmed.ndim - 3), dtype=np.int64), (1,) * (trimmed.ndim - 3))
     right = v[block : block + 1, :] + 0j
     lower = SymbolQuotients(trimmed, ops=ops).norm_down_at(block, zero, right)
-    result = SearchResult(lower, upper, frequency=zero, block=block, cells=0, levels=0)
+    result = Found(lower, upper, Witness(block, zero))
     return result if result.within(rtol) else None
 
 
@@ -104,21 +105,12 @@ def enclose_blocks(
     *,
     nonnegative: Nonnegative | None = None,
     ops: ArrayOps,
-) -> tuple[SearchResult, bool]:
+) -> tuple[Found, bool]:
     """Enclose the largest norm of one layer's blocks to the tolerance, or as closely as the budget allows.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    nonnegative : Nonnegative, optional
-        Proof that the symbol of the blocks is nowhere negative.
-
-    Returns
-    -------
-    result : SearchResult
-        With two finite bounds if the problem has a fallback.
-    converged : bool
-        Whether the bounds are within the tolerance.
+    ``blocks`` is (g, m, p, *kernel_shape). ``nonnegative``: proof that the symbol of the blocks is nowhere negative.
+    Returns ``result``: with two finite bounds if the problem has a fallback; ``converged``: whether the bounds are
+    within the tolerance.
     """
     trimmed = without_zero_borders(blocks, ops=ops)
     if problem.spec.input_shape is not None:
@@ -132,7 +124,7 @@ def _enclose_circular(
     nonnegative: Nonnegative | None,
     *,
     ops: ArrayOps,
-) -> tuple[SearchResult, bool]:
+) -> tuple[Found, bool]:
     """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
     blocks, error = wrapped(trimmed, grid_sizes(problem.spec, tuple(trimmed.shape[3:])), ops=ops)
     result, converged = _enclose_trimmed(blocks, problem, nonnegative, ops=ops)
@@ -147,7 +139,7 @@ def _enclose_trimmed(
     nonnegative: Nonnegative | None,
     *,
     ops: ArrayOps,
-) -> tuple[SearchResult, bool]:
+) -> tuple[Found, bool]:
     """`enclose_blocks` of kernels without borders of zeros."""
     without_search = (
         enclose_zero(trimmed, ops=ops)
@@ -167,7 +159,7 @@ def _enclose_trimmed(
     return result, is_close
 
 
-def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Search, SearchResult]:
+def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Search, Found]:
     """Enclose the supremum of blocks (g, m, p, *kernel_shape), and keep the search for circulants that follow.
 
     The problem has no ``input_shape``.
@@ -193,7 +185,7 @@ def _boxes(trimmed: Array, problem: Problem) -> Boxes | None:
     return torus(shape) if torus_size(shape) <= problem.max_cells * trimmed.shape[0] else None
 
 
-def _supremum(search: Search, boxes: Boxes | None, problem: Problem) -> SearchResult:
+def _supremum(search: Search, boxes: Boxes | None, problem: Problem) -> Found:
     """Enclose the supremum over all frequencies, if need be by wider bounds than the problem asks for."""
     result = _run_on_torus(search, boxes, problem, relaxes=True)
     return result if result.within(problem.rtol) else _with_any_bound(search, boxes, result, problem)
@@ -205,7 +197,7 @@ def _run_on_torus(
     problem: Problem,
     *,
     relaxes: bool,
-) -> SearchResult:
+) -> Found:
     """Search the cells of the torus once; without cells, bound the supremum from below alone."""
     if boxes is None:
         # A search that may visit no cell ends with its first lower bound.
@@ -213,7 +205,7 @@ def _run_on_torus(
     return search.run(boxes, rtol=problem.rtol, max_cells=problem.max_cells, relaxes=relaxes)
 
 
-def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> SearchResult:
+def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Found:
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
     A search of the torus gives the supremum that the grid lemma (`supremum.proof`) needs. If it does not finish
@@ -234,7 +226,7 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Sear
         symbol = Symbol(search.blocks[block : block + 1, ...], frequency, ops=search.ops)
         _, right, _ = top_triple(symbol.matrices()[:, 0, ...], xp=search.ops.xp)
         lower = SymbolQuotients(search.blocks, ops=search.ops).norm_down_at(block, frequency, right)
-        result = SearchResult(lower, upper, frequency=frequency, block=block, cells=half_points, levels=1)
+        result = Found(lower, upper, Witness(block, frequency), cells=half_points, levels=1)
         if result.within(rtol):
             return result
     torus_problem = _torus_problem(problem, math.prod(sizes), half_points, boxes)
@@ -282,10 +274,7 @@ def _torus_problem(
 ) -> Problem:
     """The problem of the supremum before a search of a grid: its tolerance and its cells.
 
-    Parameters
-    ----------
-    all_points, half_points : int
-        Points of the grid, with and without mirror images.
+    ``all_points``, ``half_points``: points of the grid, with and without mirror images.
     """
     if problem.rtol >= _LOOSE_RTOL:
         rtol = _LOOSE_SHARE * problem.rtol
@@ -302,9 +291,9 @@ def _torus_problem(
 def _with_any_bound(
     search: Search,
     boxes: Boxes | None,
-    result: SearchResult,
+    result: Found,
     problem: Problem,
-) -> SearchResult:
+) -> Found:
     """The result of a search that did not finish, with an upper bound: a wider one, or the problem's fallback."""
     if result.upper is None and boxes is not None:
         again = search.run(boxes, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies, coarse_grid, product
 from specnorm.symbols import ascent
 from specnorm.symbols.ascent import Ascent, nearest_lattice_points
@@ -23,7 +24,6 @@ from specnorm.symbols.proofs.symbols import SymbolQuotients
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Lower
     from specnorm.proofs.cells import Cells
     from specnorm.running.search import Clock
     from specnorm.supremum.proof import CentreMatrices
@@ -32,15 +32,6 @@ if TYPE_CHECKING:
 
 _POWER_STEPS = 3
 """Power steps with ``G*G`` at coarse frequencies, and around the incumbent."""
-
-
-@dataclass(frozen=True, eq=False)
-class LowerBound:
-    """A proven lower bound of the norm of one block, by its index, at one frequency."""
-
-    bound: Lower
-    frequency: Frequencies
-    block: int
 
 
 class Incumbent:
@@ -57,7 +48,7 @@ class Incumbent:
 
     Attributes
     ----------
-    best : LowerBound
+    best : Found
         The highest norm so far; set by `begin` and `begin_at_nearest`.
     trial_vectors : array, shape (g, h, p), or None
         Right vectors at frequencies where the norm is large, chosen by `multistart`; None before.
@@ -85,7 +76,7 @@ class Incumbent:
 
     def begin(
         self,
-        start: LowerBound,
+        start: Found,
         *,
         free: bool,
         rtol: float,
@@ -93,14 +84,8 @@ class Incumbent:
     ) -> None:
         """Begin a search with a lower bound.
 
-        Parameters
-        ----------
-        free : bool
-            Whether frequencies may move (on a grid they may not).
-        rtol : float
-            A norm that is relatively higher by less does not matter.
-        bound : float, optional
-            A bound that is to be proven: only norms above it matter.
+        ``free``: whether frequencies may move (on a grid they may not). ``rtol``: a norm that is relatively higher by
+        less does not matter. ``bound``: a bound that is to be proven: only norms above it matter.
         """
         self.best = start
         self._free = free
@@ -110,7 +95,7 @@ class Incumbent:
     @property
     def is_far_below(self) -> bool:
         """Whether the incumbent is far below a bound that is to be proven."""
-        return self.best.bound.value <= self.tuning.far_below_part * (self._bound or 0.0)
+        return self.best.lower.value <= self.tuning.far_below_part * (self._bound or 0.0)
 
     def start_vectors(self, count: int, size: int) -> Array:
         """Return ``count`` times the same complex vector, shape (count, size)."""
@@ -139,7 +124,7 @@ class Incumbent:
             starts = self.ops.from_numpy(chosen[block, :trials], self.blocks)
             self._ascend(frequencies[highest_first[block, :trials]], starts, block, rtol)
             if not self.is_far_below:
-                best_block = self.best.block
+                best_block = self.best.witness.block
                 vectors_first = np.concatenate([self._around_best(), chosen[best_block]])
                 chosen[best_block] = vectors_first[: chosen.shape[1]]
         self.trial_vectors = self.ops.from_numpy(chosen, self.blocks)
@@ -151,9 +136,9 @@ class Incumbent:
         incumbent are near the span of these.
         """
         xp = self.xp
-        block = self.best.block
+        block = self.best.witness.block
         blocks = self._blocks_for(self.tuning.incumbent_rtol)
-        angles = self.best.frequency.angles
+        angles = self.best.witness.frequency.angles
         steps = np.concatenate([np.zeros_like(angles), self.tuning.around_radians * np.eye(angles.shape[1])])
         frequencies = nearest_lattice_points(angles + steps)
         symbol = symbols.Symbol(blocks[block : block + 1, ...], frequencies, ops=self.ops)
@@ -171,14 +156,9 @@ class Incumbent:
     ) -> None:
         """Ascend from the centres with the largest estimates, where that may raise the incumbent.
 
-        Parameters
-        ----------
-        polynomial : GramPolynomial
-            The polynomial whose norms were estimated.
-        norms_sq, eigenvalues : float arrays, shape (c,)
-            Squared norms at the centres from below, and largest eigenvalues of the reduced matrices.
-        vectors : array, shape (c, rank)
-            Eigenvectors of the reduced matrices.
+        ``polynomial``: the polynomial whose norms were estimated. ``norms_sq``, ``eigenvalues`` (c,): squared norms at
+        the centres from below, and largest eigenvalues of the reduced matrices. ``vectors`` (c, rank): eigenvectors of
+        the reduced matrices.
         """
         chosen = self._worth_an_ascent(norms_sq)
         # Not by np.unique, which imports numpy.ma.
@@ -194,7 +174,7 @@ class Incumbent:
     def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
         """Return the positions of the centres to start from, the highest first."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
-        norm_to_beat = self.best.bound.value if self._bound is None else self._bound
+        norm_to_beat = self.best.lower.value if self._bound is None else self._bound
         # If the norm at many centres is near the highest, the norm is flat and has many local maxima. The highest
         # centre need not lead to the highest one, and at a layer's own size a maximum of the same height can give a
         # better lower bound. Many cells alone say nothing: kernels with one sharp maximum have them too, and the
@@ -213,30 +193,19 @@ class Incumbent:
 
     def begin_at_nearest(
         self,
-        torus_best: LowerBound,
+        torus_best: Found,
         sizes: tuple[int, ...],
         skew: tuple[bool, ...] = (),
     ) -> int:
         """Begin a search of a grid, at the best of the points around a frequency of the torus.
 
-        Parameters
-        ----------
-        torus_best : LowerBound
-            Lower bound of the last search of the torus.
-        sizes : tuple of int
-            Points per turn along each axis.
-        skew : tuple of bool, optional
-            As in `proofs.cells.dft`.
-
-        Returns
-        -------
-        int
-            Number of points compared. The lower bound is in ``best``.
+        ``torus_best``: lower bound of the last search of the torus. ``sizes``: points per turn along each axis.
+        ``skew``: as in `proofs.cells.dft`. Returns the number of points compared. The lower bound is in ``best``.
         """
-        block = torus_best.block
-        points = _neighbours(torus_best.frequency, sizes, skew)
+        block = torus_best.witness.block
+        points = _neighbours(torus_best.witness.frequency, sizes, skew)
         # The ascent below does not move on a grid: only its power steps end by this tolerance, and a run sets its own.
-        self.begin(LowerBound(trivial_lower(), points[:1], block), free=False, rtol=1e-3, bound=None)
+        self.begin(Found(trivial_lower(), None, Witness(block, points[:1])), free=False, rtol=1e-3, bound=None)
         symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
         right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(right), axis=-1)[0, :]
@@ -247,7 +216,7 @@ class Incumbent:
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
         # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
-        norm_to_beat = max(self.best.bound.value, self.tuning.far_below_part * (self._bound or 0.0))
+        norm_to_beat = max(self.best.lower.value, self.tuning.far_below_part * (self._bound or 0.0))
         local_ascent = Ascent(
             self._blocks_for(rtol)[block : block + 1, ...],
             free=self._free,
@@ -259,8 +228,8 @@ class Incumbent:
         point, right = local_ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
         bound = self._quotients.norm_down_at(block, point, right)
-        if bound.value > self.best.bound.value:
-            self.best = LowerBound(bound, point, block)
+        if bound.value > self.best.lower.value:
+            self.best = Found(bound, None, Witness(block, point))
             self._right = right
 
     def _blocks_for(self, rtol: float) -> Array:
@@ -330,16 +299,8 @@ def top_eigenpairs(
 ) -> tuple[np.ndarray, Array]:
     """Largest eigenvalues of the matrices of some cells, from below, and the vectors for the next round.
 
-    Parameters
-    ----------
-    vectors : array, shape (c, rank)
-        Start vectors.
-    like : array
-        A real array on the device of the others.
-    first : bool
-        Whether this is the first round, whose start vectors are random.
-    crowded : bool
-        The result of `is_crowded` for the first round.
+    ``vectors`` (c, rank): start vectors. ``like``: a real array on the device of the others. ``first``: whether this is
+    the first round, whose start vectors are random. ``crowded``: the result of `is_crowded` for the first round.
     """
     matrices = centre_matrices.matrices
     cut = tuning.filter_cut * centre_matrices.reduced_for
@@ -381,14 +342,8 @@ def lift_to_all_columns(
     ``H = [[A, B*], [B, C]]``. An eigenvector z of the reduced matrix goes on as ``w = B z / lambda``; the squared norm
     is the Rayleigh quotient of (z, w), without its part ``w* C w >= 0``.
 
-    Parameters
-    ----------
-    planes : pair of arrays, shape (f, size, rank)
-        Real and imaginary part of ``polynomial.planes_at``: A above B.
-    vectors : array, shape (f, rank)
-        Unit vectors of the reduced matrices.
-    eigenvalues : float array, shape (f,)
-        Eigenvalues of the reduced matrices.
+    ``planes`` (f, size, rank): real and imaginary part of ``polynomial.planes_at``: A above B. ``vectors`` (f, rank):
+    unit vectors of the reduced matrices. ``eigenvalues`` (f,): eigenvalues of the reduced matrices.
     """
     xp = ops.xp
     parts = xp.stack([xp.real(vectors), xp.imag(vectors)], axis=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +11,8 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.bound import finite
+from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.search import Bounds, SearchResult
 from specnorm.symbols.lanczos import Lanczos, vector_tolerance
 
 if TYPE_CHECKING:
@@ -43,43 +43,17 @@ _FEW_ROUNDINGS = 4
 """Likely error of a norm, in units of its precision's epsilon, up to which it is returned."""
 
 
-@dataclass(frozen=True, eq=False)
-class MatrixBounds(Bounds):
-    """Two proven bounds of the largest norm of some matrices.
-
-    Parameters
-    ----------
-    index : int
-        Number of the matrix that has the lower bound.
-    u, v : arrays, shapes (1, m) and (1, n)
-        Singular vectors of that matrix.
-    steps : int
-        Number of Lanczos steps.
-    """
-
-    index: int
-    u: Array
-    v: Array
-    steps: int
-
-
 def enclose_matrices(
     matrix: Array,
     rtol: float,
     *,
     precise_vectors: bool = True,
     ops: ArrayOps,
-) -> MatrixBounds:
+) -> Found:
     """Enclose the largest norm of a stack of matrices, as closely as a factorisation can.
 
-    Parameters
-    ----------
-    matrix : array, shape (g, m, n)
-        In the widest dtype of the library, scaled to about 1.
-    rtol : float
-        Relative width asked for.
-    precise_vectors : bool
-        Whether the vectors have to be as precise as the kernel's own dtype, since they are returned.
+    ``matrix`` (g, m, n): in the widest dtype of the library, scaled to about 1. ``rtol``: relative width asked for.
+    ``precise_vectors``: whether the vectors have to be as precise as the kernel's own dtype, since they are returned.
     """
     xp = ops.xp
     m, n = matrix.shape[1:]
@@ -103,7 +77,7 @@ def enclose_matrices(
         u, v = small, large
     else:
         u, v = large, small
-    return MatrixBounds(lower, upper, best, u, v, lanczos.steps)
+    return Found(lower, upper, Witness(best, u=u, v=v))
 
 
 def _smaller(first: Upper | None, second: Upper | None) -> Upper | None:
@@ -116,18 +90,9 @@ def _smaller(first: Upper | None, second: Upper | None) -> Upper | None:
 def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], Array, Array] | None:
     """Norms of each matrix of a stack to a few roundings of its own precision, if Lanczos reaches that.
 
-    Parameters
-    ----------
-    matrix : array, shape (b, m, n)
-        In the widest dtype of the library, scaled to about 1.
-
-    Returns
-    -------
-    vectors : pair of arrays, shapes (b, m) and (b, n)
-        Singular vectors; zero for a zero matrix.
-    lower, upper : arrays, shape (b,)
-        Proven bounds. None in the place of all three if the matrices are small, or if the bounds or the vectors are not
-        close enough.
+    ``matrix`` (b, m, n): in the widest dtype of the library, scaled to about 1. Returns ``vectors`` (b, m) and (b, n):
+    singular vectors; zero for a zero matrix. Returns ``lower``, ``upper`` (b,): proven bounds. None in the place of all
+    three if the matrices are small, or if the bounds or the vectors are not close enough.
     """
     xp = ops.xp
     if not ops.concrete or not matrix.shape[0] or min(matrix.shape[1:]) <= LANCZOS_SIDE:
@@ -160,20 +125,12 @@ def enclose_large_matrices(
     *,
     precise_vectors: bool = True,
     ops: ArrayOps,
-) -> SearchResult | None:
+) -> Found | None:
     """Enclose the largest norm of large blocks with one tap, which are matrices.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-        In the widest dtype of the library, scaled to about 1.
-    precise_vectors : bool
-        As in `enclose_matrices`.
-
-    Returns
-    -------
-    SearchResult or None
-        None if there are more taps, if the blocks are small, or if the bounds are wider than rtol.
+    ``blocks`` (g, m, p, *kernel_shape): in the widest dtype of the library, scaled to about 1. ``precise_vectors``: as
+    in `enclose_matrices`. Returns None if there are more taps, if the blocks are small, or if the bounds are wider
+    than rtol.
     """
     count, m, p, *taps = blocks.shape
     if math.prod(taps) > 1 or min(m, p) < LANCZOS_SIDE:
@@ -181,12 +138,6 @@ def enclose_large_matrices(
     result = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, precise_vectors=precise_vectors, ops=ops)
     if result.upper is None or not result.within(rtol):
         return None
-    return SearchResult(
-        lower=result.lower,
-        upper=norms.norm_of_one_tap(blocks, result.upper),
-        frequency=Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps)),
-        block=result.index,
-        cells=count,
-        levels=1,
-        vectors=(result.u, result.v),
-    )
+    zero = Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps))
+    upper = norms.norm_of_one_tap(blocks, result.upper)
+    return Found(result.lower, upper, replace(result.witness, frequency=zero), cells=count, levels=1)

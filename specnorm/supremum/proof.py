@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
 from specnorm.proofs import host, norms
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Sealed, Upper, _upper
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.symbols.proofs.scalar import ScalarGram
@@ -61,11 +61,9 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.symbols.proofs.scalar import CentreValues
 
-_MAKER = object()
-
 
 @dataclass(frozen=True, eq=False)
-class Nonnegative:
+class Nonnegative(Sealed):
     """A proof that the symbol of a kernel is, but for a phase, Hermitian and nowhere negative.
 
     Nowhere negative: at no frequency does it have a negative eigenvalue.
@@ -76,11 +74,6 @@ class Nonnegative:
     """
 
     kernel: Array
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("Nonnegative: a symbol is proven to be nowhere negative by rules alone")
 
     def is_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
         """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
@@ -90,7 +83,7 @@ class Nonnegative:
 
 def _nowhere_negative(kernel: Array) -> Nonnegative:
     """The proof, made by a rule. For files of proofs."""
-    return Nonnegative(kernel, _MAKER)
+    return Nonnegative._made(kernel)
 
 
 def cell_lemma(threshold: float, radius: np.ndarray) -> np.ndarray:
@@ -219,7 +212,7 @@ def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class CentreMatrices:
+class CentreMatrices(Sealed):
     """Gram matrices at the centres of some open cells of a cover, made by `Cover.form` alone.
 
     Parameters
@@ -235,8 +228,6 @@ class CentreMatrices:
     matrices : array, shape (c, rank, rank)
     errors : float array, shape (c,)
         Bounds of the rounding of the reduction.
-    maker : object
-        A mark that only this module has.
     """
 
     polynomial: GramPolynomial
@@ -245,11 +236,6 @@ class CentreMatrices:
     reduced_for: np.ndarray
     matrices: Array
     errors: np.ndarray
-    maker: InitVar[object] = None
-
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("CentreMatrices: matrices that prove something are formed by a cover of its own blocks")
 
     def __len__(self) -> int:
         return len(self.index)
@@ -258,14 +244,13 @@ class CentreMatrices:
         """Some of the matrices, by ascending positions."""
         if len(chosen) == len(self):
             return self
-        return CentreMatrices(
+        return CentreMatrices._made(
             self.polynomial,
             self.cells,
             self.index[chosen],
             self.reduced_for[chosen],
             arrays.rows(self.matrices, chosen, ops=ops),
             self.errors[chosen],
-            _MAKER,
         )
 
 
@@ -386,7 +371,6 @@ class Cover:
         return Cells(boxes[place], block, self._supremum, self._nonnegative)
 
     def _set_open(self, cells: Cells) -> None:
-        """Replace the open cells, of which none is fathomed."""
         self._open = cells
         self._fathomed = np.zeros(len(cells), dtype=bool)
         self._cached_limits = None
@@ -420,11 +404,8 @@ class Cover:
     def bound_outside_open(self) -> Upper:
         """A bound of the norm over all frequencies but those of the open cells.
 
-        Raises
-        ------
-        HypothesisError
-            If cells of the torus are open. There, cells fathomed by the cell lemma hold no maximiser, but may hold
-            norms above their threshold.
+        Raises `HypothesisError` if cells of the torus are open. There, cells fathomed by the cell lemma hold no
+        maximiser, but may hold norms above their threshold.
         """
         if len(self) and not self._open.boxes.on_grid:
             raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
@@ -449,13 +430,8 @@ class Cover:
     ) -> tuple[CentreMatrices, tuple[Array, Array] | None]:
         """Form Gram matrices at the centres of some open cells; return also the planes (c, size, rank) of reduced ones.
 
-        Parameters
-        ----------
-        polynomial : GramPolynomial
-            Of the cover's blocks.
-        index : integer array, shape (c,)
-        reduced_for : float array, shape (c,)
-            Above the polynomial's truncation bound; no lower limit is proven by these matrices.
+        ``index`` is (c,). ``polynomial``: of the cover's blocks. ``reduced_for`` (c,): above the polynomial's
+        truncation bound; no lower limit is proven by these matrices.
         """
         if polynomial.blocks is not self._blocks:
             raise HypothesisError("the polynomial is not one of this cover's blocks")
@@ -468,20 +444,12 @@ class Cover:
             planes = polynomial.planes_at(cells.boxes.centres, cells.block)
             matrices, reduced_errors = polynomial.reduced(*planes, reduced_for)
             errors = np.asarray(self._ops.to_numpy(reduced_errors), dtype=np.float64)
-        return CentreMatrices(polynomial, self._open, index, reduced_for, matrices, errors, _MAKER), planes
+        return CentreMatrices._made(polynomial, self._open, index, reduced_for, matrices, errors), planes
 
     def fathom(self, formed: CentreMatrices, threshold: float) -> np.ndarray:
         """Try to prove that cells hold no norm above a threshold.
 
-        Parameters
-        ----------
-        formed : CentreMatrices
-            Of the cells to try.
-
-        Returns
-        -------
-        bool array, shape (c,)
-            Which of them are fathomed.
+        ``formed``: of the cells to try. Returns (c,): which of them are fathomed.
         """
         if formed.cells is not self._open:
             raise HypothesisError("the matrices were formed for cells that have changed since")

@@ -104,12 +104,8 @@ class Polynomials:
     ) -> GramPolynomial:
         """The polynomial for norms around a threshold: of the directions that matter there, or of all.
 
-        Parameters
-        ----------
-        trial_vectors : array, shape (g, h, p), optional
-            Directions to keep; None: no polynomial is reduced, but one that has been reduced is used.
-        in_float32 : bool
-            Whether everything may be in float32.
+        ``trial_vectors`` (g, h, p): directions to keep; None: no polynomial is reduced, but one that has been reduced
+        is used. ``in_float32``: whether everything may be in float32.
         """
         if threshold <= 0:
             return self.whole
@@ -154,10 +150,7 @@ class Polynomials:
         A float32 proof can only fail, never be false: its rounding is in its limits. A cell of radius phi leaves about
         phi**2 of the squared threshold for that rounding.
 
-        Parameters
-        ----------
-        radius : float array, shape (c,)
-            Radii of the cells.
+        ``radius`` (c,): radii of the cells.
         """
         if polynomial.rank < self.tuning.smallest_float32 or not threshold > 0:
             return polynomial
@@ -208,13 +201,8 @@ def choose_rotation(
 ) -> Rotation | None:
     """Choose a basis with the large directions first, and how many of them to keep; None if too many matter.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    trial_vectors : array, shape (g, h, p)
-        Complex right vectors at frequencies where the norm is large: directions to keep.
-    in_float32 : bool
-        Whether the basis is computed in float32.
+    ``blocks`` is (g, m, p, *kernel_shape). ``trial_vectors`` (g, h, p): complex right vectors at frequencies where the
+    norm is large: directions to keep. ``in_float32``: whether the basis is computed in float32.
     """
     xp = ops.xp
     p = blocks.shape[2]
@@ -255,13 +243,8 @@ def _directions(
 ) -> tuple[Array, Array, int]:
     """Eigenvalues of ``sum_k K_k^T K_k``, ascending, and an orthonormal basis; the trial vectors' directions are last.
 
-    Returns
-    -------
-    eigenvalues : array, shape (g, p)
-        Those of the trial vectors' directions are raised above all others.
-    basis : array, shape (g, p, p)
-    trial_count : int
-        How many directions the trial vectors have.
+    Returns ``eigenvalues`` (g, p): those of the trial vectors' directions are raised above all others; ``basis`` (g, p,
+    p); ``trial_count``: how many directions the trial vectors have.
     """
     xp = ops.xp
     p = blocks.shape[2]

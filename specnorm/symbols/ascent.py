@@ -103,19 +103,9 @@ class Ascent:
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
         """Ascend by alternating steps of the vectors at a frequency with steps of the frequency.
 
-        Parameters
-        ----------
-        starts : Frequencies
-            The s points to start from.
-        vectors : array, shape (s, p)
-            Right vectors at the starts.
-
-        Returns
-        -------
-        frequency : Frequencies
-            A single point: the one with the highest norm of all that were visited.
-        right : array, shape (1, p)
-            Right vector at that point.
+        ``starts``: the s points to start from. ``vectors`` (s, p): right vectors at the starts. Returns ``frequency``:
+        a single point: the one with the highest norm of all that were visited; ``right`` (1, p): right vector at that
+        point.
         """
         theta = starts.angles
         index = np.arange(len(starts))
@@ -250,20 +240,10 @@ def nearest_lattice_points(theta: np.ndarray) -> Frequencies:
 def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 1e-3, xp: Namespace) -> Array:
     """Return safeguarded Newton steps towards maxima of ``|sum_k c_k e^{i k.theta}|``.
 
-    Parameters
-    ----------
-    terms : complex array, shape (..., n)
-        ``c_k e^{i k.theta}`` at the angles to start from.
-    taps : real array, shape (n, d)
-        The k; d is at least 1.
-    least_relative_curvature : float
-        Curvatures below this fraction of the largest one are raised to it, which limits the step along a nearly flat
-        direction. With one axis it is not used.
-
-    Returns
-    -------
-    real array, shape (..., d)
-        What to add to the angles. The modulus of the sum is no smaller there.
+    ``terms`` (..., n): ``c_k e^{i k.theta}`` at the angles to start from. ``taps`` (n, d): the k; d is at least 1.
+    ``least_relative_curvature``: curvatures below this fraction of the largest one are raised to it, which limits the
+    step along a nearly flat direction. With one axis it is not used. Returns (..., d): what to add to the angles. The
+    modulus of the sum is no smaller there.
     """
     powers, vectors = xp.astype(tap_powers(taps, xp=xp), terms.dtype), terms[..., None, :]
     step = uphill(vectors, powers, taps.shape[1], least_relative_curvature=least_relative_curvature, xp=xp)
@@ -297,22 +277,9 @@ def uphill(
     Steps along directions of positive curvature have the opposite sign, so that they lead uphill. Where another maximum
     is close, the norm may be smaller after the step.
 
-    Parameters
-    ----------
-    terms : complex array, shape (..., m, n)
-        Vectors ``c_k e^{i k.theta}`` at the angles to start from.
-    powers : complex array, shape (n, 1 + d + d^2)
-        `tap_powers`.
-    axes : int
-        d.
-    least_relative_curvature : float
-        As of `newton_step`.
-    longest : float
-        Longest step along an axis, in radians.
-
-    Returns
-    -------
-    real array, shape (..., d)
+    ``terms`` (..., m, n): vectors ``c_k e^{i k.theta}`` at the angles to start from. ``powers`` (n, 1 + d + d^2):
+    `tap_powers`. ``axes``: d. ``least_relative_curvature``: as of `newton_step`. ``longest``: longest step along an
+    axis, in radians. Returns (..., d).
     """
     # The sum and, but for factors of i, its first and second derivatives; then their inner products.
     sums = xp.matmul(terms, powers)

@@ -322,7 +322,7 @@ class Layout:
         products_of_a_restart = blocks - max(1, blocks // 2)
         products_left = n_iter - blocks
         if products_of_a_restart:
-            restarts = -(-products_left // products_of_a_restart)
+            restarts = arrays.ceil_div(products_left, products_of_a_restart)
         else:
             restarts = products_left
         return cls(blocks, k, 1 + restarts)
@@ -355,25 +355,12 @@ def top_vectors(
     products, so a restart can keep the leading Ritz vectors as they are. Quotients with the vectors are lower bounds of
     the norm, however accurate the vectors are.
 
-    Parameters
-    ----------
-    gram : callable
-        Applies H: (b, n, size) -> (b, n, size), with n the `Layout.width`: k, or ``size`` if the basis is the whole
-        space.
-    like : array, shape (b, ...)
-        Sets b, the dtype and the device.
-    return_count : int
-        Number of vectors to return, if more than k; fewer are returned if the basis keeps fewer. Only the first k
-        decide when the run ends.
-    start : array, shape (b, 1, size), optional
-        Start vectors for k = 1; default random. Ignored if the basis is the whole space.
-
-    Returns
-    -------
-    vectors : array, shape (b, k or more, size)
-        Orthonormal up to rounding, by descending Ritz value.
-    products : integer array, shape (b,)
-        Number of products with one vector, those of A and those of A* together.
+    ``gram``: applies H: (b, n, size) -> (b, n, size), with n the `Layout.width`: k, or ``size`` if the basis is the
+    whole space. ``like`` (b, ...): sets b, the dtype and the device. ``return_count``: number of vectors to return, if
+    more than k; fewer are returned if the basis keeps fewer. Only the first k decide when the run ends. ``start`` (b,
+    1, size): start vectors for k = 1; default random. Ignored if the basis is the whole space. Returns ``vectors`` (b,
+    k or more, size): orthonormal up to rounding, by descending Ritz value; ``products`` (b,): number of products with
+    one vector, those of A and those of A* together.
     """
     xp = ops.xp
     layout = Layout.of(size, min(k + options.guards, size), options.n_iter, ops.memory, options.basis_size)
@@ -525,10 +512,8 @@ class _Run:
     def _is_close(self, values: Array, small_vectors: Array) -> Array:
         """Whether the k top values meet the tolerance, and their vectors suffice for a gradient, judged by residuals.
 
-        Parameters
-        ----------
-        values, small_vectors : arrays, shapes (b, rows) and (b, rows, rows)
-            Eigenvalues, descending, and eigenvectors of the projected matrix.
+        ``values``, ``small_vectors`` (b, rows) and (b, rows, rows): eigenvalues, descending, and eigenvectors of the
+        projected matrix.
         """
         xp = self.ops.xp
         # The coupling of the last block with the next: a run on values, without a compiler, keeps both.
@@ -577,21 +562,9 @@ class _Run:
     def _next(self, v: Array, basis: Array, block: Array) -> tuple[Array, Array]:
         """The next block of the basis, from H v for the last block v.
 
-        Parameters
-        ----------
-        v : array, shape (b, width, size)
-            The last block of the basis.
-        basis : array, shape (b, n, size)
-            All vectors so far; zeros stand for vectors to come.
-        block : integer
-            Number of the block v.
-
-        Returns
-        -------
-        w : array, shape (b, width, size)
-            An orthonormal block, orthogonal to the basis.
-        inner : array, shape (b, n, width)
-            Inner products of H v with the basis.
+        ``v`` (b, width, size): the last block of the basis. ``basis`` (b, n, size): all vectors so far; zeros stand for
+        vectors to come. ``block``: number of the block v. Returns ``w`` (b, width, size): an orthonormal block,
+        orthogonal to the basis; ``inner`` (b, n, width): inner products of H v with the basis.
         """
         xp = self.ops.xp
         image = self.gram(v)

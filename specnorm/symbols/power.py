@@ -49,21 +49,9 @@ def power_steps(
 ) -> tuple[Array, Array, Array]:
     """Power iteration on A*A, for a map A given by its action.
 
-    Parameters
-    ----------
-    apply, adjoint : callable
-        A and A*.
-    v : array, shape (..., n)
-        Unit vectors.
-    steps : int
-        With 0, only ``u = A v / |A v|`` is computed.
-
-    Returns
-    -------
-    u, v : arrays
-        Unit vectors. Where A* u is zero or not finite, v is unchanged.
-    norm : array, shape (..., 1)
-        ``|A* u|``, or ``|A v|`` after 0 steps: at most ``||A||``.
+    ``apply``, ``adjoint``: A and A*. ``v`` (..., n): unit vectors. ``steps``: with 0, only ``u = A v / |A v|`` is
+    computed. Returns ``u``, ``v``: unit vectors. Where A* u is zero or not finite, v is unchanged. Returns ``norm``
+    (..., 1): ``|A* u|``, or ``|A v|`` after 0 steps: at most ``||A||``.
     """
     u, norm = arrays.normalise(apply(v), xp=xp)
     for j in range(steps):
@@ -76,12 +64,7 @@ def power_steps(
 def gram_power(gram: LinearMap, v: Array, steps: int, *, xp: Namespace) -> tuple[Array, Array]:
     """Power iteration on a symmetric positive semidefinite map H.
 
-    Returns
-    -------
-    v : array
-        Unit vectors after the steps.
-    norm : array
-        ``|H v|`` for the unit vectors before the last step.
+    Returns ``v``: unit vectors after the steps; ``norm``: ``|H v|`` for the unit vectors before the last step.
     """
     for _ in range(steps - 1):
         v, _ = arrays.normalise(gram(v), xp=xp)
@@ -98,25 +81,14 @@ def norms_at(
 ) -> tuple[Frequencies, np.ndarray, np.ndarray]:
     """Where the norm of the symbol is large: norms at many frequencies, from below, by some power steps.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    seed : int
-        Seed of the start vector, which is the same everywhere.
-
-    Returns
-    -------
-    frequencies : Frequencies
-        As many of them, evenly, as fit the memory.
-    norms : host array, shape (g, f)
-    vectors : host array, shape (g, f, p)
-        Right vectors.
+    ``blocks`` is (g, m, p, *kernel_shape). ``seed``: seed of the start vector, which is the same everywhere. Returns
+    ``frequencies``: as many of them, evenly, as fit the memory; ``norms`` (g, f); ``vectors`` (g, f, p): right vectors.
     """
     groups, _, p, *kernel_shape = blocks.shape
     # For each tap: its phase, with about 24 numbers while it is computed, and complex images of both sides.
     bytes_of_images = 16 * groups * sum(blocks.shape[1:3])
     bytes_of_a_frequency = math.prod(kernel_shape) * (24 * 8 + bytes_of_images)
-    every_nth = -(-len(frequencies) * bytes_of_a_frequency // ops.memory)
+    every_nth = arrays.ceil_div(len(frequencies) * bytes_of_a_frequency, ops.memory)
     frequencies = frequencies[::every_nth]
     start = arrays.start_vector(seed, p).astype(np.complex128)
     starts = ops.from_numpy(np.broadcast_to(start, (groups, len(frequencies), p)), blocks)
@@ -143,21 +115,9 @@ def top_in_krylov_space(
     They are those of Golub and Kahan's bidiagonalisation after ``size`` steps, with an orthogonalisation against all
     vectors of the basis. As many power steps lie in the same space, and converge more slowly.
 
-    Parameters
-    ----------
-    apply, adjoint : callable
-        A and A*.
-    v : array, shape (s, n)
-        Start vectors, other than zero.
-    size : int
-        Dimension of the space.
-
-    Returns
-    -------
-    u, v : arrays, shape (s, m) and (s, n)
-        Unit vectors.
-    norm : array, shape (s,)
-        ``|A* u|``: at most ``||A||``, whatever rounding does to the basis.
+    ``apply``, ``adjoint``: A and A*. ``v`` (s, n): start vectors, other than zero. ``size``: dimension of the space.
+    Returns ``u``, ``v`` (s, m) and (s, n): unit vectors; ``norm`` (s,): ``|A* u|``: at most ``||A||``, whatever
+    rounding does to the basis.
     """
     v, _ = arrays.unit(v, xp=xp)
     basis = v[:, None, :]
@@ -191,17 +151,10 @@ def chebyshev_filter(
 ) -> Array:
     """``T_degree(B) x``, with the Chebyshev polynomial T, by the recurrence ``T_j = 2 B T_(j-1) - T_(j-2)``.
 
-    Parameters
-    ----------
-    mapped : callable
-        Applies ``B = (2 / cut) H - 1``, which maps eigenvalues of H in [0, cut] to [-1, 1], where ``|T| <= 1``.
-    x : array
-        Vectors, on the axis that ``mapped`` expects.
-    degree : int
-        At least 1.
-    renormalise_every : int, optional
-        If given, vectors (on the last axis) are normalised after every so many products. That avoids overflow for high
-        degrees; the filter's scale is lost.
+    ``mapped``: applies ``B = (2 / cut) H - 1``, which maps eigenvalues of H in [0, cut] to [-1, 1], where ``|T| <= 1``.
+    ``x``: vectors, on the axis that ``mapped`` expects. ``degree``: at least 1. ``renormalise_every``: if given,
+    vectors (on the last axis) are normalised after every so many products. That avoids overflow for high degrees; the
+    filter's scale is lost.
     """
     previous = x
     current = mapped(x)
@@ -222,21 +175,9 @@ def top_eigenvectors(
 ) -> tuple[Array, Array]:
     """The largest eigenvalues of Hermitian matrices, from below, and their vectors, by Chebyshev-filtered subspaces.
 
-    Parameters
-    ----------
-    gram : complex array, shape (f, p, p)
-        Positive semidefinite.
-    count : int
-        Number of eigenvalues of each matrix.
-    cut : float array, shape (f,)
-        A number above all but the ``count`` largest eigenvalues; those above twice ``cut`` converge.
-
-    Returns
-    -------
-    values : array, shape (f, count)
-        Ascending.
-    vectors : array, shape (f, p, count)
-        Orthonormal.
+    ``gram`` (f, p, p): positive semidefinite. ``count``: number of eigenvalues of each matrix. ``cut`` (f,): a number
+    above all but the ``count`` largest eigenvalues; those above twice ``cut`` converge. Returns ``values`` (f, count):
+    ascending; ``vectors`` (f, p, count): orthonormal.
     """
     xp = ops.xp
     dtype = np.float64 if gram.dtype == xp.complex128 else np.float32
@@ -264,25 +205,10 @@ def largest_eigenvalues(
 ) -> tuple[np.ndarray, Array]:
     """Estimate the largest eigenvalue of each matrix from below, by a Chebyshev filter and a power step.
 
-    Parameters
-    ----------
-    gram : array, shape (c, r, r)
-        Positive semidefinite Hermitian matrices.
-    vectors : array, shape (c, r)
-        Start vectors.
-    cut : float array, shape (c,)
-        Components of eigenvalues below ``cut`` are damped. The cut is raised where it is so low that the filter could
-        overflow.
-    degree : int
-        Degree of the Chebyshev polynomial.
-    like : array
-        Any real array on the same device.
-
-    Returns
-    -------
-    values : host array, shape (c,)
-    vectors : array, shape (c, r)
-        The last vectors, to start from when the same matrices are estimated again.
+    ``gram`` (c, r, r): positive semidefinite Hermitian matrices. ``vectors`` (c, r): start vectors. ``cut`` (c,):
+    components of eigenvalues below ``cut`` are damped. The cut is raised where it is so low that the filter could
+    overflow. ``degree``: degree of the Chebyshev polynomial. ``like``: any real array on the same device. Returns
+    ``values`` (c,); ``vectors`` (c, r): the last vectors, to start from when the same matrices are estimated again.
     """
     xp = ops.xp
     # The polynomial is at most 1 on [0, cut] and grows fast above it: with a tiny cut it would overflow in float32. So

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.found import Witness
 
 
 _LARGE = 64
@@ -34,10 +35,7 @@ def top_triple_at(
 ) -> tuple[Array, Array, Array, Array]:
     """Top singular triple (u, v, sigma) of one block at one frequency, and the phases of its taps there.
 
-    Parameters
-    ----------
-    vectors : pair of real arrays, optional
-        u and v, if they are known already.
+    ``vectors``: u and v, if they are known already.
     """
     xp = ops.xp
     symbol = symbols.Symbol(block, frequency, ops=ops)
@@ -73,34 +71,31 @@ def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array,
 
 
 def top_triples(
-    layers: list[Array], at: list[tuple[int, Frequencies, tuple[Array, Array] | None]], *, ops: ArrayOps
+    layers: list[Array], witnesses: list[Witness], *, ops: ArrayOps
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Top singular triple of one block of each layer at one frequency: u, v, sigma, phases and the block's index.
 
-    Parameters
-    ----------
-    layers : list of arrays, shape (g, m, p, *kernel_shape)
-        Blocks of each layer.
-    at : list of (block's index, frequency, vectors as of `top_triple_at`)
-        One entry for each layer.
+    ``layers`` (g, m, p, *kernel_shape): blocks of each layer. ``at``: one entry for each layer.
     """
     triples = []
-    for blocks, (index, frequency, vectors) in zip(layers, at, strict=True):
-        triples.append(top_triple_at(blocks[index : index + 1, ...], frequency, vectors, ops=ops))
+    for blocks, witness in zip(layers, witnesses, strict=True):
+        block = blocks[witness.block : witness.block + 1, ...]
+        vectors = None if witness.u is None else (witness.u, witness.v)
+        triples.append(top_triple_at(block, witness.frequency, vectors, ops=ops))
     u, v, sigma, phase = (ops.xp.concat(list(column), axis=0) for column in zip(*triples, strict=True))
-    indices = np.asarray([index for index, _, _ in at], dtype=np.int64)
+    indices = np.asarray([witness.block for witness in witnesses], dtype=np.int64)
     return u, v, sigma, phase, ops.from_numpy(indices, layers[0])
 
 
 def top_gradient(
-    saved: tuple[Array, ...],
+    residuals: tuple[Array, ...],
     cotangent: Array,
     spec: ConvSpec,
     *,
     xp: Namespace,
 ) -> Array:
-    """Gradient of a singular value with respect to all blocks of its layer, from the saved u, v, phases and group."""
-    u, v, phase, group = saved
+    """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
+    u, v, phase, group = residuals
     of_block = symbols.singular_value_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
     of_groups = arrays.one_hot(of_block, group, spec.groups, xp=xp)
     return xp.reshape(of_groups, (-1, *of_groups.shape[2:]))

@@ -44,28 +44,14 @@ def maximise(
 ) -> tuple[Array, list[Array], Array]:
     """Maximise the form of each block by alternation from s starts, and return the best iterate.
 
-    Parameters
-    ----------
-    blocks : array, shape (b, m, p, *kernel_shape)
-    v : array, shape (b, s, p)
-        Right vectors of the starts.
-    spatial_vectors : list of arrays, shape (b, s, k_j)
-        Spatial vectors of the starts, one array for each axis.
-    max_iter : int
-        Number of sweeps after which no more are begun. Three are taken at a time, so there may be two more; those of
-        `AlternationTuning.halving` are always taken.
-    groups : int
-        How many blocks in a row are the groups of a layer, of which only the largest value has to converge.
-
-    Returns
-    -------
-    value : array, shape (b,)
-        The form's value times the root of the number of taps, raised by its rounding.
-    vectors : list of arrays
-        The conjugate of u, v, and the outer product w of the spatial vectors; shapes (b, m), (b, p) and (b, taps). With
-        the conjugate c of u, the gradient of the form is ``Re(conj(c) v w)``.
-    sweeps : integer array, shape ()
-        Number of sweeps taken.
+    ``blocks`` is (b, m, p, *kernel_shape). ``v`` (b, s, p): right vectors of the starts. ``spatial_vectors`` (b, s,
+    k_j): spatial vectors of the starts, one array for each axis. ``max_iter``: number of sweeps after which no more are
+    begun. Three are taken at a time, so there may be two more; those of `AlternationTuning.halving` are always taken.
+    ``groups``: how many blocks in a row are the groups of a layer, of which only the largest value has to converge.
+    Returns ``value`` (b,): the form's value times the root of the number of taps, raised by its rounding. Returns
+    ``vectors``: the conjugate of u, v, and the outer product w of the spatial vectors; shapes (b, m), (b, p) and (b,
+    taps). With the conjugate c of u, the gradient of the form is ``Re(conj(c) v w)``. Returns ``sweeps`` (): number of
+    sweeps taken.
     """
     xp = ops.xp
     form, value, v, spatial_vectors, count = alternate(blocks, v, spatial_vectors, max_iter, groups=groups, ops=ops)
@@ -92,14 +78,8 @@ def alternate(
     Alternation converges geometrically. So before every third sweep the vectors are extrapolated along their last
     change. Where the value after that sweep is lower than before, sweep and extrapolation are discarded.
 
-    Returns
-    -------
-    form : Form
-    value : array, shape (b, iterates)
-        The form's values, without the root of the number of taps.
-    v, spatial_vectors : array and list of arrays
-        Right and spatial vectors of the remaining iterates.
-    sweeps : integer array, shape ()
+    Returns ``form``; ``value`` (b, iterates): the form's values, without the root of the number of taps; ``v``,
+    ``spatial_vectors``: right and spatial vectors of the remaining iterates; ``sweeps`` ().
     """
     xp = ops.xp
     form = Form(blocks, ops=ops)
@@ -163,12 +143,8 @@ def _swept(
 ) -> tuple[Array, Array, list[Array], list[Array]]:
     """Take some sweeps, in a loop whose body is compiled once.
 
-    Returns
-    -------
-    value, previous_value : arrays, shape (b, s)
-        After the last sweep, and one sweep before.
-    vectors, previous_vectors : lists of arrays
-        The same for right and spatial vectors.
+    Returns ``value``, ``previous_value`` (b, s): after the last sweep, and one sweep before; ``vectors``,
+    ``previous_vectors``: the same for right and spatial vectors.
     """
     vector_count = len(vectors)
 

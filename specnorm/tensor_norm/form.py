@@ -75,10 +75,7 @@ class Form:
     def right(self, by_tap: Array, spatial_vectors: list[Array]) -> Array:
         """The v that maximises the form for the other vectors, times the form's value, shape (b, s, p).
 
-        Parameters
-        ----------
-        by_tap : array, shape (b, s, p, taps)
-            The kernel contracted with u, as from `contracted_with_left`.
+        ``by_tap`` (b, s, p, taps): the kernel contracted with u, as from `contracted_with_left`.
         """
         xp = self.xp
         contracted = by_tap
@@ -90,12 +87,7 @@ class Form:
     def sweep(self, v: Array, spatial_vectors: list[Array]) -> tuple[list[Array], Array]:
         """Maximise over u; over each spatial vector, together with v; over v. The form never decreases.
 
-        Returns
-        -------
-        vectors : list of arrays, shapes (b, s, p) and (b, s, k_j)
-            Right and spatial vectors.
-        value : array, shape (b, s)
-            The form's value.
+        Returns ``vectors`` (b, s, p) and (b, s, k_j): right and spatial vectors; ``value`` (b, s): the form's value.
         """
         xp = self.xp
         by_tap = self.contracted_with_left(v, self.tap_weights(spatial_vectors))

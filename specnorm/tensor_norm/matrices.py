@@ -15,18 +15,9 @@ if TYPE_CHECKING:
 def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
     """Norms of blocks with one tap, which are their tensor norms: the form is that of `alternation.maximise`.
 
-    Parameters
-    ----------
-    blocks : array, shape (b, m, p, *kernel_shape)
-
-    Returns
-    -------
-    value : array, shape (b,)
-        Norms, raised by an allowance for rounding.
-    vectors : list of arrays
-        u, v and a vector of ones for the spatial axes, each of shape (b, n).
-    steps : int
-        Number of Lanczos steps.
+    ``blocks`` is (b, m, p, *kernel_shape). Returns ``value`` (b,): norms, raised by an allowance for rounding;
+    ``vectors``: u, v and a vector of ones for the spatial axes, each of shape (b, n); ``steps``: number of Lanczos
+    steps.
     """
     xp = ops.xp
     matrix = xp.reshape(blocks, blocks.shape[:3])
@@ -42,14 +33,8 @@ def norms_of_one_channel(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[A
 
     The form is that of a matrix then, and its maximum over complex vectors is the norm of the matrix.
 
-    Parameters
-    ----------
-    blocks : array, shape (b, 1, 1, *kernel_shape)
-
-    Returns
-    -------
-    value, vectors, steps
-        As of `norms_of_one_tap`; the spatial vectors are the singular vectors of the matrix of taps.
+    ``blocks`` is (b, 1, 1, *kernel_shape). As `norms_of_one_tap`; the spatial vectors are the singular
+    vectors of the matrix of taps.
     """
     xp = ops.xp
     count, _, _, *sizes = blocks.shape

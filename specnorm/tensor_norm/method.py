@@ -245,16 +245,8 @@ class TensorNorm(Stepped):
 def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:
     """For each layer, the entries of the group with the largest value, and the number of that group.
 
-    Parameters
-    ----------
-    of_blocks : list of arrays, each with leading axis layers * groups
-        The first holds the values.
-
-    Returns
-    -------
-    entries : list of arrays, each with leading axis layers
-        The entries of the arrays for that group.
-    group : integer array, shape (layers,)
+    ``of_blocks``: the first holds the values. Returns ``entries``: the entries of the arrays for that group; ``group``
+    (layers,).
     """
     by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in of_blocks]
     group = xp.argmax(by_layer[0], axis=1)

@@ -49,18 +49,9 @@ def step(
 ) -> Step:
     """Maximise the form over v, the spatial vectors and u in turn, a few times; it never decreases.
 
-    Parameters
-    ----------
-    kernels : array, shape (..., m, p * taps)
-        Real.
-    left_pair : array, shape (..., m, 2)
-        Left vector, as real and imaginary part.
-    spatial_vectors : list of complex arrays, shape (..., k_j)
-        Spatial vectors.
-    sweeps : int
-        0: maximise over v alone, once.
-    join : callable
-        Makes a complex array from its real and imaginary part.
+    ``kernels`` (..., m, p * taps): real. ``left_pair`` (..., m, 2): left vector, as real and imaginary part.
+    ``spatial_vectors`` (..., k_j): spatial vectors. ``sweeps``: 0: maximise over v alone, once. ``join``: makes a
+    complex array from its real and imaginary part.
     """
     leading_shape = kernels.shape[:-2]
     sizes = [spatial_vector.shape[-1] for spatial_vector in spatial_vectors]
@@ -119,14 +110,8 @@ def best_spatial_vectors(
 ) -> list[Array]:
     """Maximise a multilinear form of the spatial vectors alone over one of them after the other.
 
-    Parameters
-    ----------
-    spatial_form : array, shape (*leading axes, *sizes)
-        Its coefficients.
-    spatial_vectors : list of arrays
-        The spatial vectors before.
-    leading : int
-        Number of leading axes.
+    ``spatial_form`` (*leading axes, *sizes): its coefficients. ``spatial_vectors``: the spatial vectors before.
+    ``leading``: number of leading axes.
     """
     spatial_vectors = list(spatial_vectors)
     count = len(spatial_vectors)

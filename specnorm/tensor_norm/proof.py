@@ -25,20 +25,9 @@ def proven_factor(
     a kernel with one tap it is the spectral norm. So the factor exceeds 1 by roundings only, if the alternating
     maximisation of the form has converged.
 
-    Parameters
-    ----------
-    value : array, shape (l,)
-        Computed tensor norm of each of l layers.
-    vectors : complex array, shape (l * g, p)
-        Approximate top right singular vectors of the g blocks of each layer.
-    blocks : array, shape (l * g, m, p, *kernel_shape)
-        With one tap.
-
-    Returns
-    -------
-    factor : array, shape (l,)
-    claims : callable
-        Returns the bounds of the blocks' norms.
+    ``value`` (l,): computed tensor norm of each of l layers. ``vectors`` (l * g, p): approximate top right singular
+    vectors of the g blocks of each layer. ``blocks`` (l * g, m, p, *kernel_shape): with one tap. Returns ``factor``
+    (l,); ``claims``: returns the bounds of the blocks' norms.
     """
     xp = ops.xp
     count, m, p = blocks.shape[:3]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specnorm.proofs.cells import torus
 from specnorm.proofs.norms import norm_of_zero
-from specnorm.running.search import SearchResult
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.proofs.symbols import without_zero_borders
 from specnorm.symbols.triples import top_triple_at
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
+    from specnorm.proofs.found import Found
     from specnorm.proofs.frequencies import Frequencies
     from specnorm.running.search import Clock
 
@@ -51,13 +51,13 @@ class Proof:
         What was proven, or tried, is that ``factor`` times the value bounds the norm.
     upper : Upper or None
         The bound that was proven, no larger than ``factor`` times the value.
-    refutation : SearchResult or None
+    refutation : Found or None
         A search that found a frequency at which the norm is above ``factor`` times the value.
     """
 
     factor: float
     upper: Upper | None
-    refutation: SearchResult | None = None
+    refutation: Found | None = None
 
 
 class Maximiser(NamedTuple):
@@ -88,10 +88,7 @@ fixed largest number of sweeps."""
 def prove(search: Search, value: float, *, try_value_itself: bool = True) -> Proof:
     """Prove that a value, or else ``LIFT`` times it, bounds the norm at every frequency.
 
-    Parameters
-    ----------
-    try_value_itself : bool
-        Whether to try the value itself first.
+    ``try_value_itself``: whether to try the value itself first.
     """
     cover = torus(search.blocks.shape[3:])
     attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if try_value_itself else []
@@ -118,24 +115,9 @@ def prove_or_restart(
     If a frequency refutes the value, the maximisation restarts from there and reaches a larger value. A value equal to
     sigma* cannot be proven by a search over cells, which needs a gap; then the factor is ``LIFT``.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    maximiser : Maximiser
-        The best value of this one layer.
-    maximise : callable
-        Used for restarts.
-    seed : int
-        Seed of the search.
-    clock : Clock
-        Deadline of the search.
-
-    Returns
-    -------
-    maximiser : Maximiser
-        The argument, or that of the last restart.
-    proof : Proof
-        Its factor is 1 or ``LIFT``.
+    ``blocks`` is (g, m, p, *kernel_shape). ``maximiser``: the best value of this one layer. ``maximise``: used for
+    restarts. ``seed``: seed of the search. ``clock``: deadline of the search. Returns ``maximiser``: the argument, or
+    that of the last restart; ``proof``: its factor is 1 or ``LIFT``.
     """
     xp = ops.xp
     if not float(maximiser.value[0]) > 0:
@@ -147,9 +129,11 @@ def prove_or_restart(
         proof = prove(search, float(maximiser.value[0]))
         if proof.refutation is None:
             return maximiser, proof
-        group = proof.refutation.block
+        group = proof.refutation.witness.block
         block = blocks[group : group + 1, ...]
-        value, (u, v, tap_weights), _ = maximise(block, *_fourier_start(block, proof.refutation.frequency, ops=ops))
+        value, (u, v, tap_weights), _ = maximise(
+            block, *_fourier_start(block, proof.refutation.witness.frequency, ops=ops)
+        )
         if not float(value[0]) > float(maximiser.value[0]):
             # The norm that refutes the value exceeds it by no more than rounding. So ``LIFT`` times it may be proven.
             break

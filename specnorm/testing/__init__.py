@@ -63,6 +63,7 @@ CHECKS: Mapping[str, Callable[[Trial], None]] = {
     "values": answers.check_values,
     "gradients": answers.check_gradients,
     "stacks": answers.check_stacks,
+    "complex kernels": answers.check_complex_kernels,
     "refusals": answers.check_refusals,
 }
 """All checks by name, in their order."""

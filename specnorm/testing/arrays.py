@@ -108,7 +108,7 @@ def _check_copy(trial: Trial, x: AnyArray, values: np.ndarray, function: str) ->
     """Check that x, which a function made from a NumPy array, equals it, and that to_numpy() returns it."""
     backend = trial.backend
     title = f"{function}() of a {values.dtype.name} array of shape {values.shape}"
-    require(backend.is_array(x), f"{title} is no array of this library: {x!r}")
+    require(backend.is_array(x), f"{title} is not an array of this library: {x!r}")
     require(tuple(x.shape) == values.shape, f"{title} has shape {tuple(x.shape)}")
     require(short(x.dtype) == values.dtype.name, f"{title} has dtype {x.dtype}")
     device = str(backend.device(x))

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-_BEST = 12
-"""Number of points of the grid at which a training step looks for the best vector."""
+WAVES = 8
+"""Number of points of the grid that are followed: its local maxima first, then the highest others."""
 _NEWTON_STEPS = 2
 """Number of Newton steps of the frequency, for the last point."""
 _LONGEST_STEP = 0.1
@@ -47,8 +47,10 @@ _TINY = 1e-30
 _MOST_COLUMNS = 3
 """Columns for each row of a block up to which the block is not transposed. Vectors at each tap of its larger side are
 as much longer than those of its smaller side, but a transposed copy takes as long as ten products with a vector."""
-_ROUNDS = (0.7, 8), (0.3, 1)
-"""Size of the stencil around a frequency, and number of the highest points that are kept, round by round."""
+_ROUNDS = 0.7, 0.3
+"""Size of the stencil around a frequency, round by round."""
+_NEAR = 1.35
+"""Points of the grid are neighbours up to this part of the largest distance of a point from its nearest one."""
 
 
 class Triples(NamedTuple):
@@ -95,6 +97,22 @@ class Grid:
 
     def __len__(self) -> int:
         return len(self.angles)
+
+    def neighbours(self, _dtype: type[np.floating]) -> tuple[np.ndarray]:
+        """Numbers of the points next to each point, or its mirror image; the point itself in places that are left."""
+
+        def distances(others: np.ndarray) -> np.ndarray:
+            turn = (self.angles[:, None] - others[None] + np.pi) % (2 * np.pi) - np.pi
+            return np.asarray(np.sqrt(np.sum(turn**2, axis=-1)))
+
+        points = np.arange(len(self))
+        apart = np.minimum(distances(self.angles), distances(-self.angles))
+        apart[points, points] = np.inf
+        if len(self) == 1:
+            return (points[:, None],)
+        is_near = apart < _NEAR * apart.min(axis=1).max()
+        order = np.argsort(apart, axis=1, kind="stable")[:, : int(is_near.sum(axis=1).max())]
+        return (np.where(np.take_along_axis(is_near, order, axis=1), order, points[:, None]),)
 
     def phases(self, count: int, dtype: type[np.floating]) -> tuple[np.ndarray]:
         """``e^{i k.theta}`` at each point, ``count`` times, shape (taps, count * f)."""
@@ -331,7 +349,7 @@ def with_invalid_replaced(vectors: Array, waves: PlaneWaves) -> Array:
     return xp.where(is_unit, vectors, start_vectors(waves))
 
 
-class Start(NamedTuple):
+class Points(NamedTuple):
     """The best points of the grid.
 
     Parameters
@@ -351,7 +369,7 @@ class Start(NamedTuple):
     phases: Array
 
 
-def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Start]:
+def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Points]:
     """Move the vectors of the grid by a shifted step of block power iteration, and find the best points.
 
     Parameters
@@ -362,7 +380,7 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Start]:
     Returns
     -------
     vectors : complex array, shape (b, n, r * f)
-    start : Start
+    points : Points
         Where the norm seems largest.
     """
     xp = waves.ops.xp
@@ -376,7 +394,7 @@ def step(waves: PlaneWaves, vectors: Array) -> tuple[Array, Start]:
     return moved, _best_points(waves, squares, images, vectors, power)
 
 
-def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Array, power: Array) -> Start:
+def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Array, power: Array) -> Points:
     """The best vector at each point of the grid, at the points where the norm seems largest."""
     xp = waves.ops.xp
     first, *others = zip(*(_by_vector(x, waves) for x in (squares, images, vectors, power)), strict=True)
@@ -387,7 +405,22 @@ def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Arra
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
     estimates = _squared_norm(image_power, xp=xp) / (square + _TINY)
     phases = waves.phases[:, :, : len(waves.grid)]
-    return Start(*_highest((image, vector, image_power, phases), estimates, _BEST, ops=waves.ops))
+    order = _order(estimates, waves)
+    return Points(*_highest((image, vector, image_power, phases), order, WAVES, ops=waves.ops))
+
+
+def _order(estimates: Array, waves: PlaneWaves) -> Array:
+    """Numbers (b, 1, f) whose largest ones are at local maxima of the estimates, then at the highest other points.
+
+    The highest points may all lie around one maximum, while another one is about to overtake.
+    """
+    xp, (b, _, f) = waves.ops.xp, estimates.shape
+    key = ("neighbours", waves.grid.key)
+    (neighbours,) = placed(key, waves.grid.neighbours, waves.rows, ops=waves.ops)
+    around = xp.reshape(xp.take(estimates, xp.reshape(neighbours, (-1,)), axis=2), (b, f, -1))
+    is_top = estimates[:, 0, :] >= xp.max(around, axis=2)
+    relative = estimates / (xp.max(estimates, axis=2, keepdims=True) + _TINY)
+    return relative + xp.astype(is_top, relative.dtype)[:, None, :]
 
 
 def _by_vector(x: Array, waves: PlaneWaves) -> list[Array]:
@@ -425,19 +458,27 @@ def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
     return xp.concat(done, axis=2)
 
 
-def highest(waves: PlaneWaves, start: Start, *, last_rounds: int = 0) -> Triples:
+def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
+    """Waves to follow, from the best points of the grid: left vectors (b, m, g) of the blocks, and phases."""
+    left, right, phases = _by_stencils(waves, _with_power_steps(waves, points), points.phases, points.phases.shape[2])
+    if waves.is_transposed:
+        return right, waves.ops.xp.conj(phases)
+    return _unit(left, xp=waves.ops.xp)[0], phases
+
+
+def highest(waves: PlaneWaves, points: Points, *, last_rounds: int = 0) -> Triples:
     """Return the highest triple of each block, from the best points of the grid; ``last_rounds`` as of `refine`."""
-    return refine(waves, _with_power_steps(waves, start), start.phases, last_rounds=last_rounds)
+    return refine(waves, _with_power_steps(waves, points), points.phases, last_rounds=last_rounds)
 
 
-def _with_power_steps(waves: PlaneWaves, start: Start) -> Array:
+def _with_power_steps(waves: PlaneWaves, points: Points) -> Array:
     """Left vectors: the best ones of the planes of vectors and their power steps, or their images.
 
     Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
     vector than either.
     """
     xp = waves.ops.xp
-    images, vectors, power, phases = start
+    images, vectors, power, phases = points
     square = _squared_norm(images, xp=xp)
     residual, _ = _unit(power - square * vectors, xp=xp)
     other = waves.images(residual, phases)
@@ -459,10 +500,7 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
         Number of further Newton steps for the highest point alone.
     """
     ops, grid = waves.ops, waves.grid
-    right = left
-    for size, count in _ROUNDS:
-        (turns,) = placed(("turns", grid.key, size), functools.partial(grid.turns, size), left, ops=ops)
-        left, right, phases = _round(waves, left, phases, turns, count)
+    left, right, phases = _by_stencils(waves, left, phases, 1)
     tables = placed(("taps", grid.key), grid.tap_tables, left, ops=ops)
 
     def settle(state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -476,6 +514,17 @@ def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 
         # v* conj(G) u is u* G^T v, conjugated.
         left, right, phases = right, left, ops.xp.conj(phases)
     return Triples(norms[:, 0, 0], left, right, phases)
+
+
+def _by_stencils(waves: PlaneWaves, left: Array, phases: Array, count: int) -> tuple[Array, Array, Array]:
+    """Left vectors, right vectors and phases after `_ROUNDS`, of which the last keeps the ``count`` highest."""
+    right = left
+    for size in _ROUNDS:
+        key = ("turns", waves.grid.key, size)
+        (turns,) = placed(key, functools.partial(waves.grid.turns, size), left, ops=waves.ops)
+        kept = count if size == _ROUNDS[-1] else left.shape[2]
+        left, right, phases = _round(waves, left, phases, turns, kept)
+    return left, right, phases
 
 
 def _settled(waves: PlaneWaves, left: Array, phases: Array, taps: Array, powers: Array) -> tuple[Array, Array, Array]:

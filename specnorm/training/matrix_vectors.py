@@ -27,12 +27,50 @@ _RESCALED = 4
 _FORMED = 64
 """Smaller side up to which K^T K is formed. Then one product replaces two, which counts where calls take most of the
 time. On devices it is formed for every matrix."""
+_SQUARINGS = 10
+"""Squarings of a small Gram matrix."""
 _SHORT = 0.5
 """Vectors shorter than this begin anew: averages of several states are short."""
 _LONG = 2.0
 """Vectors longer than this begin anew, too."""
 _TINY = 1e-30
 """Added to what is divided by."""
+
+
+def exact(matrices: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Left vectors of unit length, and the transposed matrices times them, by squarings of the Gram matrix.
+
+    ``(A^T A)^1024``: each of its columns is the result of that many power steps, so the longest one is within 1e-4 of
+    the norm, however close the singular values are.
+
+    Parameters
+    ----------
+    matrices : array, shape (b, m, p)
+        Real; p is small.
+
+    Returns
+    -------
+    left : array, shape (b, m, 1)
+    back : array, shape (b, p, 1)
+    """
+    xp, p = ops.xp, matrices.shape[2]
+    transposed = xp.matrix_transpose(matrices)
+    vectors = _top_of_powers(xp.matmul(transposed, matrices), ops=ops) if p > 1 else None
+    images = matrices if vectors is None else xp.matmul(matrices, vectors)
+    left = images / (_length(images, ops=ops) + _TINY)
+    return left, xp.matmul(transposed, left)
+
+
+def _top_of_powers(gram: Array, *, ops: ArrayOps) -> Array:
+    """The longest column (b, p, 1) of ``G^1024``, up to a factor."""
+    xp = ops.xp
+    for j in range(_SQUARINGS):
+        if j % _RESCALED == 0:
+            # The largest entry of a positive semidefinite matrix is on its diagonal.
+            gram = gram / (xp.max(gram, axis=(1, 2), keepdims=True) + _TINY)
+        gram = xp.matmul(gram, gram)
+    best = xp.argmax(xp.max(gram, axis=1), axis=1)
+    return arrays.pick(gram, best, xp=xp)[:, :, None]
 
 
 def start(matrices: Array, *, ops: ArrayOps) -> Array:
@@ -75,18 +113,44 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     vectors = xp.where((length > _SHORT) & (length < _LONG), vectors, start(matrices, ops=ops))
     last = vectors[:, :, 1:] + fresh_vectors(matrices, matrices.shape[2], ops=ops)
     vectors = xp.concat([vectors[:, :, :1], last], axis=2)
-    vectors = _filtered(matrices, vectors, ops=ops)
-    first = vectors[:, :, :1]
-    second = _orthogonal(vectors[:, :, 1:], first, ops=ops)
-    # Where the first vector outgrew the rest of the second one, the squares of that rest may underflow.
-    second = _unit(second / _size(second, ops=ops), ops=ops)
-    # If the vectors were parallel, the second is a rounding error by now, perhaps parallel to the first again. So what
-    # is left of it does not become a unit vector: an image of two parallel unit vectors would be longer than the norm.
-    second = _orthogonal(second, first, ops=ops)
-    basis = xp.concat([first, second], axis=2)
+    basis = _orthonormal(_filtered(matrices, vectors, ops=ops), ops=ops)
     images = xp.matmul(matrices, basis)
     turn = _first_of_two(images, ops=ops)
     return xp.matmul(basis, turn), xp.matmul(images, turn)
+
+
+def power_step(matrices: Array, columns: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
+    """Move the vectors by one power step, with Rayleigh-Ritz in their space.
+
+    Parameters
+    ----------
+    matrices : array, shape (b, m, p)
+        Real, in any scale.
+    columns : array, shape (b, p, 2 + s)
+        Two orthonormal vectors, and others that the matrices are only multiplied with.
+
+    Returns
+    -------
+    vectors : array, shape (b, p, 2)
+        The new vectors. Those of a matrix that is zero or not finite stay as they are.
+    left : array, shape (b, m, 1)
+        Of unit length, the image of the best combination of the vectors.
+    back : array, shape (b, p, 1)
+        The transposed matrix times ``left``.
+    sketch : array, shape (b, m, s)
+        The products with the other columns.
+    """
+    xp = ops.xp
+    products = xp.matmul(matrices, columns)
+    images = products[..., :2]
+    images = xp.matmul(images, _first_of_two(images, ops=ops))
+    back = xp.matmul(xp.matrix_transpose(matrices), images)
+    length = _length(images[..., :1], ops=ops) + _TINY
+    moved = _orthonormal(_unit(back, ops=ops), ops=ops)
+    # False for what is not a number, too.
+    moved_length = _length(moved, ops=ops)
+    vectors = xp.where((moved_length > _SHORT) & (moved_length < _LONG), moved, columns[..., :2])
+    return vectors, images[..., :1] / length, back[..., :1] / length, products[..., 2:]
 
 
 def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
@@ -117,6 +181,18 @@ def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
             size = _size(current, ops=ops)
             previous, current = previous / size, current / size
     return _unit(current, ops=ops)
+
+
+def _orthonormal(vectors: Array, *, ops: ArrayOps) -> Array:
+    """Two unit vectors (b, p, 2) made orthogonal; the second may become shorter."""
+    first = vectors[:, :, :1]
+    second = _orthogonal(vectors[:, :, 1:], first, ops=ops)
+    # Where the first vector outgrew the rest of the second one, the squares of that rest may underflow.
+    second = _unit(second / _size(second, ops=ops), ops=ops)
+    # If the vectors were parallel, the second is a rounding error by now, perhaps parallel to the first again. So what
+    # is left of it does not become a unit vector: an image of two parallel unit vectors would be longer than the norm.
+    second = _orthogonal(second, first, ops=ops)
+    return ops.xp.concat([first, second], axis=2)
 
 
 def _orthogonal(vectors: Array, unit: Array, *, ops: ArrayOps) -> Array:

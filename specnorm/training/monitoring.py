@@ -14,7 +14,7 @@ from specnorm.enclosure.proving import enclose
 from specnorm.errors import KernelError, MethodError, NoBackend, SpecnormError
 from specnorm.geometry.layers import layer_kernel
 from specnorm.proofs import host
-from specnorm.running.measuring import measure
+from specnorm.running.measuring import run_plan
 from specnorm.training.symbol_norm import SymbolNorm
 from specnorm.training.tracking import State, init_tracking, track_many
 
@@ -43,12 +43,11 @@ class Reading(NamedTuple):
 class Monitor:
     """The measurement behind the monitors of all frameworks, its state, and its report.
 
-    A report is a dictionary of floats for any logger. ``norm/NAME`` is the norm of a layer at every input size, from
-    below: it is attained, and followed from the last report on (`specnorm.methods.SymbolNorm`). ``upper/NAME`` is a
-    proven upper bound of the norm, some 5 % larger if the budget allows (`specnorm.enclose`). It is in every
-    ``upper``-th report, and holds for the weights of that report. ``norm/product`` and ``upper/product`` are the
-    products over all layers, up to their rounding. A layer that cannot be measured is named by a warning, and then the
-    report has no product.
+    A report is a dictionary of floats for any logger. ``norm/NAME`` is a lower estimate of a layer's norm over all
+    input sizes, tracked from the previous report (`specnorm.methods.SymbolNorm`). ``upper/NAME`` is a proven upper
+    bound on the norm, about 5 % larger if the budget allows (`specnorm.enclose`). It is in every ``upper``-th report,
+    and holds for the weights of that report. ``norm/product`` and ``upper/product`` are the products over all layers,
+    up to their rounding. A layer that cannot be measured is named in a warning, and the report then has no product.
 
     Parameters
     ----------
@@ -123,7 +122,7 @@ class Monitor:
 
     def _is_at_most_one(self, layer: LayerKernel) -> bool:
         """Whether a norm of at most 1, which layers are scaled to, is proven within the budget."""
-        return bool(measure(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).stats["proven"])
+        return bool(run_plan(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).figures["proven"])
 
     def _start(self, layers: Mapping[str, LayerKernel]) -> dict[str, str]:
         """Begin the states of new layers, and of those with another shape; return the reasons against some, by name."""

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
-from specnorm.running.base import Evaluation, Needs, Stepped, check_count
-from specnorm.training import grid_vectors, matrix_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves, Triples
+from specnorm.running.base import Evaluation, Followed, Needs, Stepped, check_count
+from specnorm.training import bundle, course, grid_vectors, matrix_vectors
+from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, Triples, placed
 from specnorm.training.proof import attained_down
 
 if TYPE_CHECKING:
@@ -30,6 +32,10 @@ _START_STEPS = 10
 """Steps from random vectors before the first value."""
 _UNROLLED = 3
 """Number of steps of a matrix up to which a Python loop is used. Compilers keep more steps as a loop."""
+_EXACT = 32
+"""Shorter side up to which the norm of a matrix is computed anew in each pass."""
+_TINY = 1e-30
+"""Added to what is divided by."""
 _LAST_ROUNDS = 40
 """Rounds of the highest point alone, outside of training."""
 
@@ -72,6 +78,7 @@ class SymbolNorm(Stepped):
     promise: ClassVar[Kind] = "lower"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="mixed", narrow_gradient=True, small_products=True)
     stats: ClassVar[Mapping[str, FigureRule]] = {}
+    follows: ClassVar[bool] = True
     pads_channels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -99,9 +106,10 @@ class SymbolNorm(Stepped):
             highest_group, blocks, triples = self._highest(blocks, spec, _LAST_ROUNDS, ops=ops)
             group = (highest_group,)
         elif _is_matrix(spec):
-            triples, _ = _matrix_step(blocks, self.start(blocks, spec, ops=ops)[0], sweeps=1, ops=ops)
+            triples, _ = _matrix_step(blocks, _first_vectors(blocks, ops=ops), sweeps=1, ops=ops)
         else:
-            triples = self._run_from_start(blocks, ops=ops)[1]
+            waves = self._waves(blocks, ops=ops)
+            triples = grid_vectors.highest(waves, self._first_steps(waves, ops=ops)[1], last_rounds=_LAST_ROUNDS)
         wide = arrays.in_wide_dtype(blocks, ops=ops)
         complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
         vectors = xp.astype(triples.right, complex_dtype, copy=False)
@@ -129,60 +137,111 @@ class SymbolNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Vectors of the smaller side, as (real, imaginary), at the points of the grid; those of a matrix are real."""
-        channels = min(spec.block_shape[:2])
+        """Vectors at the points of the grid, the waves of the bundle, and what decides on sweeps; real numbers.
+
+        Layers without a state are computed anew in each pass: depthwise ones, and matrices with a short side.
+        """
+        if _is_exact(spec):
+            return {}
+        m, p = spec.block_shape[:2]
+        deciding = {"sketch": (max(m, p) if _is_matrix(spec) else m, bundle.SKETCHES), "course": (1, course.NUMBERS)}
         if _is_matrix(spec):
-            return {"vectors": (channels, 2, 1, 1)}
-        grid = self._scalar_grid(spec) if _is_scalar(spec) else self._grid(spec.block_kernel_shape, channels)
-        return {"vectors": (channels, 1 if _is_scalar(spec) else self._count(channels, len(grid)), len(grid), 2)}
+            return {"vectors": (min(m, p), 2, 1, 1), **deciding}
+        grid = self._grid(spec.block_kernel_shape, min(m, p))
+        count = min(grid_vectors.WAVES, len(grid))
+        axes = sum(k > 1 for k in spec.block_kernel_shape)
+        vectors = min(m, p), self._count(min(m, p), len(grid)), len(grid), 2
+        return {"vectors": vectors, "left": (m, count, 2), "angles": (axes, count), **deciding}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        if _is_scalar(spec):
-            waves = PlaneWaves(blocks, self._scalar_grid(spec), ops=ops)
-            return (arrays.real_pair(grid_vectors.start_vectors(waves)[:, :, None, :], xp=ops.xp),)
+        """Vectors after the first steps. A sketch of zeros is far from every kernel, so that a sweep is due."""
+        xp = ops.xp
+        *_, sketch, now = self.state_shapes(spec).values()
+        zeros = [xp.zeros((blocks.shape[0], *x), dtype=blocks.dtype, device=ops.device(blocks)) for x in (sketch, now)]
         if _is_matrix(spec):
-            first = matrix_vectors.start(_tall_matrices(blocks, xp=ops.xp), ops=ops)
-            return (_matrix_step(blocks, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None],)
-        return (arrays.real_pair(self._run_from_start(blocks, ops=ops)[0], xp=ops.xp),)
+            return _first_vectors(blocks, ops=ops), *zeros
+        waves = self._waves(blocks, ops=ops)
+        vectors, best = self._first_steps(waves, ops=ops)
+        return arrays.real_pair(vectors, xp=xp), *_bundle(waves, best, spec, ops=ops), *zeros
 
-    def advance(
+    def follow(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+        """One pass over the bundle; the layer's norm itself, where there is no state."""
+        if _is_scalar(spec):
+            return self._follow_scalars(rows, spec, ops=ops)
+        if _is_exact(spec):
+            matrices = _tall_matrices(rows, xp=ops.xp)
+            factors = _factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp)
+            return Followed(*factors, self.sketch(rows, spec, ops=ops))
+        *moving, sketch, now = state
+        passed = _pass(rows, tuple(moving), spec, ops=ops)
+        # A value that is not a number makes the distance one that is far.
+        distance = bundle.distance(passed.sketch, sketch, ops=ops) + 0.0 * passed.value
+        new_state = *passed.moved, sketch, now
+        known = distance, passed.best
+        is_due = course.is_due(now, distance)
+        return Followed(passed.value, passed.left, passed.right, passed.sketch, new_state, is_due, known)
+
+    def sweep(
         self,
         blocks: Array,
-        state: tuple[Array, ...],
+        rows: Array,
+        followed: Followed,
         spec: ConvSpec,
         *,
         sweeps: int,
         ops: ArrayOps,
-    ) -> tuple[Evaluation, tuple[Array, ...]]:
+    ) -> Followed:
+        """Step the vectors of the grid. The bundle begins anew at the best points, with the best wave before."""
         xp = ops.xp
-        if _is_scalar(spec):
-            group, _, triples = self._highest(blocks, spec, ops=ops)
-            residuals = _residuals(triples.left, triples.right, triples.phases, xp=xp)
-            return Evaluation(triples.value, (), (*residuals, group)), state
+        *moving, _, now = followed.state
+        distance, best = followed.known
         if _is_matrix(spec):
-            triples, vectors = _matrix_step(blocks, state[0], sweeps=sweeps, ops=ops)
-            new_state = vectors[..., None, None]
-            residuals = triples.left[:, :, None], triples.right[:, None, :]
+            _, vectors = _matrix_step(blocks, moving[0], sweeps=sweeps, ops=ops)
+            moving = [vectors[..., None, None]]
         else:
+            vectors, *old = moving
             waves = self._waves(blocks, ops=ops)
-            vectors = xp.reshape(ops.complex(state[0][..., 0], state[0][..., 1]), waves.shape)
+            vectors = xp.reshape(ops.complex(vectors[..., 0], vectors[..., 1]), waves.shape)
             vectors = grid_vectors.with_invalid_replaced(vectors, waves)
-            for _ in range(max(sweeps, 1)):
-                vectors, start = grid_vectors.step(waves, vectors)
-            triples = grid_vectors.highest(waves, start)
-            new_state = arrays.real_pair(vectors, xp=xp)
-            residuals = _residuals(triples.left, triples.right, triples.phases, xp=xp)
-        return Evaluation(triples.value, (), residuals), (new_state,) if sweeps else state
+            for _ in range(sweeps):
+                vectors, points = grid_vectors.step(waves, vectors)
+            new = bundle.with_one_kept(_bundle(waves, points, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
+            moving = [xp.reshape(arrays.real_pair(vectors, xp=xp), moving[0].shape), *new]
+        swept = _pass(rows, tuple(moving), spec, ops=ops)
+        now = course.after_sweep(now, distance, swept.value / (followed.value + _TINY) - 1.0, sweeps, xp=xp)
+        new_state = *swept.moved, swept.sketch, now
+        known = distance, swept.best
+        return Followed(swept.value, swept.left, swept.right, swept.sketch, new_state, now[:, 0, 1] > 0, known)
 
-    def _run_from_start(self, blocks: Array, *, ops: ArrayOps) -> tuple[Array, Triples]:
-        """Vectors after the first steps, and the triples that they lead to."""
-        waves = self._waves(blocks, ops=ops)
+    def sketch(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+        """Sums of the rows with random signs; of a matrix, those of its longer side."""
+        if _is_matrix(spec):
+            rows = _tall_matrices(rows, xp=ops.xp)
+            return ops.xp.matmul(rows, _signs_of_matrix(rows, ops=ops))
+        return ops.xp.matmul(rows, bundle.sketch_columns(spec, rows, ops=ops))
+
+    def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
+        """Number of sweeps, by the way that the kernel has gone since the last one."""
+        return course.sweeps_needed(followed.state[-1], followed.known[0], xp=xp)
+
+    def _follow_scalars(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+        """The highest group of each layer (`grid_scalars`)."""
+        xp = ops.xp
+        layers = xp.reshape(rows, (-1, spec.groups * rows.shape[2]))
+        size = xp.max(xp.abs(layers), axis=1) + _TINY
+        blocks = xp.reshape(layers / size[:, None], (-1, *spec.block_shape))
+        group, _, triples = self._highest(blocks, spec, ops=ops)
+        left, right = _residuals(triples.left, triples.right, triples.phases, xp=xp)
+        left = xp.reshape(arrays.one_hot(left, group, spec.groups, xp=xp), (-1, spec.groups, 2))
+        return Followed(triples.value * size, left, right, self.sketch(rows, spec, ops=ops))
+
+    def _first_steps(self, waves: PlaneWaves, *, ops: ArrayOps) -> tuple[Array, Points]:
+        """Vectors after the first steps, and the best points that they lead to."""
         vectors = grid_vectors.start_vectors(waves)
         (vectors,) = arrays.repeated(
             lambda state: (grid_vectors.step(waves, state[0])[0],), _START_STEPS - 1, (vectors,), ops=ops
         )
-        vectors, start = grid_vectors.step(waves, vectors)
-        return vectors, grid_vectors.highest(waves, start, last_rounds=_LAST_ROUNDS)
+        return grid_vectors.step(waves, vectors)
 
     def _highest(
         self, blocks: Array, spec: ConvSpec, last_rounds: int = 0, *, ops: ArrayOps
@@ -204,7 +263,7 @@ class SymbolNorm(Stepped):
 
     def _count(self, channels: int, points: int) -> int:
         """Vectors at each point."""
-        return min(max(self.vectors, min(-(-_LEAST_VECTORS // points), _MOST_VECTORS)), channels)
+        return min(max(self.vectors, min(arrays.ceil_div(_LEAST_VECTORS, points), _MOST_VECTORS)), channels)
 
     def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
@@ -212,11 +271,15 @@ class SymbolNorm(Stepped):
 
 def _angles(phases: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     """The frequencies (b, d) of phases (b, taps): the arguments at the taps next to the first one, along each axis."""
-    sizes = spec.block_kernel_shape
-    neighbours = [math.prod(sizes[axis + 1 :]) if k > 1 else 0 for axis, k in enumerate(sizes)]
-    columns = [phases[:, j : j + 1] for j in neighbours]
+    columns = [phases[:, j : j + 1] for j in _next_taps(spec)]
     chosen = xp.concat([phases[:, :0], *columns], axis=1)
     return xp.atan2(xp.imag(chosen), xp.real(chosen))
+
+
+def _next_taps(spec: ConvSpec) -> list[int]:
+    """Number of the tap next to the first one along each axis; 0 along those of one tap."""
+    sizes = spec.block_kernel_shape
+    return [math.prod(sizes[axis + 1 :]) if k > 1 else 0 for axis, k in enumerate(sizes)]
 
 
 def _residuals(left: Array, right: Array, phases: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -233,6 +296,63 @@ def _is_scalar(spec: ConvSpec) -> bool:
 def _is_matrix(spec: ConvSpec) -> bool:
     """Whether there is one symbol: no axis has more than one tap, or all taps read different pixels."""
     return not _is_scalar(spec) and math.prod(spec.block_kernel_shape) == 1
+
+
+def _is_exact(spec: ConvSpec) -> bool:
+    """Whether a layer's norm is computed anew in each pass, which takes less time than to follow it."""
+    return _is_scalar(spec) or (_is_matrix(spec) and min(spec.block_shape[:2]) <= _EXACT)
+
+
+def _bundle(waves: PlaneWaves, points: Points, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
+    """The waves of the best points, as arrays of the state."""
+    left, phases = grid_vectors.followed(waves, points)
+    columns = [phases[:, j : j + 1, :] for j in _next_taps(spec) if j]
+    chosen = arrays.joined(columns, axis=1, xp=ops.xp)
+    return bundle.Waves(arrays.real_pair(left, xp=ops.xp), ops.xp.atan2(ops.xp.imag(chosen), ops.xp.real(chosen)))
+
+
+def _pass(rows: Array, moving: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> bundle.Pass:
+    """Move what follows the maxima: the waves, or the vectors of a matrix."""
+    if _is_matrix(spec):
+        return _pass_of_matrix(rows, moving[0], spec, ops=ops)
+    grid, left, angles = moving
+    passed = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
+    return passed._replace(moved=(grid, *passed.moved))
+
+
+def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Pass:
+    xp = ops.xp
+    matrices = _tall_matrices(rows, xp=xp)
+    columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), ops=ops)
+    moved, left, back, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
+    value, left, right = _factors(left, back, spec, xp=xp)
+    return bundle.Pass(value, left, right, (moved[..., None, None],), xp.zeros_like(value), sketch)
+
+
+def _signs_of_matrix(matrices: Array, *, ops: ArrayOps) -> Array:
+    """Random signs (1, p, 4) for tall matrices (b, m, p)."""
+    p = matrices.shape[2]
+
+    def table(dtype: type[np.floating]) -> tuple[np.ndarray]:
+        return (bundle.random_signs(p)[None].astype(dtype),)
+
+    (signs,) = placed(("signs of a matrix", p), table, matrices, ops=ops)
+    return signs
+
+
+def _factors(left: Array, back: Array, spec: ConvSpec, *, xp: Namespace) -> tuple[Array, Array, Array]:
+    """Norm and factors of its gradient, of matrices that are tall: unit vectors (b, n, 1) and what they lead to."""
+    unit, norm = arrays.unit(back[:, :, 0], xp=xp)
+    right = unit[:, :, None]
+    if spec.block_shape[0] < spec.block_shape[1]:
+        left, right = right, left
+    return norm, left, xp.matrix_transpose(right)
+
+
+def _first_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
+    """Vectors of matrices after the first steps, shape (b, n, 2, 1, 1)."""
+    first = matrix_vectors.start(_tall_matrices(blocks, xp=ops.xp), ops=ops)
+    return _matrix_step(blocks, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None]
 
 
 def _tall_matrices(blocks: Array, *, xp: Namespace) -> Array:

@@ -2,7 +2,7 @@
 
 `init_tracking` computes the state once, and `track` moves it. Both are pure functions of arrays, so a state can be
 saved in a checkpoint, compiled, and moved to other devices like other arrays. The value of a step is an estimate (for
-`Gram` and `Completion` an upper bound). After training, `specnorm.certify` or `specnorm.rescale` proves a bound.
+`Gram` an upper bound). After training, `specnorm.certify` or `specnorm.rescale` proves a bound.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ State: TypeAlias = dict[str, Any]
 
 @takes_layers
 def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
-    """Compute the state that `track` moves, by running the method once from the beginning.
+    """Compute the initial state for `track`, by running the method once from scratch.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
     method : Method
-        `SymbolNorm`, `Completion`, `TensorNorm`, `Power` (at an input size), or `Gram`, whose state is
-        empty.
+        `SymbolNorm`, `TensorNorm`, `Power` (at an input size), or `Gram`, whose state is empty.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`.
@@ -44,8 +43,8 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
     -------
     dict of str to array
         Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the kernel,
-        except for two methods: the state of `SymbolNorm` has, for 3x3 kernels, 80 to 110 complex vectors whose length
-        is the smaller number of channels; that of `Completion` is about 6 times as large as the kernel.
+        except for one method: for 3x3 kernels, the state of `SymbolNorm` has 80 to 110 complex vectors whose length is
+        the smaller number of channels.
 
     Raises
     ------
@@ -65,7 +64,7 @@ def track(
     sweeps: int = 1,
     **geometry: Unpack[Geometry],
 ) -> tuple[ArrayT, State]:
-    """Move a state for a kernel that has changed a little, and evaluate the method at the new state.
+    """Update the state for a kernel that has changed a little, and evaluate the method at the new state.
 
     Parameters
     ----------
@@ -73,7 +72,7 @@ def track(
     method : Method
         The one given to `init_tracking`.
     state : dict of str to array
-        From `init_tracking` or the step before; not modified.
+        From `init_tracking` or the previous step; not modified.
     sweeps : int, default 1
         Number of iterations, each of which costs two or three products with the kernel. 0: evaluate at the given state.
     **geometry
@@ -83,10 +82,10 @@ def track(
     Returns
     -------
     value : 0-d array
-        An *estimate*, which converges from below to the method's value (the norm itself, TN, or the layer's norm at
-        its size) and is not an upper bound. With `Gram` and `Completion` it is an upper
-        bound for every state. Differentiable where the library is, for a constant state (envelope theorem). For a zero
-        kernel, value and gradient are 0; for a non-finite one, the value is NaN, and `Gram` raises a KernelError.
+        An *estimate*, not an upper bound: it converges from below to the method's value (the supremum of the norm, TN,
+        or the layer's norm at its size). With `Gram`, it is an upper bound for every state. It is differentiable if the
+        library is, with the state held constant (envelope theorem). For a zero kernel, value and gradient are 0. For a
+        non-finite kernel, the value is NaN, and `Gram` raises a KernelError.
     state : dict of str to array
         The state for the next step, in the shapes and dtypes of the given one.
 
@@ -99,7 +98,7 @@ def track(
     backend, plan = _plan(kernel, method, geometry)
     check_count("sweeps", sweeps)
     shapes = _checked_shapes(plan, state)
-    if not shapes:
+    if not shapes and not plan.stepped.follows:
         value: ArrayT = measure(kernel, method, **geometry).value
         return value, {}
     common_backend([kernel, *state.values()])
@@ -115,16 +114,16 @@ def track_many(
     geometries: Sequence[Mapping[str, Any]] | None = None,
     sweeps: int = 1,
 ) -> tuple[list[ArrayT], list[State]]:
-    """`track` for all layers of a network; equal and similar ones are one batch (`running.stacks`).
+    """`track` for all layers of a network. Layers of equal or similar shape are computed as one batch.
 
     Parameters
     ----------
     kernels : sequence of arrays
     method : Method
     states : sequence of dict
-        One for each kernel, from `init_tracking` or the step before.
+        One for each kernel, from `init_tracking` or the previous step.
     geometries : sequence of mapping, optional
-        Keywords for each layer, see `specnorm.geometry.spec.Geometry`; None: no layer has any.
+        Keywords for each layer, see `specnorm.Geometry`. None: the defaults for all layers.
     sweeps : int, default 1
 
     Returns
@@ -209,7 +208,7 @@ def _step_stack(
     sweeps: int,
 ) -> tuple[Any, tuple[Any, ...]]:
     """Step a stack of kernels; a method with an empty state is run on one kernel after another."""
-    if state:
+    if state or plan.stepped.follows:
         return backend.step(plan, kernels, state, sweeps)
     values = [backend.apply(plan, kernels[j, ...]).value for j in range(kernels.shape[0])]
     return backend.namespace(kernels).stack(values), ()
@@ -239,7 +238,7 @@ def _checked_shapes(
     shapes = {name: tuple(x.shape) for name, x in state.items()}
     if shapes != expected_shapes:
         raise MethodError(
-            f"the state holds {shapes}; {plan.method.name} on this layer keeps {expected_shapes}. Give the state that "
+            f"the state holds {shapes}; {plan.stepped.name} on this layer keeps {expected_shapes}. Give the state that "
             "init or the step before returned for the same method, kernel shape and geometry."
         )
     return expected_shapes

@@ -7,8 +7,9 @@ from typing import Any
 from specnorm.backends import backend_for
 from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
+from specnorm.geometry.complex_kernels import is_complex, real_form, without_derivative
 from specnorm.geometry.layers import unwrapped
-from specnorm.running.base import Method
+from specnorm.running.base import Plan
 from specnorm.running.program import program_for
 from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
@@ -19,23 +20,23 @@ def matrix_norm(a: ArrayT) -> ArrayT:
     Parameters
     ----------
     a : array, shape (..., m, n)
-        Real floating.
+        Floating; of complex matrices nothing can be differentiated.
 
     Returns
     -------
     array, shape (...,)
-        Exact up to a few rounding errors; differentiable where the library is.
+        Exact up to a few rounding errors; differentiable if the library is.
     """
     return _stack(a, MatrixNorm())
 
 
 def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
-    """Proven lower bound of the spectral norm of each matrix of a stack, by power iteration.
+    """Proven lower bound on the spectral norm of each matrix of a stack, by power iteration.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
-        Real floating.
+        Floating; of complex matrices nothing can be differentiated.
     n_iter : int, default 100
         Number of products with ``a.T @ a``.
     seed : int, default 0
@@ -49,12 +50,12 @@ def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
 
 
 def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
-    """Proven upper bound of the spectral norm of each matrix of a stack, by Gram iteration.
+    """Proven upper bound on the spectral norm of each matrix of a stack, by Gram iteration.
 
     Parameters
     ----------
     a : array, shape (..., m, n)
-        Real floating.
+        Floating; of complex matrices nothing can be differentiated.
     n_iter : int, default 6
         Number of Gram products (Delattre et al., ICML 2023).
 
@@ -65,12 +66,17 @@ def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
     return _stack(a, MatrixGramIteration(n_iter=n_iter))
 
 
-def _stack(a: ArrayT, method: Method) -> ArrayT:
-    """Run a method for matrices on a stack, whose leading axes are the batch of the program."""
+def _stack(a: ArrayT, plan: Plan) -> ArrayT:
+    """Run a plan for matrices on a stack, whose leading axes are the batch of the program."""
     x: Any = unwrapped(a)
     backend = backend_for(x)
     shape = tuple(x.shape)
     if len(shape) < 2:
-        raise MethodError(f"array of shape {shape} is no matrix: expected (..., m, n).")
-    value: ArrayT = backend.apply(program_for(method, shape[-2:], str(x.dtype), ()), x).value
+        raise MethodError(f"array of shape {shape} is not a matrix: expected (..., m, n).")
+    if is_complex(x):
+        first, second = len(shape) - 2, len(shape) - 1
+        form = real_form(backend.detach(x), first_axis=first, second_axis=second)
+        found: ArrayT = without_derivative(_stack(form, plan), x)
+        return found
+    value: ArrayT = backend.apply(program_for(plan, shape[-2:], str(x.dtype), ()), x).value
     return value

@@ -10,40 +10,25 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.running.base import Evaluation, Method, Needs, check_count
+from specnorm.running.base import Evaluation, Needs, Plan, check_count
 from specnorm.supremum.one_tap import enclose_each
 from specnorm.symbols.power import matrix_maps, power_steps
 from specnorm.symbols.proofs import symbols
+from specnorm.unfoldings.reshaping import reshaped_gradient
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule, Kind
-
-
-class _SingularVectorMethod(Method):
-    """Base of methods whose residuals are the top singular vectors u (b, m) and v (b, n)."""
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The gradient u v^T of a simple singular value, times the cotangent."""
-        u, v = residuals
-        return (u * cotangent[:, None])[:, :, None] * v[:, None, :]
+    from specnorm.running.base import FigureRule
 
 
 @dataclass(frozen=True)
-class MatrixNorm(_SingularVectorMethod):
+class MatrixNorm(Plan):
     """The largest singular value; the figures ``lower`` and ``upper`` are proven bounds of it."""
 
     name: ClassVar[str] = "matrix_norm"
-    promise: ClassVar[Kind] = "exact"
+    pullback = staticmethod(reshaped_gradient)
     asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, small_products=True)
     stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down", "upper": "up"}
 
@@ -62,7 +47,7 @@ class MatrixNorm(_SingularVectorMethod):
 
 
 @dataclass(frozen=True)
-class MatrixPowerIteration(_SingularVectorMethod):
+class MatrixPowerIteration(Plan):
     """Power iteration on A*A from a seeded start: a proven lower bound after any number of steps.
 
     Parameters
@@ -80,7 +65,7 @@ class MatrixPowerIteration(_SingularVectorMethod):
         check_count("n_iter", self.n_iter)
 
     name: ClassVar[str] = "power_iteration"
-    promise: ClassVar[Kind] = "lower"
+    pullback = staticmethod(reshaped_gradient)
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
@@ -99,7 +84,7 @@ class MatrixPowerIteration(_SingularVectorMethod):
 
 
 @dataclass(frozen=True)
-class MatrixGramIteration(Method):
+class MatrixGramIteration(Plan):
     """Gram iteration of matrices: a proven upper bound after any number of products (Delattre et al., ICML 2023).
 
     Parameters
@@ -114,7 +99,6 @@ class MatrixGramIteration(Method):
         check_count("n_iter", self.n_iter)
 
     name: ClassVar[str] = "gram_iteration"
-    promise: ClassVar[Kind] = "upper"
     asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
@@ -130,8 +114,8 @@ class MatrixGramIteration(Method):
         *,
         xp: Namespace,
     ) -> Array:
-        """Gradient of the Schatten norm of order 2**(n_iter + 1)."""
+        """Gradient of the bound."""
         blocks, value = residuals
-        gradient = arrays.schatten_gradient(blocks, value, self.n_iter, xp=xp)
+        gradient = arrays.gram_gradient(blocks, value, self.n_iter, xp=xp)
         gradient *= cotangent[:, None, None]
         return gradient

@@ -58,7 +58,8 @@ class Unfoldings(Method):
         for rows in unfoldings.unfolding_splits(spec.ndim):
             matrix = unfoldings.unfold(blocks, rows, xp=xp)
             bounds.append(norms.matrix_norm_up(matrix, ops=ops))
-            residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
+            if ops.differentiated:
+                residuals += list(symbols.top_triple(matrix, xp=xp)[:2])
         value = supremum_up_from_unfolding(xp.stack(bounds, axis=1), spec.block_kernel_shape, xp=xp)
         return Evaluation(value, (), tuple(residuals))
 
@@ -134,6 +135,7 @@ class Reshaped(Method):
     """
 
     name: ClassVar[str] = "reshaped"
+    pullback = staticmethod(unfoldings.reshaped_gradient)
     promise: ClassVar[Kind] = "lower"
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
 
@@ -152,15 +154,3 @@ class Reshaped(Method):
         matrix = unfoldings.unfold(blocks, (0,), xp=xp)
         u, v, _ = symbols.top_triple(matrix, xp=xp)
         return Evaluation(norms.quotient_down(matrix, v, xp=xp), (), (u, v))
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """Return u v^T, reshaped back."""
-        u, v = residuals
-        return unfoldings.outer_blocks(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

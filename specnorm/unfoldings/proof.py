@@ -55,10 +55,8 @@ class UnfoldingProof:
     def bounds(self, near_vectors: Array) -> list[Upper]:
         """One bound for each block.
 
-        Parameters
-        ----------
-        near_vectors : array, shape (b, shorter side of the unfolding)
-            Approximate top singular vectors. Any vectors are valid; the bounds are close if these are accurate.
+        ``near_vectors`` (b, shorter side of the unfolding): approximate top singular vectors. Any vectors are valid;
+        the bounds are close if these are accurate.
         """
         ops = self._ops
         wide_vectors = arrays.in_wide_dtype(near_vectors, ops=ops)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
+    from specnorm.geometry.spec import ConvSpec
 
 
 def unfolding_splits(ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -27,14 +28,8 @@ def unfolding_splits(ndim: int) -> tuple[tuple[int, ...], ...]:
 def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
     """Reshape blocks (b, m, p, *kernel_shape) into matrices whose rows are the given axes, the rest being the columns.
 
-    Parameters
-    ----------
-    rows : tuple of int
-        Axes of one block (m, p, *kernel_shape), as in `unfolding_splits`.
-
-    Returns
-    -------
-    array, shape (b, product of the sizes of the row axes, product of the others)
+    ``rows``: axes of one block (m, p, *kernel_shape), as in `unfolding_splits`. Returns (b, product of the sizes of the
+    row axes, product of the others).
     """
     columns = tuple(axis for axis in range(blocks.ndim - 1) if axis not in rows)
     return unfold_in_order(blocks, rows, columns, xp=xp)
@@ -45,10 +40,7 @@ def cin_last(rows: tuple[int, ...], axes: int) -> tuple[int, ...]:
 
     In this order several unfoldings of a kernel are views of one array.
 
-    Parameters
-    ----------
-    axes : int
-        Number of all axes of a block: two of channels and the spatial ones.
+    ``axes``: number of all axes of a block: two of channels and the spatial ones.
     """
     columns = [axis for axis in range(axes) if axis not in rows]
     if 1 in columns:
@@ -80,18 +72,15 @@ def outer_blocks(
 ) -> Array:
     """The matrices u v^T, which are unfoldings with the given row axes, reshaped back into blocks.
 
-    Parameters
-    ----------
-    u, v : arrays, shapes (b, rows) and (b, columns)
-    rows : tuple of int
-        Axes of the rows, as in `unfold`.
-    shape : tuple of int
-        (m, p, *kernel_shape) of one block.
-
-    Returns
-    -------
-    array, shape (b, *shape)
+    ``u``, ``v`` are (b, rows) and (b, columns). ``rows``: axes of the rows, as in `unfold`. ``shape``: (m, p,
+    *kernel_shape) of one block. Returns (b, *shape).
     """
     row_shape = [size if axis in rows else 1 for axis, size in enumerate(shape)]
     column_shape = [1 if axis in rows else size for axis, size in enumerate(shape)]
     return xp.reshape(u, (u.shape[0], *row_shape)) * xp.reshape(v, (v.shape[0], *column_shape))
+
+
+def reshaped_gradient(residuals: tuple[Array, ...], cotangent: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """The gradient u v^T of the norm of the reshaped kernel, or of a matrix, from its singular vectors u and v."""
+    u, v = residuals
+    return outer_blocks(u * cotangent[:, None], v, (0,), spec.block_shape, xp=xp)

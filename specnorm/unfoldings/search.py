@@ -38,13 +38,9 @@ TUNING = UnfoldingTuning()
 def smallest_unfoldings(blocks: Array, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
     """The smallest unfolding bound of each block: the unfolding is chosen by a search, and it alone is proven.
 
-    Returns
-    -------
-    bounds : list of Upper
-        One bound for each block.
-    saved : tuple of arrays
-        Arrays for the gradient: (u_1, v_1, u_2, v_2, ..., chosen). u and v of an unfolding that no block chose have the
-        length 0; ``chosen`` has the number of each block's unfolding.
+    Returns ``bounds``: one bound for each block. Returns ``saved``: arrays for the gradient: (u_1, v_1, u_2, v_2, ...,
+    chosen). u and v of an unfolding that no block chose have the length 0; ``chosen`` has the number of each block's
+    unfolding.
     """
     xp = ops.xp
     count = int(blocks.shape[0])
@@ -196,12 +192,8 @@ def _finished(
 ) -> Lanczos:
     """A finished run on the unfolding of some blocks, in their own precision, from a run on all blocks.
 
-    Parameters
-    ----------
-    members : integer array
-        Numbers of these blocks among all.
-    blocks, gram : arrays
-        These blocks alone, and the smaller Gram matrices of their unfoldings.
+    ``members``: numbers of these blocks among all. ``blocks``, ``gram``: these blocks alone, and the smaller Gram
+    matrices of their unfoldings.
     """
     xp = ops.xp
     is_all = len(members) == lanczos.matrix.shape[0]

@@ -99,8 +99,8 @@ def test_layers_of_other_classes_are_rows_too() -> None:
     rows = {row.name: row for row in specnorm_torch.audit_module(quantised, (4,)).layers}
     assert list(rows) == ["0.weight", "1.weight"]
     assert rows["0.weight"].status == "ok"
-    assert "quantised" in str(rows["1.weight"].reason)
-    with pytest.raises(MethodError, match="1 is quantised"):
+    assert "quantized" in str(rows["1.weight"].reason)
+    with pytest.raises(MethodError, match="1 is quantized"):
         specnorm_torch.rescale_(quantised, 1.0)
 
 

@@ -82,7 +82,7 @@ def test_tensors_beyond_their_storage_are_refused(tensor: bytes) -> None:
         GOOD[:-2] + b"N" + b"bu.",  # attributes of a tensor
         b"\x80\x02" + files.name("torch", "FloatStorage") + b")\x81.",
         b"\x80\x02" + files.name("collections", "Counter") + b"(](((tteetR.",
-        b"\x80\x02" + files.name("torch", "float32") + b")R.",  # a dtype is no function
+        b"\x80\x02" + files.name("torch", "float32") + b")R.",  # a dtype is not a function
         b"\x80\x02" + files.text("x") + b")R.",
         b"\x80\x02(" + files.text("module") + b"NNNtQ.",
         b"\x80\x02h\x07.",  # a memo that was never written

@@ -118,7 +118,7 @@ UNDETERMINED: dict[str, tuple[dict[str, Any], str]] = {
     "StyleGAN2-ADA's discriminator": (
         {"b8.conv0.weight": W, "b8.conv0.resample_filter": _drawn(4, 4)}, "resample_filter stands beside"),
     "fp8 that was cast": ({"fc.weight": ROWS, "fc.weight_scale_inv": _drawn(1, 1)}, "weight_scale_inv stands"),
-    "training for quantised weights": (
+    "training for quantized weights": (
         {"c.weight": W, "c.weight_fake_quant.scale": _ones(8), "c.weight_fake_quant.eps": _ones(1)},
         "weight_fake_quant.eps stands beside"),
     "LoRA of PEFT": (

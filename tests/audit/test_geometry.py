@@ -32,13 +32,15 @@ def _row(layer: Layer, **options: Any) -> Row:
 # -- the numbers ---------------------------------------------------------------------------------------------------
 
 
-@given(layer=layers(ndims=(1, 2), modes=("circular", "zeros", "reflect", "replicate")))
+@given(layer=layers(ndims=(1, 2), modes=("circular", "zeros", "reflect", "symmetric", "replicate")))
 def test_rows_of_every_geometry_hold_the_layer_at_its_size(layer: Layer) -> None:
     row = _row(layer, input_shape=layer.input_shape)
     assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, layer.input_shape, **layer.geometry))
 
 
-@given(layer=layers(ndims=(1, 2), modes=("circular", "zeros", "reflect", "replicate")), more=st.integers(0, 6))
+@given(
+    layer=layers(ndims=(1, 2), modes=("circular", "zeros", "reflect", "symmetric", "replicate")), more=st.integers(0, 6)
+)
 def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int) -> None:
     """The path of layers too large to be enclosed themselves, at sizes where the truth can be had."""
     stride = layer.geometry["stride"]

@@ -23,7 +23,7 @@ CONTENT: list[tuple[bytes, str]] = [
     (b"<!DOCTYPE html>\n<html lang='en'>", "web page"),
     (b"\n\n  <html><head>", "web page"),
     (b"\xef\xbb\xbf<!doctype HTML>", "web page"),
-    (b"GGUF\x03\x00\x00\x00", "quantised weights"),
+    (b"GGUF\x03\x00\x00\x00", "quantized weights"),
     (b"\x1f\x8b\x08\x00", "unpack it"),
     (b"\x28\xb5\x2f\xfd\x04", "unpack it"),
 ]

@@ -226,7 +226,7 @@ def test_objects_that_are_no_models_are_refused_with_advice() -> None:
     with pytest.raises(ModelFileError, match=r"one array: specnorm\.enclose"):
         audit(np.eye(3))
     for x in (3, [1, 2], object()):
-        with pytest.raises(ModelFileError, match="is no model: give the path of its file"):
+        with pytest.raises(ModelFileError, match="is not a model: give the path of its file"):
             audit(x)
 
 

@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         constraint.add_argument(option, nargs="+", default=(), help="these alone")
     constraint.add_argument("--seeds", nargs="+", type=int, default=())
     constraint.add_argument("--steps", type=int, help="of each loop; its own number if not given")
+    constraint.add_argument("--each-step", action="store_true", help="record the largest norm of each step too")
     for each in (constraint, constraint_cost, by_layer):
         each.add_argument("--quick", action="store_true", help="a sample")
         each.add_argument("--out", type=Path)
@@ -136,7 +137,9 @@ def _constraint(options: argparse.Namespace) -> None:
         if options.quick:
             constraint.quick(options.out)
         else:
-            constraint.write(options.loops, options.methods, options.seeds, options.steps, options.out)
+            constraint.write(
+                options.loops, options.methods, options.seeds, options.steps, options.out, each_step=options.each_step
+            )
         constraint_page.renew(options.out)
     elif options.command == "constraint-cost":
         from bench import constraint_cost

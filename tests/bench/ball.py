@@ -32,7 +32,6 @@ from bench.constraint_cost import paired
 from bench.facts import Row
 from bench.trained import MODELS
 from bench.ways import WAYS
-from specnorm.methods import Completion
 
 CHANNELS = 16
 BATCH = 64
@@ -95,10 +94,6 @@ def constrained(layer: nn.Module) -> nn.Module:
     return spectral_norm(orthogonal_start(layer))
 
 
-def completed(layer: nn.Module) -> nn.Module:
-    return spectral_norm(orthogonal_start(layer), method=Completion())
-
-
 def orthogonal(layer: nn.Module) -> nn.Module:
     """Return the orthogonal layer of orthogonium for a convolution; its linear layers are constrained as by default."""
     return WAYS["orthogonium"](layer) if isinstance(layer, nn.Conv2d) else spectral_norm(layer)
@@ -128,7 +123,6 @@ WAYS_TO_TRAIN: dict[str, Way] = {
     "constraint, Adam, torch's start": Way(spectral_norm, adam, ADAMS),
     "constraint, Muon": Way(constrained, muon, (0.02, 0.05, 0.1)),
     "orthogonium, Adam": Way(orthogonal, adam, ADAMS),
-    "Completion(), Adam": Way(completed, adam, ADAMS),
 }
 
 

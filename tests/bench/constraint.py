@@ -27,10 +27,16 @@ EVERY |= {name: loop.says for name, loop in jax_loops.JAX_LOOPS.items()}
 
 # -- measuring -------------------------------------------------------------------------------------------------------
 def write(
-    chosen: Sequence[str], methods: Sequence[str], seeds: Sequence[int], steps: int | None, out: Path | None
+    chosen: Sequence[str],
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    steps: int | None,
+    out: Path | None,
+    *,
+    each_step: bool = False,
 ) -> None:
     """Print a line of JSON for each run, and put it in place of its like in a file."""
-    for row in rows(chosen, methods, seeds, steps):
+    for row in rows(chosen, methods, seeds, steps, each_step=each_step):
         print(json.dumps(row), flush=True)
         if out:
             others = [other for other in facts.read(out) if any(other[name] != row[name] for name in KEY)]
@@ -42,17 +48,19 @@ def quick(out: Path | None) -> None:
     write(QUICK_LOOPS, QUICK_METHODS, (0,), QUICK_STEPS, out)
 
 
-def rows(chosen: Sequence[str], methods: Sequence[str], seeds: Sequence[int], steps: int | None) -> Iterator[Row]:
+def rows(
+    chosen: Sequence[str], methods: Sequence[str], seeds: Sequence[int], steps: int | None, *, each_step: bool = False
+) -> Iterator[Row]:
     about = facts.about("torch", "jax", "numpy", "orthogonium", "deel-torchlip")
     about["threads"] = torch.get_num_threads()
     for method in methods or WAYS:
         for name in chosen or EVERY:
             for seed in seeds or SEEDS.get(method, (0,)):
                 common = {**about, "loop": name, "trains": EVERY[name], "method": method, "seed": seed}
-                yield common | measured(name, method, seed, steps)
+                yield common | measured(name, method, seed, steps, each_step=each_step)
 
 
-def measured(name: str, method: str, seed: int, steps: int | None) -> Row:
+def measured(name: str, method: str, seed: int, steps: int | None, *, each_step: bool = False) -> Row:
     """Train with the constraint, and tell how large the weights in use were."""
     begin = time.process_time()
     try:
@@ -60,7 +68,7 @@ def measured(name: str, method: str, seed: int, steps: int | None) -> Row:
     except NotServed as reason:
         return {"skipped": str(reason)[:200]}
     trained = time.process_time()
-    row = figures(run)
+    row = figures(run, each_step=each_step)
     return row | {"training_seconds": trained - begin, "enclosing_seconds": time.process_time() - trained}
 
 

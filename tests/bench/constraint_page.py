@@ -13,9 +13,18 @@ from bench.facts import FOLDER, Row
 from bench.page import span, table
 from bench.recorder import LIMITS
 
-LINES, COST_LINES, GPU_LINES, PAGE = (
-    FOLDER / name for name in ("constraint.jsonl", "constraint-cost.jsonl", "constraint-gpu.jsonl", "index.md")
+LINES, LONG_LINES, COST_LINES, GPU_LINES, PAGE = (
+    FOLDER / name
+    for name in (
+        "constraint.jsonl",
+        "constraint-long.jsonl",
+        "constraint-cost.jsonl",
+        "constraint-gpu.jsonl",
+        "index.md",
+    )
 )
+NAMES = {"default": "`spectral_norm`", "torch": "torch's `spectral_norm`", "plain": "none"}
+"""What readers call the contestants."""
 EARLIER_RTOL = 3e-3
 """Relative distance of the bounds of runs whose lines have the lower bound alone."""
 
@@ -58,6 +67,16 @@ def summary_table(lines: list[Row]) -> str:
         body.append([code(method), loops, both_bounds(rows), *largest_shares(rows), least_mean])
     header = ["method", "loops", "largest norm", *(f"most steps above {limit}" for limit in LIMITS), "least mean norm"]
     return table(header, body)
+
+
+def long_sentence(lines: list[Row]) -> str:
+    """The largest norm in longer runs, and the largest share of steps above the first limit."""
+    loops, steps = len({row["loop"] for row in lines}), max(row["steps"] for row in lines)
+    share = largest_shares(lines)[0].replace("%", " %")
+    return (
+        f"In {len(lines)} runs of {steps} steps, of {loops} loops, the largest norm with `spectral_norm` was at most "
+        f"{largest_norm(lines)}, and at most {share} of the steps of a run had a norm above {LIMITS[0]}."
+    )
 
 
 def largest_table(lines: list[Row]) -> str:
@@ -127,7 +146,7 @@ def gpu_step_table(lines: list[Row]) -> str:
     body = [
         [str(row["batch"]), code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"])] for row in lines
     ]
-    return table(["batch", "constraint", "time over plain", "time"], body)
+    return table(["batch", "constraint", "time, relative", "time"], body)
 
 
 def step_table(lines: list[Row]) -> str:
@@ -140,7 +159,7 @@ def step_table(lines: list[Row]) -> str:
     for (network, batch), ways in steps.items():
         ratios = [f"{1 / ways[way]['faster']:.2f}" for way in ("torch", "default")]
         body.append([network, str(batch), span(ways["plain"]["seconds"]), *ratios])
-    return table(["network", "batch", "plain", "torch", "default"], body)
+    return table(["network", "batch", "time without", "torch's `spectral_norm`", "`spectral_norm`"], body)
 
 
 def by_channels(lines: list[Row], section: str, cell: Callable[[Row], str]) -> str:
@@ -156,12 +175,13 @@ def speed(row: Row) -> str:
 
 
 def code(method: str) -> str:
-    """Format a method's name: as code if it is a call, such as ``Gram()``."""
-    return f"`{method}`" if method.endswith(")") else method
+    """Format a method's name: as readers know it, and as code if it is a call, such as ``Gram()``."""
+    return f"`{method}`" if method.endswith(")") else NAMES.get(method, method)
 
 
 PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     LINES: {"summary": summary_table, "largest": largest_table},
+    LONG_LINES: {"long": long_sentence},
     COST_LINES: {"cost measured": about, "step": step_table, "JAX": jax_table, "JAX models": jax_models_table},
     GPU_LINES: {"GPU step": gpu_step_table},
 }

@@ -245,7 +245,7 @@ def matrices(model: nn.Module, shape: tuple[int, int, int] = (1, SIDE, SIDE)) ->
     x = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
     found: list[Tensor] = []
     if not isinstance(model, nn.Sequential):
-        raise TypeError(type(model).__name__ + " is no chain")
+        raise TypeError(type(model).__name__ + " is not a chain")
     for part in copy.deepcopy(model).double():
         if isinstance(part, nn.ReLU):
             found.append(x.flatten(1).T)

@@ -50,7 +50,7 @@ def about(*packages: str) -> Row:
         Packages whose versions are recorded, if they are installed.
     """
     commit = git("rev-parse", "--short", "HEAD") or os.environ.get("SPECNORM_COMMIT", "unknown")
-    changed = "+" if git("status", "--porcelain", "--", ":/specnorm", ":/plugins") else ""
+    changed = "+" if git("status", "--porcelain", "--", ":/specnorm", ":/plugins", ":/packages") else ""
     names = re.findall(r"model name\s*: (.*)", processors()) or [platform.processor() or platform.machine()]
     installed = {it.metadata["Name"]: it.version for it in importlib.metadata.distributions()}
     versions = {name: installed[name] for name in packages if name in installed}

@@ -14,7 +14,7 @@ import optax
 from specnorm_jax.training import SpectralPenalty, kernels, with_geometry
 
 from bench.recorder import Run
-from specnorm.methods import Completion, TensorNorm
+from specnorm.methods import TensorNorm
 
 Tree = Any
 LAYERS = {"0/kernel": {"stride": 1}, "1/kernel": {"stride": 1}, "2/kernel": {"stride": 2}}
@@ -83,7 +83,6 @@ def power_step(matrix: Any, u: Any) -> tuple[Any, Any]:
 CONSTRAINTS = {
     "default": followed(SpectralPenalty(**WHERE)),
     "TensorNorm()": followed(SpectralPenalty(TensorNorm(), **WHERE)),
-    "Completion()": followed(SpectralPenalty(Completion(), **WHERE)),
     "torch": Constraint(reshaped_init, reshaped_power),
 }
 

@@ -14,8 +14,6 @@ DASH = "\N{EN DASH}"
 PAGE, COMMITTED = FOLDER / "index.md", "suite"
 KEY = ("section", "name", "family", "shape", "n", "library", "contestant", "threads")
 NAMES = {
-    "Completion, a mending": "Completion, step that improves H",
-    "Completion, a renewal": "Completion, step with stored H",
     "torch": "torch's spectral_norm",
     "default": "SymbolNorm()",
 }

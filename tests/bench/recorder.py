@@ -91,10 +91,11 @@ class Norm(NamedTuple):
     upper: float
 
 
-def figures(run: Run) -> dict[str, Any]:
+def figures(run: Run, *, each_step: bool = False) -> dict[str, Any]:
     """Return the worst norm and where it was, the shares of steps above the limits, and the least and mean norm.
 
-    Figures with the ending ``_upper`` count the upper bounds of the norms, the others count the lower bounds.
+    Figures with the ending ``_upper`` count the upper bounds of the norms, the others count the lower bounds. With
+    ``each_step``, ``largest_upper`` lists the upper bound on the largest norm of each step.
     """
     steps = norms(run)
     largest = [max((norm.lower, layer) for layer, values in step.items() for norm in values) for step in steps]
@@ -106,7 +107,7 @@ def figures(run: Run) -> dict[str, Any]:
     return {
         "steps": len(steps), "weights": len(every), "worst": worst, "worst_upper": max(largest_upper),
         "worst_layer": layer, "worst_step": largest.index((worst, layer)), **above, "least": min(every),
-        "mean": statistics.fmean(every),
+        "mean": statistics.fmean(every), **({"largest_upper": largest_upper} if each_step else {}),
     }  # fmt: skip
 
 

@@ -20,7 +20,6 @@ from bench import facts, kernels, yardsticks
 from bench.facts import Row
 from bench.libraries import LIBRARIES
 from bench.page import is_hard
-from specnorm.methods import Completion
 from specnorm.running.search import Clock
 
 CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
@@ -270,19 +269,6 @@ def completed(layers: Sequence[tuple[Any, Row]]) -> float:
     return max(float(specnorm.completion_bound(kernel, **geometry)) for kernel, geometry in layers)
 
 
-def followed(layers: Sequence[tuple[Any, Row]], every: int) -> Run:
-    """A step of all layers, those of a shape in one call, whose completions are mended at every so many steps."""
-    method, (kernels_, geometries) = Completion(every=every), zip(*layers, strict=True)
-    states = [specnorm.init_tracking(kernel, method, **geometry) for kernel, geometry in layers]
-
-    def step() -> float:
-        nonlocal states
-        values, states = specnorm.track_many(kernels_, method, states, geometries=geometries)
-        return max(map(float, values))
-
-    return step
-
-
 def networks(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     """Every layer of a network, beside a matrix product, as dear as anything gets on this machine."""
     real = [(kernel, geometry) for _, kernel, geometry in real_layers("resnet20")]
@@ -309,8 +295,6 @@ def networks(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row
             runs[at, "enclose 1e-3"] = functools.partial(widest, arrays)
             if name.startswith("ResNet-20"):
                 runs[at, "completion_bound 1e-2"] = functools.partial(completed, arrays)
-                runs[at, "Completion, a mending"] = followed(arrays, 1)
-                runs[at, "Completion, a renewal"] = followed(arrays, 10**9)
         yield from timed(runs, product, of_network, quick)
 
 

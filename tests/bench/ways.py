@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from bench.loops import Constrain
-from specnorm.methods import Completion, TensorNorm
+from specnorm.methods import TensorNorm
 
 
 class NotServed(Exception):
@@ -46,7 +46,6 @@ def replaced(library: str, classes: dict[type[nn.Module], str], **options: Any) 
 WAYS: dict[str, Constrain] = {
     "default": ours(),
     "TensorNorm()": ours(method=TensorNorm()),
-    "Completion()": ours(method=Completion()),
     "torch": parametrizations.spectral_norm,
     "orthogonium": replaced(
         "orthogonium.layers", {nn.Conv2d: "AdaptiveOrthoConv2d", nn.ConvTranspose2d: "AdaptiveOrthoConvTranspose2d"}

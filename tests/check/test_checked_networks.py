@@ -136,7 +136,7 @@ CASES: dict[str, Case] = {
     "averages": ([node("AveragePool", "x", kernel_shape=[4], strides=[4])], (1, 1, 4), {}, [], ["y"]),
     "a mean": ([node("ReduceMean", "x a")], (1, 1, 16), {"a": np.array([2])}, [], ["y"]),
     "normalisation": ([node("BatchNormalization", "x s z z v")], (1, 1, 2), NORMAL, [], ["y"]),
-    "normalisation of a layer": (
+    "normalization of a layer": (
         [node("Conv", "x k", "h", kernel_shape=[1]), node("BatchNormalization", "h s z z v")], (1, 1, 2),
         {**NORMAL, "k": np.array([[[1.0]]])}, [layer("x", "y")], ["y"],
     ),
@@ -257,7 +257,7 @@ MISTAKES = {
     "the root of a variance is forgotten": (
         "product_rounded_once(gamma, 1 / roots)", "product_rounded_once(gamma, 1 + 0 * roots)",
     ),
-    "normalisation of a layer is forgotten": ("product_rounded_once(np.asarray(scale), factors)", "scale"),
+    "normalization of a layer is forgotten": ("product_rounded_once(np.asarray(scale), factors)", "scale"),
     "a number before a layer is forgotten": ('np.array(node.attributes.get("alpha", 1.0))', "np.array(1.0)"),
     "what a layer adds is forgotten": ("return others <= {left_out, *self.arrays}", "return True"),
     "pooling inside a part is forgotten": ("require(end == last, ", "require(True, "),
@@ -702,10 +702,10 @@ FORGED: dict[str, tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequenc
         [node("Constant", "", "w", value=ELSEWHERE), gemm("x", "w", "y")], (1, 4), {}, [layer("x", "y")],
         "outside of its file",
     ),
-    "a normalisation that underflows: 0 for 1e-30": (
+    "a normalization that underflows: 0 for 1e-30": (
         [node("BatchNormalization", "x s z z v", "h"), node("Mul", "h b")], (1, 1, 2), SMALL, [], "inexact",
     ),
-    "normalisations that underflow together": (
+    "normalizations that underflow together": (
         [node("Conv", "x k", "h"), node("BatchNormalization", "h s z z o", "g"),
          node("BatchNormalization", "g s z z o", "f"), node("Mul", "f b")],
         (1, 1, 2), {**SMALL, "k": np.ones((1, 1, 1)), "o": np.ones(1)}, [layer("x", "f")], "inexact",
@@ -825,7 +825,7 @@ def test_roundings_of_normalisations_behind_a_layer_are_counted() -> None:
         if is_proven:
             assert constant(specnorm_check, content, (1, 1, 4), together) ** 2 >= square
         else:
-            with pytest.raises(Refused, match="more than 4 normalisations"):
+            with pytest.raises(Refused, match="more than 4 normalizations"):
                 constant(specnorm_check, content, (1, 1, 4), together)
         by_themselves = constant(specnorm_check, content, (1, 1, 4), [layer("x", "h0", exponent=18)])
         assert by_themselves**2 >= square
@@ -882,7 +882,7 @@ def test_numbers_with_which_integers_of_onnx_overflow_are_refused(name: str) -> 
 def test_the_limits_of_a_clip_are_single_numbers(shape: tuple[int, ...]) -> None:
     """One entry beside five limits was five entries for onnx's reference: 2.236 for 1."""
     content = file_of([node("Clip", "x m")], (1, 1), {"m": np.full(shape, -9.0)})
-    with pytest.raises(Refused, match="a Clip has a limit that is no single number"):
+    with pytest.raises(Refused, match="a Clip has a limit that is not a single number"):
         constant(specnorm_check, content, (1, 1), [])
 
 

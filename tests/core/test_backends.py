@@ -84,7 +84,7 @@ def test_plugin_is_found_by_the_package_of_the_class(install: Installer) -> None
 
 def test_plugin_of_the_nearest_base_wins(install: Installer) -> None:
     x = array_of("fakelib", np.ndarray)
-    with pytest.raises(NoBackend, match=r"fakelib\._core\.Array is no plain NumPy array.*np\.asarray"):
+    with pytest.raises(NoBackend, match=r"fakelib\._core\.Array is not a plain NumPy array.*np\.asarray"):
         backends.backend_for(x)
     install("fakelib-plugin", {"fakelib": "fakelib_plugin:BACKEND"}, fakelib_plugin=PLUGIN.format(name="fakelib"))
     assert backends.backend_for(x).name == "fakelib"

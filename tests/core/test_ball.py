@@ -284,6 +284,31 @@ def norm_of_a_row_is_bounded() -> bool:
     return bool(float(bound[0]) >= np.linalg.norm(row.astype(np.float64)))
 
 
+@pytest.mark.parametrize("rank", [1, 4, 32, 64])
+@pytest.mark.parametrize("size", [0.97, 1.0, 1.03])
+def test_norms_of_projectors_of_every_rank_are_close(rank: int, size: float) -> None:
+    """With four squarings it was up to 4 % too large."""
+    q = np.linalg.qr(np.random.RandomState(0).standard_normal((64, 64)))[0]
+    matrix: Any = (size * q[:, :rank] @ q[:, :rank].T).astype("f4")[None]
+    (bound,) = proof.matrix_norms_up([matrix], xp=OPS.xp)
+    truth = np.linalg.norm(matrix[0].astype(np.float64), 2)
+    assert truth <= bound[0] <= 1.004 * truth
+
+
+def test_a_power_that_overflows_bounds_nothing() -> None:
+    matrices: Any = np.stack([2 * np.eye(3), np.eye(3)]).astype("f4")
+    with np.errstate(all="ignore"):
+        (bound,) = proof.matrix_norms_up([matrices], xp=OPS.xp)
+    assert bound[0] == math.inf
+    assert 1 <= bound[1] <= 1.001
+
+
+def test_directions_of_low_rank_have_the_length_of_the_bound() -> None:
+    random = np.random.RandomState(0)
+    gradient = random.standard_normal((64, 4)) @ random.standard_normal((4, 576))
+    assert np.linalg.norm(specnorm.lmo(gradient.astype("f4")).astype(np.float64), 2) >= 0.998
+
+
 def rounding_of_the_answer_is_counted() -> bool:
     """A matrix of equal entries, which bfloat16 rounds up."""
     size, spec = 16, ConvSpec.of((16, 16))

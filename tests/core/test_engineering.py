@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import re
+import runpy
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from specnorm import backends
 from specnorm.backends import types
 from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Power, TensorNorm
 from specnorm.running import program as programs
+from specnorm.running.base import Plan
 from specnorm.running.program import Program, program_for
 from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
@@ -52,7 +54,7 @@ def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPa
     assert found < 16 * kernel[..., 0, 0].size * frequencies / 4
 
 
-BACKWARDS: dict[str, tuple[Method, dict[str, Any]]] = {
+BACKWARDS: dict[str, tuple[Plan, dict[str, Any]]] = {
     "grid": (Grid(n=5), {}),
     "gram, circular": (Gram(), {"input_shape": 8, **CIRCULAR}),
     "gram": (Gram(), {}),
@@ -65,24 +67,24 @@ BACKWARDS: dict[str, tuple[Method, dict[str, Any]]] = {
 }
 
 
-def kernels_of_memory(method: Method, kernel: np.ndarray, geometry: dict[str, Any]) -> tuple[float, float]:
+def kernels_of_memory(plan: Plan, kernel: np.ndarray, geometry: dict[str, Any]) -> tuple[float, float]:
     """Peak of the backward, and what is held for it, over the kernel's own size."""
-    plan = program_for(method, kernel.shape, str(kernel.dtype), tuple(geometry.items()))
+    program = program_for(plan, kernel.shape, str(kernel.dtype), tuple(geometry.items()))
     backend = backends.load("numpy")
-    ran = plan.forward(kernel, backend=backend)
+    ran = program.forward(kernel, backend=backend)
     ones = np.ones_like(ran.value)
-    plan.pullback(ran.residuals, ones, backend=backend)
-    found = peak(lambda: plan.pullback(ran.residuals, ones, backend=backend))
+    program.pullback(ran.residuals, ones, backend=backend)
+    found = peak(lambda: program.pullback(ran.residuals, ones, backend=backend))
     return found / kernel.nbytes, sum(x.nbytes for x in ran.residuals) / kernel.nbytes
 
 
 @pytest.mark.parametrize("name", BACKWARDS)
 def test_the_backward_of_a_bound_needs_the_memory_of_three_kernels(name: str) -> None:
     """The gradient included, which is one; and not more than that is kept for it."""
-    method, geometry = BACKWARDS[name]
+    plan, geometry = BACKWARDS[name]
     shape = (64, 64, 3, 3) if name in METHODS or "," in name else (400, 400)
     kernel = Recipe(shape, dtype="float32", seed=6).kernel
-    backward, held = kernels_of_memory(method, kernel, geometry)
+    backward, held = kernels_of_memory(plan, kernel, geometry)
     assert backward < 3.01
     assert held < 2
 
@@ -163,7 +165,7 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_version_and_the_recipes_dependencies() -> None:
-    """pyproject.toml, the citation, the conda recipe and the changelog's latest heading agree."""
+    """pyproject.toml, citation, conda recipe, README and changelog agree; what is not released has no date."""
     root = Path(__file__).parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     recipe = (root / "conda" / "recipe.yaml").read_text(encoding="utf-8")
@@ -171,13 +173,36 @@ def test_one_version_and_the_recipes_dependencies() -> None:
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version: {project['version']}\n" in citation
     changes = (root / "docs" / "changelog.md").read_text(encoding="utf-8")
-    latest = re.search(r"^## (\S+) \((\d{4}-\d{2}-\d{2})\)$", changes, re.MULTILINE)
+    latest = re.search(r"^## (.+)$", changes, re.MULTILINE)
     assert latest is not None
-    assert latest[1] == project["version"]
-    assert f"date-released: {latest[2]}\n" in citation
+    is_released = "dev" not in project["version"]
+    assert ("date-released" in citation) == is_released
+    assert ("is not released yet" in (root / "README.md").read_text(encoding="utf-8")) != is_released
+    if is_released:
+        dated = re.fullmatch(r"(\S+) \((\d{4}-\d{2}-\d{2})\)", latest[1])
+        assert dated is not None
+        assert dated[1] == project["version"]
+        assert f"date-released: {dated[2]}\n" in citation
+    else:
+        assert latest[1] == "Unreleased"
     for needed in (f"python{project['requires-python']}", *project["dependencies"]):
         assert f"- {needed.replace('>=', ' >=')}\n" in recipe
     assert f"specnorm = {project['scripts']['specnorm']}\n" in recipe
+
+
+def test_the_readme_of_the_metadata_has_no_relative_links() -> None:
+    """Links are absolute at the version's tag with a repository, and text without one."""
+    root = Path(__file__).parents[2]
+    published: Any = runpy.run_path(str(root / "hatch_build.py"))["published"]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    target = re.compile(r"\]\(([^)]*)\)")
+    assert len(target.findall(readme)) > 20
+    assert target.findall(published(readme, "", "1.2")) == []
+    repository = "https://example.org/a/b"
+    for address in target.findall(published(readme, repository, "1.2")):
+        way, _, path = address.removeprefix(f"{repository}/").partition("/v1.2/")
+        assert way == ("raw" if path.endswith(".svg") else "blob")
+        assert (root / path.partition("#")[0]).exists(), address
 
 
 # -- program identity ------------------------------------------------------------------------------------------------

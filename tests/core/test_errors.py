@@ -127,7 +127,7 @@ def refusal_of(call: Call, *args: Any, **kwargs: Any) -> str | None:
 
 
 @pytest.mark.parametrize("name", ["gram_bound", "conv_norm", "singular_values", "enclose"])
-@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate"])
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "symmetric", "replicate"])
 def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -> None:
     """Refused, naming what was given, or answered for this padding: never for the circular one."""
     function, kernel = PUBLIC[name], xp.asarray(np.random.RandomState(0).standard_normal((4, 2, 3, 3)))

@@ -24,7 +24,7 @@ SPATIAL = {
     "stride": st.one_of(st.integers(1, 2), st.tuples(st.integers(1, 2), st.integers(1, 2))),
     "dilation": st.one_of(st.integers(1, 2), st.tuples(st.integers(1, 2), st.integers(1, 2))),
     "padding": st.one_of(st.sampled_from(("same", "valid")), st.integers(0, 3), st.just([(1, 1), (1, 1)])),
-    "padding_mode": st.sampled_from(("circular", "zeros", "reflect", "replicate")),
+    "padding_mode": st.sampled_from(("circular", "zeros", "reflect", "symmetric", "replicate")),
 }
 
 

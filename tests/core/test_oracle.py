@@ -70,7 +70,7 @@ def test_kernel_larger_than_input_wraps(kernel: list[float], size: int, norm: fl
     assert truth.hi - truth.lo < 1e-12
 
 
-@pytest.mark.parametrize("mode", ["circular", "zeros", "reflect", "replicate"])
+@pytest.mark.parametrize("mode", ["circular", "zeros", "reflect", "symmetric", "replicate"])
 @pytest.mark.parametrize("ndim", [1, 2, 3])
 def test_dense_matrix_is_what_torch_computes_on_every_axis(mode: str, ndim: int) -> None:
     """Each mode with uneven padding, stride and dilation at once, whatever the strategy happens to draw."""

@@ -297,10 +297,10 @@ A = np.arange(15.0).reshape(5, 3)
             lambda: specnorm.operator_norm(lambda v: A @ v, lambda u: A.T @ u, (3, 5)),
             r"shape=\(3, 5\) is the wrong way round: matvec takes 3 numbers and returns 5. Give \(5, 3\)",
         ),
-        (lambda: specnorm.operator_norm(A, rtol=0), "rtol=0 is no number between 0 and 1: give a relative width"),
-        (lambda: specnorm.operator_norm(A, rtol=math.nan), "rtol=nan is no number between 0 and 1"),
-        (lambda: specnorm.operator_norm(A, rtol="tight"), "rtol='tight' is no number between 0 and 1"),  # type: ignore[arg-type]
-        (lambda: specnorm.operator_norm(A, delta=0), "delta=0 is no number between 0 and 1: give a probability"),
+        (lambda: specnorm.operator_norm(A, rtol=0), "rtol=0 is not a number between 0 and 1: give a relative width"),
+        (lambda: specnorm.operator_norm(A, rtol=math.nan), "rtol=nan is not a number between 0 and 1"),
+        (lambda: specnorm.operator_norm(A, rtol="tight"), "rtol='tight' is not a number between 0 and 1"),  # type: ignore[arg-type]
+        (lambda: specnorm.operator_norm(A, delta=0), "delta=0 is not a number between 0 and 1: give a probability"),
         (lambda: specnorm.operator_norm(np.where(A == 7, np.nan, A)), "returned NaN or infinity in 1 of 5 numbers"),
     ],
 )  # fmt: skip

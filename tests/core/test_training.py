@@ -123,9 +123,9 @@ def test_non_finite_kernel_does_not_poison_the_state(name: str, bad: float) -> N
 def test_a_state_of_another_library_is_refused(xp: Lib) -> None:
     if xp.name == "numpy":
         pytest.skip("it is the other library")
-    state = specnorm.init_tracking(np.eye(2), SymbolNorm())
+    state = specnorm.init_tracking(np.eye(40), SymbolNorm())
     with pytest.raises(MixedBackends, match="Convert them"):
-        specnorm.track(xp.asarray(np.eye(2)), SymbolNorm(), state)
+        specnorm.track(xp.asarray(np.eye(40)), SymbolNorm(), state)
 
 
 @every
@@ -162,7 +162,7 @@ def test_layers_with_unequal_channels_are_stepped_together(xp: Lib) -> None:
     """Kernels and states are padded with zeros to a common stack, which changes neither norms nor states."""
     layers: list[tuple[tuple[int, ...], dict[str, Any]]] = [
         ((6, 5, 3, 3), {}), ((6, 3, 3, 3), {}), ((4, 6, 3, 3), {}), ((3, 3, 5, 6), {"layout": "HWIO"}),
-        ((4, 3, 5, 5), {"stride": 2}), ((9, 4), {}), ((5, 6, 1, 1), {}),
+        ((4, 3, 5, 5), {"stride": 2}), ((40, 36), {}), ((35, 38, 1, 1), {}),
     ]  # fmt: skip
     shapes, geometries = zip(*layers, strict=True)
     method = SymbolNorm()
@@ -175,7 +175,8 @@ def test_layers_with_unequal_channels_are_stepped_together(xp: Lib) -> None:
     for j, kernel in enumerate(kernels):
         value, state = specnorm.track(kernel, method, states[j], **geometries[j])
         assert xp.number(values[j]) == pytest.approx(xp.number(value), rel=1e-5)
-        np.testing.assert_allclose(xp.to_numpy(after[j]["vectors"]), xp.to_numpy(state["vectors"]), atol=1e-4)
+        for name in state:
+            np.testing.assert_allclose(xp.to_numpy(after[j][name]), xp.to_numpy(state[name]), atol=1e-3)
 
 
 def test_a_step_needs_the_memory_of_three_kernels() -> None:

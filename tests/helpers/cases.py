@@ -186,7 +186,7 @@ def layers(
     draw: st.DrawFn,
     *,
     ndims: Sequence[int] = (0, 1, 2, 3),
-    modes: Sequence[PaddingMode] = ("circular", "zeros", "reflect", "replicate"),
+    modes: Sequence[PaddingMode] = ("circular", "zeros", "reflect", "symmetric", "replicate"),
     plain: bool = False,
     around: bool = False,
     dtypes: Sequence[str] = ("float32", "float64"),
@@ -218,7 +218,7 @@ def layers(
             while (sizes[j] - 1) * stride[j] + reach - before - after < 1:
                 sizes[j] += 1
         else:
-            least = max(before, after) + 1 if mode == "reflect" else 1
+            least = max(before, after) + 1 if mode == "reflect" else max(1, before, after) if mode == "symmetric" else 1
             sizes[j] = max(sizes[j], least, reach - before - after)
             if mode == "circular":
                 sizes[j] = -(-sizes[j] // stride[j]) * stride[j]

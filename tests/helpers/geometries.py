@@ -45,7 +45,7 @@ def repeats_at_some_size(layer: Layer) -> bool:
     if mode == "circular" and not layer.geometry.get("transposed"):
         large = tuple(1000 * s for s in strides(layer))
         return any(m > 1000 for m in outputs(layer, large))
-    return mode in ("reflect", "replicate") and any(map(any, pads_of(layer)))
+    return mode in ("reflect", "symmetric", "replicate") and any(map(any, pads_of(layer)))
 
 
 def reads_a_patch(layer: Layer) -> bool:

@@ -19,7 +19,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import specnorm_check
-from test_house import CORE, PLUGINS, ROOT, makes_claims
+from test_house import core_files, makes_claims, module_of, other_files
 
 Change = Callable[[ast.AST], None]
 """Of a function's own tree, in place."""
@@ -37,8 +37,7 @@ class Function:
 
     @property
     def module(self) -> str:
-        top = ROOT if self.path.is_relative_to(CORE) else PLUGINS
-        return ".".join(self.path.relative_to(top).with_suffix("").parts)
+        return module_of(self.path)
 
     def tree(self) -> ast.FunctionDef:
         """Not to be changed."""
@@ -66,7 +65,7 @@ def functions_of(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Fun
 
 def certified() -> Iterator[Function]:
     """All functions of files that may make claims."""
-    for path in sorted(path for top in (CORE, PLUGINS) for path in top.rglob("*.py") if makes_claims(path)):
+    for path in filter(makes_claims, [*other_files(), *core_files()]):
         yield from (Function(path, name) for name in _functions(path))
 
 

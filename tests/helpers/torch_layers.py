@@ -41,6 +41,10 @@ def torch_matrix(kernel: NDArray[Any], input_shape: tuple[int, ...], geometry: d
     else:
         apply = (torch.conv1d, torch.conv2d, torch.conv3d)[ndim - 1]
         mode = {"zeros": "constant"}.get(geometry["padding_mode"], geometry["padding_mode"])
+        if mode == "symmetric":  # torch has none
+            for axis, (n, pair) in enumerate(zip(input_shape, pads, strict=True), 2):
+                basis = basis.index_select(axis, torch.from_numpy(np.pad(np.arange(n), pair, mode="symmetric")))
+            mode, pads = "constant", [(0, 0)] * ndim
         flat = [amount for pair in reversed(pads) for amount in pair]
         out = apply(torch.nn.functional.pad(basis, flat, mode=mode), weight, **options)
     return np.asarray(out.reshape(size, -1).T)

@@ -6,6 +6,7 @@ from typing import Any
 
 import onnx
 from specnorm_networks.onnx.binding import parameters
+from specnorm_networks.onnx.constants import OLDEST
 from specnorm_networks.onnx.operators import OPERATORS
 
 HISTORY: dict[str, list[Any]] = {}
@@ -16,7 +17,7 @@ for _schema in onnx.defs.get_all_schemas_with_history():
 
 def versions(operator: str) -> dict[int, Any]:
     """Operator sets in which an operator changed, from the first that is known on, and what the standard says there."""
-    since = OPERATORS[operator].since
+    since = OPERATORS[operator].since if operator in OPERATORS else OLDEST
     sets = sorted({max(schema.since_version, since) for schema in HISTORY[operator]})
     return {opset: onnx.defs.get_schema(operator, opset) for opset in sets}
 
@@ -29,7 +30,7 @@ def places(operator: str) -> list[str]:
 
 def attributes(operator: str) -> set[str]:
     """Attributes that the reader knows, of whatever operator set; those that are ignored, too."""
-    known = OPERATORS[operator]
+    known = OPERATORS.get(operator)
     every = {name for schema in versions(operator).values() for name in schema.attributes}
     # Of constants alone all that the standard has: they are evaluated.
-    return every if known.build is None else every & {*known.ignored, *parameters(known.build)}
+    return every if known is None else every & {*known.ignored, *parameters(known.build)}

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from helpers.nightly import NIGHTLY
 from networks.dense_networks import Network, dense
 from specnorm_networks import Multipliers, margins, within
+from specnorm_networks import certified_accuracy as certified_labels
 from specnorm_networks.local.accuracy import CertifiedAccuracy, certified_accuracy
 from specnorm_networks.tools import bound
+
+from specnorm.errors import MethodError
 
 Array = Any
 NETWORKS = int(os.environ.get("SPECNORM_ATTACKED", "10" if NIGHTLY else "5"))
@@ -118,3 +122,13 @@ def test_answers_are_shown_as_tables() -> None:
     accuracy = certified_accuracy(small.graph, np.ones((2, 4)), np.zeros(2, int), RADII, method=METHOD)
     assert repr(accuracy) == str(accuracy)
     assert accuracy._repr_html_().count("<tr>") == 1 + len(RADII)
+
+
+def test_what_it_takes_is_said() -> None:
+    """A data loader was `float() argument must be a string or a real number`."""
+
+    class DataLoader:
+        pass
+
+    with pytest.raises(MethodError, match=r"x is of type DataLoader.*torch\.cat\(parts\)"):
+        certified_labels(lambda x: x, DataLoader(), None, [0.1])

@@ -137,7 +137,7 @@ DIVERGED.weight.data[0, 0, 0, 0] = float("nan")
 @pytest.mark.parametrize(
     ("source", "given", "said"),
     [
-        (torch.nn.Linear(4, 4), {"input_shape": "4"}, "input_shape='4' is no shape"),
+        (torch.nn.Linear(4, 4), {"input_shape": "4"}, "input_shape='4' is not a shape"),
         (torch.nn.Linear(4, 4), {}, "give input_shape, one input's shape without the batch axis, such as (3, 32, 32)"),
         (torch.nn.Linear(4, 4).state_dict(), {}, "OrderedDict of 2 entries, which says nothing of their use"),
         (torch.nn.Linear(4, 4), {"input_shape": (-4,)}, "such as (3, 32, 32)"),

@@ -1,4 +1,4 @@
-"""Where linear branches meet they are one map; halves that are joined have the larger constant, by multipliers."""
+"""Where linear branches meet they are one map; disjoint parts that are joined, or moved, count once."""
 
 from __future__ import annotations
 
@@ -131,6 +131,24 @@ def overwritten(net: Written) -> str:
     return net(ops.Merge(np.arange(net.values["x"].size)), net.scaled(1.0), net(ops.Abs(), "x"))
 
 
+def coupled(net: Written) -> str:
+    """Halves, of which one moves the other: the norm of [[1, 1], [0, 1]], attained where ReLU lets all through."""
+    one, other = net.halves()
+    return net(ops.Concat(1), net(ops.Add((1.0, 1.0)), one, net(ops.ReLU(), layer(net, other))), other)
+
+
+def recurrent(net: Written) -> str:
+    """Two steps, each of which reads its own channels and the state before: both states."""
+    first, second = (net(ops.ReLU(), layer(net, net.cut(at, at + 2), at)) for at in (0, 2))
+    state = net(ops.ReLU(), net(ops.Add((1.0, 1.0)), second, layer(net, first, 7)))
+    return net(ops.Concat(1), first, state)
+
+
+def rolled_by_nothing(net: Written) -> str:
+    """As exporters write it: all of a value, and none of it."""
+    return net(ops.Concat(2), net.cut(0, None, 2), net.cut(0, 0, 2))
+
+
 TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "LipNeXt-like, depth 4": (deep, 1.0),
     "halves, one through a function": (one_way, 1.0),
@@ -145,6 +163,9 @@ TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "overlap by one channel": (overlapping, 2**0.5),
     "a choice by entry": (chosen, 5.0),
     "written over": (overwritten, 1.0),
+    "a coupling": (coupled, (1 + 5**0.5) / 2),
+    "two steps of a recurrent network": (recurrent, (1 + 5**0.5) / 2),
+    "a roll by nothing": (rolled_by_nothing, 1.0),
     "read backwards": (backwards, 2**0.5),
     "a roll that wraps": (wrapped, 2**0.5),
 }

@@ -321,8 +321,11 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "parts that overlap": (lambda: parts_of_chain(0, 1, 1), "do not cover"),
     "an operator without a name": (lambda: register_operator(ops.ReLU), "no operator with names"),
     "an operator that cannot be run": (lambda: register_operator(named("a::b", run=False)), "has no `run`"),
-    "an operator of onnx": (lambda: register_operator(named("aten::relu")), "no name for an operator of yours"),
-    "an operator without a namespace": (lambda: register_operator(named("relu")), "no name for an operator of yours"),
+    "an operator of onnx": (lambda: register_operator(named("aten::relu")), "not a name for an operator of yours"),
+    "an operator without a namespace": (
+        lambda: register_operator(named("relu")),
+        "not a name for an operator of yours",
+    ),
     "a node that is missing": (lambda: Graph((X, Node("y", ReLU(), ("z",), (1, 2))), ("y",)), "no node before it"),
     "an output that is missing": (lambda: Graph((X,), ("y",)), "not all nodes"),
 }

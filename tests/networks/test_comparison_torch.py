@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from specnorm_networks.comparison.checking import check  # noqa: E402
 from specnorm_networks.model import Checked  # noqa: E402
 from torch import nn  # noqa: E402
 
-from specnorm.errors import MethodError  # noqa: E402
+from specnorm.errors import MethodError, TranslationError  # noqa: E402
 
 DRAWN = 300
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -117,3 +118,75 @@ def test_thresholds_are_those_of_the_model() -> None:
     assert (small(x)[0] - small(x)[1]).item() > 1e15 * (x[1] - x[0]).item()
     with pytest.raises(MethodError, match="hold as 0"):
         network_bound(small, example)
+
+
+# -- a claim needs an execution ------------------------------------------------------------------------------------
+def refuses(counts: Callable[[int], bool], f: Callable[[Any], Any]) -> nn.Module:
+    """A function that raises for some numbers of samples."""
+
+    def function(x: Any) -> Any:
+        if counts(x.shape[0]):
+            raise ValueError("not this many")
+        return f(x)
+
+    return Function(function)
+
+
+def test_a_model_that_refuses_one_sample_is_compared_by_batches() -> None:
+    found = network_bound(refuses(lambda n: n == 1, lambda x: 2 * x), (3,))
+    assert found.upper == pytest.approx(2)
+    assert found.checked.samples == (2, 3, 16)
+    assert not found.checked.complete
+    assert network_bound(refuses(lambda n: n % 2 == 1, lambda x: 2 * x), (3,)).checked.samples == (2, 16)
+
+
+@pytest.mark.parametrize("counts", [lambda n: n == 1, lambda n: n % 2 == 1])
+def test_a_batch_that_is_no_stack_of_samples_has_no_number(counts: Callable[[int], bool]) -> None:
+    """ "Complete", 1.0, was said of it, by no execution at all."""
+    with pytest.raises(TranslationError, match="samples together"):
+        network_bound(refuses(counts, lambda x: x * x.shape[0]), (3,))
+
+
+def test_a_model_of_which_nothing_runs_has_no_number() -> None:
+    """It runs where it is traced, and nowhere else."""
+    closed: list[bool] = []
+    graph = network_graph(refuses(lambda _: bool(closed), lambda x: 2 * x), (3,))
+    closed.append(True)
+    with pytest.raises(TranslationError, match=r"nothing could be executed of.*not this many"):
+        check(graph, graph)
+
+
+@pytest.mark.parametrize(
+    ("f", "said"),
+    [
+        (lambda x: 5 * x if x.shape[0] == 7 else x, "For 7 samples together the module takes another path"),
+        (lambda x: 5 * x if x.shape[0] > 100 else x, "For 101 samples together, and for other numbers up to"),
+        (lambda x: 5 * x if x.shape[0] % 32 == 31 else x, "For 31 samples together, and for"),
+        (lambda x: x * 2, ""),
+    ],
+)
+def test_branches_on_the_number_of_samples_are_told(f: Any, said: str) -> None:
+    found = network_bound(Function(f), (3,))
+    assert found.note.startswith(said)
+    assert bool(found.note) == bool(said)
+
+
+def filtered(x: Any, change: Callable[[Any], Any]) -> Any:
+    return torch.fft.irfft2(change(torch.fft.rfft2(x)), x.shape[-2:])
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda z: z + 1e-9 * z * z * z.conj(),
+        lambda z: z * (1 + 1e-9 * z.real),
+        lambda z: z / (1 + 1e-9 * z.abs()),
+        lambda z: torch.polar(z.abs(), z.angle()),
+    ],
+)
+def test_complex_parts_are_linear_by_their_operators(change: Any) -> None:
+    """On three random inputs a term of 1e-9 is rounding; for large inputs it has no constant."""
+    with pytest.raises(MethodError, match="complex values"):
+        network_bound(Function(lambda x: filtered(x, change)), (2, 4, 4))
+    assert network_bound(Function(lambda x: filtered(x, lambda z: 0.5 * z.conj().conj())), (2, 4, 4)).upper

@@ -161,11 +161,11 @@ def test_linear_maps_are_what_operators_compute() -> None:
 
 
 def test_every_input_attribute_and_version_is_varied() -> None:
-    assert set(DRAWS) == set(OPERATORS)
+    assert set(DRAWS) > set(OPERATORS)
     dice = Shapes(random.Random(0))
     arguments = 0
     count = 0
-    for operator in OPERATORS:
+    for operator in DRAWS:
         known = {*places(operator), *attributes(operator)}
         seen: dict[str, set[str]] = {name: set() for name in known}
         opsets: set[int] = set()
@@ -180,7 +180,7 @@ def test_every_input_attribute_and_version_is_varied() -> None:
         assert drawn == defined, operator
         arguments = arguments + len(known)
         count = count + len(defined)
-    print(f"{len(OPERATORS)} operators, {count} versions, {arguments} inputs and attributes")  # noqa: T201 - `-rP`
+    print(f"{len(DRAWS)} operators, {count} versions, {arguments} inputs and attributes")  # noqa: T201 - `-rP`
 
 
 def test_the_newest_operator_set_is_the_one_of_the_package() -> None:
@@ -205,10 +205,7 @@ def refusal(operator: str, opset: int, inputs: Sequence[Value | None] = (), **gi
     known = OPERATORS[operator]
     made = call(operator, opset, inputs, **given)
     try:
-        if known.build is None:
-            binding.stated(made, known)
-        else:
-            bind(made, known, known.build)
+        bind(made, known, known.build)
     except NoBoundError as error:
         return "" if "is missing" in str(error) else str(error)
     return ""
@@ -248,8 +245,6 @@ def test_a_builder_that_forgets_an_argument_refuses_it(monkeypatch: pytest.Monke
     forgotten = 0
     for operator, known in OPERATORS.items():
         make = known.build
-        if make is None:
-            continue
         for name, each in parameters(make).items():
             for opset, schema in versions(operator).items():
                 if each.kind is not each.KEYWORD_ONLY or name not in schema.attributes:

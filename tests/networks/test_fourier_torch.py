@@ -40,6 +40,7 @@ def test_an_orthogonal_layer_has_norm_1(name: str) -> None:
     assert reached * (1 - 1e-5) <= present(found.upper) <= 1.001
 
 
+@pytest.mark.nightly  # `test_an_orthogonal_layer_has_norm_1` takes the same path
 def test_a_sandwich_is_two_layers() -> None:
     """Its constant is 1; the product of both is known here."""
     layer = fourier.Sandwich(3, 4, 3).eval()

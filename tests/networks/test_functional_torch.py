@@ -94,6 +94,7 @@ KEPT: dict[str, Callable[[Any, Any], Any]] = {
 
 
 @pytest.mark.parametrize("words", list(KEPT))
+@pytest.mark.sampled("number that is counted", "torch itself asks")
 def test_modules_with_a_harmless_state_are_bounded(words: str) -> None:
     found: Any = network_bound(Applied(KEPT[words]), (1,))
     assert found.upper == pytest.approx(2.0)
@@ -176,6 +177,7 @@ IN_TRAINING: dict[str, tuple[nn.Module, bool]] = {
 
 
 @pytest.mark.parametrize("name", IN_TRAINING)
+@pytest.mark.sampled("dropout", "nothing")
 def test_an_answer_says_that_a_module_was_taken_in_eval(name: str) -> None:
     """Dropout in train() had a bound without a word."""
     model, differs = IN_TRAINING[name]

@@ -175,6 +175,7 @@ print(found.checked.complete, float(found.upper) / np.linalg.norm(answers, 2))
 """
 
 
+@pytest.mark.nightly  # `test_twins` has Keras models in CI, and `test_exported_torch` modules of torch
 def test_keras_on_torch_is_a_torch_module() -> None:
     """It was refused for its backend."""
     if not all(map(importlib.util.find_spec, ("keras", "torch", "onnxscript"))):
@@ -203,6 +204,7 @@ print(sum(count), left, failed)
 """
 
 
+@pytest.mark.nightly  # no bound depends on it
 def test_the_first_export_compiles_next_to_nothing() -> None:
     """The plugins of jax2onnx make layers when they are imported: 110 compilations, most of a small network's time.
 

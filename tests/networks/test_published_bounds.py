@@ -58,6 +58,7 @@ def test_the_search_of_a_small_network_comes_to_the_last_grid() -> None:
     assert present(network_bound(three_convolutions()[:3], (1, 16, 16)).upper) <= 62.14
 
 
+@pytest.mark.nightly  # the figure alone: `test_the_search_of_a_small_network_comes_to_the_last_grid` proves in CI
 def test_a_joint_kernel_is_proven_in_few_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of five layers of DnCNN, in 790 or 1,270, by the processor; by proofs of reduced matrices alone in 2,700."""
     cells: list[Any] = []
@@ -75,6 +76,7 @@ def test_a_joint_kernel_is_proven_in_few_cells(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(("size", "kind"), [(1, "Avg"), ((4, 1), "Avg"), (1, "Max")])
+@pytest.mark.sampled("size1")
 def test_adaptive_pooling_of_equal_windows_is_pooling(size: Any, kind: str) -> None:
     """As products with matrices, a head behind means was not bounded together with the layers before (2.9 times)."""
     torch.manual_seed(1)

@@ -89,6 +89,24 @@ def test_a_shared_weight_is_within_the_bound_of_both() -> None:
         assert specnorm.certify(layer.weight, 0.5, **specnorm_torch.geometry_of(layer))
 
 
+def test_every_layer_is_brought_to_the_bound() -> None:
+    """Biases stay, and a weight that two layers share is within the bound of both."""
+    torch.manual_seed(0)
+    first, second = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3, stride=2)
+    second.weight = first.weight
+    model = nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), first, second, nn.Conv2d(3, 4, 1))
+    with torch.no_grad():
+        for x in model.parameters():
+            x *= 0.1
+    biases = [x.bias.clone() for x in model]
+    assert specnorm_torch.rescale_(model, 2.0, only_shrink=False) == ["0", "1", "2", "3"]
+    for layer, bias in zip(model, biases, strict=True):
+        norm = specnorm.enclose(layer.weight.detach(), **specnorm_torch.geometry_of(layer))
+        assert norm.lower <= 2.0
+        assert torch.equal(layer.bias, bias)
+        assert layer is second or norm.upper >= 2.0 * (1 - 2e-4)
+
+
 def test_cropping_beyond_the_kernel_leaves_an_output_to_look_at() -> None:
     layer = nn.ConvTranspose1d(2, 2, 1, padding=2)
     assert specnorm_torch.rescale_(nn.Sequential(layer), 0.1) == ["0"]

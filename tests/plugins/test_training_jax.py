@@ -173,7 +173,7 @@ def test_the_monitor_names_what_is_no_kernel() -> None:
         "Embed_0": {"embedding": normal(9, 4)},
     }
     monitor = training.NormMonitor()
-    with pytest.warns(UserWarning, match="no product. lstm/hidden: it is no kernel by the rule"):
+    with pytest.warns(UserWarning, match="no product. lstm/hidden: it is not a kernel by the rule"):
         assert set(monitor(0, tree)) == {"norm/Dense_0/kernel", "upper/Dense_0/kernel"}
     assert list(monitor.left_out) == ["lstm/hidden"]
     assert "norm/product" in training.NormMonitor(layers="Dense*")(0, tree)

@@ -17,7 +17,7 @@ import pytest
 from helpers.torch_compilers import COMPILERS
 
 import specnorm
-from specnorm.errors import GeometryError, MethodError, SecondDerivativeError
+from specnorm.errors import GeometryError, MethodError, SecondDerivativeError, SpecnormError
 
 torch: Any = pytest.importorskip("torch")
 torch = pytest.importorskip("torch")
@@ -556,7 +556,7 @@ def test_what_cannot_be_constrained_is_told_in_the_users_words() -> None:
     for layer in (torch.nn.Embedding(5, 4), torch.nn.Linear(5, 4), torch.nn.Conv1d(2, 3, 3)):
         dims: list[Any] = [7, -9, "rows"]
         for dim in dims:
-            with pytest.raises(GeometryError, match="is no axis of"):
+            with pytest.raises(GeometryError, match="is not an axis of"):
                 specnorm_torch.spectral_norm(layer, dim=dim)
 
     def pruned(layer: Any) -> Any:
@@ -576,3 +576,52 @@ def test_what_is_proven_to_be_at_most_one_is_reported_so() -> None:
     assert report["upper/2"] <= 1
     assert report["upper/product"] <= 1
     assert "1 is not refuted, see certify" in str(specnorm.enclose(model[0]))
+
+
+def test_shards_of_fsdp2_are_refused_by_name() -> None:
+    """In one process: they ended with `Trying to resize storage that is not resizable`, or an error of aten."""
+    distributed = torch.distributed
+    if not distributed.is_available():
+        pytest.skip("torch has no distributed package here")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    def model() -> Any:
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        constrained = fully_shard(specnorm_torch.spectral_norm(model()), mesh=mesh)
+        with pytest.raises(MethodError, match="sharded by FSDP2"):
+            constrained(torch.randn(1, 3, 4, 4))
+        sharded = fully_shard(model(), mesh=mesh)
+        for call in (
+            specnorm_torch.spectral_norm,
+            lambda x: specnorm_torch.SpectralBall(x, 0.1),
+            lambda x: specnorm_torch.MuonConv(x, 0.1),
+            lambda x: specnorm_torch.NormMonitor(x, 1)(0),
+            lambda x: specnorm_torch.rescale_(x, 1.0),
+            lambda x: specnorm.enclose(x[0]),
+        ):
+            with pytest.raises(SpecnormError, match=r"DTensor, as .* FSDP2"):
+                call(sharded)
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("constrain", [specnorm_torch.spectral_norm, specnorm_torch.gram_rescaling])
+def test_forward_mode_and_scripts_are_refused_in_the_users_words(constrain: Any) -> None:
+    layer = constrain(torch.nn.Linear(3, 2))
+    x = torch.ones(1, 3)
+    for mode in (layer.train(), layer.eval()):
+        with pytest.raises(MethodError, match=r"forward mode .* use torch\.func\.jacrev"):
+            torch.func.jacfwd(lambda weights: torch.func.functional_call(layer, weights, (x,)))(
+                dict(mode.named_parameters())
+            )
+    # By the inputs, the weight is a constant.
+    assert torch.func.jacfwd(layer)(x).shape == (1, 2, 1, 3)
+    with pytest.raises(MethodError, match=r"torch\.jit\.script\(specnorm_torch\.baked\(model\)\)"):
+        torch.jit.script(layer)
+    torch.jit.script(specnorm_torch.baked(layer))

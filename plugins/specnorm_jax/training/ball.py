@@ -27,7 +27,7 @@ _Rate: TypeAlias = float | Callable[[Any], Any]
 class BallState(NamedTuple):
     """State of `spectral_ball` and `muon_conv`.
 
-    Parameters
+    Attributes
     ----------
     count : integer array
         Number of steps.

@@ -25,7 +25,7 @@ def init_spectral_norm(
     rule: Rule = flax_layout,
     layers: str = "*",
 ) -> States:
-    """Compute the first state for `spectral_norm`, outside of ``jit``.
+    """Compute the initial state for `spectral_norm`, outside ``jit``.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ def spectral_norm(
     only_shrink: bool = False,
     sweeps: int = 1,
 ) -> tuple[Tree, States]:
-    """Divide every kernel of a tree by its norm, and multiply it by ``bound``. A pure function, for a jitted step.
+    """Scale every kernel of a tree so that its spectral norm is ``bound``: a pure function for a jitted step.
 
-    The optimiser changes the given parameters; the network uses the returned ones::
+    The optimizer updates the given parameters; the network uses the returned ones::
 
         state = init_spectral_norm(params)
 
@@ -74,24 +74,24 @@ def spectral_norm(
     params : pytree
         Parameters; see `kernels`.
     state : dict
-        From `init_spectral_norm`, or from the step before.
+        From `init_spectral_norm`, or from the previous step.
     bound : float, default 1
         Positive.
     method : Method, default ``SymbolNorm()``
-        A method with a training state, see `specnorm.track`. SymbolNorm follows the norm from below. With
-        ``Completion()`` no norm exceeds the bound, up to the rounding of the division.
+        A method with a training state, see `specnorm.track`. SymbolNorm tracks the norm from below. With ``Gram()``, no
+        norm exceeds the bound, up to the rounding of the division.
     rule, layers
         See `kernels`. Other leaves are returned unchanged.
     only_shrink : bool, default False
         Whether to leave kernels with a norm below the bound unchanged.
     sweeps : int, default 1
-        See `specnorm.track`. 0: do not move the state, for example in an evaluation.
+        See `specnorm.track`. 0: keep the state, for example during evaluation.
 
     Returns
     -------
     weights : pytree
-        The tree with new kernels, of the same dtypes. A kernel whose norm is at most 1e-12 stays as it is. The
-        gradient passes through the division, with constant singular vectors (envelope theorem).
+        The tree with new kernels, of the same dtypes. A kernel whose norm is at most 1e-12 is unchanged. The gradient
+        passes through the division, with the singular vectors held constant (envelope theorem).
     state : dict
         The state for the next step, as constants.
 
@@ -102,7 +102,8 @@ def spectral_norm(
 
     Notes
     -----
-    Nothing is proven in training. After it, `rescale` of the weights, not of the parameters, proves their norms.
+    Nothing is proven during training. Afterwards, apply `rescale` to the weights, not to the parameters, to prove that
+    their norms are within the bound.
     """
     check_bound(bound)
     kernels_of_tree = kernels(params, rule, layers=layers)
@@ -125,8 +126,10 @@ def scaled_to(kernels: Mapping[str, Any], norms: Mapping[str, Any], bound: float
     return {path: (kernel * factor).astype(kernel.dtype) for (path, kernel), factor in scaled}
 
 
-def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*") -> Tree:
-    """Shrink every kernel of a tree so that its norm is proven to be at most ``bound``: `specnorm.rescale` on each.
+def rescale(
+    tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers: str = "*", only_shrink: bool = True
+) -> Tree:
+    """Scale every kernel of a tree so that its spectral norm is proven to be at most ``bound``, by `specnorm.rescale`.
 
     Parameters
     ----------
@@ -134,20 +137,22 @@ def rescale(tree: Tree, bound: float = 1.0, rule: Rule = flax_layout, *, layers:
     bound : float, default 1
     rule, layers
         See `kernels`.
+    only_shrink : bool, default True
+        Whether kernels whose norms are within the bound stay as they are. False: every norm is just below the bound.
 
     Returns
     -------
     pytree
-        The tree with new kernels. A kernel whose norm is proven to be at most ``bound`` already is the same array.
+        The tree with new kernels. A kernel that is not changed is the same array.
 
     Raises
     ------
     MethodError
-        Under a tracer: a proof needs values.
+        Under a tracer: a proof needs concrete values.
     Undecided
         If a norm could not be proven within the budget.
     """
     rescaled = {}
     for name, kernel in kernels(tree, rule, layers=layers).items():
-        rescaled[name] = specnorm.rescale(kernel.array, bound, **kernel.geometry)
+        rescaled[name] = specnorm.rescale(kernel.array, bound, only_shrink=only_shrink, **kernel.geometry)
     return with_kernels(tree, rescaled)

@@ -9,10 +9,10 @@ from specnorm_jax.training.trees import Rule, flax_layout, kernels, matrices_of
 
 
 class NormMonitor(Monitor):
-    """Reports the norms of a tree's kernels in every so many steps, and proven upper bounds in some of the reports.
+    """Report the spectral norms of a tree's kernels every few steps, with proven upper bounds in some of the reports.
 
-    ``monitor(step, params)`` returns a dictionary for any logger, which `specnorm.plugin.Monitor` describes. The names
-    are paths in the tree. Call it outside of ``jit``. Leaves with two axes or more that are not kernels by the rule,
+    ``monitor(step, params)`` returns a dictionary for any logger; `specnorm.plugin.Monitor` describes it. The names are
+    paths in the tree. Call it outside ``jit``. Leaves with two axes or more that are not kernels by the rule,
     and not embeddings, count as layers that cannot be measured.
 
     Parameters
@@ -56,6 +56,6 @@ class NormMonitor(Monitor):
         """
         kernel_of_path = kernels(params, self.rule, layers=self.layers)
         layers = {path: LayerKernel(kernel.array, kernel.geometry) for path, kernel in kernel_of_path.items()}
-        reason = "it is no kernel by the rule"
+        reason = "it is not a kernel by the rule"
         left_out = {path: reason for path in matrices_of(params, self.layers) if path not in layers}
         return self.measured(Reading(layers, left_out))

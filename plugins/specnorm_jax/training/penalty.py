@@ -15,9 +15,9 @@ from specnorm_jax.training.trees import Rule, flax_layout, kernels
 
 @dataclass(frozen=True)
 class SpectralPenalty:
-    """Sum over a tree's kernels of a function of their norms, which a state follows from step to step.
+    """Sum over a tree's kernels of a function of their spectral norms, tracked from step to step.
 
-    It is a pure function, which can be jitted.
+    It is a pure function and can be jitted.
 
     ::
 
@@ -88,8 +88,7 @@ class SpectralPenalty:
         Returns
         -------
         value : 0-d array
-            An estimate, see `specnorm.track`; with ``Gram()`` or ``Completion()`` an upper bound. The gradient is 0 for
-            a zero kernel.
+            An estimate, see `specnorm.track`; with ``Gram()`` an upper bound. The gradient is 0 for a zero kernel.
         state : dict
             The state for the next step, as constants.
 

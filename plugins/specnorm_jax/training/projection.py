@@ -36,8 +36,8 @@ def project_spectral_norm(
         Positive.
     method : Method, default ``SymbolNorm()``
         A method with a training state, see `specnorm.track`. SymbolNorm follows the norm from below, so during training
-        the norms are at most about ``bound``. With ``Gram()`` or ``Completion()`` they are at most ``bound``, up to the
-        rounding of ``params + updates``.
+        the norms are at most about ``bound``. With ``Gram()`` they are at most ``bound``, up to the rounding of
+        ``params + updates``.
     rule, layers
         See `kernels`.
     sweeps : int, default 1

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import specnorm
 from specnorm.errors import KernelError
 from specnorm.methods import Method, SymbolNorm
-from specnorm.plugin import first_sweeps
 from specnorm_jax.training.trees import HashableGeometry, Kernel, Rule, hashable, kernels
 
 SYMBOL_NORM = SymbolNorm()
@@ -52,6 +51,14 @@ def step_states(
     return dict(zip(kernels_of_tree, norms, strict=True)), dict(zip(kernels_of_tree, new_states, strict=True))
 
 
+def _first_sweeps(passes: Any) -> Any:
+    """Least number of sweeps after a number of passes: 5, 4, 3 and 2 in 16 passes each, then less.
+
+    An optimiser's first steps change all weights in one direction, and one sweep a pass would lag.
+    """
+    return 5 - passes // 16
+
+
 def _track(
     method: Method,
     geometries: tuple[HashableGeometry, ...],
@@ -62,7 +69,7 @@ def _track(
     keywords = [dict(geometry) for geometry in geometries]
     passes = jnp.max(jnp.stack([state["passes"] for state in states]))
     vectors = [{name: x for name, x in state.items() if name != "passes"} for state in states]
-    steps: Any = jnp.maximum(first_sweeps(passes), sweeps) if sweeps else 0
+    steps: Any = jnp.maximum(_first_sweeps(passes), sweeps) if sweeps else 0
     norms, new_vectors = specnorm.track_many(arrays, method, vectors, geometries=keywords, sweeps=steps)
     new_passes = passes + 1 if sweeps else passes
     return norms, [{**vectors_of_kernel, "passes": new_passes} for vectors_of_kernel in new_vectors]

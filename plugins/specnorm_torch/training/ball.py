@@ -14,7 +14,9 @@ from torch.optim import AdamW, Optimizer
 from specnorm import certify, rescale
 from specnorm.errors import MethodError, Undecided
 from specnorm.plugin import check_bound, lmo_many, updates_in_ball
+from specnorm_torch.backend import BACKEND
 from specnorm_torch.modules import Select, geometry_of, layers_of, makers_of_tensors, version_of
+from specnorm_torch.training.constraint import SpectralNorm
 
 Rest: TypeAlias = Callable[[list[Any]], Optimizer]
 """Makes the optimiser of the parameters that are no layer's weight, or of groups of them."""
@@ -76,15 +78,14 @@ class _Layered(Optimizer):
         """Groups of the weights of a model's layers, one for each bound, and the parameters that are no such weight."""
         by_bound: dict[float, list[nn.Parameter]] = {}
         for name, layer in layers_of(model, select):
-            makers = makers_of_tensors(layer)
             place = f"{name}.weight".removeprefix(".")
-            if "weight" in makers:
+            weight = self._weight_of(layer)
+            if weight is None:
                 raise MethodError(
-                    f"{place} is computed by {makers['weight']}: {type(self).__name__} moves weights themselves. "
-                    "Remove it first (torch.nn.utils.parametrize.remove_parametrizations), or leave the layer out "
-                    f"(layers=lambda name, layer: name != {name!r})."
+                    f"{place} is computed by {makers_of_tensors(layer)['weight']}: {type(self).__name__} moves weights "
+                    "themselves. Remove it first (torch.nn.utils.parametrize.remove_parametrizations), or leave the "
+                    f"layer out (layers=lambda name, layer: name != {name!r})."
                 )
-            weight: Any = layer.weight
             geometry = geometry_of(layer)
             if self._geometries.setdefault(weight, geometry) != geometry:
                 raise MethodError(
@@ -98,6 +99,10 @@ class _Layered(Optimizer):
             raise MethodError(f"{type(model).__name__} has no convolution or linear layer, or none is selected.")
         others = [x for x in model.parameters() if x not in self._names]
         return [{"params": weights, "bound": b} for b, weights in by_bound.items()], others
+
+    def _weight_of(self, layer: nn.Module) -> Any:
+        """Return the parameter that is a layer's weight, or None if the weight is computed."""
+        return None if "weight" in makers_of_tensors(layer) else layer.weight
 
     def _take_rest(self, rest: Optimizer) -> None:
         """Take the groups and the state of another optimiser as own ones, for schedulers and ``state_dict``."""
@@ -123,6 +128,9 @@ class _Layered(Optimizer):
         for weight in group["params"]:
             self._geometries.setdefault(weight, geometry)
             self._names.setdefault(weight, f"a parameter of shape {tuple(weight.shape)}")
+            reason = BACKEND.refusal(weight)
+            if reason is not None:
+                raise MethodError(f"{self._names[weight]}: {reason}")
             self._take(weight, group["bound"])
 
     def _take(self, weight: Tensor, bound: float) -> None:
@@ -222,13 +230,13 @@ class _Inside(NamedTuple):
     version : int
         By which a change in place is seen.
     bound : float
-    length : Tensor
-        Its Frobenius norm, by which a change through ``.data`` is seen.
+    entries : Tensor
+        Copy of the weight, by which a change through ``.data`` is seen.
     """
 
     version: int
     bound: float
-    length: Tensor
+    entries: Tensor
 
     def is_of(self, weight: Tensor, bound: float) -> bool:
         """Whether no change of the weight was counted since, and it was within the bound."""
@@ -245,10 +253,10 @@ class SpectralBall(_Layered):
 
     Rounding is counted: besides, K is shrunk by some units of rounding at each step, for 64 channels and 3x3 taps in
     float32 by at most 1e-5. So the bound is proven at every step (`specnorm.certify` decides it too, but for kernels
-    that reach the border). Weights that were changed otherwise since the last step, such as by ``load_state_dict``,
-    are shrunk by `specnorm.rescale` first if they are outside, and so they are if the group's bound was lowered. A
-    change through ``.data`` is seen only if it changes the Frobenius norm: signs and places of entries do not. Weights
-    that do not require a gradient stay as they are.
+    that reach the border). Weights that were changed otherwise since the last step, such as by ``load_state_dict`` or
+    through ``.data``, are shrunk by `specnorm.rescale` first if they are outside, and so they are if the group's bound
+    was lowered. A copy of the weights tells: it takes as much memory as they do. Weights that do not require a gradient
+    stay as they are.
 
     Parameters
     ----------
@@ -322,15 +330,14 @@ class SpectralBall(_Layered):
                 self._put_inside(x, group["bound"])
 
     def _are_same(self, weights: list[Tensor], bound: float) -> list[bool]:
-        """Whether each weight is as it was left inside of the ball, by its count of changes and its length."""
+        """Whether each weight is as it was left inside of the ball, by its count of changes and its entries."""
         known = [self._inside.get(x) for x in weights]
         same = [y is not None and y.is_of(x, bound) for x, y in zip(weights, known, strict=True)]
-        counted = [(x, y.length) for x, y, is_same in zip(weights, known, same, strict=True) if y and is_same]
-        if not counted or (weights[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+        pairs = [(x, y.entries) for x, y, is_same in zip(weights, known, same, strict=True) if y and is_same]
+        if not pairs or (weights[0].is_cuda and torch.cuda.is_current_stream_capturing()):
             return same
         # A change through ``.data`` is not counted.
-        before = _stacked([length for _, length in counted])
-        answers = iter((_stacked(torch._foreach_norm([x for x, _ in counted])) == before).tolist())
+        answers = iter(_are_equal(*map(list, zip(*pairs, strict=True))))
         return [is_same and next(answers) for is_same in same]
 
     @torch.no_grad()
@@ -347,8 +354,17 @@ class SpectralBall(_Layered):
 
     def _remember(self, weights: list[Tensor], bound: float) -> None:
         """Store what the weights are, which are inside of the ball."""
-        for x, length in zip(weights, torch._foreach_norm(weights), strict=True):
-            self._inside[x] = _Inside(version_of(x), bound, length)
+        entries = [self._copy_of(x) for x in weights]
+        torch._foreach_copy_(entries, weights)
+        for x, copied in zip(weights, entries, strict=True):
+            self._inside[x] = _Inside(version_of(x), bound, copied)
+
+    def _copy_of(self, weight: Tensor) -> Tensor:
+        """Return the tensor for the copy of a weight: the last one, if it fits."""
+        known = self._inside.get(weight)
+        if known is not None and (known.entries.device, known.entries.dtype) == (weight.device, weight.dtype):
+            return known.entries
+        return torch.empty_like(weight)
 
     def _move(
         self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]
@@ -363,7 +379,8 @@ class MuonConv(_Layered):
 
     Muon orthogonalises the momentum, reshaped to a matrix. For 3x3 taps such a step of length 1 has a norm of up to 3
     as a convolution, and on real gradients nearly that. Here the step is `specnorm.lmo` of the negative momentum, whose
-    norm as a convolution is at most 1, with strides, groups and transposed layers.
+    norm as a convolution is at most 1, with strides, groups and transposed layers. Of a layer that `spectral_norm`
+    constrains, the step is that of the kernel before the division.
 
     Parameters
     ----------
@@ -393,9 +410,16 @@ class MuonConv(_Layered):
         self._check_group({"lr": lr})
         super().__init__(model_or_params, lr, momentum, nesterov, 1.0, layers, rest, weight_decay=weight_decay)
 
+    def _weight_of(self, layer: nn.Module) -> Any:
+        """Return the weight, or what `spectral_norm` alone divides for it."""
+        parametrisations: Any = getattr(layer, "parametrizations", {})
+        if "weight" in parametrisations and all(isinstance(x, SpectralNorm) for x in parametrisations["weight"]):
+            return parametrisations["weight"].original
+        return super()._weight_of(layer)
+
     def _check_group(self, group: dict[str, Any]) -> None:
         if not 0 <= float(group["lr"]) < math.inf:
-            raise MethodError(f"lr={float(group['lr'])!r} is no finite number of at least 0.")
+            raise MethodError(f"lr={float(group['lr'])!r} is not a finite number of at least 0.")
 
     def _move(
         self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]
@@ -403,6 +427,13 @@ class MuonConv(_Layered):
         rate = float(group["lr"])
         torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
         torch._foreach_add_(weights, lmo_many(gradients, bound=1.0, geometries=geometries), alpha=-rate)
+
+
+def _are_equal(some: list[Tensor], others: list[Tensor]) -> list[bool]:
+    """Whether tensors have the same entries as others; on a device, the host waits once for all."""
+    distances = torch._foreach_norm(torch._foreach_sub(some, others), math.inf)
+    answers: list[bool] = (_stacked(distances) == 0).tolist()
+    return answers
 
 
 def _stacked(numbers: Sequence[Tensor]) -> Tensor:

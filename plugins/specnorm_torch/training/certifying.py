@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import specnorm
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import at_every_size, check_bound
+from specnorm_torch.backend import BACKEND
 from specnorm_torch.baking import SavedModule, bake_tensor, remove_hooks
 from specnorm_torch.modules import (
     at_inference,
@@ -28,10 +29,13 @@ from specnorm_torch.modules import (
 from specnorm_torch.training.constraint import GramRescaling, SpectralNorm
 
 
-def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False) -> list[str]:
-    """End a training: replace constraints by plain kernels, shrunk until their norms are *proven* to be within a bound.
+def rescale_(
+    model: nn.Module, bound: float | None = None, *, only_shrink: bool = True, bake: bool = False
+) -> list[str]:
+    """Replace constraints by plain kernels at the end of training, with norms that are *proven* to be within a bound.
 
-    Afterwards each layer is run, and the kernel that it uses is compared with the proven one.
+    Kernels are scaled down where necessary. Afterwards each layer is run, and the kernel that it uses is compared with
+    the proven one.
 
     Parameters
     ----------
@@ -39,25 +43,29 @@ def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False
         Changed in place: the parametrisations of `spectral_norm` and `gram_rescaling` are removed. If an error is
         raised, the model is unchanged.
     bound : float, optional
-        None: shrink the tensors with a constraint, each to the bound of its constraint. A number: shrink all
-        convolutions and linear layers to this bound.
+        None: scale the constrained tensors, each to the bound of its constraint. A number: scale all convolutions and
+        linear layers to this bound.
+    only_shrink : bool, default True
+        Whether to leave layers whose norms are within the bound unchanged. False: they are enlarged, so that every norm
+        is just below the bound, for example for a critic that should attain the largest distance. Biases are not
+        changed. A weight that several layers share is enlarged only for the first of them.
     bake : bool, default False
-        Whether to remove other parametrisations too, and old-style hooks of ``torch.nn.utils``, see `bake_`. Otherwise
-        a layer with one is refused, since it would compute its kernel again before each call.
+        Whether to remove other parametrizations too, and old-style hooks of ``torch.nn.utils``; see `bake_`. Otherwise
+        a layer with one raises an error, since it would recompute its kernel before each call.
 
     Returns
     -------
     list of str
-        Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` now is True, at
-        every input size, for the stored kernel (a circular layer with a stride is shrunk by its bound at stride 1, so
-        that sizes that the stride does not divide are included). Also names of other tensors that `spectral_norm`
-        constrains, such as ``"lstm.weight_hh_l0"``, whose norm as a matrix is proven.
+        Names of the layers for which ``specnorm.certify(weight, bound, **geometry_of(layer))`` is now True, at every
+        input size, for the stored kernel. (A circular layer with a stride is scaled by its bound at stride 1, so that
+        sizes that the stride does not divide are included.) Also names of other tensors that `spectral_norm`
+        constrains, such as ``"lstm.weight_hh_l0"``, whose norm as a matrix is proven to be within the bound.
 
     Raises
     ------
     MethodError, GeometryError
-        If there is nothing to certify, or a layer does not use its stored ``weight``: it has a forward of its own, its
-        weight is a property, or it has hooks. The message names it.
+        If there is nothing to certify, or a layer does not use its stored ``weight``: it has its own forward, its
+        weight is a property, or it has hooks. The message names the layer.
     Undecided
         If a norm could not be proven within the budget.
     """
@@ -66,7 +74,11 @@ def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False
         check_bound(bound)
         quantised = next((name for name, module in model.named_modules() if is_quantised(module)), None)
         if quantised is not None:
-            raise MethodError(f"{quantised or name_of(model)} is quantised: certify the model before it is quantised.")
+            raise MethodError(f"{quantised or name_of(model)} is quantized: certify the model before it is quantized.")
+    for name, x in model.named_parameters():
+        reason = BACKEND.refusal(x) if hasattr(x, "device_mesh") else None
+        if reason is not None:
+            raise MethodError(f"{name}: {reason}")
     selected: list[tuple[str, nn.Module, str]] = []
     for prefix, module in model.named_modules():
         selected += [(prefix, module, name) for name in _tensors_to_shrink(prefix, module, bound)]
@@ -81,7 +93,8 @@ def rescale_(model: nn.Module, bound: float | None = None, *, bake: bool = False
     try:
         with at_inference(model):
             kernels = [
-                _ProvenKernel.of(prefix, module, name, bound, bake, shrunk_kernels) for prefix, module, name in selected
+                _ProvenKernel.of(prefix, module, name, bound, only_shrink, bake, shrunk_kernels)
+                for prefix, module, name in selected
             ]
         for kernel in kernels:
             kernel.write()
@@ -143,10 +156,11 @@ class _ProvenKernel:
         module: nn.Module,
         name: str,
         bound: float | None,
+        only_shrink: bool,
         bake: bool,
         shrunk_kernels: dict[int, Tensor],
     ) -> _ProvenKernel:
-        """Shrink a kernel, without changing the module.
+        """Rescale a kernel, without changing the module.
 
         Parameters
         ----------
@@ -154,7 +168,7 @@ class _ProvenKernel:
             Name of the module.
         name : str
             Name of the tensor.
-        bound, bake
+        bound, only_shrink, bake
             As in `rescale_`.
         shrunk_kernels : dict of int to Tensor
             Kernels that were shrunk before, by the identity of their parameter; extended.
@@ -175,15 +189,16 @@ class _ProvenKernel:
             parameter = weight_of(module) if is_layers_weight else getattr(module, name)
         except SpecnormError as error:
             raise type(error)(f"{label}: {error}") from error
-        # A parameter that several layers share is shrunk for each of these layers in turn.
+        # A parameter that several layers share is rescaled for the first of them, and shrunk for each other in turn.
         weight = shrunk_kernels.get(id(parameter), parameter).detach()
+        only_shrink = only_shrink or id(parameter) in shrunk_kernels
         row_axes = [x.dim for x in spectral_norms if x.dim is not None]
         if row_axes:
             rows_first = weight.movedim(row_axes[0], 0)
-            matrix = specnorm.rescale(rows_first.flatten(1), bound)
+            matrix = specnorm.rescale(rows_first.flatten(1), bound, only_shrink=only_shrink)
             kernel = matrix.reshape(rows_first.shape).movedim(0, row_axes[0])
         else:
-            kernel = specnorm.rescale(weight, bound, **geometry)
+            kernel = specnorm.rescale(weight, bound, only_shrink=only_shrink, **geometry)
         if isinstance(parameter, nn.Parameter):
             shrunk_kernels[id(parameter)] = kernel
         return cls(prefix if is_layers_weight else label, module, name, kernel, bound, is_layers_weight, geometry)
@@ -222,12 +237,12 @@ class _ProvenKernel:
 def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
     """Refuse a tensor that the next forward would compute again."""
     maker = makers_of_tensors(module).get(name)
-    if maker == "a parametrisation":
+    if maker == "a parametrization":
         all_parametrisations: Any = module.parametrizations
         are_ours = all(isinstance(x, SpectralNorm | GramRescaling) for x in all_parametrisations[name])
         if bake or are_ours:
             return
-        maker = "a parametrisation of another kind"
+        maker = "a parametrization of another kind"
     if maker is not None and not bake:
         raise MethodError(
             f"its {name} is computed by {maker} before each call, so that it cannot be set: call "
@@ -235,6 +250,6 @@ def _check_writable(module: nn.Module, name: str, bake: bool) -> None:
         )
     if maker is None and module._parameters.get(name) is None:
         raise MethodError(
-            f"{name} of {name_of(module)} is no parameter but computed, so that it cannot be set. Put a plain "
+            f"{name} of {name_of(module)} is not a parameter but computed, so that it cannot be set. Put a plain "
             "layer with the kernel that it computes in its place."
         )

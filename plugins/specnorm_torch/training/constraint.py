@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -21,21 +22,25 @@ from torch.utils.module_tracker import ModuleTracker
 import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
-from specnorm.plugin import SteppedProgram, check_bound, check_count, first_sweeps, stepped_program
+from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
 from specnorm_torch import derivatives
 from specnorm_torch.arrays import outside_of_transformations, transformed
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy, layers_of, makers_of_tensors, name_of, version_of
-from specnorm_torch.training.steps import Scaling, Sketch, Step, StepInput, sketch_of, take_plain_steps, take_steps
+from specnorm_torch.modules import geometry_of, is_layer, is_lazy, makers_of_tensors, name_of, version_of
+from specnorm_torch.training.steps import Factors, Scaling, Step, StepInput, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
-_SETTLING_SWEEPS = 16
-"""Number of sweeps for a weight that the stored vectors may not fit: one that was changed in eval, loaded, or drawn
-again."""
-_JUMP = 0.5
-"""A weight counts as drawn again if a row or column changes by more than this part of the longest one. In the loops of
-docs/benchmarks/index.md an optimiser's step changes them by at most 0.44, and most by less than 0.02."""
+_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
+"""Modules of a model whose weight is constrained as a matrix."""
+_EVAL_SWEEPS = 16
+"""Number of sweeps for the norm of a weight in eval, which may be an average, loaded or edited."""
+_UNCHANGED = 1e-5
+"""A weight counts as the same while its sketch changes by less than this part."""
+_NO_SCRIPT = (
+    "torch.jit.script cannot compile the computation of a norm. Script the model with plain weights, "
+    "torch.jit.script(specnorm_torch.baked(model)), or trace it with torch.jit.trace."
+)
 _TRACKER = ModuleTracker()
 """Tells whether a backward pass is running."""
 
@@ -44,12 +49,19 @@ _TRACKER = ModuleTracker()
 class _Taken:
     """The last step of a layer.
 
+    The buffers hold the state from which it was computed, and the next step moves them. So the same weight and the same
+    buffers have the same norm, also in a run that is resumed.
+
     Parameters
     ----------
     weight : Tensor
     version : int
         Of the weight, by which a change in place is seen.
     step : Step
+    settings : tuple
+        The scaling and the number of sweeps of the step.
+    buffers : tuple of Tensor
+        Those of the state before the step.
     is_in_pass : bool, default False
         Whether it is that of a forward pass of a model that has not returned yet.
     """
@@ -57,6 +69,8 @@ class _Taken:
     weight: Tensor
     version: int
     step: Step
+    settings: tuple[Scaling, int | None] | None = None
+    buffers: tuple[Tensor, ...] = ()
     is_in_pass: bool = field(default=False, kw_only=True)
 
     def is_of(self, weight: Tensor) -> bool:
@@ -76,8 +90,8 @@ class _Settled(_Taken):
         That of the step, which exporters write as a constant.
     """
 
-    entries: Tensor
-    factor: float
+    entries: Tensor = field(kw_only=True)
+    factor: float = field(kw_only=True)
 
 
 class SpectralNorm(nn.Module):
@@ -85,9 +99,6 @@ class SpectralNorm(nn.Module):
 
     Its arguments are those of `spectral_norm`; with ``dim`` the tensor is a matrix with the rows along that axis.
     """
-
-    compiled_passes: Tensor
-    """Number of forward passes in training by compiled code."""
 
     def __init__(
         self,
@@ -107,16 +118,12 @@ class SpectralNorm(nn.Module):
         self.state_names = tuple(state)
         for name, x in state.items():
             self.register_buffer(name, x)
-        self.register_buffer("compiled_passes", torch.zeros((), dtype=torch.int64), persistent=False)
-        # Whether the state was computed for this weight, or an earlier one; False after the weight alone was loaded.
-        self._state_fits = True
         # What the vectors in a state dict belong to, if it is not this method; for a warning.
         self.foreign_state: str | None = None
-        self._passes = 0
-        # Of the weight of the last pass, by which one that is drawn again is noticed.
-        self._sketch: Sketch | None = None
         self._settled: _Settled | None = None
         self._taken: _Taken | None = None
+        # Whether no step was taken of the state yet, or since it was loaded.
+        self._is_new = True
         self._program_of_kernel: SteppedProgram | None = None
         # The list of parametrisations that contains this one, and the parameter. A module in a tuple does not become a
         # submodule.
@@ -125,7 +132,7 @@ class SpectralNorm(nn.Module):
     @property
     def state(self) -> dict[str, Tensor]:
         """Buffers that move in training."""
-        return {name: getattr(self, name) for name in self.state_names}
+        return {name: self._buffers[name] for name in self.state_names}  # type: ignore[misc]
 
     @property
     def scaling(self) -> Scaling:
@@ -165,91 +172,131 @@ class SpectralNorm(nn.Module):
             return self._scaled_in_training(weight)
         if torch.compiler.is_exporting() or _traces():
             return self._scaled_for_export(weight)
-        if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
-            return self._scaled_by_tensor_operations(weight, _SETTLING_SWEEPS, move=False)
-        return _scaled(weight, self._norm_in_eval(weight))
+        if BACKEND.is_compiled_or_transformed(weight) or not self._takes_steps:
+            return self._scaled_by_tensor_operations(weight, _EVAL_SWEEPS, move=False)
+        return self._scaled(weight, self._norm_in_eval(weight))
 
     def _scaled_in_training(self, weight: Tensor) -> Tensor:
-        if BACKEND.is_compiled_or_transformed(weight) or not self.state_names:
-            compiled = self._state_fits and torch.compiler.is_compiling()
-            sweeps = self._compiled_sweeps() if compiled else self._sweeps()
-            return self._scaled_by_tensor_operations(weight, sweeps, move=True)
-        if self._has_step(weight):
-            assert self._taken is not None
-            return _scaled(weight, self._taken.step)
-        (step,) = take_steps([self.next_input(weight)], self)
-        step = self.for_weight(step, weight)
-        # A computed weight would keep its graph.
-        if weight.grad_fn is None:
-            self._taken = _Taken(weight, version_of(weight), step, is_in_pass=self._is_in_pass)
-        return _scaled(weight, step)
+        if BACKEND.is_compiled_or_transformed(weight) or not self._takes_steps:
+            return self._scaled_by_tensor_operations(weight, self._sweeps, move=True)
+        step = self._step_of(weight)
+        if step is None:
+            (step,) = take_steps([self.next_input(weight)], self)
+            self.keep(weight, step, is_in_pass=self._is_in_pass)
+        return self._scaled(weight, step)
+
+    def _scaled(self, weight: Tensor, step: Step) -> Tensor:
+        kernel = self.kernel(weight)
+        if isinstance(step.gradient, Factors):
+            scaled = derivatives.scaled_by_factors(kernel, step.factor, step.slope, *step.gradient)
+        else:
+            scaled = derivatives.scaled(kernel, step.factor, step.slope, step.gradient)
+        if self.dim is None:
+            return scaled
+        return scaled.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
+
+    @property
+    def _takes_steps(self) -> bool:
+        """Whether the method takes training steps; others evaluate anew each time."""
+        return bool(self.state_names) or self._follows
+
+    @property
+    def _follows(self) -> bool:
+        """Whether the method follows the norm between its sweeps."""
+        return isinstance(self.method, SymbolNorm)
+
+    @property
+    def _sweeps(self) -> int | None:
+        """Number of sweeps in a forward pass; None: as many as are due."""
+        return None if self.n_power_iterations == 1 else self.n_power_iterations
 
     @property
     def _is_in_pass(self) -> bool:
         """Whether the last step is that of a forward pass of a model that has not returned yet."""
         return self._taken is not None and self._taken.is_in_pass
 
-    def _has_step(self, weight: Tensor) -> bool:
-        """Whether the last step is one of this weight, and of the present pass.
+    def _step_of(self, weight: Tensor) -> Step | None:
+        """Return the last step if it is one of this weight, which has not changed.
 
         In a backward pass, checkpoints compute forward passes again; a weight has the step there that it had before.
         """
-        is_same_pass = self._is_in_pass or _TRACKER.is_bw
-        return is_same_pass and self._taken is not None and self._taken.is_of(weight)
+        taken = self._taken
+        if taken is None or not taken.is_of(weight) or taken.settings != (self.scaling, self._sweeps):
+            return None
+        is_same_pass = taken.is_in_pass or _TRACKER.is_bw
+        return taken.step if is_same_pass or self._has_kept_entries(weight, taken.step) else None
 
-    def begin_pass(self, weight: Tensor, step: Step) -> None:
-        """Store the step of a model's pass."""
-        self._taken = _Taken(weight, version_of(weight), step, is_in_pass=True)
+    def _has_kept_entries(self, weight: Tensor, step: Step) -> bool:
+        """Whether a weight with the same version has the same entries: a change through ``.data`` is not counted.
 
-    def end_pass(self) -> None:
-        """End the pass of a model: a weight that is used later, even an equal one, has a step of its own."""
-        if self._taken is not None:
-            self._taken.is_in_pass = False
-            if self._taken.weight.grad_fn is not None:
+        On another device, reading a number would wait for all that is queued there: each pass takes a step.
+        """
+        if step.sketch is None:
+            return False
+        kernel = self.kernel(weight.detach())
+        sketch = self._program_for(kernel).sketch(BACKEND.to_numpy(kernel)[None], backend=BACKEND.host())[0]
+        with np.errstate(invalid="ignore"):
+            return bool(np.abs(sketch - step.sketch).max() <= _UNCHANGED * np.abs(sketch).max())
+
+    def keep(self, weight: Tensor, step: Step, *, is_in_pass: bool) -> None:
+        """Store the step of a weight."""
+        settings, buffers = (self.scaling, self._sweeps), tuple(self.state.values())
+        self._taken = _Taken(weight, version_of(weight), step, settings, buffers, is_in_pass=is_in_pass)
+        # A computed weight would keep its graph, unless its pass ends soon. A step on a device is not used again.
+        if step.sketch is None or (weight.grad_fn is not None and not is_in_pass):
+            self._move()
+            if not is_in_pass:
                 self._taken = None
 
-    def next_input(self, weight: Tensor) -> StepInput:
-        """Return what the next step in training is computed from, and count the pass."""
-        kernel = self.kernel(weight.detach())
-        # On another device, reading a number would wait for all that is queued there.
-        if kernel.device.type == "cpu":
-            before, self._sketch = self._sketch, sketch_of(BACKEND.to_numpy(kernel))
-            if before is not None and before.change_to(self._sketch) > _JUMP:
-                self._state_fits = False
-        return StepInput(self._program_for(kernel), self.scaling, self._sweeps(), kernel, tuple(self.state.values()))
+    def end_pass(self) -> None:
+        """End the pass of a model: a computed weight is not kept."""
+        if self._taken is None:
+            return
+        self._taken.is_in_pass = False
+        if self._taken.weight.grad_fn is not None or self._taken.step.sketch is None:
+            self._move()
+            self._taken = None
 
-    def weight_without_step(self) -> Tensor | None:
-        """Return the weight if a model that is called now takes its step; else None."""
+    @torch.no_grad()
+    def _move(self) -> None:
+        """Move the buffers to the state after the last step, once."""
+        if self._taken is None or not self._taken.buffers:
+            return
+        with torch.inference_mode(False):
+            torch._foreach_copy_(list(self._taken.buffers), list(self._taken.step.state))
+        self._taken.buffers = ()
+
+    def _move_if_changed(self) -> None:
+        """Move the buffers unless the weight is still that of the last step, whose norm they lead to again."""
         weight = self.original
-        if not self.training or not self.state_names or weight is None or is_lazy(weight) or weight.is_meta:
+        if weight is None or self._step_of(weight) is None:
+            self._move()
+
+    def next_input(self, weight: Tensor) -> StepInput:
+        """Return what the next step in training is computed from."""
+        self._move()
+        self._taken = None
+        kernel = self.kernel(weight.detach())
+        sweeps = self._sweeps
+        if self._is_new and kernel.is_cuda and self._follows:
+            sweeps = _EVAL_SWEEPS
+        self._is_new = False
+        return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, tuple(self.state.values()))
+
+    def begin_pass(self) -> Tensor | None:
+        """Return the weight if a model that is called now takes its step, else None; a step that it has is used."""
+        weight = self.original
+        if not self.training or not self._takes_steps or weight is None or is_lazy(weight) or weight.is_meta:
             return None
-        if self._has_step(weight):
+        if BACKEND.is_compiled_or_transformed(weight, *self.state.values()):
             return None
-        return None if BACKEND.is_compiled_or_transformed(weight, *self.state.values()) else weight
+        if self._step_of(weight) is None:
+            return weight
+        assert self._taken is not None
+        self._taken.is_in_pass = True
+        return None
 
-    def for_weight(self, step: Step, weight: Tensor) -> Step:
-        """Return a step with its gradient in the shape of the weight."""
-        if self.dim is None:
-            return step
-        gradient = step.gradient.reshape(weight.movedim(self.dim, 0).shape).movedim(0, self.dim)
-        return step._replace(gradient=gradient)
-
-    def _sweeps(self) -> int:
-        """Return the number of sweeps in this forward pass, and count the pass."""
-        if not self._state_fits:
-            self._state_fits, self._passes = True, 0
-            return _SETTLING_SWEEPS
-        self._passes += 1
-        first: int = first_sweeps(self._passes - 1)
-        return max(self.n_power_iterations, first)
-
-    def _compiled_sweeps(self) -> Tensor:
-        """`_sweeps` in compiled code: passes are counted in a buffer, since a change of a number would recompile."""
-        sweeps: Tensor = first_sweeps(self.compiled_passes).clamp(min=self.n_power_iterations)
-        self.compiled_passes.add_(1)
-        return sweeps
-
-    def _scaled_by_tensor_operations(self, weight: Tensor, sweeps: int | Tensor, *, move: bool) -> Tensor:
+    def _scaled_by_tensor_operations(self, weight: Tensor, sweeps: int | None, *, move: bool) -> Tensor:
         """Scale by tensor operations that autograd, compilers and transformations follow.
 
         Also used for methods without a state, in eager mode too.
@@ -274,7 +321,7 @@ class SpectralNorm(nn.Module):
             self._norm_in_eval(weight)
         elif self.original is None:
             raise MethodError(
-                "a constrained weight that another parametrisation computes is not exported. Export "
+                "a constrained weight that another parametrization computes is not exported. Export "
                 "specnorm_torch.baked(model)."
             )
         elif self._settled is None or not self._is_settled(self._settled.weight):
@@ -295,7 +342,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def _norm_in_eval(self, weight: Tensor) -> Step:
-        """Return the norm of a weight, after `_SETTLING_SWEEPS` sweeps from the stored vectors.
+        """Return the norm of a weight, after `_EVAL_SWEEPS` sweeps from the stored vectors.
 
         The vectors need not fit a weight that was averaged, loaded or edited. The norm is stored until the weight
         changes. The vectors in the buffers do not change.
@@ -304,11 +351,11 @@ class SpectralNorm(nn.Module):
         if settled is None or not self._is_settled(weight) or not torch.equal(settled.entries, weight):
             kernel = self.kernel(weight.detach())
             settling = StepInput(
-                self._program_for(kernel), self.scaling, _SETTLING_SWEEPS, kernel, tuple(self.state.values())
+                self._program_for(kernel), self.scaling, _EVAL_SWEEPS, kernel, tuple(self.state.values())
             )
             (step,) = take_plain_steps([settling])
-            step = self.for_weight(step, weight)
-            settled = _Settled(weight, version_of(weight), step, weight.detach().clone(), float(step.factor))
+            entries = weight.detach().clone()
+            settled = _Settled(weight, version_of(weight), step, entries=entries, factor=float(step.factor))
             self._settled = settled
         return settled.step
 
@@ -320,9 +367,9 @@ class SpectralNorm(nn.Module):
         """Change the mode; for eval, forget the last step and compute the norm of the weight, which exporters need."""
         super().train(mode)
         if not mode:
-            self._taken = None
+            self._move_if_changed()
         weight = self.original
-        if mode or not self.state_names or weight is None or weight.is_meta:
+        if mode or not self._takes_steps or weight is None or weight.is_meta:
             return self
         if not BACKEND.is_compiled_or_transformed(weight):
             self._norm_in_eval(weight)
@@ -330,7 +377,8 @@ class SpectralNorm(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype, and forget norms and steps of the weight before."""
-        self._settled = self._taken = self._sketch = None
+        self._move_if_changed()
+        self._settled = self._taken = None
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -342,56 +390,42 @@ class SpectralNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Read a state; one of another method, torch's own, zeros and NaN begin anew."""
-        self._settled = self._sketch = None
+        self._settled = self._taken = None
+        self._is_new = True
         if f"{prefix}_extra_state" not in state_dict:
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
-        others = [name for name, x in stored.items() if x is not None and x.shape != self.state[name].shape]
-        # A step begins such vectors anew; it needs more sweeps then.
-        if any(x is not None and not (x.isfinite().all() and x.any()) for x in stored.values()):
-            self._state_fits = False
         is_of_torch = vectors_of_torch[0] is not None
-        if is_of_torch or others:
+        if is_of_torch or any(x is not None and x.shape != self.state[name].shape for name, x in stored.items()):
             self.foreign_state = "torch's spectral_norm" if is_of_torch else "another method"
-            self._state_fits = False
-            self._passes = 0
-            self.compiled_passes.zero_()
             state_dict |= {f"{prefix}{name}": x for name, x in self.state.items()}
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
+        elif any(x is not None for x in stored.values()):
+            # A state dict of an earlier version has the vectors of the grid alone: the others are found by a sweep.
+            missing = [name for name, x in stored.items() if x is None]
+            state_dict |= {f"{prefix}{name}": torch.zeros_like(self.state[name]) for name in missing}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
-    def state_is_missing(self, is_missing: bool) -> None:
-        """Tell whether a weight is loaded without a state."""
-        self._state_fits = not is_missing
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self._move_if_changed()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def get_extra_state(self) -> Tensor:
-        """Return the settings as JSON in bytes, so that a file alone determines the weight that eval uses.
-
-        Their number is the same in every pass, since averages of state dicts need arrays of equal shapes.
-        """
+        """Return the settings as JSON in bytes, so that a file alone determines the weight that eval uses."""
         settings = {
-            **asdict(self.scaling), "dim": self.dim,
+            **self.scaling._asdict(), "dim": self.dim,
             "geometry": self.geometry, "method": {"name": self.method.name, **asdict(self.method)},
-            "sweeps": _SETTLING_SWEEPS, "passes": f"{self._passes:012}",
-            "compiled_passes": f"{int(self.compiled_passes):012}",
+            "sweeps": _EVAL_SWEEPS,
         }  # fmt: skip
         return torch.frombuffer(bytearray(json.dumps(settings, allow_nan=False).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the numbers of passes, and leave the settings: those in a file are for readers that have no module."""
-        if state.dtype != torch.uint8:
-            # An average of state dicts: its vectors are those of no weight.
-            self._state_fits = False
-            return
-        settings = json.loads(bytes(state.tolist()))
-        self._passes = int(settings["passes"])
-        # The number may be on the device 'meta', where ``load_state_dict(..., assign=True)`` has replaced all else.
-        device = next((x.device for x in self.state.values()), self.compiled_passes.device)
-        self.compiled_passes = torch.tensor(int(settings["compiled_passes"]), device=device)
+        """Leave the settings: those in a file are for readers that have no module."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
+        self._move_if_changed()
         return {**self.__dict__, "_settled": None, "_taken": None, "_program_of_kernel": None}
 
     @torch.no_grad()
@@ -414,14 +448,14 @@ class SpectralNorm(nn.Module):
         """Assigning to the parametrised kernel sets what is scaled."""
         return weight
 
+    def __prepare_scriptable__(self) -> SpectralNorm:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(_NO_SCRIPT)
+
     def extra_repr(self) -> str:
         """Bound, method, and what the norm is taken of if it is no layer's."""
         matrix = "" if self.dim is None else f", of the tensor as a matrix with rows along axis {self.dim}"
         return f"bound={self.bound}, method={self.method}{matrix}"
-
-
-def _scaled(weight: Tensor, step: Step) -> Tensor:
-    return derivatives.scaled(weight, step.factor, step.slope, step.gradient)
 
 
 def _traces() -> bool:
@@ -441,60 +475,60 @@ def spectral_norm(
     only_shrink: bool = False,
     layers: str = "*",
 ) -> ModuleT:
-    """Keep the spectral norm of a layer, or of each layer of a model, at ``bound`` while it is trained.
+    """Keep the spectral norm of a layer, or of each layer of a model, at ``bound`` during training.
 
-    A drop-in for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
+    A drop-in replacement for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
     (`torch.nn.utils.parametrize.remove_parametrizations`, or `bake_` for a whole model). It sets the norm of the
     *convolution*, not of the reshaped kernel: stride, dilation, groups and padding mode are read from the layer. The
-    norm is followed by one step of ``method`` in each forward pass, and by five to two in each of the first 64. With
-    bound 1 no norm in use was above 1.012 in the loops of docs/benchmarks/index.md. `rescale_` proves the norms when
-    the training is over.
+    norm is tracked by one step of ``method`` in each forward pass, and by five to two steps in each of the first 64
+    passes. For how close the norms come to the bound, see docs/benchmarks/index.md. After training, `rescale_` proves
+    that they are within the bound.
 
     Parameters
     ----------
     module : Module
         Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d or Linear; another module with a matrix ``name``; or a
-        model, of which every such layer is constrained. The weight of ``Bilinear`` counts as a matrix with one row for
-        each output.
+        model, of which every such layer is constrained, and the matrices of Embedding, EmbeddingBag and Bilinear. The
+        weight of ``Bilinear`` counts as a matrix with one row for each output.
     name : str, default "weight"
     n_power_iterations : int, default 1
-        Steps in each forward pass in ``train()``. In ``eval()`` the state does not change. There 16 steps are taken
-        once for each new weight, from the stored vectors.
+        Steps in each forward pass in ``train()``. In ``eval()`` the state does not change; 16 steps from the stored
+        vectors are taken once for each new weight.
     eps : float, default 1e-12
-        A kernel whose norm is at most ``eps`` is left as it is.
+        A kernel whose norm is at most ``eps`` is left unchanged.
     dim : int, optional
         Axis of the rows of a plain matrix. It is not needed for a layer.
     bound : float, default 1
-        The norm to have.
+        The target norm.
     method : Method, default SymbolNorm()
-        `SymbolNorm` follows the norm itself, from below. The values of `Completion` and `Gram` are upper bounds at
-        every step. `TensorNorm` follows a number that is at least the norm, but from below, so that its values
-        prove nothing in training.
+        `SymbolNorm` tracks the norm itself, from below. The values of `Gram` are upper bounds at every step.
+        `TensorNorm` tracks a number that is at least the norm, but from below, so its values are not bounds during
+        training.
     only_shrink : bool, default False
-        Scale only where the norm is above the bound.
+        Scale only kernels whose norm is above the bound.
     layers : str, default "*"
         Pattern of the names of a model's layers that are constrained. A warning names the other modules with weights.
 
     Returns
     -------
     Module
-        The same module, with parametrisations. Their state is in buffers.
+        The same module, with parametrizations. Their state is in buffers.
 
     Raises
     ------
     MethodError, GeometryError, KernelError
-        If a layer, the method or a number cannot be used, or a weight has a spectral norm already. Nothing is changed
-        then. `Power` is refused, since it needs an input size.
+        If a layer, the method or a number cannot be used, or a weight already has a spectral norm. Nothing is changed
+        then. `Power` cannot be used, since it needs an input size.
 
     References
     ----------
     .. [1] Miyato, Kataoka, Koyama, Yoshida, "Spectral Normalization for Generative Adversarial Networks", ICLR 2018.
-       Here the norm is that of the convolution, followed at all frequencies at once, instead of the reshaped kernel's.
+       Here the norm is that of the convolution, tracked at all frequencies at once, instead of the reshaped kernel's.
     """
     check_count("n_power_iterations", n_power_iterations, least=1)
     check_bound(bound)
     if not isinstance(module, nn.Module):
-        raise KernelError(f"{type(module).__name__} is no torch module: give a layer or a model.")
+        raise KernelError(f"{type(module).__name__} is not a torch module: give a layer or a model.")
     _check_eps(eps)
     _check_names(name, layers)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
@@ -550,13 +584,25 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
         return
     _end_interrupted_passes(model)
+    _refuse_shards(model)
     constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
-    waiting = [(x, weight) for x in constraints if (weight := x.weight_without_step()) is not None]
     with outside_of_transformations():
+        waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
         inputs = [x.next_input(weight) for x, weight in waiting]
         for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
-            x.begin_pass(weight, x.for_weight(step, weight))
-    _PASSES.setdefault(model, []).append([x for x, _ in waiting])
+            x.keep(weight, step, is_in_pass=True)
+    _PASSES.setdefault(model, []).append(constraints)
+
+
+def _refuse_shards(model: nn.Module) -> None:
+    """Refuse a model that FSDP2 has sharded, which cannot free the weights that a step has read as NumPy's arrays."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    if any(hasattr(type(x), "set_requires_gradient_sync") for x in model.modules()):
+        raise MethodError(
+            "the model is sharded by FSDP2 (fully_shard), and its spectral norms need whole weights. Train it with "
+            "DistributedDataParallel, or shard only parts of it that have no constraint."
+        )
 
 
 def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
@@ -587,14 +633,11 @@ def _end_interrupted_passes(model: nn.Module) -> None:
 def _read_names_of_hooks(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Let a layer load the tensors of torch's older hook, ``weight_orig``, ``weight_u`` and ``weight_v``."""
     parametrised: Any = getattr(layer, "parametrizations", {})
-    for name, parametrisations in parametrised.items():
+    for name in parametrised:
         place = f"{prefix}parametrizations.{name}."
         for old, new in (("orig", "original"), ("u", "0._u"), ("v", "0._v")):
             if f"{prefix}{name}_{old}" in state_dict:
                 state_dict[f"{place}{new}"] = state_dict.pop(f"{prefix}{name}_{old}")
-        constraint = parametrisations[0]
-        if isinstance(constraint, SpectralNorm) and f"{place}original" in state_dict:
-            constraint.state_is_missing(all(f"{place}0.{state}" not in state_dict for state in constraint.state_names))
 
 
 def _warn_of_foreign_states(model: nn.Module, _incompatible: Any) -> None:
@@ -616,7 +659,7 @@ _PASSES: weakref.WeakKeyDictionary[nn.Module, list[list[SpectralNorm]]] = weakre
 
 def _check_eps(eps: object) -> None:
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
-        raise MethodError(f"eps={eps!r} is no finite number of at least 0.")
+        raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -655,11 +698,11 @@ class _Constrained:
             )
         weight = getattr(self.module, self.name, None)
         if not isinstance(weight, Tensor):
-            raise KernelError(f"{self.words} is no tensor to constrain.")
+            raise KernelError(f"{self.words} is not a tensor to constrain.")
         is_axis = isinstance(self.dim, int) and -weight.ndim <= self.dim < weight.ndim
         if self.dim is not None and not is_axis:
             raise GeometryError(
-                f"dim={self.dim!r} is no axis of {self.words}, of shape {tuple(weight.shape)}: give a whole number "
+                f"dim={self.dim!r} is not an axis of {self.words}, of shape {tuple(weight.shape)}: give a whole number "
                 f"from {-weight.ndim} to {weight.ndim - 1}."
             )
         if is_lazy(weight) or weight.is_meta:
@@ -684,8 +727,10 @@ def _has_spectral_norm(module: nn.Module, name: str) -> bool:
 
 def _layers_to_constrain(model: nn.Module, pattern: str) -> Iterator[tuple[str, nn.Module]]:
     """Yield a model's layers with their names, if the pattern has the name and the attributes tell the geometry."""
-    for place, layer in layers_of(model):
-        if fnmatchcase(place, pattern) and _refusal(layer) is None:
+    for place, layer in model.named_modules():
+        if "parametrizations" in place.split(".") or not fnmatchcase(place, pattern):
+            continue
+        if isinstance(layer, _MATRICES) or (is_layer(layer) and _refusal(layer) is None):
             yield place, layer
 
 
@@ -699,7 +744,7 @@ def _refusal(layer: nn.Module) -> str | None:
 
 
 def _warn_of_the_rest(model: nn.Module, constrained: list[nn.Module]) -> None:
-    """Name the modules whose weights stay as they are: other layers, embeddings, recurrent and attention modules."""
+    """Name the modules whose weights stay as they are: other layers, recurrent and attention modules."""
     done = {id(x) for x in constrained}
     rest = [
         place or name_of(module)
@@ -742,6 +787,10 @@ class GramRescaling(nn.Module):
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Assigning to the parametrised kernel sets what is rescaled."""
         return weight
+
+    def __prepare_scriptable__(self) -> GramRescaling:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(_NO_SCRIPT)
 
     def extra_repr(self) -> str:
         """Number of Gram products."""

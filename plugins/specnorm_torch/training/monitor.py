@@ -25,11 +25,11 @@ _NO_LINEAR_MAP = ("Embedding", "Norm")
 
 
 class NormMonitor(ModelMonitor):
-    """Reports the norms of a model's layers in every so many steps, and proven upper bounds in some of the reports.
+    """Report the spectral norms of a model's layers every few steps, with proven upper bounds in some of the reports.
 
-    ``monitor(step)`` returns a dictionary for any logger, which `specnorm.plugin.Monitor` describes. The weights are
-    those that the model uses in ``eval()``; the model's mode is restored. `lightning`, `transformers` and `keras` make
-    callbacks.
+    ``monitor(step)`` returns a dictionary for any logger; `specnorm.plugin.Monitor` describes it. The measured weights
+    are those that the model uses in ``eval()``; the model's mode is restored. `lightning`, `transformers` and `keras`
+    make callbacks.
 
     Parameters
     ----------

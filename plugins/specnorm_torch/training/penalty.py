@@ -84,9 +84,9 @@ def _filled(x: Tensor, shape: tuple[int, ...], value: float = 0.0) -> Tensor:
 
 
 class SpectralPenalty(nn.Module):
-    """Sum over a model's layers of a function of their norms, which a state follows from call to call.
+    """Sum over a model's layers of a function of their spectral norms, tracked from call to call.
 
-    Layers of equal geometry and similar size are stepped as one batch. If the penalty is a submodule of the model
+    Layers of equal geometry and similar size are computed as one batch. If the penalty is a submodule of the model
     (``model.penalty = SpectralPenalty(model)``), its state is saved, moved and broadcast with the model.
 
     Parameters
@@ -94,7 +94,7 @@ class SpectralPenalty(nn.Module):
     model : Module
         It does not become a submodule of the penalty.
     method : Method, default SymbolNorm()
-        Others are `Completion` and `Gram`, which are upper bounds, and `TensorNorm`.
+        Alternatives are `Gram`, whose values are upper bounds, and `TensorNorm`.
     select : callable, optional
         ``select(name, layer)`` returns whether to include a layer; None: all convolutions and linear layers.
     form : {"sum", "log", "hinge"}, default "sum"
@@ -103,12 +103,12 @@ class SpectralPenalty(nn.Module):
     target : float, default 1
         For the form "hinge".
     batch_norms : "sequential", None or mapping of str to str, default "sequential"
-        Batch normalisations to merge into the layer before them, so that the norm is that of both together.
+        Batch normalizations to merge into the layer before them, so that the norm is that of both together.
         "sequential": all that follow a layer in a ``Sequential``. None: none. A mapping: from names of layers to names
-        of normalisations. The running variance is used, as at inference. Gradients are those with respect to the kernel
-        and the normalisation's weight.
+        of normalizations. The running variance is used, as at inference. Gradients are with respect to the kernel and
+        the normalization's weight.
     n_power_iterations : int, default 1
-        Least number of sweeps in a call in ``train()``. In ``eval()`` the state does not move.
+        Minimum number of iterations per call in ``train()``. In ``eval()`` the state does not change.
 
     Raises
     ------
@@ -131,7 +131,7 @@ class SpectralPenalty(nn.Module):
         if form not in get_args(Form):
             raise MethodError(f"form={form!r} is not one of {', '.join(map(repr, get_args(Form)))}.")
         if not math.isfinite(target):
-            raise MethodError(f"target={target!r} is no finite number.")
+            raise MethodError(f"target={target!r} is not a finite number.")
         check_count("n_power_iterations", n_power_iterations, least=1)
         self.method = method
         self.form = form
@@ -186,10 +186,7 @@ class SpectralPenalty(nn.Module):
 
     @property
     def kind(self) -> Kind:
-        """The kind of the norms: "upper" for a method without a state, "estimate" for every method with one.
-
-        `Completion` has a state: its norms are called estimates, although each of them is an upper bound.
-        """
+        """The kind of the norms: "upper" for a method without a state, "estimate" for every method with one."""
         return "estimate" if any(self._states) else "upper"
 
     def forward(self) -> Tensor:

@@ -7,7 +7,6 @@ import math
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 from specnorm.plugin import Stack, SteppedProgram, stacks
 from specnorm_torch.backend import BACKEND
 
+_NUMPY_DTYPES = torch.float32, torch.float64
 _MOST_ENTRIES = 2**18
 """Largest number of entries of the kernels in a stack on the CPU. Larger kernels are as fast alone, and in less
 memory."""
 
 
-@dataclass(frozen=True)
-class Scaling:
+class Scaling(NamedTuple):
     """How a kernel is scaled to a bound.
 
     Parameters
@@ -65,8 +64,8 @@ class StepInput(NamedTuple):
     ----------
     program : SteppedProgram
     scaling : Scaling
-    sweeps : int
-        Number of iterations in the step.
+    sweeps : int or None
+        Number of iterations in the step; None: as many as are due.
     kernel : Tensor
     state : tuple of Tensor
         The state before the step.
@@ -74,17 +73,27 @@ class StepInput(NamedTuple):
 
     program: SteppedProgram
     scaling: Scaling
-    sweeps: int
+    sweeps: int | None
     kernel: Tensor
     state: tuple[Tensor, ...]
 
     def kind(self) -> tuple[Hashable, ...]:
         """Return what is equal for layers of one stack, besides what their programs have in common."""
-        dtypes = tuple((x.dtype, x.device) for x in (self.kernel, *self.state))
-        # A method that bounds the norm at every step iterates until it has a bound for each kernel of the stack. So a
-        # layer's step would depend on the other layers.
-        alone = id(self.kernel) if self.program.stepped.bounds_at_every_step else None
-        return self.scaling, self.sweeps, dtypes, alone
+        dtype_of_state = self.state[0].dtype if self.state else None
+        return self.scaling, self.sweeps, self.kernel.dtype, self.kernel.device, dtype_of_state
+
+
+class Factors(NamedTuple):
+    """A gradient of low rank, ``left @ right``, as a matrix whose rows are the kernel's first axis.
+
+    Parameters
+    ----------
+    left : Tensor, shape (rows, r)
+    right : Tensor, shape (r, entries of a row)
+    """
+
+    left: Tensor
+    right: Tensor
 
 
 class Step(NamedTuple):
@@ -95,38 +104,40 @@ class Step(NamedTuple):
     factor, slope : Tensor or float
         Factor for the kernel, and the derivative of the factor with respect to the norm; numbers on the CPU, which are
         faster there than 0-d tensors.
-    gradient : Tensor
+    gradient : Tensor or Factors
         Derivative of the norm, in the shape of the kernel.
     state : tuple of Tensor
         The state after the step.
+    sketch : array, optional
+        Random sums of the kernel on the CPU, by which a change through ``.data`` is seen.
+    is_due : Tensor, optional
+        Whether a sweep is due, where the host has not looked.
     """
 
     factor: Tensor | float
     slope: Tensor | float
-    gradient: Tensor
+    gradient: Tensor | Factors
     state: tuple[Tensor, ...]
+    sketch: np.ndarray | None = None
+    is_due: Tensor | None = None
 
 
 @torch.no_grad()
 def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
-    """Take a step of each layer, and move the states in place.
+    """Take a step of each layer. The states of the inputs do not move.
 
     Parameters
     ----------
     inputs : sequence of StepInput
     owner : Module
-        Its recorded call is used on a CUDA device.
+        Its recorded calls are used on a CUDA device.
     """
     # Tensors made in inference mode cannot be saved for a later backward pass, so that mode is switched off.
     with torch.inference_mode(False):
-        if not inputs:
-            return []
         recordable = [x for x in inputs if _is_recordable(x)]
         recorded = iter(_recording_of(owner)(recordable) if recordable else ())
         plain = iter(take_plain_steps([x for x in inputs if not _is_recordable(x)]))
-        steps = [next(recorded) if _is_recordable(x) else next(plain) for x in inputs]
-        torch._foreach_copy_([x for old in inputs for x in old.state], [x for new in steps for x in new.state])
-        return steps
+        return [next(recorded) if _is_recordable(x) else next(plain) for x in inputs]
 
 
 @torch.no_grad()
@@ -142,124 +153,156 @@ def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
 
 def _steps_of_stack(stack: Stack, inputs: Sequence[StepInput]) -> Iterator[Step]:
     """Yield the steps of the members of a stack, computed in NumPy if that is faster and can view the tensors."""
-    scaling, sweeps = inputs[0].scaling, inputs[0].sweeps
-    in_numpy = stack.program.needs.small_products and BACKEND.numpy_view(inputs[0].kernel)
+    program, scaling = stack.program, inputs[0].scaling
+    in_numpy = program.needs.small_products and BACKEND.numpy_view(inputs[0].kernel)
     backend = BACKEND.host() if in_numpy else BACKEND
-    computed_from = BACKEND.to_numpy if in_numpy else _as_it_is
+    computed_from = _numpy_view if in_numpy else _as_it_is
     kernels, states = stack.joined(
         [x.program for x in inputs],
         [computed_from(x.kernel) for x in inputs],
         [[computed_from(y) for y in x.state] for x in inputs],
         backend=backend,
     )
-    value, gradients, after = stack.program.step(kernels, states, sweeps=sweeps, backend=backend)
+    value: Any
+    is_due: Any = None
+    sketches: Any = None
+    gradients: Iterator[tuple[Any, ...]]
+    if program.stepped.follows:
+        value, left, right, sketches, after, is_due, _ = program.follow(
+            kernels, states, sweeps=inputs[0].sweeps, backend=backend
+        )
+        gradients = (stack.factors_out_of(x.program, left[j], right[j], backend=backend) for j, x in enumerate(inputs))
+    else:
+        value, dense, after = program.step(kernels, states, sweeps=inputs[0].sweeps, backend=backend)
+        gradients = ((stack.out_of(x.program, dense[j], backend=backend),) for j, x in enumerate(inputs))
     factors: Any
     if inputs[0].kernel.device.type == "cpu":
         factors = (scaling.factor(x, where=_one_of) for x in value.tolist())
     else:
         factors = zip(*scaling.factor(value), strict=True)
-    for j, (x, (factor, slope)) in enumerate(zip(inputs, factors, strict=True)):
-        gradient = stack.out_of(x.program, gradients[j], backend=backend)
+    for j, (x, (factor, slope), parts) in enumerate(zip(inputs, factors, gradients, strict=True)):
         state = stack.state_out_of(x.program, [new[j] for new in after])
         if in_numpy:
-            gradient = BACKEND.share_numpy(gradient, x.kernel)
+            parts = tuple(BACKEND.share_numpy(part, x.kernel) for part in parts)
             state = tuple(BACKEND.share_numpy(new, old).to(old.dtype) for new, old in zip(state, x.state, strict=True))
-        yield Step(factor, slope, gradient, state)
+        gradient = Factors(*parts) if len(parts) == 2 else parts[0]
+        sketch = sketches[j] if in_numpy and sketches is not None else None
+        yield Step(factor, slope, gradient, state, sketch, None if is_due is None or in_numpy else is_due[j])
 
 
 def _as_it_is(x: Tensor) -> Tensor:
     return x
 
 
+def _numpy_view(x: Tensor) -> np.ndarray:
+    return x.numpy() if x.dtype in _NUMPY_DTYPES else BACKEND.to_numpy(x)
+
+
 def _stacks(inputs: Sequence[StepInput]) -> Iterator[Stack]:
     """Yield the stacks, whose members are the places of the inputs."""
-    alike: dict[Hashable, list[int]] = {}
+    alike: dict[tuple[Hashable, str | None], list[int]] = {}
     for j, x in enumerate(inputs):
-        alike.setdefault(x.kind(), []).append(j)
-    for places in alike.values():
+        # Kernels that join others are padded with zeros, and so copied: in a pass over the bundle that would be most
+        # of the work on the CPU.
+        is_alone = x.program.stepped.follows and not BACKEND.asynchronous(x.kernel)
+        alike.setdefault((x.kind(), x.program.key if is_alone else None), []).append(j)
+    for (_, key), places in alike.items():
         asynchronous = BACKEND.asynchronous(inputs[places[0]].kernel)
-        for stack in stacks([inputs[j].program for j in places], asynchronous=asynchronous):
+        programs = [inputs[j].program for j in places]
+        joined = [Stack(programs[0], tuple(range(len(places))))] if key else stacks(programs, asynchronous=asynchronous)
+        for stack in joined:
             members = [places[j] for j in stack.members]
             most = len(members) if asynchronous else max(1, _MOST_ENTRIES // math.prod(stack.program.shape))
             for first in range(0, len(members), most):
                 yield Stack(stack.program, tuple(members[first : first + most]))
 
 
-# -- weights that are drawn again --------------------------------------------------------------------------------------
-_SIGNS = 4
-"""Number of random signs by which each entry is multiplied. A sum over a row is then as long as the row, up to 35 %."""
-_SMALL_CHANGE = 0.25
-"""Bounds of a change below this are not made sharper: no such change is a jump."""
-_TINY = 1e-30
-"""Added to lengths that are divided by."""
-
-
-class Sketch(NamedTuple):
-    """A few random sums of each row and column of a kernel, whose lengths are about those of rows and columns.
-
-    Parameters
-    ----------
-    rows : array, shape (cout, 4)
-    columns : array, shape (entries of a row, 4)
-    """
-
-    rows: np.ndarray
-    columns: np.ndarray
-
-    def change_to(self, new: Sketch) -> float:
-        """Return the largest change of a row or column, as a part of the longest one; of a small one an upper bound."""
-        with np.errstate(all="ignore"):
-            return max(_largest_change(x, y) for x, y in zip(self, new, strict=True))
-
-
-def sketch_of(kernel: np.ndarray) -> Sketch:
-    """Return the sketch of a kernel (cout, ...)."""
-    rows = kernel.reshape(len(kernel), -1)
-    with np.errstate(all="ignore"):
-        return Sketch(rows @ _signs(rows.shape[1]), rows.T @ _signs(rows.shape[0]))
-
-
-@functools.lru_cache(maxsize=256)
-def _signs(count: int) -> np.ndarray:
-    signs = np.random.RandomState(0).randint(0, 2, (count, _SIGNS))
-    return ((2 * signs - 1) / math.sqrt(_SIGNS)).astype(np.float32)
-
-
-def _largest_change(before: np.ndarray, after: np.ndarray) -> float:
-    """Return the largest change of a row, as a part of the longest one; of a small one an upper bound, by all rows."""
-    change = after - before
-    # The longest row is no shorter than the root of the mean square.
-    most = math.sqrt(len(after) * float(np.vdot(change, change)) / (float(np.vdot(after, after)) + _TINY))
-    return most if most < _SMALL_CHANGE else _largest(change) / (_largest(after) + _TINY)
-
-
-def _largest(sums: np.ndarray) -> float:
-    return math.sqrt(float(np.einsum("ij,ij->i", sums, sums).max()))
-
-
 # -- on a CUDA device --------------------------------------------------------------------------------------------------
 _Function = Callable[[Sequence[StepInput]], list[Step]]
-_RECORDINGS: weakref.WeakKeyDictionary[nn.Module, Recorded] = weakref.WeakKeyDictionary()
-"""The recorded call of each model, or of each constraint that is used outside of a model's call."""
+_RECORDINGS: weakref.WeakKeyDictionary[nn.Module, DeviceSteps] = weakref.WeakKeyDictionary()
+"""The recorded calls of each model, or of each constraint that is used outside of a model's call."""
 
 
 def _is_recordable(x: StepInput) -> bool:
     # Kernels with 3 spatial axes are not recorded. Their Newton step needs eigenvalues, for which the host waits.
-    return x.kernel.is_cuda and x.kernel.ndim <= 4
+    return x.kernel.is_cuda and x.kernel.ndim <= 4 and x.sweeps in (None, 1)
 
 
-def _recording_of(owner: nn.Module) -> Recorded:
-    return _RECORDINGS.setdefault(owner, Recorded(take_plain_steps))
+def _recording_of(owner: nn.Module) -> DeviceSteps:
+    return _RECORDINGS.setdefault(owner, DeviceSteps())
+
+
+class DeviceSteps:
+    """Steps on a CUDA device: a recorded pass, or a recorded sweep if one was due after an earlier step.
+
+    Whether it was is copied to the host while the device works on, so that the host never waits. While a copy is on its
+    way, passes are taken.
+    """
+
+    def __init__(self, record: Callable[[_Function], _Function] | None = None) -> None:
+        make = record or Recorded
+        self._pass = make(functools.partial(_with_sweeps, sweeps=0))
+        self._sweep = make(functools.partial(_with_sweeps, sweeps=1))
+        self._copied: tuple[Tensor, Any] | None = None
+        self._is_copying = False
+
+    def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
+        """Take the steps."""
+        steps = (self._sweep if self._is_due() else self._pass)(inputs)
+        self._copy([x.is_due for x in steps if x.is_due is not None])
+        return steps
+
+    def _is_due(self) -> bool:
+        """Whether a sweep was due after the last step that has ended; at first it is."""
+        if self._copied is None:
+            return True
+        if not self._is_copying or not self._copied[1].query():
+            return False
+        self._is_copying = False
+        return bool(self._copied[0])
+
+    def _copy(self, are_due: list[Tensor]) -> None:
+        """Begin to copy whether a sweep is due for any layer, if no copy is on its way.
+
+        A copy that is not read yet stays, since the host may always be some steps ahead.
+        """
+        if not are_due or self._is_copying:
+            return
+        if self._copied is None:
+            on_device = are_due[0].is_cuda
+            number = torch.zeros((), pin_memory=on_device)
+            event: Any = torch.cuda.Event if on_device else _Passed
+            self._copied = number, event()
+        number, event = self._copied
+        number.copy_(torch.stack(are_due).max(), non_blocking=True)
+        event.record()
+        self._is_copying = True
+
+
+class _Passed:
+    """An event of the CPU, where what was called is done."""
+
+    def record(self) -> None:
+        """Do nothing."""
+
+    def query(self) -> bool:
+        """Return True."""
+        return True
+
+
+def _with_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
+    """Take steps with so many sweeps; by a method that does not follow the norm between sweeps, one with 1."""
+    return take_plain_steps([x._replace(sweeps=sweeps if x.program.stepped.follows else 1) for x in inputs])
 
 
 class _Joined(NamedTuple):
-    """Steps whose factors, slopes and gradients are in one tensor, so that one call copies them.
+    """Steps whose numbers and gradients are in one tensor, so that one call copies them.
 
     Parameters
     ----------
     steps : list of Step
     entries : Tensor
-        All factors, all slopes, and the gradients.
+        All factors, all slopes, whether sweeps are due, and the gradients or their factors.
     """
 
     steps: list[Step]
@@ -267,16 +310,29 @@ class _Joined(NamedTuple):
 
     @classmethod
     def of(cls, steps: list[Step]) -> _Joined:
-        numbers: Any = [x.factor for x in steps], [x.slope for x in steps]
-        return cls(steps, torch.cat([*map(torch.stack, numbers), *(x.gradient.reshape(-1) for x in steps)]))
+        factors: Any = [x.factor for x in steps]
+        slopes: Any = [x.slope for x in steps]
+        are_due = [torch.zeros_like(x.factor) if x.is_due is None else x.is_due for x in steps]  # type: ignore[arg-type]
+        numbers = torch.stack([*factors, *slopes, *are_due])
+        return cls(steps, torch.cat([numbers, *(part.reshape(-1) for x in steps for part in _parts(x.gradient))]))
 
     def copied(self) -> list[Step]:
         """Return the steps with copies of these tensors."""
+        parts = [part for x in self.steps for part in _parts(x.gradient)]
         count = len(self.steps)
-        sizes = [count, count, *(x.gradient.numel() for x in self.steps)]
-        factors, slopes, *gradients = torch.split(self.entries.clone(), sizes)
-        parts = zip(factors.unbind(), slopes.unbind(), gradients, self.steps, strict=True)
-        return [Step(factor, slope, x.view(old.gradient.shape), old.state) for factor, slope, x, old in parts]
+        numbers, *copies = torch.split(self.entries.clone(), [3 * count, *(part.numel() for part in parts)])
+        viewed = iter([copy.view(part.shape) for copy, part in zip(copies, parts, strict=True)])
+        factors, slopes, are_due = (x.unbind() for x in numbers.view(3, count))
+        steps = []
+        for j, old in enumerate(self.steps):
+            gradient: Any = Factors(next(viewed), next(viewed)) if isinstance(old.gradient, Factors) else next(viewed)
+            is_due = None if old.is_due is None else are_due[j]
+            steps.append(Step(factors[j], slopes[j], gradient, old.state, is_due=is_due))
+        return steps
+
+
+def _parts(gradient: Tensor | Factors) -> tuple[Tensor, ...]:
+    return gradient if isinstance(gradient, Factors) else (gradient,)
 
 
 class Recorded:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.backends.arrays import ceil_div
 from specnorm.geometry.taps import readers_of, sizes_of, tables_of_axes
 from specnorm.proofs import rounding
 from specnorm.proofs.norms import frobenius_up
@@ -81,7 +82,7 @@ class BlockPlan:
     @property
     def blocks(self) -> int:
         """Number of blocks on the diagonal."""
-        return -(-self.lines // self.lines_of_block)
+        return ceil_div(self.lines, self.lines_of_block)
 
     @property
     def size(self) -> int:
@@ -166,18 +167,9 @@ def gram_blocks(
 ) -> tuple[BlockTridiagonal, int]:
     """Form ``A*A`` or ``AA*`` of layers A of one group.
 
-    Parameters
-    ----------
-    kernels : array, shape (b, first, second, *kernel_shape)
-        In torch's order.
-    spec : ConvSpec
-        The geometry of one group, with ``input_shape``.
-
-    Returns
-    -------
-    band : BlockTridiagonal
-    roundings : int
-        n: each entry has an error of at most that entry of ``gamma(n) |A|* |A|`` (or ``gamma(n) |A| |A|*``).
+    ``kernels`` (b, first, second, *kernel_shape): in torch's order. ``spec``: the geometry of one group, with
+    ``input_shape``. Returns ``band``; ``roundings``: n: each entry has an error of at most that entry of ``gamma(n)
+    |A|* |A|`` (or ``gamma(n) |A| |A|*``).
     """
     xp = ops.xp
     large, small = sizes_of(spec)
@@ -270,17 +262,8 @@ def _connected_lines(table: np.ndarray, n: int, rows_are_outputs: bool) -> tuple
     For A*A these are the pixels that each output reads; for AA* (``rows_are_outputs``) the outputs that read each
     pixel.
 
-    Parameters
-    ----------
-    table : integer array, shape (taps, outputs)
-        The pixel that each tap of each output reads, or n for padding.
-    n : int
-        Number of pixels.
-
-    Returns
-    -------
-    lines, taps : integer arrays, shape (lines of the other side, most connections of one)
-        Filled up with lines -1.
+    ``table`` (taps, outputs): the pixel that each tap of each output reads, or n for padding. ``n``: number of pixels.
+    Returns ``lines``, ``taps`` (lines of the other side, most connections of one): filled up with lines -1.
     """
     k, outputs = table.shape
     if not rows_are_outputs:
@@ -293,16 +276,9 @@ def _connected_lines(table: np.ndarray, n: int, rows_are_outputs: bool) -> tuple
 def _counts(table: np.ndarray, n: int, plan: BlockPlan) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The c pairs of taps that couple lines, and how often each of them couples each pair of lines.
 
-    Parameters
-    ----------
-    table, n
-        As in `_connected_lines`, for the plan's axis.
-
-    Returns
-    -------
-    pairs : integer array, shape (c, 2)
-    diagonal, below : float arrays, shapes (blocks, q, q, c) and (blocks - 1, q, q, c)
-        Counts for the q x q pairs of lines in each diagonal block, and in each block below the diagonal.
+    ``table``, ``n``: as in `_connected_lines`, for the plan's axis. Returns ``pairs`` (c, 2); ``diagonal``, ``below``
+    (blocks, q, q, c) and (blocks - 1, q, q, c): counts for the q x q pairs of lines in each diagonal block, and in each
+    block below the diagonal.
     """
     q, k = plan.lines_of_block, table.shape[0]
     lines, tap_index = _connected_lines(table, n, plan.rows_are_outputs)
@@ -366,12 +342,7 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
     ``x I - H``; it need not be accurate, since R is computed. The norm of R, which is block tridiagonal, is at most the
     largest norm of a diagonal block plus twice the largest norm of a block below the diagonal.
 
-    Parameters
-    ----------
-    band : BlockTridiagonal
-        H.
-    limit : array, shape (b,)
-        x. Any numbers are valid; with poor ones the factorisation fails.
+    ``band``: H. ``limit`` (b,): x. Any numbers are valid; with poor ones the factorisation fails.
     """
     xp = ops.xp
     count, size = band.diagonal.shape[1], band.diagonal.shape[-1]
@@ -429,12 +400,8 @@ def _norm_sq_up(a: Array, *, xp: Namespace) -> Array:
 def _rest_norm_up(rest: Array, magnitude: Array, size: int, u: float, *, xp: Namespace) -> Array:
     """Upper bound of the norm of a block of R; NaN on overflow.
 
-    Parameters
-    ----------
-    rest : array, shape (b, d, d)
-        The block as computed.
-    magnitude : array, shape (b,)
-        Sum of the norms of the terms from which it was computed.
+    ``rest`` (b, d, d): the block as computed. ``magnitude`` (b,): sum of the norms of the terms from which it was
+    computed.
     """
     rest_error = rounding.SLACK * rounding.gamma(size + 4, u) * magnitude
     return rounding.up(frobenius_up(rest, xp=xp) + rest_error, 4, xp=xp)

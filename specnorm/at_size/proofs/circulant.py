@@ -25,6 +25,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from specnorm.backends.arrays import ceil_div
 from specnorm.geometry.taps import along_axes, sizes_of
 from specnorm.proofs.bound import HypothesisError, Upper, _upper
 from specnorm.proofs.cells import Circulant
@@ -49,10 +50,7 @@ class Embedding:
 def shortest(spec: ConvSpec) -> tuple[int, ...]:
     """Smallest number M of points along each axis of a circulant that contains the layer; larger ones contain it too.
 
-    Parameters
-    ----------
-    spec : ConvSpec
-        The layer's geometry. It has an ``input_shape`` and satisfies `ConvSpec.reads_zeros`.
+    ``spec``: the layer's geometry. It has an ``input_shape`` and satisfies `ConvSpec.reads_zeros`.
     """
     large, small = sizes_of(spec)
     return tuple(_fewest_points(axis) for axis in along_axes(large, small, spec))
@@ -61,7 +59,7 @@ def shortest(spec: ConvSpec) -> tuple[int, ...]:
 def _fewest_points(axis: Axis) -> int:
     last_read = axis.stride * (axis.outputs - 1) + axis.dilation * (axis.taps - 1) - axis.before
     least_size = max(axis.pixels, axis.pixels + axis.before, last_read + 1, axis.stride * axis.outputs)
-    return -(-least_size // math.lcm(axis.stride, axis.dilation))
+    return ceil_div(least_size, math.lcm(axis.stride, axis.dilation))
 
 
 def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:
@@ -74,17 +72,9 @@ def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:
 def norm_by_circulant(norm: Upper, spec: ConvSpec) -> Upper:
     """Bound the norm of a zero-padded layer by that of a circulant of which the layer is a compression.
 
-    Parameters
-    ----------
-    norm : Upper
-        Bound of the norm of the blocks' symbols at a circulant's frequencies: its subject (``what``) is the circulant.
-    spec : ConvSpec
-        The layer's geometry, which has an ``input_shape``.
-
-    Raises
-    ------
-    HypothesisError
-        If the circulant is too short, or the layer reads other than zeros.
+    ``norm``: bound of the norm of the blocks' symbols at a circulant's frequencies: its subject (``what``) is the
+    circulant. ``spec``: the layer's geometry, which has an ``input_shape``. Raises `HypothesisError` if the circulant
+    is too short, or the layer reads other than zeros.
     """
     if not isinstance(norm.what, Circulant) or not is_long_enough(spec, norm.what):
         raise HypothesisError(f"the layer is no compression of this: {norm.what}, not {shortest(spec)} points")

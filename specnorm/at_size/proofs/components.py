@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from specnorm.backends.arrays import ceil_div
 from specnorm.geometry.spec import spec_of_group
 from specnorm.geometry.taps import along_axes, sizes_of
 from specnorm.proofs.bound import (
@@ -67,7 +68,7 @@ class AxisComponent:
     def contains(self, other: AxisComponent) -> bool:
         """Whether another part is a compression of this one: it lies inside, if shifted by some outputs."""
         # The smallest shift by which no pixel of the other part lies in front of this one.
-        outputs_in_front = max(0, -(-(self.before - other.before) // self.stride))
+        outputs_in_front = max(0, ceil_div(self.before - other.before, self.stride))
         # Pixel 0 of the other part is then this pixel.
         pixels_in_front = self.stride * outputs_in_front + other.before - self.before
         has_outputs = outputs_in_front + other.outputs <= self.outputs
@@ -96,7 +97,7 @@ class AxisComponent:
     def trimmed(self, taps: int) -> AxisComponent | None:
         """The part without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
         # Output m reads the pixels s m - before, ..., s m - before + taps - 1.
-        first_output = max(0, -(-(self.before - taps + 1) // self.stride))
+        first_output = max(0, ceil_div(self.before - taps + 1, self.stride))
         last_output = min(self.outputs - 1, (self.pixels - 1 + self.before) // self.stride)
         if last_output < first_output:
             return None
@@ -168,7 +169,7 @@ class PolyphaseComponent:
             axis, taps = axes[j], self.spec.kernel_shape[j]
             fair_share = int(pixels_left ** (1 / axes_left))
             pixels = min(axis.pixels, max(2 * taps, fair_share))
-            outputs = min(axis.outputs, max(1, -(-(pixels + axis.before) // axis.stride)))
+            outputs = min(axis.outputs, max(1, ceil_div(pixels + axis.before, axis.stride)))
             shortened = replace(axis, pixels=pixels, outputs=outputs).trimmed(taps)
             # It is None if the outputs that are left read no pixel. Then the axis stays as it is.
             if shortened is not None:
@@ -181,10 +182,8 @@ class PolyphaseComponent:
 def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
     """The parts of a layer that no other part contains: the layer's norm is the largest of theirs, or 0 without parts.
 
-    Parameters
-    ----------
-    spec : ConvSpec
-        With ``input_shape``. A layer that reads other than zeros outside of its input is returned as its only part.
+    ``spec``: with ``input_shape``. A layer that reads other than zeros outside of its input is returned as its only
+    part.
     """
     large, small = sizes_of(spec)
     axes = along_axes(large, small, spec)
@@ -209,15 +208,15 @@ def _parts(axis: Axis) -> Iterator[AxisComponent]:
     common = math.gcd(axis.stride, axis.dilation)
     # Pixels that are read are `common` apart. Number these alone: then stride and dilation are coprime.
     first_read = -axis.before % common
-    pixels = -(-(axis.pixels - first_read) // common)
+    pixels = ceil_div(axis.pixels - first_read, common)
     before = (axis.before + first_read) // common
     stride = axis.stride // common
     dilation = axis.dilation // common
     for first_output in range(min(dilation, axis.outputs)):
         first_pixel = (stride * first_output - before) % dilation
         part = AxisComponent(
-            pixels=-(-(pixels - first_pixel) // dilation),
-            outputs=-(-(axis.outputs - first_output) // dilation),
+            pixels=ceil_div(pixels - first_pixel, dilation),
+            outputs=ceil_div(axis.outputs - first_output, dilation),
             # The division is exact, by the choice of the first pixel.
             before=(before - stride * first_output + first_pixel) // dilation,
             stride=stride,
@@ -260,12 +259,8 @@ def norms_of_parts(
 def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Upper | None = None) -> Upper:
     """Bound the norm of a layer by the largest of the norms of its groups.
 
-    Parameters
-    ----------
-    bounds_of_groups : sequence of Upper
-        A bound for each group at ``input_shape``; or, with ``others``, for some of the groups.
-    others : Upper, optional
-        A bound of the supremum over all sizes, for the blocks of all remaining groups.
+    ``bounds_of_groups``: a bound for each group at ``input_shape``; or, with ``others``, for some of the groups.
+    ``others``: a bound of the supremum over all sizes, for the blocks of all remaining groups.
     """
     if others is None:
         is_complete = len(bounds_of_groups) == spec.groups
@@ -289,15 +284,8 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     The *patch* is the set of pixels that this output reads. Each group is the matrix of the taps that read pixels, with
     its outputs as rows and its read inputs as columns.
 
-    Parameters
-    ----------
-    lower, upper : Lower and Upper
-        Bounds for the stack of these matrices, one for each group (`norm_of_stack`).
-
-    Returns
-    -------
-    lower, upper : Lower and Upper
-        The lower bound is for a layer of one group, the largest; the upper one for the whole part.
+    ``lower``, ``upper``: bounds for the stack of these matrices, one for each group (`norm_of_stack`). Returns
+    ``lower``, ``upper``: the lower bound is for a layer of one group, the largest; the upper one for the whole part.
     """
     spec = component.spec
     output_channels, input_channels = spec.group_channels
@@ -313,15 +301,12 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
     """Bound a part's norm from below by a bound of one group of a restriction of the part (`restricted`).
 
-    Parameters
-    ----------
-    norm : Lower
-        Bound for one group of the restriction.
+    ``norm``: bound for one group of the restriction.
     """
     axes = zip(component.axes, restriction.axes, strict=True)
     is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
     if norm.what != spec_of_group(restriction.spec) or not is_restriction:
-        raise HypothesisError(f"{norm.what} is no restriction of the layer")
+        raise HypothesisError(f"{norm.what} is not a restriction of the layer")
     if norm.what == component.spec:
         return norm
     return _lower(norm.value, component.spec, "of a group, or on a restriction", norm)

@@ -99,21 +99,11 @@ def norm_by_deflation(
 ) -> Upper | None:
     """Prove that a layer's norm is at most ``bound``; None if the proof fails.
 
-    Parameters
-    ----------
-    kernel : array, shape (1, first, second, *kernel_shape)
-        The kernel of one group, in torch's order, scaled to about 1.
-    spec : ConvSpec
-        The geometry of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
-    circulant : Embedding
-        A circulant with at least `circulant.shortest` points.
-    cover : Cover
-        A cover of the frequencies of that circulant. All cells but the open ones have proven bounds; each open cell is
-        a single frequency.
-    split : SplitWaves
-        The waves that are split off, at the frequencies of the open cells.
-    bound : float
-        The bound to be proven.
+    ``kernel`` (1, first, second, *kernel_shape): the kernel of one group, in torch's order, scaled to about 1.
+    ``spec``: the geometry of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
+    ``circulant``: a circulant with at least `circulant.shortest` points. ``cover``: a cover of the frequencies of that
+    circulant. All cells but the open ones have proven bounds; each open cell is a single frequency. ``split``: the
+    waves that are split off, at the frequencies of the open cells. ``bound``: the bound to be proven.
     """
     if max((*spec.stride, *spec.dilation), default=1) > 1:
         raise HypothesisError("overlaps of waves need a layer without stride and dilation")
@@ -139,11 +129,8 @@ def limit_of_rest(
 
     At frequencies with waves, t is the limit that `rest_below` has to prove for E.
 
-    Raises
-    ------
-    HypothesisError
-        If the circulant is too short for the layer, the cover is of another circulant, or waves are not split off at
-        exactly the frequencies that the cover leaves open.
+    Raises `HypothesisError` if the circulant is too short for the layer, the cover is of another circulant, or waves
+    are not split off at exactly the frequencies that the cover leaves open.
     """
     covered = Circulant.of(circulant.points, circulant.skew, spec.block_kernel_shape)
     # Not `Circulant.of`, which replaces the points along an axis with one tap by 0: the waves need the true number.
@@ -166,10 +153,7 @@ def rest_below(kernel: Array, split: SplitWaves, limit: float, *, ops: ArrayOps)
     The limit is lowered by the error of E: the symbol's error, plus `product_error` of ``G - X Y*`` times
     ``||X||_F ||Y||_F + ||G||_F``. The squared limit is lowered by the error of the Gram matrix of E.
 
-    Parameters
-    ----------
-    kernel : array, shape (1, first, second, *kernel_shape)
-        Scaled to about 1.
+    ``kernel`` (1, first, second, *kernel_shape): scaled to about 1.
     """
     xp = ops.xp
     symbol = Symbol(kernel, split.frequencies, ops=ops).matrices()[0, ...]
@@ -295,13 +279,8 @@ class WaveGram:
     ) -> tuple[Array, float]:
         """One summand of the matrix, ``L*L / 2`` or ``R*R / 2``, and a bound of the norm of its error.
 
-        Parameters
-        ----------
-        channels : array, shape (W, channels)
-            Columns of X or of Y.
-        sizes, shifts : sequences of int
-            For each axis, the number of outputs (or pixels), and a shift: output x lies at the position ``x - shift``
-            of the circulant.
+        ``channels`` (W, channels): columns of X or of Y. ``sizes``, ``shifts``: for each axis, the number of outputs
+        (or pixels), and a shift: output x lies at the position ``x - shift`` of the circulant.
         """
         xp = ops.xp
         unit_roundoff = rounding.unit(channels, xp=xp)

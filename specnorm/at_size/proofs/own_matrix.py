@@ -58,17 +58,8 @@ def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> 
     If the layer has fewer outputs than inputs, some inputs have the image 0, whatever the singular values. So x is then
     an output, and A is replaced by its adjoint, which has the same singular values.
 
-    Parameters
-    ----------
-    vectors : array, shape (b, 1, size)
-        x: outputs of the layer if `has_fewer_outputs`, else inputs.
-
-    Returns
-    -------
-    bounds : list of Upper
-        One for each layer.
-    images : array, shape (b, 1, size of the other side)
-        The images of the vectors, as unit vectors.
+    ``vectors`` (b, 1, size): x: outputs of the layer if `has_fewer_outputs`, else inputs. Returns ``bounds``: one for
+    each layer; ``images`` (b, 1, size of the other side): the images of the vectors, as unit vectors.
     """
     xp = ops.xp
     spec = layer.spec
@@ -166,7 +157,7 @@ class LayerGram:
         bounds = norm_up_near(self.matrix, self.error, self._ops.from_numpy(targets, self.error), ops=self._ops)
         # `norm_up_near` marks a failed proof by the dtype's largest number.
         no_proof = float(xp.finfo(bounds.dtype).max)
-        rule = f"factorisation of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
+        rule = f"factorization of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
         return [
             _upper(bound, self._spec, rule) if bound < no_proof else None
             for bound in self._ops.to_numpy(bounds).tolist()
@@ -179,12 +170,7 @@ class LayerGram:
         top less the limit. The limit is just above ``top - eigenvalue``. Any eigenvalues and any top are valid; with
         poor ones the proof fails and the bound is 0.
 
-        Parameters
-        ----------
-        eigenvalues : array, shape (b,)
-            Approximate smallest eigenvalues of H.
-        top : float
-            About the largest eigenvalue of H.
+        ``eigenvalues`` (b,): approximate smallest eigenvalues of H. ``top``: about the largest eigenvalue of H.
         """
         xp = self._ops.xp
         # The first block, which is all of H: plans with several blocks are refused below.
@@ -206,7 +192,7 @@ class LayerGram:
         limits = np.maximum((top - eigenvalues) * allowance, top * 2.0**-40)
         proven = self._ops.to_numpy(norms.gram_below(shifted, self._ops.from_numpy(limits, gram), ops=self._ops))
         errors = self._ops.to_numpy(self.error)
-        rule = f"factorisation of its Gram matrix, {size} rows"
+        rule = f"factorization of its Gram matrix, {size} rows"
         bounds = []
         for limit, is_proven, error in zip(limits.tolist(), proven.tolist(), errors.tolist(), strict=True):
             square = 0.0
@@ -234,14 +220,8 @@ def norm_up_near(
     several blocks, it is the root of the bound that `largest_eigenvalue_up` proves, plus the error. If the proof fails,
     it is the dtype's largest number.
 
-    Parameters
-    ----------
-    band : BlockTridiagonal
-        A*A or AA* as computed.
-    error : array, shape (b,)
-        Bound of the norm of its error, from `gram_error`.
-    target : array, shape (b,)
-        Numbers just above the norms, such as estimates that were raised. Any numbers are valid.
+    ``band``: A*A or AA* as computed. ``error`` (b,): bound of the norm of its error, from `gram_error`. ``target``
+    (b,): numbers just above the norms, such as estimates that were raised. Any numbers are valid.
     """
     xp = ops.xp
     no_proof = float(xp.finfo(target.dtype).max)

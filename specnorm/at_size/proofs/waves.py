@@ -197,10 +197,7 @@ def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:
 
     Both squared norms have the error bound of `Waves.roundings`.
 
-    Parameters
-    ----------
-    a : array, shape (1, count, second)
-        Coefficients of the sum; any.
+    ``a`` (1, count, second): coefficients of the sum; any.
     """
     xp = ops.xp
     relative = math.sqrt(2) * rounding.gamma(2 * waves.roundings, rounding.unit(a, xp=xp))

@@ -766,8 +766,8 @@ def powers_residuals(
     b = columns.shape[0]
     # Traced chunks are as large as the memory allows, since every one is compiled by itself.
     at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
-    chunks = -(-len(grid.points) // at_once)
-    step = -(-len(grid.points) // chunks)
+    chunks = arrays.ceil_div(len(grid.points), at_once)
+    step = arrays.ceil_div(len(grid.points), chunks)
     phase = ops.complex(*device_tables(*cos_sin_of_taps(grid.points, blocks.shape[3:]), sums, ops=ops))
     # The signs of the taps, transformed back to the frequencies.
     adjoint_tables = [

@@ -26,12 +26,7 @@ def quotients(
 ) -> tuple[list[Lower], Array]:
     """Lower bounds of the norms of b layers by one vector for each layer: `ritz_values_down` with k = 1, as claims.
 
-    Returns
-    -------
-    bounds : list of Lower
-        One for each layer.
-    images : array, shape (b, 1, size)
-        The images of the vectors, as unit vectors.
+    Returns ``bounds``: one for each layer; ``images`` (b, 1, size): the images of the vectors, as unit vectors.
     """
     values, images = ritz_values_down(layer, vectors, vectors_are_outputs, ops=ops)
     return [_lower(value, layer.spec, "quotient of a vector") for value in ops.to_numpy(values[:, 0]).tolist()], images
@@ -46,19 +41,9 @@ def ritz_values_down(
 ) -> tuple[Array, Array]:
     """Lower bounds of the k largest singular values of each of b layers, from k vectors for each layer.
 
-    Parameters
-    ----------
-    vectors : array, shape (b, k, size)
-        Any vectors, near unit length.
-    vectors_are_outputs : bool
-        Whether the vectors are outputs of the layer, to which the adjoint is applied; else they are inputs.
-
-    Returns
-    -------
-    values : array, shape (b, k)
-        Descending.
-    images : array, shape (b, k, size of the other side)
-        The images of the vectors, as unit vectors.
+    ``vectors`` (b, k, size): any vectors, near unit length. ``vectors_are_outputs``: whether the vectors are outputs of
+    the layer, to which the adjoint is applied; else they are inputs. Returns ``values`` (b, k): descending; ``images``
+    (b, k, size of the other side): the images of the vectors, as unit vectors.
     """
     xp = ops.xp
     b, groups, *shape = layer.kernels.shape
@@ -97,22 +82,10 @@ def ritz_down(
     diagonal entries by at most the norm of its off-diagonal part (Weyl). Sharp if the vectors are orthogonal and their
     images too, as they are for singular vectors.
 
-    Parameters
-    ----------
-    images : array, shape (b, k, m)
-        Y: the images A x as computed.
-    magnitudes : array, shape (b, k, any)
-        ``|A| |x|``, computed by the same operations. Only its 2-norm is used, so a vector of one entry, an upper bound
-        of that norm, will do.
-    vectors : array, shape (b, k, n)
-        x: any vectors, near unit length.
-    image_roundings : int
-        Number of roundings of an entry of an image.
-
-    Returns
-    -------
-    array, shape (b, k)
-        Descending; the first is a lower bound of the norm.
+    ``images`` (b, k, m): Y: the images A x as computed. ``magnitudes`` (b, k, any): ``|A| |x|``, computed by the same
+    operations. Only its 2-norm is used, so a vector of one entry, an upper bound of that norm, will do. ``vectors`` (b,
+    k, n): x: any vectors, near unit length. ``image_roundings``: number of roundings of an entry of an image. Returns
+    (b, k): Descending; the first is a lower bound of the norm.
     """
     xp = ops.xp
     k = images.shape[1]
@@ -157,7 +130,7 @@ def _inner_products(vectors: Array, *, ops: ArrayOps) -> tuple[Array, int]:
     xp = ops.xp
     b, k, n = vectors.shape
     part_size = max(1, math.isqrt(n))
-    parts = -(-n // part_size)
+    parts = arrays.ceil_div(n, part_size)
     missing = parts * part_size - n
     if missing:
         zeros = xp.zeros((b, k, missing), dtype=vectors.dtype, device=ops.device(vectors))
@@ -176,26 +149,22 @@ def residuals_up(
 ) -> Array:
     """Upper bounds (b, k) of the distance of numbers s from the nearest singular value of a layer A.
 
-    They hold for the numbers as the caller gets them, rounded by `rounding.to_dtype` to the answer's dtype.
-
     The eigenvalues of ``[[0, A], [A*, 0]]`` are the singular values of A and their negatives (and zeros). One of them
     lies within ``||(A v - s u, A* u - s v)|| / ||(u, v)||`` of s.
 
-    Parameters
-    ----------
-    u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
-        Approximate left and right singular vectors; any are valid. For vectors of zeros the bound is infinite; if the
-        layer is zero, too, it is s.
-    values : array, shape (b, k)
-        s, not negative.
+    ``u``, ``v`` (b, k, outputs) and (b, k, inputs): approximate left and right singular vectors; any are valid. For
+    vectors of zeros the bound is infinite. If the layer is zero, it is s. ``values`` (b, k): s, not negative.
     """
     xp = ops.xp
     unit_roundoff = rounding.unit(values, xp=xp)
     absolute_layer = layer.absolute()
     forward_roundings, backward_roundings = layer.roundings
 
+    # Squares of small entries underflow, each by less than the smallest normal number.
+    tiny = float(xp.finfo(values.dtype).smallest_normal)
+
     def length_up(x: Array) -> Array:
-        return rounding.up(xp.linalg.vector_norm(x, axis=-1), x.shape[-1], xp=xp)
+        return rounding.up(xp.linalg.vector_norm(x, axis=-1) + math.sqrt(x.shape[-1] * tiny), x.shape[-1] + 2, xp=xp)
 
     def residual_up(image: Array, other: Array, absolute_image: Array, roundings: int) -> Array:
         """Upper bound of ``||A v - s u||`` (image A v, other u), or of ``||A* u - s v||`` (image A* u, other v)."""
@@ -218,9 +187,8 @@ def residuals_up(
     # The roundings of each sum of two squares are two; those of the root of the quotient, too.
     ratio = rounding.up(residual_sq, 4, xp=xp) / rounding.down(safe_length_sq, 4, xp=xp)
     is_zero_layer = xp.all(xp.reshape(layer.kernels == 0, (layer.kernels.shape[0], -1)), axis=1)
-    without_vectors = xp.where(is_zero_layer[:, None], values, xp.full_like(values, math.inf))
-    distance = xp.where(is_nonzero, rounding.up(xp.sqrt(ratio), 4, xp=xp), without_vectors)
-    return rounding.up(distance + values * rounding.conversion_loss(ops.result_dtype), 2, xp=xp)
+    distance = xp.where(is_nonzero, rounding.up(xp.sqrt(ratio), 4, xp=xp), xp.full_like(values, math.inf))
+    return xp.where(is_zero_layer[:, None], values, distance)
 
 
 def gram_error(
@@ -235,18 +203,8 @@ def gram_error(
     Entry (i, j) has an error of at most gamma(n) times entry (i, j) of ``|A|* |A|``. So the error's norm is at most
     gamma(n) times ``|| |A|* |A| ||``, which `absolute_norm_sq_up` bounds. (For AA*, ``|A| |A|*`` has the same norm.)
 
-    Parameters
-    ----------
-    roundings : int
-        n: the number of roundings of an entry, each of which may also underflow.
-    size : int
-        Number of rows of the Gram matrix.
-
-    Returns
-    -------
-    error : array, shape (b,)
-    is_zero : array of bool, shape (b,)
-        Whether A is zero, that is, no nonzero tap reads a pixel.
+    ``roundings``: n: the number of roundings of an entry, each of which may also underflow. ``size``: number of rows of
+    the Gram matrix. Returns ``error`` (b,); ``is_zero`` (b,): whether A is zero, that is, no nonzero tap reads a pixel.
     """
     xp = ops.xp
     kernels = layer.kernels

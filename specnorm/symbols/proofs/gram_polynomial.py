@@ -105,16 +105,8 @@ def rotation_loss(
     ``fl(K V) = K V + E`` with ``|E| <= gamma(p + 2) |K| |V|``. Two of these p + 2 roundings are there for a K that is
     rounded first: one in the product, one in ``|K|``. ``||G V|| >= ||G|| sqrt(1 - e)`` with ``e >= ||V^T V - I||``.
 
-    Parameters
-    ----------
-    columns : array, shape (g, taps * m, p)
-    basis : array, shape (g, p, p)
-        V; nearly orthogonal.
-
-    Returns
-    -------
-    shrink, lost : float
-        ``||G'|| <= tau * shrink - lost`` proves ``||G|| <= tau``.
+    ``columns`` is (g, taps * m, p). ``basis`` (g, p, p): V; nearly orthogonal. Returns ``shrink``, ``lost``: ``||G'||
+    <= tau * shrink - lost`` proves ``||G|| <= tau``.
     """
     xp = ops.xp
     size = basis.shape[-1]
@@ -324,12 +316,7 @@ class GramPolynomial:
     def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
         """Real and imaginary parts of those columns.
 
-        Parameters
-        ----------
-        frequencies : Frequencies
-            f points.
-        block : integer array, shape (f,)
-            Index of the block each belongs to.
+        ``frequencies``: f points. ``block`` (f,): index of the block each belongs to.
         """
         xp = self.xp
         cos, sin = self._tables_at(frequencies)
@@ -346,10 +333,7 @@ class GramPolynomial:
     def real_matrices_of(self, blocks: np.ndarray, frequencies: Frequencies) -> Array:
         """The real matrices of H (`norms.square_of_hermitian`) for each of b blocks, by their numbers, at f points.
 
-        Returns
-        -------
-        array, shape (b * f, size, size)
-            Those of the first block first.
+        Returns (b * f, size, size): those of the first block first.
         """
         xp = self.xp
         even, odd = self.even, self.odd
@@ -362,24 +346,14 @@ class GramPolynomial:
 
     def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
-        dtype = np.float64 if self.even.dtype == self.xp.float64 else np.float32
-        cos, sin = cos_sin_at(frequencies, self.lags)
-        return self.ops.from_numpy(cos.astype(dtype), self.blocks), self.ops.from_numpy(sin.astype(dtype), self.blocks)
+        return symbols.device_tables(*cos_sin_at(frequencies, self.lags), self.even, ops=self.ops)
 
     def reduced(self, even: Array, odd: Array, eigenvalue_limit: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
 
-        Parameters
-        ----------
-        even, odd : arrays, shape (f, size, rank)
-            Of `planes_at`.
-        eigenvalue_limit : float array, shape (f,)
-            What is to be proven of the largest eigenvalues: above the truncation bound, unless nothing is left out.
-
-        Raises
-        ------
-        HypothesisError
-            If something is left out, and a limit is not above the truncation bound.
+        ``even``, ``odd`` (f, size, rank): of `planes_at`. ``eigenvalue_limit`` (f,): what is to be proven of the
+        largest eigenvalues: above the truncation bound, unless nothing is left out. Raises `HypothesisError` if
+        something is left out, and a limit is not above the truncation bound.
         """
         xp = self.xp
         if not np.all(eigenvalue_limit > self.truncation):
@@ -437,10 +411,7 @@ class GramPolynomial:
         ``|e^{i d.theta} - e^{i d.c}| <= min(2, |d.(theta - c)|)``, twice for each pair of lags. The coefficients' own
         rounding is not in it.
 
-        Parameters
-        ----------
-        spread : float array, shape (c, L - 1)
-            Largest ``|d.(theta - c)|`` in each box for each lag but the first.
+        ``spread`` (c, L - 1): largest ``|d.(theta - c)|`` in each box for each lag but the first.
         """
         if self.rank < self.size:
             return np.full(len(spread), math.inf)

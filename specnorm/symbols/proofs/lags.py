@@ -44,10 +44,7 @@ class Lags(NamedTuple):
 def lags_of(x: Array, *, ops: ArrayOps, wide: bool = False) -> Lags:
     """Compute the lags of kernels (b, rows, c, *kernel_shape), with ``rows`` output and c input channels.
 
-    Parameters
-    ----------
-    wide : bool
-        Whether to compute in the device's widest precision instead of that of x.
+    ``wide``: whether to compute in the device's widest precision instead of that of x.
     """
     if wide:
         x = arrays.in_wide_dtype(x, ops=ops)
@@ -64,11 +61,8 @@ def lag_products(
 ) -> Array:
     """``sum_k L_k^T R_{k+d}`` for each d of `half_lags`, shape (b, n, left channels, right channels).
 
-    Parameters
-    ----------
-    left, right : arrays, shapes (b, rows, channels, *kernel_shape)
-    tick : callable, optional
-        Called before each matrix product. It ends the work by raising an exception.
+    ``left``, ``right`` are (b, rows, channels, *kernel_shape). ``tick``: called before each matrix product. It ends the
+    work by raising an exception.
     """
     xp = ops.xp
     b, rows, c, *taps = left.shape
@@ -112,10 +106,7 @@ def lag_products(
 def even_and_odd(forward: Array, backward: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Coefficients of cosines and sines in ``G* G``: ``R_d + R_{-d}`` and ``R_d - R_{-d}``; of lag 0, R_0 and 0.
 
-    Parameters
-    ----------
-    forward, backward : arrays, shape (b, n, ...)
-        R_d and R_{-d} for the n lags d of `half_lags`, or the same columns of both.
+    ``forward``, ``backward`` (b, n, ...): R_d and R_{-d} for the n lags d of `half_lags`, or the same columns of both.
     """
     zero_lag = forward[:, :1, ...]
     even = xp.concat([zero_lag, forward[:, 1:, ...] + backward[:, 1:, ...]], axis=1)
@@ -160,7 +151,7 @@ def _product(x: Array, y: Array, at_once: int, *, xp: Namespace) -> Array:
 
 def _first_half(rows: int, at_once: int) -> int:
     """Number of rows in the first half of `_product`: about half of all, a multiple of ``at_once``."""
-    return -(-rows // 2 // at_once) * at_once
+    return arrays.ceil_div(rows, 2 * at_once) * at_once
 
 
 def _additions(rows: int, at_once: int) -> int:
@@ -197,13 +188,8 @@ def _lags_error(x: Array, *, xp: Namespace) -> Array:
 def lags_vjp(blocks: Array, slopes: Array, *, xp: Namespace) -> Array:
     """Gradient of a function of the lags ``R_t = sum_y K_y^T K_{y+t}`` of blocks: ``2 sum_y K_y D_{z-y}`` at tap z.
 
-    Parameters
-    ----------
-    blocks : array, shape (b, m, p, *kernel_shape)
-        K.
-    slopes : array, shape (b, L, p, p)
-        D, the derivatives by half of the lags (`specnorm.proofs.frequencies.half_lags`), such that ``D_{-t} = D_t^T``
-        are those by the others.
+    ``blocks`` (b, m, p, *kernel_shape): K. ``slopes`` (b, L, p, p): D, the derivatives by half of the lags
+    (`specnorm.proofs.frequencies.half_lags`), such that ``D_{-t} = D_t^T`` are those by the others.
     """
     b, m, p, *kernel_shape = blocks.shape
     first, *others = kernel_shape or [1]

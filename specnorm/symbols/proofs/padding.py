@@ -21,10 +21,8 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
     The layer pads its input, applies the convolution on infinitely many pixels, or on a circulant, and restricts the
     result. Padding as a linear map has a norm of at most ``sqrt(padding_gain_sq)``; more than 1 if pixels are repeated.
 
-    Parameters
-    ----------
-    norm : Upper
-        Bound of the norms of the blocks' symbols at all frequencies, or, for a periodic layer, at those of its size.
+    ``norm``: bound of the norms of the blocks' symbols at all frequencies, or, for a periodic layer, at those of its
+    size.
     """
     if not _is_of_symbols(norm.what) or (isinstance(norm.what, Circulant) and not _is_circulant_of(norm.what, spec)):
         raise HypothesisError(f"{norm.what} is not the norm of the layer's convolution")

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import Upper, _uppers
+from specnorm.proofs.bound import Sealed, Upper, _uppers
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import (
     Frequencies,
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper
     from specnorm.proofs.cells import Boxes
 
-_MAKER = object()
 _HOST_BYTES = 4 * 2**20
 """Bytes of a grid's values that are computed at once, where the host computes: they stay in the cache."""
 
@@ -47,11 +46,7 @@ def column_error(kernel_shape: Sequence[int], u: float) -> float:
     and an imaginary part are sums of 2 k products. The result is off by at most ``sqrt(2) (gamma(2 k + 2) + eps_c)`` of
     the sum of the moduli. The bound is the sum over the axes.
 
-    Parameters
-    ----------
-    kernel_shape : sequence of int
-    u : float
-        Unit roundoff of the precision that is computed in.
+    ``u``: unit roundoff of the precision that is computed in.
     """
     axis_errors = [rounding.gamma(2 * k + 2, u) + symbols.phase_error(u) for k in kernel_shape]
     return rounding.SLACK * math.sqrt(2) * sum(axis_errors)
@@ -63,12 +58,7 @@ def scalar_error(m: int, kernel_shape: Sequence[int], u: float) -> float:
     G is off by ``delta q``, with delta of `column_error`, and H, a sum of 2 m squares, by
     ``(gamma(2 m + 2) + 2 delta + delta**2) q**2``.
 
-    Parameters
-    ----------
-    m : int
-        Rows of the column.
-    kernel_shape, u
-        As of `column_error`.
+    ``m``: rows of the column. ``kernel_shape``, ``u``: as of `column_error`.
     """
     delta = column_error(kernel_shape, u)
     return rounding.SLACK * (rounding.gamma(2 * m + 2, u) + 2 * delta + delta**2)
@@ -84,20 +74,9 @@ def largest_on_grid(
 ) -> tuple[Array, Frequencies, Callable[[], list[Upper]]]:
     """Bounds of the largest norm of each block's symbol, of one row or column, on a DFT grid, which is visited whole.
 
-    Parameters
-    ----------
-    blocks : array, shape (b, m, p, *kernel_shape)
-        In the widest dtype of the library, scaled to about 1.
-    together : int
-        Number of blocks of which one claim is made.
-
-    Returns
-    -------
-    value : array, shape (b,)
-    frequencies : Frequencies
-        That of each block where its norm is largest.
-    claims : callable
-        Returns the values as claims about the circulant of the grid.
+    ``blocks`` (b, m, p, *kernel_shape): in the widest dtype of the library, scaled to about 1. ``together``: number of
+    blocks of which one claim is made. Returns ``value`` (b,); ``frequencies``: that of each block where its norm is
+    largest; ``claims``: returns the values as claims about the circulant of the grid.
     """
     xp = ops.xp
     columns = arrays.tall(blocks, xp=xp)
@@ -158,10 +137,7 @@ def squares_on_grid(blocks: Array, tables: Sequence[tuple[Array, Array]], *, xp:
 
     The error is that of `scalar_error`.
 
-    Parameters
-    ----------
-    tables : sequence of (cosines, sines)
-        For each axis, of its taps at its frequencies, shape (n, k).
+    ``tables``: for each axis, of its taps at its frequencies, shape (n, k).
     """
     g, m, _, *kernel_shape = blocks.shape
     parts = arrays.fourier_sums(xp.reshape(blocks, (g * m, 1, *kernel_shape)), tables, xp=xp)
@@ -282,7 +258,7 @@ class ScalarGram(GramPolynomial):
             part = slice(first, min(first + at_once, g))
             on_grid = self.ops.to_numpy(squares_on_grid(self.blocks[part, ...], tables, xp=self.xp))
             values[part] = on_grid if is_grid else on_grid[:, point]
-        return CentreValues(self, boxes, values, _MAKER)
+        return CentreValues._made(self, boxes, values)
 
     def variation(self, boxes: Boxes, blocks: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Bound on how far ``||G||`` moves from its value at a box's centre, rounded up: of each block and kind of box.
@@ -290,16 +266,8 @@ class ScalarGram(GramPolynomial):
         With the phase of the tap k0 taken out, ``||e^{-i k0.delta} G(c + delta) - G(c)||`` is at most
         ``sum_k ||K_k|| min(2, |(k - k0).delta|)``, whatever k0: here the largest tap of each block.
 
-        Parameters
-        ----------
-        blocks : integer array, shape (g,), optional
-            Numbers of the blocks. None: all of them.
-
-        Returns
-        -------
-        bounds : float array, shape (g, s)
-            Boxes that reach equally far along every lattice axis are of one kind.
-        kind : integer array, shape (c,)
+        ``blocks`` (g,): numbers of the blocks. None: all of them. Returns ``bounds`` (g, s): boxes that reach equally
+        far along every lattice axis are of one kind; ``kind`` (c,).
         """
         chosen = self.blocks if blocks is None else arrays.rows(self.blocks, blocks, ops=self.ops)
         g, m, _, *kernel_shape = chosen.shape
@@ -326,7 +294,7 @@ class ScalarGram(GramPolynomial):
 
 
 @dataclass(frozen=True, eq=False)
-class CentreValues:
+class CentreValues(Sealed):
     """Squared norms of every block at the centres of a cover's boxes, made by `ScalarGram.at_centres` alone.
 
     Parameters
@@ -337,9 +305,6 @@ class CentreValues:
     polynomial: ScalarGram
     boxes: Boxes
     values: np.ndarray
-    maker: InitVar[object] = None
 
-    def __post_init__(self, maker: object) -> None:
-        if maker is not _MAKER:
-            raise TypeError("CentreValues: values that prove something are computed of a polynomial's own blocks")
+    def __post_init__(self) -> None:
         self.values.flags.writeable = False

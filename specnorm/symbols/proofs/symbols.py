@@ -125,12 +125,7 @@ def chunk_length(blocks: Array, *, ops: ArrayOps) -> int:
 def frequencies_in_memory(entries: int, taps: int, *, ops: ArrayOps) -> int:
     """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap.
 
-    Parameters
-    ----------
-    entries : int
-        Of the matrices of all blocks at a frequency.
-    taps : int
-        Of one block.
+    ``entries``: of the matrices of all blocks at a frequency. ``taps``: of one block.
     """
     return int(max(1, ops.memory // (6 * 16 * entries + 24 * 8 * taps)))
 
@@ -144,16 +139,8 @@ def max_over_frequencies(
 ) -> tuple[Array, Array]:
     """Maximum of a function of the symbol over frequencies, within the memory budget.
 
-    Parameters
-    ----------
-    norms : callable
-        Takes a `Symbol` of f frequencies, returns (b, f).
-
-    Returns
-    -------
-    value : array, shape (b,)
-    phase : complex array, shape (b, taps)
-        ``e^{i k.theta}`` of the taps at the arg-max.
+    ``norms``: takes a `Symbol` of f frequencies, returns (b, f). Returns ``value`` (b,); ``phase`` (b, taps): ``e^{i
+    k.theta}`` of the taps at the arg-max.
     """
     xp = ops.xp
     step = chunk_length(blocks, ops=ops)
@@ -201,15 +188,8 @@ def symbol_gradient(
 ) -> Array:
     """Gradient of ``sum_r Re(u_r* G(theta_r) v_r)`` with respect to the blocks: ``Re(conj(u_o) v_i e^{i k.theta})``.
 
-    Parameters
-    ----------
-    u, v : arrays, shapes (b, r, m) and (b, r, p)
-    phase : array, shape (b, r, taps)
-        e^{i k.theta_r} for each tap k.
-
-    Returns
-    -------
-    array, shape (b, m, p, *kernel_shape)
+    ``u``, ``v`` are (b, r, m) and (b, r, p). ``phase`` (b, r, taps): e^{i k.theta_r} for each tap k. Returns (b, m, p,
+    *kernel_shape).
     """
     b, r, m = u.shape
     p = v.shape[2]
@@ -253,11 +233,8 @@ def matrices_gradient(
 
     It is ``Re sum_f conj(Gamma_f) e^{i k.theta_f}`` for tap k.
 
-    Parameters
-    ----------
-    symbol_gradients : array, shape (b, f, m, p)
-        Gamma_f: the gradients with respect to the symbols at f frequencies.
-    phase : array, shape (b, f, taps)
+    ``phase`` is (b, f, taps). ``symbol_gradients`` (b, f, m, p): Gamma_f: the gradients with respect to the symbols at
+    f frequencies.
     """
     b, f, m, p = symbol_gradients.shape
     by_entry = xp.matrix_transpose(xp.reshape(symbol_gradients, (b, f, m * p)))
@@ -325,14 +302,8 @@ def autocorrelation_error(mass: float, terms: int, u: float) -> float:
     the errors of cosine and sine change ``e^{i d.theta}`` by at most ``sqrt(2) eps_c``; both stand before
     ``sum_d |R_d| <= (sum_k |K_k|)^T (sum_k |K_k|)``, entrywise. `SLACK` covers the roundings of this formula.
 
-    Parameters
-    ----------
-    mass : float
-        Norm of the magnitudes that the roundings multiply: q**2, q of `absolute_norm_up`, or less.
-    terms : int
-        Roundings of an entry.
-    u : float
-        Unit roundoff of the precision that is computed in.
+    ``mass``: norm of the magnitudes that the roundings multiply: q**2, q of `absolute_norm_up`, or less. ``terms``:
+    roundings of an entry. ``u``: unit roundoff of the precision that is computed in.
     """
     return mass * (rounding.SLACK * (rounding.gamma(terms, u) + math.sqrt(2) * phase_error(u)))
 
@@ -376,14 +347,8 @@ class SymbolQuotients:
     def norm_down_at(self, block: int, point: Frequencies, right: Array) -> Lower:
         """Bound the norm of a block's symbol at a frequency from below: a quotient less the symbol's error.
 
-        Parameters
-        ----------
-        block : int
-            Number of the block.
-        point : Frequencies
-            One frequency.
-        right : array, shape (1, p)
-            Any vector; the closer to the top right singular vector the better.
+        ``block``: number of the block. ``point``: one frequency. ``right`` (1, p): any vector; the closer to the top
+        right singular vector the better.
         """
         xp = self._ops.xp
         one_block = self._blocks[block : block + 1, ...]
@@ -399,23 +364,14 @@ def wrapped(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Ar
     The phases of taps k and k + n are the same at the frequencies of n points. Sums are computed with their exact
     rounding errors (Knuth's two-sum), so that taps which cancel do so exactly.
 
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-    sizes : tuple of int
-        Points of each axis.
-
-    Returns
-    -------
-    blocks : array, shape (g, m, p, *wrapped_shape)
-    error : float
-        Bound of the norm of the difference of both symbols of any block.
+    ``blocks`` is (g, m, p, *kernel_shape). ``sizes``: points of each axis. Returns ``blocks`` (g, m, p,
+    *wrapped_shape); ``error``: bound of the norm of the difference of both symbols of any block.
     """
     totals = ops.to_numpy(blocks).astype(np.float64)
     lost = np.zeros_like(totals)
     additions = 0
     for axis, n in enumerate(sizes, start=3):
-        turns = -(-totals.shape[axis] // n)
+        turns = arrays.ceil_div(totals.shape[axis], n)
         if turns == 1:
             continue
         missing = [(0, turns * n - totals.shape[axis] if j == axis else 0) for j in range(totals.ndim)]

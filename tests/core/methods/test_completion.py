@@ -195,8 +195,6 @@ def test_wrong_settings_are_refused() -> None:
         specnorm.completion_bound(kernel, rtol=2)
     with pytest.raises(MethodError, match="n_iter"):
         specnorm.completion_bound(kernel, n_iter=-1)
-    with pytest.raises(MethodError, match="every"):
-        Completion(every=0)
     with pytest.raises(KernelError, match="non-finite"):
         specnorm.complete(np.full((2, 2, 3, 3), np.nan))
     torch = pytest.importorskip("torch")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import plans
 
 import specnorm
 from specnorm.symbols.lanczos import Lanczos
@@ -77,11 +78,11 @@ def test_matrix_norm_is_exact_where_lanczos_finds_it(name: str, dtype: str) -> N
     """To a few roundings of its own precision, between two proven bounds; with the gradient of LAPACK's vectors."""
     matrix, eps = MATRICES[name].astype(dtype), float(np.finfo(dtype).eps)
     u, s, vh = np.linalg.svd(matrix.astype(np.float64))
-    result = specnorm.measure(matrix, MatrixNorm())
-    assert float(result.stats["lower"]) <= s[0] * (1 + 1e-14)
-    assert float(result.stats["upper"]) >= s[0] * (1 - 1e-14)
-    assert float(result.stats["upper"]) <= float(result.stats["lower"]) * (1 + 1e-11 + 6 * eps)
+    result = plans.run(matrix, MatrixNorm())
+    assert float(result.figures["lower"]) <= s[0] * (1 + 1e-14)
+    assert float(result.figures["upper"]) >= s[0] * (1 - 1e-14)
+    assert float(result.figures["upper"]) <= float(result.figures["lower"]) * (1 + 1e-11 + 6 * eps)
     assert float(result.value) == pytest.approx(s[0], rel=8 * eps)
     if s[1] < 0.999 * s[0]:
-        gradient = specnorm.value_and_grad(matrix, MatrixNorm())[1]
+        gradient = plans.gradient(matrix, MatrixNorm())
         assert np.abs(gradient - np.outer(u[:, 0], vh[0])).max() < (1e-7 if dtype == "float64" else 1e-4)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 import specnorm
 from specnorm import Result
 from specnorm.errors import GeometryError, MethodError
-from specnorm.methods import METHODS
+from specnorm.methods import METHODS, Method
 
 NAMES = tuple(PROMISES)
 ESTIMATES = ("tn",)
@@ -37,6 +37,17 @@ def few(xp: Lib, name: str) -> None:
     """Skip what would be compiled only to show once more what is the same for every method."""
     if xp.compiles and name not in OF_EACH_KIND:
         pytest.skip(f"compiled for {', '.join(OF_EACH_KIND)} alone; it is the same code for every method")
+
+
+def methods_under(cls: type[Method]) -> set[str]:
+    """Names of the classes of the core that derive from a class; a base alone has no name."""
+    has_name = cls.__module__.startswith("specnorm.") and hasattr(cls, "name")
+    return ({cls.name} if has_name else set()).union(*map(methods_under, cls.__subclasses__()))
+
+
+def test_what_derives_from_method_is_a_method() -> None:
+    """Whatever else a library can run is a `Plan`. `PowerTopK` has several values, `Power` has the first of them."""
+    assert methods_under(Method) == {*METHODS, "power_top_k"}
 
 
 def test_every_method_has_a_promise() -> None:

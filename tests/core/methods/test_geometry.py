@@ -121,14 +121,47 @@ def test_values_agree_with_torchs_own_layers(layer: Layer) -> None:
     assert float(specnorm.enclose(layer.kernel, **geometry).upper) >= float(values[0]) * (1 - 1e-12)
 
 
+# -- words for padding -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("n", [7, 8, 9])
+@pytest.mark.parametrize("mode", ["zeros", "symmetric"])
+def test_same_of_tensorflow_pads_as_little_as_its_outputs_need(n: int, mode: Any) -> None:
+    kernel = np.random.default_rng(n).standard_normal((2, 2, 4))
+    total = {7: 3, 8: 2, 9: 1}[n]
+    geometry: dict[str, Any] = {"stride": 3, "padding_mode": mode}
+    found = specnorm.power_norm(kernel, n, padding="same_upper", **geometry)
+    truth = dense_norm(kernel, n, padding=[(total // 2, total - total // 2)], **geometry)
+    assert truth.lo * (1 - 1e-6) <= float(found) <= truth.hi
+
+
+def test_whose_same_is_said_where_it_matters() -> None:
+    kernel = np.random.default_rng(0).standard_normal((2, 2, 3))
+    strided: dict[str, Any] = {"stride": 2, "padding_mode": "zeros"}
+    assert "TensorFlow's and JAX's is \"same_upper\"" in str(specnorm.enclose(kernel, 8, **strided))
+    others: tuple[dict[str, Any], ...]
+    others = ({"padding": "same_upper"}, {"padding": 1}, {"stride": 1}, {"padding_mode": "circular"})
+    for other in others:
+        assert "TensorFlow" not in str(specnorm.enclose(kernel, 8, **{**strided, **other}))
+    with pytest.raises(specnorm.errors.GeometryError, match="give input_shape"):
+        specnorm.enclose(kernel, stride=2, padding_mode="reflect", padding="same_upper")
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("mirror", "reflect"), ("grid-mirror", "symmetric"), ("nearest", "replicate"), ("wrap", "circular")],
+)
+def test_a_border_of_another_library_is_named(theirs: Any, ours: str) -> None:
+    with pytest.raises(specnorm.errors.GeometryError, match=f"Give padding_mode='{ours}'.*SciPy calls it 'reflect'"):
+        specnorm.enclose(np.ones((1, 1, 3)), 8, padding_mode=theirs)
+
+
 # -- padding's factor --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+@pytest.mark.parametrize("mode", ["reflect", "symmetric", "replicate"])
 def test_the_factor_of_padding_is_attained(mode: Any) -> None:
     """With one tap the layer is the padding itself, and sigma* is 1."""
     kernel = np.ones((1, 1, 1))
     for pads in itertools.product(range(4), range(4)):
         norms = {}
-        for n in range(max(pads) + 1 if mode == "reflect" else 1, 11):
+        for n in range({"reflect": max(pads) + 1, "symmetric": max(1, *pads)}.get(mode, 1), 11):
             norms[n] = dense_norm(kernel, n, padding_mode=mode, padding=[pads])
             value = float(specnorm.f4_bound(kernel, input_shape=n, padding_mode=mode, padding=[pads]))
             assert norms[n].lo <= value <= norms[n].hi * (1 + 1e-12)

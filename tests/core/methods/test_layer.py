@@ -16,7 +16,6 @@ from hypothesis import given
 
 import specnorm
 from specnorm.at_size.layer import enclose_layer
-from specnorm.at_size.layer_bounds import LayerBounds
 from specnorm.at_size.proofs.block_tridiagonal import (
     BlockTridiagonal,
     gram_blocks,
@@ -31,10 +30,11 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.methods import Power
 from specnorm.proofs.bound import finite
+from specnorm.proofs.found import Found
 from specnorm.running.search import Problem
 
 
-def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> LayerBounds:
+def bounds(lib: Lib | None, kernel: Any, sizes: Any, rtol: float = 1e-6, **geometry: Any) -> Found:
     backend = load("numpy") if lib is None else lib.backend
     given = kernel[None] if lib is None else lib.asarray(kernel[None])
     spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
@@ -66,7 +66,7 @@ def test_both_bounds_of_every_geometry(xp: Lib) -> None:
             assert found.within(1e-6)
         assert upper <= truth.hi * (1 + 1e-6) + 1e-6 * terms
         matrix = dense_matrix(kernel, layer.input_shape, **layer.geometry)
-        u, v = xp.to_numpy(found.u)[0], xp.to_numpy(found.v)[0]
+        u, v = xp.to_numpy(found.witness.u)[0], xp.to_numpy(found.witness.v)[0]
         assert abs(float(u @ matrix @ v) - lower) <= 1e-7 * lower + 1e-12
         assert max(np.linalg.norm(u), np.linalg.norm(v)) <= 1 + 1e-12
 
@@ -135,7 +135,14 @@ def test_a_band_is_bounded_by_what_its_factorisation_leaves() -> None:
 def test_padding_factor_bounds_every_layer() -> None:
     """Against sigma*, circular padding by any amount included."""
     for seed, (mode, padding, n) in enumerate(
-        [("circular", "same", 4), ("circular", [(4, 3)], 4), ("circular", 0, 6), ("reflect", 2, 5), ("replicate", 3, 2)]
+        [
+            ("circular", "same", 4),
+            ("circular", [(4, 3)], 4),
+            ("circular", 0, 6),
+            ("reflect", 2, 5),
+            ("symmetric", 2, 2),
+            ("replicate", 3, 2),
+        ]
     ):
         for stride in (1, 2):
             kernel = Recipe((2, 2, 3), seed=seed).kernel

@@ -18,7 +18,7 @@ from specnorm.methods import Power, PowerTopK
 
 def test_a_bound_after_any_number_of_steps() -> None:
     kernel = Recipe((5, 4, 3, 3), seed=3).kernel
-    for mode in ("circular", "zeros", "reflect", "replicate"):
+    for mode in ("circular", "zeros", "reflect", "symmetric", "replicate"):
         truth = dense_norm(kernel, 6, padding_mode=mode)
         values = []
         for n_iter in (1, 2, 3, 5, 10, 30, 100):

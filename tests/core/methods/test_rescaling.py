@@ -20,8 +20,8 @@ from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.errors import MethodError
 from specnorm.gram.proofs.powers import Powers, lag_norms
 from specnorm.proofs.bound import HypothesisError
+from specnorm.proofs.found import Outcome
 from specnorm.running.measuring import proven
-from specnorm.running.result import Outcome
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.symbols import Symbol
 
@@ -201,6 +201,24 @@ def test_rescale_has_its_derivative_in_torch(bound: float) -> None:
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.libraries
+def test_a_kernel_is_brought_to_the_bound(xp: Lib) -> None:
+    """Not above it, and close below it, by the oracle; a zero kernel stays, and without the option a small one."""
+    dtype = xp.dtypes[-1]
+    layers: list[tuple[tuple[int, ...], dict[str, Any]]] = [((3, 4), {}), ((4, 3, 3), {}), ((4, 2, 3), {"stride": 2})]
+    for shape, layer in layers:
+        for scale in (1e-3, 1.0, 1e-41 if xp.keeps_subnormals else 1e-30):
+            kernel = (scale * Recipe(shape, seed=1).kernel).astype(dtype)
+            at_bound = specnorm.rescale(xp.asarray(kernel), 1.5, only_shrink=False, **layer)
+            truth = sigma_star(xp.to_numpy(at_bound), rtol=1e-5, **layer)
+            assert truth.lo <= 1.5
+            assert truth.hi >= 1.5 * (1 - 2e-4)
+            assert specnorm.certify(at_bound, 1.5, **layer)
+    small = xp.asarray(1e-3 * np.ones((2, 2, 3), dtype=dtype))
+    assert specnorm.rescale(small, 1.0) is small
+    assert not xp.to_numpy(specnorm.rescale(0 * small, 1.0, only_shrink=False)).any()
+
+
 def test_rescaling_with_a_gradient_warns_of_nothing() -> None:
     """torch (2.13) warns of numbers that are read from tensors with a gradient: kernels of three axes were."""
     torch = pytest.importorskip("torch")

@@ -19,8 +19,8 @@ import specnorm
 from specnorm import EstimateWarning, Undecided
 from specnorm.methods import TensorNorm
 from specnorm.proof import proven
+from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.search import SearchResult
 from specnorm.tensor_norm import alternation, form, proving
 
 ROTATION = np.stack([np.eye(2), np.array([[0.0, -1.0], [1.0, 0.0]])], axis=-1)
@@ -155,7 +155,7 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
     def refuted(_: Any, value: float, *, try_value_itself: bool = True) -> proving.Proof:
         seen.append(value)
         where = Frequencies(np.full((1, 2), len(seen), dtype=np.int64), (64, 64))
-        found = SearchResult(assumed_lower(2 * value), None, where, 0, 1, 1)
+        found = Found(assumed_lower(2 * value), None, Witness(0, where), 1, 1)
         return proving.Proof(1.0, None, found) if try_value_itself else proving.Proof(1.001, None)
 
     maximise = alternation.maximise

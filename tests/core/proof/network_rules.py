@@ -12,6 +12,7 @@ from helpers.assumptions import assumed, assumed_lower
 from helpers.checks import present
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, parts, rules
+from specnorm_networks.certified.blocks import claims_of_blocks
 from specnorm_networks.certified.graph import Graph, Layer, Node
 from specnorm_networks.certified.kernels import (
     PlacedLayer,
@@ -182,6 +183,8 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a factor in a ball": lambda: rules.composed(assumed(0.0, replace(NEAR.what, start="u")), U),  # type: ignore[type-var]
     "inputs of two networks": lambda: rules.of_all_inputs("v", [V, assumed(1.0, OTHER.map("y", "v"))], ["x", "y"]),
     "outputs of two networks": lambda: rules.of_values_together([U, FAR], ["u", "v"]),
+    "blocks by norms": lambda: blocks_by(assumed(1.0), assumed(1.0)),
+    "blocks of another network": lambda: blocks_by(U, FAR),
     "a layer of another graph": lambda: rules.of_layer(OTHER, "x", NODES["u"], NODES["u"], assumed(1.0), "layer"),
     "slopes of another graph": lambda: rules.of_slopes(OTHER, NODES["s"], 1, 1),
     "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
@@ -291,6 +294,27 @@ def branches() -> Iterator[tuple[Upper | None, float]]:
     yield upper(three, mean, less, join("c", Concat(1), "d", "m", width=4)), 2.0
 
 
+def blocks() -> Iterator[tuple[Upper | None, float]]:
+    """Two numbers, of which one moves the other, once or twice."""
+    two = Node("x", Input(), (), (1, 2))
+    first, second = (Node(f"p{at}", Slice(((1, at, at + 1, 1),)), ("x",), (1, 1)) for at in (0, 1))
+    relu, moved = join("r", ReLU(), "p1"), join("s", Add((1.0, 3.0)), "p0", "r")
+    yield upper(two, first, second, relu, moved, join("c", Concat(1), "s", "p1", width=2)), norm_of([[1, 3], [0, 1]])
+    again = join("t", Add((1.0, 2.0)), "p1", "q")
+    nodes = (two, first, second, relu, moved, join("q", ReLU(), "s"), again)
+    yield upper(*nodes, join("c", Concat(1), "s", "t", width=2)), norm_of([[1, 3], [2, 7]])
+
+
+def norm_of(matrix: list[list[int]]) -> float:
+    return float(np.linalg.norm(np.array(matrix), 2))
+
+
+def blocks_by(*claims: Upper) -> object:
+    """What is said of the summands of a sum, by claims about these."""
+    constants = dict(zip("uv", [[claim] for claim in claims], strict=True))
+    return list(claims_of_blocks(SCOPE, NODES["s"], lambda _: False, constants))
+
+
 def upper(*nodes: Node) -> Upper | None:
     return bound(Graph(nodes, (nodes[-1].name,)), method=Product(), check=False).claim
 
@@ -303,7 +327,8 @@ def lied_to() -> object:
 
 
 NETWORK_CHECKS = {
-    "constant_of_branches": branches,
+    "_constant_of_linear_branches": branches,
+    "_Blocks.claim": blocks,
     "constant_of_factor": constants,
     "composed": constants,
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.libraries import OPS
 from numpy.typing import NDArray
 
 import specnorm
+from specnorm.geometry.layer_map import Convolution
+from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import PowerTopK
+from specnorm.power.proofs.ritz import residuals_up
 
 DTYPES = ("float16", "float32", "float64")
 GOLDEN = (1 + 5**0.5) / 2
@@ -82,3 +87,44 @@ def test_residuals_are_those_of_the_values_as_returned(dtype: str) -> None:
         values, residuals = (np.asarray(x, dtype=float) for x in (result.value, result.stats["residuals"]))
         distances = np.abs(values[:, None] - true[None, :]).min(axis=1)
         assert np.all(distances <= residuals + 4e-16 * true[0])
+
+
+SMALLEST_SUBNORMAL = {"float32": Fraction(2) ** -149, "float64": Fraction(2) ** -1074}
+
+
+def in_subnormals(integers: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Integers times the smallest subnormal number of a dtype, without rounding."""
+    return np.asarray(np.ldexp(integers.astype(dtype), -149 if dtype == "float32" else -1074))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_residuals_of_subnormal_values(dtype: str) -> None:
+    """A subnormal number loses an absolute, not a relative amount."""
+    unit = SMALLEST_SUBNORMAL[dtype]
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        largest = int(2 ** rng.integers(0, 12))
+        integers = rng.integers(-largest, largest + 1, size=(2, 2, 3))
+        kernel = in_subnormals(integers, dtype)
+        result = specnorm.measure(kernel, PowerTopK(k=3), input_shape=5, padding_mode="zeros")
+        in_units = np.linalg.svd(dense(integers.astype(float), 5, (1, 1)), compute_uv=False)
+        true = [Fraction(x) * unit for x in in_units.tolist()]
+        for value, residual in zip(result.value.tolist(), result.stats["residuals"].tolist(), strict=True):
+            distance = min(abs(Fraction(value) - x) for x in true)
+            assert distance <= Fraction(residual) + unit / 10**6
+        assert result.stats["residuals"].max() <= max(20 * float(unit), 1e-5 * float(true[0]))
+
+
+def test_residuals_of_values_far_below_the_norm() -> None:
+    """Their squares underflow."""
+    kernels: Any = np.asarray([1.0, 1e-170]).reshape(1, 2, 1, 1)
+    spec = ConvSpec.of((2, 1, 1), groups=2, padding=0, padding_mode="zeros", input_shape=1)
+    vectors: Any = np.asarray([[[0.0, 1.0]]])
+    value: Any = np.zeros((1, 1))
+    residual = residuals_up(Convolution(kernels, spec, ops=OPS), vectors, vectors, value, ops=OPS)
+    assert float(residual[0, 0]) >= 1e-170
+
+
+def test_residuals_of_zero_kernels_are_zero() -> None:
+    result = specnorm.measure(np.zeros((1, 2, 3)), PowerTopK(k=2), input_shape=5)
+    assert result.stats["residuals"].tolist() == [0, 0]

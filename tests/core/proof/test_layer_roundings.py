@@ -114,9 +114,9 @@ def too_close_by_products() -> bool:
 
 
 def too_close_by_lengths() -> bool:
-    """The same of a layer that is zero, at vectors of many entries."""
+    """The same of a layer that is nearly zero, at vectors of many entries."""
     for count, (value, number) in itertools.product((1, 300), np.random.RandomState(0).uniform(0.5, 1, (30, 2))):
-        kernel: Any = np.zeros((1, 1, count, 1), dtype=np.float32)
+        kernel: Any = np.full((1, 1, count, 1), 1e-30, dtype=np.float32)
         spec = ConvSpec.of(kernel.shape[1:], input_shape=(1,), padding_mode="zeros", padding=0)
         u: Any = np.full((1, 1, 1), value, dtype=np.float32)
         v: Any = np.full((1, 1, count), value, dtype=np.float32)

@@ -12,18 +12,10 @@ from types import FrameType
 
 import numpy as np
 import pytest
-from test_house import CORE, PLUGINS, core_files, makes_claims, parsed
+from test_house import CORE, core_files, is_proof, makes_claims, parsed
 
 import specnorm
 from specnorm.proofs import host
-
-
-def is_proof(module: str) -> bool:
-    """Whether a module, by its name, may make claims."""
-    package, *inside = module.split(".")
-    folder = CORE if package == "specnorm" else PLUGINS / package
-    return makes_claims(folder.joinpath(*inside).with_suffix(".py"))
-
 
 CORE_OF_PROOFS = (
     *(f"proofs/{name}" for name in ("arithmetic", "bound", "cells", "frequencies", "host", "norms", "rounding")),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import plans
 from helpers.cases import Recipe
 from helpers.checks import assert_encloses, assert_valid
 from helpers.oracle import dense_norm, sigma_star
@@ -104,7 +105,7 @@ def check(kernel: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, **change
     at = specnorm.measure(kernel, Enclose(max_cells=1000), input_shape=sizes)
     assert_encloses(float(at.stats["lower"]), float(at.value), dense_norm(kernel, sizes))
     for bound, right in ((truth.lo * 0.98, False), (truth.hi * 1.02, True)):
-        verdict = specnorm.measure(kernel, Certify(bound=bound, max_cells=1000)).stats
+        verdict = plans.run(kernel, Certify(bound=bound, max_cells=1000)).figures
         assert not bool(verdict["refuted" if right else "proven"])
 
 

@@ -28,7 +28,7 @@ def test_there_is_a_default_and_a_time_is_asked_for(name: str) -> None:
     default = inspect.signature(function.__wrapped__).parameters["budget"].default
     assert default == BUDGET == inspect.signature(specnorm.audit).parameters["budget"].default
     for wrong in (0, -1.0, "10", True):
-        with pytest.raises(MethodError, match="is no time: give seconds"):
+        with pytest.raises(MethodError, match="is not a time limit: give seconds"):
             function(FLAT, *([2.0] if name in ("certify", "rescale", "clip") else []), budget=wrong)
 
 

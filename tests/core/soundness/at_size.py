@@ -12,6 +12,7 @@ import numpy as np
 from core.soundness.claims import Tally, as_if_large
 from core.soundness.layers import LARGEST, Layer, layer
 from flint import arb
+from helpers import plans
 from helpers.assumptions import assumed_lower
 from helpers.oracle import PaddingMode
 from numpy.typing import NDArray
@@ -118,7 +119,7 @@ class AtSize:
         """Certificates near the truth: never True below it, never False above it."""
         for offset in offsets:
             bound = float(self.low if isinstance(self.low, float) else self.low.mid()) * (1 + offset)
-            stats = specnorm.measure(self.drawn.kernel, Certify(bound=bound), **self.keywords).stats
+            stats = plans.run(self.drawn.kernel, Certify(bound=bound), **self.keywords).figures
             proven, refuted = bool(stats["proven"]), bool(stats["refuted"])
             self.tally.claims["certify"] += 1
             self.tally.open["certify: undecided"] += not (proven or refuted)

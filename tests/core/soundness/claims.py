@@ -19,6 +19,7 @@ from core.soundness import balls
 from core.soundness.families import FAMILIES, Case, case
 from core.soundness.truths import Truth, float_of
 from flint import arb
+from helpers import plans
 from numpy.typing import NDArray
 
 import specnorm
@@ -134,7 +135,7 @@ class Claims:
             bound = float_of(low) * (1 + offset)
             if not math.isfinite(bound):
                 continue
-            found = specnorm.measure(self.kernel, Certify(bound=bound, max_cells=max_cells), input_shape=sizes).stats
+            found = plans.run(self.kernel, Certify(bound=bound, max_cells=max_cells), input_shape=sizes).figures
             proven, refuted = bool(found["proven"]), bool(found["refuted"])
             self.tally.claims[claim] += 1
             self.tally.open[f"{claim}: undecided"] += not (proven or refuted)
@@ -212,12 +213,12 @@ class Claims:
         a = self.case.kernel.reshape(self.case.kernel.shape[0], -1)
         truth = balls.norm(balls.matrix(a), balls.exponent_of(a))
         array = self._asarray(a)
-        exact = specnorm.measure(array, MatrixNorm())
-        self.upper("matrix_norm: upper", exact.stats["upper"], truth.low)
-        self.lower("matrix_norm: lower", exact.stats["lower"], truth.high)
-        self.upper("gram_iteration", specnorm.measure(array, MatrixGramIteration(n_iter=n_iter)).value, truth.low)
+        exact = plans.run(array, MatrixNorm())
+        self.upper("matrix_norm: upper", exact.figures["upper"], truth.low)
+        self.lower("matrix_norm: lower", exact.figures["lower"], truth.high)
+        self.upper("gram_iteration", plans.run(array, MatrixGramIteration(n_iter=n_iter)).value, truth.low)
         power = MatrixPowerIteration(n_iter=n_iter, seed=seed)
-        self.lower("power_iteration", specnorm.measure(array, power).value, truth.high)
+        self.lower("power_iteration", plans.run(array, power).value, truth.high)
         # The reshape's norm is what the heuristic is, and that is at most the supremum.
         self.lower("reshaped_norm", specnorm.measure(self.kernel, Reshaped()).value, truth.high)
 

@@ -199,8 +199,8 @@ def _drawn(index: int, random: Random, mode: str) -> Layer | None:
     for k, s, r, (before, after) in zip(kernel_shape, stride, dilation, pads, strict=True):
         reach = r * (k - 1) + 1
         least = max(1, -(-(before + after - reach + 1) // s) + 1 if transposed else reach - before - after)
-        if mode == "reflect":
-            least = max(least, max(before, after) + 1)
+        if mode in ("reflect", "symmetric"):
+            least = max(least, max(before, after) + (mode == "reflect"))
         last = int(random.randint(1, SIDES[ndim] + 1))
         near = [1, 1, 2, 3, k - 1, k, k + 1, reach, s, 2 * s, 2 * s + 1, 3 * s - 1, last]
         sizes.append(max(least, min(int(random.choice(near)), SIDES[ndim])))

@@ -129,11 +129,11 @@ def test_verdicts_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Says:
         def __init__(self, proven: bool) -> None:
-            self.stats = {"proven": proven, "refuted": not proven}
+            self.figures = {"proven": proven, "refuted": not proven}
 
-    monkeypatch.setattr("specnorm.measure", lambda *_, **__: Says(True))
+    monkeypatch.setattr("helpers.plans.run", lambda *_, **__: Says(True))
     claims.verdicts((-1e-15, 0.0, 1e-15))
     assert len(claims.tally.violations) == 1
-    monkeypatch.setattr("specnorm.measure", lambda *_, **__: Says(False))
+    monkeypatch.setattr("helpers.plans.run", lambda *_, **__: Says(False))
     claims.verdicts((-1e-15, 0.0, 1e-15))
     assert len(claims.tally.violations) == 3

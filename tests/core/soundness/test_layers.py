@@ -46,7 +46,7 @@ def test_most_layers_are_enclosed_closely() -> None:
 
 @pytest.mark.parametrize("first", range(FIRST_OPEN, FIRST_OPEN + LAYERS // 5, CHUNK))
 def test_bounds_of_layers_that_repeat_pixels(first: int) -> None:
-    tally = sample(range(first, min(first + CHUNK, FIRST_OPEN + LAYERS // 5)), ("reflect", "replicate"))
+    tally = sample(range(first, min(first + CHUNK, FIRST_OPEN + LAYERS // 5)), ("reflect", "symmetric", "replicate"))
     print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
     assert tally.violations == []
 
@@ -54,7 +54,7 @@ def test_bounds_of_layers_that_repeat_pixels(first: int) -> None:
 def test_against_ball_arithmetic() -> None:
     """No allowance for LAPACK's rounding: the bounds hold of the layer as the exact numbers that its floats are."""
     first = 2 * FIRST_OPEN
-    tally = sample(range(first, first + LAYERS // 6), ("zeros", "reflect", "replicate"), rigorous=True)
+    tally = sample(range(first, first + LAYERS // 6), ("zeros", "reflect", "symmetric", "replicate"), rigorous=True)
     assert tally.violations == []
 
 

@@ -94,7 +94,7 @@ def kernels_for(lib: Lib) -> list[Case]:
     No subnormal numbers: XLA treats them as zero, and the bounds are those of what it computes (docs/guarantees.md).
     """
     dtypes = (lib.dtypes[-1],) if lib.compiles else lib.dtypes
-    each = {"numpy": 6 if MORE else 2, "torch": 2}.get(lib.name, 1)
+    each = {"numpy": 6 if MORE else 2}.get(lib.name, 1)
     drawn = (
         case(index, family=family, dtypes=dtypes, subnormal=False)
         for index in range(FIRST_OPEN, FIRST_OPEN + (60 if lib.compiles else each))

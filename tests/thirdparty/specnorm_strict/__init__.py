@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import array_api_strict
 import numpy as np
 
-from specnorm.backends import Backend
+from specnorm.plugin import Backend
 
 _ARRAY = type(array_api_strict.asarray(0.0))
 _HOST = array_api_strict.Device("CPU_DEVICE")

@@ -1,0 +1,433 @@
+"""The answer of an audit for one model: rows of layers, a summary, a verdict in words, gates, and a table."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from html import escape
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from specnorm.proof import backends, counted, number, visible
+from specnorm_audit import tables
+from specnorm_audit.rows import Row, finite
+
+if TYPE_CHECKING:
+    from specnorm_networks.tools import NetworkBound
+
+    from specnorm_audit.layer_certificates import Certificate
+
+
+Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
+_ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate not decided"}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The answer to a bound that the command line asks to be proven.
+
+    ``places`` has a line for each layer that is not proven to keep the bound, or of which nothing is known.
+    """
+
+    option: str
+    bound: float
+    outcome: Outcome
+    reason: str
+    places: tuple[str, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """The answer in words, without the places."""
+        return f"{_ANSWERS[self.outcome]}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {
+            "option": self.option, "bound": self.bound, "outcome": self.outcome, "reason": self.sentence,
+            "places": list(self.places),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of `specnorm.audit` for one model.
+
+    Parameters
+    ----------
+    version : str
+        Version of specnorm.
+    model : str or None
+        Path of the file, or name of a live model's type; None for a mapping.
+    layers : tuple of Row
+        Measured layers, and layers with the reason why they could not be measured.
+    skipped : tuple of str
+        Names of the model's arrays that are not layers, or were not requested.
+    network : NetworkBound or None
+        Bound of the whole model, if the file has its graph and every layer was asked for.
+    environment : mapping of str to str
+        Date, versions and platform of the run.
+    unmeasured : tuple of Row
+        Rows of skipped arrays that could be layers, each with the reason why it is not measured.
+    left_out : int
+        Number of layers that were not requested.
+    certificate : Certificate or None
+        Claims that others can check, if they were asked for.
+    without_claim : tuple of str
+        Layers without a claim in the certificate, each with the reason; and the network, if its claim is missing or
+        weaker than its bound.
+    gates : tuple of Gate
+        Answers to the bounds that the command line asked for.
+    inert : tuple of str
+        Names in a pickle besides its tensors, such as ``argparse.Namespace``; nothing of these was constructed.
+    live : bool
+        Whether the model was a live one: weights are those that it uses at inference, whatever its mode.
+    error : str or None
+        Reason why nothing was measured; there are no rows then.
+    assume_stored : tuple of str
+        Patterns of kernels of which the user says that they are used as they are stored.
+    """
+
+    version: str
+    model: str | None
+    layers: tuple[Row, ...]
+    skipped: tuple[str, ...]
+    network: NetworkBound | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, compare=False)
+    unmeasured: tuple[Row, ...] = ()
+    left_out: int = 0
+    certificate: Certificate | None = None
+    without_claim: tuple[str, ...] = ()
+    gates: tuple[Gate, ...] = ()
+    inert: tuple[str, ...] = ()
+    live: bool = False
+    error: str | None = None
+    assume_stored: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts and extremes over the layers that were measured."""
+        measured = [row for row in self.layers if row.status == "ok"]
+        summary: dict[str, Any] = {
+            "layers": len(self.layers),
+            "conv": sum(row.kind == "conv" for row in self.layers),
+            "linear": sum(row.kind == "linear" for row in self.layers),
+            "errors": len(self.layers) - len(measured),
+            "skipped": len(self.skipped),
+        }
+        if self.unmeasured:
+            summary["unmeasured"] = [
+                {"name": row.name, "shape": list(row.shape), "reason": row.reason} for row in self.unmeasured
+            ]
+        if self.inert:
+            summary["inert"] = list(self.inert)
+        if self.live:
+            summary["weights"] = "as at inference"
+        if self.left_out:
+            summary["left_out"] = self.left_out
+        if self.assume_stored:
+            summary["assume_stored"] = list(self.assume_stored)
+        largest = max(measured, key=lambda row: row.upper or 0, default=None)
+        summary["max_lower"] = finite(max((row.lower or 0 for row in measured), default=None))
+        summary["max_upper"] = None if largest is None else finite(largest.upper)
+        summary["max_upper_layer"] = None if largest is None else largest.name
+        summary["network"] = None if self.network is None else self.network.to_dict()
+        return summary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data, as ``--format json`` writes them."""
+        data: dict[str, Any] = {"version": self.version, "model": self.model, "verdict": verdict(self)}
+        if self.error is not None:
+            data["error"] = self.error
+        data["layers"] = [row.to_dict() for row in self.layers]
+        data["summary"] = self.summary
+        data["gates"] = [gate.to_dict() for gate in self.gates]
+        return data
+
+    def __repr__(self) -> str:
+        """One line: the model, and what is proven of it."""
+        model = "" if self.model is None else f"{visible(self.model)}: "
+        return f"<Report {model}{verdict(self)}>"
+
+    def __str__(self) -> str:
+        """The table that ``--format table`` prints."""
+        title = [] if self.model is None else [visible(self.model)]
+        table = [*tables.lines(self.layers), ""] if self.layers else []
+        return "\n".join([*title, verdict(self), "", *table, *notes(self)]).rstrip("\n") + "\n"
+
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks."""
+        below = "<br>".join(escape(line) for line in notes(self))
+        from specnorm_networks.tools import html_table  # with networks, which few reports need
+
+        return f"<p>{escape(verdict(self))}</p>{html_table(tables.texts(self.layers))}<p>{below}</p>"
+
+    def to_pandas(self) -> Any:
+        """The rows as a `pandas.DataFrame`, with the columns of ``--format csv``."""
+        try:
+            pandas = import_module("pandas")
+        except ModuleNotFoundError as error:
+            raise ImportError("Report.to_pandas needs pandas: pip install pandas") from error
+        return pandas.DataFrame([row.to_dict() for row in self.layers])
+
+
+def environment(used: Iterable[backends.Backend] = ()) -> dict[str, str]:
+    """Return date, versions and platform of this run; ``used`` are the backends that measured, besides NumPy's."""
+    versions = {backend.name: str(backend.version()) for backend in (backends.load("numpy"), *used)}
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "Python": platform.python_version(),
+        **dict(sorted(versions.items())),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def verdict(report: Report) -> str:
+    """Say what a report proves, in one sentence: of how many layers, the largest norm, the network's constant."""
+    rows = report.layers
+    if report.error is not None:
+        return f"Error: {visible(report.error)}"
+    if not rows:
+        return "No layer was measured."
+    measured = [row for row in rows if row.status == "ok"]
+    left_out = f" ({report.left_out} more left out)" if report.left_out else ""
+    if not measured:
+        none = f"None of {counted(len(rows), 'layer')} was measured{left_out}"
+        return f"{none}." if report.network is None else f"{none}; {_constant_in_words(report.network)}."
+    proven = f"{len(measured)} of {counted(len(rows), 'layer')} proven{left_out}"
+    bounds = []
+    norm = "the largest norm" if len(measured) == len(rows) else "the largest norm of these"
+    bounds.append(f"{norm} is at most {number(report.summary['max_upper'], 'upper')}")
+    if report.network is not None:
+        bounds.append(_constant_in_words(report.network))
+    return f"{proven}: {', '.join(bounds)}." if bounds else f"{proven}."
+
+
+def _constant_in_words(network: NetworkBound) -> str:
+    """Say what is proven of a network."""
+    if network.upper is None:
+        return "no constant of the network"
+    if math.isinf(network.upper):
+        return network.infinite  # a sentence
+    return f"the network's constant is at most {number(network.upper, 'upper')}"
+
+
+def notes(report: Report) -> list[str]:
+    """Return the lines beneath a table: gates, summary, promises, assumptions, errors. The caller escapes markup."""
+    if report.error is not None:
+        return []
+    lines = [f"{gate.option}: {visible(' '.join((gate.sentence, *gate.places)))}" for gate in report.gates]
+    lines += _counted(report)
+    if report.summary["max_upper_layer"] is not None:
+        lines.append(_largest(report.summary))
+        promises = tables.promises_in_words(report.layers)
+        lines.append(f"lower and upper are proven, {tables.sizes_in_words(report.layers)}. {promises}".rstrip())
+    if report.live:
+        lines.append("Weights are those that the model uses at inference (in eval()), whatever mode it is in.")
+    lines += tables.assumptions(report.layers)
+    if report.network is not None:
+        lines += report.network.lines()
+    lines += _reasons(report)
+    if report.assume_stored:
+        patterns = " ".join(f"--assume-stored {visible(pattern)}" for pattern in report.assume_stored)
+        lines.append(f"By the user's word, whatever stands beside them, these are used as they are stored: {patterns}")
+    for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
+        names = [visible(row.name) for row in report.layers if row.note == note]
+        lines.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")
+    return lines
+
+
+def _reasons(report: Report) -> list[str]:
+    """Say why layers were not measured; a reason that many layers share is said once."""
+    refused = _shared((row.name, row.reason) for row in report.layers if row.reason is not None)
+    return [f"{tables.some(list(map(visible, names)))}: error: {visible(reason)}" for names, reason in refused]
+
+
+def _shared(reasons: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
+    """Return names of layers with the reason that they share, in which what stands beside them has its last words."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, reason in reasons:
+        scope = name[: max(name.rfind("."), name.rfind("/")) + 1]
+        groups.setdefault(reason.removeprefix(scope), []).append((name, reason))
+    return [
+        ([name for name, _ in group], shared if len(group) > 1 else group[0][1]) for shared, group in groups.items()
+    ]
+
+
+def _counted(report: Report) -> list[str]:
+    """Say how many layers were measured, and which arrays were not."""
+    summary = report.summary
+    layers = f"{counted(summary['layers'], 'layer')} ({summary['conv']} conv, {summary['linear']} linear)"
+    errors = counted(summary["errors"], "error")
+    skipped = f"{counted(len(report.skipped), 'other array')} skipped"
+    if report.skipped:
+        skipped += f": {tables.some([visible(name) for name in report.skipped])}"
+    lines = [f"{layers}, {errors}; {skipped}."]
+    if report.inert:
+        names = tables.some([visible(name) for name in report.inert])
+        lines.append(f"The file's pickle names {names}, of which nothing was constructed.")
+    for reason in dict.fromkeys(row.reason for row in report.unmeasured):
+        names = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
+        lines.append(f"Not measured, though it could be a layer: {names}: {visible(str(reason))}")
+    return lines
+
+
+def _largest(summary: Mapping[str, Any]) -> str:
+    """Say between which numbers the largest norm is."""
+    upper = number(summary["max_upper"], "upper")
+    lower = number(summary["max_lower"], "lower")
+    of = " of the measured layers" if summary["errors"] else ""
+    return f"Largest norm{of}: at most {upper} ({visible(summary['max_upper_layer'])}), at least {lower}."
+
+
+# -- gates: whether the layers, or the network, are proven to stay within a bound --------------------------------------
+def gate_layers(report: Report, bound: float) -> Gate:
+    """Judge whether all norms are proven to be at most ``bound``.
+
+    The gate is undecided if all measured norms are, but nothing is known of other layers, or of arrays that could be
+    layers.
+    """
+    wanted = f"a norm of at most {bound!r}"
+    return _gate(report, f"--fail-above {bound!r}", bound, wanted, _against, None)
+
+
+def gate_smallest(report: Report, bound: float) -> Gate:
+    """Judge whether all smallest singular values are proven to be at least ``bound``; undecided as `gate_layers`."""
+    wanted = f"a smallest singular value of at least {bound!r}"
+    return _gate(report, f"--fail-below {bound!r}", bound, wanted, _against_smallest, "smallest")
+
+
+def gate_isometries(report: Report, bound: float) -> Gate:
+    """Judge whether all isometry defects are proven to be at most ``bound``; undecided as `gate_layers`."""
+    wanted = f"an isometry defect of at most {bound!r}"
+    return _gate(report, f"--fail-isometry {bound!r}", bound, wanted, _against_defect, "isometry")
+
+
+def _gate(
+    report: Report,
+    option: str,
+    bound: float,
+    wanted: str,
+    against: Callable[[Row, float], str | None],
+    value: str | None,
+) -> Gate:
+    """Judge whether every layer is proven to have what is wanted.
+
+    Parameters
+    ----------
+    against : callable
+        ``against(row, bound)`` returns a line that says how a row contradicts the bound, or None.
+    value : str, optional
+        Column that has to be known; None: both ends of the norm.
+    """
+    if report.error is not None:
+        return Gate(option, bound, "undecided", "no layer was measured.")
+    objections = [against(row, bound) for row in report.layers]
+    places = [objection for objection in objections if objection]
+    unknown = _unknown(report, value)
+    if places:
+        verb = "is" if len(places) == 1 else "are"
+        reason = f"{len(places)} of {counted(len(report.layers), 'layer')} {verb} not proven to have {wanted}:"
+        return Gate(option, bound, "failed", reason, (*places, *unknown))
+    if unknown:
+        advice = "if one is not a layer, give --layers with the names of those that are"
+        what = f"{len(unknown)} arrays that are, or could be, layers"
+        if len(unknown) == 1:
+            what = "1 array that is, or could be, a layer"
+        reason = f"nothing is known of {what}; {advice}:"
+        return Gate(option, bound, "undecided", reason, unknown)
+    chosen = f", {report.left_out} more left out," if report.left_out else ""
+    layers = "the layer" if len(report.layers) == 1 else f"each of {counted(len(report.layers), 'layer')}"
+    reason = f"{layers}{chosen} is proven to have {wanted}, as assumed."
+    return Gate(option, bound, "passed", reason)
+
+
+def _unknown(report: Report, value: str | None) -> tuple[str, ...]:
+    """Return a line for each array that is, or could be, a layer and of which the value of a gate is not known."""
+    lines = [
+        f"{', '.join(names)}: error: {reason}"
+        for names, reason in _shared((row.name, row.reason or "its bounds are no numbers") for row in report.layers
+                                     if row.status != "ok")
+    ]  # fmt: skip
+    for row in report.layers:
+        if row.status == "ok" and value is not None and not isinstance(row.values.get(value), float):
+            lines.append(f"{row.name}: {row.note or f'no {value} is known'}")
+    lines += [f"{row.name}: {row.reason}" for row in report.unmeasured]
+    return tuple(lines)
+
+
+def _against(row: Row, bound: float) -> str | None:
+    """Return why a row's norm is not proven to be at most a bound, or None."""
+    if row.lower is not None and bound < row.lower < math.inf:
+        return f"{row.name}: lower = {row.lower!r} > {bound!r}: the norm is above it"
+    if row.status == "ok" and row.upper is not None and row.upper > bound:
+        return f"{row.name}: upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven"
+    return None
+
+
+def _against_smallest(row: Row, bound: float) -> str | None:
+    """Return why a row's smallest singular value is not proven to be at least a bound, or None."""
+    smallest = row.values.get("smallest")
+    if row.status != "ok" or not isinstance(smallest, float) or smallest >= bound:
+        return None
+    return f"{row.name}: smallest = {smallest!r} < {bound!r}: not proven"
+
+
+def _against_defect(row: Row, bound: float) -> str | None:
+    """Return why a row's isometry defect is not proven to be at most a bound, or None."""
+    defect = row.values.get("isometry")
+    if row.status != "ok" or not isinstance(defect, float) or defect <= bound:
+        return None
+    return f"{row.name}: isometry = {defect!r} > {bound!r}: not proven"
+
+
+def gate_network(report: Report, bound: float) -> Gate:
+    """Judge whether the network's constant is proven to be at most ``bound``.
+
+    The gate is undecided if the network has no bound, or if its graph could not be compared with the values that the
+    file computes.
+    """
+    option = f"--fail-above-network {bound!r}"
+    network = report.network
+    if report.error is not None:
+        return Gate(option, bound, "undecided", "the network was not measured.")
+    wanted = f"proven to have a constant of at most {bound!r}"
+    claim = f"the network is not {wanted}"
+    if network is None:
+        why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
+        return Gate(option, bound, "undecided", f"{claim}: {why}.")
+    if network.upper is None:
+        return Gate(option, bound, "undecided", f"{claim}: {network.unknown[0].reason}.")
+    if math.isinf(network.upper):
+        return Gate(option, bound, "undecided", f"{claim}: {network.infinite}.")
+    constant = f"its constant is at most {number(network.upper, 'upper')}"
+    if network.upper > bound:
+        advice = "by a short search; specnorm_networks.network_bound searches longer"
+        return Gate(option, bound, "failed", f"{claim}: {constant}, {advice}.")
+    if not network.checked.complete:
+        return Gate(
+            option,
+            bound,
+            "undecided",
+            f"the network's gate is not decided: {constant} as it was read. {network.checked}",
+        )
+    return Gate(option, bound, "passed", f"the network is {wanted}: {constant}.")
+
+
+def gates_of(
+    report: Report,
+    *,
+    layers: float | None = None,
+    network: float | None = None,
+    smallest: float | None = None,
+    isometries: float | None = None,
+) -> tuple[Gate, ...]:
+    """Judge the gates that are asked for.
+
+    ``layers`` bounds every layer's norm, ``network`` the network's constant, ``smallest`` every layer's smallest
+    singular value, ``isometries`` every isometry defect; None: not asked for.
+    """
+    gates = ((gate_layers, layers), (gate_network, network), (gate_smallest, smallest), (gate_isometries, isometries))
+    return tuple(judge(report, bound) for judge, bound in gates if bound is not None)

@@ -1,0 +1,313 @@
+"""Read the graph of an ONNX file: its constants, its operators, the shapes of its values.
+
+Shapes are those that onnx infers from the input's shape and from constants of the file;
+shapes that the file states are not believed. An operator with attributes that its rule
+does not cover is renamed to a phrase with spaces, such as "Pad as it is given", which is
+the name of no operator, so that no rule matches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from specnorm_check.arithmetic import Array, Refused, require
+from specnorm_check.statements import NUMBER_LIMIT, plain, whole_numbers
+
+FLOATING_ELEM_TYPES = {1, 10, 11, 16}  # float32, float16, float64, bfloat16 in ONNX
+FIRST_OPSET = 13  # the authors read the definitions of operators from this set on
+LAST_OPSET = 28  # up to this one
+LONGEST_OPERATOR = 80  # characters of its name
+MOST_ENTRIES = 2**32  # of one tensor
+
+WINDOW = {"auto_pad", "dilations", "kernel_shape", "pads", "strides"}
+REDUCTION = {"axes", "keepdims", "noop_with_empty_axes"}
+ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
+    "Abs": set(),
+    "Add": set(),
+    "AveragePool": WINDOW | {"ceil_mode", "count_include_pad"},
+    "BatchNormalization": {"epsilon", "momentum", "training_mode"},
+    "Clip": set(),
+    "Concat": {"axis"},
+    "Conv": WINDOW | {"group"},
+    "Div": set(),
+    "Flatten": {"axis"},
+    "Gemm": {"alpha", "beta", "transA", "transB"},
+    "LeakyRelu": {"alpha"},
+    "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
+    "Pad": {"mode"},
+    "ReduceMean": REDUCTION,
+    "ReduceSum": REDUCTION,
+    "Relu": set(),
+    "Reshape": {"allowzero"},
+    "Slice": set(),
+    "Softmax": {"axis"},
+    "Sub": set(),
+    "Tanh": set(),
+    "Transpose": {"perm"},
+}
+"""The operators that a rule is for, each with the attributes that it may have: the rule
+reads them, or holds for any value of them."""
+ONLY_VALUES = {
+    "auto_pad": b"NOTSET",
+    "ceil_mode": 0,
+    "mode": b"constant",
+    "training_mode": 0,
+    "transA": 0,
+}
+"""Attributes that must have this value if an operator states them: the rules need it."""
+
+
+class Node(NamedTuple):
+    """The operator that computes a value."""
+
+    op: str
+    inputs: list[str]
+    attributes: dict[str, Any]
+
+
+class Graph:
+    """An ONNX graph with one input, whose shape the claim states.
+
+    ``start`` is the name of the input, ``ends`` are the names of the outputs.
+    ``arrays`` has the arrays that the file states, by their names. ``nodes`` has the
+    operator of each other value by its name, in the order of the graph, the input
+    first. ``shapes`` has the shape of each value for which onnx infers one.
+    """
+
+    def __init__(self, content: bytes, input_shape: object) -> None:
+        import onnx
+
+        model = onnx.ModelProto.FromString(content)
+        graph = model.graph
+        require_known_definitions(model)
+        require_numbers_in_file(graph)
+        self.arrays = fixed_arrays_of(graph)
+        require_small_numbers(graph, self.arrays)
+        self.start = set_input_shape(graph, self.arrays, input_shape)
+        self.ends = [output.name for output in graph.output]
+        require(self.ends, "the model has no output")
+        self.shapes = inferred_shapes(model)  # from the input's, which is set
+        name_without_rule = "the input of the graph"
+        self.nodes = {self.start: Node(name_without_rule, [], {})}
+        for node in graph.node:
+            op = known_operator(node)
+            attributes = attributes_of(node)
+            for index, name in enumerate(node.output):
+                # Rules are for first outputs; another gets a name that no rule is for.
+                op_of_output = op if index == 0 else f"output {index} of {op}"
+                self.nodes[name] = Node(op_of_output, list(node.input), attributes)
+        self._require_scalar_clip_limits()
+
+    def _require_scalar_clip_limits(self) -> None:
+        """Refuse a Clip whose limits are arrays of the file with one axis or more.
+
+        Broadcasting may repeat what is clipped. Limits that are computed have no rule.
+        """
+        for node in self.nodes.values():
+            if node.op != "Clip":
+                continue
+            for name in node.inputs[1:]:
+                is_single = name not in self.arrays or self.arrays[name].shape == ()
+                require(is_single, "a Clip has a limit that is not a single number")
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return a value's shape, which has to be known."""
+        require(name in self.shapes, f"onnx infers no shape of {plain(name)}")
+        return self.shapes[name]
+
+    def have_shape(self, names: Sequence[str], name: str) -> bool:
+        """Return whether the values ``names`` have the shape of the value ``name``.
+
+        False if onnx infers no shape of it.
+        """
+        shape = self.shapes.get(name)
+        if shape is None:
+            return False
+        return all(self.shapes.get(other) == shape for other in names)
+
+    def keeps_entry_count(self, name: str) -> bool:
+        """Return whether a value has as many entries as its operator's first input."""
+        before = self.shapes.get(self.nodes[name].inputs[0])
+        after = self.shapes.get(name)
+        if before is None or after is None:
+            return False
+        return math.prod(before) == math.prod(after)
+
+    def has_fixed_inputs(self, node: Node) -> bool:
+        """Return whether all inputs but the first are arrays of the file."""
+        others = set(node.inputs[1:])
+        left_out = ""  # the name that ONNX gives to an optional input
+        return others <= {left_out, *self.arrays}
+
+    def require_fixed_inputs(self, node: Node) -> None:
+        """Refuse an operator with an input, other than the first, that is computed."""
+        require(
+            self.has_fixed_inputs(node),
+            f"a {node.op} with a further input that is computed",
+        )
+
+
+# -- the file --------------------------------------------------------------------------
+def require_known_definitions(model: Any) -> None:
+    """Refuse operators whose definitions the authors of the rules have not read."""
+    opsets = []
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx"):
+            opsets.append(opset.version)
+    is_known = len(opsets) == 1 and FIRST_OPSET <= opsets[0] <= LAST_OPSET
+    sets = f"one operator set of ONNX from {FIRST_OPSET} to {LAST_OPSET}"
+    message = f"the model does not import just {sets}, or has functions of its own"
+    require(is_known, message)
+    require(not model.functions, message)
+
+
+def require_numbers_in_file(graph: Any) -> None:
+    """Refuse numbers that are outside of the file."""
+    for tensor in tensors_of(graph):
+        is_inside = not tensor.external_data
+        require(is_inside, "the model has numbers outside of its file")
+
+
+def tensors_of(graph: Any) -> list[Any]:
+    """Return the tensors of a graph: its initializers and those of its operators."""
+    tensors = list(graph.initializer)
+    for node in graph.node:
+        tensors += [attribute.t for attribute in node.attribute]
+    return tensors
+
+
+def fixed_arrays_of(graph: Any) -> dict[str, Array]:
+    """Return the arrays that an ONNX graph states, by their names.
+
+    They are its initializers and the Constant operators that hold a tensor or integers.
+    Arrays of bfloat16 are returned as float32, which is exact.
+    """
+    from onnx import numpy_helper
+
+    arrays = {}
+    for tensor in graph.initializer:
+        arrays[tensor.name] = numpy_helper.to_array(tensor)
+    for node in graph.node:
+        if node.op_type != "Constant" or node.domain or len(node.attribute) != 1:
+            continue
+        (attribute,) = node.attribute
+        if attribute.name == "value":
+            arrays[node.output[0]] = numpy_helper.to_array(attribute.t)
+        if attribute.name == "value_ints":
+            arrays[node.output[0]] = np.array(attribute.ints, np.int64)
+    for name, array in arrays.items():
+        if array.dtype.name == "bfloat16":
+            arrays[name] = array.astype(np.float32)
+    return arrays
+
+
+def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:
+    """Refuse numbers so large that onnx's integers overflow when it infers shapes.
+
+    Operators without a rule are skipped: a value that is computed from one has no bound,
+    so that its shape is never used. Of the operators with a rule, only Pad adds numbers
+    of an array to sizes. A Reshape states sizes, which `require_moderate` limits, and a
+    Slice clips its numbers to the size.
+    """
+    for node in graph.node:
+        if node.op_type not in ALLOWED_ATTRIBUTES:
+            continue
+        numbers = [0]
+        for attribute in node.attribute:
+            numbers += [attribute.i, *attribute.ints]
+        if node.op_type == "Pad" and len(node.input) > 1:
+            pads = arrays.get(node.input[1], np.zeros(0))
+            numbers += pads.reshape(-1).tolist()
+        is_small = min(numbers) > -NUMBER_LIMIT and max(numbers) < NUMBER_LIMIT
+        require(is_small, f"{node.op_type} has a number of {NUMBER_LIMIT} or more")
+
+
+def set_input_shape(
+    graph: Any,
+    arrays: Mapping[str, Array],
+    shape: object,
+) -> str:
+    """Write the input's shape into a graph, and return the input's name."""
+    inputs = list(graph.input)
+    is_constant = any(graph_input.name in arrays for graph_input in inputs)
+    require(not is_constant, "a constant of the model is an input of it, too")
+    require(len(inputs) == 1, "the model has not one input")
+    tensor_type = inputs[0].type.tensor_type
+    is_floating = tensor_type.elem_type in FLOATING_ELEM_TYPES
+    message = f"numbers of kind {tensor_type.elem_type} of ONNX, not floating ones"
+    require(is_floating, f"the model's input has {message}")
+    sizes = tensor_type.shape.dim
+    numbers = whole_numbers(shape, len(sizes), least=1)
+    require_moderate(numbers)
+    for size, n in zip(sizes, numbers, strict=True):
+        is_free = size.dim_value == 0
+        is_same = size.dim_value == n
+        require(is_free or is_same, "the model's input has another shape")
+        size.dim_value = n
+    return str(inputs[0].name)
+
+
+def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes that onnx infers from the input's, without those of the file."""
+    import onnx
+
+    graph = model.graph
+    del graph.value_info[:]
+    try:
+        onnx.checker.check_model(model)
+        for output in graph.output:
+            output.type.tensor_type.ClearField("shape")
+        graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    except Exception as error:  # onnx raises many kinds
+        message = f"onnx finds fault with the model: {error}"
+        raise Refused(message[:300]) from None
+    shapes = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor_type = value.type.tensor_type
+        shape = tuple(size.dim_value for size in tensor_type.shape.dim)
+        has_all_sizes = tensor_type.HasField("shape") and all(shape)  # unknown ones are 0
+        if has_all_sizes:
+            require(min(shape, default=1) > 0, "onnx infers a negative size")
+            require_moderate(shape)
+            shapes[value.name] = shape
+    return shapes
+
+
+def require_moderate(shape: Iterable[int]) -> None:
+    """Refuse a shape of so many entries that products or sums of sizes may overflow."""
+    is_moderate = math.prod(map(abs, shape)) < MOST_ENTRIES
+    require(is_moderate, f"a value has {MOST_ENTRIES} entries or more")
+
+
+# -- operators -------------------------------------------------------------------------
+def attributes_of(node: Any) -> dict[str, Any]:
+    """Return an operator's attributes by their names."""
+    from onnx import helper
+
+    attributes = {}
+    for attribute in node.attribute:
+        attributes[attribute.name] = helper.get_attribute_value(attribute)
+    return attributes
+
+
+def known_operator(node: Any) -> str:
+    """Return an operator's name, or, if its attributes have no rule, another name."""
+    if node.domain:
+        return plain(f"{node.domain}.{node.op_type}")[:LONGEST_OPERATOR]
+    op = plain(node.op_type)[:LONGEST_OPERATOR]
+    if op not in ALLOWED_ATTRIBUTES:
+        return op
+    attributes = attributes_of(node)
+    without_rule = f"{op} as it is given"
+    if set(attributes) - ALLOWED_ATTRIBUTES[op]:
+        return without_rule
+    for name, value in ONLY_VALUES.items():
+        if attributes.get(name, value) != value:
+            return without_rule
+    if op == "BatchNormalization" and len(node.output) > 1:  # as in training
+        return without_rule
+    return op

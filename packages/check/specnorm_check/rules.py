@@ -1,0 +1,174 @@
+"""Bound one operator by itself: the rules of the README of this folder, Networks.
+
+A rule is for an operator whose first input is computed; the others are arrays of the
+file. It gives a factor f: a difference d of the first input makes one of at most f |d|.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from specnorm_check.arithmetic import Array, require, root_up
+from specnorm_check.graphs import Graph, Node
+from specnorm_check.layers import Axis
+
+SLOPES = {
+    "Abs": (-1.0, 1.0),
+    "Clip": (0.0, 1.0),
+    "Relu": (0.0, 1.0),
+    "Tanh": (0.0, 1.0),
+}
+"""The least and the largest slope of functions of each entry, without LeakyRelu."""
+SAME_ENTRIES = {"Flatten", "Reshape"}  # keep the entries and their order
+FACTOR_ONE = {"Pad", "Slice", "Softmax", "Transpose"}  # operators of the factor 1
+POOLS = {"AveragePool", "MaxPool"}
+REDUCTIONS = {"ReduceMean", "ReduceSum"}
+
+ONE = Fraction(1)
+ROUNDING = 1 + Fraction(1, 2**50)  # 8 times 2^-53: covers 7 roundings; at most 4 occur
+LEAST_PRODUCT = 2.0**-800  # far above the subnormal numbers, whose roundings are larger
+
+
+def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
+    """Return the factor of the operator that computes a value, or None without a rule."""
+    node = graph.nodes[name]
+    slopes = slopes_of(node)
+    if slopes is not None:
+        return largest_slope(slopes)
+    if node.op in SAME_ENTRIES:
+        return ONE if graph.keeps_entry_count(name) else None
+    if node.op in FACTOR_ONE:
+        return ONE
+    if node.op == "BatchNormalization":
+        largest = np.abs(normalising_factors(graph, node)).max()
+        return Fraction(float(largest)) * ROUNDING
+    if node.op == "Div":
+        return factor_of_divisor(graph, name)
+    if node.op in POOLS:
+        return factor_of_pool(node)
+    if node.op in REDUCTIONS:
+        return factor_of_reduction(graph, name)
+    return None
+
+
+# -- functions of each entry -----------------------------------------------------------
+def slopes_of(node: Node) -> tuple[float, float] | None:
+    """Return the least and the largest slope of a function of each entry.
+
+    None: the operator is no such function. For LeakyRelu, whose slopes are alpha and 1,
+    the range also contains 0: that changes no largest absolute slope, and Lemma 4 needs
+    it anyway.
+    """
+    if node.op == "LeakyRelu":
+        alpha = node.attributes.get("alpha", 0.01)
+        return min(alpha, 0.0), max(alpha, 1.0)
+    return SLOPES.get(node.op)
+
+
+def largest_slope(slopes: tuple[float, float]) -> Fraction:
+    """Return the largest absolute slope."""
+    low, high = slopes
+    return Fraction(max(-low, high))
+
+
+# -- products and quotients ------------------------------------------------------------
+def normalising_factors(graph: Graph, node: Node) -> Array:
+    """Return the number by which a batch normalisation multiplies each channel."""
+    _, scale, _, _, variance = node.inputs
+    gamma = graph.arrays[scale].astype(np.float64)
+    sigma_square = graph.arrays[variance].astype(np.float64)
+    default = float(np.float32(1e-5))
+    epsilon = node.attributes.get("epsilon", default)
+    message = "a batch normalization divides by 0, or has numbers that are not finite"
+    require(sigma_square.min() >= 0, message)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        roots = np.sqrt(sigma_square + epsilon)
+        is_finite = np.isfinite(gamma / roots).all()
+    require(is_finite, message)
+    return product_rounded_once(gamma, 1 / roots)
+
+
+def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
+    """Return the factor of a Div by constants; None if it broadcasts the numerator."""
+    numerator, divisor = graph.nodes[name].inputs
+    if not graph.have_shape([numerator], name):
+        return None
+    numbers = np.abs(graph.arrays[divisor].astype(np.float64))
+    least = float(numbers.min())
+    require(least > 0, "a Div by 0")
+    return ONE / Fraction(least)
+
+
+def product_rounded_once(a: Array, b: Array) -> Array:
+    """Return a product of floats, each entry with a relative error of one rounding.
+
+    A product that is so small that float64 may round it more coarsely is refused.
+    """
+    rounded = np.asarray(a * b)
+    is_normal = np.abs(rounded) > LEAST_PRODUCT
+    is_zero = (a == 0) | (b == 0)
+    is_rounded_once = is_normal | is_zero
+    require(is_rounded_once.all(), "numbers so small that products are inexact")
+    return rounded
+
+
+# -- sums ------------------------------------------------------------------------------
+def factor_of_reduction(graph: Graph, name: str) -> Fraction | None:
+    """Return the factor of sums or means, each of the same number of entries."""
+    node = graph.nodes[name]
+    before = graph.shapes.get(node.inputs[0])
+    after = graph.shapes.get(name)
+    if before is None or after is None:
+        return None
+    entries = Fraction(math.prod(before), math.prod(after))
+    if node.op == "ReduceMean":
+        return root_up(1 / entries)
+    return root_up(entries)
+
+
+def root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
+    """Return the root of the sum of the squares of numbers, rounded up."""
+    squares = [x**2 for x in numbers]
+    return root_up(sum(squares, Fraction(0)))
+
+
+# -- windows ---------------------------------------------------------------------------
+def factor_of_pool(node: Node) -> Fraction | None:
+    """Return the factor of pooling, or None without a rule."""
+    axes = axes_of_windows(node, node.attributes["kernel_shape"])
+    most_windows_of_a_pixel = 1
+    for axis in axes:
+        step = axis.stride // math.gcd(axis.stride, axis.dilation)
+        most_windows_of_a_pixel *= -(-axis.taps // step)  # rounded up
+    if node.op == "MaxPool":
+        return root_up(Fraction(most_windows_of_a_pixel))
+    is_padded = any(axis.padding_before or axis.padding_after for axis in axes)
+    if is_padded and not node.attributes.get("count_include_pad"):
+        return None  # windows beyond the border are averages of fewer pixels
+    pixels = math.prod(axis.taps for axis in axes)
+    return root_up(Fraction(most_windows_of_a_pixel, pixels))
+
+
+def axes_of_windows(node: Node, taps: Sequence[int]) -> tuple[Axis, ...]:
+    """Return the geometry of a Conv or a pool, with ``taps`` taps on each axis."""
+    count = len(taps)
+    strides = node.attributes.get("strides", [1] * count)
+    dilations = node.attributes.get("dilations", [1] * count)
+    pads = node.attributes.get("pads", [0] * 2 * count)
+    message = f"no rule is for such a {node.op}"
+    require(len(strides) == count, message)
+    require(len(dilations) == count, message)
+    require(len(pads) == 2 * count, message)
+    axes = []
+    for index in range(count):
+        before = pads[index]
+        after = pads[count + index]
+        axis = Axis(taps[index], strides[index], dilations[index], before, after)
+        require(min(axis.taps, axis.stride, axis.dilation) > 0, message)
+        require(min(before, after) >= 0, message)
+        axes.append(axis)
+    return tuple(axes)

@@ -1,0 +1,282 @@
+"""Read what a certificate states of a layer, and prove it by Lemmas 1 to 3.
+
+Nothing that is stated is believed: the kernel is the model's array, known by its digest,
+and the number has to be at least what H proves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Context, Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from specnorm_check.arithmetic import Array, Refused, require
+from specnorm_check.layers import Axis, Layer, proven_norm
+
+FLOATING = ("float16", "float32", "float64")
+PADDING_MODES = ("zeros", "circular", "reflect", "symmetric", "replicate")
+KEYS_OF_A_LAYER = {
+    "completion",
+    "dilation",
+    "dtype",
+    "exponent",
+    "groups",
+    "layout",
+    "name",
+    "padding",
+    "padding_mode",
+    "sha256",
+    "shape",
+    "sizes",
+    "stride",
+    "tensor",
+    "transposed",
+    "upper",
+}
+# In its own words, or by `Verdict`: these entries are printed elsewhere in the line.
+PRINTED_ELSEWHERE = {"name", "sizes", "tensor", "upper"}
+NOT_PRINTED = {"completion", "exponent"}
+LONGEST_TENSOR_NAME = 400  # characters
+NUMBER_LIMIT = 2**24  # the whole numbers of a geometry are below
+EXPONENT_LIMIT = 1100  # 2^-1100 and 2^1100 are beyond every float64
+
+Statement = Mapping[str, Any]
+
+
+# -- a claim about a layer -------------------------------------------------------------
+def prove_layer(
+    statement: Statement,
+    completion: Array,
+    arrays: Mapping[str, Array],
+) -> str:
+    """Prove the claim that a layer's norm is at most a number.
+
+    Returns a line that says what was read and proven. Raises `Refused` if the claim is
+    not proven.
+    """
+    has_keys = set(statement) == KEYS_OF_A_LAYER
+    require(has_keys, "it has other entries than a claim about a layer")
+    stored = model_array(statement, arrays)
+    kernel, layer = read_layer(stored, statement)
+    exponent = read_exponent(statement["exponent"])
+    norm = proven_norm(kernel, layer, completion, exponent)
+    require_claim_covers(statement["upper"], norm, "its H proves")
+    return sentence(statement, rows=completion.shape[1])
+
+
+def model_array(statement: Statement, arrays: Mapping[str, Array]) -> Array:
+    """Return the model's array that the claim names; refuse one of other numbers."""
+    name = statement["tensor"]
+    is_short = len(name) < LONGEST_TENSOR_NAME
+    require(is_short, "the name of its array is too long to be printed")
+    try:
+        stored = np.asarray(arrays[name])
+    except LookupError:
+        raise Refused(f"the model has no array {plain(name)}") from None
+    dtype = stored.dtype.name
+    message = f"the model's array is {dtype} {stored.shape}"
+    require(dtype == statement["dtype"], message)
+    require(list(stored.shape) == statement["shape"], message)
+    require(dtype in FLOATING, message)
+    has_digest = statement["sha256"] == digest(stored)
+    require(has_digest, "the model's array has other numbers: its digest differs")
+    return stored
+
+
+def read_layer(stored: Array, statement: Statement) -> tuple[Array, Layer]:
+    """Return the kernel, its taps last, and the geometry that a statement describes.
+
+    A transposed layer's kernel has the axes (inputs, outputs of a group, *taps) in the
+    layout OI, and (*taps, outputs of a group, inputs) in the layout IO. After the taps
+    are moved last, both have the axes of a convolution that leads from the layer's
+    outputs to its inputs. This convolution is the layer's adjoint, and the returned
+    geometry describes it. Groups divide the first axis.
+    """
+    has_axes = 2 <= stored.ndim <= 5 and stored.size > 0
+    require(has_axes, "a kernel has two axes and up to three of taps, none empty")
+    layout = statement["layout"]
+    require(layout in ("OI", "IO"), "its layout is neither OI nor IO")
+    kernel = stored
+    if layout == "IO":  # the two axes of channels are the last, in reverse order
+        kernel = np.moveaxis(stored, (-1, -2), (0, 1))
+
+    groups = whole_number(statement["groups"], least=1)
+    require(len(kernel) % groups == 0, "its groups do not divide the channels")
+    axes = read_axes(kernel.shape[2:], statement)
+    mode = statement["padding_mode"]
+    require(mode in PADDING_MODES, "its padding mode is not known")
+    sizes = None
+    if statement["sizes"] != "every":
+        numbers = whole_numbers(statement["sizes"], len(axes), least=1)
+        sizes = tuple(numbers)
+
+    transposed = statement["transposed"]
+    require(type(transposed) is bool, "its entry transposed is neither true nor false")
+    if transposed:
+        sizes = sizes_of_the_adjoint(axes, mode, sizes)
+    return kernel, Layer(axes, groups, mode, sizes)
+
+
+def read_axes(taps: tuple[int, ...], statement: Statement) -> tuple[Axis, ...]:
+    """Return the geometry of each axis."""
+    count = len(taps)
+    strides = whole_numbers(statement["stride"], count, least=1)
+    dilations = whole_numbers(statement["dilation"], count, least=1)
+    padding = statement["padding"]
+    has_pairs = type(padding) is list and len(padding) == count
+    require(has_pairs, "it has no padding for each axis")
+    axes = []
+    for index in range(count):
+        before, after = whole_numbers(padding[index], 2, least=0)
+        axis = Axis(taps[index], strides[index], dilations[index], before, after)
+        axes.append(axis)
+    return tuple(axes)
+
+
+def sizes_of_the_adjoint(
+    axes: tuple[Axis, ...],
+    mode: str,
+    input_sizes: tuple[int, ...] | None,
+) -> tuple[int, ...] | None:
+    """Return the output sizes of a transposed layer (Lemma 3, step 5).
+
+    They are the input sizes of the adjoint that describes the layer.
+    """
+    is_same = all(axis.padding_before + axis.padding_after == axis.reach for axis in axes)
+    has_rule = mode == "zeros" or (mode == "circular" and is_same)
+    require(has_rule, "a transposed layer is zero-padded, or circular and 'same'")
+    if input_sizes is None:
+        return None
+    outputs = []
+    for axis, size in zip(axes, input_sizes, strict=True):
+        if mode == "circular":
+            outputs.append(size * axis.stride)
+        else:
+            padded = (size - 1) * axis.stride + axis.reach + 1
+            outputs.append(padded - axis.padding_before - axis.padding_after)
+    return tuple(outputs)
+
+
+def sentence(statement: Statement, rows: int) -> str:
+    """Return what is proven, by an H of so many rows, and everything that was read."""
+    facts = []
+    for key in sorted(KEYS_OF_A_LAYER - PRINTED_ELSEWHERE - NOT_PRINTED):
+        facts.append(f"{key} {statement[key]}")
+    norm = f"norm <= {printed(read_hexadecimal(statement['upper']))}"
+    tensor = repr(plain(statement["tensor"]))
+    layer = ", ".join(facts)
+    sizes = sizes_of_the_claim(statement)
+    return f"{norm} at {sizes}, of {tensor}, {layer}, by {rows} rows"
+
+
+def sizes_of_the_claim(statement: Statement) -> str:
+    """Return at which input sizes a norm is proven, in words."""
+    if statement["sizes"] != "every":
+        return f"the input size {statement['sizes']}"
+    is_circular = statement["padding_mode"] == "circular"
+    has_strides = max(statement["stride"], default=1) > 1
+    # A transposed layer has stride times as many outputs as inputs, so that the stride
+    # divides its outputs at every input size.
+    if is_circular and has_strides and not statement["transposed"]:
+        return "every input size that the stride divides"
+    return "every input size"
+
+
+# -- values of statements --------------------------------------------------------------
+def require_claim_covers(claimed_text: object, proven: Fraction, proof: str) -> None:
+    """Refuse a claim of a smaller number than the proven one.
+
+    ``claimed_text`` is the claimed number, as hexadecimal text. ``proof`` is the subject
+    of the message, such as "its parts prove".
+    """
+    claimed = read_hexadecimal(claimed_text)
+    if Fraction(claimed) < proven:
+        claim = printed(claimed)
+        least = printed(float_up(proven))
+        raise Refused(f"it claims {claim}, and {proof} no less than {least}")
+
+
+def read_hexadecimal(text: object) -> float:
+    """Return the float, finite and not negative, that hexadecimal text states exactly.
+
+    The text is that of float.hex: 0x1.8p+3 is 1.5 times 2^3.
+    """
+    message = "its number is no hexadecimal float that is 0 or more"
+    if type(text) is not str:
+        raise Refused(message)
+    match = re.fullmatch(r"0x([01])\.([0-9a-f]{1,13})p([+-][0-9]{1,4})", text)
+    if match is None:
+        raise Refused(message)
+    try:
+        nearest = float.fromhex(text)
+    except OverflowError:
+        raise Refused("its number is not a finite one") from None
+    first_digit, digits, exponent = match.groups()
+    mantissa = Fraction(int(first_digit + digits, 16), 16 ** len(digits))
+    exact = mantissa * Fraction(2) ** int(exponent)
+    require(nearest == exact, "its number is between two floats")
+    return nearest
+
+
+def printed(x: float) -> str:
+    """Return x in decimals, rounded up, and in hexadecimal digits, exactly."""
+    upwards = Context(prec=17, rounding=ROUND_CEILING)
+    decimal = upwards.create_decimal(Decimal(x))
+    return f"{decimal} ({x.hex()})"
+
+
+def whole_numbers(values: object, count: int, least: int) -> list[int]:
+    """Return a list of so many whole numbers."""
+    message = f"expected {count} whole numbers"
+    if type(values) is not list:
+        raise Refused(message)
+    require(len(values) == count, message)
+    return [whole_number(value, least) for value in values]
+
+
+def whole_number(value: object, least: int) -> int:
+    """Return a whole number, refused if it is below ``least`` or not below 2^24."""
+    message = f"expected whole numbers from {least} to {NUMBER_LIMIT - 1}"
+    if type(value) is not int:
+        raise Refused(message)
+    require(least <= value < NUMBER_LIMIT, message)
+    return value
+
+
+def read_exponent(value: object) -> int:
+    """Return the exponent e of 2^e H."""
+    message = f"its exponent is not a whole number below {EXPONENT_LIMIT}"
+    if type(value) is not int:
+        raise Refused(message)
+    require(abs(value) < EXPONENT_LIMIT, message)
+    return value
+
+
+def float_up(x: Fraction) -> float:
+    """Return the least float that is not below a number."""
+    near = float(x)
+    if Fraction(near) >= x:
+        return near
+    return math.nextafter(near, math.inf)
+
+
+def digest(array: Array) -> str:
+    """Return the SHA-256 of an array's bits: little-endian, the last axis fastest."""
+    little_endian = array.dtype.newbyteorder("<")
+    bits = np.ascontiguousarray(array, dtype=little_endian).tobytes()
+    return hashlib.sha256(bits).hexdigest()
+
+
+def plain(text: object) -> str:
+    """Return text with a ? in place of each character that is not printable ASCII."""
+    characters = []
+    for character in str(text):
+        is_plain = character.isascii() and character.isprintable()
+        characters.append(character if is_plain else "?")
+    return "".join(characters)

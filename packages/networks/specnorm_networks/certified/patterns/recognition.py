@@ -1,0 +1,89 @@
+"""Replace the patterns of a network by single operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves.finding import join_functions
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.operators.base import Pointwise
+from specnorm_networks.certified.operators.normalisation import Normalise
+from specnorm_networks.certified.patterns.functions import as_function
+from specnorm_networks.certified.patterns.normalisation import as_normalisation
+from specnorm_networks.certified.patterns.reflections import as_reflection
+from specnorm_networks.certified.patterns.sorting import as_maximum_and_minimum, as_sorted_groups, as_sorted_pairs
+from specnorm_networks.certified.patterns.splines import as_spline
+from specnorm_networks.certified.patterns.structure import NoPattern, Structure
+from specnorm_networks.certified.permutations import remove_permutations
+
+NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
+
+
+def recognise_patterns(graph: Graph) -> Graph:
+    """Return the same network with each pattern as one node, which has the name and shape of the pattern's last node.
+
+    All other nodes are kept, even those that no output needs any more.
+    """
+    graph = remove_permutations(graph)
+    structure = Structure()
+    for node in graph.nodes:
+        for replacement in _replacements(node, structure, graph.fresh):
+            structure[replacement.name] = replacement
+    nodes = list(structure.values())
+    has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
+    note = NOTE_ON_JUMPS if has_jumps and NOTE_ON_JUMPS not in graph.note else ""
+    recognised = graph._with_nodes(nodes, note=note)
+    return recognised._with_nodes(join_functions(recognised))
+
+
+def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+    """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
+    for recognised in (
+        _as_earlier_value, as_reflection, as_function, as_maximum_and_minimum, as_sorted_groups, as_spline
+    ):  # fmt: skip
+        with suppress(NoPattern):
+            return [recognised(node, structure)]
+    for with_another in (as_normalisation, as_sorted_pairs):
+        with suppress(NoPattern):
+            return with_another(node, structure, fresh)
+    return [node]
+
+
+def _as_earlier_value(node: Node, structure: Structure) -> Node:
+    """Return a node that reshapes a value back to the shape of an earlier one, as the earlier one itself."""
+    source = node
+    while isinstance(source.operator, ops.SameOrder):
+        source = structure[source.inputs[0]]
+    if source is node or source.shape is None or source.shape != node.shape or source.name in node.inputs:
+        raise NoPattern
+    return replace(node, operator=ops.Identity(), inputs=(source.name,))
+
+
+def prepare(graph: Graph) -> Graph:
+    """Return the network as `bound` reads it: patterns recognised, and without nodes that no output needs."""
+    return recognise_patterns(graph).pruned()
+
+
+def without_sorting(graph: Graph) -> Graph:
+    """Return the network in which only functions of one variable and normalisation are recognised.
+
+    For ranges and units, sorting is better left as maxima and minima, which are ReLU of differences.
+    """
+    graph = remove_permutations(graph)
+    original = graph.by_name
+    recognised = prepare(graph).by_name
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        replacement = recognised.get(node.name, node)
+        if isinstance(replacement.operator, Normalise):
+            # The lengths are nodes that the pattern added.
+            added = [name for name in replacement.inputs if name not in original]
+            lengths = [recognised[name] for name in added if name in recognised]
+            if all(original.keys() >= set(length.inputs) for length in lengths):
+                nodes += [*lengths, replacement]
+                continue
+        nodes.append(replacement if isinstance(replacement.operator, Pointwise) else node)
+    return graph._with_nodes(nodes).pruned()

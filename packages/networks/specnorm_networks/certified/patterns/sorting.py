@@ -1,0 +1,145 @@
+"""Sorting of pairs and groups of entries, written out by maxima and reshapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.patterns.structure import NoPattern, PartOfValue, Structure, are_halves
+
+
+def as_sorted_pairs(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+    """Return two nodes in place of the maximum and the minimum of u and v that are joined: u and v joined, and sorted.
+
+    ``fresh``: returns a name that no node has, similar to a given one. Where u and v are disjoint parts of one value,
+    such as every other channel, their join moves entries alone.
+    """
+    if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
+        raise NoPattern
+    first, second = (structure.origin(name) for name in node.inputs)
+    _require_maximum_and_minimum(first, second)
+    u, v = (structure.origin(name).name for name in first.inputs)
+    shapes = {structure[name].shape for name in (u, v)} | {first.shape, second.shape}
+    has_same_values = any(
+        structure.is_same(u, other) and structure.is_same(v, another)
+        for other, another in (second.inputs, second.inputs[::-1])
+    )
+    if not has_same_values or len(shapes) > 1 or None in shapes:
+        raise NoPattern
+    axis = node.operator.axis
+    is_descending = isinstance(first.operator, ops.Maximum)
+    joined = Node(fresh(f"{node.name}.pairs"), node.operator, (u, v), node.shape, node.label, derived=True)
+    sort: ops.Operator = ops.GroupSort(axis, 2, "strided", is_descending)
+    if node.operator.new:
+        sort = ops.Sort(axis, is_descending)
+    return [joined, replace(node, operator=sort, inputs=(joined.name,))]
+
+
+def as_maximum_and_minimum(node: Node, structure: Structure) -> Node:
+    """Return sorting in place of a maximum and a minimum that are joined."""
+    if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
+        raise NoPattern
+    first, second = (structure.origin(name) for name in node.inputs)
+    has_extremes_of_values = isinstance(first.operator, ops.Maximum | ops.Minimum)
+    sort_of = _sort_of_halves if has_extremes_of_values else _sort_of_pair
+    operator, source = sort_of(node.operator, first, second, structure)
+    return replace(node, operator=operator, inputs=(source,))
+
+
+def _sort_of_halves(
+    concat: ops.Concat,
+    first: Node,
+    second: Node,
+    structure: Structure,
+) -> tuple[ops.Operator, str]:
+    """Return sorting in groups of two (MaxMin) for the joined maximum and minimum of both halves of a value."""
+    _require_maximum_and_minimum(first, second)
+    parts = _parts_in_order(first, structure)
+    half = parts[0]
+    are_joined_along_axis = half.axis == concat.axis and not concat.new
+    if parts != _parts_in_order(second, structure) or not are_halves(*parts) or not are_joined_along_axis:
+        raise NoPattern
+    is_descending = isinstance(first.operator, ops.Maximum)
+    return ops.GroupSort(half.axis, 2, "strided", is_descending), half.source
+
+
+def _require_maximum_and_minimum(first: Node, second: Node) -> None:
+    has_both = {type(first.operator), type(second.operator)} == {ops.Maximum, ops.Minimum}
+    if not has_both or len(first.inputs) != 2 or len(second.inputs) != 2:
+        raise NoPattern
+
+
+def _parts_in_order(node: Node, structure: Structure) -> list[PartOfValue]:
+    """Return the inputs of a node as parts of values, in the order of the parts."""
+    parts = [structure.part_of_value(name) for name in node.inputs]
+    return sorted(parts, key=lambda part: part.start)
+
+
+def _sort_of_pair(
+    concat: ops.Concat,
+    first: Node,
+    second: Node,
+    structure: Structure,
+) -> tuple[ops.Operator, str]:
+    """Return sorting for the joined largest and smallest entry along an axis of two entries."""
+    # If the axis was dropped, both are joined along a new axis; if it was kept, along that axis.
+    first, first_is_kept = _extreme_along_axes(first, structure)
+    second, second_is_kept = _extreme_along_axes(second, structure)
+    for each, is_kept in ((first.operator, first_is_kept), (second.operator, second_is_kept)):
+        if not isinstance(each, ops.Largest | ops.Smallest):
+            raise NoPattern
+        if each.axes != (concat.axis,) or is_kept == concat.new:
+            raise NoPattern
+    source = structure.input_of(first)
+    is_pair = source.shape is not None and source.shape[concat.axis] == 2
+    has_both = type(first.operator) is not type(second.operator)
+    if not has_both or not is_pair or not structure.is_same(source.name, second.inputs[0]):
+        raise NoPattern
+    return ops.Sort(concat.axis, isinstance(first.operator, ops.Largest)), source.name
+
+
+def _extreme_along_axes(node: Node, structure: Structure) -> tuple[Node, bool]:
+    """Return the largest or smallest entries that a value holds, and whether it has their axes, of size 1."""
+    extreme = node
+    while isinstance(extreme.operator, ops.SameOrder):
+        extreme = structure[extreme.inputs[0]]
+    if not isinstance(extreme.operator, ops.Largest | ops.Smallest):
+        raise NoPattern
+    before = structure.input_of(extreme).shape
+    if extreme is node or before is None:
+        return extreme, extreme.operator.keep
+    kept = tuple(1 if axis in extreme.operator.axes else n for axis, n in enumerate(before))
+    if node.shape != kept:
+        raise NoPattern
+    return extreme, True
+
+
+def as_sorted_groups(node: Node, structure: Structure) -> Node:
+    """Return sorting in groups of neighbours (GroupSort) in place of a reshape, a sort and a reshape back.
+
+    ``node``: the reshape back.
+    """
+    if not isinstance(node.operator, ops.SameOrder):
+        raise NoPattern
+    sort = structure.input_of(node)
+    if not isinstance(sort.operator, ops.Sort) or sort.operator.first is not None or not sort.operator.axis:
+        raise NoPattern
+    split = structure.input_of(sort)
+    if not isinstance(split.operator, ops.SameOrder):
+        raise NoPattern
+    source = structure.input_of(split)
+    before = source.shape
+    between = split.shape
+    if before is None or between is None or before != node.shape or len(between) != len(before) + 1:
+        raise NoPattern
+    # The axis before the sorted one counts the groups, and both are one axis of the source.
+    sorted_axis = sort.operator.axis
+    axis = sorted_axis - 1
+    groups = between[axis]
+    size = between[sorted_axis]
+    if (*between[:axis], groups * size, *between[sorted_axis + 1 :]) != before:
+        raise NoPattern
+    operator = ops.GroupSort(axis, size, "consecutive", sort.operator.descending)
+    return replace(node, operator=operator, inputs=(source.name,))

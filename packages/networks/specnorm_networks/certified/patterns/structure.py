@@ -1,0 +1,131 @@
+"""The nodes of a network by name, and what patterns need to know of them: slices of a value, halves, and sums."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.digests import digest_of_operator
+from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.operators.base import Linear
+
+
+class NoPattern(Exception):
+    """A node does not end the pattern that is looked for."""
+
+
+@dataclass(frozen=True)
+class PartOfValue:
+    """Some consecutive positions along one axis of a value, or the whole value."""
+
+    source: str
+    """Name of the value."""
+    axis: int = 0
+    start: int = 0
+    """Number of the first entry of the part along the axis."""
+    stop: int = 0
+    """One more than the number of the last entry."""
+    size: int = 0
+    """Size of the value along the axis; 0: the part is the whole value, and the other numbers are 0."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the part is the whole value."""
+        return self.size == 0
+
+
+def are_halves(first: PartOfValue, second: PartOfValue) -> bool:
+    """Whether two parts are the first and the second half of one value along one axis."""
+    half, odd = divmod(first.size, 2)
+    if odd or half == 0:
+        return False
+    first_half = replace(first, start=0, stop=half)
+    second_half = replace(first, start=half, stop=first.size)
+    return first == first_half and second == second_half
+
+
+class Structure(dict[str, Node]):
+    """The nodes of a network so far, by name."""
+
+    def origin(self, name: str) -> Node:
+        """Return the first node that has the same entries in the same order as a value."""
+        node = self[name]
+        while self._keeps_entries(node):
+            node = self[node.inputs[0]]
+        return node
+
+    def _keeps_entries(self, node: Node) -> bool:
+        if isinstance(node.operator, ops.Identity):
+            return True
+        if node.shape is None or len(node.inputs) != 1:
+            return False
+        if self[node.inputs[0]].shape != node.shape:
+            return False
+        if isinstance(node.operator, ops.Slice):
+            # A slice of step 1 that has the shape of its input is the whole input.
+            return all(step == 1 for _, _, _, step in node.operator.parts)
+        return isinstance(node.operator, ops.SameOrder)
+
+    def is_same(self, name: str, other: str) -> bool:
+        """Whether two values are the same entries of one value, read twice: by slices, say, that are written twice."""
+        one, another = self.origin(name), self.origin(other)
+        while one.name != another.name:
+            is_move = isinstance(one.operator, Linear) and one.operator.only_moves_entries
+            may_be_same = is_move and len(one.inputs) == len(another.inputs) == 1
+            if not may_be_same or digest_of_operator(one.operator) != digest_of_operator(another.operator):
+                return False
+            one, another = self.input_of(one), self.input_of(another)
+        return True
+
+    def input_of(self, node: Node) -> Node:
+        """Return the origin of a node's first input."""
+        return self.origin(node.inputs[0])
+
+    def part_of_value(self, name: str) -> PartOfValue:
+        """Return a value as a part of an earlier value; if it is no such part, as the whole of its own origin."""
+        node = self.origin(name)
+        whole = PartOfValue(node.name)
+        if not isinstance(node.operator, ops.Slice):
+            return whole
+        source = self.input_of(node)
+        if source.shape is None:
+            return whole
+        parts = []
+        for axis, start, stop, step in node.operator.parts:
+            size = source.shape[axis]
+            first, last, stride = slice(start, stop, step).indices(size)
+            if size and (first, last, stride) == (0, size, 1):
+                continue  # all of this axis
+            if stride != 1 or first >= last:
+                return whole
+            parts.append(PartOfValue(source.name, axis, first, last, size))
+        return parts[0] if len(parts) == 1 else whole
+
+    def sum_with_number(self, node: Node) -> tuple[float, Node]:
+        """Return a number that is added to a value, and the value's origin; 0 and the node itself if it is no sum."""
+        pairs = (node.inputs, node.inputs[::-1]) if is_sum_of_two(node.operator) else ()
+        for name, name_of_constant in pairs:
+            constant = self[name_of_constant]
+            if not isinstance(constant.operator, ops.Constant) or constant.shape is None:
+                continue
+            if self[name].shape != node.shape:
+                continue
+            value = constant.operator.run()
+            if value.size == 1:
+                return float(value.item()), self.origin(name)
+        return 0.0, node
+
+
+def are_alike(node: Node, other: Node) -> bool:
+    """Whether two nodes compute the same from the same values."""
+    return node.inputs == other.inputs and digest_of_operator(node.operator) == digest_of_operator(other.operator)
+
+
+def is_difference(operator: ops.Operator) -> bool:
+    """Whether an operator is the first input less the second."""
+    return isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0) and operator.divisor == 1
+
+
+def is_sum_of_two(operator: ops.Operator) -> bool:
+    """Whether an operator is the sum of two inputs."""
+    return isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.divisor == 1

@@ -1,0 +1,182 @@
+"""A network of any framework, file or graph, and its bound."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specnorm.errors import CertificateError, MethodError
+from specnorm.proof import install
+from specnorm_networks.answer import NetworkBound
+from specnorm_networks.answering import bound
+from specnorm_networks.certified.graph import Graph
+from specnorm_networks.extensions import extension
+from specnorm_networks.measuring import Measure
+from specnorm_networks.methods import Method
+from specnorm_networks.progress import Progress, stage
+
+MAX_BYTES = 2**33
+"""Largest number of bytes of a model's file; the default of `specnorm.audit`."""
+Source: TypeAlias = Any
+"""Torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, `onnx.ModelProto`, or `Graph`."""
+
+
+def network_bound(
+    source: Source,
+    input_shape: Any = None,
+    *,
+    rtol: float = 1e-3,
+    method: Method | None = None,
+    radius: float | None = None,
+    centre: Any = None,
+    budget: float | None = 60.0,
+    progress: Progress | None = None,
+) -> NetworkBound:
+    """Prove an upper bound on the Lipschitz constant of a whole network.
+
+    Parameters
+    ----------
+    source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
+        A live model is exported to ONNX in inference mode, and the bound holds for that file: the result's ``model``
+        contains it, and ``save("model.onnx")`` writes it. The model's state and mode are not changed. An Equinox module
+        is a function of one sample; it is mapped over the batch. If Equinox or Flax keeps a state beside the model,
+        pass ``(model, state)``; the bound holds for the model in that state.
+    input_shape : sequence of int, array, or tuple of arrays, optional
+        Shape of one sample, without the batch axis, such as ``(3, 32, 32)``; or an input, with its batch axis; or a
+        tuple of inputs. If a shape is given, the bound holds for any number of samples: the model is run on two and
+        three samples, and the outputs have to be independent. If the model does not run on several samples, the bound
+        holds for one. If inputs are given, the bound holds for their number of samples. For a file that leaves sizes
+        open, see `specnorm.audit`.
+    rtol : float, default 1e-3
+        Relative width of the proven interval of each layer's norm.
+    method : Product, Scaled or Multipliers, optional
+        Method of `specnorm_networks`. Default: ``Multipliers()``, whose bound is never above that of ``Product()``.
+    radius : float, optional
+        Bound the network only near ``centre``: for all inputs at most this far from it, in the 2-norm of all entries
+        together. This bound is never larger than the bound for all inputs.
+    centre : array, tuple of arrays, or mapping of str to array, optional
+        Center of the ball, with its batch axis; ``input_shape`` is then not needed.
+    budget : float, default 60
+        Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
+        bound proven so far is returned and ``status`` says so. None means no limit.
+    progress : callable, optional
+        ``progress(done, in all, what)``, called as each stage begins and ends ("export", "comparison with the model",
+        "search and proof", "attack on the bound") and after each step of a search.
+
+    Returns
+    -------
+    NetworkBound
+        ``upper`` is proven in real arithmetic, with respect to all floating-point inputs together; integer inputs are
+        held fixed. It is None if an operator has no rule; ``unknown`` names it. ``str()`` shows each node.
+
+    Raises
+    ------
+    MethodError
+        If the model cannot be exported, has no floating input, draws random numbers, or reads a state that it writes.
+    TranslationError
+        If the exported file does not compute the same as the model.
+    """
+    # A model is exported for an input; without `input_shape` the centre is one.
+    shape_or_input = input_shape
+    centre_has_shape = centre is not None and not isinstance(centre, Mapping)
+    if input_shape is None and centre_has_shape and not is_file(source):
+        shape_or_input = centre
+    with stage(progress, "export"):
+        graph = network_graph(source, shape_or_input)
+    # Without `centre`, `input_shape` may be an input, and is the centre.
+    centre_by_name = None
+    if radius is not None or centre is not None:
+        centre_by_name = _centre(graph, input_shape if centre is None else centre)
+    answer = bound(
+        graph,
+        Measure(rtol),
+        method=method,
+        radius=radius,
+        centre=centre_by_name,
+        budget=budget,
+        progress=progress,
+    )
+    return replace(answer, _statement=partial(_certificate, source))
+
+
+def _certificate(source: Source, answer: NetworkBound, name: str) -> Any:
+    """Return the certificate of a bound that holds on all inputs of an ONNX file."""
+    if isinstance(source, Graph) or answer.radius is not None or any(answer.input_ranges.values()):
+        raise CertificateError("there are claims about ONNX files alone, on all inputs.")
+    if isinstance(source, str | os.PathLike):
+        return extension("certificate")(answer, Path(source).read_bytes(), name)
+    content = source.SerializeToString() if answer.file is None else answer.file
+    return extension("certificate")(answer, content, name, exported=True)
+
+
+def network_graph(source: Source, input_shape: Any = None) -> Graph:
+    """Return the graph of a network, as `specnorm_networks` reads it.
+
+    Parameters
+    ----------
+    source, input_shape
+        As for `network_bound`.
+
+    Returns
+    -------
+    Graph
+        The graph refers to its model, so that both are compared before anything is claimed.
+
+    Raises
+    ------
+    MethodError
+        If the model cannot be exported, or has no floating input.
+    """
+    if isinstance(source, Graph):
+        return source
+    sizes = tuple(input_shape) if isinstance(input_shape, list) else input_shape
+    if is_file(source):
+        from specnorm_networks.onnx import graph_of_file, read
+
+        if isinstance(source, str | os.PathLike):
+            return graph_of_file(os.fspath(source), MAX_BYTES, sizes)
+        return read(io.BytesIO(source.SerializeToString()), "model", MAX_BYTES).graph(sizes)
+    from specnorm_networks.sources import export
+
+    try:
+        from specnorm_networks.sources.reading import graph_of
+    except ModuleNotFoundError as error:
+        jax = install("networks-jax")
+        raise MethodError(f"Models are read through the package onnx: {install('networks')}; for JAX {jax}.") from error
+    graph = graph_of(export(source, sizes))
+    if not graph.inputs:
+        raise MethodError("the model has no floating input, with respect to which it could have a Lipschitz constant.")
+    return graph
+
+
+def is_file(source: Source) -> bool:
+    """Whether a source is read without an export: an ONNX model, in a file or in memory, or a graph."""
+    root = type(source).__module__.partition(".")[0]
+    return isinstance(source, str | os.PathLike | Graph) or (root == "onnx" and hasattr(source, "opset_import"))
+
+
+def numbers(x: Any) -> NDArray[Any]:
+    """Return an array of any framework as a NumPy array; floating torch tensors in float64."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+        x = x.double() if x.is_floating_point() else x
+    return np.asarray(x)
+
+
+def _centre(graph: Graph, centre: Any) -> Any:
+    """Return the arrays of a centre by the names of the graph's inputs; integer arrays are left out."""
+    if isinstance(centre, Mapping):
+        return {name: numbers(x) for name, x in centre.items()}
+    inputs = list(centre) if isinstance(centre, tuple) else [centre]
+    if any(not hasattr(x, "shape") for x in inputs):
+        raise MethodError(f"the input shape {centre}: a bound near an input needs the input. Give centre=, an array.")
+    arrays = [array for array in map(numbers, inputs) if array.dtype.kind == "f"]
+    return dict(zip(graph.inputs, arrays, strict=True))

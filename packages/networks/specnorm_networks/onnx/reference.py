@@ -1,0 +1,185 @@
+"""Execute an ONNX model by `evaluator`, independently of how this package reads the model.
+
+Nodes are executed one by one: if the evaluator does not know an operator, other values are still computed. A file is
+not trusted: no node is executed whose size is not known beforehand, and no loop; external data are read from the
+model's folder alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from specnorm_networks.certified.operators.base import Shape
+from specnorm_networks.certified.operators.formats import UNITS
+from specnorm_networks.model import Computed, NotExecutedError
+from specnorm_networks.onnx.evaluator import cost, evaluate
+from specnorm_networks.onnx.nodes import has_graphs
+from specnorm_networks.onnx.operators import OPERATORS
+from specnorm_networks.onnx.tensors import EXTERNAL, Tensors
+
+ENTRIES = 2**27
+"""Largest number of entries of all values together; half as many in double precision."""
+WORK = 2**35
+"""Largest number of multiplications of all nodes together."""
+_SINGLE = ("Erf", "Gelu", "HardSwish")
+"""Operators that the evaluator computes in single precision, or with constants of single precision, whatever the type
+of their inputs is."""
+_DOMAINS = ("", "ai.onnx")
+
+
+def arrays_for_inputs(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
+    """Return the inputs of a GraphProto in the file's types and order; integer inputs that are not given are 0.
+
+    Raises
+    ------
+    NotExecutedError
+        If a type is not known.
+    """
+    initialisers = {tensor.name for tensor in graph.initializer}
+    arrays: dict[str, NDArray[Any]] = {}
+    for graph_input in graph.input:
+        name = graph_input.name
+        tensor_type = graph_input.type.tensor_type
+        try:
+            dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor_type.elem_type))
+        except (KeyError, TypeError, ValueError) as error:
+            raise NotExecutedError(f"the type of its input {name[:40]!r} is not known") from error
+        shape = tuple(int(dim.dim_value) or 1 for dim in tensor_type.shape.dim)
+        if name in inputs:
+            with np.errstate(all="ignore"):
+                arrays[name] = np.asarray(inputs[name]).astype(dtype)
+        elif name not in initialisers and dtype.kind in "iub" and 0 <= math.prod(shape) <= ENTRIES:
+            arrays[name] = np.zeros(shape, dtype)
+    return arrays
+
+
+@dataclass(eq=False)
+class OnnxModel:
+    """An ONNX file as the model of a graph; see `specnorm_networks.model.Model`.
+
+    Parameters
+    ----------
+    proto : ModelProto
+        The model.
+    reader : Tensors
+        Reader of external data.
+    shapes : callable
+        Returns the shapes of all values, by name, for shapes of the inputs.
+    """
+
+    proto: Any
+    reader: Tensors
+    opset: int
+    shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]]
+    file: bytes | None = None
+
+    def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
+        """Return values by name, in the file's precision; see `specnorm_networks.model.Model`.
+
+        Raises
+        ------
+        NotExecutedError
+            If the model has control flow or functions, or is too large.
+        """
+        graph = self.proto.graph
+        if self.proto.functions or any(map(has_graphs, graph.node)):
+            raise NotExecutedError("it has control flow or functions, which are not executed")
+        input_arrays = arrays_for_inputs(graph, inputs)
+        shapes = self.shapes({name: array.shape for name, array in input_arrays.items()})
+        is_double = any(array.dtype == np.float64 for array in input_arrays.values())
+        self._require_moderate_size(shapes, ENTRIES // 2 if is_double else ENTRIES)
+        values = dict(input_arrays)
+        values_and_constants = self._constants | input_arrays
+        single_precision: set[str] = set()
+        fixed = {*self._constants} - {*input_arrays}
+        for node in graph.node:
+            has_inputs = all(name in values_and_constants for name in node.input if name)
+            is_fixed = all(name in fixed for name in node.input if name)
+            if not has_inputs or not self._has_known_size(node, shapes, is_fixed):
+                continue
+            if is_fixed:
+                fixed.update(node.output)
+            # Values that are computed from such a value have its error, too: a gate may multiply it by another value.
+            if node.op_type in _SINGLE or not single_precision.isdisjoint(node.input):
+                single_precision.update(node.output)
+            for name, array in self._execute(node, values_and_constants):
+                values_and_constants[name] = array
+                values[name] = array
+        computed = {}
+        for name, array in values.items():
+            if array.dtype.name in UNITS or array.dtype.kind in "iub":
+                unit = unit_of(array)
+                if name in single_precision:
+                    unit = max(unit, UNITS["float32"])
+                computed[name] = Computed(array, unit)
+        return computed
+
+    def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
+        """Return the outputs for several samples; None if the file fixes the first axis of an input."""
+        graph = self.proto.graph
+        for graph_input in graph.input:
+            dims = graph_input.type.tensor_type.shape.dim
+            if graph_input.name in inputs and (len(dims) < 2 or dims[0].dim_value > 0):
+                return None
+        try:
+            values = self.values(inputs)
+        except NotExecutedError:
+            return None
+        return {output.name: values[output.name] for output in graph.output if output.name in values}
+
+    @cached_property
+    def _constants(self) -> dict[str, NDArray[Any]]:
+        constants = {}
+        for proto in self.proto.graph.initializer:
+            try:
+                is_external = proto.data_location == EXTERNAL
+                constants[proto.name] = self.reader.outside(proto) if is_external else numpy_helper.to_array(proto)
+            except Exception as error:  # damaged tensors raise many kinds
+                raise NotExecutedError(f"its tensor {proto.name[:40]!r} cannot be read: {error}") from error
+        return constants
+
+    def _require_moderate_size(self, shapes: Mapping[str, Shape | None], most_entries: int) -> None:
+        """Refuse a model with too many entries of values, or multiplications."""
+        entries = 0
+        work = 0
+        for node in self.proto.graph.node:
+            output_shapes = [shapes.get(name) for name in node.output]
+            size = sum(math.prod(shape) for shape in output_shapes if shape is not None)
+            entries += size
+            work += size * cost(node, [shapes.get(name) or () for name in node.input])
+        if entries > most_entries or work > WORK:
+            raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
+
+    def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None], is_fixed: bool) -> bool:
+        """Whether a node is of a known operator, or ``is_fixed``, and the shape of its first named output is known."""
+        is_known = (node.op_type in OPERATORS or is_fixed) and node.domain in _DOMAINS
+        first_name = next(filter(None, node.output), "")
+        return is_known and shapes.get(first_name) is not None
+
+    def _execute(
+        self,
+        node: Any,
+        values: Mapping[str, NDArray[Any]],
+    ) -> list[tuple[str, NDArray[Any]]]:
+        """Return the names and values of a node's outputs; none if the evaluator does not know the node."""
+        try:
+            with np.errstate(all="ignore"):
+                outputs = evaluate(node, self.opset, [values[name] if name else None for name in node.input])
+        except Exception:  # the evaluator raises many kinds for nodes that it does not support
+            return []
+        names = filter(None, node.output)
+        pairs = zip(names, outputs, strict=False)
+        return [(name, np.asarray(value)) for name, value in pairs if isinstance(value, np.ndarray | np.generic)]
+
+
+def unit_of(x: NDArray[Any]) -> float:
+    """Return the unit roundoff of an array's type; that of float64 for whole numbers."""
+    return UNITS.get(x.dtype.name, UNITS["float64"])

@@ -1,0 +1,406 @@
+"""Export a torch module to ONNX, and execute the module beside the exported file.
+
+`torch.export` traces the module in ``eval()`` to a program. Values of the program that depend on no input are computed
+with the module's tensors: so a parametrised weight is the very weight that the module uses. `torch.onnx` writes the
+rest, without its optimiser, which would fold batch normalisation in the precision of the file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
+from functools import partial
+from itertools import compress
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from specnorm_torch.modules import at_inference, check_module, check_values
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import OutputKind
+from torch.utils._pytree import tree_leaves
+
+from specnorm.errors import MethodError
+from specnorm.proof import counted, install
+from specnorm_networks.model import Computed, equal_but_for_rounding
+from specnorm_networks.sources.base import TRAINING, Array, Exported
+from specnorm_networks.sources.torch_fourier import has_complex, with_real_layers
+from specnorm_networks.sources.torch_values import computed
+
+OPSET = 23
+"""The first set of operators of ONNX with one for attention."""
+SAMPLES = 2
+"""Number of samples in the traced example, if the batch size is free: torch takes a size of 1 for a fixed size."""
+SMALLEST = 2.0**-126
+"""Smallest normal number of single precision, in which a file has attributes and constants."""
+LARGEST = 2**22
+"""Largest number of entries of a constant that is folded in the file."""
+_BATCHES = (*range(2, 1025), *(2**power + more for power in range(11, 21) for more in (-1, 0, 1)))
+"""Numbers of samples at which the guards of a trace are asked."""
+OPERATOR = type(torch.ops.aten.relu.default)
+"""Class of torch's operators in programs."""
+
+
+def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Exported:
+    """Export a module for inputs of one shape, for any number of samples if the module allows it.
+
+    Parameters
+    ----------
+    model : Module
+        The module; its state and mode are not changed.
+    input_shape : sequence of int, Tensor, or tuple of Tensor
+        Shape of one sample, without the batch axis; or inputs, with their batch axes.
+
+    Returns
+    -------
+    Exported
+
+    Raises
+    ------
+    MethodError
+        If the module cannot be exported, or its program draws random numbers, or reads a state that it writes.
+    """
+    check_module(model)
+    check_values(model)
+    has_inputs = bool(input_shape) and hasattr(input_shape[0], "dtype")
+    errors: list[Exception] = []
+    for example, free in _examples(model, input_shape, has_inputs):
+        try:
+            with _silent(), at_inference(model):
+                # A module may compute values at its first call and keep them: a trace would keep fake tensors.
+                _outputs(model, _random_like(example))
+                traced = _traced(model, example, free=free)
+                program = _program(model, traced, example, free=free)
+                exported = _written(model, program, example, free=not has_inputs)
+            notes = (_training_note(model, example), _note_on_batches(traced, example) if free else "")
+            return replace(exported, note=" ".join(filter(None, notes)), name=type(model).__name__)
+        except MethodError:
+            raise
+        except Exception as error:  # whatever the model's own code raises while it is traced
+            errors.append(error)
+    cause: BaseException = errors[0]
+    while cause.__cause__ is not None:  # torch.onnx wraps the error that says why
+        cause = cause.__cause__
+    first_line = str(cause).strip().partition("\n")[0]
+    raise MethodError(
+        f"torch cannot export {type(model).__name__}: {type(cause).__name__}: {first_line}. If the shape is the "
+        "cause, give one input's shape without the batch axis, or an input that the model runs on. If the model's "
+        "control flow depends on values of its own buffers, specnorm_torch.bake_ replaces modules that have a "
+        "vanilla_export(), and torch.onnx.export(..., dynamo=False) writes a file that network_bound reads."
+    ) from errors[0]
+
+
+def _examples(model: nn.Module, shape_or_inputs: Any, has_inputs: bool) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
+    """Yield inputs to trace with, in the order in which to try them, and whether their batch axis is free."""
+    if has_inputs:
+        yield tuple(torch.as_tensor(x).detach().clone() for x in shape_or_inputs), False
+        return
+    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    like = next(floating, torch.zeros(()))
+    for count in (SAMPLES, 1):
+        yield (torch.zeros(count, *shape_or_inputs, dtype=like.dtype, device=like.device),), count > 1
+
+
+def _random_like(example: Sequence[Tensor]) -> list[Tensor]:
+    """Return normal random numbers in place of floating inputs, from a fixed seed; other inputs as they are."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example]
+
+
+def _training_note(model: nn.Module, example: tuple[Tensor, ...]) -> str:
+    """Return `TRAINING` if the module is in ``train()`` and computes other outputs there; else an empty note."""
+    modes = {module: module.training for module in model.modules()}
+    if not any(modes.values()):
+        return ""
+    inputs = _random_like(example)
+    with torch.random.fork_rng(), at_inference(model):
+        outputs_at_inference = _outputs(model, inputs)
+        for module, mode in modes.items():
+            module.training = mode
+        try:
+            outputs_in_training = _outputs(model, inputs)
+        except Exception:  # whatever the model's own code raises there
+            return TRAINING
+    if len(outputs_in_training) != len(outputs_at_inference):
+        return TRAINING
+    is_same = all(map(equal_but_for_rounding, outputs_in_training, outputs_at_inference))
+    return "" if is_same else TRAINING
+
+
+def _note_on_batches(program: ExportedProgram, example: tuple[Tensor, ...]) -> str:
+    """Return a sentence that names a batch size for which a module takes another path; empty if none is found.
+
+    The trace of a program guards what it assumed of the number of samples.
+    """
+    module: Any = program.module()
+    guards = [module.get_submodule(str(node.target)) for node in module.graph.nodes if node.op == "call_module"]
+    others = []
+    for count in _BATCHES:
+        inputs = [torch.empty(count, *x.shape[1:], dtype=x.dtype, device="meta") for x in example]
+        try:
+            for guard in guards:
+                guard(*inputs)
+        except AssertionError:
+            others.append(count)
+    if not others:
+        return ""
+    samples = counted(others[0], "sample")
+    more = f", and for other numbers up to {others[-1]}," if len(others) > 1 else ""
+    return f"For {samples} together{more} the module takes another path than the one that was read and bounded."
+
+
+def _program(model: nn.Module, traced: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
+    """Return the program of a module, without in-place operators and without values that depend on no input."""
+    name = type(model).__name__
+    # An empty table decomposes nothing; it makes in-place operators functional.
+    program: ExportedProgram = traced.run_decompositions({})
+    _check_states(program, name)
+    _check_operators(program, name)
+    module, has_folded = _folded(program)
+    if any(map(has_complex, module.graph.nodes)):
+        module = with_real_layers(module)
+        has_folded = True
+    if has_folded:
+        program = _traced(module, example, free=free)
+    for node in program.graph.nodes:
+        if has_complex(node) and node.users:
+            raise MethodError(
+                f"{name} computes complex values ({node.target}), by what is not seen to be a circular convolution of "
+                "real values: write real and imaginary parts."
+            )
+    return program
+
+
+def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
+    """Trace a module; ``free``: for any number of samples."""
+    dynamic_shapes: Any = None
+    if free:
+        dynamic_shapes = tuple({0: Dim.DYNAMIC} for _ in example)
+        first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+        if first is not None and first.kind is first.VAR_POSITIONAL:
+            dynamic_shapes = {first.name: dynamic_shapes}
+    return torch.export.export(model, example, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def _check_states(program: ExportedProgram, name: str) -> None:
+    """Refuse a buffer that is both written and read; drop outputs that only write inputs and buffers back."""
+    signature = program.graph_signature
+    output = program.graph.output_node()
+    is_user_output = [spec.kind == OutputKind.USER_OUTPUT for spec in signature.output_specs]
+    written_buffers = {spec.target for spec in signature.output_specs if spec.kind == OutputKind.BUFFER_MUTATION}
+    output.args = (tuple(compress(output.args[0], is_user_output)),)
+    signature.output_specs = [*compress(signature.output_specs, is_user_output)]
+    nodes_of_outputs = {output}
+    waiting = [*output.all_input_nodes]
+    while waiting:
+        node = waiting.pop()
+        if node not in nodes_of_outputs:
+            nodes_of_outputs.add(node)
+            waiting += node.all_input_nodes
+    read_buffers = {signature.inputs_to_buffers.get(node.name) for node in nodes_of_outputs}
+    for state in sorted(written_buffers & read_buffers):
+        raise MethodError(
+            f"{name} keeps a state: {state} is written at each call, and read. Make it a function of its inputs first; "
+            "kernels that are computed at each call become plain ones by specnorm_torch.bake_."
+        )
+
+
+def _check_operators(program: ExportedProgram, name: str) -> None:
+    """Refuse operators that draw random numbers, and numbers that are too small for a file."""
+    for node in program.graph.nodes:
+        may_draw = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if may_draw and node.users and _draws(node):
+            raise MethodError(
+                f"{name} draws random numbers ({node.target}), so that it is not a function of its inputs. Make it one "
+                "first."
+            )
+        for number in tree_leaves((node.args, node.kwargs)):
+            if isinstance(number, float) and 0 < abs(number) < SMALLEST:
+                raise MethodError(
+                    f"{name} has the number {number!r} ({node.target}), which an ONNX file would hold as 0: constants "
+                    "are of single precision there."
+                )
+
+
+def _draws(node: torch.fx.Node) -> bool:
+    """Whether an operator that may be random draws numbers with its arguments: dropout with p = 0, say, does not."""
+    pair = node.normalized_arguments(node.graph.owning_module, normalize_to_only_use_kwargs=True)  # type: ignore[arg-type]
+    arguments = dict(node.kwargs) if pair is None else dict(pair.kwargs)
+    probability = arguments.get("dropout_p", arguments.get("dropout", arguments.get("p", 1.0)))
+    is_training = arguments.get("train", arguments.get("training", True))
+    return bool(is_training) and bool(probability != 0.0)
+
+
+def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
+    """Return a program as a module that contains its tensors, without checks of its inputs.
+
+    The inputs keep their names.
+    """
+    module = program.module()
+    inputs = module.graph.find_nodes(op="placeholder")
+    for node, name in zip(inputs, program.graph_signature.user_inputs, strict=True):
+        node.name = name
+    for node in reversed(module.graph.nodes):
+        if node.op == "call_module":  # a check
+            module.graph.erase_node(node)
+    return torch.fx.GraphModule(module, module.graph)
+
+
+def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule, bool]:
+    """Return a program with stored tensors in place of values that depend on no input, and whether there were any."""
+    module = _unlifted(program)
+    constants = dict[torch.fx.Node, Any]()
+    has_folded = False
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            constants[node] = attrgetter(str(node.target))(module)
+        elif node.op == "call_function" and constants.keys() >= {*node.all_input_nodes}:
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), constants.__getitem__)
+            value = node.target(*args, **kwargs)
+            constants[node] = value
+            has_folded = True
+            if isinstance(value, Tensor):
+                module.register_buffer(f"computed_{node.name}", value.detach())
+                with module.graph.inserting_before(node):
+                    stored = module.graph.get_attr(f"computed_{node.name}")
+                node.replace_all_uses_with(stored)
+                constants[stored] = value
+    if has_folded:
+        module.graph.eliminate_dead_code()
+        # A new module drops tensors that nothing reads any more: complex ones cannot be written to a file.
+        module = torch.fx.GraphModule(module, module.graph)
+    return module, has_folded
+
+
+def _written(
+    model: nn.Module,
+    program: ExportedProgram,
+    example: tuple[Tensor, ...],
+    *,
+    free: bool,
+) -> Exported:
+    """Write a program as ONNX by `torch.onnx`, and return it with functions that execute the original."""
+    try:
+        from onnxscript import optimizer
+    except ModuleNotFoundError as error:
+        raise MethodError(f"Networks of torch need the package onnxscript: {install('networks')}.") from error
+    from specnorm_networks.sources.torch_translations import as_it_is, table
+
+    value_counts = _value_counts(program)
+    translations: dict[Any, Callable[..., Any]] = {}
+    for target, count in value_counts.items():
+        if target.namespace not in ("aten", "prims"):
+            translations[target] = as_it_is(target, count)
+    while True:
+        try:
+            written = torch.onnx.export(
+                program,
+                dynamo=True,
+                optimize=False,
+                opset_version=OPSET,
+                verbose=False,
+                custom_translation_table=table() | translations,
+            )
+            break
+        except Exception as error:
+            # An operator without a translation is written by its torch name, which the reader of the file reports.
+            cause = str(error.__cause__)
+            untranslated = value_counts.keys() - translations.keys()
+            missing = {target for target in untranslated if f"target=torch.ops.{target}]" in cause}
+            if not missing:
+                raise
+            for target in missing:
+                translations[target] = as_it_is(target, value_counts[target])
+    assert written is not None  # for the type checker: it is None without dynamo alone
+    # This folds sizes and casts alone: other values that depend on no input were folded before.
+    optimizer.inline(written.model)
+    optimizer.fold_constants(written.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
+    optimizer.remove_unused_nodes(written.model)
+    for node in written.model.graph:
+        node.metadata_props.clear()  # they have the Python stack of the trace, with names of the user's files
+    module = _unlifted(written.exported_program or program)
+    return Exported(
+        written.model_proto,
+        run=partial(_run, model, example),
+        free=free,
+        inner=partial(_inner, model, module, example),
+    )
+
+
+def _value_counts(program: ExportedProgram) -> dict[Any, int]:
+    """Return the number of values that each operator of a program returns."""
+    value_counts: dict[Any, int] = {}
+    for node in program.graph.nodes:
+        if node.op == "call_function" and isinstance(node.target, OPERATOR):
+            value = node.meta.get("val")
+            value_counts[node.target] = len(value) if isinstance(value, tuple | list) else 1
+    return value_counts
+
+
+def _run(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:
+    """Return the tensors that a module returns for arrays, called as its user calls it."""
+    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
+    with at_inference(model):
+        return _outputs(model, inputs)
+
+
+def _outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
+    """Return the tensors that a module returns for copies of inputs."""
+    with torch.compiler.set_stance("force_eager"):
+        returned = model(*(x.clone() for x in inputs))
+    return [computed(x) for x in tree_leaves(returned) if isinstance(x, Tensor)]
+
+
+def _inner(
+    model: nn.Module,
+    program: torch.fx.GraphModule,
+    example: tuple[Tensor, ...],
+    *arrays: Array,
+) -> dict[str, Computed]:
+    """Return every value of the exported program, by its name in the graph."""
+    recorder = _Recorder(program)
+    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
+    with at_inference(model):  # the program has the model's tensors
+        recorder.run(*inputs)
+    return recorder.values
+
+
+class _Recorder(torch.fx.Interpreter):
+    """Interpreter of a program that keeps every value that is a tensor."""
+
+    def __init__(self, program: torch.fx.GraphModule) -> None:
+        super().__init__(program)
+        self.values: dict[str, Computed] = {}
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        """Compute one value."""
+        value = super().run_node(n)
+        if n.op != "output" and isinstance(value, Tensor):
+            self.values[n.name] = computed(value)
+        return value
+
+
+def _like(values: Array, x: Tensor) -> Tensor:
+    """Return numbers as a tensor with the dtype and device of another one."""
+    return torch.tensor(np.asarray(values, np.float64), dtype=x.dtype, device=x.device)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Suppress messages and warnings of torch during an export."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,80 @@
+"""Complex kernels: bounded through their real form, which has the same norm and each singular value twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from specnorm import backends
+from specnorm.backends.types import AnyArray
+from specnorm.errors import KernelError
+from specnorm.geometry.spec import ConvSpec, Layer
+
+REAL_FORM = (
+    "Give the real kernel [[Re, -Im], [Im, Re]] of twice as many channels, which has the same norm: "
+    "numpy.block([[K.real, -K.imag], [K.imag, K.real]]) of a matrix; of a kernel, concatenate K.real and -K.imag along "
+    "the input channels, K.imag and K.real too, and both results along the output channels (of each group)."
+)
+_REFUSED = {
+    **dict.fromkeys(("rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm", "complete"), "returns a kernel"),
+    **dict.fromkeys(("value_and_grad", "init_tracking", "track"), "has a gradient"),
+    "slogdet": "needs a real matrix",
+}
+"""Public functions that do more than bound a number, and what."""
+
+
+def is_complex(x: Any) -> bool:
+    """Whether something is an array with a complex dtype."""
+    return "complex" in str(getattr(x, "dtype", "")) and backends.is_array(x)
+
+
+def real_form(kernel: AnyArray, *, first_axis: int = 0, second_axis: int = 1, groups: int = 1) -> AnyArray:
+    """The real kernel [[Re, -Im], [Im, Re]] of the kernel of each group; the groups lie along the first axis."""
+    xp = backends.backend_for(kernel).namespace(kernel)
+    real, imag = xp.real(kernel), xp.imag(kernel)
+    rows = [xp.concat([real, -imag], axis=second_axis), xp.concat([imag, real], axis=second_axis)]
+    before, (size, *after) = rows[0].shape[:first_axis], rows[0].shape[first_axis:]
+    by_group = [xp.reshape(x, (*before, groups, size // groups, *after)) for x in rows]
+    return xp.reshape(xp.concat(by_group, axis=first_axis + 1), (*before, 2 * size, *after))
+
+
+def with_real_form(function: Callable[..., Any], kernel: AnyArray, args: tuple[Any, ...], keywords: Any) -> Any:
+    """Call a public function on the real form of a complex kernel.
+
+    Raises
+    ------
+    KernelError
+        If the function returns a kernel or a gradient.
+    """
+    name = function.__name__
+    shape = tuple(kernel.shape)
+    if name in _REFUSED:
+        raise KernelError(
+            f"{name} {_REFUSED[name]}, and the kernel of shape {shape} is complex ({kernel.dtype}). {REAL_FORM}"
+        )
+    geometry: Mapping[str, Any] = {word: keywords[word] for word in Layer.__annotations__ if word in keywords}
+    spec = ConvSpec.of(shape, **geometry)  # raises for what is no kernel
+    axes = (-1, -2) if spec.layout is not None else (0, 1)
+    first_axis, second_axis = (axis % len(shape) for axis in axes)
+    backend = backends.backend_for(kernel)
+    constant = backend.detach(kernel)
+    form = real_form(constant, first_axis=first_axis, second_axis=second_axis, groups=spec.groups)
+    if name == "singular_values" and keywords.get("k") is not None:
+        keywords = {**keywords, "k": 2 * keywords["k"]}
+    found = function(form, *args, **keywords)
+    if name == "singular_values":
+        found = found[::2]
+    return without_derivative(found, kernel)
+
+
+def without_derivative(found: Any, kernel: AnyArray) -> Any:
+    """An answer for a complex kernel whose numbers refuse to be differentiated."""
+    reason = f"the kernel is complex, and no gradient with respect to it is given. {REAL_FORM}"
+    backend = backends.backend_for(kernel)
+    if backends.is_array(found):
+        return backend.without_derivative(found, kernel, reason)
+    for word in ("lower", "upper", "value"):
+        if backends.is_array(getattr(found, word, None)):
+            # In place: an enclosure keeps its claims.
+            object.__setattr__(found, word, backend.without_derivative(getattr(found, word), kernel, reason))
+    return found

@@ -1,0 +1,72 @@
+"""When the grid is swept: by the way that the kernel has gone since the last sweep, and by what that sweep found.
+
+A maximum that is not in the bundle overtakes to first order in the change of the kernel. So the error is taken to be
+proportional to the distance gone: ``slope`` is the last error over the last distance. A first pass, a weight that was
+loaded or drawn again, and a fast optimiser are long ways; a layer that does not move is never swept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array, Namespace
+
+NUMBERS = 2
+"""Numbers of a block's course: the slope, and the sweeps that it still owes."""
+TOLERANCE = 0.001
+"""Error that is expected at most, as a part of the norm."""
+_FADES = 0.8
+"""A sweep that finds less than the last one lowers the slope by this factor at most."""
+_LEAST_SLOPE = 0.1
+"""The grid is swept at the latest after a way of `TOLERANCE` over this number."""
+_MOST_SLOPE = 1e3
+"""Larger slopes are quotients of roundings."""
+_WAY_OF_A_SWEEP = 0.01
+"""A kernel that has gone so far needs a second sweep, and twice as many for twice the way."""
+_DOUBLINGS = 4
+"""So often is the number of sweeps doubled at most."""
+_FAR = 4.0
+"""A sweep that finds an error of so many tolerances is followed by another one in the next pass."""
+_TINY = 1e-30
+"""Added to what is divided by."""
+
+
+def is_due(course: Array, distance: Array) -> Array:
+    """Whether each block (b,) is to be swept; what is not a number is due."""
+    far = TOLERANCE / _LEAST_SLOPE
+    return ~((course[:, 0, 0] * distance <= TOLERANCE) & (course[:, 0, 1] <= 0) & (distance <= far))
+
+
+def sweeps_needed(course: Array, distance: Array, *, xp: Namespace) -> Array:
+    """Number of sweeps (b,) that blocks need which are swept after these distances: 1, 2, 4, 8 or 16, or those owed.
+
+    Few numbers, since layers that need as many are swept together.
+    """
+    count = xp.ones_like(distance)
+    for doubling in range(_DOUBLINGS):
+        # True for what is not a number, too.
+        is_far = ~(distance <= 2**doubling * _WAY_OF_A_SWEEP)
+        count = count + 2.0**doubling * xp.astype(is_far, distance.dtype)
+    owed = course[:, 0, 1]
+    return xp.where((owed > count) & (owed <= 2**_DOUBLINGS), owed, count)
+
+
+def after_sweep(course: Array, distance: Array, error: Array, sweeps: int, *, xp: Namespace) -> Array:
+    """Course (b, 1, 2) after a number of sweeps.
+
+    Parameters
+    ----------
+    distance : array, shape (b,)
+        Since the sweep before.
+    error : array, shape (b,)
+        By which part the value rose.
+    """
+    zeros = xp.zeros_like(distance)
+    last_slope = xp.where(course[:, 0, 0] >= 0, course[:, 0, 0], zeros)
+    least = xp.maximum(_FADES * last_slope, zeros + _LEAST_SLOPE)
+    slope = error / (distance + _TINY)
+    slope = xp.where((slope > least) & (slope < _MOST_SLOPE), slope, least)
+    again = xp.astype(error > _FAR * TOLERANCE, distance.dtype)
+    owed = xp.maximum(sweeps_needed(course, distance, xp=xp) - sweeps, again)
+    return xp.stack([slope, owed], axis=1)[:, None, :]

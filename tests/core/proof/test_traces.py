@@ -1,0 +1,158 @@
+"""The bound of the largest eigenvalue by trace and Frobenius norm: valid, and exact where it should be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from core.proof.test_layer_roundings import Instead
+from helpers.libraries import OPS, Lib
+from helpers.oracle import finite_difference_gradient
+from numpy.typing import NDArray
+
+import specnorm
+from specnorm.proofs import norms, rounding
+from specnorm.proofs.norms import largest_eigenvalue_up
+
+LONG = 400
+
+
+def orthogonal(size: int, seed: int = 0) -> NDArray[np.float64]:
+    return np.asarray(np.linalg.qr(np.random.RandomState(seed).standard_normal((size, size)))[0], dtype=np.float64)
+
+
+def orthogonal_convolution(channels: int) -> NDArray[np.float64]:
+    """Three taps on both axes: products of ``P + (I - P) shift`` with projectors P (block convolutional, as of AOC)."""
+    kernel = orthogonal(channels)[:, :, None, None]
+    for seed, axis in enumerate((2, 3, 2, 3)):
+        half = orthogonal(channels, seed + 1)[:, : channels // 2]
+        projector = half @ half.T
+        staying: Any = np.pad(kernel, [(0, int(j == axis)) for j in range(4)])
+        moving: Any = np.pad(kernel, [(int(j == axis), 0) for j in range(4)])
+        kernel = np.einsum("ij,jkab->ikab", projector, staying) + np.einsum(
+            "ij,jkab->ikab", np.eye(channels) - projector, moving
+        )
+    return kernel
+
+
+def exact(matrices: Any) -> NDArray[np.float64]:
+    """Largest eigenvalues, of matrices of single precision to double."""
+    wide = np.asarray(matrices, dtype=np.float64)
+    return np.asarray(np.linalg.eigvalsh((wide + wide.mT) / 2)[..., -1])
+
+
+def stacks(size: int) -> list[NDArray[np.float32]]:
+    """Gram matrices: multiples of the identity, of rank 1, projectors, with a spectrum, in many scales."""
+    random = np.random.RandomState(size)
+    q, x = orthogonal(size), random.standard_normal((size, 1))
+    half, wide = q[:, : max(1, size // 2)], random.standard_normal((size, 2 * size))
+    shapes = [np.eye(size), q.T @ q, x @ x.T, half @ half.T, wide @ wide.T, np.ones((size, size)), 0 * q]
+    return [np.stack(shapes).astype(np.float32) * np.float32(2.0**k) for k in (-20, 0, 20)]
+
+
+def is_valid(xp: Any = OPS.xp) -> bool:
+    """Of matrices in single precision, whose sums lose small terms."""
+    given: list[Any] = [stack for size in (1, 2, 5, 16, 17, 40) for stack in stacks(size)]
+    given.append(np.ones((1, LONG, LONG), dtype=np.float32) + np.float32(LONG) * np.eye(LONG, dtype=np.float32))
+    return all((np.asarray(largest_eigenvalue_up(x, xp=xp)) >= exact(x) * (1 - 1e-15)).all() for x in given)
+
+
+def is_tight(xp: Any = OPS.xp) -> bool:
+    """Exact if all eigenvalues are equal, or all but one are 0; and never above the Frobenius norm."""
+    for size in (1, 2, 5, 16, 17, 40):
+        for stack in stacks(size):
+            matrices: Any = stack
+            found, truth = np.asarray(largest_eigenvalue_up(matrices, xp=xp)), exact(stack)
+            frobenius: Any = norms.frobenius_up(matrices, xp=OPS.xp)
+            if (found > frobenius * (1 + 1e-5)).any() or (
+                found[[0, 1, 2, 5, 6]] > truth[[0, 1, 2, 5, 6]] * 1.0001
+            ).any():
+                return False
+    return True
+
+
+def lossy_vecdot(a: Any, b: Any) -> Any:
+    """As small as single precision may make it."""
+    return np.vecdot(a, b) * np.float32(1 - 0.99 * rounding.gamma(a.shape[-1], 2.0**-24))
+
+
+def test_it_is_a_bound_and_exact_where_it_should_be() -> None:
+    assert is_valid()
+    assert is_valid(Instead(OPS.xp, vecdot=lossy_vecdot))
+    assert is_tight()
+
+
+def without_rounding(patch: pytest.MonkeyPatch) -> bool:
+    patch.setattr(rounding, "up", lambda x, _n, **_: x)
+    return is_valid(Instead(OPS.xp, vecdot=lossy_vecdot))
+
+
+def without_the_factor_of_the_size(patch: pytest.MonkeyPatch) -> bool:
+    """The mean as the shift: the bound is ``m + s`` instead of ``m + sqrt((p - 1) / p) s``."""
+    patch.setattr(norms, "math", Instead(math, sqrt=lambda _: math.inf))
+    return is_tight()
+
+
+def with_another_trace(_patch: pytest.MonkeyPatch) -> bool:
+    linalg = Instead(OPS.xp.linalg, trace=lambda x: np.float32(1.5) * np.linalg.trace(x))
+    return is_tight(Instead(OPS.xp, linalg=linalg))
+
+
+def with_a_difference_of_squares(patch: pytest.MonkeyPatch) -> bool:
+    """Which cancels on the very matrices whose eigenvalues are equal."""
+
+    def bound(matrices: Any, **_: Any) -> Any:
+        size = matrices.shape[-1]
+        mean = np.trace(matrices, axis1=-2, axis2=-1) / np.float32(size)
+        excess = np.sum(matrices * matrices, axis=(-2, -1), dtype=np.float32) - np.float32(size) * mean**2
+        return mean + np.sqrt(np.maximum(excess, 0) * np.float32((size - 1) / size))
+
+    patch.setitem(globals(), "largest_eigenvalue_up", bound)
+    return is_valid() and is_tight()
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [without_rounding, without_the_factor_of_the_size, with_another_trace, with_a_difference_of_squares],
+    ids=lambda x: str(x.__name__),
+)
+def test_each_mutant_is_noticed(mutant: Callable[[pytest.MonkeyPatch], bool]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        assert not mutant(patch)
+
+
+@pytest.mark.widths
+def test_isometries_are_exact_after_one_product(xp: Lib) -> None:
+    """A layer of 64 channels at a size: 1.0589 with six products by the Frobenius norm alone, 2.83 with one."""
+    dtype = xp.dtypes[-1]
+    precision = 1e-4 if dtype == "float32" else 1e-9
+    for kernel in (orthogonal(64)[:, :, None, None], orthogonal_convolution(16)):
+        bound = xp.number(specnorm.gram_bound(xp.asarray(kernel.astype(dtype)), 4, n_iter=1))
+        assert 1 - 1e-6 <= bound <= 1 + precision
+    matrix = xp.asarray(orthogonal(64)[:48].astype(dtype))
+    assert 1 - 1e-6 <= xp.number(specnorm.gram_iteration(matrix, n_iter=1)) <= 1 + precision
+
+
+@pytest.mark.libraries
+def test_gradients_are_those_of_the_bound(xp: Lib) -> None:
+    """By differences of the bound, in every library and under jit."""
+    kernel = np.random.RandomState(0).standard_normal((5, 4, 3))
+    direction = np.random.RandomState(1).standard_normal(kernel.shape)
+    given = xp.asarray(kernel.astype(xp.dtypes[-1]))
+    for n_iter in (1, 3):
+
+        def value(x: Any, n_iter: int = n_iter) -> Any:
+            return specnorm.gram_bound(x, 8, n_iter=n_iter)
+
+        expected = finite_difference_gradient(lambda x: float(value(x)), kernel, direction)
+        gradients = [specnorm.value_and_grad(given, specnorm.methods.Gram(n_iter), input_shape=8)[1]]
+        if xp.compiles:
+            import jax
+
+            gradients.append(jax.jit(jax.grad(value))(given))
+        for gradient in gradients:
+            found = float((xp.to_numpy(gradient).astype(np.float64) * direction).sum())
+            assert found == pytest.approx(expected, rel=1e-4)

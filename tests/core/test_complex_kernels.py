@@ -1,0 +1,135 @@
+"""Complex kernels are bounded through their real form, against the norms of their own complex symbols and matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.libraries import Lib
+from helpers.oracle import dense_matrix
+from numpy.typing import NDArray
+
+import specnorm
+from specnorm.errors import KernelError, MethodError
+
+pytestmark = pytest.mark.libraries
+
+
+def drawn(*shape: int, seed: int = 0) -> NDArray[Any]:
+    rng = np.random.default_rng(seed)
+    return np.asarray(rng.standard_normal(shape) + 1j * rng.standard_normal(shape))
+
+
+KERNEL = drawn(4, 3, 5)
+TRUE = float(np.linalg.norm(np.fft.fft(KERNEL, 4096).transpose(2, 0, 1), 2, axis=(1, 2)).max())
+UPPER: dict[str, Callable[..., Any]] = {
+    "enclose": lambda k, **g: specnorm.enclose(k, **g).upper,
+    "tn_bound": specnorm.tn_bound,
+    "f4_bound": specnorm.f4_bound,
+    "gram_bound": specnorm.gram_bound,
+    "grid_bound": specnorm.grid_bound,
+    "completion_bound": specnorm.completion_bound,
+}
+LOWER: dict[str, Callable[..., Any]] = {
+    "enclose": lambda k, **g: specnorm.enclose(k, **g).lower,
+    "conv_norm": specnorm.conv_norm,
+    "symbol_norm": specnorm.symbol_norm,
+    "reshaped_norm": specnorm.reshaped_norm,
+}
+
+
+def asarray(xp: Lib, kernel: NDArray[Any]) -> Any:
+    """A complex array of the library."""
+    real, imag = xp.asarray(np.ascontiguousarray(kernel.real)), xp.asarray(np.ascontiguousarray(kernel.imag))
+    return xp.backend.complex(real, imag)
+
+
+@pytest.mark.parametrize("name", UPPER)
+def test_bounds_from_above(xp: Lib, name: str) -> None:
+    value = UPPER[name](asarray(xp, KERNEL))
+    assert value.shape == ()
+    assert "complex" not in str(value.dtype)
+    assert float(value) >= TRUE * (1 - 1e-9)
+    assert float(value) <= 3 * TRUE
+
+
+@pytest.mark.parametrize("name", LOWER)
+def test_bounds_from_below(xp: Lib, name: str) -> None:
+    value = LOWER[name](asarray(xp, KERNEL))
+    assert value.shape == ()
+    assert "complex" not in str(value.dtype)
+    assert 0.3 * TRUE <= float(value) <= TRUE * (1 + 1e-6)
+
+
+GEOMETRIES: dict[str, tuple[NDArray[Any], Any, dict[str, Any]]] = {
+    "groups": (drawn(4, 2, 3, seed=1), 6, {"groups": 2, "padding_mode": "zeros"}),
+    "transposed": (drawn(4, 3, 3, seed=2), 5, {"groups": 2, "transposed": True, "stride": 2, "padding_mode": "zeros"}),
+    "symmetric": (drawn(2, 3, 3, 2, seed=3), (4, 5), {"padding_mode": "symmetric"}),
+    "dilated": (drawn(3, 2, 3, seed=4), 8, {"dilation": 2}),
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_layers_at_a_size(name: str) -> None:
+    """The matrix of the layer is linear in its kernel."""
+    kernel, size, geometry = GEOMETRIES[name]
+    matrix = dense_matrix(kernel.real, size, **geometry) + 1j * dense_matrix(kernel.imag, size, **geometry)
+    values = np.linalg.svd(matrix, compute_uv=False)
+    lower, upper = specnorm.enclose(kernel, size, **geometry)
+    assert values[0] * (1 - 1.1e-3) <= lower <= values[0] <= upper
+    assert values[0] * (1 - 1e-5) <= specnorm.power_norm(kernel, size, **geometry) <= values[0] * (1 + 1e-12)
+    lower, upper = specnorm.enclose_smallest(kernel, size, **geometry)
+    assert lower <= values[-1] * (1 + 1e-9)
+    assert upper >= values[-1] * (1 - 1e-9)
+    found = specnorm.singular_values(kernel, size, k=3, **geometry)
+    np.testing.assert_allclose(found, values[:3], rtol=1e-4)
+    if geometry.get("padding_mode", "circular") == "circular":
+        np.testing.assert_allclose(specnorm.singular_values(kernel, size, **geometry), values, atol=1e-9 * values[0])
+    if not geometry.get("transposed"):
+        other_order = np.moveaxis(kernel, (0, 1), (-1, -2))
+        layout: Any = {3: "WIO", 4: "HWIO"}[kernel.ndim]
+        again = specnorm.enclose(other_order, size, layout=layout, **geometry)
+        assert again.lower <= values[0] <= again.upper
+
+
+def test_stacks_of_matrices(xp: Lib) -> None:
+    stack = drawn(5, 4, 3, seed=5)
+    true = np.linalg.norm(stack, 2, axis=(1, 2))
+    np.testing.assert_allclose(xp.to_numpy(specnorm.matrix_norm(asarray(xp, stack))), true, rtol=1e-6)
+    assert np.all(xp.to_numpy(specnorm.gram_iteration(asarray(xp, stack))) >= true * (1 - 1e-12))
+
+
+@pytest.mark.parametrize("name", ["rescale", "clip", "gram_rescaling", "lmo", "complete", "slogdet", "value_and_grad"])
+def test_what_is_no_bound_is_refused_with_the_real_form(name: str) -> None:
+    more: dict[str, Any] = {"slogdet": {"input_shape": 4}, "value_and_grad": {"method": specnorm.methods.Gram()}}
+    with pytest.raises(KernelError, match=r"complex.*\[\[Re, -Im\], \[Im, Re\]\]") as caught:
+        getattr(specnorm, name)(drawn(3, 3, 3), **more.get(name, {}))
+    assert "float32" not in str(caught.value)
+
+
+def test_a_gradient_is_refused_with_the_real_form() -> None:
+    torch = pytest.importorskip("torch")
+    kernel = torch.tensor(KERNEL, requires_grad=True)
+    upper: Any = specnorm.enclose(kernel).upper
+    for value in (specnorm.gram_bound(kernel), upper, specnorm.matrix_norm(kernel)[0]):
+        assert float(value.detach()) > 0
+        with pytest.raises(MethodError, match=r"\[\[Re, -Im\], \[Im, Re\]\]"):
+            value.backward()
+
+
+def test_layers_of_torch_with_complex_weights() -> None:
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.Conv1d(3, 4, 5, padding=2, bias=False, dtype=torch.complex128)
+    layer.weight.data = torch.tensor(KERNEL)
+    weight: Any = layer
+    lower, upper = (x.detach() for x in specnorm.enclose(weight))
+    assert float(lower) <= TRUE * (1 + 1e-6)
+    assert float(upper) >= TRUE * (1 - 1e-9)
+
+
+def test_compiled_bounds() -> None:
+    jax = pytest.importorskip("jax")
+    value = jax.jit(lambda k: specnorm.gram_bound(k))(jax.numpy.asarray(KERNEL))
+    assert float(value) >= TRUE * (1 - 1e-9)

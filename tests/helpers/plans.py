@@ -1,0 +1,21 @@
+"""Plans that are no methods, run on one kernel: `specnorm.measure` and `specnorm.value_and_grad` take methods alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specnorm.backends import backend_for
+from specnorm.running.base import Plan
+from specnorm.running.measuring import PlanRun, run_plan
+from specnorm.running.program import program_for
+
+
+def run(kernel: Any, plan: Plan, **geometry: Any) -> PlanRun[Any]:
+    """The value, the figures and the claims."""
+    return run_plan(kernel, plan, **geometry)
+
+
+def gradient(kernel: Any, plan: Plan, **geometry: Any) -> Any:
+    """The gradient of the value."""
+    program = program_for(plan, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    return backend_for(kernel).value_and_grad(program, kernel)[1]
