@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
+from specnorm import ConvSpec
 from specnorm.errors import GeometryError, MethodError
-from specnorm.proof import Layout, padding_rules
+from specnorm.proof import Layout
 from specnorm_audit import measuring
 from specnorm_audit.geometry import overrides
 from specnorm_audit.readers import MAX_BYTES
@@ -118,9 +119,8 @@ def _check(settings: measuring.Settings) -> None:
         raise MethodError(f"{names} needs input_shape, the layer's size: give it, or leave the method out.")
     if settings.layout is not None and settings.layout not in get_args(Layout):
         raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
-    modes = get_args(padding_rules.PaddingMode)
-    if settings.padding_mode is not None and settings.padding_mode not in modes:
-        raise GeometryError(f"padding_mode={settings.padding_mode!r} is not one of {', '.join(modes)}, or None.")
+    if settings.padding_mode is not None:
+        ConvSpec.of((1, 1, 1), padding_mode=settings.padding_mode)  # raises for an unknown one
     sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
     if settings.input_shape not in (None, "file") and any(
         isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes
