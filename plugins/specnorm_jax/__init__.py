@@ -198,22 +198,22 @@ class JaxBackend(Backend):
         program: SteppedProgram,
         kernels: Array,
         state: tuple[Array, ...],
-        sweeps: int | Array,
+        sweeps: int | None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        """Take a training step of a program: values on the CPU in NumPy, others compiled.
-
-        A compiled number of sweeps, at least 1, is a loop, in which the step is compiled once.
-        """
+        """Take a training step of a program: values on the CPU in NumPy, others compiled."""
         constant = self.detach(kernels)
         constant_state = tuple(self.detach(x) for x in state)
-        if not isinstance(sweeps, int):
-            value, gradient, new_state = _repeated_step(program, sweeps, constant, constant_state)
-        elif self.numpy_view(constant) and all(map(self.numpy_view, constant_state)):
+        if self.numpy_view(constant) and all(map(self.numpy_view, constant_state)):
             value, gradient, new_state = program.step(constant, constant_state, sweeps=sweeps, backend=self)
         else:
             value, gradient, new_state = _compiled_step(program, sweeps, constant, constant_state)
         value = _with_gradient(self.first_order(kernels), self.detach(value), self.detach(gradient))
         return value, tuple(self.detach(x) for x in new_state)
+
+    def with_factors(self, program: SteppedProgram, kernel: Array, value: Array, left: Array, right: Array) -> Array:
+        """The norm of a kernel, whose derivative is the product of two factors as of `Followed`."""
+        constants = (self.detach(x) for x in (value, left, right))
+        return _with_factors(program, self.first_order(kernel), *constants)
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
         return _without_derivative(reason, value, x)
@@ -259,25 +259,11 @@ def _compiled_init(program: SteppedProgram, kernels: Array) -> tuple[Array, ...]
 @partial(jax.jit, static_argnums=(0, 1))
 def _compiled_step(
     program: SteppedProgram,
-    sweeps: int,
+    sweeps: int | None,
     kernels: Array,
     state: tuple[Array, ...],
 ) -> tuple[Array, Array, tuple[Array, ...]]:
     return program.step(kernels, state, sweeps=sweeps, backend=BACKEND)
-
-
-def _repeated_step(
-    program: SteppedProgram, sweeps: Array, kernels: Array, state: tuple[Array, ...]
-) -> tuple[Array, Array, tuple[Array, ...]]:
-    """Take steps of one sweep each; value and gradient are those of the last."""
-
-    def one_step(_: Any, last: Any) -> Any:
-        return program.step(kernels, last[2], sweeps=1, backend=BACKEND)
-
-    gradient = jnp.zeros(kernels.shape, program.result_dtype)
-    value = jnp.zeros(kernels.shape[: kernels.ndim - len(program.shape)], program.result_dtype)
-    stepped: tuple[Array, Array, tuple[Array, ...]] = jax.lax.fori_loop(0, sweeps, one_step, (value, gradient, state))
-    return stepped
 
 
 def _check(program: Program, kernels: Array) -> None:
@@ -409,6 +395,28 @@ def _with_gradient_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tupl
 
 
 _with_gradient.defvjp(lambda kernels, value, gradient: (value, (kernels, gradient)), _with_gradient_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _with_factors(_program: SteppedProgram, _kernel: Array, value: Array, _left: Array, _right: Array) -> Array:
+    """`_with_gradient`, where the gradient is ``left @ right``."""
+    return value
+
+
+def _with_factors_fwd(_program: SteppedProgram, kernel: Array, value: Array, left: Array, right: Array) -> Any:
+    return value, (kernel, left, right)
+
+
+def _with_factors_bwd(
+    program: SteppedProgram, residuals: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, None, None, None]:
+    kernel, left, right = residuals
+    with BACKEND.precise(left):
+        gradient = program.gradients((cotangent * left)[None], right[None], xp=jnp)[0]
+    return gradient.astype(kernel.dtype), None, None, None
+
+
+_with_factors.defvjp(_with_factors_fwd, _with_factors_bwd)
 
 
 def _flatten(result: Result) -> tuple[tuple[Any, ...], Any]:

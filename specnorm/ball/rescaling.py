@@ -23,7 +23,7 @@ from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.gram.method import ChannelNorms, rescaled
 from specnorm.proofs import arithmetic
 from specnorm.proofs.frequencies import distinct_grid
-from specnorm.running.base import check_budget, check_count
+from specnorm.running.base import MOST_ROUNDS, check_budget, check_count
 from specnorm.running.measuring import proven, run_plan
 from specnorm.running.program import program_for
 from specnorm.running.result import as_number
@@ -236,7 +236,7 @@ def clip(
     True
     """
     backend = backend_for(kernel)
-    check_count("n_iter", n_iter)
+    check_count("n_iter", n_iter, most=MOST_ROUNDS)
     check_budget(budget)
     nearest: Any = _clipped(backend.detach(kernel), backend, check_bound(bound), n_iter, Clock.of(budget), geometry)
     result: ArrayT = backend.without_derivative(nearest, kernel, _NO_DERIVATIVE)

@@ -5,6 +5,7 @@ H is found by matrix products alone. The proof is in `specnorm.completion.proof`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.completion.proof import bounds_by_completions
-from specnorm.running.base import Evaluation, Method, Needs, check_count, check_rtol
+from specnorm.errors import MethodError
+from specnorm.running.base import MOST_ROUNDS, Evaluation, Method, Needs, check_count, check_rtol
 from specnorm.symbols.proofs.padding import bounds_by_blocks
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from specnorm.completion import search as completion_search
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import Claims, FigureRule, Kind
+
+_LARGEST_TABLE = 2**27
+"""Most entries of the table of lags at frequencies: a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,17 @@ class Completion(Method):
     def __post_init__(self) -> None:
         check_rtol(self.rtol)
         if self.n_iter is not None:
-            check_count("n_iter", self.n_iter)
+            check_count("n_iter", self.n_iter, most=MOST_ROUNDS)
         check_count("seed", self.seed)
+
+    def check(self, spec: ConvSpec) -> None:
+        """Refuse kernels with so many taps that the table of their lags takes gigabytes."""
+        lags = math.prod(2 * k - 1 for k in spec.block_kernel_shape)
+        if lags**2 > 4 * _LARGEST_TABLE:
+            raise MethodError(
+                f"a completion of a kernel {spec.block_kernel_shape} takes a table of {lags // 2} x {lags // 2} "
+                f"numbers, more than {_LARGEST_TABLE}. Use enclose(kernel) or grid_bound(kernel)."
+            )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search for H, beginning with small random numbers; the figure ``iterations`` is the number of products."""

@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
-from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, gradients_of, vectors_of
+from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays, gradients_of, vectors_of
 from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import known
 from specnorm.proofs.found import BoundSource, Found
-from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
-from specnorm.running.search import figure_arrays
+from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.padding import padded_norm
 from specnorm.symbols.proofs.symbols import SymbolQuotients
@@ -59,7 +58,7 @@ class Enclose(TwoSidedSearch, Method):
     }
 
     def needs(self, spec: ConvSpec) -> Needs:
-        return needs_of_search(spec, rounds="up")
+        return self.needs_of_search(spec, rounds="up")
 
     def check(self, spec: ConvSpec) -> None:
         if not spec.symbols_suffice:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from specnorm.enclosure import fixed_cost
 from specnorm.proofs.bound import as_array, known
-from specnorm.running.base import Plan, check_budget, check_count, check_rtol
+from specnorm.running.base import Needs, Plan, check_budget, check_count, check_rtol
 from specnorm.running.search import Clock, Problem
 from specnorm.symbols.triples import top_gradient
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.found import Found
+    from specnorm.proofs.rounding import Rounds
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,18 @@ class TwoSidedSearch(Plan):
         check_rtol(self.rtol)
         check_count("max_cells", self.max_cells, least=1)
         check_budget(self.budget)
+
+    @staticmethod
+    def needs_of_search(spec: ConvSpec, *, rounds: Rounds) -> Needs:
+        """What a search of one layer needs: its blocks, if the symbols describe it; else its kernel, at its size."""
+        return Needs(
+            rounds=rounds,
+            precision="wide",
+            narrow_gradient=True,
+            blocks=spec.symbols_suffice,
+            by_layer=True,
+            searches=True,
+        )
 
     def problem(self, spec: ConvSpec) -> Problem:
         """The problem of one layer; its clock starts now."""
@@ -77,3 +92,11 @@ def gradients_of(found: Sequence[Found], *, ops: ArrayOps) -> tuple[Array, ...]:
     if not ops.differentiated:
         return ()
     return (ops.xp.concat([x.witness.gradient() for x in found], axis=0),)
+
+
+def figure_arrays(
+    figures: Sequence[tuple[bool | int | Sequence[float], ...]], like: Array, *, ops: ArrayOps
+) -> tuple[Array, ...]:
+    """Figures of several layers, each as an array with one entry for each layer."""
+    columns = [np.asarray(column) for column in zip(*figures, strict=True)]
+    return tuple(ops.from_numpy(x.astype(np.int32) if x.dtype.kind == "i" else x, like) for x in columns)

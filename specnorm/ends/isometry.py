@@ -14,14 +14,13 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
-from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of
+from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays
 from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import known
 from specnorm.running.base import Evaluation, Method, Needs, Plan
 from specnorm.running.result import as_number
-from specnorm.running.search import figure_arrays
 from specnorm.symbols.proofs.lags import Lags, lags_of, lags_vjp
 
 if TYPE_CHECKING:

@@ -11,12 +11,11 @@ import numpy as np
 
 from specnorm.at_size.proofs.uncut import keeps_smallest
 from specnorm.backends import arrays
-from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, gradients_of, vectors_of
+from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays, gradients_of, vectors_of
 from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.errors import GeometryError
 from specnorm.proofs.bound import known
-from specnorm.running.base import Evaluation, Method, Needs, needs_of_search
-from specnorm.running.search import figure_arrays
+from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ class Smallest(TwoSidedSearch, Method):
 
     def needs(self, spec: ConvSpec) -> Needs:
         # The search scales each group by itself: the smallest value is that of a group which may be far weaker.
-        return replace(needs_of_search(spec, rounds="down"), scaled=False)
+        return replace(self.needs_of_search(spec, rounds="down"), scaled=False)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off, unless their own matrix at a given size is small enough."""

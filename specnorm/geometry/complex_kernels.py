@@ -41,10 +41,7 @@ def real_form(kernel: AnyArray, *, first_axis: int = 0, second_axis: int = 1, gr
 def with_real_form(function: Callable[..., Any], kernel: AnyArray, args: tuple[Any, ...], keywords: Any) -> Any:
     """Call a public function on the real form of a complex kernel.
 
-    Raises
-    ------
-    KernelError
-        If the function returns a kernel or a gradient.
+    Raises `KernelError` if the function returns a kernel or a gradient.
     """
     name = function.__name__
     shape = tuple(kernel.shape)

@@ -126,9 +126,7 @@ class Convolution:
     def _set_kernels(self, kernels: Array) -> None:
         """Set the kernels, and those of the adjoint's convolution.
 
-        Parameters
-        ----------
-        kernels : array, shape (b, groups, small channels, large channels, *kernel_shape)
+        ``kernels`` is (b, groups, small channels, large channels, *kernel_shape).
         """
         self.kernels = kernels
         self._adjoint_kernels = self.xp.permute_dims(kernels, (0, 1, 3, 2, *range(4, kernels.ndim)))
@@ -166,10 +164,7 @@ class Convolution:
     def _looped_axes(self, values_per_tap: int, budget: int) -> int:
         """Number of first axes that have to be looped so that patches fit the budget.
 
-        Parameters
-        ----------
-        values_per_tap : int
-            How many values one tap reads for one output: layers times vectors times channels.
+        ``values_per_tap``: how many values one tap reads for one output: layers times vectors times channels.
         """
         bytes_of_a_tap = 8 * values_per_tap * math.prod(self.small)
         for looped in range(len(self.kernel_shape) + 1):

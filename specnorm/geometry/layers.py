@@ -21,6 +21,10 @@ from specnorm.geometry.words import check_words
 Function = TypeVar("Function", bound=Callable[..., Any])
 _KERNEL_ATTRIBUTES = ("kernel", "weight")
 """Attributes in which layers store a kernel."""
+_LEAST_AXES = 3
+"""Smallest number of axes of a convolution's kernel."""
+_LAYOUTS_OF_PARAMETERS = {3: "WIO", 4: "HWIO", 5: "DHWIO"}
+"""Layouts of the kernels of Flax and Keras, by their number of axes."""
 _RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm")
 """Public functions that return a kernel in the layout of the given one."""
 
@@ -43,6 +47,8 @@ def takes_layers(function: Function) -> Function:
             if args and not backends.is_array(args[0]):
                 array = array_in(args[0])
                 if array is not None:
+                    if "layout" in all_names and keywords.get("layout") is None:
+                        _refuse_without_layout(function.__name__, args[0], array)
                     return with_layers(array, *args[1:], **keywords)
                 arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
                 arguments, stored_shape = _with_layer_read(function.__name__, positional_names[0], arguments)
@@ -68,6 +74,20 @@ def takes_layers(function: Function) -> Function:
     return with_layers  # type: ignore[return-value]
 
 
+def _refuse_without_layout(name: str, parameter: Any, array: Any) -> None:
+    """Refuse a framework's parameter of a convolution's shape, whose axes may not be in torch's order."""
+    axes = len(array.shape)
+    if axes < _LEAST_AXES:
+        return
+    kind = type(parameter).__name__
+    layout = _LAYOUTS_OF_PARAMETERS.get(axes, "HWIO")
+    raise GeometryError(
+        f"{name} got a {kind} of shape {tuple(array.shape)}, a framework's own parameter, whose convolutions do not "
+        f"have their axes in torch's order. Give the layer itself, as in {name}(conv), which states its geometry; or "
+        f"say the order: {name}(conv.kernel, layout={layout!r}), with its strides and groups."
+    )
+
+
 def _refuse_positional(name: str, positional_names: tuple[str, ...], args: tuple[Any, ...]) -> None:
     """Raise the error for a call with too many positional arguments."""
     if any(hasattr(x, "needs") for x in args):  # a method
@@ -87,18 +107,17 @@ def _with_layer_read(
 ) -> tuple[dict[str, Any], tuple[int, ...] | None]:
     """The arguments of a call with the layer replaced by its kernel and geometry, and the shape for a returned kernel.
 
-    Parameters
-    ----------
-    name : str
-        The function that was called.
-    kernel_name : str
-        Name of its argument for the kernel.
-    arguments : dict
-        All arguments by name, the layer among them.
+    ``name``: the function that was called. ``kernel_name``: name of its argument for the kernel. ``arguments``: all
+    arguments by name, the layer among them.
     """
     layer = arguments.pop(kernel_name)
     if isinstance(layer, (int, float)) and any(map(backends.is_array, arguments.values())):
         raise NoBackend(f"{name} takes the kernel first: {name}(kernel, {layer!r}); got {layer!r} in its place.")
+    if any(hasattr(layer, word) for word in ("rmatvec", "adj_op")) or hasattr(layer, "oshape"):
+        raise NoBackend(
+            f"{name} takes a kernel or a layer of a framework, and {type(layer).__name__} is a linear operator: "
+            "specnorm.operator_norm(operator) bounds its norm from its products, with a stated probability."
+        )
     kernel, geometry, as_stored, stored_shape = layer_kernel(layer, arguments.get("input_shape"), name)
     kind = type(layer).__name__
     if name in _RETURN_A_KERNEL and not as_stored:

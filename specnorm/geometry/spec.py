@@ -370,7 +370,7 @@ class ConvSpec:
             expected = ", ".join(sorted(GEOMETRY_KEYWORDS))
             raise TypeError(f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {expected}")
         shape = tuple(int(s) for s in shape)
-        transposed = _flag("transposed", geometry.get("transposed", False))
+        transposed = _is_transposed(geometry.get("transposed", False))
         layout = geometry.get("layout")
         first, second, kernel_shape = _split_axes(shape, layout)
         _check_axes(shape, len(kernel_shape), geometry)
@@ -461,17 +461,8 @@ def _is_padded(padding: Any) -> bool:
 def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:
     """Return the name of the dtype to compute in, or refuse the kernel's dtype.
 
-    Parameters
-    ----------
-    name : str
-        The kernel's dtype as its library prints it, e.g. ``"torch.float32"``.
-    shape : tuple of int
-        For the message.
-
-    Raises
-    ------
-    KernelError
-        For anything but float16, bfloat16, float32 and float64.
+    ``name``: the kernel's dtype as its library prints it, e.g. ``"torch.float32"``. ``shape``: for the message. Raises
+    `KernelError` for anything but float16, bfloat16, float32 and float64.
     """
     short = name.rpartition(".")[2]
     if short not in FLOATING:
@@ -545,9 +536,9 @@ def _is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, (tuple, list)) and not value)
 
 
-def _flag(name: str, value: Any) -> bool:
+def _is_transposed(value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
-        raise GeometryError(f"{name}={value!r} is not True or False.")
+        raise GeometryError(f"transposed={value!r} is not True or False.")
     return bool(value)
 
 
@@ -690,12 +681,7 @@ def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]
 def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> int:
     """Largest number of positions of the padded axis that hold the same pixel, the pixel's own position included.
 
-    Parameters
-    ----------
-    before, after : int
-        Amounts of padding.
-    n : int or None
-        Pixels of the axis; None: the largest count over all sizes.
+    ``before``, ``after``: amounts of padding. ``n``: pixels of the axis; None: the largest count over all sizes.
     """
     if mode == "circular":
         return 1 + ceil_div(before + after, n or 1)

@@ -16,16 +16,8 @@ if TYPE_CHECKING:
 def readers_of(table: np.ndarray, size: int) -> np.ndarray:
     """Invert a table of positions: for each position, the indices of the table's entries that read it.
 
-    Parameters
-    ----------
-    table : integer array, shape (l,)
-        Positions 0 to size - 1; larger numbers stand for padding.
-    size : int
-
-    Returns
-    -------
-    integer array, shape (most readers of a position, size)
-        Filled up with l for positions that have fewer readers.
+    ``table`` (l,): positions 0 to size - 1; larger numbers stand for padding. Returns (most readers of a position,
+    size): filled up with l for positions that have fewer readers.
     """
     order = np.argsort(table, kind="stable")
     entries = order[table[order] < size]
@@ -55,10 +47,8 @@ class Axis(NamedTuple):
 def axis_tables(axis: Axis, mode: str) -> np.ndarray:
     """Table of the pixel that each tap reads for each output along an axis, shape (taps, outputs).
 
-    Parameters
-    ----------
-    mode : str
-        The padding mode, which maps positions outside of the axis to pixels; zero padding maps them to ``axis.pixels``.
+    ``mode``: the padding mode, which maps positions outside of the axis to pixels; zero padding maps them to
+    ``axis.pixels``.
     """
     n = axis.pixels
     firsts = axis.dilation * np.arange(axis.taps) - axis.before
@@ -82,10 +72,8 @@ def sizes_of(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     The large side is the input of the convolution, the small side its output; a stride makes it smaller. A transposed
     layer is the adjoint of that convolution: its input is the small side.
 
-    Raises
-    ------
-    GeometryError
-        If ``input_shape`` is None, if the layer has no output at this size, or if no such layer exists.
+    Raises `GeometryError` if ``input_shape`` is None, if the layer has no output at this size, or if no such layer
+    exists.
     """
     if spec.input_shape is None:
         raise GeometryError("the layer itself is a matrix at one size only: give input_shape.")

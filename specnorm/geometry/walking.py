@@ -97,16 +97,9 @@ def _walk(
 ) -> Iterator[ModelPart]:
     """Yield the parts of an object recursively.
 
-    Parameters
-    ----------
-    path : str
-        Path of ``x`` in the model.
-    owner : str
-        Name of the class of the object that contains ``x``.
-    seen : set of int
-        Identities of the objects so far; extended.
-    arrays_of_layers : set of int
-        Identities of the arrays that belong to layers; extended.
+    ``path``: path of ``x`` in the model. ``owner``: name of the class of the object that contains ``x``. ``seen``:
+    identities of the objects so far; extended. ``arrays_of_layers``: identities of the arrays that belong to layers;
+    extended.
     """
     if id(x) in seen or path.count(".") > _MOST_LEVELS or x is None or isinstance(x, _WITHOUT_PARTS):
         return

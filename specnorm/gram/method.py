@@ -14,7 +14,7 @@ from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
 from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_by_grid
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.proofs.frequencies import tap_grid
-from specnorm.running.base import Evaluation, Needs, Plan, Stepped, check_count
+from specnorm.running.base import MOST_PRODUCTS, Evaluation, Needs, Plan, Stepped, check_count
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lags_vjp
 from specnorm.symbols.proofs.padding import bounds_by_blocks
@@ -60,7 +60,7 @@ class Gram(Stepped):
     asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", small_products=True)
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, least=1)
+        check_count("n_iter", self.n_iter, least=1, most=MOST_PRODUCTS)
 
     def check(self, spec: ConvSpec) -> None:
         """Nothing to refuse.
@@ -144,7 +144,7 @@ class ChannelNorms(Plan):
     name: ClassVar[str] = "channel_norms"
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, least=1)
+        check_count("n_iter", self.n_iter, least=1, most=MOST_PRODUCTS)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.errors import GeometryError
+from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.taps import shapes_of
 from specnorm.power.proofs.ritz import residuals_up, ritz_values_down
-from specnorm.running.base import Evaluation, Method, Needs, Plan, Stepped, check_count, check_rtol
+from specnorm.running.base import MOST_ROUNDS, Evaluation, Method, Needs, Plan, Stepped, check_count, check_rtol
 from specnorm.symbols.lanczos import RunOptions, top_vectors
 from specnorm.symbols.power import power_steps
 
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 POLISHED = 4
 """Number of Ritz vectors that are computed in float32 and then separated in float64, since products in float32 blur
 values that are closer than 1e-5."""
+MAX_BYTES = 2**32
+"""Memory of the vectors from which a layer is refused."""
+_LEAST_BASIS = 3
+"""Vectors of the basis on the smaller side, at least, for each one that is asked for."""
+_VECTORS_OF_A_PRODUCT = 4
+"""Vectors on the larger side that exist at once, for each one that is asked for."""
 _GUARDS = 2
 """Number of vectors that are iterated beside those of several values."""
 _WAVE_START_SIZE = 2**21
@@ -79,7 +85,7 @@ class LanczosRun(Plan):
     stats: ClassVar[Mapping[str, FigureRule]] = {"products": None}
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, least=1)
+        check_count("n_iter", self.n_iter, least=1, most=MOST_ROUNDS)
         check_count("seed", self.seed)
         check_rtol(self.least_gain, "least_gain")
 
@@ -89,7 +95,16 @@ class LanczosRun(Plan):
                 "power_norm needs input_shape, the layer's spatial input sizes: it applies the layer itself. For the "
                 "supremum over every size: conv_norm(kernel)."
             )
-        shapes_of(spec)
+        inputs, outputs = (math.prod(shape) for shape in shapes_of(spec))
+        k = min(getattr(self, "k", 1), inputs, outputs)
+        vectors = _LEAST_BASIS * min(inputs, outputs) + _VECTORS_OF_A_PRODUCT * max(inputs, outputs)
+        memory = 8 * k * vectors
+        if memory > MAX_BYTES:
+            raise MethodError(
+                f"{self.name} of a layer with {inputs} inputs and {outputs} outputs takes some {memory / 2**30:.3g} "
+                f"GiB, more than {MAX_BYTES / 2**30:g} GiB: its vectors are as long. Use enclose, whose lower bound "
+                "takes part of the layer; or fewer values."
+            )
 
     def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> RitzTriples:
         """Lower bounds on the k largest singular values, with their singular vectors.

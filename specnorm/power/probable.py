@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from specnorm import backends
 from specnorm.backends.text import counted
 from specnorm.errors import MethodError
 from specnorm.running.result import TwoSided, shown
@@ -23,6 +24,8 @@ Product = Callable[[Vector], Vector]
 _ADJOINT_TOLERANCE = 1e-5
 """Largest relative difference of <A v, u> and <v, A* u> that is accepted; products in float32 differ by less."""
 _MATRIX_AXES = 2
+_LARGEST_SIZE = 2**28
+"""Most inputs or outputs: 2 GiB for one vector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +81,7 @@ class LinearOperator:
 def operator_norm(
     operator: Any,
     rmatvec: Product | None = None,
-    shape: tuple[int, int] | None = None,
+    shape: tuple[Any, Any] | None = None,
     *,
     rtol: float = 1e-2,
     delta: float = 1e-9,
@@ -96,13 +99,16 @@ def operator_norm(
     operator : callable, or object with shapes and an adjoint
         A function ``v -> A v`` from float64 arrays of shape (n,) to (m,), together with the next two arguments. Or
         whatever SciPy's ``aslinearoperator`` accepts: operators of SciPy and pylops, sparse and dense matrices, real or
-        complex. Or a callable object with ``H`` or ``adjoint`` and the shapes of its inputs and outputs: linear
-        operators of SigPy, SCICO and ODL. For functions of tensors, see `specnorm_torch.linear_operator` and
+        complex. Or matrices of torch and JAX, also sparse ones; linear operators of gpytorch; objects with ``op``,
+        ``adj_op`` and ``shape``. Or a callable object with ``H`` or ``adjoint`` and the shapes of its inputs and
+        outputs: linear operators of SigPy, SCICO and ODL. For functions of tensors, see
+        `specnorm_torch.linear_operator` and
         `specnorm_jax.linear_operator`.
     rmatvec : callable, optional
         The adjoint ``u -> A* u``, if ``operator`` is a function. It is tested with one random pair of vectors.
     shape : (m, n), optional
-        The numbers of outputs and inputs, if ``operator`` is a function.
+        The numbers of outputs and inputs, if ``operator`` is a function. For functions of arrays, or of tuples of
+        arrays: the shapes of both, such as ``((64, 64), (64, 64))``.
     rtol : float, default 1e-2
         ``upper`` is ``(1 + rtol) * lower``. The number of products grows as ``log(n / delta**2) / sqrt(2 rtol)``.
     delta : float, default 1e-9
@@ -143,8 +149,12 @@ def operator_norm(
     _check_fraction("rtol", rtol, "a relative width such as 1e-2: the number of products grows as 1 / sqrt(rtol)")
     _check_fraction("delta", delta, "a probability such as 1e-9: without chance nothing is known of a black box")
     linear = _linear_operator(operator, rmatvec, shape)
-    _check_order_of_shape(linear)
     m, n = linear.shape
+    if max(m, n) > _LARGEST_SIZE:
+        raise MethodError(
+            f"vectors of {max(m, n)} numbers: operator_norm keeps about ten of them, and takes at most {_LARGEST_SIZE}."
+        )
+    _check_order_of_shape(linear)
     random = np.random.default_rng(seed if rng is None else rng)
     apply = _checked(linear.matvec, "matvec", m)
     apply_adjoint = _checked(linear.rmatvec, "rmatvec", n)
@@ -211,7 +221,7 @@ def _size_of_image(product: Product, size: int) -> int | None:
 def _linear_operator(
     operator: Any,
     rmatvec: Product | None,
-    shape: tuple[int, int] | None,
+    shape: tuple[Any, Any] | None,
 ) -> LinearOperator:
     """The real linear operator that the arguments of `operator_norm` describe.
 
@@ -221,7 +231,16 @@ def _linear_operator(
     if between_arrays is not None:
         return between_arrays
     if shape is not None and rmatvec is not None:
+        if _is_of_arrays(shape):
+            return _between_shapes(operator, rmatvec, shape)
         linear = LinearOperator(operator, rmatvec, shape)
+    elif hasattr(operator, "op") and hasattr(operator, "adj_op"):
+        if not hasattr(operator, "shape"):
+            raise MethodError(
+                f"{type(operator).__name__} has op and adj_op, and no shape: give operator_norm(operator.op, "
+                "operator.adj_op, shape), with the shapes of its outputs and inputs."
+            )
+        linear = LinearOperator(operator.op, operator.adj_op, operator.shape)
     elif hasattr(operator, "A_adjoint"):
         raise MethodError(
             f"{type(operator).__name__} has A and A_adjoint, and no shapes: give "
@@ -237,6 +256,8 @@ def _linear_operator(
         if not hasattr(operator, "rmatvec"):
             raise MethodError(f"{type(operator).__name__} has no rmatvec: its adjoint is needed beside matvec.")
         linear = LinearOperator(operator.matvec, operator.rmatvec, operator.shape)
+    elif (owner := _owner_of(operator)) is not None:
+        return _of_library(operator, backends.load(owner))
     else:
         adjoint = operator.conj().T
         linear = LinearOperator(lambda v: operator @ v, lambda u: adjoint @ u, operator.shape)
@@ -246,6 +267,87 @@ def _linear_operator(
     linear = LinearOperator(linear.matvec, linear.rmatvec, (int(sizes[0]), int(sizes[1])))
     is_complex = getattr(getattr(operator, "dtype", None), "kind", "") == "c"
     return _as_real(linear) if is_complex else linear
+
+
+def _is_of_arrays(shape: Any) -> bool:
+    """Whether a shape is a pair of shapes of arrays, not of two numbers."""
+    is_pair = isinstance(shape, (tuple, list)) and len(shape) == _MATRIX_AXES
+    return is_pair and any(isinstance(part, (tuple, list)) for part in shape)
+
+
+def _between_shapes(function: Any, adjoint: Any, shape: Any) -> LinearOperator:
+    """An operator from functions of arrays, or of tuples of arrays, whose shapes are given."""
+    outputs, inputs = (_shapes_of_arrays(part) for part in shape)
+
+    def on_vectors(product: Any, shapes: list[tuple[int, ...]], is_single: bool) -> Product:
+        ends = np.cumsum([math.prod(s) for s in shapes])[:-1]
+
+        def apply(v: Vector) -> Vector:
+            parts = [part.reshape(s) for part, s in zip(np.split(v, ends), shapes, strict=True)]
+            image = product(parts[0] if is_single else tuple(parts))
+            images = image if isinstance(image, (tuple, list)) else [image]
+            return np.concatenate([np.asarray(x).reshape(-1) for x in images])
+
+        return apply
+
+    of_outputs, of_inputs = (sum(map(math.prod, shapes)) for shapes, _ in (outputs, inputs))
+    return LinearOperator(on_vectors(function, *inputs), on_vectors(adjoint, *outputs), (of_outputs, of_inputs))
+
+
+def _shapes_of_arrays(part: Any) -> tuple[list[tuple[int, ...]], bool]:
+    """The shapes of one array or of several, and whether there is one."""
+    if isinstance(part, (int, np.integer)):
+        part = (part,)
+    several = [x for x in part if isinstance(x, (tuple, list))]
+    shapes = [tuple(x) for x in part] if several and len(several) == len(part) else [tuple(part)]
+    if not shapes[0] or not all(isinstance(n, (int, np.integer)) and n > 0 for s in shapes for n in s):
+        raise MethodError(
+            f"shape: {part!r} is neither the shape of an array nor a tuple of such shapes. Give (outputs, inputs), "
+            "such as ((64, 64), (64, 64)) for a map of images, or (((63, 64), (64, 63)), (64, 64)) for two outputs."
+        )
+    return shapes, not several
+
+
+def _owner_of(operator: Any) -> str | None:
+    """The library of a matrix that is multiplied with vectors of the library's own, by its class or its dtype."""
+    if isinstance(operator, np.ndarray):
+        return None
+    classes = (type(operator), type(getattr(operator, "dtype", None)))
+    owners = (backends.registry.owner_of(cls) for cls in classes)
+    return next((owner for owner in owners if owner not in (None, "numpy")), None)
+
+
+def _of_library(operator: Any, backend: Any) -> LinearOperator:
+    """The operator of a dense, sparse or structured matrix of another library, with vectors of its dtype and device."""
+    kind = type(operator).__name__
+    matrix = operator.detach() if hasattr(operator, "detach") else operator
+    name = str(operator.dtype).rpartition(".")[2]
+    if name not in ("float32", "float64", "complex64", "complex128") or len(operator.shape) != _MATRIX_AXES:
+        raise MethodError(
+            f"{kind} of shape {tuple(operator.shape)} and dtype {name}: operator_norm takes one matrix of real or "
+            "complex floating numbers of at least 32 bits. Convert it; matrix_norm takes stacks of dense matrices."
+        )
+    dtype = np.dtype(name)
+    device = str(operator.device) if hasattr(operator, "device") and not callable(operator.device) else None
+    transposed = matrix.mT if hasattr(matrix, "mT") else matrix.T
+
+    def times(factor: Any, v: Any) -> Any:
+        try:
+            image = factor @ backend.asarray(np.ascontiguousarray(v, dtype=dtype), device)
+            return np.asarray(backend.to_numpy(image.detach() if hasattr(image, "detach") else image))
+        except MethodError:
+            raise
+        except Exception as error:
+            raise MethodError(
+                f"{kind} is not multiplied with vectors of its library ({type(error).__name__}: {error}). Give "
+                "operator_norm(matvec, rmatvec, (m, n)), with functions of NumPy vectors."
+            ) from error
+
+    rows, columns = (int(n) for n in operator.shape)
+    linear = LinearOperator(
+        lambda v: times(matrix, v), lambda u: np.conj(times(transposed, np.conj(u))), (rows, columns)
+    )
+    return _as_real(linear) if dtype.kind == "c" else linear
 
 
 _SHAPES = (("ishape", "oshape"), ("input_shape", "output_shape"), ("domain.shape", "range.shape"))
@@ -258,8 +360,10 @@ def _operator_between_arrays(operator: Any) -> LinearOperator | None:
     Its ``adjoint`` or ``H`` is an operator too. A result for real numbers that is complex makes it one between complex
     arrays; a complex number is two real ones here.
     """
+    if not callable(operator) or hasattr(operator, "matvec"):
+        return None
     adjoint = getattr(operator, "H", None) or getattr(operator, "adjoint", None)
-    if not callable(operator) or not callable(adjoint) or hasattr(operator, "matvec"):
+    if not callable(adjoint):
         return None
     for names in _SHAPES:
         shapes = [_attribute(operator, name) for name in names]

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from specnorm.errors import MethodError
+
 PHASE_ERROR = 8.0
 """Absolute error of the cosines and sines of `cos_sin_of_taps`, in units of 2**-53.
 
@@ -23,6 +25,10 @@ leave a margin.
 """
 
 
+LARGEST_GRID = 2**24
+"""Most points of a grid all of whose frequencies are visited; their list takes 400 MB in two dimensions."""
+LARGEST_TABLE = 2**28
+"""Most entries of a table of cosines."""
 _SMALL_TABLE = 2**14
 """Largest number of entries of a table that is kept for the next call."""
 _COS_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0])
@@ -80,9 +86,25 @@ def _small_half_grid(sizes: tuple[int, ...]) -> Frequencies:
 
 
 def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
+    _require_few(half_grid_shape(sizes))
     points = product([np.arange(n) for n in half_grid_shape(sizes)])
     points.flags.writeable = False
     return Frequencies(points, sizes)
+
+
+def _require_few(sizes: Sequence[int]) -> None:
+    """Refuse a grid that is visited whole and has too many points.
+
+    Raises
+    ------
+    MethodError
+    """
+    if math.prod(sizes) > LARGEST_GRID:
+        raise MethodError(
+            f"a grid of {' x '.join(map(str, sizes))} frequencies: at most {LARGEST_GRID} are visited. enclose "
+            "searches at every input_shape, and conv_norm with circular padding; bounds without input_shape hold "
+            "at every size."
+        )
 
 
 def halved_axis(sizes: Sequence[int]) -> int:
@@ -114,6 +136,7 @@ def distinct_grid(sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
 
     Returns ``points``; ``multiplicities`` (f,): 2, or 1 if a point is its own mirror image.
     """
+    _require_few(sizes)
     full = Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
     place_values = np.cumprod([1, *reversed(full.denominators)])[-2::-1]
     mirrored = (-full.numerators % np.asarray(full.denominators, dtype=np.int64)) @ place_values
@@ -174,6 +197,11 @@ def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
 
 def cos_sin_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """As `cos_sin_of`, without keeping the tables."""
+    if len(frequencies) * len(points) > LARGEST_TABLE:
+        raise MethodError(
+            f"a table of the cosines of {len(points)} taps at {len(frequencies)} frequencies: at most {LARGEST_TABLE} "
+            "entries are made at once. The kernel is too large for a grid so fine: enclose(kernel) searches; or give n."
+        )
     common: Any = math.lcm(*frequencies.denominators)
     # For kernels with several long axes the common denominator can be large: beyond 64 bits, use Python's integers.
     fits_in_int64 = common * max(4, int(np.abs(points).max(initial=0)) + 1) < 2**63

@@ -69,16 +69,9 @@ def largest_eigenvalue_up(matrices: Array, *, xp: Namespace) -> Array:
     equal, where the Frobenius norm is the root of p times as large, and if all but one are 0. Roundings of v do not
     matter. Those of ``H - v I`` are relative ones of its diagonal: no entry is computed as a difference of squares.
 
-    Parameters
-    ----------
-    matrices : array, shape (..., p, p)
-        Symmetric up to roundings: the bound is that of ``(H + H^T) / 2``. Or the real matrices ``A + B`` of Hermitian
-        ones (`square_of_hermitian`), which have the same trace and Frobenius norm.
-
-    Returns
-    -------
-    array, shape (...)
-        At least 0; NaN where entries or their squares are not finite.
+    ``matrices`` (..., p, p): symmetric up to roundings: the bound is that of ``(H + H^T) / 2``. Or the real matrices
+    ``A + B`` of Hermitian ones (`square_of_hermitian`), which have the same trace and Frobenius norm. Returns (...): at
+    least 0; NaN where entries or their squares are not finite.
     """
     size = matrices.shape[-1]
     diagonal, rest = arrays.diagonal_and_rest(matrices, xp=xp)
@@ -468,21 +461,19 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
 def gram_iteration_up(
     a: Array,
     n_iter: int,
-    error: Array | float = 0.0,
     *,
     xp: Namespace,
 ) -> Array:
     """Proven upper bounds, shape (...), of the norms of matrices by Gram iteration (`GramIterates`).
 
     ``a`` (..., m, n): scaled to about 1. ``n_iter``: number of Gram products; with 0 the bound is the Frobenius norm.
-    ``error``: as in `matrix_norm_up`.
     """
     if a.shape[-1] > a.shape[-2]:
         a = xp.matrix_transpose(a)
     iterates = GramIterates(a, xp=xp)
     for _ in range(n_iter):
         iterates.square()
-    return rounding.up(iterates.norms_by_trace_up() + error, 2, xp=xp)
+    return rounding.up(iterates.norms_by_trace_up(), 2, xp=xp)
 
 
 def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Array | float, *, xp: Namespace) -> Array:

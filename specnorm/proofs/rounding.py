@@ -153,10 +153,7 @@ def from_converted_up(distance: Array, value: Array, dtype: str, *, eager: bool,
 
     Zero, which holds for the zero kernel alone, stays zero. The results are still to be rounded up by `to_dtype`.
 
-    Parameters
-    ----------
-    value : array
-        Values after an unscaling by a power of two, which rounds if its result is subnormal.
+    ``value``: values after an unscaling by a power of two, which rounds if its result is subnormal.
     """
     info = np.finfo(dtype)
     # A subnormal number loses a few units: by the unscaling, by `to_dtype`, and by the sum below.

@@ -38,10 +38,18 @@ FigureRule: TypeAlias = Literal["up", "down", "nearest", "distance", "all", "any
 """How a figure of a method is given for a layer: see `Plan.stats`."""
 
 
-def check_count(name: str, value: object, least: int = 0) -> None:
-    """Refuse a parameter that is not an integer of at least ``least``."""
+def check_count(name: str, value: object, least: int = 0, most: int | None = None) -> None:
+    """Refuse a parameter that is not an integer of at least ``least``, and of at most ``most``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
+    if most is not None and value > most:
+        raise MethodError(f"{name}={value!r} is above {most}: so many rounds end in no time, and bring nothing.")
+
+
+MOST_PRODUCTS = 1000
+"""Most Gram products: each halves the distance from the norm, so that a hundred reach the last digit."""
+MOST_ROUNDS = 10**6
+"""Most rounds of an iteration."""
 
 
 def check_rtol(rtol: object, name: str = "rtol") -> None:
@@ -381,18 +389,6 @@ class Stepped(Method):
     def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
         """Number of sweeps (b,) that blocks need if one is due."""
         raise NotImplementedError
-
-
-def needs_of_search(spec: ConvSpec, *, rounds: Rounds) -> Needs:
-    """What a search of one layer needs: its blocks, if the symbols describe it; else its kernel, at its size."""
-    return Needs(
-        rounds=rounds,
-        precision="wide",
-        narrow_gradient=True,
-        blocks=spec.symbols_suffice,
-        by_layer=True,
-        searches=True,
-    )
 
 
 def require_exact(spec: ConvSpec, function: str) -> None:

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
-
-import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proofs.rounding import conversion_loss
@@ -194,14 +192,6 @@ class Problem:
     max_cells: int
     clock: Clock = field(default_factory=Clock)
     fallback: Fallback | None = None
-
-
-def figure_arrays(
-    figures: Sequence[tuple[bool | int | Sequence[float], ...]], like: Array, *, ops: ArrayOps
-) -> tuple[Array, ...]:
-    """Figures of several layers, each as an array with one entry for each layer."""
-    columns = [np.asarray(column) for column in zip(*figures, strict=True)]
-    return tuple(ops.from_numpy(x.astype(np.int32) if x.dtype.kind == "i" else x, like) for x in columns)
 
 
 def before_rounding(rtol: float, *, ops: ArrayOps) -> float:

@@ -26,6 +26,9 @@ _ADDED_ENTRIES = 2**15
 _ADDED_ON_DEVICE = 2**22
 """The same where calls only start work on a device. On a GPU, the some 300 calls of a stack take 1 ms, products of so
 many zeros a tenth of that."""
+_ADDED_WHERE_COMPILED = 2**19
+"""The same where a compiler makes a program for each stack. XLA takes 2 to 3 s for one on a CPU; products of so many
+zeros take half a millisecond in each pass."""
 
 
 class Stack(NamedTuple):
@@ -51,10 +54,17 @@ class Stack(NamedTuple):
         backend: Backend,
     ) -> tuple[AnyArray, tuple[AnyArray, ...]]:
         """Kernels and states of the layers as stacks, with one leading axis."""
-        members = [self._member(*x, backend=backend) for x in zip(layers, kernels, strict=True)]
         member_states = [self._state_of_member(*x, backend=backend) for x in zip(layers, states, strict=True)]
         xp = backend.namespace(kernels[0])
-        return _stacked(members, xp), tuple(_stacked(x, xp) for x in zip(*member_states, strict=True))
+        stacked_states = tuple(_stacked(x, xp) for x in zip(*member_states, strict=True))
+        return self.joined_kernels(layers, kernels, backend=backend), stacked_states
+
+    def joined_kernels(
+        self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
+    ) -> AnyArray:
+        """Kernels of the layers as a stack, with one leading axis."""
+        members = [self._member(*x, backend=backend) for x in zip(layers, kernels, strict=True)]
+        return _stacked(members, backend.namespace(kernels[0]))
 
     def out_of(self, layer: SteppedProgram, member: AnyArray, *, backend: Backend) -> AnyArray:
         """An array like a member of the stack, such as its gradient, as one like the layer's kernel."""
@@ -112,7 +122,7 @@ class Stack(NamedTuple):
         return [_extended(x, 1, shape[1], backend=backend) for x, shape in zip(state, shapes, strict=True)]
 
 
-def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False) -> list[Stack]:
+def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False, compiled: bool = False) -> list[Stack]:
     """Join the layers of these programs, of one method, to as few stacks as cost little more.
 
     Parameters
@@ -120,10 +130,13 @@ def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False) ->
     programs : sequence of SteppedProgram
     asynchronous : bool
         Whether calls only start work on a device.
+    compiled : bool
+        Whether a compiler makes a program for each stack. Then the states are those of the stacks, not of their
+        members, so that layers may join whose states differ.
     """
-    added = _ADDED_ON_DEVICE if asynchronous else _ADDED_ENTRIES
+    added = _ADDED_WHERE_COMPILED if compiled else _ADDED_ON_DEVICE if asynchronous else _ADDED_ENTRIES
     keys = tuple(x.key for x in programs)
-    return [Stack(program(key), members) for key, members in _stacks(keys, added)]  # type: ignore[arg-type]
+    return [Stack(program(key), members) for key, members in _stacks(keys, added, compiled)]  # type: ignore[arg-type]
 
 
 def unstacked(x: AnyArray, *, backend: Backend) -> Sequence[AnyArray]:
@@ -149,19 +162,19 @@ def _extended(x: AnyArray, axis: int, size: int, *, backend: Backend) -> AnyArra
 
 
 @called_while_tracing
-def _stacks(keys: tuple[str, ...], added: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _stacks(keys: tuple[str, ...], added: int, compiled: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """`stacks` of the programs behind keys, as plain values, with at most so many zeros."""
-    return _found_stacks(keys, added)
+    return _found_stacks(keys, added, compiled)
 
 
 @functools.lru_cache(maxsize=64)
-def _found_stacks(keys: tuple[str, ...], added: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _found_stacks(keys: tuple[str, ...], added: int, compiled: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
     members: dict[str, list[int]] = {}
     for j, key in enumerate(keys):
         members.setdefault(key, []).append(j)
     families: dict[Hashable, list[str]] = {}
     for key in members:
-        families.setdefault(_family(key), []).append(key)
+        families.setdefault(_family(key, compiled), []).append(key)
     return tuple(
         (_common(joined), tuple(sorted(j for kind in joined for j in members[kind])))
         for kinds in families.values()
@@ -181,13 +194,19 @@ def _joined(kinds: Sequence[str], members: dict[str, list[int]], most: int) -> I
         yield joined
 
 
-def _family(key: str) -> Hashable:
-    """What is equal for kinds of layers that may join: all but the channels, and which side of them is larger."""
+def _family(key: str, compiled: bool) -> Hashable:
+    """What is equal for kinds of layers that may join: all but the channels.
+
+    Layers that keep states of their own in a stack also have the same side that is larger, and equal states but for the
+    channels.
+    """
     kind = _program(key)
     if not kind.stepped.pads_channels or kind.spec.groups > 1 or kind.spec.input_shape:
         return key
-    sizes = tuple((shape[0], *shape[2:]) for shape in kind.state_shapes().values())
     m, p, *taps = _padded_shape(kind)
+    if compiled:
+        return kind.plan, kind.dtype, tuple(taps)
+    sizes = tuple((shape[0], *shape[2:]) for shape in kind.state_shapes().values())
     return kind.plan, kind.dtype, m < p, tuple(taps), sizes
 
 

@@ -149,7 +149,7 @@ class SteppedProgram(Program):
         state : tuple of arrays
             With leading axis layers.
         sweeps : int or None
-            0: none, only a pass. None: as many as are due, for which the host reads values.
+            0: none, only a pass. None: as many as are due; where the host can read values, those of each layer.
 
         Returns
         -------
@@ -173,8 +173,9 @@ class SteppedProgram(Program):
     ) -> Followed:
         """Sweep the layers, or with None those for which it is due."""
         if sweeps is not None:
-            blocks, _ = self._scaled_blocks(kernels, run)
-            return self.stepped.sweep(blocks, rows, followed, self.spec, sweeps=sweeps, ops=run)
+            return self._swept_together(kernels, rows, followed, sweeps, run)
+        if not run.concrete:
+            return self._swept_by_loop(kernels, rows, followed, run)
         layers, groups = kernels.shape[0], self.spec.groups
         assert followed.is_due is not None
         is_due = run.to_numpy(followed.is_due).reshape(layers, groups)
@@ -192,6 +193,29 @@ class SteppedProgram(Program):
             swept = self._swept(chosen_kernels, chosen_rows, some, int(count), run)
             followed = _merged(followed, swept, places, run)
         return followed
+
+    def _swept_together(
+        self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: Any, run: ArrayOps
+    ) -> Followed:
+        blocks, _ = self._scaled_blocks(kernels, run)
+        return self.stepped.sweep(blocks, rows, followed, self.spec, sweeps=sweeps, ops=run)
+
+    def _swept_by_loop(self, kernels: AnyArray, rows: AnyArray, followed: Followed, run: ArrayOps) -> Followed:
+        """Sweep all layers as often as any of them needs it, if it is due for one, where no value can be looked at.
+
+        That is a loop of at most one turn: under ``vmap`` it is skipped where nothing is due, and a branch is not.
+        """
+        xp = run.xp
+
+        def swept(last: tuple[Any, ...]) -> tuple[Any, ...]:
+            is_due, needed, followed = last
+            return xp.zeros_like(is_due), needed, self._swept_together(kernels, rows, followed, needed, run)
+
+        needed = xp.max(self.stepped.sweeps_due(followed, xp=xp))
+        is_due: Any = followed.is_due
+        first: Any = (xp.any(is_due), xp.astype(needed, xp.int32), followed)
+        *_, swept_or_not = run.loop(lambda last: last[0], swept, first)
+        return cast(Followed, swept_or_not)
 
     def _by_layers(self, followed: Followed, kernels: AnyArray, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
         """The norm of the highest group of each layer, its factors, and the state in the shapes of the given one."""
@@ -224,9 +248,9 @@ class SteppedProgram(Program):
         rows = polyphase.torch_order(kernels, self.spec, xp=xp)
         return xp.reshape(rows, (kernels.shape[0] * self.spec.groups, self.spec.group_channels[0], -1))
 
-    def gradients(self, followed: Followed, *, xp: Any) -> AnyArray:
-        """The gradients (layers, *shape) of norms by layer, from their factors."""
-        products = xp.matmul(followed.left, followed.right)
+    def gradients(self, left: AnyArray, right: AnyArray, *, xp: Any) -> AnyArray:
+        """The gradients (layers, *shape) of norms by layer, from the factors that `follow` returns."""
+        products = xp.matmul(left, right)
         first, second = self.spec.stored_channels
         stored = xp.reshape(products, (-1, first, second, *self.spec.kernel_shape))
         return xp.reshape(polyphase.caller_order(stored, self.spec, xp=xp), (-1, *self.shape))
@@ -241,10 +265,10 @@ class SteppedProgram(Program):
         flat_state = tuple(xp.reshape(x, (-1, *x.shape[axes:])) for x in state)
         flat = xp.reshape(kernels, (-1, *self.shape))
         moves = sweeps != 0
-        if sweeps is None and (not run.concrete or run.asynchronous):
+        if sweeps is None and run.concrete and run.asynchronous:
             sweeps = 1
         followed = self.follow(flat, flat_state, sweeps=1 if sweeps == 0 else sweeps, backend=run.backend)
-        gradient = xp.reshape(self.gradients(followed, xp=xp), (*batch, *self.shape))
+        gradient = xp.reshape(self.gradients(followed.left, followed.right, xp=xp), (*batch, *self.shape))
         new_state = tuple(xp.reshape(new, old.shape) for new, old in zip(followed.state, state, strict=True))
         return xp.reshape(followed.value, batch), gradient, new_state if moves else state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -13,7 +14,7 @@ from specnorm.errors import Undecided
 from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import largest_bound
-from specnorm.proofs.frequencies import Frequencies, half_grid
+from specnorm.proofs.frequencies import Frequencies, half_grid, half_grid_shape
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks
@@ -91,16 +92,18 @@ class ExactFFT(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         search_rtol = before_rounding(self.rtol, ops=ops)
         max_cells = self.max_cells
-        grid: Frequencies | None = None
+        sizes: tuple[int, ...] = ()
+        points = 0
         if spec.input_shape is not None:
-            grid = half_grid(grid_sizes(spec, spec.block_kernel_shape))
+            sizes = grid_sizes(spec, spec.block_kernel_shape)
+            points = math.prod(half_grid_shape(sizes))
             # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
-            max_cells = min(max_cells, 2 * len(grid))
+            max_cells = min(max_cells, 2 * points)
             # A grid of one frequency is searched all the same: its norm is found sooner by Lanczos (`enclose_blocks`).
             channels = min(blocks.shape[1:3])
-            work = blocks.shape[0] * len(grid) * (channels**3 + _CALLS_A_FREQUENCY)
-            if not ops.concrete or (len(grid) > 1 and work <= _WORK_OF_VISITS * channels):
-                return self._visit_all(blocks, spec.groups, grid, Clock.of(self.budget), ops=ops)
+            work = blocks.shape[0] * points * (channels**3 + _CALLS_A_FREQUENCY)
+            if not ops.concrete or (points > 1 and work <= _WORK_OF_VISITS * channels):
+                return self._visit_all(blocks, spec.groups, half_grid(sizes), Clock.of(self.budget), ops=ops)
         layers = arrays.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)
         results = []
@@ -110,8 +113,8 @@ class ExactFFT(Method):
             results.append(result)
             all_converged = all_converged and converged
         if not all_converged:
-            if grid is not None and len(grid) <= self.max_cells and not clock.expired:
-                return self._visit_all(blocks, spec.groups, grid, clock, ops=ops)
+            if 0 < points <= self.max_cells and not clock.expired:
+                return self._visit_all(blocks, spec.groups, half_grid(sizes), clock, ops=ops)
             raise self._undecided()
         witnesses = [result.witness for result in results]
         u, v, _, phase, group = top_triples(layers, witnesses, ops=ops)

@@ -18,7 +18,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
-from specnorm.running.base import Evaluation, Needs, Stepped, check_budget, check_count
+from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.running.search import Clock
 from specnorm.symbols.proofs.padding import bounds_by_blocks, bounds_of_layers
 from specnorm.tensor_norm import one_set
@@ -69,9 +69,9 @@ class TensorNorm(Stepped):
     budget: float | None = None
 
     def __post_init__(self) -> None:
-        check_count("starts", self.starts, least=1)
-        check_count("random_starts", self.random_starts)
-        check_count("max_iter", self.max_iter, least=1)
+        check_count("starts", self.starts, least=1, most=MOST_PRODUCTS)
+        check_count("random_starts", self.random_starts, most=MOST_PRODUCTS)
+        check_count("max_iter", self.max_iter, least=1, most=MOST_ROUNDS)
         check_count("seed", self.seed)
         check_budget(self.budget)
 

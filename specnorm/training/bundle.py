@@ -118,19 +118,19 @@ def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Pass:
 
 
 def with_one_kept(new: Waves, old: Waves, kept: Array, *, xp: Namespace) -> Waves:
-    """New waves, the last and lowest of which is replaced by the old one of each block with the number ``kept``.
+    """New waves, and after them the old one of each block with the number ``kept``.
 
-    A wave that is not of about unit length, as in a state that was never filled, is not kept.
+    In place of a wave that is not of about unit length, as in a state that was never filled, the first is repeated.
     """
     left = arrays.pick(xp.permute_dims(old.left, (0, 2, 1, 3)), kept, xp=xp)
     angles = arrays.pick(xp.matrix_transpose(old.angles), kept, xp=xp)
     square = xp.sum(left * left, axis=(1, 2)) + xp.sum(0.0 * angles, axis=1)
     is_unit = ((square > _SHORT) & (square < _LONG))[:, None]
-    left = xp.where(is_unit[:, :, None], left, new.left[:, :, -1, :])
-    angles = xp.where(is_unit, angles, new.angles[:, :, -1])
+    left = xp.where(is_unit[:, :, None], left, new.left[:, :, 0, :])
+    angles = xp.where(is_unit, angles, new.angles[:, :, 0])
     return Waves(
-        xp.concat([new.left[:, :, :-1, :], left[:, :, None, :]], axis=2),
-        xp.concat([new.angles[:, :, :-1], angles[:, :, None]], axis=2),
+        xp.concat([new.left, left[:, :, None, :]], axis=2),
+        xp.concat([new.angles, angles[:, :, None]], axis=2),
     )
 
 

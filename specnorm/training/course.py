@@ -18,11 +18,11 @@ TOLERANCE = 0.001
 """Error that is expected at most, as a part of the norm."""
 _FADES = 0.8
 """A sweep that finds less than the last one lowers the slope by this factor at most."""
-_LEAST_SLOPE = 0.1
+_LEAST_SLOPE = 0.25
 """The grid is swept at the latest after a way of `TOLERANCE` over this number."""
 _MOST_SLOPE = 1e3
 """Larger slopes are quotients of roundings."""
-_WAY_OF_A_SWEEP = 0.01
+_WAY_OF_A_SWEEP = 0.0025
 """A kernel that has gone so far needs a second sweep, and twice as many for twice the way."""
 _DOUBLINGS = 4
 """So often is the number of sweeps doubled at most."""

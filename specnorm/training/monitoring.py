@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from specnorm.backends import backend_for
 from specnorm.backends.types import LayerKernel, LayerReader
+from specnorm.ball.proofs.multiples import norm_of_neighbour
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.proving import enclose
 from specnorm.errors import KernelError, MethodError, NoBackend, SpecnormError
@@ -18,11 +21,45 @@ from specnorm.running.measuring import run_plan
 from specnorm.training.symbol_norm import SymbolNorm
 from specnorm.training.tracking import State, init_tracking, track_many
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from specnorm.proofs.bound import Upper
+
 _METHOD = SymbolNorm()
 _SWEEPS = 2
 """Number of sweeps in a report: between two reports the kernels change by many training steps."""
 _RTOL = 0.05
-"""Relative distance of the bounds at which the proof of an upper bound stops."""
+"""Relative distance of an upper bound from the norm that is close enough."""
+_PROOF_RTOL = 0.02
+"""Relative distance of the bounds at which a search stops. The rest is room for kernels nearby, without a search."""
+
+
+class _Proof(NamedTuple):
+    """A bound of a layer's norm that a search has proven, to bound kernels nearby.
+
+    Parameters
+    ----------
+    upper : Upper
+    kernel : float64 array
+        On the host.
+    geometry : mapping
+    """
+
+    upper: Upper
+    kernel: NDArray[np.float64]
+    geometry: Mapping[str, Any]
+
+    def near(self, layer: LayerKernel, limit: float) -> float:
+        """A bound of a layer by the distance of its kernel, if that may be within a limit; otherwise infinite."""
+        kernel = _on_host(layer)
+        if kernel.shape != self.kernel.shape or dict(layer.geometry) != dict(self.geometry):
+            return math.inf
+        # The norm of the reshaped difference is at least this.
+        least = float(np.linalg.norm(kernel - self.kernel)) / math.sqrt(kernel.shape[0])
+        if not self.upper.value + least <= limit:
+            return math.inf
+        return norm_of_neighbour(self.upper, self.kernel, kernel).value
 
 
 class Reading(NamedTuple):
@@ -45,9 +82,11 @@ class Monitor:
 
     A report is a dictionary of floats for any logger. ``norm/NAME`` is a lower estimate of a layer's norm over all
     input sizes, tracked from the previous report (`specnorm.methods.SymbolNorm`). ``upper/NAME`` is a proven upper
-    bound on the norm, about 5 % larger if the budget allows (`specnorm.enclose`). It is in every ``upper``-th report,
-    and holds for the weights of that report. ``norm/product`` and ``upper/product`` are the products over all layers,
-    up to their rounding. A layer that cannot be measured is named in a warning, and the report then has no product.
+    bound on the norm, at most 5 % larger if the budget allows. It is in every ``upper``-th report, and holds for the
+    weights of that report. `specnorm.enclose` proves it; while a kernel has moved little since it was enclosed, the
+    distance from there proves it, by products alone. ``norm/product`` and ``upper/product`` are the products over all
+    layers, up to their rounding. A layer that cannot be measured is named in a warning, and the report then has no
+    product.
 
     Parameters
     ----------
@@ -80,6 +119,7 @@ class Monitor:
         self.left_out: dict[str, str] = {}
         self._states: dict[str, State] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._proofs: dict[str, _Proof] = {}
         self._measurements = 0
 
     def measured(self, reading: Reading) -> dict[str, float]:
@@ -112,7 +152,17 @@ class Monitor:
         for name, layer in layers.items():
             if not math.isfinite(norms[name]):
                 continue
-            enclosure = enclose(layer.kernel, rtol=_RTOL, budget=self.budget, **layer.geometry)
+            # Of a norm of at most 1, that is to be proven.
+            limit = norms[name] * (1 + _RTOL)
+            limit = min(limit, 1.0) if norms[name] <= 1 else limit
+            upper = self._proofs[name].near(layer, limit) if name in self._proofs else math.inf
+            if upper <= limit:
+                uppers[name] = upper
+                raised_norms[name] = min(norms[name], upper)
+                continue
+            enclosure = enclose(layer.kernel, rtol=_PROOF_RTOL, budget=self.budget, **layer.geometry)
+            if enclosure.claim is not None:
+                self._proofs[name] = _Proof(enclosure.claim[1], _on_host(layer), layer.geometry)
             uppers[name] = float(enclosure.upper)
             if float(enclosure.lower) <= 1 < uppers[name] and self._is_at_most_one(layer):
                 uppers[name] = 1.0
@@ -205,6 +255,10 @@ class ModelMonitor(Monitor):
     def read(self) -> Reading:
         """Return the model's layers with their present weights."""
         raise NotImplementedError
+
+
+def _on_host(layer: LayerKernel) -> NDArray[np.float64]:
+    return np.asarray(backend_for(layer.kernel).to_numpy(layer.kernel), dtype=np.float64)
 
 
 def _detached(layer: LayerKernel) -> LayerKernel:

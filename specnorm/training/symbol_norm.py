@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -109,7 +109,7 @@ class SymbolNorm(Stepped):
             triples, _ = _matrix_step(blocks, _first_vectors(blocks, ops=ops), sweeps=1, ops=ops)
         else:
             waves = self._waves(blocks, ops=ops)
-            triples = grid_vectors.highest(waves, self._first_steps(waves, ops=ops)[1], last_rounds=_LAST_ROUNDS)
+            triples = grid_vectors.highest(waves, self._first_steps(waves)[1], last_rounds=_LAST_ROUNDS)
         wide = arrays.in_wide_dtype(blocks, ops=ops)
         complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
         vectors = xp.astype(triples.right, complex_dtype, copy=False)
@@ -148,7 +148,8 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return {"vectors": (min(m, p), 2, 1, 1), **deciding}
         grid = self._grid(spec.block_kernel_shape, min(m, p))
-        count = min(grid_vectors.WAVES, len(grid))
+        # One more than the points: the best wave before a sweep.
+        count = grid_vectors.most_waves(spec.block_kernel_shape, len(grid)) + 1
         axes = sum(k > 1 for k in spec.block_kernel_shape)
         vectors = min(m, p), self._count(min(m, p), len(grid)), len(grid), 2
         return {"vectors": vectors, "left": (m, count, 2), "angles": (axes, count), **deciding}
@@ -161,8 +162,11 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return _first_vectors(blocks, ops=ops), *zeros
         waves = self._waves(blocks, ops=ops)
-        vectors, best = self._first_steps(waves, ops=ops)
-        return arrays.real_pair(vectors, xp=xp), *_bundle(waves, best, spec, ops=ops), *zeros
+        vectors, best = self._first_steps(waves)
+        first = _bundle(waves, best, spec, ops=ops)
+        # The first wave stands in the place of the best one before.
+        kept = xp.argmax(zeros[1][:, 0, :], axis=1)
+        return arrays.real_pair(vectors, xp=xp), *bundle.with_one_kept(first, first, kept, xp=xp), *zeros
 
     def follow(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """One pass over the bundle; the layer's norm itself, where there is no state."""
@@ -203,8 +207,7 @@ class SymbolNorm(Stepped):
             waves = self._waves(blocks, ops=ops)
             vectors = xp.reshape(ops.complex(vectors[..., 0], vectors[..., 1]), waves.shape)
             vectors = grid_vectors.with_invalid_replaced(vectors, waves)
-            for _ in range(sweeps):
-                vectors, points = grid_vectors.step(waves, vectors)
+            vectors, points = grid_vectors.steps(waves, vectors, sweeps)
             new = bundle.with_one_kept(_bundle(waves, points, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
             moving = [xp.reshape(arrays.real_pair(vectors, xp=xp), moving[0].shape), *new]
         swept = _pass(rows, tuple(moving), spec, ops=ops)
@@ -235,13 +238,9 @@ class SymbolNorm(Stepped):
         left = xp.reshape(arrays.one_hot(left, group, spec.groups, xp=xp), (-1, spec.groups, 2))
         return Followed(triples.value * size, left, right, self.sketch(rows, spec, ops=ops))
 
-    def _first_steps(self, waves: PlaneWaves, *, ops: ArrayOps) -> tuple[Array, Points]:
+    def _first_steps(self, waves: PlaneWaves) -> tuple[Array, Points]:
         """Vectors after the first steps, and the best points that they lead to."""
-        vectors = grid_vectors.start_vectors(waves)
-        (vectors,) = arrays.repeated(
-            lambda state: (grid_vectors.step(waves, state[0])[0],), _START_STEPS - 1, (vectors,), ops=ops
-        )
-        return grid_vectors.step(waves, vectors)
+        return grid_vectors.steps(waves, grid_vectors.start_vectors(waves), _START_STEPS)
 
     def _highest(
         self, blocks: Array, spec: ConvSpec, last_rounds: int = 0, *, ops: ArrayOps
@@ -361,7 +360,7 @@ def _tall_matrices(blocks: Array, *, xp: Namespace) -> Array:
     return xp.reshape(tall, tall.shape[:3])
 
 
-def _matrix_step(blocks: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -> tuple[Triples, Array]:
+def _matrix_step(blocks: Array, vectors: Array, *, sweeps: Any, ops: ArrayOps) -> tuple[Triples, Array]:
     """`matrix_vectors.step`, at least once, from vectors (b, n, r, 1, 1) of the smaller side: triples, and vectors."""
     xp = ops.xp
     matrices, vectors = _tall_matrices(blocks, xp=xp), vectors[..., 0, 0]
@@ -369,7 +368,7 @@ def _matrix_step(blocks: Array, vectors: Array, *, sweeps: int, ops: ArrayOps) -
     def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
         return (matrix_vectors.step(matrices, state[0], ops=ops)[0],)
 
-    if sweeps > _UNROLLED:
+    if not isinstance(sweeps, int) or sweeps > _UNROLLED:
         (vectors,) = arrays.repeated(repeat, sweeps - 1, (vectors,), ops=ops)
     else:
         for _ in range(sweeps - 1):

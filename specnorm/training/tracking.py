@@ -17,7 +17,7 @@ from specnorm.backends.types import AnyArray, ArrayT
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import Geometry
-from specnorm.running.base import Method, check_count
+from specnorm.running.base import MOST_ROUNDS, Method, check_count
 from specnorm.running.measuring import check_method, measure
 from specnorm.running.stacks import stacks, unstacked
 from specnorm.running.stepping import SteppedProgram, state_shapes, stepped_program
@@ -96,7 +96,7 @@ def track(
         If the method has no training state, or the state belongs to another method or geometry.
     """
     backend, plan = _plan(kernel, method, geometry)
-    check_count("sweeps", sweeps)
+    check_count("sweeps", sweeps, most=MOST_ROUNDS)
     shapes = _checked_shapes(plan, state)
     if not shapes and not plan.stepped.follows:
         value: ArrayT = measure(kernel, method, **geometry).value
@@ -188,7 +188,7 @@ def step_stack(
 ) -> tuple[AnyArray, State]:
     """`track` for a stack of kernels (n, *shape) and a state from `init_stack`: values (n,), and the new state."""
     backend, plan = _plan(kernels, method, geometry, stacked=True)
-    check_count("sweeps", sweeps)
+    check_count("sweeps", sweeps, most=MOST_ROUNDS)
     shapes = _checked_shapes(plan, state, (kernels.shape[0],))
     value, new_arrays = _step_stack(backend, plan, kernels, tuple(state[name] for name in shapes), sweeps)
     return value, dict(zip(shapes, new_arrays, strict=True))

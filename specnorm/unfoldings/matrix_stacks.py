@@ -10,7 +10,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.running.base import Evaluation, Needs, Plan, check_count
+from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Plan, check_count
 from specnorm.supremum.one_tap import enclose_each
 from specnorm.symbols.power import matrix_maps, power_steps
 from specnorm.symbols.proofs import symbols
@@ -62,7 +62,7 @@ class MatrixPowerIteration(Plan):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter)
+        check_count("n_iter", self.n_iter, most=MOST_ROUNDS)
 
     name: ClassVar[str] = "power_iteration"
     pullback = staticmethod(reshaped_gradient)
@@ -96,7 +96,7 @@ class MatrixGramIteration(Plan):
     n_iter: int = 6
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter)
+        check_count("n_iter", self.n_iter, most=MOST_PRODUCTS)
 
     name: ClassVar[str] = "gram_iteration"
     asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed")

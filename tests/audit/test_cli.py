@@ -84,10 +84,10 @@ def test_exit_codes_of_failures_and_errors(
 def test_a_crash_is_not_taken_for_a_failed_gate(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "audit", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr(cli, "answered", Mock(side_effect=ZeroDivisionError))
     assert cli.run(["audit", str(model)]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
-    monkeypatch.setattr(cli, "audit", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(cli, "answered", Mock(side_effect=KeyboardInterrupt))
     assert cli.run(["audit", str(model)]) == 130
 
 
@@ -142,9 +142,9 @@ def test_a_minute_a_layer_unless_told_otherwise(
     model: Path, given: list[str], budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = Mock(side_effect=ModelFileError("seen"))
-    monkeypatch.setattr(cli, "audit", audit)
+    monkeypatch.setattr(cli, "answered", audit)
     cli.run(["audit", str(model), *given])
-    assert [call.kwargs["budget"] for call in audit.mock_calls] == [budget]
+    assert [call.args[1].settings.budget for call in audit.mock_calls] == [budget]
 
 
 def test_an_interruption_in_a_search_leaves_what_was_there(

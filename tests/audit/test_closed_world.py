@@ -17,6 +17,7 @@ from specnorm_audit.report import gate_layers
 from specnorm_networks.model_arrays import Tensor
 
 from audit import files
+from audit.layouts_by_hand import NETWORKS, beside
 from audit.unknown_layouts import draw
 from specnorm.errors import ModelFileError
 
@@ -116,6 +117,19 @@ def test_a_public_architecture_with_masks_in_a_tree_beside_has_no_proven_kernel(
     proven = {layer.tensor.name for layer in found.layers if layer.refusal is None}
     assert not proven & masks.keys()
     assert not proven & {name.removeprefix("popup.") for name in masks}
+
+
+@pytest.mark.parametrize("program", NETWORKS)
+def test_nothing_beside_a_kernel_is_overlooked(program: str) -> None:
+    network = NETWORKS[program]
+    alone = select([_tensor(name, shape) for name, shape in network.arrays.items()])
+    assert network.kernel in {layer.tensor.name for layer in alone.layers}
+    assert not [layer.refusal for layer in (*alone.layers, *alone.unmeasured) if layer.refusal]
+    for place, extra in beside(network):
+        found = select([_tensor(name, shape) for name, shape in {**network.arrays, **extra}.items()])
+        refusals = {layer.tensor.name: layer.refusal for layer in found.layers}
+        assert refusals.get(network.kernel), (place, extra)
+        assert all(refusals.get(name, "no layer") for name in extra), (place, extra)
 
 
 # -- the user's word ---------------------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ REFUSED: dict[str, Case] = {
 def test_outputs_that_cannot_be_written_are_refused_before_measuring(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "audit", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(cli, "answered", Mock(side_effect=AssertionError))
     monkeypatch.setattr(plots, "installed", lambda: True)
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()

@@ -130,7 +130,7 @@ def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     gate = gate_layers(report, 1.0)
     assert gate.outcome == "undecided"
     assert "its bounds are no numbers" in gate.places[0]
-    assert verdict(report) == "0 of 1 layer proven."
+    assert verdict(report) == "None of 1 layer was measured."
 
 
 @pytest.mark.parametrize(("dtype", "entry", "largest"), [("float64", 1e308, "1.8e+308"), ("float32", 1e38, "3.4e+38")])

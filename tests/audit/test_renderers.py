@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import cache
 from html.parser import HTMLParser
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from specnorm_audit import audit, plots
 from specnorm_audit.renderers import render
-from specnorm_audit.report import Report
+from specnorm_audit.report import Report, gates_of, verdict
 
 from audit import files
 from specnorm.backends.text import number, visible
@@ -228,3 +229,37 @@ def test_a_report_is_one_line_where_python_shows_it() -> None:
     assert repr(report) == "<Report 2 of 2 layers proven: the largest norm is at most 2.44949.>"
     assert repr(replace(report, model="m\n.npz")).startswith("<Report m")
     assert "\n" not in repr(replace(report, model="m\n.npz"))
+
+
+def test_junit_has_a_case_for_each_layer_and_gate() -> None:
+    """Pages of continuous integration count its failures and errors, and show no name as markup."""
+    arrays = {
+        "a.weight": np.eye(2),
+        "b\x1b<i>.weight": np.full((2, 3), np.nan),
+        "c.weight": np.eye(2, 4, dtype=np.int8),
+    }
+    report = audit({**arrays, "d.bias": np.ones((2, 2, 3))}, assume_stored="a*")
+    report = replace(report, gates=gates_of(report, layers=0.5))
+    lost = Report("0", "lost.npz", (), (), error="it is empty.")
+    root = ElementTree.fromstring(render([report, lost], "junit"))
+    first, second = root
+    cases = {case.get("name"): [part.tag for part in case] for case in first.iter("testcase")}
+    assert cases == {
+        "a.weight": ["system-out"], visible("b\x1b<i>.weight"): ["error"], "c.weight": ["error"], "d.bias": ["skipped"],
+        "--fail-above 0.5": ["failure"],
+    }  # fmt: skip
+    counts = {word: first.get(word) for word in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "5", "failures": "1", "errors": "2", "skipped": "1"}
+    assert [p.get("value") for p in first.iter("property") if p.get("name") == "assume_stored"] == ["a*"]
+    assert second.get("errors") == "1"
+
+
+def test_a_reason_that_many_layers_share_is_said_once() -> None:
+    arrays = {f"{at}.{word}": np.eye(3) for at in range(9) for word in ("weight", "scores")}
+    report = audit(arrays)
+    assert str(report).count("the layer may use another weight") == 1
+    assert "0.weight, 1.weight, 2.weight and 6 more: error: scores stands beside it" in str(report)
+    assert verdict(report) == "None of 9 layers was measured."
+    assert "proven" not in str(report)
+    (place,) = gates_of(report, layers=1.0)[0].places
+    assert place.startswith("0.weight, 1.weight, 2.weight, 3.weight")

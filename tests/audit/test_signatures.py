@@ -26,7 +26,6 @@ CONTENT: list[tuple[bytes, str]] = [
     (b"GGUF\x03\x00\x00\x00", "quantized weights"),
     (b"\x1f\x8b\x08\x00", "unpack it"),
     (b"\x28\xb5\x2f\xfd\x04", "unpack it"),
-    (b"\x82\xa6params\x81\xa5Dense", "msgpack_restore"),
 ]
 
 
@@ -37,12 +36,9 @@ def test_content_tells_what_to_do(content: bytes, words: str, tmp_path: Path) ->
     assert words in files.refused(path)
 
 
-def test_npy_and_msgpack_files_are_refused_with_advice(tmp_path: Path) -> None:
+def test_npy_files_are_refused_with_advice(tmp_path: Path) -> None:
     np.save(tmp_path / "kernel.npy", np.ones((3, 3)))
     assert "numpy.savez" in files.refused(tmp_path / "kernel.npy")
-    serialization: Any = pytest.importorskip("flax.serialization")
-    (tmp_path / "m.msgpack").write_bytes(serialization.to_bytes({"params": {"a": np.ones((3, 3), np.float32)}}))
-    assert "msgpack_restore" in files.refused(tmp_path / "m.msgpack")
 
 
 @given(content=st.binary(max_size=300), kind=st.sampled_from([content for content, _ in CONTENT]))

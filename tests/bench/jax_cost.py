@@ -22,7 +22,7 @@ _Call = tuple[Any, ...]
 _FAST_COMPILATION = {"xla_cpu_use_fusion_emitters": False}
 """Options of XLA with which a CPU's loops are compiled faster."""
 _WARM = 65
-"""Turns that are not counted: the first 64 passes of a constraint take more steps each."""
+"""Turns that are not counted: in most of the first ones a constraint sweeps its grid, in the others hardly ever."""
 
 
 def rows() -> Iterator[Row]:

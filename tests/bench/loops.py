@@ -261,6 +261,26 @@ def signals(constrain: Constrain) -> Steps:
     yield from train_classifier(model, Adam(model.parameters(), 3e-3), 4, 64)
 
 
+@loop("volumes")
+def volumes(constrain: Constrain) -> Steps:
+    """3-D: 2 -> 8 channels, 3x3x3, and a linear layer; AdamW 5e-3."""
+    model = classifier([constrain(nn.Conv3d(2, 8, 3))], 8 * 64)
+    yield from train_classifier(model, AdamW(model.parameters(), 5e-3), 2, 6, 6, 6)
+
+
+@loop("embedding")
+def embedding(constrain: Constrain) -> Steps:
+    """200 words as vectors of 32 entries, of which a linear layer sees the mean of 12; Adam 1e-2."""
+    words, out = constrain(nn.Embedding(200, 32)), nn.Linear(32, 10)
+    optimizer = Adam([*words.parameters(), *out.parameters()], 1e-2)
+    generator = torch.Generator().manual_seed(torch.initial_seed())
+    while True:
+        labels = torch.randint(10, (32,), generator=generator)
+        chosen = (torch.randint(40, (32, 12), generator=generator) + 16 * labels[:, None]) % 200
+        descend(optimizer, F.cross_entropy(out(words(chosen).mean(1)), labels))
+        yield
+
+
 @loop("recurrent", steps=100)
 def recurrent(constrain: Constrain) -> Steps:
     """A state of 16 channels, updated ten times a step by the same 3x3 convolution; Adam 1e-3, gradients clipped to

@@ -19,6 +19,7 @@ LIMITS = 1.01, 1.05
 """Norms above which steps are counted."""
 PRODUCTS = (
     F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear,
+    F.embedding,
 )  # fmt: skip
 
 Step: TypeAlias = dict[str, list[Any]]
@@ -77,7 +78,7 @@ class Recorder(TorchFunctionMode):
 
 def geometry_of(layer: nn.Module) -> Geometry:
     """Return the geometry of one of torch's layers, as keywords of `specnorm.enclose`."""
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, nn.Linear | nn.Embedding):
         return {}
     names = ("stride", "dilation", "groups")
     return {name: getattr(layer, name) for name in names} | {"transposed": "Transpose" in type(layer).__name__}

@@ -637,14 +637,21 @@ def test_attributes_and_values_that_are_stated_twice_are_refused() -> None:
             specnorm_check.Network(proto.SerializeToString(), [1, 2, 6])
 
 
-def test_a_shape_that_the_graph_computes_is_refused() -> None:
-    """What onnx infers from it nobody checks; the same numbers in the file are read."""
+def test_a_shape_that_the_graph_computes_is_computed_by_the_checker() -> None:
+    """What onnx infers from it nobody checks: shapes, and lists that are joined, become arrays; all else is refused."""
     constants = {"c": np.array([1]), "m": np.array([12]), "t": np.array([1, 12]), "w": np.ones((1, 12))}
     nodes = [node("Reshape", "x t", "r"), gemm("r", "w", "y")]
     assert constant(specnorm_check, file_of(nodes, (1, 2, 6), constants), (1, 2, 6), [layer("x", "y")]) >= 3
     computed = [node("Concat", "c m", "s", axis=0), node("Reshape", "x s", "r"), gemm("r", "w", "y")]
+    assert constant(specnorm_check, file_of(computed, (1, 2, 6), constants), (1, 2, 6), [layer("r", "y")]) >= 3
+    of_shape = [node("Shape", "x", "c", start=-3, end=1), *computed]
+    file = file_of(of_shape, (1, 2, 6), {name: array for name, array in constants.items() if name != "c"})
+    assert constant(specnorm_check, file, (1, 2, 6), [layer("r", "y")]) >= 3
+    cast = [node("Concat", "c m", "s", axis=0), node("Cast", "s", "q", to=7), node("Reshape", "x q", "r")]
     with pytest.raises(Refused, match="infers no shape of r"):
-        constant(specnorm_check, file_of(computed, (1, 2, 6), constants), (1, 2, 6), [layer("r", "y")])
+        constant(
+            specnorm_check, file_of([*cast, gemm("r", "w", "y")], (1, 2, 6), constants), (1, 2, 6), [layer("r", "y")]
+        )
 
 
 def test_a_part_behind_an_operator_without_a_rule_names_the_operator() -> None:
@@ -988,3 +995,24 @@ def test_a_transposed_layer_is_refused() -> None:
     for sizes in ("own", "every"):
         with pytest.raises(Refused, match="ConvTranspose stands in a part"):
             constant(specnorm_check, content, (1, 1, 2, 2), [layer("x", "y", sizes=sizes)])
+
+
+ONE_AXIS = {"kernel_shape": [3]}
+FACTORS: dict[str, tuple[Any, float]] = {
+    "epsilon is added to a variance of 0": (node("BatchNormalization", "x g z z z", "y", epsilon=0.25), 2.0),
+    "epsilon is added to a variance": (node("BatchNormalization", "x g z z v", "y", epsilon=1.0), 0.5),
+    "the root of the windows of a pixel": (node("MaxPool", "x", "y", **ONE_AXIS), 3**0.5),
+    "the root of windows by pixels": (node("AveragePool", "x", "y", kernel_shape=[2], strides=[2]), 0.5**0.5),
+    "windows that overlap": (node("AveragePool", "x", "y", **ONE_AXIS), 1.0),
+    "the root of summands": (node("ReduceSum", "x a", "y"), 2.0),
+    "the inverse root of summands": (node("ReduceMean", "x a", "y"), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_factors_are_those_of_the_rules(name: str) -> None:
+    """A factor that is too large proves nothing false, so that only its number shows a forgotten root or epsilon."""
+    made, factor = FACTORS[name]
+    constants = {"g": np.ones(4), "z": np.zeros(4), "v": np.full(4, 3.0), "a": np.array([1])}
+    found = constant(specnorm_check, file_of([made], (1, 4, 6), constants, opset=18), (1, 4, 6), [])
+    assert factor <= float(found) <= factor * (1 + 1e-9)

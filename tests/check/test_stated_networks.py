@@ -59,12 +59,37 @@ def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) ->
     by_channels = present(bounded(network_graph(chain, (1, 12, 12)), Measure(), Multipliers()).upper)
     assert found.upper < by_channels <= number <= by_channels * 1.02 < found.product
     assert 2 in parts
+    found.save(tmp_path / "saved.onnx")
+    assert (tmp_path / "saved.onnx").read_bytes() == (tmp_path / "proof.onnx").read_bytes()
+    assert found.certificate().claims[0].statement["sha256"] == found.digest
     shutil.copytree(Path(specnorm_check.__file__).parent, tmp_path / "specnorm_check")
     said = ran("-m", "specnorm_check", "proof.npz", "proof.onnx", cwd=tmp_path)
     assert "proven: Lipschitz constant <=" in said
     assert cli.run(["verify", str(tmp_path / "proof.npz"), str(tmp_path / "proof.onnx")]) == 0
     x, y = (torch.randn(1, 1, 12, 12, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     assert float((chain(x) - chain(y)).detach().norm()) <= number * float((x - y).norm())
+
+
+def test_a_file_that_computes_shapes_from_its_batch_is_the_certified_one() -> None:
+    """Flattening reads the number of samples, which is free in the file."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript", reason="networks of torch: pip install onnxscript")
+    torch.manual_seed(0)
+    nn = torch.nn
+    found: Any = network_bound(nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)), (2, 6, 6))
+    assert found.model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    (verdict,) = specnorm_check.check(found.certificate().claims, {}, found.file)
+    assert verdict.reason == ""
+
+
+def test_an_output_needs_no_stated_shape() -> None:
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(DOCS / CASES[0]["file"])
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    found: Any = network_bound(model)
+    (verdict,) = specnorm_check.check(found.certificate().claims, {}, model.SerializeToString())
+    assert verdict.reason == ""
 
 
 ON_THE_PAGE = {

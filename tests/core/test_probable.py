@@ -318,3 +318,73 @@ def test_a_generator_takes_the_place_of_the_seed() -> None:
 
     assert found(rng=3) == found(seed=3) == found(rng=np.random.default_rng(3))
     assert found(rng=3) != found(rng=4)
+
+
+# -- matrices and operators of other libraries -----------------------------------------------------------------------
+def assert_bounds(operator: Any, true: float, *more: Any) -> None:
+    found = specnorm.operator_norm(operator, *more)
+    assert found.lower <= true * (1 + 1e-5)
+    assert true * (1 - 1e-5) <= found.upper <= true * 1.02
+
+
+def test_matrices_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    matrix = torch.tensor(np.random.default_rng(0).standard_normal((30, 20)))
+    true = float(np.linalg.norm(matrix.numpy(), 2))
+    for x in (matrix, matrix.float(), matrix.to_sparse(), matrix.requires_grad_()):
+        assert_bounds(x, true)
+    rows = torch.complex(matrix.detach()[:15], matrix.detach()[15:])
+    assert_bounds(rows, float(np.linalg.norm(rows.numpy(), 2)))
+    with pytest.raises(MethodError, match="matrix_norm takes stacks"):
+        specnorm.operator_norm(torch.ones(2, 3, 3))
+
+
+def test_matrices_of_jax() -> None:
+    jax = pytest.importorskip("jax")
+    from jax.experimental import sparse
+
+    matrix = np.random.default_rng(0).standard_normal((30, 20))
+    for x in (jax.numpy.asarray(matrix), sparse.BCOO.fromdense(jax.numpy.asarray(matrix))):
+        assert_bounds(x, float(np.linalg.norm(matrix, 2)))
+
+
+def test_functions_of_images_and_of_several_arrays() -> None:
+    """The differences of an image along both axes, and their adjoint."""
+    n = 8
+    d = np.diff(np.eye(n), axis=0)
+    true = float(np.linalg.norm(np.vstack([np.kron(d, np.eye(n)), np.kron(np.eye(n), d)]), 2))
+
+    def divergence(parts: Any) -> Any:
+        rows, columns = parts
+        return d.T @ rows + columns @ d
+
+    differences: Any = lambda x: (d @ x, x @ d.T)  # noqa: E731
+    assert_bounds(differences, true, divergence, (((n - 1, n), (n, n - 1)), (n, n)))
+    assert_bounds(lambda x: d @ x, float(np.linalg.norm(d, 2)), lambda y: d.T @ y, ((n - 1, n), (n, n)))
+    with pytest.raises(MethodError, match="neither the shape of an array"):
+        specnorm.operator_norm(lambda x: x, lambda x: x, ((0, 4), (4, 4)))
+
+
+class Imaging:
+    """As in packages of magnetic resonance imaging."""
+
+    shape = (5, 4)
+    matrix = np.arange(20.0).reshape(5, 4)
+
+    def op(self, x: Any) -> Any:
+        return self.matrix @ x
+
+    def adj_op(self, y: Any) -> Any:
+        return self.matrix.T @ y
+
+
+def test_objects_with_op_and_adj_op() -> None:
+    assert_bounds(Imaging(), float(np.linalg.norm(Imaging.matrix, 2)))
+    imaging: Any = Imaging()
+    with pytest.raises(specnorm.errors.NoBackend, match=r"operator_norm\(operator\)"):
+        specnorm.enclose(imaging)
+
+
+def test_vectors_of_a_billion_numbers_are_refused() -> None:
+    with pytest.raises(MethodError, match="vectors of 1000000000 numbers"):
+        specnorm.operator_norm(lambda x: x, lambda x: x, (10**9, 10**9))

@@ -316,3 +316,17 @@ def test_what_a_first_call_makes_is_not_made_by_the_trace() -> None:
     assert found.checked.complete
     assert dict(model[0].named_parameters()) == {}
     assert "ones" not in vars(model[0])
+
+
+@pytest.mark.parametrize(("variance", "eps", "constant"), [(0.0, 0.25, 2.0), (3.0, 1.0, 0.5)])
+def test_epsilon_is_added_to_a_variance(variance: float, eps: float, constant: float) -> None:
+    """Without it a bound is larger, and true: only its number shows that."""
+    norm = nn.BatchNorm1d(3, eps=eps)
+    norm.get_buffer("running_var").fill_(variance)
+    assert upper_of(norm.eval(), (3,)) == pytest.approx(constant, rel=1e-6)
+
+
+@pytest.mark.parametrize("extreme", [torch.maximum, torch.minimum])
+def test_copies_count_by_their_root(extreme: Any) -> None:
+    """One number beside four: the largest may be four copies of it."""
+    assert upper_of(applied(lambda x: extreme(x[:, :1], x[:, 1:])), (5,)) == pytest.approx(2, rel=1e-6)

@@ -21,6 +21,8 @@ from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.runs import grids_of, runs
 from specnorm_networks.tools import Measure
 
+from specnorm.proof import OutOfTime
+
 ALL = tuple(FUNCTIONS)
 KINDS: dict[str, dict[str, Any]] = {
     "zeros": {"plain": True},
@@ -165,3 +167,22 @@ def test_a_ring_that_is_too_short_is_noticed(kind: str) -> None:
         *_, weights = heads.weights_of(short, Multipliers(steps=25), 1e12)
         least.append(dense_eigenvalue(net, head, weights, proven(short, weights)))
     assert min(least) < -1e-3, "the inequality holds for a ring that is too short, too"
+
+
+def test_the_clock_is_asked_in_every_loop_of_a_head() -> None:
+    """A DQN's bound took 88 s of a budget of 60: neither the search nor the proof of its head asked."""
+    ((_, head),) = drawn("zeros", 1)
+    asked: list[None] = []
+
+    def tick() -> None:
+        asked.append(None)
+        if len(asked) > 3:
+            raise OutOfTime
+
+    with pytest.raises(OutOfTime):
+        list(heads.weights_of(head, Multipliers(steps=30), 1e12, (), tick))
+    asked.clear()
+    first = next(heads.weights_of(head, Multipliers(steps=30), 1e12))
+    alone = [([0], [np.ones(head.link.width)])]
+    constant_through_head(head, first, lambda _: alone, MEASURE, None, lambda: asked.append(None))
+    assert asked

@@ -316,7 +316,7 @@ def test_muon_steps_what_a_constraint_divides() -> None:
     optimiser.step()
     step = specnorm.enclose(originals[1].detach() - before, stride=2)
     assert 0.05 <= float(step.lower) <= 0.1
-    with pytest.raises(MethodError, match="is computed by a parametrisation: SpectralBall"):
+    with pytest.raises(MethodError, match="is computed by a parametrization: SpectralBall"):
         SpectralBall(model, 0.1)
 
 

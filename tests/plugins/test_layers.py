@@ -313,3 +313,23 @@ def test_a_subclass_of_torchs_parameters_is_a_tensor() -> None:
 
     weight = torch.linspace(-1, 1, 54).reshape(3, 2, 3, 3)
     assert float(specnorm.enclose(Weight(weight)).upper) == float(specnorm.enclose(weight).upper)
+
+
+def test_a_parameter_of_convolution_shape_is_not_read_in_torchs_order() -> None:
+    """Ones of (3, 3, 1, 1) are a blur of norm 9 in Flax's order, and three channels of norm 3 in torch's."""
+    nnx: Any = pytest.importorskip("flax.nnx")
+    jnp: Any = pytest.importorskip("jax.numpy")
+    conv = nnx.Conv(1, 1, (3, 3), use_bias=False, rngs=nnx.Rngs(0))
+    conv.kernel[...] = jnp.ones((3, 3, 1, 1))
+    for call in (specnorm.enclose, specnorm.tn_bound, specnorm.conv_norm):
+        with pytest.raises(GeometryError, match=rf"{call.__name__}\(conv\)"):
+            call(conv.kernel)
+    with pytest.raises(GeometryError, match="HWIO"):
+        specnorm.certify(conv.kernel, 3.01)
+    assert float(specnorm.enclose(conv.kernel, layout="HWIO").lower) > 8.9
+    assert float(specnorm.enclose(conv).lower) > 8.9
+    (row,) = specnorm.audit({"k": conv.kernel}).layers
+    assert row.lower is not None
+    assert row.lower > 8.9
+    linear = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    assert float(specnorm.enclose(linear.kernel).upper) == float(specnorm.enclose(linear).upper)

@@ -13,23 +13,24 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal
 
-from specnorm_networks.model_arrays import ModelArrays, Tensor
+from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 import specnorm
-from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
+from specnorm.errors import BackendError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
-from specnorm_audit.geometry import FILTER, check_names, may_be_filters, overrides, spatial_sizes
+from specnorm_audit.geometry import FILTER, at_rank, check_names, may_be_filters, spatial_sizes
 from specnorm_audit.layers import Layer, Selection, select
 from specnorm_audit.live import dtype_of, of_live_model
 from specnorm_audit.output import Tick
 from specnorm_audit.plots import draw
+from specnorm_audit.question import Question
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.renderers import render
 from specnorm_audit.report import Report, environment
-from specnorm_audit.rows import COLUMNS, SMALLEST_COLUMNS, Row
+from specnorm_audit.rows import Row
 
 __all__ = ["Report", "Row", "audit", "draw", "render"]
 
@@ -134,36 +135,42 @@ def audit(
     >>> [(row.name, f"{row.upper:.1f}") for row in report.layers]
     [('conv.weight', '28.7')]
     """
-    patterns = _patterns(layers)
-    stored_patterns = _patterns(assume_stored) or []
-    sizes = _InputSizes.of(input_shape)
-    settings = measuring.Settings(
-        methods=measuring.checked_names(methods, COLUMNS, SMALLEST_COLUMNS if smallest else ()),
-        input_shape=sizes.of_layers,
-        layout=layout,
-        padding_mode=padding_mode,
-        backend=backend,
-        device=device,
-        geometry=overrides(geometry),
+    question = Question.of(
+        input_shape=input_shape,
+        input_range=input_range,
+        methods=methods,
+        smallest=smallest,
         rtol=rtol,
         budget=budget,
+        layers=layers,
+        layout=layout,
+        padding_mode=padding_mode,
+        geometry=geometry,
+        backend=backend,
+        device=device,
+        max_bytes=max_bytes,
+        certificate=certificate,
+        assume_stored=assume_stored,
     )
-    _check(settings)
-    value_range = measuring.checked_range(input_range)
-    for name, value in (("input_range", value_range), ("input_shape by name", sizes.by_name)):
-        if value is not None and patterns is not None:
-            raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
+    return answered(source, question, executor=executor, progress=progress)
+
+
+def answered(
+    source: Any, question: Question, *, executor: Executor | None = None, progress: Tick | None = None
+) -> Report:
+    """Answer a question about one model."""
+    settings, sizes, patterns = question.settings, question.sizes, question.layers
     measuring.check_executor(executor)
     with ExitStack() as stack:
-        path, model = _opened(stack, source, max_bytes, sizes.of_caller)
+        path, model = _opened(stack, source, question.max_bytes, sizes.of_caller)
         label = path
         if path is None:
             label = f"the {'mapping' if isinstance(source, Mapping) else type(source).__name__}"
         if model.network is None:
-            _refuse_questions_about_inputs(label, value_range, sizes.by_name)
+            _refuse_questions_about_inputs(label, question.input_range, sizes.by_name)
         selection = select(
             model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention,
-            assume_stored=stored_patterns,
+            assume_stored=question.assume_stored,
         )  # fmt: skip
         selected = selection.layers
         kernels = [layer.tensor for layer in selected]
@@ -175,19 +182,22 @@ def audit(
         for layer in selection.unmeasured:
             unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
         _check_selection(selection, patterns, unmeasured, label)
-        _check_patterns(stored_patterns, [tensor.name for tensor in model.arrays], label)
+        names = [*selection.names, *(tensor.name for tensor in model.arrays)]
+        _check_patterns(question.assume_stored, names, label)
         check_names(settings.geometry, selection.names)
         rows = _measured(selected, settings, executor, progress)
         network = None
-        seconds = _seconds_of_network(budget)
+        seconds = _seconds_of_network(settings.budget)
         if patterns is None and model.network is not None:  # a part of the layers is no network
             from specnorm_audit.network import network_of  # an audit without a graph imports no code for networks
 
             shapes = sizes.by_name or sizes.of_caller
-            network = network_of(model, rows, shapes, input_range=value_range, progress=progress, seconds=seconds)
+            network = network_of(
+                model, rows, shapes, input_range=question.input_range, progress=progress, seconds=seconds
+            )  # fmt: skip
         claims = None
         without_claim: list[str] = []
-        if certificate:
+        if question.certificate:
             from specnorm_audit.certifying import claim_of_network, claims_of_layers  # not needed for most audits
 
             claims, without_claim = claims_of_layers(model, selected, rows)
@@ -195,7 +205,7 @@ def audit(
                 network_claim, reasons = claim_of_network(model, path, network, seconds)
                 claims += network_claim
                 without_claim += reasons
-        used_backends = [measuring.library(backend)] if backend else []
+        used_backends = [measuring.library(settings.backend)] if settings.backend else []
         if path is None:
             used_backends += _library_of_caller(model)
     is_live_model = path is None and not isinstance(source, Mapping)
@@ -213,48 +223,14 @@ def audit(
         without_claim=tuple(without_claim),
         inert=model.inert,
         live=is_live_model,
-        assume_stored=tuple(stored_patterns),
+        assume_stored=question.assume_stored,
     )
-
-
-class _InputSizes(NamedTuple):
-    """The argument ``input_shape`` of `audit`.
-
-    Parameters
-    ----------
-    of_layers : int, tuple of int, "file" or None
-        Spatial sizes of the convolutions; "file": those that the file states.
-    by_name : mapping or None
-        Whole shapes of the network's inputs by name; layers are measured at every size then.
-    """
-
-    of_layers: Any
-    by_name: dict[str, tuple[int, ...]] | None
-
-    @classmethod
-    def of(cls, input_shape: Any) -> _InputSizes:
-        """Tell sizes of layers from shapes by name."""
-        if isinstance(input_shape, Mapping):
-            return cls(None, {name: tuple(shape) for name, shape in input_shape.items()})
-        return cls(tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape, None)
-
-    @property
-    def of_caller(self) -> Any:
-        """Spatial sizes that the caller gave as numbers; None if there are none."""
-        return None if self.of_layers == "file" else self.of_layers
 
 
 def _as_matrix(tensor: Tensor) -> str:
     """Return a note about an array with two axes whose name is not that of a layer."""
     rows, columns = tensor.shape
     return f"taken as the {rows}x{columns} matrix of a linear layer. {FILTER}"
-
-
-def _patterns(layers: str | Sequence[str] | None) -> list[str] | None:
-    """Return the shell patterns on names as a list; None: every layer."""
-    if layers is None:
-        return None
-    return [layers] if isinstance(layers, str) else list(layers)
 
 
 def _seconds_of_network(budget: float | None) -> float | None:
@@ -350,25 +326,6 @@ def _opened(
     return None, model
 
 
-def _check(settings: measuring.Settings) -> None:
-    """Refuse invalid settings before a file is read."""
-    settings.method("enclose")  # raises for an invalid tolerance or budget
-    methods_at_size = [name for name in settings.methods if name in measuring.NEEDS_A_SIZE]
-    if methods_at_size and settings.input_shape is None:
-        names = ", ".join(methods_at_size)
-        raise MethodError(f"{names} needs input_shape, the layer's size: give it, or leave the method out.")
-    if settings.layout is not None and settings.layout not in get_args(Layout):
-        raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
-    if settings.padding_mode is not None:
-        specnorm.ConvSpec.of((1, 1, 1), padding_mode=settings.padding_mode)  # raises for an unknown one
-    sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
-    if settings.input_shape not in (None, "file") and any(
-        isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes
-    ):
-        raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
-    measuring.check_target(settings.backend, settings.device)
-
-
 _A_LAYER = "A layer is a real floating array with 2 axes (linear) or 3 to 5 (convolution)."
 
 
@@ -379,7 +336,9 @@ def _from_tree(tree: Any, prefix: str = "") -> Iterator[Tensor]:
         x = _array_of_variable(value)
         if hasattr(x, "shape") and hasattr(x, "dtype"):
             shape = tuple(int(n) for n in x.shape)
-            yield Tensor(name, shape, dtype_of(x), partial(_identity, x))
+            is_variable = x is not value and len(shape) > 2  # of Flax or Keras, whose kernels are in their order
+            stated = Stated(layout=at_rank("HWIO", len(shape))) if is_variable else Stated()
+            yield Tensor(name, shape, dtype_of(x), partial(_identity, x), geometry=stated)
         elif len(shape := _shape_of_numbers(x)) > 1:  # a kernel that is no array is named, not lost
             yield Tensor(name, shape, "list", partial(_identity, x))
         elif isinstance(x, Mapping | list | tuple):

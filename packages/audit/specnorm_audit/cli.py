@@ -19,10 +19,11 @@ import specnorm
 from specnorm import SpecnormError
 from specnorm.errors import ModelFileError
 from specnorm.proof import Layout, backends, padding_rules, visible
-from specnorm_audit import audit, options, plots
+from specnorm_audit import answered, options, plots
 from specnorm_audit.measuring import ARRAY_API, BUDGET
 from specnorm_audit.output import check_outputs, complain, progress, replace_file, write
 from specnorm_audit.processes import Workers, cpus
+from specnorm_audit.question import Question
 from specnorm_audit.readers import MAX_BYTES
 from specnorm_audit.renderers import FORMATS, render
 from specnorm_audit.report import Report, gates_of
@@ -150,6 +151,10 @@ def _reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., 
     "--geometry", type=options.geometry, metavar="JSON|FILE",
     help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
 )  # fmt: skip
+@click.option(
+    "--assume-stored", multiple=True, metavar="GLOB",
+    help="Kernels that layers use as they are stored, whatever stands beside them; repeatable. The report repeats it.",
+)  # fmt: skip
 @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
 @click.option(
     "--padding-mode", type=click.Choice(get_args(padding_rules.PaddingMode)),
@@ -244,13 +249,14 @@ def audit_command(
         "certificate": certificate is not None,
     }
 
+    question = Question.of(**arguments)
     reports: list[Report] = []
-    uses_device = arguments["backend"] not in (None, "numpy")
+    uses_device = question.settings.backend not in (None, "numpy")
     count = jobs or (1 if uses_device else cpus())
     least_bytes = LEAST_BYTES_FOR_WORKERS if jobs is None else 0
     with _executor(count, least_bytes) as executor:
         for model in models:
-            report = _audited(model, quiet, executor, arguments)
+            report = _audited(model, quiet, executor, question)
             gates = gates_of(
                 report,
                 layers=fail_above,
@@ -276,14 +282,15 @@ def audit_command(
     return _exit_code(reports, is_written)
 
 
-def _audited(model: str, quiet: bool, executor: Workers | None, arguments: Mapping[str, Any]) -> Report:
+def _audited(model: str, quiet: bool, executor: Workers | None, question: Question) -> Report:
     """Audit one model; a model that cannot be read has a report that says why."""
     try:
         with progress(model, shown=not quiet) as tick:
-            return audit(model, progress=tick, executor=executor, **arguments)
+            return answered(model, question, progress=tick, executor=executor)
     except ModelFileError as error:
         complain(str(error))
-        return Report(specnorm.__version__, model, (), (), error=str(error))
+        stored = question.assume_stored
+        return Report(specnorm.__version__, model, (), (), error=str(error), assume_stored=stored)
 
 
 def _exit_code(reports: Sequence[Report], is_written: bool) -> int:

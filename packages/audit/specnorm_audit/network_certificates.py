@@ -66,8 +66,6 @@ def certificate_of_network(
         raise CertificateError("no claim about it can be made: it has several inputs.")
     shape = list(shapes[0])
     try:
-        if exported:
-            content = with_fixed_sizes(content, shape)
         network = Network(content, shape)
         proven_parts = _best_parts(network, [*answer.runs, *answer.others])
         parts = [proven.part for proven in proven_parts]
@@ -80,30 +78,6 @@ def certificate_of_network(
         "parts": parts,
     }  # fmt: skip
     return Certificate((Claim(statement, completions),), content if exported else b"")
-
-
-def with_fixed_sizes(content: bytes, shape: Sequence[int]) -> bytes:
-    """Return an ONNX file that states the input's sizes, with all values folded that follow from these sizes.
-
-    Without onnxscript the file is returned as it is.
-    """
-    try:
-        from onnxscript import ir, optimizer
-    except ModuleNotFoundError:
-        return content
-    from onnx import ModelProto
-
-    model = ModelProto.FromString(content)
-    for dim, n in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
-        dim.dim_value = n
-    del model.graph.value_info[:]
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    folded = ir.from_proto(model)
-    optimizer.fold_constants(folded, onnx_shape_inference=True)
-    optimizer.remove_unused_nodes(folded)
-    folded_content: bytes = ir.to_proto(folded).SerializeToString()
-    return folded_content
 
 
 class ProvenPart(NamedTuple):

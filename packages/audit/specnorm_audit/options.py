@@ -16,7 +16,15 @@ from specnorm_audit.rows import CIRCULAR, USUAL_COLUMNS
 
 FURTHEST = 1e100
 """Largest radius that labels are certified within."""
-SUFFIXES = {"": "table", ".txt": "table", ".json": "json", ".csv": "csv", ".md": "markdown", ".html": "html"}
+SUFFIXES = {
+    "": "table",
+    ".txt": "table",
+    ".json": "json",
+    ".csv": "csv",
+    ".md": "markdown",
+    ".html": "html",
+    ".xml": "junit",
+}
 """Formats of reports by the endings of their names."""
 
 

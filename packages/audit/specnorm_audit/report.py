@@ -193,11 +193,13 @@ def verdict(report: Report) -> str:
         return "No layer was measured."
     measured = [row for row in rows if row.status == "ok"]
     left_out = f" ({report.left_out} more left out)" if report.left_out else ""
+    if not measured:
+        none = f"None of {counted(len(rows), 'layer')} was measured{left_out}"
+        return f"{none}." if report.network is None else f"{none}; {_constant_in_words(report.network)}."
     proven = f"{len(measured)} of {counted(len(rows), 'layer')} proven{left_out}"
     bounds = []
-    if measured:
-        norm = "the largest norm" if len(measured) == len(rows) else "the largest norm of these"
-        bounds.append(f"{norm} is at most {number(report.summary['max_upper'], 'upper')}")
+    norm = "the largest norm" if len(measured) == len(rows) else "the largest norm of these"
+    bounds.append(f"{norm} is at most {number(report.summary['max_upper'], 'upper')}")
     if report.network is not None:
         bounds.append(_constant_in_words(report.network))
     return f"{proven}: {', '.join(bounds)}." if bounds else f"{proven}."
@@ -220,20 +222,38 @@ def notes(report: Report) -> list[str]:
     lines += _counted(report)
     if report.summary["max_upper_layer"] is not None:
         lines.append(_largest(report.summary))
-    promises = tables.promises_in_words(report.layers)
-    lines.append(f"lower and upper are proven, {tables.sizes_in_words(report.layers)}. {promises}".rstrip())
+        promises = tables.promises_in_words(report.layers)
+        lines.append(f"lower and upper are proven, {tables.sizes_in_words(report.layers)}. {promises}".rstrip())
     if report.live:
         lines.append("Weights are those that the model uses at inference (in eval()), whatever mode it is in.")
     lines += tables.assumptions(report.layers)
     if report.network is not None:
         lines += report.network.lines()
-    for row in report.layers:
-        if row.reason is not None:
-            lines.append(f"{visible(row.name)}: error: {visible(row.reason)}")
+    lines += _reasons(report)
+    if report.assume_stored:
+        patterns = " ".join(f"--assume-stored {visible(pattern)}" for pattern in report.assume_stored)
+        lines.append(f"By the user's word, whatever stands beside them, these are used as they are stored: {patterns}")
     for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
         names = [visible(row.name) for row in report.layers if row.note == note]
         lines.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")
     return lines
+
+
+def _reasons(report: Report) -> list[str]:
+    """Say why layers were not measured; a reason that many layers share is said once."""
+    refused = _shared((row.name, row.reason) for row in report.layers if row.reason is not None)
+    return [f"{tables.some(list(map(visible, names)))}: error: {visible(reason)}" for names, reason in refused]
+
+
+def _shared(reasons: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
+    """Return names of layers with the reason that they share, in which what stands beside them has its last words."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, reason in reasons:
+        scope = name[: max(name.rfind("."), name.rfind("/")) + 1]
+        groups.setdefault(reason.removeprefix(scope), []).append((name, reason))
+    return [
+        ([name for name, _ in group], shared if len(group) > 1 else group[0][1]) for shared, group in groups.items()
+    ]
 
 
 def _counted(report: Report) -> list[str]:
@@ -326,11 +346,13 @@ def _gate(
 
 def _unknown(report: Report, value: str | None) -> tuple[str, ...]:
     """Return a line for each array that is, or could be, a layer and of which the value of a gate is not known."""
-    lines = []
+    lines = [
+        f"{', '.join(names)}: error: {reason}"
+        for names, reason in _shared((row.name, row.reason or "its bounds are no numbers") for row in report.layers
+                                     if row.status != "ok")
+    ]  # fmt: skip
     for row in report.layers:
-        if row.status != "ok":
-            lines.append(f"{row.name}: error: {row.reason or 'its bounds are no numbers'}")
-        elif value is not None and not isinstance(row.values.get(value), float):
+        if row.status == "ok" and value is not None and not isinstance(row.values.get(value), float):
             lines.append(f"{row.name}: {row.note or f'no {value} is known'}")
     lines += [f"{row.name}: {row.reason}" for row in report.unmeasured]
     return tuple(lines)

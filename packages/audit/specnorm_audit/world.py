@@ -131,7 +131,7 @@ def _array(tensor: Tensor, explained: frozenset[str]) -> Array:
 
 def _with_short_name(array: Array, scopes: set[Words]) -> Array:
     """Return an array whose name is that of a bias beside a kernel, and anything elsewhere."""
-    is_bias = not leaves.is_short_bias(array.leaf) or is_vector(array.shape) or array.scope in scopes
+    is_bias = not leaves.is_short_bias(array.leaf) or array.scope in scopes
     return array if is_bias else replace(array, role="unknown")
 
 
@@ -227,9 +227,11 @@ class _World:
         """Yield what is not understood in a kernel's own scope, and below it."""
         is_only = kernel.role == "only kernel"
         depth = len(kernel.scope)
-        around = self.under(kernel.scope) if is_only and kernel.scope else self.direct(kernel.scope)
+        # A kernel without a scope may be one of a model's own parameters, or the file may be of this layer alone.
+        has_others = not kernel.scope and any(x.is_kernel and x.scope for x in self.arrays)
+        around = self.direct(()) if has_others else self.under(kernel.scope)
         for array in around:
-            words = array.words[depth:]
+            words = array.words[depth:] or (kernel.leaf,)  # an array with the layer's own name
             belongs = is_only or words[0].startswith(_beginnings(kernel.leaf))
             if array is kernel or array.role in _UNDERSTOOD or not belongs:
                 continue
@@ -272,10 +274,11 @@ class _World:
         for scope in dict.fromkeys(scopes):
             arrays = self.direct(scope)
             is_neighbour = scope not in (kernel.scope, kernel.scope[:-1])
-            if is_neighbour and any(x.role == "only kernel" and x.is_kernel for x in arrays):
+            if is_neighbour and kernel.scope and any(x.role == "only kernel" and x.is_kernel for x in arrays):
                 continue
             for array in arrays:
-                if array is not kernel and self._has_own_shape(array, kernel):
+                is_below = not kernel.scope and scope != () and array.is_kernel and array.shape == kernel.shape
+                if array is not kernel and (is_below or self._has_own_shape(array, kernel)):
                     yield array
             yield from self._pair(arrays, kernel)
 
@@ -316,9 +319,13 @@ class _World:
         for skipped in (1, 2):
             yield from self._in_tree(kernel, scope, skipped, skipped)
         inner = scope[1:]
-        if any(not word.isdigit() for word in inner):
-            for skipped in (1, 2):
-                yield from self._in_tree(kernel, inner, skipped, skipped - 1)
+        are_counted = all(word.isdigit() for word in inner)
+        for skipped in (1, 2) if inner else ():
+            for array in self._in_tree(kernel, inner, skipped, skipped - 1):
+                # Lists of layers and of normalisations beside each other have counted names.
+                is_named_alike = array.leaf == kernel.leaf and array.shape == kernel.shape
+                if not are_counted or (is_named_alike and not self._has_same_leaves(array, kernel)):
+                    yield array
 
     def _in_tree(self, kernel: Array, scope: Words, skipped: int, longer: int) -> Iterator[Array]:
         """Yield what is not understood under a scope in trees whose names have ``skipped`` words.
@@ -333,10 +340,14 @@ class _World:
             root = array.words[:skipped]
             if array.role in _UNDERSTOOD or root == own_root or array.words[: len(kernel.scope)] == kernel.scope:
                 continue
-            if rest[0] != kernel.leaf:
+            if not rest:  # one array with the layer's name
+                if array.role == "unknown" and math.prod(array.shape) > 1:
+                    yield array
+            elif rest[0] != kernel.leaf:
                 # Another layer's, or of a layer of the tree beside.
                 has_own = any(x.is_kernel and x.role == "only kernel" for x in self.direct(array.words[: -len(rest)]))
-                if array.role == "unknown" and not has_own and kernel.role == "only kernel" and array.length > 1:
+                changes = array.length > 1 or _goes_with(array.shape, kernel.shape)
+                if array.role == "unknown" and changes and not has_own and kernel.role == "only kernel":
                     yield array
             elif len(rest) > 1:
                 if array.role == "unknown":

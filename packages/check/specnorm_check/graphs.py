@@ -45,9 +45,11 @@ ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Reshape": {"allowzero"},
     "Slice": set(),
     "Softmax": {"axis"},
+    "Squeeze": set(),
     "Sub": set(),
     "Tanh": set(),
     "Transpose": {"perm"},
+    "Unsqueeze": set(),
 }
 """The operators that a rule is for, each with the attributes that it may have: the rule
 reads them, or holds for any value of them."""
@@ -91,6 +93,8 @@ class Graph:
         self.ends = [output.name for output in graph.output]
         require(self.ends, "the model has no output")
         self.shapes = inferred_shapes(model)  # from the input's, which is set
+        while put_sizes(graph, self.arrays, self.shapes):
+            self.shapes = inferred_shapes(model)
         name_without_rule = "the input of the graph"
         self.nodes = {self.start: Node(name_without_rule, [], {})}
         for node in graph.node:
@@ -257,6 +261,8 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
     graph = model.graph
     del graph.value_info[:]
+    for output in graph.output:  # onnx finds fault with an output without a shape
+        output.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
         for output in graph.output:
@@ -275,6 +281,48 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
             require_moderate(shape)
             shapes[value.name] = shape
     return shapes
+
+
+def put_sizes(
+    graph: Any,
+    arrays: dict[str, Array],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> bool:
+    """Put arrays in place of operators that compute sizes; return whether there are any.
+
+    Sizes are the Shape of a value, and what Concat joins of sizes and lists of integers.
+    """
+    from onnx import numpy_helper
+
+    has_put = False
+    for node in list(graph.node):
+        sizes = sizes_of(node, arrays, shapes)
+        if sizes is not None:
+            (name,) = node.output
+            arrays[name] = sizes
+            graph.initializer.append(numpy_helper.from_array(sizes, name))
+            graph.node.remove(node)
+            has_put = True
+    return has_put
+
+
+def sizes_of(
+    node: Any,
+    arrays: Mapping[str, Array],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> Array | None:
+    """Return the sizes that an operator computes, or None."""
+    attributes = attributes_of(node)
+    if node.domain:
+        return None
+    if node.op_type == "Shape" and node.input[0] in shapes:
+        shape = shapes[node.input[0]][attributes.get("start", 0) : attributes.get("end")]
+        return np.array(shape, np.int64)
+    if node.op_type == "Concat" and all(name in arrays for name in node.input):
+        lists = [arrays[name] for name in node.input]
+        if all(part.dtype == np.int64 and part.ndim == 1 for part in lists):
+            return np.concatenate(lists)
+    return None
 
 
 def require_moderate(shape: Iterable[int]) -> None:

@@ -23,7 +23,7 @@ SLOPES = {
     "Tanh": (0.0, 1.0),
 }
 """The least and the largest slope of functions of each entry, without LeakyRelu."""
-SAME_ENTRIES = {"Flatten", "Reshape"}  # keep the entries and their order
+SAME_ENTRIES = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}  # in the same order
 FACTOR_ONE = {"Pad", "Slice", "Softmax", "Transpose"}  # operators of the factor 1
 POOLS = {"AveragePool", "MaxPool"}
 REDUCTIONS = {"ReduceMean", "ReduceSum"}

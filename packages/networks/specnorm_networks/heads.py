@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from specnorm import SpecnormError
-from specnorm.proof import InternalError, Upper, arithmetic, backends
+from specnorm.proof import InternalError, OutOfTime, Upper, arithmetic, backends
 from specnorm_networks.certified.heads import Head, NotProvenError, constant_before, constant_through_head
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
@@ -79,10 +79,12 @@ def bound_through_head(
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backends.backend_for(like)):
             constant_ahead = constant_before(head, measure) if head.weights_before else None
             multiplications = SEARCH_SHARE * share * method.seconds * RATE
-            for weights in weights_of(head, method, multiplications, weights_of_cut):
-                if measure.clock.expired:
-                    break
-                claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead))
+            tick = measure.clock.check
+            for weights in weights_of(head, method, multiplications, weights_of_cut, tick):
+                tick()
+                claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead, tick))
+    except OutOfTime:
+        measure.clock.has_cut = True
     except InternalError:
         raise
     except (np.linalg.LinAlgError, ArithmeticError, NotProvenError, SpecnormError):
@@ -97,16 +99,18 @@ def weights_of(
     method: Multipliers,
     multiplications: float,
     weights_of_cut: Sequence[FloatArray] = (),
+    tick: Callable[[], None] = lambda: None,
 ) -> Iterator[list[FloatArray]]:
     """Yield weights of the body's values but the first, after more and more steps of the search.
 
     ``multiplications`` is the largest number that the search may make. ``weights_of_cut`` is as for
-    `bound_through_head`.
+    `bound_through_head`. ``tick`` is called before each step.
     """
     products, memory = _cost(head)
     if memory > MEMORY or multiplications < products:
         return
-    search = _Search(head, method)
+    tick()
+    search = _Search(head, method, tick)
     if weights_of_cut and head.weights_before:
         search.begin_with(weights_of_cut)
     for rung, next_rung in itertools.pairwise(RUNGS):
@@ -123,7 +127,8 @@ class _Search:
     each of these links. D and the shares are those of `descent.gradient.parameters`.
     """
 
-    def __init__(self, head: Head, method: Multipliers) -> None:
+    def __init__(self, head: Head, method: Multipliers, tick: Callable[[], None] = lambda: None) -> None:
+        self.tick = tick
         self.head = head
         self.method = method
         self.steps_done = 0
@@ -176,6 +181,7 @@ class _Search:
         first = math.inf
         least = math.inf
         for number, least, point in gradient_steps(self.grid, self.links, self.point, steps, PATIENCE):
+            self.tick()
             self.point = point
             if number == 0:
                 first = least

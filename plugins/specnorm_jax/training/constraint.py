@@ -36,7 +36,8 @@ def init_spectral_norm(
     Returns
     -------
     dict
-        The state of each kernel by its path, from `specnorm.init_tracking`, with a count of the passes.
+        The state of each stack of kernels, under the path of its first kernel: arrays that can be saved like any other.
+        Kernels that differ in channels alone are one stack, which XLA compiles once.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def spectral_norm(
     rule: Rule = flax_layout,
     layers: str = "*",
     only_shrink: bool = False,
-    sweeps: int = 1,
+    sweeps: int | None = None,
 ) -> tuple[Tree, States]:
     """Scale every kernel of a tree so that its spectral norm is ``bound``: a pure function for a jitted step.
 
@@ -84,8 +85,9 @@ def spectral_norm(
         See `kernels`. Other leaves are returned unchanged.
     only_shrink : bool, default False
         Whether to leave kernels with a norm below the bound unchanged.
-    sweeps : int, default 1
-        See `specnorm.track`. 0: keep the state, for example during evaluation.
+    sweeps : int, optional
+        Number of sweeps of the grid in each call. None: as many as the change of the kernels since the last sweep
+        requires, in most calls none. 0: the same, and the state is kept, for example during evaluation.
 
     Returns
     -------

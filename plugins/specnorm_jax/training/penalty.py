@@ -39,8 +39,8 @@ class SpectralPenalty:
         or max(s - target, 0).
     target : float, default 1
         For the form "hinge".
-    sweeps : int, default 1
-        See `specnorm.track`.
+    sweeps : int, optional
+        See `spectral_norm`.
 
     Raises
     ------
@@ -53,14 +53,14 @@ class SpectralPenalty:
     layers: str = "*"
     form: Literal["sum", "log", "hinge"] = "sum"
     target: float = 1.0
-    sweeps: int = 1
+    sweeps: int | None = None
 
     def __post_init__(self) -> None:
         if self.form not in ("sum", "log", "hinge"):
             raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
 
     def init(self, tree: Any) -> States:
-        """Return the first state: for each kernel, the state from `specnorm.init_tracking` and a count of passes.
+        """Return the first state, see `init_spectral_norm`.
 
         Parameters
         ----------

@@ -23,7 +23,7 @@ def project_spectral_norm(
     method: Method = SYMBOL_NORM,
     rule: Rule = flax_layout,
     layers: str = "*",
-    sweeps: int = 1,
+    sweeps: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Optax transformation after whose step no kernel's norm exceeds ``bound``, as in projected gradient descent.
 
@@ -40,8 +40,8 @@ def project_spectral_norm(
         ``params + updates``.
     rule, layers
         See `kernels`.
-    sweeps : int, default 1
-        See `specnorm.track`.
+    sweeps : int, optional
+        See `spectral_norm`.
 
     Returns
     -------

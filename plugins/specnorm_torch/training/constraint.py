@@ -257,14 +257,17 @@ class SpectralNorm(nn.Module):
             self._move()
             self._taken = None
 
-    @torch.no_grad()
     def _move(self) -> None:
         """Move the buffers to the state after the last step, once."""
-        if self._taken is None or not self._taken.buffers:
-            return
-        with torch.inference_mode(False):
-            torch._foreach_copy_(list(self._taken.buffers), list(self._taken.step.state))
+        _copy(self.take_moves())
+
+    def take_moves(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the buffers that are to be moved to the state after the last step, each with its new entries, once."""
+        if self._taken is None:
+            return []
+        moves = list(zip(self._taken.buffers, self._taken.step.state))  # noqa: B905  # none are left after the first call
         self._taken.buffers = ()
+        return moves
 
     def _move_if_changed(self) -> None:
         """Move the buffers unless the weight is still that of the last step, whose norm they lead to again."""
@@ -394,6 +397,9 @@ class SpectralNorm(nn.Module):
         self._is_new = True
         if f"{prefix}_extra_state" not in state_dict:
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
+        if "vectors" not in self.state_names:
+            # An earlier version had vectors of layers that are now computed anew in each pass.
+            state_dict.pop(f"{prefix}vectors", None)
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
         is_of_torch = vectors_of_torch[0] is not None
@@ -458,6 +464,14 @@ class SpectralNorm(nn.Module):
         return f"bound={self.bound}, method={self.method}{matrix}"
 
 
+@torch.no_grad()
+def _copy(moves: list[tuple[Tensor, Tensor]]) -> None:
+    """Copy tensors into buffers, in one call."""
+    if moves:
+        with torch.inference_mode(False):
+            torch._foreach_copy_([old for old, _ in moves], [new for _, new in moves])
+
+
 def _traces() -> bool:
     """Whether `torch.jit.trace` is running."""
     return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
@@ -480,9 +494,9 @@ def spectral_norm(
     A drop-in replacement for `torch.nn.utils.parametrizations.spectral_norm`, removed in the same way
     (`torch.nn.utils.parametrize.remove_parametrizations`, or `bake_` for a whole model). It sets the norm of the
     *convolution*, not of the reshaped kernel: stride, dilation, groups and padding mode are read from the layer. The
-    norm is tracked by one step of ``method`` in each forward pass, and by five to two steps in each of the first 64
-    passes. For how close the norms come to the bound, see docs/benchmarks/index.md. After training, `rescale_` proves
-    that they are within the bound.
+    norm is tracked by one step of ``method`` in each forward pass of a weight that has changed. `SymbolNorm` tracks the
+    maxima that it knows, and searches for others when the weight has changed enough. For how close the norms come to
+    the bound, see docs/benchmarks/index.md. After training, `rescale_` proves that they are within the bound.
 
     Parameters
     ----------
@@ -492,8 +506,9 @@ def spectral_norm(
         weight of ``Bilinear`` counts as a matrix with one row for each output.
     name : str, default "weight"
     n_power_iterations : int, default 1
-        Steps in each forward pass in ``train()``. In ``eval()`` the state does not change; 16 steps from the stored
-        vectors are taken once for each new weight.
+        Steps in each forward pass in ``train()``. With `SymbolNorm`, 1 stands for a pass over the known maxima, with a
+        search for others when one is due; a larger number stands for that many searches in each pass. In ``eval()`` the
+        state does not change; 16 steps from the stored vectors are taken once for each new weight.
     eps : float, default 1e-12
         A kernel whose norm is at most ``eps`` is left unchanged.
     dim : int, optional
@@ -588,6 +603,7 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
     with outside_of_transformations():
         waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
+        _copy([move for x, _ in waiting for move in x.take_moves()])
         inputs = [x.next_input(weight) for x, weight in waiting]
         for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
             x.keep(weight, step, is_in_pass=True)

@@ -241,8 +241,8 @@ class DeviceSteps:
 
     def __init__(self, record: Callable[[_Function], _Function] | None = None) -> None:
         make = record or Recorded
-        self._pass = make(functools.partial(_with_sweeps, sweeps=0))
-        self._sweep = make(functools.partial(_with_sweeps, sweeps=1))
+        self._pass = make(functools.partial(take_sweeps, sweeps=0))
+        self._sweep = make(functools.partial(take_sweeps, sweeps=1))
         self._copied: tuple[Tensor, Any] | None = None
         self._is_copying = False
 
@@ -290,7 +290,7 @@ class _Passed:
         return True
 
 
-def _with_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
+def take_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
     """Take steps with so many sweeps; by a method that does not follow the norm between sweeps, one with 1."""
     return take_plain_steps([x._replace(sweeps=sweeps if x.program.stepped.follows else 1) for x in inputs])
 

@@ -159,8 +159,10 @@ class PolyphaseComponent:
         padded layer read padding.
         """
         count = math.prod(axis.pixels for axis in self.axes)
-        if count <= pixel_budget or not self.spec.reads_zeros:
+        if count <= pixel_budget:
             return self
+        if not self.spec.reads_zeros:
+            return self._corner(pixel_budget) or self
         axes = list(self.axes)
         shortest_first = sorted(range(len(axes)), key=lambda j: axes[j].pixels)
         pixels_left = pixel_budget
@@ -177,6 +179,46 @@ class PolyphaseComponent:
             pixels_left /= pixels
             axes_left -= 1
         return PolyphaseComponent.of(self.spec, tuple(axes))
+
+    def _corner(self, pixel_budget: float) -> PolyphaseComponent | None:
+        """A compression of a layer that repeats pixels: its first outputs, which read no padding behind.
+
+        Circular padding in front reads the last pixels: there the outputs begin where they read none.
+        """
+        if self.spec.transposed:
+            return None
+        wraps = self.spec.padding_mode == "circular"
+        axes = []
+        fair_share = int(pixel_budget ** (1 / len(self.axes)))
+        for axis, taps, dilation in zip(self.axes, self.spec.kernel_shape, self.spec.dilation, strict=True):
+            extent = dilation * (taps - 1) + 1
+            first_output = -(-axis.before // axis.stride) if wraps else 0
+            first_pixel = max(0, axis.stride * first_output - axis.before)
+            before = 0 if wraps else axis.before
+            pixels = min(axis.pixels - first_pixel, max(2 * extent, before + 1, fair_share))
+            outputs = min(axis.outputs - first_output, (pixels + before - extent) // axis.stride + 1)
+            if outputs < 1:
+                return None
+            axes.append(AxisComponent(pixels, outputs, before, axis.stride, (first_pixel, 1), (first_output, 1)))
+        spec = replace(
+            self.spec,
+            padding_mode="zeros" if wraps else self.spec.padding_mode,
+            padding=tuple((axis.before, 0) for axis in axes),
+            input_shape=tuple(axis.pixels for axis in axes),
+        )
+        return PolyphaseComponent(spec, tuple(axes))
+
+    def is_corner_of(self, whole: PolyphaseComponent) -> bool:
+        """Whether this part reads in front what its outputs read there in a layer that repeats pixels, nothing behind.
+
+        That these outputs and pixels lie in the whole layer is `AxisComponent.contains`.
+        """
+        no_padding = not any(map(any, self.spec.padding))
+        pads = zip(self.spec.padding, whole.spec.padding, strict=True)
+        same_in_front = all(behind == 0 and before == theirs[0] for (before, behind), theirs in pads)
+        same_border = self.spec.padding_mode == whole.spec.padding_mode != "circular"
+        same_taps = self.spec.dilation == whole.spec.dilation and self.spec.stride == whole.spec.stride
+        return same_taps and (no_padding or (same_border and same_in_front))
 
 
 def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
@@ -305,7 +347,9 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
     """
     axes = zip(component.axes, restriction.axes, strict=True)
     is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
-    if norm.what != spec_of_group(restriction.spec) or not is_restriction:
+    # Padding that repeats pixels may not change in a restriction.
+    reads_the_same = component.spec.reads_zeros or restriction == component or restriction.is_corner_of(component)
+    if norm.what != spec_of_group(restriction.spec) or not is_restriction or not reads_the_same:
         raise HypothesisError(f"{norm.what} is not a restriction of the layer")
     if norm.what == component.spec:
         return norm

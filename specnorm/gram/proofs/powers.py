@@ -243,14 +243,7 @@ class GramTaps:
         The grid is halved along one axis, as values at mirror images are conjugate. That axis is transformed last,
         where only the real part is needed.
 
-        Parameters
-        ----------
-        pairs : array, shape (b, f, 2, r)
-            Entries of the real matrices, and those of the transposed ones.
-
-        Returns
-        -------
-        array, shape (b, taps, r)
+        ``pairs`` (b, f, 2, r): entries of the real matrices, and those of the transposed ones. Returns (b, taps, r).
         """
         xp = self.xp
         b, _, _, r = pairs.shape
@@ -278,10 +271,7 @@ class GramTaps:
 
         The entries are in the order of their columns j, and on the host as many at once as fit the cache.
 
-        Parameters
-        ----------
-        values : array
-            Of `values`: for all columns, or from start to stop.
+        ``values``: of `values`: for all columns, or from start to stop.
         """
         xp, ops = self.xp, self.ops
         b, f = values.shape[:2]
@@ -316,16 +306,9 @@ class GramTaps:
         transform, a product with a table an axis, is off in each tap by at most ``c`` times the mean of
         ``|H(theta)|``, over all taps by ``c sqrt(N) sqrt(sum_theta ||H(theta)||_F**2)``.
 
-        Parameters
-        ----------
-        columns : slice, or array of shape (b, p, r), or None
-            Columns that are computed, or those of the identity that select them; None for all.
-
-        Returns
-        -------
-        values : array, shape (b, f, p, p), or (b, f, 2, p, r)
-            All columns; or some of the matrices and the same of the transposed ones.
-        lost : array, shape (b,)
+        ``columns`` (b, p, r): columns that are computed, or those of the identity that select them; None for all.
+        Returns ``values`` (b, f, p, p), or (b, f, 2, p, r): all columns; or some of the matrices and the same of the
+        transposed ones; ``lost`` (b,).
         """
         xp = self.xp
         _, m, p = self.symbol.shape
@@ -354,21 +337,9 @@ class GramTaps:
     ) -> tuple[Array, Array, Array]:
         """``H_t`` at some frequencies, with what bounds its errors, but for the roundings of these bounds.
 
-        Parameters
-        ----------
-        x : array
-            Of the symbol's `at`.
-        product_errors : sequence of float
-            Of each product, its error relative to the squared Frobenius norm of its factors.
-
-        Returns
-        -------
-        values : array
-            As of `values`.
-        error : array, shape (b, f)
-            e of `values`.
-        norm_sq : array, shape (b, f)
-            ``||H_t||_F**2``, or more.
+        ``x``: of the symbol's `at`. ``product_errors``: of each product, its error relative to the squared Frobenius
+        norm of its factors. Returns ``values``: as of `values`; ``error`` (b, f): e of `values`; ``norm_sq`` (b, f):
+        ``||H_t||_F**2``, or more.
         """
         xp = self.xp
         norms_sq = [_squares(x, xp=xp)]
@@ -414,10 +385,7 @@ def row_sums(upper: Array, p: int, *, ops: ArrayOps) -> Array:
 def _upper_places(p: int, start: int, stop: int, *, pairs: bool) -> np.ndarray:
     """Where `GramTaps.values` has the entries (i, j) with ``i <= j`` and ``start <= j < stop``, and then (j, i).
 
-    Parameters
-    ----------
-    pairs : bool
-        Whether only these columns are there, and after them those of the transposed matrices.
+    ``pairs``: whether only these columns are there, and after them those of the transposed matrices.
     """
     columns = np.repeat(np.arange(start, stop), np.arange(start, stop) + 1)
     rows = np.concatenate([np.arange(j + 1) for j in range(start, stop)])
@@ -454,19 +422,9 @@ def _error_factors(
 ) -> tuple[tuple[float, ...], float, int]:
     """Factors of the errors that `GramTaps.values` bounds, for a unit roundoff u.
 
-    Parameters
-    ----------
-    is_of_kernel : bool
-        Whether the first product is that of a `KernelSymbol`.
-
-    Returns
-    -------
-    product_errors : tuple of float
-        Of each product, its error relative to the squared Frobenius norm of what it is computed from.
-    transform_error : float
-        ``c sqrt(N)``.
-    roundings : int
-        Of the bound of all errors itself.
+    ``is_of_kernel``: whether the first product is that of a `KernelSymbol`. Returns ``product_errors``: of each
+    product, its error relative to the squared Frobenius norm of what it is computed from; ``transform_error``: ``c
+    sqrt(N)``; ``roundings``: of the bound of all errors itself.
     """
     # That of `square_of_hermitian`. A kernel's product has 2 m terms: relative to the product of the norms of its
     # factors, at most half the sum of their squares.
@@ -587,14 +545,8 @@ class Powers:
     ) -> tuple[Array, ...]:
         """Residuals of `powers_vjp` for selected channels (b, p, r).
 
-        Parameters
-        ----------
-        values : array, optional
-            Of `channel_norms`; None if they did not fit: those of the selected channels are computed again.
-        selector : array, shape (b, p, r)
-            Columns of the identity that select the channels.
-        sums : array, shape (b, p)
-            Of `channel_norms`.
+        ``values``: of `channel_norms`; None if they did not fit: those of the selected channels are computed again.
+        ``selector`` (b, p, r): columns of the identity that select the channels. ``sums`` (b, p): of `channel_norms`.
         """
         xp, last = self.xp, self._taps
         if values is None:
@@ -637,12 +589,7 @@ def divisors(
     count of a group. The roundings of its entries, relative ones of at most u, add at most
     ``u || sum_k |K'_k| || <= u sqrt(taps p)`` to the norm. The norms are raised by twice that.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Of the kernel of a group.
-    precision : tuple of float
-        Machine epsilon and smallest normal number of the quotients.
+    ``shape``: of the kernel of a group. ``precision``: machine epsilon and smallest normal number of the quotients.
     """
     eps, tiny = precision
     taps = math.prod(shape[2:])
@@ -714,12 +661,8 @@ def real_tables(grid: tuple[int, ...]) -> tuple[list[int], list[tuple[int, np.nd
     first, their sum and their difference. The rows are the real parts for all taps, and then the imaginary ones, but on
     the halved axis.
 
-    Returns
-    -------
-    axes : list of int
-        The halved axis, and the others.
-    tables : list of tuple
-        Of the axes from the last to the first: the number of points on the axes before it, and its table.
+    Returns ``axes``: the halved axis, and the others; ``tables``: of the axes from the last to the first: the number of
+    points on the axes before it, and its table.
     """
     halved, counts = halved_axis(grid), half_grid_shape(grid)
     axes = [halved, *(axis for axis in range(len(grid)) if axis != halved)]
@@ -755,12 +698,8 @@ def powers_residuals(
 ) -> tuple[Array, ...]:
     """Residuals of `powers_vjp`: leading axis b, then the chunks of frequencies.
 
-    Parameters
-    ----------
-    blocks : array, shape (b, cout, cin, *kernel_shape)
-        Scaled, in the kernel's precision.
-    columns, selector, sums : arrays, shapes (b, taps, p, r), (b, p, r) and (b, p)
-        Some of the taps, of which channels they are, and the channels' sums.
+    ``blocks`` (b, cout, cin, *kernel_shape): scaled, in the kernel's precision. ``columns``, ``selector``, ``sums`` (b,
+    taps, p, r), (b, p, r) and (b, p): some of the taps, of which channels they are, and the channels' sums.
     """
     xp, ops = grid.xp, grid.ops
     b = columns.shape[0]

@@ -90,3 +90,40 @@ def test_every_condition_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -
     owner, attribute, without = MUTATIONS[name]
     monkeypatch.setattr(owner, attribute, without)
     assert wrong(400), "nothing was noticed"
+
+
+@pytest.mark.parametrize("mode", ["reflect", "symmetric", "replicate", "circular"])
+def test_the_corner_of_a_layer_that_repeats_pixels_is_a_submatrix(mode: Any) -> None:
+    found = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        ndim = int(rng.integers(1, 3))
+        kernel = rng.standard_normal((2, 1, *rng.integers(1, 4, ndim)))
+        stride, dilation = (tuple(map(int, rng.integers(1, 3, ndim))) for _ in range(2))
+        padding = tuple(tuple(map(int, pads)) for pads in rng.integers(0, 4, (ndim, 2)))
+        sizes = tuple(int(n) * s for n, s in zip(rng.integers(4, 8, ndim), stride, strict=True))
+        geometry: dict[str, Any] = {"stride": stride, "dilation": dilation, "padding_mode": mode, "padding": padding}
+        spec = ConvSpec.of(kernel.shape, input_shape=sizes, **geometry)
+        if spec.reads_zeros:
+            continue
+        (whole,) = components.polyphase_components(spec)
+        corner = whole.restricted(6)
+        if corner is whole:
+            continue
+        found += 1
+        assert corner.is_corner_of(whole)
+        axes = zip(corner.axes, whole.axes, strict=True)
+        assert all(theirs.contains(ours) for ours, theirs in axes)
+        pixels = [np.arange(a.pixel_positions[0], a.pixel_positions[0] + a.pixels) for a in corner.axes]
+        outputs = [np.arange(a.output_positions[0], a.output_positions[0] + a.outputs) for a in corner.axes]
+        matrix = dense_matrix(kernel, sizes, **geometry)
+        matrix = matrix.reshape(2, *(a.outputs for a in whole.axes), *sizes)[np.ix_(np.arange(2), *outputs, *pixels)]
+        own = corner.spec
+        np.testing.assert_array_equal(
+            matrix.reshape(2 * int(np.prod([len(x) for x in outputs])), -1),
+            dense_matrix(
+                kernel, own.input_shape or (), stride=own.stride, dilation=own.dilation, padding_mode=own.padding_mode,
+                padding=own.padding,
+            ),
+        )  # fmt: skip
+    assert found > 20

@@ -16,7 +16,7 @@ from helpers.promises import for_all, layers_for
 import specnorm
 from specnorm import methods
 from specnorm.ball import rescaling as projections
-from specnorm.ball.proofs.multiples import norm_of_multiple
+from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.errors import MethodError
 from specnorm.gram.proofs.powers import Powers, lag_norms
 from specnorm.proofs.bound import HypothesisError
@@ -144,6 +144,8 @@ def claim_of(kernel: Any, **geometry: Any) -> Any:
 
 
 def test_the_norm_of_a_multiple_is_above_the_truth_however_it_was_rounded() -> None:
+    """And that of a kernel nearby."""
+
     def check(layer: Layer) -> None:
         kernel = layer.kernel.astype(np.float64)
         upper = claim_of(layer.kernel, input_shape=layer.input_shape, **layer.geometry)
@@ -152,7 +154,11 @@ def test_the_norm_of_a_multiple_is_above_the_truth_however_it_was_rounded() -> N
             multiple = np.asarray(0.3 * kernel + coarse * draw.standard_normal(kernel.shape), dtype=np.float64)
             found = norm_of_multiple(upper, kernel, 0.3, multiple)
             assert dense_norm(multiple, layer.input_shape, **layer.geometry).lo <= found
+            near = np.asarray(kernel + coarse * draw.standard_normal(kernel.shape), dtype=np.float64)
+            bound = norm_of_neighbour(upper, kernel, near)
+            assert dense_norm(near, layer.input_shape, **layer.geometry).lo <= bound
             if not coarse:
+                assert bound.value == upper.value
                 assert found <= 0.3 * upper.value * (1 + 1e-9) + 1e-300
 
     with opened("numpy") as lib:

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.checks import assert_valid
+from helpers.checks import assert_valid, peak
 from helpers.libraries import Lib
 from helpers.oracle import sigma_star
 from numpy.typing import NDArray
 
 import specnorm
+from specnorm.backends import backend_for
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import SymbolNorm, TensorNorm
+from specnorm.running.stepping import stepped_program
 
 
 def crossing_frequencies(weight: float) -> NDArray[Any]:
@@ -57,6 +59,74 @@ def test_a_step_sees_what_overtakes(xp: Lib, case: str) -> None:
         value, state = specnorm.track(xp.asarray(kernel), method, state)
         truth = sigma_star(kernel)
         assert 0.99 * truth.lo <= xp.number(value) <= truth.hi * (1 + 1e-5)
+
+
+def follower(kernel: np.ndarray, **geometry: Any) -> Any:
+    """Return a function that follows kernels of one layer, as a constraint does: norm, and blocks that were swept."""
+    backend = backend_for(kernel)
+    program = stepped_program(SymbolNorm(), kernel.shape, str(kernel.dtype), tuple(geometry.items()))
+    state = program.init(kernel[None], backend=backend) if program.state_shapes() else ()
+
+    def follow(kernel: np.ndarray, sweeps: int | None = None) -> tuple[float, bool]:
+        nonlocal state
+        before: Any = state
+        followed: Any = program.follow(kernel[None], state, sweeps=sweeps, backend=backend)
+        state = followed.state
+        return float(followed.value[0]), bool(state) and not np.array_equal(
+            np.asarray(before[-2]), np.asarray(state[-2])
+        )
+
+    return follow
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_not_in_the_bundle_is_swept_for(case: str) -> None:
+    """Another maximum overtakes while the kernel changes by two hundredths a pass; then nothing moves.
+
+    The way without a sweep is at most a hundredth of the kernel's length, which is up to two of its norm here.
+    """
+    make = CASES[case]
+    follow = follower(make(0.7))
+    for weight in np.arange(0.8, 1.2, 0.02):
+        kernel = make(float(weight))
+        value, _ = follow(kernel)
+        truth = sigma_star(kernel)
+        assert 0.98 * truth.lo <= value <= truth.hi * (1 + 1e-12)
+    assert not any([follow(kernel)[1] for _ in range(30)][2:])
+
+
+@pytest.mark.parametrize(
+    ("shape", "geometry"),
+    [((8, 3, 3, 3), {}), ((6, 4, 5, 5), {"stride": 2}), ((6, 2, 3, 3), {"groups": 3}),
+     ((4, 3, 4, 4), {"transposed": True, "stride": 2}), ((5, 4, 7), {"dilation": 2, "stride": 3}), ((40, 36), {}),
+     ((9, 5), {}), ((1, 30), {}), ((12, 1, 3, 3), {"groups": 12})],
+    ids=str,
+)  # fmt: skip
+def test_a_pass_attains_its_value(shape: tuple[int, ...], geometry: dict[str, Any]) -> None:
+    """Below the oracle's norm, also along waves of another kernel, which then reach the norm or are swept for.
+
+    A kernel of any scale is followed alike.
+    """
+    random = np.random.RandomState(3)
+    kernel = random.standard_normal(shape)
+    follow = follower(kernel, **geometry)
+    for step in range(4):
+        # After a step of some length, a pass alone; after the others, sweeps that are due.
+        kernel = kernel + (0.5 if step == 2 else 1e-3) * random.standard_normal(shape)
+        scale = 2.0 ** (10 * (step - 2))
+        value, _ = follow(scale * kernel, 0 if step == 2 else None)
+        truth = sigma_star(kernel, **geometry)
+        assert value / scale <= truth.hi * (1 + 1e-12)
+        assert value / scale >= (0.5 if step == 2 else 0.99) * truth.lo
+
+
+def test_a_pass_copies_no_kernel() -> None:
+    """Of a strided layer, whose blocks are a copy; the sweep makes one."""
+    kernel = np.random.RandomState(0).standard_normal((512, 64, 4, 4)).astype(np.float32)
+    follow = follower(kernel, stride=2)
+    follow(kernel)
+    assert peak(lambda: follow(kernel, 0)) < 0.5 * kernel.nbytes
+    assert peak(lambda: follow(kernel, 1)) > kernel.nbytes
 
 
 @pytest.mark.parametrize("taps", [(), (3, 3)])

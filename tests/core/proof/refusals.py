@@ -26,7 +26,7 @@ from specnorm.at_size.proofs.components import norm_of_groups, norms_of_patch, p
 from specnorm.at_size.proofs.deflation import SplitWaves, limit_of_rest, norm_by_deflation
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.at_size.proofs.waves import Waves
-from specnorm.ball.proofs.multiples import norm_of_multiple
+from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
 from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
@@ -158,6 +158,12 @@ def multiple_of(
     return lambda: norm_of_multiple(norm or assumed(1.0, ONE_SPEC, digest_of(ONE_LAYER)), ONE_LAYER, factor, half)
 
 
+def neighbour_of(norm: Upper | None = None, shape: tuple[int, ...] = (2, 2, 3)) -> Callable[[], object]:
+    """The norm of a kernel near another one, which has the norm 1."""
+    near = (1.001 * ONE_LAYER).reshape(shape)
+    return lambda: norm_of_neighbour(norm or assumed(1.0, ONE_SPEC, digest_of(ONE_LAYER)), ONE_LAYER, near)
+
+
 REFUSED: dict[str, Callable[[], object]] = {
     **test_claims.REFUSED,
     **NETWORK_REFUSED,
@@ -166,6 +172,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a multiple of another kernel": multiple_of(assumed(1.0, ONE_SPEC, digest_of(2 * ONE_LAYER))),
     "a negative multiple": multiple_of(factor=-0.5),
     "a multiple of another shape": multiple_of(shape=(2, 3, 2)),
+    "a kernel near something else than a layer": neighbour_of(assumed(1.0, ALL_FREQUENCIES, digest_of(ONE_LAYER))),
+    "a kernel near another kernel": neighbour_of(assumed(1.0, ONE_SPEC, digest_of(2 * ONE_LAYER))),
+    "a kernel near one of another shape": neighbour_of(shape=(2, 3, 2)),
     "a negative bound": lambda: assumed(-1.0),
     "no number as a bound": lambda: assumed(math.nan),
     "a layer as a block": lambda: largest_of_blocks([assumed(1.0, GROUPED)], 1),

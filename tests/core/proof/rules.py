@@ -22,7 +22,7 @@ from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.at_size.proofs.waves import norm_by_waves
-from specnorm.ball.proofs.multiples import norm_of_multiple
+from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.completion.method import Completion
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec, spec_of_group
@@ -101,6 +101,19 @@ def multiples() -> Iterator[tuple[Upper, float]]:
     changed = 0.5 * kernel
     changed[0, 0, 1] += 0.25
     yield norm_of_multiple(known, kernel, 0.5, changed), 0.75
+
+
+def neighbours() -> Iterator[tuple[Upper, float]]:
+    """A kernel whose norm is known, itself, and with other entries: the distances are norms of matrices."""
+    kernel = np.zeros((2, 2, 3))
+    kernel[..., 1] = np.diag([1.0, 0.5])
+    known = assumed(1.0, ConvSpec.of(kernel.shape), digest_of(kernel))
+    yield norm_of_neighbour(known, kernel, kernel), 1.0
+    changed = kernel.copy()
+    changed[0, 0, 1] += 0.25
+    yield norm_of_neighbour(known, kernel, changed), 1.25
+    # Equal changes of all taps, whose symbol is the largest for its reshaped norm.
+    yield norm_of_neighbour(known, kernel, kernel + np.eye(2)[..., None]), 3.5
 
 
 def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
@@ -202,6 +215,7 @@ CHECKS: dict[str, Check] = {
     "times_power_of_two": arithmetic,
     "largest_of_blocks": arithmetic,
     "norm_of_multiple": multiples,
+    "norm_of_neighbour": neighbours,
     "norm_by_circulant": circulants,
     "padded_norm": circulants,
     "norms_of_parts": components,

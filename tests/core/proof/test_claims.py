@@ -251,6 +251,10 @@ def shorter(axis: int) -> Circulant:
 GROUP = spec_of_group(LAYER)
 ONE, TWO = assumed_lower(1.0), assumed(2.0)
 REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
+(MIRRORED,) = components.polyphase_components(ConvSpec.of((1, 1, 3), input_shape=9, padding_mode="reflect", padding=1))
+(MIRRORED_SHORTER,) = components.polyphase_components(
+    ConvSpec.of((1, 1, 3), input_shape=7, padding_mode="reflect", padding=1)
+)
 (PART,) = components.polyphase_components(LAYER)
 DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1, dilation=2)
 PARTS = [sub.spec for sub in components.polyphase_components(DILATED)]
@@ -278,6 +282,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "a larger layer as a restriction": lambda: norm_of_restriction(PART.restricted(9), PART, assumed_lower(1.0, GROUP)),
     "another layer as a restriction": lambda: norm_of_restriction(PART, PART, assumed_lower(1.0, REFLECT)),
+    "a corner that reads padding behind": lambda: norm_of_restriction(
+        MIRRORED, MIRRORED_SHORTER, assumed_lower(1.0, spec_of_group(MIRRORED_SHORTER.spec))
+    ),
     "several outputs as a patch": lambda: norms_of_patch(
         PART, assumed_lower(1.0, norms.norm_of_stack((2, 2, 2))), assumed(1.0, norms.norm_of_stack((2, 2, 2)))
     ),

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from specnorm_networks.model_arrays import ModelArrays
 
 from specnorm.errors import ModelFileError
-from specnorm_audit.readers import keras, npz, pytorch, safetensors, signatures
+from specnorm_audit.readers import keras, msgpack, npz, pytorch, safetensors, signatures
 from specnorm_audit.readers.common import DAMAGE
 from specnorm_audit.readers.isolated import Reader, in_child
 
@@ -39,8 +39,9 @@ _READERS: dict[str, Reader] = {
     "onnx": _read_onnx,
     "hdf5": keras.read_hdf5,
     "keras": keras.read_archive,
+    "msgpack": msgpack.read,
 }
-_ISOLATED = frozenset({"hdf5", "keras", "onnx", "pytorch"})
+_ISOLATED = frozenset({"hdf5", "keras", "msgpack", "onnx", "pytorch"})
 """Formats that are read in a child process: a hostile file can make their library loop for ever, or work for long."""
 _PACKED = frozenset({"hdf5", "keras"})
 """Formats with compression: a small file may have large arrays, so memory is not limited by the file's size."""
@@ -48,7 +49,9 @@ _ONNX_TAGS = bytes([0x12, 0x1A, 0x22, 0x28, 0x32, 0x3A, 0x42, 0x72])
 """Possible first bytes of the second field of a serialised ModelProto; the first field is its format's version."""
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """First bytes of what torch.save wrote before 1.6: a pickle of its magic number."""
-_KNOWN = "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ONNX and Keras (.h5, .keras)"
+_KNOWN = (
+    "Readable are safetensors (also sharded), .npz, PyTorch state dicts, ONNX, Keras (.h5, .keras) and Flax's msgpack"
+)
 
 
 @contextmanager
@@ -57,6 +60,9 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
     with ExitStack() as stack:
         try:
             model_path = Path(path)
+            advice = None if model_path.exists() else signatures.advice_for_name(path)
+            if advice is not None:
+                raise ModelFileError(advice)
             if model_path.is_dir():
                 model_path = _model_in_folder(model_path)
             # A named pipe would block, a device never end.
@@ -129,6 +135,8 @@ def sniff(file: BinaryIO) -> str:
         return "hdf5"
     if size == 0:
         raise ModelFileError("it is empty.")
+    if signatures.is_msgpack(head):
+        return "msgpack"
     advice = signatures.advice_by_content(head)
     if advice is not None:
         raise ModelFileError(advice)
@@ -147,6 +155,13 @@ def _sniff_zip(file: BinaryIO) -> str:
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         raise ModelFileError("it is a TorchScript archive, which holds code: not opened. Save model.state_dict().")
+    if any(
+        name.endswith((".pt2", "archive_format", "serialized_exported_program.json")) for name in inner | set(names)
+    ):
+        raise ModelFileError(
+            "it is an exported program of torch (.pt2), which holds a graph of torch's own: not opened. Export the "
+            "model to ONNX (torch.onnx.export), or save model.state_dict()."
+        )
     if "data.pkl" in inner:
         return "pytorch"
     if "config.json" in names and "metadata.json" in names:

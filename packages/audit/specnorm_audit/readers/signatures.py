@@ -23,10 +23,6 @@ SIGNATURES = {
     b"\x28\xb5\x2f\xfd": _PACKED,
 }  # fmt: skip
 """What to do with a file that begins with these bytes."""
-_MSGPACK = (
-    "it is msgpack, as Flax's to_bytes writes it. In Python: specnorm.audit(flax.serialization.msgpack_restore(data)), "
-    f"which takes the tree as it is; or save it as {_ADVISED_FORMATS}."
-)
 _FOLDERS = {
     "saved_model.pb": "it is a SavedModel. Give the Keras file (.keras) or an ONNX file (tf2onnx) of the model.",
     "_METADATA": "it is a checkpoint of Orbax. In Python, specnorm.audit takes the tree that "
@@ -37,15 +33,31 @@ _FOLDERS = {
 """What to do with a folder that has an entry of this name, itself or in a folder inside."""
 
 
+def is_msgpack(head: bytes) -> bool:
+    """Whether these are the first bytes of a msgpack map whose first key is text, as Flax writes it."""
+    key = head[1:2] if 0x81 <= head[0] <= 0x8F else head[3:4] if head[:1] == b"\xde" else b""
+    return bool(key) and (0xA0 <= key[0] <= 0xBF or key[0] == 0xD9)
+
+
+def advice_for_name(path: str) -> str | None:
+    """Return what to do with a path that names no file here, but a model elsewhere; None: it is a path like others."""
+    if path.startswith(("http://", "https://", "s3://", "gs://", "hf://")):
+        return "it is an address, and nothing is downloaded: fetch the file first, and give its path."
+    is_hub = path.count("/") == 1 and not path.startswith((".", "/", "~")) and "." not in path.rpartition("/")[2]
+    if is_hub:
+        return (
+            "there is no such file. If it is the name of a model on a hub, fetch it first, as by 'hf download "
+            f"{path}', and give the path of its safetensors file."
+        )
+    return None
+
+
 def advice_by_content(head: bytes) -> str | None:
     """Return what a file is, by its first 512 bytes or more, and what to do; None: it is unknown."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for start, advice in SIGNATURES.items():
         if (text if start.startswith(b"<") else head).startswith(start):
             return advice
-    # A map of 1 to 15 entries, whose first key is text.
-    if len(head) > 1 and 0x81 <= head[0] <= 0x8F and (0xA0 <= head[1] <= 0xBF or head[1] == 0xD9):
-        return _MSGPACK
     return None
 
 

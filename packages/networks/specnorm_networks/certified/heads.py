@@ -334,6 +334,7 @@ def constant_through_head(
     following: Callable[[Run], Sequence[Partition]],
     norms: Norms,
     ahead: Upper | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> Upper:
     """Prove the Lipschitz constant of a run with a matrix layer, described by a `Head`.
 
@@ -345,6 +346,8 @@ def constant_through_head(
         Returns for the run that begins with R (`Head.following`) the partitions to try; the least constant counts.
     ahead : Upper, optional
         `constant_before` of the same `Head`. Needed if there are links before the body, and refused otherwise.
+    tick : callable, optional
+        Called before each part of the work; it may raise to end it.
 
     Raises
     ------
@@ -367,7 +370,7 @@ def constant_through_head(
     # The claim has to be about this very head. Without links before the body, there must be none.
     if subject_ahead is not needed_subject:
         raise HypothesisError("what is before this head is not counted")
-    gram, error = _approximate_gram(head, weights)
+    gram, error = _approximate_gram(head, weights, tick)
     rest = head.following(_root(gram, error))
     claims = [constant_of_run(rest, starts, numbers, norms) for starts, numbers in following(rest)]
     least_claim = min(claims, key=float)
@@ -377,7 +380,11 @@ def constant_through_head(
     return make_upper(product, map_of(head.run), "what is before a head, and all from there", least_claim, ahead)
 
 
-def _approximate_gram(head: Head, weights: Sequence[FloatArray]) -> tuple[FloatArray, float]:
+def _approximate_gram(
+    head: Head,
+    weights: Sequence[FloatArray],
+    tick: Callable[[], None],
+) -> tuple[FloatArray, float]:
     """Return an approximation of G, and a bound of the norm of its error.
 
     At each frequency Y is the computed (I - K)^-1 E*, and S = E* - (I - K) Y is its residual (see the module). The
@@ -416,6 +423,7 @@ def _approximate_gram(head: Head, weights: Sequence[FloatArray]) -> tuple[FloatA
     magnitude = 0.0
     at_once = max(1, MOST_ENTRIES_AT_ONCE // n**2)
     for first in range(0, len(frequencies), at_once):
+        tick()
         chunk = slice(first, first + at_once)
         symbols = symbols_of(k, *frequency_grids.cos_sin_at(frequencies[chunk], k_positions))
         symbols = (symbols + symbols.conj().swapaxes(-1, -2)) / 2  # Hermitian although they are rounded

@@ -55,7 +55,7 @@ class _Reduction(Protocol):
     def __call__(self, axes: tuple[int, ...], keep: bool) -> Operator: ...
 
 
-def _over(make: _Reduction, x: Data, axes: tuple[int, ...], keep: bool) -> Output:
+def _over(make: _Reduction, x: Data | Output, axes: tuple[int, ...], keep: bool) -> Output:
     """Return a reduction over some axes, which stay as axes of size 1 if ``keep``."""
     shape = []
     for axis, n in enumerate(shape_of(x)):
@@ -75,8 +75,11 @@ def over_everything(make: _Reduction) -> Builder:
     return build
 
 
-def reduce(make: _Reduction) -> Builder:
-    """Return the builder of a reduction over the axes that a node states."""
+def reduce(make: _Reduction, first: ops.Operator | None = None) -> Builder:
+    """Return the builder of a reduction over the axes that a node states.
+
+    ``first``: a function of each entry that is applied before.
+    """
 
     def build(
         x: Data,
@@ -89,10 +92,11 @@ def reduce(make: _Reduction) -> Builder:
         if not axes and noop_with_empty_axes:
             if make is ops.Norm:
                 raise NoBoundError("noop_with_empty_axes: operator sets disagree on what the norm of no axes is")
-            return Output(ops.Identity(), (x,), x.shape)
+            return Output(first or ops.Identity(), (x,), x.shape)
         shape = shape_of(x)
+        entries = x if first is None else Output(first, (x,), shape)
         reduced = sorted({on_axis(axis, shape) for axis in axes}) if axes else range(len(shape))
-        return _over(make, x, tuple(reduced), keep=bool(keepdims))
+        return _over(make, entries, tuple(reduced), keep=bool(keepdims))
 
     return build
 

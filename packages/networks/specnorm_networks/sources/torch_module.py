@@ -322,6 +322,7 @@ def _written(
     # This folds sizes and casts alone: other values that depend on no input were folded before.
     optimizer.inline(written.model)
     optimizer.fold_constants(written.model, input_size_limit=LARGEST, output_size_limit=LARGEST)
+    _read_sizes_directly(written.model)
     optimizer.remove_unused_nodes(written.model)
     for node in written.model.graph:
         node.metadata_props.clear()  # they have the Python stack of the trace, with names of the user's files
@@ -332,6 +333,28 @@ def _written(
         free=free,
         inner=partial(_inner, model, module, example),
     )
+
+
+def _read_sizes_directly(model: Any) -> None:
+    """Let a file read one size as the Shape of one axis, which its shapes are inferred from.
+
+    torch.onnx makes a number of it and a vector again, through which no inference of shapes follows it.
+    """
+    from onnxscript import ir
+
+    for node in list(model.graph):
+        before = [node]
+        for operator in ("Reshape", "Squeeze", "Shape"):
+            if before[-1] is None or before[-1].op_type != operator:
+                break
+            before.append(before[-1].inputs[0].producer())
+        else:
+            size = before[2].outputs[0]
+            attributes = {name: attribute.value for name, attribute in before[2].attributes.items()}
+            is_of_one_axis = attributes.get("end") == attributes.get("start", 0) + 1
+            shape = ir.convenience.get_const_tensor(node.inputs[1])
+            if is_of_one_axis and shape is not None and shape.numpy().tolist() == [-1]:
+                ir.convenience.replace_all_uses_with(node.outputs[0], size)
 
 
 def _value_counts(program: ExportedProgram) -> dict[Any, int]:

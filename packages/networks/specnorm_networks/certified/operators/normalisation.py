@@ -28,7 +28,7 @@ from specnorm_networks.certified.operators.base import (
 )
 from specnorm_networks.certified.operators.steep import hint
 
-Form = Literal["mean square", "largest", "sum"]
+Form = Literal["mean square", "sum of squares", "largest", "sum"]
 
 
 class Centre(Linear):
@@ -54,7 +54,8 @@ class Normalise(Operator):
     """The first input z, divided by a function of its length s along some axes.
 
     The second input is s: `Norm` of the first one, with axes kept. Forms: "mean square" is ``z / sqrt(s^2 / n + eps)``
-    for n entries, "largest" is ``z / max(s, eps)``, "sum" is ``z / (s + eps)``.
+    for n entries, "sum of squares" is ``z / sqrt(s^2 + eps)``, "largest" is ``z / max(s, eps)``, "sum" is
+    ``z / (s + eps)``.
     """
 
     rule = "normalise"
@@ -68,6 +69,8 @@ class Normalise(Operator):
         if self.form == "mean square":
             count = entries_along(z.shape, self.axes)
             return np.asarray(z / np.sqrt(length * length / max(count, 1) + self.eps))
+        if self.form == "sum of squares":
+            return np.asarray(z / np.sqrt(length * length + self.eps))
         divisor = np.maximum(length, self.eps) if self.form == "largest" else length + self.eps
         # In ONNX 0 / 0 is 0 here.
         return np.asarray(z / np.where(divisor == 0, 1.0, divisor))
@@ -93,6 +96,8 @@ class Normalise(Operator):
             return enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))
         if self.form == "sum":
             return s + point(np.full(s.shape, self.eps))
+        if self.form == "sum of squares":
+            return (s * s + point(np.full(s.shape, self.eps))).root()
         mean_square = (s * s).scaled(1 / max(count, 1), 2.0**-52)
         return (mean_square + point(np.full(s.shape, self.eps))).root()
 

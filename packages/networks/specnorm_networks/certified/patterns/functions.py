@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -32,6 +33,24 @@ def as_function(node: Node, structure: Structure) -> Node:
     if not is_sigmoid or not is_negation or structure[u.inputs[0]].shape != node.shape:
         raise NoPattern
     return replace(node, operator=ops.Sigmoid(), inputs=u.inputs)
+
+
+def as_sigmoid_of_product(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+    """Return ``1 / (1 + exp(c u))`` as two nodes: -c u, and its sigmoid."""
+    if not isinstance(node.operator, ops.Reciprocal):
+        raise NoPattern
+    number, exponential = structure.sum_with_number(structure.input_of(node))
+    if number != 1 or not isinstance(exponential.operator, ops.Exp) or exponential.shape != node.shape:
+        raise NoPattern
+    negative = Node(
+        fresh(f"{node.name}.negative"), ops.Negative(), exponential.inputs, node.shape, node.label, derived=True
+    )
+    scale = node.operator.scale
+    sigmoid = Node(fresh(f"{node.name}.sigmoid"), ops.Sigmoid(), (negative.name,), node.shape, node.label, derived=True)
+    if scale == 1:
+        return [negative, replace(node, operator=ops.Sigmoid(), inputs=(negative.name,))]
+    multiplied = ops.Scale(np.array(scale), exact=True)
+    return [negative, sigmoid, replace(node, operator=multiplied, inputs=(sigmoid.name,))]
 
 
 def _sigmoid_by_quotient(node: Node, structure: Structure) -> Node:

@@ -1,8 +1,8 @@
 """Quotients of a value by a function of its 2-norm |x| ("length"): layer norm, RMS norm and division by the norm.
 
-These are x / max(|x|, eps), x / (|x| + eps), x / |x|, and x / sqrt(mean(x^2) + eps). They may also be written as
-products with an inverse. In (x - mean(x)) / sqrt(variance + eps), the variance may be written max(mean(x^2) -
-mean(x)^2, 0).
+These are x / max(|x|, eps), x / (|x| + eps), x / |x|, x / sqrt(mean(x^2) + eps) and x / sqrt(sum(x^2) + eps). They may
+also be written as products with an inverse. In (x - mean(x)) / sqrt(variance + eps), the variance may be written
+max(mean(x^2) - mean(x)^2, 0).
 """
 
 from __future__ import annotations
@@ -124,11 +124,16 @@ def _mean_square(name: str, structure: Structure) -> Divisor:
         return _mean_of_squares(node, eps, structure)
     minuend, squared_mean = _difference(node, structure)
     divisor = _mean_of_squares(minuend, eps, structure)
+    if divisor.form != "mean square":
+        raise NoPattern
     _require_mean(structure.origin(_squared(squared_mean, structure)), divisor, structure)
     return replace(divisor, form="variance")
 
 
 def _mean_of_squares(node: Node, eps: float, structure: Structure) -> Divisor:
+    if isinstance(node.operator, ops.Sum) and node.operator.keep:
+        axes = tuple(sorted(node.operator.axes))
+        return Divisor(_squared(structure.input_of(node), structure), axes, eps, "sum of squares")
     squares, axes = _mean(node, structure)
     return Divisor(_squared(squares, structure), axes, eps, "mean square")
 

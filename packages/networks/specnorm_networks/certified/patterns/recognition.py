@@ -11,7 +11,7 @@ from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
-from specnorm_networks.certified.patterns.functions import as_function
+from specnorm_networks.certified.patterns.functions import as_function, as_sigmoid_of_product
 from specnorm_networks.certified.patterns.normalisation import as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import as_maximum_and_minimum, as_sorted_groups, as_sorted_pairs
@@ -46,7 +46,7 @@ def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str])
     ):  # fmt: skip
         with suppress(NoPattern):
             return [recognised(node, structure)]
-    for with_another in (as_normalisation, as_sorted_pairs):
+    for with_another in (as_normalisation, as_sorted_pairs, as_sigmoid_of_product):
         with suppress(NoPattern):
             return with_another(node, structure, fresh)
     return [node]

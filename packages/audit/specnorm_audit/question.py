@@ -1,0 +1,129 @@
+"""What an audit asks: which layers, at which sizes, how they are measured. It is checked before a file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, get_args
+
+from specnorm.errors import GeometryError, MethodError
+from specnorm.proof import Layout, padding_rules
+from specnorm_audit import measuring
+from specnorm_audit.geometry import overrides
+from specnorm_audit.readers import MAX_BYTES
+from specnorm_audit.rows import COLUMNS, SMALLEST_COLUMNS
+
+
+@dataclass(frozen=True)
+class Question:
+    """The arguments of `specnorm.audit` besides the model, checked.
+
+    Parameters
+    ----------
+    settings : Settings
+        How each layer is measured.
+    sizes : InputSizes
+        Sizes of the layers and of the network's inputs.
+    layers : list of str or None
+        Shell patterns on names; None: every layer.
+    input_range : (float, float) or None
+    assume_stored : tuple of str
+        Shell patterns on names of kernels that are used as they are stored.
+    max_bytes : int
+    certificate : bool
+    """
+
+    settings: measuring.Settings
+    sizes: InputSizes
+    layers: list[str] | None
+    input_range: tuple[float, float] | None
+    assume_stored: tuple[str, ...]
+    max_bytes: int
+    certificate: bool
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        input_shape: Any = None,
+        input_range: Sequence[float] | None = None,
+        methods: Sequence[str] = (),
+        smallest: bool = False,
+        layers: str | Sequence[str] | None = None,
+        geometry: Mapping[str, Mapping[str, Any]] | None = None,
+        max_bytes: int = MAX_BYTES,
+        certificate: bool = False,
+        assume_stored: str | Sequence[str] = (),
+        **of_settings: Any,
+    ) -> Question:
+        """Check the arguments of `specnorm.audit`; ``of_settings`` are those that `Settings` has as they are."""
+        sizes = InputSizes.of(input_shape)
+        settings = measuring.Settings(
+            methods=measuring.checked_names(methods, COLUMNS, SMALLEST_COLUMNS if smallest else ()),
+            input_shape=sizes.of_layers,
+            geometry=overrides(geometry),
+            **of_settings,
+        )
+        _check(settings)
+        patterns = _patterns(layers)
+        value_range = measuring.checked_range(input_range)
+        for name, value in (("input_range", value_range), ("input_shape by name", sizes.by_name)):
+            if value is not None and patterns is not None:
+                raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
+        return cls(
+            settings, sizes, patterns, value_range, tuple(_patterns(assume_stored) or ()), max_bytes, certificate
+        )
+
+
+class InputSizes(NamedTuple):
+    """The argument ``input_shape`` of `audit`.
+
+    Parameters
+    ----------
+    of_layers : int, tuple of int, "file" or None
+        Spatial sizes of the convolutions; "file": those that the file states.
+    by_name : mapping or None
+        Whole shapes of the network's inputs by name; layers are measured at every size then.
+    """
+
+    of_layers: Any
+    by_name: dict[str, tuple[int, ...]] | None
+
+    @classmethod
+    def of(cls, input_shape: Any) -> InputSizes:
+        """Tell sizes of layers from shapes by name."""
+        if isinstance(input_shape, Mapping):
+            return cls(None, {name: tuple(shape) for name, shape in input_shape.items()})
+        return cls(tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape, None)
+
+    @property
+    def of_caller(self) -> Any:
+        """Spatial sizes that the caller gave as numbers; None if there are none."""
+        return None if self.of_layers == "file" else self.of_layers
+
+
+def _patterns(layers: str | Sequence[str] | None) -> list[str] | None:
+    """Return the shell patterns on names as a list; None: every layer."""
+    if layers is None:
+        return None
+    return [layers] if isinstance(layers, str) else list(layers)
+
+
+def _check(settings: measuring.Settings) -> None:
+    """Refuse invalid settings before a file is read."""
+    settings.method("enclose")  # raises for an invalid tolerance or budget
+    methods_at_size = [name for name in settings.methods if name in measuring.NEEDS_A_SIZE]
+    if methods_at_size and settings.input_shape is None:
+        names = ", ".join(methods_at_size)
+        raise MethodError(f"{names} needs input_shape, the layer's size: give it, or leave the method out.")
+    if settings.layout is not None and settings.layout not in get_args(Layout):
+        raise GeometryError(f"layout={settings.layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
+    modes = get_args(padding_rules.PaddingMode)
+    if settings.padding_mode is not None and settings.padding_mode not in modes:
+        raise GeometryError(f"padding_mode={settings.padding_mode!r} is not one of {', '.join(modes)}, or None.")
+    sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
+    if settings.input_shape not in (None, "file") and any(
+        isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes
+    ):
+        raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
+    measuring.check_target(settings.backend, settings.device)
