@@ -103,7 +103,7 @@ def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Pass:
     sketch = images[..., 2 * count :]
     size = xp.max(xp.abs(images), axis=(1, 2), keepdims=True) + _TINY
     found = ops.complex_columns(images[..., : 2 * count] / size)
-    norms = xp.sqrt(xp.real(xp.vecdot(found, found, axis=1)))
+    norms = xp.sqrt(xp.real(xp.vecdot(found, found, axis=-2)))
     best = xp.argmax(norms, axis=1)
     moved = found / (norms[:, None, :] + _TINY)
     chosen = (arrays.pick(xp.matrix_transpose(x), best, xp=xp) for x in (moved, columns))

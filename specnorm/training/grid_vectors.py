@@ -415,7 +415,8 @@ def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]
         Where the norm seemed largest before the last step.
     """
     xp, ops = waves.ops.xp, waves.ops
-    larger = waves.rows.shape[2] // waves.phases.shape[1] if waves.is_wide else waves.rows.shape[1]
+    phases = waves.phases  # made here: what a compiler's loop makes is known in the loop alone
+    larger = waves.rows.shape[2] // phases.shape[1] if waves.is_wide else waves.rows.shape[1]
     b, _, columns = waves.shape
     device = ops.device(vectors)
     squares = xp.zeros((b, 1, columns), dtype=waves.rows.dtype, device=device)

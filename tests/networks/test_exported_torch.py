@@ -329,4 +329,4 @@ def test_epsilon_is_added_to_a_variance(variance: float, eps: float, constant: f
 @pytest.mark.parametrize("extreme", [torch.maximum, torch.minimum])
 def test_copies_count_by_their_root(extreme: Any) -> None:
     """One number beside four: the largest may be four copies of it."""
-    assert upper_of(applied(lambda x: extreme(x[:, :1], x[:, 1:])), (5,)) == pytest.approx(2, rel=1e-6)
+    assert upper_of(applied(lambda _, x: extreme(x[:, :1], x[:, 1:])), (5,)) == pytest.approx(2, rel=1e-6)

@@ -99,7 +99,7 @@ def test_values_are_made_of_their_own_blocks() -> None:
     values = scalar.at_centres(torus((4, 5)))
     with pytest.raises(ValueError, match="read-only"):
         values.values[0, 0] = 0.0
-    with pytest.raises(TypeError, match="of a polynomial's own blocks"):
+    with pytest.raises(TypeError, match="made by the rules in files of proofs"):
         CentreValues(scalar, values.boxes, np.zeros((2, len(values.boxes))))
 
 

@@ -139,7 +139,7 @@ def _branches(scope: Scope, start: str, nodes: list[Node]) -> _Branches | None:
     places = [scope.graph.place(node) for node in nodes]
     start_place = Place((scope.graph.by_name[start].shape,))
     alike_axes = [node.operator.alike(place) for node, place in zip(nodes, places, strict=True)]
-    short_axes = frozenset.intersection(*alike_axes)
+    short_axes = frozenset(alike_axes[0]).intersection(*alike_axes[1:])
     start_shapes = start_place.shortened(short_axes).known_shapes()
     short_places = [place.shortened(short_axes) for place in places]
     if not start_shapes or not math.prod(start_shapes[0]):
