@@ -195,13 +195,18 @@ def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
     return points
 
 
-def cos_sin_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `cos_sin_of`, without keeping the tables."""
-    if len(frequencies) * len(points) > LARGEST_TABLE:
+def check_table(taps: int, frequencies: int) -> None:
+    """Refuse a table of cosines that takes gigabytes."""
+    if taps * frequencies > LARGEST_TABLE:
         raise MethodError(
-            f"a table of the cosines of {len(points)} taps at {len(frequencies)} frequencies: at most {LARGEST_TABLE} "
+            f"a table of the cosines of {taps} taps at {frequencies} frequencies: at most {LARGEST_TABLE} "
             "entries are made at once. The kernel is too large for a grid so fine: enclose(kernel) searches; or give n."
         )
+
+
+def cos_sin_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `cos_sin_of`, without keeping the tables."""
+    check_table(len(points), len(frequencies))
     common: Any = math.lcm(*frequencies.denominators)
     # For kernels with several long axes the common denominator can be large: beyond 64 bits, use Python's integers.
     fits_in_int64 = common * max(4, int(np.abs(points).max(initial=0)) + 1) < 2**63

@@ -20,6 +20,7 @@ from specnorm.proofs.bound import Sealed, Upper, _uppers
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import (
     Frequencies,
+    check_table,
     cos_sin,
     cos_sin_at,
     half_grid,
@@ -116,6 +117,7 @@ def half_grid_tables(
     """Cosines and sines of a half grid, for each axis of its taps at its points, as `squares_on_grid` takes them."""
     tables = []
     for n, points, k in zip(sizes, half_grid_shape(sizes), kernel_shape, strict=True):
+        check_table(k, points)
         cos, sin = cos_sin(np.arange(points)[:, None] * np.arange(k), n)
         tables.append(symbols.device_tables(cos, sin, like, ops=ops))
     return tables
