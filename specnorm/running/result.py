@@ -40,8 +40,19 @@ class TwoSided:
     def _refuse_arithmetic(self, *_: object) -> NoReturn:
         self._refuse("arithmetic")
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse_arithmetic
-    __pow__ = __rpow__ = __neg__ = __abs__ = _refuse_arithmetic
+    # One by one: in a chain, pyright counts only the first name as typed.
+    __add__ = _refuse_arithmetic
+    __radd__ = _refuse_arithmetic
+    __sub__ = _refuse_arithmetic
+    __rsub__ = _refuse_arithmetic
+    __mul__ = _refuse_arithmetic
+    __rmul__ = _refuse_arithmetic
+    __truediv__ = _refuse_arithmetic
+    __rtruediv__ = _refuse_arithmetic
+    __pow__ = _refuse_arithmetic
+    __rpow__ = _refuse_arithmetic
+    __neg__ = _refuse_arithmetic
+    __abs__ = _refuse_arithmetic
 
     def __round__(self, digits: int = 0) -> NoReturn:
         name = type(self).__name__
