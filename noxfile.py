@@ -92,6 +92,9 @@ inferred."""
 _COMPILES = "import jax; print(jax.jit(lambda x: x + 1)(1))"
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")
 BARE = str(ROOT / "tests" / "outside" / "bare.py")
+WRITE_PAGES = str(ROOT / "tests" / "outside" / "pages.py")
+PAGES = ROOT / "build" / "pages"
+"""Where it writes them."""
 
 nox.needs_version = ">=2026.10"
 nox.options.default_venv_backend = "virtualenv"  # nox brings it; six times as fast as venv
@@ -215,8 +218,10 @@ def tests(session: nox.Session) -> None:
 
 @in_shared_environment
 def types(session: nox.Session) -> None:
-    """Static types of everything."""
-    session.run(str(SHARED / "bin" / "mypy"), "specnorm", "plugins", "packages", "tests", "noxfile.py", external=True)
+    """Static types of everything, and of the pages' blocks as a user's programs."""
+    session.run(str(SHARED / "bin" / "python"), WRITE_PAGES, str(PAGES), external=True)
+    folders = ("specnorm", "plugins", "packages", "tests", "noxfile.py", str(PAGES))
+    session.run(str(SHARED / "bin" / "mypy"), *folders, external=True)
 
 
 @nox.session(python=PYTHON, default=False)
@@ -403,9 +408,9 @@ def extra(session: nox.Session, name: str) -> None:
     session.run("python", SMOKE, name)
 
 
-@nox.session(python=PYTHON, requires=["wheel"], default=False, tags=["nightly"])
+@nox.session(python=PYTHON, requires=["wheel", "environment"], default=False, tags=["nightly"])
 def typing(session: nox.Session) -> None:
-    """The wheel's types from outside: a user's program under mypy and pyright, and how complete the types are."""
+    """The wheel's types from outside: users' programs under mypy and pyright, and how complete the types are."""
     # basedpyright is pyright as a wheel that brings its own node.
     install_wheel(session, "", *TYPE_CHECKERS, "basedpyright>=1.30")
     shutil.copy(ROOT / "tests" / "outside" / "program.py", Path.cwd())
@@ -414,6 +419,7 @@ def typing(session: nox.Session) -> None:
     session.run("mypy", "--strict", "--no-incremental", "program.py")
     python = ("--pythonpath", str(Path(session.bin) / "python"))
     session.run("basedpyright", *python, "program.py")
+    check_pages(session)
     verify = ("basedpyright", *python, "--verifytypes", "specnorm", "--ignoreexternal", "--outputjson")
     said = session.run(*verify, silent=True, success_codes=[0, 1])
     found = json.loads(str(said))["typeCompleteness"]
@@ -422,6 +428,16 @@ def typing(session: nox.Session) -> None:
     exported = str(session.run("python", "-c", _DEFINED, silent=True)).split()
     for name in (x["name"] for x in unknown if any(f"{x['name']}.".startswith(f"{it}.") for it in exported)):
         session.error(f"the type of {name} is not stated")
+
+
+def check_pages(session: nox.Session) -> None:
+    """The pages' blocks as a user's programs under pyright, where every framework is installed."""
+    python = str(SHARED / "bin" / "python")
+    session.run(python, WRITE_PAGES, "pages", external=True)
+    # At a prompt, an expression prints its value. CuPy is installed nowhere here.
+    rules = {"typeCheckingMode": "basic", "reportUnusedExpression": "none", "ignore": ["*_cupy.py"]}
+    Path("pages/pyrightconfig.json").write_text(json.dumps(rules))
+    session.run("basedpyright", "--pythonpath", python, "--project", "pages")
 
 
 @nox.session(python=PYTHON, default=False)

@@ -64,13 +64,17 @@ _ELSEWHERE = {
 """Names that are looked for here, and the packages that have them."""
 
 if TYPE_CHECKING:
+    from specnorm_audit import Report, audit  # at run time the core imports no package above it
+
+    from specnorm import errors as errors
+    from specnorm import methods as methods
+    from specnorm import plugin as plugin
+    from specnorm import proof as proof
+    from specnorm import robustness as robustness
+    from specnorm import testing as testing
     from specnorm.ball.oracle import lmo
     from specnorm.completion.completing import Completed, complete, completion_bound
     from specnorm.power.probable import operator_norm
-
-    audit: Any
-    Report: Any
-    """`specnorm_audit` has their types: the core names no package above it."""
 else:  # else type checkers would take any name for one of ours
 
     def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from specnorm import backends
 from specnorm.backends import registry
@@ -18,7 +18,10 @@ from specnorm.geometry.complex_kernels import is_complex, with_real_form
 from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer
 from specnorm.geometry.words import check_words
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Kernel = TypeVar("Kernel")
+Others = ParamSpec("Others")
+"""Arguments other than the kernel."""
+Answer = TypeVar("Answer")
 _KERNEL_ATTRIBUTES = ("kernel", "weight")
 """Attributes in which layers store a kernel."""
 _LEAST_AXES = 3
@@ -29,12 +32,16 @@ _RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm
 """Public functions that return a kernel in the layout of the given one."""
 
 
-def takes_layers(function: Function) -> Function:
+def takes_layers(
+    function: Callable[Concatenate[Kernel, Others], Answer],
+) -> Callable[Concatenate[Kernel | Callable[..., Kernel], Others], Answer]:
     """Decorate a function of a kernel and of geometry keywords, so that it also takes a framework's layer as kernel.
 
-    The layer supplies the geometry. A keyword that contradicts the layer is refused.
+    The layer supplies the geometry. A keyword that contradicts the layer is refused. To type checkers a layer is what
+    returns arrays of its library when it is called.
     """
-    code: Any = function.__code__
+    described: Any = function
+    code = described.__code__
     positional_names: tuple[str, ...] = code.co_varnames[: code.co_argcount]
     all_names = GEOMETRY_KEYWORDS.union(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
 
@@ -71,7 +78,7 @@ def takes_layers(function: Function) -> Function:
     with_layers.__module__ = function.__module__
     with_layers.__doc__ = function.__doc__
     with_layers.__annotations__ = function.__annotations__
-    return with_layers  # type: ignore[return-value]
+    return with_layers
 
 
 def _refuse_without_layout(name: str, parameter: Any, array: Any) -> None:

@@ -12,7 +12,7 @@ from specnorm.geometry.spec import TRACED
 from specnorm.proofs.found import Outcome
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import AnyArray
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.base import Kind
@@ -40,8 +40,19 @@ class TwoSided:
     def _refuse_arithmetic(self, *_: object) -> NoReturn:
         self._refuse("arithmetic")
 
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse_arithmetic
-    __pow__ = __rpow__ = __neg__ = __abs__ = _refuse_arithmetic
+    # One by one: in a chain, pyright counts only the first name as typed.
+    __add__ = _refuse_arithmetic
+    __radd__ = _refuse_arithmetic
+    __sub__ = _refuse_arithmetic
+    __rsub__ = _refuse_arithmetic
+    __mul__ = _refuse_arithmetic
+    __rmul__ = _refuse_arithmetic
+    __truediv__ = _refuse_arithmetic
+    __rtruediv__ = _refuse_arithmetic
+    __pow__ = _refuse_arithmetic
+    __rpow__ = _refuse_arithmetic
+    __neg__ = _refuse_arithmetic
+    __abs__ = _refuse_arithmetic
 
     def __round__(self, digits: int = 0) -> NoReturn:
         name = type(self).__name__
@@ -113,8 +124,8 @@ class Enclosure(TwoSided):
         The number that is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
     """
 
-    lower: Array
-    upper: Array
+    lower: AnyArray
+    upper: AnyArray
     witness: tuple[Any, Any, Any]
     cells: int
     levels: int
@@ -128,7 +139,7 @@ class Enclosure(TwoSided):
     _statement: ClassVar[Any] = None
 
     @property
-    def claim(self) -> tuple[Lower, Upper] | None:
+    def claim(self) -> tuple[Lower, Upper] | Any:  # with Any for None, callers of `enclose` need not ask
         """Both bounds as claims, with the digest of the kernel and the rules that prove them.
 
         None for an enclosure that was made from another one, and if a compiler ran the search.

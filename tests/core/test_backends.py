@@ -96,7 +96,7 @@ def test_what_is_no_array(x: object) -> None:
     words = f"{type(x).__name__} is not an array. Pass an array of .*numpy"
     for_audit = f"takes one layer's kernel, got (the|a) {type(x).__name__}.*specnorm.audit"
     with pytest.raises(NoBackend, match=for_audit if isinstance(x, str | dict) else words):
-        specnorm.f4_bound(x)  # type: ignore[type-var]
+        specnorm.f4_bound(x)  # type: ignore[arg-type]
 
 
 def test_unknown_library(install: Installer) -> None:
@@ -127,7 +127,7 @@ def test_nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(NoBackend, match=r"Installed: none"):
             specnorm.f4_bound(np.ones((2, 2)))
         with pytest.raises(NoBackend, match="none is installed"):
-            specnorm.f4_bound([1.0])  # type: ignore[type-var]
+            specnorm.f4_bound([1.0])  # type: ignore[arg-type]
         with pytest.raises(NoBackend, match="No backend is registered as 'numpy'"):
             backends.load("numpy")
     finally:

@@ -31,7 +31,7 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
 
 
 def upper(graph: Graph, method: Any = None) -> float:
-    return present(bound(graph, method=method, check=False).upper)
+    return float(bound(graph, method=method, check=False).upper)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

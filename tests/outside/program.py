@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from collections.abc import Callable
+from typing import Any, assert_type
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,25 @@ def numbers(kernel: Kernel) -> list[float]:
     assert_type(specnorm.rescale(kernel, 1.0), Kernel)
     assert_type(specnorm.certify(kernel, 1.0, groups=4), bool)
     return [float(specnorm.conv_norm(kernel, (32, 32))), float(specnorm.power_norm(kernel, 32, padding=1))]
+
+
+class Layer:
+    """To a type checker a framework's layer: called, it returns arrays."""
+
+    weight: Kernel
+
+    def __call__(self, x: Kernel) -> Kernel:
+        """Return the layer's output."""
+        return x
+
+
+def layers(layer: Layer, anything: Callable[..., Any]) -> None:
+    """A layer in place of its kernel: functions return what the layer does, in torch and Keras Any."""
+    assert_type(specnorm.enclose(layer), specnorm.Enclosure)
+    assert_type(specnorm.tn_bound(layer), Kernel)
+    assert_type(specnorm.conv_norm(layer, 32), Kernel)
+    assert_type(specnorm.enclose(anything, 32), specnorm.Enclosure)
+    assert_type(specnorm.tn_bound(anything), Any)
 
 
 def answers(kernel: Kernel) -> str:
@@ -55,6 +75,7 @@ def training(kernel: Kernel) -> None:
 def reports(path: str) -> list[str]:
     """An audit's rows."""
     report = specnorm.audit(path, input_shape=32, methods=("tn",))
+    assert_type(report, specnorm.Report)
     try:
         return [f"{row.name} {row.lower} {row.upper}" for row in report.layers if row.status == "ok"]
     except specnorm.SpecnormError as error:
@@ -81,3 +102,5 @@ def mistakes(kernel: Kernel) -> None:
     specnorm.power_norm(kernel)  # type: ignore[call-arg]
     print(specnorm.enclose(kernel).high)  # type: ignore[attr-defined]
     specnorm.certify(kernel, "1")  # type: ignore[arg-type]
+    specnorm.enclose("model.onnx")  # type: ignore[arg-type]
+    specnorm.audit("model.onnx", size=32)  # type: ignore[call-arg]

@@ -67,10 +67,11 @@ class Row:
     name: str
     kind: Kind
     shape: tuple[int, ...]
-    spec: ConvSpec | None
+    # With Any for None, as in the standard library's stubs, callers who know that a layer was measured need not ask.
+    spec: ConvSpec | Any
     assumed: tuple[str, ...] = ()
-    lower: float | None = None
-    upper: float | None = None
+    lower: float | Any = None
+    upper: float | Any = None
     values: Mapping[str, Value] = field(default_factory=dict)
     promises: Mapping[str, Promise] = field(default_factory=dict)
     reason: str | None = None

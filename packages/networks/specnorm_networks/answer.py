@@ -138,8 +138,9 @@ class NetworkBound(AnswerWithFile):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name != "_order"})
 
+    # With Any for None, as in the standard library's stubs, callers who know that every node has a rule need not ask.
     @property
-    def upper(self) -> float | None:
+    def upper(self) -> float | Any:
         """Proven Lipschitz constant of all outputs together; None if one is unknown."""
         return None if self.claim is None else self.claim.value
 
@@ -149,7 +150,7 @@ class NetworkBound(AnswerWithFile):
         return {name: None if claim is None else claim.value for name, claim in self.ends.items()}
 
     @property
-    def product(self) -> float | None:
+    def product(self) -> float | Any:
         """Proven Lipschitz constant by the rules of single nodes, without `runs`."""
         return None if self.product_claim is None else self.product_claim.value
 

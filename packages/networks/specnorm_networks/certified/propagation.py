@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from specnorm import SpecnormError
 from specnorm.errors import InternalError, MethodError
@@ -62,7 +62,7 @@ class Step:
         return None if self.own is None else self.own.value
 
     @property
-    def upper(self) -> float | None:
+    def upper(self) -> float | Any:
         """Proven Lipschitz constant of the map from the network's inputs to this value; None: unknown."""
         return None if self.claim is None else self.claim.value
 
