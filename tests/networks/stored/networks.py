@@ -586,6 +586,17 @@ of(
     VECTOR,
     lambda x: (lambda a, b: torch.cat([a + (b - a).relu(), b - (b - a).relu()], 1))(*x.chunk(2, 1)),
 )
+of(
+    "maxmin, by relu, strided, between layers",
+    VECTOR,
+    lambda x, first, last: last(
+        (lambda a, b: torch.stack([b + (a - b).relu(), a - (a - b).relu()], 2).flatten(1))(
+            first(x)[:, ::2], first(x)[:, 1::2]
+        )
+    ),
+    linear(8, 6),
+    linear(6, 4),
+)
 of("groupsort of four", VECTOR, lambda x: x.view(-1, 2, 4).sort(2).values.flatten(1))
 of("groupsort of four, images", (8, 4, 4), lambda x: x.view(-1, 2, 4, 4, 4).sort(2).values.flatten(1, 2))
 of("full sort", VECTOR, lambda x: x.sort(1).values)
