@@ -260,12 +260,14 @@ def placed(d: Shapes, *, put: bool = False) -> Arguments:
     n = shape[at]
     many = tuple(d.randint(1, n if put or j != at else n + 1) for j, n in enumerate(shape))
     columns = math.prod(many) // many[at]
-    rows = [d.sample(range(n), many[at]) if put else [d.randrange(-n, n) for _ in range(many[at])]
+    reduction = d.choice([None, "none", "add"])
+    distinct = put and reduction != "add"
+    rows = [d.sample(range(n), many[at]) if distinct else [d.randrange(-n, n) for _ in range(many[at])]
             for _ in range(columns)]  # fmt: skip
     moved = (*(m for j, m in enumerate(many) if j != at), many[at])
     index = np.moveaxis(np.asarray(rows, np.int64).reshape(moved), -1, at)
     found: Arguments = {"data": Slot(shape), "indices": index, "axis": d.choice([at, at - len(shape)])}
-    return found | ({"updates": Slot(many), "reduction": d.choice([None, "none", "add"])} if put else {})
+    return found | ({"updates": Slot(many), "reduction": reduction} if put else {})
 
 
 def placed_by_tuples(d: Shapes, *, put: bool = False) -> Arguments:
@@ -276,8 +278,17 @@ def placed_by_tuples(d: Shapes, *, put: bool = False) -> Arguments:
     index = np.asarray([[d.randrange(-n, n) for n in shape[:depth]] for _ in range(many)], np.int64)
     found: Arguments = {"data": Slot(shape), "indices": index}
     if put:
-        return found | {"updates": Slot((many, *shape[depth:])), "reduction": d.choice([None, "none", "mul"])}
+        return found | {"updates": Slot((many, *shape[depth:])), "reduction": d.choice([None, "none", "add", "mul"])}
     return found | {"batch_dims": d.choice([None, 0])}
+
+
+def summed_up(d: Shapes) -> Arguments:
+    """Sums of the first or last entries along an axis."""
+    shape = d.sizes()
+    return {
+        "x": Slot(shape), "axis": np.asarray(axis(d, shape)), "exclusive": d.choice([None, 0, 1]),
+        "reverse": d.choice([None, 0, 1]),
+    }  # fmt: skip
 
 
 def triangle(d: Shapes) -> Arguments:
@@ -431,6 +442,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "GatherND": placed_by_tuples,
     "ScatterElements": lambda d: placed(d, put=True),
     "ScatterND": lambda d: placed_by_tuples(d, put=True),
+    "CumSum": summed_up,
     "Trilu": triangle,
     "TopK": ordered,
     "Einsum": contracted,

@@ -108,6 +108,14 @@ def pairs(net: Written, keep: bool = True, along: int = 2) -> str:
     return net(ops.Reshape(SHAPE), net(ops.Concat(along, not keep), *ends))
 
 
+def pairs_by_relu(net: Written, least: str = "u", weights: Operator = MINUS, along: int = 1) -> str:
+    """The maximum is v + relu(u - v), the minimum u - relu(u - v)."""
+    u, v = net.halves()
+    rest = net(ops.ReLU(), net(MINUS, u, v))
+    ends = net(PLUS, v, rest), net(weights, {"u": u, "v": v}[least], rest)
+    return net(ops.Concat(along), *ends)
+
+
 def groups(net: Written, between: tuple[int, ...] = (2, 2, 3, 4, 4), axis: int = 2) -> str:
     return net(ops.Reshape(SHAPE), net(ops.Sort(axis, descending=True), net(ops.Reshape(between), "x")))
 
@@ -165,6 +173,7 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "Householder, stretched": (ops.Reflection, lambda net: householder(net, stretch=3.0)),
     "pairs": (ops.GroupSort, pairs),
     "pairs, stacked": (ops.GroupSort, lambda net: pairs(net, keep=False)),
+    "pairs by ReLU": (ops.GroupSort, pairs_by_relu),
     "groups": (ops.GroupSort, groups),
     **{form: (ops.Normalise, partial(normalised, form=form)) for form in (
         "length, quotient", "length, inverse", "length, sum, quotient", "length, sum, inverse",
@@ -187,6 +196,9 @@ LEFT: dict[str, Write] = {
     "reflected at another line": lambda net: householder(net, border=0.4),
     "reflected and swapped": lambda net: householder(net, swapped=True),
     "reflected, put elsewhere": lambda net: householder(net, along=2, theta=np.array(1.2)),
+    "the lower one less the difference": lambda net: pairs_by_relu(net, least="v"),
+    "the upper one and the difference": lambda net: pairs_by_relu(net, weights=PLUS),
+    "the larger one twice": lambda net: pairs_by_relu(net, least="v", weights=PLUS),
     "pairs put elsewhere": lambda net: pairs(net, along=3),
     "sorted along a part of another axis": lambda net: groups(net, (2, 3, 2, 4, 4), 3),
     "sorted in another shape": lambda net: groups(net, (4, 2, 3, 4, 2)),

@@ -586,6 +586,17 @@ of(
     VECTOR,
     lambda x: (lambda a, b: torch.cat([a + (b - a).relu(), b - (b - a).relu()], 1))(*x.chunk(2, 1)),
 )
+of(
+    "maxmin, by relu, strided, between layers",
+    VECTOR,
+    lambda x, first, last: last(
+        (lambda a, b: torch.stack([b + (a - b).relu(), a - (a - b).relu()], 2).flatten(1))(
+            first(x)[:, ::2], first(x)[:, 1::2]
+        )
+    ),
+    linear(8, 6),
+    linear(6, 4),
+)
 of("groupsort of four", VECTOR, lambda x: x.view(-1, 2, 4).sort(2).values.flatten(1))
 of("groupsort of four, images", (8, 4, 4), lambda x: x.view(-1, 2, 4, 4, 4).sort(2).values.flatten(1, 2))
 of("full sort", VECTOR, lambda x: x.sort(1).values)
@@ -937,6 +948,20 @@ of(
     (5, 3),
     lambda x: torch.zeros_like(x).index_add(1, torch.tensor([1, 2, 0, 4, 3]), x[:, torch.tensor([0, 1, 2, 3, 4])]),
 )
+SENDERS, RECEIVERS = torch.tensor([[0, 1, 1, 2, 3, 4, 4], [1, 0, 2, 1, 4, 3, 0]])
+of(
+    "message passing, added to the nodes",
+    (5, 3),
+    lambda x: x.index_add(1, RECEIVERS, x[:, SENDERS]),
+)
+of(
+    "message passing network",
+    (5, 3),
+    lambda x, own, message: F.relu(own(x).index_add(1, RECEIVERS, message(x)[:, SENDERS])),
+    linear(3, 4),
+    linear(3, 4),
+)
+of("cumulative sums from the end, of ReLU", (4, 5), lambda x: F.relu(x).flip(2).cumsum(2).flip(2))
 of("embedding of an order", VECTOR, lambda x: x[:, torch.tensor([3, 1, 2, 0, 7, 6, 5, 4])])
 of("entries read twice", VECTOR, lambda x: x[:, torch.tensor([0, 0, 1, 2])])
 of("outer frame", EVEN, lambda x: F.pad(x[:, :, 1:-1, 1:-1], (1, 1, 1, 1)))

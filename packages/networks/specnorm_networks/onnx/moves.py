@@ -305,23 +305,42 @@ def triangle(x: Data, k: int | None = None, /, *, upper: int = 1) -> Output:
     return _entries(x, part(_places(x) + 1, k or 0) - 1)
 
 
-def scatter_nd(x: Value, indices: Array, updates: Value, /) -> Output:
-    """Return a value with slices written at tuples of positions."""
-    return _with_updates(x, _places_at(_places(x), indices), updates)
+def scatter_nd(x: Value, indices: Array, updates: Value, /, *, reduction: str = "none") -> Output:
+    """Return a value with slices written, or added, at tuples of positions."""
+    return _with_updates(x, _places_at(_places(x), indices), updates, reduction)
 
 
-def scatter_elements(x: Value, indices: Array, updates: Value, /, *, axis: int = 0) -> Output:
-    """Return a value with entries written at positions along an axis."""
-    return _with_updates(x, _places_along(x, indices, axis), updates)
+def scatter_elements(
+    x: Value,
+    indices: Array,
+    updates: Value,
+    /,
+    *,
+    axis: int = 0,
+    reduction: str = "none",
+) -> Output:
+    """Return a value with entries written, or added, at positions along an axis."""
+    return _with_updates(x, _places_along(x, indices, axis), updates, reduction)
 
 
-def _with_updates(x: Value, places: NDArray[np.int64], updates: Value) -> Output:
-    """Return a value with updates in place of the entries with these numbers."""
+def _with_updates(x: Value, places: NDArray[np.int64], updates: Value, reduction: str) -> Output:
+    """Return a value with updates in place of the entries with these numbers, or added to them."""
     if updates.shape != places.shape:
         raise NoBoundError(f"updates of shape {updates.shape} do not fit {places.shape}")
+    if reduction == "add":
+        added = Output(ops.AddedUp(places, shape_of(x)), (updates,), x.shape)
+        return Output(ops.Add((1.0, 1.0)), (x, added), x.shape)
+    if reduction != "none":
+        raise NoBoundError(f"reduction={reduction[:20]!r}: only sums at constant positions have a rule")
     if len(np.unique(places)) < places.size:
         raise NoBoundError("it writes to an entry twice")
     return Output(ops.Merge(places), (x, updates), x.shape)
+
+
+def cumulative_sum(x: Data, axis: int, /, *, exclusive: int = 0, reverse: int = 0) -> Output:
+    """Return the sums of the first entries along an axis, or of the last ones."""
+    operator = ops.CumulativeSum(on_axis(axis, shape_of(x)), bool(reverse), bool(exclusive))
+    return Output(operator, (x,), x.shape)
 
 
 def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1) -> Output:

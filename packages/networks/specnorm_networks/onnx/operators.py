@@ -92,6 +92,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "GatherND": OperatorRule(11, moves.gather_nd),
     "ScatterElements": OperatorRule(11, moves.scatter_elements),
     "ScatterND": OperatorRule(11, moves.scatter_nd),
+    "CumSum": OperatorRule(11, moves.cumulative_sum),
     "Trilu": OperatorRule(14, moves.triangle),
     "TopK": OperatorRule(10, moves.top),
     "Expand": OperatorRule(8, moves.expand),

@@ -13,7 +13,19 @@ from specnorm_networks.certified.operators.joins import (
     Sign,
 )
 from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
-from specnorm_networks.certified.operators.linear import Add, Broadcast, Concat, Mean, Merge, Pad, Scale, Sum, Where
+from specnorm_networks.certified.operators.linear import (
+    Add,
+    AddedUp,
+    Broadcast,
+    Concat,
+    CumulativeSum,
+    Mean,
+    Merge,
+    Pad,
+    Scale,
+    Sum,
+    Where,
+)
 from specnorm_networks.certified.operators.moves import (
     Entries,
     Gather,
@@ -37,9 +49,9 @@ from specnorm_networks.certified.operators.steep import Exp, Log, Power, Recipro
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [
-    "ELU", "Abs", "Add", "Arctan", "AveragePool",
+    "ELU", "Abs", "Add", "AddedUp", "Arctan", "AveragePool",
     "Broadcast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
-    "Cos", "Entries", "Erf", "Exp", "Floor", "Gather", "GroupSort", "HardTanh",
+    "Cos", "CumulativeSum", "Entries", "Erf", "Exp", "Floor", "Gather", "GroupSort", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",
     "Log", "LogSoftmax", "Lookup", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",

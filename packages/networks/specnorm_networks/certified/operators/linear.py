@@ -344,6 +344,85 @@ class Mean(_Reduction):
         return host.root_up(Fraction(1, max(entries_along(place.shape, self.axes), 1)))
 
 
+class CumulativeSum(Linear):
+    """Sums of the first entries along an axis: a triangular matrix of ones."""
+
+    rule = "cumulative_sum"
+    axis: int
+    reverse: bool = False
+    """Whether the entries are counted from the last one."""
+    exclusive: bool = False
+    """Whether each sum is without the entry at its own position."""
+
+    def alike(self, place: Place) -> frozenset[int]:
+        return place.axes - {self.axis}
+
+    def lipschitz(self, place: Place) -> float:
+        """Return 1 / (2 sin(pi / (4 n + 2))), rounded up, for sums of n entries.
+
+        The inverse D takes differences of neighbours; the smallest eigenvalue of D D^T is 4 sin(pi / (4 n + 2))^2.
+        """
+        n = entries_along(place.shape, (self.axis,)) - self.exclusive
+        return host.float_up(1 / (2 * _sine_down(n))) if n > 0 else 0.0
+
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
+        count = entries_along(before, (self.axis,))
+        axis_of_batch = self.axis + 1  # axis 0 counts the values of a batch
+
+        def sums(x: FloatArray, reverse: bool) -> FloatArray:
+            ordered = np.flip(x, axis_of_batch) if reverse else x
+            totals = np.cumsum(ordered, axis_of_batch)
+            if self.exclusive:
+                zero = np.zeros_like(totals[(slice(None),) * axis_of_batch + (slice(0, 1),)])
+                earlier = totals[(slice(None),) * axis_of_batch + (slice(0, -1),)]
+                totals = np.concatenate([zero, earlier], axis_of_batch)
+            return np.flip(totals, axis_of_batch) if reverse else totals
+
+        def apply(x: Sequence[FloatArray]) -> FloatArray:
+            return sums(x[0], self.reverse)
+
+        def adjoint(y: FloatArray) -> list[FloatArray]:
+            return [sums(y, not self.reverse)]
+
+        return LinearMap(apply, absolute=apply, roundings=count, adjoint=adjoint)
+
+
+def _sine_down(n: int) -> Fraction:
+    """Return a lower bound on sin(pi / (4 n + 2)): the float of pi is below pi, and the series alternates."""
+    angle = Fraction(math.pi) / (4 * n + 2)
+    return sum((angle**k / math.factorial(k) * (2 - k % 4) for k in range(1, 17, 2)), Fraction(0))
+
+
+class AddedUp(Linear):
+    """Entries added to zeros at constant positions: disjoint rows, of norm sqrt(N) for N entries at one position."""
+
+    rule = "sum"
+    at: NDArray[Any]
+    """Flat positions in the value, one for each entry of the input."""
+    target: tuple[int, ...]
+    """Shape of the value."""
+
+    def lipschitz(self, place: Place) -> float:
+        return host.root_up(int(np.unique(self.at, return_counts=True)[1].max(initial=1)))
+
+    def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
+        positions = np.ravel(self.at)
+        size = math.prod(self.target)
+        if math.prod(before) != positions.size or np.any((positions < 0) | (positions >= size)):
+            return None
+
+        def apply(x: Sequence[FloatArray]) -> FloatArray:
+            rows = x[0].reshape(len(x[0]), positions.size)
+            sums = [np.bincount(positions, row, size) for row in rows]
+            return np.array(sums).reshape(len(rows), *self.target)
+
+        def adjoint(y: FloatArray) -> list[FloatArray]:
+            return [y.reshape(len(y), size)[:, positions].reshape(len(y), *before)]
+
+        most = int(np.bincount(positions).max(initial=1))
+        return LinearMap(apply, absolute=apply, roundings=most, adjoint=adjoint)
+
+
 class Pad(Linear):
     """Padding of the last ``len(pads)`` axes.
 

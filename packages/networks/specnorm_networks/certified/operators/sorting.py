@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,12 +42,23 @@ class Sorted(Operator):
     rule = "select"
     lipschitz_constant = 1.0
     is_monotone_and_exact = True
+    axis: int
+    by_sums: bool = field(default=False, kw_only=True)
+    """Whether the other library sorts pairs by sums, which round: ``v + relu(u - v)`` for the maximum of u and v."""
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # The difference is at most twice the largest entry, and the sum at most that entry: three roundings of it.
+        return 4 * unit * abs(values[0]).max(axis=self.axis, keepdims=True, initial=0.0) if self.by_sums else 0.0
 
 
 class Sort(Sorted):
     """Entries sorted along an axis."""
 
-    axis: int
     descending: bool = False
     first: int | None = None
     """Number of entries that are returned, the first ones in that order; None: all."""
@@ -60,7 +72,6 @@ class Sort(Sorted):
 class GroupSort(Sorted):
     """Entries sorted along an axis within each group."""
 
-    axis: int
     size: int
     """Number of entries of a group."""
     layout: Literal["consecutive", "strided"]

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.patterns.structure import NoPattern, PartOfValue, Structure, are_halves
+from specnorm_networks.certified.patterns.structure import (
+    NoPattern,
+    PartOfValue,
+    Structure,
+    are_halves,
+    is_difference,
+    is_sum_of_two,
+)
+
+
+class _Extreme(NamedTuple):
+    """The maximum or the minimum of two values."""
+
+    is_largest: bool
+    inputs: tuple[str, ...]
 
 
 def as_sorted_pairs(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
@@ -19,22 +34,42 @@ def as_sorted_pairs(node: Node, structure: Structure, fresh: Callable[[str], str
     if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
         raise NoPattern
     first, second = (structure.origin(name) for name in node.inputs)
-    _require_maximum_and_minimum(first, second)
-    u, v = (structure.origin(name).name for name in first.inputs)
+    extremes = [_extreme_of_two(each, structure) for each in (first, second)]
+    if extremes[0].is_largest == extremes[1].is_largest:
+        raise NoPattern
+    u, v = (structure.origin(name).name for name in extremes[0].inputs)
     shapes = {structure[name].shape for name in (u, v)} | {first.shape, second.shape}
     has_same_values = any(
         structure.is_same(u, other) and structure.is_same(v, another)
-        for other, another in (second.inputs, second.inputs[::-1])
+        for other, another in (extremes[1].inputs, extremes[1].inputs[::-1])
     )
     if not has_same_values or len(shapes) > 1 or None in shapes:
         raise NoPattern
     axis = node.operator.axis
-    is_descending = isinstance(first.operator, ops.Maximum)
+    is_descending = extremes[0].is_largest
     joined = Node(fresh(f"{node.name}.pairs"), node.operator, (u, v), node.shape, node.label, derived=True)
-    sort: ops.Operator = ops.GroupSort(axis, 2, "strided", is_descending)
+    by_sums = not all(isinstance(each.operator, ops.Maximum | ops.Minimum) for each in (first, second))
+    sort: ops.Operator = ops.GroupSort(axis, 2, "strided", is_descending, by_sums=by_sums)
     if node.operator.new:
-        sort = ops.Sort(axis, is_descending)
+        sort = ops.Sort(axis, is_descending, by_sums=by_sums)
     return [joined, replace(node, operator=sort, inputs=(joined.name,))]
+
+
+def _extreme_of_two(node: Node, structure: Structure) -> _Extreme:
+    """Return an extreme as it is, or as ReLU writes it: ``v + relu(u - v)`` is the maximum, ``u - relu(u - v)`` not."""
+    if isinstance(node.operator, ops.Maximum | ops.Minimum) and len(node.inputs) == 2:
+        return _Extreme(isinstance(node.operator, ops.Maximum), node.inputs)
+    is_largest = is_sum_of_two(node.operator)
+    if not is_largest and not is_difference(node.operator):
+        raise NoPattern
+    for value, other in (node.inputs, node.inputs[::-1]) if is_largest else (node.inputs,):
+        rectified = structure.origin(other)
+        if not isinstance(rectified.operator, ops.ReLU):
+            continue
+        difference = structure.input_of(rectified)
+        if is_difference(difference.operator) and structure.is_same(value, difference.inputs[is_largest]):
+            return _Extreme(is_largest, difference.inputs)
+    raise NoPattern
 
 
 def as_maximum_and_minimum(node: Node, structure: Structure) -> Node:
