@@ -105,6 +105,26 @@ class LerpSpline(Spline):
         return torch.lerp(first, second, share)
 
 
+class ClampedAtKnots(Spline):
+    """Clamped at the first knot and at the last but one, divided by the step."""
+
+    extrapolates = False
+
+    def forward(self, x: Any) -> Any:
+        half = len(self.values) // 2
+        clamped = x.clamp(-half * self.step, (half - 1) * self.step)
+        low = torch.floor(clamped / self.step)
+        at = (low + half).long()
+        share = (x if self.extrapolates else clamped) / self.step - low
+        return self.between(self.values[at], self.values[at + 1], share)
+
+
+class Extrapolating(ClampedAtKnots):
+    """Its first and last line go on, as in deep splines with a regularised slope."""
+
+    extrapolates = True
+
+
 class SplineByChannel(nn.Module):
     """The tables of all channels one after the other, as convex ridge regularisers have them."""
 
@@ -130,11 +150,29 @@ def test_a_linear_spline_has_its_largest_slope(kind: type[Spline], step: float) 
 
 
 def test_splines_of_channels_have_the_slopes_between_their_clamps() -> None:
-    """The last line of each channel is beyond the clamp."""
+    """The last line of each channel, of slope 3.25, is beyond the clamp, which is at a knot."""
     spline = SplineByChannel()
-    assert network_bound(spline, (2, 3)).upper == pytest.approx(3.25 / 0.25, rel=1e-6)
-    # Added to its argument, it was an error of NumPy's.
-    assert network_bound(Function(lambda x: x + spline(x)), (2, 3)).upper == pytest.approx(1 + 3.25 / 0.25, rel=1e-6)
+    x = torch.linspace(-1, 1, 2001, dtype=torch.float64).expand(1, 2, -1)
+    reached = float((spline(x).diff() / x.diff()).abs().max().detach())
+    assert reached == pytest.approx(1.5 / 0.25, rel=1e-6)
+    assert network_bound(spline, (2, 3)).upper == pytest.approx(1.5 / 0.25, rel=1e-6)
+    # Added to its argument, it was an error of NumPy's. Its slopes are from -6 to 4.
+    assert network_bound(Function(lambda x: x + spline(x)), (2, 3)).upper == pytest.approx(5.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("step", [0.25, 1.0])
+@pytest.mark.parametrize(("kind", "slope"), [(ClampedAtKnots, 1.5), (Extrapolating, 3.25)])
+def test_a_spline_clamped_at_knots_has_the_slopes_it_reaches(kind: type[Spline], step: float, slope: float) -> None:
+    """The steepest line is behind the last knot of the clamp: only what extrapolates reaches it."""
+    spline = kind(torch.tensor([0.0, 0.5, -1.0, -1.25, 2.0]), step)
+    found = network_bound(spline, (5,))
+    assert found.upper is not None
+    assert found.checked is not None
+    assert found.checked.complete
+    x = torch.linspace(-8 * step, 8 * step, 4001, dtype=torch.float64)
+    reached = float((spline(x).diff() / x.diff()).abs().max().detach())
+    assert slope / step * (1 - 1e-6) <= reached * (1 + 1e-9) <= found.upper * (1 + 1e-8)
+    assert found.upper <= slope / step * (1 + 1e-9)
 
 
 class Steps(Spline):
@@ -160,7 +198,26 @@ class HalfSteps(Spline):
         return self.values[(low * 0.5).long()] + (y - low)
 
 
-@pytest.mark.parametrize("kind", [Steps, Unclamped, HalfSteps])
+class OtherStep(ClampedAtKnots):
+    """It goes on by other units than those of its knots."""
+
+    def forward(self, x: Any) -> Any:
+        low = torch.floor(x.clamp(-2.0, 1.0))
+        at = low.long() + 2
+        return self.between(self.values[at], self.values[at + 1], x * 1.5 - low)
+
+
+class BothClampedAndNot(Spline):
+    """The share of the clamped value, added to what is not clamped: no function of one of both alone."""
+
+    def forward(self, x: Any) -> Any:
+        y = x.clamp(-2.0, 1.0)
+        low = torch.floor(y)
+        at = low.long() + 2
+        return self.between(self.values[at], self.values[at + 1], 2 * (y - low) - (x - low))
+
+
+@pytest.mark.parametrize("kind", [Steps, Unclamped, HalfSteps, OtherStep, BothClampedAndNot])
 def test_what_is_no_continuous_spline_within_its_table_has_no_bound(kind: type[Spline]) -> None:
     values = torch.tensor([0.0, 1.0, 3.0, 4.0, 5.0])
     assert network_bound(kind(values, 1.0), (4,)).upper is None

@@ -922,6 +922,23 @@ class Spline(nn.Module):
         return self.values[i] * (1 - (y - low)) + self.values[i + 1] * (y - low)
 
 
+class SplineOfKnots(Spline):
+    """Clamped at its first knot and its last but one, and divided by the step; its ends go on, or stay."""
+
+    def __init__(self, extrapolates: bool, step: float) -> None:
+        super().__init__(7, step)
+        self.extrapolates = extrapolates
+
+    def forward(self, x: Any) -> Any:
+        clamped = x.clamp(-self.middle * self.step, (self.middle - 1) * self.step)
+        low = torch.floor(clamped / self.step)
+        i = (low + self.middle).long()
+        share = (x if self.extrapolates else clamped) / self.step - low
+        return self.values[i + 1] * share + self.values[i] * (1 - share)
+
+
+case("spline, clamped at knots", (5,), lambda: SplineOfKnots(False, 0.5))
+case("spline, extrapolating", (5,), lambda: SplineOfKnots(True, 0.5))
 case("spline", (5,), Spline)
 case("spline, seven knots", (5,), lambda: Spline(7, 0.5))
 case("spline, between layers", VECTOR, chain(lambda: unit(nn.Linear(8, 8)), Spline, lambda: unit(nn.Linear(8, 8))))

@@ -185,9 +185,12 @@ def divide(a: Value, b: Value, /) -> Output:
         if number is None:
             return _joined(ops.Quotient(), a, b)
         return Output(ops.Reciprocal(scale=number), (b,), _shape_with(b, a))
+    divisors = numbers_of(b)
     with np.errstate(all="ignore"):
-        values = 1 / numbers_of(b)
-    return Output(ops.Scale(values), (a,), broadcast_shapes([a.shape, b.shape]))
+        values = 1 / divisors
+    # The inverse of a power of 2 is one.
+    is_exact = bool(np.all(abs(np.frexp(divisors)[0]) == 0.5))
+    return Output(ops.Scale(values, exact=is_exact), (a,), broadcast_shapes([a.shape, b.shape]))
 
 
 def _spreads_to(x: Data, number: Value) -> bool:

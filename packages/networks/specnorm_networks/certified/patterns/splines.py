@@ -8,6 +8,7 @@ number meet exactly. A clamp before y keeps the positions inside of the tables.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -61,15 +62,41 @@ def as_spline(node: Node, structure: Structure) -> Node:
     """Return a sum that is a linear spline of one value y as that function of y, and a choice between two as one."""
     if isinstance(node.operator, ops.Choose):
         return _choice(node, structure)
-    if not isinstance(node.operator, ops.Add) or node.shape is None:
+    if not isinstance(node.operator, ops.Add):
         raise NoPattern
     arguments = {structure.input_of(floor).name for floor in _floors(node, structure)}
     if len(arguments) != 1:
         raise NoPattern
-    (argument,) = arguments
-    if structure[argument].shape != node.shape:
+    (clamped,) = arguments
+    for argument in (structure[clamped], *_without_clamp(structure[clamped], structure)):
+        with suppress(NoPattern):
+            return _spline_of(node, structure, clamped, argument)
+    raise NoPattern
+
+
+def _without_clamp(clamped: Node, structure: Structure) -> Iterator[Node]:
+    """Yield a factor times a value that stands for the same factor times the clamped value: splines extrapolate so.
+
+    Where floor(y) stays at its ends, the function is that of the first or last line, as beyond the knots.
+    """
+    clamp = structure.input_of(clamped) if isinstance(clamped.operator, ops.Scale) else clamped
+    if not isinstance(clamp.operator, ops.HardTanh):
+        return
+    if clamp is clamped:
+        yield structure.input_of(clamp)
+        return
+    unclamped = replace(clamped, inputs=(structure.input_of(clamp).name,))
+    for node in structure.values():
+        if are_alike(replace(node, inputs=tuple(structure.origin(name).name for name in node.inputs)), unclamped):
+            yield node
+            return
+
+
+def _spline_of(node: Node, structure: Structure, clamped: str, argument: Node) -> Node:
+    """Return a sum that is a linear spline of a value as that function; ``clamped`` is the value of which floor is."""
+    if node.shape is None or argument.shape != node.shape:
         raise NoPattern
-    low, high = _range_of(structure[argument], structure).ends
+    low, high = _range_of(structure[clamped], structure).ends
     first = np.floor(low.min())
     last = np.floor(high.max())
     if not last - first < MOST_LINES:
@@ -77,16 +104,18 @@ def as_spline(node: Node, structure: Structure) -> Node:
     count = int(last - first) + 1
     axes = (count, *(1 for _ in node.shape))
     knots = _rational(first + np.arange(count)).reshape(axes)
-    lines = _Program(structure, argument, knots).lines_of(node)
+    lines = _Program(structure, clamped, argument, knots).lines_of(node)
     starts, slopes, _ = np.broadcast_arrays(*lines, knots)
     ends = starts + slopes
     if not np.all(starts[1:] == ends[:-1]):
         raise NoPattern
-    values = np.concatenate([starts, ends[-1:]])
+    # A value that is clamped at the last knot has no line behind it.
+    ends_at_knot = argument.name == clamped and count > 1 and high.max() == last
+    values = starts if ends_at_knot else np.concatenate([starts, ends[-1:]])
     numbers = values.astype(np.float64)
     if not np.all(_rational(numbers) == values):
         raise NoPattern
-    return replace(node, operator=LinearSpline(int(first), numbers), inputs=(argument,))
+    return replace(node, operator=LinearSpline(int(first), numbers), inputs=(argument.name,))
 
 
 def _choice(node: Node, structure: Structure) -> Node:
@@ -135,12 +164,13 @@ def _range_of(node: Node, structure: Structure) -> Interval:
 class _Program:
     """The functions of y that values are, by name."""
 
-    def __init__(self, structure: Structure, argument: str, knots: NDArray[Any]) -> None:
+    def __init__(self, structure: Structure, clamped: str, argument: Node, knots: NDArray[Any]) -> None:
         self.structure = structure
-        self.argument = structure[argument]
+        self.clamped = clamped
+        self.argument = argument
         self.knots = knots
         self.zeros = 0 * knots
-        self.known = {argument: _Lines(knots, self.zeros + 1)}
+        self.known = {argument.name: _Lines(knots, self.zeros + 1)}
 
     def lines(self, name: str) -> _Lines:
         """Return the lines of a value; `NoPattern` if it is no line between whole numbers."""
@@ -157,7 +187,7 @@ class _Program:
         if are_alike(node, self.argument):
             return self.known[self.argument.name]
         match node.operator:
-            case Floor() if self.structure.input_of(node).name == self.argument.name:
+            case Floor() if self.structure.input_of(node).name == self.clamped:
                 return _Lines(self.knots, self.zeros)
             case ops.Constant() as constant:
                 return _Lines(_rational_of(constant.run()), self.zeros)
