@@ -147,7 +147,7 @@ def _as_layer_by_name(tensor: Tensor) -> Layer | None:
     if axes == 3 and parts[-1] == "kernel" and parts[-2:-1] and parts[-2] in _ATTENTION:
         return Layer(tensor, kind, f"it is the {parts[-2]} of an attention by its name, which is not measured.")
     if _is_quantised(tensor, parts[-1]):
-        reason = f"its numbers are {tensor.dtype}: a quantised kernel is not measured. Apply its scale first."
+        reason = f"its numbers are {tensor.dtype}: a quantized kernel is not measured. Apply its scale first."
         reason += f" {tensor.refusal}" if tensor.refusal else ""
         return Layer(tensor, kind, reason)
     return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)

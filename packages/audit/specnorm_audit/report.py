@@ -332,7 +332,7 @@ def _gate(
         reason = f"{len(places)} of {counted(len(report.layers), 'layer')} {verb} not proven to have {wanted}:"
         return Gate(option, bound, "failed", reason, (*places, *unknown))
     if unknown:
-        advice = "if one is not a layer, give --layers with the names of those that are"
+        advice = "name the layers by --layers, or those whose weights are used as stored by --assume-stored"
         what = f"{len(unknown)} arrays that are, or could be, layers"
         if len(unknown) == 1:
             what = "1 array that is, or could be, a layer"
