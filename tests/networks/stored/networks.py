@@ -1145,7 +1145,7 @@ def equinox_mlp() -> Any:
     import equinox
     import jax
 
-    return equinox.nn.MLP(8, 3, 6, 2, key=jax.random.key(0))
+    return equinox.nn.MLP(8, 3, 6, 2, dtype=jax.numpy.float32, key=jax.random.key(0))
 
 
 def keras_of(*names: tuple[str, dict[str, Any]], shape: tuple[int, ...] = VECTOR) -> Callable[[], Any]:
