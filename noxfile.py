@@ -4,7 +4,7 @@
 # ///
 """Sessions, each named after what it checks.
 
-``nox`` alone runs what a change can break, in 7 to 14 minutes on two cores; CI and the README run that. ``nox -s
+``nox`` alone runs what a change can break, in 6 to 12 minutes on two cores; CI and the README run that. ``nox -s
 quick`` is for the loop of whoever changes something, and ``nox && nox -t nightly`` runs everything.
 """
 

@@ -154,6 +154,7 @@ def test_functions_side_by_side() -> None:
 def of(net: Written, radius: float | None = None) -> float:
     centre = None if radius is None else np.zeros(net.values["x"].shape)
     found = bound(net.graph(), Measure(1e-6), method=Product(), radius=radius, centre=centre, check=False)
+    assert found.upper is not None
     return float(found.upper)
 
 
