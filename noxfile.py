@@ -220,7 +220,7 @@ def tests(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Static types of everything, and of the pages' blocks as a user's programs."""
     session.run(str(SHARED / "bin" / "python"), WRITE_PAGES, str(PAGES), external=True)
-    folders = ("specnorm", "plugins", "packages", "tests", "noxfile.py", str(PAGES))
+    folders = ("specnorm", "plugins", "packages", "benchmarks", "tests", "noxfile.py", str(PAGES))
     session.run(str(SHARED / "bin" / "mypy"), *folders, external=True)
 
 
@@ -446,11 +446,10 @@ def bench(session: nox.Session) -> None:
     """The benchmark suite under each instruction set, some twelve minutes on one thread, and what got slower."""
     prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
     out = Path(session.create_tmp()) / "suite.jsonl"
-    session.chdir("tests")
     words = session.posargs or ["--size", "full"]
-    session.run("python", "-m", "bench", "run", *words, "--out", str(out.resolve()), env=ONE_THREAD)
-    session.run("python", "-m", "bench", "page", str(out.resolve()))
-    session.run("python", "-m", "bench", "compare", str(out.resolve()), success_codes=[0, 1])
+    session.run("python", "-m", "benchmarks", "run", *words, "--out", str(out.resolve()), env=ONE_THREAD)
+    session.run("python", "-m", "benchmarks", "page", str(out.resolve()))
+    session.run("python", "-m", "benchmarks", "compare", str(out.resolve()), success_codes=[0, 1])
 
 
 def interpreter(version: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The benchmark suite, in ``tests``: ``python -m bench ...``.
+"""The benchmark suite: ``python -m benchmarks ...``.
 
 run --size full --out FILE       # under each instruction set; twelve minutes on one thread; "smoke" takes a minute
 gpu --out FILE                   # what is measured on a GPU, of every library that has one
@@ -24,8 +24,8 @@ from pathlib import Path
 
 import torch
 
-from bench import constraint_page, instructions, page, resnet18, suite
-from bench.facts import FOLDER, read, write
+from benchmarks import constraint_page, instructions, page, resnet18, suite
+from benchmarks.facts import FOLDER, read, write
 
 COMMITTED = FOLDER / "suite.jsonl"
 ON_GPU = ("torch cuda", "cupy", "jax cuda")
@@ -34,7 +34,7 @@ ON_GPU = ("torch cuda", "cupy", "jax cuda")
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of the commands and their options."""
     form = argparse.RawDescriptionHelpFormatter
-    commands = argparse.ArgumentParser("python -m bench", description=__doc__, formatter_class=form)
+    commands = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=form)
     parsers = commands.add_subparsers(dest="command", required=True)
     run, gpu, compare, suite_page = (parsers.add_parser(name) for name in ("run", "gpu", "compare", "page"))
     for option in ("--sections", "--libraries"):
@@ -91,17 +91,17 @@ def main(words: list[str] | None = None) -> int:
     elif options.command.startswith("constraint"):
         _constraint(options)
     elif options.command == "ball":
-        from bench import ball  # which needs scikit-learn
+        from benchmarks import ball  # which needs scikit-learn
 
         ball.write(options.quick, options.out)
     elif options.command == "ball-page":
-        from bench import ball_page
+        from benchmarks import ball_page
 
         ball_page.write()
     elif options.command.startswith("networks"):
         _networks(options)
     elif options.command == "launches":
-        from bench import launches
+        from benchmarks import launches
 
         launches.show()
     elif options.command == "page":
@@ -131,7 +131,7 @@ def _run_under_each(options: argparse.Namespace) -> None:
 
 def _constraint(options: argparse.Namespace) -> None:
     if options.command == "constraint":
-        from bench import constraint  # which needs JAX and Optax too
+        from benchmarks import constraint  # which needs JAX and Optax too
 
         torch.set_num_threads(1)
         if options.quick:
@@ -142,12 +142,12 @@ def _constraint(options: argparse.Namespace) -> None:
             )
         constraint_page.renew(options.out)
     elif options.command == "constraint-cost":
-        from bench import constraint_cost
+        from benchmarks import constraint_cost
 
         constraint_cost.write(options.quick, options.out)
         constraint_page.renew(options.out)
     elif options.command == "constraint-gpu":
-        from bench import constraint_gpu
+        from benchmarks import constraint_gpu
 
         constraint_gpu.write(options.out)
         constraint_page.renew(options.out)
@@ -156,7 +156,7 @@ def _constraint(options: argparse.Namespace) -> None:
 
 
 def _networks(options: argparse.Namespace) -> None:
-    from bench import networks
+    from benchmarks import networks
 
     if options.command == "networks":
         networks.write(options.networks, options.methods, options.out)

@@ -27,11 +27,11 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 import specnorm
-from bench import ball_loops, facts, jax_loops, launches, loops
-from bench.constraint_cost import paired
-from bench.facts import Row
-from bench.trained import MODELS
-from bench.ways import WAYS
+from benchmarks import ball_loops, facts, jax_loops, launches, loops
+from benchmarks.constraint_cost import paired
+from benchmarks.facts import Row
+from benchmarks.trained import MODELS
+from benchmarks.ways import WAYS
 
 CHANNELS = 16
 BATCH = 64

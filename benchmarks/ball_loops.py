@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import specnorm
-from bench import jax_loops, loops
-from bench.facts import Row
-from bench.recorder import Run, geometry_of
+from benchmarks import jax_loops, loops
+from benchmarks.facts import Row
+from benchmarks.recorder import Run, geometry_of
 
 Make: TypeAlias = Callable[[type[Optimizer], list[Tensor], float, dict[str, Any]], Optimizer]
 """Makes an optimiser from the one that a loop takes: its class, parameters, rate and other arguments."""

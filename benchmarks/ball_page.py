@@ -6,15 +6,14 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from helpers.marks import put
-
-from bench import facts
-from bench.ball import SCHEDULES, WAYS_TO_TRAIN
-from bench.ball_loops import best
-from bench.facts import FOLDER, Row
-from bench.jax_loops import JAX_LOOPS
-from bench.loops import LOOPS
-from bench.page import table
+from benchmarks import facts
+from benchmarks.ball import SCHEDULES, WAYS_TO_TRAIN
+from benchmarks.ball_loops import best
+from benchmarks.facts import FOLDER, Row
+from benchmarks.jax_loops import JAX_LOOPS
+from benchmarks.loops import LOOPS
+from benchmarks.marks import put
+from benchmarks.page import table
 
 COMMITTED = FOLDER / "ball.jsonl"
 PAGE = FOLDER / "ball.md"

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench import digits
-from bench.facts import Row
+from benchmarks import digits
+from benchmarks.facts import Row
 
 RADIUS = 0.1
 """Radius of the ball around a test image on which networks are bounded."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from bench import facts, jax_loops, loops
-from bench.facts import Row
-from bench.recorder import Run, figures
-from bench.ways import WAYS, NotServed
+from benchmarks import facts, jax_loops, loops
+from benchmarks.facts import Row
+from benchmarks.recorder import Run, figures
+from benchmarks.ways import WAYS, NotServed
 
 KEY = ("loop", "method", "seed")
 SEEDS = {"default": (0, 1)}

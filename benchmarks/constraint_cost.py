@@ -16,11 +16,11 @@ import torch
 from specnorm_jax.training import SpectralPenalty
 from torch import Tensor, nn
 
-from bench import facts, jax_cost, trained
-from bench.facts import Row
-from bench.jax_loops import power_step
-from bench.loops import Constrain, descend
-from bench.ways import WAYS
+from benchmarks import facts, jax_cost, trained
+from benchmarks.facts import Row
+from benchmarks.jax_loops import power_step
+from benchmarks.loops import Constrain, descend
+from benchmarks.ways import WAYS
 from specnorm.backends import arrays
 
 CHANNELS = 16, 64, 256, 512

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from bench import facts, trained
-from bench.constraint_cost import layer_by_layer, network_step, paired, rows_of_section, unchanged
-from bench.facts import Row
-from bench.loops import Constrain
-from bench.ways import WAYS
+from benchmarks import facts, trained
+from benchmarks.constraint_cost import layer_by_layer, network_step, paired, rows_of_section, unchanged
+from benchmarks.facts import Row
+from benchmarks.loops import Constrain
+from benchmarks.ways import WAYS
 
 BATCHES = 32, 128
 WARM = 65

@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers.marks import put
-
-from bench import facts
-from bench.facts import FOLDER, Row
-from bench.page import span, table
-from bench.recorder import LIMITS
+from benchmarks import facts
+from benchmarks.facts import FOLDER, Row
+from benchmarks.marks import put
+from benchmarks.page import span, table
+from benchmarks.recorder import LIMITS
 
 LINES, LONG_LINES, COST_LINES, GPU_LINES, PAGE = (
     FOLDER / name

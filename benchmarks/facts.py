@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
-TESTS = Path(__file__).parents[1]
-FOLDER = TESTS.parent / "docs" / "benchmarks"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "benchmarks"
 
 
 def git(*words: str) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-from bench import facts
+from benchmarks import facts
 
 SWITCHES: dict[str, dict[str, str]] = {
     "AVX-512": {},
@@ -32,8 +32,8 @@ def sets() -> list[str]:
 
 
 def run(arguments: Sequence[str], instructions: str, threads: int) -> None:
-    """Run ``python -m bench`` with these arguments under one of the sets; 0 threads: as many as libraries take."""
+    """Run ``python -m benchmarks`` with these arguments under one of the sets; 0 threads: as many as libraries take."""
     environment = os.environ | SWITCHES.get(instructions, {})
     if threads:
         environment |= {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-    subprocess.run([sys.executable, "-m", "bench", *arguments], check=True, env=environment, cwd=facts.TESTS)
+    subprocess.run([sys.executable, "-m", "benchmarks", *arguments], check=True, env=environment, cwd=facts.ROOT)

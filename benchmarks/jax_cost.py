@@ -12,9 +12,9 @@ import numpy as np
 import optax
 from specnorm_jax import training
 
-from bench import facts
-from bench.facts import Row
-from bench.jax_loops import power_step
+from benchmarks import facts
+from benchmarks.facts import Row
+from benchmarks.jax_loops import power_step
 
 Tree = Any
 _Call = tuple[Any, ...]

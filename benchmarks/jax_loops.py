@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from specnorm_jax.training import SpectralPenalty, kernels, with_geometry
 
-from bench.recorder import Run
+from benchmarks.recorder import Run
 from specnorm.methods import TensorNorm
 
 Tree = Any

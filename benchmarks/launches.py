@@ -17,7 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm as torchs_spectral_nor
 from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.trained import MODELS
+from benchmarks.trained import MODELS
 
 VIEWS = (
     "_conj", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "imag", "permute",

@@ -20,7 +20,7 @@ from auto_LiRPA.perturbations import PerturbationLpNorm
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from bench import digits
+from benchmarks import digits
 
 
 class Column(nn.Module):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, Adam, AdamW, Muon, Optimizer
 
-from bench.recorder import Recorder, Run
+from benchmarks.recorder import Recorder, Run
 
 Constrain: TypeAlias = Callable[[nn.Module], nn.Module]
 """Constrains a layer, or replaces it."""

@@ -1,8 +1,8 @@
-"""Bounds of networks by each method and by others, and what they cost: ``python -m bench networks --out FILE``.
+"""Bounds of networks by each method and by others, and what they cost: ``python -m benchmarks networks --out FILE``.
 
 Networks are published ones, and small ones that are trained on digits; with auto_LiRPA if LIRPA_PYTHON names a Python
 that has it. Lines that are in the file stay but for those that are measured anew;
-``python -m bench networks-page`` makes the tables of docs/benchmarks/index.md from its committed lines.
+``python -m benchmarks networks-page`` makes the tables of docs/benchmarks/index.md from its committed lines.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from helpers.marks import put
 from helpers.real_weights import real_file
 from networks.published import NETWORKS as PUBLISHED
 from networks.published import Denoiser
@@ -28,9 +27,10 @@ from specnorm_networks import Graph, Multipliers, Product, Scaled, network_graph
 from specnorm_networks.tools import bound
 from torch import nn
 
-from bench import beside, digits, facts
-from bench.facts import FOLDER, Row
-from bench.page import span, table
+from benchmarks import beside, digits, facts
+from benchmarks.facts import FOLDER, Row
+from benchmarks.marks import put
+from benchmarks.page import span, table
 
 COMMITTED = FOLDER / "networks.jsonl"
 PAGE = FOLDER / "index.md"
@@ -114,8 +114,8 @@ def write(names: Sequence[str], methods: Sequence[str], out: Path) -> None:
 def apart(name: str, methods: Sequence[str]) -> Iterator[Row]:
     """Measure bounds in a process of their own, on one thread."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "bench.networks", name, *methods]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=facts.TESTS) as running:
+    command = [sys.executable, "-m", "benchmarks.networks", name, *methods]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=facts.ROOT) as running:
         assert running.stdout is not None
         for line in running.stdout:
             if line.startswith("{"):

@@ -6,9 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from helpers.marks import put
-
-from bench.facts import FOLDER, Row, read
+from benchmarks.facts import FOLDER, Row, read
+from benchmarks.marks import put
 
 DASH = "\N{EN DASH}"
 PAGE, COMMITTED = FOLDER / "index.md", "suite"

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 import specnorm
-from bench import facts, kernels
-from bench.facts import Row
+from benchmarks import facts, kernels
+from benchmarks.facts import Row
 
 RTOL = 1e-3
 SECTION = "ResNet-18, each layer"

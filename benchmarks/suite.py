@@ -16,10 +16,10 @@ import torch
 from helpers.real_weights import real_kernel, real_layers
 
 import specnorm
-from bench import facts, kernels, yardsticks
-from bench.facts import Row
-from bench.libraries import LIBRARIES
-from bench.page import is_hard
+from benchmarks import facts, kernels, yardsticks
+from benchmarks.facts import Row
+from benchmarks.libraries import LIBRARIES
+from benchmarks.page import is_hard
 from specnorm.running.search import Clock
 
 CLOCK = time.perf_counter if any(not x.missing and x.device != "cpu" for x in LIBRARIES.values()) else time.process_time
@@ -328,7 +328,7 @@ def concrete_in_jax(common: Row, quick: bool, _libraries: Sequence[str]) -> Iter
 # -- a step of a constraint ------------------------------------------------------------------------------------------
 def constraints(common: Row, quick: bool, libraries: Sequence[str]) -> Iterator[Row]:
     """A weight in training, forward and backward: torch's own constraint, in JAX one power step by hand, and ours."""
-    from bench import constraint_cost  # which needs JAX
+    from benchmarks import constraint_cost  # which needs JAX
 
     measurements = {
         "torch": (constraint_cost.of_a_weight, "torch"),

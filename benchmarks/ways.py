@@ -10,7 +10,7 @@ from specnorm_torch import spectral_norm
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from bench.loops import Constrain
+from benchmarks.loops import Constrain
 from specnorm.methods import TensorNorm
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 class Tuning(NamedTuple):
     """Numbers that tune branch and bound and its estimates; those of the local ascent are in `symbols.ascent`.
 
-    The values are the fastest of those tried on the kernels of `tests/bench` (NumPy, one core).
+    The values are the fastest of those tried on the kernels of `benchmarks` (NumPy, one core).
     """
 
     cache_bytes: int = 24 * 2**20
