@@ -357,7 +357,7 @@ def strangers_plugin(session: nox.Session) -> None:
 
 def core_alone(session: nox.Session) -> None:
     """Layers are computed and proven without the packages above the core; what needs these names what is missing."""
-    for package in ("specnorm_networks", "specnorm_audit"):
+    for package in ("specnorm_train", "specnorm_networks", "specnorm_audit"):
         (folder,) = Path(session.virtualenv.location).rglob(package)
         shutil.rmtree(folder)
     session.run("python", "-W", "error", SMOKE, "core")
@@ -373,7 +373,8 @@ def check_contents(session: nox.Session) -> None:
     (built,), (source,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     names = zipfile.ZipFile(built).namelist()
     arrays = ("specnorm_numpy", "specnorm_torch", "specnorm_jax", "specnorm_cupy")
-    packages = ("specnorm", *arrays, "specnorm_keras", "specnorm_networks", "specnorm_audit", "specnorm_check")
+    above = ("specnorm_train", "specnorm_networks", "specnorm_audit", "specnorm_check")
+    packages = ("specnorm", *arrays, "specnorm_keras", *above)
     for package in packages:
         if f"{package}/py.typed" not in names:
             session.error(f"{built.name} lacks {package}/py.typed")

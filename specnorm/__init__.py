@@ -51,17 +51,10 @@ _LOADED_WHEN_ASKED_FOR = {
 }
 """Public names, and the modules that are imported when one of them is asked for."""
 
+_OF_OTHER_PACKAGES = ("audit", "Report")
+"""Public names that are found by entry point."""
 _SUBMODULES = ("methods", "errors", "plugin", "proof", "robustness", "testing")
 """Public modules."""
-_ELSEWHERE = {
-    **dict.fromkeys(("spectral_norm", "SpectralNorm"), "specnorm_torch, specnorm_jax (training) and specnorm_keras"),
-    **dict.fromkeys(("rescale_", "audit_module", "SpectralPenalty", "SpectralBall", "bake_"), "specnorm_torch"),
-    **dict.fromkeys(("network_bound", "nonexpansive", "certified_accuracy"), "specnorm_networks"),
-    "NormMonitor": "specnorm_torch, specnorm_jax.training and specnorm_keras",
-    "linear_operator": "specnorm_torch and specnorm_jax",
-    "spectral_ball": "specnorm_jax.training",
-}
-"""Names that are looked for here, and the packages that have them."""
 
 if TYPE_CHECKING:
     from specnorm_audit import Report, audit  # at run time the core imports no package above it
@@ -83,17 +76,17 @@ else:  # else type checkers would take any name for one of ours
             from importlib.metadata import version
 
             return version("specnorm-bounds")
-        if name in ("audit", "Report"):
-            from specnorm.backends.registry import function
-
-            return function(name)
         from importlib import import_module
 
+        from specnorm.backends.registry import modules_with, public_name
+
+        if name in _OF_OTHER_PACKAGES:
+            return public_name(f"specnorm.{name}")
         if name in _LOADED_WHEN_ASKED_FOR:
             return getattr(import_module(f"specnorm.{_LOADED_WHEN_ASKED_FOR[name]}"), name)
         if name in _SUBMODULES:
             return import_module(f"specnorm.{name}")
-        elsewhere = f": it is in {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
+        elsewhere = f": it is in {' and '.join(modules)}" if (modules := modules_with(name)) else ""
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
 
 

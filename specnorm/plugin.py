@@ -7,7 +7,7 @@ A plugin registers one object derived from `Backend`. Besides this module, plugi
 from __future__ import annotations
 
 from specnorm.api.bounds import Comparison
-from specnorm.backends.registry import function
+from specnorm.backends.registry import names_of
 from specnorm.backends.text import counted
 from specnorm.backends.types import AnyArray, Backend, LayerKernel, LayerReader
 from specnorm.ball.folding import fold_stack
@@ -47,11 +47,11 @@ __all__ = [
     "check_words",
     "counted",
     "fold_stack",
-    "function",
     "init_stack",
     "keep",
     "layer_kernel",
     "lmo_many",
+    "names_of",
     "per_axis",
     "program",
     "read_model",

@@ -1,4 +1,4 @@
-"""The plugin for CuPy. CuPy has no automatic differentiation: use `specnorm.value_and_grad`."""
+"""The backend of CuPy: devices, and factorisations whose status cuSOLVER reports."""
 
 from __future__ import annotations
 

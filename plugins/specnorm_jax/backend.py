@@ -1,8 +1,4 @@
-"""The plugin for JAX: compilation, tracing, and gradients by the pullbacks of programs.
-
-It is registered for ``jax`` and for ``jaxlib``, since the class of concrete arrays is defined in jaxlib, and that of
-tracers in jax.
-"""
+"""What JAX does otherwise than the array API standard: compilation, tracing, devices, and pytrees of answers."""
 
 from __future__ import annotations
 
@@ -19,12 +15,9 @@ from specnorm import Enclosure, Result
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import AnyArray as Array
 from specnorm.plugin import Backend, Comparison, LayerKernel, Ran, check_values
-from specnorm_jax.linear import linear_operator
 
 if TYPE_CHECKING:
     from specnorm.plugin import Program, SteppedProgram
-
-__all__ = ["BACKEND", "JaxBackend", "linear_operator"]
 
 _Tracer = jax.core.Tracer
 

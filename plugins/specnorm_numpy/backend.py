@@ -1,4 +1,4 @@
-"""The plugin for NumPy, the reference backend. For gradients, which NumPy lacks, use `specnorm.value_and_grad`."""
+"""The backend of NumPy: BLAS threads, factorisations, and products of complex numbers without temporary arrays."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from specnorm.plugin import Backend
 from specnorm_numpy import threads
-from specnorm_numpy.namespace import NAMESPACE
+from specnorm_numpy.arrays import NAMESPACE
 
 _BATCH_BYTES = 2**18
 """Bytes of the matrices that are factorised in one call."""

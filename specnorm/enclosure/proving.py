@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.backends import backend_for
-from specnorm.backends.registry import function
+from specnorm.backends.registry import public_name
 from specnorm.enclosure.method import Enclose
 from specnorm.geometry.layers import takes_layers
 from specnorm.geometry.spec import ConvSpec, Layer
@@ -94,7 +94,7 @@ def enclose(
 
 def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Any:
     """`Enclosure.certificate` for this kernel, by the package above the core that makes certificates."""
-    return function("Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
+    return public_name("specnorm.Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
 def explained_when_asked(lower: Lower, upper: Upper) -> str:

@@ -10,8 +10,8 @@ from unittest import mock
 
 import torch
 from specnorm_torch import arrays, spectral_norm
-from specnorm_torch.training import steps
-from specnorm_torch.training.constraint import SpectralNorm
+from specnorm_train.torch import steps
+from specnorm_train.torch.constraint import SpectralNorm
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as torchs_spectral_norm
 from torch.optim import Optimizer

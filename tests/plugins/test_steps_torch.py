@@ -22,7 +22,7 @@ torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
 from bench import launches  # noqa: E402
 from specnorm_torch import derivatives  # noqa: E402
-from specnorm_torch.training import steps  # noqa: E402
+from specnorm_train.torch import steps  # noqa: E402
 
 nn: Any = torch.nn
 parametrize = torch.nn.utils.parametrize

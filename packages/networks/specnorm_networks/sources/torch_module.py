@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from specnorm_torch.modules import at_inference, check_module, check_values
+from specnorm_torch.layers import at_inference, check_module, check_values
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import specnorm
 from specnorm.methods import Method
 from specnorm.plugin import check_bound
-from specnorm_jax.training.tracking import SYMBOL_NORM, States, init_states, step_states
-from specnorm_jax.training.trees import Rule, flax_layout, kernels, with_kernels
+from specnorm_train.jax.tracking import SYMBOL_NORM, States, init_states, step_states
+from specnorm_train.jax.trees import Rule, flax_layout, kernels, with_kernels
 
 Tree = TypeVar("Tree")
 _LEAST_NORM = 1e-12

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specnorm.plugin import LayerKernel, Monitor, Reading
-from specnorm_jax.training.trees import Rule, flax_layout, kernels, matrices_of
+from specnorm_train.jax.trees import Rule, flax_layout, kernels, matrices_of
 
 
 class NormMonitor(Monitor):

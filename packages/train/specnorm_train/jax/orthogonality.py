@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from specnorm import measure
 from specnorm.methods import Isometry
-from specnorm_jax.training.trees import Rule, flax_layout, kernels
+from specnorm_train.jax.trees import Rule, flax_layout, kernels
 
 _CONVOLUTION_KEYWORDS = ("stride", "dilation", "groups", "transposed", "layout")
 """Geometry keywords that affect a layer's convolution. Padding is left out: with padding no layer is an isometry."""

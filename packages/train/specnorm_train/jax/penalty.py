@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from specnorm.errors import MethodError
 from specnorm.methods import Method
-from specnorm_jax.training.tracking import SYMBOL_NORM, States, init_states, step_states
-from specnorm_jax.training.trees import Rule, flax_layout, kernels
+from specnorm_train.jax.tracking import SYMBOL_NORM, States, init_states, step_states
+from specnorm_train.jax.trees import Rule, flax_layout, kernels
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from specnorm.methods import Method
 from specnorm.plugin import check_bound
-from specnorm_jax.training.constraint import scaled_to
-from specnorm_jax.training.tracking import SYMBOL_NORM, States, init_states, step_states
-from specnorm_jax.training.trees import Rule, flax_layout, kernels, name_of
+from specnorm_train.jax.constraint import scaled_to
+from specnorm_train.jax.tracking import SYMBOL_NORM, States, init_states, step_states
+from specnorm_train.jax.trees import Rule, flax_layout, kernels, name_of
 
 if TYPE_CHECKING:
     import optax

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import jax
+from specnorm_jax import BACKEND
 
 from specnorm.errors import KernelError
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import Stack, SteppedProgram, check_count, check_values, stacks, stepped_program
-from specnorm_jax import BACKEND
-from specnorm_jax.training.trees import Kernel, Rule, kernels
+from specnorm_train.jax.trees import Kernel, Rule, kernels
 
 SYMBOL_NORM = SymbolNorm()
 States: TypeAlias = dict[str, Any]

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+from specnorm_jax.layers import LAYOUTS, equinox_layer, flax_layer
 
 from specnorm import Geometry
 from specnorm.errors import GeometryError, KernelError
-from specnorm_jax.layers import LAYOUTS, equinox_layer, flax_layer
 
 Tree = TypeVar("Tree")
 HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]

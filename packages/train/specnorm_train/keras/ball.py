@@ -10,7 +10,7 @@ import keras
 import specnorm
 from specnorm.errors import MethodError
 from specnorm.plugin import check_bound, updates_in_ball
-from specnorm_keras.kernels import KernelLayer, LayerKind
+from specnorm_train.keras.kernels import KernelLayer, LayerKind
 
 _KINDS: tuple[tuple[LayerKind, tuple[type, ...]], ...] = (
     ("dense", (keras.layers.Dense,)),

@@ -1,7 +1,4 @@
-"""A constraint, a regulariser, an optimizer and a monitor of norms for Keras 3 on its torch and JAX backends.
-
-They pass a layer's kernel, a torch or JAX array, to specnorm's functions.
-"""
+"""A constraint and a regulariser of Keras, which pass a layer's kernel, a torch or JAX array, to specnorm."""
 
 from __future__ import annotations
 
@@ -15,13 +12,8 @@ import keras
 import specnorm
 from specnorm.errors import MethodError
 from specnorm.methods import METHODS
-from specnorm.plugin import ModelMonitor, Reading, check_bound, check_words, read_model
-from specnorm_keras.ball import SpectralBall
-from specnorm_keras.kernels import KernelLayer, LayerKind
-from specnorm_keras.layers import READER
-from specnorm_keras.monitor import keras_callback
-
-__all__ = ["NormMonitor", "SpectralBall", "SpectralNorm", "SpectralRegularizer"]
+from specnorm.plugin import check_bound, check_words
+from specnorm_train.keras.kernels import KernelLayer, LayerKind
 
 _NORMS = [name for name, method in METHODS.items() if method.quantity == "norm" and name != "power"]
 """Names of the methods that measure a norm. The power method needs an input size, which a constraint does not have."""
@@ -231,30 +223,3 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         return {"factor": self.factor, "form": self.form, "target": self.target, **self._norm.config()}
-
-
-class NormMonitor(ModelMonitor):
-    """Reports the norms of a model's layers in every so many steps, and proven upper bounds in some of the reports.
-
-    ``monitor(step)`` returns a dictionary for any logger, which `specnorm.plugin.Monitor` describes. ``callback()``
-    makes a Keras callback.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Already built.
-    every : int, default 100
-        Number of steps between two reports.
-    select : callable, optional
-        ``select(name, layer)`` returns whether to measure a layer. None: all layers are measured.
-    upper, budget
-        See `specnorm.plugin.Monitor`.
-    """
-
-    def read(self) -> Reading:
-        """Return the model's layers."""
-        return read_model(READER, self.model, self.select)
-
-    def callback(self) -> Any:
-        """Make a Keras callback that adds the last report to the logs of each epoch."""
-        return keras_callback(self)

@@ -20,7 +20,7 @@ _LAYER_BY_AXES = {2: "dense", 4: "conv", 5: "conv"}
 
 @dataclass
 class KernelLayer:
-    """What a kernel of Keras does not tell of its layer. Parameters as in `specnorm_keras.SpectralNorm`."""
+    """What a kernel of Keras does not tell of its layer. Parameters as in `SpectralNorm`."""
 
     layer: LayerKind | None = None
     strides: int | tuple[int, ...] | list[int] = 1

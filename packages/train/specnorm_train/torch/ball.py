@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+from specnorm_torch.backend import BACKEND
+from specnorm_torch.layers import Select, geometry_of, layers_of, makers_of_tensors, version_of
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from specnorm import certify, rescale
 from specnorm.errors import MethodError, Undecided
 from specnorm.plugin import check_bound, lmo_many, updates_in_ball
-from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import Select, geometry_of, layers_of, makers_of_tensors, version_of
-from specnorm_torch.training.constraint import SpectralNorm
+from specnorm_train.torch.constraint import SpectralNorm
 
 Rest: TypeAlias = Callable[[list[Any]], Optimizer]
 """Makes the optimiser of the parameters that are no layer's weight, or of groups of them."""

@@ -6,14 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-import specnorm
-from specnorm.errors import MethodError, SpecnormError
-from specnorm.plugin import at_every_size, check_bound
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.baking import SavedModule, bake_tensor, remove_hooks
-from specnorm_torch.modules import (
+from specnorm_torch.layers import (
     at_inference,
     check_module,
     check_used,
@@ -26,7 +21,12 @@ from specnorm_torch.modules import (
     parametrisations,
     weight_of,
 )
-from specnorm_torch.training.constraint import GramRescaling, SpectralNorm
+from torch import Tensor, nn
+
+import specnorm
+from specnorm.errors import MethodError, SpecnormError
+from specnorm.plugin import at_every_size, check_bound
+from specnorm_train.torch.constraint import GramRescaling, SpectralNorm
 
 
 def rescale_(

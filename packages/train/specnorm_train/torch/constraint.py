@@ -15,6 +15,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from specnorm_torch import derivatives
+from specnorm_torch.arrays import outside_of_transformations, transformed
+from specnorm_torch.backend import BACKEND
+from specnorm_torch.layers import geometry_of, is_layer, is_lazy, makers_of_tensors, name_of, version_of
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.module_tracker import ModuleTracker
@@ -23,11 +27,7 @@ import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
-from specnorm_torch import derivatives
-from specnorm_torch.arrays import outside_of_transformations, transformed
-from specnorm_torch.backend import BACKEND
-from specnorm_torch.modules import geometry_of, is_layer, is_lazy, makers_of_tensors, name_of, version_of
-from specnorm_torch.training.steps import Factors, Scaling, Step, StepInput, take_plain_steps, take_steps
+from specnorm_train.torch.steps import Factors, Scaling, Step, StepInput, take_plain_steps, take_steps
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
+from specnorm_torch.layers import at_inference, is_layer, name_of
 from torch import Tensor, nn
 
 from specnorm.errors import MethodError, SpecnormError
@@ -13,12 +14,10 @@ from specnorm.plugin import (  # fmt: skip
     LayerKernel,
     ModelMonitor,
     Reading,
-    function,
     layer_kernel,
     read_model,
     reader_of,
 )
-from specnorm_torch.modules import at_inference, is_layer, name_of
 
 _NO_LINEAR_MAP = ("Embedding", "Norm")
 """Parts of the names of modules whose matrices are not linear maps of the module's input."""
@@ -116,7 +115,9 @@ class NormMonitor(ModelMonitor):
     def keras(self) -> Any:
         """Make a Keras 3 callback that adds the last report to the logs of each epoch."""
         _first_installed("keras")
-        return function("keras_callback")(self)
+        from specnorm_train.keras.monitor import keras_callback  # imported here: it imports Keras
+
+        return keras_callback(self)
 
 
 def _first_installed(*names: str) -> Any:

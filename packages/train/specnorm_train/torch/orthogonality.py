@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 import torch
+from specnorm_torch.layers import Select, geometry_of, layers_of, weight_of
 from torch import Tensor, nn
 
 from specnorm import measure
 from specnorm.errors import MethodError
 from specnorm.methods import Isometry, Kind
 from specnorm.plugin import counted
-from specnorm_torch.modules import Select, geometry_of, layers_of, weight_of
 
 Form = Literal["lags", "bound"]
 _CONVOLUTION_KEYWORDS = ("stride", "dilation", "groups", "transposed")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
+from specnorm_torch import derivatives
+from specnorm_torch.layers import Select, geometry_of, layers_of, normalised_layers, weight_of
 from torch import Tensor, nn
 
 from specnorm.errors import MethodError
 from specnorm.methods import Kind, Method, SymbolNorm
 from specnorm.plugin import check_count, counted, fold_stack, init_stack, step_stack
-from specnorm_torch import derivatives
-from specnorm_torch.modules import Select, geometry_of, layers_of, normalised_layers, weight_of
 
 Form = Literal["sum", "log", "hinge"]
 _SYMBOL_NORM = SymbolNorm()

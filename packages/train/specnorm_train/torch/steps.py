@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from specnorm_torch.backend import BACKEND
 from torch import Tensor, nn
 
 from specnorm.plugin import Stack, SteppedProgram, stacks
-from specnorm_torch.backend import BACKEND
 
 _NUMPY_DTYPES = torch.float32, torch.float64
 _MOST_ENTRIES = 2**18
