@@ -11,7 +11,7 @@ from specnorm.backends.types import ArrayT
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.norm_at_size import NormAtSize
 from specnorm.errors import MethodError, Undecided
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
 from specnorm.running.base import Plan
@@ -23,7 +23,7 @@ from specnorm.spectrum.determinant import LogDeterminant
 
 @takes_layers
 def conv_norm(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-6,
@@ -80,7 +80,7 @@ def conv_norm(
 
 
 def _spec_at_size(
-    kernel: ArrayObject,
+    kernel: object,
     input_shape: int | tuple[int, ...] | None,
     layer: Layer,
 ) -> ConvSpec | None:
@@ -93,7 +93,7 @@ def _spec_at_size(
 
 @takes_layers
 def symbol_norm(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     *,
     points: int | None = None,
     vectors: int = 2,
@@ -138,7 +138,7 @@ def symbol_norm(
 
 @takes_layers
 def power_norm(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     input_shape: int | tuple[int, ...],
     *,
     n_iter: int = 100,
@@ -192,7 +192,7 @@ def power_norm(
 
 @takes_layers
 def singular_values(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     input_shape: int | tuple[int, ...],
     *,
     k: int | None = None,
@@ -262,7 +262,7 @@ def singular_values(
 
 @takes_layers
 def slogdet(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     input_shape: int | tuple[int, ...],
     **layer: Unpack[Layer],
 ) -> tuple[ArrayT, ArrayT]:
@@ -302,7 +302,7 @@ def slogdet(
 
 
 @takes_layers
-def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
+def reshaped_norm(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> ArrayT:
     """Norm of the kernel reshaped to (cout, cin * taps), Miyato's heuristic: a *lower* bound on the spectral norm.
 
     Parameters
@@ -329,7 +329,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 @takes_layers
 def certify(
-    kernel: ArrayObject,
+    kernel: KernelOrLayer[ArrayObject],
     bound: float,
     *,
     budget: float | None = BUDGET,

@@ -22,7 +22,7 @@ from specnorm.running.base import Evaluation, Needs, Plan, check_budget
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
-from specnorm.supremum.one_tap import enclose_large_matrices
+from specnorm.supremum.one_tap import enclose_one_tap
 from specnorm.symbols.proofs.padding import padded_norm
 from specnorm.symbols.proofs.symbols import without_zero_borders
 
@@ -172,7 +172,7 @@ class Certify(Plan):
         if exact is not None:
             return exact
         for rtol in (1e-3, 1e-9):
-            large = enclose_large_matrices(trimmed, rtol, precise_vectors=False, ops=ops)
+            large = enclose_one_tap(trimmed, rtol, precise_vectors=False, ops=ops)
             if large is not None and (finite(large.upper) <= bound or large.lower > bound):
                 return large
         by_sum = enclose_nonnegative(trimmed, 1.0, ops=ops)

@@ -23,6 +23,7 @@ from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.frequencies import Frequencies
     from specnorm.symbols.proofs.symbols import Symbol
 
     Bound: TypeAlias = Callable[..., Array]
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     Largest: TypeAlias = tuple[Array, Array, Callable[[], list[Upper]]]
     """The largest bounds of some blocks (b,) on a grid, the phases (b, taps) where they are met, and what claims them,
     if they are proven ones (`SymbolNormsUp`)."""
+    LargestWithFrequency: TypeAlias = tuple[Array, Frequencies, Callable[[], list[Upper]]]
+    """The same with the frequencies (b points) in place of their phases."""
 
 
 @dataclass(frozen=True)
@@ -186,15 +189,15 @@ class LargestBound:
         """Pairs of each of some blocks with each of some frequencies, by their numbers."""
         return np.asarray((blocks[:, None] * len(self.frequencies) + index).reshape(-1))
 
-    def result(self) -> Largest:
+    def result(self) -> LargestWithFrequency:
         """The largest bounds on the grid."""
         if self._open.any():
             raise HypothesisError("frequencies that are neither visited nor left out may hold a larger bound")
         ops = self._ops
-        phase = ops.complex(*symbols.cosines_and_sines(self.frequencies[self._places], self.blocks, ops=ops))
         # The values are numbers of the blocks' dtype, so their conversion is exact.
         values = symbols.device_table(self._values, self.blocks, ops=ops)
-        return values, phase, _claims_on_grid(self.bound, values, self.blocks, self.sizes, ops=ops)
+        claims = _claims_on_grid(self.bound, values, self.blocks, self.sizes, ops=ops)
+        return values, self.frequencies[self._places], claims
 
     def visit(self, pairs: np.ndarray) -> None:
         """Compute the bounds of some pairs."""

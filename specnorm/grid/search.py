@@ -13,14 +13,14 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.grid.proof import LargestBound, largest_of_all
-from specnorm.proofs.frequencies import half_grid
+from specnorm.proofs.frequencies import Frequencies, half_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.grid.proof import Bound, Largest
+    from specnorm.grid.proof import Bound, Largest, LargestWithFrequency
     from specnorm.proofs.bound import Upper
 
 
@@ -57,26 +57,45 @@ def largest_bound(
     widest dtype of the library, scaled to about 1. ``products``: Gram products after which the frequencies that are not
     left out are visited; 0: every frequency is visited.
     """
-    if ops.concrete and has_one_column(blocks):
-        value, frequencies, claims = largest_on_grid(blocks, sizes, ops=ops)
-        return value, ops.complex(*symbols.cosines_and_sines(frequencies, blocks, ops=ops)), claims
-    count = len(half_grid(sizes))
-    if not ops.concrete or products < 1 or not _pays(blocks, count, memory=ops.memory):
+    if not ops.concrete:
         return largest_of_all(bound, blocks, sizes, ops=ops)
+    values, frequencies, claims = largest_with_frequency(bound, blocks, sizes, products, ops=ops)
+    return values, ops.complex(*symbols.cosines_and_sines(frequencies, blocks, ops=ops)), claims
+
+
+def largest_with_frequency(
+    bound: Bound,
+    blocks: Array,
+    sizes: tuple[int, ...],
+    products: int = GRAM_PRODUCTS,
+    *,
+    ops: ArrayOps,
+) -> LargestWithFrequency:
+    """`largest_bound` of arrays with known values, with the frequency where each block's bound is met."""
+    if has_one_column(blocks):
+        return largest_on_grid(blocks, sizes, ops=ops)
+    count = len(half_grid(sizes))
+    leaves_out = products >= 1 and _pays(blocks, count, memory=ops.memory)
     blocks = arrays.tall(blocks, xp=ops.xp)
-    results = []
     # As many blocks at once as fit the memory.
-    at_once = _blocks_at_once(blocks, count, ops=ops)
+    at_once = _blocks_at_once(blocks, count, ops=ops) if leaves_out else blocks.shape[0]
+    results = []
     for start in range(0, blocks.shape[0], at_once):
         largest = LargestBound(bound, blocks[start : min(start + at_once, blocks.shape[0]), ...], sizes, ops=ops)
-        _visit(largest, products, ops=ops)
+        if leaves_out:
+            _visit(largest, products, ops=ops)
+        else:
+            largest.visit(np.arange(blocks.shape[0] * count))
         results.append(largest.result())
-    values, phases, claims_of_parts = zip(*results, strict=True)
+    if len(results) == 1:
+        return results[0]
+    values, frequencies, claims_of_parts = zip(*results, strict=True)
 
     def claims_of_all() -> list[Upper]:
         return [claim for claims in claims_of_parts for claim in claims()]
 
-    return ops.xp.concat(values, axis=0), ops.xp.concat(phases, axis=0), claims_of_all
+    numerators = np.concatenate([of_part.numerators for of_part in frequencies])
+    return ops.xp.concat(values, axis=0), Frequencies(numerators, sizes), claims_of_all
 
 
 def _blocks_at_once(blocks: Array, count: int, *, ops: ArrayOps) -> int:

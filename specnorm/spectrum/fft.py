@@ -17,7 +17,7 @@ from specnorm.grid.search import largest_bound
 from specnorm.proofs.frequencies import Frequencies, half_grid, half_grid_shape
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
-from specnorm.supremum.enclosing import enclose_blocks
+from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.triples import top_gradient, top_triples
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _WORK_OF_VISITS = 2.3e6
 """Work of visits of a whole grid, in multiplications a channel, up to which a search takes longer."""
-_CALLS_A_FREQUENCY = 1e3
-"""Work that a frequency takes besides the Gram products of its matrix, in multiplications."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +97,7 @@ class ExactFFT(Method):
             points = math.prod(half_grid_shape(sizes))
             # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
             max_cells = min(max_cells, 2 * points)
-            # A grid of one frequency is searched all the same: its norm is found sooner by Lanczos (`enclose_blocks`).
-            channels = min(blocks.shape[1:3])
-            work = blocks.shape[0] * points * (channels**3 + _CALLS_A_FREQUENCY)
-            if not ops.concrete or (points > 1 and work <= _WORK_OF_VISITS * channels):
+            if not ops.concrete or work_of_visits(blocks, sizes) <= _WORK_OF_VISITS:
                 return self._visit_all(blocks, spec.groups, half_grid(sizes), Clock.of(self.budget), ops=ops)
         layers = arrays.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)

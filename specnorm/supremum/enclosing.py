@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.geometry.spec import grid_sizes
+from specnorm.grid.proof import SymbolNormsUp
+from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs.bound import least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
 from specnorm.proofs.found import Found, Witness
@@ -21,10 +23,12 @@ from specnorm.proofs.norms import (
     norm_of_zero,
 )
 from specnorm.running.search import Problem
+from specnorm.supremum import tuning
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.supremum.one_tap import enclose_large_matrices
+from specnorm.supremum.one_tap import enclose_one_tap
 from specnorm.supremum.proof import supremum_on_grid
-from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
+from specnorm.symbols.proofs.padding import largest_of_blocks
+from specnorm.symbols.proofs.scalar import has_one_column
 from specnorm.symbols.proofs.symbols import (
     Symbol,
     SymbolQuotients,
@@ -143,7 +147,7 @@ def _enclose_trimmed(
     """`enclose_blocks` of kernels without borders of zeros."""
     without_search = (
         enclose_zero(trimmed, ops=ops)
-        or enclose_large_matrices(trimmed, problem.rtol, ops=ops)
+        or enclose_one_tap(trimmed, problem.rtol, ops=ops)
         or enclose_nonnegative(trimmed, problem.rtol, ops=ops)
     )
     if without_search is not None:
@@ -167,7 +171,7 @@ def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Sea
     trimmed = without_zero_borders(blocks, ops=ops)
     search = Search(trimmed, clock=_clock(trimmed, problem), ops=ops)
     zero = enclose_zero(trimmed, ops=ops)
-    without_search = zero or enclose_large_matrices(trimmed, problem.rtol, precise_vectors=False, ops=ops)
+    without_search = zero or enclose_one_tap(trimmed, problem.rtol, precise_vectors=False, ops=ops)
     if without_search is not None:
         return search, without_search
     return search, _supremum(search, _boxes(trimmed, problem), problem)
@@ -210,23 +214,14 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
 
     A search of the torus gives the supremum that the grid lemma (`supremum.proof`) needs. If it does not finish
     within the cells of `_torus_problem`, the norm is nearly constant: then every point is visited if the budget allows.
-    For scalar symbols and a small grid, every point is visited without a search of the torus.
+    Where that is little work, every point is visited without a search of the torus.
     """
     rtol, max_cells = problem.rtol, problem.max_cells
     kernel_shape = tuple(search.blocks.shape[3:])
     sizes = grid_sizes(problem.spec, kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
-    visits_all = half_points <= _POINTS_OF_A_CELL * torus_size(kernel_shape)
-    if visits_all and has_one_column(search.blocks) and _affords_grid(search.blocks, sizes, problem, ops=search.ops):
-        count = search.blocks.shape[0]
-        values, frequencies, claims = largest_on_grid(search.blocks, sizes, together=count, ops=search.ops)
-        (upper,) = claims()
-        block = int(search.ops.to_numpy(values).argmax())
-        frequency = frequencies[block : block + 1]
-        symbol = Symbol(search.blocks[block : block + 1, ...], frequency, ops=search.ops)
-        _, right, _ = top_triple(symbol.matrices()[:, 0, ...], xp=search.ops.xp)
-        lower = SymbolQuotients(search.blocks, ops=search.ops).norm_down_at(block, frequency, right)
-        result = Found(lower, upper, Witness(block, frequency), cells=half_points, levels=1)
+    if _visits_all(search.blocks, sizes, problem, ops=search.ops):
+        result = replace(_largest_of_all(search.blocks, sizes, ops=search.ops), cells=half_points, levels=1)
         if result.within(rtol):
             return result
     torus_problem = _torus_problem(problem, math.prod(sizes), half_points, boxes)
@@ -254,6 +249,39 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
     if torus_result.upper is not None:
         uppers.append(supremum_on_grid(torus_result.upper, grid))
     return replace(result, upper=least(*uppers) if uppers else None, cells=result.cells + torus_result.cells)
+
+
+def _visits_all(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:
+    """Whether to visit every point of a grid takes less time than a search."""
+    if not has_one_column(blocks):
+        return work_of_visits(blocks, sizes) <= tuning.TUNING.work_of_visits
+    half_points = math.prod(sizes) // 2 + 1
+    has_few_points = half_points <= _POINTS_OF_A_CELL * torus_size(tuple(blocks.shape[3:]))
+    return has_few_points and _affords_grid(blocks, sizes, problem, ops=ops)
+
+
+def work_of_visits(blocks: Array, sizes: tuple[int, ...]) -> float:
+    """Work to visit every point of a grid, in multiplications a channel, for symbols that are matrices.
+
+    It is infinite for a grid of one point, which is searched all the same: its norm is found sooner without symbols.
+    """
+    points = math.prod(half_grid_shape(sizes))
+    if points == 1:
+        return math.inf
+    channels = min(blocks.shape[1:3])
+    return blocks.shape[0] * points * (channels**3 + tuning.TUNING.calls_of_a_visit) / channels
+
+
+def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Found:
+    """Bounds of the largest norm on a grid, of which every point is visited or left out by proof."""
+    count = blocks.shape[0]
+    values, frequencies, claims = largest_with_frequency(SymbolNormsUp(), blocks, sizes, ops=ops)
+    block = int(ops.to_numpy(values).argmax())
+    frequency = frequencies[block : block + 1]
+    symbol = Symbol(blocks[block : block + 1, ...], frequency, ops=ops)
+    _, right, _ = top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
+    lower = SymbolQuotients(blocks, ops=ops).norm_down_at(block, frequency, right)
+    return Found(lower, largest_of_blocks(claims(), count), Witness(block, frequency))
 
 
 def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:

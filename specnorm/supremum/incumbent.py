@@ -91,6 +91,7 @@ class Incumbent:
         self._free = free
         self._rtol = rtol
         self._bound = bound
+        self._is_flat: bool | None = None
 
     @property
     def is_far_below(self) -> bool:
@@ -175,21 +176,27 @@ class Incumbent:
         """Return the positions of the centres to start from, the highest first."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
         norm_to_beat = self.best.lower.value if self._bound is None else self._bound
-        # If the norm at many centres is near the highest, the norm is flat and has many local maxima. The highest
-        # centre need not lead to the highest one, and at a layer's own size a maximum of the same height can give a
-        # better lower bound. Many cells alone say nothing: kernels with one sharp maximum have them too, and the
-        # incumbent may be 0 still.
-        nearly_sq = self.tuning.flat_part * max(norm_to_beat**2, norms_sq.max(initial=0.0))
-        is_flat = self._bound is None and np.count_nonzero(norms_sq > nearly_sq) > self.tuning.flat_cells
-        if is_flat:
+        # A flat norm has many local maxima. The highest centre need not lead to the highest one, and at a layer's own
+        # size a maximum of the same height can give a better lower bound. Later rounds tell nothing of flatness: their
+        # cells are near the maximum, however sharp it is.
+        if self._is_flat is None:
+            self._is_flat = self._bound is None and self._are_many_near(norms_sq)
+        if self._is_flat and self._are_many_near(norms_sq):
             starts = self.tuning.flat_starts
-            least_sq = nearly_sq
+            least_sq = self._nearly_sq(norms_sq)
         else:
             # An excess below `Tuning.least_excess` of the tolerance does not matter.
             starts = 1
             least_sq = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
         return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
+
+    def _nearly_sq(self, norms_sq: np.ndarray) -> float:
+        """Square from which a norm at a centre is near the highest; the incumbent may be 0 still."""
+        return float(self.tuning.flat_part * max(self.best.lower.value**2, norms_sq.max(initial=0.0)))
+
+    def _are_many_near(self, norms_sq: np.ndarray) -> bool:
+        return np.count_nonzero(norms_sq > self._nearly_sq(norms_sq)) > self.tuning.flat_cells
 
     def begin_at_nearest(
         self,

@@ -10,7 +10,6 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.proofs.bound import finite
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.lanczos import Lanczos, vector_tolerance
@@ -18,7 +17,6 @@ from specnorm.symbols.lanczos import Lanczos, vector_tolerance
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Upper
 
 
 LANCZOS_SIDE = 64
@@ -55,36 +53,37 @@ def enclose_matrices(
     ``matrix`` (g, m, n): in the widest dtype of the library, scaled to about 1. ``rtol``: relative width asked for.
     ``precise_vectors``: whether the vectors have to be as precise as the kernel's own dtype, since they are returned.
     """
-    xp = ops.xp
-    m, n = matrix.shape[1:]
+    proof = norms.GramProof(matrix, ops=ops)
+    if min(matrix.shape[1:]) < LANCZOS_SIDE:
+        return _near_vectors(matrix, proof, _eigenvectors(proof, ops=ops), ops=ops)
     residual = max(_RESIDUAL_SHARE * rtol, _FLOAT64_RESIDUAL)
     if precise_vectors:
-        residual = min(residual, vector_tolerance(getattr(xp, ops.own_dtype), xp=xp))
-    proof, lanczos = _gram_and_vectors(matrix, residual, ops=ops)
+        residual = min(residual, vector_tolerance(getattr(ops.xp, ops.own_dtype), xp=ops.xp))
+    lanczos = _lanczos(matrix, proof, residual, ops=ops)
+    result = _near_vectors(matrix, proof, lanczos.short_side_vectors(), ops=ops)
+    if result.within(rtol) and (lanczos.converged.all() or not precise_vectors):
+        return result
+    # If many values are next to the largest, Lanczos does not converge to its vector, or the proof near it fails.
+    closer = _near_vectors(matrix, proof, _eigenvectors(proof, ops=ops), ops=ops)
+    return closer.with_upper(result.upper, result.source)
+
+
+def _eigenvectors(proof: norms.GramProof, *, ops: ArrayOps) -> Array:
+    """Top eigenvectors of Gram matrices, by an eigenvalue routine."""
+    _, vectors = arrays.top_eigenpair(proof.gram, xp=ops.xp)
+    return vectors
+
+
+def _near_vectors(matrix: Array, proof: norms.GramProof, vectors: Array, *, ops: ArrayOps) -> Found:
+    """Bounds of the largest norm of matrices, from approximate top singular vectors on their shorter sides."""
+    xp = ops.xp
+    m, n = matrix.shape[1:]
     tall = xp.matrix_transpose(matrix) if m < n else matrix
-    vectors = lanczos.short_side_vectors()
     lower, best = norms.largest_quotient(tall, vectors, ops=ops)
-    upper = proof.largest_up_near(vectors)
-    is_close = upper is not None and upper <= lower.value * (1 + rtol)
-    if not is_close or (precise_vectors and not lanczos.converged.all()):
-        # If many values are next to the largest, Lanczos does not converge to its vector, or the proof near it fails.
-        _, vectors = arrays.top_eigenpair(proof.gram, xp=xp)
-        lower, best = norms.largest_quotient(tall, vectors, ops=ops)
-        upper = _smaller(upper, proof.largest_up_near(vectors))
     small = vectors[best : best + 1, :]
     large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], small[:, :, None])[:, :, 0], xp=xp)
-    if m < n:
-        u, v = small, large
-    else:
-        u, v = large, small
-    return Found(lower, upper, Witness(best, u=u, v=v))
-
-
-def _smaller(first: Upper | None, second: Upper | None) -> Upper | None:
-    """The smaller of two bounds, of which either may be missing."""
-    if first is None or second is None:
-        return second if first is None else first
-    return min(first, second, key=finite)
+    u, v = (small, large) if m < n else (large, small)
+    return Found(lower, proof.largest_up_near(vectors), Witness(best, u=u, v=v))
 
 
 def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], Array, Array] | None:
@@ -99,7 +98,8 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
         return None
     dtype = getattr(xp, ops.own_dtype)
     residual = _FLOAT32_RESIDUAL if dtype == xp.float32 else _FLOAT64_RESIDUAL
-    proof, lanczos = _gram_and_vectors(matrix, residual, ops=ops)
+    proof = norms.GramProof(matrix, ops=ops)
+    lanczos = _lanczos(matrix, proof, residual, ops=ops)
     is_close = lanczos.converged & (lanczos.likely_error <= _FEW_ROUNDINGS * float(xp.finfo(dtype).eps))
     if not np.all(is_close):
         return None
@@ -110,30 +110,28 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
     return (u, v), norms.quotient_down(matrix, v, xp=xp), upper
 
 
-def _gram_and_vectors(matrix: Array, residual: float, *, ops: ArrayOps) -> tuple[norms.GramProof, Lanczos]:
-    """The smaller Gram matrices of a stack, and Lanczos with them to a residual; in float32 if that reaches it."""
-    proof = norms.GramProof(matrix, ops=ops)
+def _lanczos(matrix: Array, proof: norms.GramProof, residual: float, *, ops: ArrayOps) -> Lanczos:
+    """Lanczos with the Gram matrices of a stack, to a residual; in float32 if that reaches it."""
     gram = proof.gram
     if residual >= _FLOAT32_RESIDUAL and ops.exact_float32:
         gram = ops.xp.astype(gram, ops.xp.float32)
-    return proof, Lanczos(matrix, gram=gram, tolerance=residual, ops=ops).finish()
+    return Lanczos(matrix, gram=gram, tolerance=residual, ops=ops).finish()
 
 
-def enclose_large_matrices(
+def enclose_one_tap(
     blocks: Array,
     rtol: float,
     *,
     precise_vectors: bool = True,
     ops: ArrayOps,
 ) -> Found | None:
-    """Enclose the largest norm of large blocks with one tap, which are matrices.
+    """Enclose the largest norm of blocks with one tap, which are matrices.
 
     ``blocks`` (g, m, p, *kernel_shape): in the widest dtype of the library, scaled to about 1. ``precise_vectors``: as
-    in `enclose_matrices`. Returns None if there are more taps, if the blocks are small, or if the bounds are wider
-    than rtol.
+    in `enclose_matrices`. Returns None if there are more taps, or if the bounds are wider than rtol.
     """
     count, m, p, *taps = blocks.shape
-    if math.prod(taps) > 1 or min(m, p) < LANCZOS_SIDE:
+    if math.prod(taps) > 1:
         return None
     result = enclose_matrices(ops.xp.reshape(blocks, (count, m, p)), rtol, precise_vectors=precise_vectors, ops=ops)
     if result.upper is None or not result.within(rtol):

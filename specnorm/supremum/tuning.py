@@ -11,6 +11,11 @@ class Tuning(NamedTuple):
     The values are the fastest of those tried on the kernels of `benchmarks` (NumPy, one core).
     """
 
+    work_of_visits: float = 6e5
+    """Work of proofs at every point of a grid, in multiplications a channel, up to which a search takes longer."""
+    calls_of_a_visit: float = 1e3
+    """Work of a visit besides the Gram products of its matrix, in multiplications."""
+
     cache_bytes: int = 24 * 2**20
     """Bytes of the matrices that the host forms at once. They stay in its cache."""
     kept_bytes: int = 32 * 2**20

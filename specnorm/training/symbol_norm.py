@@ -221,7 +221,7 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             rows = _tall_matrices(rows, xp=ops.xp)
             return ops.xp.matmul(rows, _signs_of_matrix(rows, ops=ops))
-        return ops.xp.matmul(rows, bundle.sketch_columns(spec, rows, ops=ops))
+        return ops.xp.matmul(rows, ops.xp.matrix_transpose(bundle.sketch_rows(spec, rows, ops=ops)))
 
     def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
         """Number of sweeps, by the way that the kernel has gone since the last one."""
@@ -322,7 +322,7 @@ def _pass(rows: Array, moving: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayO
 def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Pass:
     xp = ops.xp
     matrices = _tall_matrices(rows, xp=xp)
-    columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), ops=ops)
+    columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), axis=2, ops=ops)
     moved, left, back, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
     value, left, right = _factors(left, back, spec, xp=xp)
     return bundle.Pass(value, left, right, (moved[..., None, None],), xp.zeros_like(value), sketch)
