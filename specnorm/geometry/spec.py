@@ -347,6 +347,16 @@ class ConvSpec:
         counts = (padding_count(*pads, n, self.padding_mode) for pads, n in zip(self.padding, sizes, strict=True))
         return math.prod(counts)
 
+    def is_described_by(self, what: object) -> bool:
+        """Whether the subject of a claim is this layer, at its size or at every size. A matrix may be transposed."""
+        if not isinstance(what, ConvSpec):
+            return False
+        subject = replace(what, layout=None)
+        layer = replace(self, layout=None)
+        if not self.ndim:
+            return not subject.ndim and sorted((subject.cout, subject.cin)) == sorted((layer.cout, layer.cin))
+        return subject in (layer, replace(layer, input_shape=None))
+
     @classmethod
     def of(cls, shape: Sequence[int], /, **geometry: Any) -> ConvSpec:
         """Validate a kernel's shape and the geometry given by keyword.
