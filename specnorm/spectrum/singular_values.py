@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.backends.types import MEMORY
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import grid_sizes
@@ -47,7 +48,7 @@ class _LayerValues(Plan):
     """Base of both plans: how many of the values are asked for."""
 
     k: int | None = None
-    max_bytes: int = 2**32
+    max_bytes: int = MEMORY
     smallest: bool = False
 
     asks: ClassVar[Needs] = Needs(precision="wide")
@@ -99,7 +100,7 @@ class SingularValues(_LayerValues):
         the k largest is a proven lower bound of the singular value of its rank.
     smallest : bool
         Whether the k smallest are meant, not the k largest.
-    max_bytes : int, default 4 GiB
+    max_bytes : int, default 256 MiB
         Refuse computations that take more memory.
     """
 
