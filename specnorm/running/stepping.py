@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from specnorm.running.base import Followed, Stepped
 from specnorm.running.program import Program, check_values, program, program_for
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array
+    from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, ArrayOps, Backend
     from specnorm.running.base import Method
 
@@ -157,16 +157,18 @@ class SteppedProgram(Program):
             With leading axis layers. ``left`` (layers, n_0, r) times ``right`` (layers, r, n_1) is the gradient in
             torch's order, as a matrix whose rows are the kernel's first axis.
         """
-        run = self.execution(kernels, backend=backend, training=True)
-        with arithmetic.exact(kernels, backend=backend):
-            xp = run.xp
-            kernels = xp.astype(kernels, getattr(xp, run.own_dtype), copy=False)
-            rows = self._rows(kernels, xp=xp)
-            block_state = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, copy=False) for x in state)
-            followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
-            if followed.is_due is not None and sweeps != 0:
-                followed = self._swept(kernels, rows, followed, sweeps, run)
-            return self._by_layers(followed, kernels, state, xp=xp)
+        (followed,) = follow_all([ToFollow(self, kernels, state, sweeps)], backend=backend)
+        return followed
+
+    def _followed(self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps) -> Followed:
+        xp = run.xp
+        kernels = _as_dtype(kernels, getattr(xp, run.own_dtype), xp=xp)
+        rows = self._rows(kernels, xp=xp)
+        block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
+        followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
+        if followed.is_due is not None and sweeps != 0:
+            followed = self._swept(kernels, rows, followed, sweeps, run)
+        return self._by_layers(followed, kernels, state, xp=xp)
 
     def _swept(
         self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int | None, run: ArrayOps
@@ -226,14 +228,16 @@ class SteppedProgram(Program):
             value, chosen = self.plan.over_groups(by_group[0], xp=xp)
             left, right = (arrays.pick(x, chosen, xp=xp) for x in by_group[1:])
             left = arrays.one_hot(left, chosen, groups, xp=xp)
-        left = xp.reshape(left, (layers, -1, right.shape[1]))
+        sketch = followed.sketch
+        if self.spec.groups > 1:
+            left = xp.reshape(left, (layers, -1, right.shape[1]))
+            sketch = xp.reshape(sketch, (layers, -1, sketch.shape[2]))
         dtype = getattr(xp, self.result_dtype)
-        value, left, right = (xp.astype(x, dtype, copy=False) for x in (value, left, right))
+        value, left, right = (_as_dtype(x, dtype, xp=xp) for x in (value, left, right))
         new_state = tuple(
-            xp.astype(xp.reshape(new, old.shape), old.dtype, copy=False)
+            _as_dtype(xp.reshape(new, old.shape), old.dtype, xp=xp)
             for new, old in zip(followed.state, state, strict=True)
         )
-        sketch = xp.reshape(followed.sketch, (layers, -1, followed.sketch.shape[2]))
         return Followed(value, left, right, sketch, new_state, followed.is_due)
 
     def sketch(self, kernels: AnyArray, *, backend: Backend) -> AnyArray:
@@ -301,6 +305,30 @@ class SteppedProgram(Program):
                 return blocks, xp.zeros_like(squares)
         layers, exponent = arrays.scale(layers, xp=xp)
         return xp.reshape(layers, blocks.shape), exponent
+
+
+class ToFollow(NamedTuple):
+    """Layers of one program, and the other arguments of `SteppedProgram.follow`."""
+
+    program: SteppedProgram
+    kernels: AnyArray
+    state: tuple[AnyArray, ...]
+    sweeps: int | None
+
+
+def follow_all(waiting: Sequence[ToFollow], *, backend: Backend) -> list[Followed]:
+    """`SteppedProgram.follow` of layers of several programs, whose arithmetic is prepared once."""
+    if not waiting:
+        return []
+    runs = [x.program.execution(x.kernels, backend=backend, training=True) for x in waiting]
+    largest = max((x.kernels for x in waiting), key=lambda x: math.prod(x.shape))
+    with arithmetic.exact(largest, backend=backend):
+        return [x.program._followed(x.kernels, x.state, x.sweeps, run) for x, run in zip(waiting, runs, strict=True)]
+
+
+def _as_dtype(x: Array, dtype: Any, *, xp: Namespace) -> Array:
+    """`astype`, which takes a microsecond in NumPy where nothing is converted."""
+    return x if x.dtype == dtype else xp.astype(x, dtype)
 
 
 def _map(function: Callable[[Any], Any], followed: Followed) -> Followed:

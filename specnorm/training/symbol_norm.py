@@ -174,8 +174,8 @@ class SymbolNorm(Stepped):
             return self._follow_scalars(rows, spec, ops=ops)
         if _is_exact(spec):
             matrices = _tall_matrices(rows, xp=ops.xp)
-            factors = _factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp)
-            return Followed(*factors, self.sketch(rows, spec, ops=ops))
+            sketch = ops.xp.matmul(matrices, _signs_of_matrix(matrices, ops=ops))
+            return Followed(*_factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp), sketch)
         *moving, sketch, now = state
         passed = _pass(rows, tuple(moving), spec, ops=ops)
         # A value that is not a number makes the distance one that is far.
@@ -323,8 +323,8 @@ def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOp
     xp = ops.xp
     matrices = _tall_matrices(rows, xp=xp)
     columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), axis=2, ops=ops)
-    moved, left, back, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
-    value, left, right = _factors(left, back, spec, xp=xp)
+    *vectors_of_norm, moved, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
+    value, left, right = _factors(*vectors_of_norm, spec, xp=xp)
     return bundle.Pass(value, left, right, (moved[..., None, None],), xp.zeros_like(value), sketch)
 
 
@@ -339,13 +339,11 @@ def _signs_of_matrix(matrices: Array, *, ops: ArrayOps) -> Array:
     return signs
 
 
-def _factors(left: Array, back: Array, spec: ConvSpec, *, xp: Namespace) -> tuple[Array, Array, Array]:
-    """Norm and factors of its gradient, of matrices that are tall: unit vectors (b, n, 1) and what they lead to."""
-    unit, norm = arrays.unit(back[:, :, 0], xp=xp)
-    right = unit[:, :, None]
+def _factors(value: Array, left: Array, right: Array, spec: ConvSpec, *, xp: Namespace) -> tuple[Array, Array, Array]:
+    """Norm and factors of its gradient, from unit vectors (b, n, 1) of matrices that are tall."""
     if spec.block_shape[0] < spec.block_shape[1]:
         left, right = right, left
-    return norm, left, xp.matrix_transpose(right)
+    return value, left, xp.matrix_transpose(right)
 
 
 def _first_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
@@ -356,8 +354,8 @@ def _first_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
 
 def _tall_matrices(blocks: Array, *, xp: Namespace) -> Array:
     """The blocks (b, m, p, 1, ...) as matrices (b, m, p), transposed if m < p."""
-    tall = arrays.tall(blocks, xp=xp)
-    return xp.reshape(tall, tall.shape[:3])
+    matrices = xp.reshape(blocks, blocks.shape[:3])
+    return xp.matrix_transpose(matrices) if matrices.shape[1] < matrices.shape[2] else matrices
 
 
 def _matrix_step(blocks: Array, vectors: Array, *, sweeps: Any, ops: ArrayOps) -> tuple[Triples, Array]:
