@@ -19,6 +19,7 @@ from specnorm.running.measuring import run_plan
 from specnorm.running.result import as_number
 from specnorm.running.search import BUDGET
 from specnorm.spectrum.determinant import LogDeterminant
+from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
 
 
 @takes_layers
@@ -256,8 +257,6 @@ def singular_values(
         raise MethodError(f'which={which!r} is not "all", "largest" or "smallest".')
     if which != "all" and k is None:
         k = 1
-    from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues  # imported here: few need them
-
     smallest = which == "smallest"
     plan: Plan
     spec = _spec_at_size(kernel, input_shape, layer)

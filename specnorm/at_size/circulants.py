@@ -222,11 +222,9 @@ class DeflatedCirculant:
             self._polynomials = search.polynomials
 
     def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
-        """A bound of the norm: ``lower * (1 + rtol)`` if enough waves can be taken out, else a wider one.
+        """The bound ``lower * (1 + rtol)`` of the norm, if enough waves can be taken out; None if it is not proven.
 
-        None if nothing is proven.
-
-        ``few``: whether to try the first `DeflationTuning.few_parts` alone, and no wider tolerance.
+        ``few``: whether to try the first `DeflationTuning.few_parts` alone.
         """
         parts_of_norm = self.parts_of_norm[: DEFLATION.few_parts] if few else self.parts_of_norm
         for part in parts_of_norm:
@@ -247,9 +245,9 @@ class DeflatedCirculant:
                 if upper is not None:
                     return upper
                 self._failed_bounds[part] = bound
-        return None if few else self._wider_upper(lower, rtol)
+        return None
 
-    def _wider_upper(self, lower: float, rtol: float) -> Upper | None:
+    def wider_upper(self, lower: float, rtol: float) -> Upper | None:
         """The closest bound that the deflation with the most waves proves with a wider tolerance."""
         deflations = [deflation for deflation in self._deflations.values() if deflation is not None]
         if not deflations:

@@ -18,7 +18,7 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry.spec import ConvSpec, grid_sizes
-from specnorm.proofs.bound import Lower, Upper, finite, known, times_power_of_two
+from specnorm.proofs.bound import Lower, Upper, finite, known, times_power_of_two, trivial_lower
 from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
 from specnorm.running.search import Problem
@@ -176,16 +176,34 @@ class _SmallestSearch:
         self.rtol = problem.rtol
         self.clock = problem.clock
         self.sizes = circulant_sizes(problem, blocks)
+        self.visited = self._visited_whole()
         self.ops = ops
         self.xp = ops.xp
 
+    def _visited_whole(self) -> tuple[int, ...] | None:
+        """Sizes of the grid of all frequencies that count, if it is visited whole; one frequency, if all are the same.
+
+        None if they are too many.
+        """
+        taps = self.blocks.shape[3:]
+        if math.prod(taps) == 1:
+            return (1,) * len(taps)
+        is_small = self.sizes is not None and math.prod(self.sizes) <= TUNING.most_visited
+        return self.sizes if is_small else None
+
     def run(self) -> Found:
-        """Visit a grid, bound by the taps, go to the lowest minimum, then search the norm of the defect."""
+        """Visit a grid, bound by it or by the taps, go to the lowest minimum, then search the norm of the defect."""
         grid = self.first_grid()
         smallest, largest = self.values_on(grid)
         block, point = np.unravel_index(smallest.argmin(), smallest.shape)
         attained = self.attained_at(grid[point : point + 1], int(block))
-        bounds = Found(self.lower_by_taps(), attained.upper, attained.witness)
+        bounds = Found(trivial_lower(), attained.upper, attained.witness, cells=len(grid), levels=1)
+        if self.visited is not None and not self.clock.expired:
+            lower = defects.smallest_on_grid(self.blocks, self.visited, attained.value, largest, ops=self.ops)
+            bounds = bounds if lower is None else replace(bounds, lower=lower)
+            if bounds.within(self.rtol):
+                return bounds
+        bounds = replace(bounds, lower=max(self.lower_by_taps(), bounds.lower, key=float), cells=0, levels=0)
         if bounds.within(self.rtol) or self.clock.expired:
             return bounds
         if self.sizes is None and math.prod(self.blocks.shape[3:]) > 1:
@@ -317,8 +335,8 @@ class _SmallestSearch:
 
     def first_grid(self) -> Frequencies:
         """A coarse grid, or for a circular layer all of its frequencies, or about as many of them as the grid has."""
-        if self.sizes is not None and math.prod(self.sizes) <= TUNING.most_visited:
-            return half_grid(self.sizes)
+        if self.visited is not None:
+            return half_grid(self.visited)
         grid = coarse_grid(tuple(self.blocks.shape[3:]))
         if self.sizes is None:
             return grid

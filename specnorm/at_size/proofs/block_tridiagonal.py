@@ -359,9 +359,8 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
     for i in range(count):
         block = shift - band.diagonal[:, i, :, :]
         complement = block - left_square
-        has_factor = ops.cholesky_ok(complement)
+        has_factor, factor = _factors(complement, ops=ops)
         is_complete = is_complete & has_factor
-        factor = xp.linalg.cholesky(xp.where(has_factor[:, None, None], complement, eye))
         rest = block - xp.matmul(factor, xp.matrix_transpose(factor)) - left_square
         # The roundings of an entry of R are those of products of at most `size` terms, of two differences, and of the
         # shift of the diagonal.
@@ -380,6 +379,18 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
     proven = rounding.up(limit + rest_on_diagonal + 2 * rest_below, 4, xp=xp)
     is_not_nan = proven == proven
     return xp.where(is_complete & is_not_nan, proven, xp.full_like(proven, float(xp.finfo(proven.dtype).max)))
+
+
+def _factors(matrices: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Whether matrices (b, n, n) have Cholesky factors, and these factors; the identity in place of those that lack."""
+    xp = ops.xp
+    eye = xp.eye(matrices.shape[-1], dtype=matrices.dtype, device=ops.device(matrices))
+    if ops.has_factors:
+        factors = ops.cholesky_factors(matrices)
+        has_factor = xp.all(xp.isfinite(factors), axis=(-2, -1))
+        return has_factor, xp.where(has_factor[:, None, None], factors, eye)
+    has_factor = ops.cholesky_ok(matrices)
+    return has_factor, xp.linalg.cholesky(xp.where(has_factor[:, None, None], matrices, eye))
 
 
 def _times_inverse(a: Array, factor: Array, *, xp: Namespace) -> Array:

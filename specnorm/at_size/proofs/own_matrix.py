@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.at_size.proofs.block_tridiagonal import gram_blocks
 from specnorm.at_size.proofs.uncut import SMALLEST
 from specnorm.backends import arrays
 from specnorm.geometry.spec import spec_of_group
@@ -141,9 +142,6 @@ class LayerGram:
     def __init__(self, layer: Convolution, plan: BlockPlan, *, ops: ArrayOps) -> None:
         if layer.spec.groups > 1:
             raise HypothesisError("the matrix of one group is not that of all groups")
-        # Imported here: `import specnorm` does not need this module.
-        from specnorm.at_size.proofs.block_tridiagonal import gram_blocks
-
         self._spec = layer.spec
         self._plan = plan
         self._ops = ops

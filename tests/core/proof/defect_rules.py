@@ -50,6 +50,9 @@ def of_line() -> Claims:
     scale = 2.0**of.exponent
     yield defect.smallest_down(of, assumed(12.0 / scale)), 2.0
     yield defect.smallest_at(LINE, 0, half_grid((2,))[1:], VECTOR, ops=OPS), 2.0
+    on_grid = defect.smallest_on_grid(LINE, (2,), 2.0, 4.0, ops=OPS)
+    assert on_grid is not None
+    yield on_grid, 2.0
     yield defect.norm_by_taps(of, ops=OPS), 12.0 / scale
     unit = plain(LINE / 4, 1.0)
     ends = (assumed_lower(0.75 / 2.0**unit.exponent), assumed(0.75 / 2.0**unit.exponent))
@@ -79,6 +82,7 @@ DEFECT_CHECKS: dict[str, Callable[[], Claims]] = {
         (
             "smallest_down",
             "smallest_at",
+            "smallest_on_grid",
             "smallest_of_parts",
             "norm_by_taps",
             "no_smallest",
@@ -125,6 +129,9 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     "a floor without a basis": lambda: defect.defect(defect.in_basis(LINE, ops=OPS), 1.0, floor=1.0, ops=OPS),
     "a vector that every wide matrix maps to 0": lambda: defect.smallest_at(
         WIDE, 0, half_grid((1,)), DIFFERENCE, ops=OPS
+    ),
+    "Gram matrices of columns that are more than rows": lambda: defect.smallest_on_grid(
+        np.ones((1, 1, 2, 2)), (2,), 0.1, 1.0, ops=OPS
     ),
     "no vector": lambda: defect.smallest_at(LINE, 0, half_grid((1,)), 0 * VECTOR, ops=OPS),
     "parts with bounds of norms": lambda: defect.smallest_of_parts([(assumed_lower(1.0), assumed(1.0))]),
