@@ -33,6 +33,9 @@ def conv_norm(
 ) -> ArrayT:
     """Spectral norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
 
+    `enclose` with the same ``rtol`` takes about as long, proves an upper bound too, and returns what is proven where
+    this function raises `Undecided`.
+
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)

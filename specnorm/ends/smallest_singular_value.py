@@ -46,6 +46,8 @@ class SmallestTuning(NamedTuple):
     """Part of that square below which a search of the defect does not tell a squared singular value from 0."""
     most_visited: int = 2048
     """Number of frequencies of a circular layer up to which all of them are visited for a first upper bound."""
+    precise_roundings: float = 1e8
+    """Least eigenvalue of a Gram matrix whose root is a precise singular value, in roundings of the largest."""
     newton_steps: int = 12
     """Most steps of Newton's method towards a minimum."""
     starts_without_zeros: int = 3
@@ -199,7 +201,7 @@ class _SmallestSearch:
         attained = self.attained_at(grid[point : point + 1], int(block))
         bounds = Found(trivial_lower(), attained.upper, attained.witness, cells=len(grid), levels=1)
         if self.visited is not None and not self.clock.expired:
-            lower = defects.smallest_on_grid(self.blocks, self.visited, attained.value, largest, ops=self.ops)
+            lower = defects.smallest_on_grid(self.blocks, self.visited, float(smallest.min()), largest, ops=self.ops)
             bounds = bounds if lower is None else replace(bounds, lower=lower)
             if bounds.within(self.rtol):
                 return bounds
@@ -365,16 +367,23 @@ class _SmallestSearch:
 
         When the time is up, the rest of the frequencies is left out.
         """
-        xp = self.xp
         step = symbols.chunk_length(self.blocks, ops=self.ops)
         parts = []
         for start in range(0, len(grid), step):
             symbol = symbols.Symbol(self.blocks, grid[start : start + step], ops=self.ops)
-            parts.append(self.ops.to_numpy(xp.linalg.svdvals(symbol.matrices())))
+            parts.append(self.ops.to_numpy(self._singular_values(symbol.matrices())))
             if self.clock.expired:
                 break
         values = np.concatenate(parts, axis=1)
         return values[..., -1], float(values[..., 0].max())
+
+    def _singular_values(self, matrices: Array) -> Array:
+        """Singular values of tall matrices: roots of eigenvalues, unless some are so small that these are imprecise."""
+        xp = self.xp
+        squares = xp.linalg.eigvalsh(xp.matmul(arrays.adjoint(matrices, xp=xp), matrices))
+        least = TUNING.precise_roundings * float(xp.finfo(squares.dtype).eps) * xp.max(squares)
+        is_precise = xp.all(squares[..., 0] > least)
+        return xp.flip(xp.sqrt(squares), axis=-1) if bool(is_precise) else xp.linalg.svdvals(matrices)
 
     def minimum_from(self, start: Frequencies, block: int) -> Attained:
         """What is attained at the lowest of the frequencies that Newton's method visits on the way to a minimum."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.backends.text import number
 from specnorm.errors import Undecided
 from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import quotient_at_down
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.found import Found
     from specnorm.running.base import FigureRule, Kind
 
 _WORK_OF_VISITS = 2.3e6
@@ -110,7 +112,7 @@ class ExactFFT(Method):
         if not all_converged:
             if 0 < points <= self.max_cells and not clock.expired:
                 return self._visit_all(blocks, spec.groups, half_grid(sizes), clock, ops=ops)
-            raise self._undecided()
+            raise self._undecided(results)
         witnesses = [result.witness for result in results]
         u, v, _, phase, group = top_triples(layers, witnesses, ops=ops)
         best_blocks = [layer[at.block : at.block + 1, ...] for layer, at in zip(layers, witnesses, strict=True)]
@@ -118,11 +120,13 @@ class ExactFFT(Method):
         cells = np.asarray([result.cells for result in results], dtype=np.int32)
         return Evaluation(value, (ops.from_numpy(cells, blocks),), (u, v, phase, group))
 
-    def _undecided(self) -> Undecided:
+    def _undecided(self, results: Sequence[Found] = ()) -> Undecided:
         seconds = "" if self.budget is None else f"{self.budget:g} s and "
         limit = f"{seconds}{self.max_cells} cells"
+        width = max((result.width for result in results), default=math.inf)
+        proven = f", but to {number(width, 'upper')}" if width < math.inf else ""
         return Undecided(
-            f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where it is nearly "
+            f"the norm is not known to rtol={self.rtol:g} within {limit}{proven} (many are needed where it is nearly "
             "constant). enclose(kernel) returns what is proven; or give a larger rtol, or a larger budget."
         )
 
