@@ -175,7 +175,8 @@ class _ScaledByFactors(Function):
     def forward(ctx: Any, kernels: Tensor, constants: tuple[Any, ...]) -> Tensor:
         ctx.save_for_backward(kernels)
         ctx.constants = constants
-        return kernels * constants[0]
+        factor: Tensor | float = constants[0]
+        return kernels * factor
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:

@@ -179,7 +179,7 @@ class SymbolNorm(Stepped):
         *moving, sketch, now = state
         passed = _pass(rows, tuple(moving), spec, ops=ops)
         # A value that is not a number makes the distance one that is far.
-        distance = bundle.distance(passed.sketch, sketch, ops=ops) + 0.0 * passed.value
+        distance = _reach(spec) * bundle.distance(passed.sketch, sketch, ops=ops) + 0.0 * passed.value
         new_state = *passed.moved, sketch, now
         known = distance, passed.best
         is_due = course.is_due(now, distance)
@@ -298,6 +298,11 @@ def _is_exact(spec: ConvSpec) -> bool:
     return _is_scalar(spec) or (_is_matrix(spec) and min(spec.block_shape[:2]) <= _EXACT)
 
 
+def _reach(spec: ConvSpec) -> float:
+    """How far a change of some length may move a symbol, beside one of 3x3 taps: with the root of the taps."""
+    return max(1.0, math.sqrt(math.prod(spec.block_kernel_shape)) / 3)
+
+
 def _bundle(waves: PlaneWaves, points: Points, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
     """The waves of the best points, as arrays of the state."""
     left, phases = grid_vectors.followed(waves, points)
@@ -319,8 +324,8 @@ def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOp
     xp = ops.xp
     matrices = _tall_matrices(rows, xp=xp)
     columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), axis=2, ops=ops)
-    *vectors_of_norm, moved, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
-    value, left, right = _factors(*vectors_of_norm, spec, xp=xp)
+    value, left, right, moved, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
+    value, left, right = _factors(value, left, right, spec, xp=xp)
     return bundle.Pass(value, left, right, (moved[..., None, None],), xp.zeros_like(value), sketch)
 
 

@@ -188,21 +188,22 @@ class _Joint:
     def steps_by_factors(self, followed: Any) -> Iterator[Step]:
         """Yield the steps of the layers that were followed."""
         value, left, right, sketches, after, is_due, _ = followed
-        for j, (x, factor) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
+        for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
             factors = self.stack.factors_out_of(x.program, left[j], right[j], backend=self._backend)
             state = self._state_of(x, j, after)
             if self.in_numpy:
-                yield Step(*factor, Factors(*map(_tensor_of, factors)), state, sketches[j])
+                yield Step(factor, slope, Factors(*map(_tensor_of, factors)), state, sketches[j])
             else:
-                yield Step(*factor, Factors(*factors), state, None, None if is_due is None else is_due[j])
+                yield Step(factor, slope, Factors(*factors), state, None, None if is_due is None else is_due[j])
 
     def steps_by_gradients(self) -> Iterator[Step]:
         """Yield the steps of a method that does not follow the norm between its sweeps."""
         program, backend = self.stack.program, self._backend
         value, dense, after = program.step(*self._joined(), sweeps=self.inputs[0].sweeps, backend=backend)
-        for j, (x, factor) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
+        for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
             gradient = self.stack.out_of(x.program, dense[j], backend=backend)
-            yield Step(*factor, _tensor_of(gradient) if self.in_numpy else gradient, self._state_of(x, j, after))
+            state = self._state_of(x, j, after)
+            yield Step(factor, slope, _tensor_of(gradient) if self.in_numpy else gradient, state)
 
     def _joined(self) -> tuple[Any, Any]:
         computed_from = _numpy_view if self.in_numpy else _as_it_is
@@ -254,9 +255,11 @@ def _stacks_of(layers: tuple[tuple[str, bool, Hashable], ...]) -> tuple[Stack, .
         is_alone = _program(key).stepped.follows and not asynchronous
         alike.setdefault((asynchronous, kind, key if is_alone else None), []).append(j)
     found = []
-    for (asynchronous, _, key), places in alike.items():
+    for (asynchronous, _, own_key), places in alike.items():
         programs = [_program(layers[j][0]) for j in places]
-        joined = [Stack(programs[0], tuple(range(len(places))))] if key else stacks(programs, asynchronous=asynchronous)
+        joined = (
+            [Stack(programs[0], tuple(range(len(places))))] if own_key else stacks(programs, asynchronous=asynchronous)
+        )
         for stack in joined:
             members = [places[j] for j in stack.members]
             most = len(members) if asynchronous else max(1, _MOST_ENTRIES // math.prod(stack.program.shape))
