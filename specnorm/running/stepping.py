@@ -156,14 +156,14 @@ class SteppedProgram(Program):
         Returns
         -------
         Followed
-            With leading axis layers. ``left`` (layers, n_0, r) times ``right`` (layers, r, n_1) is the gradient in
-            torch's order, as a matrix whose rows are the kernel's first axis.
+            With leading axis layers. ``left`` (layers, n_0, r) times ``right`` (layers, r, n_1) is the gradient as a
+            matrix, of all groups, as of `polyphase.to_rows`.
         """
         run = self.execution(kernels, backend=backend, training=True)
         with arithmetic.exact(kernels, backend=backend):
             xp = run.xp
             kernels = xp.astype(kernels, getattr(xp, run.own_dtype), copy=False)
-            rows = self._rows(kernels, xp=xp)
+            rows = polyphase.to_rows(kernels, self.spec, xp=xp)
             block_state = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, copy=False) for x in state)
             if state and sweeps != 0 and not run.concrete:
                 followed = self._followed_by_loop(kernels, rows, block_state, sweeps, run)
@@ -274,21 +274,15 @@ class SteppedProgram(Program):
     def sketch(self, kernels: AnyArray, *, backend: Backend) -> AnyArray:
         """Random sums (layers, ., 4) of the entries of each layer, as in what `follow` returns."""
         run = self.execution(kernels, backend=backend, training=True)
-        rows = self._rows(run.xp.astype(kernels, getattr(run.xp, run.own_dtype), copy=False), xp=run.xp)
+        kernels = run.xp.astype(kernels, getattr(run.xp, run.own_dtype), copy=False)
+        rows = polyphase.to_rows(kernels, self.spec, xp=run.xp)
         sketch = self.stepped.sketch(rows, self.spec, ops=run)
         return run.xp.reshape(sketch, (kernels.shape[0], -1, sketch.shape[2]))
 
-    def _rows(self, kernels: AnyArray, *, xp: Any) -> AnyArray:
-        """Kernels (layers, *shape) as matrices (blocks, m, n), in torch's order."""
-        rows = polyphase.torch_order(kernels, self.spec, xp=xp)
-        return xp.reshape(rows, (kernels.shape[0] * self.spec.groups, self.spec.group_channels[0], -1))
-
     def gradients(self, left: AnyArray, right: AnyArray, *, xp: Any) -> AnyArray:
         """The gradients (layers, *shape) of norms by layer, from the factors that `follow` returns."""
-        products = xp.matmul(left, right)
-        first, second = self.spec.stored_channels
-        stored = xp.reshape(products, (-1, first, second, *self.spec.kernel_shape))
-        return xp.reshape(polyphase.caller_order(stored, self.spec, xp=xp), (-1, *self.shape))
+        gradients = polyphase.outer_products(left, right, self.spec, xp=xp)
+        return xp.reshape(gradients, (-1, *self.shape))
 
     def _step_by_factors(
         self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
