@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from specnorm.backends.types import MEMORY
 from specnorm.errors import GeometryError
 from specnorm.geometry.spec import pixels_run_out
 
@@ -48,9 +49,16 @@ def axis_tables(axis: Axis, mode: str) -> np.ndarray:
     """Table of the pixel that each tap reads for each output along an axis, shape (taps, outputs).
 
     ``mode``: the padding mode, which maps positions outside of the axis to pixels; zero padding maps them to
-    ``axis.pixels``.
+    ``axis.pixels``. Raises `GeometryError` if the table takes more memory than one chunk.
     """
     n = axis.pixels
+    memory = 8 * axis.taps * axis.outputs
+    if memory > MEMORY:
+        raise GeometryError(
+            f"an axis of {axis.taps} taps and {axis.outputs} outputs: the table of what each tap reads takes "
+            f"{memory / 2**30:.3g} GiB, more than {MEMORY / 2**30:g} GiB. Without input_shape, every size at once is "
+            "bounded, and no table is needed."
+        )
     firsts = axis.dilation * np.arange(axis.taps) - axis.before
     position = firsts[:, None] + axis.stride * np.arange(axis.outputs)[None, :]
     is_inside = (position >= 0) & (position < n)

@@ -156,9 +156,9 @@ class PolyphaseComponent:
         """A compression of this part with about ``pixel_budget`` pixels; the part itself if it has no more.
 
         Along each axis it keeps at least twice as many pixels as the kernel has taps, since on fewer, most outputs of a
-        padded layer read padding.
+        padded layer read padding. Where padding makes more outputs than pixels, they are what the budget counts.
         """
-        count = math.prod(axis.pixels for axis in self.axes)
+        count = math.prod(max(axis.pixels, axis.outputs) for axis in self.axes)
         if count <= pixel_budget:
             return self
         if not self.spec.reads_zeros:
@@ -183,18 +183,19 @@ class PolyphaseComponent:
     def _corner(self, pixel_budget: float) -> PolyphaseComponent | None:
         """A compression of a layer that repeats pixels: its first outputs, which read no padding behind.
 
-        Circular padding in front reads the last pixels: there the outputs begin where they read none.
+        Circular padding in front reads the last pixels: there the outputs begin where they read none, as where the
+        padding is longer than what the budget allows.
         """
         if self.spec.transposed:
             return None
-        wraps = self.spec.padding_mode == "circular"
         axes = []
         fair_share = int(pixel_budget ** (1 / len(self.axes)))
+        skips_padding = self.spec.padding_mode == "circular" or max(axis.before for axis in self.axes) > fair_share
         for axis, taps, dilation in zip(self.axes, self.spec.kernel_shape, self.spec.dilation, strict=True):
             extent = dilation * (taps - 1) + 1
-            first_output = -(-axis.before // axis.stride) if wraps else 0
+            first_output = -(-axis.before // axis.stride) if skips_padding else 0
             first_pixel = max(0, axis.stride * first_output - axis.before)
-            before = 0 if wraps else axis.before
+            before = 0 if skips_padding else axis.before
             pixels = min(axis.pixels - first_pixel, max(2 * extent, before + 1, fair_share))
             outputs = min(axis.outputs - first_output, (pixels + before - extent) // axis.stride + 1)
             if outputs < 1:
@@ -202,7 +203,7 @@ class PolyphaseComponent:
             axes.append(AxisComponent(pixels, outputs, before, axis.stride, (first_pixel, 1), (first_output, 1)))
         spec = replace(
             self.spec,
-            padding_mode="zeros" if wraps else self.spec.padding_mode,
+            padding_mode="zeros" if skips_padding else self.spec.padding_mode,
             padding=tuple((axis.before, 0) for axis in axes),
             input_shape=tuple(axis.pixels for axis in axes),
         )

@@ -124,6 +124,9 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield norms.norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.norm_of_stack((1, 5, 3)))), norm
     _, claims = proven_factor(MATRIX[:, 0, 0], vector, MATRIX[..., None], ops=OPS)
     yield from ((claim, norm) for claim in claims())
+    taps: Any = np.ones((1, 1, 1, 5, 1, 3))
+    _, claims = proven_factor(taps[:, 0, 0, 0, 0, 0], taps[:, 0, 0, 0, 0, :], taps, ops=OPS)
+    yield from ((claim, 15.0) for claim in claims())
     yield norms.norm_of_zero(0 * KERNEL, ops=OPS), 0.0
     entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]
     yield from ((claim, 3.0) for claim in norms.norm_of_single_entries(entry, ops=OPS))
