@@ -281,8 +281,17 @@ def uphill(
     `tap_powers`. ``axes``: d. ``least_relative_curvature``: as of `newton_step`. ``longest``: longest step along an
     axis, in radians. Returns (..., d).
     """
-    # The sum and, but for factors of i, its first and second derivatives; then their inner products.
     sums = xp.matmul(terms, powers)
+    return uphill_by_sums(sums, axes, least_relative_curvature=least_relative_curvature, longest=longest, xp=xp)
+
+
+def uphill_by_sums(
+    sums: Array, axes: int, *, least_relative_curvature: float = 1e-3, longest: float = _LONGEST, xp: Namespace
+) -> Array:
+    """`uphill` from ``terms @ powers`` (..., m, 1 + d + d^2).
+
+    They are the sum and, but for factors of i, its first and second derivatives.
+    """
     products = xp.matmul(arrays.adjoint(sums[..., : 1 + axes], xp=xp), sums)
     gradient = -xp.imag(products[..., 0, 1 : 1 + axes])
     # Of half the squared norm of the sum.

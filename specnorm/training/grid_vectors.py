@@ -488,9 +488,12 @@ def _best_in_plane(one: Sequence[Array], other: Sequence[Array], *, xp: Namespac
     coupling = xp.vecdot(image, other_image, axis=-2)[:, None, :]
     size = xp.abs(coupling)
     twice, difference = 2.0 * size, square - other_square
-    angle = 0.5 * xp.atan2(twice, difference)
-    cos, sin = xp.cos(angle), xp.sin(angle) * xp.conj(coupling) / (size + _TINY)
-    largest = 0.5 * (square + other_square + xp.hypot(twice, difference))
+    length = xp.hypot(twice, difference)
+    # Half the angle of (difference, twice), which is between 0 and pi.
+    ratio = (difference + _TINY) / (length + _TINY)
+    cos, sin = xp.sqrt(xp.abs(0.5 + 0.5 * ratio)), xp.sqrt(xp.abs(0.5 - 0.5 * ratio))
+    sin = sin * xp.conj(coupling) / (size + _TINY)
+    largest = 0.5 * (square + other_square + length)
     return largest, *(cos * x + sin * y for x, y in zip(one[1:], other[1:], strict=True))
 
 
@@ -506,19 +509,20 @@ def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
 
 def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
     """Waves to follow, from the best points of the grid: left vectors (b, m, g) of the blocks, and phases."""
-    left, right, phases = _by_stencils(waves, _with_power_steps(waves, points), points.phases, points.phases.shape[2])
-    if waves.is_transposed:
-        return right, waves.ops.xp.conj(phases)
-    return _unit(left, xp=waves.ops.xp)[0], phases
+    xp = waves.ops.xp
+    left, _ = _unit(_with_power_steps(waves, points, smaller=waves.is_wide or waves.is_transposed), xp=xp)
+    # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
+    return left, xp.conj(points.phases) if waves.is_transposed else points.phases
 
 
 def highest(waves: PlaneWaves, points: Points, *, last_rounds: int = 0) -> Triples:
     """Return the highest triple of each block, from the best points of the grid; ``last_rounds`` as of `refine`."""
-    return refine(waves, _with_power_steps(waves, points), points.phases, last_rounds=last_rounds)
+    left = _with_power_steps(waves, points, smaller=waves.is_wide)
+    return refine(waves, left, points.phases, last_rounds=last_rounds)
 
 
-def _with_power_steps(waves: PlaneWaves, points: Points) -> Array:
-    """Left vectors: the best ones of the planes of vectors and their power steps, or their images.
+def _with_power_steps(waves: PlaneWaves, points: Points, *, smaller: bool) -> Array:
+    """The best vectors of the planes of vectors and their power steps, on the smaller side, or their images.
 
     Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
     vector than either.
@@ -531,7 +535,7 @@ def _with_power_steps(waves: PlaneWaves, points: Points) -> Array:
     _, images, vectors = _best_in_plane(
         (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
     )
-    return vectors if waves.is_wide else images
+    return vectors if smaller else images
 
 
 def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 0) -> Triples:
