@@ -167,12 +167,11 @@ class SteppedProgram(Program):
         kernels = _as_dtype(kernels, getattr(xp, run.own_dtype), xp=xp)
         rows = polyphase.to_rows(kernels, self.spec, xp=xp)
         block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
-        may_sweep = bool(state) and sweeps != 0
-        if may_sweep and not run.concrete:
+        if state and sweeps != 0 and not run.concrete:
             followed = self._followed_by_loop(kernels, rows, block_state, sweeps, run)
         else:
             followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
-            if may_sweep:
+            if state and sweeps != 0:
                 followed = self._swept(kernels, rows, followed, sweeps, run)
         return self._by_layers(followed, kernels, state, xp=xp)
 

@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped, check_count
-from specnorm.training import bundle, course, grid_scalars, grid_vectors, matrix_vectors
+from specnorm.training import bundle, course, grid_vectors, matrix_vectors
 from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, Triples, placed
 from specnorm.training.proof import attained_down
 
@@ -256,9 +256,13 @@ class SymbolNorm(Stepped):
         self, blocks: Array, spec: ConvSpec, last_rounds: int = 0, *, ops: ArrayOps
     ) -> tuple[Array, Array, Triples]:
         """Group, block and triple of the highest group of each layer."""
+        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
+
         return grid_scalars.highest(blocks, spec.groups, self._scalar_grid(spec), last_rounds, ops=ops)
 
     def _scalar_grid(self, spec: ConvSpec) -> Grid:
+        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
+
         return grid_scalars.grid_of(spec.block_kernel_shape, self.points)
 
     def _waves(self, blocks: Array, *, ops: ArrayOps) -> PlaneWaves:
@@ -335,8 +339,9 @@ def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOp
     matrices = _tall_matrices(rows, xp=xp)
     columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), axis=2, ops=ops)
     value, left, right, moved, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
+    best = xp.argmax(value[:, None], axis=1)
     value, left, right = _factors(value, left, right, spec, xp=xp)
-    return bundle.Pass(value, left, right, (moved[..., None, None],), xp.argmax(value[:, None], axis=1), sketch)
+    return bundle.Pass(value, left, right, (moved[..., None, None],), best, sketch)
 
 
 def _signs_of_matrix(matrices: Array, *, ops: ArrayOps) -> Array:
