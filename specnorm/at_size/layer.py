@@ -44,11 +44,11 @@ def enclose_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Found:
         return replace(no_bounds(kernel, problem.spec, problem.spec, ops=ops), upper=upper_of_zero)
     bounds = [no_bounds(kernel, problem.spec, component.spec, ops=ops) for component in components]
     tolerances = _tolerances(problem.rtol)
-    if all(part.is_small for part in _parts(kernel, problem, components, ops=ops)):
-        # Their matrices are factorised at once, to any tolerance.
-        tolerances = tolerances[-1:]
     for tolerance in tolerances:
         parts = _parts(kernel, replace(problem, rtol=tolerance), components, ops=ops)
+        if tolerance != tolerances[-1] and all(part.is_small for part in parts):
+            # Their matrices are factorised at once, to any tolerance.
+            continue
         enough = max(tolerance, problem.rtol)
         bounds = [_enclose(part, known, enough) for part, known in zip(parts, bounds, strict=True)]
         result = _direct_sum(problem.spec, bounds)

@@ -216,7 +216,10 @@ class LargestBound:
         step = symbols.chunk_length(stack, ops=ops)
         for start in range(0, index.shape[-1], step):
             part = index[..., start : start + step]
-            symbol = symbols.Symbol(stack, self.frequencies[part.reshape(-1)], by_block=by_block, ops=ops)
+            # The tables of all frequencies are kept with them (`Frequencies`).
+            is_every = not by_block and len(part) == len(self.frequencies)
+            frequencies = self.frequencies if is_every else self.frequencies[part.reshape(-1)]
+            symbol = symbols.Symbol(stack, frequencies, by_block=by_block, ops=ops)
             values = np.asarray(ops.to_numpy(self.bound(symbol, ops=ops)), dtype=np.float64)
             # argmax returns the place of a NaN, if there is one.
             place = values.argmax(axis=1)
