@@ -13,7 +13,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.grid.proof import LargestBound, largest_of_all
-from specnorm.proofs.frequencies import half_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 
@@ -60,7 +60,7 @@ def largest_bound(
     if ops.concrete and has_one_column(blocks):
         value, frequencies, claims = largest_on_grid(blocks, sizes, ops=ops)
         return value, ops.complex(*symbols.cosines_and_sines(frequencies, blocks, ops=ops)), claims
-    count = len(half_grid(sizes))
+    count = len(Frequencies.half_grid(sizes))
     if not ops.concrete or products < 1 or not _pays(blocks, count, memory=ops.memory):
         return largest_of_all(bound, blocks, sizes, ops=ops)
     blocks = arrays.tall(blocks, xp=ops.xp)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import least, trivial_lower
 from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
 from specnorm.proofs.found import Found, Witness
@@ -126,7 +125,7 @@ def _enclose_circular(
     ops: ArrayOps,
 ) -> tuple[Found, bool]:
     """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
-    blocks, error = wrapped(trimmed, grid_sizes(problem.spec, tuple(trimmed.shape[3:])), ops=ops)
+    blocks, error = wrapped(trimmed, problem.spec.grid_sizes(tuple(trimmed.shape[3:])), ops=ops)
     result, converged = _enclose_trimmed(blocks, problem, nonnegative, ops=ops)
     lower, upper = of_wrapped(result.lower, result.upper, error)
     result = replace(result, lower=lower, upper=upper)
@@ -214,7 +213,7 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
     """
     rtol, max_cells = problem.rtol, problem.max_cells
     kernel_shape = tuple(search.blocks.shape[3:])
-    sizes = grid_sizes(problem.spec, kernel_shape)
+    sizes = problem.spec.grid_sizes(kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
     visits_all = half_points <= _POINTS_OF_A_CELL * torus_size(kernel_shape)
     if visits_all and has_one_column(search.blocks) and _affords_grid(search.blocks, sizes, problem, ops=search.ops):
