@@ -405,7 +405,7 @@ class ConvSpec:
         large, small = self.sides
         befores = [before for before, _ in self.padding]
         axes = zip(large, small, self.kernel_shape, self.stride, self.dilation, befores, strict=True)
-        return [Axis(*axis, mode=self.padding_mode) for axis in axes]
+        return [Axis(n, m, k, s, r, before, self.padding_mode) for n, m, k, s, r, before in axes]
 
     @property
     def visible_taps(self) -> np.ndarray | None:
