@@ -13,7 +13,6 @@ from specnorm.backends import arrays
 from specnorm.backends.types import MEMORY
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.taps import shapes_of
 from specnorm.power.proofs.ritz import residuals_up, ritz_values_down
 from specnorm.running.base import (
     MOST_ROUNDS,
@@ -109,7 +108,7 @@ class LanczosRun(Plan):
                 "power_norm needs input_shape, the layer's spatial input sizes: it applies the layer itself. For the "
                 "supremum over every size: conv_norm(kernel)."
             )
-        inputs, outputs = (math.prod(shape) for shape in shapes_of(spec))
+        inputs, outputs = (math.prod(shape) for shape in spec.shapes)
         k = min(getattr(self, "k", 1), inputs, outputs)
         vectors = _LEAST_BASIS * min(inputs, outputs) + _VECTORS_OF_A_PRODUCT * max(inputs, outputs)
         memory = 8 * k * vectors
@@ -216,7 +215,7 @@ class Power(LanczosRun, Stepped):
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """v: a right singular vector, an input of the layer."""
-        return {"v": (int(np.prod(shapes_of(spec)[0])),)}
+        return {"v": (int(np.prod(spec.shapes[0])),)}
 
     def start(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         xp = ops.xp
@@ -278,7 +277,7 @@ class PowerTopK(LanczosRun, Method):
         return replace(super().needs(spec), value_shape=self._value_shape(spec))
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        inputs, outputs = shapes_of(spec)
+        inputs, outputs = spec.shapes
         return (min(self.k, int(np.prod(inputs)), int(np.prod(outputs))),)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:

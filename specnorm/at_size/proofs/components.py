@@ -20,8 +20,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.backends.arrays import ceil_div
-from specnorm.geometry.spec import spec_of_group
-from specnorm.geometry.taps import along_axes, sizes_of
 from specnorm.proofs.bound import (
     ALL_FREQUENCIES,
     HypothesisError,
@@ -49,8 +47,8 @@ class AxisComponent:
     Parameters
     ----------
     pixels, outputs : int
-        Numbers of pixels and of outputs. Pixels are on the large side of the convolution (`sizes_of`), which is the
-        output of a transposed layer.
+        Numbers of pixels and of outputs. Pixels are on the large side of the convolution (`ConvSpec.sides`), which is
+        the output of a transposed layer.
     before : int
         Padding in front; if negative, the number of pixels in front that no output reads.
     stride : int
@@ -228,8 +226,7 @@ def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
     ``spec``: with ``input_shape``. A layer that reads other than zeros outside of its input is returned as its only
     part.
     """
-    large, small = sizes_of(spec)
-    axes = along_axes(large, small, spec)
+    axes = spec.axes
     if not spec.reads_zeros:
         whole = tuple(AxisComponent(axis.pixels, axis.outputs, axis.before, axis.stride) for axis in axes)
         return [PolyphaseComponent(spec, whole)]
@@ -309,7 +306,7 @@ def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Up
         is_complete = len(bounds_of_groups) == spec.groups
     else:
         is_complete = len(bounds_of_groups) < spec.groups
-    if not is_complete or any(bound.what != spec_of_group(spec) for bound in bounds_of_groups):
+    if not is_complete or any(bound.what != spec.of_group for bound in bounds_of_groups):
         raise HypothesisError(f"{len(bounds_of_groups)} bounds of {spec.groups} groups")
     if others is not None and others.what != ALL_FREQUENCIES:
         raise HypothesisError(f"{others.what} is not the supremum of the other groups")
@@ -317,7 +314,7 @@ def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Up
         return bounds_of_groups[0]
     bounds = list(bounds_of_groups)
     if others is not None:
-        bounds.append(padded_norm(others, spec_of_group(spec)))
+        bounds.append(padded_norm(others, spec.of_group))
     return _largest(bounds, spec, f"the largest of {spec.groups} groups")
 
 
@@ -338,7 +335,7 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     if not is_patch or lower.what != subject or upper.what != subject:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     rule = "the matrix of the taps that are read"
-    return _lower(lower.value, spec_of_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
+    return _lower(lower.value, spec.of_group, rule, lower), _upper(upper.value, spec, rule, upper)
 
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
@@ -350,7 +347,7 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
     is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
     # Padding that repeats pixels may not change in a restriction.
     reads_the_same = component.spec.reads_zeros or restriction == component or restriction.is_corner_of(component)
-    if norm.what != spec_of_group(restriction.spec) or not is_restriction or not reads_the_same:
+    if norm.what != restriction.spec.of_group or not is_restriction or not reads_the_same:
         raise HypothesisError(f"{norm.what} is not a restriction of the layer")
     if norm.what == component.spec:
         return norm
