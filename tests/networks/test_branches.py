@@ -184,5 +184,5 @@ def test_nobody_is_warned_of_a_matrix_that_looks_like_one_filter() -> None:
     """What x + sum(x) does to five entries, and a layer of the same weight."""
     matrix = np.ones((5, 5)) + np.eye(5)
     assert Measure().of_kernel(matrix, 1e-3).value == pytest.approx(6, rel=1e-3)
-    found = bound(matrices(matrix, matrix), Multipliers())
+    found = bound(matrices(matrix, matrix), method=Multipliers())
     assert found.upper == pytest.approx(36, rel=1e-3)
