@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from helpers.checks import present
 from networks.written_networks import Written, matrices
 from specnorm_networks import Graph, Layer, Multipliers, Product
 from specnorm_networks.certified import operators as ops
@@ -184,5 +185,43 @@ def test_nobody_is_warned_of_a_matrix_that_looks_like_one_filter() -> None:
     """What x + sum(x) does to five entries, and a layer of the same weight."""
     matrix = np.ones((5, 5)) + np.eye(5)
     assert Measure().of_kernel(matrix, 1e-3).value == pytest.approx(6, rel=1e-3)
-    found = bound(matrices(matrix, matrix), Multipliers())
+    found = bound(matrices(matrix, matrix), method=Multipliers())
     assert found.upper == pytest.approx(36, rel=1e-3)
+
+
+PLUS, MINUS, RELU, ABS = ops.Add((1.0, 1.0)), ops.Add((1.0, -1.0)), ops.ReLU(), ops.Abs()
+Form = Callable[[Written, str, str], str]
+EXTREMES: dict[str, Form] = {
+    "v + relu(u - v)": lambda net, u, v: net(PLUS, v, net(RELU, net(MINUS, u, v))),
+    "u - relu(u - v)": lambda net, u, v: net(MINUS, u, net(RELU, net(MINUS, u, v))),
+    "(u + v + |u - v|) / 2": lambda net, u, v: net.scaled(0.5, net(PLUS, net(PLUS, u, v), net(ABS, net(MINUS, u, v)))),
+    "(u + v) / 2 - |v - u| / 2": lambda net, u, v: net(
+        MINUS, net.scaled(0.5, net(PLUS, u, v)), net.scaled(0.5, net(ABS, net(MINUS, v, u)))
+    ),
+}
+NO_EXTREMES: dict[str, tuple[Form, float]] = {
+    "u + relu(u - v)": (lambda net, u, v: net(PLUS, u, net(RELU, net(MINUS, u, v))), 5**0.5),
+    "v - relu(u - v)": (lambda net, u, v: net(MINUS, v, net(RELU, net(MINUS, u, v))), 5**0.5),
+    "(u + v + |u + v|) / 2": (
+        lambda net, u, v: net.scaled(0.5, net(PLUS, net(PLUS, u, v), net(ABS, net(PLUS, u, v)))), 2**0.5,
+    ),
+    "u + v + |u - v|": (lambda net, u, v: net(PLUS, net(PLUS, u, v), net(ABS, net(MINUS, u, v))), 2.0),
+    "(|u - v| - u - v) / 2, twice v": (
+        lambda net, u, v: net.scaled(0.5, net(MINUS, net(ABS, net(MINUS, u, v)), net(PLUS, v, v))), 2.5**0.5,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", EXTREMES)
+def test_an_extreme_of_two_parts_written_as_a_sum_has_the_constant_1(form: str) -> None:
+    net = Written()
+    EXTREMES[form](net, *net.halves())
+    assert bound(net.graph(), method=Product()).upper == pytest.approx(1, rel=1e-9)
+
+
+@pytest.mark.parametrize("form", NO_EXTREMES)
+def test_what_is_no_extreme_is_not_taken_for_one(form: str) -> None:
+    write, slope = NO_EXTREMES[form]
+    net = Written()
+    write(net, *net.halves())
+    assert present(bound(net.graph(), method=Product()).upper) >= slope * (1 - 1e-9)

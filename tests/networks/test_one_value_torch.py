@@ -125,6 +125,28 @@ class Extrapolating(ClampedAtKnots):
     extrapolates = True
 
 
+class FloorClamped(Spline):
+    """The number of the line is clamped, so that the first and the last go on."""
+
+    def forward(self, x: Any) -> Any:
+        half = len(self.values) // 2
+        y = x / self.step
+        low = torch.floor(y).clamp(-half, half - 1)
+        at = (low + half).long()
+        return self.between(self.values[at], self.values[at + 1], y - low)
+
+
+class FloorClampedOfClamped(Spline):
+    """Both are clamped, as a function that is constant beyond its knots."""
+
+    def forward(self, x: Any) -> Any:
+        half = len(self.values) // 2
+        y = x.clamp(-half * self.step, half * self.step) / self.step
+        low = torch.floor(y).clamp(-half, half - 1)
+        at = (low + half).long()
+        return self.between(self.values[at], self.values[at + 1], y - low)
+
+
 class SplineByChannel(nn.Module):
     """The tables of all channels one after the other, as convex ridge regularisers have them."""
 
@@ -160,10 +182,15 @@ def test_splines_of_channels_have_the_slopes_between_their_clamps() -> None:
     assert network_bound(Function(lambda x: x + spline(x)), (2, 3)).upper == pytest.approx(5.0, rel=1e-6)
 
 
-@pytest.mark.parametrize("step", [0.25, 1.0])
-@pytest.mark.parametrize(("kind", "slope"), [(ClampedAtKnots, 1.5), (Extrapolating, 3.25)])
+@pytest.mark.parametrize("step", [0.1, 0.25, 0.3, 1.0])
+@pytest.mark.parametrize(
+    ("kind", "slope"),
+    [(ClampedAtKnots, 1.5), (Extrapolating, 3.25), (FloorClamped, 3.25), (FloorClampedOfClamped, 3.25)],
+)
+@pytest.mark.sampled("0.3-", "Extrapolating-3.25-0.1")
 def test_a_spline_clamped_at_knots_has_the_slopes_it_reaches(kind: type[Spline], step: float, slope: float) -> None:
     """The steepest line is behind the last knot of the clamp: only what extrapolates reaches it."""
+    step = float(np.float32(step))
     spline = kind(torch.tensor([0.0, 0.5, -1.0, -1.25, 2.0]), step)
     found = network_bound(spline, (5,))
     assert found.upper is not None
@@ -217,7 +244,39 @@ class BothClampedAndNot(Spline):
         return self.between(self.values[at], self.values[at + 1], 2 * (y - low) - (x - low))
 
 
-@pytest.mark.parametrize("kind", [Steps, Unclamped, HalfSteps, OtherStep, BothClampedAndNot])
+class SawToothBeyond(Spline):
+    """Only the numbers of table entries are clamped: beyond them the share jumps."""
+
+    def forward(self, x: Any) -> Any:
+        low = torch.floor(x)
+        at = (low.clamp(-2, 1) + 2).long()
+        return self.between(self.values[at], self.values[at + 1], x - low)
+
+
+class SawToothOnOneSide(Spline):
+    """The share is of the number that is clamped from below alone."""
+
+    def forward(self, x: Any) -> Any:
+        low = torch.floor(x).clamp(min=-2)
+        at = (low.clamp(max=1) + 2).long()
+        return self.between(self.values[at], self.values[at + 1], x - low)
+
+
+class TwoClamps(Spline):
+    """The share is of a number with other limits than the table's."""
+
+    def forward(self, x: Any) -> Any:
+        low = torch.floor(x)
+        at = (low.clamp(-2, 1) + 2).long()
+        return self.between(self.values[at], self.values[at + 1], x - low.clamp(-2, 2))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Steps, Unclamped, HalfSteps, OtherStep, BothClampedAndNot, SawToothBeyond, SawToothOnOneSide, TwoClamps,
+    ],
+)  # fmt: skip
 def test_what_is_no_continuous_spline_within_its_table_has_no_bound(kind: type[Spline]) -> None:
     values = torch.tensor([0.0, 1.0, 3.0, 4.0, 5.0])
     assert network_bound(kind(values, 1.0), (4,)).upper is None

@@ -190,7 +190,7 @@ def divide(a: Value, b: Value, /) -> Output:
         values = 1 / divisors
     # The inverse of a power of 2 is one.
     is_exact = bool(np.all(abs(np.frexp(divisors)[0]) == 0.5))
-    return Output(ops.Scale(values, exact=is_exact), (a,), broadcast_shapes([a.shape, b.shape]))
+    return Output(ops.Scale(values, exact=is_exact, divisors=divisors), (a,), broadcast_shapes([a.shape, b.shape]))
 
 
 def _spreads_to(x: Data, number: Value) -> bool:

@@ -52,6 +52,8 @@ class Scale(Linear):
     offset: Offset | None = None
     exact: bool = False
     """Whether the factors are exact; else they were computed with up to `FACTOR_ROUNDINGS` roundings. 0 is exact."""
+    divisors: FloatArray | None = None
+    """The exact inverses of the factors, for quotients by constants; None for other factors."""
     size_of_offset_terms: FloatArray | None = None
     """For batch normalisation: the sum of the absolute values of the two terms whose difference is the offset."""
 

@@ -14,7 +14,12 @@ from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.functions import as_function, as_sigmoid_of_product
 from specnorm_networks.certified.patterns.normalisation import as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
-from specnorm_networks.certified.patterns.sorting import as_maximum_and_minimum, as_sorted_groups, as_sorted_pairs
+from specnorm_networks.certified.patterns.sorting import (
+    as_extreme_of_moves,
+    as_maximum_and_minimum,
+    as_sorted_groups,
+    as_sorted_pairs,
+)
 from specnorm_networks.certified.patterns.splines import as_spline
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure
 from specnorm_networks.certified.permutations import remove_permutations
@@ -32,7 +37,13 @@ def recognise_patterns(graph: Graph) -> Graph:
     for node in graph.nodes:
         for replacement in _replacements(node, structure, graph.fresh):
             structure[replacement.name] = replacement
-    nodes = list(structure.values())
+    # Only now: two extremes that are joined are one pattern, of which a sum by itself would be the beginning.
+    nodes: list[Node] = []
+    for node in structure.values():
+        try:
+            nodes += as_extreme_of_moves(node, structure, graph.fresh)
+        except NoPattern:
+            nodes.append(node)
     has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
     note = NOTE_ON_JUMPS if has_jumps and NOTE_ON_JUMPS not in graph.note else ""
     recognised = graph._with_nodes(nodes, note=note)

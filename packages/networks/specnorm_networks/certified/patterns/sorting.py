@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.operators.base import Linear
 from specnorm_networks.certified.patterns.structure import (
     NoPattern,
     PartOfValue,
@@ -16,6 +18,8 @@ from specnorm_networks.certified.patterns.structure import (
     is_difference,
     is_sum_of_two,
 )
+
+HALF = 0.5
 
 
 class _Extreme(NamedTuple):
@@ -55,10 +59,83 @@ def as_sorted_pairs(node: Node, structure: Structure, fresh: Callable[[str], str
     return [joined, replace(node, operator=sort, inputs=(joined.name,))]
 
 
+def as_extreme_of_moves(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+    """Return three nodes in place of a sum that is the maximum or minimum of u and v: both beside each other, sorted.
+
+    u and v are moved entries of one value: no layer before them is bounded together with the sum.
+    """
+    extreme = _written_extreme(node, structure)
+    sources = {_before_moves(name, structure) for name in extreme.inputs}
+    shapes = {structure[name].shape for name in extreme.inputs} | {node.shape}
+    if len(sources) != 1 or len(shapes) != 1 or node.shape is None:
+        raise NoPattern
+    axis = len(node.shape)
+    pair = ops.Concat(axis, new=True)
+    pairs = Node(fresh(f"{node.name}.pairs"), pair, extreme.inputs, (*node.shape, 2), node.label, derived=True)
+    first = ops.Sort(axis, extreme.is_largest, first=1, by_sums=True)
+    kept = Node(fresh(f"{node.name}.first"), first, (pairs.name,), (*node.shape, 1), node.label, derived=True)
+    return [pairs, kept, replace(node, operator=ops.Reshape(node.shape), inputs=(kept.name,))]
+
+
+def _before_moves(name: str, structure: Structure) -> str:
+    """Return the value whose entries a value has at other positions."""
+    node = structure.origin(name)
+    while isinstance(node.operator, Linear) and node.operator.only_moves_entries and len(node.inputs) == 1:
+        node = structure.input_of(node)
+    return node.name
+
+
 def _extreme_of_two(node: Node, structure: Structure) -> _Extreme:
-    """Return an extreme as it is, or as ReLU writes it: ``v + relu(u - v)`` is the maximum, ``u - relu(u - v)`` not."""
+    """Return an extreme as it is, or as a sum."""
     if isinstance(node.operator, ops.Maximum | ops.Minimum) and len(node.inputs) == 2:
         return _Extreme(isinstance(node.operator, ops.Maximum), node.inputs)
+    with suppress(NoPattern):
+        return _half_of_sum_and_distance(node, structure)
+    return _written_by_relu(node, structure)
+
+
+def _written_extreme(node: Node, structure: Structure) -> _Extreme:
+    """Return an extreme that is written as a sum."""
+    if isinstance(node.operator, ops.Maximum | ops.Minimum):
+        raise NoPattern
+    return _extreme_of_two(node, structure)
+
+
+def _half_of_sum_and_distance(node: Node, structure: Structure) -> _Extreme:
+    """Return an extreme by the absolute value: ``(u + v + |u - v|) / 2`` is the maximum, with ``- |u - v|`` not."""
+    total = structure.input_of(node) if _halves(node) else node
+    if not is_sum_of_two(total.operator) and not is_difference(total.operator):
+        raise NoPattern
+    terms = [structure.origin(name) for name in total.inputs]
+    if total is node:
+        if not all(map(_halves, terms)):
+            raise NoPattern
+        terms = [structure.input_of(term) for term in terms]
+    is_largest = is_sum_of_two(total.operator)
+    for both, distance in (terms, terms[::-1]) if is_largest else (terms,):
+        if not is_sum_of_two(both.operator) or not isinstance(distance.operator, ops.Abs):
+            continue
+        difference = structure.input_of(distance)
+        u, v = both.inputs
+        for one, other in ((u, v), (v, u)):
+            if (
+                is_difference(difference.operator)
+                and structure.is_same(one, difference.inputs[0])
+                and structure.is_same(other, difference.inputs[1])
+            ):
+                return _Extreme(is_largest, both.inputs)
+    raise NoPattern
+
+
+def _halves(node: Node) -> bool:
+    """Whether a node is half of its input."""
+    operator = node.operator
+    is_exact = isinstance(operator, ops.Scale) and operator.exact and operator.offset is None
+    return is_exact and operator.values.size == 1 and operator.values.item() == HALF
+
+
+def _written_by_relu(node: Node, structure: Structure) -> _Extreme:
+    """Return an extreme as ReLU writes it: ``v + relu(u - v)`` is the maximum, ``u - relu(u - v)`` the minimum."""
     is_largest = is_sum_of_two(node.operator)
     if not is_largest and not is_difference(node.operator):
         raise NoPattern

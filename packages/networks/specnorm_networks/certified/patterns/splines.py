@@ -2,11 +2,12 @@
 
 Where y lies between two whole numbers, floor(y) is a constant, and so are the entries of tables that are read there.
 What is left is linear in y, or no such spline. It is computed in rational numbers, so that lines that meet at a whole
-number meet exactly. A clamp before y keeps the positions inside of the tables.
+number meet exactly. A clamp of y, or of floor(y), keeps the positions inside of the tables.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,9 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Interval, enclosing, point
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.programs import Unreadable, line_of
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.splines import Floor, LinearSpline, Lookup, Truncated
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_alike
@@ -68,9 +67,10 @@ def as_spline(node: Node, structure: Structure) -> Node:
     if len(arguments) != 1:
         raise NoPattern
     (clamped,) = arguments
+    knots = _knots(node, structure, structure[clamped])
     for argument in (structure[clamped], *_without_clamp(structure[clamped], structure)):
         with suppress(NoPattern):
-            return _spline_of(node, structure, clamped, argument)
+            return _spline_of(node, structure, clamped, argument, knots)
     raise NoPattern
 
 
@@ -92,30 +92,66 @@ def _without_clamp(clamped: Node, structure: Structure) -> Iterator[Node]:
             return
 
 
-def _spline_of(node: Node, structure: Structure, clamped: str, argument: Node) -> Node:
+class _Knots(NamedTuple):
+    """The whole numbers from ``first`` to ``last`` at which lines begin."""
+
+    first: int
+    last: int
+    ends_at_knot: bool = False
+    """Whether y is clamped at the last one, so that no line of the clamped value is behind it."""
+    is_floor_clamped: bool = False
+    """Whether floor(y) is clamped in place of y, so that it is read through clamps alone."""
+
+
+def _knots(node: Node, structure: Structure, clamped: Node) -> _Knots:
+    """Return the knots of a spline of which floor is of the value ``clamped``."""
+    try:
+        lows, highs = _range_of(clamped, structure)
+    except NoPattern:
+        clamps = [found for found in _nodes_before(node, structure) if _clamps_floor(found, structure)]
+        limits = [_limits(clamp, structure) for clamp in clamps]
+        finite = [pair for pair in limits if math.isfinite(pair[1] - pair[0])]
+        if not finite:
+            raise
+        low = min(low for low, _ in finite)
+        high = max(high for _, high in finite)
+        knots = _Knots(math.floor(low), math.ceil(high), is_floor_clamped=True)
+    else:
+        high = max(highs.flat)
+        knots = _Knots(math.floor(min(lows.flat)), math.floor(high), ends_at_knot=high.denominator == 1)
+    if not knots.last - knots.first < MOST_LINES:
+        raise NoPattern
+    return knots
+
+
+def _limits(clamp: Node, structure: Structure) -> tuple[float, float]:
+    """Return the least and the largest value of clamps of floor(y), one after the other, of which this is the last."""
+    if not _clamps_floor(clamp, structure):
+        raise NoPattern
+    before = structure.input_of(clamp)
+    ends = (-math.inf, math.inf) if isinstance(before.operator, Floor) else _limits(before, structure)
+    low, high = clamp.operator.run(np.array(ends)).tolist()
+    return low, high
+
+
+def _spline_of(node: Node, structure: Structure, clamped: str, argument: Node, knots: _Knots) -> Node:
     """Return a sum that is a linear spline of a value as that function; ``clamped`` is the value of which floor is."""
     if node.shape is None or argument.shape != node.shape:
         raise NoPattern
-    low, high = _range_of(structure[clamped], structure).ends
-    first = np.floor(low.min())
-    last = np.floor(high.max())
-    if not last - first < MOST_LINES:
-        raise NoPattern
-    count = int(last - first) + 1
+    count = knots.last - knots.first + 1
     axes = (count, *(1 for _ in node.shape))
-    knots = _rational(first + np.arange(count)).reshape(axes)
-    lines = _Program(structure, clamped, argument, knots).lines_of(node)
-    starts, slopes, _ = np.broadcast_arrays(*lines, knots)
+    positions = _rational(knots.first + np.arange(float(count))).reshape(axes)
+    lines = _Program(structure, clamped, argument, positions, knots.is_floor_clamped).lines_of(node)
+    starts, slopes, _ = np.broadcast_arrays(*lines, positions)
     ends = starts + slopes
     if not np.all(starts[1:] == ends[:-1]):
         raise NoPattern
-    # A value that is clamped at the last knot has no line behind it.
-    ends_at_knot = argument.name == clamped and count > 1 and high.max() == last
+    ends_at_knot = knots.ends_at_knot and argument.name == clamped and count > 1
     values = starts if ends_at_knot else np.concatenate([starts, ends[-1:]])
     numbers = values.astype(np.float64)
     if not np.all(_rational(numbers) == values):
         raise NoPattern
-    return replace(node, operator=LinearSpline(int(first), numbers), inputs=(argument.name,))
+    return replace(node, operator=LinearSpline(knots.first, numbers), inputs=(argument.name,))
 
 
 def _choice(node: Node, structure: Structure) -> Node:
@@ -126,8 +162,8 @@ def _choice(node: Node, structure: Structure) -> Node:
     return replace(node, operator=ops.Identity(), inputs=(first.name,))
 
 
-def _floors(node: Node, structure: Structure) -> Iterator[Node]:
-    """Yield the nodes floor(y) from which a node is computed."""
+def _nodes_before(node: Node, structure: Structure) -> Iterator[Node]:
+    """Yield the nodes back to floor(y) from which a node is computed."""
     seen: set[str] = set()
     waiting = [*node.inputs]
     while waiting:
@@ -137,38 +173,73 @@ def _floors(node: Node, structure: Structure) -> Iterator[Node]:
         seen.add(found.name)
         if len(seen) > MOST_NODES:
             raise NoPattern
-        if isinstance(found.operator, Floor):
-            yield found
-        elif isinstance(found.operator, _STEPS):
+        yield found
+        if isinstance(found.operator, _STEPS) or _clamps_floor(found, structure):
             waiting += found.inputs
 
 
-def _range_of(node: Node, structure: Structure) -> Interval:
-    """Return the range of a value that is computed by factors and summands from a clamped one."""
+def _floors(node: Node, structure: Structure) -> Iterator[Node]:
+    """Yield the nodes floor(y) from which a node is computed."""
+    for found in _nodes_before(node, structure):
+        if isinstance(found.operator, Floor):
+            yield found
+
+
+def _clamps_floor(node: Node, structure: Structure) -> bool:
+    """Whether a node is a clamp of floor(y), or the last of several clamps."""
+    if not isinstance(node.operator, ops.HardTanh):
+        return False
+    before = structure.input_of(node)
+    return isinstance(before.operator, Floor) or _clamps_floor(before, structure)
+
+
+def _range_of(node: Node, structure: Structure) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the ends of the range of a value that is computed by factors and summands from a clamped one."""
     operator = node.operator
     if isinstance(operator, ops.HardTanh):
-        return enclosing((np.array(operator.low), np.array(operator.high)))
+        return _rational_of([operator.low]), _rational_of([operator.high])
     number, summand = structure.sum_with_number(node)
     if summand is not node:
-        return _range_of(summand, structure) + point(np.array(number))
+        low, high = _range_of(summand, structure)
+        return low + _rational_of(number), high + _rational_of(number)
     if not isinstance(operator, ops.Scale):
         raise NoPattern
-    try:
-        slope, shift = line_of(operator)
-    except Unreadable as error:
-        raise NoPattern from error
-    range_of_input = _range_of(structure.input_of(node), structure)
-    return slope * range_of_input + shift
+    factors, offset = _line_of(operator)
+    ends = [factors * end + offset for end in _range_of(structure.input_of(node), structure)]
+    return np.minimum(*ends), np.maximum(*ends)
+
+
+def _line_of(scale: ops.Scale) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return factors and offset as rational numbers; `NoPattern` if they are not exact."""
+    offset, error = scale.offset() if scale.offset else (np.zeros(()), np.zeros(()))
+    if np.any(error):
+        raise NoPattern
+    if scale.divisors is not None:
+        divisors = _rational_of(scale.divisors)
+        if not np.all(divisors):
+            raise NoPattern
+        return 1 / divisors, _rational_of(offset)
+    if not scale.exact:
+        raise NoPattern
+    return _rational_of(scale.values), _rational_of(offset)
 
 
 class _Program:
     """The functions of y that values are, by name."""
 
-    def __init__(self, structure: Structure, clamped: str, argument: Node, knots: NDArray[Any]) -> None:
+    def __init__(
+        self,
+        structure: Structure,
+        clamped: str,
+        argument: Node,
+        knots: NDArray[Any],
+        is_floor_clamped: bool,
+    ) -> None:
         self.structure = structure
         self.clamped = clamped
         self.argument = argument
         self.knots = knots
+        self.is_floor_clamped = is_floor_clamped
         self.zeros = 0 * knots
         self.known = {argument.name: _Lines(knots, self.zeros + 1)}
 
@@ -187,7 +258,7 @@ class _Program:
         if are_alike(node, self.argument):
             return self.known[self.argument.name]
         match node.operator:
-            case Floor() if self.structure.input_of(node).name == self.clamped:
+            case Floor() if self.structure.input_of(node).name == self.clamped and not self.is_floor_clamped:
                 return _Lines(self.knots, self.zeros)
             case ops.Constant() as constant:
                 return _Lines(_rational_of(constant.run()), self.zeros)
@@ -200,12 +271,12 @@ class _Program:
                 return _Lines(_rational_of(table)[positions.astype(np.intp)], self.zeros)
             case ops.Negative():
                 return self.lines(node.inputs[0]).times(Fraction(-1))
-            case ops.Scale(exact=True) as scale:
-                offset, error = scale.offset() if scale.offset else (np.zeros(()), np.zeros(()))
-                if np.any(error):
-                    raise NoPattern
-                product = self.lines(node.inputs[0]).times(_rational_of(scale.values))
-                return _Lines(product.start + _rational_of(offset), product.slope)
+            case ops.Scale() as scale:
+                factors, offset = _line_of(scale)
+                product = self.lines(node.inputs[0]).times(factors)
+                return _Lines(product.start + offset, product.slope)
+            case ops.HardTanh():
+                return _Lines(self._clamped_floor(node), self.zeros)
             case ops.Add() as add:
                 total = _Lines(self.zeros, self.zeros)
                 for name, weight in zip(node.inputs, add.weights, strict=True):
@@ -218,6 +289,14 @@ class _Program:
                     return x.times(y.constant())
                 return y.times(x.start)
         raise NoPattern
+
+    def _clamped_floor(self, node: Node) -> NDArray[Any]:
+        """Return the values of a clamp of floor(y) at the knots, and so beyond them if only its clamps are read."""
+        low, high = _limits(node, self.structure)
+        if self.is_floor_clamped and not math.isfinite(high - low):
+            raise NoPattern
+        values = self.knots.astype(np.float64)
+        return _rational_of(np.minimum(np.maximum(values, low), high))
 
     def _constant(self, name: str) -> NDArray[Any]:
         return self.lines(name).constant()
