@@ -105,6 +105,19 @@ DEPTHWISE: list[Kernel] = [
     for taps in (7, 31)
     for channels in (96, 1024)
 ]
+
+
+def gaussian(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.RandomState(0).standard_normal(shape)
+
+
+SMALL: list[Kernel] = [
+    (name, "flat", functools.partial(gaussian, shape))
+    for name, shape in {
+        "first layer": (8, 3, 3, 3), "wide first layer": (16, 3, 3, 3), "8 channels": (8, 8, 3, 3),
+        "8 channels, 5x5": (8, 8, 5, 5), "16 channels": (16, 16, 3, 3), "16 channels, 1x1": (16, 16, 1, 1),
+    }.items()
+]  # fmt: skip
 AT_ONE: list[Kernel] = [*REAL[2:], *squares(64), *squares(64, family="flat")]
 SECTIONS = {
     "tensor norm": Section("hopm_einsum", {**PRODUCTS, **TN}, [
@@ -114,6 +127,9 @@ SECTIONS = {
         *squares(64, 256, 512), *squares(64, 256, 512, family="flat")
     ]),
     "circular": Section("rfft_svd", CIRCULAR, [*AT_ONE, *squares(16, 32, 128)], (8, 32)),
+    "small layers": Section("rfft_svd_in_numpy", {
+        **CIRCULAR, "enclose_smallest 1e-3": of(lambda k, **size: specnorm.enclose_smallest(k, **size).lower)
+    }, SMALL, (32,), libraries=("numpy",), geometry=None, base=lambda k, n: yardsticks.rfft_svd_in_numpy(k.numpy(), n)),
     "circular, large": Section("rfft_svd", CIRCULAR, squares(16, 32), (224,)),
     "singular values": Section("rfft_svd", {
         "rfft_double": lambda k, n: yardsticks.rfft_double(k, n),
@@ -127,6 +143,9 @@ SECTIONS = {
         geometry=ZEROS),
     "zero padding, large": Section("enclose, every size", {"enclose 1e-3": of(enclosed, **ZEROS)}, squares(16, 64),
         (128, 256, 512), geometry=ZEROS, base=lambda k, _: enclosed(k)),
+    "zero padding, tolerances": Section("enclose 1e-3", {
+        f"enclose {rtol:g}": of(enclosed, rtol=rtol, **ZEROS) for rtol in (1e-1, 1e-2, 3e-3)
+    }, REAL, (8, 16), geometry=ZEROS, base=lambda k, n: enclosed(k, input_shape=n, **ZEROS)),
     "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
         geometry=None),
     "multiple": Section("enclose 1e-3", {"rescale": of(lambda k: specnorm.rescale(k).sum())},

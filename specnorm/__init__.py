@@ -7,19 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from specnorm.api.bounds import compare, f4_bound, gram_bound, grid_bound, tn_bound, unfolding_bounds, value_and_grad
-from specnorm.api.norms import certify, conv_norm, power_norm, reshaped_norm, singular_values, slogdet, symbol_norm
-from specnorm.ball.folding import fold_batch_norm
-from specnorm.ball.rescaling import clip, gram_rescaling, rescale
-from specnorm.enclosure.proving import enclose
-from specnorm.ends.functions import condition_number, enclose_isometry, enclose_smallest, is_isometry, isometry_bound
-from specnorm.errors import EstimateWarning, SpecnormError, Undecided
-from specnorm.geometry.spec import ConvSpec, Geometry
-from specnorm.running.measuring import measure
-from specnorm.running.result import Enclosure, Result
-from specnorm.training.tracking import init_tracking, track, track_many
-from specnorm.unfoldings.matrices import gram_iteration, matrix_norm, power_iteration
-
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
 __all__ = [
@@ -42,14 +29,31 @@ __all__ = [
 
 __version__: str
 
-_LOADED_WHEN_ASKED_FOR = {
-    "Completed": "completion.completing",
-    "complete": "completion.completing",
-    "completion_bound": "completion.completing",
-    "lmo": "ball.oracle",
-    "operator_norm": "power.probable",
-}
-"""Public names, and the modules that are imported when one of them is asked for."""
+_MODULES = {
+    "api.bounds": (
+        "compare", "f4_bound", "gram_bound", "grid_bound", "tn_bound", "unfolding_bounds", "value_and_grad",
+    ),
+    "api.norms": (
+        "certify", "conv_norm", "power_norm", "reshaped_norm", "singular_values", "slogdet", "symbol_norm",
+    ),
+    "ball.folding": ("fold_batch_norm",),
+    "ball.oracle": ("lmo",),
+    "ball.rescaling": ("clip", "gram_rescaling", "rescale"),
+    "completion.completing": ("Completed", "complete", "completion_bound"),
+    "enclosure.proving": ("enclose",),
+    "ends.functions": (
+        "condition_number", "enclose_isometry", "enclose_smallest", "is_isometry", "isometry_bound",
+    ),
+    "errors": ("EstimateWarning", "SpecnormError", "Undecided"),
+    "geometry.spec": ("ConvSpec", "Geometry"),
+    "power.probable": ("operator_norm",),
+    "running.measuring": ("measure",),
+    "running.result": ("Enclosure", "Result"),
+    "training.tracking": ("init_tracking", "track", "track_many"),
+    "unfoldings.matrices": ("gram_iteration", "matrix_norm", "power_iteration"),
+}  # fmt: skip
+"""Modules of the public names: one is imported when a name of it is first asked for, as PEP 562 and SPEC 1 have it."""
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 _OF_OTHER_PACKAGES = ("audit", "Report")
 """Public names that are found by entry point."""
@@ -64,29 +68,66 @@ if TYPE_CHECKING:
     from specnorm import robustness as robustness
     from specnorm import testing as testing
     from specnorm.above import Report, audit  # a stub
+    from specnorm.api.bounds import (
+        compare,
+        f4_bound,
+        gram_bound,
+        grid_bound,
+        tn_bound,
+        unfolding_bounds,
+        value_and_grad,
+    )
+    from specnorm.api.norms import (
+        certify,
+        conv_norm,
+        power_norm,
+        reshaped_norm,
+        singular_values,
+        slogdet,
+        symbol_norm,
+    )
+    from specnorm.ball.folding import fold_batch_norm
     from specnorm.ball.oracle import lmo
+    from specnorm.ball.rescaling import clip, gram_rescaling, rescale
     from specnorm.completion.completing import Completed, complete, completion_bound
+    from specnorm.enclosure.proving import enclose
+    from specnorm.ends.functions import (
+        condition_number,
+        enclose_isometry,
+        enclose_smallest,
+        is_isometry,
+        isometry_bound,
+    )
+    from specnorm.errors import EstimateWarning, SpecnormError, Undecided
+    from specnorm.geometry.spec import ConvSpec, Geometry
     from specnorm.power.probable import operator_norm
+    from specnorm.running.measuring import measure
+    from specnorm.running.result import Enclosure, Result
+    from specnorm.training.tracking import init_tracking, track, track_many
+    from specnorm.unfoldings.matrices import gram_iteration, matrix_norm, power_iteration
 else:  # else type checkers would take any name for one of ours
 
     def __getattr__(name: str) -> Any:
-        """Load what is not needed at import."""
-        if name == "__version__":
-            from importlib.metadata import version
+        """Load a public name when it is first asked for."""
+        from importlib import import_module  # imported here: else it would be a public name
 
-            return version("specnorm-bounds")
-        from importlib import import_module
-
-        from specnorm.backends.registry import modules_with, public_name
-
-        if name in _OF_OTHER_PACKAGES:
-            return public_name(f"specnorm.{name}")
-        if name in _LOADED_WHEN_ASKED_FOR:
-            return getattr(import_module(f"specnorm.{_LOADED_WHEN_ASKED_FOR[name]}"), name)
         if name in _SUBMODULES:
             return import_module(f"specnorm.{name}")
-        elsewhere = f": it is in {' and '.join(modules)}" if (modules := modules_with(name)) else ""
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
+        if name in _MODULE_OF:
+            value = getattr(import_module(f"specnorm.{_MODULE_OF[name]}"), name)
+        elif name == "__version__":
+            from importlib.metadata import version  # imported here: it takes as long as all of specnorm
+
+            value = version("specnorm-bounds")
+        else:
+            from specnorm.backends.registry import modules_with, public_name  # imported here: they load NumPy
+
+            if name not in _OF_OTHER_PACKAGES:
+                elsewhere = f": it is in {' and '.join(modules)}" if (modules := modules_with(name)) else ""
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
+            value = public_name(f"specnorm.{name}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

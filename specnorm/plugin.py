@@ -21,7 +21,7 @@ from specnorm.power.probable import LinearOperator, Vector
 from specnorm.running.base import check_count
 from specnorm.running.program import Program, Ran, check_values, keep, program
 from specnorm.running.stacks import Stack, stacks
-from specnorm.running.stepping import SteppedProgram, stepped_program
+from specnorm.running.stepping import SteppedProgram, ToFollow, follow_all, stepped_program
 from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, read_model
 from specnorm.training.tracking import init_stack, step_stack
 
@@ -39,6 +39,7 @@ __all__ = [
     "Reading",
     "Stack",
     "SteppedProgram",
+    "ToFollow",
     "Vector",
     "at_every_size",
     "check_bound",
@@ -47,6 +48,7 @@ __all__ = [
     "check_words",
     "counted",
     "fold_stack",
+    "follow_all",
     "init_stack",
     "keep",
     "layer_kernel",

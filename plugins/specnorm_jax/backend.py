@@ -34,6 +34,14 @@ class _Namespace:
         real = jnp.sum(products.real, axis=axis)
         return jax.lax.complex(real, jnp.sum(products.imag, axis=axis)) if jnp.iscomplexobj(products) else real
 
+    def take(self, x: Array, indices: Array, /, *, axis: int | None = None) -> Array:
+        """Without NaN in place of entries that are not there, which would be a choice for each entry."""
+        return jnp.take(x, indices, axis=axis, mode="clip")
+
+    def take_along_axis(self, x: Array, indices: Array, /, *, axis: int = -1) -> Array:
+        """As `take`."""
+        return jnp.take_along_axis(x, indices, axis=axis, mode="promise_in_bounds")
+
 
 _NAMESPACE = _Namespace()
 
@@ -203,10 +211,10 @@ class JaxBackend(Backend):
         value = _with_gradient(self.first_order(kernels), self.detach(value), self.detach(gradient))
         return value, tuple(self.detach(x) for x in new_state)
 
-    def with_factors(self, program: SteppedProgram, kernel: Array, value: Array, left: Array, right: Array) -> Array:
-        """The norm of a kernel, whose derivative is the product of two factors as of `Followed`."""
-        constants = (self.detach(x) for x in (value, left, right))
-        return _with_factors(program, self.first_order(kernel), *constants)
+    def with_factors(self, program: SteppedProgram, kernels: Array, values: Array, left: Array, right: Array) -> Array:
+        """The norms of kernels (layers, ...), whose derivatives are products of two factors as of `Followed`."""
+        constants = (self.detach(x) for x in (values, left, right))
+        return _with_factors(program, self.first_order(kernels), *constants)
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
         return _without_derivative(reason, value, x)
@@ -391,22 +399,22 @@ _with_gradient.defvjp(lambda kernels, value, gradient: (value, (kernels, gradien
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_factors(_program: SteppedProgram, _kernel: Array, value: Array, _left: Array, _right: Array) -> Array:
-    """`_with_gradient`, where the gradient is ``left @ right``."""
-    return value
+def _with_factors(_program: SteppedProgram, _kernels: Array, values: Array, _left: Array, _right: Array) -> Array:
+    """`_with_gradient`, where the gradients are ``left @ right``."""
+    return values
 
 
-def _with_factors_fwd(_program: SteppedProgram, kernel: Array, value: Array, left: Array, right: Array) -> Any:
-    return value, (kernel, left, right)
+def _with_factors_fwd(_program: SteppedProgram, kernels: Array, values: Array, left: Array, right: Array) -> Any:
+    return values, (kernels, left, right)
 
 
 def _with_factors_bwd(
     program: SteppedProgram, residuals: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, None, None, None]:
-    kernel, left, right = residuals
+    kernels, left, right = residuals
     with BACKEND.precise(left):
-        gradient = program.gradients((cotangent * left)[None], right[None], xp=jnp)[0]
-    return gradient.astype(kernel.dtype), None, None, None
+        gradients = program.gradients(cotangent[:, None, None] * left, right, xp=jnp)
+    return gradients.astype(kernels.dtype), None, None, None
 
 
 _with_factors.defvjp(_with_factors_fwd, _with_factors_bwd)

@@ -268,7 +268,8 @@ def gram_bound(
     """Gram-iteration bound: a proven upper bound on the spectral norm for every ``n_iter`` (Delattre et al. 2023).
 
     With circular padding and an ``input_shape``, the bound holds at that size. Otherwise it holds at every size; with
-    circular padding and a stride, at every size that the stride divides.
+    circular padding and a stride, at every size that the stride divides. With concrete values, `enclose` is tighter,
+    and faster at every size from 128 channels on.
 
     Parameters
     ----------
@@ -306,7 +307,8 @@ def gram_bound(
 def grid_bound(kernel: KernelOrLayer[ArrayT], *, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Frequency-grid bound: a proven upper bound on the spectral norm at every input size, close to the supremum.
 
-    With circular padding and a stride, it holds at every size that the stride divides.
+    With circular padding and a stride, it holds at every size that the stride divides. With concrete values, `enclose`
+    is tighter, and faster from 128 channels on.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from typing import Any, Literal, Unpack
 
 from specnorm.backends import backend_for
 from specnorm.backends.array_types import ArrayObject
-from specnorm.backends.types import ArrayT
+from specnorm.backends.types import MEMORY, ArrayT
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.norm_at_size import NormAtSize
 from specnorm.errors import MethodError, Undecided
@@ -19,6 +19,7 @@ from specnorm.running.measuring import run_plan
 from specnorm.running.result import as_number
 from specnorm.running.search import BUDGET
 from specnorm.spectrum.determinant import LogDeterminant
+from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
 
 
 @takes_layers
@@ -31,6 +32,9 @@ def conv_norm(
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Spectral norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
+
+    `enclose` with the same ``rtol`` takes about as long, proves an upper bound too, and returns what is proven where
+    this function raises `Undecided`.
 
     Parameters
     ----------
@@ -144,6 +148,8 @@ def power_norm(
     n_iter: int = 100,
     seed: int = 0,
     least_gain: float = 1e-6,
+    budget: float | None = BUDGET,
+    max_bytes: int = MEMORY,
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Proven lower bound on a layer's spectral norm at one input size, by iteration, for any padding and stride.
@@ -165,6 +171,10 @@ def power_norm(
     least_gain : float, default 1e-6
         Stop if a restart of the iteration increases the value by less than this relative amount. The norm may be
         farther above the value if several singular values are close to the largest; ``enclose`` bounds the distance.
+    budget : float or None, default 60
+        Time limit in seconds. When it is reached, no further restart begins. None, and under a tracer: no limit.
+    max_bytes : int, default 256 MiB
+        Raise an error if the vectors of the iteration would take more memory.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`. All values are supported.
@@ -177,6 +187,8 @@ def power_norm(
     ------
     GeometryError
         If ``input_shape`` is None, or the layer has no output there.
+    MethodError
+        If the iteration would take more memory than ``max_bytes``.
 
     Examples
     --------
@@ -185,9 +197,8 @@ def power_norm(
     >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
     '15.6996'
     """
-    return run_plan(
-        kernel, Power(n_iter=n_iter, seed=seed, least_gain=least_gain), input_shape=input_shape, **layer
-    ).value
+    plan = Power(n_iter=n_iter, seed=seed, least_gain=least_gain, budget=budget, max_bytes=max_bytes)
+    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -197,7 +208,8 @@ def singular_values(
     *,
     k: int | None = None,
     which: Literal["all", "largest", "smallest"] = "all",
-    max_bytes: int = 2**32,
+    budget: float | None = BUDGET,
+    max_bytes: int = MEMORY,
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Singular values of a layer at one input size, in descending order.
@@ -218,7 +230,9 @@ def singular_values(
     which : {"all", "largest", "smallest"}, default "all"
         Whether the k values are the smallest or the largest; "all" with k means the largest. With "largest" or
         "smallest", the default k is 1.
-    max_bytes : int, default 4 GiB
+    budget : float or None, default 60
+        Time limit of block Lanczos in seconds. When it is reached, no further restart begins. None: no limit.
+    max_bytes : int, default 256 MiB
         Raise an error if the computation would take more memory.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
@@ -246,8 +260,6 @@ def singular_values(
         raise MethodError(f'which={which!r} is not "all", "largest" or "smallest".')
     if which != "all" and k is None:
         k = 1
-    from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues  # imported here: few need them
-
     smallest = which == "smallest"
     plan: Plan
     spec = _spec_at_size(kernel, input_shape, layer)
@@ -256,7 +268,7 @@ def singular_values(
     elif k is None or smallest:
         plan = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
-        plan = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
+        plan = PowerTopK(k=k, n_iter=1000, least_gain=1e-9, budget=budget, max_bytes=max_bytes)
     return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 

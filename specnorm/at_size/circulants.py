@@ -18,7 +18,6 @@ import numpy as np
 from specnorm.at_size.proofs.circulant import Embedding, norm_by_circulant
 from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.backends import arrays
-from specnorm.geometry.taps import sizes_of
 from specnorm.proofs.cells import dft
 from specnorm.running.search import Clock, OutOfTime, eigh_cost
 from specnorm.supremum import tuning
@@ -201,7 +200,7 @@ class DeflatedCirculant:
         self.ops = ops
         self.xp = ops.xp
         self.blocks = arrays.tall(kernel, xp=ops.xp)
-        large, _ = sizes_of(spec)
+        large, _ = spec.sides
         moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
         has_many_pixels = min(moving, default=0) >= DEFLATION.many_pixels
         self.parts_of_norm = DEFLATION.parts_of_norm if has_many_pixels else DEFLATION.parts_for_few_pixels
@@ -222,11 +221,9 @@ class DeflatedCirculant:
             self._polynomials = search.polynomials
 
     def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
-        """A bound of the norm: ``lower * (1 + rtol)`` if enough waves can be taken out, else a wider one.
+        """The bound ``lower * (1 + rtol)`` of the norm, if enough waves can be taken out; None if it is not proven.
 
-        None if nothing is proven.
-
-        ``few``: whether to try the first `DeflationTuning.few_parts` alone, and no wider tolerance.
+        ``few``: whether to try the first `DeflationTuning.few_parts` alone.
         """
         parts_of_norm = self.parts_of_norm[: DEFLATION.few_parts] if few else self.parts_of_norm
         for part in parts_of_norm:
@@ -247,9 +244,9 @@ class DeflatedCirculant:
                 if upper is not None:
                     return upper
                 self._failed_bounds[part] = bound
-        return None if few else self._wider_upper(lower, rtol)
+        return None
 
-    def _wider_upper(self, lower: float, rtol: float) -> Upper | None:
+    def wider_upper(self, lower: float, rtol: float) -> Upper | None:
         """The closest bound that the deflation with the most waves proves with a wider tolerance."""
         deflations = [deflation for deflation in self._deflations.values() if deflation is not None]
         if not deflations:

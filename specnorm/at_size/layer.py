@@ -25,6 +25,7 @@ from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
 from specnorm.supremum.one_tap import LANCZOS_SIDE, enclose_matrices
 
 if TYPE_CHECKING:
+    from specnorm.at_size.proofs.components import PolyphaseComponent
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
@@ -41,33 +42,60 @@ def enclose_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Found:
         # No output reads a pixel: the layer is a sum of no parts, with the norm 0.
         _, upper_of_zero = norms_of_parts(problem.spec, [])
         return replace(no_bounds(kernel, problem.spec, problem.spec, ops=ops), upper=upper_of_zero)
-    known: Sequence[Found | None] = [None] * len(components)
-    for tolerance in TOLERANCES:
-        at_tolerance = replace(problem, rtol=tolerance)
-        supremum = Supremum(kernel, at_tolerance, ops=ops)
-        parts = [ComponentBounds(kernel, at_tolerance, component, supremum, ops=ops) for component in components]
-        if tolerance > problem.rtol and all(part.is_small for part in parts):
+    bounds = [no_bounds(kernel, problem.spec, component.spec, ops=ops) for component in components]
+    tolerances = _tolerances(problem.rtol)
+    for tolerance in tolerances:
+        parts = _parts(kernel, replace(problem, rtol=tolerance), components, ops=ops)
+        if tolerance != tolerances[-1] and all(part.is_small for part in parts):
             # Their matrices are factorised at once, to any tolerance.
             continue
         enough = max(tolerance, problem.rtol)
-        closer = [_enclose(part, bounds, enough) for part, bounds in zip(parts, known, strict=True)]
-        result = _direct_sum(problem.spec, closer)
-        known = closer
+        bounds = [_enclose(part, known, enough) for part, known in zip(parts, bounds, strict=True)]
+        result = _direct_sum(problem.spec, bounds)
         # Attempts that did not reach this tolerance would not reach a smaller one.
-        if tolerance <= problem.rtol or not result.within(tolerance) or problem.clock.expired:
+        if not result.within(enough) or problem.clock.expired:
             break
+    for tolerance in LARGE_TOLERANCES:
+        # Attempts come no closer than their tolerance, if they do not reach a smaller one.
+        if tolerance <= tolerances[0] or result.within(tolerance) or problem.clock.expired:
+            continue
+        parts = _parts(kernel, replace(problem, rtol=tolerance), components, ops=ops)
+        bounds = [_enclose(part, known, tolerance) for part, known in zip(parts, bounds, strict=True)]
+        result = _direct_sum(problem.spec, bounds)
     return result
 
 
-TOLERANCES = tuple(10.0**-digits for digits in range(3, 17))
-"""Tolerances of the attempts. A call starts with the attempts of every looser call, and ends where its own tolerance is
-reached: so a tighter one never returns a wider interval."""
+LARGE_TOLERANCES = (1e-3, 3e-3, 1e-2)
+"""Tolerances with which attempts begin.
+
+A call begins with the largest of them that is not above its own tolerance, or with 1e-3, and goes on with smaller ones
+down to its own. If it does not reach one, it makes the attempts of calls with larger tolerances too: so a smaller
+tolerance returns no wider interval.
+"""
 
 
-def _enclose(part: ComponentBounds, bounds: Found | None, enough: float) -> Found:
+def _tolerances(rtol: float) -> list[float]:
+    """Tolerances of the attempts of a call, descending, of which the last is not above its own."""
+    if rtol > LARGE_TOLERANCES[0]:
+        return [max(tolerance for tolerance in LARGE_TOLERANCES if tolerance <= rtol)]
+    tolerances = []
+    for digits in range(3, 17):
+        tolerances.append(10.0**-digits)
+        if tolerances[-1] <= rtol:
+            break
+    return tolerances
+
+
+def _parts(
+    kernel: Array, problem: Problem, components: Sequence[PolyphaseComponent], *, ops: ArrayOps
+) -> list[ComponentBounds]:
+    """The components of a layer, which share a search of the supremum."""
+    supremum = Supremum(kernel, problem, ops=ops)
+    return [ComponentBounds(kernel, problem, component, supremum, ops=ops) for component in components]
+
+
+def _enclose(part: ComponentBounds, bounds: Found, enough: float) -> Found:
     """Make each attempt in its order until the bounds are close enough, from those that are known."""
-    if bounds is None:
-        bounds = no_bounds(part.kernel, part.problem.spec, part.spec, ops=part.ops)
     for attempt in ATTEMPTS:
         if bounds.within(enough):
             break
@@ -173,20 +201,28 @@ def more_steps(part: ComponentBounds, bounds: Found) -> Found:
 
 
 def many_waves(part: ComponentBounds, bounds: Found) -> Found:
-    """Deflate as in `few_waves`, by as many waves as the bound takes; if none is proven, try wider bounds."""
+    """Deflate as in `few_waves`, by as many waves as the bound takes."""
     if part.rtol < layer_tuning.LOOSE_RTOL:
         return bounds
-    return _deflation(part, bounds, few=False)
+    return _deflation(part, bounds)
 
 
-def _deflation(part: ComponentBounds, bounds: Found, *, few: bool) -> Found:
-    if not part.can_be_deflated:
+def wider_by_waves(part: ComponentBounds, bounds: Found) -> Found:
+    """Try wider bounds by as many waves as can be taken out, where nothing else came close enough."""
+    if part.rtol < layer_tuning.LOOSE_RTOL:
         return bounds
-    circulants = part.deflated_circulants(bounds)
+    return _deflation(part, bounds, wider=True)
+
+
+def _deflation(part: ComponentBounds, bounds: Found, *, few: bool = False, wider: bool = False) -> Found:
+    circulants = part.deflated_circulants(bounds) if part.can_be_deflated else []
     if not circulants:
         return bounds
     lower = bounds.lower.value
-    uppers = [circulant.upper(lower, part.proof_rtol, few=few) for circulant in circulants]
+    if wider:
+        uppers = [circulant.wider_upper(lower, part.proof_rtol) for circulant in circulants]
+    else:
+        uppers = [circulant.upper(lower, part.proof_rtol, few=few) for circulant in circulants]
     return part.with_uppers_of_open_groups(bounds, uppers)
 
 
@@ -216,6 +252,7 @@ ATTEMPTS: tuple[Callable[[ComponentBounds, Found], Found], ...] = (
     few_waves,  # again: its target is the lower bound, which `more_steps` has raised
     many_waves,
     own_matrix,
+    wider_by_waves,
     refined_supremum,
 )
 """The attempts, in the order in which they are made."""

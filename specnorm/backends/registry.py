@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from specnorm.backends.text import install
 from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, NoBackend
 
 if TYPE_CHECKING:
@@ -68,8 +69,6 @@ def public_name(place: str) -> Any:
     ModuleNotFoundError
         With the name of the missing package.
     """
-    from specnorm.backends.text import install
-
     entry = next(iter(registered(NAMES).get(place, ())), None)
     package = None if entry is None else entry.module.partition(".")[0]
     try:
@@ -158,8 +157,6 @@ def root_for_class(cls: type) -> str:
     roots = {base.__module__.partition(".")[0] for base in cls.__mro__} - {"builtins"}
     if not roots:
         raise NoBackend(f"{describe(cls)} is not an array. {pass_an_array()}")
-    from specnorm.backends.text import install  # imported here: only errors need it
-
     extra = next((e for e in _EXTRAS if e in roots), None)
     if extra:
         advice = f"Install one: {install(extra)}."
@@ -199,8 +196,6 @@ def load(root: str) -> Any:
     try:
         module = importlib.import_module(entry.module)
     except ModuleNotFoundError as error:
-        from specnorm.backends.text import install
-
         missing = error.name or ""
         # If "torch" is missing, it is not installed; if "torch.something" is missing, another version is installed.
         if missing == root or (missing in _EXTRAS and missing in entry.value):

@@ -22,7 +22,7 @@ from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.gram.method import ChannelNorms, rescaled
 from specnorm.proofs import arithmetic
-from specnorm.proofs.frequencies import distinct_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import MOST_ROUNDS, check_budget, check_count
 from specnorm.running.measuring import proven, run_plan
 from specnorm.running.program import program_for
@@ -320,7 +320,7 @@ def _with_clipped_symbol(
 def _work_of_clipping(blocks: Array) -> float:
     """Multiplications of one round: the eigenvalues of a Gram matrix at half of the frequencies."""
     groups, rows, columns, *shape = blocks.shape
-    points, _ = distinct_grid(_clipping_sizes(tuple(shape)))
+    points, _ = Frequencies.distinct_grid(_clipping_sizes(tuple(shape)))
     return groups * len(points) * eigh_cost(min(rows, columns), is_complex=True)
 
 
@@ -350,7 +350,7 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
     tall = arrays.tall(blocks, xp=xp)
     shape = tuple(blocks.shape[3:])
     sizes = _clipping_sizes(shape)
-    points, multiplicities = distinct_grid(sizes)
+    points, multiplicities = Frequencies.distinct_grid(sizes)
     excess = tall * 0.0
     norm_sq = limit * 0.0
     smallest = float(xp.finfo(blocks.dtype).smallest_normal)

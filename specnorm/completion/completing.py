@@ -142,7 +142,7 @@ def completion_bound(
     """Completion bound: a proven upper bound on the spectral norm at every input size, by matrix products only.
 
     It is also proven under jit, compile and vmap. With circular padding and a stride, it holds at every size that the
-    stride divides.
+    stride divides. With concrete values on a CPU, `enclose` is tighter and takes a fraction of the time.
 
     Parameters
     ----------

@@ -12,6 +12,8 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
+from specnorm.backends.types import MEMORY
+from specnorm.completion import search as completion_search
 from specnorm.completion.proof import bounds_by_completions
 from specnorm.errors import MethodError
 from specnorm.running.base import MOST_ROUNDS, Evaluation, Method, Needs, check_count, check_rtol
@@ -20,12 +22,11 @@ from specnorm.symbols.proofs.padding import bounds_by_blocks
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.completion import search as completion_search
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import Claims, FigureRule, Kind
 
-_LARGEST_TABLE = 2**27
-"""Most entries of the table of lags at frequencies: a gigabyte."""
+_LARGEST_TABLE = MEMORY // 8
+"""Most entries of the table of lags at frequencies."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,6 @@ class Completion(Method):
         ops: ArrayOps,
     ) -> completion_search.CompletionResult:
         """Search for completions H of scaled blocks, from ``start`` or, if it is None, from random kernels."""
-        from specnorm.completion import search as completion_search  # imported here: it takes a while
-
         return completion_search.complete(
             scaled,
             start,

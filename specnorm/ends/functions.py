@@ -11,6 +11,7 @@ from specnorm.backends import backend_for
 from specnorm.backends.text import number
 from specnorm.backends.types import ArrayT
 from specnorm.enclosure.proving import enclose, explained_when_asked
+from specnorm.ends import proof as defect
 from specnorm.ends.figures import outcome_of
 from specnorm.ends.isometry import Isometry, IsometryEnds
 from specnorm.ends.smallest import Smallest
@@ -220,8 +221,6 @@ def condition_number(
     norm = enclose(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
     if norm.claim is None or smallest.claim is None:
         raise Undecided("a condition number needs the bounds of both ends as claims, which a compiler does not keep.")
-    from specnorm.ends import proof as defect  # imported here: few need it
-
     lower, upper = defect.condition(norm.claim, smallest.claim)
     backend: Any = backend_for(kernel)
     outcome = smallest.outcome if smallest.outcome is not Outcome.CONVERGED else norm.outcome

@@ -15,7 +15,9 @@ import numpy as np
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays
+from specnorm.ends import proof as defect
 from specnorm.ends.figures import FIGURES, figures_of
+from specnorm.ends.isometry_search import isometry_of_blocks
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import known
@@ -186,8 +188,6 @@ class Isometry(_WithScale, Method):
 
         The derivative with respect to lag -t, not returned, is the transpose of that with respect to lag t.
         """
-        from specnorm.ends import proof as defect  # imported here: few callers need it
-
         xp = ops.xp
         groups = spec.groups
         b, _, p, _ = lags.values.shape
@@ -303,8 +303,6 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         TwoSidedSearch.__post_init__(self)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.ends.isometry_search import isometry_of_blocks  # imported here: it takes a while
-
         results = []
         for layer in arrays.by_layers(blocks, spec.groups):
             flat, exponent = arrays.scale(ops.xp.reshape(layer, (1, -1)), xp=ops.xp)

@@ -52,9 +52,9 @@ from specnorm.proofs.bound import (
     scaled_down,
     scaled_up,
 )
-from specnorm.proofs.cells import Circulant
+from specnorm.proofs.cells import Circulant, Grid
 from specnorm.proofs.frequencies import half_lags
-from specnorm.proofs.norms import frobenius_up, gram_norm_up
+from specnorm.proofs.norms import cholesky_loss, frobenius_up, gram_below, gram_norm_up
 from specnorm.supremum.proof import Nonnegative, _nowhere_negative
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags, lags_of
@@ -354,6 +354,48 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
     else:
         where = norm.what
     return _lower(host.sqrt_down(smallest_sq), (SMALLEST, where), rule)
+
+
+def smallest_on_grid(
+    blocks: Array, sizes: tuple[int, ...], value: float, largest: float, *, ops: ArrayOps
+) -> Lower | None:
+    """Bound the smallest singular value at the frequencies of a grid from below; None if a factorization fails.
+
+    With ``top = largest**2`` and H the Gram matrix of a symbol as computed, a factorization proves that ``top I - H``
+    has no eigenvalue above a limit. So H has none below ``top - limit``. The limit is just above ``top - value**2``.
+    Any numbers are valid; with poor ones the proof fails, or the bound is low.
+
+    ``blocks`` (g, m, p, *kernel_shape): tall, scaled to about 1. ``value``, ``largest``: about the smallest and the
+    largest singular value on the grid.
+    """
+    xp = ops.xp
+    _, m, p, *kernel_shape = blocks.shape
+    if m < p:
+        raise HypothesisError("with fewer rows than columns, the Gram matrix of columns is singular")
+    top = largest**2
+    # The allowance is explained in `norms.GramProof.norm_up_near`, the least limit in `own_matrix.LayerGram`.
+    allowance = 2 * p * cholesky_loss(p, blocks + 0j, xp=xp) + 48 * rounding.unit(blocks, xp=xp)
+    limit = max((top - value**2) * (1 + allowance), top * 2.0**-40)
+    error = 0.0
+    frequencies = Frequencies.half_grid(sizes)
+    step = symbols.chunk_length(blocks, ops=ops)
+    for start in range(0, len(frequencies), step):
+        matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()
+        gram = xp.matmul(arrays.adjoint(matrices, xp=xp), matrices)
+        shifted = top * xp.eye(p, dtype=gram.dtype, device=ops.device(gram)) - gram
+        limits = xp.full(gram.shape[:2], limit, dtype=blocks.dtype, device=ops.device(gram))
+        if not bool(xp.all(gram_below(shifted, limits, ops=ops))):
+            return None
+        norm = float(xp.max(frobenius_up(matrices, xp=xp)))
+        product_error = rounding.product_error(m, matrices, xp=xp) * rounding.SLACK
+        # Roundings of top and of the limit to the dtype, and of the diagonal of the difference.
+        roundings = host.mul_up(4 * rounding.unit(blocks, xp=xp), host.add_up(top, limit, host.mul_up(norm, norm)))
+        error = max(error, host.add_up(host.mul_up(norm, norm, product_error), roundings))
+    square = host.sub_down(top, host.add_up(limit, error))
+    symbol_error = float(xp.max(symbols.symbol_error(blocks, xp=xp)))
+    bound = host.sub_down(host.sqrt_down(square), symbol_error)
+    rule = f"factorizations of Gram matrices at {math.prod(sizes)} frequencies"
+    return _lower(max(bound, 0.0), (SMALLEST, Grid.of_sizes(sizes, kernel_shape)), rule)
 
 
 def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, ops: ArrayOps) -> Upper:

@@ -13,6 +13,8 @@ from specnorm.at_size.proofs.uncut import keeps_smallest
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays, gradients_of, vectors_of
 from specnorm.ends.figures import FIGURES, figures_of
+from specnorm.ends.smallest_layer import plan_of_own_matrix, smallest_of_layer
+from specnorm.ends.smallest_singular_value import smallest_of_blocks
 from specnorm.errors import GeometryError
 from specnorm.proofs.bound import known
 from specnorm.running.base import Evaluation, Method, Needs
@@ -54,8 +56,6 @@ class Smallest(TwoSidedSearch, Method):
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose borders cut taps off, unless their own matrix at a given size is small enough."""
         if not spec.symbols_suffice:
-            from specnorm.ends.smallest_layer import plan_of_own_matrix  # imported here: it takes a while
-
             # It raises if the matrix is too large.
             plan_of_own_matrix(spec)
         elif not keeps_smallest(spec):
@@ -67,8 +67,6 @@ class Smallest(TwoSidedSearch, Method):
             )
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.ends.smallest_singular_value import smallest_of_blocks  # imported here: it takes a while
-
         layers = arrays.by_layers(blocks, spec.groups)
         bounds = [smallest_of_blocks(layer, self.problem(spec), ops=ops) for layer in layers]
         attained = [_attained(layer_bounds, layer, ops=ops) for layer_bounds, layer in zip(bounds, layers, strict=True)]
@@ -77,8 +75,6 @@ class Smallest(TwoSidedSearch, Method):
         return self._evaluation(bounds, no_frequency, (u, v), (u, v, phase, group), blocks, ops=ops)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        from specnorm.ends.smallest_layer import smallest_of_layer  # imported here: it takes a while
-
         bounds = []
         for j in range(kernels.shape[0]):
             bounds.append(smallest_of_layer(kernels[j : j + 1, ...], self.problem(spec), ops=ops))

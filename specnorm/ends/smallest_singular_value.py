@@ -17,10 +17,10 @@ import numpy as np
 from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
-from specnorm.geometry.spec import ConvSpec, grid_sizes
-from specnorm.proofs.bound import Lower, Upper, finite, known, times_power_of_two
+from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs.bound import Lower, Upper, finite, known, times_power_of_two, trivial_lower
 from specnorm.proofs.found import Found, Outcome, Witness
-from specnorm.proofs.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
@@ -46,6 +46,8 @@ class SmallestTuning(NamedTuple):
     """Part of that square below which a search of the defect does not tell a squared singular value from 0."""
     most_visited: int = 2048
     """Number of frequencies of a circular layer up to which all of them are visited for a first upper bound."""
+    precise_roundings: float = 1e8
+    """Least eigenvalue of a Gram matrix whose root is a precise singular value, in roundings of the largest."""
     newton_steps: int = 12
     """Most steps of Newton's method towards a minimum."""
     starts_without_zeros: int = 3
@@ -164,7 +166,7 @@ def circulant_sizes(problem: Problem, blocks: Array) -> tuple[int, ...] | None:
     """Points along each axis of the circular layer at its size; None if the problem is of every size."""
     if problem.spec.input_shape is None:
         return None
-    return grid_sizes(problem.spec, tuple(blocks.shape[3:]))
+    return problem.spec.grid_sizes(tuple(blocks.shape[3:]))
 
 
 class _SmallestSearch:
@@ -176,16 +178,34 @@ class _SmallestSearch:
         self.rtol = problem.rtol
         self.clock = problem.clock
         self.sizes = circulant_sizes(problem, blocks)
+        self.visited = self._visited_whole()
         self.ops = ops
         self.xp = ops.xp
 
+    def _visited_whole(self) -> tuple[int, ...] | None:
+        """Sizes of the grid of all frequencies that count, if it is visited whole; one frequency, if all are the same.
+
+        None if they are too many.
+        """
+        taps = self.blocks.shape[3:]
+        if math.prod(taps) == 1:
+            return (1,) * len(taps)
+        is_small = self.sizes is not None and math.prod(self.sizes) <= TUNING.most_visited
+        return self.sizes if is_small else None
+
     def run(self) -> Found:
-        """Visit a grid, bound by the taps, go to the lowest minimum, then search the norm of the defect."""
+        """Visit a grid, bound by it or by the taps, go to the lowest minimum, then search the norm of the defect."""
         grid = self.first_grid()
         smallest, largest = self.values_on(grid)
         block, point = np.unravel_index(smallest.argmin(), smallest.shape)
         attained = self.attained_at(grid[point : point + 1], int(block))
-        bounds = Found(self.lower_by_taps(), attained.upper, attained.witness)
+        bounds = Found(trivial_lower(), attained.upper, attained.witness, cells=len(grid), levels=1)
+        if self.visited is not None and not self.clock.expired:
+            lower = defects.smallest_on_grid(self.blocks, self.visited, float(smallest.min()), largest, ops=self.ops)
+            bounds = bounds if lower is None else replace(bounds, lower=lower)
+            if bounds.within(self.rtol):
+                return bounds
+        bounds = replace(bounds, lower=max(self.lower_by_taps(), bounds.lower, key=float), cells=0, levels=0)
         if bounds.within(self.rtol) or self.clock.expired:
             return bounds
         if self.sizes is None and math.prod(self.blocks.shape[3:]) > 1:
@@ -317,9 +337,9 @@ class _SmallestSearch:
 
     def first_grid(self) -> Frequencies:
         """A coarse grid, or for a circular layer all of its frequencies, or about as many of them as the grid has."""
-        if self.sizes is not None and math.prod(self.sizes) <= TUNING.most_visited:
-            return half_grid(self.sizes)
-        grid = coarse_grid(tuple(self.blocks.shape[3:]))
+        if self.visited is not None:
+            return Frequencies.half_grid(self.visited)
+        grid = Frequencies.coarse_grid(tuple(self.blocks.shape[3:]))
         if self.sizes is None:
             return grid
         axes = [np.arange(g) * n // g for g, n in zip(grid.denominators, self.sizes, strict=True)]
@@ -347,16 +367,23 @@ class _SmallestSearch:
 
         When the time is up, the rest of the frequencies is left out.
         """
-        xp = self.xp
         step = symbols.chunk_length(self.blocks, ops=self.ops)
         parts = []
         for start in range(0, len(grid), step):
             symbol = symbols.Symbol(self.blocks, grid[start : start + step], ops=self.ops)
-            parts.append(self.ops.to_numpy(xp.linalg.svdvals(symbol.matrices())))
+            parts.append(self.ops.to_numpy(self._singular_values(symbol.matrices())))
             if self.clock.expired:
                 break
         values = np.concatenate(parts, axis=1)
         return values[..., -1], float(values[..., 0].max())
+
+    def _singular_values(self, matrices: Array) -> Array:
+        """Singular values of tall matrices: roots of eigenvalues, unless some are so small that these are imprecise."""
+        xp = self.xp
+        squares = xp.linalg.eigvalsh(xp.matmul(arrays.adjoint(matrices, xp=xp), matrices))
+        least = TUNING.precise_roundings * float(xp.finfo(squares.dtype).eps) * xp.max(squares)
+        is_precise = xp.all(squares[..., 0] > least)
+        return xp.flip(xp.sqrt(squares), axis=-1) if bool(is_precise) else xp.linalg.svdvals(matrices)
 
     def minimum_from(self, start: Frequencies, block: int) -> Attained:
         """What is attained at the lowest of the frequencies that Newton's method visits on the way to a minimum."""
@@ -385,7 +412,7 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
 
     Shapes: ``taps`` (t, m, p), ``theta`` (d,). ``offsets`` (d, t): position of each tap.
     """
-    phases = phases_at_angles(theta, offsets.T)
+    phases = np.exp(1j * (theta @ offsets.T.T))
     symbol = np.tensordot(phases, taps, axes=1)
     _, values, vectors = np.linalg.svd(symbol, full_matrices=False)
     v, others = vectors[-1].conj(), vectors[:-1]

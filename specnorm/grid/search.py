@@ -13,7 +13,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.grid.proof import LargestBound, largest_of_all
-from specnorm.proofs.frequencies import Frequencies, half_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 
@@ -57,7 +57,8 @@ def largest_bound(
     widest dtype of the library, scaled to about 1. ``products``: Gram products after which the frequencies that are not
     left out are visited; 0: every frequency is visited.
     """
-    if not ops.concrete:
+    is_column = has_one_column(blocks)
+    if not ops.concrete or not (is_column or _leaves_out(blocks, sizes, products, ops=ops)):
         return largest_of_all(bound, blocks, sizes, ops=ops)
     values, frequencies, claims = largest_with_frequency(bound, blocks, sizes, products, ops=ops)
     return values, ops.complex(*symbols.cosines_and_sines(frequencies, blocks, ops=ops)), claims
@@ -74,8 +75,8 @@ def largest_with_frequency(
     """`largest_bound` of arrays with known values, with the frequency where each block's bound is met."""
     if has_one_column(blocks):
         return largest_on_grid(blocks, sizes, ops=ops)
-    count = len(half_grid(sizes))
-    leaves_out = products >= 1 and _pays(blocks, count, memory=ops.memory)
+    count = len(Frequencies.half_grid(sizes))
+    leaves_out = _leaves_out(blocks, sizes, products, ops=ops)
     blocks = arrays.tall(blocks, xp=ops.xp)
     # As many blocks at once as fit the memory.
     at_once = _blocks_at_once(blocks, count, ops=ops) if leaves_out else blocks.shape[0]
@@ -96,6 +97,11 @@ def largest_with_frequency(
 
     numerators = np.concatenate([of_part.numerators for of_part in frequencies])
     return ops.xp.concat(values, axis=0), Frequencies(numerators, sizes), claims_of_all
+
+
+def _leaves_out(blocks: Array, sizes: tuple[int, ...], products: int, *, ops: ArrayOps) -> bool:
+    """Whether products leave frequencies out, and take less time than that saves."""
+    return products >= 1 and _pays(blocks, len(Frequencies.half_grid(sizes)), memory=ops.memory)
 
 
 def _blocks_at_once(blocks: Array, count: int, *, ops: ArrayOps) -> int:

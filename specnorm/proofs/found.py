@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,13 @@ class Found:
     def within(self, rtol: float) -> bool:
         """Whether there are both bounds, and the upper one is at most ``lower * (1 + rtol)``."""
         return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
+
+    @property
+    def width(self) -> float:
+        """Relative distance of the bounds; infinite without an upper one, or if the lower one is 0."""
+        if self.upper is None or not self.lower > 0:
+            return math.inf
+        return self.upper.value / self.lower.value - 1
 
     def intersect(self, other: Found) -> Found:
         """The larger lower and the smaller upper bound of two pairs for one layer."""

@@ -20,9 +20,10 @@ from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import BackendError, KernelError
-from specnorm.geometry import polyphase, taps
+from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec, dtype_to_compute_in
 from specnorm.proofs import arithmetic, rounding
+from specnorm.proofs.bound import of_kernel
 from specnorm.running.base import Needs
 
 if TYPE_CHECKING:
@@ -230,8 +231,6 @@ class Program:
         self, scaled_claims: Claims, kernels: Array, exponent: Array, ops: ArrayOps
     ) -> list[tuple[Lower, Upper]]:
         """Claims for each of the caller's kernels, from claims for the kernels times ``2**-exponent``."""
-        from specnorm.proofs.bound import of_kernel  # imported here: few need it
-
         host_kernels = ops.to_numpy(kernels).reshape(-1, *self.shape)
         exponents = ops.to_numpy(exponent).tolist()
         with arithmetic.exact(kernels, backend=ops.backend):
@@ -307,7 +306,7 @@ class Program:
         if self.needs.blocks:
             return polyphase.to_blocks(kernels, self.spec, xp=xp)
         kernels = polyphase.torch_order(kernels, self.spec, xp=xp)
-        visible = taps.visible(self.spec)
+        visible = self.spec.visible_taps
         if visible is None:
             return kernels
         # Multiplied, not masked, so that NaN stays NaN.

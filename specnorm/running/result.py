@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from specnorm.backends.text import number, rounded_format
 from specnorm.errors import CertificateError, MethodError
 from specnorm.geometry.spec import TRACED
 from specnorm.proofs.found import Outcome
@@ -65,8 +66,6 @@ class TwoSided:
         """Both bounds in a format of floats, such as ".3f": the upper one rounded up, the lower one down."""
         if not spec:
             return str(self)
-        from specnorm.backends.text import rounded_format  # imported here: it takes a while
-
         lower = rounded_format(float(self.lower), spec, "lower")
         upper = rounded_format(float(self.upper), spec, "upper")
         return f"{lower} <= {self.quantity} <= {upper}"
@@ -236,8 +235,6 @@ class Result:
 
 def shown(x: Any, promise: str) -> str:
     """A value as text, rounded so that the promise holds; the first and last entry of an array with several entries."""
-    from specnorm.backends.text import number  # imported here: it takes a while
-
     values = x.detach() if hasattr(x, "detach") else x
     try:
         if getattr(values, "ndim", 0) == 0:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.backends.text import number
 from specnorm.errors import Undecided
-from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import largest_bound
-from specnorm.proofs.frequencies import Frequencies, half_grid, half_grid_shape
+from specnorm.proofs.frequencies import Frequencies, half_grid_shape
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.found import Found
     from specnorm.running.base import FigureRule, Kind
 
 _WORK_OF_VISITS = 2.3e6
@@ -93,12 +94,14 @@ class ExactFFT(Method):
         sizes: tuple[int, ...] = ()
         points = 0
         if spec.input_shape is not None:
-            sizes = grid_sizes(spec, spec.block_kernel_shape)
+            sizes = spec.grid_sizes(spec.block_kernel_shape)
             points = math.prod(half_grid_shape(sizes))
             # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
             max_cells = min(max_cells, 2 * points)
             if not ops.concrete or work_of_visits(blocks, sizes) <= _WORK_OF_VISITS:
-                return self._visit_all(blocks, spec.groups, half_grid(sizes), Clock.of(self.budget), ops=ops)
+                return self._visit_all(
+                    blocks, spec.groups, Frequencies.half_grid(sizes), Clock.of(self.budget), ops=ops
+                )
         layers = arrays.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)
         results = []
@@ -109,8 +112,8 @@ class ExactFFT(Method):
             all_converged = all_converged and converged
         if not all_converged:
             if 0 < points <= self.max_cells and not clock.expired:
-                return self._visit_all(blocks, spec.groups, half_grid(sizes), clock, ops=ops)
-            raise self._undecided()
+                return self._visit_all(blocks, spec.groups, Frequencies.half_grid(sizes), clock, ops=ops)
+            raise self._undecided(results)
         witnesses = [result.witness for result in results]
         u, v, _, phase, group = top_triples(layers, witnesses, ops=ops)
         best_blocks = [layer[at.block : at.block + 1, ...] for layer, at in zip(layers, witnesses, strict=True)]
@@ -118,11 +121,13 @@ class ExactFFT(Method):
         cells = np.asarray([result.cells for result in results], dtype=np.int32)
         return Evaluation(value, (ops.from_numpy(cells, blocks),), (u, v, phase, group))
 
-    def _undecided(self) -> Undecided:
+    def _undecided(self, results: Sequence[Found] = ()) -> Undecided:
         seconds = "" if self.budget is None else f"{self.budget:g} s and "
         limit = f"{seconds}{self.max_cells} cells"
+        width = max((result.width for result in results), default=math.inf)
+        proven = f", but to {number(width, 'upper')}" if width < math.inf else ""
         return Undecided(
-            f"the norm is not known to rtol={self.rtol:g} within {limit} (many are needed where it is nearly "
+            f"the norm is not known to rtol={self.rtol:g} within {limit}{proven} (many are needed where it is nearly "
             "constant). enclose(kernel) returns what is proven; or give a larger rtol, or a larger budget."
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.proofs.frequencies import Frequencies, phases_at_angles, tap_points
+from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
 from specnorm.symbols.proofs.symbols import device_tables, planes_at
 
@@ -174,7 +174,7 @@ class Ascent:
 
     def _phases(self, theta: np.ndarray) -> np.ndarray:
         """``e^{i k.theta}`` of every tap at angles (s, d), shape (s, taps)."""
-        return phases_at_angles(theta, self.taps)
+        return np.asarray(np.exp(1j * (theta @ self.taps.T)))
 
     def _top_vectors(self, phases: np.ndarray, right: Array) -> tuple[Array, Array, np.ndarray]:
         """Left and right vectors and norms at frequencies whose taps have these phases (s, taps)."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.polyphase import tap_places
+from specnorm.geometry.polyphase import has_taps_first, tap_places
 from specnorm.proofs.frequencies import tap_points
 from specnorm.symbols.ascent import tap_powers, uphill_by_sums
 from specnorm.training.grid_vectors import placed
@@ -99,10 +99,11 @@ def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Pass:
     columns = xp.matmul(right[:, :, None, :, :], turns)
     columns = _to_taps(xp.reshape(columns, (b, 2 * count, -1)), spec, ops=ops)
     columns_and_signs = beside(columns, sketch_rows(spec, rows, ops=ops), axis=1, ops=ops)
-    images = xp.matmul(columns_and_signs, xp.matrix_transpose(rows))
-    sketch = xp.matrix_transpose(images[:, 2 * count :, :])
+    # Not its transpose, for which XLA takes twice as long.
+    images = xp.matmul(rows, xp.matrix_transpose(columns_and_signs))
+    sketch = images[..., 2 * count :]
     size = xp.max(xp.abs(images), axis=(1, 2), keepdims=True) + _TINY
-    found = xp.reshape(images[:, : 2 * count, :] / size, (b, count, 2 * m))
+    found = xp.reshape(xp.matrix_transpose(images[..., : 2 * count] / size), (b, count, 2 * m))
     norms = xp.sqrt(xp.vecdot(found, found))
     best = xp.argmax(norms, axis=1)
     moved = xp.reshape(found / (norms[..., None] + _TINY), (b, count, 2, m))
@@ -175,21 +176,25 @@ def _tap_tables(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, .
 # -- the order of the kernel's entries ---------------------------------------------------------------------------------
 def _of_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     """Entries (b, r, n) in the order of the kernel in that of the blocks."""
-    if not _is_permuted(spec):
-        return x
-    places, _, is_tap = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-    by_channel = ops.xp.reshape(x, (*x.shape[:2], spec.group_channels[1], -1))
-    by_residue = ops.xp.take(by_channel, places, axis=3) * is_tap
-    return ops.xp.reshape(by_residue, (*x.shape[:2], -1))
+    xp, (b, r, _) = ops.xp, x.shape
+    if has_taps_first(spec):
+        x = xp.matrix_transpose(xp.reshape(x, (b, r, -1, spec.group_channels[1])))
+    if _is_permuted(spec):
+        places, _, is_tap = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
+        x = xp.take(xp.reshape(x, (b, r, spec.group_channels[1], -1)), places, axis=3) * is_tap
+    return xp.reshape(x, (b, r, -1))
 
 
 def _to_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     """Adjoint of `_of_taps`."""
-    if not _is_permuted(spec):
-        return x
-    _, back, _ = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-    by_channel = ops.xp.reshape(x, (*x.shape[:2], spec.group_channels[1], -1))
-    return ops.xp.reshape(ops.xp.take(by_channel, back, axis=3), (*x.shape[:2], -1))
+    xp, (b, r, _) = ops.xp, x.shape
+    x = xp.reshape(x, (b, r, spec.group_channels[1], -1))
+    if _is_permuted(spec):
+        _, back, _ = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
+        x = xp.take(x, back, axis=3)
+    if has_taps_first(spec):
+        x = xp.matrix_transpose(x)
+    return xp.reshape(x, (b, r, -1))
 
 
 def _is_permuted(spec: ConvSpec) -> bool:
@@ -233,10 +238,12 @@ def random_signs(*shape: int) -> np.ndarray:
 
 def _sign_rows(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray]:
     signs = random_signs(spec.block_shape[1], math.prod(spec.block_kernel_shape))
+    by_channel = signs.reshape(spec.group_channels[1], -1, SKETCHES)
     if _is_permuted(spec):
-        by_channel = signs.reshape(spec.group_channels[1], -1, SKETCHES)
-        signs = by_channel[:, _tap_places(spec, dtype)[1]]
-    return (np.ascontiguousarray(signs.reshape(-1, SKETCHES).T)[None].astype(dtype),)
+        by_channel = by_channel[:, _tap_places(spec, dtype)[1]]
+    if has_taps_first(spec):
+        by_channel = by_channel.swapaxes(0, 1)
+    return (np.ascontiguousarray(by_channel.reshape(-1, SKETCHES).T)[None].astype(dtype),)
 
 
 def distance(sketch: Array, last: Array, *, ops: ArrayOps) -> Array:

@@ -135,6 +135,7 @@ def track_many(
     ------
     As `track`; also MethodError if the sequences differ in length.
     """
+    check_count("sweeps", sweeps, most=MOST_ROUNDS)
     layers = [{} for _ in kernels] if geometries is None else list(geometries)
     if not len(kernels) == len(states) == len(layers):
         raise MethodError(

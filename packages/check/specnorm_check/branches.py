@@ -172,7 +172,8 @@ class Branches:
         for axis, first, last, step in zip(axes, starts, ends, steps, strict=True):
             parts[axis] = slice(int(first), int(last), int(step))
         after = before[tuple(parts)]
-        is_as_inferred = after.shape == self.graph.shape_of(name)
+        # A value without entries has no shape in the graph.
+        is_as_inferred = after.size == 0 or after.shape == self.graph.shape_of(name)
         require(is_as_inferred, f"onnx infers another shape of {plain(name)}")
         return after
 

@@ -15,6 +15,7 @@ from helpers.promises import for_all
 from hypothesis import given
 
 import specnorm
+from specnorm.at_size import layer as layer_module
 from specnorm.at_size.layer import enclose_layer
 from specnorm.at_size.proofs.block_tridiagonal import (
     BlockTridiagonal,
@@ -27,7 +28,7 @@ from specnorm.backends import load
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import Power
 from specnorm.proofs.bound import finite
 from specnorm.proofs.found import Found
@@ -80,7 +81,7 @@ def test_every_cut_of_the_gram_matrix_is_the_gram_matrix(layer: Layer) -> None:
     kernel, groups = layer.kernel.astype(np.float64), layer.geometry["groups"]
     kernel = kernel / (np.max(np.abs(kernel)) or 1.0)
     given: Any = kernel.reshape(groups, -1, *kernel.shape[1:])[:1]
-    spec = spec_of_group(ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry))
+    spec = ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry).of_group
     alone = {**layer.geometry, "groups": 1}
     dense = dense_matrix(given[0], layer.input_shape, **alone)
     dense = dense.T if spec.transposed else dense
@@ -172,13 +173,36 @@ def test_a_layer_takes_neither_a_gradient_nor_vectors_that_nobody_asked_for(monk
     assert found.witness[1].size == 0
 
 
+def test_attempts_begin_at_the_tolerance_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts for 1e-2 began at 1e-3, and took ten times as long; what is not reached asks for larger ones too."""
+    made: list[float] = []
+
+    class Watched(layer_module.ComponentBounds):
+        def near_supremum(self, *args: Any, **options: Any) -> Any:
+            made.append(self.rtol)
+            return super().near_supremum(*args, **options)
+
+    monkeypatch.setattr(layer_module, "ComponentBounds", Watched)
+    kernel = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
+    begun = {}
+    for rtol in (0.5, 1e-2, 5e-3, 2e-3, 1e-4):
+        made.clear()
+        specnorm.enclose(kernel, 24, rtol=rtol, padding_mode="zeros", padding=1)
+        begun[rtol] = made[0], min(made)
+    assert begun == {0.5: (1e-2, 1e-2), 1e-2: (1e-2, 1e-2), 5e-3: (3e-3, 3e-3), 2e-3: (1e-3, 1e-3), 1e-4: (1e-3, 1e-4)}
+    monkeypatch.setattr(layer_module, "ATTEMPTS", (layer_module.near_supremum,))
+    made.clear()
+    specnorm.enclose(kernel, 24, rtol=1e-3, padding_mode="zeros", padding=1)
+    assert made == [1e-3, 3e-3, 1e-2]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_tighter_tolerance_is_never_wider(seed: int) -> None:
     """It starts with the attempts of a looser one: 1e-4 gave up to 1.4e-2 where 1e-3 gave 1e-3."""
     kernel = np.random.default_rng(seed).standard_normal((16, 16, 3, 3)).astype(np.float32)
     geometries: tuple[dict[str, Any], ...] = ({"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 0})
     width = math.inf
-    for rtol in (1e-2, 1e-3, 3e-4, 1e-4, 1e-5):
+    for rtol in (0.5, 0.1, 5e-2, 1e-2, 5e-3, 2e-3, 1e-3, 3e-4, 1e-4, 1e-5):
         found = specnorm.enclose(kernel, 24, rtol=rtol, padding_mode="zeros", **geometries[seed])
         assert float(found.upper) - float(found.lower) <= width
         width = float(found.upper) - float(found.lower)

@@ -245,6 +245,20 @@ def test_a_budget_ends_the_search() -> None:
     assert 0 <= float(found.lower) < float(found.upper)
 
 
+@pytest.mark.parametrize("shape", [(3, 8, 3, 3), (8, 8, 3), (6, 1, 3, 3), (7, 4), (5, 5, 1, 1)])
+def test_a_visited_grid_needs_no_search(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Symbols of a small circular layer, and matrices, are factorised at each frequency: a search took 15 ms for 3."""
+    monkeypatch.setattr(smallest_search._SmallestSearch, "raise_lower_by_searches", None)
+    kernel = np.random.default_rng(0).standard_normal(shape)
+    size = None if kernel.ndim == 2 else 8
+    found = specnorm.enclose_smallest(kernel, size)
+    symbol = np.fft.fftn(kernel, (8,) * (kernel.ndim - 2), axes=range(2, kernel.ndim))
+    values = np.linalg.svd(np.moveaxis(symbol, (0, 1), (-2, -1)), compute_uv=False)
+    assert float(found.lower) <= values.min() * (1 + 1e-12)
+    assert float(found.upper) >= values.min() * (1 - 1e-12)
+    assert float(found.upper) <= 1.001 * float(found.lower)
+
+
 def test_condition_numbers(xp: Lib) -> None:
     layers: tuple[tuple[tuple[int, ...], dict[str, Any]], ...] = (
         ((6, 3, 3), {}), ((3, 6, 2), {"stride": 2}), ((4, 2, 3), {"padding_mode": "zeros"})

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from helpers.assumptions import assumed
@@ -35,6 +36,7 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import Grid, PowerTopK
 from specnorm.proof import proven
 from specnorm.proofs.bound import digest_of
+from specnorm.supremum import tuning
 
 TOLERANCE = 1e-9
 VISIBLE = 1e-3
@@ -199,6 +201,12 @@ def circular() -> Iterator[str]:
                 bound = specnorm.gram_bound(kernel, size, n_iter=n_iter, **geometry)
                 yield from wrong(f"gram {name}", bound, "upper", largest)
             yield from wrong(f"conv_norm {name}", specnorm.conv_norm(kernel, size, **geometry), "lower", largest)
+            # Small grids are visited whole; this one is searched.
+            with patch.object(tuning, "TUNING", tuning.TUNING._replace(work_of_visits=0)):
+                for rtol in (1e-2, 1e-5):
+                    lower, upper = specnorm.enclose(kernel, size, rtol=rtol, budget=0.5, **geometry)
+                    yield from wrong(f"search of {name}", upper, "upper", largest)
+                    yield from wrong(f"search of {name}", lower, "lower", largest)
 
 
 def smallest() -> Iterator[str]:

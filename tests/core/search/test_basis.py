@@ -83,9 +83,9 @@ def ascents_of_rounds(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> list[tupl
     rounds: list[tuple[int, int]] = []
     of_round = incumbent.Incumbent._worth_an_ascent
 
-    def counted(self: incumbent.Incumbent, norms_sq: np.ndarray) -> np.ndarray:
-        found = of_round(self, norms_sq)
-        near = np.count_nonzero(norms_sq > tuning.TUNING.flat_part * norms_sq.max(initial=0.0))
+    def counted(self: incumbent.Incumbent, norms_sq: np.ndarray, block: np.ndarray) -> np.ndarray:
+        found = of_round(self, norms_sq, block)
+        near = int(np.count_nonzero(norms_sq > tuning.TUNING.flat_part * norms_sq.max(initial=0.0)))
         rounds.append((near, len(found)))
         return found
 

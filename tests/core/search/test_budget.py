@@ -138,6 +138,12 @@ def test_exact_norms_are_not_known_then(at: dict[str, Any]) -> None:
         specnorm.measure(KERNEL, ExactFFT(budget=1e-9), **at)
 
 
+def test_an_undecided_norm_says_how_closely_it_is_known() -> None:
+    kernel = np.random.default_rng(0).standard_normal((24, 24, 3, 3))
+    with pytest.raises(Undecided, match=r"to rtol=1e-06 within 300 cells, but to 0\.00\d+ \("):
+        specnorm.measure(kernel, ExactFFT(max_cells=300))
+
+
 def test_an_audit_says_what_is_proven_and_what_is_missing() -> None:
     """No error: the interval is wide and says so, the proven column is an estimate, the exact one is empty."""
     report: Any = specnorm.audit({"k": KERNEL}, budget=1e-9, input_shape=40, methods=("tn", "fft"))

@@ -79,6 +79,8 @@ WILD: dict[str, tuple[float, ...]] = {
     "first_hope": (-0.5, 10.0),
     "least_curvature": (1e-15, 0.5),
     "float32_rounds": (0, 99),
+    "work_of_visits": (0.0, 1e12),
+    "calls_of_a_visit": (0.0, 1e12),
 }
 """The two ends of what each number may be."""
 
@@ -96,7 +98,10 @@ SUPREMA = {kernel.ndim: sigma_star(kernel, max_cells=4000) for kernel in (LINE, 
 
 def check(kernel: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
     """Both bounds hold, at every size and at one; what is refuted or proven is so."""
-    for module, numbers in ((tuning, tuning.Tuning(smallest_reduced=2)), (ascent, ascent.AscentTuning())):
+    for module, numbers in (
+        (tuning, tuning.Tuning(smallest_reduced=2, work_of_visits=0)),
+        (ascent, ascent.AscentTuning()),
+    ):
         mine = {name: value for name, value in changed.items() if name in numbers._fields}
         monkeypatch.setattr(module, "TUNING", numbers._replace(**mine))
     truth, sizes = SUPREMA[kernel.ndim], (9,) * (kernel.ndim - 2)

@@ -157,12 +157,9 @@ def _steps(
             program, stack.joined_kernels(programs, arrays, backend=BACKEND), state, sweeps
         )
         return list(values), new_state
-    constants = [BACKEND.detach(x) for x in arrays]
-    joined = stack.joined_kernels(programs, constants, backend=BACKEND)
+    joined = stack.joined_kernels(programs, arrays, backend=BACKEND)
+    constants = BACKEND.detach(joined), tuple(map(BACKEND.detach, state))
     # An evaluation sweeps where it is due, too.
-    followed = program.follow(joined, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
-    values = []
-    for place, (layer, array) in enumerate(layers):
-        factors = stack.factors_out_of(layer, followed.left[place], followed.right[place], backend=BACKEND)
-        values.append(BACKEND.with_factors(layer, array, followed.value[place], *factors))
-    return values, state if sweeps == 0 else followed.state
+    followed = program.follow(*constants, sweeps=sweeps or None, backend=BACKEND)
+    values = BACKEND.with_factors(program, joined, followed.value, followed.left, followed.right)
+    return list(values), state if sweeps == 0 else followed.state

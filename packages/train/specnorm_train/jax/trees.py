@@ -19,7 +19,6 @@ from specnorm import Geometry
 from specnorm.errors import GeometryError, KernelError
 
 Tree = TypeVar("Tree")
-HashableGeometry: TypeAlias = tuple[tuple[str, Any], ...]
 Rule: TypeAlias = Callable[[str, Any], Mapping[str, Any] | None]
 _NO_LINEAR_MAP = ("Embedding", "LayerNorm", "RMSNorm", "GroupNorm", "BatchNorm")
 """Classes of Equinox whose weight is not a linear map of the input."""
@@ -464,13 +463,3 @@ def with_kernels(tree: Tree, new_kernels: Mapping[str, Any]) -> Tree:
 
     new_tree: Tree = jax.tree_util.tree_map_with_path(new_leaf, tree)
     return new_tree
-
-
-def hashable(geometry: Mapping[str, Any]) -> HashableGeometry:
-    """Convert geometry keywords to a tuple, which can be a static argument of ``jit``."""
-    return tuple((word, _as_tuples(x)) for word, x in geometry.items())
-
-
-def _as_tuples(x: Any) -> Any:
-    """Convert lists, also inside of lists and tuples, to tuples."""
-    return tuple(map(_as_tuples, x)) if isinstance(x, (list, tuple)) else x

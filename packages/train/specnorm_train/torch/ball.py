@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -60,6 +61,7 @@ class _Layered(Optimizer):
             raise MethodError(f"momentum={momentum!r} is not from 0 to below 1.")
         self._geometries: dict[Tensor, dict[str, Any]] = {}
         self._names: dict[Tensor, str] = {}
+        self._layers: list[tuple[weakref.ref[nn.Module], Tensor]] = []
         self._rest: Optimizer | None = None
         if isinstance(model_or_params, nn.Module):
             groups, others = self._groups_of(model_or_params, layers, bound)
@@ -92,6 +94,7 @@ class _Layered(Optimizer):
                     f"{name} shares its weight with {self._names[weight]}, and their geometries differ: one direction "
                     "does not serve both. Leave one out (layers=...)."
                 )
+            self._layers.append((weakref.ref(layer), weight))
             if weight not in self._names:
                 self._names[weight] = place
                 by_bound.setdefault(_bound_of(name, bound), []).append(weight)
@@ -163,6 +166,7 @@ class _Layered(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         own = [group for group in self.param_groups if not group.get("rest")]
+        self._refuse_later_shards()
         for group in own:
             self._check_group(group)
         self._check_gradients([x for group in own for x in group["params"] if x.grad is not None])
@@ -176,6 +180,19 @@ class _Layered(Optimizer):
         if self._rest is not None:
             self._rest.step()
         return loss
+
+    def _refuse_later_shards(self) -> None:
+        """Refuse a model that `fully_shard` has given other parameters, since which these have no gradient."""
+        # A copy of the optimiser knows no layers.
+        for layer_or_none, weight in getattr(self, "_layers", ()):
+            layer = layer_or_none() if weight.grad is None else None
+            if layer is not None and isinstance(now := layer._parameters.get("weight"), Tensor) and now is not weight:
+                reason = BACKEND.refusal(now)
+                if reason is not None:
+                    raise MethodError(
+                        f"{self._names[weight]} was replaced since the optimiser was made, so that no step would move "
+                        f"it: {reason}"
+                    )
 
     def _directed(self, weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
         """Add the gradients to the momenta, and return what directions are computed from."""

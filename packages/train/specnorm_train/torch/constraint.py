@@ -27,7 +27,15 @@ import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
-from specnorm_train.torch.steps import Factors, Scaling, Step, StepInput, take_plain_steps, take_steps
+from specnorm_train.torch.steps import (
+    Factors,
+    Scaling,
+    Step,
+    StepInput,
+    take_plain_steps,
+    take_steps,
+    without_gradients,
+)
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
@@ -124,15 +132,15 @@ class SpectralNorm(nn.Module):
         self._taken: _Taken | None = None
         # Whether no step was taken of the state yet, or since it was loaded.
         self._is_new = True
-        self._program_of_kernel: SteppedProgram | None = None
+        self._program_of_kernel: tuple[Any, ...] | None = None
         # The list of parametrisations that contains this one, and the parameter. A module in a tuple does not become a
         # submodule.
         self._owner: tuple[Any, ...] = ()
 
     @property
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> tuple[Tensor, ...]:
         """Buffers that move in training."""
-        return {name: self._buffers[name] for name in self.state_names}  # type: ignore[misc]
+        return tuple(self._buffers[name] for name in self.state_names)  # type: ignore[misc]
 
     @property
     def scaling(self) -> Scaling:
@@ -149,11 +157,11 @@ class SpectralNorm(nn.Module):
         if not self._owner:
             return None
         (parametrisations,) = self._owner
-        is_first = parametrisations[0] is self
-        if not is_first:
+        # An item of a module list, and an attribute of a module, take microseconds.
+        if parametrisations._modules["0"] is not self:
             return None
-        original: Tensor = parametrisations.original
-        return original
+        original: Tensor | None = parametrisations._parameters.get("original")
+        return parametrisations.original if original is None else original
 
     def kernel(self, weight: Tensor) -> Tensor:
         """Return the kernel whose norm is constrained: the tensor, or the matrix with rows along ``dim``."""
@@ -163,6 +171,10 @@ class SpectralNorm(nn.Module):
         """Scale the kernel; the state moves in training mode alone."""
         if torch.compiler.is_compiling() or transformed(weight):
             return self._weight_in_use(weight)
+        taken = self._taken
+        is_in_pass = taken is not None and taken.is_in_pass and self.training
+        if is_in_pass and taken.is_of(weight) and not _is_transforming():  # type: ignore[union-attr]
+            return self._scaled(weight, taken.step)  # type: ignore[union-attr]
         # torch.func.jacrev(model) transforms the inputs alone: the weight is a constant there, as it is for any model.
         with outside_of_transformations():
             return self._weight_in_use(weight)
@@ -240,8 +252,8 @@ class SpectralNorm(nn.Module):
 
     def keep(self, weight: Tensor, step: Step, *, is_in_pass: bool) -> None:
         """Store the step of a weight."""
-        settings, buffers = (self.scaling, self._sweeps), tuple(self.state.values())
-        self._taken = _Taken(weight, version_of(weight), step, settings, buffers, is_in_pass=is_in_pass)
+        settings = self.scaling, self._sweeps
+        self._taken = _Taken(weight, version_of(weight), step, settings, self.state, is_in_pass=is_in_pass)
         # A computed weight would keep its graph, unless its pass ends soon. A step on a device is not used again.
         if step.sketch is None or (weight.grad_fn is not None and not is_in_pass):
             self._move()
@@ -263,7 +275,7 @@ class SpectralNorm(nn.Module):
 
     def take_moves(self) -> list[tuple[Tensor, Tensor]]:
         """Return the buffers that are to be moved to the state after the last step, each with its new entries, once."""
-        if self._taken is None:
+        if self._taken is None or not self._taken.buffers:
             return []
         moves = list(zip(self._taken.buffers, self._taken.step.state))  # noqa: B905  # none are left after the first call
         self._taken.buffers = ()
@@ -278,26 +290,32 @@ class SpectralNorm(nn.Module):
     def next_input(self, weight: Tensor) -> StepInput:
         """Return what the next step in training is computed from."""
         self._move()
-        self._taken = None
         kernel = self.kernel(weight.detach())
         sweeps = self._sweeps
-        if self._is_new and kernel.is_cuda and self._follows:
-            sweeps = _EVAL_SWEEPS
-        self._is_new = False
-        return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, tuple(self.state.values()))
+        if self._is_new:
+            sweeps = _EVAL_SWEEPS if kernel.is_cuda and self._follows else sweeps
+            self._is_new = False
+        return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state)
 
     def begin_pass(self) -> Tensor | None:
         """Return the weight if a model that is called now takes its step, else None; a step that it has is used."""
         weight = self.original
-        if not self.training or not self._takes_steps or weight is None or is_lazy(weight) or weight.is_meta:
+        if not self.training or not self._takes_steps or weight is None:
             return None
-        if BACKEND.is_compiled_or_transformed(weight, *self.state.values()):
+        taken = self._taken
+        # The weight of the last step has values.
+        has_values = taken is not None and taken.weight is weight and not _is_transforming()
+        if not has_values and not self._has_values(weight):
             return None
-        if self._step_of(weight) is None:
+        if taken is None or self._step_of(weight) is None:
             return weight
-        assert self._taken is not None
-        self._taken.is_in_pass = True
+        taken.is_in_pass = True
         return None
+
+    def _has_values(self, weight: Tensor) -> bool:
+        """Whether the entries of a weight, and of the state, can be read."""
+        has_storage = not (is_lazy(weight) or weight.is_meta)
+        return has_storage and not BACKEND.is_compiled_or_transformed(weight, *self.state)
 
     def _scaled_by_tensor_operations(self, weight: Tensor, sweeps: int | None, *, move: bool) -> Tensor:
         """Scale by tensor operations that autograd, compilers and transformations follow.
@@ -307,7 +325,7 @@ class SpectralNorm(nn.Module):
         kernel = self.kernel(weight)
         if self.state_names:
             plan = self._program(kernel)
-            value, after = BACKEND.step(plan, kernel, tuple(self.state.values()), sweeps)
+            value, after = BACKEND.step(plan, kernel, self.state, sweeps)
             if move:
                 self._move_to(after)
         else:
@@ -339,9 +357,10 @@ class SpectralNorm(nn.Module):
     def _program_for(self, kernel: Tensor) -> SteppedProgram:
         """Return `_program`, looked up once for each shape and dtype."""
         stored = self._program_of_kernel
-        if stored is None or stored.shape != kernel.shape or f"torch.{stored.dtype}" != str(kernel.dtype):
-            stored = self._program_of_kernel = self._program(kernel)
-        return stored
+        if stored is None or stored[0] != kernel.shape or stored[1] != kernel.dtype:
+            stored = self._program_of_kernel = kernel.shape, kernel.dtype, self._program(kernel)
+        program: SteppedProgram = stored[2]
+        return program
 
     @torch.no_grad()
     def _norm_in_eval(self, weight: Tensor) -> Step:
@@ -353,9 +372,7 @@ class SpectralNorm(nn.Module):
         settled = self._settled
         if settled is None or not self._is_settled(weight) or not torch.equal(settled.entries, weight):
             kernel = self.kernel(weight.detach())
-            settling = StepInput(
-                self._program_for(kernel), self.scaling, _EVAL_SWEEPS, kernel, tuple(self.state.values())
-            )
+            settling = StepInput(self._program_for(kernel), self.scaling, _EVAL_SWEEPS, kernel, self.state)
             (step,) = take_plain_steps([settling])
             entries = weight.detach().clone()
             settled = _Settled(weight, version_of(weight), step, entries=entries, factor=float(step.factor))
@@ -401,16 +418,17 @@ class SpectralNorm(nn.Module):
             # An earlier version had vectors of layers that are now computed anew in each pass.
             state_dict.pop(f"{prefix}vectors", None)
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
-        stored = {name: state_dict.get(f"{prefix}{name}") for name in self.state_names}
+        own = dict(zip(self.state_names, self.state, strict=True))
+        stored = {name: state_dict.get(f"{prefix}{name}") for name in own}
         is_of_torch = vectors_of_torch[0] is not None
-        if is_of_torch or any(x is not None and x.shape != self.state[name].shape for name, x in stored.items()):
+        if is_of_torch or any(x is not None and x.shape != own[name].shape for name, x in stored.items()):
             self.foreign_state = "torch's spectral_norm" if is_of_torch else "another method"
-            state_dict |= {f"{prefix}{name}": x for name, x in self.state.items()}
+            state_dict |= {f"{prefix}{name}": x for name, x in own.items()}
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
         elif any(x is not None for x in stored.values()):
             # A state dict of an earlier version has the vectors of the grid alone: the others are found by a sweep.
             missing = [name for name, x in stored.items() if x is None]
-            state_dict |= {f"{prefix}{name}": torch.zeros_like(self.state[name]) for name in missing}
+            state_dict |= {f"{prefix}{name}": torch.zeros_like(own[name]) for name in missing}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -436,7 +454,7 @@ class SpectralNorm(nn.Module):
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
-        for old, new in zip(self.state.values(), after, strict=True):
+        for old, new in zip(self.state, after, strict=True):
             if torch.compiler.is_compiling() or transformed(old) or not transformed(new):
                 old.copy_(new)
                 continue
@@ -464,12 +482,27 @@ class SpectralNorm(nn.Module):
         return f"bound={self.bound}, method={self.method}{matrix}"
 
 
-@torch.no_grad()
 def _copy(moves: list[tuple[Tensor, Tensor]]) -> None:
     """Copy tensors into buffers, in one call."""
     if moves:
-        with torch.inference_mode(False):
+        with without_gradients():
             torch._foreach_copy_([old for old, _ in moves], [new for _, new in moves])
+
+
+def _is_transforming() -> bool:
+    """Whether a ``torch.func`` transformation is running."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _constraints_of(model: nn.Module) -> list[SpectralNorm]:
+    """Return the constraints among a model's modules, which `Module.modules` takes three times as long to find."""
+    modules, waiting = {model: None}, [model]
+    while waiting:
+        for x in waiting.pop()._modules.values():
+            if x is not None and x not in modules:
+                modules[x] = None
+                waiting.append(x)
+    return [x for x in modules if isinstance(x, SpectralNorm)]
 
 
 def _traces() -> bool:
@@ -600,13 +633,14 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
         return
     _end_interrupted_passes(model)
     _refuse_shards(model)
-    constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
+    constraints = _constraints_of(model)
     with outside_of_transformations():
         waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
-        _copy([move for x, _ in waiting for move in x.take_moves()])
-        inputs = [x.next_input(weight) for x, weight in waiting]
-        for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
-            x.keep(weight, step, is_in_pass=True)
+        if waiting:
+            _copy([move for x, _ in waiting for move in x.take_moves()])
+            inputs = [x.next_input(weight) for x, weight in waiting]
+            for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
+                x.keep(weight, step, is_in_pass=True)
     _PASSES.setdefault(model, []).append(constraints)
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from specnorm_torch.backend import BACKEND
 from torch import Tensor, nn
 
-from specnorm.plugin import Stack, SteppedProgram, stacks
+from specnorm.plugin import Stack, SteppedProgram, ToFollow, follow_all, program, stacks
 
+_HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
 _MOST_ENTRIES = 2**18
 """Largest number of entries of the kernels in a stack on the CPU. Larger kernels are as fast alone, and in less
@@ -122,7 +124,20 @@ class Step(NamedTuple):
     is_due: Tensor | None = None
 
 
-@torch.no_grad()
+@contextlib.contextmanager
+def _outside_of_inference() -> Iterator[None]:
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def without_gradients() -> contextlib.AbstractContextManager[object]:
+    """Context manager in which tensors have no graph.
+
+    Tensors made in inference mode cannot be saved for a later backward pass, so that mode is switched off.
+    """
+    return _outside_of_inference() if torch.is_inference_mode_enabled() else torch.no_grad()
+
+
 def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
     """Take a step of each layer. The states of the inputs do not move.
 
@@ -132,62 +147,84 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
     owner : Module
         Its recorded calls are used on a CUDA device.
     """
-    # Tensors made in inference mode cannot be saved for a later backward pass, so that mode is switched off.
-    with torch.inference_mode(False):
+    with without_gradients():
         recordable = [x for x in inputs if _is_recordable(x)]
-        recorded = iter(_recording_of(owner)(recordable) if recordable else ())
+        if not recordable:
+            return take_plain_steps(inputs)
+        recorded = iter(_recording_of(owner)(recordable))
         plain = iter(take_plain_steps([x for x in inputs if not _is_recordable(x)]))
         return [next(recorded) if _is_recordable(x) else next(plain) for x in inputs]
 
 
-@torch.no_grad()
 def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
     """Take the steps, those that cost little more together in one stack. Nothing is recorded, and no state moves."""
     steps: dict[int, Step] = {}
+    followed: dict[bool, list[tuple[_Joint, ToFollow]]] = {}
     for stack in _stacks(inputs):
-        taken = _steps_of_stack(stack, [inputs[j] for j in stack.members])
-        for place, step in zip(stack.members, taken, strict=True):
-            steps[place] = step
+        joint = _Joint(stack, [inputs[j] for j in stack.members])
+        if stack.program.stepped.follows:
+            followed.setdefault(joint.in_numpy, []).append((joint, joint.to_follow()))
+        else:
+            steps.update(zip(stack.members, joint.steps_by_gradients(), strict=True))
+    for in_numpy, waiting in followed.items():
+        found = follow_all([x for _, x in waiting], backend=_HOST if in_numpy else BACKEND)
+        for (joint, _), x in zip(waiting, found, strict=True):
+            steps.update(zip(joint.stack.members, joint.steps_by_factors(x), strict=True))
     return [steps[j] for j in range(len(inputs))]
 
 
-def _steps_of_stack(stack: Stack, inputs: Sequence[StepInput]) -> Iterator[Step]:
-    """Yield the steps of the members of a stack, computed in NumPy if that is faster and can view the tensors."""
-    program, scaling = stack.program, inputs[0].scaling
-    in_numpy = program.needs.small_products and BACKEND.numpy_view(inputs[0].kernel)
-    backend = BACKEND.host() if in_numpy else BACKEND
-    computed_from = _numpy_view if in_numpy else _as_it_is
-    kernels, states = stack.joined(
-        [x.program for x in inputs],
-        [computed_from(x.kernel) for x in inputs],
-        [[computed_from(y) for y in x.state] for x in inputs],
-        backend=backend,
-    )
-    value: Any
-    is_due: Any = None
-    sketches: Any = None
-    gradients: Iterator[tuple[Any, ...]]
-    if program.stepped.follows:
-        value, left, right, sketches, after, is_due, _ = program.follow(
-            kernels, states, sweeps=inputs[0].sweeps, backend=backend
+class _Joint:
+    """Layers that take a step together, in NumPy if that is faster and can view the tensors."""
+
+    def __init__(self, stack: Stack, inputs: Sequence[StepInput]) -> None:
+        self.stack, self.inputs = stack, inputs
+        self.in_numpy = stack.program.needs.small_products and BACKEND.numpy_view(inputs[0].kernel)
+        self._backend: Any = _HOST if self.in_numpy else BACKEND
+
+    def to_follow(self) -> ToFollow:
+        """Return the layers, joined, for `follow_all`."""
+        return ToFollow(self.stack.program, *self._joined(), self.inputs[0].sweeps)
+
+    def steps_by_factors(self, followed: Any) -> Iterator[Step]:
+        """Yield the steps of the layers that were followed."""
+        value, left, right, sketches, after, is_due, _ = followed
+        for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
+            factors = self.stack.factors_out_of(x.program, left[j], right[j], backend=self._backend)
+            state = self._state_of(x, j, after)
+            if self.in_numpy:
+                yield Step(factor, slope, Factors(*map(_tensor_of, factors)), state, sketches[j])
+            else:
+                yield Step(factor, slope, Factors(*factors), state, None, None if is_due is None else is_due[j])
+
+    def steps_by_gradients(self) -> Iterator[Step]:
+        """Yield the steps of a method that does not follow the norm between its sweeps."""
+        program, backend = self.stack.program, self._backend
+        value, dense, after = program.step(*self._joined(), sweeps=self.inputs[0].sweeps, backend=backend)
+        for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
+            gradient = self.stack.out_of(x.program, dense[j], backend=backend)
+            state = self._state_of(x, j, after)
+            yield Step(factor, slope, _tensor_of(gradient) if self.in_numpy else gradient, state)
+
+    def _joined(self) -> tuple[Any, Any]:
+        computed_from = _numpy_view if self.in_numpy else _as_it_is
+        return self.stack.joined(
+            [x.program for x in self.inputs],
+            [computed_from(x.kernel) for x in self.inputs],
+            [[computed_from(y) for y in x.state] for x in self.inputs],
+            backend=self._backend,
         )
-        gradients = (stack.factors_out_of(x.program, left[j], right[j], backend=backend) for j, x in enumerate(inputs))
-    else:
-        value, dense, after = program.step(kernels, states, sweeps=inputs[0].sweeps, backend=backend)
-        gradients = ((stack.out_of(x.program, dense[j], backend=backend),) for j, x in enumerate(inputs))
-    factors: Any
-    if inputs[0].kernel.device.type == "cpu":
-        factors = (scaling.factor(x, where=_one_of) for x in value.tolist())
-    else:
-        factors = zip(*scaling.factor(value), strict=True)
-    for j, (x, (factor, slope), parts) in enumerate(zip(inputs, factors, gradients, strict=True)):
-        state = stack.state_out_of(x.program, [new[j] for new in after])
-        if in_numpy:
-            parts = tuple(BACKEND.share_numpy(part, x.kernel) for part in parts)
-            state = tuple(BACKEND.share_numpy(new, old).to(old.dtype) for new, old in zip(state, x.state, strict=True))
-        gradient = Factors(*parts) if len(parts) == 2 else parts[0]
-        sketch = sketches[j] if in_numpy and sketches is not None else None
-        yield Step(factor, slope, gradient, state, sketch, None if is_due is None or in_numpy else is_due[j])
+
+    def _factors(self, value: Any) -> Any:
+        scaling = self.inputs[0].scaling
+        if self.in_numpy or value.device.type == "cpu":
+            return [scaling.factor(x, where=_one_of) for x in value.tolist()]
+        return zip(*scaling.factor(value), strict=True)
+
+    def _state_of(self, x: StepInput, j: int, after: Sequence[Any]) -> tuple[Tensor, ...]:
+        state = self.stack.state_out_of(x.program, [new[j] for new in after])
+        if not self.in_numpy:
+            return state
+        return tuple(_tensor_of(new).to(old.dtype) for new, old in zip(state, x.state, strict=True))
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -198,23 +235,40 @@ def _numpy_view(x: Tensor) -> np.ndarray:
     return x.numpy() if x.dtype in _NUMPY_DTYPES else BACKEND.to_numpy(x)
 
 
-def _stacks(inputs: Sequence[StepInput]) -> Iterator[Stack]:
-    """Yield the stacks, whose members are the places of the inputs."""
-    alike: dict[tuple[Hashable, str | None], list[int]] = {}
-    for j, x in enumerate(inputs):
+def _tensor_of(x: np.ndarray) -> Tensor:
+    """The tensor with the memory of an array; a copy of what torch cannot view."""
+    return torch.from_numpy(x if x.flags.carray else x.copy())
+
+
+def _stacks(inputs: Sequence[StepInput]) -> tuple[Stack, ...]:
+    """The stacks, whose members are the places of the inputs."""
+    return _stacks_of(tuple((x.program.key, BACKEND.asynchronous(x.kernel), x.kind()) for x in inputs))
+
+
+@functools.lru_cache(maxsize=64)
+def _stacks_of(layers: tuple[tuple[str, bool, Hashable], ...]) -> tuple[Stack, ...]:
+    """`_stacks` of layers with these keys of programs, whether calls only start work, and `StepInput.kind`."""
+    alike: dict[tuple[bool, Hashable, str | None], list[int]] = {}
+    for j, (key, asynchronous, kind) in enumerate(layers):
         # Kernels that join others are padded with zeros, and so copied: in a pass over the bundle that would be most
         # of the work on the CPU.
-        is_alone = x.program.stepped.follows and not BACKEND.asynchronous(x.kernel)
-        alike.setdefault((x.kind(), x.program.key if is_alone else None), []).append(j)
-    for (_, key), places in alike.items():
-        asynchronous = BACKEND.asynchronous(inputs[places[0]].kernel)
-        programs = [inputs[j].program for j in places]
-        joined = [Stack(programs[0], tuple(range(len(places))))] if key else stacks(programs, asynchronous=asynchronous)
+        is_alone = _program(key).stepped.follows and not asynchronous
+        alike.setdefault((asynchronous, kind, key if is_alone else None), []).append(j)
+    found = []
+    for (asynchronous, _, own_key), places in alike.items():
+        programs = [_program(layers[j][0]) for j in places]
+        joined = (
+            [Stack(programs[0], tuple(range(len(places))))] if own_key else stacks(programs, asynchronous=asynchronous)
+        )
         for stack in joined:
             members = [places[j] for j in stack.members]
             most = len(members) if asynchronous else max(1, _MOST_ENTRIES // math.prod(stack.program.shape))
-            for first in range(0, len(members), most):
-                yield Stack(stack.program, tuple(members[first : first + most]))
+            found += [Stack(stack.program, tuple(members[j : j + most])) for j in range(0, len(members), most)]
+    return tuple(found)
+
+
+def _program(key: str) -> SteppedProgram:
+    return cast(SteppedProgram, program(key))
 
 
 # -- on a CUDA device --------------------------------------------------------------------------------------------------
