@@ -14,8 +14,6 @@ from specnorm_networks.answer import COMPLETE, NetworkBound
 from specnorm_networks.bounding import bounded, upper_of
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import NoBoundError, keep_linear_maps
-from specnorm_networks.certified.operators.layers import Convolution, Matrix
-from specnorm_networks.certified.operators.sorting import GroupSort, Sort
 from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.ranges import (
     Ranges,
@@ -169,10 +167,10 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if isinstance(method, Product):
         return [by_channels]
     operators = [node.operator for node in prepare(graph).nodes]
-    layers = [operator for operator in operators if isinstance(operator, (Convolution, Matrix))]
+    layers = [operator for operator in operators if operator.is_layer]
     channels_are_not_enough = has_function_with_positive_slopes(graph) or _lacks_channels(graph, len(layers))
     # Channels of these are not units: those of sorting keep only that it moves no two vectors further apart.
-    units_know_more = any(isinstance(operator, (Convolution, GroupSort, Sort)) for operator in operators)
+    units_know_more = any(operator.units_say_more for operator in operators)
     if not channels_are_not_enough and not units_know_more:
         return [by_channels]
     written = written_out(prepare(graph))[-1]

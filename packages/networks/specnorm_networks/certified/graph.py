@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.proof import visible
-from specnorm_networks.certified.operators.base import NotRunError, Operator, Place, Shape, Slopes
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NotRunError, Operator, Place, Shape, Slopes
 from specnorm_networks.certified.operators.layers import Layer
-from specnorm_networks.certified.operators.sources import Constant, Input
+from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.regions import Box, Region
 from specnorm_networks.model import Model
 
@@ -56,6 +56,40 @@ class Node:
     def rule(self) -> str:
         """Name of the rule that gives the node's constant."""
         return self.operator.rule
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it is an input of the network, one that stays the same included."""
+        return isinstance(self.operator, Input)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether its numbers are known, and are the same for all inputs."""
+        return isinstance(self.operator, Constant)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its operator says that it is the same for all inputs: a constant, or one with unknown numbers."""
+        return isinstance(self.operator, Constant | Held)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether its operator draws random numbers."""
+        return isinstance(self.operator, Random)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether its operator has no rule."""
+        return isinstance(self.operator, Unknown)
+
+    @property
+    def box(self) -> LowHigh | None:
+        """Ends of the box that the user states for an input; None without one, and for other values."""
+        return self.operator.box if isinstance(self.operator, Input) else None
+
+    def in_box(self, low: FloatArray, high: FloatArray) -> Node:
+        """Return an input as one that lies in a box."""
+        return replace(self, operator=Input(low=low, high=high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +168,7 @@ class Graph:
 
         `Held` values are the same for all inputs, too, but their numbers are not known.
         """
-        return frozenset(node.name for node in self.nodes if isinstance(node.operator, Constant))
+        return frozenset(node.name for node in self.nodes if node.is_constant)
 
     @property
     def origin(self) -> Graph:
@@ -154,8 +188,8 @@ class Graph:
             slopes = getattr(node.operator, "slopes_on_range", None)
             if isinstance(slopes, Slopes):
                 regions |= slopes.regions
-            if isinstance(node.operator, Input) and node.operator.box is not None:
-                low[node.name], high[node.name] = node.operator.box
+            if node.box is not None:
+                low[node.name], high[node.name] = node.box
         return regions | {Box(low, high).region} if low else regions
 
     def _with_nodes(
@@ -198,9 +232,7 @@ class Graph:
         for node in reversed(self.nodes):
             if node.name in needed:
                 needed.update(node.inputs)
-        return self._with_nodes(
-            [node for node in self.nodes if node.name in needed or isinstance(node.operator, Input)]
-        )
+        return self._with_nodes([node for node in self.nodes if node.name in needed or node.is_input])
 
     def fresh(self, name: str) -> str:
         """Return a name that no node has: ``name`` itself, or ``name`` with a number after it."""
@@ -222,7 +254,7 @@ class Graph:
         """
         values: dict[str, NDArray[np.float64]] = {}
         for node in self.nodes:
-            if isinstance(node.operator, Input):
+            if node.is_input:
                 if node.name in inputs:
                     values[node.name] = np.asarray(inputs[node.name], dtype=np.float64)
             elif all(name in values for name in node.inputs):

@@ -21,7 +21,7 @@ from specnorm_networks.certified.operators.layers import Convolution, Matrices, 
 from specnorm_networks.certified.operators.linear import Add, Scale
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.operators.reductions import Norm
-from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
+from specnorm_networks.certified.operators.sources import Held
 from specnorm_networks.certified.ranges import LazyRanges
 from specnorm_networks.certified.scope import Map, Scope
 
@@ -201,9 +201,9 @@ class _Pass:
         True for inputs of the network other than ``wrt``, and for fixed values. False for random operators, and for
         other operators without inputs.
         """
-        if isinstance(node.operator, (Input, Constant, Held)):
+        if node.is_input or node.is_fixed:
             return True
-        return bool(node.inputs) and not isinstance(node.operator, Random)
+        return bool(node.inputs) and not node.is_random
 
     def _step_by_branches(self, node: Node, step: Step) -> Step:
         """Return a smaller bound of a node where branches of one value meet; the given one if there is none."""

@@ -36,7 +36,6 @@ from specnorm_networks.certified.operators.base import (
     Pointwise,
     Slopes,
 )
-from specnorm_networks.certified.operators.sources import Input
 from specnorm_networks.certified.regions import Box, Region
 
 
@@ -235,7 +234,7 @@ def _with_box(node: Node, low: BoxEnd, high: BoxEnd) -> Node:
             raise MethodError(
                 f"The box of input {node.name} has an end of shape {end.shape}; the input has shape {node.shape}."
             ) from error
-    return replace(node, operator=Input(low=ends[0], high=ends[1]))
+    return node.in_box(*ends)
 
 
 def stated_boxes(graph: Graph) -> dict[str, tuple[float, float] | None]:
@@ -244,19 +243,13 @@ def stated_boxes(graph: Graph) -> dict[str, tuple[float, float] | None]:
     None for an input whose entries have different ends. Inputs without a box are left out.
     """
     boxes: dict[str, tuple[float, float] | None] = {}
-    for name, operator in _inputs(graph):
-        if operator.box is not None:
-            low, high = map(np.unique, operator.box)
+    for name in graph.inputs:
+        box = graph.by_name[name].box
+        if box is not None:
+            low, high = map(np.unique, box)
             is_one_box = len(low) == len(high) == 1
             boxes[name] = (float(low[0]), float(high[0])) if is_one_box else None
     return boxes
-
-
-def _inputs(graph: Graph) -> Iterator[tuple[str, Input]]:
-    """Yield the name and the operator of each input that can change (`Input.may_change`)."""
-    for node in graph.nodes:
-        if isinstance(node.operator, Input) and node.operator.may_change:
-            yield node.name, node.operator
 
 
 class LazyRanges:
@@ -276,7 +269,7 @@ class LazyRanges:
     @property
     def boxed(self) -> bool:
         """Whether the network's inputs are known to lie in a region, a box that the graph states or another one."""
-        return bool(self.regions) or any(operator.box is not None for _, operator in _inputs(self.graph))
+        return bool(self.regions) or any(self.graph.by_name[name].box is not None for name in self.graph.inputs)
 
     def __getitem__(self, name: str) -> Interval | None:
         if self._intervals is None:
@@ -289,8 +282,8 @@ def box_of(graph: Graph) -> Box:
     low: dict[str, NDArray[np.float64]] = {}
     high: dict[str, NDArray[np.float64]] = {}
     everything = (np.array(-math.inf), np.array(math.inf))
-    for name, operator in _inputs(graph):
-        low_end, high_end = operator.box or everything
+    for name in graph.inputs:
+        low_end, high_end = graph.by_name[name].box or everything
         low[name] = np.broadcast_to(low_end, graph.input_shapes[name])
         high[name] = np.broadcast_to(high_end, graph.input_shapes[name])
     return Box(low, high)

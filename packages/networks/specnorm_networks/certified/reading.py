@@ -20,9 +20,7 @@ from specnorm.proof import Interval, enclosing
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.channels import (
     flattened_pixels,
-    group_of_channels,
     in_network,
-    is_padded_layer,
     keeps_channels,
     numbers_along,
     summands_that_change,
@@ -137,7 +135,9 @@ class Reader:
         source = self.nodes[pad_node.inputs[0]]
         readers = [node for node in self.nodes.values() if pad_node.name in node.inputs]
         is_read_by_nodes_alone = len(readers) == self.readers[pad_node.name]  # and is no output
-        return is_read_by_nodes_alone and all(is_padded_layer(node, pad_node, source) for node in readers)
+        return is_read_by_nodes_alone and all(
+            node.operator.with_padding(pad_node.operator, source.shape) is not None for node in readers
+        )
 
     # -- values ------------------------------------------------------------------------------------------------------
     def _sum_of(self, name: str, axis: int) -> LinearCombination:
@@ -156,7 +156,7 @@ class Reader:
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
             raise NoSumError
         width = int(shape[axis])
-        if isinstance(self.nodes[name].operator, ops.Constant):
+        if self.nodes[name].is_constant:
             return LinearCombination((), width, axis)
         if (name, axis) not in self._values_without_link:
             self._values_without_link[name, axis] = self._append_value(name, width, axis, None)
@@ -387,7 +387,9 @@ class Reader:
         if norm is None or not self._keeps_shape(node, name):
             raise NoSumError
         slopes = np.full(combination.width, norm)
-        groups = group_of_channels(sort, combination.width, combination.axis)
+        # Along another axis, each channel is a group of its own.
+        width = combination.width
+        groups = sort.groups(width) if sort.axis == combination.axis else np.arange(width)
         link = Link(combination.terms, combination.width, (-slopes, slopes), node.name, groups=groups)
         return self._append_link(node, combination, link)
 

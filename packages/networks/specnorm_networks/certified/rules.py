@@ -12,8 +12,6 @@ from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm.proof import number as format_number
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import NoBoundError, Place, Pointwise
-from specnorm_networks.certified.operators.layers import Matrix
-from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random
 from specnorm_networks.certified.scope import Map, Scope
 
 INPUTS_TOGETHER = "inputs together: root of the sum of squares"
@@ -32,10 +30,9 @@ def unchanged(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> 
     ``inputs``: constants of the node's inputs with respect to ``start``.
     """
     scope.check(node)
-    is_other_input = isinstance(node.operator, Input) and node.name != start
-    is_fixed = isinstance(node.operator, Constant | Held) or is_other_input
-    if not is_fixed:
-        is_computed = bool(node.inputs) and not isinstance(node.operator, Random)
+    is_other_input = node.is_input and node.name != start
+    if not (node.is_fixed or is_other_input):
+        is_computed = bool(node.inputs) and not node.is_random
         if not is_computed or not _follow(scope, node, inputs, start):
             raise HypothesisError(f"{node.name} is not known to stay unchanged while {start} changes")
         if any(claim.value for claim in inputs):
@@ -84,7 +81,7 @@ def of_layer(
     without the factor `Matrix.alpha`.
     """
     scope.check(node, layer)
-    alpha = abs(layer.operator.alpha) if isinstance(layer.operator, Matrix) else 1.0
+    alpha = abs(layer.operator.factor_of_layer)
     if alpha != 1:
         rule = f"{rule}, times {format_number(alpha, 'upper')}"
     return make_upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), rule, norm)

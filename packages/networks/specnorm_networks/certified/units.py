@@ -26,7 +26,6 @@ from specnorm_networks.certified.operators.base import (
     Pointwise,
     Slopes,
 )
-from specnorm_networks.certified.operators.sources import Constant, Input
 from specnorm_networks.certified.scope import Scope
 
 MOST_UNITS = 3072
@@ -94,11 +93,11 @@ class _Units:
         """Return the value of a node of a known shape, from those that it reads."""
         if self.count * math.prod(shape) > MOST_COEFFICIENTS:
             raise NoBoundError(f"more than {MOST_COEFFICIENTS} coefficients")
-        match node.operator:
-            case Constant():
-                return _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
-            case Pointwise(slopes_on_range=Slopes() as slopes):
-                return self._function(node.name, before[0], slopes)
+        if node.is_constant:
+            return _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
+        slopes = node.operator.slopes_on_range if isinstance(node.operator, Pointwise) else None
+        if slopes is not None:
+            return self._function(node.name, before[0], slopes)
         linear = node.operator.linear_map(Place(tuple(a_sum.matrix.shape[1:] for a_sum in before), shape))
         if linear is None:
             raise NoBoundError("an operator that is neither linear nor a function with slopes")
@@ -227,7 +226,7 @@ def unit_run(graph: Graph) -> Run:
     units.start(input_node)
     unread_after = graph.last_readers()
     for number, node in enumerate(graph.nodes):
-        if not isinstance(node.operator, Input):
+        if not node.is_input:
             units.read(node)
         for name in unread_after.get(number, ()):
             if name != end:  # values that nothing reads any more are dropped, to save memory

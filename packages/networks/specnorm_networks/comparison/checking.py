@@ -17,7 +17,6 @@ from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
 from specnorm_networks.certified.operators.formats import UNITS, smallest_positive
-from specnorm_networks.certified.operators.sources import Constant, Input, Random, Unknown
 from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute
 from specnorm_networks.comparison.probes import Shapes, probes, samples
@@ -94,7 +93,7 @@ def _missed_values(graph: Graph, compared: set[str], executed: set[str]) -> tupl
         is_inner = bool(node_readers) and node.name not in graph.outputs
         has_covered_readers = covered.issuperset(node_readers) and (is_inner or node.derived)
         is_covered_by_readers = node.name in executed and has_covered_readers
-        is_source = isinstance(node.operator, Input | Constant)  # these have nothing to compare
+        is_source = node.is_input or node.is_constant  # these have nothing to compare
         if node.name in covered or is_source or is_covered_by_readers:
             covered.add(node.name)
         else:
@@ -132,7 +131,7 @@ class _Comparison:
         for number, node in enumerate(graph.nodes):
             theirs = model_values.get(node.name)
             was_compared = _is_same(node, nodes_before.get(node.name)) and model_values.keys() >= {*node.inputs}
-            if isinstance(node.operator, Input):
+            if node.is_input:
                 if theirs is None and node.name in inputs:
                     known[node.name] = Value(inputs[node.name]), UNIT_ROUNDOFF
             elif theirs is None or not was_compared:
@@ -310,7 +309,7 @@ def _checked_by_batches(
             agreeing.append(count)
     if not agreeing:
         raise TranslationError(f"No bound is given of a model that nothing could be executed of: {reason}.")
-    missed = tuple(node.name for node in read.pruned().nodes if not isinstance(node.operator, Input | Constant))
+    missed = tuple(node.name for node in read.pruned().nodes if not (node.is_input or node.is_constant))
     return Checked(inputs=len(inputs), missed=missed, samples=tuple(agreeing), reason="")
 
 
@@ -322,7 +321,7 @@ def _unknown_values(graph: Graph) -> set[str]:
     """Return the names of values without a bound: those of unknown or random operators, and all that read them."""
     unknown: set[str] = set()
     for node in graph.nodes:
-        if isinstance(node.operator, Unknown | Random) or not unknown.isdisjoint(node.inputs):
+        if node.is_unknown or node.is_random or not unknown.isdisjoint(node.inputs):
             unknown.add(node.name)
     return unknown
 

@@ -14,7 +14,6 @@ from specnorm.proof import host, visible
 from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
-from specnorm_networks.certified.operators.sources import Input
 from specnorm_networks.certified.regions import Inputs
 
 UNIT_ROUNDOFF = 2.0**-53
@@ -92,7 +91,7 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
     entries = 0
     for number, node in enumerate(graph.nodes):
         value = None
-        if isinstance(node.operator, Input):
+        if node.is_input:
             if node.name in inputs:
                 value = Value(np.asarray(inputs[node.name], dtype=np.float64))
         elif all(name in values for name in node.inputs) and entries + math.prod(node.shape or ()) <= MOST_ENTRIES:

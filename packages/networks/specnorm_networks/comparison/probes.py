@@ -11,7 +11,6 @@ import numpy as np
 
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.operators.sources import Constant
 from specnorm_networks.certified.regions import Area, Inputs
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
@@ -53,7 +52,7 @@ def _work(graph: Graph, shapes: Shapes) -> int:
     total = 0
     largest_input = max((math.prod(shape) for shape in shapes.values()), default=1)
     for node in graph.nodes:
-        if isinstance(node.operator, Constant):
+        if node.is_constant:
             continue
         entries = math.prod(node.shape or (largest_input,))
         kernel = getattr(getattr(node.operator, "layer", None), "load", None)

@@ -52,6 +52,11 @@ def flattened(x: FloatArray) -> FloatArray:
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
+def keeps_samples_and_channels(before: Shape, after: Shape) -> bool:
+    """Return whether a value has as many axes as another one, and the same first two sizes."""
+    return len(after) == len(before) and after[:2] == before[:2]
+
+
 def entries_along(shape: Shape, axes: Sequence[int]) -> int:
     """Return the number of entries along some axes together; `NoBoundError` if the shape has no such axes."""
     has_axes = all(0 <= axis < len(shape) for axis in axes)
@@ -275,9 +280,10 @@ class Operator:
     library_roundings: ClassVar[int | None] = None
     """Relative error of another library's value, as a multiple of its unit roundoff, besides underflow; None: that of
     `rounding`."""
-    keeps_channels: ClassVar[bool] = False
-    """Whether it treats every channel (axis 1) by itself, and all channels alike. False for functions of each entry and
-    for layers, which have rules of their own."""
+    is_layer: ClassVar[bool] = False
+    """Whether it is bounded by the norm of its kernel (``layer``), with padding before and scaling after it."""
+    units_say_more: ClassVar[bool] = False
+    """Whether weights of entries may give less than weights of channels, which ignore borders and order."""
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, eq=False)(cls)
@@ -303,6 +309,25 @@ class Operator:
         if len(bounds) != 1:
             raise NoBoundError("this operator of several values has no Lipschitz constant that is known here")
         return host.mul_up(self.lipschitz(place), bounds[0])
+
+    @property
+    def factor_of_layer(self) -> float:
+        """Number that the kernel of a layer is multiplied by."""
+        return 1.0
+
+    def with_padding(self, pad: Operator, before: Shape | None) -> dict[str, Any] | None:
+        """Return the padding (``padding_mode``, ``padding``) of this operator and a padding before it as one layer.
+
+        ``before``: the shape of what is padded. None: both are bounded one after the other.
+        """
+        return None
+
+    def keeps_channels(self, before: Shape, after: Shape) -> bool:
+        """Return whether it treats every channel (axis 1) of a value with spatial axes by itself, and all alike.
+
+        False for functions of each entry and for layers, which have rules of their own.
+        """
+        return False
 
     def linear_map(self, place: Place) -> LinearMap | None:
         """Return the operator as a linear map of values of these sizes; None has one meaning: no such map is known."""

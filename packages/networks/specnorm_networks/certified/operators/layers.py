@@ -25,6 +25,7 @@ from specnorm_networks.certified.operators.base import (
     Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
+from specnorm_networks.certified.operators.linear import Pad
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +86,23 @@ class Convolution(_WithKernel):
     """
 
     rule = "layer"
+    is_layer = True
+    units_say_more = True
     extra: tuple[int, ...] = ()
     """Numbers of pixels, one for each spatial axis, that the output has after the last one that reads the input. They
     hold the bias alone. A transposed convolution has such pixels if its output padding exceeds its cropping."""
+
+    def with_padding(self, pad: Operator, before: Shape | None) -> dict[str, Any] | None:
+        if not isinstance(pad, Pad) or len(pad.pads) != self.layer.spatial:
+            return None
+        padding = self.layer.geometry.get("padding", ())
+        if isinstance(padding, str) or any(sum(pair) for pair in padding) or self.layer.geometry.get("transposed"):
+            return None
+        if pad.mode == "reflect":
+            sizes = None if before is None else before[len(before) - self.layer.spatial :]
+            if sizes is None or any(max(pair) >= size for pair, size in zip(pad.pads, sizes, strict=False)):
+                return None
+        return {"padding_mode": pad.mode, "padding": pad.pads}
 
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset({0})
@@ -167,10 +182,15 @@ class Matrix(_WithKernel):
     """
 
     rule = "layer"
+    is_layer = True
     alpha: float = 1.0
     """Factor of the product."""
     side: Literal["right", "left"] = "right"
     """"right": ``alpha * x @ K.T`` along the last axis; "left": ``alpha * K @ x`` along the last but one."""
+
+    @property
+    def factor_of_layer(self) -> float:
+        return self.alpha
 
     def alike(self, place: Place) -> frozenset[int]:
         return place.axes - {self._axis(len(place.axes))}

@@ -342,6 +342,9 @@ class Mean(_Reduction):
 
     rule = "mean"
 
+    def keeps_channels(self, before: Shape, after: Shape) -> bool:
+        return min(self.axes, default=0) > 1  # only pixels are averaged
+
     def lipschitz(self, place: Place) -> float:
         return host.root_up(Fraction(1, max(entries_along(place.shape, self.axes), 1)))
 

@@ -12,7 +12,15 @@ import numpy as np
 from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import AxisResizing, Row
-from specnorm_networks.certified.operators.base import FloatArray, Linear, LinearMap, NoBoundError, Place, Shape
+from specnorm_networks.certified.operators.base import (
+    FloatArray,
+    Linear,
+    LinearMap,
+    NoBoundError,
+    Place,
+    Shape,
+    keeps_samples_and_channels,
+)
 from specnorm_networks.certified.operators.windows import weighted_sums_along
 
 
@@ -25,7 +33,6 @@ class Resize(Linear):
     """
 
     rule = "resize"
-    keeps_channels = True
     mode: str
     """"nearest" or "linear"; others have no rule."""
     sizes: tuple[int, ...] | None
@@ -36,6 +43,9 @@ class Resize(Linear):
     """How an output's index gives its coordinate in the input: one of `axes.COORDINATES`."""
     nearest: str = "floor"
     """How a coordinate gives a pixel: one of `axes.ROUNDINGS`."""
+
+    def keeps_channels(self, before: Shape, after: Shape) -> bool:
+        return all(scale == 1 for scale in self.scales[:2]) and keeps_samples_and_channels(before, after)
 
     def alike(self, place: Place) -> frozenset[int]:
         sizes = place.before[0] or ()

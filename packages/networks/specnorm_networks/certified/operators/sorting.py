@@ -14,6 +14,7 @@ from dataclasses import field
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm.proof import ArrayOps, arithmetic, backends, matrix_norm_up
 from specnorm_networks.certified.operators.base import (
@@ -45,6 +46,11 @@ class Sorted(Operator):
     axis: int
     by_sums: bool = field(default=False, kw_only=True)
     """Whether the other library sorts pairs by sums, which round: ``v + relu(u - v)`` for the maximum of u and v."""
+    units_say_more = True
+
+    def groups(self, count: int) -> NDArray[np.intp]:
+        """Return for each entry along the axis the number of its group: entries of one group are sorted together."""
+        raise NoBoundError(f"{type(self).__name__} has no groups")
 
     def rounding(
         self,
@@ -63,6 +69,9 @@ class Sort(Sorted):
     first: int | None = None
     """Number of entries that are returned, the first ones in that order; None: all."""
 
+    def groups(self, count: int) -> NDArray[np.intp]:
+        return np.zeros(count, dtype=np.intp)
+
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
         ordered = _in_order(x, self.axis, self.descending)
@@ -77,6 +86,10 @@ class GroupSort(Sorted):
     layout: Literal["consecutive", "strided"]
     """"consecutive": entries g*size .. g*size + size - 1 are group g; "strided": entries g, g + n/size, ... are."""
     descending: bool = False
+
+    def groups(self, count: int) -> NDArray[np.intp]:
+        entries = np.arange(count)
+        return entries // self.size if self.layout == "consecutive" else entries % (count // self.size)
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
@@ -141,6 +154,10 @@ class Reflection(Operator):
     ``m[0, 0] first + m[0, 1] second``, the second one ``m[1, 0] first + m[1, 1] second``."""
     above: FloatArray
     """Matrix of the map where the form is above 0, as ``below``."""
+
+    def groups(self, count: int) -> NDArray[np.intp]:
+        """Return for each entry along the axis the number of its pair."""
+        return np.arange(count) % (count // 2)
 
     @property
     def jump(self) -> float:

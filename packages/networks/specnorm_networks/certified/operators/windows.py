@@ -25,6 +25,7 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Program,
     Shape,
+    keeps_samples_and_channels,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
 from specnorm_networks.certified.operators.joins import Maximum, Minimum
@@ -152,9 +153,11 @@ class MaxPool(Operator):
     """
 
     rule = "max_pool"
-    keeps_channels = True
     is_monotone_and_exact = True
     windows: Windows
+
+    def keeps_channels(self, before: Shape, after: Shape) -> bool:
+        return len(self.windows.kernel) <= len(before) - 2 and keeps_samples_and_channels(before, after)
 
     def alike(self, place: Place) -> frozenset[int]:
         return self.windows.other_axes(place)
@@ -217,10 +220,12 @@ class AveragePool(Linear):
     """
 
     rule = "average_pool"
-    keeps_channels = True
     windows: Windows
     count_padding: bool = True
     """Whether padding counts in the mean."""
+
+    def keeps_channels(self, before: Shape, after: Shape) -> bool:
+        return len(self.windows.kernel) <= len(before) - 2 and keeps_samples_and_channels(before, after)
 
     def alike(self, place: Place) -> frozenset[int]:
         return self.windows.other_axes(place)

@@ -38,7 +38,6 @@ from specnorm_networks.local.certified.ranges import Ball, Walk, changed_by, che
 from specnorm_networks.local.certified.strips import breaks as breaks_of
 from specnorm_networks.local.certified.strips import strip_on
 from specnorm_networks.tools import (
-    Constant,
     FloatArray,
     LinearMap,
     Map,
@@ -461,7 +460,7 @@ class LinearBounds(Walk):
 
         ``c``: coefficients of the node's value. No coefficients are returned if h alone bounds the rows.
         """
-        if isinstance(node.operator, Constant) and node.name not in self.network.changing:
+        if node.is_constant and node.name not in self.network.changing:
             return [], self._product(c, *self.at_centre[node.name].middle())
         linear = self.network.linear.get(node.name)
         if linear is not None:
