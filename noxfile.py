@@ -73,8 +73,8 @@ ZOO_NEEDS = (
 """What those import, besides torch and torchvision: CI asks some of their models and layers, the session `zoo` all."""
 KERAS = "keras>=3.5"
 """Whose layers the front door takes; it computes with any of the libraries here."""
-PYLOPS = "pylops>=2.3"
-"""Whose operators `operator_norm` takes."""
+OPERATORS = ("pylops>=2.3", "linear_operator>=0.6,<0.7")
+"""Whose operators `operator_norm` takes; the second is gpytorch's."""
 CONES = "clarabel>=0.10,<0.12"
 """Solves what `tests/helpers/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
@@ -200,7 +200,7 @@ def lint(session: nox.Session) -> None:
 def environment(session: nox.Session) -> None:
     """What the sessions of tests share: every framework, installed once."""
     everything = ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]"
-    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, PYLOPS, *JAX_LIBRARIES, *ZOO_NEEDS)
+    prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, *OPERATORS, *JAX_LIBRARIES, *ZOO_NEEDS)
     prepare(session, STRANGER, "nox", *TYPE_CHECKERS, *TEST_TOOLS)
     prepare(session, "--no-deps", *ZOO)  # what these require would bring another build of torch
 
@@ -220,7 +220,7 @@ def tests(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Static types of everything, and of the pages' blocks as a user's programs."""
     session.run(str(SHARED / "bin" / "python"), WRITE_PAGES, str(PAGES), external=True)
-    folders = ("specnorm", "plugins", "packages", "tests", "noxfile.py", str(PAGES))
+    folders = ("specnorm", "plugins", "packages", "benchmarks", "tests", "noxfile.py", str(PAGES))
     session.run(str(SHARED / "bin" / "mypy"), *folders, external=True)
 
 
@@ -357,7 +357,7 @@ def strangers_plugin(session: nox.Session) -> None:
 
 def core_alone(session: nox.Session) -> None:
     """Layers are computed and proven without the packages above the core; what needs these names what is missing."""
-    for package in ("specnorm_networks", "specnorm_audit"):
+    for package in ("specnorm_train", "specnorm_networks", "specnorm_audit"):
         (folder,) = Path(session.virtualenv.location).rglob(package)
         shutil.rmtree(folder)
     session.run("python", "-W", "error", SMOKE, "core")
@@ -373,7 +373,8 @@ def check_contents(session: nox.Session) -> None:
     (built,), (source,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
     names = zipfile.ZipFile(built).namelist()
     arrays = ("specnorm_numpy", "specnorm_torch", "specnorm_jax", "specnorm_cupy")
-    packages = ("specnorm", *arrays, "specnorm_keras", "specnorm_networks", "specnorm_audit", "specnorm_check")
+    above = ("specnorm_train", "specnorm_networks", "specnorm_audit", "specnorm_check")
+    packages = ("specnorm", *arrays, "specnorm_keras", *above)
     for package in packages:
         if f"{package}/py.typed" not in names:
             session.error(f"{built.name} lacks {package}/py.typed")
@@ -420,12 +421,15 @@ def typing(session: nox.Session) -> None:
     python = ("--pythonpath", str(Path(session.bin) / "python"))
     session.run("basedpyright", *python, "program.py")
     check_pages(session)
-    verify = ("basedpyright", *python, "--verifytypes", "specnorm", "--ignoreexternal", "--outputjson")
+    # It looks for the package with the Python of the path, whatever `python` says.
+    verify = ("basedpyright", "--verifytypes", "specnorm", "--ignoreexternal", "--outputjson")
     said = session.run(*verify, silent=True, success_codes=[0, 1])
     found = json.loads(str(said))["typeCompleteness"]
     session.log(f"type completeness of all modules: {found['completenessScore']:.1%}; {found['exportedSymbolCounts']}")
     unknown = [x for x in found["symbols"] if not x["isTypeKnown"] or x["isTypeAmbiguous"]]
     exported = str(session.run("python", "-c", _DEFINED, silent=True)).split()
+    if missing := sorted({*exported} - {x["name"] for x in found["symbols"]}):
+        session.error(f"pyright's report lacks {', '.join(missing[:5])}: it has {len(found['symbols'])} symbols in all")
     for name in (x["name"] for x in unknown if any(f"{x['name']}.".startswith(f"{it}.") for it in exported)):
         session.error(f"the type of {name} is not stated")
 
@@ -445,11 +449,10 @@ def bench(session: nox.Session) -> None:
     """The benchmark suite under each instruction set, some twelve minutes on one thread, and what got slower."""
     prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
     out = Path(session.create_tmp()) / "suite.jsonl"
-    session.chdir("tests")
     words = session.posargs or ["--size", "full"]
-    session.run("python", "-m", "bench", "run", *words, "--out", str(out.resolve()), env=ONE_THREAD)
-    session.run("python", "-m", "bench", "page", str(out.resolve()))
-    session.run("python", "-m", "bench", "compare", str(out.resolve()), success_codes=[0, 1])
+    session.run("python", "-m", "benchmarks", "run", *words, "--out", str(out.resolve()), env=ONE_THREAD)
+    session.run("python", "-m", "benchmarks", "page", str(out.resolve()))
+    session.run("python", "-m", "benchmarks", "compare", str(out.resolve()), success_codes=[0, 1])
 
 
 def interpreter(version: str) -> str | None:

@@ -55,17 +55,10 @@ _MODULES = {
 """Modules of the public names: one is imported when a name of it is first asked for, as PEP 562 and SPEC 1 have it."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
+_OF_OTHER_PACKAGES = ("audit", "Report")
+"""Public names that are found by entry point."""
 _SUBMODULES = ("methods", "errors", "plugin", "proof", "robustness", "testing")
 """Public modules."""
-_ELSEWHERE = {
-    **dict.fromkeys(("spectral_norm", "SpectralNorm"), "specnorm_torch, specnorm_jax (training) and specnorm_keras"),
-    **dict.fromkeys(("rescale_", "audit_module", "SpectralPenalty", "SpectralBall", "bake_"), "specnorm_torch"),
-    **dict.fromkeys(("network_bound", "nonexpansive", "certified_accuracy"), "specnorm_networks"),
-    "NormMonitor": "specnorm_torch, specnorm_jax.training and specnorm_keras",
-    "linear_operator": "specnorm_torch and specnorm_jax",
-    "spectral_ball": "specnorm_jax.training",
-}
-"""Names that are looked for here, and the packages that have them."""
 
 if TYPE_CHECKING:
     from specnorm_audit import Report, audit  # at run time the core imports no package above it
@@ -127,13 +120,13 @@ else:  # else type checkers would take any name for one of ours
             from importlib.metadata import version  # imported here: it takes as long as all of specnorm
 
             value = version("specnorm-bounds")
-        elif name in ("audit", "Report"):
-            from specnorm.backends.registry import function  # imported here: the import of specnorm loads no room
-
-            value = function(name)
         else:
-            elsewhere = f": it is in {_ELSEWHERE[name]}" if name in _ELSEWHERE else ""
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
+            from specnorm.backends.registry import modules_with, public_name  # imported here: they load NumPy
+
+            if name not in _OF_OTHER_PACKAGES:
+                elsewhere = f": it is in {' and '.join(modules)}" if (modules := modules_with(name)) else ""
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
+            value = public_name(f"specnorm.{name}")
         globals()[name] = value
         return value
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from specnorm.backends.registry import function
+from specnorm.backends.registry import public_name
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        command = function("main")
+        command = public_name("specnorm.main")
     except ModuleNotFoundError as error:
         sys.exit(f"specnorm: {error}")
     command()

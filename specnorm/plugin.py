@@ -7,7 +7,7 @@ A plugin registers one object derived from `Backend`. Besides this module, plugi
 from __future__ import annotations
 
 from specnorm.api.bounds import Comparison
-from specnorm.backends.registry import function
+from specnorm.backends.registry import names_of
 from specnorm.backends.text import counted
 from specnorm.backends.types import AnyArray, Backend, LayerKernel, LayerReader
 from specnorm.ball.folding import fold_stack
@@ -21,7 +21,7 @@ from specnorm.power.probable import LinearOperator, Vector
 from specnorm.running.base import check_count
 from specnorm.running.program import Program, Ran, check_values, keep, program
 from specnorm.running.stacks import Stack, stacks
-from specnorm.running.stepping import SteppedProgram, stepped_program
+from specnorm.running.stepping import SteppedProgram, ToFollow, follow_all, stepped_program
 from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, read_model
 from specnorm.training.tracking import init_stack, step_stack
 
@@ -39,6 +39,7 @@ __all__ = [
     "Reading",
     "Stack",
     "SteppedProgram",
+    "ToFollow",
     "Vector",
     "at_every_size",
     "check_bound",
@@ -47,11 +48,12 @@ __all__ = [
     "check_words",
     "counted",
     "fold_stack",
-    "function",
+    "follow_all",
     "init_stack",
     "keep",
     "layer_kernel",
     "lmo_many",
+    "names_of",
     "per_axis",
     "program",
     "read_model",

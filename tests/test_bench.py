@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="the textbook methods are written in torch")
-from bench import beside, digits, facts, instructions, networks, page, yardsticks  # noqa: E402
-from bench.__main__ import COMMITTED, main  # noqa: E402
+from benchmarks import beside, digits, facts, instructions, networks, page, yardsticks  # noqa: E402
+from benchmarks.__main__ import COMMITTED, main  # noqa: E402
 
 
 @pytest.mark.nightly
@@ -58,14 +58,14 @@ def test_switches_hold_the_libraries_to_fewer_instructions(name: str, said: tupl
     if "AVX-512" not in instructions.sets():
         pytest.skip("a machine without AVX-512 has one instruction set")
     program = (
-        "import numpy, torch, threadpoolctl; from bench import facts;"
+        "import numpy, torch, threadpoolctl; from benchmarks import facts;"
         "torch.nn.functional.conv2d(torch.ones(8, 8, 9, 9), torch.ones(8, 8, 3, 3));"
         "print(facts.instructions(), torch.backends.cpu.get_cpu_capability(), *(x['architecture'] for x in "
         "threadpoolctl.threadpool_info() if x['internal_api'] == 'openblas'))"
     )
     environment = os.environ | {"ONEDNN_VERBOSE": "1"} | instructions.SWITCHES[name]
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=facts.TESTS)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment, cwd=facts.ROOT)
     assert all(words in done.stdout for words in said), done.stdout
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch", reason="the loops are written in torch")
-from bench import loops  # noqa: E402
-from bench.recorder import Recorder, Run, figures, norms, step_norms  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.nn.utils import parametrize  # noqa: E402
 
 import specnorm  # noqa: E402
+from benchmarks import loops  # noqa: E402
+from benchmarks.recorder import Recorder, Run, figures, norms, step_norms  # noqa: E402
 
 
 class Composed(nn.Module):

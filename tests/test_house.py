@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,52 @@ def test_an_audit_of_weights_loads_no_operators_of_networks(tmp_path: Path) -> N
     loaded = set(python(code).split())
     assert "specnorm_audit.readers.npz" in loaded
     assert not {name for name in loaded if name.startswith(("specnorm_networks.certified.operators", "onnx"))}
+
+
+@pytest.mark.parametrize(("module", "most"), [("specnorm_torch", 6), ("specnorm_jax", 5), ("specnorm_keras.layers", 2)])
+def test_a_plugin_loads_no_training(module: str, most: int) -> None:
+    """What the first call with an array of a library imports of its plugin, and that nothing above comes with it."""
+    pytest.importorskip(module.partition(".")[0], exc_type=ImportError)
+    loaded = python(f"import sys, {module}; print(*(n for n in sys.modules if n.startswith(('specnorm_', 'keras'))))")
+    plugin = module.partition(".")[0]
+    beside = {name for name in loaded.split() if name.partition(".")[0] not in (plugin, "specnorm_numpy")}
+    assert not beside
+    assert 1 < sum(name.startswith(plugin) for name in loaded.split()) <= most
+
+
+def registered_names() -> dict[str, dict[str, str]]:
+    """Modules, and the public names that entry points add to them, with what these name."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names: dict[str, dict[str, str]] = {}
+    for place, defined in project["entry-points"]["specnorm.names"].items():
+        module, _, name = place.rpartition(".")
+        names.setdefault(module, {})[name] = defined
+    return names
+
+
+PLUGINS_WITH_NAMES = ["specnorm_torch", "specnorm_jax", "specnorm_jax.training", "specnorm_keras"]
+
+
+@pytest.mark.parametrize("module", PLUGINS_WITH_NAMES)
+def test_names_that_other_packages_define_are_found(module: str) -> None:
+    """Each is what its entry point names, `dir` lists them, and the stub tells type checkers the same."""
+    package = pytest.importorskip(module, exc_type=ImportError)
+    names = registered_names()[module]
+    assert dir(package) == sorted([*package.__all__, *names])
+    if module != "specnorm_keras":  # importing Keras decides which library it computes with
+        for name, defined in names.items():
+            home, _, attribute = defined.partition(":")
+            assert getattr(package, name) is getattr(importlib.import_module(home), attribute)
+    path = Path(str(package.__file__)).with_suffix(".pyi")
+    imports = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom)]
+    stub = {alias.asname: f"{node.module}:{alias.name}" for node in imports for alias in node.names}
+    assert stub == names | {name: f"{module}.backend:{name}" for name in package.__all__}
+
+
+def test_an_unknown_name_of_the_core_says_where_it_is() -> None:
+    for name, modules in (("NormMonitor", "specnorm_torch"), ("network_bound", "specnorm_networks")):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}': it is in .*{modules}"):
+            getattr(specnorm, name)
 
 
 @pytest.mark.parametrize("name", specnorm.__all__)

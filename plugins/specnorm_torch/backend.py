@@ -22,18 +22,18 @@ class TorchBackend(TorchArrays):
     """The backend of `torch.Tensor` and its subclasses, with layers and differentiation."""
 
     def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
-        from specnorm_torch import modules  # imported here: few need it
+        from specnorm_torch import layers  # imported here: few need it
 
-        if not isinstance(x, nn.Module) or not modules.is_layer(x):
+        if not isinstance(x, nn.Module) or not layers.is_layer(x):
             return None
         # The geometry depends on whether there is a size (output_padding), but not on which.
         any_size = None if input_shape is None else ()
-        geometry = modules.geometry_of(x, any_size)
+        geometry = layers.geometry_of(x, any_size)
         geometry.pop("input_shape", None)
-        if modules.has_hooks(x):
-            with modules.at_inference(x):
-                modules.check_used(x)
-        return LayerKernel(modules.weight_of(x), geometry)
+        if layers.has_hooks(x):
+            with layers.at_inference(x):
+                layers.check_used(x)
+        return LayerKernel(layers.weight_of(x), geometry)
 
     def parts(self, x: Any) -> Mapping[str, Any] | None:
         if not isinstance(x, nn.Module):

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import remove_spectral_norm
 from torch.nn.utils.weight_norm import remove_weight_norm
 
-from specnorm_torch.modules import at_inference, makers_of_tensors
+from specnorm_torch.layers import at_inference, makers_of_tensors
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -106,7 +106,7 @@ def bake_tensor(module: nn.Module, name: str) -> None:
 
 
 def remove_hooks(model: nn.Module) -> None:
-    """Remove this package's hooks from a model without constraints, which is pickled and scripted like any other."""
+    """Remove specnorm's hooks from a model without constraints, which is pickled and scripted like any other."""
     for module in model.modules():
         tables: list[Any] = [
             module._forward_pre_hooks, module._forward_hooks, module._load_state_dict_pre_hooks,
@@ -114,7 +114,7 @@ def remove_hooks(model: nn.Module) -> None:
         ]  # fmt: skip
         for hooks in tables:
             for key, hook in list(hooks.items()):
-                if str(getattr(hook, "__module__", "")).startswith("specnorm_torch."):
+                if str(getattr(hook, "__module__", "")).startswith("specnorm_"):
                     del hooks[key]
 
 

@@ -166,37 +166,36 @@ class _Scaled(Function):
 
 
 class _ScaledByFactors(Function):
-    """`_Scaled` with a gradient of low rank, ``left @ right``, which is never formed: the backward adds it at once."""
+    """`_Scaled` with a gradient of low rank, which the backward adds at once.
+
+    Factor, slope, left and right are one argument: torch takes some microseconds for each tensor among the arguments.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        kernels: Tensor,
-        factor: Tensor | float,
-        slope: Tensor | float,
-        left: Tensor,
-        right: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(kernels, left, right)
-        ctx.factor, ctx.slope = factor, slope
+    def forward(ctx: Any, kernels: Tensor, constants: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(kernels)
+        ctx.constants = constants
+        factor: Tensor | float = constants[0]
         return kernels * factor
 
     @staticmethod
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor | None, ...]:
-        kernels, left, right = ctx.saved_tensors
+        (kernels,) = ctx.saved_tensors
+        factor, slope, left, right = ctx.constants
         dtype = kernels.dtype
+        entries = kernels
         if dtype != left.dtype or cotangent.dtype != dtype:
-            kernels, cotangent = kernels.to(left.dtype), cotangent.to(left.dtype)
+            entries, cotangent = kernels.to(left.dtype), cotangent.to(left.dtype)
         rows = cotangent.reshape(left.shape[0], -1)
-        inner = torch.dot(rows.view(-1), kernels.reshape(-1))
-        if isinstance(ctx.factor, float) and not _has_graph_or_batch(inner):
-            gradient = torch.addmm(rows, left, right, beta=ctx.factor, alpha=ctx.slope * float(inner))
+        inner = torch.dot(rows.view(-1), entries.reshape(-1))
+        if isinstance(factor, float) and not _has_graph_or_batch(inner):
+            gradient = torch.addmm(rows, left, right, beta=factor, alpha=slope * float(inner))
         else:
-            gradient = torch.addmm(rows * ctx.factor, left * (ctx.slope * inner), right)
+            gradient = torch.addmm(rows * factor, left * (slope * inner), right)
         gradient = gradient.view(kernels.shape)
         if dtype != gradient.dtype:
             gradient = gradient.to(dtype)
-        return _guarded_if_needed(gradient, kernels), None, None, None, None
+        return _guarded_if_needed(gradient, kernels), None
 
 
 def _has_graph_or_batch(x: Tensor) -> bool:
@@ -272,7 +271,7 @@ def scaled_by_factors(
 ) -> Tensor:
     """Return kernels times a factor, see `_ScaledByFactors`."""
     refuse_forward_mode(kernels)
-    return _scaled_by_factors(kernels, factor, slope, left, right)
+    return _scaled_by_factors(kernels, (factor, slope, left, right))
 
 
 @torch.library.custom_op("specnorm::guard", mutates_args=())

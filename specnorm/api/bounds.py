@@ -10,7 +10,7 @@ from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayT
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.methods import METHODS, FantasticFour, Gram, Grid, Method, TensorNorm, Unfoldings
 from specnorm.running.measuring import check_method, run_plan
@@ -44,7 +44,7 @@ class Comparison(dict[str, Result]):
 
 
 @takes_layers
-def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
+def compare(kernel: KernelOrLayer[ArrayObject], **geometry: Unpack[Geometry]) -> Comparison:
     """Measure a layer's spectral norm by every method that supports its geometry.
 
     Parameters
@@ -91,7 +91,7 @@ def compare(kernel: ArrayObject, **geometry: Unpack[Geometry]) -> Comparison:
 
 @takes_layers
 def value_and_grad(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     method: Method,
     **geometry: Unpack[Geometry],
 ) -> tuple[ArrayT, ArrayT]:
@@ -140,7 +140,7 @@ def value_and_grad(
 
 @takes_layers
 def tn_bound(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     *,
     proven: bool | None = None,
     **geometry: Unpack[Geometry],
@@ -200,7 +200,7 @@ def _warn_estimate() -> None:
 
 
 @takes_layers
-def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
+def f4_bound(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> ArrayT:
     """Smallest unfolding bound ("Fantastic Four"): a proven upper bound on the spectral norm at every input size.
 
     With circular padding and a stride, it holds at every size that the stride divides.
@@ -228,7 +228,7 @@ def f4_bound(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 
 @takes_layers
-def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
+def unfolding_bounds(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> ArrayT:
     """Bounds by all unfoldings of the kernel: proven upper bounds on the spectral norm at every input size.
 
     With circular padding and a stride, it holds at every size that the stride divides.
@@ -259,7 +259,7 @@ def unfolding_bounds(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 @takes_layers
 def gram_bound(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     input_shape: int | tuple[int, ...] | None = None,
     *,
     n_iter: int = 6,
@@ -304,7 +304,7 @@ def gram_bound(
 
 
 @takes_layers
-def grid_bound(kernel: ArrayT, *, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
+def grid_bound(kernel: KernelOrLayer[ArrayT], *, n: int | None = None, **geometry: Unpack[Geometry]) -> ArrayT:
     """Frequency-grid bound: a proven upper bound on the spectral norm at every input size, close to the supremum.
 
     With circular padding and a stride, it holds at every size that the stride divides. With concrete values, `enclose`

@@ -7,11 +7,11 @@ from typing import Any, Literal, Unpack
 
 from specnorm.backends import backend_for
 from specnorm.backends.array_types import ArrayObject
-from specnorm.backends.types import ArrayT
+from specnorm.backends.types import MEMORY, ArrayT
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.norm_at_size import NormAtSize
 from specnorm.errors import MethodError, Undecided
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
 from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
 from specnorm.running.base import Plan
@@ -24,7 +24,7 @@ from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
 
 @takes_layers
 def conv_norm(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-6,
@@ -84,7 +84,7 @@ def conv_norm(
 
 
 def _spec_at_size(
-    kernel: ArrayObject,
+    kernel: object,
     input_shape: int | tuple[int, ...] | None,
     layer: Layer,
 ) -> ConvSpec | None:
@@ -97,7 +97,7 @@ def _spec_at_size(
 
 @takes_layers
 def symbol_norm(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     *,
     points: int | None = None,
     vectors: int = 2,
@@ -142,12 +142,14 @@ def symbol_norm(
 
 @takes_layers
 def power_norm(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     input_shape: int | tuple[int, ...],
     *,
     n_iter: int = 100,
     seed: int = 0,
     least_gain: float = 1e-6,
+    budget: float | None = BUDGET,
+    max_bytes: int = MEMORY,
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Proven lower bound on a layer's spectral norm at one input size, by iteration, for any padding and stride.
@@ -169,6 +171,10 @@ def power_norm(
     least_gain : float, default 1e-6
         Stop if a restart of the iteration increases the value by less than this relative amount. The norm may be
         farther above the value if several singular values are close to the largest; ``enclose`` bounds the distance.
+    budget : float or None, default 60
+        Time limit in seconds. When it is reached, no further restart begins. None, and under a tracer: no limit.
+    max_bytes : int, default 256 MiB
+        Raise an error if the vectors of the iteration would take more memory.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
         see `specnorm.Geometry`. All values are supported.
@@ -181,6 +187,8 @@ def power_norm(
     ------
     GeometryError
         If ``input_shape`` is None, or the layer has no output there.
+    MethodError
+        If the iteration would take more memory than ``max_bytes``.
 
     Examples
     --------
@@ -189,19 +197,19 @@ def power_norm(
     >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
     '15.6996'
     """
-    return run_plan(
-        kernel, Power(n_iter=n_iter, seed=seed, least_gain=least_gain), input_shape=input_shape, **layer
-    ).value
+    plan = Power(n_iter=n_iter, seed=seed, least_gain=least_gain, budget=budget, max_bytes=max_bytes)
+    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 @takes_layers
 def singular_values(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     input_shape: int | tuple[int, ...],
     *,
     k: int | None = None,
     which: Literal["all", "largest", "smallest"] = "all",
-    max_bytes: int = 2**32,
+    budget: float | None = BUDGET,
+    max_bytes: int = MEMORY,
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Singular values of a layer at one input size, in descending order.
@@ -222,7 +230,9 @@ def singular_values(
     which : {"all", "largest", "smallest"}, default "all"
         Whether the k values are the smallest or the largest; "all" with k means the largest. With "largest" or
         "smallest", the default k is 1.
-    max_bytes : int, default 4 GiB
+    budget : float or None, default 60
+        Time limit of block Lanczos in seconds. When it is reached, no further restart begins. None: no limit.
+    max_bytes : int, default 256 MiB
         Raise an error if the computation would take more memory.
     **layer
         ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``, ``padding``:
@@ -258,13 +268,13 @@ def singular_values(
     elif k is None or smallest:
         plan = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
-        plan = PowerTopK(k=k, n_iter=1000, least_gain=1e-9)
+        plan = PowerTopK(k=k, n_iter=1000, least_gain=1e-9, budget=budget, max_bytes=max_bytes)
     return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 @takes_layers
 def slogdet(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     input_shape: int | tuple[int, ...],
     **layer: Unpack[Layer],
 ) -> tuple[ArrayT, ArrayT]:
@@ -304,7 +314,7 @@ def slogdet(
 
 
 @takes_layers
-def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
+def reshaped_norm(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> ArrayT:
     """Norm of the kernel reshaped to (cout, cin * taps), Miyato's heuristic: a *lower* bound on the spectral norm.
 
     Parameters
@@ -331,7 +341,7 @@ def reshaped_norm(kernel: ArrayT, **geometry: Unpack[Geometry]) -> ArrayT:
 
 @takes_layers
 def certify(
-    kernel: ArrayObject,
+    kernel: KernelOrLayer[ArrayObject],
     bound: float,
     *,
     budget: float | None = BUDGET,

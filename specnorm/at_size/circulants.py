@@ -18,7 +18,6 @@ import numpy as np
 from specnorm.at_size.proofs.circulant import Embedding, norm_by_circulant
 from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.backends import arrays
-from specnorm.geometry.taps import sizes_of
 from specnorm.proofs.cells import dft
 from specnorm.running.search import Clock, OutOfTime, eigh_cost
 from specnorm.supremum import tuning
@@ -201,7 +200,7 @@ class DeflatedCirculant:
         self.ops = ops
         self.xp = ops.xp
         self.blocks = arrays.tall(kernel, xp=ops.xp)
-        large, _ = sizes_of(spec)
+        large, _ = spec.sides
         moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
         has_many_pixels = min(moving, default=0) >= DEFLATION.many_pixels
         self.parts_of_norm = DEFLATION.parts_of_norm if has_many_pixels else DEFLATION.parts_for_few_pixels

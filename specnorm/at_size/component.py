@@ -22,7 +22,6 @@ from specnorm.at_size.proofs.components import PolyphaseComponent, norm_of_group
 from specnorm.at_size.wave_sum import WaveSum
 from specnorm.backends import arrays
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.spec import spec_of_group
 from specnorm.power.plane_wave import windowed_wave
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs.found import BoundSource, Found, Witness
@@ -74,7 +73,7 @@ class ComponentBounds:
         self.rtol = problem.rtol
         self.proof_rtol = tuning.TUNING.proof_share * problem.rtol
         self.groups = problem.spec.groups
-        self.group_spec = spec_of_group(component.spec)
+        self.group_spec = component.spec.of_group
         self.kernel = kernel
         self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.gram_plan = min(plans(self.group_spec), key=lambda plan: (plan.memory > ops.memory, plan.work))
@@ -231,7 +230,7 @@ class ComponentBounds:
         if sums_waves and waves_replace_steps:
             steps = 0
         restriction = self._restricted(steps, most_entries)
-        group_spec = spec_of_group(restriction.spec)
+        group_spec = restriction.spec.of_group
         angles = self.torus_result.witness.frequency.angles[0]
         if sums_waves:
             vectors = WaveSum(kernel, group_spec, angles, ops=self.ops).vector()

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from specnorm.at_size import layer_tuning
-from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import trivial_lower
 from specnorm.proofs.found import BoundSource, Found, Witness
 
@@ -31,7 +30,7 @@ def no_bounds(kernel: Array, layer: ConvSpec, spec: ConvSpec, *, ops: ArrayOps) 
 
 def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the layer's input and output; (0,) for both if they are too large for vectors to be returned."""
-    inputs, outputs = shapes_of(spec)
+    inputs, outputs = spec.shapes
     if math.prod(inputs) + math.prod(outputs) > layer_tuning.TUNING.witness_entries:
         return (0,), (0,)
     return inputs, outputs

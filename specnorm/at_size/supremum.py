@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from specnorm.at_size import layer_tuning
 from specnorm.at_size.proofs.components import polyphase_components
 from specnorm.geometry import polyphase
-from specnorm.geometry.taps import shapes_of
 from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem
 from specnorm.supremum.enclosing import search_torus
 
@@ -75,7 +74,7 @@ class Supremum:
 
     def _seconds_of_wave(self) -> float:
         """Seconds of the lower bound near the supremum's wave, on all pixels of a group."""
-        pixels = max(math.prod(shape[1:]) for shape in shapes_of(self._problem.spec))
+        pixels = max(math.prod(shape[1:]) for shape in self._problem.spec.shapes)
         work = layer_tuning.TUNING.wave_passes * math.prod(self._kernel.shape) / self._problem.spec.groups * pixels
         return work / MULTIPLICATIONS_PER_SECOND
 

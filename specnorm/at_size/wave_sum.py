@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.at_size.proofs.waves import Waves, norm_by_waves
-from specnorm.geometry.taps import sizes_of
 from specnorm.power.plane_wave import as_vectors, larger_part, symbols_at_angles
 from specnorm.proofs.frequencies import product
 from specnorm.symbols.proofs import symbols
@@ -52,7 +51,7 @@ class WaveSum:
         ops: ArrayOps,
     ) -> None:
         self._ops = ops
-        large, _ = sizes_of(spec)
+        large, _ = spec.sides
         angles_of_axes = []
         self._factors = []
         for angle, pixels, taps in zip(angles, large, spec.kernel_shape, strict=True):

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 GROUP = "specnorm.backends"
 """Group of the entry points of plugins."""
-FUNCTIONS = "specnorm.functions"
-"""Group of the entry points of functions that packages above the core define: ``audit``, and ``main``, the command."""
+NAMES = "specnorm.names"
+"""Group of the entry points of public names that other packages define: ``specnorm.audit``; ``specnorm.main``, the
+command; ``specnorm_torch.spectral_norm``."""
 READERS = "specnorm.layers"
 """Group of the entry points of `LayerReader`, by the root package of the layers' classes."""
 API_VERSION = 2
@@ -60,15 +61,15 @@ def registered(group: str = GROUP) -> dict[str, tuple[EntryPoint, ...]]:
     return {name: tuple(entries) for name, entries in entries_of_name.items()}
 
 
-def function(name: str) -> Any:
-    """The function that a package above the core has registered under a name in the group ``specnorm.functions``.
+def public_name(place: str) -> Any:
+    """What another package has registered under a public name with its module, such as ``specnorm.audit``.
 
     Raises
     ------
     ModuleNotFoundError
         With the name of the missing package.
     """
-    entry = next((entry for entry in entry_points(group=FUNCTIONS) if entry.name == name), None)
+    entry = next(iter(registered(NAMES).get(place, ())), None)
     package = None if entry is None else entry.module.partition(".")[0]
     try:
         if entry is not None:
@@ -77,7 +78,28 @@ def function(name: str) -> Any:
         if error.name != package:
             raise
     missing = f"the package {package}, which is missing" if package else "a package that is not installed"
-    raise ModuleNotFoundError(f"specnorm.{name} needs {missing}: {install('cli')}.", name=package)
+    raise ModuleNotFoundError(f"{place} needs {missing}: {install('cli')}.", name=package)
+
+
+def names_of(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a module, for the public names that other modules have registered for it."""
+
+    def load_name(name: str) -> Any:
+        if f"{module}.{name}" in registered(NAMES):
+            return public_name(f"{module}.{name}")
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+
+    def names() -> list[str]:
+        places = [place.rpartition(".") for place in registered(NAMES)]
+        return [*importlib.import_module(module).__all__, *(name for owner, _, name in places if owner == module)]
+
+    return load_name, names
+
+
+def modules_with(name: str) -> list[str]:
+    """The modules under which a public name is registered."""
+    places = [place.rpartition(".") for place in registered(NAMES)]
+    return [owner for owner, _, last in places if last == name]
 
 
 def refresh() -> None:

@@ -9,14 +9,14 @@ from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.backends.array_types import Array, Namespace
 from specnorm.backends.types import AnyArray, ArrayT
 from specnorm.errors import KernelError
-from specnorm.geometry.layers import takes_layers, unwrapped
+from specnorm.geometry.layers import KernelOrLayer, takes_layers, unwrapped
 from specnorm.geometry.spec import FLOATING, ConvSpec, Layer, dtype_to_compute_in
 from specnorm.proofs import arithmetic
 
 
 @takes_layers
 def fold_batch_norm(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     gamma: ArrayT | None,
     running_var: ArrayT,
     eps: float,

@@ -30,7 +30,7 @@ from specnorm.backends import arrays, backend_for
 from specnorm.backends.types import ArrayOps, ArrayT
 from specnorm.ball.proofs import directions as proof
 from specnorm.geometry import polyphase
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.proofs import arithmetic
 from specnorm.running.base import Needs, Plan
@@ -62,7 +62,7 @@ _NO_DERIVATIVE = (
 
 
 @takes_layers
-def lmo(gradient: ArrayT, *, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
+def lmo(gradient: KernelOrLayer[ArrayT], *, bound: float = 1.0, **geometry: Unpack[Geometry]) -> ArrayT:
     """Return a kernel D with a large ``<gradient, D>``, whose spectral norm is proven to be at most ``bound``.
 
     It approximates the linear minimization oracle of Frank and Wolfe for the ball of all kernels with norm at most

@@ -18,11 +18,11 @@ from specnorm.ball.proofs.multiples import norm_of_multiple
 from specnorm.enclosure.method import Enclose
 from specnorm.errors import KernelError, Undecided
 from specnorm.geometry import polyphase
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.gram.method import ChannelNorms, rescaled
 from specnorm.proofs import arithmetic
-from specnorm.proofs.frequencies import distinct_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import MOST_ROUNDS, check_budget, check_count
 from specnorm.running.measuring import proven, run_plan
 from specnorm.running.program import program_for
@@ -70,7 +70,7 @@ _NO_DERIVATIVE = (
 
 @takes_layers
 def rescale(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     bound: float = 1.0,
     *,
     only_shrink: bool = True,
@@ -119,11 +119,13 @@ def rescale(
     >>> specnorm.certify(specnorm.rescale(kernel, 1.0), 1.0)
     True
     """
-    bound, backend = check_bound(bound), backend_for(kernel)
+    given: Any = kernel
+    bound, backend = check_bound(bound), backend_for(given)
     check_budget(budget)
     clock = Clock.of(budget)
-    result, upper = _enclosed_closely(kernel, clock, backend, geometry)
-    return _rescaled(kernel, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
+    result, upper = _enclosed_closely(given, clock, backend, geometry)
+    scaled: ArrayT = _rescaled(given, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
+    return scaled
 
 
 def _rescaled(
@@ -185,7 +187,7 @@ def _rescaled(
 
 @takes_layers
 def clip(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     bound: float = 1.0,
     *,
     n_iter: int = 20,
@@ -318,7 +320,7 @@ def _with_clipped_symbol(
 def _work_of_clipping(blocks: Array) -> float:
     """Multiplications of one round: the eigenvalues of a Gram matrix at half of the frequencies."""
     groups, rows, columns, *shape = blocks.shape
-    points, _ = distinct_grid(_clipping_sizes(tuple(shape)))
+    points, _ = Frequencies.distinct_grid(_clipping_sizes(tuple(shape)))
     return groups * len(points) * eigh_cost(min(rows, columns), is_complex=True)
 
 
@@ -348,7 +350,7 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
     tall = arrays.tall(blocks, xp=xp)
     shape = tuple(blocks.shape[3:])
     sizes = _clipping_sizes(shape)
-    points, multiplicities = distinct_grid(sizes)
+    points, multiplicities = Frequencies.distinct_grid(sizes)
     excess = tall * 0.0
     norm_sq = limit * 0.0
     smallest = float(xp.finfo(blocks.dtype).smallest_normal)
@@ -419,7 +421,7 @@ def check_bound(bound: object) -> float:
 
 
 @takes_layers
-def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
+def gram_rescaling(kernel: KernelOrLayer[ArrayT], *, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
     """Scale each channel so that the layer's spectral norm is proven to be at most 1, differentiably.
 
     ``n_iter=1`` is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022; more Gram products are the
@@ -460,9 +462,9 @@ def gram_rescaling(kernel: ArrayT, *, n_iter: int = 1, **geometry: Unpack[Geomet
     """
     backend = backend_for(kernel)
     plan = ChannelNorms(n_iter=n_iter)
-    # Refuse what is no kernel before arithmetic is done with it.
-    program_for(plan, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     given: Any = kernel
+    # Refuse what is no kernel before arithmetic is done with it.
+    program_for(plan, tuple(given.shape), str(given.dtype), tuple(geometry.items()))
     with arithmetic.exact(given, backend=backend):
         # The result does not depend on the kernel's scale; near the ends of its dtype's range, the norms would.
         scaled: Any = _with_largest_entry_about_one(given, backend)

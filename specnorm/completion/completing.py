@@ -11,7 +11,7 @@ from specnorm.backends.types import ArrayT
 from specnorm.completion.method import Completion
 from specnorm.completion.search import completion_shape
 from specnorm.errors import MethodError
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry
 from specnorm.running.base import Evaluation, Stepped
 from specnorm.running.program import check_values
@@ -78,7 +78,7 @@ class CompletionFrom(Completion, Stepped):
 
 @takes_layers
 def complete(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     *,
     rtol: float = 1e-2,
     n_iter: int | None = None,
@@ -132,7 +132,7 @@ def complete(
 
 @takes_layers
 def completion_bound(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     *,
     rtol: float = 1e-2,
     n_iter: int | None = None,

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
+from specnorm.backends.types import MEMORY
 from specnorm.completion import search as completion_search
 from specnorm.completion.proof import bounds_by_completions
 from specnorm.errors import MethodError
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import Claims, FigureRule, Kind
 
-_LARGEST_TABLE = 2**27
-"""Most entries of the table of lags at frequencies: a gigabyte."""
+_LARGEST_TABLE = MEMORY // 8
+"""Most entries of the table of lags at frequencies."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
-from specnorm.proofs.frequencies import Frequencies, cos_sin_of_taps, distinct_grid, half_grid, half_lags
+from specnorm.proofs.frequencies import Frequencies, half_lags, tap_points
 from specnorm.symbols.ascent import newton_step
 from specnorm.symbols.proofs.lags import Lags, even_and_odd, lags_of
 from specnorm.symbols.proofs.symbols import matrix_at, singular_value_gradient
@@ -168,8 +168,8 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     tables. Lag t is the mean of the real part times ``cos(t.theta)`` plus the imaginary part times ``sin(t.theta)``.
     """
     sizes = tuple(2 * k - 1 for k in taps)
-    points, multiplicities = distinct_grid(sizes)
-    cos, sin = cos_sin_of_taps(points, taps)
+    points, multiplicities = Frequencies.distinct_grid(sizes)
+    cos, sin = points.cos_sin(tap_points(tuple(taps)))
     half = half_lags(taps)
     lags = np.concatenate([half, -half[1:]])
     angles = lags @ points.angles.T
@@ -449,7 +449,7 @@ def peak_of_norm(
     b, _, c, _ = lags.shape
     symbols = _LagSymbols(xp.astype(lags, getattr(xp, ops.own_dtype), copy=False), taps, ops=ops)
     sizes = tuple(1 if k == 1 else _POINTS_PER_LAG * (k - 1) + 1 for k in taps)
-    points = half_grid(sizes)
+    points = Frequencies.half_grid(sizes)
     start, _ = arrays.unit(symbols.from_host(np.random.RandomState(1).standard_normal(2 * c)), xp=xp)
     vectors, norms = symbols.power(
         symbols.from_host(points.angles @ half_lags(taps).T)[None, ...],

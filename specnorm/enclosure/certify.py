@@ -14,7 +14,6 @@ from specnorm.enclosure import fixed_cost
 from specnorm.enclosure.method import Enclose
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
-from specnorm.geometry.spec import grid_sizes
 from specnorm.proofs.bound import finite
 from specnorm.proofs.cells import dft, torus
 from specnorm.proofs.norms import norm_by_frobenius
@@ -187,7 +186,7 @@ class Certify(Plan):
         # for all frequencies.
         on_torus = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
         supremum = on_torus.upper or norm_by_frobenius(trimmed, ops=ops)
-        grid = dft(grid_sizes(spec, kernel_shape), kernel_shape)
+        grid = dft(spec.grid_sizes(kernel_shape), kernel_shape)
         return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays, gradients_of, vectors_of
-from specnorm.geometry.taps import shapes_of
 from specnorm.proofs.bound import known
 from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.base import Evaluation, Method, Needs
@@ -62,7 +61,7 @@ class Enclose(TwoSidedSearch, Method):
 
     def check(self, spec: ConvSpec) -> None:
         if not spec.symbols_suffice:
-            shapes_of(spec)
+            _ = spec.sides  # raises if there is no such layer
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         layers = arrays.by_layers(blocks, spec.groups)

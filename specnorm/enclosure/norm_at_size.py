@@ -10,7 +10,6 @@ from specnorm.backends.text import number
 from specnorm.enclosure.method import Enclose, enclose_layers
 from specnorm.enclosure.two_sided import ends_of, gradients_of
 from specnorm.errors import GeometryError, Undecided
-from specnorm.geometry.taps import shapes_of
 from specnorm.running.base import Evaluation, Needs, Plan, check_budget, check_rtol
 from specnorm.running.search import before_rounding
 
@@ -47,7 +46,7 @@ class NormAtSize(Plan):
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
             raise GeometryError("the layer itself has a norm at one size only: give input_shape.")
-        shapes_of(spec)
+        _ = spec.sides  # raises if there is no such layer
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         search_rtol = before_rounding(self.rtol, ops=ops)

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 from specnorm.backends import backend_for
-from specnorm.backends.registry import function
+from specnorm.backends.registry import public_name
 from specnorm.enclosure.method import Enclose
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Layer
 from specnorm.proofs.found import BoundSource, Outcome
 from specnorm.running.measuring import run_plan
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @takes_layers
 def enclose(
-    kernel: ArrayObject,
+    kernel: KernelOrLayer[ArrayObject],
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-3,
@@ -92,9 +92,9 @@ def enclose(
     return enclosure
 
 
-def _certificate(kernel: ArrayObject, spec: ConvSpec, name: str) -> Any:
+def _certificate(kernel: object, spec: ConvSpec, name: str) -> Any:
     """`Enclosure.certificate` for this kernel, by the package above the core that makes certificates."""
-    return function("Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
+    return public_name("specnorm.Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
 def explained_when_asked(lower: Lower, upper: Upper) -> str:

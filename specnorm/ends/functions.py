@@ -16,7 +16,7 @@ from specnorm.ends.figures import outcome_of
 from specnorm.ends.isometry import Isometry, IsometryEnds
 from specnorm.ends.smallest import Smallest
 from specnorm.errors import CertificateError, MethodError, TracerError, Undecided
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Outcome
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @takes_layers
 def enclose_smallest(
-    kernel: ArrayObject,
+    kernel: KernelOrLayer[ArrayObject],
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-3,
@@ -88,7 +88,7 @@ def enclose_smallest(
 
 @takes_layers
 def enclose_isometry(
-    kernel: ArrayObject,
+    kernel: KernelOrLayer[ArrayObject],
     *,
     scale: float | Literal["best"] | None = None,
     rtol: float = 1e-3,
@@ -174,7 +174,7 @@ def _no_certificate(quantity: str, _name: str) -> Any:
 
 @takes_layers
 def condition_number(
-    kernel: ArrayObject,
+    kernel: KernelOrLayer[ArrayObject],
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-3,
@@ -248,7 +248,7 @@ def _rounded_outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
 
 @takes_layers
 def isometry_bound(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     *,
     scale: float | Literal["best"] | None = None,
     **geometry: Unpack[Geometry],
@@ -292,7 +292,7 @@ def isometry_bound(
 
 @takes_layers
 def is_isometry(
-    kernel: ArrayObject,
+    kernel: KernelOrLayer[ArrayObject],
     tolerance: float,
     *,
     scale: float | Literal["best"] | None = None,

@@ -53,7 +53,7 @@ from specnorm.proofs.bound import (
     scaled_up,
 )
 from specnorm.proofs.cells import Circulant, Grid
-from specnorm.proofs.frequencies import half_grid, half_lags
+from specnorm.proofs.frequencies import half_lags
 from specnorm.proofs.norms import cholesky_loss, frobenius_up, gram_below, gram_norm_up
 from specnorm.supremum.proof import Nonnegative, _nowhere_negative
 from specnorm.symbols.proofs import symbols
@@ -377,7 +377,7 @@ def smallest_on_grid(
     allowance = 2 * p * cholesky_loss(p, blocks + 0j, xp=xp) + 48 * rounding.unit(blocks, xp=xp)
     limit = max((top - value**2) * (1 + allowance), top * 2.0**-40)
     error = 0.0
-    frequencies = half_grid(sizes)
+    frequencies = Frequencies.half_grid(sizes)
     step = symbols.chunk_length(blocks, ops=ops)
     for start in range(0, len(frequencies), step):
         matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()

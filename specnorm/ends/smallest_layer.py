@@ -18,7 +18,6 @@ from specnorm.backends import arrays
 from specnorm.ends.smallest_singular_value import TUNING
 from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.spec import spec_of_group
 from specnorm.proofs.bound import times_power_of_two
 from specnorm.proofs.found import Found, Outcome, Witness
 
@@ -39,7 +38,7 @@ def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
 
     Raises `GeometryError` if it has too many rows.
     """
-    group_spec = spec_of_group(spec)
+    group_spec = spec.of_group
     rows_are_outputs = has_fewer_rows(group_spec)
     candidates = [x for x in plans(group_spec) if x.blocks == 1 and x.rows_are_outputs == rows_are_outputs]
     plan = min(candidates, key=lambda plan: plan.work)
@@ -61,7 +60,7 @@ def smallest_of_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Foun
     """
     xp = ops.xp
     groups = problem.spec.groups
-    group_spec = spec_of_group(problem.spec)
+    group_spec = problem.spec.of_group
     plan = plan_of_own_matrix(problem.spec)
     # Each group is scaled to about 1 by itself: some may be far weaker than others.
     parts, exponents = arrays.scale(xp.reshape(kernel, (groups, kernel.shape[1] // groups, *kernel.shape[2:])), xp=xp)

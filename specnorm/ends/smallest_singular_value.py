@@ -17,10 +17,10 @@ import numpy as np
 from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
-from specnorm.geometry.spec import ConvSpec, grid_sizes
+from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import Lower, Upper, finite, known, times_power_of_two, trivial_lower
 from specnorm.proofs.found import Found, Outcome, Witness
-from specnorm.proofs.frequencies import Frequencies, coarse_grid, half_grid, phases_at_angles
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
@@ -166,7 +166,7 @@ def circulant_sizes(problem: Problem, blocks: Array) -> tuple[int, ...] | None:
     """Points along each axis of the circular layer at its size; None if the problem is of every size."""
     if problem.spec.input_shape is None:
         return None
-    return grid_sizes(problem.spec, tuple(blocks.shape[3:]))
+    return problem.spec.grid_sizes(tuple(blocks.shape[3:]))
 
 
 class _SmallestSearch:
@@ -338,8 +338,8 @@ class _SmallestSearch:
     def first_grid(self) -> Frequencies:
         """A coarse grid, or for a circular layer all of its frequencies, or about as many of them as the grid has."""
         if self.visited is not None:
-            return half_grid(self.visited)
-        grid = coarse_grid(tuple(self.blocks.shape[3:]))
+            return Frequencies.half_grid(self.visited)
+        grid = Frequencies.coarse_grid(tuple(self.blocks.shape[3:]))
         if self.sizes is None:
             return grid
         axes = [np.arange(g) * n // g for g, n in zip(grid.denominators, self.sizes, strict=True)]
@@ -412,7 +412,7 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
 
     Shapes: ``taps`` (t, m, p), ``theta`` (d,). ``offsets`` (d, t): position of each tap.
     """
-    phases = phases_at_angles(theta, offsets.T)
+    phases = np.exp(1j * (theta @ offsets.T.T))
     symbol = np.tensordot(phases, taps, axes=1)
     _, values, vectors = np.linalg.svd(symbol, full_matrices=False)
     v, others = vectors[-1].conj(), vectors[:-1]

@@ -1,7 +1,7 @@
 """The layer as a linear map at one input size, for every stride, dilation, number of groups and padding.
 
 Along one axis, tap ``k`` of output ``m`` reads position ``s m + r k - before``, which the padding maps to a pixel of
-the input. So there is one table of pixels for each axis (`taps.axis_tables`). Patches are gathered axis by axis, and a
+the input. So there is one table of pixels for each axis (`taps.Axis.table`). Patches are gathered axis by axis, and a
 matrix product applies the kernel to them. The adjoint is the transposed product, followed by sums over all reads of
 each pixel.
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from specnorm.geometry.taps import Axis, along_axes, axis_tables, readers_of, shapes_of, sizes_of, tables_of_axes
+from specnorm.geometry.taps import Axis, readers_of
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -51,7 +51,7 @@ class Convolution:
     shape : tuple (outputs, inputs)
         Rows and columns of the layer's matrix A.
     large, small : tuple of int
-        Spatial sizes of the convolution's input and output (`sizes_of`).
+        Spatial sizes of the convolution's input and output (`ConvSpec.sides`).
     large_channels, small_channels : int
         Channels of one group on the large side and on the small side.
     kernels : array, shape (b, groups, small_channels, large_channels, *kernel_shape)
@@ -61,7 +61,7 @@ class Convolution:
     Raises
     ------
     GeometryError
-        As in `sizes_of`.
+        As in `ConvSpec.sides`.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Convolution:
         xp = ops.xp
         self.xp = xp
         self.spec = spec
-        self.large, self.small = sizes_of(spec)
-        self.shapes = shapes_of(spec)
+        self.large, self.small = spec.sides
+        self.shapes = spec.shapes
         inputs, outputs = self.shapes
         self.shape = math.prod(outputs), math.prod(inputs)
         b, first, second, *taps = kernels.shape
@@ -90,14 +90,15 @@ class Convolution:
         self.slices: Slices | None = None
         self.adjoint_slices: Slices | None = None
         if can_slice:
-            self.slices = slices_of(self.large, self.small, spec, like=kernels, ops=ops)
+            self.slices = slices_of(spec, like=kernels, ops=ops)
             if self._looped_axes(b * vector_count * first, budget) == 0:
-                self.adjoint_slices = slices_of_adjoint(self.large, self.small, spec, like=kernels, ops=ops)
+                self.adjoint_slices = slices_of_adjoint(spec, like=kernels, ops=ops)
         self.gathers: list[list[Gather]] = []
-        for j, table in enumerate(() if can_slice else tables_of_axes(self.large, self.small, spec)):
+        for j, axis in enumerate(() if can_slice else spec.axes):
+            table = axis.table
             # One table for each tap of a looped axis, one for all taps of any other.
             parts = [*table] if j < self.looped_axes else [table.reshape(-1)]
-            self.gathers.append([Gather(part, self.large[j], like=kernels, ops=ops) for part in parts])
+            self.gathers.append([Gather(part, axis.pixels, like=kernels, ops=ops) for part in parts])
         forward = self.large_channels * math.prod(taps) + 2
         backward = self._backward_roundings(math.prod(taps))
         self.roundings = (backward, forward) if spec.transposed else (forward, backward)
@@ -290,8 +291,6 @@ class Convolution:
 
 
 def slices_of(
-    large: tuple[int, ...],
-    small: tuple[int, ...],
     spec: ConvSpec,
     *,
     like: Array,
@@ -299,18 +298,16 @@ def slices_of(
 ) -> Slices:
     """The `Slices` of a convolution: what each tap reads for all outputs."""
     tables, slices_of_axes = [], []
-    for axis in along_axes(large, small, spec):
+    for axis in spec.axes:
         last_output = axis.stride * (axis.outputs - 1)
         padded_size = last_output + axis.dilation * (axis.taps - 1) + 1
         tables.append(_padded_table(axis.pixels, axis.before, padded_size, spec.padding_mode))
         firsts = [axis.dilation * tap for tap in range(axis.taps)]
         slices_of_axes.append([slice(first, first + last_output + 1, axis.stride) for first in firsts])
-    return Slices(tables, large, slices_of_axes, like=like, ops=ops)
+    return Slices(tables, spec.sides[0], slices_of_axes, like=like, ops=ops)
 
 
 def slices_of_adjoint(
-    large: tuple[int, ...],
-    small: tuple[int, ...],
     spec: ConvSpec,
     *,
     like: Array,
@@ -321,11 +318,12 @@ def slices_of_adjoint(
     It is one for layers without stride, with zero padding or with circular padding that keeps the size. In the adjoint,
     tap k of pixel i reads the output ``i + before - r k``.
     """
+    large, small = spec.sides
     is_circular = spec.padding_mode == "circular" and large == small
     if any(stride > 1 for stride in spec.stride) or not (is_circular or spec.padding_mode == "zeros"):
         return None
     tables, slices_of_axes = [], []
-    for axis in along_axes(large, small, spec):
+    for axis in spec.axes:
         reach = axis.dilation * (axis.taps - 1)
         padded_size = axis.pixels + reach
         tables.append(_padded_table(axis.outputs, reach - axis.before, padded_size, spec.padding_mode))
@@ -337,8 +335,8 @@ def slices_of_adjoint(
 @functools.lru_cache(maxsize=64)
 def _padded_table(pixels: int, before: int, padded_size: int, mode: str) -> np.ndarray:
     """The pixel at each position of a padded axis, (padded_size,), read-only: what a tap without a stride reads."""
-    single_tap = Axis(pixels, outputs=padded_size, taps=1, stride=1, dilation=1, before=before)
-    table = np.asarray(axis_tables(single_tap, mode)[0])
+    single_tap = Axis(pixels, outputs=padded_size, taps=1, stride=1, dilation=1, before=before, mode=mode)
+    table = np.asarray(single_tap.table[0])
     table.flags.writeable = False
     return table
 

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from specnorm import backends
 from specnorm.backends import registry
 from specnorm.backends.registry import READERS
-from specnorm.backends.types import LayerKernel, LayerReader
+from specnorm.backends.types import ArrayT, LayerKernel, LayerReader
 from specnorm.errors import GeometryError, NoBackend, TracerError
 from specnorm.geometry.complex_kernels import is_complex, with_real_form
 from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer
 from specnorm.geometry.words import check_words
 
-Kernel = TypeVar("Kernel")
-Others = ParamSpec("Others")
-"""Arguments other than the kernel."""
-Answer = TypeVar("Answer")
+Function = TypeVar("Function", bound=Callable[..., Any])
+KernelOrLayer: TypeAlias = ArrayT | Callable[..., ArrayT]
+"""The first argument of functions with `takes_layers`. To type checkers a layer is what returns arrays of its library
+when it is called."""
 _KERNEL_ATTRIBUTES = ("kernel", "weight")
 """Attributes in which layers store a kernel."""
 _LEAST_AXES = 3
@@ -32,13 +32,10 @@ _RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm
 """Public functions that return a kernel in the layout of the given one."""
 
 
-def takes_layers(
-    function: Callable[Concatenate[Kernel, Others], Answer],
-) -> Callable[Concatenate[Kernel | Callable[..., Kernel], Others], Answer]:
+def takes_layers(function: Function) -> Function:
     """Decorate a function of a kernel and of geometry keywords, so that it also takes a framework's layer as kernel.
 
-    The layer supplies the geometry. A keyword that contradicts the layer is refused. To type checkers a layer is what
-    returns arrays of its library when it is called.
+    The layer supplies the geometry. A keyword that contradicts the layer is refused. The function itself gets an array.
     """
     described: Any = function
     code = described.__code__
@@ -78,7 +75,9 @@ def takes_layers(
     with_layers.__module__ = function.__module__
     with_layers.__doc__ = function.__doc__
     with_layers.__annotations__ = function.__annotations__
-    return with_layers
+    described = with_layers
+    decorated: Function = described
+    return decorated
 
 
 def _refuse_without_layout(name: str, parameter: Any, array: Any) -> None:

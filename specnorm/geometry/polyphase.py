@@ -132,6 +132,40 @@ def caller_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     return kernels
 
 
+def to_rows(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Kernels (batch, *shape) as matrices (batch * groups, m, n), with columns in the order of `has_taps_first`."""
+    if has_taps_first(spec):
+        last = kernels.ndim - 1
+        kernels = xp.permute_dims(kernels, (0, last, *range(1, last)))
+    else:
+        kernels = torch_order(kernels, spec, xp=xp)
+    return xp.reshape(kernels, (kernels.shape[0] * spec.groups, spec.group_channels[0], -1))
+
+
+def outer_products(left: Array, right: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
+    """Kernels (batch, *shape) whose matrices, as of `to_rows`, are ``left @ right``, of all groups one below another.
+
+    Parameters
+    ----------
+    left : array, shape (batch, groups * m, r)
+    right : array, shape (batch, r, n)
+    """
+    first, second = spec.stored_channels
+    if has_taps_first(spec):
+        products = xp.matmul(xp.matrix_transpose(right), xp.matrix_transpose(left))
+        return xp.reshape(products, (-1, *spec.kernel_shape, second, first))
+    products = xp.matmul(left, right)
+    return caller_order(xp.reshape(products, (-1, first, second, *spec.kernel_shape)), spec, xp=xp)
+
+
+def has_taps_first(spec: ConvSpec) -> bool:
+    """Whether the entries of a row are ordered by taps, then by channels: so that no copy in another order is made.
+
+    A matrix, and any kernel in torch's order of axes, has its channels first.
+    """
+    return _has_channels_last(spec) and math.prod(spec.block_kernel_shape) > 1
+
+
 def _has_channels_last(spec: ConvSpec) -> bool:
     """Whether the axes end with the input channels and the output channels, as in HWIO."""
     return spec.layout is not None and spec.layout.endswith("IO")

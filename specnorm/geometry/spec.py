@@ -18,6 +18,7 @@ import numpy as np
 from specnorm.backends.arrays import ceil_div
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError, KernelError
+from specnorm.geometry.taps import Axis
 
 PaddingMode = Literal["circular", "zeros", "reflect", "symmetric", "replicate"]
 Layout = Literal["OI", "OIW", "OIHW", "OIDHW", "IO", "WIO", "HWIO", "DHWIO"]
@@ -347,6 +348,98 @@ class ConvSpec:
         counts = (padding_count(*pads, n, self.padding_mode) for pads, n in zip(self.padding, sizes, strict=True))
         return math.prod(counts)
 
+    def is_described_by(self, what: object) -> bool:
+        """Whether the subject of a claim is this layer, at its size or at every size. A matrix may be transposed."""
+        if not isinstance(what, ConvSpec):
+            return False
+        subject = replace(what, layout=None)
+        layer = replace(self, layout=None)
+        if not self.ndim:
+            return not subject.ndim and sorted((subject.cout, subject.cin)) == sorted((layer.cout, layer.cin))
+        return subject in (layer, replace(layer, input_shape=None))
+
+    @functools.cached_property
+    def sides(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Spatial sizes of both sides of the convolution behind a layer at ``input_shape``: its large and small side.
+
+        The large side is the input of the convolution, the small side its output; a stride makes it smaller. A
+        transposed layer is the adjoint of that convolution: its input is the small side.
+
+        Raises `GeometryError` if ``input_shape`` is None, if the layer has no output at this size, or if no such layer
+        exists.
+        """
+        if self.input_shape is None:
+            raise GeometryError("the layer itself is a matrix at one size only: give input_shape.")
+        other = self._large_side() if self.transposed else self._small_side()
+        large, small = (other, self.input_shape) if self.transposed else (self.input_shape, other)
+        if any(m < 1 for m in other):
+            raise GeometryError(
+                f"the layer has no output at input_shape={self.input_shape} (kernel {self.kernel_shape}, padding "
+                f"{self.padding}, dilation {self.dilation}). Give a larger input_shape or more padding."
+            )
+        too_many = pixels_run_out(self.padding, self.input_shape, self.padding_mode)
+        if too_many:
+            raise GeometryError(too_many)
+        return large, small
+
+    def _small_side(self) -> tuple[int, ...]:
+        """Numbers of outputs of a convolution along each axis; less than 1 if it has none."""
+        assert self.input_shape is not None
+        axes = zip(self.input_shape, self.kernel_shape, self.stride, self.dilation, self.padding, strict=True)
+        return tuple((n + sum(pads) - r * (k - 1) - 1) // s + 1 for n, k, s, r, pads in axes)
+
+    def _large_side(self) -> tuple[int, ...]:
+        """Numbers of outputs of a transposed convolution along each axis; less than 1 if it has none."""
+        assert self.input_shape is not None
+        axes = list(zip(self.input_shape, self.kernel_shape, self.stride, self.dilation, self.padding, strict=True))
+        if self.padding_mode == "zeros":
+            return tuple((n - 1) * s - sum(pads) + r * (k - 1) + 1 for n, k, s, r, pads in axes)
+        has_same_size = all(sum(pads) == r * (k - 1) for _, k, _, r, pads in axes)
+        if self.padding_mode == "circular" and has_same_size:
+            return tuple(n * s for n, _, s, _, _ in axes)
+        raise GeometryError(
+            f"there is no transposed convolution with padding_mode={self.padding_mode!r} and padding="
+            f'{self.padding}. Use padding_mode="zeros" with any padding, or "circular" with padding="same".'
+        )
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the layer's input and output at ``input_shape``, channels first. Errors as of `sides`."""
+        large, small = self.sides
+        inputs, outputs = (small, large) if self.transposed else (large, small)
+        return (self.cin, *inputs), (self.cout, *outputs)
+
+    @property
+    def axes(self) -> list[Axis]:
+        """The axes of the convolution behind a layer at ``input_shape``. Errors as of `sides`."""
+        large, small = self.sides
+        befores = [before for before, _ in self.padding]
+        axes = zip(large, small, self.kernel_shape, self.stride, self.dilation, befores, strict=True)
+        return [Axis(n, m, k, s, r, before, self.padding_mode) for n, m, k, s, r, before in axes]
+
+    @property
+    def visible_taps(self) -> np.ndarray | None:
+        """Mask (*kernel_shape) of the taps that read a pixel at ``input_shape``, and not only padding; None: all do.
+
+        The other taps are no part of the layer at that size, so they must not influence the scale of the kernel.
+        """
+        if self.padding_mode != "zeros" or self.input_shape is None:
+            return None
+        reads_pixel = np.ones(self.kernel_shape, dtype=np.bool_)
+        for number, axis in enumerate(self.axes):
+            reads_pixel_of_axis = (axis.table < axis.pixels).any(axis=1)
+            reads_pixel &= reads_pixel_of_axis.reshape((-1,) + (1,) * (self.ndim - 1 - number))
+        return None if reads_pixel.all() else reads_pixel
+
+    def grid_sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """`grid_shape` for a symbol with so many taps: axes with one tap need one frequency."""
+        return tuple(1 if k == 1 else n for n, k in zip(self.grid_shape, kernel_shape, strict=True))
+
+    @functools.cached_property
+    def of_group(self) -> ConvSpec:
+        """The geometry of one group of the layer."""
+        return replace(self, cout=self.cout // self.groups, cin=self.cin // self.groups, groups=1)
+
     @classmethod
     def of(cls, shape: Sequence[int], /, **geometry: Any) -> ConvSpec:
         """Validate a kernel's shape and the geometry given by keyword.
@@ -422,12 +515,6 @@ class ConvSpec:
         assumes_same = geometry.get("padding", "same") == "same"
         layer = (stride, dilation, groups, transposed, layout, mode, padding, input_shape)
         return cls(cout, cin, kernel_shape, *layer, assumes_same=assumes_same)
-
-
-@functools.lru_cache(maxsize=64)
-def spec_of_group(spec: ConvSpec) -> ConvSpec:
-    """The geometry of one group of a layer."""
-    return replace(spec, cout=spec.cout // spec.groups, cin=spec.cin // spec.groups, groups=1)
 
 
 def at_every_size(geometry: dict[str, Any]) -> dict[str, Any]:
@@ -671,11 +758,6 @@ def _same(kernel_shape: tuple[int, ...], dilation: tuple[int, ...]) -> tuple[tup
     """The padding "same"."""
     total = [r * (k - 1) for k, r in zip(kernel_shape, dilation, strict=True)]
     return tuple((t // 2, t - t // 2) for t in total)
-
-
-def grid_sizes(spec: ConvSpec, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Sizes of the DFT grid of a circular layer; axes with one tap need one frequency."""
-    return tuple(1 if k == 1 else n for n, k in zip(spec.grid_shape, kernel_shape, strict=True))
 
 
 def padding_count(before: int, after: int, n: int | None, mode: PaddingMode) -> int:

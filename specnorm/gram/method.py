@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
-from specnorm.geometry.spec import grid_sizes
 from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
 from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_by_grid
 from specnorm.grid.search import grid_points, largest_bound
@@ -110,7 +109,7 @@ class Gram(Stepped):
     def _sizes(spec: ConvSpec) -> tuple[int, ...]:
         """Points of the grid along each axis."""
         kernel_shape = spec.block_kernel_shape
-        return grid_sizes(spec, kernel_shape) if _is_at_a_size(spec) else grid_points(kernel_shape)
+        return spec.grid_sizes(kernel_shape) if _is_at_a_size(spec) else grid_points(kernel_shape)
 
 
 def _is_at_a_size(spec: ConvSpec) -> bool:

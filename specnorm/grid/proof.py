@@ -15,7 +15,7 @@ from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper, _uppers
 from specnorm.proofs.cells import Grid
-from specnorm.proofs.frequencies import half_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -64,7 +64,7 @@ class SymbolNormsUp:
 def largest_of_all(bound: Bound, blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Largest:
     """The largest of the bounds at all frequencies of a grid, which are all visited."""
     norms_of = partial(bound, ops=ops)
-    value, phase = symbols.max_over_frequencies(norms_of, blocks, half_grid(sizes), ops=ops)
+    value, phase = symbols.max_over_frequencies(norms_of, blocks, Frequencies.half_grid(sizes), ops=ops)
     return value, phase, _claims_on_grid(bound, value, blocks, sizes, ops=ops)
 
 
@@ -168,7 +168,7 @@ class LargestBound:
         self.bound = bound
         self.blocks = blocks
         self.sizes = sizes
-        self.frequencies = half_grid(sizes)
+        self.frequencies = Frequencies.half_grid(sizes)
         self._ops = ops
         count = blocks.shape[0]
         self._open = np.ones(count * len(self.frequencies), dtype=bool)

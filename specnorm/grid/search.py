@@ -13,7 +13,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.grid.proof import LargestBound, largest_of_all
-from specnorm.proofs.frequencies import Frequencies, half_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 
@@ -75,7 +75,7 @@ def largest_with_frequency(
     """`largest_bound` of arrays with known values, with the frequency where each block's bound is met."""
     if has_one_column(blocks):
         return largest_on_grid(blocks, sizes, ops=ops)
-    count = len(half_grid(sizes))
+    count = len(Frequencies.half_grid(sizes))
     leaves_out = _leaves_out(blocks, sizes, products, ops=ops)
     blocks = arrays.tall(blocks, xp=ops.xp)
     # As many blocks at once as fit the memory.
@@ -101,7 +101,7 @@ def largest_with_frequency(
 
 def _leaves_out(blocks: Array, sizes: tuple[int, ...], products: int, *, ops: ArrayOps) -> bool:
     """Whether products leave frequencies out, and take less time than that saves."""
-    return products >= 1 and _pays(blocks, len(half_grid(sizes)), memory=ops.memory)
+    return products >= 1 and _pays(blocks, len(Frequencies.half_grid(sizes)), memory=ops.memory)
 
 
 def _blocks_at_once(blocks: Array, count: int, *, ops: ArrayOps) -> int:

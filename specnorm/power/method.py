@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.backends.types import MEMORY
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.taps import shapes_of
 from specnorm.power.proofs.ritz import residuals_up, ritz_values_down
-from specnorm.running.base import MOST_ROUNDS, Evaluation, Method, Needs, Plan, Stepped, check_count, check_rtol
+from specnorm.running.base import (
+    MOST_ROUNDS,
+    Evaluation,
+    Method,
+    Needs,
+    Plan,
+    Stepped,
+    check_budget,
+    check_count,
+    check_rtol,
+)
+from specnorm.running.search import BUDGET, Clock
 from specnorm.symbols.lanczos import RunOptions, top_vectors
 from specnorm.symbols.power import power_steps
 
@@ -28,8 +39,6 @@ if TYPE_CHECKING:
 POLISHED = 4
 """Number of Ritz vectors that are computed in float32 and then separated in float64, since products in float32 blur
 values that are closer than 1e-5."""
-MAX_BYTES = 2**32
-"""Memory of the vectors from which a layer is refused."""
 _LEAST_BASIS = 3
 """Vectors of the basis on the smaller side, at least, for each one that is asked for."""
 _VECTORS_OF_A_PRODUCT = 4
@@ -80,6 +89,8 @@ class LanczosRun(Plan):
     n_iter: int = 100
     seed: int = 0
     least_gain: float = 1e-6
+    budget: float | None = field(default=BUDGET, kw_only=True)
+    max_bytes: int = field(default=MEMORY, kw_only=True)
 
     asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
     stats: ClassVar[Mapping[str, FigureRule]] = {"products": None}
@@ -88,6 +99,8 @@ class LanczosRun(Plan):
         check_count("n_iter", self.n_iter, least=1, most=MOST_ROUNDS)
         check_count("seed", self.seed)
         check_rtol(self.least_gain, "least_gain")
+        check_budget(self.budget)
+        check_count("max_bytes", self.max_bytes)
 
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
@@ -95,15 +108,15 @@ class LanczosRun(Plan):
                 "power_norm needs input_shape, the layer's spatial input sizes: it applies the layer itself. For the "
                 "supremum over every size: conv_norm(kernel)."
             )
-        inputs, outputs = (math.prod(shape) for shape in shapes_of(spec))
+        inputs, outputs = (math.prod(shape) for shape in spec.shapes)
         k = min(getattr(self, "k", 1), inputs, outputs)
         vectors = _LEAST_BASIS * min(inputs, outputs) + _VECTORS_OF_A_PRODUCT * max(inputs, outputs)
         memory = 8 * k * vectors
-        if memory > MAX_BYTES:
+        if memory > self.max_bytes:
             raise MethodError(
                 f"{self.name} of a layer with {inputs} inputs and {outputs} outputs takes some {memory / 2**30:.3g} "
-                f"GiB, more than {MAX_BYTES / 2**30:g} GiB: its vectors are as long. Use enclose, whose lower bound "
-                "takes part of the layer; or fewer values."
+                f"GiB for its vectors, and max_bytes={self.max_bytes}. Use enclose, whose lower bound takes part of "
+                f"the layer; or fewer values. max_bytes={memory} computes them all the same."
             )
 
     def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> RitzTriples:
@@ -124,7 +137,9 @@ class LanczosRun(Plan):
         wide_kernels = arrays.in_wide_dtype(kernels, ops=ops)
         return_count = k if wide_kernels.dtype == kernels.dtype else max(k, POLISHED)
         size = min(layer.shape)
-        options = RunOptions(self.n_iter, self.seed, self.least_gain, guards=guards)
+        clock = Clock.of(self.budget)
+        is_over = (lambda: clock.expired) if ops.concrete else None
+        options = RunOptions(self.n_iter, self.seed, self.least_gain, guards=guards, is_over=is_over)
         start = None
         start_products = 0
         is_one_kernel = k == 1 and kernels.shape[0] == spec.groups == 1
@@ -172,6 +187,10 @@ class Power(LanczosRun, Stepped):
     least_gain : float
         Stop after a restart that increased the value by less than this, relatively. The norm may be farther above the
         value: if several singular values are nearly the largest, a restart may gain little and a later one more.
+    budget : float or None
+        Time limit in seconds, at which no further restart begins; None, and under a tracer: no limit.
+    max_bytes : int
+        Layers whose vectors take more memory are refused.
 
     References
     ----------
@@ -196,7 +215,7 @@ class Power(LanczosRun, Stepped):
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
         """v: a right singular vector, an input of the layer."""
-        return {"v": (int(np.prod(shapes_of(spec)[0])),)}
+        return {"v": (int(np.prod(spec.shapes[0])),)}
 
     def start(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         xp = ops.xp
@@ -232,7 +251,7 @@ class PowerTopK(LanczosRun, Method):
 
     Parameters
     ----------
-    n_iter, seed, least_gain
+    n_iter, seed, least_gain, budget, max_bytes
         As in `Power`.
     k : int
         Number of singular values; at most as many as the layer has.
@@ -258,7 +277,7 @@ class PowerTopK(LanczosRun, Method):
         return replace(super().needs(spec), value_shape=self._value_shape(spec))
 
     def _value_shape(self, spec: ConvSpec) -> tuple[int, ...]:
-        inputs, outputs = shapes_of(spec)
+        inputs, outputs = spec.shapes
         return (min(self.k, int(np.prod(inputs)), int(np.prod(outputs))),)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:

@@ -10,8 +10,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.geometry import polyphase
-from specnorm.geometry.taps import sizes_of
-from specnorm.proofs.frequencies import Frequencies, coarse_grid, phases_at_angles, product, tap_points
+from specnorm.proofs.frequencies import Frequencies, product, tap_points
 from specnorm.symbols.power import norms_at
 from specnorm.symbols.proofs import symbols
 
@@ -65,7 +64,7 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
     length. Returns (1, 1, size of the large side).
     """
     block = _block(kernel, spec, ops=ops)
-    coarse = coarse_grid(spec.block_kernel_shape)
+    coarse = Frequencies.coarse_grid(spec.block_kernel_shape)
     coarse, (norms,), _ = norms_at(block, coarse, _POWER_STEPS, ops=ops)
     highest_first = np.argsort(-norms)[:_MOST_PEAKS]
     peaks = [j for j in highest_first if norms[j] >= _HIGH_PART * norms.max()]
@@ -96,7 +95,7 @@ def _block(kernel: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
 
 def symbols_at_angles(blocks: Array, angles: np.ndarray, *, ops: ArrayOps) -> Array:
     """Symbols (f, m, p) of one block (1, m, p, *kernel_shape) at angles (f, d); no proof rests on them."""
-    phases = phases_at_angles(angles, tap_points(tuple(blocks.shape[3:])))
+    phases = np.exp(1j * (angles @ tap_points(tuple(blocks.shape[3:])).T))
     tables = symbols.device_tables(phases.real, phases.imag, blocks, ops=ops)
     return ops.complex(*symbols.planes_at(blocks, *tables, xp=ops.xp))[0, ...]
 
@@ -109,7 +108,7 @@ def _wave(spec: ConvSpec, angles: np.ndarray, channels: np.ndarray) -> np.ndarra
     They carry ``a[t] e^{i theta (q - shift)}``. Away from the border, the convolution takes that to ``e^{i theta m} (G
     a)`` at output m. Blocks have no dilation: the part of it that the stride does not share divides their frequencies.
     """
-    large, _ = sizes_of(spec)
+    large, _ = spec.sides
     wave = channels.astype(np.complex128).reshape(-1, *spec.residues)
     axes = zip(large, spec.stride, spec.dilation, spec.padding, spec.residues, angles, strict=True)
     for pixels, stride, dilation, (before, _), residues, angle in axes:

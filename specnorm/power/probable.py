@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -328,26 +329,36 @@ def _of_library(operator: Any, backend: Any) -> LinearOperator:
             "complex floating numbers of at least 32 bits. Convert it; matrix_norm takes stacks of dense matrices."
         )
     dtype = np.dtype(name)
-    device = str(operator.device) if hasattr(operator, "device") and not callable(operator.device) else None
-    transposed = matrix.mT if hasattr(matrix, "mT") else matrix.T
+    device = getattr(operator, "device", None)
+    place = None if device is None or callable(device) else str(device)
+
+    with _refusing(kind, "not transposed by its library"):
+        transposed = matrix.mT if hasattr(matrix, "mT") else matrix.T
 
     def times(factor: Any, v: Any) -> Any:
-        try:
-            image = factor @ backend.asarray(np.ascontiguousarray(v, dtype=dtype), device)
+        with _refusing(kind, "not multiplied with vectors of its library"):
+            image = factor @ backend.asarray(np.ascontiguousarray(v, dtype=dtype), place)
             return np.asarray(backend.to_numpy(image.detach() if hasattr(image, "detach") else image))
-        except MethodError:
-            raise
-        except Exception as error:
-            raise MethodError(
-                f"{kind} is not multiplied with vectors of its library ({type(error).__name__}: {error}). Give "
-                "operator_norm(matvec, rmatvec, (m, n)), with functions of NumPy vectors."
-            ) from error
 
     rows, columns = (int(n) for n in operator.shape)
     linear = LinearOperator(
         lambda v: times(matrix, v), lambda u: np.conj(times(transposed, np.conj(u))), (rows, columns)
     )
     return _as_real(linear) if dtype.kind == "c" else linear
+
+
+@contextmanager
+def _refusing(kind: str, refused: str) -> Iterator[None]:
+    """Name what a library does not do with a matrix of its own, with advice."""
+    try:
+        yield
+    except MethodError:
+        raise
+    except Exception as error:
+        raise MethodError(
+            f"{kind} is {refused} ({type(error).__name__}: {error}). Convert the matrix to another format; or give "
+            "operator_norm(matvec, rmatvec, (m, n)), with functions of NumPy vectors."
+        ) from error
 
 
 _SHAPES = (("ishape", "oshape"), ("input_shape", "output_shape"), ("domain.shape", "range.shape"))

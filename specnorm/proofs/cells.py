@@ -19,7 +19,7 @@ import numpy as np
 from specnorm.backends.arrays import ceil_div
 from specnorm.proofs import host
 from specnorm.proofs.bound import ALL_FREQUENCIES
-from specnorm.proofs.frequencies import Frequencies, half_grid, product, signs
+from specnorm.proofs.frequencies import Frequencies, product, signs
 
 if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper
@@ -375,7 +375,7 @@ def _first_widths(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> list
 def dft_points(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Boxes:
     """`dft` of a circulant, point by point."""
     circulant = Circulant.of(sizes, (False,) * len(sizes), kernel_shape)
-    return _covering(single_points(half_grid(sizes), kernel_shape), circulant)
+    return _covering(single_points(Frequencies.half_grid(sizes), kernel_shape), circulant)
 
 
 def single_points(frequencies: Frequencies, kernel_shape: tuple[int, ...]) -> Boxes:

@@ -17,7 +17,7 @@ import numpy as np
 from specnorm.errors import MethodError
 
 PHASE_ERROR = 8.0
-"""Absolute error of the cosines and sines of `cos_sin_of_taps`, in units of 2**-53.
+"""Absolute error of the cosines and sines of `Frequencies.cos_sin`, in units of 2**-53.
 
 The angle is at most pi/4. Two roundings and a constant make its error less than 2 units, and the slope of cosine and
 sine is at most 1. Vectorised libraries promise 4 units in the last place of their values. Together these are 6 units; 8
@@ -49,8 +49,8 @@ class Frequencies:
 
     numerators: np.ndarray
     denominators: tuple[int, ...]
-    _cos_sin: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
-    """Small tables of `cos_sin_of` that were made already, by the bytes of their points."""
+    _tables: dict[bytes, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False, repr=False)
+    """Small tables of `cos_sin` that were made already, by the bytes of their points."""
 
     def __len__(self) -> int:
         return len(self.numerators)
@@ -60,6 +60,80 @@ class Frequencies:
             return self
         return Frequencies(self.numerators[index], self.denominators)
 
+    @classmethod
+    def half_grid(cls, sizes: Sequence[int]) -> Frequencies:
+        """DFT grid of the given sizes, of which the longest axis has the indices 0 to n // 2 only.
+
+        The symbol of a real kernel has G(-theta) = conj G(theta), so the mirror images of these points are redundant.
+        """
+        if math.prod(sizes) <= _SMALL_TABLE:
+            return _small_half_grid(tuple(sizes))
+        return _half_grid(tuple(sizes))
+
+    @classmethod
+    def coarse_grid(cls, kernel_shape: tuple[int, ...]) -> Frequencies:
+        """Half grid with about twice as many points as taps along each axis, and at most 512 points before halving."""
+        sizes = [1 if k == 1 else 2 * k for k in kernel_shape]
+        while math.prod(sizes) > 512:
+            longest = max(range(len(sizes)), key=sizes.__getitem__)
+            sizes[longest] = (sizes[longest] + 1) // 2
+        return cls.half_grid(sizes)
+
+    @classmethod
+    def distinct_grid(cls, sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
+        """Full DFT grid without mirror images, and the number of points of the grid for which each point stands.
+
+        It has fewer points than `half_grid`, whose first and last points on the halved axis include their mirror
+        images.
+
+        Returns ``points``; ``multiplicities`` (f,): 2, or 1 if a point is its own mirror image.
+        """
+        _require_few(sizes)
+        full = cls(product([np.arange(n) for n in sizes]), tuple(sizes))
+        place_values = np.cumprod([1, *reversed(full.denominators)])[-2::-1]
+        mirrored = (-full.numerators % np.asarray(full.denominators, dtype=np.int64)) @ place_values
+        first = np.minimum(np.arange(len(full)), mirrored)
+        index, multiplicities = np.unique(first, return_counts=True)
+        return full[index], multiplicities
+
+    @classmethod
+    def along_axis(cls, count: int, n: int) -> Frequencies:
+        """The first points of the DFT grid of one axis of n points."""
+        return cls(np.arange(count)[:, None], (n,))
+
+    def cos_sin(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine and sine of ``k . theta`` for every frequency theta and every integer point k, such as a tap.
+
+        The angle is reduced modulo a turn, and to an eighth of a turn, in integers. So the error is at most
+        `PHASE_ERROR` units for every point and every frequency.
+
+        ``points`` is (n, d). Returns ``cos``, ``sin`` (f, n): read-only; small tables are kept for the next call.
+        """
+        if (key := points.tobytes()) in self._tables:
+            return self._tables[key]
+        check_table(len(points), len(self))
+        cos, sin = self._cos_sin_of(points)
+        cos.flags.writeable = sin.flags.writeable = False
+        if cos.size <= _SMALL_TABLE:
+            self._tables[key] = cos, sin
+        return cos, sin
+
+    def _cos_sin_of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        common: Any = math.lcm(*self.denominators)
+        # For kernels with several long axes the common denominator can be large: beyond 64 bits, use Python's integers.
+        fits_in_int64 = common * max(4, int(np.abs(points).max(initial=0)) + 1) < 2**63
+        integer: Any = np.int64 if fits_in_int64 else object
+        weights = np.asarray([common // n for n in self.denominators], dtype=integer)
+        numerators = (self.numerators % np.asarray(self.denominators, dtype=np.int64)) * weights
+        # k . theta in units of a turn divided by `common`.
+        steps = np.zeros((len(self), len(points)), dtype=integer)
+        for axis in range(points.shape[1]):
+            steps = (steps + numerators[:, [axis]] * points[:, axis]) % common
+        if common > steps.size:
+            return _cos_sin(steps, common)
+        cos, sin = _cos_sin(np.arange(common), common)
+        return cos[steps], sin[steps]
+
     def same_as(self, other: Frequencies) -> bool:
         """Whether numerators and denominators are equal: the same points in the same order."""
         return self.denominators == other.denominators and np.array_equal(self.numerators, other.numerators)
@@ -68,16 +142,6 @@ class Frequencies:
     def angles(self) -> np.ndarray:
         """Angles in radians, shape (f, d); rounded, for reporting."""
         return np.asarray(2 * np.pi * self.numerators / np.asarray(self.denominators, dtype=float))
-
-
-def half_grid(sizes: Sequence[int]) -> Frequencies:
-    """DFT grid of the given sizes, of which the longest axis has the indices 0 to n // 2 only.
-
-    The symbol of a real kernel has G(-theta) = conj G(theta), so the mirror images of these points are redundant.
-    """
-    if math.prod(sizes) <= _SMALL_TABLE:
-        return _small_half_grid(tuple(sizes))
-    return _half_grid(tuple(sizes))
 
 
 @functools.lru_cache(maxsize=32)
@@ -108,41 +172,16 @@ def _require_few(sizes: Sequence[int]) -> None:
 
 
 def halved_axis(sizes: Sequence[int]) -> int:
-    """The axis of a grid of which `half_grid` has one half: the first of the longest."""
+    """The axis of a grid of which `Frequencies.half_grid` has one half: the first of the longest."""
     return max(range(len(sizes)), key=sizes.__getitem__)
 
 
 def half_grid_shape(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Number of points of `half_grid` along each axis."""
+    """Number of points of `Frequencies.half_grid` along each axis."""
     if not sizes:
         return ()
     halved = halved_axis(sizes)
     return tuple(n // 2 + 1 if axis == halved else n for axis, n in enumerate(sizes))
-
-
-def coarse_grid(kernel_shape: tuple[int, ...]) -> Frequencies:
-    """Half grid with about twice as many points as taps along each axis, and at most 512 points before halving."""
-    sizes = [1 if k == 1 else 2 * k for k in kernel_shape]
-    while math.prod(sizes) > 512:
-        longest = max(range(len(sizes)), key=sizes.__getitem__)
-        sizes[longest] = (sizes[longest] + 1) // 2
-    return half_grid(sizes)
-
-
-def distinct_grid(sizes: Sequence[int]) -> tuple[Frequencies, np.ndarray]:
-    """Full DFT grid without mirror images, and the number of points of the grid for which each point stands.
-
-    It has fewer points than `half_grid`, whose first and last points on the halved axis include their mirror images.
-
-    Returns ``points``; ``multiplicities`` (f,): 2, or 1 if a point is its own mirror image.
-    """
-    _require_few(sizes)
-    full = Frequencies(product([np.arange(n) for n in sizes]), tuple(sizes))
-    place_values = np.cumprod([1, *reversed(full.denominators)])[-2::-1]
-    mirrored = (-full.numerators % np.asarray(full.denominators, dtype=np.int64)) @ place_values
-    first = np.minimum(np.arange(len(full)), mirrored)
-    index, multiplicities = np.unique(first, return_counts=True)
-    return full[index], multiplicities
 
 
 def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
@@ -164,29 +203,6 @@ def signs(axes: int) -> np.ndarray:
     return signs
 
 
-def cos_sin_of_taps(frequencies: Frequencies, kernel_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of ``k . theta`` for every frequency theta and every tap k of a kernel.
-
-    The angle is reduced modulo a turn, and to an eighth of a turn, in integers. So the error is at most `PHASE_ERROR`
-    units for every tap and every frequency.
-
-    Returns ``cos``, ``sin`` (f, taps): taps in the row-major order of the kernel's spatial axes; read-only.
-    """
-    return cos_sin_of(frequencies, tap_points(tuple(kernel_shape)))
-
-
-def cos_sin_of(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `cos_sin_of_taps`, for integer points k, shape (n, d); small tables are kept for the next call."""
-    tables = frequencies._cos_sin
-    if (key := points.tobytes()) in tables:
-        return tables[key]
-    cos, sin = cos_sin_at(frequencies, points)
-    cos.flags.writeable = sin.flags.writeable = False
-    if cos.size <= _SMALL_TABLE:
-        tables[key] = cos, sin
-    return cos, sin
-
-
 @functools.lru_cache(maxsize=32)
 def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
     """Positions k of a kernel's taps, in row-major order, shape (taps, d); read-only."""
@@ -204,31 +220,7 @@ def check_table(taps: int, frequencies: int) -> None:
         )
 
 
-def cos_sin_at(frequencies: Frequencies, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `cos_sin_of`, without keeping the tables."""
-    check_table(len(points), len(frequencies))
-    common: Any = math.lcm(*frequencies.denominators)
-    # For kernels with several long axes the common denominator can be large: beyond 64 bits, use Python's integers.
-    fits_in_int64 = common * max(4, int(np.abs(points).max(initial=0)) + 1) < 2**63
-    integer: Any = np.int64 if fits_in_int64 else object
-    weights = np.asarray([common // n for n in frequencies.denominators], dtype=integer)
-    numerators = (frequencies.numerators % np.asarray(frequencies.denominators, dtype=np.int64)) * weights
-    # k . theta in units of a turn divided by `common`.
-    steps = np.zeros((len(frequencies), len(points)), dtype=integer)
-    for axis in range(points.shape[1]):
-        steps = (steps + numerators[:, [axis]] * points[:, axis]) % common
-    if common > steps.size:
-        return cos_sin(steps, common)
-    cos, sin = cos_sin(np.arange(common), common)
-    return cos[steps], sin[steps]
-
-
-def phases_at_angles(angles: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """``e^{i k.theta}`` for angles (..., d) and points k (n, d), shape (..., n); unlike `cos_sin_at`, for no proof."""
-    return np.asarray(np.exp(1j * (angles @ points.T)))
-
-
-def cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.ndarray]:
+def _cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and sine of ``2 pi numerators / denominator``, reduced to the first eighth of a turn in integers."""
     # The angle is (quarter + rest / denominator) quarters of a turn. If rest is more than half a quarter, reflect it at
     # the quarter's middle, which swaps cosine and sine. So do odd quarters.

@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError, TracerError
@@ -360,26 +360,35 @@ class Stepped(Method):
         """
         raise NotImplementedError
 
+    def passes(self, spec: ConvSpec) -> int:
+        """Number of calls of `follow` after a sweep."""
+        raise NotImplementedError
+
+    def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+        """What a compiler's loop begins with: arrays in the shapes and dtypes of what `follow` returns."""
+        raise NotImplementedError
+
     def sweep(
-        self,
-        blocks: Array,
-        rows: Array,
-        followed: Followed,
-        spec: ConvSpec,
-        *,
-        sweeps: int,
-        ops: ArrayOps,
-    ) -> Followed:
+        self, blocks: Array, followed: Followed, spec: ConvSpec, *, sweeps: Any, ops: ArrayOps
+    ) -> tuple[Array, ...]:
         """Search for the norm where no state knows of it, a number of times, after a pass.
 
         Parameters
         ----------
         blocks : array, shape (b, m, p, *kernel_shape)
             Zero or scaled to about 1.
-        rows : array, shape (b, m, n)
         followed : Followed
             From `follow`.
+
+        Returns
+        -------
+        tuple of arrays
+            The state for the passes after it.
         """
+        raise NotImplementedError
+
+    def swept(self, followed: Followed, last_value: Array, *, sweeps: Any, xp: Namespace) -> Followed:
+        """What the last pass after a sweep followed, and whether the next sweep is due, by the value before it."""
         raise NotImplementedError
 
     def sketch(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from specnorm.backends import backend_for
 from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry
 from specnorm.running.base import Method, Plan
 from specnorm.running.program import program_for
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @takes_layers
-def measure(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> Result:
+def measure(kernel: KernelOrLayer[ArrayObject], method: Method, **geometry: Unpack[Geometry]) -> Result:
     """Measure a layer by one method; return the value with its kind and the method's additional results.
 
     Parameters
@@ -89,8 +89,9 @@ class PlanRun(NamedTuple, Generic[ArrayT]):
         return Result(self.value, kind, self.plan, self.spec, self.figures)
 
 
-def run_plan(kernel: ArrayT, plan: Plan, **geometry: Unpack[Geometry]) -> PlanRun[ArrayT]:
+def run_plan(given: KernelOrLayer[ArrayT], plan: Plan, **geometry: Unpack[Geometry]) -> PlanRun[ArrayT]:
     """Run a plan, for public functions that have read a layer and made the plan themselves."""
+    kernel: Any = given
     backend = backend_for(kernel)
     program = program_for(plan, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     if not program.spec.ndim and geometry.get("layout") is None and not backend.is_traced(kernel):

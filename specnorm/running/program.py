@@ -20,7 +20,7 @@ from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import BackendError, KernelError
-from specnorm.geometry import polyphase, taps
+from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec, dtype_to_compute_in
 from specnorm.proofs import arithmetic, rounding
 from specnorm.proofs.bound import of_kernel
@@ -306,7 +306,7 @@ class Program:
         if self.needs.blocks:
             return polyphase.to_blocks(kernels, self.spec, xp=xp)
         kernels = polyphase.torch_order(kernels, self.spec, xp=xp)
-        visible = taps.visible(self.spec)
+        visible = self.spec.visible_taps
         if visible is None:
             return kernels
         # Multiplied, not masked, so that NaN stays NaN.

@@ -54,6 +54,8 @@ class Stack(NamedTuple):
         backend: Backend,
     ) -> tuple[AnyArray, tuple[AnyArray, ...]]:
         """Kernels and states of the layers as stacks, with one leading axis."""
+        if len(layers) == 1 and layers[0] is self.program:
+            return kernels[0][None, ...], tuple(x[None, ...] for x in states[0])
         member_states = [self._state_of_member(*x, backend=backend) for x in zip(layers, states, strict=True)]
         xp = backend.namespace(kernels[0])
         stacked_states = tuple(_stacked(x, xp) for x in zip(*member_states, strict=True))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from specnorm.running.base import Followed, Stepped
 from specnorm.running.program import Program, check_values, program, program_for
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array
+    from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, ArrayOps, Backend
     from specnorm.running.base import Method
 
@@ -29,6 +29,8 @@ _FOR_EVERY_SIZE = (
     "every step, train with the ball: SpectralBall (torch, Keras), spectral_ball (JAX)."
 )
 """The methods that are stepped without an input size."""
+_TINY = 1e-30
+"""Added to what is divided by."""
 
 
 @dataclass(frozen=True)
@@ -154,19 +156,24 @@ class SteppedProgram(Program):
         Returns
         -------
         Followed
-            With leading axis layers. ``left`` (layers, n_0, r) times ``right`` (layers, r, n_1) is the gradient in
-            torch's order, as a matrix whose rows are the kernel's first axis.
+            With leading axis layers. ``left`` (layers, n_0, r) times ``right`` (layers, r, n_1) is the gradient as a
+            matrix, of all groups, as of `polyphase.to_rows`.
         """
-        run = self.execution(kernels, backend=backend, training=True)
-        with arithmetic.exact(kernels, backend=backend):
-            xp = run.xp
-            kernels = xp.astype(kernels, getattr(xp, run.own_dtype), copy=False)
-            rows = self._rows(kernels, xp=xp)
-            block_state = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, copy=False) for x in state)
+        (followed,) = follow_all([ToFollow(self, kernels, state, sweeps)], backend=backend)
+        return followed
+
+    def _followed(self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps) -> Followed:
+        xp = run.xp
+        kernels = _as_dtype(kernels, getattr(xp, run.own_dtype), xp=xp)
+        rows = polyphase.to_rows(kernels, self.spec, xp=xp)
+        block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
+        if state and sweeps != 0 and not run.concrete:
+            followed = self._followed_by_loop(kernels, rows, block_state, sweeps, run)
+        else:
             followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
-            if followed.is_due is not None and sweeps != 0:
+            if state and sweeps != 0:
                 followed = self._swept(kernels, rows, followed, sweeps, run)
-            return self._by_layers(followed, kernels, state, xp=xp)
+        return self._by_layers(followed, kernels, state, xp=xp)
 
     def _swept(
         self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int | None, run: ArrayOps
@@ -174,8 +181,6 @@ class SteppedProgram(Program):
         """Sweep the layers, or with None those for which it is due."""
         if sweeps is not None:
             return self._swept_together(kernels, rows, followed, sweeps, run)
-        if not run.concrete:
-            return self._swept_by_loop(kernels, rows, followed, run)
         layers, groups = kernels.shape[0], self.spec.groups
         assert followed.is_due is not None
         is_due = run.to_numpy(followed.is_due).reshape(layers, groups)
@@ -186,36 +191,68 @@ class SteppedProgram(Program):
         for count in np.unique(counts[counts > 0]):
             chosen = np.flatnonzero(counts == count)
             if len(chosen) == layers:
-                return self._swept(kernels, rows, followed, int(count), run)
+                return self._swept_together(kernels, rows, followed, int(count), run)
             places = (chosen[:, None] * groups + np.arange(groups)).reshape(-1)
             some = _map(lambda x, places=places: arrays.rows(x, places, ops=run), followed)  # type: ignore[misc]
             chosen_kernels, chosen_rows = (arrays.rows(x, at, ops=run) for x, at in ((kernels, chosen), (rows, places)))
-            swept = self._swept(chosen_kernels, chosen_rows, some, int(count), run)
+            swept = self._swept_together(chosen_kernels, chosen_rows, some, int(count), run)
             followed = _merged(followed, swept, places, run)
         return followed
 
     def _swept_together(
-        self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: Any, run: ArrayOps
+        self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int, run: ArrayOps
     ) -> Followed:
         blocks, _ = self._scaled_blocks(kernels, run)
-        return self.stepped.sweep(blocks, rows, followed, self.spec, sweeps=sweeps, ops=run)
+        last_value = followed.value
+        state = self.stepped.sweep(blocks, followed, self.spec, sweeps=sweeps, ops=run)
+        for _ in range(self.stepped.passes(self.spec)):
+            followed = self.stepped.follow(rows, state, self.spec, ops=run)
+            state = followed.state
+        return self.stepped.swept(followed, last_value, sweeps=sweeps, xp=run.xp)
 
-    def _swept_by_loop(self, kernels: AnyArray, rows: AnyArray, followed: Followed, run: ArrayOps) -> Followed:
-        """Sweep all layers as often as any of them needs it, if it is due for one, where no value can be looked at.
+    def _followed_by_loop(
+        self, kernels: AnyArray, rows: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
+    ) -> Followed:
+        """Follow the norm where no value can be looked at: a pass, and if a layer is due a sweep of all and its passes.
 
-        That is a loop of at most one turn: under ``vmap`` it is skipped where nothing is due, and a branch is not.
+        The passes are the turns of one loop, so that they are compiled once. The sweep is a loop of at most one turn:
+        under ``vmap`` it is skipped where nothing is due, and a branch is not.
         """
-        xp = run.xp
+        xp, stepped = run.xp, self.stepped
+        first = arrays.counter(rows, ops=run)
+        after_sweep = first + 1 + stepped.passes(self.spec)
 
-        def swept(last: tuple[Any, ...]) -> tuple[Any, ...]:
-            is_due, needed, followed = last
-            return xp.zeros_like(is_due), needed, self._swept_together(kernels, rows, followed, needed, run)
+        def turn(last: tuple[Any, ...]) -> tuple[Any, ...]:
+            number, end, sweeps_needed, last_value, followed = last
 
-        needed = xp.max(self.stepped.sweeps_due(followed, xp=xp))
-        is_due: Any = followed.is_due
-        first: Any = (xp.any(is_due), xp.astype(needed, xp.int32), followed)
-        *_, swept_or_not = run.loop(lambda last: last[0], swept, first)
-        return cast(Followed, swept_or_not)
+            def swept(_: tuple[Any, ...]) -> tuple[Any, ...]:
+                size = xp.max(xp.abs(kernels), axis=tuple(range(1, kernels.ndim)), keepdims=True)
+                blocks = self._blocks(kernels / (size + _TINY), run.own_dtype, run)
+                return xp.zeros_like(number), stepped.sweep(blocks, followed, self.spec, sweeps=sweeps_needed, ops=run)
+
+            _, state = run.loop(lambda last: last[0] == 1, swept, (number, followed.state))  # type: ignore[arg-type]
+            followed = stepped.follow(rows, state, self.spec, ops=run)
+            if sweeps is None:
+                is_due: Any = xp.any(followed.is_due)
+                needed = xp.astype(xp.max(stepped.sweeps_due(followed, xp=xp)), number.dtype)
+            else:
+                is_due, needed = number == 0, xp.zeros_like(number) + sweeps
+            is_first = number == 0
+            return (
+                number + 1,
+                xp.where(is_first & is_due, after_sweep, end),
+                xp.where(is_first, needed, sweeps_needed),
+                xp.where(is_first, followed.value, last_value),
+                followed,
+            )
+
+        nothing = stepped.nothing(rows, state, self.spec, ops=run)
+        state_before: Any = (first, first + 1, first, nothing.value, nothing)
+        _, end, needed, last_value, followed = run.loop(lambda last: last[0] < last[1], turn, state_before)
+        swept = stepped.swept(followed, last_value, sweeps=needed, xp=xp)
+        was_swept = end == after_sweep
+        state = tuple(xp.where(was_swept, new, old) for new, old in zip(swept.state, followed.state, strict=True))
+        return followed._replace(state=state)
 
     def _by_layers(self, followed: Followed, kernels: AnyArray, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
         """The norm of the highest group of each layer, its factors, and the state in the shapes of the given one."""
@@ -226,34 +263,30 @@ class SteppedProgram(Program):
             value, chosen = self.plan.over_groups(by_group[0], xp=xp)
             left, right = (arrays.pick(x, chosen, xp=xp) for x in by_group[1:])
             left = arrays.one_hot(left, chosen, groups, xp=xp)
-        left = xp.reshape(left, (layers, -1, right.shape[1]))
+        sketch = followed.sketch
+        if self.spec.groups > 1:
+            left = xp.reshape(left, (layers, -1, right.shape[1]))
+            sketch = xp.reshape(sketch, (layers, -1, sketch.shape[2]))
         dtype = getattr(xp, self.result_dtype)
-        value, left, right = (xp.astype(x, dtype, copy=False) for x in (value, left, right))
+        value, left, right = (_as_dtype(x, dtype, xp=xp) for x in (value, left, right))
         new_state = tuple(
-            xp.astype(xp.reshape(new, old.shape), old.dtype, copy=False)
+            _as_dtype(xp.reshape(new, old.shape), old.dtype, xp=xp)
             for new, old in zip(followed.state, state, strict=True)
         )
-        sketch = xp.reshape(followed.sketch, (layers, -1, followed.sketch.shape[2]))
         return Followed(value, left, right, sketch, new_state, followed.is_due)
 
     def sketch(self, kernels: AnyArray, *, backend: Backend) -> AnyArray:
         """Random sums (layers, ., 4) of the entries of each layer, as in what `follow` returns."""
         run = self.execution(kernels, backend=backend, training=True)
-        rows = self._rows(run.xp.astype(kernels, getattr(run.xp, run.own_dtype), copy=False), xp=run.xp)
+        kernels = run.xp.astype(kernels, getattr(run.xp, run.own_dtype), copy=False)
+        rows = polyphase.to_rows(kernels, self.spec, xp=run.xp)
         sketch = self.stepped.sketch(rows, self.spec, ops=run)
         return run.xp.reshape(sketch, (kernels.shape[0], -1, sketch.shape[2]))
 
-    def _rows(self, kernels: AnyArray, *, xp: Any) -> AnyArray:
-        """Kernels (layers, *shape) as matrices (blocks, m, n), in torch's order."""
-        rows = polyphase.torch_order(kernels, self.spec, xp=xp)
-        return xp.reshape(rows, (kernels.shape[0] * self.spec.groups, self.spec.group_channels[0], -1))
-
     def gradients(self, left: AnyArray, right: AnyArray, *, xp: Any) -> AnyArray:
         """The gradients (layers, *shape) of norms by layer, from the factors that `follow` returns."""
-        products = xp.matmul(left, right)
-        first, second = self.spec.stored_channels
-        stored = xp.reshape(products, (-1, first, second, *self.spec.kernel_shape))
-        return xp.reshape(polyphase.caller_order(stored, self.spec, xp=xp), (-1, *self.shape))
+        gradients = polyphase.outer_products(left, right, self.spec, xp=xp)
+        return xp.reshape(gradients, (-1, *self.shape))
 
     def _step_by_factors(
         self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
@@ -301,6 +334,30 @@ class SteppedProgram(Program):
                 return blocks, xp.zeros_like(squares)
         layers, exponent = arrays.scale(layers, xp=xp)
         return xp.reshape(layers, blocks.shape), exponent
+
+
+class ToFollow(NamedTuple):
+    """Layers of one program, and the other arguments of `SteppedProgram.follow`."""
+
+    program: SteppedProgram
+    kernels: AnyArray
+    state: tuple[AnyArray, ...]
+    sweeps: int | None
+
+
+def follow_all(waiting: Sequence[ToFollow], *, backend: Backend) -> list[Followed]:
+    """`SteppedProgram.follow` of layers of several programs, whose arithmetic is prepared once."""
+    if not waiting:
+        return []
+    runs = [x.program.execution(x.kernels, backend=backend, training=True) for x in waiting]
+    largest = max((x.kernels for x in waiting), key=lambda x: math.prod(x.shape))
+    with arithmetic.exact(largest, backend=backend):
+        return [x.program._followed(x.kernels, x.state, x.sweeps, run) for x, run in zip(waiting, runs, strict=True)]
+
+
+def _as_dtype(x: Array, dtype: Any, *, xp: Namespace) -> Array:
+    """`astype`, which takes a microsecond in NumPy where nothing is converted."""
+    return x if x.dtype == dtype else xp.astype(x, dtype)
 
 
 def _map(function: Callable[[Any], Any], followed: Followed) -> Followed:

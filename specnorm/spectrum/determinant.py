@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError
-from specnorm.proofs.frequencies import Frequencies, distinct_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Evaluation, Needs, Plan, require_circular, require_exact
 from specnorm.symbols.proofs import symbols
 
@@ -60,7 +60,7 @@ class LogDeterminant(Plan):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         blocks, exponent = self._in_range(blocks, xp=xp)
-        grid, multiplicities = distinct_grid(spec.block_positions)
+        grid, multiplicities = Frequencies.distinct_grid(spec.block_positions)
         is_real, shift_signs = self._real_points(grid, spec)
         # Taps r k of the layer are taps k of the blocks: a dilation r multiplies the frequency.
         frequencies = Frequencies(grid.numerators * np.asarray(spec.dilation, dtype=np.int64), spec.block_positions)

@@ -12,10 +12,9 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.text import number
 from specnorm.errors import Undecided
-from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import largest_bound
-from specnorm.proofs.frequencies import Frequencies, half_grid, half_grid_shape
+from specnorm.proofs.frequencies import Frequencies, half_grid_shape
 from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
@@ -95,12 +94,14 @@ class ExactFFT(Method):
         sizes: tuple[int, ...] = ()
         points = 0
         if spec.input_shape is not None:
-            sizes = grid_sizes(spec, spec.block_kernel_shape)
+            sizes = spec.grid_sizes(spec.block_kernel_shape)
             points = math.prod(half_grid_shape(sizes))
             # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
             max_cells = min(max_cells, 2 * points)
             if not ops.concrete or work_of_visits(blocks, sizes) <= _WORK_OF_VISITS:
-                return self._visit_all(blocks, spec.groups, half_grid(sizes), Clock.of(self.budget), ops=ops)
+                return self._visit_all(
+                    blocks, spec.groups, Frequencies.half_grid(sizes), Clock.of(self.budget), ops=ops
+                )
         layers = arrays.by_layers(blocks, spec.groups)
         clock = Clock.of(self.budget)
         results = []
@@ -111,7 +112,7 @@ class ExactFFT(Method):
             all_converged = all_converged and converged
         if not all_converged:
             if 0 < points <= self.max_cells and not clock.expired:
-                return self._visit_all(blocks, spec.groups, half_grid(sizes), clock, ops=ops)
+                return self._visit_all(blocks, spec.groups, Frequencies.half_grid(sizes), clock, ops=ops)
             raise self._undecided(results)
         witnesses = [result.witness for result in results]
         u, v, _, phase, group = top_triples(layers, witnesses, ops=ops)

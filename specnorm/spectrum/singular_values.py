@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.backends.types import MEMORY
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.spec import grid_sizes
-from specnorm.geometry.taps import shapes_of, sizes_of
-from specnorm.proofs.frequencies import distinct_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates, singular_values_down
 from specnorm.running.base import Evaluation, Needs, Plan, check_count, require_circular, require_exact
 from specnorm.symbols.proofs import symbols
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.frequencies import Frequencies
     from specnorm.proofs.rounding import Rounds
 
 MOST_ROWS = 4096
@@ -47,7 +45,7 @@ class _LayerValues(Plan):
     """Base of both plans: how many of the values are asked for."""
 
     k: int | None = None
-    max_bytes: int = 2**32
+    max_bytes: int = MEMORY
     smallest: bool = False
 
     asks: ClassVar[Needs] = Needs(precision="wide")
@@ -99,7 +97,7 @@ class SingularValues(_LayerValues):
         the k largest is a proven lower bound of the singular value of its rank.
     smallest : bool
         Whether the k smallest are meant, not the k largest.
-    max_bytes : int, default 4 GiB
+    max_bytes : int, default 256 MiB
         Refuse computations that take more memory.
     """
 
@@ -132,7 +130,7 @@ class SingularValues(_LayerValues):
         positions = _positions(spec)
         pixels = positions * math.prod(spec.stride)
         if spec.repeats_a_matrix:
-            large, _ = sizes_of(spec)
+            large, _ = spec.sides
             pixels = math.prod(large)
         return min(output_channels * positions, input_channels * pixels)
 
@@ -167,7 +165,7 @@ class SingularValues(_LayerValues):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Values at frequencies without mirror images; axes with one tap repeat those of one frequency."""
         xp = ops.xp
-        grid, multiplicities = distinct_grid(_grid_sizes(spec))
+        grid, multiplicities = Frequencies.distinct_grid(_grid_sizes(spec))
         repeats = _repeats(spec)
         if self.k is None or self.smallest or blocks.shape[0] > 1 or not ops.concrete:
             index, values = np.arange(len(grid)), _values_at(blocks, grid, self._rounds_down, ops=ops)
@@ -362,7 +360,7 @@ class OwnSingularValues(_LayerValues):
     @staticmethod
     def _sides(spec: ConvSpec) -> tuple[int, int]:
         """Numbers of outputs and of inputs."""
-        inputs, outputs = shapes_of(spec)
+        inputs, outputs = spec.shapes
         return math.prod(outputs), math.prod(inputs)
 
     def total(self, spec: ConvSpec) -> int:
@@ -387,14 +385,14 @@ class OwnSingularValues(_LayerValues):
 def _positions(spec: ConvSpec) -> int:
     """Number of positions on the small side of the convolution: of outputs, or of inputs of a transposed layer."""
     if spec.repeats_a_matrix:
-        _, small = sizes_of(spec)
+        _, small = spec.sides
         return math.prod(small)
     return math.prod(spec.block_positions)
 
 
 def _grid_sizes(spec: ConvSpec) -> tuple[int, ...]:
     """Sizes of the grid of frequencies; 1 along axes with one tap."""
-    return grid_sizes(spec, spec.block_kernel_shape) if spec.ndim else ()
+    return spec.grid_sizes(spec.block_kernel_shape) if spec.ndim else ()
 
 
 def _repeats(spec: ConvSpec) -> int:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.geometry.spec import grid_sizes
 from specnorm.grid.proof import SymbolNormsUp
 from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs.bound import least, trivial_lower
@@ -130,7 +129,7 @@ def _enclose_circular(
     ops: ArrayOps,
 ) -> tuple[Found, bool]:
     """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
-    blocks, error = wrapped(trimmed, grid_sizes(problem.spec, tuple(trimmed.shape[3:])), ops=ops)
+    blocks, error = wrapped(trimmed, problem.spec.grid_sizes(tuple(trimmed.shape[3:])), ops=ops)
     result, converged = _enclose_trimmed(blocks, problem, nonnegative, ops=ops)
     lower, upper = of_wrapped(result.lower, result.upper, error)
     result = replace(result, lower=lower, upper=upper)
@@ -218,7 +217,7 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
     """
     rtol, max_cells = problem.rtol, problem.max_cells
     kernel_shape = tuple(search.blocks.shape[3:])
-    sizes = grid_sizes(problem.spec, kernel_shape)
+    sizes = problem.spec.grid_sizes(kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
     if _visits_all(search.blocks, sizes, problem, ops=search.ops):
         result = replace(_largest_of_all(search.blocks, sizes, ops=search.ops), cells=half_points, levels=1)

@@ -14,7 +14,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs.bound import trivial_lower
 from specnorm.proofs.found import Found, Witness
-from specnorm.proofs.frequencies import Frequencies, coarse_grid, product
+from specnorm.proofs.frequencies import Frequencies, product
 from specnorm.symbols import ascent
 from specnorm.symbols.ascent import Ascent, nearest_lattice_points
 from specnorm.symbols.power import largest_eigenvalues, norms_at, power_of_symbol
@@ -91,6 +91,7 @@ class Incumbent:
         self._free = free
         self._rtol = rtol
         self._bound = bound
+        self._is_flat: bool | None = None
 
     @property
     def is_far_below(self) -> bool:
@@ -110,7 +111,7 @@ class Incumbent:
         maximum.
         """
         coarse_blocks = self._blocks_for(self.tuning.incumbent_rtol)
-        coarse = coarse_grid(tuple(self.blocks.shape[3:]))
+        coarse = Frequencies.coarse_grid(tuple(self.blocks.shape[3:]))
         frequencies, norms, vectors = norms_at(coarse_blocks, coarse, _POWER_STEPS, seed=self.seed, ops=self.ops)
         # At most as many vectors as there are trials and frequencies of `_around_best`, which are 1 + d.
         count = self.tuning.trials + 1 + len(frequencies.denominators)
@@ -160,7 +161,7 @@ class Incumbent:
         the centres from below, and largest eigenvalues of the reduced matrices. ``vectors`` (c, rank): eigenvectors of
         the reduced matrices.
         """
-        chosen = self._worth_an_ascent(norms_sq)
+        chosen = self._worth_an_ascent(norms_sq, cells.block)
         # Not by np.unique, which imports numpy.ma.
         for block in sorted({*cells.block[chosen].tolist()}):
             index = chosen[cells.block[chosen] == block]
@@ -171,25 +172,33 @@ class Incumbent:
                 _, right = lift_to_all_columns(polynomial, planes, right, eigenvalues[index], ops=self.ops)
             self._ascend(starts, unrotated(polynomial, right, block, ops=self.ops), block, self._rtol)
 
-    def _worth_an_ascent(self, norms_sq: np.ndarray) -> np.ndarray:
+    def _worth_an_ascent(self, norms_sq: np.ndarray, block: np.ndarray) -> np.ndarray:
         """Return the positions of the centres to start from, the highest first."""
         # Without a bound the search is as good as its incumbent; with one, only a refutation matters.
         norm_to_beat = self.best.lower.value if self._bound is None else self._bound
-        # If the norm at many centres is near the highest, the norm is flat and has many local maxima. The highest
-        # centre need not lead to the highest one, and at a layer's own size a maximum of the same height can give a
-        # better lower bound. Many cells alone say nothing: kernels with one sharp maximum have them too, and the
-        # incumbent may be 0 still.
-        nearly_sq = self.tuning.flat_part * max(norm_to_beat**2, norms_sq.max(initial=0.0))
-        is_flat = self._bound is None and np.count_nonzero(norms_sq > nearly_sq) > self.tuning.flat_cells
-        if is_flat:
+        # A flat norm has many local maxima. The highest centre need not lead to the highest one, and at a layer's own
+        # size a maximum of the same height can give a better lower bound. Later rounds tell nothing of flatness: their
+        # cells are near the maximum, however sharp it is.
+        if self._is_flat is None:
+            self._is_flat = self._bound is None and self._are_many_near(norms_sq, block)
+        if self._is_flat and self._are_many_near(norms_sq, block):
             starts = self.tuning.flat_starts
-            least_sq = nearly_sq
+            least_sq = self._nearly_sq(norms_sq)
         else:
             # An excess below `Tuning.least_excess` of the tolerance does not matter.
             starts = 1
             least_sq = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
         return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
+
+    def _nearly_sq(self, norms_sq: np.ndarray) -> float:
+        """Square from which a norm at a centre is near the highest; the incumbent may be 0 still."""
+        return float(self.tuning.flat_part * max(self.best.lower.value**2, norms_sq.max(initial=0.0)))
+
+    def _are_many_near(self, norms_sq: np.ndarray, block: np.ndarray) -> bool:
+        """Whether one block is near the highest norm at many centres."""
+        near = block[norms_sq > self._nearly_sq(norms_sq)]
+        return int(np.bincount(near).max(initial=0)) > self.tuning.flat_cells
 
     def begin_at_nearest(
         self,

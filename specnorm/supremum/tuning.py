@@ -8,7 +8,7 @@ from typing import NamedTuple
 class Tuning(NamedTuple):
     """Numbers that tune branch and bound and its estimates; those of the local ascent are in `symbols.ascent`.
 
-    The values are the fastest of those tried on the kernels of `tests/bench` (NumPy, one core).
+    The values are the fastest of those tried on the kernels of `benchmarks` (NumPy, one core).
     """
 
     work_of_visits: float = 6e5
@@ -121,7 +121,7 @@ class Tuning(NamedTuple):
     """Part of a bound up to which an incumbent counts as far below it. The vectors of frequencies around such an
     incumbent are not kept in the basis, as cells around it are proven without them."""
     flat_cells: int = 24
-    """Number of centres of a round, with a norm near the incumbent, above which the norm counts as flat. Fewer than the
+    """Number of centres of a block, with a norm near the highest, above which the norm counts as flat. Fewer than the
     first cells of two axes: an incumbent that the first round leaves 0.4 % too low costs half as much time again."""
     flat_starts: int = 12
     """Number of local ascents of a round with a flat norm; other rounds have one."""

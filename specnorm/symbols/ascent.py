@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.proofs.frequencies import Frequencies, phases_at_angles, tap_points
+from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
 from specnorm.symbols.proofs.symbols import device_tables, planes_at
 
@@ -174,7 +174,7 @@ class Ascent:
 
     def _phases(self, theta: np.ndarray) -> np.ndarray:
         """``e^{i k.theta}`` of every tap at angles (s, d), shape (s, taps)."""
-        return phases_at_angles(theta, self.taps)
+        return np.asarray(np.exp(1j * (theta @ self.taps.T)))
 
     def _top_vectors(self, phases: np.ndarray, right: Array) -> tuple[Array, Array, np.ndarray]:
         """Left and right vectors and norms at frequencies whose taps have these phases (s, taps)."""
@@ -281,8 +281,17 @@ def uphill(
     `tap_powers`. ``axes``: d. ``least_relative_curvature``: as of `newton_step`. ``longest``: longest step along an
     axis, in radians. Returns (..., d).
     """
-    # The sum and, but for factors of i, its first and second derivatives; then their inner products.
     sums = xp.matmul(terms, powers)
+    return uphill_by_sums(sums, axes, least_relative_curvature=least_relative_curvature, longest=longest, xp=xp)
+
+
+def uphill_by_sums(
+    sums: Array, axes: int, *, least_relative_curvature: float = 1e-3, longest: float = _LONGEST, xp: Namespace
+) -> Array:
+    """`uphill` from ``terms @ powers`` (..., m, 1 + d + d^2).
+
+    They are the sum and, but for factors of i, its first and second derivatives.
+    """
     products = xp.matmul(arrays.adjoint(sums[..., : 1 + axes], xp=xp), sums)
     gradient = -xp.imag(products[..., 0, 1 : 1 + axes])
     # Of half the squared norm of the sum.

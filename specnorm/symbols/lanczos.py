@@ -265,6 +265,8 @@ class RunOptions:
     guards : int
         Number of vectors of a block beside those that are asked for. If the next eigenvalues are close to the last one
         that is asked for, a run without guards may end before that one has converged.
+    is_over : callable, optional
+        Whether the time is up: then no cycle begins. None, as under a tracer: never.
     """
 
     n_iter: int
@@ -272,6 +274,7 @@ class RunOptions:
     least_gain: float
     basis_size: int | None = None
     guards: int = 0
+    is_over: Callable[[], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -368,6 +371,8 @@ def top_vectors(
 
     def continues(arrays_of_state: State) -> Any:
         state = _RunState(*arrays_of_state)
+        if options.is_over is not None and options.is_over():
+            return False
         return (state.cycle < layout.cycles) & xp.any(state.is_active)
 
     last_state = _RunState(*ops.loop(continues, run.cycle, run.first_state(start)))

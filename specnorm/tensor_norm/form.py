@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.proofs.frequencies import coarse_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.tensor_norm.one_set import best_spatial_vectors, outer
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _coarse_waves(
 
     Arrays (1, s, n) on the host.
     """
-    angles = coarse_grid(sizes).angles
+    angles = Frequencies.coarse_grid(sizes).angles
     return unit_rows([arrays.random_vectors(seed, (len(angles), p)), *waves(angles, sizes)], dtype)
 
 

@@ -6,40 +6,32 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm.symbols.lanczos import Lanczos, vector_tolerance
+from specnorm.tensor_norm.proof import matrix_of
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
 
 
-def norms_of_one_tap(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
-    """Norms of blocks with one tap, which are their tensor norms: the form is that of `alternation.maximise`.
+def norms_of_matrices(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], Array, int]:
+    """Tensor norms (TN) of blocks that are matrices (`matrix_of`).
+
+    The form is that of a matrix then, and its maximum over complex vectors is the norm of the matrix, times the root of
+    the number of taps.
 
     ``blocks`` is (b, m, p, *kernel_shape). Returns ``value`` (b,): norms, raised by an allowance for rounding;
-    ``vectors``: u, v and a vector of ones for the spatial axes, each of shape (b, n); ``steps``: number of Lanczos
-    steps.
+    ``vectors``: as `alternation.maximise`, u, v and one for all taps, each of shape (b, n); ``right`` (b, columns):
+    right singular vectors of the matrices; ``steps``: number of Lanczos steps.
     """
     xp = ops.xp
-    matrix = xp.reshape(blocks, blocks.shape[:3])
+    matrix = matrix_of(blocks, xp=xp)
     lanczos = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops).finish()
     u, v = lanczos.vectors()
     images = xp.matmul(matrix, v[:, :, None])[:, :, 0]
     value = xp.linalg.vector_norm(images, axis=1) * (1 + 8 * float(xp.finfo(matrix.dtype).eps))
-    return value, [u + 0j, v + 0j, xp.ones_like(v[:, :1]) + 0j], lanczos.steps
-
-
-def norms_of_one_channel(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Array], int]:
-    """Tensor norms (TN) of blocks with one input and one output channel and at most two axes with several taps.
-
-    The form is that of a matrix then, and its maximum over complex vectors is the norm of the matrix.
-
-    ``blocks`` is (b, 1, 1, *kernel_shape). As `norms_of_one_tap`; the spatial vectors are the singular
-    vectors of the matrix of taps.
-    """
-    xp = ops.xp
-    count, _, _, *sizes = blocks.shape
-    rows, columns = [1, 1, *(size for size in sizes if size > 1)][-2:]
-    matrices = xp.reshape(blocks, (count, rows, columns))
-    value, (u, v, one), steps = norms_of_one_tap(matrices, ops=ops)
-    weights = xp.reshape(u[:, :, None] * v[:, None, :], (count, -1))
-    return value * math.sqrt(rows * columns), [one, one, weights], steps
+    one = xp.ones_like(v[:, :1]) + 0j
+    taps = math.prod(blocks.shape[3:])
+    if taps == 1:
+        return value, [u + 0j, v + 0j, one], v, lanczos.steps
+    weights = xp.reshape(u[:, :, None] * v[:, None, :], (v.shape[0], -1)) + 0j
+    return value * math.sqrt(taps), [one, one, weights], v, lanczos.steps

@@ -24,7 +24,7 @@ from specnorm.symbols.proofs.padding import bounds_by_blocks, bounds_of_layers
 from specnorm.tensor_norm import one_set
 from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
-from specnorm.tensor_norm.matrices import norms_of_one_channel, norms_of_one_tap
+from specnorm.tensor_norm.matrices import norms_of_matrices
 from specnorm.tensor_norm.proof import proven_factor
 from specnorm.tensor_norm.proving import LIFT, TUNING, Maximiser, prove_or_restart
 
@@ -89,18 +89,14 @@ class TensorNorm(Stepped):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Maximise from all starts at once, keep the best of each layer, and prove it."""
         xp = ops.xp
-        if math.prod(spec.block_kernel_shape) == 1 and ops.concrete:
-            evaluation = self._of_one_tap(blocks, spec, ops=ops)
+        if _is_matrix(spec) and ops.concrete:
+            evaluation = self._of_matrix(blocks, spec, ops=ops)
             if evaluation is not None:
                 return evaluation
-        if _is_matrix_of_taps(spec) and ops.concrete:
-            block_values, block_vectors, steps = norms_of_one_channel(blocks, ops=ops)
-            count = xp.full((), steps, dtype=xp.int32, device=ops.device(blocks))
-        else:
-            v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
-            block_values, block_vectors, count = maximise(
-                blocks, v, spatial_vectors, self.max_iter, groups=spec.groups, ops=ops
-            )
+        v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
+        block_values, block_vectors, count = maximise(
+            blocks, v, spatial_vectors, self.max_iter, groups=spec.groups, ops=ops
+        )
         (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
         maximiser = Maximiser(value, u, v, tap_weights, group)
         factor = xp.ones_like(value)
@@ -148,16 +144,15 @@ class TensorNorm(Stepped):
         residuals = (u, v, tap_weights, factor, maximiser.group)
         return Evaluation(maximiser.value * factor, (count, factor, proven), residuals, claims)
 
-    def _of_one_tap(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
-        """The evaluation of blocks with one tap, whose TN is their norm as matrices; None if its proof fails."""
+    def _of_matrix(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
+        """The evaluation of blocks that are matrices, whose TN is the norm of these; None if its proof fails."""
         xp = ops.xp
-        block_values, block_vectors, steps = norms_of_one_tap(blocks, ops=ops)
+        block_values, block_vectors, right_vectors, steps = norms_of_matrices(blocks, ops=ops)
         (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         claims = None
         if self.needs(spec).searches:
-            _, right_vectors, _ = block_vectors
             factor, uppers = proven_factor(value, right_vectors, blocks, ops=ops)
             # A larger factor would be proven, too. But it says that Lanczos has not converged: maximise instead.
             proven = factor <= LIFT
@@ -253,8 +248,10 @@ def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tup
     return [arrays.pick(x, group, xp=xp) for x in by_layer], group
 
 
-def _is_matrix_of_taps(spec: ConvSpec) -> bool:
-    """Whether blocks have one channel on each side and at most two axes with several taps, as depthwise layers have."""
+def _is_matrix(spec: ConvSpec) -> bool:
+    """Whether blocks have one tap; or one channel on each side and at most two axes, as depthwise layers have."""
+    if math.prod(spec.block_kernel_shape) == 1:
+        return True
     return math.prod(spec.block_shape[:2]) == 1 and sum(size > 1 for size in spec.block_kernel_shape) <= 2
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.polyphase import tap_places
+from specnorm.geometry.polyphase import has_taps_first, tap_places
 from specnorm.proofs.frequencies import tap_points
-from specnorm.symbols.ascent import tap_powers, uphill
+from specnorm.symbols.ascent import tap_powers, uphill_by_sums
 from specnorm.training.grid_vectors import placed
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Pass(NamedTuple):
     best : integer array, shape (b,)
         Number of the wave with that norm.
     sketch : array, shape (b, m, 4)
-        `sketch_columns` times the kernel.
+        The kernel times `sketch_rows`, transposed.
     """
 
     value: Array
@@ -82,39 +82,39 @@ def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Pass:
     rows : array, shape (b, m, n)
         The kernels' own entries, in any scale.
     """
-    xp = ops.xp
-    left = ops.complex(waves.left[..., 0], waves.left[..., 1])
-    count = left.shape[2]
-    found = xp.matmul(xp.matrix_transpose(rows), ops.real_columns(left))
+    xp, (b, m, _) = ops.xp, rows.shape
+    count = waves.left.shape[2]
+    left = xp.reshape(xp.permute_dims(waves.left, (0, 2, 3, 1)), (b, 2 * count, m))
+    found = xp.matmul(left, rows)
     found = found / (xp.max(xp.abs(found), axis=(1, 2), keepdims=True) + _TINY)
     taps, powers = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), rows, ops=ops)
-    # The sum of the terms is G* u, conjugated: (b, g, p, taps).
-    phases = _turns(waves.angles, taps, ops=ops)
-    products = _of_taps(ops.complex_columns(found), spec, ops=ops)
-    terms = xp.permute_dims(xp.conj(products) * phases[:, None, :, :], (0, 3, 1, 2))
-    step = uphill(terms, powers, taps.shape[1], longest=_LONGEST_STEP, xp=xp)
-    step = xp.matrix_transpose(step)
-    turns = _turns(step, taps, ops=ops)
-    power = xp.matmul(terms, xp.matrix_transpose(turns)[..., None])[..., 0]
-    right = xp.matrix_transpose(xp.conj(arrays.unit(power, xp=xp)[0]))
-    columns = _to_taps(right[:, :, None, :] * (phases * turns)[:, None, :, :], spec, ops=ops)
-    signs = sketch_columns(spec, rows, ops=ops)
-    images = xp.matmul(rows, beside(ops.real_columns(columns), signs, ops=ops))
+    # K_k^T times the real and the imaginary part of u: (b, g, 2, p, taps).
+    products = xp.reshape(_of_taps(found, spec, ops=ops), (b, count, 2, -1, taps.shape[0]))
+    angles = xp.matrix_transpose(waves.angles)
+    derivatives = _sums(products, _turns(angles, taps, ops=ops)[..., None, :] * powers, ops=ops)
+    step = uphill_by_sums(derivatives, taps.shape[1], longest=_LONGEST_STEP, xp=xp)
+    turns = _turns(angles + step, taps, ops=ops)
+    power = _sums(products, turns[..., None, :], ops=ops)[..., 0]
+    right = arrays.real_pair(arrays.unit(power, xp=xp)[0], xp=xp)
+    columns = xp.matmul(right[:, :, None, :, :], turns)
+    columns = _to_taps(xp.reshape(columns, (b, 2 * count, -1)), spec, ops=ops)
+    columns_and_signs = beside(columns, sketch_rows(spec, rows, ops=ops), axis=1, ops=ops)
+    # Not its transpose, for which XLA takes twice as long.
+    images = xp.matmul(rows, xp.matrix_transpose(columns_and_signs))
     sketch = images[..., 2 * count :]
     size = xp.max(xp.abs(images), axis=(1, 2), keepdims=True) + _TINY
-    found = ops.complex_columns(images[..., : 2 * count] / size)
-    norms = xp.sqrt(xp.real(xp.vecdot(found, found, axis=-2)))
+    found = xp.reshape(xp.matrix_transpose(images[..., : 2 * count] / size), (b, count, 2 * m))
+    norms = xp.sqrt(xp.vecdot(found, found))
     best = xp.argmax(norms, axis=1)
-    moved = found / (norms[:, None, :] + _TINY)
-    chosen = (arrays.pick(xp.matrix_transpose(x), best, xp=xp) for x in (moved, columns))
-    of_left, of_right = (arrays.real_pair(x, xp=xp) for x in chosen)
-    has_directions = ((norms > 0) & xp.isfinite(norms))[:, None, :]
+    moved = xp.reshape(found / (norms[..., None] + _TINY), (b, count, 2, m))
+    of_left, of_right = (arrays.pick(x, best, xp=xp) for x in (moved, xp.reshape(columns, (b, count, 2, -1))))
+    has_directions = (norms > 0) & xp.isfinite(norms)
     new = Waves(
-        xp.where(has_directions[..., None], arrays.real_pair(moved, xp=xp), waves.left),
-        xp.where(has_directions, waves.angles + step, waves.angles),
+        xp.where(has_directions[:, None, :, None], xp.permute_dims(moved, (0, 3, 1, 2)), waves.left),
+        xp.where(has_directions[:, None, :], waves.angles + xp.matrix_transpose(step), waves.angles),
     )
     value = xp.max(norms, axis=1) * size[:, 0, 0]
-    return Pass(value, of_left, xp.matrix_transpose(of_right), new, best, sketch)
+    return Pass(value, xp.matrix_transpose(of_left), of_right, new, best, sketch)
 
 
 def with_one_kept(new: Waves, old: Waves, kept: Array, *, xp: Namespace) -> Waves:
@@ -135,37 +135,66 @@ def with_one_kept(new: Waves, old: Waves, kept: Array, *, xp: Namespace) -> Wave
 
 
 def _turns(angles: Array, taps: Array, *, ops: ArrayOps) -> Array:
-    """``e^{i k.theta}`` of angles (b, d, g) at all taps (taps, d), shape (b, taps, g)."""
-    turned = ops.xp.matmul(taps, angles)
-    return ops.complex(ops.xp.cos(turned), ops.xp.sin(turned))
+    """``e^{i k.theta}`` of angles (b, g, d) at all taps (taps, d), as real matrices.
+
+    Returns
+    -------
+    array, shape (b, g, 2, 2, taps)
+        Row vectors (real, imaginary) of ``conj(v)`` times its two matrices are the parts of ``v e^{i k.theta}``.
+    """
+    xp = ops.xp
+    turned = xp.matmul(angles, xp.matrix_transpose(taps))
+    cos, sin = xp.cos(turned), xp.sin(turned)
+    return xp.reshape(xp.stack([cos, sin, sin, -cos], axis=2), (*angles.shape[:2], 2, 2, -1))
+
+
+def _sums(products: Array, turns: Array, *, ops: ArrayOps) -> Array:
+    """``G* u``, conjugated, and its derivatives: the adjoint of the product with ``turns``.
+
+    Parameters
+    ----------
+    products : array, shape (b, g, 2, p, taps)
+    turns : array, shape (b, g, 2, 2, r, taps)
+
+    Returns
+    -------
+    complex array, shape (b, g, p, r)
+    """
+    xp, (*batch, _, r, taps) = ops.xp, turns.shape
+    tables = xp.matrix_transpose(xp.reshape(turns, (*batch, 2 * r, taps)))
+    sums = xp.sum(xp.matmul(products, tables), axis=2)
+    return ops.complex(sums[..., :r], sums[..., r:])
 
 
 def _tap_tables(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
     """Taps along the axes with more than one, and their powers for `uphill`."""
     taps = tap_points(tuple(k for k in spec.block_kernel_shape if k > 1)).astype(dtype)
     powers = tap_powers(taps, xp=np)  # type: ignore[arg-type]
-    return taps, np.asarray(powers).astype(np.result_type(dtype, np.complex64))
+    return taps, np.asarray(powers).T
 
 
 # -- the order of the kernel's entries ---------------------------------------------------------------------------------
 def _of_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
-    """Entries (b, channels * taps, g) in the order of the kernel as those of the blocks, (b, p, taps of a block, g)."""
-    xp, (b, _, g) = ops.xp, x.shape
-    if not _is_permuted(spec):
-        return xp.reshape(x, (b, spec.block_shape[1], -1, g))
-    places, _, is_tap = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-    by_tap = xp.reshape(x, (b, spec.group_channels[1], -1, g))
-    by_residue = xp.take(by_tap, places, axis=2) * is_tap[:, None]
-    return xp.reshape(by_residue, (b, spec.block_shape[1], -1, g))
+    """Entries (b, r, n) in the order of the kernel in that of the blocks."""
+    xp, (b, r, _) = ops.xp, x.shape
+    if has_taps_first(spec):
+        x = xp.matrix_transpose(xp.reshape(x, (b, r, -1, spec.group_channels[1])))
+    if _is_permuted(spec):
+        places, _, is_tap = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
+        x = xp.take(xp.reshape(x, (b, r, spec.group_channels[1], -1)), places, axis=3) * is_tap
+    return xp.reshape(x, (b, r, -1))
 
 
 def _to_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     """Adjoint of `_of_taps`."""
-    xp, b, g = ops.xp, x.shape[0], x.shape[3]
+    xp, (b, r, _) = ops.xp, x.shape
+    x = xp.reshape(x, (b, r, spec.group_channels[1], -1))
     if _is_permuted(spec):
         _, back, _ = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-        x = xp.take(xp.reshape(x, (b, spec.group_channels[1], -1, g)), back, axis=2)
-    return xp.reshape(x, (b, -1, g))
+        x = xp.take(x, back, axis=3)
+    if has_taps_first(spec):
+        x = xp.matrix_transpose(x)
+    return xp.reshape(x, (b, r, -1))
 
 
 def _is_permuted(spec: ConvSpec) -> bool:
@@ -185,17 +214,17 @@ SKETCHES = 4
 """Number of random signs by which each entry is multiplied. A sum over a row is then as long as the row, on average."""
 
 
-def sketch_columns(spec: ConvSpec, like: Array, *, ops: ArrayOps) -> Array:
-    """Random signs (1, n, 4): the sums of a kernel's rows with them are as long as the rows, on average."""
-    (signs,) = placed(("signs", spec), functools.partial(_sign_columns, spec), like, ops=ops)
+def sketch_rows(spec: ConvSpec, like: Array, *, ops: ArrayOps) -> Array:
+    """Random signs (1, 4, n): the sums of a kernel's rows with them are as long as the rows, on average."""
+    (signs,) = placed(("signs", spec), functools.partial(_sign_rows, spec), like, ops=ops)
     return signs
 
 
-def beside(columns: Array, signs: Array, *, ops: ArrayOps) -> Array:
-    """Columns (b, n, g) with the signs (1, n, 4) after them."""
-    if columns.shape[0] > 1:
-        signs = ops.xp.broadcast_to(signs, (columns.shape[0], *signs.shape[1:]))
-    return ops.xp.concat([columns, signs], axis=2)
+def beside(vectors: Array, signs: Array, *, axis: int, ops: ArrayOps) -> Array:
+    """Vectors of each block, and after them, along an axis, the signs, which are the same for each."""
+    if vectors.shape[0] > 1:
+        signs = ops.xp.broadcast_to(signs, (vectors.shape[0], *signs.shape[1:]))
+    return ops.xp.concat([vectors, signs], axis=axis)
 
 
 def random_signs(*shape: int) -> np.ndarray:
@@ -207,12 +236,14 @@ def random_signs(*shape: int) -> np.ndarray:
     return signs / math.sqrt(SKETCHES)
 
 
-def _sign_columns(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray]:
+def _sign_rows(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray]:
     signs = random_signs(spec.block_shape[1], math.prod(spec.block_kernel_shape))
+    by_channel = signs.reshape(spec.group_channels[1], -1, SKETCHES)
     if _is_permuted(spec):
-        by_channel = signs.reshape(spec.group_channels[1], -1, SKETCHES)
-        signs = by_channel[:, _tap_places(spec, dtype)[1]]
-    return (signs.reshape(1, -1, SKETCHES).astype(dtype),)
+        by_channel = by_channel[:, _tap_places(spec, dtype)[1]]
+    if has_taps_first(spec):
+        by_channel = by_channel.swapaxes(0, 1)
+    return (np.ascontiguousarray(by_channel.reshape(-1, SKETCHES).T)[None].astype(dtype),)
 
 
 def distance(sketch: Array, last: Array, *, ops: ArrayOps) -> Array:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.backends.types import MEMORY
 from specnorm.errors import MethodError
 from specnorm.proofs.frequencies import product, tap_points
 from specnorm.symbols.ascent import tap_powers, uphill
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
+_TABLE_BYTES = MEMORY / 4
+"""Memory of the phases of all points and taps; fewer points are taken for a larger kernel."""
 WAVES = 11, 23
 """Number of points of the grid that are followed: its local maxima first, then the highest others. Kernels with three
 axes, which have more maxima, take the second number. With 7, a layer of 3 outputs reached 1.0135, with 11 1.0075; with
@@ -275,14 +278,33 @@ class PlaneWaves:
 
     def times(self, right: Array, phases: Array) -> Array:
         """``G(theta) v`` of right vectors (b, p, g), shape (b, m, g)."""
-        xp, (b, _, g) = self.ops.xp, right.shape
-        waves = xp.reshape(right[:, :, None, :] * phases[:, None, :, :], (b, -1, g))
-        return arrays.real_times(self.rows, waves, ops=self.ops)
+
+        def of_chunk(right: Array, phases: Array) -> Array:
+            xp, (b, _, g) = self.ops.xp, right.shape
+            waves = xp.reshape(right[:, :, None, :] * phases[:, None, :, :], (b, -1, g))
+            return arrays.real_times(self.rows, waves, ops=self.ops)
+
+        return self._by_chunks(of_chunk, right, phases)
 
     def adjoint_times(self, left: Array, phases: Array) -> Array:
         """``G(theta)* u`` of left vectors (b, m, g), shape (b, p, g)."""
         xp = self.ops.xp
-        return xp.sum(self.tap_products(left) * xp.conj(phases)[:, None, :, :], axis=2)
+
+        def of_chunk(left: Array, phases: Array) -> Array:
+            return xp.sum(self.tap_products(left) * xp.conj(phases)[:, None, :, :], axis=2)
+
+        return self._by_chunks(of_chunk, left, phases)
+
+    def _by_chunks(self, product: Callable[[Array, Array], Array], vectors: Array, phases: Array) -> Array:
+        """A product with vectors (b, n, g) at phases (b, taps, g), so many of the g at once as memory allows."""
+        bytes_of_one = 2 * 16 * self.rows.shape[0] * self.rows.shape[2]
+        at_once = max(1, self.ops.memory // bytes_of_one)
+        count = vectors.shape[2]
+        if count <= at_once:
+            return product(vectors, phases)
+        chunks = [slice(first, first + at_once) for first in range(0, count, at_once)]
+        parts = [product(vectors[:, :, chunk], phases[:, :, chunk]) for chunk in chunks]
+        return self.ops.xp.concat(parts, axis=2)
 
     def images(self, vectors: Array, phases: Array) -> Array:
         """Products with vectors of the smaller side, on the larger side."""
@@ -321,7 +343,8 @@ def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     points_a_tap = 6 if channels <= 24 or axes == 1 else 5
     points = math.ceil(points_a_tap * (max(kernel_shape) - 1))
     least, most = {1: (16, 256), 2: (9, 32), 3: (8, 10)}[axes]
-    return max(least, min(points, most))
+    affordable = int((_TABLE_BYTES / (16 * math.prod(kernel_shape))) ** (1 / axes))
+    return max(1, min(max(least, points), most, affordable))
 
 
 @functools.lru_cache(maxsize=64)
@@ -488,9 +511,12 @@ def _best_in_plane(one: Sequence[Array], other: Sequence[Array], *, xp: Namespac
     coupling = xp.vecdot(image, other_image, axis=-2)[:, None, :]
     size = xp.abs(coupling)
     twice, difference = 2.0 * size, square - other_square
-    angle = 0.5 * xp.atan2(twice, difference)
-    cos, sin = xp.cos(angle), xp.sin(angle) * xp.conj(coupling) / (size + _TINY)
-    largest = 0.5 * (square + other_square + xp.hypot(twice, difference))
+    length = xp.hypot(twice, difference)
+    # Half the angle of (difference, twice), which is between 0 and pi.
+    ratio = (difference + _TINY) / (length + _TINY)
+    cos, sin = xp.sqrt(xp.abs(0.5 + 0.5 * ratio)), xp.sqrt(xp.abs(0.5 - 0.5 * ratio))
+    sin = sin * xp.conj(coupling) / (size + _TINY)
+    largest = 0.5 * (square + other_square + length)
     return largest, *(cos * x + sin * y for x, y in zip(one[1:], other[1:], strict=True))
 
 
@@ -506,19 +532,20 @@ def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
 
 def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
     """Waves to follow, from the best points of the grid: left vectors (b, m, g) of the blocks, and phases."""
-    left, right, phases = _by_stencils(waves, _with_power_steps(waves, points), points.phases, points.phases.shape[2])
-    if waves.is_transposed:
-        return right, waves.ops.xp.conj(phases)
-    return _unit(left, xp=waves.ops.xp)[0], phases
+    xp = waves.ops.xp
+    left, _ = _unit(_with_power_steps(waves, points, smaller=waves.is_wide or waves.is_transposed), xp=xp)
+    # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
+    return left, xp.conj(points.phases) if waves.is_transposed else points.phases
 
 
 def highest(waves: PlaneWaves, points: Points, *, last_rounds: int = 0) -> Triples:
     """Return the highest triple of each block, from the best points of the grid; ``last_rounds`` as of `refine`."""
-    return refine(waves, _with_power_steps(waves, points), points.phases, last_rounds=last_rounds)
+    left = _with_power_steps(waves, points, smaller=waves.is_wide)
+    return refine(waves, left, points.phases, last_rounds=last_rounds)
 
 
-def _with_power_steps(waves: PlaneWaves, points: Points) -> Array:
-    """Left vectors: the best ones of the planes of vectors and their power steps, or their images.
+def _with_power_steps(waves: PlaneWaves, points: Points, *, smaller: bool) -> Array:
+    """The best vectors of the planes of vectors and their power steps, on the smaller side, or their images.
 
     Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
     vector than either.
@@ -531,7 +558,7 @@ def _with_power_steps(waves: PlaneWaves, points: Points) -> Array:
     _, images, vectors = _best_in_plane(
         (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
     )
-    return vectors if waves.is_wide else images
+    return vectors if smaller else images
 
 
 def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 0) -> Triples:

@@ -27,7 +27,7 @@ _RESCALED = 4
 _FORMED = 64
 """Smaller side up to which K^T K is formed. Then one product replaces two, which counts where calls take most of the
 time. On devices it is formed for every matrix."""
-_SQUARINGS = 10
+_SQUARINGS = 9
 """Squarings of a small Gram matrix."""
 _SHORT = 0.5
 """Vectors shorter than this begin anew: averages of several states are short."""
@@ -37,10 +37,10 @@ _TINY = 1e-30
 """Added to what is divided by."""
 
 
-def exact(matrices: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Left vectors of unit length, and the transposed matrices times them, by squarings of the Gram matrix.
+def exact(matrices: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
+    """Norm and unit vectors of matrices by squarings of the Gram matrix.
 
-    ``(A^T A)^1024``: each of its columns is the result of that many power steps, so the longest one is within 1e-4 of
+    ``(A^T A)^512``: each of its columns is the result of that many power steps, so the longest one is within 1e-3 of
     the norm, however close the singular values are.
 
     Parameters
@@ -50,26 +50,36 @@ def exact(matrices: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
 
     Returns
     -------
+    value : array, shape (b,)
     left : array, shape (b, m, 1)
-    back : array, shape (b, p, 1)
+    right : array, shape (b, p, 1)
     """
     xp, p = ops.xp, matrices.shape[2]
+    if p == 1:
+        length = _length(matrices, ops=ops)
+        return length[:, 0, 0], matrices / (length + _TINY), xp.ones_like(length)
     transposed = xp.matrix_transpose(matrices)
-    vectors = _top_of_powers(xp.matmul(transposed, matrices), ops=ops) if p > 1 else None
-    images = matrices if vectors is None else xp.matmul(matrices, vectors)
+    images = xp.matmul(matrices, _top_of_powers(xp.matmul(transposed, matrices), ops=ops))
     left = images / (_length(images, ops=ops) + _TINY)
-    return left, xp.matmul(transposed, left)
+    value, right = _value_and_unit(xp.matmul(transposed, left), ops=ops)
+    return value, left, right
+
+
+def _value_and_unit(vectors: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Lengths (b,) of vectors (b, p, 1), and the vectors divided by them."""
+    length = _length(vectors, ops=ops)
+    return length[:, 0, 0], vectors / (length + _TINY)
 
 
 def _top_of_powers(gram: Array, *, ops: ArrayOps) -> Array:
-    """The longest column (b, p, 1) of ``G^1024``, up to a factor."""
+    """The longest column (b, p, 1) of a power ``G^(2^squarings)``, up to a factor."""
     xp = ops.xp
     for j in range(_SQUARINGS):
         if j % _RESCALED == 0:
             # The largest entry of a positive semidefinite matrix is on its diagonal.
-            gram = gram / (xp.max(gram, axis=(1, 2), keepdims=True) + _TINY)
+            gram = gram / (xp.max(xp.linalg.diagonal(gram), axis=1)[:, None, None] + _TINY)
         gram = xp.matmul(gram, gram)
-    best = xp.argmax(xp.max(gram, axis=1), axis=1)
+    best = xp.argmax(xp.linalg.diagonal(gram), axis=1)
     return arrays.pick(gram, best, xp=xp)[:, :, None]
 
 
@@ -119,8 +129,8 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     return xp.matmul(basis, turn), xp.matmul(images, turn)
 
 
-def power_step(matrices: Array, columns: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
-    """Move the vectors by one power step, with Rayleigh-Ritz in their space.
+def power_step(matrices: Array, columns: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array, Array]:
+    """Move the vectors by one power step; the value is that of their best combination (Rayleigh-Ritz).
 
     Parameters
     ----------
@@ -131,26 +141,36 @@ def power_step(matrices: Array, columns: Array, *, ops: ArrayOps) -> tuple[Array
 
     Returns
     -------
-    vectors : array, shape (b, p, 2)
-        The new vectors. Those of a matrix that is zero or not finite stay as they are.
+    value : array, shape (b,)
+        Length of the transposed matrix times ``left``.
     left : array, shape (b, m, 1)
         Of unit length, the image of the best combination of the vectors.
-    back : array, shape (b, p, 1)
-        The transposed matrix times ``left``.
+    right : array, shape (b, p, 1)
+        Of unit length, in the direction of the transposed matrix times ``left``.
+    vectors : array, shape (b, p, 2)
+        The new vectors. Those of a matrix that is zero or not finite stay as they are.
     sketch : array, shape (b, m, s)
         The products with the other columns.
     """
     xp = ops.xp
     products = xp.matmul(matrices, columns)
     images = products[..., :2]
-    images = xp.matmul(images, _first_of_two(images, ops=ops))
+    gram = xp.matmul(xp.matrix_transpose(images), images)
+    # So the products with the transposed matrix are as large as those with the matrix, whose squares are finite.
+    images = images / (xp.sqrt(gram[:, :1, :1] + gram[:, 1:, 1:]) + _TINY)
     back = xp.matmul(xp.matrix_transpose(matrices), images)
-    length = _length(images[..., :1], ops=ops) + _TINY
-    moved = _orthonormal(_unit(back, ops=ops), ops=ops)
-    # False for what is not a number, too.
+    cos, sin = _turn_to_the_first(gram, ops=ops)
+    best = xp.concat([cos, sin], axis=1)
+    left = xp.matmul(images, best)
+    length = _length(left, ops=ops) + _TINY
+    value, right = _value_and_unit(xp.matmul(back, best) / length, ops=ops)
+    first = _unit(back[..., :1], ops=ops)
+    second = _unit(_orthogonal(back[..., 1:], first, ops=ops), ops=ops)
+    moved = xp.concat([first, second], axis=2)
     moved_length = _length(moved, ops=ops)
-    vectors = xp.where((moved_length > _SHORT) & (moved_length < _LONG), moved, columns[..., :2])
-    return vectors, images[..., :1] / length, back[..., :1] / length, products[..., 2:]
+    # False for what is not a number, too.
+    is_unit = (moved_length > _SHORT) & (moved_length < _LONG)
+    return value, left / length, right, xp.where(is_unit, moved, columns[..., :2]), products[..., 2:]
 
 
 def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
@@ -204,11 +224,16 @@ def _orthogonal(vectors: Array, unit: Array, *, ops: ArrayOps) -> Array:
 def _first_of_two(images: Array, *, ops: ArrayOps) -> Array:
     """The rotation (b, 2, 2) that turns two images (b, m, 2) so that they are orthogonal, the longest first."""
     xp = ops.xp
-    gram = xp.matmul(xp.matrix_transpose(images), images)
+    cos, sin = _turn_to_the_first(xp.matmul(xp.matrix_transpose(images), images), ops=ops)
+    return xp.concat([xp.concat([cos, -sin], axis=2), xp.concat([sin, cos], axis=2)], axis=1)
+
+
+def _turn_to_the_first(gram: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Entries (b, 1, 1) of the first eigenvector of Gram matrices (b, 2, 2)."""
+    xp = ops.xp
     # The angle of the rotation that diagonalises [[a, c], [c, b]] is half that of (a - b, 2 c).
-    angle = 0.5 * xp.atan2(2.0 * gram[:, 0, 1], gram[:, 0, 0] - gram[:, 1, 1])
-    cos, sin = xp.cos(angle), xp.sin(angle)
-    return xp.reshape(xp.stack([cos, -sin, sin, cos], axis=1), (-1, 2, 2))
+    angle = 0.5 * xp.atan2(2.0 * gram[:, :1, 1:], gram[:, :1, :1] - gram[:, 1:, 1:])
+    return xp.cos(angle), xp.sin(angle)
 
 
 def _length(vectors: Array, *, ops: ArrayOps) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped, check_count
-from specnorm.training import bundle, course, grid_scalars, grid_vectors, matrix_vectors
+from specnorm.training import bundle, course, grid_vectors, matrix_vectors
 from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, Triples, placed
 from specnorm.training.proof import attained_down
 
@@ -36,6 +36,8 @@ _EXACT = 32
 """Shorter side up to which the norm of a matrix is computed anew in each pass."""
 _TINY = 1e-30
 """Added to what is divided by."""
+_PASSES = 2
+"""Passes over the bundle after a sweep, whose waves begin at points of the grid."""
 _LAST_ROUNDS = 40
 """Rounds of the highest point alone, outside of training."""
 
@@ -174,54 +176,62 @@ class SymbolNorm(Stepped):
             return self._follow_scalars(rows, spec, ops=ops)
         if _is_exact(spec):
             matrices = _tall_matrices(rows, xp=ops.xp)
-            factors = _factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp)
-            return Followed(*factors, self.sketch(rows, spec, ops=ops))
+            sketch = ops.xp.matmul(matrices, _signs_of_matrix(matrices, ops=ops))
+            return Followed(*_factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp), sketch)
         *moving, sketch, now = state
         passed = _pass(rows, tuple(moving), spec, ops=ops)
         # A value that is not a number makes the distance one that is far.
-        distance = bundle.distance(passed.sketch, sketch, ops=ops) + 0.0 * passed.value
+        distance = _reach(spec) * bundle.distance(passed.sketch, sketch, ops=ops) + 0.0 * passed.value
         new_state = *passed.moved, sketch, now
         known = distance, passed.best
         is_due = course.is_due(now, distance)
         return Followed(passed.value, passed.left, passed.right, passed.sketch, new_state, is_due, known)
 
+    def passes(self, spec: ConvSpec) -> int:
+        """A wave from a point of the grid needs another step of its frequency."""
+        return 1 if _is_matrix(spec) else _PASSES
+
+    def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+        """Zeros, and the state."""
+        xp, (b, m, n) = ops.xp, rows.shape
+        rank = 1 if _is_matrix(spec) else 2
+        shapes = (b,), (b, m, rank), (b, rank, n)
+        zeros = [xp.zeros(shape, dtype=rows.dtype, device=ops.device(rows)) for shape in shapes]
+        value = zeros[0]
+        known = value, xp.argmax(value[:, None], axis=1)
+        return Followed(*zeros, xp.zeros_like(state[-2]), state, value > 0, known)
+
     def sweep(
-        self,
-        blocks: Array,
-        rows: Array,
-        followed: Followed,
-        spec: ConvSpec,
-        *,
-        sweeps: int,
-        ops: ArrayOps,
-    ) -> Followed:
+        self, blocks: Array, followed: Followed, spec: ConvSpec, *, sweeps: Any, ops: ArrayOps
+    ) -> tuple[Array, ...]:
         """Step the vectors of the grid. The bundle begins anew at the best points, with the best wave before."""
         xp = ops.xp
-        *moving, _, now = followed.state
-        distance, best = followed.known
+        *moving, sketch, now = followed.state
         if _is_matrix(spec):
             _, vectors = _matrix_step(blocks, moving[0], sweeps=sweeps, ops=ops)
-            moving = [vectors[..., None, None]]
-        else:
-            vectors, *old = moving
-            waves = self._waves(blocks, ops=ops)
-            vectors = xp.reshape(ops.complex(vectors[..., 0], vectors[..., 1]), waves.shape)
-            vectors = grid_vectors.with_invalid_replaced(vectors, waves)
-            vectors, points = grid_vectors.steps(waves, vectors, sweeps)
-            new = bundle.with_one_kept(_bundle(waves, points, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
-            moving = [xp.reshape(arrays.real_pair(vectors, xp=xp), moving[0].shape), *new]
-        swept = _pass(rows, tuple(moving), spec, ops=ops)
-        now = course.after_sweep(now, distance, swept.value / (followed.value + _TINY) - 1.0, sweeps, xp=xp)
-        new_state = *swept.moved, swept.sketch, now
-        known = distance, swept.best
-        return Followed(swept.value, swept.left, swept.right, swept.sketch, new_state, now[:, 0, 1] > 0, known)
+            return vectors[..., None, None], sketch, now
+        vectors, *old = moving
+        waves = self._waves(blocks, ops=ops)
+        vectors = xp.reshape(ops.complex(vectors[..., 0], vectors[..., 1]), waves.shape)
+        vectors = grid_vectors.with_invalid_replaced(vectors, waves)
+        vectors, points = grid_vectors.steps(waves, vectors, sweeps)
+        best = followed.known[1]
+        new = bundle.with_one_kept(_bundle(waves, points, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
+        return xp.reshape(arrays.real_pair(vectors, xp=xp), moving[0].shape), *new, sketch, now
+
+    def swept(self, followed: Followed, last_value: Array, *, sweeps: Any, xp: Namespace) -> Followed:
+        """The slope of the error, and the sketch from which the next way is measured."""
+        *moving, _, now = followed.state
+        error = followed.value / (last_value + _TINY) - 1.0
+        now = course.after_sweep(now, followed.known[0], error, sweeps, xp=xp)
+        return followed._replace(state=(*moving, followed.sketch, now), is_due=now[:, 0, 1] > 0)
 
     def sketch(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
         """Sums of the rows with random signs; of a matrix, those of its longer side."""
         if _is_matrix(spec):
             rows = _tall_matrices(rows, xp=ops.xp)
             return ops.xp.matmul(rows, _signs_of_matrix(rows, ops=ops))
-        return ops.xp.matmul(rows, bundle.sketch_columns(spec, rows, ops=ops))
+        return ops.xp.matmul(rows, ops.xp.matrix_transpose(bundle.sketch_rows(spec, rows, ops=ops)))
 
     def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
         """Number of sweeps, by the way that the kernel has gone since the last one."""
@@ -246,9 +256,13 @@ class SymbolNorm(Stepped):
         self, blocks: Array, spec: ConvSpec, last_rounds: int = 0, *, ops: ArrayOps
     ) -> tuple[Array, Array, Triples]:
         """Group, block and triple of the highest group of each layer."""
+        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
+
         return grid_scalars.highest(blocks, spec.groups, self._scalar_grid(spec), last_rounds, ops=ops)
 
     def _scalar_grid(self, spec: ConvSpec) -> Grid:
+        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
+
         return grid_scalars.grid_of(spec.block_kernel_shape, self.points)
 
     def _waves(self, blocks: Array, *, ops: ArrayOps) -> PlaneWaves:
@@ -298,6 +312,11 @@ def _is_exact(spec: ConvSpec) -> bool:
     return _is_scalar(spec) or (_is_matrix(spec) and min(spec.block_shape[:2]) <= _EXACT)
 
 
+def _reach(spec: ConvSpec) -> float:
+    """How far a change of some length may move a symbol, beside one of 3x3 taps: with the root of the taps."""
+    return max(1.0, math.sqrt(math.prod(spec.block_kernel_shape)) / 3)
+
+
 def _bundle(waves: PlaneWaves, points: Points, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
     """The waves of the best points, as arrays of the state."""
     left, phases = grid_vectors.followed(waves, points)
@@ -318,10 +337,11 @@ def _pass(rows: Array, moving: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayO
 def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Pass:
     xp = ops.xp
     matrices = _tall_matrices(rows, xp=xp)
-    columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), ops=ops)
-    moved, left, back, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
-    value, left, right = _factors(left, back, spec, xp=xp)
-    return bundle.Pass(value, left, right, (moved[..., None, None],), xp.zeros_like(value), sketch)
+    columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), axis=2, ops=ops)
+    value, left, right, moved, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
+    best = xp.argmax(value[:, None], axis=1)
+    value, left, right = _factors(value, left, right, spec, xp=xp)
+    return bundle.Pass(value, left, right, (moved[..., None, None],), best, sketch)
 
 
 def _signs_of_matrix(matrices: Array, *, ops: ArrayOps) -> Array:
@@ -335,13 +355,11 @@ def _signs_of_matrix(matrices: Array, *, ops: ArrayOps) -> Array:
     return signs
 
 
-def _factors(left: Array, back: Array, spec: ConvSpec, *, xp: Namespace) -> tuple[Array, Array, Array]:
-    """Norm and factors of its gradient, of matrices that are tall: unit vectors (b, n, 1) and what they lead to."""
-    unit, norm = arrays.unit(back[:, :, 0], xp=xp)
-    right = unit[:, :, None]
+def _factors(value: Array, left: Array, right: Array, spec: ConvSpec, *, xp: Namespace) -> tuple[Array, Array, Array]:
+    """Norm and factors of its gradient, from unit vectors (b, n, 1) of matrices that are tall."""
     if spec.block_shape[0] < spec.block_shape[1]:
         left, right = right, left
-    return norm, left, xp.matrix_transpose(right)
+    return value, left, xp.matrix_transpose(right)
 
 
 def _first_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
@@ -352,8 +370,8 @@ def _first_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
 
 def _tall_matrices(blocks: Array, *, xp: Namespace) -> Array:
     """The blocks (b, m, p, 1, ...) as matrices (b, m, p), transposed if m < p."""
-    tall = arrays.tall(blocks, xp=xp)
-    return xp.reshape(tall, tall.shape[:3])
+    matrices = xp.reshape(blocks, blocks.shape[:3])
+    return xp.matrix_transpose(matrices) if matrices.shape[1] < matrices.shape[2] else matrices
 
 
 def _matrix_step(blocks: Array, vectors: Array, *, sweeps: Any, ops: ArrayOps) -> tuple[Triples, Array]:

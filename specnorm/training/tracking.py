@@ -15,7 +15,7 @@ from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.text import counted
 from specnorm.backends.types import AnyArray, ArrayT
 from specnorm.errors import MethodError
-from specnorm.geometry.layers import takes_layers
+from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry
 from specnorm.running.base import MOST_ROUNDS, Method, check_count
 from specnorm.running.measuring import check_method, measure
@@ -27,7 +27,7 @@ State: TypeAlias = dict[str, Any]
 
 
 @takes_layers
-def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
+def init_tracking(kernel: KernelOrLayer[ArrayObject], method: Method, **geometry: Unpack[Geometry]) -> State:
     """Compute the initial state for `track`, by running the method once from scratch.
 
     Parameters
@@ -57,7 +57,7 @@ def init_tracking(kernel: ArrayObject, method: Method, **geometry: Unpack[Geomet
 
 @takes_layers
 def track(
-    kernel: ArrayT,
+    kernel: KernelOrLayer[ArrayT],
     method: Method,
     state: Mapping[str, ArrayObject],
     *,
@@ -135,6 +135,7 @@ def track_many(
     ------
     As `track`; also MethodError if the sequences differ in length.
     """
+    check_count("sweeps", sweeps, most=MOST_ROUNDS)
     layers = [{} for _ in kernels] if geometries is None else list(geometries)
     if not len(kernels) == len(states) == len(layers):
         raise MethodError(

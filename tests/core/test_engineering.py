@@ -16,7 +16,7 @@ import pytest
 from helpers.cases import Recipe
 from helpers.checks import calls, peak
 from helpers.real_weights import real_kernel
-from specnorm_numpy.namespace import NAMESPACE
+from specnorm_numpy.arrays import NAMESPACE
 
 import specnorm
 from specnorm import backends

@@ -331,21 +331,62 @@ def test_matrices_of_torch() -> None:
     torch = pytest.importorskip("torch")
     matrix = torch.tensor(np.random.default_rng(0).standard_normal((30, 20)))
     true = float(np.linalg.norm(matrix.numpy(), 2))
-    for x in (matrix, matrix.float(), matrix.to_sparse(), matrix.requires_grad_()):
+    sparse = (matrix.to_sparse(), matrix.to_sparse_csr(), matrix.to_sparse_csc(), matrix.float().to_sparse_csr())
+    for x in (matrix, matrix.float(), *sparse, matrix.requires_grad_()):
         assert_bounds(x, true)
+    twice = torch.sparse_coo_tensor([[0, 0], [1, 1]], [1.0, 2.0], (3, 4))
+    assert_bounds(twice, 3.0)
     rows = torch.complex(matrix.detach()[:15], matrix.detach()[15:])
-    assert_bounds(rows, float(np.linalg.norm(rows.numpy(), 2)))
+    for x in (rows, rows.to_sparse_csr()):
+        assert_bounds(x, float(np.linalg.norm(rows.numpy(), 2)))
+    with pytest.raises(MethodError, match=r"not multiplied with vectors of its library.*another format"):
+        specnorm.operator_norm(matrix.detach().to_sparse_bsr((2, 2)))
     with pytest.raises(MethodError, match="matrix_norm takes stacks"):
         specnorm.operator_norm(torch.ones(2, 3, 3))
 
 
-def test_matrices_of_jax() -> None:
+@pytest.mark.sampled("BCOO")
+@pytest.mark.parametrize("kind", ["dense", "BCOO", "COO", "CSR", "CSC"])
+def test_matrices_of_jax(kind: str) -> None:
     jax = pytest.importorskip("jax")
     from jax.experimental import sparse
 
-    matrix = np.random.default_rng(0).standard_normal((30, 20))
-    for x in (jax.numpy.asarray(matrix), sparse.BCOO.fromdense(jax.numpy.asarray(matrix))):
-        assert_bounds(x, float(np.linalg.norm(matrix, 2)))
+    matrix = jax.numpy.asarray(np.random.default_rng(0).standard_normal((30, 20)))
+    true = float(np.linalg.norm(matrix, 2))
+    assert_bounds(matrix if kind == "dense" else getattr(sparse, kind).fromdense(matrix), true)
+
+
+def test_other_matrices_of_jax() -> None:
+    jax = pytest.importorskip("jax")
+    from jax.experimental import sparse
+
+    one_entry = jax.numpy.zeros((3, 2)).at[1, 0].set(2.0)
+    assert_bounds(sparse.BCOO.fromdense(one_entry * (1 + 1j)), 8**0.5)
+    with pytest.raises(MethodError, match=r"BCSR is not transposed by its library .*another format"):
+        specnorm.operator_norm(sparse.BCSR.fromdense(one_entry))
+
+
+def test_operators_of_gpytorch() -> None:
+    """Its package linear_operator: sums, products and structured matrices, none of them formed."""
+    torch, of = pytest.importorskip("torch"), pytest.importorskip("linear_operator").operators
+    dense = of.DenseLinearOperator
+    rows: Any = torch.tensor(MATRIX[:6, :4])
+    square = rows @ rows.T
+    cases = {
+        dense(rows): rows,
+        dense(rows.float()): rows,
+        dense(square) + of.DiagLinearOperator(torch.arange(6.0, dtype=torch.float64)): square
+        + torch.arange(6.0).diag(),
+        dense(rows) @ dense(rows.T): square,
+        of.KroneckerProductLinearOperator(dense(rows), dense(square)): torch.kron(rows, square),
+        of.ToeplitzLinearOperator(torch.tensor([4.0, 1.0])): torch.tensor([[4.0, 1.0], [1.0, 4.0]]),
+        of.RootLinearOperator(rows.clone().requires_grad_()): square,
+        of.IdentityLinearOperator(3, dtype=torch.float64): torch.eye(3),
+    }
+    for operator, matrix in cases.items():
+        assert_bounds(operator, float(np.linalg.norm(matrix, 2)))
+    with pytest.raises(MethodError, match="takes one matrix"):
+        specnorm.operator_norm(dense(torch.stack([square, square])))
 
 
 def test_functions_of_images_and_of_several_arrays() -> None:
@@ -361,6 +402,9 @@ def test_functions_of_images_and_of_several_arrays() -> None:
     differences: Any = lambda x: (d @ x, x @ d.T)  # noqa: E731
     assert_bounds(differences, true, divergence, (((n - 1, n), (n, n - 1)), (n, n)))
     assert_bounds(lambda x: d @ x, float(np.linalg.norm(d, 2)), lambda y: d.T @ y, ((n - 1, n), (n, n)))
+    assert_bounds(lambda x: x.sum(axis=(0, 1)), 8.0, lambda y: np.ones((8, 8, 1)) * y, ((3,), (8, 8, 3)))
+    both: Any = lambda pair: 2 * pair[0] + pair[1]  # noqa: E731 - of two images, and its adjoint
+    assert_bounds(both, 5**0.5, lambda y: (2 * y, y), ((n, n), ((n, n), (n, n))))
     with pytest.raises(MethodError, match="neither the shape of an array"):
         specnorm.operator_norm(lambda x: x, lambda x: x, ((0, 4), (4, 4)))
 
@@ -378,8 +422,22 @@ class Imaging:
         return self.matrix.T @ y
 
 
+class ComplexImaging(Imaging):
+    """Its numbers are complex, as its dtype says."""
+
+    dtype = np.dtype("complex128")
+    matrix: Any = Imaging.matrix + 1j * Imaging.matrix[::-1]
+
+    def adj_op(self, y: Any) -> Any:
+        return self.matrix.conj().T @ y
+
+
 def test_objects_with_op_and_adj_op() -> None:
-    assert_bounds(Imaging(), float(np.linalg.norm(Imaging.matrix, 2)))
+    for operator in (Imaging(), ComplexImaging()):
+        assert_bounds(operator, float(np.linalg.norm(operator.matrix, 2)))
+    shapeless = SimpleNamespace(op=None, adj_op=None)
+    with pytest.raises(MethodError, match=r"no shape: give operator_norm\(operator\.op, operator\.adj_op, shape\)"):
+        specnorm.operator_norm(shapeless)
     imaging: Any = Imaging()
     with pytest.raises(specnorm.errors.NoBackend, match=r"operator_norm\(operator\)"):
         specnorm.enclose(imaging)

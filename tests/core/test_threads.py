@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import specnorm_numpy
+import specnorm_numpy.backend
 from specnorm_numpy import threads
 from specnorm_numpy.threads import one_thread
 from threadpoolctl import ThreadpoolController, threadpool_limits
@@ -72,7 +72,7 @@ def test_a_call_decides_by_the_size_of_the_kernel(
         seen.append(now())
         return np.asarray(original(self, a))
 
-    monkeypatch.setattr(specnorm_numpy, "_SMALL_KERNEL", small)
+    monkeypatch.setattr(specnorm_numpy.backend, "_SMALL_KERNEL", small)
     monkeypatch.setattr(specnorm_numpy.NumpyBackend, "cholesky_ok", watched)
     specnorm.enclose(kernel)
     assert seen
@@ -85,14 +85,15 @@ def test_a_call_decides_by_the_size_of_the_kernel(
 def test_answers_do_not_depend_on_the_number_of_threads(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = np.random.RandomState(0).standard_normal((128, 128, 3)).astype(np.float32)
     took_part: set[int] = set()
-    factorised = specnorm_numpy._has_factor
+    factorised = specnorm_numpy.backend._has_factor
 
     def noted(flat: Any) -> Any:
         took_part.add(threading.get_ident())
         return factorised(flat)
 
-    monkeypatch.setattr(specnorm_numpy, "_has_factor", noted)
-    monkeypatch.setattr(specnorm_numpy, "_LARGE_MATRIX", 40)  # how wide the matrices are depends on the processor
+    monkeypatch.setattr(specnorm_numpy.backend, "_has_factor", noted)
+    # How wide the matrices are depends on the processor.
+    monkeypatch.setattr(specnorm_numpy.backend, "_LARGE_MATRIX", 40)
     monkeypatch.setattr(threads, "workers", lambda: 1)
     alone = specnorm.enclose(kernel, rtol=1e-3)
     assert took_part == {threading.get_ident()}

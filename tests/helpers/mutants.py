@@ -106,7 +106,18 @@ def mutated(function: Function, change: Change) -> Iterator[None]:
 def checker(right: str = "", wrong: str = "") -> Any:
     """A copy of the checker of certificates, with other text in the one place of some: its mutants."""
     folder = Path(specnorm_check.__file__).parent
-    in_order = ("arithmetic", "layers", "statements", "graphs", "rules", "parts", "networks", "claims", "files")
+    in_order = (
+        "arithmetic",
+        "layers",
+        "statements",
+        "graphs",
+        "rules",
+        "branches",
+        "parts",
+        "networks",
+        "claims",
+        "files",
+    )
     names = (*in_order, "__init__")
     texts = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in names}
     assert not right or sum(text.count(right) for text in texts.values()) == 1, right

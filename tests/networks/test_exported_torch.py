@@ -76,7 +76,7 @@ ACTIVATIONS: dict[str, Any] = {name: getattr(nn, name) for name in nn.modules.ac
     "Threshold": lambda: nn.Threshold(0.125, 0.125),
     "written Mish": WrittenMish,
 } | {name: partial(getattr(nn, name), 1) for name in ("Softmax", "Softmin", "LogSoftmax")}  # fmt: skip
-REFUSED = {"GLU": "product of two values", "Hardshrink": "no Lipschitz constant"}
+REFUSED = {"GLU": "product of two values", "Hardshrink": "step where an entry crosses a threshold"}
 
 
 @pytest.mark.sampled("Softplus-float64")
@@ -132,15 +132,25 @@ ON_VALUES = {
     "a number of it": lambda inner, x: 2 * x if torch.tensor(float(x.abs().max())) > 100 else inner(x),
     "a list of it": lambda inner, x: 2 * x if torch.tensor(x.tolist()).max() > 100 else inner(x),
     "its own bias": lambda inner, x: 2 * x if inner.bias.max() > 100 else inner(x),
+    "a number of steps": lambda inner, x: sum(inner(x) for _ in range(int(x.abs().max()))),
 }
 
 
 @pytest.mark.parametrize("case", ON_VALUES)
-@pytest.mark.sampled("the input", "bias")
+@pytest.mark.sampled("the input", "bias", "steps")
 def test_control_flow_that_depends_on_values_is_refused(case: str) -> None:
     """No probe of moderate size sees the other way."""
-    with pytest.raises(MethodError, match="cannot export Function"):
+    with pytest.raises(MethodError, match=r"cannot export Function: its control flow .* depends on values"):
         network_bound(applied(ON_VALUES[case]), (4,))
+
+
+def test_buffers_alone_say_the_precision() -> None:
+    """Of a module without parameters the example was in single precision, which the module did not take."""
+    blur = nn.Conv2d(2, 2, 3, groups=2, bias=False)
+    kernel = blur.weight.detach()
+    del blur.weight
+    blur.register_buffer("weight", kernel)
+    assert network_bound(blur.double(), (2, 5, 5)).upper is not None
 
 
 class OfSignals(nn.Module):

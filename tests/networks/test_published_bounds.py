@@ -12,7 +12,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
-from bench.networks import three_convolutions  # noqa: E402
 from helpers.checks import present  # noqa: E402
 from networks.published import Denoiser  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
@@ -20,6 +19,7 @@ from specnorm_networks import Multipliers, Product, answering, bounding, network
 from specnorm_networks.tools import Measure  # noqa: E402
 from torch import nn  # noqa: E402
 
+from benchmarks.networks import three_convolutions  # noqa: E402
 from specnorm.methods import Enclose  # noqa: E402
 from specnorm.running.measuring import proven  # noqa: E402
 

@@ -22,6 +22,8 @@ def numbers(kernel: Kernel) -> list[float]:
     assert_type(specnorm.tn_bound(kernel, proven=True), Kernel)
     assert_type(specnorm.rescale(kernel, 1.0), Kernel)
     assert_type(specnorm.certify(kernel, 1.0, groups=4), bool)
+    assert_type(specnorm.enclose(kernel=kernel, input_shape=8), specnorm.Enclosure)
+    assert_type(specnorm.lmo(gradient=kernel), Kernel)
     return [float(specnorm.conv_norm(kernel, (32, 32))), float(specnorm.power_norm(kernel, 32, padding=1))]
 
 
@@ -38,6 +40,7 @@ class Layer:
 def layers(layer: Layer, anything: Callable[..., Any]) -> None:
     """A layer in place of its kernel: functions return what the layer does, in torch and Keras Any."""
     assert_type(specnorm.enclose(layer), specnorm.Enclosure)
+    assert_type(specnorm.rescale(kernel=layer), Kernel)
     assert_type(specnorm.tn_bound(layer), Kernel)
     assert_type(specnorm.conv_norm(layer, 32), Kernel)
     assert_type(specnorm.enclose(anything, 32), specnorm.Enclosure)

@@ -83,8 +83,8 @@ def test_rounding_does_not_leave_the_ball(rate: float, steps: int) -> None:
 
 
 def test_operations_of_a_step() -> None:
-    """Equal layers are one stack, whose operations `python -m bench ball` counts for whole networks."""
-    from bench import launches
+    """Equal layers are one stack, whose operations `python -m benchmarks ball` counts for whole networks."""
+    from benchmarks import launches
 
     def operations(count: int) -> int:
         model = nn.Sequential(*(nn.Conv2d(5, 5, 3, bias=False) for _ in range(count)))
@@ -351,7 +351,7 @@ def test_a_trained_network_has_the_product_of_its_bounds() -> None:
 
 
 def test_the_page_has_the_tables_of_its_lines(tmp_path: Path) -> None:
-    from bench import ball_page
+    from benchmarks import ball_page
 
     page = tmp_path / "ball.md"
     page.write_text(ball_page.PAGE.read_text(encoding="utf-8"), encoding="utf-8")

@@ -12,7 +12,8 @@ import specnorm
 from specnorm.errors import MethodError
 
 torch: Any = pytest.importorskip("torch")
-import specnorm_torch.training.certifying  # noqa: E402 - after the skip where torch is missing
+import specnorm_torch  # noqa: E402
+import specnorm_train.torch.certifying  # noqa: E402 - after the skip where torch is missing
 
 nn = torch.nn
 pytestmark = [
@@ -61,7 +62,7 @@ def test_everything_is_put_back_when_the_last_check_fails() -> None:
     x = torch.randn(3, 4)
     before, state = model.eval()(x), list(model.state_dict())
     kept = {name: value.clone() for name, value in model.state_dict().items()}
-    original = specnorm_torch.training.certifying._ProvenKernel.write
+    original = specnorm_train.torch.certifying._ProvenKernel.write
 
     def write(plan: Any) -> None:
         original(plan)
@@ -70,7 +71,7 @@ def test_everything_is_put_back_when_the_last_check_fails() -> None:
                 plan.module.cache.mul_(3)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(specnorm_torch.training.certifying._ProvenKernel, "write", write)
+        patch.setattr(specnorm_train.torch.certifying._ProvenKernel, "write", write)
         with pytest.raises(MethodError, match="1: Stale does not use the kernel"):
             specnorm_torch.rescale_(model, 0.5)
     assert list(model.state_dict()) == state

@@ -341,7 +341,7 @@ def test_parameters_of_half_precision(dtype: Any) -> None:
         assert weight.dtype == dtype
         check_at_bound(layer, weight)
         assert layer.parametrizations.weight.original.grad.isfinite().all()
-        assert {x.dtype for x in layer.parametrizations.weight[0].state.values()} <= {torch.float32}
+        assert {x.dtype for x in layer.parametrizations.weight[0].state} <= {torch.float32}
 
 
 def test_a_model_that_is_cast_is_constrained_too() -> None:

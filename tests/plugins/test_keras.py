@@ -60,6 +60,7 @@ from specnorm.errors import MethodError
 from specnorm_keras import SpectralNorm, SpectralRegularizer
 
 layers = keras.layers
+assert keras.saving.get_registered_object("specnorm>SpectralBall"), "a saved model may name it, too"
 model = keras.Sequential([
     keras.Input((8, 8, 3)),
     layers.Conv2D(4, 3, kernel_constraint=SpectralNorm(), kernel_regularizer=SpectralRegularizer(0.1)),

@@ -20,9 +20,10 @@ from specnorm.methods import SymbolNorm, TensorNorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
-from bench import launches  # noqa: E402
 from specnorm_torch import derivatives  # noqa: E402
-from specnorm_torch.training import steps  # noqa: E402
+from specnorm_train.torch import steps  # noqa: E402
+
+from benchmarks import launches  # noqa: E402
 
 nn: Any = torch.nn
 parametrize = torch.nn.utils.parametrize
@@ -751,7 +752,7 @@ def launched(count: int, make: Callable[[], Any]) -> int:
 
 
 def test_equal_layers_launch_one_step() -> None:
-    """`python -m bench launches` counts those of whole networks."""
+    """`python -m benchmarks launches` counts those of whole networks."""
     two, six = (launched(count, lambda: nn.Conv2d(5, 5, 3)) for count in (2, 6))
     assert two <= 155
     # The product with the factor, and the five operations of its derivative.

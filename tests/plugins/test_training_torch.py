@@ -595,6 +595,11 @@ def test_shards_of_fsdp2_are_refused_by_name() -> None:
         constrained = fully_shard(specnorm_torch.spectral_norm(model()), mesh=mesh)
         with pytest.raises(MethodError, match="sharded by FSDP2"):
             constrained(torch.randn(1, 3, 4, 4))
+        before = model()
+        ball = specnorm_torch.SpectralBall(before, 0.1)
+        fully_shard(before, mesh=mesh)(torch.randn(1, 3, 4, 4)).sum().backward()
+        with pytest.raises(MethodError, match=r"0.weight was replaced .* DTensor, as .* FSDP2"):
+            ball.step()
         sharded = fully_shard(model(), mesh=mesh)
         for call in (
             specnorm_torch.spectral_norm,

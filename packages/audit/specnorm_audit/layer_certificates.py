@@ -39,7 +39,7 @@ COLUMNS = 1024
 about every size."""
 MATRIX_AIM = 2.5e-4
 """Relative distance of the bound from the norm of such a matrix."""
-WORTH = 0.05
+WORTH = 0.002
 """Smallest relative gain in a network for which the H of a layer's matrix at its input size, a large array, is used."""
 FloatArray: TypeAlias = NDArray[np.float64]
 
@@ -231,7 +231,7 @@ def search_completion(
         unrounded_bound = math.ldexp(bound_of_search, scale) * factor
         if best.upper > unrounded_bound * (1 + SPARE * aim):
             best = min(best, in_bits(h, 20), key=_upper)
-    if own_size and blocks.shape[2] * math.prod(own_size) <= COLUMNS:
+    if own_size and kernel.shape[1] * math.prod(own_size) <= COLUMNS:
         layer_at_size = replace(layer, sizes=tuple(own_size))
         with contextlib.suppress(Refused):  # the matrix has too many rows
             at_size = search_completion(kernel, layer_at_size, aim=MATRIX_AIM, entry_error=entry_error)

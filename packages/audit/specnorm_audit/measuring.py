@@ -15,7 +15,6 @@ from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
-from specnorm_networks.certified.kernels import speaks_of
 from specnorm_networks.model_arrays import Tensor
 
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, enclose_isometry
@@ -314,7 +313,7 @@ class _Results:
     @property
     def claim(self) -> Upper | None:
         """Claim of the least bound of the layer's norm; None: no method made one for this very geometry."""
-        claims = [claim for claim in self.claims if speaks_of(claim, self.spec)]
+        claims = [claim for claim in self.claims if self.spec.is_described_by(claim.what)]
         return min(claims, key=float, default=None)
 
 

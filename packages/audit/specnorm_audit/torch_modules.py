@@ -13,7 +13,7 @@ from specnorm_networks import operators as ops
 from specnorm_networks.model_arrays import Kind
 from specnorm_networks.tools import bound
 from specnorm_torch import baked
-from specnorm_torch.modules import (
+from specnorm_torch.layers import (
     Select,
     at_inference,
     check_module,

@@ -11,17 +11,32 @@ refused.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require
-from specnorm_check.graphs import Graph
+from specnorm_check.branches import Link, links_by_branches
+from specnorm_check.graphs import Graph, Node
 from specnorm_check.layers import proven_norm
-from specnorm_check.parts import ENTRY_ERROR, SUMS, Joint, Part, growth, joint_of_part
-from specnorm_check.rules import ONE, ROUNDING, factor_of_operator, root_of_squares
+from specnorm_check.parts import (
+    ENTRY_ERROR,
+    Joint,
+    Part,
+    Slopes,
+    growth,
+    joint_of_part,
+)
+from specnorm_check.rules import (
+    ONE,
+    ROUNDING,
+    SUMS,
+    factor_of_operator,
+    root_of_squares,
+    slopes_of,
+)
 from specnorm_check.statements import (
     Statement,
     plain,
@@ -111,14 +126,21 @@ class Network(Graph):
         for name in (left_out, *self.arrays):
             bounds_of[name] = ValueBounds(Fraction(0), [])
         bounds_of[self.start] = ValueBounds(ONE, [])
+        links: dict[str, Link] = {}
         for name in self.nodes:
             if name not in bounds_of:  # neither the input nor an array of the file
                 by_rule = self.bound_by_rule(name, bounds_of)
                 bounds_of[name] = ValueBounds(by_rule, [])
             for part, completion in zip(parts, completions, strict=True):
                 if part.values[-1] == name:
-                    by_part = self.bound_by_part(part, completion, bounds_of)
+                    constant = self.constant_of_part(part, completion)
+                    links[name] = link_of_part(part, constant)
+                    by_part = self.bound_by_part(part, constant, bounds_of)
                     bounds_of[name] = combine(bounds_of[name], by_part)
+            if self.nodes[name].op in (*SUMS, "Concat"):
+                for link in links_by_branches(self, name, links):
+                    by_branches = bound_by_link(link, bounds_of)
+                    bounds_of[name] = combine(bounds_of[name], by_branches)
 
         bounds = []
         for name in self.ends:
@@ -168,7 +190,8 @@ class Network(Graph):
         if not changing:
             return None
         if node.op in SUMS and self.have_shape(changing, name):
-            return sum(bounds, Fraction(0))
+            of_one_value = self.bounds_of_functions(node, changing, bounds_of)
+            return min([sum(bounds, Fraction(0)), *of_one_value])
         if node.op == "Concat":
             return root_of_squares(bounds)
         changes_first_alone = changing == node.inputs[:1] and self.has_fixed_inputs(node)
@@ -179,13 +202,39 @@ class Network(Graph):
             return None
         return factor * bounds[0]
 
-    def bound_by_part(
+    def bounds_of_functions(
         self,
-        part: Part,
-        completion: Array,
+        node: Node,
+        summands: Sequence[str],
         bounds_of: Mapping[str, ValueBounds],
-    ) -> ValueBounds:
-        """Return the bounds that a part proves of its last value from its first's."""
+    ) -> Iterator[Fraction]:
+        """Yield bounds of a sum of functions of one value's entries (Networks, step 2).
+
+        A summand may be the value itself, whose slope is 1.
+        """
+        arguments: list[dict[str, Slopes]] = []
+        for summand in summands:
+            arguments.append({summand: (1.0, 1.0)})
+            before = self.nodes[summand]
+            slopes = slopes_of(before)
+            if slopes is not None and self.has_fixed_inputs(before):
+                arguments[-1][before.inputs[0]] = slopes
+        signs = (
+            [1, -1] if node.op == "Sub" and len(summands) == 2 else [1] * len(summands)
+        )
+        for value in set.intersection(*map(set, arguments)):
+            low = Fraction(0)
+            high = Fraction(0)
+            for sign, slopes_by_value in zip(signs, arguments, strict=True):
+                ends = [sign * Fraction(end) for end in slopes_by_value[value]]
+                low += min(ends)
+                high += max(ends)
+            bound = bounds_of[value].without_multipliers
+            if bound is not None:
+                yield bound * max(-low, high)
+
+    def constant_of_part(self, part: Part, completion: Array) -> Fraction:
+        """Return c with |q_n d_n| <= c |q_0 d_0| for a part's first and last value."""
         joint = self.joint(part)
         norm = proven_norm(
             joint.kernel,
@@ -194,8 +243,15 @@ class Network(Graph):
             part.exponent,
             ENTRY_ERROR,
         )
-        constant = growth(joint, norm) ** joint.depth * joint.factor
+        return growth(joint, norm) ** joint.depth * joint.factor
 
+    def bound_by_part(
+        self,
+        part: Part,
+        constant: Fraction,
+        bounds_of: Mapping[str, ValueBounds],
+    ) -> ValueBounds:
+        """Return the bounds that a part proves of its last value from its first's."""
         start = part.values[0]
         op = self.nodes[start].op
         message = f"no bound is known of {plain(start)} (a {op}), where a part begins"
@@ -226,6 +282,23 @@ def bound_with_multipliers(z_bounds: ValueBounds, q: Array, message: str) -> Fra
             bounds.append(c * Fraction(ratio) * ROUNDING)
     require(bounds, message)
     return min(bounds)
+
+
+def link_of_part(part: Part, constant: Fraction) -> Link:
+    """Return a bound of a part's last value by its first, without multipliers."""
+    if not part.multipliers:
+        return Link(part.values[0], constant)
+    largest = Fraction(float(part.multipliers[0].max()))
+    least = Fraction(float(part.multipliers[-1].min()))
+    return Link(part.values[0], constant * largest / least)
+
+
+def bound_by_link(link: Link, bounds_of: Mapping[str, ValueBounds]) -> ValueBounds:
+    """Return the bound of a value that follows from that of an earlier one."""
+    before = bounds_of[link.start].without_multipliers
+    if before is None:
+        return ValueBounds(None, [])
+    return ValueBounds(link.factor * before, [])
 
 
 def combine(first: ValueBounds, second: ValueBounds) -> ValueBounds:

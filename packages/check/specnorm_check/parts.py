@@ -35,6 +35,7 @@ from specnorm_check.rules import (
     ONE,
     POOLS,
     SAME_ENTRIES,
+    SUMS,
     axes_of_windows,
     factor_of_operator,
     largest_slope,
@@ -47,7 +48,6 @@ from specnorm_check.statements import Statement, plain, read_exponent, read_hexa
 # The multipliers q_0, ..., q_n are the entry "weights" of a certificate.
 KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 LAYER_OPERATORS = {"Conv", "Gemm"}
-SUMS = {"Add", "Sub"}
 SKIP_OPERATORS = {"Pad", "Slice"}
 MOST_NORMALISATIONS = 4  # behind a layer
 # An entry of N has 8 roundings, and 5 more for each normalisation: 28 at most. Their

@@ -24,7 +24,8 @@ SLOPES = {
 }
 """The least and the largest slope of functions of each entry, without LeakyRelu."""
 SAME_ENTRIES = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}  # in the same order
-FACTOR_ONE = {"Pad", "Slice", "Softmax", "Transpose"}  # operators of the factor 1
+FACTOR_ONE = {"Pad", "Slice", "Transpose"}  # operators of the factor 1
+SUMS = {"Add", "Sub"}
 POOLS = {"AveragePool", "MaxPool"}
 REDUCTIONS = {"ReduceMean", "ReduceSum"}
 
@@ -43,6 +44,8 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
         return ONE if graph.keeps_entry_count(name) else None
     if node.op in FACTOR_ONE:
         return ONE
+    if node.op == "Softmax":
+        return ONE / 2
     if node.op == "BatchNormalization":
         largest = np.abs(normalising_factors(graph, node)).max()
         return Fraction(float(largest)) * ROUNDING
@@ -140,17 +143,19 @@ def root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
 def factor_of_pool(node: Node) -> Fraction | None:
     """Return the factor of pooling, or None without a rule."""
     axes = axes_of_windows(node, node.attributes["kernel_shape"])
-    most_windows_of_a_pixel = 1
-    for axis in axes:
-        step = axis.stride // math.gcd(axis.stride, axis.dilation)
-        most_windows_of_a_pixel *= -(-axis.taps // step)  # rounded up
+    steps = [axis.stride // math.gcd(axis.stride, axis.dilation) for axis in axes]
+    square = ONE
     if node.op == "MaxPool":
-        return root_up(Fraction(most_windows_of_a_pixel))
+        for axis, step in zip(axes, steps, strict=True):
+            square *= -(-axis.taps // step)  # windows of a pixel: rounded up
+        return root_up(square)
     is_padded = any(axis.padding_before or axis.padding_after for axis in axes)
     if is_padded and not node.attributes.get("count_include_pad"):
         return None  # windows beyond the border are averages of fewer pixels
-    pixels = math.prod(axis.taps for axis in axes)
-    return root_up(Fraction(most_windows_of_a_pixel, pixels))
+    for axis, step in zip(axes, steps, strict=True):
+        common = [axis.taps - distance for distance in range(0, axis.taps, step)]
+        square *= Fraction(2 * sum(common) - axis.taps, axis.taps**2)
+    return root_up(square)
 
 
 def axes_of_windows(node: Node, taps: Sequence[int]) -> tuple[Axis, ...]:

@@ -143,8 +143,11 @@ class Measure:
 def claimed(kernel: AnyArray, method: Method, **geometry: Unpack[Geometry]) -> tuple[Result, Upper]:
     """Measure a layer by a method that proves a bound; return the method's result and its claim.
 
-    A method that a compiler runs returns no claims; it runs once more in NumPy then.
+    A method that a compiler runs returns no claims; it runs once more in NumPy then. A matrix is stated to be one, so
+    that no warning says that it looks like one filter.
     """
+    if kernel.ndim == 2:
+        geometry["layout"] = "OI"
     result, claims = proven(kernel, method, **geometry)
     if not claims:
         _, claims = proven(backends.backend_for(kernel).to_numpy(kernel), method, **geometry)

@@ -47,13 +47,14 @@ from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Searching
 from specnorm_networks.nonexpansiveness import Nonexpansive
+from specnorm_networks.onnx import read as read_onnx
 from specnorm_networks.tables import aligned, html_table, shortened
 
 # ruff: noqa: RUF022 - by what they are for
 # fmt: off
 __all__ = [
-    # The bound of a graph, for which norms of layers may have been measured before.
-    "bound", "Measure", "Method", "moved_up", "registered_operators",
+    # Files, and the bound of a graph, for which norms of layers may have been measured before.
+    "read_onnx", "bound", "Measure", "Method", "moved_up", "registered_operators",
     # Types of answers.
     "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode", "Weighted",
     # Text.

@@ -1,7 +1,7 @@
 """The Gram matrix A*A or AA* of a layer A at one size, as a block tridiagonal matrix, and proofs by its factorisation.
 
 Choose one axis. A *line* is a position along that axis, with all channels and all positions of the other axes. Tap t of
-output line m reads one input line v, which a table says (`taps.tables_of_axes`). The matrix ``B_t`` that takes line v
+output line m reads one input line v, which a table says (`Axis.table`). The matrix ``B_t`` that takes line v
 to line m is the same for all lines: it is a layer with one axis less. So each block of ``A*A``, for a pair of input
 lines, is a sum of products ``B_t* B_u``; it is zero if the lines are farther apart than the kernel is long. A tap
 *connects* an output line with the input line that it reads. Two lines of one side are *coupled* by the taps t and u if
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends.arrays import ceil_div
-from specnorm.geometry.taps import readers_of, sizes_of, tables_of_axes
+from specnorm.geometry.taps import readers_of
 from specnorm.proofs import rounding
 from specnorm.proofs.norms import frobenius_up
 
@@ -114,8 +114,8 @@ class BlockPlan:
 
 def plans(spec: ConvSpec) -> list[BlockPlan]:
     """All ways to cut the Gram matrix of a layer of one group, sorted by their work."""
-    large, small = sizes_of(spec)
-    tables = tables_of_axes(large, small, spec)
+    large, small = spec.sides
+    tables = [axis.table for axis in spec.axes]
     plans = []
     for axis in range(len(tables)):
         plans += _plans_of_axis(spec, axis, tables[axis], large, small)
@@ -172,8 +172,8 @@ def gram_blocks(
     |A|* |A|`` (or ``gamma(n) |A| |A|*``).
     """
     xp = ops.xp
-    large, small = sizes_of(spec)
-    tables = tables_of_axes(large, small, spec)
+    large, _ = spec.sides
+    tables = [axis.table for axis in spec.axes]
     b = kernels.shape[0]
     tap_matrices = _line_matrices(kernels, tables, plan.axis, large, ops=ops)
     if plan.rows_are_outputs:
@@ -229,7 +229,7 @@ def to_layer(vectors: Array, spec: ConvSpec, plan: BlockPlan, *, xp: Namespace) 
 
     The block matrix orders its rows by line, channel and position along the other axes.
     """
-    large, small = sizes_of(spec)
+    large, small = spec.sides
     output_channels, input_channels = spec.group_channels
     if plan.rows_are_outputs:
         sizes, channels = small, output_channels

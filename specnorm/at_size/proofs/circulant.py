@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm.backends.arrays import ceil_div
-from specnorm.geometry.taps import along_axes, sizes_of
 from specnorm.proofs.bound import HypothesisError, Upper, _upper
 from specnorm.proofs.cells import Circulant
 
@@ -52,8 +51,7 @@ def shortest(spec: ConvSpec) -> tuple[int, ...]:
 
     ``spec``: the layer's geometry. It has an ``input_shape`` and satisfies `ConvSpec.reads_zeros`.
     """
-    large, small = sizes_of(spec)
-    return tuple(_fewest_points(axis) for axis in along_axes(large, small, spec))
+    return tuple(_fewest_points(axis) for axis in spec.axes)
 
 
 def _fewest_points(axis: Axis) -> int:

@@ -20,8 +20,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.backends.arrays import ceil_div
-from specnorm.geometry.spec import spec_of_group
-from specnorm.geometry.taps import along_axes, sizes_of
 from specnorm.proofs.bound import (
     ALL_FREQUENCIES,
     HypothesisError,
@@ -49,8 +47,8 @@ class AxisComponent:
     Parameters
     ----------
     pixels, outputs : int
-        Numbers of pixels and of outputs. Pixels are on the large side of the convolution (`sizes_of`), which is the
-        output of a transposed layer.
+        Numbers of pixels and of outputs. Pixels are on the large side of the convolution (`ConvSpec.sides`), which is
+        the output of a transposed layer.
     before : int
         Padding in front; if negative, the number of pixels in front that no output reads.
     stride : int
@@ -156,9 +154,9 @@ class PolyphaseComponent:
         """A compression of this part with about ``pixel_budget`` pixels; the part itself if it has no more.
 
         Along each axis it keeps at least twice as many pixels as the kernel has taps, since on fewer, most outputs of a
-        padded layer read padding.
+        padded layer read padding. Where padding makes more outputs than pixels, they are what the budget counts.
         """
-        count = math.prod(axis.pixels for axis in self.axes)
+        count = math.prod(max(axis.pixels, axis.outputs) for axis in self.axes)
         if count <= pixel_budget:
             return self
         if not self.spec.reads_zeros:
@@ -183,18 +181,19 @@ class PolyphaseComponent:
     def _corner(self, pixel_budget: float) -> PolyphaseComponent | None:
         """A compression of a layer that repeats pixels: its first outputs, which read no padding behind.
 
-        Circular padding in front reads the last pixels: there the outputs begin where they read none.
+        Circular padding in front reads the last pixels: there the outputs begin where they read none, as where the
+        padding is longer than what the budget allows.
         """
         if self.spec.transposed:
             return None
-        wraps = self.spec.padding_mode == "circular"
         axes = []
         fair_share = int(pixel_budget ** (1 / len(self.axes)))
+        skips_padding = self.spec.padding_mode == "circular" or max(axis.before for axis in self.axes) > fair_share
         for axis, taps, dilation in zip(self.axes, self.spec.kernel_shape, self.spec.dilation, strict=True):
             extent = dilation * (taps - 1) + 1
-            first_output = -(-axis.before // axis.stride) if wraps else 0
+            first_output = -(-axis.before // axis.stride) if skips_padding else 0
             first_pixel = max(0, axis.stride * first_output - axis.before)
-            before = 0 if wraps else axis.before
+            before = 0 if skips_padding else axis.before
             pixels = min(axis.pixels - first_pixel, max(2 * extent, before + 1, fair_share))
             outputs = min(axis.outputs - first_output, (pixels + before - extent) // axis.stride + 1)
             if outputs < 1:
@@ -202,7 +201,7 @@ class PolyphaseComponent:
             axes.append(AxisComponent(pixels, outputs, before, axis.stride, (first_pixel, 1), (first_output, 1)))
         spec = replace(
             self.spec,
-            padding_mode="zeros" if wraps else self.spec.padding_mode,
+            padding_mode="zeros" if skips_padding else self.spec.padding_mode,
             padding=tuple((axis.before, 0) for axis in axes),
             input_shape=tuple(axis.pixels for axis in axes),
         )
@@ -227,8 +226,7 @@ def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
     ``spec``: with ``input_shape``. A layer that reads other than zeros outside of its input is returned as its only
     part.
     """
-    large, small = sizes_of(spec)
-    axes = along_axes(large, small, spec)
+    axes = spec.axes
     if not spec.reads_zeros:
         whole = tuple(AxisComponent(axis.pixels, axis.outputs, axis.before, axis.stride) for axis in axes)
         return [PolyphaseComponent(spec, whole)]
@@ -308,7 +306,7 @@ def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Up
         is_complete = len(bounds_of_groups) == spec.groups
     else:
         is_complete = len(bounds_of_groups) < spec.groups
-    if not is_complete or any(bound.what != spec_of_group(spec) for bound in bounds_of_groups):
+    if not is_complete or any(bound.what != spec.of_group for bound in bounds_of_groups):
         raise HypothesisError(f"{len(bounds_of_groups)} bounds of {spec.groups} groups")
     if others is not None and others.what != ALL_FREQUENCIES:
         raise HypothesisError(f"{others.what} is not the supremum of the other groups")
@@ -316,7 +314,7 @@ def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Up
         return bounds_of_groups[0]
     bounds = list(bounds_of_groups)
     if others is not None:
-        bounds.append(padded_norm(others, spec_of_group(spec)))
+        bounds.append(padded_norm(others, spec.of_group))
     return _largest(bounds, spec, f"the largest of {spec.groups} groups")
 
 
@@ -337,7 +335,7 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     if not is_patch or lower.what != subject or upper.what != subject:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     rule = "the matrix of the taps that are read"
-    return _lower(lower.value, spec_of_group(spec), rule, lower), _upper(upper.value, spec, rule, upper)
+    return _lower(lower.value, spec.of_group, rule, lower), _upper(upper.value, spec, rule, upper)
 
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
@@ -349,7 +347,7 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
     is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
     # Padding that repeats pixels may not change in a restriction.
     reads_the_same = component.spec.reads_zeros or restriction == component or restriction.is_corner_of(component)
-    if norm.what != spec_of_group(restriction.spec) or not is_restriction or not reads_the_same:
+    if norm.what != restriction.spec.of_group or not is_restriction or not reads_the_same:
         raise HypothesisError(f"{norm.what} is not a restriction of the layer")
     if norm.what == component.spec:
         return norm

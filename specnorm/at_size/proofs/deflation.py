@@ -30,11 +30,10 @@ import numpy as np
 from specnorm.at_size.proofs.circulant import is_long_enough, shortest
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
-from specnorm.geometry.taps import sizes_of
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError, Upper, _upper
 from specnorm.proofs.cells import Circulant
-from specnorm.proofs.frequencies import Frequencies, cos_sin
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.symbols import Symbol
 
@@ -250,7 +249,7 @@ class WaveGram:
         ops: ArrayOps,
     ) -> None:
         xp = ops.xp
-        large, small = sizes_of(spec)
+        large, small = spec.sides
         denominators = np.asarray(split.frequencies.denominators)
         numerators = split.frequencies.numerators[split.frequency_of_wave] % denominators
         mirrored = (-numerators) % denominators
@@ -328,7 +327,8 @@ def _overlaps(
     # On a skew axis the frequencies are odd multiples of 2 pi / (2 N), so their differences are multiples of 2 pi / N.
     step = 2 if circulant.skew[axis] else 1
     steps_apart = ((numerators[None, :] - numerators[:, None]) // step) % point_count
-    cos, sin = cos_sin(np.outer(np.arange(point_count), np.arange(n) - shift), point_count)
+    pixels = np.arange(n)[:, None] - shift
+    cos, sin = Frequencies.along_axis(point_count, point_count).cos_sin(pixels)
     real = cos.sum(axis=1) / point_count
     imag = sin.sum(axis=1) / point_count
     return ops.complex(

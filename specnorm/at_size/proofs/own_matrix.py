@@ -19,8 +19,6 @@ import numpy as np
 from specnorm.at_size.proofs.block_tridiagonal import gram_blocks
 from specnorm.at_size.proofs.uncut import SMALLEST
 from specnorm.backends import arrays
-from specnorm.geometry.spec import spec_of_group
-from specnorm.geometry.taps import sizes_of
 from specnorm.power.proofs.ritz import gram_error
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError, Lower, Upper, _lower, _upper
@@ -40,7 +38,7 @@ def has_fewer_rows(spec: ConvSpec) -> bool:
 
     For a transposed layer, that is the convolution whose adjoint the layer is.
     """
-    input_sizes, output_sizes = sizes_of(spec)
+    input_sizes, output_sizes = spec.sides
     output_channels, input_channels = spec.group_channels
     return output_channels * math.prod(output_sizes) < input_channels * math.prod(input_sizes)
 
@@ -109,7 +107,7 @@ def smallest_of_groups(
     """Bounds of the smallest singular value of a grouped layer: the smallest of the bounds of all its groups."""
     lowers = [lower for lower, _ in bounds_of_groups]
     uppers = [upper for _, upper in bounds_of_groups]
-    subject = (SMALLEST, spec_of_group(spec))
+    subject = (SMALLEST, spec.of_group)
     are_bounds_of_groups = all(bound.what == subject for bound in (*lowers, *uppers))
     if len(bounds_of_groups) != spec.groups or not are_bounds_of_groups:
         raise HypothesisError(f"{len(bounds_of_groups)} pairs of bounds of {spec.groups} groups")

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.geometry.taps import along_axes, sizes_of, tables_of_axes
-
 if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
 
@@ -60,23 +58,20 @@ def reads_inside(spec: ConvSpec) -> bool:
     """Whether no output of the convolution reads padding, at ``input_shape`` or at every size."""
     if spec.input_shape is None:
         return all(pads == (0, 0) for pads in spec.padding)
-    large, small = sizes_of(spec)
-    tables = tables_of_axes(large, small, spec)
     # Where a tap reads padding, the tables hold n, one past the last pixel.
-    return all(bool((table < n).all()) for table, n in zip(tables, large, strict=True))
+    return all(bool((axis.table < axis.pixels).all()) for axis in spec.axes)
 
 
 def cuts_no_tap(spec: ConvSpec) -> bool:
     """Whether no tap is cut off: each tap that reads a pixel in the infinite layer reads it in this layer too."""
     if spec.input_shape is None:
         return _has_full_padding(spec)
-    large, small = sizes_of(spec)
-    for axis, table in zip(along_axes(large, small, spec), tables_of_axes(large, small, spec), strict=True):
+    for axis in spec.axes:
         pixels = np.arange(axis.pixels)[None, :]
         taps = np.arange(axis.taps)[:, None]
         # In the infinite layer, tap t of output m reads the pixel ``stride m + dilation t - before``.
         has_reader_in_infinite_layer = (pixels - axis.dilation * taps + axis.before) % axis.stride == 0
-        has_reader = table < axis.pixels
+        has_reader = axis.table < axis.pixels
         # The readers in this layer are among those of the infinite layer, so they are the same if they are as many.
         if has_reader.sum() != has_reader_in_infinite_layer.sum():
             return False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.taps import Axis, axis_tables, sizes_of
+from specnorm.geometry.taps import Axis
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import HypothesisError, Lower, _lower
 
@@ -48,7 +48,7 @@ class Waves:
     ----------
     kernel : array, shape (1, first, second, *kernel_shape)
         The kernel of one group, in torch's order. The waves are functions on the large side of the convolution
-        (`sizes_of`), which has ``second`` channels.
+        (`ConvSpec.sides`), which has ``second`` channels.
     spec : ConvSpec
         The geometry of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
     factors : list of complex arrays, shape (f_j, n_j)
@@ -85,12 +85,12 @@ class Waves:
         self._grams = _AxisGrams()
         # For error bounds: the same sums with every term replaced by its magnitude.
         self._magnitude_grams = _AxisGrams()
-        large, small = sizes_of(spec)
+        large, small = spec.sides
         table_roundings = 0
         axes = zip(factors, large, small, spec.kernel_shape, spec.padding, strict=True)
         for factor, pixels, outputs, taps, (before, _) in axes:
             axis = Axis(pixels, outputs, taps, stride=1, dilation=1, before=before)
-            read = axis_tables(axis, "zeros")
+            read = axis.table
             with_zero = np.concatenate([factor, np.zeros((len(factor), 1))], axis=1)
             read_factor = with_zero[:, read].reshape(-1, outputs)
             self._grams.factors.append(factor.conj() @ factor.T)

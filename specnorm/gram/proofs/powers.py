@@ -17,14 +17,12 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
 from specnorm.proofs.frequencies import (
+    Frequencies,
     centred_taps,
-    cos_sin,
-    cos_sin_of,
-    cos_sin_of_taps,
-    half_grid,
     half_grid_shape,
     halved_axis,
     tap_grid,
+    tap_points,
 )
 from specnorm.proofs.norms import parts_of_hermitian, square_of_hermitian
 from specnorm.symbols.proofs import symbols
@@ -34,7 +32,6 @@ from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.frequencies import Frequencies
 
 
 class GramTuning(NamedTuple):
@@ -93,7 +90,7 @@ class KernelSymbol:
     def at(self, frequencies: Frequencies) -> Array:
         """At f frequencies, ``Re G``, ``Im G``, ``Re G + Im G``, ``Im G - Re G`` one below another: (b, f, 4 m, p)."""
         xp, (b, m, p) = self._ops.xp, self.shape
-        cos, sin = cos_sin_of_taps(frequencies, self.taps)
+        cos, sin = frequencies.cos_sin(tap_points(tuple(self.taps)))
         host_table = np.stack([cos, sin, cos + sin, sin - cos], axis=1).reshape(4 * len(cos), -1)
         table = symbols.device_table(host_table, self.like, ops=self._ops)
         taps = xp.matrix_transpose(xp.reshape(self.like, (b, m * p, -1)))
@@ -141,7 +138,7 @@ class GramSymbol:
     def at(self, frequencies: Frequencies) -> Array:
         """The real matrices at some frequencies, (b, f, p, p)."""
         xp, (b, _, p) = self._ops.xp, self.shape
-        cos, sin = cos_sin_of(frequencies, centred_taps(self.taps))
+        cos, sin = frequencies.cos_sin(centred_taps(self.taps))
         table = symbols.device_table(cos + sin, self.like, ops=self._ops)
         half = self.like.shape[1] // 2
         matrices = xp.matmul(table[:, half:], self.like[:, half:, :])
@@ -222,7 +219,7 @@ class GramTaps:
         self.xp = ops.xp
         self.ops = ops
         self.grid = tap_grid(symbol.taps, n_iter)
-        self.points = half_grid(self.grid)
+        self.points = Frequencies.half_grid(self.grid)
         self.weights = symbols.device_table(tables(self.grid)[0], symbol.like, ops=ops)
 
     def chunks(self) -> Iterator[tuple[slice, Array]]:
@@ -646,7 +643,7 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
     multiplicity = np.where(place_on_halved > 0, 2.0, 1.0)
     tables = []
     for n, count in zip(grid, counts, strict=True):
-        cos, sin = cos_sin(np.arange(n)[:, None] * np.arange(count)[None, :], n)
+        cos, sin = (x.T for x in Frequencies.along_axis(count, n).cos_sin(tap_points((n,))))
         is_halved = count < n
         weights = np.where((np.arange(count) > 0) & is_halved, 2.0, 1.0)
         tables.append((cos * weights, -sin * weights))
@@ -707,7 +704,7 @@ def powers_residuals(
     at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
     chunks = arrays.ceil_div(len(grid.points), at_once)
     step = arrays.ceil_div(len(grid.points), chunks)
-    phase = ops.complex(*device_tables(*cos_sin_of_taps(grid.points, blocks.shape[3:]), sums, ops=ops))
+    phase = ops.complex(*device_tables(*grid.points.cos_sin(tap_points(tuple(blocks.shape[3:]))), sums, ops=ops))
     # The signs of the taps, transformed back to the frequencies.
     adjoint_tables = [
         ops.complex(*device_tables(real.T, -imag.T, grid.symbol.like, ops=ops)) for real, imag in tables(grid.grid)[1]

@@ -27,7 +27,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError
-from specnorm.proofs.frequencies import Frequencies, cos_sin_at, half_lags
+from specnorm.proofs.frequencies import Frequencies, half_lags
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import even_and_odd, lag_products
 from specnorm.symbols.proofs.lags import roundings as roundings_of_lags
@@ -346,7 +346,7 @@ class GramPolynomial:
 
     def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
-        return symbols.device_tables(*cos_sin_at(frequencies, self.lags), self.even, ops=self.ops)
+        return symbols.device_tables(*frequencies.cos_sin(self.lags), self.even, ops=self.ops)
 
     def reduced(self, even: Array, odd: Array, eigenvalue_limit: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).

@@ -18,15 +18,7 @@ from specnorm.backends import arrays
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import Sealed, Upper, _uppers
 from specnorm.proofs.cells import Grid
-from specnorm.proofs.frequencies import (
-    Frequencies,
-    check_table,
-    cos_sin,
-    cos_sin_at,
-    half_grid,
-    half_grid_shape,
-    tap_points,
-)
+from specnorm.proofs.frequencies import Frequencies, half_grid_shape, tap_points
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -83,7 +75,7 @@ def largest_on_grid(
     columns = arrays.tall(blocks, xp=xp)
     count, m, _, *kernel_shape = columns.shape
     tables = half_grid_tables(sizes, kernel_shape, blocks, ops=ops)
-    frequencies = half_grid(sizes)
+    frequencies = Frequencies.half_grid(sizes)
     at_once = blocks_at_once(m, len(frequencies), kernel_shape, ops=ops)
     squares, places = [], []
     for start in range(0, count, at_once):
@@ -117,8 +109,7 @@ def half_grid_tables(
     """Cosines and sines of a half grid, for each axis of its taps at its points, as `squares_on_grid` takes them."""
     tables = []
     for n, points, k in zip(sizes, half_grid_shape(sizes), kernel_shape, strict=True):
-        check_table(k, points)
-        cos, sin = cos_sin(np.arange(points)[:, None] * np.arange(k), n)
+        cos, sin = Frequencies.along_axis(points, n).cos_sin(tap_points((k,)))
         tables.append(symbols.device_tables(cos, sin, like, ops=ops))
     return tables
 
@@ -234,7 +225,7 @@ class ScalarGram(GramPolynomial):
     def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
         """Cosines and sines (f, k) of an axis' taps, from frequencies along that axis alone."""
         taps = np.arange(self.blocks.shape[3 + axis])[:, None]
-        return symbols.device_tables(*cos_sin_at(along_axis, taps), self.blocks, ops=self.ops)
+        return symbols.device_tables(*along_axis.cos_sin(taps), self.blocks, ops=self.ops)
 
     def at_centres(self, boxes: Boxes) -> CentreValues:
         """H of every block at the centres of all boxes of a cover, which lie on a grid."""

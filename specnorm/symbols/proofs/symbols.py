@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import Lower, Upper, _lower, _upper
-from specnorm.proofs.frequencies import PHASE_ERROR, Frequencies, cos_sin_of_taps
+from specnorm.proofs.frequencies import PHASE_ERROR, Frequencies, tap_points
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -93,8 +93,8 @@ class Symbol:
 
 
 def cosines_and_sines(frequencies: Frequencies, blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """`cos_sin_of_taps` of blocks, in the precision and on the device of the blocks: (f, taps) each."""
-    return device_tables(*cos_sin_of_taps(frequencies, blocks.shape[3:]), blocks, ops=ops)
+    """Cosines and sines of the taps' angles, in the precision and on the device of the blocks: (f, taps) each."""
+    return device_tables(*frequencies.cos_sin(tap_points(tuple(blocks.shape[3:]))), blocks, ops=ops)
 
 
 def device_tables(real: np.ndarray, imag: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:

@@ -25,10 +25,9 @@ from core.soundness.layers import Layer, layer
 from specnorm.at_size import circulants as circulant_search
 from specnorm.at_size.proofs import circulant as embedding
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs import cells, frequencies
+from specnorm.proofs import cells
 from specnorm.proofs.cells import Boxes, _covering
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.proofs import gram_polynomial
 
 
 # -- the library's circulants ----------------------------------------------------------------------------------------
@@ -109,7 +108,7 @@ def by_rings_alone() -> list[str]:
     return []
 
 
-_fewest_points, _dft, _cos_sin_at = embedding._fewest_points, cells.dft, frequencies.cos_sin_at
+_fewest_points, _dft, _cos_sin_of = embedding._fewest_points, cells.dft, Frequencies._cos_sin_of
 
 
 def one_point_fewer(*axis: Any) -> int:
@@ -136,12 +135,12 @@ def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], skew: tupl
 
 def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
     """At a skew-circulant's frequencies, the farthest tap turns as if the circulant were not skew."""
-    cos, sin = _cos_sin_at(given, points)
+    cos, sin = _cos_sin_of(given, points)
     odd = np.asarray([n % 2 == 0 and n < 2**20 for n in given.denominators]) & (given.numerators % 2 == 1).all(axis=0)
     if odd.any() and len(points):
         far = int(np.argmax(np.abs(points).sum(axis=1)))
         plain = Frequencies(given.numerators - odd, given.denominators)
-        c, s = _cos_sin_at(plain, points[far : far + 1])
+        c, s = _cos_sin_of(plain, points[far : far + 1])
         cos[:, [far]], sin[:, [far]] = c, s
     return cos, sin
 
@@ -160,9 +159,7 @@ MUTATIONS = {
         ((embedding, "_fewest_points", closed_on_the_product),), too_short
     ),
     "mirror images": Mutation(((circulant_search, "dft", half_less_a_point),)),
-    "phase of one tap": Mutation(
-        ((gram_polynomial, "cos_sin_at", phase_forgotten), (frequencies, "cos_sin_at", phase_forgotten))
-    ),
+    "phase of one tap": Mutation(((Frequencies, "_cos_sin_of", phase_forgotten),)),
 }
 
 

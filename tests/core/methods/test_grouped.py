@@ -18,7 +18,7 @@ from specnorm.grid import search
 from specnorm.grid.proof import LargestBound
 from specnorm.grid.search import largest_bound, leave_out
 from specnorm.proofs.bound import HypothesisError
-from specnorm.proofs.frequencies import half_grid
+from specnorm.proofs.frequencies import Frequencies
 
 FUNCTIONS: dict[str, tuple[Callable[..., object], float]] = {
     "tn_bound": (lambda kernel, groups: specnorm.tn_bound(kernel, groups=groups), 1.6),
@@ -59,7 +59,7 @@ def grouped(seed: int, groups: int, m: int = 5, p: int = 4, taps: tuple[int, ...
 def norms(blocks: Any, sizes: tuple[int, ...]) -> np.ndarray:
     """At the frequencies of the half grid, by an FFT and dense singular values, shape (b, f)."""
     symbols = np.moveaxis(np.fft.fftn(blocks, s=sizes, axes=(3, 4)), (1, 2), (-2, -1))
-    where = half_grid(sizes).numerators
+    where = Frequencies.half_grid(sizes).numerators
     return np.asarray(np.linalg.norm(symbols[(slice(None), *where.T)], ord=2, axis=(-2, -1)))
 
 
@@ -84,7 +84,7 @@ def test_pairs_are_compared_with_their_own_group(seed: int, monkeypatch: pytest.
     """A weak group's frequency stays open until that group has met a norm as large, however large others are."""
     blocks = grouped(seed, 6)
     sizes = (16, 12)
-    count = len(half_grid(sizes))
+    count = len(Frequencies.half_grid(sizes))
     truth = norms(blocks, sizes)
     largest = LargestBound(grid.SymbolNormsUp(), blocks, sizes, ops=OPS)
     # Each group has another number of pairs, the last one none.
@@ -115,9 +115,9 @@ def test_a_number_that_is_none_spoils_its_own_group_alone(monkeypatch: pytest.Mo
         return np.where(is_third, np.nan, values)
 
     largest = LargestBound(bound, blocks[[0, 1, 2]], sizes, ops=OPS)
-    largest.visit(np.arange(3 * len(half_grid(sizes))))
+    largest.visit(np.arange(3 * len(Frequencies.half_grid(sizes))))
     values, _, _ = largest.result()
     assert np.isnan(np.asarray(values)).tolist() == [False, False, True]
     monkeypatch.setattr(search, "_FEW_FREQUENCIES", 0)
-    open_again = leave_out(largest, 2 * len(half_grid(sizes)) + np.arange(5), 3)
+    open_again = leave_out(largest, 2 * len(Frequencies.half_grid(sizes)) + np.arange(5), 3)
     assert len(open_again) == 5

@@ -28,7 +28,7 @@ from specnorm.backends import load
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import Power
 from specnorm.proofs.bound import finite
 from specnorm.proofs.found import Found
@@ -81,7 +81,7 @@ def test_every_cut_of_the_gram_matrix_is_the_gram_matrix(layer: Layer) -> None:
     kernel, groups = layer.kernel.astype(np.float64), layer.geometry["groups"]
     kernel = kernel / (np.max(np.abs(kernel)) or 1.0)
     given: Any = kernel.reshape(groups, -1, *kernel.shape[1:])[:1]
-    spec = spec_of_group(ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry))
+    spec = ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry).of_group
     alone = {**layer.geometry, "groups": 1}
     dense = dense_matrix(given[0], layer.input_shape, **alone)
     dense = dense.T if spec.transposed else dense

@@ -19,7 +19,6 @@ from specnorm.at_size import layer_tuning
 from specnorm.at_size.layer_tuning import LayerTuning
 from specnorm.at_size.proofs.waves import Waves, quotient_of_waves_down
 from specnorm.geometry.spec import ConvSpec
-from specnorm.geometry.taps import sizes_of
 from specnorm.proofs import rounding
 
 SHAPES: list[tuple[tuple[int, ...], tuple[int, ...], tuple[tuple[int, int], ...]]] = [
@@ -46,7 +45,7 @@ def factors_of(spec: ConvSpec, seed: int) -> list[NDArray[np.complex128]]:
     """One to three arbitrary factors an axis."""
     random = np.random.RandomState(seed)
     counts = [1 + (seed + j) % 3 for j in range(spec.ndim)]
-    shapes = list(zip(counts, sizes_of(spec)[0], strict=True))
+    shapes = list(zip(counts, spec.sides[0], strict=True))
     return [random.standard_normal(shape) + 1j * random.standard_normal(shape) for shape in shapes]
 
 

@@ -15,10 +15,10 @@ from specnorm.at_size.proofs.own_matrix import LayerGram, smallest_of_groups, sm
 from specnorm.at_size.proofs.uncut import SMALLEST
 from specnorm.ends import proof as defect
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.cells import Circulant, torus
-from specnorm.proofs.frequencies import half_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Nonnegative
 
@@ -28,7 +28,7 @@ LINE: Any = np.asarray([[[[3.0, 1.0]]]])
 TAPS: Any = np.random.RandomState(1).standard_normal((1, 3, 2, 3))
 PADDED = ConvSpec.of((3, 2, 3), input_shape=(6,), padding_mode="zeros")
 GROUPED = ConvSpec.of((4, 2, 3), input_shape=(6,), padding_mode="zeros", groups=2)
-PART = (SMALLEST, spec_of_group(GROUPED))
+PART = (SMALLEST, GROUPED.of_group)
 ELSEWHERE = Circulant((9,), (False,))
 VECTOR: Any = np.ones((1, 1))
 WIDE: Any = np.ones((1, 1, 2, 2))
@@ -49,7 +49,7 @@ def of_line() -> Claims:
     of = line()
     scale = 2.0**of.exponent
     yield defect.smallest_down(of, assumed(12.0 / scale)), 2.0
-    yield defect.smallest_at(LINE, 0, half_grid((2,))[1:], VECTOR, ops=OPS), 2.0
+    yield defect.smallest_at(LINE, 0, Frequencies.half_grid((2,))[1:], VECTOR, ops=OPS), 2.0
     on_grid = defect.smallest_on_grid(LINE, (2,), 2.0, 4.0, ops=OPS)
     assert on_grid is not None
     yield on_grid, 2.0
@@ -117,7 +117,9 @@ def folded() -> defect.Defect:
 
 
 DEFECT_REFUSED: dict[str, Callable[[], object]] = {
-    "a frequency's norm as the defect's": lambda: defect.smallest_down(line(), assumed(1.0, half_grid((1,)))),
+    "a frequency's norm as the defect's": lambda: defect.smallest_down(
+        line(), assumed(1.0, Frequencies.half_grid((1,)))
+    ),
     "another circulant's norm as the defect's": lambda: defect.smallest_down(folded(), assumed(1.0, ELSEWHERE)),
     "a circulant's norm as that of every frequency": lambda: defect.least_centre(
         defect.in_basis(LINE, ops=OPS), assumed(4.0, ELSEWHERE), 0.0
@@ -128,12 +130,12 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     ),
     "a floor without a basis": lambda: defect.defect(defect.in_basis(LINE, ops=OPS), 1.0, floor=1.0, ops=OPS),
     "a vector that every wide matrix maps to 0": lambda: defect.smallest_at(
-        WIDE, 0, half_grid((1,)), DIFFERENCE, ops=OPS
+        WIDE, 0, Frequencies.half_grid((1,)), DIFFERENCE, ops=OPS
     ),
     "Gram matrices of columns that are more than rows": lambda: defect.smallest_on_grid(
         np.ones((1, 1, 2, 2)), (2,), 0.1, 1.0, ops=OPS
     ),
-    "no vector": lambda: defect.smallest_at(LINE, 0, half_grid((1,)), 0 * VECTOR, ops=OPS),
+    "no vector": lambda: defect.smallest_at(LINE, 0, Frequencies.half_grid((1,)), 0 * VECTOR, ops=OPS),
     "parts with bounds of norms": lambda: defect.smallest_of_parts([(assumed_lower(1.0), assumed(1.0))]),
     "a kernel whose smallest value is not 0": lambda: defect.smallest_of_zero(LINE, ops=OPS),
     "pixels that are read": lambda: defect.smallest_with_unread_pixels(ConvSpec.of((3, 2, 2))),

@@ -28,7 +28,7 @@ from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.at_size.proofs.waves import Waves
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.geometry.spec import ConvSpec
 from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
@@ -188,7 +188,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a circulant of another size": lambda: padded_norm(assumed(1.0, SHORT), CIRCULAR),
     "a skew circulant for a circular layer": lambda: padded_norm(assumed(1.0, Circulant((9,), (True,))), CIRCULAR),
     "a circulant for the other groups": lambda: norm_of_groups(
-        GROUPED, [assumed(1.0, spec_of_group(GROUPED))], assumed(1.0, OWN)
+        GROUPED, [assumed(1.0, GROUPED.of_group)], assumed(1.0, OWN)
     ),
     "a patch that reads copies": lambda: norms_of_patch(
         replace(PATCH, spec=replace(ONE_OUTPUT, padding_mode="reflect", padding=((1, 0),))),

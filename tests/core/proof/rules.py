@@ -25,7 +25,7 @@ from specnorm.at_size.proofs.waves import norm_by_waves
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.completion.method import Completion
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.method import Gram
 from specnorm.grid.method import Grid
 from specnorm.power.proofs.ritz import quotients
@@ -33,7 +33,7 @@ from specnorm.proof import proven
 from specnorm.proofs import bound, norms
 from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
 from specnorm.proofs.cells import dft_points, torus
-from specnorm.proofs.frequencies import half_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Method
 from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
@@ -124,10 +124,13 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield norms.norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.norm_of_stack((1, 5, 3)))), norm
     _, claims = proven_factor(MATRIX[:, 0, 0], vector, MATRIX[..., None], ops=OPS)
     yield from ((claim, norm) for claim in claims())
+    taps: Any = np.ones((1, 1, 1, 5, 1, 3))
+    _, claims = proven_factor(taps[:, 0, 0, 0, 0, 0], taps[:, 0, 0, 0, 0, :], taps, ops=OPS)
+    yield from ((claim, 15.0) for claim in claims())
     yield norms.norm_of_zero(0 * KERNEL, ops=OPS), 0.0
     entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]
     yield from ((claim, 3.0) for claim in norms.norm_of_single_entries(entry, ops=OPS))
-    point = half_grid((1,))
+    point = Frequencies.half_grid((1,))
     yield SymbolQuotients(MATRIX[..., None], ops=OPS).norm_down_at(0, point, vector), norm
     thin: Any = MATRIX[:, :, :1, None]
     yield norms.norm_by_frobenius(thin, ops=OPS), float(np.linalg.norm(thin))
@@ -137,13 +140,13 @@ def components() -> Iterator[tuple[Upper | Lower | None, float]]:
     parts = [(assumed_lower(1.0 + i, x), assumed(2.0 + i, x)) for i, x in enumerate(PARTS)]
     lower, upper = norms_of_parts(DILATED, parts)
     yield from ((lower, float(len(parts))), (upper, 1.0 + len(parts)))
-    part = spec_of_group(GROUPED)
+    part = GROUPED.of_group
     for groups in ((3.0, 1.0), (1.0, 3.0)):
         yield norm_of_groups(GROUPED, [assumed(x, part) for x in groups]), 3.0
     yield norm_of_groups(GROUPED, [assumed(1.0, part)], assumed(3.0)), 3.0
     yield from zip(norms_of_patch(PATCH, assumed_lower(2.0, STACK), assumed(2.0, STACK)), (2.0, 2.0), strict=True)
     restricted = PART.restricted(9)
-    yield norm_of_restriction(PART, restricted, assumed_lower(2.0, spec_of_group(restricted.spec))), 2.0
+    yield norm_of_restriction(PART, restricted, assumed_lower(2.0, restricted.spec.of_group)), 2.0
 
 
 def fixed() -> Iterator[tuple[Upper | Lower | None, float]]:

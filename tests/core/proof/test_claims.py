@@ -30,7 +30,7 @@ from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
 from specnorm.completion.method import Completion
 from specnorm.geometry.layer_map import Convolution
-from specnorm.geometry.spec import ConvSpec, spec_of_group
+from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.method import Gram
 from specnorm.grid import proof as grid
 from specnorm.grid import search as grid_search
@@ -248,7 +248,7 @@ def shorter(axis: int) -> Circulant:
     return replace(RING, points=points)
 
 
-GROUP = spec_of_group(LAYER)
+GROUP = LAYER.of_group
 ONE, TWO = assumed_lower(1.0), assumed(2.0)
 REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", padding=1, groups=2)
 (MIRRORED,) = components.polyphase_components(ConvSpec.of((1, 1, 3), input_shape=9, padding_mode="reflect", padding=1))
@@ -283,7 +283,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a larger layer as a restriction": lambda: norm_of_restriction(PART.restricted(9), PART, assumed_lower(1.0, GROUP)),
     "another layer as a restriction": lambda: norm_of_restriction(PART, PART, assumed_lower(1.0, REFLECT)),
     "a corner that reads padding behind": lambda: norm_of_restriction(
-        MIRRORED, MIRRORED_SHORTER, assumed_lower(1.0, spec_of_group(MIRRORED_SHORTER.spec))
+        MIRRORED, MIRRORED_SHORTER, assumed_lower(1.0, MIRRORED_SHORTER.spec.of_group)
     ),
     "several outputs as a patch": lambda: norms_of_patch(
         PART, assumed_lower(1.0, norms.norm_of_stack((2, 2, 2))), assumed(1.0, norms.norm_of_stack((2, 2, 2)))
@@ -431,7 +431,7 @@ def test_windows_are_restrictions() -> None:
     """Of every size, and of the layer they are taken from."""
     for most in range(1, 60):
         restriction = PART.restricted(most)
-        found = norm_of_restriction(PART, restriction, assumed_lower(1.0, spec_of_group(restriction.spec)))
+        found = norm_of_restriction(PART, restriction, assumed_lower(1.0, restriction.spec.of_group))
         assert found.what == PART.spec
 
 

@@ -19,7 +19,7 @@ from specnorm.grid.search import leave_out
 from specnorm.methods import Gram, Grid
 from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.cells import torus
-from specnorm.proofs.frequencies import half_grid
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates, gram_iteration_of_parts_up
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover
@@ -52,7 +52,7 @@ def with_sharp_truncation(blocks: Any, basis: Any, part: float = 1.0) -> GramPol
 
 def test_a_truncation_below_the_norm_proves_too_much() -> None:
     """Half of the norm of what is left out: the reduced matrices are below limits that the norm at a point is not."""
-    blocks, points = blocks_of(1, 5, 4, 3, 2), half_grid((9, 9))
+    blocks, points = blocks_of(1, 5, 4, 3, 2), Frequencies.half_grid((9, 9))
     basis: Any = np.linalg.qr(np.random.RandomState(1).standard_normal((1, 4, 4)))[0]
     truth = np.array([norm_at(blocks[0], theta) for theta in points.angles])
     too_much = []
@@ -117,7 +117,7 @@ def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) 
     lags = {(a - c, b - d) for a, b in used for c, d in used} | {(0, 0)}
     assert {tuple(x) for x in found.lags.tolist()} | {tuple(-x) for x in found.lags} == lags
     assert len(found.lags) == len(lags) // 2 + 1
-    points = half_grid((7, 7))
+    points = Frequencies.half_grid((7, 7))
     turn = np.eye(4) if rank == 4 else basis[0]
     taps = np.stack(np.meshgrid(np.arange(5), np.arange(5), indexing="ij"), axis=-1)
     formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
@@ -128,7 +128,7 @@ def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) 
 
 def test_large_matrices_are_formed_in_parts() -> None:
     """Several parts, the last of them shorter: G* G in float64 and in float32, to within the bound of the rounding."""
-    blocks, points = blocks_of(5, 51, 51, 3, 2), half_grid((5, 4))
+    blocks, points = blocks_of(5, 51, 51, 3, 2), Frequencies.half_grid((5, 4))
     none = np.zeros(len(points), dtype=int)
     whole = GramPolynomial(blocks, ops=OPS)
     assert whole.size**2 > gram_polynomial._CACHED_ENTRIES
@@ -147,7 +147,7 @@ def test_a_rotation_in_float32_is_paid_for() -> None:
     blocks, turn = blocks_of(0, 5, 4, 3, 3), np.eye(4, dtype=np.float32)
     blocks[:, :, 3], turn[:3, :3] = 0, np.linalg.qr(np.random.RandomState(0).standard_normal((3, 3)))[0]
     basis: Any = turn[None]
-    found, points = GramPolynomial(blocks, rotate(blocks, basis, 3, ops=OPS), ops=OPS), half_grid((9, 9))
+    found, points = GramPolynomial(blocks, rotate(blocks, basis, 3, ops=OPS), ops=OPS), Frequencies.half_grid((9, 9))
     formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
     assert formed.dtype == np.complex64
     computed = np.linalg.eigvalsh(formed[:, :3, :].astype(np.complex128))[:, -1]
@@ -192,7 +192,7 @@ def decaying(seed: int, *shape: int) -> NDArray[np.float32]:
 def norms(blocks: NDArray[np.float64], sizes: tuple[int, ...]) -> NDArray[np.float64]:
     """At the frequencies of the half grid, by an FFT and dense singular values."""
     symbols = np.moveaxis(np.fft.fftn(blocks[0], s=sizes, axes=range(2, blocks.ndim - 1)), (0, 1), (-2, -1))
-    where = half_grid(sizes).numerators
+    where = Frequencies.half_grid(sizes).numerators
     return np.asarray(np.linalg.norm(symbols[tuple(where.T)], ord=2, axis=(-2, -1)))
 
 
@@ -201,7 +201,7 @@ def test_a_bound_that_is_no_number_is_not_passed_over(at: int, monkeypatch: pyte
     """Wherever it comes up, by itself or among others: the largest is no number either, and nothing is left out."""
     blocks: Any = decaying(0, 6, 5, 3, 2).astype(np.float64)[None] / 4
     sizes = (4, 2)
-    frequencies = half_grid(sizes)
+    frequencies = Frequencies.half_grid(sizes)
     poor: Any = Symbol(blocks, frequencies[at : at + 1], ops=OPS).phase
 
     def bound(symbol: Symbol, *, ops: Any = OPS) -> Any:

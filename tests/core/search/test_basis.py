@@ -78,22 +78,34 @@ def test_crowded_spectra_get_longer_filters(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.median(long) < 1e-3 < 5e-3 < np.median(short)
 
 
-@pytest.mark.parametrize(("rate", "starts"), [(0.4, 1), (0.0, 12)])
-def test_many_cells_alone_are_not_flat(rate: float, starts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the first round nothing is known, and every norm is above the incumbent: one start where they decay."""
-    kernel = np.random.RandomState(0).standard_normal((16, 16, 5, 5)) * rate ** np.add.outer(range(5), range(5))
-    kernel[..., 0, 0] = np.eye(16) if rate == 0 else kernel[..., 0, 0]
-    kernel += 1e-4 * np.cos(np.arange(kernel.size)).reshape(kernel.shape)
-    chosen: list[tuple[int, int]] = []
+def ascents_of_rounds(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """For each round of an enclosure: how many of its cells are near the highest, and the number of its ascents."""
+    rounds: list[tuple[int, int]] = []
     of_round = incumbent.Incumbent._worth_an_ascent
 
-    def counted(self: incumbent.Incumbent, norms_sq: np.ndarray) -> np.ndarray:
-        found = of_round(self, norms_sq)
-        chosen.append((len(norms_sq), len(found)))
+    def counted(self: incumbent.Incumbent, norms_sq: np.ndarray, block: np.ndarray) -> np.ndarray:
+        found = of_round(self, norms_sq, block)
+        near = int(np.count_nonzero(norms_sq > tuning.TUNING.flat_part * norms_sq.max(initial=0.0)))
+        rounds.append((near, len(found)))
         return found
 
     monkeypatch.setattr(incumbent.Incumbent, "_worth_an_ascent", counted)
     specnorm.enclose(kernel)
-    cells, first = chosen[0]
-    assert cells > tuning.TUNING.flat_cells
-    assert first == starts
+    return rounds
+
+
+def test_cells_around_a_sharp_maximum_are_not_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In later rounds nearly all open cells of a decaying kernel are near its only maximum: one ascent each."""
+    kernel = np.random.RandomState(0).standard_normal((16, 16, 5, 5)) * 0.4 ** np.add.outer(range(5), range(5))
+    kernel += 1e-4 * np.cos(np.arange(kernel.size)).reshape(kernel.shape)
+    rounds = ascents_of_rounds(kernel, monkeypatch)
+    assert max(near for near, _ in rounds[1:]) > tuning.TUNING.flat_cells
+    assert max(ascents for _, ascents in rounds) == 1
+
+
+def test_a_norm_that_is_the_same_nearly_everywhere_is_flat(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = 1e-4 * np.cos(np.arange(16 * 16 * 25.0)).reshape(16, 16, 5, 5)
+    kernel[..., 0, 0] += np.eye(16)
+    near, ascents = ascents_of_rounds(kernel, monkeypatch)[0]
+    assert near > tuning.TUNING.flat_cells
+    assert ascents == tuning.TUNING.flat_starts

@@ -21,7 +21,7 @@ from helpers.libraries import OPS
 
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.cells import Boxes, torus
-from specnorm.proofs.frequencies import PHASE_ERROR, Frequencies, cos_sin, half_grid
+from specnorm.proofs.frequencies import PHASE_ERROR, Frequencies, _cos_sin
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -68,7 +68,7 @@ def test_cosines_and_sines() -> None:
     worst = 0.0
     for denominator in (1, 2, 3, 8, 9, 257, 1000, 2**40, 6 * 2**40, 300 * 2**40):
         numerators = random.randint(0, denominator, size=1000).astype(np.int64)
-        for n, c, s in zip(numerators.tolist(), *(x.tolist() for x in cos_sin(numerators, denominator)), strict=True):
+        for n, c, s in zip(numerators.tolist(), *(x.tolist() for x in _cos_sin(numerators, denominator)), strict=True):
             sine, cosine = arb.sin_cos_pi_fmpq(fmpq(2 * n, denominator))
             worst = max(worst, abs(float(cosine - arb(c))), abs(float(sine - arb(s))))
     assert worst <= PHASE_ERROR * 2.0**-53
@@ -83,7 +83,7 @@ def test_errors_cover_the_symbols_as_computed(dtype: str) -> None:
     """
     for seed, shape in enumerate(SHAPES * 2):
         block = scaled(shape, seed, dtype)
-        frequencies = half_grid([7] * (len(shape) - 2))
+        frequencies = Frequencies.half_grid([7] * (len(shape) - 2))
         chosen = frequencies[np.arange(0, len(frequencies), max(1, len(frequencies) // 6))]
         tall = block if shape[0] >= shape[1] else np.swapaxes(block, 1, 2)
         gram = GramPolynomial(tall, ops=OPS)

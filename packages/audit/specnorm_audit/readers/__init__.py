@@ -26,9 +26,9 @@ MAX_BYTES = 8 * 2**30
 
 
 def _read_onnx(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
-    from specnorm_networks.onnx import read  # with all operators, which few files need
+    from specnorm_networks.tools import read_onnx  # with all operators, which few files need
 
-    return read(file, path, max_bytes)
+    return read_onnx(file, path, max_bytes)
 
 
 _READERS: dict[str, Reader] = {

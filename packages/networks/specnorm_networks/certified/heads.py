@@ -157,7 +157,7 @@ class Head:
 
         A frequency counts twice if its mirror image is in the other half; else once.
         """
-        half = frequency_grids.half_grid(self.ring)
+        half = frequency_grids.Frequencies.half_grid(self.ring)
         mirror_images = (-half.numerators) % np.asarray(self.ring)
         halved_axis = int(np.argmax(self.ring))
         is_in_other_half = mirror_images[:, halved_axis] > self.ring[halved_axis] // 2
@@ -425,13 +425,13 @@ def _approximate_gram(
     for first in range(0, len(frequencies), at_once):
         tick()
         chunk = slice(first, first + at_once)
-        symbols = symbols_of(k, *frequency_grids.cos_sin_at(frequencies[chunk], k_positions))
+        symbols = symbols_of(k, *frequencies[chunk].cos_sin(k_positions))
         symbols = (symbols + symbols.conj().swapaxes(-1, -2)) / 2  # Hermitian although they are rounded
         matrices: Any = symbols
         limits: Any = np.full(len(symbols), 1 - EIGENVALUE_GAP)
         if not np.all(np.asarray(matrix_norms.gram_below(matrices, limits, ops=ops))):
             raise NotProvenError("I - K is not proven to be positive definite")
-        e = symbols_of(w, *frequency_grids.cos_sin_at(frequencies[chunk], w_positions))
+        e = symbols_of(w, *frequencies[chunk].cos_sin(w_positions))
         form = np.eye(n) - symbols
         e_adjoint = np.zeros((len(symbols), n, outputs), dtype=np.complex128)
         e_adjoint[:, columns] = e.conj().swapaxes(-1, -2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -178,23 +178,9 @@ def _scaled(
 
 def bounds_norm_of(claim: object, spec: ConvSpec, kernel: Numbers) -> bool:
     """Whether a claim is an upper bound of the norm of a layer with this geometry and a kernel of these bits."""
-    if not isinstance(claim, Upper) or not speaks_of(claim, spec):
+    if not isinstance(claim, Upper) or not spec.is_described_by(claim.what):
         return False
     return claim.digest == digest_of(kernel) or (not spec.ndim and claim.digest == digest_of(kernel.T))
-
-
-def speaks_of(claim: Upper, spec: ConvSpec) -> bool:
-    """Whether the subject of a claim is a layer of this geometry, at its size or at every size.
-
-    For a matrix, it may also be the transpose.
-    """
-    if not isinstance(claim.what, ConvSpec):
-        return False
-    subject = replace(claim.what, layout=None)
-    layer = replace(spec, layout=None)
-    if not spec.ndim:
-        return not subject.ndim and sorted((subject.cout, subject.cin)) == sorted((layer.cout, layer.cin))
-    return subject in (layer, replace(layer, input_shape=None))
 
 
 def by_channel(numbers: Numbers, spec: ConvSpec, *, outputs: bool) -> Numbers:

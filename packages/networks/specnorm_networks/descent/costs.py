@@ -93,4 +93,4 @@ def frequencies(part: Run, points: int) -> int:
     for axis in range(part.axes):
         has_taps = any(layer.spec.kernel_shape[axis] > 1 for layer in part.placed_layers)
         sizes.append(points if has_taps else 1)
-    return len(frequency_grids.half_grid(sizes))
+    return len(frequency_grids.Frequencies.half_grid(sizes))

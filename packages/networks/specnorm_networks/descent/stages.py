@@ -241,7 +241,7 @@ def _angles(kernels: Sequence[dict[int, Any]], points: int) -> FloatArray:
     """Return a grid with one frequency along axes on which all kernels have one tap."""
     extents = [kernel.shape[2:] for kernel_of_source in kernels for kernel, _ in kernel_of_source.values()]
     sizes = [1 if max(axis) == 1 else points for axis in zip(*extents, strict=True)]
-    return frequency_grids.half_grid(sizes).angles
+    return frequency_grids.Frequencies.half_grid(sizes).angles
 
 
 def _numbers(entries: dict[int, slice], values: Sequence[int]) -> NDArray[np.intp]:

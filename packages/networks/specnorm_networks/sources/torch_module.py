@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
-from itertools import compress
+from itertools import chain, compress
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import torch
-from specnorm_torch.modules import at_inference, check_module, check_values
+from specnorm_torch.layers import at_inference, check_module, check_values
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._pytree import tree_leaves
 
 from specnorm.errors import MethodError
@@ -89,6 +90,12 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
     while cause.__cause__ is not None:  # torch.onnx wraps the error that says why
         cause = cause.__cause__
     first_line = str(cause).strip().partition("\n")[0]
+    if isinstance(cause, GuardOnDataDependentSymNode):
+        raise MethodError(
+            f"torch cannot export {type(model).__name__}: its control flow or a shape depends on values, as in if "
+            "x.sum() > 0 or a loop until convergence. Write it by torch.where, or with a fixed number of steps. If these "
+            "are values of its own buffers, specnorm_torch.bake_ replaces modules that have a vanilla_export()."
+        ) from errors[0]
     raise MethodError(
         f"torch cannot export {type(model).__name__}: {type(cause).__name__}: {first_line}. If the shape is the "
         "cause, give one input's shape without the batch axis, or an input that the model runs on. If the model's "
@@ -102,7 +109,7 @@ def _examples(model: nn.Module, shape_or_inputs: Any, has_inputs: bool) -> Itera
     if has_inputs:
         yield tuple(torch.as_tensor(x).detach().clone() for x in shape_or_inputs), False
         return
-    floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    floating = (tensor for tensor in chain(model.parameters(), model.buffers()) if tensor.is_floating_point())
     like = next(floating, torch.zeros(()))
     for count in (SAMPLES, 1):
         yield (torch.zeros(count, *shape_or_inputs, dtype=like.dtype, device=like.device),), count > 1

@@ -1,0 +1,187 @@
+"""The tables of docs/benchmarks/index.md about training, made from stored rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import facts
+from benchmarks.facts import FOLDER, Row
+from benchmarks.marks import put
+from benchmarks.page import span, table
+from benchmarks.recorder import LIMITS
+
+LINES, LONG_LINES, COST_LINES, GPU_LINES, PAGE = (
+    FOLDER / name
+    for name in (
+        "constraint.jsonl",
+        "constraint-long.jsonl",
+        "constraint-cost.jsonl",
+        "constraint-gpu.jsonl",
+        "index.md",
+    )
+)
+NAMES = {"default": "`spectral_norm`", "torch": "torch's `spectral_norm`", "plain": "none"}
+"""What readers call the contestants."""
+EARLIER_RTOL = 3e-3
+"""Relative distance of the bounds of runs whose lines have the lower bound alone."""
+
+
+def renew(written: Path | None) -> None:
+    """Make the page anew if the file that was written is one of its sources."""
+    if written and written.resolve() in PARTS:
+        write()
+
+
+def write(to: Path = PAGE) -> None:
+    """Put the tables, made from the stored rows, into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    for source, parts in PARTS.items():
+        lines = facts.read(source)
+        for name, make in parts.items():
+            text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", make(lines))
+    to.write_text(text, encoding="utf-8")
+
+
+def about(lines: list[Row]) -> str:
+    if not lines:
+        return "Not measured yet."
+    date, commit, machine = (", ".join(sorted({row[key] for row in lines})) for key in ("date", "commit", "machine"))
+    threads = " and ".join(sorted({str(row["threads"]) for row in lines}))
+    versions = ", ".join(f"{name} {version}" for name, version in lines[-1]["versions"].items())
+    return f"Measured {date} at commit {commit} on {machine}, threads: {threads}; {versions}."
+
+
+def summary_table(lines: list[Row]) -> str:
+    """A row for each method: the worst of all loops."""
+    groups: dict[str, list[Row]] = {}
+    for row in lines:
+        if "skipped" not in row:
+            groups.setdefault(row["method"], []).append(row)
+    body = []
+    for method, rows in groups.items():
+        loops = str(len({row["loop"] for row in rows}))
+        least_mean = f"{min(row['mean'] for row in rows):.3f}"
+        body.append([code(method), loops, both_bounds(rows), *largest_shares(rows), least_mean])
+    header = ["method", "loops", "largest norm", *(f"most steps above {limit}" for limit in LIMITS), "least mean norm"]
+    return table(header, body)
+
+
+def long_sentence(lines: list[Row]) -> str:
+    """The largest norm in longer runs, and the largest share of steps above the first limit."""
+    loops, steps = len({row["loop"] for row in lines}), max(row["steps"] for row in lines)
+    share = largest_shares(lines)[0].replace("%", " %")
+    return (
+        f"In {len(lines)} runs of {steps} steps, of {loops} loops, the largest norm with `spectral_norm` was at most "
+        f"{largest_norm(lines)}, and at most {share} of the steps of a run had a norm above {LIMITS[0]}."
+    )
+
+
+def largest_table(lines: list[Row]) -> str:
+    """Largest norm and, in parentheses, the percentage of steps above each limit; of the worst seed."""
+
+    def cell(rows: list[Row]) -> str:
+        return f"{largest_norm(rows)} ({', '.join(largest_shares(rows))})"
+
+    return by_method(lines, cell)
+
+
+def both_bounds(rows: list[Row]) -> str:
+    """Both bounds of the largest norm of several runs, rounded outward."""
+    upper = max(row.get("worst_upper", row["worst"] * (1 + EARLIER_RTOL)) for row in rows)
+    return f"{math.floor(1000 * max(row['worst'] for row in rows)) / 1000:.3f} to {rounded_up(upper)}"
+
+
+def largest_norm(rows: list[Row]) -> str:
+    """Largest norm of several runs: its upper bound, rounded up, where it was recorded, else its lower bound."""
+    if has_upper(rows):
+        return rounded_up(max(row["worst_upper"] for row in rows))
+    return f"{max(row['worst'] for row in rows):.3f}"
+
+
+def largest_shares(rows: list[Row]) -> list[str]:
+    """Percentages of steps above each limit, of the run with most; by upper bounds where they were recorded."""
+    names = [f"above_{limit}_upper" if has_upper(rows) else f"above_{limit}" for limit in LIMITS]
+    return [f"{100 * max(row[name] for row in rows):.3g}%" for name in names]
+
+
+def has_upper(rows: list[Row]) -> bool:
+    return all("worst_upper" in row for row in rows)
+
+
+def rounded_up(norm: float) -> str:
+    return f"{math.ceil(1000 * norm) / 1000:.3f}"
+
+
+def by_method(lines: list[Row], cell: Callable[[list[Row]], str]) -> str:
+    """A row for each loop, a column for each method; a dash where a method does not serve a loop."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in lines:
+        if "skipped" not in row:
+            groups.setdefault((row["loop"], row["method"]), []).append(row)
+    names = list(dict.fromkeys(row["loop"] for row in lines))
+    methods = list(dict.fromkeys(row["method"] for row in lines))
+    body = [[name, *(cell(groups[name, x]) if (name, x) in groups else "-" for x in methods)] for name in names]
+    return table(["loop", *(code(method) for method in methods)], body)
+
+
+# -- what it costs ---------------------------------------------------------------------------------------------------
+def jax_table(lines: list[Row]) -> str:
+    return by_channels(lines, "JAX", speed)
+
+
+def jax_models_table(lines: list[Row]) -> str:
+    rows = [row for row in lines if row["section"] == "JAX, models"]
+    body = [
+        [row["case"], code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"]),
+         span(row["compile_seconds"])]
+        for row in rows
+    ]  # fmt: skip
+    return table(["what", "contestant", "time over the first", "time", "compilation"], body)
+
+
+def gpu_step_table(lines: list[Row]) -> str:
+    body = [
+        [str(row["batch"]), code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"])] for row in lines
+    ]
+    return table(["batch", "constraint", "time, relative", "time"], body)
+
+
+def step_table(lines: list[Row]) -> str:
+    """A row for each network and batch: time over plain, with torch's constraint and with ours, and the plain time."""
+    steps: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in lines:
+        if row["section"] == "step":
+            steps.setdefault((row["network"], row["batch"]), {})[row["contestant"]] = row
+    body = []
+    for (network, batch), ways in steps.items():
+        ratios = [f"{1 / ways[way]['faster']:.2f}" for way in ("torch", "default")]
+        body.append([network, str(batch), span(ways["plain"]["seconds"]), *ratios])
+    return table(["network", "batch", "time without", "torch's `spectral_norm`", "`spectral_norm`"], body)
+
+
+def by_channels(lines: list[Row], section: str, cell: Callable[[Row], str]) -> str:
+    cells = {(row["contestant"], row["channels"]): cell(row) for row in lines if row["section"] == section}
+    channels = sorted({c for _, c in cells})
+    names = dict.fromkeys(name for name, _ in cells)
+    header = ["channels", *(str(c) for c in channels)]
+    return table(header, [[code(name), *(cells[name, c] for c in channels)] for name in names])
+
+
+def speed(row: Row) -> str:
+    return f"{row['faster']:.2f} ({span(row['seconds'])})"
+
+
+def code(method: str) -> str:
+    """Format a method's name: as readers know it, and as code if it is a call, such as ``Gram()``."""
+    return f"`{method}`" if method.endswith(")") else NAMES.get(method, method)
+
+
+PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
+    LINES: {"summary": summary_table, "largest": largest_table},
+    LONG_LINES: {"long": long_sentence},
+    COST_LINES: {"cost measured": about, "step": step_table, "JAX": jax_table, "JAX models": jax_models_table},
+    GPU_LINES: {"GPU step": gpu_step_table},
+}
+"""The parts of the page between its marks, by the file from whose rows they are made."""

@@ -1,0 +1,141 @@
+"""What training with norms costs in JAX for several layers together: a model's constraint, and optimizers' steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from specnorm_jax import training
+
+from benchmarks import facts
+from benchmarks.facts import Row
+from benchmarks.jax_loops import power_step
+
+Tree = Any
+_Call = tuple[Any, ...]
+"""A function, its arguments, and options of XLA if there are any."""
+_FAST_COMPILATION = {"xla_cpu_use_fusion_emitters": False}
+"""Options of XLA with which a CPU's loops are compiled faster."""
+_WARM = 65
+"""Turns that are not counted: in most of the first ones a constraint sweeps its grid, in the others hardly ever."""
+
+
+def rows() -> Iterator[Row]:
+    """Time over the first contestant's, and seconds of tracing and compilation, of both cases."""
+    yield from _timed("ResNet-20's kernels: weights, gradient and a step of SGD", _constraints())
+    yield from _timed("six convolutions of 64 channels: a training step", _optimizers())
+
+
+def _timed(case: str, calls: dict[str, _Call]) -> Iterator[Row]:
+    """Time functions of (tree, state), which return a tree and the next state, in turn."""
+    compiled, compiling, states = {}, {}, {}
+    for name, (function, arguments, *options) in calls.items():
+        # Equal functions would be traced once.
+        jax.clear_caches()  # type: ignore[no-untyped-call]
+        begin = time.process_time()
+        compiled[name] = jax.jit(function).lower(*arguments).compile(*options)
+        compiling[name] = time.process_time() - begin
+        states[name] = arguments
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(_WARM + 15):
+        for name, call in compiled.items():
+            begin = time.process_time()
+            states[name] = call(*states[name])
+            jax.tree.map(lambda x: x.block_until_ready(), states[name])
+            if turn >= _WARM:
+                seconds[name].append(time.process_time() - begin)
+    base = next(iter(seconds.values()))
+    for name, times in seconds.items():
+        row = {"section": "JAX, models", "case": case, "contestant": name, "compile_seconds": compiling[name]}
+        yield row | facts.timing(times, base)
+
+
+def _constraints() -> dict[str, _Call]:
+    """The constraint of ResNet-20's kernels, and one power step for each reshaped kernel, by hand."""
+    params, strides = _resnet20()
+    rule = training.with_geometry(strides)
+
+    def divided(params: Tree, norms: Callable[[str, Any], Any]) -> Any:
+        weights = {name: layer["kernel"] / norms(name, layer["kernel"]) for name, layer in params.items()}
+        return sum(jnp.sum(x * x * jnp.arange(x.shape[-1], dtype=x.dtype)) for x in weights.values())
+
+    def by_hand(params: Tree, vectors: Tree) -> Any:
+        def loss(params: Tree) -> Any:
+            after = {}
+
+            def norm(name: str, kernel: Any) -> Any:
+                value, after[name] = power_step(kernel.reshape(-1, kernel.shape[-1]), vectors[name])
+                return value
+
+            return divided(params, norm), after
+
+        gradient, after = jax.grad(loss, has_aux=True)(params)
+        return jax.tree_util.tree_map(lambda x, g: x - 1e-4 * g, params, gradient), after
+
+    def constrained(params: Tree, state: Tree) -> Any:
+        def loss(params: Tree) -> Any:
+            weights, after = training.spectral_norm(params, state, rule=rule)
+            return divided(weights, lambda *_: 1), after
+
+        gradient, after = jax.grad(loss, has_aux=True)(params)
+        return jax.tree_util.tree_map(lambda x, g: x - 1e-4 * g, params, gradient), after
+
+    vectors = {name: jnp.ones(layer["kernel"].shape[-1]) for name, layer in params.items()}
+    state = training.init_spectral_norm(params, rule=rule)
+    return {
+        "power step by hand": (by_hand, (params, vectors)), "default": (constrained, (params, state)),
+        "default, compiled fast": (constrained, (params, state), _FAST_COMPILATION),
+    }  # fmt: skip
+
+
+def _resnet20() -> tuple[Tree, dict[str, Any]]:
+    """Gaussian kernels of ResNet-20's shapes, as Flax stores them, and the geometry of the strided ones."""
+    shapes: dict[str, tuple[int, ...]] = {"conv": (3, 3, 3, 16)}
+    strides = {}
+    channels = 16
+    for stage, width in enumerate((16, 32, 64)):
+        for block in range(3):
+            shapes[f"{stage}.{block}.conv1"], channels = (3, 3, channels, width), width
+            shapes[f"{stage}.{block}.conv2"] = (3, 3, width, width)
+        if stage:
+            strides[f"{stage}.0.conv1/kernel"] = {"stride": 2}
+    return {name: {"kernel": _normal(shape)} for name, shape in (shapes | {"dense": (64, 10)}).items()}, strides
+
+
+def _optimizers() -> dict[str, _Call]:
+    """Steps of optimizers, without a constraint, for a batch of 16 images of 16x16."""
+    tree = {f"Conv_{j}": {"kernel": _normal((3, 3, 64, 64)), "bias": jnp.zeros(64)} for j in range(6)}
+    params = training.rescale(tree, 1.0)
+    images = _normal((16, 16, 16, 64))
+
+    def loss(params: Tree) -> Any:
+        x = images
+        for layer in params.values():
+            y = jax.lax.conv_general_dilated(
+                x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = x + jax.nn.relu(y + layer["bias"])
+        return jnp.mean((x - 1) ** 2)
+
+    def stepping(optimizer: Any) -> _Call:
+        def step(params: Tree, state: Tree) -> Any:
+            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+            return optax.apply_updates(params, updates), state
+
+        return step, (params, optimizer.init(params))
+
+    optimizers = {
+        "Adam": optax.adam(1e-3), "spectral_ball(0.1)": training.spectral_ball(0.1),
+        "muon_conv(0.02)": training.muon_conv(0.02),
+    }  # fmt: skip
+    return {name: stepping(optimizer) for name, optimizer in optimizers.items()}
+
+
+def _normal(shape: tuple[int, ...]) -> Any:
+    array = np.random.default_rng(len(shape)).standard_normal(shape) / np.sqrt(np.prod(shape[:-1]))
+    return jnp.asarray(array, dtype=jnp.float32)

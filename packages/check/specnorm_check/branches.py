@@ -1,0 +1,232 @@
+"""Bound a value in which branches of an earlier value meet again, by Lemma 5.
+
+The steps A to D are those of the README of this folder, section Lemma 5. The earlier
+value is called the start. Its entries have the numbers 1, 2, ..., and the entries of
+*blocks*, values whose change is bounded as a whole, have the numbers after these. All
+other values between only move entries, or apply functions of slopes up to 1 to them: each
+has an array of the numbers of the entries that it reads, where 0 stands for a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from specnorm_check.arithmetic import Array, Refused, require, root_up
+from specnorm_check.graphs import Graph, Node
+from specnorm_check.rules import ONE, SAME_ENTRIES, SUMS, factor_of_operator, slopes_of
+from specnorm_check.statements import plain
+
+PARTIAL_MOVES = {"Concat", "Slice"}
+MOVES = {*PARTIAL_MOVES, *SAME_ENTRIES, "Transpose"}
+MOST_STARTS = 3  # of one value
+MOST_VALUES = 512  # between
+MOST_NUMBERS = 2**24  # of all values between together
+MOST_SETS = 64  # into which the entries of the start are divided
+LEAST_WEIGHT = Fraction(1, 2**40)
+
+
+class Link(NamedTuple):
+    """|z - z'| <= ``factor`` |s - s'| for a value z and the value s called ``start``."""
+
+    start: str
+    factor: Fraction
+
+
+class Block(NamedTuple):
+    """A value whose change is at most ``factor`` times the sum of those of ``readings``.
+
+    ``entries`` has the numbers of its own entries, each of ``readings`` those of a value.
+    """
+
+    entries: slice
+    readings: list[Array]
+    factor: Fraction
+
+
+def links_by_branches(
+    graph: Graph,
+    end: str,
+    links: Mapping[str, Link],
+) -> Iterator[Link]:
+    """Yield bounds of a value by values from which all of its branches come.
+
+    ``links`` has bounds of values by earlier ones, for values that no other rule bounds.
+    """
+    positions = {name: index for index, name in enumerate(graph.nodes)}
+    between: list[str] = []
+    waiting = {end}
+    starts = 0
+    while starts < MOST_STARTS and len(between) < MOST_VALUES:
+        last = max(waiting, key=positions.__getitem__)
+        sources = sources_of(graph, last, links)
+        if not sources:
+            return
+        between.insert(0, last)
+        waiting = waiting - {last} | {*sources}
+        is_joined = any(graph.nodes[name].op in PARTIAL_MOVES for name in between)
+        if len(waiting) == 1 and is_joined:
+            (start,) = waiting
+            starts += 1
+            with suppress(Refused):
+                yield Link(start, Branches(graph, start, between, links).constant())
+
+
+def sources_of(graph: Graph, name: str, links: Mapping[str, Link]) -> list[str]:
+    """Return the values from whose changes that of a value follows, one for each use."""
+    if name in links:
+        return [links[name].start]
+    left_out = ""  # the name that ONNX gives to an optional input
+    fixed = {left_out, *graph.arrays}
+    return [operand for operand in graph.nodes[name].inputs if operand not in fixed]
+
+
+class Branches:
+    """The values between a start and an end, in the order of the graph."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        start: str,
+        between: Sequence[str],
+        links: Mapping[str, Link],
+    ) -> None:
+        self.graph = graph
+        self.links = links
+        self.start_size = math.prod(graph.shape_of(start))
+        self.used = 1 + self.start_size  # the first number that is free
+        self.blocks: list[Block] = []
+        numbers = np.arange(1, self.used).reshape(graph.shape_of(start))
+        self.numbers = {start: numbers}
+        for name in between:
+            self.numbers[name] = self.numbers_of(name)
+        self.last = self.numbers[between[-1]]
+
+    # -- step A: entries and blocks ----------------------------------------------------
+    def numbers_of(self, name: str) -> Array:
+        """Return the numbers of the entries that a value reads; its own, of a block."""
+        sources = sources_of(self.graph, name, self.links)
+        if name in self.links:
+            return self.new_block(name, sources, self.links[name].factor)
+        node = self.graph.nodes[name]
+        if node.op in SUMS:
+            has_shapes = self.graph.have_shape(sources, name)
+            require(has_shapes, f"{node.op} broadcasts a value of a branch")
+            if len(sources) > 1:
+                return self.new_block(name, sources, ONE)
+            return self.numbers[sources[0]]
+        if node.op == "Concat":
+            return self.joined(node)
+        changes_first_alone = sources == node.inputs[:1]
+        require(changes_first_alone, f"{node.op} stands in a branch")
+        if node.op in MOVES:
+            return self.moved(name, node)
+        factor = factor_of_operator(self.graph, name)
+        if factor is None:
+            raise Refused(f"{node.op} stands in a branch")
+        if slopes_of(node) is not None and factor <= 1:
+            return self.numbers[sources[0]]
+        return self.new_block(name, sources, factor)
+
+    def new_block(self, name: str, sources: Sequence[str], factor: Fraction) -> Array:
+        """Add a block, and return the numbers of its entries."""
+        shape = self.graph.shape_of(name)
+        first = self.used
+        self.used += math.prod(shape)
+        require(self.used < MOST_NUMBERS, "branches have too many entries")
+        readings = [self.numbers[source] for source in sources]
+        self.blocks.append(Block(slice(first, self.used), readings, factor))
+        return np.arange(first, self.used).reshape(shape)
+
+    def joined(self, node: Node) -> Array:
+        """Return the numbers of values that are joined; constants have the number 0."""
+        arrays = []
+        for name in node.inputs:
+            if name in self.graph.arrays:
+                arrays.append(np.zeros(self.graph.arrays[name].shape, np.int64))
+            else:
+                arrays.append(self.numbers[name])
+        return np.concatenate(arrays, node.attributes["axis"])
+
+    def moved(self, name: str, node: Node) -> Array:
+        """Return the numbers of a value that moves, or leaves out, entries of another."""
+        before = self.numbers[node.inputs[0]]
+        if node.op in SAME_ENTRIES:
+            require(self.graph.keeps_entry_count(name), f"{node.op} of another size")
+            return before.reshape(self.graph.shape_of(name))
+        if node.op == "Transpose":
+            backwards = range(before.ndim)[::-1]
+            return before.transpose(node.attributes.get("perm", backwards))
+        starts, ends, *others = (self.graph.arrays.get(x) for x in node.inputs[1:])
+        axes, steps = (*others, None, None)[:2]
+        require(starts is not None and ends is not None, "a Slice without its ends")
+        count = len(np.atleast_1d(starts))
+        axes = np.arange(count) if axes is None else axes
+        steps = np.ones(count, np.int64) if steps is None else steps
+        parts = [slice(None)] * before.ndim
+        for axis, first, last, step in zip(axes, starts, ends, steps, strict=True):
+            parts[axis] = slice(int(first), int(last), int(step))
+        after = before[tuple(parts)]
+        # A value without entries has no shape in the graph.
+        is_as_inferred = after.size == 0 or after.shape == self.graph.shape_of(name)
+        require(is_as_inferred, f"onnx infers another shape of {plain(name)}")
+        return after
+
+    # -- steps B and C: forms ----------------------------------------------------------
+    def constant(self) -> Fraction:
+        """Return a bound of the end's change for a change of the start of length 1."""
+        sets = self.sets_of_start()
+        forms: list[Array] = []
+        for block in self.blocks:
+            summands = [self.form(reading, sets, forms) for reading in block.readings]
+            form = summands[0] if len(summands) == 1 else form_of_sum(summands)
+            forms.append(block.factor**2 * form)
+        return root_up(largest_eigenvalue(self.form(self.last, sets, forms)))
+
+    def sets_of_start(self) -> Array:
+        """Return for each entry of the start the number of its set (step B).
+
+        Entries that the same values read are one set. All are one if there are too many.
+        """
+        sets = np.zeros(self.start_size, np.int64)
+        readings = [reading for block in self.blocks for reading in block.readings]
+        for reading in (*readings, self.last):
+            is_read = np.isin(np.arange(1, 1 + self.start_size), reading)
+            _, sets = np.unique(2 * sets + is_read, return_inverse=True)
+            if sets.max() >= MOST_SETS:
+                return np.zeros(self.start_size, np.int64)
+        return sets
+
+    def form(self, reading: Array, sets: Array, forms: Sequence[Array]) -> Array:
+        """Return Q of a value by the numbers of what it reads (step C)."""
+        copies = np.bincount(reading.reshape(-1), minlength=self.used)
+        of_start = copies[1 : 1 + self.start_size]
+        most = [Fraction(int(of_start[sets == j].max())) for j in range(sets.max() + 1)]
+        q = np.diag(most)
+        for block, of_block in zip(self.blocks, forms, strict=False):
+            q = q + Fraction(int(copies[block.entries].max())) * of_block
+        return q
+
+
+def form_of_sum(summands: Sequence[Array]) -> Array:
+    """Return Q of a sum of values from theirs (step C)."""
+    r = sum(np.array([root_up(x) for x in np.diag(q)]) for q in summands)
+    return np.outer(r, r)
+
+
+# -- step D: the bound -----------------------------------------------------------------
+def largest_eigenvalue(q: Array) -> Fraction:
+    """Return a bound of the largest eigenvalue of Q, whose entries are not negative."""
+    largest = q.max()
+    if largest == 0:
+        return Fraction(0)
+    _, vectors = np.linalg.eigh((q / largest).astype(np.float64))
+    weights = [max(Fraction(abs(x)), LEAST_WEIGHT) for x in vectors[:, -1].tolist()]
+    p = np.array(weights)
+    ratio: Fraction = ((q @ p) / p).max()
+    return ratio

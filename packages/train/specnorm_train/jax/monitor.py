@@ -1,0 +1,61 @@
+"""A monitor of the norms of a tree's kernels during training, as numbers for any logger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from specnorm.plugin import LayerKernel, Monitor, Reading
+from specnorm_train.jax.trees import Rule, flax_layout, kernels, matrices_of
+
+
+class NormMonitor(Monitor):
+    """Report the spectral norms of a tree's kernels every few steps, with proven upper bounds in some of the reports.
+
+    ``monitor(step, params)`` returns a dictionary for any logger; `specnorm.plugin.Monitor` describes it. The names are
+    paths in the tree. Call it outside ``jit``. Leaves with two axes or more that are not kernels by the rule,
+    and not embeddings, count as layers that cannot be measured.
+
+    Parameters
+    ----------
+    every : int, default 100
+        Number of steps between two reports.
+    rule, layers
+        See `kernels`.
+    upper, budget
+        See `specnorm.plugin.Monitor`.
+    """
+
+    def __init__(
+        self,
+        every: int = 100,
+        *,
+        rule: Rule = flax_layout,
+        layers: str = "*",
+        upper: int = 10,
+        budget: float = 5.0,
+    ) -> None:
+        super().__init__(every, upper=upper, budget=budget)
+        self.rule, self.layers = rule, layers
+
+    def __call__(self, step: int, params: Any) -> dict[str, float]:
+        """Return a report if ``every`` divides the step, else an empty dictionary."""
+        return {} if step % self.every else self.norms(params)
+
+    def norms(self, params: Any) -> dict[str, float]:
+        """Return a report of a tree.
+
+        Parameters
+        ----------
+        params : pytree
+            Concrete arrays; see `kernels`.
+
+        Raises
+        ------
+        KernelError, GeometryError
+            See `kernels`.
+        """
+        kernel_of_path = kernels(params, self.rule, layers=self.layers)
+        layers = {path: LayerKernel(kernel.array, kernel.geometry) for path, kernel in kernel_of_path.items()}
+        reason = "it is not a kernel by the rule"
+        left_out = {path: reason for path in matrices_of(params, self.layers) if path not in layers}
+        return self.measured(Reading(layers, left_out))

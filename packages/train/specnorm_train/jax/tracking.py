@@ -1,0 +1,165 @@
+"""States that follow the norms of a tree's kernels: one training step of all kernels, similar ones in a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, TypeAlias
+
+import jax
+from specnorm_jax import BACKEND
+
+from specnorm.errors import KernelError
+from specnorm.methods import Method, SymbolNorm
+from specnorm.plugin import Stack, SteppedProgram, check_count, check_values, stacks, stepped_program
+from specnorm_train.jax.trees import Kernel, Rule, kernels
+
+SYMBOL_NORM = SymbolNorm()
+States: TypeAlias = dict[str, Any]
+"""The state of each stack of kernels, under the path of its first kernel: arrays by name, whose first axis is that of
+the stack. XLA would compile a program of its own for each kernel that is taken out of a stack or put into one."""
+
+
+class Stacks:
+    """The kernels of a tree, joined to as few stacks as cost little more: XLA compiles a step for each stack.
+
+    Parameters
+    ----------
+    method : Method
+    kernels_of_tree : dict of str to Kernel
+    """
+
+    def __init__(self, method: Method, kernels_of_tree: Mapping[str, Kernel]) -> None:
+        self.paths = list(kernels_of_tree)
+        self.programs = tuple(_program(method, kernel) for kernel in kernels_of_tree.values())
+        self.stacks = tuple(stacks(self.programs, compiled=True))
+
+    def names(self) -> list[str]:
+        """Return the name of each stack's state."""
+        return [self.paths[stack.members[0]] for stack in self.stacks]
+
+
+def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
+    """Return the first state of each stack of a tree's kernels."""
+    kernels_of_tree = kernels(tree, rule, layers=layers)
+    found = Stacks(method, kernels_of_tree)
+    arrays = [BACKEND.detach(kernel.array) for kernel in kernels_of_tree.values()]
+    for array, program in zip(arrays, found.programs, strict=True):
+        if not BACKEND.is_traced(array):
+            check_values(array, program.shape, backend=BACKEND)
+    # Where values are known, stacks are joined in NumPy: there is nothing to compile.
+    known = all(not BACKEND.is_traced(array) and array.is_fully_addressable for array in arrays)
+    states = {}
+    for name, stack in zip(found.names(), found.stacks, strict=True):
+        names = stack.program.state_shapes()
+        like = arrays[stack.members[0]]
+        if not names:
+            first: tuple[Any, ...] = ()
+        elif known:
+            joined = _kernels_of(stack, found.programs, list(map(BACKEND.to_numpy, arrays)), BACKEND.host())
+            host_state = stack.program.init(joined, backend=BACKEND.host())
+            first = tuple(BACKEND.from_numpy(x, like) for x in host_state)
+        else:
+            first = _compiled_init(stack, found.programs, arrays)
+        states[name] = dict(zip(names, first, strict=True))
+    return states
+
+
+def step_states(
+    kernels_of_tree: Mapping[str, Kernel],
+    method: Method,
+    states: States,
+    sweeps: int | None,
+) -> tuple[dict[str, Any], States]:
+    """Return the norms of a tree's kernels by path, and the states for the next step."""
+    if sweeps is not None:
+        check_count("sweeps", sweeps)
+    if not isinstance(states, Mapping):
+        raise KernelError(
+            f"the state is of type {type(states).__name__}. Give the dict that init returned for this tree."
+        )
+    found = Stacks(method, kernels_of_tree)
+    expected, given = _shapes_expected(found), _shapes_given(states)
+    if given != expected:
+        raise KernelError(
+            f"the state holds {given}, and this tree needs {expected}. Give the state that init returned for this "
+            "tree, method, rule and layers."
+        )
+    arrays = [kernel.array for kernel in kernels_of_tree.values()]
+    # Not in the order of the given dicts, which JAX sorts.
+    state_arrays = [tuple(states[name][word] for word in expected[name]) for name in expected]
+    norms, new_arrays = _compiled_step(found.stacks, found.programs, sweeps, arrays, state_arrays)
+    new_states = {}
+    for name, stack, new in zip(found.names(), found.stacks, new_arrays, strict=True):
+        new_states[name] = dict(zip(stack.program.state_shapes(), new, strict=True))
+    return dict(zip(found.paths, norms, strict=True)), new_states
+
+
+def _program(method: Method, kernel: Kernel) -> SteppedProgram:
+    shape = tuple(kernel.array.shape)
+    return stepped_program(method, shape, str(kernel.array.dtype), tuple(kernel.geometry.items()))
+
+
+def _shapes_expected(found: Stacks) -> dict[str, dict[str, tuple[int, ...]]]:
+    expected = {}
+    for name, stack in zip(found.names(), found.stacks, strict=True):
+        shapes = stack.program.state_shapes()
+        expected[name] = {word: (len(stack.members), *shape) for word, shape in shapes.items()}
+    return expected
+
+
+def _shapes_given(states: States) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {name: {word: tuple(x.shape) for word, x in state.items()} for name, state in states.items()}
+
+
+def _kernels_of(stack: Stack, programs: tuple[SteppedProgram, ...], arrays: list[Any], backend: Any) -> Any:
+    """The kernels of a stack, of those of a tree."""
+    chosen = [programs[j] for j in stack.members]
+    return stack.joined_kernels(chosen, [arrays[j] for j in stack.members], backend=backend)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _compiled_init(stack: Stack, programs: tuple[SteppedProgram, ...], arrays: list[Any]) -> tuple[Any, ...]:
+    return stack.program.init(_kernels_of(stack, programs, arrays, BACKEND), backend=BACKEND)
+
+
+# Compiled also if the user does not call it inside of `jit`, where JAX would compile each operation.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled_step(
+    stacks_of_tree: tuple[Stack, ...],
+    programs: tuple[SteppedProgram, ...],
+    sweeps: int | None,
+    arrays: list[Any],
+    states: list[tuple[Any, ...]],
+) -> tuple[list[Any], list[tuple[Any, ...]]]:
+    """The norm of each kernel, and the state of each stack."""
+    norms: list[Any] = [None] * len(arrays)
+    new_states = []
+    for stack, state in zip(stacks_of_tree, states, strict=True):
+        of_stack = [(programs[j], arrays[j]) for j in stack.members]
+        values, new_state = _steps(stack, of_stack, state, sweeps)
+        new_states.append(new_state)
+        for j, value in zip(stack.members, values, strict=True):
+            norms[j] = value
+    return norms, new_states
+
+
+def _steps(
+    stack: Stack, layers: list[tuple[SteppedProgram, Any]], state: tuple[Any, ...], sweeps: int | None
+) -> tuple[list[Any], tuple[Any, ...]]:
+    """The norms of the layers of a stack, each with its program and kernel, and the stack's next state."""
+    programs, arrays = map(list, zip(*layers, strict=True))
+    program = stack.program
+    if not program.stepped.follows:
+        if not state:
+            return [BACKEND.apply(*layer).value for layer in layers], ()
+        values, new_state = BACKEND.step(
+            program, stack.joined_kernels(programs, arrays, backend=BACKEND), state, sweeps
+        )
+        return list(values), new_state
+    joined = stack.joined_kernels(programs, arrays, backend=BACKEND)
+    constants = BACKEND.detach(joined), tuple(map(BACKEND.detach, state))
+    # An evaluation sweeps where it is due, too.
+    followed = program.follow(*constants, sweeps=sweeps or None, backend=BACKEND)
+    values = BACKEND.with_factors(program, joined, followed.value, followed.left, followed.right)
+    return list(values), state if sweeps == 0 else followed.state

@@ -1,0 +1,1 @@
+"""Training with torch: constraints, penalties, optimisers, monitors, and proofs of what was trained."""

@@ -1,0 +1,475 @@
+"""Training steps of many layers: layers alike in one stack, and on a CUDA device all stacks in one recorded call."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import warnings
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from specnorm_torch.backend import BACKEND
+from torch import Tensor, nn
+
+from specnorm.plugin import Stack, SteppedProgram, ToFollow, follow_all, program, stacks
+
+_HOST = BACKEND.host()
+_NUMPY_DTYPES = torch.float32, torch.float64
+_MOST_ENTRIES = 2**18
+"""Largest number of entries of the kernels in a stack on the CPU. Larger kernels are as fast alone, and in less
+memory."""
+
+
+class Scaling(NamedTuple):
+    """How a kernel is scaled to a bound.
+
+    Parameters
+    ----------
+    bound : float
+        The norm that the scaled kernel has.
+    eps : float
+        A kernel whose norm is at most ``eps`` is left as it is.
+    only_shrink : bool
+        Whether a kernel whose norm is below the bound is left as it is.
+    """
+
+    bound: float
+    eps: float
+    only_shrink: bool
+
+    def factor(self, value: Any, *, where: Callable[[Any, Any, Any], Any] = torch.where) -> tuple[Any, Any]:
+        """Return the factors for kernels with these norms, and the derivatives of the factors by the norms.
+
+        Both are tensors as the norms are; with ``where=_one_of``, numbers.
+        """
+        # A kernel that is nearly zero would be scaled up from rounding errors.
+        is_tiny = value <= self.eps
+        is_left = is_tiny | (value <= self.bound) if self.only_shrink else is_tiny
+        divisor = where(is_tiny, 1.0, value)
+        factor = self.bound / divisor
+        return where(is_left, 1.0, factor), where(is_left, 0.0, -factor / divisor)
+
+
+def _one_of(condition: bool, x: float, y: float) -> float:
+    """`torch.where` of numbers."""
+    return x if condition else y
+
+
+class StepInput(NamedTuple):
+    """What a training step of a layer is computed from.
+
+    Parameters
+    ----------
+    program : SteppedProgram
+    scaling : Scaling
+    sweeps : int or None
+        Number of iterations in the step; None: as many as are due.
+    kernel : Tensor
+    state : tuple of Tensor
+        The state before the step.
+    """
+
+    program: SteppedProgram
+    scaling: Scaling
+    sweeps: int | None
+    kernel: Tensor
+    state: tuple[Tensor, ...]
+
+    def kind(self) -> tuple[Hashable, ...]:
+        """Return what is equal for layers of one stack, besides what their programs have in common."""
+        dtype_of_state = self.state[0].dtype if self.state else None
+        return self.scaling, self.sweeps, self.kernel.dtype, self.kernel.device, dtype_of_state
+
+
+class Factors(NamedTuple):
+    """A gradient of low rank, ``left @ right``, as a matrix whose rows are the kernel's first axis.
+
+    Parameters
+    ----------
+    left : Tensor, shape (rows, r)
+    right : Tensor, shape (r, entries of a row)
+    """
+
+    left: Tensor
+    right: Tensor
+
+
+class Step(NamedTuple):
+    """A training step of a layer.
+
+    Parameters
+    ----------
+    factor, slope : Tensor or float
+        Factor for the kernel, and the derivative of the factor with respect to the norm; numbers on the CPU, which are
+        faster there than 0-d tensors.
+    gradient : Tensor or Factors
+        Derivative of the norm, in the shape of the kernel.
+    state : tuple of Tensor
+        The state after the step.
+    sketch : array, optional
+        Random sums of the kernel on the CPU, by which a change through ``.data`` is seen.
+    is_due : Tensor, optional
+        Whether a sweep is due, where the host has not looked.
+    """
+
+    factor: Tensor | float
+    slope: Tensor | float
+    gradient: Tensor | Factors
+    state: tuple[Tensor, ...]
+    sketch: np.ndarray | None = None
+    is_due: Tensor | None = None
+
+
+@contextlib.contextmanager
+def _outside_of_inference() -> Iterator[None]:
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def without_gradients() -> contextlib.AbstractContextManager[object]:
+    """Context manager in which tensors have no graph.
+
+    Tensors made in inference mode cannot be saved for a later backward pass, so that mode is switched off.
+    """
+    return _outside_of_inference() if torch.is_inference_mode_enabled() else torch.no_grad()
+
+
+def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
+    """Take a step of each layer. The states of the inputs do not move.
+
+    Parameters
+    ----------
+    inputs : sequence of StepInput
+    owner : Module
+        Its recorded calls are used on a CUDA device.
+    """
+    with without_gradients():
+        recordable = [x for x in inputs if _is_recordable(x)]
+        if not recordable:
+            return take_plain_steps(inputs)
+        recorded = iter(_recording_of(owner)(recordable))
+        plain = iter(take_plain_steps([x for x in inputs if not _is_recordable(x)]))
+        return [next(recorded) if _is_recordable(x) else next(plain) for x in inputs]
+
+
+def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
+    """Take the steps, those that cost little more together in one stack. Nothing is recorded, and no state moves."""
+    steps: dict[int, Step] = {}
+    followed: dict[bool, list[tuple[_Joint, ToFollow]]] = {}
+    for stack in _stacks(inputs):
+        joint = _Joint(stack, [inputs[j] for j in stack.members])
+        if stack.program.stepped.follows:
+            followed.setdefault(joint.in_numpy, []).append((joint, joint.to_follow()))
+        else:
+            steps.update(zip(stack.members, joint.steps_by_gradients(), strict=True))
+    for in_numpy, waiting in followed.items():
+        found = follow_all([x for _, x in waiting], backend=_HOST if in_numpy else BACKEND)
+        for (joint, _), x in zip(waiting, found, strict=True):
+            steps.update(zip(joint.stack.members, joint.steps_by_factors(x), strict=True))
+    return [steps[j] for j in range(len(inputs))]
+
+
+class _Joint:
+    """Layers that take a step together, in NumPy if that is faster and can view the tensors."""
+
+    def __init__(self, stack: Stack, inputs: Sequence[StepInput]) -> None:
+        self.stack, self.inputs = stack, inputs
+        self.in_numpy = stack.program.needs.small_products and BACKEND.numpy_view(inputs[0].kernel)
+        self._backend: Any = _HOST if self.in_numpy else BACKEND
+
+    def to_follow(self) -> ToFollow:
+        """Return the layers, joined, for `follow_all`."""
+        return ToFollow(self.stack.program, *self._joined(), self.inputs[0].sweeps)
+
+    def steps_by_factors(self, followed: Any) -> Iterator[Step]:
+        """Yield the steps of the layers that were followed."""
+        value, left, right, sketches, after, is_due, _ = followed
+        for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
+            factors = self.stack.factors_out_of(x.program, left[j], right[j], backend=self._backend)
+            state = self._state_of(x, j, after)
+            if self.in_numpy:
+                yield Step(factor, slope, Factors(*map(_tensor_of, factors)), state, sketches[j])
+            else:
+                yield Step(factor, slope, Factors(*factors), state, None, None if is_due is None else is_due[j])
+
+    def steps_by_gradients(self) -> Iterator[Step]:
+        """Yield the steps of a method that does not follow the norm between its sweeps."""
+        program, backend = self.stack.program, self._backend
+        value, dense, after = program.step(*self._joined(), sweeps=self.inputs[0].sweeps, backend=backend)
+        for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
+            gradient = self.stack.out_of(x.program, dense[j], backend=backend)
+            state = self._state_of(x, j, after)
+            yield Step(factor, slope, _tensor_of(gradient) if self.in_numpy else gradient, state)
+
+    def _joined(self) -> tuple[Any, Any]:
+        computed_from = _numpy_view if self.in_numpy else _as_it_is
+        return self.stack.joined(
+            [x.program for x in self.inputs],
+            [computed_from(x.kernel) for x in self.inputs],
+            [[computed_from(y) for y in x.state] for x in self.inputs],
+            backend=self._backend,
+        )
+
+    def _factors(self, value: Any) -> Any:
+        scaling = self.inputs[0].scaling
+        if self.in_numpy or value.device.type == "cpu":
+            return [scaling.factor(x, where=_one_of) for x in value.tolist()]
+        return zip(*scaling.factor(value), strict=True)
+
+    def _state_of(self, x: StepInput, j: int, after: Sequence[Any]) -> tuple[Tensor, ...]:
+        state = self.stack.state_out_of(x.program, [new[j] for new in after])
+        if not self.in_numpy:
+            return state
+        return tuple(_tensor_of(new).to(old.dtype) for new, old in zip(state, x.state, strict=True))
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
+
+
+def _numpy_view(x: Tensor) -> np.ndarray:
+    return x.numpy() if x.dtype in _NUMPY_DTYPES else BACKEND.to_numpy(x)
+
+
+def _tensor_of(x: np.ndarray) -> Tensor:
+    """The tensor with the memory of an array; a copy of what torch cannot view."""
+    return torch.from_numpy(x if x.flags.carray else x.copy())
+
+
+def _stacks(inputs: Sequence[StepInput]) -> tuple[Stack, ...]:
+    """The stacks, whose members are the places of the inputs."""
+    return _stacks_of(tuple((x.program.key, BACKEND.asynchronous(x.kernel), x.kind()) for x in inputs))
+
+
+@functools.lru_cache(maxsize=64)
+def _stacks_of(layers: tuple[tuple[str, bool, Hashable], ...]) -> tuple[Stack, ...]:
+    """`_stacks` of layers with these keys of programs, whether calls only start work, and `StepInput.kind`."""
+    alike: dict[tuple[bool, Hashable, str | None], list[int]] = {}
+    for j, (key, asynchronous, kind) in enumerate(layers):
+        # Kernels that join others are padded with zeros, and so copied: in a pass over the bundle that would be most
+        # of the work on the CPU.
+        is_alone = _program(key).stepped.follows and not asynchronous
+        alike.setdefault((asynchronous, kind, key if is_alone else None), []).append(j)
+    found = []
+    for (asynchronous, _, own_key), places in alike.items():
+        programs = [_program(layers[j][0]) for j in places]
+        joined = (
+            [Stack(programs[0], tuple(range(len(places))))] if own_key else stacks(programs, asynchronous=asynchronous)
+        )
+        for stack in joined:
+            members = [places[j] for j in stack.members]
+            most = len(members) if asynchronous else max(1, _MOST_ENTRIES // math.prod(stack.program.shape))
+            found += [Stack(stack.program, tuple(members[j : j + most])) for j in range(0, len(members), most)]
+    return tuple(found)
+
+
+def _program(key: str) -> SteppedProgram:
+    return cast(SteppedProgram, program(key))
+
+
+# -- on a CUDA device --------------------------------------------------------------------------------------------------
+_Function = Callable[[Sequence[StepInput]], list[Step]]
+_RECORDINGS: weakref.WeakKeyDictionary[nn.Module, DeviceSteps] = weakref.WeakKeyDictionary()
+"""The recorded calls of each model, or of each constraint that is used outside of a model's call."""
+
+
+def _is_recordable(x: StepInput) -> bool:
+    # Kernels with 3 spatial axes are not recorded. Their Newton step needs eigenvalues, for which the host waits.
+    return x.kernel.is_cuda and x.kernel.ndim <= 4 and x.sweeps in (None, 1)
+
+
+def _recording_of(owner: nn.Module) -> DeviceSteps:
+    return _RECORDINGS.setdefault(owner, DeviceSteps())
+
+
+class DeviceSteps:
+    """Steps on a CUDA device: a recorded pass, or a recorded sweep if one was due after an earlier step.
+
+    Whether it was is copied to the host while the device works on, so that the host never waits. While a copy is on its
+    way, passes are taken.
+    """
+
+    def __init__(self, record: Callable[[_Function], _Function] | None = None) -> None:
+        make = record or Recorded
+        self._pass = make(functools.partial(take_sweeps, sweeps=0))
+        self._sweep = make(functools.partial(take_sweeps, sweeps=1))
+        self._copied: tuple[Tensor, Any] | None = None
+        self._is_copying = False
+
+    def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
+        """Take the steps."""
+        steps = (self._sweep if self._is_due() else self._pass)(inputs)
+        self._copy([x.is_due for x in steps if x.is_due is not None])
+        return steps
+
+    def _is_due(self) -> bool:
+        """Whether a sweep was due after the last step that has ended; at first it is."""
+        if self._copied is None:
+            return True
+        if not self._is_copying or not self._copied[1].query():
+            return False
+        self._is_copying = False
+        return bool(self._copied[0])
+
+    def _copy(self, are_due: list[Tensor]) -> None:
+        """Begin to copy whether a sweep is due for any layer, if no copy is on its way.
+
+        A copy that is not read yet stays, since the host may always be some steps ahead.
+        """
+        if not are_due or self._is_copying:
+            return
+        if self._copied is None:
+            on_device = are_due[0].is_cuda
+            number = torch.zeros((), pin_memory=on_device)
+            event: Any = torch.cuda.Event if on_device else _Passed
+            self._copied = number, event()
+        number, event = self._copied
+        number.copy_(torch.stack(are_due).max(), non_blocking=True)
+        event.record()
+        self._is_copying = True
+
+
+class _Passed:
+    """An event of the CPU, where what was called is done."""
+
+    def record(self) -> None:
+        """Do nothing."""
+
+    def query(self) -> bool:
+        """Return True."""
+        return True
+
+
+def take_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
+    """Take steps with so many sweeps; by a method that does not follow the norm between sweeps, one with 1."""
+    return take_plain_steps([x._replace(sweeps=sweeps if x.program.stepped.follows else 1) for x in inputs])
+
+
+class _Joined(NamedTuple):
+    """Steps whose numbers and gradients are in one tensor, so that one call copies them.
+
+    Parameters
+    ----------
+    steps : list of Step
+    entries : Tensor
+        All factors, all slopes, whether sweeps are due, and the gradients or their factors.
+    """
+
+    steps: list[Step]
+    entries: Tensor
+
+    @classmethod
+    def of(cls, steps: list[Step]) -> _Joined:
+        factors: Any = [x.factor for x in steps]
+        slopes: Any = [x.slope for x in steps]
+        are_due = [torch.zeros_like(x.factor) if x.is_due is None else x.is_due for x in steps]  # type: ignore[arg-type]
+        numbers = torch.stack([*factors, *slopes, *are_due])
+        return cls(steps, torch.cat([numbers, *(part.reshape(-1) for x in steps for part in _parts(x.gradient))]))
+
+    def copied(self) -> list[Step]:
+        """Return the steps with copies of these tensors."""
+        parts = [part for x in self.steps for part in _parts(x.gradient)]
+        count = len(self.steps)
+        numbers, *copies = torch.split(self.entries.clone(), [3 * count, *(part.numel() for part in parts)])
+        viewed = iter([copy.view(part.shape) for copy, part in zip(copies, parts, strict=True)])
+        factors, slopes, are_due = (x.unbind() for x in numbers.view(3, count))
+        steps = []
+        for j, old in enumerate(self.steps):
+            gradient: Any = Factors(next(viewed), next(viewed)) if isinstance(old.gradient, Factors) else next(viewed)
+            is_due = None if old.is_due is None else are_due[j]
+            steps.append(Step(factors[j], slopes[j], gradient, old.state, is_due=is_due))
+        return steps
+
+
+def _parts(gradient: Tensor | Factors) -> tuple[Tensor, ...]:
+    return gradient if isinstance(gradient, Factors) else (gradient,)
+
+
+class Recorded:
+    """Steps on a CUDA device, replayed as one CUDA graph: the same CUDA kernels, without the time to launch each.
+
+    Inputs of other kinds than the recorded ones are recorded anew. If the steps cannot be recorded, they are taken
+    directly, and a warning says so once.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the steps. It reads no value on the host.
+    """
+
+    def __init__(self, function: _Function) -> None:
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._kinds: list[Hashable] = []
+        self._inputs: list[StepInput] = []
+        self._outputs: _Joined | None = None
+        self._is_recordable = True
+
+    def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
+        """Take the steps."""
+        # If the caller is recording, the CUDA kernels of a direct call become part of that recording.
+        if torch.cuda.is_current_stream_capturing() or not self._is_recordable:
+            return self._function(inputs)
+        with torch.cuda.device(inputs[0].kernel.device):
+            kinds: list[Hashable] = [(x.program.key, x.kind()) for x in inputs]
+            if kinds != self._kinds:
+                if not self._record(inputs):
+                    return self._function(inputs)
+                self._kinds = kinds
+            return self._replay(inputs)
+
+    def _record(self, inputs: Sequence[StepInput]) -> bool:
+        """Record one call, after another to warm up; return whether that worked. A recorded call computes nothing."""
+        stream = torch.cuda.current_stream()
+        self._graph, self._outputs, self._kinds = None, None, []
+        self._inputs = [copied(x) for x in inputs]
+        aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        aside.wait_stream(stream)
+        # Caches are filled, and libraries set up their work space for a stream, in the first call there.
+        with torch.cuda.stream(aside):
+            self._function(self._inputs)
+        stream.wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Other threads may use the device meanwhile: data loaders do.
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                self._outputs = _Joined.of(self._function(self._inputs))
+        except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # which a recording that fails does not do
+            # After one, torch (2.11) draws no random numbers on the device until a recording has worked.
+            other: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=other, capture_error_mode="thread_local"):
+                torch.zeros((), device=inputs[0].kernel.device)
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            self._is_recordable = False
+            warnings.warn(
+                "the steps of the spectral norms could not be recorded as a CUDA graph "
+                f"({str(error).splitlines()[0]}): their CUDA kernels are launched one by one, which takes some ten "
+                "times as long.",
+                stacklevel=2,
+            )
+            return False
+        self._graph = graph
+        return True
+
+    def _replay(self, inputs: Sequence[StepInput]) -> list[Step]:
+        assert self._graph is not None
+        assert self._outputs is not None
+        torch._foreach_copy_(_tensors(self._inputs), _tensors(inputs))
+        self._graph.replay()
+        # The next replay overwrites the outputs, perhaps before a gradient is asked for. The caller copies the states.
+        return self._outputs.copied()
+
+
+def copied(x: StepInput) -> StepInput:
+    """Return the same with copies of the tensors."""
+    return x._replace(kernel=x.kernel.clone(), state=tuple(y.clone() for y in x.state))
+
+
+def _tensors(inputs: Sequence[StepInput]) -> list[Tensor]:
+    return [y for x in inputs for y in (x.kernel, *x.state)]

@@ -1,0 +1,883 @@
+"""Functions of JAX, and modules of Flax and Equinox, as people write them, each drawn from one number.
+
+A function is pieces one after the other, each built from a number of its own: so the same function is built in float64
+for the attack, with the weights that it has in its own type.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen, nnx
+from jax import lax, nn
+from networks.drawn_models.attacks import Machine, Vectors
+from networks.drawn_models.hunting import Outcome, outcome
+
+MOST = 300
+"""Entries of a value at most."""
+CHUNK = 32
+"""Points at once: XLA compiles for each number of them."""
+Shape = tuple[int, ...]
+Function = Callable[..., Any]
+
+
+class Dice(random.Random):
+    """Choices that describe a function, and its numbers in a type."""
+
+    def __init__(self, seed: int, dtype: Any) -> None:
+        super().__init__(seed)
+        self.numbers = np.random.default_rng(seed)
+        self.dtype = dtype
+
+    def one_of(self, *items: Any) -> Any:
+        return self.choice(items)
+
+    def array(self, *shape: int, scale: float = 1.0) -> Any:
+        return jnp.asarray(scale * self.numbers.standard_normal(shape).astype(np.float32), jnp.float32).astype(
+            self.dtype
+        )
+
+    def weight(self, cin: int, cout: int) -> Any:
+        return self.array(cin, cout, scale=self.one_of(0.5, 1.0, 1.0, 3.0) / np.sqrt(cin))
+
+    def divisor(self, n: int) -> int:
+        return self.choice([k for k in range(1, n + 1) if n % k == 0])
+
+    def filled(self, module: Any) -> Any:
+        """A module of Flax NNX with numbers of its own, of the type."""
+        state = nnx.state(module, (nnx.Param, nnx.BatchStat))
+
+        def fill(path: Any, old: Any) -> Any:
+            new = self.numbers.standard_normal(old.shape).astype(np.float32)
+            last = str(path[-2] if len(path) > 1 else path[-1])
+            if "var" in last:
+                new = 0.3 + abs(new)
+            elif old.ndim > 1:
+                new /= np.sqrt(np.prod(old.shape[:-1]))
+            return jnp.asarray(new).astype(self.dtype)
+
+        nnx.update(module, jax.tree_util.tree_map_with_path(fill, state))
+        module.eval()
+        return module
+
+
+Maker = Callable[[Dice, Shape], Function]
+PLAIN: dict[str, tuple[tuple[int, ...], Maker]] = {}
+ODD: dict[str, tuple[tuple[int, ...], Maker]] = {}
+ANY = (1, 2, 3)
+
+
+def plain(name: str, ranks: tuple[int, ...], make: Maker) -> None:
+    assert name not in PLAIN
+    PLAIN[name] = (ranks, make)
+
+
+def odd(name: str, ranks: tuple[int, ...], make: Maker) -> None:
+    assert name not in ODD
+    ODD[name] = (ranks, make)
+
+
+# -- layers ----------------------------------------------------------------------------------------------------------
+def dense(d: Dice, s: Shape) -> Function:
+    w, b = d.weight(s[-1], d.randint(1, 8)), d.array(1)
+    return d.one_of(
+        lambda x: x @ w + b,
+        lambda x: jnp.dot(x, w),
+        lambda x: jnp.einsum("...i,ij->...j", x, w),
+        lambda x: jnp.tensordot(x, w, 1) - b,
+        lambda x: lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ()))),
+        lambda x: jax.vmap(lambda y: y @ w)(x),
+        lambda x: jnp.matmul(x, w, precision="highest"),
+        lambda x: x @ (w / jnp.linalg.norm(w, 2)),
+        lambda x: x @ (w / jnp.sqrt(jnp.sum(w**2, 0, keepdims=True) + 1e-6)),
+        lambda x: x @ (w * (jnp.arange(w.shape[0]) % 2)[:, None]),
+        lambda x: x @ jnp.linalg.qr(w @ w.T)[0],
+    )
+
+
+def conv(d: Dice, s: Shape) -> Function:
+    axes = len(s) - 1
+    names: Any = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}[axes]
+    groups = d.divisor(s[-1]) if d.random() < 0.3 else 1
+    size = tuple(d.one_of(1, 2, 3, 3) for _ in range(axes))
+    cout = groups * d.randint(1, 3)
+    w = d.array(*size, s[-1] // groups, cout, scale=1 / np.sqrt(s[-1] * np.prod(size)))
+    padding = d.one_of("SAME", "VALID", "SAME", [(1, 0)] * axes, [(2, 1)] * axes)
+    strides = tuple(d.one_of(1, 1, 2, 3) for _ in range(axes))
+    dilated = {"rhs_dilation": (2,) * axes} if d.random() < 0.2 else {}
+    if d.random() < 0.15:
+        dilated = {"lhs_dilation": (2,) * axes}
+        padding = [(1, 1)] * axes
+    return lambda x: lax.conv_general_dilated(
+        x, w, strides, padding, dimension_numbers=names, feature_group_count=groups, **dilated
+    )
+
+
+def conv_transposed(d: Dice, s: Shape) -> Function:
+    w = d.array(d.one_of(2, 3), 3, s[-1], 2, scale=0.3)
+    strides, padding = d.one_of((1, 1), (2, 2), (2, 1)), d.one_of("SAME", "VALID")
+    kernel = d.random() < 0.3
+    if kernel:
+        w = w.swapaxes(2, 3)
+    return lambda x: lax.conv_transpose(
+        x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), transpose_kernel=kernel
+    )
+
+
+def of_flax(d: Dice, s: Shape) -> Function:
+    rngs = nnx.Rngs(0)
+    c = s[-1]
+    more: Any = {"rngs": rngs, "dtype": None, "param_dtype": d.dtype}
+    eps = d.one_of(1e-5, 1e-2)
+    makers: list[Callable[[], Any]] = [
+        lambda: nnx.Linear(c, d.randint(1, 6), **more),
+        lambda: nnx.LayerNorm(c, epsilon=eps, **more),
+        lambda: nnx.RMSNorm(c, epsilon=eps, **more),
+        lambda: nnx.BatchNorm(c, use_running_average=True, **more),
+        lambda: nnx.Dropout(0.4, rngs=rngs),
+        lambda: nnx.Einsum("...a,ab->...b", (c, 3), **more),
+        lambda: nnx.LinearGeneral(c, (2, 2), **more),
+    ]
+    if len(s) > 1:
+        padding = d.one_of("SAME", "VALID", "CIRCULAR", "REFLECT", 1)
+        size = tuple(d.one_of(1, 2, 3) for _ in s[1:])
+        stride = d.one_of(1, 1, 2)
+        makers += [
+            lambda: nnx.Conv(c, d.randint(1, 4), size, strides=stride, padding=padding, **more),
+            lambda: nnx.Conv(c, 2 * c, size, feature_group_count=c, use_bias=False, **more),
+            lambda: nnx.ConvTranspose(
+                c, 2, size, strides=(2,) * len(size), padding=d.one_of("SAME", "VALID", "CIRCULAR"), **more
+            ),
+            lambda: nnx.GroupNorm(c, num_groups=d.divisor(c), epsilon=eps, **more),
+            lambda: nnx.InstanceNorm(c, epsilon=eps, **more),
+        ]
+    module = d.filled(d.choice(makers)())
+    return lambda x: module(x)
+
+
+def of_linen(d: Dice, s: Shape) -> Function:
+    layers: list[Any] = [
+        linen.Dense(3),
+        linen.LayerNorm(epsilon=1e-2),
+        linen.Conv(2, (3,) * (len(s) - 1)) if len(s) > 1 else linen.Dense(4),
+        linen.GroupNorm(num_groups=1, epsilon=1e-2),
+        linen.Sequential([linen.Dense(4), linen.relu, linen.Dense(2)]),
+    ]
+    module = d.choice(layers)
+    like = module.init(jax.random.key(0), jnp.zeros((1, *s), jnp.float32))
+    variables = jax.tree.map(lambda v: d.array(*v.shape, scale=0.5), like)
+    return lambda x: module.apply(variables, x)
+
+
+def of_equinox(d: Dice, s: Shape) -> Function:
+    """A module of one sample, mapped; channels first."""
+    key = jax.random.key(d.randrange(99))
+    c = s[0]
+    size = d.one_of(1, 2, 3)
+    makers: list[Callable[[], Any]] = [
+        lambda: eqx.nn.LayerNorm(s, eps=1e-2),
+        lambda: eqx.nn.RMSNorm(s, eps=1e-2),
+        lambda: eqx.nn.PReLU(0.2),
+        lambda: eqx.nn.Dropout(0.3, inference=True),
+        lambda: eqx.nn.Identity(),
+    ]
+    if len(s) == 1:
+        makers += [
+            lambda: eqx.nn.Linear(c, d.randint(1, 5), key=key),
+            lambda: eqx.nn.MLP(c, 3, 5, d.randint(1, 2), activation=d.one_of(nn.relu, nn.gelu, jnp.tanh), key=key),
+            lambda: eqx.nn.WeightNorm(eqx.nn.Linear(c, 4, key=key)),
+        ]
+    elif len(s) == 3:
+        makers += [
+            lambda: eqx.nn.Conv2d(
+                c,
+                3,
+                size,
+                d.one_of(1, 2),
+                d.one_of(0, 1, "SAME"),
+                d.one_of(1, 2),
+                key=key,
+                padding_mode=d.one_of("ZEROS", "CIRCULAR", "REFLECT", "REPLICATE"),
+            ),
+            lambda: eqx.nn.ConvTranspose2d(c, 2, size + 1, d.one_of(1, 2), d.one_of(0, 1), key=key),
+            lambda: eqx.nn.AvgPool2d(2, d.one_of(1, 2), use_ceil=d.random() < 0.3),
+            lambda: eqx.nn.MaxPool2d(d.one_of(2, 3), 2, padding=d.one_of(0, 1)),
+            lambda: eqx.nn.AdaptiveAvgPool2d(2),
+            lambda: eqx.nn.GroupNorm(d.divisor(c), c, eps=1e-2),
+        ]
+    else:
+        makers += [lambda: eqx.nn.Conv1d(c, 3, size, d.one_of(1, 2), key=key), lambda: eqx.nn.MaxPool1d(2)]
+    module = d.choice(makers)()
+
+    def cast(leaf: Any) -> Any:
+        if not eqx.is_inexact_array(leaf):
+            return leaf
+        drawn = d.numbers.standard_normal(leaf.shape).astype(np.float32) / np.sqrt(
+            max(1, leaf[0].size if leaf.ndim else 1)
+        )
+        return jnp.asarray(drawn).astype(d.dtype)
+
+    module = jax.tree.map(cast, module)
+    return jax.vmap(lambda x: module(x))
+
+
+plain("dense", ANY, dense)
+plain("dense again", ANY, dense)
+plain("convolution", (2, 3), conv)
+plain("another convolution", (3,), conv)
+plain("transposed convolution", (3,), conv_transposed)
+plain("Flax", ANY, of_flax)
+plain("Flax again", ANY, of_flax)
+plain("Linen", ANY, of_linen)
+plain("Equinox", ANY, of_equinox)
+plain("Equinox again", ANY, of_equinox)
+plain("matrix from the left", (2,), lambda d, s: lambda x, w=d.array(3, s[0], scale=0.5): w @ x)
+plain("einsum over tokens", (2,), lambda d, s: lambda x, w=d.array(s[0], 4, scale=0.5): jnp.einsum("btc,ts->bsc", x, w))
+plain(
+    "kernel by fft",
+    (1,),
+    lambda d, s: lambda x, k=d.array(s[0]): jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(k), n=s[0]),
+)
+plain(
+    "jnp.convolve",
+    (1,),
+    lambda d, s: (
+        lambda x, k=d.array(3, scale=0.5), m=d.one_of("same", "full", "valid"): jax.vmap(
+            lambda y: jnp.convolve(y, k, m)
+        )(x)
+    ),
+)
+
+
+# -- functions of an entry -------------------------------------------------------------------------------------------
+NAMED = (
+    nn.relu,
+    nn.relu6,
+    jnp.tanh,
+    nn.sigmoid,
+    nn.softplus,
+    nn.silu,
+    nn.elu,
+    nn.selu,
+    nn.celu,
+    nn.leaky_relu,
+    nn.gelu,
+    nn.hard_tanh,
+    nn.hard_sigmoid,
+    nn.hard_silu,
+    nn.soft_sign,
+    nn.log_sigmoid,
+    nn.mish,
+    nn.squareplus,
+    nn.sparse_plus,
+    nn.sparse_sigmoid,
+    lambda x: nn.gelu(x, approximate=False),
+    lambda x: nn.leaky_relu(x, 0.3),
+    jnp.sin,
+    jnp.abs,
+    jnp.arctan,
+    lambda x: nn.elu(x, 2.0),
+)
+
+
+@jax.custom_jvp
+def declared(x: Any) -> Any:
+    """A function whose derivative is declared to be another."""
+    return 2 * jnp.tanh(x)
+
+
+declared.defjvp(lambda primals, tangents: (declared(*primals), 0.1 * tangents[0]))
+
+WRITTEN: tuple[Function, ...] = (
+    lambda x: x * nn.sigmoid(x),
+    lambda x: x * jax.scipy.special.expit(1.702 * x),
+    lambda x: jnp.maximum(x, 0),
+    lambda x: jnp.where(x > 0, x, 0.2 * x),
+    lambda x: jnp.where(x > 0, x, jnp.expm1(x)),
+    lambda x: jnp.clip(x, -1, 1),
+    lambda x: jnp.sign(x) * nn.relu(jnp.abs(x) - 0.3),
+    lambda x: lax.clamp(jnp.asarray(-0.5, x.dtype), x, jnp.asarray(2, x.dtype)),
+    lambda x: jnp.log1p(jnp.exp(x)),
+    lambda x: x / (1 + jnp.abs(x)),
+    lambda x: x / jnp.sqrt(1 + x**2),
+    lambda x: jnp.exp(-(x**2)),
+    lambda x: jnp.logaddexp(x, 0),
+    lambda x: jnp.clip(x, -1, 1) ** 2,
+    lambda x: jnp.select([x < -1, x < 1], [-1 - 0 * x, x], 1 + 0 * x),
+    lambda x: jnp.interp(x, np.r_[-1.0, 0, 1], np.r_[0.0, 0.3, 0.8]),
+    lambda x: jnp.where(jnp.abs(x) < 1, 0.5 * x * x, jnp.abs(x) - 0.5),
+    lambda x: nn.relu(x) - 0.5 * nn.relu(-x),
+    lambda x: x + jnp.sin(2 * x) ** 2 / 2,
+    lambda x: jnp.minimum(nn.relu(x), 1.0),
+    lambda x: 0.5 * (x + jnp.sqrt(x**2 + 0.1)),
+    lambda x: lax.select(x > 0, x, jnp.zeros_like(x)),
+    lambda x: jnp.arcsinh(x),
+    lambda x: jax.scipy.special.erf(x),
+    lambda x: jnp.heaviside(x, 0) * x,
+    lambda x: lax.logistic(2 * x) * 2 - 1,
+    lambda x: jnp.hypot(x, 1.0),
+    jnp.sinc,
+    declared,
+    lambda x: x * (x > 0),
+    lambda x: lax.integer_pow(jnp.tanh(x), 3),
+    lambda x: jnp.nan_to_num(x) / 2,
+    lambda x: -x + 0.3,
+    lambda x: x + lax.stop_gradient(jnp.tanh(x)),
+    lambda x: jnp.polyval(jnp.asarray([0.1, 0.5, 0.0]), jnp.tanh(x)),
+)
+JUMPING: tuple[Function, ...] = (
+    jnp.sign,
+    jnp.round,
+    jnp.floor,
+    lambda x: x + lax.stop_gradient(jnp.round(x) - x),
+    lambda x: (x > 0).astype(x.dtype),
+    lambda x: jnp.where(x > 0.5, x, 0),
+    lambda x: jnp.mod(x, 1.0),
+    lambda x: jnp.where(jnp.abs(x) > 0.3, x, 0.0),
+    lambda x: nn.one_hot(jnp.argmax(x, -1), x.shape[-1], dtype=x.dtype),
+    lambda x: jnp.rint(2 * x) / 2,
+    jnp.trunc,
+    lambda x: jnp.digitize(x, np.r_[-1.0, 0, 1]).astype(x.dtype),
+    lambda x: jnp.piecewise(x, [x < 0], [0.0, lambda y: y + 1]),
+)
+STEEP: tuple[Function, ...] = (
+    jnp.square,
+    jnp.exp,
+    lambda x: x**3,
+    lambda x: jnp.sqrt(jnp.abs(x)),
+    lambda x: jnp.log(jnp.abs(x) + 1e-2),
+    jnp.cosh,
+    lambda x: 1 / (x**2 + 0.1),
+    lambda x: x * jnp.sin(x),
+    lambda x: jnp.tanh(x) ** 2,
+    lambda x: jnp.exp(jnp.clip(x, -2, 2)),
+    lambda x: lax.rsqrt(x * x + 0.1),
+    lambda x: 1 / x,
+    lambda x: jnp.power(jnp.abs(x) + 1e-3, 0.5),
+    jnp.exp2,
+    jnp.tan,
+    lambda x: x * nn.sigmoid(jnp.mean(x, -1, keepdims=True)),
+    lambda x: jnp.cumprod(jnp.tanh(x), -1),
+    jnp.arctanh,
+)
+
+
+def activation(d: Dice, s: Shape) -> Function:
+    return d.choice(NAMED if d.random() < 0.5 else WRITTEN)  # type: ignore[no-any-return]
+
+
+def maxmin(d: Dice, s: Shape) -> Function:
+    n = s[-1] // 2
+    return d.one_of(
+        lambda x: jnp.concatenate([jnp.maximum(x[..., ::2], x[..., 1::2]), jnp.minimum(x[..., ::2], x[..., 1::2])], -1),
+        lambda x: jnp.concatenate([jnp.maximum(x[..., :n], x[..., n:]), jnp.minimum(x[..., :n], x[..., n:])], -1),
+        lambda x: jnp.sort(x.reshape(*x.shape[:-1], n, 2), -1).reshape(x.shape),
+        lambda x: lax.sort(x, dimension=-1),
+        lambda x: jnp.stack(
+            [jnp.max(x.reshape(*x.shape[:-1], n, 2), -1), jnp.min(x.reshape(*x.shape[:-1], n, 2), -1)], -1
+        ),
+        lambda x: -jnp.sort(-x, axis=-1),
+    )
+
+
+for _name in ("activation", "second activation", "third activation"):
+    plain(_name, ANY, activation)
+plain("maxmin", ANY, maxmin)
+plain("softmax", ANY, lambda d, s: d.one_of(nn.softmax, nn.log_softmax, lambda x: nn.softmax(x / 0.5, -1)))
+plain(
+    "hat functions", ANY, lambda d, s: lambda x, c=d.array(3): sum(c[k] * nn.relu(1 - jnp.abs(x - k)) for k in range(3))
+)
+plain(
+    "soft threshold, learned",
+    ANY,
+    lambda d, s: lambda x, t=jnp.abs(d.array(s[-1])): jnp.sign(x) * jnp.maximum(jnp.abs(x) - t, 0),
+)
+odd("jumps", ANY, lambda d, s: d.choice(JUMPING))
+odd("steep", ANY, lambda d, s: d.choice(STEEP))
+odd("squashed, then steep", ANY, lambda d, s: lambda x, f=d.choice(STEEP): f(jnp.tanh(x) + 1.5))
+odd("gated linear unit", ANY, lambda d, s: nn.glu)
+odd("bounded gate", ANY, lambda d, s: lambda x: jnp.tanh(x) * nn.sigmoid(x[..., ::-1]))
+
+
+# -- normalization ---------------------------------------------------------------------------------------------------
+def norm(d: Dice, s: Shape) -> Function:
+    eps = d.one_of(1e-5, 1e-2)
+    a: Any = d.one_of(-1, 1, tuple(range(1, len(s) + 1)))
+    return d.one_of(
+        lambda x: (x - x.mean(a, keepdims=True)) / jnp.sqrt(x.var(a, keepdims=True) + eps),
+        lambda x: (
+            (x - x.mean(a, keepdims=True))
+            * lax.rsqrt(jnp.mean((x - x.mean(a, keepdims=True)) ** 2, a, keepdims=True) + eps)
+        ),
+        lambda x: x * lax.rsqrt(jnp.mean(jnp.square(x), a, keepdims=True) + eps),
+        lambda x: x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + eps),
+        lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), eps),
+        lambda x: x / jnp.sqrt(jnp.sum(x * x, a, keepdims=True) + eps),
+        lambda x: nn.standardize(x, axis=-1, epsilon=eps),
+        lambda x: x / (1 + jnp.sqrt(jnp.sum(x * x, a, keepdims=True))),
+        lambda x: x - jnp.mean(x, a, keepdims=True),
+        lambda x: x / jnp.maximum(1.0, jnp.linalg.norm(x, axis=-1, keepdims=True)),
+        lambda x: (x - x.mean(a, keepdims=True)) / (x.std(a, keepdims=True) + eps),
+    )
+
+
+plain("norm, written out", ANY, norm)
+plain(
+    "frozen batch norm",
+    ANY,
+    lambda d, s: lambda x, m=d.array(s[-1]), v=jnp.abs(d.array(s[-1])) + 0.2: (x - m) / jnp.sqrt(v + 1e-5),
+)
+odd("batch statistics", ANY, lambda d, s: lambda x: (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-3))
+
+
+# -- pooling, resizing, moves ----------------------------------------------------------------------------------------
+def pool(d: Dice, s: Shape) -> Function:
+    window = tuple(d.one_of(1, 2, 3) for _ in s[1:])
+    strides = tuple(d.one_of(1, 2) for _ in s[1:])
+    padding = d.one_of("SAME", "VALID")
+    whole, steps = (1, *window, 1), (1, *strides, 1)
+    return d.one_of(
+        lambda x: nnx.max_pool(x, window, strides, padding),
+        lambda x: nnx.avg_pool(x, window, strides, padding),
+        lambda x: linen.avg_pool(x, window, strides, padding, count_include_pad=False),
+        lambda x: lax.reduce_window(x, np.asarray(-np.inf, x.dtype), lax.max, whole, steps, padding),
+        lambda x: lax.reduce_window(x, np.asarray(0, x.dtype), lax.add, whole, steps, padding) / np.prod(window).item(),
+        lambda x: -nnx.max_pool(-x, window, strides, padding),
+    )
+
+
+def reduced(d: Dice, s: Shape) -> Function:
+    a: Any = d.one_of(-1, 1, tuple(range(1, len(s) + 1)))
+    keep = d.random() < 0.6 or not isinstance(a, int) or len(s) == 1
+    return d.one_of(
+        lambda x: x.mean(a, keepdims=keep),
+        lambda x: x.sum(a, keepdims=keep) / 3,
+        lambda x: x.max(a, keepdims=keep),
+        lambda x: jnp.min(x, a, keepdims=keep),
+        lambda x: nn.logsumexp(x, a, keepdims=keep),
+        lambda x: jnp.sqrt(jnp.sum(x**2, a, keepdims=keep)),
+        lambda x: jnp.linalg.norm(x, axis=-1, keepdims=True),
+        lambda x: lax.top_k(x, min(2, s[-1]))[0],
+        lambda x: jnp.cumsum(x, -1) / 2,
+        lambda x: jnp.average(x, -1, keepdims=True),
+        lambda x: jnp.abs(x).sum(a, keepdims=keep),
+        lambda x: lax.cummax(x, x.ndim - 1),
+        lambda x: jnp.ptp(x, axis=-1, keepdims=True),
+    )
+
+
+def moved(d: Dice, s: Shape) -> Function:
+    a = d.randint(1, len(s))
+    n = s[a - 1]
+    order = d.numbers.permutation(n)
+    some = d.numbers.integers(n, size=n + 1)
+    mode = d.one_of("constant", "reflect", "edge", "wrap", "symmetric")
+    widths = [(0, 0)] + [d.one_of((0, 0), (1, 0), (1, 1)) for _ in s]
+    by = d.one_of(0, 1, -2)
+    return d.one_of(
+        lambda x: jnp.roll(x, by, a),
+        lambda x: jnp.flip(x, a),
+        lambda x: jnp.take(x, order, a),
+        lambda x: jnp.pad(x, widths, mode),
+        lambda x: jnp.take(x, some, a),
+        lambda x: x.swapaxes(1, -1),
+        lambda x: x.reshape(x.shape[0], -1),
+        lambda x: jnp.moveaxis(x, a, 1),
+        lambda x: jnp.concatenate([x, -x], a),
+        lambda x: jnp.repeat(x, 2, a),
+        lambda x: jnp.tile(x, (1,) * (x.ndim - 1) + (2,)),
+        lambda x: jnp.diff(x, axis=a),
+        lambda x: x.at[:, 0].set(0.5),
+        lambda x: x.at[:, 0].add(x[:, -1]),
+        lambda x: x.at[..., 0].multiply(2),
+        lambda x: lax.dynamic_slice_in_dim(x, n // 3, n - n // 3, a),
+        lambda x: jnp.stack(jnp.split(x, n, a)[::-1], a).reshape(x.shape),
+        lambda x: x[..., ::2],
+        lambda x: x[:, None],
+        lambda x: jnp.concatenate([x, jnp.ones_like(x)], a),
+        lambda x: lax.rev(x, (a,)),
+        lambda x: jax.ops.segment_sum(x.T, some[: x.shape[-1]] % 3, 3).T if x.ndim == 2 else x,
+        lambda x: lax.slice_in_dim(x, 0, n, 2, a),
+        lambda x: jnp.expand_dims(x, a).squeeze(a),
+        lambda x: jnp.array_split(x, 2, a)[0],
+        lambda x: jnp.broadcast_to(x[:, None], (x.shape[0], 2, *s)),
+    )
+
+
+def constant(d: Dice, s: Shape) -> Function:
+    c = d.array(*(1 if d.random() < 0.4 else n for n in s))
+    return d.one_of(
+        lambda x: x * c,
+        lambda x: (x - c) / (jnp.abs(c) + 0.5),
+        lambda x: x + c,
+        lambda x: x / 127.5 - 1,
+        lambda x: jnp.where(c > 0, x, -x),
+        lambda x: jnp.where(c > 0, x, c),
+        lambda x: x * x.shape[-1] ** -0.5,
+        lambda x: jnp.multiply(x, nn.softmax(c)),
+        lambda x: x - 0.5 * x[..., ::-1],
+        lambda x: lax.mul(x, jnp.broadcast_to(c, x.shape)),
+    )
+
+
+plain("pooling", (2, 3), pool)
+plain("reduced", ANY, reduced)
+plain("moved", ANY, moved)
+plain("moved again", ANY, moved)
+plain("constants", ANY, constant)
+plain(
+    "resize",
+    (3,),
+    lambda d, s: (
+        lambda x, m=d.one_of("nearest", "linear", "bilinear"), k=d.one_of(2, 3, 8): jax.image.resize(
+            x, (x.shape[0], k, k, x.shape[3]), m, antialias=False
+        )
+    ),
+)
+odd("resize, antialiased", (3,), lambda d, s: lambda x: jax.image.resize(x, (x.shape[0], 3, 3, x.shape[3]), "linear"))
+odd("cubic", (3,), lambda d, s: lambda x: jax.image.resize(x, (x.shape[0], 8, 8, x.shape[3]), "cubic"))
+odd(
+    "fourier",
+    (2, 3),
+    lambda d, s: d.one_of(
+        lambda x: jnp.fft.fft2(x, axes=(1, 2)).real / 4,
+        lambda x: jnp.fft.irfft(jnp.fft.rfft(x, axis=1) * 0.5, n=s[0], axis=1),
+        lambda x: jnp.abs(jnp.fft.fft(x, axis=1)) / 3,
+        lambda x: jnp.real(jnp.fft.ifft(jnp.fft.fft(x, axis=1), axis=1)),
+    ),
+)
+odd("median", (1, 2), lambda d, s: lambda x: jnp.median(x, -1, keepdims=True))
+odd(
+    "distances to prototypes",
+    (1,),
+    lambda d, s: lambda x, p=d.array(4, s[0]): jnp.sqrt(jnp.sum((x[:, None] - p) ** 2, -1) + 1e-6),
+)
+odd("gram matrix", (2,), lambda d, s: lambda x: x @ x.swapaxes(1, 2))
+odd(
+    "solve with a constant",
+    (1,),
+    lambda d, s: (
+        lambda x, a=d.array(s[0], s[0], scale=0.1) + 2 * jnp.eye(s[0], dtype=jnp.float32): jnp.linalg.solve(a, x.T).T
+    ),
+)
+odd(
+    "matrix exponential",
+    (1,),
+    lambda d, s: lambda x, a=d.array(s[0], s[0], scale=0.5): x @ jax.scipy.linalg.expm(a - a.T),
+)
+
+
+# -- loops, transformations, state -----------------------------------------------------------------------------------
+def recurrence(d: Dice, s: Shape) -> Function:
+    u, w = d.weight(s[1], 3), d.weight(3, 3) / 2
+    ys = d.random() < 0.5
+
+    def by_scan(x: Any) -> Any:
+        def step(h: Any, y: Any) -> Any:
+            h = jnp.tanh(y @ u + h @ w)
+            return h, h
+
+        last, states = lax.scan(step, jnp.zeros((x.shape[0], 3), x.dtype), x.swapaxes(0, 1))
+        return states.swapaxes(0, 1) if ys else last
+
+    def by_loop(x: Any) -> Any:
+        h = jnp.zeros((x.shape[0], 3), x.dtype)
+        for t in range(x.shape[1]):
+            h = jnp.tanh(x[:, t] @ u + h @ w)
+        return h
+
+    return d.one_of(by_scan, by_scan, by_loop)
+
+
+def looped(d: Dice, s: Shape) -> Function:
+    w = d.weight(s[-1], s[-1]) / 2
+    return d.one_of(
+        lambda x: lax.fori_loop(0, 4, lambda i, y: y + 0.25 * jnp.tanh(y @ w), x),
+        lambda x: lax.scan(lambda y, _: (0.5 * jnp.tanh(y @ w) + 0.5 * y, None), x, None, length=3)[0],
+        lambda x: lax.while_loop(lambda c: c[0] < 3, lambda c: (c[0] + 1, jnp.sin(c[1])), (0, x))[1],
+        lambda x: lax.while_loop(lambda c: jnp.abs(c).max() > 1, lambda c: c / 2, x),
+        lambda x: lax.map(lambda y: jnp.tanh(y), x),
+        lambda x: lax.cond(x.sum() > 0, lambda y: y, lambda y: 2 * y, x),
+        lambda x: lax.switch(1, [jnp.sin, jnp.tanh], x),
+        lambda x: lax.associative_scan(jnp.add, x, axis=1) / 3,
+        lambda x: jax.jit(lambda y: nn.relu(y @ w))(x),
+        lambda x: jax.checkpoint(lambda y: jnp.tanh(y @ w))(x),
+        lambda x: jax.vmap(jax.vmap(jnp.tanh))(x),
+        lambda x: jax.jvp(jnp.sin, (x,), (jnp.ones_like(x),))[1],
+    )
+
+
+def potential(d: Dice, s: Shape) -> Function:
+    w = d.weight(s[0], 4)
+    return lambda x: x - 0.5 * jax.vmap(jax.grad(lambda y: jnp.logaddexp(y @ w, 0).sum()))(x)
+
+
+odd("recurrence", (2,), recurrence)
+odd("loops", ANY, looped)
+odd("loops again", ANY, looped)
+odd("gradient of a potential", (1,), potential)
+odd(
+    "batch",
+    ANY,
+    lambda d, s: d.one_of(
+        lambda x: x - x.mean(0, keepdims=True),
+        lambda x: x * x.shape[0],
+        lambda x: x[::-1],
+        lambda x: jnp.cumsum(x, 0),
+        lambda x: x / (1 + jnp.linalg.norm(x.ravel())),
+        lambda x: x - 0.5 * x[:1],
+        lambda x: x if x.shape[0] < 4 else 3 * x,
+    ),
+)
+odd("fixed noise", ANY, lambda d, s: lambda x: x + jax.random.normal(jax.random.key(0), x.shape, x.dtype))
+odd("attention", (2,), lambda d, s: lambda x: nn.softmax(x @ x.swapaxes(1, 2) / 2, -1) @ x)
+odd(
+    "squeeze and excitation",
+    (3,),
+    lambda d, s: lambda x, w=d.weight(s[-1], s[-1]): x * nn.sigmoid(x.mean((1, 2), keepdims=True) @ w),
+)
+odd("float16 inside", ANY, lambda d, s: lambda x: jnp.tanh(x.astype(jnp.float16)).astype(x.dtype))
+odd("nothing", ANY, lambda d, s: lambda x: x)
+odd("constant output", ANY, lambda d, s: jnp.zeros_like)
+odd("nan", ANY, lambda d, s: lambda x: x * jnp.nan)
+odd("complex", (1, 2), lambda d, s: lambda x: (lax.complex(x, x[..., ::-1]) * (0.6 + 0.8j)).real)
+
+
+# -- blocks ----------------------------------------------------------------------------------------------------------
+def branch(d: Dice, s: Shape) -> Function:
+    c, width = s[-1], d.randint(1, 5)
+    if len(s) == 3 and d.random() < 0.6:
+        one = d.array(3, 3, c, width, scale=1 / np.sqrt(9 * c))
+        two = d.array(1, 1, width, c, scale=1 / np.sqrt(width))
+        names = ("NHWC", "HWIO", "NHWC")
+        act = activation(d, s)
+        run = lax.conv_general_dilated
+        return lambda x: run(
+            act(run(x, one, (1, 1), "SAME", dimension_numbers=names)), two, (1, 1), "SAME", dimension_numbers=names
+        )
+    w, v, act = d.weight(c, width), d.weight(width, c), activation(d, s)
+    return lambda x: act(x @ w) @ v
+
+
+def residual(d: Dice, s: Shape) -> Function:
+    f, g = branch(d, s), branch(d, s)
+    c = d.one_of(0.1, 1.0, -1.0)
+    return d.one_of(
+        lambda x: x + c * f(x),
+        lambda x: nn.relu(x + f(x)),
+        lambda x: 0.3 * x + 0.7 * f(x),
+        lambda x: f(x) + g(x),
+        lambda x: jnp.concatenate([x, f(x)], -1),
+        lambda x: jnp.maximum(f(x), g(x)),
+        lambda x: f(f(x)),
+        lambda x: f(x) - g(x),
+        lambda x: jnp.stack([f(x), g(x)]).mean(0),
+        lambda x: (f(x) + f(x[:, ::-1])[:, ::-1]) / 2,
+        lambda x: jnp.concatenate([f(x), g(x), x], -1),
+    )
+
+
+def coupled(d: Dice, s: Shape) -> Function:
+    n = s[-1] // 2
+    f, g = branch(d, (*s[:-1], n)), branch(d, (*s[:-1], n))
+
+    def both(x: Any) -> Any:
+        a, b = jnp.split(x, 2, -1)
+        a = a + f(b)
+        return jnp.concatenate([a, b + g(a)], -1)
+
+    return d.one_of(
+        both,
+        lambda x: jnp.concatenate([x[..., n:], x[..., :n] + f(x[..., n:])], -1),
+        lambda x: f(x[..., :n]) - f(x[..., n:]),
+        lambda x: jnp.concatenate([f(y) for y in jnp.split(x, 2, -1)], -1),
+        lambda x: jnp.concatenate([x[..., :n], x[..., n:] * jnp.exp(jnp.tanh(f(x[..., :n])))], -1),
+    )
+
+
+def one_lipschitz(d: Dice, s: Shape) -> Function:
+    n = s[-1]
+    w, square = d.array(d.randint(2, 6), n), d.array(n, n)
+    return d.one_of(
+        lambda x: x - (2 / jnp.abs(w @ w.T).sum(1) * nn.relu(x @ w.T)) @ w,
+        lambda x: x - 2 / jnp.linalg.norm(w, 2) ** 2 * jnp.tanh(x @ w.T) @ w,
+        lambda x: x @ (w / jnp.sqrt(jnp.abs(w.T @ w).sum(0))).T,
+        lambda x: x @ jnp.linalg.solve(jnp.eye(n) + square - square.T, jnp.eye(n) - square + square.T),
+    )
+
+
+plain("residual", ANY, residual)
+plain("second residual", ANY, residual)
+plain("coupled", ANY, coupled)
+plain("1-Lipschitz", ANY, one_lipschitz)
+plain(
+    "mixer",
+    (2,),
+    lambda d, s: (
+        lambda x, f=branch(d, (s[0],)), g=branch(d, (s[1],)): (lambda y: y + g(y))(
+            x + f(x.swapaxes(1, 2)).swapaxes(1, 2)
+        )
+    ),
+)
+
+# -- a function ------------------------------------------------------------------------------------------------------
+SHAPES: dict[int, Sequence[Shape]] = {
+    1: ((4,), (6,), (8,)),
+    2: ((4, 6), (3, 8), (5, 3)),
+    3: ((6, 6, 2), (5, 7, 3), (4, 4, 4), (8, 8, 1)),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """The number of each piece, its name, the shape before it, and how the function has its inputs and outputs."""
+
+    pieces: tuple[tuple[str, int, Shape], ...]
+    ports: str
+    dtype: str
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        first = self.pieces[0][2]
+        return (first, first) if self.ports == "added" else (first,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(filter(None, (*(name for name, _, _ in self.pieces), self.ports, self.dtype)))
+
+    def function(self, dtype: Any = None) -> Function:
+        """Build it, with numbers in a type."""
+        own = jnp.dtype(self.dtype)
+        made = [_built(piece, own, dtype) for piece in self.pieces]
+
+        def f(x: Any) -> Any:
+            for piece in made:
+                x = piece(x)
+            return x
+
+        return {
+            "": f,
+            "added": lambda x, y: f(x - 0.5 * y),
+            "outputs": lambda x: (f(x), jnp.tanh(x)),
+            "dictionary": lambda x: {"a": f(x), "b": x.mean(-1)},
+        }[self.ports]
+
+
+def _built(piece: tuple[str, int, Shape], own: Any, dtype: Any = None) -> Function:
+    name, seed, shape = piece
+    make = (PLAIN | ODD)[name][1]
+    return make(_Widened(seed, own, dtype) if dtype is not None else Dice(seed, own), shape)
+
+
+class _Widened(Dice):
+    """Numbers of one type in another one."""
+
+    def __init__(self, seed: int, own: Any, wide: Any) -> None:
+        super().__init__(seed, own)
+        self.own, self.wide = own, wide
+
+    def array(self, *shape: int, scale: float = 1.0) -> Any:
+        return super().array(*shape, scale=scale).astype(self.wide)
+
+    def filled(self, module: Any) -> Any:
+        module = super().filled(module)
+        nnx.update(module, jax.tree.map(lambda x: x.astype(self.wide), nnx.state(module, (nnx.Param, nnx.BatchStat))))
+        return module
+
+
+def drawn(seed: int) -> Drawn:
+    """Draw the function of a number: the same for the same number."""
+    d = random.Random(seed)
+    shape = d.choice(SHAPES[d.choices([1, 2, 3], [30, 25, 45])[0]])
+    dtype = d.choices(["float32", "float64", "bfloat16"], [85, 10, 5])[0]
+    pieces: list[tuple[str, int, Shape]] = []
+    odd_ones = 0
+    count = d.randint(1, 5)
+    while len(pieces) < count:
+        table = ODD if odd_ones < 2 and d.random() < 0.2 else PLAIN
+        piece = (
+            d.choice([name for name, (ranks, _) in table.items() if len(shape) in ranks]),
+            d.randrange(2**31),
+            shape,
+        )
+        try:
+            (out,) = jax.tree.leaves(
+                jax.eval_shape(_built(piece, jnp.dtype(dtype)), jax.ShapeDtypeStruct((1, *shape), jnp.dtype(dtype)))
+            )
+        except Exception:  # whatever JAX raises for a shape that does not fit
+            continue
+        if out.shape[:1] == (1,) and 2 <= len(out.shape) <= 4 and 0 < np.prod(out.shape) <= MOST:
+            odd_ones += table is ODD
+            pieces.append(piece)
+            shape = out.shape[1:]
+    ports = d.choices(["", "added", "outputs", "dictionary"], [85, 5, 5, 5])[0]
+    return Drawn(tuple(pieces), ports, dtype)
+
+
+# -- the oracle's side -----------------------------------------------------------------------------------------------
+INSIDE = {"float16 inside": 1e-2}
+
+
+def machine(f: Function, shapes: Sequence[Shape], relative: float = 0.0) -> Machine:
+    """A function of batches in float64."""
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    cuts = np.cumsum(sizes)[:-1]
+
+    @jax.jit
+    def flat(x: Any) -> Any:
+        parts = [p.reshape(-1, *shape) for p, shape in zip(jnp.split(x, cuts, 1), shapes, strict=True)]
+        outputs = [y.reshape(y.shape[0], -1) for y in jax.tree.leaves(f(*parts))]
+        reals = [jnp.concatenate([y.real, y.imag], 1) if jnp.iscomplexobj(y) else y for y in outputs]
+        return jnp.concatenate(reals, 1).astype(jnp.float64)
+
+    @jax.jit
+    def pulled(x: Any, u: Any) -> Any:
+        return jax.vjp(flat, x)[1](u)[0]
+
+    def in_chunks(g: Function, *arrays: Vectors) -> Vectors:
+        n = len(arrays[0])
+        if n <= 3:
+            return np.asarray(g(*map(jnp.asarray, arrays)), np.float64)
+        found = []
+        for at in range(0, n, CHUNK):
+            parts = [a[at : at + CHUNK] for a in arrays]
+            parts = [np.concatenate([p, np.zeros((CHUNK - len(p), p.shape[1]))]) for p in parts]
+            found.append(np.asarray(g(*map(jnp.asarray, parts)), np.float64)[: n - at])
+        return np.concatenate(found)
+
+    return Machine(
+        sum(sizes),
+        lambda x: in_chunks(flat, x),
+        lambda x, u: _with_while(in_chunks, pulled, x, u),
+        max(1e-12, relative),
+    )
+
+
+def _with_while(in_chunks: Function, pulled: Function, x: Vectors, u: Vectors) -> Vectors:
+    """The gradient; none of a loop of unknown length, of which JAX has no reverse derivative."""
+    try:
+        return np.asarray(in_chunks(pulled, x, u))
+    except (ValueError, TypeError):
+        return np.zeros_like(x)
+
+
+ROOM = {"float32": 1e-5, "float64": 1e-10, "bfloat16": 3e-2}
+
+
+def asked(seed: int) -> Outcome:
+    """Bound the function of a number and attack it."""
+    found = drawn(seed)
+    given: Any = found.shapes[0]
+    if len(found.shapes) > 1:
+        given = tuple(np.zeros((1, *shape), jnp.dtype(found.dtype)) for shape in found.shapes)
+    relative = max([0.0, *(INSIDE[name] for name in found.names if name in INSIDE)])
+    wide = partial(machine, found.function(jnp.float64), found.shapes, relative)
+    return outcome(found.function(), given, wide, seed, room=ROOM[found.dtype])
