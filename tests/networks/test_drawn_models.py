@@ -20,8 +20,10 @@ from networks.drawn_models.attacks import Attack, Machine, Vectors
 
 COUNTS = {"torch": 500, "jax": 200, "keras": 100}
 NEEDS = {"torch": ("torch", "onnxscript"), "jax": ("flax", "equinox", "jax2onnx"), "keras": ("keras", "jax2onnx")}
-SAMPLE = {"torch": (0, 5, 7, 13, 19, 25, 37), "jax": (2, 10, 13), "keras": (0, 8)}
+SAMPLE = {"torch": (34, 49, 66, 74, 76, 165), "jax": (13, 69), "keras": (0, 8)}
 AT_ONCE = 50
+BOUNDED = {"torch": 0.4, "jax": 0.2, "keras": 0.3}
+"""Least share of models that have a bound."""
 
 
 def ask(framework: str, seeds: Any) -> list[hunting.Outcome]:
@@ -47,7 +49,7 @@ def test_some_drawn_models_are_bounded_rightly(framework: str) -> None:
 @pytest.mark.parametrize(("framework", "start"), [(f, at) for f in COUNTS for at in range(0, COUNTS[f], AT_ONCE)])
 def test_drawn_models_are_bounded_rightly_or_refused_in_words(framework: str, start: int) -> None:
     outcomes = ask(framework, range(start, start + AT_ONCE))
-    assert sum(each.kind == "bounded" for each in outcomes) > 0.4 * len(outcomes)
+    assert sum(each.kind == "bounded" for each in outcomes) > BOUNDED[framework] * len(outcomes)
 
 
 # -- the attack itself -----------------------------------------------------------------------------------------------
