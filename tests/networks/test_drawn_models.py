@@ -65,12 +65,12 @@ def nothing(x: Vectors, _: Vectors) -> Vectors:
     return np.zeros_like(x)
 
 
-def centred(x: Vectors) -> Vectors:
+def centred(x: Any) -> Any:
     return x - x.mean(1, keepdims=True)
 
 
 MACHINES: dict[str, tuple[Machine, float]] = {
-    "linear": (Machine(6, lambda x: x @ WEIGHT, pulled), np.linalg.norm(WEIGHT, 2)),
+    "linear": (Machine(6, lambda x: x @ WEIGHT, pulled), float(np.linalg.norm(WEIGHT, 2))),
     "its derivative is declared as nothing": (Machine(6, np.sin, nothing), 0.5),
     "jump": (Machine(6, lambda x: np.sign(x - 0.3), nothing), 1e6),
     "steep near zero": (Machine(6, lambda x: np.tanh(1e3 * x) / 1e3, lambda x, u: u / np.cosh(1e3 * x) ** 2), 1.0),
@@ -109,10 +109,11 @@ def test_a_false_claim_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxscript")
     from networks.drawn_models import torch_models
 
-    real = hunting.network_bound
+    real = vars(hunting)["network_bound"]
 
     def claimed(*given: Any, **options: Any) -> Any:
         answer = real(*given, **options)
+        assert answer.claim is not None
         return replace(answer, claim=assumed(0.9 * answer.upper, answer.claim.what))
 
     monkeypatch.setattr(hunting, "network_bound", claimed)

@@ -353,7 +353,7 @@ class Drawn:
         return keras.Model(given, [x, ops.tanh(given)] if self.kind == "two outputs" else x)
 
 
-class Subclassed(keras.Model):
+class Subclassed(keras.Model):  # type: ignore[misc]
     """Calls its pieces one after the other."""
 
     def __init__(self, pieces: list[Any]) -> None:
