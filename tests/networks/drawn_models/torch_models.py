@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -410,7 +411,7 @@ WRITTEN: list[Callable[..., Any]] = [
     lambda x: -x + 3,
     lambda x: torch.lerp(x, x.tanh(), 0.3),
     lambda x: F.silu(x) / 1.1,
-    lambda x: torch.hardtanh(x * 3) / 3,
+    lambda x: F.hardtanh(x * 3) / 3,
     lambda x: torch.stack([x, torch.zeros_like(x)]).amax(0),
     lambda x: x - torch.floor(x.clamp(0, 0.5)),
     lambda x: x.clamp(min=torch.tensor(-0.5)),
@@ -676,7 +677,11 @@ odd("fourier", (2, 3), fourier)
 odd("magnitudes of a transform", (2, 3), lambda d, s: Lambda(lambda x: torch.fft.rfft2(x, norm="ortho").abs()))
 odd("power pooling", (3,), lambda d, s: nn.LPPool2d(2, 2))
 odd("fractional pooling", (3,), lambda d, s: nn.FractionalMaxPool2d(2, output_size=2))
-odd("unpooled maxima", (3,), lambda d, s: Lambda(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)))
+odd(
+    "unpooled maxima",
+    (3,),
+    lambda d, s: Lambda(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), (2, 2))),
+)
 odd("bicubic", (3,), lambda d, s: nn.Upsample(scale_factor=2, mode="bicubic"))
 odd("antialiased", (3,), lambda d, s: Lambda(lambda x: F.interpolate(x, size=(3, 3), mode="bilinear", antialias=True)))
 odd(
@@ -895,6 +900,10 @@ class Branches(nn.Module):
         return torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y * 3, (x,))
 
 
+def branches(kind: str, d: Dice, s: Shape) -> Any:
+    return Branches(kind)
+
+
 odd("batch mean taken off", ANY, lambda d, s: Lambda(lambda x: x - x.mean(0, keepdim=True)))
 odd("times the batch size", ANY, lambda d, s: Lambda(lambda x: x * x.shape[0]))
 odd("divided by the batch size", ANY, lambda d, s: Lambda(lambda x: x / len(x)))
@@ -907,7 +916,7 @@ odd("softmax over the batch", ANY, lambda d, s: Lambda(lambda x: x.softmax(0)))
 odd("largest of the batch", ANY, lambda d, s: Lambda(lambda x: x / x.abs().max().clamp(min=1)))
 odd("ghost samples", ANY, lambda d, s: Lambda(lambda x: torch.cat([x, torch.zeros_like(x)]).cumsum(0)[: x.shape[0]]))
 for _kind in ("channels", "loop", "batch", "single", "values", "steps", "cond"):
-    odd(f"branches on {_kind}", ANY, lambda d, s, k=_kind: Branches(k))
+    odd(f"branches on {_kind}", ANY, partial(branches, _kind))
 odd("counter", ANY, lambda d, s: Counter(d.chance(0.5), d.chance(0.5)))
 odd("remembers", ANY, lambda d, s: Remembers())
 odd("print and assertion", ANY, lambda d, s: Lambda(lambda x: x if bool(torch.isfinite(x).all()) else x * 0))
@@ -1268,13 +1277,13 @@ def machine_of(f: Callable[..., Any], shapes: Sequence[Shape], relative: float =
         outputs = list(found.values()) if isinstance(found, dict) else [found] if isinstance(found, Tensor) else found
         return torch.cat([torch.view_as_real(y).flatten(1) if y.is_complex() else y.flatten(1) for y in outputs], 1)
 
-    def values(x: Vectors) -> Vectors:
+    def values(x: Vectors) -> Any:
         with torch.no_grad():
             return flat(torch.tensor(x)).double().numpy()
 
-    def pull(x: Vectors, u: Vectors) -> Vectors:
-        given = torch.tensor(x, requires_grad=True)
-        y = flat(given)
+    def pull(x: Vectors, u: Vectors) -> Any:
+        given: Any = torch.tensor(x, requires_grad=True)
+        y: Any = flat(given)
         if not y.requires_grad:
             return np.zeros_like(x)
         (found,) = torch.autograd.grad((y * torch.tensor(u)).sum(), given, allow_unused=True)
