@@ -171,7 +171,7 @@ class Attack:
 def quotients(x: Vectors, y: Vectors, a: Vectors, b: Vectors, relative: float) -> NDArray[np.float64]:
     """Return the distances of ``a`` and ``b``, less what rounding may make of them, by those of ``x`` and ``y``."""
     apart = np.linalg.norm(x - y, axis=1) * (1 + 1e-14)
-    noise = relative * (1e-2 + np.linalg.norm(a, axis=1) + np.linalg.norm(b, axis=1))
+    noise = relative * (1 + np.linalg.norm(a, axis=1) + np.linalg.norm(b, axis=1))
     ratios = (np.linalg.norm(a - b, axis=1) - noise) / np.where(apart > 0, apart, np.inf)
     return np.where(np.isfinite(ratios), np.maximum(ratios, 0.0), 0.0)
 

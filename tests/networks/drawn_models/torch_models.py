@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ TRANSPOSED: Any = {2: nn.ConvTranspose1d, 3: nn.ConvTranspose2d, 4: nn.ConvTrans
 NORMS: Any = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.BatchNorm3d}
 
 
-def conv(d: Dice, s: Shape, cout: int | None = None, keep: bool = False) -> nn.Module:
+def conv(d: Dice, s: Shape, cout: int | None = None, keep: bool = False) -> Any:
     axes = len(s) - 1
     cout = cout or d.randint(1, 6)
     groups = d.divisor(s[0], cout) if d.chance(0.3) else 1
@@ -131,7 +132,7 @@ def conv(d: Dice, s: Shape, cout: int | None = None, keep: bool = False) -> nn.M
     )
 
 
-def transposed(d: Dice, s: Shape) -> nn.Module:
+def transposed(d: Dice, s: Shape) -> Any:
     axes = len(s) - 1
     cout = d.randint(1, 4)
     stride = tuple(d.one_of(1, 2, 2, 3) for _ in range(axes))
@@ -148,15 +149,15 @@ def transposed(d: Dice, s: Shape) -> nn.Module:
     )
 
 
-def linear(d: Dice, s: Shape) -> nn.Module:
+def linear(d: Dice, s: Shape) -> Any:
     return nn.Linear(s[-1], d.randint(1, 10), bias=d.chance(0.8))
 
 
-def layer(d: Dice, s: Shape) -> nn.Module:
+def layer(d: Dice, s: Shape) -> Any:
     return linear(d, s) if len(s) == 1 else conv(d, s)
 
 
-def rescaled(d: Dice, s: Shape) -> nn.Module:
+def rescaled(d: Dice, s: Shape) -> Any:
     """A layer whose weights are large, sparse, of rank one, or orthogonal."""
     made = layer(d, s)
     weight: Tensor = made.get_parameter("weight")
@@ -173,7 +174,7 @@ def rescaled(d: Dice, s: Shape) -> nn.Module:
     return made
 
 
-def reparametrized(d: Dice, s: Shape) -> nn.Module:
+def reparametrized(d: Dice, s: Shape) -> Any:
     made = layer(d, s)
     kinds: list[Callable[[nn.Module], nn.Module]] = [
         parametrizations.weight_norm,
@@ -188,7 +189,7 @@ def reparametrized(d: Dice, s: Shape) -> nn.Module:
     return found
 
 
-def computed_weight(d: Dice, s: Shape) -> nn.Module:
+def computed_weight(d: Dice, s: Shape) -> Any:
     """A kernel that is computed at each call."""
     made = layer(d, s)
     weight: Any = made.get_parameter("weight")
@@ -213,13 +214,13 @@ def computed_weight(d: Dice, s: Shape) -> nn.Module:
     return Lambda(lambda x, w: run(x, f(w), None, 1, pad, 1, x.shape[1] // w.shape[1]), weight)
 
 
-def separable(d: Dice, s: Shape) -> nn.Module:
+def separable(d: Dice, s: Shape) -> Any:
     return nn.Sequential(
         nn.Conv2d(s[0], 2 * s[0], 3, d.one_of(1, 2), 1, groups=s[0]), activation(d, s), nn.Conv2d(2 * s[0], 3, 1)
     )
 
 
-def low_rank(d: Dice, s: Shape) -> nn.Module:
+def low_rank(d: Dice, s: Shape) -> Any:
     a, b = nn.Parameter(torch.randn(2, s[-1]) / 2), nn.Parameter(torch.randn(4, 2) / 2)
     base = nn.Linear(s[-1], 4)
     return Lambda(lambda x, base, a, b: base(x) + 0.5 * (x @ a.T) @ b.T, base, a, b)
@@ -256,7 +257,7 @@ plain(
 
 
 # -- normalization ---------------------------------------------------------------------------------------------------
-def batch_norm(d: Dice, s: Shape) -> nn.Module:
+def batch_norm(d: Dice, s: Shape) -> Any:
     made = NORMS[len(s)](s[0], eps=d.one_of(1e-5, 1e-3), affine=d.chance(0.8))
     made.running_mean.normal_()
     made.running_var.uniform_(0.2, 2)
@@ -266,7 +267,7 @@ def batch_norm(d: Dice, s: Shape) -> nn.Module:
     return made
 
 
-def affine(d: Dice, made: nn.Module) -> nn.Module:
+def affine(d: Dice, made: nn.Module) -> Any:
     for parameter in made.parameters():
         parameter.data.uniform_(-1.5, 1.5)
     return made
@@ -275,7 +276,7 @@ def affine(d: Dice, made: nn.Module) -> nn.Module:
 EPSILONS = (1e-5, 1e-3, 0.1)
 
 
-def written_norm(d: Dice, s: Shape) -> nn.Module:
+def written_norm(d: Dice, s: Shape) -> Any:
     eps = d.choice(EPSILONS)
     axis: Any = d.one_of(-1, 1, tuple(range(1, len(s) + 1)))
     return Lambda(
@@ -294,7 +295,7 @@ def written_norm(d: Dice, s: Shape) -> nn.Module:
     )
 
 
-def group_norm(d: Dice, s: Shape) -> nn.Module:
+def group_norm(d: Dice, s: Shape) -> Any:
     return affine(d, nn.GroupNorm(d.divisor(s[0]), s[0], eps=d.choice(EPSILONS)))
 
 
@@ -410,7 +411,7 @@ WRITTEN: list[Callable[..., Any]] = [
     lambda x: -x + 3,
     lambda x: torch.lerp(x, x.tanh(), 0.3),
     lambda x: F.silu(x) / 1.1,
-    lambda x: torch.hardtanh(x * 3) / 3,
+    lambda x: F.hardtanh(x * 3) / 3,
     lambda x: torch.stack([x, torch.zeros_like(x)]).amax(0),
     lambda x: x - torch.floor(x.clamp(0, 0.5)),
     lambda x: x.clamp(min=torch.tensor(-0.5)),
@@ -470,7 +471,7 @@ STEEP: list[Callable[..., Any]] = [
 ]
 
 
-def activation(d: Dice, s: Shape) -> nn.Module:
+def activation(d: Dice, s: Shape) -> Any:
     if d.chance(0.6):
         return d.choice(ACTIVATIONS)(d, s)
     return Lambda(d.choice(WRITTEN))
@@ -484,7 +485,7 @@ class Spline(nn.Module):
         self.values = nn.Parameter(torch.randn(knots) * step)
         self.step, self.middle, self.free = step, knots // 2, free
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         clamped = x.clamp(-self.middle * self.step, (self.middle - 1) * self.step)
         low = torch.floor(clamped / self.step)
         i = (low + self.middle).long()
@@ -496,7 +497,7 @@ class Reversed(torch.autograd.Function):
     """A gradient reversal: its derivative is declared."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Any:
         return x * 2
 
     @staticmethod
@@ -504,11 +505,11 @@ class Reversed(torch.autograd.Function):
         return -0.1 * g[0]
 
 
-def maxmin(d: Dice, s: Shape) -> nn.Module:
-    def halves(x: Tensor) -> Any:
+def maxmin(d: Dice, s: Shape) -> Any:
+    def halves(x: Any) -> Any:
         return x.chunk(2, 1)
 
-    def strided(x: Tensor) -> Any:
+    def strided(x: Any) -> Any:
         return x[:, 0::2], x[:, 1::2]
 
     split = d.one_of(halves, strided)
@@ -580,7 +581,7 @@ odd(
 
 
 # -- pooling, resizing, transforms -----------------------------------------------------------------------------------
-def pool(d: Dice, s: Shape) -> nn.Module:
+def pool(d: Dice, s: Shape) -> Any:
     axes = len(s) - 1
     size = tuple(d.one_of(1, 2, 2, 3) for _ in range(axes))
     padding = tuple(d.one_of(0, n // 2) for n in size)
@@ -593,7 +594,7 @@ def pool(d: Dice, s: Shape) -> nn.Module:
     return mean(size, stride, padding, ceil_mode=d.chance(0.3), count_include_pad=d.chance(0.5), **more)
 
 
-def adaptive(d: Dice, s: Shape) -> nn.Module:
+def adaptive(d: Dice, s: Shape) -> Any:
     kinds: Any = {
         2: (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
         3: (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
@@ -602,7 +603,7 @@ def adaptive(d: Dice, s: Shape) -> nn.Module:
     return d.choice(kinds)(tuple(d.one_of(1, 1, 2, 3) for _ in s[1:]))
 
 
-def resize(d: Dice, s: Shape) -> nn.Module:
+def resize(d: Dice, s: Shape) -> Any:
     mode: Any = {2: "linear", 3: "bilinear", 4: "trilinear"}[len(s)]
     if d.chance(0.4):
         mode = "nearest"
@@ -613,7 +614,7 @@ def resize(d: Dice, s: Shape) -> nn.Module:
     return Lambda(lambda x: F.interpolate(x, size=size, mode=mode, **corners))
 
 
-def padded(d: Dice, s: Shape) -> nn.Module:
+def padded(d: Dice, s: Shape) -> Any:
     amounts = [d.randint(-1, 2) for _ in range(2 * (len(s) - 1))]
     mode = d.one_of("constant", "constant", "reflect", "replicate", "circular")
     if mode != "constant":
@@ -622,14 +623,14 @@ def padded(d: Dice, s: Shape) -> nn.Module:
     return Lambda(lambda x: F.pad(x, amounts, mode=mode, **value))
 
 
-def blur(d: Dice, s: Shape) -> nn.Module:
+def blur(d: Dice, s: Shape) -> Any:
     taps = torch.tensor([1.0, 2.0, 1.0]) / 4
     kernel = torch.outer(taps, taps).expand(s[0], 1, 3, 3).clone()
     mode = d.one_of("reflect", "constant")
     return Lambda(lambda x, k: F.conv2d(F.pad(x, (1, 1, 1, 1), mode), k, stride=2, groups=k.shape[0]), kernel)
 
 
-def fourier(d: Dice, s: Shape) -> nn.Module:
+def fourier(d: Dice, s: Shape) -> Any:
     n, m = s[-2:]
     real = torch.rand(n, m // 2 + 1) * 2
     norm = d.one_of("ortho", None, "backward")
@@ -676,7 +677,11 @@ odd("fourier", (2, 3), fourier)
 odd("magnitudes of a transform", (2, 3), lambda d, s: Lambda(lambda x: torch.fft.rfft2(x, norm="ortho").abs()))
 odd("power pooling", (3,), lambda d, s: nn.LPPool2d(2, 2))
 odd("fractional pooling", (3,), lambda d, s: nn.FractionalMaxPool2d(2, output_size=2))
-odd("unpooled maxima", (3,), lambda d, s: Lambda(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2)))
+odd(
+    "unpooled maxima",
+    (3,),
+    lambda d, s: Lambda(lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), (2, 2))),
+)
 odd("bicubic", (3,), lambda d, s: nn.Upsample(scale_factor=2, mode="bicubic"))
 odd("antialiased", (3,), lambda d, s: Lambda(lambda x: F.interpolate(x, size=(3, 3), mode="bilinear", antialias=True)))
 odd(
@@ -714,7 +719,7 @@ odd(
 
 
 # -- moves and constants ---------------------------------------------------------------------------------------------
-def moved(d: Dice, s: Shape) -> nn.Module:
+def moved(d: Dice, s: Shape) -> Any:
     a, b = d.randint(1, len(s)), d.randint(1, len(s))
     n = s[a - 1]
     order = torch.randperm(n)
@@ -744,7 +749,7 @@ def moved(d: Dice, s: Shape) -> nn.Module:
     )()
 
 
-def constant(d: Dice, s: Shape) -> nn.Module:
+def constant(d: Dice, s: Shape) -> Any:
     part = tuple(1 if d.chance(0.4) else n for n in s)
     c = torch.randn(part)
     factor = d.one_of(2, -0.5, 0.1)
@@ -765,30 +770,30 @@ def constant(d: Dice, s: Shape) -> nn.Module:
     )()
 
 
-def in_place(d: Dice, s: Shape) -> nn.Module:
-    def first_channel(x: Tensor) -> Tensor:
+def in_place(d: Dice, s: Shape) -> Any:
+    def first_channel(x: Any) -> Any:
         y = x.clone()
         y[:, 0] = 2 * y[:, 0]
         return y
 
-    def shifted(x: Tensor) -> Tensor:
+    def shifted(x: Any) -> Any:
         y = torch.zeros_like(x)
         y[:, 1:] = x[:, :-1]
         return y
 
-    def added(x: Tensor) -> Tensor:
+    def added(x: Any) -> Any:
         y = x * 1
         y += x.tanh()
         y.mul_(0.5)
         return y
 
-    def filled(x: Tensor) -> Tensor:
+    def filled(x: Any) -> Any:
         y = x.new_zeros(x.shape[0], 3 * x.shape[1], *x.shape[2:])
         y[:, ::3] = x
         y[:, 1::3] = F.relu(x)
         return y
 
-    def given(x: Tensor) -> Tensor:
+    def given(x: Any) -> Any:
         return x.add_(1.0)
 
     return Lambda(d.one_of(first_channel, shifted, added, filled, given))
@@ -842,12 +847,17 @@ class Counter(nn.Module):
         self.register_buffer("calls", torch.zeros(()))
         self.count, self.used, self.plainly = 0, used, plainly
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         if self.plainly:
             self.count += 1
             return x * (1 + self.count) if self.used else x
         self.calls += 1
         return x * (1 + self.calls) if self.used else x
+
+
+def in_bfloat16(x: Any, f: Any) -> Any:
+    with torch.autocast("cpu", torch.bfloat16):
+        return f(x)
 
 
 class Remembers(nn.Module):
@@ -857,7 +867,7 @@ class Remembers(nn.Module):
         super().__init__()
         self.before: Any = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         y = x if self.before is None or self.before.shape != x.shape else x + 0.5 * self.before
         self.before = x.detach()
         return y
@@ -870,7 +880,7 @@ class Branches(nn.Module):
         super().__init__()
         self.kind = kind
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         if self.kind == "channels":
             return F.relu(x) if x.shape[1] > 2 else torch.tanh(x)
         if self.kind == "loop":
@@ -890,6 +900,10 @@ class Branches(nn.Module):
         return torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y * 3, (x,))
 
 
+def branches(kind: str, d: Dice, s: Shape) -> Any:
+    return Branches(kind)
+
+
 odd("batch mean taken off", ANY, lambda d, s: Lambda(lambda x: x - x.mean(0, keepdim=True)))
 odd("times the batch size", ANY, lambda d, s: Lambda(lambda x: x * x.shape[0]))
 odd("divided by the batch size", ANY, lambda d, s: Lambda(lambda x: x / len(x)))
@@ -902,7 +916,7 @@ odd("softmax over the batch", ANY, lambda d, s: Lambda(lambda x: x.softmax(0)))
 odd("largest of the batch", ANY, lambda d, s: Lambda(lambda x: x / x.abs().max().clamp(min=1)))
 odd("ghost samples", ANY, lambda d, s: Lambda(lambda x: torch.cat([x, torch.zeros_like(x)]).cumsum(0)[: x.shape[0]]))
 for _kind in ("channels", "loop", "batch", "single", "values", "steps", "cond"):
-    odd(f"branches on {_kind}", ANY, lambda d, s, k=_kind: Branches(k))
+    odd(f"branches on {_kind}", ANY, partial(branches, _kind))
 odd("counter", ANY, lambda d, s: Counter(d.chance(0.5), d.chance(0.5)))
 odd("remembers", ANY, lambda d, s: Remembers())
 odd("print and assertion", ANY, lambda d, s: Lambda(lambda x: x if bool(torch.isfinite(x).all()) else x * 0))
@@ -932,7 +946,7 @@ odd("float32 inside", ANY, lambda d, s: Lambda(lambda x: torch.tanh(x.float()).t
 odd(
     "bfloat16 autocast",
     (1,),
-    lambda d, s: Lambda(lambda x, f: (torch.autocast("cpu", torch.bfloat16).__enter__() and None) or f(x), layer(d, s)),
+    lambda d, s: Lambda(in_bfloat16, layer(d, s)),
 )
 odd(
     "complex multiplication",
@@ -948,7 +962,7 @@ odd("overflow", (1,), lambda d, s: Lambda(lambda x: (x.tanh() * 1e3).exp().clamp
 
 
 # -- whole blocks ----------------------------------------------------------------------------------------------------
-def branch(d: Dice, s: Shape) -> nn.Module:
+def branch(d: Dice, s: Shape) -> Any:
     """Pieces that keep a shape."""
     width = d.randint(1, 6)
     if len(s) == 1:
@@ -957,7 +971,7 @@ def branch(d: Dice, s: Shape) -> nn.Module:
     return nn.Sequential(conv(d, s, width, keep=True), activation(d, inner), conv(d, inner, s[0], keep=True))
 
 
-def residual(d: Dice, s: Shape) -> nn.Module:
+def residual(d: Dice, s: Shape) -> Any:
     f = branch(d, s)
     c = d.one_of(0.1, 0.5, 1.0, -1.0)
     return d.one_of(
@@ -978,17 +992,17 @@ def residual(d: Dice, s: Shape) -> nn.Module:
     )()
 
 
-def coupled(d: Dice, s: Shape) -> nn.Module:
+def coupled(d: Dice, s: Shape) -> Any:
     half = (s[0] // 2, *s[1:])
     f, g = branch(d, half), branch(d, half)
     n = s[0] // 2
 
-    def additive(x: Tensor, f: Any, g: Any) -> Tensor:
+    def additive(x: Any, f: Any, g: Any) -> Any:
         a, b = x.split([n, n], 1)
         a = a + f(b)
         return torch.cat([a, b + g(a)], 1)
 
-    def scaled(x: Tensor, f: Any, g: Any) -> Tensor:
+    def scaled(x: Any, f: Any, g: Any) -> Any:
         a, b = x.chunk(2, 1)
         return torch.cat([a, b * torch.exp(torch.tanh(f(a))) + g(a)], 1)
 
@@ -1011,7 +1025,7 @@ class Mixer(nn.Module):
         norm = d.chance(0.3)
         self.first, self.second = (nn.LayerNorm(s[1], eps=0.1) if norm else nn.Identity() for _ in range(2))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         x = x + self.one(self.first(x).transpose(1, 2)).transpose(1, 2)
         return x + self.two(self.second(x))
 
@@ -1024,7 +1038,7 @@ class Recurrence(nn.Module):
         self.u, self.w = nn.Linear(s[1], 4), nn.Linear(4, 4)
         self.last, self.leak = d.chance(0.5), d.one_of(0.0, 0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         state = x.new_zeros(x.shape[0], 4)
         states = []
         for step in x.unbind(1):
@@ -1033,36 +1047,36 @@ class Recurrence(nn.Module):
         return state if self.last else torch.stack(states, 1)
 
 
-def recurrent(d: Dice, s: Shape) -> nn.Module:
+def recurrent(d: Dice, s: Shape) -> Any:
     kind: Any = d.one_of(nn.RNN, nn.LSTM, nn.GRU)
     return Lambda(lambda x, f: f(x)[0], kind(s[1], 4, batch_first=True, bidirectional=d.chance(0.3)))
 
 
-def unet(d: Dice, s: Shape) -> nn.Module:
+def unet(d: Dice, s: Shape) -> Any:
     c = s[0]
 
-    def f(x: Tensor, down: Any, inner: Any, up: Any) -> Tensor:
+    def f(x: Any, down: Any, inner: Any, up: Any) -> Any:
         y = up(F.relu(inner(F.relu(down(x)))))
         return torch.cat([x, F.interpolate(y, size=x.shape[2:])], 1)
 
     return Lambda(f, nn.Conv2d(c, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding=1), nn.ConvTranspose2d(4, c, 2, 2))
 
 
-def spectral_block(d: Dice, s: Shape) -> nn.Module:
+def spectral_block(d: Dice, s: Shape) -> Any:
     """1-Lipschitz: SLL, CPL, a Cayley transform, an almost orthogonal or a Björck layer."""
     n = s[-1]
     w = nn.Parameter(torch.randn(d.randint(2, 8), n))
     square = nn.Parameter(torch.randn(n, n))
 
-    def sll(x: Tensor, w: Tensor) -> Tensor:
+    def sll(x: Any, w: Tensor) -> Any:
         t = 2 / (w @ w.t()).abs().sum(1)
         return x - (t * F.relu(x @ w.t())) @ w
 
-    def cayley(x: Tensor, w: Tensor) -> Tensor:
+    def cayley(x: Any, w: Tensor) -> Any:
         skew, eye = w - w.t(), torch.eye(w.shape[0], dtype=w.dtype)
         return x @ torch.linalg.solve(eye + skew, eye - skew)
 
-    def bjorck(x: Tensor, w: Tensor) -> Tensor:
+    def bjorck(x: Any, w: Tensor) -> Any:
         w = w / torch.sqrt(w.abs().sum(0).max() * w.abs().sum(1).max())
         for _ in range(4):
             w = 1.5 * w - 0.5 * w @ w.t() @ w
@@ -1078,30 +1092,30 @@ def spectral_block(d: Dice, s: Shape) -> nn.Module:
     )()
 
 
-def thresholded(d: Dice, s: Shape) -> nn.Module:
+def thresholded(d: Dice, s: Shape) -> Any:
     """Iterations of LISTA, of a fixed point, of Euler's method."""
     n = s[-1]
     f = nn.Linear(n, n)
     f.weight.data /= 2 * torch.linalg.matrix_norm(f.weight.data, 2)
 
-    def lista(x: Tensor, f: Any) -> Tensor:
+    def lista(x: Any, f: Any) -> Any:
         z = F.softshrink(x, 0.1)
         for _ in range(3):
             z = F.softshrink(x + z - f(z), 0.1)
         return z
 
-    def fixed_point(x: Tensor, f: Any) -> Tensor:
+    def fixed_point(x: Any, f: Any) -> Any:
         z = torch.zeros_like(x)
         for _ in range(5):
             z = torch.tanh(f(z) + x)
         return z
 
-    def euler(x: Tensor, f: Any) -> Tensor:
+    def euler(x: Any, f: Any) -> Any:
         for _ in range(4):
             x = x + 0.25 * torch.tanh(f(x))
         return x
 
-    def to_the_end(x: Tensor, f: Any) -> Tensor:
+    def to_the_end(x: Any, f: Any) -> Any:
         z = torch.zeros_like(x)
         for _ in range(100):
             new = torch.tanh(f(z) + x)
@@ -1257,19 +1271,19 @@ def machine_of(f: Callable[..., Any], shapes: Sequence[Shape], relative: float =
     """A function of batches in float64."""
     sizes = [int(np.prod(shape)) for shape in shapes]
 
-    def flat(x: Tensor) -> Tensor:
+    def flat(x: Any) -> Any:
         parts = [p.reshape(-1, *shape).clone() for p, shape in zip(x.split(sizes, 1), shapes, strict=True)]
         found = f(*parts)
         outputs = list(found.values()) if isinstance(found, dict) else [found] if isinstance(found, Tensor) else found
         return torch.cat([torch.view_as_real(y).flatten(1) if y.is_complex() else y.flatten(1) for y in outputs], 1)
 
-    def values(x: Vectors) -> Vectors:
+    def values(x: Vectors) -> Any:
         with torch.no_grad():
             return flat(torch.tensor(x)).double().numpy()
 
-    def pull(x: Vectors, u: Vectors) -> Vectors:
-        given = torch.tensor(x, requires_grad=True)
-        y = flat(given)
+    def pull(x: Vectors, u: Vectors) -> Any:
+        given: Any = torch.tensor(x, requires_grad=True)
+        y: Any = flat(given)
         if not y.requires_grad:
             return np.zeros_like(x)
         (found,) = torch.autograd.grad((y * torch.tensor(u)).sum(), given, allow_unused=True)

@@ -92,8 +92,8 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
     first_line = str(cause).strip().partition("\n")[0]
     if isinstance(cause, GuardOnDataDependentSymNode):
         raise MethodError(
-            f"torch cannot export {type(model).__name__}: its control flow or a shape depends on values, as in if "
-            "x.sum() > 0 or a loop until convergence. Write it by torch.where, or with a fixed number of steps. If "
+            f"torch cannot export {type(model).__name__}: its control flow or a shape depends on values, as in "
+            "if x.sum() > 0 or a loop until convergence. Write it by torch.where, or with a fixed number of steps. If "
             "these are values of its own buffers, specnorm_torch.bake_ replaces modules that have a vanilla_export()."
         ) from errors[0]
     raise MethodError(
