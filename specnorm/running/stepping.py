@@ -228,10 +228,12 @@ class SteppedProgram(Program):
                 blocks = self._blocks(kernels / (size + _TINY), run.own_dtype, run)
                 return xp.zeros_like(number), stepped.sweep(blocks, followed, self.spec, sweeps=sweeps_needed, ops=run)
 
-            _, state = run.loop(lambda last: last[0] == 1, swept, (number, followed.state))  # type: ignore[arg-type]
+            before: Any = number, followed.state
+            state: Any = run.loop(lambda last: last[0] == 1, swept, before)[1]
             followed = stepped.follow(rows, state, self.spec, ops=run)
+            is_due: Any = followed.is_due
             if sweeps is None:
-                is_due: Any = xp.any(followed.is_due)
+                is_due = xp.any(is_due)
                 needed = xp.astype(xp.max(stepped.sweeps_due(followed, xp=xp)), number.dtype)
             else:
                 is_due, needed = number == 0, xp.zeros_like(number) + sweeps
@@ -246,11 +248,12 @@ class SteppedProgram(Program):
 
         nothing = stepped.nothing(rows, state, self.spec, ops=run)
         state_before: Any = (first, first + 1, first, nothing.value, nothing)
-        _, end, needed, last_value, followed = run.loop(lambda last: last[0] < last[1], turn, state_before)
+        last: Any = run.loop(lambda last: last[0] < last[1], turn, state_before)
+        _, end, needed, last_value, followed = last
         swept = stepped.swept(followed, last_value, sweeps=needed, xp=xp)
         was_swept = end == after_sweep
         state = tuple(xp.where(was_swept, new, old) for new, old in zip(swept.state, followed.state, strict=True))
-        return followed._replace(state=state)
+        return cast(Followed, followed._replace(state=state))
 
     def _by_layers(self, followed: Followed, kernels: AnyArray, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
         """The norm of the highest group of each layer, its factors, and the state in the shapes of the given one."""
