@@ -165,8 +165,8 @@ class SteppedProgram(Program):
             kernels = xp.astype(kernels, getattr(xp, run.own_dtype), copy=False)
             rows = polyphase.to_rows(kernels, self.spec, xp=xp)
             block_state = tuple(xp.astype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, copy=False) for x in state)
-            if state and sweeps != 0 and not run.concrete:
-                followed = self._followed_by_loop(kernels, rows, block_state, sweeps, run)
+            if state and sweeps is None and not run.concrete:
+                followed = self._followed_by_loop(kernels, rows, block_state, run)
             else:
                 followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
                 if state and sweeps != 0:
@@ -209,7 +209,7 @@ class SteppedProgram(Program):
         return self.stepped.swept(followed, last_value, sweeps=sweeps, xp=run.xp)
 
     def _followed_by_loop(
-        self, kernels: AnyArray, rows: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
+        self, kernels: AnyArray, rows: AnyArray, state: tuple[AnyArray, ...], run: ArrayOps
     ) -> Followed:
         """Follow the norm where no value can be looked at: a pass, and if a layer is due a sweep of all and its passes.
 
@@ -232,15 +232,11 @@ class SteppedProgram(Program):
             state: Any = run.loop(lambda last: last[0] == 1, swept, before)[1]
             followed = stepped.follow(rows, state, self.spec, ops=run)
             is_due: Any = followed.is_due
-            if sweeps is None:
-                is_due = xp.any(is_due)
-                needed = xp.astype(xp.max(stepped.sweeps_due(followed, xp=xp)), number.dtype)
-            else:
-                is_due, needed = number == 0, xp.zeros_like(number) + sweeps
+            needed = xp.astype(xp.max(stepped.sweeps_due(followed, xp=xp)), number.dtype)
             is_first = number == 0
             return (
                 number + 1,
-                xp.where(is_first & is_due, after_sweep, end),
+                xp.where(is_first & xp.any(is_due), after_sweep, end),
                 xp.where(is_first, needed, sweeps_needed),
                 xp.where(is_first, followed.value, last_value),
                 followed,
