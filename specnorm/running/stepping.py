@@ -167,8 +167,8 @@ class SteppedProgram(Program):
         kernels = _as_dtype(kernels, getattr(xp, run.own_dtype), xp=xp)
         rows = polyphase.to_rows(kernels, self.spec, xp=xp)
         block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
-        if state and sweeps != 0 and not run.concrete:
-            followed = self._followed_by_loop(kernels, rows, block_state, sweeps, run)
+        if state and sweeps is None and not run.concrete:
+            followed = self._followed_by_loop(kernels, rows, block_state, run)
         else:
             followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
             if state and sweeps != 0:
@@ -211,7 +211,7 @@ class SteppedProgram(Program):
         return self.stepped.swept(followed, last_value, sweeps=sweeps, xp=run.xp)
 
     def _followed_by_loop(
-        self, kernels: AnyArray, rows: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
+        self, kernels: AnyArray, rows: AnyArray, state: tuple[AnyArray, ...], run: ArrayOps
     ) -> Followed:
         """Follow the norm where no value can be looked at: a pass, and if a layer is due a sweep of all and its passes.
 
@@ -230,17 +230,15 @@ class SteppedProgram(Program):
                 blocks = self._blocks(kernels / (size + _TINY), run.own_dtype, run)
                 return xp.zeros_like(number), stepped.sweep(blocks, followed, self.spec, sweeps=sweeps_needed, ops=run)
 
-            _, state = run.loop(lambda last: last[0] == 1, swept, (number, followed.state))  # type: ignore[arg-type]
+            before: Any = number, followed.state
+            state: Any = run.loop(lambda last: last[0] == 1, swept, before)[1]
             followed = stepped.follow(rows, state, self.spec, ops=run)
-            if sweeps is None:
-                is_due: Any = xp.any(followed.is_due)
-                needed = xp.astype(xp.max(stepped.sweeps_due(followed, xp=xp)), number.dtype)
-            else:
-                is_due, needed = number == 0, xp.zeros_like(number) + sweeps
+            is_due: Any = followed.is_due
+            needed = xp.astype(xp.max(stepped.sweeps_due(followed, xp=xp)), number.dtype)
             is_first = number == 0
             return (
                 number + 1,
-                xp.where(is_first & is_due, after_sweep, end),
+                xp.where(is_first & xp.any(is_due), after_sweep, end),
                 xp.where(is_first, needed, sweeps_needed),
                 xp.where(is_first, followed.value, last_value),
                 followed,
@@ -248,11 +246,12 @@ class SteppedProgram(Program):
 
         nothing = stepped.nothing(rows, state, self.spec, ops=run)
         state_before: Any = (first, first + 1, first, nothing.value, nothing)
-        _, end, needed, last_value, followed = run.loop(lambda last: last[0] < last[1], turn, state_before)
+        last: Any = run.loop(lambda last: last[0] < last[1], turn, state_before)
+        _, end, needed, last_value, followed = last
         swept = stepped.swept(followed, last_value, sweeps=needed, xp=xp)
         was_swept = end == after_sweep
         state = tuple(xp.where(was_swept, new, old) for new, old in zip(swept.state, followed.state, strict=True))
-        return followed._replace(state=state)
+        return cast(Followed, followed._replace(state=state))
 
     def _by_layers(self, followed: Followed, kernels: AnyArray, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
         """The norm of the highest group of each layer, its factors, and the state in the shapes of the given one."""

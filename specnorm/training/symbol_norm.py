@@ -196,10 +196,9 @@ class SymbolNorm(Stepped):
         xp, (b, m, n) = ops.xp, rows.shape
         rank = 1 if _is_matrix(spec) else 2
         shapes = (b,), (b, m, rank), (b, rank, n)
-        zeros = [xp.zeros(shape, dtype=rows.dtype, device=ops.device(rows)) for shape in shapes]
-        value = zeros[0]
+        value, left, right = (xp.zeros(shape, dtype=rows.dtype, device=ops.device(rows)) for shape in shapes)
         known = value, xp.argmax(value[:, None], axis=1)
-        return Followed(*zeros, xp.zeros_like(state[-2]), state, value > 0, known)
+        return Followed(value, left, right, xp.zeros_like(state[-2]), state, value > 0, known)
 
     def sweep(
         self, blocks: Array, followed: Followed, spec: ConvSpec, *, sweeps: Any, ops: ArrayOps
