@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -11,7 +10,6 @@ from specnorm.backends.text import number
 from specnorm.enclosure.method import Enclose, enclose_layers
 from specnorm.enclosure.two_sided import ends_of, gradients_of
 from specnorm.errors import GeometryError, Undecided
-from specnorm.proofs.bound import finite
 from specnorm.running.base import Evaluation, Needs, Plan, check_budget, check_rtol
 from specnorm.running.search import before_rounding
 
@@ -54,8 +52,7 @@ class NormAtSize(Plan):
         search_rtol = before_rounding(self.rtol, ops=ops)
         bounds = enclose_layers(kernels, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
         if not all(x.within(search_rtol) for x in bounds):
-            widths = [finite(x.upper) / x.lower.value - 1 if x.lower > 0 else math.inf for x in bounds]
-            width = number(max(widths), "upper")
+            width = number(max(x.width for x in bounds), "upper")
             raise Undecided(
                 f"the norm at input_shape={spec.input_shape} is known to {width} only, not to "
                 f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "

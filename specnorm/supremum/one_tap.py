@@ -10,7 +10,6 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.proofs.bound import finite
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.lanczos import Lanczos, vector_tolerance
@@ -84,7 +83,7 @@ def _smaller(first: Upper | None, second: Upper | None) -> Upper | None:
     """The smaller of two bounds, of which either may be missing."""
     if first is None or second is None:
         return second if first is None else first
-    return min(first, second, key=finite)
+    return min(first, second, key=float)
 
 
 def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], Array, Array] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
-from specnorm.proofs.norms import GramProof, norms_near
+from specnorm.proofs.norms import GramProof
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -36,7 +36,7 @@ def proven_factor(
     # valid (`GramProof.norm_up_near`); where they are poor, `matrix_norm_up` proves the bound.
     v = arrays.in_wide_dtype(xp.real(vectors), ops=ops)
     shorter_side_vectors = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
-    norms_up = norms_near(GramProof(matrix, ops=ops), matrix, shorter_side_vectors, ops=ops)
+    norms_up = GramProof(matrix, ops=ops).norms_up(shorter_side_vectors)
     norm = xp.max(xp.reshape(norms_up, (value.shape[0], -1)), axis=1)
     wide_value = arrays.in_wide_dtype(value, ops=ops)
     ratio = rounding.up(norm / xp.where(wide_value > 0, wide_value, xp.ones_like(wide_value)), 2, xp=xp)
