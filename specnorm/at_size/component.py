@@ -27,8 +27,7 @@ from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs.found import BoundSource, Found, Witness
 from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem, eigh_cost
 from specnorm.supremum import tuning
-from specnorm.symbols.lanczos import RunOptions, top_vectors
-from specnorm.symbols.power import composed
+from specnorm.symbols.lanczos import top_vectors
 from specnorm.symbols.proofs.padding import padded_norm
 
 if TYPE_CHECKING:
@@ -334,13 +333,12 @@ class ComponentBounds:
             kernel_used = kernel
         layer = Convolution(kernel_used, group_spec, budget=self._patch_memory, ops=self.ops)
         # From the large side to the small one, and back.
-        if group_spec.transposed:
-            gram = composed(layer.adjoint, layer.apply)
-        else:
-            gram = composed(layer.apply, layer.adjoint)
-        lanczos_plan = RunOptions(n_iter=steps, seed=0, least_gain=min(1e-6, self.rtol / 100))
+        gram = layer.gram(group_spec.transposed)
+        least_gain = min(1e-6, self.rtol / 100)
         start = xp.astype(vectors, kernel_used.dtype)
-        vectors, _ = top_vectors(gram, kernel_used, vectors.shape[2], 1, lanczos_plan, start=start, ops=self.ops)
+        vectors, _ = top_vectors(
+            gram, kernel_used, vectors.shape[2], 1, n_iter=steps, least_gain=least_gain, start=start, ops=self.ops
+        )
         return xp.astype(vectors, kernel.dtype)
 
     def by_circulant(self, bounds: Found, *, target_only: bool) -> Found:

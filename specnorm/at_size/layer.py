@@ -19,7 +19,6 @@ from specnorm.at_size.layer_bounds import no_bounds
 from specnorm.at_size.proofs.components import norms_of_parts, norms_of_patch, polyphase_components
 from specnorm.at_size.supremum import Supremum
 from specnorm.geometry.layer_map import Convolution
-from specnorm.proofs.bound import finite
 from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
 from specnorm.supremum.one_tap import LANCZOS_SIDE, enclose_matrices
@@ -106,7 +105,7 @@ def _enclose(part: ComponentBounds, bounds: Found, enough: float) -> Found:
 def _direct_sum(spec: ConvSpec, parts: Sequence[Found]) -> Found:
     lower, upper = norms_of_parts(spec, [(part.lower, part.upper) for part in parts])
     highest_below = max(parts, key=lambda part: part.lower.value)
-    highest_above = max(parts, key=lambda part: finite(part.upper))
+    highest_above = max(parts, key=lambda part: part.highest)
     return Found(
         lower,
         upper,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,10 +14,9 @@ from specnorm.backends import arrays
 from specnorm.geometry.layer_map import Convolution
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs import norms
-from specnorm.proofs.bound import finite, greatest, least
+from specnorm.proofs.bound import greatest, least
 from specnorm.proofs.found import Found, Witness
-from specnorm.symbols.lanczos import RunOptions, top_vectors
-from specnorm.symbols.power import composed
+from specnorm.symbols.lanczos import top_vectors
 
 if TYPE_CHECKING:
     from specnorm.at_size.proofs.block_tridiagonal import BlockPlan
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.symbols.power import LinearMap
 
 
 def enclose_by_matrix(
@@ -72,11 +71,7 @@ class _MatrixEnclosure:
         # Lanczos works on the side of the Gram matrix. ``AA*`` of a convolution has a row for each output of the
         # convolution, an input of the layer if that is transposed; ``A*A`` has rows of the other side.
         self.has_output_vectors = gram_plan.rows_are_outputs != spec.transposed
-        self.gram: LinearMap
-        if self.has_output_vectors:
-            self.gram = composed(self.layer.adjoint, self.layer.apply)
-        else:
-            self.gram = composed(self.layer.apply, self.layer.adjoint)
+        self.gram = self.layer.gram(self.has_output_vectors)
 
     def enclose(self, rtol: float, lower: float) -> list[Found]:
         """Enclose each norm, or prove that it is below ``lower``."""
@@ -142,8 +137,10 @@ class _MatrixEnclosure:
     def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
         """Estimates of the top singular vectors on the side of the Gram matrix, shape (b, 1, size)."""
         size = self.layer.shape[0 if self.has_output_vectors else 1]
-        lanczos_plan = RunOptions(n_iter=steps, seed=0, least_gain=min(1e-6, rtol / 100))
-        vectors, _ = top_vectors(self.gram, self.kernels, size, 1, lanczos_plan, start=start, ops=self.ops)
+        least_gain = min(1e-6, rtol / 100)
+        vectors, _ = top_vectors(
+            self.gram, self.kernels, size, 1, n_iter=steps, least_gain=least_gain, start=start, ops=self.ops
+        )
         return vectors
 
     def _targets(self, lowers: list[Lower], lower: float, rtol: float) -> np.ndarray:
@@ -158,7 +155,7 @@ class _MatrixEnclosure:
         rtol: float,
     ) -> bool:
         """Whether every norm is proven to be at most its target."""
-        values = np.asarray([finite(upper) for upper in uppers])
+        values = np.asarray([math.inf if upper is None else upper.value for upper in uppers])
         return bool(np.all(values <= self._targets(lowers, lower, rtol)))
 
 

@@ -24,7 +24,7 @@ from specnorm.gram.method import ChannelNorms, rescaled
 from specnorm.proofs import arithmetic
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import MOST_ROUNDS, check_budget, check_count
-from specnorm.running.measuring import proven, run_plan
+from specnorm.running.measuring import run_plan
 from specnorm.running.program import program_for
 from specnorm.running.result import as_number
 from specnorm.running.search import BUDGET, Clock, eigh_cost
@@ -388,11 +388,9 @@ def _times(x: Any, factor: Any, backend: Backend) -> Any:
 
 def _enclosed(x: ArrayT, method: Enclose, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:
     """An enclosure, whose upper bound is a differentiable array, and the bound as a claim about the array's numbers."""
-    result, claims = proven(x, method, **geometry)
-    if not claims:
-        _, claims = proven(backend.to_numpy(backend.detach(x)), result.method, **geometry)
-    ((_, upper),) = claims
-    return result, upper
+    run = run_plan(x, method, **geometry)
+    ((_, upper),) = run.claims() or run_plan(backend.to_numpy(backend.detach(x)), method, **geometry).claims()
+    return run.result, upper
 
 
 def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:

@@ -23,13 +23,12 @@ from typing import TYPE_CHECKING
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, _upper, scaled_up
-from specnorm.symbols.proofs.lags import lags_of
+from specnorm.symbols.proofs.lags import Lags
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
-    from specnorm.symbols.proofs.lags import Lags
 
 
 def norms_up(kernel_lags: Lags, completion_lags: Lags, *, ops: ArrayOps) -> tuple[Array, Array]:
@@ -51,8 +50,8 @@ def norms_up(kernel_lags: Lags, completion_lags: Lags, *, ops: ArrayOps) -> tupl
 
 def bounds_by_completions(blocks: Array, completions: Array, exponents: Array, *, ops: ArrayOps) -> list[Upper]:
     """Bound the suprema of blocks times ``2**exponents`` (b,) by any kernels H, whose lags are computed here."""
-    kernel_lags = lags_of(arrays.tall(blocks, xp=ops.xp), wide=True, ops=ops)
-    norms, _ = norms_up(kernel_lags, lags_of(completions, wide=True, ops=ops), ops=ops)
+    kernel_lags = Lags.of(arrays.tall(blocks, xp=ops.xp), wide=True, ops=ops)
+    norms, _ = norms_up(kernel_lags, Lags.of(completions, wide=True, ops=ops), ops=ops)
     claims = []
     for norm, exponent in zip(ops.to_numpy(norms).tolist(), ops.to_numpy(exponents).tolist(), strict=True):
         claims.append(_upper(scaled_up(norm, int(exponent)), ALL_FREQUENCIES, "norms of the lags of K*K + H*H"))

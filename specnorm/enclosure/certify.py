@@ -14,7 +14,6 @@ from specnorm.enclosure import fixed_cost
 from specnorm.enclosure.method import Enclose
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
-from specnorm.proofs.bound import finite
 from specnorm.proofs.cells import dft, torus
 from specnorm.proofs.norms import norm_by_frobenius
 from specnorm.running.base import Evaluation, Needs, Plan, check_budget
@@ -172,10 +171,10 @@ class Certify(Plan):
             return exact
         for rtol in (1e-3, 1e-9):
             large = enclose_one_tap(trimmed, rtol, precise_vectors=False, ops=ops)
-            if large is not None and (finite(large.upper) <= bound or large.lower > bound):
+            if large is not None and (large.highest <= bound or large.lower > bound):
                 return large
         by_sum = enclose_nonnegative(trimmed, 1.0, ops=ops)
-        if by_sum is not None and (finite(by_sum.upper) <= bound or by_sum.lower > bound):
+        if by_sum is not None and (by_sum.highest <= bound or by_sum.lower > bound):
             return by_sum
         search = Search(trimmed, clock=clock, ops=ops)
         cover = torus(kernel_shape)

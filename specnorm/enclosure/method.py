@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays, gradients_of, vectors_of
-from specnorm.proofs.bound import known
 from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.supremum.enclosing import enclose_blocks
@@ -79,7 +78,7 @@ class Enclose(TwoSidedSearch, Method):
             for j, (result, layer) in enumerate(zip(results, layers, strict=True))
         ]
         lower, upper = ends_of(results, blocks, ops=ops)
-        claims = [(result.lower, padded_norm(known(result.upper), spec)) for result in results]
+        claims = [(result.lower, padded_norm(result.ends[1], spec)) for result in results]
         stats = (lower, *figure_arrays(figures, blocks, ops=ops), u, v)
         return Evaluation(upper, stats, (u, v, phase, group), lambda: claims)
 
@@ -88,7 +87,7 @@ class Enclose(TwoSidedSearch, Method):
         # The vectors that attain the lower bound on such a layer have no single frequency.
         figures = [(x.within(self.rtol), x.source, x.cells, x.levels, ()) for x in results]
         lower, upper = ends_of(results, kernels, ops=ops)
-        claims = [(result.lower, known(result.upper)) for result in results]
+        claims = [result.ends for result in results]
         stats = (lower, *figure_arrays(figures, kernels, ops=ops), *vectors_of(results, ops=ops))
         return Evaluation(upper, stats, gradients_of(results, ops=ops), lambda: claims)
 

@@ -19,7 +19,6 @@ from specnorm.running.search import BUDGET
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
-    from specnorm.proofs.bound import Lower, Upper
 
 
 @takes_layers
@@ -86,22 +85,12 @@ def enclose(
         proof_dtype=figures["computed_in"],
         status=status_of(replace(run.result, value=upper)),
     )
-    enclosure = enclosure.stated_by(partial(_certificate, kernel, run.result.spec))
-    for lower_claim, upper_claim in run.claims():
-        enclosure = enclosure.proven_by(lower_claim, upper_claim, explained_when_asked)
-    return enclosure
+    return enclosure.stated_by(partial(_certificate, kernel, run.result.spec)).proven_by(run.claims())
 
 
 def _certificate(kernel: object, spec: ConvSpec, name: str) -> Any:
     """`Enclosure.certificate` for this kernel, by the package above the core that makes certificates."""
     return public_name("specnorm.Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
-
-
-def explained_when_asked(lower: Lower, upper: Upper) -> str:
-    """Return the rules that prove two claims, as text: what `Enclosure.explain` prints."""
-    from specnorm.running.explaining import explained  # imported here: few need it
-
-    return explained(lower, upper)
 
 
 def status_of(result: Result) -> str:

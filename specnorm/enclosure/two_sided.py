@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.enclosure import fixed_cost
-from specnorm.proofs.bound import as_array, known
+from specnorm.proofs.bound import as_array
 from specnorm.running.base import Needs, Plan, check_budget, check_count, check_rtol
 from specnorm.running.search import Clock, Problem
 from specnorm.symbols.triples import top_gradient
@@ -77,8 +77,8 @@ class TwoSidedSearch(Plan):
 
 def ends_of(found: Sequence[Found], like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
     """The lower and the upper bounds of layers, as arrays."""
-    lower = as_array([x.lower for x in found], like, ops=ops)
-    return lower, as_array([known(x.upper) for x in found], like, ops=ops)
+    lowers, uppers = zip(*(x.ends for x in found), strict=True)
+    return as_array(lowers, like, ops=ops), as_array(uppers, like, ops=ops)
 
 
 def vectors_of(found: Sequence[Found], *, ops: ArrayOps) -> tuple[Array, Array]:

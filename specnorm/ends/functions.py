@@ -10,7 +10,7 @@ import numpy as np
 from specnorm.backends import backend_for
 from specnorm.backends.text import number
 from specnorm.backends.types import ArrayT
-from specnorm.enclosure.proving import enclose, explained_when_asked
+from specnorm.enclosure.proving import enclose
 from specnorm.ends import proof as defect
 from specnorm.ends.figures import outcome_of
 from specnorm.ends.isometry import Isometry, IsometryEnds
@@ -161,10 +161,7 @@ def _enclosure(run: PlanRun[Any], ends: tuple[Any, Any], witness: tuple[Any, Any
         status=f"{outcome.value}: {explanation}{sizes}",
         quantity=plan.quantity,
     )
-    enclosure = enclosure.stated_by(partial(_no_certificate, plan.quantity))
-    for lower, upper in run.claims():
-        enclosure = enclosure.proven_by(lower, upper, explained_when_asked)
-    return enclosure
+    return enclosure.stated_by(partial(_no_certificate, plan.quantity)).proven_by(run.claims())
 
 
 def _no_certificate(quantity: str, _name: str) -> Any:
@@ -235,8 +232,7 @@ def condition_number(
         status=f"{outcome.value}: {explanation}",
         quantity="condition number",
     )
-    enclosure = enclosure.stated_by(partial(_no_certificate, enclosure.quantity))
-    return enclosure.proven_by(lower, upper, explained_when_asked)
+    return enclosure.stated_by(partial(_no_certificate, enclosure.quantity)).proven_by([(lower, upper)])
 
 
 def _rounded_outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:

@@ -20,10 +20,9 @@ from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.ends.isometry_search import isometry_of_blocks
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
-from specnorm.proofs.bound import known
 from specnorm.running.base import Evaluation, Method, Needs, Plan
 from specnorm.running.result import as_number
-from specnorm.symbols.proofs.lags import Lags, lags_of, lags_vjp
+from specnorm.symbols.proofs.lags import Lags, lags_vjp
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -134,7 +133,7 @@ class Isometry(_WithScale, Method):
         shape = blocks.shape
         layers, exponent = arrays.scale(xp.reshape(blocks, (shape[0] // groups, -1)), xp=xp)
         scaled = arrays.tall(xp.reshape(layers, shape), xp=xp)
-        lags = lags_of(scaled, ops=ops, wide=self.form == "bound")
+        lags = Lags.of(scaled, ops=ops, wide=self.form == "bound")
         target = self._target(lags.values, exponent, groups, ops=ops)
         if self.form == "bound":
             value, slopes = self._bound(lags, target, spec, ops=ops)
@@ -309,7 +308,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
             target = self._relative_target(int(exponent[0]))
             found = isometry_of_blocks(ops.xp.reshape(flat, layer.shape), self.problem(spec), target, ops=ops)
             results.append(found)
-        claims = [(found.lower, known(found.upper)) for found in results]
+        claims = [found.ends for found in results]
         search_figures = [figures_of(found, self.rtol) for found in results]
         lower_bounds, upper_bounds = ends_of(results, blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)

@@ -10,7 +10,6 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.ends.smallest_singular_value import circulant_sizes, mean_square, norm_problem
-from specnorm.proofs.bound import known
 from specnorm.proofs.found import Found, Outcome
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.symbols import without_zero_borders
@@ -50,8 +49,7 @@ def isometry_of_blocks(blocks: Array, problem: Problem, target: tuple[float, int
     )
     lower, upper = defects.isometry_ends(
         defect,
-        result.lower,
-        known(result.upper),
+        *result.ends,
         unread_pixels=uncut.unread_pixels_make_smallest_zero(problem.spec),
         scale_exponent=rest_exponent,
     )

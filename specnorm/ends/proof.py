@@ -57,7 +57,7 @@ from specnorm.proofs.frequencies import Frequencies, half_lags
 from specnorm.proofs.norms import cholesky_loss, frobenius_up, gram_below, gram_norm_up
 from specnorm.supremum.proof import Nonnegative, _nowhere_negative
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.lags import Lags, lags_of
+from specnorm.symbols.proofs.lags import Lags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -216,7 +216,7 @@ def defect(
     alone; None: everywhere.
     """
     xp = ops.xp
-    lags = lags_of(blocks.kernel, ops=ops, wide=True)
+    lags = Lags.of(blocks.kernel, ops=ops, wide=True)
     g, _, p, *kernel_shape = blocks.kernel.shape
     eye = ops.from_numpy(np.eye(p, dtype=ops.wide_dtype), lags.values)
     unit = rounding.unit(lags.values, xp=xp)

@@ -16,7 +16,6 @@ from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.ends.smallest_layer import plan_of_own_matrix, smallest_of_layer
 from specnorm.ends.smallest_singular_value import smallest_of_blocks
 from specnorm.errors import GeometryError
-from specnorm.proofs.bound import known
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.symbols.proofs import symbols
 
@@ -95,7 +94,7 @@ class Smallest(TwoSidedSearch, Method):
         lower, upper = ends_of(bounds, like, ops=ops)
         search_figures = [figures_of(layer_bounds, self.rtol, no_frequency) for layer_bounds in bounds]
         figures = (upper, *figure_arrays(search_figures, like, ops=ops), *vectors)
-        claims = [(layer_bounds.lower, known(layer_bounds.upper)) for layer_bounds in bounds]
+        claims = [layer_bounds.ends for layer_bounds in bounds]
         return Evaluation(lower, figures, residuals, lambda: claims)
 
 

@@ -18,7 +18,7 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs.bound import Lower, Upper, finite, known, times_power_of_two, trivial_lower
+from specnorm.proofs.bound import Lower, Upper, times_power_of_two, trivial_lower
 from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
@@ -129,11 +129,11 @@ def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Fou
     parts = [_of_scale(blocks, np.flatnonzero(classes == x), problem, ops=ops) for x in np.unique(classes)]
     if len(parts) == 1:
         return parts[0]
-    lower, upper = defects.smallest_of_parts([(part.lower, known(part.upper)) for part in parts])
+    lower, upper = defects.smallest_of_parts([part.ends for part in parts])
     return Found(
         lower,
         upper,
-        min(parts, key=lambda part: finite(part.upper)).witness,
+        min(parts, key=lambda part: part.highest).witness,
         cells=sum(part.cells for part in parts),
         levels=max(part.levels for part in parts),
         ended=min(parts, key=lambda part: part.lower.value).ended,
@@ -147,7 +147,7 @@ def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayO
     exponent = xp.max(arrays.exponents(some_blocks, xp=xp))
     scaled = arrays.unscale(some_blocks, -exponent, xp=xp)
     found = _SmallestSearch(scaled, problem, ops=ops).run()
-    lower, upper = times_power_of_two(found.lower, known(found.upper), int(exponent))
+    lower, upper = times_power_of_two(*found.ends, int(exponent))
     witness = replace(found.witness, block=int(index[found.witness.block]))
     return replace(found, lower=lower, upper=upper, witness=witness)
 
@@ -236,7 +236,7 @@ class _SmallestSearch:
         norm_of_whitened, _ = enclose_blocks(
             whitened.kernel, norm_problem(self.problem, whitened.kernel, TUNING.norm_rtol, None), ops=self.ops
         )
-        largest = known(norm_of_whitened.upper)
+        _, largest = norm_of_whitened.ends
         aimed_rtol = self.rtol
         for attempt in range(TUNING.most_searches):
             square = attained.upper.value**2
@@ -288,7 +288,7 @@ class _SmallestSearch:
         if self.sizes is None:
             problem = replace(problem, max_cells=min(problem.max_cells, TUNING.most_cells))
         result, is_close = enclose_blocks(defect.kernel, problem, nonnegative=nonnegative, ops=self.ops)
-        lower = defects.smallest_down(defect, known(result.upper))
+        lower = defects.smallest_down(defect, result.ends[1])
         return lower, self.attained_at(result.witness.frequency, result.witness.block), result, is_close
 
     def whitened_blocks(self) -> tuple[InBasis, np.ndarray]:

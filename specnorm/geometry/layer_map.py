@@ -17,7 +17,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -141,6 +141,12 @@ class Convolution:
     def adjoint(self, y: Array) -> Array:
         """Apply the adjoint layers: A* y, shape (b, r, outputs) -> (b, r, inputs)."""
         return self._forward(y) if self.spec.transposed else self._backward(y)
+
+    def gram(self, on_outputs: bool) -> Callable[[Array], Array]:
+        """The map ``A A*`` of vectors of outputs, or ``A* A`` of vectors of inputs."""
+        if on_outputs:
+            return lambda y: self.apply(self.adjoint(y))
+        return lambda x: self.adjoint(self.apply(x))
 
     def kernel_gradient(self, y: Array, x: Array) -> Array:
         """Gradient of <y_r, A x_r> with respect to the kernel, shape (b, r, *shape of one kernel)."""

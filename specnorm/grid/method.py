@@ -13,9 +13,10 @@ from specnorm.grid.search import grid_points, largest_bound
 from specnorm.running.base import Evaluation, Method, Needs, check_count
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.padding import bounds_by_blocks
+from specnorm.symbols.triples import top_gradient
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array, Namespace
+    from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import FigureRule, Kind
@@ -49,6 +50,7 @@ class Grid(Method):
     promise: ClassVar[Kind] = "upper"
     asks: ClassVar[Needs] = Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
     stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down"}
+    pullback = staticmethod(top_gradient)
 
     def __post_init__(self) -> None:
         if self.n is not None:
@@ -83,17 +85,5 @@ class Grid(Method):
         lower = grid_proof.quotient_at_down(matrices, v, blocks, xp=xp)
         everywhere = grid_proof.everywhere_up(value, sizes, kernel_shape, xp=xp)
         claims = partial(bounds_by_blocks, lambda: list(map(grid_proof.norm_by_grid, claims_on_grid())), spec)
-        return Evaluation(everywhere, (lower,), (u, v, phase), claims)
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The factor times the gradient of the symbol's norm at the frequency where it is largest on the grid."""
-        u, v, phase = residuals
-        factor = self.factor(spec.block_kernel_shape)
-        return symbols.singular_value_gradient(u, v, phase, cotangent * factor, spec.block_kernel_shape, xp=xp)
+        # The factor of the value is in its gradient.
+        return Evaluation(everywhere, (lower,), (u * self.factor(kernel_shape), v, phase), claims)

@@ -26,7 +26,7 @@ from specnorm.running.base import (
     check_rtol,
 )
 from specnorm.running.search import BUDGET, Clock
-from specnorm.symbols.lanczos import RunOptions, top_vectors
+from specnorm.symbols.lanczos import top_vectors
 from specnorm.symbols.power import power_steps
 
 if TYPE_CHECKING:
@@ -130,16 +130,12 @@ class LanczosRun(Plan):
         outputs, inputs = layer.shape
         # The iteration runs on the smaller side: on outputs if there are fewer of them.
         on_outputs = inputs > outputs
-
-        def gram(x: Array) -> Array:
-            return layer.apply(layer.adjoint(x)) if on_outputs else layer.adjoint(layer.apply(x))
-
         wide_kernels = arrays.in_wide_dtype(kernels, ops=ops)
         return_count = k if wide_kernels.dtype == kernels.dtype else max(k, POLISHED)
         size = min(layer.shape)
         clock = Clock.of(self.budget)
         is_over = (lambda: clock.expired) if ops.concrete else None
-        options = RunOptions(self.n_iter, self.seed, self.least_gain, guards=guards, is_over=is_over)
+        basis_size = None
         start = None
         start_products = 0
         is_one_kernel = k == 1 and kernels.shape[0] == spec.groups == 1
@@ -148,14 +144,26 @@ class LanczosRun(Plan):
             from specnorm.power.plane_wave import starting_wave
 
             start = starting_wave(kernels, spec, self.seed, ops=ops)
-            options = replace(options, basis_size=_WAVE_START_BASIS)
+            basis_size = _WAVE_START_BASIS
             # The wave lies on the large side of the convolution: on the outputs of a transposed layer, else on the
             # inputs. If the iteration runs on the other side, it starts from the wave's image there.
             if spec.transposed != on_outputs:
                 start = layer.adjoint(start) if spec.transposed else layer.apply(start)
                 start_products = 1
         vectors, products = top_vectors(
-            gram, kernels, size, k, options, return_count=return_count, start=start, ops=ops
+            layer.gram(on_outputs),
+            kernels,
+            size,
+            k,
+            n_iter=self.n_iter,
+            least_gain=self.least_gain,
+            seed=self.seed,
+            basis_size=basis_size,
+            guards=guards,
+            return_count=return_count,
+            start=start,
+            is_over=is_over,
+            ops=ops,
         )
         wide_layer = Convolution(wide_kernels, spec, vector_count=return_count, ops=ops)
         wide_vectors = arrays.in_wide_dtype(vectors, ops=ops)
@@ -221,12 +229,17 @@ class Power(LanczosRun, Stepped):
         xp = ops.xp
         layer = Convolution(kernels, spec, ops=ops)
         size = layer.shape[1]
-
-        def gram(x: Array) -> Array:
-            return layer.adjoint(layer.apply(x))
-
-        options = RunOptions(self.n_iter, self.seed, self.least_gain)
-        v = top_vectors(gram, kernels, size, 1, options, ops=ops)[0][:, 0, :]
+        v, _ = top_vectors(
+            layer.gram(False),
+            kernels,
+            size,
+            1,
+            n_iter=self.n_iter,
+            least_gain=self.least_gain,
+            seed=self.seed,
+            ops=ops,
+        )
+        v = v[:, 0, :]
         return (arrays.normalise_or_keep(v, xp.ones_like(v) / size**0.5, xp=xp)[0],)
 
     def advance(

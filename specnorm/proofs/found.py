@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from specnorm.proofs.bound import greatest, least
+from specnorm.proofs.bound import finite, greatest, known, least
 from specnorm.proofs.frequencies import Frequencies
 
 if TYPE_CHECKING:
@@ -118,9 +118,24 @@ class Found:
     source: BoundSource = BoundSource.SUPREMUM
     ended: Outcome | None = None
 
+    @property
+    def ends(self) -> tuple[Lower, Upper]:
+        """Both bounds; raises a `HypothesisError` if there is no upper one."""
+        return self.lower, known(self.upper)
+
+    @property
+    def highest(self) -> float:
+        """The upper bound as a number: infinity if there is none."""
+        return finite(self.upper)
+
+    @property
+    def width(self) -> float:
+        """Relative distance of the bounds."""
+        return self.highest / self.lower.value - 1 if self.lower > 0 else math.inf
+
     def within(self, rtol: float) -> bool:
         """Whether there are both bounds, and the upper one is at most ``lower * (1 + rtol)``."""
-        return self.upper is not None and self.upper <= self.lower.value * (1 + rtol)
+        return self.highest <= self.lower.value * (1 + rtol)
 
     @property
     def width(self) -> float:

@@ -31,6 +31,8 @@ LARGEST_TABLE = 2**28
 """Most entries of a table of cosines."""
 _SMALL_TABLE = 2**14
 """Largest number of entries of a table that is kept for the next call."""
+_LATTICE = 2**40
+"""Points per turn of `Frequencies.nearest`."""
 _COS_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0])
 """Sign of the cosine in each quarter of a turn."""
 _SIN_SIGN = np.asarray([1.0, 1.0, -1.0, -1.0])
@@ -95,6 +97,12 @@ class Frequencies:
         first = np.minimum(np.arange(len(full)), mirrored)
         index, multiplicities = np.unique(first, return_counts=True)
         return full[index], multiplicities
+
+    @classmethod
+    def nearest(cls, angles: np.ndarray) -> Frequencies:
+        """Rationals of a turn nearest to angles in radians, shape (f, d)."""
+        numerators = np.round(angles / (2 * math.pi) * _LATTICE).astype(np.int64) % _LATTICE
+        return cls(numerators, (_LATTICE,) * angles.shape[1])
 
     @classmethod
     def along_axis(cls, count: int, n: int) -> Frequencies:

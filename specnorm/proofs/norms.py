@@ -316,14 +316,21 @@ class GramProof:
     def __init__(self, a: Array, *, ops: ArrayOps) -> None:
         self._ops = ops
         self._length = max(a.shape[-2:])
-        self._shape = tuple(a.shape[-3:])
+        self._matrix = a
         self.gram = arrays.gram_smaller(a, xp=ops.xp)
 
     def largest_up_near(self, v: Array) -> Upper | None:
         """The largest of the bounds of `norm_up_near`, as a claim; None if the proof fails for one of the matrices."""
         value = float(self._ops.xp.max(self.norm_up_near(v)))
         rule = "factorization of the smaller Gram matrix"
-        return _upper(value, norm_of_stack(self._shape), rule) if value < math.inf else None
+        return _upper(value, norm_of_stack(tuple(self._matrix.shape[-3:])), rule) if value < math.inf else None
+
+    def norms_up(self, v: Array) -> Array:
+        """`norm_up_near`, and, where that fails, `matrix_norm_up`."""
+        bounds = self.norm_up_near(v)
+        if bool(self._ops.xp.all(self._ops.xp.isfinite(bounds))):
+            return bounds
+        return self._ops.xp.minimum(bounds, matrix_norm_up(self._matrix, ops=self._ops))
 
     def norm_up_near(self, v: Array) -> Array:
         """Proven upper bound of the norm of each matrix, infinite where the proof fails, shape (...).
@@ -620,11 +627,3 @@ def parts_of_hermitian(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     half = x * 0.5
     even = half + xp.matrix_transpose(half)
     return even, x - even
-
-
-def norms_near(proof: GramProof, matrix: Array, near_vectors: Array, *, ops: ArrayOps) -> Array:
-    """Bounds of the norms of matrices by `GramProof.norm_up_near`, and, where that fails, by `matrix_norm_up`."""
-    bounds = proof.norm_up_near(near_vectors)
-    if bool(ops.xp.all(ops.xp.isfinite(bounds))):
-        return bounds
-    return ops.xp.minimum(bounds, matrix_norm_up(matrix, ops=ops))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
@@ -131,10 +131,9 @@ class Enclosure(TwoSided):
     proof_dtype: str
     status: str
     quantity: str = "norm"
-    # The next three are set on instances by `proven_by` and `stated_by`. They are not fields, so that an enclosure that
+    # The next two are set on instances by `proven_by` and `stated_by`. They are not fields, so that an enclosure that
     # is made from another one by `dataclasses.replace`, with other bounds, does not have them.
     _claims: ClassVar[tuple[Lower, Upper] | None] = None
-    _explained: ClassVar[Any] = None
     _statement: ClassVar[Any] = None
 
     @property
@@ -157,10 +156,10 @@ class Enclosure(TwoSided):
         """How the search ended; ``outcome.advice`` says how to get tighter bounds."""
         return Outcome(self.status.partition(":")[0])
 
-    def proven_by(self, lower: Lower, upper: Upper, explained: Callable[[Lower, Upper], str]) -> Enclosure:
-        """Set the claims behind the bounds, and the function with which `explain` prints them; return self."""
-        object.__setattr__(self, "_claims", (lower, upper))
-        object.__setattr__(self, "_explained", explained)
+    def proven_by(self, claims: Sequence[tuple[Lower, Upper]]) -> Enclosure:
+        """Set the claims behind the bounds, if there are any; return self."""
+        for ends in claims:
+            object.__setattr__(self, "_claims", ends)
         return self
 
     def stated_by(self, statement: Callable[[str], Any]) -> Enclosure:
@@ -198,7 +197,9 @@ class Enclosure(TwoSided):
         ends = self._shown_ends()
         if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
-        return f"{ends}\n{self._explained(*self._claims)}"
+        from specnorm.running.explaining import explained  # imported here: few need it
+
+        return f"{ends}\n{explained(*self._claims)}"
 
 
 @dataclass(frozen=True, eq=False)

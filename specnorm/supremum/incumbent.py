@@ -16,7 +16,7 @@ from specnorm.proofs.bound import trivial_lower
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies, product
 from specnorm.symbols import ascent
-from specnorm.symbols.ascent import Ascent, nearest_lattice_points
+from specnorm.symbols.ascent import Ascent
 from specnorm.symbols.power import largest_eigenvalues, norms_at, power_of_symbol
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.symbols import SymbolQuotients
@@ -141,7 +141,7 @@ class Incumbent:
         blocks = self._blocks_for(self.tuning.incumbent_rtol)
         angles = self.best.witness.frequency.angles
         steps = np.concatenate([np.zeros_like(angles), self.tuning.around_radians * np.eye(angles.shape[1])])
-        frequencies = nearest_lattice_points(angles + steps)
+        frequencies = Frequencies.nearest(angles + steps)
         symbol = symbols.Symbol(blocks[block : block + 1, ...], frequencies, ops=self.ops)
         start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
         vectors, _ = power_of_symbol(symbol, start, _POWER_STEPS, xp=xp)

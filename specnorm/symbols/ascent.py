@@ -5,7 +5,6 @@ It decides how high a lower bound is, never whether it is true.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-_LATTICE = 2**40
-"""Points per turn of the frequencies that an ascent returns."""
 SHARES = (1.0, 0.25, 0.0625)
 """Parts of a Newton step that are tried: the first one that leads uphill is taken, else none."""
 _LONGEST = 1.0
@@ -122,7 +119,7 @@ class Ascent:
                 best_right = right[highest : highest + 1, :]
                 # In the first round nothing has moved: return the start itself, which need not be on the lattice.
                 if round_number > 0 and self.free:
-                    best_point = nearest_lattice_points(theta[highest : highest + 1])
+                    best_point = Frequencies.nearest(theta[highest : highest + 1])
                 else:
                     best_point = starts[index[highest : highest + 1]]
             gains = norms - previous_norms
@@ -229,12 +226,6 @@ class Ascent:
         products = xp.matmul(xp.real(left), by_row) - 1j * xp.matmul(xp.imag(left), by_row)
         by_column = xp.reshape(products, (left.shape[0], p, -1))
         return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], by_column)[:, 0, :]))
-
-
-def nearest_lattice_points(theta: np.ndarray) -> Frequencies:
-    """Frequencies as exact rationals of a turn, nearest to angles in radians, shape (f, d)."""
-    numerators = np.round(theta / (2 * math.pi) * _LATTICE).astype(np.int64) % _LATTICE
-    return Frequencies(numerators, (_LATTICE,) * theta.shape[1])
 
 
 def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 1e-3, xp: Namespace) -> Array:

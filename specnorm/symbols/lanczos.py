@@ -248,36 +248,6 @@ State: TypeAlias = "tuple[Array, ...]"
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """The start and the stopping rule of `top_vectors`.
-
-    Parameters
-    ----------
-    n_iter : int
-        Largest number of products of the map with a block of vectors.
-    seed : int
-        Seed of the start vectors.
-    least_gain : float
-        Stop after a restart that increased the values by less than this, relatively. Stop also if the residuals are so
-        small that the next restart would gain less than that.
-    basis_size : int, optional
-        Largest number of basis vectors; None: ``TUNING.basis_size``.
-    guards : int
-        Number of vectors of a block beside those that are asked for. If the next eigenvalues are close to the last one
-        that is asked for, a run without guards may end before that one has converged.
-    is_over : callable, optional
-        Whether the time is up: then no cycle begins. None, as under a tracer: never.
-    """
-
-    n_iter: int
-    seed: int
-    least_gain: float
-    basis_size: int | None = None
-    guards: int = 0
-    is_over: Callable[[], bool] | None = None
-
-
-@dataclass(frozen=True)
 class Layout:
     """Numbers of blocks, vectors and restarts of a run of `top_vectors`; known without looking at values.
 
@@ -311,7 +281,7 @@ class Layout:
         size : int
             Dimension of the space on which the maps act.
         n_iter, basis_size : int
-            As in `RunOptions`.
+            As in `top_vectors`.
         memory : int
             Bytes for the basis; it has at least three blocks all the same, if space and ``n_iter`` allow.
         """
@@ -346,10 +316,15 @@ def top_vectors(
     like: Array,
     size: int,
     k: int,
-    options: RunOptions,
     *,
+    n_iter: int,
+    least_gain: float,
+    seed: int = 0,
+    basis_size: int | None = None,
+    guards: int = 0,
     return_count: int = 1,
     start: Array | None = None,
+    is_over: Callable[[], bool] | None = None,
     ops: ArrayOps,
 ) -> tuple[Array, Array]:
     """Approximate the k top eigenvectors of b symmetric positive semidefinite maps H = A*A.
@@ -359,19 +334,25 @@ def top_vectors(
     the norm, however accurate the vectors are.
 
     ``gram``: applies H: (b, n, size) -> (b, n, size), with n the `Layout.width`: k, or ``size`` if the basis is the
-    whole space. ``like`` (b, ...): sets b, the dtype and the device. ``return_count``: number of vectors to return, if
-    more than k; fewer are returned if the basis keeps fewer. Only the first k decide when the run ends. ``start`` (b,
-    1, size): start vectors for k = 1; default random. Ignored if the basis is the whole space. Returns ``vectors`` (b,
-    k or more, size): orthonormal up to rounding, by descending Ritz value; ``products`` (b,): number of products with
-    one vector, those of A and those of A* together.
+    whole space. ``like`` (b, ...): sets b, the dtype and the device. ``n_iter``: largest number of products of the map
+    with a block of vectors. ``least_gain``: stop after a restart that increased the values by less than this,
+    relatively, or if the residuals are so small that the next restart would gain less. ``seed``: of the start vectors.
+    ``basis_size``: largest number of basis vectors; None: ``TUNING.basis_size``. ``guards``: number of vectors of a
+    block beside the k: if the next eigenvalues are close to the last of these, a run without guards may end before that
+    one has converged. ``return_count``: number of vectors to return, if more than k; fewer are returned if the basis
+    keeps fewer. Only the first k decide when the run ends. ``start`` (b, 1, size): start vectors for k = 1; default
+    random. Ignored if the basis is the whole space. ``is_over``: whether the time is up: then no cycle begins; None, as
+    under a tracer: never. Returns ``vectors`` (b, k or more, size): orthonormal up to
+    rounding, by descending Ritz value; ``products`` (b,): number of products with one vector, those of A and those of
+    A* together.
     """
     xp = ops.xp
-    layout = Layout.of(size, min(k + options.guards, size), options.n_iter, ops.memory, options.basis_size)
-    run = _Run(gram, like, size, k, layout, options, max(k, return_count), ops=ops)
+    layout = Layout.of(size, min(k + guards, size), n_iter, ops.memory, basis_size)
+    run = _Run(gram, like, size, k, layout, max(k, return_count), seed=seed, least_gain=least_gain, ops=ops)
 
     def continues(arrays_of_state: State) -> Any:
         state = _RunState(*arrays_of_state)
-        if options.is_over is not None and options.is_over():
+        if is_over is not None and is_over():
             return False
         return (state.cycle < layout.cycles) & xp.any(state.is_active)
 
@@ -425,9 +406,10 @@ class _Run:
         size: int,
         k: int,
         layout: Layout,
-        options: RunOptions,
         return_count: int,
         *,
+        seed: int,
+        least_gain: float,
         ops: ArrayOps,
     ) -> None:
         xp = ops.xp
@@ -437,13 +419,13 @@ class _Run:
         self.size = size
         self.k = k
         self.layout = layout
-        self.options = options
+        self.least_gain = least_gain
         self.b = like.shape[0]
         self.device = ops.device(like)
         self.return_count = min(return_count, layout.kept * layout.width)
         host_dtype = np.float64 if like.dtype == xp.float64 else np.float32
         # The start vectors, and random numbers, from whose cosines `_next` takes directions.
-        first, angles = arrays.real_vectors(options.seed, (2, layout.width, size))
+        first, angles = arrays.real_vectors(seed, (2, layout.width, size))
         self._first = ops.from_numpy(first.astype(host_dtype), like)
         self._angles = ops.from_numpy(angles.astype(host_dtype), like)
         block = xp.reshape(xp.arange(layout.blocks + 1, dtype=xp.int32, device=self.device), (-1, 1))
@@ -493,7 +475,7 @@ class _Run:
         ritz_vectors = xp.matmul(xp.matrix_transpose(small_vectors[:, :, :kept_rows]), basis[:, :rows, :])
         vectors = xp.where(is_active[:, None, None], ritz_vectors[:, : self.return_count, :], before.vectors)
         top_values = values[:, : self.k]
-        has_gained = xp.any(top_values - before.values > self.options.least_gain * top_values[:, :1], axis=-1)
+        has_gained = xp.any(top_values - before.values > self.least_gain * top_values[:, :1], axis=-1)
         if self.ops.concrete and rows > self.k:
             has_gained = has_gained & ~self._is_close(values, small_vectors)
         empty_rows = self._zeros(self.b, rows - kept_rows, self.size)
@@ -531,7 +513,7 @@ class _Run:
         gap = values[:, self.k - 1 : self.k] - values[:, self.k : self.k + 1]
         vector_error = residual / xp.where(gap > 0, gap, xp.ones_like(gap))
         value_error = vector_error * residual
-        largest_value_error = _VALUE_ERROR * self.options.least_gain * values[:, :1]
+        largest_value_error = _VALUE_ERROR * self.least_gain * values[:, :1]
         is_close = (vector_error <= _VECTOR_ERROR) & (value_error <= largest_value_error)
         return xp.all(is_close & (gap > 0), axis=-1)
 

@@ -21,11 +21,6 @@ LinearMap: TypeAlias = Callable[["Array"], "Array"]
 """A function from vectors, on the last axis of an array, to vectors on the last axis."""
 
 
-def composed(first: LinearMap, second: LinearMap) -> LinearMap:
-    """The map ``x -> second(first(x))``."""
-    return lambda x: second(first(x))
-
-
 def matrix_maps(a: Array, *, xp: Namespace) -> tuple[LinearMap, LinearMap]:
     """Matrices (..., m, n) and their adjoints as maps of vectors (..., n) and (..., m)."""
     adjoint_matrices = arrays.adjoint(a, xp=xp)

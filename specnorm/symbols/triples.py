@@ -94,8 +94,13 @@ def top_gradient(
     *,
     xp: Namespace,
 ) -> Array:
-    """Gradient of a singular value with respect to all blocks of its layer, from u, v, phases and group."""
-    u, v, phase, group = residuals
-    of_block = symbols.singular_value_gradient(u, v, phase, cotangent, spec.block_kernel_shape, xp=xp)
-    of_groups = arrays.one_hot(of_block, group, spec.groups, xp=xp)
-    return xp.reshape(of_groups, (-1, *of_groups.shape[2:]))
+    """Pullback of what unit vectors u and v attain: ``Re(u* G v)``, G the sum of the taps with their weights.
+
+    ``residuals``: u, v, the weights of the taps, such as their phases at a frequency, and, of a plan with one answer
+    for each layer, the group. A factor of the value is a factor of u.
+    """
+    u, v, weights, *group = residuals
+    gradient = symbols.singular_value_gradient(u, v, weights, cotangent, spec.block_kernel_shape, xp=xp)
+    if group:
+        gradient = arrays.one_hot(gradient, group[0], spec.groups, xp=xp)
+    return xp.reshape(gradient, (-1, *spec.block_shape))

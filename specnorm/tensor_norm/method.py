@@ -21,6 +21,7 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.running.search import Clock
 from specnorm.symbols.proofs.padding import bounds_by_blocks, bounds_of_layers
+from specnorm.symbols.triples import top_gradient
 from specnorm.tensor_norm import one_set
 from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
@@ -78,6 +79,7 @@ class TensorNorm(Stepped):
     name: ClassVar[str] = "tn"
     promise: ClassVar[Kind] = "estimate"
     stats: ClassVar[Mapping[str, FigureRule]] = {"iterations": "max", "factor": None, "proven": "all"}
+    pullback = staticmethod(top_gradient)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.proven is not False)
@@ -122,7 +124,7 @@ class TensorNorm(Stepped):
             proven = ops.from_numpy(np.asarray([proof.upper is not None for proof in proofs]), value)
             if len(uppers) == len(proofs):
                 claims = partial(bounds_of_layers, uppers, spec)
-        return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims)
+        return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims, xp=xp)
 
     def _undecided(self) -> Undecided:
         limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
@@ -138,10 +140,13 @@ class TensorNorm(Stepped):
         proven: Array,
         count: Array,
         claims: Claims | None = None,
+        *,
+        xp: Namespace,
     ) -> Evaluation:
         """The answer of `forward`, with what `pullback` needs."""
-        u, v, tap_weights = maximiser.u, maximiser.v, maximiser.tap_weights
-        residuals = (u, v, tap_weights, factor, maximiser.group)
+        # TN is the form at the maximiser times the root of the number of taps.
+        scale = xp.astype(factor * math.sqrt(maximiser.tap_weights.shape[1]), maximiser.u.dtype)
+        residuals = (maximiser.u * scale[:, None], maximiser.v, maximiser.tap_weights, maximiser.group)
         return Evaluation(maximiser.value * factor, (count, factor, proven), residuals, claims)
 
     def _of_matrix(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
@@ -160,27 +165,7 @@ class TensorNorm(Stepped):
                 return None
             claims = partial(bounds_by_blocks, uppers, spec)
         count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
-        return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count, claims)
-
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """The gradient with constant vectors (envelope theorem): ``sqrt(taps) Re(conj(u) v w)`` with the tap weights w.
-
-        u is the conjugate of the form's left vector (`alternation.maximise`).
-        """
-        u, v, tap_weights, factor, group = residuals
-        scale = cotangent * factor * math.sqrt(math.prod(spec.block_kernel_shape))
-        left_pair = arrays.real_pair(u * xp.astype(scale, u.dtype)[:, None], xp=xp)
-        products = xp.reshape(v[:, :, None] * tap_weights[:, None, :], (v.shape[0], -1))
-        gradient = xp.matmul(left_pair, xp.stack([xp.real(products), xp.imag(products)], axis=1))
-        gradient = arrays.one_hot(gradient, group, spec.groups, xp=xp)
-        return xp.reshape(gradient, (-1, *spec.block_shape))
+        return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count, claims, xp=xp)
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
@@ -229,12 +214,12 @@ class TensorNorm(Stepped):
         of_blocks = [step.value, step.left_pair, step.right_pair]
         (value, left_pair, right_pair), group = _of_best_group(of_blocks, spec.groups, xp=xp)
         # `pullback` takes the conjugate of the left vector.
-        u = ops.complex(left_pair[..., 0], -left_pair[..., 1])
+        root = math.sqrt(math.prod(sizes))
+        u = ops.complex(left_pair[..., 0], -left_pair[..., 1]) * root
         # The right pair is the conjugate of the product of the right vector and the spatial vectors. So `pullback` gets
         # that product as right vector, and 1 as tap weights.
         v = ops.complex(right_pair[:, 0, :], -right_pair[:, 1, :])
-        residuals = (u, v, xp.ones_like(v[:, :1]), xp.ones_like(value), group)
-        return Evaluation(value * math.sqrt(math.prod(sizes)), (), residuals), (new_vectors,)
+        return Evaluation(value * root, (), (u, v, xp.ones_like(v[:, :1]), group)), (new_vectors,)
 
 
 def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:

@@ -13,7 +13,7 @@ from specnorm.unfoldings import reshaping as unfoldings
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-from specnorm.proofs.norms import GramProof, norms_near
+from specnorm.proofs.norms import GramProof
 
 
 def supremum_up_from_unfolding(unfolding_norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
@@ -60,7 +60,7 @@ class UnfoldingProof:
         """
         ops = self._ops
         wide_vectors = arrays.in_wide_dtype(near_vectors, ops=ops)
-        unfolding_norms = norms_near(self._proof, self._matrix, wide_vectors, ops=ops)
+        unfolding_norms = self._proof.norms_up(wide_vectors)
         values = ops.to_numpy(supremum_up_from_unfolding(unfolding_norms, self._kernel_shape, xp=ops.xp)).tolist()
         rule = f"{self._matrix.shape[1]} x {self._matrix.shape[2]} unfolding"
         return [_upper(value, ALL_FREQUENCIES, rule) for value in values]

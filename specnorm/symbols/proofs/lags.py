@@ -40,16 +40,15 @@ class Lags(NamedTuple):
     values: Array
     error: Array
 
+    @classmethod
+    def of(cls, x: Array, *, ops: ArrayOps, wide: bool = False) -> Lags:
+        """The lags of kernels (b, rows, c, *kernel_shape), with ``rows`` output and c input channels.
 
-def lags_of(x: Array, *, ops: ArrayOps, wide: bool = False) -> Lags:
-    """Compute the lags of kernels (b, rows, c, *kernel_shape), with ``rows`` output and c input channels.
-
-    ``wide``: whether to compute in the device's widest precision instead of that of x.
-    """
-    if wide:
-        x = arrays.in_wide_dtype(x, ops=ops)
-    values = lag_products(x, x, ops=ops)
-    return Lags(values, _lags_error(x, xp=ops.xp))
+        ``wide``: whether to compute in the device's widest precision instead of that of x.
+        """
+        if wide:
+            x = arrays.in_wide_dtype(x, ops=ops)
+        return cls(lag_products(x, x, ops=ops), _lags_error(x, xp=ops.xp))
 
 
 def lag_products(

@@ -178,26 +178,6 @@ def planes_at(blocks: Array, cos: Array, sin: Array, *, xp: Namespace) -> tuple[
     return real, imag
 
 
-def symbol_gradient(
-    u: Array,
-    v: Array,
-    phase: Array,
-    kernel_shape: tuple[int, ...],
-    *,
-    xp: Namespace,
-) -> Array:
-    """Gradient of ``sum_r Re(u_r* G(theta_r) v_r)`` with respect to the blocks: ``Re(conj(u_o) v_i e^{i k.theta})``.
-
-    ``u``, ``v`` are (b, r, m) and (b, r, p). ``phase`` (b, r, taps): e^{i k.theta_r} for each tap k. Returns (b, m, p,
-    *kernel_shape).
-    """
-    b, r, m = u.shape
-    p = v.shape[2]
-    right = xp.reshape(v[:, :, :, None] * phase[:, :, None, :], (b, r, -1))
-    total = _real_of_product(xp.matrix_transpose(u), right, xp=xp)
-    return xp.reshape(total, (b, m, p, *kernel_shape))
-
-
 def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:
     """``Re(conj(X) Y) = Re X Re Y + Im X Im Y`` for matrices (b, m, r) and (b, r, n), as one real product."""
     left = xp.concat([xp.real(x), xp.imag(x)], axis=2)
@@ -214,12 +194,16 @@ def singular_value_gradient(
     *,
     xp: Namespace,
 ) -> Array:
-    """Cotangent (b,) times the gradient of a singular value of each block's symbol at one frequency.
+    """Cotangent (b,) times the gradient of ``Re(u* G(theta) v)``: ``Re(conj(u_o) v_i e^{i k.theta})``.
 
-    The singular vectors are u (b, m) and v (b, p); ``phase`` is (b, taps).
+    For singular vectors u (b, m) and v (b, p), that is a singular value of each block's symbol at one frequency.
+    ``phase`` (b, taps): e^{i k.theta} for each tap k, or other weights of the taps. Returns (b, m, p, *kernel_shape).
     """
+    b, m = u.shape
     u = u * xp.astype(cotangent, u.dtype)[:, None]
-    return symbol_gradient(u[:, None, :], v[:, None, :], phase[:, None, :], kernel_shape, xp=xp)
+    right = xp.reshape(v[:, :, None] * phase[:, None, :], (b, 1, -1))
+    total = _real_of_product(u[:, :, None], right, xp=xp)
+    return xp.reshape(total, (b, m, -1, *kernel_shape))
 
 
 def matrices_gradient(

@@ -35,7 +35,7 @@ from specnorm.gram.proofs.powers import GramSymbol, Powers, Taps, lag_norms
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.proofs.lags import lags_of
+from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.scalar import ScalarGram
 
 ALLOWANCES = {"gamma", "product_error", "phase_error"}
@@ -207,7 +207,7 @@ def lag_norms_of_ones() -> bool:
 
 
 def lags_of_ones() -> bool:
-    found: Any = lags_of(ONES, ops=off(-1))
+    found: Any = Lags.of(ONES, ops=off(-1))
     return float(found.values[0, 0, 0, 0] + found.error[0]) >= LONG
 
 
