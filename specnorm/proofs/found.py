@@ -128,11 +128,6 @@ class Found:
         """The upper bound as a number: infinity if there is none."""
         return finite(self.upper)
 
-    @property
-    def width(self) -> float:
-        """Relative distance of the bounds."""
-        return self.highest / self.lower.value - 1 if self.lower > 0 else math.inf
-
     def within(self, rtol: float) -> bool:
         """Whether there are both bounds, and the upper one is at most ``lower * (1 + rtol)``."""
         return self.highest <= self.lower.value * (1 + rtol)

@@ -145,7 +145,7 @@ class Branches:
 
     def joined(self, node: Node) -> Array:
         """Return the numbers of values that are joined; constants have the number 0."""
-        arrays = []
+        arrays: list[Array] = []
         for name in node.inputs:
             if name in self.graph.arrays:
                 arrays.append(np.zeros(self.graph.arrays[name].shape, np.int64))
@@ -164,7 +164,8 @@ class Branches:
             return before.transpose(node.attributes.get("perm", backwards))
         starts, ends, *others = (self.graph.arrays.get(x) for x in node.inputs[1:])
         axes, steps = (*others, None, None)[:2]
-        require(starts is not None and ends is not None, "a Slice without its ends")
+        if starts is None or ends is None:
+            raise Refused("a Slice without its ends")
         count = len(np.atleast_1d(starts))
         axes = np.arange(count) if axes is None else axes
         steps = np.ones(count, np.int64) if steps is None else steps
@@ -207,7 +208,7 @@ class Branches:
         copies = np.bincount(reading.reshape(-1), minlength=self.used)
         of_start = copies[1 : 1 + self.start_size]
         most = [Fraction(int(of_start[sets == j].max())) for j in range(sets.max() + 1)]
-        q = np.diag(most)
+        q: Array = np.diag(np.array(most, dtype=object))
         for block, of_block in zip(self.blocks, forms, strict=False):
             q = q + Fraction(int(copies[block.entries].max())) * of_block
         return q
