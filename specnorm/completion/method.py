@@ -73,9 +73,9 @@ class Completion(Method):
     def check(self, spec: ConvSpec) -> None:
         """Refuse kernels with so many taps that the table of their lags takes gigabytes."""
         lags = math.prod(2 * k - 1 for k in spec.block_kernel_shape)
-        if lags**2 > 4 * _LARGEST_TABLE:
+        if lags**2 > _LARGEST_TABLE:
             raise MethodError(
-                f"a completion of a kernel {spec.block_kernel_shape} takes a table of {lags // 2} x {lags // 2} "
+                f"a completion of a kernel {spec.block_kernel_shape} takes a table of {lags} x {lags} "
                 f"numbers, more than {_LARGEST_TABLE}. Use enclose(kernel) or grid_bound(kernel)."
             )
 

@@ -24,6 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from core.proof.formulas import CHECKS as FORMULAS
 from helpers.assumptions import assumed
 from helpers.mutants import Function, certified, mutated
 from helpers.oracle import dense_matrix
@@ -319,7 +320,7 @@ def of_arithmetic() -> Iterator[str]:
     yield from outward()
 
 
-CHECKS: dict[str, Check] = {
+CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (
         grids, claims, multiples, fixed_cost, circular, at_size, smallest, isometries, balls, matrices,
@@ -425,11 +426,34 @@ def mistakes() -> Iterator[Mistake]:
                 yield from (Mistake(function, kind, number) for number in range(count))
 
 
+@functools.cache
+def caches() -> list[Any]:
+    things = (x for x in gc.get_objects() if isinstance(x, functools._lru_cache_wrapper))
+    return [x for x in things if x.__module__.startswith("specnorm")]
+
+
 def forget() -> None:
     """What functions have remembered."""
-    for thing in gc.get_objects():
-        if isinstance(thing, functools._lru_cache_wrapper) and thing.__module__.startswith("specnorm"):
-            thing.cache_clear()
+    for cache in caches():
+        cache.cache_clear()
+
+
+@functools.cache
+def runs(check: str) -> set[tuple[str, str]]:
+    """Files and names of the functions that a check runs, as things are."""
+    found = set()
+
+    def note(frame: Any, event: str, _: object) -> None:
+        if event == "call":
+            found.add((frame.f_code.co_filename, frame.f_code.co_qualname.partition(".<locals>")[0]))
+
+    forget()
+    sys.setprofile(note)
+    try:
+        list(CHECKS[check]())
+    finally:
+        sys.setprofile(None)
+    return found
 
 
 def noticed_by(mistake: Mistake, checks: dict[str, Check]) -> str:
@@ -452,23 +476,25 @@ TABLE = Path(__file__).with_suffix(".md")
 HEAD = ("function", "mistake", "place", "noticed by")
 
 
-def rows() -> list[tuple[str, ...]]:
-    """The rows of `TABLE`."""
-    lines = TABLE.read_text(encoding="utf-8").splitlines()
+def rows(part: int = 0) -> list[tuple[str, ...]]:
+    """The rows of `TABLE`: of the mistakes that are noticed, or (1) of those that change nothing."""
+    lines = TABLE.read_text(encoding="utf-8").split("## Equivalent")[part].splitlines()
     cells = [tuple(cell.strip().strip("`") for cell in line.strip("|").split(" | ")) for line in lines if "|" in line]
     return cells[2:]
 
 
 def main() -> None:
-    """Write a row for each mistake that is noticed, of those whose function's name holds one of the given words."""
+    """Write a row for each mistake in functions whose names hold one of the given words, by checks that run these."""
     words = sys.argv[1:] or [""]
     for mistake in mistakes():
         if not any(word in str(mistake.function) for word in words):
             continue
+        place = (str(mistake.function.path), mistake.function.name)
+        running = {name: check for name, check in CHECKS.items() if place in runs(name)}
         sys.stdout.flush()
         if os.fork() == 0:
             resource.setrlimit(resource.RLIMIT_CPU, (LONGEST, LONGEST))
-            noticed = noticed_by(mistake, CHECKS)
+            noticed = noticed_by(mistake, running)
             print(f"| `{mistake.function}` | {mistake.kind} | `{mistake.site}` | {noticed or '-'} |", flush=True)  # noqa: T201
             os._exit(0)
         os.wait()
