@@ -7,6 +7,7 @@ A plugin registers one object derived from `Backend`. Besides this module, plugi
 from __future__ import annotations
 
 from specnorm.api.bounds import Comparison
+from specnorm.backends import backend_for
 from specnorm.backends.registry import names_of
 from specnorm.backends.text import counted
 from specnorm.backends.types import AnyArray, Backend, LayerKernel, LayerReader
@@ -42,6 +43,7 @@ __all__ = [
     "ToFollow",
     "Vector",
     "at_every_size",
+    "backend_for",
     "check_bound",
     "check_count",
     "check_values",

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.backends import Backend, backend_for
 from specnorm.errors import GeometryError
-from specnorm.plugin import LayerKernel, LayerReader, per_axis, same_upper
+from specnorm.plugin import LayerKernel, LayerReader, backend_for, per_axis, same_upper
 
 _CONVOLUTIONS = tuple(f"Conv{d}D" for d in (1, 2, 3))
 _TRANSPOSED = tuple(f"Conv{d}DTranspose" for d in (1, 2, 3))
@@ -126,8 +125,7 @@ def _separable_kernel(x: Any) -> np.ndarray:
 
 def _on_host(variable: Any) -> np.ndarray:
     """The value of a Keras variable as a NumPy array."""
-    backend: Backend = backend_for(variable.value)
-    return backend.to_numpy(variable.value)
+    return backend_for(variable.value).to_numpy(variable.value)
 
 
 class Reader(LayerReader):
