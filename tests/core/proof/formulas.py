@@ -346,7 +346,7 @@ def residuals() -> Violations:
     error, is_zero = ritz.gram_error(narrow, 100, 50, ops=OPS)
     product = np.abs(small).sum(1).max() * np.abs(small).sum(0).max()
     yield from up("error of a Gram matrix", error, product * gamma(100, SINGLE), 1e-4)
-    if is_zero.any():
+    if np.asarray(is_zero).any():
         yield "a zero layer"
 
 
