@@ -53,7 +53,7 @@ from specnorm.proofs.bound import (
     scaled_up,
 )
 from specnorm.proofs.cells import Circulant, Grid
-from specnorm.proofs.frequencies import half_lags
+from specnorm.proofs.frequencies import Frequencies, half_lags
 from specnorm.proofs.norms import cholesky_loss, frobenius_up, gram_below, gram_norm_up
 from specnorm.supremum.proof import Nonnegative, _nowhere_negative
 from specnorm.symbols.proofs import symbols
@@ -65,7 +65,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.frequencies import Frequencies
 
 DEFECT = "isometry defect"
 """The subject (``what``) of claims about the isometry defect."""
