@@ -130,8 +130,9 @@ def _half_of_sum_and_distance(node: Node, structure: Structure) -> _Extreme:
 def _halves(node: Node) -> bool:
     """Whether a node is half of its input."""
     operator = node.operator
-    is_exact = isinstance(operator, ops.Scale) and operator.exact and operator.offset is None
-    return is_exact and operator.values.size == 1 and operator.values.item() == HALF
+    if not isinstance(operator, ops.Scale) or not operator.exact or operator.offset is not None:
+        return False
+    return operator.values.size == 1 and operator.values.item() == HALF
 
 
 def _written_by_relu(node: Node, structure: Structure) -> _Extreme:
