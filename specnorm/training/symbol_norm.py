@@ -188,8 +188,9 @@ class SymbolNorm(Stepped):
         return Followed(passed.value, passed.left, passed.right, passed.sketch, new_state, is_due, known)
 
     def passes(self, spec: ConvSpec) -> int:
-        """A wave from a point of the grid needs another step of its frequency."""
-        return 1 if _is_matrix(spec) else _PASSES
+        """A wave from a point of the grid needs more steps of its frequency, and one more in three axes."""
+        axes = sum(k > 1 for k in spec.block_kernel_shape)
+        return 1 if _is_matrix(spec) else max(_PASSES, axes)
 
     def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """Zeros, and the state."""

@@ -296,7 +296,7 @@ MISTAKES = {
     "a distribution changes less": ("return ONE / 2", "return ONE / 3"),
     "slopes of a difference are those of a sum": ('if node.op == "Sub" and len(summands) == 2 else', "if False else"),
     "negative slopes of a sum are forgotten": ("bound * max(-low, high)", "bound * high"),
-    "what is changed by a sum is forgotten": ("for q in summands)", "for q in summands[:1])"),
+    "what is changed by a sum is forgotten": ("    for q in summands:\n", "    for q in summands[:1]:\n"),
     "factors of blocks are forgotten": ("block.factor**2 * form", "form"),
     "steep functions of halves are taken as flat": ("slopes_of(node) is not None and factor <= 1", "slopes_of(node)"),
     "copies of entries are counted once": ("int(of_start[sets == j].max())", "int(of_start[sets == j].any())"),
@@ -307,8 +307,7 @@ MISTAKES = {
         "return before.reshape(self.graph.shape_of(name))",
     ),
     "steps of slices are forgotten": (
-        "slice(int(first), int(last), int(step))",
-        "slice(int(first), int(first) + (int(last) - int(first)) // int(step))",
+        "yield axis, slice(first, last, step)", "yield axis, slice(first, first + (last - first) // step)",
     ),
     "a mean is divided twice": ("root_up(1 / entries)", "root_up(1 / entries**2)"),
     "a sum is taken as a mean": ("return root_up(entries)", "return ONE"),

@@ -49,7 +49,8 @@ def track_many(kernel: Any, method: Any, **keywords: Any) -> object:
 
 def audit(kernel: Any, **keywords: Any) -> object:
     size = keywords.pop("input_shape", None)
-    return specnorm.audit({"layer.weight": kernel}, input_shape=size, layout="OIHW"[-kernel.ndim :], **keywords)
+    layout: Any = {3: "OIW", 4: "OIHW"}[kernel.ndim]
+    return specnorm.audit({"layer.weight": kernel}, input_shape=size, layout=layout, **keywords)
 
 
 OTHERS: dict[str, Callable[..., object]] = {

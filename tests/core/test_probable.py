@@ -358,8 +358,7 @@ def test_matrices_of_jax(kind: str) -> None:
 
 def test_other_matrices_of_jax() -> None:
     jax = pytest.importorskip("jax")
-    from jax.experimental import sparse
-
+    sparse: Any = pytest.importorskip("jax.experimental.sparse")
     one_entry = jax.numpy.zeros((3, 2)).at[1, 0].set(2.0)
     assert_bounds(sparse.BCOO.fromdense(one_entry * (1 + 1j)), 8**0.5)
     with pytest.raises(MethodError, match=r"BCSR is not transposed by its library .*another format"):

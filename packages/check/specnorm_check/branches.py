@@ -162,16 +162,9 @@ class Branches:
         if node.op == "Transpose":
             backwards = range(before.ndim)[::-1]
             return before.transpose(node.attributes.get("perm", backwards))
-        starts, ends, *others = (self.graph.arrays.get(x) for x in node.inputs[1:])
-        axes, steps = (*others, None, None)[:2]
-        if starts is None or ends is None:
-            raise Refused("a Slice without its ends")
-        count = len(np.atleast_1d(starts))
-        axes = np.arange(count) if axes is None else axes
-        steps = np.ones(count, np.int64) if steps is None else steps
         parts = [slice(None)] * before.ndim
-        for axis, first, last, step in zip(axes, starts, ends, steps, strict=True):
-            parts[axis] = slice(int(first), int(last), int(step))
+        for axis, part in slices_of(self.graph, node):
+            parts[axis] = part
         after = before[tuple(parts)]
         # A value without entries has no shape in the graph.
         is_as_inferred = after.size == 0 or after.shape == self.graph.shape_of(name)
@@ -207,16 +200,32 @@ class Branches:
         """Return Q of a value by the numbers of what it reads (step C)."""
         copies = np.bincount(reading.reshape(-1), minlength=self.used)
         of_start = copies[1 : 1 + self.start_size]
-        most = [Fraction(int(of_start[sets == j].max())) for j in range(sets.max() + 1)]
-        q: Array = np.diag(np.array(most, dtype=object))
+        count = int(sets.max()) + 1
+        q: Array = np.full((count, count), Fraction(0))
+        for j in range(count):
+            q[j, j] = Fraction(int(of_start[sets == j].max()))
         for block, of_block in zip(self.blocks, forms, strict=False):
             q = q + Fraction(int(copies[block.entries].max())) * of_block
         return q
 
 
+def slices_of(graph: Graph, node: Node) -> Iterator[tuple[int, slice]]:
+    """Yield the axes of a Slice, each with what is taken of it."""
+    arrays = [graph.arrays[name].tolist() for name in node.inputs[1:] if name]
+    has_all = len(arrays) == len(node.inputs) - 1 and len(arrays) > 1
+    require(has_all, "such a Slice stands in a branch")
+    starts, ends = arrays[:2]
+    axes = arrays[2] if len(arrays) > 2 else range(len(starts))
+    steps = arrays[3] if len(arrays) > 3 else [1] * len(starts)
+    for axis, first, last, step in zip(axes, starts, ends, steps, strict=True):
+        yield axis, slice(first, last, step)
+
+
 def form_of_sum(summands: Sequence[Array]) -> Array:
     """Return Q of a sum of values from theirs (step C)."""
-    r = sum(np.array([root_up(x) for x in np.diag(q)]) for q in summands)
+    r = np.full(len(summands[0]), Fraction(0))
+    for q in summands:
+        r = r + np.array([root_up(x) for x in np.diag(q)])
     return np.outer(r, r)
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 
 import specnorm
 from specnorm.at_size import layer as layer_module
+from specnorm.at_size.component import ComponentBounds
 from specnorm.at_size.layer import enclose_layer
 from specnorm.at_size.proofs.block_tridiagonal import (
     BlockTridiagonal,
@@ -177,7 +178,7 @@ def test_attempts_begin_at_the_tolerance_asked_for(monkeypatch: pytest.MonkeyPat
     """Attempts for 1e-2 began at 1e-3, and took ten times as long; what is not reached asks for larger ones too."""
     made: list[float] = []
 
-    class Watched(layer_module.ComponentBounds):
+    class Watched(ComponentBounds):
         def near_supremum(self, *args: Any, **options: Any) -> Any:
             made.append(self.rtol)
             return super().near_supremum(*args, **options)

@@ -132,9 +132,7 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     "a vector that every wide matrix maps to 0": lambda: defect.smallest_at(
         WIDE, 0, Frequencies.half_grid((1,)), DIFFERENCE, ops=OPS
     ),
-    "Gram matrices of columns that are more than rows": lambda: defect.smallest_on_grid(
-        np.ones((1, 1, 2, 2)), (2,), 0.1, 1.0, ops=OPS
-    ),
+    "Gram matrices of columns that are more than rows": lambda: defect.smallest_on_grid(WIDE, (2,), 0.1, 1.0, ops=OPS),
     "no vector": lambda: defect.smallest_at(LINE, 0, Frequencies.half_grid((1,)), 0 * VECTOR, ops=OPS),
     "parts with bounds of norms": lambda: defect.smallest_of_parts([(assumed_lower(1.0), assumed(1.0))]),
     "a kernel whose smallest value is not 0": lambda: defect.smallest_of_zero(LINE, ops=OPS),

@@ -101,8 +101,8 @@ def blocks() -> bool:
         return np.matmul(a, b) - np.float32(less)
 
     ops = OPS
-    linalg = Instead(ops.xp.linalg, cholesky=cholesky)
-    planted: Any = Instead(ops, xp=Instead(ops.xp, matmul=matmul, linalg=linalg), cholesky_ok=lambda a: a[:, 0, 0] > 0)
+    xp = Instead(ops.xp, matmul=matmul, linalg=Instead(ops.xp.linalg, cholesky=cholesky))
+    planted: Any = Instead(ops, xp=xp, has_factors=False, cholesky_ok=lambda a: a[:, 0, 0] > 0)
     ones: Any = np.ones((1, 1, size, size), dtype=np.float32)
     return float(largest_eigenvalue_up(BlockTridiagonal(ones, below), limits, ops=planted)[0]) >= size
 

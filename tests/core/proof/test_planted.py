@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 
 import pytest
-from core.proof.planted import CHECKS, FORMULAS, KINDS, Mistake, mistakes, noticed_by, rows
+from core.proof.formulas import CHECKS as FORMULAS
+from core.proof.planted import CHECKS, KINDS, Mistake, mistakes, noticed_by, rows
 from helpers.mutants import certified
-from helpers.nightly import sample
 
 ROWS = rows()
 NAMED = [*ROWS, *rows(1)]
@@ -27,9 +27,8 @@ def planted(name: str, kind: str, place: str) -> list[Mistake]:
     return [x for x in (Mistake(function, kind, number) for number in range(count)) if x.site == place]
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "place", "check"), sample(ROWS, 5), ids=lambda x: x.partition(": ")[2] or None
-)
+@pytest.mark.sampled(5)
+@pytest.mark.parametrize(("name", "kind", "place", "check"), ROWS, ids=lambda x: x.partition(": ")[2] or None)
 def test_a_planted_mistake_is_noticed(name: str, kind: str, place: str, check: str) -> None:
     assert holds(check)
     assert noticed_by(planted(name, kind, place)[0], {check: CHECKS[check]}) == check
