@@ -130,12 +130,12 @@ def unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     A zero vector stays zero. Faster than `normalise`, but squares of entries must neither overflow nor underflow.
     """
     norm = xp.sqrt(xp.real(xp.vecdot(x, x)))
-    return x * xp.astype(inverse(norm), x.dtype)[..., None], norm
+    return x * xp.astype(inverse(norm, xp=xp), x.dtype)[..., None], norm
 
 
-def inverse(norm: Array) -> Array:
-    """The inverse of norms; finite for 0."""
-    return 1 / (norm + _TINY)
+def inverse(norm: Array, *, xp: Namespace) -> Array:
+    """The inverse of norms; finite for 0. For devices, a quotient by them is two operations."""
+    return xp.reciprocal(norm + _TINY)
 
 
 def normalise_or_keep(x: Array, old: Array, *, xp: Namespace) -> tuple[Array, Array]:

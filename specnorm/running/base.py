@@ -360,12 +360,20 @@ class Stepped(Method):
         """
         raise NotImplementedError
 
+    def moved(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+        """The state that `follow` returns: all that is needed of a pass before another one."""
+        raise NotImplementedError
+
+    def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+        """What `follow` returned, and whether a sweep is due."""
+        raise NotImplementedError
+
     def passes(self, spec: ConvSpec) -> int:
-        """Number of calls of `follow` after a sweep."""
+        """Number of passes after a sweep."""
         raise NotImplementedError
 
     def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
-        """What a compiler's loop begins with: arrays in the shapes and dtypes of what `follow` returns."""
+        """What a compiler's loop begins with: arrays in the shapes and dtypes of what `due` returns."""
         raise NotImplementedError
 
     def sweep(
@@ -378,7 +386,7 @@ class Stepped(Method):
         blocks : array, shape (b, m, p, *kernel_shape)
             Zero or scaled to about 1.
         followed : Followed
-            From `follow`.
+            From `due`.
 
         Returns
         -------

@@ -171,6 +171,8 @@ class SteppedProgram(Program):
             followed = self._followed_by_loop(kernels, rows, block_state, run)
         else:
             followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
+            if state:
+                followed = self.stepped.due(followed, self.spec, ops=run)
             if state and sweeps != 0:
                 followed = self._swept(kernels, rows, followed, sweeps, run)
         return self._by_layers(followed, kernels, state, xp=xp)
@@ -202,13 +204,21 @@ class SteppedProgram(Program):
     def _swept_together(
         self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int, run: ArrayOps
     ) -> Followed:
-        blocks, _ = self._scaled_blocks(kernels, run)
-        last_value = followed.value
-        state = self.stepped.sweep(blocks, followed, self.spec, sweeps=sweeps, ops=run)
-        for _ in range(self.stepped.passes(self.spec)):
-            followed = self.stepped.follow(rows, state, self.spec, ops=run)
-            state = followed.state
-        return self.stepped.swept(followed, last_value, sweeps=sweeps, xp=run.xp)
+        stepped, blocks = self.stepped, self._blocks_to_sweep(kernels, run)
+        state = stepped.sweep(blocks, followed, self.spec, sweeps=sweeps, ops=run)
+        for _ in range(stepped.passes(self.spec) - 1):
+            state = stepped.moved(rows, state, self.spec, ops=run)
+        # The kernel has not moved since the first pass.
+        last = stepped.follow(rows, state, self.spec, ops=run)._replace(known=followed.known)
+        return stepped.swept(last, followed.value, sweeps=sweeps, xp=run.xp)
+
+    def _blocks_to_sweep(self, kernels: AnyArray, run: ArrayOps) -> AnyArray:
+        """Blocks that are scaled to about 1, not exactly where operations are launched or compiled."""
+        if run.concrete and not run.asynchronous:
+            return self._scaled_blocks(kernels, run)[0]
+        xp = run.xp
+        size = xp.max(xp.abs(kernels), axis=tuple(range(1, kernels.ndim)), keepdims=True)
+        return self._blocks(kernels / (size + _TINY), run.own_dtype, run)
 
     def _followed_by_loop(
         self, kernels: AnyArray, rows: AnyArray, state: tuple[AnyArray, ...], run: ArrayOps
@@ -226,13 +236,12 @@ class SteppedProgram(Program):
             number, end, sweeps_needed, last_value, followed = last
 
             def swept(_: tuple[Any, ...]) -> tuple[Any, ...]:
-                size = xp.max(xp.abs(kernels), axis=tuple(range(1, kernels.ndim)), keepdims=True)
-                blocks = self._blocks(kernels / (size + _TINY), run.own_dtype, run)
+                blocks = self._blocks_to_sweep(kernels, run)
                 return xp.zeros_like(number), stepped.sweep(blocks, followed, self.spec, sweeps=sweeps_needed, ops=run)
 
             before: Any = number, followed.state
             state: Any = run.loop(lambda last: last[0] == 1, swept, before)[1]
-            followed = stepped.follow(rows, state, self.spec, ops=run)
+            followed = stepped.due(stepped.follow(rows, state, self.spec, ops=run), self.spec, ops=run)
             is_due: Any = followed.is_due
             needed = xp.astype(xp.max(stepped.sweeps_due(followed, xp=xp)), number.dtype)
             is_first = number == 0

@@ -321,8 +321,8 @@ def _uphill_in_the_plane(gradient: Array, hessian: Array, least_relative_curvatu
     radius = xp.sqrt(half_difference * half_difference + off_diagonal * off_diagonal)
     largest = xp.abs(mean) + radius
     least = least_relative_curvature * largest + _TINY
-    at_higher = 1 / xp.maximum(xp.abs(mean + radius), least)
-    at_lower = 1 / xp.maximum(xp.abs(mean - radius), least)
+    at_higher = xp.reciprocal(xp.maximum(xp.abs(mean + radius), least))
+    at_lower = xp.reciprocal(xp.maximum(xp.abs(mean - radius), least))
     centre = 0.5 * (at_higher + at_lower)
     half_gap = 0.5 * (at_higher - at_lower)
     image = xp.matmul(hessian, gradient[..., None])[..., 0]

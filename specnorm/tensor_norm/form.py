@@ -68,7 +68,7 @@ class Form:
         # The squared norms of the real parts, then those of the imaginary parts.
         squared_parts = xp.vecdot(image, image)
         norm_sq = squared_parts[:, :sets] + squared_parts[:, sets:]
-        inverse_norm = arrays.inverse(xp.sqrt(norm_sq))
+        inverse_norm = arrays.inverse(xp.sqrt(norm_sq), xp=xp)
         u = image * xp.concat([inverse_norm, inverse_norm], axis=1)[..., None]
         return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps))
 

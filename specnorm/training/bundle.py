@@ -48,6 +48,32 @@ class Waves(NamedTuple):
     angles: Array
 
 
+class Moved(NamedTuple):
+    """Waves after a pass, before the highest is chosen.
+
+    Parameters
+    ----------
+    waves : Waves
+        Those of a kernel that is zero or not finite stay.
+    norms : array, shape (b, g)
+        The norms that they attain, divided by ``size``.
+    size : array, shape (b,)
+    left : array, shape (b, g, 2, m)
+        Left vectors, as ``waves`` has them but for kernels that are zero or not finite.
+    columns : array, shape (b, g, 2, n)
+        ``v e^{i k.theta}`` of the right vectors, in the order of the kernel's entries.
+    sketch : array, shape (b, m, 4)
+        The kernel times `sketch_rows`, transposed.
+    """
+
+    waves: Waves
+    norms: Array
+    size: Array
+    left: Array
+    columns: Array
+    sketch: Array
+
+
 class Pass(NamedTuple):
     """What a pass finds for each block.
 
@@ -59,11 +85,11 @@ class Pass(NamedTuple):
     right : array, shape (b, 2, n)
         The gradient of the value is ``left @ right``, in the order of the kernel's entries.
     moved : tuple of arrays
-        The state's arrays that a pass moves: here the waves. Those of a kernel that is zero or not finite stay.
+        The state's arrays that a pass moves: here the waves.
     best : integer array, shape (b,)
         Number of the wave with that norm.
     sketch : array, shape (b, m, 4)
-        The kernel times `sketch_rows`, transposed.
+        As of `Moved`.
     """
 
     value: Array
@@ -75,6 +101,15 @@ class Pass(NamedTuple):
 
 
 def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Pass:
+    """`move` the waves, and choose the highest."""
+    xp, found = ops.xp, move(rows, waves, spec, ops=ops)
+    best = xp.argmax(found.norms, axis=1)
+    left, right = (arrays.pick(x, best, xp=xp) for x in (found.left, found.columns))
+    value = xp.max(found.norms, axis=1) * found.size
+    return Pass(value, xp.matrix_transpose(left), right, found.waves, best, found.sketch)
+
+
+def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     """Move the waves by a power step and a Newton step.
 
     Parameters
@@ -105,16 +140,14 @@ def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Pass:
     size = xp.max(xp.abs(images), axis=(1, 2), keepdims=True) + _TINY
     found = xp.reshape(xp.matrix_transpose(images[..., : 2 * count] / size), (b, count, 2 * m))
     norms = xp.sqrt(xp.vecdot(found, found))
-    best = xp.argmax(norms, axis=1)
     moved = xp.reshape(found / (norms[..., None] + _TINY), (b, count, 2, m))
-    of_left, of_right = (arrays.pick(x, best, xp=xp) for x in (moved, xp.reshape(columns, (b, count, 2, -1))))
-    has_directions = (norms > 0) & xp.isfinite(norms)
+    # False for what is not a number, too.
+    has_directions = (norms > 0) & (norms < math.inf)
     new = Waves(
         xp.where(has_directions[:, None, :, None], xp.permute_dims(moved, (0, 3, 1, 2)), waves.left),
         xp.where(has_directions[:, None, :], waves.angles + xp.matrix_transpose(step), waves.angles),
     )
-    value = xp.max(norms, axis=1) * size[:, 0, 0]
-    return Pass(value, xp.matrix_transpose(of_left), of_right, new, best, sketch)
+    return Moved(new, norms, size[:, 0, 0], moved, xp.reshape(columns, (b, count, 2, -1)), sketch)
 
 
 def with_one_kept(new: Waves, old: Waves, kept: Array, *, xp: Namespace) -> Waves:

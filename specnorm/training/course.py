@@ -45,9 +45,8 @@ def sweeps_needed(course: Array, distance: Array, *, xp: Namespace) -> Array:
     """
     count = xp.ones_like(distance)
     for doubling in range(_DOUBLINGS):
-        # True for what is not a number, too.
-        is_far = ~(distance <= 2**doubling * _WAY_OF_A_SWEEP)
-        count = count + 2.0**doubling * xp.astype(is_far, distance.dtype)
+        # What is not a number counts as far.
+        count = xp.where(distance <= 2**doubling * _WAY_OF_A_SWEEP, count, count + count)
     owed = course[:, 0, 1]
     return xp.where((owed > count) & (owed <= 2**_DOUBLINGS), owed, count)
 

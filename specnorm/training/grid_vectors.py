@@ -512,9 +512,9 @@ def _best_in_plane(one: Sequence[Array], other: Sequence[Array], *, xp: Namespac
     size = xp.abs(coupling)
     twice, difference = 2.0 * size, square - other_square
     length = xp.hypot(twice, difference)
-    # Half the angle of (difference, twice), which is between 0 and pi.
-    ratio = (difference + _TINY) / (length + _TINY)
-    cos, sin = xp.sqrt(xp.abs(0.5 + 0.5 * ratio)), xp.sqrt(xp.abs(0.5 - 0.5 * ratio))
+    # Of half the angle of (difference, twice), which is between 0 and pi.
+    half_ratio = 0.5 * ((difference + _TINY) / (length + _TINY))
+    cos, sin = xp.sqrt(xp.abs(0.5 + half_ratio)), xp.sqrt(xp.abs(0.5 - half_ratio))
     sin = sin * xp.conj(coupling) / (size + _TINY)
     largest = 0.5 * (square + other_square + length)
     return largest, *(cos * x + sin * y for x, y in zip(one[1:], other[1:], strict=True))
@@ -671,7 +671,7 @@ def _last_axis_at(x: Array, index: Array, *, xp: Namespace) -> Array:
 def _unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """Vectors on axis 1 divided by their norms, and the norms, which keep the axis. A zero vector stays zero."""
     norm = xp.sqrt(_squared_norm(x, xp=xp))
-    return x * (1 / (norm + _TINY)), norm
+    return x * arrays.inverse(norm, xp=xp), norm
 
 
 def _squared_norm(x: Array, *, xp: Namespace) -> Array:

@@ -180,12 +180,21 @@ class SymbolNorm(Stepped):
             return Followed(*_factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp), sketch)
         *moving, sketch, now = state
         passed = _pass(rows, tuple(moving), spec, ops=ops)
-        # A value that is not a number makes the distance one that is far.
-        distance = _reach(spec) * bundle.distance(passed.sketch, sketch, ops=ops) + 0.0 * passed.value
         new_state = *passed.moved, sketch, now
-        known = distance, passed.best
-        is_due = course.is_due(now, distance)
-        return Followed(passed.value, passed.left, passed.right, passed.sketch, new_state, is_due, known)
+        return Followed(passed.value, passed.left, passed.right, passed.sketch, new_state, known=(passed.best,))
+
+    def moved(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+        """Move the waves of the bundle."""
+        vectors, left, angles, *deciding = state
+        waves = bundle.move(rows, bundle.Waves(left, angles), spec, ops=ops).waves
+        return vectors, *waves, *deciding
+
+    def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+        """By the course of each block, and the way that its kernel has gone since the last sweep."""
+        *_, sketch, now = followed.state
+        # A value that is not a number makes the distance one that is far.
+        distance = _reach(spec) * bundle.distance(followed.sketch, sketch, ops=ops) + 0.0 * followed.value
+        return followed._replace(is_due=course.is_due(now, distance), known=(*followed.known, distance))
 
     def passes(self, spec: ConvSpec) -> int:
         """A wave from a point of the grid needs more steps of its frequency, and one more in three axes."""
@@ -198,7 +207,7 @@ class SymbolNorm(Stepped):
         rank = 1 if _is_matrix(spec) else 2
         shapes = (b,), (b, m, rank), (b, rank, n)
         value, left, right = (xp.zeros(shape, dtype=rows.dtype, device=ops.device(rows)) for shape in shapes)
-        known = value, xp.argmax(value[:, None], axis=1)
+        known = xp.argmax(value[:, None], axis=1), value
         return Followed(value, left, right, xp.zeros_like(state[-2]), state, value > 0, known)
 
     def sweep(
@@ -215,7 +224,7 @@ class SymbolNorm(Stepped):
         vectors = xp.reshape(ops.complex(vectors[..., 0], vectors[..., 1]), waves.shape)
         vectors = grid_vectors.with_invalid_replaced(vectors, waves)
         vectors, points = grid_vectors.steps(waves, vectors, sweeps)
-        best = followed.known[1]
+        best = followed.known[0]
         new = bundle.with_one_kept(_bundle(waves, points, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
         return xp.reshape(arrays.real_pair(vectors, xp=xp), moving[0].shape), *new, sketch, now
 
@@ -223,7 +232,7 @@ class SymbolNorm(Stepped):
         """The slope of the error, and the sketch from which the next way is measured."""
         *moving, _, now = followed.state
         error = followed.value / (last_value + _TINY) - 1.0
-        now = course.after_sweep(now, followed.known[0], error, sweeps, xp=xp)
+        now = course.after_sweep(now, followed.known[1], error, sweeps, xp=xp)
         return followed._replace(state=(*moving, followed.sketch, now), is_due=now[:, 0, 1] > 0)
 
     def sketch(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
@@ -235,7 +244,7 @@ class SymbolNorm(Stepped):
 
     def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
         """Number of sweeps, by the way that the kernel has gone since the last one."""
-        return course.sweeps_needed(followed.state[-1], followed.known[0], xp=xp)
+        return course.sweeps_needed(followed.state[-1], followed.known[1], xp=xp)
 
     def _follow_scalars(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """The highest group of each layer (`grid_scalars`)."""
