@@ -249,3 +249,39 @@ def test_a_constant_kernel_may_be_normalised_inside(last: str) -> None:
 
     true = np.linalg.norm(np.asarray(function(np.eye(6)), np.float64), 2)
     assert true * (1 - 1e-6) <= (network_bound(function, (6,)).upper or 0) <= true * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("features", [1, 6])
+def test_layer_norm_is_read_as_it_computes_and_nothing_else_is(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the variance is smaller than its rounding, nothing is compared; elsewhere a little more is noticed."""
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.LayerNorm(features, rngs=nnx.Rngs(0))
+    found = network_bound(model, (8, features))
+    assert found.upper is not None
+    assert found.checked.complete
+    if features > 1:
+        from specnorm_networks.certified.operators import Sqrt
+
+        monkeypatch.setattr(Sqrt, "value", lambda _, x: np.sqrt(1.001 * x))
+        with pytest.raises(TranslationError, match="not read as it computes"):
+            network_bound(model, (8, features))
+
+
+ACTIVATIONS = {
+    "softplus": (jax.nn.softplus, 1.0),
+    "log_sigmoid": (jax.nn.log_sigmoid, 1.0),
+    "mish": (jax.nn.mish, 1.08850),
+    "logaddexp": (lambda x: jax.numpy.logaddexp(x, 3.0), 1.0),
+    "nan_to_num": (jax.numpy.nan_to_num, 1.0),
+    "logsumexp": (lambda x: jax.nn.logsumexp(x, axis=-1), 1.0),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.sampled("mish", "logsumexp")
+def test_functions_that_ask_whether_entries_are_numbers(name: str) -> None:
+    """They had no bound, by their guard against NaN."""
+    function, constant = ACTIVATIONS[name]
+    found = network_bound(function, (4,))
+    assert found.checked.complete
+    assert constant * (1 - 1e-5) <= (found.upper or 0) <= constant * (1 + 1e-5)
