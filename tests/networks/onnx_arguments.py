@@ -307,8 +307,20 @@ def ordered(d: Shapes) -> Arguments:
 
 def contracted(d: Shapes) -> Arguments:
     words = {letter: d.randint(1, 3) for letter in "abcd"}
-    equation = d.choice(["ab,bc->ac", "abc,acd->abd", "abc,dc->abd", "cb,abc->ac", "ab,ab->ab", "ab,b->a", "abc,b->c"])
-    terms = equation.partition("->")[0].split(",")
+    equation = d.choice(
+        [
+            "ab,bc->ac",
+            "abc,acd->abd",
+            "abc,dc->abd",
+            "cb,abc->ac",
+            "ab,ab->ab",
+            "ab,b->a",
+            "abc,b->c",
+            "...a,ab->...b",
+            "ab,...b->...a",
+        ]
+    )
+    terms = equation.partition("->")[0].replace("...", "cd").split(",")
     return {"Inputs": [Slot(tuple(words[x] for x in term)) for term in terms], "equation": equation}
 
 

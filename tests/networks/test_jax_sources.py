@@ -274,14 +274,31 @@ ACTIVATIONS = {
     "logaddexp": (lambda x: jax.numpy.logaddexp(x, 3.0), 1.0),
     "nan_to_num": (jax.numpy.nan_to_num, 1.0),
     "logsumexp": (lambda x: jax.nn.logsumexp(x, axis=-1), 1.0),
-}
+    "softmax": (jax.nn.softmax, 0.5),
+    "log_softmax": (jax.nn.log_softmax, 2.0),
+    "by variance": (
+        lambda x: (x - x.mean(-1, keepdims=True)) / jax.numpy.sqrt(x.var(-1, keepdims=True) + 0.01), 10.0,
+    ),
+    "by a longer norm than 1": (
+        lambda x: x / jax.numpy.maximum(1.0, jax.numpy.linalg.norm(x, axis=-1, keepdims=True)), 1.0,
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.sampled("mish", "logsumexp")
-def test_functions_that_ask_whether_entries_are_numbers(name: str) -> None:
-    """They had no bound, by their guard against NaN."""
+@pytest.mark.sampled("mish", "by variance")
+def test_functions_that_jax_writes_out_are_read_as_what_they_are(name: str) -> None:
+    """They had no bound, by a guard against NaN, an exponential or a root."""
     function, constant = ACTIVATIONS[name]
     found = network_bound(function, (4,))
     assert found.checked.complete
     assert constant * (1 - 1e-5) <= (found.upper or 0) <= constant * (1 + 1e-5)
+
+
+def test_an_ellipsis_stands_for_all_other_axes() -> None:
+    weight = jax.random.normal(jax.random.key(0), (6, 4))
+    norm = np.linalg.norm(np.asarray(weight, np.float64), 2)
+    for equation, first in (("...i,ij->...j", True), ("ij,...i->...j", False)):
+        found = network_bound(lambda x: jax.numpy.einsum(equation, *((x, weight) if first else (weight, x))), (3, 6))  # noqa: B023
+        assert norm * (1 - 1e-6) <= (found.upper or 0) <= norm * (1 + 1e-3)
+        assert found.checked.complete

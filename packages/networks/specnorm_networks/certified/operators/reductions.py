@@ -127,7 +127,7 @@ class LogSumExp(Length):
         (x,) = ranges
         n = entries_along(x.low.shape, self.axes)
         low, high = (self.run(end) for end in x.ends)
-        # A difference d that is rounded changes its term exp(d) <= 1 by less than a rounding, and the sum is at least 1.
+        # A difference d that is rounded changes exp(d) <= 1 by less than a rounding, and the sum is at least 1.
         roundings = (2 * n + 2 * ROUNDINGS_OF_EXP) * (1 + math.log(max(n, 1)))
         with np.errstate(all="ignore"):
             low = low - (roundings + abs(low)) * 2.0**-52
