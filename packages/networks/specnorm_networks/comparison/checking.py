@@ -180,7 +180,7 @@ class _Comparison:
         overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
         difference = _difference(node, ours, theirs, unit, overflown)
         self.largest_difference = max(self.largest_difference, difference)
-        if np.isfinite(theirs.value).any() or not theirs.value.size:
+        if (np.isfinite(theirs.value) & np.isfinite(ours.error)).any() or not theirs.value.size:
             self.compared.add(node.name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Sequence
 from dataclasses import replace
 from string import ascii_lowercase
@@ -278,7 +279,7 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
     moving = [value for value in values if isinstance(value, Data)]
     if len(moving) > 1:
         raise NoBoundError(PRODUCT)
-    equation = equation.replace(" ", "")
+    equation = _without_ellipsis(equation.replace(" ", ""), values)
     terms, arrow, output_indices = equation.partition("->")
     indices = terms.split(",")
     has_letters_once = all(x.isalpha() and len(set(x)) == len(x) for x in (*indices, output_indices) if x)
@@ -288,6 +289,27 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
     constant = values[1 - position]
     assert isinstance(constant, Constant)  # for the type checker: one is a constant
     return _products(call, moving[0], constant, indices[position], indices[1 - position], output_indices)
+
+
+def _without_ellipsis(equation: str, values: Sequence[Value]) -> str:
+    """Return an equation with letters in place of each ellipsis, the last ones for the last axes.
+
+    It is returned as it is if its terms do not fit the values.
+    """
+    terms, arrow, output = equation.partition("->")
+    ellipsis = "..."
+    lengths = {}
+    for term, value in zip(terms.split(","), values, strict=False):
+        if ellipsis in term:
+            lengths[term] = len(shape_of(value)) - len(term) + len(ellipsis)
+    free = "".join(letter for letter in string.ascii_letters if letter not in equation)
+    longest = max(lengths.values(), default=0)
+    if not arrow or longest > len(free) or min(lengths.values(), default=0) < 0:
+        return equation
+    written = []
+    for term in terms.split(","):
+        written.append(term.replace(ellipsis, free[longest - lengths.get(term, 0) : longest]))
+    return f"{','.join(written)}->{output.replace(ellipsis, free[:longest])}"
 
 
 def _products(

@@ -170,6 +170,7 @@ def _program(model: nn.Module, traced: ExportedProgram, example: tuple[Tensor, .
     program: ExportedProgram = traced.run_decompositions({})
     _check_states(program, name)
     _check_operators(program, name)
+    _make_limits_alike(program)
     module, has_folded = _folded(program)
     if any(map(has_complex, module.graph.nodes)):
         module = with_real_layers(module)
@@ -234,6 +235,15 @@ def _check_operators(program: ExportedProgram, name: str) -> None:
                     f"{name} has the number {number!r} ({node.target}), which an ONNX file would hold as 0: constants "
                     "are of single precision there."
                 )
+
+
+def _make_limits_alike(program: ExportedProgram) -> None:
+    """Make the ends of a clamp floats if one of them is: torch.onnx knows no clamp with an int and a float."""
+    for node in program.graph.nodes:
+        if node.target in (torch.ops.aten.clamp.default, torch.ops.aten.clip.default):
+            value, *ends = node.args
+            if {*map(type, ends)} == {int, float}:
+                node.args = (value, *map(float, ends))
 
 
 def _draws(node: torch.fx.Node) -> bool:

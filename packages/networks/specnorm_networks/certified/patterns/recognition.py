@@ -11,8 +11,8 @@ from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
-from specnorm_networks.certified.patterns.functions import as_function, as_sigmoid_of_product
-from specnorm_networks.certified.patterns.normalisation import as_normalisation
+from specnorm_networks.certified.patterns.functions import as_function, as_sigmoid_of_product, as_softmax
+from specnorm_networks.certified.patterns.normalisation import as_norm, as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import (
     as_extreme_of_moves,
@@ -53,7 +53,8 @@ def recognise_patterns(graph: Graph) -> Graph:
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
     for recognised in (
-        _as_earlier_value, as_reflection, as_function, as_maximum_and_minimum, as_sorted_groups, as_spline
+        _as_earlier_value, as_reflection, as_function, as_softmax, as_norm, as_maximum_and_minimum, as_sorted_groups,
+        as_spline,
     ):  # fmt: skip
         with suppress(NoPattern):
             return [recognised(node, structure)]
