@@ -63,7 +63,7 @@ def bound(
     Parameters
     ----------
     measure : Measure, optional
-        Proves norms of layers.
+        Proves bounds on the norms of layers.
     method : Product, Scaled or Multipliers, optional
         Default: ``Multipliers()``. No method returns more than ``Product()``.
     radius : float, optional

@@ -68,7 +68,7 @@ def network_bound(
         Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
         bound proven so far is returned and ``status`` says so. None means no limit.
     progress : callable, optional
-        ``progress(done, in all, what)``, called as each stage begins and ends ("export", "comparison with the model",
+        ``progress(done, total, text)``, called when each stage begins and ends ("export", "comparison with the model",
         "search and proof", "attack on the bound") and after each step of a search.
 
     Returns

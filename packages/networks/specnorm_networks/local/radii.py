@@ -52,7 +52,7 @@ class Radii:
     known : Margins
         Lipschitz constants of the differences of logits that hold everywhere.
     measure : Measure, optional
-        Proves norms of layers.
+        Proves bounds on the norms of layers.
     budget : float, optional
         Seconds for each sample and radius; None: a fixed number of steps.
     margin : float, default 0.0
