@@ -193,7 +193,7 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
     if layer is not None:
         return layer
     if registry.owner_of(type(x)) is not None:
-        # Attributes of an object that a plugin owns are not read: reading a parametrised weight may change it.
+        # Attributes of an object that a plugin owns are not read: reading a parametrized weight may change it.
         candidates = [type(x)]
     else:
         values = (_unwrapped_value(getattr(x, word, None)) for word in _KERNEL_ATTRIBUTES)

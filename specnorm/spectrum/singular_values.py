@@ -86,7 +86,7 @@ class SingularValues(_LayerValues):
     A layer without padding whose outputs read disjoint patches, such as a 1x1 layer, is supported, too: its values are
     those of one matrix, repeated.
 
-    The symbols of a real kernel at theta and -theta have the same values, so one of both is factorised. Singular
+    The symbols of a real kernel at theta and -theta have the same values, so one of both is factorized. Singular
     vectors are computed for a gradient and for the k largest values, which they prove. For the k largest values of a
     layer without groups, frequencies whose norms are proven to be below the k-th largest so far are left out.
 

@@ -170,7 +170,7 @@ def _unmeasured(skipped: Sequence[tuple[str, Tensor]], rows: Sequence[Row]) -> t
 
 
 def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules that are no layers of torch's but have matrices, parametrisations or quantised kernels."""
+    """Yield the modules that are no layers of torch's but have matrices, parametrizations or quantized kernels."""
     inside_quantised: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if is_layer(module) or "parametrizations" in name.split(".") or name.startswith(inside_quantised):
@@ -276,7 +276,7 @@ def _kernel_in_use(module: nn.Module, call: _Call) -> _Kernel:
 def _kernel_of_layer(module: nn.Module, call: _Call) -> _Kernel | None:
     """Return the kernel of a layer of torch's, if it computes what its attributes say; else None.
 
-    Parametrisations and hooks that compute the weight are allowed. For a layer with any other hook None is returned.
+    Parametrizations and hooks that compute the weight are allowed. For a layer with any other hook None is returned.
     """
     if not is_layer(module) or has_hooks(module):
         return None

@@ -405,7 +405,7 @@ def _product(depthwise: Callable[[], NDArray[Any]], pointwise: Callable[[], NDAr
 def _without_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
     """Return the arrays, with those of a WeightNormalization of TensorFlow Addons refused.
 
-    It stores a flag whether g was initialised beside the kernel v; in a file of Keras 3 the kernel is in another group.
+    It stores a flag whether g was initialized beside the kernel v; in a file of Keras 3 the kernel is in another group.
     """
     weights = dict(stored)
     for place, flag in stored.items():

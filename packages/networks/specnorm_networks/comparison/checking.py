@@ -42,7 +42,7 @@ def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
     graph : Graph
         The graph as it was translated from the model.
     read : Graph
-        The same graph with recognised patterns; the bound will be proven of this one.
+        The same graph with recognized patterns; the bound will be proven of this one.
     region : Area, optional
         Region from which inputs are taken.
 

@@ -1,8 +1,8 @@
 """Export a torch module to ONNX, and execute the module beside the exported file.
 
 `torch.export` traces the module in ``eval()`` to a program. Values of the program that depend on no input are computed
-with the module's tensors: so a parametrised weight is the very weight that the module uses. `torch.onnx` writes the
-rest, without its optimiser, which would fold batch normalisation in the precision of the file.
+with the module's tensors: so a parametrized weight is the very weight that the module uses. `torch.onnx` writes the
+rest, without its optimizer, which would fold batch normalization in the precision of the file.
 """
 
 from __future__ import annotations
