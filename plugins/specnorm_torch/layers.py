@@ -235,7 +235,7 @@ def check_used(module: nn.Module) -> Tensor:
     x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module)) / largest
     weight = kernel_if_used(module, x)
     if weight is None:
-        raise MethodError(f"{name_of(module)} does not use its weight as it stands.")
+        raise MethodError(f"{name_of(module)} does not use its weight as it is stored.")
     return weight
 
 

@@ -99,7 +99,7 @@ def _refuse_positional(name: str, positional_names: tuple[str, ...], args: tuple
     if any(hasattr(x, "needs") for x in args):  # a method
         raise TypeError(f"{name} takes no method. specnorm.measure(kernel, method) runs one.")
     raise TypeError(
-        f"{name} takes {' and '.join(positional_names)} by position alone: give everything else by keyword, such as "
+        f"{name} takes only {' and '.join(positional_names)} by position: give everything else by keyword, such as "
         "input_shape=32."
     )
 

@@ -340,7 +340,7 @@ class OwnSingularValues(_LayerValues):
             "give a smaller input_shape; or use singular_values(kernel, input_shape, k=...), which computes the k "
             "largest ones by Lanczos, or enclose_smallest(kernel, input_shape), which encloses the smallest one."
         )
-        problem = f"a layer whose borders cut taps off has the singular values of its own matrix, {outputs} x {inputs}"
+        problem = f"a layer whose borders cut off taps has the singular values of its own matrix, {outputs} x {inputs}"
         if self.total(spec) > MOST_ROWS:
             raise MethodError(f"{problem}, of which more than {MOST_ROWS} take too long: {advice}")
         memory = self.memory(spec)

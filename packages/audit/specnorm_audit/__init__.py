@@ -246,7 +246,7 @@ def _refuse_questions_about_inputs(label: str | None, input_range: Any, shapes_b
         return
     argument = "input_range" if input_range else "input_shape by name"
     raise ModelFileError(
-        f"{label} holds weights and no graph, and {argument} is about a network's inputs: give its ONNX file, "
+        f"{label} contains weights, but no graph, and {argument} is about a network's inputs: give its ONNX file, "
         f"or leave {argument} out."
     )
 
@@ -322,7 +322,7 @@ def _opened(
         return None, ModelArrays(of_live_model(source, size))
     model = ModelArrays(list(_from_tree(source)))
     if len({tensor.name for tensor in model.arrays}) < len(model.arrays):
-        raise ModelFileError("two of the mapping's arrays have one name, joined by dots.")
+        raise ModelFileError("two of the mapping's arrays have the same name, joined by dots.")
     return None, model
 
 

@@ -232,7 +232,7 @@ def notes(report: Report) -> list[str]:
     lines += _reasons(report)
     if report.assume_stored:
         patterns = " ".join(f"--assume-stored {visible(pattern)}" for pattern in report.assume_stored)
-        lines.append(f"By the user's word, whatever stands beside them, these are used as they are stored: {patterns}")
+        lines.append(f"Used as they are stored, as the user states, whatever is beside them: {patterns}")
     for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
         names = [visible(row.name) for row in report.layers if row.note == note]
         lines.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")

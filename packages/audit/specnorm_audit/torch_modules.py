@@ -143,7 +143,7 @@ def audit_module(
                 if row is not None:
                     rows.append(row)
     if not rows:
-        raise MethodError(f"of {', '.join(others)} none is seen to be one convolution or linear map.")
+        raise MethodError(f"of {', '.join(others)} none is shown to be one convolution or linear map.")
     skipped = _skipped(model, [row.name for row in rows])
     unmeasured = _unmeasured(skipped, rows)
     names = tuple(name for name, _ in skipped)
@@ -265,7 +265,9 @@ def _kernel_in_use(module: nn.Module, call: _Call) -> _Kernel:
         if kernel is not None:
             return kernel
         if call.kwargs or not all(isinstance(x, Tensor) for x in call.args):
-            raise GeometryError(f"{name_of(module)} is called with more than tensors: it is not tried alone.")
+            raise GeometryError(
+                f"{name_of(module)} is called with arguments that are not tensors, so it is not examined alone."
+            )
         graph = network_graph(module, call.args).pruned()
         weight, geometry, name = _one_layer(graph, name_of(module))
         # This executes the graph beside the module, and raises if they differ.

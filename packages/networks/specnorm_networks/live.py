@@ -110,7 +110,7 @@ def network_bound(
 def _certificate(source: Source, answer: NetworkBound, name: str) -> Any:
     """Return the certificate of a bound that holds on all inputs of an ONNX file."""
     if isinstance(source, Graph) or answer.radius is not None or any(answer.input_ranges.values()):
-        raise CertificateError("there are claims about ONNX files alone, on all inputs.")
+        raise CertificateError("certificates exist only for ONNX files and bounds on all inputs.")
     if isinstance(source, str | os.PathLike):
         return extension("certificate")(answer, Path(source).read_bytes(), name)
     content = source.SerializeToString() if answer.file is None else answer.file

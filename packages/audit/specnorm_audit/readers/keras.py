@@ -156,7 +156,7 @@ def _walk(root: h5py.File) -> Iterator[tuple[Place, Any]]:
         for name in entries:
             if not isinstance(name, str):  # h5py returns bytes for a name that is not UTF-8
                 group = "/".join(place)
-                raise ModelFileError(f"group {group!r} is damaged: one of its names is not a text ({name!r}).")
+                raise ModelFileError(f"group {group!r} is damaged: one of its names is not text ({name!r}).")
             item_place = (*place, name)
             item = _linked_item(group, name, "/".join(item_place))
             if isinstance(item, h5py.Group):

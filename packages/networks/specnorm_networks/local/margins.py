@@ -181,8 +181,8 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
             raise MethodError(f"The network has no bound: {other.operator.reason}.")
     end = "several outputs" if node is None else node.label or type(node.operator).__name__
     raise MethodError(
-        "Margins need a network with one input and one output that a matrix ends with, of shape (1, classes); this one "
-        f"ends with {end}."
+        "Margins need a network with one input, and one output of shape (1, classes) from a final linear "
+        f"layer; this one ends with {end}."
     )
 
 

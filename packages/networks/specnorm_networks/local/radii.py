@@ -48,7 +48,7 @@ class Radii:
     Parameters
     ----------
     graph : Graph
-        One input and one output of shape (1, classes), of known sizes, that a matrix ends with.
+        One input, and one output of shape (1, classes) from a final linear layer; sizes are known.
     known : Margins
         Lipschitz constants of the differences of logits that hold everywhere.
     measure : Measure, optional

@@ -88,7 +88,7 @@ def _average(
         count_include_pad=int(count_include_pad or has_divisor),
     )
     if has_divisor and ceil_mode:
-        raise NotImplementedError("a divisor of its own with ceil_mode")
+        raise NotImplementedError("divisor_override with ceil_mode")
     # The exporter's own translation drops the divisor silently.
     return op.Mul(pool, math.prod(size) / divisor_override) if divisor_override else pool
 

@@ -696,7 +696,7 @@ def _warn_of_foreign_states(model: nn.Module, _incompatible: Any) -> None:
     if constraints:
         warnings.warn(
             f"the state is that of {constraints[0].foreign_state}: weights are loaded, the vectors of "
-            f"{constraints[0].method} begin anew.",
+            f"{constraints[0].method} start anew.",
             stacklevel=4,
         )
     for x in constraints:
@@ -806,8 +806,8 @@ def _warn_of_the_rest(model: nn.Module, constrained: list[nn.Module]) -> None:
     if rest:
         more = f" and {len(rest) - 5} more" * (len(rest) > 5)
         warnings.warn(
-            f"spectral_norm leaves the weights of {', '.join(rest[:5])}{more} as they are: no layers that it knows, or "
-            "not chosen. The model's Lipschitz constant counts them all the same.",
+            f"spectral_norm leaves the weights of {', '.join(rest[:5])}{more} as they are, since their layers are "
+            "unknown or not selected. They still count in the model's Lipschitz constant.",
             stacklevel=3,
         )
 
