@@ -181,7 +181,7 @@ def multiply(a: Value, b: Value, /) -> Output:
 def divide(a: Value, b: Value, /) -> Output:
     """Return the quotient of a value by constants, or of a number or a value by a value that moves."""
     if any(isinstance(x, Constant) and not x.dtype.startswith(FLOATING) for x in (a, b)):
-        raise NoBoundError("it divides whole numbers: steps")
+        raise NoBoundError("it divides whole numbers, so its value jumps")
     if isinstance(b, Data):
         number = scalar(a)
         if number is None:

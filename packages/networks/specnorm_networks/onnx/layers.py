@@ -1,4 +1,4 @@
-"""Layers: operators with a kernel, and normalisation."""
+"""Layers: operators with a kernel, and normalization."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PRODUCT = (
     "of the network before and after it"
 )
 SMALLEST_FACTOR = 1e-300
-"""Smallest absolute value of a factor of batch normalisation, if its scale is not 0."""
+"""Smallest absolute value of a factor of batch normalization, if its scale is not 0."""
 Pads = tuple[tuple[int, int], ...]
 """Amounts of padding before and behind each axis."""
 
@@ -378,10 +378,10 @@ def batch_norm(
     *,
     epsilon: float,
 ) -> Output:
-    """Return batch normalisation at inference: a product with constants."""
+    """Return batch normalization at inference: a product with constants."""
     # Before operator set 14, a node with further outputs is in training.
     if call.opset < 14 and call.outputs > 1:
-        raise NoBoundError("it normalises by the statistics of the batch")
+        raise NoBoundError("it normalizes by the statistics of the batch")
     means = numbers_of(mean)
     variances = numbers_of(variance)
     scales = numbers_of(scale)
@@ -395,7 +395,7 @@ def batch_norm(
     return Output(operator, (x,), x.shape)
 
 
-# -- normalisation by a value's own entries ----------------------------------------------------------------------------
+# -- normalization by a value's own entries ----------------------------------------------------------------------------
 def _normalised(
     x: Data | Output,
     axes: tuple[int, ...],
@@ -410,7 +410,7 @@ def _normalised(
     """
     shape = shape_of(x)
     if not axes or not math.isfinite(eps):
-        raise NoBoundError(f"it normalises over axes {axes}, with epsilon={eps!r}")
+        raise NoBoundError(f"it normalizes over axes {axes}, with epsilon={eps!r}")
     value = Output(ops.Centre(axes), (x,), shape) if centred else x
     shape_of_length = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
     length = Output(ops.Norm(axes, keep=True), (value,), shape_of_length)
@@ -437,7 +437,7 @@ def layer_norm(
     axis: int = -1,
     epsilon: float = 1e-5,
 ) -> Output:
-    """Return layer normalisation, or RMS normalisation, over an axis and all axes behind it."""
+    """Return layer normalization, or RMS normalization, over an axis and all axes behind it."""
     shape = shape_of(x)
     axes = tuple(range(on_axis(axis, shape), len(shape)))
     normalised = _normalised(x, axes, epsilon, centred=call.operator == "LayerNormalization")
@@ -445,7 +445,7 @@ def layer_norm(
 
 
 def instance_norm(x: Data, scale: Constant, bias: Constant, /, *, epsilon: float) -> Output:
-    """Return normalisation over all axes behind the channels."""
+    """Return normalization over all axes behind the channels."""
     count = len(shape_of(x)) - 2
     return _scaled_and_shifted(_normalised(x, tuple(range(2, 2 + count)), epsilon), scale, bias, count)
 
@@ -459,7 +459,7 @@ def group_norm(
     num_groups: int,
     epsilon: float,
 ) -> Output:
-    """Return normalisation over groups of channels and all axes behind them."""
+    """Return normalization over groups of channels and all axes behind them."""
     shape = shape_of(x)
     sizes = shape[1:]
     if num_groups < 1 or sizes[0] % num_groups:

@@ -34,7 +34,7 @@ class Divisor:
 
 
 def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
-    """Return two nodes in place of a quotient: the length of a value, and the value normalised by it.
+    """Return two nodes in place of a quotient: the length of a value, and the value normalized by it.
 
     ``fresh``: returns a name that no node has, similar to a given one.
     """

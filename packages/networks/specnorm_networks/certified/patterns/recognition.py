@@ -75,12 +75,12 @@ def _as_earlier_value(node: Node, structure: Structure) -> Node:
 
 
 def prepare(graph: Graph) -> Graph:
-    """Return the network as `bound` reads it: patterns recognised, and without nodes that no output needs."""
+    """Return the network as `bound` reads it: patterns recognized, and without nodes that no output needs."""
     return recognise_patterns(graph).pruned()
 
 
 def without_sorting(graph: Graph) -> Graph:
-    """Return the network in which only functions of one variable and normalisation are recognised.
+    """Return the network in which only functions of one variable and normalization are recognized.
 
     For ranges and units, sorting is better left as maxima and minima, which are ReLU of differences.
     """
