@@ -48,10 +48,10 @@ class SymbolNorm(Stepped):
 
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
     every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
-    them with their power step. The result is refined: power steps alternate with moves of the frequency, first to the
-    best of three values along each axis, then by Newton's method. The value is attained by a plane wave, so it is a
-    lower bound wherever the iteration stops. In training the vectors are the state. A step takes about two products of
-    the kernel with all of them, and follows *every* maximum. Symbols of depthwise layers are numbers: a step is one
+    them with their power step. The result is refined by passes of the bundle: power steps with Newton steps of the
+    frequency. The value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training
+    the vectors are the state. A step takes about two products of the kernel with all of them, and follows *every*
+    maximum. Symbols of depthwise layers are numbers: a step is one
     product of the kernel with a table, and does not read the state. A matrix has one frequency. It is followed by two
     real vectors, which each step filters by a Chebyshev polynomial.
 
