@@ -35,6 +35,7 @@ from specnorm_networks.certified.operators.base import (
     NotRunError,
     Pointwise,
     Slopes,
+    is_extent,
 )
 from specnorm_networks.certified.regions import Box, Region
 
@@ -166,7 +167,7 @@ def has_function_with_positive_slopes(graph: Graph) -> bool:
     """
     functions = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
     extents = [function.extent() for function in functions if function.slopes_on_range is None]
-    return any(extent is not None and extent[0] > 0 for extent in extents)
+    return any(is_extent(extent) and extent[0] > 0 for extent in extents)
 
 
 def _with_slopes(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
