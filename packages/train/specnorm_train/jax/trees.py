@@ -261,8 +261,8 @@ def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple
         raise KernelError(
             f"no leaf of the tree ({first}, ...) is a kernel by the rule "
             f"{getattr(full_rule.rule, '__name__', full_rule.rule)!r} with layers={layers!r}. Give another rule "
-            "(layout_of(model) for a model, equinox_layout for parameters of Equinox), or a function of (path, leaf) that returns geometry keywords. Kernels are "
-            "of a real floating dtype."
+            "(layout_of(model) for a model, equinox_layout for parameters of Equinox), or a function of (path, leaf) "
+            "that returns geometry keywords. Kernels are of a real floating dtype."
         )
     if layers == "*":
         _require_matches(full_rule.geometry, list(kernels_by_path))
