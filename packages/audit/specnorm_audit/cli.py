@@ -247,6 +247,7 @@ def audit_command(
         "methods": columns,
         "smallest": arguments["smallest"] or fail_below is not None,
         "certificate": certificate is not None,
+        "gate": fail_above,
     }
 
     question = Question.of(**arguments)

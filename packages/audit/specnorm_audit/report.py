@@ -363,7 +363,9 @@ def _against(row: Row, bound: float) -> str | None:
     if row.lower is not None and bound < row.lower < math.inf:
         return f"{row.name}: lower = {row.lower!r} > {bound!r}: the norm is above it"
     if row.status == "ok" and row.upper is not None and row.upper > bound:
-        return f"{row.name}: upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}: not proven"
+        interval = f"upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}"
+        advice = f"give a longer --budget, or a bound of at least {row.upper!r}"
+        return f"{row.name}: {interval}: not proven; {row.note or advice}"
     return None
 
 

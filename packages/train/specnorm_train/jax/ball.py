@@ -121,7 +121,7 @@ def spectral_ball(
         if specnorm.rescale(kernel.array, bound, **kernel.geometry) is not kernel.array:
             raise KernelError(
                 f"the norm of {path} is not proven to be at most bound={bound}, so that the first steps would not be "
-                "within it either. Start with params = specnorm_train.jax.rescale(params, bound, rule)."
+                "within it either. Start with params = specnorm_jax.training.rescale(params, bound, rule)."
             )
 
     updates_of = partial(updates_in_ball, bound=bound)
