@@ -152,10 +152,11 @@ PLUGINS_WITH_NAMES = ["specnorm_torch", "specnorm_jax", "specnorm_jax.training",
 
 @pytest.mark.parametrize("module", PLUGINS_WITH_NAMES)
 def test_names_that_other_packages_define_are_found(module: str) -> None:
-    """Each is what its entry point names, `dir` lists them, and the stub tells type checkers the same."""
+    """Each is what its entry point names; `dir` and ``import *`` have them, and type checkers know them by the stub."""
     package = pytest.importorskip(module, exc_type=ImportError)
     names = registered_names()[module]
-    assert dir(package) == sorted([*package.__all__, *names])
+    own_names = [name for name in ("BACKEND",) if name in vars(package)]
+    assert dir(package) == sorted(package.__all__) == sorted([*own_names, *names])
     if module != "specnorm_keras":  # importing Keras decides which library it computes with
         for name, defined in names.items():
             home, _, attribute = defined.partition(":")
@@ -163,7 +164,23 @@ def test_names_that_other_packages_define_are_found(module: str) -> None:
     path = Path(str(package.__file__)).with_suffix(".pyi")
     imports = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.ImportFrom)]
     stub = {alias.asname: f"{node.module}:{alias.name}" for node in imports for alias in node.names}
-    assert stub == names | {name: f"{module}.backend:{name}" for name in package.__all__}
+    assert stub == names | {name: f"{module}.backend:{name}" for name in own_names}
+
+
+def test_messages_name_the_modules_that_users_import() -> None:
+    """Users import the training of a plugin from the plugin: only docstrings name the package that defines it."""
+    for path in sorted((ROOT / "packages" / "train").rglob("*.py")):
+        texts = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.Constant)]
+        statements = [node.value for node in ast.walk(parsed(path)) if isinstance(node, ast.Expr)]
+        said = [text.value for text in texts if text not in statements and isinstance(text.value, str)]
+        assert not [text for text in said if "specnorm_train" in text], path
+
+
+def test_a_star_import_brings_the_names_that_other_packages_define() -> None:
+    pytest.importorskip("torch")
+    found: dict[str, Any] = {}
+    exec("from specnorm_torch import *", found)
+    assert registered_names()["specnorm_torch"].keys() | {"BACKEND"} == found.keys() - {"__builtins__"}
 
 
 def test_an_unknown_name_of_the_core_says_where_it_is() -> None:

@@ -5,7 +5,6 @@ tracers in jax. Other names are found by entry point (`specnorm.plugin.names_of`
 """
 
 from specnorm.plugin import names_of
-from specnorm_jax.backend import BACKEND
+from specnorm_jax.backend import BACKEND as BACKEND
 
-__all__ = ["BACKEND"]
-__getattr__, __dir__ = names_of(__name__)
+__getattr__, __dir__ = names_of(__name__, "BACKEND")

@@ -2,5 +2,4 @@
 
 from specnorm.plugin import names_of
 
-__all__: list[str] = []
 __getattr__, __dir__ = names_of(__name__)

@@ -5,7 +5,6 @@ single node. An ``autograd.Function``, or an ordinary product with the gradient,
 """
 
 from specnorm.plugin import names_of
-from specnorm_torch.backend import BACKEND
+from specnorm_torch.backend import BACKEND as BACKEND
 
-__all__ = ["BACKEND"]
-__getattr__, __dir__ = names_of(__name__)
+__getattr__, __dir__ = names_of(__name__, "BACKEND")

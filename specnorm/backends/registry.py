@@ -81,17 +81,22 @@ def public_name(place: str) -> Any:
     raise ModuleNotFoundError(f"{place} needs {missing}: {install('cli')}.", name=package)
 
 
-def names_of(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a module, for the public names that other modules have registered for it."""
+def names_of(module: str, *own_names: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """``__getattr__`` and ``__dir__`` of a module, for the public names that other modules have registered for it.
+
+    ``__all__`` of the module, which has no other, lists its own names and these.
+    """
 
     def load_name(name: str) -> Any:
+        if name == "__all__":
+            return names()
         if f"{module}.{name}" in registered(NAMES):
             return public_name(f"{module}.{name}")
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
 
     def names() -> list[str]:
         places = [place.rpartition(".") for place in registered(NAMES)]
-        return [*importlib.import_module(module).__all__, *(name for owner, _, name in places if owner == module)]
+        return [*own_names, *(name for owner, _, name in places if owner == module)]
 
     return load_name, names
 

@@ -19,6 +19,7 @@ pytest.importorskip("onnx", exc_type=ImportError)
 from helpers.onnx_models import node, saved, single
 from specnorm_audit import cli
 
+import specnorm
 from audit import files
 
 THREE = 3 * np.eye(4, dtype=np.float32)
@@ -90,3 +91,64 @@ def test_a_factor_and_a_sum_count_for_the_network_and_not_for_the_layer(
     assert "gate failed: the network is not proven" in err
     assert cli.run(["audit", str(path), "--fail-above", "499"]) == 1
     assert cli.run(["audit", str(path), "--fail-above-network", "501.1"]) == 0
+
+
+# -- a gate at a number within a layer's interval ----------------------------------------------------------------------
+def _gates(path: Path, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, list[Any], str]:
+    """Exit code, rows and messages of an audit."""
+    code = cli.run(["audit", str(path), "--format", "json", *options])
+    out, err = capsys.readouterr()
+    return code, json.loads(out)["layers"], err
+
+
+SHAPES = {"a": (8, 3, 3, 3), "b": (12, 8, 3, 3), "fc": (10, 12)}
+
+
+def _of_keras(folder: Path, scaled: Any) -> Path:
+    """Kernels in Keras's order of axes."""
+    random = np.random.default_rng(0)
+    kernels = {}
+    for name, (cout, cin, *taps) in SHAPES.items():
+        kernel = random.standard_normal((*taps, cin, cout)).astype(np.float32)
+        kernels[f"{name}.kernel"] = scaled(kernel, layout="HWIO" if taps else "IO")
+    return files.save_npz(folder / "m.npz", kernels)
+
+
+def _of_torch(folder: Path, scaled: Any) -> Path:
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(0)
+    state = {}
+    for name, shape in SHAPES.items():
+        state[f"{name}.weight"] = torch.asarray(scaled(random.standard_normal(shape).astype(np.float32)))
+    torch.save(state, folder / "m.pt")
+    return folder / "m.pt"
+
+
+@pytest.mark.parametrize(("write", "layout"), [(_of_keras, "HWIO"), (_of_torch, "OIHW")])
+def test_a_rescaled_model_passes_the_gate_at_its_bound(
+    write: Any, layout: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, lambda kernel, **layout: specnorm.rescale(kernel, 1.0, **layout))
+    _, rows, _ = _gates(path, capsys, "--layout", layout)
+    assert max(row["upper"] for row in rows) > 1, "the interval alone decides"
+    code, rows, err = _gates(path, capsys, "--layout", layout, "--fail-above", "1")
+    assert code == 0, err
+    assert max(row["upper"] for row in rows) == 1
+
+
+def test_a_norm_just_above_the_gate_fails_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A norm of 1.00005 times one that is within about 1e-5 of 1."""
+    path = _of_torch(tmp_path, lambda kernel: specnorm.rescale(kernel, 1.0) * np.float32(1.00005))
+    code, rows, err = _gates(path, capsys, "--fail-above", "1")
+    assert code == 1
+    assert all(row["lower"] <= 1.00005 and row["upper"] > 1 for row in rows)
+    assert err.count("is proven to be above 1.0") + err.count("the norm is above it") == 3
+
+
+def test_a_gate_that_the_budget_leaves_open_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No time decides a norm of exactly the bound: the 2-norm of (1, 1, 1) is no float, and is within rounding."""
+    kernel = np.ones((1, 3, 1, 1), dtype=np.float32)
+    path = files.save_npz(tmp_path / "m.npz", {"a.weight": kernel})
+    code, _, err = _gates(path, capsys, "--fail-above", repr(float(np.sqrt(3.0))))
+    assert code == 1
+    assert "not proven; give a longer --budget, or a bound of at least 1.73" in err

@@ -413,6 +413,34 @@ def test_the_constraint_on_trees_of_flax_and_equinox() -> None:
     assert uppers(constrained, rule)["weight"] == pytest.approx(1, rel=2e-3)
 
 
+def test_a_model_of_equinox_needs_no_rule() -> None:
+    eqx = optional("equinox")
+
+    class Model(eqx.Module):  # type: ignore[name-defined, misc]
+        down: Any
+        head: Any
+
+    down = eqx.nn.Conv1d(4, 6, 3, stride=2, key=jax.random.key(0))
+    model = Model(down, eqx.nn.Linear(6, 2, key=jax.random.key(1)))
+    found = training.kernels(model)
+    of_layers = {"down/weight": specnorm.enclose(down), "head/weight": specnorm.enclose(model.head)}
+    assert list(found) == list(of_layers)
+    for path, truth in of_layers.items():
+        norm = specnorm.enclose(found[path].array, **found[path].geometry)
+        assert float(norm.upper) == pytest.approx(float(truth.upper), rel=2e-3)
+    assert {path: dict(kernel.geometry) for path, kernel in found.items()} == {
+        path: dict(kernel.geometry) for path, kernel in training.kernels(model, training.layout_of(model)).items()
+    }
+    constrained, _ = eqx.filter_jit(training.spectral_norm)(model, training.init_spectral_norm(model))
+    assert uppers(constrained) == pytest.approx({"down/weight": 1, "head/weight": 1}, rel=2e-3)
+    assert specnorm.certify(training.rescale(model, 1.0).down, 1.0)
+    assert list(training.kernels(down)) == ["weight"]
+    at_stride_1 = training.kernels(model, training.with_geometry({"down/*": {"stride": 1}}))["down/weight"]
+    assert at_stride_1.geometry["stride"] == 1
+    with pytest.raises(KernelError, match="layout_of"):
+        training.kernels({"weight": down.weight})
+
+
 # -- penalty -----------------------------------------------------------------------------------------------------
 @methods
 @pytest.mark.sampled("gram")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from specnorm_networks.model_arrays import Tensor
 
-from specnorm import ConvSpec, Result, SpecnormError, Undecided, enclose_isometry
+from specnorm import ConvSpec, Result, SpecnormError, Undecided, certify, enclose_isometry
 from specnorm.errors import BackendError, GeometryError, MethodError, NoBackend
 from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, Smallest, TensorNorm
 from specnorm.proof import ArrayObject, Upper, backends, digest_of, host, padding_rules, proven, status_of
@@ -49,7 +49,10 @@ _LEAST = 1e-3
 
 @dataclass(frozen=True)
 class Settings:
-    """Arguments of `audit` that say how layers are measured; plain values, which can be sent to other processes."""
+    """Arguments of `audit` that say how layers are measured; plain values, which can be sent to other processes.
+
+    If a layer's interval contains ``gate``, the bound of a gate, then it is decided whether the norm is at most that.
+    """
 
     methods: tuple[str, ...] = ()
     input_shape: int | tuple[int, ...] | Literal["file"] | None = None
@@ -60,6 +63,7 @@ class Settings:
     geometry: tuple[Override, ...] = ()
     rtol: float = 1e-3
     budget: float | None = None
+    gate: float | None = None
 
     def method(self, name: str) -> Method:
         """Return the method of a name, with the tolerance and budget of these settings."""
@@ -175,7 +179,9 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         lower = _number(interval.stats["lower"])
         upper = _number(interval.value)
         row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _why_wide(interval)))
-        for column in dict.fromkeys((*row.values, ALWAYS)):
+        row = least_upper(_with_column(row, ALWAYS, results))
+        row = _decided(row, results)
+        for column in row.values:
             row = _with_column(row, column, results)
     except SpecnormError as error:
         row = replace(row, reason=str(error))
@@ -200,6 +206,20 @@ def _in_shape_of(spec: ConvSpec, kernel: ArrayObject) -> ArrayObject:
     return matrix
 
 
+def _decided(row: Row, results: _Results) -> Row:
+    """Return a row whose interval ends at the gate's bound, if it contained the bound and `certify` decides."""
+    bound = results.settings.gate
+    if bound is None or not row.lower <= bound < row.upper:
+        return row
+    try:
+        is_within = results.certified(bound)
+    except Undecided:
+        return row
+    if is_within:
+        return replace(row, upper=bound)
+    return replace(row, lower=bound, note=_joined(row.note, f"its norm is proven to be above {bound!r}"))
+
+
 def _with_column(row: Row, column: str, results: _Results) -> Row:
     """Return a row with the number of one column, or with a note of why there is none."""
     if column == CONDITION:  # `_with_condition` computes it from two other columns
@@ -211,7 +231,7 @@ def _with_column(row: Row, column: str, results: _Results) -> Row:
     except (Undecided, GeometryError) as error:
         if isinstance(error, GeometryError) and is_of_the_norm(column):
             raise
-        # If borders cut taps off, a layer has no bound of the smallest singular value, but its norm is bounded.
+        # If borders cut taps off, a layer has no bound on the smallest singular value, but its norm is bounded.
         return replace(row, note=_joined(row.note, f"{column}: {error}"))
     value = results.isometry_defect(result) if column == "isometry" else _value(result)
     return replace(row, values={**row.values, column: value}, promises={**row.promises, column: result.kind})
@@ -278,10 +298,7 @@ class _Results:
 
     def _compute(self, name: str) -> Result:
         """Run a method, and keep the claims that it makes of the norm."""
-        geometry = self.spec.geometry
-        if not self.spec.ndim:
-            # The file says that it is a matrix, or the row does: nobody is to be warned of a filter.
-            geometry["layout"] = self.spec.layout or "OI"
+        geometry = self._geometry()
         if name in AT_A_SIZE:
             geometry["input_shape"] = self.spec.input_shape
         if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape:
@@ -292,6 +309,19 @@ class _Results:
             self.claims += [upper for _, upper in claims]
         # The report states the budget that was asked for: the remaining budget differs from run to run.
         return replace(result, method=self.settings.method(name))
+
+    def certified(self, bound: float) -> bool:
+        """Return whether the norm is at most a bound, by `specnorm.certify` in the time that is left."""
+        geometry = {**self._geometry(), "input_shape": self.spec.input_shape}
+        return certify(self.kernel, bound, budget=self._budget_left(), **geometry)
+
+    def _geometry(self) -> dict[str, Any]:
+        """Return the layer's geometry for every size."""
+        geometry = dict(self.spec.geometry)
+        if not self.spec.ndim:
+            # The file says that it is a matrix, or the row does: nobody is to be warned of a filter.
+            geometry["layout"] = self.spec.layout or "OI"
+        return geometry
 
     def _budget_left(self) -> float | None:
         """Return the seconds that are left for the layer; None: there is no limit.
@@ -383,8 +413,9 @@ def check_executor(executor: object) -> None:
     """Refuse an object that is no `concurrent.futures.Executor`; the message names some."""
     if executor is not None and not isinstance(executor, Executor):
         raise MethodError(
-            f"executor={executor!r} is no concurrent.futures.Executor. Give concurrent.futures.ProcessPoolExecutor(n), "
-            "joblib's loky.get_reusable_executor(), or dask's Client.get_executor()."
+            f"executor={executor!r} is not a concurrent.futures.Executor. Give "
+            "concurrent.futures.ProcessPoolExecutor(n), joblib's loky.get_reusable_executor(), or dask's "
+            "Client.get_executor()."
         )
 
 

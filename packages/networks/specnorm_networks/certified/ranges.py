@@ -193,7 +193,8 @@ BoxEnd = float | NDArray[Any] | Mapping[str, Any]
 def within(graph: Graph, low: BoxEnd, high: BoxEnd) -> Graph:
     """Return the same network on inputs whose entries lie between two numbers.
 
-    Squares, exp, products of values and the like have a constant only on a box. Other rules do not use the box.
+    Squares, exp, products of values and similar operators have a Lipschitz constant only on a box. Other rules do not
+    use the box.
 
     Parameters
     ----------
@@ -208,7 +209,7 @@ def within(graph: Graph, low: BoxEnd, high: BoxEnd) -> Graph:
     Raises
     ------
     MethodError
-        If it is no graph, an input has no numbers, or its low end is above its high end.
+        If ``graph`` is not a Graph, an input has no range, or its ``low`` is above its ``high``.
     """
     if not isinstance(graph, Graph):
         raise MethodError(f"within takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one.")

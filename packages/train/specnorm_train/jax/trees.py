@@ -85,7 +85,7 @@ def equinox_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
     dict or None
         A geometry with stride 1 and one group, whose upper bounds also hold for strided, grouped and transposed
         convolutions. If the tree contains Equinox's own modules, `kernels` reads their strides, dilations, groups and
-        padding modes, and leaves out ``Embedding``, normalisations and stacked layers.
+        padding modes, and leaves out ``Embedding``, normalizations and stacked layers.
     """
     if path.rpartition("/")[2] != "weight" or leaf.ndim not in LAYOUTS:
         return None
@@ -168,14 +168,19 @@ def layout_of(model: Any, rule: Rule | None = None) -> Rule:
         If neither its modules nor their names determine the geometry of a kernel.
     """
     if rule is None:
-        leaf_names = {path.rpartition("/")[2] for path, _ in _leaves(model)}
-        rule = equinox_layout if "weight" in leaf_names and "kernel" not in leaf_names else flax_layout
+        rule = _layout_by_names(_leaves(model))
     keywords_of_path = {path: keywords for path, (_, keywords) in _kernels_and_keywords(model, rule, "*").items()}
 
     def layout_of_model(path: str, _leaf: Any) -> Mapping[str, Any] | None:
         return keywords_of_path.get(path)
 
     return layout_of_model
+
+
+def _layout_by_names(leaves: list[tuple[str, Any]]) -> Rule:
+    """Return Equinox's rule for leaves of which some are named ``weight`` and none ``kernel``, else Flax's."""
+    names = {path.rpartition("/")[2] for path, _ in leaves}
+    return equinox_layout if "weight" in names and "kernel" not in names else flax_layout
 
 
 def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[str, Kernel]:
@@ -188,7 +193,8 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
         any other tree. Leaves that are not real floating arrays are ignored.
     rule : callable, default `flax_layout`
         Function of (path, leaf) that returns geometry keywords, or None for a leaf that is not a kernel. It may also
-        return ``input_axes``: see `with_geometry`.
+        return ``input_axes``: see `with_geometry`. For a model of Equinox, `equinox_layout` takes the place of
+        `flax_layout`.
     layers : str, default "*"
         Shell pattern such as ``"encoder/*"`` for the paths to take; a star matches slashes too.
 
@@ -222,6 +228,8 @@ def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple
     """Return the leaves that are kernels, by path, and their keywords, from the rule and from the tree's modules."""
     full_rule = rule if isinstance(rule, with_geometry) else with_geometry({}, rule)
     leaves = _leaves(tree)
+    if full_rule.rule is flax_layout and _has_modules_of_equinox(tree):
+        full_rule = with_geometry(full_rule.geometry, _layout_by_names(leaves))
     keywords_of_tree = _keywords_of_tree(tree, leaves, full_rule.rule)
     kernels_by_path: dict[str, tuple[Any, Mapping[str, Any]]] = {}
     ambiguous: dict[str, tuple[int, ...]] = {}
@@ -253,8 +261,8 @@ def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple
         raise KernelError(
             f"no leaf of the tree ({first}, ...) is a kernel by the rule "
             f"{getattr(full_rule.rule, '__name__', full_rule.rule)!r} with layers={layers!r}. Give another rule "
-            "(equinox_layout for Equinox), or a function of (path, leaf) that returns geometry keywords. Kernels are "
-            "of a real floating dtype."
+            "(layout_of(model) for a model, equinox_layout for parameters of Equinox), or a function of (path, leaf) "
+            "that returns geometry keywords. Kernels are of a real floating dtype."
         )
     if layers == "*":
         _require_matches(full_rule.geometry, list(kernels_by_path))
@@ -382,7 +390,7 @@ def _attention_inputs(path: str, shapes: Mapping[str, tuple[int, ...]]) -> int |
 
 def _keywords_of_modules(tree: Any) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
     """Yield the paths of the weights of Equinox's and Flax NNX's modules, with keywords; None if not a linear map."""
-    for keys, module in jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: _class(x) is not None):
+    for keys, module in _modules(tree):
         framework_and_class = _class(module)
         if framework_and_class is None:
             continue
@@ -394,6 +402,16 @@ def _keywords_of_modules(tree: Any) -> Iterator[tuple[str, Mapping[str, Any] | N
             leaf = "kernel"
             keywords = _stated_by_flax(kind, module)
         yield name_of((*keys, jax.tree_util.GetAttrKey(leaf))), keywords
+
+
+def _modules(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    """Return a tree's modules that are read, and its other leaves, with their keys."""
+    return jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: _class(x) is not None)
+
+
+def _has_modules_of_equinox(tree: Any) -> bool:
+    classes = [_class(module) for _, module in _modules(tree)]
+    return any(found is not None and found[0] == "equinox" for found in classes)
 
 
 _MODULES = {

@@ -23,9 +23,9 @@ _KNOWN: dict[str, type[Operator]] = {}
 
 
 def register_operator(cls: Class) -> Class:
-    """Add an operator that the front ends do not know; usable as a decorator.
+    """Register your own operator; usable as a decorator.
 
-    What the class says is believed; what it *computes* is compared with the model wherever the model can be executed
+    The class's Lipschitz constant is trusted. Its values are compared with the model's, if the model can be executed
     (`specnorm_networks.comparison.checking`).
 
     Parameters
@@ -38,7 +38,7 @@ def register_operator(cls: Class) -> Class:
     Raises
     ------
     MethodError
-        If it has no names, cannot be executed, or a name is taken or one of specnorm's own.
+        If the class has no names or cannot be executed, or a name is already taken.
     """
     names = tuple(getattr(cls, "names", ()))
     if not names or not issubclass(cls, Operator):
