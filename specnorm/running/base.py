@@ -326,7 +326,7 @@ class Method(Plan):
             _check_word(f"{cls.__name__}.promise", getattr(cls, "promise", None), get_args(Kind))
         owners = [each for each in _subclasses(Method) if getattr(each, "name", None) == name and each is not cls]
         owner = next((each for each in owners if each.__module__.startswith("specnorm.")), None)
-        if owner is not None:
+        if owner is not None and not cls.__module__.startswith("specnorm."):
             raise MethodError(
                 f"method {cls.__name__} has the name {name!r} of specnorm's {owner.__name__}: choose another."
             )

@@ -181,7 +181,7 @@ class Program:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
         forward = self.plan.forward if needs.blocks else self.plan.forward_kernels
-        evaluation = forward(blocks, self.spec, ops=ops)
+        evaluation: object = forward(blocks, self.spec, ops=ops)
         answers = count * self.answers_per_layer
         if not isinstance(evaluation, Evaluation) or tuple(evaluation.value.shape[:1]) != (answers,):
             raise MethodError(

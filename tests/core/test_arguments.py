@@ -116,6 +116,7 @@ def written(wrong: Any = None, **members: Any) -> Any:
     return dataclass(frozen=True)(cls) if wrong is None else wrong(cls)
 
 
+SCALAR: Any = np.ones(())
 WRONG_METHODS: dict[str, tuple[Callable[[], Any], str]] = {
     "no name": (lambda: written(name=None), "Mine has no `name`"),
     "a name of specnorm's": (lambda: written(name="grid"), "the name 'grid' of specnorm's Grid"),
@@ -128,7 +129,7 @@ WRONG_METHODS: dict[str, tuple[Callable[[], Any], str]] = {
     "no forward": (lambda: written(forward=None), "Mine has no `forward`"),
     "an array": (lambda: written(forward=lambda *_, **__: np.ones(1)), "forward is to return an Evaluation"),
     "a scalar": (
-        lambda: written(forward=lambda *_, **__: Evaluation(np.ones(()), (), ())),
+        lambda: written(forward=lambda *_, **__: Evaluation(SCALAR, (), ())),
         "value is an array of 1 numbers",
     ),
     "no residuals": (lambda: written(), "Mine returned 0 residuals"),
@@ -140,6 +141,12 @@ def test_a_method_that_breaks_a_rule_is_refused(name: str) -> None:
     make, words = WRONG_METHODS[name]
     with pytest.raises(MethodError, match=words):
         specnorm.value_and_grad(KERNEL, make()())
+
+
+def test_a_method_of_a_function_keeps_its_name() -> None:
+    """specnorm's own methods may share one: `complete` runs a method of its own."""
+    specnorm.complete(KERNEL)
+    assert specnorm.measure(KERNEL, METHODS["completion"]()).kind == "upper"
 
 
 def test_a_method_in_words_is_measured() -> None:
