@@ -15,7 +15,7 @@ from specnorm.completion.method import Completion
 from specnorm.enclosure.method import Enclose
 from specnorm.ends.isometry import Isometry
 from specnorm.ends.smallest import Smallest
-from specnorm.errors import BackendConflict, BrokenBackend
+from specnorm.errors import BackendConflict, BrokenBackend, MethodError
 from specnorm.gram.method import Gram
 from specnorm.grid.method import Grid
 from specnorm.power.method import Power, PowerTopK
@@ -45,10 +45,16 @@ class Methods(Mapping[str, type[Method]]):
         BackendConflict
             If two distributions register the name.
         """
-        if name in self._own_methods:
-            return self._own_methods[name]
-        entries = registry.registered(GROUP)[name]
+        entries = registry.registered(GROUP).get(name, ())
         origin = " and ".join(f"{registry.distribution(e)} ({e.value})" for e in entries)
+        if name in self._own_methods:
+            if entries:
+                raise BackendConflict(
+                    f"{name!r} is a method of specnorm, and {origin} registers it too. Rename the latter."
+                )
+            return self._own_methods[name]
+        if not entries:
+            raise KeyError(name)
         if len(entries) > 1:
             raise BackendConflict(f"two distributions register a method {name!r}: {origin}. Uninstall one of them.")
         try:
@@ -60,6 +66,10 @@ class Methods(Mapping[str, type[Method]]):
                 f"method {name!r} of {origin} is {cls!r}; expected a class derived from specnorm.methods.Method "
                 f"whose `name` is {name!r}."
             )
+        try:
+            cls.check_class()
+        except MethodError as error:
+            raise BrokenBackend(f"method {name!r} of {origin}: {error}") from error
         return cls
 
     def __iter__(self) -> Iterator[str]:

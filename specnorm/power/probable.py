@@ -481,7 +481,7 @@ def _lanczos(
             previous_image = np.zeros_like(image)
         residual = apply_adjoint(image)
         differences = [image @ image - vector @ residual, previous_image @ image - previous @ residual]
-        largest_difference = max(largest_difference, *map(abs, differences))
+        largest_difference = max(largest_difference, *(abs(float(each)) for each in differences))
         residual -= beta * previous
         alpha = float(vector @ residual)
         residual -= alpha * vector

@@ -8,11 +8,12 @@ A *block* is the kernel (m, p, *kernel_shape) of one group of a layer, rearrange
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError, TracerError
@@ -44,6 +45,12 @@ def check_count(name: str, value: object, least: int = 0, most: int | None = Non
         raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
     if most is not None and value > most:
         raise MethodError(f"{name}={value!r} is above {most}: so many rounds would never end.")
+
+
+def _check_word(name: str, value: object, words: Sequence[str]) -> None:
+    """Refuse what is not one of some words."""
+    if value not in words:
+        raise MethodError(f"{name}={value!r} is none of {', '.join(map(repr, words))}.")
 
 
 MOST_PRODUCTS = 1000
@@ -170,6 +177,8 @@ class Needs:
     value_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_word("rounds", self.rounds, ("nearest", "up", "down"))
+        _check_word("precision", self.precision, ("own", "wide", "mixed"))
         if not self.blocks:
             object.__setattr__(self, "by_layer", True)
 
@@ -265,6 +274,11 @@ class Plan:
         By default, the only residual is the gradient of each number of the value, of shape (b, *value_shape, *shape),
         or, of a plan with one answer for each layer, that of the layer's number with respect to each of its blocks.
         """
+        if len(residuals) != 1:
+            raise MethodError(
+                f"{type(self).__name__} returned {len(residuals)} residuals: return the gradient alone, or define "
+                "pullback."
+            )
         (gradients,) = residuals
         groups = gradients.shape[0] // cotangent.shape[0]
         if groups > 1:
@@ -292,6 +306,48 @@ class Method(Plan):
     def kind(self, spec: ConvSpec) -> Kind:
         """What the value promises for this geometry: "exact", "upper", "lower" or "estimate"."""
         return self.promise
+
+    @classmethod
+    @functools.cache
+    def check_class(cls) -> None:
+        """Raise `MethodError` if the class breaks a rule of methods that can be seen without running it."""
+        name = getattr(cls, "name", None)
+        if not isinstance(name, str) or not name:
+            raise MethodError(f"method {cls.__name__} has no `name`: give it one as a class attribute.")
+        # Without fields of its own, two methods of different parameters would be equal, and one program run for both.
+        parameters = cls.__dict__.get("__dataclass_params__")
+        if parameters is None or not parameters.frozen:
+            raise MethodError(
+                f"method {cls.__name__} is not a frozen dataclass: write @dataclass(frozen=True) above it."
+            )
+        if cls.forward is Plan.forward and cls.forward_kernels is Plan.forward_kernels:
+            raise MethodError(f"method {cls.__name__} has no `forward`, which returns an Evaluation.")
+        if cls.kind is Method.kind:
+            _check_word(f"{cls.__name__}.promise", getattr(cls, "promise", None), get_args(Kind))
+        owners = [each for each in _subclasses(Method) if getattr(each, "name", None) == name and each is not cls]
+        owner = next((each for each in owners if each.__module__.startswith("specnorm.")), None)
+        if owner is not None and not cls.__module__.startswith("specnorm."):
+            raise MethodError(
+                f"method {cls.__name__} has the name {name!r} of specnorm's {owner.__name__}: choose another."
+            )
+
+    def check_promise(self, spec: ConvSpec) -> None:
+        """Raise `MethodError` if the value's kind is not one, or a bound is not rounded in its direction."""
+        kind = self.kind(spec)
+        _check_word(f"the kind of {type(self).__name__}", kind, get_args(Kind))
+        direction = {"upper": "up", "lower": "down"}.get(kind)
+        rounds = self.needs(spec).rounds
+        if direction not in (None, rounds):
+            raise MethodError(
+                f"{type(self).__name__} promises {kind!r} and rounds {rounds!r}: a bound needs "
+                f'Needs(rounds={direction!r}, precision="wide").'
+            )
+
+
+def _subclasses(cls: type[Method]) -> Iterator[type[Method]]:
+    for each in cls.__subclasses__():
+        yield each
+        yield from _subclasses(each)
 
 
 class Stepped(Method):

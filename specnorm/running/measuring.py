@@ -126,8 +126,9 @@ def _warn_of_filter(kernel: ArrayObject, spec: ConvSpec, backend: Backend) -> No
 
 
 def check_method(method: object) -> None:
-    """Refuse an argument ``method`` that is not a method."""
+    """Refuse an argument ``method`` that is not a method, or that breaks a rule of methods."""
     if isinstance(method, Method):
+        method.check_class()
         return
     if isinstance(method, type):
         description = f", the class {method.__name__},"

@@ -19,18 +19,18 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayOps
-from specnorm.errors import BackendError, KernelError
+from specnorm.errors import BackendError, KernelError, MethodError
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec, dtype_to_compute_in
 from specnorm.proofs import arithmetic, rounding
 from specnorm.proofs.bound import of_kernel
-from specnorm.running.base import Needs
+from specnorm.running.base import Evaluation, Method, Needs
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, Backend
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Claims, Evaluation, FigureRule, Plan
+    from specnorm.running.base import Claims, FigureRule, Plan
 
 
 class Ran(NamedTuple):
@@ -136,6 +136,8 @@ class Program:
     """Whether the program has a pullback."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.plan, Method):
+            self.plan.check_promise(self.spec)
         object.__setattr__(self, "needs", self.plan.needs(self.spec))
 
     @cached_property
@@ -179,7 +181,13 @@ class Program:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
         forward = self.plan.forward if needs.blocks else self.plan.forward_kernels
-        evaluation = forward(blocks, self.spec, ops=ops)
+        evaluation: object = forward(blocks, self.spec, ops=ops)
+        answers = count * self.answers_per_layer
+        if not isinstance(evaluation, Evaluation) or tuple(evaluation.value.shape[:1]) != (answers,):
+            raise MethodError(
+                f"{type(self.plan).__name__}.forward is to return an Evaluation whose value is an array of {answers} "
+                "numbers, one for each block."
+            )
         layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, ops.concrete and ops.on_host, xp)
         value, chosen = self.plan.over_groups(layer_batch.unscaled(evaluation.value, needs.rounds), xp=xp)
         if self.factor > 1:

@@ -7,6 +7,7 @@ import importlib.metadata
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from helpers.libraries import Lib
 
 from specnorm.backends import registry
 from specnorm.errors import BackendConflict, BrokenBackend, GeometryError, MethodError, NoBackend, TracerError
-from specnorm.methods import GROUP, METHODS, Grid
+from specnorm.methods import GROUP, METHODS, Evaluation, Grid, Method, Needs
 
 specnorm: Any = importlib.import_module("specnorm")  # called with what its types refuse
 KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3).astype(np.float32)
@@ -94,8 +95,62 @@ def test_singular_values_say_their_cost_first() -> None:
 
 
 # -- methods of other distributions ------------------------------------------------------------------------------------
+@dataclass(frozen=True)
 class Stranger(Grid):
     name = "stranger"
+
+
+def root_of_squares(_: Any, blocks: Any, __: Any, *, ops: Any) -> Evaluation:
+    return Evaluation(ops.xp.sum(blocks**2, axis=(1, 2, 3, 4)) ** 0.5, (), ())
+
+
+def written(wrong: Any = None, **members: Any) -> Any:
+    """A method that a user writes: the Frobenius norm, with one member changed."""
+    values: dict[str, Any] = {
+        "name": "mine",
+        "promise": "estimate",
+        "forward": root_of_squares,
+        "__module__": "stranger_methods",
+    }
+    cls = type("Mine", (Method,), {k: v for k, v in (values | members).items() if v is not None})
+    return dataclass(frozen=True)(cls) if wrong is None else wrong(cls)
+
+
+SCALAR: Any = np.ones(())
+WRONG_METHODS: dict[str, tuple[Callable[[], Any], str]] = {
+    "no name": (lambda: written(name=None), "Mine has no `name`"),
+    "a name of specnorm's": (lambda: written(name="grid"), "the name 'grid' of specnorm's Grid"),
+    "no dataclass": (lambda: written(lambda cls: cls), "Mine is not a frozen dataclass"),
+    "no promise": (lambda: written(promise=None), "Mine.promise=None is none of 'exact', 'upper'"),
+    "an unknown promise": (lambda: written(promise="uper"), "Mine.promise='uper' is none of 'exact', 'upper'"),
+    "an unknown kind": (lambda: written(kind=lambda *_: "uper"), "kind of Mine='uper' is none of"),
+    "a bound that is not rounded up": (lambda: written(promise="upper"), r"promises 'upper' and rounds 'nearest'"),
+    "an unknown direction": (lambda: written(asks=Needs(rounds="upward")), "rounds='upward' is none of"),  # type: ignore[arg-type]
+    "no forward": (lambda: written(forward=None), "Mine has no `forward`"),
+    "an array": (lambda: written(forward=lambda *_, **__: np.ones(1)), "forward is to return an Evaluation"),
+    "a scalar": (
+        lambda: written(forward=lambda *_, **__: Evaluation(SCALAR, (), ())),
+        "value is an array of 1 numbers",
+    ),
+    "no residuals": (lambda: written(), "Mine returned 0 residuals"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_METHODS)
+def test_a_method_that_breaks_a_rule_is_refused(name: str) -> None:
+    make, words = WRONG_METHODS[name]
+    with pytest.raises(MethodError, match=words):
+        specnorm.value_and_grad(KERNEL, make()())
+
+
+def test_a_method_of_a_function_keeps_its_name() -> None:
+    """specnorm's own methods may share one: `complete` runs a method of its own."""
+    specnorm.complete(KERNEL)
+    assert specnorm.measure(KERNEL, METHODS["completion"]()).kind == "upper"
+
+
+def test_a_method_in_words_is_measured() -> None:
+    assert specnorm.measure(KERNEL, written()()).value == pytest.approx(np.linalg.norm(KERNEL), rel=1e-6)
 
 
 def entry(name: str, value: str) -> importlib.metadata.EntryPoint:
@@ -136,6 +191,19 @@ def test_a_broken_method_is_named(entries: Any) -> None:
         METHODS["gone"]
     with pytest.raises(KeyError):
         METHODS["nobody's"]
+
+
+def test_a_registered_method_that_breaks_a_rule_is_named(entries: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries.append(entry("mine", "stranger_methods:Mine"))
+    monkeypatch.setattr(sys.modules["stranger_methods"], "Mine", written(promise="uper"), raising=False)
+    with pytest.raises(BrokenBackend, match=r"method 'mine' of an unnamed .*promise='uper'"):
+        specnorm.compare(KERNEL)
+
+
+def test_a_registered_name_of_specnorms_is_refused(entries: Any) -> None:
+    entries.append(entry("grid", "stranger_methods:Stranger"))
+    with pytest.raises(BackendConflict, match="'grid'"):
+        METHODS["grid"]
 
 
 @pytest.mark.parametrize(

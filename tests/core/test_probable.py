@@ -101,6 +101,13 @@ def test_a_wrong_adjoint_that_a_random_pair_does_not_show_is_refused(monkeypatch
             specnorm.operator_norm(lambda v: matrix @ v, lambda u: matrix @ u, matrix.shape, seed=seed)
 
 
+def in_float32(matrix: Any) -> Any:
+    def times(v: Any) -> Any:
+        return matrix @ v.astype(np.float32)
+
+    return specnorm.operator_norm(times, lambda u: matrix.T @ u.astype(np.float32), matrix.shape)
+
+
 def test_rounding_in_float32_is_no_wrong_adjoint() -> None:
     """Also where Lanczos ends early, of rank one, and of columns of very different sizes."""
     random = np.random.default_rng(0)
@@ -108,10 +115,7 @@ def test_rounding_in_float32_is_no_wrong_adjoint() -> None:
         np.outer(random.standard_normal(400), random.standard_normal(300)),
         random.standard_normal((400, 300)) * np.logspace(0, -12, 300),
     ):
-        single = matrix.astype(np.float32)
-        found = specnorm.operator_norm(
-            lambda v, a=single: a @ v.astype(np.float32), lambda u, a=single: a.T @ u.astype(np.float32), matrix.shape
-        )
+        found = in_float32(matrix.astype(np.float32))
         assert close(found, float(np.linalg.norm(matrix, 2)))
 
 

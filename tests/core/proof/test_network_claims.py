@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -77,10 +77,11 @@ def test_an_extent_that_is_none_is_no_claim(wrong: Any) -> None:
 
     graph = Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",))
     scope = Scope(graph)
-    for apply in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: rules.of_operator(scope, graph.by_name["y"], [rules.identity(scope, "x")], Place(((1, 1),))),
         lambda: rules.of_slopes(scope, graph.by_name["y"], 1, 1),
-    ):
+    )
+    for apply in calls:
         with pytest.raises(NoBoundError, match=r"the `extent` of its operator Odd is .* not two finite numbers"):
             apply()
     ball: dict[str, Any] = {"radius": 1.0, "centre": np.zeros((1, 1))}

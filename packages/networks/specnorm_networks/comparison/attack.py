@@ -203,7 +203,8 @@ class Pairs:
     ) -> None:
         raise InternalError(
             f"A proven constant is contradicted at {visible(name)}: at most {constant!r} was proven, a pair of inputs "
-            f"reaches {ratio!r}. No bound is given. Please report the network and the pair (this error's `pair`).",
+            f"reaches {ratio!r}. No bound is given. If an operator is yours, look at its `lipschitz` or `extent`; else "
+            "please report the network and the pair (this error's `pair`).",
             (one, other),
         )
 

@@ -527,7 +527,7 @@ def is_extent(ends: Any) -> TypeGuard[tuple[float, float]]:
     """Return whether what a user's operator returns is two finite numbers, the smaller one first."""
     try:
         least, most = ends
-        return -math.inf < least <= most < math.inf
+        return bool(-math.inf < least <= most < math.inf)
     except (TypeError, ValueError):
         return False
 
