@@ -53,7 +53,8 @@ class NormMonitor(ModelMonitor):
 
     def __getattr__(self, name: str) -> Any:
         """Refuse what Keras asks of a callback, in the user's words."""
-        advice = "; Keras takes its callback: callbacks=[monitor.callback()]" if name.startswith(("on_", "set_")) else ""
+        is_of_callbacks = name.startswith(("on_", "set_"))
+        advice = "; Keras takes its callback: callbacks=[monitor.callback()]" if is_of_callbacks else ""
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{advice}")
 
     def callback(self) -> Any:
