@@ -93,7 +93,7 @@ COMMANDS = {
     "audit a.npz --layers zz --fail-above 1": "no layer was measured",
     "audit a.npz --input-shape abc": "'abc' is not a size, such as 32",
     "audit a.npz --input-range 0 1": "no graph",
-    "audit a.npz --geometry one.npy": "this is no JSON",
+    "audit a.npz --geometry one.npy": "this is not JSON",
     "audit a.npz --geometry stride=2": "No such file",
     "audit a.npz --certificate": "requires an argument",
     "verify a.npz": "MODEL",

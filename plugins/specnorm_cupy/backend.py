@@ -1,4 +1,4 @@
-"""The backend of CuPy: devices, and factorisations whose status cuSOLVER reports."""
+"""The backend of CuPy: devices, and factorizations whose status cuSOLVER reports."""
 
 from __future__ import annotations
 

@@ -422,7 +422,7 @@ _with_factors.defvjp(_with_factors_fwd, _with_factors_bwd)
 
 def _flatten(result: Result) -> tuple[tuple[Any, ...], Any]:
     """Return the arrays of a result as children of a pytree node, and its other members as static data."""
-    # Arrays are recognised by their names in `method.stats`, not by type: JAX puts placeholders of many types in their
+    # Arrays are recognized by their names in `method.stats`, not by type: JAX puts placeholders of many types in their
     # place.
     arrays = {name: x for name, x in result.stats.items() if name in result.method.stats}
     other_stats = tuple((name, x) for name, x in result.stats.items() if name not in arrays)

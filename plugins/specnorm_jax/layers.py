@@ -23,7 +23,7 @@ _WRAPPERS = ("flax WeightNorm", "flax SpectralNorm", "equinox WeightNorm", "equi
 
 
 def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel | None:
-    """Return kernel and geometry of a layer, or of a layer in a wrapper that normalises it; None for other objects.
+    """Return kernel and geometry of a layer, or of a layer in a wrapper that normalizes it; None for other objects.
 
     See `specnorm.plugin.Backend.layer`.
     """
@@ -51,9 +51,9 @@ def _wrapper(x: Any) -> str | None:
 
 
 def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
-    """Return the layer in a wrapper, with the normalised weight that its next call uses.
+    """Return the layer in a wrapper, with the normalized weight that its next call uses.
 
-    Flax's wrappers store the normalised weight in their layer when they are called, so a copy of the wrapper is called.
+    Flax's wrappers store the normalized weight in their layer when they are called, so a copy of the wrapper is called.
     """
     is_of_flax = wrapper.startswith("flax")
     inner = x.layer_instance if is_of_flax else x.layer

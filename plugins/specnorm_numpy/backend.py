@@ -1,4 +1,4 @@
-"""The backend of NumPy: BLAS threads, factorisations, and products of complex numbers without temporary arrays."""
+"""The backend of NumPy: BLAS threads, factorizations, and products of complex numbers without temporary arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from specnorm_numpy import threads
 from specnorm_numpy.arrays import NAMESPACE
 
 _BATCH_BYTES = 2**18
-"""Bytes of the matrices that are factorised in one call."""
+"""Bytes of the matrices that are factorized in one call."""
 _LAPACK_CHOLESKY: Any = getattr(getattr(np.linalg, "_umath_linalg", None), "cholesky_lo", None)
 """The function that ``np.linalg.cholesky`` calls. Unlike that, it takes an output array, and returns NaN for a matrix
 without a factor instead of raising. It is not public, so it may be missing (None)."""
@@ -24,7 +24,7 @@ _SMALL_KERNEL = 2**22
 A search shares its cells among threads of its own. Several BLAS threads wait for each other in a loop, which takes 13
 times the processor time on a busy machine."""
 _LARGE_MATRIX = 128
-"""Number of rows from which a factorisation, of a tenth of a millisecond, is worth a thread."""
+"""Number of rows from which a factorization, of a tenth of a millisecond, is worth a thread."""
 _HEAP_BYTES = 31 * 2**20
 """Bytes that `_keep_freed_memory` allocates."""
 
@@ -53,9 +53,9 @@ def _lower_factors(a: Any, out: Any) -> Any:
 
 
 def _has_factor(matrices: Any) -> Any:
-    """Whether the Cholesky factorisation of each Hermitian matrix (b, n, n) completes, shape (b,).
+    """Whether the Cholesky factorization of each Hermitian matrix (b, n, n) completes, shape (b,).
 
-    What is factorised is the transposed matrix. It is in LAPACK's memory order, so its columns are copied as they are.
+    What is factorized is the transposed matrix. It is in LAPACK's memory order, so its columns are copied as they are.
     OpenBLAS takes two thirds of the time for lower factors that it takes for upper ones. NaN and infinities in the
     matrix reach the factor's diagonal.
     """

@@ -73,7 +73,7 @@ def _mark_thread() -> None:
 def in_order(function: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
     """As ``map(function, items)``, over the pool, with one BLAS thread for each item.
 
-    A few items are computed ahead of the consumer. NumPy's products and factorisations release Python's global lock,
+    A few items are computed ahead of the consumer. NumPy's products and factorizations release Python's global lock,
     and an item's answer does not depend on the other items. A thread of the pool computes its items itself: if all
     threads waited for the pool, none would be left to work.
     """

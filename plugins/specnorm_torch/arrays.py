@@ -32,7 +32,7 @@ class TorchArrays(Backend):
         return isinstance(x, Tensor)
 
     def refusal(self, x: Array) -> str | None:
-        """The reason to refuse lazy, nested, sparse, quantised and distributed tensors; None for others."""
+        """The reason to refuse lazy, nested, sparse, quantized and distributed tensors; None for others."""
         if isinstance(x, torch.nn.UninitializedParameter | torch.nn.UninitializedBuffer):
             return "tensor has no shape yet: run its module once on an input, so that its lazy layers are initialized."
         if x.is_nested:

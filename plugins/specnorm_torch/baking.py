@@ -1,4 +1,4 @@
-"""Replace kernels that are computed before each call, by parametrisations or old-style hooks, by plain parameters."""
+"""Replace kernels that are computed before each call, by parametrizations or old-style hooks, by plain parameters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def bake_(model: nn.Module) -> list[str]:
 
     The parameter has the values that the model currently uses in ``eval()``. Parametrizations of
     `torch.nn.utils.parametrize`, and hooks of ``torch.nn.utils.weight_norm``, ``spectral_norm`` and ``prune``, are
-    removed. Other modules in the model that have a method ``vanilla_export()``, such as deel-torchlip's normalisations,
+    removed. Other modules in the model that have a method ``vanilla_export()``, such as deel-torchlip's normalizations,
     are replaced by the plain module that it returns.
 
     Parameters
@@ -83,7 +83,7 @@ def baked(model: ModuleT) -> ModuleT:
 def bake_tensor(module: nn.Module, name: str) -> None:
     """Replace one tensor of `makers_of_tensors` by a plain parameter."""
     maker = makers_of_tensors(module)[name]
-    # Removing a parametrisation or a hook reads the tensor, which may change its state in training mode.
+    # Removing a parametrization or a hook reads the tensor, which may change its state in training mode.
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -29,7 +29,7 @@ Select: TypeAlias = Callable[[str, nn.Module], bool]
 
 
 def name_of(module: nn.Module) -> str:
-    """Return the name of a module's class, before parametrisations replaced the class."""
+    """Return the name of a module's class, before parametrizations replaced the class."""
     return str(parametrize.type_before_parametrizations(module).__name__)
 
 
@@ -169,7 +169,7 @@ def checked_crops(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[str, nn.Module]]:
     """Yield names and layers of a model, in its order.
 
-    A shared layer is yielded once. Layers inside of a parametrisation compute a weight and are left out.
+    A shared layer is yielded once. Layers inside of a parametrization compute a weight and are left out.
     """
     for name, module in model.named_modules():
         is_inside_of_parametrisation = "parametrizations" in name.split(".")
@@ -235,7 +235,7 @@ def check_used(module: nn.Module) -> Tensor:
     x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module)) / largest
     weight = kernel_if_used(module, x)
     if weight is None:
-        raise MethodError(f"{name_of(module)} does not use its weight as it stands.")
+        raise MethodError(f"{name_of(module)} does not use its weight as it is stored.")
     return weight
 
 
@@ -256,7 +256,7 @@ def _input_of(module: Any) -> tuple[int, ...]:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Return whether a module has quantised weights, packed as integers."""
+    """Return whether a module has quantized weights, packed as integers."""
     return hasattr(module, "_packed_params") or ".quantized." in type(module).__module__
 
 
@@ -304,7 +304,7 @@ def _check_values(name: str, x: Tensor) -> None:
 
 def weight_of(module: nn.Module) -> Tensor:
     """Return the kernel that the next call of a layer will use."""
-    # In eval(), since reading a parametrised weight in training may change the state of the parametrisation.
+    # In eval(), since reading a parametrized weight in training may change the state of the parametrization.
     modes = {part: part.training for part in module.modules()}
     for part in modes:
         part.training = False
@@ -325,7 +325,7 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def normalised_layers(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the names of layers and of the batch normalisations that directly follow them in a ``Sequential``."""
+    """Yield the names of layers and of the batch normalizations that directly follow them in a ``Sequential``."""
     for name, module in model.named_modules():
         if not isinstance(module, nn.Sequential):
             continue
@@ -336,7 +336,7 @@ def normalised_layers(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def parametrisations(module: nn.Module, name: str, kind: type[nn.Module]) -> list[Any]:
-    """Return the parametrisations of a class on a tensor of a module."""
+    """Return the parametrizations of a class on a tensor of a module."""
     if not parametrize.is_parametrized(module, name):
         return []
     parameters: Any = module.parametrizations

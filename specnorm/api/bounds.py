@@ -231,7 +231,7 @@ def f4_bound(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> Arr
 def unfolding_bounds(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> ArrayT:
     """Bounds by all unfoldings of the kernel: proven upper bounds on the spectral norm at every input size.
 
-    With circular padding and a stride, it holds at every size that the stride divides.
+    With circular padding and a stride, they hold at every size that the stride divides.
 
     Parameters
     ----------

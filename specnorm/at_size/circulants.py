@@ -2,7 +2,7 @@
 
 The layer is a compression of a circulant (`at_size.proofs.circulant`), whose norm can be larger. A *wave* is a pair of
 singular vectors of the circulant: plane waves of one frequency, whose channels are a singular pair of the symbol there.
-The waves with the largest singular values can be taken out and bounded on the layer's own pixels, by the factorisation
+The waves with the largest singular values can be taken out and bounded on the layer's own pixels, by the factorization
 of a matrix (`at_size.proofs.deflation`): the more waves are taken out, the closer is the bound, and the larger the
 matrix.
 """
@@ -94,7 +94,7 @@ def bound_by_circulant(
 def farthest_circulant(torus_result: Found, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
     """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
 
-    The distance is maximised on each axis by itself, since the norm falls off with its square.
+    The distance is maximized on each axis by itself, since the norm falls off with its square.
     """
     points, skew = [], []
     for angle, least, taps in zip(torus_result.witness.frequency.angles[0], least_points, kernel_shape, strict=True):

@@ -46,7 +46,7 @@ def enclose_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Found:
     for tolerance in tolerances:
         parts = _parts(kernel, replace(problem, rtol=tolerance), components, ops=ops)
         if tolerance != tolerances[-1] and all(part.is_small for part in parts):
-            # Their matrices are factorised at once, to any tolerance.
+            # Their matrices are factorized at once, to any tolerance.
             continue
         enough = max(tolerance, problem.rtol)
         bounds = [_enclose(part, known, enough) for part, known in zip(parts, bounds, strict=True)]
@@ -180,7 +180,7 @@ def best_circulant(part: ComponentBounds, bounds: Found) -> Found:
 def few_waves(part: ComponentBounds, bounds: Found) -> Found:
     """Deflate a circulant of each open group by its few highest waves.
 
-    What these waves contribute is bounded by the factorisation of a matrix on the layer's pixels.
+    What these waves contribute is bounded by the factorization of a matrix on the layer's pixels.
     """
     return _deflation(part, bounds, few=True)
 

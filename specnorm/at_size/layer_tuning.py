@@ -8,7 +8,7 @@ from typing import NamedTuple
 class LayerTuning(NamedTuple):
     """Effort for a layer at one size. It decides on time and on how wide the interval is, never on what is proven.
 
-    A *matrix proof* is a factorisation of the layer's Gram matrix; its work is counted in multiplications.
+    A *matrix proof* is a factorization of the layer's Gram matrix; its work is counted in multiplications.
     """
 
     immediate_work: float = 3e6

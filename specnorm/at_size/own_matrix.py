@@ -1,4 +1,4 @@
-"""Enclose norms by the Gram matrices of layers at their size: Lanczos from below, a factorisation from above."""
+"""Enclose norms by the Gram matrices of layers at their size: Lanczos from below, a factorization from above."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def enclose_by_matrix(
     lower: float = 0.0,
     ops: ArrayOps,
 ) -> list[Found]:
-    """Enclose the norms of layers of one group by Lanczos and a factorisation of their Gram matrices.
+    """Enclose the norms of layers of one group by Lanczos and a factorization of their Gram matrices.
 
     ``kernels`` (b, first, second, *kernel_shape): in torch's order, scaled to about 1, with known values. ``spec``:
     geometry of one group, with ``input_shape``. ``gram_plan``: form of the Gram matrix of one group. ``rtol``: relative
@@ -52,7 +52,7 @@ def enclose_by_matrix(
 
 
 class _MatrixEnclosure:
-    """Bounds of the norms of a stack of layers of one group: Lanczos from below, a factorisation from above."""
+    """Bounds of the norms of a stack of layers of one group: Lanczos from below, a factorization from above."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class _MatrixEnclosure:
         if not self._within(uppers, lowers, lower, rtol):
             vectors, images, lowers = self._raised_lowers(gram, vectors, images, lowers, rtol)
             uppers = self._lowered_uppers(gram, uppers, lowers, lower, rtol)
-        # A group of zeros has a bound of 0 that no factorisation proves.
+        # A group of zeros has a bound of 0 that no factorization proves.
         uppers = gram.with_zero_layers(uppers)
         u, v = (vectors, images) if self.has_output_vectors else (images, vectors)
         return [
@@ -165,7 +165,7 @@ def _smaller_of_each(some: list[Upper | None], others: list[Upper | None]) -> li
 
 
 def _limits_near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:
-    """Limits (b,) as close as a factorisation comes to the computed eigenvalues of Gram matrices in one block.
+    """Limits (b,) as close as a factorization comes to the computed eigenvalues of Gram matrices in one block.
 
     They are needed where taps cancel: rounding then makes the lower bounds, and the targets made of them, too low.
     """

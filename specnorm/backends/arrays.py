@@ -282,26 +282,6 @@ def gram_smaller(a: Array, *, xp: Namespace) -> Array:
     return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)
 
 
-def applied(
-    body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
-    condition: Any,
-    state: tuple[Array, ...],
-    *,
-    ops: ArrayOps,
-) -> tuple[Array, ...]:
-    """Apply ``body`` to a state if a condition holds: a Python bool, or a 0-d array, also under compilers.
-
-    It is a loop that runs at most once.
-    """
-
-    def run_once(loop_state: tuple[Array, ...]) -> tuple[Array, ...]:
-        is_pending, *state = loop_state
-        return (is_pending & False, *body(tuple(state)))
-
-    _, *new_state = ops.loop(lambda loop_state: loop_state[0], run_once, (condition, *state))
-    return tuple(new_state)
-
-
 def repeated(
     body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
     count: Any,

@@ -196,21 +196,21 @@ class Backend:
         return map(function, items)
 
     def cholesky_ok(self, a: AnyArray) -> AnyArray:
-        """Whether the Cholesky factorisation of each matrix of a Hermitian stack (..., n, n) completes, shape (...).
+        """Whether the Cholesky factorization of each matrix of a Hermitian stack (..., n, n) completes, shape (...).
 
         False for matrices with an entry that is not finite. Never raises; may read one triangle only, either one.
         """
         raise NotImplementedError
 
     def cholesky_factors(self, a: AnyArray) -> AnyArray:
-        """The lower Cholesky factors of a Hermitian stack; with NaN or infinities where the factorisation fails.
+        """The lower Cholesky factors of a Hermitian stack; with NaN or infinities where the factorization fails.
 
         Required if `has_factors` is True. The caller checks that the whole factor is finite.
         """
         raise NotImplementedError
 
     def check_cholesky(self, like: AnyArray) -> None:
-        """Refuse a library whose Cholesky factorisation succeeds for matrices that have none.
+        """Refuse a library whose Cholesky factorization succeeds for matrices that have none.
 
         Under a compiler that assumes that there is no NaN (XLA's fast-math flags), every proof would succeed. The test
         runs once for each device and dtype.

@@ -1,4 +1,4 @@
-"""Merge a convolution and a batch normalisation into one kernel, so that the norm of both together can be measured."""
+"""Merge a convolution and a batch normalization into one kernel, so that the norm of both together can be measured."""
 
 from __future__ import annotations
 

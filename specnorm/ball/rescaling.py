@@ -90,8 +90,8 @@ def rescale(
     bound : float, default 1
         Positive.
     only_shrink : bool, default True
-        Whether a kernel whose norm is at most the bound already is returned as it is. False: it is enlarged to a norm
-        just below the bound: by 1e-5 to 1e-3 of it, as closely as norms are enclosed.
+        True: a kernel whose norm is within the bound is returned unchanged. False: it is enlarged to a norm below the
+        bound by 1e-5 to 1e-3 of it.
     budget : float or None, default 60
         Time limit in seconds. When it is reached, no further proof is begun, and the kernel is scaled by the best bound
         so far. None: no limit.
@@ -102,15 +102,15 @@ def rescale(
     Returns
     -------
     array of the kernel's library, shape, dtype and layout
-        The kernel itself if its norm is proven to be at most the bound already, and zero or not to be enlarged. The
-        array as returned, rounded in its dtype, is certified.
+        The kernel itself if it is zero, or if ``only_shrink`` and its norm is proven to be at most the bound. The proof
+        is about the returned array, rounded to its dtype.
 
     Raises
     ------
     MethodError
         Under a tracer: a proof needs values.
     Undecided
-        If the norm could not be proven within the budget.
+        If no bound on the norm could be proven within the budget.
 
     Examples
     --------
@@ -228,7 +228,7 @@ def clip(
         Under a tracer; if ``n_iter`` is not a positive integer; or if a derivative with respect to the kernel is
         requested.
     Undecided
-        If the norm could not be proven within the budget.
+        If no bound on the norm could be proven within the budget.
 
     Examples
     --------

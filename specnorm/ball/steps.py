@@ -1,6 +1,6 @@
 """Steps inside the ball of all kernels with a norm of at most a bound, by matrix products; equal layers in a stack.
 
-The ball is convex: ``(1 - a) K + a D`` is in it if K and D are, for every ``a`` from 0 to 1. So an optimiser that moves
+The ball is convex: ``(1 - a) K + a D`` is in it if K and D are, for every ``a`` from 0 to 1. So an optimizer that moves
 towards kernels D whose norm is proven to be at most the bound never leaves the ball, and never computes a norm. `lmo`
 chooses D for a gradient; `specnorm.ball.proofs.directions` bounds its norm.
 

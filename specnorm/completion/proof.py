@@ -5,7 +5,7 @@ input size, circular or zero-padded, ``||K||**2 <= v + ||M_0 - v I|| + sum over 
 *Proof.* Let F be the symbol of H. ``G*G <= G*G + F*F = sum_t M_t e^{i t theta} <= v I + ||M_0 - v I|| I + sum_{t != 0}
 ||M_t|| I``. The bound is valid for every H; a good H, found by search (`specnorm.completion.search`), makes it close.
 
-`norms_up` takes Frobenius norms of the lags, and the v that minimises the bound. The lags' own rounding errors are
+`norms_up` takes Frobenius norms of the lags, and the v that minimizes the bound. The lags' own rounding errors are
 bounded in `symbols.proofs.lags`.
 
 References

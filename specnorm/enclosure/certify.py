@@ -19,7 +19,7 @@ from specnorm.proofs.norms import norm_by_frobenius
 from specnorm.running.base import Evaluation, Needs, Plan, check_budget
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero
+from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero, visited_grid
 from specnorm.supremum.one_tap import enclose_one_tap
 from specnorm.symbols.proofs.padding import padded_norm
 from specnorm.symbols.proofs.symbols import without_zero_borders
@@ -181,8 +181,11 @@ class Certify(Plan):
         result = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
         if result.upper is not None or spec.input_shape is None:
             return result
-        # The bound is not proven for all frequencies: search those of the size alone. That search needs an upper bound
-        # for all frequencies.
+        # The bound is not proven for all frequencies: visit or search those of the size alone.
+        visited = visited_grid(trimmed, Problem(spec, 0.0, self.max_cells, clock, None), ops=ops)
+        if visited is not None and (visited.highest <= bound or visited.lower > bound):
+            return visited
+        # That search needs an upper bound for all frequencies.
         on_torus = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
         supremum = on_torus.upper or norm_by_frobenius(trimmed, ops=ops)
         grid = dft(spec.grid_sizes(kernel_shape), kernel_shape)

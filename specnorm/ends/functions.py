@@ -166,7 +166,7 @@ def _enclosure(run: PlanRun[Any], ends: tuple[Any, Any], witness: tuple[Any, Any
 
 def _no_certificate(quantity: str, _name: str) -> Any:
     """`Enclosure.certificate` for quantities without a certificate: raises an error."""
-    raise CertificateError(f"there is no certificate of a {quantity}: take that of enclose(kernel), of the norm.")
+    raise CertificateError(f"there is no certificate for a {quantity}, only for the norm: use that of enclose(kernel).")
 
 
 @takes_layers
@@ -332,7 +332,7 @@ def is_isometry(
     """
     largest_defect = as_number("tolerance", tolerance)
     if not largest_defect >= 0:
-        raise MethodError(f"tolerance={tolerance!r} is no part of a squared norm: give a number that is not negative.")
+        raise MethodError(f"tolerance={tolerance!r} is not a tolerance: give a number of at least 0.")
     backend = backend_for(kernel)
     if backend.is_traced(kernel):
         raise TracerError(is_isometry.__name__)

@@ -45,7 +45,7 @@ def plan_of_own_matrix(spec: ConvSpec) -> BlockPlan:
     if plan.size <= ROWS:
         return plan
     raise GeometryError(
-        f"the layer at input_shape={spec.input_shape} is no circular one (padding_mode={spec.padding_mode!r}, "
+        f"the layer at input_shape={spec.input_shape} is not circular (padding_mode={spec.padding_mode!r}, "
         f"padding={spec.padding}): only its own matrix tells its smallest singular "
         f"value, and that has {plan.size} rows; at most {ROWS} are affordable. Give a smaller input_shape, or "
         'padding_mode="circular", whose values are known at every size; where no tap is cut off, leave input_shape out.'

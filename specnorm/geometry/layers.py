@@ -99,7 +99,7 @@ def _refuse_positional(name: str, positional_names: tuple[str, ...], args: tuple
     if any(hasattr(x, "needs") for x in args):  # a method
         raise TypeError(f"{name} takes no method. specnorm.measure(kernel, method) runs one.")
     raise TypeError(
-        f"{name} takes {' and '.join(positional_names)} by position alone: give everything else by keyword, such as "
+        f"{name} takes only {' and '.join(positional_names)} by position: give everything else by keyword, such as "
         "input_shape=32."
     )
 
@@ -193,7 +193,7 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
     if layer is not None:
         return layer
     if registry.owner_of(type(x)) is not None:
-        # Attributes of an object that a plugin owns are not read: reading a parametrised weight may change it.
+        # Attributes of an object that a plugin owns are not read: reading a parametrized weight may change it.
         candidates = [type(x)]
     else:
         values = (_unwrapped_value(getattr(x, word, None)) for word in _KERNEL_ATTRIBUTES)

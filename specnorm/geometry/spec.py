@@ -505,9 +505,9 @@ class ConvSpec:
             if needs_divisible_size and any(n % s for n, s in zip(input_shape, stride, strict=True)):
                 raise GeometryError(
                     f"stride={stride} does not divide input_shape={input_shape}: circular padding needs it to. "
-                    "Choose an input_shape divisible by the stride. For a bound at this size leave input_shape out and "
-                    "give stride=1: outputs are a selection of those. Without input_shape, a bound with the stride "
-                    "speaks about every input size that the stride divides."
+                    "Choose an input_shape divisible by the stride. For a bound at this size, leave input_shape out "
+                    "and give stride=1, whose outputs include the layer's. Without input_shape, a bound with the "
+                    "stride holds at every input size that the stride divides."
                 )
             too_many = pixels_run_out(padding, input_shape, mode)
             if too_many:

@@ -127,7 +127,7 @@ def _walk(
 def _kernel_attribute(layer: Any, parts: Mapping[str, Any]) -> str:
     """Name of the attribute in which a layer stores its kernel, or an empty string."""
     for word in _KERNEL_ATTRIBUTES:
-        # `getattr_static`, since reading a parametrised weight may change it.
+        # `getattr_static`, since reading a parametrized weight may change it.
         if word in parts or getattr_static(layer, word, None) is not None:
             return word
     return ""

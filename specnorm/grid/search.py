@@ -35,7 +35,7 @@ _PAIRS_A_FREQUENCY = 4
 _ENTRIES_A_LAG = 4000
 """Entries of all symbols, for each lag of the kernel, from which the Gram polynomial costs less than it saves."""
 GRAM_PRODUCTS = 5
-"""Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorisation."""
+"""Most Gram products that leave frequencies out. Each of those left costs an eigenvalue and a factorization."""
 POINTS_A_STEP = 10
 """Points of a grid along an axis, for each step from one tap to the next: ``10 (k - 1)``."""
 

@@ -24,6 +24,10 @@ Vector = NDArray[np.float64]
 Product = Callable[[Vector], Vector]
 _ADJOINT_TOLERANCE = 1e-5
 """Largest relative difference of <A v, u> and <v, A* u> that is accepted; products in float32 differ by less."""
+_ADVICE_ON_ADJOINTS = (
+    "A map with an offset or a nonlinearity has no adjoint. A convolution whose border repeats pixels is not its own "
+    "adjoint, even if its kernel is symmetric."
+)
 _MATRIX_AXES = 2
 _LARGEST_SIZE = 2**28
 """Most inputs or outputs: 2 GiB for one vector."""
@@ -106,7 +110,8 @@ def operator_norm(
         `specnorm_torch.linear_operator` and
         `specnorm_jax.linear_operator`.
     rmatvec : callable, optional
-        The adjoint ``u -> A* u``, if ``operator`` is a function. It is tested with one random pair of vectors.
+        The adjoint ``u -> A* u``, if ``operator`` is a function. It is tested with a random pair of vectors, and in
+        each step.
     shape : (m, n), optional
         The numbers of outputs and inputs, if ``operator`` is a function. For functions of arrays, or of tuples of
         arrays: the shapes of both, such as ``((64, 64), (64, 64))``.
@@ -173,11 +178,13 @@ def operator_norm(
         n = m
     eps = 1 - (1 + rtol) ** -2
     steps = min(n, math.ceil((math.log(1.648 * math.sqrt(n) / delta) / math.sqrt(eps) + 1) / 2))
-
-    def gram(x: Vector) -> Vector:
-        return apply_adjoint(apply(x) / scale) / scale
-
-    largest, steps_taken = _lanczos(gram, random.standard_normal(n), steps, progress)
+    largest, steps_taken = _lanczos(
+        lambda x: apply(x) / scale,
+        lambda y: apply_adjoint(y) / scale,
+        random.standard_normal(n),
+        steps,
+        progress,
+    )
     lower = scale * math.sqrt(max(largest, 0.0))
     return ProbableBound(np.float64(lower), np.float64(lower * (1 + rtol)), delta, 2 + 2 * steps_taken)
 
@@ -194,8 +201,7 @@ def _check_adjoint(v: Vector, u: Vector, image: Vector, adjoint_image: Vector, s
     if abs(float(image @ u) - float(v @ adjoint_image)) > _ADJOINT_TOLERANCE * size:
         raise MethodError(
             f"rmatvec is not the adjoint of matvec: <A v, u> is {scale * float(image @ u):.6g} and <v, A* u> is "
-            f"{scale * float(v @ adjoint_image):.6g} for a random pair. A map with an offset or a nonlinearity has no "
-            "adjoint."
+            f"{scale * float(v @ adjoint_image):.6g} for a random pair. {_ADVICE_ON_ADJOINTS}"
         )
 
 
@@ -447,18 +453,22 @@ def _checked(product: Product, name: str, size: int) -> Product:
 
 
 def _lanczos(
-    gram: Product,
+    apply: Product,
+    apply_adjoint: Product,
     start: Vector,
     steps: int,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[float, int]:
-    """The largest Ritz value after at most ``steps`` Lanczos steps, and the number of steps taken.
+    """The largest Ritz value of A* A after at most ``steps`` Lanczos steps, and the number of steps taken.
 
-    Vectors are not reorthogonalised. That duplicates converged Ritz values, but makes none of them wrong.
+    Vectors are not reorthogonalised. That duplicates converged Ritz values, but makes none of them wrong. The entries
+    of the tridiagonal matrix are also ``<A v, A w>`` for the steps' vectors v and w. That tests the adjoint in each
+    step, without a product.
     """
     vector: Vector = start / np.linalg.norm(start)
     previous = np.zeros_like(vector)
     beta = 0.0
+    largest_difference = 0.0
     diagonal: list[float] = []
     off_diagonal: list[float] = []
     last_report = time.monotonic()
@@ -466,18 +476,30 @@ def _lanczos(
         if progress is not None and time.monotonic() > last_report + 1:
             progress(step, steps)
             last_report = time.monotonic()
-        image = gram(vector) - beta * previous
-        alpha = float(vector @ image)
-        image -= alpha * vector
-        beta = float(np.linalg.norm(image))
+        image = apply(vector)
+        if not step:
+            previous_image = np.zeros_like(image)
+        residual = apply_adjoint(image)
+        differences = [image @ image - vector @ residual, previous_image @ image - previous @ residual]
+        largest_difference = max(largest_difference, *map(abs, differences))
+        residual -= beta * previous
+        alpha = float(vector @ residual)
+        residual -= alpha * vector
+        beta = float(np.linalg.norm(residual))
         diagonal.append(alpha)
         off_diagonal.append(beta)
         if beta <= 1e-300:
             break
-        previous = vector
-        vector = image / beta
+        previous, previous_image = vector, image
+        vector = residual / beta
     # The last off-diagonal entry couples a vector that the projection does not contain.
-    return _largest_eigenvalue(np.asarray(diagonal), np.asarray(off_diagonal[:-1])), len(diagonal)
+    largest = _largest_eigenvalue(np.asarray(diagonal), np.asarray(off_diagonal[:-1]))
+    if largest_difference > _ADJOINT_TOLERANCE * largest:
+        raise MethodError(
+            f"rmatvec is not the adjoint of matvec: in {counted(len(diagonal), 'step')}, <A v, A w> and <v, A* A w> "
+            f"differ by up to {largest_difference / largest:.1e} of the norm's square. {_ADVICE_ON_ADJOINTS}"
+        )
+    return largest, len(diagonal)
 
 
 _SHIFTS = 64

@@ -45,8 +45,8 @@ def on_host(inner: contextlib.AbstractContextManager[object] = _NO_CONTEXT) -> I
     """
     if not rounds_to_nearest():
         raise BackendError(
-            "the processor does not round to nearest in this thread: something has set another direction (fesetround), "
-            "and no bound would hold. Set it back before calling specnorm."
+            "the processor does not round to nearest in this thread: another rounding direction was set (fesetround), "
+            "so no bound would hold. Restore it before you call specnorm."
         )
     with np.errstate(all="ignore"), inner:
         yield

@@ -4,8 +4,8 @@ A *block* is a real kernel (m, p, *kernel_shape); a stack holds g of them. Its *
 the sum of its taps times phases. The *supremum* (sigma*) of a stack is the largest ``||G(theta)||`` over all
 frequencies theta and all blocks. Claims about it have `ALL_FREQUENCIES` as their subject (``what``).
 
-Proofs rest on products, sums and Cholesky factorisations with counted roundings. Eigenvalue routines only propose
-numbers that a factorisation then proves. `rounding.SLACK`, a little above 1, covers terms of second order: a product
+Proofs rest on products, sums and Cholesky factorizations with counted roundings. Eigenvalue routines only propose
+numbers that a factorization then proves. `rounding.SLACK`, a little above 1, covers terms of second order: a product
 of the errors of two counts.
 """
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
 
 _DIVISION_ROUNDINGS = 8
-"""Roundings allowed for a library's divisions and square roots, complex or real, in a Cholesky factorisation or in a
+"""Roundings allowed for a library's divisions and square roots, complex or real, in a Cholesky factorization or in a
 quotient of vector norms."""
 _LEAST_FACTOR_SIZE = 96
 """Number of rows from which `factor_loss` is worth its cost, compared with `cholesky_loss`."""
 _STACK_NDIM = 3
 """Axes of a stack of matrices."""
 _FACTORISED_BYTES = 2**22
-"""Bytes of the matrices that are factorised at once on the host: with their copies, they stay in its cache."""
+"""Bytes of the matrices that are factorized at once on the host: with their copies, they stay in its cache."""
 _LIKELY_SHARE = 0.04
 """Largest ratio of `factor_loss` to the bound by `cholesky_loss` that was observed, over many kinds of large kernels.
 No proof rests on it."""
@@ -181,7 +181,7 @@ def norm_of_stack(shape: tuple[int, ...]) -> str:
 def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     """Prove ``lambda_max(H) <= limit`` for each Hermitian matrix H of a stack, by Cholesky; False means undecided.
 
-    If the Cholesky factorisation of ``M = x I - H`` completes, then ``M >= -e I`` with e the loss that `cholesky_loss`
+    If the Cholesky factorization of ``M = x I - H`` completes, then ``M >= -e I`` with e the loss that `cholesky_loss`
     or `factor_loss` bounds. So ``lambda_max(H) <= x + e``, and the limit is proven if that is no larger. Of the 8 extra
     roundings that `backward_error` allows, a diagonal entry needs one for its shift ``x - H_ii`` and a few for its
     root. The proof is valid for any x and any limit; a poor choice only makes it fail.
@@ -274,7 +274,7 @@ def factor_loss(factors: Array, *, ops: ArrayOps) -> Array:
 
 
 def cholesky_loss(size: int, like: Array, *, xp: Namespace) -> float:
-    """Return kappa such that a completed Cholesky factorisation of a p x p matrix M proves ``M >= -kappa tr(M) I``.
+    """Return kappa such that a completed Cholesky factorization of a p x p matrix M proves ``M >= -kappa tr(M) I``.
 
     With g = `backward_error`, ``sum_j |L_ij|**2 <= M_ii / (1 - g)``, so ``||L||_F**2 <= tr(M) / (1 - g)`` and
     ``M >= L L* - g ||L||_F**2 I >= -kappa tr(M) I`` for kappa = g / (1 - g). Rump, BIT 46, 2006,
@@ -288,7 +288,7 @@ def cholesky_loss(size: int, like: Array, *, xp: Namespace) -> float:
 
 
 def backward_error(size: int, like: Array, *, xp: Namespace) -> float:
-    """Return g such that a completed Cholesky factorisation has ``|L L* - M| <= g |L| |L|^T``, entry by entry.
+    """Return g such that a completed Cholesky factorization has ``|L L* - M| <= g |L| |L|^T``, entry by entry.
 
     Each entry is a sum of at most p terms, and 8 roundings are allowed for divisions and roots: g is gamma(p + 8) for
     real, sqrt(2) gamma(2 p + 8) for complex matrices. Parameters as of `cholesky_loss`.
@@ -335,7 +335,7 @@ class GramProof:
     def norm_up_near(self, v: Array) -> Array:
         """Proven upper bound of the norm of each matrix, infinite where the proof fails, shape (...).
 
-        As in `matrix_norm_up`, a factorisation of H proves a limit. The limit is the Rayleigh quotient of H at v,
+        As in `matrix_norm_up`, a factorization of H proves a limit. The limit is the Rayleigh quotient of H at v,
         raised by its likely error, which is estimated from the residual. The trace of H bounds ``||A||_F**2``.
 
         ``v`` (..., min(m, n)): approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
@@ -455,13 +455,13 @@ def matrix_norm_up(a: Array, error: Array | float = 0.0, *, ops: ArrayOps) -> Ar
     frobenius = frobenius_up(a, xp=xp)
     gram_error = rounding.up(frobenius**2, 4, xp=xp) * (rounding.SLACK * rounding.product_error(length, a, xp=xp))
     estimate = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-    # Twice the loss: once for x + e in `gram_below`, once so that the factorisation of x I - H completes. The 16
+    # Twice the loss: once for x + e in `gram_below`, once so that the factorization of x I - H completes. The 16
     # roundings are room for the error of the estimate. If they do not suffice, the proof fails.
     factor = 1 + 2 * size * cholesky_loss(size, a, xp=xp) + 16 * u
     limit = xp.maximum(estimate, xp.zeros_like(estimate)) * factor
     proven = gram_below(gram, limit, ops=ops)
     bound = rounding.up(xp.sqrt(xp.where(proven, limit + gram_error, frobenius**2)), 6, xp=xp)
-    # The norm of a zero matrix needs no proof, and no factorisation can prove it. A NaN stays.
+    # The norm of a zero matrix needs no proof, and no factorization can prove it. A NaN stays.
     return rounding.up(xp.where(frobenius == 0, xp.zeros_like(bound), bound) + error, 2, xp=xp)
 
 

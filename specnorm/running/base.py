@@ -43,7 +43,7 @@ def check_count(name: str, value: object, least: int = 0, most: int | None = Non
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
     if most is not None and value > most:
-        raise MethodError(f"{name}={value!r} is above {most}: so many rounds end in no time, and bring nothing.")
+        raise MethodError(f"{name}={value!r} is above {most}: so many rounds would never end.")
 
 
 MOST_PRODUCTS = 1000
@@ -422,13 +422,13 @@ def require_exact(spec: ConvSpec, function: str) -> None:
     padding = f"padding_mode={spec.padding_mode!r} with padding={spec.padding}"
     if spec.input_shape is None and spec.padding_gain_sq > 1:
         raise GeometryError(
-            f"{function} is not known for {padding}, which may lift the norm by as much as "
+            f"{function} does not support {padding}, which may raise the norm by a factor of up to "
             f"{math.sqrt(spec.padding_gain_sq):.4g}. Use enclose(kernel) or grid_bound(kernel), whose upper bounds "
             "include that factor; power_norm(kernel, input_shape) is a lower bound at one size."
         )
     if not spec.symbols_suffice:
         raise GeometryError(
-            f"{function} at input_shape is not known for {padding}, only for circular padding that gives one output a "
+            f"{function} at input_shape does not support {padding}, only circular padding that gives one output per "
             "stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "
             "input_shape) for a lower one, or enclose for both."
         )

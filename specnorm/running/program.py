@@ -397,8 +397,8 @@ def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) ->
     computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
     if computes_on_this_processor and arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
         raise BackendError(
-            f"kernel of shape {shape} is so small that subnormal numbers matter, and the processor takes them "
-            "for zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
+            f"kernel of shape {shape} is so small that subnormal numbers matter, and the processor treats them "
+            "as zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
             "Switch that off before the call, or measure the kernel in a process without it."
         )
 

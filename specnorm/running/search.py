@@ -203,7 +203,7 @@ def before_rounding(rtol: float, *, ops: ArrayOps) -> float:
     if not ops.traced and rtol < 2 * loss:
         finest = 2 * loss
         raise MethodError(
-            f"rtol={rtol:g} is finer than {ops.result_dtype} can tell, in which the norm of this kernel is returned: "
+            f"rtol={rtol:g} is below the resolution of {ops.result_dtype}, the dtype of the result for this kernel: "
             f"give an rtol of at least {finest:.1g}" + (", or the kernel in float64." if finest > 1e-9 else ".")
         )
     return rtol - loss

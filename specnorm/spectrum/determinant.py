@@ -99,7 +99,7 @@ class LogDeterminant(Plan):
 
     @staticmethod
     def _in_range(blocks: Array, *, xp: Namespace) -> tuple[Array, Array]:
-        """Blocks times powers of two, so that no factorisation leaves their dtype's range, and the exponents.
+        """Blocks times powers of two, so that no factorization leaves their dtype's range, and the exponents.
 
         Blocks within half of the range stay as they are, with exponent 0, so that nothing is added to their logarithms.
         """

@@ -86,7 +86,7 @@ class SingularValues(_LayerValues):
     A layer without padding whose outputs read disjoint patches, such as a 1x1 layer, is supported, too: its values are
     those of one matrix, repeated.
 
-    The symbols of a real kernel at theta and -theta have the same values, so one of both is factorised. Singular
+    The symbols of a real kernel at theta and -theta have the same values, so one of both is factorized. Singular
     vectors are computed for a gradient and for the k largest values, which they prove. For the k largest values of a
     layer without groups, frequencies whose norms are proven to be below the k-th largest so far are left out.
 
@@ -340,7 +340,7 @@ class OwnSingularValues(_LayerValues):
             "give a smaller input_shape; or use singular_values(kernel, input_shape, k=...), which computes the k "
             "largest ones by Lanczos, or enclose_smallest(kernel, input_shape), which encloses the smallest one."
         )
-        problem = f"a layer whose borders cut taps off has the singular values of its own matrix, {outputs} x {inputs}"
+        problem = f"a layer whose borders cut off taps has the singular values of its own matrix, {outputs} x {inputs}"
         if self.total(spec) > MOST_ROWS:
             raise MethodError(f"{problem}, of which more than {MOST_ROWS} take too long: {advice}")
         memory = self.memory(spec)

@@ -265,7 +265,7 @@ class Search:
     # supremum fathoms it, which needs no matrix. Masks are named after their test:
     # - `limit_is_provable`: the limit is finite, and high enough for a (reduced) matrix,
     # - `estimate_is_below`: the estimated eigenvalue is below the limit (or, in `_fathom_likely`, below what a
-    #   factorisation's rounding leaves of it),
+    #   factorization's rounding leaves of it),
     # - `failed_by_truncation`: the cell is not fathomed, although the estimate of its norm is below its limit
     #   (`norm_is_below`) and that limit is near the threshold (`limit_is_high`): the truncation is to blame,
     # - `cutting_is_futile`: the truncated proof would fail for the cell's pieces, too.
@@ -492,7 +492,7 @@ class Search:
         polynomial = matrices.polynomial
         index = matrices.index
         eigenvalue_limit = cover.eigenvalue_limits(polynomial, threshold)[index]
-        # The part of the limit that the factorisation leaves after its own rounding.
+        # The part of the limit that the factorization leaves after its own rounding.
         part_left = 1 - norms.likely_loss(polynomial.rank, matrices.matrices, ops=self.ops)
         estimate_is_below = nodes.eigenvalues[index] < part_left * eigenvalue_limit
         limit_is_provable = (eigenvalue_limit >= nodes.reduced_for[index]) & (eigenvalue_limit < math.inf)

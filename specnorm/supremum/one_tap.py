@@ -1,4 +1,4 @@
-"""Norms of matrices, and of blocks with one tap: Lanczos estimates, and one factorisation proves."""
+"""Norms of matrices, and of blocks with one tap: Lanczos estimates, and one factorization proves."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def enclose_matrices(
     precise_vectors: bool = True,
     ops: ArrayOps,
 ) -> Found:
-    """Enclose the largest norm of a stack of matrices, as closely as a factorisation can.
+    """Enclose the largest norm of a stack of matrices, as closely as a factorization can.
 
     ``matrix`` (g, m, n): in the widest dtype of the library, scaled to about 1. ``rtol``: relative width asked for.
     ``precise_vectors``: whether the vectors have to be as precise as the kernel's own dtype, since they are returned.

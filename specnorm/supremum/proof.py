@@ -1,8 +1,8 @@
 """Prove that cells hold no norm above a threshold: the only place where a search may drop a cell.
 
 A cell is a box of frequencies around a centre c, with phi its radius (`cells.Boxes.radius`). Let sigma* be the largest
-norm on the torus, and mu the threshold. A Cholesky factorisation proves that ``||G(c)||`` is at most some limit, and
-one of three lemmas carries that to the cell. What is factorised is H = G*G of the rotated blocks, as computed: an
+norm on the torus, and mu the threshold. A Cholesky factorization proves that ``||G(c)||`` is at most some limit, and
+one of three lemmas carries that to the cell. What is factorized is H = G*G of the rotated blocks, as computed: an
 *eigenvalue limit* is the largest computed ``lambda_max(H(c))`` that proves a limit of ``||G(c)||``. It is the limit
 for the rotated blocks, squared, less the error of H (`gram_polynomial.GramPolynomial.eigenvalue_limit_of_norm`).
 The lemmas:
@@ -261,7 +261,7 @@ def can_prove(formed: CentreMatrices, eigenvalue_limit: np.ndarray) -> np.ndarra
 
 
 def proven_below(formed: CentreMatrices, eigenvalue_limit: np.ndarray, *, ops: ArrayOps) -> np.ndarray:
-    """Whether a factorisation proves limits, shape (c,), of the eigenvalues of H at the centres."""
+    """Whether a factorization proves limits, shape (c,), of the eigenvalues of H at the centres."""
     limits = host.sub_down(eigenvalue_limit, formed.errors)
     if arrays.real_dtype(formed.matrices, xp=ops.xp) == ops.xp.float32:
         limits = host.float32_down(limits)

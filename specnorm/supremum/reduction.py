@@ -223,7 +223,7 @@ def choose_rotation(
     if rank > min(tuning.widest_reduced * p, p - 1):
         return None
     rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
-    # If the factorisation was imprecise, the bound of the truncation or the basis is not good enough.
+    # If the factorization was imprecise, the bound of the truncation or the basis is not good enough.
     is_usable = rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999
     return rotation if is_usable else None
 
@@ -248,7 +248,7 @@ def _directions(
     """
     xp = ops.xp
     p = blocks.shape[2]
-    # Single precision tells directions apart; the basis is orthogonal to the precision of its factorisation.
+    # Single precision tells directions apart; the basis is orthogonal to the precision of its factorization.
     columns = stacked_taps(xp.astype(blocks, xp.float32), xp=xp)
     gram = xp.astype(xp.matmul(xp.matrix_transpose(columns), columns), blocks.dtype)
     trial_span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)

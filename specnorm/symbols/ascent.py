@@ -60,7 +60,7 @@ TUNING = AscentTuning()
 
 
 class Ascent:
-    """Local maximisation of the norm of one block, from several starts at once.
+    """Local maximization of the norm of one block, from several starts at once.
 
     Parameters
     ----------

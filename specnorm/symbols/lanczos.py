@@ -3,7 +3,7 @@
 `Lanczos` computes the largest singular value of each matrix, without reorthogonalisation; the caller decides after each
 check whether to go on. `top_vectors` computes several singular vectors of a map whose products are expensive, by blocks
 with full orthogonalisation and thick restarts; under compilers it runs with static shapes. Both return estimates, from
-which quotients and factorisations elsewhere prove bounds.
+which quotients and factorizations elsewhere prove bounds.
 """
 
 from __future__ import annotations
@@ -329,7 +329,7 @@ def top_vectors(
 ) -> tuple[Array, Array]:
     """Approximate the k top eigenvectors of b symmetric positive semidefinite maps H = A*A.
 
-    Every new vector is orthogonalised against the whole basis, and the projected matrix is formed from the inner
+    Every new vector is orthogonalized against the whole basis, and the projected matrix is formed from the inner
     products, so a restart can keep the leading Ritz vectors as they are. Quotients with the vectors are lower bounds of
     the norm, however accurate the vectors are.
 
@@ -564,7 +564,7 @@ class _Run:
         w, first_inner = self._orthogonal_part(image, basis[:, coupled_rows, :])
         unit = None
         if self.ops.concrete and self.ops.on_host and self.layout.width == 1:
-            # Elsewhere the check would wait for a device; and a block has to be factorised anyway.
+            # Elsewhere the check would wait for a device; and a block has to be factorized anyway.
             once_more, inner = self._orthogonal_part(w, basis)
             unit = self._unit_unless_cancelled(once_more, image)
         if unit is None:

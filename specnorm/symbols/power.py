@@ -148,7 +148,7 @@ def chebyshev_filter(
 
     ``mapped``: applies ``B = (2 / cut) H - 1``, which maps eigenvalues of H in [0, cut] to [-1, 1], where ``|T| <= 1``.
     ``x``: vectors, on the axis that ``mapped`` expects. ``degree``: at least 1. ``renormalise_every``: if given,
-    vectors (on the last axis) are normalised after every so many products. That avoids overflow for high degrees; the
+    vectors (on the last axis) are normalized after every so many products. That avoids overflow for high degrees; the
     filter's scale is lost.
     """
     previous = x

@@ -1,1 +1,1 @@
-"""The tensor-norm bound TN (Grishina et al. 2024): its maximisation, its proof, its steps in training."""
+"""The tensor-norm bound TN (Grishina et al. 2024): its maximization, its proof, its steps in training."""

@@ -1,4 +1,4 @@
-"""Alternating maximisation of the multilinear form from several starts at once, by successive halving."""
+"""Alternating maximization of the multilinear form from several starts at once, by successive halving."""
 
 from __future__ import annotations
 

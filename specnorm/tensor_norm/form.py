@@ -1,4 +1,4 @@
-"""The multilinear form of the tensor norm, and the vectors from which it is maximised.
+"""The multilinear form of the tensor norm, and the vectors from which it is maximized.
 
 The form is ``sum K[o,i,k,l] u_o v_i a_k b_l``, and the tensor norm is its largest modulus over unit vectors. u is the
 *left*, v the *right* vector; a, b, one for each spatial axis, are the *spatial vectors*, and their outer product, with
@@ -53,7 +53,7 @@ class Form:
         return outer(spatial_vectors, xp=self.xp)
 
     def left(self, v: Array, tap_weights: Array) -> tuple[Array, Array]:
-        """The u that maximises the form for the other vectors, shape (b, s, m), and the form's value, shape (b, s).
+        """The u that maximizes the form for the other vectors, shape (b, s, m), and the form's value, shape (b, s).
 
         The form is linear in u. The conjugate of its coefficients, which `_image` returns, is the maximiser, divided by
         its norm.
@@ -61,7 +61,7 @@ class Form:
         return arrays.unit(self._complex(self._image(v, tap_weights)), xp=self.xp)
 
     def contracted_with_left(self, v: Array, tap_weights: Array) -> Array:
-        """The kernel contracted with the left vector u that maximises the form, shape (b, s, p, taps)."""
+        """The kernel contracted with the left vector u that maximizes the form, shape (b, s, p, taps)."""
         xp = self.xp
         sets = v.shape[1]
         image = self._image(v, tap_weights)
@@ -73,7 +73,7 @@ class Form:
         return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps))
 
     def right(self, by_tap: Array, spatial_vectors: list[Array]) -> Array:
-        """The v that maximises the form for the other vectors, times the form's value, shape (b, s, p).
+        """The v that maximizes the form for the other vectors, times the form's value, shape (b, s, p).
 
         ``by_tap`` (b, s, p, taps): the kernel contracted with u, as from `contracted_with_left`.
         """
@@ -128,7 +128,7 @@ def starts(
     *,
     ops: ArrayOps,
 ) -> tuple[Array, list[Array]]:
-    """Right vectors (b, s, p) and spatial vectors (b, s, k_j) from which the form is maximised.
+    """Right vectors (b, s, p) and spatial vectors (b, s, k_j) from which the form is maximized.
 
     The first ``count`` have the Fourier vectors of the best frequencies of a coarse grid as spatial vectors; then
     follow ``random_count`` random ones.

@@ -1,7 +1,7 @@
 """The tensor-norm bound TN: the norm of the kernel as a tensor, times the root of the number of taps (Grishina 2024).
 
 ``TN(K) = sqrt(prod k_j) max |sum K[o,i,k,l] u_o v_i a_k b_l|`` over unit complex vectors u, v, a, b; ``sigma* <= TN``.
-Alternating maximisation approaches the maximum from below, so the computed value is an estimate of TN. That it bounds
+Alternating maximization approaches the maximum from below, so the computed value is an estimate of TN. That it bounds
 sigma* is proven afterwards, by a search over frequencies.
 """
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorNorm(Stepped):
-    """Tensor-norm bound by alternating maximisation from Fourier starts.
+    """Tensor-norm bound by alternating maximization from Fourier starts.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ class TensorNorm(Stepped):
         return {"vectors": (spec.block_shape[0] + sum(_spatial_sizes(spec)), 2)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """The left and spatial vectors that alternating maximisation finds; constant vectors for a zero kernel."""
+        """The left and spatial vectors that alternating maximization finds; constant vectors for a zero kernel."""
         xp = ops.xp
         form = Form(blocks, ops=ops)
         v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)

@@ -1,4 +1,4 @@
-"""Alternating maximisation with one set of vectors for each kernel, which follows the kernel in training.
+"""Alternating maximization with one set of vectors for each kernel, which follows the kernel in training.
 
 A step takes only about twenty calls of the array library. The vectors are named in `specnorm.tensor_norm.form`.
 """

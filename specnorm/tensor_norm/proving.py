@@ -35,7 +35,7 @@ class ProvingTuning(NamedTuple):
     plain_levels: int = 24
     """Largest number of rounds of bisection of that search."""
     restarts: int = 8
-    """Largest number of restarts of the maximisation from a frequency that refutes its value."""
+    """Largest number of restarts of the maximization from a frequency that refutes its value."""
 
 
 TUNING = ProvingTuning()
@@ -112,7 +112,7 @@ def prove_or_restart(
 ) -> tuple[Maximiser, Proof]:
     """Prove ``sigma* <= factor * value`` for the blocks of one layer.
 
-    If a frequency refutes the value, the maximisation restarts from there and reaches a larger value. A value equal to
+    If a frequency refutes the value, the maximization restarts from there and reaches a larger value. A value equal to
     sigma* cannot be proven by a search over cells, which needs a gap; then the factor is ``LIFT``.
 
     ``blocks`` is (g, m, p, *kernel_shape). ``maximiser``: the best value of this one layer. ``maximise``: used for
@@ -144,7 +144,7 @@ def prove_or_restart(
 
 
 def _fourier_start(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
-    """One start of the maximisation: the top right singular vector and the Fourier vectors at one frequency."""
+    """One start of the maximization: the top right singular vector and the Fourier vectors at one frequency."""
     xp = ops.xp
     _, v, _, _ = top_triple_at(block, frequency, ops=ops)
     dtype = "complex128" if block.dtype == xp.float64 else "complex64"

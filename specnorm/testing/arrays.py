@@ -1,4 +1,4 @@
-"""Checks of a plugin's members: description, ownership, copies, devices, precision, loops, Cholesky factorisation."""
+"""Checks of a plugin's members: description, ownership, copies, devices, precision, loops, Cholesky factorization."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_description(trial: Trial) -> None:
 
 
 def check_ownership(trial: Trial) -> None:
-    """Arrays are recognised, and specnorm finds the plugin for them; other objects are not taken for arrays."""
+    """Arrays are recognized, and specnorm finds the plugin for them; other objects are not taken for arrays."""
     backend = trial.backend
     for x in (trial.array(1.0), trial.array([[1.0, 2.0]]), trial.array(True, "bool"), trial.array(1, "int32")):
         require(backend.is_array(x), f"is_array is false for {x!r}, which asarray() made")
@@ -220,7 +220,7 @@ def check_loop(trial: Trial) -> None:
 
 
 def _cholesky_cases(dtype: str) -> Iterator[tuple[str, np.ndarray, bool]]:
-    """Yield descriptions, Hermitian matrices, and whether their Cholesky factorisation completes."""
+    """Yield descriptions, Hermitian matrices, and whether their Cholesky factorization completes."""
     nan = float("nan")
     inf = float("inf")
     yield "the identity", np.eye(3), True
@@ -241,7 +241,7 @@ def _cholesky_cases(dtype: str) -> Iterator[tuple[str, np.ndarray, bool]]:
 
 
 def check_cholesky(trial: Trial) -> None:
-    """cholesky_ok() returns for each matrix whether the factorisation completes, and never raises."""
+    """cholesky_ok() returns for each matrix whether the factorization completes, and never raises."""
     backend = trial.backend
     dtypes = ["float32", "complex64"]
     if trial.wide:

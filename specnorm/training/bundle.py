@@ -16,6 +16,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.geometry.polyphase import has_taps_first, tap_places
+from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.frequencies import tap_points
 from specnorm.symbols.ascent import tap_powers, uphill_by_sums
 from specnorm.training.grid_vectors import placed
@@ -23,10 +24,16 @@ from specnorm.training.grid_vectors import placed
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.spec import ConvSpec
 
 _LONGEST_STEP = 0.1
 """Longest Newton step of a frequency along an axis, in radians."""
+_ROUNDS = 2
+"""Pairs of passes of all waves outside of training, before the highest is chosen."""
+_LAST_ROUNDS = 7
+"""Pairs of passes of the highest alone after them."""
+_FURTHER = 0.17, 3.0
+"""So many times their steps do the vectors go further in a pair of passes: as by shifts of the power steps by 0.15 and
+0.75 of the squared norm, near the zeros of a Chebyshev polynomial."""
 _SHORT, _LONG = 0.5, 2.0
 """Limits of the squared length of a wave that is kept."""
 _TINY = 1e-30
@@ -155,16 +162,51 @@ def with_one_kept(new: Waves, old: Waves, kept: Array, *, xp: Namespace) -> Wave
 
     In place of a wave that is not of about unit length, as in a state that was never filled, the first is repeated.
     """
-    left = arrays.pick(xp.permute_dims(old.left, (0, 2, 1, 3)), kept, xp=xp)
-    angles = arrays.pick(xp.matrix_transpose(old.angles), kept, xp=xp)
-    square = xp.sum(left * left, axis=(1, 2)) + xp.sum(0.0 * angles, axis=1)
-    is_unit = ((square > _SHORT) & (square < _LONG))[:, None]
-    left = xp.where(is_unit[:, :, None], left, new.left[:, :, 0, :])
-    angles = xp.where(is_unit, angles, new.angles[:, :, 0])
-    return Waves(
-        xp.concat([new.left, left[:, :, None, :]], axis=2),
-        xp.concat([new.angles, angles[:, :, None]], axis=2),
-    )
+    left, angles = one_of(old, kept, xp=xp)
+    square = xp.sum(left * left, axis=(1, 2, 3)) + xp.sum(0.0 * angles, axis=(1, 2))
+    is_unit = ((square > _SHORT) & (square < _LONG))[:, None, None]
+    left = xp.where(is_unit[..., None], left, new.left[:, :, :1, :])
+    angles = xp.where(is_unit, angles, new.angles[:, :, :1])
+    return Waves(xp.concat([new.left, left], axis=2), xp.concat([new.angles, angles], axis=2))
+
+
+def one_of(waves: Waves, number: Array, *, xp: Namespace) -> Waves:
+    """The wave of each block with a number (b,)."""
+    left = arrays.pick(xp.permute_dims(waves.left, (0, 2, 1, 3)), number, xp=xp)
+    angles = arrays.pick(xp.matrix_transpose(waves.angles), number, xp=xp)
+    return Waves(left[:, :, None, :], angles[:, :, None])
+
+
+def settled(blocks: Array, waves: Waves, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Move the waves, and then the highest of each block alone, by passes that go further than those of training.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+
+    Returns
+    -------
+    right : complex array, shape (b, p)
+        Of unit length; zero if the block is zero.
+    angles : array, shape (b, d)
+    """
+    xp, (b, m, p, *kernel_shape) = ops.xp, blocks.shape
+    spec, rows = ConvSpec(m, p, tuple(kernel_shape)), xp.reshape(blocks, (b, m, -1))
+
+    def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        for further in _FURTHER:
+            new = move(rows, Waves(*state), spec, ops=ops).waves
+            state = new.left + further * (new.left - state[0]), new.angles
+        return state
+
+    waves = Waves(*arrays.repeated(again, _ROUNDS, tuple(waves), ops=ops))
+    found = move(rows, waves, spec, ops=ops)
+    first = one_of(found.waves, xp.argmax(found.norms, axis=1), xp=xp)
+    one = arrays.repeated(again, _LAST_ROUNDS, tuple(first), ops=ops)
+    last = move(rows, Waves(*one), spec, ops=ops)
+    # At the first tap, k = 0.
+    right = xp.reshape(last.columns, (b, 2, p, -1))[..., 0]
+    return ops.complex(right[:, 0, :], right[:, 1, :]), last.waves.angles[..., 0]
 
 
 def _turns(angles: Array, taps: Array, *, ops: ArrayOps) -> Array:

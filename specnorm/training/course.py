@@ -2,7 +2,7 @@
 
 A maximum that is not in the bundle overtakes to first order in the change of the kernel. So the error is taken to be
 proportional to the distance gone: ``slope`` is the last error over the last distance. A first pass, a weight that was
-loaded or drawn again, and a fast optimiser are long ways; a layer that does not move is never swept.
+loaded or drawn again, and a fast optimizer are long ways; a layer that does not move is never swept.
 """
 
 from __future__ import annotations

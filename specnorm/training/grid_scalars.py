@@ -6,13 +6,16 @@ table, and only the groups that are high there are refined.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.proofs.frequencies import tap_points
+from specnorm.symbols.ascent import tap_powers, uphill
 from specnorm.training import grid_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves, Triples
+from specnorm.training.grid_vectors import Grid, placed
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -40,16 +43,16 @@ def grid_of(kernel_shape: tuple[int, ...], points: int | None) -> Grid:
     return grid_vectors.grid_of(kernel_shape, points or max(usual, wanted))
 
 
-def highest(
-    blocks: Array, groups: int, grid: Grid, last_rounds: int = 0, *, ops: ArrayOps
-) -> tuple[Array, Array, Triples]:
+def highest(blocks: Array, groups: int, points: int | None, steps: int, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     """Find the largest modulus of the symbols of each layer.
 
     Parameters
     ----------
     blocks : array, shape (layers * groups, 1, 1, *kernel_shape)
-    last_rounds : int
-        As of `grid_vectors.refine`.
+    points : int or None
+        As of `grid_of`.
+    steps : int
+        Newton steps of the frequencies, from the highest points of the grid.
 
     Returns
     -------
@@ -57,84 +60,100 @@ def highest(
         The group where it is.
     block : array, shape (layers, 1, 1, *kernel_shape)
         The block of that group.
-    triple : Triples
-        Its arrays have leading axis layers.
+    angles : array, shape (layers, d)
+        The frequency, along the axes with more than one tap.
     """
-    xp = ops.xp
-    along_axes = AlongAxes(grid, blocks, ops=ops) if len(grid) * len(grid.taps) > _LARGEST_TABLE else None
-    if along_axes is None:
-        rows = xp.reshape(blocks, (blocks.shape[0], -1))
-        images = arrays.real_times(rows, grid_vectors.phases_of(grid, 1, blocks, ops=ops), ops=ops)
+    xp, grid = ops.xp, grid_of(tuple(blocks.shape[3:]), points)
+    rows = xp.reshape(blocks, (blocks.shape[0], -1))
+    if len(grid) * len(grid.taps) > _LARGEST_TABLE:
+        images = _images_along_axes(blocks, grid, ops=ops)
     else:
-        images = along_axes.images(blocks)
+        images = arrays.real_times(rows, grid_vectors.phases_of(grid, 1, blocks, ops=ops), ops=ops)
     real, imag = xp.real(images), xp.imag(images)
     squares = real * real + imag * imag
     of_groups = xp.reshape(xp.max(squares, axis=1), (-1, groups))
     chosen = ops.places_of_largest(of_groups, min(_GROUPS, groups))
-    chosen_blocks, chosen_images, chosen_squares = (
-        _of_groups(x, chosen, groups, ops=ops) for x in (blocks, images, squares)
-    )
+    chosen_rows, chosen_squares = (_of_groups(x, chosen, groups, ops=ops) for x in (rows, squares))
     order = ops.places_of_largest(chosen_squares, min(_POINTS, len(grid)))
-    waves = PlaneWaves(chosen_blocks, grid, ops=ops)
-    left = grid_vectors.at_points(chosen_images[:, None, :], order, xp=xp)
-    if along_axes is None:
-        phases = grid_vectors.at_points(waves.phases, order, xp=xp)
-    else:
-        phases = along_axes.phases(order)
-    triples = grid_vectors.refine(waves, left, phases, last_rounds=last_rounds)
-    by_layer = [xp.reshape(x, (*chosen.shape, *x.shape[1:])) for x in (chosen_blocks, *triples)]
-    best = xp.argmax(by_layer[1], axis=1)
-    block, *triple = (arrays.pick(x, best, xp=xp) for x in by_layer)
-    return arrays.pick(chosen, best, xp=xp), block, Triples(*triple)
+    angles, values = _climbed(chosen_rows, order, grid, steps, ops=ops)
+    angles = arrays.pick(angles, xp.argmax(values, axis=1), xp=xp)
+    best = xp.argmax(xp.reshape(xp.max(values, axis=1), chosen.shape), axis=1)
+    angles = arrays.pick(xp.reshape(angles, (*chosen.shape, angles.shape[1])), best, xp=xp)
+    group = arrays.pick(chosen, best, xp=xp)
+    block = arrays.pick(xp.reshape(blocks, (-1, groups, *blocks.shape[1:])), group, xp=xp)
+    return group, block, angles
 
 
-class AlongAxes:
-    """The values at the points of a grid by one product an axis: large kernels, whose table of phases takes gigabytes.
+def _climbed(rows: Array, order: Array, grid: Grid, steps: int, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Angles (b, g, d) and squared values (b, g) to which Newton steps lead from points (b, g) of the grid."""
+    xp = ops.xp
+    kernel_shape = grid.key[0]
+    taps, powers = _taps(kernel_shape, rows, ops=ops)
+    (points,) = placed(("points", grid.key), functools.partial(_points, grid), rows, ops=ops)
+    axes = taps.shape[1]
 
-    Parameters
-    ----------
-    like : array
-        In whose library, precision and device the tables are.
+    def terms_at(angles: Array) -> Array:
+        return rows[:, None, :] * phases_at(angles, kernel_shape, ops=ops)
+
+    def climb(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        terms = terms_at(state[0])[..., None, :]
+        return (state[0] + uphill(terms, powers, axes, longest=1 / max(kernel_shape), xp=xp),)
+
+    angles = xp.reshape(xp.take(points, xp.reshape(order, (-1,)), axis=0), (*order.shape, axes))
+    if axes:
+        (angles,) = arrays.repeated(climb, steps, (angles,), ops=ops)
+    sums = xp.sum(terms_at(angles), axis=2)
+    return angles, xp.real(sums) ** 2 + xp.imag(sums) ** 2
+
+
+def phases_at(angles: Array, kernel_shape: tuple[int, ...], *, ops: ArrayOps) -> Array:
+    """``e^{i k.theta}`` at angles (..., d) along the axes with more than one tap, shape (..., taps)."""
+    xp = ops.xp
+    turned = xp.matmul(angles, xp.matrix_transpose(_taps(kernel_shape, angles, ops=ops)[0]))
+    return ops.complex(xp.cos(turned), xp.sin(turned))
+
+
+def _taps(kernel_shape: tuple[int, ...], like: Array, *, ops: ArrayOps) -> tuple[Array, ...]:
+    """Taps along the axes with more than one, and their powers for `uphill`."""
+
+    def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
+        taps = tap_points(tuple(k for k in kernel_shape if k > 1)).astype(dtype)
+        powers = np.asarray(tap_powers(taps, xp=np))  # type: ignore[arg-type]
+        return taps, powers.astype(np.result_type(dtype, np.complex64))
+
+    return placed(("scalar taps", kernel_shape), tables, like, ops=ops)
+
+
+def _points(grid: Grid, dtype: type[np.floating]) -> tuple[np.ndarray]:
+    """Angles (f, d) of the points of a grid, along the axes with more than one tap."""
+    return (grid.angles[:, [k > 1 for k in grid.key[0]]].astype(dtype),)
+
+
+def _images_along_axes(blocks: Array, grid: Grid, *, ops: ArrayOps) -> Array:
+    """Values (b, f) at the points of a grid of the symbols of blocks (b, 1, 1, *kernel_shape), by one product an axis.
+
+    For large kernels, whose table of phases takes gigabytes.
     """
+    xp, kernel_shape = ops.xp, grid.key[0]
 
-    def __init__(self, grid: Grid, like: Array, *, ops: ArrayOps) -> None:
-        self.xp, self.ops = ops.xp, ops
-        kernel_shape = grid.key[0]
+    def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
+        axes = zip(kernel_shape, grid.places, strict=True)
+        waves = [np.exp(1j * np.outer(angles, np.arange(k))) for k, (angles, _) in axes]
+        return tuple(x.astype(np.result_type(dtype, np.complex64)) for x in waves)
+
+    def numbers(_: type[np.floating]) -> tuple[np.ndarray, ...]:
+        of_axes = [inverse.reshape(-1) for _, inverse in grid.places]
         sizes = [len(angles) for angles, _ in grid.places]
+        return (np.ravel_multi_index(of_axes, sizes).astype(np.int64),)
 
-        def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
-            axes = zip(kernel_shape, grid.places, strict=True)
-            waves = [np.exp(1j * np.outer(angles, np.arange(k))) for k, (angles, _) in axes]
-            return tuple(x.astype(np.result_type(dtype, np.complex64)) for x in waves)
-
-        def numbers(_: type[np.floating]) -> tuple[np.ndarray, ...]:
-            of_axes = [inverse.reshape(-1) for _, inverse in grid.places]
-            return (np.ravel_multi_index(of_axes, sizes).astype(np.int64), *(x.astype(np.int64) for x in of_axes))
-
-        self._waves = grid_vectors.placed(("axes", grid.key), tables, like, ops=ops)
-        self._flat, *self._numbers = grid_vectors.placed(("places", grid.key), numbers, like, ops=ops)
-
-    def images(self, blocks: Array) -> Array:
-        """Values (b, f) of the symbols of blocks (b, 1, 1, *kernel_shape)."""
-        xp = self.xp
-        values = xp.reshape(blocks, (blocks.shape[0], *blocks.shape[3:]))
-        values = xp.astype(values, self._waves[0].dtype)
-        for waves in self._waves:
-            # The first axis of taps goes, and its angles come last.
-            last = xp.permute_dims(values, (0, *range(2, values.ndim), 1))
-            values = xp.matmul(last, xp.matrix_transpose(waves))
-        return xp.take(xp.reshape(values, (values.shape[0], -1)), self._flat, axis=1)
-
-    def phases(self, points: Array) -> Array:
-        """``e^{i k.theta}`` at points (b, g) of the grid, shape (b, taps, g)."""
-        xp = self.xp
-        count = points.shape[0] * points.shape[1]
-        flat = xp.reshape(points, (-1,))
-        found = xp.ones((count, 1), dtype=self._waves[0].dtype, device=self.ops.device(self._waves[0]))
-        for waves, numbers in zip(self._waves, self._numbers, strict=True):
-            of_axis = xp.take(waves, xp.take(numbers, flat, axis=0), axis=0)
-            found = xp.reshape(found[:, :, None] * of_axis[:, None, :], (count, -1))
-        return xp.permute_dims(xp.reshape(found, (*points.shape, -1)), (0, 2, 1))
+    of_axes = placed(("axes", grid.key), tables, blocks, ops=ops)
+    (flat,) = placed(("places", grid.key), numbers, blocks, ops=ops)
+    values = xp.astype(xp.reshape(blocks, (blocks.shape[0], *kernel_shape)), of_axes[0].dtype)
+    for waves in of_axes:
+        # The first axis of taps goes, and its angles come last.
+        last = xp.permute_dims(values, (0, *range(2, values.ndim), 1))
+        values = xp.matmul(last, xp.matrix_transpose(waves))
+    return xp.take(xp.reshape(values, (values.shape[0], -1)), flat, axis=1)
 
 
 def _of_groups(x: Array, chosen: Array, groups: int, *, ops: ArrayOps) -> Array:

@@ -19,7 +19,6 @@ from specnorm.backends import arrays
 from specnorm.backends.types import MEMORY
 from specnorm.errors import MethodError
 from specnorm.proofs.frequencies import product, tap_points
-from specnorm.symbols.ascent import tap_powers, uphill
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -33,10 +32,6 @@ axes, which have more maxima, take the second number. With 7, a layer of 3 outpu
 11, one of three axes reached 1.023, with 23 1.007."""
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
-_NEWTON_STEPS = 2
-"""Number of Newton steps of the frequency, for the last point."""
-_LONGEST_STEP = 0.1
-"""Longest Newton step along an axis, in radians: about the spacing of the last stencil."""
 _SHIFT = 0.42
 """Shift s of a power step, as a part of q_min, the smallest squared value that is followed at the point. A step
 multiplies the part of a vector with the squared value q by (q - s) / (q_min - s), so that values just below q_min fade
@@ -55,33 +50,10 @@ _TINY = 1e-30
 _MOST_COLUMNS = 3
 """Columns for each row of a block up to which the block is not transposed. Vectors at each tap of its larger side are
 as much longer than those of its smaller side, but a transposed copy takes as long as ten products with a vector."""
-_ROUNDS = 0.7, 0.3
-"""Size of the stencil around a frequency, round by round."""
 _TOP = 0.3
 """Part of the largest value by which local maxima count more. A lower one is not about to overtake."""
 _NEAR = 1.35
 """Points of the grid are neighbours up to this part of the largest distance of a point from its nearest one."""
-
-
-class Triples(NamedTuple):
-    """Approximate singular triples of the symbol of each block, at one frequency a block.
-
-    Parameters
-    ----------
-    value : array, shape (b,)
-        ``||G(theta) v||``.
-    left : complex array, shape (b, m)
-        ``G(theta) v``, divided by its norm.
-    right : complex array, shape (b, p)
-        v, of unit length.
-    phases : complex array, shape (b, taps)
-        ``e^{i k.theta}``.
-    """
-
-    value: Array
-    left: Array
-    right: Array
-    phases: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,14 +68,11 @@ class Grid:
         Positions k of the taps.
     angles : float array, shape (f, d)
         In radians.
-    stencil : float array, shape (s, d)
-        A point of the cell around 0, and its neighbours: three along each axis, one third of the spacing apart.
     """
 
     key: tuple[tuple[int, ...], int]
     taps: np.ndarray
     angles: np.ndarray
-    stencil: np.ndarray
 
     def __len__(self) -> int:
         return len(self.angles)
@@ -135,16 +104,6 @@ class Grid:
         axes = self.angles.T
         return [np.unique(angles.round(12), return_inverse=True) for angles in axes]
 
-    def turns(self, scale: float, dtype: type[np.floating]) -> tuple[np.ndarray]:
-        """``e^{-i k.offset}`` for the offsets of the stencil times a number, shape (taps, s)."""
-        turns = np.exp(-1j * scale * (self.taps @ self.stencil.T))
-        return (turns.astype(np.result_type(dtype, np.complex64)),)
-
-    def tap_tables(self, dtype: type[np.floating]) -> tuple[np.ndarray, np.ndarray]:
-        """The taps, and their powers for `uphill`."""
-        powers: Any = tap_powers(self.taps, xp=np)  # type: ignore[arg-type]
-        return self.taps.astype(dtype), powers.astype(np.result_type(dtype, np.complex64))
-
 
 @functools.lru_cache(maxsize=64)
 def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
@@ -173,8 +132,7 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
     # Of each pair theta and -theta the first one in lexicographical order.
     is_first = [tuple(x) <= tuple(y) for x, y in zip(halves, -halves % (2 * sizes), strict=True)]
     spacing = 2 * np.pi / sizes
-    offsets = product([np.arange(-1, 2) if k > 1 else np.zeros(1) for k in kernel_shape]) * spacing / 3
-    return Grid((kernel_shape, points), tap_points(kernel_shape).astype(float), halves[is_first] * spacing / 2, offsets)
+    return Grid((kernel_shape, points), tap_points(kernel_shape).astype(float), halves[is_first] * spacing / 2)
 
 
 def _sizes(axes: int, points: int) -> tuple[int, ...]:
@@ -257,7 +215,7 @@ class PlaneWaves:
         ``e^{i k.theta}`` at these points; for a wide block at -theta, so that the vectors are those of its transpose.
     """
 
-    def __init__(self, blocks: Array, grid: Grid, count: int = 1, *, ops: ArrayOps) -> None:
+    def __init__(self, blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> None:
         xp, (b, m, p) = ops.xp, blocks.shape[:3]
         self.ops, self.grid, self.count = ops, grid, count
         self.is_transposed = p > _MOST_COLUMNS * m
@@ -531,24 +489,10 @@ def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
 
 
 def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
-    """Waves to follow, from the best points of the grid: left vectors (b, m, g) of the blocks, and phases."""
-    xp = waves.ops.xp
-    left, _ = _unit(_with_power_steps(waves, points, smaller=waves.is_wide or waves.is_transposed), xp=xp)
-    # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
-    return left, xp.conj(points.phases) if waves.is_transposed else points.phases
+    """Waves to follow, from the best points of the grid: left vectors (b, m, g) of the blocks, and phases.
 
-
-def highest(waves: PlaneWaves, points: Points, *, last_rounds: int = 0) -> Triples:
-    """Return the highest triple of each block, from the best points of the grid; ``last_rounds`` as of `refine`."""
-    left = _with_power_steps(waves, points, smaller=waves.is_wide)
-    return refine(waves, left, points.phases, last_rounds=last_rounds)
-
-
-def _with_power_steps(waves: PlaneWaves, points: Points, *, smaller: bool) -> Array:
-    """The best vectors of the planes of vectors and their power steps, on the smaller side, or their images.
-
-    Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
-    vector than either.
+    They are the best of the planes of the vectors and their power steps. Where singular values are close, as in layers
+    that are kept at a norm, they are much closer to the first singular vector than either.
     """
     xp = waves.ops.xp
     images, vectors, power, phases = points
@@ -558,60 +502,9 @@ def _with_power_steps(waves: PlaneWaves, points: Points, *, smaller: bool) -> Ar
     _, images, vectors = _best_in_plane(
         (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
     )
-    return vectors if smaller else images
-
-
-def refine(waves: PlaneWaves, left: Array, phases: Array, *, last_rounds: int = 0) -> Triples:
-    """Return the highest triple of each block, after rounds of fewer and fewer of the highest points.
-
-    Parameters
-    ----------
-    left : complex array, shape (b, m, g)
-        Left vectors, of any length.
-    phases : complex array, shape (b, taps, g)
-    last_rounds : int
-        Number of further Newton steps for the highest point alone.
-    """
-    ops, grid = waves.ops, waves.grid
-    left, right, phases = _by_stencils(waves, left, phases, 1)
-    tables = placed(("taps", grid.key), grid.tap_tables, left, ops=ops)
-
-    def settle(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return _settled(waves, state[0], state[2], *tables)
-
-    if grid.taps.shape[1]:
-        left, right, phases = arrays.repeated(settle, _NEWTON_STEPS + last_rounds, (left, right, phases), ops=ops)
-    left, norms = _unit(left, xp=ops.xp)
-    left, right, phases = left[:, :, 0], right[:, :, 0], phases[:, :, 0]
-    if waves.is_transposed:
-        # v* conj(G) u is u* G^T v, conjugated.
-        left, right, phases = right, left, ops.xp.conj(phases)
-    return Triples(norms[:, 0, 0], left, right, phases)
-
-
-def _by_stencils(waves: PlaneWaves, left: Array, phases: Array, count: int) -> tuple[Array, Array, Array]:
-    """Left vectors, right vectors and phases after `_ROUNDS`, of which the last keeps the ``count`` highest."""
-    right = left
-    for size in _ROUNDS:
-        key = ("turns", waves.grid.key, size)
-        (turns,) = placed(key, functools.partial(waves.grid.turns, size), left, ops=waves.ops)
-        kept = count if size == _ROUNDS[-1] else left.shape[2]
-        left, right, phases = _round(waves, left, phases, turns, kept)
-    return left, right, phases
-
-
-def _settled(waves: PlaneWaves, left: Array, phases: Array, taps: Array, powers: Array) -> tuple[Array, Array, Array]:
-    """A power step at the frequencies to which a Newton step for ``||G* u||`` leads; shapes as of `_round`."""
-    ops, xp = waves.ops, waves.ops.xp
-    # The sum of the terms is G* u, conjugated: (b, g, p, taps).
-    terms = xp.permute_dims(xp.conj(waves.tap_products(left)) * phases[:, None, :, :], (0, 3, 1, 2))
-    step = uphill(terms, powers, taps.shape[1], longest=_LONGEST_STEP, xp=xp)
-    angles = xp.matmul(step, xp.matrix_transpose(taps))
-    turns = ops.complex(xp.cos(angles), xp.sin(angles))
-    phases = phases * xp.matrix_transpose(turns)
-    power = xp.conj(xp.matmul(terms, turns[..., None])[..., 0])
-    right, _ = _unit(xp.matrix_transpose(power), xp=xp)
-    return waves.times(right, phases), right, phases
+    left, _ = _unit(vectors if waves.is_wide or waves.is_transposed else images, xp=xp)
+    # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
+    return left, xp.conj(phases) if waves.is_transposed else phases
 
 
 def _highest(points: Sequence[Array], values: Array, count: int, *, ops: ArrayOps) -> Sequence[Array]:
@@ -623,49 +516,6 @@ def _highest(points: Sequence[Array], values: Array, count: int, *, ops: ArrayOp
     chosen = at_points(ops.xp.concat(list(points), axis=1), order, xp=ops.xp)
     ends = [0, *itertools.accumulate(x.shape[1] for x in points)]
     return [chosen[:, i:j, :] for i, j in itertools.pairwise(ends)]
-
-
-def _round(waves: PlaneWaves, left: Array, phases: Array, turns: Array, count: int) -> tuple[Array, Array, Array]:
-    """Choose the best frequency of a stencil around each point, and take a power step at the highest points.
-
-    Parameters
-    ----------
-    left : complex array, shape (b, m, g)
-        Left vectors, of any length.
-    phases : complex array, shape (b, taps, g)
-    turns : complex array, shape (taps, s)
-        ``e^{-i k.offset}`` of the stencil.
-    count : int
-        Number of points to keep.
-
-    Returns
-    -------
-    left : complex array, shape (b, m, count)
-        ``G(theta) v``.
-    right : complex array, shape (b, p, count)
-        v, of unit length.
-    phases : complex array, shape (b, taps, count)
-    """
-    xp = waves.ops.xp
-    products = xp.permute_dims(waves.tap_products(left), (0, 3, 1, 2))
-    conjugates = xp.conj(xp.matrix_transpose(phases))[..., None] * turns
-    # G* u at each frequency of the stencil, (b, g, p, s).
-    candidates = xp.matmul(products, conjugates)
-    squares = xp.real(xp.vecdot(candidates, candidates, axis=-2))
-    best, square = xp.argmax(squares, axis=2), xp.max(squares, axis=2)[:, None, :]
-    right, conjugate = (xp.matrix_transpose(_last_axis_at(x, best, xp=xp)) for x in (candidates, conjugates))
-    right = right * (1 / (xp.sqrt(square) + _TINY))
-    # ||G* u|| / ||u|| is a value that the norm reaches.
-    values = square / (_squared_norm(left, xp=xp) + _TINY)
-    right, conjugate = _highest((right, conjugate), values, count, ops=waves.ops)
-    new_phases = xp.conj(conjugate)
-    return waves.times(right, new_phases), right, new_phases
-
-
-def _last_axis_at(x: Array, index: Array, *, xp: Namespace) -> Array:
-    """Entries (b, g, n) of x (b, g, n, s) at indices (b, g) of the last axis."""
-    index = xp.broadcast_to(index[:, :, None, None], (*x.shape[:3], 1))
-    return xp.take_along_axis(x, index, axis=3)[..., 0]
 
 
 def _unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:

@@ -39,7 +39,7 @@ def attained_down(
     vectors : complex array, shape (b, p)
         v, in that precision; zero gives zero.
     angles : array, shape (b, d)
-        In radians.
+        In radians, along the axes with more than one tap.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def _phases(angles: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Array:
     b = angles.shape[0]
     ones = xp.ones((b, 1), dtype=angles.dtype, device=ops.device(angles))
     phases = ops.complex(ones, xp.zeros_like(ones))
-    for axis, size in enumerate(sizes):
+    for axis, size in enumerate(k for k in sizes if k > 1):
         real, imag = xp.cos(angles[:, axis]), xp.sin(angles[:, axis])
         modulus = xp.sqrt(real * real + imag * imag)
         turn = ops.complex(real / modulus, imag / modulus)

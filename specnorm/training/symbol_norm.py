@@ -13,7 +13,7 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped, check_count
 from specnorm.training import bundle, course, grid_vectors, matrix_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, Triples, placed
+from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, placed
 from specnorm.training.proof import attained_down
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ _TINY = 1e-30
 """Added to what is divided by."""
 _PASSES = 2
 """Passes over the bundle after a sweep, whose waves begin at points of the grid."""
-_LAST_ROUNDS = 40
-"""Rounds of the highest point alone, outside of training."""
+_STEPS, _LAST_STEPS = 4, 12
+"""Newton steps of the highest points of depthwise layers, in training and outside of it."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class SymbolNorm(Stepped):
 
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
     every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
-    them with their power step. The result is refined: power steps alternate with moves of the frequency, first to the
-    best of three values along each axis, then by Newton's method. The value is attained by a plane wave, so it is a
-    lower bound wherever the iteration stops. In training the vectors are the state. A step takes about two products of
-    the kernel with all of them, and follows *every* maximum. Symbols of depthwise layers are numbers: a step is one
+    them with their power step. The result is refined by passes of the bundle: power steps with Newton steps of the
+    frequency. The value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training
+    the vectors are the state. A step takes about two products of the kernel with all of them, and follows *every*
+    maximum. Symbols of depthwise layers are numbers: a step is one
     product of the kernel with a table, and does not read the state. A matrix has one frequency. It is followed by two
     real vectors, which each step filters by a Chebyshev polynomial.
 
@@ -105,17 +105,21 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         group: tuple[Array, ...] = ()
         if _is_scalar(spec):
-            highest_group, blocks, triples = self._highest(blocks, spec, _LAST_ROUNDS, ops=ops)
+            from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
+
+            highest_group, blocks, angles = grid_scalars.highest(blocks, spec.groups, self.points, _LAST_STEPS, ops=ops)
             group = (highest_group,)
+            right = xp.ones_like(xp.reshape(blocks, (blocks.shape[0], -1))[:, :1])
         elif _is_matrix(spec):
-            triples, _ = _matrix_step(blocks, _first_vectors(blocks, ops=ops), sweeps=1, ops=ops)
+            right = _first_right(blocks, ops=ops)
+            angles = right[:, :0]
         else:
             waves = self._waves(blocks, ops=ops)
-            triples = grid_vectors.highest(waves, self._first_steps(waves)[1], last_rounds=_LAST_ROUNDS)
+            first = _bundle(waves, self._first_steps(waves)[1], spec, ops=ops)
+            right, angles = bundle.settled(blocks, first, ops=ops)
         wide = arrays.in_wide_dtype(blocks, ops=ops)
-        complex_dtype = arrays.complex_dtype(wide.dtype, xp=xp)
-        vectors = xp.astype(triples.right, complex_dtype, copy=False)
-        angles = xp.astype(_angles(triples.phases, spec, xp=xp), wide.dtype, copy=False)
+        vectors = xp.astype(right, arrays.complex_dtype(wide.dtype, xp=xp), copy=False)
+        angles = xp.astype(angles, wide.dtype, copy=False)
         value, image, phases = attained_down(wide, vectors, angles, ops=ops)
         left, _ = arrays.normalise(image, xp=xp)
         return Evaluation(value, (), (*_residuals(left, vectors, phases, xp=xp), *group))
@@ -217,7 +221,7 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         *moving, sketch, now = followed.state
         if _is_matrix(spec):
-            _, vectors = _matrix_step(blocks, moving[0], sweeps=sweeps, ops=ops)
+            vectors, _ = _matrix_step(blocks, moving[0], sweeps=sweeps, ops=ops)
             return vectors[..., None, None], sketch, now
         vectors, *old = moving
         waves = self._waves(blocks, ops=ops)
@@ -248,31 +252,24 @@ class SymbolNorm(Stepped):
 
     def _follow_scalars(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """The highest group of each layer (`grid_scalars`)."""
+        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
+
         xp = ops.xp
         layers = xp.reshape(rows, (-1, spec.groups * rows.shape[2]))
         size = xp.max(xp.abs(layers), axis=1) + _TINY
         blocks = xp.reshape(layers / size[:, None], (-1, *spec.block_shape))
-        group, _, triples = self._highest(blocks, spec, ops=ops)
-        left, right = _residuals(triples.left, triples.right, triples.phases, xp=xp)
+        group, block, angles = grid_scalars.highest(blocks, spec.groups, self.points, _STEPS, ops=ops)
+        phases = grid_scalars.phases_at(angles, spec.block_kernel_shape, ops=ops)
+        image = xp.sum(xp.reshape(block, phases.shape) * phases, axis=1)
+        value = xp.abs(image)
+        left = (image * arrays.inverse(value, xp=xp))[:, None]
+        left, right = _residuals(left, xp.ones_like(left), phases, xp=xp)
         left = xp.reshape(arrays.one_hot(left, group, spec.groups, xp=xp), (-1, spec.groups, 2))
-        return Followed(triples.value * size, left, right, self.sketch(rows, spec, ops=ops))
+        return Followed(value * size, left, right, self.sketch(rows, spec, ops=ops))
 
     def _first_steps(self, waves: PlaneWaves) -> tuple[Array, Points]:
         """Vectors after the first steps, and the best points that they lead to."""
         return grid_vectors.steps(waves, grid_vectors.start_vectors(waves), _START_STEPS)
-
-    def _highest(
-        self, blocks: Array, spec: ConvSpec, last_rounds: int = 0, *, ops: ArrayOps
-    ) -> tuple[Array, Array, Triples]:
-        """Group, block and triple of the highest group of each layer."""
-        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
-
-        return grid_scalars.highest(blocks, spec.groups, self._scalar_grid(spec), last_rounds, ops=ops)
-
-    def _scalar_grid(self, spec: ConvSpec) -> Grid:
-        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
-
-        return grid_scalars.grid_of(spec.block_kernel_shape, self.points)
 
     def _waves(self, blocks: Array, *, ops: ArrayOps) -> PlaneWaves:
         channels = min(blocks.shape[1:3])
@@ -287,17 +284,10 @@ class SymbolNorm(Stepped):
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
 
 
-def _angles(phases: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """The frequencies (b, d) of phases (b, taps): the arguments at the taps next to the first one, along each axis."""
-    columns = [phases[:, j : j + 1] for j in _next_taps(spec)]
-    chosen = xp.concat([phases[:, :0], *columns], axis=1)
-    return xp.atan2(xp.imag(chosen), xp.real(chosen))
-
-
 def _next_taps(spec: ConvSpec) -> list[int]:
-    """Number of the tap next to the first one along each axis; 0 along those of one tap."""
+    """Number of the tap next to the first one along each axis with more than one."""
     sizes = spec.block_kernel_shape
-    return [math.prod(sizes[axis + 1 :]) if k > 1 else 0 for axis, k in enumerate(sizes)]
+    return [math.prod(sizes[axis + 1 :]) for axis, k in enumerate(sizes) if k > 1]
 
 
 def _residuals(left: Array, right: Array, phases: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -329,7 +319,7 @@ def _reach(spec: ConvSpec) -> float:
 def _bundle(waves: PlaneWaves, points: Points, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
     """The waves of the best points, as arrays of the state."""
     left, phases = grid_vectors.followed(waves, points)
-    columns = [phases[:, j : j + 1, :] for j in _next_taps(spec) if j]
+    columns = [phases[:, j : j + 1, :] for j in _next_taps(spec)]
     chosen = arrays.joined(columns, axis=1, xp=ops.xp)
     return bundle.Waves(arrays.real_pair(left, xp=ops.xp), ops.xp.atan2(ops.xp.imag(chosen), ops.xp.real(chosen)))
 
@@ -374,7 +364,15 @@ def _factors(value: Array, left: Array, right: Array, spec: ConvSpec, *, xp: Nam
 def _first_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
     """Vectors of matrices after the first steps, shape (b, n, 2, 1, 1)."""
     first = matrix_vectors.start(_tall_matrices(blocks, xp=ops.xp), ops=ops)
-    return _matrix_step(blocks, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[1][..., None, None]
+    return _matrix_step(blocks, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[0][..., None, None]
+
+
+def _first_right(blocks: Array, *, ops: ArrayOps) -> Array:
+    """Right vectors (b, p) of matrices after the first steps."""
+    vectors, images = _matrix_step(blocks, _first_vectors(blocks, ops=ops), sweeps=1, ops=ops)
+    if blocks.shape[1] >= blocks.shape[2]:
+        return vectors[:, :, 0]
+    return arrays.normalise(images[:, :, 0], xp=ops.xp)[0]
 
 
 def _tall_matrices(blocks: Array, *, xp: Namespace) -> Array:
@@ -383,8 +381,8 @@ def _tall_matrices(blocks: Array, *, xp: Namespace) -> Array:
     return xp.matrix_transpose(matrices) if matrices.shape[1] < matrices.shape[2] else matrices
 
 
-def _matrix_step(blocks: Array, vectors: Array, *, sweeps: Any, ops: ArrayOps) -> tuple[Triples, Array]:
-    """`matrix_vectors.step`, at least once, from vectors (b, n, r, 1, 1) of the smaller side: triples, and vectors."""
+def _matrix_step(blocks: Array, vectors: Array, *, sweeps: Any, ops: ArrayOps) -> tuple[Array, Array]:
+    """`matrix_vectors.step`, at least once, from vectors (b, n, r, 1, 1) of the smaller side."""
     xp = ops.xp
     matrices, vectors = _tall_matrices(blocks, xp=xp), vectors[..., 0, 0]
 
@@ -396,9 +394,4 @@ def _matrix_step(blocks: Array, vectors: Array, *, sweeps: Any, ops: ArrayOps) -
     else:
         for _ in range(sweeps - 1):
             (vectors,) = repeat((vectors,))
-    vectors, images = matrix_vectors.step(matrices, vectors, ops=ops)
-    left, norms = arrays.normalise(images[:, :, 0], xp=xp)
-    right = vectors[:, :, 0]
-    if blocks.shape[1] < blocks.shape[2]:
-        left, right = right, left
-    return Triples(norms[:, 0], left, right, ops.complex(xp.ones_like(norms), xp.zeros_like(norms))), vectors
+    return matrix_vectors.step(matrices, vectors, ops=ops)

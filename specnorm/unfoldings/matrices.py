@@ -20,7 +20,7 @@ def matrix_norm(a: ArrayT) -> ArrayT:
     Parameters
     ----------
     a : array, shape (..., m, n)
-        Floating; of complex matrices nothing can be differentiated.
+        Floating. Complex matrices have no derivatives.
 
     Returns
     -------
@@ -36,7 +36,7 @@ def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
     Parameters
     ----------
     a : array, shape (..., m, n)
-        Floating; of complex matrices nothing can be differentiated.
+        Floating. Complex matrices have no derivatives.
     n_iter : int, default 100
         Number of products with ``a.T @ a``.
     seed : int, default 0
@@ -55,7 +55,7 @@ def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
     Parameters
     ----------
     a : array, shape (..., m, n)
-        Floating; of complex matrices nothing can be differentiated.
+        Floating. Complex matrices have no derivatives.
     n_iter : int, default 6
         Number of Gram products (Delattre et al., ICML 2023).
 

@@ -123,7 +123,7 @@ class FantasticFour(Method):
 
 @dataclass(frozen=True)
 class Reshaped(Method):
-    """The norm of the kernel reshaped to (cout, cin * taps), which "spectral normalisation" takes for the layer's norm.
+    """The norm of the kernel reshaped to (cout, cin * taps), which "spectral normalization" takes for the layer's norm.
 
     With T the reshaped kernel, ``||T||**2 = ||mean over theta of G G*|| <= (sigma*)**2``. So it is a lower bound of
     sigma*. It is also one for the layer at a size at which some output reads a different pixel by each tap.

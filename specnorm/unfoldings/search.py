@@ -1,7 +1,7 @@
 """Norms of constant matrices, where no torus is searched: blocks with one tap, symbols at one frequency, unfoldings.
 
 The symbol of a block with one tap is constant, but for a phase. Lanczos estimates a norm; if a proof is asked for, one
-factorisation gives it.
+factorization gives it.
 """
 
 from __future__ import annotations

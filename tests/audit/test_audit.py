@@ -172,7 +172,7 @@ def test_nested_trees_have_names_joined_by_dots() -> None:
     report = audit(tree)
     assert [row.name for row in report.layers] == ["params.conv.kernel", "heads.0", "heads.1.w.0", "state.w"]
     assert report.layers[0].upper == audit({"a": kernel}, layout="HWIO").layers[0].upper
-    with pytest.raises(ModelFileError, match="two of the mapping's arrays have one name"):
+    with pytest.raises(ModelFileError, match="two of the mapping's arrays have the same name"):
         audit({"a.b": np.eye(2), "a": {"b": np.eye(2)}})
 
 

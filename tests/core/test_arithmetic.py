@@ -171,7 +171,7 @@ def test_what_would_be_flushed_is_refused(dtype: str, library: str) -> None:
         if library == "torch":
             kernel = importlib.import_module("torch").from_numpy(kernel)
         for name in ("enclose", "f4_bound", "grid_bound", "gram_bound", "power_norm", "tn_bound", "certify"):
-            with pytest.raises(BackendError, match="takes them for zero in this thread"):
+            with pytest.raises(BackendError, match="treats them as zero in this thread"):
                 MEASURES[name](kernel)
 
 

@@ -307,8 +307,20 @@ def ordered(d: Shapes) -> Arguments:
 
 def contracted(d: Shapes) -> Arguments:
     words = {letter: d.randint(1, 3) for letter in "abcd"}
-    equation = d.choice(["ab,bc->ac", "abc,acd->abd", "abc,dc->abd", "cb,abc->ac", "ab,ab->ab", "ab,b->a", "abc,b->c"])
-    terms = equation.partition("->")[0].split(",")
+    equation = d.choice(
+        [
+            "ab,bc->ac",
+            "abc,acd->abd",
+            "abc,dc->abd",
+            "cb,abc->ac",
+            "ab,ab->ab",
+            "ab,b->a",
+            "abc,b->c",
+            "...a,ab->...b",
+            "ab,...b->...a",
+        ]
+    )
+    terms = equation.partition("->")[0].replace("...", "cd").split(",")
     return {"Inputs": [Slot(tuple(words[x] for x in term)) for term in terms], "equation": equation}
 
 
@@ -410,7 +422,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "GlobalAveragePool": lambda d: {"X": Slot(d.image(d.choice([1, 2])))},
     "GlobalMaxPool": lambda d: {"X": Slot(d.image(d.choice([1, 2])))},
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"), reduced),
-    "ReduceSumSquare": reduced,
+    **dict.fromkeys(("ReduceSumSquare", "ReduceLogSumExp"), reduced),
     "Resize": resized,
     "Upsample": upsampled,
     "Pad": padded,
@@ -454,6 +466,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "Equal": compared("Equal"),
     **{name: joined(name) for name in ("Greater", "GreaterOrEqual", "Less", "LessOrEqual")},
     **{name: compared(name, truths=True) for name in ("And", "Or", "Xor", "Not")},
+    "IsInf": alone("IsInf", detect_negative=(None, 0, 1), detect_positive=(None, 0, 1)),
     **dict.fromkeys(("Floor", "Ceil"), lambda d: {"X": numbers(d, d.sizes())}),
     "Pow": lambda d: {"X": Slot(d.sizes()), "Y": np.asarray(d.choice([1.0, 2.0, 3.0, 0.5, -0.5, -1.0, 0.3]))},
     "Mod": remainder,

@@ -21,7 +21,7 @@ from specnorm_networks.onnx.binding import NEWEST
 
 CONSTANT = (
     "Constant", "ConstantOfShape", "DequantizeLinear", "Shape", "Size", "Range", "Equal", "And", "Or", "Xor", "Not",
-    "Floor", "Ceil", "Mod", "ReduceProd",
+    "Floor", "Ceil", "Mod", "ReduceProd", "IsNaN", "IsInf",
 )  # fmt: skip
 """Operators whose result is no function of a floating input: a product with it is bounded."""
 FOLDED = (

@@ -29,6 +29,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import ranges as on_boxes
 from specnorm_networks.certified.digests import digest_of_bits
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
+from specnorm_networks.certified.operators.base import Linear
 from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import with_slopes_on
 from specnorm_networks.certified.regions import Box
@@ -321,6 +322,8 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "parts that overlap": (lambda: parts_of_chain(0, 1, 1), "do not cover"),
     "an operator without a name": (lambda: register_operator(ops.ReLU), "no operator with names"),
     "an operator that cannot be run": (lambda: register_operator(named("a::b", run=False)), "has no `run`"),
+    "a function that cannot be run": (lambda: register_operator(named("a::b", ops.Pointwise, run=False)), "no `value`"),
+    "a linear map that cannot be run": (lambda: register_operator(named("a::b", Linear, run=False)), "no `map_at`"),
     "an operator of onnx": (lambda: register_operator(named("aten::relu")), "not a name for an operator of yours"),
     "an operator without a namespace": (
         lambda: register_operator(named("relu")),
@@ -331,9 +334,9 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
-def named(name: str, *, run: bool = True) -> Any:
+def named(name: str, base: type[Operator] = Operator, *, run: bool = True) -> Any:
     members: dict[str, Any] = {"names": (name,)}
-    return type("Mine", (Operator,), members | ({"run": lambda _, *values: values[0]} if run else {}))
+    return type("Mine", (base,), members | ({"run": lambda _, *values: values[0]} if run else {}))
 
 
 @pytest.mark.parametrize("name", SUPPOSED)

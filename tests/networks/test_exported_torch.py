@@ -112,6 +112,14 @@ def test_a_number_that_the_exporter_rounds_is_refused_with_what_to_do() -> None:
         network_bound(applied(lambda inner, x: 0.1 * inner(x)).double(), (4,))
 
 
+@pytest.mark.parametrize("name", ["clamp", "clip"])
+@pytest.mark.sampled("clip")
+def test_limits_may_be_an_int_and_a_float(name: str) -> None:
+    found = network_bound(applied(lambda inner, x: inner(getattr(x, name)(0.1, 2))), (4,))
+    assert found.upper is not None
+    assert found.checked.complete
+
+
 def test_samples_that_are_mixed_are_refused() -> None:
     with pytest.raises(TranslationError, match="samples together"):
         network_bound(applied(lambda inner, x: inner(x - x.mean(0))), (4,))

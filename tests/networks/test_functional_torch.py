@@ -214,7 +214,7 @@ def test_an_answer_holds_the_exported_file(tmp_path: Path) -> None:
     assert of_file.upper == pytest.approx(present(found.upper), rel=1e-12)
     assert (of_file.file, of_file.model, of_file.digest) == (None, None, "")
     assert "exported graph" not in str(of_file)
-    with pytest.raises(MethodError, match="no live model"):
+    with pytest.raises(MethodError, match="not a live model"):
         of_file.save(path)
     labels = certified_accuracy(model, x, model(x).argmax(1), [0.0])
     assert labels.digest == found.digest

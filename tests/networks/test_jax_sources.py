@@ -249,3 +249,56 @@ def test_a_constant_kernel_may_be_normalised_inside(last: str) -> None:
 
     true = np.linalg.norm(np.asarray(function(np.eye(6)), np.float64), 2)
     assert true * (1 - 1e-6) <= (network_bound(function, (6,)).upper or 0) <= true * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("features", [1, 6])
+def test_layer_norm_is_read_as_it_computes_and_nothing_else_is(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the variance is smaller than its rounding, nothing is compared; elsewhere a little more is noticed."""
+    nnx = pytest.importorskip("flax.nnx")
+    model = nnx.LayerNorm(features, rngs=nnx.Rngs(0))
+    found = network_bound(model, (8, features))
+    assert found.upper is not None
+    assert found.checked.complete
+    if features > 1:
+        from specnorm_networks.certified.operators import Sqrt
+
+        monkeypatch.setattr(Sqrt, "value", lambda _, x: np.sqrt(1.001 * x))
+        with pytest.raises(TranslationError, match="not read as it computes"):
+            network_bound(model, (8, features))
+
+
+ACTIVATIONS = {
+    "softplus": (jax.nn.softplus, 1.0),
+    "log_sigmoid": (jax.nn.log_sigmoid, 1.0),
+    "mish": (jax.nn.mish, 1.08850),
+    "logaddexp": (lambda x: jax.numpy.logaddexp(x, 3.0), 1.0),
+    "nan_to_num": (jax.numpy.nan_to_num, 1.0),
+    "logsumexp": (lambda x: jax.nn.logsumexp(x, axis=-1), 1.0),
+    "softmax": (jax.nn.softmax, 0.5),
+    "log_softmax": (jax.nn.log_softmax, 2.0),
+    "by variance": (
+        lambda x: (x - x.mean(-1, keepdims=True)) / jax.numpy.sqrt(x.var(-1, keepdims=True) + 0.01), 10.0,
+    ),
+    "by a longer norm than 1": (
+        lambda x: x / jax.numpy.maximum(1.0, jax.numpy.linalg.norm(x, axis=-1, keepdims=True)), 1.0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.sampled("mish", "by variance")
+def test_functions_that_jax_writes_out_are_read_as_what_they_are(name: str) -> None:
+    """They had no bound, by a guard against NaN, an exponential or a root."""
+    function, constant = ACTIVATIONS[name]
+    found = network_bound(function, (4,))
+    assert found.checked.complete
+    assert constant * (1 - 1e-5) <= (found.upper or 0) <= constant * (1 + 1e-5)
+
+
+def test_an_ellipsis_stands_for_all_other_axes() -> None:
+    weight = jax.random.normal(jax.random.key(0), (6, 4))
+    norm = np.linalg.norm(np.asarray(weight, np.float64), 2)
+    for equation, first in (("...i,ij->...j", True), ("ij,...i->...j", False)):
+        found = network_bound(lambda x: jax.numpy.einsum(equation, *((x, weight) if first else (weight, x))), (3, 6))  # noqa: B023
+        assert norm * (1 - 1e-6) <= (found.upper or 0) <= norm * (1 + 1e-3)
+        assert found.checked.complete

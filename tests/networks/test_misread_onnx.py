@@ -58,6 +58,29 @@ def test_a_bias_that_is_no_number_is_refused() -> None:
     assert network_bound(model([N("Where", ["c", "b", "x"], ["y"])], (1, 4), never)).upper == 1
 
 
+@pytest.mark.parametrize(
+    ("asks", "constants"),
+    [
+        ([N("Equal", ["x", "x"], ["e"]), N("Not", ["e"], ["q"])], {}),
+        ([N("Equal", ["c", "x"], ["q"])], {"c": np.array([np.inf, -np.inf, np.nan, np.inf])}),
+        ([N("IsNaN", ["x"], ["q"])], {}),
+        ([N("IsInf", ["x"], ["q"], detect_negative=0)], {}),
+    ],
+    ids=["x != x", "x == inf", "isnan", "isinf"],
+)
+def test_whether_an_entry_is_a_number_is_no_step(asks: Any, constants: Any) -> None:
+    """JAX's softplus asks it. What is asked of a finite number, or of another value, is a step."""
+    rest = [N("Add", ["x", "x"], ["other"]), N("Where", ["q", "other", "x"], ["y"])]
+    found = network_bound(model([*asks, *rest], (1, 4), constants))
+    assert found.upper == 1
+    assert "y" not in found.checked.missed
+    for one, more in (("c", {"c": np.array([np.inf, 0.0, 1.0, 2.0])}), ("other", {})):
+        asked = N("Equal", ["x", one], ["q"])
+        refused = network_bound(model([rest[0], asked, rest[1]], (1, 4), more))
+        assert refused.upper is None
+        assert [node.reason for node in refused.unknown] == ["it has a step where two entries are equal"]
+
+
 def test_a_constant_that_is_not_evaluated_is_the_reason() -> None:
     """ "It multiplies two matrices that both depend on the input, as attention does", was said of such a matrix."""
     found = N("NonZero", ["z"], ["i"])  # how many there are, only its numbers tell

@@ -151,6 +151,38 @@ def by_moments(
     return net(ops.Quotient(), centred, net(ops.Sqrt(), net(PLUS, variance, net.constant(0.1))))
 
 
+def summed(net: Written, of: str, axis: int = 1, back: bool = True) -> str:
+    """As JAX keeps an axis: dropped, put back, and broadcast with its own shape."""
+    kept = (*SHAPE[:axis], 1, *SHAPE[axis + 1 :])
+    total = net(ops.Sum((axis,)), of)
+    return net(ops.Broadcast(kept), net(ops.Reshape(kept), total)) if back else total
+
+
+def mean_of(net: Written, of: str, count: float = 6.0, axis: int = 1) -> str:
+    return net(ops.Scale(np.array(1 / count), divisors=np.array(count)), summed(net, of, axis))
+
+
+def softmax(
+    net: Written, logarithm: bool = False, shift: str | None = None, other: str | None = None, axis: int = 1
+) -> str:
+    u = net(MINUS, "x", shift or net(ops.Largest((1,), keep=True), "x"))
+    power = net(ops.Exp(), u)
+    total = summed(net, other or power, axis)
+    return net(MINUS, u, net(ops.Log(), total)) if logarithm else net(ops.Quotient(), power, total)
+
+
+def by_variance(net: Written, count: float = 6.0, of: str = "x", axis: int = 1) -> str:
+    """Layer norm by `jnp.var`, which takes the mean once more."""
+    centred = net(MINUS, "x", net(ops.Mean((1,), keep=True), "x"))
+    once_more = net(MINUS, of, mean_of(net, of, count, axis))
+    variance = mean_of(net, net(ops.Power(2), once_more))
+    return net(ops.Quotient(), centred, net(ops.Sqrt(), net(PLUS, variance, net.constant(0.1))))
+
+
+def root_of_squares(net: Written, power: int = 2, back: bool = True) -> str:
+    return net(ops.Sqrt(), summed(net, net(ops.Power(power), "x"), back=back))
+
+
 PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "SiLU with factors": (Composite, lambda net: gate(net, ops.Sigmoid(), of=net.scaled(-0.3, exact=False))),
     "hard swish": (Composite, lambda net: gate(net, line(1 / 6), ops.HardTanh(0.0, 1.0))),
@@ -179,11 +211,23 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
         "length, quotient", "length, inverse", "length, sum, quotient", "length, sum, inverse",
         "mean square, quotient", "mean square, power, inverse",
     )},
+    "softmax": (ops.Softmax, softmax),
+    "softmax of another shift": (ops.Softmax, lambda net: softmax(net, shift=net(ops.Mean((1,), keep=True), "x"))),
+    "logarithm of softmax": (ops.LogSoftmax, lambda net: softmax(net, logarithm=True)),
+    "root of squares": (ops.Norm, root_of_squares),
+    "root of squares, axis dropped": (ops.Norm, lambda net: root_of_squares(net, back=False)),
+    "variance by a second mean": (ops.Normalise, by_variance),
     "variance by moments": (ops.Normalise, by_moments),
     "variance by moments, as it is": (ops.Normalise, lambda net: by_moments(net, floor=1.0)),
 }  # fmt: skip
 """The operator that is to be seen in the place of the last node, and what is written out."""
 LEFT: dict[str, Write] = {
+    "a sum of other exponentials": lambda net: softmax(net, other=net(ops.Exp(), net(ops.Sin(), "x"))),
+    "the logarithm of such a sum": lambda net: softmax(net, True, other=net(ops.Exp(), net(ops.Sin(), "x"))),
+    "a root of fourth powers": lambda net: root_of_squares(net, 4),
+    "a sum that is no mean": lambda net: by_variance(net, 5.0),
+    "a mean along another axis": lambda net: by_variance(net, 4.0, axis=2),
+    "a variance of another value": lambda net: by_variance(net, of=net(ops.Sin(), "x")),
     "moments of other axes": lambda net: by_moments(net, (2,)),
     "squares of another value": lambda net: by_moments(net, of=net(ops.Sin(), "x")),
     "mean of squares and square of the mean": lambda net: by_moments(net, weights=PLUS),

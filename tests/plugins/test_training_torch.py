@@ -241,7 +241,7 @@ def test_torchs_own_state_loads(constrain: Any) -> None:
     ours = specnorm_torch.spectral_norm(torch.nn.Sequential(*layers))
     for x in layers:
         torch.nn.init.ones_(x.parametrizations.weight.original)
-    with pytest.warns(UserWarning, match="begin anew") as caught:
+    with pytest.warns(UserWarning, match="start anew") as caught:
         ours.load_state_dict(theirs.state_dict())
     assert len(caught) == 1
     originals = [x for name, x in theirs.named_parameters() if "orig" in name]
@@ -264,7 +264,7 @@ def test_another_methods_state_loads() -> None:
         "parametrizations.weight.original": stored,
         f"{prefix}vectors": torch.randn(1, 10, 2),
     }
-    with pytest.warns(UserWarning, match="begin anew"):
+    with pytest.warns(UserWarning, match="start anew"):
         layer.load_state_dict(state)
     assert torch.equal(layer.parametrizations.weight.original, stored)
     assert float(enclosed(layer).upper) == pytest.approx(1.0, rel=1e-2)

@@ -105,16 +105,16 @@ def audit(
         arrays' own library for a mapping.
     progress : callable, optional
         Called after each layer with (number of measured layers, number of layers, name of the layer). Also called after
-        each step of a search of the network's bound, with (steps done, largest number of steps, text): the text "START
-        to END" names the values between which layers are bounded together.
+        each step of the search for the network's bound, with (steps done, largest number of steps, text): the text
+        "START to END" names the values between which layers are bounded together.
     max_bytes : int, default 8 GiB
         Limit on the total size of a file's arrays; a larger file raises an error.
     certificate : bool, default False
         Search for proofs that others can check (`docs/check-it-yourself.md`), and add ``Report.certificate``: an upper
         bound on each layer at every input size.
     assume_stored : str or sequence of str, optional
-        Shell patterns on names of kernels that the layers use as they are stored, whatever stands beside them in the
-        file. The report repeats them (``Report.assume_stored``).
+        Shell patterns on names of kernels that the layers use as they are stored, whatever other arrays are beside them
+        in the file. The report repeats them (``Report.assume_stored``).
 
     Returns
     -------
@@ -246,7 +246,7 @@ def _refuse_questions_about_inputs(label: str | None, input_range: Any, shapes_b
         return
     argument = "input_range" if input_range else "input_shape by name"
     raise ModelFileError(
-        f"{label} holds weights and no graph, and {argument} is about a network's inputs: give its ONNX file, "
+        f"{label} contains weights, but no graph, and {argument} is about a network's inputs: give its ONNX file, "
         f"or leave {argument} out."
     )
 
@@ -322,7 +322,7 @@ def _opened(
         return None, ModelArrays(of_live_model(source, size))
     model = ModelArrays(list(_from_tree(source)))
     if len({tensor.name for tensor in model.arrays}) < len(model.arrays):
-        raise ModelFileError("two of the mapping's arrays have one name, joined by dots.")
+        raise ModelFileError("two of the mapping's arrays have the same name, joined by dots.")
     return None, model
 
 

@@ -44,7 +44,7 @@ def _handle_signals(handler: Any) -> None:
 def _end_in_time() -> None:
     """Start a thread that ends the program `_PATIENCE` seconds after a signal, if it runs then.
 
-    Python calls a signal's handler between two of its own steps, so that a factorisation in a library delays it.
+    Python calls a signal's handler between two of its own steps, so that a factorization in a library delays it.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)

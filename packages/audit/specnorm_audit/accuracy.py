@@ -98,7 +98,7 @@ def certified(
     limit = seconds if seconds < 1e9 else None
     with open_model(model, max_bytes) as arrays:
         if arrays.network is None:
-            raise ModelFileError(f"{model} holds weights and no graph: give the ONNX file of the network.")
+            raise ModelFileError(f"{model} contains weights, but no graph: give the ONNX file of the network.")
         try:
             samples = ask(arrays, limit, _certified, x, y, ascending, input_range, budget, margin, progress=progress)
         except (ModelFileError, MethodError, GeometryError) as error:

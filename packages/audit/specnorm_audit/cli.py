@@ -103,7 +103,7 @@ def backends_command() -> int:
 # -- audit ------------------------------------------------------------------------------------------------------------
 _RANGE = click.option(
     "--input-range", type=(float, float), metavar="LOW HIGH",
-    help="Range of every entry of an ONNX network's inputs, such as 0 1: squares and products need one.",
+    help="Range of the entries of an ONNX network's inputs, such as 0 1; required by squares and products.",
 )  # fmt: skip
 
 
@@ -115,17 +115,17 @@ def _reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., 
     shared = (
         click.option(
             "--max-bytes", type=click.IntRange(1), default=MAX_BYTES, metavar="N",
-            help="Refuse files whose arrays claim more in all.",
+            help="Limit on the total size of a file's arrays.",
         ),
         click.option(
             "-f", "--format", "output_format", type=click.Choice(formats),
-            help="Form of the report. Default: by the suffix of --output, or a table.",
+            help="Format of the report. Default: by the suffix of --output, or a table.",
         ),
         click.option(
             "-o", "--output", type=options.output_file, metavar="FILE",
-            help="Write to this file, whose suffix says the format; - is standard output.",
+            help="Write to this file, whose suffix selects the format; - is standard output.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="No progress, and no word about gates that passed."),
+        click.option("-q", "--quiet", is_flag=True, help="Do not show progress and passed gates."),
         click.option(
             "--plot", type=options.plot, metavar="FILE.png|svg", help=f"Also draw {picture}; needs the extra 'plot'."
         ),
@@ -144,52 +144,52 @@ def _reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., 
 @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
 @click.option(
     "--input-shape", multiple=True, type=options.size, callback=options.sizes, metavar="N|NxM|file|NAME=NxM",
-    help="Spatial input sizes, such as 32 or 32x48, or those that the file states. Or the whole shape of a network's "
+    help="Spatial input sizes, such as 32 or 32x48, or those of the file; or the complete shape of a network's "
     "input by its name, such as audio=1x16000; repeatable.",
 )  # fmt: skip
 @click.option(
     "--geometry", type=options.geometry, metavar="JSON|FILE",
-    help="What is known of layers, in JSON or a file of it: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
+    help="Geometry of layers, as JSON or a JSON file: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
 )  # fmt: skip
 @click.option(
     "--assume-stored", multiple=True, metavar="GLOB",
-    help="Kernels that layers use as they are stored, whatever stands beside them; repeatable. The report repeats it.",
+    help="Kernels that layers use as they are stored, whatever is beside them; repeatable. The report repeats it.",
 )  # fmt: skip
 @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
 @click.option(
     "--padding-mode", type=click.Choice(get_args(padding_rules.PaddingMode)),
-    help="Default: as the file says, or zeros as an assumption.",
+    help="Default: as the file states, or else zeros.",
 )  # fmt: skip
 @_RANGE
 @click.option(
-    "--methods", type=options.methods, metavar="NAME,...", help=f"What other methods say, out of {', '.join(COLUMNS)}."
+    "--methods", type=options.methods, metavar="NAME,...", help=f"Columns for other methods: {', '.join(COLUMNS)}."
 )
 @click.option(
     "--smallest", is_flag=True,
-    help="Also the smallest singular value, from below, and the condition number, from above; where borders cut taps "
-    "off, of small layers at their --input-shape alone.",
+    help="Also a lower bound on the smallest singular value, and an upper bound on the condition number; if borders "
+    "cut off taps, only for small layers with an --input-shape.",
 )  # fmt: skip
 @click.option(
-    "--all", "all_columns", is_flag=True, help="What JSON and CSV have: tn, f4, reshaped; circular at a size."
+    "--all", "all_columns", is_flag=True, help="The columns tn, f4, reshaped; circular with an --input-shape."
 )
 @click.option(
     "--rtol", type=options.tolerance, default="0.001", metavar="R",
-    help="Relative width of the proven interval asked for.",
+    help="Requested relative width of the proven interval.",
 )  # fmt: skip
 @click.option(
     "--budget", type=options.seconds, default=f"{BUDGET:g}", metavar="SECONDS",
-    help="Time for the interval of one layer; a row that it ends says how wide its interval is. inf: all it takes.",
+    help="Time limit for each row; if it ends a search, the row says how wide its interval is. inf: no limit.",
 )  # fmt: skip
 @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
 @click.option("--device", metavar="NAME", help="Device of that library.")
 @click.option(
     "--jobs", type=options.jobs, default="auto", metavar="N|auto",
-    help="Processes to measure in, a thread each; auto: as many as processors.",
+    help="Number of processes, with one thread each; auto: one per processor.",
 )  # fmt: skip
 @_reporting(FORMATS, "every layer's interval")
 @click.option(
     "--certificate", type=click.Path(path_type=Path), metavar="FILE.npz",
-    help="Also write claims of the layers with their proofs, for 'specnorm verify' and 'python -m specnorm_check'.",
+    help="Also write a certificate, for 'specnorm verify' and 'python -m specnorm_check'.",
 )  # fmt: skip
 @click.option(
     "--fail-above", type=options.bound, metavar="L",
@@ -234,7 +234,7 @@ def audit_command(
     _check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *geometry_files])
     report_format = options.format_of(output_format, output, FORMATS)
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
-        raise click.UsageError(visible(f"--certificate: {certificate.name} is to be a .npz file, of one model."))
+        raise click.UsageError(visible(f"--certificate: {certificate.name} must be a .npz file, and takes one MODEL."))
     columns = arguments["methods"] or ()
     is_for_programs = report_format in ("json", "csv")
     if all_columns or (is_for_programs and not columns):
@@ -362,16 +362,16 @@ _SAMPLE_FORMATS = ("table", "json", "csv")
 @click.argument("data", metavar="DATA.npz")
 @click.option(
     "--radius", "radii", type=options.radius, multiple=True, required=True, metavar="R",
-    help="Largest change of a sample, in the 2-norm; repeatable.",
+    help="Radius of the ball around each sample, in the 2-norm; repeatable.",
 )  # fmt: skip
 @_RANGE
 @click.option(
     "--margin", type=options.margin, metavar="M", default="0",
-    help="The label's logit has to exceed every other one by more than M. Default: 0.",
+    help="The label's logit must exceed every other one by more than M. Default: 0.",
 )  # fmt: skip
 @click.option(
     "--budget", type=options.seconds, metavar="SECONDS",
-    help="Time for each sample and radius. Default: a fixed number of steps, whatever the machine.",
+    help="Time limit for each sample and radius. Default: a fixed number of steps.",
 )  # fmt: skip
 @_reporting(_SAMPLE_FORMATS, "the share that is certified over the radius")
 @click.option(

@@ -143,6 +143,6 @@ def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyA
         weight = compute(*(x.astype(np.float64) for x in parts))
     are_finite = all(np.isfinite(x).all() for x in parts)
     if are_finite and not np.isfinite(weight).all():
-        raise ModelFileError("its weight at inference is not finite: what it is divided by is zero.")
+        raise ModelFileError("its weight at inference is not finite: its divisor is zero.")
     dtype = np.result_type(parts[0], np.float32)
     return backends.backend_for(arrays[0]).from_numpy(weight.astype(dtype), arrays[0])

@@ -30,7 +30,7 @@ MAX_AXES = 5
 _NO_NUMBERS = ("bool", "datetime", "timedelta")
 """Beginnings of the names of dtypes that no kernel has."""
 _INDEX_DTYPES = ("int32", "int64", "uint32", "uint64")
-"""Dtypes that are mostly positions; integers of fewer bits are mostly quantised weights."""
+"""Dtypes that are mostly positions; integers of fewer bits are mostly quantized weights."""
 _ATTENTION = ("query", "key", "value", "out")
 """Names of parts of attention in Flax, whose kernels of 3 axes are matrices."""
 _ONE_NUMBER = re.compile(r"void(8|16|32|64)")

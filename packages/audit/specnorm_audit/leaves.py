@@ -35,14 +35,14 @@ _STATISTICS = re.compile(r"(running|moving)_(mean|var|variance)|num_batches_trac
 _MOMENTS = re.compile(
     r"(max_)?exp_avg(_sq)?|momentum_buffer|square_avg|grad_avg|acc_delta|exp_inf|Adam(_\d)?|Momentum|RMSProp(_\d)?"
 )
-"""What optimisers keep beside a parameter, of its shape."""
+"""What optimizers keep beside a parameter, of its shape."""
 _NORM = re.compile(
     r"weight|scale|gamma|beta|offset|mean|var|bias|.*(running|moving)_(mean|var|variance)|num_batches_\w+"
 )
 _SCALE = re.compile(r"(gamma|beta|alpha|scale|bias)(_?\d+)?|(.*_)?(layer|logit)_scale|ls\d+|temperature")
-"""Names of the factors of blocks and normalisations, which may have axes of length 1."""
+"""Names of the factors of blocks and normalizations, which may have axes of length 1."""
 _NORM_SCOPE = re.compile(r"(.*[_a-z0-9])?(bn|ln|gn|[Nn]orm(alization)?)(\d*|_\w*)")
-"""Names of normalisations that lie within a layer."""
+"""Names of normalizations that lie within a layer."""
 TRAINING_STATE = re.compile(r"opt(im(izer)?)?(s|_states?|_state_dict)?|(lr_)?schedulers?|exp_avg(_sq)?")
 """Names below which everything belongs to a training run."""
 ADDED = re.compile(r"(lora|hada|ia3|dora)_.*")
@@ -107,17 +107,17 @@ def is_statistic(leaf: str) -> bool:
 
 
 def is_moment(leaf: str) -> bool:
-    """Whether this is the name of what an optimiser keeps of a parameter."""
+    """Whether this is the name of what an optimizer keeps of a parameter."""
     return _MOMENTS.fullmatch(leaf) is not None
 
 
 def is_of_norm(words: Sequence[str]) -> bool:
-    """Whether these words, after a layer's name, are of a normalisation inside the layer."""
+    """Whether these words, after a layer's name, are of a normalization inside the layer."""
     return len(words) > 1 and _NORM.fullmatch(words[-1]) is not None and _NORM_SCOPE.fullmatch(words[-2]) is not None
 
 
 def is_leaf_of_norm(leaf: str) -> bool:
-    """Whether normalisations have a parameter of this name."""
+    """Whether normalizations have a parameter of this name."""
     return _NORM.fullmatch(leaf) is not None
 
 

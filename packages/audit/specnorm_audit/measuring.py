@@ -231,7 +231,7 @@ def _with_column(row: Row, column: str, results: _Results) -> Row:
     except (Undecided, GeometryError) as error:
         if isinstance(error, GeometryError) and is_of_the_norm(column):
             raise
-        # If borders cut taps off, a layer has no bound of the smallest singular value, but its norm is bounded.
+        # If borders cut taps off, a layer has no bound on the smallest singular value, but its norm is bounded.
         return replace(row, note=_joined(row.note, f"{column}: {error}"))
     value = results.isometry_defect(result) if column == "isometry" else _value(result)
     return replace(row, values={**row.values, column: value}, promises={**row.promises, column: result.kind})
@@ -413,8 +413,9 @@ def check_executor(executor: object) -> None:
     """Refuse an object that is no `concurrent.futures.Executor`; the message names some."""
     if executor is not None and not isinstance(executor, Executor):
         raise MethodError(
-            f"executor={executor!r} is no concurrent.futures.Executor. Give concurrent.futures.ProcessPoolExecutor(n), "
-            "joblib's loky.get_reusable_executor(), or dask's Client.get_executor()."
+            f"executor={executor!r} is not a concurrent.futures.Executor. Give "
+            "concurrent.futures.ProcessPoolExecutor(n), joblib's loky.get_reusable_executor(), or dask's "
+            "Client.get_executor()."
         )
 
 

@@ -134,7 +134,7 @@ def _values_between(network: Network, start: str, end: str) -> Iterator[str]:
 
 
 def _parts_of_layers(network: Network) -> Iterator[Part]:
-    """Yield a part for each layer; a normalisation that is a layer's only reader belongs to its part."""
+    """Yield a part for each layer; a normalization that is a layer's only reader belongs to its part."""
     readers: dict[str, list[str]] = {}
     for name, node in network.nodes.items():
         for operand in node.inputs:

@@ -91,7 +91,7 @@ def geometry(text: str) -> tuple[dict[str, Any], list[str]]:
     except OSError as error:
         raise click.BadParameter(f"{text!r} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"this is no JSON: {error}.") from error
+        raise click.BadParameter(f"this is not JSON: {error}.") from error
 
 
 def size(text: str) -> tuple[str, Any]:

@@ -29,7 +29,7 @@ COLOURS = {
     "ink": "#1b1f24", "muted": "#667085", "line": "#d5d9e0", "paper": "#fefefe", "proven": "#0a58a8",
     "tn": "#c2500a", "f4": "#8a6d00", "reshaped": "#a0307a", "other": "#2f7d4f",
 }  # fmt: skip
-"""Colours by their use."""
+"""Colors by their use."""
 
 _MARKERS = {"tn": "o", "f4": "D", "reshaped": "<", CIRCULAR: "x"}
 _PROVEN = "lower to upper (proven)"

@@ -66,7 +66,7 @@ class Report:
     skipped : tuple of str
         Names of the model's arrays that are not layers, or were not requested.
     network : NetworkBound or None
-        Bound of the whole model, if the file has its graph and every layer was asked for.
+        Bound on the whole model, if the file has its graph and all layers were requested.
     environment : mapping of str to str
         Date, versions and platform of the run.
     unmeasured : tuple of Row
@@ -74,20 +74,20 @@ class Report:
     left_out : int
         Number of layers that were not requested.
     certificate : Certificate or None
-        Claims that others can check, if they were asked for.
+        Claims that others can check, if requested.
     without_claim : tuple of str
         Layers without a claim in the certificate, each with the reason; and the network, if its claim is missing or
         weaker than its bound.
     gates : tuple of Gate
-        Answers to the bounds that the command line asked for.
+        Results of the command line's gates.
     inert : tuple of str
-        Names in a pickle besides its tensors, such as ``argparse.Namespace``; nothing of these was constructed.
+        Names in a pickle besides its tensors, such as ``argparse.Namespace``; they were not imported.
     live : bool
-        Whether the model was a live one: weights are those that it uses at inference, whatever its mode.
+        Whether the model was live; its weights are then those that it uses at inference.
     error : str or None
-        Reason why nothing was measured; there are no rows then.
+        Reason why nothing was measured; then there are no rows.
     assume_stored : tuple of str
-        Patterns of kernels of which the user says that they are used as they are stored.
+        Patterns of kernels that, as the user states, are used as they are stored.
     """
 
     version: str
@@ -232,7 +232,7 @@ def notes(report: Report) -> list[str]:
     lines += _reasons(report)
     if report.assume_stored:
         patterns = " ".join(f"--assume-stored {visible(pattern)}" for pattern in report.assume_stored)
-        lines.append(f"By the user's word, whatever stands beside them, these are used as they are stored: {patterns}")
+        lines.append(f"Used as they are stored, as the user states, whatever is beside them: {patterns}")
     for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
         names = [visible(row.name) for row in report.layers if row.note == note]
         lines.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")

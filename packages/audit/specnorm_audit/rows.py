@@ -50,12 +50,12 @@ class Row:
     assumed : tuple of str
         Assumptions about the geometry, as ``name=value``.
     lower, upper : float or None
-        Proven bounds of the layer's norm at ``spec.input_shape``; if that is None, of the supremum over all input sizes
+        Proven bounds on the layer's norm at ``spec.input_shape``; if that is None, on the supremum over all input sizes
         (`ConvSpec.sizes_in_words`). ``upper`` is the smallest proven bound of all columns.
     values : mapping of str to Value
-        Numbers of the columns that were asked for, out of `COLUMNS`.
+        Values of the requested columns, out of `COLUMNS`.
     promises : mapping of str to str
-        Promise of each column's number (`specnorm.methods.Kind`).
+        Kind of each column's value (`specnorm.methods.Kind`).
     reason : str or None
         Reason why the layer could not be measured; None: it was measured.
     note : str or None

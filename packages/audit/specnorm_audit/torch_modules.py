@@ -84,10 +84,10 @@ def audit_module(
 ) -> Report:
     """Prove bounds on the spectral norm of every convolution and linear layer of a model, as the model uses it.
 
-    A layer of torch's is measured if it computes what its attributes say: this is tested bit for bit on random numbers.
-    Parametrisations and hooks that compute the weight are allowed. A layer with any other hook is exported like a
-    module of another kind: alone (``specnorm-bounds[networks]``). Such a module is measured if its graph is one
-    convolution or matrix product with a fixed kernel.
+    A layer of torch is measured if it computes what its attributes say, which is tested bit for bit on random numbers.
+    Parametrizations and hooks that compute the weight are allowed. Layers with other hooks, and other modules, are
+    exported alone (``specnorm-bounds[networks]``). They are measured if their graph is one convolution or matrix
+    product with a fixed kernel.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ def audit_module(
         Shape of one sample, without the batch axis, such as ``(3, 32, 32)``; an int, the size of every spatial axis, if
         the model starts with a convolution; or an input, with its batch axis.
     methods : sequence of str, default ()
-        Further methods, by their names in ``specnorm.methods.METHODS``. "power", "enclose", "fft" and "gram" answer at
-        the layer's input size, the others for every size.
+        Further methods, by their names in ``specnorm.methods.METHODS``. "power", "enclose", "fft" and "gram" hold at
+        the layer's input size, the others at every size.
     smallest, rtol, budget
         As in `specnorm.audit`.
     select : callable, optional
@@ -108,9 +108,9 @@ def audit_module(
     Returns
     -------
     Report
-        As `specnorm.audit` returns, with nothing assumed; ``str(report)`` is a table. ``lower`` and ``upper`` are
+        As from `specnorm.audit`, without assumptions; ``str(report)`` is a table. ``lower`` and ``upper`` are
         proven bounds on the layer's norm at its input size (that of the first call, if it is called at several). A
-        layer of torch's is a row with ``status`` "error" and the reason in three cases: it was not called, it is not
+        layer of torch is a row with ``status`` "error" and the reason in three cases: it was not called, it is not
         shown to be one convolution or matrix product, or a method cannot measure it. A module of another kind is a row
         if it is shown to be one convolution or matrix product. ``unmeasured`` names the parameters with two axes or
         more of the remaining modules.
@@ -118,9 +118,9 @@ def audit_module(
     Raises
     ------
     MethodError
-        If a method is unknown, the model is no module or has no layer, or does not run on the input.
+        If a method is unknown, or the model is not a module, has no layer, or does not run on the input.
     GeometryError
-        If a layer has no values yet: a lazy one, or one on the device "meta".
+        If a layer has no values yet: it is lazy, or on the device "meta".
     """
     columns = checked_names(methods, (*METHODS, *SMALLEST_COLUMNS), SMALLEST_COLUMNS if smallest else ())
     settings = Settings(columns, rtol=rtol, budget=budget)
@@ -143,7 +143,7 @@ def audit_module(
                 if row is not None:
                     rows.append(row)
     if not rows:
-        raise MethodError(f"of {', '.join(others)} none is seen to be one convolution or linear map.")
+        raise MethodError(f"of {', '.join(others)} none is shown to be one convolution or linear map.")
     skipped = _skipped(model, [row.name for row in rows])
     unmeasured = _unmeasured(skipped, rows)
     names = tuple(name for name, _ in skipped)
@@ -170,7 +170,7 @@ def _unmeasured(skipped: Sequence[tuple[str, Tensor]], rows: Sequence[Row]) -> t
 
 
 def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules that are no layers of torch's but have matrices, parametrisations or quantised kernels."""
+    """Yield the modules that are no layers of torch's but have matrices, parametrizations or quantized kernels."""
     inside_quantised: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if is_layer(module) or "parametrizations" in name.split(".") or name.startswith(inside_quantised):
@@ -265,7 +265,9 @@ def _kernel_in_use(module: nn.Module, call: _Call) -> _Kernel:
         if kernel is not None:
             return kernel
         if call.kwargs or not all(isinstance(x, Tensor) for x in call.args):
-            raise GeometryError(f"{name_of(module)} is called with more than tensors: it is not tried alone.")
+            raise GeometryError(
+                f"{name_of(module)} is called with arguments that are not tensors, so it is not examined alone."
+            )
         graph = network_graph(module, call.args).pruned()
         weight, geometry, name = _one_layer(graph, name_of(module))
         # This executes the graph beside the module, and raises if they differ.
@@ -276,7 +278,7 @@ def _kernel_in_use(module: nn.Module, call: _Call) -> _Kernel:
 def _kernel_of_layer(module: nn.Module, call: _Call) -> _Kernel | None:
     """Return the kernel of a layer of torch's, if it computes what its attributes say; else None.
 
-    Parametrisations and hooks that compute the weight are allowed. For a layer with any other hook None is returned.
+    Parametrizations and hooks that compute the weight are allowed. For a layer with any other hook None is returned.
     """
     if not is_layer(module) or has_hooks(module):
         return None

@@ -2,10 +2,10 @@
 
 A kernel counts as stored if every array that shares its scope is understood. Scopes are shared
 
-- in the kernel's own scope and below it: a layer has a kernel, a bias, running statistics, counters, and an optimiser's
-  moments; within a layer a normalisation may stand (`specnorm_audit.leaves`);
+- in the kernel's own scope and below it: a layer has a kernel, a bias, running statistics, counters, and an optimizer's
+  moments; within a layer a normalization may stand (`specnorm_audit.leaves`);
 - one scope away (above, or in a neighbour that has no kernel): by an array of the kernel's own shape, and by a pair of
-  vectors as long as its rows and its columns, such as those of a spectral normalisation;
+  vectors as long as its rows and its columns, such as those of a spectral normalization;
 - in a tree beside, with the kernel's name: masks, scores, scales.
 
 What stands in a block for the block's own use (position embeddings, tokens, layer scales) disturbs no kernel below it.
@@ -322,7 +322,7 @@ class _World:
         are_counted = all(word.isdigit() for word in inner)
         for skipped in (1, 2) if inner else ():
             for array in self._in_tree(kernel, inner, skipped, skipped - 1):
-                # Lists of layers and of normalisations beside each other have counted names.
+                # Lists of layers and of normalizations beside each other have counted names.
                 is_named_alike = array.leaf == kernel.leaf and array.shape == kernel.shape
                 if not are_counted or (is_named_alike and not self._has_same_leaves(array, kernel)):
                     yield array

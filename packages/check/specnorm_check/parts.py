@@ -50,7 +50,7 @@ KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 LAYER_OPERATORS = {"Conv", "Gemm"}
 SKIP_OPERATORS = {"Pad", "Slice"}
 MOST_NORMALISATIONS = 4  # behind a layer
-# An entry of N has 8 roundings, and 5 more for each normalisation: 28 at most. Their
+# An entry of N has 8 roundings, and 5 more for each normalization: 28 at most. Their
 # relative error is below 32 times 2^-53.
 ENTRY_ERROR = 2.0**-48
 LARGEST_KERNEL = 2**31  # entries
@@ -233,7 +233,7 @@ class TermReader:
 
         Their sum is ``scale`` times the value, up to a fixed value, which cancels in
         differences. ``scale`` is one number, or one for each channel: the product of
-        signs and of the factors of batch normalisations. ``normalisations`` counts the
+        signs and of the factors of batch normalizations. ``normalisations`` counts the
         latter.
         """
         graph = self.graph

@@ -80,7 +80,7 @@ def largest_slope(slopes: tuple[float, float]) -> Fraction:
 
 # -- products and quotients ------------------------------------------------------------
 def normalising_factors(graph: Graph, node: Node) -> Array:
-    """Return the number by which a batch normalisation multiplies each channel."""
+    """Return the number by which a batch normalization multiplies each channel."""
     _, scale, _, _, variance = node.inputs
     gamma = graph.arrays[scale].astype(np.float64)
     sigma_square = graph.arrays[variance].astype(np.float64)

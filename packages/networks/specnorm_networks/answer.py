@@ -206,7 +206,7 @@ class NetworkBound(AnswerWithFile):
         """
         if self._statement is None:
             raise CertificateError(
-                "this bound was not made by network_bound from a model: call network_bound, and take its certificate."
+                "this bound does not come from network_bound: call it, and use the certificate of its result."
             )
         return self._statement(self, name)
 

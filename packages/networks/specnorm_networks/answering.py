@@ -63,7 +63,7 @@ def bound(
     Parameters
     ----------
     measure : Measure, optional
-        Proves norms of layers.
+        Proves bounds on the norms of layers.
     method : Product, Scaled or Multipliers, optional
         Default: ``Multipliers()``. No method returns more than ``Product()``.
     radius : float, optional
@@ -95,7 +95,7 @@ def bound(
     check_budget(budget)
     method = Multipliers() if method is None else method
     if not isinstance(method, Method):
-        raise MethodError(f"method={method!r} is none of Product(), Scaled() and Multipliers().")
+        raise MethodError(f"method={method!r} is not Product(), Scaled() or Multipliers().")
     balls = None if radius is None and centre is None else extension("balls")
     ball = None if balls is None else balls.ball_of(graph, radius, centre)
     region = ball or (box_of(graph) if stated_boxes(graph) else None)

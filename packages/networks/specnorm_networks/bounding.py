@@ -171,7 +171,7 @@ def _through_head(
             if claim < product:
                 return RunBound(run.start, run.end, (_kernel_names(run.links),), product, claim, weighted)
             break
-    raise NoBoundError("no constant below the product is proven")
+    raise NoBoundError("no constant below the product was proven")
 
 
 def _by_parts(

@@ -46,5 +46,5 @@ class AnswerWithFile:
             If the source was no live model: the answer is about a file or a graph of the user's then.
         """
         if self.file is None:
-            raise MethodError("the source was no live model: the answer is of the file or the graph that was given.")
+            raise MethodError("the source was not a live model: the result is about the given file or graph.")
         Path(path).write_bytes(self.file)

@@ -21,4 +21,4 @@ def extension(name: str) -> Any:
     """
     for entry in metadata.entry_points(group=GROUP, name=name):
         return entry.load()
-    raise MethodError(f"nothing installed answers this: there is no entry point {name!r} in the group {GROUP!r}.")
+    raise MethodError(f"no installed package provides this: there is no entry point {name!r} in the group {GROUP!r}.")

@@ -68,7 +68,7 @@ def network_bound(
         Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
         bound proven so far is returned and ``status`` says so. None means no limit.
     progress : callable, optional
-        ``progress(done, in all, what)``, called as each stage begins and ends ("export", "comparison with the model",
+        ``progress(done, total, text)``, called when each stage begins and ends ("export", "comparison with the model",
         "search and proof", "attack on the bound") and after each step of a search.
 
     Returns
@@ -110,7 +110,7 @@ def network_bound(
 def _certificate(source: Source, answer: NetworkBound, name: str) -> Any:
     """Return the certificate of a bound that holds on all inputs of an ONNX file."""
     if isinstance(source, Graph) or answer.radius is not None or any(answer.input_ranges.values()):
-        raise CertificateError("there are claims about ONNX files alone, on all inputs.")
+        raise CertificateError("certificates exist only for ONNX files and bounds on all inputs.")
     if isinstance(source, str | os.PathLike):
         return extension("certificate")(answer, Path(source).read_bytes(), name)
     content = source.SerializeToString() if answer.file is None else answer.file

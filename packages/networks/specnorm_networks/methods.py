@@ -44,7 +44,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Product(Method):
-    """The rules alone: norms of layers multiplied along a run."""
+    """Multiply the norms of the layers along a run."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,14 @@ class Searching(Method):
 
 @dataclass(frozen=True)
 class Scaled(Searching):
-    """Norms of layers multiplied along a run, in norms with a weight for each channel: ``||D_i W_i D_{i-1}^-1||``.
+    """Multiply weighted norms ``||D_i W_i D_{i-1}^-1||`` of the layers along a run, with one weight for each channel.
 
     Parameters
     ----------
     steps : int, default 100
-        Largest number of steps of the search for weights; 0: its closed form.
+        Largest number of steps of the search for weights; 0: use the closed form.
     seconds : float, default 60
-        Budget of the whole search, shared out by layers, after which no step is begun. The proof is not counted.
+        Time limit of the whole search, divided among the layers; then no further step begins. The proof is not counted.
     progress : callable, optional
         Called after each step of the search with (steps done, largest number of steps, "start to end" of the run).
     """
@@ -124,14 +124,14 @@ class Scaled(Searching):
 
 @dataclass(frozen=True)
 class Multipliers(Searching):
-    """Layers and the functions between them together: LipSDP with one multiplier a channel, proven as one norm.
+    """Bound layers and the functions between them together: LipSDP with one multiplier per channel, proven by one norm.
 
     Parameters
     ----------
     steps : int, default 100
-        Largest number of steps of the search for multipliers; 0: its closed form.
+        Largest number of steps of the search for multipliers; 0: use the closed form.
     seconds : float, default 60
-        Budget of the whole search, shared out by layers, after which no step is begun. The proof is not counted.
+        Time limit of the whole search, divided among the layers; then no further step begins. The proof is not counted.
     widest : int, optional
         Largest number of channels on the smaller side of the kernel whose norm proves a part; longer runs are cut.
         Default: runs are cut only if search or proof would take longer than ``seconds``.

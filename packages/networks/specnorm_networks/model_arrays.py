@@ -137,7 +137,7 @@ class ModelArrays:
     def graph(self, sizes: Sizes) -> Graph:
         """Return the network's graph, read in the process that has the file open."""
         if self.network is None:
-            raise ModelFileError("it holds weights and no graph.")
+            raise ModelFileError("it contains weights, but no graph.")
         return self.network(sizes)
 
     def ask(

@@ -74,19 +74,20 @@ def nonexpansive(
 ) -> Nonexpansive:
     """Prove or refute that a network is nonexpansive.
 
-    Plug-and-play iterations converge with a denoiser that is (Ryu et al., "Plug-and-Play Methods Provably Converge with
-    Properly Trained Denoisers", ICML 2019: forward-backward with ``x - f(x)``, f the noise that it predicts).
+    Plug-and-play iterations converge if the denoiser is nonexpansive. For a denoiser that predicts the noise f(x), the
+    denoiser is ``x - f(x)`` (Ryu et al., "Plug-and-Play Methods Provably Converge with Properly Trained Denoisers",
+    ICML 2019).
 
     Parameters
     ----------
     source, input_shape, rtol, method, budget
         As for `network_bound`. The network has one input and one output. If ``input_shape`` is an array, the search for
-        a pair begins there, else at noise.
+        a pair begins there; otherwise, at noise.
     residual : bool, default False
-        Ask about ``x - f(x)`` in place of ``f``.
+        Consider ``x - f(x)`` instead of ``f``.
     steps : int, default 30
-        Steps of the search for a pair that refutes it: power iterations with the Jacobian at the first input, which
-        moves along its strongest direction. At least 1.
+        Number of steps of the search for a pair of inputs that refutes it, at least 1. A step is a power iteration with
+        the Jacobian at the first input, which then moves in the most amplified direction.
 
     Returns
     -------
@@ -96,7 +97,8 @@ def nonexpansive(
     Raises
     ------
     MethodError
-        If the model cannot be exported, or has not one input and one output (with ``residual`` of one shape).
+        If the model cannot be exported, or does not have one input and one output (with ``residual``, of the same
+        shape).
     """
     check_count("steps", steps, least=1)
     graph = network_graph(source, input_shape)

@@ -1,11 +1,11 @@
-"""The Gram matrix A*A or AA* of a layer A at one size, as a block tridiagonal matrix, and proofs by its factorisation.
+"""The Gram matrix A*A or AA* of a layer A at one size, as a block tridiagonal matrix, and proofs by its factorization.
 
 Choose one axis. A *line* is a position along that axis, with all channels and all positions of the other axes. Tap t of
 output line m reads one input line v, which a table says (`Axis.table`). The matrix ``B_t`` that takes line v
 to line m is the same for all lines: it is a layer with one axis less. So each block of ``A*A``, for a pair of input
 lines, is a sum of products ``B_t* B_u``; it is zero if the lines are farther apart than the kernel is long. A tap
 *connects* an output line with the input line that it reads. Two lines of one side are *coupled* by the taps t and u if
-t connects the first, and u the second, with one line of the other side. Several neighbouring lines make one block of a
+t connects the first, and u the second, with one line of the other side. Several neighboring lines make one block of a
 block tridiagonal matrix.
 """
 
@@ -62,7 +62,7 @@ class BlockPlan:
     lines : int
         Number of lines.
     lines_of_block : int
-        Number of lines in a block, large enough that only neighbouring blocks are coupled.
+        Number of lines in a block, large enough that only neighboring blocks are coupled.
     entries : int
         Rows of the matrix for one line.
     tap_entries : int
@@ -93,8 +93,8 @@ class BlockPlan:
     def work(self) -> float:
         """Approximate number of multiplications of a proof; the array calls for a pair of taps count as ten thousand.
 
-        One block of d rows is factorised once, in d**3 / 3 multiplications. Of several blocks, each takes two
-        factorisations, a solve and three products (`largest_eigenvalue_up`): together about 6 d**3.
+        One block of d rows is factorized once, in d**3 / 3 multiplications. Of several blocks, each takes two
+        factorizations, a solve and three products (`largest_eigenvalue_up`): together about 6 d**3.
         """
         cubes_per_block = 6 if self.blocks > 1 else 1 / 3
         return float(self.blocks * self.size**3) * cubes_per_block + 1e4 * self.pairs
@@ -338,11 +338,11 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
     If the proof fails, the bound is the dtype's largest number.
 
     For any L, let ``R = x I - H - L L*``. Then ``x I - H`` has no eigenvalue below ``-||R||``, so
-    ``lambda_max(H) <= x + ||R||``. L is the lower block bidiagonal factor of a block Cholesky factorisation of
+    ``lambda_max(H) <= x + ||R||``. L is the lower block bidiagonal factor of a block Cholesky factorization of
     ``x I - H``; it need not be accurate, since R is computed. The norm of R, which is block tridiagonal, is at most the
     largest norm of a diagonal block plus twice the largest norm of a block below the diagonal.
 
-    ``band``: H. ``limit`` (b,): x. Any numbers are valid; with poor ones the factorisation fails.
+    ``band``: H. ``limit`` (b,): x. Any numbers are valid; with poor ones the factorization fails.
     """
     xp = ops.xp
     count, size = band.diagonal.shape[1], band.diagonal.shape[-1]
@@ -394,7 +394,7 @@ def _factors(matrices: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
 
 
 def _times_inverse(a: Array, factor: Array, *, xp: Namespace) -> Array:
-    """``A L^-T`` for lower triangular L, by halves; the standard has no triangular solver, and `solve` factorises L."""
+    """``A L^-T`` for lower triangular L, by halves; the standard has no triangular solver, and `solve` factorizes L."""
     size = factor.shape[-1]
     if size <= _SOLVED_AT_ONCE:
         return xp.matrix_transpose(xp.linalg.solve(factor, xp.matrix_transpose(a)))

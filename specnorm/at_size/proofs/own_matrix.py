@@ -1,7 +1,7 @@
 """Bounds of a layer's singular values at one input size, from the layer as one matrix A.
 
 Lower bounds of the norm (and upper ones of the smallest singular value) are quotients ``||A x|| / ||x||``. The opposite
-bounds come from factorisations of the Gram matrix A*A or AA*.
+bounds come from factorizations of the Gram matrix A*A or AA*.
 
 Rounding errors are counted as in `Convolution`: an entry of A x as computed differs from A x by at most
 ``gamma(forward) |A| |x|``, an entry of A* y by at most ``gamma(backward) |A*| |y|``, with
@@ -162,7 +162,7 @@ class LayerGram:
     def smallest_near(self, eigenvalues: np.ndarray, top: float) -> list[Lower]:
         """Lower bounds of the layers' smallest singular values, each just below the root of an approximate eigenvalue.
 
-        A factorisation proves that all eigenvalues of ``top I - H`` are at most a limit, so those of H are at least
+        A factorization proves that all eigenvalues of ``top I - H`` are at most a limit, so those of H are at least
         top less the limit. The limit is just above ``top - eigenvalue``. Any eigenvalues and any top are valid; with
         poor ones the proof fails and the bound is 0.
 
@@ -198,7 +198,7 @@ class LayerGram:
         return bounds
 
     def with_zero_layers(self, bounds: list[Upper | None]) -> list[Upper | None]:
-        """Replace the bounds for layers that are zero by 0: a factorisation cannot prove a limit of 0."""
+        """Replace the bounds for layers that are zero by 0: a factorization cannot prove a limit of 0."""
         zero = _upper(0.0, self._spec, "no tap reads a pixel")
         return [zero if is_zero else bound for bound, is_zero in zip(bounds, self._is_zero, strict=True)]
 

@@ -15,7 +15,8 @@ from helpers.checks import present
 from specnorm_networks import Product
 from specnorm_networks.certified import axes, parts, rules
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import NoBoundError, Operator, Place
+from specnorm_networks.certified.operators import ReLU
+from specnorm_networks.certified.operators.base import NoBoundError, Operator, Place, Pointwise
 from specnorm_networks.certified.scope import Map, Scope
 from specnorm_networks.tools import Measure, bound
 
@@ -59,6 +60,55 @@ def test_what_is_no_constant_is_no_claim() -> None:
         found = bound(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)), check=False)
         assert found.upper is None
         assert "Odd" in found.unknown[0].reason
+
+
+@pytest.mark.parametrize(
+    "wrong", [(0.0, math.nan), (math.nan, 0.0), (0.0, math.inf), (-math.inf, 0.0), (1.0, -3.0), 3.0, (1.0,)], ids=str
+)
+def test_an_extent_that_is_none_is_no_claim(wrong: Any) -> None:
+    """Of x -> 3 x the constant was 0, since max(0, NaN) is 0."""
+
+    class Odd(Pointwise):
+        def value(self, x: Any) -> Any:
+            return 3 * x
+
+        def extent(self) -> Any:
+            return wrong
+
+    graph = Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",))
+    scope = Scope(graph)
+    for apply in (
+        lambda: rules.of_operator(scope, graph.by_name["y"], [rules.identity(scope, "x")], Place(((1, 1),))),
+        lambda: rules.of_slopes(scope, graph.by_name["y"], 1, 1),
+    ):
+        with pytest.raises(NoBoundError, match=r"the `extent` of its operator Odd is .* not two finite numbers"):
+            apply()
+    ball: dict[str, Any] = {"radius": 1.0, "centre": np.zeros((1, 1))}
+    for found in (bound(graph, check=False), bound(graph, check=False, **ball)):
+        assert found.upper is None
+        assert "`extent` of its operator Odd" in found.unknown[0].reason
+
+
+@pytest.mark.parametrize("wrong", [(0.0, math.nan), (math.nan, 6.0), (0.0, math.inf)], ids=str)
+def test_slopes_and_values_that_are_none_claim_nothing(wrong: tuple[float, float]) -> None:
+    """On a ball, the slopes of the whole line hold, and values may be anything."""
+
+    class Odd(Pointwise):
+        def value(self, x: Any) -> Any:
+            return 3 * x
+
+        def extent(self) -> Any:
+            return (0.0, 3.0)
+
+        def slopes(self, low: Any, high: Any) -> Any:
+            return tuple(np.full(low.shape, end) for end in wrong)
+
+        def between(self, low: Any, high: Any) -> Any:
+            return tuple(np.full(low.shape, end) for end in wrong)
+
+    nodes = (x(), Node("h", Odd(), ("x",), (1, 1)), Node("y", ReLU(), ("h",), (1, 1)))
+    found = bound(Graph(nodes, ("y",)), check=False, radius=1.0, centre=np.ones((1, 1)))
+    assert present(found.upper) >= 3
 
 
 def test_parts_of_a_run_multiply(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -238,3 +238,23 @@ def test_a_wrong_slope_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops.LeakyReLU, "below_and_above", lambda self: (self.alpha, 0.999))
     with pytest.raises(AssertionError):
         test_values_slopes_and_lines_on_intervals(ops.LeakyReLU(), lambda x: np.where(x < 0, 0.01 * x, x), -math.inf)
+
+
+def error_of(operator: ops.Operator, *operands: Value) -> Array:
+    node = Node("y", operator, tuple(map(str, range(len(operands)))), operands[0].value.shape)
+    return np.broadcast_to(execute(node, operands).error, operands[0].value.shape)
+
+
+def test_errors_of_arguments_reach_every_value_that_they_allow() -> None:
+    """Root of 0 and a product of opposite signs had no error, a quotient by what may be 0 had NaN: honest models were
+    called misread.
+    """
+    little = 1e-6
+    (root,) = error_of(ops.Sqrt(), Value(np.zeros(1), little))
+    assert math.sqrt(little) <= root < 5 * math.sqrt(little)
+    (product,) = error_of(ops.Product(), Value(np.ones(1), little), Value(-np.ones(1), little))
+    assert 2 * little <= product < 10 * little
+    (by_zero,) = error_of(ops.Quotient(), Value(np.ones(1), little), Value(np.zeros(1) + little, little))
+    assert by_zero == math.inf
+    (after,) = error_of(ops.Add((1.0, 1.0)), Value(np.ones(1), by_zero), Value(np.ones(1), 0.0))
+    assert after == math.inf

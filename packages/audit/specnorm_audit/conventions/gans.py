@@ -29,7 +29,7 @@ GANS = (
     Convention(_WEIGHT, ("{owner}u0",), "{owner}{name}", _divided, _is_of_rows, _TEXT, (r"{owner}(u|sv)\d+",)),
     Convention(_WEIGHT, ("{owner}sn_u",), "{owner}{name}", _divided, _is_of_rows, _TEXT, (r"{owner}sn_sigma",)),
 )
-"""BigGAN's and torch-mimicry's spectral normalisation."""
+"""BigGAN's and torch-mimicry's spectral normalization."""
 
 EQUALISED = (
     f"the file is of a StyleGAN, whose layers multiply their weights by factors that are in the code alone. {BAKE}"

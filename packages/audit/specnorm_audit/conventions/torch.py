@@ -1,4 +1,4 @@
-"""What torch stores: hooks and parametrisations for spectral and weight normalisation, and pruning [1]_ [2]_ [3]_.
+"""What torch stores: hooks and parametrizations for spectral and weight normalization, and pruning [1]_ [2]_ [3]_.
 
 .. [1] ``torch/nn/utils/spectral_norm.py``, ``weight_norm.py``: ``NAME_orig``, ``NAME_u``, ``NAME_v``; ``NAME_v``,
    ``NAME_g``.
@@ -21,7 +21,7 @@ _CLEARLY = 5.0
 which the distance of u from the direction of Wv is smaller by this factor."""
 
 
-# -- spectral normalisation --------------------------------------------------------------------------------------------
+# -- spectral normalization --------------------------------------------------------------------------------------------
 def _axes(shape: Shape, u: Shape, v: Shape) -> tuple[int, ...]:
     """Return the axes of a kernel whose entries may be the rows of the matrix W; () if u and v do not fit."""
     if len(u) != 1 or len(v) != 1 or math.prod(shape) != u[0] * v[0]:
@@ -64,13 +64,13 @@ def _clearest(readings: Sequence[tuple[float, float]]) -> float:
         is_near = distance < _CLEARLY * nearest
         if is_near and not math.isclose(sigma, other, rel_tol=1e-6):
             raise ModelFileError(
-                "its spectral normalisation is of the matrix with the outputs as rows, or with the inputs (of a "
+                "its spectral normalization is of the matrix with the outputs as rows, or with the inputs (of a "
                 f"transposed layer): shapes and vectors fit both. {BAKE}"
             )
     return sigma
 
 
-# -- weight normalisation ----------------------------------------------------------------------------------------------
+# -- weight normalization ----------------------------------------------------------------------------------------------
 def _is_length(direction: Shape, length: Shape) -> bool:
     """Return whether a shape is that of one length for all of a direction, or one for each entry of an axis."""
     if len(direction) < 2 or len(length) == 0:

@@ -91,7 +91,7 @@ def stored_entries(file: BinaryIO) -> dict[str, Entry]:
         for raw_name, offset, length, crc in sorted(listed, key=lambda entry: entry[1]):
             if raw_name.lower() in lower_names:
                 raise ModelFileError(
-                    f"two of its entries have one name ({_shown(raw_name)}), but for upper and lower case."
+                    f"two of its entries have the same name ({_shown(raw_name)}), but for upper and lower case."
                 )
             lower_names.add(raw_name.lower())
             if offset < end_of_entries or (not entries and offset != 0):

@@ -52,7 +52,7 @@ def zip_of(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]
         raise ModelFileError("it uses a compression that neither NumPy nor Keras writes. Save it again.")
     by_name = {entry.filename: entry for entry in entries}
     if len(by_name) != len(entries):
-        raise ModelFileError("two of its entries have one name.")
+        raise ModelFileError("two of its entries have the same name.")
     check_shrinking(sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries))
     return archive, by_name
 

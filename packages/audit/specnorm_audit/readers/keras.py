@@ -156,7 +156,7 @@ def _walk(root: h5py.File) -> Iterator[tuple[Place, Any]]:
         for name in entries:
             if not isinstance(name, str):  # h5py returns bytes for a name that is not UTF-8
                 group = "/".join(place)
-                raise ModelFileError(f"group {group!r} is damaged: one of its names is not a text ({name!r}).")
+                raise ModelFileError(f"group {group!r} is damaged: one of its names is not text ({name!r}).")
             item_place = (*place, name)
             item = _linked_item(group, name, "/".join(item_place))
             if isinstance(item, h5py.Group):
@@ -405,7 +405,7 @@ def _product(depthwise: Callable[[], NDArray[Any]], pointwise: Callable[[], NDAr
 def _without_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
     """Return the arrays, with those of a WeightNormalization of TensorFlow Addons refused.
 
-    It stores a flag whether g was initialised beside the kernel v; in a file of Keras 3 the kernel is in another group.
+    It stores a flag whether g was initialized beside the kernel v; in a file of Keras 3 the kernel is in another group.
     """
     weights = dict(stored)
     for place, flag in stored.items():

@@ -53,7 +53,7 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
     arrays = list(_walk(file, size, "", 0, [0]))
     names = {tensor.name for tensor in arrays}
     if len(names) < len(arrays) or file.tell() != size:
-        raise ModelFileError("it is damaged: two of its arrays have one name, or bytes follow its end.")
+        raise ModelFileError("it is damaged: two of its arrays have the same name, or bytes follow its end.")
     return ModelArrays(arrays)
 
 
@@ -148,12 +148,12 @@ def _whole(file: BinaryIO) -> int:
     if first < 0x80:
         return first
     if not 0xCC <= first <= 0xCF:
-        raise ModelFileError("it is damaged: a shape holds what is no number.")
+        raise ModelFileError("it is damaged: a shape has an entry that is not a number.")
     return _number(file, _SCALARS[first])
 
 
 def _text(file: BinaryIO) -> str:
     item = _head(file)
     if item.kind not in ("text", "bytes") or item.length > _NAMES:
-        raise ModelFileError("it is damaged: a name is no text.")
+        raise ModelFileError("it is damaged: a name is not text.")
     return file.read(item.length).decode("utf-8", "replace")

@@ -281,7 +281,9 @@ def _tensor(
     if not isinstance(storage, Storage) or len(metadata) > 1:
         raise ModelFileError("one of its tensors has no proper storage.")
     if any(metadata):
-        raise ModelFileError("one of its tensors is to be conjugated or negated as it is read. Save it with .clone().")
+        raise ModelFileError(
+            "one of its tensors is to be conjugated or negated when it is read. Save it with .clone()."
+        )
     if not has_dtype:
         dtype = _TYPES[storage.kind.removesuffix("Storage")]
     if dtype not in ITEMSIZE or (has_dtype and storage.kind != "UntypedStorage"):

@@ -31,7 +31,7 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
     output_format : str
         One of `FORMATS`.
     many : bool
-        Whether several models were asked for. JSON is a list then, even if only one of them has a report.
+        Whether several models were requested. JSON is then a list, even if only one of them has a report.
     """
     if output_format not in FORMATS:
         raise ValueError(f"{output_format!r} is none of {', '.join(FORMATS)}")

@@ -21,7 +21,7 @@ from specnorm.proof import ArrayOps, arithmetic, backends, host, matrix_norm_up
 Row: TypeAlias = tuple[tuple[int, Fraction], ...]
 """Pixels that one output reads, each with its weight."""
 LARGEST_MATRIX = 512
-"""Largest number of rows or columns of a matrix that is factorised."""
+"""Largest number of rows or columns of a matrix that is factorized."""
 LONGEST = 2**14
 """Largest size of an axis, or of a window, whose weights are written out."""
 WEIGHTS = 2**18
@@ -189,7 +189,7 @@ def weights_norm_up(rows: tuple[Row, ...]) -> float:
     -------
     float
         The smaller of two bounds: Schur's ``sqrt(largest row sum * largest column sum)`` in fractions, which is the
-        norm if every column has one entry, or every row; and the core's, by a factorisation.
+        norm if every column has one entry, or every row; and the core's, by a factorization.
     """
     column_sums: dict[int, Fraction] = {}
     for row in rows:

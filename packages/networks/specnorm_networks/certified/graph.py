@@ -103,15 +103,15 @@ class Graph:
     outputs : tuple of str
         Names of the nodes that are outputs.
     model : Model or None
-        The model that it was translated from, to be executed beside it; None: there is nothing to compare with.
+        The model from which the graph was translated, for the comparison. None: there is no comparison.
     note : str
-        A sentence that each answer about the network has to repeat.
+        A sentence that each result about the network repeats.
 
     Raises
     ------
     MethodError
-        If two nodes have one name, a node uses a value that does not come before it, or an output is no node. Also if a
-        function has slopes (``slopes_on_range=``) that were not proven on a region.
+        If two nodes have the same name, a node uses a value that does not come before it, or an output is not a node.
+        Also if a function has slopes (``slopes_on_range=``) that were not proven on a region.
     """
 
     nodes: tuple[Node, ...]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 ROUNDINGS = 64
 """Roundings that are counted for each entry of a scaled kernel: at least twice as many as there can be."""
 MOST_ENTRIES_AT_ONCE = 2**22
-"""Largest number of entries of matrices that are factorised together."""
+"""Largest number of entries of matrices that are factorized together."""
 SizesOfLayer = tuple[tuple[int, ...], tuple[int, ...]]
 """Spatial sizes before and after a layer."""
 Numbers = NDArray[np.float64]

@@ -51,7 +51,7 @@ class Term:
     columns: range = range(0)
     """Input channels of the layer that ``reads`` are fed to, in this order."""
     scale: FloatArray | None = None
-    """Factor of each row, shape (len(rows),), from batch normalisation after the layer; `kernels.ROUNDINGS` cover its
+    """Factor of each row, shape (len(rows),), from batch normalization after the layer; `kernels.ROUNDINGS` cover its
     roundings."""
     alpha: Fraction = Fraction(1)
     """Exact factor of the whole term: 0, or of a magnitude among those of normal numbers."""

@@ -19,12 +19,12 @@ The last value z_l has no variable of its own, so this leaf is the vertex l. The
 largest eigenvalue of K is at most 1 at each frequency. If it is at most some s, other weights bring it to 1, and the
 constant follows from s:
 
-*A chain*: each link reads the value before alone. Then the graph is a tree, so that its vertices have two colours, and
+*A chain*: each link reads the value before alone. Then the graph is a tree, so that its vertices have two colors, and
 K is a block T and its adjoint. Its largest eigenvalue is ||T||. On a tree, shifts of taps are changes of basis. If
 ||T|| <= s, the weights q_i s^-i have ||T|| <= 1. So the constant is s^l, in the weights q_0 and q_l.
 
 *Otherwise* (sums, concatenation) K itself is a kernel, with its taps at their positions. Its largest eigenvalue is at
-most s = ||K + c I|| - c for any c; if the vertices nevertheless have two colours, it is ||T||. If s < 1, s = 1 is
+most s = ||K + c I|| - c for any c; if the vertices nevertheless have two colors, it is ||T||. If s < 1, s = 1 is
 taken. The depth d of a value is the number of links on the longest way to it; a leaf of link i has the depth of z_i.
 Let ``t = 1/(2s - 1)``. The weights q_i t^d multiply the entries of K between vertices of depths d and d' by ``r_dd' =
 t^|d - d'|``. The matrix r - (1 - 1/s) I is semidefinite, since the smallest eigenvalue of r is at least ``(1 - t)/(1 +
@@ -291,7 +291,7 @@ def two_sides(k: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None
     is_joined |= is_joined.T
     side = np.full(len(k), -1)
     while (side < 0).any():
-        # Colour one component of the graph, from one vertex on: neighbours of one side are on the other.
+        # Color one component of the graph, from one vertex on: neighbours of one side are on the other.
         frontier = np.zeros(len(k), dtype=bool)
         frontier[np.argmax(side < 0)] = True
         colour = 0

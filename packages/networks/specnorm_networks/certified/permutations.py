@@ -1,7 +1,7 @@
 """Remove permutations of axes: each is moved after the operators that follow it, until it meets its inverse.
 
 Frameworks whose channels are last put one permutation before and one after each convolution. Without them, a batch
-normalisation is beside its convolution and becomes a part of it, in Keras and Flax too.
+normalization is beside its convolution and becomes a part of it, in Keras and Flax too.
 """
 
 from __future__ import annotations

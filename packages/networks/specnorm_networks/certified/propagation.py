@@ -314,10 +314,10 @@ class _Pass:
         scale: FloatArray | None,
         end: Node,
     ) -> Step:
-        """Return the bound of a layer, with padding before and batch normalisation after it as one map.
+        """Return the bound of a layer, with padding before and batch normalization after it as one map.
 
-        ``node``: the layer's node. ``end``: the node of the normalisation, whose factors are ``scale``; ``node`` itself
-        if there is no normalisation.
+        ``node``: the layer's node. ``end``: the node of the normalization, whose factors are ``scale``; ``node`` itself
+        if there is no normalization.
         """
         layer = operator.layer
         source, placed_layer = in_network(node, layer, self.nodes)

@@ -35,6 +35,7 @@ from specnorm_networks.certified.operators.base import (
     NotRunError,
     Pointwise,
     Slopes,
+    is_extent,
 )
 from specnorm_networks.certified.regions import Box, Region
 
@@ -166,7 +167,7 @@ def has_function_with_positive_slopes(graph: Graph) -> bool:
     """
     functions = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
     extents = [function.extent() for function in functions if function.slopes_on_range is None]
-    return any(extent is not None and extent[0] > 0 for extent in extents)
+    return any(is_extent(extent) and extent[0] > 0 for extent in extents)
 
 
 def _with_slopes(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
@@ -192,7 +193,8 @@ BoxEnd = float | NDArray[Any] | Mapping[str, Any]
 def within(graph: Graph, low: BoxEnd, high: BoxEnd) -> Graph:
     """Return the same network on inputs whose entries lie between two numbers.
 
-    Squares, exp, products of values and the like have a constant only on a box. Other rules do not use the box.
+    Squares, exp, products of values and similar operators have a Lipschitz constant only on a box. Other rules do not
+    use the box.
 
     Parameters
     ----------
@@ -207,7 +209,7 @@ def within(graph: Graph, low: BoxEnd, high: BoxEnd) -> Graph:
     Raises
     ------
     MethodError
-        If it is no graph, an input has no numbers, or its low end is above its high end.
+        If ``graph`` is not a Graph, an input has no range, or its ``low`` is above its ``high``.
     """
     if not isinstance(graph, Graph):
         raise MethodError(f"within takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one.")

@@ -74,10 +74,10 @@ def of_layer(
     norm: Upper,
     rule: str,
 ) -> Upper:
-    """Return the constant of a layer, with padding before and normalisation after it if there are any, from its norm.
+    """Return the constant of a layer, with padding before and normalization after it if there are any, from its norm.
 
     ``source``: the value that is read, before padding. ``node``: the node at the end, of the layer or of the
-    normalisation after it. ``layer``: the layer's node. ``norm``: norm of padding, layer and normalisation as one map,
+    normalization after it. ``layer``: the layer's node. ``norm``: norm of padding, layer and normalization as one map,
     without the factor `Matrix.alpha`.
     """
     scope.check(node, layer)

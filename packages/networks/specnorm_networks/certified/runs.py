@@ -106,7 +106,7 @@ def _needed_for(
 def _joinable_runs(run: Run) -> Iterator[tuple[int, Run]]:
     """Yield the runs that are left of a run if the links without a joint bound are taken out.
 
-    The links between two neighbouring cut points are a *block*. A block without a joint bound is written by phases
+    The links between two neighboring cut points are a *block*. A block without a joint bound is written by phases
     (`by_phases`), and is a run of its own if it has a joint bound then. Each run is yielded together with the number of
     its first value in the whole run.
     """

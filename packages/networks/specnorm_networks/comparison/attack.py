@@ -45,7 +45,7 @@ def attack(
     Parameters
     ----------
     graph : Graph
-        The network that the answer bounds, patterns recognised.
+        The network that the answer bounds, patterns recognized.
     answer : NetworkBound
         The bound; the constants of all its nodes are attacked.
     region : Area, optional

@@ -42,7 +42,7 @@ def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
     graph : Graph
         The graph as it was translated from the model.
     read : Graph
-        The same graph with recognised patterns; the bound will be proven of this one.
+        The same graph with recognized patterns; the bound will be proven of this one.
     region : Area, optional
         Region from which inputs are taken.
 
@@ -180,7 +180,7 @@ class _Comparison:
         overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
         difference = _difference(node, ours, theirs, unit, overflown)
         self.largest_difference = max(self.largest_difference, difference)
-        if np.isfinite(theirs.value).any() or not theirs.value.size:
+        if (np.isfinite(theirs.value) & np.isfinite(ours.error)).any() or not theirs.value.size:
             self.compared.add(node.name)
 
 
@@ -289,7 +289,7 @@ def _checked_by_batches(
     ``reason``: why it does not run on one. `TranslationError` if it runs on no batch either.
     """
     if any(not shape or shape[0] != 1 for shape in shapes.values()):
-        raise TranslationError(f"No bound is given of a model that nothing could be executed of: {reason}.")
+        raise TranslationError(f"No bound is given, since no part of the model could be executed: {reason}.")
     inputs = list(itertools.islice(samples(shapes, region), DIFFERENT_SAMPLES))
     outputs_of_graph = [graph.run(sample) for sample in inputs]
     agreeing = []
@@ -308,7 +308,7 @@ def _checked_by_batches(
         if agrees and all(agrees):
             agreeing.append(count)
     if not agreeing:
-        raise TranslationError(f"No bound is given of a model that nothing could be executed of: {reason}.")
+        raise TranslationError(f"No bound is given, since no part of the model could be executed: {reason}.")
     missed = tuple(node.name for node in read.pruned().nodes if not (node.is_input or node.is_constant))
     return Checked(inputs=len(inputs), missed=missed, samples=tuple(agreeing), reason="")
 
@@ -345,5 +345,5 @@ def _is_alike(node: Node, together: Computed, alone: list[Computed], count: int)
         )
     raise TranslationError(
         f"The model gives another output for {count} samples together than for each by itself ({visible(node.name)}): "
-        "a bound for one sample says nothing of several. Give an input with the number of samples that is meant."
+        "a bound for one sample does not hold for several. Give an input with the intended number of samples."
     )

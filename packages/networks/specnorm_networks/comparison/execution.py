@@ -14,6 +14,7 @@ from specnorm.proof import host, visible
 from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
+from specnorm_networks.certified.operators.steep import Steep
 from specnorm_networks.certified.regions import Inputs
 
 UNIT_ROUNDOFF = 2.0**-53
@@ -30,6 +31,7 @@ class Value:
 
     value: FloatArray
     error: FloatArray | float = 0.0
+    """Infinite where nothing is known: of a quotient whose divisor is smaller than its error."""
 
 
 def execute(node: Node, inputs: Sequence[Value], unit: float = UNIT_ROUNDOFF) -> Value:
@@ -70,12 +72,37 @@ def _change_by_errors(operator: Operator, inputs: Sequence[Value], value: FloatA
     linear = operator.linear_map(Place(shapes, value.shape))
     if linear is not None:
         change: FloatArray = linear.absolute([error[None] for error in errors])[0]
+        return _known(change, value)
+
+    def largest_change(*moved: int) -> FloatArray:
+        """Return the larger change of the value, if the inputs of these numbers change by their errors at once."""
+        change: FloatArray = np.zeros(value.shape)
+        for sign in (1, -1):
+            shifted = []
+            for number, (operand, error) in enumerate(zip(inputs, errors, strict=True)):
+                shift = sign * error if number in moved else 0.0
+                shifted.append(_defined(operator, operand.value, operand.value + shift))
+            change = np.maximum(change, _known(abs(operator.run(*shifted) - value), value))
         return change
-    total: FloatArray | float = 0.0
-    for sign in (1, -1):
-        shifted = [operand.value + sign * error for operand, error in zip(inputs, errors, strict=True)]
-        total = total + 2 * abs(operator.run(*shifted) - value)
-    return total
+
+    numbers = range(len(inputs))
+    at_once = largest_change(*numbers)
+    if len(inputs) == 1:
+        return 2 * at_once
+    # Changes of two inputs may cancel if they are made at once.
+    return 2 * np.maximum(at_once, sum(map(largest_change, numbers)))
+
+
+def _defined(operator: Operator, value: FloatArray, shifted: FloatArray) -> FloatArray:
+    """Return shifted arguments, none below 0 if the operator is defined for none: the exact argument is not."""
+    if not (isinstance(operator, Steep) and operator.positive):
+        return shifted
+    return np.where(value >= 0, np.maximum(shifted, 0.0), shifted)
+
+
+def _known(change: FloatArray, value: FloatArray) -> FloatArray:
+    """Return changes of numbers, infinite where they cannot be computed."""
+    return np.where(np.isnan(change) & ~np.isnan(value), math.inf, change)
 
 
 def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[tuple[str, Value | None]]:

@@ -52,7 +52,7 @@ def cost_at(run: Run, parts: Parts, counts: Sequence[int]) -> Cost:
 
 
 def proof_products(run: Run, parts: Parts) -> float:
-    """Estimate the proof of all parts, in products: a factorisation at each of `VISITED` frequencies an axis.
+    """Estimate the proof of all parts, in products: a factorization at each of `VISITED` frequencies an axis.
 
     Parts of one link cost nothing more: their layers' norms are proven anyway.
     """

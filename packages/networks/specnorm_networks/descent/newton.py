@@ -2,7 +2,7 @@
 
 The quadratic form of each part of a run is ``P = sum_k s_k x_k u_k u_k'``, with signs s_k, vectors u_k that the
 matrices give, and unknowns x_k: the multipliers and the square of the constant, which weighs the first value. The least
-constant with all P positive definite is LipSDP's program; minimised is
+constant with all P positive definite is LipSDP's program; minimized is
 
     t const^2 - sum over parts of log det P,
 

@@ -111,21 +111,21 @@ def margins(
     *,
     method: Method | None = None,
 ) -> Margins:
-    """Bound each difference of two logits.
+    """Prove an upper bound on the Lipschitz constant of each difference of two logits.
 
     Parameters
     ----------
     graph : Graph
-        A classifier with one input, and one output of shape (1, classes) that a matrix ends with.
+        A classifier with one input, and one output of shape (1, classes) from a final linear layer.
     measure : Measure, optional
-        Proves norms of layers.
+        Proves bounds on the norms of layers.
     method : Product, Scaled or Multipliers, optional
         Default: ``Multipliers()``.
 
     Raises
     ------
     MethodError
-        If it is no graph, or the network does not end with a matrix, or has no bound.
+        If ``graph`` is not a Graph, or the network does not end with a linear layer or has no bound.
     """
     if not isinstance(graph, Graph):
         raise MethodError(
@@ -181,8 +181,8 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
             raise MethodError(f"The network has no bound: {other.operator.reason}.")
     end = "several outputs" if node is None else node.label or type(node.operator).__name__
     raise MethodError(
-        "Margins need a network with one input and one output that a matrix ends with, of shape (1, classes); this one "
-        f"ends with {end}."
+        "Margins need a network with one input, and one output of shape (1, classes) from a final linear "
+        f"layer; this one ends with {end}."
     )
 
 

@@ -48,11 +48,11 @@ class Radii:
     Parameters
     ----------
     graph : Graph
-        One input and one output of shape (1, classes), of known sizes, that a matrix ends with.
+        One input, and one output of shape (1, classes) from a final linear layer; sizes are known.
     known : Margins
         Lipschitz constants of the differences of logits that hold everywhere.
     measure : Measure, optional
-        Proves norms of layers.
+        Proves bounds on the norms of layers.
     budget : float, optional
         Seconds for each sample and radius; None: a fixed number of steps.
     margin : float, default 0.0

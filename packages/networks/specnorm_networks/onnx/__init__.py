@@ -62,7 +62,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     except (DecodeError, RecursionError, ValueError) as error:
         raise ModelFileError(f"it is damaged, or {NO_MODEL} ({error}).") from error
     if not _is_text(model):
-        raise ModelFileError("it is damaged: one of its names is not a text.")
+        raise ModelFileError("it is damaged: one of its names is not text.")
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer or model.graph.output):
         raise ModelFileError(f"it holds no graph: it is damaged, or {NO_MODEL}.")
     _sort(model.graph)

@@ -45,9 +45,9 @@ _JUMPS = frozenset((
 ))  # fmt: skip
 """Operators of floating values that jump: a rounding of their inputs may change them much."""
 _ALIKE = _JUMPS.union((
-    "Abs", "Add", "And", "Cast", "Concat", "Div", "Equal", "Expand", "Gather", "Greater", "GreaterOrEqual", "Less",
-    "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "Range", "ReduceProd", "Slice", "Split", "Sqrt", "Sub",
-    "Tile", "Trilu", "Where", "Xor",
+    "Abs", "Add", "And", "Cast", "Concat", "Div", "Equal", "Expand", "Gather", "Greater", "GreaterOrEqual", "IsInf",
+    "IsNaN", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "Not", "Or", "Range", "ReduceProd", "Slice",
+    "Split", "Sqrt", "Sub", "Tile", "Trilu", "Where", "Xor",
 ))  # fmt: skip
 """Operators that every runtime computes alike: they are exact, or round as IEEE 754 says."""
 

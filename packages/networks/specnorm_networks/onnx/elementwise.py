@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from inspect import Parameter, Signature
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
@@ -15,6 +16,7 @@ from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.onnx.nodes import (
     FLOATING,
+    MAX_KNOWN,
     Builder,
     Call,
     Data,
@@ -179,7 +181,7 @@ def multiply(a: Value, b: Value, /) -> Output:
 def divide(a: Value, b: Value, /) -> Output:
     """Return the quotient of a value by constants, or of a number or a value by a value that moves."""
     if any(isinstance(x, Constant) and not x.dtype.startswith(FLOATING) for x in (a, b)):
-        raise NoBoundError("it divides whole numbers: steps")
+        raise NoBoundError("it divides whole numbers, so its value jumps")
     if isinstance(b, Data):
         number = scalar(a)
         if number is None:
@@ -228,7 +230,47 @@ def where(condition: Value, a: Value, b: Value, /) -> Output:
         return Output(ops.Choose(), (condition, a, b), shape)
     if condition.refusal is not None:
         raise NoBoundError("its condition cannot be read")
+    for chosen, is_everywhere in ((a, np.all), (b, _is_nowhere)):
+        if isinstance(chosen, Data) and chosen.shape == shape and shape is not None and is_everywhere(condition.load()):
+            return Output(ops.Identity(), (chosen,), shape)
     return Output(ops.Where(condition.load), (a, b), shape)
+
+
+def _is_nowhere(mask: NDArray[Any]) -> bool:
+    return not np.any(mask)
+
+
+def equal(call: Call, a: Value, b: Value, /) -> Constant:
+    """Return whether entries are equal, where that is no step: a value and itself, or a number and infinity or NaN.
+
+    JAX asks by ``x == x`` whether an entry is a number. All entries of a network on real numbers are.
+    """
+    if isinstance(a, Data) and isinstance(b, Data) and a.name == b.name:
+        return _truth(call, a, True)
+    for x, constant in ((a, b), (b, a)):
+        if isinstance(x, Data) and isinstance(constant, Constant) and not np.isfinite(numbers_of(constant)).any():
+            return _truth(call, x, False, constant)
+    raise NoBoundError("it has a step where two entries are equal")
+
+
+def never(call: Call, x: Data, /) -> Constant:
+    """Return that no entry is NaN (IsNaN), or infinite (IsInf): all are real numbers."""
+    return _truth(call, x, False)
+
+
+def negation(call: Call, x: Value, /) -> Constant:
+    """Return the negation of truth values that are constant."""
+    if isinstance(x, Data) or x.size > MAX_KNOWN or x.refusal is not None:
+        raise NoBoundError("it has a step where a condition changes")
+    return call.fold(np.logical_not(x.load()))
+
+
+def _truth(call: Call, x: Data, truth: bool, *others: Constant) -> Constant:
+    """Return one truth value at each entry of a value that is broadcast with others."""
+    shape = broadcast_shapes([shape_of(x), *(other.shape for other in others)])
+    if shape is None or math.prod(shape) > MAX_KNOWN:
+        raise NoBoundError("it compares more entries than are known here")
+    return call.fold(np.broadcast_to(np.array(truth), shape))
 
 
 def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:

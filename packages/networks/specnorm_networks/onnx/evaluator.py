@@ -20,7 +20,7 @@ Inputs: TypeAlias = Sequence[Any]
 """Arrays; None for one that is left out."""
 _NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19}
 """Operator sets as which older nodes of these operators are evaluated: they mean the same. In older operator sets the
-evaluator always normalises by the batch, or lacks an attribute."""
+evaluator always normalizes by the batch, or lacks an attribute."""
 _SLOW = frozenset(("ConvTranspose", "Resize", "Upsample"))
 """Operators whose entries the evaluator computes in a Python loop."""
 _LOOP = 2**10

@@ -1,8 +1,9 @@
-"""Layers: operators with a kernel, and normalisation."""
+"""Layers: operators with a kernel, and normalization."""
 
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Sequence
 from dataclasses import replace
 from string import ascii_lowercase
@@ -38,7 +39,7 @@ PRODUCT = (
     "of the network before and after it"
 )
 SMALLEST_FACTOR = 1e-300
-"""Smallest absolute value of a factor of batch normalisation, if its scale is not 0."""
+"""Smallest absolute value of a factor of batch normalization, if its scale is not 0."""
 Pads = tuple[tuple[int, int], ...]
 """Amounts of padding before and behind each axis."""
 
@@ -278,7 +279,7 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
     moving = [value for value in values if isinstance(value, Data)]
     if len(moving) > 1:
         raise NoBoundError(PRODUCT)
-    equation = equation.replace(" ", "")
+    equation = _without_ellipsis(equation.replace(" ", ""), values)
     terms, arrow, output_indices = equation.partition("->")
     indices = terms.split(",")
     has_letters_once = all(x.isalpha() and len(set(x)) == len(x) for x in (*indices, output_indices) if x)
@@ -288,6 +289,27 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
     constant = values[1 - position]
     assert isinstance(constant, Constant)  # for the type checker: one is a constant
     return _products(call, moving[0], constant, indices[position], indices[1 - position], output_indices)
+
+
+def _without_ellipsis(equation: str, values: Sequence[Value]) -> str:
+    """Return an equation with letters in place of each ellipsis, the last ones for the last axes.
+
+    It is returned as it is if its terms do not fit the values.
+    """
+    terms, arrow, output = equation.partition("->")
+    ellipsis = "..."
+    lengths = {}
+    for term, value in zip(terms.split(","), values, strict=False):
+        if ellipsis in term:
+            lengths[term] = len(shape_of(value)) - len(term) + len(ellipsis)
+    free = "".join(letter for letter in string.ascii_letters if letter not in equation)
+    longest = max(lengths.values(), default=0)
+    if not arrow or longest > len(free) or min(lengths.values(), default=0) < 0:
+        return equation
+    written = []
+    for term in terms.split(","):
+        written.append(term.replace(ellipsis, free[longest - lengths.get(term, 0) : longest]))
+    return f"{','.join(written)}->{output.replace(ellipsis, free[:longest])}"
 
 
 def _products(
@@ -356,10 +378,10 @@ def batch_norm(
     *,
     epsilon: float,
 ) -> Output:
-    """Return batch normalisation at inference: a product with constants."""
+    """Return batch normalization at inference: a product with constants."""
     # Before operator set 14, a node with further outputs is in training.
     if call.opset < 14 and call.outputs > 1:
-        raise NoBoundError("it normalises by the statistics of the batch")
+        raise NoBoundError("it normalizes by the statistics of the batch")
     means = numbers_of(mean)
     variances = numbers_of(variance)
     scales = numbers_of(scale)
@@ -373,7 +395,7 @@ def batch_norm(
     return Output(operator, (x,), x.shape)
 
 
-# -- normalisation by a value's own entries ----------------------------------------------------------------------------
+# -- normalization by a value's own entries ----------------------------------------------------------------------------
 def _normalised(
     x: Data | Output,
     axes: tuple[int, ...],
@@ -388,7 +410,7 @@ def _normalised(
     """
     shape = shape_of(x)
     if not axes or not math.isfinite(eps):
-        raise NoBoundError(f"it normalises over axes {axes}, with epsilon={eps!r}")
+        raise NoBoundError(f"it normalizes over axes {axes}, with epsilon={eps!r}")
     value = Output(ops.Centre(axes), (x,), shape) if centred else x
     shape_of_length = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
     length = Output(ops.Norm(axes, keep=True), (value,), shape_of_length)
@@ -415,7 +437,7 @@ def layer_norm(
     axis: int = -1,
     epsilon: float = 1e-5,
 ) -> Output:
-    """Return layer normalisation, or RMS normalisation, over an axis and all axes behind it."""
+    """Return layer normalization, or RMS normalization, over an axis and all axes behind it."""
     shape = shape_of(x)
     axes = tuple(range(on_axis(axis, shape), len(shape)))
     normalised = _normalised(x, axes, epsilon, centred=call.operator == "LayerNormalization")
@@ -423,7 +445,7 @@ def layer_norm(
 
 
 def instance_norm(x: Data, scale: Constant, bias: Constant, /, *, epsilon: float) -> Output:
-    """Return normalisation over all axes behind the channels."""
+    """Return normalization over all axes behind the channels."""
     count = len(shape_of(x)) - 2
     return _scaled_and_shifted(_normalised(x, tuple(range(2, 2 + count)), epsilon), scale, bias, count)
 
@@ -437,7 +459,7 @@ def group_norm(
     num_groups: int,
     epsilon: float,
 ) -> Output:
-    """Return normalisation over groups of channels and all axes behind them."""
+    """Return normalization over groups of channels and all axes behind them."""
     shape = shape_of(x)
     sizes = shape[1:]
     if num_groups < 1 or sizes[0] % num_groups:

@@ -118,7 +118,7 @@ def cast(x: Value, /, *, to: int) -> Result:
     if to in (6, 7):  # int32 and int64
         return Output(ops.Truncated(), (x,), x.shape)
     if to not in (1, 10, 11, 16):
-        raise NoBoundError("it casts to integers: steps")
+        raise NoBoundError("it casts to integers, so its value jumps")
     return Output(ops.Identity(), (x,), x.shape)
 
 

@@ -38,7 +38,7 @@ _NUMBER_INPUTS = {"EyeLike": (), "RandomNormalLike": (), "RandomUniformLike": ()
 _CHOICES = frozenset(("tensor(bool)", "tensor(int64)"))
 """Types of outputs that only choose."""
 _CHOICE_TYPES = (5, 6, 7, 9, 12, 13)
-"""Numbers of such types as targets of Cast; those of 8 bits may be quantised values, and are left out."""
+"""Numbers of such types as targets of Cast; those of 8 bits may be quantized values, and are left out."""
 _QUANTISED = ("int4", "int8", "uint4", "uint8")
 
 
@@ -127,5 +127,5 @@ def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[H
 
 
 def _is_weight(constant: Constant) -> bool:
-    """Whether a constant has two axes or more, and floating or quantised numbers."""
+    """Whether a constant has two axes or more, and floating or quantized numbers."""
     return len(constant.shape) > 1 and constant.dtype.startswith((*FLOATING, "float", *_QUANTISED))

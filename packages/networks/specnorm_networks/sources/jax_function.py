@@ -27,7 +27,7 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         import jax
         from jax2onnx import to_onnx
     except ModuleNotFoundError as error:
-        raise MethodError(f"Networks of JAX need the package jax2onnx: {install('networks-jax')}.") from error
+        raise MethodError(f"JAX models need the package jax2onnx: {install('networks-jax')}.") from error
     name = type(source[0] if isinstance(source, tuple) else source).__name__
     note = ""
     if function is None:

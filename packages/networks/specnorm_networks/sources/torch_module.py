@@ -1,8 +1,8 @@
 """Export a torch module to ONNX, and execute the module beside the exported file.
 
 `torch.export` traces the module in ``eval()`` to a program. Values of the program that depend on no input are computed
-with the module's tensors: so a parametrised weight is the very weight that the module uses. `torch.onnx` writes the
-rest, without its optimiser, which would fold batch normalisation in the precision of the file.
+with the module's tensors: so a parametrized weight is the very weight that the module uses. `torch.onnx` writes the
+rest, without its optimizer, which would fold batch normalization in the precision of the file.
 """
 
 from __future__ import annotations
@@ -170,6 +170,7 @@ def _program(model: nn.Module, traced: ExportedProgram, example: tuple[Tensor, .
     program: ExportedProgram = traced.run_decompositions({})
     _check_states(program, name)
     _check_operators(program, name)
+    _make_limits_alike(program)
     module, has_folded = _folded(program)
     if any(map(has_complex, module.graph.nodes)):
         module = with_real_layers(module)
@@ -225,15 +226,24 @@ def _check_operators(program: ExportedProgram, name: str) -> None:
         may_draw = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         if may_draw and node.users and _draws(node):
             raise MethodError(
-                f"{name} draws random numbers ({node.target}), so that it is not a function of its inputs. Make it one "
+                f"{name} draws random numbers ({node.target}), so it is not a function of its inputs. Remove them "
                 "first."
             )
         for number in tree_leaves((node.args, node.kwargs)):
             if isinstance(number, float) and 0 < abs(number) < SMALLEST:
                 raise MethodError(
-                    f"{name} has the number {number!r} ({node.target}), which an ONNX file would hold as 0: constants "
+                    f"{name} has the number {number!r} ({node.target}), which becomes 0 in an ONNX file: constants "
                     "are of single precision there."
                 )
+
+
+def _make_limits_alike(program: ExportedProgram) -> None:
+    """Make the ends of a clamp floats if one of them is: torch.onnx knows no clamp with an int and a float."""
+    for node in program.graph.nodes:
+        if node.target in (torch.ops.aten.clamp.default, torch.ops.aten.clip.default):
+            value, *ends = node.args
+            if {*map(type, ends)} == {int, float}:
+                node.args = (value, *map(float, ends))
 
 
 def _draws(node: torch.fx.Node) -> bool:
@@ -297,7 +307,7 @@ def _written(
     try:
         from onnxscript import optimizer
     except ModuleNotFoundError as error:
-        raise MethodError(f"Networks of torch need the package onnxscript: {install('networks')}.") from error
+        raise MethodError(f"torch models need the package onnxscript: {install('networks')}.") from error
     from specnorm_networks.sources.torch_translations import as_it_is, table
 
     value_counts = _value_counts(program)

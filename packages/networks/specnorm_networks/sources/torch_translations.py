@@ -88,7 +88,7 @@ def _average(
         count_include_pad=int(count_include_pad or has_divisor),
     )
     if has_divisor and ceil_mode:
-        raise NotImplementedError("a divisor of its own with ceil_mode")
+        raise NotImplementedError("divisor_override with ceil_mode")
     # The exporter's own translation drops the divisor silently.
     return op.Mul(pool, math.prod(size) / divisor_override) if divisor_override else pool
 
@@ -222,7 +222,7 @@ def _layer_norm(
     rounded_eps = float(np.float32(eps))
     value = self
     if self.dtype == ir.DataType.DOUBLE and eps not in (0.0, rounded_eps):
-        # The attribute epsilon is rounded to single precision. But s x normalised with s^2 eps is x normalised with
+        # The attribute epsilon is rounded to single precision. But s x normalized with s^2 eps is x normalized with
         # eps: s^2 = rounded_eps / eps.
         value = op.Mul(self, _constant(math.sqrt(rounded_eps / eps), self))
     normalised, _, _ = op.LayerNormalization(value, scale, bias, axis=-len(normalized_shape), epsilon=rounded_eps)

@@ -108,7 +108,7 @@ def spectral_ball(
     """
     check_bound(bound)
     if isinstance(learning_rate, int | float) and not 0 <= learning_rate <= 1:
-        raise MethodError(f"learning_rate={learning_rate}: a step in the ball goes a part of the way, from 0 to 1.")
+        raise MethodError(f"learning_rate={learning_rate} is not from 0 to 1, so a step would leave the ball.")
 
     def check(path: str, kernel: Kernel) -> None:
         if kernel.array.dtype.itemsize < 4:

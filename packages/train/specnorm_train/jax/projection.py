@@ -1,4 +1,4 @@
-"""Projection after each step of an optimiser, as an Optax transformation."""
+"""Projection after each step of an optimizer, as an Optax transformation."""
 
 from __future__ import annotations
 
@@ -96,6 +96,6 @@ def project_spectral_norm(
 
 
 def _after_update(kernel: Any, update: Any) -> Any:
-    """Return a kernel after an update of the optimiser, as a constant."""
+    """Return a kernel after an update of the optimizer, as a constant."""
     new_kernel = kernel + jnp.reshape(update, kernel.shape)
     return jax.lax.stop_gradient(new_kernel.astype(kernel.dtype))

@@ -85,7 +85,7 @@ def equinox_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
     dict or None
         A geometry with stride 1 and one group, whose upper bounds also hold for strided, grouped and transposed
         convolutions. If the tree contains Equinox's own modules, `kernels` reads their strides, dilations, groups and
-        padding modes, and leaves out ``Embedding``, normalisations and stacked layers.
+        padding modes, and leaves out ``Embedding``, normalizations and stacked layers.
     """
     if path.rpartition("/")[2] != "weight" or leaf.ndim not in LAYOUTS:
         return None

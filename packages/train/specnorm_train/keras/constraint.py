@@ -1,4 +1,4 @@
-"""A constraint and a regulariser of Keras, which pass a layer's kernel, a torch or JAX array, to specnorm."""
+"""A constraint and a regularizer of Keras, which pass a layer's kernel, a torch or JAX array, to specnorm."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _explains_keywords(init: _Init) -> _Init:
 
 
 class _KernelNorm:
-    """A function from a kernel to its norm, for a layer's geometry; shared by the constraint and the regulariser.
+    """A function from a kernel to its norm, for a layer's geometry; shared by the constraint and the regularizer.
 
     Parameters as in `SpectralNorm`.
     """
@@ -66,7 +66,7 @@ class _KernelNorm:
 
 @keras.saving.register_keras_serializable(package="specnorm")
 class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras has no types
-    """Constraint that sets a kernel's norm to ``bound`` after each step of the optimiser.
+    """Constraint that sets a kernel's norm to ``bound`` after each step of the optimizer.
 
     ::
 
@@ -105,7 +105,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
 
     Notes
     -----
-    Keras applies constraints after steps of the optimiser, so the initial kernel of a layer is not constrained. Keras's
+    Keras applies constraints after steps of the optimizer, so the initial kernel of a layer is not constrained. Keras's
     constraints have no state, so the norm is computed from the beginning each time, at about 10 times the cost of a
     tracked step.
 
@@ -160,7 +160,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
 
 @keras.saving.register_keras_serializable(package="specnorm")
 class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc] # Keras has no types
-    """Regulariser: ``factor`` times a function of a kernel's norm.
+    """Regularizer: ``factor`` times a function of a kernel's norm.
 
     ::
 

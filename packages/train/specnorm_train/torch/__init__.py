@@ -1,1 +1,1 @@
-"""Training with torch: constraints, penalties, optimisers, monitors, and proofs of what was trained."""
+"""Training with torch: constraints, penalties, optimizers, monitors, and proofs of what was trained."""

@@ -1,4 +1,4 @@
-"""Optimisers whose step for a layer is `specnorm.lmo` of its momentum: `SpectralBall` and `MuonConv`."""
+"""Optimizers whose step for a layer is `specnorm.lmo` of its momentum: `SpectralBall` and `MuonConv`."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from specnorm.plugin import check_bound, lmo_many, updates_in_ball
 from specnorm_train.torch.constraint import SpectralNorm
 
 Rest: TypeAlias = Callable[[list[Any]], Optimizer]
-"""Makes the optimiser of the parameters that are no layer's weight, or of groups of them."""
+"""Makes the optimizer of the parameters that are no layer's weight, or of groups of them."""
 Bounds: TypeAlias = float | Mapping[str, float]
 """A bound, or bounds by patterns of the layers' names, as of `fnmatch`: the first pattern that matches counts."""
 
 _OWN = ("_geometries", "_names", "_rest")
-"""Attributes that are copied and pickled with an optimiser; torch's base class leaves all but its own out."""
+"""Attributes that are copied and pickled with an optimizer; torch's base class leaves all but its own out."""
 _GEOMETRY = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding")
 """Keywords of a group of parameters that describe their layers."""
 
 
 class _Layered(Optimizer):
-    """Base of both optimisers: parameter groups, momentum, and directions of stacks of equal layers.
+    """Base of both optimizers: parameter groups, momentum, and directions of stacks of equal layers.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ class _Layered(Optimizer):
         return None if "weight" in makers_of_tensors(layer) else layer.weight
 
     def _take_rest(self, rest: Optimizer) -> None:
-        """Take the groups and the state of another optimiser as own ones, for schedulers and ``state_dict``."""
+        """Take the groups and the state of another optimizer as own ones, for schedulers and ``state_dict``."""
         for group in rest.param_groups:
             group["rest"] = True
             self.param_groups.append(group)
@@ -122,7 +122,7 @@ class _Layered(Optimizer):
             rest.state = self.state
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group, as of torch's optimisers; keywords of a geometry describe the layers of its parameters."""
+        """Add a group, as of torch's optimizers; keywords of a geometry describe the layers of its parameters."""
         geometry = {word: param_group.pop(word) for word in _GEOMETRY if word in param_group}
         param_group.setdefault("bound", 1.0)
         super().add_param_group(param_group)
@@ -137,7 +137,7 @@ class _Layered(Optimizer):
             self._take(weight, group["bound"])
 
     def _take(self, weight: Tensor, bound: float) -> None:
-        """Prepare a weight that the optimiser has been given."""
+        """Prepare a weight that the optimizer has been given."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state, that of the rest included."""
@@ -183,14 +183,14 @@ class _Layered(Optimizer):
 
     def _refuse_later_shards(self) -> None:
         """Refuse a model that `fully_shard` has given other parameters, since which these have no gradient."""
-        # A copy of the optimiser knows no layers.
+        # A copy of the optimizer knows no layers.
         for layer_or_none, weight in getattr(self, "_layers", ()):
             layer = layer_or_none() if weight.grad is None else None
             if layer is not None and isinstance(now := layer._parameters.get("weight"), Tensor) and now is not weight:
                 reason = BACKEND.refusal(now)
                 if reason is not None:
                     raise MethodError(
-                        f"{self._names[weight]} was replaced since the optimiser was made, so that no step would move "
+                        f"{self._names[weight]} was replaced since the optimizer was made, so that no step would move "
                         f"it: {reason}"
                     )
 
@@ -293,13 +293,13 @@ class SpectralBall(_Layered):
         ``layers(name, layer)`` returns whether to include a layer of the model; None: all convolutions and linear
         layers.
     rest : callable, optional
-        Makes the optimiser of the other parameters from their list; None: ``AdamW`` with its defaults. Its groups
+        Makes the optimizer of the other parameters from their list; None: ``AdamW`` with its defaults. Its groups
         are among ``param_groups``, so a scheduler changes their rates, too.
 
     Raises
     ------
     MethodError
-        If a layer is constrained or parametrised already, its weight is in half precision, or no pattern matches.
+        If a layer is constrained or parametrized already, its weight is in half precision, or no pattern matches.
     """
 
     def __init__(

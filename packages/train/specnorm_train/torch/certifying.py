@@ -40,7 +40,7 @@ def rescale_(
     Parameters
     ----------
     model : Module
-        Changed in place: the parametrisations of `spectral_norm` and `gram_rescaling` are removed. If an error is
+        Changed in place: the parametrizations of `spectral_norm` and `gram_rescaling` are removed. If an error is
         raised, the model is unchanged.
     bound : float, optional
         None: scale the constrained tensors, each to the bound of its constraint. A number: scale all convolutions and

@@ -103,7 +103,7 @@ class _Settled(_Taken):
 
 
 class SpectralNorm(nn.Module):
-    """Parametrisation behind `spectral_norm`: the kernel times ``bound / norm``, with a state in buffers.
+    """Parametrization behind `spectral_norm`: the kernel times ``bound / norm``, with a state in buffers.
 
     Its arguments are those of `spectral_norm`; with ``dim`` the tensor is a matrix with the rows along that axis.
     """
@@ -133,7 +133,7 @@ class SpectralNorm(nn.Module):
         # Whether no step was taken of the state yet, or since it was loaded.
         self._is_new = True
         self._program_of_kernel: tuple[Any, ...] | None = None
-        # The list of parametrisations that contains this one, and the parameter. A module in a tuple does not become a
+        # The list of parametrizations that contains this one, and the parameter. A module in a tuple does not become a
         # submodule.
         self._owner: tuple[Any, ...] = ()
 
@@ -148,12 +148,12 @@ class SpectralNorm(nn.Module):
         return Scaling(self.bound, self.eps, self.only_shrink)
 
     def put_into(self, parametrisations: nn.Module) -> None:
-        """Store the list of parametrisations that contains this one; `original` reads the parameter from it."""
+        """Store the list of parametrizations that contains this one; `original` reads the parameter from it."""
         self._owner = (parametrisations,)
 
     @property
     def original(self) -> Tensor | None:
-        """The parameter that is scaled; None if it is not known, or another parametrisation computes the weight."""
+        """The parameter that is scaled; None if it is not known, or another parametrization computes the weight."""
         if not self._owner:
             return None
         (parametrisations,) = self._owner
@@ -469,7 +469,7 @@ class SpectralNorm(nn.Module):
                 old.copy_(values)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning to the parametrised kernel sets what is scaled."""
+        """Assigning to the parametrized kernel sets what is scaled."""
         return weight
 
     def __prepare_scriptable__(self) -> SpectralNorm:
@@ -580,7 +580,7 @@ def spectral_norm(
     _check_eps(eps)
     _check_names(name, layers)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
-    # A parametrised tensor is not read: that would move a state.
+    # A parametrized tensor is not read: that would move a state.
     has_tensor = parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)
     if has_tensor or is_layer(module):
         constrained = [_Constrained("", module, name, dim)]
@@ -696,7 +696,7 @@ def _warn_of_foreign_states(model: nn.Module, _incompatible: Any) -> None:
     if constraints:
         warnings.warn(
             f"the state is that of {constraints[0].foreign_state}: weights are loaded, the vectors of "
-            f"{constraints[0].method} begin anew.",
+            f"{constraints[0].method} start anew.",
             stacklevel=4,
         )
     for x in constraints:
@@ -734,7 +734,7 @@ class _Constrained:
         method: Method,
         only_shrink: bool,
     ) -> SpectralNorm:
-        """Make the parametrisation."""
+        """Make the parametrization."""
         if _has_spectral_norm(self.module, self.name):
             raise MethodError(
                 f"{self.words} has a spectral norm already. Remove it first: specnorm_torch.bake_(model) keeps the "
@@ -766,7 +766,7 @@ class _Constrained:
 
 
 def _has_spectral_norm(module: nn.Module, name: str) -> bool:
-    """Whether a tensor is divided by its norm already, by this parametrisation or one of torch's."""
+    """Whether a tensor is divided by its norm already, by this parametrization or one of torch's."""
     if "spectral_norm" in makers_of_tensors(module).get(name, ""):
         return True
     if not parametrize.is_parametrized(module, name):
@@ -806,8 +806,8 @@ def _warn_of_the_rest(model: nn.Module, constrained: list[nn.Module]) -> None:
     if rest:
         more = f" and {len(rest) - 5} more" * (len(rest) > 5)
         warnings.warn(
-            f"spectral_norm leaves the weights of {', '.join(rest[:5])}{more} as they are: no layers that it knows, or "
-            "not chosen. The model's Lipschitz constant counts them all the same.",
+            f"spectral_norm leaves the weights of {', '.join(rest[:5])}{more} as they are, since their layers are "
+            "unknown or not selected. They still count in the model's Lipschitz constant.",
             stacklevel=3,
         )
 
@@ -824,7 +824,7 @@ def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int 
 
 
 class GramRescaling(nn.Module):
-    """Parametrisation behind `gram_rescaling`."""
+    """Parametrization behind `gram_rescaling`."""
 
     def __init__(self, geometry: dict[str, Any], n_iter: int) -> None:
         super().__init__()
@@ -835,7 +835,7 @@ class GramRescaling(nn.Module):
         return specnorm.gram_rescaling(weight, n_iter=self.n_iter, **self.geometry)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning to the parametrised kernel sets what is rescaled."""
+        """Assigning to the parametrized kernel sets what is rescaled."""
         return weight
 
     def __prepare_scriptable__(self) -> GramRescaling:
@@ -860,7 +860,7 @@ def gram_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -> Mo
     Returns
     -------
     Module
-        The same module, with a parametrisation that has no state.
+        The same module, with a parametrization that has no state.
 
     Raises
     ------
@@ -870,7 +870,7 @@ def gram_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -> Mo
         If the module has no tensor of that name.
     """
     geometry = geometry_of(module)
-    # A parametrised tensor is not read: that would move a state.
+    # A parametrized tensor is not read: that would move a state.
     if not (parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)):
         names = ", ".join(own for own, _ in module.named_parameters(recurse=False))
         raise KernelError(f"{name_of(module)} has no tensor {name!r} to rescale; its tensors are {names or 'none'}.")

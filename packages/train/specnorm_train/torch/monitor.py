@@ -72,7 +72,7 @@ class NormMonitor(ModelMonitor):
     def lightning(self) -> Any:
         """Make a Lightning callback, which calls the module's ``log_dict``.
 
-        Lightning counts steps of optimisers: none in a batch whose gradients are accumulated, two where two optimisers
+        Lightning counts steps of optimizers: none in a batch whose gradients are accumulated, two where two optimizers
         step. There is one report for each ``every`` steps, after the batch that completes them.
         """
         base = _first_installed("lightning.pytorch", "pytorch_lightning").Callback

@@ -174,7 +174,7 @@ class SpectralPenalty(nn.Module):
     def _batch_key(self, j: int) -> str:
         """Return a text that is equal for layers that can be in one batch.
 
-        It contains their geometry, taps (with groups, their whole shape), dtype, device, and kind of normalisation.
+        It contains their geometry, taps (with groups, their whole shape), dtype, device, and kind of normalization.
         """
         weight = weight_of(self._layers[j])
         geometry = self._geometries[j]
@@ -203,7 +203,7 @@ class SpectralPenalty(nn.Module):
 
     @torch.no_grad()
     def norms(self) -> dict[str, float]:
-        """Return the norms of the layers, with their normalisations, by name, without moving the state."""
+        """Return the norms of the layers, with their normalizations, by name, without moving the state."""
         norms: dict[int, float] = {}
         for batch, values in zip(self._batches, self._values(0), strict=True):
             norms |= dict(zip(batch.members, values.tolist(), strict=True))
@@ -214,7 +214,7 @@ class SpectralPenalty(nn.Module):
         return f"{counted(len(self.names), 'layer')}, method={self.method}, form={self.form!r}"
 
     def _kernels(self, batch: _Batch) -> Tensor:
-        """Return the kernels of a batch (n, *shape), with their normalisations merged."""
+        """Return the kernels of a batch (n, *shape), with their normalizations merged."""
         kernels = torch.stack([_filled(weight_of(self._layers[j]), batch.shape) for j in batch.members])
         batch_norms = [self._batch_norms[j] for j in batch.members]
         if batch_norms[0] is None:

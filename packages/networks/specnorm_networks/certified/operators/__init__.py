@@ -39,7 +39,7 @@ from specnorm_networks.certified.operators.moves import (
 )
 from specnorm_networks.certified.operators.normalisation import Centre, Normalise
 from specnorm_networks.certified.operators.piecewise import Abs, HardTanh, LeakyReLU, Negative, ReLU
-from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, Norm, Smallest, Softmax
+from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, LogSumExp, Norm, Smallest, Softmax
 from specnorm_networks.certified.operators.resizing import Resize
 from specnorm_networks.certified.operators.smooth import ELU, Arctan, Cos, Erf, Sigmoid, Sin, Softplus, Softsign, Tanh
 from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, Sort
@@ -53,7 +53,7 @@ __all__ = [
     "Broadcast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "CumulativeSum", "Entries", "Erf", "Exp", "Floor", "Gather", "GroupSort", "HardTanh",
     "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",
-    "Log", "LogSoftmax", "Lookup", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum",
+    "Log", "LogSoftmax", "LogSumExp", "Lookup", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean", "Merge", "Minimum",
     "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute", "Place",
     "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "SameOrder", "Scale", "Sigmoid", "Sign", "Sin", "Slice",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias, dataclass_transform
+from typing import Any, ClassVar, TypeAlias, TypeGuard, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -523,6 +523,15 @@ class Slopes:
         return self.low, self.high
 
 
+def is_extent(ends: Any) -> TypeGuard[tuple[float, float]]:
+    """Return whether what a user's operator returns is two finite numbers, the smaller one first."""
+    try:
+        least, most = ends
+        return -math.inf < least <= most < math.inf
+    except (TypeError, ValueError):
+        return False
+
+
 class Pointwise(Operator):
     """A function of one variable, applied to each entry.
 
@@ -550,7 +559,7 @@ class Pointwise(Operator):
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         """Return smallest and largest slopes on intervals (also infinite ones), rounded outward; None if unknown."""
         ends = self.extent()
-        if ends is None:
+        if not is_extent(ends):
             return None
         return np.full(low.shape, ends[0]), np.full(high.shape, ends[1])
 
@@ -584,6 +593,9 @@ class Pointwise(Operator):
         ends = self.extent()
         if ends is None:
             raise NoBoundError(f"{self!r} has no largest slope that is known here")
+        if not is_extent(ends):
+            name = type(self).__name__
+            raise NoBoundError(f"the `extent` of its operator {name} is {ends!r}, not two finite numbers, least first")
         return ends
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:

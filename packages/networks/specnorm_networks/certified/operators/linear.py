@@ -30,7 +30,7 @@ _NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", 
 FACTOR_ROUNDINGS = 14
 """Largest number of roundings of a factor of a `Scale` that is not exact.
 
-A batch normalisation needs four: a sum, a root, a quotient and a product. Only the last of them may be to a subnormal
+A batch normalization needs four: a sum, a root, a quotient and a product. Only the last of them may be to a subnormal
 number.
 """
 SCALED_ENTRY_ROUNDINGS = 20
@@ -40,7 +40,7 @@ SMALLEST_SUBNORMAL = float(np.finfo(np.float64).smallest_subnormal)
 
 
 class Scale(Linear):
-    """``x * values + offset``, entry by entry: batch normalisation at inference, products with constants.
+    """``x * values + offset``, entry by entry: batch normalization at inference, products with constants.
 
     Its constant is the largest absolute factor (the matrix is diagonal), times the root of the number of copies of an
     entry if the input is broadcast. Directly after a layer it is folded into the kernel instead.
@@ -55,7 +55,7 @@ class Scale(Linear):
     divisors: FloatArray | None = None
     """The exact inverses of the factors, for quotients by constants; None for other factors."""
     size_of_offset_terms: FloatArray | None = None
-    """For batch normalisation: the sum of the absolute values of the two terms whose difference is the offset."""
+    """For batch normalization: the sum of the absolute values of the two terms whose difference is the offset."""
 
     @property
     def is_accurate(self) -> bool:
@@ -141,7 +141,7 @@ def normalisation(
     eps: float,
     ndim: int,
 ) -> Scale:
-    """Return batch normalisation at inference, along axis 1 of values with ``ndim`` axes, from arrays in float64."""
+    """Return batch normalization at inference, along axis 1 of values with ``ndim`` axes, from arrays in float64."""
     weight = np.ones_like(mean) if scale is None else scale
     shift = np.zeros_like(mean) if bias is None else bias
     factor = 1 / np.sqrt(variance + eps) * weight

@@ -1,4 +1,4 @@
-"""Normalisation by the length of a value's own entries: layer, group, instance and RMS norm, and x / |x|.
+"""Normalization by the length of a value's own entries: layer, group, instance and RMS norm, and x / |x|.
 
 Let s be the length of a vector z of entries. The Jacobian of z / g(s) is (g - s g') / g^2 in the direction of z, and
 1/g in directions orthogonal to z, so that its norm is 1/g if 0 <= s g' <= g. The divisor g is at least g(0). If the
@@ -90,7 +90,7 @@ class Normalise(Operator):
         return host.mul_up(bounds[0], host.div_up(1.0, smallest_divisor))
 
     def _divisor(self, lengths: Interval, count: int) -> Interval:
-        """Return intervals of the divisor. ``count``: of entries that are normalised together."""
+        """Return intervals of the divisor. ``count``: of entries that are normalized together."""
         s = enclosing((np.maximum(lengths.low, 0.0), np.maximum(lengths.high, 0.0)))
         if self.form == "largest":
             return enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))

@@ -20,6 +20,7 @@ from specnorm_networks.certified.operators.base import (
 )
 from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.moves import Identity, Reshape
+from specnorm_networks.certified.operators.steep import ROUNDINGS_OF_EXP
 from specnorm_networks.certified.operators.windows import WindowMaximum
 
 
@@ -108,6 +109,43 @@ class Norm(Length):
         # A sum of n squares, in any order, which may underflow, and its root.
         n = entries_along(values[0].shape, self.axes)
         return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest_positive(unit)))
+
+
+class LogSumExp(Length):
+    """``log(sum(exp(x)))`` along axes: its gradient is a softmax, of 2-norm at most 1."""
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        (x,) = values
+        largest = x.max(axis=self.axes, keepdims=True, initial=-math.inf)
+        base = np.where(np.isfinite(largest), largest, 0.0)
+        with np.errstate(all="ignore"):
+            total = base + np.log(np.exp(x - base).sum(axis=self.axes, keepdims=True))
+        return np.asarray(total if self.keep else total.squeeze(self.axes))
+
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
+        """Return the values at both ends, as it rises with each entry."""
+        (x,) = ranges
+        n = entries_along(x.low.shape, self.axes)
+        low, high = (self.run(end) for end in x.ends)
+        # A difference d that is rounded changes exp(d) <= 1 by less than a rounding, and the sum is at least 1.
+        roundings = (2 * n + 2 * ROUNDINGS_OF_EXP) * (1 + math.log(max(n, 1)))
+        with np.errstate(all="ignore"):
+            low = low - (roundings + abs(low)) * 2.0**-52
+            high = high + (roundings + abs(high)) * 2.0**-52
+        return enclosing((np.where(np.isfinite(low), low, -math.inf), np.where(np.isfinite(high), high, math.inf)))
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # The logarithm has the absolute error that its sum has relatively: of n terms, and |x| roundings in exp(x). If
+        # the library does not subtract the largest entry, terms may underflow.
+        n = entries_along(values[0].shape, self.axes)
+        largest = abs(values[0]).max(axis=self.axes, keepdims=self.keep, initial=0.0)
+        underflow = 4 * np.logaddexp(0.0, math.log(2 * max(n, 1) * smallest_positive(unit)) - result)
+        return np.asarray(2 * unit * (n + 16 + largest + abs(result)) + underflow)
 
 
 class _Probabilities(Operator):

@@ -6,19 +6,26 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from specnorm.errors import MethodError
-from specnorm_networks.certified.operators.base import Operator
+from specnorm_networks.certified.operators.base import Linear, Move, Operator, Pointwise
 
 Class = TypeVar("Class", bound=type[Operator])
 OUR_NAMESPACES = ("", "aten", "ai.onnx", "prim", "specnorm")
 """Namespaces whose operators specnorm itself defines."""
+_EXECUTED_BY: dict[type[Operator], tuple[str, ...]] = {
+    Move: ("moved", "map_at", "linear_map", "run"),
+    Linear: ("map_at", "linear_map", "run"),
+    Pointwise: ("value", "run"),
+    Operator: ("run",),
+}
+"""Members by which operators of a base class are executed; one of them is to be defined, as a rule the first."""
 _KNOWN: dict[str, type[Operator]] = {}
 """Classes that were registered, by the names of their operators."""
 
 
 def register_operator(cls: Class) -> Class:
-    """Add an operator that the front ends do not know; usable as a decorator.
+    """Register your own operator; usable as a decorator.
 
-    What the class says is believed; what it *computes* is compared with the model wherever the model can be executed
+    The class's Lipschitz constant is trusted. Its values are compared with the model's, if the model can be executed
     (`specnorm_networks.comparison.checking`).
 
     Parameters
@@ -31,13 +38,16 @@ def register_operator(cls: Class) -> Class:
     Raises
     ------
     MethodError
-        If it has no names, cannot be executed, or a name is taken or one of specnorm's own.
+        If the class has no names or cannot be executed, or a name is already taken.
     """
     names = tuple(getattr(cls, "names", ()))
     if not names or not issubclass(cls, Operator):
         raise MethodError(f"{cls!r} is no operator with names; expected a class derived from Operator, with `names`.")
-    if cls.run is Operator.run:
-        raise MethodError(f"{cls.__name__} has no `run`: an operator that cannot be executed cannot be compared.")
+    base, members = next((base, members) for base, members in _EXECUTED_BY.items() if issubclass(cls, base))
+    if all(getattr(cls, member) is getattr(base, member) for member in members):
+        raise MethodError(
+            f"{cls.__name__} has no `{members[0]}`: an operator that cannot be executed cannot be compared."
+        )
     for name in names:
         namespace, colons, operator = str(name).partition("::")
         if not colons or not operator or namespace in OUR_NAMESPACES:

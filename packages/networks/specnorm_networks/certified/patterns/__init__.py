@@ -1,4 +1,4 @@
-"""Patterns: several nodes that together compute one operator are recognised, and replaced by that operator.
+"""Patterns: several nodes that together compute one operator are recognized, and replaced by that operator.
 
 Nodes are compared by structure alone: a pattern requires that its nodes read the same values, by name, along the same
 axes, and that slices cover an axis exactly. The node that replaces a pattern computes the same value from the same

@@ -1,4 +1,4 @@
-"""Functions that are written by exponentials which overflow: softplus and the sigmoid."""
+"""Functions that are written by exponentials which overflow: softplus, the sigmoid, softmax and its logarithm."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_alike
+from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_alike, is_difference, kept_shape
 
 
 def as_function(node: Node, structure: Structure) -> Node:
@@ -60,3 +60,33 @@ def _sigmoid_by_quotient(node: Node, structure: Structure) -> Node:
     if not is_sigmoid or exponential.shape != node.shape or not are_alike(exponential, summand):
         raise NoPattern
     return replace(node, operator=ops.Sigmoid(), inputs=exponential.inputs)
+
+
+def as_softmax(node: Node, structure: Structure) -> Node:
+    """Return ``exp(u) / sum(exp(u))`` as softmax, and ``u - log(sum(exp(u)))`` as its logarithm.
+
+    If u is x less one number for each softmax, such as the maximum of x, it is that of x.
+    """
+    if isinstance(node.operator, ops.Quotient):
+        exponential, (summed, axes) = structure.origin(node.inputs[0]), structure.reduction(node.inputs[1], ops.Sum)
+        make: type[ops.Softmax | ops.LogSoftmax] = ops.Softmax
+    elif is_difference(node.operator):
+        logarithm = structure.before_broadcast(node.inputs[1])
+        if not isinstance(logarithm.operator, ops.Log):
+            raise NoPattern
+        summed, axes = structure.reduction(logarithm.inputs[0], ops.Sum)
+        exponential, make = summed, ops.LogSoftmax
+    else:
+        raise NoPattern
+    if not isinstance(summed.operator, ops.Exp) or exponential.name != summed.name:
+        raise NoPattern
+    u = structure.input_of(summed)
+    if make is ops.LogSoftmax and structure.origin(node.inputs[0]).name != u.name:
+        raise NoPattern
+    if is_difference(u.operator) and u.shape is not None:
+        x, shift = structure.origin(u.inputs[0]), structure.before_broadcast(u.inputs[1])
+        if x.shape == u.shape and shift.shape == kept_shape(u.shape, axes):
+            u = x
+    if u.shape is None or u.shape != node.shape:
+        raise NoPattern
+    return replace(node, operator=make(axes), inputs=(u.name,))

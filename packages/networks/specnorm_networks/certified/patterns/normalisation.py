@@ -13,10 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.normalisation import Form
-from specnorm_networks.certified.patterns.structure import NoPattern, Structure, is_difference
+from specnorm_networks.certified.patterns.structure import NoPattern, Structure, is_difference, kept_shape
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Divisor:
 
 
 def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
-    """Return two nodes in place of a quotient: the length of a value, and the value normalised by it.
+    """Return two nodes in place of a quotient: the length of a value, and the value normalized by it.
 
     ``fresh``: returns a name that no node has, similar to a given one.
     """
@@ -51,44 +53,60 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
     shape = structure[source].shape
     if shape is None or node.shape != shape:
         raise NoPattern
-    if structure.origin(dividend).name != structure.origin(source).name:
+    if not _are_same(structure.origin(dividend), structure.origin(source), structure):
         raise NoPattern
-    kept_shape = tuple(1 if axis in divisor.axes else n for axis, n in enumerate(shape))
     length = Node(
         fresh(f"{node.name}.length"),
         ops.Norm(divisor.axes, keep=True),
-        (source,),
-        kept_shape,
+        (dividend,),
+        kept_shape(shape, divisor.axes),
         node.label,
         derived=True,
     )
     normalise = ops.Normalise(divisor.axes, divisor.eps, form)
-    return [length, replace(node, operator=normalise, inputs=(source, length.name))]
+    return [length, replace(node, operator=normalise, inputs=(dividend, length.name))]
+
+
+def _are_same(node: Node, other: Node, structure: Structure) -> bool:
+    """Whether two nodes are one value, or both the same value less its mean along the same axes."""
+    if node.name == other.name:
+        return True
+    with suppress(NoPattern):
+        value, mean = _difference(node, structure)
+        other_value, other_mean = _difference(other, structure)
+        source, axes = _mean(mean, structure)
+        are_centred = value.name == other_value.name == source.name
+        return are_centred and _mean(other_mean, structure) == (source, axes)
+    return False
+
+
+def as_norm(node: Node, structure: Structure) -> Node:
+    """Return the root of a sum of squares as the 2-norm."""
+    if not isinstance(node.operator, ops.Sqrt):
+        raise NoPattern
+    summed = structure.before_broadcast(node.inputs[0])
+    if isinstance(summed.operator, ops.Sum) and not summed.operator.keep:
+        squares, axes, keep = structure.input_of(summed), summed.operator.axes, False
+    else:
+        squares, axes = structure.reduction(summed.name, ops.Sum)
+        keep = True
+    if summed.shape is None or summed.shape != node.shape:
+        raise NoPattern
+    return replace(node, operator=ops.Norm(axes, keep), inputs=(_squared(squares, structure),))
 
 
 def _quotient(node: Node, structure: Structure) -> tuple[str, Divisor]:
     """Return the name of the dividend, and the divisor, of a quotient or a product with an inverse."""
     if isinstance(node.operator, ops.Quotient):
         dividend, divisor = node.inputs
-        return dividend, _length_or_root(_before_broadcast(divisor, structure), structure)
+        return dividend, _length_or_root(structure.before_broadcast(divisor), structure)
     if isinstance(node.operator, ops.Product):
         for dividend, inverse in (node.inputs, node.inputs[::-1]):
             with suppress(NoPattern):
-                inverted = _before_broadcast(inverse, structure)
+                inverted = structure.before_broadcast(inverse)
                 if isinstance(inverted.operator, ops.Reciprocal) and inverted.operator.scale == 1:
                     return dividend, _length_or_root(structure.input_of(inverted), structure)
     raise NoPattern
-
-
-def _before_broadcast(name: str, structure: Structure) -> Node:
-    """Follow a value back through broadcasts that add no axes; return the node where they began."""
-    node = structure.origin(name)
-    while isinstance(node.operator, ops.Broadcast):
-        before = structure[node.inputs[0]]
-        if before.shape is None or node.shape is None or len(before.shape) != len(node.shape):
-            break
-        node = structure.origin(before.name)
-    return node
 
 
 def _length_or_root(node: Node, structure: Structure) -> Divisor:
@@ -131,9 +149,9 @@ def _mean_square(name: str, structure: Structure) -> Divisor:
 
 
 def _mean_of_squares(node: Node, eps: float, structure: Structure) -> Divisor:
-    if isinstance(node.operator, ops.Sum) and node.operator.keep:
-        axes = tuple(sorted(node.operator.axes))
-        return Divisor(_squared(structure.input_of(node), structure), axes, eps, "sum of squares")
+    with suppress(NoPattern):
+        squares, axes = structure.reduction(node.name, ops.Sum)
+        return Divisor(_squared(squares, structure), axes, eps, "sum of squares")
     squares, axes = _mean(node, structure)
     return Divisor(_squared(squares, structure), axes, eps, "mean square")
 
@@ -146,10 +164,15 @@ def _difference(node: Node, structure: Structure) -> tuple[Node, Node]:
 
 
 def _mean(node: Node, structure: Structure) -> tuple[Node, tuple[int, ...]]:
-    """Return the value whose mean a node is, and the axes, which have to be kept."""
-    if not isinstance(node.operator, ops.Mean) or not node.operator.keep:
+    """Return the value whose mean a node is, and the axes: a mean, or a sum divided by the number of its terms."""
+    scale = node.operator
+    if not isinstance(scale, ops.Scale):
+        return structure.reduction(node.name, ops.Mean)
+    source, axes = structure.reduction(node.inputs[0], ops.Sum)
+    count = math.prod((source.shape or ())[axis] for axis in axes)
+    if scale.offset is not None or scale.divisors is None or not np.all(scale.divisors == count):
         raise NoPattern
-    return structure.input_of(node), tuple(sorted(node.operator.axes))
+    return source, axes
 
 
 def _require_mean(node: Node, divisor: Divisor, structure: Structure) -> None:

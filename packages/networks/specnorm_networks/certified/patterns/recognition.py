@@ -11,8 +11,8 @@ from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
-from specnorm_networks.certified.patterns.functions import as_function, as_sigmoid_of_product
-from specnorm_networks.certified.patterns.normalisation import as_normalisation
+from specnorm_networks.certified.patterns.functions import as_function, as_sigmoid_of_product, as_softmax
+from specnorm_networks.certified.patterns.normalisation import as_norm, as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import (
     as_extreme_of_moves,
@@ -53,7 +53,8 @@ def recognise_patterns(graph: Graph) -> Graph:
 def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
     for recognised in (
-        _as_earlier_value, as_reflection, as_function, as_maximum_and_minimum, as_sorted_groups, as_spline
+        _as_earlier_value, as_reflection, as_function, as_softmax, as_norm, as_maximum_and_minimum, as_sorted_groups,
+        as_spline,
     ):  # fmt: skip
         with suppress(NoPattern):
             return [recognised(node, structure)]
@@ -74,12 +75,12 @@ def _as_earlier_value(node: Node, structure: Structure) -> Node:
 
 
 def prepare(graph: Graph) -> Graph:
-    """Return the network as `bound` reads it: patterns recognised, and without nodes that no output needs."""
+    """Return the network as `bound` reads it: patterns recognized, and without nodes that no output needs."""
     return recognise_patterns(graph).pruned()
 
 
 def without_sorting(graph: Graph) -> Graph:
-    """Return the network in which only functions of one variable and normalisation are recognised.
+    """Return the network in which only functions of one variable and normalization are recognized.
 
     For ranges and units, sorting is better left as maxima and minima, which are ReLU of differences.
     """

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.operators.base import Linear
+from specnorm_networks.certified.operators.base import Linear, Shape
 
 
 class NoPattern(Exception):
@@ -101,6 +102,32 @@ class Structure(dict[str, Node]):
             parts.append(PartOfValue(source.name, axis, first, last, size))
         return parts[0] if len(parts) == 1 else whole
 
+    def before_broadcast(self, name: str) -> Node:
+        """Follow a value back through broadcasts that add no axes; return the node where they began."""
+        node = self.origin(name)
+        while isinstance(node.operator, ops.Broadcast):
+            before = self[node.inputs[0]]
+            if before.shape is None or node.shape is None or len(before.shape) != len(node.shape):
+                break
+            node = self.origin(before.name)
+        return node
+
+    def reduction(self, name: str, kind: type[ops.Sum | ops.Mean]) -> tuple[Node, tuple[int, ...]]:
+        """Return the value that is summed or averaged, and along which axes; `NoPattern` for other nodes.
+
+        The axes have size 1 after it: they are kept, or dropped and put back. It may be broadcast along them.
+        """
+        node = reduced = self.before_broadcast(name)
+        if isinstance(node.operator, ops.SameOrder):
+            reduced = self.input_of(node)
+        if not isinstance(reduced.operator, kind):
+            raise NoPattern
+        source = self.input_of(reduced)
+        axes = tuple(sorted(reduced.operator.axes))
+        if source.shape is None or node.shape != kept_shape(source.shape, axes):
+            raise NoPattern
+        return source, axes
+
     def sum_with_number(self, node: Node) -> tuple[float, Node]:
         """Return a number that is added to a value, and the value's origin; 0 and the node itself if it is no sum."""
         pairs = (node.inputs, node.inputs[::-1]) if is_sum_of_two(node.operator) else ()
@@ -114,6 +141,11 @@ class Structure(dict[str, Node]):
             if value.size == 1:
                 return float(value.item()), self.origin(name)
         return 0.0, node
+
+
+def kept_shape(shape: Shape, axes: Sequence[int]) -> Shape:
+    """Return a shape with size 1 along some axes."""
+    return tuple(1 if axis in axes else n for axis, n in enumerate(shape))
 
 
 def are_alike(node: Node, other: Node) -> bool:

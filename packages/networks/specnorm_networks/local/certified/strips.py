@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from specnorm.proof import enclosing, host, point
+from specnorm.proof import anything, enclosing, host, point
 from specnorm_networks.tools import UNDERFLOW, FloatArray, Piecewise, Pointwise
 
 Strip: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
@@ -84,10 +84,7 @@ def _strip_along_chord(function: Pointwise, low: FloatArray, high: FloatArray) -
     has to fall to its value at the other end with slopes down to ``m - s``. So g exceeds the larger one of both
     values by at most ``(M - s) (s - m) w / (M - m)``. In the same way it is below the smaller one by at most that.
     """
-    slopes = function.slopes(low, high)
-    if slopes is None:
-        slopes = np.full(low.shape, -math.inf), np.full(high.shape, math.inf)
-    smallest_slope, largest_slope = slopes
+    smallest_slope, largest_slope = enclosing(function.slopes(low, high) or anything(low.shape)).ends
     with np.errstate(all="ignore"):
         value_at_low = enclosing(function.between(low, low))
         value_at_high = enclosing(function.between(high, high))
