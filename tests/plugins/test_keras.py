@@ -202,7 +202,7 @@ print("named")
 IN_THE_BALL = """
 import os, tempfile
 import keras, numpy as np, pytest, specnorm
-from specnorm_keras import SpectralBall, SpectralNorm
+from specnorm_keras import NormMonitor, SpectralBall, SpectralNorm
 
 keras.utils.set_random_seed(0)
 layers = keras.layers
@@ -253,6 +253,13 @@ for restored, variable in zip(again.optimizer.variables, optimizer.variables, st
 constrained = keras.Sequential([keras.Input((4,)), layers.Dense(3, kernel_constraint=SpectralNorm())])
 with pytest.raises(specnorm.errors.MethodError, match="kernel has the constraint SpectralNorm"):
     SpectralBall(constrained)
+for rate in (1.5, -0.1):
+    with pytest.raises(specnorm.errors.MethodError, match=f"learning_rate={rate} is not from 0 to 1"):
+        SpectralBall(model, rate)
+with pytest.raises(specnorm.errors.MethodError, match="0.1 is not a model of Keras: the model comes first"):
+    SpectralBall(0.1)
+with pytest.raises(AttributeError, match="callbacks=.monitor.callback.."):
+    model.fit(x, y, epochs=1, verbose=0, callbacks=[NormMonitor(model)])
 print("inside")
 """
 

@@ -43,8 +43,8 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
         are kept in the ball; those of separable, recurrent and attention layers are not. A list, as in
         ``get_config()``, has for each trainable variable of the model the geometry of a kernel, or None.
     learning_rate : float, schedule or callable, default 0.1
-        From 0 to 1; other numbers are cut off there. Rates from 0.05 to 0.2, after a warm-up and decaying to
-        nearly 0, are usual.
+        From 0 to 1; the numbers of a schedule are cut off there. Rates from 0.05 to 0.2, after a warm-up and
+        decaying to nearly 0, are usual.
     bound : float, default 1
         Positive.
     momentum : float, default 0.95
@@ -62,8 +62,9 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
     KernelError
         If ``bound`` is not positive and finite.
     MethodError
-        If a kernel has a constraint already; if no layer is found; when it is built, if the variables are not those of
-        the model, or a kernel is in half precision.
+        If ``learning_rate`` is a number below 0 or above 1; if ``layers`` is no model; if a kernel has a constraint
+        already; if no layer is found; when it is built, if the variables are not those of the model, or a kernel is in
+        half precision.
     """
 
     def __init__(
@@ -78,6 +79,10 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
         name: str = "spectral_ball",
         **options: Any,
     ) -> None:
+        if isinstance(learning_rate, int | float) and not 0 <= learning_rate <= 1:
+            raise MethodError(f"learning_rate={learning_rate!r} is not from 0 to 1, so a step would leave the ball.")
+        if not isinstance(layers, list | keras.Model):
+            raise MethodError(f"{layers!r} is not a model of Keras: the model comes first, SpectralBall(model, 0.1).")
         super().__init__(learning_rate, name=name, **options)
         check_bound(bound)
         configs = layers

@@ -51,6 +51,12 @@ class NormMonitor(ModelMonitor):
         """Return the model's layers."""
         return read_model(READER, self.model, self.select)
 
+    def __getattr__(self, name: str) -> Any:
+        """Refuse what Keras asks of a callback, in the user's words."""
+        is_of_callbacks = name.startswith(("on_", "set_"))
+        advice = "; Keras takes its callback: callbacks=[monitor.callback()]" if is_of_callbacks else ""
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{advice}")
+
     def callback(self) -> Any:
         """Make a Keras callback that adds the last report to the logs of each epoch."""
         return keras_callback(self)
