@@ -27,7 +27,7 @@ from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_one_tap
 from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs.padding import largest_of_blocks
-from specnorm.symbols.proofs.scalar import has_one_column
+from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 from specnorm.symbols.proofs.symbols import (
     Symbol,
     SymbolQuotients,
@@ -284,13 +284,18 @@ def work_of_visits(blocks: Array, sizes: tuple[int, ...]) -> float:
 def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Found:
     """Bounds of the largest norm on a grid, of which every point is visited or left out by proof."""
     count = blocks.shape[0]
-    values, frequencies, claims = largest_with_frequency(SymbolNormsUp(), blocks, sizes, ops=ops)
+    if has_one_column(blocks):
+        values, frequencies, claims = largest_on_grid(blocks, sizes, together=count, ops=ops)
+        (upper,) = claims()
+    else:
+        values, frequencies, claims = largest_with_frequency(SymbolNormsUp(), blocks, sizes, ops=ops)
+        upper = largest_of_blocks(claims(), count)
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]
     symbol = Symbol(blocks[block : block + 1, ...], frequency, ops=ops)
     _, right, _ = top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
     lower = SymbolQuotients(blocks, ops=ops).norm_down_at(block, frequency, right)
-    return Found(lower, largest_of_blocks(claims(), count), Witness(block, frequency))
+    return Found(lower, upper, Witness(block, frequency))
 
 
 def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:

@@ -162,5 +162,5 @@ def test_a_bound_without_a_certificate_says_why() -> None:
     assert near.radius is not None
     with pytest.raises(CertificateError, match="on all inputs"):
         near.certificate()
-    with pytest.raises(CertificateError, match="not made by network_bound"):
+    with pytest.raises(CertificateError, match="does not come from network_bound"):
         bound(network_graph(model)).certificate()

@@ -301,5 +301,5 @@ def test_orthogonal_matrices_have_no_defect() -> None:
 
 
 def test_a_negative_tolerance_is_refused() -> None:
-    with pytest.raises(MethodError, match=r"tolerance=-1 is no part of a squared norm"):
+    with pytest.raises(MethodError, match=r"tolerance=-1 is not a tolerance"):
         specnorm.is_isometry(np.ones((1, 1, 1)), -1)

@@ -223,7 +223,7 @@ def test_refusals_say_what_to_use() -> None:
         specnorm.singular_values(kernel, 64, k=2, which="smallest", padding_mode="zeros")
     with pytest.raises(MethodError, match="which='least'"):
         specnorm.singular_values(kernel, 8, which="least")  # type: ignore[arg-type]
-    with pytest.raises(CertificateError, match="no certificate of a smallest singular value"):
+    with pytest.raises(CertificateError, match="no certificate for a smallest singular value"):
         specnorm.enclose_smallest(kernel).certificate()
     with pytest.raises(MethodError, match="rtol"):
         specnorm.enclose_smallest(kernel, rtol=2.0)

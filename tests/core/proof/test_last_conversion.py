@@ -55,7 +55,7 @@ def test_the_golden_ratio_is_no_lower_than_conv_norm() -> None:
     assert close <= GOLDEN <= close * (1 + 1e-9)
     geometries: list[dict[str, Any]] = [zeros, {}]
     for geometry in geometries:
-        with pytest.raises(specnorm.errors.MethodError, match="rtol=1e-09 is finer than float32"):
+        with pytest.raises(specnorm.errors.MethodError, match="rtol=1e-09 is below the resolution of float32"):
             specnorm.conv_norm(np.ones((1, 1, 2), np.float32), 2, rtol=1e-9, **geometry)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -103,7 +104,9 @@ def below_the_circle() -> Violations:
             claims.verdicts((-1e-4,), (n,), max_cells=300)
 
     normal = [np.random.RandomState(seed).standard_normal((1, 1, 5)) for seed in range(30)]
-    yield from over([Case(seed, "normal", kernel, None) for seed, kernel in enumerate(normal)], act)
+    # So few frequencies would all be visited.
+    with patch("specnorm.enclosure.certify.visited_grid", return_value=None):
+        yield from over([Case(seed, "normal", kernel, None) for seed, kernel in enumerate(normal)], act)
 
 
 def long_sums(*shape: int, count: int = 12) -> list[Case]:
