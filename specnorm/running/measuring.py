@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Unpack
 import numpy as np
 
 from specnorm.backends import backend_for
+from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
@@ -125,10 +126,15 @@ def _warn_of_filter(kernel: ArrayObject, spec: ConvSpec, backend: Backend) -> No
         )
 
 
+@called_while_tracing
+def _check_class(cls: type[Method]) -> None:
+    cls.check_class()
+
+
 def check_method(method: object) -> None:
     """Refuse an argument ``method`` that is not a method, or that breaks a rule of methods."""
     if isinstance(method, Method):
-        method.check_class()
+        _check_class(type(method))
         return
     if isinstance(method, type):
         description = f", the class {method.__name__},"
