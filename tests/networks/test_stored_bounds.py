@@ -21,7 +21,7 @@ CERTIFIED = 1.01
 WITHOUT_A_RULE = {
     # Linear branches of one value, which network_bound measures as one matrix.
     "repvgg": 1.36, "convolutions in parallel": 1.19, "ghost": 1.12, "haar": 1.42, "differences": 1.03,
-    "total variation": 1.03,
+    "total variation": 1.03, "sum of disjoint maps": 1.03,
     # A layer at its own size, together with the padding or pooling before it.
     "cnn, overlapping averages": 1.11, "cnn, padded apart": 1.02,
     # Functions of one entry that are joined, and pairs that ReLU sorts.
