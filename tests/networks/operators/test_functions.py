@@ -16,6 +16,8 @@ from specnorm_networks.certified.curves.composite import Composite
 from specnorm_networks.comparison.execution import Value, execute
 from specnorm_networks.local.certified.strips import strip_on
 
+from specnorm.proofs.interval import point
+
 Array = Any
 Function = Callable[[Array], Array]
 ERF = np.vectorize(math.erf, otypes=[np.float64])
@@ -258,3 +260,24 @@ def test_errors_of_arguments_reach_every_value_that_they_allow() -> None:
     assert by_zero == math.inf
     (after,) = error_of(ops.Add((1.0, 1.0)), Value(np.ones(1), by_zero), Value(np.ones(1), 0.0))
     assert after == math.inf
+
+
+def test_ranges_of_a_log_sum_exp_contain_it_and_not_by_luck() -> None:
+    """Against ball arithmetic; without the allowance, either end is on the wrong side of some of these numbers."""
+    flint: Any = pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+    flint.ctx.prec = 300
+    operator, random = ops.LogSumExp((1,)), np.random.RandomState(0)
+    unsafe_low = unsafe_high = 0
+    for scale in (1e-3, 1.0, 30.0, 1e3):
+        for n in (1, 2, 7, 300):
+            x = scale * random.standard_normal((4, n))
+            found, computed = operator.image([point(x)], ops.Place.of(x)), operator.run(x)
+            for row, low, high, value in zip(x, found.low, found.high, computed, strict=True):
+                largest = flint.arb(float(row.max()))
+                sum_of_powers = sum((flint.arb(float(entry)) - largest).exp() for entry in row)
+                exact = largest + flint.arb(sum_of_powers).log()
+                assert flint.arb(float(low)) <= exact <= flint.arb(float(high))
+                unsafe_low += not flint.arb(float(value)) <= exact
+                unsafe_high += not exact <= flint.arb(float(value))
+    assert unsafe_low > 0
+    assert unsafe_high > 0
