@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from onnx import GraphProto, ValueInfoProto, helper
+from onnx import GraphProto, NodeProto, ValueInfoProto, helper
 
 from specnorm_networks.onnx.tensors import EXTERNAL
 
@@ -23,6 +24,8 @@ _NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19}
 evaluator always normalizes by the batch, or lacks an attribute."""
 _SLOW = frozenset(("ConvTranspose", "Resize", "Upsample"))
 """Operators whose entries the evaluator computes in a Python loop."""
+_SMALL = 2**12
+"""Bytes of a node, below which its evaluator is kept."""
 _LOOP = 2**10
 """Multiplications that take as long as one step of such a loop."""
 
@@ -58,16 +61,23 @@ def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Return the outputs of a node by the evaluator itself."""
+    values = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
+    make = _evaluator if node.ByteSize() < _SMALL else _evaluator.__wrapped__
+    return list(make(node.SerializeToString(), opset).run(None, values))
+
+
+@lru_cache(maxsize=256)
+def _evaluator(serialized: bytes, opset: int) -> Any:
+    """Return onnx's evaluator of one node; kept, since a node is computed for many samples."""
     from onnx.reference import ReferenceEvaluator
 
-    values = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
+    node = NodeProto.FromString(serialized)
     graph = GraphProto(
         node=[node],
-        input=[ValueInfoProto(name=name) for name in values],
+        input=[ValueInfoProto(name=name) for name in dict.fromkeys(node.input) if name],
         output=[ValueInfoProto(name=name) for name in node.output if name],
     )
-    evaluator: Any = ReferenceEvaluator(graph, opsets={"": max(opset, _NEWER.get(node.op_type, 1))})
-    return list(evaluator.run(None, values))
+    return ReferenceEvaluator(graph, opsets={"": max(opset, _NEWER.get(node.op_type, 1))})
 
 
 def plain(attribute: Any) -> Any:

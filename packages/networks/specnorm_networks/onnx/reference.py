@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -80,6 +80,7 @@ class OnnxModel:
     opset: int
     shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]]
     file: bytes | None = None
+    _last: tuple[Mapping[str, tuple[int, ...]], Mapping[str, Shape | None]] | None = field(default=None, init=False)
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
         """Return values by name, in the file's precision; see `specnorm_networks.model.Model`.
@@ -93,7 +94,7 @@ class OnnxModel:
         if self.proto.functions or any(map(has_graphs, graph.node)):
             raise NotExecutedError("it has control flow or functions, which are not executed")
         input_arrays = arrays_for_inputs(graph, inputs)
-        shapes = self.shapes({name: array.shape for name, array in input_arrays.items()})
+        shapes = self._shapes_for({name: array.shape for name, array in input_arrays.items()})
         is_double = any(array.dtype == np.float64 for array in input_arrays.values())
         self._require_moderate_size(shapes, ENTRIES // 2 if is_double else ENTRIES)
         values = dict(input_arrays)
@@ -134,6 +135,12 @@ class OnnxModel:
         except NotExecutedError:
             return None
         return {output.name: values[output.name] for output in graph.output if output.name in values}
+
+    def _shapes_for(self, inputs: Mapping[str, tuple[int, ...]]) -> Mapping[str, Shape | None]:
+        """Return the shapes of all values; kept for the last inputs' shapes, which many samples have in common."""
+        if self._last is None or self._last[0] != inputs:
+            self._last = inputs, self.shapes(inputs)
+        return self._last[1]
 
     @cached_property
     def _constants(self) -> dict[str, NDArray[Any]]:
