@@ -302,3 +302,25 @@ def test_an_ellipsis_stands_for_all_other_axes() -> None:
         found = network_bound(lambda x: jax.numpy.einsum(equation, *((x, weight) if first else (weight, x))), (3, 6))  # noqa: B023
         assert norm * (1 - 1e-6) <= (found.upper or 0) <= norm * (1 + 1e-3)
         assert found.checked.complete
+
+
+@pytest.mark.parametrize("input_shape", [(5,), np.zeros((1, 5))], ids=["a shape", "an input"])
+def test_constants_of_double_precision_decide_the_precision(input_shape: Any) -> None:
+    """JAX promotes single to double precision; jax2onnx would mix both in one operator, which ONNX does not allow."""
+    w = np.random.default_rng(0).standard_normal((3, 5))
+    weight = jax.numpy.asarray(w)
+    assert weight.dtype == "float64"
+    found = network_bound(lambda x: x @ (weight.T @ weight), input_shape, budget=1)
+    assert float(found.upper) == pytest.approx(np.linalg.norm(w, 2) ** 2, rel=1e-6)
+
+
+def test_what_a_function_raises_is_refused_with_advice() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+    with pytest.raises(MethodError, match=r"write max_pool\(x, window_shape="):
+        export(lambda x: nnx.max_pool(x, (2, 2), (2, 2)), (4, 4, 1))
+
+    def broken(x: Any) -> Any:
+        raise ValueError(f"of a model of {x.ndim} axes")
+
+    with pytest.raises(MethodError, match="ValueError: of a model of 2 axes"):
+        export(broken, (4,))
