@@ -173,7 +173,7 @@ basis = np.eye(108, dtype="float32").reshape(108, 6, 6, 3)
 answers = np.asarray(model.predict(basis, verbose=0) - model.predict(0 * basis, verbose=0)).reshape(108, -1)
 given = [keras.Input((3,)), keras.Input((2,))]
 two = network_bound(keras.Model(given, layers.Concatenate()([3 * given[0], given[1]])))
-print(found.checked.complete, float(found.upper) / np.linalg.norm(answers, 2), float(two.upper) / 3)
+print(found.checked.complete, float(found.upper) / np.linalg.norm(answers, 2), float(two.upper) / np.hypot(3, 1))
 """
 
 
