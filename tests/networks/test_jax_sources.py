@@ -171,18 +171,20 @@ model = keras.Sequential([keras.Input((6, 6, 3)), *moved])
 found = network_bound(model)
 basis = np.eye(108, dtype="float32").reshape(108, 6, 6, 3)
 answers = np.asarray(model.predict(basis, verbose=0) - model.predict(0 * basis, verbose=0)).reshape(108, -1)
-print(found.checked.complete, float(found.upper) / np.linalg.norm(answers, 2))
+given = [keras.Input((3,)), keras.Input((2,))]
+two = network_bound(keras.Model(given, layers.Concatenate()([3 * given[0], given[1]])))
+print(found.checked.complete, float(found.upper) / np.linalg.norm(answers, 2), float(two.upper) / np.hypot(3, 1))
 """
 
 
 @pytest.mark.nightly  # `test_twins` has Keras models in CI, and `test_exported_torch` modules of torch
 def test_keras_on_torch_is_a_torch_module() -> None:
-    """It was refused for its backend."""
+    """It was refused for its backend; torch's exporter gives several inputs one by one, and Keras takes a list."""
     if not all(map(importlib.util.find_spec, ("keras", "torch", "onnxscript"))):
         pytest.skip("keras, torch or onnxscript is not installed")
-    complete, ratio = python(ON_TORCH, KERAS_BACKEND="torch").split()
+    complete, *ratios = python(ON_TORCH, KERAS_BACKEND="torch").split()
     assert complete == "True"
-    assert 1 - 1e-6 < float(ratio) < 1.01
+    assert all(1 - 1e-6 < float(ratio) < 1.01 for ratio in ratios)
 
 
 def test_a_function_without_an_input_shape_is_refused() -> None:
@@ -302,3 +304,25 @@ def test_an_ellipsis_stands_for_all_other_axes() -> None:
         found = network_bound(lambda x: jax.numpy.einsum(equation, *((x, weight) if first else (weight, x))), (3, 6))  # noqa: B023
         assert norm * (1 - 1e-6) <= (found.upper or 0) <= norm * (1 + 1e-3)
         assert found.checked.complete
+
+
+@pytest.mark.parametrize("input_shape", [(5,), np.zeros((1, 5))], ids=["a shape", "an input"])
+def test_constants_of_double_precision_decide_the_precision(input_shape: Any) -> None:
+    """JAX promotes single to double precision; jax2onnx would mix both in one operator, which ONNX does not allow."""
+    w = np.random.default_rng(0).standard_normal((3, 5))
+    weight = jax.numpy.asarray(w)
+    assert weight.dtype == "float64"
+    found = network_bound(lambda x: x @ (weight.T @ weight), input_shape, budget=1)
+    assert float(found.upper) == pytest.approx(np.linalg.norm(w, 2) ** 2, rel=1e-6)
+
+
+def test_what_a_function_raises_is_refused_with_advice() -> None:
+    nnx = pytest.importorskip("flax.nnx")
+    with pytest.raises(MethodError, match=r"write max_pool\(x, window_shape="):
+        export(lambda x: nnx.max_pool(x, (2, 2), (2, 2)), (4, 4, 1))
+
+    def broken(x: Any) -> Any:
+        raise ValueError(f"of a model of {x.ndim} axes")
+
+    with pytest.raises(MethodError, match="ValueError: of a model of 2 axes"):
+        export(broken, (4,))

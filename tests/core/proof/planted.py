@@ -26,18 +26,20 @@ from unittest.mock import patch
 import numpy as np
 from core.proof.formulas import CHECKS as FORMULAS
 from helpers.assumptions import assumed
+from helpers.libraries import OPS
 from helpers.mutants import Function, certified, mutated
 from helpers.oracle import dense_matrix
 from numpy.typing import NDArray
 from test_house import CORE
 
 import specnorm
-from specnorm.ball.proofs.multiples import norm_of_multiple
+from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import Grid, PowerTopK
 from specnorm.proof import proven
 from specnorm.proofs.bound import digest_of
 from specnorm.supremum import tuning
+from specnorm.training.proof import attained_down
 
 TOLERANCE = 1e-9
 VISIBLE = 1e-3
@@ -266,12 +268,29 @@ def balls() -> Iterator[str]:
 
 
 def multiples() -> Iterator[str]:
-    """A corner, and the same with another corner added, whose norm is the root of the taps times Frobenius'."""
+    """A corner, and the same with another corner added, whose norm is the root of the taps times Frobenius'.
+
+    The symbol of a corner attains its norm at the frequency pi.
+    """
     corner = KERNELS["corner"]
     spec = ConvSpec.of(corner.shape)
     known = assumed(4.0, spec, digest_of(corner))
     yield from wrong("a multiple", norm_of_multiple(known, corner, 0.5, 0.5 * corner).value, "upper", 2.0)
     yield from wrong("a changed multiple", norm_of_multiple(known, corner, 0.5, 0.75 * corner).value, "upper", 3.0)
+    yield from wrong("a neighbour", norm_of_neighbour(known, corner, 2 * corner).value, "upper", 8.0)
+    two = np.concatenate([corner, corner])
+    known_of_two = assumed(4.0, ConvSpec.of(two.shape, groups=2), digest_of(two))
+    near = np.concatenate([2 * corner, 1.5 * corner])
+    yield from wrong("a neighbour of groups", norm_of_neighbour(known_of_two, two, near).value, "upper", 8.0)
+    padded = ConvSpec.of(corner.shape, padding_mode="reflect", padding=1)
+    gain = float(padded.padding_gain_sq) ** 0.5
+    known = assumed(4.0, padded, digest_of(corner))
+    found = norm_of_neighbour(known, corner, 2 * corner).value
+    yield from wrong("a neighbour, padded", found, "upper", 4.0 + 4.0 * gain)
+    signs = np.asarray([[math.pi, math.pi]])
+    for vector in (1.0, 0.5j):
+        value, *_ = attained_down(corner[None], np.asarray([[vector]], complex), signs, ops=OPS)  # type: ignore[arg-type]
+        yield from wrong("attained", value[0], "lower", 4.0)
 
 
 def claims() -> Iterator[str]:
@@ -306,11 +325,11 @@ def far_from_one() -> Iterator[str]:
 
 
 def rules() -> Iterator[str]:
-    """Rules where the truth is known (`core.proof.rules`)."""
+    """Rules of layers where the truth is known (`core.proof.rules`)."""
     from core.proof.rules import CHECKS, violations
 
     for check in dict.fromkeys(CHECKS.values()):
-        if check.__module__ == "core.proof.rules" and check.__name__ != "deflated":
+        if check.__module__ != "core.proof.network_rules" and check.__name__ != "deflated":
             yield from violations(check)
 
 

@@ -227,7 +227,7 @@ def of_equinox(d: Dice, s: Shape) -> Function:
         drawn = d.numbers.standard_normal(leaf.shape).astype(np.float32) / np.sqrt(
             max(1, leaf[0].size if leaf.ndim else 1)
         )
-        return jnp.asarray(drawn).astype(d.dtype)
+        return jnp.asarray(drawn).astype(getattr(d, "wide", d.dtype))
 
     module = jax.tree.map(cast, module)
     return jax.vmap(lambda x: module(x))

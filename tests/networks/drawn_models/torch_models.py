@@ -1275,7 +1275,7 @@ def machine_of(f: Callable[..., Any], shapes: Sequence[Shape], relative: float =
         parts = [p.reshape(-1, *shape).clone() for p, shape in zip(x.split(sizes, 1), shapes, strict=True)]
         found = f(*parts)
         outputs = list(found.values()) if isinstance(found, dict) else [found] if isinstance(found, Tensor) else found
-        return torch.cat([torch.view_as_real(y).flatten(1) if y.is_complex() else y.flatten(1) for y in outputs], 1)
+        return torch.cat([(torch.view_as_real(y) if y.is_complex() else y).reshape(len(y), -1) for y in outputs], 1)
 
     def values(x: Vectors) -> Any:
         with torch.no_grad():

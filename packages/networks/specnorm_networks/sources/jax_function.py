@@ -17,6 +17,12 @@ from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.model import Computed
 from specnorm_networks.sources.base import TRAINING, Exported
 
+_BY_NAME = (
+    ". jax2onnx takes some arguments only by name: write max_pool(x, window_shape=..., strides=..., padding=...), and "
+    "avg_pool alike."
+)
+"""Hint for calls that are right in JAX, and that jax2onnx's replacements of functions do not take."""
+
 
 def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = None) -> Exported:
     """Export a function of batches of samples.
@@ -42,9 +48,13 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         in_default_dtype = struct((1, *input_shape), jax.numpy.zeros(()).dtype)
         if in_default_dtype.dtype == "float64":
             try:
-                jax.eval_shape(function, *examples)
+                outputs = jax.tree.leaves(jax.eval_shape(function, *examples))
             except TypeError:  # the function's constants are in double precision, and it refuses another one
-                examples = [in_default_dtype]
+                outputs = [in_default_dtype]
+            except Exception:  # the model's own code fails, as the export below says
+                outputs = []
+            if any(output.dtype == "float64" for output in outputs):
+                examples = [in_default_dtype]  # jax2onnx would mix both precisions in one operator
 
     def run(*arrays: Any) -> Sequence[Computed]:
         inputs = [jax.numpy.asarray(x, like.dtype) for x, like in zip(arrays, examples, strict=True)]
@@ -64,7 +74,8 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         raise
     except Exception as error:  # whatever the model's own code raises
         first_line = str(error).strip().partition("\n")[0]
-        raise MethodError(f"jax2onnx cannot export {name}: {type(error).__name__}: {first_line}") from error
+        hint = _BY_NAME if isinstance(error, TypeError) and "positional argument" in first_line else ""
+        raise MethodError(f"jax2onnx cannot export {name}: {type(error).__name__}: {first_line}{hint}") from error
     return Exported(model, run, note=note)
 
 

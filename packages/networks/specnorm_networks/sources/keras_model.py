@@ -18,7 +18,8 @@ def export(source: Any, input_shape: Any) -> Exported:
     if backend == "torch":
         from specnorm_networks.sources import torch_module
 
-        return torch_module.export(source, input_shape)
+        has_inputs = len(input_shape) > 1 and hasattr(input_shape[0], "dtype")
+        return torch_module.export(_of_separate_inputs(source) if has_inputs else source, input_shape)
     if backend != "jax":
         raise MethodError(f"Keras runs on {backend} here: load the model with KERAS_BACKEND=jax, or torch.")
 
@@ -36,6 +37,22 @@ def export(source: Any, input_shape: Any) -> Exported:
         return outputs
 
     return jax_function.export(source, input_shape, function)
+
+
+def _of_separate_inputs(source: Any) -> Any:
+    """Return a torch module of several arguments: Keras takes a list, and torch's exporter gives them one by one."""
+    import torch
+
+    class SeparateInputs(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = source
+
+        def forward(self, *arrays: Any) -> Any:
+            return self.model(list(arrays))
+
+    SeparateInputs.__name__ = type(source).__name__  # for messages
+    return SeparateInputs().train(source.training)
 
 
 def stated(source: Any) -> Any:
