@@ -12,12 +12,12 @@ from specnorm.backends import registry
 from specnorm.backends.array_types import Array, Namespace
 from specnorm.backends.types import ArrayOps
 from specnorm.completion.method import Completion
+from specnorm.enclosure.frequency_grid import Grid
 from specnorm.enclosure.method import Enclose
 from specnorm.ends.isometry import Isometry
 from specnorm.ends.smallest import Smallest
 from specnorm.errors import BackendConflict, BrokenBackend, MethodError
 from specnorm.gram.method import Gram
-from specnorm.grid.method import Grid
 from specnorm.power.method import Power, PowerTopK
 from specnorm.running.base import Evaluation, Kind, Method, Needs, Stepped
 from specnorm.spectrum.fft import ExactFFT

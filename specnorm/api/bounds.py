@@ -308,7 +308,7 @@ def grid_bound(kernel: KernelOrLayer[ArrayT], *, n: int | None = None, **geometr
     """Frequency-grid bound: a proven upper bound on the spectral norm at every input size, close to the supremum.
 
     With circular padding and a stride, it holds at every size that the stride divides. With concrete values, `enclose`
-    is tighter, and faster from 128 channels on.
+    is tighter.
 
     Parameters
     ----------

@@ -36,7 +36,7 @@ class Gram(Stepped):
     """Largest bound by Gram iteration, with trace and Frobenius norm, over a grid of frequencies.
 
     For a circular layer at a size, they are the layer's own frequencies. Otherwise they are those of
-    `grid.method.Grid`, and the norm times that grid's factor bounds sigma*.
+    `enclosure.frequency_grid.Grid`, and the norm times that grid's factor bounds sigma*.
 
     Parameters
     ----------

@@ -48,6 +48,20 @@ def test_factor_is_attained(n: int, dtype: str) -> None:
     assert 2.0 <= value <= 2.0 * (1 + 4 * np.finfo(dtype).eps + 1e-12)
 
 
+def test_search_of_a_large_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grouped layer of isometries times 1 and 3 has norm 3, which a search finds without the grid."""
+    monkeypatch.setattr("specnorm.enclosure.frequency_grid.largest_bound", None)
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((128, 128)))[0] for _ in range(2))
+    shifted = np.einsum("ik,kj,kt->ijt", left, right, np.eye(3)[np.arange(128) % 3])
+    block = np.stack([shifted, np.zeros_like(shifted), np.zeros_like(shifted)], axis=-1)
+    kernel = np.concatenate([block, 3 * block])
+    result = specnorm.measure(kernel, Grid(), groups=2)
+    factor = plain_factor(20, 3) ** 2
+    assert 3 * (1 - 1e-12) <= float(result.value) <= 3 * factor * (1 + 1e-9)
+    assert 3 / factor * (1 - 1e-9) <= float(result.stats["lower"]) <= 3 * (1 + 1e-12)
+
+
 def _cosine(x: Fraction) -> Fraction:
     """Cosine by its Taylor series in rationals, for |x| <= 2."""
     total = term = Fraction(1)

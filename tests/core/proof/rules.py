@@ -24,10 +24,10 @@ from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.at_size.proofs.waves import norm_by_waves
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.completion.method import Completion
+from specnorm.enclosure.frequency_grid import Grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.method import Gram
-from specnorm.grid.method import Grid
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proof import proven
 from specnorm.proofs import bound, norms

@@ -29,12 +29,12 @@ from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restricti
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
 from specnorm.completion.method import Completion
+from specnorm.enclosure.frequency_grid import Grid
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.method import Gram
 from specnorm.grid import proof as grid
 from specnorm.grid import search as grid_search
-from specnorm.grid.method import Grid
 from specnorm.grid.proof import LargestBound
 from specnorm.proof import proven
 from specnorm.proofs import bound, host, norms
