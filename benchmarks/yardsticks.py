@@ -85,7 +85,7 @@ def rfft_svdvals(kernel: Tensor, n: int) -> Tensor:
 
 
 def rfft_double(kernel: Tensor, n: int) -> Tensor:
-    """The largest of them in double precision, as `specnorm.singular_values` computes, from all values."""
+    """The largest of them in double precision, from all values."""
     return rfft_svdvals(kernel.double(), n).max()
 
 

@@ -216,6 +216,7 @@ def singular_values(
 
     Circular layers need one SVD per frequency. Layers whose outputs read disjoint patches and no padding (1x1 layers,
     and layers whose stride is their kernel's size) need one SVD. Other small layers need an SVD of the layer's matrix.
+    Without k, they are computed in the kernel's precision: each is exact up to roundings of the largest value.
 
     Parameters
     ----------

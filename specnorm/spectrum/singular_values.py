@@ -63,7 +63,11 @@ class _LayerValues(Plan):
         rounds: Rounds = "down" if self._rounds_down else "nearest"
         # Of the k largest, most frequencies are left out by products of small matrices.
         return replace(
-            self.asks, rounds=rounds, small_products=self._rounds_down, value_shape=(self.k or self.total(spec),)
+            self.asks,
+            precision="own" if self.k is None else "wide",
+            rounds=rounds,
+            small_products=self._rounds_down,
+            value_shape=(self.k or self.total(spec),),
         )
 
     def _check_k(self, spec: ConvSpec) -> None:
