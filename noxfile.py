@@ -283,7 +283,7 @@ def operators(session: nox.Session) -> None:
     larger = {"SPECNORM_ONNX_DRAWS": "60000", "SPECNORM_FUZZ": "26000"}
     files = ["tests/networks/test_every_onnx_operator.py", "tests/networks/test_onnxruntime.py"]
     pytest(session, *files, "tests/audit/test_fuzz.py", "-rP", backends="numpy,torch", **NIGHT, **larger)
-    part = 1_000_000 // CORES  # CI draws 24
+    part = 1_000_000 // CORES  # CI draws 16
 
     def compositions(at: int) -> None:
         seeds = {"SPECNORM_COMPOSITIONS": str(part), "SPECNORM_COMPOSITIONS_SEED": str(at * part)}

@@ -6,6 +6,7 @@ compare FILE [COMMITTED]         # what got slower than noise allows; exit code 
 page [FILE]                      # docs/benchmarks/index.md, or the tables of a file beside it
 resnet18 --out FILE              # each layer of a ResNet-18 enclosed to 1e-3, and the profile; some two minutes
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
+constraint-long --out FILE       # does it hold for 2,000 steps, and at ten times the rate? 20 minutes on one thread
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
 launches                         # operations of the constraint in one pass, which a GPU launches
 constraint-gpu --out FILE        # what a training step costs on a CUDA device; a minute
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("file", type=Path, nargs="?", default=COMMITTED)
     constraint = parsers.add_parser("constraint")
     constraint_cost = parsers.add_parser("constraint-cost")
+    parsers.add_parser("constraint-long").add_argument("--out", type=Path)
     parsers.add_parser("constraint-gpu").add_argument("--out", type=Path)
     by_layer = parsers.add_parser("resnet18")
     by_layer.add_argument("--threads", type=int, default=2, help="of torch; NumPy's are set by OMP_NUM_THREADS")
@@ -145,6 +147,11 @@ def _constraint(options: argparse.Namespace) -> None:
         from benchmarks import constraint_cost
 
         constraint_cost.write(options.quick, options.out)
+        constraint_page.renew(options.out)
+    elif options.command == "constraint-long":
+        from benchmarks import long_loops
+
+        long_loops.write(options.out)
         constraint_page.renew(options.out)
     elif options.command == "constraint-gpu":
         from benchmarks import constraint_gpu

@@ -68,14 +68,16 @@ def summary_table(lines: list[Row]) -> str:
     return table(header, body)
 
 
-def long_sentence(lines: list[Row]) -> str:
-    """The largest norm in longer runs, and the largest share of steps above the first limit."""
-    loops, steps = len({row["loop"] for row in lines}), max(row["steps"] for row in lines)
-    share = largest_shares(lines)[0].replace("%", " %")
-    return (
-        f"In {len(lines)} runs of {steps} steps, of {loops} loops, the largest norm with `spectral_norm` was at most "
-        f"{largest_norm(lines)}, and at most {share} of the steps of a run had a norm above {LIMITS[0]}."
-    )
+def long_table(lines: list[Row]) -> str:
+    """A row for each run of 2,000 steps: its largest norm, steps above each limit, and how often grids were swept."""
+    body = []
+    for row in lines:
+        rate = "usual" if row["factor"] == 1 else f"{row['factor']} times"
+        swept = (f"{100 * row[name]:.0f}%" for name in ("swept_first", "swept"))
+        body.append([row["trains"].rstrip("."), rate, largest_norm([row]), *largest_shares([row]), *swept])
+    limits = (f"steps above {limit}" for limit in LIMITS)
+    header = ["training", "rate", "largest norm", *limits, "swept in the first 250 steps", "swept in all"]
+    return table(header, body)
 
 
 def largest_table(lines: list[Row]) -> str:
@@ -180,7 +182,7 @@ def code(method: str) -> str:
 
 PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     LINES: {"summary": summary_table, "largest": largest_table},
-    LONG_LINES: {"long": long_sentence},
+    LONG_LINES: {"long": long_table},
     COST_LINES: {"cost measured": about, "step": step_table, "JAX": jax_table, "JAX models": jax_models_table},
     GPU_LINES: {"GPU step": gpu_step_table},
 }

@@ -27,7 +27,7 @@ from networks.onnx_arguments import DRAWS as ARGUMENTS  # noqa: E402
 from onnx import helper  # noqa: E402
 from specnorm_networks import Product  # noqa: E402
 
-PROGRAMS = int(os.environ.get("SPECNORM_COMPOSITIONS", "24"))
+PROGRAMS = int(os.environ.get("SPECNORM_COMPOSITIONS", "16"))
 FIRST = int(os.environ.get("SPECNORM_COMPOSITIONS_SEED", "0"))
 
 

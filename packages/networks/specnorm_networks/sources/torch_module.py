@@ -166,8 +166,8 @@ def _note_on_batches(program: ExportedProgram, example: tuple[Tensor, ...]) -> s
 def _program(model: nn.Module, traced: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
     """Return the program of a module, without in-place operators and without values that depend on no input."""
     name = type(model).__name__
-    # An empty table decomposes nothing; it makes in-place operators functional.
-    program: ExportedProgram = traced.run_decompositions({})
+    # An empty table decomposes nothing; it makes in-place operators functional, and takes as long as the trace.
+    program: ExportedProgram = traced if _is_functional(traced) else traced.run_decompositions({})
     _check_states(program, name)
     _check_operators(program, name)
     _make_limits_alike(program)
@@ -195,6 +195,12 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Exp
         if first is not None and first.kind is first.VAR_POSITIONAL:
             dynamic_shapes = {first.name: dynamic_shapes}
     return torch.export.export(model, example, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+def _is_functional(program: ExportedProgram) -> bool:
+    """Whether every call of a program is of an operator that writes nothing."""
+    called = (node.target for node in program.graph.nodes if node.op not in ("placeholder", "output"))
+    return all(isinstance(target, OPERATOR) and not target._schema.is_mutable for target in called)
 
 
 def _check_states(program: ExportedProgram, name: str) -> None:
