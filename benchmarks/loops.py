@@ -232,11 +232,11 @@ def perceptron_muon(constrain: Constrain) -> Steps:
         yield
 
 
-@loop("drawn again")
+@loop("reinitialized")
 @torch.no_grad()
-def drawn_again(constrain: Constrain) -> Steps:
+def reinitialized(constrain: Constrain) -> Steps:
     """Convolutions 3 -> 16 -> 16 and a linear layer of 64 outputs; Adam 1e-3. After every 30th step a convolution, or a
-    part of the linear layer, is drawn again."""
+    part of the linear layer, is reinitialized."""
     layers = [constrain(nn.Conv2d(3, 16, 3, padding=1)), constrain(nn.Conv2d(16, 16, 3, stride=2, padding=1))]
     linear = constrain(nn.Linear(16 * 64, 64))
     body = [nn.Sequential(layer, nn.ReLU()) for layer in layers]

@@ -229,7 +229,7 @@ def at_inference(model: nn.Module) -> Iterator[None]:
 def check_used(module: nn.Module) -> Tensor:
     """Return the kernel that a layer uses, tested on a random input; refuse a layer that does not use its weight."""
     if not torch.isfinite(weight_of(module)).all():
-        raise MethodError("its weight holds NaN or infinity: look where the training diverged.")
+        raise MethodError("its weight contains NaN or infinity: look where the training diverged.")
     # In units of the largest entry: outputs that overflow cannot be compared.
     largest = max(1.0, float(weight_of(module).abs().max()))
     x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module)) / largest

@@ -336,7 +336,7 @@ REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
     "a negative number": (lambda: reason(upper="-0x1.0p+1"), "no hexadecimal float"),
     "a float claimed": (lambda: reason(upper=2.5), "no hexadecimal float"),
     "nan in the kernel": (
-        lambda: reason(statement_of(NAN, upper=RIGHT["upper"]), arrays={"k": NAN}), "holds nan or infinity",
+        lambda: reason(statement_of(NAN, upper=RIGHT["upper"]), arrays={"k": NAN}), "contains NaN or infinity",
     ),
     "another bit": (lambda: reason(arrays={"k": KERNEL * (1 + 2**-52)}), "digest differs"),
     "another shape": (lambda: reason(arrays={"k": KERNEL[0]}), "the model's array is float64"),

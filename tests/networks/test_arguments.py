@@ -143,7 +143,7 @@ DIVERGED.weight.data[0, 0, 0, 0] = float("nan")
         (torch.nn.Linear(4, 4), {"input_shape": (-4,)}, "such as (3, 32, 32)"),
         (torch.nn.Linear(4, 4), {"input_shape": (4,), "method": "product"}, "method='product' is not Product()"),
         (torch.nn.Linear(4, 4), {"input_shape": (4,), "rtol": -1}, "rtol=-1 is not between 0 and 1"),
-        (DIVERGED, {"input_shape": (3, 8, 8)}, "holds NaN or infinity at a random input"),
+        (DIVERGED, {"input_shape": (3, 8, 8)}, "contains NaN or infinity at a random input"),
         (torch.nn.Conv2d(3, 3, 3), {"input_shape": (1, 3, 8, 8)}, "give one input's shape without the batch axis"),
         ("none.onnx", {}, "none.onnx cannot be read: No such file"),
         ("cut.onnx", {}, "cut.onnx: it is damaged"),

@@ -252,7 +252,7 @@ def test_a_builder_that_forgets_an_argument_refuses_it(monkeypatch: pytest.Monke
                 without = {key: value for key, value in parameters(make).items() if key != name}
                 given = call(operator, opset, **{name: STRANGE[schema.attributes[name].type.value]})
                 monkeypatch.setattr(binding, "parameters", lambda _, without=without: without)
-                with pytest.raises(NoBoundError, match=f"attribute {name} of {operator} is not known"):
+                with pytest.raises(NoBoundError, match=f"attribute {name} of {operator} is not supported"):
                     bind(given, replace(known, ignored=()), make)
                 monkeypatch.undo()
                 forgotten += 1

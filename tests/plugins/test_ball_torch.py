@@ -275,7 +275,7 @@ def test_gradients_that_are_not_finite_are_named_and_change_nothing() -> None:
     train(model, optimiser, 1)
     before = copy.deepcopy(model.state_dict())
     model[7].weight.grad[0, 0, 0, 0] = math.nan
-    with pytest.raises(MethodError, match=r"the gradient of 7\.weight holds NaN or infinity; no weight was changed"):
+    with pytest.raises(MethodError, match=r"the gradient of 7\.weight contains NaN or infinity; no weight was changed"):
         optimiser.step()
     # Sums that overflow are finite gradients.
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())

@@ -97,7 +97,7 @@ def proven_norm(
     entry of a kernel that was itself computed.
     """
     kernel = kernel.astype(np.float64)
-    require(np.isfinite(kernel).all(), "the kernel holds nan or infinity")
+    require(np.isfinite(kernel).all(), "the kernel contains NaN or infinity")
 
     # Step 1: round 2^exponent K to whole numbers.
     with np.errstate(over="ignore", under="ignore"):

@@ -169,7 +169,7 @@ class _Comparison:
             operands = [known[name][0].value for name in node.inputs if name not in constants]
             if operands and all(np.isfinite(operand).all() for operand in operands):
                 raise TranslationError(
-                    f"Value {visible(node.name)} ({visible(node.label)}) of the model holds NaN, which has no bound: "
+                    f"Value {visible(node.name)} ({visible(node.label)}) of the model contains NaN: "
                     "look for NaN or infinity in its weights and biases."
                 )
         if theirs is None:
@@ -340,7 +340,7 @@ def _is_alike(node: Node, together: Computed, alone: list[Computed], count: int)
             return True
     if not np.isfinite(together.value).all():
         raise TranslationError(
-            f"The model's output {visible(node.name)} holds NaN or infinity at a random input: look for them in its "
+            f"The model's output {visible(node.name)} contains NaN or infinity at a random input: look for them in its "
             "weights."
         )
     raise TranslationError(

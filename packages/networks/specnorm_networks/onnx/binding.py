@@ -85,7 +85,7 @@ def bind(call: Call, rule: OperatorRule, builder: Builder) -> Callable[[], Resul
             continue
         is_ignored = name in rule.ignored or not _differ(value, default)
         if name in accepted or not is_ignored:
-            raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is not known here")
+            raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is not supported")
     for name, parameter in accepted.items():
         if name not in arguments and parameter is not variadic:
             arguments[name] = _default(call, parameter)
@@ -99,7 +99,7 @@ def _leave_out(call: Call, rule: OperatorRule, name: str, value: Value) -> None:
     if isinstance(value, Data):
         refuse(call, name, value)
     elif name not in rule.ignored:
-        raise NoBoundError(f"the input {name} of {call.operator} is not known here")
+        raise NoBoundError(f"the input {name} of {call.operator} is not supported")
 
 
 def _default(call: Call, parameter: inspect.Parameter) -> Any:
@@ -121,7 +121,7 @@ def stated(call: Call, rule: OperatorRule) -> tuple[list[tuple[str, Value]], dic
     """
     if not rule.since <= call.opset <= NEWEST:
         raise NoBoundError(
-            f"{call.operator} of operator set {call.opset} is not known here, only of {rule.since} to {NEWEST}"
+            f"{call.operator} of operator set {call.opset} is not supported; sets {rule.since} to {NEWEST} are"
         )
     schema = _schema(call.operator, call.opset)
     return _inputs(call, schema), _attributes(call, schema)
@@ -133,7 +133,9 @@ def _inputs(call: Call, schema: Any) -> list[tuple[str, Value]]:
     if schema.inputs and schema.inputs[-1].option == schema.inputs[-1].option.Variadic:
         names += names[-1:] * (len(call.inputs) - len(names))
     if len(call.inputs) > len(names):
-        raise NoBoundError(f"{call.operator} has {counted(len(call.inputs), 'input')}; {len(names)} can be read")
+        raise NoBoundError(
+            f"{call.operator} has {counted(len(call.inputs), 'input')}; at most {len(names)} are supported"
+        )
     return [(name, value) for name, value in zip(names, call.inputs, strict=False) if value is not None]
 
 
@@ -146,9 +148,11 @@ def _attributes(call: Call, schema: Any) -> dict[str, tuple[Any, Any]]:
     attributes = {name: (default, default) for name, default in defaults.items()}
     for name, attribute in call.attributes.items():
         if name not in schema.attributes:
-            raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is not known here")
+            raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is not supported")
         if attribute.type != schema.attributes[name].type.value or attribute.ref_attr_name:
-            raise NoBoundError(f"the attribute {name[:40]} of {call.operator} is of another type than the standard's")
+            raise NoBoundError(
+                f"the attribute {name[:40]} of {call.operator} has another type than in the ONNX standard"
+            )
         attributes[name] = (attribute, defaults.get(name))
     return attributes
 
@@ -160,7 +164,7 @@ def _converted(call: Call, attribute: Any) -> Any:
         return call.describe(value)
     are_numbers = isinstance(value, tuple) and all(isinstance(n, int | float) for n in value)
     if not are_numbers and not isinstance(value, int | float | str):
-        raise NoBoundError(f"the attribute {attribute.name[:40]} of {call.operator} is of a kind that is not read")
+        raise NoBoundError(f"the attribute {attribute.name[:40]} of {call.operator} has a type that is not supported")
     return value
 
 
@@ -201,9 +205,9 @@ def _argument(call: Call, name: str, value: Value, parameter: inspect.Parameter)
         return array
     numbers = tuple(np.ravel(array).tolist())
     if kind in (Wholes, int) and any(n != int(n) for n in numbers):
-        raise NoBoundError(f"the input {name} of {call.operator} holds no whole numbers")
+        raise NoBoundError(f"the input {name} of {call.operator} contains numbers that are not integers")
     if kind in _SINGLE and len(numbers) != 1:
-        raise NoBoundError(f"the input {name} of {call.operator} is not one number")
+        raise NoBoundError(f"the input {name} of {call.operator} is not a scalar")
     return numbers[0] if kind in _SINGLE else numbers
 
 
@@ -211,7 +215,6 @@ def refuse(call: Call, name: str, value: Data) -> NoReturn:
     """Raise the error that an input must be a constant."""
     if not value.origins:
         raise NoBoundError(
-            f"the input {name} of {call.operator} is computed from sizes or constants that are not known: give the "
-            "input shape"
+            f"the input {name} of {call.operator} is computed from unknown sizes or constants: give the input shape"
         )
     raise NoBoundError(f"the input {name} of {call.operator} depends on the network's input")

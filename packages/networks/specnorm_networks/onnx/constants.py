@@ -82,13 +82,13 @@ def constant(
     for wholes in (value_int, value_ints):
         if wholes is not None:
             return call.fold(np.asarray(wholes, dtype=np.int64))
-    raise NoBoundError("a constant of a kind that is not read")
+    raise NoBoundError("this type of constant is not supported")
 
 
 def shape_of(call: Call, x: Value, /, *, start: int = 0, end: int | None = None) -> Constant | Output:
     """Return the shape of a value (Shape), or its number of entries (Size)."""
     if x.shape is None:
-        return Output(ops.Held("its sizes are not known: give the input shape"), (), None)
+        return Output(ops.Held("its shape is unknown: give the input shape"), (), None)
     sizes = x.shape[start:end]
     return call.fold(np.asarray(sizes if call.operator == "Shape" else math.prod(sizes), dtype=np.int64))
 
@@ -96,7 +96,7 @@ def shape_of(call: Call, x: Value, /, *, start: int = 0, end: int | None = None)
 def filled(call: Call, shape: Wholes, /, *, value: Constant | None = None) -> Constant | Output:
     """Return the constant of a ConstantOfShape node with a small shape."""
     if len(shape) > 16 or min(shape, default=0) < 0 or math.prod(shape) > MAX_FOLDED:
-        return Output(ops.Held("it is a constant that is not evaluated"), (), None)
+        return Output(ops.Held("this constant is not evaluated"), (), None)
     entry = np.zeros(1, np.float32) if value is None else np.ravel(value.load())
     return call.fold(np.full(shape, entry[0]))
 
@@ -132,20 +132,24 @@ def computed(proto: Any, call: Call, since: int, reader: Tensors) -> tuple[Const
     is_rounded = any(value.is_rounded for value in values)
     may_jump = call.operator in _JUMPS or not {*dtypes} <= {*_FLOATS}
     if is_rounded and may_jump:
-        raise NoBoundError(f"{call.operator} of constants that were rounded is not evaluated: its value may jump")
+        raise NoBoundError(f"{call.operator} of rounded constants is not evaluated: it is discontinuous")
     sizes = [math.prod(shape) for shape in shapes]
     cost_of_entry = cost(proto, [x.shape if isinstance(x, Constant) else () for x in call.inputs])
     fits = max(sizes) <= max(MAX_KNOWN, reader.largest)
     byte_count = sum(size * np.dtype(dtype).itemsize for size, dtype in zip(sizes, dtypes, strict=True))
     if not fits or not reader.computes(byte_count, sum(sizes) * cost_of_entry, WORK):
-        raise NoBoundError(f"{call.operator} of constants of {max(sizes)} entries is more than is evaluated")
+        raise NoBoundError(
+            f"{call.operator} of constants with {max(sizes)} entries is not evaluated: they are too large"
+        )
 
     run = cache(partial(_arrays, proto, call, outputs))
     steps = max(value.steps for value in values)
     is_small = sum(value.size for value in values) <= MAX_FOLDED and max(sizes) <= MAX_FOLDED
     if is_alike and not steps and is_small:
         if not _is_same_everywhere(call, [value.load() for value in values]):
-            raise NoBoundError(f"{call.operator} of such constants is computed by each runtime in its own way")
+            raise NoBoundError(
+                f"{call.operator} of these constants is not evaluated: runtimes compute different results"
+            )
         return tuple(map(call.fold, run()))
     if not {*dtypes} <= {*_FLOATS}:
         raise NoBoundError(f"{call.operator} of constants of {max(sizes)} entries is not evaluated")
@@ -176,7 +180,7 @@ def _inferred(proto: Any, call: Call) -> list[tuple[Shape, str]]:
         schema = defs.get_schema(call.operator, call.opset)
         others = {*call.attributes} - {*schema.attributes}
         if others:
-            raise NoBoundError(f"the attribute {min(others)[:40]} of {call.operator} is not known")
+            raise NoBoundError(f"the attribute {min(others)[:40]} of {call.operator} is not supported")
         opsets = [helper.make_opsetid("", call.opset)]
         found = shape_inference.infer_node_outputs(schema, proto, types, numbers, opset_imports=opsets)
         tensors = [found[name].tensor_type for name in proto.output if name]
@@ -188,10 +192,10 @@ def _inferred(proto: Any, call: Call) -> list[tuple[Shape, str]]:
     shapes = []
     for tensor in tensors:
         if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in tensor.shape.dim):
-            raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is not known")
+            raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is unknown")
         shapes.append(tuple(int(dim.dim_value) for dim in tensor.shape.dim))
     if len(tensors) != len(proto.output) or any(n < 0 for shape in shapes for n in shape):
-        raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is not known")
+        raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is unknown")
     return list(zip(shapes, dtypes, strict=True))
 
 

@@ -61,7 +61,7 @@ def gelu(x: Data, /, *, approximate: str) -> Output:
         y = _joined(ops.Add((1.0, 1.0)), x, cube)
         phi = _applied(ops.Sigmoid(), scaled(y, 2 * math.sqrt(2 / math.pi), exact=False))
     else:
-        raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not known here")
+        raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not supported")
     return _joined(ops.Product(), x, phi)
 
 
@@ -79,14 +79,14 @@ def hard_swish(x: Data, /) -> Output:
 def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Output:
     """Return ``alpha x + beta``, clipped to [0, 1]."""
     if not (math.isfinite(alpha) and math.isfinite(beta)):
-        raise NoBoundError(f"its slope and what it adds are {alpha} and {beta}")
+        raise NoBoundError(f"slope {alpha} and offset {beta} are not supported")
     return _applied(ops.HardTanh(0.0, 1.0), scaled(x, alpha, shift=beta))
 
 
 def celu(x: Data, /, *, alpha: float) -> Output:
     """Return ``alpha elu(x / alpha)``."""
     if not alpha > 0:
-        raise NoBoundError(f"alpha={alpha!r}: below 0 the exponential grows")
+        raise NoBoundError(f"alpha={alpha!r} is negative")
     stretched = scaled(x, 1 / alpha, exact=alpha == 1)
     return scaled(Output(ops.ELU(), (stretched,), x.shape), alpha)
 
@@ -99,7 +99,7 @@ def selu(x: Data, /, *, alpha: float, gamma: float) -> Output:
 def scaled(x: Data | Output, factor: float, *, shift: float = 0.0, exact: bool = True) -> Output:
     """Return a number times a value, plus another number; ``exact``: whether the factor is not rounded."""
     if not SMALLEST_FACTOR < abs(factor) < 1 / SMALLEST_FACTOR:
-        raise NoBoundError(f"a factor of {factor!r} is not known here")
+        raise NoBoundError(f"the factor {factor!r} is not supported")
     offset = (np.array(shift), np.zeros(()))
     return _applied(ops.Scale(np.array(factor), (lambda: offset) if shift else None, exact=exact), x)
 
@@ -109,7 +109,7 @@ def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | No
     low = _limit(min, -math.inf)
     high = _limit(max, math.inf)
     if low is None or high is None or not low <= high:
-        raise NoBoundError(f"its limits are {low} and {high}")
+        raise NoBoundError(f"the limits {low} and {high} are not supported")
     constants = [end for end in (min, max) if isinstance(end, Constant)]
     return Output(ops.HardTanh(low, high), (x,), _shape_with(x, *constants))
 
@@ -124,7 +124,7 @@ def _limit(end: Constant | float | None, default: float) -> float | None:
 def prelu(x: Data, /, *, slope: Constant) -> Output:
     """Return leaky ReLU with constant slopes below 0."""
     if x.shape is not None and broadcast_shapes([x.shape, slope.shape]) != x.shape:
-        raise NoBoundError(f"its slopes of shape {slope.shape} do not fit {x.shape}")
+        raise NoBoundError(f"slopes of shape {slope.shape} do not fit an input of shape {x.shape}")
     return Output(ops.LeakyReLU(numbers_of(slope)), (x,), x.shape)
 
 
@@ -181,7 +181,7 @@ def multiply(a: Value, b: Value, /) -> Output:
 def divide(a: Value, b: Value, /) -> Output:
     """Return the quotient of a value by constants, or of a number or a value by a value that moves."""
     if any(isinstance(x, Constant) and not x.dtype.startswith(FLOATING) for x in (a, b)):
-        raise NoBoundError("it divides whole numbers, so its value jumps")
+        raise NoBoundError("integer division is discontinuous")
     if isinstance(b, Data):
         number = scalar(a)
         if number is None:
@@ -203,7 +203,7 @@ def _shape_with(x: Data, *numbers: Value) -> Shape | None:
     """Return the shape of a value that is joined with numbers; these must not add axes."""
     shape = broadcast_shapes([x.shape, *(number.shape for number in numbers)])
     if shape != x.shape:
-        raise NoBoundError("a number of more axes than the value that it is joined with")
+        raise NoBoundError("a constant has more axes than the other operand")
     return shape
 
 
@@ -211,12 +211,12 @@ def power(x: Data, exponent: Constant, /) -> Output:
     """Return a power with a whole exponent, a root or an inverse."""
     number = scalar(exponent)
     if number is None:
-        raise NoBoundError("its exponent is not one number that is known")
+        raise NoBoundError("its exponent is not a constant scalar")
     shape = _shape_with(x, exponent)
     if 1 <= number <= LARGEST_EXPONENT and number == int(number):
         return Output(ops.Power(int(number)), (x,), shape)
     if number not in (0.5, -0.5, -1.0):
-        raise NoBoundError(f"a power of {number:.6g} has no rule")
+        raise NoBoundError(f"the exponent {number:.6g} is not supported")
     if number == -1:
         return Output(ops.Reciprocal(), (x,), shape)
     root = Output(ops.Sqrt(), (x,), shape)
@@ -250,7 +250,7 @@ def equal(call: Call, a: Value, b: Value, /) -> Constant:
     for x, constant in ((a, b), (b, a)):
         if isinstance(x, Data) and isinstance(constant, Constant) and not np.isfinite(numbers_of(constant)).any():
             return _truth(call, x, False, constant)
-    raise NoBoundError("it has a step where two entries are equal")
+    raise NoBoundError("it is discontinuous where two entries are equal")
 
 
 def never(call: Call, x: Data, /) -> Constant:
@@ -261,7 +261,7 @@ def never(call: Call, x: Data, /) -> Constant:
 def negation(call: Call, x: Value, /) -> Constant:
     """Return the negation of truth values that are constant."""
     if isinstance(x, Data) or x.size > MAX_KNOWN or x.refusal is not None:
-        raise NoBoundError("it has a step where a condition changes")
+        raise NoBoundError("it is discontinuous where its condition changes")
     return call.fold(np.logical_not(x.load()))
 
 
@@ -269,7 +269,7 @@ def _truth(call: Call, x: Data, truth: bool, *others: Constant) -> Constant:
     """Return one truth value at each entry of a value that is broadcast with others."""
     shape = broadcast_shapes([shape_of(x), *(other.shape for other in others)])
     if shape is None or math.prod(shape) > MAX_KNOWN:
-        raise NoBoundError("it compares more entries than are known here")
+        raise NoBoundError("it compares too many entries")
     return call.fold(np.broadcast_to(np.array(truth), shape))
 
 
@@ -291,6 +291,6 @@ def softmax(call: Call, x: Data, /, *, axis: int) -> Output:
     """Return softmax or its logarithm over one axis; before operator set 13 it is over that axis and all behind it."""
     shape = shape_of(x)
     if call.opset < 13 and on_axis(axis, shape) != len(shape) - 1:
-        raise NoBoundError("before operator set 13 it is over several axes: export the network to a newer one")
+        raise NoBoundError("before operator set 13 it covers several axes: export the network to a newer set")
     make = ops.Softmax if call.operator == "Softmax" else ops.LogSoftmax
     return Output(make((on_axis(axis, shape),)), (x,), x.shape)

@@ -51,7 +51,7 @@ def amounts(name: str, stated: Wholes | None, count: int, default: int) -> tuple
     """
     numbers = stated or (default,) * count
     if len(numbers) != count or any(not default <= n <= MAX_AMOUNT for n in numbers):
-        raise NoBoundError(f"{name}={list(numbers[:8])} make no sense here")
+        raise NoBoundError(f"{name}={list(numbers[:8])} is invalid")
     return numbers
 
 
@@ -91,7 +91,7 @@ def pads_of(
             pairs.append((before, total - before))
         return tuple(pairs)
     if auto_pad not in ("NOTSET", "VALID"):
-        raise NoBoundError(f"auto_pad={auto_pad[:20]} is not known here")
+        raise NoBoundError(f"auto_pad={auto_pad[:20]} is not supported")
     ndim = len(kernel)
     flat = amounts("pads", pads if auto_pad == "NOTSET" else None, 2 * ndim, 0)
     return tuple(zip(flat[:ndim], flat[ndim:], strict=True))
@@ -284,7 +284,7 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
     indices = terms.split(",")
     has_letters_once = all(x.isalpha() and len(set(x)) == len(x) for x in (*indices, output_indices) if x)
     if not arrow or len(values) != 2 or not has_letters_once:
-        raise NoBoundError(f"its equation {equation[:40]} has no rule")
+        raise NoBoundError(f"the equation {equation[:40]} is not supported")
     position = values.index(moving[0])
     constant = values[1 - position]
     assert isinstance(constant, Constant)  # for the type checker: one is a constant
@@ -381,7 +381,7 @@ def batch_norm(
     """Return batch normalization at inference: a product with constants."""
     # Before operator set 14, a node with further outputs is in training.
     if call.opset < 14 and call.outputs > 1:
-        raise NoBoundError("it normalizes by the statistics of the batch")
+        raise NoBoundError("it normalizes with the statistics of the batch")
     means = numbers_of(mean)
     variances = numbers_of(variance)
     scales = numbers_of(scale)
@@ -410,7 +410,7 @@ def _normalised(
     """
     shape = shape_of(x)
     if not axes or not math.isfinite(eps):
-        raise NoBoundError(f"it normalizes over axes {axes}, with epsilon={eps!r}")
+        raise NoBoundError(f"normalization over axes {axes} with epsilon={eps!r} is not supported")
     value = Output(ops.Centre(axes), (x,), shape) if centred else x
     shape_of_length = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
     length = Output(ops.Norm(axes, keep=True), (value,), shape_of_length)
@@ -463,7 +463,7 @@ def group_norm(
     shape = shape_of(x)
     sizes = shape[1:]
     if num_groups < 1 or sizes[0] % num_groups:
-        raise NoBoundError(f"num_groups={num_groups} of {counted(sizes[0], 'channel')}")
+        raise NoBoundError(f"num_groups={num_groups} does not fit {counted(sizes[0], 'channel')}")
     split = (shape[0], num_groups, math.prod(sizes) // num_groups)
     groups = Output(ops.Reshape((0, num_groups, -1), copies=True), (x,), split)
     normalised_groups = _normalised(groups, (2,), epsilon)

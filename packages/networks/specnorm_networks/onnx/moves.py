@@ -41,7 +41,7 @@ def moved(x: Value, operator: Move) -> Constant | Output:
 def reshape(x: Value, /, *, shape: Wholes, allowzero: int = 0) -> Constant | Output:
     """Return a value in a new shape: 0 copies the size before, -1 stands for the size that remains."""
     if len(shape) > 16 or min(shape, default=0) < -1:
-        raise NoBoundError(f"shape={shape[:8]}")
+        raise NoBoundError(f"shape={shape[:8]} does not fit its input")
     operator = ops.Reshape(shape, copies=not allowzero)
     # Without a size to copy or to compute, the input's shape is not needed.
     if x.shape is None and min(shape, default=1) >= (0 if allowzero else 1):
@@ -73,7 +73,7 @@ def squeeze(x: Value, /, *, axes: Wholes | None) -> Constant | Output:
     """Return a value without some axes of size 1, or without all of them."""
     before = shape_of(x)
     if axes is not None and not axes:
-        raise NoBoundError("it has axes, and none of them: runtimes disagree on what it takes away")
+        raise NoBoundError("its list of axes is empty: runtimes disagree on what this means")
     if axes:
         removed = tuple(sorted({on_axis(axis, before) for axis in axes}))
     else:
@@ -101,7 +101,7 @@ def identity(x: Value, /) -> Constant | Output:
 def dropout(x: Value, /, *, training_mode: Constant | None) -> Constant | Output:
     """Return the value itself: dropout at inference."""
     if training_mode is not None and scalar(training_mode) != 0:
-        raise NoBoundError("dropout may be active: training_mode is not false")
+        raise NoBoundError("dropout may be active: training_mode is not False")
     return identity(x)
 
 
@@ -114,11 +114,11 @@ def cast(x: Value, /, *, to: int) -> Result:
             wide = "float32" if to == 1 else "float64"
             return replace(x, dtype=wide, load=lambda: x.load().astype(wide))
         # The reference evaluator computes other casts, but of small constants alone.
-        raise NoBoundError("a large constant that is cast is not evaluated")
+        raise NoBoundError("a cast of a large constant is not evaluated")
     if to in (6, 7):  # int32 and int64
         return Output(ops.Truncated(), (x,), x.shape)
     if to not in (1, 10, 11, 16):
-        raise NoBoundError("it casts to integers, so its value jumps")
+        raise NoBoundError("a cast to integers is discontinuous")
     return Output(ops.Identity(), (x,), x.shape)
 
 
@@ -141,7 +141,7 @@ def slice_of(
     for start, end, stated_axis, step in zip(starts, ends, axes, steps, strict=True):
         axis = on_axis(stated_axis, shape_of(x))
         if axis in parts:
-            raise NoBoundError(f"it takes a part of axis {axis} twice")
+            raise NoBoundError(f"it slices axis {axis} twice")
         first, last, _ = slice(start, end, step).indices(shape_of(x)[axis])
         if first < 0:  # NumPy takes no entry, onnxruntime may take the first one
             raise NoBoundError(f"it steps backwards from {start}, before the first entry of axis {axis}")
@@ -202,9 +202,9 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Outp
             return _looked_up(x, indices, indices.shape)
         call.missed()  # the table becomes a row that is not read
         shape = (*before[:axis], *shape_of(indices), *before[axis + 1 :])
-        return Output(ops.Unknown("a table that is read at positions"), (indices,), shape)
+        return Output(ops.Unknown("it looks up entries of a table at computed indices"), (indices,), shape)
     if isinstance(x, Constant):
-        raise NoBoundError("a table that is read at positions")
+        raise NoBoundError("it looks up entries of a table at computed indices")
     index = indices.astype(np.int64)
     shape = (*before[:axis], *index.shape, *before[axis + 1 :])
     return Output(ops.Gather(axis, index), (x,), shape)
@@ -220,7 +220,7 @@ def expand(x: Data, shape: Wholes, /) -> Output:
 def tile(x: Data, repeats: Wholes, /) -> Output:
     """Return a value repeated along its axes."""
     if min(repeats, default=0) < 1 or (x.shape is not None and len(repeats) != len(x.shape)):
-        raise NoBoundError("its repeats make no sense here")
+        raise NoBoundError("its repeats are invalid")
     shape = None if x.shape is None else tuple(n * r for n, r in zip(x.shape, repeats, strict=True))
     return Output(ops.Tile(repeats), (x,), shape)
 
@@ -246,14 +246,14 @@ def _places(x: Value) -> NDArray[np.int64]:
     """Return the number of each entry of a value, in its shape."""
     shape = shape_of(x)
     if math.prod(shape) > MAX_KNOWN:
-        raise NoBoundError("its input is too large for a table of its entries")
+        raise NoBoundError("its input has too many entries")
     return np.arange(math.prod(shape)).reshape(shape)
 
 
 def _entries(x: Data, places: NDArray[np.int64]) -> Output:
     """Return the entries of a value with these numbers; -1 stands for zero."""
     if places.size > MAX_KNOWN:
-        raise NoBoundError("its value is too large for a table of its entries")
+        raise NoBoundError("its output has too many entries")
     return Output(ops.Entries(places, math.prod(shape_of(x))), (x,), places.shape)
 
 
@@ -272,7 +272,7 @@ def _places_at(places: NDArray[np.int64], indices: Array) -> NDArray[np.int64]:
     depth = indices.shape[-1]
     count = math.prod(indices.shape[:-1]) * math.prod(places.shape[depth:])
     if depth < 1 or count > MAX_KNOWN:
-        raise NoBoundError("its value is too large for a table of its entries, or has no positions")
+        raise NoBoundError("its output has too many entries, or its indices are unknown")
     return np.asarray(places[tuple(np.moveaxis(indices.astype(np.int64), -1, 0))])
 
 
@@ -283,7 +283,7 @@ def gather_elements(x: Data, indices: Array, /, *, axis: int = 0) -> Output:
 
 def _looked_up(table: Constant, positions: Data | Output, shape: Shape | None) -> Output:
     if table.size > MAX_FOLDED or table.refusal is not None:
-        raise NoBoundError("a table that cannot be read, or is too large")
+        raise NoBoundError("its table cannot be read or is too large")
     return Output(ops.Lookup(table.load().astype(np.float64)), (positions,), shape)
 
 
@@ -295,7 +295,7 @@ def gather_nd(call: Call, x: Value, indices: Array | Data, /) -> Output:
             refuse(call, "indices", indices)  # raises
         return _looked_up(x, Output(ops.Reshape(shape[:-1]), (indices,), shape[:-1]), shape[:-1])
     if isinstance(x, Constant):
-        raise NoBoundError("a table that is read at positions")
+        raise NoBoundError("it looks up entries of a table at computed indices")
     return _entries(x, _places_at(_places(x), indices))
 
 
@@ -331,7 +331,7 @@ def _with_updates(x: Value, places: NDArray[np.int64], updates: Value, reduction
         added = Output(ops.AddedUp(places, shape_of(x)), (updates,), x.shape)
         return Output(ops.Add((1.0, 1.0)), (x, added), x.shape)
     if reduction != "none":
-        raise NoBoundError(f"reduction={reduction[:20]!r}: only sums at constant positions have a rule")
+        raise NoBoundError(f"reduction={reduction[:20]!r} is not supported; only sums at constant indices are")
     if len(np.unique(places)) < places.size:
         raise NoBoundError("it writes to an entry twice")
     return Output(ops.Merge(places), (x, updates), x.shape)
@@ -349,6 +349,6 @@ def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1) -> Output:
     axis = on_axis(axis, shape)
     size = shape[axis]
     if not 0 < k <= size:
-        raise NoBoundError(f"{k} of {counted(size, 'entry', 'entries')}")
+        raise NoBoundError(f"k={k} does not fit {counted(size, 'entry', 'entries')}")
     sort = ops.Sort(axis, bool(largest), None if k == size else k)
     return Output(sort, (x,), (*shape[:axis], k, *shape[axis + 1 :]))

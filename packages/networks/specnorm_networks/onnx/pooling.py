@@ -91,7 +91,7 @@ def reduce(make: _Reduction, first: ops.Operator | None = None) -> Builder:
     ) -> Output:
         if not axes and noop_with_empty_axes:
             if make is ops.Norm:
-                raise NoBoundError("noop_with_empty_axes: operator sets disagree on what the norm of no axes is")
+                raise NoBoundError("noop_with_empty_axes: operator sets disagree on the norm over no axes")
             return Output(first or ops.Identity(), (x,), x.shape)
         shape = shape_of(x)
         entries = x if first is None else Output(first, (x,), shape)
@@ -122,9 +122,9 @@ def resize(
         "asymmetric",
         "align_corners",
     ):
-        raise NoBoundError(f"resizing by {mode[:20]} with {coordinates[:40]} coordinates has no rule")
+        raise NoBoundError(f"resizing by {mode[:20]} with {coordinates[:40]} coordinates is not supported")
     if nearest_mode not in ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"):
-        raise NoBoundError(f"nearest_mode={nearest_mode[:20]} of {call.operator} is not known here")
+        raise NoBoundError(f"nearest_mode={nearest_mode[:20]} of {call.operator} is not supported")
     amounts: Numbers = scales or sizes or ()
     resized_axes = [on_axis(a, shape_of(x)) for a in axes] if axes is not None else range(len(shape))
     if len(resized_axes) != len(amounts) or len(set(resized_axes)) < len(resized_axes):
@@ -133,7 +133,7 @@ def resize(
     for axis, amount in zip(resized_axes, amounts, strict=True):
         n = shape[axis]
         if not 0 < amount < math.inf:
-            raise NoBoundError("a scale or size that is not positive")
+            raise NoBoundError("one of its scales or sizes is not positive")
         if scales:
             factors[axis] = Fraction(amount)
             shape[axis] = math.floor(n * factors[axis])
@@ -144,7 +144,9 @@ def resize(
     moves_corners = coordinates == "align_corners" and bool(rounded_sizes)
     moves_single_pixel = coordinates == "pytorch_half_pixel" and 1 in rounded_sizes
     if moves_corners or moves_single_pixel:
-        raise NoBoundError(f"{coordinates} where size times scale is not a whole number: runtimes take other corners")
+        raise NoBoundError(
+            f"{coordinates} where size times scale is not an integer: runtimes disagree on the coordinates"
+        )
     stated_sizes = None if scales else tuple(shape)
     return Output(ops.Resize(mode, stated_sizes, tuple(factors), coordinates, nearest_mode), (x,), tuple(shape))
 
@@ -167,12 +169,12 @@ def pad(
     padded_axes = [on_axis(a, shape) for a in axes] if axes is not None else range(len(shape))
     count = len(padded_axes)
     if mode not in _MODES or len(pads) != 2 * count or any(abs(p) > MAX_AMOUNT for p in pads):
-        raise NoBoundError("its mode or pads make no sense here")
+        raise NoBoundError("its mode or pads are invalid")
     pairs = [(0, 0)] * len(shape)
     for number, axis in enumerate(padded_axes):
         pairs[axis] = (pads[number], pads[number + count])
     if mode != "constant" and min(pads, default=0) < 0:
-        raise NoBoundError("negative padding by repeated pixels")
+        raise NoBoundError("negative padding in a mode that repeats pixels is not supported")
     constant = value if constant_value is None else scalar(constant_value)
     cuts = []
     added = []

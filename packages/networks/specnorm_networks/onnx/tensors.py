@@ -181,7 +181,7 @@ class Tensors:
             path = _inside(self.model, location)
             size = path.stat().st_size
         except (OSError, ValueError) as error:
-            return constant.refused(f"its data lie in {location!r}, which cannot be read: {error}")
+            return constant.refused(f"its data are in {location!r}, which cannot be read: {error}")
         if length != byte_count or offset < 0 or offset + byte_count > size:
             return constant.refused(
                 f"it takes {byte_count} bytes; {length} are claimed at {offset} of {location!r}, which has {size}."

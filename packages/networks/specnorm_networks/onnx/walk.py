@@ -47,7 +47,7 @@ _WITHOUT_KERNELS = (("ai.onnx.ml", "ZipMap"), ("ai.onnx.ml", "ArrayFeatureExtrac
 """Operators of other domains that have no kernel, by domain and name."""
 _MISUNDERSTOOD = (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, MemoryError)
 """Errors of builders for nodes that a file states in a way that they do not expect."""
-_SUBGRAPH = "it has a sub-graph, which is not read"
+_SUBGRAPH = "it has a subgraph, which is not supported"
 COMPUTED = "kernel as onnx's reference evaluator computes it from the file's constants"
 """Assumption about a kernel that the file does not store."""
 
@@ -114,11 +114,11 @@ class Walk:
         self.values = self._scope(model.graph)
         self._walk(model.graph)
         if any(function.domain in _DOMAINS for function in model.functions):
-            self.broken = "it defines operators of ONNX anew"
+            self.broken = "it redefines operators of ONNX"
         if len(opsets) > 1:
             self.broken = f"it imports the operator sets {', '.join(map(str, sorted(opsets)[:4]))} of ONNX at once"
         if any(output.name not in self.values for output in model.graph.output):
-            self.broken = self.broken or "nothing makes one of its outputs"
+            self.broken = self.broken or "no node computes one of its outputs"
 
     def tensors(self) -> list[Tensor]:
         """Return rows and skipped tensors, kernels first in the graph's order."""
@@ -209,7 +209,7 @@ class Walk:
                 operator = Input(may_change=False)
                 origin = frozenset()
             elif tensor.elem_type not in _FLOATS:
-                operator = Unknown("its type is not known here")
+                operator = Unknown("its type is not supported")
             scope[name] = Data(name, shape, origin, depends=True)
             self.nodes.append(Node(name, operator, (), shape, "input"))
         return scope
@@ -386,10 +386,12 @@ class Walk:
     def _missed(self, proto: Any, inputs: list[Value | None], label: str) -> None:
         name = (proto.domain.replace("ai.onnx", ""), proto.op_type)
         if name in self.functions:
-            reason = "it is a function of the model, which is not followed: inline it (onnx.inliner)."
+            reason = "it is a function that the model defines: inline it (onnx.inliner)."
             self._hide(Hidden(proto.op_type[:80], "none", reason))
         elif name[0] and name not in _WITHOUT_KERNELS:
-            reason = f"it is an operator of {proto.domain[:40]}, which is not known: register it, or export without it."
+            reason = (
+                f"it is an operator of {proto.domain[:40]}, which is not supported: register it, or export without it."
+            )
             self._hide(Hidden(proto.op_type[:80], "none", reason))
         for missed in unread(proto, inputs, label):
             self._hide(missed)
@@ -404,8 +406,10 @@ class Walk:
         moving = any(isinstance(value, Data) for value in inputs)
         if rule is None and moving:
             if proto.op_type == "ArgMax":
-                raise NoBoundError("it returns a label, which jumps: export the network without it, with its logits")
-            raise NoBoundError(NO_LOOPS if proto.op_type in _LOOPS else f"{proto.op_type[:40]} has no rule here")
+                raise NoBoundError(
+                    "it returns a label, which is discontinuous: export the network without it, with its logits"
+                )
+            raise NoBoundError(NO_LOOPS if proto.op_type in _LOOPS else f"{proto.op_type[:40]} is not supported")
         call = Call(
             proto.op_type,
             self.opset,
@@ -446,7 +450,7 @@ class Walk:
         except MethodError as error:
             raise NoBoundError(str(error)) from error
         if operator is None:
-            raise NoBoundError(f"{proto.op_type[:40]} of {proto.domain[:40]} has no rule here")
+            raise NoBoundError(f"{proto.op_type[:40]} of {proto.domain[:40]} is not supported")
         values = tuple(value for value in inputs if value is not None)
         shape = None
         shapes = [value.shape for value in values if value.shape is not None]

@@ -222,7 +222,7 @@ class _Layered(Optimizer):
         bad = [self._names[x] for x in weights if x.grad is not None and not bool(torch.isfinite(x.grad).all())]
         if bad:
             raise MethodError(
-                f"the gradient of {', '.join(bad)} holds NaN or infinity; no weight was changed. Look where the "
+                f"the gradient of {', '.join(bad)} contains NaN or infinity; no weight was changed. Look where the "
                 "training diverged; with float16, step through torch.amp.GradScaler, which skips such steps."
             )
 

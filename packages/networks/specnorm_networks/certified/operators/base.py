@@ -106,7 +106,7 @@ class Place:
     def shape(self) -> Shape:
         """Shape of the first input; `NoBoundError` if it is unknown."""
         if self.before[0] is None:
-            raise NoBoundError("its sizes are not known: give the input shape")
+            raise NoBoundError("its shape is unknown: give the input shape")
         return self.before[0]
 
     @property
