@@ -230,7 +230,7 @@ def test_what_no_builder_names_is_refused_by_name() -> None:
             kind = next(iter(schema.attributes.items()), None)
             if kind is not None:
                 other = STRANGE[1 if kind[1].type.value != 1 else 2]
-                assert f"attribute {kind[0]} of {operator} is of another type" in refusal(
+                assert f"attribute {kind[0]} of {operator} has another type" in refusal(
                     operator, opset, **{kind[0]: other}
                 )
             if not schema.inputs or schema.inputs[-1].option.name != "Variadic":
