@@ -13,7 +13,7 @@ from helpers.processes import FINDS_TESTS, ran
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits on memory and file size as Linux has them")
 
-COUNT, SEED = int(os.environ.get("SPECNORM_FUZZ", "72")), int(os.environ.get("SPECNORM_FUZZ_SEED", "0"))
+COUNT, SEED = int(os.environ.get("SPECNORM_FUZZ", "96")), int(os.environ.get("SPECNORM_FUZZ_SEED", "0"))
 
 
 def test_damaged_files_of_every_format_give_rows_or_messages(tmp_path: Path) -> None:
