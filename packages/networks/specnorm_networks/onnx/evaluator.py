@@ -62,16 +62,21 @@ def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Return the outputs of a node by the evaluator itself."""
     values = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
-    make = _evaluator if node.ByteSize() < _SMALL else _evaluator.__wrapped__
-    return list(make(node.SerializeToString(), opset).run(None, values))
+    is_small = node.ByteSize() < _SMALL
+    evaluator = _kept_evaluator(node.SerializeToString(), opset) if is_small else _evaluator(node, opset)
+    return list(evaluator.run(None, values))
 
 
 @lru_cache(maxsize=256)
-def _evaluator(serialized: bytes, opset: int) -> Any:
-    """Return onnx's evaluator of one node; kept, since a node is computed for many samples."""
+def _kept_evaluator(serialized: bytes, opset: int) -> Any:
+    """Return onnx's evaluator of a serialized node; it is kept, since a node is computed for many samples."""
+    return _evaluator(NodeProto.FromString(serialized), opset)
+
+
+def _evaluator(node: Any, opset: int) -> Any:
+    """Return onnx's evaluator of one node."""
     from onnx.reference import ReferenceEvaluator
 
-    node = NodeProto.FromString(serialized)
     graph = GraphProto(
         node=[node],
         input=[ValueInfoProto(name=name) for name in dict.fromkeys(node.input) if name],
