@@ -8,7 +8,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.lanczos import Lanczos, vector_tolerance
+from specnorm.symbols.lanczos import Lanczos
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array,
     imag = xp.imag(matrix)
     doubled = xp.concat([xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)], axis=1)
     is_float64 = doubled.dtype == xp.float64
-    tolerance = _PRECISE_RESIDUAL if is_float64 else vector_tolerance(doubled.dtype, xp=xp)
+    tolerance = _PRECISE_RESIDUAL if is_float64 else Lanczos.vector_tolerance(doubled.dtype, xp=xp)
     run = Lanczos(doubled, tolerance=tolerance, ops=ops).finish()
     if not run.converged.all():
         return None

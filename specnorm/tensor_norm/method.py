@@ -104,7 +104,7 @@ class TensorNorm(Stepped):
         maximiser = Maximiser(value, u, v, tap_weights, group)
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
-        claims = None
+        claims: Claims | None = None
         if self.needs(spec).searches and not ops.traced:
             maximise_again = partial(maximise, max_iter=self.max_iter, ops=ops)
             maximisers = []
