@@ -20,16 +20,10 @@ from specnorm.supremum import tuning
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_one_tap
 from specnorm.supremum.proof import supremum_on_grid
+from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
-from specnorm.symbols.proofs.symbols import (
-    Symbol,
-    SymbolQuotients,
-    of_wrapped,
-    top_triple,
-    without_zero_borders,
-    wrapped,
-)
+from specnorm.symbols.proofs.symbols import Symbol, SymbolQuotients
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -85,7 +79,7 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Found 
         return None
     upper = norm_by_magnitudes(trimmed, ops=ops)
     sums = xp.sum(xp.reshape(trimmed, (*trimmed.shape[:3], -1)), axis=-1)
-    _, v, values = top_triple(sums, xp=xp)
+    _, v, values = symbols.top_triple(sums, xp=xp)
     block = int(xp.argmax(values))
     zero = _zero_frequency(trimmed)
     right = v[block : block + 1, :] + 0j
@@ -107,7 +101,7 @@ def enclose_blocks(
     Returns ``result``: with two finite bounds if the problem has a fallback; ``converged``: whether the bounds are
     within the tolerance.
     """
-    trimmed = without_zero_borders(blocks, ops=ops)
+    trimmed = symbols.without_zero_borders(blocks, ops=ops)
     if problem.spec.input_shape is not None:
         return _enclose_circular(trimmed, problem, nonnegative, ops=ops)
     return _enclose_trimmed(trimmed, problem, nonnegative, ops=ops)
@@ -121,9 +115,9 @@ def _enclose_circular(
     ops: ArrayOps,
 ) -> tuple[Found, bool]:
     """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
-    blocks, error = wrapped(trimmed, problem.spec.grid_sizes(tuple(trimmed.shape[3:])), ops=ops)
+    blocks, error = symbols.wrapped(trimmed, problem.spec.grid_sizes(tuple(trimmed.shape[3:])), ops=ops)
     result, converged = _enclose_trimmed(blocks, problem, nonnegative, ops=ops)
-    lower, upper = of_wrapped(result.lower, result.upper, error)
+    lower, upper = symbols.of_wrapped(result.lower, result.upper, error)
     result = replace(result, lower=lower, upper=upper)
     return result, converged and (not error or result.within(problem.rtol))
 
@@ -159,7 +153,7 @@ def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Sea
 
     The problem has no ``input_shape``.
     """
-    trimmed = without_zero_borders(blocks, ops=ops)
+    trimmed = symbols.without_zero_borders(blocks, ops=ops)
     search = Search(trimmed, clock=_clock(trimmed, problem), ops=ops)
     zero = enclose_zero(trimmed, ops=ops)
     without_search = zero or enclose_one_tap(trimmed, problem.rtol, precise_vectors=False, ops=ops)
@@ -285,7 +279,7 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]
     symbol = Symbol(blocks[block : block + 1, ...], frequency, ops=ops)
-    _, right, _ = top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
+    _, right, _ = symbols.top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
     lower = SymbolQuotients(blocks, ops=ops).norm_down_at(block, frequency, right)
     return Found(lower, upper, Witness(block, frequency))
 

@@ -11,9 +11,9 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.running.search import Clock, eigh_cost
+from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
 from specnorm.symbols.proofs.scalar import ScalarGram
-from specnorm.symbols.proofs.symbols import stacked_taps
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -249,7 +249,7 @@ def _directions(
     xp = ops.xp
     p = blocks.shape[2]
     # Single precision tells directions apart; the basis is orthogonal to the precision of its factorization.
-    columns = stacked_taps(xp.astype(blocks, xp.float32), xp=xp)
+    columns = symbols.stacked_taps(xp.astype(blocks, xp.float32), xp=xp)
     gram = xp.astype(xp.matmul(xp.matrix_transpose(columns), columns), blocks.dtype)
     trial_span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
     trial_span = trial_span[:, : min(p // 2, trial_span.shape[1]), :]

@@ -183,8 +183,9 @@ class Ascent:
         bytes_of_a_start = 6 * m * p * (8 if is_float64 else 4)
         if count > 1 and count * bytes_of_a_start > self.ops.memory:
             return self._top_vectors_in_parts(phases, right, max(1, self.ops.memory // bytes_of_a_start))
-        tables = (device_table(x, self.block, ops=self.ops) for x in (phases.real, phases.imag))
-        symbols = self.ops.complex(*planes_at(self.block, *tables, xp=xp))[0, ...]
+        cos = device_table(phases.real, self.block, ops=self.ops)
+        sin = device_table(phases.imag, self.block, ops=self.ops)
+        symbols = self.ops.complex(*planes_at(self.block, cos, sin, xp=xp))[0, ...]
         apply, adjoint = matrix_maps(symbols, xp=xp)
         if p >= self.tuning.smallest_krylov:
             left, right, norms = top_in_krylov_space(apply, adjoint, right, self.tuning.krylov_size, xp=xp)

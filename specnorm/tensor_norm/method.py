@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.base import Claims, FigureRule, Kind
 
 
@@ -125,7 +126,7 @@ class TensorNorm(Stepped):
             uppers = [upper for upper in proven_uppers if upper is not None]
             proven = ops.from_numpy(np.asarray([upper is not None for upper in proven_uppers]), value)
             if len(uppers) == len(proven_uppers):
-                claims = partial(list, [(trivial_lower(), padded_norm(upper, spec)) for upper in uppers])
+                claims = partial(_bounds_of_layers, uppers, spec)
         return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims, xp=xp)
 
     def _undecided(self) -> Undecided:
@@ -224,6 +225,10 @@ class TensorNorm(Stepped):
         # that product as right vector, and 1 as tap weights.
         v = ops.complex(right_pair[:, 0, :], -right_pair[:, 1, :])
         return Evaluation(value * root, (), (u, v, xp.ones_like(v[:, :1]), group)), (new_vectors,)
+
+
+def _bounds_of_layers(suprema: list[Upper], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
+    return [(trivial_lower(), padded_norm(supremum, spec)) for supremum in suprema]
 
 
 def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specnorm.proofs.cells import torus
+from specnorm.proofs.norms import norm_of_single_entries
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.supremum.enclosing import enclose_zero
 from specnorm.symbols.proofs.symbols import without_zero_borders
 from specnorm.symbols.triples import top_triples
 from specnorm.tensor_norm.form import unit_rows, waves
@@ -100,9 +100,10 @@ def prove_or_restart(
     times the value, if any.
     """
     xp = ops.xp
-    zero = enclose_zero(blocks, ops=ops)
-    if zero is not None:
-        return maximiser, 1.0, zero.upper
+    if not float(maximiser.value[0]) > 0:
+        bounds = norm_of_single_entries(blocks, ops=ops)
+        if bounds is not None and bounds[1] <= 0:
+            return maximiser, 1.0, bounds[1]
     trimmed = without_zero_borders(blocks, ops=ops)
     search = Search(xp.astype(trimmed, xp.float64), seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
