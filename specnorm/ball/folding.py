@@ -127,7 +127,7 @@ def _check_values(name: str, x: Array, eps: float, backend: Backend) -> None:
         return
     xp = backend.namespace(x)
     if not bool(xp.all(xp.isfinite(x))):
-        raise KernelError(f"{name} holds non-finite values (NaN or infinity): look where the training diverged.")
+        raise KernelError(f"{name} holds non-finite values (NaN or infinity): training may have diverged.")
     if name == "running_var" and bool(xp.any(x < 0 if eps else x <= 0)):
         raise KernelError(
             f"running_var holds values below 0, or 0 with eps={eps!r}: expected variances. Check that it is not the "

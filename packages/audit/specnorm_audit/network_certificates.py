@@ -63,7 +63,7 @@ def certificate_of_network(
     """
     shapes = list(answer.input_shapes.values())
     if len(shapes) != 1:
-        raise CertificateError("no claim about it can be made: it has several inputs.")
+        raise CertificateError("it cannot be certified: it has several inputs.")
     shape = list(shapes[0])
     try:
         network = Network(content, shape)
