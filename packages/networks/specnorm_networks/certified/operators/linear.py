@@ -445,7 +445,7 @@ class Pad(Linear):
 
     def lipschitz(self, place: Place) -> float:
         if self.mode not in _NUMPY_MODES or any(min(pair) < 0 for pair in self.pads):
-            raise NoBoundError(f"padding by {self.mode} has no rule")
+            raise NoBoundError(f"padding mode {self.mode} is not supported")
         if self.mode == "zeros":
             return 1.0
         counts = []

@@ -78,13 +78,15 @@ class Resize(Linear):
         """Return pixels and weights of each output along each axis that does not stay as it is."""
         kind = self.nearest if self.mode == "nearest" else self.mode
         if kind not in ("linear", *axes.ROUNDINGS) or self.coordinates not in axes.COORDINATES:
-            raise NoBoundError(f"resizing by {self.mode} ({self.nearest}, {self.coordinates} coordinates) has no rule")
+            raise NoBoundError(
+                f"resizing by {self.mode} ({self.nearest}, {self.coordinates} coordinates) is not supported"
+            )
         if len(before) != len(self.scales):
             raise NoBoundError(f"resizing of {len(self.scales)} axes of a value of shape {before}")
         rows_of_axis = {}
         for axis, resizing in self._resizings(before).items():
             if max(resizing.size, resizing.outputs) > axes.LONGEST:
-                raise NoBoundError(f"resizing of more than {axes.LONGEST} pixels has no rule: {resizing}")
+                raise NoBoundError(f"resizing of more than {axes.LONGEST} pixels is not supported: {resizing}")
             rows_of_axis[axis] = axes.resized_rows(resizing, kind)
         return rows_of_axis
 
