@@ -168,12 +168,21 @@ class _Search:
         first_points = self._affordable_points(ROUNDS[0][0], self.budget_left)
         if not first_points:
             return []
+        step_cost = cost(self.network, self.parts, first_points).products
+        if not self.clock.affords(step_cost):
+            self.clock.has_cut = True
+            return []
         first_grid = stages_of_run(self.network, self.parts, first_points)
         self._keep(self._value(first_grid), anew=True)
-        if not self._single_precision_is_enough(first_points):
-            self.dtype = np.complex128
-        with contextlib.suppress(np.linalg.LinAlgError, OutOfTime):  # earlier states are as good
+        try:
+            self.clock.require(step_cost)
+            if not self._single_precision_is_enough(first_points):
+                self.dtype = np.complex128
             self._make_rounds()
+        except OutOfTime:
+            self.clock.has_cut = True
+        except np.linalg.LinAlgError:
+            pass  # earlier states are as good
         if not self.points_of_last_grid:
             self.points_of_last_grid = first_points
             self.last_grid = first_grid
@@ -245,10 +254,12 @@ class _Search:
         steps = min(steps, int(self.budget_left / step_cost))
         if steps == 0:
             return
+        self.clock.require(step_cost)
         iterates = gradient_steps(grid, self.links, self.point, steps, self.patience, rates, adam)
         for number, least, point in iterates:
             self.point = point
             self.budget_left -= step_cost
+            self.clock.require(step_cost)  # of another step
             if number > 0:
                 self._count_step()
                 if _may_be_kept(self.steps_done):
@@ -285,6 +296,7 @@ class _Search:
         for begin in range(0, planned, PEAK_ROUND):
             if self.steps_done >= self.last_step:
                 break
+            self.clock.require(visit_cost)
             self.peaks = self._with_peaks(self.peaks)
             self.budget_left -= visit_cost
             grid = self._stages_at([_joined(*angles) for angles in zip(coarse, self.peaks, strict=True)])
@@ -371,9 +383,11 @@ class _Search:
         step_cost = newton_products(self.network, self.parts)
         if EXPECTED_NEWTON_STEPS * step_cost > min(self.budget_left, NEWTON_SHARE * self.budget):
             return False
+        self.clock.require(step_cost)
         value, multipliers = value_alone(grid, self.point)
         for better, is_last in newton_steps(grid, self.links, multipliers, math.exp(value)):
             self.budget_left -= step_cost
+            self.clock.require(step_cost)
             self._count_step()
             if is_last or _may_be_kept(self.steps_done):
                 self.point = np.concatenate(parameters(grid, better))
@@ -383,7 +397,6 @@ class _Search:
         return True
 
     def _count_step(self) -> None:
-        self.clock.check()
         self.steps_done += 1
         if self.progress is not None:
             self.progress(self.steps_done, self.steps, f"{self.network.start} to {self.network.end}")
