@@ -73,7 +73,6 @@ def defects() -> Violations:
     """The error of a defect's kernel, with a basis and without, on a circulant and everywhere, term by term."""
     kernel: Any = stack(4, 3, 2, 3, seed=3)
     matrix: Any = stack(3, 3, seed=4)
-    in_basis = basis_of(matrix)
     for basis, floor, sizes in (
         (None, 0.0, None),
         (basis_of(matrix), 0.7, None),
