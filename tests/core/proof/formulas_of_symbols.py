@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from core.proof.formulas import Violations, between, gamma, up
+from core.proof.formulas import Violations, between, gamma, normal, up
 from core.proof.formulas_of_ends import DOUBLE, lengths, stack
 from helpers.libraries import OPS
 from numpy.typing import NDArray
