@@ -25,7 +25,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.power.plane_wave import windowed_wave
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs.found import BoundSource, Found, Witness
-from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem, eigh_cost
+from specnorm.running.search import Problem, eigh_cost
 from specnorm.supremum import tuning
 from specnorm.symbols.lanczos import top_vectors
 from specnorm.symbols.proofs.padding import padded_norm
@@ -287,7 +287,7 @@ class ComponentBounds:
         pixels_in_entries = most_entries / (max(steps, 1) * channels)
         seconds = layer_tuning.TUNING.wave_time * self.problem.clock.seconds
         work_of_pixel = layer_tuning.TUNING.wave_passes * math.prod(self.kernels.shape[1:])
-        pixels_in_time = seconds * MULTIPLICATIONS_PER_SECOND / work_of_pixel
+        pixels_in_time = seconds / self.problem.clock.seconds_of(work_of_pixel)
         return self.component.restricted(min(pixels_in_entries, pixels_in_time))
 
     def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:

@@ -20,7 +20,6 @@ from specnorm.at_size.proofs.components import norms_of_parts, norms_of_patch, p
 from specnorm.at_size.supremum import Supremum
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs.found import BoundSource, Found
-from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
 from specnorm.supremum.one_tap import LANCZOS_SIDE, enclose_matrices
 
 if TYPE_CHECKING:
@@ -228,8 +227,10 @@ def _deflation(part: ComponentBounds, bounds: Found, *, few: bool = False, wider
 def own_matrix(part: ComponentBounds, bounds: Found) -> Found:
     """Factorise the Gram matrices of the open groups, in some seconds, if `small_matrix` did not."""
     clock = part.problem.clock
-    affordable = min(layer_tuning.TUNING.late_work, MULTIPLICATIONS_PER_SECOND * max(clock.left, 0.0))
-    if part.is_small or clock.expired or part.matrix_work(bounds) > affordable:
+    if part.is_small or clock.expired:
+        return bounds
+    work = part.matrix_work(bounds)
+    if work > layer_tuning.TUNING.late_work or not clock.affords(work):
         return bounds
     return bounds.intersect(part.by_matrix(part.open_groups(bounds).numbers, bounds.lower.value))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from specnorm.at_size import layer_tuning
 from specnorm.at_size.proofs.components import polyphase_components
 from specnorm.geometry import polyphase
-from specnorm.running.search import MULTIPLICATIONS_PER_SECOND, Problem
+from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import search_torus
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Supremum:
         """Seconds of the lower bound near the supremum's wave, on all pixels of a group."""
         pixels = max(math.prod(shape[1:]) for shape in self._problem.spec.shapes)
         work = layer_tuning.TUNING.wave_passes * math.prod(self._kernel.shape) / self._problem.spec.groups * pixels
-        return work / MULTIPLICATIONS_PER_SECOND
+        return self._problem.clock.seconds_of(work)
 
     def _blocks(self) -> Array:
         """Blocks of the whole layer."""

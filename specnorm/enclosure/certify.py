@@ -19,7 +19,7 @@ from specnorm.proofs.norms import norm_by_frobenius
 from specnorm.running.base import Evaluation, Needs, Plan, check_budget
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, enclose_zero, visited_grid
+from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, visited_grid
 from specnorm.supremum.one_tap import enclose_one_tap
 from specnorm.symbols.proofs.padding import padded_norm
 from specnorm.symbols.proofs.symbols import without_zero_borders
@@ -166,7 +166,7 @@ class Certify(Plan):
         """Search for a proof or a refutation that the symbols of blocks have norms of at most ``bound``."""
         trimmed = without_zero_borders(blocks, ops=ops)
         kernel_shape = tuple(trimmed.shape[3:])
-        exact = enclose_zero(trimmed, ops=ops) or enclose_single_entries(trimmed, ops=ops)
+        exact = enclose_single_entries(trimmed, ops=ops)
         if exact is not None:
             return exact
         for rtol in (1e-3, 1e-9):

@@ -9,7 +9,6 @@ from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
 from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
 from specnorm.proofs.bound import least
 from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.running.search import MULTIPLICATIONS_PER_SECOND
 from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.unfoldings.search import smallest_unfoldings
 
@@ -53,8 +52,8 @@ def seconds(blocks: Array, clock: Clock) -> float:
     """Estimate the seconds of `bound`."""
     unfolding_work = _unfolding_work(blocks)
     work_of_both = unfolding_work + _grid_work(blocks)
-    fits = work_of_both <= MULTIPLICATIONS_PER_SECOND * _RESERVED_PART * clock.seconds
-    return (work_of_both if fits else unfolding_work) / MULTIPLICATIONS_PER_SECOND
+    fits = clock.seconds_of(work_of_both) <= _RESERVED_PART * clock.seconds
+    return clock.seconds_of(work_of_both if fits else unfolding_work)
 
 
 def _is_worth_a_grid(blocks: Array, clock: Clock) -> bool:

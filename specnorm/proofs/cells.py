@@ -331,18 +331,25 @@ def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
     return np.asarray(cell @ row_major <= mirrored @ row_major)
 
 
-def dft(sizes: tuple[int, ...], kernel_shape: tuple[int, ...], skew: tuple[bool, ...] = ()) -> Boxes:
+def dft(
+    sizes: tuple[int, ...],
+    kernel_shape: tuple[int, ...],
+    skew: tuple[bool, ...] = (),
+    *,
+    by_point: bool = False,
+) -> Boxes:
     """Cover of a circulant's frequencies, for a real kernel, up to mirror images: half of the longest axis.
 
     ``sizes``: points M of the circulant, per axis. ``skew``: per axis whether going round multiplies by -1: the
     frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M`` otherwise. The mirror image of j is M - 1 - j, or M - j.
+    ``by_point``: whether each box is one point.
     """
     offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
     last = [n - 1 for n in sizes]
     if sizes:
         axis = int(np.argmax(sizes))
         last[axis] = (sizes[axis] - int(offset[axis])) // 2
-    widths = _first_widths(sizes, kernel_shape)
+    widths = [1] * len(sizes) if by_point else _first_widths(sizes, kernel_shape)
     low = product([np.arange(0, end + 1, width) for end, width in zip(last, widths, strict=True)])
     high = np.minimum(low + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
     # On a skew axis the frequencies are odd multiples of half a step.
@@ -370,23 +377,3 @@ def _first_widths(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> list
         half = round(_WIDEST * n / (math.pi * max(k - 1, 1) * moving))
         widths.append(n if k == 1 else 2 * half + 1)
     return widths
-
-
-def dft_points(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Boxes:
-    """`dft` of a circulant, point by point."""
-    circulant = Circulant.of(sizes, (False,) * len(sizes), kernel_shape)
-    return _covering(single_points(Frequencies.half_grid(sizes), kernel_shape), circulant)
-
-
-def single_points(frequencies: Frequencies, kernel_shape: tuple[int, ...]) -> Boxes:
-    """Boxes of one grid point each."""
-    ndim = len(kernel_shape)
-    return Boxes(
-        low=frequencies.numerators,
-        high=frequencies.numerators,
-        denominators=frequencies.denominators,
-        half_degree=_half_degree(kernel_shape),
-        on_grid=True,
-        frame=np.eye(ndim, dtype=np.int64),
-        offset=np.zeros(ndim, dtype=np.int64),
-    )

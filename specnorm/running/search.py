@@ -28,7 +28,7 @@ BUDGET = 60.0
 """Default time limit, in seconds, of functions that search."""
 
 
-MULTIPLICATIONS_PER_SECOND = 1e10
+_MULTIPLICATIONS_PER_SECOND = 1e10
 """About what one thread of a processor of 2020 makes under load.
 
 The duration of work that cannot be interrupted is estimated with it before the work begins.
@@ -129,12 +129,17 @@ class Clock:
         Parameters
         ----------
         work : float
-            Number of multiplications, of which `MULTIPLICATIONS_PER_SECOND` take a second.
+            Number of multiplications.
         late : float
             Tolerated delay after the deadline, as a fraction of ``seconds``.
         """
         seconds = max(self.left, 0.0) + late * self.seconds
-        return math.isinf(self.deadline) or work <= MULTIPLICATIONS_PER_SECOND * seconds
+        return math.isinf(self.deadline) or self.seconds_of(work) <= seconds
+
+    @staticmethod
+    def seconds_of(work: float) -> float:
+        """Seconds, about, that so many multiplications take."""
+        return work / _MULTIPLICATIONS_PER_SECOND
 
     def require(self, work: float) -> None:
         """Raise `OutOfTime` if work of so many multiplications would not end before the deadline."""

@@ -10,17 +10,11 @@ import numpy as np
 
 from specnorm.grid.proof import SymbolNormsUp
 from specnorm.grid.search import largest_with_frequency
-from specnorm.proofs.bound import least, trivial_lower
-from specnorm.proofs.cells import Boxes, dft, dft_points, one_box, torus, torus_size
+from specnorm.proofs.bound import least
+from specnorm.proofs.cells import Boxes, dft, one_box, torus, torus_size
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies, half_grid_shape
-from specnorm.proofs.norms import (
-    has_one_entry_per_row_and_column,
-    norm_by_frobenius,
-    norm_by_magnitudes,
-    norm_of_single_entries,
-    norm_of_zero,
-)
+from specnorm.proofs.norms import norm_by_frobenius, norm_by_magnitudes, norm_of_single_entries
 from specnorm.running.search import Problem
 from specnorm.supremum import tuning
 from specnorm.supremum.branch_and_bound import Search
@@ -40,7 +34,6 @@ from specnorm.symbols.proofs.symbols import (
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.search import Clock
     from specnorm.supremum.proof import Nonnegative
 
@@ -65,22 +58,21 @@ def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> Found | None:
     """The norm of a zero kernel; None for another kernel."""
     if float(ops.xp.max(ops.xp.abs(trimmed))) > 0:
         return None
-    return _without_search(trivial_lower(), norm_of_zero(trimmed, ops=ops), trimmed)
+    return enclose_single_entries(trimmed, ops=ops)
 
 
 def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> Found | None:
     """The norm of a permutation of channels, each shifted and scaled, without rounding; None for another kernel."""
-    if not has_one_entry_per_row_and_column(trimmed, ops=ops):
+    bounds = norm_of_single_entries(trimmed, ops=ops)
+    if bounds is None:
         return None
-    lower, upper = norm_of_single_entries(trimmed, ops=ops)
-    return _without_search(lower, upper, trimmed)
+    # The norm is attained at the frequency 0, as at any other.
+    return Found(*bounds, Witness(0, _zero_frequency(trimmed)))
 
 
-def _without_search(lower: Lower, upper: Upper, trimmed: Array) -> Found:
-    """Bounds of a norm that is attained at the frequency 0, as at any other."""
+def _zero_frequency(trimmed: Array) -> Frequencies:
     ndim = trimmed.ndim - 3
-    zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
-    return Found(lower, upper, Witness(0, zero))
+    return Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
 
 
 def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Found | None:
@@ -95,7 +87,7 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Found 
     sums = xp.sum(xp.reshape(trimmed, (*trimmed.shape[:3], -1)), axis=-1)
     _, v, values = top_triple(sums, xp=xp)
     block = int(xp.argmax(values))
-    zero = Frequencies(np.zeros((1, trimmed.ndim - 3), dtype=np.int64), (1,) * (trimmed.ndim - 3))
+    zero = _zero_frequency(trimmed)
     right = v[block : block + 1, :] + 0j
     lower = SymbolQuotients(trimmed, ops=ops).norm_down_at(block, zero, right)
     result = Found(lower, upper, Witness(block, zero))
@@ -229,7 +221,7 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
     result = replace(start, cells=0)
     if torus_result.upper is None and half_points <= max_cells:
         result = search.run(
-            dft_points(sizes, kernel_shape),
+            dft(sizes, kernel_shape, by_point=True),
             rtol=rtol,
             supremum=norm_by_frobenius(search.blocks, ops=search.ops),
             start=start,

@@ -18,9 +18,10 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
+from specnorm.proofs.bound import trivial_lower
 from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.running.search import Clock
-from specnorm.symbols.proofs.padding import bounds_by_blocks, bounds_of_layers
+from specnorm.symbols.proofs.padding import bounds_by_blocks, padded_norm
 from specnorm.symbols.triples import top_gradient
 from specnorm.tensor_norm import one_set
 from specnorm.tensor_norm.alternation import alternate, maximise
@@ -123,7 +124,7 @@ class TensorNorm(Stepped):
             uppers = [proof.upper for proof in proofs if proof.upper is not None]
             proven = ops.from_numpy(np.asarray([proof.upper is not None for proof in proofs]), value)
             if len(uppers) == len(proofs):
-                claims = partial(bounds_of_layers, uppers, spec)
+                claims = partial(list, [(trivial_lower(), padded_norm(upper, spec)) for upper in uppers])
         return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims, xp=xp)
 
     def _undecided(self) -> Undecided:

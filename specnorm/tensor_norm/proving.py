@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specnorm.proofs.cells import torus
-from specnorm.proofs.norms import norm_of_zero
 from specnorm.supremum.branch_and_bound import Search
+from specnorm.supremum.enclosing import enclose_zero
 from specnorm.symbols.proofs.symbols import without_zero_borders
 from specnorm.symbols.triples import top_triple_at
 from specnorm.tensor_norm.form import unit_rows, waves
@@ -120,9 +120,9 @@ def prove_or_restart(
     that of the last restart; ``proof``: its factor is 1 or ``LIFT``.
     """
     xp = ops.xp
-    if not float(maximiser.value[0]) > 0:
-        # The kernel is zero, and so is its norm.
-        return maximiser, Proof(1.0, norm_of_zero(blocks, ops=ops))
+    zero = enclose_zero(blocks, ops=ops)
+    if zero is not None:
+        return maximiser, Proof(1.0, zero.upper)
     trimmed = without_zero_borders(blocks, ops=ops)
     search = Search(xp.astype(trimmed, xp.float64), seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):

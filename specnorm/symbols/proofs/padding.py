@@ -33,11 +33,6 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
     return _upper(host.mul_up(norm.value, host.root_up(gain_sq)), spec, rule, norm)
 
 
-def bounds_of_layers(suprema: Sequence[Upper], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
-    """Bound the norms of layers of one geometry by 0 and by bounds of their convolutions."""
-    return [(trivial_lower(), padded_norm(supremum, spec)) for supremum in suprema]
-
-
 def largest_of_blocks(bounds: Sequence[Upper], count: int) -> Upper:
     """Bound the largest norm of the symbols of some blocks, from one upper bound for each, all at the same frequencies.
 
@@ -55,7 +50,7 @@ def bounds_by_blocks(claims: Callable[[], Sequence[Upper]], spec: ConvSpec) -> l
     """Bound the norms of layers of one geometry by 0 and by what claims one bound of each of their blocks."""
     bounds, groups = claims(), spec.groups
     layers = [bounds[first : first + groups] for first in range(0, len(bounds), groups)]
-    return bounds_of_layers([largest_of_blocks(layer, groups) for layer in layers], spec)
+    return [(trivial_lower(), padded_norm(largest_of_blocks(layer, groups), spec)) for layer in layers]
 
 
 def _is_of_symbols(what: object) -> bool:

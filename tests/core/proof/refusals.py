@@ -32,7 +32,7 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
-from specnorm.proofs.cells import Boxes, Cells, Circulant, Grid, dft, dft_points, torus
+from specnorm.proofs.cells import Boxes, Cells, Circulant, Grid, dft, torus
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, eigenvalue_limits, supremum_on_grid
@@ -235,7 +235,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "values of other blocks": lambda: left_open(LINE, torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
     "values at other boxes": lambda: left_open(LINE, dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
     "cells that are fathomed, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
-    "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), dft_points((9,), (4,))),
+    "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), dft((9,), (4,), by_point=True)),
     "a limit below the truncation": below_truncation,
     "a circulant as a grid": lambda: norm_by_grid(assumed(1.0, OWN)),
     "a grid of too few points": lambda: norm_by_grid(assumed(1.0, Grid.of_sizes((3,), (4,)))),

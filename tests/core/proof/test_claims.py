@@ -49,7 +49,7 @@ from specnorm.proofs.bound import (
     least,
     of_kernel,
 )
-from specnorm.proofs.cells import Boxes, Circulant, dft, dft_points, one_box, torus
+from specnorm.proofs.cells import Boxes, Circulant, dft, one_box, torus
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -259,7 +259,7 @@ REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", 
 DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1, dilation=2)
 PARTS = [sub.spec for sub in components.polyphase_components(DILATED)]
 REFUSED: dict[str, Callable[[], object]] = {
-    "an open cell": lambda: cover_of(0.1, KERNEL, dft_points((5,), (4,)), assumed(100.0)).proven(),
+    "an open cell": lambda: cover_of(0.1, KERNEL, dft((5,), (4,), by_point=True), assumed(100.0)).proven(),
     "the torus but for open cells": lambda: cover_of(0.4).bound_outside_open(),
     "a cell left out": lambda: norm_of(torus((4,))[:-1]),
     "a circulant one point short": lambda: norm_by_circulant(assumed(1.0, shorter(0)), LAYER),
@@ -292,9 +292,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "another matrix as a tap": lambda: norms.norm_of_one_tap(
         KERNEL[..., :1], assumed(1.0, norms.norm_of_stack((1, 3, 2)))
     ),
-    "two entries of a row": lambda: norms.norm_of_single_entries(np.ones((1, 1, 2, 1)), ops=OPS),  # type: ignore[arg-type]
-    "two entries of a column": lambda: norms.norm_of_single_entries(np.ones((1, 2, 1, 1)), ops=OPS),  # type: ignore[arg-type]
-    "a kernel that is not zero": lambda: norms.norm_of_zero(KERNEL, ops=OPS),
     "norms on a grid that are NaN": grid._claims_on_grid(grid.SymbolNormsUp(), NAN, KERNEL, (20,), ops=OPS),
     "half of a bound on a grid": lambda: claims_of(Halved()),
     "half of a bound on a grid, in words": lambda: claims_of(
@@ -413,11 +410,17 @@ def test_the_matrices_of_a_cover_are_its_own() -> None:
 
 def test_what_is_left_open_is_not_the_same_twice() -> None:
     """Two covers with as many open cells may leave out different ones."""
-    one, two = (cover_of(0.1, KERNEL, dft_points((5,), (4,)), assumed(100.0)) for _ in range(2))
+    one, two = (cover_of(0.1, KERNEL, dft((5,), (4,), by_point=True), assumed(100.0)) for _ in range(2))
     assert len(one) == len(two) > 0
     assert str(one.bound_outside_open().what) == str(two.bound_outside_open().what)
     with pytest.raises(HypothesisError, match="different"):
         least(one.bound_outside_open(), two.bound_outside_open())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 1), (1, 2, 1, 1), (1, 1, 1, 2)])
+def test_two_entries_of_a_row_or_a_column_are_no_single_entries(shape: tuple[int, ...]) -> None:
+    two: Any = np.ones(shape)
+    assert norms.norm_of_single_entries(two, ops=OPS) is None
 
 
 def test_one_box_holds_all_frequencies() -> None:
