@@ -12,6 +12,7 @@ import pytest
 from specnorm_networks.certified.axes import LONGEST, AxisPooling
 from specnorm_networks.certified.operators import NoBoundError, NotRunError, Place, Resize
 from specnorm_networks.certified.operators.windows import average_norm_up
+from specnorm_networks.comparison.checking import TOLERANCE
 
 ONE = Fraction(1)
 
@@ -77,7 +78,7 @@ def test_whole_factors_repeat_pixels(factor: int) -> None:
 
 
 def test_linear_interpolation_in_single_precision() -> None:
-    """Values with weights that are computed in single precision are within the rounding."""
+    """Values with weights that are computed in single precision are within the tolerance."""
     rng = np.random.default_rng(0)
     for n, m in ((50, 173), (31, 17), (9, 64)):
         scale = Fraction(m, n)
@@ -93,7 +94,7 @@ def test_linear_interpolation_in_single_precision() -> None:
 
         v = rng.normal(size=(1, n)).astype(np.float32)
         found = resize.run(v.astype(float))
-        assert (abs(found - single(v)) <= resize.rounding([v.astype(float)], found, 2.0**-24)).all()
+        assert (abs(found - single(v)) <= TOLERANCE * resize.size_of_terms([v.astype(float)], found)).all()
 
 
 def test_resizing_without_known_sizes_is_refused_with_the_reason() -> None:

@@ -17,8 +17,8 @@ from specnorm_networks.certified.operators.base import FloatArray, NotRunError, 
 from specnorm_networks.certified.operators.steep import Steep
 from specnorm_networks.certified.regions import Inputs
 
-UNIT_ROUNDOFF = 2.0**-53
-"""Unit roundoff of float64."""
+ROUNDING = 2.0**-38
+"""Error of a value computed in float64, as a share of the sizes of its terms: that of 2^14 roundings."""
 MOST_ENTRIES = 2**24
 """Largest number of entries of values in memory at once; each has an error beside it."""
 LENGTH_ROUNDINGS = 2**24
@@ -34,10 +34,10 @@ class Value:
     """Infinite where nothing is known: of a quotient whose divisor is smaller than its error."""
 
 
-def execute(node: Node, inputs: Sequence[Value], unit: float = UNIT_ROUNDOFF) -> Value:
-    """Return a node's value. Its error counts the node's own rounding and the errors of the inputs.
+def execute(node: Node, inputs: Sequence[Value], tolerance: float = ROUNDING) -> Value:
+    """Return a node's value. Its error counts the node's own error and the errors of the inputs.
 
-    ``unit`` is the unit roundoff of the arithmetic whose rounding is counted.
+    ``tolerance``: the node's own error, as a share of the sizes of its terms.
 
     Raises
     ------
@@ -46,20 +46,20 @@ def execute(node: Node, inputs: Sequence[Value], unit: float = UNIT_ROUNDOFF) ->
     """
     with np.errstate(all="ignore"):
         try:
-            return _execute(node.operator, inputs, unit)
+            return _execute(node.operator, inputs, tolerance)
         except (ValueError, IndexError, TypeError, MemoryError) as error:
             raise NotRunError(f"{type(error).__name__}: {error}") from error
 
 
-def _execute(operator: Operator, inputs: Sequence[Value], unit: float) -> Value:
+def _execute(operator: Operator, inputs: Sequence[Value], tolerance: float) -> Value:
     if isinstance(operator, OfOneValue):
         steps = [*inputs]
         for step, reads in operator.program:
-            steps.append(_execute(step, [steps[number] for number in reads], unit))
+            steps.append(_execute(step, [steps[number] for number in reads], tolerance))
         return steps[-1]
     values = [operand.value for operand in inputs]
     value = operator.run(*values)
-    error_of_value = operator.rounding(values, value, unit)
+    error_of_value = tolerance * operator.size_of_terms(values, value)
     if any(np.any(operand.error) for operand in inputs):
         error_of_value = error_of_value + _change_by_errors(operator, inputs, value)
     return Value(value, error_of_value)

@@ -13,8 +13,7 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proof import install
-from specnorm_networks.certified.operators.formats import UNITS
-from specnorm_networks.model import Computed
+from specnorm_networks.model import UNITS, Computed
 from specnorm_networks.sources.base import TRAINING, Exported
 
 _BY_NAME = (

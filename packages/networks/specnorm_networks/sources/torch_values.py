@@ -30,3 +30,12 @@ def computed(x: Tensor) -> Computed:
         elif x.is_cuda:
             unit = 2.0**-11  # TensorFloat-32 is on for cuDNN unless it is switched off
     return Computed(np.asarray(x.detach().cpu().to(torch.float64).numpy()), unit)
+
+
+def in_double(value: Any) -> Any:
+    """Return a floating tensor or data type in double precision; other objects as they are."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.double()
+    if isinstance(value, torch.dtype) and value.is_floating_point:
+        return torch.float64
+    return value

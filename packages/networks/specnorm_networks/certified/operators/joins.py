@@ -72,7 +72,6 @@ class Minimum(Extreme):
 class ProductOrQuotient(Operator):
     """A product or a quotient: a change of one input is multiplied by a factor that depends on the ranges."""
 
-    library_roundings = 4  # it rounds once, and so do we; a quotient may be computed as a product with an inverse
     reason: ClassVar[str]
     """Why there is no constant if the ranges of the inputs are unknown."""
 
@@ -174,16 +173,6 @@ class Compare(Jump):
         at_low = self.run(x.low)
         at_high = self.run(x.high)
         return enclosing((np.minimum(at_low, at_high), np.maximum(at_low, at_high)))
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The other library rounds the threshold, perhaps past the value.
-        is_next_to_threshold = abs(values[0] - self.threshold) <= 2 * unit * abs(self.threshold)
-        return np.where(is_next_to_threshold, 1.0, 0.0)
 
 
 class Choose(Operator):

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
-
 from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import AxisResizing, Row
@@ -90,20 +88,8 @@ class Resize(Linear):
             rows_of_axis[axis] = axes.resized_rows(resizing, kind)
         return rows_of_axis
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        # A library that rounds the scale moves coordinates by a rounding of the number of pixels.
         (x,) = values
-        if self.mode == "nearest":
-            return 0.0
-        # A coordinate whose error is d changes the two weights of a row by 2 d in sum; and weights are rounded.
-        # Libraries compute coordinates in single precision at best.
-        coordinate_unit = max(unit, 2.0**-24)
-        error = 0.0
-        for resizing in self._resizings(x.shape).values():
-            error += coordinate_unit + resizing.coordinate_error(coordinate_unit)
-        largest = float(np.max(abs(x), initial=0.0))
-        return super().rounding(values, result, unit) + 2 * error * largest
+        pixels = sum(resizing.size for resizing in self._resizings(x.shape).values())
+        return super().size_of_terms(values, result) + pixels * abs(x).max(initial=0.0)
