@@ -223,43 +223,55 @@ class SteppedProgram(Program):
     def _followed_by_loop(
         self, kernels: AnyArray, rows: AnyArray, state: tuple[AnyArray, ...], run: ArrayOps
     ) -> Followed:
-        """Follow the norm where no value can be looked at: a pass, and if a layer is due a sweep of all and its passes.
+        """Follow the norm where no value can be looked at: a pass, and if layers are due their sweeps and more passes.
 
-        The passes are the turns of one loop, so that they are compiled once. The sweep is a loop of at most one turn:
-        under ``vmap`` it is skipped where nothing is due, and a branch is not.
+        The passes are the turns of one loop, so that they are compiled once, and so are the sweeps, one layer a turn.
         """
-        xp, stepped = run.xp, self.stepped
+        xp, stepped, groups = run.xp, self.stepped, self.spec.groups
         first = arrays.counter(rows, ops=run)
-        after_sweep = first + 1 + stepped.passes(self.spec)
+        passes = 1 + stepped.passes(self.spec)
+
+        def by_layer(x: Any) -> Any:
+            return xp.reshape(x, (-1, groups, *x.shape[1:]))
 
         def turn(last: tuple[Any, ...]) -> tuple[Any, ...]:
-            number, end, sweeps_needed, last_value, followed = last
+            number, counts, last_value, followed = last
 
-            def swept(_: tuple[Any, ...]) -> tuple[Any, ...]:
-                blocks = self._blocks_to_sweep(kernels, run)
-                return xp.zeros_like(number), stepped.sweep(blocks, followed, self.spec, sweeps=sweeps_needed, ops=run)
+            def next_swept(waiting_and_state: tuple[Any, ...]) -> tuple[Any, ...]:
+                waiting, *state = waiting_and_state
+                place = xp.argmax(waiting, keepdims=True)
+                of_layer = _map(lambda x: xp.take(by_layer(x), place, axis=0)[0, ...], followed)
+                of_layer = of_layer._replace(state=tuple(xp.take(by_layer(x), place, axis=0)[0, ...] for x in state))
+                blocks = self._blocks_to_sweep(xp.take(kernels, place, axis=0), run)
+                new = stepped.sweep(blocks, of_layer, self.spec, sweeps=xp.max(waiting), ops=run)
+                is_next = xp.arange(waiting.shape[0], device=run.device(rows)) == place
+                return xp.where(is_next, 0, waiting), *(
+                    xp.reshape(xp.where(_beside(is_next, x.ndim + 1), y, by_layer(x)), x.shape)
+                    for x, y in zip(state, new, strict=True)
+                )
 
-            before: Any = number, followed.state
-            state: Any = run.loop(lambda last: last[0] == 1, swept, before)[1]
-            followed = stepped.due(stepped.follow(rows, state, self.spec, ops=run), self.spec, ops=run)
-            is_due: Any = followed.is_due
-            needed = xp.astype(xp.max(stepped.sweeps_due(followed, xp=xp)), number.dtype)
+            before: Any = xp.where(number == 1, counts, 0), *followed.state
+            _, *after = run.loop(lambda x: xp.any(x[0] > 0), next_swept, before)
+            followed = stepped.due(stepped.follow(rows, tuple(after), self.spec, ops=run), self.spec, ops=run)
+            needed = xp.where(followed.is_due, stepped.sweeps_due(followed, xp=xp), 0.0)
+            needed = xp.astype(xp.max(by_layer(needed), axis=1), number.dtype)
             is_first = number == 0
             return (
                 number + 1,
-                xp.where(is_first & xp.any(is_due), after_sweep, end),
-                xp.where(is_first, needed, sweeps_needed),
+                xp.where(is_first, needed, counts),
                 xp.where(is_first, followed.value, last_value),
                 followed,
             )
 
         nothing = stepped.nothing(rows, state, self.spec, ops=run)
-        state_before: Any = (first, first + 1, first, nothing.value, nothing)
-        last: Any = run.loop(lambda last: last[0] < last[1], turn, state_before)
-        _, end, needed, last_value, followed = last
-        swept = stepped.swept(followed, last_value, sweeps=needed, xp=xp)
-        was_swept = end == after_sweep
-        state = tuple(xp.where(was_swept, new, old) for new, old in zip(swept.state, followed.state, strict=True))
+        none = xp.zeros(kernels.shape[0], dtype=first.dtype, device=run.device(rows))
+        state_before: Any = first, none, nothing.value, nothing
+        last: Any = run.loop(lambda x: (x[0] == 0) | ((x[0] < passes) & xp.any(x[1] > 0)), turn, state_before)
+        _, counts, last_value, followed = last
+        counts = xp.reshape(xp.broadcast_to(counts[:, None], (counts.shape[0], groups)), (-1,))
+        swept = stepped.swept(followed, last_value, sweeps=xp.astype(counts, rows.dtype), xp=xp)
+        pairs = zip(swept.state, followed.state, strict=True)
+        state = tuple(xp.where(_beside(counts > 0, new.ndim), new, old) for new, old in pairs)
         return cast(Followed, followed._replace(state=state))
 
     def _by_layers(self, followed: Followed, kernels: AnyArray, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
@@ -366,6 +378,11 @@ def follow_all(waiting: Sequence[ToFollow], *, backend: Backend) -> list[Followe
 def _as_dtype(x: Array, dtype: Any, *, xp: Namespace) -> Array:
     """`astype`, which takes a microsecond in NumPy where nothing is converted."""
     return x if x.dtype == dtype else xp.astype(x, dtype)
+
+
+def _beside(x: Array, ndim: int) -> Array:
+    """Numbers (b,), as an array that broadcasts beside arrays (b, ...) of so many axes."""
+    return x[(slice(None), *(None,) * (ndim - 1))]
 
 
 def _map(function: Callable[[Any], Any], followed: Followed) -> Followed:
