@@ -52,7 +52,7 @@ class Measure:
     known : callable, optional
         ``known(layer, spec)`` returns a claim that was proven of a layer before, or None.
     clock : Clock, optional
-        Time limit of the proofs. A norm that was cut short is proven, but not kept: the next call measures it again.
+        Time limit of the proofs. A norm that was cut short is proven, but another clock measures it again.
     """
 
     rtol: float = 1e-3
@@ -60,6 +60,8 @@ class Measure:
     clock: Clock = field(default_factory=Clock)
     _norms: dict[Any, Upper] = field(default_factory=dict)
     """Norms of layers, by kernel, geometry, size and scale; of stacks of matrices, by the digest of their bits."""
+    _cut_norms: dict[Any, Upper] = field(init=False, default_factory=dict)
+    """Norms of layers that were cut short."""
 
     def __post_init__(self) -> None:
         Enclose(rtol=self.rtol)  # raises if rtol is no tolerance
@@ -91,16 +93,17 @@ class Measure:
             None if scale is None else scale.tobytes(),
             None if shrink is None else shrink.tobytes(),
         )
-        if key in self._norms:
-            return self._norms[key]
+        for norms in (self._norms, self._cut_norms):
+            if key in norms:
+                return norms[key]
         size = _own_size(placed_layer.spec, placed_layer.sizes)
         spec = ConvSpec.of(tuple(layer.stored().shape), **placed_layer.geometry, input_shape=size)
         is_plain = scale is None and shrink is None
         earlier_claim = self.known(layer, spec) if self.known and is_plain else None
         prove = self._prove if earlier_claim is None else (lambda *_: (earlier_claim,))
         norm = norm_of_layer(placed_layer, size, scale, shrink, prove)
-        if not self.clock.expired:
-            self._norms[key] = norm
+        norms = self._cut_norms if self.clock.expired else self._norms
+        norms[key] = norm
         return norm
 
     def matrices(self, layer: Layer) -> Upper:
@@ -131,7 +134,7 @@ class Measure:
         enclosure, upper = claimed(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
         claims = [upper, claimed(kernel, FantasticFour(), **geometry)[1]]
         least = min(map(float, claims))
-        is_cheap = int(enclosure.stats["cells"]) <= CHEAP and not self.clock.expired
+        is_cheap = int(enclosure.stats["cells"]) <= CHEAP and self.clock.left > LEAST
         is_wide = least > float(enclosure.stats["lower"]) * (1 + self.rtol / 100)
         if is_cheap and is_wide:
             # If layers are trained to have norm 1, say, the tolerances of all would multiply in the product.
