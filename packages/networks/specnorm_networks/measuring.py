@@ -52,8 +52,7 @@ class Measure:
     known : callable, optional
         ``known(layer, spec)`` returns a claim that was proven of a layer before, or None.
     clock : Clock, optional
-        Time limit of the proofs. A norm that was cut short is proven, but kept for this clock alone: under another one
-        it is measured again.
+        Time limit of the proofs. A norm that was cut short is proven, but another clock measures it again.
     """
 
     rtol: float = 1e-3
@@ -61,8 +60,8 @@ class Measure:
     clock: Clock = field(default_factory=Clock)
     _norms: dict[Any, Upper] = field(default_factory=dict)
     """Norms of layers, by kernel, geometry, size and scale; of stacks of matrices, by the digest of their bits."""
-    _cut_short: dict[Any, Upper] = field(default_factory=dict, init=False)
-    """Those that were cut short by the clock."""
+    _cut_norms: dict[Any, Upper] = field(init=False, default_factory=dict)
+    """Norms of layers that were cut short."""
 
     def __post_init__(self) -> None:
         Enclose(rtol=self.rtol)  # raises if rtol is no tolerance
@@ -103,7 +102,7 @@ class Measure:
         earlier_claim = self.known(layer, spec) if self.known and is_plain else None
         prove = self._prove if earlier_claim is None else (lambda *_: (earlier_claim,))
         norm = norm_of_layer(placed_layer, size, scale, shrink, prove)
-        (self._cut_short if self.clock.expired else self._norms)[key] = norm
+        (self._cut_norms if self.clock.expired else self._norms)[key] = norm
         return norm
 
     def matrices(self, layer: Layer) -> Upper:
@@ -120,7 +119,7 @@ class Measure:
         with arithmetic.exact(numbers, backend=backend):
             norm = norm_of_matrices(numbers, clock)
         self.clock.has_cut |= clock.has_cut
-        (self._cut_short if clock.has_cut else self._norms)[key] = norm
+        (self._cut_norms if clock.has_cut else self._norms)[key] = norm
         return norm
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
@@ -130,7 +129,7 @@ class Measure:
 
     def _norm_by_key(self, key: Any) -> Upper | None:
         """Return a norm that was measured before; None if there is none."""
-        return self._norms.get(key, self._cut_short.get(key))
+        return self._norms.get(key, self._cut_norms.get(key))
 
     @property
     def _seconds(self) -> float | None:
@@ -146,7 +145,7 @@ class Measure:
             return claims
         claims.append(claimed(kernel, FantasticFour(), **geometry)[1])
         least = min(map(float, claims))
-        is_cheap = int(enclosure.stats["cells"]) <= CHEAP and not self.clock.expired
+        is_cheap = int(enclosure.stats["cells"]) <= CHEAP and self.clock.left > LEAST
         is_wide = least > float(enclosure.stats["lower"]) * (1 + self.rtol / 100)
         if is_cheap and is_wide:
             # If layers are trained to have norm 1, say, the tolerances of all would multiply in the product.

@@ -47,6 +47,8 @@ MEMORY = 2**30
 """Bytes that a step may take."""
 FINEST = 16
 """Frequencies an axis of the last grid, on which multipliers are made feasible."""
+LAST_EVALUATIONS = 5
+"""Evaluations, about, that make the last state of a run of convolutions feasible: they are left time."""
 LAST_STATES = 3
 """States that are always made feasible on the last grid."""
 CHEAP = 0.02
@@ -172,17 +174,22 @@ class _Search:
         if not self.clock.affords(step_cost):
             self.clock.has_cut = True
             return []
+        clock = self.clock
+        left = clock.left
         first_grid = stages_of_run(self.network, self.parts, first_points)
         self._keep(self._value(first_grid), anew=True)
+        if any(stage.angles.any() for stage in first_grid) and math.isfinite(left):
+            self.clock = clock.before(LAST_EVALUATIONS * (left - clock.left))
         try:
             self.clock.require(step_cost)
             if not self._single_precision_is_enough(first_points):
                 self.dtype = np.complex128
             self._make_rounds()
         except OutOfTime:
-            self.clock.has_cut = True
+            clock.has_cut = True
         except np.linalg.LinAlgError:
             pass  # earlier states are as good
+        clock.has_cut |= self.clock.expired
         if not self.points_of_last_grid:
             self.points_of_last_grid = first_points
             self.last_grid = first_grid
@@ -419,13 +426,15 @@ class _Search:
     def _feasible_states(self) -> list[tuple[float, list[FloatArray]]]:
         """Return values and multipliers of the last states, made feasible; earlier ones, too, if they are cheap.
 
+        No other is made feasible than the last one once the time is up.
         For the best few, constants are evaluated between the points of the grid. For the others the smallest of the
         rises found there is assumed, part by part.
         """
         feasible: list[Feasible] = []
         state_cost = cost(self.network, self.parts, self.points_of_last_grid).products
         for count, state in enumerate(reversed(self.states)):
-            if count >= LAST_STATES and count * state_cost > CHEAP * self.budget:
+            is_expensive = count >= LAST_STATES and count * state_cost > CHEAP * self.budget
+            if is_expensive or (count > 0 and self.clock.expired):
                 break
             self.point = state.point
             with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
