@@ -138,6 +138,9 @@ class Abs(TwoSlopes):
 
     constant_slopes = (-1.0, 1.0)
 
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.asarray(abs(x))  # 0, not -0: its inverse is infinity
+
 
 class Negative(TwoSlopes):
     """-x."""
