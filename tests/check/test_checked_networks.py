@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
@@ -1232,5 +1233,65 @@ def test_branches_prove_at_least_what_inputs_reach(seed: int) -> None:
     content, shape, parts = drawn_branches(seed)
     network = specnorm_check.Network(content, list(shape))
     proven = [certificates._prove(network, part) for part in parts]
-    bound = proven_by(network, [part.part for part in proven], [part.completion for part in proven])
-    assert bound >= Fraction(reached(content, shape, 12)) * (1 - CLOSE)
+    truth = Fraction(reached(content, shape, 12)) * (1 - CLOSE)
+    assert proven_by(network, [part.part for part in proven], [part.completion for part in proven]) >= truth
+    with suppress(Refused):  # too many functions of each entry, of one draw in five
+        assert certificates._prove(network, layer("x", "y", **MATRIX)).constant >= truth
+
+
+# -- matrices ------------------------------------------------------------------------------------------------------
+NOT_MATRICES: dict[str, tuple[Sequence[Any], Stated, str]] = {
+    "a path around the start": (
+        [node("Relu", "x", "r"), node("Add", "x r")], layer("r", "y"), "the input of the graph",
+    ),
+    "a start that is a constant": ([gemm("x", "w", "y")], layer("w", "y"), "begins at no computed value"),
+    "a start behind the end": ([gemm("x", "w", "h"), gemm("h", "w", "y")], layer("y", "h"), "the input of the graph"),
+    "no operator": ([gemm("x", "w", "y")], layer("x", "x"), "no operator"),
+    "a distribution": ([node("Softmax", "x")], layer("x", "y"), "Softmax stands in a matrix"),
+    "multipliers": ([gemm("x", "w", "y")], joint(["x", "y"], [1], [1]), "not multipliers for each value"),
+    "three values": (
+        [gemm("x", "w", "h"), gemm("h", "w", "y")], {**layer("x", "y"), "values": ["x", "h", "y"]}, "not multipliers",
+    ),
+    "seven functions": (
+        [gemm("x", "seven", "h"), node("Relu", "h", "r"), gemm("r", "back", "y")], layer("x", "y"),
+        "too many functions",
+    ),
+    "products that are inexact": (
+        [gemm("x", "small", "h"), gemm("h", "small", "y")], layer("x", "y"), "products are inexact",
+    ),
+    "infinity": ([gemm("x", "infinite", "y")], layer("x", "y"), "NaN or infinity"),
+    "too large a matrix": (
+        [gemm("x", "wide", "h"), gemm("h", "tall", "g"), gemm("g", "wide", "f"), gemm("f", "tall", "y")],
+        layer("h", "y"), "too large a matrix",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_MATRICES)
+def test_what_is_no_matrix_is_refused_by_name(name: str) -> None:
+    nodes, part, words = NOT_MATRICES[name]
+    constants = {
+        "w": ONE, "seven": np.ones((7, 1)), "back": np.ones((1, 7)), "small": ONE * 1e-150, "infinite": ONE * np.inf,
+        "wide": np.ones((4100, 1)), "tall": np.ones((1, 4100)),
+    }  # fmt: skip
+    with pytest.raises(Refused, match=words):
+        constant(specnorm_check, file_of(nodes, (1, 1), constants), (1, 1), [{**part, **MATRIX}])
+
+
+def test_a_certificate_of_matrices_is_proven_and_a_smaller_number_is_refused() -> None:
+    nodes, shape, constants, (part,), _ = MATRICES["pairs that are sorted"]
+    content = file_of(nodes, shape, constants)
+    network = specnorm_check.Network(content, list(shape))
+    proven = certificates._prove(network, part)
+    upper = specnorm_check.float_up(proven.constant)
+    statement = {
+        "name": "sorted", "sha256": hashlib.sha256(content).hexdigest(), "input_shape": list(shape),
+        "upper": upper.hex(), "parts": [proven.part],
+    }  # fmt: skip
+    smaller = {**statement, "upper": np.nextafter(upper, 0.0).hex()}
+    other = {**statement, "parts": [{**proven.part, "values": ["a", "y"]}]}
+    claims = [Claim(each, [proven.completion]) for each in (statement, smaller, other)]
+    first, second, third = specnorm_check.check(claims, {}, content)
+    assert not first.reason
+    assert "its parts prove no less than" in second.reason
+    assert "the input of the graph" in third.reason

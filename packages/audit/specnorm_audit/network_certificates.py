@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
+from specnorm_check.matrices import changing_inputs
 from specnorm_check.networks import ValueBounds
 from specnorm_networks.tools import NetworkBound, RunBound, Weighted
 
@@ -228,7 +229,7 @@ def _matrices_to(network: Network, end: str) -> Iterator[Part]:
     operators = 0
     while waiting and waiting != {network.start}:
         last = max(waiting, key=positions.__getitem__)
-        waiting = waiting - {last} | {name for name in network.nodes[last].inputs if name not in network.arrays}
+        waiting = waiting - {last} | {*changing_inputs(network, last)}
         operators += 1
         if len(waiting) == 1 and operators > 1:
             (start,) = waiting

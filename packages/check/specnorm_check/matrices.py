@@ -56,10 +56,15 @@ class Step(NamedTuple):
 def joint_of_matrices(graph: Graph, part: Part) -> Joint:
     """Return the matrices whose largest norm bounds a part, as groups of one kernel."""
     start, end = part.values
-    steps = steps_between(graph, start, end)
+    between = values_between(graph, start, end)
     columns = math.prod(graph.shape_of(start))
-    entries = sum(math.prod(graph.shape_of(name)) for name in (start, *steps))
+    entries = sum(math.prod(graph.shape_of(name)) for name in (start, *between))
     require(entries * columns < MOST_NUMBERS, "a part has too large a matrix")
+    steps: dict[str, Step] = {}
+    for name in between:
+        steps[name] = step_of(graph, name)
+        weights_of_all = sum(step.weights.size for step in steps.values())
+        require(weights_of_all < LARGEST_MATRIX, "a part has too large layers")
     identity = np.eye(columns).reshape(*graph.shape_of(start), columns)
 
     def run(slopes: Mapping[str, Array], size: Size) -> dict[str, Array]:
@@ -104,8 +109,8 @@ def joint_of_matrices(graph: Graph, part: Part) -> Joint:
 
 
 # -- step A: the operators between -----------------------------------------------------
-def steps_between(graph: Graph, start: str, end: str) -> dict[str, Step]:
-    """Return how each value between the start and the end, the end last, is computed."""
+def values_between(graph: Graph, start: str, end: str) -> list[str]:
+    """Return the values between the start and the end, the end last."""
     require(start in graph.nodes, "a part begins at no computed value")
     between: set[str] = set()
     waiting = [end]
@@ -117,7 +122,7 @@ def steps_between(graph: Graph, start: str, end: str) -> dict[str, Step]:
             require(len(between) <= MOST_VALUES, "a part has too many values")
             waiting += changing_inputs(graph, name)
     require(between, "a part has no operator")
-    return {name: step_of(graph, name) for name in graph.nodes if name in between}
+    return [name for name in graph.nodes if name in between]
 
 
 def changing_inputs(graph: Graph, name: str) -> list[str]:
