@@ -38,8 +38,9 @@ from specnorm.running.program import Program, Ran, check_finite, program_for
 from specnorm.running.result import as_number
 
 if TYPE_CHECKING:
+    from specnorm.backends import Backend
     from specnorm.backends.array_types import Array, Namespace
-    from specnorm.backends.types import AnyArray, Backend
+    from specnorm.backends.types import AnyArray
 
 _POLYNOMIALS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),

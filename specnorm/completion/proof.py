@@ -21,8 +21,8 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
-from specnorm.proofs import rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, _upper, scaled_up
+from specnorm.proofs import host, rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, _upper
 from specnorm.symbols.proofs.lags import Lags
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def bounds_by_completions(blocks: Array, completions: Array, exponents: Array, *
     norms, _ = norms_up(kernel_lags, Lags.of(completions, wide=True, ops=ops), ops=ops)
     claims = []
     for norm, exponent in zip(ops.to_numpy(norms).tolist(), ops.to_numpy(exponents).tolist(), strict=True):
-        claims.append(_upper(scaled_up(norm, int(exponent)), ALL_FREQUENCIES, "norms of the lags of K*K + H*H"))
+        claims.append(_upper(host.scaled_up(norm, int(exponent)), ALL_FREQUENCIES, "norms of the lags of K*K + H*H"))
     return claims
 
 

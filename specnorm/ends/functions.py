@@ -18,9 +18,9 @@ from specnorm.ends.smallest import Smallest
 from specnorm.errors import CertificateError, MethodError, TracerError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry, Layer
+from specnorm.proofs import host
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Outcome
-from specnorm.proofs.host import representable
 from specnorm.running.measuring import PlanRun, run_plan
 from specnorm.running.result import Enclosure, as_number
 
@@ -238,7 +238,7 @@ def condition_number(
 def _rounded_outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
     """The number of a claim in the dtype and library of another array: an upper bound rounded up, a lower one down."""
     rounds: Any = "up" if isinstance(claim, Upper) else "down"
-    value = representable(claim.value, np.float64 if "float64" in str(like.dtype) else np.float32, rounds)
+    value = host.representable(claim.value, np.float64 if "float64" in str(like.dtype) else np.float32, rounds)
     return backend.namespace(like).full_like(like, value)
 
 

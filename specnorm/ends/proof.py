@@ -49,8 +49,6 @@ from specnorm.proofs.bound import (
     Upper,
     _lower,
     _upper,
-    scaled_down,
-    scaled_up,
 )
 from specnorm.proofs.cells import Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies, half_lags
@@ -190,11 +188,11 @@ class Defect(Sealed):
             raise HypothesisError(f"{norm.what} is not the norm of the defect's kernel at every frequency")
         if self.circulant is not None and norm.what != ALL_FREQUENCIES and not _includes(norm.what, self.circulant):
             raise HypothesisError(f"{norm.what} is not the norm at the frequencies of a {self.circulant}")
-        return host.add_up(scaled_up(norm.value, self.exponent), self.error)
+        return host.add_up(host.scaled_up(norm.value, self.exponent), self.error)
 
     def norm_down(self, norm: Lower) -> float:
         """Lower bound of ``||D||``, from a lower bound of the norm of ``kernel``."""
-        return max(host.sub_down(scaled_down(norm.value, self.exponent), self.error), 0.0)
+        return max(host.sub_down(host.scaled_down(norm.value, self.exponent), self.error), 0.0)
 
 
 def _includes(what: object, circulant: Circulant) -> bool:
@@ -420,7 +418,7 @@ def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, 
     matrix_norm = float(frobenius_up(matrix, xp=xp)[0])
     product_error = rounding.product_error(p, matrix, xp=xp) * rounding.SLACK * matrix_norm
     symbol_error = float(symbols.symbol_error(scaled, xp=xp)[0])
-    value = scaled_up(host.add_up(quotient, product_error, symbol_error), int(exponents[0]))
+    value = host.scaled_up(host.add_up(quotient, product_error, symbol_error), int(exponents[0]))
     return _upper(value, (SMALLEST, point), "quotient of a vector")
 
 

@@ -28,7 +28,14 @@ def is_complex(x: Any) -> bool:
     return "complex" in str(getattr(x, "dtype", "")) and backends.is_array(x)
 
 
-def real_form(kernel: AnyArray, *, first_axis: int = 0, second_axis: int = 1, groups: int = 1) -> AnyArray:
+def of_real_form(function: Callable[[Any], Any], x: Any, *, first_axis: int, second_axis: int, groups: int = 1) -> Any:
+    """Call a function on the real form of a complex array; its answer refuses to be differentiated."""
+    constant = backends.backend_for(x).detach(x)
+    form = _real_form(constant, first_axis=first_axis, second_axis=second_axis, groups=groups)
+    return _without_derivative(function(form), x)
+
+
+def _real_form(kernel: AnyArray, *, first_axis: int, second_axis: int, groups: int) -> AnyArray:
     """The real kernel [[Re, -Im], [Im, Re]] of the kernel of each group; the groups lie along the first axis."""
     xp = backends.backend_for(kernel).namespace(kernel)
     real, imag = xp.real(kernel), xp.imag(kernel)
@@ -53,18 +60,17 @@ def with_real_form(function: Callable[..., Any], kernel: AnyArray, args: tuple[A
     spec = ConvSpec.of(shape, **geometry)  # raises for what is no kernel
     axes = (-1, -2) if spec.layout is not None else (0, 1)
     first_axis, second_axis = (axis % len(shape) for axis in axes)
-    backend = backends.backend_for(kernel)
-    constant = backend.detach(kernel)
-    form = real_form(constant, first_axis=first_axis, second_axis=second_axis, groups=spec.groups)
     if name == "singular_values" and keywords.get("k") is not None:
         keywords = {**keywords, "k": 2 * keywords["k"]}
-    found = function(form, *args, **keywords)
-    if name == "singular_values":
-        found = found[::2]
-    return without_derivative(found, kernel)
+
+    def found(form: Any) -> Any:
+        answer = function(form, *args, **keywords)
+        return answer[::2] if name == "singular_values" else answer
+
+    return of_real_form(found, kernel, first_axis=first_axis, second_axis=second_axis, groups=spec.groups)
 
 
-def without_derivative(found: Any, kernel: AnyArray) -> Any:
+def _without_derivative(found: Any, kernel: AnyArray) -> Any:
     """An answer for a complex kernel whose numbers refuse to be differentiated."""
     reason = f"the kernel is complex, and no gradient with respect to it is given. {REAL_FORM}"
     backend = backends.backend_for(kernel)

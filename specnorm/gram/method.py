@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
-from specnorm.gram.proofs.powers import Powers, divisors, lag_norms
+from specnorm.gram.proofs.powers import Powers, divisors, lag_norms, tap_grid
 from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_by_grid
 from specnorm.grid.search import grid_points, largest_bound
-from specnorm.proofs.frequencies import tap_grid
 from specnorm.running.base import MOST_PRODUCTS, Evaluation, Needs, Plan, Stepped, check_count
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lags_vjp
 from specnorm.symbols.proofs.padding import bounds_by_blocks
-from specnorm.symbols.proofs.symbols import matrices_at, matrices_gradient
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -308,7 +306,7 @@ def powers_vjp(
     right = xp.astype(xp.matrix_transpose(selector * slope[:, :, None]), product_dtype)[:, None, :, :]
 
     def symbol(phases: Array) -> Array:
-        return xp.astype(matrices_at(blocks, phases, xp=xp), product_dtype, copy=False)
+        return xp.astype(symbols.matrices_at(blocks, phases, xp=xp), product_dtype, copy=False)
 
     def gradient_of_chunk(chunk: int) -> Array:
         phases = xp.astype(phase[:, chunk, :, :], kernel_dtype, copy=False)
@@ -326,7 +324,7 @@ def powers_vjp(
             gamma = xp.matmul(gamma, powers.pop())
             gamma += arrays.adjoint(gamma, xp=xp)
         gamma = xp.astype(xp.matmul(symbol(phases), gamma), kernel_dtype, copy=False)
-        return matrices_gradient(gamma, phases, tuple(kernel_shape), xp=xp)
+        return symbols.matrices_gradient(gamma, phases, tuple(kernel_shape), xp=xp)
 
     gradient = gradient_of_chunk(0)
     for chunk in range(1, phase.shape[1]):

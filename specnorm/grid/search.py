@@ -61,7 +61,7 @@ def largest_bound(
     if not ops.concrete or not (is_column or _leaves_out(blocks, sizes, products, ops=ops)):
         return largest_of_all(bound, blocks, sizes, ops=ops)
     values, frequencies, claims = largest_with_frequency(bound, blocks, sizes, products, ops=ops)
-    return values, ops.complex(*symbols.cosines_and_sines(frequencies, blocks, ops=ops)), claims
+    return values, symbols.Symbol(blocks, frequencies, ops=ops).phase, claims
 
 
 def largest_with_frequency(

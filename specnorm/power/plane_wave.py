@@ -96,7 +96,7 @@ def _block(kernel: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
 def symbols_at_angles(blocks: Array, angles: np.ndarray, *, ops: ArrayOps) -> Array:
     """Symbols (f, m, p) of one block (1, m, p, *kernel_shape) at angles (f, d); no proof rests on them."""
     phases = np.exp(1j * (angles @ tap_points(tuple(blocks.shape[3:])).T))
-    tables = symbols.device_tables(phases.real, phases.imag, blocks, ops=ops)
+    tables = (symbols.device_table(x, blocks, ops=ops) for x in (phases.real, phases.imag))
     return ops.complex(*symbols.planes_at(blocks, *tables, xp=ops.xp))[0, ...]
 
 

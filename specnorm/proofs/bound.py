@@ -8,7 +8,6 @@ search wastes time but never makes a false claim.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -241,23 +240,6 @@ def times_power_of_two(lower: Lower, upper: Upper, exponent: int, digest: str = 
     """Bounds for a part of a kernel, from bounds for this part times ``2**-exponent``; their subjects stay."""
     rule = f"{POWER}{exponent}"
     return (
-        _lower(scaled_down(lower.value, exponent), lower.what, rule, lower, digest=digest),
-        _upper(scaled_up(upper.value, exponent), upper.what, rule, upper, digest=digest),
+        _lower(host.scaled_down(lower.value, exponent), lower.what, rule, lower, digest=digest),
+        _upper(host.scaled_up(upper.value, exponent), upper.what, rule, upper, digest=digest),
     )
-
-
-def scaled_up(value: float, exponent: int) -> float:
-    """Return ``value * 2**exponent``, rounded up if the result is a subnormal number; exact otherwise."""
-    scaled = _scaled(value, exponent)
-    return host.next_up(scaled) if _scaled(scaled, -exponent) < value else scaled
-
-
-def scaled_down(value: float, exponent: int) -> float:
-    """Return ``value * 2**exponent``, rounded down if the result is subnormal or overflows; exact otherwise."""
-    scaled = min(_scaled(value, exponent), sys.float_info.max)
-    return max(host.next_down(scaled), 0.0) if _scaled(scaled, -exponent) > value else scaled
-
-
-def _scaled(value: float, exponent: int) -> float:
-    with np.errstate(over="ignore", under="ignore"):
-        return float(np.ldexp(value, exponent))

@@ -245,25 +245,6 @@ def _cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.n
     return np.where(is_swapped, s, c) * _COS_SIGN[quarter], np.where(is_swapped, c, s) * _SIN_SIGN[quarter]
 
 
-@functools.lru_cache(maxsize=64)
-def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
-    """Number of taps along each axis of the kernel that ``n_iter`` Gram products of a kernel make."""
-    return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)
-
-
-@functools.lru_cache(maxsize=32)
-def centred_taps(grid: tuple[int, ...]) -> np.ndarray:
-    """Taps m of a kernel with odd sizes and the tap 0 in its middle: along each axis in the order 0, 1, ..., -2, -1.
-
-    Returns (n, d); read-only.
-    """
-    middle = np.asarray([n // 2 for n in grid], dtype=np.int64)
-    taps = product([np.arange(n) for n in grid])
-    taps = np.where(taps > middle, taps - np.asarray(grid, dtype=np.int64), taps)
-    taps.flags.writeable = False
-    return taps
-
-
 def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
     """Lags t with |t_j| < k_j along each axis j: zero first, then one of each pair (t, -t), shape (n, d)."""
     lags = product([np.arange(1 - k, k) for k in kernel_shape])

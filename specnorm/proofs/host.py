@@ -11,6 +11,7 @@ last place.
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -206,3 +207,20 @@ def float32_up(x: np.ndarray) -> np.ndarray:
 def float32_down(x: np.ndarray) -> np.ndarray:
     """Round float64 numbers to float32 numbers below them: the neighbours below the nearest ones."""
     return np.nextafter(x.astype(np.float32), np.float32(-math.inf))
+
+
+def scaled_up(value: float, exponent: int) -> float:
+    """Return ``value * 2**exponent``, rounded up if the result is a subnormal number; exact otherwise."""
+    scaled = _scaled(value, exponent)
+    return next_up(scaled) if _scaled(scaled, -exponent) < value else scaled
+
+
+def scaled_down(value: float, exponent: int) -> float:
+    """Return ``value * 2**exponent``, rounded down if the result is subnormal or overflows; exact otherwise."""
+    scaled = min(_scaled(value, exponent), sys.float_info.max)
+    return max(next_down(scaled), 0.0) if _scaled(scaled, -exponent) > value else scaled
+
+
+def _scaled(value: float, exponent: int) -> float:
+    with np.errstate(over="ignore", under="ignore"):
+        return float(np.ldexp(value, exponent))

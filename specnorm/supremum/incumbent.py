@@ -16,7 +16,6 @@ from specnorm.proofs.bound import trivial_lower
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies, product
 from specnorm.symbols import ascent
-from specnorm.symbols.ascent import Ascent
 from specnorm.symbols.power import largest_eigenvalues, norms_at, power_of_symbol
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.symbols import SymbolQuotients
@@ -226,7 +225,7 @@ class Incumbent:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
         # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
         norm_to_beat = max(self.best.lower.value, self.tuning.far_below_part * (self._bound or 0.0))
-        local_ascent = Ascent(
+        local_ascent = ascent.Ascent(
             self._blocks_for(rtol)[block : block + 1, ...],
             free=self._free,
             rtol=rtol,

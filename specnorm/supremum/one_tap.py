@@ -12,7 +12,7 @@ from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.lanczos import Lanczos, vector_tolerance
+from specnorm.symbols.lanczos import Lanczos
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -58,7 +58,7 @@ def enclose_matrices(
         return _near_vectors(matrix, proof, _eigenvectors(proof, ops=ops), ops=ops)
     residual = max(_RESIDUAL_SHARE * rtol, _FLOAT64_RESIDUAL)
     if precise_vectors:
-        residual = min(residual, vector_tolerance(getattr(ops.xp, ops.own_dtype), xp=ops.xp))
+        residual = min(residual, Lanczos.vector_tolerance(getattr(ops.xp, ops.own_dtype), xp=ops.xp))
     lanczos = _lanczos(matrix, proof, residual, ops=ops)
     result = _near_vectors(matrix, proof, lanczos.short_side_vectors(), ops=ops)
     if result.within(rtol) and (lanczos.converged.all() or not precise_vectors):

@@ -11,7 +11,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.running.search import Clock, eigh_cost
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation, rotate
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
 from specnorm.symbols.proofs.scalar import ScalarGram
 from specnorm.symbols.proofs.symbols import stacked_taps
 
@@ -222,7 +222,7 @@ def choose_rotation(
             allowed, rank = allowed_of_wide, rank_of_wide
     if rank > min(tuning.widest_reduced * p, p - 1):
         return None
-    rotation = rotate(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
+    rotation = Rotation.of(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
     # If the factorization was imprecise, the bound of the truncation or the basis is not good enough.
     is_usable = rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999
     return rotation if is_usable else None

@@ -13,7 +13,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
-from specnorm.symbols.proofs.symbols import device_tables, planes_at
+from specnorm.symbols.proofs.symbols import device_table, planes_at
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -183,7 +183,7 @@ class Ascent:
         bytes_of_a_start = 6 * m * p * (8 if is_float64 else 4)
         if count > 1 and count * bytes_of_a_start > self.ops.memory:
             return self._top_vectors_in_parts(phases, right, max(1, self.ops.memory // bytes_of_a_start))
-        tables = device_tables(phases.real, phases.imag, self.block, ops=self.ops)
+        tables = (device_table(x, self.block, ops=self.ops) for x in (phases.real, phases.imag))
         symbols = self.ops.complex(*planes_at(self.block, *tables, xp=xp))[0, ...]
         apply, adjoint = matrix_maps(symbols, xp=xp)
         if p >= self.tuning.smallest_krylov:

@@ -43,14 +43,6 @@ class LanczosTuning(NamedTuple):
 TUNING = LanczosTuning()
 
 
-def vector_tolerance(dtype: Any, *, xp: Namespace) -> float:
-    """Tolerance, for `Lanczos`, for singular vectors from which a gradient is formed; by the dtype of the matrix.
-
-    The error of a vector is this number over the relative gap to the next eigenvalue.
-    """
-    return 1e-8 if dtype == xp.float64 else 2e-6
-
-
 class Lanczos:
     """Lanczos iteration for the largest singular value of each matrix of a stack, some steps at a time.
 
@@ -180,6 +172,14 @@ class Lanczos:
     def use_gram(self, gram: Array) -> None:
         """From now on, take steps with the smaller Gram matrices (b, size, size), which have been formed meanwhile."""
         self._gram = self.xp.astype(gram, self._like.dtype, copy=False)
+
+    @staticmethod
+    def vector_tolerance(dtype: Any, *, xp: Namespace) -> float:
+        """Tolerance for singular vectors from which a gradient is formed; by the dtype of the matrix.
+
+        The error of a vector is this number over the relative gap to the next eigenvalue.
+        """
+        return 1e-8 if dtype == xp.float64 else 2e-6
 
     def finish(self) -> Lanczos:
         """Advance until all matrices are done, and return self."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.lanczos import Lanczos, vector_tolerance
+from specnorm.symbols.lanczos import Lanczos
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _PRECISE_RESIDUAL = 1e-12
 """Residual of a symbol's singular vectors by Lanczos in float64: gradients are formed from them."""
 
 
-def top_triple_at(
+def _top_triple(
     block: Array,
     frequency: Frequencies,
     vectors: tuple[Array, Array] | None = None,
@@ -59,7 +59,7 @@ def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array,
     imag = xp.imag(matrix)
     doubled = xp.concat([xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)], axis=1)
     is_float64 = doubled.dtype == xp.float64
-    tolerance = _PRECISE_RESIDUAL if is_float64 else vector_tolerance(doubled.dtype, xp=xp)
+    tolerance = _PRECISE_RESIDUAL if is_float64 else Lanczos.vector_tolerance(doubled.dtype, xp=xp)
     run = Lanczos(doubled, tolerance=tolerance, ops=ops).finish()
     if not run.converged.all():
         return None
@@ -81,7 +81,7 @@ def top_triples(
     for blocks, witness in zip(layers, witnesses, strict=True):
         block = blocks[witness.block : witness.block + 1, ...]
         vectors = None if witness.u is None else (witness.u, witness.v)
-        triples.append(top_triple_at(block, witness.frequency, vectors, ops=ops))
+        triples.append(_top_triple(block, witness.frequency, vectors, ops=ops))
     u, v, sigma, phase = (ops.xp.concat(list(column), axis=0) for column in zip(*triples, strict=True))
     indices = np.asarray([witness.block for witness in witnesses], dtype=np.int64)
     return u, v, sigma, phase, ops.from_numpy(indices, layers[0])

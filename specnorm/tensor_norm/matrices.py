@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from specnorm.symbols.lanczos import Lanczos, vector_tolerance
+from specnorm.symbols.lanczos import Lanczos
 from specnorm.tensor_norm.proof import matrix_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def norms_of_matrices(blocks: Array, *, ops: ArrayOps) -> tuple[Array, list[Arra
     """
     xp = ops.xp
     matrix = matrix_of(blocks, xp=xp)
-    lanczos = Lanczos(matrix, tolerance=vector_tolerance(matrix.dtype, xp=xp), ops=ops).finish()
+    lanczos = Lanczos(matrix, tolerance=Lanczos.vector_tolerance(matrix.dtype, xp=xp), ops=ops).finish()
     u, v = lanczos.vectors()
     images = xp.matmul(matrix, v[:, :, None])[:, :, 0]
     value = xp.linalg.vector_norm(images, axis=1) * (1 + 8 * float(xp.finfo(matrix.dtype).eps))

@@ -104,26 +104,27 @@ class TensorNorm(Stepped):
         maximiser = Maximiser(value, u, v, tap_weights, group)
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
-        claims = None
+        claims: Claims | None = None
         if self.needs(spec).searches and not ops.traced:
             maximise_again = partial(maximise, max_iter=self.max_iter, ops=ops)
             maximisers = []
-            proofs = []
+            factors, proven_uppers = [], []
             for j, layer in enumerate(arrays.by_layers(blocks, spec.groups)):
                 of_layer = Maximiser(*(x[j : j + 1, ...] for x in maximiser))
                 clock = Clock.of(self.budget)
-                proven_maximiser, proof = prove_or_restart(
+                proven_maximiser, factor_of_layer, upper = prove_or_restart(
                     layer, of_layer, maximise_again, seed=self.seed, clock=clock, ops=ops
                 )
-                if self.proven and proof.upper is None:
+                if self.proven and upper is None:
                     raise self._undecided()
                 maximisers.append(proven_maximiser)
-                proofs.append(proof)
+                factors.append(factor_of_layer)
+                proven_uppers.append(upper)
             maximiser = Maximiser(*(xp.concat(list(x), axis=0) for x in zip(*maximisers, strict=True)))
-            factor = xp.astype(ops.from_numpy(np.asarray([proof.factor for proof in proofs]), value), value.dtype)
-            uppers = [proof.upper for proof in proofs if proof.upper is not None]
-            proven = ops.from_numpy(np.asarray([proof.upper is not None for proof in proofs]), value)
-            if len(uppers) == len(proofs):
+            factor = xp.astype(ops.from_numpy(np.asarray(factors), value), value.dtype)
+            uppers = [upper for upper in proven_uppers if upper is not None]
+            proven = ops.from_numpy(np.asarray([upper is not None for upper in proven_uppers]), value)
+            if len(uppers) == len(proven_uppers):
                 claims = partial(list, [(trivial_lower(), padded_norm(upper, spec)) for upper in uppers])
         return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims, xp=xp)
 

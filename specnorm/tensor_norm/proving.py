@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specnorm.proofs.cells import torus
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_zero
 from specnorm.symbols.proofs.symbols import without_zero_borders
-from specnorm.symbols.triples import top_triple_at
+from specnorm.symbols.triples import top_triples
 from specnorm.tensor_norm.form import unit_rows, waves
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
-    from specnorm.proofs.found import Found
-    from specnorm.proofs.frequencies import Frequencies
+    from specnorm.proofs.found import Found, Witness
     from specnorm.running.search import Clock
 
 LIFT = 1.001
@@ -39,25 +37,6 @@ class ProvingTuning(NamedTuple):
 
 
 TUNING = ProvingTuning()
-
-
-@dataclass(frozen=True, eq=False)
-class Proof:
-    """The result of an attempt to prove a value.
-
-    Parameters
-    ----------
-    factor : float
-        What was proven, or tried, is that ``factor`` times the value bounds the norm.
-    upper : Upper or None
-        The bound that was proven, no larger than ``factor`` times the value.
-    refutation : Found or None
-        A search that found a frequency at which the norm is above ``factor`` times the value.
-    """
-
-    factor: float
-    upper: Upper | None
-    refutation: Found | None = None
 
 
 class Maximiser(NamedTuple):
@@ -85,20 +64,20 @@ Maximise: TypeAlias = "Callable[[Array, Array, list[Array]], tuple[Array, list[A
 fixed largest number of sweeps."""
 
 
-def prove(search: Search, value: float, *, try_value_itself: bool = True) -> Proof:
+def prove(search: Search, value: float, *, try_value_itself: bool = True) -> tuple[float, Found]:
     """Prove that a value, or else ``LIFT`` times it, bounds the norm at every frequency.
 
-    ``try_value_itself``: whether to try the value itself first.
+    ``try_value_itself``: whether to try the value itself first. Returns ``factor``: what was proven, or tried, is that
+    so many times the value bounds the norm; ``found``: the upper bound, if one was proven, or a frequency at which the
+    norm is larger, or neither.
     """
     cover = torus(search.blocks.shape[3:])
     attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if try_value_itself else []
     for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
         result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
-        if result.upper is not None:
-            return Proof(factor, result.upper)
-        if result.lower > value * factor:
-            return Proof(factor, None, result)
-    return Proof(LIFT, None)
+        if result.upper is not None or result.lower > value * factor:
+            break
+    return factor, result
 
 
 def prove_or_restart(
@@ -109,7 +88,7 @@ def prove_or_restart(
     seed: int,
     clock: Clock,
     ops: ArrayOps,
-) -> tuple[Maximiser, Proof]:
+) -> tuple[Maximiser, float, Upper | None]:
     """Prove ``sigma* <= factor * value`` for the blocks of one layer.
 
     If a frequency refutes the value, the maximization restarts from there and reaches a larger value. A value equal to
@@ -117,36 +96,36 @@ def prove_or_restart(
 
     ``blocks`` is (g, m, p, *kernel_shape). ``maximiser``: the best value of this one layer. ``maximise``: used for
     restarts. ``seed``: seed of the search. ``clock``: deadline of the search. Returns ``maximiser``: the argument, or
-    that of the last restart; ``proof``: its factor is 1 or ``LIFT``.
+    that of the last restart; ``factor``: 1 or ``LIFT``; ``upper``: the bound that was proven, no larger than ``factor``
+    times the value, if any.
     """
     xp = ops.xp
     zero = enclose_zero(blocks, ops=ops)
     if zero is not None:
-        return maximiser, Proof(1.0, zero.upper)
+        return maximiser, 1.0, zero.upper
     trimmed = without_zero_borders(blocks, ops=ops)
     search = Search(xp.astype(trimmed, xp.float64), seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
-        proof = prove(search, float(maximiser.value[0]))
-        if proof.refutation is None:
-            return maximiser, proof
-        group = proof.refutation.witness.block
-        block = blocks[group : group + 1, ...]
-        value, (u, v, tap_weights), _ = maximise(
-            block, *_fourier_start(block, proof.refutation.witness.frequency, ops=ops)
-        )
+        factor, found = prove(search, float(maximiser.value[0]))
+        if not found.lower > factor * float(maximiser.value[0]):
+            return maximiser, factor, found.upper
+        group = found.witness.block
+        start = _fourier_start(blocks, found.witness, ops=ops)
+        value, (u, v, tap_weights), _ = maximise(blocks[group : group + 1, ...], *start)
         if not float(value[0]) > float(maximiser.value[0]):
             # The norm that refutes the value exceeds it by no more than rounding. So ``LIFT`` times it may be proven.
             break
         maximiser = Maximiser(value, u, v, tap_weights, xp.full_like(maximiser.group, group))
     # If the loop ended without a break, the value of the last restart has not been tried. Of either value, only
     # ``LIFT`` times it is tried now.
-    return maximiser, prove(search, float(maximiser.value[0]), try_value_itself=False)
+    factor, found = prove(search, float(maximiser.value[0]), try_value_itself=False)
+    return maximiser, factor, found.upper
 
 
-def _fourier_start(block: Array, frequency: Frequencies, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
+def _fourier_start(blocks: Array, witness: Witness, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
     """One start of the maximization: the top right singular vector and the Fourier vectors at one frequency."""
     xp = ops.xp
-    _, v, _, _ = top_triple_at(block, frequency, ops=ops)
-    dtype = "complex128" if block.dtype == xp.float64 else "complex64"
-    spatial_vectors = unit_rows(waves(frequency.angles, tuple(block.shape[3:])), dtype)
-    return v[:, None, :], [ops.from_numpy(x, block) for x in spatial_vectors]
+    _, v, *_ = top_triples([blocks], [witness], ops=ops)
+    dtype = "complex128" if blocks.dtype == xp.float64 else "complex64"
+    spatial_vectors = unit_rows(waves(witness.frequency.angles, tuple(blocks.shape[3:])), dtype)
+    return v[:, None, :], [ops.from_numpy(x, blocks) for x in spatial_vectors]

@@ -7,7 +7,7 @@ from typing import Any
 from specnorm.backends import backend_for
 from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
-from specnorm.geometry.complex_kernels import is_complex, real_form, without_derivative
+from specnorm.geometry.complex_kernels import is_complex, of_real_form
 from specnorm.geometry.layers import unwrapped
 from specnorm.running.base import Plan
 from specnorm.running.program import program_for
@@ -74,9 +74,8 @@ def _stack(a: ArrayT, plan: Plan) -> ArrayT:
     if len(shape) < 2:
         raise MethodError(f"array of shape {shape} is not a matrix: expected (..., m, n).")
     if is_complex(x):
-        first, second = len(shape) - 2, len(shape) - 1
-        form = real_form(backend.detach(x), first_axis=first, second_axis=second)
-        found: ArrayT = without_derivative(_stack(form, plan), x)
+        axes = {"first_axis": len(shape) - 2, "second_axis": len(shape) - 1}
+        found: ArrayT = of_real_form(lambda form: _stack(form, plan), x, **axes)
         return found
     value: ArrayT = backend.apply(program_for(plan, shape[-2:], str(x.dtype), ()), x).value
     return value

@@ -30,6 +30,31 @@ if TYPE_CHECKING:
     from specnorm.running.base import Kind
 
 
+def gradient_of_unfoldings(
+    residuals: tuple[Array, ...],
+    cotangent: Array,
+    spec: ConvSpec,
+    *,
+    xp: Namespace,
+) -> Array:
+    """sqrt(taps) u v^T of each unfolding, as a block and weighted by its cotangent.
+
+    ``residuals``: (u_1, v_1, u_2, v_2, ...), and for the bound by one unfolding of each block the numbers of these.
+    """
+    splits = unfoldings.unfolding_splits(spec.ndim)
+    vectors, chosen = residuals[: 2 * len(splits)], residuals[2 * len(splits) :]
+    if chosen:
+        cotangent = arrays.one_hot(cotangent, chosen[0], len(splits), xp=xp)
+    root = math.sqrt(math.prod(spec.block_kernel_shape))
+    parts = (
+        unfoldings.outer_blocks(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
+        for j, (u, v, rows) in enumerate(zip(vectors[::2], vectors[1::2], splits, strict=True))
+        if u.shape[1]  # empty for unfoldings that are smallest for no block
+    )
+    total: Array = functools.reduce(operator.iadd, parts)
+    return total
+
+
 @dataclass(frozen=True)
 class Unfoldings(Method):
     """The bounds by all ``2**(d+1) - 1`` unfoldings, as a 1-d value; each of them is an upper bound on sigma*.
@@ -63,25 +88,7 @@ class Unfoldings(Method):
         value = supremum_up_from_unfolding(xp.stack(bounds, axis=1), spec.block_kernel_shape, xp=xp)
         return Evaluation(value, (), tuple(residuals))
 
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        """sqrt(taps) u v^T of each unfolding, as a block and weighted by its cotangent."""
-        root = math.sqrt(math.prod(spec.block_kernel_shape))
-        splits = unfoldings.unfolding_splits(spec.ndim)
-        triples = zip(residuals[::2], residuals[1::2], splits, strict=True)
-        parts = (
-            unfoldings.outer_blocks(u * (root * cotangent[:, j])[:, None], v, rows, spec.block_shape, xp=xp)
-            for j, (u, v, rows) in enumerate(triples)
-            if u.shape[1]  # empty for unfoldings that `FantasticFour` leaves out, which are smallest for no block
-        )
-        total: Array = functools.reduce(operator.iadd, parts)
-        return total
+    pullback = staticmethod(gradient_of_unfoldings)
 
 
 @dataclass(frozen=True)
@@ -108,17 +115,7 @@ class FantasticFour(Method):
         smallest_unfolding = xp.argmin(values, axis=1)
         return Evaluation(xp.min(values, axis=1), (), (*unfoldings_of_blocks.residuals, smallest_unfolding))
 
-    def pullback(
-        self,
-        residuals: tuple[Array, ...],
-        cotangent: Array,
-        spec: ConvSpec,
-        *,
-        xp: Namespace,
-    ) -> Array:
-        *vectors, smallest_unfolding = residuals
-        columns = arrays.one_hot(cotangent, smallest_unfolding, len(vectors) // 2, xp=xp)
-        return Unfoldings().pullback(tuple(vectors), columns, spec, xp=xp)
+    pullback = staticmethod(gradient_of_unfoldings)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.symbols.lanczos import Lanczos, vector_tolerance
+from specnorm.symbols.lanczos import Lanczos
 from specnorm.unfoldings import reshaping as unfoldings
 from specnorm.unfoldings.proof import UnfoldingProof
 
@@ -44,7 +44,7 @@ def smallest_unfoldings(blocks: Array, *, ops: ArrayOps) -> tuple[list[Upper], t
     """
     xp = ops.xp
     count = int(blocks.shape[0])
-    tolerance = vector_tolerance(blocks.dtype, xp=xp)
+    tolerance = Lanczos.vector_tolerance(blocks.dtype, xp=xp)
     if math.prod(blocks.shape[1:]) < TUNING.float32_from:
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
     search = _SmallestUnfolding(blocks, tolerance, ops=ops)
@@ -146,7 +146,7 @@ class _SmallestUnfolding:
         else:
             self._searched = blocks
         self._unfoldings = _Unfoldings(self._searched, xp=xp)
-        self._tolerance = max(tolerance, vector_tolerance(self._searched.dtype, xp=xp))
+        self._tolerance = max(tolerance, Lanczos.vector_tolerance(self._searched.dtype, xp=xp))
         frobenius = ops.to_numpy(xp.linalg.vector_norm(xp.reshape(blocks, (self._count, -1)), axis=1))
         squares = frobenius.astype(np.float64) ** 2
         # ||A||_F**2 is at most the number of singular values times ||A||**2.

@@ -10,7 +10,7 @@ import numpy as np
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import arithmetic, host
-from specnorm.proofs.bound import HypothesisError, _upper, digest_of, scaled_up
+from specnorm.proofs.bound import HypothesisError, _upper, digest_of
 from specnorm.proofs.norms import gram_iteration_up
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
@@ -105,7 +105,7 @@ def norm_of_neighbour(norm: Upper, kernel: NDArray[np.float64], neighbour: NDArr
         float(host.norm_up(difference.reshape(-1))), 2.0**-53, host.root_up(math.prod(spec.kernel_shape))
     )
     distance = host.mul_up(
-        host.add_up(scaled_up(float(supremum), exponent), rounded), host.root_up(spec.padding_gain_sq)
+        host.add_up(host.scaled_up(float(supremum), exponent), rounded), host.root_up(spec.padding_gain_sq)
     )
     value = host.add_up(norm.value, distance)
     return _upper(value, spec, "a kernel nearby and the distance from it", norm, digest=digest_of(neighbour))

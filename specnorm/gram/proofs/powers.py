@@ -16,18 +16,10 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
-from specnorm.proofs.frequencies import (
-    Frequencies,
-    centred_taps,
-    half_grid_shape,
-    halved_axis,
-    tap_grid,
-    tap_points,
-)
+from specnorm.proofs.frequencies import Frequencies, half_grid_shape, halved_axis, product, tap_points
 from specnorm.proofs.norms import parts_of_hermitian, square_of_hermitian
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lag_products, roundings
-from specnorm.symbols.proofs.symbols import device_tables, stacked_taps
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -51,6 +43,25 @@ _FEW_TAPS = 81
 """Taps of the first two products of a 3 x 3 kernel."""
 _LEAST_FREQUENCIES = 16
 """Least number of frequencies of a chunk on the host."""
+
+
+@functools.lru_cache(maxsize=64)
+def tap_grid(kernel_shape: tuple[int, ...], n_iter: int) -> tuple[int, ...]:
+    """Number of taps along each axis of the kernel that ``n_iter`` Gram products of a kernel make."""
+    return tuple(2**n_iter * (k - 1) + 1 for k in kernel_shape)
+
+
+@functools.lru_cache(maxsize=32)
+def _centred_taps(grid: tuple[int, ...]) -> np.ndarray:
+    """Taps m of a kernel with odd sizes and the tap 0 in its middle: along each axis in the order 0, 1, ..., -2, -1.
+
+    Returns (n, d); read-only.
+    """
+    middle = np.asarray([n // 2 for n in grid], dtype=np.int64)
+    taps = product([np.arange(n) for n in grid])
+    taps = np.where(taps > middle, taps - np.asarray(grid, dtype=np.int64), taps)
+    taps.flags.writeable = False
+    return taps
 
 
 class KernelSymbol:
@@ -138,7 +149,7 @@ class GramSymbol:
     def at(self, frequencies: Frequencies) -> Array:
         """The real matrices at some frequencies, (b, f, p, p)."""
         xp, (b, _, p) = self._ops.xp, self.shape
-        cos, sin = frequencies.cos_sin(centred_taps(self.taps))
+        cos, sin = frequencies.cos_sin(_centred_taps(self.taps))
         table = symbols.device_table(cos + sin, self.like, ops=self._ops)
         half = self.like.shape[1] // 2
         matrices = xp.matmul(table[:, half:], self.like[:, half:, :])
@@ -178,7 +189,7 @@ class Taps(NamedTuple):
     Parameters
     ----------
     upper : array, shape (b, taps, p (p + 1) / 2)
-        The entries of `_upper_places` of each R_m, for the taps m of `centred_taps`. The others are those of
+        The entries of `_upper_places` of each R_m, for the taps m of `_centred_taps`. The others are those of
         ``R_{-m} = R_m^T``.
     grid : tuple of int
         Number of taps along each axis.
@@ -407,7 +418,7 @@ def _places_of_entries(p: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=32)
 def _opposite_taps(grid: tuple[int, ...]) -> np.ndarray:
-    """The places of the taps -m among those of `centred_taps`."""
+    """The places of the taps -m among those of `_centred_taps`."""
     places = np.arange(math.prod(grid)).reshape(grid)
     for axis in range(len(grid)):
         places = np.roll(np.flip(places, axis), 1, axis)
@@ -609,7 +620,7 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
         wide = arrays.in_wide_dtype(wide, ops=ops)
     b, m, p, *kernel_shape = wide.shape
     u = rounding.unit(wide, xp=xp)
-    taps = xp.reshape(stacked_taps(wide, xp=xp), (b, -1, m, p))
+    taps = xp.reshape(symbols.stacked_taps(wide, xp=xp), (b, -1, m, p))
     tap_count = taps.shape[1]
     lags = lag_products(wide, wide, ops=ops)
     magnitudes = xp.abs(lags)
@@ -704,11 +715,13 @@ def powers_residuals(
     at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
     chunks = arrays.ceil_div(len(grid.points), at_once)
     step = arrays.ceil_div(len(grid.points), chunks)
-    phase = ops.complex(*device_tables(*grid.points.cos_sin(tap_points(tuple(blocks.shape[3:]))), sums, ops=ops))
+    taps = tap_points(tuple(blocks.shape[3:]))
+    phase = ops.complex(*symbols.cosines_and_sines(grid.points, taps, sums, ops=ops))
     # The signs of the taps, transformed back to the frequencies.
-    adjoint_tables = [
-        ops.complex(*device_tables(real.T, -imag.T, grid.symbol.like, ops=ops)) for real, imag in tables(grid.grid)[1]
-    ]
+    adjoint_tables = []
+    for real, imag in tables(grid.grid)[1]:
+        parts = (symbols.device_table(x, grid.symbol.like, ops=ops) for x in (real.T, -imag.T))
+        adjoint_tables.append(ops.complex(*parts))
     signs = xp.astype(xp.sign(columns), arrays.complex_dtype(grid.symbol.like.dtype, xp=xp))
     transformed = contract(signs, adjoint_tables, xp=xp)
     transformed = xp.astype(transformed, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)

@@ -43,7 +43,7 @@ _CACHED_ENTRIES = 2**11
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """A stack of blocks with the channels in another basis, whose last directions may be left out. Made by `rotate`.
+    """A stack of blocks with the channels in another basis, whose last directions may be left out.
 
     Parameters
     ----------
@@ -66,23 +66,23 @@ class Rotation:
     shrink: float
     lost: float
 
-
-def rotate(blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation:
-    """Rotate the channels of blocks (g, m, p, *kernel_shape), in the precision of the basis; bound what that loses."""
-    xp = ops.xp
-    taps = math.prod(blocks.shape[3:])
-    columns = xp.astype(symbols.stacked_taps(blocks, xp=xp), basis.dtype, copy=False)
-    rotated = xp.matmul(columns, basis)
-    wide_basis = xp.astype(basis, blocks.dtype, copy=False)
-    shrink, lost = rotation_loss(columns, wide_basis, taps, ops=ops)
-    return Rotation(
-        columns=rotated,
-        basis=wide_basis,
-        rank=rank,
-        truncation=truncation_bound(rotated[..., rank:], taps, xp=xp),
-        shrink=shrink,
-        lost=lost,
-    )
+    @classmethod
+    def of(cls, blocks: Array, basis: Array, rank: int, *, ops: ArrayOps) -> Rotation:
+        """Rotate the channels of blocks (g, m, p, *kernel_shape), in the precision of the basis; bound the loss."""
+        xp = ops.xp
+        taps = math.prod(blocks.shape[3:])
+        columns = xp.astype(symbols.stacked_taps(blocks, xp=xp), basis.dtype, copy=False)
+        rotated = xp.matmul(columns, basis)
+        wide_basis = xp.astype(basis, blocks.dtype, copy=False)
+        shrink, lost = rotation_loss(columns, wide_basis, taps, ops=ops)
+        return cls(
+            columns=rotated,
+            basis=wide_basis,
+            rank=rank,
+            truncation=truncation_bound(rotated[..., rank:], taps, xp=xp),
+            shrink=shrink,
+            lost=lost,
+        )
 
 
 def truncation_bound(columns: Array, taps: int, *, xp: Namespace) -> float:
@@ -346,7 +346,7 @@ class GramPolynomial:
 
     def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
         """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
-        return symbols.device_tables(*frequencies.cos_sin(self.lags), self.even, ops=self.ops)
+        return symbols.cosines_and_sines(frequencies, self.lags, self.even, ops=self.ops)
 
     def reduced(self, even: Array, odd: Array, eigenvalue_limit: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).

@@ -109,8 +109,8 @@ def half_grid_tables(
     """Cosines and sines of a half grid, for each axis of its taps at its points, as `squares_on_grid` takes them."""
     tables = []
     for n, points, k in zip(sizes, half_grid_shape(sizes), kernel_shape, strict=True):
-        cos, sin = Frequencies.along_axis(points, n).cos_sin(tap_points((k,)))
-        tables.append(symbols.device_tables(cos, sin, like, ops=ops))
+        along_axis = Frequencies.along_axis(points, n)
+        tables.append(symbols.cosines_and_sines(along_axis, tap_points((k,)), like, ops=ops))
     return tables
 
 
@@ -225,7 +225,7 @@ class ScalarGram(GramPolynomial):
     def _axis_tables(self, along_axis: Frequencies, axis: int) -> tuple[Array, Array]:
         """Cosines and sines (f, k) of an axis' taps, from frequencies along that axis alone."""
         taps = np.arange(self.blocks.shape[3 + axis])[:, None]
-        return symbols.device_tables(*along_axis.cos_sin(taps), self.blocks, ops=self.ops)
+        return symbols.cosines_and_sines(along_axis, taps, self.blocks, ops=self.ops)
 
     def at_centres(self, boxes: Boxes) -> CentreValues:
         """H of every block at the centres of all boxes of a cover, which lie on a grid."""

@@ -50,7 +50,7 @@ class Symbol:
         self._ops = ops
         self.blocks = blocks
         self.shape = blocks.shape
-        self.cos, self.sin = cosines_and_sines(frequencies, blocks, ops=ops)
+        self.cos, self.sin = cosines_and_sines(frequencies, tap_points(tuple(blocks.shape[3:])), blocks, ops=ops)
         if by_block:
             shape = (blocks.shape[0], -1, self.cos.shape[1])
             self.cos, self.sin = xp.reshape(self.cos, shape), xp.reshape(self.sin, shape)
@@ -92,14 +92,12 @@ class Symbol:
         return xp.matrix_transpose(arrays.real_times(xp.matrix_transpose(self._stacked_taps), weighted, ops=self._ops))
 
 
-def cosines_and_sines(frequencies: Frequencies, blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Cosines and sines of the taps' angles, in the precision and on the device of the blocks: (f, taps) each."""
-    return device_tables(*frequencies.cos_sin(tap_points(tuple(blocks.shape[3:]))), blocks, ops=ops)
-
-
-def device_tables(real: np.ndarray, imag: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Tables of real and imaginary parts, such as cosines and sines, in the precision and on the device of an array."""
-    return device_table(real, like, ops=ops), device_table(imag, like, ops=ops)
+def cosines_and_sines(
+    frequencies: Frequencies, points: np.ndarray, like: Array, *, ops: ArrayOps
+) -> tuple[Array, Array]:
+    """`Frequencies.cos_sin` of points, such as taps or lags, in the precision and on the device of an array."""
+    cos, sin = frequencies.cos_sin(points)
+    return device_table(cos, like, ops=ops), device_table(sin, like, ops=ops)
 
 
 def device_table(table: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:

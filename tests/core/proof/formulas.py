@@ -178,7 +178,7 @@ def rotations() -> Violations:
     bound = gram_polynomial.truncation_bound(rest, taps, xp=XP)  # type: ignore[arg-type]
     yield from between("truncation", bound, taps * norm_sq, taps * norm_sq * 1.0003)
     blocks: Any = np.moveaxis(columns.reshape(2, 6, 2, size), 1, -1).reshape(2, 2, size, 2, 3)
-    rotated = gram_polynomial.rotate(blocks, basis, 4, ops=OPS)  # type: ignore[arg-type]
+    rotated = gram_polynomial.Rotation.of(blocks, basis, 4, ops=OPS)  # type: ignore[arg-type]
     norm_sq = float((np.linalg.norm(rotated.columns[..., 4:].astype(float), 2, axis=(1, 2)) ** 2).max())  # type: ignore[attr-defined]
     yield from between("truncation of a rotation", rotated.truncation, 6 * norm_sq, 6 * norm_sq * 1.0003)
 

@@ -36,7 +36,7 @@ from specnorm.proofs.cells import Boxes, Cells, Circulant, Grid, dft, torus
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, eigenvalue_limits, supremum_on_grid
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, rotate
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
 from specnorm.symbols.proofs.padding import largest_of_blocks, padded_norm
 from specnorm.symbols.proofs.scalar import ScalarGram
 
@@ -139,7 +139,7 @@ def some_frequencies(count: int) -> object:
 
 
 def below_truncation() -> object:
-    rotation = rotate(KERNEL, np.eye(3)[None], 1, ops=OPS)  # type: ignore[arg-type]
+    rotation = Rotation.of(KERNEL, np.eye(3)[None], 1, ops=OPS)  # type: ignore[arg-type]
     polynomial = GramPolynomial(KERNEL, rotation, ops=OPS)
     planes = polynomial.planes_at(torus((4,)).centres, np.zeros(len(torus((4,))), dtype=np.int64))
     return polynomial.reduced(*planes, np.full(planes[0].shape[0], polynomial.truncation / 2))

@@ -24,7 +24,7 @@ from specnorm.proofs.norms import GramIterates, gram_iteration_of_parts_up
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover
 from specnorm.symbols.proofs import gram_polynomial, symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, rotate
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
 from specnorm.symbols.proofs.symbols import Symbol
 
 
@@ -41,7 +41,7 @@ def norm_at(block: NDArray[np.float64], theta: NDArray[np.float64]) -> float:
 
 def with_sharp_truncation(blocks: Any, basis: Any, part: float = 1.0) -> GramPolynomial:
     """Two of the directions of a basis; the bound of the others is the norm of ``blocks @ basis`` there, or a part."""
-    found = GramPolynomial(blocks, rotate(blocks, basis, 2, ops=OPS), ops=OPS)
+    found = GramPolynomial(blocks, Rotation.of(blocks, basis, 2, ops=OPS), ops=OPS)
     others = np.einsum("gmpkl,gpq->gmqkl", blocks, basis[..., 2:])
     assert np.allclose(np.asarray(found.left_out), others, rtol=0, atol=1e-13)
     before = found.truncation
@@ -73,9 +73,12 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     blocks = blocks_of(seed, 5, 4, 3, 2)
     basis: Any = np.linalg.qr(random.standard_normal((1, 4, 4)))[0]
     truth = sigma_star(blocks[0], max_cells=3000)
-    polynomials = [GramPolynomial(blocks, ops=OPS), GramPolynomial(blocks, rotate(blocks, basis, 2, ops=OPS), ops=OPS)]
+    polynomials = [
+        GramPolynomial(blocks, ops=OPS),
+        GramPolynomial(blocks, Rotation.of(blocks, basis, 2, ops=OPS), ops=OPS),
+    ]
     polynomials += [polynomials[0].float32_copy()]
-    polynomials += [GramPolynomial(blocks, rotate(blocks, basis.astype(np.float32), 2, ops=OPS), ops=OPS)]
+    polynomials += [GramPolynomial(blocks, Rotation.of(blocks, basis.astype(np.float32), 2, ops=OPS), ops=OPS)]
     polynomials += [with_sharp_truncation(blocks, basis)]
     fathomed = 0
     for _ in range(12):
@@ -113,7 +116,7 @@ def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) 
     for place in off:
         blocks[(..., *place)] = 0
     basis: Any = np.linalg.qr(np.random.RandomState(0).standard_normal((1, 4, 4)))[0]
-    found = GramPolynomial(blocks, rotate(blocks, basis, rank, ops=OPS) if rank < 4 else None, ops=OPS)
+    found = GramPolynomial(blocks, Rotation.of(blocks, basis, rank, ops=OPS) if rank < 4 else None, ops=OPS)
     lags = {(a - c, b - d) for a, b in used for c, d in used} | {(0, 0)}
     assert {tuple(x) for x in found.lags.tolist()} | {tuple(-x) for x in found.lags} == lags
     assert len(found.lags) == len(lags) // 2 + 1
@@ -147,7 +150,8 @@ def test_a_rotation_in_float32_is_paid_for() -> None:
     blocks, turn = blocks_of(0, 5, 4, 3, 3), np.eye(4, dtype=np.float32)
     blocks[:, :, 3], turn[:3, :3] = 0, np.linalg.qr(np.random.RandomState(0).standard_normal((3, 3)))[0]
     basis: Any = turn[None]
-    found, points = GramPolynomial(blocks, rotate(blocks, basis, 3, ops=OPS), ops=OPS), Frequencies.half_grid((9, 9))
+    found = GramPolynomial(blocks, Rotation.of(blocks, basis, 3, ops=OPS), ops=OPS)
+    points = Frequencies.half_grid((9, 9))
     formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
     assert formed.dtype == np.complex64
     computed = np.linalg.eigvalsh(formed[:, :3, :].astype(np.complex128))[:, -1]

@@ -219,7 +219,7 @@ def reduced_for_higher_limits() -> Violations:
     """Limits just below the norm, tried with matrices that were reduced for ten times as much."""
     for seed in range(20):
         blocks: Any = np.random.RandomState(seed).standard_normal((1, 6, 6, 2)) * 4.0 ** -np.arange(6)[:, None]
-        polynomial = GramPolynomial(blocks, gram_polynomial.rotate(blocks, xp.eye(6)[None], 1, ops=OPS), ops=OPS)
+        polynomial = GramPolynomial(blocks, gram_polynomial.Rotation.of(blocks, xp.eye(6)[None], 1, ops=OPS), ops=OPS)
         norm = float(np.linalg.norm(blocks[0].sum(axis=-1), 2))
         eigenvalue_limit = np.asarray([(norm * (1 - 1e-6)) ** 2])
         if eigenvalue_limit[0] > polynomial.truncation:
