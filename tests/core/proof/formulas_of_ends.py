@@ -174,7 +174,7 @@ def smallest_values() -> Violations:
 
 def absolute(blocks: Any) -> float:
     """The root of the largest row sum times the largest column sum of the taps' magnitudes."""
-    sums = np.abs(blocks).astype(np.float64).sum(axis=(3, 4))
+    sums = np.abs(blocks).astype(np.float64).reshape(*blocks.shape[:3], -1).sum(axis=3)
     return float(np.sqrt(sums.sum(axis=2).max(axis=1) * sums.sum(axis=1).max(axis=1)).max())
 
 
