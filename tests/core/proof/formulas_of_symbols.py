@@ -16,6 +16,7 @@ from helpers.libraries import OPS
 from numpy.typing import NDArray
 
 from specnorm.gram.proofs import powers
+from specnorm.proofs import host
 from specnorm.proofs import norms as norm_rules
 from specnorm.proofs.bound import (
     ALL_FREQUENCIES,
@@ -24,11 +25,9 @@ from specnorm.proofs.bound import (
     as_array,
     greatest,
     least,
-    scaled_down,
-    scaled_up,
 )
 from specnorm.proofs.cells import Boxes, Cells, torus
-from specnorm.proofs.frequencies import Frequencies, half_grid_shape, half_lags, tap_grid
+from specnorm.proofs.frequencies import Frequencies, half_grid_shape, half_lags
 from specnorm.supremum.proof import CentreMatrices, _limits_by_variation, eigenvalue_limits, proven_below
 from specnorm.symbols.proofs import lags as lag_rules
 from specnorm.symbols.proofs import symbols
@@ -47,7 +46,7 @@ def on_grid(kernels: Any, sizes: tuple[int, ...]) -> NDArray[Any]:
 
 def powers_on_grid(kernels: Any, t: int) -> tuple[tuple[int, ...], list[NDArray[Any]]]:
     """The grid of H_t, and there G, H_1, ..., H_t."""
-    grid = tap_grid(tuple(kernels.shape[3:]), t)
+    grid = powers.tap_grid(tuple(kernels.shape[3:]), t)
     values = [on_grid(kernels, grid)]
     for j in range(t):
         left = values[-1] if j else np.conj(np.swapaxes(values[0], 2, 3))
@@ -318,7 +317,7 @@ def norms_of_matrices() -> Violations:
         yield f"one tap of {shape}"
     for zeros in ([[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [1, 1]], [[0, 1], [0, 1]]):
         several: Any = np.asarray([zeros, np.eye(2)], dtype=float)[..., None]
-        if norm_rules.has_one_entry_per_row_and_column(several, ops=OPS):
+        if norm_rules._has_single_entries(several, ops=OPS):
             yield f"one entry of {zeros}"
     negative: Any = -np.ones((1, 1, 1))
     if not norm_rules.largest_eigenvalue_up(negative, xp=XP)[0] >= 0:
@@ -356,8 +355,8 @@ def claims_in_floats() -> Violations:
     yield from down("a claim in single precision", as_array([assumed_lower(value)], like, ops=narrow), value, 1e-6)
     for odd in (2**30 + 1, 2**30 + 3):
         half, exact = math.ldexp(odd, -1074), math.ldexp(odd, -975)
-        yield from up("scaled up", math.ldexp(scaled_up(half, -1), 100), exact, 1e-8)
-        yield from down("scaled down", math.ldexp(scaled_down(half, -1), 100), exact, 1e-8)
+        yield from up("scaled up", math.ldexp(host.scaled_up(half, -1), 100), exact, 1e-8)
+        yield from down("scaled down", math.ldexp(host.scaled_down(half, -1), 100), exact, 1e-8)
 
 
 def single_frequencies() -> Violations:
