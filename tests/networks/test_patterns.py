@@ -116,6 +116,7 @@ def pairs_by_relu(net: Written, least: str = "u", weights: Operator = MINUS, alo
     return net(ops.Concat(along), *ends)
 
 
+MAXIMUM = ops.Maximum()
 NORM = ops.Norm((1,), keep=True)
 
 
@@ -147,6 +148,22 @@ def onto_ball(net: Written, length: Operator, cap: float = 1.0, radius: float = 
     """As gradients are clipped: x times the smaller one of a number and radius / |x|."""
     inverse = net.scaled(radius, net(ops.Reciprocal(), net(length, of)))
     return net(ops.Product(), "x", net(ops.HardTanh(-math.inf, cap), inverse))
+
+
+def log_add_exp(
+    net: Written,
+    jax: bool = False,
+    of: tuple[str, ...] = (),
+    largest: tuple[str, ...] = (),
+    extreme: Operator = MAXIMUM,
+) -> str:
+    """As torch and as JAX write it."""
+    u, v = of or net.halves(2)
+    if not jax:
+        return net(ops.Log(), net(PLUS, net(ops.Exp(), u), net(ops.Exp(), v)))
+    distance = net(ops.Abs(), net(MINUS, u, v))
+    rest = net(ops.Log(), net(PLUS, net(ops.Exp(), net(ops.Negative(), distance)), net.constant(1.0)))
+    return net(PLUS, net(extreme, *(largest or (v, u))), rest)
 
 
 def by_share_of_length(net: Written, divisor: float, dividend: float = 1.0, eps: float = 1.0) -> str:
@@ -233,6 +250,9 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "onto a ball, by a share of the length": (ops.Scale, lambda net: by_share_of_length(net, 3.0)),
     "a multiple, by a share of the length": (ops.Scale, lambda net: by_share_of_length(net, 3.0, -0.3, 0.75)),
     "onto an interval": (Composite, lambda net: onto_ball(net, ops.Abs(), radius=0.7)),
+    "log of two exponentials": (ops.LogAddExp, log_add_exp),
+    "log of two exponentials, by the maximum": (ops.LogAddExp, lambda net: log_add_exp(net, jax=True)),
+    "log of two exponentials of one value": (Composite, lambda net: log_add_exp(net, of=("x", net.scaled(0.5)))),
     "softmax": (ops.Softmax, softmax),
     "softmax of another shift": (ops.Softmax, lambda net: softmax(net, shift=net(ops.Mean((1,), keep=True), "x"))),
     "logarithm of softmax": (ops.LogSoftmax, lambda net: softmax(net, logarithm=True)),
@@ -246,6 +266,8 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
 LEFT: dict[str, Write] = {
     "a sum of other exponentials": lambda net: softmax(net, other=net(ops.Exp(), net(ops.Sin(), "x"))),
     "the logarithm of such a sum": lambda net: softmax(net, True, other=net(ops.Exp(), net(ops.Sin(), "x"))),
+    "the maximum of others": lambda net: log_add_exp(net, jax=True, largest=net.halves(2, net(ops.Sin(), "x"))),
+    "the minimum": lambda net: log_add_exp(net, jax=True, extreme=ops.Minimum()),
     "a root of fourth powers": lambda net: root_of_squares(net, 4),
     "a sum that is no mean": lambda net: by_variance(net, 5.0),
     "a mean along another axis": lambda net: by_variance(net, 4.0, axis=2),

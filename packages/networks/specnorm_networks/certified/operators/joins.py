@@ -16,12 +16,16 @@ from specnorm_networks.certified.operators.base import (
     NoBoundError,
     Operator,
     Place,
+    Pointwise,
     Program,
     Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
+from specnorm_networks.certified.operators.curved import VALUE_ERROR
+from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.piecewise import ReLU
+from specnorm_networks.certified.operators.smooth import Softplus
 from specnorm_networks.certified.operators.steep import hint
 
 
@@ -31,6 +35,8 @@ class Extreme(Operator):
     rule = "extreme"
     is_monotone_and_exact = True
     join: ClassVar[np.ufunc]
+    rectifier: ClassVar[Pointwise] = ReLU()
+    """Function f with which the join of u and v is v + f(u - v), or v - f(v - u) for the smallest."""
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """Return the root of the sum of squares of the inputs' constants, each times sqrt(r) for r copies."""
@@ -40,16 +46,16 @@ class Extreme(Operator):
         return np.asarray(functools.reduce(self.join, values))
 
     def written_out(self, before: Sequence[Shape]) -> Program:
-        """Write extremes two by two: ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``."""
+        """Write extremes two by two, by the `rectifier`: ``max(u, v) = v + relu(u - v)``, for example."""
         if len(before) == 1:
             return [(Add((1.0,)), (0,))]
         if len(before) == 2:
-            u, v, difference, relu = range(4)
-            sign = 1.0 if self.join is np.maximum else -1.0
+            u, v, difference, rectified = range(4)
+            sign = -1.0 if self.join is np.minimum else 1.0
             return [
                 (Add((sign, -sign)), (u, v)),
-                (ReLU(), (difference,)),
-                (Add((1.0, sign)), (v, relu)),
+                (self.rectifier, (difference,)),
+                (Add((1.0, sign)), (v, rectified)),
             ]
         # A tournament: the inputs have the first numbers, the result of each step has the next one, and step k combines
         # the values 2 k and 2 k + 1.
@@ -67,6 +73,32 @@ class Minimum(Extreme):
     """The smallest of several values."""
 
     join = np.minimum
+
+
+class LogAddExp(Extreme):
+    """``log(exp(u) + exp(v))``: its slopes are positive, and their sum is 1, so that it changes as a maximum does."""
+
+    is_monotone_and_exact = False
+    join = np.logaddexp
+    rectifier = Softplus()
+
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
+        low, high = (self.run(*ends) for ends in zip(*(x.ends for x in ranges), strict=True))
+        down = host.next_down(low - VALUE_ERROR * (1 + abs(low)))
+        up = host.next_up(high + VALUE_ERROR * (1 + abs(high)))
+        down = np.where(np.isfinite(low), down, -math.inf)
+        return enclosing((down, np.where(np.isfinite(high), up, math.inf))) if place.fits(low.shape) else None
+
+    def rounding(
+        self,
+        values: Sequence[FloatArray],
+        result: FloatArray,
+        unit: float,
+    ) -> FloatArray | float:
+        # As of the logarithm of a sum of two exponentials, which may underflow (`LogSumExp`).
+        largest = functools.reduce(np.maximum, map(abs, values))
+        underflow = 4 * np.logaddexp(0.0, math.log(4 * smallest_positive(unit)) - result)
+        return np.asarray(2 * unit * (18 + largest + abs(result)) + underflow)
 
 
 class ProductOrQuotient(Operator):
