@@ -15,6 +15,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
 from specnorm_check.matrices import changing_inputs
@@ -73,7 +74,7 @@ def certificate_of_network(
         proven_parts = _best_parts(network, [*answer.runs, *answer.others])
         parts = [proven.part for proven in proven_parts]
         completions = [proven.completion for proven in proven_parts]
-        upper = float_up(network.constant([ReadPart.read(part) for part in parts], completions))
+        upper = float_up(network.constant_of_outputs(_bounds(network, proven_parts)))
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
     statement = {
@@ -108,12 +109,11 @@ def _best_parts(network: Network, runs: Sequence[RunBound]) -> list[ProvenPart]:
             continue  # the format has no such part: the layers stay parts by themselves
         best = _better(network, best, run.start, run.end, parts_of_run)
     for end in network.nodes:
-        for part in _matrices_to(network, end):
+        for part, norm in _matrices_to(network, end):
             bounds = _bounds(network, best)
             start = part["values"][0]
             before = bounds[start].without_multipliers
             now = bounds[end].without_multipliers
-            norm = _norm_of_matrices(network, part)
             if before is not None and (now is None or float(before) * norm < float(now) * (1 - WORTH)):
                 best = _better(network, best, start, end, [_prove(network, part)])
     return best
@@ -220,8 +220,11 @@ def _before_flattening(network: Network, value: str) -> str:
     return value
 
 
-def _matrices_to(network: Network, end: str) -> Iterator[Part]:
-    """Yield parts of matrices from earlier values, through which all paths to a value lead, the nearest first."""
+def _matrices_to(network: Network, end: str) -> Iterator[tuple[Part, float]]:
+    """Yield parts of matrices from earlier values, through which all paths to a value lead, the nearest first.
+
+    Each comes with about the largest norm of its matrices.
+    """
     positions = {name: number for number, name in enumerate(network.nodes)}
     if network.nodes[end].op not in ENDS_OF_MATRICES or network.first.get(end, end) != end:
         return
@@ -237,18 +240,18 @@ def _matrices_to(network: Network, end: str) -> Iterator[Part]:
             if math.prod(network.shapes.get(start, (math.inf,))) > COLUMNS:
                 continue
             try:
-                network.joint(ReadPart.read(part))
+                joint = network.joint(ReadPart.read(part))
             except Refused:
                 return
-            yield part
+            yield part, _largest_norm(joint.kernel.reshape(joint.layer.groups, -1, joint.kernel.shape[1]))
 
 
-def _norm_of_matrices(network: Network, part: Part) -> float:
-    """Return about the largest norm of a part's matrices."""
-    joint = network.joint(ReadPart.read(part))
-    _, columns = joint.kernel.shape
-    matrices = joint.kernel.reshape(joint.layer.groups, -1, columns)
-    return float(np.linalg.norm(matrices, 2, axis=(1, 2)).max())
+def _largest_norm(matrices: NDArray[np.float64]) -> float:
+    """Return about the largest norm of some matrices."""
+    transposed = matrices.swapaxes(1, 2)
+    is_wide = matrices.shape[2] > matrices.shape[1]
+    grams = matrices @ transposed if is_wide else transposed @ matrices
+    return math.sqrt(max(float(np.linalg.eigvalsh(grams).max()), 0.0))
 
 
 def _prove(network: Network, part: Part) -> ProvenPart:
