@@ -154,13 +154,6 @@ DEFLATION = DeflationTuning()
 """The numbers that deflations use."""
 
 
-class Deflation(NamedTuple):
-    """A circulant without the waves above a threshold: the cover that proves the rest, and the waves."""
-
-    cover: Cover
-    waves: SplitWaves
-
-
 class DeflatedCirculant:
     """One circulant of a layer of one group without stride and dilation (polyphase components have no dilation).
 
@@ -204,7 +197,7 @@ class DeflatedCirculant:
         moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
         has_many_pixels = min(moving, default=0) >= DEFLATION.many_pixels
         self.parts_of_norm = DEFLATION.parts_of_norm if has_many_pixels else DEFLATION.parts_for_few_pixels
-        self._deflations: dict[float, Deflation | None] = {}
+        self._deflations: dict[float, tuple[Cover, SplitWaves] | None] = {}
         self._failed_bounds: dict[float, float] = {}
         self._polynomials = Polynomials(self.blocks, tuning.TUNING, clock=self.clock, ops=ops)
         self._trial_vectors: Array | None = None
@@ -240,7 +233,7 @@ class DeflatedCirculant:
             bound = lower * (1 + rtol)
             # A bound that is no larger than one that failed would fail, too.
             if self._failed_bounds.get(part, 0.0) < bound:
-                upper = self._proven(deflation, bound)
+                upper = self._proven(*deflation, bound)
                 if upper is not None:
                     return upper
                 self._failed_bounds[part] = bound
@@ -254,13 +247,15 @@ class DeflatedCirculant:
         for multiple in DEFLATION.wider_multiples:
             if self.clock.expired:
                 return None
-            upper = self._proven(deflations[-1], lower * (1 + multiple * rtol))
+            upper = self._proven(*deflations[-1], lower * (1 + multiple * rtol))
             if upper is not None:
                 return upper
         return None
 
-    def deflated(self, part: float, norm: float) -> Deflation | None:
+    def deflated(self, part: float, norm: float) -> tuple[Cover, SplitWaves] | None:
         """Take out the waves with singular values above ``part * norm``; None if they are too many.
+
+        Returns ``cover``: that proves the rest of the circulant; ``waves``.
 
         The waves of a part are chosen once, for the norm of the first call.
         """
@@ -268,18 +263,10 @@ class DeflatedCirculant:
             self._deflations[part] = self._deflate(part * norm)
         return self._deflations[part]
 
-    def _proven(self, deflation: Deflation, bound: float) -> Upper | None:
-        return norm_by_deflation(
-            self.kernel,
-            self.spec,
-            self.circulant,
-            deflation.cover,
-            deflation.waves,
-            bound,
-            ops=self.ops,
-        )
+    def _proven(self, cover: Cover, waves: SplitWaves, bound: float) -> Upper | None:
+        return norm_by_deflation(self.kernel, self.spec, self.circulant, cover, waves, bound, ops=self.ops)
 
-    def _deflate(self, threshold: float) -> Deflation | None:
+    def _deflate(self, threshold: float) -> tuple[Cover, SplitWaves] | None:
         """Take out the waves with norms above a threshold; None if they are too many."""
         cover = self._cover(threshold)
         if cover is None:
@@ -287,7 +274,7 @@ class DeflatedCirculant:
         self.clock.check()
         points = first_of_mirrored(cover.open.boxes.centres)
         waves = self._waves_above(points, threshold)
-        return None if waves is None else Deflation(cover, waves)
+        return None if waves is None else (cover, waves)
 
     def _cover(self, threshold: float) -> Cover | None:
         """A cover of the circulant that leaves single frequencies open; None if those are too many."""

@@ -10,8 +10,9 @@ from specnorm.backends.array_types import Array, Namespace
 from specnorm.backends.types import AnyArray, ArrayT
 from specnorm.errors import KernelError
 from specnorm.geometry.layers import KernelOrLayer, takes_layers, unwrapped
-from specnorm.geometry.spec import FLOATING, ConvSpec, Layer, dtype_to_compute_in
+from specnorm.geometry.spec import ConvSpec, Layer, dtype_to_compute_in
 from specnorm.proofs import arithmetic
+from specnorm.running.program import check_finite
 
 
 @takes_layers
@@ -121,13 +122,12 @@ def _broadcastable(scale: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
 def _check_values(name: str, x: Array, eps: float, backend: Backend) -> None:
     """Refuse statistics that are not finite floats, and variances below 0, or 0 with ``eps=0``; tracers pass."""
-    if str(x.dtype).rpartition(".")[2] not in FLOATING:
-        raise KernelError(f"{name} has dtype {x.dtype}; expected a real floating one ({', '.join(FLOATING)}).")
+    shape = tuple(x.shape)
+    dtype_to_compute_in(str(x.dtype), shape, name)
     if backend.is_traced(x):
         return
+    check_finite(x, shape, what=name, backend=backend)
     xp = backend.namespace(x)
-    if not bool(xp.all(xp.isfinite(x))):
-        raise KernelError(f"{name} holds non-finite values (NaN or infinity): training may have diverged.")
     if name == "running_var" and bool(xp.any(x < 0 if eps else x <= 0)):
         raise KernelError(
             f"running_var holds values below 0, or 0 with eps={eps!r}: expected variances. Check that it is not the "

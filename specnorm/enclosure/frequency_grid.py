@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from specnorm.enclosure.two_sided import ends_of
 from specnorm.errors import MethodError
 from specnorm.grid import proof as grid_proof
 from specnorm.grid.search import grid_points, largest_bound
-from specnorm.proofs.bound import as_array
-from specnorm.proofs.frequencies import half_grid_shape
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Evaluation, Method, Needs, check_count
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
@@ -94,7 +94,7 @@ class Grid(Method):
         sizes = self.sizes(kernel_shape)
         found = self._search(blocks, spec, ops=ops)
         if found:
-            lower, upper = (as_array(ends, blocks, ops=ops) for ends in zip(*(x.ends for x in found), strict=True))
+            lower, upper = ends_of(found, blocks, ops=ops)
             return Evaluation(upper, (lower,), (), partial(bounds_by_blocks, lambda: [x.ends[1] for x in found], spec))
         value, phase, claims_on_grid = largest_bound(grid_proof.SymbolNormsUp(), blocks, sizes, ops=ops)
         matrices = symbols.matrix_at(blocks, phase, xp=xp)
@@ -108,7 +108,7 @@ class Grid(Method):
     def _search(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> list[Found]:
         """Bounds of the supremum of each block, as close as the grid's; none if the grid takes less time."""
         sizes = self.sizes(spec.block_kernel_shape)
-        points = math.prod(half_grid_shape(sizes))
+        points = math.prod(Frequencies.half_grid_shape(sizes))
         channels = blocks.shape[1:3]
         is_large = points * math.prod(channels) * min(channels) >= _WORK_OF_A_SEARCH
         if self.n is not None or not is_large or ops.differentiated or not (ops.concrete and ops.on_host):

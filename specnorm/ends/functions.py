@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -15,7 +14,7 @@ from specnorm.ends import proof as defect
 from specnorm.ends.figures import outcome_of
 from specnorm.ends.isometry import Isometry, IsometryEnds
 from specnorm.ends.smallest import Smallest
-from specnorm.errors import CertificateError, MethodError, TracerError, Undecided
+from specnorm.errors import MethodError, TracerError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs import host
@@ -161,12 +160,7 @@ def _enclosure(run: PlanRun[Any], ends: tuple[Any, Any], witness: tuple[Any, Any
         status=f"{outcome.value}: {explanation}{sizes}",
         quantity=plan.quantity,
     )
-    return enclosure.stated_by(partial(_no_certificate, plan.quantity)).proven_by(run.claims())
-
-
-def _no_certificate(quantity: str, _name: str) -> Any:
-    """`Enclosure.certificate` for quantities without a certificate: raises an error."""
-    raise CertificateError(f"there is no certificate for a {quantity}, only for the norm: use that of enclose(kernel).")
+    return enclosure.proven_by(run.claims())
 
 
 @takes_layers
@@ -232,7 +226,7 @@ def condition_number(
         status=f"{outcome.value}: {explanation}",
         quantity="condition number",
     )
-    return enclosure.stated_by(partial(_no_certificate, enclosure.quantity)).proven_by([(lower, upper)])
+    return enclosure.proven_by([(lower, upper)])
 
 
 def _rounded_outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:

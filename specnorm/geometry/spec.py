@@ -440,6 +440,59 @@ class ConvSpec:
         """The geometry of one group of the layer."""
         return replace(self, cout=self.cout // self.groups, cin=self.cin // self.groups, groups=1)
 
+    def require_exact(self, function: str) -> None:
+        """Refuse layers whose norm is not that of their symbols.
+
+        Without ``input_shape``, these are layers whose padding may repeat pixels or outputs. With it, they are all
+        layers but the periodic ones: the norm of a layer with zero padding, for one, is below that of its symbols at
+        every size.
+
+        Raises
+        ------
+        GeometryError
+            With the names of functions to use instead.
+        """
+        padding = f"padding_mode={self.padding_mode!r} with padding={self.padding}"
+        if self.input_shape is None and self.padding_gain_sq > 1:
+            raise GeometryError(
+                f"{function} does not support {padding}, which may raise the norm by a factor of up to "
+                f"{math.sqrt(self.padding_gain_sq):.4g}. Use enclose(kernel) or grid_bound(kernel), whose upper bounds "
+                "include that factor; power_norm(kernel, input_shape) is a lower bound at one size."
+            )
+        if not self.symbols_suffice:
+            raise GeometryError(
+                f"{function} at input_shape does not support {padding}, only circular padding that gives one output "
+                "per stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "
+                "input_shape) for a lower one, or enclose for both."
+            )
+
+    def require_circular(self, function: str, *, at_every_size: str, for_other_padding: str) -> None:
+        """Refuse layers that are not circular at a given input size, and what `require_exact` refuses.
+
+        Parameters
+        ----------
+        function : str
+            Name of the function that refuses.
+        at_every_size : str
+            Functions to use without ``input_shape``.
+        for_other_padding : str
+            A sentence that says what to use for another padding mode.
+
+        Raises
+        ------
+        GeometryError
+        """
+        if self.padding_mode != "circular" and self.ndim:
+            raise GeometryError(
+                f'{function} needs padding_mode="circular"; got "{self.padding_mode}". {for_other_padding}'
+            )
+        if self.input_shape is None:
+            raise GeometryError(
+                f"{function} needs input_shape, the layer's spatial input sizes. For every size at once: "
+                f"{at_every_size}."
+            )
+        self.require_exact(function)
+
     @classmethod
     def of(cls, shape: Sequence[int], /, **geometry: Any) -> ConvSpec:
         """Validate a kernel's shape and the geometry given by keyword.
@@ -545,11 +598,11 @@ def _is_padded(padding: Any) -> bool:
     return any(max(pads) > 0 for pads in padding)
 
 
-def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32", "float64"]:
+def dtype_to_compute_in(name: str, shape: tuple[int, ...], what: str = "kernel") -> Literal["float32", "float64"]:
     """Return the name of the dtype to compute in, or refuse the kernel's dtype.
 
-    ``name``: the kernel's dtype as its library prints it, e.g. ``"torch.float32"``. ``shape``: for the message. Raises
-    `KernelError` for anything but float16, bfloat16, float32 and float64.
+    ``name``: the kernel's dtype as its library prints it, e.g. ``"torch.float32"``. ``shape``, ``what``: of the array,
+    for the message. Raises `KernelError` for anything but float16, bfloat16, float32 and float64.
     """
     short = name.rpartition(".")[2]
     if short not in FLOATING:
@@ -557,7 +610,7 @@ def dtype_to_compute_in(name: str, shape: tuple[int, ...]) -> Literal["float32",
         if "complex" in short:
             advice = "Give the real form [[Re, -Im], [Im, Re]] of twice as many channels, which has the same norm."
         raise KernelError(
-            f"kernel of shape {shape} has dtype {short}; expected a real floating dtype ({', '.join(FLOATING)}). "
+            f"{what} of shape {shape} has dtype {short}; expected a real floating dtype ({', '.join(FLOATING)}). "
             + advice
         )
     return "float64" if short == "float64" else "float32"

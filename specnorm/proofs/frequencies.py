@@ -72,6 +72,14 @@ class Frequencies:
             return _small_half_grid(tuple(sizes))
         return _half_grid(tuple(sizes))
 
+    @staticmethod
+    def half_grid_shape(sizes: Sequence[int]) -> tuple[int, ...]:
+        """Number of points of `half_grid` along each axis."""
+        if not sizes:
+            return ()
+        halved = halved_axis(sizes)
+        return tuple(n // 2 + 1 if axis == halved else n for axis, n in enumerate(sizes))
+
     @classmethod
     def coarse_grid(cls, kernel_shape: tuple[int, ...]) -> Frequencies:
         """Half grid with about twice as many points as taps along each axis, and at most 512 points before halving."""
@@ -158,8 +166,8 @@ def _small_half_grid(sizes: tuple[int, ...]) -> Frequencies:
 
 
 def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
-    _require_few(half_grid_shape(sizes))
-    points = product([np.arange(n) for n in half_grid_shape(sizes)])
+    _require_few(Frequencies.half_grid_shape(sizes))
+    points = product([np.arange(n) for n in Frequencies.half_grid_shape(sizes)])
     points.flags.writeable = False
     return Frequencies(points, sizes)
 
@@ -182,14 +190,6 @@ def _require_few(sizes: Sequence[int]) -> None:
 def halved_axis(sizes: Sequence[int]) -> int:
     """The axis of a grid of which `Frequencies.half_grid` has one half: the first of the longest."""
     return max(range(len(sizes)), key=sizes.__getitem__)
-
-
-def half_grid_shape(sizes: Sequence[int]) -> tuple[int, ...]:
-    """Number of points of `Frequencies.half_grid` along each axis."""
-    if not sizes:
-        return ()
-    halved = halved_axis(sizes)
-    return tuple(n // 2 + 1 if axis == halved else n for axis, n in enumerate(sizes))
 
 
 def product(ranges: Sequence[np.ndarray]) -> np.ndarray:

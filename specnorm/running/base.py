@@ -9,14 +9,13 @@ A *block* is the kernel (m, p, *kernel_shape) of one group of a layer, rearrange
 from __future__ import annotations
 
 import functools
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from specnorm.backends import arrays
-from specnorm.errors import GeometryError, MethodError, TracerError
+from specnorm.errors import MethodError, TracerError
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -216,7 +215,7 @@ class Plan:
         """
         is_upper_bound = self.needs(spec).rounds == "up"
         if not is_upper_bound:
-            require_exact(spec, self.name)
+            spec.require_exact(self.name)
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
         """Check whether a method with ``Needs.searches`` may run on a tracer: raise if not, return if it may.
@@ -462,53 +461,3 @@ class Stepped(Method):
     def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
         """Number of sweeps (b,) that blocks need if one is due."""
         raise NotImplementedError
-
-
-def require_exact(spec: ConvSpec, function: str) -> None:
-    """Refuse layers whose norm is not that of their symbols.
-
-    Without ``input_shape``, these are layers whose padding may repeat pixels or outputs. With it, they are all layers
-    but the periodic ones: the norm of a layer with zero padding, for one, is below that of its symbols at every size.
-
-    Raises
-    ------
-    GeometryError
-        With the names of functions to use instead.
-    """
-    padding = f"padding_mode={spec.padding_mode!r} with padding={spec.padding}"
-    if spec.input_shape is None and spec.padding_gain_sq > 1:
-        raise GeometryError(
-            f"{function} does not support {padding}, which may raise the norm by a factor of up to "
-            f"{math.sqrt(spec.padding_gain_sq):.4g}. Use enclose(kernel) or grid_bound(kernel), whose upper bounds "
-            "include that factor; power_norm(kernel, input_shape) is a lower bound at one size."
-        )
-    if not spec.symbols_suffice:
-        raise GeometryError(
-            f"{function} at input_shape does not support {padding}, only circular padding that gives one output per "
-            "stride, such as padding='same'. Use grid_bound(kernel) for an upper bound, power_norm(kernel, "
-            "input_shape) for a lower one, or enclose for both."
-        )
-
-
-def require_circular(spec: ConvSpec, function: str, *, at_every_size: str, for_other_padding: str) -> None:
-    """Refuse layers that are not circular at a given input size.
-
-    Parameters
-    ----------
-    function : str
-        Name of the function that refuses.
-    at_every_size : str
-        Functions to use without ``input_shape``.
-    for_other_padding : str
-        A sentence that says what to use for another padding mode.
-
-    Raises
-    ------
-    GeometryError
-    """
-    if spec.padding_mode != "circular" and spec.ndim:
-        raise GeometryError(f'{function} needs padding_mode="circular"; got "{spec.padding_mode}". {for_other_padding}')
-    if spec.input_shape is None:
-        raise GeometryError(
-            f"{function} needs input_shape, the layer's spatial input sizes. For every size at once: {at_every_size}."
-        )

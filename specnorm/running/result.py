@@ -188,6 +188,10 @@ class Enclosure(TwoSided):
         CertificateError
             If certificates do not support such a kernel, or this enclosure was made from another one.
         """
+        if self.quantity != "norm":
+            raise CertificateError(
+                f"there is no certificate for a {self.quantity}, only for the norm: use that of enclose(kernel)."
+            )
         if self._statement is None:
             raise CertificateError("this enclosure was made from another one: take that one's certificate.")
         return self._statement(name)

@@ -13,7 +13,7 @@ from specnorm.backends import arrays
 from specnorm.backends.text import counted
 from specnorm.errors import GeometryError
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.base import Evaluation, Needs, Plan, require_circular, require_exact
+from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -43,13 +43,11 @@ class LogDeterminant(Plan):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers that are not square, not circular at a given size, or strided."""
-        require_circular(
-            spec,
+        spec.require_circular(
             "slogdet",
             at_every_size="enclose_smallest(kernel) and condition_number(kernel)",
             for_other_padding="A padded layer has its singular values instead: singular_values(kernel, input_shape).",
         )
-        require_exact(spec, "slogdet")
         if spec.cout != spec.cin or max(spec.stride, default=1) > 1:
             raise GeometryError(
                 f"slogdet needs a square layer: {counted(spec.cin, 'channel')} to {spec.cout} with "

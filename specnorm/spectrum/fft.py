@@ -14,8 +14,8 @@ from specnorm.backends.text import number
 from specnorm.errors import Undecided
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import largest_bound
-from specnorm.proofs.frequencies import Frequencies, half_grid_shape
-from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol, require_exact
+from specnorm.proofs.frequencies import Frequencies
+from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols.proofs import symbols
@@ -86,7 +86,7 @@ class ExactFFT(Method):
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers whose norm is not that of their symbols."""
-        require_exact(spec, "conv_norm")
+        spec.require_exact("conv_norm")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         search_rtol = before_rounding(self.rtol, ops=ops)
@@ -95,7 +95,7 @@ class ExactFFT(Method):
         points = 0
         if spec.input_shape is not None:
             sizes = spec.grid_sizes(spec.block_kernel_shape)
-            points = math.prod(half_grid_shape(sizes))
+            points = math.prod(Frequencies.half_grid_shape(sizes))
             # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
             max_cells = min(max_cells, 2 * points)
             if not ops.concrete or work_of_visits(blocks, sizes) <= _WORK_OF_VISITS:

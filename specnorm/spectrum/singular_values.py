@@ -14,7 +14,7 @@ from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates, singular_values_down
-from specnorm.running.base import Evaluation, Needs, Plan, check_count, require_circular, require_exact
+from specnorm.running.base import Evaluation, Needs, Plan, check_count
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -110,13 +110,11 @@ class SingularValues(_LayerValues):
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers that are neither circular at a size nor a matrix for each patch, and a k that is too large."""
         if spec.input_shape is None or not spec.repeats_a_matrix:
-            require_circular(
-                spec,
+            spec.require_circular(
                 "singular_values",
                 at_every_size="conv_norm(kernel) and the bounds",
                 for_other_padding="The largest values of a padded layer: singular_values(kernel, input_shape, k=...).",
             )
-            require_exact(spec, "singular_values")
         self._check_k(spec)
         memory = self.memory(spec)
         if memory > self.max_bytes:

@@ -13,7 +13,7 @@ from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs.bound import least
 from specnorm.proofs.cells import Boxes, dft, one_box, torus, torus_size
 from specnorm.proofs.found import Found, Witness
-from specnorm.proofs.frequencies import Frequencies, half_grid_shape
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import norm_by_frobenius, norm_by_magnitudes, norm_of_single_entries
 from specnorm.running.search import Problem
 from specnorm.supremum import tuning
@@ -266,7 +266,7 @@ def work_of_visits(blocks: Array, sizes: tuple[int, ...]) -> float:
 
     It is infinite for a grid of one point, which is searched all the same: its norm is found sooner without symbols.
     """
-    points = math.prod(half_grid_shape(sizes))
+    points = math.prod(Frequencies.half_grid_shape(sizes))
     if points == 1:
         return math.inf
     channels = min(blocks.shape[1:3])
@@ -293,7 +293,7 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
 def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:
     """Whether time and memory suffice for the values of scalar symbols on a whole grid: one product an axis."""
     kernel_shape = tuple(blocks.shape[3:])
-    points = half_grid_shape(sizes)
+    points = Frequencies.half_grid_shape(sizes)
     entries_of_tables = sum(n * k for n, k in zip(points, kernel_shape, strict=True))
     count = blocks.shape[0] * max(blocks.shape[1:3])
     work = 4 * count * max(math.prod(points), math.prod(kernel_shape)) * sum(kernel_shape)

@@ -43,7 +43,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -283,14 +283,6 @@ class AllBut:
         return f"{self.what} but for {counted(self.cells, 'cell')}"
 
 
-class _Limits(NamedTuple):
-    """Limits of the open cells for one polynomial and threshold."""
-
-    polynomial: GramPolynomial
-    threshold: float
-    eigenvalue_limits: np.ndarray
-
-
 class Cover:
     """The cells of a search that may still hold a norm above the threshold.
 
@@ -341,7 +333,8 @@ class Cover:
         self._what = boxes.covers
         self._supremum = supremum
         self._nonnegative = nonnegative is not None
-        self._cached_limits: _Limits | None = None
+        # The eigenvalue limits of the open cells, for one polynomial and threshold.
+        self._cached_limits: tuple[GramPolynomial, float, np.ndarray] | None = None
         # The largest threshold that a cell was fathomed for, and how many were. Threads may fathom cells at once.
         self._largest_threshold = 0.0
         self._count = 0
@@ -417,10 +410,10 @@ class Cover:
     def eigenvalue_limits(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """The `eigenvalue_limits` of the open cells."""
         cached = self._cached_limits
-        if cached is None or cached.polynomial is not polynomial or cached.threshold != threshold:
-            cached = _Limits(polynomial, threshold, eigenvalue_limits(polynomial, self._open, threshold))
+        if cached is None or cached[0] is not polynomial or cached[1] != threshold:
+            cached = polynomial, threshold, eigenvalue_limits(polynomial, self._open, threshold)
             self._cached_limits = cached
-        return cached.eigenvalue_limits
+        return cached[2]
 
     def form(
         self,

@@ -208,13 +208,15 @@ class TensorNorm(Stepped):
         complex_vectors = ops.complex(vectors[..., 0], vectors[..., 1])
         spatial_vectors = [complex_vectors[:, first:end] for first, end in itertools.pairwise(ends)]
         by_row = xp.reshape(blocks, (*blocks.shape[:2], -1))
-        step = one_set.step(by_row, vectors[:, :m, :], spatial_vectors, sweeps, join=ops.complex, xp=xp)
-        spatial_pairs = arrays.real_pair(xp.concat(step.spatial_vectors, axis=-1), xp=xp)
-        new_vectors = xp.concat([step.left_pair, spatial_pairs], axis=1)
-        is_usable = (step.value > 0) & xp.isfinite(step.value)
+        values, left_pairs, spatial_vectors, right_pairs = one_set.step(
+            by_row, vectors[:, :m, :], spatial_vectors, sweeps, join=ops.complex, xp=xp
+        )
+        spatial_pairs = arrays.real_pair(xp.concat(spatial_vectors, axis=-1), xp=xp)
+        new_vectors = xp.concat([left_pairs, spatial_pairs], axis=1)
+        is_usable = (values > 0) & xp.isfinite(values)
         new_vectors = xp.where(is_usable[:, None, None], new_vectors, vectors)
-        of_blocks = [step.value, step.left_pair, step.right_pair]
-        (value, left_pair, right_pair), group = _of_best_group(of_blocks, spec.groups, xp=xp)
+        best, group = _of_best_group([values, left_pairs, right_pairs], spec.groups, xp=xp)
+        value, left_pair, right_pair = best
         # `pullback` takes the conjugate of the left vector.
         root = math.sqrt(math.prod(sizes))
         u = ops.complex(left_pair[..., 0], -left_pair[..., 1]) * root

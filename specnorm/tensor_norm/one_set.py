@@ -7,35 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
 
 _LEAST_NORM = 1e-30
 """Added to norms before dividing by them, so that a zero vector stays zero."""
-
-
-class Step(NamedTuple):
-    """Value and vectors after a step; all arrays have the leading axes of the kernels.
-
-    Parameters
-    ----------
-    value : array, shape (...)
-        The form's value, without the root of the number of taps.
-    left_pair : array, shape (..., m, 2)
-        Left vector, as real and imaginary part.
-    spatial_vectors : list of complex arrays, shape (..., k_j)
-        Spatial vectors. The next step begins with these and ``left_pair``.
-    right_pair : array, shape (..., 2, p * taps)
-        Outer product of the right vector and the spatial vectors, as real part and negative imaginary part:
-        ``left_pair @ right_pair`` is the gradient of the value.
-    """
-
-    value: Array
-    left_pair: Array
-    spatial_vectors: list[Array]
-    right_pair: Array
 
 
 def step(
@@ -46,12 +24,17 @@ def step(
     *,
     join: Callable[[Array, Array], Array],
     xp: Namespace,
-) -> Step:
+) -> tuple[Array, Array, list[Array], Array]:
     """Maximise the form over v, the spatial vectors and u in turn, a few times; it never decreases.
 
     ``kernels`` (..., m, p * taps): real. ``left_pair`` (..., m, 2): left vector, as real and imaginary part.
     ``spatial_vectors`` (..., k_j): spatial vectors. ``sweeps``: 0: maximise over v alone, once. ``join``: makes a
     complex array from its real and imaginary part.
+
+    Returns ``value`` (...): the form's value, without the root of the number of taps; ``left_pair`` and
+    ``spatial_vectors``, with which the next step begins; ``right_pair`` (..., 2, p * taps): outer product of the right
+    vector and the spatial vectors, as real part and negative imaginary part: ``left_pair @ right_pair`` is the gradient
+    of the value.
     """
     leading_shape = kernels.shape[:-2]
     sizes = [spatial_vector.shape[-1] for spatial_vector in spatial_vectors]
@@ -71,7 +54,7 @@ def step(
         right_pair = _right_pair(conjugate_v, tap_weights, xp=xp)
         if moves_all_vectors:
             left_pair, value = _unit(xp.matmul(kernels, xp.matrix_transpose(right_pair)), 2, xp=xp)
-    return Step(xp.reshape(value, leading_shape), left_pair, spatial_vectors, right_pair)
+    return xp.reshape(value, leading_shape), left_pair, spatial_vectors, right_pair
 
 
 def _unit(x: Array, axes: int, *, xp: Namespace) -> tuple[Array, Array]:
@@ -95,7 +78,7 @@ def outer(spatial_vectors: list[Array], *, xp: Namespace) -> Array:
 
 
 def _right_pair(conjugate_v: Array, tap_weights: Array, *, xp: Namespace) -> Array:
-    """`Step.right_pair`, from the conjugate right vector (..., p, 1) and the tap weights (..., taps)."""
+    """The ``right_pair`` of `step`, from the conjugate right vector (..., p, 1) and the tap weights (..., taps)."""
     conjugate = conjugate_v * xp.conj(tap_weights)[..., None, :]
     flat = xp.reshape(conjugate, (*conjugate.shape[:-2], -1))
     return xp.stack([xp.real(flat), xp.imag(flat)], axis=-2)

@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
-from specnorm.proofs.frequencies import Frequencies, half_grid_shape, halved_axis, product, tap_points
+from specnorm.proofs.frequencies import Frequencies, halved_axis, product, tap_points
 from specnorm.proofs.norms import parts_of_hermitian, square_of_hermitian
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import lag_products, roundings
@@ -261,7 +261,7 @@ class GramTaps:
         axes, tables_ = real_tables(self.grid)
         x = pairs
         if axes[0]:
-            x = xp.reshape(x, (b, *half_grid_shape(self.grid), 2, r))
+            x = xp.reshape(x, (b, *Frequencies.half_grid_shape(self.grid), 2, r))
             x = xp.permute_dims(x, (0, *(1 + axis for axis in axes), 1 + len(axes), 2 + len(axes)))
         for before, host_table in tables_:
             # Both parts lie on the next axis, before those that are transformed already: so a complex product with a
@@ -441,7 +441,7 @@ def _error_factors(
     product_errors = (of_kernel if is_of_kernel else of_square, *[of_square] * (n_iter - 1))
     # A complex number takes two products of real ones; the margins cover the division by the number of points. A table
     # may have sums of a cosine and a sine (`real_tables`).
-    counts = half_grid_shape(grid)
+    counts = Frequencies.half_grid_shape(grid)
     axis_errors = [math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + 2.5 * symbols.phase_error(u)) for n in counts]
     transform_error = rounding.SLACK * (sum(axis_errors) + 4 * u) * math.sqrt(math.prod(grid))
     # All numbers are sums, products and roots of numbers that are not negative. A squared norm has n roundings, those
@@ -647,7 +647,7 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
     """
     if not grid:
         return np.ones(1), []
-    counts = half_grid_shape(grid)
+    counts = Frequencies.half_grid_shape(grid)
     # Every axis has an odd number of points. So a frequency stands for its mirror image unless it is 0 on the halved
     # axis, where the half grid has both.
     place_on_halved = np.indices(counts)[halved_axis(grid)].reshape(-1)
@@ -672,7 +672,7 @@ def real_tables(grid: tuple[int, ...]) -> tuple[list[int], list[tuple[int, np.nd
     Returns ``axes``: the halved axis, and the others; ``tables``: of the axes from the last to the first: the number of
     points on the axes before it, and its table.
     """
-    halved, counts = halved_axis(grid), half_grid_shape(grid)
+    halved, counts = halved_axis(grid), Frequencies.half_grid_shape(grid)
     axes = [halved, *(axis for axis in range(len(grid)) if axis != halved)]
     real_tables = []
     for place in reversed(range(len(axes))):

@@ -18,7 +18,7 @@ from specnorm.backends import arrays
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import Sealed, Upper, _uppers
 from specnorm.proofs.cells import Grid
-from specnorm.proofs.frequencies import Frequencies, half_grid_shape, tap_points
+from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -108,7 +108,7 @@ def half_grid_tables(
 ) -> list[tuple[Array, Array]]:
     """Cosines and sines of a half grid, for each axis of its taps at its points, as `squares_on_grid` takes them."""
     tables = []
-    for n, points, k in zip(sizes, half_grid_shape(sizes), kernel_shape, strict=True):
+    for n, points, k in zip(sizes, Frequencies.half_grid_shape(sizes), kernel_shape, strict=True):
         along_axis = Frequencies.along_axis(points, n)
         tables.append(symbols.cosines_and_sines(along_axis, tap_points((k,)), like, ops=ops))
     return tables

@@ -78,7 +78,7 @@ def below_the_truth() -> list[str]:
                 continue
             for below in (1e-9, 1e-3, 1e-2, 0.1, 0.3):
                 bound = case.norm * (1 - below)
-                if circulant._proven(split, bound) is not None:
+                if circulant._proven(*split, bound) is not None:
                     return [f"{case.spec}, {case.circulant}: {bound} for {case.norm}, less waves above {part}"]
     return []
 
