@@ -124,12 +124,12 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     rows : array, shape (b, m, n)
         The kernels' own entries, in any scale.
     """
-    xp, (b, m, _) = ops.xp, rows.shape
+    xp, (b, m) = ops.xp, rows.shape[:2]
     count = waves.left.shape[2]
     left = xp.reshape(xp.permute_dims(waves.left, (0, 2, 3, 1)), (b, 2 * count, m))
-    found = xp.matmul(left, rows)
+    found = left @ rows
     found = found / (xp.max(xp.abs(found), axis=(1, 2), keepdims=True) + _TINY)
-    taps, powers = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), rows, ops=ops)
+    taps, powers = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), left, ops=ops)
     # K_k^T times the real and the imaginary part of u: (b, g, 2, p, taps).
     products = xp.reshape(_of_taps(found, spec, ops=ops), (b, count, 2, -1, taps.shape[0]))
     angles = xp.matrix_transpose(waves.angles)
@@ -140,9 +140,9 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     right = arrays.real_pair(arrays.unit(power, xp=xp)[0], xp=xp)
     columns = xp.matmul(right[:, :, None, :, :], turns)
     columns = _to_taps(xp.reshape(columns, (b, 2 * count, -1)), spec, ops=ops)
-    columns_and_signs = beside(columns, sketch_rows(spec, rows, ops=ops), axis=1, ops=ops)
+    columns_and_signs = beside(columns, sketch_rows(spec, left, ops=ops), axis=1, ops=ops)
     # Not its transpose, for which XLA takes twice as long.
-    images = xp.matmul(rows, xp.matrix_transpose(columns_and_signs))
+    images = rows @ xp.matrix_transpose(columns_and_signs)
     sketch = images[..., 2 * count :]
     size = xp.max(xp.abs(images), axis=(1, 2), keepdims=True) + _TINY
     found = xp.reshape(xp.matrix_transpose(images[..., : 2 * count] / size), (b, count, 2 * m))
