@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 class Parts:
     """Stacks of kernels as one stack, also as a stack of matrices that ``@`` multiplies with.
 
+    Rows of the matrices are in the order of `polyphase.has_taps_first`.
+
     Parameters
     ----------
-    stacks : sequence of arrays, shape (c, m_i, p_i, *taps_i)
+    stacks : sequence of arrays, shape (c, *taps_i, p_i, m_i)
     shape : tuple of int
-        (m, p, *taps): no smaller than any stack's.
+        (*taps, p, m): no smaller than any stack's.
 
     Attributes
     ----------
@@ -29,9 +31,14 @@ class Parts:
 
     def __init__(self, stacks: Sequence[AnyArray], shape: tuple[int, ...], *, backend: Backend) -> None:
         self.stacks, self.of_kernel, self.backend = list(stacks), shape, backend
-        self.shape = sum(x.shape[0] for x in stacks), shape[0], math.prod(shape[1:])
+        self.shape = sum(x.shape[0] for x in stacks), shape[-1], math.prod(shape[:-1])
         self.dtype = stacks[0].dtype
         self._xp = backend.namespace(stacks[0])
+
+    def _matrices(self) -> list[AnyArray]:
+        """Each stack as matrices (c, m_i, n_i)."""
+        xp = self._xp
+        return [xp.matrix_transpose(xp.reshape(x, (x.shape[0], -1, x.shape[-1]))) for x in self.stacks]
 
     def map(self, function: Callable[[AnyArray], AnyArray]) -> Parts:
         """A function of each stack."""
@@ -41,9 +48,8 @@ class Parts:
         """Products (b, m, r) with columns (b, n, r)."""
         xp, r = self._xp, columns.shape[2]
         products = []
-        for stack, part in zip(self.stacks, self.cut(xp.matrix_transpose(columns)), strict=True):
-            c, m, *_ = stack.shape
-            product = xp.matmul(xp.reshape(stack, (c, m, -1)), xp.matrix_transpose(part))
+        for matrices, part in zip(self._matrices(), self.cut(xp.matrix_transpose(columns)), strict=True):
+            product = xp.matmul(matrices, xp.matrix_transpose(part))
             products.append(arrays.extended(product, (self.shape[1], r), backend=self.backend))
         return xp.concat(products)
 
@@ -51,12 +57,12 @@ class Parts:
         """Products (b, r, n) of rows (b, r, m)."""
         xp, r = self._xp, rows.shape[1]
         products = []
-        for stack, part in zip(self.stacks, self.apart(rows), strict=True):
-            c, m, *sizes = stack.shape
-            product = xp.matmul(part[:, :, :m], xp.reshape(stack, (c, m, -1)))
-            product = xp.reshape(product, (c, r, *sizes))
-            products.append(self._padded(product, r))
-        return xp.concat([xp.reshape(x, (*x.shape[:2], -1)) for x in products])
+        for stack, matrices, part in zip(self.stacks, self._matrices(), self.apart(rows), strict=True):
+            c, *sizes, m = stack.shape
+            product = xp.reshape(xp.matmul(part[:, :, :m], matrices), (c, r, *sizes))
+            product = arrays.extended(product, (r, *self.of_kernel[:-1]), backend=self.backend)
+            products.append(xp.reshape(product, (c, r, -1)))
+        return xp.concat(products)
 
     def apart(self, x: AnyArray) -> list[AnyArray]:
         """An array (b, ...), for each stack."""
@@ -69,10 +75,10 @@ class Parts:
     def cut(self, rows: AnyArray) -> list[AnyArray]:
         """The entries (c, r, n_i) of rows (b, r, n) that a stack's kernels have, for each stack."""
         xp, r = self._xp, rows.shape[1]
-        rows = xp.reshape(rows, (-1, r, *self.of_kernel[1:]))
+        rows = xp.reshape(rows, (-1, r, *self.of_kernel[:-1]))
         found = []
         for stack, part in zip(self.stacks, self.apart(rows), strict=True):
-            sizes = stack.shape[2:]
+            sizes = stack.shape[1:-1]
             part = part[(slice(None), slice(None), *(slice(0, n) for n in sizes))]
             found.append(xp.reshape(part, (stack.shape[0], r, -1)))
         return found
@@ -82,24 +88,24 @@ class Parts:
         xp, first = self._xp, 0
         chosen: Any = None
         for stack in self.stacks:
-            kernel = self._padded(xp.take(stack, place - first, axis=0), self.shape[1])
+            kernel = self._padded(xp.take(stack, place - first, axis=0))
             chosen = kernel if chosen is None else xp.where(place < first, chosen, kernel)
             first += stack.shape[0]
         return chosen
 
     def padded(self) -> AnyArray:
-        """The kernels (b, m, p, *taps)."""
-        return self._xp.concat([self._padded(x, self.shape[1]) for x in self.stacks])
+        """The kernels (b, *taps, p, m)."""
+        return self._xp.concat([self._padded(x) for x in self.stacks])
 
     def apart_with_factors(
         self, value: AnyArray, left: AnyArray, right: AnyArray
     ) -> tuple[list[AnyArray], list[AnyArray], list[AnyArray]]:
         """Norms (b,) and the factors (b, m, r) and (b, r, n) of their gradients, for each stack."""
-        lefts = [x[:, : stack.shape[1], :] for x, stack in zip(self.apart(left), self.stacks, strict=True)]
+        lefts = [x[:, : stack.shape[-1], :] for x, stack in zip(self.apart(left), self.stacks, strict=True)]
         return self.apart(value), lefts, self.cut(right)
 
-    def _padded(self, x: AnyArray, m: int) -> AnyArray:
-        return arrays.extended(x, (m, *self.of_kernel[1:]), backend=self.backend)
+    def _padded(self, x: AnyArray) -> AnyArray:
+        return arrays.extended(x, self.of_kernel, backend=self.backend)
 
 
 def padded(kernels: AnyArray | Parts) -> AnyArray:

@@ -118,8 +118,10 @@ class Stack(NamedTuple):
         block = polyphase.to_blocks(kernel[None, ...], layer.spec, xp=xp)
         if block.shape[1:3] != self._sides(layer):
             block = arrays.swapped(block, xp=xp)
-        block = xp.reshape(block, (1, *block.shape[1:3], *self.program.shape[2:]))
-        return arrays.extended(block, self.program.shape, backend=backend)[0, ...]
+        spec = self.program.spec
+        taps = [k for k in block.shape[3:] if k > 1]
+        block = arrays.extended(xp.reshape(block, (1, *block.shape[1:3], *taps)), spec.block_shape, backend=backend)
+        return polyphase.caller_order(block, spec, xp=xp)[0, ...]
 
     def _state_of_member(
         self, layer: SteppedProgram, state: Sequence[AnyArray], *, backend: Backend
@@ -132,7 +134,8 @@ class Stack(NamedTuple):
     def _sides(self, layer: SteppedProgram) -> tuple[int, int]:
         """Rows and columns of a layer's block as a member: the longer side comes first where the stack's does."""
         m, p = layer.spec.block_shape[:2]
-        return (p, m) if m < p and self.program.shape[0] >= self.program.shape[1] else (m, p)
+        rows, columns, *_ = self.program.spec.block_shape
+        return (p, m) if m < p and rows >= columns else (m, p)
 
 
 class Joint(NamedTuple):
@@ -319,9 +322,12 @@ def _common(kinds: Sequence[str]) -> str:
 
 
 def _padded(kinds: Sequence[str], *, tall: bool = False) -> str:
-    """Key of the program of kernels in which the blocks of these kinds fit."""
-    first = _program(kinds[0])
-    return stepped_program(first.stepped, _common_shape(kinds, tall=tall), first.dtype, ()).key
+    """Key of the program of kernels in which the blocks of these kinds fit; if tall, with the channels last."""
+    first, (m, p, *taps) = _program(kinds[0]), _common_shape(kinds, tall=tall)
+    if not (tall and taps):
+        return stepped_program(first.stepped, (m, p, *taps), first.dtype, ()).key
+    layout = (("layout", f"{'DHW'[3 - len(taps) :]}IO"),)
+    return stepped_program(first.stepped, (*taps, p, m), first.dtype, layout).key
 
 
 def _common_shape(kinds: Sequence[str], *, tall: bool = False) -> tuple[int, ...]:

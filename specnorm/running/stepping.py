@@ -165,16 +165,11 @@ class SteppedProgram(Program):
         (followed,) = follow_all([ToFollow(self, kernels, state, sweeps)], backend=backend)
         return followed
 
-    def _followed(
-        self, kernels: AnyArray | Parts, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
-    ) -> Followed:
+    def _followed(self, kernels: Any, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps) -> Followed:
         xp = run.xp
         in_own_dtype: Any = partial(_as_dtype, dtype=getattr(xp, run.own_dtype), xp=xp)
-        if isinstance(kernels, Parts):
-            rows = kernels = kernels.map(in_own_dtype)
-        else:
-            kernels = in_own_dtype(kernels)
-            rows = polyphase.to_rows(kernels, self.spec, xp=xp)
+        kernels = kernels.map(in_own_dtype) if isinstance(kernels, Parts) else in_own_dtype(kernels)
+        rows: Any = kernels if isinstance(kernels, Parts) else polyphase.to_rows(kernels, self.spec, xp=xp)
         block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
         if state and sweeps is None and not run.concrete:
             followed = self._followed_by_loop(kernels, rows, block_state, run)
@@ -249,7 +244,7 @@ class SteppedProgram(Program):
 
             def next_swept(waiting_and_state: tuple[Any, ...]) -> tuple[Any, ...]:
                 waiting, *state = waiting_and_state
-                place = xp.argmax(waiting, keepdims=True)
+                place = xp.reshape(xp.argmax(waiting, axis=0), (1,))
                 of_layer = _map(lambda x: xp.take(by_layer(x), place, axis=0)[0, ...], followed)
                 of_layer = of_layer._replace(state=tuple(xp.take(by_layer(x), place, axis=0)[0, ...] for x in state))
                 kernel = kernels.take(place) if isinstance(kernels, Parts) else xp.take(kernels, place, axis=0)
@@ -264,7 +259,8 @@ class SteppedProgram(Program):
             before: Any = xp.where(number == 1, counts, 0), *followed.state
             _, *after = run.loop(lambda x: xp.any(x[0] > 0), next_swept, before)
             followed = stepped.due(stepped.follow(rows, tuple(after), self.spec, ops=run), self.spec, ops=run)
-            needed = xp.where(followed.is_due, stepped.sweeps_due(followed, xp=xp), 0.0)
+            is_due: Any = followed.is_due
+            needed = xp.where(is_due, stepped.sweeps_due(followed, xp=xp), 0.0)
             needed = xp.astype(xp.max(by_layer(needed), axis=1), number.dtype)
             is_first = number == 0
             return (
