@@ -35,23 +35,23 @@ class Parts:
         self.dtype = stacks[0].dtype
         self._xp = backend.namespace(stacks[0])
 
-    def _matrices(self) -> list[AnyArray]:
-        """Each stack as matrices (c, m_i, n_i)."""
-        xp = self._xp
-        return [xp.matrix_transpose(xp.reshape(x, (x.shape[0], -1, x.shape[-1]))) for x in self.stacks]
-
     def map(self, function: Callable[[AnyArray], AnyArray]) -> Parts:
         """A function of each stack."""
         return Parts([function(x) for x in self.stacks], self.of_kernel, backend=self.backend)
+
+    def _matrices(self) -> list[AnyArray]:
+        """The transposed matrices (c, n_i, m_i) of each stack, in its order of entries."""
+        return [self._xp.reshape(x, (x.shape[0], -1, x.shape[-1])) for x in self.stacks]
 
     def __matmul__(self, columns: AnyArray) -> AnyArray:
         """Products (b, m, r) with columns (b, n, r)."""
         xp, r = self._xp, columns.shape[2]
         products = []
         for matrices, part in zip(self._matrices(), self.cut(xp.matrix_transpose(columns)), strict=True):
-            product = xp.matmul(matrices, xp.matrix_transpose(part))
-            products.append(arrays.extended(product, (self.shape[1], r), backend=self.backend))
-        return xp.concat(products)
+            # Its transpose takes twice as long in this order.
+            product = xp.matmul(part, matrices)
+            products.append(arrays.extended(product, (r, self.shape[1]), backend=self.backend))
+        return xp.matrix_transpose(xp.concat(products))
 
     def __rmatmul__(self, rows: AnyArray) -> AnyArray:
         """Products (b, r, n) of rows (b, r, m)."""
@@ -59,7 +59,7 @@ class Parts:
         products = []
         for stack, matrices, part in zip(self.stacks, self._matrices(), self.apart(rows), strict=True):
             c, *sizes, m = stack.shape
-            product = xp.reshape(xp.matmul(part[:, :, :m], matrices), (c, r, *sizes))
+            product = xp.reshape(xp.matmul(part[:, :, :m], xp.matrix_transpose(matrices)), (c, r, *sizes))
             product = arrays.extended(product, (r, *self.of_kernel[:-1]), backend=self.backend)
             products.append(xp.reshape(product, (c, r, -1)))
         return xp.concat(products)
