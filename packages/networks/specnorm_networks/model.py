@@ -110,6 +110,8 @@ class Checked:
         Names of values that were not compared: the model does not name them, or they cannot be computed here.
     difference : float
         Largest difference of two values, divided by the allowed difference.
+    in_double : bool
+        Whether the model was executed in double precision; otherwise it insists on its own.
     samples : tuple of int
         Sizes of batches whose outputs are those of each sample by itself.
     reason : str
@@ -124,6 +126,7 @@ class Checked:
     values: int = 0
     missed: tuple[str, ...] = ()
     difference: float = 0.0
+    in_double: bool = True
     samples: tuple[int, ...] = ()
     reason: str = ""
     pairs: int = 0
@@ -150,4 +153,5 @@ class Checked:
             together = f"; {numbers} samples together give what each gives by itself"
         inputs = counted(self.inputs, "input")
         agreed = "1 value agrees" if self.values == 1 else f"{self.values} values agree"
-        return f"Compared with the model on {inputs}: {agreed}{missed}{together}."
+        precision = "" if self.in_double else ", in the model's own precision"
+        return f"Compared with the model on {inputs}{precision}: {agreed}{missed}{together}."

@@ -27,7 +27,7 @@ KnownValues: TypeAlias = dict[str, tuple[Value, float]]
 TOLERANCE = 2.0**-20
 """Largest relative difference of a value from the model's: files have numbers like 0.1 in single precision, rounded by
 2^-24."""
-ROUNDINGS = 2**9
+ROUNDINGS = 2**6
 """Number of roundings of a model that insists on another precision than double, where these are more."""
 TOLERANCE_OF_LARGEST = 2.0**-10
 """Share of the tolerance that is relative to the largest entry of a value: functions such as ``exp(x) - 1`` cancel."""
@@ -80,6 +80,7 @@ def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
         values=len(comparison.compared),
         missed=_missed_values(read, comparison.compared, comparison.executed),
         difference=comparison.largest_difference,
+        in_double=comparison.in_double,
         samples=batch_sizes,
     )
 
@@ -116,6 +117,7 @@ class _Comparison:
         self.compared: set[str] = set()
         self.executed: set[str] = set()
         self.largest_difference = 0.0
+        self.in_double = True
 
     def compare(
         self,
@@ -131,6 +133,7 @@ class _Comparison:
         """
         nodes_before = {} if compared_graph is None else compared_graph.by_name
         coarsest_unit = max((theirs.unit for theirs in model_values.values()), default=UNITS["float64"])
+        self.in_double &= coarsest_unit <= UNITS["float64"]
         known: KnownValues = {}
         unread_after = graph.last_readers()
         for number, node in enumerate(graph.nodes):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from specnorm.errors import MethodError
-from specnorm.proof import host, visible
+from specnorm.proof import visible
 from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
@@ -21,8 +21,6 @@ ROUNDING = 2.0**-38
 """Error of a value computed in float64, as a share of the sizes of its terms: that of 2^14 roundings."""
 MOST_ENTRIES = 2**24
 """Largest number of entries of values in memory at once; each has an error beside it."""
-LENGTH_ROUNDINGS = 2**24
-"""Number of roundings that is counted for a computed length. No length has more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,21 +138,20 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
 
 # -- distances ---------------------------------------------------------------------------------------------------------
 def moved_up(one: Inputs, other: Inputs) -> float:
-    """Return an upper bound of the distance of two inputs: the 2-norm of the differences of all their arrays."""
+    """Return the distance of two inputs, and its error: the 2-norm of the differences of all their arrays."""
     distance_sq = sum(float(np.square(one[name] - other[name]).sum()) for name in one)
-    return host.inflate(math.sqrt(distance_sq), LENGTH_ROUNDINGS)
+    return math.sqrt(distance_sq) * (1 + ROUNDING)
 
 
 def apart_down(one: Value, other: Value) -> float:
-    """Return a lower bound of the distance of the exact values; entries that are not finite count as equal."""
+    """Return the distance of two values, less the errors; entries that are not finite count as equal."""
     with np.errstate(all="ignore"):
-        error = host.inflate(np.asarray(one.error + other.error), LENGTH_ROUNDINGS)
-        difference: FloatArray = abs(one.value - other.value) - error
+        difference: FloatArray = abs(one.value - other.value) - (one.error + other.error)
         difference = np.where(np.isfinite(difference), np.maximum(difference, 0.0), 0.0)
-        length = host.lowered(float(np.linalg.norm(difference)), LENGTH_ROUNDINGS)
+        length = float(np.linalg.norm(difference)) * (1 - ROUNDING)
     return length if math.isfinite(length) else 0.0
 
 
 def inside(radius: float) -> float:
     """Return a radius slightly smaller than a ball's: a point computed at that distance lies in the ball."""
-    return host.lowered(radius, LENGTH_ROUNDINGS)
+    return radius * (1 - ROUNDING)

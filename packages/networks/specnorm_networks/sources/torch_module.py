@@ -410,7 +410,7 @@ def _inner(
     example: tuple[Tensor, ...],
     *arrays: Array,
 ) -> dict[str, Computed]:
-    """Return every value of the exported program in double precision, by its name in the graph."""
+    """Return every value of the exported program, by its name in the graph."""
     recorder = _Recorder(program)
     inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     with at_inference(model):  # the program has the model's tensors
@@ -419,7 +419,7 @@ def _inner(
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Interpreter of a program in double precision, whatever its own is, that keeps every value that is a tensor."""
+    """Interpreter of a program that keeps every value that is a tensor, in double precision where it is single."""
 
     def __init__(self, program: torch.fx.GraphModule) -> None:
         super().__init__(program)
@@ -433,7 +433,7 @@ class _Recorder(torch.fx.Interpreter):
         return value
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call an operator, which makes no value of another precision."""
+        """Call an operator; if it is told to return single precision, it returns double precision."""
         args, kwargs = tree_map(in_double, (args, kwargs))
         return super().call_function(target, args, kwargs)
 

@@ -33,9 +33,10 @@ def computed(x: Tensor) -> Computed:
 
 
 def in_double(value: Any) -> Any:
-    """Return a floating tensor or data type in double precision; other objects as they are."""
-    if isinstance(value, Tensor) and value.is_floating_point():
+    """Return a tensor or data type of single precision in double precision; other objects as they are.
+
+    Half precision stays: an exporter writes numbers like 0.1 in it, which are other numbers.
+    """
+    if isinstance(value, Tensor) and value.dtype == torch.float32:
         return value.double()
-    if isinstance(value, torch.dtype) and value.is_floating_point:
-        return torch.float64
-    return value
+    return torch.float64 if value is torch.float32 else value
