@@ -22,7 +22,6 @@ from specnorm_networks.certified.operators.base import (
 )
 from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
 from specnorm_networks.certified.operators.curved import VALUE_ERROR
-from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.piecewise import ReLU
 from specnorm_networks.certified.operators.smooth import Softplus
@@ -89,16 +88,8 @@ class LogAddExp(Extreme):
         down = np.where(np.isfinite(low), down, -math.inf)
         return enclosing((down, np.where(np.isfinite(high), up, math.inf))) if place.fits(low.shape) else None
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # As of the logarithm of a sum of two exponentials, which may underflow (`LogSumExp`).
-        largest = functools.reduce(np.maximum, map(abs, values))
-        underflow = 4 * np.logaddexp(0.0, math.log(4 * smallest_positive(unit)) - result)
-        return np.asarray(2 * unit * (18 + largest + abs(result)) + underflow)
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        return np.asarray(abs(result) + functools.reduce(np.maximum, map(abs, values)))
 
 
 class ProductOrQuotient(Operator):
