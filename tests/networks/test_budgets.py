@@ -129,7 +129,7 @@ def worked(name: str, budget: float) -> tuple[float, float]:
     with pytest.MonkeyPatch.context() as patched:
         clock = Work(patched)
         patched.setattr("specnorm.running.search.time", clock)
-        patched.setattr("specnorm.running.search.MULTIPLICATIONS_PER_SECOND", 1.0)
+        patched.setattr("specnorm.running.search._MULTIPLICATIONS_PER_SECOND", 1.0)
         patched.setattr("specnorm_networks.methods.RATE", 1.0)
         patched.setattr("specnorm_networks.measuring.LEAST", 1e3)
         found = bound(NETWORKS[name](), method=Multipliers(seconds=1e9), check=False, budget=budget)
