@@ -306,7 +306,7 @@ def site(session: nox.Session) -> None:
     kinds = (str(ROOT / "docs" / "_site" / "kinds.py"), str(ROOT / "build" / "kinds.md"))
     session.run(str(SHARED / "bin" / "python"), *kinds, env=ONE_THREAD, external=True)
     built = ROOT / "build" / "site"
-    session.run("mkdocs", "build", "--strict", "-q", "--site-dir", str(built), env={"NO_MKDOCS_2_WARNING": "true"})
+    session.run("mkdocs", "build", "--strict", "--site-dir", str(built), env={"NO_MKDOCS_2_WARNING": "true"})
     for page in built.rglob("*.html"):
         for tag in re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page.read_text(encoding="utf-8")):
             if re.search(r"""(?:src|href)=["']?(?:https?:)?//""", tag) and 'rel="canonical"' not in tag:

@@ -126,6 +126,7 @@ def denoiser() -> nn.Sequential:
 
 MAKERS: dict[str, Callable[[], nn.Module]] = {
     "MLP": lambda: dense(64, 128, 128, 10),
+    "MLP of 4": lambda: dense(64, 64, 64, 64, 10),
     "MLP critic": lambda: dense(64, 128, 128, 128, 1),
     "CNN": lambda: nn.Sequential(*conv(1, 8), *conv(8, 16, 2), nn.Flatten(), nn.Linear(256, 10)),
     "CNN of 6": lambda: nn.Sequential(*conv(1, 8), *[part for _ in range(4) for part in conv(8, 8)], *head(8)),

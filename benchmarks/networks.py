@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -39,6 +40,10 @@ DIGITS = "digits: "
 BESIDE = ("product", "multipliers", "ECLipsE-Fast", "below", "near", "near, auto_LiRPA", "near, below")
 """What is measured of networks trained on digits; "near" is on a ball around an image.
 "ECLipsE-Fast" is measured of dncnn25 too, on images of 6x6."""
+SOON = "in 0.1 s"
+BUDGET = 0.1
+SERVED_SOON = ("MLP of 4", "MLP", "MLP critic", "CNN", "CNN of 6", "ResNet", "DnCNN", "U-Net")
+"""Networks of `digits` that are bounded with a budget of 0.1 s; each row has the product and ECLipsE-Fast too."""
 NONE = "-"
 """What the page shows where a method does not bound a network."""
 
@@ -70,6 +75,7 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "rfb320": lambda: network_graph(real_file("rfb320")),
 }
 TRAINED = {
+    "MLP of 4": "64-64-64-64-10",
     "MLP": "64-128-128-10",
     "MLP critic": "64-128-128-128-1, tells digits from permuted ones",
     "CNN": "2 convolutions of 8 and 16 channels, a dense layer",
@@ -98,7 +104,7 @@ def write(names: Sequence[str], methods: Sequence[str], out: Path) -> None:
     """Measure networks by methods, and write each line as soon as it is there."""
     for name in names or [*GRAPHS, *(DIGITS + name for name in TRAINED)]:
         is_small = name.startswith(DIGITS)
-        chosen = methods or (BESIDE if is_small else METHODS)
+        chosen = methods or ((*BESIDE, SOON) if is_small else METHODS)
         if beside.PYTHON not in os.environ:
             chosen = [method for method in chosen if not method.endswith("auto_LiRPA")]
         # The memory of each bound of the large ones is told, so that each has a process.
@@ -145,6 +151,8 @@ def bounded(graph: Graph, method: str, best: Multipliers, **ball: Any) -> Row:
 def measured_beside(name: str, method: str) -> Row:
     """Measure a bound of a network trained on digits; its value is None if the method has none."""
     model, quality = digits.trained(name)
+    if method == SOON:
+        return in_a_tenth_of_a_second(model)
     if method in ("product", "multipliers", "near"):
         at = {"radius": beside.RADIUS, "centre": beside.centre().double().numpy()} if method == "near" else {}
         row = bounded(network_graph(model, (1, digits.SIDE, digits.SIDE)), method, Multipliers(), **at)
@@ -159,6 +167,23 @@ def measured_beside(name: str, method: str) -> Row:
     else:
         return beside.lirpa(name, model)
     return {"value": value, "processor": time.process_time() - begun}
+
+
+def in_a_tenth_of_a_second(model: nn.Module) -> Row:
+    """Measure what a budget of 0.1 s gives, beside the product and ECLipsE-Fast: medians of seconds in turn."""
+    graph = network_graph(model, (1, digits.SIDE, digits.SIDE))
+    runs: dict[str, Callable[[], float | None]] = {
+        SOON: lambda: bound(graph, budget=BUDGET, check=False).upper,
+        "product": lambda: bound(graph, method=Product(), budget=None, check=False).upper,
+    }
+    with contextlib.suppress(TypeError):  # it is no chain
+        weights = digits.matrices(model)
+        runs["ECLipsE-Fast"] = lambda: beside.eclipse_fast(weights)
+    for run in runs.values():
+        run()  # a first call imports
+    seconds = {key: statistics.median(times) for key, times in facts.interleaved(runs).items()}
+    values = {key: run() for key, run in runs.items()}
+    return {"value": values[SOON], "processor": seconds[SOON], "values": values, "seconds": seconds}
 
 
 def by_eclipse(weights: Sequence[torch.Tensor]) -> Row:
@@ -176,7 +201,7 @@ def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
     """Put the tables of the lines into the page."""
     rows = {(row["network"], row["method"]): row for row in facts.read(source)}
     text = page.read_text(encoding="utf-8")
-    parts = {"bounds": bounds(rows), "others": others(rows)}
+    parts = {"bounds": bounds(rows), "others": others(rows), "soon": soon(rows)}
     for name, lines in parts.items():
         text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", lines)
     page.write_text(text, encoding="utf-8")
@@ -212,6 +237,21 @@ def others(rows: Rows) -> str:
     near = f"r = {beside.RADIUS:g}: "
     head = ["Product", "Multipliers", "ECLipsE-Fast", "reached"]
     return table(["network", *head, f"{near}Multipliers", f"{near}auto_LiRPA", f"{near}reached"], lines)
+
+
+def soon(rows: Rows) -> str:
+    """Return the table of bounds with a budget of 0.1 s; proven values are rounded up."""
+    lines = []
+    for name in SERVED_SOON:
+        row = rows[DIGITS + name, SOON]
+        cells = []
+        for method in ("product", SOON, "ECLipsE-Fast"):
+            value = row["values"].get(method)
+            cells.append(NONE if value is None else f"{bound_up(value)}, {span(row['seconds'][method])}")
+        before = rows[DIGITS + name, f"{SOON}, before"]
+        cells.append(f"{bound_up(before['value'])}, {span(before['processor'])}")
+        lines.append([f"{name}: {TRAINED[name]}", *cells])
+    return table(["network", "Product", f"Multipliers {SOON}", "ECLipsE-Fast", f"{SOON}, before"], lines)
 
 
 def seconds(processor: float) -> str:

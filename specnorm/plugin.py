@@ -20,8 +20,9 @@ from specnorm.geometry.spec import at_every_size, per_axis
 from specnorm.geometry.words import check_words
 from specnorm.power.probable import LinearOperator, Vector
 from specnorm.running.base import check_count
+from specnorm.running.parts import Parts, padded
 from specnorm.running.program import Program, Ran, check_values, keep, program
-from specnorm.running.stacks import Stack, stacks
+from specnorm.running.stacks import Joint, Stack, joint_stacks, stacks
 from specnorm.running.stepping import SteppedProgram, ToFollow, follow_all, stepped_program
 from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, read_model
 from specnorm.training.tracking import init_stack, step_stack
@@ -30,11 +31,13 @@ __all__ = [
     "AnyArray",
     "Backend",
     "Comparison",
+    "Joint",
     "LayerKernel",
     "LayerReader",
     "LinearOperator",
     "ModelMonitor",
     "Monitor",
+    "Parts",
     "Program",
     "Ran",
     "Reading",
@@ -52,10 +55,12 @@ __all__ = [
     "fold_stack",
     "follow_all",
     "init_stack",
+    "joint_stacks",
     "keep",
     "layer_kernel",
     "lmo_many",
     "names_of",
+    "padded",
     "per_axis",
     "program",
     "read_model",

@@ -60,7 +60,7 @@ def with_script(section: re.Match[str]) -> str:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Link to pages of the site instead of files; mark examples with prompts as sessions of an interpreter."""
-    markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(CHECKER)}", f"]({PROOFS}", markdown)
+    markdown = re.sub(rf"\]\(\.\./((?:\.\./)*){re.escape(CHECKER)}", rf"](\1{PROOFS}", markdown)
     markdown = re.sub(r"\]\((?:\.\./)+README\.md", "](index.md", markdown)
     if page.file.src_uri == "gallery/README.md":
         markdown = SCRIPT.sub(with_script, markdown)

@@ -38,7 +38,7 @@ def layer_kernel(x: Any, input_shape: int | Sequence[int] | None) -> LayerKernel
         if type(x).__call__ is not base.__call__:
             raise GeometryError(
                 f"{type(x).__name__} has a __call__ of its own: its attributes do not say what it computes. Give "
-                "the kernel that it amounts to, with its geometry."
+                "its effective kernel, with its geometry."
             )
         return read(base.__name__, x, input_shape)
     return None
@@ -62,8 +62,8 @@ def _normalised(wrapper: str, x: Any, input_shape: Any) -> LayerKernel | None:
     is_as_stored = is_of_flax or (layer is not None and layer.kernel is inner.weight)
     if layer is None or not normalises_weight or not is_as_stored:
         raise GeometryError(
-            f"{wrapper} is around a {type(inner).__name__}, not one convolution or linear layer as it is stored: give "
-            "the kernels that it amounts to."
+            f"{wrapper} wraps a {type(inner).__name__}, not one convolution or linear layer: give its effective "
+            "kernels."
         )
     if wrapper == "equinox SpectralNorm":
         u, v = _vectors_of_equinox(x)
@@ -191,8 +191,8 @@ def _padding_of_dilated_input(
     """
     if isinstance(x.padding, str) and x.padding.upper() not in ("SAME", "VALID"):
         raise GeometryError(
-            f"ConvTranspose with padding={x.padding!r} cannot be expressed as a geometry of specnorm: give the kernel "
-            "and the geometry of the layer that it amounts to."
+            f"ConvTranspose with padding={x.padding!r} cannot be expressed as a geometry of specnorm: give its "
+            "effective kernel and geometry."
         )
     if not isinstance(x.padding, str):
         return list(_pairs(x.padding, x.kernel_size, stride, dilation, None))

@@ -48,7 +48,7 @@ def layer_of(x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKer
     if kind in _TRANSPOSED:
         if input_shape is not None and (x.padding != "valid" or x.output_padding is not None):
             raise GeometryError(
-                f"{name} crops its output by a rule that differs from one library of Keras's to another. Leave "
+                f"{name} crops its output by a rule that depends on the Keras backend. Leave "
                 "input_shape out, or give layer.kernel with layout, stride, transposed=True and the padding."
             )
         return LayerKernel(kernel, {**geometry, "transposed": True, "padding": "valid"})

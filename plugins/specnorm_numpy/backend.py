@@ -87,10 +87,10 @@ class NumpyBackend(Backend):
         """The reason to refuse subclasses of arrays, whose operators may mean other things, and foreign byte order."""
         if type(x).__module__.partition(".")[0] != "numpy" and isinstance(x, np.ndarray):
             kind = f"{type(x).__module__}.{type(x).__qualname__}"
-            return f"{kind} is not a plain NumPy array, and its operators may mean other things. Pass np.asarray(x)."
+            return f"{kind} is not a plain NumPy array, and its operators may have another meaning. Pass np.asarray(x)."
         # Plain arrays are tested first, since `np.ma` takes a while to import.
         if type(x) is not np.ndarray and isinstance(x, (np.matrix, np.ma.MaskedArray)):
-            return f"{type(x).__name__} is not supported: its operators mean other things. Pass np.asarray(x)."
+            return f"{type(x).__name__} is not supported: its operators have another meaning. Pass np.asarray(x)."
         if not x.dtype.isnative:
             return f"array has foreign byte order ({x.dtype.str}). Pass x.astype(x.dtype.newbyteorder('='))."
         return None

@@ -19,7 +19,7 @@ _REFUSAL = (
 )
 _NO_FORWARD_MODE = (
     "a derivative in forward mode (torch.func.jacfwd, jvp, or torch.autograd.forward_ad) with respect to a kernel was "
-    "asked for; specnorm has those of reverse mode alone: use torch.func.jacrev, grad or vjp."
+    "asked for; specnorm supports reverse mode only: use torch.func.jacrev, grad or vjp."
 )
 _LONG = 2**18
 """Number of entries above which vectors do not fit the caches."""

@@ -111,10 +111,10 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     if is_layer(module) and not computes_as_torch(module):
         export = ""
         if hasattr(module, "vanilla_export"):
-            export = "Put what its vanilla_export() makes in its place; or "
+            export = "Replace it by the result of its vanilla_export(); or "
         advice = (
-            "specnorm_torch.audit_module tries it at one input size; else give the kernel that it amounts to, with its "
-            "geometry, to specnorm's functions, and leave the layer out of what goes through all layers."
+            "specnorm_torch.audit_module tries it at one input size; or pass its effective kernel and geometry to "
+            "specnorm's functions, and exclude the layer from functions that take all layers of a model."
         )
         raise GeometryError(
             f"{name_of(module)} has a forward of its own: its attributes do not say what it computes at every size. "
@@ -124,7 +124,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
         return {} if input_shape is None else {"input_shape": ()}
     if not isinstance(module, _ConvNd):
         raise GeometryError(
-            f"{name_of(module)} is not a layer that is read here: expected Conv1d to Conv3d, ConvTranspose1d to "
+            f"{name_of(module)} is not a supported layer; expected Conv1d to Conv3d, ConvTranspose1d to "
             "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
         )
     geometry: dict[str, Any] = {
@@ -229,7 +229,7 @@ def at_inference(model: nn.Module) -> Iterator[None]:
 def check_used(module: nn.Module) -> Tensor:
     """Return the kernel that a layer uses, tested on a random input; refuse a layer that does not use its weight."""
     if not torch.isfinite(weight_of(module)).all():
-        raise MethodError("its weight contains NaN or infinity: look where the training diverged.")
+        raise MethodError("its weight contains NaN or infinity: training may have diverged.")
     # In units of the largest entry: outputs that overflow cannot be compared.
     largest = max(1.0, float(weight_of(module).abs().max()))
     x = torch.randn(_input_of(module), generator=torch.Generator().manual_seed(0)).to(weight_of(module)) / largest

@@ -11,7 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
-    from specnorm.backends.types import ArrayOps
+    from specnorm.backends.types import ArrayOps, Backend
 
 Integers = TypeVar("Integers", int, np.ndarray)
 _TINY = 1e-30
@@ -391,3 +391,14 @@ def _slope_of_trace_bound(power: Array, dtype: Any, *, xp: Namespace) -> tuple[A
     slope = xp.where(is_deviation, math.sqrt((size - 1) / size) / xp.where(is_deviation, deviation, 1.0), 0.0)
     of_identity = 1 / size - slope * mean
     return xp.astype(slope, dtype)[..., None, None], xp.astype(of_identity, dtype)[..., None, None]
+
+
+def extended(x: Array, sizes: Sequence[int], *, backend: Backend) -> Array:
+    """An array (b, n_1, n_2, ...) with zeros appended, up to sizes of the axes after the first one."""
+    xp: Any = backend.namespace(x)
+    for axis, size in enumerate(sizes, start=1):
+        missing = size - x.shape[axis]
+        if missing:
+            shape = (*x.shape[:axis], missing, *x.shape[axis + 1 :])
+            x = xp.concat([x, xp.zeros(shape, dtype=x.dtype, device=backend.device(x))], axis=axis)
+    return x

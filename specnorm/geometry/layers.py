@@ -237,8 +237,8 @@ def _refusal(x: Any, name: str) -> NoBackend:
         )
     if callable(x) and not isinstance(x, type):
         return NoBackend(
-            f"{kind} is not an array, and no convolution or linear layer whose kernel and geometry are read. Give its "
-            "kernel with the geometry by keyword. specnorm.audit measures each layer of a "
+            f"{kind} is neither an array nor a supported convolution or linear layer. Give its kernel, with the "
+            "geometry by keyword. specnorm.audit measures each layer of a "
             "model, of its arrays or of its file."
         )
     try:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from specnorm import backends
 from specnorm.backends.text import counted
+from specnorm.backends.types import MEMORY
 from specnorm.errors import MethodError
+from specnorm.running.base import check_count
 from specnorm.running.result import TwoSided, shown
 
 Vector = NDArray[np.float64]
@@ -29,8 +31,8 @@ _ADVICE_ON_ADJOINTS = (
     "adjoint, even if its kernel is symmetric."
 )
 _MATRIX_AXES = 2
-_LARGEST_SIZE = 2**28
-"""Most inputs or outputs: 2 GiB for one vector."""
+_VECTORS = 4
+"""At most so many vectors of outputs, and of inputs, are kept at once; those inside of the products are not counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,7 @@ def operator_norm(
     seed: int | None = 0,
     rng: np.random.Generator | int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    max_bytes: int = MEMORY,
 ) -> ProbableBound:
     """Bound the spectral norm of a linear operator that is available only through products, with a stated probability.
 
@@ -125,6 +128,8 @@ def operator_norm(
         Generator of the random start, or an argument of `numpy.random.default_rng` (SPEC 7); replaces ``seed``.
     progress : callable, optional
         Called about once a second with the number of steps so far and the maximum number of steps.
+    max_bytes : int
+        Operators whose vectors take more memory are refused: 32 bytes for each input and each output.
 
     Returns
     -------
@@ -154,24 +159,20 @@ def operator_norm(
     """
     _check_fraction("rtol", rtol, "a relative width such as 1e-2: the number of products grows as 1 / sqrt(rtol)")
     _check_fraction("delta", delta, "a probability such as 1e-9: without chance nothing is known of a black box")
+    check_count("max_bytes", max_bytes)
     linear = _linear_operator(operator, rmatvec, shape)
     m, n = linear.shape
-    if max(m, n) > _LARGEST_SIZE:
+    memory = 8 * _VECTORS * (m + n)
+    if memory > max_bytes:
         raise MethodError(
-            f"vectors of {max(m, n)} numbers: operator_norm keeps about ten of them, and takes at most {_LARGEST_SIZE}."
+            f"operator_norm of an operator with {n} inputs and {m} outputs takes some {memory / 2**30:.3g} GiB for its "
+            f"vectors, and max_bytes={max_bytes}. max_bytes={memory} computes it all the same."
         )
     _check_order_of_shape(linear)
     random = np.random.default_rng(seed if rng is None else rng)
     apply = _checked(linear.matvec, "matvec", m)
     apply_adjoint = _checked(linear.rmatvec, "rmatvec", n)
-    v = random.standard_normal(n)
-    u = random.standard_normal(m)
-    image = apply(v)
-    adjoint_image = apply_adjoint(u)
-    # A power of two of about the size of the operator's entries, by which products are divided.
-    largest_entry = float(np.max(np.abs(image)) + np.max(np.abs(adjoint_image)))
-    scale = 2.0 ** min(math.frexp(largest_entry)[1], 1023)
-    _check_adjoint(v, u, image / scale, adjoint_image / scale, scale)
+    scale = _tested_scale(apply, apply_adjoint, random.standard_normal(n), random.standard_normal(m))
     # Iterate on the smaller of A* A and A A*.
     if m < n:
         apply, apply_adjoint = apply_adjoint, apply
@@ -195,14 +196,21 @@ def _check_fraction(name: str, value: object, advice: str) -> None:
         raise MethodError(f"{name}={value!r} is not a number between 0 and 1: give {advice}.")
 
 
-def _check_adjoint(v: Vector, u: Vector, image: Vector, adjoint_image: Vector, scale: float) -> None:
-    """Refuse an operator with ``<A v, u> != <v, A* u>``, given ``A v / scale`` and ``A* u / scale``."""
+def _tested_scale(apply: Product, apply_adjoint: Product, v: Vector, u: Vector) -> float:
+    """A power of two of about the size of A's entries; refuse an operator with ``<A v, u> != <v, A* u>``."""
+    image = apply(v)
+    adjoint_image = apply_adjoint(u)
+    largest_entry = float(np.max(np.abs(image)) + np.max(np.abs(adjoint_image)))
+    scale = 2.0 ** min(math.frexp(largest_entry)[1], 1023)
+    image /= scale
+    adjoint_image /= scale
     size = float(np.linalg.norm(image) * np.linalg.norm(u) + np.linalg.norm(v) * np.linalg.norm(adjoint_image))
     if abs(float(image @ u) - float(v @ adjoint_image)) > _ADJOINT_TOLERANCE * size:
         raise MethodError(
             f"rmatvec is not the adjoint of matvec: <A v, u> is {scale * float(image @ u):.6g} and <v, A* u> is "
             f"{scale * float(v @ adjoint_image):.6g} for a random pair. {_ADVICE_ON_ADJOINTS}"
         )
+    return scale
 
 
 def _check_order_of_shape(linear: LinearOperator) -> None:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.geometry import polyphase
+from specnorm.running.parts import Parts
 from specnorm.running.program import program
 from specnorm.running.stepping import SteppedProgram, stepped_program
 
 if TYPE_CHECKING:
     from specnorm.backends.types import AnyArray, Backend
 
+_T = TypeVar("_T")
+_PlainStack: TypeAlias = tuple[str, tuple[int, ...]]
+"""The key of a stack's program, and its members."""
 _ADDED_PART = 0.5
 """Zeros that kinds of layers may be padded with to join a stack, as a part of the entries of their kernels."""
 _ADDED_ENTRIES = 2**15
@@ -27,8 +31,11 @@ _ADDED_ON_DEVICE = 2**22
 """The same where calls only start work on a device. On a GPU, the some 300 calls of a stack take 1 ms, products of so
 many zeros a tenth of that."""
 _ADDED_WHERE_COMPILED = 2**19
-"""The same where a compiler makes a program for each stack. XLA takes 2 to 3 s for one on a CPU; products of so many
-zeros take half a millisecond in each pass."""
+"""The same for matrices where a compiler makes a program for each stack. XLA takes 2 to 3 s for one on a CPU; products
+of so many zeros take half a millisecond in each pass."""
+_ADDED_TO_ROWS = 2**13
+"""Zeros for which stacks of convolutions join where a compiler makes a program for each, in a row of each kernel.
+Products leave them out; what is done with the products takes about a millisecond for so many in each pass."""
 
 
 class Stack(NamedTuple):
@@ -73,7 +80,7 @@ class Stack(NamedTuple):
         if self.program is layer:
             return member
         xp = backend.namespace(member)
-        m, p, *_ = _padded_shape(layer)
+        m, p = self._sides(layer)
         block = member[:m, :p, ...][None, ...]
         if (m, p) != layer.spec.block_shape[:2]:
             block = arrays.swapped(block, xp=xp)
@@ -87,7 +94,7 @@ class Stack(NamedTuple):
         if self.program is layer:
             return left, right
         xp = backend.namespace(left)
-        m, p = _padded_shape(layer)[:2]
+        m, p = self._sides(layer)
         rank = left.shape[1]
         left = left[:m, :]
         right = xp.reshape(xp.reshape(right, (rank, self.program.shape[1], -1))[:, :p, :], (rank, -1))
@@ -109,11 +116,12 @@ class Stack(NamedTuple):
             return kernel
         xp = backend.namespace(kernel)
         block = polyphase.to_blocks(kernel[None, ...], layer.spec, xp=xp)
-        if block.shape[1:3] != _padded_shape(layer)[:2]:
+        if block.shape[1:3] != self._sides(layer):
             block = arrays.swapped(block, xp=xp)
-        m, p, *taps = self.program.shape
-        block = xp.reshape(block, (*block.shape[1:3], *taps))
-        return _extended(_extended(block, 0, m, backend=backend), 1, p, backend=backend)
+        spec = self.program.spec
+        taps = [k for k in block.shape[3:] if k > 1]
+        block = arrays.extended(xp.reshape(block, (1, *block.shape[1:3], *taps)), spec.block_shape, backend=backend)
+        return polyphase.caller_order(block, spec, xp=xp)[0, ...]
 
     def _state_of_member(
         self, layer: SteppedProgram, state: Sequence[AnyArray], *, backend: Backend
@@ -121,10 +129,45 @@ class Stack(NamedTuple):
         if self.program is layer:
             return state
         shapes = self.program.state_shapes().values()
-        return [_extended(x, 1, shape[1], backend=backend) for x, shape in zip(state, shapes, strict=True)]
+        return [arrays.extended(x, shape[1:2], backend=backend) for x, shape in zip(state, shapes, strict=True)]
+
+    def _sides(self, layer: SteppedProgram) -> tuple[int, int]:
+        """Rows and columns of a layer's block as a member: the longer side comes first where the stack's does."""
+        m, p = layer.spec.block_shape[:2]
+        rows, columns, *_ = self.program.spec.block_shape
+        return (p, m) if m < p and rows >= columns else (m, p)
 
 
-def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False, compiled: bool = False) -> list[Stack]:
+class Joint(NamedTuple):
+    """Stacks that a compiler makes one program for.
+
+    Parameters
+    ----------
+    program : SteppedProgram
+        Of kernels in which each stack's fit.
+    stacks : tuple of Stack
+    """
+
+    program: SteppedProgram
+    stacks: tuple[Stack, ...]
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """Places of the layers, in the order of the stacks."""
+        return tuple(j for stack in self.stacks for j in stack.members)
+
+    def joined_kernels(
+        self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
+    ) -> AnyArray | Parts:
+        """The members of a sequence of kernels with these programs, as a stack."""
+        parts = [
+            stack.joined_kernels([layers[j] for j in places], [kernels[j] for j in places], backend=backend)
+            for stack, places in zip(self.stacks, [x.members for x in self.stacks], strict=True)
+        ]
+        return parts[0] if len(parts) == 1 else Parts(parts, self.program.shape, backend=backend)
+
+
+def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False) -> list[Stack]:
     """Join the layers of these programs, of one method, to as few stacks as cost little more.
 
     Parameters
@@ -132,13 +175,18 @@ def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False, co
     programs : sequence of SteppedProgram
     asynchronous : bool
         Whether calls only start work on a device.
-    compiled : bool
-        Whether a compiler makes a program for each stack. Then the states are those of the stacks, not of their
-        members, so that layers may join whose states differ.
     """
-    added = _ADDED_WHERE_COMPILED if compiled else _ADDED_ON_DEVICE if asynchronous else _ADDED_ENTRIES
-    keys = tuple(x.key for x in programs)
-    return [Stack(program(key), members) for key, members in _stacks(keys, added, compiled)]  # type: ignore[arg-type]
+    added = _ADDED_ON_DEVICE if asynchronous else _ADDED_ENTRIES
+    return [_stack(*x) for x in _stacks(tuple(x.key for x in programs), added)]
+
+
+def joint_stacks(programs: Sequence[SteppedProgram]) -> list[Joint]:
+    """`stacks` where a compiler makes a program for each: as few as cost little more.
+
+    The states are those of the joint stacks, not of their members, so that layers may join whose states differ.
+    """
+    found = _joint_stacks(tuple(x.key for x in programs))
+    return [Joint(_program(key), tuple(_stack(*x) for x in parts)) for key, parts in found]
 
 
 def unstacked(x: AnyArray, *, backend: Backend) -> Sequence[AnyArray]:
@@ -153,89 +201,149 @@ def _stacked(members: Sequence[AnyArray], xp: Any) -> AnyArray:
     return xp.stack(members) if len(members) > 1 else members[0][None, ...]
 
 
-def _extended(x: AnyArray, axis: int, size: int, *, backend: Backend) -> AnyArray:
-    """Append zeros along an axis."""
-    missing = size - x.shape[axis]
-    if not missing:
-        return x
-    xp: Any = backend.namespace(x)
-    shape = (*x.shape[:axis], missing, *x.shape[axis + 1 :])
-    return xp.concat([x, xp.zeros(shape, dtype=x.dtype, device=backend.device(x))], axis=axis)
+def _stack(key: str, members: tuple[int, ...]) -> Stack:
+    return Stack(_program(key), members)
 
 
 @called_while_tracing
-def _stacks(keys: tuple[str, ...], added: int, compiled: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _stacks(keys: tuple[str, ...], added: int) -> tuple[_PlainStack, ...]:
     """`stacks` of the programs behind keys, as plain values, with at most so many zeros."""
-    return _found_stacks(keys, added, compiled)
+    return _found_stacks(keys, added)
+
+
+@called_while_tracing
+def _joint_stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[_PlainStack, ...]], ...]:
+    """`joint_stacks` of the programs behind keys, as plain values."""
+    return _found_joint_stacks(keys)
 
 
 @functools.lru_cache(maxsize=64)
-def _found_stacks(keys: tuple[str, ...], added: int, compiled: bool) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    members: dict[str, list[int]] = {}
+def _found_stacks(keys: tuple[str, ...], added: int) -> tuple[_PlainStack, ...]:
+    members = _places(keys)
+    found = (kinds for family in _families(list(members), _family) for kinds in _joined(family, members, added))
+    return tuple((_common(kinds), _members(kinds, members)) for kinds in found)
+
+
+@functools.lru_cache(maxsize=64)
+def _found_joint_stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[_PlainStack, ...]], ...]:
+    members, found = _places(keys), []
+
+    def costs_little(parts: Sequence[list[str]]) -> bool:
+        rows = [(sum(len(members[kind]) for kind in kinds), _row_of(kinds)) for kinds in parts]
+        common = _row_of([kind for kinds in parts for kind in kinds])
+        return sum(count * (common - row) for count, row in rows) <= _ADDED_TO_ROWS
+
+    for family in _families(list(members), _joint_family):
+        by_taps = _families(family, lambda kind: _padded_shape(_program(kind), tall=True)[2:])
+        has_taps = len(_padded_shape(_program(family[0]), tall=True)) > 2
+        added = _ADDED_ENTRIES if has_taps else _ADDED_WHERE_COMPILED
+        parts = [kinds for kinds_of_taps in by_taps for kinds in _joined(kinds_of_taps, members, added, tall=True)]
+        parts.sort(key=lambda kinds: -_row_of(kinds))
+        for joined in _greedily(parts, costs_little) if has_taps else [[kinds] for kinds in parts]:
+            is_kernel = len(joined) == len(joined[0]) == 1
+            key_of = _common if is_kernel else functools.partial(_padded, tall=True)
+            stacks_of_keys = tuple((key_of(kinds), _members(kinds, members)) for kinds in joined)
+            found.append((key_of([kind for kinds in joined for kind in kinds]), stacks_of_keys))
+    return tuple(found)
+
+
+def _places(keys: Sequence[str]) -> dict[str, list[int]]:
+    """The places of each key."""
+    places: dict[str, list[int]] = {}
     for j, key in enumerate(keys):
-        members.setdefault(key, []).append(j)
-    families: dict[Hashable, list[str]] = {}
-    for key in members:
-        families.setdefault(_family(key, compiled), []).append(key)
-    return tuple(
-        (_common(joined), tuple(sorted(j for kind in joined for j in members[kind])))
-        for kinds in families.values()
-        for joined in _joined(kinds, members, added)
-    )
+        places.setdefault(key, []).append(j)
+    return places
 
 
-def _joined(kinds: Sequence[str], members: dict[str, list[int]], most: int) -> Iterator[list[str]]:
+def _members(kinds: Sequence[str], members: dict[str, list[int]]) -> tuple[int, ...]:
+    return tuple(sorted(j for kind in kinds for j in members[kind]))
+
+
+def _families(kinds: Sequence[str], family: Callable[[str], Hashable]) -> list[list[str]]:
+    """Kinds whose families are equal."""
+    found: dict[Hashable, list[str]] = {}
+    for kind in kinds:
+        found.setdefault(family(kind), []).append(kind)
+    return list(found.values())
+
+
+def _joined(
+    kinds: Sequence[str], members: dict[str, list[int]], most: int, *, tall: bool = False
+) -> Iterator[list[str]]:
     """Yield kinds that cost little more together, beginning with the largest kind that is left."""
     waiting = sorted(kinds, key=lambda key: -math.prod(_padded_shape(_program(key))))
+    return _greedily(waiting, lambda kinds: _costs_little(kinds, members, most, tall=tall))
+
+
+def _greedily(waiting: Sequence[_T], cost_little: Callable[[Sequence[_T]], bool]) -> Iterator[list[_T]]:
+    """Yield what costs little together, beginning with the first that is left."""
     while waiting:
-        joined = waiting[:1]
-        for kind in waiting[1:]:
-            if _costs_little([*joined, kind], members, most):
-                joined.append(kind)
-        waiting = [kind for kind in waiting if kind not in joined]
+        joined = [waiting[0]]
+        for other in waiting[1:]:
+            if cost_little([*joined, other]):
+                joined.append(other)
+        waiting = [x for x in waiting if x not in joined]
         yield joined
 
 
-def _family(key: str, compiled: bool) -> Hashable:
-    """What is equal for kinds of layers that may join: all but the channels.
+def _family(key: str) -> Hashable:
+    """What is equal for kinds of layers that may join, each with a state of its own: all but the channels.
 
-    Layers that keep states of their own in a stack also have the same side that is larger, and equal states but for the
-    channels.
+    The same side is the larger one, and states are equal but for the channels.
     """
     kind = _program(key)
-    if not kind.stepped.pads_channels or kind.spec.groups > 1 or kind.spec.input_shape:
+    if not _pads(kind):
         return key
     m, p, *taps = _padded_shape(kind)
-    if compiled:
-        return kind.plan, kind.dtype, tuple(taps)
     sizes = tuple((shape[0], *shape[2:]) for shape in kind.state_shapes().values())
     return kind.plan, kind.dtype, m < p, tuple(taps), sizes
 
 
-def _costs_little(kinds: Sequence[str], members: dict[str, list[int]], most: int) -> bool:
+def _joint_family(key: str) -> Hashable:
+    """What is equal for kinds of layers that a compiler may join: all but the channels and the numbers of taps."""
+    kind = _program(key)
+    return (kind.plan, kind.dtype, len(_padded_shape(kind))) if _pads(kind) else key
+
+
+def _pads(kind: SteppedProgram) -> bool:
+    return kind.stepped.pads_channels and kind.spec.groups == 1 and not kind.spec.input_shape
+
+
+def _costs_little(kinds: Sequence[str], members: dict[str, list[int]], most: int, *, tall: bool) -> bool:
     counts = [len(members[kind]) for kind in kinds]
     entries = sum(n * math.prod(_padded_shape(_program(kind))) for n, kind in zip(counts, kinds, strict=True))
-    added = sum(counts) * math.prod(_common_shape(kinds)) - entries
+    added = sum(counts) * math.prod(_common_shape(kinds, tall=tall)) - entries
     return added <= max(_ADDED_PART * entries, most)
 
 
 def _common(kinds: Sequence[str]) -> str:
     """Key of the program of a stack of these kinds."""
-    if len(kinds) == 1:
-        return kinds[0]
-    first = _program(kinds[0])
-    return stepped_program(first.stepped, _common_shape(kinds), first.dtype, ()).key
+    return kinds[0] if len(kinds) == 1 else _padded(kinds)
 
 
-def _common_shape(kinds: Sequence[str]) -> tuple[int, ...]:
-    return tuple(map(max, zip(*(_padded_shape(_program(kind)) for kind in kinds), strict=True)))
+def _padded(kinds: Sequence[str], *, tall: bool = False) -> str:
+    """Key of the program of kernels in which the blocks of these kinds fit; if tall, with the channels last."""
+    first, (m, p, *taps) = _program(kinds[0]), _common_shape(kinds, tall=tall)
+    if not (tall and taps):
+        return stepped_program(first.stepped, (m, p, *taps), first.dtype, ()).key
+    layout = (("layout", f"{'DHW'[3 - len(taps) :]}IO"),)
+    return stepped_program(first.stepped, (*taps, p, m), first.dtype, layout).key
 
 
-def _padded_shape(layer: SteppedProgram) -> tuple[int, ...]:
-    """Shape of the block of a layer without axes of one tap; a matrix has its longer side first."""
+def _common_shape(kinds: Sequence[str], *, tall: bool = False) -> tuple[int, ...]:
+    return tuple(map(max, zip(*(_padded_shape(_program(kind), tall=tall) for kind in kinds), strict=True)))
+
+
+def _row_of(kinds: Sequence[str]) -> int:
+    """Entries of a row of the kernels in which the blocks of these kinds fit, the longer side first."""
+    return math.prod(_common_shape(kinds, tall=True)[1:])
+
+
+def _padded_shape(layer: SteppedProgram, *, tall: bool = False) -> tuple[int, ...]:
+    """Shape of the block of a layer without axes of one tap; a matrix, and if tall each, has its longer side first."""
     m, p, *sizes = layer.spec.block_shape
     taps = tuple(k for k in sizes if k > 1)
-    return (m, p, *taps) if taps else (max(m, p), min(m, p))
+    return (m, p, *taps) if taps and not tall else (max(m, p), min(m, p), *taps)
 
 
 def _program(key: str) -> SteppedProgram:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
 from specnorm.proofs import arithmetic, rounding
 from specnorm.running.base import Followed, Stepped
+from specnorm.running.parts import Parts, padded
 from specnorm.running.program import Program, check_values, program, program_for
 
 if TYPE_CHECKING:
@@ -141,13 +143,13 @@ class SteppedProgram(Program):
 
     # -- methods that follow the norm between sweeps -------------------------------------------------------------------
     def follow(
-        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int | None, backend: Backend
+        self, kernels: AnyArray | Parts, state: tuple[AnyArray, ...], *, sweeps: int | None, backend: Backend
     ) -> Followed:
         """`step` of a method that follows the norm, with the gradients in factors.
 
         Parameters
         ----------
-        kernels : array, shape (layers, *shape)
+        kernels : array, shape (layers, *shape), or Parts
         state : tuple of arrays
             With leading axis layers.
         sweeps : int or None
@@ -159,13 +161,15 @@ class SteppedProgram(Program):
             With leading axis layers. ``left`` (layers, n_0, r) times ``right`` (layers, r, n_1) is the gradient as a
             matrix, of all groups, as of `polyphase.to_rows`.
         """
+        kernels = kernels if sweeps is None else padded(kernels)
         (followed,) = follow_all([ToFollow(self, kernels, state, sweeps)], backend=backend)
         return followed
 
-    def _followed(self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps) -> Followed:
+    def _followed(self, kernels: Any, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps) -> Followed:
         xp = run.xp
-        kernels = _as_dtype(kernels, getattr(xp, run.own_dtype), xp=xp)
-        rows = polyphase.to_rows(kernels, self.spec, xp=xp)
+        in_own_dtype: Any = partial(_as_dtype, dtype=getattr(xp, run.own_dtype), xp=xp)
+        kernels = kernels.map(in_own_dtype) if isinstance(kernels, Parts) else in_own_dtype(kernels)
+        rows: Any = kernels if isinstance(kernels, Parts) else polyphase.to_rows(kernels, self.spec, xp=xp)
         block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
         if state and sweeps is None and not run.concrete:
             followed = self._followed_by_loop(kernels, rows, block_state, run)
@@ -221,48 +225,63 @@ class SteppedProgram(Program):
         return self._blocks(kernels / (size + _TINY), run.own_dtype, run)
 
     def _followed_by_loop(
-        self, kernels: AnyArray, rows: AnyArray, state: tuple[AnyArray, ...], run: ArrayOps
+        self, kernels: AnyArray | Parts, rows: Any, state: tuple[AnyArray, ...], run: ArrayOps
     ) -> Followed:
-        """Follow the norm where no value can be looked at: a pass, and if a layer is due a sweep of all and its passes.
+        """Follow the norm where no value can be looked at: a pass, and if layers are due their sweeps and more passes.
 
-        The passes are the turns of one loop, so that they are compiled once. The sweep is a loop of at most one turn:
-        under ``vmap`` it is skipped where nothing is due, and a branch is not.
+        The passes are the turns of one loop, so that they are compiled once, and so are the sweeps, one layer a turn.
         """
-        xp, stepped = run.xp, self.stepped
-        first = arrays.counter(rows, ops=run)
-        after_sweep = first + 1 + stepped.passes(self.spec)
+        xp, stepped, groups = run.xp, self.stepped, self.spec.groups
+        first = arrays.counter(state[0], ops=run)
+        device = run.device(state[0])
+        passes = 1 + stepped.passes(self.spec)
+
+        def by_layer(x: Any) -> Any:
+            return xp.reshape(x, (-1, groups, *x.shape[1:]))
 
         def turn(last: tuple[Any, ...]) -> tuple[Any, ...]:
-            number, end, sweeps_needed, last_value, followed = last
+            number, counts, last_value, followed = last
 
-            def swept(_: tuple[Any, ...]) -> tuple[Any, ...]:
-                blocks = self._blocks_to_sweep(kernels, run)
-                return xp.zeros_like(number), stepped.sweep(blocks, followed, self.spec, sweeps=sweeps_needed, ops=run)
+            def next_swept(waiting_and_state: tuple[Any, ...]) -> tuple[Any, ...]:
+                waiting, *state = waiting_and_state
+                place = xp.reshape(xp.argmax(waiting, axis=0), (1,))
+                of_layer = _map(lambda x: xp.take(by_layer(x), place, axis=0)[0, ...], followed)
+                of_layer = of_layer._replace(state=tuple(xp.take(by_layer(x), place, axis=0)[0, ...] for x in state))
+                kernel = kernels.take(place) if isinstance(kernels, Parts) else xp.take(kernels, place, axis=0)
+                blocks = self._blocks_to_sweep(kernel, run)
+                new = stepped.sweep(blocks, of_layer, self.spec, sweeps=xp.max(waiting), ops=run)
+                is_next = xp.arange(waiting.shape[0], device=device) == place
+                return xp.where(is_next, 0, waiting), *(
+                    xp.reshape(xp.where(_beside(is_next, x.ndim + 1), y, by_layer(x)), x.shape)
+                    for x, y in zip(state, new, strict=True)
+                )
 
-            before: Any = number, followed.state
-            state: Any = run.loop(lambda last: last[0] == 1, swept, before)[1]
-            followed = stepped.due(stepped.follow(rows, state, self.spec, ops=run), self.spec, ops=run)
+            before: Any = xp.where(number == 1, counts, 0), *followed.state
+            _, *after = run.loop(lambda x: xp.any(x[0] > 0), next_swept, before)
+            followed = stepped.due(stepped.follow(rows, tuple(after), self.spec, ops=run), self.spec, ops=run)
             is_due: Any = followed.is_due
-            needed = xp.astype(xp.max(stepped.sweeps_due(followed, xp=xp)), number.dtype)
+            needed = xp.where(is_due, stepped.sweeps_due(followed, xp=xp), 0.0)
+            needed = xp.astype(xp.max(by_layer(needed), axis=1), number.dtype)
             is_first = number == 0
             return (
                 number + 1,
-                xp.where(is_first & xp.any(is_due), after_sweep, end),
-                xp.where(is_first, needed, sweeps_needed),
+                xp.where(is_first, needed, counts),
                 xp.where(is_first, followed.value, last_value),
                 followed,
             )
 
         nothing = stepped.nothing(rows, state, self.spec, ops=run)
-        state_before: Any = (first, first + 1, first, nothing.value, nothing)
-        last: Any = run.loop(lambda last: last[0] < last[1], turn, state_before)
-        _, end, needed, last_value, followed = last
-        swept = stepped.swept(followed, last_value, sweeps=needed, xp=xp)
-        was_swept = end == after_sweep
-        state = tuple(xp.where(was_swept, new, old) for new, old in zip(swept.state, followed.state, strict=True))
+        none = xp.zeros(kernels.shape[0], dtype=first.dtype, device=device)
+        state_before: Any = first, none, nothing.value, nothing
+        last: Any = run.loop(lambda x: (x[0] == 0) | ((x[0] < passes) & xp.any(x[1] > 0)), turn, state_before)
+        _, counts, last_value, followed = last
+        counts = xp.reshape(xp.broadcast_to(counts[:, None], (counts.shape[0], groups)), (-1,))
+        swept = stepped.swept(followed, last_value, sweeps=xp.astype(counts, rows.dtype), xp=xp)
+        pairs = zip(swept.state, followed.state, strict=True)
+        state = tuple(xp.where(_beside(counts > 0, new.ndim), new, old) for new, old in pairs)
         return cast(Followed, followed._replace(state=state))
 
-    def _by_layers(self, followed: Followed, kernels: AnyArray, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
+    def _by_layers(self, followed: Followed, kernels: Any, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
         """The norm of the highest group of each layer, its factors, and the state in the shapes of the given one."""
         layers, groups = kernels.shape[0], self.answers_per_layer
         value, left, right = followed.value, followed.left, followed.right
@@ -348,7 +367,7 @@ class ToFollow(NamedTuple):
     """Layers of one program, and the other arguments of `SteppedProgram.follow`."""
 
     program: SteppedProgram
-    kernels: AnyArray
+    kernels: AnyArray | Parts
     state: tuple[AnyArray, ...]
     sweeps: int | None
 
@@ -357,8 +376,9 @@ def follow_all(waiting: Sequence[ToFollow], *, backend: Backend) -> list[Followe
     """`SteppedProgram.follow` of layers of several programs, whose arithmetic is prepared once."""
     if not waiting:
         return []
-    runs = [x.program.execution(x.kernels, backend=backend, training=True) for x in waiting]
-    largest = max((x.kernels for x in waiting), key=lambda x: math.prod(x.shape))
+    like = [x.kernels.stacks[0] if isinstance(x.kernels, Parts) else x.kernels for x in waiting]
+    runs = [x.program.execution(y, backend=backend, training=True) for x, y in zip(waiting, like, strict=True)]
+    largest = max(like, key=lambda x: math.prod(x.shape))
     with arithmetic.exact(largest, backend=backend):
         return [x.program._followed(x.kernels, x.state, x.sweeps, run) for x, run in zip(waiting, runs, strict=True)]
 
@@ -366,6 +386,11 @@ def follow_all(waiting: Sequence[ToFollow], *, backend: Backend) -> list[Followe
 def _as_dtype(x: Array, dtype: Any, *, xp: Namespace) -> Array:
     """`astype`, which takes a microsecond in NumPy where nothing is converted."""
     return x if x.dtype == dtype else xp.astype(x, dtype)
+
+
+def _beside(x: Array, ndim: int) -> Array:
+    """Numbers (b,), as an array that broadcasts beside arrays (b, ...) of so many axes."""
+    return x[(slice(None), *(None,) * (ndim - 1))]
 
 
 def _map(function: Callable[[Any], Any], followed: Followed) -> Followed:

@@ -274,22 +274,22 @@ def uphill(
     axis, in radians. Returns (..., d).
     """
     sums = xp.matmul(terms, powers)
-    return uphill_by_sums(sums, axes, least_relative_curvature=least_relative_curvature, longest=longest, xp=xp)
-
-
-def uphill_by_sums(
-    sums: Array, axes: int, *, least_relative_curvature: float = 1e-3, longest: float = _LONGEST, xp: Namespace
-) -> Array:
-    """`uphill` from ``terms @ powers`` (..., m, 1 + d + d^2).
-
-    They are the sum and, but for factors of i, its first and second derivatives.
-    """
     products = xp.matmul(arrays.adjoint(sums[..., : 1 + axes], xp=xp), sums)
-    gradient = -xp.imag(products[..., 0, 1 : 1 + axes])
+    parts = xp.real(products), xp.imag(products)
+    return uphill_by_products(*parts, least_relative_curvature=least_relative_curvature, longest=longest, xp=xp)
+
+
+def uphill_by_products(
+    real: Array, imag: Array, *, least_relative_curvature: float = 1e-3, longest: float = _LONGEST, xp: Namespace
+) -> Array:
+    """`uphill` from inner products (..., 1 + d, 1 + d + d^2) of the first columns of ``terms @ powers`` with all.
+
+    The columns are the sum and, but for factors of i, its first and second derivatives.
+    """
+    axes = real.shape[-2] - 1
+    gradient = -imag[..., 0, 1 : 1 + axes]
     # Of half the squared norm of the sum.
-    hessian = xp.real(
-        products[..., 1:, 1 : 1 + axes] - xp.reshape(products[..., 0, 1 + axes :], (*gradient.shape, axes))
-    )
+    hessian = real[..., 1:, 1 : 1 + axes] - xp.reshape(real[..., 0, 1 + axes :], (*gradient.shape, axes))
     step = _uphill(gradient, hessian, least_relative_curvature, xp=xp)
     excess = xp.max(xp.abs(step), axis=-1, keepdims=True) / longest
     return step / xp.maximum(excess, xp.ones_like(excess))

@@ -18,7 +18,7 @@ from specnorm.backends import arrays
 from specnorm.geometry.polyphase import has_taps_first, tap_places
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.frequencies import tap_points
-from specnorm.symbols.ascent import tap_powers, uphill_by_sums
+from specnorm.symbols.ascent import tap_powers, uphill_by_products
 from specnorm.training.grid_vectors import placed
 
 if TYPE_CHECKING:
@@ -124,25 +124,25 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     rows : array, shape (b, m, n)
         The kernels' own entries, in any scale.
     """
-    xp, (b, m, _) = ops.xp, rows.shape
+    xp, (b, m) = ops.xp, rows.shape[:2]
     count = waves.left.shape[2]
     left = xp.reshape(xp.permute_dims(waves.left, (0, 2, 3, 1)), (b, 2 * count, m))
-    found = xp.matmul(left, rows)
+    found = left @ rows
     found = found / (xp.max(xp.abs(found), axis=(1, 2), keepdims=True) + _TINY)
-    taps, powers = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), rows, ops=ops)
-    # K_k^T times the real and the imaginary part of u: (b, g, 2, p, taps).
-    products = xp.reshape(_of_taps(found, spec, ops=ops), (b, count, 2, -1, taps.shape[0]))
+    taps, powers = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), left, ops=ops)
+    # K_k^T times the real and the imaginary part of u: (b, g, 2, taps, p).
+    products = _of_taps(xp.reshape(found, (b, count, 2, -1)), spec, ops=ops)
     angles = xp.matrix_transpose(waves.angles)
     derivatives = _sums(products, _turns(angles, taps, ops=ops)[..., None, :] * powers, ops=ops)
-    step = uphill_by_sums(derivatives, taps.shape[1], longest=_LONGEST_STEP, xp=xp)
+    inner = _inner_products(derivatives, 1 + taps.shape[1], ops=ops)
+    step = uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp)
     turns = _turns(angles + step, taps, ops=ops)
-    power = _sums(products, turns[..., None, :], ops=ops)[..., 0]
-    right = arrays.real_pair(arrays.unit(power, xp=xp)[0], xp=xp)
-    columns = xp.matmul(right[:, :, None, :, :], turns)
-    columns = _to_taps(xp.reshape(columns, (b, 2 * count, -1)), spec, ops=ops)
-    columns_and_signs = beside(columns, sketch_rows(spec, rows, ops=ops), axis=1, ops=ops)
+    power = xp.reshape(_sums(products, turns[..., None, :], ops=ops), (b, count, -1))
+    right = xp.reshape(arrays.unit(power, xp=xp)[0], (b, count, 1, 2, -1))
+    columns = xp.reshape(_to_taps(right, turns, spec, ops=ops), (b, 2 * count, -1))
+    columns_and_signs = beside(columns, sketch_rows(spec, left, ops=ops), axis=1, ops=ops)
     # Not its transpose, for which XLA takes twice as long.
-    images = xp.matmul(rows, xp.matrix_transpose(columns_and_signs))
+    images = rows @ xp.matrix_transpose(columns_and_signs)
     sketch = images[..., 2 * count :]
     size = xp.max(xp.abs(images), axis=(1, 2), keepdims=True) + _TINY
     found = xp.reshape(xp.matrix_transpose(images[..., : 2 * count] / size), (b, count, 2 * m))
@@ -228,17 +228,27 @@ def _sums(products: Array, turns: Array, *, ops: ArrayOps) -> Array:
 
     Parameters
     ----------
-    products : array, shape (b, g, 2, p, taps)
+    products : array, shape (b, g, 2, taps, p)
     turns : array, shape (b, g, 2, 2, r, taps)
 
     Returns
     -------
-    complex array, shape (b, g, p, r)
+    array, shape (b, g, 2, r, p)
+        Real parts, and imaginary parts.
     """
     xp, (*batch, _, r, taps) = ops.xp, turns.shape
-    tables = xp.matrix_transpose(xp.reshape(turns, (*batch, 2 * r, taps)))
-    sums = xp.sum(xp.matmul(products, tables), axis=2)
-    return ops.complex(sums[..., :r], sums[..., r:])
+    tables = xp.reshape(turns, (*batch, 2 * r, taps))
+    return xp.reshape(xp.sum(xp.matmul(tables, products), axis=2), (*batch[:2], 2, r, -1))
+
+
+def _inner_products(sums: Array, count: int, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Real and imaginary parts (b, g, count, r) of inner products of the first sums (b, g, 2, r, p) with all."""
+    xp, (b, g, _, r, p) = ops.xp, sums.shape
+    first = xp.reshape(sums[:, :, :, :count, :], (b, g, 2 * count, p))
+    products = xp.matmul(first, xp.matrix_transpose(xp.reshape(sums, (b, g, 2 * r, p))))
+    products = xp.reshape(products, (b, g, 2, count, 2, r))
+    real = products[:, :, 0, :, 0, :] + products[:, :, 1, :, 1, :]
+    return real, products[:, :, 0, :, 1, :] - products[:, :, 1, :, 0, :]
 
 
 def _tap_tables(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
@@ -250,26 +260,27 @@ def _tap_tables(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, .
 
 # -- the order of the kernel's entries ---------------------------------------------------------------------------------
 def _of_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
-    """Entries (b, r, n) in the order of the kernel in that of the blocks."""
-    xp, (b, r, _) = ops.xp, x.shape
-    if has_taps_first(spec):
-        x = xp.matrix_transpose(xp.reshape(x, (b, r, -1, spec.group_channels[1])))
-    if _is_permuted(spec):
+    """Entries (b, g, 2, n) in the order of the kernel by the taps and channels of the blocks, (b, g, 2, taps, p)."""
+    xp, channels = ops.xp, spec.group_channels[1]
+    taps_first, is_permuted = has_taps_first(spec), _is_permuted(spec)
+    x = xp.reshape(x, (*x.shape[:3], *((-1, channels) if taps_first else (channels, -1))))
+    x = xp.matrix_transpose(x) if taps_first == is_permuted else x
+    if is_permuted:
         places, _, is_tap = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-        x = xp.take(xp.reshape(x, (b, r, spec.group_channels[1], -1)), places, axis=3) * is_tap
-    return xp.reshape(x, (b, r, -1))
+        x = xp.reshape(xp.take(x, places, axis=4) * is_tap, (*x.shape[:3], spec.block_shape[1], -1))
+    return xp.matrix_transpose(x) if is_permuted else x
 
 
-def _to_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
-    """Adjoint of `_of_taps`."""
-    xp, (b, r, _) = ops.xp, x.shape
-    x = xp.reshape(x, (b, r, spec.group_channels[1], -1))
+def _to_taps(right: Array, turns: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+    """Products of right vectors (b, g, 1, 2, p) with ``turns`` (b, g, 2, 2, taps), in the order of the kernel."""
+    xp, taps_first = ops.xp, has_taps_first(spec)
+    if taps_first and not _is_permuted(spec):
+        return xp.matmul(xp.matrix_transpose(turns), right)
+    x = xp.matmul(xp.matrix_transpose(right), turns)
     if _is_permuted(spec):
         _, back, _ = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-        x = xp.take(x, back, axis=3)
-    if has_taps_first(spec):
-        x = xp.matrix_transpose(x)
-    return xp.reshape(x, (b, r, -1))
+        x = xp.take(xp.reshape(x, (*x.shape[:3], spec.group_channels[1], -1)), back, axis=4)
+    return xp.matrix_transpose(x) if taps_first else x
 
 
 def _is_permuted(spec: ConvSpec) -> bool:

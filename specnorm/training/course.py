@@ -7,7 +7,7 @@ loaded or drawn again, and a fast optimizer are long ways; a layer that does not
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -51,8 +51,8 @@ def sweeps_needed(course: Array, distance: Array, *, xp: Namespace) -> Array:
     return xp.where((owed > count) & (owed <= 2**_DOUBLINGS), owed, count)
 
 
-def after_sweep(course: Array, distance: Array, error: Array, sweeps: int, *, xp: Namespace) -> Array:
-    """Course (b, 1, 2) after a number of sweeps.
+def after_sweep(course: Array, distance: Array, error: Array, sweeps: Any, *, xp: Namespace) -> Array:
+    """Course (b, 1, 2) after a number of sweeps, or as many as an array (b,) says.
 
     Parameters
     ----------

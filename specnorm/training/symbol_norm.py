@@ -207,10 +207,10 @@ class SymbolNorm(Stepped):
 
     def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """Zeros, and the state."""
-        xp, (b, m, n) = ops.xp, rows.shape
+        xp, (b, m, n), like = ops.xp, rows.shape, state[-1]
         rank = 1 if _is_matrix(spec) else 2
         shapes = (b,), (b, m, rank), (b, rank, n)
-        value, left, right = (xp.zeros(shape, dtype=rows.dtype, device=ops.device(rows)) for shape in shapes)
+        value, left, right = (xp.zeros(shape, dtype=like.dtype, device=ops.device(like)) for shape in shapes)
         known = xp.argmax(value[:, None], axis=1), value
         return Followed(value, left, right, xp.zeros_like(state[-2]), state, value > 0, known)
 

@@ -139,8 +139,8 @@ def test_rows_are_the_python_functions(
     [
         ({"y": None}, "holds x; expected the arrays x (samples) and y (labels)"),
         ({"x": None, "images": np.zeros(3)}, "expected the arrays x"),
-        ({"y": np.zeros(4)}, "y has shape (4,) of float64; expected one whole number a sample"),
-        ({"y": np.zeros((4, 1), int)}, "expected one whole number a sample"),
+        ({"y": np.zeros(4)}, "y has shape (4,) of float64; expected one integer for each sample"),
+        ({"y": np.zeros((4, 1), int)}, "expected one integer for each sample"),
         ({"y": np.zeros(5, int)}, "expected (samples, ...) and (samples,)"),
         ({"y": np.full(4, 3)}, "labels from 3 to 3; expected whole numbers 0..2"),
         ({"y": np.full(4, -1)}, "labels from -1 to -1"),

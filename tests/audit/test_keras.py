@@ -237,8 +237,8 @@ def test_a_layer_with_a_norm_of_its_own_is_not_the_stored_kernel(tmp_path: Path)
     for kind, beside, words in (
         ("Custom", vector, "has the variable"),
         ("Custom", {"length": np.ones(4, np.float32)}, "has the variable"),
-        ("Standardised", {}, "whose code says which weight"),
-        ("Banded", {}, "whose code says which weight"),
+        ("Standardised", {}, "whose code determines the weight"),
+        ("Banded", {}, "whose code determines the weight"),
     ):
         (row,) = audit(_of_class(tmp_path / "m.h5", kind, beside, modern=True)).layers
         assert words in str(row.reason)

@@ -37,7 +37,7 @@ def test_a_library_without_plugin_is_named(tmp_path: Path, capsys: pytest.Captur
     assert "No backend is registered as 'json'" in capsys.readouterr().err
     assert cli.run(["backends"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("array-api")]
-    assert "by its own name" in line
+    assert "takes the library's name" in line
 
 
 # -- live models -----------------------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def test_an_audit_states_layers_and_network(tmp_path: Path, capsys: pytest.Captu
     assert cli.run(["audit", str(model), "--certificate", str(proof)]) == 0
     # What the rules prove and the format does not is said.
     assert "not in" in (said := capsys.readouterr().err)
-    assert "network: certified is 2.64764, not its constant 2.54" in said
+    assert "network: the certified bound is 2.64764, the proven one 2.54" in said
     assert [one.statement["name"] for one in specnorm_check.read_certificate(proof)] == ["a", "b", "network"]
     assert cli.run(["verify", str(proof), str(model)]) == 0
     assert "proven: Lipschitz constant <= 2.64" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from helpers.processes import FINDS_TESTS, ran
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits of a process are Linux's")
 
 
-@pytest.mark.parametrize("first", [0, 36, 76])  # counts of 1e9, of 1e5, and drawn sizes
+@pytest.mark.parametrize("first", [0, 36, 80])  # counts of 1e9, of 1e5, and drawn sizes
 def test_large_numbers(first: int) -> None:
     assert ran("-m", "core.sizes", first, 8, 40, **FINDS_TESTS) == ""
 

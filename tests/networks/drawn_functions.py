@@ -73,10 +73,11 @@ MEANT: dict[str, Callable[..., Any]] = {
     "quotient": lambda x, y, _: x / y,
     "max": lambda x, y, _: y if y > x else x,
     "min": lambda x, y, _: y if y < x else x,
+    "logaddexp": lambda x, y, _: (x.exp() + y.exp()).log(),
 }
 BINARY: dict[str, Operator] = {
     "add": ops.Add((1.0, 1.0)), "less": ops.Add((1.0, -1.0)), "product": ops.Product(), "quotient": ops.Quotient(),
-    "max": ops.Maximum(), "min": ops.Minimum(),
+    "max": ops.Maximum(), "min": ops.Minimum(), "logaddexp": ops.LogAddExp(),
 }  # fmt: skip
 KINDS: dict[Any, Callable[[Any, Any], bool]] = {
     "gt": lambda x, t: x > t, "ge": lambda x, t: x >= t, "lt": lambda x, t: x < t, "le": lambda x, t: x <= t,

@@ -149,6 +149,27 @@ def rolled_by_nothing(net: Written) -> str:
     return net(ops.Concat(2), net.cut(0, None, 2), net.cut(0, 0, 2))
 
 
+WEIGHTS = np.array([5.0, 1.0, -4.0, 1.0, 2.0, 0.5]).reshape(6, 1, 1)
+
+
+def running_mean(net: Written) -> str:
+    return net.scaled(1 / np.arange(1.0, 7.0).reshape(6, 1, 1), net(ops.CumulativeSum(1), "x"), exact=False)
+
+
+def differences_of_sums(net: Written) -> str:
+    """All entries but the first, by sums of all before."""
+    sums = net(ops.CumulativeSum(1), "x")
+    return net(ops.Add((1.0, -1.0)), net.cut(1, None, of=sums), net.cut(0, -1, of=sums))
+
+
+def smoothed_twice(net: Written) -> str:
+    """Weighted, moved by one, and averaged in pairs with other weights."""
+    moved = rolled(net, net.scaled(WEIGHTS), 1, 1)
+    return net.scaled(1 / WEIGHTS, net(ops.CumulativeSum(1, reverse=True), moved))
+
+
+RUNNING_MEAN = np.tril(np.ones((6, 6))) / np.arange(1.0, 7.0)[:, None]
+SMOOTHED_TWICE = np.triu(np.ones((6, 6))) @ np.roll(np.diag(WEIGHTS.ravel()), 1, 0) / WEIGHTS.reshape(6, 1)
 TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "LipNeXt-like, depth 4": (deep, 1.0),
     "halves, one through a function": (one_way, 1.0),
@@ -168,6 +189,13 @@ TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "a roll by nothing": (rolled_by_nothing, 1.0),
     "read backwards": (backwards, 2**0.5),
     "a roll that wraps": (wrapped, 2**0.5),
+    "a running mean": (running_mean, float(np.linalg.norm(RUNNING_MEAN, 2))),
+    "a weighted mean": (
+        lambda net: net(ops.Mean((1,)), net.scaled(WEIGHTS)),
+        float(np.linalg.norm(WEIGHTS)) / 6,
+    ),
+    "differences of sums": (differences_of_sums, 1.0),
+    "weights, sums, weights": (smoothed_twice, float(np.linalg.norm(SMOOTHED_TWICE, 2))),
 }
 """What is written, and its constant."""
 

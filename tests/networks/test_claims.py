@@ -21,6 +21,7 @@ from specnorm_networks import (  # fmt: skip
     Node,
     Product,
     forward_step,
+    measuring,
     register_operator,
     within,
 )
@@ -41,6 +42,7 @@ from specnorm_networks.tools import Measure, bound  # fmt: skip
 
 from specnorm import enclose
 from specnorm.errors import MethodError
+from specnorm.proof import Clock
 from specnorm.proofs.bound import HypothesisError, Upper, least
 
 WEIGHTS = np.array([[2.0, 1.0], [0.5, 3.0]])
@@ -227,7 +229,32 @@ def test_a_stack_with_a_matrix_of_nan_has_no_norm(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(kernels, "MOST_ENTRIES_AT_ONCE", WEIGHTS.size)
     stack = np.stack([WEIGHTS, np.nan * WEIGHTS, WEIGHTS])
     with pytest.raises(HypothesisError, match="bounds no norm"):
-        kernels.norm_of_matrices(stack)
+        kernels.norm_of_matrices(stack, Clock())
+
+
+def test_matrices_for_which_no_time_is_left_are_bounded_by_frobenius_norms() -> None:
+    stack = np.stack([WEIGHTS, 3 * WEIGHTS])
+    clock = Clock.of(1e-12)
+    norm = kernels.norm_of_matrices(stack, clock).value
+    assert clock.has_cut
+    assert 3 * np.linalg.norm(WEIGHTS, 2) < norm <= 3 * np.linalg.norm(WEIGHTS) * (1 + 1e-12)
+
+
+def test_a_norm_that_was_cut_short_is_proven_once_by_each_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of 100 layers took 0.05 s for each of them, and once more, after its time was up."""
+    claimed = measuring.claimed
+    proofs: list[None] = []
+    monkeypatch.setattr(
+        measuring, "claimed", lambda *given, **options: proofs.append(None) or claimed(*given, **options)
+    )
+    layer = Layer("w", lambda: WEIGHTS, {}, 0)
+    placed = kernels.PlacedLayer(layer, {})
+    measure = Measure(clock=Clock.of(1e-12))
+    assert measure(placed, None) is measure(placed, None)
+    assert len(proofs) == 1
+    later = replace(measure, clock=Clock())
+    assert later(placed, None).value <= measure(placed, None).value
+    assert len(proofs) > 1
 
 
 def chain(size: float) -> list[Node]:

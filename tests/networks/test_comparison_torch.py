@@ -105,6 +105,23 @@ def test_networks_of_the_pages_are_compared_as_users_load_them(name: str) -> Non
     assert compared(model, shape).complete
 
 
+def test_numbers_of_a_module_in_double_precision_may_be_rounded_in_its_file() -> None:
+    """It was refused: its file has 0.1 in single precision."""
+    module = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.1), Function(lambda x: 0.1 * x + 0.7)).double()
+    assert compared(module, (3,)).complete
+
+
+def test_a_small_mistake_in_a_wide_layer_is_noticed() -> None:
+    """Worst roundings of 4096 terms in single precision hid it."""
+    torch.manual_seed(0)
+    module = nn.Linear(4096, 2)
+    graph = network_graph(module, (4096,))
+    with torch.no_grad():
+        module.weight.mul_(1 + 1e-4)
+    with pytest.raises(TranslationError, match="the allowed difference"):
+        check(graph, graph)
+
+
 # -- constants ---------------------------------------------------------------------------------------------------------
 def test_what_could_not_be_compared_is_said_so() -> None:
     assert "0 values agree, 1 could not be compared." in str(Checked(inputs=3, missed=("y",)))

@@ -42,9 +42,9 @@ def test_no_claim_about_random_onnx_programs_is_false() -> None:
 @pytest.mark.nightly
 def test_all_operators_are_drawn() -> None:
     drawn: Counter[str] = Counter()
-    for seed in range(600):
+    for seed in range(1200):
         drawn.update(trial(Shapes(random.Random(seed))).program.operators())
-    assert set(ARGUMENTS) - LEFT_OUT - set(drawn) <= {"Upsample", "DepthToSpace"}
+    assert set(ARGUMENTS) - LEFT_OUT - set(drawn) <= {"Upsample"}
 
 
 # -- the test itself -------------------------------------------------------------------------------------------------

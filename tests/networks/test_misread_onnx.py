@@ -91,7 +91,7 @@ def test_a_constant_that_is_not_evaluated_is_the_reason() -> None:
         assert unknown.reason.startswith("it reads the constant ")
         assert "NonZero of constants is not evaluated" in unknown.reason
     power = bound(graph_of(model([N("Pow", ["b", "x"], ["y"])], (1, 4), {"b": np.array(2.0)})))
-    assert [node.reason for node in power.unknown] == ["the input X of Pow is a constant, for which there is no rule"]
+    assert [node.reason for node in power.unknown] == ["the input X of Pow is a constant, which is not supported"]
 
 
 # -- attributes ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from specnorm_networks.certified import operators as ops  # noqa: E402
 from specnorm_networks.certified.curves import slopes  # noqa: E402
 from specnorm_networks.certified.curves.composite import Composite  # noqa: E402
 from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
+from specnorm_networks.comparison.checking import TOLERANCE  # noqa: E402
 from specnorm_networks.comparison.execution import Value, execute  # noqa: E402
 from specnorm_networks.tools import Measure, bound  # noqa: E402
 
@@ -226,14 +227,14 @@ def test_a_rising_function_has_its_extremes_at_the_ends() -> None:
 
 @pytest.mark.parametrize("name", ["soft threshold", "Mish", "ELU by a choice", "softsign"])
 def test_what_is_compared_with_a_model_is_compared_closely(name: str) -> None:
-    """Single precision is within the rounding; a function that is wrong by a hundredth is not."""
+    """Single precision is within the tolerance; a function that is wrong by a hundredth is not."""
     calls, _ = TIGHT[name]
     graph = recognise_patterns(written(calls))
     joined = graph.by_name[graph.outputs[0]]
     assert isinstance(joined.operator, Composite)
     x = np.random.default_rng(3).normal(0, 2, (1, 300)).astype(np.float32)
     single = written(calls, (1, 300)).run({"x": x})[graph.outputs[0]].astype(np.float32)
-    found = execute(joined, [Value(x.astype(np.float64))], 2.0**-24)
+    found = execute(joined, [Value(x.astype(np.float64))], TOLERANCE)
     assert (abs(single - found.value) <= found.error).all()
     assert (abs(0.01 * found.value) > found.error).mean() > 0.4
 

@@ -116,6 +116,10 @@ def pairs_by_relu(net: Written, least: str = "u", weights: Operator = MINUS, alo
     return net(ops.Concat(along), *ends)
 
 
+MAXIMUM = ops.Maximum()
+NORM = ops.Norm((1,), keep=True)
+
+
 def groups(net: Written, between: tuple[int, ...] = (2, 2, 3, 4, 4), axis: int = 2) -> str:
     return net(ops.Reshape(SHAPE), net(ops.Sort(axis, descending=True), net(ops.Reshape(between), "x")))
 
@@ -126,6 +130,7 @@ def normalised(
     eps: float = 0.1,
     of: str = "x",
     axes: tuple[int, ...] = (1,),
+    top: str = "x",
 ) -> str:
     """By the length or the root of the mean square, as a quotient or as a product with an inverse."""
     if form.startswith("length"):
@@ -135,8 +140,35 @@ def normalised(
         square = net(ops.Power(2), of) if "power" in form else net(ops.Product(), of, of)
         below = net(ops.Sqrt(), net(PLUS, net(ops.Mean(axes, keep=True), square), net.constant(eps)))
     if "quotient" in form:
-        return net(ops.Quotient(), "x", below)
-    return net(ops.Product(), "x", net(ops.Reciprocal(), below))
+        return net(ops.Quotient(), top, below)
+    return net(ops.Product(), top, net(ops.Reciprocal(), below))
+
+
+def onto_ball(net: Written, length: Operator, cap: float = 1.0, radius: float = 1.0, of: str = "x") -> str:
+    """As gradients are clipped: x times the smaller one of a number and radius / |x|."""
+    inverse = net.scaled(radius, net(ops.Reciprocal(), net(length, of)))
+    return net(ops.Product(), "x", net(ops.HardTanh(-math.inf, cap), inverse))
+
+
+def log_add_exp(
+    net: Written,
+    jax: bool = False,
+    of: tuple[str, ...] = (),
+    largest: tuple[str, ...] = (),
+    extreme: Operator = MAXIMUM,
+) -> str:
+    """As torch and as JAX write it."""
+    u, v = of or net.halves(2)
+    if not jax:
+        return net(ops.Log(), net(PLUS, net(ops.Exp(), u), net(ops.Exp(), v)))
+    distance = net(ops.Abs(), net(MINUS, u, v))
+    rest = net(ops.Log(), net(PLUS, net(ops.Exp(), net(ops.Negative(), distance)), net.constant(1.0)))
+    return net(PLUS, net(extreme, *(largest or (v, u))), rest)
+
+
+def by_share_of_length(net: Written, divisor: float, dividend: float = 1.0, eps: float = 1.0) -> str:
+    share = net(ops.Scale(np.array(1 / divisor), divisors=np.array(divisor)), net(NORM, "x"))
+    return net(ops.Quotient(), net.scaled(dividend), net(ops.HardTanh(eps, math.inf), share))
 
 
 def by_moments(
@@ -211,6 +243,16 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
         "length, quotient", "length, inverse", "length, sum, quotient", "length, sum, inverse",
         "mean square, quotient", "mean square, power, inverse",
     )},
+    "twice, by the length": (ops.Scale, lambda net: normalised(net, "length, quotient", top=net.scaled(2.0))),
+    "half, by the mean square": (ops.Scale, lambda net: normalised(net, "mean square, inverse", top=net.scaled(-0.5))),
+    "onto a ball": (ops.Normalise, lambda net: onto_ball(net, NORM)),
+    "onto a ball of radius 3, cap 2": (ops.Scale, lambda net: onto_ball(net, NORM, 2.0, 3.0)),
+    "onto a ball, by a share of the length": (ops.Scale, lambda net: by_share_of_length(net, 3.0)),
+    "a multiple, by a share of the length": (ops.Scale, lambda net: by_share_of_length(net, 3.0, -0.3, 0.75)),
+    "onto an interval": (Composite, lambda net: onto_ball(net, ops.Abs(), radius=0.7)),
+    "log of two exponentials": (ops.LogAddExp, log_add_exp),
+    "log of two exponentials, by the maximum": (ops.LogAddExp, lambda net: log_add_exp(net, jax=True)),
+    "log of two exponentials of one value": (Composite, lambda net: log_add_exp(net, of=("x", net.scaled(0.5)))),
     "softmax": (ops.Softmax, softmax),
     "softmax of another shift": (ops.Softmax, lambda net: softmax(net, shift=net(ops.Mean((1,), keep=True), "x"))),
     "logarithm of softmax": (ops.LogSoftmax, lambda net: softmax(net, logarithm=True)),
@@ -224,6 +266,8 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
 LEFT: dict[str, Write] = {
     "a sum of other exponentials": lambda net: softmax(net, other=net(ops.Exp(), net(ops.Sin(), "x"))),
     "the logarithm of such a sum": lambda net: softmax(net, True, other=net(ops.Exp(), net(ops.Sin(), "x"))),
+    "the maximum of others": lambda net: log_add_exp(net, jax=True, largest=net.halves(2, net(ops.Sin(), "x"))),
+    "the minimum": lambda net: log_add_exp(net, jax=True, extreme=ops.Minimum()),
     "a root of fourth powers": lambda net: root_of_squares(net, 4),
     "a sum that is no mean": lambda net: by_variance(net, 5.0),
     "a mean along another axis": lambda net: by_variance(net, 4.0, axis=2),
@@ -249,6 +293,13 @@ LEFT: dict[str, Write] = {
     "the length of another value": lambda net: normalised(net, "length, quotient", of=net(ops.Sin(), "x")),
     "a mean square of another value": lambda net: normalised(net, "mean square, inverse", of=net(ops.Sin(), "x")),
     "a negative number and the length": lambda net: normalised(net, "length, sum, quotient", eps=-1e-3),
+    "onto a ball, of another length": lambda net: onto_ball(net, NORM, of=net(ops.Sin(), "x")),
+    "a cap below 0": lambda net: onto_ball(net, NORM, cap=-1.0),
+    "a radius below 0": lambda net: onto_ball(net, NORM, radius=-1.0),
+    "a multiple that underflows": lambda net: net(
+        ops.Product(), net.scaled(1e-200), net(ops.Reciprocal(1e-200), net(ops.HardTanh(0.1, math.inf), net(NORM, "x")))
+    ),
+    "a share below 0": lambda net: by_share_of_length(net, -3.0),
     "a negative eps": lambda net: normalised(net, "mean square, inverse", eps=-1e-3),
 }  # fmt: skip
 

@@ -18,16 +18,6 @@ from specnorm.errors import CertificateError
 
 GROWTH = 1e-3
 CERTIFIED = 1.01
-WITHOUT_A_RULE = {
-    # Linear branches of one value, which network_bound measures as one matrix.
-    "repvgg": 1.36, "convolutions in parallel": 1.19, "ghost": 1.12, "haar": 1.42, "differences": 1.03,
-    "total variation": 1.03, "sum of disjoint maps": 1.03,
-    # A layer at its own size, together with the padding or pooling before it.
-    "cnn, overlapping averages": 1.11, "cnn, padded apart": 1.02,
-    # Functions of one entry that are joined, and pairs that ReLU sorts.
-    "relu and its complement": 1.42, "maxmin, by relu, strided, between layers": 4.25,
-}  # fmt: skip
-"""Networks whose certificates are further above the product: the checker has no rule that network_bound has."""
 STORED = stored()
 
 
@@ -55,4 +45,4 @@ def test_no_bound_grows(name: str) -> None:
         with suppress(CertificateError):  # the checker has no rule for one of its operators
             (claim,) = found.certificate().claims
             certified = float.fromhex(claim.statement["upper"])
-            assert certified <= found.product * WITHOUT_A_RULE.get(name, CERTIFIED)
+            assert certified <= found.product * CERTIFIED

@@ -139,7 +139,7 @@ def test_what_is_no_layer_names_what_to_call() -> None:
     for many in (layer.state_dict(), [layer.weight], {"block": {"kernel": layer.weight}}, "model.pt", Path("m.onnx")):
         with pytest.raises(NoBackend, match=r"enclose takes one layer's kernel, got .*specnorm\.audit"):
             specnorm.enclose(many)
-    with pytest.raises(NoBackend, match=r"Sequential is not an array.*specnorm\.audit measures"):
+    with pytest.raises(NoBackend, match=r"Sequential is neither an array.*specnorm\.audit measures"):
         specnorm.tn_bound(torch.nn.Sequential(layer))
 
     class Mine(torch.nn.Conv1d):  # type: ignore[misc]
@@ -282,7 +282,7 @@ def test_keras_layers_belong_to_the_plugin_of_their_arrays(library: str) -> None
     assert len(backends) == (8 if library == "numpy" else 3)
     assert variable == rescaled == "True"
     assert "Dense has no kernel yet" in unbuilt
-    assert "LSTM is not an array, and no convolution" in other
+    assert "LSTM is neither an array nor a supported convolution" in other
 
 
 # -- what frameworks wrap arrays in -----------------------------------------------------------------------------------

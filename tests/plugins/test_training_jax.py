@@ -258,20 +258,22 @@ def test_the_grid_is_swept_when_it_is_due_alone() -> None:
     assert lowers(weights)[0] == pytest.approx(1, rel=5e-3)
 
 
-def test_kinds_that_differ_in_channels_are_one_stack() -> None:
+def test_kinds_that_differ_in_channels_and_taps_are_one_stack() -> None:
     """Padded with zeros, they have the norms and gradients that they have alone."""
     tree = {
-        f"Conv_{j}": {"kernel": normal(3, *channels, seed=j)} for j, channels in enumerate([(6, 6), (2, 6), (5, 3)])
+        f"Conv_{j}": {"kernel": normal(3, *channels, seed=j)}
+        for j, channels in enumerate([(6, 6), (2, 6), (5, 3), (8, 5)])
     }
-    state = training.init_spectral_norm(tree)
+    rule = training.with_geometry({"Conv_3/kernel": {"stride": 2}})
+    state = training.init_spectral_norm(tree, rule=rule)
     assert list(state) == ["Conv_0/kernel"]
 
     def total(tree: Any) -> Any:
-        norms = training.SpectralPenalty().norms(tree, state)[0]
+        norms = training.SpectralPenalty(rule=rule).norms(tree, state)[0]
         return sum(norms.values()), norms
 
     gradient, norms = jax.grad(total, has_aux=True)(tree)
-    for name, (kernel, geometry) in training.kernels(tree).items():
+    for name, (kernel, geometry) in training.kernels(tree, rule).items():
         kernel, move = np.asarray(kernel, np.float64), np.asarray(normal(*kernel.shape, seed=7), np.float64)
         ends = [specnorm.enclose(kernel + h * move, rtol=1e-9, **geometry).lower for h in (0.0, 1e-4, -1e-4)]
         assert float(norms[name]) == pytest.approx(float(ends[0]), rel=1e-4)

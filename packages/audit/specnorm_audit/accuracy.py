@@ -118,7 +118,7 @@ def _samples(path: str, max_bytes: int, between: tuple[float, float] | None) -> 
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
     if y.dtype.kind not in "iu" or y.ndim != 1:
-        raise ModelFileError(f"{path}: y has shape {y.shape} of {y.dtype}; expected one whole number a sample.")
+        raise ModelFileError(f"{path}: y has shape {y.shape} of {y.dtype}; expected one integer for each sample.")
     if x.ndim < 2 or len(x) != len(y) or not x.size:
         raise ModelFileError(f"{path}: x has shape {x.shape} and y {y.shape}; expected (samples, ...) and (samples,).")
     if not _fit_float64(x):

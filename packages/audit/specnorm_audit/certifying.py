@@ -54,7 +54,7 @@ def claims_of_layers(
         if row.status != "ok" or row.spec is None:
             continue
         if not row.spec.ndim and len(layer.tensor.shape) > 2:
-            missing.append(f"{row.name}: it is read as a stack of matrices, of which certificates do not speak.")
+            missing.append(f"{row.name}: it is read as a stack of matrices, which certificates do not support.")
             continue
         if loads.get(row.name) is not layer.tensor.load:
             missing.append(f"{row.name}: its weight is computed from others, and none that the file holds.")
@@ -85,7 +85,7 @@ def claim_of_network(
     if network.claim is None:
         return Certificate(()), ["network: there is no proven bound that could be claimed."]
     if any(network.input_ranges.values()):
-        return Certificate(()), ["network: a certificate is about all inputs, the bound about a range of inputs."]
+        return Certificate(()), ["network: a certificate covers all inputs; the bound holds on a range of inputs only."]
     try:
         certificate: Certificate = model.ask(seconds, _claimed, network, path)
     except SpecnormError as error:
@@ -96,8 +96,8 @@ def claim_of_network(
         return certificate, []
     proven = number(upper, "upper")
     line = (
-        f"network: certified is {number(certified, 'upper')}, not its constant {proven}: the format of certificates "
-        "has no rules for the closer bound."
+        f"network: the certified bound is {number(certified, 'upper')}, the proven one {proven}: the "
+        "certificate format has no rules for the smaller bound."
     )
     return certificate, [line]
 

@@ -93,7 +93,7 @@ def backends_command() -> int:
     for row in listing:
         state = row.problem or f"version {row.version}; devices: {', '.join(row.devices) or 'none'}"
         if row.name == ARRAY_API and row.problem is None:
-            state = "serves every other library of the array API standard, which --backend takes by its own name"
+            state = "any other library of the array API standard: --backend takes the library's name"
         lines.append(visible(f"{row.name:<{width}}  {state}  [{row.distribution}]") + "\n")
     if not listing:
         complain("no array library is registered. Reinstall specnorm-bounds.")
@@ -388,7 +388,7 @@ def accuracy_command(
     fail_below: float | None,
     **arguments: Any,
 ) -> int:
-    """Prove how far the label of each sample of DATA stays what it is.
+    """Prove within which distance the label of each sample of DATA does not change.
 
     MODEL is the ONNX file of a classifier; DATA a file with the arrays x (samples, ...) and y (labels), as numpy.savez
     writes them.
@@ -444,7 +444,7 @@ def _check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
 def _write(path: Path, content: Callable[[], str | bytes], has_content: bool = True) -> bool:
     """Replace a file; return False, with a message, if that fails or if there is no content."""
     if not has_content:
-        complain(f"{path} is left as it was, since what it is to hold could not be read.")
+        complain(f"{path} is left as it was, because its new content could not be read.")
         return False
     try:
         replace_file(path, content())

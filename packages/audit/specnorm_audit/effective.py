@@ -130,7 +130,7 @@ def _computed_from(tensor: Tensor) -> str | None:
 BY_USER = "weight=as stored, by --assume-stored"
 """Beginning of the assumption about a kernel that the user says is used as it is stored."""
 _STANDS = "{} stands beside it: the layer may use another weight."
-_STRANGE = "it is not understood: it may be a layer's, or change the weight that a layer beside it uses."
+_STRANGE = "its role is unknown: it may be a layer, or change the weight of a layer beside it."
 
 
 def _computed(compute: Compute, loads: Sequence[Callable[[], AnyArray]]) -> AnyArray:

@@ -195,7 +195,7 @@ def search_completion(
     layer: Layer,
     own_size: Sequence[int] = (),
     aim: float = AIM,
-    entry_error: float = 0.0,
+    errors: NDArray[Any] | float = 0.0,
 ) -> Completion:
     """Search for an H that proves a bound of a layer's norm, and round it to whole numbers.
 
@@ -212,8 +212,8 @@ def search_completion(
         size alone.
     aim : float
         Relative distance of the bound from the norm.
-    entry_error : float
-        Relative error of the kernel's entries.
+    errors : array or float
+        Bound of the error of each of the kernel's entries.
     """
     blocks = specnorm_check.stride_one_kernels(kernel.astype(np.float64), layer)
     factor = float(specnorm_check.padding_factor(layer))
@@ -222,7 +222,7 @@ def search_completion(
     scale = math.frexp(largest)[1] if math.isfinite(largest) else 0  # the entries of kernel / 2**scale are at most 1
 
     def in_bits(h: FloatArray, bits: int) -> Completion:
-        return _round(kernel, layer, h, scale, bits, entry_error)
+        return _round(kernel, layer, h, scale, bits, errors)
 
     best = in_bits(np.zeros((groups, 0, channels, *taps)), 20)
     h, bound_of_search = _search(np.ldexp(blocks, -scale), aim)
@@ -234,7 +234,7 @@ def search_completion(
     if own_size and kernel.shape[1] * math.prod(own_size) <= COLUMNS:
         layer_at_size = replace(layer, sizes=tuple(own_size))
         with contextlib.suppress(Refused):  # the matrix has too many rows
-            at_size = search_completion(kernel, layer_at_size, aim=MATRIX_AIM, entry_error=entry_error)
+            at_size = search_completion(kernel, layer_at_size, aim=MATRIX_AIM, errors=errors)
             if at_size.upper < best.upper * (1 - WORTH):
                 return at_size
     return best
@@ -246,7 +246,7 @@ def _round(
     h: FloatArray,
     scale: int,
     bits: int,
-    entry_error: float,
+    errors: NDArray[Any] | float,
 ) -> Completion:
     """Round an H, which completes the kernel / 2**scale, to whole numbers of so many bits; return what it proves."""
     largest_number = 2 ** (bits - 1) - 1
@@ -255,7 +255,7 @@ def _round(
     numbers = np.clip(np.rint(np.ldexp(h, exponent)), -largest_number, largest_number)
     completion = numbers.astype(np.int16 if bits <= 16 else np.int32)
     exponent -= scale
-    norm = specnorm_check.proven_norm(kernel, layer, completion, exponent, entry_error)
+    norm = specnorm_check.proven_norm(kernel, layer, completion, exponent, errors)
     return Completion(specnorm_check.float_up(norm), exponent, completion, layer.sizes is not None)
 
 

@@ -162,7 +162,7 @@ def _why_no_kernel(tensor: Tensor, parts: Sequence[str], unreadable: str | None)
     if not MIN_AXES <= axes <= MAX_AXES:
         return unreadable or f"it has {counted(axes, 'axis', 'axes')}, and a layer {MIN_AXES} to {MAX_AXES}."
     if unreadable is None and not tensor.dtype.startswith(FLOATING) and not _is_quantised(tensor, parts[-1]):
-        return f"its numbers are {tensor.dtype}, and a layer's are real and floating."
+        return f"its numbers are {tensor.dtype}, but a layer has real floating-point entries."
     # An array that cannot be read stays a layer with an error: only a readable one is left out by its name.
     return None if unreadable or tensor.refusal else why_not_a_kernel(parts)
 
@@ -183,11 +183,11 @@ def why_not_a_kernel(parts: Sequence[str]) -> str | None:
     """Return the reason why an array of this name, in its parts, cannot be a layer's kernel, or None."""
     for part in parts:
         if leaves.TRAINING_STATE.fullmatch(part):
-            return f"it lies under {part!r}, as what belongs to a training run."
+            return f"it lies under {part!r}, where training runs keep their state."
     last = parts[-1]
     is_bias = leaves.is_bias(last) and not leaves.is_short_bias(last)
     if is_bias or leaves.is_statistic(last) or leaves.is_moment(last):
-        return f"it is called {last!r}, as what is not a kernel."
+        return f"it is called {last!r}, which is not a kernel's name."
     return None
 
 

@@ -61,7 +61,7 @@ def _tensor(part: ModelPart) -> Tensor:
     may_be_kernel = len(shape) >= _LEAST_AXES and "float" in dtype_of(array)
     reason = None
     if may_be_kernel:
-        reason = f"it belongs to {part.owner}, which is no layer whose kernel and geometry are read."
+        reason = f"it belongs to {part.owner}, a layer that specnorm does not support."
         if backends.backend_for(array).name == "torch":
             reason += " specnorm_torch.audit_module(model, input_shape) measures what one product computes."
     return Tensor(part.path, shape, dtype_of(array), partial(_detached, array), "none", refusal=reason)

@@ -516,7 +516,7 @@ def _answer(waiting: _Waiting, settings: Settings) -> Row:
         if isinstance(answer, Row) and _is_about(answer, waiting.sent):
             return answer
         name = answer.name if isinstance(answer, Row) else type(answer).__name__
-        return replace(waiting.sent, reason=f"the executor answered with a row that is not about it (of {name}).")
+        return replace(waiting.sent, reason=f"the executor returned another row (of {name}).")
     if isinstance(failure, KeyboardInterrupt):
         raise failure
     return replace(describe(waiting.layer, settings), reason=_why_lost(failure))

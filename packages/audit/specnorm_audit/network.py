@@ -36,7 +36,7 @@ def ask(
     except SpecnormError:
         raise
     except Exception as error:
-        raise ModelFileError(f"its graph cannot be followed: {type(error).__name__}: {error}") from error
+        raise ModelFileError(f"its graph cannot be read: {type(error).__name__}: {error}") from error
 
 
 def network_of(

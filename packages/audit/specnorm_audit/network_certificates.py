@@ -11,15 +11,19 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
+from specnorm_check.matrices import changing_inputs
+from specnorm_check.networks import ValueBounds
 from specnorm_networks.tools import NetworkBound, RunBound, Weighted
 
 from specnorm.errors import CertificateError
-from specnorm_audit.layer_certificates import Certificate, search_completion
+from specnorm_audit.layer_certificates import COLUMNS, WORTH, Certificate, search_completion
 
 AIM = 0.008
 """Relative distance of the network's certified constant from the product of the norms; the layers share it."""
@@ -27,11 +31,11 @@ LEAST_AIM = 1e-3
 """Smallest relative distance from the norm with which H is searched for a convolution."""
 MATRIX_AIM = 2.5e-4
 """Relative distance from the norm with which H is computed for a matrix."""
-ENTRY_ERROR = 2.0**-48
-"""Relative error of the entries of a part's kernel, as the checker counts it."""
 WIDEST = 640
 """Largest number of channels on the smaller side of a kernel of several layers. A search for H with that many takes
 minutes and 1.5 GB."""
+ENDS_OF_MATRICES = {*LAYER_OPERATORS, "Add", "AveragePool", "Concat", "ReduceMean", "ReduceSum", "Sub"}
+"""Operators at whose values a matrix of several operators may end."""
 Part = dict[str, Any]
 """A part as the certificate states it; `specnorm_check.Part` is the same, read and checked."""
 
@@ -63,14 +67,14 @@ def certificate_of_network(
     """
     shapes = list(answer.input_shapes.values())
     if len(shapes) != 1:
-        raise CertificateError("no claim about it can be made: it has several inputs.")
+        raise CertificateError("it cannot be certified: it has several inputs.")
     shape = list(shapes[0])
     try:
         network = Network(content, shape)
         proven_parts = _best_parts(network, [*answer.runs, *answer.others])
         parts = [proven.part for proven in proven_parts]
         completions = [proven.completion for proven in proven_parts]
-        upper = float_up(network.constant([ReadPart.read(part) for part in parts], completions))
+        upper = float_up(network.constant_of_outputs(_bounds(network, proven_parts)))
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
     statement = {
@@ -81,10 +85,11 @@ def certificate_of_network(
 
 
 class ProvenPart(NamedTuple):
-    """A part, and its ``completion``: the array 2^exponent H that proves it."""
+    """A part, the array 2^exponent H that proves it, called ``completion``, and its constant by this proof."""
 
     part: Part
     completion: Any
+    constant: Fraction
 
     @property
     def end(self) -> str:
@@ -93,8 +98,7 @@ class ProvenPart(NamedTuple):
 
 
 def _best_parts(network: Network, runs: Sequence[RunBound]) -> list[ProvenPart]:
-    """Return parts in the order of the graph: one for each layer, or those of a run if they prove less."""
-    order = list(network.nodes)
+    """Return parts in the order of the graph: one for each layer, or those of runs and matrices if they prove less."""
     best = [_prove(network, part) for part in _parts_of_layers(network)]
     for run in runs:
         if run.weighted is None:
@@ -103,20 +107,46 @@ def _best_parts(network: Network, runs: Sequence[RunBound]) -> list[ProvenPart]:
             parts_of_run = [_prove(network, part) for part in _parts_of_run(network, run.start, run.weighted)]
         except (Refused, KeyError, ValueError):
             continue  # the format has no such part: the layers stay parts by themselves
-        values_of_run = set(_values_between(network, run.start, run.end))
-        other_parts = [proven for proven in best if proven.end not in values_of_run]
-        candidate = sorted([*other_parts, *parts_of_run], key=lambda proven: order.index(proven.end))
-        if _constant(network, candidate) < _constant(network, best):
-            best = candidate
+        best = _better(network, best, run.start, run.end, parts_of_run)
+    for end in network.nodes:
+        for part, norm in _matrices_to(network, end):
+            bounds = _bounds(network, best)
+            start = part["values"][0]
+            before = bounds[start].without_multipliers
+            now = bounds[end].without_multipliers
+            if before is not None and (now is None or float(before) * norm < float(now) * (1 - WORTH)):
+                best = _better(network, best, start, end, [_prove(network, part)])
     return best
+
+
+def _better(
+    network: Network,
+    best: list[ProvenPart],
+    start: str,
+    end: str,
+    between: Sequence[ProvenPart],
+) -> list[ProvenPart]:
+    """Return the parts with others between two values, if they prove less; in addition, or else instead."""
+    order = list(network.nodes)
+    values = set(_values_between(network, start, end))
+    other_parts = [proven for proven in best if proven.end not in values]
+    for kept in (other_parts, best):
+        candidate = sorted([*kept, *between], key=lambda proven: order.index(proven.end))
+        if _constant(network, candidate) < _constant(network, best):
+            return candidate
+    return best
+
+
+def _bounds(network: Network, proven_parts: Sequence[ProvenPart]) -> dict[str, ValueBounds]:
+    """Return the bounds of all values by some parts."""
+    parts = [ReadPart.read(proven.part) for proven in proven_parts]
+    return network.bounds_of_values(parts, [proven.constant for proven in proven_parts])
 
 
 def _constant(network: Network, proven_parts: Sequence[ProvenPart]) -> float:
     """Return the network's constant by some parts; infinite if they do not suffice."""
-    parts = [ReadPart.read(proven.part) for proven in proven_parts]
-    completions = [proven.completion for proven in proven_parts]
     try:
-        return float(network.constant(parts, completions))
+        return float(network.constant_of_outputs(_bounds(network, proven_parts)))
     except Refused:
         return math.inf
 
@@ -140,7 +170,7 @@ def _parts_of_layers(network: Network) -> Iterator[Part]:
         for operand in node.inputs:
             readers.setdefault(operand, []).append(name)
     for name, node in network.nodes.items():
-        if node.op not in LAYER_OPERATORS:
+        if node.op not in LAYER_OPERATORS or network.first[name] != name:
             continue
         end = name
         layer_readers = readers.get(name, [])
@@ -184,9 +214,44 @@ def _part(values: Sequence[str], weights: Sequence[Any]) -> Part:
 
 def _before_flattening(network: Network, value: str) -> str:
     """Return the value that was flattened into a value, whose channels have the multipliers; else the value itself."""
+    value = network.first.get(value, value)
     while network.nodes[value].op in {"Flatten", "Reshape"}:
         value = network.nodes[value].inputs[0]
     return value
+
+
+def _matrices_to(network: Network, end: str) -> Iterator[tuple[Part, float]]:
+    """Yield parts of matrices from earlier values, through which all paths to a value lead, the nearest first.
+
+    Each comes with about the largest norm of its matrices.
+    """
+    positions = {name: number for number, name in enumerate(network.nodes)}
+    if network.nodes[end].op not in ENDS_OF_MATRICES or network.first.get(end, end) != end:
+        return
+    waiting = {end}
+    operators = 0
+    while waiting and waiting != {network.start}:
+        last = max(waiting, key=positions.__getitem__)
+        waiting = waiting - {last} | {*changing_inputs(network, last)}
+        operators += 1
+        if len(waiting) == 1 and operators > 1:
+            (start,) = waiting
+            part = {**_part([start, end], []), "sizes": "matrix"}
+            if math.prod(network.shapes.get(start, (math.inf,))) > COLUMNS:
+                continue
+            try:
+                joint = network.joint(ReadPart.read(part))
+            except Refused:
+                return
+            yield part, _largest_norm(joint.kernel.reshape(joint.layer.groups, -1, joint.kernel.shape[1]))
+
+
+def _largest_norm(matrices: NDArray[np.float64]) -> float:
+    """Return about the largest norm of some matrices."""
+    transposed = matrices.swapaxes(1, 2)
+    is_wide = matrices.shape[2] > matrices.shape[1]
+    grams = matrices @ transposed if is_wide else transposed @ matrices
+    return math.sqrt(max(float(np.linalg.eigvalsh(grams).max()), 0.0))
 
 
 def _prove(network: Network, part: Part) -> ProvenPart:
@@ -200,8 +265,11 @@ def _prove(network: Network, part: Part) -> ProvenPart:
     else:
         aim = max(AIM / max(layers, amplification), LEAST_AIM)
     own_size: Any = ()
-    with contextlib.suppress(Refused):
-        own_size = network.joint(ReadPart.read({**part, "sizes": "own"})).layer.sizes or ()
-    proof = search_completion(joint.kernel, joint.layer, own_size, aim, ENTRY_ERROR)
-    sizes = "own" if proof.at_size else "every"
-    return ProvenPart({**part, "sizes": sizes, "exponent": proof.exponent}, proof.completion)
+    if part["sizes"] == "every":
+        with contextlib.suppress(Refused):
+            own_size = network.joint(ReadPart.read({**part, "sizes": "own"})).layer.sizes or ()
+    proof = search_completion(joint.kernel, joint.layer, own_size, aim, joint.errors)
+    sizes = "own" if proof.at_size else part["sizes"]
+    proven: Part = {**part, "sizes": sizes, "exponent": proof.exponent}
+    constant = network.constant_of_part(ReadPart.read(proven), proof.completion)
+    return ProvenPart(proven, proof.completion, constant)

@@ -14,7 +14,7 @@ NAMED = 3
 """Largest number of layers that a note names; it counts the others."""
 PROMISES_IN_WORDS = {"upper": "an upper bound", "lower": "a lower bound", "exact": "exact", "estimate": "an estimate"}
 """Promises in words."""
-_STORED = "It is assumed that the model uses weights as they are stored: a factor in its code would not be seen."
+_STORED = "It is assumed that the model uses its weights as stored: factors in the model's code are not detected."
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

@@ -48,7 +48,7 @@ _MATRIX = 2
 """Smallest number of axes of a parameter that may be a kernel."""
 _NOT_CALLED = "the forward pass did not call this layer (its weight may be used without it): its input is not known."
 _CHANGING_KERNEL = (
-    "the layer changes its kernel at every call (power iteration); measured is the kernel of the next call"
+    "the layer changes its kernel at every call (power iteration); the kernel of the next call is measured"
 )
 
 
@@ -164,7 +164,7 @@ def _unmeasured(skipped: Sequence[tuple[str, Tensor]], rows: Sequence[Row]) -> t
     for name, x in skipped:
         may_be_kernel = x.ndim >= _MATRIX and isinstance(x, nn.Parameter)
         if may_be_kernel and not name.startswith(tuple(measured_modules)):
-            reason = "its module is not seen to be a product with it."
+            reason = "its module was not found to be a product with this matrix."
             unmeasured.append(Row(name, "none", tuple(x.shape), None, reason=reason))
     return tuple(unmeasured)
 
@@ -201,7 +201,7 @@ def _example(
     shape: tuple[Any, ...] = tuple(input_shape) if isinstance(input_shape, Sequence) else (input_shape,)
     if not all(_is_positive_int(n) for n in shape):
         raise MethodError(
-            f"input_shape={input_shape!r} is no int, no sequence of positive ints such as (3, 32, 32), and no tensor."
+            f"input_shape={input_shape!r} is not an int, a sequence of positive ints such as (3, 32, 32), or a tensor."
         )
     if not isinstance(input_shape, Sequence):
         first: Any = next(iter(layers.values()), None)
@@ -336,7 +336,7 @@ def _one_layer(graph: Graph, module_name: str) -> tuple[Any, dict[str, Any], str
         operators = ", ".join(node.label or node.rule for node in depends_on_input[1:7])
         raise GeometryError(
             f"{module_name} is not shown to be one convolution or linear map of a fixed kernel: its graph has "
-            f"{operators}. Give the kernel that it amounts to, with its geometry, to specnorm.enclose, or the whole "
+            f"{operators}. Give its effective kernel and geometry, to specnorm.enclose, or the whole "
             "model to specnorm_networks.network_bound."
         )
     operator: Any = layers[0].operator

@@ -18,12 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require, root_up
-from specnorm_check.graphs import Graph, Node
-from specnorm_check.rules import ONE, SAME_ENTRIES, SUMS, factor_of_operator, slopes_of
-from specnorm_check.statements import plain
+from specnorm_check.graphs import Graph
+from specnorm_check.moves import MOVES, moved
+from specnorm_check.rules import ONE, SUMS, factor_of_operator, slopes_of
 
 PARTIAL_MOVES = {"Concat", "Slice"}
-MOVES = {*PARTIAL_MOVES, *SAME_ENTRIES, "Transpose"}
 MOST_STARTS = 3  # of one value
 MOST_VALUES = 512  # between
 MOST_NUMBERS = 2**24  # of all values between together
@@ -120,12 +119,10 @@ class Branches:
             if len(sources) > 1:
                 return self.new_block(name, sources, ONE)
             return self.numbers[sources[0]]
-        if node.op == "Concat":
-            return self.joined(node)
+        if node.op in MOVES:
+            return moved(self.graph, name, self.numbers)
         changes_first_alone = sources == node.inputs[:1]
         require(changes_first_alone, f"{node.op} stands in a branch")
-        if node.op in MOVES:
-            return self.moved(name, node)
         factor = factor_of_operator(self.graph, name)
         if factor is None:
             raise Refused(f"{node.op} stands in a branch")
@@ -142,34 +139,6 @@ class Branches:
         readings = [self.numbers[source] for source in sources]
         self.blocks.append(Block(slice(first, self.used), readings, factor))
         return np.arange(first, self.used).reshape(shape)
-
-    def joined(self, node: Node) -> Array:
-        """Return the numbers of values that are joined; constants have the number 0."""
-        arrays: list[Array] = []
-        for name in node.inputs:
-            if name in self.graph.arrays:
-                arrays.append(np.zeros(self.graph.arrays[name].shape, np.int64))
-            else:
-                arrays.append(self.numbers[name])
-        return np.concatenate(arrays, node.attributes["axis"])
-
-    def moved(self, name: str, node: Node) -> Array:
-        """Return the numbers of a value that moves, or leaves out, entries of another."""
-        before = self.numbers[node.inputs[0]]
-        if node.op in SAME_ENTRIES:
-            require(self.graph.keeps_entry_count(name), f"{node.op} of another size")
-            return before.reshape(self.graph.shape_of(name))
-        if node.op == "Transpose":
-            backwards = range(before.ndim)[::-1]
-            return before.transpose(node.attributes.get("perm", backwards))
-        parts = [slice(None)] * before.ndim
-        for axis, part in slices_of(self.graph, node):
-            parts[axis] = part
-        after = before[tuple(parts)]
-        # A value without entries has no shape in the graph.
-        is_as_inferred = after.size == 0 or after.shape == self.graph.shape_of(name)
-        require(is_as_inferred, f"onnx infers another shape of {plain(name)}")
-        return after
 
     # -- steps B and C: forms ----------------------------------------------------------
     def constant(self) -> Fraction:
@@ -207,18 +176,6 @@ class Branches:
         for block, of_block in zip(self.blocks, forms, strict=False):
             q = q + Fraction(int(copies[block.entries].max())) * of_block
         return q
-
-
-def slices_of(graph: Graph, node: Node) -> Iterator[tuple[int, slice]]:
-    """Yield the axes of a Slice, each with what is taken of it."""
-    arrays = [graph.arrays[name].tolist() for name in node.inputs[1:] if name]
-    has_all = len(arrays) == len(node.inputs) - 1 and len(arrays) > 1
-    require(has_all, "such a Slice stands in a branch")
-    starts, ends = arrays[:2]
-    axes = arrays[2] if len(arrays) > 2 else range(len(starts))
-    steps = arrays[3] if len(arrays) > 3 else [1] * len(starts)
-    for axis, first, last, step in zip(axes, starts, ends, steps, strict=True):
-        yield axis, slice(first, last, step)
 
 
 def form_of_sum(summands: Sequence[Array]) -> Array:

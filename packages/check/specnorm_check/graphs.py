@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require
-from specnorm_check.statements import NUMBER_LIMIT, plain, whole_numbers
+from specnorm_check.statements import NUMBER_LIMIT, digest, plain, whole_numbers
 
 FLOATING_ELEM_TYPES = {1, 10, 11, 16}  # float32, float16, float64, bfloat16 in ONNX
 FIRST_OPSET = 13  # the authors read the definitions of operators from this set on
@@ -77,7 +77,9 @@ class Graph:
     ``start`` is the name of the input, ``ends`` are the names of the outputs.
     ``arrays`` has the arrays that the file states, by their names. ``nodes`` has the
     operator of each other value by its name, in the order of the graph, the input
-    first. ``shapes`` has the shape of each value for which onnx infers one.
+    first. ``shapes`` has the shape of each value for which onnx infers one. Of values
+    that equal operators compute from equal values, operators read the first; ``first``
+    has its name.
     """
 
     def __init__(self, content: bytes, input_shape: object) -> None:
@@ -97,13 +99,22 @@ class Graph:
             self.shapes = inferred_shapes(model)
         name_without_rule = "the input of the graph"
         self.nodes = {self.start: Node(name_without_rule, [], {})}
+        self.first = names_of_equal_arrays(self.arrays)
+        computed: dict[str, str] = {}
         for node in graph.node:
             op = known_operator(node)
             attributes = attributes_of(node)
+            inputs = [self.first.get(name, name) for name in node.input]
             for index, name in enumerate(node.output):
                 # Rules are for first outputs; another gets a name that no rule is for.
                 op_of_output = op if index == 0 else f"output {index} of {op}"
-                self.nodes[name] = Node(op_of_output, list(node.input), attributes)
+                self.nodes[name] = Node(op_of_output, inputs, attributes)
+            # Operators that a rule is for are functions of their inputs.
+            first_output = node.output[0]
+            if op in ALLOWED_ATTRIBUTES and first_output:
+                key = f"{op} {sorted(attributes.items())} {inputs}"
+                self.first[first_output] = computed.setdefault(key, first_output)
+        self.ends = [self.first.get(name, name) for name in self.ends]
         self._require_scalar_clip_limits()
 
     def _require_scalar_clip_limits(self) -> None:
@@ -207,6 +218,16 @@ def fixed_arrays_of(graph: Any) -> dict[str, Array]:
         if array.dtype.name == "bfloat16":
             arrays[name] = array.astype(np.float32)
     return arrays
+
+
+def names_of_equal_arrays(arrays: Mapping[str, Array]) -> dict[str, str]:
+    """Return for each array the name of the first that has the same bits."""
+    names: dict[tuple[str, ...], str] = {}
+    first = {}
+    for name, array in arrays.items():
+        key = (array.dtype.name, str(array.shape), digest(array))
+        first[name] = names.setdefault(key, name)
+    return first
 
 
 def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:

@@ -87,14 +87,14 @@ def proven_norm(
     layer: Layer,
     completion: Array,
     exponent: int,
-    entry_error: float = 0.0,
+    errors: Array | float = 0.0,
 ) -> Fraction:
     """Return the number that H proves: the norm of the layer is not above it.
 
     The steps are those of the section Arithmetic: ``kernel`` is K, ``rounded`` is K',
     ``absolute_e`` is |E|, ``completion`` is H'. The norm of 2^exponent K is at most that
-    of K', by Lemma 1, plus that of E. ``entry_error`` bounds the relative error of each
-    entry of a kernel that was itself computed.
+    of K', by Lemma 1, plus that of E. ``errors`` bounds the error of each entry of a
+    kernel that was itself computed.
     """
     kernel = kernel.astype(np.float64)
     require(np.isfinite(kernel).all(), "the kernel contains NaN or infinity")
@@ -105,13 +105,13 @@ def proven_norm(
     require_small_entries(scaled)
     rounded = np.rint(scaled)
     absolute_e = np.abs(scaled - rounded)
-    absolute_e += entry_error * np.abs(scaled)
+    absolute_e += np.ldexp(errors, exponent)
 
     # Step 2: k has the kernels of stride 1 made of K', and h is H'.
     k = stride_one_kernels(rounded, layer)
     h = whole_numbers_of(completion)
     require_same_columns(k, h)
-    if not kernel.any():
+    if not kernel.any() and not np.any(errors):
         return Fraction(0)  # exact; step 4 would add 2^-60
 
     # Step 3: Lemma 1.

@@ -21,8 +21,8 @@ from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.layers import proven_norm
+from specnorm_check.matrices import joint_of_matrices
 from specnorm_check.parts import (
-    ENTRY_ERROR,
     Joint,
     Part,
     Slopes,
@@ -109,6 +109,8 @@ class Network(Graph):
 
     def joint(self, part: Part) -> Joint:
         """Return the kernel whose norm proves a part."""
+        if part.sizes == "matrix":
+            return joint_of_matrices(self, part)
         return joint_of_part(self, part)
 
     def constant(
@@ -121,6 +123,17 @@ class Network(Graph):
         ``completions`` has the array 2^exponent H of each part.
         """
         self.require_ends(parts)
+        constants = []
+        for part, completion in zip(parts, completions, strict=True):
+            constants.append(self.constant_of_part(part, completion))
+        return self.constant_of_outputs(self.bounds_of_values(parts, constants))
+
+    def bounds_of_values(
+        self,
+        parts: Sequence[Part],
+        constants: Sequence[Fraction],
+    ) -> dict[str, ValueBounds]:
+        """Return the bounds of each value, by the constants of some parts."""
         bounds_of: dict[str, ValueBounds] = {}
         left_out = ""  # the name that ONNX gives to an optional input
         for name in (left_out, *self.arrays):
@@ -131,9 +144,8 @@ class Network(Graph):
             if name not in bounds_of:  # neither the input nor an array of the file
                 by_rule = self.bound_by_rule(name, bounds_of)
                 bounds_of[name] = ValueBounds(by_rule, [])
-            for part, completion in zip(parts, completions, strict=True):
+            for part, constant in zip(parts, constants, strict=True):
                 if part.values[-1] == name:
-                    constant = self.constant_of_part(part, completion)
                     links[name] = link_of_part(part, constant)
                     by_part = self.bound_by_part(part, constant, bounds_of)
                     bounds_of[name] = combine(bounds_of[name], by_part)
@@ -141,7 +153,10 @@ class Network(Graph):
                 for link in links_by_branches(self, name, links):
                     by_branches = bound_by_link(link, bounds_of)
                     bounds_of[name] = combine(bounds_of[name], by_branches)
+        return bounds_of
 
+    def constant_of_outputs(self, bounds_of: Mapping[str, ValueBounds]) -> Fraction:
+        """Return a Lipschitz constant of all outputs together."""
         bounds = []
         for name in self.ends:
             bound = bounds_of[name].without_multipliers
@@ -241,7 +256,7 @@ class Network(Graph):
             joint.layer,
             completion,
             part.exponent,
-            ENTRY_ERROR,
+            joint.errors,
         )
         return growth(joint, norm) ** joint.depth * joint.factor
 

@@ -49,6 +49,7 @@ from specnorm_check.statements import Statement, plain, read_exponent, read_hexa
 KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 LAYER_OPERATORS = {"Conv", "Gemm"}
 SKIP_OPERATORS = {"Pad", "Slice"}
+SIZES = ("every", "own", "matrix")
 MOST_NORMALISATIONS = 4  # behind a layer
 # An entry of N has 8 roundings, and 5 more for each normalization: 28 at most. Their
 # relative error is below 32 times 2^-53.
@@ -65,14 +66,15 @@ class Part:
     """Layers that a certificate proves together.
 
     ``values`` are the names of z_0, ..., z_n. ``multipliers`` are q_0, ..., q_n, each an
-    array with one number for each channel; a layer by itself may have none. If
-    ``at_own_size``, a part of one layer is proven at the size of its input in the graph,
-    else at every size. The claim's array holds 2^``exponent`` H of the part's kernel.
+    array with one number for each channel; a layer by itself may have none. With the
+    ``sizes`` "own", a part of one layer is proven at the size of its input in the graph,
+    else at every size. With "matrix", all that is between both values is bounded by
+    Lemma 6. The claim's array holds 2^``exponent`` H of the part's kernel.
     """
 
     values: list[str]
     multipliers: list[Array]
-    at_own_size: bool
+    sizes: str
     exponent: int
 
     @classmethod
@@ -90,16 +92,14 @@ class Part:
             message = "a multiplier is 0, or close to it or beyond"
             require(is_moderate.all(), message)
             multipliers.append(q)
-        is_layer_without = len(values) == 2 and not multipliers
-        has_all = len(multipliers) == len(values)
-        message = "a part has not multipliers for each value"
-        require(is_layer_without or has_all, message)
         sizes = statement["sizes"]
-        require(
-            sizes in ("every", "own"), "the sizes of a part are neither every nor own"
-        )
+        has_none = len(values) == 2 and not multipliers
+        has_all = len(multipliers) == len(values) and sizes != "matrix"
+        message = "a part has not multipliers for each value"
+        require(has_none or has_all, message)
+        require(sizes in SIZES, f"the sizes of a part are none of {', '.join(SIZES)}")
         exponent = read_exponent(statement["exponent"])
-        return cls(values, multipliers, sizes == "own", exponent)
+        return cls(values, multipliers, sizes, exponent)
 
 
 class Term(NamedTuple):
@@ -127,9 +127,10 @@ class Joint(NamedTuple):
     """The kernel whose norm proves a part.
 
     It is N + I/2 if ``adds_half_identity`` (step E), else T of a chain (step F) or V of a
-    layer by itself (step G). ``depth`` is the number of layers on the longest way to z_n.
-    The part's constant is `growth` to the power of ``depth``, times ``factor``: the
-    constant of the pooling and, in step G, the slope.
+    layer by itself (step G), or has the matrices of Lemma 6 as its groups. ``errors``
+    bounds the absolute error of each entry. ``depth`` is the number of layers on the
+    longest way to z_n. The part's constant is `growth` to the power of ``depth``, times
+    ``factor``: the constant of the pooling and, in step G, the slope.
     """
 
     kernel: Array
@@ -137,6 +138,7 @@ class Joint(NamedTuple):
     adds_half_identity: bool
     depth: int
     factor: Fraction
+    errors: Array
 
 
 def joint_of_part(graph: Graph, part: Part) -> Joint:
@@ -450,10 +452,11 @@ def scale_channels(
 def joint_of_one(part: Part, term: Term, slopes: Slopes, pooling: Fraction) -> Joint:
     """Return the kernel of a layer by itself, at every size or at its own."""
     layer = term.layer
-    if not part.at_own_size:
+    if part.sizes == "every":
         layer = replace(layer, sizes=None)
     factor = pooling * largest_slope(slopes)
-    return Joint(term.kernel, layer, adds_half_identity=False, depth=1, factor=factor)
+    errors = ENTRY_ERROR * np.abs(term.kernel)
+    return Joint(term.kernel, layer, False, depth=1, factor=factor, errors=errors)
 
 
 # -- steps C to F: several layers ------------------------------------------------------
@@ -491,7 +494,8 @@ def joint_of_several(
     layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=None)
     depth = depth_of(terms, last=len(slopes))
     adds_half_identity = not is_chain
-    return Joint(kernel, layer, adds_half_identity, depth, factor=pooling)
+    errors = ENTRY_ERROR * np.abs(kernel)
+    return Joint(kernel, layer, adds_half_identity, depth, pooling, errors)
 
 
 def require_one_grid(terms: Sequence[Term]) -> None:

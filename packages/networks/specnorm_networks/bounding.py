@@ -38,6 +38,10 @@ EXPENSIVE = 2**33
 """A proof of more multiplications than this number is expensive (`descent.costs.proof_products`)."""
 WORTH_AN_EXPENSIVE_PROOF = 0.995
 """A further expensive proof is made only if the expected constant is below this share of the best proven constant."""
+LATE = 0.1
+"""Share of the time by which the proof of a search's first proposal may be late."""
+LEFT_TO_SEARCH = 0.75
+"""Share of the time that the norms of single layers leave to a search."""
 NEAR_1 = 0.05
 """Distance of a constant from 1 within which the search is repeated with four times the steps and a finer tolerance."""
 CLOSE = 1e-4
@@ -91,7 +95,10 @@ def _bounded(
     run: Run | None,
     values: LazyRanges,
 ) -> NetworkBound:
-    by_rules = propagate(graph, measure, values)
+    measure_for_rules = measure
+    if isinstance(method, Searching):
+        measure_for_rules = replace(measure, clock=measure.clock.before(LEFT_TO_SEARCH * measure.clock.left))
+    by_rules = propagate(graph, measure_for_rules, values)
     constants = by_rules
     improved_runs: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
@@ -99,9 +106,11 @@ def _bounded(
     if has_constant and isinstance(method, Searching):
         candidates = runs(graph) if run is None else [run]
         improved_runs = _improved_runs(candidates, measure, method, by_rules)
-    if improved_runs:
+    has_cut_norms = measure_for_rules.clock.expired and not measure.clock.expired
+    if improved_runs or has_cut_norms:
         claims_by_end = {run_bound.end: [run_bound.claim] for run_bound in improved_runs}
-        constants = propagate(graph, measure, values, claims_by_end)
+        norms = measure if has_cut_norms else measure_for_rules
+        constants = propagate(graph, norms, values, claims_by_end)
     return NetworkBound(
         constants.claim,
         {name: constants.steps[name].claim for name in graph.outputs},
@@ -186,7 +195,7 @@ def _by_parts(
     parts = method.parts(run)
     starts = tuple(first for first, _ in parts)
     for weights in method.search(run, parts, share, measure.clock):
-        if measure.clock.expired:
+        if measure.clock.expired and (bounds or not measure.clock.affords(proof_products(run, parts), LATE)):
             break
         expected = expected_constant(run, weights)
         limit = _share_of_proven(run, parts) * bounds[-1].upper if bounds else _first_limit(parts, product)

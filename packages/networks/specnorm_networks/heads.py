@@ -77,9 +77,10 @@ def bound_through_head(
 
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backends.backend_for(like)):
+            tick = measure.clock.check
+            tick()
             constant_ahead = constant_before(head, measure) if head.weights_before else None
             multiplications = SEARCH_SHARE * share * method.seconds * RATE
-            tick = measure.clock.check
             for weights in weights_of(head, method, multiplications, weights_of_cut, tick):
                 tick()
                 claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead, tick))
@@ -104,7 +105,7 @@ def weights_of(
     """Yield weights of the body's values but the first, after more and more steps of the search.
 
     ``multiplications`` is the largest number that the search may make. ``weights_of_cut`` is as for
-    `bound_through_head`. ``tick`` is called before each step.
+    `bound_through_head`. ``tick`` is called before each step and each other evaluation of the run.
     """
     products, memory = _cost(head)
     if memory > MEMORY or multiplications < products:
@@ -140,6 +141,7 @@ class _Search:
 
     def multipliers_of_body(self) -> list[FloatArray]:
         """Return the body's multipliers at the present point."""
+        self.tick()
         _, multipliers = value_alone(self.double_grid, self.point)
         return multipliers[: len(self.head.body.links)]
 
@@ -162,6 +164,7 @@ class _Search:
         for factor in REDUCED:
             factors = factor ** (depths / count)
             reduced = [numbers * by for numbers, by in zip(multipliers, factors, strict=True)]
+            self.tick()
             self.point = np.concatenate(parameters(self.grid, reduced))
             value = self._value()
             if value < best_value:
@@ -170,6 +173,7 @@ class _Search:
         self.point = best_point
 
     def _value(self) -> float:
+        self.tick()
         value, _ = value_alone(self.grid, self.point)
         return value
 

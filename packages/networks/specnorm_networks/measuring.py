@@ -52,7 +52,7 @@ class Measure:
     known : callable, optional
         ``known(layer, spec)`` returns a claim that was proven of a layer before, or None.
     clock : Clock, optional
-        Time limit of the proofs. A norm that was cut short is proven, but not kept: the next call measures it again.
+        Time limit of the proofs. A norm that was cut short is proven, but another clock measures it again.
     """
 
     rtol: float = 1e-3
@@ -60,6 +60,8 @@ class Measure:
     clock: Clock = field(default_factory=Clock)
     _norms: dict[Any, Upper] = field(default_factory=dict)
     """Norms of layers, by kernel, geometry, size and scale; of stacks of matrices, by the digest of their bits."""
+    _cut_norms: dict[Any, Upper] = field(init=False, default_factory=dict)
+    """Norms of layers that were cut short."""
 
     def __post_init__(self) -> None:
         Enclose(rtol=self.rtol)  # raises if rtol is no tolerance
@@ -91,34 +93,43 @@ class Measure:
             None if scale is None else scale.tobytes(),
             None if shrink is None else shrink.tobytes(),
         )
-        if key in self._norms:
-            return self._norms[key]
+        known_norm = self._norm_by_key(key)
+        if known_norm is not None:
+            return known_norm
         size = _own_size(placed_layer.spec, placed_layer.sizes)
         spec = ConvSpec.of(tuple(layer.stored().shape), **placed_layer.geometry, input_shape=size)
         is_plain = scale is None and shrink is None
         earlier_claim = self.known(layer, spec) if self.known and is_plain else None
         prove = self._prove if earlier_claim is None else (lambda *_: (earlier_claim,))
         norm = norm_of_layer(placed_layer, size, scale, shrink, prove)
-        if not self.clock.expired:
-            self._norms[key] = norm
+        (self._cut_norms if self.clock.expired else self._norms)[key] = norm
         return norm
 
     def matrices(self, layer: Layer) -> Upper:
         """Return the largest norm of a stack of matrices; see `kernels.norm_of_matrices`."""
         stack = layer.load()
         key = _digest(stack)
-        if key not in self._norms:
-            numbers: Any = layer.kernel()
-            backend = backends.backend_for(numbers)
-            check_values(numbers, numbers.shape, backend=backend)
-            with arithmetic.exact(numbers, backend=backend):
-                self._norms[key] = norm_of_matrices(numbers)
-        return self._norms[key]
+        known_norm = self._norm_by_key(key)
+        if known_norm is not None:
+            return known_norm
+        numbers: Any = layer.kernel()
+        backend = backends.backend_for(numbers)
+        check_values(numbers, numbers.shape, backend=backend)
+        clock = Clock.of(self._seconds)
+        with arithmetic.exact(numbers, backend=backend):
+            norm = norm_of_matrices(numbers, clock)
+        self.clock.has_cut |= clock.has_cut
+        (self._cut_norms if clock.has_cut else self._norms)[key] = norm
+        return norm
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
         """Return the norm of a plain kernel at every size."""
         cells = max(Enclose.max_cells, min(MOST_CELLS, CELLS // min(kernel.shape[:2]) ** 3))
         return claimed(kernel, Enclose(rtol=rtol, max_cells=cells, budget=self._seconds))[1]
+
+    def _norm_by_key(self, key: Any) -> Upper | None:
+        """Return a norm that was measured before; None if there is none."""
+        return self._norms.get(key, self._cut_norms.get(key))
 
     @property
     def _seconds(self) -> float | None:
@@ -129,9 +140,12 @@ class Measure:
         geometry = spec.geometry
         size = spec.input_shape
         enclosure, upper = claimed(kernel, Enclose(rtol=self.rtol, budget=self._seconds), **geometry, input_shape=size)
-        claims = [upper, claimed(kernel, FantasticFour(), **geometry)[1]]
+        claims = [upper]
+        if self.clock.expired:
+            return claims
+        claims.append(claimed(kernel, FantasticFour(), **geometry)[1])
         least = min(map(float, claims))
-        is_cheap = int(enclosure.stats["cells"]) <= CHEAP and not self.clock.expired
+        is_cheap = int(enclosure.stats["cells"]) <= CHEAP and self.clock.left > LEAST
         is_wide = least > float(enclosure.stats["lower"]) * (1 + self.rtol / 100)
         if is_cheap and is_wide:
             # If layers are trained to have norm 1, say, the tolerances of all would multiply in the product.

@@ -85,7 +85,7 @@ class Searching(Method):
                 proposals = search_weights(run, parts, self.steps, share * self.seconds, self.progress, until)
         except (np.linalg.LinAlgError, ArithmeticError):
             return []  # a kernel is zero or empty, or its numbers are too large or too small to search with
-        clock.has_cut |= until.expired
+        clock.has_cut |= until.has_cut or until.expired
         return [weights for weights in proposals if all(map(usable, weights))]
 
     def begins_at(self, run: Run) -> float:

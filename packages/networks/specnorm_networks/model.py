@@ -12,6 +12,14 @@ from numpy.typing import NDArray
 
 from specnorm.proof import counted
 
+UNITS = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
+"""Unit roundoffs of floating-point formats; TensorFloat-32 has that of float16."""
+
 
 class NotExecutedError(Exception):
     """The model cannot be executed on an input, or not at all; the message says why."""
@@ -64,7 +72,7 @@ class Model(Protocol):
     """The ONNX file that was exported from a live model, and from which the graph was read; None for other models."""
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
-        """Return values by the names of the graph's nodes, computed in the model's precision.
+        """Return values by the names of the graph's nodes, in double precision unless the model insists on another.
 
         Parameters
         ----------
@@ -101,7 +109,9 @@ class Checked:
     missed : tuple of str
         Names of values that were not compared: the model does not name them, or they cannot be computed here.
     difference : float
-        Largest difference of two values, divided by the difference that rounding may cause.
+        Largest difference of two values, divided by the allowed difference.
+    in_double : bool
+        Whether the model was executed in double precision; otherwise it insists on its own.
     samples : tuple of int
         Sizes of batches whose outputs are those of each sample by itself.
     reason : str
@@ -116,6 +126,7 @@ class Checked:
     values: int = 0
     missed: tuple[str, ...] = ()
     difference: float = 0.0
+    in_double: bool = True
     samples: tuple[int, ...] = ()
     reason: str = ""
     pairs: int = 0
@@ -142,4 +153,5 @@ class Checked:
             together = f"; {numbers} samples together give what each gives by itself"
         inputs = counted(self.inputs, "input")
         agreed = "1 value agrees" if self.values == 1 else f"{self.values} values agree"
-        return f"Compared with the model on {inputs}: {agreed}{missed}{together}."
+        precision = "" if self.in_double else ", in the model's own precision"
+        return f"Compared with the model on {inputs}{precision}: {agreed}{missed}{together}."

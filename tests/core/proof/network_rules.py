@@ -278,7 +278,7 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     claims = [assumed(1.0, spec(), digest_of(CONV))]
     yield norm_of_layer(PlacedLayer(LAYER, LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
-    yield norm_of_matrices(stack), 2.0
+    yield norm_of_matrices(stack, Clock()), 2.0
 
 
 def branches() -> Iterator[tuple[Upper | None, float]]:

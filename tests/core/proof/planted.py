@@ -24,7 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from core.proof.formulas import CHECKS as FORMULAS
+from core.proof import formulas, formulas_of_ends, formulas_of_symbols
 from helpers.assumptions import assumed
 from helpers.libraries import OPS
 from helpers.mutants import Function, certified, mutated
@@ -339,6 +339,7 @@ def of_arithmetic() -> Iterator[str]:
     yield from outward()
 
 
+FORMULAS: dict[str, Check] = formulas.CHECKS | formulas_of_ends.CHECKS | formulas_of_symbols.CHECKS
 CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from core.proof.formulas import CHECKS as FORMULAS
-from core.proof.planted import CHECKS, KINDS, Mistake, mistakes, noticed_by, rows
+from core.proof.planted import CHECKS, FORMULAS, KINDS, Mistake, mistakes, noticed_by, rows
 from helpers.mutants import certified
 
 ROWS = rows()

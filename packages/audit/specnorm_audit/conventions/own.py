@@ -77,7 +77,7 @@ def _parsed(settings_bytes: Numbers) -> dict[str, Any]:
                 raise ValueError("a number of its method is too large")
         return {key: settings[key] for key in _KEYS}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelFileError(f"what its constraint says of itself is damaged: {error}.") from error
+        raise ModelFileError(f"its constraint's settings are damaged: {error}.") from error
 
 
 def _in_tuples(value: Any) -> Any:

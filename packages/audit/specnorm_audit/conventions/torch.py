@@ -96,7 +96,7 @@ def _is_same(shape: Shape, other: Shape) -> bool:
 
 def _with_mask(weight: Numbers, mask: Numbers) -> Numbers:
     if not np.isin(mask, (0.0, 1.0)).all():
-        raise ModelFileError(f"the mask beside it has other numbers than 0 and 1. {BAKE}")
+        raise ModelFileError(f"the mask beside it has values other than 0 and 1. {BAKE}")
     return np.multiply(weight, mask)
 
 

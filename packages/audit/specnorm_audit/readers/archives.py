@@ -63,7 +63,7 @@ class Entry:
         for left in range(self.size, 0, -_CHUNK):
             crc = zlib.crc32(file.read(min(left, _CHUNK)), crc)
         if crc != self.crc:
-            raise ModelFileError(f"its entry {self.name!r} is damaged: the checksum is another.")
+            raise ModelFileError(f"its entry {self.name!r} is damaged: its checksum does not match.")
 
     def read(self, file: BinaryIO) -> bytes:
         """Read the bytes."""
@@ -83,7 +83,7 @@ def stored_entries(file: BinaryIO) -> dict[str, Entry]:
         listed = list(_listed(file.read(end - start)))
         if len(listed) != count:
             raise _ambiguous(
-                f"one end of its directory counts {counted(count, 'entry', 'entries')}, the directory has {len(listed)}"
+                f"its zip directory should have {counted(count, 'entry', 'entries')}, but it has {len(listed)}"
             )
         entries: dict[str, Entry] = {}
         lower_names = set()
@@ -95,7 +95,7 @@ def stored_entries(file: BinaryIO) -> dict[str, Entry]:
                 )
             lower_names.add(raw_name.lower())
             if offset < end_of_entries or (not entries and offset != 0):
-                raise ModelFileError("something is written around its zip archive, or its entries overlap.")
+                raise ModelFileError("its zip archive has extra bytes around it, or entries that overlap.")
             data_start = _data_start(file, raw_name, offset, length)
             end_of_entries = data_start + length
             name = raw_name.decode()  # raises if it is not UTF-8
@@ -112,7 +112,7 @@ def _directory_place(file: BinaryIO, size: int) -> tuple[int, int, int]:
     end = size - _END.size
     mark, disk, first_disk, count_on_disk, count, length, start, comment = _END.unpack(_bytes(file, end, _END.size))
     if mark != b"PK\5\6" or comment:
-        raise ModelFileError("something is written around its zip archive, or it is cut short. Save it again.")
+        raise ModelFileError("its zip archive has extra bytes around it, or is cut short. Save it again.")
     fields = (count_on_disk, count, length, start)
     disks = {(disk, first_disk)}
     locator = _bytes(file, end - _LOCATOR.size, _LOCATOR.size) if end >= _LOCATOR.size else b""
@@ -130,7 +130,9 @@ def _directory_place(file: BinaryIO, size: int) -> tuple[int, int, int]:
             if field not in (field64, placeholder):
                 raise _ambiguous("the two ends of its directory (zip and zip64) differ")
     if disks != {(0, 0)} or count_on_disk != count or start + length != end:
-        raise _ambiguous("something is written around its zip archive, or its directory is not where its end says")
+        raise _ambiguous(
+            "its zip archive has extra bytes around it, or its directory is not where the archive's end states"
+        )
     return start, end, count
 
 

@@ -36,8 +36,8 @@ def check_shrinking(claimed: int, stored: int) -> None:
     """Refuse a file whose arrays are some bytes repeated: unpacking and measuring them takes minutes."""
     if claimed > max(_LARGE, _SHRINKS * stored):
         raise ModelFileError(
-            f"its arrays claim {claimed} bytes, of which {stored} are stored: no weights shrink so much. If it is no "
-            "mistake, save them without compression."
+            f"its arrays claim {claimed} bytes, of which {stored} are stored: weights do not compress that much. If "
+            "the file is yours, save it without compression."
         )
 
 

@@ -223,7 +223,7 @@ def _forget() -> None:
 
 
 def _not_here(*_: Any) -> Any:
-    raise NotImplementedError("a model is read in the process that opened its file: ask that one")
+    raise NotImplementedError("a model is read in the process that opened its file: use that process")
 
 
 def _limited(seconds: float | None, memory: int, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -235,7 +235,9 @@ def _refusal(item: h5py.Dataset, claimed: int) -> str | None:
         filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
         unknown = [number for number in filters if number not in _FILTERS]
         if unknown or len(set(filters)) != len(filters):
-            return f"it went through HDF5 filter {', '.join(map(str, unknown or filters))}, which is not read."
+            return (
+                f"it is stored with the HDF5 filter {', '.join(map(str, unknown or filters))}, which is not supported."
+            )
         shrink = math.prod(_FILTERS[number] for number in filters)
     if claimed > stored * shrink:
         return f"shape {item.shape} of {item.dtype} claims {claimed} bytes; {stored} are stored."
@@ -459,7 +461,7 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
     tensor = _unknown_role(tensor, owner)
     is_of_other_class = bool(owner.kind) and owner.kind not in _RECURRENT and owner.kind not in _REFUSED
     if len(stored.shape) > 1 and is_of_other_class:
-        return replace(tensor, doubt=f"its layer is of class {owner.kind}, whose code says which weight it uses.")
+        return replace(tensor, doubt=f"its layer is of class {owner.kind}, whose code determines the weight.")
     return tensor
 
 

@@ -50,9 +50,9 @@ def stated(module: Inert, leaf: str, axes: int) -> tuple[Stated, str | None]:
     if axes < 2:
         return Stated(), None
     if not module.name.startswith(OF_TORCH):
-        return Stated(), f"its module is of class {module.name}, whose code says which weight it uses."
+        return Stated(), f"its module is of class {module.name}, whose code determines the weight."
     if module.name == _BILINEAR:
-        return Stated(), "it is the form of a Bilinear, which is no linear map of its inputs."
+        return Stated(), "it is the weight of a Bilinear layer, which is not linear in its inputs."
     hooks = [name for name in _HOOKS if attributes.get(name)]
     if hooks and leaf == "weight":
         return Stated(), f"its module has hooks ({hooks[0]}), whose code may change it."

@@ -107,7 +107,9 @@ class Scan:
         start = file.tell()
         for opcode, argument, _ in pickletools.genops(file):
             if self._work > _WORK * (file.tell() - start):
-                raise ModelFileError(f"its pickle copies a large object many times, as no state dict does. {_ADVICE}")
+                raise ModelFileError(
+                    f"its pickle copies a large object many times, which no state dict does. {_ADVICE}"
+                )
             operation = _OPERATIONS.get(opcode.name)
             if operation is None:
                 raise ModelFileError(f"its pickle uses {opcode.name}, which no state dict needs. {_ADVICE}")
@@ -150,7 +152,7 @@ class Scan:
     def _set(self, items: list[Any]) -> None:
         top = self._stack[-1]
         if not isinstance(top, dict | Inert):
-            raise ModelFileError(f"its pickle sets entries of what is no dictionary. {_ADVICE}")
+            raise ModelFileError(f"its pickle sets entries of an object that is not a dictionary. {_ADVICE}")
         for key, value in items:
             # Keys are hashed, and hashing a nested key may take for ever: it is kept in the entry instead.
             if not isinstance(key, SCALARS):
@@ -205,7 +207,7 @@ class Scan:
         self._work += sum(map(_size, arguments))
         if name.startswith(_TENSOR):
             if len(arguments) < _LEAST[name]:
-                raise ModelFileError("one of its tensors is built from too little.")
+                raise ModelFileError("one of its tensors lacks arguments.")
             self._push(_tensor(*arguments, has_dtype=name == _TENSOR_WITH_DTYPE))
         elif name in _PARAMETERS:
             if not isinstance(arguments[0], StoredTensor):
@@ -213,7 +215,7 @@ class Scan:
             self._push(arguments[0])
         elif name == "torch.Size":
             if not _counts(*arguments[0]):
-                raise ModelFileError("one of its shapes holds what is not a number.")
+                raise ModelFileError("one of its shapes has an entry that is not a number.")
             self._push(tuple(arguments[0]))
         elif name == "torch.device":
             self._push(None)

@@ -157,12 +157,12 @@ def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Storages]:
     scan = Scan()
     magic, version, _, loaded, keys = (scan.run(file) for _ in range(5))
     if (magic, version) != _LEGACY:
-        raise ModelFileError("it is of another version than torch.save wrote before 1.6. Save it again.")
+        raise ModelFileError("its format version is not the one that torch.save wrote before 1.6. Save it again.")
     claimed_bytes = sum(8 + storage.nbytes for storage in scan.storages.values())
     if claimed_bytes > size - file.tell():
         raise ModelFileError(f"its tensors claim {claimed_bytes} bytes; {size - file.tell()} are stored.")
     if sorted(keys) != sorted(scan.storages):
-        raise ModelFileError("it lists other storages than its tensors are in.")
+        raise ModelFileError("the storages that it lists are not those of its tensors.")
     starts = {}
     for key in keys:
         storage = scan.storages[key]

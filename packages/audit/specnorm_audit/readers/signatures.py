@@ -6,8 +6,8 @@ from pathlib import Path
 
 _ADVISED_FORMATS = "safetensors (or .npz)"
 _PAGE = (
-    "it is a web page, not a model: an error, or the page that shows the file. Download the file itself (on a hub its "
-    "address has 'resolve' in the place of 'blob')."
+    "it is a web page, not a model: an error message, or the page about the file. Download the file itself (on a hub "
+    "its address has 'resolve' in place of 'blob')."
 )
 _PACKED = "it is a packed archive: unpack it, and name the model in it."
 SIGNATURES = {

@@ -141,16 +141,6 @@ class AxisResizing:
             return Fraction(0)
         return (output + HALF) / self.scale - HALF
 
-    def coordinate_error(self, unit: float) -> float:
-        """Bound the error of all coordinates, computed with a unit roundoff u.
-
-        The coordinates are ``i s``, ``(i + 1/2) s - 1/2``, the same divided by a scale, or ``i (n - 1) / (m - 1)``. At
-        most three roundings occur: of the factor, of the product or quotient, and of the difference. With their
-        products they are below 4 u (|x| + 1).
-        """
-        ends = self.coordinate(0), self.coordinate(max(self.outputs - 1, 0))
-        return host.inflate(4 * unit * float(max(map(abs, ends)) + 1), 4)
-
 
 @lru_cache(maxsize=64)
 def resized_rows(resizing: AxisResizing, kind: str) -> tuple[Row, ...]:

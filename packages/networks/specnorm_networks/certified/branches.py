@@ -1,7 +1,8 @@
 """Prove the constant of a value in which branches from one value, the start, meet again.
 
 *Linear branches*, such as x - mean(x): the constant is the norm of their matrix. Axes along which all nodes are one
-function, applied at each position (`Operator.alike`), have size 1 in it.
+function, applied at each position (`Operator.alike`), have size 1 in it. Linear maps in a row, such as a running mean
+(sums, then a scale), are one matrix as well if the product of their norms says more.
 
 *Branches through layers and functions*, such as halves of the channels of which one moves the other (`blocks`).
 """
@@ -20,6 +21,7 @@ from specnorm_networks.certified.blocks import claims_of_blocks
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of
 from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Operator, Place
+from specnorm_networks.certified.operators.linear import CumulativeSum, Scale
 from specnorm_networks.certified.scope import Scope
 
 MOST_NODES = 512
@@ -39,38 +41,58 @@ def claims_of_branches(
     constants: Mapping[str, Sequence[Upper]],
     norms: Norms,
 ) -> Iterator[Upper]:
-    """Prove constants of a value with respect to values from which all of its branches come.
+    """Prove constants of a value with respect to values from which all of its branches come, or earlier ones.
 
     ``is_fixed``: whether a value, by its name, stays the same for all inputs. ``constants``: constants of maps to a
     value from an earlier one, by its name.
     """
-    yield from claims_of_blocks(scope, end, is_fixed, constants)
-    linear = _constant_of_linear_branches(scope, end, is_fixed, norms)
-    if linear is not None:
-        yield linear
+    has_branches = sum(not is_fixed(name) for name in end.inputs) > 1
+    if has_branches:
+        yield from claims_of_blocks(scope, end, is_fixed, constants)
+    parts = _linear_parts(scope, end, is_fixed)
+    nearest = parts[:1] if has_branches else []
+    farthest = [part for part in parts[1:][-1:] if _stretches_unevenly(part[1])]
+    for start, between in nearest + farthest:
+        claim = _constant_of_linear_part(scope, start, between, norms)
+        if claim is not None:
+            yield claim
 
 
-def _constant_of_linear_branches(
-    scope: Scope,
-    end: Node,
-    is_fixed: Callable[[str], bool],
-    norms: Norms,
-) -> Upper | None:
-    """Prove the norm of the matrix of all nodes back to the nearest value from which all branches come.
+def _linear_parts(scope: Scope, end: Node, is_fixed: Callable[[str], bool]) -> list[tuple[str, list[Node]]]:
+    """Return the values from which all branches of a value come by linear nodes, the nearest first.
 
-    None if one is not linear, if a shape is unknown, or if the matrix is large.
+    Each has with it the nodes between, in the order of computation.
     """
+    parts: list[tuple[str, list[Node]]] = []
     between: list[Node] = []
     waiting = {end.name}
-    while not between or len(waiting) > 1:
+    while len(between) < MOST_NODES:
         last = scope.graph.by_name[max(waiting, key=scope.graph.positions.__getitem__)]
         before = {name for name in last.inputs if not is_fixed(name)}
-        if not _is_linear(last) or not before or len(between) == MOST_NODES:
-            return None
+        # Behind the nearest value, layers have rules of their own, which fold scales into their kernels.
+        if not _is_linear(last) or not before or (parts and last.operator.is_layer):
+            break
         between.append(last)
         waiting = waiting - {last.name} | before
-    (start,) = waiting
-    between.reverse()
+        if len(waiting) == 1:
+            (start,) = waiting
+            parts.append((start, between[::-1]))
+    return parts
+
+
+def _stretches_unevenly(nodes: Sequence[Node]) -> bool:
+    """Whether nodes stretch some vectors more than others, by more than one map, of which the last node is one."""
+    maps = [node for node in nodes if not getattr(node.operator, "only_moves_entries", False)]
+    is_uneven = any(
+        isinstance(node.operator, CumulativeSum)
+        or (isinstance(node.operator, Scale) and len(np.unique(abs(np.asarray(node.operator.values)))) > 1)
+        for node in maps
+    )
+    return is_uneven and nodes[-1] in maps and len(maps) > 1
+
+
+def _constant_of_linear_part(scope: Scope, start: str, between: list[Node], norms: Norms) -> Upper | None:
+    """Prove the norm of the matrix of linear nodes; None if a shape is unknown, or if the matrix is large."""
     branches = _branches(scope, start, between)
     if branches is None or not branches.has_small_matrix:
         return None
@@ -86,7 +108,7 @@ def _constant_of_linear_branches(
     frobenius_norm = float(host.norm_up(magnitudes.reshape(-1)))
     error = host.mul_up(roundings * 2.0**-50, frobenius_norm)
     underflow = magnitudes.size * 2.0**-1000 if error else 0.0
-    return make_upper(host.add_up(norm.value, error, underflow), scope.map(start, end.name), "linear", norm)
+    return make_upper(host.add_up(norm.value, error, underflow), scope.map(start, between[-1].name), "linear", norm)
 
 
 def _is_linear(node: Node) -> bool:

@@ -161,7 +161,15 @@ def _before_permutation(
             if operator.offset is not None or operator.values.ndim > len(inverse) or not entrywise:
                 return None
             return replace(operator, values=_permute_back(operator.values, inverse))
-        case ops.Pointwise() | ops.Add() | ops.Maximum() | ops.Minimum() | ops.Product() | ops.Identity():
+        case (
+            ops.Pointwise()
+            | ops.Add()
+            | ops.Maximum()
+            | ops.Minimum()
+            | ops.LogAddExp()
+            | ops.Product()
+            | ops.Identity()
+        ):
             has_arrays = any(isinstance(getattr(operator, field.name), np.ndarray) for field in fields(operator))
             return operator if entrywise and not has_arrays else None
     return None

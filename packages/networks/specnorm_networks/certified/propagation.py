@@ -206,10 +206,8 @@ class _Pass:
         return bool(node.inputs) and not node.is_random
 
     def _step_by_branches(self, node: Node, step: Step) -> Step:
-        """Return a smaller bound of a node where branches of one value meet; the given one if there is none."""
-        # Left out are inputs without a constant, and those with the constant 0, which do not change.
-        changing_inputs = [name for name in node.inputs if self.steps[name].upper]
-        if len(changing_inputs) < 2 or step.claim is None or not step.claim.value:
+        """Return a smaller bound of a node and nodes before it, together; the given one if there is none."""
+        if step.claim is None or not step.claim.value:
             return step
         least_claim = step.claim
         of_branches: list[Upper] = []

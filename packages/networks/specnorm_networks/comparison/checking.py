@@ -1,7 +1,8 @@
 """Check that a graph computes what its model computes: both are executed, value by value, before anything is claimed.
 
-Each node is executed on the model's own values of its inputs, so that rounding errors do not add up from node to node:
-the node's value may differ from the model's by `Operator.rounding`, and by no more.
+Both compute in double precision, unless a model insists on another. Each node is executed on the model's own values of
+its inputs, so that errors do not add up from node to node: the node's value may differ from the model's by `TOLERANCE`,
+relative to the sizes of its terms.
 """
 
 from __future__ import annotations
@@ -16,22 +17,26 @@ import numpy as np
 from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
-from specnorm_networks.certified.operators.formats import UNITS, smallest_positive
 from specnorm_networks.certified.regions import Area, Inputs
-from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute
+from specnorm_networks.comparison.execution import Value, execute
 from specnorm_networks.comparison.probes import Shapes, probes, samples
-from specnorm_networks.model import Checked, Computed, Model, NotExecutedError, equal_but_for_rounding
+from specnorm_networks.model import UNITS, Checked, Computed, Model, NotExecutedError, equal_but_for_rounding, largest
 
 KnownValues: TypeAlias = dict[str, tuple[Value, float]]
 """Values that are known while a graph is executed, each with its unit roundoff, by name."""
+TOLERANCE = 2.0**-20
+"""Largest relative difference of a value from the model's: files have numbers like 0.1 in single precision, rounded by
+2^-24."""
+ROUNDINGS = 2**6
+"""Number of roundings of a model that insists on another precision than double, where these are more."""
+TOLERANCE_OF_LARGEST = 2.0**-10
+"""Share of the tolerance that is relative to the largest entry of a value: functions such as ``exp(x) - 1`` cancel."""
 SMALLEST = 2.0**-126
 """Single precision's smallest normal number: what is smaller may be flushed to zero."""
 SAMPLES = (2, 3, 16)
 """Sizes of the batches that are executed."""
 DIFFERENT_SAMPLES = 3
 """Number of different samples in a batch; they are repeated in turn."""
-_REPORT = "Please report the operator and its arguments."
-_IN_SINGLE = "Exporters write numbers like 0.1 in single precision: give the model in it, model.float() in torch."
 
 
 def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
@@ -75,6 +80,7 @@ def check(graph: Graph, read: Graph, region: Area | None = None) -> Checked:
         values=len(comparison.compared),
         missed=_missed_values(read, comparison.compared, comparison.executed),
         difference=comparison.largest_difference,
+        in_double=comparison.in_double,
         samples=batch_sizes,
     )
 
@@ -111,6 +117,7 @@ class _Comparison:
         self.compared: set[str] = set()
         self.executed: set[str] = set()
         self.largest_difference = 0.0
+        self.in_double = True
 
     def compare(
         self,
@@ -125,7 +132,8 @@ class _Comparison:
         compared again.
         """
         nodes_before = {} if compared_graph is None else compared_graph.by_name
-        coarsest_unit = max((theirs.unit for theirs in model_values.values()), default=UNIT_ROUNDOFF)
+        coarsest_unit = max((theirs.unit for theirs in model_values.values()), default=UNITS["float64"])
+        self.in_double &= coarsest_unit <= UNITS["float64"]
         known: KnownValues = {}
         unread_after = graph.last_readers()
         for number, node in enumerate(graph.nodes):
@@ -133,7 +141,7 @@ class _Comparison:
             was_compared = _is_same(node, nodes_before.get(node.name)) and model_values.keys() >= {*node.inputs}
             if node.is_input:
                 if theirs is None and node.name in inputs:
-                    known[node.name] = Value(inputs[node.name]), UNIT_ROUNDOFF
+                    known[node.name] = Value(inputs[node.name]), UNITS["float64"]
             elif theirs is None or not was_compared:
                 self._execute_and_compare(node, theirs, known, graph.fixed_values, coarsest_unit)
             if theirs is not None:
@@ -160,7 +168,8 @@ class _Comparison:
         own_unit = coarsest_unit if theirs is None else theirs.unit
         unit = max([own_unit, *(known[name][1] for name in node.inputs)])
         try:
-            ours = execute(node, inputs, unit)
+            tolerance = max(TOLERANCE, ROUNDINGS * unit)
+            ours = execute(node, inputs, tolerance)
         except NotRunError:
             return
         known[node.name] = ours, unit
@@ -178,7 +187,7 @@ class _Comparison:
             raise _refusal(node, f"has shape {node.shape} in the graph, {theirs.value.shape} in the model")
         # Infinite inputs times zeros of a kernel are nan here; the model may skip these zeros.
         overflown = any(not np.isfinite(operand.value).all() for operand in inputs)
-        difference = _difference(node, ours, theirs, unit, overflown)
+        difference = _difference(node, ours, theirs, tolerance, overflown)
         self.largest_difference = max(self.largest_difference, difference)
         if (np.isfinite(theirs.value) & np.isfinite(ours.error)).any() or not theirs.value.size:
             self.compared.add(node.name)
@@ -188,19 +197,18 @@ def _is_same(node: Node, other: Node | None) -> bool:
     return other is not None and node.operator is other.operator and node.inputs == other.inputs
 
 
-def _difference(node: Node, ours: Value, theirs: Computed, unit: float, overflown: bool) -> float:
-    """Return the largest difference of a value from the model's, divided by the difference that rounding may cause.
+def _difference(node: Node, ours: Value, theirs: Computed, tolerance: float, overflown: bool) -> float:
+    """Return the largest difference of a value from the model's, divided by the allowed difference.
 
     Raises
     ------
     TranslationError
-        If a difference is larger than rounding may cause.
+        If a difference is larger than is allowed.
     """
     if ours.value.shape != theirs.value.shape:
         raise _refusal(node, f"has shape {ours.value.shape} in the graph, {theirs.value.shape} in the model")
     with np.errstate(all="ignore"):
-        # Near 0, where numbers are subnormal, functions have an absolute error and no relative one.
-        allowed = 2 * np.asarray(ours.error) + max(SMALLEST, 16 * smallest_positive(unit))
+        allowed = np.asarray(ours.error) + tolerance * TOLERANCE_OF_LARGEST * largest(ours.value) + SMALLEST
         relative = _relative_difference(ours.value, theirs.value, allowed, overflown)
     worst = float(np.max(relative, initial=0.0))
     if worst > 1:
@@ -210,9 +218,8 @@ def _difference(node: Node, ours: Value, theirs: Computed, unit: float, overflow
         their_number = float(theirs.value[entry])
         raise _refusal(
             node,
-            f"is {our_number!r} at [{place}] in the graph and {their_number!r} in the model, {worst:.3g} times what "
-            "rounding can make",
-            advice=_IN_SINGLE if math.isclose(our_number, their_number, rel_tol=UNITS["float32"]) else _REPORT,
+            f"is {our_number!r} at [{place}] in the graph and {their_number!r} in the model, {worst:.3g} times the "
+            "allowed difference",
         )
     return worst
 
@@ -231,12 +238,13 @@ def _relative_difference(ours: FloatArray, theirs: FloatArray, allowed: FloatArr
     return relative
 
 
-def _refusal(node: Node, predicate: str, advice: str = _REPORT) -> TranslationError:
+def _refusal(node: Node, predicate: str) -> TranslationError:
     """Return the error that a value of the graph differs; ``predicate`` says in which way."""
     label = node.label or type(node.operator).__name__
     return TranslationError(
         f"The network is not read as it computes: value {visible(node.name)} ({visible(label)}, read as "
-        f"{type(node.operator).__name__}) {predicate}. No bound is given. {advice}"
+        f"{type(node.operator).__name__}) {predicate}. No bound is given. Please report the operator and its "
+        "arguments."
     )
 
 

@@ -10,19 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from specnorm.errors import MethodError
-from specnorm.proof import host, visible
+from specnorm.proof import visible
 from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
 from specnorm_networks.certified.operators.steep import Steep
 from specnorm_networks.certified.regions import Inputs
 
-UNIT_ROUNDOFF = 2.0**-53
-"""Unit roundoff of float64."""
+ROUNDING = 2.0**-38
+"""Error of a value computed in float64, as a share of the sizes of its terms: that of 2^14 roundings."""
 MOST_ENTRIES = 2**24
 """Largest number of entries of values in memory at once; each has an error beside it."""
-LENGTH_ROUNDINGS = 2**24
-"""Number of roundings that is counted for a computed length. No length has more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +32,10 @@ class Value:
     """Infinite where nothing is known: of a quotient whose divisor is smaller than its error."""
 
 
-def execute(node: Node, inputs: Sequence[Value], unit: float = UNIT_ROUNDOFF) -> Value:
-    """Return a node's value. Its error counts the node's own rounding and the errors of the inputs.
+def execute(node: Node, inputs: Sequence[Value], tolerance: float = ROUNDING) -> Value:
+    """Return a node's value. Its error counts the node's own error and the errors of the inputs.
 
-    ``unit`` is the unit roundoff of the arithmetic whose rounding is counted.
+    ``tolerance``: the node's own error, as a share of the sizes of its terms.
 
     Raises
     ------
@@ -46,20 +44,20 @@ def execute(node: Node, inputs: Sequence[Value], unit: float = UNIT_ROUNDOFF) ->
     """
     with np.errstate(all="ignore"):
         try:
-            return _execute(node.operator, inputs, unit)
+            return _execute(node.operator, inputs, tolerance)
         except (ValueError, IndexError, TypeError, MemoryError) as error:
             raise NotRunError(f"{type(error).__name__}: {error}") from error
 
 
-def _execute(operator: Operator, inputs: Sequence[Value], unit: float) -> Value:
+def _execute(operator: Operator, inputs: Sequence[Value], tolerance: float) -> Value:
     if isinstance(operator, OfOneValue):
         steps = [*inputs]
         for step, reads in operator.program:
-            steps.append(_execute(step, [steps[number] for number in reads], unit))
+            steps.append(_execute(step, [steps[number] for number in reads], tolerance))
         return steps[-1]
     values = [operand.value for operand in inputs]
     value = operator.run(*values)
-    error_of_value = operator.rounding(values, value, unit)
+    error_of_value = tolerance * operator.size_of_terms(values, value)
     if any(np.any(operand.error) for operand in inputs):
         error_of_value = error_of_value + _change_by_errors(operator, inputs, value)
     return Value(value, error_of_value)
@@ -140,21 +138,20 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
 
 # -- distances ---------------------------------------------------------------------------------------------------------
 def moved_up(one: Inputs, other: Inputs) -> float:
-    """Return an upper bound of the distance of two inputs: the 2-norm of the differences of all their arrays."""
+    """Return the distance of two inputs, and its error: the 2-norm of the differences of all their arrays."""
     distance_sq = sum(float(np.square(one[name] - other[name]).sum()) for name in one)
-    return host.inflate(math.sqrt(distance_sq), LENGTH_ROUNDINGS)
+    return math.sqrt(distance_sq) * (1 + ROUNDING)
 
 
 def apart_down(one: Value, other: Value) -> float:
-    """Return a lower bound of the distance of the exact values; entries that are not finite count as equal."""
+    """Return the distance of two values, less the errors; entries that are not finite count as equal."""
     with np.errstate(all="ignore"):
-        error = host.inflate(np.asarray(one.error + other.error), LENGTH_ROUNDINGS)
-        difference: FloatArray = abs(one.value - other.value) - error
+        difference: FloatArray = abs(one.value - other.value) - (one.error + other.error)
         difference = np.where(np.isfinite(difference), np.maximum(difference, 0.0), 0.0)
-        length = host.lowered(float(np.linalg.norm(difference)), LENGTH_ROUNDINGS)
+        length = float(np.linalg.norm(difference)) * (1 - ROUNDING)
     return length if math.isfinite(length) else 0.0
 
 
 def inside(radius: float) -> float:
     """Return a radius slightly smaller than a ball's: a point computed at that distance lies in the ball."""
-    return host.lowered(radius, LENGTH_ROUNDINGS)
+    return radius * (1 - ROUNDING)

@@ -13,6 +13,8 @@ from specnorm_networks.descent.stages import Parts, frontiers, widths_of
 RATE = 2**32
 """Products of real numbers in a second, about. Budgets of seconds are counted in products, so that a search ends at the
 same step on every machine."""
+PROOF_OF_CONVOLUTION = RATE / 100
+"""Products made in a hundredth of a second: the least time that the proof of a convolution takes, about."""
 VISITED = 30
 """Frequencies an axis that the proof of a kernel visits, about."""
 
@@ -52,15 +54,14 @@ def cost_at(run: Run, parts: Parts, counts: Sequence[int]) -> Cost:
 
 
 def proof_products(run: Run, parts: Parts) -> float:
-    """Estimate the proof of all parts, in products: a factorization at each of `VISITED` frequencies an axis.
-
-    Parts of one link cost nothing more: their layers' norms are proven anyway.
-    """
+    """Estimate the proof of all parts, in products: a factorization at each of `VISITED` frequencies an axis."""
     products = 0.0
     for first, last in parts:
+        part = run.part(first, last)
+        if frequencies(part, 2) > 1:
+            products += PROOF_OF_CONVOLUTION * (last - first)
         if last - first <= 1:
             continue
-        part = run.part(first, last)
         if part.is_chain:
             side = min(sum(part.widths[::2]), sum(part.widths[1::2]))
         else:

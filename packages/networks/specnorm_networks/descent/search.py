@@ -47,6 +47,8 @@ MEMORY = 2**30
 """Bytes that a step may take."""
 FINEST = 16
 """Frequencies an axis of the last grid, on which multipliers are made feasible."""
+LAST_EVALUATIONS = 5
+"""Evaluations, about, that make the last state of a run of convolutions feasible: they are left time."""
 LAST_STATES = 3
 """States that are always made feasible on the last grid."""
 CHEAP = 0.02
@@ -168,12 +170,26 @@ class _Search:
         first_points = self._affordable_points(ROUNDS[0][0], self.budget_left)
         if not first_points:
             return []
+        step_cost = cost(self.network, self.parts, first_points).products
+        if not self.clock.affords(step_cost):
+            self.clock.has_cut = True
+            return []
+        clock = self.clock
+        left = clock.left
         first_grid = stages_of_run(self.network, self.parts, first_points)
         self._keep(self._value(first_grid), anew=True)
-        if not self._single_precision_is_enough(first_points):
-            self.dtype = np.complex128
-        with contextlib.suppress(np.linalg.LinAlgError, OutOfTime):  # earlier states are as good
+        if any(stage.angles.any() for stage in first_grid) and math.isfinite(left):
+            self.clock = clock.before(LAST_EVALUATIONS * (left - clock.left))
+        try:
+            self.clock.require(step_cost)
+            if not self._single_precision_is_enough(first_points):
+                self.dtype = np.complex128
             self._make_rounds()
+        except OutOfTime:
+            clock.has_cut = True
+        except np.linalg.LinAlgError:
+            pass  # earlier states are as good
+        clock.has_cut |= self.clock.expired
         if not self.points_of_last_grid:
             self.points_of_last_grid = first_points
             self.last_grid = first_grid
@@ -245,10 +261,12 @@ class _Search:
         steps = min(steps, int(self.budget_left / step_cost))
         if steps == 0:
             return
+        self.clock.require(step_cost)
         iterates = gradient_steps(grid, self.links, self.point, steps, self.patience, rates, adam)
         for number, least, point in iterates:
             self.point = point
             self.budget_left -= step_cost
+            self.clock.require(step_cost)  # of another step
             if number > 0:
                 self._count_step()
                 if _may_be_kept(self.steps_done):
@@ -285,6 +303,7 @@ class _Search:
         for begin in range(0, planned, PEAK_ROUND):
             if self.steps_done >= self.last_step:
                 break
+            self.clock.require(visit_cost)
             self.peaks = self._with_peaks(self.peaks)
             self.budget_left -= visit_cost
             grid = self._stages_at([_joined(*angles) for angles in zip(coarse, self.peaks, strict=True)])
@@ -371,9 +390,11 @@ class _Search:
         step_cost = newton_products(self.network, self.parts)
         if EXPECTED_NEWTON_STEPS * step_cost > min(self.budget_left, NEWTON_SHARE * self.budget):
             return False
+        self.clock.require(step_cost)
         value, multipliers = value_alone(grid, self.point)
         for better, is_last in newton_steps(grid, self.links, multipliers, math.exp(value)):
             self.budget_left -= step_cost
+            self.clock.require(step_cost)
             self._count_step()
             if is_last or _may_be_kept(self.steps_done):
                 self.point = np.concatenate(parameters(grid, better))
@@ -383,7 +404,6 @@ class _Search:
         return True
 
     def _count_step(self) -> None:
-        self.clock.check()
         self.steps_done += 1
         if self.progress is not None:
             self.progress(self.steps_done, self.steps, f"{self.network.start} to {self.network.end}")
@@ -406,13 +426,15 @@ class _Search:
     def _feasible_states(self) -> list[tuple[float, list[FloatArray]]]:
         """Return values and multipliers of the last states, made feasible; earlier ones, too, if they are cheap.
 
+        No other is made feasible than the last one once the time is up.
         For the best few, constants are evaluated between the points of the grid. For the others the smallest of the
         rises found there is assumed, part by part.
         """
         feasible: list[Feasible] = []
         state_cost = cost(self.network, self.parts, self.points_of_last_grid).products
         for count, state in enumerate(reversed(self.states)):
-            if count >= LAST_STATES and count * state_cost > CHEAP * self.budget:
+            is_expensive = count >= LAST_STATES and count * state_cost > CHEAP * self.budget
+            if is_expensive or (count > 0 and self.clock.expired):
                 break
             self.point = state.point
             with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):

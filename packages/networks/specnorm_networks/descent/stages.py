@@ -18,6 +18,8 @@ from specnorm_networks.certified.placed_kernels import symbols_of
 
 POWERS = 4
 """Power steps on the eigenvectors of the step before; ten times as many at the first step."""
+FACTORIZED = 10**5
+"""Number of matrices times the cube of their side up to which the first step factorizes them all: it is faster."""
 WIDE = 256
 """Rows of a matrix above which an eigenvector comes from Krylov spaces."""
 KRYLOV = 16
@@ -87,6 +89,18 @@ class Stage:
 
     def largest(self, gram: Vectors) -> Largest:
         """Return the largest eigenvalue of a stack of matrices; keep all values, and all vectors for the next step."""
+        if self.vectors is None and gram.size * gram.shape[-1] <= FACTORIZED:
+            all_values, all_vectors = np.linalg.eigh(gram)
+            values, vectors = all_values[:, -1], all_vectors[..., -1]
+        else:
+            values, vectors = self._by_power_steps(gram)
+        self.vectors = vectors
+        self.values = values
+        at = int(np.argmax(values))
+        return Largest(float(values[at]), at, vectors[at])
+
+    def _by_power_steps(self, gram: Vectors) -> tuple[FloatArray, Vectors]:
+        """Return values and vectors of all matrices by power steps, and those of the two largest values in full."""
         steps = POWERS
         start = self.vectors
         if start is None:
@@ -98,13 +112,9 @@ class Stage:
         results: Any = power.gram_power(lambda x: (gram @ x[..., None])[..., 0], first_vectors, steps, xp=numpy)
         vectors = results[0]
         values = np.reshape(results[1], (-1,))
-        two_largest = np.argsort(values)[-2:]
-        for number in two_largest:
+        for number in np.argsort(values)[-2:]:
             values[number], vectors[number] = top_eigenvector(gram[int(number)], vectors[number])
-        self.vectors = vectors
-        self.values = values
-        at = int(np.argmax(values))
-        return Largest(float(values[at]), at, vectors[at])
+        return values, vectors
 
 
 def top_eigenvector(matrix: Vectors, start: Vectors) -> tuple[float, Vectors]:

@@ -192,7 +192,7 @@ def _argument(call: Call, name: str, value: Value, parameter: inspect.Parameter)
     if Constant in kinds:
         return value
     if not number_kinds:
-        raise NoBoundError(f"the input {name} of {call.operator} is a constant, for which there is no rule")
+        raise NoBoundError(f"the input {name} of {call.operator} is a constant, which is not supported")
     kind = number_kinds[0]
     if value.is_rounded:
         raise NoBoundError(

@@ -35,8 +35,8 @@ from specnorm_networks.onnx.nodes import (
 from specnorm_networks.onnx.tensors import Constant
 
 PRODUCT = (
-    "it multiplies two matrices that both depend on the input, as attention does, which has no rule: bound the parts "
-    "of the network before and after it"
+    "it multiplies two matrices that both depend on the input, as attention does, which has no Lipschitz constant: "
+    "bound the parts of the network before and after it"
 )
 SMALLEST_FACTOR = 1e-300
 """Smallest absolute value of a factor of batch normalization, if its scale is not 0."""
@@ -338,8 +338,8 @@ def _products(
     has_equal_sizes = all(value_sizes[x] == constant_sizes[x] for x in value_indices if x in constant_sizes)
     if all_summed != set(summed) or not has_equal_sizes:
         raise NoBoundError(
-            f"a product of a value of shape {before} with constants of shape {constant.shape} ({equation[:40]}) has no "
-            "rule"
+            f"a product of a value of shape {before} with constants of shape {constant.shape} ({equation[:40]}) "
+            "is not supported"
         )
     count, rows, columns = (math.prod(constant_sizes[x] for x in axes) for axes in (shared, new, summed))
     order = [constant_indices.index(x) for x in (*shared, *new, *summed)]

@@ -1,4 +1,4 @@
-"""Execute an ONNX model by `evaluator`, independently of how this package reads the model.
+"""Execute an ONNX model in double precision by `evaluator`, independently of how this package reads the model.
 
 Nodes are executed one by one: if the evaluator does not know an operator, other values are still computed. A file is
 not trusted: no node is executed whose size is not known beforehand, and no loop; external data are read from the
@@ -18,20 +18,17 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from specnorm_networks.certified.operators.base import Shape
-from specnorm_networks.certified.operators.formats import UNITS
-from specnorm_networks.model import Computed, NotExecutedError
+from specnorm_networks.model import UNITS, Computed, NotExecutedError
 from specnorm_networks.onnx.evaluator import cost, evaluate
 from specnorm_networks.onnx.nodes import has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.tensors import EXTERNAL, Tensors
 
 ENTRIES = 2**27
-"""Largest number of entries of all values together; half as many in double precision."""
+"""Largest number of entries of all values together."""
 WORK = 2**35
 """Largest number of multiplications of all nodes together."""
-_SINGLE = ("Erf", "Gelu", "HardSwish")
-"""Operators that the evaluator computes in single precision, or with constants of single precision, whatever the type
-of their inputs is."""
+_CASTS = ("Cast", "CastLike")
 _DOMAINS = ("", "ai.onnx")
 
 
@@ -83,7 +80,9 @@ class OnnxModel:
     _last: tuple[Mapping[str, tuple[int, ...]], Mapping[str, Shape | None]] | None = field(default=None, init=False)
 
     def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
-        """Return values by name, in the file's precision; see `specnorm_networks.model.Model`.
+        """Return values by name, in double precision; see `specnorm_networks.model.Model`.
+
+        Values that depend on no input are computed in the file's precision, as runtimes and the reader of files do.
 
         Raises
         ------
@@ -95,33 +94,27 @@ class OnnxModel:
             raise NotExecutedError("it has control flow or functions, which are not executed")
         input_arrays = arrays_for_inputs(graph, inputs)
         shapes = self._shapes_for({name: array.shape for name, array in input_arrays.items()})
-        is_double = any(array.dtype == np.float64 for array in input_arrays.values())
-        self._require_moderate_size(shapes, ENTRIES // 2 if is_double else ENTRIES)
-        values = dict(input_arrays)
-        values_and_constants = self._constants | input_arrays
-        single_precision: set[str] = set()
-        fixed = {*self._constants} - {*input_arrays}
+        self._require_moderate_size(shapes)
+        values = {name: _in_double(array) for name, array in input_arrays.items()}
+        fixed = {name: array for name, array in self._constants.items() if name not in input_arrays}
         for node in graph.node:
-            has_inputs = all(name in values_and_constants for name in node.input if name)
-            is_fixed = all(name in fixed for name in node.input if name)
+            names = [name for name in node.input if name]
+            is_fixed = all(name in fixed for name in names)
+            has_inputs = is_fixed or all(name in fixed or name in values for name in names)
             if not has_inputs or not self._has_known_size(node, shapes, is_fixed):
                 continue
             if is_fixed:
-                fixed.update(node.output)
-            # Values that are computed from such a value have its error, too: a gate may multiply it by another value.
-            if node.op_type in _SINGLE or not single_precision.isdisjoint(node.input):
-                single_precision.update(node.output)
-            for name, array in self._execute(node, values_and_constants):
-                values_and_constants[name] = array
-                values[name] = array
-        computed = {}
-        for name, array in values.items():
-            if array.dtype.name in UNITS or array.dtype.kind in "iub":
-                unit = unit_of(array)
-                if name in single_precision:
-                    unit = max(unit, UNITS["float32"])
-                computed[name] = Computed(array, unit)
-        return computed
+                outputs = self._execute(node, fixed)
+                fixed.update(outputs)
+            else:
+                inputs = {name: values[name] if name in values else _in_double(fixed[name]) for name in names}
+                outputs = self._execute(node, inputs)
+                if node.op_type in _CASTS and inputs[names[0]].dtype.name in UNITS:
+                    # A value that is cast from one precision to another stays in double precision.
+                    outputs = {name: inputs[names[0]] if x.dtype.name in UNITS else x for name, x in outputs.items()}
+            values.update({name: _in_double(array) for name, array in outputs.items()})
+        numbers = {name: array for name, array in values.items() if array.dtype.kind in "fiub"}
+        return {name: Computed(array, UNITS["float64"]) for name, array in numbers.items()}
 
     def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
         """Return the outputs for several samples; None if the file fixes the first axis of an input."""
@@ -153,7 +146,7 @@ class OnnxModel:
                 raise NotExecutedError(f"its tensor {proto.name[:40]!r} cannot be read: {error}") from error
         return constants
 
-    def _require_moderate_size(self, shapes: Mapping[str, Shape | None], most_entries: int) -> None:
+    def _require_moderate_size(self, shapes: Mapping[str, Shape | None]) -> None:
         """Refuse a model with too many entries of values, or multiplications."""
         entries = 0
         work = 0
@@ -162,7 +155,7 @@ class OnnxModel:
             size = sum(math.prod(shape) for shape in output_shapes if shape is not None)
             entries += size
             work += size * cost(node, [shapes.get(name) or () for name in node.input])
-        if entries > most_entries or work > WORK:
+        if entries > ENTRIES or work > WORK:
             raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
 
     def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None], is_fixed: bool) -> bool:
@@ -175,18 +168,18 @@ class OnnxModel:
         self,
         node: Any,
         values: Mapping[str, NDArray[Any]],
-    ) -> list[tuple[str, NDArray[Any]]]:
-        """Return the names and values of a node's outputs; none if the evaluator does not know the node."""
+    ) -> dict[str, NDArray[Any]]:
+        """Return a node's outputs by their names; none if the evaluator does not know the node."""
         try:
             with np.errstate(all="ignore"):
                 outputs = evaluate(node, self.opset, [values[name] if name else None for name in node.input])
         except Exception:  # the evaluator raises many kinds for nodes that it does not support
-            return []
+            return {}
         names = filter(None, node.output)
         pairs = zip(names, outputs, strict=False)
-        return [(name, np.asarray(value)) for name, value in pairs if isinstance(value, np.ndarray | np.generic)]
+        return {name: np.asarray(value) for name, value in pairs if isinstance(value, np.ndarray | np.generic)}
 
 
-def unit_of(x: NDArray[Any]) -> float:
-    """Return the unit roundoff of an array's type; that of float64 for whole numbers."""
-    return UNITS.get(x.dtype.name, UNITS["float64"])
+def _in_double(x: NDArray[Any]) -> NDArray[Any]:
+    """Return floating numbers in double precision; other arrays as they are."""
+    return x.astype(np.float64, copy=False) if x.dtype.name in UNITS else x

@@ -13,8 +13,7 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proof import install
-from specnorm_networks.certified.operators.formats import UNITS
-from specnorm_networks.model import Computed
+from specnorm_networks.model import UNITS, Computed, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Exported
 
 _BY_NAME = (
@@ -32,6 +31,8 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
     try:
         import jax
         from jax2onnx import to_onnx
+
+        from specnorm_networks.sources.jax_double import in_double
     except ModuleNotFoundError as error:
         raise MethodError(f"JAX models need the package jax2onnx: {install('networks-jax')}.") from error
     name = type(source[0] if isinstance(source, tuple) else source).__name__
@@ -58,10 +59,15 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
 
     def run(*arrays: Any) -> Sequence[Computed]:
         inputs = [jax.numpy.asarray(x, like.dtype) for x, like in zip(arrays, examples, strict=True)]
-        outputs = jax.tree.leaves(function(*inputs))
+        leaves = jax.tree.leaves(function(*inputs))
         # Other devices than the CPU may multiply in less than single precision.
         unit_of_device = 0.0 if jax.default_backend() == "cpu" else UNITS["bfloat16"]
-        return [Computed(np.asarray(x), max(unit_of_device, UNITS.get(str(x.dtype), 0))) for x in outputs]
+        outputs = [Computed(np.asarray(x), max(unit_of_device, UNITS.get(str(x.dtype), 0))) for x in leaves]
+        try:
+            more_exact = [Computed(np.asarray(x), UNITS["float64"]) for x in in_double(function, inputs)]
+        except Exception:  # one of its primitives takes no other types
+            return outputs
+        return more_exact if all(map(equal_but_for_rounding, more_exact, outputs)) else outputs
 
     is_double = any(like.dtype == "float64" for like in examples)
     if not has_inputs:

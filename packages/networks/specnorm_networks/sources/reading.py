@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from specnorm.proof import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.model import Computed, NotExecutedError, equal_but_for_rounding, largest
+from specnorm_networks.model import UNITS, Computed, NotExecutedError, equal_but_for_rounding, largest
 from specnorm_networks.onnx import read
-from specnorm_networks.onnx.reference import arrays_for_inputs, unit_of
+from specnorm_networks.onnx.reference import arrays_for_inputs
 from specnorm_networks.sources.base import Exported
 
 
@@ -39,7 +39,7 @@ class Original:
         """Return the inputs, the inner values that the export names, and the original's outputs."""
         arrays_by_name = arrays_for_inputs(self.exported.model.graph, inputs)
         arrays = arrays_by_name.values()
-        values = {name: Computed(x, unit_of(x)) for name, x in arrays_by_name.items() if name in inputs}
+        values = {name: Computed(x, UNITS["float64"]) for name, x in arrays_by_name.items() if name in inputs}
         try:
             if self.exported.inner is not None:
                 values |= self.exported.inner(*arrays)

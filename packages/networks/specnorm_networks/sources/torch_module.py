@@ -26,14 +26,14 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from specnorm.errors import MethodError
 from specnorm.proof import counted, install
 from specnorm_networks.model import Computed, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Array, Exported
 from specnorm_networks.sources.torch_fourier import has_complex, with_real_layers
-from specnorm_networks.sources.torch_values import computed
+from specnorm_networks.sources.torch_values import computed, in_double
 
 OPSET = 23
 """The first set of operators of ONNX with one for attention."""
@@ -419,7 +419,7 @@ def _inner(
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Interpreter of a program that keeps every value that is a tensor."""
+    """Interpreter of a program that keeps every value that is a tensor, in double precision where it is single."""
 
     def __init__(self, program: torch.fx.GraphModule) -> None:
         super().__init__(program)
@@ -427,10 +427,15 @@ class _Recorder(torch.fx.Interpreter):
 
     def run_node(self, n: torch.fx.Node) -> Any:
         """Compute one value."""
-        value = super().run_node(n)
+        value = in_double(super().run_node(n))
         if n.op != "output" and isinstance(value, Tensor):
             self.values[n.name] = computed(value)
         return value
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Call an operator; if it is told to return single precision, it returns double precision."""
+        args, kwargs = tree_map(in_double, (args, kwargs))
+        return super().call_function(target, args, kwargs)
 
 
 def _like(values: Array, x: Tensor) -> Tensor:

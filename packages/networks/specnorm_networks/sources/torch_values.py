@@ -30,3 +30,13 @@ def computed(x: Tensor) -> Computed:
         elif x.is_cuda:
             unit = 2.0**-11  # TensorFloat-32 is on for cuDNN unless it is switched off
     return Computed(np.asarray(x.detach().cpu().to(torch.float64).numpy()), unit)
+
+
+def in_double(value: Any) -> Any:
+    """Return a tensor or data type of single precision in double precision; other objects as they are.
+
+    Half precision stays: an exporter writes numbers like 0.1 in it, which are other numbers.
+    """
+    if isinstance(value, Tensor) and value.dtype == torch.float32:
+        return value.double()
+    return torch.float64 if value is torch.float32 else value

@@ -11,7 +11,16 @@ from specnorm_jax import BACKEND
 
 from specnorm.errors import KernelError
 from specnorm.methods import Method, SymbolNorm
-from specnorm.plugin import Stack, SteppedProgram, check_count, check_values, stacks, stepped_program
+from specnorm.plugin import (
+    Joint,
+    Parts,
+    SteppedProgram,
+    check_count,
+    check_values,
+    joint_stacks,
+    padded,
+    stepped_program,
+)
 from specnorm_train.jax.trees import Kernel, Rule, kernels
 
 SYMBOL_NORM = SymbolNorm()
@@ -32,11 +41,11 @@ class Stacks:
     def __init__(self, method: Method, kernels_of_tree: Mapping[str, Kernel]) -> None:
         self.paths = list(kernels_of_tree)
         self.programs = tuple(_program(method, kernel) for kernel in kernels_of_tree.values())
-        self.stacks = tuple(stacks(self.programs, compiled=True))
+        self.stacks = tuple(joint_stacks(self.programs))
 
     def names(self) -> list[str]:
         """Return the name of each stack's state."""
-        return [self.paths[stack.members[0]] for stack in self.stacks]
+        return [self.paths[min(stack.members)] for stack in self.stacks]
 
 
 def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
@@ -56,7 +65,8 @@ def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
         if not names:
             first: tuple[Any, ...] = ()
         elif known:
-            joined = _kernels_of(stack, found.programs, list(map(BACKEND.to_numpy, arrays)), BACKEND.host())
+            host_arrays = list(map(BACKEND.to_numpy, arrays))
+            joined = padded(stack.joined_kernels(found.programs, host_arrays, backend=BACKEND.host()))
             host_state = stack.program.init(joined, backend=BACKEND.host())
             first = tuple(BACKEND.from_numpy(x, like) for x in host_state)
         else:
@@ -112,21 +122,15 @@ def _shapes_given(states: States) -> dict[str, dict[str, tuple[int, ...]]]:
     return {name: {word: tuple(x.shape) for word, x in state.items()} for name, state in states.items()}
 
 
-def _kernels_of(stack: Stack, programs: tuple[SteppedProgram, ...], arrays: list[Any], backend: Any) -> Any:
-    """The kernels of a stack, of those of a tree."""
-    chosen = [programs[j] for j in stack.members]
-    return stack.joined_kernels(chosen, [arrays[j] for j in stack.members], backend=backend)
-
-
 @partial(jax.jit, static_argnums=(0, 1))
-def _compiled_init(stack: Stack, programs: tuple[SteppedProgram, ...], arrays: list[Any]) -> tuple[Any, ...]:
-    return stack.program.init(_kernels_of(stack, programs, arrays, BACKEND), backend=BACKEND)
+def _compiled_init(stack: Joint, programs: tuple[SteppedProgram, ...], arrays: list[Any]) -> tuple[Any, ...]:
+    return stack.program.init(padded(stack.joined_kernels(programs, arrays, backend=BACKEND)), backend=BACKEND)
 
 
 # Compiled also if the user does not call it inside of `jit`, where JAX would compile each operation.
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _compiled_step(
-    stacks_of_tree: tuple[Stack, ...],
+    stacks_of_tree: tuple[Joint, ...],
     programs: tuple[SteppedProgram, ...],
     sweeps: int | None,
     arrays: list[Any],
@@ -136,8 +140,7 @@ def _compiled_step(
     norms: list[Any] = [None] * len(arrays)
     new_states = []
     for stack, state in zip(stacks_of_tree, states, strict=True):
-        of_stack = [(programs[j], arrays[j]) for j in stack.members]
-        values, new_state = _steps(stack, of_stack, state, sweeps)
+        values, new_state = _steps(stack, programs, arrays, state, sweeps)
         new_states.append(new_state)
         for j, value in zip(stack.members, values, strict=True):
             norms[j] = value
@@ -145,21 +148,25 @@ def _compiled_step(
 
 
 def _steps(
-    stack: Stack, layers: list[tuple[SteppedProgram, Any]], state: tuple[Any, ...], sweeps: int | None
+    stack: Joint, programs: tuple[SteppedProgram, ...], arrays: list[Any], state: tuple[Any, ...], sweeps: int | None
 ) -> tuple[list[Any], tuple[Any, ...]]:
-    """The norms of the layers of a stack, each with its program and kernel, and the stack's next state."""
-    programs, arrays = map(list, zip(*layers, strict=True))
+    """The norms of the layers of a joint stack, and its next state."""
     program = stack.program
-    if not program.stepped.follows:
-        if not state:
-            return [BACKEND.apply(*layer).value for layer in layers], ()
-        values, new_state = BACKEND.step(
-            program, stack.joined_kernels(programs, arrays, backend=BACKEND), state, sweeps
-        )
-        return list(values), new_state
+    if not program.stepped.follows and not state:
+        return [BACKEND.apply(programs[j], arrays[j]).value for j in stack.members], ()
     joined = stack.joined_kernels(programs, arrays, backend=BACKEND)
-    constants = BACKEND.detach(joined), tuple(map(BACKEND.detach, state))
+    if not program.stepped.follows:
+        values, new_state = BACKEND.step(program, joined, state, sweeps)
+        return list(values), new_state
+    constants = joined.map(BACKEND.detach) if isinstance(joined, Parts) else BACKEND.detach(joined)
     # An evaluation sweeps where it is due, too.
-    followed = program.follow(*constants, sweeps=sweeps or None, backend=BACKEND)
-    values = BACKEND.with_factors(program, joined, followed.value, followed.left, followed.right)
-    return list(values), state if sweeps == 0 else followed.state
+    followed = program.follow(constants, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
+    found = followed.value, followed.left, followed.right
+    if isinstance(joined, Parts):
+        norms = []
+        parts = joined.apart_with_factors(*found)
+        for of_stack, kernels, *factors in zip(stack.stacks, joined.stacks, *parts, strict=True):
+            norms += list(BACKEND.with_factors(of_stack.program, kernels, *factors))
+    else:
+        norms = list(BACKEND.with_factors(program, joined, *found))
+    return norms, state if sweeps == 0 else followed.state

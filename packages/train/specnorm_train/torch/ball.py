@@ -261,19 +261,20 @@ class _Inside(NamedTuple):
 
 
 class SpectralBall(_Layered):
-    """Train convolutions and linear layers whose norm is at most a bound at every step, without computing a norm.
+    """Train convolutions and linear layers with norms at most a bound at every step, without computing a norm.
 
-    A step moves each weight towards a kernel of norm at most the bound, ``K <- (1 - lr) K + lr D`` with D the
+    A step moves each weight towards a kernel of norm at most the bound: ``K <- (1 - lr) K + lr D``, where D is the
     `specnorm.lmo` of the negative momentum (Frank and Wolfe). The ball of all kernels within the bound is convex, so K
-    stays in it. The weights are plain parameters without hooks: compilers, exports, averages of weights (which are in
-    the ball, too) and distributed training see nothing of it.
+    stays in it. The weights are plain parameters without hooks, so compilation, export, weight averaging (averages
+    stay in the ball) and distributed training work unchanged.
 
-    Rounding is counted: besides, K is shrunk by some units of rounding at each step, for 64 channels and 3x3 taps in
-    float32 by at most 1e-5. So the bound is proven at every step (`specnorm.certify` decides it too, but for kernels
-    that reach the border). Weights that were changed otherwise since the last step, such as by ``load_state_dict`` or
-    through ``.data``, are shrunk by `specnorm.rescale` first if they are outside, and so they are if the group's bound
-    was lowered. A copy of the weights tells: it takes as much memory as they do. Weights that do not require a gradient
-    stay as they are.
+    Each step also shrinks K slightly, so that rounding cannot take it out of the ball: by at most 1e-5 for 64 channels
+    and 3x3 taps in float32. The bound is proven at every step. `specnorm.certify` proves it too, unless the norm is too
+    close to the bound.
+
+    If a weight was changed in another way since the last step, such as by ``load_state_dict`` or through ``.data``, or
+    if the group's bound was lowered, the next step first shrinks it by `specnorm.rescale` where necessary. To detect
+    changes, the optimizer keeps a copy of the weights. Weights that do not require a gradient are not changed.
 
     Parameters
     ----------
@@ -283,8 +284,7 @@ class SpectralBall(_Layered):
         a dict may have keywords of `specnorm.Geometry`, and one without kernels goes to ``rest`` with its options.
         Kernels are shrunk into the ball at once by `specnorm.rescale`.
     lr : float
-        From 0 to 1: the part of the way to D. It needs a schedule that ends near 0, and a warm-up in chains
-        of many layers.
+        Fraction of the way to D, from 0 to 1. Use a schedule that ends near 0, and a warm-up for chains of many layers.
     bound : float or mapping of str to float, default 1
         For all layers, or by patterns of their names such as ``{"head*": 4.0, "*": 1.0}``; the first match counts.
     momentum : float, default 0.95
@@ -394,15 +394,15 @@ class SpectralBall(_Layered):
 class MuonConv(_Layered):
     """Muon for convolutions: each step moves a layer by at most ``lr`` in its own norm.
 
-    Muon orthogonalises the momentum, reshaped to a matrix. For 3x3 taps such a step of length 1 has a norm of up to 3
-    as a convolution, and on real gradients nearly that. Here the step is `specnorm.lmo` of the negative momentum, whose
-    norm as a convolution is at most 1, with strides, groups and transposed layers. Of a layer that `spectral_norm`
-    constrains, the step is that of the kernel before the division.
+    Muon orthogonalizes the momentum, reshaped to a matrix. With 3x3 taps, such a step of length 1 has a norm of up to 3
+    as a convolution, and of nearly 3 on real gradients. Here the step is the `specnorm.lmo` of the negative momentum,
+    whose norm as a convolution is at most 1, also for layers with strides or groups and transposed layers. In a layer
+    that `spectral_norm` constrains, the step changes the kernel before the division.
 
     Parameters
     ----------
     model_or_params : Module, or iterable of Parameter or dict
-        As of `SpectralBall`.
+        See `SpectralBall`.
     lr : float
         Length of a step.
     momentum : float, default 0.95
@@ -410,7 +410,7 @@ class MuonConv(_Layered):
     weight_decay : float, default 0
         Each step multiplies the weights by ``1 - lr weight_decay`` first.
     layers, rest : callable, optional
-        As of `SpectralBall`.
+        See `SpectralBall`.
     """
 
     def __init__(

@@ -126,7 +126,10 @@ class _Finder:
 
 def _steps_of(operator: ops.Operator, reads: tuple[int, ...], before: int) -> EntryProgram:
     """Return an operator as steps of a program with ``before`` steps: those of its own program, or itself alone."""
-    if not isinstance(operator, Composite):
-        return ((operator, reads),)
-    numbers = (*reads, *range(before + 1, before + len(operator.program)))
-    return tuple((step, tuple(numbers[source] for source in sources)) for step, sources in operator.program)
+    program: Sequence[tuple[ops.Operator, tuple[int, ...]]] = ((operator, tuple(range(len(reads)))),)
+    if isinstance(operator, Composite):
+        program = operator.program
+    elif isinstance(operator, ops.LogAddExp) and len(reads) == 2:
+        program = operator.written_out([(), ()])
+    numbers = (*reads, *range(before + 1, before + len(program)))
+    return tuple((step, tuple(numbers[source] for source in sources)) for step, sources in program)

@@ -27,7 +27,7 @@ EntryProgram: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
 of operator i - 1. (`base.Program` is the same with several arguments.)"""
 ENTRYWISE = (
     ops.Pointwise, ops.Add, ops.Scale, ops.Product, ops.Quotient, ops.Maximum, ops.Minimum, ops.Where, ops.Compare,
-    ops.Choose, ops.Sign, ops.Identity, ops.Constant,
+    ops.Choose, ops.Sign, ops.Identity, ops.Constant, ops.LogAddExp,
 )  # fmt: skip
 """Operators that programs are made of."""
 MOST_THRESHOLDS = 16

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, around, enclosing, host
-from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.regions import Region
 
 FloatArray: TypeAlias = NDArray[Any]
@@ -41,6 +40,8 @@ Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
 operators in order."""
 UNDERFLOW = 2.0**-1000
 """Upper bound of what underflow can take from one entry; each of its products loses at most 2^-1074."""
+ERROR_OF_OFFSETS = 2.0**-47
+"""Error of an offset that is computed, as a share of the sizes of its terms."""
 MOST_ENTRIES_AT_ONCE = 2**23
 """Largest number of entries that are computed at once: of the matrix of a linear map, or of a batch."""
 MOST_KEPT_NUMBERS = 2**24
@@ -277,9 +278,6 @@ class Operator:
     is_monotone_and_exact: ClassVar[bool] = False
     """Whether each entry of the value is a nondecreasing function of each entry of the inputs, and `run` computes it
     without rounding."""
-    library_roundings: ClassVar[int | None] = None
-    """Relative error of another library's value, as a multiple of its unit roundoff, besides underflow; None: that of
-    `rounding`."""
     is_layer: ClassVar[bool] = False
     """Whether it is bounded by the norm of its kernel (``layer``), with padding before and scaling after it."""
     units_say_more: ClassVar[bool] = False
@@ -363,29 +361,19 @@ class Operator:
             return None
         return enclosing((low, high)) if place.fits(low.shape) else None
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        """Bound the difference of another library's value from ``result``, which `run` returned for ``values``.
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        """Return the size that roundings of each entry are relative to; `run` returned ``result`` for ``values``.
 
-        The other library computes with the unit roundoff ``unit``. Both roundings are counted, its and that of `run`.
+        It is the sum of the absolute values of the terms of a linear map, since they may cancel.
         """
-        if self.library_roundings is not None:
-            return np.asarray(self.library_roundings * unit * abs(result) + smallest_positive(unit))
         linear = self.linear_map(Place(tuple(value.shape for value in values), result.shape))
-        if linear is None or not (linear.roundings or linear.offset):
-            return 0.0
+        if linear is None:
+            return abs(result)
         size = linear.absolute([abs(value)[None] for value in values])[0]
         if linear.offset is not None:
             offset, error = linear.offset()
-            size = size + abs(offset) + error / unit
-        # Sums in any order, with products rounded or fused, have an error of gamma(n) times the sum of the absolute
-        # values of the terms. It counts twice: for the other library and for `run`. Each product may underflow, too.
-        allowed: FloatArray = 2 * (linear.roundings + 4) * unit * size + linear.roundings * smallest_positive(unit)
-        return allowed
+            size = size + abs(offset) + error / ERROR_OF_OFFSETS
+        return size
 
     def written_out(self, before: Sequence[Shape]) -> Program | None:
         """Return the operator as a program of simpler ones, for inputs of the shapes ``before``; None if there is none.
@@ -567,17 +555,9 @@ class Pointwise(Operator):
         """Return intervals of the values on intervals, rounded outward; infinite if unknown."""
         return np.full(low.shape, -np.inf), np.full(high.shape, np.inf)
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # Libraries promise a few roundings of the result. They may also round the argument, which changes the result of
-        # a function with slopes of about 1 by a few roundings of the argument. Sixteen of each cover both.
-        if self.library_roundings is not None:
-            return super().rounding(values, result, unit)
-        return 16 * unit * (abs(result) + abs(values[0]))
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        # Functions with slopes of about 1 change by roundings of their argument.
+        return abs(result) + abs(values[0])
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values

@@ -16,12 +16,15 @@ from specnorm_networks.certified.operators.base import (
     NoBoundError,
     Operator,
     Place,
+    Pointwise,
     Program,
     Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
+from specnorm_networks.certified.operators.curved import VALUE_ERROR
 from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.piecewise import ReLU
+from specnorm_networks.certified.operators.smooth import Softplus
 from specnorm_networks.certified.operators.steep import hint
 
 
@@ -31,6 +34,8 @@ class Extreme(Operator):
     rule = "extreme"
     is_monotone_and_exact = True
     join: ClassVar[np.ufunc]
+    rectifier: ClassVar[Pointwise] = ReLU()
+    """Function f with which the join of u and v is v + f(u - v), or v - f(v - u) for the smallest."""
 
     def combine(self, bounds: Sequence[float], place: Place) -> float:
         """Return the root of the sum of squares of the inputs' constants, each times sqrt(r) for r copies."""
@@ -40,16 +45,16 @@ class Extreme(Operator):
         return np.asarray(functools.reduce(self.join, values))
 
     def written_out(self, before: Sequence[Shape]) -> Program:
-        """Write extremes two by two: ``max(u, v) = v + relu(u - v)``, ``min(u, v) = v - relu(v - u)``."""
+        """Write extremes two by two, by the `rectifier`: ``max(u, v) = v + relu(u - v)``, for example."""
         if len(before) == 1:
             return [(Add((1.0,)), (0,))]
         if len(before) == 2:
-            u, v, difference, relu = range(4)
-            sign = 1.0 if self.join is np.maximum else -1.0
+            u, v, difference, rectified = range(4)
+            sign = -1.0 if self.join is np.minimum else 1.0
             return [
                 (Add((sign, -sign)), (u, v)),
-                (ReLU(), (difference,)),
-                (Add((1.0, sign)), (v, relu)),
+                (self.rectifier, (difference,)),
+                (Add((1.0, sign)), (v, rectified)),
             ]
         # A tournament: the inputs have the first numbers, the result of each step has the next one, and step k combines
         # the values 2 k and 2 k + 1.
@@ -69,10 +74,27 @@ class Minimum(Extreme):
     join = np.minimum
 
 
+class LogAddExp(Extreme):
+    """``log(exp(u) + exp(v))``: its slopes are positive, and their sum is 1, so that it changes as a maximum does."""
+
+    is_monotone_and_exact = False
+    join = np.logaddexp
+    rectifier = Softplus()
+
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
+        low, high = (self.run(*ends) for ends in zip(*(x.ends for x in ranges), strict=True))
+        down = host.next_down(low - VALUE_ERROR * (1 + abs(low)))
+        up = host.next_up(high + VALUE_ERROR * (1 + abs(high)))
+        down = np.where(np.isfinite(low), down, -math.inf)
+        return enclosing((down, np.where(np.isfinite(high), up, math.inf))) if place.fits(low.shape) else None
+
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        return np.asarray(abs(result) + functools.reduce(np.maximum, map(abs, values)))
+
+
 class ProductOrQuotient(Operator):
     """A product or a quotient: a change of one input is multiplied by a factor that depends on the ranges."""
 
-    library_roundings = 4  # it rounds once, and so do we; a quotient may be computed as a product with an inverse
     reason: ClassVar[str]
     """Why there is no constant if the ranges of the inputs are unknown."""
 
@@ -174,16 +196,6 @@ class Compare(Jump):
         at_low = self.run(x.low)
         at_high = self.run(x.high)
         return enclosing((np.minimum(at_low, at_high), np.maximum(at_low, at_high)))
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The other library rounds the threshold, perhaps past the value.
-        is_next_to_threshold = abs(values[0] - self.threshold) <= 2 * unit * abs(self.threshold)
-        return np.where(is_next_to_threshold, 1.0, 0.0)
 
 
 class Choose(Operator):

@@ -239,16 +239,8 @@ class Matrices(Operator):
     def run(self, *values: FloatArray) -> FloatArray:
         return self._product(values[0], np.asarray(self.constant()))
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The error is gamma(number of terms) times the sum of their absolute values, for the other library and for us.
-        constant = np.asarray(self.constant())
-        sum_of_sizes = self._product(abs(values[0]), abs(constant))
-        return 2 * (constant.size + 2) * unit * sum_of_sizes
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        return self._product(abs(values[0]), abs(np.asarray(self.constant())))
 
     def _product(self, x: FloatArray, constant: FloatArray) -> FloatArray:
         try:

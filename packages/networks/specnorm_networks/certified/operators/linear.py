@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from specnorm.proof import host, padding_rules
 from specnorm_networks.certified.operators import broadcasting
 from specnorm_networks.certified.operators.base import (
+    ERROR_OF_OFFSETS,
     Apply,
     FloatArray,
     Linear,
@@ -54,8 +55,6 @@ class Scale(Linear):
     """Whether the factors are exact; else they were computed with up to `FACTOR_ROUNDINGS` roundings. 0 is exact."""
     divisors: FloatArray | None = None
     """The exact inverses of the factors, for quotients by constants; None for other factors."""
-    size_of_offset_terms: FloatArray | None = None
-    """For batch normalization: the sum of the absolute values of the two terms whose difference is the offset."""
 
     @property
     def is_accurate(self) -> bool:
@@ -93,17 +92,6 @@ class Scale(Linear):
         return frozenset(
             axis for axis in range(len(place.after)) if axis < missing_axes or shape[axis - missing_axes] == 1
         )
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        allowed = super().rounding(values, result, unit)
-        if self.size_of_offset_terms is None:
-            return allowed
-        return allowed + 2 * (SCALED_ENTRY_ROUNDINGS + 4) * unit * self.size_of_offset_terms
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         values = np.asarray(self.values, dtype=np.float64)
@@ -148,13 +136,13 @@ def normalisation(
     # A factor of 0 is taken as exact, so a factor that underflows is rounded to the other neighbour.
     factor = np.where((factor == 0) & (weight != 0), np.copysign(SMALLEST_SUBNORMAL, weight), factor)
     shape_along_axis_1 = (-1, *(1,) * (ndim - 2))
-    sizes = (abs(shift) + abs(mean * factor)).reshape(shape_along_axis_1)
 
     def offset() -> tuple[FloatArray, FloatArray]:
         # The error covers the roundings of the factor, of the product and of the difference.
-        return (shift - mean * factor).reshape(shape_along_axis_1), sizes * 2.0**-47
+        error = (abs(shift) + abs(mean * factor)) * ERROR_OF_OFFSETS
+        return (shift - mean * factor).reshape(shape_along_axis_1), error.reshape(shape_along_axis_1)
 
-    return Scale(factor.reshape(shape_along_axis_1), offset, size_of_offset_terms=sizes)
+    return Scale(factor.reshape(shape_along_axis_1), offset)
 
 
 class Add(Linear):
@@ -445,7 +433,7 @@ class Pad(Linear):
 
     def lipschitz(self, place: Place) -> float:
         if self.mode not in _NUMPY_MODES or any(min(pair) < 0 for pair in self.pads):
-            raise NoBoundError(f"padding by {self.mode} has no rule")
+            raise NoBoundError(f"padding mode {self.mode} is not supported")
         if self.mode == "zeros":
             return 1.0
         counts = []

@@ -25,8 +25,6 @@ class SameOrder(Move):
 class Identity(SameOrder):
     """The same entries at the same positions."""
 
-    library_roundings = 1  # a cast to another precision is an identity that rounds
-
     def alike(self, place: Place) -> frozenset[int]:
         return place.axes
 

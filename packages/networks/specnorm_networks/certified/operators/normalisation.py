@@ -59,7 +59,6 @@ class Normalise(Operator):
     """
 
     rule = "normalise"
-    library_roundings = 16  # the rounding of the length is counted at the node that computes it
     axes: tuple[int, ...]
     eps: float
     form: Form = "mean square"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -124,16 +123,6 @@ class TwoSlopes(Piecewise):
         below, above = self.below_and_above()
         return Piece(-math.inf, 0.0, below), Piece(0.0, math.inf, above)
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The other library may have rounded the slope, and rounds its product with x.
-        products_are_exact = all(np.isin(slope, (-1.0, 0.0, 1.0)).all() for slope in self.below_and_above())
-        return 0.0 if products_are_exact else 4 * unit * abs(result)
-
 
 class ReLU(TwoSlopes):
     """max(x, 0)."""
@@ -148,6 +137,9 @@ class Abs(TwoSlopes):
     """|x|."""
 
     constant_slopes = (-1.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.asarray(abs(x))  # 0, not -0: its inverse is infinity
 
 
 class Negative(TwoSlopes):
@@ -184,13 +176,3 @@ class HardTanh(Piecewise):
         above = Piece(self.high, math.inf, 0.0, self.high)
         # Nothing is below a limit of -infinity, or above one of infinity.
         return tuple(piece for piece in (below, inside, above) if piece.start < piece.end)
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The other library may have rounded the limits; other values are exact.
-        is_limit = np.isin(result, (self.low, self.high))
-        return np.where(is_limit, 2 * unit * abs(result), 0.0)

@@ -18,7 +18,6 @@ from specnorm_networks.certified.operators.base import (
     Shape,
     entries_along,
 )
-from specnorm_networks.certified.operators.formats import smallest_positive
 from specnorm_networks.certified.operators.moves import Identity, Reshape
 from specnorm_networks.certified.operators.steep import ROUNDINGS_OF_EXP
 from specnorm_networks.certified.operators.windows import WindowMaximum
@@ -100,16 +99,6 @@ class Norm(Length):
         high = host.next_up(host.inflate(norm_of_largest, n + 8))
         return enclosing((low, np.where(norm_of_largest == 0, 0.0, high)))
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # A sum of n squares, in any order, which may underflow, and its root.
-        n = entries_along(values[0].shape, self.axes)
-        return np.asarray((n + 4) * unit * abs(result) + math.sqrt(n * smallest_positive(unit)))
-
 
 class LogSumExp(Length):
     """``log(sum(exp(x)))`` along axes: its gradient is a softmax, of 2-norm at most 1."""
@@ -121,6 +110,9 @@ class LogSumExp(Length):
         with np.errstate(all="ignore"):
             total = base + np.log(np.exp(x - base).sum(axis=self.axes, keepdims=True))
         return np.asarray(total if self.keep else total.squeeze(self.axes))
+
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        return abs(result) + abs(values[0]).max(axis=self.axes, keepdims=self.keep, initial=0.0)
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         """Return the values at both ends, as it rises with each entry."""
@@ -134,19 +126,6 @@ class LogSumExp(Length):
             high = high + (roundings + abs(high)) * 2.0**-52
         return enclosing((np.where(np.isfinite(low), low, -math.inf), np.where(np.isfinite(high), high, math.inf)))
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The logarithm has the absolute error that its sum has relatively: of n terms, and |x| roundings in exp(x). If
-        # the library does not subtract the largest entry, terms may underflow.
-        n = entries_along(values[0].shape, self.axes)
-        largest = abs(values[0]).max(axis=self.axes, keepdims=self.keep, initial=0.0)
-        underflow = 4 * np.logaddexp(0.0, math.log(2 * max(n, 1) * smallest_positive(unit)) - result)
-        return np.asarray(2 * unit * (n + 16 + largest + abs(result)) + underflow)
-
 
 class _Probabilities(Operator):
     """Probabilities along axes, or their logarithms."""
@@ -159,16 +138,6 @@ class _Probabilities(Operator):
         (x,) = ranges
         low, high = self.limits
         return enclosing((np.full(x.shape, low), np.full(x.shape, high)))
-
-    def relative_error(self, x: FloatArray) -> FloatArray:
-        """Bound the relative error of a probability, in unit roundoffs.
-
-        It comes from the terms of the sum, from elementary functions, and from the differences d of entries and their
-        maximum: a relative error u of d makes one of u |d| in exp(d).
-        """
-        largest = x.max(axis=self.axes, keepdims=True, initial=-math.inf)
-        largest_difference = largest - x.min(axis=self.axes, keepdims=True, initial=math.inf)
-        return np.asarray(entries_along(x.shape, self.axes) + 16 + largest_difference)
 
 
 class Softmax(_Probabilities):
@@ -187,14 +156,6 @@ class Softmax(_Probabilities):
             powers = np.exp(x - x.max(axis=self.axes, keepdims=True, initial=-math.inf))
             return np.asarray(powers / powers.sum(axis=self.axes, keepdims=True))
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        return np.asarray(2 * self.relative_error(values[0]) * (unit * abs(result) + smallest_positive(unit)))
-
 
 class LogSoftmax(_Probabilities):
     """Logarithm of `Softmax`: of norm sqrt(n) for n classes.
@@ -212,17 +173,8 @@ class LogSoftmax(_Probabilities):
             difference = x - x.max(axis=self.axes, keepdims=True, initial=-math.inf)
             return np.asarray(difference - np.log(np.exp(difference).sum(axis=self.axes, keepdims=True)))
 
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        return abs(result) + abs(values[0]).max(axis=self.axes, keepdims=True, initial=0.0)
+
     def lipschitz(self, place: Place) -> float:
         return host.root_up(max(entries_along(place.shape, self.axes), 1))
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The logarithm has the absolute error that its sum has relatively; differences add the errors of their terms.
-        # If a probability p underflows, it changes by at most twice the smallest number, and its logarithm by at most
-        # log(1 + 2 smallest / p); four times that is allowed.
-        underflow = 4 * np.logaddexp(0.0, math.log(2 * smallest_positive(unit)) - result)
-        return np.asarray(2 * unit * (self.relative_error(values[0]) + abs(result)) + underflow)

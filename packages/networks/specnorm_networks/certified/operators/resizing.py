@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
-
 from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import AxisResizing, Row
@@ -78,30 +76,20 @@ class Resize(Linear):
         """Return pixels and weights of each output along each axis that does not stay as it is."""
         kind = self.nearest if self.mode == "nearest" else self.mode
         if kind not in ("linear", *axes.ROUNDINGS) or self.coordinates not in axes.COORDINATES:
-            raise NoBoundError(f"resizing by {self.mode} ({self.nearest}, {self.coordinates} coordinates) has no rule")
+            raise NoBoundError(
+                f"resizing by {self.mode} ({self.nearest}, {self.coordinates} coordinates) is not supported"
+            )
         if len(before) != len(self.scales):
             raise NoBoundError(f"resizing of {len(self.scales)} axes of a value of shape {before}")
         rows_of_axis = {}
         for axis, resizing in self._resizings(before).items():
             if max(resizing.size, resizing.outputs) > axes.LONGEST:
-                raise NoBoundError(f"resizing of more than {axes.LONGEST} pixels has no rule: {resizing}")
+                raise NoBoundError(f"resizing of more than {axes.LONGEST} pixels is not supported: {resizing}")
             rows_of_axis[axis] = axes.resized_rows(resizing, kind)
         return rows_of_axis
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        # A library that rounds the scale moves coordinates by a rounding of the number of pixels.
         (x,) = values
-        if self.mode == "nearest":
-            return 0.0
-        # A coordinate whose error is d changes the two weights of a row by 2 d in sum; and weights are rounded.
-        # Libraries compute coordinates in single precision at best.
-        coordinate_unit = max(unit, 2.0**-24)
-        error = 0.0
-        for resizing in self._resizings(x.shape).values():
-            error += coordinate_unit + resizing.coordinate_error(coordinate_unit)
-        largest = float(np.max(abs(x), initial=0.0))
-        return super().rounding(values, result, unit) + 2 * error * largest
+        pixels = sum(resizing.size for resizing in self._resizings(x.shape).values())
+        return super().size_of_terms(values, result) + pixels * abs(x).max(initial=0.0)

@@ -6,7 +6,6 @@ Functions that are made of several of these, such as GELU, are in `curves`. The 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -118,18 +117,6 @@ class Softplus(Curved):
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         return rounded_slopes(sigmoid(low), sigmoid(high), self.slope_range)
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # From 20 on a library may return x itself, which is too small by log(1 + exp(-x)) <= exp(-x). Both the number
-        # 20 and the exponential are rounded.
-        (x,) = values
-        identity_error = np.where(x > 20 - 1e-4, 1.001 * np.exp(-abs(x)), 0.0)
-        return super().rounding(values, result, unit) + identity_error
-
 
 # -- exponentials below 0 ----------------------------------------------------------------------------------------------
 class ELU(Curved):
@@ -162,17 +149,6 @@ class ELU(Curved):
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         return super().between(low, high) if self.alpha >= 0 else Pointwise.between(self, low, high)
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # A library may compute exp(x) - 1 by a difference, whose error is relative to 1.
-        (x,) = values
-        difference_error = np.where(x < 0, 16 * unit * abs(self.alpha), 0.0)
-        return super().rounding(values, result, unit) + difference_error
 
 
 # -- waves -------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -44,22 +44,11 @@ class Sorted(Operator):
     lipschitz_constant = 1.0
     is_monotone_and_exact = True
     axis: int
-    by_sums: bool = field(default=False, kw_only=True)
-    """Whether the other library sorts pairs by sums, which round: ``v + relu(u - v)`` for the maximum of u and v."""
     units_say_more = True
 
     def groups(self, count: int) -> NDArray[np.intp]:
         """Return for each entry along the axis the number of its group: entries of one group are sorted together."""
         raise NoBoundError(f"{type(self).__name__} has no groups")
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The difference is at most twice the largest entry, and the sum at most that entry: three roundings of it.
-        return 4 * unit * abs(values[0]).max(axis=self.axis, keepdims=True, initial=0.0) if self.by_sums else 0.0
 
 
 class Sort(Sorted):
@@ -196,21 +185,10 @@ class Reflection(Operator):
             raise NoBoundError("its two maps differ where its sign is 0: it jumps")
         return norm
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # Each number is a sum of two products whose factors are rounded: relative to the sum of their absolute values.
-        (x,) = values
-        absolute = Reflection(self.axis, abs(self.sign), abs(self.below), abs(self.above))
-        size_of_form, size_below, size_above = absolute._form_and_maps(abs(x))
-        # Next to the border the other library may choose the other map.
-        form, below, above = self._form_and_maps(x)
-        is_near_border = abs(form) <= 16 * unit * size_of_form
-        difference = np.where(is_near_border, abs(above - below), 0.0)
-        return self._joined(16 * unit * np.maximum(size_above, size_below) + difference)
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        absolute = replace(self, below=abs(self.below), above=abs(self.above))
+        _, below, above = absolute._form_and_maps(abs(values[0]))
+        return self._joined(np.maximum(below, above))
 
     def _form_and_maps(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the linear form of all pairs (n/2, ...), the value of the map below, and that of the map above.

@@ -10,38 +10,23 @@ import numpy as np
 from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NotRunError, Place, Pointwise
 from specnorm_networks.certified.operators.curved import Extent
-from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.certified.operators.joins import Jump
 
 
-class _ToWhole(Jump):
-    """A function of each entry whose values are whole numbers."""
+class Floor(Jump):
+    """The largest whole number that is at most each entry."""
 
     is_monotone_and_exact = True
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # Just below a whole number the other library may have rounded the entry up to it.
-        (x,) = values
-        distance_to_whole = abs(x - np.rint(x))
-        may_be_rounded = distance_to_whole <= 4 * unit * abs(x)
-        return np.where(may_be_rounded, 1.0, 0.0)
-
-
-class Floor(_ToWhole):
-    """The largest whole number that is at most each entry."""
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
         return np.floor(x)
 
 
-class Truncated(_ToWhole):
+class Truncated(Jump):
     """The whole part of each entry: a cast to integers."""
+
+    is_monotone_and_exact = True
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
@@ -101,23 +86,16 @@ class LinearSpline(Pointwise):
         # Beyond the knots, x less the last one is rounded in proportion to both.
         farthest = max(abs(self.first), abs(self.first + len(self.values) - 1))
         size = np.maximum(abs(low), abs(high)) + farthest
-        error = self.rounding([size], least, UNITS["float64"])
+        error = 2.0**-49 * self.size_of_terms([size], least)
         down = least - error
         up = most + error
         is_known = np.isfinite(down) & np.isfinite(up)
         return np.where(is_known, down, -math.inf), np.where(is_known, up, math.inf)
 
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        steepest = float(abs(np.diff(self.values, axis=0)).max())
+        return np.asarray(abs(self.values).max() + steepest * abs(values[0]))
+
     def extent(self) -> Extent | None:
         slopes = np.diff(self.values, axis=0)
         return float(host.next_down(slopes.min())), float(host.next_up(slopes.max()))
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # As for every function of an entry, with the rounding of an argument that may be multiplied by a large slope.
-        steepest = float(abs(np.diff(self.values, axis=0)).max())
-        largest_value = float(abs(self.values).max())
-        return np.asarray(16 * unit * (largest_value + steepest * abs(values[0])))

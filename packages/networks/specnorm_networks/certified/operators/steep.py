@@ -16,7 +16,6 @@ import numpy as np
 from specnorm.proof import Interval, anything, enclosing, host, point
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LowHigh, NoBoundError, Place
 from specnorm_networks.certified.operators.curved import Curved
-from specnorm_networks.certified.operators.formats import smallest_positive
 
 ROUNDINGS_OF_EXP = 2**9
 """Roundings that stand for an exponential and a few operations on it: `curved.VALUE_ERROR` is 2^8 of them."""
@@ -48,6 +47,9 @@ class Steep(Curved):
         with np.errstate(all="ignore"):
             slopes = self.derivative(enclosing((low, high)))
         return slopes.ends if np.isfinite(slopes.ends).all() else None
+
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        return abs(result)
 
     def lipschitz(self, place: Place) -> float:
         """Return the largest absolute slope on the range in which the input is known to lie."""
@@ -95,15 +97,6 @@ class Log(Steep):
     def derivative(self, x: Interval) -> Interval:
         return x.inverse()
 
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        # The logarithm of a rounded argument has an absolute error: near 1 it is relative to 1.
-        return 16 * unit * (1 + abs(result))
-
 
 class Power(Steep):
     """``x^exponent`` for a whole exponent of at least 1."""
@@ -119,14 +112,6 @@ class Power(Steep):
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         return power_of(enclosing((low, high)), self.exponent).ends
-
-    def rounding(
-        self,
-        values: Sequence[FloatArray],
-        result: FloatArray,
-        unit: float,
-    ) -> FloatArray | float:
-        return (16 + self.exponent) * unit * abs(result) + smallest_positive(unit)
 
 
 def power_of(x: Interval, exponent: int) -> Interval:
@@ -151,7 +136,6 @@ def power_of(x: Interval, exponent: int) -> Interval:
 class Sqrt(Steep):
     """The root."""
 
-    library_roundings = 4
     positive = True
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -167,7 +151,6 @@ class Sqrt(Steep):
 class Reciprocal(Steep):
     """``scale / x``."""
 
-    library_roundings = 4
     scale: float = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:

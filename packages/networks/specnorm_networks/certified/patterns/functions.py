@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_alike, is_difference, kept_shape
+from specnorm_networks.certified.patterns.structure import (
+    NoPattern,
+    Structure,
+    are_alike,
+    is_difference,
+    is_sum_of_two,
+    kept_shape,
+)
 
 
 def as_function(node: Node, structure: Structure) -> Node:
-    """Return ``log(1 + exp(u))`` as softplus of u; ``1 / (1 + exp(-u))``, ``exp(u) / (1 + exp(u))`` as its sigmoid."""
+    """Return ``log(1 + exp(u))`` as softplus of u; ``1 / (1 + exp(-u))``, ``exp(u) / (1 + exp(u))`` as its sigmoid.
+
+    Also ``log(exp(u) + exp(v))``, and what JAX writes for it, as one operator.
+    """
     if isinstance(node.operator, ops.Quotient):
         return _sigmoid_by_quotient(node, structure)
+    if is_sum_of_two(node.operator):
+        return _log_of_sum_by_maximum(node, structure)
     is_sigmoid = isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1
     if not (is_sigmoid or isinstance(node.operator, ops.Log)):
         raise NoPattern
-    number, summand = structure.sum_with_number(structure.input_of(node))
+    total = structure.input_of(node)
+    number, summand = structure.sum_with_number(total)
     exponential = summand if number == 1 else node
     if not isinstance(exponential.operator, ops.Exp):
-        raise NoPattern
+        if is_sigmoid or not is_sum_of_two(total.operator):
+            raise NoPattern
+        return _log_add_exp(node, [_argument(structure.origin(name), structure) for name in total.inputs])
     u = structure.input_of(exponential)
     if not is_sigmoid and u.shape == node.shape:
         return replace(node, operator=ops.Softplus(), inputs=(u.name,))
@@ -33,6 +48,35 @@ def as_function(node: Node, structure: Structure) -> Node:
     if not is_sigmoid or not is_negation or structure[u.inputs[0]].shape != node.shape:
         raise NoPattern
     return replace(node, operator=ops.Sigmoid(), inputs=u.inputs)
+
+
+def _log_add_exp(node: Node, values: Sequence[Node]) -> Node:
+    if node.shape is None or any(value.shape != node.shape for value in values):
+        raise NoPattern
+    return replace(node, operator=ops.LogAddExp(), inputs=tuple(value.name for value in values))
+
+
+def _argument(node: Node, structure: Structure) -> Node:
+    """Return the value whose exponential a node is."""
+    if not isinstance(node.operator, ops.Exp):
+        raise NoPattern
+    return structure.input_of(node)
+
+
+def _log_of_sum_by_maximum(node: Node, structure: Structure) -> Node:
+    """Return ``max(u, v) + softplus(-|u - v|)`` as ``log(exp(u) + exp(v))``."""
+    for first, second in (node.inputs, node.inputs[::-1]):
+        largest, softplus = structure.origin(first), structure.origin(second)
+        if not isinstance(largest.operator, ops.Maximum) or not isinstance(softplus.operator, ops.Softplus):
+            continue
+        negative = structure.input_of(softplus)
+        distance = structure.input_of(negative)
+        if not isinstance(negative.operator, ops.Negative) or not isinstance(distance.operator, ops.Abs):
+            continue
+        difference = structure.input_of(distance)
+        if is_difference(difference.operator) and sorted(difference.inputs) == sorted(largest.inputs):
+            return _log_add_exp(node, [structure[name] for name in largest.inputs])
+    raise NoPattern
 
 
 def as_sigmoid_of_product(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:

@@ -1,7 +1,8 @@
 """Quotients of a value by a function of its 2-norm |x| ("length"): layer norm, RMS norm and division by the norm.
 
 These are x / max(|x|, eps), x / (|x| + eps), x / |x|, x / sqrt(mean(x^2) + eps) and x / sqrt(sum(x^2) + eps). They may
-also be written as products with an inverse. In (x - mean(x)) / sqrt(variance + eps), the variance may be written
+also be written as products with an inverse, x min(1, 1/|x|) among them, and value and length may be multiplied by
+numbers. In (x - mean(x)) / sqrt(variance + eps), the variance may be written
 max(mean(x^2) - mean(x)^2, 0).
 """
 
@@ -11,14 +12,18 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.operators.linear import SMALLEST_NORMAL
 from specnorm_networks.certified.operators.normalisation import Form
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure, is_difference, kept_shape
+
+LARGEST_FLOAT = float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,11 @@ class Divisor:
 
 
 def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
-    """Return two nodes in place of a quotient: the length of a value, and the value normalized by it.
+    """Return nodes in place of a quotient: the length of a value, the value normalized by it, and a multiple of that.
 
     ``fresh``: returns a name that no node has, similar to a given one.
     """
-    dividend, divisor = _quotient(node, structure)
+    factor, dividend, divisor = _quotient(node, structure)
     if divisor.form == "variance":
         # With y = x - mean(x), (x - mean(x)) / sqrt(variance(x) + eps) is y / sqrt(mean(y^2) + eps).
         value, mean = _difference(structure.origin(dividend), structure)
@@ -64,7 +69,62 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
         derived=True,
     )
     normalise = ops.Normalise(divisor.axes, divisor.eps, form)
-    return [length, replace(node, operator=normalise, inputs=(dividend, length.name))]
+    inputs = (dividend, length.name)
+    if factor == 1:
+        return [length, replace(node, operator=normalise, inputs=inputs)]
+    quotient = Node(fresh(f"{node.name}.quotient"), normalise, inputs, shape, node.label, derived=True)
+    return [length, quotient, replace(node, operator=_multiple(factor), inputs=(quotient.name,))]
+
+
+def _multiple(factor: Fraction) -> ops.Scale:
+    """Return the product with a number; `NoPattern` if a float is far from it."""
+    if not SMALLEST_NORMAL <= abs(factor) <= LARGEST_FLOAT:
+        raise NoPattern
+    rounded = float(factor)
+    return ops.Scale(np.array(rounded), exact=Fraction(rounded) == factor)
+
+
+def as_inverse_of_maximum(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+    """Return min(h, r / y) as r / max(y, r / h), for y >= 0 and r, h > 0: y is an absolute value or a length."""
+    cap = node.operator
+    if not isinstance(cap, ops.HardTanh) or cap.low != -math.inf or not 0 < cap.high < math.inf:
+        raise NoPattern
+    r, y = _inverse(structure.input_of(node), structure)
+    if not isinstance(y.operator, (ops.Abs, ops.Norm)) or y.shape != node.shape or r <= 0:
+        raise NoPattern
+    clamp = ops.HardTanh(_exact(r / Fraction(cap.high)), math.inf)
+    clamped = Node(fresh(f"{node.name}.clamped"), clamp, (y.name,), node.shape, node.label, derived=True)
+    return [clamped, replace(node, operator=ops.Reciprocal(_exact(r)), inputs=(clamped.name,))]
+
+
+def _inverse(node: Node, structure: Structure) -> tuple[Fraction, Node]:
+    """Return a number and the origin of a value by which it is divided."""
+    factor, inverse = _factor(node, structure)
+    if not isinstance(inverse.operator, ops.Reciprocal) or not math.isfinite(inverse.operator.scale):
+        raise NoPattern
+    return factor * Fraction(inverse.operator.scale), structure.input_of(inverse)
+
+
+def _factor(node: Node, structure: Structure) -> tuple[Fraction, Node]:
+    """Return a number that a value is multiplied by, and the value's origin; 1 and the node itself if there is none."""
+    scale = node.operator
+    if not isinstance(scale, ops.Scale) or scale.offset is not None or np.size(scale.values) != 1:
+        return Fraction(1), node
+    numbers = scale.values if scale.divisors is None else scale.divisors
+    number = float(np.asarray(numbers).item())
+    is_known = scale.exact or scale.divisors is not None
+    if not is_known or not math.isfinite(number) or number == 0 or structure[node.inputs[0]].shape != node.shape:
+        return Fraction(1), node
+    factor = Fraction(number) if scale.divisors is None else 1 / Fraction(number)
+    return factor, structure.input_of(node)
+
+
+def _exact(number: Fraction) -> float:
+    """Return a number as a float; `NoPattern` if it is none."""
+    rounded = float(number) if abs(number) <= LARGEST_FLOAT else math.inf
+    if not math.isfinite(rounded) or Fraction(rounded) != number:
+        raise NoPattern
+    return rounded
 
 
 def _are_same(node: Node, other: Node, structure: Structure) -> bool:
@@ -95,37 +155,57 @@ def as_norm(node: Node, structure: Structure) -> Node:
     return replace(node, operator=ops.Norm(axes, keep), inputs=(_squared(squares, structure),))
 
 
-def _quotient(node: Node, structure: Structure) -> tuple[str, Divisor]:
-    """Return the name of the dividend, and the divisor, of a quotient or a product with an inverse."""
+def _quotient(node: Node, structure: Structure) -> tuple[Fraction, str, Divisor]:
+    """Return a number, the name of the dividend, and the divisor, of a quotient or a product with an inverse.
+
+    The number is the one by which the quotient of both is multiplied.
+    """
     if isinstance(node.operator, ops.Quotient):
-        dividend, divisor = node.inputs
-        return dividend, _length_or_root(structure.before_broadcast(divisor), structure)
+        factor, dividend = _dividend(node.inputs[0], structure)
+        shrunk, divisor = _length_or_root(structure.before_broadcast(node.inputs[1]), structure)
+        return factor / shrunk, dividend, divisor
     if isinstance(node.operator, ops.Product):
-        for dividend, inverse in (node.inputs, node.inputs[::-1]):
+        for name, inverse in (node.inputs, node.inputs[::-1]):
             with suppress(NoPattern):
-                inverted = structure.before_broadcast(inverse)
-                if isinstance(inverted.operator, ops.Reciprocal) and inverted.operator.scale == 1:
-                    return dividend, _length_or_root(structure.input_of(inverted), structure)
+                number, inverted = _inverse(structure.before_broadcast(inverse), structure)
+                factor, dividend = _dividend(name, structure)
+                shrunk, divisor = _length_or_root(inverted, structure)
+                return factor * number / shrunk, dividend, divisor
     raise NoPattern
 
 
-def _length_or_root(node: Node, structure: Structure) -> Divisor:
+def _dividend(name: str, structure: Structure) -> tuple[Fraction, str]:
+    """Return a number by which a value is multiplied, and the name of the value."""
+    origin = structure.origin(name)
+    factor, node = _factor(origin, structure)
+    return factor, name if node is origin else node.name
+
+
+def _length_or_root(node: Node, structure: Structure) -> tuple[Fraction, Divisor]:
+    """Return a number, and a divisor that is multiplied by it."""
+    factor, node = _factor(node, structure)
     if isinstance(node.operator, ops.Sqrt):
-        return _mean_square(node.inputs[0], structure)
-    return _length(node, structure)
+        divisor = _mean_square(node.inputs[0], structure)
+    else:
+        of_length, divisor = _length(node, structure)
+        factor *= of_length
+    if factor <= 0:
+        raise NoPattern
+    return factor, divisor
 
 
-def _length(node: Node, structure: Structure) -> Divisor:
-    """Return max(|x|, eps), |x| + eps or |x| as a divisor."""
+def _length(node: Node, structure: Structure) -> tuple[Fraction, Divisor]:
+    """Return max(|x|, eps), |x| + eps or |x| as a divisor, and a number that it is multiplied by."""
     # Unless eps is read below, the divisor is |x| = max(|x|, 0).
     eps, norm = structure.sum_with_number(node)
     form: Form = "largest" if norm is node else "sum"
     if isinstance(node.operator, ops.HardTanh) and node.operator.high == math.inf:  # max(|x|, eps), as a clamp
         eps = node.operator.low
         norm = structure.input_of(node)
-    if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or not 0 <= eps < math.inf:
+    factor, norm = _factor(norm, structure)
+    if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or not 0 <= eps < math.inf or factor <= 0:
         raise NoPattern
-    return Divisor(norm.inputs[0], tuple(sorted(norm.operator.axes)), eps, form)
+    return factor, Divisor(norm.inputs[0], tuple(sorted(norm.operator.axes)), _exact(Fraction(eps) / factor), form)
 
 
 def _mean_square(name: str, structure: Structure) -> Divisor:

@@ -12,7 +12,7 @@ from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.functions import as_function, as_sigmoid_of_product, as_softmax
-from specnorm_networks.certified.patterns.normalisation import as_norm, as_normalisation
+from specnorm_networks.certified.patterns.normalisation import as_inverse_of_maximum, as_norm, as_normalisation
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import (
     as_extreme_of_moves,
@@ -58,7 +58,7 @@ def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str])
     ):  # fmt: skip
         with suppress(NoPattern):
             return [recognised(node, structure)]
-    for with_another in (as_normalisation, as_sorted_pairs, as_sigmoid_of_product):
+    for with_another in (as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_sigmoid_of_product):
         with suppress(NoPattern):
             return with_another(node, structure, fresh)
     return [node]

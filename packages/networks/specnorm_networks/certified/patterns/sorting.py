@@ -52,10 +52,9 @@ def as_sorted_pairs(node: Node, structure: Structure, fresh: Callable[[str], str
     axis = node.operator.axis
     is_descending = extremes[0].is_largest
     joined = Node(fresh(f"{node.name}.pairs"), node.operator, (u, v), node.shape, node.label, derived=True)
-    by_sums = not all(isinstance(each.operator, ops.Maximum | ops.Minimum) for each in (first, second))
-    sort: ops.Operator = ops.GroupSort(axis, 2, "strided", is_descending, by_sums=by_sums)
+    sort: ops.Operator = ops.GroupSort(axis, 2, "strided", is_descending)
     if node.operator.new:
-        sort = ops.Sort(axis, is_descending, by_sums=by_sums)
+        sort = ops.Sort(axis, is_descending)
     return [joined, replace(node, operator=sort, inputs=(joined.name,))]
 
 
@@ -72,7 +71,7 @@ def as_extreme_of_moves(node: Node, structure: Structure, fresh: Callable[[str],
     axis = len(node.shape)
     pair = ops.Concat(axis, new=True)
     pairs = Node(fresh(f"{node.name}.pairs"), pair, extreme.inputs, (*node.shape, 2), node.label, derived=True)
-    first = ops.Sort(axis, extreme.is_largest, first=1, by_sums=True)
+    first = ops.Sort(axis, extreme.is_largest, first=1)
     kept = Node(fresh(f"{node.name}.first"), first, (pairs.name,), (*node.shape, 1), node.label, derived=True)
     return [pairs, kept, replace(node, operator=ops.Reshape(node.shape), inputs=(kept.name,))]
 

@@ -1,0 +1,64 @@
+"""Execute a JAX function in double precision, whatever its own is: its trace is evaluated with wider types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import ClosedJaxpr, Literal
+
+_INLINED = ("call_jaxpr", "fun_jaxpr", "jaxpr")
+"""Parameters in which calls have what they call."""
+_LOOPS = ("scan", "while", "cond", "reduce")
+"""Primitives that call what their parameters have other than once."""
+
+
+def in_double(function: Callable[..., Any], inputs: Sequence[Any]) -> list[Any]:
+    """Return the outputs of a function for some inputs, computed in double precision.
+
+    Raises
+    ------
+    Exception
+        Any error of JAX, if a primitive takes no other types.
+    """
+    structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
+    # JAX keeps the trace of a function; a new one is traced anew, as a call of the function would compute anew.
+    trace: Any = jax.make_jaxpr(lambda *arrays: function(*arrays))(*structs)
+    with jax.enable_x64(True):
+        return _evaluated(trace, inputs)
+
+
+def _evaluated(trace: Any, inputs: Sequence[Any]) -> list[Any]:
+    """Return the outputs of a trace, each value in double precision."""
+    jaxpr = trace.jaxpr
+    values = dict(zip(jaxpr.constvars, map(_wide, trace.consts), strict=True))
+    values.update(zip(jaxpr.invars, map(_wide, inputs), strict=True))
+
+    def read(atom: Any) -> Any:
+        return _wide(jax.numpy.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else values[atom]
+
+    for call in jaxpr.eqns:
+        operands = [read(atom) for atom in call.invars]
+        called = next((call.params[name] for name in _INLINED if name in call.params), None)
+        if called is not None and call.primitive.name not in _LOOPS:
+            outputs = _evaluated(called if isinstance(called, ClosedJaxpr) else ClosedJaxpr(called, ()), operands)
+        else:
+            parameters = {name: _wide(parameter) for name, parameter in call.params.items()}
+            outputs = call.primitive.bind(*operands, **parameters)
+            outputs = outputs if call.primitive.multiple_results else [outputs]
+        values.update(zip(call.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _wide(x: Any) -> Any:
+    """Return an array, a data type or a trace in double precision; other objects as they are."""
+    if isinstance(x, tuple) and x and isinstance(x[0], ClosedJaxpr):  # branches
+        return tuple(map(_wide, x))
+    if isinstance(x, ClosedJaxpr):
+        structs = [jax.ShapeDtypeStruct(each.shape, _wide(each.dtype)) for each in x.in_avals]
+        return jax.make_jaxpr(lambda *inputs: _evaluated(x, inputs))(*structs)
+    if hasattr(x, "astype") and jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
+        return x.astype("float64")
+    is_type = isinstance(x, jax.numpy.dtype) and jax.numpy.issubdtype(x, jax.numpy.floating)
+    return jax.numpy.dtype("float64") if is_type else x

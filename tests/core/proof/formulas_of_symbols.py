@@ -1,0 +1,405 @@
+"""Functions of proofs about symbols, each alone, held against the formulas of their docstrings as in `formulas`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from core.proof.formulas import SINGLE, Violations, between, down, gamma, normal, up
+from core.proof.formulas_of_ends import DOUBLE, OWN, absolute, lengths, stack
+from helpers.assumptions import assumed, assumed_lower
+from helpers.libraries import OPS
+from numpy.typing import NDArray
+
+from specnorm.gram.proofs import powers
+from specnorm.proofs import host
+from specnorm.proofs import norms as norm_rules
+from specnorm.proofs.bound import (
+    ALL_FREQUENCIES,
+    HypothesisError,
+    _uppers,
+    as_array,
+    greatest,
+    least,
+)
+from specnorm.proofs.cells import Boxes, Cells, torus
+from specnorm.proofs.frequencies import Frequencies, half_grid_shape, half_lags
+from specnorm.supremum.proof import CentreMatrices, _limits_by_variation, eigenvalue_limits, proven_below
+from specnorm.symbols.proofs import lags as lag_rules
+from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.scalar import ScalarGram, largest_on_grid
+
+XP = OPS.xp
+
+
+def on_grid(kernels: Any, sizes: tuple[int, ...]) -> NDArray[Any]:
+    """Symbols (b, points, m, p) on a whole grid."""
+    b, m, p = kernels.shape[:3]
+    values = np.fft.fftn(kernels.astype(np.float64), sizes, axes=range(3, 3 + len(sizes)))
+    return np.moveaxis(values.reshape(b, m, p, -1), 3, 1).conj()
+
+
+def powers_on_grid(kernels: Any, t: int) -> tuple[tuple[int, ...], list[NDArray[Any]]]:
+    """The grid of H_t, and there G, H_1, ..., H_t."""
+    grid = powers.tap_grid(tuple(kernels.shape[3:]), t)
+    values = [on_grid(kernels, grid)]
+    for j in range(t):
+        left = values[-1] if j else np.conj(np.swapaxes(values[0], 2, 3))
+        values.append(left @ values[-1])
+    return grid, values
+
+
+def sums_in_rows(grid: tuple[int, ...], values: NDArray[Any]) -> NDArray[Any]:
+    """Sums (b, p) of the magnitudes of the taps of matrices on a grid, in each row."""
+    b, _, p, _ = values.shape
+    taps = np.fft.fftn(values.reshape(b, *grid, p, p), axes=range(1, 1 + len(grid))).real / math.prod(grid)
+    return np.asarray(np.abs(taps).reshape(b, -1, p, p).sum(axis=(1, 3)))
+
+
+KERNELS: tuple[Any, ...] = tuple(stack(*shape, seed=1) / 8 for shape in ((4, 3, 2, 3), (2, 3, 3), (2, 2, 2, 3, 2)))
+SMALL = replace(OPS, memory=4000)
+"""Of memory for a few frequencies, or columns, at a time."""
+
+
+def taps_of_powers() -> Violations:
+    """Taps of powers, the sums of their magnitudes, and their errors, which Parseval's sums bound."""
+    for kernels, t, ops in itertools.product(KERNELS, (1, 2), (OPS, SMALL)):
+        norms: Any = symbols.absolute_norm_up(kernels, xp=XP)
+        symbol = powers.KernelSymbol(kernels, norms, ops=ops)
+        found = powers.GramTaps(symbol, t, ops=ops).taps()
+        grid, values = powers_on_grid(kernels, t)
+        yield from up(f"sums of {kernels.shape}, {t}", found.sums, sums_in_rows(grid, values[-1]).max(axis=1))
+        m, p = kernels.shape[1:3]
+        squares = [3 * lengths(values[0]) ** 2, *(lengths(x) ** 2 for x in values[1:])]
+        rounded = [gamma(2 * m, DOUBLE) / 2, *[math.sqrt(2) * gamma(p + 3, DOUBLE)] * (t - 1)]
+        error = np.asarray(norms)[:, None] * 4 * symbols.relative_symbol_error(kernels, xp=XP)
+        for before, after, relative in zip(squares, squares[1:], rounded, strict=False):
+            norm = np.sqrt(np.sqrt(after) + before * relative)
+            error = (2 * norm + 3 * error) * error + before * relative
+        of_axes = [math.sqrt(2) * (gamma(2 * n + 8, DOUBLE) / 1.001 + 2.5 * phase()) for n in half_grid_shape(grid)]
+        of_transform = 1.001 * (sum(of_axes) + 4 * DOUBLE) * math.sqrt(math.prod(grid))
+        lost = np.sqrt((error**2).sum(axis=1)) + np.sqrt(squares[-1].sum(axis=1)) * of_transform
+        yield from up(f"errors of {kernels.shape}, {t}", found.lost, lost)
+        again = powers.GramSymbol(found, ops=ops)
+        n = math.prod(grid)
+        formula = found.lost + found.sums * 1.001 * (gamma(n - n // 2 + 4, DOUBLE) / 1.001 + 2.5 * phase())
+        yield from up(f"errors of the symbol of {kernels.shape}, {t}", again.error, formula)
+        point = Frequencies(np.asarray([[1, 2, 3][: len(grid)]]), (7, 8, 9)[: len(grid)])
+        angles = 2 * math.pi * point.numerators[0] / np.asarray(point.denominators)
+        waves = np.exp(1j * tuple_sums(kernels.shape[3:], angles))
+        g = (kernels.reshape(2, m, p, -1) * waves).sum(axis=3)
+        h = np.linalg.matrix_power(np.conj(np.swapaxes(g, 1, 2)) @ g, 2 ** (t - 1))
+        yield from up("a power", again.at(point)[:, 0] + 1.0, h.real + h.imag + 1.0 - 1e-12, 1e-9)
+
+
+def contractions() -> Violations:
+    """Products with tables along three axes."""
+    tables: Any = [normal(3, 2), normal(2, 3, seed=1), normal(4, 2, seed=2)]
+    x: Any = normal(1, 12, 2, 1, seed=3)
+    exact = np.einsum("ai,bj,ck,xijkpr->xabcpr", *tables, x.reshape(1, 2, 3, 2, 2, 1)).reshape(1, 24, 2, 1)
+    if not np.allclose(powers.contract(x, tables, xp=XP), exact, rtol=1e-12):
+        yield "products with tables"
+    kernels, shape = KERNELS[2], (2, 3, 2)
+    steps = {tuple(map(int, lag)): j for j, lag in enumerate(half_lags(shape))}
+    slopes: Any = normal(2, len(steps), 2, 2, seed=4)
+    found = lag_rules.lags_vjp(kernels, slopes, xp=XP)
+    exact = np.zeros_like(kernels)
+    for y, z in itertools.product(np.ndindex(*shape), repeat=2):
+        lag = tuple(b - a for a, b in zip(y, z, strict=True))
+        slope = slopes[:, steps[lag]] if lag in steps else np.swapaxes(slopes[:, steps[tuple(-x for x in lag)]], 1, 2)
+        exact[(..., *z)] += 2 * kernels[(..., *y)] @ slope
+    if not np.allclose(found, exact, rtol=1e-12):
+        yield "a gradient by lags"
+    whole = lag_rules.lag_products(kernels, kernels, ops=OPS)
+    if not np.allclose(lag_rules.lag_products(kernels, kernels, ops=replace(OPS, memory=1)), whole, rtol=1e-12):
+        yield "lags in parts"
+
+
+def tuple_sums(sizes: tuple[int, ...], angles: Any) -> NDArray[Any]:
+    """``k.theta`` of all taps k."""
+    return np.asarray(np.indices(sizes).reshape(len(sizes), -1).T @ angles)
+
+
+def phase() -> float:
+    return symbols.phase_error(DOUBLE)
+
+
+def norms_of_channels() -> Violations:
+    """Norms of channels by powers: roots of sums over their taps, which are hardly larger."""
+    for kernels, t, ops in [*itertools.product(KERNELS, (1, 2), (OPS, SMALL)), (KERNELS[1], 3, OPS)]:
+        tall = np.swapaxes(kernels, 1, 2) if kernels.shape[1] < kernels.shape[2] else kernels
+        grid, values = powers_on_grid(tall, t)
+        norms, *_ = powers.Powers(kernels, t, ops=ops).channel_norms()
+        yield from up(f"channels of {kernels.shape}, {t}", norms, sums_in_rows(grid, values[-1]) ** 0.5**t, 1e-9)
+        if t == 1:
+            norms, *_ = powers.lag_norms(kernels, ops=ops)
+            yield from up(f"lags of {kernels.shape}", norms, sums_in_rows(grid, values[-1]) ** 0.5, 1e-9)
+    first = powers.Taps(np.ones((1, 9, 1)), (3, 3), np.asarray([2.0]), np.asarray([0.5]))  # type: ignore[arg-type]
+    some = powers.Powers(KERNELS[0], 2, ops=OPS)
+    some._symbol_of(first, 1)
+    yield from up("an error of a square", some._last_error, 2 * 2.0 * 0.5 + 0.25)
+    for n_iter, m, p, grid, counts in ((1, 2, 3, (5, 3), (3, 3)), (2, 1, 9, (5, 9), (5, 5))):
+        *_, roundings = powers._error_factors(n_iter, m, p, grid, DOUBLE, True)
+        formula = (2**n_iter - 1) * (max(4 * m, p) * p + 16) + math.prod(counts) + 8
+        yield from between("roundings of errors", roundings, formula, formula)
+    many: Any = np.ones((1, 1, 1, 100, 101))
+    formula = many.size * 2.0**-14 * 4 * symbols.relative_symbol_error(many, xp=XP) * (1 + many.size * DOUBLE)
+    yield from up("the error of many taps", powers.Powers(many, 1, ops=OPS)._taps.symbol.error, formula)
+    tall: Any = np.ones((1, 10**5, 1, 1))
+    norm, *_ = powers.lag_norms(tall, ops=OPS)
+    yield from up("lags of many rows", norm, math.sqrt(1e5 * (1 + gamma(10**5 + 1, DOUBLE))))
+    with_zeros: Any = np.asarray([[[1.0, 0.0], [0.0, 2.0]]])[..., None]
+    yield from up("lags with zeros", powers.lag_norms(with_zeros, ops=OPS)[0], [[1.0, 2.0]])
+    one: Any = np.ones(1)
+    eps, tiny = 2.0**-20, 2.0**-40
+    for shape in ((2, 5, 3, 4), (5, 2, 4, 3)):
+        formula = 1 + 2 * eps * (math.sqrt(12 * 2) + 2) + tiny * 12 * math.sqrt(10)
+        yield from up("divisors", powers.divisors(one, shape, (eps, tiny), xp=XP), formula, 1e-14)
+
+
+# -- symbols of one column, and Gram polynomials -----------------------------------------------------------------------
+COLUMNS: Any = stack(4, 1, 2, 3, 2, seed=2)
+
+
+def scalars() -> Violations:
+    """Squares of symbols of one column, their error, and how far they move in a box."""
+    found = ScalarGram(COLUMNS, ops=OPS)
+    delta = math.sqrt(2) * 1.001 * sum(gamma(2 * k + 2, DOUBLE) / 1.001 + phase() for k in (2, 3, 2))
+    error = 1.001 * (gamma(2 * 4 + 2, DOUBLE) / 1.001 + 2 * delta + delta**2)
+    yield from up("the error of a scalar", found.error, error * absolute(COLUMNS) ** 2)
+    for columns in (COLUMNS, stack(4, 1, 2, 3, 2, 3, seed=2)):
+        shape = columns.shape[3:]
+        points = Frequencies(np.asarray([[1, 2, 3, 1], [2, 1, 0, 3]])[:, : len(shape)], (5, 7, 4, 9)[: len(shape)])
+        planes, _ = ScalarGram(columns, ops=OPS).planes_at(points, np.asarray([0, 1]))
+        angles = 2 * math.pi * points.numerators / np.asarray(points.denominators)
+        waves = np.exp(1j * np.stack([tuple_sums(shape, x) for x in angles]))
+        exact = (np.abs((columns.reshape(2, 4, -1) * waves[:, None, :]).sum(axis=2)) ** 2).sum(axis=1)
+        yield from between("planes", np.abs(np.asarray(planes)[:, 0, 0] / exact - 1).max(), 0.0, 1e-12)
+    sizes = (5, 6, 7)
+    values = lengths(on_grid(COLUMNS, sizes)).max(axis=1)
+    for ops in (OPS, SMALL):
+        largest, places, _ = largest_on_grid(COLUMNS, sizes, ops=ops)
+        yield from up("largest on a grid", largest, values)
+        if len(places) != 2:
+            yield f"{len(places)} places of two blocks"
+    boxes = torus((2, 3, 2))
+    bounds, kind = found.variation(boxes)
+    sizes_of_taps = np.sqrt((COLUMNS**2).sum(axis=(1, 2))).reshape(2, -1)
+    taps = np.indices((2, 3, 2)).reshape(3, -1).T
+    away = taps[None] - taps[sizes_of_taps.argmax(axis=1)][:, None]
+    moved = np.stack([np.minimum(2.0, boxes.largest_angle(x.astype(float))) for x in away])
+    yield from up("a variation", bounds[:, kind], (moved * sizes_of_taps[:, None, :]).sum(axis=2))
+    many: Any = np.ones((1, 1, 1, 100, 101))
+    low, high = np.asarray([[0, 0]]), np.asarray([[20, 24]])
+    turn = Boxes(low, high, (20, 24), np.asarray([49.5, 50.0]), False, np.eye(2, dtype=np.int64), np.zeros(2))
+    bounds, _ = ScalarGram(many, ops=OPS).variation(turn)
+    yield from up("a variation of many taps", bounds, 2 * (many.size - 1) * (1 + many.size * 2.0**-52))
+
+
+def polynomials() -> Violations:
+    """Coefficients, limits and errors of Gram polynomials, in double precision and as copies in single precision."""
+    kernels: Any = stack(4, 3, 2, 3, seed=3)
+    found = GramPolynomial(kernels, ops=OPS)
+    lags = lag_rules.Lags.of(kernels, ops=OPS)
+    norms = lengths(lags.values)
+    yield from up("norms of lags", found.norms, norms[:, 1:].max(axis=0))
+    terms = lag_rules.roundings(kernels, xp=XP) + norms.shape[1] + 4
+    relative = gamma(terms, DOUBLE) + 1.001 * math.sqrt(2) * phase()
+    yield from up("error of a polynomial", found.error, absolute(kernels) ** 2 * relative)
+    spread = np.abs(normal(5, norms.shape[1] - 1, seed=4)) * 2
+    moved = 2 * np.minimum(2.0, spread) @ norms[:, 1:].max(axis=0)
+    yield from up("variation of a polynomial", found.variation_sq(spread), moved)
+    forward, backward = np.asarray(lags.values), np.swapaxes(lags.values, 2, 3)
+    even, odd = np.abs(forward + backward), np.abs(forward - backward)
+    even[:, 0], odd[:, 0] = np.abs(forward[:, 0]), 0.0
+    sums = np.maximum(even, odd).sum(axis=(1, 3)).max()
+    of_copy = sums * (gamma(norms.shape[1] + 2, SINGLE) + 1.001 * math.sqrt(2) * 1.01 * SINGLE)
+    yield from up("magnitudes", found._norm_of_magnitudes(), sums)
+    copy = found.float32_copy()
+    yield from up("error of a copy", copy.error, found.error + of_copy)
+    copy.error = 0.25
+    found.truncation = 0.5
+    for norm in (0.5, 3.0):
+        found.tighten_truncation(assumed(norm))
+        yield from up("a truncation", found.truncation, 0.25)
+    copy._shrink, copy._lost = 0.75, 0.5
+    limits = np.asarray([2.0, 3.0, 0.1])
+    formula = np.maximum(limits * 0.75 - 0.5, 0.0) ** 2 - 0.25
+    yield from down("limits of eigenvalues", copy.eigenvalue_limit_of_norm(limits), formula)
+    yield from up("norms by limits", copy.norm_up(np.asarray([2.0, -1.0])), [(1.5 + 0.5) / 0.75, 0.5 / 0.75])
+    planes: tuple[Any, ...] = (normal(2, 3, 1), normal(2, 3, 1, seed=1))
+    a, b = (planes[0] + 1j * planes[1])[:, :1], (planes[0] + 1j * planes[1])[:, 1:]
+    copy.rank, copy.truncation = 1, 0.5
+    matrices, _ = copy.reduced(*planes, np.asarray([1.5, 2.5]))
+    exact = (a + np.conj(np.swapaxes(b, 1, 2)) @ b / np.asarray([1.0, 2.0])[:, None, None]).real
+    yield from up("a reduced matrix", np.asarray(matrices).real - a.real, exact - a.real)
+
+
+def limits_of_cells() -> Violations:
+    """Limits by variation less the errors, and what a factorization proves beside a reduction's error."""
+    scalar, boxes = ScalarGram(COLUMNS, ops=OPS), torus((2, 3, 2))
+    few = boxes[np.arange(0, len(boxes), 7)]
+    variation, kind = scalar.variation(few)
+    threshold = float(2 * variation.max())
+    limits, kinds = _limits_by_variation(scalar, few, threshold)
+    yield from down("limits of scalars", limits, (threshold - variation) ** 2 - scalar.error)
+    if (np.asarray(kinds) != np.asarray(kind)).any():
+        yield "kinds of boxes"
+    polynomial = GramPolynomial(stack(4, 3, 2, 3, seed=3), ops=OPS)
+    few = torus((2, 3))[np.arange(0, 19, 4)]
+    cells = Cells(few, np.zeros(len(few), dtype=np.int64), None, False)
+    threshold = 1e3 * float(polynomial.norms.max())
+    moved = polynomial.variation_sq(few.largest_angle(polynomial.lags[1:]))
+    for error in (polynomial.error, 1e3 * threshold):
+        polynomial.error = error
+        by_variation = threshold**2 - 3 * error - moved
+        by_lemma = np.maximum(np.cos(few.radius) * threshold, 0.0) ** 2 - error
+        found = eigenvalue_limits(polynomial, cells, threshold)
+        yield from down("limits of a polynomial", found, np.maximum(by_variation, by_lemma))
+    for dtype in (np.complex128, np.complex64):
+        matrices: Any = np.ones((2, 1, 1), dtype=dtype)
+        formed = CentreMatrices._made(polynomial, cells, np.arange(2), np.zeros(2), matrices, np.asarray([0.25, 0.5]))
+        for limits, proven in (([1.2499, 1.51], [False, True]), ([1.251, 1.4999], [True, False])):
+            if proven_below(formed, np.asarray(limits), ops=OPS).tolist() != proven:
+                yield f"limits {limits} of {dtype.__name__} matrices"
+
+
+# -- many terms, whose number shows, and other norms -------------------------------------------------------------------
+def many_terms() -> Violations:
+    """Allowances for as many roundings as there are taps, or rows: of ones, whose sums are exact."""
+    many: Any = np.ones((1, 1, 1, 100, 101))
+    taps = many.size
+    yield from up("magnitudes of many taps", symbols.absolute_norm_up(many, xp=XP), taps * (1 + taps * DOUBLE))
+    relative = gamma(taps + 1, DOUBLE) + 1.001 * math.sqrt(2) * phase()
+    yield from up("relative error of many taps", symbols.relative_symbol_error(many, xp=XP), relative)
+    rows = 10**5
+    column: Any = np.ones((1, rows, 1))
+    vector: Any = np.ones((1, 1))
+    kappa = gamma(1 + 8, DOUBLE) / 1.001
+    error = rows * gamma(rows, DOUBLE)
+    limit = rows * (1 + 2 * kappa + 48 * DOUBLE)
+    found = norm_rules.GramProof(column, ops=OPS).norm_up_near(vector)
+    yield from up("norm by a factorization", found, math.sqrt(limit + error * (1 + rows * DOUBLE)))
+    orthogonal: Any = np.stack([np.ones(rows), (-1.0) ** np.arange(rows)], axis=1)[None]
+    found = norm_rules.matrix_norm_up(orthogonal, ops=OPS)
+    limit = rows * (1 + 4 * gamma(2 + 8, DOUBLE) / 1.001 + 16 * DOUBLE)
+    yield from up("norm by an eigenvalue", found, math.sqrt(limit + 2 * error * (1 + 2 * rows * DOUBLE)))
+    found = norm_rules.gram_iteration_up(column, 1, xp=XP)
+    yield from up("norm by a product", found, math.sqrt(rows + error * (1 + 2 * rows * DOUBLE)))
+    size = 300
+    share = gamma(size + 8, DOUBLE) / 1.001
+    share = share / (1 - share) * size * 1.001
+    for beyond in (1e-4, 5e-4):
+        shifted = -beyond * np.eye(size)[None]
+        proven = norm_rules.gram_below(shifted, np.ones(1), ops=OPS)  # type: ignore[arg-type]
+        if bool(np.asarray(proven)[0]) is not (beyond * share < 4 * (size + 8) * DOUBLE * share + 22 * DOUBLE):
+            yield f"a loss that is {beyond} above its room"
+    losing: Any = np.diag([0.5, -1e12])[None]
+    if norm_rules.gram_below(losing, np.ones(1), ops=OPS)[0]:  # type: ignore[arg-type]
+        yield "a loss of a thousandth of the limit"
+
+
+def norms_of_matrices() -> Violations:
+    """Norms of matrices and of blocks where the formula is that of a few numbers."""
+    blocks: Any = np.asarray([1.0, 3.0]).reshape(2, 1, 1, 1, 1) * np.ones((2, 1, 1, 2, 3))
+    yield from up("by Frobenius", norm_rules.norm_by_frobenius(blocks, ops=OPS).value, 18.0)
+    yield from up("by magnitudes", norm_rules.norm_by_magnitudes(-blocks, ops=OPS).value, 18.0)
+    for shape in ((1, 1, 1, 2, 1), (1, 1, 1, 1, 2), (1, 1, 1, 2)):
+        try:
+            norm_rules.norm_of_one_tap(np.ones(shape), assumed(1.0, norm_rules.norm_of_stack((1, 1, 1))))  # type: ignore[arg-type]
+        except HypothesisError:
+            continue
+        yield f"one tap of {shape}"
+    for zeros in ([[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [1, 1]], [[0, 1], [0, 1]]):
+        several: Any = np.asarray([zeros, np.eye(2)], dtype=float)[..., None]
+        if norm_rules._has_single_entries(several, ops=OPS):
+            yield f"one entry of {zeros}"
+    negative: Any = -np.ones((1, 1, 1))
+    if not norm_rules.largest_eigenvalue_up(negative, xp=XP)[0] >= 0:
+        yield "an eigenvalue below 0"
+    factors: Any = np.tril(np.abs(stack(5, 5, seed=5)))
+    g = gamma(13, DOUBLE) / 1.001
+    weighted = np.sqrt(g * np.arange(9, 14) / 13)[:, None] * factors
+    x = weighted.sum(axis=2, keepdims=True)
+    exact = (weighted @ (np.swapaxes(weighted, 1, 2) @ x) / x).max(axis=(1, 2))
+    yield from up("the loss of a factor", norm_rules.factor_loss(factors, ops=OPS), exact)
+    u: Any = np.asarray([[[0.9, 0.0], [0.0, 1.1], [0.0, 0.0]]])
+    vh: Any = np.asarray([[[1.0, 0.0], [0.1, 1.0]]])
+    s: Any = np.asarray([[3.0, 2.0]])
+    a: Any = u * s[:, None, :] @ vh + 0.01 * normal(1, 3, 2)
+    defects = [np.linalg.norm(q - np.eye(2)) for q in (u[0].T @ u[0], vh[0] @ vh[0].T)]
+    shrinkage = math.sqrt((1 - defects[0]) * (1 - defects[1]))
+    distance = float(lengths(a - u * s[:, None, :] @ vh)[0]) + 0.02
+    found = norm_rules.singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)  # type: ignore[arg-type]
+    yield from down("singular values", found, s * shrinkage - distance)
+
+
+def claims_in_floats() -> Violations:
+    """Claims of several blocks, in single precision, and times powers of two where these are subnormal."""
+    first, second = assumed(1.0), assumed(2.0)
+    yield from up("the least", least(first, second, None).value, 1.0)
+    lowers = assumed_lower(1.0), assumed_lower(2.0)
+    yield from down("the greatest", greatest(*lowers).value, 2.0)
+    several: Any = np.asarray([[1.0, 3.0], [5.0, 4.0]])
+    found = [x.value for x in _uppers(several, ALL_FREQUENCIES, "words", ops=OPS)()]
+    yield from up("claims of blocks", found, [3.0, 5.0])
+    narrow = replace(OPS, wide_dtype="float32")
+    like: Any = np.ones(1)
+    value = 1 + 2.0**-40
+    yield from up("a claim in single precision", as_array([assumed(value)], like, ops=narrow), value, 1e-6)
+    yield from down("a claim in single precision", as_array([assumed_lower(value)], like, ops=narrow), value, 1e-6)
+    for odd in (2**30 + 1, 2**30 + 3):
+        half, exact = math.ldexp(odd, -1074), math.ldexp(odd, -975)
+        yield from up("scaled up", math.ldexp(host.scaled_up(half, -1), 100), exact, 1e-8)
+        yield from down("scaled down", math.ldexp(host.scaled_down(half, -1), 100), exact, 1e-8)
+
+
+def single_frequencies() -> Violations:
+    """Quotients less the symbol's error, and kernels that wrap around, whose sums are rounded."""
+    kernels: Any = (stack(4, 3, 2, 3, seed=3) / 8).astype(np.float32)
+    point = Frequencies(np.asarray([[1, 2]]), (5, 7))
+    vector: Any = np.ones((1, 3), dtype=np.complex64)
+    quotients = symbols.SymbolQuotients(kernels, ops=OPS)
+    for block in (0, 1):
+        one = kernels[block : block + 1]
+        matrix = symbols.Symbol(one, point, ops=OPS).matrices()[:, 0]
+        quotient = float(norm_rules.quotient_down(matrix, vector, xp=XP)[0])
+        error = absolute(one) * (gamma(7, SINGLE) + 1.001 * math.sqrt(2) * 1.01 * SINGLE)
+        found = quotients.norm_down_at(block, point, vector).value
+        yield from up("what is taken off a quotient", quotient - found, error, OWN)
+    sizes = (2**31 - 1, 2**29)
+    places = (2 * 10**9, 2**29 - 3)
+    cos, _ = Frequencies(np.asarray([places]), sizes).cos_sin(np.asarray([[9, 0], [9, 8]]))
+    turns = [Fraction(9 * places[0], sizes[0]), Fraction(9 * places[0], sizes[0]) + Fraction(8 * places[1], sizes[1])]
+    exact = np.cos([2 * math.pi * float(x % 1) for x in turns])
+    yield from between("phases of large denominators", float(np.abs(cos[0] - exact).max()), 0.0, 1e-12)
+    small = 2.0**-60
+    blocks: Any = np.asarray([[[[1.0, 3.0, small, 0.0]]], [[[1.0, 3.0, small, -small]]]])
+    sums, error = symbols.wrapped(blocks, (2,), ops=OPS)
+    if not np.array_equal(sums, blocks[..., :2]):
+        yield "sums of taps that wrap around"
+    yield from up("what wrapping loses", error, 2 * small)
+    wide = normal(2, 3, 2, 2, 3, seed=6)
+    for sizes in ((4, 5), (6, 3)):
+        exact = lengths(on_grid(wide, sizes)).max(axis=1)
+        found, _ = symbols.max_over_frequencies(
+            lambda symbol: XP.linalg.matrix_norm(symbol.matrices()),
+            wide,
+            Frequencies.half_grid(sizes),
+            ops=SMALL,  # type: ignore[arg-type]
+        )
+        yield from between("largest over frequencies", float(np.abs(found / exact - 1).max()), 0.0, 1e-13)
+
+
+CHECKS = {
+    x.__name__: x
+    for x in (
+        taps_of_powers, norms_of_channels, contractions, scalars, polynomials, limits_of_cells, many_terms,
+        norms_of_matrices, claims_in_floats, single_frequencies,
+    )
+}  # fmt: skip
