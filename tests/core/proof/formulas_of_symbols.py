@@ -27,7 +27,7 @@ from specnorm.proofs.bound import (
     least,
 )
 from specnorm.proofs.cells import Boxes, Cells, torus
-from specnorm.proofs.frequencies import Frequencies, half_grid_shape, half_lags
+from specnorm.proofs.frequencies import Frequencies, half_lags
 from specnorm.supremum.proof import CentreMatrices, _limits_by_variation, eigenvalue_limits, proven_below
 from specnorm.symbols.proofs import lags as lag_rules
 from specnorm.symbols.proofs import symbols
@@ -81,7 +81,8 @@ def taps_of_powers() -> Violations:
         for before, after, relative in zip(squares, squares[1:], rounded, strict=False):
             norm = np.sqrt(np.sqrt(after) + before * relative)
             error = (2 * norm + 3 * error) * error + before * relative
-        of_axes = [math.sqrt(2) * (gamma(2 * n + 8, DOUBLE) / 1.001 + 2.5 * phase()) for n in half_grid_shape(grid)]
+        counts = Frequencies.half_grid_shape(grid)
+        of_axes = [math.sqrt(2) * (gamma(2 * n + 8, DOUBLE) / 1.001 + 2.5 * phase()) for n in counts]
         of_transform = 1.001 * (sum(of_axes) + 4 * DOUBLE) * math.sqrt(math.prod(grid))
         lost = np.sqrt((error**2).sum(axis=1)) + np.sqrt(squares[-1].sum(axis=1)) * of_transform
         yield from up(f"errors of {kernels.shape}, {t}", found.lost, lost)
