@@ -1,8 +1,9 @@
 """Mistakes planted in the core's proofs, and checks of public functions against truths of their own.
 
 ``python -m core.proof.planted`` in the folder ``tests`` plants a mistake of each kind wherever it can be made, and
-prints a row for each: what was changed, and the first check that notices, or "-". ``planted.md`` has rows that are
-noticed; `test_planted` plants each of them again. What changes a term of rounding alone is in `test_every_allowance`.
+prints a row for each: what was changed, and the first check that notices, or "-". ``planted.md`` has all rows, and says
+why a mistake that no check notices leaves what is claimed true; `test_planted` plants each of them again. What changes
+a term of rounding alone is in `test_every_allowance`.
 
 Kinds: the largest for the product, an axis forgotten, the wrong end of several numbers, a number on the wrong side by
 what rounding could make of it (here visibly, by a thousandth), an epsilon left out.
@@ -24,7 +25,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from core.proof import formulas, formulas_of_ends, formulas_of_symbols
+from core.proof import formulas, formulas_of_ends, formulas_of_layers, formulas_of_symbols
 from helpers.assumptions import assumed
 from helpers.libraries import OPS
 from helpers.mutants import Function, certified, mutated
@@ -339,7 +340,9 @@ def of_arithmetic() -> Iterator[str]:
     yield from outward()
 
 
-FORMULAS: dict[str, Check] = formulas.CHECKS | formulas_of_ends.CHECKS | formulas_of_symbols.CHECKS
+FORMULAS: dict[str, Check] = (
+    formulas.CHECKS | formulas_of_ends.CHECKS | formulas_of_symbols.CHECKS | formulas_of_layers.CHECKS
+)
 CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (
