@@ -410,6 +410,18 @@ KINDS: dict[str, Callable[[ast.Call], ast.expr | None]] = {
 }
 
 
+def sites(kind: str, tree: ast.AST) -> list[ast.Call]:
+    """The calls that a kind of mistake can change."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [node for node in calls if KINDS[kind](node) is not None]
+
+
+@functools.cache
+def places(function: Function, kind: str) -> tuple[str, ...]:
+    """What stands there, in a function."""
+    return tuple(map(ast.unparse, sites(kind, function.tree())))
+
+
 @dataclass(frozen=True)
 class Mistake:
     """One call of a function, changed: the one with a number among those that its kind can change."""
@@ -418,19 +430,15 @@ class Mistake:
     kind: str
     number: int
 
-    def sites(self, tree: ast.AST) -> list[ast.Call]:
-        calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-        return [node for node in calls if KINDS[self.kind](node) is not None]
-
     @property
     def site(self) -> str:
-        return ast.unparse(self.sites(self.function.tree())[self.number])
+        return places(self.function, self.kind)[self.number]
 
     def __str__(self) -> str:
         return f"{self.function} | {self.kind} | {self.site}"
 
     def change(self, tree: ast.AST) -> None:
-        target = self.sites(tree)[self.number]
+        target = sites(self.kind, tree)[self.number]
 
         class Changed(ast.NodeTransformer):
             def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -445,8 +453,7 @@ def mistakes() -> Iterator[Mistake]:
     for function in certified():
         if function.path.is_relative_to(CORE):
             for kind in KINDS:
-                count = len(Mistake(function, kind, 0).sites(function.tree()))
-                yield from (Mistake(function, kind, number) for number in range(count))
+                yield from (Mistake(function, kind, number) for number in range(len(places(function, kind))))
 
 
 @functools.cache

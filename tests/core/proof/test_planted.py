@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from core.proof.planted import CHECKS, FORMULAS, KINDS, Mistake, mistakes, noticed_by, rows
+from core.proof.planted import CHECKS, FORMULAS, KINDS, Mistake, mistakes, noticed_by, places, rows
 from helpers.mutants import certified
 
 ROWS = rows()
@@ -22,8 +22,7 @@ def holds(check: str) -> bool:
 def planted(name: str, kind: str, place: str) -> list[Mistake]:
     """The mistakes that a row of the table may stand for."""
     function = FUNCTIONS[name]
-    count = len(Mistake(function, kind, 0).sites(function.tree()))
-    return [x for x in (Mistake(function, kind, number) for number in range(count)) if x.site == place]
+    return [Mistake(function, kind, number) for number, x in enumerate(places(function, kind)) if x == place]
 
 
 @pytest.mark.sampled(10)
