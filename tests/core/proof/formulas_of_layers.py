@@ -101,6 +101,11 @@ def factors_of_blocks() -> Violations:
     whole = block_tridiagonal.BlockTridiagonal(one, none)
     if own_matrix.norm_up_near(whole, 0 * target, target, ops=OPS)[0] < 2:
         yield "a norm above its target"
+    if own_matrix.norm_up_near(whole, np.ones(1), np.full(1, math.sqrt(4.5)), ops=OPS)[0] < math.sqrt(5):  # type: ignore[arg-type]
+        yield "a norm above its target by an error"
+    apart = block_tridiagonal.BlockTridiagonal(np.full((1, 2, 1, 1), 4.0), np.zeros((1, 1, 1, 1)))  # type: ignore[arg-type]
+    found = own_matrix.norm_up_near(apart, np.ones(1), np.full(1, math.sqrt(5.5)), ops=OPS)  # type: ignore[arg-type]
+    yield from up("a norm in blocks", found, math.sqrt(5.5))
 
 
 def predicates() -> Violations:
@@ -183,6 +188,11 @@ def smallest_of_layers() -> Violations:
     one = Convolution(np.ones((1, 1, 1, 1)), strided, ops=OPS)  # type: ignore[arg-type]
     (bound,), _ = own_matrix.smallest_quotients(one, unit, ops=OPS)
     yield from up("a quotient of many entries", bound.value, 1 + 8000 * 2.0**-52, 1e-10)
+    spec = ConvSpec.of((2, 1, 2), input_shape=(8,), padding_mode="zeros", padding=0)
+    cancelling = Convolution(np.asarray([[[[1.0, -1.0]], [[1.0, -1.0]]]]), spec, ops=OPS)  # type: ignore[arg-type]
+    (bound,), _ = own_matrix.smallest_quotients(cancelling, np.ones((1, 1, 8)), ops=OPS)  # type: ignore[arg-type]
+    formula = gamma(cancelling.roundings[0] + 4, DOUBLE) * 2 * math.sqrt(14 / 8)
+    yield from up("a quotient of 0", bound.value, formula)
     zeros: Any = np.zeros((1, 1, 1, 2))
     zeros[..., 1] = 1.0
     spec = ConvSpec.of((1, 1, 2), input_shape=(8,), padding_mode="zeros", padding=1)
@@ -298,6 +308,27 @@ def ritz_bounds() -> Violations:
     g = gamma(1000, DOUBLE) / 1.001
     values = (np.sqrt(squares) - 5e9 * 1.001 * g / (1 - g)) / math.sqrt(norm_sq)
     yield from down("Ritz values", found[0], values, 1e-6)
+    weak: Any = np.full((1, 1, 1), 2.0**-500)
+    tiny = 2.0**-1022
+    found = ritz.ritz_down(weak, weak, np.ones((1, 1, 1)), 2 * 10**15, ops=OPS)  # type: ignore[arg-type]
+    g = gamma(2 * 10**15, DOUBLE) / 1.001
+    image, wrong = math.sqrt(2.0**-1000 - tiny), math.sqrt(2.0**-1000 + tiny) * 1.001 * g / (1 - g)
+    yield from down("Ritz values that underflow", found * 2.0**500, (image - wrong) * 2.0**500, 1e-9)
+    one_tap = ConvSpec.of((1, 1, 1), input_shape=(6,), padding_mode="zeros")
+    identity = Convolution(np.ones((1, 1, 1, 1)), one_tap, ops=OPS)  # type: ignore[arg-type]
+    for length, formula in (
+        (1.0, 2 * gamma(identity.roundings[0] + 4, DOUBLE)),
+        (2.0**-500, math.sqrt(6 * tiny) * 2.0**500),
+    ):
+        unit: Any = np.full((1, 1, 6), length / math.sqrt(6))
+        yield from up(
+            "residuals of 0", ritz.residuals_up(identity, unit, unit, np.ones((1, 1)), ops=OPS), formula, 1e-5
+        )  # type: ignore[arg-type]
+    faint = Convolution(np.full((1, 1, 1, 1), 1e-170), one_tap, ops=OPS)  # type: ignore[arg-type]
+    error, is_zero = ritz.gram_error(faint, 100, 50, ops=OPS)
+    yield from up("an underflow of a Gram matrix", error, 5000 * tiny, 1e-3)
+    if np.asarray(is_zero).any():
+        yield "a faint layer is called zero"
     worse = ritz.ritz_down(images, 1e9 * magnitudes, vectors, 1000, ops=OPS)
     yield from down("Ritz values of wrong images", worse[0], [0.0, 0.0])
     kernels: Any = stack(4, 3, 3, seed=5)
@@ -329,6 +360,14 @@ def directions_of_balls() -> Violations:
     yield from up("error of a square", error, traces * gamma(256 + 2, DOUBLE))
     few, error = directions._square_up(tall[:, :3], xp=XP)
     yield from up("error of a small square", error, np.trace(few, axis1=1, axis2=2) * gamma(3 + 1, DOUBLE))
+    _, error = directions._square_up(np.full((1, 3, 2), 1e-170), xp=XP)  # type: ignore[arg-type]
+    yield from up("an underflow of a square", error, 2 * 3 * 2 * 2.0**-1022)
+    long: Any = np.full((1, 1, 2**18), 2.0**-9)
+    (found,) = directions.matrix_norms_up([long], xp=XP)
+    yield from up("a norm by squares", found, 1 + gamma(256 + 2**10, DOUBLE) / 2)
+    weak: Any = np.full((1, 2, 2), 10 ** (-160 / 512) / 2)
+    (found,) = directions.matrix_norms_up([weak], xp=XP)
+    yield from between("a norm whose powers underflow", float(found[0]), 10 ** (-160 / 512), 1.0)
     matrices: Any = normal(2, 3, 4, seed=8)
     sums = np.abs(matrices)
     yield from up("absolute", directions.absolute_up(matrices, xp=XP), np.sqrt(sums.sum(2).max(1) * sums.sum(1).max(1)))
@@ -360,6 +399,11 @@ def neighbours() -> Violations:
     of_completion = Lags(np.stack([eye / 4, -flat])[None], np.full(1, 0.5))  # type: ignore[arg-type]
     norm, _ = completion_norms_up(of_kernel, of_completion, ops=OPS)
     yield from up("by a completion", norm, math.sqrt(1.25 + 0.75))
+    large: Any = np.stack([eye, 2.0**27 * flat])[None]
+    exact = Lags(large, np.zeros(1)), Lags(large * np.asarray([0.25, -1.0]).reshape(1, 2, 1, 1), np.zeros(1))  # type: ignore[arg-type]
+    norm, _ = completion_norms_up(*exact, ops=OPS)
+    sums = 1.25 * ROOT2 + 2 * 2 * 2.0**28
+    yield from up("by a completion that is rounded", norm, math.sqrt(1.25 + 2 * DOUBLE * sums), 1e-10)
     blocks: Any = np.ones((2, 1, 1, 5, 1)) * np.asarray([1.0, 2.0]).reshape(2, 1, 1, 1, 1)
     value: Any = np.asarray([9.0], dtype=np.float32)
     factor, claims = proven_factor(value, np.ones((2, 5), dtype=complex), blocks, ops=OPS)  # type: ignore[arg-type]

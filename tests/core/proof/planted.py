@@ -16,6 +16,7 @@ import functools
 import gc
 import math
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -353,8 +354,8 @@ CHECKS: dict[str, Check] = FORMULAS | {
 
 
 # -- mutants -----------------------------------------------------------------------------------------------------------
-def name_of(call: ast.Call) -> str:
-    return ast.unparse(call.func)
+def name_of(node: ast.expr) -> str:
+    return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
 
 
 def largest_for_product(node: ast.Call) -> ast.expr | None:
@@ -401,19 +402,31 @@ def term_left_out(node: ast.Call) -> ast.expr | None:
     return None
 
 
-KINDS: dict[str, Callable[[ast.Call], ast.expr | None]] = {
+EPSILON = re.compile("error|lost|loss|tiny|underflow|rounded|truncation")
+
+
+def epsilon_left_out(node: ast.expr) -> ast.expr | None:
+    """What a sum or a difference has beside what allows for errors."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)):
+        return None
+    if EPSILON.search(ast.unparse(node.right)):
+        return node.left
+    return node.right if isinstance(node.op, ast.Add) and EPSILON.search(ast.unparse(node.left)) else None
+
+
+KINDS: dict[str, Callable[[Any], ast.expr | None]] = {
     "the largest for the product": largest_for_product,
     "an axis forgotten": axis_forgotten,
     "the other end": other_end,
     "on the wrong side": rounded_inward,
     "a term left out": term_left_out,
+    "an epsilon left out": epsilon_left_out,
 }
 
 
-def sites(kind: str, tree: ast.AST) -> list[ast.Call]:
-    """The calls that a kind of mistake can change."""
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    return [node for node in calls if KINDS[kind](node) is not None]
+def sites(kind: str, tree: ast.AST) -> list[ast.expr]:
+    """What a kind of mistake can change."""
+    return [node for node in ast.walk(tree) if isinstance(node, ast.expr) and KINDS[kind](node) is not None]
 
 
 @functools.cache
@@ -424,7 +437,7 @@ def places(function: Function, kind: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Mistake:
-    """One call of a function, changed: the one with a number among those that its kind can change."""
+    """One place of a function, changed: the one with a number among those that its kind can change."""
 
     function: Function
     kind: str
@@ -441,9 +454,8 @@ class Mistake:
         target = sites(self.kind, tree)[self.number]
 
         class Changed(ast.NodeTransformer):
-            def visit_Call(self, node: ast.Call) -> ast.AST:
-                new = KINDS[kind](node) if node is target else None
-                return new if new is not None else self.generic_visit(node)
+            def visit(self, node: ast.AST) -> Any:
+                return KINDS[kind](node) if node is target else self.generic_visit(node)  # type: ignore[arg-type]
 
         kind = self.kind
         Changed().visit(tree)
