@@ -141,7 +141,7 @@ def flushes() -> bool:
 
 
 def kept_positive(unscaled: Array, scaled: Array, *, eager: bool, xp: Namespace) -> Array:
-    """Numbers times a power of two, for `to_dtype` to round up: those that underflowed to zero become positive."""
+    """Products with ``scaled``, to be rounded up by `to_dtype` or not at all: no positive number underflows to zero."""
     info = xp.finfo(unscaled.dtype)
     smallest_normal = float(info.smallest_normal)
     smallest = smallest_normal * float(info.eps) if eager and not flushes() else smallest_normal

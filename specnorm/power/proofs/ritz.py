@@ -215,7 +215,10 @@ def gram_error(
 
 
 def absolute_norm_sq_up(layer: Convolution, *, ops: ArrayOps) -> Array:
-    """Upper bound (b,) of ``|| |A| ||**2``: the largest row sum times the largest column sum of ``|A|``."""
+    """Upper bound (b,) of ``|| |A| ||**2``: the largest row sum times the largest column sum of ``|A|``.
+
+    It is 0 only if A is zero: a product that underflows is replaced by the smallest normal number.
+    """
     xp = ops.xp
     kernels = layer.kernels
     absolute_layer = layer.absolute()
@@ -227,4 +230,4 @@ def absolute_norm_sq_up(layer: Convolution, *, ops: ArrayOps) -> Array:
 
     row = rounding.up(xp.max(absolute_layer.apply(ones(input_size)), axis=(1, 2)), forward_roundings, xp=xp)
     column = rounding.up(xp.max(absolute_layer.adjoint(ones(output_size)), axis=(1, 2)), backward_roundings, xp=xp)
-    return rounding.up(row * column, 2, xp=xp)
+    return rounding.kept_positive(rounding.up(row * column, 2, xp=xp), row, eager=False, xp=xp)

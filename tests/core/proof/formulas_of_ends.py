@@ -48,6 +48,10 @@ def inverses() -> Violations:
     found = ends.basis(matrix, inverse, ops=OPS)
     yield from up("norm of a basis", found.norm_sq, 4.0)
     yield from up("norm of its inverse", found.inverse_norm_sq, 16 / 0.75**2)
+    eye: Any = np.eye(300, dtype=np.float32)[None]
+    found = ends.basis(2 * eye, eye / 2, ops=OPS)
+    g = gamma(300, SINGLE)
+    yield from up("norm of an inverse", found.inverse_norm_sq, (0.25 + 75 * g) / (1 - math.sqrt(300) * g) ** 2, 1e-3)
 
 
 def in_bases() -> Violations:
@@ -136,6 +140,9 @@ def sums_of_lags() -> Violations:
     by_mean = np.abs(mean) + lengths(shifted - mean[:, None, None] * np.eye(3))
     formula = np.minimum(lengths(shifted), by_mean) + 2 * lengths(values[:, 1:]).sum(axis=1) + error
     yield from up("distance from an isometry", ends.isometry_up(values, error, target, ops=OPS), formula)  # type: ignore[arg-type]
+    multiple: Any = np.asarray([7.0 * np.eye(3)])[None]
+    found = ends.isometry_up(multiple, 0 * error[:1], np.full(1, 7.0), ops=OPS)  # type: ignore[arg-type]
+    yield from up("distance of a multiple", found, 2 * DOUBLE * 7 * (math.sqrt(3) + 3))
     tables = ends.wrapping((3, 2), (4, 3))
     assert tables is not None
     lags = lag_rules.Lags.of(stack(4, 3, 3, 2, seed=8), ops=OPS)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from core.proof.formulas import SINGLE, Violations, between, down, gamma, normal, up
@@ -16,6 +17,7 @@ from helpers.libraries import OPS
 from numpy.typing import NDArray
 
 from specnorm.gram.proofs import powers
+from specnorm.grid.proof import SymbolNormsUp, quotient_at_down
 from specnorm.proofs import host
 from specnorm.proofs import norms as norm_rules
 from specnorm.proofs.bound import (
@@ -28,13 +30,15 @@ from specnorm.proofs.bound import (
 )
 from specnorm.proofs.cells import Boxes, Cells, torus
 from specnorm.proofs.frequencies import Frequencies, half_lags
+from specnorm.proofs.rounding import from_converted_up, to_dtype
 from specnorm.supremum.proof import CentreMatrices, _limits_by_variation, eigenvalue_limits, proven_below
 from specnorm.symbols.proofs import lags as lag_rules
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-from specnorm.symbols.proofs.scalar import ScalarGram, largest_on_grid
+from specnorm.symbols.proofs.scalar import ScalarGram, largest_on_grid, norms_up
 
 XP = OPS.xp
+ROOT2 = math.sqrt(2)
 
 
 def on_grid(kernels: Any, sizes: tuple[int, ...]) -> NDArray[Any]:
@@ -148,6 +152,29 @@ def norms_of_channels() -> Violations:
         *_, roundings = powers._error_factors(n_iter, m, p, grid, DOUBLE, True)
         formula = (2**n_iter - 1) * (max(4 * m, p) * p + 16) + math.prod(counts) + 8
         yield from between("roundings of errors", roundings, formula, formula)
+    some._last_error = 0.25
+    with patch.object(some, "_sums_of_taps", lambda: (np.ones((2, 3)), np.full(2, 0.5), None)):
+        norms, *_ = some.channel_norms()
+    yield from up("channels with errors", norms * np.asarray(some._factor)[:, None], (1 + 0.5 + 0.25) ** 0.25)
+    tiny = 2.0**-1022
+    norms, *_ = powers.lag_norms(np.full((1, 2, 2, 3), 1e-170), ops=OPS)  # type: ignore[arg-type]
+    yield from up("lags that underflow", norms, math.sqrt(2 * 2 * 2 * 9 * tiny))
+    nothing = powers.Taps(np.zeros((1, 9, 1)), (3, 3), np.zeros(1), np.zeros(1))  # type: ignore[arg-type]
+    yield from up("taps that underflow", powers.GramSymbol(nothing, ops=OPS).error, 4 * 9 * tiny)
+    symbol = powers.KernelSymbol(KERNELS[0], np.zeros(2), ops=OPS)  # type: ignore[arg-type]
+    with patch.object(powers, "_error_factors", lambda *_: ((0.25,), 0.0, 8)):
+        found = powers.GramTaps(symbol, 1, ops=OPS)
+        _, error, _ = found._powers(symbol.at(found.points), (0.25,), None)
+    squares = 3 * lengths(on_grid(KERNELS[0], found.grid)) ** 2
+    yield from between(
+        "errors of products", float(error.max()), squares.max() / 4 * (1 - 1e-12), squares.max() / 4 * (1 + 1e-12)
+    )
+    first_error: Any = np.ones(2)
+    symbol.error = first_error
+    x: Any = np.zeros((2, 1, 16, 3))
+    x[0, 0, :, 0] = 1.0
+    _, error, _ = found._powers(x, (0.25,), None)
+    yield from up("an error of a product", error[:, 0], [2 * math.sqrt(8 + 4) + 3 + 4, 3.0])
     many: Any = np.ones((1, 1, 1, 100, 101))
     formula = many.size * 2.0**-14 * 4 * symbols.relative_symbol_error(many, xp=XP) * (1 + many.size * DOUBLE)
     yield from up("the error of many taps", powers.Powers(many, 1, ops=OPS)._taps.symbol.error, formula)
@@ -188,6 +215,8 @@ def scalars() -> Violations:
         yield from up("largest on a grid", largest, values)
         if len(places) != 2:
             yield f"{len(places)} places of two blocks"
+    faint: Any = np.full((1, 2, 1, 1, 2), 1e-170)
+    yield from up("a norm that underflows", norms_up(np.zeros(1), faint, xp=XP), 4 * 2.0**-511, 1e-3)  # type: ignore[arg-type]
     boxes = torus((2, 3, 2))
     bounds, kind = found.variation(boxes)
     sizes_of_taps = np.sqrt((COLUMNS**2).sum(axis=(1, 2))).reshape(2, -1)
@@ -195,6 +224,10 @@ def scalars() -> Violations:
     away = taps[None] - taps[sizes_of_taps.argmax(axis=1)][:, None]
     moved = np.stack([np.minimum(2.0, boxes.largest_angle(x.astype(float))) for x in away])
     yield from up("a variation", bounds[:, kind], (moved * sizes_of_taps[:, None, :]).sum(axis=2))
+    frame = np.asarray([[1, 1], [-1, 1]])
+    flat = Boxes(np.asarray([[0, 0]]), np.asarray([[8, 0]]), (10, 10), np.ones(2), False, frame, np.zeros(2))
+    allowed = 2 * math.pi * 4 * DOUBLE * 3 * 0.2
+    yield from up("an angle that cancels", flat.largest_angle(np.ones((1, 2))), allowed)
     many: Any = np.ones((1, 1, 1, 100, 101))
     low, high = np.asarray([[0, 0]]), np.asarray([[20, 24]])
     turn = Boxes(low, high, (20, 24), np.asarray([49.5, 50.0]), False, np.eye(2, dtype=np.int64), np.zeros(2))
@@ -232,6 +265,7 @@ def polynomials() -> Violations:
     limits = np.asarray([2.0, 3.0, 0.1])
     formula = np.maximum(limits * 0.75 - 0.5, 0.0) ** 2 - 0.25
     yield from down("limits of eigenvalues", copy.eigenvalue_limit_of_norm(limits), formula)
+    yield from up("norms by bounds", copy.norm_up_by(np.asarray([2.0])), (math.sqrt(2.0 + 4 * 0.25) + 0.5) / 0.75)  # type: ignore[arg-type]
     yield from up("norms by limits", copy.norm_up(np.asarray([2.0, -1.0])), [(1.5 + 0.5) / 0.75, 0.5 / 0.75])
     planes: tuple[Any, ...] = (normal(2, 3, 1), normal(2, 3, 1, seed=1))
     a, b = (planes[0] + 1j * planes[1])[:, :1], (planes[0] + 1j * planes[1])[:, 1:]
@@ -290,8 +324,14 @@ def many_terms() -> Violations:
     found = norm_rules.matrix_norm_up(orthogonal, ops=OPS)
     limit = rows * (1 + 4 * gamma(2 + 8, DOUBLE) / 1.001 + 16 * DOUBLE)
     yield from up("norm by an eigenvalue", found, math.sqrt(limit + 2 * error * (1 + 2 * rows * DOUBLE)))
+    found = norm_rules.gram_iteration_of_parts_up(orthogonal, 0 * orthogonal, 1, 0.0, xp=XP)
+    formula = math.sqrt(rows * (1 + 2 * ROOT2 * gamma(rows + 2, DOUBLE)))
+    yield from up("norm of parts by a product", found, formula)
+    delta = ROOT2 * gamma(2 * taps + 2, DOUBLE)
+    yield from up("norm of a column", norms_up(np.ones(1), many.reshape(1, 1, 1, -1), xp=XP), 1 + taps * delta, 1e-10)
     found = norm_rules.gram_iteration_up(column, 1, xp=XP)
     yield from up("norm by a product", found, math.sqrt(rows + error * (1 + 2 * rows * DOUBLE)))
+    yield from up("norm by rows", norm_rules.gram_norm_up(column, xp=XP), rows + error)
     size = 300
     share = gamma(size + 8, DOUBLE) / 1.001
     share = share / (1 - share) * size * 1.001
@@ -329,6 +369,11 @@ def norms_of_matrices() -> Violations:
     x = weighted.sum(axis=2, keepdims=True)
     exact = (weighted @ (np.swapaxes(weighted, 1, 2) @ x) / x).max(axis=(1, 2))
     yield from up("the loss of a factor", norm_rules.factor_loss(factors, ops=OPS), exact)
+    error: Any = np.full(2, 0.5)
+    yield from up("a norm and an error", norm_rules.matrix_norm_up(blocks[:, :, :, 0, 0], error, ops=OPS), [1.5, 3.5])
+    parts: Any = normal(2, 1, 2, 2, seed=9)
+    exact = float(np.linalg.norm(parts[0, 0] + 1j * parts[1, 0], 2))
+    yield from up("a norm of parts", norm_rules.gram_iteration_of_parts_up(*parts, 4, 9.0, xp=XP), exact + 9.0, 0.05)
     u: Any = np.asarray([[[0.9, 0.0], [0.0, 1.1], [0.0, 0.0]]])
     vh: Any = np.asarray([[[1.0, 0.0], [0.1, 1.0]]])
     s: Any = np.asarray([[3.0, 2.0]])
@@ -338,6 +383,22 @@ def norms_of_matrices() -> Violations:
     distance = float(lengths(a - u * s[:, None, :] @ vh)[0]) + 0.02
     found = norm_rules.singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)  # type: ignore[arg-type]
     yield from down("singular values", found, s * shrinkage - distance)
+    with patch.object(norm_rules.rounding, "product_error", lambda *_, xp: 0.01):  # noqa: ARG005
+        found = norm_rules.singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)  # type: ignore[arg-type]
+        of_quotient = norm_rules.quotient_down(a, np.ones((1, 2)), xp=XP)  # type: ignore[arg-type]
+    defects = [x + 0.01001 * float(np.linalg.norm(q)) ** 2 for x, q in zip(defects, (u, vh), strict=True)]
+    shrinkage = math.sqrt((1 - defects[0]) * (1 - defects[1]))
+    distance += 0.01001 * float(np.linalg.norm(u * s[:, None, :]) * np.linalg.norm(vh))
+    yield from down("singular values with errors", found, s * shrinkage - distance)
+    quotient = np.linalg.norm(a[0] @ np.ones(2)) / ROOT2 - 0.01001 * np.linalg.norm(a)
+    yield from down("a quotient with errors", of_quotient, quotient)
+    close: Any = np.asarray([[[1.0, 0.0], [0.0, 1.0]]])
+    with patch.object(norm_rules.rounding, "unit", lambda *_, xp: 1e-3):  # noqa: ARG005
+        found = norm_rules.singular_values_down(close, (close, np.ones((1, 2)), close), np.zeros(1), ops=OPS)  # type: ignore[arg-type]
+    of_product = gamma(2, 1e-3)
+    yield from between(
+        "units of singular values", float(found[0, 0]), 0.0, 1 - 2 * of_product - 2 * (of_product + 4.004e-3)
+    )
 
 
 def claims_in_floats() -> Violations:
@@ -354,6 +415,20 @@ def claims_in_floats() -> Violations:
     value = 1 + 2.0**-40
     yield from up("a claim in single precision", as_array([assumed(value)], like, ops=narrow), value, 1e-6)
     yield from down("a claim in single precision", as_array([assumed_lower(value)], like, ops=narrow), value, 1e-6)
+    smallest = 2.0**-149
+    for value in (2.2 * smallest, 2.8 * smallest):
+        for eager in (False, True):
+            above, below = (to_dtype(np.float64(value), np.float32, x, eager=eager, xp=XP) for x in ("up", "down"))  # type: ignore[arg-type]
+            yield from between(
+                "a conversion of a subnormal number", value / smallest, float(below) / smallest, float(above) / smallest
+            )
+    rounded: Any = np.asarray([5e-320])  # it may have lost half of the smallest number when it was unscaled
+    above, below = (to_dtype(rounded, np.float64, x, eager=True, xp=XP) for x in ("up", "down"))
+    yield from between(
+        "an unscaled number", 0.0, float(below[0] - rounded[0]) + 5e-324, float(above[0] - rounded[0]) - 5e-324
+    )
+    distances = from_converted_up(np.asarray([1.0, 1e-44]), np.asarray([2.0, 1e-44]), "float32", eager=True, xp=XP)  # type: ignore[arg-type]
+    yield from up("a distance from a conversion", distances, [1 + 8 * 2.0**-23, 1e-44 + 6 * smallest], 1e-5)
     for odd in (2**30 + 1, 2**30 + 3):
         half, exact = math.ldexp(odd, -1074), math.ldexp(odd, -975)
         yield from up("scaled up", math.ldexp(host.scaled_up(half, -1), 100), exact, 1e-8)
@@ -373,6 +448,12 @@ def single_frequencies() -> Violations:
         error = absolute(one) * (gamma(7, SINGLE) + 1.001 * math.sqrt(2) * 1.01 * SINGLE)
         found = quotients.norm_down_at(block, point, vector).value
         yield from up("what is taken off a quotient", quotient - found, error, OWN)
+        found = quotient_at_down(matrix, vector, one, xp=XP)
+        yield from between("what is taken off at a frequency", quotient - float(found[0]), 0.9 * error, 1.1 * error)
+    faint: Any = np.full((1, 2, 3, 2, 3), 1e-170)
+    with patch.object(norm_rules, "gram_iteration_of_parts_up", lambda *x, xp: x) as _:  # noqa: ARG005
+        *_, error_of_products = SymbolNormsUp(2)(symbols.Symbol(faint, point, ops=OPS), ops=OPS)  # type: ignore[misc]
+    yield from up("what may underflow in products", error_of_products, 2 * ROOT2 * 2.0**-255.5)
     sizes = (2**31 - 1, 2**29)
     places = (2 * 10**9, 2**29 - 3)
     cos, _ = Frequencies(np.asarray([places]), sizes).cos_sin(np.asarray([[9, 0], [9, 8]]))
@@ -380,11 +461,11 @@ def single_frequencies() -> Violations:
     exact = np.cos([2 * math.pi * float(x % 1) for x in turns])
     yield from between("phases of large denominators", float(np.abs(cos[0] - exact).max()), 0.0, 1e-12)
     small = 2.0**-60
-    blocks: Any = np.asarray([[[[1.0, 3.0, small, 0.0]]], [[[1.0, 3.0, small, -small]]]])
+    blocks: Any = np.asarray([[[[1.0, 3.0, small, 0.0, 0.0, 0.0]]], [[[1.0, 3.0, small, -small, small, 0.0]]]])
     sums, error = symbols.wrapped(blocks, (2,), ops=OPS)
     if not np.array_equal(sums, blocks[..., :2]):
         yield "sums of taps that wrap around"
-    yield from up("what wrapping loses", error, 2 * small)
+    yield from up("what wrapping loses", error, 3 * small)
     wide = normal(2, 3, 2, 2, 3, seed=6)
     for sizes in ((4, 5), (6, 3)):
         exact = lengths(on_grid(wide, sizes)).max(axis=1)

@@ -1,8 +1,9 @@
 """Mistakes planted in the core's proofs, and checks of public functions against truths of their own.
 
 ``python -m core.proof.planted`` in the folder ``tests`` plants a mistake of each kind wherever it can be made, and
-prints a row for each: what was changed, and the first check that notices, or "-". ``planted.md`` has rows that are
-noticed; `test_planted` plants each of them again. What changes a term of rounding alone is in `test_every_allowance`.
+prints a row for each: what was changed, and the first check that notices, or "-". ``planted.md`` has all rows, and says
+why a mistake that no check notices leaves what is claimed true; `test_planted` plants each of them again. What changes
+a term of rounding alone is in `test_every_allowance`.
 
 Kinds: the largest for the product, an axis forgotten, the wrong end of several numbers, a number on the wrong side by
 what rounding could make of it (here visibly, by a thousandth), an epsilon left out.
@@ -15,6 +16,7 @@ import functools
 import gc
 import math
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from core.proof import formulas, formulas_of_ends, formulas_of_symbols
+from core.proof import formulas, formulas_of_ends, formulas_of_layers, formulas_of_symbols
 from helpers.assumptions import assumed
 from helpers.libraries import OPS
 from helpers.mutants import Function, certified, mutated
@@ -339,7 +341,9 @@ def of_arithmetic() -> Iterator[str]:
     yield from outward()
 
 
-FORMULAS: dict[str, Check] = formulas.CHECKS | formulas_of_ends.CHECKS | formulas_of_symbols.CHECKS
+FORMULAS: dict[str, Check] = (
+    formulas.CHECKS | formulas_of_ends.CHECKS | formulas_of_symbols.CHECKS | formulas_of_layers.CHECKS
+)
 CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (
@@ -350,8 +354,8 @@ CHECKS: dict[str, Check] = FORMULAS | {
 
 
 # -- mutants -----------------------------------------------------------------------------------------------------------
-def name_of(call: ast.Call) -> str:
-    return ast.unparse(call.func)
+def name_of(node: ast.expr) -> str:
+    return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
 
 
 def largest_for_product(node: ast.Call) -> ast.expr | None:
@@ -398,41 +402,60 @@ def term_left_out(node: ast.Call) -> ast.expr | None:
     return None
 
 
-KINDS: dict[str, Callable[[ast.Call], ast.expr | None]] = {
+EPSILON = re.compile("error|lost|loss|tiny|underflow|rounded|truncation")
+
+
+def epsilon_left_out(node: ast.expr) -> ast.expr | None:
+    """What a sum or a difference has beside what allows for errors."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)):
+        return None
+    if EPSILON.search(ast.unparse(node.right)):
+        return node.left
+    return node.right if isinstance(node.op, ast.Add) and EPSILON.search(ast.unparse(node.left)) else None
+
+
+KINDS: dict[str, Callable[[Any], ast.expr | None]] = {
     "the largest for the product": largest_for_product,
     "an axis forgotten": axis_forgotten,
     "the other end": other_end,
     "on the wrong side": rounded_inward,
     "a term left out": term_left_out,
+    "an epsilon left out": epsilon_left_out,
 }
+
+
+def sites(kind: str, tree: ast.AST) -> list[ast.expr]:
+    """What a kind of mistake can change."""
+    return [node for node in ast.walk(tree) if isinstance(node, ast.expr) and KINDS[kind](node) is not None]
+
+
+@functools.cache
+def places(function: Function, kind: str) -> tuple[str, ...]:
+    """What stands there, in a function."""
+    return tuple(map(ast.unparse, sites(kind, function.tree())))
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One call of a function, changed: the one with a number among those that its kind can change."""
+    """One place of a function, changed: the one with a number among those that its kind can change."""
 
     function: Function
     kind: str
     number: int
 
-    def sites(self, tree: ast.AST) -> list[ast.Call]:
-        calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-        return [node for node in calls if KINDS[self.kind](node) is not None]
-
     @property
     def site(self) -> str:
-        return ast.unparse(self.sites(self.function.tree())[self.number])
+        return places(self.function, self.kind)[self.number]
 
     def __str__(self) -> str:
         return f"{self.function} | {self.kind} | {self.site}"
 
     def change(self, tree: ast.AST) -> None:
-        target = self.sites(tree)[self.number]
+        target = sites(self.kind, tree)[self.number]
 
         class Changed(ast.NodeTransformer):
-            def visit_Call(self, node: ast.Call) -> ast.AST:
-                new = KINDS[kind](node) if node is target else None
-                return new if new is not None else self.generic_visit(node)
+            def visit(self, node: ast.AST) -> Any:
+                return KINDS[kind](node) if node is target else self.generic_visit(node)  # type: ignore[arg-type]
 
         kind = self.kind
         Changed().visit(tree)
@@ -442,8 +465,7 @@ def mistakes() -> Iterator[Mistake]:
     for function in certified():
         if function.path.is_relative_to(CORE):
             for kind in KINDS:
-                count = len(Mistake(function, kind, 0).sites(function.tree()))
-                yield from (Mistake(function, kind, number) for number in range(count))
+                yield from (Mistake(function, kind, number) for number in range(len(places(function, kind))))
 
 
 @functools.cache
