@@ -24,7 +24,7 @@ SLOPES = {
 }
 """The least and the largest slope of functions of each entry, without LeakyRelu."""
 SAME_ENTRIES = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}  # in the same order
-FACTOR_ONE = {"Pad", "Slice", "Transpose"}  # operators of the factor 1
+FACTOR_ONE = {"Pad", "Slice", "Split", "Transpose"}  # operators of the factor 1
 SUMS = {"Add", "Sub"}
 POOLS = {"AveragePool", "MaxPool"}
 REDUCTIONS = {"ReduceMean", "ReduceSum"}
@@ -53,7 +53,7 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
         return factor_of_divisor(graph, name)
     if node.op in POOLS:
         return factor_of_pool(node)
-    if node.op in REDUCTIONS:
+    if node.op in (*REDUCTIONS, "Expand"):
         return factor_of_reduction(graph, name)
     return None
 
@@ -121,14 +121,14 @@ def product_rounded_once(a: Array, b: Array) -> Array:
 
 # -- sums ------------------------------------------------------------------------------
 def factor_of_reduction(graph: Graph, name: str) -> Fraction | None:
-    """Return the factor of sums or means, each of the same number of entries."""
+    """Return the factor of sums or means of the same number of entries, or of copies."""
     node = graph.nodes[name]
     before = graph.shapes.get(node.inputs[0])
     after = graph.shapes.get(name)
     if before is None or after is None:
         return None
     entries = Fraction(math.prod(before), math.prod(after))
-    if node.op == "ReduceMean":
+    if node.op in ("ReduceMean", "Expand"):
         return root_up(1 / entries)
     return root_up(entries)
 
