@@ -80,9 +80,7 @@ def sources_of(graph: Graph, name: str, links: Mapping[str, Link]) -> list[str]:
     """Return the values from whose changes that of a value follows, one for each use."""
     if name in links:
         return [links[name].start]
-    left_out = ""  # the name that ONNX gives to an optional input
-    fixed = {left_out, *graph.arrays}
-    return [operand for operand in graph.nodes[name].inputs if operand not in fixed]
+    return graph.changing_inputs(name)
 
 
 class Branches:

@@ -38,6 +38,7 @@ ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Flatten": {"axis"},
     "Gemm": {"alpha", "beta", "transA", "transB"},
     "LeakyRelu": {"alpha"},
+    "Mul": set(),
     "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
     "Pad": {"mode"},
     "ReduceMean": REDUCTION,
@@ -81,7 +82,7 @@ class Graph:
     operator of each other value by its name, in the order of the graph, the input
     first. ``shapes`` has the shape of each value for which onnx infers one. Of values
     that equal operators compute from equal values, operators read the first; ``first``
-    has its name.
+    has its name. ``fixed`` has the names of values that are computed from arrays alone.
     """
 
     def __init__(self, content: bytes, input_shape: object) -> None:
@@ -102,6 +103,8 @@ class Graph:
         name_without_rule = "the input of the graph"
         self.nodes = {self.start: Node(name_without_rule, [], {})}
         self.first = names_of_equal_arrays(self.arrays)
+        left_out = ""  # the name that ONNX gives to an optional input
+        self.fixed = {left_out, *self.arrays}
         computed: dict[str, str] = {}
         for stated in graph.node:
             inputs = [self.first.get(name, name) for name in stated.input]
@@ -109,6 +112,8 @@ class Graph:
                 self.nodes[name] = node
                 # Operators that a rule is for are functions of their inputs.
                 if node.op in ALLOWED_ATTRIBUTES and name:
+                    if not self.changing_inputs(name):
+                        self.fixed.add(name)
                     key = f"{node.op} {sorted(node.attributes.items())} {inputs}"
                     self.first[name] = computed.setdefault(key, name)
         self.ends = [self.first.get(name, name) for name in self.ends]
@@ -122,6 +127,8 @@ class Graph:
         """
         op = known_operator(node)
         attributes = attributes_of(node)
+        if op == "Mul" and inputs[0] in self.arrays:
+            inputs = inputs[::-1]
         has_sizes = all(name in self.shapes for name in (*inputs[:1], *node.output))
         if op == "Split" and has_sizes:
             axis = attributes.get("axis", 0)
@@ -175,6 +182,12 @@ class Graph:
         if before is None or after is None:
             return False
         return math.prod(before) == math.prod(after)
+
+    def changing_inputs(self, name: str) -> list[str]:
+        """Return the inputs of an operator that are not fixed, one for each use."""
+        return [
+            operand for operand in self.nodes[name].inputs if operand not in self.fixed
+        ]
 
     def has_fixed_inputs(self, node: Node) -> bool:
         """Return whether all inputs but the first are arrays of the file."""

@@ -54,9 +54,10 @@ def joined(graph: Graph, node: Node, arrays: Mapping[str, Array], further: int) 
     rank = len(last_axes) - further
     parts: list[Array] = []
     for name in node.inputs:
-        if name in graph.arrays:
-            fixed = np.zeros((*graph.arrays[name].shape, *last_axes[rank:]), np.int64)
-            parts.append(fixed)
+        if name in graph.fixed:
+            is_array = name in graph.arrays
+            shape = graph.arrays[name].shape if is_array else graph.shape_of(name)
+            parts.append(np.zeros((*shape, *last_axes[rank:]), np.int64))
         else:
             parts.append(arrays[name])
     return np.concatenate(parts, node.attributes["axis"] % rank)

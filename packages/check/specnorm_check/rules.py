@@ -49,8 +49,8 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
     if node.op == "BatchNormalization":
         largest = np.abs(normalising_factors(graph, node)).max()
         return Fraction(float(largest)) * ROUNDING
-    if node.op == "Div":
-        return factor_of_divisor(graph, name)
+    if node.op in ("Mul", "Div"):
+        return factor_of_numbers(graph, name)
     if node.op in POOLS:
         return factor_of_pool(node)
     if node.op in (*REDUCTIONS, "Expand"):
@@ -95,12 +95,15 @@ def normalising_factors(graph: Graph, node: Node) -> Array:
     return product_rounded_once(gamma, 1 / roots)
 
 
-def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
-    """Return the factor of a Div by constants; None if it broadcasts the numerator."""
-    numerator, divisor = graph.nodes[name].inputs
-    if not graph.have_shape([numerator], name):
+def factor_of_numbers(graph: Graph, name: str) -> Fraction | None:
+    """Return the factor of a Mul or Div by constants; None if it broadcasts the value."""
+    value, constant = graph.nodes[name].inputs
+    if not graph.have_shape([value], name):
         return None
-    numbers = np.abs(graph.arrays[divisor].astype(np.float64))
+    numbers = np.abs(graph.arrays[constant].astype(np.float64))
+    require(np.isfinite(numbers).all(), "a product with NaN or infinity")
+    if graph.nodes[name].op == "Mul":
+        return Fraction(float(numbers.max()))
     least = float(numbers.min())
     require(least > 0, "a Div by 0")
     return ONE / Fraction(least)
