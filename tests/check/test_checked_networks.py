@@ -415,6 +415,28 @@ MATRICES: dict[str, Case] = {
             node("Add", "s l"),
         ], (1, 2), {"w": np.diag([1.0, -3.0])}, [layer("x", "y", **MATRIX)], ["y"],
     ),
+    "products": ([node("Mul", "d x")], (1, 2), {"d": np.array([0.5, 4.0])}, [], ["y"]),
+    "products of a matrix": (
+        [node("Mul", "x d", "h"), node("Sub", "h x")], (1, 2), {"d": np.array([0.5, 4.0])},
+        [layer("x", "y", **MATRIX)], ["y"],
+    ),
+    "copies": ([node("Expand", "x t")], (2, 1), {"t": np.array([3, 1, 4])}, [], ["y"]),
+    "copies of a matrix": (
+        [node("Expand", "x t", "h"), node("ReduceSum", "h i")], (2, 1), {"t": np.array([2, 4]), "i": np.array([1])},
+        [layer("x", "y", **MATRIX)], ["y"],
+    ),
+    "thirds": (
+        [helper.make_node("Split", ["x"], list("abc"), axis=-1, num_outputs=3), node("Sub", "a c")], (1, 3), {},
+        [layer("x", "y", **MATRIX)], ["y"],
+    ),
+    "parts that are swapped, and one twice": (
+        [helper.make_node("Split", ["x", "l"], ["a", "b"], axis=1), node("Concat", "b a b", axis=1)], (1, 3),
+        {"l": np.array([1, 2])}, [], ["y"],
+    ),
+    "a value of constants": (
+        [gemm("c", "w", "h"), node("Tanh", "h", "r"), node("Concat", "x r x", axis=1)], (1, 1), {"w": ONE, "c": ONE},
+        [], ["y"],
+    ),
     "what roundings leave": (
         [gemm("x", "a", "h"), gemm("h", "a", "g"), gemm("x", "b", "f"), node("Sub", "g f")], (1, 1),
         {"a": ONE * (1 + 2.0**-30), "b": ONE * (1 + 2.0**-29)}, [layer("x", "y", exponent=18, **MATRIX)], ["y"],
@@ -429,15 +451,20 @@ MISTAKES_OF_MATRICES = {
     "signs are those of the last input": (
         "np.array(signs)[is_source]", "np.array([signs[-1] if x == node.inputs[-1] else 1.0 for x in sources])",
     ),
-    "quotients are products": ("1 / divisor, 2, scaled)", "divisor, 2, scaled)"),
+    "quotients are products": ("1 / numbers, 2, scaled)", "numbers, 2, scaled)"),
     "normalizations of matrices are forgotten": ("factors.reshape(-1, *ones), 6", "factors.reshape(-1, *ones) ** 0, 6"),
     "constants are padded at the end": ("= (max(first, 0), max(last, 0))", "= (0, max(first, 0) + max(last, 0))"),
+    "products are taken as small": ("float(numbers.max())", "float(numbers.min())"),
+    "products of matrices are forgotten": ("numbers, 1, scaled)", "numbers**0, 1, scaled)"),
+    "copies are one": ('in ("ReduceMean", "Expand"):', 'in ("ReduceMean",):'),
+    "parts are the first": ("                first = last\n", "                first = 0\n"),
+    "what is computed is fixed": ("if not self.changing_inputs(name):", "if node.op == 'Slice':"),
     "averages of matrices are divided twice": ("1 / math.prod(taps))", "1 / math.prod(taps) ** 2)"),
     "means of matrices are divided twice": ("weight = 1 / count", "weight = 1 / count**2"),
     "slopes are the high ones alone": ("np.where(has_high, high, low)", "np.full(numbers.shape, high)"),
     "slopes are the low ones alone": ("np.where(has_high, high, low)", "np.full(numbers.shape, low)"),
     "functions of a block have one slope": ("(vertex >> numbers) & 1 == 1", "(vertex & 1 == 1) | (numbers < 0)"),
-    "functions of a value are one": ('"{op} {sorted(attributes.items())} {inputs}"', '"{op} {inputs}"'),
+    "functions of a value are one": (" {sorted(node.attributes.items())} {inputs}", " {inputs}"),
     "functions of all values are one": (" {inputs}\"\n", '"\n'),
     "blocks are single columns": ("            if (columns == self.columns).all():", "            if True:"),
     "only one group is proven": ("            group += 2**functions", "            group += 0"),
@@ -905,12 +932,12 @@ FORGED: dict[str, tuple[Sequence[Any], Sequence[int], Mapping[str, Any], Sequenc
     "whole numbers that wrap: 1.5e-5 for 0.22": (
         [node("Mul", "c c", "e"), node("Add", "e f", "g"), node("Cast", "g", "d", to=TensorProto.INT64), *SHAPED],
         (1, 20), {"c": np.array([65536], np.int32), "f": np.array([20], np.int32), "m": np.array([1]),
-                  "a": np.array([0])}, [], "beyond one of Add, Cast, Concat, Mul",
+                  "a": np.array([0])}, [], "beyond one of Cast, Concat, ReduceMean, Reshape",
     ),
     "a list of several axes, read by the first: 2 for 4.9": (
         [node("Unsqueeze", "c z", "u"), node("Slice", "u z o z", "g"), node("Squeeze", "g z", "s"),
          node("Reshape", "x s", "r"), node("ReduceSum", "r")],
-        (2, 12), {"c": np.array([4, 6]), "z": np.array([0]), "o": np.array([1])}, [], "Squeeze, Unsqueeze",
+        (2, 12), {"c": np.array([4, 6]), "z": np.array([0]), "o": np.array([1])}, [], "one of ReduceSum, Reshape",
     ),
     "a kernel of another shape than is said, of which onnx makes one pixel": (
         [node("Conv", "x k", "h", kernel_shape=[8]), node("ReduceSum", "h")], (1, 1, 8), {"k": np.ones((1, 1, 3))},

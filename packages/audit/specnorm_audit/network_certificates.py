@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
-from specnorm_check.matrices import changing_inputs
 from specnorm_check.networks import ValueBounds
 from specnorm_networks.tools import NetworkBound, RunBound, Weighted
 
@@ -170,7 +169,7 @@ def _parts_of_layers(network: Network) -> Iterator[Part]:
         for operand in node.inputs:
             readers.setdefault(operand, []).append(name)
     for name, node in network.nodes.items():
-        if node.op not in LAYER_OPERATORS or network.first[name] != name:
+        if node.op not in LAYER_OPERATORS or network.first[name] != name or name in network.fixed:
             continue
         end = name
         layer_readers = readers.get(name, [])
@@ -232,7 +231,7 @@ def _matrices_to(network: Network, end: str) -> Iterator[tuple[Part, float]]:
     operators = 0
     while waiting and waiting != {network.start}:
         last = max(waiting, key=positions.__getitem__)
-        waiting = waiting - {last} | {*changing_inputs(network, last)}
+        waiting = waiting - {last} | {*network.changing_inputs(last)}
         operators += 1
         if len(waiting) == 1 and operators > 1:
             (start,) = waiting

@@ -22,7 +22,7 @@ from specnorm_check.graphs import Graph
 from specnorm_check.moves import MOVES, moved
 from specnorm_check.rules import ONE, SUMS, factor_of_operator, slopes_of
 
-PARTIAL_MOVES = {"Concat", "Slice"}
+PARTIAL_MOVES = {"Concat", "Slice", "Split"}
 MOST_STARTS = 3  # of one value
 MOST_VALUES = 512  # between
 MOST_NUMBERS = 2**24  # of all values between together
@@ -80,9 +80,7 @@ def sources_of(graph: Graph, name: str, links: Mapping[str, Link]) -> list[str]:
     """Return the values from whose changes that of a value follows, one for each use."""
     if name in links:
         return [links[name].start]
-    left_out = ""  # the name that ONNX gives to an optional input
-    fixed = {left_out, *graph.arrays}
-    return [operand for operand in graph.nodes[name].inputs if operand not in fixed]
+    return graph.changing_inputs(name)
 
 
 class Branches:

@@ -9,7 +9,7 @@ the name of no operator, so that no rule matches.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,9 +34,11 @@ ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Concat": {"axis"},
     "Conv": WINDOW | {"group"},
     "Div": set(),
+    "Expand": set(),
     "Flatten": {"axis"},
     "Gemm": {"alpha", "beta", "transA", "transB"},
     "LeakyRelu": {"alpha"},
+    "Mul": set(),
     "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
     "Pad": {"mode"},
     "ReduceMean": REDUCTION,
@@ -45,6 +47,7 @@ ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Reshape": {"allowzero"},
     "Slice": set(),
     "Softmax": {"axis"},
+    "Split": {"axis", "num_outputs"},
     "Squeeze": set(),
     "Sub": set(),
     "Tanh": set(),
@@ -79,7 +82,7 @@ class Graph:
     operator of each other value by its name, in the order of the graph, the input
     first. ``shapes`` has the shape of each value for which onnx infers one. Of values
     that equal operators compute from equal values, operators read the first; ``first``
-    has its name.
+    has its name. ``fixed`` has the names of values that are computed from arrays alone.
     """
 
     def __init__(self, content: bytes, input_shape: object) -> None:
@@ -100,22 +103,50 @@ class Graph:
         name_without_rule = "the input of the graph"
         self.nodes = {self.start: Node(name_without_rule, [], {})}
         self.first = names_of_equal_arrays(self.arrays)
+        left_out = ""  # the name that ONNX gives to an optional input
+        self.fixed = {left_out, *self.arrays}
         computed: dict[str, str] = {}
-        for node in graph.node:
-            op = known_operator(node)
-            attributes = attributes_of(node)
-            inputs = [self.first.get(name, name) for name in node.input]
-            for index, name in enumerate(node.output):
-                # Rules are for first outputs; another gets a name that no rule is for.
-                op_of_output = op if index == 0 else f"output {index} of {op}"
-                self.nodes[name] = Node(op_of_output, inputs, attributes)
-            # Operators that a rule is for are functions of their inputs.
-            first_output = node.output[0]
-            if op in ALLOWED_ATTRIBUTES and first_output:
-                key = f"{op} {sorted(attributes.items())} {inputs}"
-                self.first[first_output] = computed.setdefault(key, first_output)
+        for stated in graph.node:
+            inputs = [self.first.get(name, name) for name in stated.input]
+            for name, node in self._nodes_of(stated, inputs):
+                self.nodes[name] = node
+                # Operators that a rule is for are functions of their inputs.
+                if node.op in ALLOWED_ATTRIBUTES and name:
+                    if not self.changing_inputs(name):
+                        self.fixed.add(name)
+                    key = f"{node.op} {sorted(node.attributes.items())} {inputs}"
+                    self.first[name] = computed.setdefault(key, name)
         self.ends = [self.first.get(name, name) for name in self.ends]
         self._require_scalar_clip_limits()
+
+    def _nodes_of(self, node: Any, inputs: list[str]) -> Iterator[tuple[str, Node]]:
+        """Yield the name and the operator of each output.
+
+        Rules are for first outputs; another gets a name that no rule is for. Each output
+        of a Split is one operator, which takes its entries "first" up to "last".
+        """
+        op = known_operator(node)
+        attributes = attributes_of(node)
+        if op == "Mul" and inputs[0] in self.arrays:
+            inputs = inputs[::-1]
+        has_sizes = all(name in self.shapes for name in (*inputs[:1], *node.output))
+        if op == "Split" and has_sizes:
+            axis = attributes.get("axis", 0)
+            last = 0
+            for name in node.output:
+                first = last
+                last += self.shapes[name][axis]
+                yield (
+                    name,
+                    Node(op, inputs[:1], {"axis": axis, "first": first, "last": last}),
+                )
+            require(last == self.shapes[inputs[0]][axis], "a Split of another size")
+            return
+        if op == "Split":
+            op = "Split as it is given"
+        for index, name in enumerate(node.output):
+            op_of_output = op if index == 0 else f"output {index} of {op}"
+            yield name, Node(op_of_output, inputs, attributes)
 
     def _require_scalar_clip_limits(self) -> None:
         """Refuse a Clip whose limits are arrays of the file with one axis or more.
@@ -151,6 +182,12 @@ class Graph:
         if before is None or after is None:
             return False
         return math.prod(before) == math.prod(after)
+
+    def changing_inputs(self, name: str) -> list[str]:
+        """Return the inputs of an operator that are not fixed, one for each use."""
+        return [
+            operand for operand in self.nodes[name].inputs if operand not in self.fixed
+        ]
 
     def has_fixed_inputs(self, node: Node) -> bool:
         """Return whether all inputs but the first are arrays of the file."""

@@ -120,22 +120,15 @@ def values_between(graph: Graph, start: str, end: str) -> list[str]:
             require(name in graph.nodes, "a part ends at no computed value")
             between.add(name)
             require(len(between) <= MOST_VALUES, "a part has too many values")
-            waiting += changing_inputs(graph, name)
+            waiting += graph.changing_inputs(name)
     require(between, "a part has no operator")
     return [name for name in graph.nodes if name in between]
-
-
-def changing_inputs(graph: Graph, name: str) -> list[str]:
-    """Return the inputs of an operator that are no constants, one for each use."""
-    left_out = ""  # the name that ONNX gives to an optional input
-    fixed = {left_out, *graph.arrays}
-    return [operand for operand in graph.nodes[name].inputs if operand not in fixed]
 
 
 def step_of(graph: Graph, name: str) -> Step:
     """Return how the difference of a value follows from those before it."""
     node = graph.nodes[name]
-    sources = changing_inputs(graph, name)
+    sources = graph.changing_inputs(name)
     message = f"{node.op} stands in a matrix"
     require(sources, message)
     one = np.ones(1)
@@ -146,7 +139,7 @@ def step_of(graph: Graph, name: str) -> Step:
         return Step(sources, np.array(signs)[is_source], len(sources), added)
     if node.op == "Concat":
         return Step(sources, one, 0, partial(moved_matrices, graph, name, sources))
-    require(sources == node.inputs[:1], message)
+    require(sources == node.inputs[:1] and graph.has_fixed_inputs(node), message)
     if node.op in MOVES:
         return Step(sources, one, 0, partial(moved_matrices, graph, name, sources))
     slopes = slopes_of(node)
@@ -159,12 +152,14 @@ def step_of(graph: Graph, name: str) -> Step:
         factors = normalising_factors(graph, node)
         ones = [1] * (len(before) - 2)
         return Step(sources, factors.reshape(-1, *ones), 6, scaled)
-    if node.op == "Div":
+    if node.op in ("Mul", "Div"):
         require(before == after, f"{node.op} broadcasts in a matrix")
-        divisor = graph.arrays[node.inputs[1]].astype(np.float64)
-        is_finite = np.isfinite(divisor) & (divisor != 0)
+        numbers = graph.arrays[node.inputs[1]].astype(np.float64)
+        if node.op == "Mul":
+            return Step(sources, numbers, 1, scaled)
+        is_finite = np.isfinite(numbers) & (numbers != 0)
         require(is_finite.all(), "a Div by 0 or by no finite number")
-        return Step(sources, 1 / divisor, 2, scaled)
+        return Step(sources, 1 / numbers, 2, scaled)
     if node.op in REDUCTIONS:
         return step_of_reduction(graph, node, before, after)
     require(node.op in LAYER_OPERATORS or node.op == "AveragePool", message)

@@ -11,7 +11,7 @@ from specnorm_check.graphs import Graph, Node
 from specnorm_check.rules import SAME_ENTRIES
 from specnorm_check.statements import plain
 
-MOVES = {*SAME_ENTRIES, "Concat", "Pad", "Slice", "Transpose"}
+MOVES = {*SAME_ENTRIES, "Concat", "Expand", "Pad", "Slice", "Split", "Transpose"}
 
 
 def moved(
@@ -35,6 +35,11 @@ def moved(
     if node.op == "Transpose":
         axes = node.attributes.get("perm", range(rank)[::-1])
         return before.transpose(*axes, *range(rank, before.ndim))
+    if node.op == "Expand":
+        shape = graph.shape_of(name)
+        more = [1] * (len(shape) - rank)
+        last = before.shape[rank:]
+        return np.broadcast_to(before.reshape(*more, *before.shape), (*shape, *last))
     changed = padded if node.op == "Pad" else sliced
     after = changed(graph, node, before, rank)
     # A value without entries has no shape in the graph.
@@ -49,9 +54,10 @@ def joined(graph: Graph, node: Node, arrays: Mapping[str, Array], further: int) 
     rank = len(last_axes) - further
     parts: list[Array] = []
     for name in node.inputs:
-        if name in graph.arrays:
-            fixed = np.zeros((*graph.arrays[name].shape, *last_axes[rank:]), np.int64)
-            parts.append(fixed)
+        if name in graph.fixed:
+            is_array = name in graph.arrays
+            shape = graph.arrays[name].shape if is_array else graph.shape_of(name)
+            parts.append(np.zeros((*shape, *last_axes[rank:]), np.int64))
         else:
             parts.append(arrays[name])
     return np.concatenate(parts, node.attributes["axis"] % rank)
@@ -72,7 +78,7 @@ def padded(graph: Graph, node: Node, before: Array, rank: int) -> Array:
 
 
 def sliced(graph: Graph, node: Node, before: Array, rank: int) -> Array:
-    """Return the part of an array that a Slice takes."""
+    """Return the part of an array that a Slice or Split takes."""
     parts = [slice(None)] * before.ndim
     for axis, part in slices_of(graph, node):
         parts[axis % rank] = part
@@ -80,7 +86,11 @@ def sliced(graph: Graph, node: Node, before: Array, rank: int) -> Array:
 
 
 def slices_of(graph: Graph, node: Node) -> Iterator[tuple[int, slice]]:
-    """Yield the axes of a Slice, each with what is taken of it."""
+    """Yield the axes of a Slice or Split, each with what is taken of it."""
+    if node.op == "Split":
+        taken = node.attributes
+        yield taken["axis"], slice(taken["first"], taken["last"])
+        return
     arrays = [graph.arrays[name].tolist() for name in node.inputs[1:] if name]
     has_all = len(arrays) == len(node.inputs) - 1 and len(arrays) > 1
     require(has_all, "such a Slice stands in a branch")

@@ -135,8 +135,7 @@ class Network(Graph):
     ) -> dict[str, ValueBounds]:
         """Return the bounds of each value, by the constants of some parts."""
         bounds_of: dict[str, ValueBounds] = {}
-        left_out = ""  # the name that ONNX gives to an optional input
-        for name in (left_out, *self.arrays):
+        for name in self.fixed:
             bounds_of[name] = ValueBounds(Fraction(0), [])
         bounds_of[self.start] = ValueBounds(ONE, [])
         links: dict[str, Link] = {}

@@ -239,7 +239,7 @@ class TermReader:
         latter.
         """
         graph = self.graph
-        if name in graph.arrays:
+        if name in graph.fixed:
             return
         node = graph.nodes[name]
         is_value_of_part = name in self.part.values[:end]
@@ -255,7 +255,7 @@ class TermReader:
             yield from self.terms(end, node.inputs[0], scales, more)
         elif node.op in SUMS:
             for index, summand in enumerate(node.inputs):
-                is_fixed = summand in graph.arrays
+                is_fixed = summand in graph.fixed
                 is_same = is_fixed or graph.have_shape([summand], name)
                 require(is_same, f"{node.op} broadcasts a value of a part")
                 is_subtracted = index == 1 and node.op == "Sub"

@@ -24,7 +24,7 @@ SLOPES = {
 }
 """The least and the largest slope of functions of each entry, without LeakyRelu."""
 SAME_ENTRIES = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}  # in the same order
-FACTOR_ONE = {"Pad", "Slice", "Transpose"}  # operators of the factor 1
+FACTOR_ONE = {"Pad", "Slice", "Split", "Transpose"}  # operators of the factor 1
 SUMS = {"Add", "Sub"}
 POOLS = {"AveragePool", "MaxPool"}
 REDUCTIONS = {"ReduceMean", "ReduceSum"}
@@ -49,11 +49,11 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
     if node.op == "BatchNormalization":
         largest = np.abs(normalising_factors(graph, node)).max()
         return Fraction(float(largest)) * ROUNDING
-    if node.op == "Div":
-        return factor_of_divisor(graph, name)
+    if node.op in ("Mul", "Div"):
+        return factor_of_numbers(graph, name)
     if node.op in POOLS:
         return factor_of_pool(node)
-    if node.op in REDUCTIONS:
+    if node.op in (*REDUCTIONS, "Expand"):
         return factor_of_reduction(graph, name)
     return None
 
@@ -95,12 +95,15 @@ def normalising_factors(graph: Graph, node: Node) -> Array:
     return product_rounded_once(gamma, 1 / roots)
 
 
-def factor_of_divisor(graph: Graph, name: str) -> Fraction | None:
-    """Return the factor of a Div by constants; None if it broadcasts the numerator."""
-    numerator, divisor = graph.nodes[name].inputs
-    if not graph.have_shape([numerator], name):
+def factor_of_numbers(graph: Graph, name: str) -> Fraction | None:
+    """Return the factor of a Mul or Div by constants; None if it broadcasts the value."""
+    value, constant = graph.nodes[name].inputs
+    if not graph.have_shape([value], name):
         return None
-    numbers = np.abs(graph.arrays[divisor].astype(np.float64))
+    numbers = np.abs(graph.arrays[constant].astype(np.float64))
+    require(np.isfinite(numbers).all(), "a product with NaN or infinity")
+    if graph.nodes[name].op == "Mul":
+        return Fraction(float(numbers.max()))
     least = float(numbers.min())
     require(least > 0, "a Div by 0")
     return ONE / Fraction(least)
@@ -121,14 +124,14 @@ def product_rounded_once(a: Array, b: Array) -> Array:
 
 # -- sums ------------------------------------------------------------------------------
 def factor_of_reduction(graph: Graph, name: str) -> Fraction | None:
-    """Return the factor of sums or means, each of the same number of entries."""
+    """Return the factor of sums or means of the same number of entries, or of copies."""
     node = graph.nodes[name]
     before = graph.shapes.get(node.inputs[0])
     after = graph.shapes.get(name)
     if before is None or after is None:
         return None
     entries = Fraction(math.prod(before), math.prod(after))
-    if node.op == "ReduceMean":
+    if node.op in ("ReduceMean", "Expand"):
         return root_up(1 / entries)
     return root_up(entries)
 
