@@ -17,6 +17,7 @@ from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
 from specnorm_networks.certified.operators.formats import UNITS, smallest_positive
+from specnorm_networks.certified.operators.moves import Identity
 from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.comparison.execution import UNIT_ROUNDOFF, Value, execute
 from specnorm_networks.comparison.probes import Shapes, probes, samples
@@ -152,13 +153,15 @@ class _Comparison:
     ) -> None:
         """Compute a value from the model's values of its inputs, and compare it with the model's value.
 
-        A value that the model does not give may be rounded as coarsely as any.
+        A value that the model does not give may be rounded as coarsely as any, or as a cast before it.
         """
         if not all(name in known for name in node.inputs):
             return
         inputs = [known[name][0] for name in node.inputs]
-        own_unit = coarsest_unit if theirs is None else theirs.unit
-        unit = max([own_unit, *(known[name][1] for name in node.inputs)])
+        cast_to = node.operator.unit if isinstance(node.operator, Identity) else 0.0
+        unit = max(coarsest_unit, cast_to) if theirs is None else theirs.unit
+        if not cast_to:
+            unit = max([unit, *(known[name][1] for name in node.inputs)])
         try:
             ours = execute(node, inputs, unit)
         except NotRunError:

@@ -14,6 +14,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.base import Move, Shape
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
+from specnorm_networks.certified.operators.formats import UNITS
 from specnorm_networks.onnx.binding import Array, Wholes, refuse
 from specnorm_networks.onnx.nodes import (
     FLOATING,
@@ -117,9 +118,10 @@ def cast(x: Value, /, *, to: int) -> Result:
         raise NoBoundError("a cast of a large constant is not evaluated")
     if to in (6, 7):  # int32 and int64
         return Output(ops.Truncated(), (x,), x.shape)
-    if to not in (1, 10, 11, 16):
+    names = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
+    if to not in names:
         raise NoBoundError("a cast to integers is discontinuous")
-    return Output(ops.Identity(), (x,), x.shape)
+    return Output(ops.Identity(UNITS[names[to]]), (x,), x.shape)
 
 
 def slice_of(

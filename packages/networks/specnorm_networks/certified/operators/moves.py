@@ -23,9 +23,11 @@ class SameOrder(Move):
 
 
 class Identity(SameOrder):
-    """The same entries at the same positions."""
+    """The same entries at the same positions, also in another precision."""
 
     library_roundings = 1  # a cast to another precision is an identity that rounds
+    unit: float = 0.0
+    """Unit roundoff of the precision that a cast is to; 0: it is no cast."""
 
     def alike(self, place: Place) -> frozenset[int]:
         return place.axes

@@ -240,7 +240,7 @@ def _mean_of_squares(node: Node, eps: float, structure: Structure) -> Divisor:
     factor, squares, axes = _multiple_of_sum(node, structure)
     count = _entries(squares, axes)
     source = _squared(squares, structure)
-    if factor == 1:
+    if factor == 1 and count > 1:
         return Divisor(source, axes, eps, "sum of squares")
     if factor <= 0 or factor.numerator != 1:
         raise NoPattern
