@@ -18,6 +18,7 @@ jax = pytest.importorskip("jax")
 pytest.importorskip("jax2onnx", reason="pip install jax2onnx")
 from helpers.processes import python  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
+from specnorm_networks.certified.operators import Tanh  # noqa: E402
 from specnorm_networks.sources import export  # noqa: E402 after what may be missing
 
 
@@ -295,6 +296,22 @@ def test_functions_that_jax_writes_out_are_read_as_what_they_are(name: str) -> N
     found = network_bound(function, (4,))
     assert found.checked.complete
     assert constant * (1 - 1e-5) <= (found.upper or 0) <= constant * (1 + 1e-5)
+
+
+def test_what_is_computed_in_half_precision_inside_is_compared_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX gives no inner values, and the rounding of a cast was not counted: a right reading was refused."""
+    weight = np.eye(6, dtype=np.float32)
+
+    def model(x: Any) -> Any:
+        return jax.numpy.tanh(x.astype(jax.numpy.float16)).astype(x.dtype) @ weight
+
+    found = network_bound(model, (6,))
+    assert found.checked.complete
+    assert found.upper == pytest.approx(1, rel=1e-5)
+    value = Tanh.value
+    monkeypatch.setattr(Tanh, "value", lambda self, x: 1.1 * value(self, x))
+    with pytest.raises(TranslationError, match="not read as it computes"):
+        network_bound(model, (6,))
 
 
 def test_an_ellipsis_stands_for_all_other_axes() -> None:

@@ -16,8 +16,8 @@ from specnorm_networks.tools import bound
 Vector = NDArray[np.float64]
 DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {
     "mean square": lambda s, n, eps: np.sqrt(s * s / n + eps),
-    "largest": lambda s, _, eps: np.maximum(s, eps),
-    "sum": lambda s, _, eps: s + eps,
+    "largest": lambda s, n, eps: np.maximum(s / n**0.5, eps),
+    "sum": lambda s, n, eps: s / n**0.5 + eps,
 }
 
 
@@ -29,12 +29,14 @@ class Normalisation(NamedTuple):
     eps: float
     form: Any
     centred: bool
+    terms: int | None = None
 
     def centre(self, x: Vector) -> Vector:
         return x - x.mean(axis=self.axes, keepdims=True) if self.centred else x
 
     def divisor(self, length: Vector) -> Vector:
-        return DIVISORS[self.form](length, math.prod(self.shape[axis] for axis in self.axes), self.eps)
+        entries = math.prod(self.shape[axis] for axis in self.axes) if self.form == "mean square" else 1
+        return DIVISORS[self.form](length, self.terms or entries, self.eps)
 
     def apply(self, x: Vector) -> Vector:
         z = self.centre(x)
@@ -47,7 +49,7 @@ class Normalisation(NamedTuple):
             nodes.append(Node("z", operators.Centre(self.axes), ("x",), self.shape))
         z = nodes[-1].name
         nodes.append(Node("s", operators.Norm(self.axes, keep=True), (z,), ones))
-        nodes.append(Node("y", operators.Normalise(self.axes, self.eps, self.form), (z, "s"), self.shape))
+        nodes.append(Node("y", operators.Normalise(*self[1:4], self.terms), (z, "s"), self.shape))
         return Graph(tuple(nodes), ("y",))
 
 
@@ -63,6 +65,9 @@ CASES = [
     Normalisation((3, 4), (0,), 0.3, "largest", False),
     Normalisation((2, 5), (1,), 0.2, "sum", False),
     Normalisation((1, 4), (1,), 0.05, "sum", True),
+    Normalisation((1, 4), (1,), 0.05, "sum", True, 3),
+    Normalisation((2, 5), (1,), 0.3, "largest", False, 4),
+    Normalisation((1, 8), (1,), 1e-2, "mean square", True, 7),
 ]
 
 

@@ -204,7 +204,7 @@ def test_a_spline_clamped_at_knots_has_the_slopes_it_reaches(kind: type[Spline],
 
 
 @pytest.mark.parametrize("kind", [ClampedAtKnots, Extrapolating, FloorClampedOfClamped])
-@pytest.mark.parametrize(("knots", "step"), [(7, 0.1), (11, 0.3), (15, 0.7)])
+@pytest.mark.parametrize(("knots", "step"), [(7, 0.1), (11, 0.3)])
 @pytest.mark.sampled("7-0.1-Extra")
 def test_clamps_that_are_rounded_to_a_knot_are_at_the_knot(kind: type[Spline], knots: int, step: float) -> None:
     """In single precision -0.3 / 0.1 is -3, but the quotient of both rounded numbers is less: 7 knots had no bound."""

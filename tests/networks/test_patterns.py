@@ -150,6 +150,20 @@ def onto_ball(net: Written, length: Operator, cap: float = 1.0, radius: float = 
     return net(ops.Product(), "x", net(ops.HardTanh(-math.inf, cap), inverse))
 
 
+def by_deviation(net: Written, form: str, of: str = "", count: float = 5.0) -> str:
+    """By the standard deviation and a number, as torch's exporter writes it: the mean, times 6, over 5."""
+    centred = net(MINUS, "x", net(ops.Mean((1,), keep=True), "x"))
+    variance = net(ops.Mean((1,)), net(ops.Product(), of or centred, of or centred))
+    if form.startswith("unbiased"):
+        variance = net(ops.Scale(np.array(1 / count), divisors=np.array(count)), net.scaled(6.0, variance))
+    variance = net(ops.Reshape((2, 1, 4, 4)), variance)
+    if "under" in form:
+        return net(ops.Quotient(), centred, net(ops.Sqrt(), net(PLUS, variance, net.constant(0.1))))
+    deviation = net(ops.Sqrt(), variance)
+    below = net(PLUS, deviation, net.constant(0.1)) if "sum" in form else net(ops.HardTanh(0.1, math.inf), deviation)
+    return net(ops.Quotient(), centred, below)
+
+
 def log_add_exp(
     net: Written,
     jax: bool = False,
@@ -243,6 +257,9 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
         "length, quotient", "length, inverse", "length, sum, quotient", "length, sum, inverse",
         "mean square, quotient", "mean square, power, inverse",
     )},
+    **{form: (ops.Normalise, partial(by_deviation, form=form)) for form in (
+        "biased, sum", "unbiased, sum", "unbiased, largest", "unbiased, under the root",
+    )},
     "twice, by the length": (ops.Scale, lambda net: normalised(net, "length, quotient", top=net.scaled(2.0))),
     "half, by the mean square": (ops.Scale, lambda net: normalised(net, "mean square, inverse", top=net.scaled(-0.5))),
     "onto a ball": (ops.Normalise, lambda net: onto_ball(net, NORM)),
@@ -293,6 +310,8 @@ LEFT: dict[str, Write] = {
     "the length of another value": lambda net: normalised(net, "length, quotient", of=net(ops.Sin(), "x")),
     "a mean square of another value": lambda net: normalised(net, "mean square, inverse", of=net(ops.Sin(), "x")),
     "a negative number and the length": lambda net: normalised(net, "length, sum, quotient", eps=-1e-3),
+    "a deviation of another value": lambda net: by_deviation(net, "unbiased, sum", of=net(ops.Sin(), "x")),
+    "a variance of two thirds of a term": lambda net: by_deviation(net, "unbiased, sum", count=2 / 3),
     "onto a ball, of another length": lambda net: onto_ball(net, NORM, of=net(ops.Sin(), "x")),
     "a cap below 0": lambda net: onto_ball(net, NORM, cap=-1.0),
     "a radius below 0": lambda net: onto_ball(net, NORM, radius=-1.0),

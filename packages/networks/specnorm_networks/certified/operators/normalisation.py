@@ -55,21 +55,29 @@ class Normalise(Operator):
 
     The second input is s: `Norm` of the first one, with axes kept. Forms: "mean square" is ``z / sqrt(s^2 / n + eps)``
     for n entries, "sum of squares" is ``z / sqrt(s^2 + eps)``, "largest" is ``z / max(s, eps)``, "sum" is
-    ``z / (s + eps)``.
+    ``z / (s + eps)``. If ``terms`` is given, n is that number, and ``s / sqrt(n)`` stands for s in the last two: a
+    standard deviation.
     """
 
     rule = "normalise"
     axes: tuple[int, ...]
     eps: float
     form: Form = "mean square"
+    terms: int | None = None
+
+    def _terms(self, shape: Shape) -> int:
+        """Return the number by which the square of the length is divided, for a value of some shape."""
+        if self.terms is not None:
+            return self.terms
+        return entries_along(shape, self.axes) if self.form == "mean square" else 1
 
     def run(self, *values: FloatArray) -> FloatArray:
         z, length = values
-        if self.form == "mean square":
-            count = entries_along(z.shape, self.axes)
-            return np.asarray(z / np.sqrt(length * length / max(count, 1) + self.eps))
-        if self.form == "sum of squares":
-            return np.asarray(z / np.sqrt(length * length + self.eps))
+        terms = self._terms(z.shape)
+        if self.form in ("mean square", "sum of squares"):
+            return np.asarray(z / np.sqrt(length * length / max(terms, 1) + self.eps))
+        if terms != 1:
+            length = np.sqrt(length * length / terms)
         divisor = np.maximum(length, self.eps) if self.form == "largest" else length + self.eps
         # In ONNX 0 / 0 is 0 here.
         return np.asarray(z / np.where(divisor == 0, 1.0, divisor))
@@ -82,33 +90,37 @@ class Normalise(Operator):
             lengths = ranges[1]
         if not self.eps >= 0:
             raise NoBoundError(f"eps={self.eps!r} is negative, or no number")
-        divisors = self._divisor(lengths, entries_along(place.shape, self.axes))
+        divisors = self._divisor(lengths, self._terms(place.shape))
         smallest_divisor = float(np.min(divisors.low, initial=math.inf))
         if not smallest_divisor > 0:
             raise NoBoundError(f"it divides by the length of its input, which may be 0, and eps is 0; {hint(place)}")
         return host.mul_up(bounds[0], host.div_up(1.0, smallest_divisor))
 
-    def _divisor(self, lengths: Interval, count: int) -> Interval:
-        """Return intervals of the divisor. ``count``: of entries that are normalized together."""
+    def _divisor(self, lengths: Interval, terms: int) -> Interval:
+        """Return intervals of the divisor. ``terms``: as `_terms` returns them."""
         s = enclosing((np.maximum(lengths.low, 0.0), np.maximum(lengths.high, 0.0)))
+        if self.form in ("mean square", "sum of squares"):
+            return (_mean_square(s, terms) + point(np.full(s.shape, self.eps))).root()
+        if terms != 1:
+            s = _mean_square(s, terms).root()
         if self.form == "largest":
             return enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))
-        if self.form == "sum":
-            return s + point(np.full(s.shape, self.eps))
-        if self.form == "sum of squares":
-            return (s * s + point(np.full(s.shape, self.eps))).root()
-        mean_square = (s * s).scaled(1 / max(count, 1), 2.0**-52)
-        return (mean_square + point(np.full(s.shape, self.eps))).root()
+        return s + point(np.full(s.shape, self.eps))
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         """Return the smaller of two intervals.
 
-        An entry of the value is at most the entry of z over the smallest divisor. It is also at most 1, or sqrt(n) for
-        "mean square", since no entry of z is larger than its length.
+        An entry of the value is at most the entry of z over the smallest divisor. It is also at most 1, or sqrt(n) if
+        the square of the length is divided by n, since no entry of z is larger than its length.
         """
         z, lengths = ranges
-        count = entries_along(z.shape, self.axes)
-        if not count or not self.eps >= 0:
+        terms = self._terms(z.shape)
+        if terms < 1 or not self.eps >= 0:
             return None
-        largest = host.root_up(count) if self.form == "mean square" else 1.0
-        return (z * self._divisor(lengths, count).inverse()) & within(np.full(z.shape, largest))
+        return (z * self._divisor(lengths, terms).inverse()) & within(np.full(z.shape, host.root_up(terms)))
+
+
+def _mean_square(lengths: Interval, terms: int) -> Interval:
+    """Return the square of lengths, over a number of terms."""
+    squares = lengths * lengths
+    return squares if terms == 1 else squares.scaled(1 / max(terms, 1), 2.0**-52)

@@ -36,6 +36,8 @@ class Divisor:
     eps: float
     form: Form | Literal["variance"]
     """Function of the length and eps, as in `Normalise`. "variance" means "mean square" for the value less its mean."""
+    terms: int | None = None
+    """As in `Normalise`."""
 
 
 def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
@@ -68,7 +70,7 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
         node.label,
         derived=True,
     )
-    normalise = ops.Normalise(divisor.axes, divisor.eps, form)
+    normalise = ops.Normalise(divisor.axes, divisor.eps, form, divisor.terms)
     inputs = (dividend, length.name)
     if factor == 1:
         return [length, replace(node, operator=normalise, inputs=inputs)]
@@ -203,6 +205,12 @@ def _length(node: Node, structure: Structure) -> tuple[Fraction, Divisor]:
         eps = node.operator.low
         norm = structure.input_of(node)
     factor, norm = _factor(norm, structure)
+    if isinstance(norm.operator, ops.Sqrt) and factor == 1 and 0 <= eps < math.inf:  # a standard deviation
+        root = _mean_square(norm.inputs[0], structure)
+        if root.eps or root.form == "variance":
+            raise NoPattern
+        count = _entries(structure[root.source], root.axes)
+        return factor, replace(root, eps=eps, form=form, terms=root.terms or count)
     if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or not 0 <= eps < math.inf or factor <= 0:
         raise NoPattern
     return factor, Divisor(norm.inputs[0], tuple(sorted(norm.operator.axes)), _exact(Fraction(eps) / factor), form)
@@ -222,18 +230,27 @@ def _mean_square(name: str, structure: Structure) -> Divisor:
         return _mean_of_squares(node, eps, structure)
     minuend, squared_mean = _difference(node, structure)
     divisor = _mean_of_squares(minuend, eps, structure)
-    if divisor.form != "mean square":
+    if divisor.form != "mean square" or divisor.terms is not None:
         raise NoPattern
     _require_mean(structure.origin(_squared(squared_mean, structure)), divisor, structure)
     return replace(divisor, form="variance")
 
 
 def _mean_of_squares(node: Node, eps: float, structure: Structure) -> Divisor:
-    with suppress(NoPattern):
-        squares, axes = structure.reduction(node.name, ops.Sum)
-        return Divisor(_squared(squares, structure), axes, eps, "sum of squares")
-    squares, axes = _mean(node, structure)
-    return Divisor(_squared(squares, structure), axes, eps, "mean square")
+    factor, squares, axes = _multiple_of_sum(node, structure)
+    count = _entries(squares, axes)
+    source = _squared(squares, structure)
+    if factor == 1 and count > 1:
+        return Divisor(source, axes, eps, "sum of squares")
+    if factor <= 0 or factor.numerator != 1:
+        raise NoPattern
+    terms = factor.denominator
+    return Divisor(source, axes, eps, "mean square", None if terms == count else terms)
+
+
+def _entries(node: Node, axes: tuple[int, ...]) -> int:
+    """Return the number of entries of a value along axes."""
+    return math.prod((node.shape or ())[axis] for axis in axes)
 
 
 def _difference(node: Node, structure: Structure) -> tuple[Node, Node]:
@@ -245,14 +262,33 @@ def _difference(node: Node, structure: Structure) -> tuple[Node, Node]:
 
 def _mean(node: Node, structure: Structure) -> tuple[Node, tuple[int, ...]]:
     """Return the value whose mean a node is, and the axes: a mean, or a sum divided by the number of its terms."""
-    scale = node.operator
-    if not isinstance(scale, ops.Scale):
-        return structure.reduction(node.name, ops.Mean)
-    source, axes = structure.reduction(node.inputs[0], ops.Sum)
-    count = math.prod((source.shape or ())[axis] for axis in axes)
-    if scale.offset is not None or scale.divisors is None or not np.all(scale.divisors == count):
+    factor, source, axes = _multiple_of_sum(node, structure)
+    if factor * _entries(source, axes) != 1:
         raise NoPattern
     return source, axes
+
+
+def _multiple_of_sum(node: Node, structure: Structure) -> tuple[Fraction, Node, tuple[int, ...]]:
+    """Return a number by which a sum is multiplied, what is summed, and the axes, which are kept with size 1."""
+    kept = reduced = structure.before_broadcast(node.name)
+    total = Fraction(1)
+    while True:
+        factor, before = _factor(reduced, structure)
+        if before is reduced and isinstance(reduced.operator, ops.SameOrder):
+            before = structure.input_of(reduced)
+        if before is reduced:
+            break
+        total *= factor
+        reduced = structure.before_broadcast(before.name)
+    if not isinstance(reduced.operator, ops.Sum | ops.Mean):
+        raise NoPattern
+    source = structure.input_of(reduced)
+    axes = tuple(sorted(reduced.operator.axes))
+    if not source.shape or kept.shape != kept_shape(source.shape, axes):
+        raise NoPattern
+    if isinstance(reduced.operator, ops.Mean):
+        total /= max(_entries(source, axes), 1)
+    return total, source, axes
 
 
 def _require_mean(node: Node, divisor: Divisor, structure: Structure) -> None:
