@@ -207,6 +207,15 @@ class LinearMap:
 
         return dataclasses.replace(self, adjoint=add_up_copies)
 
+    def transposed(self, roundings: int, shape: Shape) -> LinearMap:
+        """Return the adjoint of a map of non-negative entries with one input, which has the shape ``shape``."""
+
+        def apply(y: Sequence[FloatArray]) -> FloatArray:
+            (x,) = self.back(y[0])
+            return x
+
+        return LinearMap(apply, absolute=apply, roundings=roundings, shape=shape, adjoint=lambda x: [self.apply([x])])
+
     def back(self, y: FloatArray) -> list[FloatArray]:
         """Return A^T y, one array for each input. Only for a map `with_adjoint`."""
         assert self.adjoint is not None
