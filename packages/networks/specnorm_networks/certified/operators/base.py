@@ -287,6 +287,10 @@ class Operator:
     is_monotone_and_exact: ClassVar[bool] = False
     """Whether each entry of the value is a nondecreasing function of each entry of the inputs, and `run` computes it
     without rounding."""
+    only_moves_entries: ClassVar[bool] = False
+    """Whether it only moves entries: each entry of the value is an entry of an input, or 0."""
+    positive: ClassVar[bool] = False
+    """Whether it is defined only for arguments above 0."""
     is_layer: ClassVar[bool] = False
     """Whether it is bounded by the norm of its kernel (``layer``), with padding before and scaling after it."""
     units_say_more: ClassVar[bool] = False
@@ -412,9 +416,6 @@ def keep_linear_maps() -> Iterator[None]:
 
 class Linear(Operator):
     """An operator that is defined by its `linear_map` alone."""
-
-    only_moves_entries: ClassVar[bool] = False
-    """Whether the operator only moves entries: each entry of the value is an entry of an input, or 0."""
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         """Return the linear map for inputs of some shapes; None, or an error that `_new_map` catches, if there is none.
