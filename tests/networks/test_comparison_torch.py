@@ -111,6 +111,20 @@ def test_numbers_of_a_module_in_double_precision_may_be_rounded_in_its_file() ->
     assert compared(module, (3,)).complete
 
 
+def test_an_operator_that_insists_on_single_precision_is_said_so() -> None:
+    @torch.library.custom_op("tests::single", mutates_args=())
+    def single_alone(x: torch.Tensor) -> torch.Tensor:
+        if x.dtype != torch.float32:
+            raise RuntimeError("not implemented for 'Double'")
+        return x.clone()
+
+    single_alone.register_fake(torch.empty_like)
+    found = compared(nn.Sequential(nn.Linear(3, 4), Function(lambda x: single_alone(x).relu())), (3,))
+    assert found.inputs
+    assert not found.in_double
+    assert "in the model's own precision: " in str(found)
+
+
 def test_a_small_mistake_in_a_wide_layer_is_noticed() -> None:
     """Worst roundings of 4096 terms in single precision hid it."""
     torch.manual_seed(0)

@@ -39,7 +39,7 @@ from numpy.typing import NDArray
 
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, Linear, LinearMap, Pointwise
+from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap
 from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
 from specnorm_networks.certified.operators.joins import Extreme
 from specnorm_networks.certified.operators.linear import Add, Scale
@@ -123,7 +123,7 @@ class _Walk:
             if len(waiting) > 1:
                 continue
             (start,) = waiting
-            moves_entries = any(not each.is_block and not isinstance(each.node.operator, Pointwise) for each in steps)
+            moves_entries = any(not each.is_block and each.node.function is None for each in steps)
             if moves_entries and self.scope.graph.by_name[start].shape is not None:
                 claim = _Blocks(self.scope, start, steps[::-1]).claim()
                 if claim is not None:
@@ -148,9 +148,9 @@ class _Walk:
                 return _by_constant(node, min(known, key=float))
             return _Step(node, sources)
         direct = [claim for claim in known if map_of_claim(claim).start in sources]
-        if isinstance(node.operator, Pointwise):
+        if node.function is not None:
             return _Step(node, sources, of_entries=direct[0]) if direct else None
-        is_move = isinstance(node.operator, Linear) and node.operator.only_moves_entries
+        is_move = node.operator.only_moves_entries
         is_folded = bool(known) and not direct and not of_several  # into the layer before
         if not is_folded and (is_move or isinstance(node.operator, Scale)):
             return _Step(node, sources)

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.proof import visible
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NotRunError, Operator, Place, Shape, Slopes
+from specnorm_networks.certified.operators.base import (
+    FloatArray,
+    Linear,
+    LowHigh,
+    NotRunError,
+    Operator,
+    Place,
+    Pointwise,
+    Shape,
+    Slopes,
+)
 from specnorm_networks.certified.operators.layers import Layer
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.regions import Box, Region
@@ -71,6 +81,16 @@ class Node:
     def is_fixed(self) -> bool:
         """Whether its operator says that it is the same for all inputs: a constant, or one with unknown numbers."""
         return isinstance(self.operator, Constant | Held)
+
+    @property
+    def function(self) -> Pointwise | None:
+        """The function that it applies to each entry of its input; None for other operators."""
+        return self.operator if isinstance(self.operator, Pointwise) else None
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether its operator is defined by a linear map and an offset alone."""
+        return isinstance(self.operator, Linear)
 
     @property
     def is_random(self) -> bool:

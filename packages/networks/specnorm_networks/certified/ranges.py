@@ -33,7 +33,6 @@ from specnorm_networks.certified.operators.base import (
     LowHigh,
     NoBoundError,
     NotRunError,
-    Pointwise,
     Slopes,
     is_extent,
 )
@@ -165,25 +164,25 @@ def has_function_with_positive_slopes(graph: Graph) -> bool:
 
     Functions whose slopes are already those on a range do not count.
     """
-    functions = [node.operator for node in graph.nodes if isinstance(node.operator, Pointwise)]
+    functions = [node.function for node in graph.nodes if node.function is not None]
     extents = [function.extent() for function in functions if function.slopes_on_range is None]
     return any(is_extent(extent) and extent[0] > 0 for extent in extents)
 
 
 def _with_slopes(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:
     """Return a function of each entry with its slopes on the range of its input; other nodes as they are."""
-    operator = node.operator
+    function = node.function
     input_range = next((interval for interval in before if interval is not None), None)
-    if not isinstance(operator, Pointwise) or input_range is None:
+    if function is None or input_range is None:
         return node
-    slopes = operator.slopes(*input_range.ends)
+    slopes = function.slopes(*input_range.ends)
     if slopes is None or slopes[0].shape != node.shape:
         return node
     if not all(np.isfinite(end).all() for end in slopes):
         return node
     with consistent(node):
         slopes_on_range = Slopes(*enclosing(slopes).ends, regions)
-        return replace(node, operator=replace(operator, slopes_on_range=slopes_on_range))
+        return replace(node, operator=replace(function, slopes_on_range=slopes_on_range))
 
 
 BoxEnd = float | NDArray[Any] | Mapping[str, Any]

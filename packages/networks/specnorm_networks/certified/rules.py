@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm.proof import number as format_number
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.operators.base import NoBoundError, Place, Pointwise
+from specnorm_networks.certified.operators.base import NoBoundError, Place
 from specnorm_networks.certified.scope import Map, Scope
 
 INPUTS_TOGETHER = "inputs together: root of the sum of squares"
@@ -43,9 +43,9 @@ def unchanged(scope: Scope, start: str, node: Node, inputs: Sequence[Upper]) -> 
 def of_slopes(scope: Scope, node: Node, axis: int, width: int) -> Upper:
     """Return the constant of a function of each entry: its largest absolute slope in any channel."""
     scope.check(node)
-    if not isinstance(node.operator, Pointwise):
+    if node.function is None:
         raise HypothesisError(f"{node.name} is not a function of each entry")
-    low, high = node.operator.by_channel(axis, width)
+    low, high = node.function.by_channel(axis, width)
     largest_slope = max(abs(float(low.min())), abs(float(high.max())))
     return make_upper(largest_slope, (node.name, scope.domain), "its largest slope")
 

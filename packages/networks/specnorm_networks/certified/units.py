@@ -23,7 +23,6 @@ from specnorm_networks.certified.operators.base import (
     LinearMap,
     NoBoundError,
     Place,
-    Pointwise,
     Slopes,
 )
 from specnorm_networks.certified.scope import Scope
@@ -95,7 +94,7 @@ class _Units:
             raise NoBoundError(f"more than {MOST_COEFFICIENTS} coefficients")
         if node.is_constant:
             return _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
-        slopes = node.operator.slopes_on_range if isinstance(node.operator, Pointwise) else None
+        slopes = None if node.function is None else node.function.slopes_on_range
         if slopes is not None:
             return self._function(node.name, before[0], slopes)
         linear = node.operator.linear_map(Place(tuple(a_sum.matrix.shape[1:] for a_sum in before), shape))
@@ -194,7 +193,7 @@ class _Units:
 
 def _units_of(node: Node) -> int:
     """Return the number of units of a function: of its entries whose smallest and largest slope differ."""
-    slopes = node.operator.slopes_on_range if isinstance(node.operator, Pointwise) else None
+    slopes = None if node.function is None else node.function.slopes_on_range
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from specnorm.proof import InternalError, Interval, visible
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Operator
 from specnorm_networks.certified.patterns import without_sorting
 from specnorm_networks.certified.ranges import box_of
 from specnorm_networks.certified.regions import Area, Inputs
@@ -251,8 +251,8 @@ def gradient(
             continue
         if node.name in linear:
             input_gradients = linear[node.name].back(c)
-        elif isinstance(node.operator, Pointwise) and node.inputs[0] in values:
-            input_gradients = [c * _slopes(node.operator, values[node.inputs[0]])]
+        elif node.function is not None and node.inputs[0] in values:
+            input_gradients = [c * _slopes(node.function, values[node.inputs[0]])]
         else:
             continue
         for name, summand in zip(node.inputs, input_gradients, strict=True):
@@ -260,7 +260,7 @@ def gradient(
     return {name: gradients[name][0] if name in gradients else np.zeros(value.shape) for name, value in x.items()}
 
 
-def _slopes(function: Pointwise, x: FloatArray) -> FloatArray:
+def _slopes(function: Operator, x: FloatArray) -> FloatArray:
     """Return approximate slopes at points, by differences; 0 if a difference is not finite."""
     side = SIDE * np.maximum(1.0, abs(x))
     with np.errstate(all="ignore"):

@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm.proof import TranslationError, visible
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import FloatArray, Linear, NotRunError
+from specnorm_networks.certified.operators.base import FloatArray, NotRunError
 from specnorm_networks.certified.regions import Area, Inputs
 from specnorm_networks.comparison.execution import Value, execute
 from specnorm_networks.comparison.probes import Shapes, probes, samples
@@ -174,7 +174,7 @@ class _Comparison:
             return
         known[node.name] = ours, unit
         self.executed.add(node.name)
-        if isinstance(node.operator, Linear) and np.isnan(ours.value).any():
+        if node.is_affine and np.isnan(ours.value).any():
             operands = [known[name][0].value for name in node.inputs if name not in constants]
             if operands and all(np.isfinite(operand).all() for operand in operands):
                 raise TranslationError(

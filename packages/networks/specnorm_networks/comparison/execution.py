@@ -14,7 +14,6 @@ from specnorm.proof import visible
 from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
-from specnorm_networks.certified.operators.steep import Steep
 from specnorm_networks.certified.regions import Inputs
 
 ROUNDING = 2.0**-38
@@ -93,7 +92,7 @@ def _change_by_errors(operator: Operator, inputs: Sequence[Value], value: FloatA
 
 def _defined(operator: Operator, value: FloatArray, shifted: FloatArray) -> FloatArray:
     """Return shifted arguments, none below 0 if the operator is defined for none: the exact argument is not."""
-    if not (isinstance(operator, Steep) and operator.positive):
+    if not operator.positive:
         return shifted
     return np.where(value >= 0, np.maximum(shifted, 0.0), shifted)
 

@@ -33,7 +33,7 @@ from specnorm.proof import counted, install
 from specnorm_networks.model import Computed, equal_but_for_rounding
 from specnorm_networks.sources.base import TRAINING, Array, Exported
 from specnorm_networks.sources.torch_fourier import has_complex, with_real_layers
-from specnorm_networks.sources.torch_values import computed, in_double
+from specnorm_networks.sources.torch_values import computed, in_double, in_single
 
 OPSET = 23
 """The first set of operators of ONNX with one for attention."""
@@ -424,18 +424,25 @@ class _Recorder(torch.fx.Interpreter):
     def __init__(self, program: torch.fx.GraphModule) -> None:
         super().__init__(program)
         self.values: dict[str, Computed] = {}
+        self.insists = False
+        """Whether the last operator takes no double precision."""
 
     def run_node(self, n: torch.fx.Node) -> Any:
         """Compute one value."""
-        value = in_double(super().run_node(n))
+        self.insists = False
+        value = super().run_node(n)
         if n.op != "output" and isinstance(value, Tensor):
-            self.values[n.name] = computed(value)
-        return value
+            self.values[n.name] = computed(value if self.insists else in_double(value))
+        return in_double(value)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Call an operator; if it is told to return single precision, it returns double precision."""
-        args, kwargs = tree_map(in_double, (args, kwargs))
-        return super().call_function(target, args, kwargs)
+        """Call an operator in double precision, also if it is told to return another; in single if it insists on it."""
+        in_doubles = tree_map(in_double, (args, kwargs))
+        try:
+            return super().call_function(target, *in_doubles)
+        except RuntimeError:
+            self.insists = True
+            return super().call_function(target, *tree_map(in_single, (args, kwargs)))
 
 
 def _like(values: Array, x: Tensor) -> Tensor:

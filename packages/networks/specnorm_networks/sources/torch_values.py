@@ -40,3 +40,8 @@ def in_double(value: Any) -> Any:
     if isinstance(value, Tensor) and value.dtype == torch.float32:
         return value.double()
     return torch.float64 if value is torch.float32 else value
+
+
+def in_single(value: Any) -> Any:
+    """Return a tensor of double precision in single precision; other objects as they are."""
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float64 else value

@@ -207,6 +207,15 @@ class LinearMap:
 
         return dataclasses.replace(self, adjoint=add_up_copies)
 
+    def transposed(self, roundings: int, shape: Shape) -> LinearMap:
+        """Return the adjoint of a map of non-negative entries with one input, which has the shape ``shape``."""
+
+        def apply(y: Sequence[FloatArray]) -> FloatArray:
+            (x,) = self.back(y[0])
+            return x
+
+        return LinearMap(apply, absolute=apply, roundings=roundings, shape=shape, adjoint=lambda x: [self.apply([x])])
+
     def back(self, y: FloatArray) -> list[FloatArray]:
         """Return A^T y, one array for each input. Only for a map `with_adjoint`."""
         assert self.adjoint is not None
@@ -278,6 +287,10 @@ class Operator:
     is_monotone_and_exact: ClassVar[bool] = False
     """Whether each entry of the value is a nondecreasing function of each entry of the inputs, and `run` computes it
     without rounding."""
+    only_moves_entries: ClassVar[bool] = False
+    """Whether it only moves entries: each entry of the value is an entry of an input, or 0."""
+    positive: ClassVar[bool] = False
+    """Whether it is defined only for arguments above 0."""
     is_layer: ClassVar[bool] = False
     """Whether it is bounded by the norm of its kernel (``layer``), with padding before and scaling after it."""
     units_say_more: ClassVar[bool] = False
@@ -403,9 +416,6 @@ def keep_linear_maps() -> Iterator[None]:
 
 class Linear(Operator):
     """An operator that is defined by its `linear_map` alone."""
-
-    only_moves_entries: ClassVar[bool] = False
-    """Whether the operator only moves entries: each entry of the value is an entry of an input, or 0."""
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         """Return the linear map for inputs of some shapes; None, or an error that `_new_map` catches, if there is none.

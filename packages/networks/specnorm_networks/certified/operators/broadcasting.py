@@ -58,18 +58,6 @@ def copies_of_entry(before: Shape | None, after: Shape | None) -> int:
     return copies
 
 
-def sum_over_copies(y: FloatArray, shape: Shape) -> FloatArray:
-    """Return the adjoint of broadcasting a value of a shape: for each entry the sum over its copies.
-
-    ``y``: of shape (k, *shape of the broadcast value), for k vectors.
-    """
-    axes_in_front = y.ndim - 1 - len(shape)
-    aligned = (1,) * axes_in_front + shape
-    summed_axes = tuple(axis for axis, n in enumerate(aligned, 1) if n == 1 and y.shape[axis] != 1)
-    total = y.sum(axis=summed_axes, keepdims=True) if summed_axes else y
-    return np.asarray(total.reshape(len(y), *shape))
-
-
 def constants_after_broadcast(bounds: Sequence[float], place: Place) -> list[float]:
     """Return each input's constant times the root of the number of copies of its entries; 0 stays 0."""
     constants = []

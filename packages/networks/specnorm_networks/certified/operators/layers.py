@@ -25,6 +25,7 @@ from specnorm_networks.certified.operators.base import (
     Shape,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
+from specnorm_networks.certified.operators.contractions import along, contracted
 from specnorm_networks.certified.operators.linear import Pad
 
 
@@ -203,24 +204,15 @@ class Matrix(_WithKernel):
         if self.layer.error is not None or not math.isfinite(self.alpha):
             return None
         kernel = self.layer.kernel()
-        outputs, inputs = kernel.shape
+        _, inputs = kernel.shape
         axis = self._axis(len(before))
         if axis < 0 or before[axis] != inputs or not np.all(np.isfinite(kernel)):
             return None
 
-        def multiply_by(alpha: float, matrix: FloatArray) -> Apply:
-            if self.side == "right":
-                return lambda x: alpha * (x[0] @ matrix.T)
-            return lambda x: alpha * (matrix @ x[0])
-
-        multiply_by_adjoint = multiply_by(self.alpha, kernel.T)
-        return LinearMap(
-            multiply_by(self.alpha, kernel),
-            absolute=multiply_by(abs(self.alpha), abs(kernel)),
+        return contracted(
+            [along(kernel, axis, before, self.alpha)],
             roundings=inputs + 4,
             offset=self.bias,
-            shape=(*before[:axis], outputs, *before[axis + 1 :]),
-            adjoint=lambda y: [multiply_by_adjoint([y])],
             kept_numbers=2 * kernel.size,  # the matrix and its absolute values
         )
 

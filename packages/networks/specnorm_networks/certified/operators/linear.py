@@ -14,7 +14,6 @@ from specnorm.proof import host, padding_rules
 from specnorm_networks.certified.operators import broadcasting
 from specnorm_networks.certified.operators.base import (
     ERROR_OF_OFFSETS,
-    Apply,
     FloatArray,
     Linear,
     LinearMap,
@@ -24,6 +23,7 @@ from specnorm_networks.certified.operators.base import (
     Shape,
     entries_along,
 )
+from specnorm_networks.certified.operators.contractions import contracted, copies, product, sums
 
 PadMode = Literal["zeros", "reflect", "replicate", "circular"]
 _NUMPY_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -97,22 +97,8 @@ class Scale(Linear):
         values = np.asarray(self.values, dtype=np.float64)
         if not self.is_accurate:
             return None
-        ndim = len(np.broadcast_shapes(before, values.shape))
         roundings = 1 if self.exact else SCALED_ENTRY_ROUNDINGS
-
-        def multiply_by(factors: FloatArray) -> Apply:
-            return lambda x: _with_axes_in_front(x[0], ndim) * factors
-
-        def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [broadcasting.sum_over_copies(y * values, before)]
-
-        return LinearMap(
-            multiply_by(values),
-            absolute=multiply_by(abs(values)),
-            roundings=roundings,
-            offset=self.offset,
-            adjoint=adjoint,
-        )
+        return contracted([product(values, before)], roundings, offset=self.offset)
 
 
 def _with_axes_in_front(x: FloatArray, ndim: int) -> FloatArray:
@@ -172,30 +158,13 @@ class Add(Linear):
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if not all(map(math.isfinite, self.weights)):
             return None
-        ndim = len(np.broadcast_shapes(before, *others))
+        shapes = (before, *others)
+        after = np.broadcast_shapes(*shapes)
         has_division = self.divisor != 1
-
-        def sum_with(weights: Sequence[float]) -> Apply:
-            def apply(x: Sequence[FloatArray]) -> FloatArray:
-                total: FloatArray = np.zeros((len(x[0]), *(1,) * ndim))
-                for weight, value in zip(weights, x, strict=True):
-                    total = total + weight * _with_axes_in_front(value, ndim)
-                return total / self.divisor if has_division else total
-
-            return apply
-
-        def adjoint(y: FloatArray) -> list[FloatArray]:
-            parts = []
-            for weight, shape_before in zip(self.weights, (before, *others), strict=True):
-                parts.append(broadcasting.sum_over_copies(weight * y, shape_before) / self.divisor)
-            return parts
-
-        return LinearMap(
-            sum_with(self.weights),
-            absolute=sum_with([abs(weight) for weight in self.weights]),
-            roundings=1 + len(others) + has_division,
-            adjoint=adjoint,
-        )
+        terms = []
+        for weight, shape in zip(self.weights, shapes, strict=True):
+            terms.append(copies(weight, shape, after, 1 / self.divisor))
+        return contracted(terms, roundings=1 + len(others) + 2 * has_division)
 
 
 class Concat(Linear):
@@ -279,11 +248,11 @@ class Broadcast(Linear):
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         shape = np.broadcast_shapes(before, self.target)
 
-        def copies(x: Sequence[FloatArray]) -> FloatArray:
+        def copied(x: Sequence[FloatArray]) -> FloatArray:
             (batch,) = x
             return np.broadcast_to(_with_axes_in_front(batch, len(shape)), (len(batch), *shape))
 
-        return LinearMap.of_moves(copies)
+        return LinearMap.of_moves(copied)
 
 
 class _Reduction(Linear):
@@ -303,17 +272,8 @@ class _Reduction(Linear):
         count = entries_along(before, self.axes)
         if not count:
             return None
-        axes_of_batch = tuple(axis + 1 for axis in self.axes)  # axis 0 counts the values of a batch
         divisor = count if isinstance(self, Mean) else 1
-        kept_shape = tuple(1 if axis in self.axes else n for axis, n in enumerate(before))
-
-        def apply(x: Sequence[FloatArray]) -> FloatArray:
-            return np.asarray(x[0].sum(axis=axes_of_batch, keepdims=self.keep) / divisor)
-
-        def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [np.broadcast_to(y.reshape(-1, *kept_shape) / divisor, (len(y), *before))]
-
-        return LinearMap(apply, absolute=apply, roundings=count + 1, adjoint=adjoint)
+        return contracted([sums(self.axes, before, self.keep, 1 / divisor)], roundings=count + 1)
 
 
 class Sum(_Reduction):
@@ -404,16 +364,13 @@ class AddedUp(Linear):
         if math.prod(before) != positions.size or np.any((positions < 0) | (positions >= size)):
             return None
 
-        def apply(x: Sequence[FloatArray]) -> FloatArray:
-            rows = x[0].reshape(len(x[0]), positions.size)
-            sums = [np.bincount(positions, row, size) for row in rows]
-            return np.array(sums).reshape(len(rows), *self.target)
+        # It is the adjoint of a move: of the entries at the positions.
+        def moved(y: Sequence[FloatArray]) -> FloatArray:
+            return y[0].reshape(len(y[0]), size)[:, positions].reshape(len(y[0]), *before)
 
-        def adjoint(y: FloatArray) -> list[FloatArray]:
-            return [y.reshape(len(y), size)[:, positions].reshape(len(y), *before)]
-
+        move = LinearMap.of_moves(moved).with_adjoint([self.target])
         most = int(np.bincount(positions).max(initial=1))
-        return LinearMap(apply, absolute=apply, roundings=most, adjoint=adjoint)
+        return move.transposed(roundings=most, shape=self.target)
 
 
 class Pad(Linear):

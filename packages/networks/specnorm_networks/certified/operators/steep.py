@@ -9,7 +9,6 @@ import functools
 import math
 import operator
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -32,9 +31,6 @@ def hint(place: Place) -> str:
 
 class Steep(Curved):
     """A function whose slope is bounded on ranges alone."""
-
-    positive: ClassVar[bool] = False
-    """Whether it is defined only for arguments above 0."""
 
     def derivative(self, x: Interval) -> Interval:
         """Return intervals of the derivative on intervals; infinite if it is unbounded there."""
