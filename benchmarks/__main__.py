@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     in_ball.add_argument("--out", type=Path)
     parsers.add_parser("ball-page")
     parsers.add_parser("launches")
-    parsers.add_parser("jax-first-calls").add_argument("--out", type=Path)
+    first_calls = parsers.add_parser("jax-first-calls")
+    first_calls.add_argument("--functions", nargs="+", default=(), help="these alone")
+    first_calls.add_argument("--out", type=Path)
     parsers.add_parser("jax-first-calls-page")
     networks = parsers.add_parser("networks")
     for option in ("--networks", "--methods"):
@@ -110,7 +112,7 @@ def main(words: list[str] | None = None) -> int:
         from benchmarks import jax_first_calls
 
         if options.command == "jax-first-calls":
-            jax_first_calls.write(options.out)
+            jax_first_calls.write(options.functions, options.out)
         else:
             jax_first_calls.write_page()
     elif options.command == "launches":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ FUNCTIONS: dict[str, Function] = {
 """Functions of a kernel."""
 
 
-def rows() -> Iterator[Row]:
+def rows(names: Sequence[str] = ()) -> Iterator[Row]:
     """Yield what first calls compile, as they are, jitted, and with a gradient."""
     seconds: list[float] = []
 
@@ -65,6 +65,8 @@ def rows() -> Iterator[Row]:
     jax.monitoring.register_event_duration_secs_listener(count)
     array = np.random.default_rng(0).standard_normal((16, 16, 3, 3)) / 12
     for name, function in FUNCTIONS.items():
+        if names and name not in names:
+            continue
         for way, run in (("called", function), ("jitted", jax.jit(function)), ("gradient", _gradient(function))):
             kernel = jax.device_put(array.astype(np.float32))
             jax.clear_caches()  # type: ignore[no-untyped-call]
@@ -88,17 +90,16 @@ def _gradient(function: Function) -> Function:
     return jax.jit(jax.grad(total))
 
 
-def write(out: Path | None) -> None:
-    """Measure all, and write the lines to a file, each with what an earlier line of the file says."""
+def write(names: Sequence[str], out: Path | None) -> None:
+    """Measure functions, or all, and write the lines to a file, each with what an earlier line of the file says."""
     known = {(row["case"], row["contestant"]): row for row in (facts.read(out) if out else [])}
-    lines = []
-    for row in rows():
+    for row in rows(names):
         before = known.get((row["case"], row["contestant"]))
         earlier = {key: before[key] for key in ("seconds", "modules", "commit")} if before else None
-        lines.append(facts.about("jax", "numpy") | row | {"before": earlier})
+        known[row["case"], row["contestant"]] = facts.about("jax", "numpy") | row | {"before": earlier}
         print(f"{row['case']}, {row['contestant']}: {row['seconds']:.2f} s, {row['modules']} modules", flush=True)
     if out:
-        facts.write(out, lines)
+        facts.write(out, list(known.values()))
 
 
 def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:

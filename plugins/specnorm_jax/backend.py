@@ -137,7 +137,7 @@ class JaxBackend(Backend):
         return jnp.tril(factor)
 
     def factorized(self, matrices: np.ndarray, like: Array) -> tuple[np.ndarray, np.ndarray]:
-        """Both in one module, even while another function is traced: compiler flags break NaN in compiled code alone."""
+        """Both in one module, even while a function is traced: compiler flags break NaN in compiled code alone."""
         function = jax.jit(lambda x: (self.cholesky_ok(x), self.cholesky_factors(x)))
         with jax.default_device(self.device(like)):
             compiled = function.lower(jax.ShapeDtypeStruct(matrices.shape, matrices.dtype)).compile()
