@@ -13,6 +13,8 @@ constraint-gpu --out FILE        # what a training step costs on a CUDA device; 
 constraint-page                  # the tables of docs/benchmarks/index.md about training from the committed lines
 ball --out FILE                  # does training inside the ball work? 25 minutes on one thread; --quick takes one
 ball-page                        # the tables of docs/benchmarks/ball.md from its committed lines
+jax-first-calls --out FILE       # what first calls compile in JAX; two minutes
+jax-first-calls-page             # their table of docs/benchmarks/index.md from its committed lines
 networks --out FILE              # bounds of published networks by each method; 12 minutes on one thread
 networks-page                    # the tables of docs/benchmarks/index.md from its committed lines
 """
@@ -72,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     in_ball.add_argument("--out", type=Path)
     parsers.add_parser("ball-page")
     parsers.add_parser("launches")
+    first_calls = parsers.add_parser("jax-first-calls")
+    first_calls.add_argument("--functions", nargs="+", default=(), help="these alone")
+    first_calls.add_argument("--out", type=Path)
+    parsers.add_parser("jax-first-calls-page")
     networks = parsers.add_parser("networks")
     for option in ("--networks", "--methods"):
         networks.add_argument(option, nargs="+", default=(), help="these alone")
@@ -102,6 +108,13 @@ def main(words: list[str] | None = None) -> int:
         ball_page.write()
     elif options.command.startswith("networks"):
         _networks(options)
+    elif options.command.startswith("jax-first-calls"):
+        from benchmarks import jax_first_calls
+
+        if options.command == "jax-first-calls":
+            jax_first_calls.write(options.functions, options.out)
+        else:
+            jax_first_calls.write_page()
     elif options.command == "launches":
         from benchmarks import launches
 

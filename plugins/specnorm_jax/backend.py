@@ -136,10 +136,13 @@ class JaxBackend(Backend):
         factor: Array = jax.lax.linalg.cholesky(a, symmetrize_input=False)
         return jnp.tril(factor)
 
-    def check_cholesky(self, like: Array) -> None:
-        """As `Backend.check_cholesky`, with concrete values even while a function is traced."""
-        with jax.ensure_compile_time_eval():
-            super().check_cholesky(like)
+    def factorized(self, matrices: np.ndarray, like: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Both in one module, even while a function is traced: compiler flags break NaN in compiled code alone."""
+        function = jax.jit(lambda x: (self.cholesky_ok(x), self.cholesky_factors(x)))
+        with jax.default_device(self.device(like)):
+            compiled = function.lower(jax.ShapeDtypeStruct(matrices.shape, matrices.dtype)).compile()
+            succeeds, factors = compiled(matrices)
+        return self.to_numpy(succeeds), self.to_numpy(factors)
 
     def complex(self, real: Array, imag: Array) -> Array:
         return jax.lax.complex(real, imag)
@@ -225,10 +228,7 @@ class JaxBackend(Backend):
 
 @jax.jit
 def _cholesky_ok(a: Array) -> Array:
-    """`JaxBackend.cholesky_ok`, compiled.
-
-    Compiler flags may break the detection of NaN in compiled code only, so `check_cholesky` has to test compiled code.
-    """
+    """`JaxBackend.cholesky_ok`, compiled."""
     factor = jax.lax.linalg.cholesky(a, symmetrize_input=False)
     diagonal = jnp.diagonal(factor, axis1=-2, axis2=-1)
     return jnp.isfinite(a).all((-2, -1)) & jnp.isfinite(diagonal).all(-1)
@@ -269,7 +269,9 @@ def _compiled_step(
 
 def _check(program: Program, kernels: Array) -> None:
     """Refuse kernels that are not finite, since compiled functions cannot; tracers pass."""
-    if not BACKEND.is_traced(kernels):
+    if BACKEND.numpy_view(kernels):
+        check_values(BACKEND.to_numpy(kernels), program.shape, backend=BACKEND.host())
+    elif not BACKEND.is_traced(kernels):
         check_values(kernels, program.shape, backend=BACKEND)
 
 

@@ -237,17 +237,20 @@ class Backend:
         matrices[2, 0, 3] = math.nan
         matrices[3, 3, 3] = math.nan
         matrices[4, 2, 2] = math.inf
-        succeeds = self.to_numpy(self.cholesky_ok(self.from_numpy(matrices, like)))
-        if self.has_factors:
-            factors = np.abs(self.to_numpy(self.cholesky_factors(self.from_numpy(matrices, like))))
-            succeeds = succeeds | np.isfinite(factors.sum(axis=(-2, -1)))
-        if succeeds.any():
+        succeeds, factors = self.factorized(matrices, like)
+        if succeeds.any() or (self.has_factors and np.isfinite(np.abs(factors).sum(axis=(-2, -1))).any()):
             raise BackendError(
                 f"{self.name}'s Cholesky factorization ({dtype}) succeeds for matrices that have none, so every proof "
                 "by it would succeed. Arithmetic without NaN does that: remove fast-math flags (XLA_FLAGS, compilers' "
                 "-ffast-math), or convert the kernel to NumPy."
             )
         _has_sound_cholesky.add(key)
+
+    def factorized(self, matrices: np.ndarray, like: AnyArray) -> tuple[np.ndarray, np.ndarray]:
+        """What `cholesky_ok` says of matrices, and their factors if there are any, computed by the library."""
+        given = self.from_numpy(matrices, like)
+        factors = self.cholesky_factors(given) if self.has_factors else given
+        return self.to_numpy(self.cholesky_ok(given)), self.to_numpy(factors)
 
     def complex(self, real: AnyArray, imag: AnyArray) -> AnyArray:
         """Complex array from real and imaginary part; a library's own function for it saves two passes over memory."""

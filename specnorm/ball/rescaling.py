@@ -240,7 +240,14 @@ def clip(
     backend = backend_for(kernel)
     check_count("n_iter", n_iter, most=MOST_ROUNDS)
     check_budget(budget)
-    nearest: Any = _clipped(backend.detach(kernel), backend, check_bound(bound), n_iter, Clock.of(budget), geometry)
+    check_bound(bound)
+    given: Any = backend.detach(kernel)
+    in_numpy = _numpy_suffices(given, backend)
+    # JAX would compile each operation by itself.
+    array, library = (backend.to_numpy(given), backend.host()) if in_numpy else (given, backend)
+    nearest: Any = _clipped(array, library, float(bound), n_iter, Clock.of(budget), geometry)
+    if in_numpy:
+        nearest = given if nearest is array else backend.share_numpy(nearest, given)
     result: ArrayT = backend.without_derivative(nearest, kernel, _NO_DERIVATIVE)
     return result
 
@@ -372,6 +379,13 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
     return arrays.from_tall(excess, blocks, xp=xp), xp.sqrt(norm_sq)
 
 
+def _numpy_suffices(x: Any, backend: Backend) -> bool:
+    """Whether NumPy can read and return an array that nothing differentiates."""
+    xp = backend.namespace(x)
+    is_constant = backend.detach(x) is x and not backend.is_traced(x)
+    return is_constant and backend.numpy_view(x) and x.dtype in (xp.float32, xp.float64)
+
+
 def _times(x: Any, factor: Any, backend: Backend) -> Any:
     """Multiply in at least float32, and round once to the dtype of x.
 
@@ -379,8 +393,7 @@ def _times(x: Any, factor: Any, backend: Backend) -> Any:
     machine they wait for each other, a thousand times as long as the product takes.
     """
     xp = backend.namespace(x)
-    is_constant = isinstance(factor, float) and backend.detach(x) is x
-    if is_constant and backend.numpy_view(x) and x.dtype in (xp.float32, xp.float64):
+    if isinstance(factor, float) and _numpy_suffices(x, backend):
         return backend.share_numpy(backend.to_numpy(x) * factor, x)
     wide = x if x.dtype in (xp.float32, xp.float64) else xp.astype(x, xp.float32)
     return xp.astype(wide * factor, x.dtype)
@@ -463,6 +476,9 @@ def gram_rescaling(kernel: KernelOrLayer[ArrayT], *, n_iter: int = 1, **geometry
     given: Any = kernel
     # Refuse what is no kernel before arithmetic is done with it.
     program_for(plan, tuple(given.shape), str(given.dtype), tuple(geometry.items()))
+    if _numpy_suffices(given, backend):
+        # JAX would compile each operation outside of the plan by itself.
+        return backend.share_numpy(gram_rescaling(backend.to_numpy(given), n_iter=n_iter, **geometry), given)
     with arithmetic.exact(given, backend=backend):
         # The result does not depend on the kernel's scale; near the ends of its dtype's range, the norms would.
         scaled: Any = _with_largest_entry_about_one(given, backend)
