@@ -64,14 +64,13 @@ def _timed(case: str, calls: dict[str, _Call], turns: int) -> Iterator[Row]:
 
 def _layers_swept(before: Tree, after: Tree) -> int:
     """Number of layers that were swept between two states of a constraint; 0 for other states."""
-    if not isinstance(before, dict):
-        return 0
-    pairs = [(x["sketch"], after[name]["sketch"]) for name, x in before.items() if "sketch" in x]
-    return sum(int(jnp.sum(jnp.any(x != y, axis=(1, 2, 3)))) for x, y in pairs)
+    states = before.items() if isinstance(before, dict) else ()
+    pairs = [(x["sketch"], after[name]["sketch"]) for name, x in states if isinstance(x, dict) and "sketch" in x]
+    return sum(int(np.any(np.asarray(x != y), axis=(1, 2, 3)).sum()) for x, y in pairs)
 
 
 def _sweeps(steps: int = 300, busiest: int = 100) -> Row:
-    """How often layers are swept in a training run of ResNet-20 without normalization, at a rate that decays from 0.1."""
+    """How often layers are swept in a training of ResNet-20 without normalization, at a rate that decays from 0.1."""
     params, strides = _resnet20()
     rule = training.with_geometry(strides)
     optimizer = optax.sgd(optax.cosine_decay_schedule(0.1, steps), momentum=0.9)
