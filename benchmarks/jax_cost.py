@@ -27,12 +27,13 @@ _WARM = 65
 
 def rows() -> Iterator[Row]:
     """Time over the first contestant's, and seconds of tracing and compilation, of both cases."""
-    yield from _timed("ResNet-20's kernels: weights, gradient and a step of SGD", _constraints())
-    yield from _timed("six convolutions of 64 channels: a training step", _optimizers())
+    yield from _timed("ResNet-20's kernels: weights, gradient and a step of SGD", _constraints(), turns=60)
+    yield from _timed("six convolutions of 64 channels: a training step", _optimizers(), turns=15)
+    yield _sweeps()
 
 
-def _timed(case: str, calls: dict[str, _Call]) -> Iterator[Row]:
-    """Time functions of (tree, state), which return a tree and the next state, in turn."""
+def _timed(case: str, calls: dict[str, _Call], turns: int) -> Iterator[Row]:
+    """Time functions of (tree, state), which return a tree and the next state, in turn; those with sweeps apart."""
     compiled, compiling, states = {}, {}, {}
     for name, (function, arguments, *options) in calls.items():
         # Equal functions would be traced once.
@@ -42,17 +43,79 @@ def _timed(case: str, calls: dict[str, _Call]) -> Iterator[Row]:
         compiling[name] = time.process_time() - begin
         states[name] = arguments
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(_WARM + 15):
+    swept: dict[str, list[bool]] = {name: [] for name in calls}
+    for turn in range(_WARM + turns):
         for name, call in compiled.items():
-            begin = time.process_time()
-            states[name] = call(*states[name])
+            before, begin = states[name], time.process_time()
+            states[name] = call(*before)
             jax.tree.map(lambda x: x.block_until_ready(), states[name])
             if turn >= _WARM:
                 seconds[name].append(time.process_time() - begin)
+                swept[name].append(_layers_swept(before[1], states[name][1]) > 0)
     base = next(iter(seconds.values()))
     for name, times in seconds.items():
-        row = {"section": "JAX, models", "case": case, "contestant": name, "compile_seconds": compiling[name]}
-        yield row | facts.timing(times, base)
+        for contestant, is_swept in ((name, False), (f"{name}, with a sweep", True)):
+            places = [j for j, x in enumerate(swept[name]) if x is is_swept]
+            if places:
+                row = {"section": "JAX, models", "case": case, "contestant": contestant}
+                row |= {} if is_swept else {"compile_seconds": compiling[name]}
+                yield row | facts.timing([times[j] for j in places], [base[j] for j in places])
+
+
+def _layers_swept(before: Tree, after: Tree) -> int:
+    """Number of layers that were swept between two states of a constraint; 0 for other states."""
+    states = before.items() if isinstance(before, dict) else ()
+    pairs = [(x["sketch"], after[name]["sketch"]) for name, x in states if isinstance(x, dict) and "sketch" in x]
+    return sum(int(np.any(np.asarray(x != y), axis=(1, 2, 3)).sum()) for x, y in pairs)
+
+
+def _sweeps(steps: int = 300, busiest: int = 100) -> Row:
+    """How often layers are swept in a training of ResNet-20 without normalization, at a rate that decays from 0.1."""
+    params, strides = _resnet20()
+    rule = training.with_geometry(strides)
+    optimizer = optax.sgd(optax.cosine_decay_schedule(0.1, steps), momentum=0.9)
+    rng = np.random.default_rng(0)
+    patterns = rng.standard_normal((10, 16, 16, 3))
+
+    def loss(params: Tree, state: Tree, images: Any, labels: Any) -> Any:
+        weights, state = training.spectral_norm(params, state, rule=rule)
+        return optax.softmax_cross_entropy_with_integer_labels(_logits(weights, images), labels).mean(), state
+
+    @jax.jit
+    def step(params: Tree, state: Tree, moments: Tree, images: Any, labels: Any) -> Any:
+        gradient, state = jax.grad(loss, has_aux=True)(params, state, images, labels)
+        updates, moments = optimizer.update(gradient, moments)
+        return optax.apply_updates(params, updates), state, moments
+
+    state, moments, counts = training.init_spectral_norm(params, rule=rule), optimizer.init(params), []
+    for _ in range(steps):
+        labels = rng.integers(10, size=32)
+        images = (patterns[labels] + rng.standard_normal((32, 16, 16, 3))).astype(np.float32)
+        before = state
+        params, state, moments = step(params, state, moments, images, labels)
+        counts.append(_layers_swept(before, state))
+    swept = [x > 0 for x in counts]
+    case = f"ResNet-20 on 16x16 pixels, SGD 0.1, cosine decay, {steps} steps"
+    row = {"section": "JAX, sweeps", "case": case, "contestant": "default", "layers_swept": sum(counts) / sum(swept)}
+    return row | {"swept": sum(swept) / steps, f"swept_in_{busiest}": sum(swept[:busiest]) / busiest}
+
+
+def _logits(weights: Tree, x: Any) -> Any:
+    """ResNet-20 without normalization and biases; shortcuts are padded with zeros."""
+
+    def convolved(x: Any, name: str, stride: int = 1) -> Any:
+        return jax.lax.conv_general_dilated(
+            x, weights[name]["kernel"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    x = jax.nn.relu(convolved(x, "conv"))
+    for stage in range(3):
+        for block in range(3):
+            stride = 2 if stage and not block else 1
+            y = convolved(jax.nn.relu(convolved(x, f"{stage}.{block}.conv1", stride)), f"{stage}.{block}.conv2")
+            shortcut = x[:, ::stride, ::stride, :]
+            x = jax.nn.relu(y + jnp.pad(shortcut, ((0, 0),) * 3 + ((0, y.shape[3] - x.shape[3]),)))
+    return 10 * x.mean((1, 2)) @ weights["dense"]["kernel"]
 
 
 def _constraints() -> dict[str, _Call]:

@@ -248,6 +248,8 @@ class SteppedProgram(Program):
                 of_layer = _map(lambda x: xp.take(by_layer(x), place, axis=0)[0, ...], followed)
                 of_layer = of_layer._replace(state=tuple(xp.take(by_layer(x), place, axis=0)[0, ...] for x in state))
                 kernel = kernels.take(place) if isinstance(kernels, Parts) else xp.take(kernels, place, axis=0)
+                # One, by a number of this loop: compilers would compute the blocks before it, in every step.
+                kernel = kernel * xp.astype(xp.max(waiting) > 0, kernel.dtype)
                 blocks = self._blocks_to_sweep(kernel, run)
                 new = stepped.sweep(blocks, of_layer, self.spec, sweeps=xp.max(waiting), ops=run)
                 is_next = xp.arange(waiting.shape[0], device=device) == place
