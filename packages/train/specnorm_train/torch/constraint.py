@@ -182,11 +182,13 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Scale the kernel; the state moves in training mode alone."""
-        if torch.compiler.is_compiling() or transformed(weight):
+        if torch.compiler.is_compiling():
             return self._weight_in_use(weight)
         taken = self._taken
         if taken.is_in_pass and self.training and taken.is_of(weight) and not _is_transforming():
             return self._scaled(weight, taken.step)
+        if transformed(weight):
+            return self._weight_in_use(weight)
         # torch.func.jacrev(model) transforms the inputs alone: the weight is a constant there, as it is for any model.
         with outside_of_transformations():
             return self._weight_in_use(weight)

@@ -21,12 +21,12 @@ _HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
 _ERROR = 2.5e-4
 """Error of the steps without a pass that is aimed at, as a part of the norm."""
-_MOST_STEPS = 7.0
+_MOST_STEPS = 15.0
 """Largest number of steps without a pass."""
 _LEAST_GROWTH, _MOST_GROWTH = 0.25, 2.0
 """Limits of the change of the number of steps of which one makes a pass."""
-_SHORT, _LONG = 1e-15, 1e15
-"""Limits of lengths whose squares are computed in float32."""
+_SHORT, _LONG = 1e-30, 1e30
+"""Limits of squares that are computed in float32."""
 _TINY = 1e-30
 """Added to what is divided by."""
 _FAR = 0.05
@@ -86,8 +86,8 @@ class Last(NamedTuple):
         As of `Factors`.
     image : array, shape (r, rows)
         Product of the kernel with ``right``.
-    limit : float
-        Length of a change of the image with which a step makes a pass.
+    square : float
+        Squared length of the image.
     """
 
     waiting: float
@@ -95,12 +95,12 @@ class Last(NamedTuple):
     allowed: float
     right: Tensor
     image: np.ndarray
-    limit: float
+    square: float
 
     @classmethod
     def of(cls, numbers: Sequence[float], right: Tensor, image: np.ndarray) -> Last:
         """Of a pass with this image."""
-        return cls(*numbers, right, image, _FAR * _length(image))
+        return cls(*numbers, right, image, _length(image) ** 2)
 
     @classmethod
     def in_buffers(cls, numbers: Tensor, right: Tensor, image: Tensor) -> Last:
@@ -320,10 +320,13 @@ def _step_without_pass(x: StepInput) -> Step | None:
     if last is None or last.waiting < 1:
         return None
     image = image_of(x.kernel, x.program, last.right)
-    if not _length(image - last.image) <= last.limit:
+    square, along = float(np.vdot(image, image)), float(np.vdot(image, last.image))
+    has_changed_little = square + last.square - 2 * along <= _FAR**2 * last.square
+    # Squares of other numbers in float32 overflow, or underflow.
+    if not (has_changed_little and _SHORT < square < _LONG):
         return None
-    after = Last(last.waiting - 1, last.since_sweep + 1, last.allowed, last.right, last.image, last.limit)
-    return _step_at(x, last.right, image, (), after)
+    after = Last(last.waiting - 1, last.since_sweep + 1, last.allowed, last.right, last.image, last.square)
+    return _step_at(x, last.right, image, math.sqrt(square), (), after)
 
 
 def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], room: Any, was_swept: Any) -> Step:
@@ -335,7 +338,7 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     vector = _tensor_of(right)
     image, last = image_of(x.kernel, x.program, vector), x.last
     if last is None:
-        return _step_at(x, vector, image, state, None)
+        return _step_at(x, vector, image, _length(image), state, None)
     before = _length(image_of(x.kernel, x.program, last.right))
     # Where it is not a number, none are allowed.
     error = max(0.0, _length(image) / before - 1) if before else math.inf
@@ -347,27 +350,27 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     multiple = math.inf if room is None else float(room) + was_swept
     waiting = max(0.0, min(multiple * since_sweep - 1, allowed))
     numbers = float(math.floor(waiting)), 0.0 if was_swept else since_sweep, allowed
-    return _step_at(x, vector, image, state, Last.of(numbers, vector, image))
+    return _step_at(x, vector, image, _length(image), state, Last.of(numbers, vector, image))
 
 
-def _step_at(x: StepInput, right: Tensor, image: np.ndarray, state: tuple[Tensor, ...], last: Last | None) -> Step:
+def _step_at(
+    x: StepInput, right: Tensor, image: np.ndarray, norm: float, state: tuple[Tensor, ...], last: Last | None
+) -> Step:
     """The step of a layer whose norm is the length of the image."""
-    length = _length(image)
-    left = torch.from_numpy(image / (length or 1.0)).T
-    return Step(*x.scaling.factor(length, where=_one_of), Factors(left, right), state, last, image)
+    left = torch.from_numpy(image / (norm or 1.0)).T
+    return Step(*x.scaling.factor(norm, where=_one_of), Factors(left, right), state, last, image)
 
 
 def _length(x: np.ndarray) -> float:
-    """Length of all entries."""
-    length = math.sqrt(np.vdot(x, x))
-    # Outside, squares of numbers in float32 overflow, or underflow.
-    return length if _SHORT < length < _LONG else float(np.linalg.norm(x.astype(np.float64)))
+    """Length of all entries, whose squares in float32 may overflow."""
+    return float(np.linalg.norm(x.astype(np.float64)))
 
 
 def image_of(kernel: Tensor, program: SteppedProgram, right: Tensor) -> np.ndarray:
     """Product (r, rows) of a kernel on the CPU with ``right`` (r, n), zero but for the group where it is longest."""
     vectors = right.numpy()
-    rows = np.asarray(_numpy_view(kernel), vectors.dtype).reshape(len(kernel), -1)
+    rows = np.asarray(_numpy_view(kernel), vectors.dtype)
+    rows = rows.reshape(len(rows), -1)
     image = np.empty((len(vectors), len(rows)), vectors.dtype)
     # OpenBLAS takes up to a hundred times as long for one product with two vectors.
     for vector, out in zip(vectors, image, strict=True):
