@@ -316,7 +316,7 @@ class SpectralNorm(nn.Module):
             sweeps = _EVAL_SWEEPS if kernel.is_cuda and self._follows else sweeps
             self._is_new = False
         last = None
-        if self._follows and sweeps is None and BACKEND.numpy_view(kernel):
+        if sweeps is None and self._follows and BACKEND.numpy_view(kernel):
             last = self._taken.last or Last.in_buffers(*self._buffers_of_last)
         return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state, last)
 
@@ -660,6 +660,7 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     with outside_of_transformations():
         waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
         if waiting:
+            # All buffers in one call.
             _copy([move for x, _ in waiting for move in x.take_moves()])
             inputs = [x.next_input(weight) for x, weight in waiting]
             for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):

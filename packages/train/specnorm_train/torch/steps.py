@@ -217,7 +217,7 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
         Its recorded calls are used on a CUDA device.
     """
     with without_gradients():
-        recordable = [x for x in inputs if _is_recordable(x)]
+        recordable = list(filter(_is_recordable, inputs))
         if not recordable:
             return take_plain_steps(inputs)
         recorded = iter(_recording_of(owner)(recordable))
@@ -357,7 +357,7 @@ def _step_at(
     x: StepInput, right: Tensor, image: np.ndarray, norm: float, state: tuple[Tensor, ...], last: Last | None
 ) -> Step:
     """The step of a layer whose norm is the length of the image."""
-    left = torch.from_numpy(image / (norm or 1.0)).T
+    left = torch.from_numpy((image / (norm or 1.0)).T)
     return Step(*x.scaling.factor(norm, where=_one_of), Factors(left, right), state, last, image)
 
 
