@@ -133,9 +133,9 @@ class Followed(NamedTuple):
     right: Array
     state: tuple[Array, ...] = ()
     sketch: Array | None = None
-    room: Array | None = None
+    room: Any = None
     known: tuple[Array, ...] = ()
-    was_swept: Array | None = None
+    was_swept: Any = None
 
     @property
     def is_due(self) -> Any:
