@@ -192,7 +192,8 @@ class _ScaledByFactors(Function):
             gradient = torch.addmm(rows, left, right, beta=factor, alpha=slope * float(inner))
         else:
             gradient = torch.addmm(rows * factor, left * (slope * inner), right)
-        gradient = gradient.view(kernels.shape)
+        if kernels.ndim != 2:
+            gradient = gradient.view(kernels.shape)
         if dtype != gradient.dtype:
             gradient = gradient.to(dtype)
         return _guarded_if_needed(gradient, kernels), None

@@ -114,23 +114,32 @@ class Followed(NamedTuple):
     right : array, shape (b, r, n)
         The gradient of a value is ``left @ right``, in the order of the kernel's entries: of rank 1 over the complex
         numbers, r at most 2.
-    sketch : array, shape (b, rows of a sketch, 4)
-        `Stepped.sketch` of the kernels.
     state : tuple of arrays
         The state after the step.
-    is_due : boolean array, shape (b,)
-        Whether a sweep is due.
+    sketch : array, shape (b, rows of a sketch, 4)
+        Random sums of the blocks' entries, by which `Stepped.due` sees how far the kernels have gone.
+    room : array, shape (b,)
+        The way that a kernel may go before a sweep is due, as a multiple of that since the sweep before; if it was
+        swept, the number of sweeps that it still owes, times -1.
     known : tuple of arrays
         What a sweep needs to know of the pass before it.
+    was_swept : boolean array, optional
+        Whether each layer was swept in this step, where the host decided; None: none was.
     """
 
     value: Array
     left: Array
     right: Array
-    sketch: Array
     state: tuple[Array, ...] = ()
-    is_due: Array | None = None
+    sketch: Array | None = None
+    room: Any = None
     known: tuple[Array, ...] = ()
+    was_swept: Any = None
+
+    @property
+    def is_due(self) -> Any:
+        """Whether sweeps (b,) are due; where the room is not a number, too."""
+        return ~(self.room >= 0)
 
 
 @dataclass(frozen=True)
@@ -420,7 +429,11 @@ class Stepped(Method):
         raise NotImplementedError
 
     def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
-        """What `follow` returned, and whether a sweep is due."""
+        """What `follow` returned, and the room before a sweep is due."""
+        raise NotImplementedError
+
+    def rank(self, spec: ConvSpec) -> int:
+        """Rank r of the gradients that `follow` returns."""
         raise NotImplementedError
 
     def passes(self, spec: ConvSpec) -> int:
@@ -451,11 +464,7 @@ class Stepped(Method):
         raise NotImplementedError
 
     def swept(self, followed: Followed, last_value: Array, *, sweeps: Any, xp: Namespace) -> Followed:
-        """What the last pass after a sweep followed, and whether the next sweep is due, by the value before it."""
-        raise NotImplementedError
-
-    def sketch(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
-        """Random sums of the blocks' entries, by which a change of the kernel is seen."""
+        """What the last pass after a sweep followed, and the room before the next is due, by the value before it."""
         raise NotImplementedError
 
     def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:

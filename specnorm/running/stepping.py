@@ -171,6 +171,7 @@ class SteppedProgram(Program):
         kernels = kernels.map(in_own_dtype) if isinstance(kernels, Parts) else in_own_dtype(kernels)
         rows: Any = kernels if isinstance(kernels, Parts) else polyphase.to_rows(kernels, self.spec, xp=xp)
         block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
+        was_swept = None
         if state and sweeps is None and not run.concrete:
             followed = self._followed_by_loop(kernels, rows, block_state, run)
         else:
@@ -178,32 +179,31 @@ class SteppedProgram(Program):
             if state:
                 followed = self.stepped.due(followed, self.spec, ops=run)
             if state and sweeps != 0:
-                followed = self._swept(kernels, rows, followed, sweeps, run)
-        return self._by_layers(followed, kernels, state, xp=xp)
+                followed, was_swept = self._swept(kernels, rows, followed, sweeps, run)
+        return self._by_layers(followed, kernels, state, xp=xp)._replace(was_swept=was_swept)
 
     def _swept(
         self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int | None, run: ArrayOps
-    ) -> Followed:
-        """Sweep the layers, or with None those for which it is due."""
+    ) -> tuple[Followed, Any]:
+        """Sweep the layers, or with None those for which it is due; also return which, where the host has seen it."""
         if sweeps is not None:
-            return self._swept_together(kernels, rows, followed, sweeps, run)
+            return self._swept_together(kernels, rows, followed, sweeps, run), None
         layers, groups = kernels.shape[0], self.spec.groups
-        assert followed.is_due is not None
         is_due = run.to_numpy(followed.is_due).reshape(layers, groups)
         if not is_due.any():
-            return followed
+            return followed, None
         needed = run.to_numpy(self.stepped.sweeps_due(followed, xp=run.xp)).reshape(layers, groups)
         counts = np.max(np.where(is_due, needed, 0), axis=1)
         for count in np.unique(counts[counts > 0]):
             chosen = np.flatnonzero(counts == count)
             if len(chosen) == layers:
-                return self._swept_together(kernels, rows, followed, int(count), run)
+                return self._swept_together(kernels, rows, followed, int(count), run), counts > 0
             places = (chosen[:, None] * groups + np.arange(groups)).reshape(-1)
             some = _map(lambda x, places=places: arrays.rows(x, places, ops=run), followed)  # type: ignore[misc]
             chosen_kernels, chosen_rows = (arrays.rows(x, at, ops=run) for x, at in ((kernels, chosen), (rows, places)))
             swept = self._swept_together(chosen_kernels, chosen_rows, some, int(count), run)
             followed = _merged(followed, swept, places, run)
-        return followed
+        return followed, counts > 0
 
     def _swept_together(
         self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int, run: ArrayOps
@@ -292,25 +292,18 @@ class SteppedProgram(Program):
             value, chosen = self.plan.over_groups(by_group[0], xp=xp)
             left, right = (arrays.pick(x, chosen, xp=xp) for x in by_group[1:])
             left = arrays.one_hot(left, chosen, groups, xp=xp)
-        sketch = followed.sketch
         if self.spec.groups > 1:
             left = xp.reshape(left, (layers, -1, right.shape[1]))
-            sketch = xp.reshape(sketch, (layers, -1, sketch.shape[2]))
+        room = followed.room
+        if room is not None and groups > 1:
+            room = xp.min(xp.reshape(room, (layers, groups)), axis=1)
         dtype = getattr(xp, self.result_dtype)
         value, left, right = (_as_dtype(x, dtype, xp=xp) for x in (value, left, right))
         new_state = tuple(
             _as_dtype(xp.reshape(new, old.shape), old.dtype, xp=xp)
             for new, old in zip(followed.state, state, strict=True)
         )
-        return Followed(value, left, right, sketch, new_state, followed.is_due)
-
-    def sketch(self, kernels: AnyArray, *, backend: Backend) -> AnyArray:
-        """Random sums (layers, ., 4) of the entries of each layer, as in what `follow` returns."""
-        run = self.execution(kernels, backend=backend, training=True)
-        kernels = run.xp.astype(kernels, getattr(run.xp, run.own_dtype), copy=False)
-        rows = polyphase.to_rows(kernels, self.spec, xp=run.xp)
-        sketch = self.stepped.sketch(rows, self.spec, ops=run)
-        return run.xp.reshape(sketch, (kernels.shape[0], -1, sketch.shape[2]))
+        return Followed(value, left, right, new_state, room=room)
 
     def gradients(self, left: AnyArray, right: AnyArray, *, xp: Any) -> AnyArray:
         """The gradients (layers, *shape) of norms by layer, from the factors that `follow` returns."""
@@ -396,8 +389,8 @@ def _beside(x: Array, ndim: int) -> Array:
 
 
 def _map(function: Callable[[Any], Any], followed: Followed) -> Followed:
-    """`Followed` with a function applied to each array."""
-    values: Any = [tuple(map(function, x)) if isinstance(x, tuple) else function(x) for x in followed]
+    """`Followed` of blocks with a function applied to each array."""
+    values: Any = [tuple(map(function, x)) if isinstance(x, tuple) else function(x) for x in followed[:-1]]
     return Followed(*values)
 
 
@@ -409,7 +402,7 @@ def _merged(followed: Followed, swept: Followed, places: np.ndarray, run: ArrayO
     def joined(one: Array, other: Array) -> Array:
         return arrays.rows(run.xp.concat([one, other]), numbers, ops=run)
 
-    parts: Any = zip(followed, swept, strict=True)
+    parts: Any = zip(followed[:-1], swept[:-1], strict=True)
     values: Any = [tuple(map(joined, x, y)) if isinstance(x, tuple) else joined(x, y) for x, y in parts]
     return Followed(*values)
 

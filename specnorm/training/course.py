@@ -32,10 +32,10 @@ _TINY = 1e-30
 """Added to what is divided by."""
 
 
-def is_due(course: Array, distance: Array) -> Array:
-    """Whether each block (b,) is to be swept; what is not a number is due."""
-    far = TOLERANCE / _LEAST_SLOPE
-    return ~((course[:, 0, 0] * distance <= TOLERANCE) & (course[:, 0, 1] <= 0) & (distance <= far))
+def room(course: Array, distance: Array, *, xp: Namespace) -> Array:
+    """The way (b,) to the next sweep, as a multiple of the distance from the last; below 0 where one is due."""
+    multiple = TOLERANCE / (xp.clip(course[:, 0, 0], _LEAST_SLOPE, _MOST_SLOPE) * distance)
+    return xp.where(course[:, 0, 1] <= 0, multiple, 0.0 * multiple) - 1.0
 
 
 def sweeps_needed(course: Array, distance: Array, *, xp: Namespace) -> Array:

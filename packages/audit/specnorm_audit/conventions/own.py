@@ -51,7 +51,8 @@ def _constrained(names: Sequence[str], weight: Numbers, settings_bytes: Numbers,
     kernel = weight
     if row_axis is not None:
         kernel = np.moveaxis(weight, row_axis, 0).reshape(weight.shape[row_axis], -1)
-    stored_state = dict(zip(names, state, strict=True))
+    arrays = zip(names, state, strict=True)
+    stored_state = {name: x for name, x in arrays if not name.startswith("last_")}  # the others are for training alone
     # As in eval(): sweeps move the state until it fits the weight.
     value, _ = track(kernel, method, stored_state, sweeps=int(settings["sweeps"]), **geometry)
     norm = float(value)

@@ -29,9 +29,12 @@ from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
 from specnorm_train.torch.steps import (
     Factors,
+    Last,
     Scaling,
     Step,
     StepInput,
+    buffers_of_last,
+    image_of,
     take_plain_steps,
     take_steps,
     without_gradients,
@@ -44,7 +47,7 @@ _MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
 _EVAL_SWEEPS = 16
 """Number of sweeps for the norm of a weight in eval, which may be an average, loaded or edited."""
 _UNCHANGED = 1e-5
-"""A weight counts as the same while its sketch changes by less than this part."""
+"""A weight counts as the same while its product with the vector changes by less than this part."""
 _NO_SCRIPT = (
     "torch.jit.script cannot compile the computation of a norm. Script the model with plain weights, "
     "torch.jit.script(specnorm_torch.baked(model)), or trace it with torch.jit.trace."
@@ -55,30 +58,33 @@ _TRACKER = ModuleTracker()
 
 @dataclass
 class _Taken:
-    """The last step of a layer.
+    """The last step of a layer, if there is one.
 
     The buffers hold the state from which it was computed, and the next step moves them. So the same weight and the same
     buffers have the same norm, also in a run that is resumed.
 
     Parameters
     ----------
-    weight : Tensor
+    weight : Tensor, optional
     version : int
         Of the weight, by which a change in place is seen.
-    step : Step
-    settings : tuple
+    step : Step, optional
+    settings : tuple, optional
         The scaling and the number of sweeps of the step.
-    buffers : tuple of Tensor
-        Those of the state before the step.
+    moves : list of (Tensor, Tensor), optional
+        The buffers that the step moves, with their new entries; None after it.
+    last : Last, optional
+        That before the step, and after the buffers were moved that after it; None: that in the buffers.
     is_in_pass : bool, default False
         Whether it is that of a forward pass of a model that has not returned yet.
     """
 
-    weight: Tensor
-    version: int
-    step: Step
+    weight: Tensor | None = None
+    version: int = 0
+    step: Any = None
     settings: tuple[Scaling, int | None] | None = None
-    buffers: tuple[Tensor, ...] = ()
+    moves: list[tuple[Tensor, Tensor]] | None = None
+    last: Last | None = None
     is_in_pass: bool = field(default=False, kw_only=True)
 
     def is_of(self, weight: Tensor) -> bool:
@@ -122,14 +128,17 @@ class SpectralNorm(nn.Module):
         super().__init__()
         self.geometry, self.method, self.dim = geometry, method, dim
         self.n_power_iterations, self.eps, self.bound, self.only_shrink = n_power_iterations, eps, bound, only_shrink
-        state = specnorm.init_tracking(self.kernel(weight.detach()), method, **geometry)
+        kernel = self.kernel(weight.detach())
+        state = specnorm.init_tracking(kernel, method, **geometry)
         self.state_names = tuple(state)
+        if self._follows:
+            state |= buffers_of_last(kernel, self._program(kernel))
         for name, x in state.items():
             self.register_buffer(name, x)
         # What the vectors in a state dict belong to, if it is not this method; for a warning.
         self.foreign_state: str | None = None
         self._settled: _Settled | None = None
-        self._taken: _Taken | None = None
+        self._taken = _Taken()
         # Whether no step was taken of the state yet, or since it was loaded.
         self._is_new = True
         self._program_of_kernel: tuple[Any, ...] | None = None
@@ -141,6 +150,10 @@ class SpectralNorm(nn.Module):
     def state(self) -> tuple[Tensor, ...]:
         """Buffers that move in training."""
         return tuple(self._buffers[name] for name in self.state_names)  # type: ignore[misc]
+
+    @property
+    def _buffers_of_last(self) -> tuple[Any, ...]:
+        return tuple(x for name, x in self._buffers.items() if name.startswith("last_"))
 
     @property
     def scaling(self) -> Scaling:
@@ -169,12 +182,13 @@ class SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Scale the kernel; the state moves in training mode alone."""
-        if torch.compiler.is_compiling() or transformed(weight):
+        if torch.compiler.is_compiling():
             return self._weight_in_use(weight)
         taken = self._taken
-        is_in_pass = taken is not None and taken.is_in_pass and self.training
-        if is_in_pass and taken.is_of(weight) and not _is_transforming():  # type: ignore[union-attr]
-            return self._scaled(weight, taken.step)  # type: ignore[union-attr]
+        if taken.is_in_pass and self.training and taken.is_of(weight) and not _is_transforming():
+            return self._scaled(weight, taken.step)
+        if transformed(weight):
+            return self._weight_in_use(weight)
         # torch.func.jacrev(model) transforms the inputs alone: the weight is a constant there, as it is for any model.
         with outside_of_transformations():
             return self._weight_in_use(weight)
@@ -225,7 +239,7 @@ class SpectralNorm(nn.Module):
     @property
     def _is_in_pass(self) -> bool:
         """Whether the last step is that of a forward pass of a model that has not returned yet."""
-        return self._taken is not None and self._taken.is_in_pass
+        return self._taken.is_in_pass
 
     def _step_of(self, weight: Tensor) -> Step | None:
         """Return the last step if it is one of this weight, which has not changed.
@@ -233,41 +247,45 @@ class SpectralNorm(nn.Module):
         In a backward pass, checkpoints compute forward passes again; a weight has the step there that it had before.
         """
         taken = self._taken
-        if taken is None or not taken.is_of(weight) or taken.settings != (self.scaling, self._sweeps):
+        if not taken.is_of(weight) or taken.settings != (self.scaling, self._sweeps):
             return None
         is_same_pass = taken.is_in_pass or _TRACKER.is_bw
-        return taken.step if is_same_pass or self._has_kept_entries(weight, taken.step) else None
+        step: Step | None = taken.step if is_same_pass or self._has_kept_entries(weight, taken.step) else None
+        return step
 
     def _has_kept_entries(self, weight: Tensor, step: Step) -> bool:
         """Whether a weight with the same version has the same entries: a change through ``.data`` is not counted.
 
         On another device, reading a number would wait for all that is queued there: each pass takes a step.
         """
-        if step.sketch is None:
+        if step.image is None:
             return False
         kernel = self.kernel(weight.detach())
-        sketch = self._program_for(kernel).sketch(BACKEND.to_numpy(kernel)[None], backend=BACKEND.host())[0]
         with np.errstate(invalid="ignore"):
-            return bool(np.abs(sketch - step.sketch).max() <= _UNCHANGED * np.abs(sketch).max())
+            image = image_of(kernel, self._program_for(kernel), step.gradient.right)  # type: ignore[union-attr]
+            return bool(np.abs(image - step.image).max() <= _UNCHANGED * np.abs(image).max())
 
     def keep(self, weight: Tensor, step: Step, *, is_in_pass: bool) -> None:
         """Store the step of a weight."""
         settings = self.scaling, self._sweeps
-        self._taken = _Taken(weight, version_of(weight), step, settings, self.state, is_in_pass=is_in_pass)
+        # A step without a pass moves no buffer.
+        moves = list(zip(self.state, step.state, strict=True)) if step.state else []
+        taken = _Taken(weight, version_of(weight), step, settings, moves, self._taken.last, is_in_pass=is_in_pass)
+        # As `Module.__setattr__` does it, in a tenth of the time.
+        object.__setattr__(self, "_taken", taken)
         # A computed weight would keep its graph, unless its pass ends soon. A step on a device is not used again.
-        if step.sketch is None or (weight.grad_fn is not None and not is_in_pass):
+        if step.image is None or (weight.grad_fn is not None and not is_in_pass):
             self._move()
             if not is_in_pass:
-                self._taken = None
+                taken.weight = taken.step = None
 
     def end_pass(self) -> None:
         """End the pass of a model: a computed weight is not kept."""
-        if self._taken is None:
-            return
-        self._taken.is_in_pass = False
-        if self._taken.weight.grad_fn is not None or self._taken.step.sketch is None:
+        taken = self._taken
+        taken.is_in_pass = False
+        if taken.weight is not None and (taken.weight.grad_fn is not None or taken.step.image is None):
             self._move()
-            self._taken = None
+            taken.weight = taken.step = None
 
     def _move(self) -> None:
         """Move the buffers to the state after the last step, once."""
@@ -275,10 +293,10 @@ class SpectralNorm(nn.Module):
 
     def take_moves(self) -> list[tuple[Tensor, Tensor]]:
         """Return the buffers that are to be moved to the state after the last step, each with its new entries, once."""
-        if self._taken is None or not self._taken.buffers:
+        taken = self._taken
+        if taken.moves is None:
             return []
-        moves = list(zip(self._taken.buffers, self._taken.step.state))  # noqa: B905  # none are left after the first call
-        self._taken.buffers = ()
+        moves, taken.moves, taken.last = taken.moves, None, taken.step.last
         return moves
 
     def _move_if_changed(self) -> None:
@@ -286,6 +304,8 @@ class SpectralNorm(nn.Module):
         weight = self.original
         if weight is None or self._step_of(weight) is None:
             self._move()
+        if self._taken.last is not None:
+            _copy(list(zip(self._buffers_of_last, self._taken.last.buffers(), strict=True)))
 
     def next_input(self, weight: Tensor) -> StepInput:
         """Return what the next step in training is computed from."""
@@ -295,7 +315,10 @@ class SpectralNorm(nn.Module):
         if self._is_new:
             sweeps = _EVAL_SWEEPS if kernel.is_cuda and self._follows else sweeps
             self._is_new = False
-        return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state)
+        last = None
+        if sweeps is None and self._follows and BACKEND.numpy_view(kernel):
+            last = self._taken.last or Last.in_buffers(*self._buffers_of_last)
+        return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state, last)
 
     def begin_pass(self) -> Tensor | None:
         """Return the weight if a model that is called now takes its step, else None; a step that it has is used."""
@@ -304,10 +327,10 @@ class SpectralNorm(nn.Module):
             return None
         taken = self._taken
         # The weight of the last step has values.
-        has_values = taken is not None and taken.weight is weight and not _is_transforming()
+        has_values = taken.weight is weight and not _is_transforming()
         if not has_values and not self._has_values(weight):
             return None
-        if taken is None or self._step_of(weight) is None:
+        if self._step_of(weight) is None:
             return weight
         taken.is_in_pass = True
         return None
@@ -398,7 +421,7 @@ class SpectralNorm(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype, and forget norms and steps of the weight before."""
         self._move_if_changed()
-        self._settled = self._taken = None
+        self._settled, self._taken = None, _Taken()
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -410,7 +433,7 @@ class SpectralNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Read a state; one of another method, torch's own, zeros and NaN begin anew."""
-        self._settled = self._taken = None
+        self._settled, self._taken = None, _Taken()
         self._is_new = True
         if f"{prefix}_extra_state" not in state_dict:
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
@@ -418,7 +441,7 @@ class SpectralNorm(nn.Module):
             # An earlier version had vectors of layers that are now computed anew in each pass.
             state_dict.pop(f"{prefix}vectors", None)
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
-        own = dict(zip(self.state_names, self.state, strict=True))
+        own: dict[str, Any] = dict(self._buffers)
         stored = {name: state_dict.get(f"{prefix}{name}") for name in own}
         is_of_torch = vectors_of_torch[0] is not None
         if is_of_torch or any(x is not None and x.shape != own[name].shape for name, x in stored.items()):
@@ -450,7 +473,7 @@ class SpectralNorm(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
         self._move_if_changed()
-        return {**self.__dict__, "_settled": None, "_taken": None, "_program_of_kernel": None}
+        return {**self.__dict__, "_settled": None, "_taken": _Taken(), "_program_of_kernel": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -637,6 +660,7 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     with outside_of_transformations():
         waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
         if waiting:
+            # All buffers in one call.
             _copy([move for x, _ in waiting for move in x.take_moves()])
             inputs = [x.next_input(weight) for x, weight in waiting]
             for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):

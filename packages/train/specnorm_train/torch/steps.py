@@ -19,6 +19,18 @@ from specnorm.plugin import Stack, SteppedProgram, ToFollow, follow_all, program
 
 _HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
+_ERROR = 2.5e-4
+"""Error of the steps without a pass that is aimed at, as a part of the norm."""
+_MOST_STEPS = 15.0
+"""Largest number of steps without a pass."""
+_LEAST_GROWTH, _MOST_GROWTH = 0.25, 2.0
+"""Limits of the change of the number of steps of which one makes a pass."""
+_SHORT, _LONG = 1e-30, 1e30
+"""Limits of squares that are computed in float32."""
+_TINY = 1e-30
+"""Added to what is divided by."""
+_FAR = 0.05
+"""A step makes a pass if the product with the last right vector has changed by this part."""
 _MOST_ENTRIES = 2**18
 """Largest number of entries of the kernels in a stack on the CPU. Larger kernels are as fast alone, and in less
 memory."""
@@ -59,6 +71,57 @@ def _one_of(condition: bool, x: float, y: float) -> float:
     return x if condition else y
 
 
+class Last(NamedTuple):
+    """What a step without a pass knows of the last pass.
+
+    Parameters
+    ----------
+    waiting : float
+        Steps before the next pass.
+    since_sweep : float
+        Steps since the last sweep.
+    allowed : float
+        Steps without a pass that the errors allow.
+    right : Tensor, shape (r, entries of a row)
+        As of `Factors`.
+    image : array, shape (r, rows)
+        Product of the kernel with ``right``.
+    square : float
+        Squared length of the image.
+    """
+
+    waiting: float
+    since_sweep: float
+    allowed: float
+    right: Tensor
+    image: np.ndarray
+    square: float
+
+    @classmethod
+    def of(cls, numbers: Sequence[float], right: Tensor, image: np.ndarray) -> Last:
+        """Of a pass with this image."""
+        return cls(*numbers, right, image, _length(image) ** 2)
+
+    @classmethod
+    def in_buffers(cls, numbers: Tensor, right: Tensor, image: Tensor) -> Last:
+        """Of copies of buffers, since these may move before a backward pass reads the vector."""
+        dtype = torch.promote_types(right.dtype, torch.float32)
+        return cls.of(numbers.tolist(), right.to(dtype, copy=True), image.to(dtype, copy=True).numpy())
+
+    def buffers(self) -> tuple[Tensor, ...]:
+        """Return the entries of the buffers."""
+        return torch.tensor(self[:3]), self.right, torch.from_numpy(self.image)
+
+
+def buffers_of_last(kernel: Tensor, program: SteppedProgram) -> dict[str, Tensor]:
+    """Buffers of a `Last`, of zeros, with which a step makes a pass."""
+    dtype = torch.promote_types(kernel.dtype, torch.float32)
+    rows, entries = kernel.flatten(1).shape
+    rank = program.stepped.rank(program.spec)
+    shapes = {"last_numbers": (3,), "last_right": (rank, entries), "last_image": (rank, rows)}
+    return {name: torch.zeros(shape, dtype=dtype, device=kernel.device) for name, shape in shapes.items()}
+
+
 class StepInput(NamedTuple):
     """What a training step of a layer is computed from.
 
@@ -71,6 +134,8 @@ class StepInput(NamedTuple):
     kernel : Tensor
     state : tuple of Tensor
         The state before the step.
+    last : Last, optional
+        None: the step makes a pass.
     """
 
     program: SteppedProgram
@@ -78,6 +143,7 @@ class StepInput(NamedTuple):
     sweeps: int | None
     kernel: Tensor
     state: tuple[Tensor, ...]
+    last: Last | None = None
 
     def kind(self) -> tuple[Hashable, ...]:
         """Return what is equal for layers of one stack, besides what their programs have in common."""
@@ -109,19 +175,22 @@ class Step(NamedTuple):
     gradient : Tensor or Factors
         Derivative of the norm, in the shape of the kernel.
     state : tuple of Tensor
-        The state after the step.
-    sketch : array, optional
-        Random sums of the kernel on the CPU, by which a change through ``.data`` is seen.
-    is_due : Tensor, optional
-        Whether a sweep is due, where the host has not looked.
+        The state after the step; empty if it stays.
+    last : Last, optional
+        The input's after the step.
+    image : array, optional
+        Product of a kernel on the CPU with ``gradient.right``, by which a change through ``.data`` is seen.
+    room : Tensor, optional
+        `Followed.room` where the host has not looked; not at least 0 if a sweep is due.
     """
 
     factor: Tensor | float
     slope: Tensor | float
     gradient: Tensor | Factors
     state: tuple[Tensor, ...]
-    sketch: np.ndarray | None = None
-    is_due: Tensor | None = None
+    last: Last | None = None
+    image: np.ndarray | None = None
+    room: Tensor | None = None
 
 
 @contextlib.contextmanager
@@ -148,7 +217,7 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
         Its recorded calls are used on a CUDA device.
     """
     with without_gradients():
-        recordable = [x for x in inputs if _is_recordable(x)]
+        recordable = list(filter(_is_recordable, inputs))
         if not recordable:
             return take_plain_steps(inputs)
         recorded = iter(_recording_of(owner)(recordable))
@@ -158,6 +227,16 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
 
 def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
     """Take the steps, those that cost little more together in one stack. Nothing is recorded, and no state moves."""
+    with np.errstate(all="ignore"):
+        steps = {j: step for j, x in enumerate(inputs) if (step := _step_without_pass(x)) is not None}
+        waiting = [j for j in range(len(inputs)) if j not in steps]
+        if waiting:
+            steps |= zip(waiting, _passes([inputs[j] for j in waiting]), strict=True)
+    return [steps[j] for j in range(len(inputs))]
+
+
+def _passes(inputs: Sequence[StepInput]) -> list[Step]:
+    """Make a pass of each layer, and a sweep where one is due."""
     steps: dict[int, Step] = {}
     followed: dict[bool, list[tuple[_Joint, ToFollow]]] = {}
     for stack in _stacks(inputs):
@@ -187,14 +266,17 @@ class _Joint:
 
     def steps_by_factors(self, followed: Any) -> Iterator[Step]:
         """Yield the steps of the layers that were followed."""
-        value, left, right, sketches, after, is_due, _ = followed
-        for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
-            factors = self.stack.factors_out_of(x.program, left[j], right[j], backend=self._backend)
-            state = self._state_of(x, j, after)
+        scaled = [None for _ in self.inputs] if self.in_numpy else self._factors(followed.value)
+        for j, (x, factor_and_slope) in enumerate(zip(self.inputs, scaled, strict=True)):
+            factors = followed.left[j], followed.right[j]
+            left, right = self.stack.factors_out_of(x.program, *factors, backend=self._backend)
+            state = self._state_of(x, j, followed.state)
+            room = None if followed.room is None else followed.room[j]
             if self.in_numpy:
-                yield Step(factor, slope, Factors(*map(_tensor_of, factors)), state, sketches[j])
+                was_swept = followed.was_swept is not None and followed.was_swept[j]
+                yield _after_a_pass(x, right, state, room, was_swept)
             else:
-                yield Step(factor, slope, Factors(*factors), state, None, None if is_due is None else is_due[j])
+                yield Step(*factor_and_slope, Factors(left, right), state, room=room)
 
     def steps_by_gradients(self) -> Iterator[Step]:
         """Yield the steps of a method that does not follow the norm between its sweeps."""
@@ -225,6 +307,80 @@ class _Joint:
         if not self.in_numpy:
             return state
         return tuple(_tensor_of(new).to(old.dtype) for new, old in zip(state, x.state, strict=True))
+
+
+# -- steps without a pass ----------------------------------------------------------------------------------------------
+def _step_without_pass(x: StepInput) -> Step | None:
+    """Take the step at the last right vector, if it needs no pass.
+
+    The length of the product with it is attained, so that it is a lower bound as that of a pass. Its gradient is exact,
+    and its error is of second order in the change of the kernel since the pass.
+    """
+    last = x.last
+    if last is None or last.waiting < 1:
+        return None
+    image = image_of(x.kernel, x.program, last.right)
+    square, along = float(np.vdot(image, image)), float(np.vdot(image, last.image))
+    has_changed_little = square + last.square - 2 * along <= _FAR**2 * last.square
+    # Squares of other numbers in float32 overflow, or underflow.
+    if not (has_changed_little and _SHORT < square < _LONG):
+        return None
+    after = Last(last.waiting - 1, last.since_sweep + 1, last.allowed, last.right, last.image, last.square)
+    return _step_at(x, last.right, image, math.sqrt(square), (), after)
+
+
+def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], room: Any, was_swept: Any) -> Step:
+    """The step at the right vector of a pass.
+
+    The error of a step without this pass decides how many such steps may follow, fewer if a sweep is due before
+    (`Followed.room`).
+    """
+    vector = _tensor_of(right)
+    image, last = image_of(x.kernel, x.program, vector), x.last
+    if last is None:
+        return _step_at(x, vector, image, _length(image), state, None)
+    before = _length(image_of(x.kernel, x.program, last.right))
+    # Where it is not a number, none are allowed.
+    error = max(0.0, _length(image) / before - 1) if before else math.inf
+    growth = max(_LEAST_GROWTH, min(math.sqrt(_ERROR / (error + _TINY)), _MOST_GROWTH))
+    # In eighths, which buffers of any dtype hold.
+    allowed = min(max(2, round(8 * (last.allowed + 1) * growth)) / 8 - 1, _MOST_STEPS)
+    since_sweep = last.since_sweep + 1
+    # After a sweep, the next is due when the kernel has gone as far again.
+    multiple = math.inf if room is None else float(room) + was_swept
+    waiting = max(0.0, min(multiple * since_sweep - 1, allowed))
+    numbers = float(math.floor(waiting)), 0.0 if was_swept else since_sweep, allowed
+    return _step_at(x, vector, image, _length(image), state, Last.of(numbers, vector, image))
+
+
+def _step_at(
+    x: StepInput, right: Tensor, image: np.ndarray, norm: float, state: tuple[Tensor, ...], last: Last | None
+) -> Step:
+    """The step of a layer whose norm is the length of the image."""
+    left = torch.from_numpy((image / (norm or 1.0)).T)
+    return Step(*x.scaling.factor(norm, where=_one_of), Factors(left, right), state, last, image)
+
+
+def _length(x: np.ndarray) -> float:
+    """Length of all entries, whose squares in float32 may overflow."""
+    return float(np.linalg.norm(x.astype(np.float64)))
+
+
+def image_of(kernel: Tensor, program: SteppedProgram, right: Tensor) -> np.ndarray:
+    """Product (r, rows) of a kernel on the CPU with ``right`` (r, n), zero but for the group where it is longest."""
+    vectors = right.numpy()
+    rows = np.asarray(_numpy_view(kernel), vectors.dtype)
+    rows = rows.reshape(len(rows), -1)
+    image = np.empty((len(vectors), len(rows)), vectors.dtype)
+    # OpenBLAS takes up to a hundred times as long for one product with two vectors.
+    for vector, out in zip(vectors, image, strict=True):
+        np.dot(rows, vector, out)
+    groups = program.spec.groups
+    if groups > 1:
+        by_group = image.reshape(len(vectors), groups, -1)
+        longest = np.argmax(np.sum(by_group * by_group, axis=(0, 2)))
+        by_group[:, np.arange(groups) != longest] = 0
+    return image
 
 
 def _as_it_is(x: Tensor) -> Tensor:
@@ -303,7 +459,7 @@ class DeviceSteps:
     def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
         """Take the steps."""
         steps = (self._sweep if self._is_due() else self._pass)(inputs)
-        self._copy([x.is_due for x in steps if x.is_due is not None])
+        self._copy([x.room for x in steps if x.room is not None])
         return steps
 
     def _is_due(self) -> bool:
@@ -313,22 +469,22 @@ class DeviceSteps:
         if not self._is_copying or not self._copied[1].query():
             return False
         self._is_copying = False
-        return bool(self._copied[0])
+        return not self._copied[0] >= 0
 
-    def _copy(self, are_due: list[Tensor]) -> None:
-        """Begin to copy whether a sweep is due for any layer, if no copy is on its way.
+    def _copy(self, rooms: list[Tensor]) -> None:
+        """Begin to copy the least room before a sweep of any layer, if no copy is on its way.
 
         A copy that is not read yet stays, since the host may always be some steps ahead.
         """
-        if not are_due or self._is_copying:
+        if not rooms or self._is_copying:
             return
         if self._copied is None:
-            on_device = are_due[0].is_cuda
+            on_device = rooms[0].is_cuda
             number = torch.zeros((), pin_memory=on_device)
             event: Any = torch.cuda.Event if on_device else _Passed
             self._copied = number, event()
         number, event = self._copied
-        number.copy_(torch.stack(are_due).max(), non_blocking=True)
+        number.copy_(torch.stack(rooms).min(), non_blocking=True)
         event.record()
         self._is_copying = True
 
@@ -356,7 +512,7 @@ class _Joined(NamedTuple):
     ----------
     steps : list of Step
     entries : Tensor
-        All factors, all slopes, whether sweeps are due, and the gradients or their factors.
+        All factors, all slopes, the rooms before sweeps, and the gradients or their factors.
     """
 
     steps: list[Step]
@@ -366,8 +522,8 @@ class _Joined(NamedTuple):
     def of(cls, steps: list[Step]) -> _Joined:
         factors: Any = [x.factor for x in steps]
         slopes: Any = [x.slope for x in steps]
-        are_due = [torch.zeros_like(x.factor) if x.is_due is None else x.is_due for x in steps]  # type: ignore[arg-type]
-        numbers = torch.stack([*factors, *slopes, *are_due])
+        rooms: Any = [x.factor if x.room is None else x.room for x in steps]
+        numbers = torch.stack([*factors, *slopes, *rooms])
         return cls(steps, torch.cat([numbers, *(part.reshape(-1) for x in steps for part in _parts(x.gradient))]))
 
     def copied(self) -> list[Step]:
@@ -376,12 +532,12 @@ class _Joined(NamedTuple):
         count = len(self.steps)
         numbers, *copies = torch.split(self.entries.clone(), [3 * count, *(part.numel() for part in parts)])
         viewed = iter([copy.view(part.shape) for copy, part in zip(copies, parts, strict=True)])
-        factors, slopes, are_due = (x.unbind() for x in numbers.view(3, count))
+        factors, slopes, rooms = (x.unbind() for x in numbers.view(3, count))
         steps = []
         for j, old in enumerate(self.steps):
             gradient: Any = Factors(next(viewed), next(viewed)) if isinstance(old.gradient, Factors) else next(viewed)
-            is_due = None if old.is_due is None else are_due[j]
-            steps.append(Step(factors[j], slopes[j], gradient, old.state, is_due=is_due))
+            room = None if old.room is None else rooms[j]
+            steps.append(Step(factors[j], slopes[j], gradient, old.state, room=room))
         return steps
 
 
