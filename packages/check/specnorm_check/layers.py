@@ -120,11 +120,11 @@ def proven_norm(
 
     # Step 4: the norm of E. Each entry of e is a sum of at most kernel.size numbers.
     e = stride_one_kernels(absolute_e, layer)
-    errors = schur_bounds(e, roundings=kernel.size)
+    norms_of_e = schur_bounds(e, roundings=kernel.size)
 
     # Step 5: the largest group, times the norm of the padding. All are bounds.
     norms = []
-    for square, error in zip(squares, errors, strict=True):
+    for square, error in zip(squares, norms_of_e, strict=True):
         norm = root_up(square) + error
         norms.append(norm)
     largest_norm = max(norms)

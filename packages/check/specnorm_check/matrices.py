@@ -244,7 +244,7 @@ def multiplied(
     groups, _, inputs = weights.shape
     *before, columns = arrays[0].shape
     by_group = arrays[0].reshape(before[0], groups, inputs, columns)
-    return np.matmul(weights, by_group).reshape(*after, columns)
+    return np.asarray(np.matmul(weights, by_group).reshape(*after, columns))
 
 
 # -- step B: blocks --------------------------------------------------------------------
