@@ -3,6 +3,8 @@
 Numbers that a function gives away to another one are caught on the way, where a result of that one would hide them.
 """
 
+# Arrays of NumPy do not match the protocol of arrays, and functions of modules are replaced.
+# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg,call-overload,has-type,index,misc,operator"
 from __future__ import annotations
 
 import itertools
@@ -62,8 +64,8 @@ def gram_matrices() -> Violations:
     """Gram matrices in blocks have the eigenvalues of the layer's, and entries of as many terms as are counted."""
     for mode, taps, size in (("zeros", (3, 2), (5, 4)), ("circular", (3,), (7,)), ("zeros", (2,), (9,))):
         kernel: Any = normal(3, 2, *taps, seed=1)
-        spec = ConvSpec.of(kernel.shape, input_shape=size, padding_mode=mode)  # type: ignore[arg-type]
-        squares = np.linalg.svd(dense_matrix(kernel, size, padding_mode=mode), compute_uv=False) ** 2  # type: ignore[arg-type]
+        spec = ConvSpec.of(kernel.shape, input_shape=size, padding_mode=mode)
+        squares = np.linalg.svd(dense_matrix(kernel, size, padding_mode=mode), compute_uv=False) ** 2
         for plan in block_tridiagonal.plans(spec):
             band, _ = block_tridiagonal.gram_blocks(kernel[None], spec, plan, ops=OPS)
             n = plan.size
@@ -88,8 +90,8 @@ def factors_of_blocks() -> Violations:
     """What the rounding of a factorization in blocks leaves, where nothing is left of the numbers as computed."""
     n = 300
     eye: Any = np.eye(n)
-    band = block_tridiagonal.BlockTridiagonal(np.stack([0 * eye, -eye])[None], -2 * eye[None, None])  # type: ignore[arg-type]
-    found = block_tridiagonal.largest_eigenvalue_up(band, np.full(1, 4.0), ops=OPS)  # type: ignore[arg-type]
+    band = block_tridiagonal.BlockTridiagonal(np.stack([0 * eye, -eye])[None], -2 * eye[None, None])
+    found = block_tridiagonal.largest_eigenvalue_up(band, np.full(1, 4.0), ops=OPS)
     length = math.sqrt(n)
     rounded = gamma(n + 4, DOUBLE)
     on_diagonal = rounded * (5 * length + 4 * n + n)
@@ -101,10 +103,10 @@ def factors_of_blocks() -> Violations:
     whole = block_tridiagonal.BlockTridiagonal(one, none)
     if own_matrix.norm_up_near(whole, 0 * target, target, ops=OPS)[0] < 2:
         yield "a norm above its target"
-    if own_matrix.norm_up_near(whole, np.ones(1), np.full(1, math.sqrt(4.5)), ops=OPS)[0] < math.sqrt(5):  # type: ignore[arg-type]
+    if own_matrix.norm_up_near(whole, np.ones(1), np.full(1, math.sqrt(4.5)), ops=OPS)[0] < math.sqrt(5):
         yield "a norm above its target by an error"
-    apart = block_tridiagonal.BlockTridiagonal(np.full((1, 2, 1, 1), 4.0), np.zeros((1, 1, 1, 1)))  # type: ignore[arg-type]
-    found = own_matrix.norm_up_near(apart, np.ones(1), np.full(1, math.sqrt(5.5)), ops=OPS)  # type: ignore[arg-type]
+    apart = block_tridiagonal.BlockTridiagonal(np.full((1, 2, 1, 1), 4.0), np.zeros((1, 1, 1, 1)))
+    found = own_matrix.norm_up_near(apart, np.ones(1), np.full(1, math.sqrt(5.5)), ops=OPS)
     yield from up("a norm in blocks", found, math.sqrt(5.5))
 
 
@@ -174,23 +176,23 @@ def smallest_of_layers() -> Violations:
     """What is taken off, or added to, smallest singular values of layers."""
     spec = ConvSpec.of((3, 2, 3), input_shape=(6,), padding_mode="zeros")
     plan = next(x for x in block_tridiagonal.plans(spec) if not x.rows_are_outputs and x.blocks == 1)
-    gram = own_matrix.LayerGram(Convolution(normal(1, 3, 2, 3), spec, ops=OPS), plan, ops=OPS)  # type: ignore[arg-type]
+    gram = own_matrix.LayerGram(Convolution(normal(1, 3, 2, 3), spec, ops=OPS), plan, ops=OPS)
     # So large an entry that the rounding of the shift shows; it is not asked whether this is proven.
     diagonal: Any = np.diag([2.0**50, 1.0])[None, None]
     gram.matrix = block_tridiagonal.BlockTridiagonal(diagonal, diagonal[:, :0])
-    gram.error = np.full(1, 0.25)  # type: ignore[assignment]
+    gram.error = np.full(1, 0.25)
     with caught(own_matrix.norms, "gram_below", np.ones(1, dtype=bool)):
         (found,) = gram.smallest_near(np.asarray([1.0]), 4.0)
     yield from down("a smallest value", found.value, math.sqrt(1 - 0.25 - (2.0**50 - 4) * DOUBLE))
     strided = ConvSpec.of((1, 1, 1), input_shape=(4000,), stride=4, padding_mode="zeros")
     unit: Any = np.zeros((1, 1, 1000))
     unit[0, 0, 0] = 1.0
-    one = Convolution(np.ones((1, 1, 1, 1)), strided, ops=OPS)  # type: ignore[arg-type]
+    one = Convolution(np.ones((1, 1, 1, 1)), strided, ops=OPS)
     (bound,), _ = own_matrix.smallest_quotients(one, unit, ops=OPS)
     yield from up("a quotient of many entries", bound.value, 1 + 8000 * 2.0**-52, 1e-10)
     spec = ConvSpec.of((2, 1, 2), input_shape=(8,), padding_mode="zeros", padding=0)
-    cancelling = Convolution(np.asarray([[[[1.0, -1.0]], [[1.0, -1.0]]]]), spec, ops=OPS)  # type: ignore[arg-type]
-    (bound,), _ = own_matrix.smallest_quotients(cancelling, np.ones((1, 1, 8)), ops=OPS)  # type: ignore[arg-type]
+    cancelling = Convolution(np.asarray([[[[1.0, -1.0]], [[1.0, -1.0]]]]), spec, ops=OPS)
+    (bound,), _ = own_matrix.smallest_quotients(cancelling, np.ones((1, 1, 8)), ops=OPS)
     formula = gamma(cancelling.roundings[0] + 4, DOUBLE) * 2 * math.sqrt(14 / 8)
     yield from up("a quotient of 0", bound.value, formula)
     zeros: Any = np.zeros((1, 1, 1, 2))
@@ -198,7 +200,7 @@ def smallest_of_layers() -> Violations:
     spec = ConvSpec.of((1, 1, 2), input_shape=(8,), padding_mode="zeros", padding=1)
     tiny = np.zeros((1, 1, 8))
     tiny[0, 0, 3] = 2.0**-1000
-    (bound,), _ = own_matrix.smallest_quotients(Convolution(zeros, spec, ops=OPS), tiny, ops=OPS)  # type: ignore[arg-type]
+    (bound,), _ = own_matrix.smallest_quotients(Convolution(zeros, spec, ops=OPS), tiny, ops=OPS)
     yield from between("an underflow", bound.value, 1 + 12 * 2.0**-1022 / 2.0**-1000, 1 + 1e-4)
 
 
@@ -207,14 +209,14 @@ def waves() -> Violations:
     """Errors of sums of waves, and what is left of a limit when waves are split off."""
     spec = ConvSpec.of((2, 3, 2, 3), input_shape=(5, 6), padding_mode="zeros")
     factors: Any = [np.ones((2, 5), dtype=complex), np.ones((3, 6), dtype=complex)]
-    sums = Waves(normal(1, 2, 3, 2, 3), spec, factors, ops=OPS)  # type: ignore[arg-type]
+    sums = Waves(normal(1, 2, 3, 2, 3), spec, factors, ops=OPS)
     tables = (5 + 5 + 2 * 3) + (6 + 6 + 3 * 4)
     least = 2 * 3 + tables + (2 + 3) * 6 * 6
     yield from between("roundings of waves", sums.roundings, least, least + 8)
     for stride in ((1, 2), (2, 1)):
         strided = ConvSpec.of((2, 3, 2, 3), input_shape=(5, 6), padding_mode="zeros", stride=stride)
         try:
-            Waves(normal(1, 2, 3, 2, 3), strided, factors, ops=OPS)  # type: ignore[arg-type]
+            Waves(normal(1, 2, 3, 2, 3), strided, factors, ops=OPS)
         except HypothesisError:
             pass
         else:
@@ -228,8 +230,8 @@ def waves() -> Violations:
         yield f"overlaps of stride {stride}"
     small = 2.0**-20
     line = ConvSpec.of((1, 1, 2), input_shape=(9,), padding_mode="zeros", padding=0)
-    one = Waves(np.asarray([[[1.0, small - 1]]])[None][0][None], line, [np.ones((1, 9), dtype=complex)], ops=OPS)  # type: ignore[arg-type]
-    found = quotient_of_waves_down(one, np.ones((1, 1, 1), dtype=complex), ops=OPS)  # type: ignore[arg-type]
+    one = Waves(np.asarray([[[1.0, small - 1]]])[None][0][None], line, [np.ones((1, 9), dtype=complex)], ops=OPS)
+    found = quotient_of_waves_down(one, np.ones((1, 1, 1), dtype=complex), ops=OPS)
     relative = ROOT2 * gamma(2 * one.roundings, DOUBLE)
     image_sq = 8 * (small**2 - (2 - small) ** 2 * relative)
     yield from down("a quotient of waves", found, math.sqrt(image_sq / (9 * (1 + relative))))
@@ -310,12 +312,12 @@ def ritz_bounds() -> Violations:
     yield from down("Ritz values", found[0], values, 1e-6)
     weak: Any = np.full((1, 1, 1), 2.0**-500)
     tiny = 2.0**-1022
-    found = ritz.ritz_down(weak, weak, np.ones((1, 1, 1)), 2 * 10**15, ops=OPS)  # type: ignore[arg-type]
+    found = ritz.ritz_down(weak, weak, np.ones((1, 1, 1)), 2 * 10**15, ops=OPS)
     g = gamma(2 * 10**15, DOUBLE) / 1.001
     image, wrong = math.sqrt(2.0**-1000 - tiny), math.sqrt(2.0**-1000 + tiny) * 1.001 * g / (1 - g)
     yield from down("Ritz values that underflow", found * 2.0**500, (image - wrong) * 2.0**500, 1e-9)
     one_tap = ConvSpec.of((1, 1, 1), input_shape=(6,), padding_mode="zeros")
-    identity = Convolution(np.ones((1, 1, 1, 1)), one_tap, ops=OPS)  # type: ignore[arg-type]
+    identity = Convolution(np.ones((1, 1, 1, 1)), one_tap, ops=OPS)
     for length, formula in (
         (1.0, 2 * gamma(identity.roundings[0] + 4, DOUBLE)),
         (2.0**-500, math.sqrt(6 * tiny) * 2.0**500),
@@ -323,8 +325,8 @@ def ritz_bounds() -> Violations:
         unit: Any = np.full((1, 1, 6), length / math.sqrt(6))
         yield from up(
             "residuals of 0", ritz.residuals_up(identity, unit, unit, np.ones((1, 1)), ops=OPS), formula, 1e-5
-        )  # type: ignore[arg-type]
-    faint = Convolution(np.full((1, 1, 1, 1), 1e-170), one_tap, ops=OPS)  # type: ignore[arg-type]
+        )
+    faint = Convolution(np.full((1, 1, 1, 1), 1e-170), one_tap, ops=OPS)
     error, is_zero = ritz.gram_error(faint, 100, 50, ops=OPS)
     yield from up("an underflow of a Gram matrix", error, 5000 * tiny, 1e-3)
     if np.asarray(is_zero).any():
@@ -344,7 +346,7 @@ def ritz_bounds() -> Violations:
     small = 2.0**-40
     blocks: Any = np.asarray([[1.0, 1.0, -1.0], [-1.0, 1.0, small - 1]]).reshape(1, 1, 1, 2, 3)
     one: Any = np.ones((1, 1), dtype=complex)
-    value, *_ = attained_down(blocks, one, np.zeros((1, 2)), ops=OPS)  # type: ignore[arg-type]
+    value, *_ = attained_down(blocks, one, np.zeros((1, 2)), ops=OPS)
     error = gamma(6 + 2, DOUBLE) + gamma(8 * (2 + 3 + 2 + 2), DOUBLE)
     yield from down("attained", value, small - np.linalg.norm(blocks) * math.sqrt(6) * error, 1e-9)
 
@@ -360,7 +362,7 @@ def directions_of_balls() -> Violations:
     yield from up("error of a square", error, traces * gamma(256 + 2, DOUBLE))
     few, error = directions._square_up(tall[:, :3], xp=XP)
     yield from up("error of a small square", error, np.trace(few, axis1=1, axis2=2) * gamma(3 + 1, DOUBLE))
-    _, error = directions._square_up(np.full((1, 3, 2), 1e-170), xp=XP)  # type: ignore[arg-type]
+    _, error = directions._square_up(np.full((1, 3, 2), 1e-170), xp=XP)
     yield from up("an underflow of a square", error, 2 * 3 * 2 * 2.0**-1022)
     long: Any = np.full((1, 1, 2**18), 2.0**-9)
     (found,) = directions.matrix_norms_up([long], xp=XP)
@@ -395,22 +397,22 @@ def neighbours() -> Violations:
     yield from up("the rounding of a difference", found, formula)
     eye: Any = np.eye(2)
     flat: Any = np.ones((2, 2))
-    of_kernel = Lags(np.stack([eye, flat])[None], np.full(1, 0.25))  # type: ignore[arg-type]
-    of_completion = Lags(np.stack([eye / 4, -flat])[None], np.full(1, 0.5))  # type: ignore[arg-type]
+    of_kernel = Lags(np.stack([eye, flat])[None], np.full(1, 0.25))
+    of_completion = Lags(np.stack([eye / 4, -flat])[None], np.full(1, 0.5))
     norm, _ = completion_norms_up(of_kernel, of_completion, ops=OPS)
     yield from up("by a completion", norm, math.sqrt(1.25 + 0.75))
     large: Any = np.stack([eye, 2.0**27 * flat])[None]
-    exact = Lags(large, np.zeros(1)), Lags(large * np.asarray([0.25, -1.0]).reshape(1, 2, 1, 1), np.zeros(1))  # type: ignore[arg-type]
+    exact = Lags(large, np.zeros(1)), Lags(large * np.asarray([0.25, -1.0]).reshape(1, 2, 1, 1), np.zeros(1))
     norm, _ = completion_norms_up(*exact, ops=OPS)
     sums = 1.25 * ROOT2 + 2 * 2 * 2.0**28
     yield from up("by a completion that is rounded", norm, math.sqrt(1.25 + 2 * DOUBLE * sums), 1e-10)
     blocks: Any = np.ones((2, 1, 1, 5, 1)) * np.asarray([1.0, 2.0]).reshape(2, 1, 1, 1, 1)
     value: Any = np.asarray([9.0], dtype=np.float32)
-    factor, claims = proven_factor(value, np.ones((2, 5), dtype=complex), blocks, ops=OPS)  # type: ignore[arg-type]
+    factor, claims = proven_factor(value, np.ones((2, 5), dtype=complex), blocks, ops=OPS)
     yield from up("claims of unfoldings", [x.value for x in claims()], [5.0, 10.0], 1e-9)
     yield from up("a factor", factor, 10 / 9, 1e-5)
     for beyond in (1e-4, -1e-4):
-        factor, _ = proven_factor(np.asarray([10 * (1 - beyond)]), np.ones((2, 5), dtype=complex), blocks, ops=OPS)  # type: ignore[arg-type]
+        factor, _ = proven_factor(np.asarray([10 * (1 - beyond)]), np.ones((2, 5), dtype=complex), blocks, ops=OPS)
         yield from up("a factor near 1", factor, max(1.0, 1 / (1 - beyond)), 1e-9)
 
 

@@ -1,5 +1,7 @@
 """Functions of proofs about symbols, each alone, held against the formulas of their docstrings as in `formulas`."""
 
+# Arrays of NumPy do not match the protocol of arrays, and functions of modules are replaced.
+# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg,call-overload,has-type,index,misc,operator"
 from __future__ import annotations
 
 import itertools
@@ -144,7 +146,7 @@ def norms_of_channels() -> Violations:
         if t == 1:
             norms, *_ = powers.lag_norms(kernels, ops=ops)
             yield from up(f"lags of {kernels.shape}", norms, sums_in_rows(grid, values[-1]) ** 0.5, 1e-9)
-    first = powers.Taps(np.ones((1, 9, 1)), (3, 3), np.asarray([2.0]), np.asarray([0.5]))  # type: ignore[arg-type]
+    first = powers.Taps(np.ones((1, 9, 1)), (3, 3), np.asarray([2.0]), np.asarray([0.5]))
     some = powers.Powers(KERNELS[0], 2, ops=OPS)
     some._symbol_of(first, 1)
     yield from up("an error of a square", some._last_error, 2 * 2.0 * 0.5 + 0.25)
@@ -157,11 +159,11 @@ def norms_of_channels() -> Violations:
         norms, *_ = some.channel_norms()
     yield from up("channels with errors", norms * np.asarray(some._factor)[:, None], (1 + 0.5 + 0.25) ** 0.25)
     tiny = 2.0**-1022
-    norms, *_ = powers.lag_norms(np.full((1, 2, 2, 3), 1e-170), ops=OPS)  # type: ignore[arg-type]
+    norms, *_ = powers.lag_norms(np.full((1, 2, 2, 3), 1e-170), ops=OPS)
     yield from up("lags that underflow", norms, math.sqrt(2 * 2 * 2 * 9 * tiny))
-    nothing = powers.Taps(np.zeros((1, 9, 1)), (3, 3), np.zeros(1), np.zeros(1))  # type: ignore[arg-type]
+    nothing = powers.Taps(np.zeros((1, 9, 1)), (3, 3), np.zeros(1), np.zeros(1))
     yield from up("taps that underflow", powers.GramSymbol(nothing, ops=OPS).error, 4 * 9 * tiny)
-    symbol = powers.KernelSymbol(KERNELS[0], np.zeros(2), ops=OPS)  # type: ignore[arg-type]
+    symbol = powers.KernelSymbol(KERNELS[0], np.zeros(2), ops=OPS)
     with patch.object(powers, "_error_factors", lambda *_: ((0.25,), 0.0, 8)):
         found = powers.GramTaps(symbol, 1, ops=OPS)
         _, error, _ = found._powers(symbol.at(found.points), (0.25,), None)
@@ -178,8 +180,8 @@ def norms_of_channels() -> Violations:
     many: Any = np.ones((1, 1, 1, 100, 101))
     formula = many.size * 2.0**-14 * 4 * symbols.relative_symbol_error(many, xp=XP) * (1 + many.size * DOUBLE)
     yield from up("the error of many taps", powers.Powers(many, 1, ops=OPS)._taps.symbol.error, formula)
-    tall: Any = np.ones((1, 10**5, 1, 1))
-    norm, *_ = powers.lag_norms(tall, ops=OPS)
+    rows: Any = np.ones((1, 10**5, 1, 1))
+    norm, *_ = powers.lag_norms(rows, ops=OPS)
     yield from up("lags of many rows", norm, math.sqrt(1e5 * (1 + gamma(10**5 + 1, DOUBLE))))
     with_zeros: Any = np.asarray([[[1.0, 0.0], [0.0, 2.0]]])[..., None]
     yield from up("lags with zeros", powers.lag_norms(with_zeros, ops=OPS)[0], [[1.0, 2.0]])
@@ -216,7 +218,7 @@ def scalars() -> Violations:
         if len(places) != 2:
             yield f"{len(places)} places of two blocks"
     faint: Any = np.full((1, 2, 1, 1, 2), 1e-170)
-    yield from up("a norm that underflows", norms_up(np.zeros(1), faint, xp=XP), 4 * 2.0**-511, 1e-3)  # type: ignore[arg-type]
+    yield from up("a norm that underflows", norms_up(np.zeros(1), faint, xp=XP), 4 * 2.0**-511, 1e-3)
     boxes = torus((2, 3, 2))
     bounds, kind = found.variation(boxes)
     sizes_of_taps = np.sqrt((COLUMNS**2).sum(axis=(1, 2))).reshape(2, -1)
@@ -265,7 +267,7 @@ def polynomials() -> Violations:
     limits = np.asarray([2.0, 3.0, 0.1])
     formula = np.maximum(limits * 0.75 - 0.5, 0.0) ** 2 - 0.25
     yield from down("limits of eigenvalues", copy.eigenvalue_limit_of_norm(limits), formula)
-    yield from up("norms by bounds", copy.norm_up_by(np.asarray([2.0])), (math.sqrt(2.0 + 4 * 0.25) + 0.5) / 0.75)  # type: ignore[arg-type]
+    yield from up("norms by bounds", copy.norm_up_by(np.asarray([2.0])), (math.sqrt(2.0 + 4 * 0.25) + 0.5) / 0.75)
     yield from up("norms by limits", copy.norm_up(np.asarray([2.0, -1.0])), [(1.5 + 0.5) / 0.75, 0.5 / 0.75])
     planes: tuple[Any, ...] = (normal(2, 3, 1), normal(2, 3, 1, seed=1))
     a, b = (planes[0] + 1j * planes[1])[:, :1], (planes[0] + 1j * planes[1])[:, 1:]
@@ -337,11 +339,11 @@ def many_terms() -> Violations:
     share = share / (1 - share) * size * 1.001
     for beyond in (1e-4, 5e-4):
         shifted = -beyond * np.eye(size)[None]
-        proven = norm_rules.gram_below(shifted, np.ones(1), ops=OPS)  # type: ignore[arg-type]
+        proven = norm_rules.gram_below(shifted, np.ones(1), ops=OPS)
         if bool(np.asarray(proven)[0]) is not (beyond * share < 4 * (size + 8) * DOUBLE * share + 22 * DOUBLE):
             yield f"a loss that is {beyond} above its room"
     losing: Any = np.diag([0.5, -1e12])[None]
-    if norm_rules.gram_below(losing, np.ones(1), ops=OPS)[0]:  # type: ignore[arg-type]
+    if norm_rules.gram_below(losing, np.ones(1), ops=OPS)[0]:
         yield "a loss of a thousandth of the limit"
 
 
@@ -352,7 +354,7 @@ def norms_of_matrices() -> Violations:
     yield from up("by magnitudes", norm_rules.norm_by_magnitudes(-blocks, ops=OPS).value, 18.0)
     for shape in ((1, 1, 1, 2, 1), (1, 1, 1, 1, 2), (1, 1, 1, 2)):
         try:
-            norm_rules.norm_of_one_tap(np.ones(shape), assumed(1.0, norm_rules.norm_of_stack((1, 1, 1))))  # type: ignore[arg-type]
+            norm_rules.norm_of_one_tap(np.ones(shape), assumed(1.0, norm_rules.norm_of_stack((1, 1, 1))))
         except HypothesisError:
             continue
         yield f"one tap of {shape}"
@@ -381,11 +383,11 @@ def norms_of_matrices() -> Violations:
     defects = [np.linalg.norm(q - np.eye(2)) for q in (u[0].T @ u[0], vh[0] @ vh[0].T)]
     shrinkage = math.sqrt((1 - defects[0]) * (1 - defects[1]))
     distance = float(lengths(a - u * s[:, None, :] @ vh)[0]) + 0.02
-    found = norm_rules.singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)  # type: ignore[arg-type]
+    found = norm_rules.singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)
     yield from down("singular values", found, s * shrinkage - distance)
     with patch.object(norm_rules.rounding, "product_error", lambda *_, xp: 0.01):  # noqa: ARG005
-        found = norm_rules.singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)  # type: ignore[arg-type]
-        of_quotient = norm_rules.quotient_down(a, np.ones((1, 2)), xp=XP)  # type: ignore[arg-type]
+        found = norm_rules.singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)
+        of_quotient = norm_rules.quotient_down(a, np.ones((1, 2)), xp=XP)
     defects = [x + 0.01001 * float(np.linalg.norm(q)) ** 2 for x, q in zip(defects, (u, vh), strict=True)]
     shrinkage = math.sqrt((1 - defects[0]) * (1 - defects[1]))
     distance += 0.01001 * float(np.linalg.norm(u * s[:, None, :]) * np.linalg.norm(vh))
@@ -394,7 +396,7 @@ def norms_of_matrices() -> Violations:
     yield from down("a quotient with errors", of_quotient, quotient)
     close: Any = np.asarray([[[1.0, 0.0], [0.0, 1.0]]])
     with patch.object(norm_rules.rounding, "unit", lambda *_, xp: 1e-3):  # noqa: ARG005
-        found = norm_rules.singular_values_down(close, (close, np.ones((1, 2)), close), np.zeros(1), ops=OPS)  # type: ignore[arg-type]
+        found = norm_rules.singular_values_down(close, (close, np.ones((1, 2)), close), np.zeros(1), ops=OPS)
     of_product = gamma(2, 1e-3)
     yield from between(
         "units of singular values", float(found[0, 0]), 0.0, 1 - 2 * of_product - 2 * (of_product + 4.004e-3)
@@ -418,7 +420,7 @@ def claims_in_floats() -> Violations:
     smallest = 2.0**-149
     for value in (2.2 * smallest, 2.8 * smallest):
         for eager in (False, True):
-            above, below = (to_dtype(np.float64(value), np.float32, x, eager=eager, xp=XP) for x in ("up", "down"))  # type: ignore[arg-type]
+            above, below = (to_dtype(np.float64(value), np.float32, x, eager=eager, xp=XP) for x in ("up", "down"))
             yield from between(
                 "a conversion of a subnormal number", value / smallest, float(below) / smallest, float(above) / smallest
             )
@@ -427,7 +429,7 @@ def claims_in_floats() -> Violations:
     yield from between(
         "an unscaled number", 0.0, float(below[0] - rounded[0]) + 5e-324, float(above[0] - rounded[0]) - 5e-324
     )
-    distances = from_converted_up(np.asarray([1.0, 1e-44]), np.asarray([2.0, 1e-44]), "float32", eager=True, xp=XP)  # type: ignore[arg-type]
+    distances = from_converted_up(np.asarray([1.0, 1e-44]), np.asarray([2.0, 1e-44]), "float32", eager=True, xp=XP)
     yield from up("a distance from a conversion", distances, [1 + 8 * 2.0**-23, 1e-44 + 6 * smallest], 1e-5)
     for odd in (2**30 + 1, 2**30 + 3):
         half, exact = math.ldexp(odd, -1074), math.ldexp(odd, -975)
@@ -452,7 +454,7 @@ def single_frequencies() -> Violations:
         yield from between("what is taken off at a frequency", quotient - float(found[0]), 0.9 * error, 1.1 * error)
     faint: Any = np.full((1, 2, 3, 2, 3), 1e-170)
     with patch.object(norm_rules, "gram_iteration_of_parts_up", lambda *x, xp: x) as _:  # noqa: ARG005
-        *_, error_of_products = SymbolNormsUp(2)(symbols.Symbol(faint, point, ops=OPS), ops=OPS)  # type: ignore[misc]
+        *_, error_of_products = SymbolNormsUp(2)(symbols.Symbol(faint, point, ops=OPS), ops=OPS)
     yield from up("what may underflow in products", error_of_products, 2 * ROOT2 * 2.0**-255.5)
     sizes = (2**31 - 1, 2**29)
     places = (2 * 10**9, 2**29 - 3)
@@ -473,7 +475,7 @@ def single_frequencies() -> Violations:
             lambda symbol: XP.linalg.matrix_norm(symbol.matrices()),
             wide,
             Frequencies.half_grid(sizes),
-            ops=SMALL,  # type: ignore[arg-type]
+            ops=SMALL,
         )
         yield from between("largest over frequencies", float(np.abs(found / exact - 1).max()), 0.0, 1e-13)
 

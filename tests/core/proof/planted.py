@@ -455,7 +455,7 @@ class Mistake:
 
         class Changed(ast.NodeTransformer):
             def visit(self, node: ast.AST) -> Any:
-                return KINDS[kind](node) if node is target else self.generic_visit(node)  # type: ignore[arg-type]
+                return KINDS[kind](node) if node is target else self.generic_visit(node)
 
         kind = self.kind
         Changed().visit(tree)
