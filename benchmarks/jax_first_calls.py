@@ -58,7 +58,7 @@ def rows(names: Sequence[str] = ()) -> Iterator[Row]:
     """Yield what first calls compile, as they are, jitted, and with a gradient."""
     seconds: list[float] = []
 
-    def count(event: str, duration: float, **_: Any) -> None:
+    def count(event: str, duration: float, **_: str | int) -> None:
         if event == COMPILED:
             seconds.append(duration)
 
@@ -73,7 +73,7 @@ def rows(names: Sequence[str] = ()) -> Iterator[Row]:
             seconds.clear()
             begin = time.process_time()
             try:
-                jax.block_until_ready(run(kernel))
+                jax.block_until_ready(run(kernel))  # type: ignore[no-untyped-call]
             except specnorm.SpecnormError:  # it looks at values, or has no derivative
                 continue
             spent = time.process_time() - begin

@@ -478,7 +478,9 @@ def gram_rescaling(kernel: KernelOrLayer[ArrayT], *, n_iter: int = 1, **geometry
     program_for(plan, tuple(given.shape), str(given.dtype), tuple(geometry.items()))
     if _numpy_suffices(given, backend):
         # JAX would compile each operation outside of the plan by itself.
-        return backend.share_numpy(gram_rescaling(backend.to_numpy(given), n_iter=n_iter, **geometry), given)
+        on_host: Any = gram_rescaling(backend.to_numpy(given), n_iter=n_iter, **geometry)
+        shared: ArrayT = backend.share_numpy(on_host, given)
+        return shared
     with arithmetic.exact(given, backend=backend):
         # The result does not depend on the kernel's scale; near the ends of its dtype's range, the norms would.
         scaled: Any = _with_largest_entry_about_one(given, backend)
