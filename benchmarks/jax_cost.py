@@ -57,7 +57,7 @@ def _timed(case: str, calls: dict[str, _Call], turns: int) -> Iterator[Row]:
         for contestant, is_swept in ((name, False), (f"{name}, with a sweep", True)):
             places = [j for j, x in enumerate(swept[name]) if x is is_swept]
             if places:
-                row = {"section": "JAX, models", "case": case, "contestant": contestant}
+                row: Row = {"section": "JAX, models", "case": case, "contestant": contestant}
                 row |= {} if is_swept else {"compile_seconds": compiling[name]}
                 yield row | facts.timing([times[j] for j in places], [base[j] for j in places])
 

@@ -37,7 +37,7 @@ def init_spectral_norm(
     -------
     dict
         The state of each stack of kernels, under the path of its first kernel: arrays that can be saved like any other.
-        Kernels that differ in channels alone are one stack, which XLA compiles once.
+        Kernels that differ in channels and taps alone are one stack, which XLA compiles once.
 
     Raises
     ------
