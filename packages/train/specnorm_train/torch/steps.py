@@ -19,7 +19,7 @@ from specnorm.plugin import Stack, SteppedProgram, ToFollow, follow_all, program
 
 _HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
-_ERROR = 2.5e-4
+_ERROR = 1e-4
 """Error of the steps without a pass that is aimed at, as a part of the norm."""
 _MOST_STEPS = 15.0
 """Largest number of steps without a pass."""
@@ -345,6 +345,9 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     growth = max(_LEAST_GROWTH, min(math.sqrt(_ERROR / (error + _TINY)), _MOST_GROWTH))
     # In eighths, which buffers of any dtype hold.
     allowed = min(max(2, round(8 * (last.allowed + 1) * growth)) / 8 - 1, _MOST_STEPS)
+    if x.program.spec.groups > 1 or (room is None and len(right) > 1):
+        # Another group, or another frequency, overtakes to first order, and no way to it is known.
+        allowed = 0.0
     since_sweep = last.since_sweep + 1
     # After a sweep, the next is due when the kernel has gone as far again.
     multiple = math.inf if room is None else float(room) + was_swept
