@@ -131,7 +131,7 @@ class Followed(NamedTuple):
     left: Array
     right: Array
     state: tuple[Array, ...] = ()
-    sketch: Array | None = None
+    sketch: Any = None
     room: Any = None
     known: tuple[Array, ...] = ()
     was_swept: Any = None

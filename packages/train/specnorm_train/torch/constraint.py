@@ -79,7 +79,7 @@ class _Taken:
         Whether it is that of a forward pass of a model that has not returned yet.
     """
 
-    weight: Tensor | None = None
+    weight: Any = None
     version: int = 0
     step: Any = None
     settings: tuple[Scaling, int | None] | None = None
@@ -400,7 +400,8 @@ class SpectralNorm(nn.Module):
             entries = weight.detach().clone()
             settled = _Settled(weight, version_of(weight), step, entries=entries, factor=float(step.factor))
             self._settled = settled
-        return settled.step
+        found: Step = settled.step
+        return found
 
     def _is_settled(self, weight: Tensor) -> bool:
         """Whether the stored norm is that of this tensor, and no change in place was counted since."""

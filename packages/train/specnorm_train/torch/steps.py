@@ -19,7 +19,7 @@ from specnorm.plugin import Stack, SteppedProgram, ToFollow, follow_all, program
 
 _HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
-_ERROR = 2.5e-4
+_ERROR = 1e-4
 """Error of the steps without a pass that is aimed at, as a part of the norm."""
 _MOST_STEPS = 15.0
 """Largest number of steps without a pass."""
@@ -100,7 +100,8 @@ class Last(NamedTuple):
     @classmethod
     def of(cls, numbers: Sequence[float], right: Tensor, image: np.ndarray) -> Last:
         """Of a pass with this image."""
-        return cls(*numbers, right, image, _length(image) ** 2)
+        waiting, since_sweep, allowed = numbers
+        return cls(waiting, since_sweep, allowed, right, image, _length(image) ** 2)
 
     @classmethod
     def in_buffers(cls, numbers: Tensor, right: Tensor, image: Tensor) -> Last:
@@ -266,7 +267,7 @@ class _Joint:
 
     def steps_by_factors(self, followed: Any) -> Iterator[Step]:
         """Yield the steps of the layers that were followed."""
-        scaled = [None for _ in self.inputs] if self.in_numpy else self._factors(followed.value)
+        scaled: Any = [None for _ in self.inputs] if self.in_numpy else self._factors(followed.value)
         for j, (x, factor_and_slope) in enumerate(zip(self.inputs, scaled, strict=True)):
             factors = followed.left[j], followed.right[j]
             left, right = self.stack.factors_out_of(x.program, *factors, backend=self._backend)
@@ -276,7 +277,8 @@ class _Joint:
                 was_swept = followed.was_swept is not None and followed.was_swept[j]
                 yield _after_a_pass(x, right, state, room, was_swept)
             else:
-                yield Step(*factor_and_slope, Factors(left, right), state, room=room)
+                factor, slope = factor_and_slope
+                yield Step(factor, slope, Factors(left, right), state, room=room)
 
     def steps_by_gradients(self) -> Iterator[Step]:
         """Yield the steps of a method that does not follow the norm between its sweeps."""
@@ -345,6 +347,9 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     growth = max(_LEAST_GROWTH, min(math.sqrt(_ERROR / (error + _TINY)), _MOST_GROWTH))
     # In eighths, which buffers of any dtype hold.
     allowed = min(max(2, round(8 * (last.allowed + 1) * growth)) / 8 - 1, _MOST_STEPS)
+    if x.program.spec.groups > 1 or (room is None and len(right) > 1):
+        # Another group, or another frequency, overtakes to first order, and no way to it is known.
+        allowed = 0.0
     since_sweep = last.since_sweep + 1
     # After a sweep, the next is due when the kernel has gone as far again.
     multiple = math.inf if room is None else float(room) + was_swept
