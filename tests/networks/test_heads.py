@@ -169,6 +169,11 @@ def test_a_ring_that_is_too_short_is_noticed(kind: str) -> None:
     assert min(least) < -1e-3, "the inequality holds for a ring that is too short, too"
 
 
+def evaluated(happened: list[str], function: Any, *given: Any) -> Any:
+    happened.append("evaluated")
+    return function(*given)
+
+
 def test_the_clock_is_asked_before_each_evaluation_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """A DQN's bound took 88 s of a budget of 60, and then 11.9 of 10: the search began with eight evaluations."""
     run = Drawn(0, "zeros").run
@@ -177,7 +182,7 @@ def test_the_clock_is_asked_before_each_evaluation_of_a_head(monkeypatch: pytest
     happened: list[str] = []
     for name in ("value_alone", "parameters"):
         function = getattr(heads, name)
-        monkeypatch.setattr(heads, name, lambda *given, f=function: happened.append("evaluated") or f(*given))
+        monkeypatch.setattr(heads, name, partial(evaluated, happened, function))
     weights = [np.ones(link.width) for link in run.links]
     next(heads.weights_of(head, Multipliers(steps=30), 1e12, weights, lambda: happened.append("asked")))
     assert happened == ["asked", *["asked", "evaluated"] * 8]
