@@ -199,8 +199,17 @@ def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> Exp
 
 def _is_functional(program: ExportedProgram) -> bool:
     """Whether every call of a program is of an operator that writes nothing."""
-    called = (node.target for node in program.graph.nodes if node.op not in ("placeholder", "output"))
-    return all(isinstance(target, OPERATOR) and not target._schema.is_mutable for target in called)
+    nodes = [node for node in program.graph.nodes if node.op not in ("placeholder", "output")]
+    return all(isinstance(node.target, OPERATOR) and not _writes(node) for node in nodes)
+
+
+def _writes(node: torch.fx.Node) -> bool:
+    """Whether a call may write a tensor: with statistics of the batch, a batch normalization does without saying so."""
+    target: Any = node.target
+    if target is torch.ops.aten.batch_norm.default:
+        training = dict(zip((x.name for x in target._schema.arguments), node.args, strict=False)) | node.kwargs
+        return training["training"] is not False
+    return bool(target._schema.is_mutable)
 
 
 def _check_states(program: ExportedProgram, name: str) -> None:
