@@ -316,8 +316,9 @@ class SpectralNorm(nn.Module):
             sweeps = _EVAL_SWEEPS if kernel.is_cuda and self._follows else sweeps
             self._is_new = False
         last = None
-        if sweeps is None and self._follows and BACKEND.numpy_view(kernel):
-            last = self._taken.last or Last.in_buffers(*self._buffers_of_last)
+        buffers = self._buffers_of_last
+        if buffers and sweeps is None and BACKEND.numpy_view(kernel):
+            last = self._taken.last or Last.in_buffers(*buffers)
         return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state, last)
 
     def begin_pass(self) -> Tensor | None:

@@ -115,10 +115,15 @@ class Last(NamedTuple):
 
 
 def buffers_of_last(kernel: Tensor, program: SteppedProgram) -> dict[str, Tensor]:
-    """Buffers of a `Last`, of zeros, with which a step makes a pass."""
+    """Buffers of a `Last`, of zeros, with which a step makes a pass; none for a layer that makes one in each step.
+
+    Only one matrix waits: another group, or another frequency, overtakes to first order.
+    """
+    rank = program.stepped.rank(program.spec)
+    if rank > 1 or program.spec.groups > 1:
+        return {}
     dtype = torch.promote_types(kernel.dtype, torch.float32)
     rows, entries = kernel.flatten(1).shape
-    rank = program.stepped.rank(program.spec)
     shapes = {"last_numbers": (3,), "last_right": (rank, entries), "last_image": (rank, rows)}
     return {name: torch.zeros(shape, dtype=dtype, device=kernel.device) for name, shape in shapes.items()}
 
@@ -347,9 +352,6 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     growth = max(_LEAST_GROWTH, min(math.sqrt(_ERROR / (error + _TINY)), _MOST_GROWTH))
     # In eighths, which buffers of any dtype hold.
     allowed = min(max(2, round(8 * (last.allowed + 1) * growth)) / 8 - 1, _MOST_STEPS)
-    if x.program.spec.groups > 1 or (room is None and len(right) > 1):
-        # Another group, or another frequency, overtakes to first order, and no way to it is known.
-        allowed = 0.0
     since_sweep = last.since_sweep + 1
     # After a sweep, the next is due when the kernel has gone as far again.
     multiple = math.inf if room is None else float(room) + was_swept
