@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,10 +14,15 @@ from specnorm.proof import visible
 from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
+from specnorm_networks.certified.operators.sorting import Reflection
 from specnorm_networks.certified.regions import Inputs
 
 ROUNDING = 2.0**-38
 """Error of a value computed in float64, as a share of the sizes of its terms: that of 2^14 roundings."""
+UNDERFLOW = 2.0**-1060
+"""Error of a value by roundings of subnormal numbers: that of 2^14 of them."""
+ERROR_OF_LENGTH = 2.0**-29
+"""Relative error of a computed length: that of 2^24 roundings. No length has more."""
 MOST_ENTRIES = 2**24
 """Largest number of entries of values in memory at once; each has an error beside it."""
 
@@ -56,7 +61,7 @@ def _execute(operator: Operator, inputs: Sequence[Value], tolerance: float) -> V
         return steps[-1]
     values = [operand.value for operand in inputs]
     value = operator.run(*values)
-    error_of_value = tolerance * operator.size_of_terms(values, value)
+    error_of_value = tolerance * operator.size_of_terms(values, value) + UNDERFLOW
     if any(np.any(operand.error) for operand in inputs):
         error_of_value = error_of_value + _change_by_errors(operator, inputs, value)
     return Value(value, error_of_value)
@@ -121,6 +126,10 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
         elif all(name in values for name in node.inputs) and entries + math.prod(node.shape or ()) <= MOST_ENTRIES:
             with suppress(NotRunError):
                 value = execute(node, [values[name] for name in node.inputs])
+                if isinstance(node.operator, Reflection):  # its jump is not counted by the bound
+                    value = replace(
+                        value, error=value.error + node.operator.error_of_jump(values[node.inputs[0]].value)
+                    )
         if value is not None:
             if node.shape not in (None, value.value.shape):
                 raise MethodError(
@@ -139,7 +148,7 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
 def moved_up(one: Inputs, other: Inputs) -> float:
     """Return the distance of two inputs, and its error: the 2-norm of the differences of all their arrays."""
     distance_sq = sum(float(np.square(one[name] - other[name]).sum()) for name in one)
-    return math.sqrt(distance_sq) * (1 + ROUNDING)
+    return math.sqrt(distance_sq) * (1 + ERROR_OF_LENGTH)
 
 
 def apart_down(one: Value, other: Value) -> float:
@@ -147,10 +156,10 @@ def apart_down(one: Value, other: Value) -> float:
     with np.errstate(all="ignore"):
         difference: FloatArray = abs(one.value - other.value) - (one.error + other.error)
         difference = np.where(np.isfinite(difference), np.maximum(difference, 0.0), 0.0)
-        length = float(np.linalg.norm(difference)) * (1 - ROUNDING)
+        length = float(np.linalg.norm(difference)) * (1 - ERROR_OF_LENGTH)
     return length if math.isfinite(length) else 0.0
 
 
 def inside(radius: float) -> float:
     """Return a radius slightly smaller than a ball's: a point computed at that distance lies in the ball."""
-    return radius * (1 - ROUNDING)
+    return radius * (1 - ERROR_OF_LENGTH)

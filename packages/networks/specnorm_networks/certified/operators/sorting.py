@@ -190,6 +190,11 @@ class Reflection(Operator):
         _, below, above = absolute._form_and_maps(abs(values[0]))
         return self._joined(np.maximum(below, above))
 
+    def error_of_jump(self, x: FloatArray) -> FloatArray:
+        """Return the size of the jump that each entry of the value may make, of a border through the pair."""
+        size = replace(self, below=np.ones_like(self.below), above=np.ones_like(self.above)).run(abs(x))
+        return self.jump * float(np.max(abs(np.stack([self.below, self.above])))) * 2 * size
+
     def _form_and_maps(self, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return the linear form of all pairs (n/2, ...), the value of the map below, and that of the map above.
 
