@@ -327,7 +327,7 @@ def lied_to() -> object:
 
 
 NETWORK_CHECKS = {
-    "_constant_of_linear_branches": branches,
+    "_constant_of_linear_part": branches,
     "_Blocks.claim": blocks,
     "constant_of_factor": constants,
     "composed": constants,

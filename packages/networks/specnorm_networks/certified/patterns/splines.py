@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.splines import Floor, LinearSpline, Lookup, Truncated
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure, are_alike
 
@@ -195,11 +194,7 @@ def _clamps_floor(node: Node, structure: Structure) -> bool:
 
 
 def _range_of(node: Node, structure: Structure) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the ends of the range of a value that is computed by factors and summands from a clamped one.
-
-    An end next to a whole number is that number if a product or quotient in single precision is: rounded results are in
-    the order of exact ones, so that no result is beyond that of the clamp's limit.
-    """
+    """Return the ends of the range of a value that is computed by factors and summands from a clamped one."""
     operator = node.operator
     if isinstance(operator, ops.HardTanh):
         return _rational_of([operator.low]), _rational_of([operator.high])
@@ -210,24 +205,8 @@ def _range_of(node: Node, structure: Structure) -> tuple[NDArray[Any], NDArray[A
     if not isinstance(operator, ops.Scale):
         raise NoPattern
     factors, offset = _line_of(operator)
-    ends = []
-    for end in _range_of(structure.input_of(node), structure):
-        result = factors * end + offset
-        if not offset.any():
-            single = _in_single_precision(operator, end)
-            is_whole = single == np.round(single)
-            result = np.where(is_whole, _rational_of(np.where(is_whole, single, 0.0)), result)
-        ends.append(result)
+    ends = [factors * end + offset for end in _range_of(structure.input_of(node), structure)]
     return np.minimum(*ends), np.maximum(*ends)
-
-
-def _in_single_precision(scale: ops.Scale, numbers: NDArray[Any]) -> FloatArray:
-    """Return products or quotients of numbers in single precision; NaN where that does not represent a number."""
-    constants = np.asarray(scale.values if scale.divisors is None else scale.divisors, dtype=np.float64)
-    exact = numbers.astype(np.float64)
-    first, second = exact.astype(np.float32), constants.astype(np.float32)
-    result = first * second if scale.divisors is None else first / second
-    return np.where((first == exact) & (second == constants), result, math.nan).astype(np.float64)
 
 
 def _line_of(scale: ops.Scale) -> tuple[NDArray[Any], NDArray[Any]]:
