@@ -58,7 +58,7 @@ def rows(names: Sequence[str] = ()) -> Iterator[Row]:
     """Yield what first calls compile, as they are, jitted, and with a gradient."""
     seconds: list[float] = []
 
-    def count(event: str, duration: float, **_: str | int) -> None:
+    def count(event: str, duration: float, **_: Any) -> None:
         if event == COMPILED:
             seconds.append(duration)
 

@@ -102,8 +102,8 @@ def of_counts() -> Iterator[tuple[str, Call]]:
                 size = {"input_shape": 8} if method in (METHODS["power"], PowerTopK) else {}
                 yield named("measure", method, {word: count, **size}, SQUARE)
     yield named("measure", PowerTopK, {"k": 10**5, "input_shape": 1000}, SQUARE)
-    for size in (BILLION, 10**7, 10**6):
-        yield named("operator_norm", None, {}, lambda x: x, lambda x: x, (size, size))
+    for entries in (BILLION, 10**7, 10**6):
+        yield named("operator_norm", None, {}, lambda x: x, lambda x: x, (entries, entries))
 
 
 def drawn(rng: np.random.Generator) -> tuple[str, Call]:

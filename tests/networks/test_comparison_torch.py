@@ -112,8 +112,8 @@ def test_numbers_of_a_module_in_double_precision_may_be_rounded_in_its_file() ->
 
 
 def test_an_operator_that_insists_on_single_precision_is_said_so() -> None:
-    @torch.library.custom_op("tests::single", mutates_args=())
-    def single_alone(x: torch.Tensor) -> torch.Tensor:
+    @torch.library.custom_op("tests::single", mutates_args=())  # type: ignore[untyped-decorator]
+    def single_alone(x: torch.Tensor) -> torch.Tensor:  # type: ignore[name-defined]
         if x.dtype != torch.float32:
             raise RuntimeError("not implemented for 'Double'")
         return x.clone()

@@ -180,7 +180,7 @@ def smallest_values() -> Violations:
         allowed += (gamma(7, SINGLE) + 1.001 * math.sqrt(2) * 1.01 * SINGLE) * 12
         yield from up("a vector that is mapped to 0", found_at.value, allowed, OWN)
     tiny: Any = np.full((1, 2, 1), 5 * 2.0**-1074)
-    found_at = ends.smallest_at(tiny, 0, Frequencies.half_grid(()), np.ones((1, 1)), ops=OPS)  # type: ignore[arg-type]
+    found_at = ends.smallest_at(tiny, 0, Frequencies.half_grid(()), np.ones((1, 1)), ops=OPS)
     if found_at.value != 8 * 2.0**-1074:
         yield f"5 sqrt(2) times the least number: {found_at.value}"
 

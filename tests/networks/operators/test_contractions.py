@@ -17,7 +17,7 @@ CASES: list[tuple[ops.Operator, list[tuple[int, ...]]]] = [
     (ops.Scale(RNG.normal(size=(3, 1, 1)), exact=True), [(1, 3, 2, 2)]),
     (ops.Scale(RNG.normal(size=(2, 3, 4)), exact=True), [(1, 4)]),
     (ops.Scale(RNG.normal(size=(1, 3)), exact=True), [(4, 1)]),
-    (ops.Scale(np.float64(-2.5), exact=True), [()]),
+    (ops.Scale(np.asarray(-2.5), exact=True), [()]),
     (ops.Add((1.0, -2.0)), [(1, 3, 4), (3, 1)]),
     (ops.Add((1.0, -1.0, 3.0), 3), [(2,), (1, 2), ()]),
     (ops.Sum((2, 0)), [(2, 3, 4)]),

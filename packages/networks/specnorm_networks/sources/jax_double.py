@@ -10,6 +10,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 _INLINED = ("call_jaxpr", "fun_jaxpr", "jaxpr")
 """Parameters in which calls have what they call."""
+_STRUCT: Any = jax.ShapeDtypeStruct
 _LOOPS = ("scan", "while", "cond", "reduce")
 """Primitives that call what their parameters have other than once."""
 
@@ -22,7 +23,7 @@ def in_double(function: Callable[..., Any], inputs: Sequence[Any]) -> list[Any]:
     Exception
         Any error of JAX, if a primitive takes no other types.
     """
-    structs = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs]
+    structs = [_STRUCT(x.shape, x.dtype) for x in inputs]
     # JAX keeps the trace of a function; a new one is traced anew, as a call of the function would compute anew.
     trace: Any = jax.make_jaxpr(lambda *arrays: function(*arrays))(*structs)
     with jax.enable_x64(True):
@@ -36,7 +37,8 @@ def _evaluated(trace: Any, inputs: Sequence[Any]) -> list[Any]:
     values.update(zip(jaxpr.invars, map(_wide, inputs), strict=True))
 
     def read(atom: Any) -> Any:
-        return _wide(jax.numpy.asarray(atom.val, atom.aval.dtype)) if isinstance(atom, Literal) else values[atom]
+        is_literal = isinstance(atom, Literal)
+        return _wide(jax.numpy.asarray(atom.val, atom.aval.dtype)) if is_literal else values[atom]
 
     for call in jaxpr.eqns:
         operands = [read(atom) for atom in call.invars]
@@ -56,7 +58,7 @@ def _wide(x: Any) -> Any:
     if isinstance(x, tuple) and x and isinstance(x[0], ClosedJaxpr):  # branches
         return tuple(map(_wide, x))
     if isinstance(x, ClosedJaxpr):
-        structs = [jax.ShapeDtypeStruct(each.shape, _wide(each.dtype)) for each in x.in_avals]
+        structs = [_STRUCT(each.shape, _wide(each.dtype)) for each in x.in_avals]
         return jax.make_jaxpr(lambda *inputs: _evaluated(x, inputs))(*structs)
     if hasattr(x, "astype") and jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
         return x.astype("float64")

@@ -24,6 +24,10 @@ def graph_of(exported: Exported) -> Graph:
     return replace(graph, model=Original(exported, output_names, content), note=note)
 
 
+SMALLEST_SHARE = 2.0**-12
+"""Least share of the usual size that an output has: the tolerance of it is about a rounding of usual size."""
+
+
 @dataclass(eq=False)
 class Original:
     """The original of an exported model: a `specnorm_networks.model.Model`."""
@@ -57,13 +61,16 @@ class Original:
         return outputs | values
 
     def _usual_sizes(self, inputs: Mapping[str, FloatArray], outputs: Mapping[str, Computed]) -> dict[str, float]:
-        """Return the size of each output for inputs as large as these; for larger inputs that of the first ones."""
+        """Return the size of each output for inputs as large as these; for larger inputs that of the first ones.
+
+        Inner values may be of usual size for the smallest inputs, too, where biases are added.
+        """
         size_of_inputs = max((largest(x) for x in inputs.values()), default=0.0)
         if not self._first_sizes:
             self._first_sizes = {name: largest(output.value) for name, output in outputs.items()}
             self._first_size_of_inputs = size_of_inputs
         share = min(1.0, size_of_inputs / self._first_size_of_inputs) if self._first_size_of_inputs else 0.0
-        return {name: share * size for name, size in self._first_sizes.items()}
+        return {name: max(share, SMALLEST_SHARE) * size for name, size in self._first_sizes.items()}
 
     def several(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed] | None:
         """Return the original's outputs for another number of samples; None if it fails, or the number is fixed."""

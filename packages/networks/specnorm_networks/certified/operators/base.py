@@ -386,7 +386,7 @@ class Operator:
         if linear.offset is not None:
             offset, error = linear.offset()
             size = size + abs(offset) + error / ERROR_OF_OFFSETS
-        return size
+        return np.asarray(size)
 
     def written_out(self, before: Sequence[Shape]) -> Program | None:
         """Return the operator as a program of simpler ones, for inputs of the shapes ``before``; None if there is none.

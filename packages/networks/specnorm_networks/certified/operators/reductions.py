@@ -112,7 +112,7 @@ class LogSumExp(Length):
         return np.asarray(total if self.keep else total.squeeze(self.axes))
 
     def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
-        return abs(result) + abs(values[0]).max(axis=self.axes, keepdims=self.keep, initial=0.0)
+        return np.asarray(abs(result) + abs(values[0]).max(axis=self.axes, keepdims=self.keep, initial=0.0))
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         """Return the values at both ends, as it rises with each entry."""
@@ -174,7 +174,7 @@ class LogSoftmax(_Probabilities):
             return np.asarray(difference - np.log(np.exp(difference).sum(axis=self.axes, keepdims=True)))
 
     def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
-        return abs(result) + abs(values[0]).max(axis=self.axes, keepdims=True, initial=0.0)
+        return np.asarray(abs(result) + abs(values[0]).max(axis=self.axes, keepdims=True, initial=0.0))
 
     def lipschitz(self, place: Place) -> float:
         return host.root_up(max(entries_along(place.shape, self.axes), 1))

@@ -92,4 +92,5 @@ class Resize(Linear):
         # A library that rounds the scale moves coordinates by a rounding of the number of pixels.
         (x,) = values
         pixels = sum(resizing.size for resizing in self._resizings(x.shape).values())
-        return super().size_of_terms(values, result) + pixels * abs(x).max(initial=0.0)
+        size: FloatArray = super().size_of_terms(values, result) + pixels * abs(x).max(initial=0.0)
+        return size
