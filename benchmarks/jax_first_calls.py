@@ -58,9 +58,9 @@ def rows(names: Sequence[str] = ()) -> Iterator[Row]:
     """Yield what first calls compile, as they are, jitted, and with a gradient."""
     seconds: list[float] = []
 
-    def count(event: str, duration: float, **_: Any) -> None:
+    def count(event: str, duration_secs: float, **kwargs: str | int) -> None:  # noqa: ARG001 as JAX calls it
         if event == COMPILED:
-            seconds.append(duration)
+            seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(count)
     array = np.random.default_rng(0).standard_normal((16, 16, 3, 3)) / 12
