@@ -1239,7 +1239,9 @@ def drawn_branches(seed: int) -> tuple[bytes, tuple[int, ...], list[Stated]]:
             nodes.append(node(op, f"{source} {other}", name, axis=1))
             widths[name] = widths[source] + widths[other]
         elif op in ("Add", "Sub"):
-            nodes.append(node(op, f"{source} {other}", name))
+            # A value less itself is fixed, and no bound is known of functions of fixed values alone.
+            is_fixed = op == "Sub" and other == source
+            nodes.append(node("Abs", source, name) if is_fixed else node(op, f"{source} {other}", name))
             widths[name] = widths[source]
         elif op == "Gemm":
             widths[name] = int(draw.randint(1, 4))

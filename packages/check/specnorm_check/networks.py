@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -109,6 +110,7 @@ class Network(Graph):
 
     def joint(self, part: Part) -> Joint:
         """Return the kernel whose norm proves a part."""
+        part = self.with_first_names(part)
         if part.sizes == "matrix":
             return joint_of_matrices(self, part)
         return joint_of_part(self, part)
@@ -122,6 +124,7 @@ class Network(Graph):
 
         ``completions`` has the array 2^exponent H of each part.
         """
+        parts = [self.with_first_names(part) for part in parts]
         self.require_ends(parts)
         constants = []
         for part, completion in zip(parts, completions, strict=True):
@@ -165,6 +168,11 @@ class Network(Graph):
         if len(bounds) == 1:
             return bounds[0]
         return root_of_squares(bounds)
+
+    def with_first_names(self, part: Part) -> Part:
+        """Return a part of the first ones of equal values, which operators read."""
+        values = [self.first.get(str(name), name) for name in part.values]
+        return replace(part, values=values)
 
     def require_ends(self, parts: Sequence[Part]) -> None:
         """Refuse a part whose last value no operator computes: it would be ignored."""
