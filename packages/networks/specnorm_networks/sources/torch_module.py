@@ -428,24 +428,35 @@ def _inner(
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Interpreter of a program that keeps every value that is a tensor, in double precision where it is single."""
+    """Interpreter of a program that keeps every value that is a tensor, in double precision where it is single.
+
+    Values that depend on no input are computed in the program's precision, as exporters do.
+    """
 
     def __init__(self, program: torch.fx.GraphModule) -> None:
         super().__init__(program)
         self.values: dict[str, Computed] = {}
         self.insists = False
         """Whether the last operator takes no double precision."""
+        self.is_fixed = False
+        """Whether the last value depends on no input."""
+        self._of_inputs: set[torch.fx.Node] = set()
 
     def run_node(self, n: torch.fx.Node) -> Any:
         """Compute one value."""
         self.insists = False
+        self.is_fixed = n.op != "placeholder" and self._of_inputs.isdisjoint(n.all_input_nodes)
+        if not self.is_fixed:
+            self._of_inputs.add(n)
         value = super().run_node(n)
         if n.op != "output" and isinstance(value, Tensor):
             self.values[n.name] = computed(value if self.insists else in_double(value))
-        return in_double(value)
+        return value if self.is_fixed else in_double(value)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Call an operator in double precision, also if it is told to return another; in single if it insists on it."""
+        if self.is_fixed:
+            return super().call_function(target, args, kwargs)
         in_doubles = tree_map(in_double, (args, kwargs))
         try:
             return super().call_function(target, *in_doubles)
