@@ -171,7 +171,7 @@ class Network(Graph):
 
     def with_first_names(self, part: Part) -> Part:
         """Return a part of the first ones of equal values, which operators read."""
-        values = [self.first.get(str(name), name) for name in part.values]
+        values = [self.first.get(name, name) for name in part.values]
         return replace(part, values=values)
 
     def require_ends(self, parts: Sequence[Part]) -> None:

@@ -85,6 +85,8 @@ class Part:
         values = statement["values"]
         is_list = type(values) is list and len(values) > 1
         require(is_list, "the values of a part are no list of two or more")
+        are_names = all(type(value) is str for value in values)
+        require(are_names, "the values of a part are no names")
         multipliers = []
         for texts in statement["weights"]:
             q = np.array([read_hexadecimal(text) for text in texts])

@@ -14,6 +14,7 @@ import numpy as np
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.joins import Extreme
 
 Axes = tuple[int, ...]
 """A permutation of axes, as `numpy.transpose` takes it."""
@@ -161,15 +162,7 @@ def _before_permutation(
             if operator.offset is not None or operator.values.ndim > len(inverse) or not entrywise:
                 return None
             return replace(operator, values=_permute_back(operator.values, inverse))
-        case (
-            ops.Pointwise()
-            | ops.Add()
-            | ops.Maximum()
-            | ops.Minimum()
-            | ops.LogAddExp()
-            | ops.Product()
-            | ops.Identity()
-        ):
+        case ops.Pointwise() | ops.Add() | Extreme() | ops.Product() | ops.Identity():
             has_arrays = any(isinstance(getattr(operator, field.name), np.ndarray) for field in fields(operator))
             return operator if entrywise and not has_arrays else None
     return None

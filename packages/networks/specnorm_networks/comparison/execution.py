@@ -19,7 +19,7 @@ from specnorm_networks.certified.regions import Inputs
 
 ROUNDING = 2.0**-38
 """Error of a value computed in float64, as a share of the sizes of its terms: that of 2^14 roundings."""
-UNDERFLOW = 2.0**-1060
+ERROR_OF_SUBNORMALS = 2.0**-1060
 """Error of a value by roundings of subnormal numbers: that of 2^14 of them."""
 ERROR_OF_LENGTH = 2.0**-29
 """Relative error of a computed length: that of 2^24 roundings. No length has more."""
@@ -61,7 +61,7 @@ def _execute(operator: Operator, inputs: Sequence[Value], tolerance: float) -> V
         return steps[-1]
     values = [operand.value for operand in inputs]
     value = operator.run(*values)
-    error_of_value = tolerance * operator.size_of_terms(values, value) + UNDERFLOW
+    error_of_value = tolerance * operator.size_of_terms(values, value) + ERROR_OF_SUBNORMALS
     if any(np.any(operand.error) for operand in inputs):
         error_of_value = error_of_value + _change_by_errors(operator, inputs, value)
     return Value(value, error_of_value)

@@ -82,9 +82,9 @@ class Last(NamedTuple):
         Steps since the last sweep.
     allowed : float
         Steps without a pass that the errors allow.
-    right : Tensor, shape (r, entries of a row)
+    right : Tensor, shape (1, entries of a row)
         As of `Factors`.
-    image : array, shape (r, rows)
+    image : array, shape (1, rows)
         Product of the kernel with ``right``.
     square : float
         Squared length of the image.
@@ -119,12 +119,11 @@ def buffers_of_last(kernel: Tensor, program: SteppedProgram) -> dict[str, Tensor
 
     Only one matrix waits: another group, or another frequency, overtakes to first order.
     """
-    rank = program.stepped.rank(program.spec)
-    if rank > 1 or program.spec.groups > 1:
+    if program.stepped.rank(program.spec) > 1 or program.spec.groups > 1:
         return {}
     dtype = torch.promote_types(kernel.dtype, torch.float32)
     rows, entries = kernel.flatten(1).shape
-    shapes = {"last_numbers": (3,), "last_right": (rank, entries), "last_image": (rank, rows)}
+    shapes = {"last_numbers": (3,), "last_right": (1, entries), "last_image": (1, rows)}
     return {name: torch.zeros(shape, dtype=dtype, device=kernel.device) for name, shape in shapes.items()}
 
 
