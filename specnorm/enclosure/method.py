@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,11 +18,10 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
-class Enclose(TwoSidedSearch, Method):
+class Enclose(Method, TwoSidedSearch):
     """Proven interval around the norm: of the supremum over all sizes, or of the layer at one size.
 
     The value is the upper bound; the lower one is the figure ``lower``.
@@ -42,9 +40,9 @@ class Enclose(TwoSidedSearch, Method):
 
     budget: float | None = None
 
-    name: ClassVar[str] = "enclose"
-    promise: ClassVar[Kind] = "upper"
-    stats: ClassVar[Mapping[str, FigureRule]] = {
+    name: ClassVar = "enclose"
+    promise: ClassVar = "upper"
+    stats: ClassVar = {
         "lower": "down",
         "converged": "all",
         "bound_source": None,
