@@ -11,7 +11,7 @@ from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.padding import padded_norm
-from specnorm.symbols.proofs.symbols import SymbolQuotients
+from specnorm.symbols.proofs.symbols import Symbol
 from specnorm.symbols.triples import top_triples
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _raised(result: Found, blocks: Array, right: Array, *, ops: ArrayOps) -> Fou
 
     ``right`` (1, p): right singular vector at the result's frequency.
     """
-    lower = SymbolQuotients(blocks, ops=ops).norm_down_at(result.witness.block, result.witness.frequency, right)
+    lower = Symbol(blocks, result.witness.frequency, ops=ops).norm_down(result.witness.block, right)
     return replace(result, lower=lower) if lower > result.lower else result
 
 
