@@ -17,7 +17,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.bound import trivial_lower
-from specnorm.proofs.cells import Cells, torus
+from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.found import Found, Witness
 from specnorm.running.search import Clock, OutOfTime, eigh_cost
 from specnorm.supremum import tuning
@@ -459,7 +459,7 @@ class Search:
             return
         left_out = self.xp.astype(polynomial.left_out, self.blocks.dtype, copy=False)
         search = Search(left_out, clock=self.clock, ops=self.ops)
-        boxes = torus(tuple(left_out.shape[3:]))
+        boxes = Boxes.torus(tuple(left_out.shape[3:]))
         norm = search.run(boxes, rtol=self.tuning.rtol_left_out, max_cells=2 * len(boxes)).upper
         if norm is not None:
             polynomial.tighten_truncation(norm)
@@ -575,7 +575,7 @@ class Search:
 
         The incumbent begins anew there. The result's ``cells`` is the number of frequencies compared.
 
-        ``torus``: result of a search of the torus. ``sizes``, ``skew``: as in `proofs.cells.dft`.
+        ``torus``: result of a search of the torus. ``sizes``, ``skew``: as in `Boxes.dft`.
         """
         start = Found(torus.lower, None, Witness(torus.witness.block, torus.witness.frequency))
         compared = self.incumbent.begin_at_nearest(start, sizes, skew)

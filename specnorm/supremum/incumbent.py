@@ -206,7 +206,7 @@ class Incumbent:
         """Begin a search of a grid, at the best of the points around a frequency of the torus.
 
         ``torus_best``: lower bound of the last search of the torus. ``sizes``: points per turn along each axis.
-        ``skew``: as in `proofs.cells.dft`. Returns the number of points compared. The lower bound is in ``best``.
+        ``skew``: as in `Boxes.dft`. Returns the number of points compared. The lower bound is in ``best``.
         """
         block = torus_best.witness.block
         points = _neighbours(torus_best.witness.frequency, sizes, skew)

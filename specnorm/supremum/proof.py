@@ -321,7 +321,7 @@ class Cover:
         if values is not None and values.boxes is not boxes:
             raise HypothesisError("the values are not those of this cover's boxes")
         if boxes.covers is None:
-            raise HypothesisError(f"{len(boxes)} boxes are a cover of nothing: take those of torus or dft")
+            raise HypothesisError(f"{len(boxes)} boxes are a cover of nothing: take those of Boxes.torus or Boxes.dft")
         if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
             raise HypothesisError("the boxes are of a symbol of another degree")
         if boxes.on_grid and supremum is None:

@@ -13,7 +13,7 @@ from helpers.libraries import OPS
 
 import specnorm
 from specnorm.backends.types import MEMORY
-from specnorm.proofs.cells import Cells, torus
+from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.frequencies import half_lags
 from specnorm.supremum import proof as cover
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -49,7 +49,7 @@ def test_nothing_is_larger_than_memory_allows(shape: tuple[int, ...]) -> None:
 def test_cells_by_some_at_once_are_bounded_alike() -> None:
     """Lags of all cells at once, or of a few cells at a time; the clock is looked at between them."""
     kernel: Any = np.random.RandomState(0).standard_normal((1, 2, 2, 5, 4))
-    boxes = torus((5, 4))
+    boxes = Boxes.torus((5, 4))
     cells = Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None)
     found, ticks = [], []
     for memory in (2**28, 2**13):

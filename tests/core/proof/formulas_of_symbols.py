@@ -30,7 +30,7 @@ from specnorm.proofs.bound import (
     greatest,
     least,
 )
-from specnorm.proofs.cells import Boxes, Cells, torus
+from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.frequencies import Frequencies, half_lags
 from specnorm.proofs.rounding import from_converted_up, to_dtype
 from specnorm.supremum.proof import CentreMatrices, _limits_by_variation, eigenvalue_limits, proven_below
@@ -219,7 +219,7 @@ def scalars() -> Violations:
             yield f"{len(places)} places of two blocks"
     faint: Any = np.full((1, 2, 1, 1, 2), 1e-170)
     yield from up("a norm that underflows", norms_up(np.zeros(1), faint, xp=XP), 4 * 2.0**-511, 1e-3)
-    boxes = torus((2, 3, 2))
+    boxes = Boxes.torus((2, 3, 2))
     bounds, kind = found.variation(boxes)
     sizes_of_taps = np.sqrt((COLUMNS**2).sum(axis=(1, 2))).reshape(2, -1)
     taps = np.indices((2, 3, 2)).reshape(3, -1).T
@@ -279,7 +279,7 @@ def polynomials() -> Violations:
 
 def limits_of_cells() -> Violations:
     """Limits by variation less the errors, and what a factorization proves beside a reduction's error."""
-    scalar, boxes = ScalarGram(COLUMNS, ops=OPS), torus((2, 3, 2))
+    scalar, boxes = ScalarGram(COLUMNS, ops=OPS), Boxes.torus((2, 3, 2))
     few = boxes[np.arange(0, len(boxes), 7)]
     variation, kind = scalar.variation(few)
     threshold = float(2 * variation.max())
@@ -288,7 +288,7 @@ def limits_of_cells() -> Violations:
     if (np.asarray(kinds) != np.asarray(kind)).any():
         yield "kinds of boxes"
     polynomial = GramPolynomial(stack(4, 3, 2, 3, seed=3), ops=OPS)
-    few = torus((2, 3))[np.arange(0, 19, 4)]
+    few = Boxes.torus((2, 3))[np.arange(0, 19, 4)]
     cells = Cells(few, np.zeros(len(few), dtype=np.int64), None, False)
     threshold = 1e3 * float(polynomial.norms.max())
     moved = polynomial.variation_sq(few.largest_angle(polynomial.lags[1:]))
