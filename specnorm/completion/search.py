@@ -20,7 +20,7 @@ from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
 from specnorm.proofs.frequencies import Frequencies, half_lags, tap_points
 from specnorm.symbols.ascent import newton_step
-from specnorm.symbols.proofs.lags import Lags, even_and_odd
+from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.symbols import matrix_at, singular_value_gradient
 
 if TYPE_CHECKING:
@@ -516,7 +516,7 @@ class _LagSymbols:
         self.taps = taps
         self._lags = lags
         self._ops = ops
-        even, odd = even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
+        even, odd = Lags.even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
         self._even = xp.reshape(even, (b, n, c * c))
         self._odd = xp.reshape(odd, (b, n, c * c))
         self.lag_points = self.from_host(half_lags(taps).T)

@@ -306,7 +306,7 @@ class Search:
         tries_float32 = self._is_torus and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
         if tries_float32:
             polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
-        vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=self.xp), copy=False)
+        vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.dtype, xp=self.xp), copy=False)
         # A reduced matrix proves no limit below the one for which it was reduced (`GramPolynomial.reduced`). Reduce it
         # for the limit of its cell or, if that is too low for a reduction, for the least one that is not.
         least_limit = self.polynomials.least_eigenvalue_limit(polynomial)

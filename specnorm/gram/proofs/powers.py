@@ -19,7 +19,7 @@ from specnorm.proofs import rounding
 from specnorm.proofs.frequencies import Frequencies, halved_axis, product, tap_points
 from specnorm.proofs.norms import parts_of_hermitian, square_of_hermitian
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.lags import lag_products, roundings
+from specnorm.symbols.proofs.lags import Lags
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -622,14 +622,14 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     u = rounding.unit(wide, xp=xp)
     taps = xp.reshape(symbols.stacked_taps(wide, xp=xp), (b, -1, m, p))
     tap_count = taps.shape[1]
-    lags = lag_products(wide, wide, ops=ops)
+    lags = Lags.products(wide, wide, ops=ops)
     magnitudes = xp.abs(lags)
     # Lags -d have the transposed matrices.
     other_lags = xp.sum(magnitudes[:, 1:, ...], axis=1)
     sums = xp.sum(magnitudes[:, 0, ...], axis=2) + xp.sum(other_lags, axis=2) + xp.sum(other_lags, axis=1)
     a = xp.sum(xp.abs(taps), axis=1)
     products = xp.matmul(xp.matrix_transpose(a), xp.sum(a, axis=2)[..., None])[..., 0]
-    relative = rounding.SLACK * rounding.gamma(roundings(wide, xp=xp), u)
+    relative = rounding.SLACK * rounding.gamma(Lags.roundings(wide, xp=xp), u)
     # Products below the smallest normal number may be flushed to 0.
     underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
     error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow

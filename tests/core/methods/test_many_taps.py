@@ -17,7 +17,7 @@ from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.frequencies import half_lags
 from specnorm.supremum import proof as cover
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-from specnorm.symbols.proofs.lags import lag_products
+from specnorm.symbols.proofs.lags import Lags
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0
@@ -68,7 +68,7 @@ def test_lags_are_sums_over_pairs_of_taps(shape: tuple[int, ...], memory: int) -
     integers = np.random.RandomState(0).randint(-3, 4, size=(2, 40, 3, *shape)).astype(np.float32)
     left: Any = integers
     right: Any = integers[:, :, :2]
-    found = lag_products(left, right, ops=replace(OPS, memory=memory))
+    found = Lags.products(left, right, ops=replace(OPS, memory=memory))
     for d, of_lag in zip(half_lags(shape), np.moveaxis(np.asarray(found), 1, 0), strict=True):
         taps = set(np.ndindex(*shape))
         pairs = [(k, tuple(k + d)) for k in taps if tuple(k + d) in taps]

@@ -356,7 +356,7 @@ def lags() -> Violations:
     sizes = np.abs(x.astype(float)).reshape(2, 4, 3, 4)
     largest_row = sizes.sum(axis=(2, 3)).max(axis=1)
     largest_column = sizes.sum(axis=(1, 3)).max(axis=1)
-    allowed = gamma(lag_rules.roundings(x, xp=XP), SINGLE)
+    allowed = gamma(lag_rules.Lags.roundings(x, xp=XP), SINGLE)
     yield from up("lags", lag_rules._lags_error(x, xp=XP), largest_row * largest_column * allowed, 1e-4)
     for rows, at_once in ((13, 4), (9, 4), (4, 4), (100, 7)):
         parts, roundings = [(rows, 0)], 0

@@ -33,7 +33,7 @@ from specnorm.proofs.bound import (
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.frequencies import Frequencies, half_lags
 from specnorm.proofs.rounding import from_converted_up, to_dtype
-from specnorm.supremum.proof import CentreMatrices, _limits_by_variation, eigenvalue_limits, proven_below
+from specnorm.supremum.proof import CentreMatrices, eigenvalue_limits, proven_below
 from specnorm.symbols.proofs import lags as lag_rules
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -114,7 +114,7 @@ def contractions() -> Violations:
     kernels, shape = KERNELS[2], (2, 3, 2)
     steps = {tuple(map(int, lag)): j for j, lag in enumerate(half_lags(shape))}
     slopes: Any = normal(2, len(steps), 2, 2, seed=4)
-    found = lag_rules.lags_vjp(kernels, slopes, xp=XP)
+    found = lag_rules.Lags.vjp(kernels, slopes, xp=XP)
     exact = np.zeros_like(kernels)
     for y, z in itertools.product(np.ndindex(*shape), repeat=2):
         lag = tuple(b - a for a, b in zip(y, z, strict=True))
@@ -122,8 +122,8 @@ def contractions() -> Violations:
         exact[(..., *z)] += 2 * kernels[(..., *y)] @ slope
     if not np.allclose(found, exact, rtol=1e-12):
         yield "a gradient by lags"
-    whole = lag_rules.lag_products(kernels, kernels, ops=OPS)
-    if not np.allclose(lag_rules.lag_products(kernels, kernels, ops=replace(OPS, memory=1)), whole, rtol=1e-12):
+    whole = lag_rules.Lags.products(kernels, kernels, ops=OPS)
+    if not np.allclose(lag_rules.Lags.products(kernels, kernels, ops=replace(OPS, memory=1)), whole, rtol=1e-12):
         yield "lags in parts"
 
 
@@ -244,7 +244,7 @@ def polynomials() -> Violations:
     lags = lag_rules.Lags.of(kernels, ops=OPS)
     norms = lengths(lags.values)
     yield from up("norms of lags", found.norms, norms[:, 1:].max(axis=0))
-    terms = lag_rules.roundings(kernels, xp=XP) + norms.shape[1] + 4
+    terms = lag_rules.Lags.roundings(kernels, xp=XP) + norms.shape[1] + 4
     relative = gamma(terms, DOUBLE) + 1.001 * math.sqrt(2) * phase()
     yield from up("error of a polynomial", found.error, absolute(kernels) ** 2 * relative)
     spread = np.abs(normal(5, norms.shape[1] - 1, seed=4)) * 2
@@ -283,7 +283,7 @@ def limits_of_cells() -> Violations:
     few = boxes[np.arange(0, len(boxes), 7)]
     variation, kind = scalar.variation(few)
     threshold = float(2 * variation.max())
-    limits, kinds = _limits_by_variation(scalar, few, threshold)
+    limits, kinds = scalar.limits_of_kinds(few, threshold)
     yield from down("limits of scalars", limits, (threshold - variation) ** 2 - scalar.error)
     if (np.asarray(kinds) != np.asarray(kind)).any():
         yield "kinds of boxes"
