@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.bound import Lower
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.found import Found, Witness
 from specnorm.running.search import Clock, OutOfTime, eigh_cost
@@ -234,7 +234,7 @@ class Search:
         self._cells = 0
         self._rounds = 0
         if start is None:
-            first = Found(trivial_lower(), None, Witness(0, boxes.centres[:1]))
+            first = Found(Lower.trivial(), None, Witness(0, boxes.centres[:1]))
         else:
             first = Found(start.lower, None, Witness(start.witness.block, start.witness.frequency))
         self.incumbent.begin(first, free=self._is_torus, rtol=min(rtol, self.tuning.incumbent_rtol), bound=bound)

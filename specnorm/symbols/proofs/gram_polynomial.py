@@ -27,7 +27,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError
-from specnorm.proofs.frequencies import Frequencies, half_lags
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags
 
@@ -256,7 +256,7 @@ class GramPolynomial:
         is_used = self.ops.to_numpy(xp.any((even != 0) | (odd != 0), axis=(0, 2, 3))) | (np.arange(count) == 0)
         flat = (forward.shape[0], count, self.size * rank)
         even, odd = xp.reshape(even, flat), xp.reshape(odd, flat)
-        lags = half_lags(tuple(self.blocks.shape[3:]))
+        lags = Lags.points(tuple(self.blocks.shape[3:]))
         if is_used.all():
             return lags, even, odd
         used = self.ops.from_numpy(np.flatnonzero(is_used), forward)
@@ -426,13 +426,14 @@ class GramPolynomial:
         lags = self.lags[1:]
         # As many boxes at once as fit the memory budget with all lags.
         at_once = max(1, self.ops.memory // (8 * 8 * (len(lags) + 1)))
-        parts = []
-        for start in range(0, max(len(boxes), 1), at_once):
+        variation_sq = np.empty(len(boxes))
+        for start in range(0, len(boxes), at_once):
             if start > 0 and self.tick is not None:
                 self.tick()
-            parts.append(self.variation_sq(boxes[start : start + at_once].largest_angle(lags)))
+            part = slice(start, start + at_once)
+            variation_sq[part] = self.variation_sq(boxes[part].largest_angle(lags))
         # One of the three errors e is in `eigenvalue_limit_of_norm`.
-        lost = host.next_up(np.concatenate(parts) + 2 * self.error)
+        lost = host.next_up(variation_sq + 2 * self.error)
         return np.asarray(host.sub_down(self.eigenvalue_limit_of_norm(np.asarray(threshold)), lost))
 
     def variation_sq(self, spread: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The lags of kernels, ``R_d = sum_k K_k^T K_{k+d}``, with a bound of their rounding errors.
 
 R_d is the coefficient of e^{i d theta} in G(theta)*G(theta), with G the symbol of K, and ``R_{-d} = R_d^T``. One of d
-and -d is computed, in the order of `frequencies.half_lags`.
+and -d is computed, in the order of `Lags.points`.
 
 Rounding: each entry of a lag is a sum of products, taken in any order, with an error of at most gamma times the same
 sum of absolute values. The symbol of all these errors has a norm of at most ``gamma ||A||**2``, where A is the sum over
@@ -14,9 +14,11 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
-from specnorm.proofs.frequencies import tap_points
+from specnorm.proofs.frequencies import product, tap_points
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -32,7 +34,7 @@ class Lags(NamedTuple):
     Parameters
     ----------
     values : array, shape (b, n, c, c)
-        R_d for the n lags d of `frequencies.half_lags`: lag 0 first, then one of each pair d, -d.
+        R_d for the n lags d of `points`: lag 0 first, then one of each pair d, -d.
     error : array, shape (b,)
         At every frequency, the sum over all lags of ``(computed R_d - exact R_d) e^{i d theta}`` has at most this norm.
     """
@@ -51,6 +53,13 @@ class Lags(NamedTuple):
         return cls(cls.products(x, x, ops=ops), _lags_error(x, xp=ops.xp))
 
     @staticmethod
+    def points(kernel_shape: tuple[int, ...]) -> np.ndarray:
+        """Lags t with |t_j| < k_j along each axis j: zero first, then one of each pair (t, -t), shape (n, d)."""
+        lags = product([np.arange(1 - k, k) for k in kernel_shape])
+        index_of_zero = len(lags) // 2
+        return lags[index_of_zero:]
+
+    @staticmethod
     def products(
         left: Array,
         right: Array,
@@ -58,7 +67,7 @@ class Lags(NamedTuple):
         tick: Callable[[], None] | None = None,
         ops: ArrayOps,
     ) -> Array:
-        """``sum_k L_k^T R_{k+d}`` for each d of `half_lags`, shape (b, n, left channels, right channels).
+        """``sum_k L_k^T R_{k+d}`` for each d of `points`, shape (b, n, left channels, right channels).
 
         ``left``, ``right`` are (b, rows, channels, *kernel_shape). ``tick``: called before each matrix product. It ends
         the work by raising an exception.
@@ -97,7 +106,7 @@ class Lags(NamedTuple):
             values_of_parts.append(arrays.joined([sums(part, some) for some in groups_of_lags], axis=1, xp=xp))
         values = arrays.joined(values_of_parts, axis=0, xp=xp)
         # Along the first axis only lags of at least 0 were computed. Of those with 0 there, the first ones are negative
-        # along another axis: `half_lags` leaves them out.
+        # along another axis: `points` leaves them out.
         negative_lags = math.prod(2 * k - 1 for k in other_taps) // 2
         return values[:, negative_lags:, ...]
 
@@ -105,7 +114,7 @@ class Lags(NamedTuple):
     def even_and_odd(forward: Array, backward: Array, *, xp: Namespace) -> tuple[Array, Array]:
         """Coefficients of cosines and sines in ``G* G``: ``R_d + R_{-d}`` and ``R_d - R_{-d}``; of lag 0, R_0 and 0.
 
-        ``forward``, ``backward`` (b, n, ...): R_d and R_{-d} for the n lags d of `half_lags`, or the same columns of
+        ``forward``, ``backward`` (b, n, ...): R_d and R_{-d} for the n lags d of `points`, or the same columns of
         both.
         """
         zero_lag = forward[:, :1, ...]
@@ -125,7 +134,7 @@ class Lags(NamedTuple):
         """Gradient of a function of the lags ``R_t = sum_y K_y^T K_{y+t}`` of blocks: ``2 sum_y K_y D_{z-y}`` at tap z.
 
         ``blocks`` (b, m, p, *kernel_shape): K. ``slopes`` (b, L, p, p): D, the derivatives by half of the lags
-        (`specnorm.proofs.frequencies.half_lags`), such that ``D_{-t} = D_t^T`` are those by the others.
+        (`points`), such that ``D_{-t} = D_t^T`` are those by the others.
         """
         b, m, p, *kernel_shape = blocks.shape
         first, *others = kernel_shape or [1]

@@ -14,7 +14,6 @@ from helpers.libraries import OPS
 import specnorm
 from specnorm.backends.types import MEMORY
 from specnorm.proofs.cells import Boxes, Cells
-from specnorm.proofs.frequencies import half_lags
 from specnorm.supremum import proof as cover
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.symbols.proofs.lags import Lags
@@ -69,7 +68,7 @@ def test_lags_are_sums_over_pairs_of_taps(shape: tuple[int, ...], memory: int) -
     left: Any = integers
     right: Any = integers[:, :, :2]
     found = Lags.products(left, right, ops=replace(OPS, memory=memory))
-    for d, of_lag in zip(half_lags(shape), np.moveaxis(np.asarray(found), 1, 0), strict=True):
+    for d, of_lag in zip(Lags.points(shape), np.moveaxis(np.asarray(found), 1, 0), strict=True):
         taps = set(np.ndindex(*shape))
         pairs = [(k, tuple(k + d)) for k in taps if tuple(k + d) in taps]
         wanted = sum(np.einsum("brc,bre->bce", left[(..., *k)], right[(..., *other)]) for k, other in pairs)

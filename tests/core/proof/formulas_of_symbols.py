@@ -31,7 +31,7 @@ from specnorm.proofs.bound import (
     least,
 )
 from specnorm.proofs.cells import Boxes, Cells
-from specnorm.proofs.frequencies import Frequencies, half_lags
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.rounding import from_converted_up, to_dtype
 from specnorm.supremum.proof import CentreMatrices, eigenvalue_limits, proven_below
 from specnorm.symbols.proofs import lags as lag_rules
@@ -112,7 +112,7 @@ def contractions() -> Violations:
     if not np.allclose(powers.contract(x, tables, xp=XP), exact, rtol=1e-12):
         yield "products with tables"
     kernels, shape = KERNELS[2], (2, 3, 2)
-    steps = {tuple(map(int, lag)): j for j, lag in enumerate(half_lags(shape))}
+    steps = {tuple(map(int, lag)): j for j, lag in enumerate(lag_rules.Lags.points(shape))}
     slopes: Any = normal(2, len(steps), 2, 2, seed=4)
     found = lag_rules.Lags.vjp(kernels, slopes, xp=XP)
     exact = np.zeros_like(kernels)

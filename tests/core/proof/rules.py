@@ -169,7 +169,7 @@ def by_products() -> Iterator[tuple[Upper, float]]:
 
 
 def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
-    yield bound.trivial_lower(), 0.0
+    yield bound.Lower.trivial(), 0.0
     yield from zip(of_kernel(assumed_lower(1.0), assumed(1.0), np.ones(3), 3), (8.0, 8.0), strict=True)
     yield from ((x, 8.0) for x in bound.times_power_of_two(assumed_lower(1.0), assumed(1.0), 3))
     for values in ((1.0, 3.0), (3.0, 1.0)):
@@ -215,7 +215,7 @@ CHECKS: dict[str, Check] = {
     "radii": radii,
     "radius_of_ball": radii,
     "_largest": arithmetic,
-    "trivial_lower": arithmetic,
+    "Lower.trivial": arithmetic,
     "times_power_of_two": arithmetic,
     "largest_of_blocks": arithmetic,
     "norm_of_multiple": multiples,
