@@ -20,8 +20,7 @@ from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.blocks import claims_of_blocks
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of
-from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Operator, Place
-from specnorm_networks.certified.operators.linear import CumulativeSum, Scale
+from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Place
 from specnorm_networks.certified.scope import Scope
 
 MOST_NODES = 512
@@ -70,7 +69,7 @@ def _linear_parts(scope: Scope, end: Node, is_fixed: Callable[[str], bool]) -> l
         last = scope.graph.by_name[max(waiting, key=scope.graph.positions.__getitem__)]
         before = {name for name in last.inputs if not is_fixed(name)}
         # Behind the nearest value, layers have rules of their own, which fold scales into their kernels.
-        if not _is_linear(last) or not before or (parts and last.operator.is_layer):
+        if not last.is_affine or not before or (parts and last.operator.is_layer):
             break
         between.append(last)
         waiting = waiting - {last.name} | before
@@ -82,13 +81,8 @@ def _linear_parts(scope: Scope, end: Node, is_fixed: Callable[[str], bool]) -> l
 
 def _stretches_unevenly(nodes: Sequence[Node]) -> bool:
     """Whether nodes stretch some vectors more than others, by more than one map, of which the last node is one."""
-    maps = [node for node in nodes if not getattr(node.operator, "only_moves_entries", False)]
-    is_uneven = any(
-        isinstance(node.operator, CumulativeSum)
-        or (isinstance(node.operator, Scale) and len(np.unique(abs(np.asarray(node.operator.values)))) > 1)
-        for node in maps
-    )
-    return is_uneven and nodes[-1] in maps and len(maps) > 1
+    maps = [node for node in nodes if not node.operator.only_moves_entries]
+    return nodes[-1] in maps and len(maps) > 1 and any(node.operator.stretches_unevenly for node in maps)
 
 
 def _constant_of_linear_part(scope: Scope, start: str, between: list[Node], norms: Norms) -> Upper | None:
@@ -109,10 +103,6 @@ def _constant_of_linear_part(scope: Scope, start: str, between: list[Node], norm
     error = host.mul_up(roundings * 2.0**-50, frobenius_norm)
     underflow = magnitudes.size * 2.0**-1000 if error else 0.0
     return make_upper(host.add_up(norm.value, error, underflow), scope.map(start, between[-1].name), "linear", norm)
-
-
-def _is_linear(node: Node) -> bool:
-    return type(node.operator).linear_map is not Operator.linear_map
 
 
 @dataclass(frozen=True, eq=False)

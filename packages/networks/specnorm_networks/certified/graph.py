@@ -26,7 +26,8 @@ from specnorm_networks.certified.operators.base import (
     Shape,
     Slopes,
 )
-from specnorm_networks.certified.operators.layers import Layer
+from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
+from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.regions import Box, Region
 from specnorm_networks.model import Model
@@ -91,6 +92,21 @@ class Node:
     def is_affine(self) -> bool:
         """Whether its operator is defined by a linear map and an offset alone."""
         return isinstance(self.operator, Linear)
+
+    @property
+    def layer(self) -> Layer | None:
+        """The kernel that its operator multiplies by, or a stack of them; None for other operators."""
+        return self.operator.layer if isinstance(self.operator, Convolution | Matrix | Matrices) else None
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """Weights of its inputs in the sum that it is; None if it is no sum, or one that is divided."""
+        return self.operator.weights if isinstance(self.operator, Add) and self.operator.divisor == 1 else None
+
+    @property
+    def reason(self) -> str:
+        """Why its operator has no rule, or its numbers are not known; empty for other operators."""
+        return self.operator.reason if isinstance(self.operator, Held | Unknown) else ""
 
     @property
     def is_random(self) -> bool:

@@ -22,7 +22,6 @@ from specnorm_networks.certified.channels import (
     flattened_pixels,
     in_network,
     keeps_channels,
-    numbers_along,
     summands_that_change,
 )
 from specnorm_networks.certified.combinations import (
@@ -113,8 +112,8 @@ class Reader:
                 return self._scale(node, scale)
             case ops.Pointwise() as function:
                 return self._pointwise(node, function)
-            case ops.Add(divisor=1) as add:  # a sum that is not divided
-                return self._add(node, add)
+            case ops.Add(divisor=1):  # a sum that is not divided
+                return self._add(node)
             case ops.Concat(new=False) as concat:  # along an axis that the values have
                 return self._concatenate(node, concat.axis)
             case ops.Slice() as cut:
@@ -319,7 +318,7 @@ class Reader:
         if scale.values.size == 1:
             return self._multiply(node, name, float(scale.values.item()))
         combination = self._unflattened(name)
-        numbers = numbers_along(scale.values, combination.axis, len(node.shape or ()))
+        numbers = scale.factors_along(combination.axis - len(node.shape or ()))
         if numbers is None or numbers.shape != (combination.width,):
             raise NoSumError
         # A link's slopes are rounded outward, which covers the rounding of a product, but not an error of the factor.
@@ -411,9 +410,8 @@ class Reader:
         return self._append_link(node, combination, link)
 
     # -- sums and shapes ---------------------------------------------------------------------------------------------
-    def _add(self, node: Node, add: ops.Add) -> LinearCombination:
-        changing = summands_that_change(node, add.weights, self.nodes)
-        summands = [(summand.name, weight) for summand, weight in changing]
+    def _add(self, node: Node) -> LinearCombination:
+        summands = [(summand.name, weight) for summand, weight in summands_that_change(node, self.nodes)]
         if not all(self._keeps_shape(node, name) and np.isfinite(weight) for name, weight in summands):
             raise NoSumError
         if len(summands) == 1:

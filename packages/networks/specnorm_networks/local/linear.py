@@ -23,7 +23,6 @@ from specnorm_networks.tools import (
     Adam,
     FloatArray,
     Measure,
-    Pointwise,
     Ranges,
     bounded,
     prepare,
@@ -111,7 +110,7 @@ def ranges_by_lines(network: Network, ball: Ball) -> Ranges:
 
 def is_curved(network: Network, name: str) -> bool:
     """Whether a value is a function of each entry."""
-    return isinstance(network.nodes[name].operator, Pointwise) and name not in network.linear
+    return network.nodes[name].function is not None and name not in network.linear
 
 
 # -- without an ascent -------------------------------------------------------------------------------------------------

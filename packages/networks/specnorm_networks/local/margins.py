@@ -16,14 +16,11 @@ from specnorm_networks import Graph, Multipliers
 from specnorm_networks.local.certified import margins as rules
 from specnorm_networks.tools import (
     FloatArray,
-    LogSoftmax,
     Matrix,
     Measure,
     Method,
     Run,
     Searching,
-    Softmax,
-    Unknown,
     before_added_constants,
     bound,
     constants,
@@ -158,9 +155,7 @@ def margins(
 def before_softmax(graph: Graph) -> Graph:
     """Return the network without the softmax at its end: logits have the same order as their probabilities."""
     node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == 1 else None
-    if node is None or not isinstance(node.operator, Softmax | LogSoftmax):
-        return graph
-    if len(node.shape or ()) != 2 or node.operator.axes != (1,):
+    if node is None or len(node.shape or ()) != 2 or node.operator.ordered_along != (1,):
         return graph
     name = type(node.operator).__name__
     note = f"The constants are of the values before {name}, which keeps their order."
@@ -177,8 +172,8 @@ def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
         if isinstance(node.operator, Matrix) and node.operator.side == "right" and has_two_axes:
             return node.inputs, node.operator
     for other in graph.nodes:
-        if isinstance(other.operator, Unknown):  # no sizes of later values are known
-            raise MethodError(f"The network has no bound: {other.operator.reason}.")
+        if other.is_unknown:  # no sizes of later values are known
+            raise MethodError(f"The network has no bound: {other.reason}.")
     end = "several outputs" if node is None else node.label or type(node.operator).__name__
     raise MethodError(
         "Margins need a network with one input, and one output of shape (1, classes) from a final linear "

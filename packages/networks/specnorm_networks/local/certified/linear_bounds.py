@@ -534,8 +534,8 @@ class LinearBounds(Walk):
         None for other operators, and if the box is not bounded.
         """
         node = self.network.nodes[name]
-        if node.name not in self.functions and isinstance(node.operator, Pointwise):
-            self.functions[node.name] = self._new_function(node, node.operator)
+        if node.name not in self.functions and node.function is not None:
+            self.functions[node.name] = self._new_function(node, node.function)
         return self.functions.get(node.name)
 
     def _new_function(self, node: Node, function: Pointwise) -> FunctionOnBox | None:
