@@ -295,7 +295,8 @@ class _Pass:
         ``node``: the layer's node. ``end``: the node of the normalization, whose factors are ``scale``; ``node`` itself
         if there is no normalization.
         """
-        layer = require_known(node.layer)
+        layer = node.layer
+        assert layer is not None
         source, placed_layer = in_network(node, layer, self.nodes)
         rule = "layer" if scale is None else "layer, scaled"
         if source.name != node.inputs[0]:
