@@ -487,4 +487,4 @@ def group_norm(
 
 def length_norm(x: Data, /, *, axis: int) -> Output:
     """Return a value divided by its 2-norm along an axis."""
-    return _normalised(x, (on_axis(axis, shape_of(x)),), 0.0, centred=False, form="largest")
+    return _normalised(x, (on_axis(axis, shape_of(x)),), 0.0, centred=False, form="length")
