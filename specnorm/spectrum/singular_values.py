@@ -179,8 +179,8 @@ class SingularValues(_LayerValues):
         zeros = xp.zeros((values.shape[0], unread), dtype=values.dtype, device=ops.device(values))
         count += unread
         if not ops.differentiated:
-            copies = np.repeat(np.arange(len(index)), multiplicities[index] * repeats)
-            flat = xp.reshape(xp.take(values, ops.from_numpy(copies, values), axis=1), (values.shape[0], -1))
+            repeated = np.repeat(np.arange(len(index)), multiplicities[index] * repeats)
+            flat = xp.reshape(xp.take(values, ops.from_numpy(repeated, values), axis=1), (values.shape[0], -1))
             descending = _descending(xp.concat([flat, zeros], axis=1), ops=ops)
             first = max(0, count - self.k) if self.k is not None and self.smallest else 0
             return Evaluation(descending[:, first : first + (self.k or count)], (), ())
