@@ -11,7 +11,12 @@ from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
-from specnorm_networks.certified.patterns.functions import as_function, as_sigmoid_of_product, as_softmax
+from specnorm_networks.certified.patterns.functions import (
+    as_function,
+    as_shifted_softplus,
+    as_sigmoid_of_product,
+    as_softmax,
+)
 from specnorm_networks.certified.patterns.normalisation import as_inverse_of_maximum, as_norm, as_normalisation
 from specnorm_networks.certified.patterns.permutations import remove_permutations
 from specnorm_networks.certified.patterns.reflections import as_reflection
@@ -58,7 +63,9 @@ def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str])
     ):  # fmt: skip
         with suppress(NoPattern):
             return [recognised(node, structure)]
-    for with_another in (as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_sigmoid_of_product):
+    for with_another in (
+        as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_shifted_softplus, as_sigmoid_of_product,
+    ):  # fmt: skip
         with suppress(NoPattern):
             return with_another(node, structure, fresh)
     return [node]
