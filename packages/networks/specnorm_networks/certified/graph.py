@@ -5,7 +5,6 @@ A node's inputs are values of the graph, constants among them. An operator depen
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -248,11 +247,19 @@ class Graph:
         """Return the shapes of a node's inputs and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
 
-    def readers(self) -> Counter[str]:
-        """Return how often each value is used, by nodes and as an output."""
-        count = Counter(name for node in self.nodes for name in node.inputs)
-        count.update(self.outputs)
-        return count
+    @cached_property
+    def readers(self) -> Mapping[str, list[Node]]:
+        """Nodes that read each value, each as often as it reads it, in the order of computation."""
+        readers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                readers[name].append(node)
+        return readers
+
+    def only_reader(self, name: str) -> Node | None:
+        """Return the node that reads a value, if it alone does so and once, and the value is no output."""
+        readers = self.readers[name]
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def last_readers(self) -> dict[int, list[str]]:
         """Return for the number of a node the names of the values that it is the last one to read or compute."""

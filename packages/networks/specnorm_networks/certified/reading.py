@@ -66,10 +66,9 @@ class Reader:
     """
 
     def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.scope = Scope(graph)
         self.nodes = graph.by_name
-        self.readers = graph.readers()
-        """How often each node is read: by nodes, and as an output."""
         self.values: list[Value] = []
         """All values, each after those that it reads."""
         self.escaping: set[int] = set()
@@ -132,10 +131,9 @@ class Reader:
     def _belongs_to_layers(self, pad_node: Node) -> bool:
         """Whether a padding is read only by layers that are bounded together with it (`_layer`)."""
         source = self.nodes[pad_node.inputs[0]]
-        readers = [node for node in self.nodes.values() if pad_node.name in node.inputs]
-        is_read_by_nodes_alone = len(readers) == self.readers[pad_node.name]  # and is no output
-        return is_read_by_nodes_alone and all(
-            node.operator.with_padding(pad_node.operator, source.shape) is not None for node in readers
+        return pad_node.name not in self.graph.outputs and all(
+            node.operator.with_padding(pad_node.operator, source.shape) is not None
+            for node in self.graph.readers[pad_node.name]
         )
 
     # -- values ------------------------------------------------------------------------------------------------------
@@ -185,7 +183,7 @@ class Reader:
 
     def _mark_extendable(self, node: Node) -> None:
         """Note that a node is the value of a link. If only one node reads it, that node may extend the link."""
-        if self.readers[node.name] == 1:
+        if self.graph.only_reader(node.name) is not None:
             self._extendable.add(node.name)
 
     def _as_single_value(self, name: str, axis: int) -> LinearCombination:
@@ -439,7 +437,7 @@ class Reader:
         ``name``: the earlier node.
         """
         combination = self._known_sum(name)
-        if name not in self._extendable or self.readers[node.name] != 1:
+        if name not in self._extendable or self.graph.only_reader(node.name) is None:
             return combination
         return self._extend_link(node, combination, name, lambda link: link)
 

@@ -94,8 +94,8 @@ def _units_of_readers(bounds: LinearBounds, name: str) -> NDArray[np.intp]:
     """Return the entries of a value that are units of a function that reads it."""
     network = bounds.network
     units = [np.zeros(0, np.intp)]
-    for reader in network.readers.get(name, ()):
-        function = bounds.function(reader) if is_curved(network, reader) else None
+    for reader in network.graph.readers[name]:
+        function = bounds.function(reader.name) if is_curved(network, reader.name) else None
         if function is not None:
             units.append(function.units)
     return np.unique(np.concatenate(units))
