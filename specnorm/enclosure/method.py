@@ -12,7 +12,7 @@ from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.padding import padded_norm
 from specnorm.symbols.proofs.symbols import Symbol
-from specnorm.symbols.triples import top_triples
+from specnorm.symbols.triples import top_vectors
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -70,7 +70,7 @@ class Enclose(Method, TwoSidedSearch):
             converged = within_rtol and spec.padding_gain_sq == 1
             angles = result.witness.frequency.angles[0]
             figures.append((converged, BoundSource.SUPREMUM, result.cells, result.levels, angles))
-        u, v, _, phase, group = top_triples(layers, [result.witness for result in results], ops=ops)
+        u, v, phase, group = top_vectors(layers, [result.witness for result in results], ops=ops)
         results = [
             _raised(result, layer, v[j : j + 1, :], ops=ops)
             for j, (result, layer) in enumerate(zip(results, layers, strict=True))
@@ -93,8 +93,11 @@ class Enclose(Method, TwoSidedSearch):
 def _raised(result: Found, blocks: Array, right: Array, *, ops: ArrayOps) -> Found:
     """The result with the norm at its frequency as lower bound: the vector of a search may not have converged.
 
-    ``right`` (1, p): right singular vector at the result's frequency.
+    Witnesses with vectors are those of converged ones. ``right`` (1, p): right singular vector at the result's
+    frequency.
     """
+    if result.witness.v is not None:
+        return result
     lower = Symbol(blocks, result.witness.frequency, ops=ops).norm_down(result.witness.block, right)
     return replace(result, lower=lower) if lower > result.lower else result
 

@@ -19,7 +19,7 @@ from specnorm.running.base import Evaluation, Method, Needs, check_budget, check
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.triples import top_gradient, top_triples
+from specnorm.symbols.triples import top_gradient, top_vectors
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -114,7 +114,7 @@ class ExactFFT(Method):
                 return self._visit_all(blocks, spec.groups, Frequencies.half_grid(sizes), clock, ops=ops)
             raise self._undecided(results)
         witnesses = [result.witness for result in results]
-        u, v, _, phase, group = top_triples(layers, witnesses, ops=ops)
+        u, v, phase, group = top_vectors(layers, witnesses, ops=ops)
         best_blocks = [layer[at.block : at.block + 1, ...] for layer, at in zip(layers, witnesses, strict=True)]
         value = _attained(ops.xp.concat(best_blocks, axis=0), v, phase, xp=ops.xp)
         cells = np.asarray([result.cells for result in results], dtype=np.int32)
