@@ -30,10 +30,6 @@ if TYPE_CHECKING:
     from specnorm.running.base import Kind
 
 
-_SMALL_SIDE = 64
-"""Shorter side of a reshaped kernel up to which calls take longer than products: NumPy's take a third of torch's."""
-
-
 def gradient_of_unfoldings(
     residuals: tuple[Array, ...],
     cotangent: Array,
@@ -146,11 +142,7 @@ class Reshaped(Method):
     name: ClassVar[str] = "reshaped"
     pullback = staticmethod(unfoldings.reshaped_gradient)
     promise: ClassVar[Kind] = "lower"
-
-    def needs(self, spec: ConvSpec) -> Needs:
-        rows, *columns = spec.block_shape
-        is_small = min(rows, math.prod(columns)) <= _SMALL_SIDE
-        return Needs(rounds="down", precision="wide", narrow_gradient=True, small_products=is_small)
+    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, small_products=True)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse input sizes at which no output reads a whole patch: there the value is not a bound."""
