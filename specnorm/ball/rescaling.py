@@ -409,7 +409,7 @@ def _enclosed(x: ArrayT, method: Enclose, backend: Backend, geometry: Geometry) 
 def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:
     """An enclosure to 1e-5, if few cells suffice for it; to 1e-3 where they bring less, and where borders cut taps off.
 
-    There, 1e-5 takes a proof of the layer's own matrix, in 10 to 70 times the time.
+    There, 1e-5 takes a proof of the layer's own matrix, in 4 to 70 times the time.
     """
     if not ConvSpec.of(tuple(x.shape), **geometry).symbols_suffice:
         return _enclosed(x, _enclose(clock), backend, geometry)
