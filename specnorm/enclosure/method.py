@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,18 +11,17 @@ from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.padding import padded_norm
-from specnorm.symbols.proofs.symbols import SymbolQuotients
+from specnorm.symbols.proofs.symbols import Symbol
 from specnorm.symbols.triples import top_vectors
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
-class Enclose(TwoSidedSearch, Method):
+class Enclose(Method, TwoSidedSearch):
     """Proven interval around the norm: of the supremum over all sizes, or of the layer at one size.
 
     The value is the upper bound; the lower one is the figure ``lower``.
@@ -42,9 +40,9 @@ class Enclose(TwoSidedSearch, Method):
 
     budget: float | None = None
 
-    name: ClassVar[str] = "enclose"
-    promise: ClassVar[Kind] = "upper"
-    stats: ClassVar[Mapping[str, FigureRule]] = {
+    name: ClassVar = "enclose"
+    promise: ClassVar = "upper"
+    stats: ClassVar = {
         "lower": "down",
         "converged": "all",
         "bound_source": None,
@@ -100,7 +98,7 @@ def _raised(result: Found, blocks: Array, right: Array, *, ops: ArrayOps) -> Fou
     """
     if result.witness.v is not None:
         return result
-    lower = SymbolQuotients(blocks, ops=ops).norm_down_at(result.witness.block, result.witness.frequency, right)
+    lower = Symbol(blocks, result.witness.frequency, ops=ops).norm_down(result.witness.block, right)
     return replace(result, lower=lower) if lower > result.lower else result
 
 

@@ -469,7 +469,8 @@ def program_for(
 
 def program(key: str) -> Program:
     """Return the program with a `Program.key`, if it is in the cache or something refers to it."""
-    return _alive[key]
+    # In this order: torch's compiler does not trace a look-up of what is weakly referred to.
+    return _programs[key] if key in _programs else _alive[key]
 
 
 def keep(key: str) -> Program:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.found import Found
-    from specnorm.running.base import FigureRule, Kind
 
 _WORK_OF_VISITS = 2.3e6
 """Work of visits of a whole grid, in multiplications a channel, up to which a search takes longer."""
@@ -60,9 +59,9 @@ class ExactFFT(Method):
     max_cells: int = 100_000
     budget: float | None = None
 
-    name: ClassVar[str] = "fft"
-    promise: ClassVar[Kind] = "exact"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"frequencies": "sum"}
+    name: ClassVar = "fft"
+    promise: ClassVar = "exact"
+    stats: ClassVar = {"frequencies": "sum"}
     pullback = staticmethod(top_gradient)
 
     def __post_init__(self) -> None:

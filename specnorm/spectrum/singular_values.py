@@ -48,7 +48,7 @@ class _LayerValues(Plan):
     max_bytes: int = MEMORY
     smallest: bool = False
 
-    asks: ClassVar[Needs] = Needs(precision="wide")
+    asks: ClassVar = Needs(precision="wide")
 
     def total(self, spec: ConvSpec) -> int:
         """Number of singular values of a layer."""
@@ -105,7 +105,7 @@ class SingularValues(_LayerValues):
         Refuse computations that take more memory.
     """
 
-    name: ClassVar[str] = "singular_values"
+    name: ClassVar = "singular_values"
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers that are neither circular at a size nor a matrix for each patch, and a k that is too large."""
@@ -342,8 +342,8 @@ class OwnSingularValues(_LayerValues):
         As in `SingularValues`; a layer has ``min(inputs, outputs)`` values.
     """
 
-    name: ClassVar[str] = "own_singular_values"
-    asks: ClassVar[Needs] = Needs(precision="wide", blocks=False)
+    name: ClassVar = "own_singular_values"
+    asks: ClassVar = Needs(precision="wide", blocks=False)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers without a size, or whose matrix is too large, and a k beyond their values."""

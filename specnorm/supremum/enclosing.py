@@ -23,7 +23,7 @@ from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
-from specnorm.symbols.proofs.symbols import Symbol, SymbolQuotients
+from specnorm.symbols.proofs.symbols import Symbol
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -83,7 +83,7 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Found 
     block = int(xp.argmax(values))
     zero = _zero_frequency(trimmed)
     right = v[block : block + 1, :] + 0j
-    lower = SymbolQuotients(trimmed, ops=ops).norm_down_at(block, zero, right)
+    lower = Symbol(trimmed, zero, ops=ops).norm_down(block, right)
     result = Found(lower, upper, Witness(block, zero))
     return result if result.within(rtol) else None
 
@@ -283,7 +283,7 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     frequency = frequencies[block : block + 1]
     symbol = Symbol(blocks[block : block + 1, ...], frequency, ops=ops)
     left, right, _ = symbols.top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
-    lower = SymbolQuotients(blocks, ops=ops).norm_down_at(block, frequency, right)
+    lower = Symbol(blocks, frequency, ops=ops).norm_down(block, right)
     return Found(lower, upper, Witness(block, frequency, left, right))
 
 
