@@ -29,8 +29,8 @@ class Floor(Jump):
         (x,) = place.ranges() or (None,)
         numbers = "" if x is None else f", here from {np.floor(x.low.min()):g} to {np.floor(x.high.max()):g}"
         raise NoBoundError(
-            f"it jumps at whole numbers{numbers}. Linear interpolation in a table has a bound if none of them is outside "
-            "it: clamp to whole numbers after the division by the step, since -0.3 / 0.1 as stored is below -3"
+            f"it jumps at whole numbers{numbers}. Linear interpolation in a table has a bound if none of them is "
+            "outside: clamp to whole numbers after the division by the step, since -0.3 / 0.1 as stored is below -3"
         )
 
     def run(self, *values: FloatArray) -> FloatArray:
