@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
     from specnorm.proofs.found import Found
-    from specnorm.running.base import FigureRule
 
 _CERTIFY_LEVELS = 40
 """Number of rounds of bisection after which a search gives up, since the norm is too close to the bound. A round halves
@@ -62,8 +61,8 @@ class Certify(Plan):
     max_cells: int = 100_000
     budget: float | None = None
 
-    name: ClassVar[str] = "certify"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"proven": "all", "refuted": "any"}
+    name: ClassVar = "certify"
+    stats: ClassVar = {"proven": "all", "refuted": "any"}
 
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import Kind
 
 _FEW_CHANNELS = 24
 """Channels up to which all frequencies are visited, in the kernel's own precision: leaving some out takes longer."""
@@ -52,9 +51,9 @@ class Gram(Stepped):
 
     n_iter: int = 6
 
-    name: ClassVar[str] = "gram"
-    promise: ClassVar[Kind] = "upper"
-    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", small_products=True)
+    name: ClassVar = "gram"
+    promise: ClassVar = "upper"
+    asks: ClassVar = Needs(rounds="up", precision="mixed", small_products=True)
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1, most=MOST_PRODUCTS)
@@ -138,7 +137,7 @@ class ChannelNorms(Plan):
 
     n_iter: int = 1
 
-    name: ClassVar[str] = "channel_norms"
+    name: ClassVar = "channel_norms"
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1, most=MOST_PRODUCTS)

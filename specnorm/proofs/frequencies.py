@@ -99,12 +99,8 @@ class Frequencies:
         Returns ``points``; ``multiplicities`` (f,): 2, or 1 if a point is its own mirror image.
         """
         _require_few(sizes)
-        full = cls(product([np.arange(n) for n in sizes]), tuple(sizes))
-        place_values = np.cumprod([1, *reversed(full.denominators)])[-2::-1]
-        mirrored = (-full.numerators % np.asarray(full.denominators, dtype=np.int64)) @ place_values
-        first = np.minimum(np.arange(len(full)), mirrored)
-        index, multiplicities = np.unique(first, return_counts=True)
-        return full[index], multiplicities
+        grid = _small_distinct_grid if math.prod(sizes) <= _SMALL_TABLE else _distinct_grid
+        return grid(tuple(sizes))
 
     @classmethod
     def nearest(cls, angles: np.ndarray) -> Frequencies:
@@ -170,6 +166,22 @@ def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
     points = product([np.arange(n) for n in Frequencies.half_grid_shape(sizes)])
     points.flags.writeable = False
     return Frequencies(points, sizes)
+
+
+@functools.lru_cache(maxsize=32)
+def _small_distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
+    return _distinct_grid(sizes)
+
+
+def _distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
+    points = product([np.arange(n) for n in sizes])
+    place_values = np.cumprod([1, *reversed(sizes)])[-2::-1]
+    mirrored = (-points % np.asarray(sizes, dtype=np.int64)) @ place_values
+    places = np.arange(len(points))
+    index = np.flatnonzero(places <= mirrored)
+    distinct, multiplicities = points[index], 1 + (mirrored[index] != index)
+    distinct.flags.writeable = multiplicities.flags.writeable = False
+    return Frequencies(distinct, sizes), multiplicities
 
 
 def _require_few(sizes: Sequence[int]) -> None:

@@ -48,7 +48,7 @@ class _LayerValues(Plan):
     max_bytes: int = MEMORY
     smallest: bool = False
 
-    asks: ClassVar[Needs] = Needs(precision="wide")
+    asks: ClassVar = Needs(precision="wide")
 
     def total(self, spec: ConvSpec) -> int:
         """Number of singular values of a layer."""
@@ -105,7 +105,7 @@ class SingularValues(_LayerValues):
         Refuse computations that take more memory.
     """
 
-    name: ClassVar[str] = "singular_values"
+    name: ClassVar = "singular_values"
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers that are neither circular at a size nor a matrix for each patch, and a k that is too large."""
@@ -173,22 +173,25 @@ class SingularValues(_LayerValues):
             index, values = np.arange(len(grid)), _values_at(blocks, grid, self._rounds_down, ops=ops)
         else:
             index, values = _values_that_matter(blocks, grid, multiplicities * repeats, self.k, ops=ops)
+        count = int(multiplicities[index].sum()) * repeats * values.shape[2]
+        # Pixels that no tap reads: no vectors, and values of 0 after all others.
+        unread = self._per_group(spec) - int(multiplicities.sum()) * repeats * values.shape[2]
+        zeros = xp.zeros((values.shape[0], unread), dtype=values.dtype, device=ops.device(values))
+        count += unread
+        if not ops.differentiated:
+            repeated = np.repeat(np.arange(len(index)), multiplicities[index] * repeats)
+            flat = xp.reshape(xp.take(values, ops.from_numpy(repeated, values), axis=1), (values.shape[0], -1))
+            descending = _descending(xp.concat([flat, zeros], axis=1), ops=ops)
+            first = max(0, count - self.k) if self.k is not None and self.smallest else 0
+            return Evaluation(descending[:, first : first + (self.k or count)], (), ())
         # A second copy for the mirror image; -1 for a frequency that is its own.
         is_mirrored = ops.from_numpy(multiplicities[index] == 2, values)[None, :, None]
         of_mirror = xp.where(is_mirrored, values, xp.full_like(values, -1.0))
         pair = xp.stack([values, of_mirror], axis=1)[:, None, ...]
         copies = xp.broadcast_to(pair, (pair.shape[0], repeats, *pair.shape[2:]))
-        flat = xp.reshape(copies, (pair.shape[0], -1))
-        count = int(multiplicities[index].sum()) * repeats * values.shape[2]
-        unread = self._per_group(spec) - int(multiplicities.sum()) * repeats * values.shape[2]
-        if unread:
-            # Pixels that no tap reads: no vectors, and values of 0 after all others.
-            flat = xp.concat([flat, xp.broadcast_to(flat[:, :1] * 0, (flat.shape[0], unread))], axis=1)
-            count += unread
+        flat = xp.concat([xp.reshape(copies, (pair.shape[0], -1)), zeros], axis=1)
         order = self._order(flat, count, xp=xp)
         chosen = xp.take_along_axis(flat, order[:, : min(self.k or count, count)], axis=1)
-        if not ops.differentiated:
-            return Evaluation(chosen, (), ())
         phase = symbols.Symbol(blocks, grid[index], ops=ops).phase
         phases = xp.broadcast_to(phase[None, ...], (blocks.shape[0], *phase.shape))
         return Evaluation(chosen, (), (blocks, phases, order))
@@ -329,8 +332,8 @@ class OwnSingularValues(_LayerValues):
         As in `SingularValues`; a layer has ``min(inputs, outputs)`` values.
     """
 
-    name: ClassVar[str] = "own_singular_values"
-    asks: ClassVar[Needs] = Needs(precision="wide", blocks=False)
+    name: ClassVar = "own_singular_values"
+    asks: ClassVar = Needs(precision="wide", blocks=False)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers without a size, or whose matrix is too large, and a k beyond their values."""
@@ -400,6 +403,13 @@ def _grid_sizes(spec: ConvSpec) -> tuple[int, ...]:
 def _repeats(spec: ConvSpec) -> int:
     """How often the axes with one tap repeat the values of a frequency."""
     return _positions(spec) // math.prod(_grid_sizes(spec))
+
+
+def _descending(values: Array, *, ops: ArrayOps) -> Array:
+    """Rows in descending order; in NumPy where the values are on the host: torch's sort takes ten times as long."""
+    if ops.concrete and ops.on_host:
+        return ops.from_numpy(np.sort(ops.to_numpy(values), axis=1)[:, ::-1], values)
+    return ops.xp.sort(values, axis=1, descending=True)
 
 
 def _unsorted(values: Array, order: Array, *, xp: Namespace) -> Array:

@@ -23,7 +23,7 @@ from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
-from specnorm.symbols.proofs.symbols import Symbol, SymbolQuotients
+from specnorm.symbols.proofs.symbols import Symbol
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -83,7 +83,7 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Found 
     block = int(xp.argmax(values))
     zero = _zero_frequency(trimmed)
     right = v[block : block + 1, :] + 0j
-    lower = SymbolQuotients(trimmed, ops=ops).norm_down_at(block, zero, right)
+    lower = Symbol(trimmed, zero, ops=ops).norm_down(block, right)
     result = Found(lower, upper, Witness(block, zero))
     return result if result.within(rtol) else None
 
@@ -129,7 +129,10 @@ def _enclose_trimmed(
     *,
     ops: ArrayOps,
 ) -> tuple[Found, bool]:
-    """`enclose_blocks` of kernels without borders of zeros."""
+    """`enclose_blocks` of kernels without borders of zeros.
+
+    Where it is little work to visit every point of a grid, no search is begun.
+    """
     without_search = (
         enclose_zero(trimmed, ops=ops)
         or enclose_one_tap(trimmed, problem.rtol, ops=ops)
@@ -137,9 +140,13 @@ def _enclose_trimmed(
     )
     if without_search is not None:
         return without_search, True
+    is_at_size = problem.spec.input_shape is not None
+    visited = visited_grid(trimmed, problem, ops=ops) if is_at_size else None
+    if visited is not None and visited.within(problem.rtol):
+        return visited, True
     search = Search(trimmed, clock=_clock(trimmed, problem), nonnegative=nonnegative, ops=ops)
     boxes = _boxes(trimmed, problem)
-    if problem.spec.input_shape is not None:
+    if is_at_size:
         result = _enclose_grid(search, boxes, problem)
     else:
         result = _supremum(search, boxes, problem)
@@ -199,15 +206,11 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
 
     A search of the torus gives the supremum that the grid lemma (`supremum.proof`) needs. If it does not finish
     within the cells of `_torus_problem`, the norm is nearly constant: then every point is visited if the budget allows.
-    Where that is little work, every point is visited without a search of the torus.
     """
     rtol, max_cells = problem.rtol, problem.max_cells
     kernel_shape = tuple(search.blocks.shape[3:])
     sizes = problem.spec.grid_sizes(kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
-    visited = visited_grid(search.blocks, problem, ops=search.ops)
-    if visited is not None and visited.within(rtol):
-        return visited
     torus_problem = _torus_problem(problem, math.prod(sizes), half_points, boxes)
     torus_result = _run_on_torus(search, boxes, torus_problem, relaxes=False)
     start = search.lower_bound_on_circulant(torus_result, sizes)
@@ -279,9 +282,9 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]
     symbol = Symbol(blocks[block : block + 1, ...], frequency, ops=ops)
-    _, right, _ = symbols.top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
-    lower = SymbolQuotients(blocks, ops=ops).norm_down_at(block, frequency, right)
-    return Found(lower, upper, Witness(block, frequency))
+    left, right, _ = symbols.top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
+    lower = Symbol(blocks, frequency, ops=ops).norm_down(block, right)
+    return Found(lower, upper, Witness(block, frequency, left, right))
 
 
 def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:

@@ -18,7 +18,6 @@ from specnorm.proofs.frequencies import Frequencies, product
 from specnorm.symbols import ascent
 from specnorm.symbols.power import largest_eigenvalues, norms_at, power_of_symbol
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.symbols import SymbolQuotients
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -68,7 +67,6 @@ class Incumbent:
         self.xp = ops.xp
         self.ops = ops
         self._clock = clock
-        self._quotients = SymbolQuotients(blocks, ops=ops)
         self._float32: Array | None = None
         self._right = self.start_vectors(1, blocks.shape[2])
         self.trial_vectors: Array | None = None
@@ -235,7 +233,7 @@ class Incumbent:
         )
         point, right = local_ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
-        bound = self._quotients.norm_down_at(block, point, right)
+        bound = symbols.Symbol(self.blocks, point, ops=self.ops).norm_down(block, right)
         if bound.value > self.best.lower.value:
             self.best = Found(bound, None, Witness(block, point))
             self._right = right

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Claims, FigureRule, Kind
+    from specnorm.running.base import Claims
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class TensorNorm(Stepped):
         check_count("seed", self.seed)
         check_budget(self.budget)
 
-    name: ClassVar[str] = "tn"
-    promise: ClassVar[Kind] = "estimate"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"iterations": "max", "factor": None, "proven": "all"}
+    name: ClassVar = "tn"
+    promise: ClassVar = "estimate"
+    stats: ClassVar = {"iterations": "max", "factor": None, "proven": "all"}
     pullback = staticmethod(top_gradient)
 
     def needs(self, spec: ConvSpec) -> Needs:

@@ -9,7 +9,7 @@ from specnorm.proofs.cells import torus
 from specnorm.proofs.norms import norm_of_single_entries
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.proofs.symbols import without_zero_borders
-from specnorm.symbols.triples import top_triples
+from specnorm.symbols.triples import top_vectors
 from specnorm.tensor_norm.form import unit_rows, waves
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def prove_or_restart(
 def _fourier_start(blocks: Array, witness: Witness, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
     """One start of the maximization: the top right singular vector and the Fourier vectors at one frequency."""
     xp = ops.xp
-    _, v, *_ = top_triples([blocks], [witness], ops=ops)
+    _, v, *_ = top_vectors([blocks], [witness], ops=ops)
     dtype = "complex128" if blocks.dtype == xp.float64 else "complex64"
     spatial_vectors = unit_rows(waves(witness.frequency.angles, tuple(blocks.shape[3:])), dtype)
     return v[:, None, :], [ops.from_numpy(x, blocks) for x in spatial_vectors]

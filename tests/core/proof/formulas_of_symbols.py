@@ -442,13 +442,13 @@ def single_frequencies() -> Violations:
     kernels: Any = (stack(4, 3, 2, 3, seed=3) / 8).astype(np.float32)
     point = Frequencies(np.asarray([[1, 2]]), (5, 7))
     vector: Any = np.ones((1, 3), dtype=np.complex64)
-    quotients = symbols.SymbolQuotients(kernels, ops=OPS)
+    both = symbols.Symbol(kernels, point, ops=OPS)
     for block in (0, 1):
         one = kernels[block : block + 1]
         matrix = symbols.Symbol(one, point, ops=OPS).matrices()[:, 0]
         quotient = float(norm_rules.quotient_down(matrix, vector, xp=XP)[0])
         error = absolute(one) * (gamma(7, SINGLE) + 1.001 * math.sqrt(2) * 1.01 * SINGLE)
-        found = quotients.norm_down_at(block, point, vector).value
+        found = both.norm_down(block, vector).value
         yield from up("what is taken off a quotient", quotient - found, error, OWN)
         found = quotient_at_down(matrix, vector, one, xp=XP)
         yield from between("what is taken off at a frequency", quotient - float(found[0]), 0.9 * error, 1.1 * error)

@@ -38,7 +38,7 @@ from specnorm.running.base import Method
 from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
 from specnorm.symbols.proofs.scalar import largest_on_grid
-from specnorm.symbols.proofs.symbols import SymbolQuotients, of_wrapped
+from specnorm.symbols.proofs.symbols import Symbol, of_wrapped
 from specnorm.tensor_norm.proof import proven_factor
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
@@ -131,7 +131,7 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     for blocks, largest in ((entry, 3.0), (0 * KERNEL, 0.0)):
         yield from ((claim, largest) for claim in norms.norm_of_single_entries(blocks, ops=OPS) or ())
     point = Frequencies.half_grid((1,))
-    yield SymbolQuotients(MATRIX[..., None], ops=OPS).norm_down_at(0, point, vector), norm
+    yield Symbol(MATRIX[..., None], point, ops=OPS).norm_down(0, vector), norm
     thin: Any = MATRIX[:, :, :1, None]
     yield norms.norm_by_frobenius(thin, ops=OPS), float(np.linalg.norm(thin))
 
@@ -233,7 +233,7 @@ CHECKS: dict[str, Check] = {
     "norm_by_frobenius": one_tap,
     "norm_of_one_tap": one_tap,
     "norm_of_single_entries": one_tap,
-    "SymbolQuotients.norm_down_at": one_tap,
+    "Symbol.norm_down": one_tap,
     "GramProof.largest_up_near": one_tap,
     "largest_quotient": one_tap,
     "UnfoldingProof.bounds": fixed,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from specnorm_networks.certified.operators.base import (
     Shape,
     entries_along,
 )
+from specnorm_networks.certified.operators.reductions import Norm
 from specnorm_networks.certified.operators.steep import hint
 
 Form = Literal["mean square", "sum of squares", "length"]
@@ -37,6 +38,9 @@ class Centre(Linear):
     rule = "centre"
     lipschitz_constant = 1.0
     axes: tuple[int, ...]
+
+    def row_norms(self, before: Shape) -> FloatArray:
+        return np.ones(())  # a row of a projection is no longer than its image of a unit vector
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         count = entries_along(before, self.axes)
@@ -71,6 +75,15 @@ class Normalise(Operator):
         if self.terms is not None:
             return self.terms
         return entries_along(shape, self.axes) if self.form == "mean square" else 1
+
+    def supposes(self, inputs: Sequence[Any]) -> bool:
+        """Whether the second input is the length of the first."""
+        if len(inputs) != 2:
+            return False
+        z, lengths = inputs
+        norm = lengths.operator
+        is_norm = type(norm) is Norm and norm.keep and tuple(sorted(norm.axes)) == tuple(sorted(self.axes))
+        return is_norm and lengths.inputs == (z.name,)
 
     def run(self, *values: FloatArray) -> FloatArray:
         z, length = values

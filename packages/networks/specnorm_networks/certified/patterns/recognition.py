@@ -18,6 +18,7 @@ from specnorm_networks.certified.patterns.functions import (
     as_softmax,
 )
 from specnorm_networks.certified.patterns.normalisation import as_inverse_of_maximum, as_norm, as_normalisation
+from specnorm_networks.certified.patterns.permutations import remove_permutations
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import (
     as_extreme_of_moves,
@@ -27,7 +28,6 @@ from specnorm_networks.certified.patterns.sorting import (
 )
 from specnorm_networks.certified.patterns.splines import as_spline
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure
-from specnorm_networks.certified.permutations import remove_permutations
 
 NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
 
