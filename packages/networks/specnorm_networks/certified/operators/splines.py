@@ -27,7 +27,9 @@ class Floor(Jump):
 
     def lipschitz(self, place: Place) -> float:
         (x,) = place.ranges() or (None,)
-        numbers = "" if x is None else f", here from {np.floor(x.low.min()):g} to {np.floor(x.high.max()):g}"
+        numbers = ""
+        if x is not None and x.low.size:
+            numbers = f", here from {np.floor(x.low.min()):g} to {np.floor(x.high.max()):g}"
         raise NoBoundError(
             f"it jumps at whole numbers{numbers}. Linear interpolation in a table has a bound if none of them is "
             "outside: clamp to whole numbers after the division by the step, since -0.3 / 0.1 as stored is below -3"
