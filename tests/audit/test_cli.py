@@ -15,10 +15,11 @@ import pytest
 
 from audit import files
 
-click = pytest.importorskip("click")
+pytest.importorskip("click")
 pytest.importorskip("jinja2")
 pytest.importorskip("safetensors")
 
+import click
 from specnorm_audit import cli
 from specnorm_audit.commands import audit as audit_command
 from specnorm_audit.streams import _line_of_progress
