@@ -114,7 +114,7 @@ class Certify(Plan):
         First try to prove the bound for sigma*, the supremum over all sizes; then enclose the layer itself, with
         smaller and smaller tolerances.
         """
-        # Imported here: it takes a fifth of the time of `import specnorm`, and only layers at a size need it.
+        # Imported here: only layers at a size need it, and it is a fifth of what `enclose` would load.
         from specnorm.at_size.layer import enclose_layer
 
         xp = ops.xp

@@ -251,8 +251,7 @@ class _Pass:
             scale = _by_output_channel(node, layer)
             if scale is not None:
                 return self._step_of_layer(layer, scale, node)
-        if not node.operator.supposes([self.nodes[name] for name in node.inputs]):
-            raise NoBoundError("it reads values that its rule does not suppose")
+        node.operator.require_inputs([self.nodes[name] for name in node.inputs])
         sources = [name for name in node.inputs if name not in self.fixed_values]
         if node.layer is not None:
             norm = checked_norm_of_stack(self.norms, node.layer)

@@ -335,9 +335,8 @@ class Operator:
         """
         return bounds
 
-    def supposes(self, inputs: Sequence[Any]) -> bool:
-        """Whether nodes are such inputs as the rules of the operator suppose."""
-        return True
+    def require_inputs(self, inputs: Sequence[Any]) -> None:
+        """Refuse nodes that are not such inputs as the rules of the operator suppose, by `NoBoundError`."""
 
     @property
     def stretches_unevenly(self) -> bool:

@@ -76,14 +76,13 @@ class Normalise(Operator):
             return self.terms
         return entries_along(shape, self.axes) if self.form == "mean square" else 1
 
-    def supposes(self, inputs: Sequence[Any]) -> bool:
-        """Whether the second input is the length of the first."""
-        if len(inputs) != 2:
-            return False
-        z, lengths = inputs
+    def require_inputs(self, inputs: Sequence[Any]) -> None:
+        """Refuse a second input that is not the length of the first."""
+        *others, lengths = inputs
         norm = lengths.operator
         is_norm = type(norm) is Norm and norm.keep and tuple(sorted(norm.axes)) == tuple(sorted(self.axes))
-        return is_norm and lengths.inputs == (z.name,)
+        if not is_norm or [lengths.inputs] != [(z.name,) for z in others]:
+            raise NoBoundError("it divides by a value that is not the length of what is divided")
 
     def run(self, *values: FloatArray) -> FloatArray:
         z, length = values
