@@ -1,10 +1,10 @@
 from specnorm import backends
 from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.arrays import random_vectors
+from specnorm.backends.doors import door
 from specnorm.backends.text import counted, install, number, visible
 from specnorm.backends.types import AnyArray, ArrayOps
 from specnorm.enclosure.proving import status_of
-from specnorm.errors import InternalError, TranslationError
 from specnorm.geometry import layer_map
 from specnorm.geometry import padding as padding_rules
 from specnorm.geometry.spec import Layout, at_every_size
@@ -39,7 +39,7 @@ __all__ = [
     "random_vectors",
     # Running a method, and what answers say.
     "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_values", "Clock",
-    "counted", "install", "InternalError", "lines", "number", "OutOfTime", "power", "proven", "status_of",
-    "TranslationError", "visible",
+    "counted", "door", "install", "lines", "number", "OutOfTime", "power", "proven", "status_of",
+    "visible",
 ]
 # fmt: on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from html import escape
 from typing import Any, Unpack
 
 from specnorm import methods
@@ -34,8 +35,6 @@ class Comparison(dict[str, Result]):
 
     def _repr_html_(self) -> str:
         """The table in HTML, for a notebook."""
-        from html import escape
-
         head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows()]
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

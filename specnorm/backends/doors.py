@@ -6,7 +6,6 @@ import ast
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import PurePath
 from typing import Any
 
 
@@ -16,7 +15,7 @@ def door(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], li
     Type checkers read the stub, too: it says ``from place import name as name``, or has an ``__all__``.
     """
     spec: Any = sys.modules[module].__spec__
-    stub = ast.parse(spec.loader.get_data(str(PurePath(spec.origin).with_suffix(".pyi"))))
+    stub = ast.parse(spec.loader.get_data(spec.origin.rpartition(".")[0] + ".pyi"))
     places: dict[str, tuple[str | None, str]] = {}
     for statement in stub.body:
         if isinstance(statement, ast.ImportFrom):

@@ -22,7 +22,7 @@ from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
 from specnorm.running.base import Evaluation, Method, Needs, Plan
 from specnorm.running.result import as_number
-from specnorm.symbols.proofs.lags import Lags, lags_vjp
+from specnorm.symbols.proofs.lags import Lags
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -146,7 +146,7 @@ class Isometry(_WithScale, Method):
         unscaled_value = arrays.unscale(value, xp.astype(value_exponent, value.dtype), xp=xp)
         if not ops.differentiated:
             return Evaluation(unscaled_value, (adjoint,), ())
-        gradient = arrays.from_tall(lags_vjp(scaled, slopes(), xp=xp), blocks, xp=xp)
+        gradient = arrays.from_tall(Lags.vjp(scaled, slopes(), xp=xp), blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
         gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)

@@ -14,7 +14,7 @@ from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.running.base import MOST_PRODUCTS, Evaluation, Needs, Plan, Stepped, check_count
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.lags import lags_vjp
+from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.padding import bounds_by_blocks
 
 if TYPE_CHECKING:
@@ -355,5 +355,5 @@ def one_product_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Names
     # A lag and its negative together add ``(w_i + w_j) |R_lag[i, j]|`` to the sum of ``w_i s_i``.
     weights = xp.astype(slope, signs.dtype) / 2
     slopes = signs * (weights[:, None, :, None] + weights[:, None, None, :])
-    gradient = lags_vjp(arrays.tall(blocks, xp=xp), slopes, xp=xp)
+    gradient = Lags.vjp(arrays.tall(blocks, xp=xp), slopes, xp=xp)
     return arrays.from_tall(gradient, blocks, xp=xp)

@@ -13,6 +13,7 @@ from specnorm.backends import arrays
 from specnorm.backends.types import MEMORY
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
+from specnorm.power.plane_wave import starting_wave
 from specnorm.power.proofs.ritz import residuals_up, ritz_values_down
 from specnorm.running.base import (
     MOST_ROUNDS,
@@ -140,8 +141,6 @@ class LanczosRun(Plan):
         is_one_kernel = k == 1 and kernels.shape[0] == spec.groups == 1
         is_large = size * math.prod(spec.input_shape or ()) >= _WAVE_START_SIZE
         if is_one_kernel and is_large and ops.concrete and ops.on_host:
-            from specnorm.power.plane_wave import starting_wave
-
             start = starting_wave(kernels, spec, self.seed, ops=ops)
             basis_size = _WAVE_START_BASIS
             # The wave lies on the large side of the convolution: on the outputs of a transposed layer, else on the

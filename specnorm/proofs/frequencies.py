@@ -73,11 +73,16 @@ class Frequencies:
         return _half_grid(tuple(sizes))
 
     @staticmethod
+    def halved_axis(sizes: Sequence[int]) -> int:
+        """The axis of a grid of which `half_grid` has one half: the first of the longest."""
+        return max(range(len(sizes)), key=sizes.__getitem__)
+
+    @staticmethod
     def half_grid_shape(sizes: Sequence[int]) -> tuple[int, ...]:
         """Number of points of `half_grid` along each axis."""
         if not sizes:
             return ()
-        halved = halved_axis(sizes)
+        halved = Frequencies.halved_axis(sizes)
         return tuple(n // 2 + 1 if axis == halved else n for axis, n in enumerate(sizes))
 
     @classmethod
@@ -199,11 +204,6 @@ def _require_few(sizes: Sequence[int]) -> None:
         )
 
 
-def halved_axis(sizes: Sequence[int]) -> int:
-    """The axis of a grid of which `Frequencies.half_grid` has one half: the first of the longest."""
-    return max(range(len(sizes)), key=sizes.__getitem__)
-
-
 def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
     """All combinations of one entry from each of d arrays, shape (f, d); the last entry varies fastest."""
     if not ranges:
@@ -255,10 +255,3 @@ def _cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.n
     s = np.sin(angle)
     is_swapped = is_reflected.astype(np.bool_) ^ (quarter % 2 == 1)
     return np.where(is_swapped, s, c) * _COS_SIGN[quarter], np.where(is_swapped, c, s) * _SIN_SIGN[quarter]
-
-
-def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
-    """Lags t with |t_j| < k_j along each axis j: zero first, then one of each pair (t, -t), shape (n, d)."""
-    lags = product([np.arange(1 - k, k) for k in kernel_shape])
-    index_of_zero = len(lags) // 2
-    return lags[index_of_zero:]

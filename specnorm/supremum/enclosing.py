@@ -11,7 +11,7 @@ import numpy as np
 from specnorm.grid.proof import SymbolNormsUp
 from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs.bound import least
-from specnorm.proofs.cells import Boxes, dft, one_box, torus, torus_size
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import norm_by_frobenius, norm_by_magnitudes, norm_of_single_entries
@@ -178,7 +178,7 @@ def _clock(trimmed: Array, problem: Problem) -> Clock:
 def _boxes(trimmed: Array, problem: Problem) -> Boxes | None:
     """Cells of all frequencies; None if they are more than a search may visit: making them could take gigabytes."""
     shape = tuple(trimmed.shape[3:])
-    return torus(shape) if torus_size(shape) <= problem.max_cells * trimmed.shape[0] else None
+    return Boxes.torus(shape) if Boxes.torus_size(shape) <= problem.max_cells * trimmed.shape[0] else None
 
 
 def _supremum(search: Search, boxes: Boxes | None, problem: Problem) -> Found:
@@ -197,7 +197,7 @@ def _run_on_torus(
     """Search the cells of the torus once; without cells, bound the supremum from below alone."""
     if boxes is None:
         # A search that may visit no cell ends with its first lower bound.
-        return search.run(one_box(tuple(search.blocks.shape[3:])), rtol=problem.rtol, max_cells=0, relaxes=relaxes)
+        return search.run(Boxes.whole(tuple(search.blocks.shape[3:])), rtol=problem.rtol, max_cells=0, relaxes=relaxes)
     return search.run(boxes, rtol=problem.rtol, max_cells=problem.max_cells, relaxes=relaxes)
 
 
@@ -218,13 +218,13 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
     result = replace(start, cells=0)
     if torus_result.upper is None and half_points <= max_cells:
         result = search.run(
-            dft(sizes, kernel_shape, by_point=True),
+            Boxes.dft(sizes, kernel_shape, by_point=True),
             rtol=rtol,
             supremum=norm_by_frobenius(search.blocks, ops=search.ops),
             start=start,
             max_cells=max_cells,
         )
-    grid = dft(sizes, kernel_shape)
+    grid = Boxes.dft(sizes, kernel_shape)
     if result.upper is None:
         if torus_result.upper is None:
             torus_result = _with_any_bound(search, boxes, torus_result, problem)
@@ -254,7 +254,7 @@ def _visits_all(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops:
     if not has_one_column(blocks):
         return work_of_visits(blocks, sizes) <= tuning.TUNING.work_of_visits
     half_points = math.prod(sizes) // 2 + 1
-    has_few_points = half_points <= _POINTS_OF_A_CELL * torus_size(tuple(blocks.shape[3:]))
+    has_few_points = half_points <= _POINTS_OF_A_CELL * Boxes.torus_size(tuple(blocks.shape[3:]))
     return has_few_points and _affords_grid(blocks, sizes, problem, ops=ops)
 
 

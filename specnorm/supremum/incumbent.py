@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies, product
 from specnorm.symbols import ascent
@@ -206,12 +206,12 @@ class Incumbent:
         """Begin a search of a grid, at the best of the points around a frequency of the torus.
 
         ``torus_best``: lower bound of the last search of the torus. ``sizes``: points per turn along each axis.
-        ``skew``: as in `proofs.cells.dft`. Returns the number of points compared. The lower bound is in ``best``.
+        ``skew``: as in `Boxes.dft`. Returns the number of points compared. The lower bound is in ``best``.
         """
         block = torus_best.witness.block
         points = _neighbours(torus_best.witness.frequency, sizes, skew)
         # The ascent below does not move on a grid: only its power steps end by this tolerance, and a run sets its own.
-        self.begin(Found(trivial_lower(), None, Witness(block, points[:1])), free=False, rtol=1e-3, bound=None)
+        self.begin(Found(Lower.trivial(), None, Witness(block, points[:1])), free=False, rtol=1e-3, bound=None)
         symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
         right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(right), axis=-1)[0, :]

@@ -18,7 +18,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
-from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.bound import Lower
 from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.running.search import Clock
 from specnorm.symbols.proofs.padding import bounds_by_blocks, padded_norm
@@ -228,7 +228,7 @@ class TensorNorm(Stepped):
 
 
 def _bounds_of_layers(suprema: list[Upper], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
-    return [(trivial_lower(), padded_norm(supremum, spec)) for supremum in suprema]
+    return [(Lower.trivial(), padded_norm(supremum, spec)) for supremum in suprema]
 
 
 def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:

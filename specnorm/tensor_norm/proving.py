@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from specnorm.proofs.cells import torus
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.norms import norm_of_single_entries
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.proofs.symbols import without_zero_borders
@@ -71,7 +71,7 @@ def prove(search: Search, value: float, *, try_value_itself: bool = True) -> tup
     so many times the value bounds the norm; ``found``: the upper bound, if one was proven, or a frequency at which the
     norm is larger, or neither.
     """
-    cover = torus(search.blocks.shape[3:])
+    cover = Boxes.torus(search.blocks.shape[3:])
     attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if try_value_itself else []
     for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
         result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)

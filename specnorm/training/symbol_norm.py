@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped, check_count
-from specnorm.training import bundle, course, grid_vectors, matrix_vectors
+from specnorm.training import bundle, course, grid_scalars, grid_vectors, matrix_vectors
 from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, placed
 from specnorm.training.proof import attained_down
 
@@ -104,8 +104,6 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         group: tuple[Array, ...] = ()
         if _is_scalar(spec):
-            from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
-
             highest_group, blocks, angles = grid_scalars.highest(blocks, spec.groups, self.points, _LAST_STEPS, ops=ops)
             group = (highest_group,)
             right = xp.ones_like(xp.reshape(blocks, (blocks.shape[0], -1))[:, :1])
@@ -247,8 +245,6 @@ class SymbolNorm(Stepped):
 
     def _follow_scalars(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """The highest group of each layer (`grid_scalars`)."""
-        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
-
         xp = ops.xp
         layers = xp.reshape(rows, (-1, spec.groups * rows.shape[2]))
         size = xp.max(xp.abs(layers), axis=1) + _TINY

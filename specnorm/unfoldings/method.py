@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
 
 
-_SMALL_SIDE = 64
-"""Shorter side of a reshaped kernel up to which calls take longer than products: NumPy's take a third of torch's."""
-
-
 def gradient_of_unfoldings(
     residuals: tuple[Array, ...],
     cotangent: Array,
@@ -145,11 +141,7 @@ class Reshaped(Method):
     name: ClassVar = "reshaped"
     pullback = staticmethod(unfoldings.reshaped_gradient)
     promise: ClassVar = "lower"
-
-    def needs(self, spec: ConvSpec) -> Needs:
-        rows, *columns = spec.block_shape
-        is_small = min(rows, math.prod(columns)) <= _SMALL_SIDE
-        return Needs(rounds="down", precision="wide", narrow_gradient=True, small_products=is_small)
+    asks: ClassVar = Needs(rounds="down", precision="wide", narrow_gradient=True, small_products=True)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse input sizes at which no output reads a whole patch: there the value is not a bound."""

@@ -14,7 +14,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from specnorm.proof import TranslationError, visible
+from specnorm.errors import TranslationError
+from specnorm.proof import visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError
 from specnorm_networks.certified.regions import Area, Inputs
