@@ -279,7 +279,7 @@ class _Program:
             case ops.Add() as add:
                 total = _Lines(self.zeros, self.zeros)
                 for name, weight in zip(node.inputs, add.weights, strict=True):
-                    summand = self.lines(name).times(Fraction(weight) / add.divisor)
+                    summand = self.lines(name).times(Fraction(weight))
                     total = _Lines(total.start + summand.start, total.slope + summand.slope)
                 return total
             case ops.Product():
