@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule, Kind
 
 _LEAST_VECTORS = 48
 """Least number of vectors of all points together, for grids of few points."""
@@ -76,12 +75,12 @@ class SymbolNorm(Stepped):
     points: int | None = None
     vectors: int = 2
 
-    name: ClassVar[str] = "symbol"
-    promise: ClassVar[Kind] = "lower"
-    asks: ClassVar[Needs] = Needs(rounds="down", precision="mixed", narrow_gradient=True, small_products=True)
-    stats: ClassVar[Mapping[str, FigureRule]] = {}
-    follows: ClassVar[bool] = True
-    pads_channels: ClassVar[bool] = True
+    name: ClassVar = "symbol"
+    promise: ClassVar = "lower"
+    asks: ClassVar = Needs(rounds="down", precision="mixed", narrow_gradient=True, small_products=True)
+    stats: ClassVar = {}
+    follows: ClassVar = True
+    pads_channels: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.points is not None:
