@@ -193,20 +193,27 @@ def settled(blocks: Array, waves: Waves, *, ops: ArrayOps) -> tuple[Array, Array
     xp, (b, m, p, *kernel_shape) = ops.xp, blocks.shape
     spec, rows = ConvSpec(m, p, tuple(kernel_shape)), xp.reshape(blocks, (b, m, -1))
 
-    def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        for further in _FURTHER:
-            new = move(rows, Waves(*state), spec, ops=ops).waves
-            state = new.left + further * (new.left - state[0]), new.angles
-        return state
+    def passes(waves: Waves, rounds: int) -> tuple[Waves, Array, Array]:
+        """Waves, norms and columns of a pass after ``rounds`` pairs of passes, all in one loop with one body."""
 
-    waves = Waves(*arrays.repeated(again, _ROUNDS, tuple(waves), ops=ops))
-    found = move(rows, waves, spec, ops=ops)
-    first = one_of(found.waves, xp.argmax(found.norms, axis=1), xp=xp)
-    one = arrays.repeated(again, _LAST_ROUNDS, tuple(first), ops=ops)
-    last = move(rows, Waves(*one), spec, ops=ops)
+        def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            further, next_further, left, angles, *_ = state
+            found = move(rows, Waves(left, angles), spec, ops=ops)
+            ahead = found.waves.left + further * (found.waves.left - left)
+            return next_further, further, ahead, *found.waves[1:], found.waves.left, found.norms, found.columns
+
+        further = xp.asarray(_FURTHER, dtype=rows.dtype, device=ops.device(rows))
+        columns = xp.zeros((b, waves.left.shape[2], 2, rows.shape[2]), dtype=rows.dtype, device=ops.device(rows))
+        first_state = (further[0], further[1], *waves, waves.left, columns[:, :, 0, 0], columns)
+        *_, angles, left, norms, columns = arrays.repeated(again, 2 * rounds + 1, first_state, ops=ops)
+        return Waves(left, angles), norms, columns
+
+    found, norms, _ = passes(waves, _ROUNDS)
+    highest = one_of(found, xp.argmax(norms, axis=1), xp=xp)
+    last, _, columns = passes(highest, _LAST_ROUNDS)
     # At the first tap, k = 0.
-    right = xp.reshape(last.columns, (b, 2, p, -1))[..., 0]
-    return ops.complex(right[:, 0, :], right[:, 1, :]), last.waves.angles[..., 0]
+    right = xp.reshape(columns, (b, 2, p, -1))[..., 0]
+    return ops.complex(right[:, 0, :], right[:, 1, :]), last.angles[..., 0]
 
 
 def _turns(angles: Array, taps: Array, *, ops: ArrayOps) -> Array:
