@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
-import traceback
 import warnings
-import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -208,7 +205,7 @@ class SpectralNorm(nn.Module):
         step = self._step_of(weight)
         if step is None:
             (step,) = take_steps([self.next_input(weight)], self)
-            self.keep(weight, step, is_in_pass=self._is_in_pass)
+            self.keep(weight, step, is_in_pass=self._taken.is_in_pass)
         return self._scaled(weight, step)
 
     def _scaled(self, weight: Tensor, step: Step) -> Tensor:
@@ -235,11 +232,6 @@ class SpectralNorm(nn.Module):
     def _sweeps(self) -> int | None:
         """Number of sweeps in a forward pass; None: as many as are due."""
         return None if self.n_power_iterations == 1 else self.n_power_iterations
-
-    @property
-    def _is_in_pass(self) -> bool:
-        """Whether the last step is that of a forward pass of a model that has not returned yet."""
-        return self._taken.is_in_pass
 
     def _step_of(self, weight: Tensor) -> Step | None:
         """Return the last step if it is one of this weight, which has not changed.
@@ -282,6 +274,8 @@ class SpectralNorm(nn.Module):
     def end_pass(self) -> None:
         """End the pass of a model: a computed weight is not kept."""
         taken = self._taken
+        if not taken.is_in_pass:
+            return
         taken.is_in_pass = False
         if taken.weight is not None and (taken.weight.grad_fn is not None or taken.step.image is None):
             self._move()
@@ -656,9 +650,11 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     is_replica = getattr(model, "_is_replica", False)
     if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
         return
-    _end_interrupted_passes(model)
     _refuse_shards(model)
     constraints = _constraints_of(model)
+    for x in constraints:
+        # After a KeyboardInterrupt, torch calls no hook that would have ended the pass.
+        x.end_pass()
     with outside_of_transformations():
         waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
         if waiting:
@@ -667,7 +663,6 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
             inputs = [x.next_input(weight) for x, weight in waiting]
             for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
                 x.keep(weight, step, is_in_pass=True)
-    _PASSES.setdefault(model, []).append(constraints)
 
 
 def _refuse_shards(model: nn.Module) -> None:
@@ -684,26 +679,8 @@ def _refuse_shards(model: nn.Module) -> None:
 def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
     if torch.compiler.is_compiling():
         return
-    passes = _PASSES.get(model)
-    for x in passes.pop() if passes else ():
+    for x in _constraints_of(model):
         x.end_pass()
-
-
-def _end_interrupted_passes(model: nn.Module) -> None:
-    """End the passes whose calls do not run any more: after a KeyboardInterrupt, torch calls no hook."""
-    passes = _PASSES.get(model)
-    if not passes:
-        return
-    # A model may call itself, so that some of its passes may run.
-    callers = [
-        frame
-        for frame, _ in traceback.walk_stack(inspect.currentframe())
-        if frame.f_code is nn.Module._call_impl.__code__
-    ]
-    running = sum(frame.f_locals["self"] is model for frame in callers)
-    while len(passes) >= max(running, 1):
-        for x in passes.pop():
-            x.end_pass()
 
 
 def _read_names_of_hooks(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -727,10 +704,6 @@ def _warn_of_foreign_states(model: nn.Module, _incompatible: Any) -> None:
         )
     for x in constraints:
         x.foreign_state = None
-
-
-_PASSES: weakref.WeakKeyDictionary[nn.Module, list[list[SpectralNorm]]] = weakref.WeakKeyDictionary()
-"""The constraints that have a step in the present forward passes of each model, the last pass last."""
 
 
 def _check_eps(eps: object) -> None:

@@ -485,25 +485,12 @@ class DeviceSteps:
         if not rooms or self._is_copying:
             return
         if self._copied is None:
-            on_device = rooms[0].is_cuda
-            number = torch.zeros((), pin_memory=on_device)
-            event: Any = torch.cuda.Event if on_device else _Passed
-            self._copied = number, event()
+            event: Any = torch.cuda.Event
+            self._copied = torch.zeros((), pin_memory=rooms[0].is_cuda), event()
         number, event = self._copied
         number.copy_(torch.stack(rooms).min(), non_blocking=True)
         event.record()
         self._is_copying = True
-
-
-class _Passed:
-    """An event of the CPU, where what was called is done."""
-
-    def record(self) -> None:
-        """Do nothing."""
-
-    def query(self) -> bool:
-        """Return True."""
-        return True
 
 
 def take_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
@@ -511,44 +498,22 @@ def take_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
     return take_plain_steps([x._replace(sweeps=sweeps if x.program.stepped.follows else 1) for x in inputs])
 
 
-class _Joined(NamedTuple):
-    """Steps whose numbers and gradients are in one tensor, so that one call copies them.
-
-    Parameters
-    ----------
-    steps : list of Step
-    entries : Tensor
-        All factors, all slopes, the rooms before sweeps, and the gradients or their factors.
-    """
-
-    steps: list[Step]
-    entries: Tensor
-
-    @classmethod
-    def of(cls, steps: list[Step]) -> _Joined:
-        factors: Any = [x.factor for x in steps]
-        slopes: Any = [x.slope for x in steps]
-        rooms: Any = [x.factor if x.room is None else x.room for x in steps]
-        numbers = torch.stack([*factors, *slopes, *rooms])
-        return cls(steps, torch.cat([numbers, *(part.reshape(-1) for x in steps for part in _parts(x.gradient))]))
-
-    def copied(self) -> list[Step]:
-        """Return the steps with copies of these tensors."""
-        parts = [part for x in self.steps for part in _parts(x.gradient)]
-        count = len(self.steps)
-        numbers, *copies = torch.split(self.entries.clone(), [3 * count, *(part.numel() for part in parts)])
-        viewed = iter([copy.view(part.shape) for copy, part in zip(copies, parts, strict=True)])
-        factors, slopes, rooms = (x.unbind() for x in numbers.view(3, count))
-        steps = []
-        for j, old in enumerate(self.steps):
-            gradient: Any = Factors(next(viewed), next(viewed)) if isinstance(old.gradient, Factors) else next(viewed)
-            room = None if old.room is None else rooms[j]
-            steps.append(Step(factors[j], slopes[j], gradient, old.state, room=room))
-        return steps
+def copied_steps(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps with copies of what weights are computed with, made in one call. Callers copy the states."""
+    copies: Any = iter(torch._foreach_mul([x for step in steps for x in _outputs(step)], 1.0))
+    found = []
+    for step in steps:
+        factor, slope = next(copies), next(copies)
+        gradient = Factors(next(copies), next(copies)) if isinstance(step.gradient, Factors) else next(copies)
+        room = None if step.room is None else next(copies)
+        found.append(Step(factor, slope, gradient, step.state, room=room))
+    return found
 
 
-def _parts(gradient: Tensor | Factors) -> tuple[Tensor, ...]:
-    return gradient if isinstance(gradient, Factors) else (gradient,)
+def _outputs(step: Step) -> list[Any]:
+    """Tensors of a step that is taken on a device, but for the state."""
+    parts = step.gradient if isinstance(step.gradient, Factors) else [step.gradient]
+    return [step.factor, step.slope, *parts, *([] if step.room is None else [step.room])]
 
 
 class Recorded:
@@ -568,7 +533,7 @@ class Recorded:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._kinds: list[Hashable] = []
         self._inputs: list[StepInput] = []
-        self._outputs: _Joined | None = None
+        self._outputs: list[Step] = []
         self._is_recordable = True
 
     def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
@@ -587,7 +552,7 @@ class Recorded:
     def _record(self, inputs: Sequence[StepInput]) -> bool:
         """Record one call, after another to warm up; return whether that worked. A recorded call computes nothing."""
         stream = torch.cuda.current_stream()
-        self._graph, self._outputs, self._kinds = None, None, []
+        self._graph, self._outputs, self._kinds = None, [], []
         self._inputs = [copied(x) for x in inputs]
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(stream)
@@ -599,7 +564,7 @@ class Recorded:
         try:
             # Other threads may use the device meanwhile: data loaders do.
             with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-                self._outputs = _Joined.of(self._function(self._inputs))
+                self._outputs = self._function(self._inputs)
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # which a recording that fails does not do
             # After one, torch (2.11) draws no random numbers on the device until a recording has worked.
@@ -621,11 +586,10 @@ class Recorded:
 
     def _replay(self, inputs: Sequence[StepInput]) -> list[Step]:
         assert self._graph is not None
-        assert self._outputs is not None
         torch._foreach_copy_(_tensors(self._inputs), _tensors(inputs))
         self._graph.replay()
-        # The next replay overwrites the outputs, perhaps before a gradient is asked for. The caller copies the states.
-        return self._outputs.copied()
+        # The next replay overwrites the outputs, perhaps before a gradient is asked for.
+        return copied_steps(self._outputs)
 
 
 def copied(x: StepInput) -> StepInput:
