@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -274,8 +275,6 @@ class SpectralNorm(nn.Module):
     def end_pass(self) -> None:
         """End the pass of a model: a computed weight is not kept."""
         taken = self._taken
-        if not taken.is_in_pass:
-            return
         taken.is_in_pass = False
         if taken.weight is not None and (taken.weight.grad_fn is not None or taken.step.image is None):
             self._move()
@@ -310,9 +309,8 @@ class SpectralNorm(nn.Module):
             sweeps = _EVAL_SWEEPS if kernel.is_cuda and self._follows else sweeps
             self._is_new = False
         last = None
-        buffers = self._buffers_of_last
-        if buffers and sweeps is None and BACKEND.numpy_view(kernel):
-            last = self._taken.last or Last.in_buffers(*buffers)
+        if sweeps is None and "last_right" in self._buffers and BACKEND.numpy_view(kernel):
+            last = self._taken.last or Last.in_buffers(*self._buffers_of_last)
         return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state, last)
 
     def begin_pass(self) -> Tensor | None:
@@ -651,10 +649,9 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
         return
     _refuse_shards(model)
-    constraints = _constraints_of(model)
-    for x in constraints:
-        # After a KeyboardInterrupt, torch calls no hook that would have ended the pass.
-        x.end_pass()
+    # After a KeyboardInterrupt, torch calls no hook that would have ended the last pass.
+    _end_pass(model)
+    _PASSES[model] = constraints = _constraints_of(model)
     with outside_of_transformations():
         waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
         if waiting:
@@ -676,11 +673,15 @@ def _refuse_shards(model: nn.Module) -> None:
         )
 
 
-def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
+def _end_pass(model: nn.Module, *_: Any) -> None:
     if torch.compiler.is_compiling():
         return
-    for x in _constraints_of(model):
+    for x in _PASSES.pop(model, ()):
         x.end_pass()
+
+
+_PASSES: weakref.WeakKeyDictionary[nn.Module, list[SpectralNorm]] = weakref.WeakKeyDictionary()
+"""The constraints that have a step in the present forward pass of each model."""
 
 
 def _read_names_of_hooks(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

@@ -232,12 +232,12 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
 
 def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
     """Take the steps, those that cost little more together in one stack. Nothing is recorded, and no state moves."""
-    with np.errstate(all="ignore"):
-        steps = {j: step for j, x in enumerate(inputs) if (step := _step_without_pass(x)) is not None}
-        waiting = [j for j in range(len(inputs)) if j not in steps]
-        if waiting:
-            steps |= zip(waiting, _passes([inputs[j] for j in waiting]), strict=True)
-    return [steps[j] for j in range(len(inputs))]
+    steps = [_step_without_pass(x) for x in inputs]
+    if None in steps:
+        with np.errstate(all="ignore"):
+            passes = iter(_passes([x for x, step in zip(inputs, steps, strict=True) if step is None]))
+        steps = [next(passes) if step is None else step for step in steps]
+    return steps  # type: ignore[return-value] # no step is None
 
 
 def _passes(inputs: Sequence[StepInput]) -> list[Step]:
