@@ -226,7 +226,7 @@ def _turns(angles: Array, taps: Array, *, ops: ArrayOps) -> Array:
 
 
 def _sums(products: Array, turns: Array, *, ops: ArrayOps) -> Array:
-    """``G* u``, conjugated, and its derivatives: the adjoint of the product with ``turns``, whose matrices are symmetric.
+    """``G* u``, conjugated, and its derivatives: the adjoint of the product with ``turns``, which are symmetric.
 
     Parameters
     ----------

@@ -46,10 +46,6 @@ _EVAL_SWEEPS = 16
 """Number of sweeps for the norm of a weight in eval, which may be an average, loaded or edited."""
 _UNCHANGED = 1e-5
 """A weight counts as the same while its product with the vector changes by less than this part."""
-_NO_SCRIPT = (
-    "torch.jit.script cannot compile the computation of a norm. Script the model with plain weights, "
-    "torch.jit.script(specnorm_torch.baked(model)), or trace it with torch.jit.trace."
-)
 _TRACKER = ModuleTracker()
 """Tells whether a backward pass is running."""
 
@@ -85,9 +81,9 @@ class _Taken:
     last: Last | None = None
     is_in_pass: bool = field(default=False, kw_only=True)
 
-    def is_of(self, weight: Tensor) -> bool:
+    def is_of(self, weight: Any) -> bool:
         """Whether the step is that of this tensor, and no change in place was counted since."""
-        return self.weight is weight and self.version == version_of(weight)
+        return self.weight is weight is not None and self.version == version_of(weight)
 
 
 @dataclass
@@ -102,11 +98,26 @@ class _Settled(_Taken):
         That of the step, which exporters write as a constant.
     """
 
-    entries: Tensor = field(kw_only=True)
-    factor: float = field(kw_only=True)
+    entries: Any = field(default=None, kw_only=True)
+    factor: float = field(default=1.0, kw_only=True)
 
 
-class SpectralNorm(nn.Module):
+class _Parametrization(nn.Module):
+    """What both parametrizations have in common."""
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Assigning to the parametrized kernel sets what is scaled."""
+        return weight
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(
+            "torch.jit.script cannot compile the computation of a norm. Script the model with plain weights, "
+            "torch.jit.script(specnorm_torch.baked(model)), or trace it with torch.jit.trace."
+        )
+
+
+class SpectralNorm(_Parametrization):
     """Parametrization behind `spectral_norm`: the kernel times ``bound / norm``, with a state in buffers.
 
     Its arguments are those of `spectral_norm`; with ``dim`` the tensor is a matrix with the rows along that axis.
@@ -135,7 +146,7 @@ class SpectralNorm(nn.Module):
             self.register_buffer(name, x)
         # What the vectors in a state dict belong to, if it is not this method; for a warning.
         self.foreign_state: str | None = None
-        self._settled: _Settled | None = None
+        self._settled = _Settled()
         self._taken = _Taken()
         # Whether no step was taken of the state yet, or since it was loaded.
         self._is_new = True
@@ -192,22 +203,18 @@ class SpectralNorm(nn.Module):
             return self._weight_in_use(weight)
 
     def _weight_in_use(self, weight: Tensor) -> Tensor:
-        if self.training:
-            return self._scaled_in_training(weight)
-        if torch.compiler.is_exporting() or _traces():
+        if not self.training and (torch.compiler.is_exporting() or _traces()):
             return self._scaled_for_export(weight)
         if BACKEND.is_compiled_or_transformed(weight) or not self._takes_steps:
-            return self._scaled_by_tensor_operations(weight, _EVAL_SWEEPS, move=False)
-        return self._scaled(weight, self._norm_in_eval(weight))
+            return self._scaled_by_tensor_operations(weight)
+        return self._scaled(weight, self._step_in_training(weight) if self.training else self._norm_in_eval(weight))
 
-    def _scaled_in_training(self, weight: Tensor) -> Tensor:
-        if BACKEND.is_compiled_or_transformed(weight) or not self._takes_steps:
-            return self._scaled_by_tensor_operations(weight, self._sweeps, move=True)
+    def _step_in_training(self, weight: Tensor) -> Step:
         step = self._step_of(weight)
         if step is None:
             (step,) = take_steps([self.next_input(weight)], self)
             self.keep(weight, step, is_in_pass=self._taken.is_in_pass)
-        return self._scaled(weight, step)
+        return step
 
     def _scaled(self, weight: Tensor, step: Step) -> Tensor:
         kernel = self.kernel(weight)
@@ -333,7 +340,7 @@ class SpectralNorm(nn.Module):
         has_storage = not (is_lazy(weight) or weight.is_meta)
         return has_storage and not BACKEND.is_compiled_or_transformed(weight, *self.state)
 
-    def _scaled_by_tensor_operations(self, weight: Tensor, sweeps: int | None, *, move: bool) -> Tensor:
+    def _scaled_by_tensor_operations(self, weight: Tensor) -> Tensor:
         """Scale by tensor operations that autograd, compilers and transformations follow.
 
         Also used for methods without a state, in eager mode too.
@@ -341,8 +348,8 @@ class SpectralNorm(nn.Module):
         kernel = self.kernel(weight)
         if self.state_names:
             plan = self._program(kernel)
-            value, after = BACKEND.step(plan, kernel, self.state, sweeps)
-            if move:
+            value, after = BACKEND.step(plan, kernel, self.state, self._sweeps if self.training else _EVAL_SWEEPS)
+            if self.training:
                 self._move_to(after)
         else:
             value, _ = specnorm.track(kernel, self.method, {}, **self.geometry)
@@ -361,13 +368,12 @@ class SpectralNorm(nn.Module):
                 "a constrained weight that another parametrization computes is not exported. Export "
                 "specnorm_torch.baked(model)."
             )
-        elif self._settled is None or not self._is_settled(self._settled.weight):
+        elif not self._settled.is_of(self._settled.weight):
             # Compare the stored weight with the parameter, since exporters replace ``weight`` by another tensor.
             raise MethodError(
                 "the constrained weight is not known yet: the model was loaded or changed since it was put in eval(). "
                 "Call model.eval() again, or run the model once on an input, then export it."
             )
-        assert self._settled is not None
         return weight * self._settled.factor
 
     def _program_for(self, kernel: Tensor) -> SteppedProgram:
@@ -386,19 +392,16 @@ class SpectralNorm(nn.Module):
         changes. The vectors in the buffers do not change.
         """
         settled = self._settled
-        if settled is None or not self._is_settled(weight) or not torch.equal(settled.entries, weight):
+        if not (settled.is_of(weight) and torch.equal(settled.entries, weight)):
             kernel = self.kernel(weight.detach())
             settling = StepInput(self._program_for(kernel), self.scaling, _EVAL_SWEEPS, kernel, self.state)
             (step,) = take_plain_steps([settling])
             entries = weight.detach().clone()
-            settled = _Settled(weight, version_of(weight), step, entries=entries, factor=float(step.factor))
-            self._settled = settled
+            self._settled = settled = _Settled(
+                weight, version_of(weight), step, entries=entries, factor=float(step.factor)
+            )
         found: Step = settled.step
         return found
-
-    def _is_settled(self, weight: Tensor) -> bool:
-        """Whether the stored norm is that of this tensor, and no change in place was counted since."""
-        return self._settled is not None and self._settled.is_of(weight)
 
     def train(self, mode: bool = True) -> SpectralNorm:
         """Change the mode; for eval, forget the last step and compute the norm of the weight, which exporters need."""
@@ -415,7 +418,7 @@ class SpectralNorm(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype, and forget norms and steps of the weight before."""
         self._move_if_changed()
-        self._settled, self._taken = None, _Taken()
+        self._settled, self._taken = _Settled(), _Taken()
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -427,7 +430,7 @@ class SpectralNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Read a state; one of another method, torch's own, zeros and NaN begin anew."""
-        self._settled, self._taken = None, _Taken()
+        self._settled, self._taken = _Settled(), _Taken()
         self._is_new = True
         if f"{prefix}_extra_state" not in state_dict:
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
@@ -442,10 +445,6 @@ class SpectralNorm(nn.Module):
             self.foreign_state = "torch's spectral_norm" if is_of_torch else "another method"
             state_dict |= {f"{prefix}{name}": x for name, x in own.items()}
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
-        elif any(x is not None for x in stored.values()):
-            # A state dict of an earlier version has the vectors of the grid alone: the others are found by a sweep.
-            missing = [name for name, x in stored.items() if x is None]
-            state_dict |= {f"{prefix}{name}": torch.zeros_like(own[name]) for name in missing}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -467,7 +466,7 @@ class SpectralNorm(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
         self._move_if_changed()
-        return {**self.__dict__, "_settled": None, "_taken": _Taken(), "_program_of_kernel": None}
+        return {**self.__dict__, "_settled": _Settled(), "_taken": _Taken(), "_program_of_kernel": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -484,14 +483,6 @@ class SpectralNorm(nn.Module):
                 )
             with outside_of_transformations():
                 old.copy_(values)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning to the parametrized kernel sets what is scaled."""
-        return weight
-
-    def __prepare_scriptable__(self) -> SpectralNorm:
-        """Refuse ``torch.jit.script``, which calls this first."""
-        raise MethodError(_NO_SCRIPT)
 
     def extra_repr(self) -> str:
         """Bound, method, and what the norm is taken of if it is no layer's."""
@@ -823,7 +814,7 @@ def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int 
     return None
 
 
-class GramRescaling(nn.Module):
+class GramRescaling(_Parametrization):
     """Parametrization behind `gram_rescaling`."""
 
     def __init__(self, geometry: dict[str, Any], n_iter: int) -> None:
@@ -833,14 +824,6 @@ class GramRescaling(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Divide each channel by its divisor, see `specnorm.gram_rescaling`."""
         return specnorm.gram_rescaling(weight, n_iter=self.n_iter, **self.geometry)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning to the parametrized kernel sets what is rescaled."""
-        return weight
-
-    def __prepare_scriptable__(self) -> GramRescaling:
-        """Refuse ``torch.jit.script``, which calls this first."""
-        raise MethodError(_NO_SCRIPT)
 
     def extra_repr(self) -> str:
         """Number of Gram products."""

@@ -198,18 +198,12 @@ class Step(NamedTuple):
     room: Tensor | None = None
 
 
-@contextlib.contextmanager
-def _outside_of_inference() -> Iterator[None]:
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
 def without_gradients() -> contextlib.AbstractContextManager[object]:
-    """Context manager in which tensors have no graph.
+    """Context manager in which what is computed from constants has no graph.
 
     Tensors made in inference mode cannot be saved for a later backward pass, so that mode is switched off.
     """
-    return _outside_of_inference() if torch.is_inference_mode_enabled() else torch.no_grad()
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else torch.no_grad()
 
 
 def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
