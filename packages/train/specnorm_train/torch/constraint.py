@@ -273,14 +273,13 @@ class SpectralNorm(_Parametrization):
         taken = _Taken(weight, version_of(weight), step, settings, moves, self._taken.last, is_in_pass=is_in_pass)
         # As `Module.__setattr__` does it, in a tenth of the time.
         object.__setattr__(self, "_taken", taken)
-        # A computed weight would keep its graph, unless its pass ends soon. A step on a device is not used again.
-        if step.image is None or (weight.grad_fn is not None and not is_in_pass):
+        if step.image is None:
             self._move()
-            if not is_in_pass:
-                taken.weight = taken.step = None
+        if not is_in_pass:
+            self.end_pass()
 
     def end_pass(self) -> None:
-        """End the pass of a model: a computed weight is not kept."""
+        """End the pass of a model: a computed weight, which has a graph, and a step on a device are not kept."""
         taken = self._taken
         taken.is_in_pass = False
         if taken.weight is not None and (taken.weight.grad_fn is not None or taken.step.image is None):
@@ -585,8 +584,7 @@ def spectral_norm(
     check_bound(bound)
     if not isinstance(module, nn.Module):
         raise KernelError(f"{type(module).__name__} is not a torch module: give a layer or a model.")
-    _check_eps(eps)
-    _check_names(name, layers)
+    _check_arguments(name, layers, eps)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
     # A parametrized tensor is not read: that would move a state.
     has_tensor = parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)
@@ -617,8 +615,10 @@ def spectral_norm(
     return module
 
 
-def _check_names(name: object, layers: object) -> None:
-    """Refuse a number in place of a tensor's name, and anything but a pattern of layers' names."""
+def _check_arguments(name: object, layers: object, eps: object) -> None:
+    """Refuse a number in place of a tensor's name, anything but a pattern of layers' names, and an invalid ``eps``."""
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+        raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
     if not isinstance(name, str):
         advice = f"a number: give bound={name!r}" if isinstance(name, int | float) else "no name of a tensor"
         raise MethodError(f"name={name!r} is {advice}.")
@@ -696,11 +696,6 @@ def _warn_of_foreign_states(model: nn.Module, _incompatible: Any) -> None:
         )
     for x in constraints:
         x.foreign_state = None
-
-
-def _check_eps(eps: object) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
-        raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -98,16 +98,11 @@ class Last(NamedTuple):
     square: float
 
     @classmethod
-    def of(cls, numbers: Sequence[float], right: Tensor, image: np.ndarray) -> Last:
-        """Of a pass with this image."""
-        waiting, since_sweep, allowed = numbers
-        return cls(waiting, since_sweep, allowed, right, image, _length(image) ** 2)
-
-    @classmethod
     def in_buffers(cls, numbers: Tensor, right: Tensor, image: Tensor) -> Last:
         """Of copies of buffers, since these may move before a backward pass reads the vector."""
         dtype = torch.promote_types(right.dtype, torch.float32)
-        return cls.of(numbers.tolist(), right.to(dtype, copy=True), image.to(dtype, copy=True).numpy())
+        right, image_of_right = right.to(dtype, copy=True), image.to(dtype, copy=True).numpy()
+        return cls(*numbers.tolist(), right, image_of_right, _length(image_of_right) ** 2)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Return the entries of the buffers."""
@@ -288,7 +283,7 @@ class _Joint:
             yield Step(factor, slope, _tensor_of(gradient) if self.in_numpy else gradient, state)
 
     def _joined(self) -> tuple[Any, Any]:
-        computed_from = _numpy_view if self.in_numpy else _as_it_is
+        computed_from = _numpy_view if self.in_numpy else lambda x: x
         return self.stack.joined(
             [x.program for x in self.inputs],
             [computed_from(x.kernel) for x in self.inputs],
@@ -335,13 +330,14 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     The error of a step without this pass decides how many such steps may follow, fewer if a sweep is due before
     (`Followed.room`).
     """
-    vector = _tensor_of(right)
-    image, last = image_of(x.kernel, x.program, vector), x.last
+    vector, last = _tensor_of(right), x.last
+    image = image_of(x.kernel, x.program, vector)
+    norm = _length(image)
     if last is None:
-        return _step_at(x, vector, image, _length(image), state, None)
+        return _step_at(x, vector, image, norm, state, None)
     before = _length(image_of(x.kernel, x.program, last.right))
     # Where it is not a number, none are allowed.
-    error = max(0.0, _length(image) / before - 1) if before else math.inf
+    error = max(0.0, norm / before - 1) if before else math.inf
     growth = max(_LEAST_GROWTH, min(math.sqrt(_ERROR / (error + _TINY)), _MOST_GROWTH))
     # In eighths, which buffers of any dtype hold.
     allowed = min(max(2, round(8 * (last.allowed + 1) * growth)) / 8 - 1, _MOST_STEPS)
@@ -349,8 +345,8 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     # After a sweep, the next is due when the kernel has gone as far again.
     multiple = math.inf if room is None else float(room) + was_swept
     waiting = max(0.0, min(multiple * since_sweep - 1, allowed))
-    numbers = float(math.floor(waiting)), 0.0 if was_swept else since_sweep, allowed
-    return _step_at(x, vector, image, _length(image), state, Last.of(numbers, vector, image))
+    after = Last(float(math.floor(waiting)), 0.0 if was_swept else since_sweep, allowed, vector, image, norm**2)
+    return _step_at(x, vector, image, norm, state, after)
 
 
 def _step_at(
@@ -381,10 +377,6 @@ def image_of(kernel: Tensor, program: SteppedProgram, right: Tensor) -> np.ndarr
         longest = np.argmax(np.sum(by_group * by_group, axis=(0, 2)))
         by_group[:, np.arange(groups) != longest] = 0
     return image
-
-
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
 
 
 def _numpy_view(x: Tensor) -> np.ndarray:
