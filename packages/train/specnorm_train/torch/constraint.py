@@ -212,8 +212,9 @@ class SpectralNorm(_Parametrization):
     def _step_in_training(self, weight: Tensor) -> Step:
         step = self._step_of(weight)
         if step is None:
-            (step,) = take_steps([self.next_input(weight)], self)
-            self.keep(weight, step, is_in_pass=self._taken.is_in_pass)
+            given = self.next_input(weight)
+            (step,) = take_steps([given], self)
+            self.keep(weight, given.scaling, step, is_in_pass=self._taken.is_in_pass)
         return step
 
     def _scaled(self, weight: Tensor, step: Step) -> Tensor:
@@ -265,9 +266,9 @@ class SpectralNorm(_Parametrization):
             image = image_of(kernel, self._program_for(kernel), step.gradient.right)  # type: ignore[union-attr]
             return bool(np.abs(image - step.image).max() <= _UNCHANGED * np.abs(image).max())
 
-    def keep(self, weight: Tensor, step: Step, *, is_in_pass: bool) -> None:
+    def keep(self, weight: Tensor, scaling: Scaling, step: Step, *, is_in_pass: bool) -> None:
         """Store the step of a weight."""
-        settings = self.scaling, self._sweeps
+        settings = scaling, self._sweeps
         # A step without a pass moves no buffer.
         moves = list(zip(self.state, step.state, strict=True)) if step.state else []
         taken = _Taken(weight, version_of(weight), step, settings, moves, self._taken.last, is_in_pass=is_in_pass)
@@ -324,14 +325,13 @@ class SpectralNorm(_Parametrization):
         weight = self.original
         if not self.training or not self._takes_steps or weight is None:
             return None
-        taken = self._taken
         # The weight of the last step has values.
-        has_values = taken.weight is weight and not _is_transforming()
+        has_values = self._taken.weight is weight and not _is_transforming()
         if not has_values and not self._has_values(weight):
             return None
         if self._step_of(weight) is None:
             return weight
-        taken.is_in_pass = True
+        self._taken.is_in_pass = True
         return None
 
     def _has_values(self, weight: Tensor) -> bool:
@@ -649,8 +649,8 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
             # All buffers in one call.
             _copy([move for x, _ in waiting for move in x.take_moves()])
             inputs = [x.next_input(weight) for x, weight in waiting]
-            for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
-                x.keep(weight, step, is_in_pass=True)
+            for (x, weight), given, step in zip(waiting, inputs, take_steps(inputs, model), strict=True):
+                x.keep(weight, given.scaling, step, is_in_pass=True)
 
 
 def _refuse_shards(model: nn.Module) -> None:
