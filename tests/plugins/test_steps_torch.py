@@ -583,6 +583,18 @@ def test_the_gradient_of_a_long_weight_is_that_of_a_short_one(monkeypatch: pytes
         torch.testing.assert_close(x.grad, y.grad)
 
 
+def test_a_gradient_may_have_any_strides() -> None:
+    """That of a transposed weight was refused by torch: its entries are no view of a vector."""
+    layer = specnorm_torch.spectral_norm(nn.Linear(6, 4, bias=False))
+    direction = torch.randn(6, 4)
+    gradients = []
+    for loss in (lambda w: (w.t() * direction).sum(), lambda w: (w * direction.t().contiguous()).sum()):
+        layer.zero_grad()
+        loss(layer.weight).backward()
+        gradients.append(original_of(layer).grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
 def test_a_weight_that_is_changed_before_its_backward_pass_is_told() -> None:
     model = specnorm_torch.spectral_norm(TwoHeads())
     loss = model(torch.ones(2, 6))[0].sum()

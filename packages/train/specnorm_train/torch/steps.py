@@ -101,8 +101,8 @@ class Last(NamedTuple):
     def in_buffers(cls, numbers: Tensor, right: Tensor, image: Tensor) -> Last:
         """Of copies of buffers, since these may move before a backward pass reads the vector."""
         dtype = torch.promote_types(right.dtype, torch.float32)
-        right, image_of_right = right.to(dtype, copy=True), image.to(dtype, copy=True).numpy()
-        return cls(*numbers.tolist(), right, image_of_right, _length(image_of_right) ** 2)
+        right, array = right.to(dtype, copy=True), image.to(dtype, copy=True).numpy()
+        return cls(*numbers.tolist(), right=right, image=array, square=_length(array) ** 2)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Return the entries of the buffers."""
