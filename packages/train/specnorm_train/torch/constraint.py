@@ -396,9 +396,8 @@ class SpectralNorm(_Parametrization):
             settling = StepInput(self._program_for(kernel), self.scaling, _EVAL_SWEEPS, kernel, self.state)
             (step,) = take_plain_steps([settling])
             entries = weight.detach().clone()
-            self._settled = settled = _Settled(
-                weight, version_of(weight), step, entries=entries, factor=float(step.factor)
-            )
+            settled = _Settled(weight, version_of(weight), step, entries=entries, factor=float(step.factor))
+            self._settled = settled
         found: Step = settled.step
         return found
 

@@ -102,7 +102,8 @@ class Last(NamedTuple):
         """Of copies of buffers, since these may move before a backward pass reads the vector."""
         dtype = torch.promote_types(right.dtype, torch.float32)
         right, array = right.to(dtype, copy=True), image.to(dtype, copy=True).numpy()
-        return cls(*numbers.tolist(), right=right, image=array, square=_length(array) ** 2)
+        waiting, since_sweep, allowed = numbers.tolist()
+        return cls(waiting, since_sweep, allowed, right, array, _length(array) ** 2)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Return the entries of the buffers."""
