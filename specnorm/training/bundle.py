@@ -130,15 +130,17 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     found = left @ rows
     found = found / (xp.max(xp.abs(found), axis=(1, 2), keepdims=True) + _TINY)
     taps, powers = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), left, ops=ops)
-    # K_k^T times the real and the imaginary part of u: (b, g, 2, taps, p).
+    # K_k^T times the real part of u at each tap, and then the imaginary part: (b, g, 2 * taps, p).
     products = _of_taps(xp.reshape(found, (b, count, 2, -1)), spec, ops=ops)
+    products = xp.reshape(products, (b, count, -1, products.shape[4]))
     angles = xp.matrix_transpose(waves.angles)
-    derivatives = _sums(products, _turns(angles, taps, ops=ops)[..., None, :] * powers, ops=ops)
+    derivatives = _sums(products, _turns(angles, taps, ops=ops)[:, :, :, None, ...] * powers[:, None, :], ops=ops)
     inner = _inner_products(derivatives, 1 + taps.shape[1], ops=ops)
-    step = uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp)
-    turns = _turns(angles + step, taps, ops=ops)
-    power = xp.reshape(_sums(products, turns[..., None, :], ops=ops), (b, count, -1))
-    right = xp.reshape(arrays.unit(power, xp=xp)[0], (b, count, 1, 2, -1))
+    angles = angles + uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp)
+    turns = _turns(angles, taps, ops=ops)
+    power = xp.reshape(_sums(products, turns[:, :, :, None, ...], ops=ops), (b, count, -1))
+    power = power / (xp.sqrt(xp.vecdot(power, power))[..., None] + _TINY)
+    right = xp.reshape(power, (b, count, 1, 2, -1))
     columns = xp.reshape(_to_taps(right, turns, spec, ops=ops), (b, 2 * count, -1))
     columns_and_signs = beside(columns, sketch_rows(spec, left, ops=ops), axis=1, ops=ops)
     # Not its transpose, for which XLA takes twice as long.
@@ -148,11 +150,11 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     found = xp.reshape(xp.matrix_transpose(images[..., : 2 * count] / size), (b, count, 2 * m))
     norms = xp.sqrt(xp.vecdot(found, found))
     moved = xp.reshape(found / (norms[..., None] + _TINY), (b, count, 2, m))
-    # False for what is not a number, too.
-    has_directions = (norms > 0) & (norms < math.inf)
+    # False for what is not a number, too. Infinite products were divided by an infinite size.
+    has_directions = norms > 0
     new = Waves(
         xp.where(has_directions[:, None, :, None], xp.permute_dims(moved, (0, 3, 1, 2)), waves.left),
-        xp.where(has_directions[:, None, :], waves.angles + xp.matrix_transpose(step), waves.angles),
+        xp.where(has_directions[:, None, :], xp.matrix_transpose(angles), waves.angles),
     )
     return Moved(new, norms, size[:, 0, 0], moved, xp.reshape(columns, (b, count, 2, -1)), sketch)
 
@@ -231,21 +233,21 @@ def _turns(angles: Array, taps: Array, *, ops: ArrayOps) -> Array:
 
 
 def _sums(products: Array, turns: Array, *, ops: ArrayOps) -> Array:
-    """``G* u``, conjugated, and its derivatives: the adjoint of the product with ``turns``.
+    """``G* u``, conjugated, and its derivatives: the adjoint of the product with ``turns``, which are symmetric.
 
     Parameters
     ----------
-    products : array, shape (b, g, 2, taps, p)
-    turns : array, shape (b, g, 2, 2, r, taps)
+    products : array, shape (b, g, 2 * taps, p)
+    turns : array, shape (b, g, 2, r, 2, taps)
 
     Returns
     -------
     array, shape (b, g, 2, r, p)
         Real parts, and imaginary parts.
     """
-    xp, (*batch, _, r, taps) = ops.xp, turns.shape
-    tables = xp.reshape(turns, (*batch, 2 * r, taps))
-    return xp.reshape(xp.sum(xp.matmul(tables, products), axis=2), (*batch[:2], 2, r, -1))
+    xp, (b, g, _, r, _, _) = ops.xp, turns.shape
+    tables = xp.reshape(turns, (b, g, 2 * r, -1))
+    return xp.reshape(xp.matmul(tables, products), (b, g, 2, r, -1))
 
 
 def _inner_products(sums: Array, count: int, *, ops: ArrayOps) -> tuple[Array, Array]:
