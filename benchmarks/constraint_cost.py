@@ -29,7 +29,7 @@ WARM = 65
 """Turns of a weight that are not counted: in each of its first 64 passes a layer makes more iterations."""
 TURNS = 5
 """Turns that are counted for a whole training step."""
-LATE = {"MLP critic, 32-256-256-1": 1000, "DCGAN critic, 64x64": 100, "ResNet-20": 100, "ResNet-18's widths": 8}
+LATE = {"MLP critic, 32-256-256-1": 1000, "DCGAN critic, 64x64": 100, "ResNet-20": 100, "ResNet-18's widths": 30}
 """Steps before a late one: half of a run in which the rate decays to zero along a half cosine. Large networks are
 trained for fewer steps than 1,000, in which the rate decays as far."""
 
