@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import torch
 from specnorm_jax.training import SpectralPenalty
 from torch import Tensor, nn
@@ -19,9 +18,8 @@ from torch import Tensor, nn
 from benchmarks import facts, jax_cost, trained
 from benchmarks.facts import Row
 from benchmarks.jax_loops import power_step
-from benchmarks.loops import Constrain, descend
+from benchmarks.loops import Constrain, batches, descend
 from benchmarks.ways import WAYS
-from specnorm.backends import arrays
 
 CHANNELS = 16, 64, 256, 512
 METHODS = "torch", "default", "TensorNorm()"
@@ -31,6 +29,9 @@ WARM = 65
 """Turns of a weight that are not counted: in each of its first 64 passes a layer makes more iterations."""
 TURNS = 5
 """Turns that are counted for a whole training step."""
+LATE = {"MLP critic, 32-256-256-1": 1000, "DCGAN critic, 64x64": 100, "ResNet-20": 100, "ResNet-18's widths": 30}
+"""Steps before a late one: half of a run in which the rate decays to zero along a half cosine. Large networks are
+trained for fewer steps than 1,000, in which the rate decays as far."""
 
 
 def write(quick: bool, out: Path | None) -> None:
@@ -50,14 +51,14 @@ def rows(quick: bool) -> Iterator[Row]:
     for c in channels:
         yield from ({**common, "threads": 1, **row} for row in of_a_weight(c, REPEATS[c]))
     for c in channels:
-        yield from ({**common, "threads": 1, **row} for row in of_the_products(c, REPEATS[c]))
-    for c in channels:
         yield from ({**common, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
     if not quick:
         yield from ({**common, "threads": 1, **row} for row in jax_cost.rows())
     for name, network in trained.MODELS.items():
         for size in network.batches[:1] if quick else network.batches:
             yield from ({**common, "threads": 1, **row} for row in of_a_step(name, size))
+        if not quick:
+            yield from ({**common, "threads": 1, **row} for row in of_a_late_step(name))
 
 
 def paired(
@@ -132,37 +133,6 @@ def weight_step(layer: Any, direction: Tensor) -> Callable[[], None]:
     return step
 
 
-def of_the_products(channels: int, repeats: int) -> Iterator[Row]:
-    """Time torch's whole weight, and only the matrix products of one step of the default.
-
-    The operands are recorded in one step, and NumPy multiplies them again. A program that iterates these vectors takes
-    at least as long as its products.
-    """
-    direction = torch.randn(channels, channels, 3, 3)
-    layers = {name: WAYS[name](nn.Conv2d(channels, channels, 3, padding=1)) for name in ("torch", "default")}
-    runs = {"torch": weight_step(layers["torch"], direction)}
-    step = weight_step(layers["default"], direction)
-    for _ in range(WARM):
-        step()
-    factors: list[tuple[Any, Any]] = []
-    real_times = arrays.real_times
-
-    def recorded(a: Any, z: Any, *, ops: Any) -> Any:
-        factors.append((a, np.ascontiguousarray(ops.real_columns(z))))
-        return real_times(a, z, ops=ops)
-
-    with mock.patch.object(arrays, "real_times", recorded):
-        step()
-
-    def products() -> None:
-        for a, columns in factors:
-            np.matmul(a, columns)
-
-    runs["products of the default"] = products
-    more: dict[str, Row] = {name: {"channels": channels, "products": len(factors)} for name in runs}
-    yield from rows_of_section("products", "torch", paired(runs, repeats, warm=WARM), more)
-
-
 def of_a_step(name: str, batch: int) -> Iterator[Row]:
     """Time a whole training step of a network, plain and with every layer constrained."""
     network = trained.MODELS[name]
@@ -176,6 +146,35 @@ def of_a_step(name: str, batch: int) -> Iterator[Row]:
     runs["plain"]()
     turns = max(TURNS, min(60, int(1 / (time.process_time() - begin))))
     yield from rows_of_section("step", "plain", paired(runs, turns, warm=2), more)
+
+
+def of_a_late_step(name: str) -> Iterator[Row]:
+    """Time steps like those of `of_a_step` after the first half of a run, in which a network learns patterns."""
+    network, steps = trained.MODELS[name], LATE[name]
+    batch = network.batches[0]
+    data = list(itertools.islice(batches(*network.input_shape, size=batch), 20))
+    ways: dict[str, Constrain] = {"plain": unchanged, "torch": layer_by_layer, "default": WAYS["default"]}
+    runs = {way: learning_step(constrain, network.make, data, 2 * steps) for way, constrain in ways.items()}
+    more: dict[str, Row] = {way: {"network": name, "batch": batch, "after": steps} for way in runs}
+    yield from rows_of_section("late step", "plain", paired(runs, max(TURNS, steps // 5), warm=steps), more)
+
+
+def learning_step(
+    constrain: Constrain, make: Callable[[], nn.Module], data: list[tuple[Tensor, Tensor]], steps: int
+) -> Callable[[], None]:
+    """Return a step of a run of so many, in which the rate decays and the first output learns the class's parity."""
+    torch.manual_seed(0)
+    model = constrain(make())
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    inputs = itertools.cycle(data)
+
+    def step() -> None:
+        images, labels = next(inputs)
+        descend(optimizer, (model(images).flatten(1)[:, 0] - labels % 2).square().mean())
+        decay.step()
+
+    return step
 
 
 def unchanged(model: nn.Module) -> nn.Module:

@@ -150,17 +150,23 @@ def gpu_step_table(lines: list[Row]) -> str:
     return table(["batch", "constraint", "time, relative", "time"], body)
 
 
-def step_table(lines: list[Row]) -> str:
+def step_table(lines: list[Row], section: str = "step") -> str:
     """A row for each network and batch: time over plain, with torch's constraint and with ours, and the plain time."""
     steps: dict[tuple[str, int], dict[str, Row]] = {}
     for row in lines:
-        if row["section"] == "step":
+        if row["section"] == section:
             steps.setdefault((row["network"], row["batch"]), {})[row["contestant"]] = row
     body = []
     for (network, batch), ways in steps.items():
         ratios = [f"{1 / ways[way]['faster']:.2f}" for way in ("torch", "default")]
-        body.append([network, str(batch), span(ways["plain"]["seconds"]), *ratios])
-    return table(["network", "batch", "time without", "torch's `spectral_norm`", "`spectral_norm`"], body)
+        after = [str(ways["plain"]["after"])] if section == "late step" else []
+        body.append([network, str(batch), *after, span(ways["plain"]["seconds"]), *ratios])
+    after = ["after steps"] if section == "late step" else []
+    return table(["network", "batch", *after, "time without", "torch's `spectral_norm`", "`spectral_norm`"], body)
+
+
+def late_step_table(lines: list[Row]) -> str:
+    return step_table(lines, "late step")
 
 
 def by_channels(lines: list[Row], section: str, cell: Callable[[Row], str]) -> str:
@@ -183,7 +189,10 @@ def code(method: str) -> str:
 PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     LINES: {"summary": summary_table, "largest": largest_table},
     LONG_LINES: {"long": long_table},
-    COST_LINES: {"cost measured": about, "step": step_table, "JAX": jax_table, "JAX models": jax_models_table},
+    COST_LINES: {
+        "cost measured": about, "step": step_table, "late step": late_step_table, "JAX": jax_table,
+        "JAX models": jax_models_table,
+    },
     GPU_LINES: {"GPU step": gpu_step_table},
 }
 """The parts of the page between its marks, by the file from whose rows they are made."""

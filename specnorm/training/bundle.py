@@ -341,13 +341,14 @@ def _sign_rows(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray]:
     return (np.ascontiguousarray(by_channel.reshape(-1, SKETCHES).T)[None].astype(dtype),)
 
 
-def distance(sketch: Array, last: Array, *, ops: ArrayOps) -> Array:
+def change(sketch: Array, last: Array, *, xp: Namespace) -> Array:
     """Change of the kernels since a sketch (b, m, 4), as a part of their length; scaling a kernel is no change."""
-    xp, b = ops.xp, sketch.shape[0]
-    new, old = (_unit(xp.reshape(x, (b, -1)), xp=xp) for x in (sketch, last))
-    change = new - old
-    return xp.sqrt(xp.vecdot(change, change))
+    new, old = (x / (xp.sqrt(xp.sum(x * x, axis=(1, 2), keepdims=True)) + _TINY) for x in (sketch, last))
+    return new - old
 
 
-def _unit(x: Array, *, xp: Namespace) -> Array:
-    return x / (xp.sqrt(xp.vecdot(x, x))[:, None] + _TINY)
+def distance(sketch: Array, last: Array, *, ops: ArrayOps) -> Array:
+    """Length (b,) of the `change`."""
+    xp = ops.xp
+    flat = xp.reshape(change(sketch, last, xp=xp), (sketch.shape[0], -1))
+    return xp.sqrt(xp.vecdot(flat, flat))

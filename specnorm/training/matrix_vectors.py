@@ -94,7 +94,7 @@ def start(matrices: Array, *, ops: ArrayOps) -> Array:
     return ops.xp.broadcast_to(columns, (count, *columns.shape))
 
 
-def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+def step(matrices: Array, vectors: Array, change: Array | None = None, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Filter the vectors once, and turn them in their plane so that the first has the longest image (Rayleigh-Ritz).
 
     The filter is the Chebyshev polynomial of degree `_DEGREE` in K^T K, for the interval from 0 to a cut just below the
@@ -107,6 +107,9 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
         Real.
     vectors : array, shape (b, p, 2)
         Orthonormal; where p is 1 they are not read. Zero and non-finite vectors begin anew.
+    change : array, shape (b, m, s), optional
+        Products of a change of the matrices with some vectors, in any scale. A third vector begins in the direction of
+        the change: a singular vector that grows, but has no part in the two, would be seen some steps later.
 
     Returns
     -------
@@ -122,11 +125,26 @@ def step(matrices: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Arra
     length = _length(vectors, ops=ops)
     vectors = xp.where((length > _SHORT) & (length < _LONG), vectors, start(matrices, ops=ops))
     last = vectors[:, :, 1:] + fresh_vectors(matrices, matrices.shape[2], ops=ops)
-    vectors = xp.concat([vectors[:, :, :1], last], axis=2)
-    basis = _orthonormal(_filtered(matrices, vectors, ops=ops), ops=ops)
+    third = [] if change is None else [_direction(matrices, change, ops=ops)]
+    vectors = _filtered(matrices, xp.concat([vectors[:, :, :1], last, *third], axis=2), ops=ops)
+    if third:
+        first = vectors[:, :, :1]
+        plane = _orthonormal(_unit(_orthogonal(vectors[:, :, 1:], first, ops=ops), ops=ops), ops=ops)
+        turn = _first_of_two(xp.matmul(matrices, plane), ops=ops)
+        vectors = xp.concat([first, xp.matmul(plane, turn[:, :, :1])], axis=2)
+    basis = _orthonormal(vectors, ops=ops)
     images = xp.matmul(matrices, basis)
     turn = _first_of_two(images, ops=ops)
     return xp.matmul(basis, turn), xp.matmul(images, turn)
+
+
+def _direction(matrices: Array, change: Array, *, ops: ArrayOps) -> Array:
+    """Right vector (b, p, 1) near the first one of a change of matrices, from its products (b, m, s) with vectors."""
+    xp = ops.xp
+    gram = xp.matmul(xp.matrix_transpose(change), change)
+    longest = xp.argmax(xp.linalg.diagonal(gram), axis=1)
+    left = xp.matmul(change, arrays.pick(gram, longest, xp=xp)[:, :, None])
+    return xp.matmul(xp.matrix_transpose(matrices), _unit(left, ops=ops))
 
 
 def power_step(matrices: Array, columns: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array, Array, Array]:
@@ -174,11 +192,11 @@ def power_step(matrices: Array, columns: Array, *, ops: ArrayOps) -> tuple[Array
 
 
 def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
-    """The vectors after the filter, of unit length."""
+    """The vectors after the filter, of unit length; its cut is below the images of the first two."""
     xp, p = ops.xp, matrices.shape[2]
     transposed = xp.matrix_transpose(matrices)
     vectors = _unit(vectors, ops=ops)
-    least = xp.min(_length(xp.matmul(matrices, vectors), ops=ops), axis=2, keepdims=True)
+    least = xp.min(_length(xp.matmul(matrices, vectors[:, :, :2]), ops=ops), axis=2, keepdims=True)
     entries = xp.reshape(matrices, (matrices.shape[0], -1))
     mean_square = xp.vecdot(entries, entries)[:, None, None] / p
     scale = 4.0 / (xp.maximum(_CUT * least * least, _LEAST_CUT * mean_square) + _TINY)
@@ -216,7 +234,7 @@ def _orthonormal(vectors: Array, *, ops: ArrayOps) -> Array:
 
 
 def _orthogonal(vectors: Array, unit: Array, *, ops: ArrayOps) -> Array:
-    """Vectors (b, p, 1) without their components along unit vectors (b, p, 1)."""
+    """Vectors (b, p, r) without their components along unit vectors (b, p, 1)."""
     xp = ops.xp
     return vectors - xp.matmul(unit, xp.matmul(xp.matrix_transpose(unit), vectors))
 

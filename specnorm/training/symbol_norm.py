@@ -188,7 +188,8 @@ class SymbolNorm(Stepped):
         *_, sketch, now = followed.state
         # A value that is not a number makes the distance one that is far.
         distance = _reach(spec) * bundle.distance(followed.sketch, sketch, ops=ops) + 0.0 * followed.value
-        return followed._replace(room=course.room(now, distance, xp=ops.xp), known=(*followed.known, distance))
+        room = course.room(now, distance, is_matrix=_is_matrix(spec), xp=ops.xp)
+        return followed._replace(room=room, known=(*followed.known, distance))
 
     def rank(self, spec: ConvSpec) -> int:
         """Real and imaginary parts; the vectors of a matrix are real."""
@@ -215,7 +216,8 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         *moving, sketch, now = followed.state
         if _is_matrix(spec):
-            vectors, _ = _matrix_step(blocks, moving[0], sweeps=sweeps, ops=ops)
+            change = bundle.change(followed.sketch, sketch, xp=xp)
+            vectors, _ = _matrix_step(blocks, moving[0], change, sweeps=sweeps, ops=ops)
             return vectors[..., None, None], sketch, now
         vectors, *old = moving
         waves = self._waves(blocks, ops=ops)
@@ -366,7 +368,9 @@ def _tall_matrices(blocks: Array, *, xp: Namespace) -> Array:
     return xp.matrix_transpose(matrices) if matrices.shape[1] < matrices.shape[2] else matrices
 
 
-def _matrix_step(blocks: Array, vectors: Array, *, sweeps: Any, ops: ArrayOps) -> tuple[Array, Array]:
+def _matrix_step(
+    blocks: Array, vectors: Array, change: Array | None = None, *, sweeps: Any, ops: ArrayOps
+) -> tuple[Array, Array]:
     """`matrix_vectors.step`, at least once, from vectors (b, n, r, 1, 1) of the smaller side."""
     xp = ops.xp
     matrices, vectors = _tall_matrices(blocks, xp=xp), vectors[..., 0, 0]
@@ -379,4 +383,4 @@ def _matrix_step(blocks: Array, vectors: Array, *, sweeps: Any, ops: ArrayOps) -
     else:
         for _ in range(sweeps - 1):
             (vectors,) = repeat((vectors,))
-    return matrix_vectors.step(matrices, vectors, ops=ops)
+    return matrix_vectors.step(matrices, vectors, change, ops=ops)
