@@ -135,7 +135,7 @@ SECTIONS = {
         "rfft_double": lambda k, n: yardsticks.rfft_double(k, n),
         "singular_values": lambda k, n: specnorm.singular_values(k, n)[0],
         "singular_values, k=10": lambda k, n: specnorm.singular_values(k, n, k=10)[0],
-    }, [*squares(64), *squares(64, family="flat"), *squares(64, family="decaying")], (32,)),
+    }, [*squares(8, 16, 64), *squares(64, family="flat"), *squares(64, family="decaying")], (32,)),
     "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(16, 32, 64, 128)),
     "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)},
         [("3 channels", "Gaussian", functools.partial(kernels.flat, 3)), *AT_ONE], (32,), geometry=ZEROS),

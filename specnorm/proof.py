@@ -8,48 +8,6 @@ needs from the core is in ``specnorm.__all__``.
 
 from __future__ import annotations
 
-from specnorm import backends
-from specnorm.backends.array_types import ArrayObject
-from specnorm.backends.arrays import random_vectors
-from specnorm.backends.text import counted, install, number, visible
-from specnorm.backends.types import AnyArray, ArrayOps
-from specnorm.enclosure.proving import status_of
-from specnorm.errors import InternalError, TranslationError
-from specnorm.geometry import layer_map
-from specnorm.geometry import padding as padding_rules
-from specnorm.geometry.spec import Layout, at_every_size
-from specnorm.geometry.walking import ModelPart, model_parts
-from specnorm.proofs import arithmetic, host, interval, rounding
-from specnorm.proofs import frequencies as frequency_grids
-from specnorm.proofs import norms as matrix_norms
-from specnorm.proofs.bound import HypothesisError, Lower, Upper, digest_of, finite, known, least
-from specnorm.proofs.bound import _lower as make_lower
-from specnorm.proofs.bound import _upper as make_upper
-from specnorm.proofs.interval import Interval, anything, around, enclosing, point, within
-from specnorm.proofs.interval import _interval as make_interval
-from specnorm.proofs.norms import matrix_norm_up
-from specnorm.running.base import check_budget, check_count
-from specnorm.running.explaining import lines
-from specnorm.running.measuring import proven
-from specnorm.running.program import check_values
-from specnorm.running.search import Clock, OutOfTime
-from specnorm.symbols import power
-from specnorm.symbols.proofs.symbols import symbol_error
+from specnorm.backends.doors import door
 
-# ruff: noqa: RUF022 - sorted by purpose
-# fmt: off
-__all__ = [
-    # Claims: numbers that are proven, and the rules that combine them.
-    "anything", "around", "digest_of", "enclosing", "finite", "HypothesisError", "Interval", "known",
-    "least", "Lower", "make_interval", "make_lower", "make_upper", "point", "Upper", "within",
-    # Outward arithmetic: ``host`` of NumPy numbers, ``arithmetic`` of arrays, ``rounding`` for sums; norms of matrices.
-    "arithmetic", "host", "interval", "matrix_norm_up", "matrix_norms", "rounding", "symbol_error",
-    # The problem: a layer, its frequencies, its map.
-    "at_every_size", "frequency_grids", "layer_map", "Layout", "model_parts", "ModelPart", "padding_rules",
-    "random_vectors",
-    # Running a method, and what answers say.
-    "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_values", "Clock",
-    "counted", "install", "InternalError", "lines", "number", "OutOfTime", "power", "proven", "status_of",
-    "TranslationError", "visible",
-]
-# fmt: on
+__getattr__, __dir__, __all__ = door(__name__)

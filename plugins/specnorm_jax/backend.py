@@ -15,6 +15,7 @@ from specnorm import Enclosure, Result
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import AnyArray as Array
 from specnorm.plugin import Backend, Comparison, LayerKernel, Ran, check_values
+from specnorm_jax import layers
 
 if TYPE_CHECKING:
     from specnorm.plugin import Program, SteppedProgram
@@ -63,21 +64,15 @@ class JaxBackend(Backend):
 
     def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
         """Kernel and geometry of a layer of Flax NNX or Equinox; None for other objects."""
-        from specnorm_jax.layers import layer_kernel  # imported here: few need it
-
-        return layer_kernel(x, input_shape)
+        return layers.layer_kernel(x, input_shape)
 
     def array_in(self, x: Any) -> Array | None:
         """The array in a variable of Flax NNX or in a metadata box of Flax Linen; None for other objects."""
-        from specnorm_jax.layers import array_in  # imported here: few need it
-
-        return array_in(x)
+        return layers.array_in(x)
 
     def with_state(self, model: Any, state: Any) -> Any:
         """A model of Equinox and its State, or the two halves of a split model of Flax NNX, as one model."""
-        from specnorm_jax.layers import with_state  # imported here: few need it
-
-        return with_state(model, state)
+        return layers.with_state(model, state)
 
     def namespace(self, x: Array) -> Any:
         return _NAMESPACE

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from threadpoolctl import ThreadpoolController
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -30,8 +32,6 @@ _this_thread = threading.local()
 @functools.cache
 def _blas() -> tuple[Any, int]:
     """The controller of the BLAS libraries that are loaded at the first call, and their number of threads."""
-    from threadpoolctl import ThreadpoolController
-
     controller = ThreadpoolController().select(user_api="blas")
     return controller, max((library["num_threads"] for library in controller.info()), default=1)
 

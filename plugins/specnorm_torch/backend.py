@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from specnorm.errors import KernelError
 from specnorm.plugin import AnyArray as Array
 from specnorm.plugin import LayerKernel, Ran
-from specnorm_torch import derivatives, operators
+from specnorm_torch import derivatives, layers, operators
 from specnorm_torch.arrays import TorchArrays, transformed
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ class TorchBackend(TorchArrays):
     """The backend of `torch.Tensor` and its subclasses, with layers and differentiation."""
 
     def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
-        from specnorm_torch import layers  # imported here: few need it
-
         if not isinstance(x, nn.Module) or not layers.is_layer(x):
             return None
         # The geometry depends on whether there is a size (output_padding), but not on which.

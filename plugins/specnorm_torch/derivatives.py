@@ -187,7 +187,7 @@ class _ScaledByFactors(Function):
         if dtype != left.dtype or cotangent.dtype != dtype:
             entries, cotangent = kernels.to(left.dtype), cotangent.to(left.dtype)
         rows = cotangent.reshape(left.shape[0], -1)
-        inner = torch.dot(rows.view(-1), entries.reshape(-1))
+        inner = torch.dot(rows.reshape(-1), entries.reshape(-1))
         if isinstance(factor, float) and not _has_graph_or_batch(inner):
             gradient = torch.addmm(rows, left, right, beta=factor, alpha=slope * float(inner))
         else:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from html import escape
 from typing import Any, Unpack
 
+from specnorm import methods
+from specnorm.api.registered import METHODS
 from specnorm.backends import backend_for
 from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.registry import called_while_tracing
@@ -12,7 +15,7 @@ from specnorm.backends.types import ArrayT
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry, Layer
-from specnorm.methods import METHODS, FantasticFour, Gram, Grid, Method, TensorNorm, Unfoldings
+from specnorm.running.base import Method
 from specnorm.running.measuring import check_method, run_plan
 from specnorm.running.program import program_for
 from specnorm.running.result import Result, shown
@@ -32,8 +35,6 @@ class Comparison(dict[str, Result]):
 
     def _repr_html_(self) -> str:
         """The table in HTML, for a notebook."""
-        from html import escape
-
         head, *rows = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in self._rows()]
         body = "".join(f"<tr>{row}</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -183,7 +184,7 @@ def tn_bound(
     >>> f"{specnorm.tn_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    run = run_plan(kernel, TensorNorm(proven=proven), **geometry)
+    run = run_plan(kernel, methods.TensorNorm(proven=proven), **geometry)
     if proven is None and run.result.kind == "estimate":
         _warn_estimate()
     return run.value
@@ -224,7 +225,7 @@ def f4_bound(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> Arr
     >>> f"{specnorm.f4_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    return run_plan(kernel, FantasticFour(), **geometry).value
+    return run_plan(kernel, methods.FantasticFour(), **geometry).value
 
 
 @takes_layers
@@ -254,7 +255,7 @@ def unfolding_bounds(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]
     >>> specnorm.unfolding_bounds(kernel).shape
     (7,)
     """
-    return run_plan(kernel, Unfoldings(), **geometry).value
+    return run_plan(kernel, methods.Unfoldings(), **geometry).value
 
 
 @takes_layers
@@ -300,7 +301,7 @@ def gram_bound(
     >>> f"{specnorm.gram_bound(kernel, 32):.2f}, {specnorm.gram_bound(kernel, padding_mode='zeros'):.2f}"
     '31.18, 31.96'
     """
-    return run_plan(kernel, Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
+    return run_plan(kernel, methods.Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -336,4 +337,4 @@ def grid_bound(kernel: KernelOrLayer[ArrayT], *, n: int | None = None, **geometr
     >>> f"{specnorm.grid_bound(kernel, groups=2):.2f}"
     '22.60'
     """
-    return run_plan(kernel, Grid(n=n), **geometry).value
+    return run_plan(kernel, methods.Grid(n=n), **geometry).value

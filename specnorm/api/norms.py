@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Unpack
 
+from specnorm import methods
 from specnorm.backends import backend_for
 from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.types import MEMORY, ArrayT
@@ -13,7 +14,6 @@ from specnorm.enclosure.norm_at_size import NormAtSize
 from specnorm.errors import MethodError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
-from specnorm.methods import ExactFFT, Power, PowerTopK, Reshaped, SymbolNorm
 from specnorm.running.base import Plan
 from specnorm.running.measuring import run_plan
 from specnorm.running.result import as_number
@@ -79,7 +79,7 @@ def conv_norm(
     if spec is not None and not spec.is_circulant:
         plan = NormAtSize(rtol=rtol, budget=budget)
     else:
-        plan = ExactFFT(rtol=rtol, budget=budget)
+        plan = methods.ExactFFT(rtol=rtol, budget=budget)
     return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
@@ -137,7 +137,7 @@ def symbol_norm(
     >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
     '31.1769'
     """
-    return run_plan(kernel, SymbolNorm(points=points, vectors=vectors), **geometry).value
+    return run_plan(kernel, methods.SymbolNorm(points=points, vectors=vectors), **geometry).value
 
 
 @takes_layers
@@ -197,7 +197,7 @@ def power_norm(
     >>> f"{specnorm.power_norm(kernel, 8, padding_mode='zeros', stride=2):.4f}"
     '15.6996'
     """
-    plan = Power(n_iter=n_iter, seed=seed, least_gain=least_gain, budget=budget, max_bytes=max_bytes)
+    plan = methods.Power(n_iter=n_iter, seed=seed, least_gain=least_gain, budget=budget, max_bytes=max_bytes)
     return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
@@ -269,7 +269,7 @@ def singular_values(
     elif k is None or smallest:
         plan = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     else:
-        plan = PowerTopK(k=k, n_iter=1000, least_gain=1e-9, budget=budget, max_bytes=max_bytes)
+        plan = methods.PowerTopK(k=k, n_iter=1000, least_gain=1e-9, budget=budget, max_bytes=max_bytes)
     return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
@@ -337,7 +337,7 @@ def reshaped_norm(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -
     >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
     '10.39'
     """
-    return run_plan(kernel, Reshaped(), **geometry).value
+    return run_plan(kernel, methods.Reshaped(), **geometry).value
 
 
 @takes_layers

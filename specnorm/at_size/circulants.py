@@ -18,7 +18,7 @@ import numpy as np
 from specnorm.at_size.proofs.circulant import Embedding, norm_by_circulant
 from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.backends import arrays
-from specnorm.proofs.cells import dft
+from specnorm.proofs.cells import Boxes
 from specnorm.running.search import Clock, OutOfTime, eigh_cost
 from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cover
@@ -73,7 +73,7 @@ def bound_by_circulant(
         return None, 0, 0
     kernel_shape = tuple(search.blocks.shape[3:])
     circulant = farthest_circulant(torus_result, least_points, kernel_shape)
-    boxes = dft(circulant.points, kernel_shape, circulant.skew)
+    boxes = Boxes.dft(circulant.points, kernel_shape, circulant.skew)
     nearest = search.lower_bound_on_circulant(torus_result, circulant.points, circulant.skew)
     cells = levels = 0
     if target > 0 and nearest.lower <= target:
@@ -278,7 +278,7 @@ class DeflatedCirculant:
 
     def _cover(self, threshold: float) -> Cover | None:
         """A cover of the circulant that leaves single frequencies open; None if those are too many."""
-        boxes = dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
+        boxes = Boxes.dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
         cover = Cover(self.blocks, boxes, self.supremum, ops=self.ops)
         polynomial = self._polynomials.near(threshold, self._trial_vectors).float32_copy()
         was_tried = np.zeros(len(cover), dtype=bool)

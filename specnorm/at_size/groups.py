@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm.at_size import layer_tuning
 from specnorm.backends import arrays
-from specnorm.proofs.cells import torus
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.power import norms_at
@@ -67,7 +67,7 @@ def find_open_groups(
         if not len(weak_groups):
             break
         search = Search(arrays.rows(blocks, weak_groups, ops=ops), clock=clock, ops=ops)
-        result = search.run(torus(tuple(blocks.shape[3:])), bound=bound, max_cells=max_cells)
+        result = search.run(Boxes.torus(tuple(blocks.shape[3:])), bound=bound, max_cells=max_cells)
         if result.upper is not None and result.upper <= bound:
             return OpenGroups(np.setdiff1d(every_group, weak_groups), result.upper)
         if result.lower <= bound:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from specnorm.at_size import layer_tuning
-from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import BoundSource, Found, Witness
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def no_bounds(kernel: Array, layer: ConvSpec, spec: ConvSpec, *, ops: ArrayOps) 
 
     witness = Witness(u=zeros(outputs), v=zeros(inputs), gradient=partial(ops.xp.zeros_like, kernel))
     # The source has no meaning: there is no upper bound.
-    return Found(trivial_lower(spec), None, witness, source=BoundSource.MATRIX)
+    return Found(Lower.trivial(spec), None, witness, source=BoundSource.MATRIX)
 
 
 def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -130,8 +130,8 @@ class Direction(Plan):
 
     bound: float = 1.0
 
-    name: ClassVar[str] = "lmo"
-    asks: ClassVar[Needs] = Needs(blocks=False)
+    name: ClassVar = "lmo"
+    asks: ClassVar = Needs(blocks=False)
 
     def __post_init__(self) -> None:
         as_number("bound", self.bound)
@@ -150,7 +150,7 @@ class DirectionProgram(Program):
         If the bound is no positive number that the dtype can hold.
     """
 
-    differentiable: ClassVar[bool] = False
+    differentiable: ClassVar = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from specnorm.running.result import Result
 
 _CLOSE = 1e-5
-"""Relative width of the interval that a kernel is scaled by, if few cells are enough."""
+"""Relative width of the interval that a kernel is scaled by, if the symbols tell its norm and few cells are enough."""
 _CHEAP = 1000
 """Cells of that search."""
 _WIDE = 1e-3
@@ -407,7 +407,12 @@ def _enclosed(x: ArrayT, method: Enclose, backend: Backend, geometry: Geometry) 
 
 
 def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:
-    """An enclosure to 1e-5, if few cells suffice for it; to 1e-3 where they bring less."""
+    """An enclosure to 1e-5, if few cells suffice for it; to 1e-3 where they bring less, and where borders cut taps off.
+
+    There, 1e-5 takes a proof of the layer's own matrix, in 4 to 70 times the time.
+    """
+    if not ConvSpec.of(tuple(x.shape), **geometry).symbols_suffice:
+        return _enclosed(x, _enclose(clock), backend, geometry)
     result, upper = _enclosed(x, _enclose(clock, rtol=_CLOSE, max_cells=_CHEAP), backend, geometry)
     is_close = result.stats["converged"] or upper <= (1 + _WIDE) * float(result.stats["lower"])
     if not is_close and not clock.expired:

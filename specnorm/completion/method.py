@@ -6,7 +6,6 @@ H is found by matrix products alone. The proof is in `specnorm.completion.proof`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import Claims, FigureRule, Kind
+    from specnorm.running.base import Claims
 
 _LARGEST_TABLE = MEMORY // 8
 """Most entries of the table of lags at frequencies."""
@@ -59,10 +58,10 @@ class Completion(Method):
     n_iter: int | None = None
     seed: int = 0
 
-    name: ClassVar[str] = "completion"
-    promise: ClassVar[Kind] = "upper"
-    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", small_products=True, scaled=False)
-    stats: ClassVar[Mapping[str, FigureRule]] = {"iterations": "max"}
+    name: ClassVar = "completion"
+    promise: ClassVar = "upper"
+    asks: ClassVar = Needs(rounds="up", precision="mixed", small_products=True, scaled=False)
+    stats: ClassVar = {"iterations": "max"}
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)

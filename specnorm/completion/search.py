@@ -3,7 +3,7 @@
 K* is the adjoint of a convolution K, and K*K a convolution, too: its taps, the lags, are the matrices
 ``M_t = sum_y K_y^T K_{y+t}``. That the lags of K*K + H*H are those of a multiple of the identity is a nonlinear
 least-squares problem for H, solved by Gauss-Newton with conjugate gradients inside. Lags are computed as products of
-polynomials are: small matrices (`_Tables`) take the taps to values at points, these are multiplied in one batch of
+polynomials are: small matrices (`_Products`) take the taps to values at points, these are multiplied in one batch of
 products of real matrices, and another small matrix takes the products to lags. Nothing is proven in this file: from the
 lags, `completion.proof` proves the bound.
 """
@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
-from specnorm.proofs.frequencies import Frequencies, half_lags, tap_points
+from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.ascent import newton_step
-from specnorm.symbols.proofs.lags import Lags, even_and_odd
+from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.symbols import matrix_at, singular_value_gradient
 
 if TYPE_CHECKING:
@@ -108,38 +108,30 @@ def small_random(block_shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 # -- lags by tables --------------------------------------------------------------------------------------------------
-class _Tables(NamedTuple):
-    """Tables F, D and W with which lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``, j the points.
-
-    F K has the values of K* at the points, and D H those of H. F and D have the shape (points, taps), W (lags, points).
-    The order of the lags is: 0, those of `half_lags`, and the negatives of these.
-    """
-
-    of_k: np.ndarray  # F
-    of_h: np.ndarray  # D
-    to_lags: np.ndarray  # W
+_Tables: TypeAlias = "tuple[np.ndarray, np.ndarray, np.ndarray]"
+"""The tables F, D and W of `_Products`, on the host."""
 
 
 @functools.lru_cache(maxsize=64)
 def _tables(taps: tuple[int, ...]) -> _Tables:
     """Tables by polynomials for few taps; for more, with which these would lose digits, by frequencies."""
     axes = [_axis_tables(k) for k in taps]
-    condition = math.prod(float(np.linalg.cond(axis.to_lags)) for axis in axes)
+    condition = math.prod(float(np.linalg.cond(to_lags)) for _, _, to_lags in axes)
     return _polynomial_tables(axes) if condition <= _WORST_CONDITION else _frequency_tables(taps)
 
 
 def _polynomial_tables(axes: list[_Tables]) -> _Tables:
     """Tables with K and H as homogeneous polynomials, at as many points of a half-circle per axis as there are lags."""
     of_k = of_h = to_lags = np.eye(1)
-    for axis in axes:
-        of_k = np.kron(of_k, axis.of_k)
-        of_h = np.kron(of_h, axis.of_h)
-        to_lags = np.kron(to_lags, axis.to_lags)
+    for k_of_axis, h_of_axis, lags_of_axis in axes:
+        of_k = np.kron(of_k, k_of_axis)
+        of_h = np.kron(of_h, h_of_axis)
+        to_lags = np.kron(to_lags, lags_of_axis)
     # The lags ascend, with 0 in the middle: those above it are the half, those below, backwards, their negatives.
     middle = len(to_lags) // 2
     zero_and_half = to_lags[middle:]
     negatives = to_lags[:middle][::-1]
-    return _Tables(of_k, of_h, np.concatenate([zero_and_half, negatives]))
+    return of_k, of_h, np.concatenate([zero_and_half, negatives])
 
 
 def _axis_tables(k: int) -> _Tables:
@@ -153,11 +145,7 @@ def _axis_tables(k: int) -> _Tables:
         return np.cos(angle) ** (degree - power) * np.sin(angle) ** power
 
     # The polynomial of K* has the coefficients of K in the reverse order.
-    return _Tables(
-        of_k=monomials(k - 1)[:, ::-1],
-        of_h=monomials(k - 1),
-        to_lags=np.linalg.inv(monomials(2 * k - 2)),
-    )
+    return monomials(k - 1)[:, ::-1], monomials(k - 1), np.linalg.inv(monomials(2 * k - 2))
 
 
 def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
@@ -170,25 +158,27 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     sizes = tuple(2 * k - 1 for k in taps)
     points, multiplicities = Frequencies.distinct_grid(sizes)
     cos, sin = points.cos_sin(tap_points(tuple(taps)))
-    half = half_lags(taps)
+    half = Lags.points(taps)
     lags = np.concatenate([half, -half[1:]])
     angles = lags @ points.angles.T
     weights = multiplicities / math.prod(sizes)
     cosines = np.cos(angles) * weights
     sines = np.sin(angles) * weights
-    return _Tables(
-        of_k=np.concatenate([cos, sin, cos + sin]),
-        of_h=np.concatenate([cos, sin, cos - sin]),
-        to_lags=np.concatenate([cosines + sines, cosines - sines, -sines], axis=1),
-    )
+    of_k = np.concatenate([cos, sin, cos + sin])
+    of_h = np.concatenate([cos, sin, cos - sin])
+    return of_k, of_h, np.concatenate([cosines + sines, cosines - sines, -sines], axis=1)
 
 
 class _Products(NamedTuple):
-    """Lags of products of kernels by tap, (b, taps, rows, c), by the `_Tables` of their taps."""
+    """Lags of products of kernels by tap, (b, taps, rows, c), by tables F, D and W.
 
-    of_k: Array
-    of_h: Array
-    to_lags: Array
+    Lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``, j the points: F K has the values of K* at the points, and D H
+    those of H. The order of the lags is: 0, those of `Lags.points`, and the negatives of these.
+    """
+
+    of_k: Array  # F, (points, taps)
+    of_h: Array  # D, (points, taps)
+    to_lags: Array  # W, (lags, points)
     xp: Namespace
 
     @classmethod
@@ -452,7 +442,7 @@ def peak_of_norm(
     points = Frequencies.half_grid(sizes)
     start, _ = arrays.unit(symbols.from_host(np.random.RandomState(1).standard_normal(2 * c)), xp=xp)
     vectors, norms = symbols.power(
-        symbols.from_host(points.angles @ half_lags(taps).T)[None, ...],
+        symbols.from_host(points.angles @ Lags.points(taps).T)[None, ...],
         xp.broadcast_to(start, (b, len(points), 2 * c)),
         _POWER_STEPS if len(points) > 1 else _MATRIX_POWER_STEPS,
     )
@@ -516,10 +506,10 @@ class _LagSymbols:
         self.taps = taps
         self._lags = lags
         self._ops = ops
-        even, odd = even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
+        even, odd = Lags.even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
         self._even = xp.reshape(even, (b, n, c * c))
         self._odd = xp.reshape(odd, (b, n, c * c))
-        self.lag_points = self.from_host(half_lags(taps).T)
+        self.lag_points = self.from_host(Lags.points(taps).T)
         self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
 
     def from_host(self, x: np.ndarray) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.found import Found
-    from specnorm.running.base import FigureRule, Kind
 
 _WORK_OF_A_SEARCH = 2e8
 """Multiplications to factorize a block's symbols on the grid, from which a search takes less time (AVX2)."""
@@ -58,10 +56,10 @@ class Grid(Method):
 
     n: int | None = None
 
-    name: ClassVar[str] = "grid"
-    promise: ClassVar[Kind] = "upper"
-    asks: ClassVar[Needs] = Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
-    stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down"}
+    name: ClassVar = "grid"
+    promise: ClassVar = "upper"
+    asks: ClassVar = Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
+    stats: ClassVar = {"lower": "down"}
     pullback = staticmethod(top_gradient)
 
     def __post_init__(self) -> None:

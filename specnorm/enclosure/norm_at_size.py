@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,9 @@ class NormAtSize(Plan):
     rtol: float = 1e-6
     budget: float | None = None
 
-    name: ClassVar[str] = "at_size"
-    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False, searches=True)
-    stats: ClassVar[Mapping[str, FigureRule]] = {"upper": "up"}
+    name: ClassVar = "at_size"
+    asks: ClassVar = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False, searches=True)
+    stats: ClassVar = {"upper": "up"}
 
     def __post_init__(self) -> None:
         check_rtol(self.rtol)

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from specnorm.proofs.found import Found, Outcome
 
-if TYPE_CHECKING:
-    from specnorm.running.base import FigureRule
-
-
-FIGURES: Mapping[str, FigureRule] = dict.fromkeys(
-    ("converged", "zero", "out_of_cells", "cells", "levels", "frequency"),
-)
+FIGURES = dict.fromkeys(("converged", "zero", "out_of_cells", "cells", "levels", "frequency"))
 """The figures of both searches: each search has one answer for a layer."""
 
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -22,14 +22,14 @@ from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
 from specnorm.running.base import Evaluation, Method, Needs, Plan
 from specnorm.running.result import as_number
-from specnorm.symbols.proofs.lags import Lags, lags_vjp
+from specnorm.symbols.proofs.lags import Lags
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.rounding import Rounds
-    from specnorm.running.base import FigureRule, Kind
+    from specnorm.running.base import Kind
 
 Form = Literal["bound", "lags"]
 BEST = "best"
@@ -55,7 +55,7 @@ class _WithScale(Plan):
 
     scale: float | Literal["best"] | None = None
 
-    quantity: ClassVar[str] = "isometry defect"
+    quantity: ClassVar = "isometry defect"
 
     def __post_init__(self) -> None:
         if self.scale is None or self.scale == BEST:
@@ -111,9 +111,9 @@ class Isometry(_WithScale, Method):
 
     form: Form = "bound"
 
-    name: ClassVar[str] = "isometry"
+    name: ClassVar = "isometry"
     promise: ClassVar[Kind] = "upper"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"adjoint": None}
+    stats: ClassVar = {"adjoint": None}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,7 +146,7 @@ class Isometry(_WithScale, Method):
         unscaled_value = arrays.unscale(value, xp.astype(value_exponent, value.dtype), xp=xp)
         if not ops.differentiated:
             return Evaluation(unscaled_value, (adjoint,), ())
-        gradient = arrays.from_tall(lags_vjp(scaled, slopes(), xp=xp), blocks, xp=xp)
+        gradient = arrays.from_tall(Lags.vjp(scaled, slopes(), xp=xp), blocks, xp=xp)
         gradient_exponent = _for_each_group(value_exponent - exponent, groups, xp=xp)
         gradient_exponent = xp.reshape(gradient_exponent, (-1,) + (1,) * (blocks.ndim - 1))
         gradient = arrays.unscale(gradient, xp.astype(gradient_exponent, gradient.dtype), xp=xp)
@@ -292,10 +292,10 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         Seconds for one layer; after them no further step of the search begins.
     """
 
-    name: ClassVar[str] = "isometry_ends"
-    promise: ClassVar[Kind] = "upper"
-    asks: ClassVar[Needs] = Needs(rounds="up", precision="wide", scaled=False, by_layer=True, searches=True)
-    stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down", **FIGURES, "adjoint": None}
+    name: ClassVar = "isometry_ends"
+    promise: ClassVar = "upper"
+    asks: ClassVar = Needs(rounds="up", precision="wide", scaled=False, by_layer=True, searches=True)
+    stats: ClassVar = {"lower": "down", **FIGURES, "adjoint": None}
 
     def __post_init__(self) -> None:
         _WithScale.__post_init__(self)

@@ -51,7 +51,7 @@ from specnorm.proofs.bound import (
     _upper,
 )
 from specnorm.proofs.cells import Circulant, Grid
-from specnorm.proofs.frequencies import Frequencies, half_lags
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import cholesky_loss, frobenius_up, gram_below, gram_norm_up
 from specnorm.supremum.proof import Nonnegative, _nowhere_negative
 from specnorm.symbols.proofs import symbols
@@ -540,7 +540,7 @@ class Wrapping(NamedTuple):
     """How lags of a kernel add up at the frequencies of a circulant, where lags that differ by its size are equal.
 
     With M_t the lags of the kernel, row q of the tables forms ``sum_t (direct[q, t] M_t + mirrored[q, t] M_t^T)``, a
-    sum over the t of `half_lags`, since the matrix of lag -t is the transposed M_t. A row belongs to one lag of the
+    sum over the t of `Lags.points`, since the matrix of lag -t is the transposed M_t. A row belongs to one lag of the
     circulant: to lag 0, or to one of a pair q, -q. `isometry_up` counts the second kind of rows twice. If q and -q are
     equal, there is no pair, so the entries of the row are halved.
 
@@ -562,7 +562,7 @@ def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> Wrapping 
     """Tables for kernels of this shape on a circulant of these sizes; None if no two lags of the kernel coincide."""
     if all(2 * k - 1 <= n for k, n in zip(kernel_shape, sizes, strict=True)):
         return None
-    lags = half_lags(kernel_shape)
+    lags = Lags.points(kernel_shape)
     points = np.asarray(sizes, dtype=np.int64)
     strides = np.cumprod((1, *sizes[:0:-1]))[::-1]
     # The pixel of the circulant, in row-major order, on which each lag and its opposite fall.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.found import Found
-    from specnorm.running.base import FigureRule, Kind
 
 
 @dataclass(frozen=True)
-class Smallest(TwoSidedSearch, Method):
+class Smallest(Method, TwoSidedSearch):
     """Proven interval around the smallest of the ``min(cout, cin)`` singular values at each frequency.
 
     The value is the lower bound; the upper one is the figure ``upper``.
@@ -43,10 +42,10 @@ class Smallest(TwoSidedSearch, Method):
         Seconds for one layer; after them no further step of the search begins.
     """
 
-    name: ClassVar[str] = "smallest"
-    quantity: ClassVar[str] = "smallest singular value"
-    promise: ClassVar[Kind] = "lower"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"upper": "up", **FIGURES, "u": None, "v": None}
+    name: ClassVar = "smallest"
+    quantity: ClassVar = "smallest singular value"
+    promise: ClassVar = "lower"
+    stats: ClassVar = {"upper": "up", **FIGURES, "u": None, "v": None}
 
     def needs(self, spec: ConvSpec) -> Needs:
         # The search scales each group by itself: the smallest value is that of a group which may be far weaker.

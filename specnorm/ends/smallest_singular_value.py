@@ -18,7 +18,7 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs.bound import Lower, Upper, times_power_of_two, trivial_lower
+from specnorm.proofs.bound import Lower, Upper, times_power_of_two
 from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
@@ -199,7 +199,7 @@ class _SmallestSearch:
         smallest, largest = self.values_on(grid)
         block, point = np.unravel_index(smallest.argmin(), smallest.shape)
         attained = self.attained_at(grid[point : point + 1], int(block))
-        bounds = Found(trivial_lower(), attained.upper, attained.witness, cells=len(grid), levels=1)
+        bounds = Found(Lower.trivial(), attained.upper, attained.witness, cells=len(grid), levels=1)
         if self.visited is not None and not self.clock.expired:
             lower = defects.smallest_on_grid(self.blocks, self.visited, float(smallest.min()), largest, ops=self.ops)
             bounds = bounds if lower is None else replace(bounds, lower=lower)

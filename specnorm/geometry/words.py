@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 
 _MEANT = {
     "input_shape": ("shape", "size", "image_shape", "input_size", "image_size", "in_shape"),
@@ -43,8 +44,6 @@ def _advice(word: str, allowed: Collection[str]) -> str:
     """The end of the error message about an unknown keyword."""
     if word in _KERNEL_SIZE:
         return ": the kernel's own shape, (cout, cin // groups, *kernel_shape), says it; leave it out."
-    from difflib import get_close_matches  # imported here: only errors need it
-
     meant = _meant_by(word)
     if meant not in allowed:
         meant = next(iter(get_close_matches(word, sorted(allowed), 1, _LEAST_SIMILARITY)), "")

@@ -14,14 +14,13 @@ from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.running.base import MOST_PRODUCTS, Evaluation, Needs, Plan, Stepped, check_count
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.lags import lags_vjp
+from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.padding import bounds_by_blocks
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import Kind
 
 _FEW_CHANNELS = 24
 """Channels up to which all frequencies are visited, in the kernel's own precision: leaving some out takes longer."""
@@ -52,9 +51,9 @@ class Gram(Stepped):
 
     n_iter: int = 6
 
-    name: ClassVar[str] = "gram"
-    promise: ClassVar[Kind] = "upper"
-    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", small_products=True)
+    name: ClassVar = "gram"
+    promise: ClassVar = "upper"
+    asks: ClassVar = Needs(rounds="up", precision="mixed", small_products=True)
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1, most=MOST_PRODUCTS)
@@ -138,7 +137,7 @@ class ChannelNorms(Plan):
 
     n_iter: int = 1
 
-    name: ClassVar[str] = "channel_norms"
+    name: ClassVar = "channel_norms"
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1, most=MOST_PRODUCTS)
@@ -356,5 +355,5 @@ def one_product_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Names
     # A lag and its negative together add ``(w_i + w_j) |R_lag[i, j]|`` to the sum of ``w_i s_i``.
     weights = xp.astype(slope, signs.dtype) / 2
     slopes = signs * (weights[:, None, :, None] + weights[:, None, None, :])
-    gradient = lags_vjp(arrays.tall(blocks, xp=xp), slopes, xp=xp)
+    gradient = Lags.vjp(arrays.tall(blocks, xp=xp), slopes, xp=xp)
     return arrays.from_tall(gradient, blocks, xp=xp)

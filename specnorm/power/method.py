@@ -13,6 +13,7 @@ from specnorm.backends import arrays
 from specnorm.backends.types import MEMORY
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
+from specnorm.power.plane_wave import starting_wave
 from specnorm.power.proofs.ritz import residuals_up, ritz_values_down
 from specnorm.running.base import (
     MOST_ROUNDS,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule, Kind
 
 
 POLISHED = 4
@@ -92,8 +92,8 @@ class LanczosRun(Plan):
     budget: float | None = field(default=BUDGET, kw_only=True)
     max_bytes: int = field(default=MEMORY, kw_only=True)
 
-    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
-    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None}
+    asks: ClassVar = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
+    stats: ClassVar = {"products": None}
 
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, least=1, most=MOST_ROUNDS)
@@ -141,8 +141,6 @@ class LanczosRun(Plan):
         is_one_kernel = k == 1 and kernels.shape[0] == spec.groups == 1
         is_large = size * math.prod(spec.input_shape or ()) >= _WAVE_START_SIZE
         if is_one_kernel and is_large and ops.concrete and ops.on_host:
-            from specnorm.power.plane_wave import starting_wave
-
             start = starting_wave(kernels, spec, self.seed, ops=ops)
             basis_size = _WAVE_START_BASIS
             # The wave lies on the large side of the convolution: on the outputs of a transposed layer, else on the
@@ -182,7 +180,7 @@ class LanczosRun(Plan):
 
 
 @dataclass(frozen=True)
-class Power(LanczosRun, Stepped):
+class Power(Stepped, LanczosRun):
     """Norm of the layer itself at ``input_shape``, from below: Lanczos on A*A, with real convolutions.
 
     Parameters
@@ -210,10 +208,10 @@ class Power(LanczosRun, Stepped):
        orthogonalisation, the final quotient rounded down with the rounding of the products counted.
     """
 
-    name: ClassVar[str] = "power"
-    promise: ClassVar[Kind] = "lower"
-    steps_at_a_size: ClassVar[bool] = True
-    asks: ClassVar[Needs] = replace(LanczosRun.asks, precision="mixed", small_products=True)
+    name: ClassVar = "power"
+    promise: ClassVar = "lower"
+    steps_at_a_size: ClassVar = True
+    asks: ClassVar = replace(LanczosRun.asks, precision="mixed", small_products=True)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         triples = self.triples(kernels, spec, 1, ops=ops)
@@ -259,7 +257,7 @@ class Power(LanczosRun, Stepped):
 
 
 @dataclass(frozen=True)
-class PowerTopK(LanczosRun, Method):
+class PowerTopK(Method, LanczosRun):
     """The k largest singular values of the layer itself, each from below: block Lanczos with QR.
 
     Parameters
@@ -278,9 +276,9 @@ class PowerTopK(LanczosRun, Method):
 
     k: int = 4
 
-    name: ClassVar[str] = "power_top_k"
-    promise: ClassVar[Kind] = "lower"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"products": None, "residuals": "distance"}
+    name: ClassVar = "power_top_k"
+    promise: ClassVar = "lower"
+    stats: ClassVar = {"products": None, "residuals": "distance"}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -116,6 +116,11 @@ class Lower(_Claim):
     __slots__ = ()
     promise: ClassVar[str] = "lower"
 
+    @classmethod
+    def trivial(cls, what: object = "any norm") -> Lower:
+        """Return the lower bound 0, which holds for any norm."""
+        return _lower(0.0, what, "no norm is negative")
+
 
 Claim = TypeVar("Claim", Upper, Lower)
 
@@ -179,11 +184,6 @@ def _uppers(values: Array, what: object, rule: str, *, ops: ArrayOps) -> Callabl
 def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:
     """Bound the norm of a direct sum by the largest of the bounds of its parts."""
     return _upper(max((part.value for part in parts), default=0.0), what, rule, *parts)
-
-
-def trivial_lower(what: object = "any norm") -> Lower:
-    """Return the trivial lower bound 0, which holds for any norm."""
-    return _lower(0.0, what, "no norm is negative")
 
 
 def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:

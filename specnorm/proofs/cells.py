@@ -110,6 +110,97 @@ class Boxes:
     offset: np.ndarray
     covers: object = field(default=None, init=False)
 
+    @classmethod
+    def whole(cls, kernel_shape: tuple[int, ...]) -> Boxes:
+        """All frequencies as one box, too wide for anything to be proven of it until it is cut."""
+        ndim = len(kernel_shape)
+        half_turn = np.asarray([[k > 1 for k in kernel_shape]], dtype=np.int64)
+        box = cls(
+            low=-half_turn,
+            high=half_turn,
+            denominators=tuple(2 if k > 1 else 1 for k in kernel_shape),
+            half_degree=_half_degree(kernel_shape),
+            on_grid=False,
+            frame=np.eye(ndim, dtype=np.int64),
+            offset=np.zeros(ndim, dtype=np.int64),
+        )
+        return _covering(box, ALL_FREQUENCIES)
+
+    @staticmethod
+    def torus_size(kernel_shape: tuple[int, ...]) -> int:
+        """How many cells `torus` has at least, without making them."""
+        counts, pair = _lattice(kernel_shape)
+        return math.prod(counts) // (4 if pair else 2)
+
+    @classmethod
+    @lru_cache(maxsize=8)
+    def torus(cls, kernel_shape: tuple[int, ...]) -> Boxes:
+        """Cover of all frequencies of a real kernel, up to mirror images. An axis with one tap is one point."""
+        counts, pair = _lattice(kernel_shape)
+        ndim = len(counts)
+        # Half of a cell's width along its lattice axes, in lattice points: a power of 2, which can be halved `_DEPTH`
+        # times.
+        half_width = 2**_DEPTH
+        cell = product([np.arange(c) for c in counts])
+        if pair:
+            # Every second cell, as on a chessboard: those on their corners are twice as large.
+            cell = cell[cell[:, pair].sum(axis=1) % 2 == 0]
+        cell = cell[_first_of_mirrored(cell, counts)]
+        half_widths = np.asarray([0 if k == 1 else half_width for k in kernel_shape], dtype=np.int64)
+        middle = cell * 2 * half_widths
+        frame = np.eye(ndim, dtype=np.int64)
+        if pair:
+            first, second = pair
+            frame[np.ix_(pair, pair)] = [[1, 1], [1, -1]]
+            middle[:, first] = half_width * (cell[:, first] + cell[:, second])
+            middle[:, second] = half_width * (cell[:, first] - cell[:, second])
+        boxes = cls(
+            low=middle - half_widths,
+            high=middle + half_widths,
+            denominators=tuple(1 if k == 1 else 2 * c * half_width for c, k in zip(counts, kernel_shape, strict=True)),
+            half_degree=_half_degree(kernel_shape),
+            on_grid=False,
+            frame=frame,
+            offset=np.zeros(ndim, dtype=np.int64),
+        )
+        return _covering(boxes, ALL_FREQUENCIES)
+
+    @classmethod
+    def dft(
+        cls,
+        sizes: tuple[int, ...],
+        kernel_shape: tuple[int, ...],
+        skew: tuple[bool, ...] = (),
+        *,
+        by_point: bool = False,
+    ) -> Boxes:
+        """Cover of a circulant's frequencies, for a real kernel, up to mirror images: half of the longest axis.
+
+        ``sizes``: points M of the circulant, per axis. ``skew``: per axis whether going round multiplies by -1: the
+        frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M`` otherwise. The mirror image of j is M - 1 - j, or
+        M - j. ``by_point``: whether each box is one point.
+        """
+        offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
+        last = [n - 1 for n in sizes]
+        if sizes:
+            axis = int(np.argmax(sizes))
+            last[axis] = (sizes[axis] - int(offset[axis])) // 2
+        widths = [1] * len(sizes) if by_point else _first_widths(sizes, kernel_shape)
+        low = product([np.arange(0, end + 1, width) for end, width in zip(last, widths, strict=True)])
+        high = np.minimum(low + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
+        # On a skew axis the frequencies are odd multiples of half a step.
+        spacing = 1 + offset
+        boxes = cls(
+            low=low,
+            high=high,
+            denominators=tuple(int(n) for n in np.asarray(sizes, dtype=np.int64) * spacing),
+            half_degree=_half_degree(kernel_shape),
+            on_grid=True,
+            frame=np.diag(spacing),
+            offset=offset,
+        )
+        return _covering(boxes, Circulant.of(sizes, tuple(bool(x) for x in offset), kernel_shape))
+
     def __len__(self) -> int:
         return len(self.low)
 
@@ -249,22 +340,6 @@ def _covering(boxes: Boxes, covers: object) -> Boxes:
     return cover
 
 
-def one_box(kernel_shape: tuple[int, ...]) -> Boxes:
-    """All frequencies as one box, too wide for anything to be proven of it until it is cut."""
-    ndim = len(kernel_shape)
-    half_turn = np.asarray([[k > 1 for k in kernel_shape]], dtype=np.int64)
-    box = Boxes(
-        low=-half_turn,
-        high=half_turn,
-        denominators=tuple(2 if k > 1 else 1 for k in kernel_shape),
-        half_degree=_half_degree(kernel_shape),
-        on_grid=False,
-        frame=np.eye(ndim, dtype=np.int64),
-        offset=np.zeros(ndim, dtype=np.int64),
-    )
-    return _covering(box, ALL_FREQUENCIES)
-
-
 def _half_degree(kernel_shape: Sequence[int]) -> np.ndarray:
     return np.asarray([(k - 1) / 2 for k in kernel_shape])
 
@@ -286,84 +361,11 @@ def _lattice(kernel_shape: tuple[int, ...]) -> tuple[list[int], list[int]]:
     return counts, pair
 
 
-def torus_size(kernel_shape: tuple[int, ...]) -> int:
-    """How many cells `torus` has at least, without making them."""
-    counts, pair = _lattice(kernel_shape)
-    return math.prod(counts) // (4 if pair else 2)
-
-
-@lru_cache(maxsize=8)
-def torus(kernel_shape: tuple[int, ...]) -> Boxes:
-    """Cover of all frequencies of a real kernel, up to mirror images. An axis with one tap is one point."""
-    counts, pair = _lattice(kernel_shape)
-    ndim = len(counts)
-    # Half of a cell's width along its lattice axes, in lattice points: a power of 2 that can be halved `_DEPTH` times.
-    half_width = 2**_DEPTH
-    cell = product([np.arange(c) for c in counts])
-    if pair:
-        # Every second cell, as on a chessboard: those on their corners are twice as large.
-        cell = cell[cell[:, pair].sum(axis=1) % 2 == 0]
-    cell = cell[_first_of_mirrored(cell, counts)]
-    half_widths = np.asarray([0 if k == 1 else half_width for k in kernel_shape], dtype=np.int64)
-    middle = cell * 2 * half_widths
-    frame = np.eye(ndim, dtype=np.int64)
-    if pair:
-        first, second = pair
-        frame[np.ix_(pair, pair)] = [[1, 1], [1, -1]]
-        middle[:, first] = half_width * (cell[:, first] + cell[:, second])
-        middle[:, second] = half_width * (cell[:, first] - cell[:, second])
-    boxes = Boxes(
-        low=middle - half_widths,
-        high=middle + half_widths,
-        denominators=tuple(1 if k == 1 else 2 * c * half_width for c, k in zip(counts, kernel_shape, strict=True)),
-        half_degree=_half_degree(kernel_shape),
-        on_grid=False,
-        frame=frame,
-        offset=np.zeros(ndim, dtype=np.int64),
-    )
-    return _covering(boxes, ALL_FREQUENCIES)
-
-
 def _first_of_mirrored(cell: np.ndarray, counts: list[int]) -> np.ndarray:
     """Which cells come first, or alone, among a cell and its mirror image."""
     row_major = np.asarray([math.prod(counts[j + 1 :]) for j in range(len(counts))], dtype=np.int64)
     mirrored = (-cell) % np.asarray(counts, dtype=np.int64)
     return np.asarray(cell @ row_major <= mirrored @ row_major)
-
-
-def dft(
-    sizes: tuple[int, ...],
-    kernel_shape: tuple[int, ...],
-    skew: tuple[bool, ...] = (),
-    *,
-    by_point: bool = False,
-) -> Boxes:
-    """Cover of a circulant's frequencies, for a real kernel, up to mirror images: half of the longest axis.
-
-    ``sizes``: points M of the circulant, per axis. ``skew``: per axis whether going round multiplies by -1: the
-    frequencies are ``2 pi (j + 1/2) / M`` then, ``2 pi j / M`` otherwise. The mirror image of j is M - 1 - j, or M - j.
-    ``by_point``: whether each box is one point.
-    """
-    offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
-    last = [n - 1 for n in sizes]
-    if sizes:
-        axis = int(np.argmax(sizes))
-        last[axis] = (sizes[axis] - int(offset[axis])) // 2
-    widths = [1] * len(sizes) if by_point else _first_widths(sizes, kernel_shape)
-    low = product([np.arange(0, end + 1, width) for end, width in zip(last, widths, strict=True)])
-    high = np.minimum(low + np.asarray(widths, dtype=np.int64) - 1, np.asarray(last, dtype=np.int64))
-    # On a skew axis the frequencies are odd multiples of half a step.
-    spacing = 1 + offset
-    boxes = Boxes(
-        low=low,
-        high=high,
-        denominators=tuple(int(n) for n in np.asarray(sizes, dtype=np.int64) * spacing),
-        half_degree=_half_degree(kernel_shape),
-        on_grid=True,
-        frame=np.diag(spacing),
-        offset=offset,
-    )
-    return _covering(boxes, Circulant.of(sizes, tuple(bool(x) for x in offset), kernel_shape))
 
 
 def _first_widths(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> list[int]:

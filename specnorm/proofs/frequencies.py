@@ -73,11 +73,16 @@ class Frequencies:
         return _half_grid(tuple(sizes))
 
     @staticmethod
+    def halved_axis(sizes: Sequence[int]) -> int:
+        """The axis of a grid of which `half_grid` has one half: the first of the longest."""
+        return max(range(len(sizes)), key=sizes.__getitem__)
+
+    @staticmethod
     def half_grid_shape(sizes: Sequence[int]) -> tuple[int, ...]:
         """Number of points of `half_grid` along each axis."""
         if not sizes:
             return ()
-        halved = halved_axis(sizes)
+        halved = Frequencies.halved_axis(sizes)
         return tuple(n // 2 + 1 if axis == halved else n for axis, n in enumerate(sizes))
 
     @classmethod
@@ -99,12 +104,8 @@ class Frequencies:
         Returns ``points``; ``multiplicities`` (f,): 2, or 1 if a point is its own mirror image.
         """
         _require_few(sizes)
-        full = cls(product([np.arange(n) for n in sizes]), tuple(sizes))
-        place_values = np.cumprod([1, *reversed(full.denominators)])[-2::-1]
-        mirrored = (-full.numerators % np.asarray(full.denominators, dtype=np.int64)) @ place_values
-        first = np.minimum(np.arange(len(full)), mirrored)
-        index, multiplicities = np.unique(first, return_counts=True)
-        return full[index], multiplicities
+        grid = _small_distinct_grid if math.prod(sizes) <= _SMALL_TABLE else _distinct_grid
+        return grid(tuple(sizes))
 
     @classmethod
     def nearest(cls, angles: np.ndarray) -> Frequencies:
@@ -172,6 +173,22 @@ def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
     return Frequencies(points, sizes)
 
 
+@functools.lru_cache(maxsize=32)
+def _small_distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
+    return _distinct_grid(sizes)
+
+
+def _distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
+    points = product([np.arange(n) for n in sizes])
+    place_values = np.cumprod([1, *reversed(sizes)])[-2::-1]
+    mirrored = (-points % np.asarray(sizes, dtype=np.int64)) @ place_values
+    places = np.arange(len(points))
+    index = np.flatnonzero(places <= mirrored)
+    distinct, multiplicities = points[index], 1 + (mirrored[index] != index)
+    distinct.flags.writeable = multiplicities.flags.writeable = False
+    return Frequencies(distinct, sizes), multiplicities
+
+
 def _require_few(sizes: Sequence[int]) -> None:
     """Refuse a grid that is visited whole and has too many points.
 
@@ -185,11 +202,6 @@ def _require_few(sizes: Sequence[int]) -> None:
             "searches at every input_shape, and conv_norm with circular padding; bounds without input_shape hold "
             "at every size."
         )
-
-
-def halved_axis(sizes: Sequence[int]) -> int:
-    """The axis of a grid of which `Frequencies.half_grid` has one half: the first of the longest."""
-    return max(range(len(sizes)), key=sizes.__getitem__)
 
 
 def product(ranges: Sequence[np.ndarray]) -> np.ndarray:
@@ -243,10 +255,3 @@ def _cos_sin(numerators: np.ndarray, denominator: int) -> tuple[np.ndarray, np.n
     s = np.sin(angle)
     is_swapped = is_reflected.astype(np.bool_) ^ (quarter % 2 == 1)
     return np.where(is_swapped, s, c) * _COS_SIGN[quarter], np.where(is_swapped, c, s) * _SIN_SIGN[quarter]
-
-
-def half_lags(kernel_shape: tuple[int, ...]) -> np.ndarray:
-    """Lags t with |t_j| < k_j along each axis j: zero first, then one of each pair (t, -t), shape (n, d)."""
-    lags = product([np.arange(1 - k, k) for k in kernel_shape])
-    index_of_zero = len(lags) // 2
-    return lags[index_of_zero:]

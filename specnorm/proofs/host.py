@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from fractions import Fraction
+from typing import Any, Literal, TypeVar
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from fractions import Fraction
 
 Real = TypeVar("Real", float, "np.ndarray")
 
@@ -159,8 +157,6 @@ def root_up(x: Fraction | int) -> float:
     The number is first divided by a power of four, so that it lies between 1/4 and 4: its floating-point root is then
     accurate to a unit or two in the last place, whereas the number itself may overflow or underflow as a float.
     """
-    from fractions import Fraction  # imported here: the import takes milliseconds
-
     exact = Fraction(x)
     exponent = (exact.numerator.bit_length() - exact.denominator.bit_length()) // 2
     scaled = exact / Fraction(4) ** exponent
@@ -178,8 +174,6 @@ def root_up(x: Fraction | int) -> float:
 
 def float_up(x: Fraction) -> float:
     """The smallest or second smallest float that is not below a rational number."""
-    from fractions import Fraction
-
     y = float(x)
     return y if Fraction(y) >= x else next_up(y)
 

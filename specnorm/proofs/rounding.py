@@ -104,10 +104,10 @@ def to_dtype(value: Array, dtype: Any, rounds: Rounds, *, eager: bool = False, x
         converted = xp.astype(value, dtype)
         if rounds == "nearest":
             return converted
-        info = xp.finfo(dtype)
-        eps, tiny, largest = float(info.eps), float(info.smallest_normal), float(info.max)
         if eager and hasattr(xp, "nextafter"):
             return _neighbour(value, converted, rounds, xp=xp)
+        info = xp.finfo(dtype)
+        eps, tiny, largest = float(info.eps), float(info.smallest_normal), float(info.max)
         if rounds == "up":
             return xp.where(value > 0, converted * (1 + 2 * eps) + tiny, converted)
         lowered = xp.minimum(converted, largest) * (1 - 2 * eps) - tiny

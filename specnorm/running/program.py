@@ -69,7 +69,7 @@ class _Batch:
         The plan gives so many times as many answers as there are layers.
     exponent : array, shape (layers,)
         The plan gets the kernels times ``2**-exponent``.
-    nan_or_zero : array, shape (layers,)
+    nan_or_zero : array, shape (layers,), or None
         Under a tracer a non-finite kernel cannot be refused, so its value shall be NaN: this is added to results.
     eager : bool
         Whether operations run on the host as they are written, not by a compiler.
@@ -78,7 +78,7 @@ class _Batch:
     shape: tuple[int, ...]
     answers_per_layer: int
     exponent: Array
-    nan_or_zero: Array
+    nan_or_zero: Array | None
     eager: bool
     xp: Namespace
 
@@ -103,6 +103,8 @@ class _Batch:
         """The same, rounded to another dtype."""
         xp = self.xp
         results = rounding.to_dtype(results, getattr(xp, dtype), rounds, eager=self.eager, xp=xp)
+        if self.nan_or_zero is None:
+            return self.in_shape(results)
         # NaN is added last, since rounding down compares with zero, which would turn NaN into a number.
         nan_or_zero = xp.astype(self.nan_or_zero, results.dtype)
         return self.in_shape(results + xp.reshape(nan_or_zero, (-1,) + (1,) * (results.ndim - 1)))
@@ -176,7 +178,7 @@ class Program:
         layers = xp.reshape(blocks, (count, blocks_of_layer * math.prod(blocks.shape[1:])))
         exponent = xp.zeros(count, dtype=blocks.dtype, device=ops.device(blocks))
         # 0 times infinity or NaN is NaN. For finite kernels the sum is 0.
-        nan_or_zero = xp.sum(layers * 0.0, axis=1) if ops.traced else exponent
+        nan_or_zero = xp.sum(layers * 0.0, axis=1) if ops.traced else None
         if needs.scaled:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
@@ -193,13 +195,13 @@ class Program:
         if self.factor > 1:
             value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
         value = layer_batch.rounded(value, needs.rounds, self.result_dtype)
-        residuals = evaluation.residuals
-        if needs.narrow_gradient:
-            residuals = self._at_most(residuals, ops.own_dtype, xp=xp)
+        kept: tuple[Array, ...] = ()
+        if ops.differentiated:
+            dtype = ops.own_dtype if needs.narrow_gradient else "float64"
+            kept = (*self._at_most(evaluation.residuals, dtype, xp=xp), chosen)
         claims = None
         if evaluation.claims is not None and not ops.traced:
             claims = partial(self._claims, evaluation.claims, kernels, exponent, ops)
-        kept = (*residuals, chosen) if ops.differentiated else ()
         return Ran(value, self._figures(evaluation, layer_batch), kept, claims, ops.computed_in)
 
     def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
@@ -467,7 +469,8 @@ def program_for(
 
 def program(key: str) -> Program:
     """Return the program with a `Program.key`, if it is in the cache or something refers to it."""
-    return _alive[key]
+    # In this order: torch's compiler does not trace a look-up of what is weakly referred to.
+    return _programs[key] if key in _programs else _alive[key]
 
 
 def keep(key: str) -> Program:

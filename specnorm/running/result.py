@@ -11,6 +11,7 @@ from specnorm.backends.text import number, rounded_format
 from specnorm.errors import CertificateError, MethodError
 from specnorm.geometry.spec import TRACED
 from specnorm.proofs.found import Outcome
+from specnorm.running.explaining import explained
 
 if TYPE_CHECKING:
     from specnorm.backends.types import AnyArray
@@ -201,8 +202,6 @@ class Enclosure(TwoSided):
         ends = self._shown_ends()
         if self._claims is None:
             return f"{ends}: made from another enclosure, whose proof it is not"
-        from specnorm.running.explaining import explained  # imported here: few need it
-
         return f"{ends}\n{explained(*self._claims)}"
 
 

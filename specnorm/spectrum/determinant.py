@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,9 @@ class LogDeterminant(Plan):
        section 4 (periodic convolutions).
     """
 
-    name: ClassVar[str] = "slogdet"
-    asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, scaled=False, by_layer=True)
-    stats: ClassVar[Mapping[str, FigureRule]] = {"sign": None}
+    name: ClassVar = "slogdet"
+    asks: ClassVar = Needs(precision="wide", narrow_gradient=True, scaled=False, by_layer=True)
+    stats: ClassVar = {"sign": None}
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse layers that are not square, not circular at a given size, or strided."""

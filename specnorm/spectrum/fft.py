@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,14 +19,13 @@ from specnorm.running.base import Evaluation, Method, Needs, check_budget, check
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.triples import top_gradient, top_triples
+from specnorm.symbols.triples import top_gradient, top_vectors
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.found import Found
-    from specnorm.running.base import FigureRule, Kind
 
 _WORK_OF_VISITS = 2.3e6
 """Work of visits of a whole grid, in multiplications a channel, up to which a search takes longer."""
@@ -60,9 +59,9 @@ class ExactFFT(Method):
     max_cells: int = 100_000
     budget: float | None = None
 
-    name: ClassVar[str] = "fft"
-    promise: ClassVar[Kind] = "exact"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"frequencies": "sum"}
+    name: ClassVar = "fft"
+    promise: ClassVar = "exact"
+    stats: ClassVar = {"frequencies": "sum"}
     pullback = staticmethod(top_gradient)
 
     def __post_init__(self) -> None:
@@ -115,7 +114,7 @@ class ExactFFT(Method):
                 return self._visit_all(blocks, spec.groups, Frequencies.half_grid(sizes), clock, ops=ops)
             raise self._undecided(results)
         witnesses = [result.witness for result in results]
-        u, v, _, phase, group = top_triples(layers, witnesses, ops=ops)
+        u, v, phase, group = top_vectors(layers, witnesses, ops=ops)
         best_blocks = [layer[at.block : at.block + 1, ...] for layer, at in zip(layers, witnesses, strict=True)]
         value = _attained(ops.xp.concat(best_blocks, axis=0), v, phase, xp=ops.xp)
         cells = np.asarray([result.cells for result in results], dtype=np.int32)

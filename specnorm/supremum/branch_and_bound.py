@@ -16,8 +16,8 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.proofs.bound import trivial_lower
-from specnorm.proofs.cells import Cells, torus
+from specnorm.proofs.bound import Lower
+from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.found import Found, Witness
 from specnorm.running.search import Clock, OutOfTime, eigh_cost
 from specnorm.supremum import tuning
@@ -234,7 +234,7 @@ class Search:
         self._cells = 0
         self._rounds = 0
         if start is None:
-            first = Found(trivial_lower(), None, Witness(0, boxes.centres[:1]))
+            first = Found(Lower.trivial(), None, Witness(0, boxes.centres[:1]))
         else:
             first = Found(start.lower, None, Witness(start.witness.block, start.witness.frequency))
         self.incumbent.begin(first, free=self._is_torus, rtol=min(rtol, self.tuning.incumbent_rtol), bound=bound)
@@ -306,7 +306,7 @@ class Search:
         tries_float32 = self._is_torus and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
         if tries_float32:
             polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
-        vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.even.dtype, xp=self.xp), copy=False)
+        vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.dtype, xp=self.xp), copy=False)
         # A reduced matrix proves no limit below the one for which it was reduced (`GramPolynomial.reduced`). Reduce it
         # for the limit of its cell or, if that is too low for a reduction, for the least one that is not.
         least_limit = self.polynomials.least_eigenvalue_limit(polynomial)
@@ -459,7 +459,7 @@ class Search:
             return
         left_out = self.xp.astype(polynomial.left_out, self.blocks.dtype, copy=False)
         search = Search(left_out, clock=self.clock, ops=self.ops)
-        boxes = torus(tuple(left_out.shape[3:]))
+        boxes = Boxes.torus(tuple(left_out.shape[3:]))
         norm = search.run(boxes, rtol=self.tuning.rtol_left_out, max_cells=2 * len(boxes)).upper
         if norm is not None:
             polynomial.tighten_truncation(norm)
@@ -575,7 +575,7 @@ class Search:
 
         The incumbent begins anew there. The result's ``cells`` is the number of frequencies compared.
 
-        ``torus``: result of a search of the torus. ``sizes``, ``skew``: as in `proofs.cells.dft`.
+        ``torus``: result of a search of the torus. ``sizes``, ``skew``: as in `Boxes.dft`.
         """
         start = Found(torus.lower, None, Witness(torus.witness.block, torus.witness.frequency))
         compared = self.incumbent.begin_at_nearest(start, sizes, skew)

@@ -11,7 +11,7 @@ import numpy as np
 from specnorm.grid.proof import SymbolNormsUp
 from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs.bound import least
-from specnorm.proofs.cells import Boxes, dft, one_box, torus, torus_size
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import norm_by_frobenius, norm_by_magnitudes, norm_of_single_entries
@@ -23,7 +23,7 @@ from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
-from specnorm.symbols.proofs.symbols import Symbol, SymbolQuotients
+from specnorm.symbols.proofs.symbols import Symbol
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -83,7 +83,7 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Found 
     block = int(xp.argmax(values))
     zero = _zero_frequency(trimmed)
     right = v[block : block + 1, :] + 0j
-    lower = SymbolQuotients(trimmed, ops=ops).norm_down_at(block, zero, right)
+    lower = Symbol(trimmed, zero, ops=ops).norm_down(block, right)
     result = Found(lower, upper, Witness(block, zero))
     return result if result.within(rtol) else None
 
@@ -129,7 +129,10 @@ def _enclose_trimmed(
     *,
     ops: ArrayOps,
 ) -> tuple[Found, bool]:
-    """`enclose_blocks` of kernels without borders of zeros."""
+    """`enclose_blocks` of kernels without borders of zeros.
+
+    Where it is little work to visit every point of a grid, no search is begun.
+    """
     without_search = (
         enclose_zero(trimmed, ops=ops)
         or enclose_one_tap(trimmed, problem.rtol, ops=ops)
@@ -137,9 +140,13 @@ def _enclose_trimmed(
     )
     if without_search is not None:
         return without_search, True
+    is_at_size = problem.spec.input_shape is not None
+    visited = visited_grid(trimmed, problem, ops=ops) if is_at_size else None
+    if visited is not None and visited.within(problem.rtol):
+        return visited, True
     search = Search(trimmed, clock=_clock(trimmed, problem), nonnegative=nonnegative, ops=ops)
     boxes = _boxes(trimmed, problem)
-    if problem.spec.input_shape is not None:
+    if is_at_size:
         result = _enclose_grid(search, boxes, problem)
     else:
         result = _supremum(search, boxes, problem)
@@ -171,7 +178,7 @@ def _clock(trimmed: Array, problem: Problem) -> Clock:
 def _boxes(trimmed: Array, problem: Problem) -> Boxes | None:
     """Cells of all frequencies; None if they are more than a search may visit: making them could take gigabytes."""
     shape = tuple(trimmed.shape[3:])
-    return torus(shape) if torus_size(shape) <= problem.max_cells * trimmed.shape[0] else None
+    return Boxes.torus(shape) if Boxes.torus_size(shape) <= problem.max_cells * trimmed.shape[0] else None
 
 
 def _supremum(search: Search, boxes: Boxes | None, problem: Problem) -> Found:
@@ -190,7 +197,7 @@ def _run_on_torus(
     """Search the cells of the torus once; without cells, bound the supremum from below alone."""
     if boxes is None:
         # A search that may visit no cell ends with its first lower bound.
-        return search.run(one_box(tuple(search.blocks.shape[3:])), rtol=problem.rtol, max_cells=0, relaxes=relaxes)
+        return search.run(Boxes.whole(tuple(search.blocks.shape[3:])), rtol=problem.rtol, max_cells=0, relaxes=relaxes)
     return search.run(boxes, rtol=problem.rtol, max_cells=problem.max_cells, relaxes=relaxes)
 
 
@@ -199,15 +206,11 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
 
     A search of the torus gives the supremum that the grid lemma (`supremum.proof`) needs. If it does not finish
     within the cells of `_torus_problem`, the norm is nearly constant: then every point is visited if the budget allows.
-    Where that is little work, every point is visited without a search of the torus.
     """
     rtol, max_cells = problem.rtol, problem.max_cells
     kernel_shape = tuple(search.blocks.shape[3:])
     sizes = problem.spec.grid_sizes(kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
-    visited = visited_grid(search.blocks, problem, ops=search.ops)
-    if visited is not None and visited.within(rtol):
-        return visited
     torus_problem = _torus_problem(problem, math.prod(sizes), half_points, boxes)
     torus_result = _run_on_torus(search, boxes, torus_problem, relaxes=False)
     start = search.lower_bound_on_circulant(torus_result, sizes)
@@ -215,13 +218,13 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
     result = replace(start, cells=0)
     if torus_result.upper is None and half_points <= max_cells:
         result = search.run(
-            dft(sizes, kernel_shape, by_point=True),
+            Boxes.dft(sizes, kernel_shape, by_point=True),
             rtol=rtol,
             supremum=norm_by_frobenius(search.blocks, ops=search.ops),
             start=start,
             max_cells=max_cells,
         )
-    grid = dft(sizes, kernel_shape)
+    grid = Boxes.dft(sizes, kernel_shape)
     if result.upper is None:
         if torus_result.upper is None:
             torus_result = _with_any_bound(search, boxes, torus_result, problem)
@@ -251,7 +254,7 @@ def _visits_all(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops:
     if not has_one_column(blocks):
         return work_of_visits(blocks, sizes) <= tuning.TUNING.work_of_visits
     half_points = math.prod(sizes) // 2 + 1
-    has_few_points = half_points <= _POINTS_OF_A_CELL * torus_size(tuple(blocks.shape[3:]))
+    has_few_points = half_points <= _POINTS_OF_A_CELL * Boxes.torus_size(tuple(blocks.shape[3:]))
     return has_few_points and _affords_grid(blocks, sizes, problem, ops=ops)
 
 
@@ -279,9 +282,9 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]
     symbol = Symbol(blocks[block : block + 1, ...], frequency, ops=ops)
-    _, right, _ = symbols.top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
-    lower = SymbolQuotients(blocks, ops=ops).norm_down_at(block, frequency, right)
-    return Found(lower, upper, Witness(block, frequency))
+    left, right, _ = symbols.top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
+    lower = Symbol(blocks, frequency, ops=ops).norm_down(block, right)
+    return Found(lower, upper, Witness(block, frequency, left, right))
 
 
 def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies, product
 from specnorm.symbols import ascent
 from specnorm.symbols.power import largest_eigenvalues, norms_at, power_of_symbol
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.symbols import SymbolQuotients
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -68,7 +67,6 @@ class Incumbent:
         self.xp = ops.xp
         self.ops = ops
         self._clock = clock
-        self._quotients = SymbolQuotients(blocks, ops=ops)
         self._float32: Array | None = None
         self._right = self.start_vectors(1, blocks.shape[2])
         self.trial_vectors: Array | None = None
@@ -208,12 +206,12 @@ class Incumbent:
         """Begin a search of a grid, at the best of the points around a frequency of the torus.
 
         ``torus_best``: lower bound of the last search of the torus. ``sizes``: points per turn along each axis.
-        ``skew``: as in `proofs.cells.dft`. Returns the number of points compared. The lower bound is in ``best``.
+        ``skew``: as in `Boxes.dft`. Returns the number of points compared. The lower bound is in ``best``.
         """
         block = torus_best.witness.block
         points = _neighbours(torus_best.witness.frequency, sizes, skew)
         # The ascent below does not move on a grid: only its power steps end by this tolerance, and a run sets its own.
-        self.begin(Found(trivial_lower(), None, Witness(block, points[:1])), free=False, rtol=1e-3, bound=None)
+        self.begin(Found(Lower.trivial(), None, Witness(block, points[:1])), free=False, rtol=1e-3, bound=None)
         symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
         right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(right), axis=-1)[0, :]
@@ -235,7 +233,7 @@ class Incumbent:
         )
         point, right = local_ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
-        bound = self._quotients.norm_down_at(block, point, right)
+        bound = symbols.Symbol(self.blocks, point, ops=self.ops).norm_down(block, right)
         if bound.value > self.best.lower.value:
             self.best = Found(bound, None, Witness(block, point))
             self._right = right

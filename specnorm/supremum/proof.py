@@ -13,7 +13,7 @@ The lemmas:
   the cell exceeds mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)``. With ``alpha = arccos(mu / S)`` the
   right side is ``S cos(alpha + phi)``: where it is positive, the angle is below pi/2, as the lemma requires.
 * Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
-  (`gram_polynomial.GramPolynomial.variation_sq`).
+  (`gram_polynomial.GramPolynomial.limits_by_variation`).
 
 By the cell lemma alone, a cell may hold norms above mu; it holds no maximiser if sigma* is above mu. A cell is
 *fathomed* once any of these conditions is proven of it.
@@ -52,13 +52,12 @@ from specnorm.backends.text import counted
 from specnorm.proofs import host, norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Sealed, Upper, _upper
 from specnorm.proofs.cells import Boxes, Cells
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-from specnorm.symbols.proofs.scalar import ScalarGram
 from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
+    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
     from specnorm.symbols.proofs.scalar import CentreValues
 
 
@@ -139,27 +138,16 @@ def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray
 
 
 def eigenvalue_limits(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:
-    """Eigenvalue limits up to which cells are fathomed, rounded down, shape (c,).
+    """Eigenvalue limits up to which cells are fathomed, by a lemma or by variation, rounded down, shape (c,).
 
     Negative where no eigenvalue proves that; infinite for grid points where the supremum itself is no larger.
-
-    By variation: let P have the coefficients as computed, which moves by at most V in the cell. H - P and computed
-    H - P are at most the error e everywhere, so ``lambda_max(computed H(c)) <= l`` gives ``||H(c)|| <= l + e``,
-    ``||P(c)|| <= l + 2 e``, ``||P(theta)|| <= l + 2 e + V`` and ``||H(theta)|| <= l + 3 e + V``.
     """
     boxes = cells.boxes
     norms_by_lemma = _by_lemma(boxes, cells.supremum, threshold, nonnegative=cells.nonnegative)
-    if isinstance(polynomial, ScalarGram):
-        blocks, row = np.unique(cells.block, return_inverse=True)
-        by_variation, kind = _limits_by_variation(polynomial, boxes, threshold, blocks)
-        return np.asarray(np.maximum(polynomial.eigenvalue_limit_of_norm(norms_by_lemma), by_variation[row, kind]))
     if boxes.on_grid and cells.supremum is not None and cells.supremum <= threshold:
         # They are infinite, as their squares are.
         return norms_by_lemma
-    variation_sq = _variation_sq(polynomial, boxes)
-    # One of the three errors e is in `eigenvalue_limit_of_norm`.
-    lost = host.next_up(variation_sq + 2 * polynomial.error)
-    by_variation = host.sub_down(polynomial.eigenvalue_limit_of_norm(np.asarray(threshold)), lost)
+    by_variation = polynomial.limits_by_variation(boxes, threshold, cells.block)
     return np.asarray(np.maximum(polynomial.eigenvalue_limit_of_norm(norms_by_lemma), by_variation))
 
 
@@ -178,37 +166,6 @@ def _by_lemma(
         raise HypothesisError("grid points are fathomed by a proven supremum of the torus: none was given")
     lemma_of_grids = nonnegative_grid_lemma if nonnegative else grid_lemma
     return lemma_of_grids(threshold, supremum, boxes.radius)
-
-
-def _limits_by_variation(
-    polynomial: ScalarGram,
-    boxes: Boxes,
-    threshold: float,
-    blocks: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Limits by the variation of scalar symbols, for each block and kind of box, (g, s), and each box' kind, (c,).
-
-    Boxes of one kind have the same shape, and so the same variation (`ScalarGram.variation`).
-    """
-    variation, kind = polynomial.variation(boxes, blocks)
-    norms_at_centres = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
-    return polynomial.eigenvalue_limit_of_norm(norms_at_centres), kind
-
-
-def _variation_sq(polynomial: GramPolynomial, boxes: Boxes) -> np.ndarray:
-    """`GramPolynomial.variation_sq` of boxes, of as many at once as fit the memory budget with all lags."""
-    lags = polynomial.lags[1:]
-    count = len(boxes)
-    at_once = max(1, polynomial.ops.memory // (8 * 8 * (len(lags) + 1)))
-    if count <= at_once:
-        return polynomial.variation_sq(boxes.largest_angle(lags))
-    variation_sq = np.empty(count)
-    for start in range(0, count, at_once):
-        if start > 0 and polynomial.tick is not None:
-            polynomial.tick()
-        part = slice(start, start + at_once)
-        variation_sq[part] = polynomial.variation_sq(boxes[part].largest_angle(lags))
-    return variation_sq
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,7 +278,7 @@ class Cover:
         if values is not None and values.boxes is not boxes:
             raise HypothesisError("the values are not those of this cover's boxes")
         if boxes.covers is None:
-            raise HypothesisError(f"{len(boxes)} boxes are a cover of nothing: take those of torus or dft")
+            raise HypothesisError(f"{len(boxes)} boxes are a cover of nothing: take those of Boxes.torus or Boxes.dft")
         if not np.array_equal(boxes.half_degree, [(k - 1) / 2 for k in blocks.shape[3:]]):
             raise HypothesisError("the boxes are of a symbol of another degree")
         if boxes.on_grid and supremum is None:
@@ -354,7 +311,7 @@ class Cover:
         boxes, polynomial = values.boxes, values.polynomial
         norms_by_lemma = _by_lemma(boxes, self._supremum, threshold, nonnegative=self._nonnegative)
         by_lemma = polynomial.eigenvalue_limit_of_norm(norms_by_lemma)
-        by_variation, kind = _limits_by_variation(polynomial, boxes, threshold)
+        by_variation, kind = polynomial.limits_of_kinds(boxes, threshold)
         # One kind stands for all boxes without being repeated for each.
         limits_by_variation = by_variation if by_variation.shape[1] == 1 else by_variation[:, kind]
         fathomed = (values.values <= by_lemma) | (values.values <= limits_by_variation)

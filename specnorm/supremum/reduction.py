@@ -157,7 +157,7 @@ class Polynomials:
         xp = self.ops.xp
         in_float32 = polynomial.float32_copy()
         # Of this array, only the dtype and the device are used.
-        like = xp.astype(in_float32.even[:1, :1, :1], arrays.complex_dtype(in_float32.even.dtype, xp=xp))
+        like = xp.astype(self.blocks[:1, :1, :1, ...], arrays.complex_dtype(in_float32.dtype, xp=xp))
         float32_error = norms.likely_loss(polynomial.rank, like, ops=self.ops) + in_float32.error / threshold**2
         smallest_radius = float(radius.min(initial=math.inf))
         is_precise_enough = smallest_radius**2 > self.tuning.margin_float32 * float32_error
@@ -176,7 +176,7 @@ class Polynomials:
 
     def _cells_at_once(self, polynomial: GramPolynomial) -> int:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
-        if isinstance(polynomial, ScalarGram):
+        if self.uses_scalar_gram:
             # The taps, and about as much for their phases along the axes.
             return max(1, self.tuning.cache_bytes // (2 * 8 * math.prod(self.blocks.shape[1:])))
         size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)

@@ -1,4 +1,4 @@
-"""Top singular triples of symbols at given frequencies, and the gradient of a singular value."""
+"""Top singular vectors of symbols at given frequencies, and the gradient of a singular value."""
 
 from __future__ import annotations
 
@@ -26,33 +26,31 @@ _PRECISE_RESIDUAL = 1e-12
 """Residual of a symbol's singular vectors by Lanczos in float64: gradients are formed from them."""
 
 
-def _top_triple(
+def _top_vectors(
     block: Array,
     frequency: Frequencies,
     vectors: tuple[Array, Array] | None = None,
     *,
     ops: ArrayOps,
-) -> tuple[Array, Array, Array, Array]:
-    """Top singular triple (u, v, sigma) of one block at one frequency, and the phases of its taps there.
+) -> tuple[Array, Array, Array]:
+    """Top singular vectors u and v of one block at one frequency, and the phases of its taps there.
 
     ``vectors``: u and v, if they are known already.
     """
     xp = ops.xp
-    symbol = symbols.Symbol(block, frequency, ops=ops)
+    phase = symbols.Symbol(block, frequency, ops=ops).phase
     if vectors is not None:
         u, v = (vector + 0j for vector in vectors)
-        sigma = xp.linalg.vector_norm(symbol.apply(v[:, None, :])[:, 0, :], axis=-1)
-        return u, v, sigma, symbol.phase
-    matrix = symbols.matrix_at(block, symbol.phase, xp=xp)
+        return u, v, phase
+    matrix = symbols.matrix_at(block, phase, xp=xp)
     is_large = ops.concrete and min(matrix.shape[1:]) > _LARGE
-    triple = _top_triple_of_large(matrix, ops=ops) if is_large else None
-    if triple is None:
-        triple = symbols.top_triple(matrix, xp=xp)
-    return *triple, symbol.phase
+    found = _top_vectors_of_large(matrix, ops=ops) if is_large else None
+    u, v, *_ = symbols.top_triple(matrix, xp=xp) if found is None else found
+    return u, v, phase
 
 
-def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array] | None:
-    """Top singular triple by Lanczos, of the real matrix [[Re, -Im], [Im, Re]]; None if it does not converge."""
+def _top_vectors_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array] | None:
+    """Top singular vectors by Lanczos, of the real matrix [[Re, -Im], [Im, Re]]; None if it does not converge."""
     xp = ops.xp
     rows, columns = matrix.shape[1:]
     real = xp.real(matrix)
@@ -66,25 +64,22 @@ def _top_triple_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array,
     u, v = run.vectors()
     u = u[:, :rows] + 1j * u[:, rows:]
     v = v[:, :columns] + 1j * v[:, columns:]
-    sigma = xp.linalg.vector_norm(xp.matmul(matrix, v[:, :, None])[:, :, 0], axis=-1)
-    return u, v, sigma
+    return u, v
 
 
-def top_triples(
-    layers: list[Array], witnesses: list[Witness], *, ops: ArrayOps
-) -> tuple[Array, Array, Array, Array, Array]:
-    """Top singular triple of one block of each layer at one frequency: u, v, sigma, phases and the block's index.
+def top_vectors(layers: list[Array], witnesses: list[Witness], *, ops: ArrayOps) -> tuple[Array, Array, Array, Array]:
+    """Top singular vectors of one block of each layer at one frequency: u, v, phases and the block's index.
 
     ``layers`` (g, m, p, *kernel_shape): blocks of each layer. ``at``: one entry for each layer.
     """
-    triples = []
+    found = []
     for blocks, witness in zip(layers, witnesses, strict=True):
         block = blocks[witness.block : witness.block + 1, ...]
         vectors = None if witness.u is None else (witness.u, witness.v)
-        triples.append(_top_triple(block, witness.frequency, vectors, ops=ops))
-    u, v, sigma, phase = (ops.xp.concat(list(column), axis=0) for column in zip(*triples, strict=True))
+        found.append(_top_vectors(block, witness.frequency, vectors, ops=ops))
+    u, v, phase = (ops.xp.concat(list(column), axis=0) for column in zip(*found, strict=True))
     indices = np.asarray([witness.block for witness in witnesses], dtype=np.int64)
-    return u, v, sigma, phase, ops.from_numpy(indices, layers[0])
+    return u, v, phase, ops.from_numpy(indices, layers[0])
 
 
 def top_gradient(

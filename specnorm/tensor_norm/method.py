@@ -18,7 +18,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
-from specnorm.proofs.bound import trivial_lower
+from specnorm.proofs.bound import Lower
 from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Stepped, check_budget, check_count
 from specnorm.running.search import Clock
 from specnorm.symbols.proofs.padding import bounds_by_blocks, padded_norm
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Claims, FigureRule, Kind
+    from specnorm.running.base import Claims
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class TensorNorm(Stepped):
         check_count("seed", self.seed)
         check_budget(self.budget)
 
-    name: ClassVar[str] = "tn"
-    promise: ClassVar[Kind] = "estimate"
-    stats: ClassVar[Mapping[str, FigureRule]] = {"iterations": "max", "factor": None, "proven": "all"}
+    name: ClassVar = "tn"
+    promise: ClassVar = "estimate"
+    stats: ClassVar = {"iterations": "max", "factor": None, "proven": "all"}
     pullback = staticmethod(top_gradient)
 
     def needs(self, spec: ConvSpec) -> Needs:
@@ -228,7 +228,7 @@ class TensorNorm(Stepped):
 
 
 def _bounds_of_layers(suprema: list[Upper], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
-    return [(trivial_lower(), padded_norm(supremum, spec)) for supremum in suprema]
+    return [(Lower.trivial(), padded_norm(supremum, spec)) for supremum in suprema]
 
 
 def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from specnorm.proofs.cells import torus
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.norms import norm_of_single_entries
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.proofs.symbols import without_zero_borders
-from specnorm.symbols.triples import top_triples
+from specnorm.symbols.triples import top_vectors
 from specnorm.tensor_norm.form import unit_rows, waves
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def prove(search: Search, value: float, *, try_value_itself: bool = True) -> tup
     so many times the value bounds the norm; ``found``: the upper bound, if one was proven, or a frequency at which the
     norm is larger, or neither.
     """
-    cover = torus(search.blocks.shape[3:])
+    cover = Boxes.torus(search.blocks.shape[3:])
     attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if try_value_itself else []
     for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
         result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
@@ -126,7 +126,7 @@ def prove_or_restart(
 def _fourier_start(blocks: Array, witness: Witness, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
     """One start of the maximization: the top right singular vector and the Fourier vectors at one frequency."""
     xp = ops.xp
-    _, v, *_ = top_triples([blocks], [witness], ops=ops)
+    _, v, *_ = top_vectors([blocks], [witness], ops=ops)
     dtype = "complex128" if blocks.dtype == xp.float64 else "complex64"
     spatial_vectors = unit_rows(waves(witness.frequency.angles, tuple(blocks.shape[3:])), dtype)
     return v[:, None, :], [ops.from_numpy(x, blocks) for x in spatial_vectors]

@@ -12,7 +12,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped, check_count
-from specnorm.training import bundle, course, grid_vectors, matrix_vectors
+from specnorm.training import bundle, course, grid_scalars, grid_vectors, matrix_vectors
 from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, placed
 from specnorm.training.proof import attained_down
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule, Kind
 
 _LEAST_VECTORS = 48
 """Least number of vectors of all points together, for grids of few points."""
@@ -76,12 +75,12 @@ class SymbolNorm(Stepped):
     points: int | None = None
     vectors: int = 2
 
-    name: ClassVar[str] = "symbol"
-    promise: ClassVar[Kind] = "lower"
-    asks: ClassVar[Needs] = Needs(rounds="down", precision="mixed", narrow_gradient=True, small_products=True)
-    stats: ClassVar[Mapping[str, FigureRule]] = {}
-    follows: ClassVar[bool] = True
-    pads_channels: ClassVar[bool] = True
+    name: ClassVar = "symbol"
+    promise: ClassVar = "lower"
+    asks: ClassVar = Needs(rounds="down", precision="mixed", narrow_gradient=True, small_products=True)
+    stats: ClassVar = {}
+    follows: ClassVar = True
+    pads_channels: ClassVar = True
 
     def __post_init__(self) -> None:
         if self.points is not None:
@@ -105,8 +104,6 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         group: tuple[Array, ...] = ()
         if _is_scalar(spec):
-            from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
-
             highest_group, blocks, angles = grid_scalars.highest(blocks, spec.groups, self.points, _LAST_STEPS, ops=ops)
             group = (highest_group,)
             right = xp.ones_like(xp.reshape(blocks, (blocks.shape[0], -1))[:, :1])
@@ -248,8 +245,6 @@ class SymbolNorm(Stepped):
 
     def _follow_scalars(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """The highest group of each layer (`grid_scalars`)."""
-        from specnorm.training import grid_scalars  # imported here: depthwise layers alone need it
-
         xp = ops.xp
         layers = xp.reshape(rows, (-1, spec.groups * rows.shape[2]))
         size = xp.max(xp.abs(layers), axis=1) + _TINY

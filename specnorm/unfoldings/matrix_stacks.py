@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -20,17 +19,16 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import FigureRule
 
 
 @dataclass(frozen=True)
 class MatrixNorm(Plan):
     """The largest singular value; the figures ``lower`` and ``upper`` are proven bounds of it."""
 
-    name: ClassVar[str] = "matrix_norm"
+    name: ClassVar = "matrix_norm"
     pullback = staticmethod(reshaped_gradient)
-    asks: ClassVar[Needs] = Needs(precision="wide", narrow_gradient=True, small_products=True)
-    stats: ClassVar[Mapping[str, FigureRule]] = {"lower": "down", "upper": "up"}
+    asks: ClassVar = Needs(precision="wide", narrow_gradient=True, small_products=True)
+    stats: ClassVar = {"lower": "down", "upper": "up"}
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
@@ -64,9 +62,9 @@ class MatrixPowerIteration(Plan):
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, most=MOST_ROUNDS)
 
-    name: ClassVar[str] = "power_iteration"
+    name: ClassVar = "power_iteration"
     pullback = staticmethod(reshaped_gradient)
-    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
+    asks: ClassVar = Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
@@ -98,8 +96,8 @@ class MatrixGramIteration(Plan):
     def __post_init__(self) -> None:
         check_count("n_iter", self.n_iter, most=MOST_PRODUCTS)
 
-    name: ClassVar[str] = "gram_iteration"
-    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed")
+    name: ClassVar = "gram_iteration"
+    asks: ClassVar = Needs(rounds="up", precision="mixed")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import Kind
 
 
 def gradient_of_unfoldings(
@@ -68,8 +67,8 @@ class Unfoldings(Method):
     .. [2] Singla, Feizi, "Fantastic Four", ICLR 2021, theorem 1 (four of them).
     """
 
-    name: ClassVar[str] = "unfoldings"
-    promise: ClassVar[Kind] = "upper"
+    name: ClassVar = "unfoldings"
+    promise: ClassVar = "upper"
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(rounds="up", precision="wide", narrow_gradient=True, value_shape=self._value_shape(spec))
@@ -107,9 +106,9 @@ class FantasticFour(Method):
     ``2**(d+1) - 1``: the others are smaller for few channels and large kernels.
     """
 
-    name: ClassVar[str] = "f4"
-    promise: ClassVar[Kind] = "upper"
-    asks: ClassVar[Needs] = Needs(rounds="up", precision="mixed", narrow_gradient=True, small_products=True)
+    name: ClassVar = "f4"
+    promise: ClassVar = "upper"
+    asks: ClassVar = Needs(rounds="up", precision="mixed", narrow_gradient=True, small_products=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
@@ -139,10 +138,10 @@ class Reshaped(Method):
        section 2.1 (the reshape), as in ``torch.nn.utils.spectral_norm``.
     """
 
-    name: ClassVar[str] = "reshaped"
+    name: ClassVar = "reshaped"
     pullback = staticmethod(unfoldings.reshaped_gradient)
-    promise: ClassVar[Kind] = "lower"
-    asks: ClassVar[Needs] = Needs(rounds="down", precision="wide", narrow_gradient=True)
+    promise: ClassVar = "lower"
+    asks: ClassVar = Needs(rounds="down", precision="wide", narrow_gradient=True, small_products=True)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse input sizes at which no output reads a whole patch: there the value is not a bound."""

@@ -15,6 +15,7 @@ pytest.importorskip("click")
 import specnorm_networks as networks  # noqa: E402
 from helpers.onnx_models import drawing, node, saved, single, values_of  # noqa: E402
 from specnorm_audit import cli  # noqa: E402
+from specnorm_audit.commands import TROUBLE  # noqa: E402
 
 from audit.files import read_here  # noqa: E402
 
@@ -78,7 +79,7 @@ def logits_of(net: Path, x: Array) -> Array:
     return values_of(onnx.load(str(net)), x.astype(np.float32))[0]
 
 
-def said(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = cli.TROUBLE) -> str:
+def said(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = TROUBLE) -> str:
     """The message of a call that fails, in one line; nothing but it is printed."""
     assert cli.run(["accuracy", *map(str, arguments)]) == code
     out, err = capsys.readouterr()

@@ -19,8 +19,10 @@ pytest.importorskip("click")
 pytest.importorskip("jinja2")
 pytest.importorskip("safetensors")
 
+import click
 from specnorm_audit import cli
-from specnorm_audit.output import _line_of_progress
+from specnorm_audit.commands import audit as audit_command
+from specnorm_audit.streams import _line_of_progress
 
 from specnorm import backends
 from specnorm.backends import Listing
@@ -81,10 +83,10 @@ def test_exit_codes_of_failures_and_errors(
 def test_a_crash_is_not_taken_for_a_failed_gate(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "answered", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr(audit_command, "answered", Mock(side_effect=ZeroDivisionError))
     assert cli.run(["audit", str(model)]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
-    monkeypatch.setattr(cli, "answered", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(audit_command, "answered", Mock(side_effect=KeyboardInterrupt))
     assert cli.run(["audit", str(model)]) == 130
 
 
@@ -98,6 +100,14 @@ def test_progress_is_shown_where_somebody_watches(
     err = capsys.readouterr().err
     assert ("2/2 b" in err) == watched
     assert "\x1b" not in err
+
+
+def test_the_help_says_of_each_command_what_the_command_says() -> None:
+    context = click.Context(cli.application)
+    for name, text in cli.COMMANDS.items():
+        command = cli.application.get_command(context, name)
+        assert command is not None
+        assert command.get_short_help_str(limit=1000) == text
 
 
 # -- backends ------------------------------------------------------------------------------------------------------
@@ -127,8 +137,8 @@ def test_jobs_give_the_same_rows(
     """Bit for bit, as many processes as there are, and none; of kernels too that BLAS has more than a thread for."""
     large = files.save_npz(tmp_path / "large.npz", {"fc": np.random.default_rng(0).standard_normal((1100, 960))})
     reports = []
-    for jobs, worth in ((["--jobs", "1"], 1), (["--jobs", "2"], 1), ([], cli.LEAST_BYTES_FOR_WORKERS)):
-        monkeypatch.setattr(cli, "LEAST_BYTES_FOR_WORKERS", worth)
+    for jobs, worth in ((["--jobs", "1"], 1), (["--jobs", "2"], 1), ([], audit_command.LEAST_BYTES_FOR_WORKERS)):
+        monkeypatch.setattr(audit_command, "LEAST_BYTES_FOR_WORKERS", worth)
         assert cli.run(["audit", str(model), str(large), "--format", "json", *jobs]) == 0
         reports.append(json.loads(capsys.readouterr().out))
     assert all(report == reports[0] for report in reports)
@@ -139,7 +149,7 @@ def test_a_minute_a_layer_unless_told_otherwise(
     model: Path, given: list[str], budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = Mock(side_effect=ModelFileError("seen"))
-    monkeypatch.setattr(cli, "answered", audit)
+    monkeypatch.setattr(audit_command, "answered", audit)
     cli.run(["audit", str(model), *given])
     assert [call.args[1].settings.budget for call in audit.mock_calls] == [budget]
 

@@ -19,6 +19,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("safetensors")
 
 from specnorm_audit import cli, plots
+from specnorm_audit.commands import audit as audit_command
 from specnorm_audit.output import replace_file
 
 from audit import files
@@ -91,7 +92,7 @@ REFUSED: dict[str, Case] = {
 def test_outputs_that_cannot_be_written_are_refused_before_measuring(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "answered", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(audit_command, "answered", Mock(side_effect=AssertionError))
     monkeypatch.setattr(plots, "installed", lambda: True)
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()

@@ -156,6 +156,23 @@ def test_an_audit_states_layers_and_network(tmp_path: Path, capsys: pytest.Captu
     assert "[called 'network' by the certificate]" in said
 
 
+def test_a_certificate_above_the_product_is_refused() -> None:
+    """The checker adds the slopes of relu(1 - |x|) and relu(1 - |x - 1|), which cancel where both are positive."""
+    onnx = pytest.importorskip("onnx")
+    from helpers.onnx_models import model
+
+    def hat(argument: str, value: str) -> list[Any]:
+        steps = ("Abs", [argument], "a"), ("Sub", ["c", f"a{value}"], "b"), ("Relu", [f"b{value}"], "")
+        return [onnx.helper.make_node(operator, inputs, [end + value]) for operator, inputs, end in steps]
+
+    moved, total = (onnx.helper.make_node(*step) for step in (("Sub", ["x", "c"], ["z"]), ("Add", ["u", "v"], ["y"])))
+    nodes = [moved, *hat("x", "u"), *hat("z", "v"), total]
+    found: Any = network_bound(model(nodes, (1, 2), {"c": np.ones((1, 2))}))
+    assert found.product == pytest.approx(1)
+    with pytest.raises(CertificateError, match="it would state 2, above the product of the constants of its operators"):
+        found.certificate()
+
+
 def test_a_bound_without_a_certificate_says_why() -> None:
     model = DOCS / "reference-networks" / "dense-relu.onnx"
     near = network_bound(model, radius=0.001, centre=np.ones((1, 4)))

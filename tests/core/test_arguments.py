@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from helpers.libraries import Lib
 
+from specnorm.api.registered import GROUP
 from specnorm.backends import registry
 from specnorm.errors import BackendConflict, BrokenBackend, GeometryError, MethodError, NoBackend, TracerError
-from specnorm.methods import GROUP, METHODS, Evaluation, Grid, Method, Needs
+from specnorm.methods import METHODS, Evaluation, Grid, Method, Needs
 
 specnorm: Any = importlib.import_module("specnorm")  # called with what its types refuse
 KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3).astype(np.float32)

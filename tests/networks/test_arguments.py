@@ -57,7 +57,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "softplus": (lambda x: F.softplus(x, threshold=1), "softplus of aten is not supported"),
     "threshold": (lambda x: F.threshold(x, 0.5, 0.0), "threshold"),
     "view": (lambda x: x.view(torch.bfloat16), "view of aten is not supported"),
-    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "it has a step"),
+    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "it jumps at whole numbers"),
     "random": (lambda x: x * torch.rand(4), "draws random numbers"),
     "complex": (lambda x: torch.view_as_complex(x.reshape(2, 2)).abs(), "complex values"),
     "float8": (lambda x: x.to(torch.float8_e4m3fn).to(torch.float32), "a cast to integers is discontinuous"),

@@ -28,7 +28,6 @@ from specnorm_networks import within  # noqa: E402
 from specnorm_networks.certified import operators  # noqa: E402
 from specnorm_networks.certified.operators import NoBoundError, NotRunError, Operator, Place  # noqa: E402
 from specnorm_networks.comparison.checking import check  # noqa: E402
-from specnorm_networks.local.certified.rows import row_norms  # noqa: E402
 from specnorm_networks.onnx import binding  # noqa: E402
 from specnorm_networks.onnx.binding import NEWEST, bind, parameters  # noqa: E402
 from specnorm_networks.onnx.nodes import Call, Value  # noqa: E402
@@ -132,7 +131,7 @@ def check_map(operator: Operator, shapes: list[tuple[int, ...]], rng: np.random.
     assert near(together, y @ matrix, abs(y) @ abs(matrix), added.size + linear.roundings + 32)
     assert (linear.absolute(split(abs(x))).reshape(3, -1) >= size * (1 - 1e-12) - lost).all()
     lengths = np.linalg.norm(matrix, axis=1).reshape(added.shape)
-    assert (np.broadcast_to(row_norms(operator, linear, shapes[0]), added.shape) >= lengths * (1 - 1e-12) - lost).all()
+    assert (np.broadcast_to(operator.row_norms(shapes[0]), added.shape) >= lengths * (1 - 1e-12) - lost).all()
     if linear.offset is not None:
         assert np.array_equal(np.broadcast_to(linear.offset()[0], added.shape), added)
     assert operator.linear_map(Place(tuple(None for _ in shapes))) is None

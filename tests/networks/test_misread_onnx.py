@@ -166,6 +166,27 @@ def test_one_pixel_of_a_size_and_a_half_is_refused() -> None:
     assert "pytorch_half_pixel where size times scale is not an integer" in found.unknown[0].reason
 
 
+WINDOWS_OF_ALL_AXES = {
+    "maxima": N("MaxPool", ["u"], ["y"], kernel_shape=[1, 2, 2, 1]),
+    "sums": N("Conv", ["u", "ones"], ["y"], strides=[1, 2, 1, 1], pads=[0, 0, 1, 0, 0, 0, 1, 0]),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS_OF_ALL_AXES)
+def test_windows_along_all_axes_are_pooling(name: str) -> None:
+    """As JAX's ``reduce_window`` is exported, behind two axes of size 1: it was refused."""
+    nodes = [N("Unsqueeze", ["x", "axes"], ["u"]), WINDOWS_OF_ALL_AXES[name]]
+    given = {"axes": np.array([0, 1]), "ones": np.ones((1, 1, 1, 2, 3, 1))}
+    shape = (1, 4, 3, 1)
+    proto = model(nodes, shape, given)
+    upper = present(bound(graph_of(proto)).upper)
+    assert holds(upper, steepest(proto, everywhere(shape, 2)), 1)
+    assert upper == pytest.approx({"maxima": 2, "sums": math.sqrt(6 + 4 * math.sqrt(2))}[name], rel=1e-12)
+    if name == "sums":
+        others = graph_of(model(nodes, shape, given | {"ones": 2 * given["ones"]}))
+        assert "convolves along 4 axes" in bound(others).unknown[0].reason
+
+
 def test_splits_that_do_not_fit_their_outputs_are_refused() -> None:
     """``num_outputs`` was not looked at: pieces began elsewhere."""
     node = N("Split", ["x"], ["a", "y"], axis=1, num_outputs=4)

@@ -14,10 +14,9 @@ from specnorm_networks import Graph, Node, operators, within
 from specnorm_networks.tools import bound
 
 Vector = NDArray[np.float64]
-DIVISORS: dict[str, Callable[[Vector, int, float], Vector]] = {
-    "mean square": lambda s, n, eps: np.sqrt(s * s / n + eps),
-    "largest": lambda s, n, eps: np.maximum(s / n**0.5, eps),
-    "sum": lambda s, n, eps: s / n**0.5 + eps,
+DIVISORS: dict[str, Callable[[Vector, int, float, float], Vector]] = {
+    "mean square": lambda s, n, eps, _: np.sqrt(s * s / n + eps),
+    "length": lambda s, n, eps, floor: np.maximum(s / n**0.5, floor) + eps,
 }
 
 
@@ -30,13 +29,14 @@ class Normalisation(NamedTuple):
     form: Any
     centred: bool
     terms: int | None = None
+    floor: float = 0.0
 
     def centre(self, x: Vector) -> Vector:
         return x - x.mean(axis=self.axes, keepdims=True) if self.centred else x
 
     def divisor(self, length: Vector) -> Vector:
         entries = math.prod(self.shape[axis] for axis in self.axes) if self.form == "mean square" else 1
-        return DIVISORS[self.form](length, self.terms or entries, self.eps)
+        return DIVISORS[self.form](length, self.terms or entries, self.eps, self.floor)
 
     def apply(self, x: Vector) -> Vector:
         z = self.centre(x)
@@ -49,7 +49,7 @@ class Normalisation(NamedTuple):
             nodes.append(Node("z", operators.Centre(self.axes), ("x",), self.shape))
         z = nodes[-1].name
         nodes.append(Node("s", operators.Norm(self.axes, keep=True), (z,), ones))
-        nodes.append(Node("y", operators.Normalise(*self[1:4], self.terms), (z, "s"), self.shape))
+        nodes.append(Node("y", operators.Normalise(*self[1:4], self.terms, self.floor), (z, "s"), self.shape))
         return Graph(tuple(nodes), ("y",))
 
 
@@ -62,11 +62,12 @@ CASES = [
     Normalisation((1, 8), (1,), 1e-2, "mean square", True),
     Normalisation((2, 3, 4), (1, 2), 0.1, "mean square", True),
     Normalisation((2, 5), (1,), 0.1, "mean square", False),
-    Normalisation((3, 4), (0,), 0.3, "largest", False),
-    Normalisation((2, 5), (1,), 0.2, "sum", False),
-    Normalisation((1, 4), (1,), 0.05, "sum", True),
-    Normalisation((1, 4), (1,), 0.05, "sum", True, 3),
-    Normalisation((2, 5), (1,), 0.3, "largest", False, 4),
+    Normalisation((3, 4), (0,), 0.0, "length", False, floor=0.3),
+    Normalisation((2, 5), (1,), 0.2, "length", False),
+    Normalisation((1, 4), (1,), 0.05, "length", True),
+    Normalisation((1, 4), (1,), 0.05, "length", True, 3),
+    Normalisation((2, 5), (1,), 0.0, "length", False, 4, 0.3),
+    Normalisation((2, 5), (1,), 0.1, "length", False, floor=0.2),
     Normalisation((1, 8), (1,), 1e-2, "mean square", True, 7),
 ]
 
@@ -75,7 +76,7 @@ CASES = [
 def test_everywhere_the_constant_is_attained_at_zero(f: Normalisation) -> None:
     shape = f.shape
     found = present(bound(f.network()).upper)
-    wanted = 1 / (math.sqrt(f.eps) if f.form == "mean square" else f.eps)
+    wanted = 1 / (math.sqrt(f.eps) if f.form == "mean square" else f.eps + f.floor)
     assert wanted <= found <= wanted * (1 + 1e-12)
     rng = np.random.default_rng(0)
     points = [np.zeros(shape), 1e-3 * rng.standard_normal(shape), rng.standard_normal(shape), np.ones(shape)]
@@ -106,7 +107,7 @@ def test_the_constant_on_a_ball_holds_and_is_that_of_the_smallest_length(f: Norm
 
 
 def test_without_eps_there_is_a_constant_on_boxes_without_0() -> None:
-    f = Normalisation((1, 4), (1,), 0.0, "largest", False)
+    f = Normalisation((1, 4), (1,), 0.0, "length", False)
     graph = f.network()
     everywhere = bound(graph)
     assert everywhere.upper is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ from specnorm_networks.certified.curves.composite import Composite
 from specnorm_networks.certified.operators import Operator
 from specnorm_networks.certified.patterns import recognise_patterns
 from specnorm_networks.tools import Measure, bound
+
+from specnorm.proofs.interval import point
 
 Write = Callable[[Written], str]
 PLUS = ops.Add((1.0, 1.0))
@@ -144,9 +147,17 @@ def normalised(
     return net(ops.Product(), top, net(ops.Reciprocal(), below))
 
 
-def onto_ball(net: Written, length: Operator, cap: float = 1.0, radius: float = 1.0, of: str = "x") -> str:
-    """As gradients are clipped: x times the smaller one of a number and radius / |x|."""
-    inverse = net.scaled(radius, net(ops.Reciprocal(), net(length, of)))
+def onto_ball(
+    net: Written,
+    length: Operator,
+    cap: float = 1.0,
+    radius: float = 1.0,
+    of: str = "x",
+    eps: float = 0.0,
+) -> str:
+    """As gradients are clipped: x times the smaller one of a number and radius / (|x| + eps)."""
+    below = net(PLUS, net(length, of), net.constant(eps)) if eps else net(length, of)
+    inverse = net.scaled(radius, net(ops.Reciprocal(), below))
     return net(ops.Product(), "x", net(ops.HardTanh(-math.inf, cap), inverse))
 
 
@@ -225,6 +236,10 @@ def by_variance(net: Written, count: float = 6.0, of: str = "x", axis: int = 1) 
     return net(ops.Quotient(), centred, net(ops.Sqrt(), net(PLUS, variance, net.constant(0.1))))
 
 
+def softplus_of_number(net: Written, number: float = 2.5) -> str:
+    return net(ops.Log(), net(PLUS, net(ops.Exp(), "x"), net.constant(number)))
+
+
 def root_of_squares(net: Written, power: int = 2, back: bool = True) -> str:
     return net(ops.Sqrt(), summed(net, net(ops.Power(power), "x"), back=back))
 
@@ -266,7 +281,11 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "onto a ball of radius 3, cap 2": (ops.Scale, lambda net: onto_ball(net, NORM, 2.0, 3.0)),
     "onto a ball, by a share of the length": (ops.Scale, lambda net: by_share_of_length(net, 3.0)),
     "a multiple, by a share of the length": (ops.Scale, lambda net: by_share_of_length(net, 3.0, -0.3, 0.75)),
+    "onto a ball, by the length and a number": (ops.Scale, lambda net: onto_ball(net, NORM, 0.7, 3.0, eps=0.1)),
+    "onto a ball of no radius to speak of": (ops.Scale, lambda net: onto_ball(net, NORM, radius=0.3, eps=0.7)),
     "onto an interval": (Composite, lambda net: onto_ball(net, ops.Abs(), radius=0.7)),
+    "softplus of a number": (ops.Scale, softplus_of_number),
+    "softplus of a small number": (ops.Scale, lambda net: softplus_of_number(net, 1e-30)),
     "log of two exponentials": (ops.LogAddExp, log_add_exp),
     "log of two exponentials, by the maximum": (ops.LogAddExp, lambda net: log_add_exp(net, jax=True)),
     "log of two exponentials of one value": (Composite, lambda net: log_add_exp(net, of=("x", net.scaled(0.5)))),
@@ -313,6 +332,7 @@ LEFT: dict[str, Write] = {
     "a deviation of another value": lambda net: by_deviation(net, "unbiased, sum", of=net(ops.Sin(), "x")),
     "a variance of two thirds of a term": lambda net: by_deviation(net, "unbiased, sum", count=2 / 3),
     "onto a ball, of another length": lambda net: onto_ball(net, NORM, of=net(ops.Sin(), "x")),
+    "onto a ball, and a number below 0": lambda net: onto_ball(net, NORM, eps=-1e-3),
     "a cap below 0": lambda net: onto_ball(net, NORM, cap=-1.0),
     "a radius below 0": lambda net: onto_ball(net, NORM, radius=-1.0),
     "a multiple that underflows": lambda net: net(
@@ -348,6 +368,18 @@ def test_what_is_recognised_computes_the_same(name: str) -> None:
             apart = np.linalg.norm(graph.run({"x": y})[end] - before) - 1e-12 * np.linalg.norm(before)
             reached = max(reached, float(apart / np.linalg.norm(y - x)))
     assert 0.2 * upper < reached <= upper * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("cap", [0.3, 0.7, 1.9])
+def test_the_length_from_which_a_value_is_divided_is_rounded_down(cap: float) -> None:
+    """In rational numbers: no divisor of the network is below those that are counted, and none is above."""
+    net = Written()
+    nodes = recognise_patterns(net.graph(onto_ball(net, NORM, cap, 3.0, eps=0.1))).nodes
+    (operator,) = [node.operator for node in nodes if isinstance(node.operator, ops.Normalise)]
+    exact = 3 / Fraction(cap) - Fraction(0.1)
+    assert Fraction(operator.floor) <= exact < Fraction(math.nextafter(operator.floor, math.inf))
+    divisors = operator._divisor(point(np.zeros(1)), 1)
+    assert Fraction(divisors.low.item()) <= exact + Fraction(0.1) <= Fraction(divisors.high.item())
 
 
 @pytest.mark.parametrize("name", LEFT)

@@ -1,6 +1,6 @@
 """No bound of a stored set of small networks grows, and none is lost: whoever takes a rule out sees what it bought.
 
-A certificate is at most 1 % above the product of its layers' constants, but for `WITHOUT_A_RULE`.
+A certificate is at most 1 % above the product of its layers' constants, or is refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from specnorm.errors import CertificateError
 
 GROWTH = 1e-3
 CERTIFIED = 1.01
-WITHOUT_A_RULE = ("hat functions",)
-"""Networks with a sum of functions of one entry that cancel: the checker adds their slopes, 3 for 2."""
 STORED = stored()
 
 
@@ -44,7 +42,7 @@ def test_no_bound_grows(name: str) -> None:
             continue
         assert found.upper is not None, found.unknown
         assert found.checked.reached <= found.upper <= before * (1 + GROWTH)
-        with suppress(CertificateError):  # the checker has no rule for one of its operators
+        with suppress(CertificateError):  # the checker has no rule for one of its operators, or for several together
             (claim,) = found.certificate().claims
             certified = float.fromhex(claim.statement["upper"])
-            assert (certified <= found.product * CERTIFIED) == (name not in WITHOUT_A_RULE)
+            assert certified <= found.product * CERTIFIED

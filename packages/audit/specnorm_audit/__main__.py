@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from typing import Any, NoReturn
 
 from specnorm.proof import install
-from specnorm_audit.output import complain, open_missing_streams
+from specnorm_audit.streams import complain, open_missing_streams
 
 _PATIENCE = 3.0
 """Seconds after a signal within which the program ends in order; a long call in a library would delay that."""

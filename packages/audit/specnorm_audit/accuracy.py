@@ -22,11 +22,11 @@ from specnorm.proof import AnyArray, counted, number, visible
 from specnorm_audit import plots, tables
 from specnorm_audit.measuring import checked_range
 from specnorm_audit.network import ask
-from specnorm_audit.output import Tick
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.renderers import to_csv
 from specnorm_audit.rows import finite
+from specnorm_audit.streams import Tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

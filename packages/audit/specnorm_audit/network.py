@@ -15,9 +15,9 @@ from specnorm_networks.tools import Measure, NetworkBound, UnknownNode, bound
 from specnorm import ConvSpec, SpecnormError
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.proof import Upper
-from specnorm_audit.output import Tick
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.rows import Row
+from specnorm_audit.streams import Tick
 
 QUICK = Multipliers(steps=50, seconds=3.0, widest=64)
 """Method for the network in an audit; it takes about as long as the layers."""

@@ -26,6 +26,8 @@ from specnorm_audit.layer_certificates import COLUMNS, WORTH, Certificate, searc
 
 AIM = 0.008
 """Relative distance of the network's certified constant from the product of the norms; the layers share it."""
+ABOVE_PRODUCT = 0.01
+"""Relative distance by which a certified constant may be above the product of the norms; a larger one is refused."""
 LEAST_AIM = 1e-3
 """Smallest relative distance from the norm with which H is searched for a convolution."""
 MATRIX_AIM = 2.5e-4
@@ -62,7 +64,7 @@ def certificate_of_network(
     Raises
     ------
     CertificateError
-        If the format has no claim about such a network.
+        If the format has no claim about such a network, or only one above the product of the constants.
     """
     shapes = list(answer.input_shapes.values())
     if len(shapes) != 1:
@@ -76,6 +78,12 @@ def certificate_of_network(
         upper = float_up(network.constant_of_outputs(_bounds(network, proven_parts)))
     except (Refused, OverflowError) as error:
         raise CertificateError(f"no claim about it can be made: {error}.") from error
+    if answer.product is not None and upper > answer.product * (1 + ABOVE_PRODUCT):
+        raise CertificateError(
+            f"it would state {upper:.6g}, above the product of the constants of its operators, {answer.product:.6g}: "
+            "the format has no rule for functions of one value that are computed by several operators. Write the "
+            "function as one operator, or certify the layers alone."
+        )
     statement = {
         "name": name, "sha256": hashlib.sha256(content).hexdigest(), "input_shape": shape, "upper": upper.hex(),
         "parts": parts,

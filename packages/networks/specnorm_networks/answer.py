@@ -197,12 +197,14 @@ class NetworkBound(AnswerWithFile):
         """Return a certificate that can be checked without specnorm: ``python -m specnorm_check``.
 
         Its proof is searched for anew, with the weights of `runs` and `others`. The certified number is about 1 % above
-        ``upper``, and more if the certificate's format lacks a rule that ``upper`` needs. The claim states the number.
+        ``upper``, and more if the certificate's format lacks a rule that ``upper`` needs, but at most 1 % above
+        ``product``. The claim states the number.
 
         Raises
         ------
         CertificateError
-            If the format has no claim about such a network, or the answer was not made by `network_bound`.
+            If the format has no claim about such a network, or only one above ``product``, or if `network_bound` did
+            not make the answer.
         """
         if self._statement is None:
             raise CertificateError(

@@ -22,3 +22,10 @@ def extension(name: str) -> Any:
     for entry in metadata.entry_points(group=GROUP, name=name):
         return entry.load()
     raise MethodError(f"no installed package provides this: there is no entry point {name!r} in the group {GROUP!r}.")
+
+
+def __getattr__(name: str) -> Any:
+    """Public names of this package that extensions define."""
+    if name in ("certified_accuracy", "margins"):
+        return extension(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

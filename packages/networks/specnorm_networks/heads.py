@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from specnorm import SpecnormError
-from specnorm.proof import InternalError, OutOfTime, Upper, arithmetic, backends
+from specnorm.errors import InternalError
+from specnorm.proof import OutOfTime, Upper, arithmetic, backends
 from specnorm_networks.certified.heads import Head, NotProvenError, constant_before, constant_through_head
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError

@@ -28,7 +28,6 @@ from specnorm.proofs.bound import (
     _largest,
     _lower,
     _upper,
-    trivial_lower,
 )
 from specnorm.proofs.norms import norm_of_stack
 from specnorm.symbols.proofs.padding import padded_norm
@@ -291,7 +290,7 @@ def norms_of_parts(
     if len(components) == 1 and components == [spec]:
         return bounds_of_parts[0]
     rule = f"the largest of {len(components)} polyphase components" if components else "reads no pixel"
-    largest_lower = max(lowers, key=float, default=trivial_lower(spec))
+    largest_lower = max(lowers, key=float, default=Lower.trivial(spec))
     largest_upper = _largest(uppers, spec, rule) if len(uppers) == len(components) else None
     return _lower(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.at_size.proofs.block_tridiagonal import gram_blocks
+from specnorm.at_size.proofs.block_tridiagonal import gram_blocks, largest_eigenvalue_up
 from specnorm.at_size.proofs.uncut import SMALLEST
 from specnorm.backends import arrays
 from specnorm.power.proofs.ritz import gram_error
@@ -229,8 +229,6 @@ def norm_up_near(
         is_proven = norms.gram_below(band.diagonal[:, 0, :, :], limit, ops=ops) & is_usable
         bound = target
     else:
-        from specnorm.at_size.proofs.block_tridiagonal import largest_eigenvalue_up  # as in `LayerGram`
-
         proven_sq = largest_eigenvalue_up(band, limit, ops=ops)
         is_proven = is_usable & (proven_sq < no_proof)
         bound = xp.sqrt(xp.where(is_proven, proven_sq + error, xp.ones_like(error)))

@@ -16,10 +16,10 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
-from specnorm.proofs.frequencies import Frequencies, halved_axis, product, tap_points
+from specnorm.proofs.frequencies import Frequencies, product, tap_points
 from specnorm.proofs.norms import parts_of_hermitian, square_of_hermitian
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.lags import lag_products, roundings
+from specnorm.symbols.proofs.lags import Lags
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -609,7 +609,7 @@ def divisors(
 
 
 def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
-    """One product, lag by lag: norms d_i rounded up (b, p), the sums they are roots of, and R_d for d of `half_lags`.
+    """One product, lag by lag: norms d_i rounded up (b, p), the sums they are roots of, and R_d for d of `Lags.points`.
 
     With ``A = sum_k |K_k|`` the errors of channel i add up to at most gamma of the roundings of a lag times entry i of
     ``A^T A 1``.
@@ -622,14 +622,14 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     u = rounding.unit(wide, xp=xp)
     taps = xp.reshape(symbols.stacked_taps(wide, xp=xp), (b, -1, m, p))
     tap_count = taps.shape[1]
-    lags = lag_products(wide, wide, ops=ops)
+    lags = Lags.products(wide, wide, ops=ops)
     magnitudes = xp.abs(lags)
     # Lags -d have the transposed matrices.
     other_lags = xp.sum(magnitudes[:, 1:, ...], axis=1)
     sums = xp.sum(magnitudes[:, 0, ...], axis=2) + xp.sum(other_lags, axis=2) + xp.sum(other_lags, axis=1)
     a = xp.sum(xp.abs(taps), axis=1)
     products = xp.matmul(xp.matrix_transpose(a), xp.sum(a, axis=2)[..., None])[..., 0]
-    relative = rounding.SLACK * rounding.gamma(roundings(wide, xp=xp), u)
+    relative = rounding.SLACK * rounding.gamma(Lags.roundings(wide, xp=xp), u)
     # Products below the smallest normal number may be flushed to 0.
     underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
     error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow
@@ -650,7 +650,7 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
     counts = Frequencies.half_grid_shape(grid)
     # Every axis has an odd number of points. So a frequency stands for its mirror image unless it is 0 on the halved
     # axis, where the half grid has both.
-    place_on_halved = np.indices(counts)[halved_axis(grid)].reshape(-1)
+    place_on_halved = np.indices(counts)[Frequencies.halved_axis(grid)].reshape(-1)
     multiplicity = np.where(place_on_halved > 0, 2.0, 1.0)
     tables = []
     for n, count in zip(grid, counts, strict=True):
@@ -672,7 +672,7 @@ def real_tables(grid: tuple[int, ...]) -> tuple[list[int], list[tuple[int, np.nd
     Returns ``axes``: the halved axis, and the others; ``tables``: of the axes from the last to the first: the number of
     points on the axes before it, and its table.
     """
-    halved, counts = halved_axis(grid), Frequencies.half_grid_shape(grid)
+    halved, counts = Frequencies.halved_axis(grid), Frequencies.half_grid_shape(grid)
     axes = [halved, *(axis for axis in range(len(grid)) if axis != halved)]
     real_tables = []
     for place in reversed(range(len(axes))):

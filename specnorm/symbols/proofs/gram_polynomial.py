@@ -20,22 +20,22 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError
-from specnorm.proofs.frequencies import Frequencies, half_lags
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.lags import even_and_odd, lag_products
-from specnorm.symbols.proofs.lags import roundings as roundings_of_lags
+from specnorm.symbols.proofs.lags import Lags
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
+    from specnorm.proofs.cells import Boxes
 
 _CACHED_ENTRIES = 2**11
 """Entries of a matrix that `GramPolynomial.columns_at` forms at once on the host."""
@@ -188,6 +188,14 @@ class GramPolynomial:
         Whether its coefficients are of lower precision than the blocks.
     """
 
+    # Of a polynomial that leaves nothing out.
+    rotation: Rotation | None = None
+    truncation: float = 0.0
+    is_float32: bool = False
+    _shrink: float = 1.0
+    _lost: float = 0.0
+    _float32_copy: GramPolynomial | None = None
+
     def __init__(
         self,
         blocks: Array,
@@ -202,16 +210,12 @@ class GramPolynomial:
         self.blocks = blocks
         self.rotation = rotation
         self.tick = tick
-        self._float32_copy: GramPolynomial | None = None
         g, m, p, *kernel_shape = blocks.shape
         taps = math.prod(kernel_shape)
         self.size = p
         if rotation is None:
             columns = symbols.stacked_taps(blocks, xp=xp)
             self.rank = p
-            self.truncation = 0.0
-            self._shrink = 1.0
-            self._lost = 0.0
         else:
             columns = rotation.columns
             self.rank = rotation.rank
@@ -225,7 +229,7 @@ class GramPolynomial:
         self.lags, self.even, self.odd = self._coefficients(rotated_blocks)
         self.norms = self._coefficient_norms()
         norm = float(xp.max(symbols.absolute_norm_up(rotated_blocks, xp=xp)))
-        roundings = roundings_of_lags(rotated_blocks, xp=xp) + len(self.lags) + 4
+        roundings = Lags.roundings(rotated_blocks, xp=xp) + len(self.lags) + 4
         self.error = symbols.autocorrelation_error(norm**2, roundings, rounding.unit(columns, xp=xp))
 
     def tighten_truncation(self, norm: Upper) -> None:
@@ -241,18 +245,18 @@ class GramPolynomial:
         xp = self.xp
         rank = self.rank
         kept_channels = rotated_blocks[:, :, :rank, ...] if rank < self.size else rotated_blocks
-        forward = lag_products(rotated_blocks, kept_channels, tick=self.tick, ops=self.ops)
+        forward = Lags.products(rotated_blocks, kept_channels, tick=self.tick, ops=self.ops)
         backward = xp.matrix_transpose(forward[:, :, :rank, :])
         if rank < self.size:
             # The rows of R_d^T below its first ``rank`` are columns of R_d that are not computed yet.
-            others = lag_products(kept_channels, rotated_blocks[:, :, rank:, ...], tick=self.tick, ops=self.ops)
+            others = Lags.products(kept_channels, rotated_blocks[:, :, rank:, ...], tick=self.tick, ops=self.ops)
             backward = xp.concat([backward, xp.matrix_transpose(others)], axis=2)
         count = forward.shape[1]
-        even, odd = even_and_odd(forward, backward, xp=xp)
+        even, odd = Lags.even_and_odd(forward, backward, xp=xp)
         is_used = self.ops.to_numpy(xp.any((even != 0) | (odd != 0), axis=(0, 2, 3))) | (np.arange(count) == 0)
         flat = (forward.shape[0], count, self.size * rank)
         even, odd = xp.reshape(even, flat), xp.reshape(odd, flat)
-        lags = half_lags(tuple(self.blocks.shape[3:]))
+        lags = Lags.points(tuple(self.blocks.shape[3:]))
         if is_used.all():
             return lags, even, odd
         used = self.ops.from_numpy(np.flatnonzero(is_used), forward)
@@ -273,9 +277,14 @@ class GramPolynomial:
         return np.asarray(self.ops.to_numpy(norms), dtype=np.float64)
 
     @property
+    def dtype(self) -> Any:
+        """Precision in which H is computed."""
+        return self.even.dtype
+
+    @property
     def itemsize(self) -> int:
         """Bytes of a complex entry."""
-        return 16 if self.even.dtype == self.xp.float64 else 8
+        return 16 if self.dtype == self.xp.float64 else 8
 
     def eigenvalue_limit_of_norm(self, norm: np.ndarray) -> np.ndarray:
         """Largest computed ``lambda_max(H)`` that proves ``||G|| <= norm`` for the blocks as given, rounded down."""
@@ -404,6 +413,28 @@ class GramPolynomial:
         beside = xp.sum(first_columns[:, self.rank :, :], axis=-2)
         sums = xp.concat([row_sums[:, : self.rank] + beside, row_sums[:, self.rank :]], axis=-1)
         return float(xp.max(rounding.up(sums, count + 2 * self.size + 4, xp=xp)))
+
+    def limits_by_variation(self, boxes: Boxes, threshold: float, block: np.ndarray) -> np.ndarray:
+        """Eigenvalue limits at the centres up to which H varies too little for a norm above a threshold in a box, (c,).
+
+        Let P have the coefficients as computed, which moves by at most V in the box. H - P and computed H - P are at
+        most the error e everywhere, so ``lambda_max(computed H(c)) <= l`` gives ``||H(c)|| <= l + e``,
+        ``||P(c)|| <= l + 2 e``, ``||P(theta)|| <= l + 2 e + V`` and ``||H(theta)|| <= l + 3 e + V``.
+
+        ``block`` (c,): index of the block of each box.
+        """
+        lags = self.lags[1:]
+        # As many boxes at once as fit the memory budget with all lags.
+        at_once = max(1, self.ops.memory // (8 * 8 * (len(lags) + 1)))
+        variation_sq = np.empty(len(boxes))
+        for start in range(0, len(boxes), at_once):
+            if start > 0 and self.tick is not None:
+                self.tick()
+            part = slice(start, start + at_once)
+            variation_sq[part] = self.variation_sq(boxes[part].largest_angle(lags))
+        # One of the three errors e is in `eigenvalue_limit_of_norm`.
+        lost = host.next_up(variation_sq + 2 * self.error)
+        return np.asarray(host.sub_down(self.eigenvalue_limit_of_norm(np.asarray(threshold)), lost))
 
     def variation_sq(self, spread: np.ndarray) -> np.ndarray:
         """Bound on how far the polynomial with these coefficients moves from its value at c, rounded up, shape (c,).

@@ -1,7 +1,7 @@
 """The lags of kernels, ``R_d = sum_k K_k^T K_{k+d}``, with a bound of their rounding errors.
 
 R_d is the coefficient of e^{i d theta} in G(theta)*G(theta), with G the symbol of K, and ``R_{-d} = R_d^T``. One of d
-and -d is computed, in the order of `frequencies.half_lags`.
+and -d is computed, in the order of `Lags.points`.
 
 Rounding: each entry of a lag is a sum of products, taken in any order, with an error of at most gamma times the same
 sum of absolute values. The symbol of all these errors has a norm of at most ``gamma ||A||**2``, where A is the sum over
@@ -14,9 +14,11 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
-from specnorm.proofs.frequencies import tap_points
+from specnorm.proofs.frequencies import product, tap_points
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -32,7 +34,7 @@ class Lags(NamedTuple):
     Parameters
     ----------
     values : array, shape (b, n, c, c)
-        R_d for the n lags d of `frequencies.half_lags`: lag 0 first, then one of each pair d, -d.
+        R_d for the n lags d of `points`: lag 0 first, then one of each pair d, -d.
     error : array, shape (b,)
         At every frequency, the sum over all lags of ``(computed R_d - exact R_d) e^{i d theta}`` has at most this norm.
     """
@@ -48,69 +50,114 @@ class Lags(NamedTuple):
         """
         if wide:
             x = arrays.in_wide_dtype(x, ops=ops)
-        return cls(lag_products(x, x, ops=ops), _lags_error(x, xp=ops.xp))
+        return cls(cls.products(x, x, ops=ops), _lags_error(x, xp=ops.xp))
 
+    @staticmethod
+    def points(kernel_shape: tuple[int, ...]) -> np.ndarray:
+        """Lags t with |t_j| < k_j along each axis j: zero first, then one of each pair (t, -t), shape (n, d)."""
+        lags = product([np.arange(1 - k, k) for k in kernel_shape])
+        index_of_zero = len(lags) // 2
+        return lags[index_of_zero:]
 
-def lag_products(
-    left: Array,
-    right: Array,
-    *,
-    tick: Callable[[], None] | None = None,
-    ops: ArrayOps,
-) -> Array:
-    """``sum_k L_k^T R_{k+d}`` for each d of `half_lags`, shape (b, n, left channels, right channels).
+    @staticmethod
+    def products(
+        left: Array,
+        right: Array,
+        *,
+        tick: Callable[[], None] | None = None,
+        ops: ArrayOps,
+    ) -> Array:
+        """``sum_k L_k^T R_{k+d}`` for each d of `points`, shape (b, n, left channels, right channels).
 
-    ``left``, ``right`` are (b, rows, channels, *kernel_shape). ``tick``: called before each matrix product. It ends the
-    work by raising an exception.
-    """
-    xp = ops.xp
-    b, rows, c, *taps = left.shape
-    first_taps, *other_taps = taps or [1]
-    # The taps of the first axis are part of the rows, so a shift along it is a slice of the rows. The taps of the other
-    # axes are part of the columns.
-    left_matrix = _taps_in_rows(left, xp=xp)
-    right_matrix = left_matrix if right is left else _taps_in_rows(right, xp=xp)
-    rows_at_once = _rows_at_once(first_taps * rows, left, xp=xp)
+        ``left``, ``right`` are (b, rows, channels, *kernel_shape). ``tick``: called before each matrix product. It ends
+        the work by raising an exception.
+        """
+        xp = ops.xp
+        b, rows, c, *taps = left.shape
+        first_taps, *other_taps = taps or [1]
+        # The taps of the first axis are part of the rows, so a shift along it is a slice of the rows. The taps of the
+        # other axes are part of the columns.
+        left_matrix = _taps_in_rows(left, xp=xp)
+        right_matrix = left_matrix if right is left else _taps_in_rows(right, xp=xp)
+        rows_at_once = _rows_at_once(first_taps * rows, left, xp=xp)
 
-    def sums(part: slice, some_lags: range) -> Array:
-        sums_of_lags = []
-        for lag in some_lags:
-            if tick is not None:
-                tick()
-            earlier = left_matrix[part, : (first_taps - lag) * rows, :]
-            later = right_matrix[part, lag * rows :, :]
-            products = _product(earlier, later, rows_at_once, xp=xp)
-            values = xp.reshape(products, (-1, *other_taps, c, *other_taps, right.shape[2]))
-            for j in range(len(other_taps)):
-                values = _by_difference(values, 1 + j, len(other_taps) + 2, xp=xp)
-            sums_of_lags.append(xp.reshape(values, (values.shape[0], -1, c, right.shape[2])))
-        return arrays.joined(sums_of_lags, axis=1, xp=xp)
+        def sums(part: slice, some_lags: range) -> Array:
+            sums_of_lags = []
+            for lag in some_lags:
+                if tick is not None:
+                    tick()
+                earlier = left_matrix[part, : (first_taps - lag) * rows, :]
+                later = right_matrix[part, lag * rows :, :]
+                products = _product(earlier, later, rows_at_once, xp=xp)
+                values = xp.reshape(products, (-1, *other_taps, c, *other_taps, right.shape[2]))
+                for j in range(len(other_taps)):
+                    values = _by_difference(values, 1 + j, len(other_taps) + 2, xp=xp)
+                sums_of_lags.append(xp.reshape(values, (values.shape[0], -1, c, right.shape[2])))
+            return arrays.joined(sums_of_lags, axis=1, xp=xp)
 
-    products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
-    kernels_at_once = max(1, products_at_once // first_taps)
-    lags_at_once = min(products_at_once, first_taps)
-    parts = [slice(i, min(i + kernels_at_once, b)) for i in range(0, b, kernels_at_once)]
-    every_lag = range(first_taps)
-    groups_of_lags = [every_lag[i : i + lags_at_once] for i in range(0, first_taps, lags_at_once)]
-    values_of_parts = []
-    for part in parts:
-        values_of_parts.append(arrays.joined([sums(part, some) for some in groups_of_lags], axis=1, xp=xp))
-    values = arrays.joined(values_of_parts, axis=0, xp=xp)
-    # Along the first axis only lags of at least 0 were computed. Of those with 0 there, the first ones are negative
-    # along another axis: `half_lags` leaves them out.
-    negative_lags = math.prod(2 * k - 1 for k in other_taps) // 2
-    return values[:, negative_lags:, ...]
+        products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
+        kernels_at_once = max(1, products_at_once // first_taps)
+        lags_at_once = min(products_at_once, first_taps)
+        parts = [slice(i, min(i + kernels_at_once, b)) for i in range(0, b, kernels_at_once)]
+        every_lag = range(first_taps)
+        groups_of_lags = [every_lag[i : i + lags_at_once] for i in range(0, first_taps, lags_at_once)]
+        values_of_parts = []
+        for part in parts:
+            values_of_parts.append(arrays.joined([sums(part, some) for some in groups_of_lags], axis=1, xp=xp))
+        values = arrays.joined(values_of_parts, axis=0, xp=xp)
+        # Along the first axis only lags of at least 0 were computed. Of those with 0 there, the first ones are negative
+        # along another axis: `points` leaves them out.
+        negative_lags = math.prod(2 * k - 1 for k in other_taps) // 2
+        return values[:, negative_lags:, ...]
 
+    @staticmethod
+    def even_and_odd(forward: Array, backward: Array, *, xp: Namespace) -> tuple[Array, Array]:
+        """Coefficients of cosines and sines in ``G* G``: ``R_d + R_{-d}`` and ``R_d - R_{-d}``; of lag 0, R_0 and 0.
 
-def even_and_odd(forward: Array, backward: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Coefficients of cosines and sines in ``G* G``: ``R_d + R_{-d}`` and ``R_d - R_{-d}``; of lag 0, R_0 and 0.
+        ``forward``, ``backward`` (b, n, ...): R_d and R_{-d} for the n lags d of `points`, or the same columns of
+        both.
+        """
+        zero_lag = forward[:, :1, ...]
+        even = xp.concat([zero_lag, forward[:, 1:, ...] + backward[:, 1:, ...]], axis=1)
+        odd = xp.concat([xp.zeros_like(zero_lag), forward[:, 1:, ...] - backward[:, 1:, ...]], axis=1)
+        return even, odd
 
-    ``forward``, ``backward`` (b, n, ...): R_d and R_{-d} for the n lags d of `half_lags`, or the same columns of both.
-    """
-    zero_lag = forward[:, :1, ...]
-    even = xp.concat([zero_lag, forward[:, 1:, ...] + backward[:, 1:, ...]], axis=1)
-    odd = xp.concat([xp.zeros_like(zero_lag), forward[:, 1:, ...] - backward[:, 1:, ...]], axis=1)
-    return even, odd
+    @staticmethod
+    def roundings(x: Array, *, xp: Namespace) -> int:
+        """Most roundings of an entry of the lags of kernels (b, rows, c, *kernel_shape)."""
+        _, rows, _, *taps = x.shape
+        summed_rows = rows * (taps or [1])[0]
+        return _additions(summed_rows, _rows_at_once(summed_rows, x, xp=xp)) + sum(taps)
+
+    @staticmethod
+    def vjp(blocks: Array, slopes: Array, *, xp: Namespace) -> Array:
+        """Gradient of a function of the lags ``R_t = sum_y K_y^T K_{y+t}`` of blocks: ``2 sum_y K_y D_{z-y}`` at tap z.
+
+        ``blocks`` (b, m, p, *kernel_shape): K. ``slopes`` (b, L, p, p): D, the derivatives by half of the lags
+        (`points`), such that ``D_{-t} = D_t^T`` are those by the others.
+        """
+        b, m, p, *kernel_shape = blocks.shape
+        first, *others = kernel_shape or [1]
+        count = math.prod(others)
+        slopes = xp.astype(slopes, blocks.dtype, copy=False)
+        positive = slopes[:, 1:, ...]
+        # D_{-t} for all lags t in row-major order, from the most negative one.
+        table = xp.concat([xp.flip(positive, axis=1), slopes[:, :1, ...], xp.matrix_transpose(positive)], axis=1)
+        table = xp.reshape(table, (b, *(2 * k - 1 for k in (first, *others)), p, p))
+        # The lags between a tap and all others are a box of the table. The taps of the first axis are taken one after
+        # the other, those of the other axes at once, as columns.
+        columns = []
+        for position in tap_points(tuple(others)).tolist():
+            lags = tuple(slice(k - 1 - tap, 2 * k - 1 - tap) for tap, k in zip(position, others, strict=True))
+            columns.append(xp.reshape(table[(slice(None), slice(None), *lags, ...)], (b, 2 * first - 1, count * p, p)))
+        by_first_lag = xp.concat(columns, axis=3)
+        flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, -1)), (0, 1, 3, 2)), (b, m, -1))
+        gradients = []
+        for tap in range(first):
+            lags_of_tap = by_first_lag[:, first - 1 - tap : 2 * first - 1 - tap, ...]
+            gradients.append(xp.matmul(flat, xp.reshape(lags_of_tap, (b, -1, count * p))))
+        by_tap = xp.reshape(xp.stack(gradients, axis=2), (b, m, first * count, p))
+        return 2 * xp.reshape(xp.permute_dims(by_tap, (0, 1, 3, 2)), blocks.shape)
 
 
 def _taps_in_rows(x: Array, *, xp: Namespace) -> Array:
@@ -161,13 +208,6 @@ def _additions(rows: int, at_once: int) -> int:
     return max(_additions(half, at_once), _additions(rows - half, at_once)) + 1
 
 
-def roundings(x: Array, *, xp: Namespace) -> int:
-    """Most roundings of an entry of the lags of kernels (b, rows, c, *kernel_shape)."""
-    _, rows, _, *taps = x.shape
-    summed_rows = rows * (taps or [1])[0]
-    return _additions(summed_rows, _rows_at_once(summed_rows, x, xp=xp)) + sum(taps)
-
-
 def _lags_error(x: Array, *, xp: Namespace) -> Array:
     """Bound (b,) of `Lags.error` for kernels x (b, rows, c, *taps), underflow included."""
     b, rows, c, *taps = x.shape
@@ -179,36 +219,6 @@ def _lags_error(x: Array, *, xp: Namespace) -> Array:
     largest_column = xp.max(rounding.up(column_sums, rows + c * count, xp=xp), axis=1)
     # ||A||**2 <= ||A||_inf ||A||_1 for the A of the module's docstring.
     norm_sq = largest_row * largest_column
-    relative = rounding.SLACK * rounding.gamma(roundings(x, xp=xp), rounding.unit(x, xp=xp))
+    relative = rounding.SLACK * rounding.gamma(Lags.roundings(x, xp=xp), rounding.unit(x, xp=xp))
     underflow = float(xp.finfo(x.dtype).smallest_normal) * rows * count * count * c
     return rounding.up(norm_sq * relative, 2, xp=xp) + xp.astype(largest_row > 0, x.dtype) * underflow
-
-
-def lags_vjp(blocks: Array, slopes: Array, *, xp: Namespace) -> Array:
-    """Gradient of a function of the lags ``R_t = sum_y K_y^T K_{y+t}`` of blocks: ``2 sum_y K_y D_{z-y}`` at tap z.
-
-    ``blocks`` (b, m, p, *kernel_shape): K. ``slopes`` (b, L, p, p): D, the derivatives by half of the lags
-    (`specnorm.proofs.frequencies.half_lags`), such that ``D_{-t} = D_t^T`` are those by the others.
-    """
-    b, m, p, *kernel_shape = blocks.shape
-    first, *others = kernel_shape or [1]
-    count = math.prod(others)
-    slopes = xp.astype(slopes, blocks.dtype, copy=False)
-    positive = slopes[:, 1:, ...]
-    # D_{-t} for all lags t in row-major order, from the most negative one.
-    table = xp.concat([xp.flip(positive, axis=1), slopes[:, :1, ...], xp.matrix_transpose(positive)], axis=1)
-    table = xp.reshape(table, (b, *(2 * k - 1 for k in (first, *others)), p, p))
-    # The lags between a tap and all others are a box of the table. The taps of the first axis are taken one after the
-    # other, those of the other axes at once, as columns.
-    columns = []
-    for position in tap_points(tuple(others)).tolist():
-        lags = tuple(slice(k - 1 - tap, 2 * k - 1 - tap) for tap, k in zip(position, others, strict=True))
-        columns.append(xp.reshape(table[(slice(None), slice(None), *lags, ...)], (b, 2 * first - 1, count * p, p)))
-    by_first_lag = xp.concat(columns, axis=3)
-    flat = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, -1)), (0, 1, 3, 2)), (b, m, -1))
-    gradients = []
-    for tap in range(first):
-        lags_of_tap = by_first_lag[:, first - 1 - tap : 2 * first - 1 - tap, ...]
-        gradients.append(xp.matmul(flat, xp.reshape(lags_of_tap, (b, -1, count * p))))
-    by_tap = xp.reshape(xp.stack(gradients, axis=2), (b, m, first * count, p))
-    return 2 * xp.reshape(xp.permute_dims(by_tap, (0, 1, 3, 2)), blocks.shape)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from specnorm.proofs import host
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _largest, _upper, trivial_lower
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _largest, _upper
 from specnorm.proofs.cells import Circulant
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def bounds_by_blocks(claims: Callable[[], Sequence[Upper]], spec: ConvSpec) -> l
     """Bound the norms of layers of one geometry by 0 and by what claims one bound of each of their blocks."""
     bounds, groups = claims(), spec.groups
     layers = [bounds[first : first + groups] for first in range(0, len(bounds), groups)]
-    return [(trivial_lower(), padded_norm(largest_of_blocks(layer, groups), spec)) for layer in layers]
+    return [(Lower.trivial(), padded_norm(largest_of_blocks(layer, groups), spec)) for layer in layers]
 
 
 def _is_of_symbols(what: object) -> bool:

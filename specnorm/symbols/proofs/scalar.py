@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -138,10 +138,7 @@ def squares_on_grid(blocks: Array, tables: Sequence[tuple[Array, Array]], *, xp:
 
 
 class ScalarGram(GramPolynomial):
-    """``H(theta) = ||G(theta)||**2`` of a stack of blocks with one column, evaluated without its coefficients.
-
-    Unlike those of the base class, its ``lags`` are the positions of the taps, and its ``even`` and ``odd`` are the
-    taps themselves: only their number, dtype and device are of use to others.
+    """``H(theta) = ||G(theta)||**2`` of a stack of blocks with one column, evaluated without coefficients.
 
     Parameters
     ----------
@@ -154,6 +151,8 @@ class ScalarGram(GramPolynomial):
         Bound of ``|computed H(theta) - H(theta)|``.
     """
 
+    size = rank = 1
+
     def __init__(
         self,
         blocks: Array,
@@ -161,32 +160,25 @@ class ScalarGram(GramPolynomial):
         tick: Callable[[], None] | None = None,
         ops: ArrayOps,
     ) -> None:
-        xp = ops.xp
-        self.xp = xp
+        self.xp = xp = ops.xp
         self.ops = ops
         self.blocks = blocks
         self.tick = tick
-        # Nothing is rotated or left out.
-        self.rotation = None
-        self.size = 1
-        self.rank = 1
-        self.truncation = 0.0
-        self._shrink = 1.0
-        self._lost = 0.0
-        self.is_float32 = False
-        self._float32_copy = None
-        # There are no coefficients: see the class.
-        g, m, _, *kernel_shape = blocks.shape
-        self.lags = np.asarray(tap_points(tuple(kernel_shape)))
-        self.even = xp.reshape(blocks, (g, -1, 1))
-        self.odd = self.even
-        self.norms = np.full(len(self.lags) - 1, math.inf)
         q = float(xp.max(symbols.absolute_norm_up(blocks, xp=xp)))
-        self.error = host.mul_up(q, q, scalar_error(m, kernel_shape, rounding.unit(blocks, xp=xp)))
+        self.error = host.mul_up(q, q, scalar_error(blocks.shape[1], blocks.shape[3:], rounding.unit(blocks, xp=xp)))
+
+    @property
+    def dtype(self) -> Any:
+        """Precision in which H is computed."""
+        return self.blocks.dtype
 
     def float32_copy(self) -> GramPolynomial:
         """Itself: nothing is to be saved."""
         return self
+
+    def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
+        """H at some frequencies, each of a block, as the complex 1 x 1 matrix it is."""
+        return self.ops.complex(*self.planes_at(frequencies, block))
 
     def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:
         """H at some frequencies, each of a block, as the 1 x 1 matrix it is; and its imaginary part, 0."""
@@ -252,6 +244,20 @@ class ScalarGram(GramPolynomial):
             on_grid = self.ops.to_numpy(squares_on_grid(self.blocks[part, ...], tables, xp=self.xp))
             values[part] = on_grid if is_grid else on_grid[:, point]
         return CentreValues._made(self, boxes, values)
+
+    def limits_by_variation(self, boxes: Boxes, threshold: float, block: np.ndarray) -> np.ndarray:
+        """`GramPolynomial.limits_by_variation`, from the variation of G instead of that of H."""
+        blocks, row = np.unique(block, return_inverse=True)
+        limits, kind = self.limits_of_kinds(boxes, threshold, blocks)
+        return np.asarray(limits[row, kind])
+
+    def limits_of_kinds(
+        self, boxes: Boxes, threshold: float, blocks: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Limits by `variation`, for each block and kind of box, (g, s), and the kind of each box, (c,)."""
+        variation, kind = self.variation(boxes, blocks)
+        norms_at_centres = np.maximum(host.sub_down(np.full_like(variation, threshold), variation), 0.0)
+        return self.eigenvalue_limit_of_norm(norms_at_centres), kind
 
     def variation(self, boxes: Boxes, blocks: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Bound on how far ``||G||`` moves from its value at a box's centre, rounded up: of each block and kind of box.

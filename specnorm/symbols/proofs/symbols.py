@@ -49,6 +49,7 @@ class Symbol:
         self.xp = xp
         self._ops = ops
         self.blocks = blocks
+        self.frequencies = frequencies
         self.shape = blocks.shape
         self.cos, self.sin = cosines_and_sines(frequencies, tap_points(tuple(blocks.shape[3:])), blocks, ops=ops)
         if by_block:
@@ -90,6 +91,18 @@ class Symbol:
         weights = xp.conj(xp.matrix_transpose(self.phase))
         weighted = xp.reshape(weights[None, :, None, :] * xp.matrix_transpose(u)[:, None, :, :], (b, -1, f))
         return xp.matrix_transpose(arrays.real_times(xp.matrix_transpose(self._stacked_taps), weighted, ops=self._ops))
+
+    def norm_down(self, block: int, right: Array) -> Lower:
+        """Bound the norm of one block's symbol at a single frequency from below: a quotient less the symbol's error.
+
+        The blocks are in the wide dtype, scaled to about 1. ``right`` (1, p): any vector; the closer to the top right
+        singular vector the better.
+        """
+        one_block = self.blocks[block : block + 1, ...]
+        quotient = norms.quotient_down(matrix_at(one_block, self.phase, xp=self.xp), right, xp=self.xp)
+        error = float(symbol_error(one_block, xp=self.xp)[0])
+        value = max(host.sub_down(float(quotient[0]), error), 0.0)
+        return _lower(value, self.frequencies, "quotient of a vector")
 
 
 def cosines_and_sines(
@@ -310,34 +323,6 @@ def stacked_taps(blocks: Array, *, xp: Namespace) -> Array:
     g, m, p = blocks.shape[:3]
     by_tap = xp.permute_dims(xp.reshape(blocks, (g, m, p, -1)), (0, 3, 1, 2))
     return xp.reshape(by_tap, (g, -1, p))
-
-
-class SymbolQuotients:
-    """Proven lower bounds of the norms of blocks' symbols at single frequencies; symbol errors are computed once.
-
-    Parameters
-    ----------
-    blocks : array, shape (g, m, p, *kernel_shape)
-        In the wide dtype, scaled to about 1.
-    """
-
-    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
-        self._blocks = blocks
-        self._ops = ops
-        self._errors: list[float] = ops.to_numpy(symbol_error(blocks, xp=ops.xp)).tolist()
-
-    def norm_down_at(self, block: int, point: Frequencies, right: Array) -> Lower:
-        """Bound the norm of a block's symbol at a frequency from below: a quotient less the symbol's error.
-
-        ``block``: number of the block. ``point``: one frequency. ``right`` (1, p): any vector; the closer to the top
-        right singular vector the better.
-        """
-        xp = self._ops.xp
-        one_block = self._blocks[block : block + 1, ...]
-        phase = Symbol(one_block, point, ops=self._ops).phase
-        quotient = norms.quotient_down(matrix_at(one_block, phase, xp=xp), right, xp=xp)
-        value = max(host.sub_down(float(quotient[0]), self._errors[block]), 0.0)
-        return _lower(value, point, "quotient of a vector")
 
 
 def wrapped(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Array, float]:

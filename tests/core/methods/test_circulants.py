@@ -22,10 +22,8 @@ pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install py
 from core.soundness.at_size import AtSize, by_circulants
 from core.soundness.layers import Layer, layer
 
-from specnorm.at_size import circulants as circulant_search
 from specnorm.at_size.proofs import circulant as embedding
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs import cells
 from specnorm.proofs.cells import Boxes, _covering
 from specnorm.proofs.frequencies import Frequencies
 
@@ -79,7 +77,7 @@ def to_points(boxes: Boxes) -> Boxes:
 def test_every_frequency_of_a_ring_is_covered(sizes: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """It or its mirror image, once, and nothing else; exact rationals."""
     for skew in itertools.product((False, True), repeat=len(sizes)):
-        found = turns_of(to_points(cells.dft(sizes, shape, skew)))
+        found = turns_of(to_points(Boxes.dft(sizes, shape, skew)))
         assert len(found) == len(set(found))
         mirrored = {tuple(-turn % 1 for turn in turns) for turns in found}
         assert set(found) | mirrored == frequencies_of(sizes, skew)
@@ -108,7 +106,7 @@ def by_rings_alone() -> list[str]:
     return []
 
 
-_fewest_points, _dft, _cos_sin_of = embedding._fewest_points, cells.dft, Frequencies._cos_sin_of
+_fewest_points, _dft, _cos_sin_of = embedding._fewest_points, Boxes.dft, Frequencies._cos_sin_of
 
 
 def one_point_fewer(*axis: Any) -> int:
@@ -158,7 +156,7 @@ MUTATIONS = {
     "stride and dilation with a common factor": Mutation(
         ((embedding, "_fewest_points", closed_on_the_product),), too_short
     ),
-    "mirror images": Mutation(((circulant_search, "dft", half_less_a_point),)),
+    "mirror images": Mutation(((Boxes, "dft", half_less_a_point),)),
     "phase of one tap": Mutation(((Frequencies, "_cos_sin_of", phase_forgotten),)),
 }
 

@@ -22,7 +22,7 @@ from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import norms
 from specnorm.proofs.bound import finite, known
-from specnorm.proofs.cells import torus
+from specnorm.proofs.cells import Boxes
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.proof import Cover
 from specnorm.symbols.power import top_eigenvectors
@@ -42,7 +42,7 @@ class Case:
         kernel: Any = self.kernel[None, ...]
         ops = OPS
         search = Search(kernel, ops=ops)
-        whole = search.run(torus(kernel.shape[3:]), rtol=1e-2, max_cells=10_000)
+        whole = search.run(Boxes.torus(kernel.shape[3:]), rtol=1e-2, max_cells=10_000)
         return DeflatedCirculant(kernel, self.spec, self.circulant, known(whole.upper), ops=ops)
 
 

@@ -13,11 +13,10 @@ from helpers.libraries import OPS
 
 import specnorm
 from specnorm.backends.types import MEMORY
-from specnorm.proofs.cells import Cells, torus
-from specnorm.proofs.frequencies import half_lags
+from specnorm.proofs.cells import Boxes, Cells
 from specnorm.supremum import proof as cover
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-from specnorm.symbols.proofs.lags import lag_products
+from specnorm.symbols.proofs.lags import Lags
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0
@@ -49,7 +48,7 @@ def test_nothing_is_larger_than_memory_allows(shape: tuple[int, ...]) -> None:
 def test_cells_by_some_at_once_are_bounded_alike() -> None:
     """Lags of all cells at once, or of a few cells at a time; the clock is looked at between them."""
     kernel: Any = np.random.RandomState(0).standard_normal((1, 2, 2, 5, 4))
-    boxes = torus((5, 4))
+    boxes = Boxes.torus((5, 4))
     cells = Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None)
     found, ticks = [], []
     for memory in (2**28, 2**13):
@@ -68,8 +67,8 @@ def test_lags_are_sums_over_pairs_of_taps(shape: tuple[int, ...], memory: int) -
     integers = np.random.RandomState(0).randint(-3, 4, size=(2, 40, 3, *shape)).astype(np.float32)
     left: Any = integers
     right: Any = integers[:, :, :2]
-    found = lag_products(left, right, ops=replace(OPS, memory=memory))
-    for d, of_lag in zip(half_lags(shape), np.moveaxis(np.asarray(found), 1, 0), strict=True):
+    found = Lags.products(left, right, ops=replace(OPS, memory=memory))
+    for d, of_lag in zip(Lags.points(shape), np.moveaxis(np.asarray(found), 1, 0), strict=True):
         taps = set(np.ndindex(*shape))
         pairs = [(k, tuple(k + d)) for k in taps if tuple(k + d) in taps]
         wanted = sum(np.einsum("brc,bre->bce", left[(..., *k)], right[(..., *other)]) for k, other in pairs)

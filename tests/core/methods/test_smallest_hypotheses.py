@@ -30,7 +30,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, _upper
-from specnorm.proofs.cells import Circulant, torus
+from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.running import program
 from specnorm.supremum import incumbent
 from specnorm.supremum import proof as cover
@@ -181,7 +181,7 @@ def without_estimates(share: float, count: int) -> Violations:
             truth = float(specnorm.enclose(of.kernel[0], rtol=1e-6).lower)
             for least in (0.9, 0.97, 0.99):
                 search_of = Search(of.kernel, nonnegative=token, ops=OPS)
-                found = search_of.run(torus(of.kernel.shape[3:]), bound=least * truth, max_cells=3000)
+                found = search_of.run(Boxes.torus(of.kernel.shape[3:]), bound=least * truth, max_cells=3000)
                 if found.upper is not None:
                     yield f"{seed}: {least} of {truth} is proven"
 
@@ -395,7 +395,7 @@ def test_nonnegative_symbols_are_those_that_were_proven_to_be() -> None:
         defect.nowhere_negative(plain(blocks, 100.0), other, supremum)
     token = defect.nowhere_negative(plain(blocks, 100.0), inside, supremum)
     with pytest.raises(HypothesisError, match="another kernel"):
-        Cover(plain(blocks, 10.0).kernel, torus((3,)), nonnegative=token, ops=OPS)
+        Cover(plain(blocks, 10.0).kernel, Boxes.torus((3,)), nonnegative=token, ops=OPS)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])

@@ -17,7 +17,7 @@ from specnorm.ends import proof as defect
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import Lower, Upper
-from specnorm.proofs.cells import Circulant, torus
+from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Nonnegative
@@ -153,6 +153,6 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
         1.0, assumed(2.0, ELSEWHERE), np.zeros(1)
     ),
     "another nonnegative symbol": lambda: cover.Cover(
-        plain(LINE, 15.0).kernel, torus((3,)), nonnegative=token(17.0), ops=OPS
+        plain(LINE, 15.0).kernel, Boxes.torus((3,)), nonnegative=token(17.0), ops=OPS
     ),
 }

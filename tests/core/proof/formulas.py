@@ -24,8 +24,9 @@ from specnorm.errors import MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.power.proofs import ritz
-from specnorm.proofs import cells, frequencies, host, norms
+from specnorm.proofs import frequencies, host, norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, digest_of
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.interval import _interval
 from specnorm.robustness.proof import curvature_up, number, radius_down
 from specnorm.supremum.proof import cell_lemma, grid_lemma, nonnegative_cell_lemma, nonnegative_grid_lemma
@@ -251,7 +252,7 @@ def grids_of_frequencies() -> Violations:
             yield f"distinct points of {sizes}"
         if any(len(mirrored({x}, sizes)) != n for x, n in zip(distinct, multiplicities, strict=True)):
             yield f"multiplicities of {sizes}"
-        boxes = cells.dft(sizes, (3,) * len(sizes))
+        boxes = Boxes.dft(sizes, (3,) * len(sizes))
         inside = [x for low, high in zip(boxes.low, boxes.high, strict=True) for x in points_of(low, high)]
         if mirrored({*inside}, sizes) != everything or len({*inside}) != len(inside):
             yield f"boxes of {sizes}"
@@ -279,8 +280,8 @@ def points_of(low: Any, high: Any) -> list[tuple[int, ...]]:
 def boxes_cover() -> Violations:
     """Each frequency of a fine grid lies in a box of the torus, or its mirror image does; so after a cut."""
     for kernel_shape in ((4,), (1, 3), (2, 2), (3, 2)):
-        whole = cells.torus(kernel_shape)
-        if not 0 < cells.torus_size(kernel_shape) <= len(whole):
+        whole = Boxes.torus(kernel_shape)
+        if not 0 < Boxes.torus_size(kernel_shape) <= len(whole):
             yield f"size of the torus of {kernel_shape}"
         if whole.radius.max() > 1.5:
             yield f"radius of the torus of {kernel_shape}"
@@ -300,7 +301,7 @@ def boxes_cover() -> Violations:
             away = (chosen @ whole.frame.T + whole.offset - centre) * turn
             exact = np.maximum(exact, np.abs(away @ slopes.T))
         yield from up(f"angles of {kernel_shape}", whole.largest_angle(slopes), exact)
-    uneven = cells.Boxes(
+    uneven = Boxes(
         np.asarray([[0, 3]]), np.asarray([[5, 4]]), (12, 20), np.ones(2), False, np.eye(2, dtype=np.int64), np.zeros(2)
     )
     yield from up("an odd width", uneven.largest_angle(np.asarray([[1.0, 1.0]])), 2 * math.pi * (3 / 12 + 1 / 20))
@@ -355,7 +356,7 @@ def lags() -> Violations:
     sizes = np.abs(x.astype(float)).reshape(2, 4, 3, 4)
     largest_row = sizes.sum(axis=(2, 3)).max(axis=1)
     largest_column = sizes.sum(axis=(1, 3)).max(axis=1)
-    allowed = gamma(lag_rules.roundings(x, xp=XP), SINGLE)
+    allowed = gamma(lag_rules.Lags.roundings(x, xp=XP), SINGLE)
     yield from up("lags", lag_rules._lags_error(x, xp=XP), largest_row * largest_column * allowed, 1e-4)
     for rows, at_once in ((13, 4), (9, 4), (4, 4), (100, 7)):
         parts, roundings = [(rows, 0)], 0

@@ -30,10 +30,10 @@ from specnorm.proofs.bound import (
     greatest,
     least,
 )
-from specnorm.proofs.cells import Boxes, Cells, torus
-from specnorm.proofs.frequencies import Frequencies, half_lags
+from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.rounding import from_converted_up, to_dtype
-from specnorm.supremum.proof import CentreMatrices, _limits_by_variation, eigenvalue_limits, proven_below
+from specnorm.supremum.proof import CentreMatrices, eigenvalue_limits, proven_below
 from specnorm.symbols.proofs import lags as lag_rules
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -112,9 +112,9 @@ def contractions() -> Violations:
     if not np.allclose(powers.contract(x, tables, xp=XP), exact, rtol=1e-12):
         yield "products with tables"
     kernels, shape = KERNELS[2], (2, 3, 2)
-    steps = {tuple(map(int, lag)): j for j, lag in enumerate(half_lags(shape))}
+    steps = {tuple(map(int, lag)): j for j, lag in enumerate(lag_rules.Lags.points(shape))}
     slopes: Any = normal(2, len(steps), 2, 2, seed=4)
-    found = lag_rules.lags_vjp(kernels, slopes, xp=XP)
+    found = lag_rules.Lags.vjp(kernels, slopes, xp=XP)
     exact = np.zeros_like(kernels)
     for y, z in itertools.product(np.ndindex(*shape), repeat=2):
         lag = tuple(b - a for a, b in zip(y, z, strict=True))
@@ -122,8 +122,8 @@ def contractions() -> Violations:
         exact[(..., *z)] += 2 * kernels[(..., *y)] @ slope
     if not np.allclose(found, exact, rtol=1e-12):
         yield "a gradient by lags"
-    whole = lag_rules.lag_products(kernels, kernels, ops=OPS)
-    if not np.allclose(lag_rules.lag_products(kernels, kernels, ops=replace(OPS, memory=1)), whole, rtol=1e-12):
+    whole = lag_rules.Lags.products(kernels, kernels, ops=OPS)
+    if not np.allclose(lag_rules.Lags.products(kernels, kernels, ops=replace(OPS, memory=1)), whole, rtol=1e-12):
         yield "lags in parts"
 
 
@@ -219,7 +219,7 @@ def scalars() -> Violations:
             yield f"{len(places)} places of two blocks"
     faint: Any = np.full((1, 2, 1, 1, 2), 1e-170)
     yield from up("a norm that underflows", norms_up(np.zeros(1), faint, xp=XP), 4 * 2.0**-511, 1e-3)
-    boxes = torus((2, 3, 2))
+    boxes = Boxes.torus((2, 3, 2))
     bounds, kind = found.variation(boxes)
     sizes_of_taps = np.sqrt((COLUMNS**2).sum(axis=(1, 2))).reshape(2, -1)
     taps = np.indices((2, 3, 2)).reshape(3, -1).T
@@ -244,7 +244,7 @@ def polynomials() -> Violations:
     lags = lag_rules.Lags.of(kernels, ops=OPS)
     norms = lengths(lags.values)
     yield from up("norms of lags", found.norms, norms[:, 1:].max(axis=0))
-    terms = lag_rules.roundings(kernels, xp=XP) + norms.shape[1] + 4
+    terms = lag_rules.Lags.roundings(kernels, xp=XP) + norms.shape[1] + 4
     relative = gamma(terms, DOUBLE) + 1.001 * math.sqrt(2) * phase()
     yield from up("error of a polynomial", found.error, absolute(kernels) ** 2 * relative)
     spread = np.abs(normal(5, norms.shape[1] - 1, seed=4)) * 2
@@ -279,16 +279,16 @@ def polynomials() -> Violations:
 
 def limits_of_cells() -> Violations:
     """Limits by variation less the errors, and what a factorization proves beside a reduction's error."""
-    scalar, boxes = ScalarGram(COLUMNS, ops=OPS), torus((2, 3, 2))
+    scalar, boxes = ScalarGram(COLUMNS, ops=OPS), Boxes.torus((2, 3, 2))
     few = boxes[np.arange(0, len(boxes), 7)]
     variation, kind = scalar.variation(few)
     threshold = float(2 * variation.max())
-    limits, kinds = _limits_by_variation(scalar, few, threshold)
+    limits, kinds = scalar.limits_of_kinds(few, threshold)
     yield from down("limits of scalars", limits, (threshold - variation) ** 2 - scalar.error)
     if (np.asarray(kinds) != np.asarray(kind)).any():
         yield "kinds of boxes"
     polynomial = GramPolynomial(stack(4, 3, 2, 3, seed=3), ops=OPS)
-    few = torus((2, 3))[np.arange(0, 19, 4)]
+    few = Boxes.torus((2, 3))[np.arange(0, 19, 4)]
     cells = Cells(few, np.zeros(len(few), dtype=np.int64), None, False)
     threshold = 1e3 * float(polynomial.norms.max())
     moved = polynomial.variation_sq(few.largest_angle(polynomial.lags[1:]))
@@ -442,13 +442,13 @@ def single_frequencies() -> Violations:
     kernels: Any = (stack(4, 3, 2, 3, seed=3) / 8).astype(np.float32)
     point = Frequencies(np.asarray([[1, 2]]), (5, 7))
     vector: Any = np.ones((1, 3), dtype=np.complex64)
-    quotients = symbols.SymbolQuotients(kernels, ops=OPS)
+    both = symbols.Symbol(kernels, point, ops=OPS)
     for block in (0, 1):
         one = kernels[block : block + 1]
         matrix = symbols.Symbol(one, point, ops=OPS).matrices()[:, 0]
         quotient = float(norm_rules.quotient_down(matrix, vector, xp=XP)[0])
         error = absolute(one) * (gamma(7, SINGLE) + 1.001 * math.sqrt(2) * 1.01 * SINGLE)
-        found = quotients.norm_down_at(block, point, vector).value
+        found = both.norm_down(block, vector).value
         yield from up("what is taken off a quotient", quotient - found, error, OWN)
         found = quotient_at_down(matrix, vector, one, xp=XP)
         yield from between("what is taken off at a frequency", quotient - float(found[0]), 0.9 * error, 1.1 * error)

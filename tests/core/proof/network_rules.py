@@ -227,7 +227,7 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
         yield bound(graph, method=Product(), check=False).claim, truth
     yield rules.of_values_together([U, V], NODES["s"].inputs), float(np.hypot(3, 5))
     yield rules.identity(SCOPE, "x"), 1.0
-    yield margins.constant_of_factor(Matrix(LAYER, alpha=-3.0)), 3.0
+    yield margins.constant_of_factor(Node("l", Matrix(LAYER, alpha=-3.0), ("x",), (1, 3))), 3.0
     three = Node("x", Input(), (), (1, 3)), Node("l", LeakyReLU(alpha=-2.0), ("x",), (1, 3))
     yield rules.of_slopes(Scope(Graph(three, ("l",))), three[1], 1, 3), 2.0
 

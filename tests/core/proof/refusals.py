@@ -32,7 +32,7 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
-from specnorm.proofs.cells import Boxes, Cells, Circulant, Grid, dft, torus
+from specnorm.proofs.cells import Boxes, Cells, Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, eigenvalue_limits, supremum_on_grid
@@ -77,7 +77,7 @@ def foreign_part() -> LinearBounds:
 
 def cover_in_part() -> cover.Cover:
     """Of the torus, a cell of it fathomed and not pruned."""
-    found = Cover(KERNEL, torus((4,)), ops=OPS)
+    found = Cover(KERNEL, Boxes.torus((4,)), ops=OPS)
     formed, _ = found.form(POLYNOMIAL, np.arange(1), np.zeros(1))
     found.fathom(formed, 100.0)
     return found
@@ -85,7 +85,7 @@ def cover_in_part() -> cover.Cover:
 
 def formed_before() -> object:
     """Matrices of cells that are cut since."""
-    found = Cover(KERNEL, torus((4,)), ops=OPS)
+    found = Cover(KERNEL, Boxes.torus((4,)), ops=OPS)
     formed, _ = found.form(POLYNOMIAL, np.arange(len(found)), np.zeros(len(found)))
     found.split(np.full(len(found), 2))
     return found.fathom(formed, 100.0)
@@ -93,7 +93,9 @@ def formed_before() -> object:
 
 def left_open(blocks: Any, boxes: Boxes, polynomial: ScalarGram) -> Cover:
     """A cover by the values of some polynomial at the centres of the torus' boxes."""
-    return Cover(blocks, boxes, assumed(200.0), values=polynomial.at_centres(torus((3,))), threshold=100.0, ops=OPS)
+    return Cover(
+        blocks, boxes, assumed(200.0), values=polynomial.at_centres(Boxes.torus((3,))), threshold=100.0, ops=OPS
+    )
 
 
 def waves(**layer: Any) -> Waves:
@@ -118,7 +120,7 @@ def fewer() -> SplitWaves:
 
 def with_wide_boxes() -> float:
     """Of a cover whose open cells hold more than their centres."""
-    found = Cover(SPLIT[0]._blocks, dft((64,), CASE.spec.kernel_shape), assumed(1e9), ops=OPS)
+    found = Cover(SPLIT[0]._blocks, Boxes.dft((64,), CASE.spec.kernel_shape), assumed(1e9), ops=OPS)
     found._what = SPLIT[0].what
     modes: SplitWaves = SPLIT[1]
     centres = found.open.boxes.centres
@@ -141,12 +143,12 @@ def some_frequencies(count: int) -> object:
 def below_truncation() -> object:
     rotation = Rotation.of(KERNEL, np.eye(3)[None], 1, ops=OPS)  # type: ignore[arg-type]
     polynomial = GramPolynomial(KERNEL, rotation, ops=OPS)
-    planes = polynomial.planes_at(torus((4,)).centres, np.zeros(len(torus((4,))), dtype=np.int64))
+    planes = polynomial.planes_at(Boxes.torus((4,)).centres, np.zeros(len(Boxes.torus((4,))), dtype=np.int64))
     return polynomial.reduced(*planes, np.full(planes[0].shape[0], polynomial.truncation / 2))
 
 
 def without_supremum() -> object:
-    boxes = dft((9,), (4,))
+    boxes = Boxes.dft((9,), (4,))
     return eigenvalue_limits(POLYNOMIAL, Cells(boxes, np.zeros(len(boxes), dtype=np.int64), None), 1.0)
 
 
@@ -225,17 +227,17 @@ REFUSED: dict[str, Callable[[], object]] = {
     "waves with a dilation": lambda: waves(dilation=2),
     "waves that read copies": lambda: waves(padding_mode="reflect"),
     "grid points without a supremum": without_supremum,
-    "a grid without a supremum": lambda: Cover(KERNEL, dft((9,), (4,)), ops=OPS),
-    "boxes of another degree": lambda: Cover(KERNEL, torus((3,)), ops=OPS),
-    "a polynomial of other blocks": lambda: Cover(KERNEL, torus((4,)), ops=OPS).form(
+    "a grid without a supremum": lambda: Cover(KERNEL, Boxes.dft((9,), (4,)), ops=OPS),
+    "boxes of another degree": lambda: Cover(KERNEL, Boxes.torus((3,)), ops=OPS),
+    "a polynomial of other blocks": lambda: Cover(KERNEL, Boxes.torus((4,)), ops=OPS).form(
         GramPolynomial(KERNEL / 2, ops=OPS), np.arange(1), np.zeros(1)
     ),
     "a circulant's norm for what is left out": lambda: POLYNOMIAL.tighten_truncation(assumed(1.0, OWN)),
     "matrices of cells that have changed": formed_before,
-    "values of other blocks": lambda: left_open(LINE, torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
-    "values at other boxes": lambda: left_open(LINE, dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
+    "values of other blocks": lambda: left_open(LINE, Boxes.torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
+    "values at other boxes": lambda: left_open(LINE, Boxes.dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
     "cells that are fathomed, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
-    "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), dft((9,), (4,), by_point=True)),
+    "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), Boxes.dft((9,), (4,), by_point=True)),
     "a limit below the truncation": below_truncation,
     "a circulant as a grid": lambda: norm_by_grid(assumed(1.0, OWN)),
     "a grid of too few points": lambda: norm_by_grid(assumed(1.0, Grid.of_sizes((3,), (4,)))),

@@ -32,13 +32,13 @@ from specnorm.power.proofs.ritz import quotients
 from specnorm.proof import proven
 from specnorm.proofs import bound, norms
 from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
-from specnorm.proofs.cells import dft, torus
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Method
 from specnorm.supremum.proof import supremum_on_grid
 from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
 from specnorm.symbols.proofs.scalar import largest_on_grid
-from specnorm.symbols.proofs.symbols import SymbolQuotients, of_wrapped
+from specnorm.symbols.proofs.symbols import Symbol, of_wrapped
 from specnorm.tensor_norm.proof import proven_factor
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
@@ -85,11 +85,12 @@ def covered() -> Iterator[tuple[Upper, float]]:
         return float(np.linalg.norm(symbols, 2, axis=(1, 2)).max())
 
     supremum = None
-    for boxes, norm, part in ((torus((4,)), largest(4096), 1.5), (dft((5,), (4,), by_point=True), largest(5), 1.2)):
+    grid = Boxes.dft((5,), (4,), by_point=True)
+    for boxes, norm, part in ((Boxes.torus((4,)), largest(4096), 1.5), (grid, largest(5), 1.2)):
         found = cover_of(part * norm, KERNEL, boxes, supremum).proven()
         yield found, norm
         supremum = supremum or found
-    yield supremum_on_grid(assumed(2.0), dft((5,), (4,), by_point=True)), 2.0
+    yield supremum_on_grid(assumed(2.0), grid), 2.0
 
 
 def multiples() -> Iterator[tuple[Upper, float]]:
@@ -131,7 +132,7 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     for blocks, largest in ((entry, 3.0), (0 * KERNEL, 0.0)):
         yield from ((claim, largest) for claim in norms.norm_of_single_entries(blocks, ops=OPS) or ())
     point = Frequencies.half_grid((1,))
-    yield SymbolQuotients(MATRIX[..., None], ops=OPS).norm_down_at(0, point, vector), norm
+    yield Symbol(MATRIX[..., None], point, ops=OPS).norm_down(0, vector), norm
     thin: Any = MATRIX[:, :, :1, None]
     yield norms.norm_by_frobenius(thin, ops=OPS), float(np.linalg.norm(thin))
 
@@ -168,7 +169,7 @@ def by_products() -> Iterator[tuple[Upper, float]]:
 
 
 def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
-    yield bound.trivial_lower(), 0.0
+    yield bound.Lower.trivial(), 0.0
     yield from zip(of_kernel(assumed_lower(1.0), assumed(1.0), np.ones(3), 3), (8.0, 8.0), strict=True)
     yield from ((x, 8.0) for x in bound.times_power_of_two(assumed_lower(1.0), assumed(1.0), 3))
     for values in ((1.0, 3.0), (3.0, 1.0)):
@@ -214,7 +215,7 @@ CHECKS: dict[str, Check] = {
     "radii": radii,
     "radius_of_ball": radii,
     "_largest": arithmetic,
-    "trivial_lower": arithmetic,
+    "Lower.trivial": arithmetic,
     "times_power_of_two": arithmetic,
     "largest_of_blocks": arithmetic,
     "norm_of_multiple": multiples,
@@ -233,7 +234,7 @@ CHECKS: dict[str, Check] = {
     "norm_by_frobenius": one_tap,
     "norm_of_one_tap": one_tap,
     "norm_of_single_entries": one_tap,
-    "SymbolQuotients.norm_down_at": one_tap,
+    "Symbol.norm_down": one_tap,
     "GramProof.largest_up_near": one_tap,
     "largest_quotient": one_tap,
     "UnfoldingProof.bounds": fixed,

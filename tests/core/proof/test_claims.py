@@ -49,7 +49,7 @@ from specnorm.proofs.bound import (
     least,
     of_kernel,
 )
-from specnorm.proofs.cells import Boxes, Circulant, dft, one_box, torus
+from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -221,7 +221,7 @@ KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 
 def cover_of(threshold: float, blocks: Any = KERNEL, boxes: Any = None, supremum: Upper | None = None) -> Cover:
     """After one round; of KERNEL on the torus unless something else is named."""
-    found = Cover(blocks, torus((4,)) if boxes is None else boxes, supremum, ops=OPS)
+    found = Cover(blocks, Boxes.torus((4,)) if boxes is None else boxes, supremum, ops=OPS)
     formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     found.fathom(formed, threshold)
     found.prune()
@@ -259,16 +259,16 @@ REFLECT = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="reflect", 
 DILATED = ConvSpec.of((2, 2, 2), input_shape=3, padding_mode="zeros", padding=1, dilation=2)
 PARTS = [sub.spec for sub in components.polyphase_components(DILATED)]
 REFUSED: dict[str, Callable[[], object]] = {
-    "an open cell": lambda: cover_of(0.1, KERNEL, dft((5,), (4,), by_point=True), assumed(100.0)).proven(),
+    "an open cell": lambda: cover_of(0.1, KERNEL, Boxes.dft((5,), (4,), by_point=True), assumed(100.0)).proven(),
     "the torus but for open cells": lambda: cover_of(0.4).bound_outside_open(),
-    "a cell left out": lambda: norm_of(torus((4,))[:-1]),
+    "a cell left out": lambda: norm_of(Boxes.torus((4,))[:-1]),
     "a circulant one point short": lambda: norm_by_circulant(assumed(1.0, shorter(0)), LAYER),
     "a circulant one point short on the other axis": lambda: norm_by_circulant(assumed(1.0, shorter(1)), LAYER),
     "a circulant of padding that is not zero": lambda: norm_by_circulant(assumed(1.0, RING), REFLECT),
     "the supremum for a circulant": lambda: norm_by_circulant(assumed(1.0), LAYER),
     "a circulant for the supremum": lambda: padded_norm(assumed(1.0, RING), LAYER),
     "a circulant for the supremum of a grid": lambda: cover.grid_lemma(1.0, assumed(2.0, RING), np.zeros(1)),
-    "the supremum for some of the torus": lambda: supremum_on_grid(assumed(1.0), torus((4,))),
+    "the supremum for some of the torus": lambda: supremum_on_grid(assumed(1.0), Boxes.torus((4,))),
     "a circulant for one of another length": lambda: least(assumed(1.0, RING), assumed(1.0, shorter(0))),
     "a group left out": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)]),
     "a group twice as large": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(1.0, LAYER)]),
@@ -297,9 +297,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "half of a bound on a grid, in words": lambda: claims_of(
         lambda symbol, ops: np.asarray(grid.SymbolNormsUp(3)(symbol, ops=ops)) / 2
     ),
-    "no box at all": lambda: Cover(KERNEL, torus((4,))[:0], ops=OPS),
-    "one box of the torus": lambda: Cover(KERNEL, torus((4,))[:1], ops=OPS),
-    "a point of the grid": lambda: supremum_on_grid(assumed(1.0), dft((5,), (4,))[:1]),
+    "no box at all": lambda: Cover(KERNEL, Boxes.torus((4,))[:0], ops=OPS),
+    "one box of the torus": lambda: Cover(KERNEL, Boxes.torus((4,))[:1], ops=OPS),
+    "a point of the grid": lambda: supremum_on_grid(assumed(1.0), Boxes.dft((5,), (4,))[:1]),
     "a bound of one kernel for another": lambda: of_kernel(*of_kernel(ONE, TWO, KERNEL, 0), 0 * KERNEL, -40),
     "the lower bound of one kernel with another's": lambda: of_kernel(
         of_kernel(ONE, TWO, KERNEL, 0)[0], TWO, KERNEL, 0
@@ -381,7 +381,7 @@ def test_scaling_back_is_outward() -> None:
 
 def test_boxes_do_not_cover_what_somebody_says() -> None:
     """A box of the torus, said to be all of it, would prove a norm of next to nothing."""
-    box = torus((4,))[:1]
+    box = Boxes.torus((4,))[:1]
     with pytest.raises(ValueError, match="init=False"):
         replace(box, covers=ALL_FREQUENCIES)
     fields = (box.low, box.high, box.denominators, box.half_degree, box.on_grid, box.frame, box.offset)
@@ -389,8 +389,8 @@ def test_boxes_do_not_cover_what_somebody_says() -> None:
         Boxes(*fields, ALL_FREQUENCIES)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="covers"):
         Boxes(*fields, covers=ALL_FREQUENCIES)  # type: ignore[call-arg]
-    assert replace(torus((4,))).covers is None
-    for boxes in (torus((4,)), dft((9,), (4,))):
+    assert replace(Boxes.torus((4,))).covers is None
+    for boxes in (Boxes.torus((4,)), Boxes.dft((9,), (4,))):
         for name in ("low", "high", "half_degree", "frame", "offset"):
             with pytest.raises(ValueError, match="read-only"):
                 getattr(boxes, name)[:] = 0
@@ -399,7 +399,7 @@ def test_boxes_do_not_cover_what_somebody_says() -> None:
 
 def test_the_matrices_of_a_cover_are_its_own() -> None:
     """Matrices of zeros would fathom every cell."""
-    found = Cover(KERNEL, torus((4,)), ops=OPS)
+    found = Cover(KERNEL, Boxes.torus((4,)), ops=OPS)
     formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     with pytest.raises(TypeError, match=r"CentreMatrices: .* by the rules"):
         replace(formed, matrices=0 * formed.matrices)
@@ -410,7 +410,7 @@ def test_the_matrices_of_a_cover_are_its_own() -> None:
 
 def test_what_is_left_open_is_not_the_same_twice() -> None:
     """Two covers with as many open cells may leave out different ones."""
-    one, two = (cover_of(0.1, KERNEL, dft((5,), (4,), by_point=True), assumed(100.0)) for _ in range(2))
+    one, two = (cover_of(0.1, KERNEL, Boxes.dft((5,), (4,), by_point=True), assumed(100.0)) for _ in range(2))
     assert len(one) == len(two) > 0
     assert str(one.bound_outside_open().what) == str(two.bound_outside_open().what)
     with pytest.raises(HypothesisError, match="different"):
@@ -424,7 +424,7 @@ def test_two_entries_of_a_row_or_a_column_are_no_single_entries(shape: tuple[int
 
 
 def test_one_box_holds_all_frequencies() -> None:
-    boxes = one_box((3, 1))
+    boxes = Boxes.whole((3, 1))
     turns = [(end[0] / np.array(boxes.denominators)).tolist() for end in (boxes.low, boxes.high)]
     assert turns == [[-0.5, 0], [0.5, 0]]
     assert cover.cell_lemma(1.0, boxes.radius).tolist() == [0]

@@ -18,7 +18,7 @@ from specnorm.grid.proof import LargestBound, SymbolNormsUp
 from specnorm.grid.search import leave_out
 from specnorm.methods import Gram, Grid
 from specnorm.proofs.bound import HypothesisError
-from specnorm.proofs.cells import torus
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates, gram_iteration_of_parts_up
 from specnorm.supremum import proof as cover
@@ -83,7 +83,7 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     fathomed = 0
     for _ in range(12):
         threshold = truth.hi * float(random.uniform(0.6, 1.3))
-        cover = Cover(blocks, torus((3, 2)), ops=OPS)
+        cover = Cover(blocks, Boxes.torus((3, 2)), ops=OPS)
         for _ in range(4):
             polynomial = polynomials[random.randint(len(polynomials))]
             index = np.flatnonzero(random.uniform(size=len(cover)) < 0.8)

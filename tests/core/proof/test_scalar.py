@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import specnorm
-from specnorm.proofs.cells import Boxes, Cells, dft, torus
+from specnorm.proofs.cells import Boxes, Cells
 from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cover
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -49,7 +49,7 @@ def test_values_are_within_their_error(shape: tuple[int, ...], family: str, seed
     scalar = ScalarGram(blocks, ops=OPS)
     sizes = tuple(1 if k == 1 else k + 2 for k in shape)
     skew = tuple(k > 1 and j == 0 for j, k in enumerate(shape))
-    boxes = dft(sizes, shape, skew) if grid else torus(shape)
+    boxes = Boxes.dft(sizes, shape, skew) if grid else Boxes.torus(shape)
     values = scalar.at_centres(boxes).values
     assert values.shape == (3, len(boxes))
     place = np.random.default_rng(seed).integers(0, len(boxes), 12)
@@ -66,7 +66,7 @@ def test_values_are_within_their_error(shape: tuple[int, ...], family: str, seed
 @given(shape=st.sampled_from(SHAPES), family=families, seed=st.integers(0, 99))
 def test_no_norm_moves_farther_than_its_variation(shape: tuple[int, ...], family: str, seed: int) -> None:
     blocks = drawn(shape, family, seed, 2, 2)
-    boxes = torus(shape)[:40]
+    boxes = Boxes.torus(shape)[:40]
     bounds, which = ScalarGram(blocks, ops=OPS).variation(boxes)
     random = np.random.default_rng(seed)
     for at in random.integers(0, len(boxes), 8):
@@ -82,9 +82,9 @@ def test_cells_that_are_left_out_hold_nothing_above_the_threshold(
     shape: tuple[int, ...], family: str, seed: int, part: float
 ) -> None:
     blocks = drawn(shape, family, seed, 3, 1)
-    values = ScalarGram(blocks, ops=OPS).at_centres(torus(shape))
+    values = ScalarGram(blocks, ops=OPS).at_centres(Boxes.torus(shape))
     threshold = part * math.sqrt(float(values.values.max()))
-    cover = Cover(blocks, torus(shape), values=values, threshold=threshold, ops=OPS)
+    cover = Cover(blocks, Boxes.torus(shape), values=values, threshold=threshold, ops=OPS)
     every = {(int(b), *row) for b in range(3) for row in values.boxes.low.tolist()}
     rest = {(int(b), *row) for b, row in zip(cover.open.block, cover.open.boxes.low.tolist(), strict=True)}
     assert rest <= every
@@ -96,7 +96,7 @@ def test_cells_that_are_left_out_hold_nothing_above_the_threshold(
 
 def test_values_are_made_of_their_own_blocks() -> None:
     scalar = ScalarGram(drawn((4, 5), "normal", 0, 2, 1), ops=OPS)
-    values = scalar.at_centres(torus((4, 5)))
+    values = scalar.at_centres(Boxes.torus((4, 5)))
     with pytest.raises(ValueError, match="read-only"):
         values.values[0, 0] = 0.0
     with pytest.raises(TypeError, match="made by the rules in files of proofs"):
@@ -151,10 +151,10 @@ def test_limits_ask_for_no_coefficients() -> None:
     """A polynomial of scalars has none: the variation of a Gram polynomial would be of zeros."""
     blocks = drawn((4, 5), "normal", 1, 1, 1)
     scalar, plain = ScalarGram(blocks, ops=OPS), GramPolynomial(blocks, ops=OPS)
-    cover = Cover(blocks, torus((4, 5)), ops=OPS)
+    cover = Cover(blocks, Boxes.torus((4, 5)), ops=OPS)
     cells: Cells = cover.open
     assert len(cells) == len(cover.eigenvalue_limits(scalar, 1.0)) == len(cover.eigenvalue_limits(plain, 1.0))
-    assert np.isinf(scalar.norms).all()
+    assert not hasattr(scalar, "norms")
 
 
 @pytest.mark.parametrize(("taps", "n"), [(7, 16), (9, 24), (11, 9)])

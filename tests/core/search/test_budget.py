@@ -16,7 +16,7 @@ from specnorm.errors import Undecided
 from specnorm.methods import Enclose, ExactFFT, TensorNorm
 from specnorm.running import search as clock
 from specnorm.supremum.proof import Cover
-from specnorm.symbols.proofs.lags import lag_products
+from specnorm.symbols.proofs.lags import Lags
 
 KERNEL = np.random.default_rng(0).standard_normal((8, 8, 5, 5))
 TRUTH = float(specnorm.enclose(KERNEL, rtol=1e-4).lower)
@@ -54,14 +54,14 @@ def test_whenever_time_is_up_the_bounds_hold(checks: int, at: dict[str, Any], mo
 def test_a_deadline_ends_the_making_of_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a large kernel they alone may take longer than there is: a round is too coarse a step."""
     made: list[int] = []
-    original = lag_products
+    original = Lags.products
 
     def watched(*given: Any, **how: Any) -> Any:
         found = original(*given, **how)
         made.append(found.shape[1])
         return found
 
-    monkeypatch.setattr("specnorm.symbols.proofs.gram_polynomial.lag_products", watched)
+    monkeypatch.setattr(Lags, "products", watched)
     after = late_after(4, monkeypatch)
     found = specnorm.enclose(KERNEL, budget=1e3)
     assert not made

@@ -21,7 +21,7 @@ from specnorm_numpy import NumpyBackend
 
 from specnorm.backends.types import ArrayOps
 from specnorm.proofs import host, norms
-from specnorm.proofs.cells import dft
+from specnorm.proofs.cells import Boxes
 from specnorm.supremum import incumbent, tuning
 from specnorm.supremum import proof as cover
 from specnorm.supremum.incumbent import Incumbent
@@ -212,7 +212,7 @@ def fathomed_in_single_precision() -> Violations:
 
 def at_zero(blocks: Any) -> cover.Cover:
     """A cover by the frequency zero alone."""
-    return cover.Cover(blocks, dft((1,), blocks.shape[3:]), assumed(1e9), ops=OPS)
+    return cover.Cover(blocks, Boxes.dft((1,), blocks.shape[3:]), assumed(1e9), ops=OPS)
 
 
 def reduced_for_higher_limits() -> Violations:

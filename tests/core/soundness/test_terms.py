@@ -20,7 +20,7 @@ from flint import acb, acb_mat, arb, ctx, fmpq
 from helpers.libraries import OPS
 
 from specnorm.proofs import norms, rounding
-from specnorm.proofs.cells import Boxes, torus
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import PHASE_ERROR, Frequencies, _cos_sin
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
@@ -187,7 +187,7 @@ def test_variation_covers_the_change_within_a_cell(family: str) -> None:
         block = np.ldexp(kernel, -balls.exponent_of(kernel))
         tall: Any = block if block.shape[0] >= block.shape[1] else np.swapaxes(block, 0, 1)
         gram, peaks = GramPolynomial(tall[None], ops=OPS), Peaks(tall)
-        boxes = torus(block.shape[2:])
+        boxes = Boxes.torus(block.shape[2:])
         random = np.random.RandomState(index)
         for _ in range(3):
             chosen = boxes[random.randint(len(boxes), size=5)]
@@ -217,7 +217,7 @@ def offsets_in_radians(boxes: Boxes, offsets: NDArray[np.float64]) -> NDArray[np
 @pytest.mark.parametrize("shape", [s[2:] for s in SHAPES] + [(5, 2), (1, 1), (7,), (1, 3, 2)])
 def test_torus_is_covered(shape: tuple[int, ...]) -> None:
     """Every frequency or its mirror image lies in a cell, within its radius of the centre; after splits too."""
-    boxes, random = torus(shape), np.random.RandomState(0)
+    boxes, random = Boxes.torus(shape), np.random.RandomState(0)
     count = 300 if len(shape) < 3 else 60
     turns = np.where(np.asarray(shape) > 1, random.uniform(size=(count, len(shape))), 0.0)
     turns[:10] = np.where(np.asarray(shape) > 1, np.round(2 * turns[:10]) / 2 % 1, 0.0)

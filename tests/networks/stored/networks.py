@@ -9,6 +9,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -548,8 +549,12 @@ case(
 
 
 # -- 1-Lipschitz layers ----------------------------------------------------------------------------------------------
-of("maxmin, by halves", VECTOR, lambda x: torch.cat([torch.max(*x.chunk(2, 1)), torch.min(*x.chunk(2, 1))], 1))
-of("maxmin, by halves of images", EVEN, lambda x: torch.cat([torch.max(*x.chunk(2, 1)), torch.min(*x.chunk(2, 1))], 1))
+def _sorted_halves(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.max(*x.chunk(2, 1)), torch.min(*x.chunk(2, 1))], 1)
+
+
+of("maxmin, by halves", VECTOR, _sorted_halves)
+of("maxmin, by halves of images", EVEN, _sorted_halves)
 of(
     "maxmin, by pairs",
     VECTOR,
@@ -596,6 +601,11 @@ of(
     ),
     linear(8, 6),
     linear(6, 4),
+)
+_sorted = partial(Function, _sorted_halves)
+# Of too many units for a search of each: its channels have weights.
+case(
+    "maxmin, convolutions", (3, 16, 16), chain(conv(3, 16), _sorted, conv(16, 16), _sorted, conv(16, 4)), "multipliers"
 )
 of("groupsort of four", VECTOR, lambda x: x.view(-1, 2, 4).sort(2).values.flatten(1))
 of("groupsort of four, images", (8, 4, 4), lambda x: x.view(-1, 2, 4, 4, 4).sort(2).values.flatten(1, 2))

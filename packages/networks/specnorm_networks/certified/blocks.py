@@ -40,9 +40,6 @@ from numpy.typing import NDArray
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap
-from specnorm_networks.certified.operators.broadcasting import constants_after_broadcast
-from specnorm_networks.certified.operators.joins import Extreme
-from specnorm_networks.certified.operators.linear import Add, Scale
 from specnorm_networks.certified.rules import map_of_claim
 from specnorm_networks.certified.scope import Map, Scope
 
@@ -89,7 +86,12 @@ class _Step:
 
     @property
     def is_block(self) -> bool:
-        return self.constant is not None or isinstance(self.node.operator, Add | Extreme)
+        return self.constant is not None or _joins_values(self.node)
+
+
+def _joins_values(node: Node) -> bool:
+    """Whether the changes of several values join in each entry: in a sum, or a selection that depends on them."""
+    return node.operator.joins is not None and not node.operator.only_moves_entries
 
 
 def _by_constant(node: Node, constant: Upper) -> _Step:
@@ -142,7 +144,7 @@ class _Walk:
             if not isinstance(claim.what, Map) or claim.what != self.scope.map(claim.what.start, node.name):
                 raise HypothesisError(f"{claim.what} is no map to {node.name}")
         of_several = len([name for name in node.inputs if not self.is_fixed(name)]) > 1
-        if isinstance(node.operator, Add | Extreme) and of_several:
+        if _joins_values(node) and of_several:
             self.met_sum_with_constant |= bool(known)
             if known and self.sums_by_constant:
                 return _by_constant(node, min(known, key=float))
@@ -152,7 +154,7 @@ class _Walk:
             return _Step(node, sources, of_entries=direct[0]) if direct else None
         is_move = node.operator.only_moves_entries
         is_folded = bool(known) and not direct and not of_several  # into the layer before
-        if not is_folded and (is_move or isinstance(node.operator, Scale)):
+        if not is_folded and (is_move or node.operator.is_diagonal):
             return _Step(node, sources)
         return _by_constant(node, known[0]) if known and not of_several else None
 
@@ -254,17 +256,12 @@ class _Blocks:
         place = self.scope.graph.place(step.node)
         if place.known_shapes() is None:
             return None
-        operator = step.node.operator
-        weights = constants_after_broadcast([float(name in values) for name in step.node.inputs], place)
-        if isinstance(operator, Add):
-            inverse = 1.0 if operator.divisor == 1 else host.div_up(1.0, operator.divisor)
-            factors = [host.mul_up(abs(weight), inverse) for weight in operator.weights]
-            weights = [host.mul_up(factor, weight) for factor, weight in zip(factors, weights, strict=True)]
+        weights = step.node.operator.shares([float(name in values) for name in step.node.inputs], place)
         read = [
             (values[name], weight) for name, weight in zip(step.node.inputs, weights, strict=True) if name in values
         ]
         readings = [_Reading.of(value) for value, _ in read]
-        return _Block(readings, [weight for _, weight in read], isinstance(operator, Add), entries)
+        return _Block(readings, [weight for _, weight in read], step.node.operator.joins == "sum", entries)
 
     def _moved(self, step: _Step, values: Mapping[str, FloatArray]) -> FloatArray | None:
         """Return numbers of entries and constants after a node that moves entries or applies a function to each."""
@@ -281,7 +278,7 @@ class _Blocks:
         inputs = []
         for name, shape in zip(node.inputs, shapes, strict=True):
             inputs.append(values[name] if name in values else np.zeros((2, *shape)))
-        return _scaled(linear, inputs[0]) if isinstance(node.operator, Scale) else linear.apply(inputs)
+        return _scaled(linear, inputs[0]) if node.operator.is_diagonal else linear.apply(inputs)
 
     # -- atoms and forms ---------------------------------------------------------------------------------------------
     def _atoms(self, count: int, last: _Reading) -> NDArray[np.intp]:

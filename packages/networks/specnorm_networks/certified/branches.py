@@ -20,8 +20,7 @@ from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.blocks import claims_of_blocks
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of
-from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Operator, Place
-from specnorm_networks.certified.operators.linear import CumulativeSum, Scale
+from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Place
 from specnorm_networks.certified.scope import Scope
 
 MOST_NODES = 512
@@ -49,49 +48,57 @@ def claims_of_branches(
     has_branches = sum(not is_fixed(name) for name in end.inputs) > 1
     if has_branches:
         yield from claims_of_blocks(scope, end, is_fixed, constants)
+    is_end_of_maps = not _goes_on(scope, end)
+    if not (has_branches or is_end_of_maps):
+        return
     parts = _linear_parts(scope, end, is_fixed)
     nearest = parts[:1] if has_branches else []
-    farthest = [part for part in parts[1:][-1:] if _stretches_unevenly(part[1])]
-    for start, between in nearest + farthest:
+    farthest = parts[1:][-1:] if is_end_of_maps else []
+    for start, between in nearest + [part for part in farthest if _stretches_unevenly(part[1])]:
         claim = _constant_of_linear_part(scope, start, between, norms)
         if claim is not None:
             yield claim
 
 
-def _linear_parts(scope: Scope, end: Node, is_fixed: Callable[[str], bool]) -> list[tuple[str, list[Node]]]:
-    """Return the values from which all branches of a value come by linear nodes, the nearest first.
+def _goes_on(scope: Scope, node: Node) -> bool:
+    """Whether a node only moves entries, or a linear map follows it in which it is a step between two others."""
+    reader = scope.graph.only_reader(node.name)
+    if node.operator.only_moves_entries:
+        return True
+    if reader is None or reader.operator.is_layer or reader.operator.only_moves_entries:
+        return False
+    return reader.is_affine and scope.graph.fixed_values.issuperset({*reader.inputs} - {node.name})
 
-    Each has with it the nodes between, in the order of computation.
+
+def _linear_parts(scope: Scope, end: Node, is_fixed: Callable[[str], bool]) -> list[tuple[str, Sequence[Node]]]:
+    """Return the nearest and the farthest value from which all branches of a value come by linear nodes.
+
+    Each has with it the nodes between, in the order of computation. There may be one such value, or none.
     """
-    parts: list[tuple[str, list[Node]]] = []
+    parts: list[tuple[str, int]] = []
     between: list[Node] = []
     waiting = {end.name}
     while len(between) < MOST_NODES:
         last = scope.graph.by_name[max(waiting, key=scope.graph.positions.__getitem__)]
         before = {name for name in last.inputs if not is_fixed(name)}
         # Behind the nearest value, layers have rules of their own, which fold scales into their kernels.
-        if not _is_linear(last) or not before or (parts and last.operator.is_layer):
+        if not last.is_affine or not before or (parts and last.operator.is_layer):
             break
         between.append(last)
         waiting = waiting - {last.name} | before
         if len(waiting) == 1:
             (start,) = waiting
-            parts.append((start, between[::-1]))
-    return parts
+            parts = [*parts[:1], (start, len(between))]
+    return [(start, between[:count][::-1]) for start, count in parts]
 
 
 def _stretches_unevenly(nodes: Sequence[Node]) -> bool:
-    """Whether nodes stretch some vectors more than others, by more than one map, of which the last node is one."""
-    maps = [node for node in nodes if not getattr(node.operator, "only_moves_entries", False)]
-    is_uneven = any(
-        isinstance(node.operator, CumulativeSum)
-        or (isinstance(node.operator, Scale) and len(np.unique(abs(np.asarray(node.operator.values)))) > 1)
-        for node in maps
-    )
-    return is_uneven and nodes[-1] in maps and len(maps) > 1
+    """Whether nodes stretch some vectors more than others, by more than one map."""
+    maps = [node for node in nodes if not node.operator.only_moves_entries]
+    return len(maps) > 1 and any(node.operator.stretches_unevenly for node in maps)
 
 
-def _constant_of_linear_part(scope: Scope, start: str, between: list[Node], norms: Norms) -> Upper | None:
+def _constant_of_linear_part(scope: Scope, start: str, between: Sequence[Node], norms: Norms) -> Upper | None:
     """Prove the norm of the matrix of linear nodes; None if a shape is unknown, or if the matrix is large."""
     branches = _branches(scope, start, between)
     if branches is None or not branches.has_small_matrix:
@@ -111,17 +118,13 @@ def _constant_of_linear_part(scope: Scope, start: str, between: list[Node], norm
     return make_upper(host.add_up(norm.value, error, underflow), scope.map(start, between[-1].name), "linear", norm)
 
 
-def _is_linear(node: Node) -> bool:
-    return type(node.operator).linear_map is not Operator.linear_map
-
-
 @dataclass(frozen=True, eq=False)
 class _Branches:
     """The nodes between two values, with size 1 along the axes along which all of them are alike."""
 
     start: str
     start_shape: tuple[int, ...]
-    nodes: list[Node]
+    nodes: Sequence[Node]
     """In the order of computation."""
     places: list[Place]
     """Places of the nodes, all of known shapes."""
@@ -156,7 +159,7 @@ class _Branches:
         return values[self.nodes[-1].name].reshape(len(batch), -1)
 
 
-def _branches(scope: Scope, start: str, nodes: list[Node]) -> _Branches | None:
+def _branches(scope: Scope, start: str, nodes: Sequence[Node]) -> _Branches | None:
     """Return the nodes between two values, with the axes along which all are alike shortened; None without shapes."""
     places = [scope.graph.place(node) for node in nodes]
     start_place = Place((scope.graph.by_name[start].shape,))

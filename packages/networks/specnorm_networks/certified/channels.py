@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from specnorm_networks.certified.graph import Layer, Node, Shape
 from specnorm_networks.certified.kernels import PlacedLayer
-from specnorm_networks.certified.operators.base import FloatArray, Operator
+from specnorm_networks.certified.operators.base import Operator
 
 
-def in_network(
-    node: Node,
-    layer: Layer,
-    nodes: Mapping[str, Node],
-) -> tuple[Node, PlacedLayer]:
-    """Return the node that a layer reads, and the layer in its place.
+def in_network(node: Node, layer: Layer, nodes: Mapping[str, Node]) -> tuple[Node, PlacedLayer]:
+    """Return the node that the layer of a node reads, and the layer in its place.
 
     Padding that is bounded with the layer is a part of it. ``nodes``: all, by name.
     """
@@ -32,13 +28,11 @@ def in_network(
     return source, PlacedLayer(layer, geometry, (before, after))
 
 
-def summands_that_change(
-    node: Node,
-    weights: Sequence[float],
-    nodes: Mapping[str, Node],
-) -> list[tuple[Node, float]]:
-    """Return the inputs of a sum that are no constants, each with its weight."""
-    summands = zip([nodes[name] for name in node.inputs], weights, strict=True)
+def summands_that_change(node: Node, nodes: Mapping[str, Node]) -> list[tuple[Node, float]]:
+    """Return the inputs of a sum (`Node.weights`) that are no constants, each with its weight; none for other nodes."""
+    if node.weights is None:
+        return []
+    summands = zip([nodes[name] for name in node.inputs], node.weights, strict=True)
     return [(summand, weight) for summand, weight in summands if not summand.is_constant]
 
 
@@ -47,18 +41,6 @@ def keeps_channels(operator: Operator, before: Shape | None, after: Shape | None
     if before is None or after is None or len(before) < 3:
         return False
     return operator.keeps_channels(before, after)
-
-
-def numbers_along(values: FloatArray, axis: int, ndim: int) -> FloatArray | None:
-    """Return an array as one number for each entry of one axis of a value; None if it varies along other axes.
-
-    ``values``: broadcasts against the value, which has ``ndim`` axes.
-    """
-    # Shapes are aligned at their last axes.
-    aligned_axis = axis - ndim + values.ndim
-    if aligned_axis < 0 or values.size != values.shape[aligned_axis]:
-        return None
-    return values.reshape(-1)
 
 
 def flattened_pixels(before: Shape | None, after: Shape | None, width: int) -> int:

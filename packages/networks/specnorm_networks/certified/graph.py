@@ -5,7 +5,6 @@ A node's inputs are values of the graph, constants among them. An operator depen
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -26,7 +25,8 @@ from specnorm_networks.certified.operators.base import (
     Shape,
     Slopes,
 )
-from specnorm_networks.certified.operators.layers import Layer
+from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
+from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.regions import Box, Region
 from specnorm_networks.model import Model
@@ -91,6 +91,21 @@ class Node:
     def is_affine(self) -> bool:
         """Whether its operator is defined by a linear map and an offset alone."""
         return isinstance(self.operator, Linear)
+
+    @property
+    def layer(self) -> Layer | None:
+        """The kernel that its operator multiplies by, or a stack of them; None for other operators."""
+        return self.operator.layer if isinstance(self.operator, Convolution | Matrix | Matrices) else None
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """Weights of its inputs in the sum that it is; None if it is no sum, or one that is divided."""
+        return self.operator.weights if isinstance(self.operator, Add) and self.operator.divisor == 1 else None
+
+    @property
+    def reason(self) -> str:
+        """Why its operator has no rule, or its numbers are not known; empty for other operators."""
+        return self.operator.reason if isinstance(self.operator, Held | Unknown) else ""
 
     @property
     def is_random(self) -> bool:
@@ -232,11 +247,19 @@ class Graph:
         """Return the shapes of a node's inputs and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
 
-    def readers(self) -> Counter[str]:
-        """Return how often each value is used, by nodes and as an output."""
-        count = Counter(name for node in self.nodes for name in node.inputs)
-        count.update(self.outputs)
-        return count
+    @cached_property
+    def readers(self) -> Mapping[str, list[Node]]:
+        """Nodes that read each value, each as often as it reads it, in the order of computation."""
+        readers: dict[str, list[Node]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                readers[name].append(node)
+        return readers
+
+    def only_reader(self, name: str) -> Node | None:
+        """Return the node that reads a value, if it alone does so and once, and the value is no output."""
+        readers = self.readers[name]
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def last_readers(self) -> dict[int, list[str]]:
         """Return for the number of a node the names of the values that it is the last one to read or compute."""

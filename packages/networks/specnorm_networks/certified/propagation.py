@@ -13,15 +13,10 @@ from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import claims_of_branches
-from specnorm_networks.certified.channels import in_network, numbers_along, summands_that_change
+from specnorm_networks.certified.channels import in_network, summands_that_change
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, PlacedLayer, checked_norm, checked_norm_of_stack
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place
-from specnorm_networks.certified.operators.layers import Convolution, Matrices, Matrix
-from specnorm_networks.certified.operators.linear import Add, Scale
-from specnorm_networks.certified.operators.normalisation import Normalise
-from specnorm_networks.certified.operators.reductions import Norm
-from specnorm_networks.certified.operators.sources import Held
 from specnorm_networks.certified.ranges import LazyRanges
 from specnorm_networks.certified.scope import Map, Scope
 
@@ -189,9 +184,8 @@ class _Pass:
         names = [name for name in node.inputs if self._is_fixed(name)]
         while names:
             source = self.nodes[names.pop()]
-            if isinstance(source.operator, Held):
-                name = visible(source.name)
-                return f"it reads the constant {name}, whose numbers are not known: {source.operator.reason}"
+            if source.is_fixed and not source.is_constant:
+                return f"it reads the constant {visible(source.name)}, whose numbers are not known: {source.reason}"
             names += source.inputs
         return ""
 
@@ -250,25 +244,22 @@ class _Pass:
 
         ``claims``: constants of the node's inputs, with respect to the network's input.
         """
-        operator = node.operator
-        if isinstance(operator, (Convolution, Matrix)):
-            return self._step_of_layer(node, operator, None, node)
-        if isinstance(operator, Scale):
+        if node.operator.is_layer:
+            return self._step_of_layer(node, None, node)
+        if node.operator.is_diagonal:
             layer = before_added_constants(self.nodes[node.inputs[0]], self.nodes)
-            if isinstance(layer.operator, (Convolution, Matrix)):
-                scale = _by_output_channel(operator, layer.operator)
-                if scale is not None:
-                    return self._step_of_layer(layer, layer.operator, scale, node)
+            scale = _by_output_channel(node, layer)
+            if scale is not None:
+                return self._step_of_layer(layer, scale, node)
+        node.operator.require_inputs([self.nodes[name] for name in node.inputs])
         sources = [name for name in node.inputs if name not in self.fixed_values]
-        if isinstance(operator, Matrices):
-            norm = checked_norm_of_stack(self.norms, operator.layer)
+        if node.layer is not None:
+            norm = checked_norm_of_stack(self.norms, node.layer)
             factor = rules.of_layer(self.scope, sources[0], node, node, norm, node.rule)
-            return self._step_of_factor(node, factor, sources[0], claims, operator.layer.name)
+            return self._step_of_factor(node, factor, sources[0], claims, node.layer.name)
         if len(sources) == 1:
             factor = rules.of_operator(self.scope, node, self._with_respect_to(sources[0], node), self._place(node))
             return self._step_of_factor(node, factor, sources[0], claims)
-        if isinstance(operator, Normalise):
-            self._require_lengths(node, operator)
         return _step_of(node, node.rule, None, rules.of_operator(self.scope, node, claims, self._place(node)))
 
     def _place(self, node: Node) -> Place:
@@ -297,27 +288,14 @@ class _Pass:
         before = claims[node.inputs.index(source)]
         return _step_of(node, node.rule, factor, rules.composed(factor, before), layer)
 
-    def _require_lengths(self, node: Node, operator: Normalise) -> None:
-        """Refuse `Normalise` whose second input is not the norm of the first, which its rule supposes."""
-        lengths = self.nodes[node.inputs[-1]]
-        norm = lengths.operator
-        is_norm = type(norm) is Norm and norm.keep and tuple(sorted(norm.axes)) == tuple(sorted(operator.axes))
-        if not is_norm or lengths.inputs != node.inputs[:1] or len(node.inputs) != 2:
-            raise NoBoundError("it divides by a value that is not the length of what is divided")
-
-    def _step_of_layer(
-        self,
-        node: Node,
-        operator: Convolution | Matrix,
-        scale: FloatArray | None,
-        end: Node,
-    ) -> Step:
+    def _step_of_layer(self, node: Node, scale: FloatArray | None, end: Node) -> Step:
         """Return the bound of a layer, with padding before and batch normalization after it as one map.
 
         ``node``: the layer's node. ``end``: the node of the normalization, whose factors are ``scale``; ``node`` itself
         if there is no normalization.
         """
-        layer = operator.layer
+        layer = node.layer
+        assert layer is not None
         source, placed_layer = in_network(node, layer, self.nodes)
         rule = "layer" if scale is None else "layer, scaled"
         if source.name != node.inputs[0]:
@@ -342,8 +320,8 @@ def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
 
     It is the node itself if that adds none. ``nodes``: all nodes, by name.
     """
-    while isinstance(node.operator, Add) and node.operator.divisor == 1 and node.shape is not None:
-        summands = summands_that_change(node, node.operator.weights, nodes)
+    while node.shape is not None:
+        summands = summands_that_change(node, nodes)
         if len(summands) != 1:
             break
         ((before, weight),) = summands
@@ -353,18 +331,16 @@ def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
     return node
 
 
-def _by_output_channel(scale: Scale, operator: Convolution | Matrix) -> FloatArray | None:
-    """Return the factors of a scale as one number for each output channel of a layer; None: it stays outside of it."""
-    axes_after_channels = operator.layer.spatial
-    if isinstance(operator, Matrix) and operator.side == "left":
-        axes_after_channels += 1
-    axis = -1 - axes_after_channels
-    # The axis is negative. With 0 as the number of the value's axes, it is counted from the last axis of the factors.
-    values = numbers_along(scale.values, axis, 0)
-    count = PlacedLayer(operator.layer, operator.layer.geometry).spec.cout
-    if values is None or len(values) != count or not scale.is_accurate:
+def _by_output_channel(node: Node, before: Node) -> FloatArray | None:
+    """Return the factors of a scale as one number for each output channel of the layer before it.
+
+    None if it stays outside of the layer, and for other nodes.
+    """
+    if before.layer is None or not before.operator.is_layer:
         return None
-    return values
+    values = node.operator.factors_along(before.operator.axis_of_outputs)
+    count = PlacedLayer(before.layer, before.layer.geometry).spec.cout
+    return None if values is None or len(values) != count else values
 
 
 def _with_all_inputs(node: Node, steps: list[Step], graph: Graph) -> Step:

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import SpecnormError
-from specnorm.errors import MethodError
+from specnorm.errors import InternalError, MethodError
 from specnorm.proof import (
     HypothesisError,
-    InternalError,
     Interval,
     anything,
     arithmetic,

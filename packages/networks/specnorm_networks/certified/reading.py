@@ -22,16 +22,15 @@ from specnorm_networks.certified.channels import (
     flattened_pixels,
     in_network,
     keeps_channels,
-    numbers_along,
     summands_that_change,
 )
 from specnorm_networks.certified.combinations import (
     LinearCombination,
     NoSumError,
+    every_nth_pixel,
     multiply,
     product_of_factors,
     shift_rows,
-    slice_of,
 )
 from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
@@ -67,10 +66,9 @@ class Reader:
     """
 
     def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.scope = Scope(graph)
         self.nodes = graph.by_name
-        self.readers = graph.readers()
-        """How often each node is read: by nodes, and as an output."""
         self.values: list[Value] = []
         """All values, each after those that it reads."""
         self.escaping: set[int] = set()
@@ -113,8 +111,8 @@ class Reader:
                 return self._scale(node, scale)
             case ops.Pointwise() as function:
                 return self._pointwise(node, function)
-            case ops.Add(divisor=1) as add:  # a sum that is not divided
-                return self._add(node, add)
+            case ops.Add(divisor=1):  # a sum that is not divided
+                return self._add(node)
             case ops.Concat(new=False) as concat:  # along an axis that the values have
                 return self._concatenate(node, concat.axis)
             case ops.Slice() as cut:
@@ -133,10 +131,9 @@ class Reader:
     def _belongs_to_layers(self, pad_node: Node) -> bool:
         """Whether a padding is read only by layers that are bounded together with it (`_layer`)."""
         source = self.nodes[pad_node.inputs[0]]
-        readers = [node for node in self.nodes.values() if pad_node.name in node.inputs]
-        is_read_by_nodes_alone = len(readers) == self.readers[pad_node.name]  # and is no output
-        return is_read_by_nodes_alone and all(
-            node.operator.with_padding(pad_node.operator, source.shape) is not None for node in readers
+        return pad_node.name not in self.graph.outputs and all(
+            node.operator.with_padding(pad_node.operator, source.shape) is not None
+            for node in self.graph.readers[pad_node.name]
         )
 
     # -- values ------------------------------------------------------------------------------------------------------
@@ -186,7 +183,7 @@ class Reader:
 
     def _mark_extendable(self, node: Node) -> None:
         """Note that a node is the value of a link. If only one node reads it, that node may extend the link."""
-        if self.readers[node.name] == 1:
+        if self.graph.only_reader(node.name) is not None:
             self._extendable.add(node.name)
 
     def _as_single_value(self, name: str, axis: int) -> LinearCombination:
@@ -319,7 +316,7 @@ class Reader:
         if scale.values.size == 1:
             return self._multiply(node, name, float(scale.values.item()))
         combination = self._unflattened(name)
-        numbers = numbers_along(scale.values, combination.axis, len(node.shape or ()))
+        numbers = scale.factors_along(combination.axis - len(node.shape or ()))
         if numbers is None or numbers.shape != (combination.width,):
             raise NoSumError
         # A link's slopes are rounded outward, which covers the rounding of a product, but not an error of the factor.
@@ -411,9 +408,8 @@ class Reader:
         return self._append_link(node, combination, link)
 
     # -- sums and shapes ---------------------------------------------------------------------------------------------
-    def _add(self, node: Node, add: ops.Add) -> LinearCombination:
-        changing = summands_that_change(node, add.weights, self.nodes)
-        summands = [(summand.name, weight) for summand, weight in changing]
+    def _add(self, node: Node) -> LinearCombination:
+        summands = [(summand.name, weight) for summand, weight in summands_that_change(node, self.nodes)]
         if not all(self._keeps_shape(node, name) and np.isfinite(weight) for name, weight in summands):
             raise NoSumError
         if len(summands) == 1:
@@ -441,7 +437,7 @@ class Reader:
         ``name``: the earlier node.
         """
         combination = self._known_sum(name)
-        if name not in self._extendable or self.readers[node.name] != 1:
+        if name not in self._extendable or self.graph.only_reader(node.name) is None:
             return combination
         return self._extend_link(node, combination, name, lambda link: link)
 
@@ -465,15 +461,20 @@ class Reader:
         return LinearCombination(tuple(terms), width, axis)
 
     def _slice(self, node: Node, cut: ops.Slice) -> LinearCombination:
+        """Return every n-th pixel of a sum, from the first on. Slices of channels make no bound smaller."""
         name = node.inputs[0]
         before = self.nodes[name].shape
-        # Slices of values without spatial axes make no bound smaller.
-        if before is None or len(before) < 3 or any(step < 1 for *_, step in cut.parts):
+        if before is None or len(before) < 3:
             raise NoSumError
         combination = self._sums[name] if name in self._sums else self._sum_of(name, 1)
         for axis, start, stop, step in cut.parts:
-            size = before[axis]
-            combination = slice_of(combination, len(before), axis, size, range(size)[slice(start, stop, step)])
+            pixels = range(before[axis])
+            kept = pixels[slice(start, stop, step)]
+            if kept == pixels:
+                continue
+            if axis <= combination.axis or step < 1 or kept != pixels[::step]:
+                raise NoSumError
+            combination = every_nth_pixel(combination, before, axis, step)
         return combination
 
     def _reshape(self, node: Node) -> LinearCombination:

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from specnorm.proof import InternalError, Interval, visible
+from specnorm.errors import InternalError
+from specnorm.proof import Interval, visible
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Operator

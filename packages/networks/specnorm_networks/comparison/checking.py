@@ -14,7 +14,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from specnorm.proof import TranslationError, visible
+from specnorm.errors import TranslationError
+from specnorm.proof import visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError
 from specnorm_networks.certified.regions import Area, Inputs
@@ -92,10 +93,10 @@ def _missed_values(graph: Graph, compared: set[str], executed: set[str]) -> tupl
     and values without readers, unless the node is `derived`.
     """
     covered = set(compared)
-    readers: dict[str, list[str]] = {}
+    graph = graph.pruned()
     missed = []
-    for node in reversed(graph.pruned().nodes):
-        node_readers = readers.get(node.name, [])
+    for node in reversed(graph.nodes):
+        node_readers = [reader.name for reader in graph.readers[node.name]]
         is_inner = bool(node_readers) and node.name not in graph.outputs
         has_covered_readers = covered.issuperset(node_readers) and (is_inner or node.derived)
         is_covered_by_readers = node.name in executed and has_covered_readers
@@ -104,8 +105,6 @@ def _missed_values(graph: Graph, compared: set[str], executed: set[str]) -> tupl
             covered.add(node.name)
         else:
             missed.append(node.name)
-        for name in node.inputs:
-            readers.setdefault(name, []).append(node.name)
     return tuple(reversed(missed))
 
 

@@ -14,7 +14,6 @@ from specnorm.proof import visible
 from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
-from specnorm_networks.certified.operators.sorting import Reflection
 from specnorm_networks.certified.regions import Inputs
 
 ROUNDING = 2.0**-38
@@ -126,10 +125,9 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
         elif all(name in values for name in node.inputs) and entries + math.prod(node.shape or ()) <= MOST_ENTRIES:
             with suppress(NotRunError):
                 value = execute(node, [values[name] for name in node.inputs])
-                if isinstance(node.operator, Reflection):  # its jump is not counted by the bound
-                    value = replace(
-                        value, error=value.error + node.operator.error_of_jump(values[node.inputs[0]].value)
-                    )
+                if node.inputs:
+                    jump = node.operator.error_of_jump(values[node.inputs[0]].value)
+                    value = replace(value, error=value.error + jump)
         if value is not None:
             if node.shape not in (None, value.value.shape):
                 raise MethodError(

@@ -16,12 +16,10 @@ from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.local.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import (
     Centre,
-    Extreme,
     Measure,
     Method,
     NetworkBound,
     NoBoundError,
-    Pointwise,
     Ranges,
     bound_by_units,
     bounded,
@@ -82,7 +80,7 @@ def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
 
 def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
     """Return ranges by linear bounds; None for several inputs, or for more than `ENTRIES` entries of functions."""
-    functions = [node for node in graph.nodes if isinstance(node.operator, Pointwise | Extreme)]
+    functions = [node for node in graph.nodes if node.function or (node.operator.joins and not node.is_affine)]
     entries = sum(math.prod(function.shape or (ENTRIES,)) for function in functions)
     if len(graph.inputs) != 1 or entries > ENTRIES:
         return None

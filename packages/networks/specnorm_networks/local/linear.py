@@ -23,7 +23,6 @@ from specnorm_networks.tools import (
     Adam,
     FloatArray,
     Measure,
-    Pointwise,
     Ranges,
     bounded,
     prepare,
@@ -95,8 +94,8 @@ def _units_of_readers(bounds: LinearBounds, name: str) -> NDArray[np.intp]:
     """Return the entries of a value that are units of a function that reads it."""
     network = bounds.network
     units = [np.zeros(0, np.intp)]
-    for reader in network.readers.get(name, ()):
-        function = bounds.function(reader) if is_curved(network, reader) else None
+    for reader in network.graph.readers[name]:
+        function = bounds.function(reader.name) if is_curved(network, reader.name) else None
         if function is not None:
             units.append(function.units)
     return np.unique(np.concatenate(units))
@@ -111,7 +110,7 @@ def ranges_by_lines(network: Network, ball: Ball) -> Ranges:
 
 def is_curved(network: Network, name: str) -> bool:
     """Whether a value is a function of each entry."""
-    return isinstance(network.nodes[name].operator, Pointwise) and name not in network.linear
+    return network.nodes[name].function is not None and name not in network.linear
 
 
 # -- without an ascent -------------------------------------------------------------------------------------------------

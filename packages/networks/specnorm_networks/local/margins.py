@@ -12,18 +12,14 @@ from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
 from specnorm.proof import Clock, Interval, Upper, counted, known, number
-from specnorm_networks import Graph, Multipliers
+from specnorm_networks import Graph, Multipliers, Node
 from specnorm_networks.local.certified import margins as rules
 from specnorm_networks.tools import (
     FloatArray,
-    LogSoftmax,
-    Matrix,
     Measure,
     Method,
     Run,
     Searching,
-    Softmax,
-    Unknown,
     before_added_constants,
     bound,
     constants,
@@ -134,11 +130,12 @@ def margins(
     graph = prepare(before_softmax(graph))
     measure = measure or Measure()
     method = Multipliers() if method is None else method
-    inputs, head = _head(graph)
+    head = _head(graph)
     whole = bound(graph, measure, method=method)
-    features = bound(replace(graph, outputs=inputs), measure, method=method)
+    features = bound(replace(graph, outputs=head.inputs), measure, method=method)
     if whole.claim is None or features.claim is None:
         raise MethodError(f"The network has no bound: {whole.unknown[0].reason}.")
+    assert head.layer is not None
     rows = head.layer.kernel()
     alpha = rules.constant_of_factor(head)  # claim about the number that multiplies the matrix
     differences = [
@@ -158,27 +155,25 @@ def margins(
 def before_softmax(graph: Graph) -> Graph:
     """Return the network without the softmax at its end: logits have the same order as their probabilities."""
     node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == 1 else None
-    if node is None or not isinstance(node.operator, Softmax | LogSoftmax):
-        return graph
-    if len(node.shape or ()) != 2 or node.operator.axes != (1,):
+    if node is None or len(node.shape or ()) != 2 or node.operator.ordered_along != (1,):
         return graph
     name = type(node.operator).__name__
     note = f"The constants are of the values before {name}, which keeps their order."
     return replace(graph, outputs=node.inputs, note=note)
 
 
-def _head(graph: Graph) -> tuple[tuple[str, ...], Matrix]:
-    """Return the name of the features, as a tuple, and the matrix at the end."""
+def _head(graph: Graph) -> Node:
+    """Return the matrix at the end, which reads the features."""
     has_one_of_each = len(graph.outputs) == len(graph.inputs) == 1
     node = graph.by_name[graph.outputs[0]] if has_one_of_each else None
     if node is not None:
         node = before_added_constants(node, graph.by_name)
         has_two_axes = len(node.shape or ()) == 2
-        if isinstance(node.operator, Matrix) and node.operator.side == "right" and has_two_axes:
-            return node.inputs, node.operator
+        if node.operator.is_layer and node.operator.axis_of_outputs == -1 and has_two_axes:
+            return node
     for other in graph.nodes:
-        if isinstance(other.operator, Unknown):  # no sizes of later values are known
-            raise MethodError(f"The network has no bound: {other.operator.reason}.")
+        if other.is_unknown:  # no sizes of later values are known
+            raise MethodError(f"The network has no bound: {other.reason}.")
     end = "several outputs" if node is None else node.label or type(node.operator).__name__
     raise MethodError(
         "Margins need a network with one input, and one output of shape (1, classes) from a final linear "

@@ -20,8 +20,10 @@ from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.linear import normalisation
 from specnorm_networks.certified.operators.normalisation import Form
 from specnorm_networks.onnx.binding import Wholes
+from specnorm_networks.onnx.elementwise import scaled
 from specnorm_networks.onnx.nodes import (
     MAX_AMOUNT,
+    MAX_FOLDED,
     Call,
     Data,
     Output,
@@ -38,6 +40,8 @@ PRODUCT = (
     "it multiplies two matrices that both depend on the input, as attention does, which has no Lipschitz constant: "
     "bound the parts of the network before and after it"
 )
+MOST_AXES = 3
+"""Largest number of spatial axes of a layer."""
 SMALLEST_FACTOR = 1e-300
 """Smallest absolute value of a factor of batch normalization, if its scale is not 0."""
 Pads = tuple[tuple[int, int], ...]
@@ -66,7 +70,7 @@ def steps_of(
     stride = amounts("strides", strides, ndim, 1)
     dilation = amounts("dilations", dilations, ndim, 1)
     sizes = None if shape is None else shape[2:]
-    if not 1 <= ndim <= 3 or (sizes is not None and len(sizes) != ndim):
+    if not ndim or (sizes is not None and len(sizes) != ndim):
         raise NoBoundError(f"its windows {windows[:8]} do not fit an input of shape {shape}")
     return stride, dilation, sizes
 
@@ -147,13 +151,23 @@ def convolution(
         "padding_mode": "zeros",
         "padding": padding,
     }
+    channels = kernel.shape[1] * group if is_transposed else kernel.shape[0]
+    shape = None if x.shape is None else (x.shape[0], channels, *outputs)
+    if ndim > MOST_AXES and not is_transposed and pairs is not None:
+        return _sums_over_windows(x, kernel, ops.Windows(*window, pairs), shape)
     # This call also makes the kernel's row, which needs no sizes.
     layer = call.layer(kernel, geometry, stated={**geometry, "padding": padding_of_row}, sizes=sizes)
     if pairs is None:
         raise UnsizedError
-    channels = kernel.shape[1] * group if is_transposed else kernel.shape[0]
     operator = ops.Convolution(layer, offset_of(bias, spatial=ndim), extra=extra)
-    return Output(operator, (x,), None if x.shape is None else (x.shape[0], channels, *outputs))
+    return Output(operator, (x,), shape)
+
+
+def _sums_over_windows(x: Data, kernel: Constant, windows: ops.Windows, shape: Shape | None) -> Output:
+    """Return the sums over windows that JAX exports as a convolution along all axes, with a kernel of ones."""
+    if kernel.shape[:2] != (1, 1) or kernel.size > MAX_FOLDED or not np.all(kernel.load() == 1):
+        raise NoBoundError(f"it convolves along {len(windows.kernel)} axes; at most {MOST_AXES} are supported")
+    return scaled(Output(ops.AveragePool(windows), (x,), shape), float(kernel.size))
 
 
 def _crops(
@@ -473,4 +487,4 @@ def group_norm(
 
 def length_norm(x: Data, /, *, axis: int) -> Output:
     """Return a value divided by its 2-norm along an axis."""
-    return _normalised(x, (on_axis(axis, shape_of(x)),), 0.0, centred=False, form="largest")
+    return _normalised(x, (on_axis(axis, shape_of(x)),), 0.0, centred=False, form="length")

@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from specnorm.proof import TranslationError
+from specnorm.errors import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.model import UNITS, Computed, NotExecutedError, equal_but_for_rounding, largest

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,81 +11,19 @@ from specnorm_torch import derivatives
 from specnorm_torch.layers import Select, geometry_of, layers_of, normalised_layers, weight_of
 from torch import Tensor, nn
 
+from specnorm import init_tracking, track_many
 from specnorm.errors import MethodError
 from specnorm.methods import Kind, Method, SymbolNorm
-from specnorm.plugin import check_count, counted, fold_stack, init_stack, step_stack
+from specnorm.plugin import check_count, counted, fold_stack
 
 Form = Literal["sum", "log", "hinge"]
 _SYMBOL_NORM = SymbolNorm()
-_ZEROS_WORTH_A_BATCH = 2**14
-"""Number of zeros whose computation takes as long as one batch more."""
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Layers that are stepped together, with kernels filled up by zero channels to one shape, which keeps the norms.
-
-    Parameters
-    ----------
-    members : tuple of int
-        Indices of the layers, in the order of the model.
-    shape : tuple of int
-        Common shape of the kernels.
-    """
-
-    members: tuple[int, ...]
-    shape: tuple[int, ...]
-
-    def joined(self, other: _Batch) -> _Batch:
-        """Return a batch with the layers of both."""
-        shape = tuple(map(max, self.shape, other.shape))
-        return _Batch(self.members + other.members, shape)
-
-    @property
-    def entries(self) -> int:
-        """Number of entries of all kernels, zeros included."""
-        return len(self.members) * math.prod(self.shape)
-
-
-def _batches(shapes: Mapping[int, tuple[int, ...]]) -> list[_Batch]:
-    """Group layers, given their kernels' shapes, into batches: equal shapes, and different ones if few zeros are added.
-
-    The largest shape comes first.
-    """
-    batches: list[_Batch] = []
-    for shape in sorted(set(shapes.values()), key=math.prod, reverse=True):
-        members = tuple(j for j, shape_of_layer in shapes.items() if shape_of_layer == shape)
-        batch = _Batch(members, shape)
-        zeros = [other.joined(batch).entries - other.entries - batch.entries for other in batches]
-        if zeros and min(zeros) < _ZEROS_WORTH_A_BATCH:
-            best = zeros.index(min(zeros))
-            batches[best] = batches[best].joined(batch)
-        else:
-            batches.append(batch)
-    return batches
-
-
-def _filled(x: Tensor, shape: tuple[int, ...], value: float = 0.0) -> Tensor:
-    """Extend a tensor at the ends of its axes to a shape, by a constant value."""
-    if tuple(x.shape) == shape:
-        return x
-    if any(size > most for size, most in zip(x.shape, shape, strict=True)):
-        raise MethodError(
-            f"a layer has a tensor of shape {tuple(x.shape)} now, larger than when the penalty was made: make a new "
-            "penalty."
-        )
-    # `pad` takes two amounts for each axis, beginning with the last axis.
-    amounts: list[int] = []
-    for size, new_size in zip(reversed(x.shape), reversed(shape), strict=True):
-        amounts += [0, new_size - size]
-    filled: Tensor = nn.functional.pad(x, amounts, value=value)
-    return filled
 
 
 class SpectralPenalty(nn.Module):
     """Sum over a model's layers of a function of their spectral norms, tracked from call to call.
 
-    Layers of equal geometry and similar size are computed as one batch. If the penalty is a submodule of the model
+    Layers of equal geometry and similar size are computed together. If the penalty is a submodule of the model
     (``model.penalty = SpectralPenalty(model)``), its state is saved, moved and broadcast with the model.
 
     Parameters
@@ -154,35 +91,15 @@ class SpectralPenalty(nn.Module):
             model.get_submodule(batch_norm_names[name]) if name in batch_norm_names else None for name in layers
         ]
         self._geometries = [geometry_of(layer) for layer in self._layers]
-        # The shapes of layers that can be stepped together, by the layer's index, for each key of batches.
-        shapes_of_key: dict[str, dict[int, tuple[int, ...]]] = {}
-        for j, layer in enumerate(self._layers):
-            shape = tuple(weight_of(layer).shape)
-            shapes_of_key.setdefault(self._batch_key(j), {})[j] = shape
-        self._batches: list[_Batch] = []
-        for shapes in shapes_of_key.values():
-            self._batches += _batches(shapes)
-        # The names of the state's arrays of each batch; the arrays are buffers.
+        self._shapes = [tuple(weight_of(layer).shape) for layer in self._layers]
+        # The names of the arrays of each layer's state; the arrays are buffers.
         self._states: list[tuple[str, ...]] = []
         with torch.no_grad():
-            for j, batch in enumerate(self._batches):
-                state = init_stack(self._kernels(batch), self.method, **self._geometries[batch.members[0]])
+            for j, kernel in enumerate(self._kernels()):
+                state = init_tracking(kernel, self.method, **self._geometries[j])
                 self._states.append(tuple(state))
                 for key, x in state.items():
-                    self.register_buffer(f"batch{j}_{key}", x)
-
-    def _batch_key(self, j: int) -> str:
-        """Return a text that is equal for layers that can be in one batch.
-
-        It contains their geometry, taps (with groups, their whole shape), dtype, device, and kind of normalization.
-        """
-        weight = weight_of(self._layers[j])
-        geometry = self._geometries[j]
-        batch_norm = self._batch_norms[j]
-        kind_of_batch_norm = None if batch_norm is None else (batch_norm.eps, batch_norm.weight is None)
-        has_groups = geometry.get("groups", 1) > 1
-        common_shape = tuple(weight.shape) if has_groups else tuple(weight.shape[2:])
-        return repr((common_shape, weight.dtype, weight.device, geometry, kind_of_batch_norm))
+                    self.register_buffer(f"layer{j}_{key}", x)
 
     @property
     def kind(self) -> Kind:
@@ -192,7 +109,7 @@ class SpectralPenalty(nn.Module):
     def forward(self) -> Tensor:
         """Return the penalty, a 0-d tensor, and, in ``train()``, move the state."""
         sweeps = self.n_power_iterations if self.training else 0
-        values = torch.cat(self._values(sweeps))
+        values = self._values(sweeps)
         if self.form == "log":
             # So that the gradient does not contain the derivative of log 0.
             positive = torch.where(values > 0, values, torch.ones_like(values))
@@ -204,48 +121,46 @@ class SpectralPenalty(nn.Module):
     @torch.no_grad()
     def norms(self) -> dict[str, float]:
         """Return the norms of the layers, with their normalizations, by name, without moving the state."""
-        norms: dict[int, float] = {}
-        for batch, values in zip(self._batches, self._values(0), strict=True):
-            norms |= dict(zip(batch.members, values.tolist(), strict=True))
-        return {name: norms[j] for j, name in enumerate(self.names)}
+        return dict(zip(self.names, self._values(0).tolist(), strict=True))
 
     def extra_repr(self) -> str:
         """Return the number of layers and the parameters, for ``repr``."""
         return f"{counted(len(self.names), 'layer')}, method={self.method}, form={self.form!r}"
 
-    def _kernels(self, batch: _Batch) -> Tensor:
-        """Return the kernels of a batch (n, *shape), with their normalizations merged."""
-        kernels = torch.stack([_filled(weight_of(self._layers[j]), batch.shape) for j in batch.members])
-        batch_norms = [self._batch_norms[j] for j in batch.members]
-        if batch_norms[0] is None:
-            return kernels
-        outputs = (max(x.num_features for x in batch_norms),)
-        gamma = None
-        if batch_norms[0].weight is not None:
-            gamma = torch.stack([_filled(x.weight, outputs) for x in batch_norms])
-        variances = torch.stack([_filled(x.running_var, outputs, 1.0) for x in batch_norms])
-        if torch.compiler.is_compiling():
-            # Inductor (torch 2.13) may compute the merged kernels again in the backward, from variances that the
-            # model's forward pass, compiled together with this, has changed meanwhile. A custom operator, here an
-            # identity, keeps the old ones.
-            variances = derivatives.identity_operator(variances)
-        geometry = self._geometries[batch.members[0]]
-        channel_keywords = {keyword: x for keyword, x in geometry.items() if keyword in ("groups", "transposed")}
-        merged: Tensor = fold_stack(kernels, gamma, variances, batch_norms[0].eps, **channel_keywords)
-        return merged
+    def _kernels(self) -> Iterator[Tensor]:
+        """Yield the kernels, with their normalizations merged."""
+        for layer, shape, geometry, norm in zip(
+            self._layers, self._shapes, self._geometries, self._batch_norms, strict=True
+        ):
+            kernel = weight_of(layer)
+            if tuple(kernel.shape) != shape:
+                raise MethodError(
+                    f"a layer has a tensor of shape {tuple(kernel.shape)} now, and had {shape} when the penalty was "
+                    "made: make a new penalty."
+                )
+            yield kernel if norm is None else _merged(kernel, norm, geometry)
 
-    def _values(self, sweeps: int) -> list[Tensor]:
-        """Return the norms (n,) of each batch, all in one dtype; with sweeps, move the state."""
-        values = []
-        for j, (batch, keys) in enumerate(zip(self._batches, self._states, strict=True)):
-            state = {key: getattr(self, f"batch{j}_{key}") for key in keys}
-            geometry = self._geometries[batch.members[0]]
-            value, new_state = step_stack(self._kernels(batch), self.method, state, sweeps=sweeps, **geometry)
-            values.append(value)
-            if sweeps:
-                with torch.no_grad():
-                    for key, x in new_state.items():
-                        state[key].copy_(x)
-        if len({x.dtype for x in values}) == 1:
-            return values
-        return [x.to(values[0]) for x in values]
+    def _values(self, sweeps: int) -> Tensor:
+        """Return the norms, all in one dtype; with sweeps, move the state."""
+        states = [{key: getattr(self, f"layer{j}_{key}") for key in keys} for j, keys in enumerate(self._states)]
+        kernels = list(self._kernels())
+        values, new_states = track_many(kernels, self.method, states, geometries=self._geometries, sweeps=sweeps)
+        if sweeps:
+            moves = [(x, new[key]) for old, new in zip(states, new_states, strict=True) for key, x in old.items()]
+            with torch.no_grad():
+                torch._foreach_copy_([old for old, _ in moves], [new for _, new in moves])
+        return torch.stack([x.to(values[0]) for x in values])
+
+
+def _merged(kernel: Tensor, norm: Any, geometry: Mapping[str, Any]) -> Tensor:
+    """A layer's kernel with the batch normalization after it."""
+    gamma = None if norm.weight is None else norm.weight[None]
+    variances = norm.running_var[None]
+    if torch.compiler.is_compiling():
+        # Inductor (torch 2.13) may compute the merged kernel again in the backward, from a variance that the model's
+        # forward pass, compiled together with this, has changed meanwhile. A custom operator, here an identity, keeps
+        # the old one.
+        variances = derivatives.identity_operator(variances)
+    channel_keywords = {keyword: x for keyword, x in geometry.items() if keyword in ("groups", "transposed")}
+    merged: Tensor = fold_stack(kernel[None], gamma, variances, norm.eps, **channel_keywords)[0]
+    return merged

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeAlias, TypeGuard, dataclass_transform
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeGuard, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -289,12 +289,16 @@ class Operator:
     without rounding."""
     only_moves_entries: ClassVar[bool] = False
     """Whether it only moves entries: each entry of the value is an entry of an input, or 0."""
+    is_diagonal: ClassVar[bool] = False
+    """Whether it multiplies each entry of its only input, and copies of it, by a number."""
     positive: ClassVar[bool] = False
     """Whether it is defined only for arguments above 0."""
     is_layer: ClassVar[bool] = False
     """Whether it is bounded by the norm of its kernel (``layer``), with padding before and scaling after it."""
     units_say_more: ClassVar[bool] = False
     """Whether weights of entries may give less than weights of channels, which ignore borders and order."""
+    joins: ClassVar[Literal["sum", "squares"] | None] = None
+    """How the changes of several inputs join (`shares`): they add up, or their squares do; None: unknown."""
 
     def __init_subclass__(cls) -> None:
         dataclass(frozen=True, eq=False)(cls)
@@ -317,14 +321,53 @@ class Operator:
 
         ``bounds``: the inputs' Lipschitz constants; 0 for a fixed value of the network.
         """
+        if self.joins is not None:
+            shares = self.shares(bounds, place)
+            return host.add_up(*shares) if self.joins == "sum" else host.hypot_up(*shares)
         if len(bounds) != 1:
             raise NoBoundError("this operator of several values has no Lipschitz constant that is known here")
         return host.mul_up(self.lipschitz(place), bounds[0])
+
+    def shares(self, bounds: Sequence[float], place: Place) -> Sequence[float]:
+        """Return for each input the constant of the value if that input alone changes; the arguments are as above.
+
+        Only for an operator with `joins`.
+        """
+        return bounds
+
+    def require_inputs(self, inputs: Sequence[Any]) -> None:
+        """Refuse nodes that are not such inputs as the rules of the operator suppose, by `NoBoundError`."""
+
+    @property
+    def stretches_unevenly(self) -> bool:
+        """Whether a linear operator is known to stretch some vectors more than others."""
+        return False
+
+    @property
+    def ordered_along(self) -> Shape | None:
+        """Axes of which the value keeps the order of the entries, the shape too; None if it does not."""
+        return None
+
+    def error_of_jump(self, x: FloatArray) -> FloatArray | float:
+        """Return how far each entry of the value may jump at an input, which no bound counts."""
+        return 0.0
+
+    def factors_along(self, axis: int) -> FloatArray | None:
+        """Return the numbers that an operator multiplies by, if one belongs to each entry of an axis; None otherwise.
+
+        ``axis``: counted from the last one, so negative. The relative error of each number is that of its roundings.
+        """
+        return None
 
     @property
     def factor_of_layer(self) -> float:
         """Number that the kernel of a layer is multiplied by."""
         return 1.0
+
+    @property
+    def axis_of_outputs(self) -> int:
+        """Axis of the output channels of a layer, counted from the last one."""
+        return -1
 
     def with_padding(self, pad: Operator, before: Shape | None) -> dict[str, Any] | None:
         """Return the padding (``padding_mode``, ``padding``) of this operator and a padding before it as one layer.
@@ -343,6 +386,13 @@ class Operator:
     def linear_map(self, place: Place) -> LinearMap | None:
         """Return the operator as a linear map of values of these sizes; None has one meaning: no such map is known."""
         return None
+
+    def row_norms(self, before: Shape) -> FloatArray:
+        """Return upper bounds of the 2-norms of the rows of a linear map, which broadcast against the value.
+
+        They are infinite for operators whose rows are not known here. ``before``: shape of the first input.
+        """
+        return np.full((), 1.0 if self.only_moves_entries else math.inf)
 
     def alike(self, place: Place) -> frozenset[int]:
         """Return the axes along which the operator is one function, applied at each position.
@@ -530,6 +580,31 @@ def is_extent(ends: Any) -> TypeGuard[tuple[float, float]]:
         return False
 
 
+Numbers: TypeAlias = float | FloatArray
+"""One number for all entries, or one number an entry."""
+
+
+class Piece(NamedTuple):
+    """A linear piece ``slope x + shift`` of a function, on the closed interval from ``start`` to ``end``."""
+
+    start: float
+    end: float
+    slope: Numbers
+    shift: float = 0.0
+
+    def has_slope_on(self, low: FloatArray, high: FloatArray) -> FloatArray:
+        """Return whether the piece's slope is a slope of the function on each of some intervals.
+
+        An interval that touches the piece in one point has no difference quotient on it. If the interval is a single
+        point, both one-sided slopes at the point count.
+        """
+        if not self.start < self.end:
+            return np.zeros(low.shape, np.bool_)
+        overlaps = (low < self.end) & (high > self.start)
+        is_point_inside = (low == high) & (low >= self.start) & (high <= self.end)
+        return np.asarray(overlaps | is_point_inside)
+
+
 class Pointwise(Operator):
     """A function of one variable, applied to each entry.
 
@@ -560,6 +635,10 @@ class Pointwise(Operator):
         if not is_extent(ends):
             return None
         return np.full(low.shape, ends[0]), np.full(high.shape, ends[1])
+
+    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
+        """Return the linear pieces of the function on some intervals, in order; an empty tuple if there are none."""
+        return ()
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
         """Return intervals of the values on intervals, rounded outward; infinite if unknown."""

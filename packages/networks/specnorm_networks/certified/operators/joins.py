@@ -32,14 +32,14 @@ class Extreme(Operator):
     """The largest or the smallest of several values: |max(a, b) - max(c, d)| is at most |a - c| or |b - d|."""
 
     rule = "extreme"
+    joins = "squares"
     is_monotone_and_exact = True
     join: ClassVar[np.ufunc]
     rectifier: ClassVar[Pointwise] = ReLU()
     """Function f with which the join of u and v is v + f(u - v), or v - f(v - u) for the smallest."""
 
-    def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """Return the root of the sum of squares of the inputs' constants, each times sqrt(r) for r copies."""
-        return host.hypot_up(*constants_after_broadcast(bounds, place))
+    def shares(self, bounds: Sequence[float], place: Place) -> Sequence[float]:
+        return constants_after_broadcast(bounds, place)
 
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(functools.reduce(self.join, values))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError, KernelError
-from specnorm.proof import AnyArray, ArrayOps, backends, layer_map
+from specnorm.proof import AnyArray, ArrayOps, backends, host, layer_map
 from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
@@ -79,6 +79,10 @@ class _WithKernel(Linear):
     layer: Layer
     bias: Offset | None = None
 
+    @property
+    def axis_of_outputs(self) -> int:
+        return -1 - self.layer.spatial
+
 
 class Convolution(_WithKernel):
     """Convolution or transposed convolution of (samples, channels, *spatial) with a constant kernel.
@@ -107,6 +111,26 @@ class Convolution(_WithKernel):
 
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset({0})
+
+    def row_norms(self, before: Shape) -> FloatArray:
+        """Return one number for each output channel."""
+        kernel = self.layer.kernel()
+        spatial = before[2:]
+        spec = ConvSpec.of(kernel.shape, **self.layer.geometry)
+        if spec.transposed:
+            # A transposed kernel has the shape (cin, cout / groups, ...): output (group, o) reads the inputs of its
+            # group.
+            by_group = kernel.reshape(spec.groups, spec.cin // spec.groups, *kernel.shape[1:])
+            kernel = np.moveaxis(by_group, 1, 2)
+        taps_of_output = kernel.reshape(spec.cout, -1)
+        extents = [r * (k - 1) + 1 for k, r in zip(spec.kernel_shape, spec.dilation, strict=True)]
+        wraps_once = all(extent <= n for extent, n in zip(extents, spatial, strict=True))
+        reads_each_pixel_once = spec.padding_mode == "circular" and wraps_once and not spec.transposed
+        if spec.padding_mode == "zeros" or reads_each_pixel_once:
+            norms = host.norm_up(taps_of_output)
+        else:  # several taps may read one pixel
+            norms = host.inflate(abs(taps_of_output).sum(axis=1), taps_of_output.shape[1])
+        return np.asarray(norms).reshape(-1, *(1,) * self.layer.spatial)
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if len(before) != self.layer.spatial + 2:
@@ -193,12 +217,20 @@ class Matrix(_WithKernel):
     def factor_of_layer(self) -> float:
         return self.alpha
 
+    @property
+    def axis_of_outputs(self) -> int:
+        return self._axis(0)
+
     def alike(self, place: Place) -> frozenset[int]:
         return place.axes - {self._axis(len(place.axes))}
 
     def _axis(self, ndim: int) -> int:
         """Return the axis along which the matrix multiplies a value with ``ndim`` axes."""
         return ndim - (1 if self.side == "right" else 2)
+
+    def row_norms(self, before: Shape) -> FloatArray:
+        norms = host.next_up(abs(self.alpha) * host.norm_up(self.layer.kernel()))
+        return norms if self.side == "right" else norms[:, None]
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if self.layer.error is not None or not math.isfinite(self.alpha):

@@ -48,6 +48,7 @@ class Scale(Linear):
     """
 
     rule = "scale"
+    is_diagonal = True
     values: FloatArray
     """Factors in float64, broadcasting against the input by NumPy's rules."""
     offset: Offset | None = None
@@ -73,6 +74,9 @@ class Scale(Linear):
         raised = host.next_up(host.inflate(sizes, FACTOR_ROUNDINGS))
         return np.where(sizes == 0, 0.0, raised)
 
+    def row_norms(self, before: Shape) -> FloatArray:
+        return self.factors_up()
+
     def lipschitz(self, place: Place) -> float:
         values = np.asarray(self.values)
         if not values.size or not np.all(np.isfinite(values)):
@@ -82,6 +86,16 @@ class Scale(Linear):
             return largest
         after = broadcasting.broadcast_shapes_or_none(place.shape, values.shape)
         return host.mul_up(largest, host.root_up(broadcasting.copies_of_entry(place.shape, after)))
+
+    @property
+    def stretches_unevenly(self) -> bool:
+        return len(np.unique(abs(np.asarray(self.values)))) > 1
+
+    def factors_along(self, axis: int) -> FloatArray | None:
+        values = np.asarray(self.values)
+        if axis + values.ndim < 0 or values.size != values.shape[axis] or not self.is_accurate:
+            return None
+        return values.reshape(-1)
 
     def alike(self, place: Place) -> frozenset[int]:
         if place.after is None or place.before[0] != place.after:
@@ -135,19 +149,19 @@ class Add(Linear):
     """``(w_1 x_1 + ... + w_n x_n) / divisor`` of values that are broadcast, fixed values among them."""
 
     rule = "add"
+    joins = "sum"
     weights: tuple[float, ...]
     """Exact weights w, one for each input."""
     divisor: int = 1
     """n for a mean of n values."""
 
-    def combine(self, bounds: Sequence[float], place: Place) -> float:
-        """Return the sum of the constants of the inputs, times the weights: the triangle inequality."""
+    def shares(self, bounds: Sequence[float], place: Place) -> Sequence[float]:
         if not all(map(math.isfinite, self.weights)):
             raise NoBoundError("it multiplies by values that are not finite")
         constants = broadcasting.constants_after_broadcast(bounds, place)
-        terms = [host.mul_up(abs(weight), constant) for weight, constant in zip(self.weights, constants, strict=True)]
-        total = host.add_up(*terms)
-        return total if self.divisor == 1 else host.mul_up(total, host.div_up(1.0, self.divisor))
+        inverse = 1.0 if self.divisor == 1 else host.div_up(1.0, self.divisor)
+        factors = [host.mul_up(abs(weight), inverse) for weight in self.weights]
+        return [host.mul_up(factor, constant) for factor, constant in zip(factors, constants, strict=True)]
 
     def alike(self, place: Place) -> frozenset[int]:
         shapes = [shape or () for shape in (*place.before, place.after)]
@@ -175,11 +189,9 @@ class Concat(Linear):
 
     rule = "stack"
     only_moves_entries = True
+    joins = "squares"
     axis: int
     new: bool = False
-
-    def combine(self, bounds: Sequence[float], place: Place) -> float:
-        return host.hypot_up(*bounds)
 
     def alike(self, place: Place) -> frozenset[int]:
         return frozenset() if self.new else place.axes - {self.axis}
@@ -196,12 +208,9 @@ class Merge(Linear):
 
     rule = "stack"
     only_moves_entries = True
+    joins = "squares"
     at: FloatArray
     """Flat positions of these entries in the first value, none twice."""
-
-    def combine(self, bounds: Sequence[float], place: Place) -> float:
-        # Each entry is an entry of the first value or of the second.
-        return host.hypot_up(*bounds)
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         positions = np.ravel(self.at)
@@ -225,11 +234,12 @@ class Where(Linear):
 
     rule = "stack"
     only_moves_entries = True
+    joins = "squares"
     mask: Callable[[], NDArray[Any]]
     """Returns booleans that broadcast against the values."""
 
-    def combine(self, bounds: Sequence[float], place: Place) -> float:
-        return host.hypot_up(*broadcasting.constants_after_broadcast(bounds, place))
+    def shares(self, bounds: Sequence[float], place: Place) -> Sequence[float]:
+        return broadcasting.constants_after_broadcast(bounds, place)
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         mask = np.asarray(self.mask(), dtype=bool)
@@ -301,6 +311,7 @@ class CumulativeSum(Linear):
     """Sums of the first entries along an axis: a triangular matrix of ones."""
 
     rule = "cumulative_sum"
+    stretches_unevenly = True
     axis: int
     reverse: bool = False
     """Whether the entries are counted from the last one."""

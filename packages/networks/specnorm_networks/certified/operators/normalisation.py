@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,9 +26,10 @@ from specnorm_networks.certified.operators.base import (
     Shape,
     entries_along,
 )
+from specnorm_networks.certified.operators.reductions import Norm
 from specnorm_networks.certified.operators.steep import hint
 
-Form = Literal["mean square", "sum of squares", "largest", "sum"]
+Form = Literal["mean square", "sum of squares", "length"]
 
 
 class Centre(Linear):
@@ -37,6 +38,9 @@ class Centre(Linear):
     rule = "centre"
     lipschitz_constant = 1.0
     axes: tuple[int, ...]
+
+    def row_norms(self, before: Shape) -> FloatArray:
+        return np.ones(())  # a row of a projection is no longer than its image of a unit vector
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         count = entries_along(before, self.axes)
@@ -54,9 +58,9 @@ class Normalise(Operator):
     """The first input z, divided by a function of its length s along some axes.
 
     The second input is s: `Norm` of the first one, with axes kept. Forms: "mean square" is ``z / sqrt(s^2 / n + eps)``
-    for n entries, "sum of squares" is ``z / sqrt(s^2 + eps)``, "largest" is ``z / max(s, eps)``, "sum" is
-    ``z / (s + eps)``. If ``terms`` is given, n is that number, and ``s / sqrt(n)`` stands for s in the last two: a
-    standard deviation.
+    for n entries, "sum of squares" is ``z / sqrt(s^2 + eps)``, "length" is ``z / (max(s, floor) + eps)``. If ``terms``
+    is given, n is that number, and ``s / sqrt(n)`` stands for s in the last one: a standard deviation. ``floor`` may be
+    a number that was rounded down to the next float.
     """
 
     rule = "normalise"
@@ -64,12 +68,21 @@ class Normalise(Operator):
     eps: float
     form: Form = "mean square"
     terms: int | None = None
+    floor: float = 0.0
 
     def _terms(self, shape: Shape) -> int:
         """Return the number by which the square of the length is divided, for a value of some shape."""
         if self.terms is not None:
             return self.terms
         return entries_along(shape, self.axes) if self.form == "mean square" else 1
+
+    def require_inputs(self, inputs: Sequence[Any]) -> None:
+        """Refuse a second input that is not the length of the first."""
+        *others, lengths = inputs
+        norm = lengths.operator
+        is_norm = type(norm) is Norm and norm.keep and tuple(sorted(norm.axes)) == tuple(sorted(self.axes))
+        if not is_norm or [lengths.inputs] != [(z.name,) for z in others]:
+            raise NoBoundError("it divides by a value that is not the length of what is divided")
 
     def run(self, *values: FloatArray) -> FloatArray:
         z, length = values
@@ -78,7 +91,7 @@ class Normalise(Operator):
             return np.asarray(z / np.sqrt(length * length / max(terms, 1) + self.eps))
         if terms != 1:
             length = np.sqrt(length * length / terms)
-        divisor = np.maximum(length, self.eps) if self.form == "largest" else length + self.eps
+        divisor = np.maximum(length, self.floor) + self.eps
         # In ONNX 0 / 0 is 0 here.
         return np.asarray(z / np.where(divisor == 0, 1.0, divisor))
 
@@ -88,8 +101,8 @@ class Normalise(Operator):
         lengths = anything(())
         if len(ranges) == 2 and ranges[1] is not None:
             lengths = ranges[1]
-        if not self.eps >= 0:
-            raise NoBoundError(f"eps={self.eps!r} is negative, or no number")
+        if not min(self.eps, self.floor) >= 0:
+            raise NoBoundError(f"eps={self.eps!r} or {self.floor!r} is negative, or no number")
         divisors = self._divisor(lengths, self._terms(place.shape))
         smallest_divisor = float(np.min(divisors.low, initial=math.inf))
         if not smallest_divisor > 0:
@@ -103,9 +116,9 @@ class Normalise(Operator):
             return (_mean_square(s, terms) + point(np.full(s.shape, self.eps))).root()
         if terms != 1:
             s = _mean_square(s, terms).root()
-        if self.form == "largest":
-            return enclosing((np.maximum(s.low, self.eps), np.maximum(s.high, self.eps)))
-        return s + point(np.full(s.shape, self.eps))
+        highest_floor = host.next_up(self.floor) if self.floor else 0.0
+        limited = enclosing((np.maximum(s.low, self.floor), np.maximum(s.high, highest_floor)))
+        return limited + point(np.full(s.shape, self.eps))
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval | None:
         """Return the smaller of two intervals.
@@ -115,7 +128,7 @@ class Normalise(Operator):
         """
         z, lengths = ranges
         terms = self._terms(z.shape)
-        if terms < 1 or not self.eps >= 0:
+        if terms < 1 or not min(self.eps, self.floor) >= 0:
             return None
         return (z * self._divisor(lengths, terms).inverse()) & within(np.full(z.shape, host.root_up(terms)))
 

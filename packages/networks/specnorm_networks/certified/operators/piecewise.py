@@ -3,48 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar
 
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Numbers, Piece, Pointwise
 from specnorm_networks.certified.operators.curved import Extent
-
-Numbers: TypeAlias = float | FloatArray
-"""One number for all entries, or one number an entry."""
-
-
-class Piece(NamedTuple):
-    """A linear piece ``slope x + shift`` of a function, on the closed interval from ``start`` to ``end``."""
-
-    start: float
-    end: float
-    slope: Numbers
-    shift: float = 0.0
-
-    def has_slope_on(self, low: FloatArray, high: FloatArray) -> FloatArray:
-        """Return whether the piece's slope is a slope of the function on each of some intervals.
-
-        An interval that touches the piece in one point has no difference quotient on it. If the interval is a single
-        point, both one-sided slopes at the point count.
-        """
-        if not self.start < self.end:
-            return np.zeros(low.shape, np.bool_)
-        overlaps = (low < self.end) & (high > self.start)
-        is_point_inside = (low == high) & (low >= self.start) & (high <= self.end)
-        return np.asarray(overlaps | is_point_inside)
 
 
 class Piecewise(Pointwise):
     """A continuous function that is made of linear pieces, from which its slopes and values follow."""
-
-    def pieces(self, low: FloatArray, high: FloatArray) -> tuple[Piece, ...]:
-        """Return the pieces in order; an empty tuple if the fields make no continuous function.
-
-        ``low``, ``high``: intervals on which the pieces are asked for.
-        """
-        raise NotImplementedError
 
     def extent(self) -> Extent | None:
         slopes: list[FloatArray] = []

@@ -134,6 +134,10 @@ class _Probabilities(Operator):
     limits: ClassVar[tuple[float, float]]
     """Two numbers between which all entries lie."""
 
+    @property
+    def ordered_along(self) -> Shape | None:
+        return self.axes
+
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         (x,) = ranges
         low, high = self.limits

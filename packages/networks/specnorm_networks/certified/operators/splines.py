@@ -8,7 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from specnorm.proof import Interval, enclosing, host
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NotRunError, Place, Pointwise
+from specnorm_networks.certified.operators.base import (
+    FloatArray,
+    LowHigh,
+    NoBoundError,
+    NotRunError,
+    Place,
+    Pointwise,
+)
 from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.joins import Jump
 
@@ -17,6 +24,16 @@ class Floor(Jump):
     """The largest whole number that is at most each entry."""
 
     is_monotone_and_exact = True
+
+    def lipschitz(self, place: Place) -> float:
+        (x,) = place.ranges() or (None,)
+        numbers = ""
+        if x is not None and x.low.size:
+            numbers = f", here from {np.floor(x.low.min()):g} to {np.floor(x.high.max()):g}"
+        raise NoBoundError(
+            f"it jumps at whole numbers{numbers}. Linear interpolation in a table has a bound if none of them is "
+            "outside: clamp to whole numbers after the division by the step, since -0.3 / 0.1 as stored is below -3"
+        )
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.curved import VALUE_ERROR
 from specnorm_networks.certified.patterns.structure import (
     NoPattern,
     Structure,
@@ -77,6 +81,25 @@ def _log_of_sum_by_maximum(node: Node, structure: Structure) -> Node:
         if is_difference(difference.operator) and sorted(difference.inputs) == sorted(largest.inputs):
             return _log_add_exp(node, [structure[name] for name in largest.inputs])
     raise NoPattern
+
+
+def as_shifted_softplus(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+    """Return ``log(k + exp(u))`` for a number k > 0 as ``softplus(u - log(k)) + log(k)``."""
+    if not isinstance(node.operator, ops.Log):
+        raise NoPattern
+    k, exponential = structure.sum_with_number(structure.input_of(node))
+    if not 0 < k < math.inf or not isinstance(exponential.operator, ops.Exp) or exponential.shape != node.shape:
+        raise NoPattern
+    shift = math.log(k)
+    error = np.array(VALUE_ERROR * (1 + abs(shift)))
+    down, up = (ops.Scale(np.array(1.0), partial(_pair, np.array(x), error), exact=True) for x in (-shift, shift))
+    u = Node(fresh(f"{node.name}.shifted"), down, exponential.inputs, node.shape, node.label, derived=True)
+    softplus = Node(fresh(f"{node.name}.softplus"), ops.Softplus(), (u.name,), node.shape, node.label, derived=True)
+    return [u, softplus, replace(node, operator=up, inputs=(softplus.name,))]
+
+
+def _pair(offset: FloatArray, error: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return offset, error
 
 
 def as_sigmoid_of_product(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:

@@ -1,8 +1,8 @@
 """Quotients of a value by a function of its 2-norm |x| ("length"): layer norm, RMS norm and division by the norm.
 
-These are x / max(|x|, eps), x / (|x| + eps), x / |x|, x / sqrt(mean(x^2) + eps) and x / sqrt(sum(x^2) + eps). They may
-also be written as products with an inverse, x min(1, 1/|x|) among them, and value and length may be multiplied by
-numbers. In (x - mean(x)) / sqrt(variance + eps), the variance may be written
+These are x / max(|x| + eps, a), x / (|x| + eps), x / |x|, x / sqrt(mean(x^2) + eps) and x / sqrt(sum(x^2) + eps). They
+may also be written as products with an inverse, x min(1, 1 / (|x| + eps)) among them, and value and length may be
+multiplied by numbers. In (x - mean(x)) / sqrt(variance + eps), the variance may be written
 max(mean(x^2) - mean(x)^2, 0).
 """
 
@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from specnorm.proof import host
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.linear import SMALLEST_NORMAL
@@ -37,6 +38,8 @@ class Divisor:
     form: Form | Literal["variance"]
     """Function of the length and eps, as in `Normalise`. "variance" means "mean square" for the value less its mean."""
     terms: int | None = None
+    """As in `Normalise`."""
+    floor: float = 0.0
     """As in `Normalise`."""
 
 
@@ -70,7 +73,7 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
         node.label,
         derived=True,
     )
-    normalise = ops.Normalise(divisor.axes, divisor.eps, form, divisor.terms)
+    normalise = ops.Normalise(divisor.axes, divisor.eps, form, divisor.terms, divisor.floor)
     inputs = (dividend, length.name)
     if factor == 1:
         return [length, replace(node, operator=normalise, inputs=inputs)]
@@ -88,13 +91,11 @@ def _multiple(factor: Fraction) -> ops.Scale:
 
 def as_inverse_of_maximum(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
     """Return min(h, r / y) as r / max(y, r / h), for y >= 0 and r, h > 0: y is an absolute value or a length."""
-    cap = node.operator
-    if not isinstance(cap, ops.HardTanh) or cap.low != -math.inf or not 0 < cap.high < math.inf:
+    limit, unlimited = _limit(node, structure)
+    r, y = _inverse(unlimited, structure)
+    if limit is None or not isinstance(y.operator, (ops.Abs, ops.Norm)) or y.shape != node.shape or r <= 0:
         raise NoPattern
-    r, y = _inverse(structure.input_of(node), structure)
-    if not isinstance(y.operator, (ops.Abs, ops.Norm)) or y.shape != node.shape or r <= 0:
-        raise NoPattern
-    clamp = ops.HardTanh(_exact(r / Fraction(cap.high)), math.inf)
+    clamp = ops.HardTanh(_exact(r / limit), math.inf)
     clamped = Node(fresh(f"{node.name}.clamped"), clamp, (y.name,), node.shape, node.label, derived=True)
     return [clamped, replace(node, operator=ops.Reciprocal(_exact(r)), inputs=(clamped.name,))]
 
@@ -169,11 +170,34 @@ def _quotient(node: Node, structure: Structure) -> tuple[Fraction, str, Divisor]
     if isinstance(node.operator, ops.Product):
         for name, inverse in (node.inputs, node.inputs[::-1]):
             with suppress(NoPattern):
-                number, inverted = _inverse(structure.before_broadcast(inverse), structure)
+                limit, unlimited = _limit(structure.before_broadcast(inverse), structure)
+                number, inverted = _inverse(unlimited, structure)
                 factor, dividend = _dividend(name, structure)
                 shrunk, divisor = _length_or_root(inverted, structure)
-                return factor * number / shrunk, dividend, divisor
+                number /= shrunk
+                if limit is not None:
+                    divisor = _limited(divisor, number / limit)
+                return factor * number, dividend, divisor
     raise NoPattern
+
+
+def _limit(node: Node, structure: Structure) -> tuple[Fraction | None, Node]:
+    """Return the number h of min(h, y), and y; None and the node itself if it is no minimum."""
+    cap = node.operator
+    if not isinstance(cap, ops.HardTanh) or cap.low != -math.inf or not 0 < cap.high < math.inf:
+        return None, node
+    return Fraction(cap.high), structure.input_of(node)
+
+
+def _limited(divisor: Divisor, least: Fraction) -> Divisor:
+    """Return max(|x| + eps, least) = max(|x|, least - eps) + eps as a divisor, the floor rounded down."""
+    floor = least - Fraction(divisor.eps)
+    if divisor.form != "length" or divisor.floor or least < 0:
+        raise NoPattern
+    if floor <= 0:
+        return divisor
+    rounded = float(min(floor, Fraction(LARGEST_FLOAT)))
+    return replace(divisor, floor=rounded if Fraction(rounded) <= floor else float(host.next_down(rounded)))
 
 
 def _dividend(name: str, structure: Structure) -> tuple[Fraction, str]:
@@ -197,23 +221,24 @@ def _length_or_root(node: Node, structure: Structure) -> tuple[Fraction, Divisor
 
 
 def _length(node: Node, structure: Structure) -> tuple[Fraction, Divisor]:
-    """Return max(|x|, eps), |x| + eps or |x| as a divisor, and a number that it is multiplied by."""
-    # Unless eps is read below, the divisor is |x| = max(|x|, 0).
+    """Return |x|, |x| + eps or max(|x| + eps, a) as a divisor, and a number that it is multiplied by."""
+    clamp = node.operator
+    if isinstance(clamp, ops.HardTanh) and math.isfinite(clamp.low) and clamp.high == math.inf:
+        factor, divisor = _length(structure.input_of(node), structure)
+        return factor, _limited(divisor, Fraction(clamp.low) / factor)
     eps, norm = structure.sum_with_number(node)
-    form: Form = "largest" if norm is node else "sum"
-    if isinstance(node.operator, ops.HardTanh) and node.operator.high == math.inf:  # max(|x|, eps), as a clamp
-        eps = node.operator.low
-        norm = structure.input_of(node)
     factor, norm = _factor(norm, structure)
-    if isinstance(norm.operator, ops.Sqrt) and factor == 1 and 0 <= eps < math.inf:  # a standard deviation
+    if not 0 <= eps < math.inf:
+        raise NoPattern
+    if isinstance(norm.operator, ops.Sqrt) and factor == 1:  # a standard deviation
         root = _mean_square(norm.inputs[0], structure)
         if root.eps or root.form == "variance":
             raise NoPattern
         count = _entries(structure[root.source], root.axes)
-        return factor, replace(root, eps=eps, form=form, terms=root.terms or count)
-    if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or not 0 <= eps < math.inf or factor <= 0:
+        return factor, replace(root, eps=eps, form="length", terms=root.terms or count)
+    if not isinstance(norm.operator, ops.Norm) or not norm.operator.keep or factor <= 0:
         raise NoPattern
-    return factor, Divisor(norm.inputs[0], tuple(sorted(norm.operator.axes)), _exact(Fraction(eps) / factor), form)
+    return factor, Divisor(norm.inputs[0], tuple(sorted(norm.operator.axes)), _exact(Fraction(eps) / factor), "length")
 
 
 def _mean_square(name: str, structure: Structure) -> Divisor:

@@ -11,8 +11,14 @@ from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Pointwise
 from specnorm_networks.certified.operators.normalisation import Normalise
-from specnorm_networks.certified.patterns.functions import as_function, as_sigmoid_of_product, as_softmax
+from specnorm_networks.certified.patterns.functions import (
+    as_function,
+    as_shifted_softplus,
+    as_sigmoid_of_product,
+    as_softmax,
+)
 from specnorm_networks.certified.patterns.normalisation import as_inverse_of_maximum, as_norm, as_normalisation
+from specnorm_networks.certified.patterns.permutations import remove_permutations
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import (
     as_extreme_of_moves,
@@ -22,7 +28,6 @@ from specnorm_networks.certified.patterns.sorting import (
 )
 from specnorm_networks.certified.patterns.splines import as_spline
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure
-from specnorm_networks.certified.permutations import remove_permutations
 
 NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
 
@@ -58,7 +63,9 @@ def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str])
     ):  # fmt: skip
         with suppress(NoPattern):
             return [recognised(node, structure)]
-    for with_another in (as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_sigmoid_of_product):
+    for with_another in (
+        as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_shifted_softplus, as_sigmoid_of_product,
+    ):  # fmt: skip
         with suppress(NoPattern):
             return with_another(node, structure, fresh)
     return [node]

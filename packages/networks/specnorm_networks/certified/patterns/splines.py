@@ -125,11 +125,9 @@ def _knots(node: Node, structure: Structure, clamped: Node) -> _Knots:
 
 
 def _limits(clamp: Node, structure: Structure) -> tuple[float, float]:
-    """Return the least and the largest value of clamps of floor(y), one after the other, of which this is the last."""
-    if not _clamps_floor(clamp, structure):
-        raise NoPattern
+    """Return the least and the largest value of clamps one after the other, of which this is the last."""
     before = structure.input_of(clamp)
-    ends = (-math.inf, math.inf) if isinstance(before.operator, Floor) else _limits(before, structure)
+    ends = _limits(before, structure) if isinstance(before.operator, ops.HardTanh) else (-math.inf, math.inf)
     low, high = clamp.operator.run(np.array(ends)).tolist()
     return low, high
 
@@ -197,7 +195,8 @@ def _range_of(node: Node, structure: Structure) -> tuple[NDArray[Any], NDArray[A
     """Return the ends of the range of a value that is computed by factors and summands from a clamped one."""
     operator = node.operator
     if isinstance(operator, ops.HardTanh):
-        return _rational_of([operator.low]), _rational_of([operator.high])
+        low, high = _limits(node, structure)
+        return _rational_of([low]), _rational_of([high])
     number, summand = structure.sum_with_number(node)
     if summand is not node:
         low, high = _range_of(summand, structure)
@@ -292,6 +291,8 @@ class _Program:
 
     def _clamped_floor(self, node: Node) -> NDArray[Any]:
         """Return the values of a clamp of floor(y) at the knots, and so beyond them if only its clamps are read."""
+        if not _clamps_floor(node, self.structure):
+            raise NoPattern
         low, high = _limits(node, self.structure)
         if self.is_floor_clamped and not math.isfinite(high - low):
             raise NoPattern

@@ -71,10 +71,6 @@ class Network:
         self.linear = linear_operators(graph)
         self.changing = changed_by(graph, graph.inputs)
         """Names of the values that change with the input."""
-        self.readers: dict[str, list[str]] = {}
-        for node in graph.nodes:
-            for name in node.inputs:
-                self.readers.setdefault(name, []).append(node.name)
         self.constants: dict[str, list[tuple[str, float]]] = {}
         """For each value: pairs of the start of a map to it and the map's Lipschitz constant."""
         about = Scope(graph).domain
@@ -375,9 +371,9 @@ class LinearBounds(Walk):
     def locate(self, name: str, box: Interval, distance: float) -> None:
         """Note where a value lies, and drop what was computed from its earlier location."""
         super().locate(name, box, distance)
-        for reader in self.network.readers.get(name, ()):
-            self.functions.pop(reader, None)
-            self._linear_offsets.pop(reader, None)
+        for reader in self.network.graph.readers[name]:
+            self.functions.pop(reader.name, None)
+            self._linear_offsets.pop(reader.name, None)
 
     @arithmetic.on_host()
     def tighten(self, name: str, entries: NDArray[np.intp], choose: Choose) -> None:
@@ -534,8 +530,8 @@ class LinearBounds(Walk):
         None for other operators, and if the box is not bounded.
         """
         node = self.network.nodes[name]
-        if node.name not in self.functions and isinstance(node.operator, Pointwise):
-            self.functions[node.name] = self._new_function(node, node.operator)
+        if node.name not in self.functions and node.function is not None:
+            self.functions[node.name] = self._new_function(node, node.function)
         return self.functions.get(node.name)
 
     def _new_function(self, node: Node, function: Pointwise) -> FunctionOnBox | None:

@@ -26,8 +26,9 @@ from specnorm.proof import (
     make_upper,
     point,
 )
+from specnorm_networks import Node
 from specnorm_networks.local.certified.linear_bounds import Cut, LinearBounds
-from specnorm_networks.tools import ROUNDINGS, FloatArray, Matrix
+from specnorm_networks.tools import ROUNDINGS, FloatArray
 
 RADIUS = "the radius in which a label stays"
 """Subject of claims about radii."""
@@ -56,9 +57,9 @@ def constants_of_differences(rows: FloatArray, weights: FloatArray, *factors: Up
     return _as_intervals(host.next_up(np.ldexp(constants, exponent)))
 
 
-def constant_of_factor(head: Matrix) -> Upper:
-    """Return the constant of multiplying by the factor `Matrix.alpha` of a last layer."""
-    return make_upper(abs(head.alpha), "a number", "before the matrix")
+def constant_of_factor(head: Node) -> Upper:
+    """Return the constant of multiplying by the factor of a last layer."""
+    return make_upper(abs(head.operator.factor_of_layer), "a number", "before the matrix")
 
 
 def constants_by_network(whole: Upper, classes: int) -> Interval:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Interval, Upper, anything, arithmetic, around, host, interval
 from specnorm_networks import Graph, Node
-from specnorm_networks.local.certified.rows import row_norms
 from specnorm_networks.tools import (
     FloatArray,
     Inputs,
@@ -233,8 +232,7 @@ class Walk:
             return image
         # An entry changes by at most the norm of its row times the distance of the input.
         before = self.locations[node.inputs[0]].range.shape
-        norms = row_norms(node.operator, linear, before)
-        reach = host.next_up(norms * self.locations[changing[0]].distance)
+        reach = host.next_up(node.operator.row_norms(before) * self.locations[changing[0]].distance)
         reach = np.where(np.isnan(reach), math.inf, reach)
         change = interval.within(np.broadcast_to(reach, shape))
         return image & (self.at_centre[node.name] + change)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from specnorm.proof import anything, enclosing, host, point
-from specnorm_networks.tools import UNDERFLOW, FloatArray, Piecewise, Pointwise
+from specnorm_networks.tools import UNDERFLOW, FloatArray, Pointwise
 
 Strip: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
 """Slope, middle and half."""
@@ -24,9 +24,10 @@ def breaks(function: Pointwise, low: FloatArray, high: FloatArray) -> FloatArray
     On each part the function is near a line (`strip_on`): a piecewise linear function has its kinks as ends, another
     one eight parts of equal length.
     """
-    if isinstance(function, Piecewise):
+    pieces = function.pieces(low, high)
+    if pieces:
         kinks: set[float] = set()
-        for piece in function.pieces(low, high):
+        for piece in pieces:
             kinks |= {end for end in (piece.start, piece.end) if math.isfinite(end)}
         clipped_kinks = [np.clip(kink, low, high) for kink in sorted(kinks)]
         return np.stack([low, *clipped_kinks, high])
@@ -43,8 +44,6 @@ def strip_on(function: Pointwise, low: FloatArray, high: FloatArray) -> Strip:
     and half is infinite. A strip is a line without a height if the interval meets one piece of a function alone.
     """
     slope, middle, half = _narrower_strip(function, low, high)
-    if not isinstance(function, Piecewise):
-        return slope, middle, half
     is_finite = np.isfinite(low) & np.isfinite(high)
     pieces = function.pieces(low, high)
     has_slope_of_pieces = [piece.has_slope_on(low, high) for piece in pieces]

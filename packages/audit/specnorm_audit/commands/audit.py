@@ -1,0 +1,245 @@
+"""The command ``audit``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+import numpy as np
+
+import specnorm
+from specnorm.errors import ModelFileError
+from specnorm.proof import Layout, backends, padding_rules, visible
+from specnorm_audit import options, plots
+from specnorm_audit.auditing import answered
+from specnorm_audit.commands import EXIT_CODES, GATE_FAILED, OK, TROUBLE, print_text
+from specnorm_audit.commands.reporting import RANGE, check, reporting, write_file
+from specnorm_audit.measuring import BUDGET
+from specnorm_audit.processes import Workers, cpus
+from specnorm_audit.question import Question
+from specnorm_audit.renderers import FORMATS, render
+from specnorm_audit.report import Report, gates_of
+from specnorm_audit.rows import COLUMNS
+from specnorm_audit.streams import complain, progress
+
+LEAST_BYTES_FOR_WORKERS = 4 * 2**20
+"""Smallest number of bytes of a model's kernels for which other processes are started, which takes half a second."""
+
+
+@click.command("audit", epilog=EXIT_CODES)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
+@click.option(
+    "--input-shape", multiple=True, type=options.size, callback=options.sizes, metavar="N|NxM|file|NAME=NxM",
+    help="Spatial input sizes, such as 32 or 32x48, or those of the file; or the complete shape of a network's "
+    "input by its name, such as audio=1x16000; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--geometry", type=options.geometry, metavar="JSON|FILE",
+    help="Geometry of layers, as JSON or a JSON file: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
+)  # fmt: skip
+@click.option(
+    "--assume-stored", multiple=True, metavar="GLOB",
+    help="Kernels that layers use as they are stored, whatever is beside them; repeatable. The report repeats it.",
+)  # fmt: skip
+@click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
+@click.option(
+    "--padding-mode", type=click.Choice(get_args(padding_rules.PaddingMode)),
+    help="Default: as the file states, or else zeros.",
+)  # fmt: skip
+@RANGE
+@click.option(
+    "--methods", type=options.methods, metavar="NAME,...", help=f"Columns for other methods: {', '.join(COLUMNS)}."
+)
+@click.option(
+    "--smallest", is_flag=True,
+    help="Also a lower bound on the smallest singular value, and an upper bound on the condition number; if borders "
+    "cut off taps, only for small layers with an --input-shape.",
+)  # fmt: skip
+@click.option(
+    "--all", "all_columns", is_flag=True, help="The columns tn, f4, reshaped; circular with an --input-shape."
+)
+@click.option(
+    "--rtol", type=options.tolerance, default="0.001", metavar="R",
+    help="Requested relative width of the proven interval.",
+)  # fmt: skip
+@click.option(
+    "--budget", type=options.seconds, default=f"{BUDGET:g}", metavar="SECONDS",
+    help="Time limit for each row; if it ends a search, the row says how wide its interval is. inf: no limit.",
+)  # fmt: skip
+@click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
+@click.option("--device", metavar="NAME", help="Device of that library.")
+@click.option(
+    "--jobs", type=options.jobs, default="auto", metavar="N|auto",
+    help="Number of processes, with one thread each; auto: one per processor.",
+)  # fmt: skip
+@reporting(FORMATS, "every layer's interval")
+@click.option(
+    "--certificate", type=click.Path(path_type=Path), metavar="FILE.npz",
+    help="Also write a certificate, for 'specnorm verify' and 'python -m specnorm_check'.",
+)  # fmt: skip
+@click.option(
+    "--fail-above", type=options.bound, metavar="L",
+    help="Exit with 1 unless every layer is proven to have a norm of at most L.",
+)  # fmt: skip
+@click.option(
+    "--fail-above-network", type=options.bound, metavar="L",
+    help="Exit with 1 unless the network of each ONNX file is proven to have a Lipschitz constant of at most L.",
+)  # fmt: skip
+@click.option(
+    "--fail-below", type=options.bound, metavar="M",
+    help="Exit with 1 unless every layer's smallest singular value is proven to be at least M.",
+)  # fmt: skip
+@click.option(
+    "--fail-isometry", type=options.bound, metavar="EPS",
+    help="Exit with 1 unless every layer's squared singular values are proven to lie between 1 - EPS and 1 + EPS.",
+)  # fmt: skip
+def command(
+    models: tuple[str, ...],
+    output_format: str | None,
+    output: Path | None,
+    quiet: bool,
+    plot: Path | None,
+    certificate: Path | None,
+    fail_above: float | None,
+    fail_above_network: float | None,
+    fail_below: float | None,
+    fail_isometry: float | None,
+    jobs: int | None,
+    layers: tuple[str, ...],
+    geometry: tuple[dict[str, Any], list[str]] | None,
+    all_columns: bool,
+    **arguments: Any,
+) -> int:
+    """Bound the norm of every convolution and linear layer of MODEL.
+
+    MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file.
+
+    A file of weights does not tell strides and groups; the last line of the table says what was assumed.
+    """
+    stated_geometry, geometry_files = geometry or (None, [])
+    check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *geometry_files])
+    report_format = options.format_of(output_format, output, FORMATS)
+    if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
+        raise click.UsageError(visible(f"--certificate: {certificate.name} must be a .npz file, and takes one MODEL."))
+    columns = arguments["methods"] or ()
+    is_for_programs = report_format in ("json", "csv")
+    if all_columns or (is_for_programs and not columns):
+        columns += options.usual_columns(arguments["input_shape"])
+    if fail_isometry is not None:
+        columns += ("isometry",)
+    arguments |= {
+        "layers": layers or None,
+        "geometry": stated_geometry,
+        "methods": columns,
+        "smallest": arguments["smallest"] or fail_below is not None,
+        "certificate": certificate is not None,
+        "gate": fail_above,
+    }
+
+    question = Question.of(**arguments)
+    reports: list[Report] = []
+    uses_device = question.settings.backend not in (None, "numpy")
+    count = jobs or (1 if uses_device else cpus())
+    least_bytes = LEAST_BYTES_FOR_WORKERS if jobs is None else 0
+    with _executor(count, least_bytes) as executor:
+        for model in models:
+            report = _audited(model, quiet, executor, question)
+            gates = gates_of(
+                report,
+                layers=fail_above,
+                network=fail_above_network,
+                smallest=fail_below,
+                isometries=fail_isometry,
+            )
+            reports.append(replace(report, gates=gates))
+
+    text = partial(render, reports, report_format, many=len(models) > 1)
+    is_read = [report.error is None for report in reports]
+    is_written = True
+    if output is not None:
+        is_written = write_file(output, text, has_content=any(is_read))
+    elif any(is_read) or report_format not in ("table", "markdown"):
+        is_written = print_text(text())  # a table of a model that could not be read would only repeat the message
+    if plot is not None:
+        picture = partial(plots.draw, reports, plot.suffix[1:].lower())
+        is_written &= write_file(plot, picture, has_content=all(is_read))
+    if certificate is not None:
+        is_written &= _write_claims(reports[0], certificate)
+    _say_gates(reports, quiet)
+    return _exit_code(reports, is_written)
+
+
+def _audited(model: str, quiet: bool, executor: Workers | None, question: Question) -> Report:
+    """Audit one model; a model that cannot be read has a report that says why."""
+    try:
+        with progress(model, shown=not quiet) as tick:
+            return answered(model, question, progress=tick, executor=executor)
+    except ModelFileError as error:
+        complain(str(error))
+        stored = question.assume_stored
+        return Report(specnorm.__version__, model, (), (), error=str(error), assume_stored=stored)
+
+
+def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
+    """Return the exit code of an audit: `EXIT_CODES`."""
+    outcomes: set[str] = set()
+    statuses: set[str] = set()
+    for report in reports:
+        outcomes |= {gate.outcome for gate in report.gates}
+        statuses |= {row.status for row in report.layers}
+    if "failed" in outcomes:
+        return GATE_FAILED
+    is_read = all(report.error is None for report in reports)
+    is_complete = is_read and "error" not in statuses and "undecided" not in outcomes
+    return OK if is_complete and is_written else TROUBLE
+
+
+@contextmanager
+def _executor(count: int, least_bytes: int) -> Iterator[Workers | None]:
+    """Start processes that measure models of at least ``least_bytes``; None if ``count`` is 1: this process measures.
+
+    Each process has one BLAS thread, and so has this one meanwhile: numbers do not depend on the number of processes.
+    """
+    with _one_blas_thread():
+        if count == 1:
+            yield None
+            return
+        with Workers(count, least_bytes) as workers:
+            yield workers
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """Context manager in which BLAS has one thread: that of NumPy's plugin for a small array."""
+    context: AbstractContextManager[object] = backends.load("numpy").precise(np.empty(0))
+    return context
+
+
+def _write_claims(report: Report, path: Path) -> bool:
+    """Write the certificate of a report, and messages on what has no claim; return False if that fails, or if any."""
+    for line in report.without_claim:
+        complain(f"not in {path}: {line}")
+    certificate = report.certificate
+    if certificate is None or not certificate.claims:
+        complain(f"{path} is not written: there is no claim to write.")
+        return False
+    from specnorm_audit.certifying import are_all_claimed  # with networks, which take a fifth of an audit's start
+
+    return write_file(path, certificate.dumps) and are_all_claimed(certificate, report)
+
+
+def _say_gates(reports: Sequence[Report], quiet: bool) -> None:
+    """Write the gates' answers to stderr; if ``quiet``, without gates that passed."""
+    for report in reports:
+        name = f"{report.model}: " if len(reports) > 1 else ""
+        for gate in report.gates:
+            if quiet and gate.outcome == "passed":
+                continue
+            complain(f"{name}{gate.sentence}")
+            for place in gate.places:
+                complain(f"  {place}", prefix="")

@@ -1,0 +1,72 @@
+"""What the commands with reports share: options, and how files are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from specnorm.proof import visible
+from specnorm_audit import options
+from specnorm_audit.output import check_outputs, replace_file
+from specnorm_audit.readers import MAX_BYTES
+from specnorm_audit.streams import complain
+
+RANGE = click.option(
+    "--input-range", type=(float, float), metavar="LOW HIGH",
+    help="Range of the entries of an ONNX network's inputs, such as 0 1; required by squares and products.",
+)  # fmt: skip
+
+
+def reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Return a decorator that gives a command the options of a report: its format and file, and a plot of it.
+
+    ``picture`` says what the plot shows.
+    """
+    shared = (
+        click.option(
+            "--max-bytes", type=click.IntRange(1), default=MAX_BYTES, metavar="N",
+            help="Limit on the total size of a file's arrays.",
+        ),
+        click.option(
+            "-f", "--format", "output_format", type=click.Choice(formats),
+            help="Format of the report. Default: by the suffix of --output, or a table.",
+        ),
+        click.option(
+            "-o", "--output", type=options.output_file, metavar="FILE",
+            help="Write to this file, whose suffix selects the format; - is standard output.",
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="Do not show progress and passed gates."),
+        click.option(
+            "--plot", type=options.plot, metavar="FILE.png|svg", help=f"Also draw {picture}; needs the extra 'plot'."
+        ),
+    )  # fmt: skip
+
+    def decorated(command: Callable[..., int]) -> Callable[..., int]:
+        for option in reversed(shared):  # the last decorator is the first in the help
+            command = option(command)
+        return command
+
+    return decorated
+
+
+def check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
+    """Refuse outputs that cannot be written, or that would replace an input."""
+    try:
+        check_outputs(outputs, inputs)
+    except OSError as error:
+        raise click.UsageError(visible(f"{error}.")) from error
+
+
+def write_file(path: Path, content: Callable[[], str | bytes], has_content: bool = True) -> bool:
+    """Replace a file; return False, with a message, if that fails or if there is no content."""
+    if not has_content:
+        complain(f"{path} is left as it was, because its new content could not be read.")
+        return False
+    try:
+        replace_file(path, content())
+    except OSError as error:
+        complain(f"{path} cannot be written: {error.strerror or error}.")
+        return False
+    return True
