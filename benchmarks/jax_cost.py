@@ -101,11 +101,11 @@ def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
         before = states["default"]
         for name, call in compiled.items():
             begin = time.process_time()
-            _, states[name] = jax.block_until_ready(call(params, states[name]))
+            _, states[name] = jax.block_until_ready(call(params, states[name]))  # type: ignore[no-untyped-call]
             seconds[name] += time.process_time() - begin
         counts.append(_layers_swept(before, states["default"]))
         # Waited for, so that the clock does not count it.
-        params, _, moments = jax.block_until_ready(step(params, before, moments, images, labels))
+        params, _, moments = jax.block_until_ready(step(params, before, moments, images, labels))  # type: ignore[no-untyped-call]
     swept = [x > 0 for x in counts]
     shares: Row = {"layers_swept": sum(counts) / sum(swept), "swept": sum(swept) / steps}
     shares[f"swept_in_{busiest}"] = sum(swept[:busiest]) / busiest

@@ -590,7 +590,7 @@ def test_a_gradient_may_have_any_strides() -> None:
     gradients = []
     for loss in (lambda w: (w.t() * direction).sum(), lambda w: (w * direction.t().contiguous()).sum()):
         layer.zero_grad()
-        loss(layer.weight).backward()
+        loss(layer.weight).backward()  # type: ignore[no-untyped-call]  # torch's
         gradients.append(original_of(layer).grad.clone())
     torch.testing.assert_close(*gradients)
 
