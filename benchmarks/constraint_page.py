@@ -190,7 +190,10 @@ PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     LINES: {"summary": summary_table, "largest": largest_table},
     LONG_LINES: {"long": long_table},
     COST_LINES: {
-        "cost measured": about, "step": step_table, "late step": late_step_table, "JAX": jax_table,
+        "cost measured": about,
+        "step": step_table,
+        "late step": late_step_table,
+        "JAX": jax_table,
         "JAX models": jax_models_table,
     },
     GPU_LINES: {"GPU step": gpu_step_table},
