@@ -15,6 +15,7 @@ ball --out FILE                  # does training inside the ball work? 25 minute
 ball-page                        # the tables of docs/benchmarks/ball.md from its committed lines
 jax-first-calls --out FILE       # what first calls compile in JAX; two minutes
 jax-first-calls-page             # their table of docs/benchmarks/index.md from its committed lines
+starts --before COMMIT --out FILE  # processor time of imports, first calls, the command, and their table; a minute
 networks --out FILE              # bounds of published networks by each method; 12 minutes on one thread
 networks-page                    # the tables of docs/benchmarks/index.md from its committed lines
 """
@@ -78,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     first_calls.add_argument("--functions", nargs="+", default=(), help="these alone")
     first_calls.add_argument("--out", type=Path)
     parsers.add_parser("jax-first-calls-page")
+    of_starts = parsers.add_parser("starts")
+    of_starts.add_argument("--before", required=True, help="a commit that is measured in the same turns")
+    of_starts.add_argument("--out", type=Path, required=True)
     networks = parsers.add_parser("networks")
     for option in ("--networks", "--methods"):
         networks.add_argument(option, nargs="+", default=(), help="these alone")
@@ -115,6 +119,10 @@ def main(words: list[str] | None = None) -> int:
             jax_first_calls.write(options.functions, options.out)
         else:
             jax_first_calls.write_page()
+    elif options.command == "starts":
+        from benchmarks import starts
+
+        starts.write(options.before, options.out)
     elif options.command == "launches":
         from benchmarks import launches
 

@@ -113,7 +113,8 @@ def test_first_calls_load_what_they_need(code: str, most: int) -> None:
 def test_doors_have_the_names_of_their_stubs(module: str) -> None:
     door = importlib.import_module(module)
     stub = parsed(Path(str(door.__file__)).with_suffix(".pyi"))
-    names = {alias.asname for node in ast.walk(stub) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    imports = [node for node in ast.walk(stub) if isinstance(node, ast.ImportFrom)]
+    names = {alias.asname or alias.name for node in imports for alias in node.names}
     assert set(dir(door)) == set(door.__all__) == names
     assert all(getattr(door, name) is not None for name in names)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

@@ -11,7 +11,7 @@ from torch.autograd import Function, forward_ad
 
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import program
-from specnorm_torch.arrays import ARRAYS, transformed
+from specnorm_torch.arrays import ARRAYS
 
 _REFUSAL = (
     "a second derivative through a specnorm value was asked for; specnorm's pullbacks are first order. "
@@ -154,11 +154,11 @@ class _Scaled(Function):
         cotangent = cotangent.to(gradient.dtype)
         vector = cotangent.reshape(-1)
         inner = torch.dot(vector, kernels.to(gradient.dtype).reshape(-1))
-        if len(vector) > _LONG and isinstance(ctx.factor, float) and not _has_graph_or_batch(inner):
+        number = _number(inner) if len(vector) > _LONG and isinstance(ctx.factor, float) else None
+        if number is not None:
             # The linear combination in one pass over memory, with numbers in place of 0-d tensors.
-            scale = ctx.slope * float(inner)
             row, one = vector[None, :], vector.new_ones(1)
-            combination = torch.addr(row, one, gradient.reshape(-1), beta=ctx.factor, alpha=scale)
+            combination = torch.addr(row, one, gradient.reshape(-1), beta=ctx.factor, alpha=ctx.slope * number)
             kernel_gradient = combination.view(kernels.shape)
         else:
             kernel_gradient = (cotangent * ctx.factor).addcmul_(gradient, ctx.slope * inner)
@@ -186,10 +186,11 @@ class _ScaledByFactors(Function):
         entries = kernels
         if dtype != left.dtype or cotangent.dtype != dtype:
             entries, cotangent = kernels.to(left.dtype), cotangent.to(left.dtype)
-        rows = cotangent.reshape(left.shape[0], -1)
-        inner = torch.dot(rows.reshape(-1), entries.reshape(-1))
-        if isinstance(factor, float) and not _has_graph_or_batch(inner):
-            gradient = torch.addmm(rows, left, right, beta=factor, alpha=slope * float(inner))
+        inner = torch.dot(cotangent.reshape(-1), entries.reshape(-1))
+        rows = cotangent if cotangent.ndim == 2 else cotangent.reshape(left.shape[0], -1)
+        number = _number(inner) if isinstance(factor, float) else None
+        if number is not None:
+            gradient = torch.addmm(rows, left, right, beta=factor, alpha=slope * number)
         else:
             gradient = torch.addmm(rows * factor, left * (slope * inner), right)
         if kernels.ndim != 2:
@@ -199,9 +200,14 @@ class _ScaledByFactors(Function):
         return _guarded_if_needed(gradient, kernels), None
 
 
-def _has_graph_or_batch(x: Tensor) -> bool:
-    """Whether a tensor in a backward pass is no plain number: with ``create_graph=True``, or several gradients."""
-    return torch.is_grad_enabled() or transformed(x)
+def _number(x: Tensor) -> float | None:
+    """The number in a backward pass; None with ``create_graph=True``, and for several gradients at once."""
+    if torch.is_grad_enabled():
+        return None
+    try:
+        return float(x)
+    except RuntimeError:  # vmap's refusal
+        return None
 
 
 class _FirstOrderFunction(Function):

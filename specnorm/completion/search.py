@@ -122,7 +122,8 @@ def _tables(taps: tuple[int, ...]) -> _Tables:
 
 def _polynomial_tables(axes: list[_Tables]) -> _Tables:
     """Tables with K and H as homogeneous polynomials, at as many points of a half-circle per axis as there are lags."""
-    of_k = of_h = to_lags = np.eye(1)
+    one: np.ndarray = np.eye(1)
+    of_k = of_h = to_lags = one
     for k_of_axis, h_of_axis, lags_of_axis in axes:
         of_k = np.kron(of_k, k_of_axis)
         of_h = np.kron(of_h, h_of_axis)

@@ -424,10 +424,6 @@ class Stepped(Method):
         """
         raise NotImplementedError
 
-    def moved(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """The state that `follow` returns: all that is needed of a pass before another one."""
-        raise NotImplementedError
-
     def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """What `follow` returned, and the room before a sweep is due."""
         raise NotImplementedError

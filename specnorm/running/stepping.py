@@ -211,7 +211,7 @@ class SteppedProgram(Program):
         stepped, blocks = self.stepped, self._blocks_to_sweep(kernels, run)
         state = stepped.sweep(blocks, followed, self.spec, sweeps=sweeps, ops=run)
         for _ in range(stepped.passes(self.spec) - 1):
-            state = stepped.moved(rows, state, self.spec, ops=run)
+            state = stepped.follow(rows, state, self.spec, ops=run).state
         # The kernel has not moved since the first pass.
         last = stepped.follow(rows, state, self.spec, ops=run)._replace(known=followed.known)
         return stepped.swept(last, followed.value, sweeps=sweeps, xp=run.xp)

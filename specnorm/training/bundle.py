@@ -130,15 +130,17 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     found = left @ rows
     found = found / (xp.max(xp.abs(found), axis=(1, 2), keepdims=True) + _TINY)
     taps, powers = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), left, ops=ops)
-    # K_k^T times the real and the imaginary part of u: (b, g, 2, taps, p).
+    # K_k^T times the real part of u at each tap, and then the imaginary part: (b, g, 2 * taps, p).
     products = _of_taps(xp.reshape(found, (b, count, 2, -1)), spec, ops=ops)
+    products = xp.reshape(products, (b, count, -1, products.shape[4]))
     angles = xp.matrix_transpose(waves.angles)
-    derivatives = _sums(products, _turns(angles, taps, ops=ops)[..., None, :] * powers, ops=ops)
+    derivatives = _sums(products, _turns(angles, taps, ops=ops)[:, :, :, None, ...] * powers[:, None, :], ops=ops)
     inner = _inner_products(derivatives, 1 + taps.shape[1], ops=ops)
-    step = uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp)
-    turns = _turns(angles + step, taps, ops=ops)
-    power = xp.reshape(_sums(products, turns[..., None, :], ops=ops), (b, count, -1))
-    right = xp.reshape(arrays.unit(power, xp=xp)[0], (b, count, 1, 2, -1))
+    angles = angles + uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp)
+    turns = _turns(angles, taps, ops=ops)
+    power = xp.reshape(_sums(products, turns[:, :, :, None, ...], ops=ops), (b, count, -1))
+    power = power / (xp.sqrt(xp.vecdot(power, power))[..., None] + _TINY)
+    right = xp.reshape(power, (b, count, 1, 2, -1))
     columns = xp.reshape(_to_taps(right, turns, spec, ops=ops), (b, 2 * count, -1))
     columns_and_signs = beside(columns, sketch_rows(spec, left, ops=ops), axis=1, ops=ops)
     # Not its transpose, for which XLA takes twice as long.
@@ -148,11 +150,11 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     found = xp.reshape(xp.matrix_transpose(images[..., : 2 * count] / size), (b, count, 2 * m))
     norms = xp.sqrt(xp.vecdot(found, found))
     moved = xp.reshape(found / (norms[..., None] + _TINY), (b, count, 2, m))
-    # False for what is not a number, too.
-    has_directions = (norms > 0) & (norms < math.inf)
+    # False for what is not a number, too. Infinite products were divided by an infinite size.
+    has_directions = norms > 0
     new = Waves(
         xp.where(has_directions[:, None, :, None], xp.permute_dims(moved, (0, 3, 1, 2)), waves.left),
-        xp.where(has_directions[:, None, :], waves.angles + xp.matrix_transpose(step), waves.angles),
+        xp.where(has_directions[:, None, :], xp.matrix_transpose(angles), waves.angles),
     )
     return Moved(new, norms, size[:, 0, 0], moved, xp.reshape(columns, (b, count, 2, -1)), sketch)
 
@@ -193,20 +195,27 @@ def settled(blocks: Array, waves: Waves, *, ops: ArrayOps) -> tuple[Array, Array
     xp, (b, m, p, *kernel_shape) = ops.xp, blocks.shape
     spec, rows = ConvSpec(m, p, tuple(kernel_shape)), xp.reshape(blocks, (b, m, -1))
 
-    def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        for further in _FURTHER:
-            new = move(rows, Waves(*state), spec, ops=ops).waves
-            state = new.left + further * (new.left - state[0]), new.angles
-        return state
+    def passes(waves: Waves, rounds: int) -> tuple[Waves, Array, Array]:
+        """Waves, norms and columns of a pass after ``rounds`` pairs of passes, all in one loop with one body."""
 
-    waves = Waves(*arrays.repeated(again, _ROUNDS, tuple(waves), ops=ops))
-    found = move(rows, waves, spec, ops=ops)
-    first = one_of(found.waves, xp.argmax(found.norms, axis=1), xp=xp)
-    one = arrays.repeated(again, _LAST_ROUNDS, tuple(first), ops=ops)
-    last = move(rows, Waves(*one), spec, ops=ops)
+        def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            further, next_further, left, angles, *_ = state
+            found = move(rows, Waves(left, angles), spec, ops=ops)
+            ahead = found.waves.left + further * (found.waves.left - left)
+            return next_further, further, ahead, *found.waves[1:], found.waves.left, found.norms, found.columns
+
+        further = xp.asarray(_FURTHER, dtype=rows.dtype, device=ops.device(rows))
+        columns = xp.zeros((b, waves.left.shape[2], 2, rows.shape[2]), dtype=rows.dtype, device=ops.device(rows))
+        first_state = (further[0], further[1], *waves, waves.left, columns[:, :, 0, 0], columns)
+        *_, angles, left, norms, columns = arrays.repeated(again, 2 * rounds + 1, first_state, ops=ops)
+        return Waves(left, angles), norms, columns
+
+    found, norms, _ = passes(waves, _ROUNDS)
+    highest = one_of(found, xp.argmax(norms, axis=1), xp=xp)
+    last, _, columns = passes(highest, _LAST_ROUNDS)
     # At the first tap, k = 0.
-    right = xp.reshape(last.columns, (b, 2, p, -1))[..., 0]
-    return ops.complex(right[:, 0, :], right[:, 1, :]), last.waves.angles[..., 0]
+    right = xp.reshape(columns, (b, 2, p, -1))[..., 0]
+    return ops.complex(right[:, 0, :], right[:, 1, :]), last.angles[..., 0]
 
 
 def _turns(angles: Array, taps: Array, *, ops: ArrayOps) -> Array:
@@ -224,21 +233,21 @@ def _turns(angles: Array, taps: Array, *, ops: ArrayOps) -> Array:
 
 
 def _sums(products: Array, turns: Array, *, ops: ArrayOps) -> Array:
-    """``G* u``, conjugated, and its derivatives: the adjoint of the product with ``turns``.
+    """``G* u``, conjugated, and its derivatives: the adjoint of the product with ``turns``, which are symmetric.
 
     Parameters
     ----------
-    products : array, shape (b, g, 2, taps, p)
-    turns : array, shape (b, g, 2, 2, r, taps)
+    products : array, shape (b, g, 2 * taps, p)
+    turns : array, shape (b, g, 2, r, 2, taps)
 
     Returns
     -------
     array, shape (b, g, 2, r, p)
         Real parts, and imaginary parts.
     """
-    xp, (*batch, _, r, taps) = ops.xp, turns.shape
-    tables = xp.reshape(turns, (*batch, 2 * r, taps))
-    return xp.reshape(xp.sum(xp.matmul(tables, products), axis=2), (*batch[:2], 2, r, -1))
+    xp, (b, g, _, r, _, _) = ops.xp, turns.shape
+    tables = xp.reshape(turns, (b, g, 2 * r, -1))
+    return xp.reshape(xp.matmul(tables, products), (b, g, 2, r, -1))
 
 
 def _inner_products(sums: Array, count: int, *, ops: ArrayOps) -> tuple[Array, Array]:

@@ -305,17 +305,13 @@ def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     return max(1, min(max(least, points), most, affordable))
 
 
-@functools.lru_cache(maxsize=64)
-def _start_basis(channels: int, count: int) -> np.ndarray:
-    return np.linalg.qr(arrays.random_vectors(0, (channels, count)))[0]
-
-
 def start_vectors(waves: PlaneWaves) -> Array:
     """Random orthonormal vectors, the same at every point of the grid."""
     channels, count, points = waves.shape[1], waves.count, len(waves.grid)
 
     def basis(dtype: type[np.floating]) -> tuple[np.ndarray]:
-        repeated = np.repeat(_start_basis(channels, count), points, axis=1)
+        orthonormal = np.linalg.qr(arrays.random_vectors(0, (channels, count)))[0]
+        repeated = np.repeat(orthonormal, points, axis=1)
         return (repeated.astype(np.result_type(dtype, np.complex64)),)
 
     (found,) = placed(("start", channels, count, points), basis, waves.rows, ops=waves.ops)

@@ -124,7 +124,10 @@ class Monitor:
 
     def measured(self, reading: Reading) -> dict[str, float]:
         """Return a report: the norms of all layers, and their upper bounds if it is time for a proof."""
-        layers = {name: _detached(layer) for name, layer in reading.layers.items()}
+        layers = {
+            name: layer._replace(kernel=backend_for(layer.kernel).detach(layer.kernel))
+            for name, layer in reading.layers.items()
+        }
         refused = self._start(layers)
         self.tell(Reading(layers, {**reading.left_out, **refused}))
         layers = {name: layer for name, layer in layers.items() if name not in refused}
@@ -259,11 +262,6 @@ class ModelMonitor(Monitor):
 
 def _on_host(layer: LayerKernel) -> NDArray[np.float64]:
     return np.asarray(backend_for(layer.kernel).to_numpy(layer.kernel), dtype=np.float64)
-
-
-def _detached(layer: LayerKernel) -> LayerKernel:
-    """The layer with its kernel as a constant for automatic differentiation."""
-    return layer._replace(kernel=backend_for(layer.kernel).detach(layer.kernel))
 
 
 # -- models of which a `LayerReader` knows the parts --------------------------------------------------------------

@@ -183,12 +183,6 @@ class SymbolNorm(Stepped):
         new_state = *passed.moved, sketch, now
         return Followed(passed.value, passed.left, passed.right, new_state, passed.sketch, known=(passed.best,))
 
-    def moved(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Move the waves of the bundle."""
-        vectors, left, angles, *deciding = state
-        waves = bundle.move(rows, bundle.Waves(left, angles), spec, ops=ops).waves
-        return vectors, *waves, *deciding
-
     def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """By the course of each block, and the way that its kernel has gone since the last sweep."""
         *_, sketch, now = followed.state

@@ -424,7 +424,7 @@ def test_every_use_has_its_step(use: Callable[[Any], None]) -> None:
         gradients = [x.grad for x in model.parameters() if x.grad is not None]
         assert all(x.isfinite().all() for x in gradients)
         for layer in model.layers:
-            assert not constraint_of(layer)._is_in_pass
+            assert not constraint_of(layer)._taken.is_in_pass
             with torch.no_grad():
                 original_of(layer).add_(0.1 * original_of(layer).std() * torch.randn_like(original_of(layer)))
 
@@ -583,6 +583,18 @@ def test_the_gradient_of_a_long_weight_is_that_of_a_short_one(monkeypatch: pytes
         torch.testing.assert_close(x.grad, y.grad)
 
 
+def test_a_gradient_may_have_any_strides() -> None:
+    """That of a transposed weight was refused by torch: its entries are no view of a vector."""
+    layer = specnorm_torch.spectral_norm(nn.Linear(6, 4, bias=False))
+    direction = torch.randn(6, 4)
+    gradients = []
+    for loss in (lambda w: (w.t() * direction).sum(), lambda w: (w * direction.t().contiguous()).sum()):
+        layer.zero_grad()
+        loss(layer.weight).backward()  # type: ignore[no-untyped-call]  # torch's
+        gradients.append(original_of(layer).grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
 def test_a_weight_that_is_changed_before_its_backward_pass_is_told() -> None:
     model = specnorm_torch.spectral_norm(TwoHeads())
     loss = model(torch.ones(2, 6))[0].sum()
@@ -716,11 +728,19 @@ class FakeGraph:
 
     def replay(self) -> None:
         self.replays += 1
-        old: Any = self.recorded._outputs
-        new = steps._Joined.of(self.recorded._function(self.recorded._inputs))
-        old.entries.copy_(new.entries)
-        for before, after in zip(old.steps, new.steps, strict=True):
-            torch._foreach_copy_(before.state, after.state)
+        new = self.recorded._function(self.recorded._inputs)
+        for before, after in zip(self.recorded._outputs, new, strict=True):
+            torch._foreach_copy_([*steps._outputs(before), *before.state], [*steps._outputs(after), *after.state])
+
+
+class Passed:
+    """In place of an event of a device: what was called is done."""
+
+    def record(self) -> None:
+        """Do nothing."""
+
+    def query(self) -> bool:
+        return True
 
 
 def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -738,7 +758,7 @@ def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
 
         def record(inputs: Any) -> bool:
             recording._inputs = [steps.copied(x) for x in inputs]
-            recording._outputs = steps._Joined.of(in_tensors(recording._inputs))
+            recording._outputs = in_tensors(recording._inputs)
             recording._graph = FakeGraph(recording)
             graphs.append(recording._graph)
             return True
@@ -747,6 +767,7 @@ def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
         return recording
 
     on_device = steps.DeviceSteps(recorded)
+    monkeypatch.setattr(torch.cuda, "Event", Passed)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(steps, "_is_recordable", lambda _: True)
@@ -779,7 +800,7 @@ def launched(count: int, make: Callable[[], Any]) -> int:
 def test_equal_layers_launch_one_step() -> None:
     """`python -m benchmarks launches` counts those of whole networks."""
     two, six = (launched(count, lambda: nn.Conv2d(5, 5, 3)) for count in (2, 6))
-    assert two <= 155
+    assert two <= 150
     # The product with the factor, and the five operations of its derivative.
     assert six - two <= 4 * 6
     assert launched(2, lambda: nn.Linear(8, 8)) <= 55

@@ -311,8 +311,8 @@ def _changes_no_norm(node: Node, graph: Graph) -> bool:
     if len(computed_inputs) != 1:
         return isinstance(node.operator, ops.Input)
     if isinstance(node.operator, ops.Add):
-        # x or -x plus constants, not divided by a number.
-        only_changes_signs = node.operator.divisor == 1 and {*map(abs, node.operator.weights)} == {1.0}
+        # x or -x plus constants.
+        only_changes_signs = {*map(abs, node.operator.weights)} == {1.0}
         return only_changes_signs and node.shape is not None and node.shape == computed_inputs[0].shape
     return isinstance(node.operator, ops.SameOrder | ops.Permute)
 

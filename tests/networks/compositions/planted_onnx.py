@@ -107,7 +107,7 @@ JOINS = [
             rearranged(R, "Sum", 0)),
     Planted("a constant of Max lost", one("Max", more={"c": W[:1]}),
             rearranged(R, "Max", 0)),
-    Planted("Mean as Sum", one("Mean", more={"c": W[:1]}), fields(R, "Mean", divisor=1)),
+    Planted("Mean as Sum", one("Mean", more={"c": W[:1]}), fields(R, "Mean", values=np.ones(()))),
     Planted("first factor of Mul for all", one("Mul", more={"c": W[:1]}), fields(R, "Mul", values=lambda v: v[:, :1])),
     Planted("a divisor as a factor", one("Div", more={"c": W[:1]}), fields(R, "Div", values=lambda v: 1 / v)),
     Planted("the number of a quotient lost", onnx_graph([N("Exp", ["x"], ["e"]), N("Div", ["c", "e"], ["y"])], (1, 4),

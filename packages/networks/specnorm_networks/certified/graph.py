@@ -99,8 +99,8 @@ class Node:
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        """Weights of its inputs in the sum that it is; None if it is no sum, or one that is divided."""
-        return self.operator.weights if isinstance(self.operator, Add) and self.operator.divisor == 1 else None
+        """Weights of its inputs in the sum that it is; None if it is no sum."""
+        return self.operator.weights if isinstance(self.operator, Add) else None
 
     @property
     def reason(self) -> str:

@@ -111,7 +111,7 @@ class Reader:
                 return self._scale(node, scale)
             case ops.Pointwise() as function:
                 return self._pointwise(node, function)
-            case ops.Add(divisor=1):  # a sum that is not divided
+            case ops.Add():
                 return self._add(node)
             case ops.Concat(new=False) as concat:  # along an axis that the values have
                 return self._concatenate(node, concat.axis)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
-from specnorm_networks.certified.operators.base import Shape
+from specnorm_networks.certified.operators.base import FloatArray, Shape
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
 from specnorm_networks.onnx.nodes import (
     FLOATING,
@@ -140,8 +140,10 @@ def total(call: Call, *values: Value) -> Output:
     """Return the sum, difference or mean of values."""
     other_sign = -1.0 if call.operator == "Sub" else 1.0
     signs = (1.0, *[other_sign] * (len(values) - 1))
-    over = len(values) if call.operator == "Mean" else 1
-    return _joined(ops.Add(signs, over), *values)
+    summed = _joined(ops.Add(signs), *values)
+    if call.operator != "Mean":
+        return summed
+    return _over(summed, np.array(float(len(values))), summed.shape)
 
 
 def extreme(call: Call, *values: Value) -> Output:
@@ -187,12 +189,16 @@ def divide(a: Value, b: Value, /) -> Output:
         if number is None:
             return _joined(ops.Quotient(), a, b)
         return Output(ops.Reciprocal(scale=number), (b,), _shape_with(b, a))
-    divisors = numbers_of(b)
+    return _over(a, numbers_of(b), broadcast_shapes([a.shape, b.shape]))
+
+
+def _over(x: Value | Output, divisors: FloatArray, shape: Shape | None) -> Output:
+    """Return the quotient of a value by numbers."""
     with np.errstate(all="ignore"):
         values = 1 / divisors
     # The inverse of a power of 2 is one.
     is_exact = bool(np.all(abs(np.frexp(divisors)[0]) == 0.5))
-    return Output(ops.Scale(values, exact=is_exact, divisors=divisors), (a,), broadcast_shapes([a.shape, b.shape]))
+    return Output(ops.Scale(values, exact=is_exact, divisors=divisors), (x,), shape)
 
 
 def _spreads_to(x: Data, number: Value) -> bool:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
-import traceback
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
@@ -48,10 +46,6 @@ _EVAL_SWEEPS = 16
 """Number of sweeps for the norm of a weight in eval, which may be an average, loaded or edited."""
 _UNCHANGED = 1e-5
 """A weight counts as the same while its product with the vector changes by less than this part."""
-_NO_SCRIPT = (
-    "torch.jit.script cannot compile the computation of a norm. Script the model with plain weights, "
-    "torch.jit.script(specnorm_torch.baked(model)), or trace it with torch.jit.trace."
-)
 _TRACKER = ModuleTracker()
 """Tells whether a backward pass is running."""
 
@@ -87,9 +81,9 @@ class _Taken:
     last: Last | None = None
     is_in_pass: bool = field(default=False, kw_only=True)
 
-    def is_of(self, weight: Tensor) -> bool:
+    def is_of(self, weight: Any) -> bool:
         """Whether the step is that of this tensor, and no change in place was counted since."""
-        return self.weight is weight and self.version == version_of(weight)
+        return self.weight is weight is not None and self.version == version_of(weight)
 
 
 @dataclass
@@ -104,11 +98,26 @@ class _Settled(_Taken):
         That of the step, which exporters write as a constant.
     """
 
-    entries: Tensor = field(kw_only=True)
-    factor: float = field(kw_only=True)
+    entries: Any = field(default=None, kw_only=True)
+    factor: float = field(default=1.0, kw_only=True)
 
 
-class SpectralNorm(nn.Module):
+class _Parametrization(nn.Module):
+    """What both parametrizations have in common."""
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Assigning to the parametrized kernel sets what is scaled."""
+        return weight
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse ``torch.jit.script``, which calls this first."""
+        raise MethodError(
+            "torch.jit.script cannot compile the computation of a norm. Script the model with plain weights, "
+            "torch.jit.script(specnorm_torch.baked(model)), or trace it with torch.jit.trace."
+        )
+
+
+class SpectralNorm(_Parametrization):
     """Parametrization behind `spectral_norm`: the kernel times ``bound / norm``, with a state in buffers.
 
     Its arguments are those of `spectral_norm`; with ``dim`` the tensor is a matrix with the rows along that axis.
@@ -137,7 +146,7 @@ class SpectralNorm(nn.Module):
             self.register_buffer(name, x)
         # What the vectors in a state dict belong to, if it is not this method; for a warning.
         self.foreign_state: str | None = None
-        self._settled: _Settled | None = None
+        self._settled = _Settled()
         self._taken = _Taken()
         # Whether no step was taken of the state yet, or since it was loaded.
         self._is_new = True
@@ -194,22 +203,19 @@ class SpectralNorm(nn.Module):
             return self._weight_in_use(weight)
 
     def _weight_in_use(self, weight: Tensor) -> Tensor:
-        if self.training:
-            return self._scaled_in_training(weight)
-        if torch.compiler.is_exporting() or _traces():
+        if not self.training and (torch.compiler.is_exporting() or _traces()):
             return self._scaled_for_export(weight)
         if BACKEND.is_compiled_or_transformed(weight) or not self._takes_steps:
-            return self._scaled_by_tensor_operations(weight, _EVAL_SWEEPS, move=False)
-        return self._scaled(weight, self._norm_in_eval(weight))
+            return self._scaled_by_tensor_operations(weight)
+        return self._scaled(weight, self._step_in_training(weight) if self.training else self._norm_in_eval(weight))
 
-    def _scaled_in_training(self, weight: Tensor) -> Tensor:
-        if BACKEND.is_compiled_or_transformed(weight) or not self._takes_steps:
-            return self._scaled_by_tensor_operations(weight, self._sweeps, move=True)
+    def _step_in_training(self, weight: Tensor) -> Step:
         step = self._step_of(weight)
         if step is None:
-            (step,) = take_steps([self.next_input(weight)], self)
-            self.keep(weight, step, is_in_pass=self._is_in_pass)
-        return self._scaled(weight, step)
+            given = self.next_input(weight)
+            (step,) = take_steps([given], self)
+            self.keep(weight, given.scaling, step, is_in_pass=self._taken.is_in_pass)
+        return step
 
     def _scaled(self, weight: Tensor, step: Step) -> Tensor:
         kernel = self.kernel(weight)
@@ -236,11 +242,6 @@ class SpectralNorm(nn.Module):
         """Number of sweeps in a forward pass; None: as many as are due."""
         return None if self.n_power_iterations == 1 else self.n_power_iterations
 
-    @property
-    def _is_in_pass(self) -> bool:
-        """Whether the last step is that of a forward pass of a model that has not returned yet."""
-        return self._taken.is_in_pass
-
     def _step_of(self, weight: Tensor) -> Step | None:
         """Return the last step if it is one of this weight, which has not changed.
 
@@ -265,22 +266,21 @@ class SpectralNorm(nn.Module):
             image = image_of(kernel, self._program_for(kernel), step.gradient.right)  # type: ignore[union-attr]
             return bool(np.abs(image - step.image).max() <= _UNCHANGED * np.abs(image).max())
 
-    def keep(self, weight: Tensor, step: Step, *, is_in_pass: bool) -> None:
+    def keep(self, weight: Tensor, scaling: Scaling, step: Step, *, is_in_pass: bool) -> None:
         """Store the step of a weight."""
-        settings = self.scaling, self._sweeps
+        settings = scaling, self._sweeps
         # A step without a pass moves no buffer.
         moves = list(zip(self.state, step.state, strict=True)) if step.state else []
         taken = _Taken(weight, version_of(weight), step, settings, moves, self._taken.last, is_in_pass=is_in_pass)
         # As `Module.__setattr__` does it, in a tenth of the time.
         object.__setattr__(self, "_taken", taken)
-        # A computed weight would keep its graph, unless its pass ends soon. A step on a device is not used again.
-        if step.image is None or (weight.grad_fn is not None and not is_in_pass):
+        if step.image is None:
             self._move()
-            if not is_in_pass:
-                taken.weight = taken.step = None
+        if not is_in_pass:
+            self.end_pass()
 
     def end_pass(self) -> None:
-        """End the pass of a model: a computed weight is not kept."""
+        """End the pass of a model: a computed weight, which has a graph, and a step on a device are not kept."""
         taken = self._taken
         taken.is_in_pass = False
         if taken.weight is not None and (taken.weight.grad_fn is not None or taken.step.image is None):
@@ -316,9 +316,8 @@ class SpectralNorm(nn.Module):
             sweeps = _EVAL_SWEEPS if kernel.is_cuda and self._follows else sweeps
             self._is_new = False
         last = None
-        buffers = self._buffers_of_last
-        if buffers and sweeps is None and BACKEND.numpy_view(kernel):
-            last = self._taken.last or Last.in_buffers(*buffers)
+        if sweeps is None and "last_right" in self._buffers and BACKEND.numpy_view(kernel):
+            last = self._taken.last or Last.in_buffers(*self._buffers_of_last)
         return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state, last)
 
     def begin_pass(self) -> Tensor | None:
@@ -326,14 +325,13 @@ class SpectralNorm(nn.Module):
         weight = self.original
         if not self.training or not self._takes_steps or weight is None:
             return None
-        taken = self._taken
         # The weight of the last step has values.
-        has_values = taken.weight is weight and not _is_transforming()
+        has_values = self._taken.weight is weight and not _is_transforming()
         if not has_values and not self._has_values(weight):
             return None
         if self._step_of(weight) is None:
             return weight
-        taken.is_in_pass = True
+        self._taken.is_in_pass = True
         return None
 
     def _has_values(self, weight: Tensor) -> bool:
@@ -341,7 +339,7 @@ class SpectralNorm(nn.Module):
         has_storage = not (is_lazy(weight) or weight.is_meta)
         return has_storage and not BACKEND.is_compiled_or_transformed(weight, *self.state)
 
-    def _scaled_by_tensor_operations(self, weight: Tensor, sweeps: int | None, *, move: bool) -> Tensor:
+    def _scaled_by_tensor_operations(self, weight: Tensor) -> Tensor:
         """Scale by tensor operations that autograd, compilers and transformations follow.
 
         Also used for methods without a state, in eager mode too.
@@ -349,8 +347,8 @@ class SpectralNorm(nn.Module):
         kernel = self.kernel(weight)
         if self.state_names:
             plan = self._program(kernel)
-            value, after = BACKEND.step(plan, kernel, self.state, sweeps)
-            if move:
+            value, after = BACKEND.step(plan, kernel, self.state, self._sweeps if self.training else _EVAL_SWEEPS)
+            if self.training:
                 self._move_to(after)
         else:
             value, _ = specnorm.track(kernel, self.method, {}, **self.geometry)
@@ -369,13 +367,12 @@ class SpectralNorm(nn.Module):
                 "a constrained weight that another parametrization computes is not exported. Export "
                 "specnorm_torch.baked(model)."
             )
-        elif self._settled is None or not self._is_settled(self._settled.weight):
+        elif not self._settled.is_of(self._settled.weight):
             # Compare the stored weight with the parameter, since exporters replace ``weight`` by another tensor.
             raise MethodError(
                 "the constrained weight is not known yet: the model was loaded or changed since it was put in eval(). "
                 "Call model.eval() again, or run the model once on an input, then export it."
             )
-        assert self._settled is not None
         return weight * self._settled.factor
 
     def _program_for(self, kernel: Tensor) -> SteppedProgram:
@@ -394,7 +391,7 @@ class SpectralNorm(nn.Module):
         changes. The vectors in the buffers do not change.
         """
         settled = self._settled
-        if settled is None or not self._is_settled(weight) or not torch.equal(settled.entries, weight):
+        if not (settled.is_of(weight) and torch.equal(settled.entries, weight)):
             kernel = self.kernel(weight.detach())
             settling = StepInput(self._program_for(kernel), self.scaling, _EVAL_SWEEPS, kernel, self.state)
             (step,) = take_plain_steps([settling])
@@ -403,10 +400,6 @@ class SpectralNorm(nn.Module):
             self._settled = settled
         found: Step = settled.step
         return found
-
-    def _is_settled(self, weight: Tensor) -> bool:
-        """Whether the stored norm is that of this tensor, and no change in place was counted since."""
-        return self._settled is not None and self._settled.is_of(weight)
 
     def train(self, mode: bool = True) -> SpectralNorm:
         """Change the mode; for eval, forget the last step and compute the norm of the weight, which exporters need."""
@@ -423,7 +416,7 @@ class SpectralNorm(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype, and forget norms and steps of the weight before."""
         self._move_if_changed()
-        self._settled, self._taken = None, _Taken()
+        self._settled, self._taken = _Settled(), _Taken()
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -435,7 +428,7 @@ class SpectralNorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Read a state; one of another method, torch's own, zeros and NaN begin anew."""
-        self._settled, self._taken = None, _Taken()
+        self._settled, self._taken = _Settled(), _Taken()
         self._is_new = True
         if f"{prefix}_extra_state" not in state_dict:
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
@@ -450,10 +443,6 @@ class SpectralNorm(nn.Module):
             self.foreign_state = "torch's spectral_norm" if is_of_torch else "another method"
             state_dict |= {f"{prefix}{name}": x for name, x in own.items()}
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
-        elif any(x is not None for x in stored.values()):
-            # A state dict of an earlier version has the vectors of the grid alone: the others are found by a sweep.
-            missing = [name for name, x in stored.items() if x is None]
-            state_dict |= {f"{prefix}{name}": torch.zeros_like(own[name]) for name in missing}
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -475,7 +464,7 @@ class SpectralNorm(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
         self._move_if_changed()
-        return {**self.__dict__, "_settled": None, "_taken": _Taken(), "_program_of_kernel": None}
+        return {**self.__dict__, "_settled": _Settled(), "_taken": _Taken(), "_program_of_kernel": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -492,14 +481,6 @@ class SpectralNorm(nn.Module):
                 )
             with outside_of_transformations():
                 old.copy_(values)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning to the parametrized kernel sets what is scaled."""
-        return weight
-
-    def __prepare_scriptable__(self) -> SpectralNorm:
-        """Refuse ``torch.jit.script``, which calls this first."""
-        raise MethodError(_NO_SCRIPT)
 
     def extra_repr(self) -> str:
         """Bound, method, and what the norm is taken of if it is no layer's."""
@@ -602,8 +583,7 @@ def spectral_norm(
     check_bound(bound)
     if not isinstance(module, nn.Module):
         raise KernelError(f"{type(module).__name__} is not a torch module: give a layer or a model.")
-    _check_eps(eps)
-    _check_names(name, layers)
+    _check_arguments(name, layers, eps)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
     # A parametrized tensor is not read: that would move a state.
     has_tensor = parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)
@@ -634,8 +614,10 @@ def spectral_norm(
     return module
 
 
-def _check_names(name: object, layers: object) -> None:
-    """Refuse a number in place of a tensor's name, and anything but a pattern of layers' names."""
+def _check_arguments(name: object, layers: object, eps: object) -> None:
+    """Refuse a number in place of a tensor's name, anything but a pattern of layers' names, and an invalid ``eps``."""
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
+        raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
     if not isinstance(name, str):
         advice = f"a number: give bound={name!r}" if isinstance(name, int | float) else "no name of a tensor"
         raise MethodError(f"name={name!r} is {advice}.")
@@ -656,18 +638,18 @@ def _begin_pass(model: nn.Module, _inputs: Any) -> None:
     is_replica = getattr(model, "_is_replica", False)
     if not model.training or is_replica or torch.compiler.is_compiling() or _traces():
         return
-    _end_interrupted_passes(model)
     _refuse_shards(model)
-    constraints = _constraints_of(model)
+    # After a KeyboardInterrupt, torch calls no hook that would have ended the last pass.
+    _end_pass(model)
+    _PASSES[model] = constraints = _constraints_of(model)
     with outside_of_transformations():
         waiting = [(x, weight) for x in constraints if (weight := x.begin_pass()) is not None]
         if waiting:
             # All buffers in one call.
             _copy([move for x, _ in waiting for move in x.take_moves()])
             inputs = [x.next_input(weight) for x, weight in waiting]
-            for (x, weight), step in zip(waiting, take_steps(inputs, model), strict=True):
-                x.keep(weight, step, is_in_pass=True)
-    _PASSES.setdefault(model, []).append(constraints)
+            for (x, weight), given, step in zip(waiting, inputs, take_steps(inputs, model), strict=True):
+                x.keep(weight, given.scaling, step, is_in_pass=True)
 
 
 def _refuse_shards(model: nn.Module) -> None:
@@ -681,29 +663,15 @@ def _refuse_shards(model: nn.Module) -> None:
         )
 
 
-def _end_pass(model: nn.Module, _inputs: Any, _output: Any) -> None:
+def _end_pass(model: nn.Module, *_: Any) -> None:
     if torch.compiler.is_compiling():
         return
-    passes = _PASSES.get(model)
-    for x in passes.pop() if passes else ():
+    for x in _PASSES.pop(model, ()):
         x.end_pass()
 
 
-def _end_interrupted_passes(model: nn.Module) -> None:
-    """End the passes whose calls do not run any more: after a KeyboardInterrupt, torch calls no hook."""
-    passes = _PASSES.get(model)
-    if not passes:
-        return
-    # A model may call itself, so that some of its passes may run.
-    callers = [
-        frame
-        for frame, _ in traceback.walk_stack(inspect.currentframe())
-        if frame.f_code is nn.Module._call_impl.__code__
-    ]
-    running = sum(frame.f_locals["self"] is model for frame in callers)
-    while len(passes) >= max(running, 1):
-        for x in passes.pop():
-            x.end_pass()
+_PASSES: weakref.WeakKeyDictionary[nn.Module, list[SpectralNorm]] = weakref.WeakKeyDictionary()
+"""The constraints that have a step in the present forward pass of each model."""
 
 
 def _read_names_of_hooks(layer: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
@@ -727,15 +695,6 @@ def _warn_of_foreign_states(model: nn.Module, _incompatible: Any) -> None:
         )
     for x in constraints:
         x.foreign_state = None
-
-
-_PASSES: weakref.WeakKeyDictionary[nn.Module, list[list[SpectralNorm]]] = weakref.WeakKeyDictionary()
-"""The constraints that have a step in the present forward passes of each model, the last pass last."""
-
-
-def _check_eps(eps: object) -> None:
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
-        raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -849,7 +808,7 @@ def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int 
     return None
 
 
-class GramRescaling(nn.Module):
+class GramRescaling(_Parametrization):
     """Parametrization behind `gram_rescaling`."""
 
     def __init__(self, geometry: dict[str, Any], n_iter: int) -> None:
@@ -859,14 +818,6 @@ class GramRescaling(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Divide each channel by its divisor, see `specnorm.gram_rescaling`."""
         return specnorm.gram_rescaling(weight, n_iter=self.n_iter, **self.geometry)
-
-    def right_inverse(self, weight: Tensor) -> Tensor:
-        """Assigning to the parametrized kernel sets what is rescaled."""
-        return weight
-
-    def __prepare_scriptable__(self) -> GramRescaling:
-        """Refuse ``torch.jit.script``, which calls this first."""
-        raise MethodError(_NO_SCRIPT)
 
     def extra_repr(self) -> str:
         """Number of Gram products."""

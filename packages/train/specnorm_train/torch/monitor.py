@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from specnorm_torch.layers import at_inference, is_layer, name_of
-from torch import Tensor, nn
+from torch import Tensor
 
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import (  # fmt: skip
@@ -60,12 +60,13 @@ class NormMonitor(ModelMonitor):
             if is_inside_of_parametrisation or not is_selected:
                 continue
             kind = name_of(module)
+            holds_a_matrix = any(x.ndim > 1 for x in module.parameters(recurse=False))
             if is_layer(module):
                 try:
                     layers[name] = layer_kernel(module)
                 except SpecnormError as error:
                     left_out[name] = str(error)
-            elif _holds_a_matrix(module) and not any(word in kind for word in _NO_LINEAR_MAP):
+            elif holds_a_matrix and not any(word in kind for word in _NO_LINEAR_MAP):
                 left_out[name or kind] = f"a {kind} is not measured"
         return Reading(layers, left_out)
 
@@ -130,14 +131,7 @@ def _first_installed(*names: str) -> Any:
     raise MethodError(f"{' or '.join(names)} is not installed here.")
 
 
-def _holds_a_matrix(module: nn.Module) -> bool:
-    """Whether a module, not a submodule, has a parameter with two axes or more, which may be a linear map."""
-    return any(x.ndim > 1 for x in module.parameters(recurse=False))
-
-
 def _copy(layer: LayerKernel) -> LayerKernel:
     """A layer with a copy of its kernel, since some models change their weights in place when they leave ``eval()``."""
-    if not isinstance(layer.kernel, Tensor):
-        # A NumPy array, computed from several weights.
-        return LayerKernel(layer.kernel, layer.geometry)
-    return LayerKernel(layer.kernel.clone(), layer.geometry)
+    # A NumPy array was computed from several weights.
+    return layer._replace(kernel=layer.kernel.clone()) if isinstance(layer.kernel, Tensor) else layer

@@ -98,16 +98,12 @@ class Last(NamedTuple):
     square: float
 
     @classmethod
-    def of(cls, numbers: Sequence[float], right: Tensor, image: np.ndarray) -> Last:
-        """Of a pass with this image."""
-        waiting, since_sweep, allowed = numbers
-        return cls(waiting, since_sweep, allowed, right, image, _length(image) ** 2)
-
-    @classmethod
     def in_buffers(cls, numbers: Tensor, right: Tensor, image: Tensor) -> Last:
         """Of copies of buffers, since these may move before a backward pass reads the vector."""
         dtype = torch.promote_types(right.dtype, torch.float32)
-        return cls.of(numbers.tolist(), right.to(dtype, copy=True), image.to(dtype, copy=True).numpy())
+        right, array = right.to(dtype, copy=True), image.to(dtype, copy=True).numpy()
+        waiting, since_sweep, allowed = numbers.tolist()
+        return cls(waiting, since_sweep, allowed, right, array, _length(array) ** 2)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Return the entries of the buffers."""
@@ -198,18 +194,12 @@ class Step(NamedTuple):
     room: Tensor | None = None
 
 
-@contextlib.contextmanager
-def _outside_of_inference() -> Iterator[None]:
-    with torch.inference_mode(False), torch.no_grad():
-        yield
-
-
 def without_gradients() -> contextlib.AbstractContextManager[object]:
-    """Context manager in which tensors have no graph.
+    """Context manager in which what is computed from constants has no graph.
 
     Tensors made in inference mode cannot be saved for a later backward pass, so that mode is switched off.
     """
-    return _outside_of_inference() if torch.is_inference_mode_enabled() else torch.no_grad()
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else torch.no_grad()
 
 
 def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
@@ -232,12 +222,12 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
 
 def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
     """Take the steps, those that cost little more together in one stack. Nothing is recorded, and no state moves."""
-    with np.errstate(all="ignore"):
-        steps = {j: step for j, x in enumerate(inputs) if (step := _step_without_pass(x)) is not None}
-        waiting = [j for j in range(len(inputs)) if j not in steps]
-        if waiting:
-            steps |= zip(waiting, _passes([inputs[j] for j in waiting]), strict=True)
-    return [steps[j] for j in range(len(inputs))]
+    steps = [_step_without_pass(x) for x in inputs]
+    if None in steps:
+        with np.errstate(all="ignore"):
+            passes = iter(_passes([x for x, step in zip(inputs, steps, strict=True) if step is None]))
+        steps = [next(passes) if step is None else step for step in steps]
+    return steps  # type: ignore[return-value] # no step is None
 
 
 def _passes(inputs: Sequence[StepInput]) -> list[Step]:
@@ -294,7 +284,7 @@ class _Joint:
             yield Step(factor, slope, _tensor_of(gradient) if self.in_numpy else gradient, state)
 
     def _joined(self) -> tuple[Any, Any]:
-        computed_from = _numpy_view if self.in_numpy else _as_it_is
+        computed_from = _numpy_view if self.in_numpy else lambda x: x
         return self.stack.joined(
             [x.program for x in self.inputs],
             [computed_from(x.kernel) for x in self.inputs],
@@ -341,13 +331,14 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     The error of a step without this pass decides how many such steps may follow, fewer if a sweep is due before
     (`Followed.room`).
     """
-    vector = _tensor_of(right)
-    image, last = image_of(x.kernel, x.program, vector), x.last
+    vector, last = _tensor_of(right), x.last
+    image = image_of(x.kernel, x.program, vector)
+    norm = _length(image)
     if last is None:
-        return _step_at(x, vector, image, _length(image), state, None)
+        return _step_at(x, vector, image, norm, state, None)
     before = _length(image_of(x.kernel, x.program, last.right))
     # Where it is not a number, none are allowed.
-    error = max(0.0, _length(image) / before - 1) if before else math.inf
+    error = max(0.0, norm / before - 1) if before else math.inf
     growth = max(_LEAST_GROWTH, min(math.sqrt(_ERROR / (error + _TINY)), _MOST_GROWTH))
     # In eighths, which buffers of any dtype hold.
     allowed = min(max(2, round(8 * (last.allowed + 1) * growth)) / 8 - 1, _MOST_STEPS)
@@ -355,8 +346,8 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     # After a sweep, the next is due when the kernel has gone as far again.
     multiple = math.inf if room is None else float(room) + was_swept
     waiting = max(0.0, min(multiple * since_sweep - 1, allowed))
-    numbers = float(math.floor(waiting)), 0.0 if was_swept else since_sweep, allowed
-    return _step_at(x, vector, image, _length(image), state, Last.of(numbers, vector, image))
+    after = Last(float(math.floor(waiting)), 0.0 if was_swept else since_sweep, allowed, vector, image, norm**2)
+    return _step_at(x, vector, image, norm, state, after)
 
 
 def _step_at(
@@ -387,10 +378,6 @@ def image_of(kernel: Tensor, program: SteppedProgram, right: Tensor) -> np.ndarr
         longest = np.argmax(np.sum(by_group * by_group, axis=(0, 2)))
         by_group[:, np.arange(groups) != longest] = 0
     return image
-
-
-def _as_it_is(x: Tensor) -> Tensor:
-    return x
 
 
 def _numpy_view(x: Tensor) -> np.ndarray:
@@ -485,25 +472,12 @@ class DeviceSteps:
         if not rooms or self._is_copying:
             return
         if self._copied is None:
-            on_device = rooms[0].is_cuda
-            number = torch.zeros((), pin_memory=on_device)
-            event: Any = torch.cuda.Event if on_device else _Passed
-            self._copied = number, event()
+            event: Any = torch.cuda.Event
+            self._copied = torch.zeros((), pin_memory=rooms[0].is_cuda), event()
         number, event = self._copied
         number.copy_(torch.stack(rooms).min(), non_blocking=True)
         event.record()
         self._is_copying = True
-
-
-class _Passed:
-    """An event of the CPU, where what was called is done."""
-
-    def record(self) -> None:
-        """Do nothing."""
-
-    def query(self) -> bool:
-        """Return True."""
-        return True
 
 
 def take_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
@@ -511,44 +485,22 @@ def take_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
     return take_plain_steps([x._replace(sweeps=sweeps if x.program.stepped.follows else 1) for x in inputs])
 
 
-class _Joined(NamedTuple):
-    """Steps whose numbers and gradients are in one tensor, so that one call copies them.
-
-    Parameters
-    ----------
-    steps : list of Step
-    entries : Tensor
-        All factors, all slopes, the rooms before sweeps, and the gradients or their factors.
-    """
-
-    steps: list[Step]
-    entries: Tensor
-
-    @classmethod
-    def of(cls, steps: list[Step]) -> _Joined:
-        factors: Any = [x.factor for x in steps]
-        slopes: Any = [x.slope for x in steps]
-        rooms: Any = [x.factor if x.room is None else x.room for x in steps]
-        numbers = torch.stack([*factors, *slopes, *rooms])
-        return cls(steps, torch.cat([numbers, *(part.reshape(-1) for x in steps for part in _parts(x.gradient))]))
-
-    def copied(self) -> list[Step]:
-        """Return the steps with copies of these tensors."""
-        parts = [part for x in self.steps for part in _parts(x.gradient)]
-        count = len(self.steps)
-        numbers, *copies = torch.split(self.entries.clone(), [3 * count, *(part.numel() for part in parts)])
-        viewed = iter([copy.view(part.shape) for copy, part in zip(copies, parts, strict=True)])
-        factors, slopes, rooms = (x.unbind() for x in numbers.view(3, count))
-        steps = []
-        for j, old in enumerate(self.steps):
-            gradient: Any = Factors(next(viewed), next(viewed)) if isinstance(old.gradient, Factors) else next(viewed)
-            room = None if old.room is None else rooms[j]
-            steps.append(Step(factors[j], slopes[j], gradient, old.state, room=room))
-        return steps
+def copied_steps(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps with copies of what weights are computed with, made in one call. Callers copy the states."""
+    copies: Any = iter(torch._foreach_mul([x for step in steps for x in _outputs(step)], 1.0))
+    found = []
+    for step in steps:
+        factor, slope = next(copies), next(copies)
+        gradient = Factors(next(copies), next(copies)) if isinstance(step.gradient, Factors) else next(copies)
+        room = None if step.room is None else next(copies)
+        found.append(Step(factor, slope, gradient, step.state, room=room))
+    return found
 
 
-def _parts(gradient: Tensor | Factors) -> tuple[Tensor, ...]:
-    return gradient if isinstance(gradient, Factors) else (gradient,)
+def _outputs(step: Step) -> list[Any]:
+    """Tensors of a step that is taken on a device, but for the state."""
+    parts = step.gradient if isinstance(step.gradient, Factors) else [step.gradient]
+    return [step.factor, step.slope, *parts, *([] if step.room is None else [step.room])]
 
 
 class Recorded:
@@ -568,7 +520,7 @@ class Recorded:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._kinds: list[Hashable] = []
         self._inputs: list[StepInput] = []
-        self._outputs: _Joined | None = None
+        self._outputs: list[Step] = []
         self._is_recordable = True
 
     def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
@@ -587,7 +539,7 @@ class Recorded:
     def _record(self, inputs: Sequence[StepInput]) -> bool:
         """Record one call, after another to warm up; return whether that worked. A recorded call computes nothing."""
         stream = torch.cuda.current_stream()
-        self._graph, self._outputs, self._kinds = None, None, []
+        self._graph, self._outputs, self._kinds = None, [], []
         self._inputs = [copied(x) for x in inputs]
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         aside.wait_stream(stream)
@@ -599,7 +551,7 @@ class Recorded:
         try:
             # Other threads may use the device meanwhile: data loaders do.
             with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-                self._outputs = _Joined.of(self._function(self._inputs))
+                self._outputs = self._function(self._inputs)
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # which a recording that fails does not do
             # After one, torch (2.11) draws no random numbers on the device until a recording has worked.
@@ -621,11 +573,10 @@ class Recorded:
 
     def _replay(self, inputs: Sequence[StepInput]) -> list[Step]:
         assert self._graph is not None
-        assert self._outputs is not None
         torch._foreach_copy_(_tensors(self._inputs), _tensors(inputs))
         self._graph.replay()
-        # The next replay overwrites the outputs, perhaps before a gradient is asked for. The caller copies the states.
-        return self._outputs.copied()
+        # The next replay overwrites the outputs, perhaps before a gradient is asked for.
+        return copied_steps(self._outputs)
 
 
 def copied(x: StepInput) -> StepInput:

@@ -116,9 +116,7 @@ def _numbers(operator: Operator) -> tuple[Interval, ...]:
         case ops.Scale():
             return line_of(operator)
         case ops.Add():
-            weights = [point(_finite(weight)) for weight in operator.weights]
-            share = point(_finite(operator.divisor)).inverse()
-            return tuple(weight if operator.divisor == 1 else weight * share for weight in weights)
+            return tuple(point(_finite(weight)) for weight in operator.weights)
         case ops.Constant():
             return (point(_finite(operator.run())),)
         case ops.Where():

@@ -55,7 +55,7 @@ class Contraction:
         return np.asarray(product).reshape(len(x), *shape)
 
 
-def product(constant: FloatArray, before: Shape, factor: float = 1.0) -> Contraction:
+def product(constant: FloatArray, before: Shape) -> Contraction:
     """Return the entry-wise product of an input of a shape with a constant, both broadcast by NumPy's rules."""
     after = np.broadcast_shapes(before, constant.shape)
     letters = ascii_lowercase[: len(after)]
@@ -66,16 +66,15 @@ def product(constant: FloatArray, before: Shape, factor: float = 1.0) -> Contrac
 
     axes = axes_of(constant.shape)
     sizes = dict(zip(letters, after, strict=True))
-    return Contraction(
-        axes_of(before), axes, letters, constant.reshape([sizes[axis] for axis in axes]), before, after, factor
-    )
+    reshaped = constant.reshape([sizes[axis] for axis in axes])
+    return Contraction(axes_of(before), axes, letters, reshaped, before, after)
 
 
-def copies(weight: float, before: Shape, after: Shape, factor: float = 1.0) -> Contraction:
+def copies(weight: float, before: Shape, after: Shape) -> Contraction:
     """Return an input times a weight, broadcast to a shape."""
     aligned = (1,) * (len(after) - len(before)) + before
     missing = tuple(1 if n == m else m for n, m in zip(aligned, after, strict=True))
-    return product(np.broadcast_to(np.float64(weight), missing), before, factor)
+    return product(np.broadcast_to(np.float64(weight), missing), before)
 
 
 def sums(axes: Sequence[int], before: Shape, keep: bool, factor: float = 1.0) -> Contraction:

@@ -146,22 +146,18 @@ def normalisation(
 
 
 class Add(Linear):
-    """``(w_1 x_1 + ... + w_n x_n) / divisor`` of values that are broadcast, fixed values among them."""
+    """``w_1 x_1 + ... + w_n x_n`` of values that are broadcast, fixed values among them."""
 
     rule = "add"
     joins = "sum"
     weights: tuple[float, ...]
     """Exact weights w, one for each input."""
-    divisor: int = 1
-    """n for a mean of n values."""
 
     def shares(self, bounds: Sequence[float], place: Place) -> Sequence[float]:
         if not all(map(math.isfinite, self.weights)):
             raise NoBoundError("it multiplies by values that are not finite")
         constants = broadcasting.constants_after_broadcast(bounds, place)
-        inverse = 1.0 if self.divisor == 1 else host.div_up(1.0, self.divisor)
-        factors = [host.mul_up(abs(weight), inverse) for weight in self.weights]
-        return [host.mul_up(factor, constant) for factor, constant in zip(factors, constants, strict=True)]
+        return [host.mul_up(abs(weight), constant) for weight, constant in zip(self.weights, constants, strict=True)]
 
     def alike(self, place: Place) -> frozenset[int]:
         shapes = [shape or () for shape in (*place.before, place.after)]
@@ -174,11 +170,8 @@ class Add(Linear):
             return None
         shapes = (before, *others)
         after = np.broadcast_shapes(*shapes)
-        has_division = self.divisor != 1
-        terms = []
-        for weight, shape in zip(self.weights, shapes, strict=True):
-            terms.append(copies(weight, shape, after, 1 / self.divisor))
-        return contracted(terms, roundings=1 + len(others) + 2 * has_division)
+        terms = [copies(weight, shape, after) for weight, shape in zip(self.weights, shapes, strict=True)]
+        return contracted(terms, roundings=1 + len(others))
 
 
 class Concat(Linear):

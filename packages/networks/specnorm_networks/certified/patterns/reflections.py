@@ -113,7 +113,7 @@ def _combination(name: str, structure: Structure, depth: int = 0) -> Combination
     if factor is not None:
         inner = _combination(node.inputs[0], structure, depth + 1)
         return {each: values * factor for each, values in inner.items()}
-    if isinstance(node.operator, ops.Add) and node.operator.divisor == 1:
+    if isinstance(node.operator, ops.Add):
         return _sum_of_combinations(node, node.operator, structure, depth)
     return itself
 

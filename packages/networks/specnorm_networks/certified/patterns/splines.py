@@ -195,8 +195,8 @@ def _range_of(node: Node, structure: Structure) -> tuple[NDArray[Any], NDArray[A
     """Return the ends of the range of a value that is computed by factors and summands from a clamped one."""
     operator = node.operator
     if isinstance(operator, ops.HardTanh):
-        low, high = _limits(node, structure)
-        return _rational_of([low]), _rational_of([high])
+        least, most = _limits(node, structure)
+        return _rational_of([least]), _rational_of([most])
     number, summand = structure.sum_with_number(node)
     if summand is not node:
         low, high = _range_of(summand, structure)
@@ -279,7 +279,7 @@ class _Program:
             case ops.Add() as add:
                 total = _Lines(self.zeros, self.zeros)
                 for name, weight in zip(node.inputs, add.weights, strict=True):
-                    summand = self.lines(name).times(Fraction(weight) / add.divisor)
+                    summand = self.lines(name).times(Fraction(weight))
                     total = _Lines(total.start + summand.start, total.slope + summand.slope)
                 return total
             case ops.Product():

@@ -155,9 +155,9 @@ def are_alike(node: Node, other: Node) -> bool:
 
 def is_difference(operator: ops.Operator) -> bool:
     """Whether an operator is the first input less the second."""
-    return isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0) and operator.divisor == 1
+    return isinstance(operator, ops.Add) and operator.weights == (1.0, -1.0)
 
 
 def is_sum_of_two(operator: ops.Operator) -> bool:
     """Whether an operator is the sum of two inputs."""
-    return isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0) and operator.divisor == 1
+    return isinstance(operator, ops.Add) and operator.weights == (1.0, 1.0)
