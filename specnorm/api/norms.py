@@ -64,8 +64,9 @@ def conv_norm(
         Under a tracer, if ``input_shape`` is None or the padding is not circular. If ``rtol`` is below the resolution
         of the kernel's dtype.
     Undecided
-        If ``rtol`` was not reached within the budget. With non-circular padding, the norm of a large layer can be
-        computed only to about 1e-3; the default ``rtol`` suits layers whose matrix is small.
+        If ``rtol`` was not reached within the budget; the text states the bounds that were proven. With non-circular
+        padding, the norm of a large layer can be computed only to about 1e-3; the default ``rtol`` suits layers whose
+        matrix is small.
 
     Examples
     --------

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from specnorm.backends.text import number
 from specnorm.enclosure.method import Enclose, enclose_layers
 from specnorm.enclosure.two_sided import ends_of, gradients_of
-from specnorm.errors import GeometryError, Undecided
-from specnorm.running.base import Evaluation, Needs, Plan, check_budget, check_rtol
+from specnorm.errors import GeometryError
+from specnorm.running.base import Evaluation, Needs, Plan, Unreached, check_budget, check_rtol
 from specnorm.running.search import before_rounding
 
 if TYPE_CHECKING:
@@ -50,11 +49,10 @@ class NormAtSize(Plan):
         search_rtol = before_rounding(self.rtol, ops=ops)
         bounds = enclose_layers(kernels, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
         if not all(x.within(search_rtol) for x in bounds):
-            width = number(max(x.width for x in bounds), "upper")
-            raise Undecided(
-                f"the norm at input_shape={spec.input_shape} is known to {width} only, not to "
-                f"rtol={self.rtol:g}: give a larger rtol or budget, or use enclose(kernel, input_shape), which returns "
-                "what is proven."
+            raise Unreached(
+                f"the norm at input_shape={spec.input_shape} is not known to rtol={self.rtol:g}: give a larger rtol or "
+                "budget, or use enclose(kernel, input_shape), which returns what is proven.",
+                bounds,
             )
         lower, upper = ends_of(bounds, kernels, ops=ops)
         return Evaluation(lower, (upper,), gradients_of(bounds, ops=ops))

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from specnorm.backends import arrays
-from specnorm.errors import MethodError, TracerError
+from specnorm.errors import MethodError, TracerError, Undecided
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
+    from specnorm.proofs.found import Found
     from specnorm.proofs.rounding import Rounds
 
     Claims: TypeAlias = Callable[[], Sequence[tuple[Lower, Upper]]]
@@ -102,6 +103,17 @@ class Evaluation:
     stats: tuple[Array, ...]
     residuals: tuple[Array, ...]
     claims: Claims | None = None
+
+
+class Unreached(Undecided):
+    """A search ended before its tolerance. `Program` adds to the text what was proven, in the caller's scale.
+
+    ``found``: the bounds of each layer, in the scale of what the plan got; empty if there are none.
+    """
+
+    def __init__(self, text: str, found: Sequence[Found] = ()) -> None:
+        super().__init__(text)
+        self.found = found
 
 
 class Followed(NamedTuple):

@@ -18,13 +18,14 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
+from specnorm.backends.text import number
 from specnorm.backends.types import ArrayOps
-from specnorm.errors import BackendError, KernelError, MethodError
+from specnorm.errors import BackendError, KernelError, MethodError, Undecided
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec, dtype_to_compute_in
-from specnorm.proofs import arithmetic, rounding
+from specnorm.proofs import arithmetic, host, rounding
 from specnorm.proofs.bound import of_kernel
-from specnorm.running.base import Evaluation, Method, Needs
+from specnorm.running.base import Evaluation, Method, Needs, Unreached
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -183,7 +184,10 @@ class Program:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
         forward = self.plan.forward if needs.blocks else self.plan.forward_kernels
-        evaluation: object = forward(blocks, self.spec, ops=ops)
+        try:
+            evaluation: object = forward(blocks, self.spec, ops=ops)
+        except Unreached as unreached:
+            raise _with_proven(unreached, ops.to_numpy(exponent)) from None
         answers = count * self.answers_per_layer
         if not isinstance(evaluation, Evaluation) or tuple(evaluation.value.shape[:1]) != (answers,):
             raise MethodError(
@@ -389,6 +393,20 @@ class Program:
             claims,
             ops.computed_in,
         )
+
+
+def _with_proven(unreached: Unreached, exponents: np.ndarray) -> Undecided:
+    """The error with the bounds that were proven for a layer, the one of a batch whose norm is known least closely.
+
+    ``exponents`` (layers,): of the powers of two by which the layers were divided.
+    """
+    if not unreached.found:
+        return unreached
+    widest, exponent = max(zip(unreached.found, exponents.tolist(), strict=True), key=lambda layer: layer[0].width)
+    lower = number(host.scaled_down(widest.lower.value, int(exponent)), "lower")
+    upper = number(host.scaled_up(widest.highest, int(exponent)), "upper")
+    at_most = "" if upper == "inf" else f" <= {upper}"
+    return Undecided(f"{unreached} Proven: {lower} <= norm{at_most}.")
 
 
 def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.backends.text import number
-from specnorm.errors import Undecided
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import largest_bound
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.base import Evaluation, Method, Needs, check_budget, check_count, check_rtol
+from specnorm.running.base import Evaluation, Method, Needs, Unreached, check_budget, check_count, check_rtol
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols.proofs import symbols
@@ -112,7 +110,7 @@ class ExactFFT(Method):
         if not all_converged:
             if 0 < points <= self.max_cells and not clock.expired:
                 return self._visit_all(blocks, spec.groups, Frequencies.half_grid(sizes), clock, ops=ops)
-            raise self._undecided(results)
+            raise self._unreached(results)
         witnesses = [result.witness for result in results]
         u, v, phase, group = top_vectors(layers, witnesses, ops=ops)
         best_blocks = [layer[at.block : at.block + 1, ...] for layer, at in zip(layers, witnesses, strict=True)]
@@ -120,14 +118,13 @@ class ExactFFT(Method):
         cells = np.asarray([result.cells for result in results], dtype=np.int32)
         return Evaluation(value, (ops.from_numpy(cells, blocks),), (u, v, phase, group))
 
-    def _undecided(self, results: Sequence[Found] = ()) -> Undecided:
+    def _unreached(self, results: Sequence[Found] = ()) -> Unreached:
         seconds = "" if self.budget is None else f"{self.budget:g} s and "
-        limit = f"{seconds}{self.max_cells} cells"
-        width = max((result.width for result in results), default=math.inf)
-        proven = f", but to {number(width, 'upper')}" if width < math.inf else ""
-        return Undecided(
-            f"the norm is not known to rtol={self.rtol:g} within {limit}{proven} (many are needed where it is nearly "
-            "constant). enclose(kernel) returns what is proven; or give a larger rtol, or a larger budget."
+        return Unreached(
+            f"the norm is not known to rtol={self.rtol:g} within {seconds}{self.max_cells} cells (many are needed "
+            "where it is nearly constant). enclose(kernel) returns what is proven; or give a larger rtol, or a larger "
+            "budget.",
+            results,
         )
 
     def _visit_all(
@@ -143,7 +140,7 @@ class ExactFFT(Method):
         xp = ops.xp
         work_of_a_frequency = eigh_cost(min(blocks.shape[1:3]), is_complex=True, vectors=False)
         if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
-            raise self._undecided()
+            raise self._unreached()
 
         def norms(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
             xp = ops.xp
