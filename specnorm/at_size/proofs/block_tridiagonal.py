@@ -11,6 +11,7 @@ block tridiagonal matrix.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -112,14 +113,15 @@ class BlockPlan:
         return 8 * (band + products + counts + couplings)
 
 
-def plans(spec: ConvSpec) -> list[BlockPlan]:
+@functools.lru_cache(maxsize=64)
+def plans(spec: ConvSpec) -> tuple[BlockPlan, ...]:
     """All ways to cut the Gram matrix of a layer of one group, sorted by their work."""
     large, small = spec.sides
     tables = [axis.table for axis in spec.axes]
     plans = []
     for axis in range(len(tables)):
         plans += _plans_of_axis(spec, axis, tables[axis], large, small)
-    return sorted(plans, key=lambda plan: plan.work)
+    return tuple(sorted(plans, key=lambda plan: plan.work))
 
 
 def _plans_of_axis(
