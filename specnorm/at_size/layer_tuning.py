@@ -57,6 +57,8 @@ class LayerTuning(NamedTuple):
     """Part of the layer's norm below which an estimate of a group's norm makes it a weak group."""
     weak_group_tries: int = 6
     """Most attempts to prove that the weak groups are below the bound, each with fewer groups than the one before."""
+    eigenvector_work: float = 8e6
+    """Cubed rows of Gram matrices in one block, summed, up to which their eigenvectors take less time than Lanczos."""
     matrix_steps: int = 400
     """Lanczos steps on a layer's own matrix: its proof is tried near the lower bound, and fails unless that has
     converged."""

@@ -75,9 +75,13 @@ class _MatrixEnclosure:
 
     def enclose(self, rtol: float, lower: float) -> list[Found]:
         """Enclose each norm, or prove that it is below ``lower``."""
-        vectors = self._lanczos(layer_tuning.TUNING.matrix_steps, rtol, None)
-        lowers, images = quotients(self.layer, vectors, self.has_output_vectors, ops=self.ops)
         gram = LayerGram(self.layer, self.gram_plan, ops=self.ops)
+        rows = self.gram_plan.size if self.gram_plan.blocks == 1 else math.inf
+        if self.kernels.shape[0] * rows**3 <= layer_tuning.TUNING.eigenvector_work:
+            vectors = self._eigenvectors(gram)
+        else:
+            vectors = self._lanczos(layer_tuning.TUNING.matrix_steps, rtol, None)
+        lowers, images = quotients(self.layer, vectors, self.has_output_vectors, ops=self.ops)
         # The first proof asks for half of the tolerance. If it fails, the retries begin with that again, at the lower
         # bounds as they were raised.
         uppers = gram.norms_near(self._targets(lowers, lower, 0.5 * rtol))
@@ -102,8 +106,7 @@ class _MatrixEnclosure:
     ) -> tuple[Array, Array, list[Lower]]:
         """Vectors, images and lower bounds, the higher ones of these and of an eigenvalue routine or more Lanczos."""
         if self.gram_plan.blocks == 1:
-            _, top = arrays.top_eigenpair(gram.matrix.diagonal[:, 0, :, :], xp=self.xp)
-            other_vectors = to_layer(top[:, None, :], self.spec, self.gram_plan, xp=self.xp)
+            other_vectors = self._eigenvectors(gram)
         else:
             other_vectors = self._lanczos(layer_tuning.TUNING.matrix_retry_steps, rtol, vectors)
         other_lowers, other_images = quotients(self.layer, other_vectors, self.has_output_vectors, ops=self.ops)
@@ -133,6 +136,11 @@ class _MatrixEnclosure:
             near_eigenvalues = gram.norms_near(_limits_near_eigenvalues(gram, ops=self.ops))
             uppers = _smaller_of_each(uppers, near_eigenvalues)
         return uppers
+
+    def _eigenvectors(self, gram: LayerGram) -> Array:
+        """Top eigenvectors of Gram matrices in one block, shape (b, 1, size), in the layer's order."""
+        _, top = arrays.top_eigenpair(gram.matrix.diagonal[:, 0, :, :], xp=self.xp)
+        return to_layer(top[:, None, :], self.spec, self.gram_plan, xp=self.xp)
 
     def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
         """Estimates of the top singular vectors on the side of the Gram matrix, shape (b, 1, size)."""

@@ -225,7 +225,9 @@ OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
         circulants, circulants.DeflationTuning((0.5,), (0.5,), 0, 1, waves_of_a_frequency=1), split,
     ),
     "one step a matrix": (
-        layer_tuning, LayerTuning(matrix_steps=1, matrix_retry_steps=1, matrix_retry_rtols=()), enclosed,
+        layer_tuning,
+        LayerTuning(eigenvector_work=0, matrix_steps=1, matrix_retry_steps=1, matrix_retry_rtols=()),
+        enclosed,
     ),
 }  # fmt: skip
 
