@@ -47,8 +47,7 @@ def _timed(case: str, calls: dict[str, _Call], turns: int) -> Iterator[Row]:
     for turn in range(_WARM + turns):
         for name, call in compiled.items():
             before, begin = states[name], time.process_time()
-            states[name] = call(*before)
-            jax.tree.map(lambda x: x.block_until_ready(), states[name])
+            states[name] = _finished(call(*before))
             if turn >= _WARM:
                 seconds[name].append(time.process_time() - begin)
                 swept[name].append(_layers_swept(before[1], states[name][1]) > 0)
@@ -60,6 +59,11 @@ def _timed(case: str, calls: dict[str, _Call], turns: int) -> Iterator[Row]:
                 row: Row = {"section": "JAX, models", "case": case, "contestant": contestant}
                 row |= {} if is_swept else {"compile_seconds": compiling[name]}
                 yield row | facts.timing([times[j] for j in places], [base[j] for j in places])
+
+
+def _finished(tree: Tree) -> Tree:
+    """Arrays, after they are computed."""
+    return jax.tree.map(lambda x: x.block_until_ready(), tree)
 
 
 def _layers_swept(before: Tree, after: Tree) -> int:
@@ -101,11 +105,11 @@ def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
         before = states["default"]
         for name, call in compiled.items():
             begin = time.process_time()
-            _, states[name] = jax.block_until_ready(call(params, states[name]))  # type: ignore[no-untyped-call]
+            _, states[name] = _finished(call(params, states[name]))
             seconds[name] += time.process_time() - begin
         counts.append(_layers_swept(before, states["default"]))
         # Waited for, so that the clock does not count it.
-        params, _, moments = jax.block_until_ready(step(params, before, moments, images, labels))  # type: ignore[no-untyped-call]
+        params, _, moments = _finished(step(params, before, moments, images, labels))
     swept = [x > 0 for x in counts]
     shares: Row = {"layers_swept": sum(counts) / sum(swept), "swept": sum(swept) / steps}
     shares[f"swept_in_{busiest}"] = sum(swept[:busiest]) / busiest

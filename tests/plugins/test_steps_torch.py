@@ -587,8 +587,9 @@ def test_a_gradient_may_have_any_strides() -> None:
     """That of a transposed weight was refused by torch: its entries are no view of a vector."""
     layer = specnorm_torch.spectral_norm(nn.Linear(6, 4, bias=False))
     direction = torch.randn(6, 4)
+    losses: list[Any] = [lambda w: (w.t() * direction).sum(), lambda w: (w * direction.t().contiguous()).sum()]
     gradients = []
-    for loss in (lambda w: (w.t() * direction).sum(), lambda w: (w * direction.t().contiguous()).sum()):
+    for loss in losses:
         layer.zero_grad()
         loss(layer.weight).backward()  # type: ignore[no-untyped-call]  # torch's
         gradients.append(original_of(layer).grad.clone())

@@ -386,6 +386,26 @@ class DenseBlock(nn.Module):
 case("densenet", EVEN, DenseBlock, "product", "multipliers")
 
 
+class CrossStage(nn.Module):
+    """Of Wang et al., CSPNet: half of the channels go around a layer."""
+
+    def __init__(self, width: int, *, joins: bool) -> None:
+        super().__init__()
+        self.first, self.inner = conv(3, width)(), conv(width // 2, width // 2)()
+        self.last = conv(width if joins else width // 2, 8)()
+        self.joins = joins
+
+    def forward(self, x: Any) -> Any:
+        kept, changed = torch.relu(self.first(x)).chunk(2, 1)
+        changed = torch.relu(self.inner(changed))
+        return self.last(torch.cat([kept, changed], 1) if self.joins else changed)
+
+
+# Of too many units for a search of each: slices of channels pass weights on.
+case("cross stage", (3, 32, 32), lambda: CrossStage(16, joins=True), "product", "multipliers")
+case("half of the channels", (3, 32, 32), lambda: CrossStage(16, joins=False), "product", "multipliers")
+
+
 class Concatenated(nn.Module):
     """Of Perugachi-Diaz et al., i-DenseNets: learned weights, each layer beside its input."""
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from specnorm_networks.certified.links import Term
-from specnorm_networks.certified.operators.base import NoBoundError, Shape
+from specnorm_networks.certified.operators.base import NoBoundError
 
 
 class NoSumError(NoBoundError):
@@ -63,13 +63,62 @@ def product_of_factors(first: Fraction, second: float) -> Fraction:
     return product
 
 
-def every_nth_pixel(combination: LinearCombination, shape: Shape, axis: int, step: int) -> LinearCombination:
-    """Return every ``step``-th pixel of a value along an axis; `NoSumError` if a term is a layer, or strided there.
+def crop(term: Term, channels: range) -> Term | None:
+    """Return the part of an identity term whose output channels (`Term.rows`) lie in ``channels``; None if it is empty.
 
-    ``shape``: shape of the value.
+    In the returned term, the first of ``channels`` has the number 0.
     """
-    ones = (1,) * (len(shape) - combination.axis - 1)
-    spatial_axis = axis - combination.axis - 1
+    first = max(term.rows.start, channels.start)
+    last = min(term.rows.stop, channels.stop)
+    if first >= last:
+        return None
+    offset = term.reads.start - term.rows.start
+    rows = range(first - channels.start, last - channels.start)
+    return replace(term, rows=rows, reads=range(first + offset, last + offset))
+
+
+def slice_of(
+    combination: LinearCombination,
+    ndim: int,
+    axis: int,
+    size: int,
+    entries: range,
+) -> LinearCombination:
+    """Return a slice of a value, again as a sum of terms; `NoSumError` if that is not possible.
+
+    It may be possible for consecutive channels, and for every s-th pixel beginning with the first.
+
+    ``ndim``: number of the value's axes. ``axis``: the axis along which it is sliced. ``size``: the value's size along
+    that axis. ``entries``: numbers of the entries along it that the slice contains.
+    """
+    if entries == range(size):
+        return combination
+    if axis == combination.axis and entries.step == 1:
+        return _some_channels(combination, entries)
+    if axis > combination.axis and entries == range(0, size, entries.step):
+        return _every_nth_pixel(combination, ndim - combination.axis - 1, axis - combination.axis - 1, entries.step)
+    raise NoSumError
+
+
+def _some_channels(combination: LinearCombination, channels: range) -> LinearCombination:
+    """Return some channels of a sum of identities; `NoSumError` if it has other terms."""
+    if not all(term.is_identity for term in combination.terms):
+        raise NoSumError
+    cropped = [crop(term, channels) for term in combination.terms]
+    return LinearCombination(tuple(term for term in cropped if term is not None), len(channels), combination.axis)
+
+
+def _every_nth_pixel(
+    combination: LinearCombination,
+    spatial_axes: int,
+    spatial_axis: int,
+    step: int,
+) -> LinearCombination:
+    """Return every ``step``-th pixel along an axis; `NoSumError` if a term is a layer, or strided along that axis.
+
+    ``spatial_axes``: number of the spatial axes. ``spatial_axis``: number of the axis, counted from the first of these.
+    """
+    ones = (1,) * spatial_axes
     terms = []
     for term in combination.terms:
         stride = list(term.stride or ones)

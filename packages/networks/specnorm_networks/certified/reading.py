@@ -27,10 +27,10 @@ from specnorm_networks.certified.channels import (
 from specnorm_networks.certified.combinations import (
     LinearCombination,
     NoSumError,
-    every_nth_pixel,
     multiply,
     product_of_factors,
     shift_rows,
+    slice_of,
 )
 from specnorm_networks.certified.curves.composite import SideBySide
 from specnorm_networks.certified.graph import Graph, Node
@@ -461,20 +461,15 @@ class Reader:
         return LinearCombination(tuple(terms), width, axis)
 
     def _slice(self, node: Node, cut: ops.Slice) -> LinearCombination:
-        """Return every n-th pixel of a sum, from the first on. Slices of channels make no bound smaller."""
         name = node.inputs[0]
         before = self.nodes[name].shape
-        if before is None or len(before) < 3:
+        # Slices of values without spatial axes make no bound smaller.
+        if before is None or len(before) < 3 or any(step < 1 for *_, step in cut.parts):
             raise NoSumError
         combination = self._sums[name] if name in self._sums else self._sum_of(name, 1)
         for axis, start, stop, step in cut.parts:
-            pixels = range(before[axis])
-            kept = pixels[slice(start, stop, step)]
-            if kept == pixels:
-                continue
-            if axis <= combination.axis or step < 1 or kept != pixels[::step]:
-                raise NoSumError
-            combination = every_nth_pixel(combination, before, axis, step)
+            size = before[axis]
+            combination = slice_of(combination, len(before), axis, size, range(size)[slice(start, stop, step)])
         return combination
 
     def _reshape(self, node: Node) -> LinearCombination:
