@@ -53,9 +53,8 @@ def enclose(
     -------
     Enclosure
         ``lower, upper = enclose(kernel)`` unpacks it. ``status`` says whether ``rtol`` was reached, and ``explain()``
-        returns the proof as text. At one size, unless the padding is circular ``"same"``, the witness has no frequency:
-        its vectors are an output and an input, and are empty if these have more than 262,144 entries together. The
-        bounds of a torch tensor have no gradient; ``measure(kernel, Enclose()).value`` has one.
+        returns the proof as text. The bounds of a torch tensor have no gradient; ``measure(kernel, Enclose()).value``
+        has one.
 
     Raises
     ------
