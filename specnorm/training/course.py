@@ -18,7 +18,7 @@ TOLERANCE = 0.001
 """Error that is expected at most, as a part of the norm."""
 _FADES = 0.8
 """A sweep that finds less than the last one lowers the slope by this factor at most."""
-_LEAST_SLOPE = 0.5, 0.25
+_LEAST_SLOPE = 0.35, 0.25
 """The grid is swept at the latest after a way of `TOLERANCE` over the first number, a matrix over the second. An unseen
 maximum has slopes up to 5: with 0.25, the norm of a layer of 16 channels rose by 1.2 % in ten passes."""
 _MOST_SLOPE = 1e3

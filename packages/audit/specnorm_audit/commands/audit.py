@@ -120,7 +120,7 @@ def command(
 
     MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file.
 
-    A file of weights does not tell strides and groups; the last line of the table says what was assumed.
+    A file of weights does not state strides and groups; below the table, the report says what was assumed.
     """
     stated_geometry, geometry_files = geometry or (None, [])
     check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *geometry_files])
