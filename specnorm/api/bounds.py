@@ -269,8 +269,8 @@ def gram_bound(
     """Gram-iteration bound: a proven upper bound on the spectral norm for every ``n_iter`` (Delattre et al. 2023).
 
     With circular padding and an ``input_shape``, the bound holds at that size. Otherwise it holds at every size; with
-    circular padding and a stride, at every size that the stride divides. With concrete values, `enclose` is tighter,
-    and faster at every size from 128 channels on.
+    circular padding and a stride, at every size that the stride divides. With concrete values, `enclose` is tighter;
+    from 128 channels on, it is also faster for a bound at every size.
 
     Parameters
     ----------
@@ -278,7 +278,7 @@ def gram_bound(
         The layer's kernel, in torch's order of axes; or a convolution or linear layer of a framework.
     input_shape : int or tuple of int, optional
         Spatial input sizes of a circular layer. None: every size at once.
-    n_iter : int
+    n_iter : int, default 6
         Number of Gram products. The bound is at most ``min(cin, cout)**(1 / 2**(n_iter + 1))`` times the norm. For a
         bound at every size, this is multiplied by the factor of `grid_bound`, at most 1.03 in 2-D.
     **layer

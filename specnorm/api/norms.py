@@ -227,7 +227,7 @@ def singular_values(
         Spatial input sizes.
     k : int, optional
         Number of values. None: all; a circular layer has ``prod(input_shape) * min(cin, cout)``. The j-th of the k
-        largest is a proven lower bound on the j-th singular value. For layers of the last kind, block Lanczos
+        largest is a proven lower bound on the j-th singular value. For other small layers, block Lanczos
         (`PowerTopK`) computes the k largest.
     which : {"all", "largest", "smallest"}, default "all"
         Whether the k values are the smallest or the largest; "all" with k means the largest. With "largest" or
@@ -374,8 +374,8 @@ def certify(
     Raises
     ------
     Undecided
-        If the norm is so close to the bound that rounding errors or the budget prevent a decision; or if padding
-        repeats pixels and the norm is within the factor that this may add.
+        If the norm is too close to the bound for the budget, for rounding or, with padding that repeats pixels, for the
+        factor of the padding.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Enclose norms by the Gram matrices of layers at their size: Lanczos from below, a factorization from above."""
+"""Enclose norms by the Gram matrices of layers at their size: vectors from below, a factorization from above."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def enclose_by_matrix(
     lower: float = 0.0,
     ops: ArrayOps,
 ) -> list[Found]:
-    """Enclose the norms of layers of one group by Lanczos and a factorization of their Gram matrices.
+    """Enclose the norms of layers of one group by singular vectors and a factorization of their Gram matrices.
 
     ``kernels`` (b, first, second, *kernel_shape): in torch's order, scaled to about 1, with known values. ``spec``:
     geometry of one group, with ``input_shape``. ``gram_plan``: form of the Gram matrix of one group. ``rtol``: relative
@@ -52,7 +52,7 @@ def enclose_by_matrix(
 
 
 class _MatrixEnclosure:
-    """Bounds of the norms of a stack of layers of one group: Lanczos from below, a factorization from above."""
+    """Bounds of the norms of a stack of layers of one group: vectors from below, a factorization from above."""
 
     def __init__(
         self,

@@ -33,7 +33,7 @@ class Completion(Method):
     """Upper bound on sigma* by a kernel H: for every H, the lags of ``K*K + H*H`` bound the norm of K.
 
     Lag t is the matrix ``M_t = sum_y (K_y^T K_{y+t} + H_y^T H_{y+t})`` over all taps y. ``||K||**2`` is at most
-    ``||M_0|| + sum over t != 0 of ||M_t||``.
+    ``v + ||M_0 - v I||_F + sum over t != 0 of ||M_t||_F`` for every number v.
 
     Parameters
     ----------

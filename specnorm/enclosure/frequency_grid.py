@@ -36,8 +36,8 @@ class Grid(Method):
     """Upper bound on sigma*: the largest symbol norm on a grid of N_1 x ... x N_d frequencies, times a factor.
 
     The factor is `grid.proof.grid_factor`, a product over the axes. The cost does not depend on the input
-    size. Where values are known and no gradient is asked for, a search to the relative width ``factor - 1`` takes the
-    place of a large grid of default size.
+    size. With concrete values and no gradient, a search to the relative width ``factor - 1`` replaces a large default
+    grid.
 
     Parameters
     ----------

@@ -41,8 +41,7 @@ def enclose(
         these are the sizes that the stride divides.
     rtol : float, default 1e-3
         Relative distance of the bounds at which the search stops. At one size, unless the padding is circular
-        ``"same"``, the bounds come this close only if the supremum, a circulant or the layer's own matrix gives a tight
-        enough upper bound: see `docs/methods/enclosure.md`.
+        ``"same"``, the bounds may stay farther apart: see `docs/methods/enclosure.md`.
     budget : float or None, default 60
         Time limit in seconds. When it is reached, no further proof is begun; the bounds are farther apart, but still
         proven. None: no limit.
@@ -54,10 +53,8 @@ def enclose(
     -------
     Enclosure
         ``lower, upper = enclose(kernel)`` unpacks it. ``status`` says whether ``rtol`` was reached, and ``explain()``
-        returns the proof as text. At one size, unless the padding is circular ``"same"``, the witness has no frequency:
-        its vectors are an output and an input, and are empty if these have more than 262,144 entries together. The
-        bounds of a torch tensor have no gradient; the value of ``measure(kernel, Enclose())`` does (without a time
-        limit).
+        returns the proof as text. The bounds of a torch tensor have no gradient; ``measure(kernel, Enclose()).value``
+        has one.
 
     Raises
     ------

@@ -32,8 +32,8 @@ _FEW_ROWS = 2**10
 class Gram(Stepped):
     """Largest bound by Gram iteration, with trace and Frobenius norm, over a grid of frequencies.
 
-    For a circular layer at a size, they are the layer's own frequencies. Otherwise they are those of
-    `enclosure.frequency_grid.Grid`, and the norm times that grid's factor bounds sigma*.
+    For a circular layer at a size, the grid is the layer's own. Otherwise it is that of
+    `enclosure.frequency_grid.Grid`, and the largest bound times that grid's factor bounds sigma*.
 
     Parameters
     ----------

@@ -171,8 +171,9 @@ class Enclosure(TwoSided):
     def certificate(self, name: str = "kernel") -> Any:
         """Make a certificate of an upper bound, which others can check without specnorm.
 
-        The checker is ``python -m specnorm_check`` (`docs/check-it-yourself.md`). The certificate claims a bound at
-        every input size, about 1 % above the norm. The search for its proof runs in this call and may take longer than
+        The checker is ``python -m specnorm_check`` (`docs/check-it-yourself.md`). The certificate claims a bound about
+        1 % above the norm, at every input size. If the layer was enclosed at a size with at most 1,024 entries per
+        group, the claim holds at that size only. The search for its proof runs in this call and may take longer than
         the enclosure.
 
         Parameters
@@ -182,7 +183,7 @@ class Enclosure(TwoSided):
 
         Returns
         -------
-        specnorm_networks.tools.Certificate
+        specnorm_audit.layer_certificates.Certificate
 
         Raises
         ------

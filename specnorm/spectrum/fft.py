@@ -41,8 +41,8 @@ class ExactFFT(Method):
     Parameters
     ----------
     rtol : float
-        The value is not above the norm, and at most this far, relatively, below it; in float32 under a tracer, where
-        the rounding errors of the symbols are larger, only the first holds.
+        The value is at most the norm, and below it by at most this relative distance. In float32 under a tracer,
+        rounding errors of the symbols are larger, and only the first holds.
     max_cells : int
         Budget of the search.
     budget : float, optional

@@ -82,9 +82,9 @@ class Monitor:
 
     A report is a dictionary of floats for any logger. ``norm/NAME`` is a lower estimate of a layer's norm over all
     input sizes, tracked from the previous report (`specnorm.methods.SymbolNorm`). ``upper/NAME`` is a proven upper
-    bound on the norm, at most 5 % larger if the budget allows. It is in every ``upper``-th report, and holds for the
-    weights of that report. `specnorm.enclose` proves it; while a kernel has moved little since it was enclosed, the
-    distance from there proves it, by products alone. ``norm/product`` and ``upper/product`` are the products over all
+    bound on the norm, at most 5 % above it if the budget allows. It is in every ``upper``-th report, and holds for
+    the weights of that report. `specnorm.enclose` proves it; while a kernel has moved little since then, its distance
+    from the enclosed kernel does, by products alone. ``norm/product`` and ``upper/product`` are the products over all
     layers, up to their rounding. A layer that cannot be measured is named in a warning, and the report then has no
     product.
 

@@ -43,8 +43,7 @@ def init_tracking(kernel: KernelOrLayer[ArrayObject], method: Method, **geometry
     -------
     dict of str to array
         Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the kernel,
-        except for one method: for 3x3 kernels, the state of `SymbolNorm` has 80 to 110 complex vectors whose length is
-        the smaller number of channels.
+        except with `SymbolNorm`: for 3x3 kernels, 80 to 110 complex vectors, as long as the smaller number of channels.
 
     Raises
     ------

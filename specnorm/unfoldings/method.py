@@ -129,7 +129,7 @@ class FantasticFour(Method):
 class Reshaped(Method):
     """The norm of the kernel reshaped to (cout, cin * taps), which "spectral normalization" takes for the layer's norm.
 
-    With T the reshaped kernel, ``||T||**2 = ||mean over theta of G G*|| <= (sigma*)**2``. So it is a lower bound of
+    With T the reshaped kernel, ``||T||**2 = ||mean over theta of G G*|| <= (sigma*)**2``. So it is a lower bound on
     sigma*. It is also one for the layer at a size at which some output reads a different pixel by each tap.
 
     References

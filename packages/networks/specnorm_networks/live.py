@@ -58,7 +58,8 @@ def network_bound(
     rtol : float, default 1e-3
         Relative width of the proven interval of each layer's norm.
     method : Product, Scaled or Multipliers, optional
-        Method of `specnorm_networks`. Default: ``Multipliers()``, whose bound is never above that of ``Product()``.
+        Method of `specnorm_networks`. Default: ``Multipliers()``, whose bound is never above the product of
+        the layers' bounds.
     radius : float, optional
         Bound the network only near ``centre``: for all inputs at most this far from it, in the 2-norm of all entries
         together. This bound is never larger than the bound for all inputs.

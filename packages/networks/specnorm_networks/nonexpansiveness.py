@@ -74,9 +74,9 @@ def nonexpansive(
 ) -> Nonexpansive:
     """Prove or refute that a network is nonexpansive.
 
-    Plug-and-play iterations converge if the denoiser is nonexpansive. For a denoiser that predicts the noise f(x), the
-    denoiser is ``x - f(x)`` (Ryu et al., "Plug-and-Play Methods Provably Converge with Properly Trained Denoisers",
-    ICML 2019).
+    Many convergence proofs of plug-and-play iterations need a nonexpansive denoiser. If the network predicts the noise
+    f(x), the denoiser is ``x - f(x)`` (Ryu et al., "Plug-and-Play Methods Provably Converge with Properly Trained
+    Denoisers", ICML 2019).
 
     Parameters
     ----------

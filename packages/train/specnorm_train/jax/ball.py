@@ -81,8 +81,8 @@ def spectral_ball(
     Returns
     -------
     optax.GradientTransformationExtraArgs
-        Its ``update`` needs the argument ``params``, and is to be the last one that changes the kernels' updates. Its
-        state is a `BallState`, a tree of arrays.
+        Its ``update`` needs the argument ``params``, and must be the last to change the kernels' updates. Its state
+        is a `BallState`, a tree of arrays.
 
     Raises
     ------
@@ -92,8 +92,8 @@ def spectral_ball(
         If the learning rate is a number below 0 or above 1.
     KernelError
         If ``bound`` is not positive and finite. From ``init``: if no leaf is a kernel, if a kernel's norm is not proven
-        to be within the bound (call `rescale` first), or if its dtype is a short one. Under a tracer, as in
-        ``jax.eval_shape(optimizer.init, params)``, norms cannot be looked at.
+        to be within the bound (call `rescale` first), or if its dtype has fewer than 32 bits. Under a tracer, as in
+        ``jax.eval_shape(optimizer.init, params)``, norms are not checked.
 
     Notes
     -----

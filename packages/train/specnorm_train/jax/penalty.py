@@ -45,7 +45,7 @@ class SpectralPenalty:
     Raises
     ------
     MethodError
-        If ``form`` is another word.
+        If ``form`` is not one of these.
     """
 
     method: Method = SYMBOL_NORM

@@ -99,7 +99,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
     KernelError
         If ``bound`` is not positive and finite.
     GeometryError
-        If ``layer`` is another word; at the first step, if the kind of the layer is ambiguous.
+        If ``layer`` is not one of these; at the first step, if the kind of the layer is ambiguous.
     MethodError
         If there is no such method.
 
@@ -179,7 +179,7 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
     Raises
     ------
     GeometryError, MethodError
-        See `SpectralNorm`; also MethodError if ``form`` is another word.
+        See `SpectralNorm`; also MethodError if ``form`` is not one of these.
     """
 
     @_explains_keywords

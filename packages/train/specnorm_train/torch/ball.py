@@ -280,9 +280,9 @@ class SpectralBall(_Layered):
     ----------
     model_or_params : Module, or iterable of Parameter or dict
         A model: weights of its layers are in the ball, all other parameters go to ``rest``. Parameters: those with two
-        axes or more are kernels of stride 1, whose norm is no smaller than that of a layer with strides and groups;
-        a dict may have keywords of `specnorm.Geometry`, and one without kernels goes to ``rest`` with its options.
-        Kernels are shrunk into the ball at once by `specnorm.rescale`.
+        axes or more are kernels of stride 1 (strides and groups do not increase the norm). A dict may have keywords of
+        `specnorm.Geometry`; one without kernels goes to ``rest`` with its options. Kernels are shrunk into the ball at
+        once by `specnorm.rescale`.
     lr : float
         Fraction of the way to D, from 0 to 1. Use a schedule that ends near 0, and a warm-up for chains of many layers.
     bound : float or mapping of str to float, default 1
