@@ -80,15 +80,19 @@ CONES = "clarabel>=0.10,<0.12"
 EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
+ROOMS = (
+    "specnorm.methods", "specnorm.plugin", "specnorm.proof", "specnorm.testing", "specnorm_networks", "specnorm_torch",
+    "specnorm_jax", "specnorm_jax.training", "specnorm_numpy", "specnorm_audit", "specnorm_check",
+)  # fmt: skip
+"""Public modules besides `specnorm` and `specnorm.errors`."""
 _DEFINED = """
-import specnorm
-from specnorm import errors
-exported = [getattr(room, name) for room in (specnorm, errors) for name in room.__all__]
-named = (x for x in exported if hasattr(x, "__qualname__"))
-print(*sorted({f"{x.__module__}.{x.__qualname__}" for x in named if x.__module__.startswith("specnorm.")}))
+import sys
+from importlib import import_module
+exported = [getattr(room, name) for room in map(import_module, sys.argv[1:]) for name in room.__all__]
+named = [x for x in exported if not getattr(x, "__qualname__", "_").startswith("_")]
+print(*sorted({f"{x.__module__}.{x.__qualname__}" for x in named if x.__module__.startswith("specnorm")}))
 """
-"""Prints where the names that `specnorm` exports are defined. Inner modules may leave an attribute's type to be
-inferred."""
+"""Prints where the names that modules export are defined."""
 _COMPILES = "import jax; print(jax.jit(lambda x: x + 1)(1))"
 SMOKE = str(ROOT / "tests" / "outside" / "smoke.py")
 BARE = str(ROOT / "tests" / "outside" / "bare.py")
@@ -421,17 +425,34 @@ def typing(session: nox.Session) -> None:
     python = ("--pythonpath", str(Path(session.bin) / "python"))
     session.run("basedpyright", *python, "program.py")
     check_pages(session)
-    # It looks for the package with the Python of the path, whatever `python` says.
-    verify = ("basedpyright", "--verifytypes", "specnorm", "--ignoreexternal", "--outputjson")
-    said = session.run(*verify, silent=True, success_codes=[0, 1])
-    found = json.loads(str(said))["typeCompleteness"]
-    session.log(f"type completeness of all modules: {found['completenessScore']:.1%}; {found['exportedSymbolCounts']}")
-    unknown = [x for x in found["symbols"] if not x["isTypeKnown"] or x["isTypeAmbiguous"]]
-    exported = str(session.run("python", "-c", _DEFINED, silent=True)).split()
-    if missing := sorted({*exported} - {x["name"] for x in found["symbols"]}):
-        session.error(f"pyright's report lacks {', '.join(missing[:5])}: it has {len(found['symbols'])} symbols in all")
-    for name in (x["name"] for x in unknown if any(f"{x['name']}.".startswith(f"{it}.") for it in exported)):
-        session.error(f"the type of {name} is not stated")
+    check_exports(session)
+
+
+def check_exports(session: nox.Session) -> None:
+    """What public modules export is in pyright's reports, and its types are known; those of `specnorm` are stated."""
+    python = SHARED / "bin" / "python"
+
+    def defined(*rooms: str) -> set[str]:
+        return set(str(session.run(str(python), "-c", _DEFINED, *rooms, external=True, silent=True)).split())
+
+    stated = defined("specnorm", "specnorm.errors")
+    exported = stated | defined(*ROOMS)
+    # It looks for a package with the Python of the path, whatever `--pythonpath` says.
+    pyright = ("env", f"PATH={python.parent}{os.pathsep}{os.environ['PATH']}", str(Path(session.bin) / "basedpyright"))
+    symbols: dict[str, dict[str, object]] = {}
+    for package in sorted({name.partition(".")[0] for name in exported}):
+        verify = ("--verifytypes", package, "--ignoreexternal", "--outputjson")
+        said = session.run(*pyright, *verify, external=True, silent=True, success_codes=[0, 1])
+        found = json.loads(str(said))["typeCompleteness"]
+        session.log(f"type completeness of {package}: {found['completenessScore']:.1%}")
+        symbols |= {x["name"]: x for x in found["symbols"] if f"{x['name']}.".startswith(f"{package}.")}
+    if missing := sorted(exported - symbols.keys()):
+        session.error(f"pyright's reports lack {', '.join(missing[:5])}: they have {len(symbols)} symbols in all")
+    for name, symbol in symbols.items():
+        # Attributes in other rooms may leave their type to be inferred.
+        names = stated if symbol["isTypeAmbiguous"] else exported
+        if not symbol["isTypeKnown"] and any(f"{name}.".startswith(f"{it}.") for it in names):
+            session.error(f"the type of {name} is not stated")
 
 
 def check_pages(session: nox.Session) -> None:

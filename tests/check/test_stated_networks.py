@@ -20,7 +20,7 @@ from specnorm.errors import CertificateError
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
 from specnorm_audit import cli
-from specnorm_networks import Multipliers, network_bound, network_graph
+from specnorm_networks import Multipliers, Product, network_bound, network_graph
 from specnorm_networks.bounding import bounded
 from specnorm_networks.tools import Measure, bound
 
@@ -167,7 +167,7 @@ def test_a_certificate_above_the_product_is_refused() -> None:
 
     moved, total = (onnx.helper.make_node(*step) for step in (("Sub", ["x", "c"], ["z"]), ("Add", ["u", "v"], ["y"])))
     nodes = [moved, *hat("x", "u"), *hat("z", "v"), total]
-    found: Any = network_bound(model(nodes, (1, 2), {"c": np.ones((1, 2))}))
+    found: Any = network_bound(model(nodes, (1, 2), {"c": np.ones((1, 2))}), method=Product())
     assert found.product == pytest.approx(1)
     with pytest.raises(CertificateError, match="it would state 2, above the product of the constants of its operators"):
         found.certificate()

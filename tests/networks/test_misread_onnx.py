@@ -17,12 +17,26 @@ import pytest
 from helpers.checks import present
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
-from helpers.onnx_models import everywhere, graph_of, holds, in_ball, jacobian, model, saved, steepest, values_of  # noqa: E402
+from helpers.onnx_models import (  # noqa: E402
+    everywhere,
+    graph_of,
+    holds,
+    in_ball,
+    jacobian,
+    model,
+    saved,
+    single,
+    steepest,
+    values_of,
+)
 from onnx import TensorProto, helper  # noqa: E402
-from specnorm_networks import Graph, network_bound, register_operator, within  # noqa: E402
+from specnorm_networks import Graph, Product, network_bound, register_operator, within  # noqa: E402
 from specnorm_networks.certified.operators import Matrix, Maximum, Minimum, Operator, registry  # noqa: E402
 from specnorm_networks.certified.operators.base import Place  # noqa: E402
 from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
+from specnorm_networks.model import UNITS, Computed  # noqa: E402
+from specnorm_networks.sources import reading  # noqa: E402
+from specnorm_networks.sources.base import Exported  # noqa: E402
 from specnorm_networks.tools import bound  # noqa: E402
 
 import specnorm  # noqa: E402
@@ -179,12 +193,44 @@ def test_windows_along_all_axes_are_pooling(name: str) -> None:
     given = {"axes": np.array([0, 1]), "ones": np.ones((1, 1, 1, 2, 3, 1))}
     shape = (1, 4, 3, 1)
     proto = model(nodes, shape, given)
-    upper = present(bound(graph_of(proto)).upper)
+    upper = present(bound(graph_of(proto), method=Product()).upper)
     assert holds(upper, steepest(proto, everywhere(shape, 2)), 1)
     assert upper == pytest.approx({"maxima": 2, "sums": math.sqrt(6 + 4 * math.sqrt(2))}[name], rel=1e-12)
     if name == "sums":
         others = graph_of(model(nodes, shape, given | {"ones": 2 * given["ones"]}))
-        assert "convolves along 4 axes" in bound(others).unknown[0].reason
+        assert "convolves along 4 axes" in bound(others, method=Product()).unknown[0].reason
+
+
+@pytest.mark.parametrize("clamped_after", [True, False])
+def test_a_table_of_which_no_other_entry_is_read_has_a_bound(clamped_after: bool) -> None:
+    """-0.3 / 0.1 in single precision is below -3, so that the entry before the first one of seven is read."""
+    if clamped_after:
+        clamp = [N("Div", ["x", "step"], ["d"]), N("Clip", ["d", "low", "high"], ["c"])]
+        ends = {"low": -3.0, "high": 2.0}
+    else:
+        clamp = [N("Clip", ["x", "low", "high"], ["d"]), N("Div", ["d", "step"], ["c"])]
+        ends = {"low": -0.3, "high": 0.2}
+    nodes = [
+        *clamp, N("Floor", ["c"], ["f"]), N("Sub", ["c", "f"], ["s"]), N("Sub", ["one", "s"], ["r"]),
+        N("Cast", ["f"], ["whole"], to=TensorProto.INT64), N("Add", ["whole", "three"], ["i"]),
+        N("Add", ["whole", "four"], ["j"]), N("Gather", ["table", "i"], ["u"]), N("Gather", ["table", "j"], ["v"]),
+        N("Mul", ["u", "r"], ["p"]), N("Mul", ["v", "s"], ["q"]), N("Add", ["p", "q"], ["y"]),
+    ]  # fmt: skip
+    numbers = {**ends, "step": 0.1, "one": 1.0, "table": [0.0, 0.5, -1.0, -1.25, 2.0, 0.0, 1.0]}
+    given = {name: np.array(x, np.float32) for name, x in numbers.items()}
+    proto = single(nodes, (1, 2), given | {"three": np.array(3), "four": np.array(4)})
+    found = bound(graph_of(proto), method=Product())
+    if clamped_after:
+        assert found.upper == pytest.approx(32.5, rel=1e-6)
+        return
+    advice = "clamp to whole numbers after the division by the step"
+    assert "here from -4 to 2" in found.unknown[0].reason
+    assert advice in found.unknown[0].reason
+    # A model that computes in double precision reads the first entry, which its export does not.
+    values = [Computed(np.full((1, 2), x), UNITS["float64"]) for x in (0.0, 1.0)]
+    exported = Exported(proto, lambda *_: values[:1], inner=lambda *_: {"y": values[1]})
+    with pytest.raises(TranslationError, match=f"exported otherwise than it computes.*{advice}"):
+        bound(reading.graph_of(exported))
 
 
 def test_splits_that_do_not_fit_their_outputs_are_refused() -> None:

@@ -202,25 +202,6 @@ def test_a_spline_clamped_at_knots_has_the_slopes_it_reaches(kind: type[Spline],
     assert found.upper <= slope / step * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("clamped_after", [True, False])
-def test_a_table_of_which_no_other_entry_is_read_has_a_bound(clamped_after: bool) -> None:
-    """-0.3 / 0.1 in single precision is below -3, so that the entry before the first one of seven is read."""
-    table = torch.tensor([0.0, 0.5, -1.0, -1.25, 2.0, 0.0, 1.0])
-
-    def spline(x: Any) -> Any:
-        y = (x / 0.1).clamp(-3, 2) if clamped_after else x.clamp(-0.3, 0.2) / 0.1
-        low = torch.floor(y)
-        at = (low + 3).long()
-        return table[at] * (1 - (y - low)) + table[at + 1] * (y - low)
-
-    found = network_bound(Function(spline), (5,))
-    if clamped_after:
-        assert found.upper == pytest.approx(32.5, rel=1e-6)
-    else:
-        assert "here from -4 to 2" in found.unknown[0].reason
-        assert "clamp to whole numbers after the division by the step" in found.unknown[0].reason
-
-
 class Steps(Spline):
     """A table without lines between its entries."""
 

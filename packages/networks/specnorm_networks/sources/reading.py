@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from specnorm.errors import TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.operators.splines import CLAMP_LAST
 from specnorm_networks.model import UNITS, Computed, NotExecutedError, equal_but_for_rounding, largest
 from specnorm_networks.onnx import read
 from specnorm_networks.onnx.reference import arrays_for_inputs
@@ -55,10 +56,15 @@ class Original:
             if name in values and not equal_but_for_rounding(values[name], output, usual_sizes[name]):
                 raise TranslationError(
                     f"{self.exported.name} was exported otherwise than it computes: output {name} of the program is "
-                    "not the model's. No bound is given. Kernels that move from call to call become plain ones by "
-                    "specnorm_torch.bake_."
+                    f"not the model's. No bound is given. {self._advice()}"
                 )
         return outputs | values
+
+    def _advice(self) -> str:
+        """Return what may be done about a program that computes something else than its model."""
+        if any(node.op_type == "Floor" for node in self.exported.model.graph.node):
+            return f"The program's floor jumps at whole numbers, where a rounding decides: {CLAMP_LAST}."
+        return "Kernels that move from call to call become plain ones by specnorm_torch.bake_."
 
     def _usual_sizes(self, inputs: Mapping[str, FloatArray], outputs: Mapping[str, Computed]) -> dict[str, float]:
         """Return the size of each output for inputs as large as these; for larger inputs that of the first ones.

@@ -19,6 +19,9 @@ from specnorm_networks.certified.operators.base import (
 from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.joins import Jump
 
+CLAMP_LAST = "clamp to whole numbers after the division by the step, since -0.3 / 0.1 as stored is below -3"
+"""What keeps a table from being read outside."""
+
 
 class Floor(Jump):
     """The largest whole number that is at most each entry."""
@@ -32,7 +35,7 @@ class Floor(Jump):
             numbers = f", here from {np.floor(x.low.min()):g} to {np.floor(x.high.max()):g}"
         raise NoBoundError(
             f"it jumps at whole numbers{numbers}. Linear interpolation in a table has a bound if none of them is "
-            "outside: clamp to whole numbers after the division by the step, since -0.3 / 0.1 as stored is below -3"
+            f"outside: {CLAMP_LAST}"
         )
 
     def run(self, *values: FloatArray) -> FloatArray:
