@@ -15,8 +15,10 @@ from networks.written_networks import SHAPE, Written
 from specnorm_networks import Product
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.curves.composite import Composite
+from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import Operator
 from specnorm_networks.certified.patterns import recognise_patterns
+from specnorm_networks.certified.patterns.permutations import remove_permutations
 from specnorm_networks.tools import Measure, bound
 
 from specnorm.proofs.interval import point
@@ -389,6 +391,27 @@ def test_what_only_looks_like_a_pattern_stays_as_it_is(name: str) -> None:
         graph = net.graph(LEFT[name](net))
     end = graph.outputs[0]
     assert recognise_patterns(graph).by_name[end].operator is graph.by_name[end].operator
+
+
+def test_numbers_of_entries_move_with_a_permutation() -> None:
+    """A mask, a constant and factors in a function of one value stayed in their order: other entries were chosen."""
+    rng = np.random.default_rng(0)
+    mask, number, factors, offset = rng.integers(2, size=(1, 3, 3, 3)) > 0, *rng.standard_normal((3, 1, 3, 3, 3))
+    line = ops.Scale(factors, lambda: (offset, np.zeros(())))
+    program = (line, (0,)), (ops.Where(lambda: mask), (0, 1)), (ops.Constant(lambda: number), ()), (PLUS, (2, 3))
+    shape = (1, 3, 3, 3)
+    nodes = [
+        Node("x", ops.Input(), (), shape),
+        Node("first", ops.Permute((0, 3, 1, 2)), ("x",), shape),
+        Node("choice", Composite(program), ("first",), shape),
+        Node("line", line, ("choice",), shape),
+        Node("y", ops.Permute((0, 2, 3, 1)), ("line",), shape),
+    ]
+    graph = Graph(tuple(nodes), ("y",))
+    moved = remove_permutations(graph)
+    assert not any(isinstance(node.operator, ops.Permute) for node in moved.pruned().nodes)
+    x = {"x": rng.standard_normal(shape)}
+    np.testing.assert_array_equal(moved.run(x)["y"], graph.run(x)["y"])
 
 
 @pytest.mark.parametrize(("theta", "jumps"), [(ANGLES, True), (np.zeros((3, 1, 1)), False)])

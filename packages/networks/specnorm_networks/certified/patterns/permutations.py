@@ -7,11 +7,13 @@ normalization is beside its convolution and becomes a part of it, in Keras and F
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified.curves.composite import Composite
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.joins import Extreme
@@ -127,10 +129,15 @@ class _Rewriting:
         return Node(fresh, ops.Constant(lambda: values), (), tuple(values.shape), derived=True)
 
 
-def _permute_back(values: FloatArray, inverse: Axes) -> FloatArray:
+def _permute_back(values: NDArray[Any], inverse: Axes) -> NDArray[Any]:
     """Return an array with its axes permuted; it may have fewer axes than the values with which it is broadcast."""
     missing_axes = (1,) * (len(inverse) - values.ndim)
     return values.reshape(missing_axes + values.shape).transpose(inverse)
+
+
+def _permute_all(arrays: tuple[FloatArray, FloatArray], inverse: Axes) -> tuple[FloatArray, FloatArray]:
+    value, error = arrays
+    return _permute_back(value, inverse), _permute_back(error, inverse)
 
 
 def _before_permutation(
@@ -158,11 +165,36 @@ def _before_permutation(
             if remaining != sorted(remaining):
                 return None
             return replace(operator, axes=tuple(sorted(axes[place] for place in operator.axes)))
-        case ops.Scale():
-            if operator.offset is not None or operator.values.ndim > len(inverse) or not entrywise:
-                return None
-            return replace(operator, values=_permute_back(operator.values, inverse))
-        case ops.Pointwise() | ops.Add() | Extreme() | ops.Product() | ops.Identity():
-            has_arrays = any(isinstance(getattr(operator, field.name), np.ndarray) for field in fields(operator))
-            return operator if entrywise and not has_arrays else None
+        case ops.Scale() | ops.Where() | ops.Pointwise() | ops.Add() | Extreme() | ops.Product() | ops.Identity():
+            return _with_numbers_permuted(operator, inverse) if entrywise else None
     return None
+
+
+def _with_numbers_permuted(operator: ops.Operator, inverse: Axes) -> ops.Operator | None:
+    """Return an operator of single entries with the axes of its numbers permuted back; None if they have more axes.
+
+    A function of several operators may hold a mask, or constants that differ from entry to entry.
+    """
+    match operator:
+        case Composite():
+            parts = [(_with_numbers_permuted(part, inverse), reads) for part, reads in operator.program]
+            program = tuple((part, reads) for part, reads in parts if part is not None)
+            return replace(operator, program=program) if len(program) == len(parts) else None
+        case ops.Scale():
+            if operator.values.ndim > len(inverse):
+                return None
+            offset, divisors = operator.offset, operator.divisors
+            return replace(
+                operator,
+                values=_permute_back(operator.values, inverse),
+                offset=None if offset is None else lambda: _permute_all(offset(), inverse),
+                divisors=None if divisors is None else _permute_back(divisors, inverse),
+            )
+        case ops.Constant():
+            values = operator.run()
+            return None if values.ndim > len(inverse) else ops.Constant(lambda: _permute_back(values, inverse))
+        case ops.Where():
+            mask = np.asarray(operator.mask())
+            return None if mask.ndim > len(inverse) else ops.Where(lambda: _permute_back(mask, inverse))
+    has_arrays = any(isinstance(getattr(operator, field.name), np.ndarray) for field in fields(operator))
+    return None if has_arrays else operator
