@@ -144,7 +144,7 @@ def of_a_step(name: str, batch: int) -> Iterator[Row]:
     runs["plain"]()
     begin = time.process_time()
     runs["plain"]()
-    turns = max(TURNS, min(60, int(1 / (time.process_time() - begin))))
+    turns = max(TURNS, min(60, int(12 / (time.process_time() - begin))))
     yield from rows_of_section("step", "plain", paired(runs, turns, warm=2), more)
 
 
