@@ -320,6 +320,16 @@ def test_every_public_name_stands_once() -> None:
     assert len(documented()) == len({*documented()})
 
 
+def test_a_page_lists_the_names_of_networks() -> None:
+    """Whoever renders the page sees no names of a module that imports them when they are asked for."""
+    networks = pytest.importorskip("specnorm_networks")
+    of_a_module = {
+        name for names in re.findall(r"^ +members: \[(.*)\]$", API, re.MULTILINE) for name in names.split(", ")
+    }
+    shown = of_a_module | {name.rpartition(".")[2] for name in documented()}
+    assert {*networks.__all__} - {"operators"} <= shown
+
+
 # -- adding a method -------------------------------------------------------------------------------------------------
 def put_after(path: Path, anchor: str, text: str) -> None:
     source = path.read_text(encoding="utf-8")
