@@ -38,5 +38,3 @@ from specnorm.training.monitoring import ModelMonitor as ModelMonitor
 from specnorm.training.monitoring import Monitor as Monitor
 from specnorm.training.monitoring import Reading as Reading
 from specnorm.training.monitoring import read_model as read_model
-from specnorm.training.tracking import init_stack as init_stack
-from specnorm.training.tracking import step_stack as step_stack

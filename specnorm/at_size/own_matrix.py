@@ -77,7 +77,8 @@ class _MatrixEnclosure:
         """Enclose each norm, or prove that it is below ``lower``."""
         gram = LayerGram(self.layer, self.gram_plan, ops=self.ops)
         rows = self.gram_plan.size if self.gram_plan.blocks == 1 else math.inf
-        if self.kernels.shape[0] * rows**3 <= layer_tuning.TUNING.eigenvector_work:
+        are_eigenvectors = self.kernels.shape[0] * rows**3 <= layer_tuning.TUNING.eigenvector_work
+        if are_eigenvectors:
             vectors = self._eigenvectors(gram)
         else:
             vectors = self._lanczos(layer_tuning.TUNING.matrix_steps, rtol, None)
@@ -86,7 +87,8 @@ class _MatrixEnclosure:
         # bounds as they were raised.
         uppers = gram.norms_near(self._targets(lowers, lower, 0.5 * rtol))
         if not self._within(uppers, lowers, lower, rtol):
-            vectors, images, lowers = self._raised_lowers(gram, vectors, images, lowers, rtol)
+            if not are_eigenvectors:
+                vectors, images, lowers = self._raised_lowers(gram, vectors, images, lowers, rtol)
             uppers = self._lowered_uppers(gram, uppers, lowers, lower, rtol)
         # A group of zeros has a bound of 0 that no factorization proves.
         uppers = gram.with_zero_layers(uppers)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,7 @@ LARGEST_TABLE = 2**28
 """Most entries of a table of cosines."""
 _SMALL_TABLE = 2**14
 """Largest number of entries of a table that is kept for the next call."""
+_T = TypeVar("_T")
 _LATTICE = 2**40
 """Points per turn of `Frequencies.nearest`."""
 _COS_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0])
@@ -68,8 +69,6 @@ class Frequencies:
 
         The symbol of a real kernel has G(-theta) = conj G(theta), so the mirror images of these points are redundant.
         """
-        if math.prod(sizes) <= _SMALL_TABLE:
-            return _small_half_grid(tuple(sizes))
         return _half_grid(tuple(sizes))
 
     @staticmethod
@@ -104,8 +103,7 @@ class Frequencies:
         Returns ``points``; ``multiplicities`` (f,): 2, or 1 if a point is its own mirror image.
         """
         _require_few(sizes)
-        grid = _small_distinct_grid if math.prod(sizes) <= _SMALL_TABLE else _distinct_grid
-        return grid(tuple(sizes))
+        return _distinct_grid(tuple(sizes))
 
     @classmethod
     def nearest(cls, angles: np.ndarray) -> Frequencies:
@@ -161,11 +159,17 @@ class Frequencies:
         return np.asarray(2 * np.pi * self.numerators / np.asarray(self.denominators, dtype=float))
 
 
-@functools.lru_cache(maxsize=32)
-def _small_half_grid(sizes: tuple[int, ...]) -> Frequencies:
-    return _half_grid(sizes)
+def _remembered_if_small(make: Callable[[tuple[int, ...]], _T]) -> Callable[[tuple[int, ...]], _T]:
+    """Make a function of a grid's sizes remember its answers about small grids."""
+    remembered = functools.lru_cache(maxsize=32)(make)
+
+    def grid(sizes: tuple[int, ...]) -> _T:
+        return remembered(sizes) if math.prod(sizes) <= _SMALL_TABLE else make(sizes)
+
+    return grid
 
 
+@_remembered_if_small
 def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
     _require_few(Frequencies.half_grid_shape(sizes))
     points = product([np.arange(n) for n in Frequencies.half_grid_shape(sizes)])
@@ -173,11 +177,7 @@ def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
     return Frequencies(points, sizes)
 
 
-@functools.lru_cache(maxsize=32)
-def _small_distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
-    return _distinct_grid(sizes)
-
-
+@_remembered_if_small
 def _distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
     points = product([np.arange(n) for n in sizes])
     place_values = np.cumprod([1, *reversed(sizes)])[-2::-1]

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias, Unpack
 from specnorm.backends import Backend, backend_for, common_backend
 from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.text import counted
-from specnorm.backends.types import AnyArray, ArrayT
+from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry
@@ -51,7 +51,9 @@ def init_tracking(kernel: KernelOrLayer[ArrayObject], method: Method, **geometry
     MethodError
         If the method has no training state.
     """
-    return _init(kernel, *_plan(kernel, method, geometry))
+    backend, plan = _plan(kernel, method, geometry)
+    names = [name for name, _ in state_shapes(plan.key)]
+    return dict(zip(names, backend.init(plan, kernel), strict=True)) if names else {}
 
 
 @takes_layers
@@ -173,33 +175,6 @@ def track_many(
     return values, new_states
 
 
-def init_stack(kernels: ArrayObject, method: Method, **geometry: Unpack[Geometry]) -> State:
-    """`init_tracking` for a stack of kernels (n, *shape): the states of all, with leading axis n."""
-    return _init(kernels, *_plan(kernels, method, geometry, stacked=True))
-
-
-def step_stack(
-    kernels: ArrayObject,
-    method: Method,
-    state: Mapping[str, ArrayObject],
-    *,
-    sweeps: int = 1,
-    **geometry: Unpack[Geometry],
-) -> tuple[AnyArray, State]:
-    """`track` for a stack of kernels (n, *shape) and a state from `init_stack`: values (n,), and the new state."""
-    backend, plan = _plan(kernels, method, geometry, stacked=True)
-    check_count("sweeps", sweeps, most=MOST_ROUNDS)
-    shapes = _checked_shapes(plan, state, (kernels.shape[0],))
-    value, new_arrays = _step_stack(backend, plan, kernels, tuple(state[name] for name in shapes), sweeps)
-    return value, dict(zip(shapes, new_arrays, strict=True))
-
-
-def _init(kernels: Any, backend: Backend, plan: SteppedProgram) -> State:
-    """The first state of kernels (*batch, *shape); empty if the method keeps none."""
-    names = [name for name, _ in state_shapes(plan.key)]
-    return dict(zip(names, backend.init(plan, kernels), strict=True)) if names else {}
-
-
 def _step_stack(
     backend: Backend,
     plan: SteppedProgram,
@@ -214,27 +189,16 @@ def _step_stack(
     return backend.namespace(kernels).stack(values), ()
 
 
-def _plan(
-    kernel: Any,
-    method: Method,
-    geometry: Mapping[str, Any],
-    *,
-    stacked: bool = False,
-) -> tuple[Backend, SteppedProgram]:
-    """The backend of a kernel, or of a stack of kernels with one leading axis, and the program for it."""
+def _plan(kernel: Any, method: Method, geometry: Mapping[str, Any]) -> tuple[Backend, SteppedProgram]:
+    """The backend of a kernel, and the program for it."""
     check_method(method)
     backend = backend_for(kernel)
-    shape = tuple(kernel.shape)[1:] if stacked else tuple(kernel.shape)
-    return backend, stepped_program(method, shape, str(kernel.dtype), tuple(geometry.items()))
+    return backend, stepped_program(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
 
 
-def _checked_shapes(
-    plan: SteppedProgram,
-    state: Mapping[str, ArrayObject],
-    batch: tuple[int, ...] = (),
-) -> dict[str, tuple[int, ...]]:
+def _checked_shapes(plan: SteppedProgram, state: Mapping[str, ArrayObject]) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the state's arrays for a plan; a state with others is refused."""
-    expected_shapes = {name: (*batch, *shape) for name, shape in state_shapes(plan.key)}
+    expected_shapes = dict(state_shapes(plan.key))
     shapes = {name: tuple(x.shape) for name, x in state.items()}
     if shapes != expected_shapes:
         raise MethodError(
