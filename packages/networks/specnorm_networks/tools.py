@@ -10,7 +10,7 @@ from specnorm_networks.answering import Centre, bound, bound_by_units
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import Run
-from specnorm_networks.certified.operators import NoBoundError, Pointwise
+from specnorm_networks.certified.operators import Function, NoBoundError
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap, Shape, flattened
 from specnorm_networks.certified.operators.registry import registered_operators
 from specnorm_networks.certified.parts import constants
@@ -50,8 +50,8 @@ __all__ = [
     # Text.
     "aligned", "html_table", "shortened",
     # For extensions: graphs, and the parts of operators that rules use.
-    "FloatArray", "Shape", "LinearMap", "Map", "NoBoundError",
-    "Pointwise", "Scope", "Source", "UNDERFLOW", "before_added_constants", "flattened", "is_file",
+    "FloatArray", "Function", "Shape", "LinearMap", "Map", "NoBoundError",
+    "Scope", "Source", "UNDERFLOW", "before_added_constants", "flattened", "is_file",
     "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.
     "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of", "linear_map_of",

@@ -101,7 +101,7 @@ def test_what_an_operator_does_not_know_is_not_known() -> None:
         enclosing((np.ones(1), np.zeros(1)))
 
 
-class Doubled(operators.Pointwise):
+class Doubled(operators.Function):
     """2 x, with what a user may say of it."""
 
     said: Any

@@ -16,7 +16,7 @@ from specnorm_networks import Product
 from specnorm_networks.certified import axes, parts, rules
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import ReLU
-from specnorm_networks.certified.operators.base import NoBoundError, Operator, Place, Pointwise
+from specnorm_networks.certified.operators.base import Function, Known, NoBoundError, Place
 from specnorm_networks.certified.scope import Map, Scope
 from specnorm_networks.tools import Measure, bound
 
@@ -51,7 +51,7 @@ def test_what_is_no_constant_is_no_claim() -> None:
     """Of an operator that somebody registers."""
     for wrong in (math.nan, -1.0):
 
-        class Odd(Operator):
+        class Odd(Known):
             lipschitz_constant = wrong
 
         odd = Scope(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)))
@@ -68,7 +68,7 @@ def test_what_is_no_constant_is_no_claim() -> None:
 def test_an_extent_that_is_none_is_no_claim(wrong: Any) -> None:
     """Of x -> 3 x the constant was 0, since max(0, NaN) is 0."""
 
-    class Odd(Pointwise):
+    class Odd(Function):
         def value(self, x: Any) -> Any:
             return 3 * x
 
@@ -94,7 +94,7 @@ def test_an_extent_that_is_none_is_no_claim(wrong: Any) -> None:
 def test_slopes_and_values_that_are_none_claim_nothing(wrong: tuple[float, float]) -> None:
     """On a ball, the slopes of the whole line hold, and values may be anything."""
 
-    class Odd(Pointwise):
+    class Odd(Function):
         def value(self, x: Any) -> Any:
             return 3 * x
 

@@ -18,7 +18,7 @@ def in_network(node: Node, layer: Layer, nodes: Mapping[str, Node]) -> tuple[Nod
     source = nodes[node.inputs[0]]
     geometry = dict(layer.geometry)
     before_source = nodes[source.inputs[0]] if source.inputs else source
-    padding = node.operator.with_padding(source.operator, before_source.shape)
+    padding = None if node.affine is None else node.affine.with_padding(source.operator, before_source.shape)
     if padding is not None:
         geometry |= padding
         source = before_source

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm.proof import visible
 from specnorm_networks.certified.operators.base import (
+    Affine,
     FloatArray,
-    Linear,
+    Function,
+    Known,
     LowHigh,
     NotRunError,
     Operator,
     Place,
-    Pointwise,
     Shape,
     Slopes,
 )
@@ -83,14 +84,34 @@ class Node:
         return isinstance(self.operator, Constant | Held)
 
     @property
-    def function(self) -> Pointwise | None:
-        """The function that it applies to each entry of its input; None for other operators."""
-        return self.operator if isinstance(self.operator, Pointwise) else None
+    def affine(self) -> Affine | None:
+        """Its operator, if that is a linear map and an offset."""
+        return self.operator if isinstance(self.operator, Affine) else None
 
     @property
-    def is_affine(self) -> bool:
-        """Whether its operator is defined by a linear map and an offset alone."""
-        return isinstance(self.operator, Linear)
+    def function(self) -> Function | None:
+        """Its operator, if that is a function which is applied to each entry of the input."""
+        return self.operator if isinstance(self.operator, Function) else None
+
+    @property
+    def known(self) -> Known | None:
+        """Its operator, if that is known by a Lipschitz constant alone."""
+        return self.operator if isinstance(self.operator, Known) else None
+
+    @property
+    def only_moves_entries(self) -> bool:
+        """Whether each entry of its value is an entry of an input, or 0."""
+        return self.affine is not None and self.affine.only_moves_entries
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether it multiplies each entry of its only input, and copies of it, by a number."""
+        return self.affine is not None and self.affine.is_diagonal
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is bounded by the norm of its kernel, with padding before and scaling after it."""
+        return self.affine is not None and self.affine.is_layer
 
     @property
     def layer(self) -> Layer | None:

@@ -131,10 +131,10 @@ def image_of(graph: Graph, node: Node, before: Sequence[Interval], linear: Linea
 def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:
     """Return a node's linear map for the sizes of its inputs; None if it has none, or if sizes are unknown."""
     place = graph.place(node)
-    if not place.known_shapes() or node.shape is None:
+    if node.affine is None or not place.known_shapes() or node.shape is None:
         return None
     try:
-        return node.operator.linear_map(place)
+        return node.affine.linear_map(place)
     except (NoBoundError, NotRunError, SpecnormError, OSError):  # the rules refuse such a node, with the reason
         return None
 

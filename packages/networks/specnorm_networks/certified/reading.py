@@ -109,7 +109,7 @@ class Reader:
                 return self._layer(node, layer, layer.alpha)
             case ops.Scale() as scale:
                 return self._scale(node, scale)
-            case ops.Pointwise() as function:
+            case ops.Function() as function:
                 return self._pointwise(node, function)
             case ops.Add():
                 return self._add(node)
@@ -132,7 +132,7 @@ class Reader:
         """Whether a padding is read only by layers that are bounded together with it (`_layer`)."""
         source = self.nodes[pad_node.inputs[0]]
         return pad_node.name not in self.graph.outputs and all(
-            node.operator.with_padding(pad_node.operator, source.shape) is not None
+            node.affine is not None and node.affine.with_padding(pad_node.operator, source.shape) is not None
             for node in self.graph.readers[pad_node.name]
         )
 
@@ -334,7 +334,7 @@ class Reader:
             self._multiples[node.name] = (name, number)
         return multiply(self._unflattened(name), number)
 
-    def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination:
+    def _pointwise(self, node: Node, function: ops.Function) -> LinearCombination:
         """Return a function of each entry: a new value, or the value that it reads with one more function."""
         combination = self._known_sum(node.inputs[0])
         low, high = function.by_channel(combination.axis, combination.width)

@@ -81,7 +81,7 @@ def of_layer(
     without the factor `Matrix.alpha`.
     """
     scope.check(node, layer)
-    alpha = abs(layer.operator.factor_of_layer)
+    alpha = 1.0 if layer.affine is None else abs(layer.affine.factor_of_layer)
     if alpha != 1:
         rule = f"{rule}, times {format_number(alpha, 'upper')}"
     return make_upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), rule, norm)

@@ -31,10 +31,10 @@ def written_out(graph: Graph) -> list[Graph]:
 def _steps_of(node: Node, graph: Graph) -> list[Node]:
     """Return the nodes that write out one node; the node itself if there are none, or if they cannot be run."""
     sizes = graph.place(node).known_shapes()
-    if not sizes:
+    if node.known is None or not sizes:
         return [node]
     try:
-        program = node.operator.written_out(sizes)
+        program = node.known.written_out(sizes)
         if program is None:
             return [node]
         return _nodes_of_program(program, node, graph, [np.zeros(size) for size in sizes])

@@ -173,7 +173,7 @@ class _Comparison:
             return
         known[node.name] = ours, unit
         self.executed.add(node.name)
-        if node.is_affine and np.isnan(ours.value).any():
+        if node.affine and np.isnan(ours.value).any():
             operands = [known[name][0].value for name in node.inputs if name not in constants]
             if operands and all(np.isfinite(operand).all() for operand in operands):
                 raise TranslationError(

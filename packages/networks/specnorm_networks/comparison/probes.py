@@ -55,8 +55,7 @@ def _work(graph: Graph, shapes: Shapes) -> int:
         if node.is_constant:
             continue
         entries = math.prod(node.shape or (largest_input,))
-        kernel = getattr(getattr(node.operator, "layer", None), "load", None)
-        total += entries if kernel is None else entries * math.prod(kernel().shape[1:])
+        total += entries if node.layer is None else entries * math.prod(node.layer.load().shape[1:])
     return total
 
 

@@ -165,7 +165,7 @@ def _before_permutation(
             if remaining != sorted(remaining):
                 return None
             return replace(operator, axes=tuple(sorted(axes[place] for place in operator.axes)))
-        case ops.Scale() | ops.Where() | ops.Pointwise() | ops.Add() | Extreme() | ops.Product() | ops.Identity():
+        case ops.Scale() | ops.Where() | ops.Function() | ops.Add() | Extreme() | ops.Product() | ops.Identity():
             return _with_numbers_permuted(operator, inverse) if entrywise else None
     return None
 
