@@ -17,9 +17,9 @@ from networks.drawn_functions import BITS, NUMBERS, Call, programs, steepest, va
 from networks.written_networks import Written  # noqa: E402
 from specnorm_networks import Product, within  # noqa: E402
 from specnorm_networks.certified import operators as ops  # noqa: E402
-from specnorm_networks.certified.curves import slopes  # noqa: E402
-from specnorm_networks.certified.curves.composite import Composite  # noqa: E402
 from specnorm_networks.certified.patterns import recognise_patterns  # noqa: E402
+from specnorm_networks.certified.patterns.curves import slopes  # noqa: E402
+from specnorm_networks.certified.patterns.curves.composite import Composite  # noqa: E402
 from specnorm_networks.comparison.checking import TOLERANCE  # noqa: E402
 from specnorm_networks.comparison.execution import Value, execute  # noqa: E402
 from specnorm_networks.tools import Measure, bound  # noqa: E402

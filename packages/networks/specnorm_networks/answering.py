@@ -15,6 +15,7 @@ from specnorm_networks.bounding import bounded, upper_of
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import NoBoundError, keep_linear_maps
 from specnorm_networks.certified.patterns import prepare
+from specnorm_networks.certified.patterns.writing_out import written_out
 from specnorm_networks.certified.ranges import (
     Ranges,
     box_of,
@@ -25,7 +26,6 @@ from specnorm_networks.certified.ranges import (
 )
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
-from specnorm_networks.certified.writing_out import written_out
 from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
 from specnorm_networks.extensions import extension

@@ -15,6 +15,7 @@ from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, Li
 from specnorm_networks.certified.operators.registry import registered_operators
 from specnorm_networks.certified.parts import constants
 from specnorm_networks.certified.patterns import prepare, without_sorting
+from specnorm_networks.certified.patterns.writing_out import written_out
 from specnorm_networks.certified.propagation import Step, UnknownNode, before_added_constants
 from specnorm_networks.certified.ranges import (
     Ranges,
@@ -22,13 +23,11 @@ from specnorm_networks.certified.ranges import (
     check_shapes,
     consistent,
     image_of,
-    linear_map_of,
     with_slopes_on,
 )
 from specnorm_networks.certified.regions import Area, Inputs, Region
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.scope import Map, Scope
-from specnorm_networks.certified.writing_out import linear_operators, written_out
 from specnorm_networks.comparison.attack import gradient, length, moved
 from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
 from specnorm_networks.descent.adam import Adam
@@ -52,9 +51,9 @@ __all__ = [
     # For extensions: graphs, and the parts of operators that rules use.
     "FloatArray", "Function", "Shape", "LinearMap", "Map", "NoBoundError",
     "Scope", "Source", "UNDERFLOW", "before_added_constants", "flattened", "is_file",
-    "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
+    "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.
-    "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of", "linear_map_of",
+    "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of",
     "with_slopes_on",
     # Proofs and searches.
     "Adam", "ROUNDINGS", "Run", "Searching", "bounded", "bound_by_units", "constants", "runs",

@@ -12,7 +12,7 @@ import pytest
 from networks import activations
 from specnorm_networks import Node
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.composite import Composite
+from specnorm_networks.certified.patterns.curves.composite import Composite
 from specnorm_networks.comparison.checking import TOLERANCE
 from specnorm_networks.comparison.execution import ROUNDING, Value, execute
 from specnorm_networks.local.certified.strips import strip_on

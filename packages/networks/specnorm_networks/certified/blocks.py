@@ -40,7 +40,6 @@ from numpy.typing import NDArray
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap
-from specnorm_networks.certified.ranges import linear_map_of
 from specnorm_networks.certified.rules import map_of_claim
 from specnorm_networks.certified.scope import Map, Scope
 
@@ -273,7 +272,7 @@ class _Blocks:
             return np.stack([numbers, constants if constant == 1 else host.next_up(constants * constant)])
         place = self.scope.graph.place(node)
         shapes = place.known_shapes()
-        linear = linear_map_of(self.scope.graph, node)
+        linear = self.scope.graph.linear_map(node)
         if shapes is None or linear is None:
             return None
         inputs = []

@@ -6,20 +6,24 @@ A node's inputs are values of the graph, constants among them. An operator depen
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import MethodError
+from specnorm.errors import MethodError, SpecnormError
 from specnorm.proof import visible
+from specnorm_networks.certified.kernels import PlacedLayer
 from specnorm_networks.certified.operators.base import (
     Affine,
     FloatArray,
     Function,
     Known,
+    LinearMap,
     LowHigh,
+    NoBoundError,
     NotRunError,
     Operator,
     Place,
@@ -267,6 +271,52 @@ class Graph:
     def place(self, node: Node) -> Place:
         """Return the shapes of a node's inputs and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
+
+    def linear_map(self, node: Node) -> LinearMap | None:
+        """Return a node's linear map for the sizes of its inputs; None if it has none, or if sizes are unknown."""
+        place = self.place(node)
+        if node.affine is None or not place.known_shapes() or node.shape is None:
+            return None
+        try:
+            return node.affine.linear_map(place)
+        except (NoBoundError, NotRunError, SpecnormError, OSError):  # the rules refuse such a node, with the reason
+            return None
+
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Return the linear maps of all nodes, with adjoints, by the names of their values."""
+        maps: dict[str, LinearMap] = {}
+        for node in self.nodes:
+            linear = self.linear_map(node)
+            sizes = self.place(node).known_shapes()
+            if linear is None or sizes is None:
+                continue
+            with suppress(NoBoundError):
+                maps[node.name] = linear.with_adjoint(sizes)
+        return maps
+
+    def placed_layer(self, node: Node, layer: Layer) -> tuple[Node, PlacedLayer]:
+        """Return the node that the layer of a node reads, and the layer in its place.
+
+        Padding that is bounded with the layer is a part of it.
+        """
+        source = self.by_name[node.inputs[0]]
+        geometry = dict(layer.geometry)
+        before_source = self.by_name[source.inputs[0]] if source.inputs else source
+        padding = None if node.affine is None else node.affine.with_padding(source.operator, before_source.shape)
+        if padding is not None:
+            geometry |= padding
+            source = before_source
+        if source.shape is None or node.shape is None:
+            return source, PlacedLayer(layer, geometry)
+        before, after = (shape[len(shape) - layer.spatial :] for shape in (source.shape, node.shape))
+        return source, PlacedLayer(layer, geometry, (before, after))
+
+    def summands_that_change(self, node: Node) -> list[tuple[Node, float]]:
+        """Return the inputs of a sum (`Node.weights`) that are no constants, each with its weight; else none."""
+        if node.weights is None:
+            return []
+        summands = zip([self.by_name[name] for name in node.inputs], node.weights, strict=True)
+        return [(summand, weight) for summand, weight in summands if not summand.is_constant]
 
     @cached_property
     def readers(self) -> Mapping[str, list[Node]]:

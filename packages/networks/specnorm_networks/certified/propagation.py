@@ -13,7 +13,6 @@ from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import claims_of_branches
-from specnorm_networks.certified.channels import in_network, summands_that_change
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, PlacedLayer, checked_norm, checked_norm_of_stack
 from specnorm_networks.certified.operators.base import Affine, FloatArray, Known, NoBoundError, Place
@@ -248,7 +247,7 @@ class _Pass:
             case Affine(is_layer=True):
                 return self._step_of_layer(node, None, node)
             case Affine(is_diagonal=True) as diagonal:
-                layer = before_added_constants(self.nodes[node.inputs[0]], self.nodes)
+                layer = before_added_constants(self.nodes[node.inputs[0]], self.scope.graph)
                 scale = _by_output_channel(diagonal, layer)
                 if scale is not None:
                     return self._step_of_layer(layer, scale, node)
@@ -298,7 +297,7 @@ class _Pass:
         """
         layer = node.layer
         assert layer is not None
-        source, placed_layer = in_network(node, layer, self.nodes)
+        source, placed_layer = self.scope.graph.placed_layer(node, layer)
         rule = "layer" if scale is None else "layer, scaled"
         if source.name != node.inputs[0]:
             rule = f"{rule}, padded"
@@ -317,13 +316,13 @@ def label(node: Node) -> str:
     return node.label or type(node.operator).__name__
 
 
-def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
+def before_added_constants(node: Node, graph: Graph) -> Node:
     """Follow a node back through additions of fixed values; return the node where they began.
 
-    It is the node itself if that adds none. ``nodes``: all nodes, by name.
+    It is the node itself if that adds none.
     """
     while node.shape is not None:
-        summands = summands_that_change(node, nodes)
+        summands = graph.summands_that_change(node)
         if len(summands) != 1:
             break
         ((before, weight),) = summands

@@ -11,9 +11,9 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proof import visible
-from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Affine, FloatArray, Function, NotRunError, Operator, Place
+from specnorm_networks.certified.patterns.curves.composite import OfOneValue
 from specnorm_networks.certified.regions import Inputs
 
 ROUNDING = 2.0**-38

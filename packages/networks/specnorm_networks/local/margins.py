@@ -168,7 +168,7 @@ def _head(graph: Graph) -> Node:
     has_one_of_each = len(graph.outputs) == len(graph.inputs) == 1
     node = graph.by_name[graph.outputs[0]] if has_one_of_each else None
     if node is not None:
-        node = before_added_constants(node, graph.by_name)
+        node = before_added_constants(node, graph)
         has_two_axes = len(node.shape or ()) == 2
         matrix = node.affine
         if matrix is not None and matrix.is_layer and matrix.axis_of_outputs == -1 and has_two_axes:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.composite import Composite
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.joins import Extreme
+from specnorm_networks.certified.patterns.curves.composite import Composite
 
 Axes = tuple[int, ...]
 """A permutation of axes, as `numpy.transpose` takes it."""

@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Function
 from specnorm_networks.certified.operators.normalisation import Normalise
+from specnorm_networks.certified.patterns.curves.finding import join_functions
 from specnorm_networks.certified.patterns.functions import (
     as_function,
     as_shifted_softplus,

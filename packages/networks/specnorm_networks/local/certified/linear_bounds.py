@@ -47,7 +47,6 @@ from specnorm_networks.tools import (
     box_of,
     consistent,
     flattened,
-    linear_operators,
 )
 
 
@@ -68,7 +67,7 @@ class Network:
         self.input = graph.inputs[0]
         self.nodes = graph.by_name
         self.shape: Shape = shapes[0]
-        self.linear = linear_operators(graph)
+        self.linear = graph.linear_maps()
         self.changing = changed_by(graph, graph.inputs)
         """Names of the values that change with the input."""
         self.constants: dict[str, list[tuple[str, float]]] = {}

@@ -29,7 +29,6 @@ from specnorm_networks.tools import (
     image_of,
     inside,
     length,
-    linear_map_of,
     moved,
 )
 
@@ -194,7 +193,7 @@ class Walk:
 
     def linear(self, node: Node) -> LinearMap | None:
         """Return a node's linear map, if it has one."""
-        return linear_map_of(self.graph, node)
+        return self.graph.linear_map(node)
 
     @arithmetic.on_host()
     def visit(self, node: Node) -> None:

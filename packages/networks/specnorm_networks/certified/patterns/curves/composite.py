@@ -14,8 +14,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from specnorm.proof import Interval, enclosing
-from specnorm_networks.certified.curves.programs import Curve, EntryProgram
-from specnorm_networks.certified.curves.slopes import bounds_on, constant_of, prove
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     Function,
@@ -28,6 +26,8 @@ from specnorm_networks.certified.operators.base import (
 from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.linear import Concat
 from specnorm_networks.certified.operators.steep import hint
+from specnorm_networks.certified.patterns.curves.programs import Curve, EntryProgram
+from specnorm_networks.certified.patterns.curves.slopes import bounds_on, constant_of, prove
 
 
 class OfOneValue(Operator):
