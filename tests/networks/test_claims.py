@@ -28,14 +28,13 @@ from specnorm_networks import (  # fmt: skip
 from specnorm_networks.certified import kernels, parts
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import ranges as on_boxes
-from specnorm_networks.certified.digests import digest_of_bits
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
 from specnorm_networks.certified.operators.base import Affine
 from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import with_slopes_on
-from specnorm_networks.certified.regions import Box
+from specnorm_networks.certified.rules import digest_of
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.scope import digest_of
+from specnorm_networks.certified.subjects import Box, digest_of_bits
 from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.local.linear import locate_values, read_network
 from specnorm_networks.tools import Measure, bound  # fmt: skip
@@ -165,7 +164,7 @@ def test_a_network_has_one_digest_in_every_process() -> None:
     code = """
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.scope import digest_of
+from specnorm_networks.certified.rules import digest_of
 print(digest_of(Graph((Node("x", ops.Input(), (), (1, 2)), Node("y", ops.LeakyReLU(0.5), ("x",), (1, 2))), ("y",))))
 """
     graph = Graph((X, Node("y", ops.LeakyReLU(0.5), ("x",), (1, 2))), ("y",))

@@ -13,7 +13,7 @@ from specnorm.proof import Upper, counted, lines, number, visible
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import premises_first
-from specnorm_networks.certified.scope import Map
+from specnorm_networks.certified.subjects import Map
 from specnorm_networks.exported_file import AnswerWithFile
 from specnorm_networks.model import Checked
 from specnorm_networks.tables import aligned, html_table, shortened

@@ -25,9 +25,9 @@ from specnorm_networks.certified.ranges import (
     image_of,
     with_slopes_on,
 )
-from specnorm_networks.certified.regions import Area, Inputs, Region
+from specnorm_networks.certified.rules import Scope
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.certified.subjects import Area, Inputs, Map, Region
 from specnorm_networks.comparison.attack import gradient, length, moved
 from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
 from specnorm_networks.descent.adam import Adam

@@ -13,7 +13,7 @@ import pytest
 from helpers.assumptions import assumed, interval
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators, units
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.rules import Scope
 from specnorm_networks.local.certified import margins, ranges
 from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 

@@ -17,7 +17,8 @@ from specnorm_networks.certified import axes, parts, rules
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import ReLU
 from specnorm_networks.certified.operators.base import Function, Known, NoBoundError, Place
-from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.certified.rules import Scope
+from specnorm_networks.certified.subjects import Map
 from specnorm_networks.tools import Measure, bound
 
 from specnorm.proofs import host

@@ -40,8 +40,8 @@ from numpy.typing import NDArray
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap
-from specnorm_networks.certified.rules import map_of_claim
-from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.certified.rules import Scope, map_of_claim
+from specnorm_networks.certified.subjects import Map
 
 MOST_NODES = 512
 """Largest number of nodes between both values."""

@@ -21,7 +21,7 @@ from specnorm_networks.certified.blocks import claims_of_blocks
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of
 from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Place
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.rules import Scope
 
 MOST_NODES = 512
 """Largest number of nodes between both values."""

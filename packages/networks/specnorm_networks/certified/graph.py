@@ -33,7 +33,7 @@ from specnorm_networks.certified.operators.base import (
 from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
-from specnorm_networks.certified.regions import Box, Region
+from specnorm_networks.certified.subjects import Box, Region
 from specnorm_networks.model import Model
 
 SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"

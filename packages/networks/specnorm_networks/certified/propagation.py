@@ -17,7 +17,8 @@ from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, PlacedLayer, checked_norm, checked_norm_of_stack
 from specnorm_networks.certified.operators.base import Affine, FloatArray, Known, NoBoundError, Place
 from specnorm_networks.certified.ranges import LazyRanges
-from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.certified.rules import Scope
+from specnorm_networks.certified.subjects import Map
 
 T = TypeVar("T")
 

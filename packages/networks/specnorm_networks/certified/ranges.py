@@ -35,7 +35,7 @@ from specnorm_networks.certified.operators.base import (
     Slopes,
     is_extent,
 )
-from specnorm_networks.certified.regions import Box, Region
+from specnorm_networks.certified.subjects import Box, Region
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,8 +30,7 @@ from specnorm_networks.certified.graph import Graph, Node, Shape
 from specnorm_networks.certified.links import Link, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns.curves.composite import SideBySide
-from specnorm_networks.certified.rules import identity, of_operator, of_slopes
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.rules import Scope, identity, of_operator, of_slopes
 
 MOST_AVERAGED = 2**10
 """Largest number of averaged pixels for which the matrix of the averages is kept."""

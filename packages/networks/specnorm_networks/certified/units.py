@@ -25,7 +25,7 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Slopes,
 )
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.rules import Scope
 
 MOST_UNITS = 3072
 """Largest number of units: a search of more seldom fits into a minute."""

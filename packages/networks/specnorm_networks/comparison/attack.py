@@ -21,7 +21,7 @@ from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Op
 from specnorm_networks.certified.patterns import without_sorting
 from specnorm_networks.certified.patterns.writing_out import written_out
 from specnorm_networks.certified.ranges import box_of
-from specnorm_networks.certified.regions import Area, Inputs
+from specnorm_networks.certified.subjects import Area, Inputs
 from specnorm_networks.comparison.execution import Value, apart_down, moved_up, run_with_errors
 from specnorm_networks.comparison.probes import probes
 

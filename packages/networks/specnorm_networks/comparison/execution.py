@@ -14,7 +14,7 @@ from specnorm.proof import visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Affine, FloatArray, Function, NotRunError, Operator, Place
 from specnorm_networks.certified.patterns.curves.composite import OfOneValue
-from specnorm_networks.certified.regions import Inputs
+from specnorm_networks.certified.subjects import Inputs
 
 ROUNDING = 2.0**-38
 """Error of a value computed in float64, as a share of the sizes of its terms: that of 2^14 roundings."""

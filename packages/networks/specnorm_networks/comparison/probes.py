@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.regions import Area, Inputs
+from specnorm_networks.certified.subjects import Area, Inputs
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Shapes of a network's inputs, by name."""

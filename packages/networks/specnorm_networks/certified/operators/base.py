@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, around, enclosing, host
-from specnorm_networks.certified.regions import Region
+from specnorm_networks.certified.subjects import Region
 
 FloatArray: TypeAlias = NDArray[Any]
 """Array of float64."""

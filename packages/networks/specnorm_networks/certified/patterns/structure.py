@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import Shape
+from specnorm_networks.certified.subjects import digest_of_operator
 
 
 class NoPattern(Exception):

@@ -15,12 +15,12 @@ import numpy as np
 from specnorm.errors import SpecnormError
 from specnorm.proof import Interval, anything, around, enclosing, point, within
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator
 from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS
 from specnorm_networks.certified.operators.smooth import Wave
 from specnorm_networks.certified.operators.steep import power_of
 from specnorm_networks.certified.patterns.curves.values import Dual, Mask, Quantity, choose, function, number
+from specnorm_networks.certified.subjects import digest_of_operator
 
 EntryProgram: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
 """Operators of each entry, and the numbers of the values that each reads: 0 is the argument of the program, i the value
