@@ -14,9 +14,9 @@ from specnorm.enclosure.norm_at_size import NormAtSize
 from specnorm.errors import MethodError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
+from specnorm.running import checks
 from specnorm.running.base import Plan
 from specnorm.running.measuring import run_plan
-from specnorm.running.result import as_number
 from specnorm.running.search import BUDGET
 from specnorm.spectrum.determinant import LogDeterminant
 from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
@@ -386,7 +386,7 @@ def certify(
     """
     # A verdict has no gradient.
     array: Any = backend_for(kernel).detach(kernel)
-    figures = run_plan(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).figures
+    figures = run_plan(array, Certify(bound=checks.number("bound", bound), budget=budget), **geometry).figures
     if bool(figures["proven"]):
         return True
     if bool(figures["refuted"]):

@@ -12,7 +12,7 @@ from specnorm.errors import KernelError
 from specnorm.geometry.layers import KernelOrLayer, takes_layers, unwrapped
 from specnorm.geometry.spec import ConvSpec, Layer, dtype_to_compute_in
 from specnorm.proofs import arithmetic
-from specnorm.running.program import check_finite
+from specnorm.running import checks
 
 
 @takes_layers
@@ -126,7 +126,7 @@ def _check_values(name: str, x: Array, eps: float, backend: Backend) -> None:
     dtype_to_compute_in(str(x.dtype), shape, name)
     if backend.is_traced(x):
         return
-    check_finite(x, shape, what=name, backend=backend)
+    checks.finite(x, shape, what=name, backend=backend)
     xp = backend.namespace(x)
     if name == "running_var" and bool(xp.any(x < 0 if eps else x <= 0)):
         raise KernelError(

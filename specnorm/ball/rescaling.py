@@ -23,10 +23,9 @@ from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.gram.method import ChannelNorms, rescaled
 from specnorm.proofs import arithmetic
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.base import MOST_ROUNDS, check_budget, check_count
+from specnorm.running import checks
 from specnorm.running.measuring import run_plan
 from specnorm.running.program import program_for
-from specnorm.running.result import as_number
 from specnorm.running.search import BUDGET, Clock, eigh_cost
 from specnorm.symbols.proofs import symbols
 
@@ -121,7 +120,7 @@ def rescale(
     """
     given: Any = kernel
     bound, backend = check_bound(bound), backend_for(given)
-    check_budget(budget)
+    checks.budget(budget)
     clock = Clock.of(budget)
     result, upper = _enclosed_closely(given, clock, backend, geometry)
     scaled: ArrayT = _rescaled(given, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
@@ -238,8 +237,8 @@ def clip(
     True
     """
     backend = backend_for(kernel)
-    check_count("n_iter", n_iter, most=MOST_ROUNDS)
-    check_budget(budget)
+    checks.count("n_iter", n_iter, most=checks.MOST_ROUNDS)
+    checks.budget(budget)
     check_bound(bound)
     given: Any = backend.detach(kernel)
     in_numpy = _numpy_suffices(given, backend)
@@ -430,7 +429,7 @@ def _enclose(clock: Clock, rtol: float = _WIDE, max_cells: int = Enclose.max_cel
 
 def check_bound(bound: object) -> float:
     """A bound as float; refused unless it is one positive finite number."""
-    number = as_number("bound", bound)
+    number = checks.number("bound", bound)
     if not 0 < number < math.inf:
         raise KernelError(f"bound={number!r} is not a positive finite number.")
     return number

@@ -15,7 +15,8 @@ from specnorm.backends.types import MEMORY
 from specnorm.completion import search as completion_search
 from specnorm.completion.proof import bounds_by_completions
 from specnorm.errors import MethodError
-from specnorm.running.base import MOST_ROUNDS, Evaluation, Method, Needs, check_count, check_rtol
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.symbols.proofs.padding import bounds_by_blocks
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ class Completion(Method):
     stats: ClassVar = {"iterations": "max"}
 
     def __post_init__(self) -> None:
-        check_rtol(self.rtol)
+        checks.rtol(self.rtol)
         if self.n_iter is not None:
-            check_count("n_iter", self.n_iter, most=MOST_ROUNDS)
-        check_count("seed", self.seed)
+            checks.count("n_iter", self.n_iter, most=checks.MOST_ROUNDS)
+        checks.count("seed", self.seed)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse kernels with so many taps that the table of their lags takes gigabytes."""

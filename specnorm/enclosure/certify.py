@@ -16,7 +16,8 @@ from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.running.base import Evaluation, Needs, Plan, check_budget
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, visited_grid
@@ -67,7 +68,7 @@ class Certify(Plan):
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:
             raise MethodError(f"bound={self.bound!r} is not a norm: give a finite number of at least 0.")
-        check_budget(self.budget)
+        checks.budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(precision="wide", scaled=False, blocks=spec.symbols_suffice, by_layer=True, searches=True)

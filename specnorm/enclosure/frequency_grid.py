@@ -12,7 +12,8 @@ from specnorm.errors import MethodError
 from specnorm.grid import proof as grid_proof
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.base import Evaluation, Method, Needs, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
@@ -64,7 +65,7 @@ class Grid(Method):
 
     def __post_init__(self) -> None:
         if self.n is not None:
-            check_count("n", self.n, least=1)
+            checks.count("n", self.n, least=1)
 
     def sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Grid points along each axis."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm.enclosure.method import Enclose, enclose_layers
 from specnorm.enclosure.two_sided import ends_of, gradients_of
 from specnorm.errors import GeometryError
-from specnorm.running.base import Evaluation, Needs, Plan, Unreached, check_budget, check_rtol
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Plan, Unreached
 from specnorm.running.search import before_rounding
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class NormAtSize(Plan):
     stats: ClassVar = {"upper": "up"}
 
     def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_budget(self.budget)
+        checks.rtol(self.rtol)
+        checks.budget(self.budget)
 
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:

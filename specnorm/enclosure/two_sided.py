@@ -10,7 +10,8 @@ import numpy as np
 
 from specnorm.enclosure import fixed_cost
 from specnorm.proofs.bound import as_array
-from specnorm.running.base import Needs, Plan, check_budget, check_count, check_rtol
+from specnorm.running import checks
+from specnorm.running.base import Needs, Plan
 from specnorm.running.search import Clock, Problem
 from specnorm.symbols.triples import top_gradient
 
@@ -41,9 +42,9 @@ class TwoSidedSearch(Plan):
     budget: float | None = 30.0
 
     def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
-        check_budget(self.budget)
+        checks.rtol(self.rtol)
+        checks.count("max_cells", self.max_cells, least=1)
+        checks.budget(self.budget)
 
     @staticmethod
     def needs_of_search(spec: ConvSpec, *, rounds: Rounds) -> Needs:

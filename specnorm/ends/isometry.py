@@ -20,8 +20,8 @@ from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.ends.isometry_search import isometry_of_blocks
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
+from specnorm.running import checks
 from specnorm.running.base import Evaluation, Method, Needs, Plan
-from specnorm.running.result import as_number
 from specnorm.symbols.proofs.lags import Lags
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class _WithScale(Plan):
     def __post_init__(self) -> None:
         if self.scale is None or self.scale == BEST:
             return
-        scale = as_number("scale", self.scale)
+        scale = checks.number("scale", self.scale)
         if not 2.0**-100 <= scale <= 2.0**100:
             raise MethodError(
                 f'scale={self.scale!r} is not between 2**-100 and 2**100: give a positive number, or "best".'

@@ -38,8 +38,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.at_size.proofs.uncut import SMALLEST, unread_pixels_make_smallest_zero
-from specnorm.backends import arrays
-from specnorm.backends.text import number
+from specnorm.backends import arrays, text
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import (
     ALL_FREQUENCIES,
@@ -341,7 +340,7 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
         smallest_sq = host.next_down(defect.floor + host.div_down(centre_less_norm, norm_sq))
     else:
         smallest_sq = host.sub_down(defect.floor, host.mul_up(-centre_less_norm, inverse_norm_sq))
-    floor = number(defect.floor, "lower")
+    floor = text.number(defect.floor, "lower")
     rule = f"root of {floor} and what the defect's norm leaves of {defect.centre:.6g} ({norm.rule})"
     if defect.circulant is not None:
         where: object = defect.circulant

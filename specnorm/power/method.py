@@ -15,17 +15,8 @@ from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.power.plane_wave import starting_wave
 from specnorm.power.proofs.ritz import residuals_up, ritz_values_down
-from specnorm.running.base import (
-    MOST_ROUNDS,
-    Evaluation,
-    Method,
-    Needs,
-    Plan,
-    Stepped,
-    check_budget,
-    check_count,
-    check_rtol,
-)
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Method, Needs, Plan, Stepped
 from specnorm.running.search import BUDGET, Clock
 from specnorm.symbols.lanczos import top_vectors
 from specnorm.symbols.power import power_steps
@@ -96,11 +87,11 @@ class LanczosRun(Plan):
     stats: ClassVar = {"products": None}
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, least=1, most=MOST_ROUNDS)
-        check_count("seed", self.seed)
-        check_rtol(self.least_gain, "least_gain")
-        check_budget(self.budget)
-        check_count("max_bytes", self.max_bytes)
+        checks.count("n_iter", self.n_iter, least=1, most=checks.MOST_ROUNDS)
+        checks.count("seed", self.seed)
+        checks.rtol(self.least_gain, "least_gain")
+        checks.budget(self.budget)
+        checks.count("max_bytes", self.max_bytes)
 
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
@@ -282,7 +273,7 @@ class PowerTopK(Method, LanczosRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("k", self.k, least=1)
+        checks.count("k", self.k, least=1)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return replace(super().needs(spec), value_shape=self._value_shape(spec))

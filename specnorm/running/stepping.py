@@ -15,9 +15,10 @@ from specnorm.backends.registry import called_while_tracing
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
 from specnorm.proofs import arithmetic, rounding
+from specnorm.running import checks
 from specnorm.running.base import Followed, Stepped
 from specnorm.running.parts import Parts, padded
-from specnorm.running.program import Program, check_values, program, program_for
+from specnorm.running.program import Program, program, program_for
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -59,7 +60,7 @@ class SteppedProgram(Program):
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         with arithmetic.exact(kernels, backend=backend):
             if not run.traced:
-                check_values(kernels, self.shape, backend=backend)
+                checks.values(kernels, self.shape, backend=backend)
             blocks, _ = self._scaled_blocks(kernels, run)
             block_states = self.stepped.start(blocks, self.spec, ops=run)
             dtype = getattr(xp, self.result_dtype)

@@ -13,7 +13,8 @@ from specnorm.backends import arrays
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import largest_bound
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.base import Evaluation, Method, Needs, Unreached, check_budget, check_count, check_rtol
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Method, Needs, Unreached
 from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols.proofs import symbols
@@ -63,9 +64,9 @@ class ExactFFT(Method):
     pullback = staticmethod(top_gradient)
 
     def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
-        check_budget(self.budget)
+        checks.rtol(self.rtol)
+        checks.count("max_cells", self.max_cells, least=1)
+        checks.budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
         """What the method asks for. It must look at values for the supremum, which no fixed set of frequencies gives.

@@ -14,7 +14,8 @@ from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates, singular_values_down
-from specnorm.running.base import Evaluation, Needs, Plan, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -77,7 +78,7 @@ class _LayerValues(Plan):
         """
         if self.k is None:
             return
-        check_count("k", self.k, least=1)
+        checks.count("k", self.k, least=1)
         total = self.total(spec)
         if self.k > total:
             raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")

@@ -47,8 +47,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.backends import arrays
-from specnorm.backends.text import counted
+from specnorm.backends import arrays, text
 from specnorm.proofs import host, norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Sealed, Upper, _upper
 from specnorm.proofs.cells import Boxes, Cells
@@ -237,7 +236,7 @@ class AllBut:
     cells: int
 
     def __str__(self) -> str:
-        return f"{self.what} but for {counted(self.cells, 'cell')}"
+        return f"{self.what} but for {text.counted(self.cells, 'cell')}"
 
 
 class Cover:
@@ -361,8 +360,8 @@ class Cover:
             raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
         what = AllBut(self.what, len(self)) if len(self) else self.what
         if self._supremum is None:
-            return _upper(self._largest_threshold, what, f"cell lemma, {counted(self._count, 'cell')}")
-        return _upper(self._largest_threshold, what, f"grid lemma, {counted(self._count, 'cell')}", self._supremum)
+            return _upper(self._largest_threshold, what, f"cell lemma, {text.counted(self._count, 'cell')}")
+        return _upper(self._largest_threshold, what, f"grid lemma, {text.counted(self._count, 'cell')}", self._supremum)
 
     def eigenvalue_limits(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """The `eigenvalue_limits` of the open cells."""

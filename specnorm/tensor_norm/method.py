@@ -19,7 +19,8 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
 from specnorm.proofs.bound import Lower
-from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Stepped, check_budget, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Stepped
 from specnorm.running.search import Clock
 from specnorm.symbols.proofs.padding import bounds_by_blocks, padded_norm
 from specnorm.symbols.triples import top_gradient
@@ -72,11 +73,11 @@ class TensorNorm(Stepped):
     budget: float | None = None
 
     def __post_init__(self) -> None:
-        check_count("starts", self.starts, least=1, most=MOST_PRODUCTS)
-        check_count("random_starts", self.random_starts, most=MOST_PRODUCTS)
-        check_count("max_iter", self.max_iter, least=1, most=MOST_ROUNDS)
-        check_count("seed", self.seed)
-        check_budget(self.budget)
+        checks.count("starts", self.starts, least=1, most=checks.MOST_PRODUCTS)
+        checks.count("random_starts", self.random_starts, most=checks.MOST_PRODUCTS)
+        checks.count("max_iter", self.max_iter, least=1, most=checks.MOST_ROUNDS)
+        checks.count("seed", self.seed)
+        checks.budget(self.budget)
 
     name: ClassVar = "tn"
     promise: ClassVar = "estimate"

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, Unpack
 
-from specnorm.backends import Backend, backend_for, common_backend
+from specnorm.backends import Backend, backend_for, common_backend, text
 from specnorm.backends.array_types import ArrayObject
-from specnorm.backends.text import counted
 from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry
-from specnorm.running.base import MOST_ROUNDS, Method, check_count
+from specnorm.running import checks
+from specnorm.running.base import Method
 from specnorm.running.measuring import check_method, measure
 from specnorm.running.stacks import stacks, unstacked
 from specnorm.running.stepping import SteppedProgram, state_shapes, stepped_program
@@ -97,7 +97,7 @@ def track(
         If the method has no training state, or the state belongs to another method or geometry.
     """
     backend, plan = _plan(kernel, method, geometry)
-    check_count("sweeps", sweeps, most=MOST_ROUNDS)
+    checks.count("sweeps", sweeps, most=checks.MOST_ROUNDS)
     shapes = _checked_shapes(plan, state)
     if not shapes and not plan.stepped.follows:
         value: ArrayT = measure(kernel, method, **geometry).value
@@ -136,12 +136,12 @@ def track_many(
     ------
     As `track`; also MethodError if the sequences differ in length.
     """
-    check_count("sweeps", sweeps, most=MOST_ROUNDS)
+    checks.count("sweeps", sweeps, most=checks.MOST_ROUNDS)
     layers = [{} for _ in kernels] if geometries is None else list(geometries)
     if not len(kernels) == len(states) == len(layers):
         raise MethodError(
-            f"{counted(len(kernels), 'kernel')}, {counted(len(states), 'state')} and "
-            f"{counted(len(layers), 'geometry', 'geometries')}: give as many of each."
+            f"{text.counted(len(kernels), 'kernel')}, {text.counted(len(states), 'state')} and "
+            f"{text.counted(len(layers), 'geometry', 'geometries')}: give as many of each."
         )
     plugins: list[Backend] = []
     plans: list[SteppedProgram] = []

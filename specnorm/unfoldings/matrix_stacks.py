@@ -9,7 +9,8 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Plan, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.supremum.one_tap import enclose_each
 from specnorm.symbols.power import matrix_maps, power_steps
 from specnorm.symbols.proofs import symbols
@@ -60,7 +61,7 @@ class MatrixPowerIteration(Plan):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, most=MOST_ROUNDS)
+        checks.count("n_iter", self.n_iter, most=checks.MOST_ROUNDS)
 
     name: ClassVar = "power_iteration"
     pullback = staticmethod(reshaped_gradient)
@@ -94,7 +95,7 @@ class MatrixGramIteration(Plan):
     n_iter: int = 6
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, most=MOST_PRODUCTS)
+        checks.count("n_iter", self.n_iter, most=checks.MOST_PRODUCTS)
 
     name: ClassVar = "gram_iteration"
     asks: ClassVar = Needs(rounds="up", precision="mixed")
