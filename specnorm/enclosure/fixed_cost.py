@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
 from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
-from specnorm.proofs.bound import least
+from specnorm.proofs.bound import Upper
 from specnorm.proofs.norms import norm_by_frobenius
 from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.unfoldings.search import smallest_unfoldings
@@ -15,7 +15,6 @@ from specnorm.unfoldings.search import smallest_unfoldings
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Upper
     from specnorm.running.search import Clock
 
 
@@ -45,7 +44,7 @@ def bound(blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
     if not _is_worth_a_grid(blocks, clock):
         return unfolding
     _, _, claims = largest_bound(SymbolNormsUp(), blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
-    return least(unfolding, norm_by_grid(largest_of_blocks(claims(), blocks.shape[0])))
+    return Upper.least(unfolding, norm_by_grid(largest_of_blocks(claims(), blocks.shape[0])))
 
 
 def seconds(blocks: Array, clock: Clock) -> float:

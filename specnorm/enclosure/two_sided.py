@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.enclosure import fixed_cost
-from specnorm.proofs.bound import as_array
+from specnorm.proofs.bound import Lower, Upper
 from specnorm.running import checks
 from specnorm.running.base import Needs, Plan
 from specnorm.running.search import Clock, Problem
@@ -79,7 +79,7 @@ class TwoSidedSearch(Plan):
 def ends_of(found: Sequence[Found], like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
     """The lower and the upper bounds of layers, as arrays."""
     lowers, uppers = zip(*(x.ends for x in found), strict=True)
-    return as_array(lowers, like, ops=ops), as_array(uppers, like, ops=ops)
+    return Lower.as_array(lowers, like, ops=ops), Upper.as_array(uppers, like, ops=ops)
 
 
 def vectors_of(found: Sequence[Found], *, ops: ArrayOps) -> tuple[Array, Array]:

@@ -40,15 +40,7 @@ import numpy as np
 from specnorm.at_size.proofs.uncut import SMALLEST, unread_pixels_make_smallest_zero
 from specnorm.backends import arrays, text
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import (
-    ALL_FREQUENCIES,
-    HypothesisError,
-    Lower,
-    Sealed,
-    Upper,
-    _lower,
-    _upper,
-)
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
 from specnorm.proofs.cells import Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import cholesky_loss, frobenius_up, gram_below, gram_norm_up
@@ -315,7 +307,7 @@ def nowhere_negative(defect: Defect, blocks: InBasis, norm: Upper) -> Nonnegativ
 def norm_by_taps(defect: Defect, *, ops: ArrayOps) -> Upper:
     """Bound the norm of the symbol of a defect's kernel by the sum of the Frobenius norms of its taps."""
     value = _sum_of_taps(defect.kernel, xp=ops.xp)
-    return _upper(value, ALL_FREQUENCIES, "sum of the Frobenius norms of the taps")
+    return Upper._by_rule(value, ALL_FREQUENCIES, "sum of the Frobenius norms of the taps")
 
 
 def _sum_of_taps(kernel: Array, *, xp: Namespace) -> float:
@@ -349,7 +341,7 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
         where = "at every frequency"
     else:
         where = norm.what
-    return _lower(host.sqrt_down(smallest_sq), (SMALLEST, where), rule)
+    return Lower._by_rule(host.sqrt_down(smallest_sq), (SMALLEST, where), rule)
 
 
 def smallest_on_grid(
@@ -391,7 +383,7 @@ def smallest_on_grid(
     symbol_error = float(xp.max(symbols.symbol_error(blocks, xp=xp)))
     bound = host.sub_down(host.sqrt_down(square), symbol_error)
     rule = f"factorizations of Gram matrices at {math.prod(sizes)} frequencies"
-    return _lower(max(bound, 0.0), (SMALLEST, Grid.of_sizes(sizes, kernel_shape)), rule)
+    return Lower._by_rule(max(bound, 0.0), (SMALLEST, Grid.of_sizes(sizes, kernel_shape)), rule)
 
 
 def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, ops: ArrayOps) -> Upper:
@@ -418,7 +410,7 @@ def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, 
     product_error = rounding.product_error(p, matrix, xp=xp) * rounding.SLACK * matrix_norm
     symbol_error = float(symbols.symbol_error(scaled, xp=xp)[0])
     value = host.scaled_up(host.add_up(quotient, product_error, symbol_error), int(exponents[0]))
-    return _upper(value, (SMALLEST, point), "quotient of a vector")
+    return Upper._by_rule(value, (SMALLEST, point), "quotient of a vector")
 
 
 def smallest_of_parts(parts: Sequence[tuple[Lower, Upper]]) -> tuple[Lower, Upper]:
@@ -429,7 +421,7 @@ def smallest_of_parts(parts: Sequence[tuple[Lower, Upper]]) -> tuple[Lower, Uppe
     lower = min((lower for lower, _ in parts), key=float)
     upper = min((upper for _, upper in parts), key=float)
     rule = f"the smallest of {len(parts)} parts of different scales"
-    return _lower(lower.value, lower.what, rule, lower), _upper(upper.value, upper.what, rule, upper)
+    return Lower._by_rule(lower.value, lower.what, rule, lower), Upper._by_rule(upper.value, upper.what, rule, upper)
 
 
 def no_smallest(rule: str) -> tuple[Lower, Upper]:
@@ -437,7 +429,7 @@ def no_smallest(rule: str) -> tuple[Lower, Upper]:
 
     Their subject names no frequencies and no size: the value is 0 at all of them.
     """
-    return _lower(0.0, SMALLEST, rule), _upper(0.0, SMALLEST, rule)
+    return Lower._by_rule(0.0, SMALLEST, rule), Upper._by_rule(0.0, SMALLEST, rule)
 
 
 def smallest_of_zero(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Upper]:
@@ -474,8 +466,8 @@ def condition(norm: tuple[Lower, Upper], smallest: tuple[Lower, Upper]) -> tuple
     what = "condition number"
     rule = "norm over smallest singular value"
     return (
-        _lower(lower, what, rule, norm_down, smallest_up, digest=digest),
-        _upper(upper, what, rule, norm_up, smallest_down, digest=digest),
+        Lower._by_rule(lower, what, rule, norm_down, smallest_up, digest=digest),
+        Upper._by_rule(upper, what, rule, norm_up, smallest_down, digest=digest),
     )
 
 
@@ -506,8 +498,8 @@ def isometry_ends(
     least_upper = 1.0 if unread_pixels or scale_exponent > 0 else 0.0
     rule = f"norm of the kernel K*K - {defect.centre:.6g} I ({upper.rule})"
     return (
-        _lower(max(relative_down, least_lower), DEFECT, rule),
-        _upper(max(relative_up, least_upper), DEFECT, rule),
+        Lower._by_rule(max(relative_down, least_lower), DEFECT, rule),
+        Upper._by_rule(max(relative_up, least_upper), DEFECT, rule),
     )
 
 

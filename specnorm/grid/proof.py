@@ -13,7 +13,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper, _uppers
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates
@@ -82,7 +82,7 @@ def _claims_on_grid(
             raise HypothesisError("not proven bounds of the norms of symbols")
         by_products = "" if bound.gram_products is None else f" by {bound.gram_products} Gram products"
         rule = f"norms at {math.prod(sizes)} frequencies{by_products}"
-        return _uppers(values, Grid.of_sizes(sizes, blocks.shape[3:]), rule, ops=ops)()
+        return Upper._of_stack(values, Grid.of_sizes(sizes, blocks.shape[3:]), rule, ops=ops)()
 
     return make
 
@@ -116,7 +116,7 @@ def norm_by_grid(norm: Upper) -> Upper:
         raise HypothesisError(f"{grid} is no grid of frequencies")
     factors = [axis_factor(n, k) for n, k in zip(grid.points, grid.kernel_shape, strict=True)]
     rule = f"times {math.prod(factors):.4g} for the frequencies between those of the grid"
-    return _upper(host.mul_up(norm.value, *factors), ALL_FREQUENCIES, rule, norm)
+    return Upper._by_rule(host.mul_up(norm.value, *factors), ALL_FREQUENCIES, rule, norm)
 
 
 @functools.lru_cache(maxsize=64)

@@ -19,7 +19,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _lower, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
 from specnorm.proofs.frequencies import Frequencies
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
     """
     frobenius = frobenius_up(ops.xp.reshape(blocks, (blocks.shape[0], blocks.shape[1], -1)), xp=ops.xp)
     value = host.mul_up(float(ops.xp.max(frobenius)), host.root_up(math.prod(blocks.shape[3:])))
-    return _upper(value, ALL_FREQUENCIES, "root of the taps times the Frobenius norm")
+    return Upper._by_rule(value, ALL_FREQUENCIES, "root of the taps times the Frobenius norm")
 
 
 def norm_by_magnitudes(blocks: Array, *, ops: ArrayOps) -> Upper:
@@ -113,7 +113,7 @@ def norm_by_magnitudes(blocks: Array, *, ops: ArrayOps) -> Upper:
     # A sum of t numbers of one sign is too small by at most t relative roundings.
     sums = rounding.up(xp.sum(magnitudes, axis=-1), magnitudes.shape[3], xp=xp)
     value = float(xp.max(matrix_norm_up(sums, ops=ops)))
-    return _upper(value, ALL_FREQUENCIES, "norm of the sum of the taps' magnitudes")
+    return Upper._by_rule(value, ALL_FREQUENCIES, "norm of the sum of the taps' magnitudes")
 
 
 def _has_single_entries(blocks: Array, *, ops: ArrayOps) -> bool:
@@ -143,7 +143,7 @@ def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Uppe
     ndim = blocks.ndim - 3
     # The norm is the same at every frequency; the lower bound names one, frequency 0.
     zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
-    return _lower(value, zero, rule), _upper(value, ALL_FREQUENCIES, rule)
+    return Lower._by_rule(value, zero, rule), Upper._by_rule(value, ALL_FREQUENCIES, rule)
 
 
 def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
@@ -157,7 +157,7 @@ def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
     g, m, p, *kernel_shape = blocks.shape
     if math.prod(kernel_shape) > 1 or norm.what != norm_of_stack((g, m, p)):
         raise HypothesisError(f"{norm.what} is not the norm of blocks of shape {tuple(blocks.shape)}")
-    return _upper(norm.value, ALL_FREQUENCIES, "one tap", norm)
+    return Upper._by_rule(norm.value, ALL_FREQUENCIES, "one tap", norm)
 
 
 def norm_of_stack(shape: tuple[int, ...]) -> str:
@@ -317,7 +317,7 @@ class GramProof:
         """The largest of the bounds of `norm_up_near`, as a claim; None if the proof fails for one of the matrices."""
         value = float(self._ops.xp.max(self.norm_up_near(v)))
         rule = "factorization of the smaller Gram matrix"
-        return _upper(value, norm_of_stack(tuple(self._matrix.shape[-3:])), rule) if value < math.inf else None
+        return Upper._by_rule(value, norm_of_stack(tuple(self._matrix.shape[-3:])), rule) if value < math.inf else None
 
     def norms_up(self, v: Array) -> Array:
         """`norm_up_near`, and, where that fails, `matrix_norm_up`."""
@@ -413,7 +413,7 @@ def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
     """The largest bound `quotient_down` of matrices (g, m, n) with vectors (g, n), and the index of its matrix."""
     quotients = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
     best = int(quotients.argmax())
-    return _lower(float(quotients[best]), norm_of_stack(tuple(a.shape)), "quotient of a vector"), best
+    return Lower._by_rule(float(quotients[best]), norm_of_stack(tuple(a.shape)), "quotient of a vector"), best
 
 
 def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:

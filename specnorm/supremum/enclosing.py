@@ -10,7 +10,7 @@ import numpy as np
 
 from specnorm.grid.proof import SymbolNormsUp
 from specnorm.grid.search import largest_with_frequency
-from specnorm.proofs.bound import least
+from specnorm.proofs.bound import Upper
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
@@ -235,7 +235,7 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
     uppers = [] if result.upper is None else [result.upper]
     if torus_result.upper is not None:
         uppers.append(supremum_on_grid(torus_result.upper, grid))
-    return replace(result, upper=least(*uppers) if uppers else None, cells=result.cells + torus_result.cells)
+    return replace(result, upper=Upper.least(*uppers) if uppers else None, cells=result.cells + torus_result.cells)
 
 
 def visited_grid(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Found | None:
@@ -333,5 +333,5 @@ def _with_any_bound(
         return result
     upper = problem.fallback.bound(search.blocks, problem.clock, ops=search.ops)
     if result.upper is not None:
-        upper = least(result.upper, upper)
+        upper = Upper.least(result.upper, upper)
     return replace(result, upper=upper)

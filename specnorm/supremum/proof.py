@@ -49,7 +49,7 @@ import numpy as np
 
 from specnorm.backends import arrays, text
 from specnorm.proofs import host, norms
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Sealed, Upper, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Sealed, Upper
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.symbols.proofs.symbols import without_zero_borders
 
@@ -359,9 +359,10 @@ class Cover:
         if len(self) and not self._open.boxes.on_grid:
             raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
         what = AllBut(self.what, len(self)) if len(self) else self.what
+        cells = text.counted(self._count, "cell")
         if self._supremum is None:
-            return _upper(self._largest_threshold, what, f"cell lemma, {text.counted(self._count, 'cell')}")
-        return _upper(self._largest_threshold, what, f"grid lemma, {text.counted(self._count, 'cell')}", self._supremum)
+            return Upper._by_rule(self._largest_threshold, what, f"cell lemma, {cells}")
+        return Upper._by_rule(self._largest_threshold, what, f"grid lemma, {cells}", self._supremum)
 
     def eigenvalue_limits(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """The `eigenvalue_limits` of the open cells."""
@@ -447,4 +448,4 @@ def supremum_on_grid(supremum: Upper, boxes: Boxes) -> Upper:
     """A bound of the supremum bounds the norm at the points of a grid."""
     if supremum.what != ALL_FREQUENCIES or not boxes.on_grid or boxes.covers is None:
         raise HypothesisError(f"{supremum.what} is no supremum over a grid that has {len(boxes)} boxes")
-    return _upper(supremum.value, boxes.covers, "some of all frequencies", supremum)
+    return Upper._by_rule(supremum.value, boxes.covers, "some of all frequencies", supremum)

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
+from specnorm.proofs.bound import ALL_FREQUENCIES, Upper
 from specnorm.proofs.norms import GramProof
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Upper
 
 
 def matrix_of(blocks: Array, *, xp: Namespace) -> Array:
@@ -64,4 +63,4 @@ def proven_factor(
     one = xp.ones_like(value)
     # A norm that is no larger than the value needs no factor.
     factor = xp.where(norm <= wide_value, one, xp.maximum(one, narrow_ratio))
-    return factor, _uppers(norms_up, ALL_FREQUENCIES, rule, ops=ops)
+    return factor, Upper._of_stack(norms_up, ALL_FREQUENCIES, rule, ops=ops)

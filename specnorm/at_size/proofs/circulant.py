@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm.backends.arrays import ceil_div
-from specnorm.proofs.bound import HypothesisError, Upper, _upper
+from specnorm.proofs.bound import HypothesisError, Upper
 from specnorm.proofs.cells import Circulant
 
 if TYPE_CHECKING:
@@ -76,4 +76,4 @@ def norm_by_circulant(norm: Upper, spec: ConvSpec) -> Upper:
     """
     if not isinstance(norm.what, Circulant) or not is_long_enough(spec, norm.what):
         raise HypothesisError(f"the layer is no compression of this: {norm.what}, not {shortest(spec)} points")
-    return _upper(norm.value, spec, "compression of a circulant", norm)
+    return Upper._by_rule(norm.value, spec, "compression of a circulant", norm)

@@ -20,15 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.backends.arrays import ceil_div
-from specnorm.proofs.bound import (
-    ALL_FREQUENCIES,
-    HypothesisError,
-    Lower,
-    Upper,
-    _largest,
-    _lower,
-    _upper,
-)
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
 from specnorm.proofs.norms import norm_of_stack
 from specnorm.symbols.proofs.padding import padded_norm
 
@@ -291,8 +283,8 @@ def norms_of_parts(
         return bounds_of_parts[0]
     rule = f"the largest of {len(components)} polyphase components" if components else "reads no pixel"
     largest_lower = max(lowers, key=float, default=Lower.trivial(spec))
-    largest_upper = _largest(uppers, spec, rule) if len(uppers) == len(components) else None
-    return _lower(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
+    largest_upper = Upper._largest(uppers, spec, rule) if len(uppers) == len(components) else None
+    return Lower._by_rule(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
 
 
 def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Upper | None = None) -> Upper:
@@ -314,7 +306,7 @@ def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Up
     bounds = list(bounds_of_groups)
     if others is not None:
         bounds.append(padded_norm(others, spec.of_group))
-    return _largest(bounds, spec, f"the largest of {spec.groups} groups")
+    return Upper._largest(bounds, spec, f"the largest of {spec.groups} groups")
 
 
 def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
@@ -334,7 +326,7 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     if not is_patch or lower.what != subject or upper.what != subject:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     rule = "the matrix of the taps that are read"
-    return _lower(lower.value, spec.of_group, rule, lower), _upper(upper.value, spec, rule, upper)
+    return Lower._by_rule(lower.value, spec.of_group, rule, lower), Upper._by_rule(upper.value, spec, rule, upper)
 
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
@@ -350,4 +342,4 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
         raise HypothesisError(f"{norm.what} is not a restriction of the layer")
     if norm.what == component.spec:
         return norm
-    return _lower(norm.value, component.spec, "of a group, or on a restriction", norm)
+    return Lower._by_rule(norm.value, component.spec, "of a group, or on a restriction", norm)

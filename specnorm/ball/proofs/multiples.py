@@ -10,14 +10,12 @@ import numpy as np
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import arithmetic, host
-from specnorm.proofs.bound import HypothesisError, _upper, digest_of
+from specnorm.proofs.bound import HypothesisError, Upper, digest_of
 from specnorm.proofs.norms import gram_iteration_up
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from specnorm.proofs.bound import Upper
 
 
 @arithmetic.on_host()
@@ -62,7 +60,7 @@ def norm_of_multiple(
     spec = norm.what
     norm_over_frobenius = host.mul_up(host.root_up(math.prod(spec.kernel_shape)), host.root_up(spec.padding_gain_sq))
     value = host.add_up(host.mul_up(norm.value, factor), host.mul_up(distance, norm_over_frobenius))
-    return _upper(value, spec, f"{factor:.6g} times another kernel, rounded", norm, digest=digest_of(multiple))
+    return Upper._by_rule(value, spec, f"{factor:.6g} times another kernel, rounded", norm, digest=digest_of(multiple))
 
 
 _PRODUCTS = 3
@@ -108,4 +106,4 @@ def norm_of_neighbour(norm: Upper, kernel: NDArray[np.float64], neighbour: NDArr
         host.add_up(host.scaled_up(float(supremum), exponent), rounded), host.root_up(spec.padding_gain_sq)
     )
     value = host.add_up(norm.value, distance)
-    return _upper(value, spec, "a kernel nearby and the distance from it", norm, digest=digest_of(neighbour))
+    return Upper._by_rule(value, spec, "a kernel nearby and the distance from it", norm, digest=digest_of(neighbour))

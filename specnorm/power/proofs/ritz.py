@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import Lower, _lower
+from specnorm.proofs.bound import Lower
 from specnorm.proofs.norms import frobenius_up
 from specnorm.symbols.proofs import symbols
 
@@ -29,7 +29,8 @@ def quotients(
     Returns ``bounds``: one for each layer; ``images`` (b, 1, size): the images of the vectors, as unit vectors.
     """
     values, images = ritz_values_down(layer, vectors, vectors_are_outputs, ops=ops)
-    return [_lower(value, layer.spec, "quotient of a vector") for value in ops.to_numpy(values[:, 0]).tolist()], images
+    largest = ops.to_numpy(values[:, 0]).tolist()
+    return [Lower._by_rule(value, layer.spec, "quotient of a vector") for value in largest], images
 
 
 def ritz_values_down(

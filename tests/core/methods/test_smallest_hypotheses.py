@@ -29,7 +29,7 @@ from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper
 from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.running import program
 from specnorm.supremum import incumbent
@@ -119,7 +119,7 @@ def long_columns(count: int = 40) -> Violations:
         column: Any = np.full((1, length, 1), value)
         of = plain(column, 2 * length * value**2)
         # The kernel of the defect is one number: as computed, its norm.
-        norm = _upper(float(of.kernel[0, 0, 0]), ALL_FREQUENCIES, "test")
+        norm = Upper._by_rule(float(of.kernel[0, 0, 0]), ALL_FREQUENCIES, "test")
         low = defect.smallest_down(of, norm).value
         if Fraction(low) ** 2 > length * Fraction(value) ** 2:
             yield f"{value}: {low}"

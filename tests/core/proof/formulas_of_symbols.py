@@ -22,14 +22,7 @@ from specnorm.gram.proofs import powers
 from specnorm.grid.proof import SymbolNormsUp, quotient_at_down
 from specnorm.proofs import host
 from specnorm.proofs import norms as norm_rules
-from specnorm.proofs.bound import (
-    ALL_FREQUENCIES,
-    HypothesisError,
-    _uppers,
-    as_array,
-    greatest,
-    least,
-)
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.rounding import from_converted_up, to_dtype
@@ -406,17 +399,18 @@ def norms_of_matrices() -> Violations:
 def claims_in_floats() -> Violations:
     """Claims of several blocks, in single precision, and times powers of two where these are subnormal."""
     first, second = assumed(1.0), assumed(2.0)
-    yield from up("the least", least(first, second, None).value, 1.0)
+    yield from up("the least", Upper.least(first, second, None).value, 1.0)
     lowers = assumed_lower(1.0), assumed_lower(2.0)
-    yield from down("the greatest", greatest(*lowers).value, 2.0)
+    yield from down("the greatest", Lower.greatest(*lowers).value, 2.0)
     several: Any = np.asarray([[1.0, 3.0], [5.0, 4.0]])
-    found = [x.value for x in _uppers(several, ALL_FREQUENCIES, "words", ops=OPS)()]
+    found = [x.value for x in Upper._of_stack(several, ALL_FREQUENCIES, "words", ops=OPS)()]
     yield from up("claims of blocks", found, [3.0, 5.0])
     narrow = replace(OPS, wide_dtype="float32")
     like: Any = np.ones(1)
     value = 1 + 2.0**-40
-    yield from up("a claim in single precision", as_array([assumed(value)], like, ops=narrow), value, 1e-6)
-    yield from down("a claim in single precision", as_array([assumed_lower(value)], like, ops=narrow), value, 1e-6)
+    what = "a claim in single precision"
+    yield from up(what, Upper.as_array([assumed(value)], like, ops=narrow), value, 1e-6)
+    yield from down(what, Lower.as_array([assumed_lower(value)], like, ops=narrow), value, 1e-6)
     smallest = 2.0**-149
     for value in (2.2 * smallest, 2.8 * smallest):
         for eager in (False, True):

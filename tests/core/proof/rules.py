@@ -171,7 +171,7 @@ def by_products() -> Iterator[tuple[Upper, float]]:
 def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
     yield bound.Lower.trivial(), 0.0
     yield from zip(of_kernel(assumed_lower(1.0), assumed(1.0), np.ones(3), 3), (8.0, 8.0), strict=True)
-    yield from ((x, 8.0) for x in bound.times_power_of_two(assumed_lower(1.0), assumed(1.0), 3))
+    yield from ((x.times_power_of_two(3), 8.0) for x in (assumed_lower(1.0), assumed(1.0)))
     for values in ((1.0, 3.0), (3.0, 1.0)):
         yield largest_of_blocks([assumed(x) for x in values], 2), 3.0
 
@@ -214,9 +214,10 @@ CHECKS: dict[str, Check] = {
     **DEFECT_CHECKS,
     "radii": radii,
     "radius_of_ball": radii,
-    "_largest": arithmetic,
+    "Upper._largest": arithmetic,
     "Lower.trivial": arithmetic,
-    "times_power_of_two": arithmetic,
+    "Lower.times_power_of_two": arithmetic,
+    "Upper.times_power_of_two": arithmetic,
     "largest_of_blocks": arithmetic,
     "norm_of_multiple": multiples,
     "norm_of_neighbour": neighbours,
@@ -238,7 +239,7 @@ CHECKS: dict[str, Check] = {
     "GramProof.largest_up_near": one_tap,
     "largest_quotient": one_tap,
     "UnfoldingProof.bounds": fixed,
-    "_uppers": by_products,
+    "Upper._of_stack": by_products,
     "bounds_by_completions": by_products,
     "Cover.bound_outside_open": covered,
     "supremum_on_grid": covered,
