@@ -14,8 +14,8 @@ from specnorm.enclosure import fixed_cost
 from specnorm.enclosure.method import Enclose
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
+from specnorm.proofs import norms
 from specnorm.proofs.cells import Boxes
-from specnorm.proofs.norms import norm_by_frobenius
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.running.search import Clock, Problem
@@ -187,7 +187,7 @@ class Certify(Plan):
             return visited
         # That search needs an upper bound for all frequencies.
         on_torus = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
-        supremum = on_torus.upper or norm_by_frobenius(trimmed, ops=ops)
+        supremum = on_torus.upper or norms.norm_by_frobenius(trimmed, ops=ops)
         grid = Boxes.dft(spec.grid_sizes(kernel_shape), kernel_shape)
         return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
 from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
+from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
-from specnorm.proofs.norms import norm_by_frobenius
 from specnorm.symbols.proofs.padding import largest_of_blocks
 from specnorm.unfoldings.search import smallest_unfoldings
 
@@ -38,7 +38,7 @@ def bound(blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
     If there is no time for unfoldings, it is the bound by the Frobenius norm.
     """
     if not clock.affords(_unfolding_work(blocks), _LATE_PART):
-        return norm_by_frobenius(blocks, ops=ops)
+        return norms.norm_by_frobenius(blocks, ops=ops)
     bounds_of_blocks, _ = smallest_unfoldings(blocks, ops=ops)
     unfolding = largest_of_blocks(bounds_of_blocks, blocks.shape[0])
     if not _is_worth_a_grid(blocks, clock):

@@ -12,10 +12,11 @@ from specnorm.backends import arrays
 from specnorm.backends.types import MEMORY
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
+from specnorm.proofs import norms
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.proofs.norms import GramIterates, singular_values_down
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan
+from specnorm.spectrum.proof import singular_values_down
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -274,7 +275,7 @@ def _values_that_matter(
     for start in range(0, len(grid), step):
         index = np.arange(start, min(start + step, len(grid)))
         sums = polynomial.real_matrices_of(np.arange(1), grid[index])
-        iterates = GramIterates(sums, of_hermitian=True, in_cache=ops.on_host, xp=ops.xp)
+        iterates = norms.GramIterates(sums, of_hermitian=True, in_cache=ops.on_host, xp=ops.xp)
         for product in range(_MOST_PRODUCTS):
             if product > 0:
                 iterates.square()
@@ -325,9 +326,9 @@ class _Found:
 
     def numbers_of_largest(self) -> np.ndarray:
         """The frequencies visited that have one of the k largest values; of equal ones, those of k frequencies."""
-        norms = self._values[:, 0]
-        order = np.argsort(-norms, kind="stable")[: self._k]
-        return self._numbers[order[norms[order] >= self.kth]]
+        largest = self._values[:, 0]
+        order = np.argsort(-largest, kind="stable")[: self._k]
+        return self._numbers[order[largest[order] >= self.kth]]
 
 
 @dataclass(frozen=True)

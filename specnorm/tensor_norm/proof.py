@@ -7,9 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
-from specnorm.proofs import rounding
+from specnorm.proofs import norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper
-from specnorm.proofs.norms import GramProof
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ def proven_factor(
     # valid (`GramProof.norm_up_near`); where they are poor, `matrix_norm_up` proves the bound.
     v = arrays.in_wide_dtype(xp.real(vectors), ops=ops)
     shorter_side_vectors = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
-    norms_up = GramProof(matrix, ops=ops).norms_up(shorter_side_vectors)
+    norms_up = norms.GramProof(matrix, ops=ops).norms_up(shorter_side_vectors)
     rule = "norm of the one tap"
     if math.prod(kernel_shape) > 1:
         norms_up = supremum_up_from_unfolding(norms_up, kernel_shape, xp=xp)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from specnorm.proofs import norms
 from specnorm.proofs.cells import Boxes
-from specnorm.proofs.norms import norm_of_single_entries
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols.proofs.symbols import without_zero_borders
 from specnorm.symbols.triples import top_vectors
@@ -101,7 +101,7 @@ def prove_or_restart(
     """
     xp = ops.xp
     if not float(maximiser.value[0]) > 0:
-        bounds = norm_of_single_entries(blocks, ops=ops)
+        bounds = norms.norm_of_single_entries(blocks, ops=ops)
         if bounds is not None and bounds[1] <= 0:
             return maximiser, 1.0, bounds[1]
     trimmed = without_zero_borders(blocks, ops=ops)

@@ -13,7 +13,7 @@ from specnorm.unfoldings import reshaping as unfoldings
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-from specnorm.proofs.norms import GramProof
+from specnorm.proofs import norms
 
 
 def supremum_up_from_unfolding(unfolding_norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
@@ -45,7 +45,7 @@ class UnfoldingProof:
         self._ops = ops
         self._kernel_shape = tuple(blocks.shape[3:])
         self._matrix = arrays.in_wide_dtype(unfolding, ops=ops)
-        self._proof = GramProof(self._matrix, ops=ops)
+        self._proof = norms.GramProof(self._matrix, ops=ops)
 
     @property
     def gram(self) -> Array:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.backends.arrays import ceil_div
+from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
-from specnorm.proofs.norms import norm_of_stack
 from specnorm.symbols.proofs.padding import padded_norm
 
 if TYPE_CHECKING:
@@ -315,13 +315,13 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     The *patch* is the set of pixels that this output reads. Each group is the matrix of the taps that read pixels, with
     its outputs as rows and its read inputs as columns.
 
-    ``lower``, ``upper``: bounds for the stack of these matrices, one for each group (`norm_of_stack`). Returns
+    ``lower``, ``upper``: bounds for the stack of these matrices, one for each group (`norms.norm_of_stack`). Returns
     ``lower``, ``upper``: the lower bound is for a layer of one group, the largest; the upper one for the whole part.
     """
     spec = component.spec
     output_channels, input_channels = spec.group_channels
     pixels = math.prod(axis.pixels for axis in component.axes)
-    subject = norm_of_stack((spec.groups, output_channels, input_channels * pixels))
+    subject = norms.norm_of_stack((spec.groups, output_channels, input_channels * pixels))
     is_patch = spec.reads_zeros and all(axis.outputs == 1 for axis in component.axes)
     if not is_patch or lower.what != subject or upper.what != subject:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")

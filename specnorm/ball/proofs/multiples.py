@@ -9,9 +9,8 @@ import numpy as np
 
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs import arithmetic, host
+from specnorm.proofs import arithmetic, host, norms
 from specnorm.proofs.bound import HypothesisError, Upper, digest_of
-from specnorm.proofs.norms import gram_iteration_up
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
@@ -97,8 +96,8 @@ def norm_of_neighbour(norm: Upper, kernel: NDArray[np.float64], neighbour: NDArr
     scaled: Any = np.ldexp(difference, -exponent)[None]
     xp: Any = np
     blocks = polyphase.to_blocks(scaled, spec, xp=xp)
-    norms = gram_iteration_up(xp.reshape(blocks, (*blocks.shape[:2], -1)), _PRODUCTS, xp=xp)
-    supremum = supremum_up_from_unfolding(xp.max(norms), spec.block_kernel_shape, xp=xp)
+    unfolded = norms.gram_iteration_up(xp.reshape(blocks, (*blocks.shape[:2], -1)), _PRODUCTS, xp=xp)
+    supremum = supremum_up_from_unfolding(xp.max(unfolded), spec.block_kernel_shape, xp=xp)
     rounded = host.mul_up(
         float(host.norm_up(difference.reshape(-1))), 2.0**-53, host.root_up(math.prod(spec.kernel_shape))
     )

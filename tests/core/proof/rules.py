@@ -35,7 +35,7 @@ from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Method
-from specnorm.supremum.proof import supremum_on_grid
+from specnorm.supremum.proof import largest_quotient, norm_by_magnitudes, norm_of_one_tap, supremum_on_grid
 from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
 from specnorm.symbols.proofs.scalar import largest_on_grid
 from specnorm.symbols.proofs.symbols import Symbol, of_wrapped
@@ -121,8 +121,8 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     norm, vector = top(MATRIX[0])
     proof = norms.GramProof(MATRIX, ops=OPS)
     yield proof.largest_up_near(vector), norm
-    yield norms.largest_quotient(MATRIX, vector, ops=OPS)[0], norm
-    yield norms.norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.norm_of_stack((1, 5, 3)))), norm
+    yield largest_quotient(MATRIX, vector, ops=OPS)[0], norm
+    yield norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.norm_of_stack((1, 5, 3)))), norm
     _, claims = proven_factor(MATRIX[:, 0, 0], vector, MATRIX[..., None], ops=OPS)
     yield from ((claim, norm) for claim in claims())
     taps: Any = np.ones((1, 1, 1, 5, 1, 3))
@@ -192,7 +192,7 @@ def scalars() -> Iterator[tuple[Upper | Lower, float]]:
     """3 + e^{i theta}, whose largest norm is 4; and a wrapped kernel that may be off by 1/2."""
     line: Any = np.asarray([[[[3.0, 1.0]]]])
     yield from ((claim, 4.0) for claim in largest_on_grid(line, (4,), ops=OPS)[2]())
-    yield norms.norm_by_magnitudes(line, ops=OPS), 4.0
+    yield norm_by_magnitudes(line, ops=OPS), 4.0
     yield from zip(of_wrapped(assumed_lower(4.0), assumed(4.0), 0.5), (3.5, 4.5), strict=True)
 
 
