@@ -15,8 +15,9 @@ from specnorm.backends.types import ArrayT
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry, Layer
+from specnorm.running import checks
 from specnorm.running.base import Method
-from specnorm.running.measuring import check_method, run_plan
+from specnorm.running.measuring import run_plan
 from specnorm.running.program import program_for
 from specnorm.running.result import Result
 
@@ -127,7 +128,7 @@ def value_and_grad(
     >>> gradient.shape
     (4, 3, 3, 3)
     """
-    check_method(method)
+    checks.method(method)
     backend = backend_for(kernel)
     x: Any = kernel
     program = program_for(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))

@@ -16,7 +16,7 @@ from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Found, Witness
-from specnorm.symbols.lanczos import top_vectors
+from specnorm.symbols import lanczos
 
 if TYPE_CHECKING:
     from specnorm.at_size.proofs.block_tridiagonal import BlockPlan
@@ -147,7 +147,7 @@ class _MatrixEnclosure:
         """Estimates of the top singular vectors on the side of the Gram matrix, shape (b, 1, size)."""
         size = self.layer.shape[0 if self.has_output_vectors else 1]
         least_gain = min(1e-6, rtol / 100)
-        vectors, _ = top_vectors(
+        vectors, _ = lanczos.top_vectors(
             self.gram, self.kernels, size, 1, n_iter=steps, least_gain=least_gain, start=start, ops=self.ops
         )
         return vectors

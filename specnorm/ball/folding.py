@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from specnorm.backends import Backend, backend_for, common_backend
+from specnorm.backends import Backend, backend_for
 from specnorm.backends.array_types import Array, Namespace
 from specnorm.backends.types import AnyArray, ArrayT
 from specnorm.errors import KernelError
@@ -66,7 +66,7 @@ def fold_batch_norm(
     statistics: dict[str, Any] = {"running_var": unwrapped(running_var)}
     if gamma is not None:
         statistics["gamma"] = unwrapped(gamma)
-    backend = common_backend([array, *statistics.values()])
+    backend = backend_for(array, *statistics.values())
     spec = ConvSpec.of(tuple(array.shape), **layer)
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
         raise KernelError(f"eps={eps!r} is not a finite number of at least 0: give the normalization's, often 1e-5.")

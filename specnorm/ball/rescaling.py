@@ -26,7 +26,7 @@ from specnorm.proofs.frequencies import Frequencies
 from specnorm.running import checks
 from specnorm.running.measuring import run_plan
 from specnorm.running.program import program_for
-from specnorm.running.search import BUDGET, Clock, eigh_cost
+from specnorm.running.search import Clock
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def rescale(
     bound: float = 1.0,
     *,
     only_shrink: bool = True,
-    budget: float | None = BUDGET,
+    budget: float | None = Clock.BUDGET,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Scale a kernel by one factor so that its spectral norm is proven to be at most ``bound``.
@@ -190,7 +190,7 @@ def clip(
     bound: float = 1.0,
     *,
     n_iter: int = 20,
-    budget: float | None = BUDGET,
+    budget: float | None = Clock.BUDGET,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Clip a kernel's singular values so that its spectral norm is proven to be at most ``bound``.
@@ -327,7 +327,7 @@ def _work_of_clipping(blocks: Array) -> float:
     """Multiplications of one round: the eigenvalues of a Gram matrix at half of the frequencies."""
     groups, rows, columns, *shape = blocks.shape
     points, _ = Frequencies.distinct_grid(_clipping_sizes(tuple(shape)))
-    return groups * len(points) * eigh_cost(min(rows, columns), is_complex=True)
+    return groups * len(points) * Clock.eigh_cost(min(rows, columns), is_complex=True)
 
 
 def _clipping_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -22,8 +22,7 @@ from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, visited_grid
 from specnorm.supremum.one_tap import enclose_one_tap
-from specnorm.symbols.proofs.padding import padded_norm
-from specnorm.symbols.proofs.symbols import without_zero_borders
+from specnorm.symbols.proofs import padding, symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -164,7 +163,7 @@ class Certify(Plan):
         ops: ArrayOps,
     ) -> Found:
         """Search for a proof or a refutation that the symbols of blocks have norms of at most ``bound``."""
-        trimmed = without_zero_borders(blocks, ops=ops)
+        trimmed = symbols.without_zero_borders(blocks, ops=ops)
         kernel_shape = tuple(trimmed.shape[3:])
         exact = enclose_single_entries(trimmed, ops=ops)
         if exact is not None:
@@ -210,7 +209,7 @@ def _target_for_symbols(bound: float, spec: ConvSpec) -> float:
 
 def _proves(supremum: Upper | None, bound: float, spec: ConvSpec) -> bool:
     """Whether an upper bound of the symbols proves that the padded layer satisfies ``bound``."""
-    return supremum is not None and padded_norm(supremum, spec) <= bound
+    return supremum is not None and padding.padded_norm(supremum, spec) <= bound
 
 
 def _scaled_bound(bound: float, power: int) -> float:

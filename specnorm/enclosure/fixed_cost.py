@@ -9,7 +9,7 @@ from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
 from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
-from specnorm.symbols.proofs.padding import largest_of_blocks
+from specnorm.symbols.proofs import padding
 from specnorm.unfoldings.search import smallest_unfoldings
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def bound(blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
     if not clock.affords(_unfolding_work(blocks), _LATE_PART):
         return norms.norm_by_frobenius(blocks, ops=ops)
     bounds_of_blocks, _ = smallest_unfoldings(blocks, ops=ops)
-    unfolding = largest_of_blocks(bounds_of_blocks, blocks.shape[0])
+    unfolding = padding.largest_of_blocks(bounds_of_blocks, blocks.shape[0])
     if not _is_worth_a_grid(blocks, clock):
         return unfolding
     _, _, claims = largest_bound(SymbolNormsUp(), blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
-    return Upper.least(unfolding, norm_by_grid(largest_of_blocks(claims(), blocks.shape[0])))
+    return Upper.least(unfolding, norm_by_grid(padding.largest_of_blocks(claims(), blocks.shape[0])))
 
 
 def seconds(blocks: Array, clock: Clock) -> float:

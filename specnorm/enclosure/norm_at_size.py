@@ -10,7 +10,6 @@ from specnorm.enclosure.two_sided import ends_of, gradients_of
 from specnorm.errors import GeometryError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan, Unreached
-from specnorm.running.search import before_rounding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -47,7 +46,7 @@ class NormAtSize(Plan):
         _ = spec.sides  # raises if there is no such layer
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        search_rtol = before_rounding(self.rtol, ops=ops)
+        search_rtol = checks.search_rtol(self.rtol, ops=ops)
         bounds = enclose_layers(kernels, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
         if not all(x.within(search_rtol) for x in bounds):
             raise Unreached(

@@ -13,14 +13,14 @@ from specnorm.proofs.bound import Lower, Upper
 from specnorm.running import checks
 from specnorm.running.base import Needs, Plan
 from specnorm.running.search import Clock, Problem
-from specnorm.symbols.triples import top_gradient
+from specnorm.symbols import triples
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs import rounding
     from specnorm.proofs.found import Found
-    from specnorm.proofs.rounding import Rounds
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class TwoSidedSearch(Plan):
         checks.budget(self.budget)
 
     @staticmethod
-    def needs_of_search(spec: ConvSpec, *, rounds: Rounds) -> Needs:
+    def needs_of_search(spec: ConvSpec, *, rounds: rounding.Rounds) -> Needs:
         """What a search of one layer needs: its blocks, if the symbols describe it; else its kernel, at its size."""
         return Needs(
             rounds=rounds,
@@ -73,7 +73,7 @@ class TwoSidedSearch(Plan):
         """The gradient of the singular value that the search's vectors attain."""
         if not spec.symbols_suffice:
             return super().pullback(residuals, cotangent, spec, xp=xp)
-        return top_gradient(residuals, cotangent, spec, xp=xp)
+        return triples.top_gradient(residuals, cotangent, spec, xp=xp)
 
 
 def ends_of(found: Sequence[Found], like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.proofs import rounding
     from specnorm.running.base import Kind
 
 Form = Literal["bound", "lags"]
@@ -124,7 +124,7 @@ class Isometry(_WithScale, Method):
         return "upper" if self.form == "bound" else "estimate"
 
     def needs(self, spec: ConvSpec) -> Needs:
-        rounds: Rounds = "up" if self.form == "bound" else "nearest"
+        rounds: rounding.Rounds = "up" if self.form == "bound" else "nearest"
         return Needs(rounds=rounds, precision="mixed", small_products=True, scaled=False, by_layer=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:

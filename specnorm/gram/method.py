@@ -14,9 +14,8 @@ from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan, Stepped
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs import padding, symbols
 from specnorm.symbols.proofs.lags import Lags
-from specnorm.symbols.proofs.padding import bounds_by_blocks
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -82,10 +81,10 @@ class Gram(Stepped):
             gamma = arrays.gram_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, self.n_iter, xp=xp)
             dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
             residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
-        claims = partial(bounds_by_blocks, uppers, spec)
+        claims = partial(padding.bounds_by_blocks, uppers, spec)
         if not _is_at_a_size(spec):
             value = everywhere_up(value, sizes, spec.block_kernel_shape, xp=xp)
-            claims = partial(bounds_by_blocks, lambda: list(map(norm_by_grid, uppers())), spec)
+            claims = partial(padding.bounds_by_blocks, lambda: list(map(norm_by_grid, uppers())), spec)
         return Evaluation(value, (), residuals, claims)
 
     def pullback(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from specnorm import backends
 from specnorm.backends import text
-from specnorm.backends.types import MEMORY
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import MethodError
 from specnorm.running import checks
 from specnorm.running.result import TwoSided
@@ -94,7 +94,7 @@ def operator_norm(
     seed: int | None = 0,
     rng: np.random.Generator | int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    max_bytes: int = MEMORY,
+    max_bytes: int = ArrayOps.memory,
 ) -> ProbableBound:
     """Bound the spectral norm of a linear operator that is available only through products, with a stated probability.
 

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.backends.registry import called_while_tracing
 from specnorm.errors import BackendError, KernelError, MethodError
 from specnorm.geometry.spec import TRACED
 from specnorm.proofs import arithmetic, rounding
+from specnorm.running.base import Method
 from specnorm.running.result import TwoSided
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
-    from specnorm.backends.types import Backend
+    from specnorm.backends.types import ArrayOps, Backend
 
 MOST_PRODUCTS = 1000
 """Most Gram products: each halves the distance from the norm, so that a hundred reach the last digit."""
@@ -39,6 +41,21 @@ def rtol(value: object, name: str = "rtol") -> None:
         )
     if not 0 < value < 1:
         raise MethodError(f"{name}={value!r} is not between 0 and 1: give a relative width such as 1e-3.")
+
+
+def search_rtol(rtol: float, *, ops: ArrayOps) -> float:
+    """The tolerance of a search, such that its lower bound is within ``rtol`` after the conversion to the answer.
+
+    Raises `MethodError` if the numbers of the answer's dtype are too far apart.
+    """
+    loss = rounding.conversion_loss(ops.result_dtype)
+    if not ops.traced and rtol < 2 * loss:
+        finest = 2 * loss
+        raise MethodError(
+            f"rtol={rtol:g} is below the resolution of {ops.result_dtype}, the dtype of the result for this kernel: "
+            f"give an rtol of at least {finest:.1g}" + (", or the kernel in float64." if finest > 1e-9 else ".")
+        )
+    return rtol - loss
 
 
 def budget(value: object) -> None:
@@ -113,3 +130,26 @@ def finite(x: Array, shape: tuple[int, ...], *, what: str = "kernel", backend: B
                 f"{what} of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
                 "Expected finite numbers: look where the training diverged, or at how the file was read."
             )
+
+
+@called_while_tracing
+def _check_class(cls: type[Method]) -> None:
+    cls.check_class()
+
+
+def method(value: object) -> None:
+    """Refuse an argument ``method`` that is not a method, or that breaks a rule of methods."""
+    if isinstance(value, Method):
+        _check_class(type(value))
+        return
+    if isinstance(value, type):
+        description = f", the class {value.__name__},"
+    elif isinstance(value, (str, int, float, type(None))):
+        description = f"={value!r}"
+    else:
+        description = f" of type {type(value).__name__}"
+    order = "" if isinstance(value, str) else "; the kernel comes first"
+    raise MethodError(
+        f"method{description} is not a method. Give a value such as specnorm.methods.TensorNorm(){order}. "
+        "specnorm.methods has them all."
+    )

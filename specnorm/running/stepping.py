@@ -47,8 +47,7 @@ class SteppedProgram(Program):
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state's arrays for one kernel; their first axis is that of its groups."""
-        blocks_of_layer = self.spec.groups if self.needs.blocks else 1
-        return {name: (blocks_of_layer, *shape) for name, shape in self.stepped.state_shapes(self.spec).items()}
+        return dict(_state_shapes(self.key))
 
     def init(self, kernels: AnyArray, *, backend: Backend) -> tuple[AnyArray, ...]:
         """The first state for kernels (*batch, *shape): the arrays of `state_shapes`, with leading axes batch."""
@@ -431,6 +430,8 @@ def stepped_program(
 
 
 @called_while_tracing
-def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """`SteppedProgram.state_shapes` of the program behind a key, as plain values."""
-    return tuple(cast(SteppedProgram, program(key)).state_shapes().items())
+    found = cast(SteppedProgram, program(key))
+    blocks_of_layer = found.spec.groups if found.needs.blocks else 1
+    return tuple((name, (blocks_of_layer, *shape)) for name, shape in found.stepped.state_shapes(found.spec).items())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.backends.types import MEMORY
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs import norms
@@ -22,9 +22,8 @@ from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
-    from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.proofs import rounding
 
 MOST_ROWS = 4096
 """Largest shorter side of a layer's own matrix: an SVD of that size takes a minute."""
@@ -47,7 +46,7 @@ class _LayerValues(Plan):
     """Base of both plans: how many of the values are asked for."""
 
     k: int | None = None
-    max_bytes: int = MEMORY
+    max_bytes: int = ArrayOps.memory
     smallest: bool = False
 
     asks: ClassVar = Needs(precision="wide")
@@ -62,7 +61,7 @@ class _LayerValues(Plan):
         return self.k is not None and not self.smallest
 
     def needs(self, spec: ConvSpec) -> Needs:
-        rounds: Rounds = "down" if self._rounds_down else "nearest"
+        rounds: rounding.Rounds = "down" if self._rounds_down else "nearest"
         # Of the k largest, most frequencies are left out by products of small matrices.
         return replace(
             self.asks,

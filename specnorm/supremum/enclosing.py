@@ -20,8 +20,7 @@ from specnorm.supremum import tuning
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_one_tap
 from specnorm.supremum.proof import norm_by_magnitudes, supremum_on_grid
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.padding import largest_of_blocks
+from specnorm.symbols.proofs import padding, symbols
 from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
 from specnorm.symbols.proofs.symbols import Symbol
 
@@ -278,7 +277,7 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
         (upper,) = claims()
     else:
         values, frequencies, claims = largest_with_frequency(SymbolNormsUp(), blocks, sizes, ops=ops)
-        upper = largest_of_blocks(claims(), count)
+        upper = padding.largest_of_blocks(claims(), count)
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]
     symbol = Symbol(blocks[block : block + 1, ...], frequency, ops=ops)

@@ -51,7 +51,7 @@ from specnorm.backends import arrays, text
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
 from specnorm.proofs.cells import Boxes, Cells
-from specnorm.symbols.proofs.symbols import without_zero_borders
+from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -75,7 +75,7 @@ class Nonnegative(Sealed):
 
     def is_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
         """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
-        trimmed = without_zero_borders(self.kernel, ops=ops)
+        trimmed = symbols.without_zero_borders(self.kernel, ops=ops)
         return tuple(trimmed.shape) == tuple(blocks.shape) and bool(ops.xp.all(trimmed == blocks))
 
 

@@ -22,8 +22,8 @@ from specnorm.proofs.bound import Lower
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Stepped
 from specnorm.running.search import Clock
-from specnorm.symbols.proofs.padding import bounds_by_blocks, padded_norm
-from specnorm.symbols.triples import top_gradient
+from specnorm.symbols import triples
+from specnorm.symbols.proofs import padding
 from specnorm.tensor_norm import one_set
 from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
@@ -82,7 +82,7 @@ class TensorNorm(Stepped):
     name: ClassVar = "tn"
     promise: ClassVar = "estimate"
     stats: ClassVar = {"iterations": "max", "factor": None, "proven": "all"}
-    pullback = staticmethod(top_gradient)
+    pullback = staticmethod(triples.top_gradient)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.proven is not False)
@@ -167,7 +167,7 @@ class TensorNorm(Stepped):
             proven = factor <= LIFT
             if not xp.all(proven):
                 return None
-            claims = partial(bounds_by_blocks, uppers, spec)
+            claims = partial(padding.bounds_by_blocks, uppers, spec)
         count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
         return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count, claims, xp=xp)
 
@@ -229,7 +229,7 @@ class TensorNorm(Stepped):
 
 
 def _bounds_of_layers(suprema: list[Upper], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
-    return [(Lower.trivial(), padded_norm(supremum, spec)) for supremum in suprema]
+    return [(Lower.trivial(), padding.padded_norm(supremum, spec)) for supremum in suprema]
 
 
 def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:

@@ -12,7 +12,7 @@ from specnorm.proofs import norms
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.supremum.one_tap import enclose_each
-from specnorm.symbols.power import matrix_maps, power_steps
+from specnorm.symbols import power
 from specnorm.symbols.proofs import symbols
 from specnorm.unfoldings.reshaping import reshaped_gradient
 
@@ -72,10 +72,10 @@ class MatrixPowerIteration(Plan):
         start = np.real(arrays.random_vectors(self.seed, (1, blocks.shape[2])))
         v = ops.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)
         v = xp.broadcast_to(v, (blocks.shape[0], blocks.shape[2]))
-        apply, adjoint = matrix_maps(blocks, xp=xp)
+        apply, adjoint = power.matrix_maps(blocks, xp=xp)
 
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            return (power_steps(apply, adjoint, state[0], 1, xp=xp)[1],)
+            return (power.power_steps(apply, adjoint, state[0], 1, xp=xp)[1],)
 
         (v,) = arrays.repeated(step, self.n_iter, (v,), ops=ops)
         u, _ = arrays.normalise(apply(v), xp=xp)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.backends.arrays import ceil_div
+from specnorm.backends import arrays
 from specnorm.geometry.taps import readers_of
 from specnorm.proofs import norms, rounding
 
@@ -82,7 +82,7 @@ class BlockPlan:
     @property
     def blocks(self) -> int:
         """Number of blocks on the diagonal."""
-        return ceil_div(self.lines, self.lines_of_block)
+        return arrays.ceil_div(self.lines, self.lines_of_block)
 
     @property
     def size(self) -> int:

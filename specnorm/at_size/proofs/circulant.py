@@ -25,7 +25,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from specnorm.backends.arrays import ceil_div
+from specnorm.backends import arrays
 from specnorm.proofs.bound import HypothesisError, Upper
 from specnorm.proofs.cells import Circulant
 
@@ -57,7 +57,7 @@ def shortest(spec: ConvSpec) -> tuple[int, ...]:
 def _fewest_points(axis: Axis) -> int:
     last_read = axis.stride * (axis.outputs - 1) + axis.dilation * (axis.taps - 1) - axis.before
     least_size = max(axis.pixels, axis.pixels + axis.before, last_read + 1, axis.stride * axis.outputs)
-    return ceil_div(least_size, math.lcm(axis.stride, axis.dilation))
+    return arrays.ceil_div(least_size, math.lcm(axis.stride, axis.dilation))
 
 
 def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:

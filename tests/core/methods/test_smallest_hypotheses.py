@@ -36,6 +36,7 @@ from specnorm.supremum import incumbent
 from specnorm.supremum import proof as cover
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.proof import Cover, Nonnegative, _nowhere_negative
+from specnorm.symbols import power
 from specnorm.symbols.proofs.lags import Lags
 
 Violations = Iterator[str]
@@ -165,7 +166,7 @@ def without_estimates(share: float, count: int) -> Violations:
         return np.zeros(len(cut)), vectors
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(incumbent, "largest_eigenvalues", nothing_seen)
+        patch.setattr(power, "largest_eigenvalues", nothing_seen)
         patch.setattr(incumbent.Incumbent, "raise_from", lambda *_: None)
         for seed in range(count):
             psi, t = np.random.RandomState(seed).uniform([0.4, 0.8], [0.65, 1.2])
