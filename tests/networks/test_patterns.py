@@ -222,11 +222,12 @@ def mean_of(net: Written, of: str, count: float = 6.0, axis: int = 1) -> str:
 
 
 def softmax(
-    net: Written, logarithm: bool = False, shift: str | None = None, other: str | None = None, axis: int = 1
-) -> str:
+    net: Written, logarithm: bool = False, shift: str | None = None, other: str | None = None, axis: int = 1,
+    twice: bool = False,
+) -> str:  # fmt: skip
     u = net(MINUS, "x", shift or net(ops.Largest((1,), keep=True), "x"))
     power = net(ops.Exp(), u)
-    total = summed(net, other or power, axis)
+    total = summed(net, net(ops.Exp(), u) if twice else other or power, axis)
     return net(MINUS, u, net(ops.Log(), total)) if logarithm else net(ops.Quotient(), power, total)
 
 
@@ -290,8 +291,10 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "softplus of a small number": (ops.Scale, lambda net: softplus_of_number(net, 1e-30)),
     "log of two exponentials": (ops.LogAddExp, log_add_exp),
     "log of two exponentials, by the maximum": (ops.LogAddExp, lambda net: log_add_exp(net, jax=True)),
+    "log of two exponentials, read twice": (ops.LogAddExp, lambda net: log_add_exp(net, True, largest=net.halves(2))),
     "log of two exponentials of one value": (Composite, lambda net: log_add_exp(net, of=("x", net.scaled(0.5)))),
     "softmax": (ops.Softmax, softmax),
+    "softmax of exponentials taken twice": (ops.Softmax, lambda net: softmax(net, twice=True)),
     "softmax of another shift": (ops.Softmax, lambda net: softmax(net, shift=net(ops.Mean((1,), keep=True), "x"))),
     "logarithm of softmax": (ops.LogSoftmax, lambda net: softmax(net, logarithm=True)),
     "root of squares": (ops.Norm, root_of_squares),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
@@ -29,10 +28,10 @@ class _Extreme(NamedTuple):
     inputs: tuple[str, ...]
 
 
-def as_sorted_pairs(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+def as_sorted_pairs(node: Node, structure: Structure) -> list[Node]:
     """Return two nodes in place of the maximum and the minimum of u and v that are joined: u and v joined, and sorted.
 
-    ``fresh``: returns a name that no node has, similar to a given one. Where u and v are disjoint parts of one value,
+    Where u and v are disjoint parts of one value,
     such as every other channel, their join moves entries alone.
     """
     if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
@@ -43,22 +42,19 @@ def as_sorted_pairs(node: Node, structure: Structure, fresh: Callable[[str], str
         raise NoPattern
     u, v = (structure.origin(name).name for name in extremes[0].inputs)
     shapes = {structure[name].shape for name in (u, v)} | {first.shape, second.shape}
-    has_same_values = any(
-        structure.is_same(u, other) and structure.is_same(v, another)
-        for other, another in (extremes[1].inputs, extremes[1].inputs[::-1])
-    )
+    has_same_values = structure.are_same_pair(extremes[0].inputs, extremes[1].inputs)
     if not has_same_values or len(shapes) > 1 or None in shapes:
         raise NoPattern
     axis = node.operator.axis
     is_descending = extremes[0].is_largest
-    joined = Node(fresh(f"{node.name}.pairs"), node.operator, (u, v), node.shape, node.label, derived=True)
+    joined = structure.added(node, "pairs", node.operator, (u, v), node.shape)
     sort: ops.Operator = ops.GroupSort(axis, 2, "strided", is_descending)
     if node.operator.new:
         sort = ops.Sort(axis, is_descending)
     return [joined, replace(node, operator=sort, inputs=(joined.name,))]
 
 
-def as_extreme_of_moves(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+def as_extreme_of_moves(node: Node, structure: Structure) -> list[Node]:
     """Return three nodes in place of a sum that is the maximum or minimum of u and v: both beside each other, sorted.
 
     u and v are moved entries of one value: no layer before them is bounded together with the sum.
@@ -70,9 +66,9 @@ def as_extreme_of_moves(node: Node, structure: Structure, fresh: Callable[[str],
         raise NoPattern
     axis = len(node.shape)
     pair = ops.Concat(axis, new=True)
-    pairs = Node(fresh(f"{node.name}.pairs"), pair, extreme.inputs, (*node.shape, 2), node.label, derived=True)
+    pairs = structure.added(node, "pairs", pair, extreme.inputs, (*node.shape, 2))
     first = ops.Sort(axis, extreme.is_largest, first=1)
-    kept = Node(fresh(f"{node.name}.first"), first, (pairs.name,), (*node.shape, 1), node.label, derived=True)
+    kept = structure.added(node, "first", first, (pairs.name,), (*node.shape, 1))
     return [pairs, kept, replace(node, operator=ops.Reshape(node.shape), inputs=(kept.name,))]
 
 
@@ -115,14 +111,8 @@ def _half_of_sum_and_distance(node: Node, structure: Structure) -> _Extreme:
         if not is_sum_of_two(both.operator) or not isinstance(distance.operator, ops.Abs):
             continue
         difference = structure.input_of(distance)
-        u, v = both.inputs
-        for one, other in ((u, v), (v, u)):
-            if (
-                is_difference(difference.operator)
-                and structure.is_same(one, difference.inputs[0])
-                and structure.is_same(other, difference.inputs[1])
-            ):
-                return _Extreme(is_largest, both.inputs)
+        if is_difference(difference.operator) and structure.are_same_pair(both.inputs, difference.inputs):
+            return _Extreme(is_largest, both.inputs)
     raise NoPattern
 
 
@@ -149,7 +139,7 @@ def _written_by_relu(node: Node, structure: Structure) -> _Extreme:
     raise NoPattern
 
 
-def as_maximum_and_minimum(node: Node, structure: Structure) -> Node:
+def as_maximum_and_minimum(node: Node, structure: Structure) -> list[Node]:
     """Return sorting in place of a maximum and a minimum that are joined."""
     if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
         raise NoPattern
@@ -157,7 +147,7 @@ def as_maximum_and_minimum(node: Node, structure: Structure) -> Node:
     has_extremes_of_values = isinstance(first.operator, ops.Maximum | ops.Minimum)
     sort_of = _sort_of_halves if has_extremes_of_values else _sort_of_pair
     operator, source = sort_of(node.operator, first, second, structure)
-    return replace(node, operator=operator, inputs=(source,))
+    return [replace(node, operator=operator, inputs=(source,))]
 
 
 def _sort_of_halves(
@@ -228,7 +218,7 @@ def _extreme_along_axes(node: Node, structure: Structure) -> tuple[Node, bool]:
     return extreme, True
 
 
-def as_sorted_groups(node: Node, structure: Structure) -> Node:
+def as_sorted_groups(node: Node, structure: Structure) -> list[Node]:
     """Return sorting in groups of neighbours (GroupSort) in place of a reshape, a sort and a reshape back.
 
     ``node``: the reshape back.
@@ -254,4 +244,4 @@ def as_sorted_groups(node: Node, structure: Structure) -> Node:
     if (*between[:axis], groups * size, *between[sorted_axis + 1 :]) != before:
         raise NoPattern
     operator = ops.GroupSort(axis, size, "consecutive", sort.operator.descending)
-    return replace(node, operator=operator, inputs=(source.name,))
+    return [replace(node, operator=operator, inputs=(source.name,))]
