@@ -23,7 +23,7 @@ from specnorm_networks.certified.patterns.permutations import remove_permutation
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import (
     as_extreme_of_moves,
-    as_maximum_and_minimum,
+    as_sorted_axis,
     as_sorted_groups,
     as_sorted_pairs,
 )
@@ -46,7 +46,7 @@ def _as_earlier_value(node: Node, structure: Structure) -> list[Node]:
 
 
 RULES: tuple[Rule, ...] = (
-    _as_earlier_value, as_reflection, as_function, as_softmax, as_norm, as_maximum_and_minimum, as_sorted_groups,
+    _as_earlier_value, as_reflection, as_function, as_softmax, as_norm, as_sorted_axis, as_sorted_groups,
     as_spline, as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_shifted_softplus, as_sigmoid_of_product,
 )  # fmt: skip
 """Rules, the first of which replaces a node. Each has a network that needs it (`tests/networks/test_ablations`)."""

@@ -11,11 +11,11 @@ from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import Linear
 from specnorm_networks.certified.patterns.structure import (
     NoPattern,
-    PartOfValue,
     Structure,
     are_halves,
     is_difference,
     is_sum_of_two,
+    kept_shape,
 )
 
 HALF = 0.5
@@ -31,10 +31,11 @@ class _Extreme(NamedTuple):
 def as_sorted_pairs(node: Node, structure: Structure) -> list[Node]:
     """Return two nodes in place of the maximum and the minimum of u and v that are joined: u and v joined, and sorted.
 
-    Where u and v are disjoint parts of one value,
-    such as every other channel, their join moves entries alone.
+    Where u and v are disjoint parts of one value, such as every other channel, their join moves entries alone. Where
+    they are its halves, that is the value itself.
     """
-    if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
+    concat = node.operator
+    if not isinstance(concat, ops.Concat) or len(node.inputs) != 2:
         raise NoPattern
     first, second = (structure.origin(name) for name in node.inputs)
     extremes = [_extreme_of_two(each, structure) for each in (first, second)]
@@ -45,12 +46,15 @@ def as_sorted_pairs(node: Node, structure: Structure) -> list[Node]:
     has_same_values = structure.are_same_pair(extremes[0].inputs, extremes[1].inputs)
     if not has_same_values or len(shapes) > 1 or None in shapes:
         raise NoPattern
-    axis = node.operator.axis
     is_descending = extremes[0].is_largest
-    joined = structure.added(node, "pairs", node.operator, (u, v), node.shape)
-    sort: ops.Operator = ops.GroupSort(axis, 2, "strided", is_descending)
-    if node.operator.new:
-        sort = ops.Sort(axis, is_descending)
+    if concat.new:
+        sort: ops.Operator = ops.Sort(concat.axis, is_descending)
+    else:
+        sort = ops.GroupSort(concat.axis, 2, "strided", is_descending)
+        halves = sorted(map(structure.part_of_value, (u, v)), key=lambda part: part.start)
+        if are_halves(*halves) and halves[0].axis == concat.axis:
+            return [replace(node, operator=sort, inputs=(halves[0].source,))]
+    joined = structure.added(node, "pairs", concat, (u, v), node.shape)
     return [joined, replace(node, operator=sort, inputs=(joined.name,))]
 
 
@@ -139,83 +143,58 @@ def _written_by_relu(node: Node, structure: Structure) -> _Extreme:
     raise NoPattern
 
 
-def as_maximum_and_minimum(node: Node, structure: Structure) -> list[Node]:
-    """Return sorting in place of a maximum and a minimum that are joined."""
-    if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
+def as_sorted_axis(node: Node, structure: Structure) -> list[Node]:
+    """Return nodes in place of the joined largest and smallest entries along an axis of two: both entries, sorted.
+
+    If the axis was dropped and both are joined along another one (MaxMin of Anil et al.), the entries of the pairs are
+    moved to the halves of that axis.
+    """
+    concat = node.operator
+    if not isinstance(concat, ops.Concat) or len(node.inputs) != 2:
         raise NoPattern
-    first, second = (structure.origin(name) for name in node.inputs)
-    has_extremes_of_values = isinstance(first.operator, ops.Maximum | ops.Minimum)
-    sort_of = _sort_of_halves if has_extremes_of_values else _sort_of_pair
-    operator, source = sort_of(node.operator, first, second, structure)
-    return [replace(node, operator=operator, inputs=(source,))]
-
-
-def _sort_of_halves(
-    concat: ops.Concat,
-    first: Node,
-    second: Node,
-    structure: Structure,
-) -> tuple[ops.Operator, str]:
-    """Return sorting in groups of two (MaxMin) for the joined maximum and minimum of both halves of a value."""
-    _require_maximum_and_minimum(first, second)
-    parts = _parts_in_order(first, structure)
-    half = parts[0]
-    are_joined_along_axis = half.axis == concat.axis and not concat.new
-    if parts != _parts_in_order(second, structure) or not are_halves(*parts) or not are_joined_along_axis:
+    first, second = (_extreme_of_pairs(name, structure) for name in node.inputs)
+    are_both = first.is_largest != second.is_largest and first[1:3] == second[1:3]
+    if not are_both or not structure.is_same(first.pairs.name, second.pairs.name):
         raise NoPattern
-    is_descending = isinstance(first.operator, ops.Maximum)
-    return ops.GroupSort(half.axis, 2, "strided", is_descending), half.source
-
-
-def _require_maximum_and_minimum(first: Node, second: Node) -> None:
-    has_both = {type(first.operator), type(second.operator)} == {ops.Maximum, ops.Minimum}
-    if not has_both or len(first.inputs) != 2 or len(second.inputs) != 2:
+    _, axis, is_kept, pairs = first
+    if is_kept != concat.new and axis == concat.axis:  # joined along the axis itself, or along a new one in its place
+        return [replace(node, operator=ops.Sort(axis, first.is_largest), inputs=(pairs.name,))]
+    if is_kept or concat.new or pairs.shape is None or node.shape is None:
         raise NoPattern
+    axes = [each for each in range(len(pairs.shape)) if each != axis]
+    axes.insert(concat.axis, axis)
+    shape = tuple(pairs.shape[each] for each in axes)
+    moved = structure.added(node, "moved", ops.Permute(tuple(axes)), (pairs.name,), shape)
+    halves = structure.added(node, "halves", ops.Reshape(node.shape), (moved.name,), node.shape)
+    sort = ops.GroupSort(concat.axis, 2, "strided", first.is_largest)
+    return [moved, halves, replace(node, operator=sort, inputs=(halves.name,))]
 
 
-def _parts_in_order(node: Node, structure: Structure) -> list[PartOfValue]:
-    """Return the inputs of a node as parts of values, in the order of the parts."""
-    parts = [structure.part_of_value(name) for name in node.inputs]
-    return sorted(parts, key=lambda part: part.start)
+class _ExtremeOfPairs(NamedTuple):
+    """The largest or the smallest entries along an axis of two."""
+
+    is_largest: bool
+    axis: int
+    is_kept: bool
+    """Whether the axis is kept, or put back, with size 1."""
+    pairs: Node
+    """The value whose entries they are."""
 
 
-def _sort_of_pair(
-    concat: ops.Concat,
-    first: Node,
-    second: Node,
-    structure: Structure,
-) -> tuple[ops.Operator, str]:
-    """Return sorting for the joined largest and smallest entry along an axis of two entries."""
-    # If the axis was dropped, both are joined along a new axis; if it was kept, along that axis.
-    first, first_is_kept = _extreme_along_axes(first, structure)
-    second, second_is_kept = _extreme_along_axes(second, structure)
-    for each, is_kept in ((first.operator, first_is_kept), (second.operator, second_is_kept)):
-        if not isinstance(each, ops.Largest | ops.Smallest):
-            raise NoPattern
-        if each.axes != (concat.axis,) or is_kept == concat.new:
-            raise NoPattern
-    source = structure.input_of(first)
-    is_pair = source.shape is not None and source.shape[concat.axis] == 2
-    has_both = type(first.operator) is not type(second.operator)
-    if not has_both or not is_pair or not structure.is_same(source.name, second.inputs[0]):
-        raise NoPattern
-    return ops.Sort(concat.axis, isinstance(first.operator, ops.Largest)), source.name
-
-
-def _extreme_along_axes(node: Node, structure: Structure) -> tuple[Node, bool]:
-    """Return the largest or smallest entries that a value holds, and whether it has their axes, of size 1."""
-    extreme = node
+def _extreme_of_pairs(name: str, structure: Structure) -> _ExtremeOfPairs:
+    node = extreme = structure.origin(name)
     while isinstance(extreme.operator, ops.SameOrder):
         extreme = structure[extreme.inputs[0]]
     if not isinstance(extreme.operator, ops.Largest | ops.Smallest):
         raise NoPattern
-    before = structure.input_of(extreme).shape
-    if extreme is node or before is None:
-        return extreme, extreme.operator.keep
-    kept = tuple(1 if axis in extreme.operator.axes else n for axis, n in enumerate(before))
-    if node.shape != kept:
+    axes = extreme.operator.axes
+    pairs = structure.input_of(extreme)
+    if len(axes) != 1 or pairs.shape is None or pairs.shape[axes[0]] != 2:
         raise NoPattern
-    return extreme, True
+    if extreme is not node and node.shape != kept_shape(pairs.shape, axes):
+        raise NoPattern
+    is_kept = extreme is not node or extreme.operator.keep
+    return _ExtremeOfPairs(isinstance(extreme.operator, ops.Largest), axes[0], is_kept, pairs)
 
 
 def as_sorted_groups(node: Node, structure: Structure) -> list[Node]:
