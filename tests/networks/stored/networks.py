@@ -636,6 +636,7 @@ _apart, _neighbours = (
 )
 case("maxmin, apart", VECTOR, chain(linear(8, 8), _apart, linear(8, 8), _apart, linear(8, 3)), "product", "scaled")
 case("sorted pairs", VECTOR, chain(linear(8, 8), _neighbours, linear(8, 8), _neighbours, linear(8, 3)), "scaled")
+of("maxout, by relu", VECTOR, lambda x: x[:, 4:] + F.relu(x[:, :4] - x[:, 4:]))
 _sorted = partial(Function, _sorted_halves)
 # Of too many units for a search of each: its channels have weights.
 case(
@@ -958,6 +959,7 @@ of("snake", VECTOR, lambda x: x + torch.sin(2 * x).square() / 2)
 of("gaussian", VECTOR, lambda x: torch.exp(-(x**2)))
 of("huber gradient", VECTOR, lambda x: x / (1 + x**2).sqrt())
 of("arctangent", VECTOR, torch.atan)
+of("soft floor", VECTOR, lambda x: torch.log(x.exp() + 0.5))
 of("soft clipping", VECTOR, lambda x: F.softplus(x) - F.softplus(x - 1))
 of("square, refused", VECTOR, lambda x: x**2)
 of("square on a range", VECTOR, lambda x: x.clamp(-1, 1) ** 2)
