@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from specnorm_networks.certified import operators as ops
@@ -46,7 +46,28 @@ def are_halves(first: PartOfValue, second: PartOfValue) -> bool:
 
 
 class Structure(dict[str, Node]):
-    """The nodes of a network so far, by name."""
+    """The nodes of a network so far, by name.
+
+    Parameters
+    ----------
+    fresh : callable
+        Returns a name that no node has, similar to a given one.
+    """
+
+    def __init__(self, fresh: Callable[[str], str]) -> None:
+        super().__init__()
+        self.fresh = fresh
+
+    def added(
+        self,
+        node: Node,
+        suffix: str,
+        operator: ops.Operator,
+        inputs: tuple[str, ...],
+        shape: Shape | None,
+    ) -> Node:
+        """Return a node that a pattern adds before the one that it ends with, ``node``."""
+        return Node(self.fresh(f"{node.name}.{suffix}"), operator, inputs, shape, node.label, derived=True)
 
     def origin(self, name: str) -> Node:
         """Return the first node that has the same entries in the same order as a value."""
@@ -76,6 +97,13 @@ class Structure(dict[str, Node]):
                 return False
             one, another = self.input_of(one), self.input_of(another)
         return True
+
+    def are_same_pair(self, names: tuple[str, ...], others: tuple[str, ...]) -> bool:
+        """Whether two values are the same as two others, in either order."""
+        if not len(names) == len(others) == 2:
+            return False
+        u, v = names
+        return any(self.is_same(u, one) and self.is_same(v, another) for one, another in (others, others[::-1]))
 
     def input_of(self, node: Node) -> Node:
         """Return the origin of a node's first input."""
