@@ -133,6 +133,25 @@ def unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     return x * xp.astype(inverse(norm, xp=xp), x.dtype)[..., None], norm
 
 
+def lengths(x: Array, *, axis: int | tuple[int, int] = -1, ops: ArrayOps) -> Array:
+    """2-norms of real vectors, or matrices, with their axes kept; squares must neither overflow nor underflow."""
+    xp = ops.xp
+    if ops.asynchronous:
+        return xp.linalg.vector_norm(x, axis=axis, keepdims=True)
+    # A fifth of the time of `vector_norm` in NumPy.
+    if isinstance(axis, tuple):
+        return xp.sqrt(xp.sum(x * x, axis=axis, keepdims=True))
+    return xp.expand_dims(xp.sqrt(xp.vecdot(x, x, axis=axis)), axis=axis)
+
+
+def largest(x: Array, *, axis: int | tuple[int, int], ops: ArrayOps) -> Array:
+    """Largest absolute entries, with the axes kept."""
+    xp = ops.xp
+    if ops.asynchronous:
+        return xp.linalg.vector_norm(x, axis=axis, keepdims=True, ord=math.inf)
+    return xp.max(xp.abs(x), axis=axis, keepdims=True)
+
+
 def inverse(norm: Array, *, xp: Namespace) -> Array:
     """The inverse of norms; finite for 0. For devices, a quotient by them is two operations."""
     return xp.reciprocal(norm + _TINY)
