@@ -273,9 +273,9 @@ class Backend:
         """Indices of the ``count`` largest entries along the last axis, the largest first."""
         return self.namespace(x).argsort(x, axis=-1, descending=True)[..., :count]
 
-    def rows_at(self, x: AnyArray, places: AnyArray) -> AnyArray:
-        """Entries of the first axis at integers (k,), none of which is negative."""
-        return self.namespace(x).take(x, places, axis=0)
+    def entries_at(self, x: AnyArray, places: AnyArray, axis: int) -> AnyArray:
+        """Entries of an axis at integers (k,), none of which is negative."""
+        return self.namespace(x).take(x, places, axis=axis)
 
     # -- host ----------------------------------------------------------------------------------------------------
     def asarray(self, x: np.ndarray, device: str | None = None) -> AnyArray:
@@ -557,9 +557,9 @@ class ArrayOps:
         places: Array = self.backend.places_of_largest(x, count)
         return places
 
-    def rows_at(self, x: Array, places: Array) -> Array:
-        rows: Array = self.backend.rows_at(x, places)
-        return rows
+    def entries_at(self, x: Array, places: Array, axis: int) -> Array:
+        entries: Array = self.backend.entries_at(x, places, axis)
+        return entries
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         copy: Array = self.backend.from_numpy(x, like)

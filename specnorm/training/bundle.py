@@ -92,7 +92,7 @@ def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Follo
         (firsts,) = placed(("first waves", b, count), lambda _: (count * np.arange(b),), best, ops=ops)
     places = best + firsts if b > 1 else best
     by_wave = (xp.reshape(x, (b * count, *x.shape[2:])) for x in (found.left, found.columns))
-    left, right = (ops.rows_at(x, places) for x in by_wave)
+    left, right = (ops.entries_at(x, places, 0) for x in by_wave)
     value = xp.max(found.norms, axis=1) * found.size
     return Followed(value, xp.matrix_transpose(left), right, found.waves, found.sketch, known=(best,))
 
@@ -265,7 +265,9 @@ def _of_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     x = xp.matrix_transpose(x) if taps_first == is_permuted else x
     if is_permuted:
         places, _, is_tap = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-        x = xp.reshape(xp.take(x, places, axis=4) * is_tap, (*x.shape[:3], spec.block_shape[1], -1))
+        taps, x = x.shape[4], ops.entries_at(x, places, 4)
+        # Where the stride divides the kernel's sizes, every place has a tap.
+        x = xp.reshape(x if x.shape[4] == taps else x * is_tap, (*x.shape[:3], spec.block_shape[1], -1))
     return xp.matrix_transpose(x) if is_permuted else x
 
 
@@ -277,7 +279,7 @@ def _to_taps(right: Array, turns: Array, spec: ConvSpec, *, ops: ArrayOps) -> Ar
     x = xp.matmul(xp.matrix_transpose(right), turns)
     if _is_permuted(spec):
         _, back, _ = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-        x = xp.take(xp.reshape(x, (*x.shape[:3], spec.group_channels[1], -1)), back, axis=4)
+        x = ops.entries_at(xp.reshape(x, (*x.shape[:3], spec.group_channels[1], -1)), back, 4)
     return xp.matrix_transpose(x) if taps_first else x
 
 
