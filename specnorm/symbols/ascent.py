@@ -279,7 +279,7 @@ def newton_step(terms: Array, taps: Array, tables: NewtonTables, *, xp: Namespac
     """Return safeguarded Newton steps towards maxima of ``|sum_k c_k e^{i k.theta}|``.
 
     ``terms`` (..., n): ``c_k e^{i k.theta}`` at the angles to start from. ``taps`` (n, d): the k; d is at least 1.
-    ``tables``: `newton_tables`. Returns (..., d): what to add to the angles, where the modulus of the sum is no smaller.
+    ``tables``: `newton_tables`. Returns (..., d): what to add to the angles; the modulus is no smaller there.
     """
     step = uphill(terms[..., None, :], tables, taps.shape[1], xp=xp)
     modulus = xp.abs(xp.sum(terms, axis=-1))

@@ -54,7 +54,7 @@ class Scaling(NamedTuple):
     only_shrink: bool
 
     def factor(self, value: Any) -> tuple[Any, Any]:
-        """Return the factors for kernels with these norms, tensors or one number, and their derivatives by the norms."""
+        """Return the factors for kernels with these norms, a tensor or a number, and their derivatives by them."""
         # A kernel that is nearly zero would be scaled up from rounding errors.
         is_left = value <= (max(self.eps, self.bound) if self.only_shrink else self.eps)
         if isinstance(value, float):
