@@ -244,9 +244,9 @@ class NewtonTables(NamedTuple):
     signs : array, shape (2, 4)
     """
 
-    powers: Array
-    forms: Array
-    signs: Array
+    powers: Any
+    forms: Any
+    signs: Any
 
 
 def newton_tables(taps: np.ndarray, *, least_relative_curvature: float = 1e-3) -> NewtonTables:
@@ -256,8 +256,8 @@ def newton_tables(taps: np.ndarray, *, least_relative_curvature: float = 1e-3) -
     step along a nearly flat direction. With one axis it is not used.
     """
     axes = taps.shape[1]
-    pairs = (taps[:, :, None] * taps[:, None, :]).reshape(len(taps), -1)
-    powers = np.concatenate([np.ones_like(taps[:, :1]), taps, pairs], axis=1)
+    pairs = (taps[:, :, None] * taps[:, None, :]).reshape(len(taps), axes**2)
+    powers = np.concatenate([np.ones((len(taps), 1)), taps, pairs], axis=1)
     # The forms of each unit vector.
     size = (1 + axes) * powers.shape[1] * 2
     products = np.eye(size).reshape(size, 1 + axes, -1, 2)
@@ -266,7 +266,7 @@ def newton_tables(taps: np.ndarray, *, least_relative_curvature: float = 1e-3) -
     large = np.array([1.0, -1.0])
     small = least_relative_curvature * large
     signs = np.array([[*large, *-small], [*-large, *small]])
-    forms: Any = [gradient, hessian.reshape(size, -1)]
+    forms: Any = [gradient, hessian.reshape(size, axes**2)]
     if axes == 2:
         mean = hessian.trace(axis1=1, axis2=2)[:, None] / 2
         rest = hessian - mean[:, :, None] * np.eye(2)
@@ -282,7 +282,7 @@ def newton_step(terms: Array, taps: Array, tables: NewtonTables, *, xp: Namespac
     ``tables``: `newton_tables`. Returns (..., d): what to add to the angles; the modulus is no smaller there.
     """
     step = uphill(terms[..., None, :], tables, taps.shape[1], xp=xp)
-    modulus = xp.abs(xp.sum(terms, axis=-1))
+    modulus: Array = xp.abs(xp.sum(terms, axis=-1))
     shares = xp.stack([share * step for share in SHARES])
     modulus_after = _modulus(terms, xp.matmul(shares, xp.matrix_transpose(taps)), xp=xp)
     leads_uphill = (modulus_after > modulus)[..., None]
