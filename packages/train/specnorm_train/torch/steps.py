@@ -23,8 +23,8 @@ _ERROR = 1e-4
 """Error of the steps without a pass that is aimed at, as a part of the norm."""
 _MOST_STEPS = 15.0
 """Largest number of steps without a pass."""
-_LEAST_GROWTH, _MOST_GROWTH = 0.25, 2.0
-"""Limits of the change of the number of steps of which one makes a pass."""
+_MOST_GROWTH = 2.0
+"""Largest growth of the number of steps from one pass to the next."""
 _SHORT, _LONG = 1e-30, 1e30
 """Limits of squares that are computed in float32."""
 _TINY = 1e-30
@@ -80,8 +80,8 @@ class Last(NamedTuple):
         Steps before the next pass.
     since_sweep : float
         Steps since the last sweep.
-    allowed : float
-        Steps without a pass that the errors allow.
+    since_pass : float
+        Steps since the last pass.
     right : Tensor, shape (1, entries of a row)
         As of `Factors`.
     image : array, shape (1, rows)
@@ -92,7 +92,7 @@ class Last(NamedTuple):
 
     waiting: float
     since_sweep: float
-    allowed: float
+    since_pass: float
     right: Tensor
     image: np.ndarray
     square: float
@@ -102,8 +102,7 @@ class Last(NamedTuple):
         """Of copies of buffers, since these may move before a backward pass reads the vector."""
         dtype = torch.promote_types(right.dtype, torch.float32)
         right, array = right.to(dtype, copy=True), image.to(dtype, copy=True).numpy()
-        waiting, since_sweep, allowed = numbers.tolist()
-        return cls(waiting, since_sweep, allowed, right, array, _length(array) ** 2)
+        return cls(*numbers.tolist(), right, array, _length(array) ** 2)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Return the entries of the buffers."""
@@ -310,7 +309,7 @@ def _step_without_pass(x: StepInput) -> Step | None:
     """Take the step at the last right vector, if it needs no pass.
 
     The length of the product with it is attained, so that it is a lower bound as that of a pass. Its gradient is exact,
-    and its error is of second order in the change of the kernel since the pass.
+    and its error is of second order in the change of the kernel since the pass, until another vector overtakes.
     """
     last = x.last
     if last is None or last.waiting < 1:
@@ -321,15 +320,16 @@ def _step_without_pass(x: StepInput) -> Step | None:
     # Squares of other numbers in float32 overflow, or underflow.
     if not (has_changed_little and _SHORT < square < _LONG):
         return None
-    after = Last(last.waiting - 1, last.since_sweep + 1, last.allowed, last.right, last.image, last.square)
+    numbers = last.waiting - 1, last.since_sweep + 1, last.since_pass + 1
+    after = Last(*numbers, last.right, last.image, last.square)
     return _step_at(x, last.right, image, math.sqrt(square), (), after)
 
 
 def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], room: Any, was_swept: Any) -> Step:
     """The step at the right vector of a pass.
 
-    The error of a step without this pass decides how many such steps may follow, fewer if a sweep is due before
-    (`Followed.room`).
+    The error is taken to grow by as much a step as it has since the last pass, and decides how many steps without one
+    may follow, fewer if a sweep is due before (`Followed.room`).
     """
     vector, last = _tensor_of(right), x.last
     image = image_of(x.kernel, x.program, vector)
@@ -339,14 +339,12 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     before = _length(image_of(x.kernel, x.program, last.right))
     # Where it is not a number, none are allowed.
     error = max(0.0, norm / before - 1) if before else math.inf
-    growth = max(_LEAST_GROWTH, min(math.sqrt(_ERROR / (error + _TINY)), _MOST_GROWTH))
-    # In eighths, which buffers of any dtype hold.
-    allowed = min(max(2, round(8 * (last.allowed + 1) * growth)) / 8 - 1, _MOST_STEPS)
+    allowed = (last.since_pass + 1) * min(_ERROR / (error + _TINY), _MOST_GROWTH)
     since_sweep = last.since_sweep + 1
     # After a sweep, the next is due when the kernel has gone as far again.
     multiple = math.inf if room is None else float(room) + was_swept
-    waiting = max(0.0, min(multiple * since_sweep - 1, allowed))
-    after = Last(float(math.floor(waiting)), 0.0 if was_swept else since_sweep, allowed, vector, image, norm**2)
+    waiting = max(0.0, min(multiple * since_sweep - 1, allowed - 1, _MOST_STEPS))
+    after = Last(float(math.floor(waiting)), 0.0 if was_swept else since_sweep, 0.0, vector, image, norm**2)
     return _step_at(x, vector, image, norm, state, after)
 
 
