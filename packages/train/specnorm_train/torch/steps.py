@@ -19,7 +19,7 @@ from specnorm.plugin import Stack, SteppedProgram, ToFollow, follow_all, program
 
 _HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
-_ERROR = 1e-4
+_ERROR = 4e-4
 """Error of the steps without a pass that is aimed at, as a part of the norm."""
 _MOST_STEPS = 15.0
 """Largest number of steps without a pass."""
