@@ -23,14 +23,15 @@ _ERROR = 4e-4
 """Error of the steps without a pass that is aimed at, as a part of the norm."""
 _MOST_STEPS = 15.0
 """Largest number of steps without a pass."""
-_MOST_GROWTH = 2.0
+_MOST_GROWTH = 4.0
 """Largest growth of the number of steps from one pass to the next."""
 _SHORT, _LONG = 1e-30, 1e30
 """Limits of squares that are computed in float32."""
 _TINY = 1e-30
 """Added to what is divided by."""
-_FAR = 0.05
-"""A step makes a pass if the product with the last right vector has changed by this part."""
+_FAR = 0.01
+"""A step makes a pass if the products with the last right vector and with random signs have changed by this part of the
+norm. The product with signs is as long as the kernel, on average, and so changes by a jump in any direction."""
 _MOST_ENTRIES = 2**18
 """Largest number of entries of the kernels in a stack on the CPU. Larger kernels are as fast alone, and in less
 memory."""
@@ -84,29 +85,29 @@ class Last(NamedTuple):
         Steps since the last pass.
     right : Tensor, shape (1, entries of a row)
         As of `Factors`.
-    image : array, shape (1, rows)
-        Product of the kernel with ``right``.
+    images : array, shape (2, rows)
+        Products of the kernel with ``right``, and with random signs.
     square : float
-        Squared length of the image.
+        Squared norm.
     """
 
     waiting: float
     since_sweep: float
     since_pass: float
     right: Tensor
-    image: np.ndarray
+    images: np.ndarray
     square: float
 
     @classmethod
-    def in_buffers(cls, numbers: Tensor, right: Tensor, image: Tensor) -> Last:
+    def in_buffers(cls, numbers: Tensor, right: Tensor, images: Tensor) -> Last:
         """Of copies of buffers, since these may move before a backward pass reads the vector."""
         dtype = torch.promote_types(right.dtype, torch.float32)
-        right, array = right.to(dtype, copy=True), image.to(dtype, copy=True).numpy()
-        return cls(*numbers.tolist(), right, array, _length(array) ** 2)
+        right, array = right.to(dtype, copy=True), images.to(dtype, copy=True).numpy()
+        return cls(*numbers.tolist(), right, array, _length(array[:1]) ** 2)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Return the entries of the buffers."""
-        return torch.tensor(self[:3]), self.right, torch.from_numpy(self.image)
+        return torch.tensor(self[:3]), self.right, torch.from_numpy(self.images)
 
 
 def buffers_of_last(kernel: Tensor, program: SteppedProgram) -> dict[str, Tensor]:
@@ -118,7 +119,7 @@ def buffers_of_last(kernel: Tensor, program: SteppedProgram) -> dict[str, Tensor
         return {}
     dtype = torch.promote_types(kernel.dtype, torch.float32)
     rows, entries = kernel.flatten(1).shape
-    shapes = {"last_numbers": (3,), "last_right": (1, entries), "last_image": (1, rows)}
+    shapes = {"last_numbers": (3,), "last_right": (1, entries), "last_images": (2, rows)}
     return {name: torch.zeros(shape, dtype=dtype, device=kernel.device) for name, shape in shapes.items()}
 
 
@@ -221,11 +222,11 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
 
 def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
     """Take the steps, those that cost little more together in one stack. Nothing is recorded, and no state moves."""
-    steps = [_step_without_pass(x) for x in inputs]
-    if None in steps:
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        steps = [_step_without_pass(x) for x in inputs]
+        if None in steps:
             passes = iter(_passes([x for x, step in zip(inputs, steps, strict=True) if step is None]))
-        steps = [next(passes) if step is None else step for step in steps]
+            steps = [next(passes) if step is None else step for step in steps]
     return steps  # type: ignore[return-value] # no step is None
 
 
@@ -314,14 +315,15 @@ def _step_without_pass(x: StepInput) -> Step | None:
     last = x.last
     if last is None or last.waiting < 1:
         return None
-    image = image_of(x.kernel, x.program, last.right)
-    square, along = float(np.vdot(image, image)), float(np.vdot(image, last.image))
-    has_changed_little = square + last.square - 2 * along <= _FAR**2 * last.square
+    images = image_of(x.kernel, x.program, _beside_signs(last.right))
+    image, change = images[:1], images - last.images
+    square = float(np.vdot(image, image))
+    has_changed_little = float(np.vdot(change, change)) <= _FAR**2 * last.square
     # Squares of other numbers in float32 overflow, or underflow.
     if not (has_changed_little and _SHORT < square < _LONG):
         return None
     numbers = last.waiting - 1, last.since_sweep + 1, last.since_pass + 1
-    after = Last(*numbers, last.right, last.image, last.square)
+    after = Last(*numbers, last.right, last.images, last.square)
     return _step_at(x, last.right, image, math.sqrt(square), (), after)
 
 
@@ -332,19 +334,20 @@ def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], ro
     may follow, fewer if a sweep is due before (`Followed.room`).
     """
     vector, last = _tensor_of(right), x.last
-    image = image_of(x.kernel, x.program, vector)
-    norm = _length(image)
     if last is None:
-        return _step_at(x, vector, image, norm, state, None)
-    before = _length(image_of(x.kernel, x.program, last.right))
-    # Where it is not a number, none are allowed.
+        image = image_of(x.kernel, x.program, right)
+        return _step_at(x, vector, image, _length(image), state, None)
+    images = image_of(x.kernel, x.program, _beside_signs(vector))
+    image = images[:1]
+    norm, before = _length(image), _length(image_of(x.kernel, x.program, last.right.numpy()))
     error = max(0.0, norm / before - 1) if before else math.inf
-    allowed = (last.since_pass + 1) * min(_ERROR / (error + _TINY), _MOST_GROWTH)
+    by_error = (last.since_pass + 1) * min(_ERROR / (error + _TINY), _MOST_GROWTH)
     since_sweep = last.since_sweep + 1
     # After a sweep, the next is due when the kernel has gone as far again.
     multiple = math.inf if room is None else float(room) + was_swept
-    waiting = max(0.0, min(multiple * since_sweep - 1, allowed - 1, _MOST_STEPS))
-    after = Last(float(math.floor(waiting)), 0.0 if was_swept else since_sweep, 0.0, vector, image, norm**2)
+    # To the next pass; one, where that is not a number.
+    steps = max(1.0, min(multiple * since_sweep, by_error, 1 + _MOST_STEPS))
+    after = Last(math.ceil(steps) - 1.0, 0.0 if was_swept else since_sweep, 0.0, vector, images, norm**2)
     return _step_at(x, vector, image, norm, state, after)
 
 
@@ -361,9 +364,19 @@ def _length(x: np.ndarray) -> float:
     return float(np.linalg.norm(x.astype(np.float64)))
 
 
-def image_of(kernel: Tensor, program: SteppedProgram, right: Tensor) -> np.ndarray:
-    """Product (r, rows) of a kernel on the CPU with ``right`` (r, n), zero but for the group where it is longest."""
-    vectors = right.numpy()
+def _beside_signs(right: Tensor) -> np.ndarray:
+    """A right vector (1, n) and random signs, shape (2, n)."""
+    vector = right.numpy()
+    return np.concatenate([vector, _signs(vector.shape[1]).astype(vector.dtype, copy=False)])
+
+
+@functools.lru_cache(maxsize=64)
+def _signs(count: int) -> np.ndarray:
+    return 2 * np.random.RandomState(0).randint(0, 2, (1, count)).astype(np.float32) - 1
+
+
+def image_of(kernel: Tensor, program: SteppedProgram, vectors: np.ndarray) -> np.ndarray:
+    """Product (r, rows) of a kernel on the CPU with vectors (r, n), zero but for the group where it is longest."""
     rows = np.asarray(_numpy_view(kernel), vectors.dtype)
     rows = rows.reshape(len(rows), -1)
     image = np.empty((len(vectors), len(rows)), vectors.dtype)
