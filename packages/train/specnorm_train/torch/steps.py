@@ -103,7 +103,8 @@ class Last(NamedTuple):
         """Of copies of buffers, since these may move before a backward pass reads the vector."""
         dtype = torch.promote_types(right.dtype, torch.float32)
         right, array = right.to(dtype, copy=True), images.to(dtype, copy=True).numpy()
-        return cls(*numbers.tolist(), right, array, _length(array[:1]) ** 2)
+        waiting, since_sweep, since_pass = numbers.tolist()
+        return cls(waiting, since_sweep, since_pass, right, array, _length(array[:1]) ** 2)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Return the entries of the buffers."""
@@ -364,22 +365,23 @@ def _length(x: np.ndarray) -> float:
     return float(np.linalg.norm(x.astype(np.float64)))
 
 
-def _beside_signs(right: Tensor) -> np.ndarray:
-    """A right vector (1, n) and random signs, shape (2, n)."""
-    vector = right.numpy()
-    return np.concatenate([vector, _signs(vector.shape[1]).astype(vector.dtype, copy=False)])
+def _beside_signs(right: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """A right vector (1, n), and random signs, shapes (n,)."""
+    (vector,) = right.numpy()
+    return vector, _signs(len(vector), vector.dtype)
 
 
 @functools.lru_cache(maxsize=64)
-def _signs(count: int) -> np.ndarray:
-    return 2 * np.random.RandomState(0).randint(0, 2, (1, count)).astype(np.float32) - 1
+def _signs(count: int, dtype: np.dtype) -> np.ndarray:
+    signs: np.ndarray = 2 * np.random.RandomState(0).randint(0, 2, count) - 1
+    return signs.astype(dtype)
 
 
-def image_of(kernel: Tensor, program: SteppedProgram, vectors: np.ndarray) -> np.ndarray:
-    """Product (r, rows) of a kernel on the CPU with vectors (r, n), zero but for the group where it is longest."""
-    rows = np.asarray(_numpy_view(kernel), vectors.dtype)
+def image_of(kernel: Tensor, program: SteppedProgram, vectors: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Products (r, rows) of a kernel on the CPU with r vectors (n,), zero but for the group where they are longest."""
+    rows = np.asarray(_numpy_view(kernel), vectors[0].dtype)
     rows = rows.reshape(len(rows), -1)
-    image = np.empty((len(vectors), len(rows)), vectors.dtype)
+    image = np.empty((len(vectors), len(rows)), rows.dtype)
     # OpenBLAS takes up to a hundred times as long for one product with two vectors.
     for vector, out in zip(vectors, image, strict=True):
         np.dot(rows, vector, out)
