@@ -72,8 +72,13 @@ class Stack(NamedTuple):
         self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
     ) -> AnyArray:
         """Kernels of the layers as a stack, with one leading axis."""
-        members = [self._member(*x, backend=backend) for x in zip(layers, kernels, strict=True)]
-        return _stacked(members, backend.namespace(kernels[0]))
+        return _stacked(self.padded_kernels(layers, kernels, backend=backend), backend.namespace(kernels[0]))
+
+    def padded_kernels(
+        self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
+    ) -> list[AnyArray]:
+        """Kernels of the layers as members of the stack."""
+        return [self._member(*x, backend=backend) for x in zip(layers, kernels, strict=True)]
 
     def out_of(self, layer: SteppedProgram, member: AnyArray, *, backend: Backend) -> AnyArray:
         """An array like a member of the stack, such as its gradient, as one like the layer's kernel."""
@@ -156,14 +161,18 @@ class Joint(NamedTuple):
         """Places of the layers, in the order of the stacks."""
         return tuple(j for stack in self.stacks for j in stack.members)
 
-    def joined_kernels(
+    def padded_kernels(
         self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
-    ) -> AnyArray | Parts:
-        """The members of a sequence of kernels with these programs, as a stack."""
-        parts = [
-            stack.joined_kernels([layers[j] for j in places], [kernels[j] for j in places], backend=backend)
+    ) -> list[list[AnyArray]]:
+        """The members of a sequence of kernels with these programs, by stack."""
+        return [
+            stack.padded_kernels([layers[j] for j in places], [kernels[j] for j in places], backend=backend)
             for stack, places in zip(self.stacks, [x.members for x in self.stacks], strict=True)
         ]
+
+    def joined_kernels(self, members: Sequence[Sequence[AnyArray]], *, backend: Backend) -> AnyArray | Parts:
+        """The members by stack, as one stack."""
+        parts = [_stacked(x, backend.namespace(x[0])) for x in members]
         return parts[0] if len(parts) == 1 else Parts(parts, self.program.shape, backend=backend)
 
 
@@ -270,8 +279,11 @@ def _families(kinds: Sequence[str], family: Callable[[str], Hashable]) -> list[l
 def _joined(
     kinds: Sequence[str], members: dict[str, list[int]], most: int, *, tall: bool = False
 ) -> Iterator[list[str]]:
-    """Yield kinds that cost little more together, beginning with the largest kind that is left."""
-    waiting = sorted(kinds, key=lambda key: -math.prod(_padded_shape(_program(key))))
+    """Yield kinds that cost little more together, beginning with the largest kind that is left; if tall, the smallest.
+
+    The smallest kinds would join the largest ones last, with the most zeros.
+    """
+    waiting = sorted(kinds, key=lambda key: math.prod(_padded_shape(_program(key))), reverse=not tall)
     return _greedily(waiting, lambda kinds: _costs_little(kinds, members, most, tall=tall))
 
 

@@ -66,7 +66,8 @@ def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
             first: tuple[Any, ...] = ()
         elif known:
             host_arrays = list(map(BACKEND.to_numpy, arrays))
-            joined = padded(stack.joined_kernels(found.programs, host_arrays, backend=BACKEND.host()))
+            members = stack.padded_kernels(found.programs, host_arrays, backend=BACKEND.host())
+            joined = padded(stack.joined_kernels(members, backend=BACKEND.host()))
             host_state = stack.program.init(joined, backend=BACKEND.host())
             first = tuple(BACKEND.from_numpy(x, like) for x in host_state)
         else:
@@ -124,7 +125,8 @@ def _shapes_given(states: States) -> dict[str, dict[str, tuple[int, ...]]]:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _compiled_init(stack: Joint, programs: tuple[SteppedProgram, ...], arrays: list[Any]) -> tuple[Any, ...]:
-    return stack.program.init(padded(stack.joined_kernels(programs, arrays, backend=BACKEND)), backend=BACKEND)
+    members = stack.padded_kernels(programs, arrays, backend=BACKEND)
+    return stack.program.init(padded(stack.joined_kernels(members, backend=BACKEND)), backend=BACKEND)
 
 
 # Compiled also if the user does not call it inside of `jit`, where JAX would compile each operation.
@@ -139,8 +141,9 @@ def _compiled_step(
     """The norm of each kernel, and the state of each stack."""
     norms: list[Any] = [None] * len(arrays)
     new_states = []
+    places = BACKEND.places(len(arrays), arrays[0])
     for stack, state in zip(stacks_of_tree, states, strict=True):
-        values, new_state = _steps(stack, programs, arrays, state, sweeps)
+        values, new_state = _steps(stack, programs, arrays, places, state, sweeps)
         new_states.append(new_state)
         for j, value in zip(stack.members, values, strict=True):
             norms[j] = value
@@ -148,25 +151,28 @@ def _compiled_step(
 
 
 def _steps(
-    stack: Joint, programs: tuple[SteppedProgram, ...], arrays: list[Any], state: tuple[Any, ...], sweeps: int | None
+    stack: Joint,
+    programs: tuple[SteppedProgram, ...],
+    arrays: list[Any],
+    places: tuple[Any, ...],
+    state: tuple[Any, ...],
+    sweeps: int | None,
 ) -> tuple[list[Any], tuple[Any, ...]]:
     """The norms of the layers of a joint stack, and its next state."""
     program = stack.program
     if not program.stepped.follows and not state:
         return [BACKEND.apply(programs[j], arrays[j]).value for j in stack.members], ()
-    joined = stack.joined_kernels(programs, arrays, backend=BACKEND)
+    members = stack.padded_kernels(programs, arrays, backend=BACKEND)
     if not program.stepped.follows:
-        values, new_state = BACKEND.step(program, joined, state, sweeps)
+        values, new_state = BACKEND.step(program, stack.joined_kernels(members, backend=BACKEND), state, sweeps)
         return list(values), new_state
-    constants = joined.map(BACKEND.detach) if isinstance(joined, Parts) else BACKEND.detach(joined)
+    constants = stack.joined_kernels([list(map(BACKEND.detach, x)) for x in members], backend=BACKEND)
     # An evaluation sweeps where it is due, too.
     followed = program.follow(constants, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
-    found = followed.value, followed.left, followed.right
-    if isinstance(joined, Parts):
-        norms = []
-        parts = joined.apart_with_factors(*found)
-        for of_stack, kernels, *factors in zip(stack.stacks, joined.stacks, *parts, strict=True):
-            norms += list(BACKEND.with_factors(of_stack.program, kernels, *factors))
-    else:
-        norms = list(BACKEND.with_factors(program, joined, *found))
+    factors = followed.value, followed.left, followed.right
+    of_stacks = constants.apart_with_factors(*factors) if isinstance(constants, Parts) else [factors]
+    norms: list[Any] = []
+    for of_stack, kernels_of_stack, own_factors in zip(stack.stacks, members, of_stacks, strict=True):
+        own_places = places[: len(kernels_of_stack)]
+        norms += BACKEND.with_factors(of_stack.program, kernels_of_stack, own_places, own_factors)
     return norms, state if sweeps == 0 else followed.state
