@@ -136,7 +136,7 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     angles = xp.matrix_transpose(waves.angles)
     derivatives = _sums(products, _turns(angles, taps, ops=ops)[:, :, :, None, ...] * powers[:, None, :], ops=ops)
     inner = _inner_products(derivatives, 1 + taps.shape[1], ops=ops)
-    angles = angles + uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp)
+    angles = angles + xp.reshape(uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp), angles.shape)
     turns = _turns(angles, taps, ops=ops)
     power = xp.reshape(_sums(products, turns[:, :, :, None, ...], ops=ops), (b, count, -1))
     power = power / (xp.sqrt(xp.vecdot(power, power))[..., None] + _TINY)
@@ -251,13 +251,16 @@ def _sums(products: Array, turns: Array, *, ops: ArrayOps) -> Array:
 
 
 def _inner_products(sums: Array, count: int, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Real and imaginary parts (b, g, count, r) of inner products of the first sums (b, g, 2, r, p) with all."""
+    """Real and imaginary parts (b * g, count, r) of inner products of the first sums (b, g, 2, r, p) with all.
+
+    Of one axis for all waves: loops over a last axis of twelve take LLVM four times as long to compile.
+    """
     xp, (b, g, _, r, p) = ops.xp, sums.shape
     first = xp.reshape(sums[:, :, :, :count, :], (b, g, 2 * count, p))
     products = xp.matmul(first, xp.matrix_transpose(xp.reshape(sums, (b, g, 2 * r, p))))
-    products = xp.reshape(products, (b, g, 2, count, 2, r))
-    real = products[:, :, 0, :, 0, :] + products[:, :, 1, :, 1, :]
-    return real, products[:, :, 0, :, 1, :] - products[:, :, 1, :, 0, :]
+    products = xp.reshape(products, (b * g, 2, count, 2, r))
+    real = products[:, 0, :, 0, :] + products[:, 1, :, 1, :]
+    return real, products[:, 0, :, 1, :] - products[:, 1, :, 0, :]
 
 
 def _tap_tables(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
