@@ -33,6 +33,9 @@ many zeros a tenth of that."""
 _ADDED_WHERE_COMPILED = 2**19
 """The same for matrices where a compiler makes a program for each stack. XLA takes 2 to 3 s for one on a CPU; products
 of so many zeros take half a millisecond in each pass."""
+_ADDED_TO_PART = 2**16
+"""The same for convolutions there, in stacks that one program multiplies with one by one: XLA takes half a second for
+each on a CPU."""
 _ADDED_TO_ROWS = 2**13
 """Zeros for which stacks of convolutions join where a compiler makes a program for each, in a row of each kernel.
 Products leave them out; what is done with the products takes about a millisecond for so many in each pass."""
@@ -66,13 +69,7 @@ class Stack(NamedTuple):
         member_states = [self._state_of_member(*x, backend=backend) for x in zip(layers, states, strict=True)]
         xp = backend.namespace(kernels[0])
         stacked_states = tuple(_stacked(x, xp) for x in zip(*member_states, strict=True))
-        return self.joined_kernels(layers, kernels, backend=backend), stacked_states
-
-    def joined_kernels(
-        self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
-    ) -> AnyArray:
-        """Kernels of the layers as a stack, with one leading axis."""
-        return _stacked(self.padded_kernels(layers, kernels, backend=backend), backend.namespace(kernels[0]))
+        return _stacked(self.padded_kernels(layers, kernels, backend=backend), xp), stacked_states
 
     def padded_kernels(
         self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
@@ -245,7 +242,7 @@ def _found_joint_stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[_PlainS
     for family in _families(list(members), _joint_family):
         by_taps = _families(family, lambda kind: _padded_shape(_program(kind), tall=True)[2:])
         has_taps = len(_padded_shape(_program(family[0]), tall=True)) > 2
-        added = _ADDED_ENTRIES if has_taps else _ADDED_WHERE_COMPILED
+        added = _ADDED_TO_PART if has_taps else _ADDED_WHERE_COMPILED
         parts = [kinds for kinds_of_taps in by_taps for kinds in _joined(kinds_of_taps, members, added, tall=True)]
         parts.sort(key=lambda kinds: -_row_of(kinds))
         for joined in _greedily(parts, costs_little) if has_taps else [[kinds] for kinds in parts]:

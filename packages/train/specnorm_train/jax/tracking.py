@@ -141,9 +141,8 @@ def _compiled_step(
     """The norm of each kernel, and the state of each stack."""
     norms: list[Any] = [None] * len(arrays)
     new_states = []
-    places = BACKEND.places(len(arrays), arrays[0])
     for stack, state in zip(stacks_of_tree, states, strict=True):
-        values, new_state = _steps(stack, programs, arrays, places, state, sweeps)
+        values, new_state = _steps(stack, programs, arrays, state, sweeps)
         new_states.append(new_state)
         for j, value in zip(stack.members, values, strict=True):
             norms[j] = value
@@ -151,12 +150,7 @@ def _compiled_step(
 
 
 def _steps(
-    stack: Joint,
-    programs: tuple[SteppedProgram, ...],
-    arrays: list[Any],
-    places: tuple[Any, ...],
-    state: tuple[Any, ...],
-    sweeps: int | None,
+    stack: Joint, programs: tuple[SteppedProgram, ...], arrays: list[Any], state: tuple[Any, ...], sweeps: int | None
 ) -> tuple[list[Any], tuple[Any, ...]]:
     """The norms of the layers of a joint stack, and its next state."""
     program = stack.program
@@ -169,10 +163,10 @@ def _steps(
     constants = stack.joined_kernels([list(map(BACKEND.detach, x)) for x in members], backend=BACKEND)
     # An evaluation sweeps where it is due, too.
     followed = program.follow(constants, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
-    factors = followed.value, followed.left, followed.right
-    of_stacks = constants.apart_with_factors(*factors) if isinstance(constants, Parts) else [factors]
+    found = [(followed.value, followed.left, followed.right)]
+    if isinstance(constants, Parts):
+        found = constants.apart_with_factors(*found[0])
     norms: list[Any] = []
-    for of_stack, kernels_of_stack, own_factors in zip(stack.stacks, members, of_stacks, strict=True):
-        own_places = places[: len(kernels_of_stack)]
-        norms += BACKEND.with_factors(of_stack.program, kernels_of_stack, own_places, own_factors)
+    for of_stack, kernels_of_stack, factors in zip(stack.stacks, members, found, strict=True):
+        norms += BACKEND.with_factors(of_stack.program, kernels_of_stack, *factors)
     return norms, state if sweeps == 0 else followed.state
