@@ -492,10 +492,10 @@ def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
     """
     xp, ops = waves.ops.xp, waves.ops
     count = most_waves(waves.grid.key[0], len(waves.grid))
-    *of_points, order = points
+    chosen: Sequence[Array] = points[:-1]
     if ops.concrete:
-        of_points = _highest(of_points, order, count, ops=ops)
-    images, vectors, power, phases = of_points
+        chosen = _highest(chosen, points.order, count, ops=ops)
+    images, vectors, power, phases = chosen
     square = _squared_norm(images, xp=xp)
     residual, _ = _unit(power - square * vectors, xp=xp)
     other = waves.images(residual, phases)
@@ -505,7 +505,7 @@ def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
     left, _ = _unit(vectors if waves.is_wide or waves.is_transposed else images, xp=xp)
     if not ops.concrete:
         # A compiler takes four times as long for loops over eleven points as over all.
-        left, phases = _highest((left, phases), order, count, ops=ops)
+        left, phases = _highest((left, phases), points.order, count, ops=ops)
     # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
     return left, xp.conj(phases) if waves.is_transposed else phases
 
