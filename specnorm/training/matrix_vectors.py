@@ -77,9 +77,9 @@ def _top_of_powers(gram: Array, *, ops: ArrayOps) -> Array:
     for j in range(_SQUARINGS):
         if j % _RESCALED == 0:
             # The largest entry of a positive semidefinite matrix is on its diagonal.
-            gram = gram / (xp.max(xp.linalg.diagonal(gram), axis=1)[:, None, None] + _TINY)
+            gram = gram / (xp.max(gram, axis=(1, 2), keepdims=True) + _TINY)
         gram = xp.matmul(gram, gram)
-    best = xp.argmax(xp.linalg.diagonal(gram), axis=1)
+    best = xp.argmax(xp.max(gram, axis=1), axis=1)
     return arrays.pick(gram, best, xp=xp)[:, :, None]
 
 

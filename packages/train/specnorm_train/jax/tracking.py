@@ -66,7 +66,8 @@ def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
             first: tuple[Any, ...] = ()
         elif known:
             host_arrays = list(map(BACKEND.to_numpy, arrays))
-            joined = padded(stack.joined_kernels(found.programs, host_arrays, backend=BACKEND.host()))
+            members = stack.padded_kernels(found.programs, host_arrays, backend=BACKEND.host())
+            joined = padded(stack.joined_kernels(members, backend=BACKEND.host()))
             host_state = stack.program.init(joined, backend=BACKEND.host())
             first = tuple(BACKEND.from_numpy(x, like) for x in host_state)
         else:
@@ -124,7 +125,8 @@ def _shapes_given(states: States) -> dict[str, dict[str, tuple[int, ...]]]:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _compiled_init(stack: Joint, programs: tuple[SteppedProgram, ...], arrays: list[Any]) -> tuple[Any, ...]:
-    return stack.program.init(padded(stack.joined_kernels(programs, arrays, backend=BACKEND)), backend=BACKEND)
+    members = stack.padded_kernels(programs, arrays, backend=BACKEND)
+    return stack.program.init(padded(stack.joined_kernels(members, backend=BACKEND)), backend=BACKEND)
 
 
 # Compiled also if the user does not call it inside of `jit`, where JAX would compile each operation.
@@ -154,19 +156,17 @@ def _steps(
     program = stack.program
     if not program.stepped.follows and not state:
         return [BACKEND.apply(programs[j], arrays[j]).value for j in stack.members], ()
-    joined = stack.joined_kernels(programs, arrays, backend=BACKEND)
+    members = stack.padded_kernels(programs, arrays, backend=BACKEND)
     if not program.stepped.follows:
-        values, new_state = BACKEND.step(program, joined, state, sweeps)
+        values, new_state = BACKEND.step(program, stack.joined_kernels(members, backend=BACKEND), state, sweeps)
         return list(values), new_state
-    constants = joined.map(BACKEND.detach) if isinstance(joined, Parts) else BACKEND.detach(joined)
+    constants = stack.joined_kernels([list(map(BACKEND.detach, x)) for x in members], backend=BACKEND)
     # An evaluation sweeps where it is due, too.
     followed = program.follow(constants, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
-    found = followed.value, followed.left, followed.right
-    if isinstance(joined, Parts):
-        norms = []
-        parts = joined.apart_with_factors(*found)
-        for of_stack, kernels, *factors in zip(stack.stacks, joined.stacks, *parts, strict=True):
-            norms += list(BACKEND.with_factors(of_stack.program, kernels, *factors))
-    else:
-        norms = list(BACKEND.with_factors(program, joined, *found))
+    found = [(followed.value, followed.left, followed.right)]
+    if isinstance(constants, Parts):
+        found = constants.apart_with_factors(*found[0])
+    norms: list[Any] = []
+    for of_stack, kernels_of_stack, factors in zip(stack.stacks, members, found, strict=True):
+        norms += BACKEND.with_factors(of_stack.program, kernels_of_stack, *factors)
     return norms, state if sweeps == 0 else followed.state
