@@ -62,8 +62,8 @@ def find_open_groups(
     if len(every_group) == 1 or not bound > 0:
         return OpenGroups(every_group, None)
     estimates = _estimated_norms(blocks, bound, ops=ops)
-    weak_groups = np.flatnonzero(estimates < layer_tuning.TUNING.weak_group * bound)
-    for _ in range(layer_tuning.TUNING.weak_group_tries):
+    weak_groups = np.flatnonzero(estimates < layer_tuning.WEAK_GROUP * bound)
+    for _ in range(layer_tuning.WEAK_GROUP_TRIES):
         if not len(weak_groups):
             break
         search = Search(arrays.rows(blocks, weak_groups, ops=ops), clock=clock, ops=ops)

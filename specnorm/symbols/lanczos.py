@@ -20,27 +20,20 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-
-class LanczosTuning(NamedTuple):
-    """Numbers of steps, of convergence checks and of basis vectors. They affect speed, not the validity of bounds."""
-
-    direct_size: int = 48
-    """Size of the Gram matrix up to which an eigenvalue routine is faster than the iteration."""
-    steps_before_first_check: int = 4
-    """Steps before the first check of convergence. Four steps rule out most unfoldings of a kernel where the smallest
-    norm of all unfoldings is wanted."""
-    steps_between_checks: int = 8
-    """Least number of steps between later checks, each of which transfers data to the host. After t steps, the next
-    check comes after ``max(steps_between_checks, min(t // 2, most_steps - t))`` more."""
-    most_steps: int = 160
-    """Number of steps after which no more are begun; the last ones may pass it. It can be too small if the largest
-    singular values are clustered; then the bound's proof takes longer."""
-    basis_size: int = 24
-    """Number n of basis vectors before a restart of `top_vectors`. A restart resolves gaps of eigenvalues of relative
-    size 1 / n**2; the cost of orthogonalisation grows as n**2."""
-
-
-TUNING = LanczosTuning()
+DIRECT_SIZE = 48
+"""Size of the Gram matrix up to which an eigenvalue routine is faster than the iteration."""
+STEPS_BEFORE_FIRST_CHECK = 4
+"""Steps before the first check of convergence. Four steps rule out most unfoldings of a kernel where the smallest
+norm of all unfoldings is wanted."""
+STEPS_BETWEEN_CHECKS = 8
+"""Least number of steps between later checks, each of which transfers data to the host. After t steps, the next
+check comes after ``max(STEPS_BETWEEN_CHECKS, min(t // 2, MOST_STEPS - t))`` more."""
+MOST_STEPS = 160
+"""Number of steps after which no more are begun; the last ones may pass it. It can be too small if the largest
+singular values are clustered; then the bound's proof takes longer."""
+BASIS_SIZE = 24
+"""Number n of basis vectors before a restart of `top_vectors`. A restart resolves gaps of eigenvalues of relative
+size 1 / n**2; the cost of orthogonalisation grows as n**2."""
 
 
 class Lanczos:
@@ -123,7 +116,7 @@ class Lanczos:
     @property
     def _is_direct(self) -> bool:
         """Whether the matrices are so small that an eigenvalue routine replaces the iteration."""
-        return self.size <= TUNING.direct_size
+        return self.size <= DIRECT_SIZE
 
     @property
     def steps(self) -> int:
@@ -148,8 +141,8 @@ class Lanczos:
         """Number of steps before the next check."""
         taken = len(self._alpha)
         if not taken:
-            return TUNING.steps_before_first_check
-        return max(TUNING.steps_between_checks, min(taken // 2, TUNING.most_steps - taken))
+            return STEPS_BEFORE_FIRST_CHECK
+        return max(STEPS_BETWEEN_CHECKS, min(taken // 2, MOST_STEPS - taken))
 
     def _check(self) -> None:
         """Compute the largest Ritz values and their likely errors on the host."""
@@ -159,7 +152,7 @@ class Lanczos:
         last_beta = self.ops.to_numpy(self._beta[-1])[:, 0, 0]
         residual = last_beta * np.abs(self._ritz_vectors[:, -1])
         self.converged = residual <= self.tolerance * self.squares
-        self.done = self.converged | (len(self._alpha) >= TUNING.most_steps)
+        self.done = self.converged | (len(self._alpha) >= MOST_STEPS)
         scale = np.maximum(self.squares, self._tiny)
         # After the first step there is no second Ritz value: the gap is taken as 0.
         second_value = values[:, max(0, len(self._alpha) - 2)]
@@ -288,7 +281,7 @@ class Layout:
         if size < 3 * k:
             # The basis is the whole space.
             return cls(1, size, 1)
-        wanted = max(3, (basis_size or TUNING.basis_size) // k)
+        wanted = max(3, (basis_size or BASIS_SIZE) // k)
         in_memory = max(3, memory // np.dtype("float64").itemsize // (k * size))
         in_space = size // k - 1
         blocks = max(1, min(wanted, in_memory, in_space, n_iter))
@@ -337,7 +330,7 @@ def top_vectors(
     whole space. ``like`` (b, ...): sets b, the dtype and the device. ``n_iter``: largest number of products of the map
     with a block of vectors. ``least_gain``: stop after a restart that increased the values by less than this,
     relatively, or if the residuals are so small that the next restart would gain less. ``seed``: of the start vectors.
-    ``basis_size``: largest number of basis vectors; None: ``TUNING.basis_size``. ``guards``: number of vectors of a
+    ``basis_size``: largest number of basis vectors; None: ``BASIS_SIZE``. ``guards``: number of vectors of a
     block beside the k: if the next eigenvalues are close to the last of these, a run without guards may end before that
     one has converged. ``return_count``: number of vectors to return, if more than k; fewer are returned if the basis
     keeps fewer. Only the first k decide when the run ends. ``start`` (b, 1, size): start vectors for k = 1; default
