@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.at_size.proofs.circulant import Embedding, norm_by_circulant
+from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.backends import arrays
-from specnorm.proofs.cells import Boxes
+from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.running.search import Clock, OutOfTime, eigh_cost
 from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cover
@@ -109,7 +109,7 @@ def bound_by_circulant(
     return upper, cells + result.cells, levels + result.levels
 
 
-def farthest_circulant(torus_result: Found, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
+def farthest_circulant(torus_result: Found, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Circulant:
     """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
 
     The distance is maximized on each axis by itself, since the norm falls off with its square.
@@ -121,7 +121,7 @@ def farthest_circulant(torus_result: Found, least_points: tuple[int, ...], kerne
         axis_points, axis_skew = choices[int(np.argmax(distances))]
         points.append(axis_points)
         skew.append(axis_skew)
-    return Embedding(tuple(points), tuple(skew))
+    return Circulant(tuple(points), tuple(skew))
 
 
 def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
@@ -165,7 +165,7 @@ class DeflatedCirculant:
         self,
         kernel: Array,
         spec: ConvSpec,
-        circulant: Embedding,
+        circulant: Circulant,
         supremum: Upper,
         search: Search | None = None,
         group: int = 0,

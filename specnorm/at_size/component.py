@@ -13,7 +13,7 @@ import numpy as np
 
 from specnorm.at_size import layer_tuning
 from specnorm.at_size.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
-from specnorm.at_size.groups import OpenGroups, find_open_groups
+from specnorm.at_size.groups import find_open_groups
 from specnorm.at_size.layer_bounds import witness_shapes
 from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs.block_tridiagonal import plans
@@ -76,7 +76,8 @@ class ComponentBounds:
         self.kernel = kernel
         self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.gram_plan = min(plans(self.group_spec), key=lambda plan: (plan.memory > ops.memory, plan.work))
-        self._open_groups: OpenGroups | None = None
+        self._open_groups: np.ndarray | None = None
+        self._bound_of_others: Upper | None = None
         self._deflated_circulants: list[DeflatedCirculant] | None = None
 
     # -- what is affordable ------------------------------------------------------------------------------------------
@@ -141,12 +142,12 @@ class ComponentBounds:
         return with_cost.with_upper(self.padded(result.upper), BoundSource.SUPREMUM)
 
     # -- groups ------------------------------------------------------------------------------------------------------
-    def open_groups(self, bounds: Found) -> OpenGroups:
-        """Groups that may have the layer's norm: the first call searches for them, with its bounds, and keeps them."""
+    def open_groups(self, bounds: Found) -> np.ndarray:
+        """Numbers of the groups that may have the layer's norm; the first call searches for them, and keeps them."""
         if self._open_groups is None:
             # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
-            self._open_groups = find_open_groups(
+            self._open_groups, self._bound_of_others = find_open_groups(
                 self.torus_search.blocks,
                 target,
                 max_cells=self.problem.max_cells,
@@ -160,12 +161,12 @@ class ComponentBounds:
 
         The first call searches for the open groups.
         """
-        count = len(self.open_groups(bounds).numbers)
+        count = len(self.open_groups(bounds))
         return self.gram_plan.work * count if self._matrix_fits else math.inf
 
     def deflates(self, bounds: Found) -> bool:
         """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
-        few_groups = len(self.open_groups(bounds).numbers) <= layer_tuning.DEFLATION_GROUPS
+        few_groups = len(self.open_groups(bounds)) <= layer_tuning.DEFLATION_GROUPS
         matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.DEFLATION_WORK
         return few_groups and matrix_is_expensive and self.points_of_shortest is not None
 
@@ -174,7 +175,7 @@ class ComponentBounds:
         if self.problem.clock.expired or not self.deflates(bounds):
             return []
         if self._deflated_circulants is None:
-            self._deflated_circulants = self._circulants_of(self.open_groups(bounds).numbers)
+            self._deflated_circulants = self._circulants_of(self.open_groups(bounds))
         return self._deflated_circulants
 
     def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
@@ -204,7 +205,7 @@ class ComponentBounds:
         proven = [upper for upper in uppers if upper is not None]
         if len(proven) < len(uppers) or self._open_groups is None:
             return bounds
-        upper = norm_of_groups(self.spec, proven, self._open_groups.others)
+        upper = norm_of_groups(self.spec, proven, self._bound_of_others)
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
@@ -369,8 +370,7 @@ class ComponentBounds:
         proven = [bounds.upper for bounds in result if bounds.upper is not None]
         upper: Upper | None = None
         if len(proven) == len(groups):
-            others = None if self._open_groups is None else self._open_groups.others
-            upper = norm_of_groups(self.spec, proven, others)
+            upper = norm_of_groups(self.spec, proven, self._bound_of_others)
         best = max(range(len(groups)), key=lambda j: result[j].lower.value)
         return self.bounds_of_group(
             result[best].lower,

@@ -232,7 +232,7 @@ def own_matrix(part: ComponentBounds, bounds: Found) -> Found:
     work = part.matrix_work(bounds)
     if work > layer_tuning.LATE_WORK or not clock.affords(work):
         return bounds
-    return bounds.intersect(part.by_matrix(part.open_groups(bounds).numbers, bounds.lower.value))
+    return bounds.intersect(part.by_matrix(part.open_groups(bounds), bounds.lower.value))
 
 
 def refined_supremum(part: ComponentBounds, bounds: Found) -> Found:
