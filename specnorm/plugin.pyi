@@ -18,11 +18,11 @@ from specnorm.geometry.spec import per_axis as per_axis
 from specnorm.geometry.words import check_words as check_words
 from specnorm.power.probable import LinearOperator as LinearOperator
 from specnorm.power.probable import Vector as Vector
+from specnorm.running.base import Evaluation as Evaluation
 from specnorm.running.base import check_count as check_count
 from specnorm.running.parts import Parts as Parts
 from specnorm.running.parts import padded as padded
 from specnorm.running.program import Program as Program
-from specnorm.running.program import Ran as Ran
 from specnorm.running.program import check_values as check_values
 from specnorm.running.program import keep as keep
 from specnorm.running.program import program as program

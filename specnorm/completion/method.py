@@ -6,7 +6,7 @@ H is found by matrix products alone. The proof is in `specnorm.completion.proof`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -82,7 +82,7 @@ class Completion(Method):
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
         completions, bounds = self.search_from(None, scaled, exponent, ops=ops)
         uppers = partial(bounds_by_completions, scaled, completions, exponent, ops=ops)
-        return replace(bounds, claims=partial(bounds_by_blocks, uppers, spec))
+        return bounds._replace(claims=partial(bounds_by_blocks, uppers, spec))
 
     def search_from(
         self,
@@ -100,4 +100,4 @@ class Completion(Method):
             scaled, start, rtol=self.rtol, products=self.n_iter, seed=self.seed, ops=ops
         )
         exponent = ops.xp.astype(exponent, bounds.value.dtype)
-        return completions, replace(bounds, value=arrays.unscale(bounds.value, exponent, xp=ops.xp))
+        return completions, bounds._replace(value=arrays.unscale(bounds.value, exponent, xp=ops.xp))

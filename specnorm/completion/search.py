@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -138,24 +138,20 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     return of_k, of_h, np.concatenate([cosines + sines, cosines - sines, -sines], axis=1)
 
 
-class _Products(NamedTuple):
+class _Products:
     """Lags of products of kernels by tap, (b, taps, rows, c), by tables F, D and W.
 
     Lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``, j the points: F K has the values of K* at the points, and D H
     those of H. The order of the lags is: 0, those of `Lags.points`, and the negatives of these.
+
+    ``blocks`` (b, rows, c, *taps): the tables are for their taps, in their precision and on their device.
     """
 
-    of_k: Array  # F, (points, taps)
-    of_h: Array  # D, (points, taps)
-    to_lags: Array  # W, (lags, points)
-    xp: Namespace
-
-    @classmethod
-    def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
-        """The tables for blocks (b, rows, c, *taps), in the precision and on the device of the blocks."""
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
         tables = _tables(tuple(blocks.shape[3:]))
-        of_k, of_h, to_lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
-        return cls(of_k, of_h, to_lags, ops.xp)
+        # F and D are (points, taps), W is (lags, points).
+        self.of_k, self.of_h, self.to_lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
+        self.xp = ops.xp
 
     def _apply(self, table: Array, x: Array) -> Array:
         """A table on the second axis of (b, n, rows, c)."""
@@ -358,7 +354,7 @@ def _gauss_newton(
     """The best completions by tap, their bounds, and the products that the search for them took."""
     xp = ops.xp
     taps = tuple(narrow_blocks.shape[3:])
-    tables = _Products.of(narrow_blocks, ops=ops)
+    tables = _Products(narrow_blocks, ops=ops)
     target = (norm * (1 + _TARGET_SHARE * rtol)) ** 2
     close_enough = xp.astype(norm * (1 + rtol), first_bound.dtype)
 

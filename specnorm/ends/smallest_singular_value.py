@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs.bound import Lower, Upper, times_power_of_two
+from specnorm.proofs.bound import Lower, times_power_of_two
 from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
@@ -80,28 +80,6 @@ _POINTS_PER_TURN = 2**44
 """Points per turn of the frequencies that Newton's method visits. Near a zero the smallest singular value is
 proportional to the distance, while near a maximum the norm falls with its square: so this lattice is finer than that of
 `ascent`."""
-
-
-class Attained(NamedTuple):
-    """A bound of the smallest singular value, and where it is attained.
-
-    Parameters
-    ----------
-    upper : Upper
-    value : float
-        The computed singular value; ``upper`` is this plus an allowance for rounding.
-    witness : Witness
-        With unit vectors u and v of the tall block, ``u* G v`` the singular value.
-    """
-
-    upper: Upper
-    value: float
-    witness: Witness
-
-    @property
-    def is_rounding(self) -> bool:
-        """Whether most of the bound is the allowance for rounding."""
-        return self.upper.value > 2 * self.value
 
 
 def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Found:
@@ -192,7 +170,7 @@ class _SmallestSearch:
         smallest, largest = self.values_on(grid)
         block, point = np.unravel_index(smallest.argmin(), smallest.shape)
         attained = self.attained_at(grid[point : point + 1], int(block))
-        bounds = Found(Lower.trivial(), attained.upper, attained.witness, cells=len(grid), levels=1)
+        bounds = replace(attained, cells=len(grid), levels=1, ended=None)
         if self.visited is not None and not self.clock.expired:
             lower = defects.smallest_on_grid(self.blocks, self.visited, float(smallest.min()), largest, ops=self.ops)
             bounds = bounds if lower is None else replace(bounds, lower=lower)
@@ -204,9 +182,9 @@ class _SmallestSearch:
         if self.sizes is None and math.prod(self.blocks.shape[3:]) > 1:
             attained = self.lowest_minimum(attained, grid, smallest, largest)
             bounds = replace(bounds, upper=attained.upper, witness=attained.witness)
-        if attained.is_rounding:
+        if attained.ended is Outcome.ZERO:
             return replace(bounds, ended=Outcome.ZERO)
-        return self.raise_lower_by_searches(bounds, attained)
+        return self.raise_lower_by_searches(bounds)
 
     # -- from below --------------------------------------------------------------------------------------------------
     def lower_by_taps(self) -> Lower:
@@ -219,7 +197,7 @@ class _SmallestSearch:
         defect = defects.defect(blocks, centre, sizes=self.sizes, ops=self.ops)
         return defects.smallest_down(defect, defects.norm_by_taps(defect, ops=self.ops))
 
-    def raise_lower_by_searches(self, bounds: Found, attained: Attained) -> Found:
+    def raise_lower_by_searches(self, bounds: Found) -> Found:
         """The bounds with a lower bound from the norm of the defect, by searches with ever smaller tolerances.
 
         The defect is ``D = c I - B*(G*G - floor I)B``, B the whitening basis. Where ``||D|| <= c``, floor is a lower
@@ -232,8 +210,8 @@ class _SmallestSearch:
         _, largest = norm_of_whitened.ends
         aimed_rtol = self.rtol
         for attempt in range(MOST_SEARCHES):
-            square = attained.upper.value**2
-            weight = self.weight(attained.witness, inverse)
+            square = bounds.highest**2
+            weight = self.weight(bounds.witness, inverse)
             # The square of the lower bound that is aimed at.
             floor = square / (1 + AIMED_SHARE * aimed_rtol) ** 2
             # The least c for which D is proven to be nowhere negative, and a margin for its rounding.
@@ -249,7 +227,7 @@ class _SmallestSearch:
             tolerance = PROOF_SHARE * 4.0**-attempt * gap / centre
             nonnegative = defects.nowhere_negative(defect, whitened, largest)
             lower, nearer, result, is_close = self.by_defect(defect, nonnegative, min(tolerance, 0.5))
-            attained = min(attained, nearer, key=lambda x: x.upper.value)
+            attained = min(bounds, nearer, key=lambda x: x.highest)
             bounds = replace(
                 bounds,
                 lower=max(bounds.lower, lower, key=float),
@@ -272,7 +250,7 @@ class _SmallestSearch:
 
     def by_defect(
         self, defect: Defect, nonnegative: Nonnegative | None, rtol: float
-    ) -> tuple[Lower, Attained, Found, bool]:
+    ) -> tuple[Lower, Found, Found, bool]:
         """A lower bound from the norm of the defect, where that norm is attained, and the search's result.
 
         Whether that search reached its tolerance is the last answer.
@@ -315,11 +293,12 @@ class _SmallestSearch:
         return float(np.linalg.norm(inverse[witness.block] @ self.ops.to_numpy(witness.v)[0]) ** 2)
 
     # -- from above --------------------------------------------------------------------------------------------------
-    def attained_at(self, frequency: Frequencies, block: int) -> Attained:
-        """The smallest singular triple at one frequency."""
+    def attained_at(self, frequency: Frequencies, block: int) -> Found:
+        """The smallest singular triple at one frequency; `Outcome.ZERO` if most of the bound is for rounding."""
         u, v, value = self.triple(frequency, block)
         upper = defects.smallest_at(self.blocks, block, frequency, v, ops=self.ops)
-        return Attained(upper, value, Witness(block, frequency, u, v))
+        ended = Outcome.ZERO if upper.value > 2 * value else None
+        return Found(Lower.trivial(), upper, Witness(block, frequency, u, v), ended=ended)
 
     def triple(self, frequency: Frequencies, block: int) -> tuple[Array, Array, float]:
         """Left and right vector (1, m) and (1, p), and the singular value."""
@@ -339,20 +318,20 @@ class _SmallestSearch:
         points = np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=-1)
         return Frequencies(points, self.sizes)
 
-    def lowest_minimum(self, attained: Attained, grid: Frequencies, smallest: np.ndarray, largest: float) -> Attained:
+    def lowest_minimum(self, attained: Found, grid: Frequencies, smallest: np.ndarray, largest: float) -> Found:
         """The lowest of the minima that the lowest points of a grid lead to."""
         m, p = self.blocks.shape[1:3]
-        may_vanish = m == p and attained.value <= HOPEFUL_PART * largest
+        may_vanish = m == p and attained.highest <= HOPEFUL_PART * largest
         if may_vanish:
             starts = min(MOST_STARTS, max(1, MOST_COLUMNS // p))
         else:
             starts = STARTS_WITHOUT_ZEROS
         for start in np.argsort(smallest, axis=None, kind="stable")[:starts]:
-            if attained.is_rounding or self.clock.expired:
+            if attained.ended is Outcome.ZERO or self.clock.expired:
                 break
             block, point = np.unravel_index(start, smallest.shape)
             nearer = self.minimum_from(grid[point : point + 1], int(block))
-            attained = min(attained, nearer, key=lambda x: x.upper.value)
+            attained = min(attained, nearer, key=lambda x: x.highest)
         return attained
 
     def values_on(self, grid: Frequencies) -> tuple[np.ndarray, float]:
@@ -378,7 +357,7 @@ class _SmallestSearch:
         is_precise = xp.all(squares[..., 0] > least)
         return xp.flip(xp.sqrt(squares), axis=-1) if bool(is_precise) else xp.linalg.svdvals(matrices)
 
-    def minimum_from(self, start: Frequencies, block: int) -> Attained:
+    def minimum_from(self, start: Frequencies, block: int) -> Found:
         """What is attained at the lowest of the frequencies that Newton's method visits on the way to a minimum."""
         _, m, p, *sizes = self.blocks.shape
         offsets = np.indices(sizes).reshape(len(sizes), -1)

@@ -132,7 +132,7 @@ def limit_of_rest(
     are not split off at exactly the frequencies that the cover leaves open.
     """
     covered = Circulant.of(circulant.points, circulant.skew, spec.block_kernel_shape)
-    if spec.groups != 1 or not is_long_enough(spec, circulant) or cover.what != covered:
+    if spec.groups != 1 or 0 in circulant.points or not is_long_enough(spec, circulant) or cover.what != covered:
         raise HypothesisError(
             f"the layer needs a cover of the {covered}, with at least {shortest(spec)} points; got one of {cover.what}"
         )
