@@ -6,7 +6,6 @@ The vectors and frequencies chosen here decide how close the bounds of an enclos
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -256,7 +255,6 @@ def _neighbours(frequency: Frequencies, sizes: tuple[int, ...], skew: tuple[bool
     return Frequencies(corners * (1 + offset) + offset, tuple((count * (1 + offset)).tolist()))
 
 
-@dataclass(eq=False)
 class NodeEstimates:
     """Estimates of a round for its open cells, filled in part by part.
 
@@ -270,6 +268,9 @@ class NodeEstimates:
         Estimates of the top eigenvectors; the next round begins with them.
     reduced_for : float array, shape (c,)
         Limits for which the matrices are reduced: they prove no lower limit.
+
+    Attributes
+    ----------
     eigenvalues : float array, shape (c,)
         Largest eigenvalues of the (reduced) Gram matrices, from below.
     norms_sq : float array, shape (c,)
@@ -278,17 +279,14 @@ class NodeEstimates:
         One for each part of the cells; empty if they would take too much memory.
     """
 
-    polynomial: GramPolynomial
-    threshold: float
-    vectors: Array
-    reduced_for: np.ndarray
-    eigenvalues: np.ndarray = field(init=False)
-    norms_sq: np.ndarray = field(init=False)
-    matrices: list[CentreMatrices] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.eigenvalues = np.zeros(len(self.reduced_for))
-        self.norms_sq = np.zeros(len(self.reduced_for))
+    def __init__(self, polynomial: GramPolynomial, threshold: float, vectors: Array, reduced_for: np.ndarray) -> None:
+        self.polynomial = polynomial
+        self.threshold = threshold
+        self.vectors = vectors
+        self.reduced_for = reduced_for
+        self.eigenvalues = np.zeros(len(reduced_for))
+        self.norms_sq = np.zeros(len(reduced_for))
+        self.matrices: list[CentreMatrices] = []
 
 
 def top_eigenpairs(
