@@ -195,7 +195,7 @@ class Program:
         if not self.plan.stats:
             return ()
         xp = batch.xp
-        figures = dict(zip(self.plan.stats, evaluation.stats, strict=True))
+        figures: dict[str, Array] = dict(zip(self.plan.stats, evaluation.stats, strict=True))
         values = batch.unscaled(figures.get("lower", evaluation.value), "nearest")
         numbers = math.prod(values.shape[2:])
         largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
