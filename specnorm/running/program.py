@@ -195,8 +195,9 @@ class Program:
         if not self.plan.stats:
             return ()
         xp = batch.xp
-        figures: dict[str, Array] = dict(zip(self.plan.stats, evaluation.stats, strict=True))
-        values = batch.unscaled(figures.get("lower", evaluation.value), "nearest")
+        figures = dict(zip(self.plan.stats, evaluation.stats, strict=True))
+        decides = figures["lower"] if "lower" in figures else evaluation.value
+        values = batch.unscaled(decides, "nearest")
         numbers = math.prod(values.shape[2:])
         largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
         index = xp.argmax(largest_numbers, axis=1)
