@@ -196,7 +196,7 @@ class Program:
             return ()
         xp = batch.xp
         figures = dict(zip(self.plan.stats, evaluation.stats, strict=True))
-        decides = figures["lower"] if "lower" in figures else evaluation.value
+        decides: Any = figures.get("lower", evaluation.value)
         values = batch.unscaled(decides, "nearest")
         numbers = math.prod(values.shape[2:])
         largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
