@@ -26,7 +26,6 @@ from specnorm.running.program import Program as Program
 from specnorm.running.program import check_values as check_values
 from specnorm.running.program import keep as keep
 from specnorm.running.program import program as program
-from specnorm.running.stacks import Joint as Joint
 from specnorm.running.stacks import Stack as Stack
 from specnorm.running.stacks import joint_stacks as joint_stacks
 from specnorm.running.stacks import stacks as stacks
