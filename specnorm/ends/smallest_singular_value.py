@@ -146,7 +146,8 @@ def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayO
     exponent = xp.max(arrays.exponents(some_blocks, xp=xp))
     scaled = arrays.unscale(some_blocks, -exponent, xp=xp)
     found = _SmallestSearch(scaled, problem, ops=ops).run()
-    lower, upper = (end.times_power_of_two(int(exponent)) for end in found.ends)
+    lower, upper = found.ends
+    lower, upper = lower.times_power_of_two(int(exponent)), upper.times_power_of_two(int(exponent))
     witness = replace(found.witness, block=int(index[found.witness.block]))
     return replace(found, lower=lower, upper=upper, witness=witness)
 
