@@ -10,7 +10,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.geometry import polyphase
-from specnorm.proofs.frequencies import Frequencies, product, tap_points
+from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols import power
 from specnorm.symbols.proofs import symbols
 
@@ -82,9 +82,9 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
 
 def _around(points: Frequencies) -> Frequencies:
     """Frequencies around coarse ones: up to half of a coarse step along each axis, they themselves among them."""
-    ranges = [np.arange(-_FINE_STEPS, _FINE_STEPS + 1) if n > 1 else np.zeros(1, int) for n in points.denominators]
+    steps = np.asarray([_FINE_STEPS if n > 1 else 0 for n in points.denominators], dtype=np.int64)
     refined = tuple(2 * _FINE_STEPS * n for n in points.denominators)
-    around = 2 * _FINE_STEPS * points.numerators[:, None, :] + product(ranges)
+    around = 2 * _FINE_STEPS * points.numerators[:, None, :] + tap_points(tuple((2 * steps + 1).tolist())) - steps
     return Frequencies(around.reshape(-1, len(refined)) % np.asarray(refined), refined)
 
 

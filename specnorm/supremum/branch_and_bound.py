@@ -17,7 +17,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Lower
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.found import Found, Witness
 from specnorm.running.search import Clock, OutOfTime
 from specnorm.supremum import tuning
@@ -28,7 +28,7 @@ from specnorm.supremum.incumbent import (
     lift_to_all_columns,
     top_eigenpairs,
 )
-from specnorm.supremum.proof import CentreMatrices, Cover, supremum_on_grid
+from specnorm.supremum.proof import Cells, CentreMatrices, Cover, supremum_on_grid
 from specnorm.supremum.reduction import Polynomials
 from specnorm.symbols import ascent
 

@@ -14,16 +14,15 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import Found, Witness
-from specnorm.proofs.frequencies import Frequencies, product
+from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols import ascent, power
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.cells import Cells
     from specnorm.running.search import Clock
-    from specnorm.supremum.proof import CentreMatrices
+    from specnorm.supremum.proof import Cells, CentreMatrices
     from specnorm.supremum.tuning import Tuning
     from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
@@ -253,7 +252,7 @@ def _neighbours(frequency: Frequencies, sizes: tuple[int, ...], skew: tuple[bool
     offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
     turns = frequency.angles[0] / (2 * math.pi)
     below = np.floor(turns * count - offset / 2).astype(np.int64)
-    corners = product([np.asarray([n, n + 1]) for n in below]) % count
+    corners = (below + tap_points((2,) * len(sizes))) % count
     return Frequencies(corners * (1 + offset) + offset, tuple((count * (1 + offset)).tolist()))
 
 

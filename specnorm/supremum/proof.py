@@ -50,7 +50,7 @@ import numpy as np
 from specnorm.backends import arrays, text
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -134,6 +134,32 @@ def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray
     lost = host.next_up(host.sin_up(radius) * host.sqrt_up(apart_sq))
     limits = host.sub_down(host.next_down(half + host.mul_down(host.cos_down(radius), above)), lost)
     return np.where(radius < math.pi / 2, np.maximum(limits, 0.0), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Some boxes, and the index of the block each belongs to.
+
+    Parameters
+    ----------
+    block : integer array, shape (c,)
+    supremum : Upper, optional
+        Of all blocks, everywhere; the proofs of grid points rest on it.
+    nonnegative : bool
+        Whether the symbol is, but for a phase, Hermitian and nowhere negative, which is to say that no eigenvalue is
+        negative at any frequency. Its norm then varies less.
+    """
+
+    boxes: Boxes
+    block: np.ndarray
+    supremum: Upper | None
+    nonnegative: bool = False
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def __getitem__(self, index: np.ndarray | slice) -> Cells:
+        return Cells(self.boxes[index], self.block[index], self.supremum, self.nonnegative)
 
 
 def eigenvalue_limits(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:

@@ -17,7 +17,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms as matrix_norms
 from specnorm.proofs import rounding
-from specnorm.proofs.frequencies import Frequencies, product, tap_points
+from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags
 
@@ -58,7 +58,7 @@ def _centred_taps(grid: tuple[int, ...]) -> np.ndarray:
     Returns (n, d); read-only.
     """
     middle = np.asarray([n // 2 for n in grid], dtype=np.int64)
-    taps = product([np.arange(n) for n in grid])
+    taps = tap_points(grid)
     taps = np.where(taps > middle, taps - np.asarray(grid, dtype=np.int64), taps)
     taps.flags.writeable = False
     return taps

@@ -13,8 +13,9 @@ from helpers.libraries import OPS
 
 import specnorm
 from specnorm.backends.types import ArrayOps
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.supremum import proof as cover
+from specnorm.supremum.proof import Cells
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.symbols.proofs.lags import Lags
 

@@ -24,11 +24,18 @@ from specnorm.grid.proof import SymbolNormsUp, quotient_at_down
 from specnorm.proofs import host
 from specnorm.proofs import norms as norm_rules
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.rounding import from_converted_up, to_dtype
 from specnorm.spectrum.proof import singular_values_down
-from specnorm.supremum.proof import CentreMatrices, eigenvalue_limits, norm_by_magnitudes, norm_of_one_tap, proven_below
+from specnorm.supremum.proof import (
+    Cells,
+    CentreMatrices,
+    eigenvalue_limits,
+    norm_by_magnitudes,
+    norm_of_one_tap,
+    proven_below,
+)
 from specnorm.symbols.proofs import lags as lag_rules
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
