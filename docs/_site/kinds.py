@@ -20,7 +20,7 @@ from specnorm.methods import METHODS, Enclose, Method, PowerTopK, Smallest, Tens
 from specnorm.running.base import Plan
 from specnorm.running.measuring import PlanRun, run_plan
 from specnorm.spectrum.determinant import LogDeterminant
-from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
+from specnorm.spectrum.singular_values import SingularValues
 from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
 FUNCTIONS: dict[str, tuple[str, Plan]] = {
@@ -50,7 +50,6 @@ FUNCTIONS: dict[str, tuple[str, Plan]] = {
 """Function -> name in `METHODS`, if any, and the plan that it runs."""
 AT_SIZE: dict[str, Plan] = {
     "conv_norm": NormAtSize(),
-    "singular_values": OwnSingularValues(),
     "singular_values(k=...)": PowerTopK(k=3, n_iter=1000, least_gain=1e-9),
 }
 """What those run at a size instead, for other padding than circular."""

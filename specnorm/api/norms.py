@@ -19,7 +19,7 @@ from specnorm.running.base import Plan
 from specnorm.running.measuring import run_plan
 from specnorm.running.search import Clock
 from specnorm.spectrum.determinant import LogDeterminant
-from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
+from specnorm.spectrum.singular_values import SingularValues
 
 
 @takes_layers
@@ -263,13 +263,9 @@ def singular_values(
     if which != "all" and k is None:
         k = 1
     smallest = which == "smallest"
-    plan: Plan
+    plan: Plan = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     spec = _spec_at_size(kernel, input_shape, layer)
-    if spec is None or spec.is_circulant or spec.repeats_a_matrix:
-        plan = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
-    elif k is None or smallest:
-        plan = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
-    else:
+    if k is not None and not smallest and spec is not None and not (spec.is_circulant or spec.repeats_a_matrix):
         plan = methods.PowerTopK(k=k, n_iter=1000, least_gain=1e-9, budget=budget, max_bytes=max_bytes)
     return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 

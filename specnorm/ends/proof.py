@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -526,8 +526,12 @@ def isometry_up(values: Array, error: Array, target: Array, *, ops: ArrayOps) ->
     return rounding.up(total, values.shape[1] + 12, xp=xp)
 
 
-class Wrapping(NamedTuple):
+@lru_cache(maxsize=64)
+def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray | None:
     """How lags of a kernel add up at the frequencies of a circulant, where lags that differ by its size are equal.
+
+    Returns the tables ``direct`` and ``mirrored``, shape (2, number of rows, n): weights with which lag t, and lag -t,
+    of the kernel enter each lag of the circulant; None if no two lags of the kernel coincide.
 
     With M_t the lags of the kernel, row q of the tables forms ``sum_t (direct[q, t] M_t + mirrored[q, t] M_t^T)``, a
     sum over the t of `Lags.points`, since the matrix of lag -t is the transposed M_t. A row belongs to one lag of the
@@ -536,20 +540,7 @@ class Wrapping(NamedTuple):
 
     Example: a kernel of 3 taps has the lags 0, 1, 2, -1, -2. On a circulant of 4 points, 2 and -2 are one lag. The rows
     form M_0, M_1 and (M_2 + M_2^T) / 2.
-
-    Attributes
-    ----------
-    direct, mirrored : arrays, shape (number of rows, n)
-        Weights with which lag t, and lag -t, of the kernel enter each lag of the circulant.
     """
-
-    direct: np.ndarray
-    mirrored: np.ndarray
-
-
-@lru_cache(maxsize=64)
-def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> Wrapping | None:
-    """Tables for kernels of this shape on a circulant of these sizes; None if no two lags of the kernel coincide."""
     if all(2 * k - 1 <= n for k, n in zip(kernel_shape, sizes, strict=True)):
         return None
     lags = Lags.points(kernel_shape)
@@ -566,10 +557,10 @@ def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> Wrapping 
     halved_rows = is_own_opposite & (rows > 0)
     direct[halved_rows] /= 2
     mirrored[halved_rows] /= 2
-    return Wrapping(direct, mirrored)
+    return np.stack([direct, mirrored])
 
 
-def wrapped(lags: Lags, tables: Wrapping, *, ops: ArrayOps) -> Lags:
+def wrapped(lags: Lags, tables: np.ndarray, *, ops: ArrayOps) -> Lags:
     """The lags of the circulant, and a bound of their error, from the lags (b, n, p, p) of a kernel."""
     xp = ops.xp
     b, n, p, _ = lags.values.shape
@@ -584,7 +575,7 @@ def wrapped(lags: Lags, tables: Wrapping, *, ops: ArrayOps) -> Lags:
     return Lags(sums, rounding.up(lags.error + 2 * sum_error, n + 4, xp=xp))
 
 
-def unwrapped(slopes: Array, tables: Wrapping, *, ops: ArrayOps) -> Array:
+def unwrapped(slopes: Array, tables: np.ndarray, *, ops: ArrayOps) -> Array:
     """Derivatives with respect to a kernel's lags, from those with respect to a circulant's: the adjoint of `wrapped`.
 
     Derivatives D_t are such that a function of the lags changes by ``<D_0, dM_0> + 2 sum over t of <D_t, dM_t>``, the
@@ -597,7 +588,7 @@ def unwrapped(slopes: Array, tables: Wrapping, *, ops: ArrayOps) -> Array:
     # Rows but the first stand for two lags of the circulant, hence 2; columns but the first for two lags of the kernel,
     # hence 1/2.
     lags_of_row = np.where(np.arange(q) > 0, 2.0, 1.0)
-    share_of_column = np.where(np.arange(tables.direct.shape[1]) > 0, 0.5, 1.0)
+    share_of_column = np.where(np.arange(tables.shape[2]) > 0, 0.5, 1.0)
     direct, mirrored = (
         ops.from_numpy((share_of_column[:, None] * table.T * lags_of_row).astype(str(ops.wide_dtype)), slopes)
         for table in tables

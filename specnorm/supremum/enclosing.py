@@ -251,7 +251,7 @@ def visited_grid(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Found | N
 def _visits_all(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:
     """Whether to visit every point of a grid takes less time than a search."""
     if not has_one_column(blocks):
-        return work_of_visits(blocks, sizes) <= tuning.TUNING.work_of_visits
+        return work_of_visits(blocks, sizes) <= tuning.WORK_OF_VISITS
     half_points = math.prod(sizes) // 2 + 1
     has_few_points = half_points <= _POINTS_OF_A_CELL * Boxes.torus_size(tuple(blocks.shape[3:]))
     return has_few_points and _affords_grid(blocks, sizes, problem, ops=ops)
@@ -266,7 +266,7 @@ def work_of_visits(blocks: Array, sizes: tuple[int, ...]) -> float:
     if points == 1:
         return math.inf
     channels = min(blocks.shape[1:3])
-    return blocks.shape[0] * points * (channels**3 + tuning.TUNING.calls_of_a_visit) / channels
+    return blocks.shape[0] * points * (channels**3 + tuning.CALLS_OF_A_VISIT) / channels
 
 
 def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Found:

@@ -11,6 +11,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.running.search import Clock
+from specnorm.supremum import tuning
 from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
 from specnorm.symbols.proofs.scalar import ScalarGram
@@ -19,14 +20,13 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.cells import Boxes
-    from specnorm.supremum.tuning import Tuning
     from specnorm.symbols.proofs.scalar import CentreValues
 
 _PHASES = 2**22
 """Most phases of taps at centres that are computed at once."""
 _MOST_TRUNCATION = 0.7
 """Part of the squared threshold up to which the truncation bound of an earlier polynomial may be. It is above
-`Tuning.truncation_of_wide`, so that a new one is not made at every small change of the threshold."""
+`tuning.TRUNCATION_OF_WIDE`, so that a new one is not made at every small change of the threshold."""
 
 
 class Polynomials:
@@ -43,16 +43,8 @@ class Polynomials:
         Relative tolerance to which norms are enclosed with polynomials that are made from now on; 0 if it is not known.
     """
 
-    def __init__(
-        self,
-        blocks: Array,
-        tuning: Tuning,
-        *,
-        clock: Clock | None = None,
-        ops: ArrayOps,
-    ) -> None:
+    def __init__(self, blocks: Array, *, clock: Clock | None = None, ops: ArrayOps) -> None:
         self.blocks = blocks
-        self.tuning = tuning
         self.ops = ops
         self.clock = clock or Clock()
         self.tolerance = 0.0
@@ -78,7 +70,7 @@ class Polynomials:
     @property
     def uses_scalar_gram(self) -> bool:
         """Whether `ScalarGram` takes the place of the Gram polynomial: for symbols with one column and many taps."""
-        return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= self.tuning.scalar_taps
+        return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= tuning.SCALAR_TAPS
 
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
         """Values of scalar symbols at the centres of a cover's boxes; None for other symbols, or without the memory."""
@@ -126,9 +118,7 @@ class Polynomials:
     ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
         self.clock.require(self.blocks.shape[0] * Clock.eigh_cost(self.blocks.shape[2]))
-        rotation = choose_rotation(
-            self.blocks, threshold, trial_vectors, self.tuning, in_float32=in_float32, ops=self.ops
-        )
+        rotation = choose_rotation(self.blocks, threshold, trial_vectors, in_float32=in_float32, ops=self.ops)
         if rotation is None:
             polynomial = self.whole
         else:
@@ -152,7 +142,7 @@ class Polynomials:
 
         ``radius`` (c,): radii of the cells.
         """
-        if polynomial.rank < self.tuning.smallest_float32 or not threshold > 0:
+        if polynomial.rank < tuning.SMALLEST_FLOAT32 or not threshold > 0:
             return polynomial
         xp = self.ops.xp
         in_float32 = polynomial.float32_copy()
@@ -160,12 +150,12 @@ class Polynomials:
         like = xp.astype(self.blocks[:1, :1, :1, ...], arrays.complex_dtype(in_float32.dtype, xp=xp))
         float32_error = norms.likely_loss(polynomial.rank, like, ops=self.ops) + in_float32.error / threshold**2
         smallest_radius = float(radius.min(initial=math.inf))
-        is_precise_enough = smallest_radius**2 > self.tuning.margin_float32 * float32_error
+        is_precise_enough = smallest_radius**2 > tuning.MARGIN_FLOAT32 * float32_error
         return in_float32 if is_precise_enough else polynomial
 
     def least_eigenvalue_limit(self, polynomial: GramPolynomial) -> float:
         """Smallest limit for which matrices are reduced: above the truncation bound, and above the rounding."""
-        return max(self.tuning.least_limit_over_truncation * polynomial.truncation, polynomial.error)
+        return max(tuning.LEAST_LIMIT_OVER_TRUNCATION * polynomial.truncation, polynomial.error)
 
     def parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
         """Slices of cells that fit the memory budget. Raises `OutOfTime` before one if the time is up."""
@@ -178,7 +168,7 @@ class Polynomials:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
         if self.uses_scalar_gram:
             # The taps, and about as much for their phases along the axes.
-            return max(1, self.tuning.cache_bytes // (2 * 8 * math.prod(self.blocks.shape[1:])))
+            return max(1, tuning.CACHE_BYTES // (2 * 8 * math.prod(self.blocks.shape[1:])))
         size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
         coefficients = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
         matrices = polynomial.itemsize * (3 * size * rank + 4 * rank**2)
@@ -187,14 +177,13 @@ class Polynomials:
         if not polynomial.ops.on_host:
             return int(in_memory)
         # On the host as many as fit its cache, but at least 8: each part reads the coefficients of all lags.
-        return int(min(max(8, self.tuning.cache_bytes // bytes_of_a_cell), in_memory))
+        return int(min(max(8, tuning.CACHE_BYTES // bytes_of_a_cell), in_memory))
 
 
 def choose_rotation(
     blocks: Array,
     threshold: float,
     trial_vectors: Array,
-    tuning: Tuning,
     *,
     in_float32: bool = False,
     ops: ArrayOps,
@@ -206,21 +195,21 @@ def choose_rotation(
     """
     xp = ops.xp
     p = blocks.shape[2]
-    if p < tuning.smallest_reduced:
+    if p < tuning.SMALLEST_REDUCED:
         return None
     taps = math.prod(blocks.shape[3:])
     eigenvalues, basis, trial_count = _directions(blocks, threshold, trial_vectors, in_float32=in_float32, ops=ops)
     descending = ops.to_numpy(xp.max(eigenvalues, axis=0))[::-1]
     # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`.
     bounds = taps * descending[trial_count:]
-    allowed = tuning.truncation * threshold**2
+    allowed = tuning.TRUNCATION * threshold**2
     rank = trial_count + _count_above(allowed, bounds)
-    if p >= tuning.smallest_wide:
-        allowed_of_wide = tuning.truncation_of_wide * threshold**2
+    if p >= tuning.SMALLEST_WIDE:
+        allowed_of_wide = tuning.TRUNCATION_OF_WIDE * threshold**2
         rank_of_wide = trial_count + _count_above(allowed_of_wide, bounds)
-        if rank_of_wide <= tuning.kept_of_wide * rank:
+        if rank_of_wide <= tuning.KEPT_OF_WIDE * rank:
             allowed, rank = allowed_of_wide, rank_of_wide
-    if rank > min(tuning.widest_reduced * p, p - 1):
+    if rank > min(tuning.WIDEST_REDUCED * p, p - 1):
         return None
     rotation = Rotation.of(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
     # If the factorization was imprecise, the bound of the truncation or the basis is not good enough.

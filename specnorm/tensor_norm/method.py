@@ -29,7 +29,7 @@ from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
 from specnorm.tensor_norm.matrices import norms_of_matrices
 from specnorm.tensor_norm.proof import proven_factor
-from specnorm.tensor_norm.proving import LIFT, TUNING, Maximiser, prove_or_restart
+from specnorm.tensor_norm.proving import CELLS, LIFT, Maximiser, prove_or_restart
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -131,7 +131,7 @@ class TensorNorm(Stepped):
         return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims, xp=xp)
 
     def _undecided(self) -> Undecided:
-        limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
+        limit = f"{CELLS} cells" if self.budget is None else f"{CELLS} cells and {self.budget:g} s"
         return Undecided(
             f"tn_bound could not be proven within {limit}; grid_bound and f4_bound are proven bounds, and "
             "enclose(kernel) returns what is proven."

@@ -22,21 +22,14 @@ if TYPE_CHECKING:
 LIFT = 1.001
 """Factor by which a value is multiplied if it cannot be proven as it is; documented in the API."""
 
-
-class ProvingTuning(NamedTuple):
-    """Budgets of the proof. They decide how long it takes, and which values can be proven."""
-
-    cells: int = 20_000
-    """Largest number of cells of the search that proves ``LIFT`` times a value."""
-    plain_cells: int = 3_000
-    """Largest number of cells of the search that proves the value itself: it fails if the value equals the norm."""
-    plain_levels: int = 24
-    """Largest number of rounds of bisection of that search."""
-    restarts: int = 8
-    """Largest number of restarts of the maximization from a frequency that refutes its value."""
-
-
-TUNING = ProvingTuning()
+CELLS = 20_000
+"""Largest number of cells of the search that proves ``LIFT`` times a value."""
+PLAIN_CELLS = 3_000
+"""Largest number of cells of the search that proves the value itself: it fails if the value equals the norm."""
+PLAIN_LEVELS = 24
+"""Largest number of rounds of bisection of that search."""
+RESTARTS = 8
+"""Largest number of restarts of the maximization from a frequency that refutes its value."""
 
 
 class Maximiser(NamedTuple):
@@ -72,8 +65,8 @@ def prove(search: Search, value: float, *, try_value_itself: bool = True) -> tup
     norm is larger, or neither.
     """
     cover = Boxes.torus(search.blocks.shape[3:])
-    attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if try_value_itself else []
-    for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
+    attempts = [(1.0, PLAIN_CELLS, PLAIN_LEVELS)] if try_value_itself else []
+    for factor, cells, levels in [*attempts, (LIFT, CELLS, None)]:
         result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
         if result.upper is not None or result.lower > value * factor:
             break
@@ -106,7 +99,7 @@ def prove_or_restart(
             return maximiser, 1.0, bounds[1]
     trimmed = symbols.without_zero_borders(blocks, ops=ops)
     search = Search(xp.astype(trimmed, xp.float64), seed=seed, clock=clock, ops=ops)
-    for _ in range(TUNING.restarts):
+    for _ in range(RESTARTS):
         factor, found = prove(search, float(maximiser.value[0]))
         if not found.lower > factor * float(maximiser.value[0]):
             return maximiser, factor, found.upper

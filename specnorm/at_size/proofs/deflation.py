@@ -37,7 +37,6 @@ from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.symbols import Symbol
 
 if TYPE_CHECKING:
-    from specnorm.at_size.proofs.circulant import Embedding
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
@@ -88,7 +87,7 @@ def first_of_mirrored(frequencies: Frequencies) -> Frequencies:
 def norm_by_deflation(
     kernel: Array,
     spec: ConvSpec,
-    circulant: Embedding,
+    circulant: Circulant,
     cover: Cover,
     split: SplitWaves,
     bound: float,
@@ -99,9 +98,10 @@ def norm_by_deflation(
 
     ``kernel`` (1, first, second, *kernel_shape): the kernel of one group, in torch's order, scaled to about 1.
     ``spec``: the geometry of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
-    ``circulant``: a circulant with at least `circulant.shortest` points. ``cover``: a cover of the frequencies of that
-    circulant. All cells but the open ones have proven bounds; each open cell is a single frequency. ``split``: the
-    waves that are split off, at the frequencies of the open cells. ``bound``: the bound to be proven.
+    ``circulant``: a circulant with at least `circulant.shortest` points, the true number along every axis. ``cover``: a
+    cover of the frequencies of that circulant. All cells but the open ones have proven bounds; each open cell is a
+    single frequency. ``split``: the waves that are split off, at the frequencies of the open cells. ``bound``: the
+    bound to be proven.
     """
     if max((*spec.stride, *spec.dilation), default=1) > 1:
         raise HypothesisError("overlaps of waves need a layer without stride and dilation")
@@ -119,7 +119,7 @@ def norm_by_deflation(
 
 def limit_of_rest(
     spec: ConvSpec,
-    circulant: Embedding,
+    circulant: Circulant,
     cover: Cover,
     split: SplitWaves,
 ) -> float:
@@ -131,9 +131,7 @@ def limit_of_rest(
     are not split off at exactly the frequencies that the cover leaves open.
     """
     covered = Circulant.of(circulant.points, circulant.skew, spec.block_kernel_shape)
-    # Not `Circulant.of`, which replaces the points along an axis with one tap by 0: the waves need the true number.
-    circulant_of_waves = Circulant(circulant.points, circulant.skew)
-    if spec.groups != 1 or not is_long_enough(spec, circulant_of_waves) or cover.what != covered:
+    if spec.groups != 1 or 0 in circulant.points or not is_long_enough(spec, circulant) or cover.what != covered:
         raise HypothesisError(
             f"the layer needs a cover of the {covered}, with at least {shortest(spec)} points; got one of {cover.what}"
         )
@@ -222,7 +220,7 @@ class WaveGram:
     ----------
     spec : ConvSpec
         The geometry of one group, with ``input_shape``, zero padding, and neither stride nor dilation.
-    circulant : Embedding
+    circulant : Circulant
         The layer is a compression of it.
     split : SplitWaves
         The waves. With those at the mirror images there are W.
@@ -242,7 +240,7 @@ class WaveGram:
     def __init__(
         self,
         spec: ConvSpec,
-        circulant: Embedding,
+        circulant: Circulant,
         split: SplitWaves,
         *,
         ops: ArrayOps,
@@ -271,7 +269,7 @@ class WaveGram:
         channels: Array,
         sizes: tuple[int, ...],
         shifts: list[int],
-        circulant: Embedding,
+        circulant: Circulant,
         *,
         ops: ArrayOps,
     ) -> tuple[Array, float]:
@@ -309,7 +307,7 @@ class WaveGram:
 
 def _overlaps(
     numerators: np.ndarray,
-    circulant: Embedding,
+    circulant: Circulant,
     axis: int,
     n: int,
     shift: int,

@@ -25,20 +25,13 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-
-class GramTuning(NamedTuple):
-    """Memory that computing powers takes: it decides on time and rounding."""
-
-    backward_host: int = 2**18
-    """Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
-    stays in the cache."""
-    backward_device: int = 2**24
-    """Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
-    forward_host: int = 2**23
-    """Bytes of a chunk's matrices in the forward pass on the host."""
-
-
-TUNING = GramTuning()
+BACKWARD_HOST = 2**18
+"""Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
+stays in the cache."""
+BACKWARD_DEVICE = 2**24
+"""Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
+FORWARD_HOST = 2**23
+"""Bytes of a chunk's matrices in the forward pass on the host."""
 _FEW_TAPS = 81
 """Taps of the first two products of a 3 x 3 kernel."""
 _LEAST_FREQUENCIES = 16
@@ -239,7 +232,7 @@ class GramTaps:
         step = symbols.frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
             # Each chunk reads all taps: with fewer than `_LEAST_FREQUENCIES`, that would take most of the time.
-            in_cache = TUNING.forward_host // (8 * entries)
+            in_cache = FORWARD_HOST // (8 * entries)
             step = min(step, max(_LEAST_FREQUENCIES, in_cache))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
@@ -287,7 +280,7 @@ class GramTaps:
         at_once = every_place.shape[1]
         if ops.concrete and ops.on_host:
             itemsize = 8 if values.dtype == xp.float64 else 4
-            at_once = max(1, TUNING.forward_host // (2 * itemsize * b * f))
+            at_once = max(1, FORWARD_HOST // (2 * itemsize * b * f))
         flat = xp.reshape(values, (b, f, -1))
         for first in range(0, every_place.shape[1], at_once):
             places = every_place[:, first : first + at_once]
@@ -740,8 +733,8 @@ def powers_residuals(
 def _frequencies_at_once(blocks: Array, *, ops: ArrayOps) -> int:
     """Frequencies of a chunk of the backward pass.
 
-    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `GramTuning`'s.
+    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `BACKWARD_HOST`'s.
     """
-    least_bytes = TUNING.backward_host if ops.on_host else TUNING.backward_device
+    least_bytes = BACKWARD_HOST if ops.on_host else BACKWARD_DEVICE
     bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
     return int(max(1, max(8 * math.prod(blocks.shape), least_bytes) // bytes_of_a_frequency))

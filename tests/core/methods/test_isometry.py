@@ -216,10 +216,10 @@ def exact(count: int = 400) -> Iterator[str]:
             yield f"{n}"
 
 
-def unmet(lags: Lags, where: defect.Wrapping, **_: Any) -> Lags:
+def unmet(lags: Lags, where: np.ndarray, **_: Any) -> Lags:
     """The first lag alone, as if no other met it."""
     b, p = lags.values.shape[0], lags.values.shape[2]
-    values: Any = np.zeros((b, len(where.direct), p, p))
+    values: Any = np.zeros((b, len(where[0]), p, p))
     values[:, 0] = lags.values[:, 0]
     return lags._replace(values=values)
 

@@ -23,7 +23,7 @@ from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
 
 from specnorm.at_size.proofs import block_tridiagonal, components, deflation, own_matrix
-from specnorm.at_size.proofs.circulant import Embedding, shortest
+from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.at_size.proofs.waves import Waves, quotient_of_waves_down
 from specnorm.ball.proofs import directions, multiples
@@ -245,7 +245,7 @@ def deflations() -> Violations:
         yield "first of mirrored frequencies"
     frequencies = Frequencies(np.asarray([[1]]), (9,))
     spec = ConvSpec.of((3, 2, 2), input_shape=(7,), padding_mode="zeros")
-    circulant = Embedding((9,), (False,))
+    circulant = Circulant((9,), (False,))
     x: Any = normal(1, 3) + 1j * normal(1, 3, seed=1)
     y: Any = normal(1, 2, seed=2) + 1j * normal(1, 2, seed=3)
     split = deflation.SplitWaves(frequencies, np.zeros(1, dtype=np.int64), x, y)

@@ -21,7 +21,7 @@ from specnorm_networks.local.certified import margins
 from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 
 from specnorm.at_size.proofs.block_tridiagonal import plans
-from specnorm.at_size.proofs.circulant import Embedding, shortest
+from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.at_size.proofs.deflation import SplitWaves, limit_of_rest, norm_by_deflation
 from specnorm.at_size.proofs.own_matrix import LayerGram
@@ -107,7 +107,7 @@ BLOCKS: Any = CASE.kernel[None]
 SPLIT: Any = CASE.deflated_circulant()._deflate(0.3 * CASE.norm)
 
 
-def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, split: SplitWaves = SPLIT[1]) -> float:
+def rest(spec: ConvSpec = CASE.spec, circulant: Circulant = CASE.circulant, split: SplitWaves = SPLIT[1]) -> float:
     """What is left of a circulant, by its cover."""
     return limit_of_rest(spec, circulant, SPLIT[0], split)
 
@@ -116,6 +116,14 @@ def fewer() -> SplitWaves:
     modes: SplitWaves = SPLIT[1]
     few = modes.frequency_of_wave < len(modes.frequencies) - 1
     return SplitWaves(modes.frequencies[:-1], modes.frequency_of_wave[few], modes.x[few], modes.y[few])
+
+
+def without_numbers_of_points() -> float:
+    """Of a circulant as a claim names it: an axis with one tap has 0 points."""
+    case = next(x for x in cases(80) if min(x.spec.block_kernel_shape) == 1 < max(x.spec.block_kernel_shape))
+    split: Any = case.deflated_circulant()._deflate(0.3 * case.norm)
+    named = Circulant.of(case.circulant.points, case.circulant.skew, case.spec.block_kernel_shape)
+    return limit_of_rest(case.spec, named, *split)
 
 
 def with_wide_boxes() -> float:
@@ -212,11 +220,12 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "deflation of two groups": lambda: rest(replace(CASE.spec, groups=2)),
     "deflation of a circulant one point short": lambda: rest(
-        circulant=Embedding(tuple(n - 1 for n in shortest(CASE.spec)), CASE.circulant.skew)
+        circulant=Circulant(tuple(n - 1 for n in shortest(CASE.spec)), CASE.circulant.skew)
     ),
     "deflation of another circulant": lambda: rest(
-        circulant=Embedding(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
+        circulant=Circulant(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
     ),
+    "deflation without the numbers of points": without_numbers_of_points,
     "waves that are not taken out": lambda: rest(split=fewer()),
     "waves in wide boxes": with_wide_boxes,
     "the matrix of one group": grouped,

@@ -19,7 +19,6 @@ from test_house import CORE, ROOT, core_files, makes_claims, other_files, parsed
 
 import specnorm
 from specnorm.at_size import component, layer_tuning
-from specnorm.at_size.layer_tuning import TUNING
 from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs import circulant as embedding
 from specnorm.at_size.proofs import components
@@ -494,7 +493,8 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
-    monkeypatch.setattr(layer_tuning, "TUNING", TUNING._replace(immediate_work=-1.0, soon_work=-1.0, late_work=-1.0))
+    for work in ("IMMEDIATE_WORK", "SOON_WORK", "LATE_WORK"):
+        monkeypatch.setattr(layer_tuning, work, -1.0)
     monkeypatch.setattr(component, "points_of_shortest_circulant", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 

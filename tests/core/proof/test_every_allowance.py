@@ -27,7 +27,6 @@ from test_mutations import MUTATIONS
 
 from specnorm.at_size.proofs import own_matrix
 from specnorm.at_size.proofs.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
-from specnorm.at_size.proofs.circulant import Embedding
 from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
@@ -35,6 +34,7 @@ from specnorm.gram.proofs.powers import GramSymbol, Powers, Taps, lag_norms
 from specnorm.grid.proof import gram_iteration_of_parts_up
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
+from specnorm.proofs.cells import Circulant
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.spectrum.proof import singular_values_down
 from specnorm.symbols.proofs.lags import Lags
@@ -133,7 +133,7 @@ def waves() -> bool:
     spec = ConvSpec.of((1, LONG, 1), input_shape=(1,), padding_mode="zeros", padding=0)
     x: Any = np.ones((1, 1), dtype=np.complex64)
     y: Any = np.ones((1, LONG), dtype=np.complex64)
-    gram = WaveGram(spec, Embedding((1,), (False,)), SplitWaves(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1))
+    gram = WaveGram(spec, Circulant((1,), (False,)), SplitWaves(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1))
     return not gram.norm_below(A_LITTLE_LESS * (1 + LONG) / 2, ops=OPS)
 
 

@@ -254,13 +254,10 @@ def as_if_large(index: int) -> Iterator[None]:
     small the cells.
     """
     few, now, float32 = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
-    changed: dict[str, Any] = {"smallest_reduced": 12} if few else {}
-    changed |= {"kept_bytes": 0} if now else {}
-    changed |= {"smallest_float32": 1, "margin_float32": -1.0} if float32 else {}
-    with (
-        np.errstate(invalid="raise", divide="raise"),
-        patch.object(tuning, "TUNING", tuning.TUNING._replace(**changed)),
-    ):
+    changed: dict[str, Any] = {"KEPT_BYTES": 0 if now else tuning.KEPT_BYTES}
+    changed |= {"SMALLEST_REDUCED": 12} if few else {}
+    changed |= {"SMALLEST_FLOAT32": 1, "MARGIN_FLOAT32": -1.0} if float32 else {}
+    with np.errstate(invalid="raise", divide="raise"), patch.multiple(tuning, **changed):
         yield
 
 

@@ -76,7 +76,7 @@ def by_any_basis(patch: pytest.MonkeyPatch) -> None:
         groups, _, size = self.blocks.shape[:3]
         self.trial_vectors = self.start_vectors(groups, size)[:, None, :]
 
-    patch.setattr(tuning, "TUNING", tuning.TUNING._replace(smallest_reduced=12))
+    patch.setattr(tuning, "SMALLEST_REDUCED", 12)
     patch.setattr(Incumbent, "multistart", at_random)
 
 
@@ -194,8 +194,7 @@ def rounded_answers() -> Violations:
 def smallest_found_too_early() -> Violations:
     """The smallest unfolding, from a Lanczos run that stops at its first check, far below the norm."""
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct_size=0, steps_before_first_check=1, most_steps=1))
+    with patch.multiple(lanczos, DIRECT_SIZE=0, STEPS_BEFORE_FIRST_CHECK=1, MOST_STEPS=1):
         yield from (x for x in over(cases, Claims.unfoldings) if "f4_bound" in x)
 
 
