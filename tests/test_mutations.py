@@ -41,8 +41,9 @@ from core.soundness.mutations import (
 from helpers.assumptions import assumed
 
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.supremum import proof as cover
+from specnorm.supremum.proof import Cells
 from specnorm.symbols.proofs import gram_polynomial, symbols
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.training import proof as attained

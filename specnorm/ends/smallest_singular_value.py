@@ -18,13 +18,12 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs.bound import Lower, times_power_of_two
+from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.symbols import without_zero_borders
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -90,7 +89,7 @@ def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Fou
     xp = ops.xp
     if uncut.unread_pixels_make_smallest_zero(problem.spec):
         return Found(*defects.smallest_with_unread_pixels(problem.spec), ended=Outcome.ZERO)
-    blocks = arrays.tall(without_zero_borders(blocks, ops=ops), xp=xp)
+    blocks = arrays.tall(symbols.without_zero_borders(blocks, ops=ops), xp=xp)
     is_zero = ops.to_numpy(xp.all(xp.reshape(blocks == 0, (blocks.shape[0], -1)), axis=1))
     if is_zero.any():
         zero_blocks = arrays.rows(blocks, np.flatnonzero(is_zero), ops=ops)
@@ -118,7 +117,8 @@ def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayO
     exponent = xp.max(arrays.exponents(some_blocks, xp=xp))
     scaled = arrays.unscale(some_blocks, -exponent, xp=xp)
     found = _SmallestSearch(scaled, problem, ops=ops).run()
-    lower, upper = times_power_of_two(*found.ends, int(exponent))
+    lower, upper = found.ends
+    lower, upper = lower.times_power_of_two(int(exponent)), upper.times_power_of_two(int(exponent))
     witness = replace(found.witness, block=int(index[found.witness.block]))
     return replace(found, lower=lower, upper=upper, witness=witness)
 

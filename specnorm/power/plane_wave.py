@@ -10,8 +10,8 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.geometry import polyphase
-from specnorm.proofs.frequencies import Frequencies, product, tap_points
-from specnorm.symbols.power import norms_at
+from specnorm.proofs.frequencies import Frequencies, tap_points
+from specnorm.symbols import power
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
     """
     block = _block(kernel, spec, ops=ops)
     coarse = Frequencies.coarse_grid(spec.block_kernel_shape)
-    coarse, (norms,), _ = norms_at(block, coarse, _POWER_STEPS, ops=ops)
+    coarse, (norms,), _ = power.norms_at(block, coarse, _POWER_STEPS, ops=ops)
     highest_first = np.argsort(-norms)[:_MOST_PEAKS]
     peaks = [j for j in highest_first if norms[j] >= _HIGH_PART * norms.max()]
-    fine, (norms,), (channels,) = norms_at(block, _around(coarse[np.asarray(peaks)]), _POWER_STEPS, ops=ops)
+    fine, (norms,), (channels,) = power.norms_at(block, _around(coarse[np.asarray(peaks)]), _POWER_STEPS, ops=ops)
     peak_of_point = np.arange(len(fine)) * len(peaks) // len(fine)
     total = np.zeros(1)  # takes the shape of the waves with the first sum
     for j in range(len(peaks)):
@@ -82,9 +82,9 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
 
 def _around(points: Frequencies) -> Frequencies:
     """Frequencies around coarse ones: up to half of a coarse step along each axis, they themselves among them."""
-    ranges = [np.arange(-_FINE_STEPS, _FINE_STEPS + 1) if n > 1 else np.zeros(1, int) for n in points.denominators]
+    steps = np.asarray([_FINE_STEPS if n > 1 else 0 for n in points.denominators], dtype=np.int64)
     refined = tuple(2 * _FINE_STEPS * n for n in points.denominators)
-    around = 2 * _FINE_STEPS * points.numerators[:, None, :] + product(ranges)
+    around = 2 * _FINE_STEPS * points.numerators[:, None, :] + tap_points(tuple((2 * steps + 1).tolist())) - steps
     return Frequencies(around.reshape(-1, len(refined)) % np.asarray(refined), refined)
 
 

@@ -172,14 +172,12 @@ def _remembered_if_small(make: Callable[[tuple[int, ...]], _T]) -> Callable[[tup
 @_remembered_if_small
 def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
     _require_few(Frequencies.half_grid_shape(sizes))
-    points = product([np.arange(n) for n in Frequencies.half_grid_shape(sizes)])
-    points.flags.writeable = False
-    return Frequencies(points, sizes)
+    return Frequencies(tap_points(Frequencies.half_grid_shape(sizes)), sizes)
 
 
 @_remembered_if_small
 def _distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
-    points = product([np.arange(n) for n in sizes])
+    points = tap_points(sizes)
     place_values = np.cumprod([1, *reversed(sizes)])[-2::-1]
     mirrored = (-points % np.asarray(sizes, dtype=np.int64)) @ place_values
     places = np.arange(len(points))
@@ -223,10 +221,10 @@ def signs(axes: int) -> np.ndarray:
     return signs
 
 
-@functools.lru_cache(maxsize=32)
-def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
-    """Positions k of a kernel's taps, in row-major order, shape (taps, d); read-only."""
-    points = product([np.arange(k) for k in kernel_shape])
+@_remembered_if_small
+def tap_points(sizes: tuple[int, ...]) -> np.ndarray:
+    """Positions of a kernel's taps, or of a grid's points, in row-major order, shape (points, d); read-only."""
+    points = product([np.arange(n) for n in sizes])
     points.flags.writeable = False
     return points
 

@@ -13,18 +13,16 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import Found, Witness
-from specnorm.proofs.frequencies import Frequencies, product
+from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.supremum import tuning
-from specnorm.symbols import ascent
-from specnorm.symbols.power import largest_eigenvalues, norms_at, power_of_symbol
+from specnorm.symbols import ascent, power
 from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.cells import Cells
     from specnorm.running.search import Clock
-    from specnorm.supremum.proof import CentreMatrices
+    from specnorm.supremum.proof import Cells, CentreMatrices
     from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 
 _POWER_STEPS = 3
@@ -106,7 +104,7 @@ class Incumbent:
         """
         coarse_blocks = self._blocks_for(tuning.INCUMBENT_RTOL)
         coarse = Frequencies.coarse_grid(tuple(self.blocks.shape[3:]))
-        frequencies, norms, vectors = norms_at(coarse_blocks, coarse, _POWER_STEPS, seed=self.seed, ops=self.ops)
+        frequencies, norms, vectors = power.norms_at(coarse_blocks, coarse, _POWER_STEPS, seed=self.seed, ops=self.ops)
         # At most as many vectors as there are trials and frequencies of `_around_best`, which are 1 + d.
         count = tuning.TRIALS + 1 + len(frequencies.denominators)
         highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
@@ -138,7 +136,7 @@ class Incumbent:
         frequencies = Frequencies.nearest(angles + steps)
         symbol = symbols.Symbol(blocks[block : block + 1, ...], frequencies, ops=self.ops)
         start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
-        vectors, _ = power_of_symbol(symbol, start, _POWER_STEPS, xp=xp)
+        vectors, _ = power.power_of_symbol(symbol, start, _POWER_STEPS, xp=xp)
         return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
 
     def raise_from(
@@ -251,7 +249,7 @@ def _neighbours(frequency: Frequencies, sizes: tuple[int, ...], skew: tuple[bool
     offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
     turns = frequency.angles[0] / (2 * math.pi)
     below = np.floor(turns * count - offset / 2).astype(np.int64)
-    corners = product([np.asarray([n, n + 1]) for n in below]) % count
+    corners = (below + tap_points((2,) * len(sizes))) % count
     return Frequencies(corners * (1 + offset) + offset, tuple((count * (1 + offset)).tolist()))
 
 
@@ -311,9 +309,9 @@ def top_eigenpairs(
         degree = tuning.CROWDED_DEGREE
     else:
         degree = tuning.DEGREE
-    values, vectors = largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
+    values, vectors = power.largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
     if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1]):
-        values, vectors = largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_FIRST, like, ops=ops)
+        values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_FIRST, like, ops=ops)
     return values, vectors
 
 

@@ -19,19 +19,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from specnorm.backends.arrays import ceil_div
+from specnorm.backends import arrays
 from specnorm.geometry.taps import Axis
-from specnorm.proofs.bound import (
-    ALL_FREQUENCIES,
-    HypothesisError,
-    Lower,
-    Upper,
-    _largest,
-    _lower,
-    _upper,
-)
-from specnorm.proofs.norms import norm_of_stack
-from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.proofs import norms
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
+from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +34,7 @@ if TYPE_CHECKING:
 def contains(whole: Axis, part: Axis) -> bool:
     """Whether a part is a compression of another part: it lies inside, if shifted by some outputs."""
     # The smallest shift by which no pixel of the part lies in front of the whole.
-    outputs_in_front = max(0, ceil_div(whole.before - part.before, whole.stride))
+    outputs_in_front = max(0, arrays.ceil_div(whole.before - part.before, whole.stride))
     # Pixel 0 of the part is then this pixel.
     pixels_in_front = whole.stride * outputs_in_front + part.before - whole.before
     has_outputs = outputs_in_front + part.outputs <= whole.outputs
@@ -69,7 +61,7 @@ def single_outputs(axis: Axis) -> list[Axis]:
 def trimmed(axis: Axis) -> Axis | None:
     """A part without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
     # Output m reads the pixels s m - before, ..., s m - before + taps - 1.
-    first_output = max(0, ceil_div(axis.before - axis.taps + 1, axis.stride))
+    first_output = max(0, arrays.ceil_div(axis.before - axis.taps + 1, axis.stride))
     last_output = min(axis.outputs - 1, (axis.pixels - 1 + axis.before) // axis.stride)
     if last_output < first_output:
         return None
@@ -111,16 +103,16 @@ class PolyphaseComponent:
     @classmethod
     def of(cls, spec: ConvSpec, axes: tuple[Axis, ...]) -> PolyphaseComponent:
         """The part of a zero-padded layer that has the given parts along its axes."""
-        padding = []
+        pads = []
         for axis in axes:
             after = axis.stride * (axis.outputs - 1) + axis.taps - axis.pixels - axis.before
-            padding.append((axis.before, after))
+            pads.append((axis.before, after))
         spec_of_part = replace(
             spec,
             stride=tuple(axis.stride for axis in axes),
             dilation=(1,) * spec.ndim,
             padding_mode="zeros",
-            padding=tuple(padding),
+            padding=tuple(pads),
             input_shape=tuple(axis.outputs if spec.transposed else axis.pixels for axis in axes),
         )
         return cls(spec_of_part, axes)
@@ -144,7 +136,7 @@ class PolyphaseComponent:
             axis = axes[j]
             fair_share = int(pixels_left ** (1 / axes_left))
             pixels = min(axis.pixels, max(2 * axis.taps, fair_share))
-            outputs = min(axis.outputs, max(1, ceil_div(pixels + axis.before, axis.stride)))
+            outputs = min(axis.outputs, max(1, arrays.ceil_div(pixels + axis.before, axis.stride)))
             shortened = trimmed(axis._replace(pixels=pixels, outputs=outputs))
             # It is None if the outputs that are left read no pixel. Then the axis stays as it is.
             if shortened is not None:
@@ -224,15 +216,15 @@ def _parts(axis: Axis) -> Iterator[Axis]:
     common = math.gcd(axis.stride, axis.dilation)
     # Pixels that are read are `common` apart. Number these alone: then stride and dilation are coprime.
     first_read = -axis.before % common
-    pixels = ceil_div(axis.pixels - first_read, common)
+    pixels = arrays.ceil_div(axis.pixels - first_read, common)
     before = (axis.before + first_read) // common
     stride = axis.stride // common
     dilation = axis.dilation // common
     for first_output in range(min(dilation, axis.outputs)):
         first_pixel = (stride * first_output - before) % dilation
         residue = Axis(
-            pixels=ceil_div(pixels - first_pixel, dilation),
-            outputs=ceil_div(axis.outputs - first_output, dilation),
+            pixels=arrays.ceil_div(pixels - first_pixel, dilation),
+            outputs=arrays.ceil_div(axis.outputs - first_output, dilation),
             taps=axis.taps,
             stride=stride,
             dilation=1,
@@ -271,8 +263,8 @@ def norms_of_parts(
         return bounds_of_parts[0]
     rule = f"the largest of {len(components)} polyphase components" if components else "reads no pixel"
     largest_lower = max(lowers, key=float, default=Lower.trivial(spec))
-    largest_upper = _largest(uppers, spec, rule) if len(uppers) == len(components) else None
-    return _lower(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
+    largest_upper = Upper._largest(uppers, spec, rule) if len(uppers) == len(components) else None
+    return Lower._by_rule(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
 
 
 def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Upper | None = None) -> Upper:
@@ -293,8 +285,8 @@ def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Up
         return bounds_of_groups[0]
     bounds = list(bounds_of_groups)
     if others is not None:
-        bounds.append(padded_norm(others, spec.of_group))
-    return _largest(bounds, spec, f"the largest of {spec.groups} groups")
+        bounds.append(padding.padded_norm(others, spec.of_group))
+    return Upper._largest(bounds, spec, f"the largest of {spec.groups} groups")
 
 
 def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
@@ -303,18 +295,18 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     The *patch* is the set of pixels that this output reads. Each group is the matrix of the taps that read pixels, with
     its outputs as rows and its read inputs as columns.
 
-    ``lower``, ``upper``: bounds for the stack of these matrices, one for each group (`norm_of_stack`). Returns
+    ``lower``, ``upper``: bounds for the stack of these matrices, one for each group (`norms.norm_of_stack`). Returns
     ``lower``, ``upper``: the lower bound is for a layer of one group, the largest; the upper one for the whole part.
     """
     spec = component.spec
     output_channels, input_channels = spec.group_channels
     pixels = math.prod(axis.pixels for axis in component.axes)
-    subject = norm_of_stack((spec.groups, output_channels, input_channels * pixels))
+    subject = norms.norm_of_stack((spec.groups, output_channels, input_channels * pixels))
     is_patch = spec.reads_zeros and all(axis.outputs == 1 for axis in component.axes)
     if not is_patch or lower.what != subject or upper.what != subject:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     rule = "the matrix of the taps that are read"
-    return _lower(lower.value, spec.of_group, rule, lower), _upper(upper.value, spec, rule, upper)
+    return Lower._by_rule(lower.value, spec.of_group, rule, lower), Upper._by_rule(upper.value, spec, rule, upper)
 
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
@@ -330,4 +322,4 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
         raise HypothesisError(f"{norm.what} is not a restriction of the layer")
     if norm.what == component.spec:
         return norm
-    return _lower(norm.value, component.spec, "of a group, or on a restriction", norm)
+    return Lower._by_rule(norm.value, component.spec, "of a group, or on a restriction", norm)

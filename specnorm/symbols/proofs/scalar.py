@@ -16,7 +16,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import Sealed, Upper, _uppers
+from specnorm.proofs.bound import Sealed, Upper
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.proofs import symbols
@@ -84,7 +84,7 @@ def largest_on_grid(
         places.append(ops.to_numpy(xp.argmax(on_grid, axis=1)))
     value = norms_up(xp.concat(squares, axis=0), columns, xp=xp)
     rule = f"norms at {math.prod(sizes)} frequencies"
-    claims = _uppers(xp.reshape(value, (-1, together)), Grid.of_sizes(sizes, kernel_shape), rule, ops=ops)
+    claims = Upper._of_stack(xp.reshape(value, (-1, together)), Grid.of_sizes(sizes, kernel_shape), rule, ops=ops)
     return value, frequencies[np.concatenate(places)], claims
 
 

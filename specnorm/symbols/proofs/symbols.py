@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import Lower, Upper, _lower, _upper
+from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.frequencies import PHASE_ERROR, Frequencies, tap_points
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Symbol:
         quotient = norms.quotient_down(matrix_at(one_block, self.phase, xp=self.xp), right, xp=self.xp)
         error = float(symbol_error(one_block, xp=self.xp)[0])
         value = max(host.sub_down(float(quotient[0]), error), 0.0)
-        return _lower(value, self.frequencies, "quotient of a vector")
+        return Lower._by_rule(value, self.frequencies, "quotient of a vector")
 
 
 def cosines_and_sines(
@@ -364,7 +364,7 @@ def of_wrapped(lower: Lower, upper: Upper | None, error: float) -> tuple[Lower, 
     if error == 0:
         return lower, upper
     rule = "taps that wrap around are added up, with rounding"
-    lower_of_kernel = _lower(max(host.sub_down(lower.value, error), 0.0), lower.what, rule, lower)
+    lower_of_kernel = Lower._by_rule(max(host.sub_down(lower.value, error), 0.0), lower.what, rule, lower)
     if upper is None:
         return lower_of_kernel, None
-    return lower_of_kernel, _upper(host.add_up(upper.value, error), upper.what, rule, upper)
+    return lower_of_kernel, Upper._by_rule(host.add_up(upper.value, error), upper.what, rule, upper)

@@ -32,10 +32,10 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
-from specnorm.proofs.cells import Boxes, Cells, Circulant, Grid
+from specnorm.proofs.cells import Boxes, Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
-from specnorm.supremum.proof import Cover, eigenvalue_limits, supremum_on_grid
+from specnorm.supremum.proof import Cells, Cover, eigenvalue_limits, supremum_on_grid
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
 from specnorm.symbols.proofs.padding import largest_of_blocks, padded_norm
 from specnorm.symbols.proofs.scalar import ScalarGram

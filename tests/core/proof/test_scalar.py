@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import specnorm
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.supremum import tuning
-from specnorm.supremum.proof import Cover
+from specnorm.supremum.proof import Cells, Cover
 from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.symbols.proofs.scalar import CentreValues, ScalarGram
 
