@@ -21,7 +21,7 @@ from specnorm.completion import proof as completion_proof
 from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.ascent import newton_step
 from specnorm.symbols.proofs.lags import Lags
-from specnorm.symbols.proofs.symbols import matrix_at, singular_value_gradient
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -420,9 +420,9 @@ def norm_gradient(blocks: Array, peak: Peak, cotangent: Array, *, ops: ArrayOps)
     _, _, c, *taps = blocks.shape
     v = ops.complex(peak.vector[:, :c], peak.vector[:, c:])
     phase = ops.complex(peak.cos, peak.sin)
-    image = xp.matmul(matrix_at(blocks, phase, xp=xp), v[:, :, None])[:, :, 0]
+    image = xp.matmul(Polynomial(blocks, xp=xp).matrix_at(phase), v[:, :, None])[:, :, 0]
     u = image / xp.astype(peak.norm[:, None] + _TINY, image.dtype)
-    return singular_value_gradient(u, v, phase, cotangent, tuple(taps), xp=xp)
+    return Polynomial.singular_value_gradient(u, v, phase, cotangent, tuple(taps), xp=xp)
 
 
 # -- the norm --------------------------------------------------------------------------------------------------------

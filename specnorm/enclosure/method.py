@@ -11,7 +11,7 @@ from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols.proofs.padding import padded_norm
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.symbols.triples import top_vectors
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _raised(result: Found, blocks: Array, right: Array, *, ops: ArrayOps) -> Fou
     """
     if result.witness.v is not None:
         return result
-    lower = Symbol(blocks, result.witness.frequency, ops=ops).norm_down(result.witness.block, right)
+    lower = Polynomial(blocks, xp=ops.xp).at(result.witness.frequency, ops=ops).norm_down(result.witness.block, right)
     return replace(result, lower=lower) if lower > result.lower else result
 
 

@@ -54,8 +54,8 @@ from specnorm.proofs.cells import Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import cholesky_loss, frobenius_up, gram_below, gram_norm_up
 from specnorm.supremum.proof import Nonnegative, _nowhere_negative
-from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -375,9 +375,10 @@ def smallest_on_grid(
     limit = max((top - value**2) * (1 + allowance), top * 2.0**-40)
     error = 0.0
     frequencies = Frequencies.half_grid(sizes)
-    step = symbols.chunk_length(blocks, ops=ops)
+    polynomial = Polynomial(blocks, xp=xp)
+    step = polynomial.frequencies_at_once(ops=ops)
     for start in range(0, len(frequencies), step):
-        matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()
+        matrices = polynomial.at(frequencies[start : start + step], ops=ops).matrices()
         gram = xp.matmul(arrays.adjoint(matrices, xp=xp), matrices)
         shifted = top * xp.eye(p, dtype=gram.dtype, device=ops.device(gram)) - gram
         limits = xp.full(gram.shape[:2], limit, dtype=blocks.dtype, device=ops.device(gram))
@@ -389,7 +390,7 @@ def smallest_on_grid(
         roundings = host.mul_up(4 * rounding.unit(blocks, xp=xp), host.add_up(top, limit, host.mul_up(norm, norm)))
         error = max(error, host.add_up(host.mul_up(norm, norm, product_error), roundings))
     square = host.sub_down(top, host.add_up(limit, error))
-    symbol_error = float(xp.max(symbols.symbol_error(blocks, xp=xp)))
+    symbol_error = float(xp.max(polynomial.error))
     bound = host.sub_down(host.sqrt_down(square), symbol_error)
     rule = f"factorizations of Gram matrices at {math.prod(sizes)} frequencies"
     return _lower(max(bound, 0.0), (SMALLEST, Grid.of_sizes(sizes, kernel_shape)), rule)
@@ -410,14 +411,14 @@ def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, 
         raise HypothesisError("a vector of zeros has no quotient")
     # The block is scaled to about 1, since it may be far weaker than the others, and squares would underflow.
     flat, exponents = arrays.scale(xp.reshape(one_block, (1, -1)), xp=xp)
-    scaled = xp.reshape(flat, one_block.shape)
-    matrix = symbols.matrix_at(scaled, symbols.Symbol(scaled, point, ops=ops).phase, xp=xp)
+    scaled = Polynomial(xp.reshape(flat, one_block.shape), xp=xp)
+    matrix = scaled.matrix_at(scaled.at(point, ops=ops).phase)
     image = xp.matmul(matrix, right[..., None])[..., 0]
     m, p = matrix.shape[-2:]
     quotient = host.inflate(float(xp.linalg.vector_norm(image)) / length, 2 * (m + p) + 8)
     matrix_norm = float(frobenius_up(matrix, xp=xp)[0])
     product_error = rounding.product_error(p, matrix, xp=xp) * rounding.SLACK * matrix_norm
-    symbol_error = float(symbols.symbol_error(scaled, xp=xp)[0])
+    symbol_error = float(scaled.error[0])
     value = host.scaled_up(host.add_up(quotient, product_error, symbol_error), int(exponents[0]))
     return _upper(value, (SMALLEST, point), "quotient of a vector")
 

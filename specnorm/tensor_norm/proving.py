@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from specnorm.backends import arrays
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.norms import norm_of_single_entries
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.symbols.proofs.symbols import without_zero_borders
 from specnorm.symbols.triples import top_vectors
 from specnorm.tensor_norm.form import unit_rows, waves
 
@@ -104,7 +104,7 @@ def prove_or_restart(
         bounds = norm_of_single_entries(blocks, ops=ops)
         if bounds is not None and bounds[1] <= 0:
             return maximiser, 1.0, bounds[1]
-    trimmed = without_zero_borders(blocks, ops=ops)
+    trimmed = arrays.without_zero_borders(blocks, ops=ops)
     search = Search(xp.astype(trimmed, xp.float64), seed=seed, clock=clock, ops=ops)
     for _ in range(TUNING.restarts):
         factor, found = prove(search, float(maximiser.value[0]))

@@ -12,7 +12,6 @@ from specnorm.proofs import norms
 from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Plan, check_count
 from specnorm.supremum.one_tap import enclose_each
 from specnorm.symbols.power import matrix_maps, power_steps
-from specnorm.symbols.proofs import symbols
 from specnorm.unfoldings.reshaping import reshaped_gradient
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class MatrixNorm(Plan):
         enclosure = enclose_each(blocks, ops=ops)
         # None for small matrices, where values cannot be read, and where Lanczos or its proof did not come close.
         if enclosure is None:
-            u, v, value = symbols.top_triple(blocks, xp=xp)
+            u, v, value = arrays.top_triple(blocks, xp=xp)
             lower = norms.quotient_down(blocks, v, xp=xp)
             upper = norms.matrix_norm_up(blocks, ops=ops)
         else:

@@ -36,7 +36,7 @@ from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs.lags import Lags
-from specnorm.symbols.proofs.scalar import ScalarGram
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 ALLOWANCES = {"gamma", "product_error", "phase_error"}
 ROOMS = ("at_size", "gram", "grid", "power", "supremum", "symbols", "tensor_norm", "training", "unfoldings")
@@ -142,7 +142,7 @@ def powers() -> bool:
 
 def scalar() -> bool:
     """A kernel of ones at the frequency 0, whose products come out too small."""
-    found = ScalarGram(ONES.reshape(1, 1, 1, LONG), ops=off(-1))
+    found = Polynomial(ONES.reshape(1, 1, 1, LONG), xp=OPS.xp).gram(by_axis=True, ops=off(-1))
     values, _ = found.planes_at(ZERO, np.zeros(1, dtype=np.int64))
     return float(values[0, 0, 0]) + found.error >= LONG**2
 
@@ -153,7 +153,8 @@ def sum_of_squares() -> bool:
     def total(x: Any, axis: Any = None) -> Any:
         return np.sum(x, axis=axis) * np.float32(1 - 0.99 * _gamma(x.size, UNIT))
 
-    found = ScalarGram(ONES.reshape(1, LONG, 1, 1), ops=Instead(OPS, xp=Instead(OPS.xp, sum=total)))  # type: ignore[arg-type]
+    short_sums: Any = Instead(OPS, xp=Instead(OPS.xp, sum=total))
+    found = Polynomial(ONES.reshape(1, LONG, 1, 1), xp=short_sums.xp).gram(by_axis=True, ops=short_sums)
     values, _ = found.planes_at(ZERO, np.zeros(1, dtype=np.int64))
     return float(values[0, 0, 0]) + found.error >= LONG
 
@@ -247,9 +248,8 @@ CHECKS: dict[str, Callable[[], bool]] = {
 """Function -> a check that it makes pass."""
 ELSEWHERE = {
     "backward_error": "rounding of Cholesky",
-    "relative_symbol_error": "rounding of the symbol",
     "product_allowance": "rounding of an attained norm",
-    "autocorrelation_error": "rounding of the Gram polynomial",
+    "evaluation_error": "rounding of the Gram polynomial",
     "reduced_error": "rounding of the reduced matrix",
     "rotation_loss": "rotation that is none",
     # Its roundings of norms cover usual errors of the product: both are taken away there.
