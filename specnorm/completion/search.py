@@ -331,7 +331,7 @@ def complete(
     xp = ops.xp
     narrow_blocks = arrays.tall(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
-    kernel_lags = Lags.of(narrow_blocks, wide=True, ops=ops)
+    kernel_lags = Polynomial(narrow_blocks, xp=xp).lags(wide=True, ops=ops)
     peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
     # A zero kernel gets the start of a kernel of norm 1: from H = 0 no step could follow it once it is trained.
     norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
@@ -340,7 +340,7 @@ def complete(
         begin_sq = _dot(begin, begin, xp=xp)
         usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
         start = xp.where(usable, by_tap(begin, xp=xp), start)
-    start_lags = Lags.of(by_row(start, taps, xp=xp), wide=True, ops=ops)
+    start_lags = Polynomial(by_row(start, taps, xp=xp), xp=xp).lags(wide=True, ops=ops)
     first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
     best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
@@ -401,7 +401,7 @@ def _gauss_newton(
         residual = _residual(target, kernel_lags.values, lags, dtype=h.dtype, ops=ops)
         step, used = tables.step(h, residual, limit - count, ops=ops)
         h = h + step
-        completion_lags = Lags.of(by_row(h, taps, xp=xp), wide=True, ops=ops)
+        completion_lags = Polynomial(by_row(h, taps, xp=xp), xp=xp).lags(wide=True, ops=ops)
         new_bound, _ = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
         is_better = new_bound < bound
         best = xp.where(_per_block(is_better, xp=xp), h, best)

@@ -23,7 +23,7 @@ With B = I, f = 0 and ``c = s**2``, for a scale s, D measures the distance from 
 ``| ||K x||**2 - s**2 ||x||**2 | <= ||D|| ||x||**2``. The *isometry defect* is ``||D|| / s**2``.
 
 D is the symbol of a convolution kernel: ``c I + f B*B`` at lag 0, less the lags ``sum_y X_y^T X_{y+t}`` of the kernel
-X = KB, whose taps are the matrices K_y B. These lags come from `symbols.proofs.lags` with a bound of their rounding
+X = KB, whose taps are the matrices K_y B. These lags come from `Polynomial.lags` with a bound of their rounding
 errors. At the frequencies of a circulant of n points, lags that differ by a multiple of n have the same phase, so their
 matrices are added up.
 """
@@ -214,7 +214,7 @@ def defect(
     alone; None: everywhere.
     """
     xp = ops.xp
-    lags = Lags.of(blocks.kernel, ops=ops, wide=True)
+    lags = Polynomial(blocks.kernel, xp=xp).lags(wide=True, ops=ops)
     g, _, p, *kernel_shape = blocks.kernel.shape
     eye = ops.from_numpy(np.eye(p, dtype=ops.wide_dtype), lags.values)
     unit = rounding.unit(lags.values, xp=xp)

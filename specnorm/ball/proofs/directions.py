@@ -29,7 +29,6 @@ from specnorm.geometry import polyphase
 from specnorm.grid import proof as grid
 from specnorm.proofs import rounding
 from specnorm.proofs.norms import largest_eigenvalue_up
-from specnorm.symbols.proofs import scalar
 from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
@@ -200,9 +199,8 @@ def _norm_on_grid_up(kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     columns = arrays.tall(polyphase.to_blocks(by_group, spec, xp=xp), xp=xp)
     kernel_shape = columns.shape[3:]
     sizes = grid_sizes(tuple(kernel_shape))
-    tables = scalar.half_grid_tables(sizes, kernel_shape, columns, ops=ops)
-    squares = xp.max(scalar.squares_on_grid(columns, tables, xp=xp), axis=1)
-    return grid.everywhere_up(Polynomial(columns, xp=xp).norms_up(squares), sizes, tuple(kernel_shape), xp=xp)
+    largest = Polynomial(columns, xp=xp).norm_on_grid_up(sizes, ops=ops)
+    return grid.everywhere_up(largest, sizes, tuple(kernel_shape), xp=xp)
 
 
 def grid_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from specnorm.proofs import rounding
 from specnorm.proofs.frequencies import Frequencies, phase_error, product, tap_points
 from specnorm.proofs.norms import parts_of_hermitian, square_of_hermitian
 from specnorm.symbols.proofs.lags import Lags
-from specnorm.symbols.proofs.polynomial import Polynomial, frequencies_in_memory
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -236,7 +236,7 @@ class GramTaps:
     def chunks(self) -> Iterator[tuple[slice, Array]]:
         """Parts of the frequencies that fit the memory budget (on the host, the cache), and X there."""
         entries = math.prod(self.symbol.shape)
-        step = frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
+        step = Polynomial.frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
             # Each chunk reads all taps: with fewer than `_LEAST_FREQUENCIES`, that would take most of the time.
             in_cache = TUNING.forward_host // (8 * entries)
@@ -618,23 +618,22 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     wide = arrays.tall(blocks, xp=xp)
     if not (ops.exact_float32 and wide.dtype == xp.float32):
         wide = arrays.in_wide_dtype(wide, ops=ops)
-    b, m, p, *kernel_shape = wide.shape
+    m, p, *kernel_shape = wide.shape[1:]
     u = rounding.unit(wide, xp=xp)
-    taps = xp.reshape(Polynomial(wide, xp=xp).stacked_taps, (b, -1, m, p))
-    tap_count = taps.shape[1]
+    polynomial = Polynomial(wide, xp=xp)
     lags = Lags.products(wide, wide, ops=ops)
     magnitudes = xp.abs(lags)
     # Lags -d have the transposed matrices.
     other_lags = xp.sum(magnitudes[:, 1:, ...], axis=1)
     sums = xp.sum(magnitudes[:, 0, ...], axis=2) + xp.sum(other_lags, axis=2) + xp.sum(other_lags, axis=1)
-    a = xp.sum(xp.abs(taps), axis=1)
+    a = polynomial.sums_of_magnitudes
     products = xp.matmul(xp.matrix_transpose(a), xp.sum(a, axis=2)[..., None])[..., 0]
     relative = rounding.SLACK * rounding.gamma(Lags.roundings(wide, xp=xp), u)
     # Products below the smallest normal number may be flushed to 0.
-    underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
-    error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow
+    underflow = m * p * 2.0 ** len(kernel_shape) * polynomial.taps**2 * float(xp.finfo(wide.dtype).smallest_normal)
+    error = rounding.up(products, 2 * polynomial.taps + m + p, xp=xp) * relative + underflow
     norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
-    norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) == 0, 0.0, norms)
+    norms = xp.where(xp.max(a, axis=1) == 0, 0.0, norms)
     return norms, xp.where(sums > error, sums, 0.0), lags
 
 

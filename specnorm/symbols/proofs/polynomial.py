@@ -27,7 +27,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -172,7 +172,15 @@ class Polynomial:
 
     def frequencies_at_once(self, *, ops: ArrayOps) -> int:
         """How many frequencies fit the memory budget."""
-        return frequencies_in_memory(math.prod(self.shape[:3]), self.taps, ops=ops)
+        return self.frequencies_in_memory(math.prod(self.shape[:3]), self.taps, ops=ops)
+
+    @staticmethod
+    def frequencies_in_memory(entries: int, taps: int, *, ops: ArrayOps) -> int:
+        """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap.
+
+        ``entries``: of the matrices of all blocks at a frequency. ``taps``: of one block.
+        """
+        return int(max(1, ops.memory // (6 * 16 * entries + 24 * 8 * taps)))
 
     def largest(
         self, norms: Callable[[Symbol], Array], frequencies: Frequencies, *, ops: ArrayOps
@@ -245,20 +253,30 @@ class Polynomial:
         """
         xp = self.xp
         columns = Polynomial(arrays.tall(self.coefficients, xp=xp), xp=xp)
-        count, m, _, *kernel_shape = columns.shape
-        tables = scalar.half_grid_tables(sizes, kernel_shape, self.coefficients, ops=ops)
-        frequencies = Frequencies.half_grid(sizes)
-        at_once = scalar.blocks_at_once(m, len(frequencies), kernel_shape, ops=ops)
         squares, places = [], []
-        for start in range(0, count, at_once):
-            part = columns.coefficients[start : min(start + at_once, count), ...]
-            on_grid = scalar.squares_on_grid(part, tables, xp=xp)
+        for on_grid in columns._squares_on_grid(sizes, ops=ops):
             squares.append(xp.max(on_grid, axis=1))
             places.append(ops.to_numpy(xp.argmax(on_grid, axis=1)))
         value = columns.norms_up(xp.concat(squares, axis=0))
         rule = f"norms at {math.prod(sizes)} frequencies"
-        claims = _uppers(xp.reshape(value, (-1, together)), Grid.of_sizes(sizes, kernel_shape), rule, ops=ops)
-        return value, frequencies[np.concatenate(places)], claims
+        claims = _uppers(xp.reshape(value, (-1, together)), Grid.of_sizes(sizes, self.shape[3:]), rule, ops=ops)
+        return value, Frequencies.half_grid(sizes)[np.concatenate(places)], claims
+
+    def norm_on_grid_up(self, sizes: tuple[int, ...], *, ops: ArrayOps) -> Array:
+        """Bounds (b,) of the largest norm of each symbol of one column on a DFT grid."""
+        xp = self.xp
+        squares = [xp.max(on_grid, axis=1) for on_grid in self._squares_on_grid(sizes, ops=ops)]
+        return self.norms_up(arrays.joined(squares, axis=0, xp=xp))
+
+    def _squares_on_grid(self, sizes: tuple[int, ...], *, ops: ArrayOps) -> Iterator[Array]:
+        """``||G(theta)||**2`` of symbols of one column on a half grid, (b, points), as many blocks at once as fit."""
+        count, m, _, *kernel_shape = self.shape
+        tables = scalar.half_grid_tables(sizes, kernel_shape, self.coefficients, ops=ops)
+        points = len(Frequencies.half_grid(sizes))
+        at_once = scalar.blocks_at_once(m, points, kernel_shape, ops=ops)
+        for start in range(0, count, at_once):
+            part = self.coefficients[start : min(start + at_once, count), ...]
+            yield scalar.squares_on_grid(part, tables, xp=self.xp)
 
     def norms_up(self, squares: Array) -> Array:
         """Bounds of the norms of symbols of one column at some frequencies, from `scalar.squares_on_grid` (b,)."""
@@ -333,6 +351,23 @@ class Polynomial:
         rotated.shrink, rotated.lost = rotation_loss(columns, rotated.basis, self.taps, ops=ops)
         return rotated
 
+    def lags(self, *, wide: bool = False, ops: ArrayOps) -> Lags:
+        """The coefficients of ``G* G``, and a bound of their error.
+
+        An entry is a sum of products, taken in any order. Its error is at most gamma times the same sum of magnitudes,
+        so that of the symbol is at most ``gamma q**2``; products below the smallest normal number may be flushed to 0.
+
+        ``wide``: whether to compute in the device's widest precision instead of that of the blocks.
+        """
+        if wide:
+            return Polynomial(arrays.in_wide_dtype(self.coefficients, ops=ops), xp=self.xp).lags(ops=ops)
+        xp, x, q = self.xp, self.coefficients, self.absolute_norm_up
+        m, p = self.shape[1:3]
+        relative = rounding.SLACK * rounding.gamma(Lags.roundings(x, xp=xp), rounding.unit(x, xp=xp))
+        underflow = float(xp.finfo(x.dtype).smallest_normal) * m * p * self.taps**2
+        error = rounding.up(q**2 * relative, 4, xp=xp) + xp.astype(q > 0, x.dtype) * underflow
+        return Lags(Lags.products(x, x, ops=ops), error)
+
     def gram(self, *, by_axis: bool = False, tick: Callable[[], None] | None = None, ops: ArrayOps) -> GramPolynomial:
         """``G* G``. The blocks are of a wide real dtype, scaled to about 1; p <= m.
 
@@ -403,14 +438,6 @@ class Symbol:
         quotient = norms.quotient_down(one_block.matrix_at(self.phase), right, xp=self.xp)
         value = max(host.sub_down(float(quotient[0]), float(one_block.error[0])), 0.0)
         return _lower(value, self.frequencies, "quotient of a vector")
-
-
-def frequencies_in_memory(entries: int, taps: int, *, ops: ArrayOps) -> int:
-    """How many frequencies fit the memory budget: about six complex matrices each, and two dozen numbers a tap.
-
-    ``entries``: of the matrices of all blocks at a frequency. ``taps``: of one block.
-    """
-    return int(max(1, ops.memory // (6 * 16 * entries + 24 * 8 * taps)))
 
 
 def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:

@@ -357,7 +357,8 @@ def lags() -> Violations:
     largest_row = sizes.sum(axis=(2, 3)).max(axis=1)
     largest_column = sizes.sum(axis=(1, 3)).max(axis=1)
     allowed = gamma(lag_rules.Lags.roundings(x, xp=XP), SINGLE)
-    yield from up("lags", lag_rules._lags_error(x, xp=XP), largest_row * largest_column * allowed, 1e-4)
+    found = polynomial.Polynomial(x, xp=XP).lags(ops=OPS)
+    yield from up("lags", found.error, largest_row * largest_column * allowed, 1e-4)
     for rows, at_once in ((13, 4), (9, 4), (4, 4), (100, 7)):
         parts, roundings = [(rows, 0)], 0
         while parts:
@@ -366,7 +367,7 @@ def lags() -> Violations:
             parts += [(half, depth + 1), (part - half, depth + 1)] if half else []
             roundings = max(roundings, 0 if half else part + depth)
         yield from between(f"roundings of {rows}", lag_rules._additions(rows, at_once), roundings, roundings)
-    tiny = lag_rules._lags_error(x * np.float32(1e-30), xp=XP)
+    tiny = polynomial.Polynomial(x * np.float32(1e-30), xp=XP).lags(ops=OPS).error
     yield from up("lags that underflow", tiny, 2.0**-126 * 4 * 16 * 3, 1e-4)
 
 

@@ -239,7 +239,7 @@ def polynomials() -> Violations:
     """Coefficients, limits and errors of Gram polynomials, in double precision and as copies in single precision."""
     kernels: Any = stack(4, 3, 2, 3, seed=3)
     found = Polynomial(kernels, xp=OPS.xp).gram(ops=OPS)
-    lags = lag_rules.Lags.of(kernels, ops=OPS)
+    lags = Polynomial(kernels, xp=XP).lags(ops=OPS)
     norms = lengths(lags.values)
     yield from up("norms of lags", found.norms, norms[:, 1:].max(axis=0))
     terms = lag_rules.Lags.roundings(kernels, xp=XP) + norms.shape[1] + 4

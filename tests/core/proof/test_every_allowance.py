@@ -35,7 +35,6 @@ from specnorm.gram.proofs.powers import GramSymbol, Powers, Taps, lag_norms
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 ALLOWANCES = {"gamma", "product_error", "phase_error"}
@@ -208,7 +207,7 @@ def lag_norms_of_ones() -> bool:
 
 
 def lags_of_ones() -> bool:
-    found: Any = Lags.of(ONES, ops=off(-1))
+    found: Any = Polynomial(ONES, xp=OPS.xp).lags(ops=off(-1))
     return float(found.values[0, 0, 0, 0] + found.error[0]) >= LONG
 
 
@@ -232,7 +231,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "GramIterates.square": passes(test_fathom.test_products_that_lose_every_small_term_are_allowed_for),
     "_rest_norm_up": blocks,
     "lag_norms": lag_norms_of_ones,
-    "_lags_error": lags_of_ones,
+    "Polynomial.lags": lags_of_ones,
     "_error_factors": powers,
     "GramSymbol.__init__": symbol_of_taps,
     "gram_error": own,
