@@ -58,14 +58,7 @@ def _centred_taps(grid: tuple[int, ...]) -> np.ndarray:
 
 
 class KernelSymbol:
-    """The symbols G of kernels, whose Gram matrices are the first product.
-
-    Parameters
-    ----------
-    blocks : array, shape (b, m, p, *kernel_shape)
-        In the precision that is computed in.
-    norms : array, shape (b,)
-        Bounds of the norm of the sum of the magnitudes of the taps (`Polynomial.absolute_norm_up`).
+    """The symbols G of kernels, in the precision that is computed in, whose Gram matrices are the first product.
 
     Attributes
     ----------
@@ -77,19 +70,19 @@ class KernelSymbol:
         Any array of the precision and on the device.
     error : array, shape (b,)
         e such that the first product, beside its roundings, is off by at most ``2 n e + 3 e**2`` at any frequency. Here
-        n**2 is a bound of its norm as computed. Let a be the error of G (`Polynomial.error`), and G' the matrix
-        whose parts are the upper half of `at`. The lower half is off the parts of ``(1 - i) G`` by at most 2.5 a, and
-        off those of ``(1 - i) G'`` by at most 3.92 a. So the matrices that belong to their product are off ``G'* G'``
-        by at most ``5.6 a ||G'||``, and these by ``2 a ||G'|| + a**2``. With ``||G'|| <= n + 5.6 a``, e is 4 a.
+        n**2 is a bound of its norm as computed. Let a be the error of G (`Polynomial.error`), and G' the matrix whose
+        parts are the upper half of `at`. The lower half is off the parts of ``(1 - i) G`` by at most 2.5 a, and off
+        those of ``(1 - i) G'`` by at most 3.92 a. So the matrices that belong to their product are off ``G'* G'`` by at
+        most ``5.6 a ||G'||``, and these by ``2 a ||G'|| + a**2``. With ``||G'|| <= n + 5.6 a``, e is 4 a.
     """
 
-    def __init__(self, blocks: Array, norms: Array, *, ops: ArrayOps) -> None:
-        self.like = blocks
-        b, m, p = blocks.shape[:3]
+    def __init__(self, polynomial: Polynomial, *, ops: ArrayOps) -> None:
+        self.like = polynomial.coefficients
+        b, m, p, *taps = polynomial.shape
         self.shape = (b, m, p)
-        self.taps = tuple(blocks.shape[3:])
+        self.taps = tuple(taps)
         self._ops = ops
-        self.error = norms * (4 * Polynomial(blocks, xp=ops.xp).relative_error)
+        self.error = 4 * polynomial.error
 
     def at(self, frequencies: Frequencies) -> Array:
         """At f frequencies, ``Re G``, ``Im G``, ``Re G + Im G``, ``Im G - Re G`` one below another: (b, f, 4 m, p)."""
@@ -470,22 +463,18 @@ class Powers:
         self.ops = ops
         wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
         polynomial = Polynomial(wide, xp=xp)
-        norms = polynomial.absolute_norm_up
-        self._is_zero = norms == 0
+        self._is_zero = polynomial.absolute_norm_up == 0
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
         flat = xp.reshape(polynomial.sums_of_magnitudes, (blocks.shape[0], -1))
         self._factor = _factor_to_one(xp.sqrt(xp.vecdot(flat, flat)), xp=xp)
-        norms = norms * self._factor
-        scaled = wide * _by_block(self._factor, blocks.ndim, xp=xp)
+        symbol = KernelSymbol(Polynomial(wide * _by_block(self._factor, blocks.ndim, xp=xp), xp=xp), ops=ops)
         # The error of the last square that is the same at every frequency.
         self._last_error: Array | float = 0.0
-        first_products = self._first_products(scaled)
-        if n_iter > first_products:
-            first = GramTaps(KernelSymbol(scaled, norms, ops=ops), first_products, ops=ops).taps()
-            later_products = n_iter - first_products
-            self._taps = GramTaps(self._symbol_of(first, later_products), later_products, ops=ops)
-        else:
-            self._taps = GramTaps(KernelSymbol(scaled, norms, ops=ops), n_iter, ops=ops)
+        first_products = self._first_products(wide)
+        later_products = n_iter - first_products
+        self._taps = GramTaps(symbol, first_products, ops=ops)
+        if later_products:
+            self._taps = GramTaps(self._symbol_of(self._taps.taps(), later_products), later_products, ops=ops)
         self._blocks = blocks
 
     def _first_products(self, blocks: Array) -> int:

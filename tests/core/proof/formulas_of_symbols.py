@@ -75,15 +75,15 @@ SMALL = replace(OPS, memory=4000)
 def taps_of_powers() -> Violations:
     """Taps of powers, the sums of their magnitudes, and their errors, which Parseval's sums bound."""
     for kernels, t, ops in itertools.product(KERNELS, (1, 2), (OPS, SMALL)):
-        norms: Any = Polynomial(kernels, xp=XP).absolute_norm_up
-        symbol = powers.KernelSymbol(kernels, norms, ops=ops)
+        polynomial = Polynomial(kernels, xp=XP)
+        symbol = powers.KernelSymbol(polynomial, ops=ops)
         found = powers.GramTaps(symbol, t, ops=ops).taps()
         grid, values = powers_on_grid(kernels, t)
         yield from up(f"sums of {kernels.shape}, {t}", found.sums, sums_in_rows(grid, values[-1]).max(axis=1))
         m, p = kernels.shape[1:3]
         squares = [3 * lengths(values[0]) ** 2, *(lengths(x) ** 2 for x in values[1:])]
         rounded = [gamma(2 * m, DOUBLE) / 2, *[math.sqrt(2) * gamma(p + 3, DOUBLE)] * (t - 1)]
-        error = np.asarray(norms)[:, None] * 4 * Polynomial(kernels, xp=XP).relative_error
+        error = 4 * np.asarray(polynomial.absolute_norm_up)[:, None] * polynomial.relative_error
         for before, after, relative in zip(squares, squares[1:], rounded, strict=False):
             norm = np.sqrt(np.sqrt(after) + before * relative)
             error = (2 * norm + 3 * error) * error + before * relative
@@ -163,7 +163,9 @@ def norms_of_channels() -> Violations:
     yield from up("lags that underflow", norms, math.sqrt(2 * 2 * 2 * 9 * tiny))
     nothing = powers.Taps(np.zeros((1, 9, 1)), (3, 3), np.zeros(1), np.zeros(1))
     yield from up("taps that underflow", powers.GramSymbol(nothing, ops=OPS).error, 4 * 9 * tiny)
-    symbol = powers.KernelSymbol(KERNELS[0], np.zeros(2), ops=OPS)
+    symbol = powers.KernelSymbol(Polynomial(KERNELS[0], xp=XP), ops=OPS)
+    no_error: Any = np.zeros(2)
+    symbol.error = no_error
     with patch.object(powers, "_error_factors", lambda *_: ((0.25,), 0.0, 8)):
         found = powers.GramTaps(symbol, 1, ops=OPS)
         _, error, _ = found._powers(symbol.at(found.points), (0.25,), None)
