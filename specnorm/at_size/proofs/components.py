@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def contains(whole: Axis, part: Axis) -> bool:
     """Whether a part is a compression of another part: it lies inside, if shifted by some outputs."""
     # The smallest shift by which no pixel of the part lies in front of the whole.
-    outputs_in_front = max(0, ceil_div(whole.before - part.before, whole.stride))
+    outputs_in_front = max(0, arrays.ceil_div(whole.before - part.before, whole.stride))
     # Pixel 0 of the part is then this pixel.
     pixels_in_front = whole.stride * outputs_in_front + part.before - whole.before
     has_outputs = outputs_in_front + part.outputs <= whole.outputs
