@@ -24,7 +24,7 @@ from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cover
 from specnorm.supremum.reduction import Polynomials
 from specnorm.symbols import power
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from specnorm.proofs.found import Found
     from specnorm.proofs.frequencies import Frequencies
     from specnorm.supremum.branch_and_bound import Search
-    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+    from specnorm.symbols.proofs.polynomial import GramPolynomial
 
 
 PARTS_OF_NORM: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
@@ -307,7 +307,7 @@ class DeflatedCirculant:
         xp, ops = self.xp, self.ops
         first, second = self.kernel.shape[1:3]
         self.clock.require(len(points) * first * second * min(first, second))
-        symbol = Symbol(self.kernel, points, ops=ops).matrices()[0, ...]
+        symbol = Polynomial(self.kernel, xp=xp).at(points, ops=ops).matrices()[0, ...]
         is_wide = symbol.shape[-1] > symbol.shape[-2]
         tall = arrays.adjoint(symbol, xp=xp) if is_wide else symbol
         gram = arrays.gram_smaller(tall, xp=xp)

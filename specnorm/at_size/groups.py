@@ -13,7 +13,7 @@ from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols import power
-from specnorm.symbols.proofs.scalar import largest_on_grid
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -81,6 +81,6 @@ def _estimated_norms(blocks: Array, bound: float, *, ops: ArrayOps) -> np.ndarra
         if not len(groups):
             break
         sizes = tuple(1 if taps == 1 else points * taps for taps in kernel_shape)
-        values, _, _ = largest_on_grid(arrays.rows(blocks, groups, ops=ops), sizes, ops=ops)
+        values, _, _ = Polynomial(arrays.rows(blocks, groups, ops=ops), xp=ops.xp).largest_on_grid(sizes, ops=ops)
         estimates[groups] = ops.to_numpy(values)
     return estimates

@@ -21,8 +21,8 @@ from specnorm.completion import proof as completion_proof
 from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.running.base import Evaluation
 from specnorm.symbols import ascent
-from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -299,7 +299,7 @@ def complete(
     xp = ops.xp
     narrow_blocks = arrays.tall(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
-    kernel_lags = Lags.of(narrow_blocks, wide=True, ops=ops)
+    kernel_lags = Polynomial(narrow_blocks, xp=xp).lags(wide=True, ops=ops)
     norm, vector, phase = peak_of_norm(kernel_lags.values, taps, ops=ops)
     # A zero kernel gets the start of a kernel of norm 1: from H = 0 no step could follow it once it is trained.
     norm_or_one = xp.where(norm > 0, norm, xp.ones_like(norm))
@@ -308,7 +308,7 @@ def complete(
         begin_sq = _dot(begin, begin, xp=xp)
         usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
         start = xp.where(usable, by_tap(begin, xp=xp), start)
-    start_lags = Lags.of(by_row(start, taps, xp=xp), wide=True, ops=ops)
+    start_lags = Polynomial(by_row(start, taps, xp=xp), xp=xp).lags(wide=True, ops=ops)
     first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
     best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
@@ -367,7 +367,7 @@ def _gauss_newton(
         residual = _residual(target, kernel_lags.values, lags, dtype=h.dtype, ops=ops)
         step, used = tables.step(h, residual, limit - count, ops=ops)
         h = h + step
-        completion_lags = Lags.of(by_row(h, taps, xp=xp), wide=True, ops=ops)
+        completion_lags = Polynomial(by_row(h, taps, xp=xp), xp=xp).lags(wide=True, ops=ops)
         new_bound, _ = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
         is_better = new_bound < bound
         best = xp.where(_per_block(is_better, xp=xp), h, best)
@@ -383,9 +383,9 @@ def _gauss_newton(
 def norm_gradient(blocks: Array, norm: Array, v: Array, phase: Array, cotangent: Array, *, ops: ArrayOps) -> Array:
     """Cotangent (b,) times the gradient of ``||G v||`` by tall blocks at a peak, with the frequency and v constant."""
     xp = ops.xp
-    image = xp.matmul(symbols.matrix_at(blocks, phase, xp=xp), v[:, :, None])[:, :, 0]
+    image = xp.matmul(Polynomial(blocks, xp=xp).matrix_at(phase), v[:, :, None])[:, :, 0]
     u = image / xp.astype(norm[:, None] + _TINY, image.dtype)
-    return symbols.singular_value_gradient(u, v, phase, cotangent, tuple(blocks.shape[3:]), xp=xp)
+    return Polynomial.singular_value_gradient(u, v, phase, cotangent, tuple(blocks.shape[3:]), xp=xp)
 
 
 # -- the norm --------------------------------------------------------------------------------------------------------

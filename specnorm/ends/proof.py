@@ -23,7 +23,7 @@ With B = I, f = 0 and ``c = s**2``, for a scale s, D measures the distance from 
 ``| ||K x||**2 - s**2 ||x||**2 | <= ||D|| ||x||**2``. The *isometry defect* is ``||D|| / s**2``.
 
 D is the symbol of a convolution kernel: ``c I + f B*B`` at lag 0, less the lags ``sum_y X_y^T X_{y+t}`` of the kernel
-X = KB, whose taps are the matrices K_y B. These lags come from `symbols.proofs.lags` with a bound of their rounding
+X = KB, whose taps are the matrices K_y B. These lags come from `Polynomial.lags` with a bound of their rounding
 errors. At the frequencies of a circulant of n points, lags that differ by a multiple of n have the same phase, so their
 matrices are added up.
 """
@@ -44,8 +44,8 @@ from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Seale
 from specnorm.proofs.cells import Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum.proof import Nonnegative, _nowhere_negative
-from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -204,7 +204,7 @@ def defect(
     alone; None: everywhere.
     """
     xp = ops.xp
-    lags = Lags.of(blocks.kernel, ops=ops, wide=True)
+    lags = Polynomial(blocks.kernel, xp=xp).lags(wide=True, ops=ops)
     g, _, p, *kernel_shape = blocks.kernel.shape
     eye = ops.from_numpy(np.eye(p, dtype=ops.wide_dtype), lags.values)
     unit = rounding.unit(lags.values, xp=xp)
@@ -365,9 +365,10 @@ def smallest_on_grid(
     limit = max((top - value**2) * (1 + allowance), top * 2.0**-40)
     error = 0.0
     frequencies = Frequencies.half_grid(sizes)
-    step = symbols.chunk_length(blocks, ops=ops)
+    polynomial = Polynomial(blocks, xp=xp)
+    step = polynomial.frequencies_at_once(ops=ops)
     for start in range(0, len(frequencies), step):
-        matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()
+        matrices = polynomial.at(frequencies[start : start + step], ops=ops).matrices()
         gram = xp.matmul(arrays.adjoint(matrices, xp=xp), matrices)
         shifted = top * xp.eye(p, dtype=gram.dtype, device=ops.device(gram)) - gram
         limits = xp.full(gram.shape[:2], limit, dtype=blocks.dtype, device=ops.device(gram))
@@ -379,7 +380,7 @@ def smallest_on_grid(
         roundings = host.mul_up(4 * rounding.unit(blocks, xp=xp), host.add_up(top, limit, host.mul_up(norm, norm)))
         error = max(error, host.add_up(host.mul_up(norm, norm, product_error), roundings))
     square = host.sub_down(top, host.add_up(limit, error))
-    symbol_error = float(xp.max(symbols.symbol_error(blocks, xp=xp)))
+    symbol_error = float(xp.max(polynomial.error))
     bound = host.sub_down(host.sqrt_down(square), symbol_error)
     rule = f"factorizations of Gram matrices at {math.prod(sizes)} frequencies"
     return Lower._by_rule(max(bound, 0.0), (SMALLEST, Grid.of_sizes(sizes, kernel_shape)), rule)
@@ -400,14 +401,14 @@ def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, 
         raise HypothesisError("a vector of zeros has no quotient")
     # The block is scaled to about 1, since it may be far weaker than the others, and squares would underflow.
     flat, exponents = arrays.scale(xp.reshape(one_block, (1, -1)), xp=xp)
-    scaled = xp.reshape(flat, one_block.shape)
-    matrix = symbols.matrix_at(scaled, symbols.Symbol(scaled, point, ops=ops).phase, xp=xp)
+    scaled = Polynomial(xp.reshape(flat, one_block.shape), xp=xp)
+    matrix = scaled.matrix_at(scaled.at(point, ops=ops).phase)
     image = xp.matmul(matrix, right[..., None])[..., 0]
     m, p = matrix.shape[-2:]
     quotient = host.inflate(float(xp.linalg.vector_norm(image)) / length, 2 * (m + p) + 8)
     matrix_norm = float(norms.frobenius_up(matrix, xp=xp)[0])
     product_error = rounding.product_error(p, matrix, xp=xp) * rounding.SLACK * matrix_norm
-    symbol_error = float(symbols.symbol_error(scaled, xp=xp)[0])
+    symbol_error = float(scaled.error[0])
     value = host.scaled_up(host.add_up(quotient, product_error, symbol_error), int(exponents[0]))
     return Upper._by_rule(value, (SMALLEST, point), "quotient of a vector")
 

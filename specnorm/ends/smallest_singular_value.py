@@ -23,7 +23,7 @@ from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -89,7 +89,7 @@ def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Fou
     xp = ops.xp
     if uncut.unread_pixels_make_smallest_zero(problem.spec):
         return Found(*defects.smallest_with_unread_pixels(problem.spec), ended=Outcome.ZERO)
-    blocks = arrays.tall(symbols.without_zero_borders(blocks, ops=ops), xp=xp)
+    blocks = arrays.tall(arrays.without_zero_borders(blocks, ops=ops), xp=xp)
     is_zero = ops.to_numpy(xp.all(xp.reshape(blocks == 0, (blocks.shape[0], -1)), axis=1))
     if is_zero.any():
         zero_blocks = arrays.rows(blocks, np.flatnonzero(is_zero), ops=ops)
@@ -303,7 +303,7 @@ class _SmallestSearch:
     def triple(self, frequency: Frequencies, block: int) -> tuple[Array, Array, float]:
         """Left and right vector (1, m) and (1, p), and the singular value."""
         xp = self.xp
-        symbol = symbols.Symbol(self.blocks[block : block + 1, ...], frequency, ops=self.ops)
+        symbol = Polynomial(self.blocks[block : block + 1, ...], xp=xp).at(frequency, ops=self.ops)
         u, s, vh = xp.linalg.svd(symbol.matrices()[0, ...], full_matrices=False)
         return u[:, :, -1], xp.conj(vh[:, -1, :]), float(s[0, -1])
 
@@ -339,10 +339,11 @@ class _SmallestSearch:
 
         When the time is up, the rest of the frequencies is left out.
         """
-        step = symbols.chunk_length(self.blocks, ops=self.ops)
+        polynomial = Polynomial(self.blocks, xp=self.xp)
+        step = polynomial.frequencies_at_once(ops=self.ops)
         parts = []
         for start in range(0, len(grid), step):
-            symbol = symbols.Symbol(self.blocks, grid[start : start + step], ops=self.ops)
+            symbol = polynomial.at(grid[start : start + step], ops=self.ops)
             parts.append(self.ops.to_numpy(self._singular_values(symbol.matrices())))
             if self.clock.expired:
                 break

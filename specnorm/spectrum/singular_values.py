@@ -17,8 +17,7 @@ from specnorm.proofs.frequencies import Frequencies
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.spectrum.proof import singular_values_down
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -201,7 +200,7 @@ class SingularValues(Plan):
         chosen = xp.take_along_axis(flat, order[:, : min(self.k or count, count)], axis=1)
         if not ops.differentiated:
             return Evaluation(chosen, (), ())
-        phase = symbols.Symbol(blocks, grid[index], ops=ops).phase
+        phase = Polynomial(blocks, xp=xp).at(grid[index], ops=ops).phase
         phases = xp.broadcast_to(phase[None, ...], (blocks.shape[0], *phase.shape))
         return Evaluation(chosen, (), (blocks, phases, order))
 
@@ -243,9 +242,9 @@ class SingularValues(Plan):
         gradient = xp.zeros_like(blocks)
         for start in range(0, f, step):
             chunk = slice(start, start + step)
-            u, _, vh = xp.linalg.svd(symbols.matrices_at(blocks, phase[:, chunk, :], xp=xp), full_matrices=False)
+            u, _, vh = xp.linalg.svd(Polynomial(blocks, xp=xp).matrices_at(phase[:, chunk, :]), full_matrices=False)
             of_symbols = xp.matmul(u * weights[:, chunk, None, :], vh)
-            gradient = gradient + symbols.matrices_gradient(
+            gradient = gradient + Polynomial.matrices_gradient(
                 of_symbols, phase[:, chunk, :], spec.block_kernel_shape, xp=xp
             )
         return gradient
@@ -257,16 +256,16 @@ def _values_at(blocks: Array, frequencies: Frequencies, rounds_down: bool, *, op
     Lower bounds of them, if so asked, take the vectors.
     """
     xp = ops.xp
-    step = symbols.chunk_length(blocks, ops=ops)
+    polynomial = Polynomial(blocks, xp=xp)
+    step = polynomial.frequencies_at_once(ops=ops)
     if ops.on_host and ops.concrete:
         step = min(step, max(1, _ENTRIES_IN_CACHE // math.prod(blocks.shape[:3])))
     parts = []
     for start in range(0, len(frequencies), step):
-        matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()
+        matrices = polynomial.at(frequencies[start : start + step], ops=ops).matrices()
         if rounds_down:
             factors = xp.linalg.svd(matrices, full_matrices=False)
-            error = symbols.symbol_error(blocks, xp=xp)[:, None]
-            parts.append(singular_values_down(matrices, factors, error, ops=ops))
+            parts.append(singular_values_down(matrices, factors, polynomial.error[:, None], ops=ops))
         else:
             parts.append(xp.linalg.svdvals(matrices))
     return xp.concat(parts, axis=1)
@@ -283,8 +282,8 @@ def _values_that_matter(
     ``copies`` (f,): how often the layer has the values of each frequency.
     """
     tall = arrays.tall(block, xp=ops.xp)
-    polynomial = GramPolynomial(tall, ops=ops).float32_copy()
-    step = symbols.chunk_length(block, ops=ops)
+    polynomial = Polynomial(tall, xp=ops.xp).gram(ops=ops).float32_copy()
+    step = Polynomial(block, xp=ops.xp).frequencies_at_once(ops=ops)
     at_once = max(_VISITED_AT_ONCE, k // _VALUES_A_VISIT)
     found = _Found(block, grid, copies, k, ops=ops)
     for start in range(0, len(grid), step):

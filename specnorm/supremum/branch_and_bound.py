@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper
     from specnorm.proofs.cells import Boxes
     from specnorm.supremum.proof import Nonnegative
-    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-    from specnorm.symbols.proofs.scalar import CentreValues
+    from specnorm.symbols.proofs.polynomial import CentreValues, GramPolynomial
 
 
 _TINY = 1e-300

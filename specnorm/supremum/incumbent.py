@@ -16,14 +16,14 @@ from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.supremum import tuning
 from specnorm.symbols import ascent, power
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.running.search import Clock
     from specnorm.supremum.proof import Cells, CentreMatrices
-    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+    from specnorm.symbols.proofs.polynomial import GramPolynomial
 
 _POWER_STEPS = 3
 """Power steps with ``G*G`` at coarse frequencies, and around the incumbent."""
@@ -134,7 +134,7 @@ class Incumbent:
         angles = self.best.witness.frequency.angles
         steps = np.concatenate([np.zeros_like(angles), tuning.AROUND_RADIANS * np.eye(angles.shape[1])])
         frequencies = Frequencies.nearest(angles + steps)
-        symbol = symbols.Symbol(blocks[block : block + 1, ...], frequencies, ops=self.ops)
+        symbol = Polynomial(blocks[block : block + 1, ...], xp=self.xp).at(frequencies, ops=self.ops)
         start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
         vectors, _ = power.power_of_symbol(symbol, start, _POWER_STEPS, xp=xp)
         return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
@@ -207,7 +207,7 @@ class Incumbent:
         points = _neighbours(torus_best.witness.frequency, sizes, skew)
         # The ascent below does not move on a grid: only its power steps end by this tolerance, and a run sets its own.
         self.begin(Found(Lower.trivial(), None, Witness(block, points[:1])), free=False, rtol=1e-3, bound=None)
-        symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
+        symbol = Polynomial(self.blocks[block : block + 1, ...], xp=self.xp).at(points, ops=self.ops)
         right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(right), axis=-1)[0, :]
         best = int(self.xp.argmax(norms))
@@ -228,7 +228,7 @@ class Incumbent:
         )
         point, right = local_ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
-        bound = symbols.Symbol(self.blocks, point, ops=self.ops).norm_down(block, right)
+        bound = Polynomial(self.blocks, xp=self.xp).at(point, ops=self.ops).norm_down(block, right)
         if bound.value > self.best.lower.value:
             self.best = Found(bound, None, Witness(block, point))
             self._right = right
@@ -361,8 +361,8 @@ def unrotated(
     ops: ArrayOps,
 ) -> Array:
     """Right vectors (n, size) of one block, from those of the block in the polynomial's rotated basis."""
-    if polynomial.rotation is None:
+    if polynomial.basis is None:
         return vectors
     xp = ops.xp
-    turned = arrays.real_times(polynomial.rotation.basis[block, ...], xp.matrix_transpose(vectors), ops=ops)
+    turned = arrays.real_times(polynomial.basis[block, ...], xp.matrix_transpose(vectors), ops=ops)
     return xp.matrix_transpose(turned)

@@ -12,15 +12,13 @@ from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.running.search import Clock
 from specnorm.supremum import tuning
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
-from specnorm.symbols.proofs.scalar import ScalarGram
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.cells import Boxes
-    from specnorm.symbols.proofs.scalar import CentreValues
+    from specnorm.symbols.proofs.polynomial import CentreValues, GramPolynomial
 
 _PHASES = 2**22
 """Most phases of taps at centres that are computed at once."""
@@ -56,10 +54,8 @@ class Polynomials:
     def whole(self) -> GramPolynomial:
         """The polynomial of all directions."""
         if self._whole is None:
-            if self.uses_scalar_gram:
-                self._whole = ScalarGram(self.blocks, tick=self.clock.check, ops=self.ops)
-            else:
-                self._whole = GramPolynomial(self.blocks, tick=self.clock.check, ops=self.ops)
+            polynomial = Polynomial(self.blocks, xp=self.ops.xp)
+            self._whole = polynomial.gram(by_axis=self.is_by_axis, tick=self.clock.check, ops=self.ops)
         return self._whole
 
     @property
@@ -68,21 +64,18 @@ class Polynomials:
         return self._whole is not None
 
     @property
-    def uses_scalar_gram(self) -> bool:
-        """Whether `ScalarGram` takes the place of the Gram polynomial: for symbols with one column and many taps."""
+    def is_by_axis(self) -> bool:
+        """Whether symbols are evaluated axis by axis: those with one column and many taps."""
         return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= tuning.SCALAR_TAPS
 
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
         """Values of scalar symbols at the centres of a cover's boxes; None for other symbols, or without the memory."""
-        if not self.has_values(len(boxes)):
-            return None
-        whole = self.whole
-        return whole.at_centres(boxes) if isinstance(whole, ScalarGram) else None
+        return self.whole.at_centres(boxes) if self.has_values(len(boxes)) else None
 
     def has_values(self, centre_count: int) -> bool:
         """Whether the values at so many centres are computed at once: of scalar symbols, if they fit the memory."""
         bytes_of_values = 2 * 8 * self.blocks.shape[0] * centre_count
-        if not self.uses_scalar_gram or bytes_of_values > self.ops.memory:
+        if not self.is_by_axis or bytes_of_values > self.ops.memory:
             return False
         # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
         return centre_count * sum(self.blocks.shape[3:]) <= _PHASES
@@ -118,11 +111,11 @@ class Polynomials:
     ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
         self.clock.require(self.blocks.shape[0] * Clock.eigh_cost(self.blocks.shape[2]))
-        rotation = choose_rotation(self.blocks, threshold, trial_vectors, in_float32=in_float32, ops=self.ops)
-        if rotation is None:
+        rotated = choose_rotation(self.blocks, threshold, trial_vectors, in_float32=in_float32, ops=self.ops)
+        if rotated is None:
             polynomial = self.whole
         else:
-            polynomial = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
+            polynomial = rotated.gram(tick=self.clock.check, ops=self.ops)
         if in_float32:
             self._reduced_in_float32 = polynomial
         else:
@@ -166,7 +159,7 @@ class Polynomials:
 
     def _cells_at_once(self, polynomial: GramPolynomial) -> int:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
-        if self.uses_scalar_gram:
+        if self.is_by_axis:
             # The taps, and about as much for their phases along the axes.
             return max(1, tuning.CACHE_BYTES // (2 * 8 * math.prod(self.blocks.shape[1:])))
         size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
@@ -187,8 +180,8 @@ def choose_rotation(
     *,
     in_float32: bool = False,
     ops: ArrayOps,
-) -> Rotation | None:
-    """Choose a basis with the large directions first, and how many of them to keep; None if too many matter.
+) -> Polynomial | None:
+    """Blocks rotated to a basis with the large directions first, and how many of them to keep; None if too many matter.
 
     ``blocks`` is (g, m, p, *kernel_shape). ``trial_vectors`` (g, h, p): complex right vectors at frequencies where the
     norm is large: directions to keep. ``in_float32``: whether the basis is computed in float32.
@@ -211,10 +204,10 @@ def choose_rotation(
             allowed, rank = allowed_of_wide, rank_of_wide
     if rank > min(tuning.WIDEST_REDUCED * p, p - 1):
         return None
-    rotation = Rotation.of(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
+    rotated = Polynomial(blocks, xp=xp).rotated(xp.flip(basis, axis=-1), rank, ops=ops)
     # If the factorization was imprecise, the bound of the truncation or the basis is not good enough.
-    is_usable = rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999
-    return rotation if is_usable else None
+    is_usable = rotated.truncation <= 1.1 * allowed and rotated.shrink >= 0.999
+    return rotated if is_usable else None
 
 
 def _count_above(allowed: float, bounds: np.ndarray) -> int:
@@ -238,7 +231,7 @@ def _directions(
     xp = ops.xp
     p = blocks.shape[2]
     # Single precision tells directions apart; the basis is orthogonal to the precision of its factorization.
-    columns = symbols.stacked_taps(xp.astype(blocks, xp.float32), xp=xp)
+    columns = Polynomial(xp.astype(blocks, xp.float32), xp=xp).stacked_taps
     gram = xp.astype(xp.matmul(xp.matrix_transpose(columns), columns), blocks.dtype)
     trial_span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
     trial_span = trial_span[:, : min(p // 2, trial_span.shape[1]), :]

@@ -13,7 +13,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
-from specnorm.symbols.proofs.symbols import device_table, planes_at
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -174,9 +174,9 @@ class Ascent:
         bytes_of_a_start = 6 * m * p * (8 if is_float64 else 4)
         if count > 1 and count * bytes_of_a_start > self.ops.memory:
             return self._top_vectors_in_parts(phases, right, max(1, self.ops.memory // bytes_of_a_start))
-        cos = device_table(phases.real, self.block, ops=self.ops)
-        sin = device_table(phases.imag, self.block, ops=self.ops)
-        symbols = self.ops.complex(*planes_at(self.block, cos, sin, xp=xp))[0, ...]
+        cos = arrays.device_table(phases.real, self.block, ops=self.ops)
+        sin = arrays.device_table(phases.imag, self.block, ops=self.ops)
+        symbols = self.ops.complex(*Polynomial(self.block, xp=xp).planes_at(cos, sin))[0, ...]
         apply, adjoint = matrix_maps(symbols, xp=xp)
         if p >= SMALLEST_KRYLOV:
             left, right, norms = top_in_krylov_space(apply, adjoint, right, KRYLOV_SIZE, xp=xp)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.cells import Boxes
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols import triples
-from specnorm.symbols.proofs import symbols
 from specnorm.tensor_norm.form import unit_rows, waves
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def prove_or_restart(
         bounds = norms.norm_of_single_entries(blocks, ops=ops)
         if bounds is not None and bounds[1] <= 0:
             return best, 1.0, bounds[1]
-    trimmed = symbols.without_zero_borders(blocks, ops=ops)
+    trimmed = arrays.without_zero_borders(blocks, ops=ops)
     search = Search(xp.astype(trimmed, xp.float64), seed=seed, clock=clock, ops=ops)
     for _ in range(RESTARTS):
         factor, found = prove(search, number)

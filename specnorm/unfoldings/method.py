@@ -17,7 +17,7 @@ from specnorm.errors import GeometryError
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
 from specnorm.running.base import Evaluation, Method, Needs
-from specnorm.symbols.proofs import padding, symbols
+from specnorm.symbols.proofs import padding
 from specnorm.unfoldings import reshaping as unfoldings
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 from specnorm.unfoldings.search import smallest_unfoldings
@@ -83,7 +83,7 @@ class Unfoldings(Method):
             # One stack: a compiler has fewer loops to compile.
             stack = xp.stack([matrix for _, matrix, _ in members], axis=1)
             norm_bounds = norms.matrix_norm_up(stack, ops=ops)
-            u, v = symbols.top_triple(stack, xp=xp)[:2] if ops.differentiated else (None, None)
+            u, v = arrays.top_triple(stack, xp=xp)[:2] if ops.differentiated else (None, None)
             for j, (number, _, is_transposed) in enumerate(members):
                 bounds[number] = norm_bounds[:, j]
                 if u is not None and v is not None:
@@ -155,5 +155,5 @@ class Reshaped(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         matrix = unfoldings.unfold(blocks, (0,), xp=xp)
-        u, v, _ = symbols.top_triple(matrix, xp=xp)
+        u, v, _ = arrays.top_triple(matrix, xp=xp)
         return Evaluation(norms.quotient_down(matrix, v, xp=xp), (), (u, v))

@@ -32,9 +32,8 @@ from specnorm.backends import arrays, text
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError, Upper
 from specnorm.proofs.cells import Circulant
-from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.proofs.frequencies import Frequencies, phase_error
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -152,8 +151,9 @@ def rest_below(kernel: Array, split: SplitWaves, limit: float, *, ops: ArrayOps)
     ``kernel`` (1, first, second, *kernel_shape): scaled to about 1.
     """
     xp = ops.xp
-    symbol = Symbol(kernel, split.frequencies, ops=ops).matrices()[0, ...]
-    symbol_error = float(symbols.symbol_error(kernel, xp=xp)[0])
+    polynomial = Polynomial(kernel, xp=xp)
+    symbol = polynomial.at(split.frequencies, ops=ops).matrices()[0, ...]
+    symbol_error = float(polynomial.error[0])
     symbol_norm = norms.frobenius_up(symbol, xp=xp)
     x, y = _by_frequency(split, ops=ops)
     most_waves = x.shape[1]
@@ -285,8 +285,8 @@ class WaveGram:
             gram = gram * _overlaps(self.numerators[:, axis], circulant, axis, size, shift, gram, ops=ops)
         norm_sq = float(rounding.up(norms.frobenius_up(channels, xp=xp) ** 2, 2, xp=xp))
         # An overlap is a sum of n rounded phases, divided once; an entry is multiplied by one overlap for each axis.
-        phase_error = symbols.phase_error(unit_roundoff)
-        overlap_error = sum(math.sqrt(2) * (phase_error + rounding.gamma(n + 8, unit_roundoff)) for n in sizes)
+        error_of_phase = phase_error(unit_roundoff)
+        overlap_error = sum(math.sqrt(2) * (error_of_phase + rounding.gamma(n + 8, unit_roundoff)) for n in sizes)
         # 4 channels more than there are: to spare.
         relative_error = rounding.product_error(channels.shape[1] + 4, channels, xp=xp) + overlap_error
         # The error of L*L / 2 has a factor 1/2, which is left out; SLACK covers products of the errors.

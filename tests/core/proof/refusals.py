@@ -36,14 +36,13 @@ from specnorm.proofs.cells import Boxes, Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cells, Cover, eigenvalue_limits, supremum_on_grid
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
 from specnorm.symbols.proofs.padding import largest_of_blocks, padded_norm
-from specnorm.symbols.proofs.scalar import ScalarGram
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 OWN = Circulant((9,), (False,))
 SHORT = Circulant((8,), (False,))
 CIRCULAR = ConvSpec.of((3, 3, 4), input_shape=9)
-POLYNOMIAL = GramPolynomial(KERNEL, ops=OPS)
+POLYNOMIAL = Polynomial(KERNEL, xp=OPS.xp).gram(ops=OPS)
 GROUPED = ConvSpec.of((4, 2, 3), input_shape=9, groups=2)
 ONE_OUTPUT = ConvSpec.of((2, 3, 2), input_shape=2, padding_mode="zeros", padding=0)
 (PATCH,) = polyphase_components(ONE_OUTPUT)
@@ -91,8 +90,9 @@ def formed_before() -> object:
     return found.fathom(formed, 100.0)
 
 
-def left_open(blocks: Any, boxes: Boxes, polynomial: ScalarGram) -> Cover:
-    """A cover by the values of some polynomial at the centres of the torus' boxes."""
+def left_open(blocks: Any, boxes: Boxes, others: Any) -> Cover:
+    """A cover by the values of some blocks' polynomial at the centres of the torus' boxes."""
+    polynomial = Polynomial(others, xp=OPS.xp).gram(by_axis=True, ops=OPS)
     return Cover(
         blocks, boxes, assumed(200.0), values=polynomial.at_centres(Boxes.torus((3,))), threshold=100.0, ops=OPS
     )
@@ -149,8 +149,7 @@ def some_frequencies(count: int) -> object:
 
 
 def below_truncation() -> object:
-    rotation = Rotation.of(KERNEL, np.eye(3)[None], 1, ops=OPS)  # type: ignore[arg-type]
-    polynomial = GramPolynomial(KERNEL, rotation, ops=OPS)
+    polynomial = Polynomial(KERNEL, xp=OPS.xp).rotated(np.eye(3)[None], 1, ops=OPS).gram(ops=OPS)  # type: ignore[arg-type]
     planes = polynomial.planes_at(Boxes.torus((4,)).centres, np.zeros(len(Boxes.torus((4,))), dtype=np.int64))
     return polynomial.reduced(*planes, np.full(planes[0].shape[0], polynomial.truncation / 2))
 
@@ -239,12 +238,12 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a grid without a supremum": lambda: Cover(KERNEL, Boxes.dft((9,), (4,)), ops=OPS),
     "boxes of another degree": lambda: Cover(KERNEL, Boxes.torus((3,)), ops=OPS),
     "a polynomial of other blocks": lambda: Cover(KERNEL, Boxes.torus((4,)), ops=OPS).form(
-        GramPolynomial(KERNEL / 2, ops=OPS), np.arange(1), np.zeros(1)
+        Polynomial(KERNEL / 2, xp=OPS.xp).gram(ops=OPS), np.arange(1), np.zeros(1)
     ),
     "a circulant's norm for what is left out": lambda: POLYNOMIAL.tighten_truncation(assumed(1.0, OWN)),
     "matrices of cells that have changed": formed_before,
-    "values of other blocks": lambda: left_open(LINE, Boxes.torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
-    "values at other boxes": lambda: left_open(LINE, Boxes.dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
+    "values of other blocks": lambda: left_open(LINE, Boxes.torus((3,)), LINE / 2),
+    "values at other boxes": lambda: left_open(LINE, Boxes.dft((9,), (3,)), LINE),
     "cells that are fathomed, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), Boxes.dft((9,), (4,), by_point=True)),
     "a limit below the truncation": below_truncation,

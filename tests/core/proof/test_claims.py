@@ -41,8 +41,8 @@ from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
 from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
+from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.tensor_norm.method import TensorNorm
 from specnorm.unfoldings import proof as unfolding_proof
 from specnorm.unfoldings.proof import UnfoldingProof
@@ -211,7 +211,7 @@ KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 def cover_of(threshold: float, blocks: Any = KERNEL, boxes: Any = None, supremum: Upper | None = None) -> Cover:
     """After one round; of KERNEL on the torus unless something else is named."""
     found = Cover(blocks, Boxes.torus((4,)) if boxes is None else boxes, supremum, ops=OPS)
-    formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+    formed, _ = found.form(Polynomial(blocks, xp=OPS.xp).gram(ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     found.fathom(formed, threshold)
     found.prune()
     return found
@@ -391,7 +391,7 @@ def test_boxes_do_not_cover_what_somebody_says() -> None:
 def test_the_matrices_of_a_cover_are_its_own() -> None:
     """Matrices of zeros would fathom every cell."""
     found = Cover(KERNEL, Boxes.torus((4,)), ops=OPS)
-    formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+    formed, _ = found.form(Polynomial(KERNEL, xp=OPS.xp).gram(ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     with pytest.raises(TypeError, match=r"CentreMatrices: .* by the rules"):
         replace(formed, matrices=0 * formed.matrices)
     with pytest.raises(AttributeError):

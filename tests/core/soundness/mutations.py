@@ -26,8 +26,7 @@ from specnorm.supremum import proof as cover
 from specnorm.supremum import tuning
 from specnorm.supremum.incumbent import Incumbent
 from specnorm.symbols import lanczos, power
-from specnorm.symbols.proofs import gram_polynomial
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.polynomial import GramPolynomial, Polynomial
 
 xp = OPS.xp
 
@@ -202,7 +201,7 @@ def fathomed_in_single_precision() -> Violations:
     """Limits below the norm at a frequency where two taps nearly cancel, tried in single precision."""
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
         blocks: Any = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
-        polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
+        polynomial = Polynomial(blocks, xp=OPS.xp).gram(ops=OPS).float32_copy()
         eigenvalue_limit = polynomial.eigenvalue_limit_of_norm(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
         formed, _ = at_zero(blocks).form(polynomial, np.arange(1), eigenvalue_limit)
         if cover.proven_below(formed, eigenvalue_limit, ops=OPS)[0]:
@@ -218,7 +217,7 @@ def reduced_for_higher_limits() -> Violations:
     """Limits just below the norm, tried with matrices that were reduced for ten times as much."""
     for seed in range(20):
         blocks: Any = np.random.RandomState(seed).standard_normal((1, 6, 6, 2)) * 4.0 ** -np.arange(6)[:, None]
-        polynomial = GramPolynomial(blocks, gram_polynomial.Rotation.of(blocks, xp.eye(6)[None], 1, ops=OPS), ops=OPS)
+        polynomial = Polynomial(blocks, xp=OPS.xp).rotated(xp.eye(6)[None], 1, ops=OPS).gram(ops=OPS)
         norm = float(np.linalg.norm(blocks[0].sum(axis=-1), 2))
         eigenvalue_limit = np.asarray([(norm * (1 - 1e-6)) ** 2])
         if eigenvalue_limit[0] > polynomial.truncation:
