@@ -14,7 +14,7 @@ import numpy as np
 from specnorm import Enclosure, Result
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import AnyArray as Array
-from specnorm.plugin import Backend, Comparison, LayerKernel, Ran, check_values
+from specnorm.plugin import Backend, Comparison, Evaluation, LayerKernel, check_values
 from specnorm_jax import layers
 
 if TYPE_CHECKING:
@@ -168,11 +168,11 @@ class JaxBackend(Backend):
     def detach(self, x: Array) -> Array:
         return jax.lax.stop_gradient(x)
 
-    def apply(self, program: Program, kernels: Array) -> Ran:
+    def apply(self, program: Program, kernels: Array) -> Evaluation:
         """Run a program with its pullback as derivative: values on the CPU and searches in NumPy, the rest compiled."""
         record = _Record()
         value, stats = _apply(program, record, kernels)
-        return Ran(value, stats, (), record.claims, record.computed_in)
+        return Evaluation(value, stats, (), record.claims, record.computed_in)
 
     def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
         """Value and gradient of a program, compiled: one operation after another, JAX would take many times longer."""
@@ -271,7 +271,7 @@ def _check(program: Program, kernels: Array) -> None:
 
 
 class _Record:
-    """What `_apply` stores beside its results: `Ran.computed_in`, and the claims.
+    """What `_apply` stores beside its results: `Evaluation.computed_in`, and the claims.
 
     Under ``grad`` outside of ``jit``, the caller has tracers, but `_apply` is run with concrete arrays.
     """

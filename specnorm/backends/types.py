@@ -317,7 +317,7 @@ class Backend:
 
         Returns
         -------
-        `running.program.Ran`
+        `running.base.Evaluation`
             Without usable residuals; without claims if a compiler ran the program.
         """
         return program.forward(kernels, backend=self, differentiated=False)
@@ -415,7 +415,7 @@ class ArrayOps:
     differentiated : bool
         Whether a gradient may follow, so that `Method.forward` has to return residuals.
     computed_in : str or None
-        See `running.program.Ran`.
+        See `running.base.Evaluation`.
     """
 
     backend: Backend

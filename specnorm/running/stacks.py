@@ -50,10 +50,13 @@ class Stack(NamedTuple):
         Of one member of the stack.
     members : tuple of int
         Places of the layers.
+    parts : tuple of Stack
+        The stacks that a compiler makes one program for; their kernels fit in those of ``program``. Else empty.
     """
 
     program: SteppedProgram
     members: tuple[int, ...]
+    parts: tuple[Stack, ...] = ()
 
     def joined(
         self,
@@ -76,6 +79,20 @@ class Stack(NamedTuple):
     ) -> list[AnyArray]:
         """Kernels of the layers as members of the stack."""
         return [self._member(*x, backend=backend) for x in zip(layers, kernels, strict=True)]
+
+    def padded_parts(
+        self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
+    ) -> list[list[AnyArray]]:
+        """The members of all layers' kernels, by part."""
+        return [
+            part.padded_kernels([layers[j] for j in part.members], [kernels[j] for j in part.members], backend=backend)
+            for part in self.parts
+        ]
+
+    def joined_parts(self, members: Sequence[Sequence[AnyArray]], *, backend: Backend) -> AnyArray | Parts:
+        """The members by part, as one stack."""
+        joined = [_stacked(x, backend.namespace(x[0])) for x in members]
+        return joined[0] if len(joined) == 1 else Parts(joined, self.program.shape, backend=backend)
 
     def out_of(self, layer: SteppedProgram, member: AnyArray, *, backend: Backend) -> AnyArray:
         """An array like a member of the stack, such as its gradient, as one like the layer's kernel."""
@@ -140,39 +157,6 @@ class Stack(NamedTuple):
         return (p, m) if m < p and rows >= columns else (m, p)
 
 
-class Joint(NamedTuple):
-    """Stacks that a compiler makes one program for.
-
-    Parameters
-    ----------
-    program : SteppedProgram
-        Of kernels in which each stack's fit.
-    stacks : tuple of Stack
-    """
-
-    program: SteppedProgram
-    stacks: tuple[Stack, ...]
-
-    @property
-    def members(self) -> tuple[int, ...]:
-        """Places of the layers, in the order of the stacks."""
-        return tuple(j for stack in self.stacks for j in stack.members)
-
-    def padded_kernels(
-        self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
-    ) -> list[list[AnyArray]]:
-        """The members of a sequence of kernels with these programs, by stack."""
-        return [
-            stack.padded_kernels([layers[j] for j in places], [kernels[j] for j in places], backend=backend)
-            for stack, places in zip(self.stacks, [x.members for x in self.stacks], strict=True)
-        ]
-
-    def joined_kernels(self, members: Sequence[Sequence[AnyArray]], *, backend: Backend) -> AnyArray | Parts:
-        """The members by stack, as one stack."""
-        parts = [_stacked(x, backend.namespace(x[0])) for x in members]
-        return parts[0] if len(parts) == 1 else Parts(parts, self.program.shape, backend=backend)
-
-
 def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False) -> list[Stack]:
     """Join the layers of these programs, of one method, to as few stacks as cost little more.
 
@@ -186,13 +170,16 @@ def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False) ->
     return [_stack(*x) for x in _stacks(tuple(x.key for x in programs), added)]
 
 
-def joint_stacks(programs: Sequence[SteppedProgram]) -> list[Joint]:
+def joint_stacks(programs: Sequence[SteppedProgram]) -> list[Stack]:
     """`stacks` where a compiler makes a program for each: as few as cost little more.
 
     The states are those of the joint stacks, not of their members, so that layers may join whose states differ.
     """
-    found = _joint_stacks(tuple(x.key for x in programs))
-    return [Joint(_program(key), tuple(_stack(*x) for x in parts)) for key, parts in found]
+    joint = []
+    for key, plain_parts in _joint_stacks(tuple(x.key for x in programs)):
+        parts = tuple(_stack(*x) for x in plain_parts)
+        joint.append(Stack(_program(key), tuple(j for part in parts for j in part.members), parts))
+    return joint
 
 
 def unstacked(x: AnyArray, *, backend: Backend) -> Sequence[AnyArray]:

@@ -13,7 +13,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
-from specnorm.symbols.proofs.symbols import device_table, planes_at
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -26,37 +26,29 @@ _LONGEST = 1.0
 _TINY = 1e-30
 """Added to divisors, so that 0 / 0 is 0."""
 
-
-class AscentTuning(NamedTuple):
-    """Numbers that tune the ascent, chosen as those of `supremum.tuning`."""
-
-    rounds: int = 40
-    """Most rounds of an ascent."""
-    krylov_size: int = 4
-    """Dimension of the Krylov spaces in which an ascent improves its vectors between two steps of the frequency. Power
-    steps took up to 40 rounds of the ascent for kernels of 256 channels, where these take 3 to 15."""
-    smallest_krylov: int = 40
-    """Channels below which an ascent takes power steps instead: the calls of a basis would cost more than products."""
-    power_steps: int = 3
-    """Number of these power steps between two steps of the frequency."""
-    float64_rtol: float = 1e-4
-    """Tolerance below which ascents are in float64."""
-    hope_factor: float = 4.0
-    """Factor by which the further gain of an ascent, extrapolated from its last two gains, is multiplied. If even that
-    gain would not beat the incumbent, the ascent ends."""
-    slowest: float = 0.9
-    """Largest rate of convergence that an extrapolation assumes."""
-    first_hope: float = 0.05
-    """Relative gain that an ascent is assumed to have ahead in its first two rounds, before it has two gains."""
-    least_curvature: float = 1e-12
-    """Least curvature that a Newton step assumes along any direction, as a part of the largest one."""
-    least_gain: float = 1e-14
-    """Smallest relative gain of the incumbent that counts as one, since smaller ones are roundings. If single
-    frequencies are open, and evaluating them gains less, the search ends undecided."""
-
-
-TUNING = AscentTuning()
-"""The numbers that ascents use."""
+ROUNDS = 40
+"""Most rounds of an ascent."""
+KRYLOV_SIZE = 4
+"""Dimension of the Krylov spaces in which an ascent improves its vectors between two steps of the frequency. Power
+steps took up to 40 rounds of the ascent for kernels of 256 channels, where these take 3 to 15."""
+SMALLEST_KRYLOV = 40
+"""Channels below which an ascent takes power steps instead: the calls of a basis would cost more than products."""
+POWER_STEPS = 3
+"""Number of these power steps between two steps of the frequency."""
+FLOAT64_RTOL = 1e-4
+"""Tolerance below which ascents are in float64."""
+HOPE_FACTOR = 4.0
+"""Factor by which the further gain of an ascent, extrapolated from its last two gains, is multiplied. If even that
+gain would not beat the incumbent, the ascent ends."""
+SLOWEST = 0.9
+"""Largest rate of convergence that an extrapolation assumes."""
+FIRST_HOPE = 0.05
+"""Relative gain that an ascent is assumed to have ahead in its first two rounds, before it has two gains."""
+LEAST_CURVATURE = 1e-12
+"""Least curvature that a Newton step assumes along any direction, as a part of the largest one."""
+LEAST_GAIN = 1e-14
+"""Smallest relative gain of the incumbent that counts as one, since smaller ones are roundings. If single
+frequencies are open, and evaluating them gains less, the search ends undecided."""
 
 
 class Ascent:
@@ -87,7 +79,6 @@ class Ascent:
         ops: ArrayOps,
     ) -> None:
         self.block = block
-        self.tuning = TUNING
         self.free = free and block.ndim > 3
         self.rtol = rtol
         self.norm_to_beat = norm_to_beat
@@ -96,8 +87,7 @@ class Ascent:
         self.xp = ops.xp
         self.taps = tap_points(tuple(block.shape[3:])).astype(float)
         self._host = ops.backend.host().namespace(self.taps)
-        least = self.tuning.least_curvature
-        self._newton = newton_tables(self.taps, least_relative_curvature=least) if self.free else None
+        self._newton = newton_tables(self.taps, least_relative_curvature=LEAST_CURVATURE) if self.free else None
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
         """Ascend by alternating steps of the vectors at a frequency with steps of the frequency.
@@ -113,7 +103,7 @@ class Ascent:
         previous_move = np.zeros_like(theta)
         right = self.xp.astype(vectors, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
         best_point, best_right, best_norm = starts[:1], right[:1, :], -1.0
-        for round_number in range(self.tuning.rounds):
+        for round_number in range(ROUNDS):
             left, right, norms = self._top_vectors(self._phases(theta), right)
             highest = int(np.argmax(norms))
             if norms[highest] > best_norm:
@@ -142,7 +132,7 @@ class Ascent:
                 if round_number % 2:
                     # Alternation converges geometrically: go on to where the last two moves point. `previous_move`
                     # still has the starts that were dropped in this round.
-                    ratio = contraction(move, previous_move[promising], largest=self.tuning.slowest)
+                    ratio = contraction(move, previous_move[promising], largest=SLOWEST)
                     theta = theta + (ratio / (1 - ratio))[:, None] * move
                 previous_move = move
         return best_point, best_right
@@ -161,14 +151,14 @@ class Ascent:
             # limits that sum to a thousand times the last gain. It is above 0, so that nothing is divided by 0.
             least_shrinkage = 1e-3 * np.abs(gains) + 1e-300
             shrinkage = np.maximum(previous_gains - gains, least_shrinkage)
-            hoped_norms = norms + self.tuning.hope_factor * gains**2 / shrinkage
+            hoped_norms = norms + HOPE_FACTOR * gains**2 / shrinkage
         else:
-            hoped_norms = norms * (1 + self.tuning.first_hope / (1 + round_number))
+            hoped_norms = norms * (1 + FIRST_HOPE / (1 + round_number))
         # For a loose tolerance, stop when only 5 % of it is left to gain. For a tight one go on to the end: there the
         # gradient of the norm has to be precise, too. Its error is proportional to the error of the frequency, while
         # the error of the norm is proportional to the square of that.
-        tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.float64_rtol else 0.0
-        least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.least_gain))
+        tolerated = 0.05 * self.rtol if self.rtol >= FLOAT64_RTOL else 0.0
+        least_norm = norm_to_beat * (1 + max(tolerated, 10 * LEAST_GAIN))
         return np.asarray(np.flatnonzero((gains > 0) & (hoped_norms > least_norm)))
 
     def _phases(self, theta: np.ndarray) -> np.ndarray:
@@ -185,14 +175,14 @@ class Ascent:
         bytes_of_a_start = 6 * m * p * (8 if is_float64 else 4)
         if count > 1 and count * bytes_of_a_start > self.ops.memory:
             return self._top_vectors_in_parts(phases, right, max(1, self.ops.memory // bytes_of_a_start))
-        cos = device_table(phases.real, self.block, ops=self.ops)
-        sin = device_table(phases.imag, self.block, ops=self.ops)
-        symbols = self.ops.complex(*planes_at(self.block, cos, sin, xp=xp))[0, ...]
+        cos = arrays.device_table(phases.real, self.block, ops=self.ops)
+        sin = arrays.device_table(phases.imag, self.block, ops=self.ops)
+        symbols = self.ops.complex(*Polynomial(self.block, xp=xp).planes_at(cos, sin))[0, ...]
         apply, adjoint = matrix_maps(symbols, xp=xp)
-        if p >= self.tuning.smallest_krylov:
-            left, right, norms = top_in_krylov_space(apply, adjoint, right, self.tuning.krylov_size, xp=xp)
+        if p >= SMALLEST_KRYLOV:
+            left, right, norms = top_in_krylov_space(apply, adjoint, right, KRYLOV_SIZE, xp=xp)
         else:
-            for _ in range(self.tuning.power_steps - 1):
+            for _ in range(POWER_STEPS - 1):
                 right = adjoint(apply(right))
             right, _ = arrays.unit(right, xp=xp)
             left, _ = arrays.unit(apply(right), xp=xp)

@@ -18,7 +18,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import MethodError
-from specnorm.proofs.frequencies import product, tap_points
+from specnorm.proofs.frequencies import tap_points
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -124,7 +124,7 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
             f"points={points} makes a grid of {' x '.join(map(str, sizes))} frequencies, and at most {LARGEST_GRID} "
             "are followed: give fewer."
         )
-    halves = 2 * product([np.arange(n) for n in sizes])
+    halves = 2 * tap_points(tuple(sizes.tolist()))
     if axes:
         *others, last = axes
         halves[:, others] += halves[:, [last]] // 2 % 2
