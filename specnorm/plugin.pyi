@@ -1,40 +1,30 @@
-from specnorm.api.bounds import Comparison as Comparison
-from specnorm.backends import backend_for as backend_for
-from specnorm.backends.registry import names_of as names_of
-from specnorm.backends.text import counted as counted
-from specnorm.backends.types import AnyArray as AnyArray
-from specnorm.backends.types import Backend as Backend
-from specnorm.backends.types import LayerKernel as LayerKernel
-from specnorm.backends.types import LayerReader as LayerReader
-from specnorm.ball.folding import fold_stack as fold_stack
-from specnorm.ball.rescaling import check_bound as check_bound
-from specnorm.ball.steps import lmo_many as lmo_many
-from specnorm.ball.steps import updates_in_ball as updates_in_ball
-from specnorm.geometry.layers import layer_kernel as layer_kernel
-from specnorm.geometry.layers import reader_of as reader_of
-from specnorm.geometry.padding import same_upper as same_upper
-from specnorm.geometry.spec import at_every_size as at_every_size
-from specnorm.geometry.spec import per_axis as per_axis
-from specnorm.geometry.words import check_words as check_words
-from specnorm.power.probable import LinearOperator as LinearOperator
-from specnorm.power.probable import Vector as Vector
-from specnorm.running.base import check_count as check_count
-from specnorm.running.parts import Parts as Parts
-from specnorm.running.parts import padded as padded
-from specnorm.running.program import Program as Program
-from specnorm.running.program import Ran as Ran
-from specnorm.running.program import check_values as check_values
-from specnorm.running.program import keep as keep
-from specnorm.running.program import program as program
-from specnorm.running.stacks import Joint as Joint
-from specnorm.running.stacks import Stack as Stack
-from specnorm.running.stacks import joint_stacks as joint_stacks
-from specnorm.running.stacks import stacks as stacks
-from specnorm.running.stepping import SteppedProgram as SteppedProgram
-from specnorm.running.stepping import ToFollow as ToFollow
-from specnorm.running.stepping import follow_all as follow_all
-from specnorm.running.stepping import stepped_program as stepped_program
-from specnorm.training.monitoring import ModelMonitor as ModelMonitor
-from specnorm.training.monitoring import Monitor as Monitor
-from specnorm.training.monitoring import Reading as Reading
-from specnorm.training.monitoring import read_model as read_model
+from specnorm.api.bounds import Comparison
+from specnorm.backends import backend_for
+from specnorm.backends.registry import names_of
+from specnorm.backends.text import counted
+from specnorm.backends.types import AnyArray, Backend, LayerKernel, LayerReader
+from specnorm.ball.folding import fold_stack
+from specnorm.ball.rescaling import check_bound
+from specnorm.ball.steps import lmo_many, updates_in_ball
+from specnorm.geometry.layers import layer_kernel, reader_of
+from specnorm.geometry.padding import same_upper
+from specnorm.geometry.spec import at_every_size, per_axis
+from specnorm.geometry.words import check_words
+from specnorm.power.probable import LinearOperator, Vector
+from specnorm.running.checks import count as check_count
+from specnorm.running.checks import values as check_values
+from specnorm.running.parts import Parts, padded
+from specnorm.running.program import Program, Ran, keep, program
+from specnorm.running.stacks import Joint, Stack, joint_stacks, stacks
+from specnorm.running.stepping import SteppedProgram, ToFollow, follow_all, stepped_program
+from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, read_model
+
+# fmt: off
+__all__ = [
+    "AnyArray", "Backend", "Comparison", "Joint", "LayerKernel", "LayerReader", "LinearOperator", "ModelMonitor",
+    "Monitor", "Parts", "Program", "Ran", "Reading", "Stack", "SteppedProgram", "ToFollow", "Vector",
+    "at_every_size", "backend_for", "check_bound", "check_count", "check_values", "check_words", "counted",
+    "fold_stack", "follow_all", "joint_stacks", "keep", "layer_kernel", "lmo_many", "names_of", "padded",
+    "per_axis", "program", "read_model", "reader_of", "same_upper", "stacks", "stepped_program", "updates_in_ball",
+]
+# fmt: on

@@ -12,16 +12,25 @@ from specnorm.geometry.walking import ModelPart, model_parts
 from specnorm.proofs import arithmetic, host, interval, rounding
 from specnorm.proofs import frequencies as frequency_grids
 from specnorm.proofs import norms as matrix_norms
-from specnorm.proofs.bound import HypothesisError, Lower, Upper, digest_of, finite, known, least
-from specnorm.proofs.bound import _lower as make_lower
-from specnorm.proofs.bound import _upper as make_upper
+from specnorm.proofs.bound import (
+    HypothesisError,
+    Lower,
+    Upper,
+    digest_of,
+    finite,
+    known,
+    least,
+    make_lower,
+    make_upper,
+)
 from specnorm.proofs.interval import Interval, anything, around, enclosing, point, within
 from specnorm.proofs.interval import _interval as make_interval
 from specnorm.proofs.norms import matrix_norm_up
-from specnorm.running.base import check_budget, check_count
+from specnorm.running.checks import budget as check_budget
+from specnorm.running.checks import count as check_count
+from specnorm.running.checks import values as check_values
 from specnorm.running.explaining import lines
 from specnorm.running.measuring import proven
-from specnorm.running.program import check_values
 from specnorm.running.search import Clock, OutOfTime
 from specnorm.symbols import power
 from specnorm.symbols.proofs.polynomial import Polynomial

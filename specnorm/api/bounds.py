@@ -8,17 +8,18 @@ from typing import Any, Unpack
 
 from specnorm import methods
 from specnorm.api.registered import METHODS
-from specnorm.backends import backend_for
+from specnorm.backends import backend_for, text
 from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayT
 from specnorm.errors import EstimateWarning, GeometryError, MethodError, SpecnormError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry, Layer
+from specnorm.running import checks
 from specnorm.running.base import Method
-from specnorm.running.measuring import check_method, run_plan
+from specnorm.running.measuring import run_plan
 from specnorm.running.program import program_for
-from specnorm.running.result import Result, shown
+from specnorm.running.result import Result
 
 _BOUNDS_UNDER_TRACERS = (
     "completion_bound, grid_bound, gram_bound and f4_bound are proven upper bounds under jit, compile and vmap too"
@@ -40,7 +41,7 @@ class Comparison(dict[str, Result]):
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
     def _rows(self) -> list[tuple[str, str, str]]:
-        rows = [(name, result.kind, shown(result.value, result.kind)) for name, result in self.items()]
+        rows = [(name, result.kind, text.shown(result.value, result.kind)) for name, result in self.items()]
         return [("method", "promise", "value"), *rows]
 
 
@@ -127,7 +128,7 @@ def value_and_grad(
     >>> gradient.shape
     (4, 3, 3, 3)
     """
-    check_method(method)
+    checks.method(method)
     backend = backend_for(kernel)
     x: Any = kernel
     program = program_for(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))

@@ -8,16 +8,16 @@ from typing import Any, Literal, Unpack
 from specnorm import methods
 from specnorm.backends import backend_for
 from specnorm.backends.array_types import ArrayObject
-from specnorm.backends.types import MEMORY, ArrayT
+from specnorm.backends.types import ArrayOps, ArrayT
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.norm_at_size import NormAtSize
 from specnorm.errors import MethodError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
+from specnorm.running import checks
 from specnorm.running.base import Plan
 from specnorm.running.measuring import run_plan
-from specnorm.running.result import as_number
-from specnorm.running.search import BUDGET
+from specnorm.running.search import Clock
 from specnorm.spectrum.determinant import LogDeterminant
 from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
 
@@ -28,7 +28,7 @@ def conv_norm(
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-6,
-    budget: float | None = BUDGET,
+    budget: float | None = Clock.BUDGET,
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Spectral norm of a layer at one input size, or its supremum over all sizes, to a relative tolerance.
@@ -149,8 +149,8 @@ def power_norm(
     n_iter: int = 100,
     seed: int = 0,
     least_gain: float = 1e-6,
-    budget: float | None = BUDGET,
-    max_bytes: int = MEMORY,
+    budget: float | None = Clock.BUDGET,
+    max_bytes: int = ArrayOps.memory,
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Proven lower bound on a layer's spectral norm at one input size, by iteration, for any padding and stride.
@@ -209,8 +209,8 @@ def singular_values(
     *,
     k: int | None = None,
     which: Literal["all", "largest", "smallest"] = "all",
-    budget: float | None = BUDGET,
-    max_bytes: int = MEMORY,
+    budget: float | None = Clock.BUDGET,
+    max_bytes: int = ArrayOps.memory,
     **layer: Unpack[Layer],
 ) -> ArrayT:
     """Singular values of a layer at one input size, in descending order.
@@ -346,7 +346,7 @@ def certify(
     kernel: KernelOrLayer[ArrayObject],
     bound: float,
     *,
-    budget: float | None = BUDGET,
+    budget: float | None = Clock.BUDGET,
     **geometry: Unpack[Geometry],
 ) -> bool:
     """Decide by proof whether a layer's spectral norm is at most a bound.
@@ -386,7 +386,7 @@ def certify(
     """
     # A verdict has no gradient.
     array: Any = backend_for(kernel).detach(kernel)
-    figures = run_plan(array, Certify(bound=as_number("bound", bound), budget=budget), **geometry).figures
+    figures = run_plan(array, Certify(bound=checks.number("bound", bound), budget=budget), **geometry).figures
     if bool(figures["proven"]):
         return True
     if bool(figures["refuted"]):

@@ -19,11 +19,11 @@ from specnorm.at_size.proofs.circulant import Embedding, norm_by_circulant
 from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.backends import arrays
 from specnorm.proofs.cells import Boxes
-from specnorm.running.search import Clock, OutOfTime, eigh_cost
+from specnorm.running.search import Clock, OutOfTime
 from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cover
 from specnorm.supremum.reduction import Polynomials
-from specnorm.symbols.power import top_eigenvectors
+from specnorm.symbols import power
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -355,7 +355,7 @@ class DeflatedCirculant:
             # If the least of the few eigenvalues is at most half of the squared threshold, none above it is missing:
             # the half leaves a margin, since the eigenvectors are approximate.
             cut = threshold**2 / 2
-            values, vectors = top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
+            values, vectors = power.top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
             if float(xp.max(values[:, 0])) <= cut:
                 return vectors
         at_once = DEFLATION.matrices_at_once
@@ -366,5 +366,5 @@ class DeflatedCirculant:
 
     def _all_eigenvectors(self, gram: Array) -> Array:
         count, side = gram.shape[:2]
-        self.clock.require(count * eigh_cost(side, is_complex=True))
+        self.clock.require(count * Clock.eigh_cost(side, is_complex=True))
         return self.xp.linalg.eigh(gram)[1]

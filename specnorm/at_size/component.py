@@ -25,10 +25,10 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.power.plane_wave import windowed_wave
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs.found import BoundSource, Found, Witness
-from specnorm.running.search import Problem, eigh_cost
+from specnorm.running.search import Clock, Problem
 from specnorm.supremum import tuning
-from specnorm.symbols.lanczos import top_vectors
-from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.symbols import lanczos
+from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from specnorm.at_size.supremum import Supremum
@@ -132,7 +132,7 @@ class ComponentBounds:
 
     def padded(self, supremum: Upper | None) -> Upper | None:
         """A bound of the layer, with its padding, from one of the supremum."""
-        return None if supremum is None else padded_norm(supremum, self.spec)
+        return None if supremum is None else padding.padded_norm(supremum, self.spec)
 
     def by_supremum(self, bounds: Found) -> Found:
         """The bounds with the supremum, if that is lower, and with the cost of its search."""
@@ -266,7 +266,7 @@ class ComponentBounds:
         """Multiplications of a `WaveSum`: the top singular vectors of the symbol at two angles per axis."""
         first, second, *kernel_shape = self.kernels.shape[1:]
         smaller = min(first, second)
-        work_of_one = max(first, second) * smaller**2 + eigh_cost(smaller, is_complex=True)
+        work_of_one = max(first, second) * smaller**2 + Clock.eigh_cost(smaller, is_complex=True)
         points = math.prod(2 if taps > 1 else 1 for taps in kernel_shape)
         return points * work_of_one
 
@@ -336,7 +336,7 @@ class ComponentBounds:
         gram = layer.gram(group_spec.transposed)
         least_gain = min(1e-6, self.rtol / 100)
         start = xp.astype(vectors, kernel_used.dtype)
-        vectors, _ = top_vectors(
+        vectors, _ = lanczos.top_vectors(
             gram, kernel_used, vectors.shape[2], 1, n_iter=steps, least_gain=least_gain, start=start, ops=self.ops
         )
         return xp.astype(vectors, kernel.dtype)

@@ -12,7 +12,7 @@ from specnorm.backends import arrays
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.symbols.power import norms_at
+from specnorm.symbols import power
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _estimated_norms(blocks: Array, bound: float, *, ops: ArrayOps) -> np.ndarra
     """
     kernel_shape = tuple(blocks.shape[3:])
     if min(blocks.shape[1:3]) > 1:
-        _, norms, _ = norms_at(blocks, Frequencies.coarse_grid(kernel_shape), _POWER_STEPS, ops=ops)
+        _, norms, _ = power.norms_at(blocks, Frequencies.coarse_grid(kernel_shape), _POWER_STEPS, ops=ops)
         return np.asarray(norms.max(axis=1))
     estimates = np.full(blocks.shape[0], math.inf)
     for points, lowest_part in zip(_POINTS_A_TAP, (0.0, *_LOWEST_PART), strict=True):

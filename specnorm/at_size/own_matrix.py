@@ -14,16 +14,15 @@ from specnorm.backends import arrays
 from specnorm.geometry.layer_map import Convolution
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs import norms
-from specnorm.proofs.bound import greatest, least
+from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Found, Witness
-from specnorm.symbols.lanczos import top_vectors
+from specnorm.symbols import lanczos
 
 if TYPE_CHECKING:
     from specnorm.at_size.proofs.block_tridiagonal import BlockPlan
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.bound import Lower, Upper
 
 
 def enclose_by_matrix(
@@ -117,7 +116,7 @@ class _MatrixEnclosure:
         return (
             self.xp.where(chosen, other_vectors, vectors),
             self.xp.where(chosen, other_images, images),
-            [greatest(bound, other) for bound, other in zip(lowers, other_lowers, strict=True)],
+            [Lower.greatest(bound, other) for bound, other in zip(lowers, other_lowers, strict=True)],
         )
 
     def _lowered_uppers(
@@ -148,7 +147,7 @@ class _MatrixEnclosure:
         """Estimates of the top singular vectors on the side of the Gram matrix, shape (b, 1, size)."""
         size = self.layer.shape[0 if self.has_output_vectors else 1]
         least_gain = min(1e-6, rtol / 100)
-        vectors, _ = top_vectors(
+        vectors, _ = lanczos.top_vectors(
             self.gram, self.kernels, size, 1, n_iter=steps, least_gain=least_gain, start=start, ops=self.ops
         )
         return vectors
@@ -171,7 +170,7 @@ class _MatrixEnclosure:
 
 def _smaller_of_each(some: list[Upper | None], others: list[Upper | None]) -> list[Upper | None]:
     """The smaller of two bounds of each norm, of which either may be missing."""
-    return [other if bound is None else least(bound, other) for bound, other in zip(some, others, strict=True)]
+    return [other if bound is None else Upper.least(bound, other) for bound, other in zip(some, others, strict=True)]
 
 
 def _limits_near_eigenvalues(gram: LayerGram, *, ops: ArrayOps) -> np.ndarray:

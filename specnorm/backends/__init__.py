@@ -20,8 +20,8 @@ from specnorm.backends.types import Backend
 from specnorm.errors import MixedBackends, NoBackend, SpecnormError
 
 __all__ = [
-    "API_VERSION", "GROUP", "Backend", "Listing", "backend_for", "common_backend", "is_array", "listing", "load",
-    "refresh", "root_for_class",
+    "API_VERSION", "GROUP", "Backend", "Listing", "backend_for", "is_array", "listing", "load", "refresh",
+    "root_for_class",
 ]  # fmt: skip
 
 
@@ -49,8 +49,8 @@ class Listing:
     problem: str | None
 
 
-def backend_for(x: object) -> Backend:
-    """Return the backend of an array.
+def backend_for(x: object, *others: object) -> Backend:
+    """Return the backend of an array, or the one of all arrays of a call.
 
     Raises
     ------
@@ -58,6 +58,8 @@ def backend_for(x: object) -> Backend:
         If no plugin is registered for the array's library, or the object is not an array.
     BrokenBackend, BackendConflict, BackendVersion
         If the registered plugin cannot be used.
+    MixedBackends
+        If the arrays are of different libraries or on different devices.
     """
     # `root_for_class` loads the plugin and returns a string. PyTorch's compiler calls it while tracing, since it is
     # marked as constant, and then traces this lookup, but no import.
@@ -67,6 +69,8 @@ def backend_for(x: object) -> Backend:
     reason = backend.refusal(x)
     if reason is not None:
         raise NoBackend(reason)
+    if others:
+        _refuse_mixed((x, *others))
     return backend
 
 
@@ -76,14 +80,8 @@ def is_array(x: object) -> bool:
     return root is not None and bool(registry.loaded[root].is_array(x))
 
 
-def common_backend(arrays: Sequence[object]) -> Backend:
-    """Return the backend of all arrays of a call.
-
-    Raises
-    ------
-    MixedBackends
-        If the arrays are of different libraries or on different devices.
-    """
+def _refuse_mixed(arrays: Sequence[object]) -> None:
+    """Refuse arrays of different libraries or on different devices."""
     owners = [backend_for(x) for x in arrays]
     if len({b.name for b in owners}) > 1:
         raise MixedBackends(
@@ -95,7 +93,6 @@ def common_backend(arrays: Sequence[object]) -> Backend:
     device_names = [str(device) for device in devices if device is not None]
     if len(set(device_names)) > 1:
         raise MixedBackends(f"arguments are on different devices: {', '.join(device_names)}. Move them to one first.")
-    return owners[0]
 
 
 def listing() -> list[Listing]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
+from typing import Any
 
 DIGITS = 6
 """Significant digits of printed numbers."""
@@ -31,6 +32,19 @@ def number(value: float | None, promise: str = "exact") -> str:
     if not -4 <= rounded.adjusted() < DIGITS:
         return f"{rounded:.{DIGITS - 1}e}"
     return f"{rounded:.{DIGITS - 1 - rounded.adjusted()}f}"
+
+
+def shown(x: Any, promise: str) -> str:
+    """A value as text, rounded so that the promise holds; the first and last entry of an array with several entries."""
+    values = x.detach() if hasattr(x, "detach") else x
+    try:
+        if getattr(values, "ndim", 0) == 0:
+            return number(float(values), promise)
+        first = number(float(values[0]), promise)
+        last = number(float(values[-1]), promise)
+        return f"{first} ... {last} ({values.shape[0]} values)"
+    except Exception:  # a tracer, or another object that a compiler puts in the place of an array
+        return "unknown under a tracer"
 
 
 _FORMAT = re.compile(r"(?:.?[<>=^])?[-+ ]?z?(#?)0?\d*[,_]?((?:\.\d+)?)([eEfFgGn%]?)", re.DOTALL)

@@ -25,10 +25,6 @@ AnyArray: TypeAlias = Any
 """An array, in plugins and where they are called. Not a protocol: no protocol matches the libraries' operators."""
 Dtype: TypeAlias = Literal["float32", "float64"]
 
-MEMORY = 256 * 2**20
-"""Bytes that the intermediate arrays of one step of an algorithm may take: 256 MiB."""
-
-
 ArrayT = TypeVar("ArrayT", bound="ArrayObject")
 """Type of an array that a function takes and returns: both are of one library."""
 
@@ -428,7 +424,7 @@ class ArrayOps:
     own_dtype: Dtype = "float64"
     wide_dtype: Dtype = "float64"
     exact_float32: bool = True
-    memory: int = MEMORY
+    memory: int = 256 * 2**20
     in_numpy: bool = False
     too_wide: bool = False
     differentiated: bool = True
@@ -461,7 +457,7 @@ class ArrayOps:
         differentiated : bool
             Whether a gradient may follow.
         memory : int, optional
-            Bytes for intermediate arrays; None: `MEMORY`.
+            Bytes for intermediate arrays; None: 256 MiB.
         """
         rounds = needs.rounds if needs else "nearest"
         precision = needs.precision if needs else "own"
@@ -499,7 +495,7 @@ class ArrayOps:
             too_wide=too_wide,
             differentiated=differentiated,
             computed_in=None if traced else computed_in,
-            memory=MEMORY if memory is None else memory,
+            memory=cls.memory if memory is None else memory,
         )
 
     @property

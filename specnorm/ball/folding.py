@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any, Unpack
 
-from specnorm.backends import Backend, backend_for, common_backend
+from specnorm.backends import Backend, backend_for
 from specnorm.backends.array_types import Array, Namespace
 from specnorm.backends.types import AnyArray, ArrayT
 from specnorm.errors import KernelError
 from specnorm.geometry.layers import KernelOrLayer, takes_layers, unwrapped
 from specnorm.geometry.spec import ConvSpec, Layer, dtype_to_compute_in
 from specnorm.proofs import arithmetic
-from specnorm.running.program import check_finite
+from specnorm.running import checks
 
 
 @takes_layers
@@ -66,7 +66,7 @@ def fold_batch_norm(
     statistics: dict[str, Any] = {"running_var": unwrapped(running_var)}
     if gamma is not None:
         statistics["gamma"] = unwrapped(gamma)
-    backend = common_backend([array, *statistics.values()])
+    backend = backend_for(array, *statistics.values())
     spec = ConvSpec.of(tuple(array.shape), **layer)
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < math.inf:
         raise KernelError(f"eps={eps!r} is not a finite number of at least 0: give the normalization's, often 1e-5.")
@@ -126,7 +126,7 @@ def _check_values(name: str, x: Array, eps: float, backend: Backend) -> None:
     dtype_to_compute_in(str(x.dtype), shape, name)
     if backend.is_traced(x):
         return
-    check_finite(x, shape, what=name, backend=backend)
+    checks.finite(x, shape, what=name, backend=backend)
     xp = backend.namespace(x)
     if name == "running_var" and bool(xp.any(x < 0 if eps else x <= 0)):
         raise KernelError(

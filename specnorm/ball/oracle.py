@@ -33,9 +33,9 @@ from specnorm.geometry import polyphase
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.proofs import arithmetic
+from specnorm.running import checks
 from specnorm.running.base import Needs, Plan
-from specnorm.running.program import Program, Ran, check_finite, program_for
-from specnorm.running.result import as_number
+from specnorm.running.program import Program, Ran, program_for
 
 if TYPE_CHECKING:
     from specnorm.backends import Backend
@@ -107,7 +107,7 @@ def lmo(gradient: KernelOrLayer[ArrayT], *, bound: float = 1.0, **geometry: Unpa
     given: Any = gradient
     backend = backend_for(given)
     if not backend.is_traced(given):
-        check_finite(given, tuple(given.shape), what="gradient", backend=backend)
+        checks.finite(given, tuple(given.shape), what="gradient", backend=backend)
     direction = backend.apply(program_of(given, bound, geometry), backend.detach(given)).value
     result: ArrayT = backend.without_derivative(direction, given, _NO_DERIVATIVE)
     return result
@@ -134,7 +134,7 @@ class Direction(Plan):
     asks: ClassVar = Needs(blocks=False)
 
     def __post_init__(self) -> None:
-        as_number("bound", self.bound)
+        checks.number("bound", self.bound)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse no geometry: padding is counted in the limit."""

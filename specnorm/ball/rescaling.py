@@ -23,11 +23,10 @@ from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.gram.method import ChannelNorms, rescaled
 from specnorm.proofs import arithmetic
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.base import MOST_ROUNDS, check_budget, check_count
+from specnorm.running import checks
 from specnorm.running.measuring import run_plan
 from specnorm.running.program import program_for
-from specnorm.running.result import as_number
-from specnorm.running.search import BUDGET, Clock, eigh_cost
+from specnorm.running.search import Clock
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def rescale(
     bound: float = 1.0,
     *,
     only_shrink: bool = True,
-    budget: float | None = BUDGET,
+    budget: float | None = Clock.BUDGET,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Scale a kernel by one factor so that its spectral norm is proven to be at most ``bound``.
@@ -121,7 +120,7 @@ def rescale(
     """
     given: Any = kernel
     bound, backend = check_bound(bound), backend_for(given)
-    check_budget(budget)
+    checks.budget(budget)
     clock = Clock.of(budget)
     result, upper = _enclosed_closely(given, clock, backend, geometry)
     scaled: ArrayT = _rescaled(given, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
@@ -191,7 +190,7 @@ def clip(
     bound: float = 1.0,
     *,
     n_iter: int = 20,
-    budget: float | None = BUDGET,
+    budget: float | None = Clock.BUDGET,
     **geometry: Unpack[Geometry],
 ) -> ArrayT:
     """Clip a kernel's singular values so that its spectral norm is proven to be at most ``bound``.
@@ -238,8 +237,8 @@ def clip(
     True
     """
     backend = backend_for(kernel)
-    check_count("n_iter", n_iter, most=MOST_ROUNDS)
-    check_budget(budget)
+    checks.count("n_iter", n_iter, most=checks.MOST_ROUNDS)
+    checks.budget(budget)
     check_bound(bound)
     given: Any = backend.detach(kernel)
     in_numpy = _numpy_suffices(given, backend)
@@ -328,7 +327,7 @@ def _work_of_clipping(blocks: Array) -> float:
     """Multiplications of one round: the eigenvalues of a Gram matrix at half of the frequencies."""
     groups, rows, columns, *shape = blocks.shape
     points, _ = Frequencies.distinct_grid(_clipping_sizes(tuple(shape)))
-    return groups * len(points) * eigh_cost(min(rows, columns), is_complex=True)
+    return groups * len(points) * Clock.eigh_cost(min(rows, columns), is_complex=True)
 
 
 def _clipping_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -431,7 +430,7 @@ def _enclose(clock: Clock, rtol: float = _WIDE, max_cells: int = Enclose.max_cel
 
 def check_bound(bound: object) -> float:
     """A bound as float; refused unless it is one positive finite number."""
-    number = as_number("bound", bound)
+    number = checks.number("bound", bound)
     if not 0 < number < math.inf:
         raise KernelError(f"bound={number!r} is not a positive finite number.")
     return number

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Unpack
 
-from specnorm.backends import arrays, backend_for, common_backend
+from specnorm.backends import arrays, backend_for, text
 from specnorm.backends.types import ArrayT
 from specnorm.completion.method import Completion
 from specnorm.completion.search import completion_shape
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry
+from specnorm.running import checks
 from specnorm.running.base import Evaluation, Stepped
-from specnorm.running.program import check_values
-from specnorm.running.result import shown
-from specnorm.running.stepping import state_shapes, stepped_program
+from specnorm.running.stepping import stepped_program
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -41,7 +40,7 @@ class Completed(NamedTuple):
 
     def __repr__(self) -> str:
         """The bound and the shape of H, in one line."""
-        return f"Completed({shown(self.bound, 'upper')} is a bound, kernel of shape {tuple(self.kernel.shape)})"
+        return f"Completed({text.shown(self.bound, 'upper')} is a bound, kernel of shape {tuple(self.kernel.shape)})"
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,10 @@ def complete(
         If ``rtol`` or ``n_iter`` is not a valid number, or ``start`` does not have the shape of H.
     """
     x: Any = kernel
-    backend = backend_for(x) if start is None else common_backend([x, start])
+    backend = backend_for(x, *([] if start is None else [start]))
     method = CompletionFrom(rtol=rtol, n_iter=n_iter)
     plan = stepped_program(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
-    ((_, shape),) = state_shapes(plan.key)
+    ((_, shape),) = plan.state_shapes().items()
     first_h: Any = start
     if start is None:
         xp: Any = backend.namespace(x)
@@ -125,7 +124,7 @@ def complete(
     elif tuple(start.shape) != shape:
         raise MethodError(f"start has the shape {tuple(start.shape)}; the H of this layer has {shape}.")
     if not backend.is_traced(x):
-        check_values(x, plan.shape, backend=backend)
+        checks.values(x, plan.shape, backend=backend)
     bound, (h,) = backend.step(plan, x, (first_h,), 1)
     return Completed(h, bound)
 

@@ -11,20 +11,20 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
-from specnorm.backends.types import MEMORY
+from specnorm.backends.types import ArrayOps
 from specnorm.completion import search as completion_search
 from specnorm.completion.proof import bounds_by_completions
 from specnorm.errors import MethodError
-from specnorm.running.base import MOST_ROUNDS, Evaluation, Method, Needs, check_count, check_rtol
-from specnorm.symbols.proofs.padding import bounds_by_blocks
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Method, Needs
+from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
-    from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.running.base import Claims
 
-_LARGEST_TABLE = MEMORY // 8
+_LARGEST_TABLE = ArrayOps.memory // 8
 """Most entries of the table of lags at frequencies."""
 
 
@@ -64,10 +64,10 @@ class Completion(Method):
     stats: ClassVar = {"iterations": "max"}
 
     def __post_init__(self) -> None:
-        check_rtol(self.rtol)
+        checks.rtol(self.rtol)
         if self.n_iter is not None:
-            check_count("n_iter", self.n_iter, most=MOST_ROUNDS)
-        check_count("seed", self.seed)
+            checks.count("n_iter", self.n_iter, most=checks.MOST_ROUNDS)
+        checks.count("seed", self.seed)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse kernels with so many taps that the table of their lags takes gigabytes."""
@@ -83,7 +83,7 @@ class Completion(Method):
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
         result = self.search_from(None, scaled, ops=ops)
         uppers = partial(bounds_by_completions, scaled, result.kernel, exponent, ops=ops)
-        claims = partial(bounds_by_blocks, uppers, spec)
+        claims = partial(padding.bounds_by_blocks, uppers, spec)
         return self.evaluation(result.bound, result.products, result.gradient, exponent, claims, ops=ops)
 
     def search_from(

@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, Upper
+from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Upper
-    from specnorm.symbols.proofs.lags import Lags
 
 
 def norms_up(kernel_lags: Lags, completion_lags: Lags, *, ops: ArrayOps) -> tuple[Array, Array]:
@@ -56,7 +55,9 @@ def bounds_by_completions(blocks: Array, completions: Array, exponents: Array, *
     norms, _ = norms_up(kernel_lags, completion_lags, ops=ops)
     claims = []
     for norm, exponent in zip(ops.to_numpy(norms).tolist(), ops.to_numpy(exponents).tolist(), strict=True):
-        claims.append(_upper(host.scaled_up(norm, int(exponent)), ALL_FREQUENCIES, "norms of the lags of K*K + H*H"))
+        claims.append(
+            Upper._by_rule(host.scaled_up(norm, int(exponent)), ALL_FREQUENCIES, "norms of the lags of K*K + H*H")
+        )
     return claims
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
 from specnorm.proofs.frequencies import Frequencies, tap_points
-from specnorm.symbols.ascent import newton_step
+from specnorm.symbols import ascent
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
@@ -476,7 +476,7 @@ def _ascended(
 
     def move(state: tuple[Array, ...]) -> tuple[Array, ...]:
         angles, vectors, _ = state
-        angles = angles + newton_step(*symbols.terms(angles, vectors), xp=xp)
+        angles = angles + ascent.newton_step(*symbols.terms(angles, vectors), xp=xp)
         return angles, *symbols.power(xp.matmul(angles, symbols.lag_points), vectors, _ROUND_POWER_STEPS)
 
     first_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
@@ -518,7 +518,7 @@ class _LagSymbols:
         return self._ops.from_numpy(x.astype(self._ops.own_dtype), self._lags)
 
     def terms(self, angles: Array, vectors: Array) -> tuple[Array, Array]:
-        """Terms and points of `newton_step` for the sum ``v* G*G v`` over all lags, at angles (b, f, d).
+        """Terms and points of `ascent.newton_step` for the sum ``v* G*G v`` over all lags, at angles (b, f, d).
 
         With ``v = x + i y``, those of lags t and -t are conjugate, and that of t is
         ``(x^T M_t x + y^T M_t y + i (x^T M_t y - y^T M_t x)) e^{i t theta}``.

@@ -14,14 +14,15 @@ from specnorm.enclosure import fixed_cost
 from specnorm.enclosure.method import Enclose
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
+from specnorm.proofs import norms
 from specnorm.proofs.cells import Boxes
-from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.running.base import Evaluation, Needs, Plan, check_budget
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, visited_grid
 from specnorm.supremum.one_tap import enclose_one_tap
-from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -66,7 +67,7 @@ class Certify(Plan):
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:
             raise MethodError(f"bound={self.bound!r} is not a norm: give a finite number of at least 0.")
-        check_budget(self.budget)
+        checks.budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(precision="wide", scaled=False, blocks=spec.symbols_suffice, by_layer=True, searches=True)
@@ -185,7 +186,7 @@ class Certify(Plan):
             return visited
         # That search needs an upper bound for all frequencies.
         on_torus = search.run(cover, rtol=1e-3, max_cells=self.max_cells)
-        supremum = on_torus.upper or norm_by_frobenius(trimmed, ops=ops)
+        supremum = on_torus.upper or norms.norm_by_frobenius(trimmed, ops=ops)
         grid = Boxes.dft(spec.grid_sizes(kernel_shape), kernel_shape)
         return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
 
@@ -208,7 +209,7 @@ def _target_for_symbols(bound: float, spec: ConvSpec) -> float:
 
 def _proves(supremum: Upper | None, bound: float, spec: ConvSpec) -> bool:
     """Whether an upper bound of the symbols proves that the padded layer satisfies ``bound``."""
-    return supremum is not None and padded_norm(supremum, spec) <= bound
+    return supremum is not None and padding.padded_norm(supremum, spec) <= bound
 
 
 def _scaled_bound(bound: float, power: int) -> float:

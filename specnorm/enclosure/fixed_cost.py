@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
 from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
-from specnorm.proofs.bound import least
-from specnorm.proofs.norms import norm_by_frobenius
-from specnorm.symbols.proofs.padding import largest_of_blocks
+from specnorm.proofs import norms
+from specnorm.proofs.bound import Upper
+from specnorm.symbols.proofs import padding
 from specnorm.unfoldings.search import smallest_unfoldings
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Upper
     from specnorm.running.search import Clock
 
 
@@ -39,13 +38,13 @@ def bound(blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
     If there is no time for unfoldings, it is the bound by the Frobenius norm.
     """
     if not clock.affords(_unfolding_work(blocks), _LATE_PART):
-        return norm_by_frobenius(blocks, ops=ops)
+        return norms.norm_by_frobenius(blocks, ops=ops)
     bounds_of_blocks, _ = smallest_unfoldings(blocks, ops=ops)
-    unfolding = largest_of_blocks(bounds_of_blocks, blocks.shape[0])
+    unfolding = padding.largest_of_blocks(bounds_of_blocks, blocks.shape[0])
     if not _is_worth_a_grid(blocks, clock):
         return unfolding
     _, _, claims = largest_bound(SymbolNormsUp(), blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
-    return least(unfolding, norm_by_grid(largest_of_blocks(claims(), blocks.shape[0])))
+    return Upper.least(unfolding, norm_by_grid(padding.largest_of_blocks(claims(), blocks.shape[0])))
 
 
 def seconds(blocks: Array, clock: Clock) -> float:

@@ -13,12 +13,13 @@ from specnorm.errors import MethodError
 from specnorm.grid import proof as grid_proof
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.base import Evaluation, Method, Needs, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.proofs.padding import bounds_by_blocks
+from specnorm.symbols import triples
+from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.polynomial import Polynomial
-from specnorm.symbols.triples import top_gradient
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -61,11 +62,11 @@ class Grid(Method):
     promise: ClassVar = "upper"
     asks: ClassVar = Needs(rounds="up", precision="wide", narrow_gradient=True, small_products=True)
     stats: ClassVar = {"lower": "down"}
-    pullback = staticmethod(top_gradient)
+    pullback = staticmethod(triples.top_gradient)
 
     def __post_init__(self) -> None:
         if self.n is not None:
-            check_count("n", self.n, least=1)
+            checks.count("n", self.n, least=1)
 
     def sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Grid points along each axis."""
@@ -94,14 +95,15 @@ class Grid(Method):
         found = self._search(blocks, spec, ops=ops)
         if found:
             lower, upper = ends_of(found, blocks, ops=ops)
-            return Evaluation(upper, (lower,), (), partial(bounds_by_blocks, lambda: [x.ends[1] for x in found], spec))
+            claims = partial(padding.bounds_by_blocks, lambda: [x.ends[1] for x in found], spec)
+            return Evaluation(upper, (lower,), (), claims)
         value, phase, claims_on_grid = largest_bound(grid_proof.SymbolNormsUp(), blocks, sizes, ops=ops)
         polynomial = Polynomial(blocks, xp=xp)
         matrices = polynomial.matrix_at(phase)
         u, v, _ = arrays.top_triple(matrices, xp=xp)
         lower = grid_proof.quotient_at_down(matrices, v, polynomial, xp=xp)
         everywhere = grid_proof.everywhere_up(value, sizes, kernel_shape, xp=xp)
-        claims = partial(bounds_by_blocks, lambda: list(map(grid_proof.norm_by_grid, claims_on_grid())), spec)
+        claims = partial(padding.bounds_by_blocks, lambda: list(map(grid_proof.norm_by_grid, claims_on_grid())), spec)
         # The factor of the value is in its gradient.
         return Evaluation(everywhere, (lower,), (u * self.factor(kernel_shape), v, phase), claims)
 

@@ -10,9 +10,9 @@ from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays,
 from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.symbols import triples
+from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.polynomial import Polynomial
-from specnorm.symbols.triples import top_vectors
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -70,13 +70,13 @@ class Enclose(Method, TwoSidedSearch):
             converged = within_rtol and spec.padding_gain_sq == 1
             angles = result.witness.frequency.angles[0]
             figures.append((converged, BoundSource.SUPREMUM, result.cells, result.levels, angles))
-        u, v, phase, group = top_vectors(layers, [result.witness for result in results], ops=ops)
+        u, v, phase, group = triples.top_vectors(layers, [result.witness for result in results], ops=ops)
         results = [
             _raised(result, layer, v[j : j + 1, :], ops=ops)
             for j, (result, layer) in enumerate(zip(results, layers, strict=True))
         ]
         lower, upper = ends_of(results, blocks, ops=ops)
-        claims = [(result.lower, padded_norm(result.ends[1], spec)) for result in results]
+        claims = [(result.lower, padding.padded_norm(result.ends[1], spec)) for result in results]
         stats = (lower, *figure_arrays(figures, blocks, ops=ops), u, v)
         return Evaluation(upper, stats, (u, v, phase, group), lambda: claims)
 

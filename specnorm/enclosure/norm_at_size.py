@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from specnorm.enclosure.method import Enclose, enclose_layers
 from specnorm.enclosure.two_sided import ends_of, gradients_of
 from specnorm.errors import GeometryError
-from specnorm.running.base import Evaluation, Needs, Plan, Unreached, check_budget, check_rtol
-from specnorm.running.search import before_rounding
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Plan, Unreached
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -37,8 +37,8 @@ class NormAtSize(Plan):
     stats: ClassVar = {"upper": "up"}
 
     def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_budget(self.budget)
+        checks.rtol(self.rtol)
+        checks.budget(self.budget)
 
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
@@ -46,7 +46,7 @@ class NormAtSize(Plan):
         _ = spec.sides  # raises if there is no such layer
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        search_rtol = before_rounding(self.rtol, ops=ops)
+        search_rtol = checks.search_rtol(self.rtol, ops=ops)
         bounds = enclose_layers(kernels, spec, Enclose(rtol=search_rtol, budget=self.budget), ops=ops)
         if not all(x.within(search_rtol) for x in bounds):
             raise Unreached(

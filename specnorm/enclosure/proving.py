@@ -15,7 +15,7 @@ from specnorm.geometry.spec import ConvSpec, Layer
 from specnorm.proofs.found import BoundSource, Outcome
 from specnorm.running.measuring import run_plan
 from specnorm.running.result import Enclosure, Result
-from specnorm.running.search import BUDGET
+from specnorm.running.search import Clock
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -27,7 +27,7 @@ def enclose(
     input_shape: int | tuple[int, ...] | None = None,
     *,
     rtol: float = 1e-3,
-    budget: float | None = BUDGET,
+    budget: float | None = Clock.BUDGET,
     **layer: Unpack[Layer],
 ) -> Enclosure:
     """Prove lower and upper bounds on the spectral norm of a layer, rounding included.

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.enclosure import fixed_cost
-from specnorm.proofs.bound import as_array
-from specnorm.running.base import Needs, Plan, check_budget, check_count, check_rtol
+from specnorm.proofs.bound import Lower, Upper
+from specnorm.running import checks
+from specnorm.running.base import Needs, Plan
 from specnorm.running.search import Clock, Problem
-from specnorm.symbols.triples import top_gradient
+from specnorm.symbols import triples
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.proofs import rounding
     from specnorm.proofs.found import Found
-    from specnorm.proofs.rounding import Rounds
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class TwoSidedSearch(Plan):
     budget: float | None = 30.0
 
     def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
-        check_budget(self.budget)
+        checks.rtol(self.rtol)
+        checks.count("max_cells", self.max_cells, least=1)
+        checks.budget(self.budget)
 
     @staticmethod
-    def needs_of_search(spec: ConvSpec, *, rounds: Rounds) -> Needs:
+    def needs_of_search(spec: ConvSpec, *, rounds: rounding.Rounds) -> Needs:
         """What a search of one layer needs: its blocks, if the symbols describe it; else its kernel, at its size."""
         return Needs(
             rounds=rounds,
@@ -72,13 +73,13 @@ class TwoSidedSearch(Plan):
         """The gradient of the singular value that the search's vectors attain."""
         if not spec.symbols_suffice:
             return super().pullback(residuals, cotangent, spec, xp=xp)
-        return top_gradient(residuals, cotangent, spec, xp=xp)
+        return triples.top_gradient(residuals, cotangent, spec, xp=xp)
 
 
 def ends_of(found: Sequence[Found], like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
     """The lower and the upper bounds of layers, as arrays."""
     lowers, uppers = zip(*(x.ends for x in found), strict=True)
-    return as_array(lowers, like, ops=ops), as_array(uppers, like, ops=ops)
+    return Lower.as_array(lowers, like, ops=ops), Upper.as_array(uppers, like, ops=ops)
 
 
 def vectors_of(found: Sequence[Found], *, ops: ArrayOps) -> tuple[Array, Array]:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
-from specnorm.backends import backend_for
-from specnorm.backends.text import number
+from specnorm.backends import backend_for, text
 from specnorm.backends.types import ArrayT
 from specnorm.enclosure.proving import enclose
 from specnorm.ends import proof as defect
@@ -20,8 +19,9 @@ from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs import host
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Outcome
+from specnorm.running import checks
 from specnorm.running.measuring import PlanRun, run_plan
-from specnorm.running.result import Enclosure, as_number
+from specnorm.running.result import Enclosure
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -324,7 +324,7 @@ def is_isometry(
     >>> specnorm.is_isometry(kernel, 0.22), specnorm.is_isometry(kernel, 0.2)
     (True, False)
     """
-    largest_defect = as_number("tolerance", tolerance)
+    largest_defect = checks.number("tolerance", tolerance)
     if not largest_defect >= 0:
         raise MethodError(f"tolerance={tolerance!r} is not a tolerance: give a number of at least 0.")
     backend = backend_for(kernel)
@@ -346,6 +346,7 @@ def is_isometry(
         if enclosure.outcome is not Outcome.CONVERGED:
             break
     raise Undecided(
-        f"the isometry defect is proven to lie between {number(lower, 'lower')} and {number(upper, 'upper')}, which is "
-        f"too close to {largest_defect!r} to tell. Give a tolerance outside of that, or a larger budget."
+        f"the isometry defect is proven to lie between {text.number(lower, 'lower')} and "
+        f"{text.number(upper, 'upper')}, which is too close to {largest_defect!r} to tell. "
+        "Give a tolerance outside of that, or a larger budget."
     )

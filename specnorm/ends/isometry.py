@@ -20,8 +20,8 @@ from specnorm.ends.figures import FIGURES, figures_of
 from specnorm.ends.isometry_search import isometry_of_blocks
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
+from specnorm.running import checks
 from specnorm.running.base import Evaluation, Method, Needs, Plan
-from specnorm.running.result import as_number
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.proofs import rounding
     from specnorm.running.base import Kind
 
 Form = Literal["bound", "lags"]
@@ -61,7 +61,7 @@ class _WithScale(Plan):
     def __post_init__(self) -> None:
         if self.scale is None or self.scale == BEST:
             return
-        scale = as_number("scale", self.scale)
+        scale = checks.number("scale", self.scale)
         if not 2.0**-100 <= scale <= 2.0**100:
             raise MethodError(
                 f'scale={self.scale!r} is not between 2**-100 and 2**100: give a positive number, or "best".'
@@ -125,7 +125,7 @@ class Isometry(_WithScale, Method):
         return "upper" if self.form == "bound" else "estimate"
 
     def needs(self, spec: ConvSpec) -> Needs:
-        rounds: Rounds = "up" if self.form == "bound" else "nearest"
+        rounds: rounding.Rounds = "up" if self.form == "bound" else "nearest"
         return Needs(rounds=rounds, precision="mixed", small_products=True, scaled=False, by_layer=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:

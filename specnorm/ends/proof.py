@@ -38,21 +38,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.at_size.proofs.uncut import SMALLEST, unread_pixels_make_smallest_zero
-from specnorm.backends import arrays
-from specnorm.backends.text import number
-from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import (
-    ALL_FREQUENCIES,
-    HypothesisError,
-    Lower,
-    Sealed,
-    Upper,
-    _lower,
-    _upper,
-)
+from specnorm.backends import arrays, text
+from specnorm.proofs import host, norms, rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
 from specnorm.proofs.cells import Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.proofs.norms import cholesky_loss, frobenius_up, gram_below, gram_norm_up
 from specnorm.supremum.proof import Nonnegative, _nowhere_negative
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
@@ -96,14 +86,14 @@ def basis(matrix: Array, inverse: Array, *, ops: ArrayOps) -> Basis:
     size = matrix.shape[-1]
     product = xp.matmul(inverse, matrix)
     product_of_magnitudes = xp.matmul(xp.abs(inverse), xp.abs(matrix))
-    residual = frobenius_up(arrays.minus_identity(product, xp.ones_like(product[:, 0, 0]), ops=ops), xp=xp)
+    residual = norms.frobenius_up(arrays.minus_identity(product, xp.ones_like(product[:, 0, 0]), ops=ops), xp=xp)
     relative_error = rounding.SLACK * rounding.product_error(size, matrix, xp=xp)
-    error = frobenius_up(product_of_magnitudes, xp=xp) * relative_error
+    error = norms.frobenius_up(product_of_magnitudes, xp=xp) * relative_error
     distance = float(xp.max(rounding.up(residual + error, 4, xp=xp)))
     if not distance < 1:
         raise HypothesisError(f"the product with what is to be an inverse is {distance:.3g} from the identity")
-    norm_sq = float(xp.max(gram_norm_up(matrix, xp=xp)))
-    approximate_inverse_norm_sq = float(xp.max(gram_norm_up(inverse, xp=xp)))
+    norm_sq = float(xp.max(norms.gram_norm_up(matrix, xp=xp)))
+    approximate_inverse_norm_sq = float(xp.max(norms.gram_norm_up(inverse, xp=xp)))
     inverse_norm_sq = host.inflate(approximate_inverse_norm_sq / (1 - distance) ** 2, 6)
     return Basis._made(matrix, norm_sq, inverse_norm_sq)
 
@@ -145,10 +135,10 @@ def in_basis(blocks: Array, basis: Basis | None = None, *, ops: ArrayOps) -> InB
     rows = xp.reshape(xp.permute_dims(xp.reshape(tall, (g, m, p, taps)), (0, 1, 3, 2)), (g, m * taps, p))
     product = xp.matmul(rows, basis.matrix)
     product_of_magnitudes = xp.matmul(xp.abs(rows), xp.abs(basis.matrix))
-    magnitude = float(xp.max(frobenius_up(product_of_magnitudes, xp=xp)))
+    magnitude = float(xp.max(norms.frobenius_up(product_of_magnitudes, xp=xp)))
     product_error = host.inflate(magnitude * rounding.SLACK * rounding.product_error(p, product, xp=xp), 4)
     symbol_error = host.mul_up(host.root_up(taps), product_error)
-    symbol_norm = host.mul_up(host.root_up(taps), float(xp.max(frobenius_up(product, xp=xp))))
+    symbol_norm = host.mul_up(host.root_up(taps), float(xp.max(norms.frobenius_up(product, xp=xp))))
     error = host.mul_up(symbol_error, host.add_up(symbol_norm, symbol_norm, symbol_error))
     kernel = xp.permute_dims(xp.reshape(product, (g, m, taps, p)), (0, 1, 3, 2))
     return InBasis._made(xp.reshape(kernel, tall.shape), basis, error)
@@ -225,7 +215,7 @@ def defect(
     if blocks.basis is not None:
         square, square_error = _scaled_square(blocks.basis, floor, ops=ops)
         lag_0 = lag_0 + square
-        sum_error = host.inflate(float(xp.max(frobenius_up(lag_0, xp=xp))) * unit, 4)
+        sum_error = host.inflate(float(xp.max(norms.frobenius_up(lag_0, xp=xp))) * unit, 4)
         error = host.add_up(error, square_error, sum_error)
     elif floor:
         # Only the branch above adds ``floor B*B``.
@@ -250,7 +240,7 @@ def _rounding_of_difference(matrices: Array, *, xp: Namespace) -> float:
 
     A number on the diagonal is a difference, one beside it a mean.
     """
-    return host.inflate(float(xp.max(frobenius_up(matrices, xp=xp))) * rounding.unit(matrices, xp=xp), 4)
+    return host.inflate(float(xp.max(norms.frobenius_up(matrices, xp=xp))) * rounding.unit(matrices, xp=xp), 4)
 
 
 def _symmetric(matrices: Array, *, xp: Namespace) -> Array:
@@ -263,7 +253,7 @@ def _scaled_square(basis: Basis, factor: float, *, ops: ArrayOps) -> tuple[Array
     size = basis.matrix.shape[-1]
     magnitudes = xp.abs(basis.matrix)
     square = factor * _symmetric(xp.matmul(xp.matrix_transpose(basis.matrix), basis.matrix), xp=xp)
-    magnitude = float(xp.max(frobenius_up(xp.matmul(xp.matrix_transpose(magnitudes), magnitudes), xp=xp)))
+    magnitude = float(xp.max(norms.frobenius_up(xp.matmul(xp.matrix_transpose(magnitudes), magnitudes), xp=xp)))
     # The roundings of the product, of the mean and of the factor.
     relative_error = rounding.SLACK * rounding.gamma(size + 2, rounding.unit(square, xp=xp))
     return square, host.inflate(factor * magnitude * relative_error, 6)
@@ -316,14 +306,14 @@ def nowhere_negative(defect: Defect, blocks: InBasis, norm: Upper) -> Nonnegativ
 def norm_by_taps(defect: Defect, *, ops: ArrayOps) -> Upper:
     """Bound the norm of the symbol of a defect's kernel by the sum of the Frobenius norms of its taps."""
     value = _sum_of_taps(defect.kernel, xp=ops.xp)
-    return _upper(value, ALL_FREQUENCIES, "sum of the Frobenius norms of the taps")
+    return Upper._by_rule(value, ALL_FREQUENCIES, "sum of the Frobenius norms of the taps")
 
 
 def _sum_of_taps(kernel: Array, *, xp: Namespace) -> float:
     """Sum of the Frobenius norms of the taps of a kernel (g, p, p, *taps), the largest over its blocks, rounded up."""
     g, p, _, *taps = kernel.shape
     matrices = xp.permute_dims(xp.reshape(kernel, (g, p, p, -1)), (0, 3, 1, 2))
-    return host.inflate(float(xp.max(xp.sum(frobenius_up(matrices, xp=xp), axis=1))), math.prod(taps) + 2)
+    return host.inflate(float(xp.max(xp.sum(norms.frobenius_up(matrices, xp=xp), axis=1))), math.prod(taps) + 2)
 
 
 # -- the smallest singular value -------------------------------------------------------------------------------------
@@ -341,7 +331,7 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
         smallest_sq = host.next_down(defect.floor + host.div_down(centre_less_norm, norm_sq))
     else:
         smallest_sq = host.sub_down(defect.floor, host.mul_up(-centre_less_norm, inverse_norm_sq))
-    floor = number(defect.floor, "lower")
+    floor = text.number(defect.floor, "lower")
     rule = f"root of {floor} and what the defect's norm leaves of {defect.centre:.6g} ({norm.rule})"
     if defect.circulant is not None:
         where: object = defect.circulant
@@ -350,7 +340,7 @@ def smallest_down(defect: Defect, norm: Upper) -> Lower:
         where = "at every frequency"
     else:
         where = norm.what
-    return _lower(host.sqrt_down(smallest_sq), (SMALLEST, where), rule)
+    return Lower._by_rule(host.sqrt_down(smallest_sq), (SMALLEST, where), rule)
 
 
 def smallest_on_grid(
@@ -371,7 +361,7 @@ def smallest_on_grid(
         raise HypothesisError("with fewer rows than columns, the Gram matrix of columns is singular")
     top = largest**2
     # The allowance is explained in `norms.GramProof.norm_up_near`, the least limit in `own_matrix.LayerGram`.
-    allowance = 2 * p * cholesky_loss(p, blocks + 0j, xp=xp) + 48 * rounding.unit(blocks, xp=xp)
+    allowance = 2 * p * norms.cholesky_loss(p, blocks + 0j, xp=xp) + 48 * rounding.unit(blocks, xp=xp)
     limit = max((top - value**2) * (1 + allowance), top * 2.0**-40)
     error = 0.0
     frequencies = Frequencies.half_grid(sizes)
@@ -382,9 +372,9 @@ def smallest_on_grid(
         gram = xp.matmul(arrays.adjoint(matrices, xp=xp), matrices)
         shifted = top * xp.eye(p, dtype=gram.dtype, device=ops.device(gram)) - gram
         limits = xp.full(gram.shape[:2], limit, dtype=blocks.dtype, device=ops.device(gram))
-        if not bool(xp.all(gram_below(shifted, limits, ops=ops))):
+        if not bool(xp.all(norms.gram_below(shifted, limits, ops=ops))):
             return None
-        norm = float(xp.max(frobenius_up(matrices, xp=xp)))
+        norm = float(xp.max(norms.frobenius_up(matrices, xp=xp)))
         product_error = rounding.product_error(m, matrices, xp=xp) * rounding.SLACK
         # Roundings of top and of the limit to the dtype, and of the diagonal of the difference.
         roundings = host.mul_up(4 * rounding.unit(blocks, xp=xp), host.add_up(top, limit, host.mul_up(norm, norm)))
@@ -393,7 +383,7 @@ def smallest_on_grid(
     symbol_error = float(xp.max(polynomial.error))
     bound = host.sub_down(host.sqrt_down(square), symbol_error)
     rule = f"factorizations of Gram matrices at {math.prod(sizes)} frequencies"
-    return _lower(max(bound, 0.0), (SMALLEST, Grid.of_sizes(sizes, kernel_shape)), rule)
+    return Lower._by_rule(max(bound, 0.0), (SMALLEST, Grid.of_sizes(sizes, kernel_shape)), rule)
 
 
 def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, ops: ArrayOps) -> Upper:
@@ -416,11 +406,11 @@ def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, 
     image = xp.matmul(matrix, right[..., None])[..., 0]
     m, p = matrix.shape[-2:]
     quotient = host.inflate(float(xp.linalg.vector_norm(image)) / length, 2 * (m + p) + 8)
-    matrix_norm = float(frobenius_up(matrix, xp=xp)[0])
+    matrix_norm = float(norms.frobenius_up(matrix, xp=xp)[0])
     product_error = rounding.product_error(p, matrix, xp=xp) * rounding.SLACK * matrix_norm
     symbol_error = float(scaled.error[0])
     value = host.scaled_up(host.add_up(quotient, product_error, symbol_error), int(exponents[0]))
-    return _upper(value, (SMALLEST, point), "quotient of a vector")
+    return Upper._by_rule(value, (SMALLEST, point), "quotient of a vector")
 
 
 def smallest_of_parts(parts: Sequence[tuple[Lower, Upper]]) -> tuple[Lower, Upper]:
@@ -431,7 +421,7 @@ def smallest_of_parts(parts: Sequence[tuple[Lower, Upper]]) -> tuple[Lower, Uppe
     lower = min((lower for lower, _ in parts), key=float)
     upper = min((upper for _, upper in parts), key=float)
     rule = f"the smallest of {len(parts)} parts of different scales"
-    return _lower(lower.value, lower.what, rule, lower), _upper(upper.value, upper.what, rule, upper)
+    return Lower._by_rule(lower.value, lower.what, rule, lower), Upper._by_rule(upper.value, upper.what, rule, upper)
 
 
 def no_smallest(rule: str) -> tuple[Lower, Upper]:
@@ -439,7 +429,7 @@ def no_smallest(rule: str) -> tuple[Lower, Upper]:
 
     Their subject names no frequencies and no size: the value is 0 at all of them.
     """
-    return _lower(0.0, SMALLEST, rule), _upper(0.0, SMALLEST, rule)
+    return Lower._by_rule(0.0, SMALLEST, rule), Upper._by_rule(0.0, SMALLEST, rule)
 
 
 def smallest_of_zero(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Upper]:
@@ -476,8 +466,8 @@ def condition(norm: tuple[Lower, Upper], smallest: tuple[Lower, Upper]) -> tuple
     what = "condition number"
     rule = "norm over smallest singular value"
     return (
-        _lower(lower, what, rule, norm_down, smallest_up, digest=digest),
-        _upper(upper, what, rule, norm_up, smallest_down, digest=digest),
+        Lower._by_rule(lower, what, rule, norm_down, smallest_up, digest=digest),
+        Upper._by_rule(upper, what, rule, norm_up, smallest_down, digest=digest),
     )
 
 
@@ -508,8 +498,8 @@ def isometry_ends(
     least_upper = 1.0 if unread_pixels or scale_exponent > 0 else 0.0
     rule = f"norm of the kernel K*K - {defect.centre:.6g} I ({upper.rule})"
     return (
-        _lower(max(relative_down, least_lower), DEFECT, rule),
-        _upper(max(relative_up, least_upper), DEFECT, rule),
+        Lower._by_rule(max(relative_down, least_lower), DEFECT, rule),
+        Upper._by_rule(max(relative_up, least_upper), DEFECT, rule),
     )
 
 
@@ -526,13 +516,13 @@ def isometry_up(values: Array, error: Array, target: Array, *, ops: ArrayOps) ->
     p = values.shape[-1]
     unit = rounding.unit(values, xp=xp)
     lag_0 = arrays.minus_identity(values[:, 0, ...], target, ops=ops)
-    by_frobenius = frobenius_up(lag_0, xp=xp)
+    by_frobenius = norms.frobenius_up(lag_0, xp=xp)
     mean = xp.linalg.trace(lag_0) / p
     # The bound by v holds for any number v, so the rounding of the mean itself does not matter.
-    deviation = frobenius_up(arrays.minus_identity(lag_0, mean, ops=ops), xp=xp)
+    deviation = norms.frobenius_up(arrays.minus_identity(lag_0, mean, ops=ops), xp=xp)
     by_mean = xp.abs(mean) + deviation + 2 * unit * (by_frobenius + xp.abs(mean) * p)
-    norms_of_others = xp.sum(frobenius_up(values[:, 1:, ...], xp=xp), axis=1)
-    diagonal_error = 2 * unit * (frobenius_up(values[:, 0, ...], xp=xp) + p * target)
+    norms_of_others = xp.sum(norms.frobenius_up(values[:, 1:, ...], xp=xp), axis=1)
+    diagonal_error = 2 * unit * (norms.frobenius_up(values[:, 0, ...], xp=xp) + p * target)
     total = xp.minimum(by_frobenius, by_mean) + 2 * norms_of_others + diagonal_error + error
     return rounding.up(total, values.shape[1] + 12, xp=xp)
 
@@ -589,7 +579,7 @@ def wrapped(lags: Lags, tables: Wrapping, *, ops: ArrayOps) -> Lags:
     opposite = xp.reshape(xp.matrix_transpose(lags.values), (b, n, p * p))
     sums = xp.reshape(xp.matmul(direct, values) + xp.matmul(mirrored, opposite), (b, -1, p, p))
     # Of M_t and of M_t^T.
-    sum_of_norms = 2 * xp.sum(frobenius_up(lags.values, xp=xp), axis=1)
+    sum_of_norms = 2 * xp.sum(norms.frobenius_up(lags.values, xp=xp), axis=1)
     sum_error = sum_of_norms * (rounding.SLACK * rounding.gamma(2 * n + 1, rounding.unit(sums, xp=xp)))
     # Twice, since rows but the first stand for two lags.
     return Lags(sums, rounding.up(lags.error + 2 * sum_error, n + 4, xp=xp))

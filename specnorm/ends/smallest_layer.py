@@ -18,7 +18,6 @@ from specnorm.backends import arrays
 from specnorm.ends.smallest_singular_value import TUNING
 from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
-from specnorm.proofs.bound import times_power_of_two
 from specnorm.proofs.found import Found, Outcome, Witness
 
 if TYPE_CHECKING:
@@ -68,7 +67,8 @@ def smallest_of_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Foun
     ends_and_vectors = [_of_group(layer, plan, ops=ops) for layer in layers]
     claims = []
     for (ends, _), exponent in zip(ends_and_vectors, ops.to_numpy(exponents).tolist(), strict=True):
-        claims.append(times_power_of_two(*ends, int(exponent)))
+        lower, upper = ends
+        claims.append((lower.times_power_of_two(int(exponent)), upper.times_power_of_two(int(exponent))))
     lower, upper = smallest_of_groups(problem.spec, claims)
     group = int(np.argmin([of_group.value for _, of_group in claims]))
     (_, scaled_upper), vectors = ends_and_vectors[group]

@@ -18,7 +18,7 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs.bound import Lower, Upper, times_power_of_two
+from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
@@ -146,7 +146,7 @@ def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayO
     exponent = xp.max(arrays.exponents(some_blocks, xp=xp))
     scaled = arrays.unscale(some_blocks, -exponent, xp=xp)
     found = _SmallestSearch(scaled, problem, ops=ops).run()
-    lower, upper = times_power_of_two(*found.ends, int(exponent))
+    lower, upper = (end.times_power_of_two(int(exponent)) for end in found.ends)
     witness = replace(found.witness, block=int(index[found.witness.block]))
     return replace(found, lower=lower, upper=upper, witness=witness)
 

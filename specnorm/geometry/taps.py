@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from specnorm.backends.types import MEMORY
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError
 
 
@@ -33,11 +33,11 @@ class Axis(NamedTuple):
         """
         n = self.pixels
         memory = 8 * self.taps * self.outputs
-        if memory > MEMORY:
+        if memory > ArrayOps.memory:
             raise GeometryError(
                 f"an axis of {self.taps} taps and {self.outputs} outputs: the table of what each tap reads takes "
-                f"{memory / 2**30:.3g} GiB, more than {MEMORY / 2**30:g} GiB. Without input_shape, every size at once "
-                "is bounded, and no table is needed."
+                f"{memory / 2**30:.3g} GiB, more than {ArrayOps.memory / 2**30:g} GiB. Without input_shape, every size "
+                "at once is bounded, and no table is needed."
             )
         firsts = self.dilation * np.arange(self.taps) - self.before
         position = firsts[:, None] + self.stride * np.arange(self.outputs)[None, :]

@@ -12,9 +12,10 @@ from specnorm.errors import GeometryError, MethodError
 from specnorm.gram.proofs.powers import Powers, divisors, lag_norms, tap_grid
 from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_by_grid
 from specnorm.grid.search import grid_points, largest_bound
-from specnorm.running.base import MOST_PRODUCTS, Evaluation, Needs, Plan, Stepped, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Plan, Stepped
+from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.lags import Lags
-from specnorm.symbols.proofs.padding import bounds_by_blocks
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Gram(Stepped):
     asks: ClassVar = Needs(rounds="up", precision="mixed", small_products=True)
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, least=1, most=MOST_PRODUCTS)
+        checks.count("n_iter", self.n_iter, least=1, most=checks.MOST_PRODUCTS)
 
     def check(self, spec: ConvSpec) -> None:
         """Nothing to refuse.
@@ -81,10 +82,10 @@ class Gram(Stepped):
             gamma = arrays.gram_gradient(Polynomial(blocks, xp=xp).matrix_at(phase), value, self.n_iter, xp=xp)
             dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
             residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
-        claims = partial(bounds_by_blocks, uppers, spec)
+        claims = partial(padding.bounds_by_blocks, uppers, spec)
         if not _is_at_a_size(spec):
             value = everywhere_up(value, sizes, spec.block_kernel_shape, xp=xp)
-            claims = partial(bounds_by_blocks, lambda: list(map(norm_by_grid, uppers())), spec)
+            claims = partial(padding.bounds_by_blocks, lambda: list(map(norm_by_grid, uppers())), spec)
         return Evaluation(value, (), residuals, claims)
 
     def pullback(
@@ -140,7 +141,7 @@ class ChannelNorms(Plan):
     name: ClassVar = "channel_norms"
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, least=1, most=MOST_PRODUCTS)
+        checks.count("n_iter", self.n_iter, least=1, most=checks.MOST_PRODUCTS)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(

@@ -13,10 +13,9 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper, _upper, _uppers
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.proofs.norms import GramIterates
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -32,6 +31,10 @@ if TYPE_CHECKING:
     if they are proven ones (`SymbolNormsUp`)."""
     LargestWithFrequency: TypeAlias = tuple[Array, Frequencies, Callable[[], list[Upper]]]
     """The same with the frequencies (b points) in place of their phases."""
+
+
+_LARGE_SHARE = 0.5
+"""Share of a matrix that may be rounding, from which on the squares of its entries are summed once more."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class SymbolNormsUp:
         p = min(symbol.shape[1:3])
         underflow = 2 * math.sqrt(p) * float(xp.finfo(error.dtype).smallest_normal) ** 0.25
         error = xp.where(error > 0, error + underflow, error)
-        return norms.gram_iteration_of_parts_up(*symbol.planes(), self.gram_products, error, xp=xp)
+        return gram_iteration_of_parts_up(*symbol.planes(), self.gram_products, error, xp=xp)
 
 
 def largest_of_all(bound: Bound, blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Largest:
@@ -81,7 +84,7 @@ def _claims_on_grid(
             raise HypothesisError("not proven bounds of the norms of symbols")
         by_products = "" if bound.gram_products is None else f" by {bound.gram_products} Gram products"
         rule = f"norms at {math.prod(sizes)} frequencies{by_products}"
-        return _uppers(values, Grid.of_sizes(sizes, blocks.shape[3:]), rule, ops=ops)()
+        return Upper._of_stack(values, Grid.of_sizes(sizes, blocks.shape[3:]), rule, ops=ops)()
 
     return make
 
@@ -115,7 +118,7 @@ def norm_by_grid(norm: Upper) -> Upper:
         raise HypothesisError(f"{grid} is no grid of frequencies")
     factors = [axis_factor(n, k) for n, k in zip(grid.points, grid.kernel_shape, strict=True)]
     rule = f"times {math.prod(factors):.4g} for the frequencies between those of the grid"
-    return _upper(host.mul_up(norm.value, *factors), ALL_FREQUENCIES, rule, norm)
+    return Upper._by_rule(host.mul_up(norm.value, *factors), ALL_FREQUENCIES, rule, norm)
 
 
 @functools.lru_cache(maxsize=64)
@@ -290,7 +293,7 @@ class GramIteration:
         self._ops = largest._ops
         self._polynomial = largest._polynomial
         in_cache = self._ops.concrete and self._ops.on_host
-        self._iterates = GramIterates(self._matrices(), of_hermitian=True, in_cache=in_cache, xp=self._ops.xp)
+        self._iterates = norms.GramIterates(self._matrices(), of_hermitian=True, in_cache=in_cache, xp=self._ops.xp)
         self._norms = self._polynomial.norm_up_by(self._iterates.norms_up())
 
     def _matrices(self) -> Array:
@@ -347,3 +350,29 @@ class GramIteration:
         self._norms = self._norms[left]
         if len(left):
             self._iterates.take(left, ops=self._ops)
+
+
+def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Array | float, *, xp: Namespace) -> Array:
+    """`gram_iteration_up` of complex matrices G = C + i S (..., m, n) from both parts, with at least one product.
+
+    The first product as a real matrix (`square_of_hermitian`) is ``X = C^T (C + S) + S^T (S - C)``. An entry has a
+    rounding of the sum or difference, those of two products, and that of their sum. So the norm of its errors is at
+    most ``e ||G||_F**2`` with ``e = sqrt(2) gamma(m + 2)``. And ``||G||_F**2 = tr(G* G) <= sqrt(n) ||G* G||_F``, so
+    that it is at most ``sqrt(n) ||X||_F / (1 - sqrt(n) e)``, if ``sqrt(n) e < 1``.
+    """
+    if real.shape[-1] > real.shape[-2]:
+        real, imag = xp.matrix_transpose(real), xp.matrix_transpose(imag)
+    product_error = math.sqrt(2) * rounding.gamma(real.shape[-2] + 2, rounding.unit(real, xp=xp))
+    gram = xp.matmul(xp.matrix_transpose(real), real + imag)
+    gram += xp.matmul(xp.matrix_transpose(imag), imag - real)
+    iterates = norms.GramIterates(gram, of_hermitian=True, xp=xp)
+    frobenius = iterates.norms_up()
+    for _ in range(n_iter - 1):
+        iterates.square()
+    share = math.sqrt(real.shape[-1]) * product_error
+    if share < _LARGE_SHARE:
+        errors = frobenius * (share / (1 - share))
+    else:
+        errors = (norms.frobenius_up(real, xp=xp) ** 2 + norms.frobenius_up(imag, xp=xp) ** 2) * product_error
+    norms_sq = iterates.norms_by_trace_up() + errors * rounding.SLACK
+    return rounding.up(xp.sqrt(norms_sq) + error, 6, xp=xp)

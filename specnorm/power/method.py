@@ -10,29 +10,18 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.backends.types import MEMORY
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.power.plane_wave import starting_wave
 from specnorm.power.proofs.ritz import residuals_up, ritz_values_down
-from specnorm.running.base import (
-    MOST_ROUNDS,
-    Evaluation,
-    Method,
-    Needs,
-    Plan,
-    Stepped,
-    check_budget,
-    check_count,
-    check_rtol,
-)
-from specnorm.running.search import BUDGET, Clock
-from specnorm.symbols.lanczos import top_vectors
-from specnorm.symbols.power import power_steps
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Method, Needs, Plan, Stepped
+from specnorm.running.search import Clock
+from specnorm.symbols import lanczos, power
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
-    from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
 
 
@@ -89,18 +78,18 @@ class LanczosRun(Plan):
     n_iter: int = 100
     seed: int = 0
     least_gain: float = 1e-6
-    budget: float | None = field(default=BUDGET, kw_only=True)
-    max_bytes: int = field(default=MEMORY, kw_only=True)
+    budget: float | None = field(default=Clock.BUDGET, kw_only=True)
+    max_bytes: int = field(default=ArrayOps.memory, kw_only=True)
 
     asks: ClassVar = Needs(rounds="down", precision="wide", narrow_gradient=True, blocks=False)
     stats: ClassVar = {"products": None}
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, least=1, most=MOST_ROUNDS)
-        check_count("seed", self.seed)
-        check_rtol(self.least_gain, "least_gain")
-        check_budget(self.budget)
-        check_count("max_bytes", self.max_bytes)
+        checks.count("n_iter", self.n_iter, least=1, most=checks.MOST_ROUNDS)
+        checks.count("seed", self.seed)
+        checks.rtol(self.least_gain, "least_gain")
+        checks.budget(self.budget)
+        checks.count("max_bytes", self.max_bytes)
 
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
@@ -148,7 +137,7 @@ class LanczosRun(Plan):
             if spec.transposed != on_outputs:
                 start = layer.adjoint(start) if spec.transposed else layer.apply(start)
                 start_products = 1
-        vectors, products = top_vectors(
+        vectors, products = lanczos.top_vectors(
             layer.gram(on_outputs),
             kernels,
             size,
@@ -227,7 +216,7 @@ class Power(Stepped, LanczosRun):
         xp = ops.xp
         layer = Convolution(kernels, spec, ops=ops)
         size = layer.shape[1]
-        v, _ = top_vectors(
+        v, _ = lanczos.top_vectors(
             layer.gram(False),
             kernels,
             size,
@@ -252,7 +241,7 @@ class Power(Stepped, LanczosRun):
         xp = ops.xp
         layer = Convolution(kernels, spec, ops=ops)
         v = state[0][:, None, :]
-        u, v, norm = power_steps(layer.apply, layer.adjoint, v, sweeps, xp=xp)
+        u, v, norm = power.power_steps(layer.apply, layer.adjoint, v, sweeps, xp=xp)
         return Evaluation(norm[:, 0, 0], (), (layer.kernel_gradient(u, v)[:, 0, ...],)), (v[:, 0, :],)
 
 
@@ -282,7 +271,7 @@ class PowerTopK(Method, LanczosRun):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("k", self.k, least=1)
+        checks.count("k", self.k, least=1)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return replace(super().needs(spec), value_shape=self._value_shape(spec))

@@ -11,7 +11,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.geometry import polyphase
 from specnorm.proofs.frequencies import Frequencies, product, tap_points
-from specnorm.symbols.power import norms_at
+from specnorm.symbols import power
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
     """
     block = _block(kernel, spec, ops=ops)
     coarse = Frequencies.coarse_grid(spec.block_kernel_shape)
-    coarse, (norms,), _ = norms_at(block, coarse, _POWER_STEPS, ops=ops)
+    coarse, (norms,), _ = power.norms_at(block, coarse, _POWER_STEPS, ops=ops)
     highest_first = np.argsort(-norms)[:_MOST_PEAKS]
     peaks = [j for j in highest_first if norms[j] >= _HIGH_PART * norms.max()]
-    fine, (norms,), (channels,) = norms_at(block, _around(coarse[np.asarray(peaks)]), _POWER_STEPS, ops=ops)
+    fine, (norms,), (channels,) = power.norms_at(block, _around(coarse[np.asarray(peaks)]), _POWER_STEPS, ops=ops)
     peak_of_point = np.arange(len(fine)) * len(peaks) // len(fine)
     total = np.zeros(1)  # takes the shape of the waves with the first sum
     for j in range(len(peaks)):

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import backends
-from specnorm.backends.text import counted
-from specnorm.backends.types import MEMORY
+from specnorm.backends import text
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import MethodError
-from specnorm.running.base import check_count
-from specnorm.running.result import TwoSided, shown
+from specnorm.running import checks
+from specnorm.running.result import TwoSided
 
 Vector = NDArray[np.float64]
 Product = Callable[[Vector], Vector]
@@ -63,8 +63,7 @@ class ProbableBound(TwoSided):
 
     def __repr__(self) -> str:
         """Both bounds, and the probability of the upper one, in one line."""
-        ends = f"{shown(self.lower, 'lower')} <= norm <= {shown(self.upper, 'upper')}"
-        return f"{ends} with probability 1 - {self.delta:g} ({self.products} products)"
+        return f"{self._shown_ends()} with probability 1 - {self.delta:g} ({self.products} products)"
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def operator_norm(
     seed: int | None = 0,
     rng: np.random.Generator | int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    max_bytes: int = MEMORY,
+    max_bytes: int = ArrayOps.memory,
 ) -> ProbableBound:
     """Bound the spectral norm of a linear operator that is available only through products, with a stated probability.
 
@@ -159,7 +158,7 @@ def operator_norm(
     """
     _check_fraction("rtol", rtol, "a relative width such as 1e-2: the number of products grows as 1 / sqrt(rtol)")
     _check_fraction("delta", delta, "a probability such as 1e-9: without chance nothing is known of a black box")
-    check_count("max_bytes", max_bytes)
+    checks.count("max_bytes", max_bytes)
     linear = _linear_operator(operator, rmatvec, shape)
     m, n = linear.shape
     memory = 8 * _VECTORS * (m + n)
@@ -452,8 +451,9 @@ def _checked(product: Product, name: str, size: int) -> Product:
         not_finite = image.size - int(np.isfinite(image).sum())
         if not_finite:
             raise MethodError(
-                f"{name} returned NaN or infinity in {not_finite} of {counted(size, 'number')} for finite ones: an "
-                "operator with such entries has no norm. Look for them in its matrix, or where it divides or overflows."
+                f"{name} returned NaN or infinity in {not_finite} of {text.counted(size, 'number')} for finite ones: "
+                "an operator with such entries has no norm. Look for them in its matrix, or where it divides or "
+                "overflows."
             )
         return image.reshape(size).astype(np.float64)
 
@@ -504,8 +504,9 @@ def _lanczos(
     largest = _largest_eigenvalue(np.asarray(diagonal), np.asarray(off_diagonal[:-1]))
     if largest_difference > _ADJOINT_TOLERANCE * largest:
         raise MethodError(
-            f"rmatvec is not the adjoint of matvec: in {counted(len(diagonal), 'step')}, <A v, A w> and <v, A* A w> "
-            f"differ by up to {largest_difference / largest:.1e} of the norm's square. {_ADVICE_ON_ADJOINTS}"
+            f"rmatvec is not the adjoint of matvec: in {text.counted(len(diagonal), 'step')}, <A v, A w> and "
+            f"<v, A* A w> differ by up to {largest_difference / largest:.1e} of the norm's square. "
+            f"{_ADVICE_ON_ADJOINTS}"
         )
     return largest, len(diagonal)
 

@@ -1,8 +1,8 @@
 """Claims: proven bounds of norms, as values of the types `Upper` and `Lower`, which only rules of inference construct.
 
 This is the design of Milner's LCF. A claim says which norm its number bounds, by which rule, and from which other
-claims the rule derived it. Only files of proofs call `_upper` and `_lower`, so a mistake in a
-search wastes time but never makes a false claim.
+claims the rule derived it. Only files of proofs call `Upper._by_rule` and `Lower._by_rule`, so a mistake in a search
+wastes time but never makes a false claim.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -83,6 +83,24 @@ class _Claim(Sealed):
         if not self.value >= 0:
             raise HypothesisError(f"{self.value!r} bounds no norm ({self.rule})")
 
+    @classmethod
+    def _by_rule(cls, value: float, what: object, rule: str, *premises: Upper | Lower, digest: str = "") -> Self:
+        """Make the bound that a rule has proven from its premises. Only files of proofs call this."""
+        return cls._made(float(value), what, rule, premises, digest)
+
+    @staticmethod
+    def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:
+        """Return the values of b claims as an array (b,) of the device's widest dtype.
+
+        Where that is float32, upper bounds are rounded up, and lower bounds down.
+        """
+        values = np.asarray([claim.value for claim in claims], dtype=np.float64)
+        if ops.wide_dtype == "float64":
+            return ops.from_numpy(values, like)
+        if claims and isinstance(claims[0], Upper):
+            return ops.from_numpy(host.float32_up(values), like)
+        return ops.from_numpy(np.maximum(host.float32_down(values), 0), like)
+
     def __float__(self) -> float:
         return self.value
 
@@ -109,6 +127,36 @@ class Upper(_Claim):
     __slots__ = ()
     promise: ClassVar[str] = "upper"
 
+    @classmethod
+    def _of_stack(cls, values: Array, what: object, rule: str, *, ops: ArrayOps) -> Callable[[], list[Upper]]:
+        """Return what makes the upper bounds of b blocks that a rule has proven: reading them waits for a device.
+
+        ``values`` (b, ...): the largest number of a block is its bound.
+        """
+
+        def make() -> list[Upper]:
+            # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
+            return [Upper._by_rule(float(np.max(of_block)), what, rule) for of_block in ops.to_numpy(values)]
+
+        return make
+
+    @classmethod
+    def _largest(cls, parts: Sequence[Upper], what: object, rule: str) -> Upper:
+        """Bound the norm of a direct sum by the largest of the bounds of its parts."""
+        return Upper._by_rule(max((part.value for part in parts), default=0.0), what, rule, *parts)
+
+    @staticmethod
+    def least(first: Upper, *others: Upper | None) -> Upper:
+        """Return the lowest of several upper bounds of one norm; None stands for a bound that was not proven."""
+        claims = (first, *(claim for claim in others if claim is not None))
+        _require_one_norm(claims)
+        return min(claims, key=float)
+
+    def times_power_of_two(self, exponent: int, digest: str = "") -> Upper:
+        """Bound a part of a kernel, from the bound for this part times ``2**-exponent``; the subject stays."""
+        value = host.scaled_up(self.value, exponent)
+        return Upper._by_rule(value, self.what, f"{POWER}{exponent}", self, digest=digest)
+
 
 class Lower(_Claim):
     """A proven lower bound: never above the norm, rounding errors included. ``format`` rounds it down."""
@@ -119,84 +167,30 @@ class Lower(_Claim):
     @classmethod
     def trivial(cls, what: object = "any norm") -> Lower:
         """Return the lower bound 0, which holds for any norm."""
-        return _lower(0.0, what, "no norm is negative")
+        return Lower._by_rule(0.0, what, "no norm is negative")
+
+    @staticmethod
+    def greatest(*claims: Lower) -> Lower:
+        """Return the highest of several lower bounds of one norm."""
+        _require_one_norm(claims)
+        return max(claims, key=float)
+
+    def times_power_of_two(self, exponent: int, digest: str = "") -> Lower:
+        """Bound a part of a kernel, from the bound for this part times ``2**-exponent``; the subject stays."""
+        value = host.scaled_down(self.value, exponent)
+        return Lower._by_rule(value, self.what, f"{POWER}{exponent}", self, digest=digest)
 
 
-Claim = TypeVar("Claim", Upper, Lower)
+make_upper, make_lower, least = Upper._by_rule, Lower._by_rule, Upper.least
+"""The names of these in `specnorm.proof`."""
 
 
-def least(first: Upper, *others: Upper | None) -> Upper:
-    """Return the lowest of several upper bounds of one norm; None stands for a bound that was not proven."""
-    claims = (first, *(claim for claim in others if claim is not None))
-    _require_one_norm(claims)
-    return min(claims, key=float)
-
-
-def greatest(*claims: Lower) -> Lower:
-    """Return the highest of several lower bounds of one norm."""
-    _require_one_norm(claims)
-    return max(claims, key=float)
-
-
-def _require_one_norm(claims: tuple[Claim, ...]) -> None:
+def _require_one_norm(claims: Sequence[_Claim]) -> None:
     """Raise a `HypothesisError` if the claims are about different norms or kernels."""
     if any(claim.what != claims[0].what for claim in claims):
         raise HypothesisError(f"bounds of different norms: {', '.join(str(claim.what) for claim in claims)}")
     if any(claim.digest != claims[0].digest for claim in claims):
         raise HypothesisError(f"bounds of {claims[0].what} for different kernels")
-
-
-def _upper(
-    value: float,
-    what: object,
-    rule: str,
-    *premises: Upper | Lower,
-    digest: str = "",
-) -> Upper:
-    """Make the upper bound that a rule has proven from its premises. Only files of proofs call this."""
-    return Upper._made(float(value), what, rule, premises, digest)
-
-
-def _lower(
-    value: float,
-    what: object,
-    rule: str,
-    *premises: Upper | Lower,
-    digest: str = "",
-) -> Lower:
-    """Make the lower bound that a rule has proven from its premises. Only files of proofs call this."""
-    return Lower._made(float(value), what, rule, premises, digest)
-
-
-def _uppers(values: Array, what: object, rule: str, *, ops: ArrayOps) -> Callable[[], list[Upper]]:
-    """Return what makes the upper bounds of b blocks that a rule has proven: reading the values waits for a device.
-
-    ``values`` (b, ...): the largest number of a block is its bound.
-    """
-
-    def make() -> list[Upper]:
-        # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
-        return [_upper(float(np.max(of_block)), what, rule) for of_block in ops.to_numpy(values)]
-
-    return make
-
-
-def _largest(parts: Sequence[Upper], what: object, rule: str) -> Upper:
-    """Bound the norm of a direct sum by the largest of the bounds of its parts."""
-    return _upper(max((part.value for part in parts), default=0.0), what, rule, *parts)
-
-
-def as_array(claims: Sequence[Upper] | Sequence[Lower], like: Array, *, ops: ArrayOps) -> Array:
-    """Return the values of b claims as an array (b,) of the device's widest dtype.
-
-    Where that is float32, upper bounds are rounded up, and lower bounds down.
-    """
-    values = np.asarray([claim.value for claim in claims], dtype=np.float64)
-    if ops.wide_dtype == "float64":
-        return ops.from_numpy(values, like)
-    if claims and isinstance(claims[0], Upper):
-        return ops.from_numpy(host.float32_up(values), like)
-    return ops.from_numpy(np.maximum(host.float32_down(values), 0), like)
 
 
 def known(claim: Upper | None) -> Upper:
@@ -233,13 +227,5 @@ def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[L
     """
     if lower.digest or upper.digest:
         raise HypothesisError("bounds that carry the digest of a user's kernel are not scaled to another kernel")
-    return times_power_of_two(lower, upper, exponent, digest_of(kernel))
-
-
-def times_power_of_two(lower: Lower, upper: Upper, exponent: int, digest: str = "") -> tuple[Lower, Upper]:
-    """Bounds for a part of a kernel, from bounds for this part times ``2**-exponent``; their subjects stay."""
-    rule = f"{POWER}{exponent}"
-    return (
-        _lower(host.scaled_down(lower.value, exponent), lower.what, rule, lower, digest=digest),
-        _upper(host.scaled_up(upper.value, exponent), upper.what, rule, upper, digest=digest),
-    )
+    digest = digest_of(kernel)
+    return lower.times_power_of_two(exponent, digest), upper.times_power_of_two(exponent, digest)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from specnorm.proofs.bound import finite, greatest, known, least
+from specnorm.proofs.bound import Lower, Upper, finite, known
 from specnorm.proofs.frequencies import Frequencies
-
-if TYPE_CHECKING:
-    from specnorm.proofs.bound import Lower, Upper
 
 
 class Outcome(Enum):
@@ -141,7 +138,7 @@ class Found:
 
     def intersect(self, other: Found) -> Found:
         """The larger lower and the smaller upper bound of two pairs for one layer."""
-        closer_below = self if greatest(self.lower, other.lower) is self.lower else other
+        closer_below = self if Lower.greatest(self.lower, other.lower) is self.lower else other
         closer_above = self.with_upper(other.upper, other.source)
         return Found(
             closer_below.lower,
@@ -155,6 +152,6 @@ class Found:
     def with_upper(self, upper: Upper | None, source: BoundSource) -> Found:
         """These bounds with another upper bound, if that is lower."""
         proven = [bound for bound in (self.upper, upper) if bound is not None]
-        if not proven or least(*proven) is self.upper:
+        if not proven or Upper.least(*proven) is self.upper:
             return self
         return replace(self, upper=upper, source=source)

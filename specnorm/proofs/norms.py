@@ -19,7 +19,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.text import counted
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _lower, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, Lower, Upper
 from specnorm.proofs.frequencies import Frequencies
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ _LIKELY_SHARE = 0.04
 No proof rests on it."""
 _FEW_ENTRIES = 2**8
 """Entries of a matrix up to which their squares are one sum: rows would take several times as long."""
-_LARGE_SHARE = 0.5
-"""Share of a matrix that may be rounding, from which on the squares of its entries are summed once more."""
 _CACHED_ENTRIES = 2**16
 """Entries of the matrices that `GramIterates` multiplies at once: a quarter MiB in float32."""
 _INVERSE_GAP = 1e3
@@ -99,21 +97,7 @@ def norm_by_frobenius(blocks: Array, *, ops: ArrayOps) -> Upper:
     """
     frobenius = frobenius_up(ops.xp.reshape(blocks, (blocks.shape[0], blocks.shape[1], -1)), xp=ops.xp)
     value = host.mul_up(float(ops.xp.max(frobenius)), host.root_up(math.prod(blocks.shape[3:])))
-    return _upper(value, ALL_FREQUENCIES, "root of the taps times the Frobenius norm")
-
-
-def norm_by_magnitudes(blocks: Array, *, ops: ArrayOps) -> Upper:
-    """Bound the supremum of blocks by the largest norm of a matrix ``sum_k |K_k|``; attained if no entry is negative.
-
-    ``blocks`` is (g, m, p, *kernel_shape).
-    """
-    xp = ops.xp
-    g, m, p = blocks.shape[:3]
-    magnitudes = xp.reshape(xp.abs(blocks), (g, m, p, -1))
-    # A sum of t numbers of one sign is too small by at most t relative roundings.
-    sums = rounding.up(xp.sum(magnitudes, axis=-1), magnitudes.shape[3], xp=xp)
-    value = float(xp.max(matrix_norm_up(sums, ops=ops)))
-    return _upper(value, ALL_FREQUENCIES, "norm of the sum of the taps' magnitudes")
+    return Upper._by_rule(value, ALL_FREQUENCIES, "root of the taps times the Frobenius norm")
 
 
 def _has_single_entries(blocks: Array, *, ops: ArrayOps) -> bool:
@@ -143,21 +127,7 @@ def norm_of_single_entries(blocks: Array, *, ops: ArrayOps) -> tuple[Lower, Uppe
     ndim = blocks.ndim - 3
     # The norm is the same at every frequency; the lower bound names one, frequency 0.
     zero = Frequencies(np.zeros((1, ndim), dtype=np.int64), (1,) * ndim)
-    return _lower(value, zero, rule), _upper(value, ALL_FREQUENCIES, rule)
-
-
-def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
-    """Bound the supremum of blocks with one tap by the norm of these taps as matrices.
-
-    The symbol is the tap at every frequency, but for a factor of modulus 1.
-
-    ``blocks`` (g, m, p, *kernel_shape): with one tap. ``norm``: bound of the largest norm of ``blocks`` as matrices (g,
-    m, p): its subject is ``norm_of_stack((g, m, p))``.
-    """
-    g, m, p, *kernel_shape = blocks.shape
-    if math.prod(kernel_shape) > 1 or norm.what != norm_of_stack((g, m, p)):
-        raise HypothesisError(f"{norm.what} is not the norm of blocks of shape {tuple(blocks.shape)}")
-    return _upper(norm.value, ALL_FREQUENCIES, "one tap", norm)
+    return Lower._by_rule(value, zero, rule), Upper._by_rule(value, ALL_FREQUENCIES, rule)
 
 
 def norm_of_stack(shape: tuple[int, ...]) -> str:
@@ -317,7 +287,7 @@ class GramProof:
         """The largest of the bounds of `norm_up_near`, as a claim; None if the proof fails for one of the matrices."""
         value = float(self._ops.xp.max(self.norm_up_near(v)))
         rule = "factorization of the smaller Gram matrix"
-        return _upper(value, norm_of_stack(tuple(self._matrix.shape[-3:])), rule) if value < math.inf else None
+        return Upper._by_rule(value, norm_of_stack(tuple(self._matrix.shape[-3:])), rule) if value < math.inf else None
 
     def norms_up(self, v: Array) -> Array:
         """`norm_up_near`, and, where that fails, `matrix_norm_up`."""
@@ -372,48 +342,6 @@ def quotient_down(a: Array, v: Array, *, xp: Namespace) -> Array:
     product_error = rounding.product_error(n, a, xp=xp) * rounding.SLACK * frobenius_up(a, xp=xp)
     value = rounding.down(quotient, 2 * m + 2 * n + _DIVISION_ROUNDINGS, xp=xp) - product_error
     return xp.where((length > 0) & (value > 0), value, xp.zeros_like(value))
-
-
-def singular_values_down(
-    a: Array,
-    factors: tuple[Array, Array, Array],
-    error: Array,
-    *,
-    ops: ArrayOps,
-) -> Array:
-    """Proven lower bounds of the singular values of matrices A (..., m, n), from approximate factors U, S, V*.
-
-    ``sigma_j(U S V*) >= s_j sigma_min(U) sigma_min(V)``, where ``sigma_min(U)**2 >= 1 - ||U*U - I||``, and the singular
-    values of A differ from those of U S V* by at most ``||A - U S V*||`` (Weyl).
-
-    ``factors`` (..., m, r), (..., r) and (..., r, n): with r = min(m, n) and descending numbers. Any factors are valid.
-    ``error`` (...,): bound of the norm of the error of the matrices. Returns (..., r).
-    """
-    xp = ops.xp
-    u, s, vh = factors
-    r = int(s.shape[-1])
-    eye = xp.eye(r, dtype=a.dtype, device=ops.device(a))
-
-    def smallest_sq_down(q: Array) -> Array:
-        gram_error = rounding.product_error(q.shape[-2], q, xp=xp) * rounding.SLACK * frobenius_up(q, xp=xp) ** 2
-        defect = frobenius_up(xp.matmul(arrays.adjoint(q, xp=xp), q) - eye, xp=xp) + gram_error
-        square = 1 - rounding.up(defect, 6, xp=xp)
-        return xp.where(square > 0, square, xp.zeros_like(square))
-
-    shrinkage = rounding.down(xp.sqrt(smallest_sq_down(u) * smallest_sq_down(arrays.adjoint(vh, xp=xp))), 6, xp=xp)
-    scaled = u * xp.astype(s, u.dtype)[..., None, :]
-    product_error = (rounding.product_error(r, scaled, xp=xp) + 4 * rounding.unit(s, xp=xp)) * rounding.SLACK
-    distance = frobenius_up(a - xp.matmul(scaled, vh), xp=xp)
-    distance = distance + product_error * frobenius_up(scaled, xp=xp) * frobenius_up(vh, xp=xp) + error
-    values = rounding.down(s * shrinkage[..., None], 2, xp=xp) - rounding.up(distance, 8, xp=xp)[..., None]
-    return xp.where(values > 0, values, xp.zeros_like(values))
-
-
-def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
-    """The largest bound `quotient_down` of matrices (g, m, n) with vectors (g, n), and the index of its matrix."""
-    quotients = ops.to_numpy(quotient_down(a, v, xp=ops.xp))
-    best = int(quotients.argmax())
-    return _lower(float(quotients[best]), norm_of_stack(tuple(a.shape)), "quotient of a vector"), best
 
 
 def gram_norm_up(columns: Array, *, xp: Namespace) -> Array:
@@ -475,32 +403,6 @@ def gram_iteration_up(
     for _ in range(n_iter):
         iterates.square()
     return rounding.up(iterates.norms_by_trace_up(), 2, xp=xp)
-
-
-def gram_iteration_of_parts_up(real: Array, imag: Array, n_iter: int, error: Array | float, *, xp: Namespace) -> Array:
-    """`gram_iteration_up` of complex matrices G = C + i S (..., m, n) from both parts, with at least one product.
-
-    The first product as a real matrix (`square_of_hermitian`) is ``X = C^T (C + S) + S^T (S - C)``. An entry has a
-    rounding of the sum or difference, those of two products, and that of their sum. So the norm of its errors is at
-    most ``e ||G||_F**2`` with ``e = sqrt(2) gamma(m + 2)``. And ``||G||_F**2 = tr(G* G) <= sqrt(n) ||G* G||_F``, so
-    that it is at most ``sqrt(n) ||X||_F / (1 - sqrt(n) e)``, if ``sqrt(n) e < 1``.
-    """
-    if real.shape[-1] > real.shape[-2]:
-        real, imag = xp.matrix_transpose(real), xp.matrix_transpose(imag)
-    product_error = math.sqrt(2) * rounding.gamma(real.shape[-2] + 2, rounding.unit(real, xp=xp))
-    gram = xp.matmul(xp.matrix_transpose(real), real + imag)
-    gram += xp.matmul(xp.matrix_transpose(imag), imag - real)
-    iterates = GramIterates(gram, of_hermitian=True, xp=xp)
-    frobenius = iterates.norms_up()
-    for _ in range(n_iter - 1):
-        iterates.square()
-    share = math.sqrt(real.shape[-1]) * product_error
-    if share < _LARGE_SHARE:
-        errors = frobenius * (share / (1 - share))
-    else:
-        errors = (frobenius_up(real, xp=xp) ** 2 + frobenius_up(imag, xp=xp) ** 2) * product_error
-    norms_sq = iterates.norms_by_trace_up() + errors * rounding.SLACK
-    return rounding.up(xp.sqrt(norms_sq) + error, 6, xp=xp)
 
 
 class GramIterates:

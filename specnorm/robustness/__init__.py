@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, get_args
 
-from specnorm.backends import Backend, common_backend
+from specnorm.backends import Backend, backend_for
 from specnorm.backends.array_types import Array
 from specnorm.backends.types import ArrayT
 from specnorm.errors import KernelError, MethodError
@@ -74,7 +74,7 @@ def curvature_bound(
     .. [1] Singla, Feizi, "Bounding Singular Values of Convolution Layers", arXiv:1911.10258v1, 2019.
     .. [2] Singla, Feizi, "Second-Order Provable Defenses against Adversarial Attacks", ICML 2020.
     """
-    backend = common_backend([last] if isinstance(norm, (int, float)) else [last, norm])
+    backend = backend_for(last, *([] if isinstance(norm, (int, float)) else [norm]))
     weights: Any = last
     xp = backend.namespace(weights)
     if weights.ndim != 2:
@@ -133,7 +133,7 @@ def certified_radius(margin: ArrayT | float, gradient: ArrayT, curvature: ArrayT
     ----------
     .. [1] Singla, Feizi, "Second-Order Provable Defenses against Adversarial Attacks", ICML 2020.
     """
-    backend = common_backend([gradient, *(x for x in (margin, curvature) if not isinstance(x, (int, float)))])
+    backend = backend_for(gradient, *(x for x in (margin, curvature) if not isinstance(x, (int, float))))
     constant_gradient: Any = backend.detach(gradient)
     xp = backend.namespace(constant_gradient)
     dtype = getattr(xp, dtype_to_compute_in(str(constant_gradient.dtype), tuple(constant_gradient.shape)))

@@ -9,7 +9,6 @@ A *block* is the kernel (m, p, *kernel_shape) of one group of a layer, rearrange
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
@@ -39,45 +38,10 @@ FigureRule: TypeAlias = Literal["up", "down", "nearest", "distance", "all", "any
 """How a figure of a method is given for a layer: see `Plan.stats`."""
 
 
-def check_count(name: str, value: object, least: int = 0, most: int | None = None) -> None:
-    """Refuse a parameter that is not an integer of at least ``least``, and of at most ``most``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise MethodError(f"{name}={value!r} is not a count: give an integer of at least {least}.")
-    if most is not None and value > most:
-        raise MethodError(f"{name}={value!r} is above {most}: so many rounds would never end.")
-
-
 def _check_word(name: str, value: object, words: Sequence[str]) -> None:
     """Refuse what is not one of some words."""
     if value not in words:
         raise MethodError(f"{name}={value!r} is none of {', '.join(map(repr, words))}.")
-
-
-MOST_PRODUCTS = 1000
-"""Most Gram products: each halves the distance from the norm, so that a hundred reach the last digit."""
-MOST_ROUNDS = 10**6
-"""Most rounds of an iteration."""
-
-
-def check_rtol(rtol: object, name: str = "rtol") -> None:
-    """Refuse a relative tolerance outside (0, 1)."""
-    if not isinstance(rtol, (int, float)):
-        raise MethodError(f"{name}={rtol!r} is a {type(rtol).__name__}, no number: give a relative width such as 1e-3.")
-    if not 0 < rtol < 1:
-        raise MethodError(f"{name}={rtol!r} is not between 0 and 1: give a relative width such as 1e-3.")
-
-
-def check_budget(budget: object) -> None:
-    """Refuse a budget that is neither None nor a positive number of seconds."""
-    if budget is None:
-        return
-    if (
-        isinstance(budget, bool)
-        or not isinstance(budget, (int, float))
-        or not budget > 0
-        or (isinstance(budget, int) and budget > sys.float_info.max)
-    ):
-        raise MethodError(f"budget={budget!r} is not a time limit: give seconds, such as 10, or None for no limit.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from specnorm.backends.text import POWER, number
+from specnorm.backends import text
+from specnorm.backends.text import POWER
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.frequencies import Frequencies
@@ -44,7 +45,7 @@ def lines(
         yield from lines(scaled_claim, side, exponent + int(claim.rule.removeprefix(POWER)), depth, most)
         return
     promise, relation = side
-    value = number(math.ldexp(claim.value, exponent), promise)
+    value = text.number(math.ldexp(claim.value, exponent), promise)
     yield f"{'  ' * depth}{words(claim.what)} {relation} {value}: {claim.rule}"
     premises = sorted(claim.of, key=lambda premise: -premise.value)
     if depth >= most:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Unpack
 import numpy as np
 
 from specnorm.backends import backend_for
-from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayT
-from specnorm.errors import MethodError
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry
+from specnorm.running import checks
 from specnorm.running.base import Method, Plan
 from specnorm.running.program import program_for
 from specnorm.running.result import Result
@@ -57,7 +56,7 @@ def measure(kernel: KernelOrLayer[ArrayObject], method: Method, **geometry: Unpa
     >>> print(specnorm.measure(kernel, specnorm.methods.Gram(n_iter=8), input_shape=8))
     upper 31.1770 (gram, input size (8, 8))
     """
-    check_method(method)
+    checks.method(method)
     return run_plan(kernel, method, **geometry).result
 
 
@@ -124,26 +123,3 @@ def _warn_of_filter(kernel: ArrayObject, spec: ConvSpec, backend: Backend) -> No
             'convolution, or layout="OI" if it is a matrix.',
             stacklevel=5,
         )
-
-
-@called_while_tracing
-def _check_class(cls: type[Method]) -> None:
-    cls.check_class()
-
-
-def check_method(method: object) -> None:
-    """Refuse an argument ``method`` that is not a method, or that breaks a rule of methods."""
-    if isinstance(method, Method):
-        _check_class(type(method))
-        return
-    if isinstance(method, type):
-        description = f", the class {method.__name__},"
-    elif isinstance(method, (str, int, float, type(None))):
-        description = f"={method!r}"
-    else:
-        description = f" of type {type(method).__name__}"
-    order = "" if isinstance(method, str) else "; the kernel comes first"
-    raise MethodError(
-        f"method{description} is not a method. Give a value such as specnorm.methods.TensorNorm(){order}. "
-        "specnorm.methods has them all."
-    )

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from specnorm.backends import arrays
+from specnorm.backends import arrays, text
 from specnorm.backends.registry import called_while_tracing
-from specnorm.backends.text import number
 from specnorm.backends.types import ArrayOps
-from specnorm.errors import BackendError, KernelError, MethodError, Undecided
+from specnorm.errors import BackendError, MethodError, Undecided
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec, dtype_to_compute_in
 from specnorm.proofs import arithmetic, host, rounding
 from specnorm.proofs.bound import of_kernel
+from specnorm.running import checks
 from specnorm.running.base import Evaluation, Method, Needs, Unreached
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Program:
         needs = self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         if not ops.traced:
-            check_values(kernels, self.shape, backend=ops.backend)
+            checks.values(kernels, self.shape, backend=ops.backend)
         count = math.prod(batch)
         blocks = self._blocks(xp.reshape(kernels, (count, *self.shape)), ops.dtype, ops)
         blocks_of_layer = self.spec.groups if needs.blocks else 1
@@ -403,48 +403,10 @@ def _with_proven(unreached: Unreached, exponents: np.ndarray) -> Undecided:
     if not unreached.found:
         return unreached
     widest, exponent = max(zip(unreached.found, exponents.tolist(), strict=True), key=lambda layer: layer[0].width)
-    lower = number(host.scaled_down(widest.lower.value, int(exponent)), "lower")
-    upper = number(host.scaled_up(widest.highest, int(exponent)), "upper")
+    lower = text.number(host.scaled_down(widest.lower.value, int(exponent)), "lower")
+    upper = text.number(host.scaled_up(widest.highest, int(exponent)), "upper")
     at_most = "" if upper == "inf" else f" <= {upper}"
     return Undecided(f"{unreached} Proven: {lower} <= norm{at_most}.")
-
-
-def check_values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
-    """Refuse kernels (*batch, *shape) with known values that contain non-finite or, with flushing on, tiny numbers.
-
-    Raises
-    ------
-    KernelError
-        If a value is NaN or infinite.
-    BackendError
-        If the processor replaces subnormal numbers by zero, and that could change the norm.
-    """
-    check_finite(kernels, shape, backend=backend)
-    if not rounding.flushes():
-        return
-    computes_on_this_processor = backend.numpy_view(kernels) or backend.host() is backend
-    if computes_on_this_processor and arithmetic.too_small(backend.to_numpy(kernels).reshape(-1, math.prod(shape))):
-        raise BackendError(
-            f"kernel of shape {shape} is so small that subnormal numbers matter, and the processor treats them "
-            "as zero in this thread (torch.set_flush_denormal(True), or a library compiled with -ffast-math). "
-            "Switch that off before the call, or measure the kernel in a process without it."
-        )
-
-
-def check_finite(x: Array, shape: tuple[int, ...], *, what: str = "kernel", backend: Backend) -> None:
-    """Refuse an array with known values that contains NaN or infinity; ``what`` it is and its shape are for the error.
-
-    Raises `KernelError`.
-    """
-    with np.errstate(all="ignore"):
-        xp = backend.namespace(x)
-        is_finite = xp.isfinite(x)
-        if not bool(xp.all(is_finite)):
-            count = int(xp.sum(xp.astype(~is_finite, xp.int32)))
-            raise KernelError(
-                f"{what} of shape {shape} holds {count} non-finite value{'s' * (count > 1)} (NaN or infinity). "
-                "Expected finite numbers: look where the training diverged, or at how the file was read."
-            )
 
 
 LIMIT = 1024

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from specnorm.backends.text import number, rounded_format
-from specnorm.errors import CertificateError, MethodError
-from specnorm.geometry.spec import TRACED
+from specnorm.backends import text
+from specnorm.backends.text import rounded_format
+from specnorm.errors import CertificateError
 from specnorm.proofs.found import Outcome
 from specnorm.running.explaining import explained
 
@@ -31,6 +30,9 @@ class TwoSided:
         """The lower bound, then the upper bound."""
         yield self.lower
         yield self.upper
+
+    def _shown_ends(self) -> str:
+        return f"{text.shown(self.lower, 'lower')} <= {self.quantity} <= {text.shown(self.upper, 'upper')}"
 
     def _refuse(self, operation: str) -> NoReturn:
         name = type(self).__name__
@@ -149,9 +151,6 @@ class Enclosure(TwoSided):
         """Both bounds and how the search ended, in one line."""
         return f"{self._shown_ends()} ({self.status})"
 
-    def _shown_ends(self) -> str:
-        return f"{shown(self.lower, 'lower')} <= {self.quantity} <= {shown(self.upper, 'upper')}"
-
     @property
     def outcome(self) -> Outcome:
         """How the search ended; ``outcome.advice`` says how to get tighter bounds."""
@@ -235,40 +234,4 @@ class Result:
         sizes = self.spec.sizes_in_words if self.spec.input_shape is None else f"input size {self.spec.input_shape}"
         sizes = self.spec.matrix_in_words or sizes
         sizes += f"; {self.spec.same_in_words}" if self.spec.same_in_words else ""
-        return f"{self.kind} {shown(self.value, self.kind)} ({self.method.name}, {sizes})"
-
-
-def shown(x: Any, promise: str) -> str:
-    """A value as text, rounded so that the promise holds; the first and last entry of an array with several entries."""
-    values = x.detach() if hasattr(x, "detach") else x
-    try:
-        if getattr(values, "ndim", 0) == 0:
-            return number(float(values), promise)
-        first = number(float(values[0]), promise)
-        last = number(float(values[-1]), promise)
-        return f"{first} ... {last} ({values.shape[0]} values)"
-    except Exception:  # a tracer, or another object that a compiler puts in the place of an array
-        return "unknown under a tracer"
-
-
-def as_number(name: str, value: object) -> float:
-    """Convert a parameter, a Python number or a 0-d array, to a float; refuse everything else."""
-    if isinstance(value, TwoSided):
-        raise MethodError(f"{name} is {type(value).__name__}, which is two numbers: give its .upper or its .lower.")
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        description = type(value).__name__
-        is_array = getattr(value, "ndim", None) is not None
-        if not is_array:
-            description += f" {value!r}"
-        raise MethodError(f"{name} must be a number, got {description}.")
-    if getattr(value, "ndim", 0):
-        shape = tuple(getattr(value, "shape", ()))
-        raise MethodError(f"{name} is an array of shape {shape}; expected one number: call once for each.")
-    try:
-        return float(value)
-    except OverflowError:
-        raise MethodError(
-            f"{name} is a number beyond {sys.float_info.max:.3g}, the largest of float64: give a smaller one."
-        ) from None
-    except Exception:
-        raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
+        return f"{self.kind} {text.shown(self.value, self.kind)} ({self.method.name}, {sizes})"

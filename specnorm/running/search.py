@@ -13,20 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
-
-from specnorm.errors import MethodError
-from specnorm.proofs.rounding import conversion_loss
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Upper
-
-BUDGET = 60.0
-"""Default time limit, in seconds, of functions that search."""
-
 
 _MULTIPLICATIONS_PER_SECOND = 1e10
 """About what one thread of a processor of 2020 makes under load.
@@ -62,6 +55,9 @@ class Clock:
     work_start : pair of float, optional
         If the clock counts work: what `time.monotonic` and `time.process_time` were at its start.
     """
+
+    BUDGET: ClassVar = 60.0
+    """Default time limit, in seconds, of functions that search."""
 
     def __init__(
         self,
@@ -141,6 +137,14 @@ class Clock:
         """Seconds, about, that so many multiplications take."""
         return work / _MULTIPLICATIONS_PER_SECOND
 
+    @staticmethod
+    def eigh_cost(side: int, *, is_complex: bool = False, vectors: bool = True) -> float:
+        """Cost of the eigenvalues of one Hermitian matrix, with or without its eigenvectors."""
+        factor = _EIGH if vectors else _EIGVALSH
+        if is_complex:
+            factor *= _COMPLEX_EIGH
+        return factor * float(side) ** 3
+
     def require(self, work: float) -> None:
         """Raise `OutOfTime` if work of so many multiplications would not end before the deadline."""
         if not self.affords(work):
@@ -150,14 +154,6 @@ class Clock:
         """Raise `OutOfTime` if the deadline has passed."""
         if self.expired:
             raise OutOfTime
-
-
-def eigh_cost(side: int, *, is_complex: bool = False, vectors: bool = True) -> float:
-    """Cost of the eigenvalues of one Hermitian matrix, with or without its eigenvectors."""
-    factor = _EIGH if vectors else _EIGVALSH
-    if is_complex:
-        factor *= _COMPLEX_EIGH
-    return factor * float(side) ** 3
 
 
 class Fallback(Protocol):
@@ -197,18 +193,3 @@ class Problem:
     max_cells: int
     clock: Clock = field(default_factory=Clock)
     fallback: Fallback | None = None
-
-
-def before_rounding(rtol: float, *, ops: ArrayOps) -> float:
-    """The tolerance of a search, such that its lower bound is within ``rtol`` after the conversion to the answer.
-
-    Raises `MethodError` if the numbers of the answer's dtype are too far apart.
-    """
-    loss = conversion_loss(ops.result_dtype)
-    if not ops.traced and rtol < 2 * loss:
-        finest = 2 * loss
-        raise MethodError(
-            f"rtol={rtol:g} is below the resolution of {ops.result_dtype}, the dtype of the result for this kernel: "
-            f"give an rtol of at least {finest:.1g}" + (", or the kernel in float64." if finest > 1e-9 else ".")
-        )
-    return rtol - loss

@@ -15,9 +15,10 @@ from specnorm.backends.registry import called_while_tracing
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
 from specnorm.proofs import arithmetic, rounding
+from specnorm.running import checks
 from specnorm.running.base import Followed, Stepped
 from specnorm.running.parts import Parts, padded
-from specnorm.running.program import Program, check_values, program, program_for
+from specnorm.running.program import Program, program, program_for
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -46,8 +47,7 @@ class SteppedProgram(Program):
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state's arrays for one kernel; their first axis is that of its groups."""
-        blocks_of_layer = self.spec.groups if self.needs.blocks else 1
-        return {name: (blocks_of_layer, *shape) for name, shape in self.stepped.state_shapes(self.spec).items()}
+        return dict(_state_shapes(self.key))
 
     def init(self, kernels: AnyArray, *, backend: Backend) -> tuple[AnyArray, ...]:
         """The first state for kernels (*batch, *shape): the arrays of `state_shapes`, with leading axes batch."""
@@ -59,7 +59,7 @@ class SteppedProgram(Program):
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         with arithmetic.exact(kernels, backend=backend):
             if not run.traced:
-                check_values(kernels, self.shape, backend=backend)
+                checks.values(kernels, self.shape, backend=backend)
             blocks, _ = self._scaled_blocks(kernels, run)
             block_states = self.stepped.start(blocks, self.spec, ops=run)
             dtype = getattr(xp, self.result_dtype)
@@ -430,6 +430,8 @@ def stepped_program(
 
 
 @called_while_tracing
-def state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _state_shapes(key: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """`SteppedProgram.state_shapes` of the program behind a key, as plain values."""
-    return tuple(cast(SteppedProgram, program(key)).state_shapes().items())
+    found = cast(SteppedProgram, program(key))
+    blocks_of_layer = found.spec.groups if found.needs.blocks else 1
+    return tuple((name, (blocks_of_layer, *shape)) for name, shape in found.stepped.state_shapes(found.spec).items())

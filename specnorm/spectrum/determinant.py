@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from specnorm.backends import arrays
-from specnorm.backends.text import counted
+from specnorm.backends import arrays, text
 from specnorm.errors import GeometryError
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Evaluation, Needs, Plan
@@ -48,7 +47,7 @@ class LogDeterminant(Plan):
         )
         if spec.cout != spec.cin or max(spec.stride, default=1) > 1:
             raise GeometryError(
-                f"slogdet needs a square layer: {counted(spec.cin, 'channel')} to {spec.cout} with "
+                f"slogdet needs a square layer: {text.counted(spec.cin, 'channel')} to {spec.cout} with "
                 f"stride={spec.stride} has no determinant. The singular values of every layer: "
                 "singular_values(kernel, input_shape)."
             )

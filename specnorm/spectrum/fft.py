@@ -13,11 +13,12 @@ from specnorm.backends import arrays
 from specnorm.grid.proof import quotient_at_down
 from specnorm.grid.search import largest_bound
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.running.base import Evaluation, Method, Needs, Unreached, check_budget, check_count, check_rtol
-from specnorm.running.search import Clock, Problem, before_rounding, eigh_cost
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Method, Needs, Unreached
+from specnorm.running.search import Clock, Problem
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
+from specnorm.symbols import triples
 from specnorm.symbols.proofs.polynomial import Polynomial, Symbol
-from specnorm.symbols.triples import top_gradient, top_vectors
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -60,12 +61,12 @@ class ExactFFT(Method):
     name: ClassVar = "fft"
     promise: ClassVar = "exact"
     stats: ClassVar = {"frequencies": "sum"}
-    pullback = staticmethod(top_gradient)
+    pullback = staticmethod(triples.top_gradient)
 
     def __post_init__(self) -> None:
-        check_rtol(self.rtol)
-        check_count("max_cells", self.max_cells, least=1)
-        check_budget(self.budget)
+        checks.rtol(self.rtol)
+        checks.count("max_cells", self.max_cells, least=1)
+        checks.budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
         """What the method asks for. It must look at values for the supremum, which no fixed set of frequencies gives.
@@ -86,7 +87,7 @@ class ExactFFT(Method):
         spec.require_exact("conv_norm")
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        search_rtol = before_rounding(self.rtol, ops=ops)
+        search_rtol = checks.search_rtol(self.rtol, ops=ops)
         max_cells = self.max_cells
         sizes: tuple[int, ...] = ()
         points = 0
@@ -112,7 +113,7 @@ class ExactFFT(Method):
                 return self._visit_all(blocks, spec.groups, Frequencies.half_grid(sizes), clock, ops=ops)
             raise self._unreached(results)
         witnesses = [result.witness for result in results]
-        u, v, phase, group = top_vectors(layers, witnesses, ops=ops)
+        u, v, phase, group = triples.top_vectors(layers, witnesses, ops=ops)
         best_blocks = [layer[at.block : at.block + 1, ...] for layer, at in zip(layers, witnesses, strict=True)]
         value = _attained(ops.xp.concat(best_blocks, axis=0), v, phase, xp=ops.xp)
         cells = np.asarray([result.cells for result in results], dtype=np.int32)
@@ -138,7 +139,7 @@ class ExactFFT(Method):
     ) -> Evaluation:
         """Compute the largest norm on a grid. Frequencies that Gram iteration proves to be lower are left out."""
         xp = ops.xp
-        work_of_a_frequency = eigh_cost(min(blocks.shape[1:3]), is_complex=True, vectors=False)
+        work_of_a_frequency = Clock.eigh_cost(min(blocks.shape[1:3]), is_complex=True, vectors=False)
         if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
             raise self._unreached()
 

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.backends.types import MEMORY
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.layer_map import Convolution
+from specnorm.proofs import norms
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.proofs.norms import GramIterates, singular_values_down
-from specnorm.running.base import Evaluation, Needs, Plan, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Plan
+from specnorm.spectrum.proof import singular_values_down
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
-    from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.rounding import Rounds
+    from specnorm.proofs import rounding
 
 MOST_ROWS = 4096
 """Largest shorter side of a layer's own matrix: an SVD of that size takes a minute."""
@@ -44,7 +45,7 @@ class _LayerValues(Plan):
     """Base of both plans: how many of the values are asked for."""
 
     k: int | None = None
-    max_bytes: int = MEMORY
+    max_bytes: int = ArrayOps.memory
     smallest: bool = False
 
     asks: ClassVar = Needs(precision="wide")
@@ -59,7 +60,7 @@ class _LayerValues(Plan):
         return self.k is not None and not self.smallest
 
     def needs(self, spec: ConvSpec) -> Needs:
-        rounds: Rounds = "down" if self._rounds_down else "nearest"
+        rounds: rounding.Rounds = "down" if self._rounds_down else "nearest"
         # Of the k largest, most frequencies are left out by products of small matrices.
         return replace(
             self.asks,
@@ -76,7 +77,7 @@ class _LayerValues(Plan):
         """
         if self.k is None:
             return
-        check_count("k", self.k, least=1)
+        checks.count("k", self.k, least=1)
         total = self.total(spec)
         if self.k > total:
             raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
@@ -272,7 +273,7 @@ def _values_that_matter(
     for start in range(0, len(grid), step):
         index = np.arange(start, min(start + step, len(grid)))
         sums = polynomial.real_matrices_of(np.arange(1), grid[index])
-        iterates = GramIterates(sums, of_hermitian=True, in_cache=ops.on_host, xp=ops.xp)
+        iterates = norms.GramIterates(sums, of_hermitian=True, in_cache=ops.on_host, xp=ops.xp)
         for product in range(_MOST_PRODUCTS):
             if product > 0:
                 iterates.square()
@@ -323,9 +324,9 @@ class _Found:
 
     def numbers_of_largest(self) -> np.ndarray:
         """The frequencies visited that have one of the k largest values; of equal ones, those of k frequencies."""
-        norms = self._values[:, 0]
-        order = np.argsort(-norms, kind="stable")[: self._k]
-        return self._numbers[order[norms[order] >= self.kth]]
+        largest = self._values[:, 0]
+        order = np.argsort(-largest, kind="stable")[: self._k]
+        return self._numbers[order[largest[order] >= self.kth]]
 
 
 @dataclass(frozen=True)

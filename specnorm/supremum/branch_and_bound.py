@@ -19,7 +19,7 @@ from specnorm.proofs import norms
 from specnorm.proofs.bound import Lower
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.found import Found, Witness
-from specnorm.running.search import Clock, OutOfTime, eigh_cost
+from specnorm.running.search import Clock, OutOfTime
 from specnorm.supremum import tuning
 from specnorm.supremum.incumbent import (
     Incumbent,
@@ -517,7 +517,7 @@ class Search:
         whole = self.polynomials.whole
         for part in self.polynomials.parts(whole, len(points)):
             some_points = points[part]
-            self.clock.require(len(some_points) * eigh_cost(whole.rank, is_complex=True))
+            self.clock.require(len(some_points) * Clock.eigh_cost(whole.rank, is_complex=True))
             columns = whole.columns_at(some_points.boxes.centres, some_points.block)
             values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
             norms_sq = self.ops.to_numpy(values)

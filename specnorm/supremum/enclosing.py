@@ -11,17 +11,17 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.grid.proof import SymbolNormsUp
 from specnorm.grid.search import largest_with_frequency
-from specnorm.proofs.bound import least
+from specnorm.proofs import norms
+from specnorm.proofs.bound import Upper
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.proofs.norms import norm_by_frobenius, norm_by_magnitudes, norm_of_single_entries
 from specnorm.running.search import Problem
 from specnorm.supremum import tuning
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_one_tap
-from specnorm.supremum.proof import supremum_on_grid
-from specnorm.symbols.proofs.padding import largest_of_blocks
+from specnorm.supremum.proof import norm_by_magnitudes, supremum_on_grid
+from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> Found | None:
 
 def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> Found | None:
     """The norm of a permutation of channels, each shifted and scaled, without rounding; None for another kernel."""
-    bounds = norm_of_single_entries(trimmed, ops=ops)
+    bounds = norms.norm_of_single_entries(trimmed, ops=ops)
     if bounds is None:
         return None
     # The norm is attained at the frequency 0, as at any other.
@@ -220,7 +220,7 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
         result = search.run(
             Boxes.dft(sizes, kernel_shape, by_point=True),
             rtol=rtol,
-            supremum=norm_by_frobenius(search.blocks, ops=search.ops),
+            supremum=norms.norm_by_frobenius(search.blocks, ops=search.ops),
             start=start,
             max_cells=max_cells,
         )
@@ -230,12 +230,12 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
             torus_result = _with_any_bound(search, boxes, torus_result, problem)
         supremum = torus_result.upper
         if supremum is None:
-            supremum = norm_by_frobenius(search.blocks, ops=search.ops)
+            supremum = norms.norm_by_frobenius(search.blocks, ops=search.ops)
         result = search.run(grid, rtol=rtol, supremum=supremum, start=start, max_cells=max_cells)
     uppers = [] if result.upper is None else [result.upper]
     if torus_result.upper is not None:
         uppers.append(supremum_on_grid(torus_result.upper, grid))
-    return replace(result, upper=least(*uppers) if uppers else None, cells=result.cells + torus_result.cells)
+    return replace(result, upper=Upper.least(*uppers) if uppers else None, cells=result.cells + torus_result.cells)
 
 
 def visited_grid(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Found | None:
@@ -279,7 +279,7 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
         (upper,) = claims()
     else:
         values, frequencies, claims = largest_with_frequency(SymbolNormsUp(), blocks, sizes, ops=ops)
-        upper = largest_of_blocks(claims(), count)
+        upper = padding.largest_of_blocks(claims(), count)
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]
     symbol = Polynomial(blocks[block : block + 1, ...], xp=ops.xp).at(frequency, ops=ops)
@@ -334,5 +334,5 @@ def _with_any_bound(
         return result
     upper = problem.fallback.bound(search.blocks, problem.clock, ops=search.ops)
     if result.upper is not None:
-        upper = least(result.upper, upper)
+        upper = Upper.least(result.upper, upper)
     return replace(result, upper=upper)

@@ -15,8 +15,7 @@ from specnorm.backends import arrays
 from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies, product
-from specnorm.symbols import ascent
-from specnorm.symbols.power import largest_eigenvalues, norms_at, power_of_symbol
+from specnorm.symbols import ascent, power
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -109,7 +108,7 @@ class Incumbent:
         """
         coarse_blocks = self._blocks_for(self.tuning.incumbent_rtol)
         coarse = Frequencies.coarse_grid(tuple(self.blocks.shape[3:]))
-        frequencies, norms, vectors = norms_at(coarse_blocks, coarse, _POWER_STEPS, seed=self.seed, ops=self.ops)
+        frequencies, norms, vectors = power.norms_at(coarse_blocks, coarse, _POWER_STEPS, seed=self.seed, ops=self.ops)
         # At most as many vectors as there are trials and frequencies of `_around_best`, which are 1 + d.
         count = self.tuning.trials + 1 + len(frequencies.denominators)
         highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
@@ -141,7 +140,7 @@ class Incumbent:
         frequencies = Frequencies.nearest(angles + steps)
         symbol = Polynomial(blocks[block : block + 1, ...], xp=self.xp).at(frequencies, ops=self.ops)
         start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
-        vectors, _ = power_of_symbol(symbol, start, _POWER_STEPS, xp=xp)
+        vectors, _ = power.power_of_symbol(symbol, start, _POWER_STEPS, xp=xp)
         return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
 
     def raise_from(
@@ -316,9 +315,9 @@ def top_eigenpairs(
         degree = tuning.crowded_degree
     else:
         degree = tuning.degree
-    values, vectors = largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
+    values, vectors = power.largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
     if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1], tuning):
-        values, vectors = largest_eigenvalues(matrices, vectors, cut, tuning.crowded_first, like, ops=ops)
+        values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.crowded_first, like, ops=ops)
     return values, vectors
 
 

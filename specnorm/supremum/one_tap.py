@@ -12,6 +12,7 @@ from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
+from specnorm.supremum.proof import largest_quotient, norm_of_one_tap
 from specnorm.symbols.lanczos import Lanczos
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _near_vectors(matrix: Array, proof: norms.GramProof, vectors: Array, *, ops:
     xp = ops.xp
     m, n = matrix.shape[1:]
     tall = xp.matrix_transpose(matrix) if m < n else matrix
-    lower, best = norms.largest_quotient(tall, vectors, ops=ops)
+    lower, best = largest_quotient(tall, vectors, ops=ops)
     small = vectors[best : best + 1, :]
     large, _ = arrays.normalise(xp.matmul(tall[best : best + 1, ...], small[:, :, None])[:, :, 0], xp=xp)
     u, v = (small, large) if m < n else (large, small)
@@ -137,5 +138,5 @@ def enclose_one_tap(
     if result.upper is None or not result.within(rtol):
         return None
     zero = Frequencies(np.zeros((1, len(taps)), dtype=np.int64), (1,) * len(taps))
-    upper = norms.norm_of_one_tap(blocks, result.upper)
+    upper = norm_of_one_tap(blocks, result.upper)
     return Found(result.lower, upper, replace(result.witness, frequency=zero), cells=count, levels=1)

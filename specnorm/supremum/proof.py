@@ -47,10 +47,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.backends import arrays
-from specnorm.backends.text import counted
-from specnorm.proofs import host, norms
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Sealed, Upper, _upper
+from specnorm.backends import arrays, text
+from specnorm.proofs import host, norms, rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
 from specnorm.proofs.cells import Boxes, Cells
 
 if TYPE_CHECKING:
@@ -235,7 +234,7 @@ class AllBut:
     cells: int
 
     def __str__(self) -> str:
-        return f"{self.what} but for {counted(self.cells, 'cell')}"
+        return f"{self.what} but for {text.counted(self.cells, 'cell')}"
 
 
 class Cover:
@@ -358,9 +357,10 @@ class Cover:
         if len(self) and not self._open.boxes.on_grid:
             raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
         what = AllBut(self.what, len(self)) if len(self) else self.what
+        cells = text.counted(self._count, "cell")
         if self._supremum is None:
-            return _upper(self._largest_threshold, what, f"cell lemma, {counted(self._count, 'cell')}")
-        return _upper(self._largest_threshold, what, f"grid lemma, {counted(self._count, 'cell')}", self._supremum)
+            return Upper._by_rule(self._largest_threshold, what, f"cell lemma, {cells}")
+        return Upper._by_rule(self._largest_threshold, what, f"grid lemma, {cells}", self._supremum)
 
     def eigenvalue_limits(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """The `eigenvalue_limits` of the open cells."""
@@ -446,4 +446,39 @@ def supremum_on_grid(supremum: Upper, boxes: Boxes) -> Upper:
     """A bound of the supremum bounds the norm at the points of a grid."""
     if supremum.what != ALL_FREQUENCIES or not boxes.on_grid or boxes.covers is None:
         raise HypothesisError(f"{supremum.what} is no supremum over a grid that has {len(boxes)} boxes")
-    return _upper(supremum.value, boxes.covers, "some of all frequencies", supremum)
+    return Upper._by_rule(supremum.value, boxes.covers, "some of all frequencies", supremum)
+
+
+def norm_by_magnitudes(blocks: Array, *, ops: ArrayOps) -> Upper:
+    """Bound the supremum of blocks by the largest norm of a matrix ``sum_k |K_k|``; attained if no entry is negative.
+
+    ``blocks`` is (g, m, p, *kernel_shape).
+    """
+    xp = ops.xp
+    g, m, p = blocks.shape[:3]
+    magnitudes = xp.reshape(xp.abs(blocks), (g, m, p, -1))
+    # A sum of t numbers of one sign is too small by at most t relative roundings.
+    sums = rounding.up(xp.sum(magnitudes, axis=-1), magnitudes.shape[3], xp=xp)
+    value = float(xp.max(norms.matrix_norm_up(sums, ops=ops)))
+    return Upper._by_rule(value, ALL_FREQUENCIES, "norm of the sum of the taps' magnitudes")
+
+
+def norm_of_one_tap(blocks: Array, norm: Upper) -> Upper:
+    """Bound the supremum of blocks with one tap by the norm of these taps as matrices.
+
+    The symbol is the tap at every frequency, but for a factor of modulus 1.
+
+    ``blocks`` (g, m, p, *kernel_shape): with one tap. ``norm``: bound of the largest norm of ``blocks`` as matrices (g,
+    m, p): its subject is ``norm_of_stack((g, m, p))``.
+    """
+    g, m, p, *kernel_shape = blocks.shape
+    if math.prod(kernel_shape) > 1 or norm.what != norms.norm_of_stack((g, m, p)):
+        raise HypothesisError(f"{norm.what} is not the norm of blocks of shape {tuple(blocks.shape)}")
+    return Upper._by_rule(norm.value, ALL_FREQUENCIES, "one tap", norm)
+
+
+def largest_quotient(a: Array, v: Array, *, ops: ArrayOps) -> tuple[Lower, int]:
+    """The largest bound `quotient_down` of matrices (g, m, n) with vectors (g, n), and the index of its matrix."""
+    quotients = ops.to_numpy(norms.quotient_down(a, v, xp=ops.xp))
+    best = int(quotients.argmax())
+    return Lower._by_rule(float(quotients[best]), norms.norm_of_stack(tuple(a.shape)), "quotient of a vector"), best

@@ -10,7 +10,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.running.search import Clock, eigh_cost
+from specnorm.running.search import Clock
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Polynomials:
         in_float32: bool,
     ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
-        self.clock.require(self.blocks.shape[0] * eigh_cost(self.blocks.shape[2]))
+        self.clock.require(self.blocks.shape[0] * Clock.eigh_cost(self.blocks.shape[2]))
         rotated = choose_rotation(
             self.blocks, threshold, trial_vectors, self.tuning, in_float32=in_float32, ops=self.ops
         )

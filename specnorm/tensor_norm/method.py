@@ -19,10 +19,11 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, Undecided
 from specnorm.proofs.bound import Lower
-from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Stepped, check_budget, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Stepped
 from specnorm.running.search import Clock
-from specnorm.symbols.proofs.padding import bounds_by_blocks, padded_norm
-from specnorm.symbols.triples import top_gradient
+from specnorm.symbols import triples
+from specnorm.symbols.proofs import padding
 from specnorm.tensor_norm import one_set
 from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
@@ -72,16 +73,16 @@ class TensorNorm(Stepped):
     budget: float | None = None
 
     def __post_init__(self) -> None:
-        check_count("starts", self.starts, least=1, most=MOST_PRODUCTS)
-        check_count("random_starts", self.random_starts, most=MOST_PRODUCTS)
-        check_count("max_iter", self.max_iter, least=1, most=MOST_ROUNDS)
-        check_count("seed", self.seed)
-        check_budget(self.budget)
+        checks.count("starts", self.starts, least=1, most=checks.MOST_PRODUCTS)
+        checks.count("random_starts", self.random_starts, most=checks.MOST_PRODUCTS)
+        checks.count("max_iter", self.max_iter, least=1, most=checks.MOST_ROUNDS)
+        checks.count("seed", self.seed)
+        checks.budget(self.budget)
 
     name: ClassVar = "tn"
     promise: ClassVar = "estimate"
     stats: ClassVar = {"iterations": "max", "factor": None, "proven": "all"}
-    pullback = staticmethod(top_gradient)
+    pullback = staticmethod(triples.top_gradient)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.proven is not False)
@@ -166,7 +167,7 @@ class TensorNorm(Stepped):
             proven = factor <= LIFT
             if not xp.all(proven):
                 return None
-            claims = partial(bounds_by_blocks, uppers, spec)
+            claims = partial(padding.bounds_by_blocks, uppers, spec)
         count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
         return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count, claims, xp=xp)
 
@@ -228,7 +229,7 @@ class TensorNorm(Stepped):
 
 
 def _bounds_of_layers(suprema: list[Upper], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
-    return [(Lower.trivial(), padded_norm(supremum, spec)) for supremum in suprema]
+    return [(Lower.trivial(), padding.padded_norm(supremum, spec)) for supremum in suprema]
 
 
 def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:

@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
-from specnorm.proofs import rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, _uppers
-from specnorm.proofs.norms import GramProof
+from specnorm.proofs import norms, rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, Upper
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.bound import Upper
 
 
 def matrix_of(blocks: Array, *, xp: Namespace) -> Array:
@@ -51,7 +49,7 @@ def proven_factor(
     # valid (`GramProof.norm_up_near`); where they are poor, `matrix_norm_up` proves the bound.
     v = arrays.in_wide_dtype(xp.real(vectors), ops=ops)
     shorter_side_vectors = v if p <= m else xp.matmul(matrix, v[:, :, None])[:, :, 0]
-    norms_up = GramProof(matrix, ops=ops).norms_up(shorter_side_vectors)
+    norms_up = norms.GramProof(matrix, ops=ops).norms_up(shorter_side_vectors)
     rule = "norm of the one tap"
     if math.prod(kernel_shape) > 1:
         norms_up = supremum_up_from_unfolding(norms_up, kernel_shape, xp=xp)
@@ -64,4 +62,4 @@ def proven_factor(
     one = xp.ones_like(value)
     # A norm that is no larger than the value needs no factor.
     factor = xp.where(norm <= wide_value, one, xp.maximum(one, narrow_ratio))
-    return factor, _uppers(norms_up, ALL_FREQUENCIES, rule, ops=ops)
+    return factor, Upper._of_stack(norms_up, ALL_FREQUENCIES, rule, ops=ops)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from specnorm.backends import arrays
+from specnorm.proofs import norms
 from specnorm.proofs.cells import Boxes
-from specnorm.proofs.norms import norm_of_single_entries
 from specnorm.supremum.branch_and_bound import Search
-from specnorm.symbols.triples import top_vectors
+from specnorm.symbols import triples
 from specnorm.tensor_norm.form import unit_rows, waves
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def prove_or_restart(
     """
     xp = ops.xp
     if not float(maximiser.value[0]) > 0:
-        bounds = norm_of_single_entries(blocks, ops=ops)
+        bounds = norms.norm_of_single_entries(blocks, ops=ops)
         if bounds is not None and bounds[1] <= 0:
             return maximiser, 1.0, bounds[1]
     trimmed = arrays.without_zero_borders(blocks, ops=ops)
@@ -126,7 +126,7 @@ def prove_or_restart(
 def _fourier_start(blocks: Array, witness: Witness, *, ops: ArrayOps) -> tuple[Array, list[Array]]:
     """One start of the maximization: the top right singular vector and the Fourier vectors at one frequency."""
     xp = ops.xp
-    _, v, *_ = top_vectors([blocks], [witness], ops=ops)
+    _, v, *_ = triples.top_vectors([blocks], [witness], ops=ops)
     dtype = "complex128" if blocks.dtype == xp.float64 else "complex64"
     spatial_vectors = unit_rows(waves(witness.frequency.angles, tuple(blocks.shape[3:])), dtype)
     return v[:, None, :], [ops.from_numpy(x, blocks) for x in spatial_vectors]

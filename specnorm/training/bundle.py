@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.polyphase import has_taps_first, tap_places
+from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.frequencies import tap_points
-from specnorm.symbols.ascent import tap_powers, uphill_by_products
+from specnorm.symbols import ascent
 from specnorm.training.grid_vectors import placed
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     angles = xp.matrix_transpose(waves.angles)
     derivatives = _sums(products, _turns(angles, taps, ops=ops)[:, :, :, None, ...] * powers[:, None, :], ops=ops)
     inner = _inner_products(derivatives, 1 + taps.shape[1], ops=ops)
-    angles = angles + uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp)
+    angles = angles + ascent.uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp)
     turns = _turns(angles, taps, ops=ops)
     power = xp.reshape(_sums(products, turns[:, :, :, None, ...], ops=ops), (b, count, -1))
     power = power / (xp.sqrt(xp.vecdot(power, power))[..., None] + _TINY)
@@ -263,7 +263,7 @@ def _inner_products(sums: Array, count: int, *, ops: ArrayOps) -> tuple[Array, A
 def _tap_tables(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
     """Taps along the axes with more than one, and their powers for `uphill`."""
     taps = tap_points(tuple(k for k in spec.block_kernel_shape if k > 1)).astype(dtype)
-    powers = tap_powers(taps, xp=np)  # type: ignore[arg-type]
+    powers = ascent.tap_powers(taps, xp=np)  # type: ignore[arg-type]
     return taps, np.asarray(powers).T
 
 
@@ -271,7 +271,7 @@ def _tap_tables(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, .
 def _of_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     """Entries (b, g, 2, n) in the order of the kernel by the taps and channels of the blocks, (b, g, 2, taps, p)."""
     xp, channels = ops.xp, spec.group_channels[1]
-    taps_first, is_permuted = has_taps_first(spec), _is_permuted(spec)
+    taps_first, is_permuted = polyphase.has_taps_first(spec), _is_permuted(spec)
     x = xp.reshape(x, (*x.shape[:3], *((-1, channels) if taps_first else (channels, -1))))
     x = xp.matrix_transpose(x) if taps_first == is_permuted else x
     if is_permuted:
@@ -282,7 +282,7 @@ def _of_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
 
 def _to_taps(right: Array, turns: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     """Products of right vectors (b, g, 1, 2, p) with ``turns`` (b, g, 2, 2, taps), in the order of the kernel."""
-    xp, taps_first = ops.xp, has_taps_first(spec)
+    xp, taps_first = ops.xp, polyphase.has_taps_first(spec)
     if taps_first and not _is_permuted(spec):
         return xp.matmul(xp.matrix_transpose(turns), right)
     x = xp.matmul(xp.matrix_transpose(right), turns)
@@ -299,7 +299,7 @@ def _is_permuted(spec: ConvSpec) -> bool:
 
 def _tap_places(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
     """Place in the kernel of each tap of a block, place in the block of each tap of the kernel, and what is a tap."""
-    places = tap_places(spec)
+    places = polyphase.tap_places(spec)
     order = np.argsort(places, kind="stable")
     return np.maximum(places, 0), order[np.count_nonzero(places < 0) :], (places >= 0).astype(dtype)
 
@@ -336,7 +336,7 @@ def _sign_rows(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray]:
     by_channel = signs.reshape(spec.group_channels[1], -1, SKETCHES)
     if _is_permuted(spec):
         by_channel = by_channel[:, _tap_places(spec, dtype)[1]]
-    if has_taps_first(spec):
+    if polyphase.has_taps_first(spec):
         by_channel = by_channel.swapaxes(0, 1)
     return (np.ascontiguousarray(by_channel.reshape(-1, SKETCHES).T)[None].astype(dtype),)
 

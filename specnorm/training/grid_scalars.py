@@ -13,7 +13,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import tap_points
-from specnorm.symbols.ascent import tap_powers, uphill
+from specnorm.symbols import ascent
 from specnorm.training import grid_vectors
 from specnorm.training.grid_vectors import Grid, placed
 
@@ -97,7 +97,7 @@ def _climbed(rows: Array, order: Array, grid: Grid, steps: int, *, ops: ArrayOps
 
     def climb(state: tuple[Array, ...]) -> tuple[Array, ...]:
         terms = terms_at(state[0])[..., None, :]
-        return (state[0] + uphill(terms, powers, axes, longest=1 / max(kernel_shape), xp=xp),)
+        return (state[0] + ascent.uphill(terms, powers, axes, longest=1 / max(kernel_shape), xp=xp),)
 
     angles = xp.reshape(xp.take(points, xp.reshape(order, (-1,)), axis=0), (*order.shape, axes))
     if axes:
@@ -114,11 +114,11 @@ def phases_at(angles: Array, kernel_shape: tuple[int, ...], *, ops: ArrayOps) ->
 
 
 def _taps(kernel_shape: tuple[int, ...], like: Array, *, ops: ArrayOps) -> tuple[Array, ...]:
-    """Taps along the axes with more than one, and their powers for `uphill`."""
+    """Taps along the axes with more than one, and their powers for `ascent.uphill`."""
 
     def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
         taps = tap_points(tuple(k for k in kernel_shape if k > 1)).astype(dtype)
-        powers = np.asarray(tap_powers(taps, xp=np))  # type: ignore[arg-type]
+        powers = np.asarray(ascent.tap_powers(taps, xp=np))  # type: ignore[arg-type]
         return taps, powers.astype(np.result_type(dtype, np.complex64))
 
     return placed(("scalar taps", kernel_shape), tables, like, ops=ops)

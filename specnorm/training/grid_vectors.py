@@ -16,15 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.backends.types import MEMORY
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import MethodError
 from specnorm.proofs.frequencies import product, tap_points
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
-    from specnorm.backends.types import ArrayOps
 
-_TABLE_BYTES = MEMORY / 4
+_TABLE_BYTES = ArrayOps.memory / 4
 """Memory of the phases of all points and taps; fewer points are taken for a larger kernel."""
 WAVES = 11, 35
 """Number of points of the grid that are followed: its local maxima first, then the highest others. Kernels with three

@@ -11,8 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
-from specnorm.proofs import rounding
-from specnorm.proofs.norms import frobenius_up
+from specnorm.proofs import norms, rounding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -59,7 +58,7 @@ def attained_down(
     error = product_allowance(rows.shape[2], kernel_shape, rounding.unit(blocks, xp=xp))
     taps = math.prod(kernel_shape)
     length = rounding.up(_norm(vectors, ops=ops), p + 4, xp=xp)
-    lost = rounding.up(frobenius_up(rows, xp=xp) * length * (math.sqrt(taps) * error), 6, xp=xp)
+    lost = rounding.up(norms.frobenius_up(rows, xp=xp) * length * (math.sqrt(taps) * error), 6, xp=xp)
     attained = rounding.down(_norm(image, ops=ops), m + 4, xp=xp) - lost
     safe = xp.where(length > 0, length, xp.ones_like(length))
     value = rounding.down(attained / safe, 3, xp=xp)

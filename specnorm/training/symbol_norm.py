@@ -11,7 +11,8 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
-from specnorm.running.base import Evaluation, Followed, Needs, Stepped, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Followed, Needs, Stepped
 from specnorm.training import bundle, course, grid_scalars, grid_vectors, matrix_vectors
 from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, placed
 from specnorm.training.proof import attained_down
@@ -84,8 +85,8 @@ class SymbolNorm(Stepped):
 
     def __post_init__(self) -> None:
         if self.points is not None:
-            check_count("points", self.points, least=1)
-        check_count("vectors", self.vectors, least=1)
+            checks.count("points", self.points, least=1)
+        checks.count("vectors", self.vectors, least=1)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return replace(super().needs(spec), by_layer=_is_scalar(spec))

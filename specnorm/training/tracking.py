@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, Unpack
 
-from specnorm.backends import Backend, backend_for, common_backend
+from specnorm.backends import Backend, backend_for, text
 from specnorm.backends.array_types import ArrayObject
-from specnorm.backends.text import counted
 from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry
-from specnorm.running.base import MOST_ROUNDS, Method, check_count
-from specnorm.running.measuring import check_method, measure
+from specnorm.running import checks
+from specnorm.running.base import Method
+from specnorm.running.measuring import measure
 from specnorm.running.stacks import stacks, unstacked
-from specnorm.running.stepping import SteppedProgram, state_shapes, stepped_program
+from specnorm.running.stepping import SteppedProgram, stepped_program
 
 State: TypeAlias = dict[str, Any]
 """A training state: arrays by name, whose names and shapes depend on method and geometry; empty for `Gram`."""
@@ -52,7 +52,7 @@ def init_tracking(kernel: KernelOrLayer[ArrayObject], method: Method, **geometry
         If the method has no training state.
     """
     backend, plan = _plan(kernel, method, geometry)
-    names = [name for name, _ in state_shapes(plan.key)]
+    names = list(plan.state_shapes())
     return dict(zip(names, backend.init(plan, kernel), strict=True)) if names else {}
 
 
@@ -97,12 +97,12 @@ def track(
         If the method has no training state, or the state belongs to another method or geometry.
     """
     backend, plan = _plan(kernel, method, geometry)
-    check_count("sweeps", sweeps, most=MOST_ROUNDS)
+    checks.count("sweeps", sweeps, most=checks.MOST_ROUNDS)
     shapes = _checked_shapes(plan, state)
     if not shapes and not plan.stepped.follows:
         value: ArrayT = measure(kernel, method, **geometry).value
         return value, {}
-    common_backend([kernel, *state.values()])
+    backend_for(kernel, *state.values())
     value, new_arrays = backend.step(plan, kernel, tuple(state[name] for name in shapes), sweeps)
     return value, dict(zip(shapes, new_arrays, strict=True))
 
@@ -136,12 +136,12 @@ def track_many(
     ------
     As `track`; also MethodError if the sequences differ in length.
     """
-    check_count("sweeps", sweeps, most=MOST_ROUNDS)
+    checks.count("sweeps", sweeps, most=checks.MOST_ROUNDS)
     layers = [{} for _ in kernels] if geometries is None else list(geometries)
     if not len(kernels) == len(states) == len(layers):
         raise MethodError(
-            f"{counted(len(kernels), 'kernel')}, {counted(len(states), 'state')} and "
-            f"{counted(len(layers), 'geometry', 'geometries')}: give as many of each."
+            f"{text.counted(len(kernels), 'kernel')}, {text.counted(len(states), 'state')} and "
+            f"{text.counted(len(layers), 'geometry', 'geometries')}: give as many of each."
         )
     plugins: list[Backend] = []
     plans: list[SteppedProgram] = []
@@ -191,14 +191,14 @@ def _step_stack(
 
 def _plan(kernel: Any, method: Method, geometry: Mapping[str, Any]) -> tuple[Backend, SteppedProgram]:
     """The backend of a kernel, and the program for it."""
-    check_method(method)
+    checks.method(method)
     backend = backend_for(kernel)
     return backend, stepped_program(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
 
 
 def _checked_shapes(plan: SteppedProgram, state: Mapping[str, ArrayObject]) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the state's arrays for a plan; a state with others is refused."""
-    expected_shapes = dict(state_shapes(plan.key))
+    expected_shapes = plan.state_shapes()
     shapes = {name: tuple(x.shape) for name, x in state.items()}
     if shapes != expected_shapes:
         raise MethodError(

@@ -7,7 +7,7 @@ from typing import Any
 from specnorm.backends import backend_for
 from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
-from specnorm.geometry.complex_kernels import is_complex, of_real_form
+from specnorm.geometry import complex_kernels
 from specnorm.geometry.layers import unwrapped
 from specnorm.running.base import Plan
 from specnorm.running.program import program_for
@@ -73,9 +73,9 @@ def _stack(a: ArrayT, plan: Plan) -> ArrayT:
     shape = tuple(x.shape)
     if len(shape) < 2:
         raise MethodError(f"array of shape {shape} is not a matrix: expected (..., m, n).")
-    if is_complex(x):
+    if complex_kernels.is_complex(x):
         axes = {"first_axis": len(shape) - 2, "second_axis": len(shape) - 1}
-        found: ArrayT = of_real_form(lambda form: _stack(form, plan), x, **axes)
+        found: ArrayT = complex_kernels.of_real_form(lambda form: _stack(form, plan), x, **axes)
         return found
     value: ArrayT = backend.apply(program_for(plan, shape[-2:], str(x.dtype), ()), x).value
     return value

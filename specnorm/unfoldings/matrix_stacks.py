@@ -9,9 +9,10 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms
-from specnorm.running.base import MOST_PRODUCTS, MOST_ROUNDS, Evaluation, Needs, Plan, check_count
+from specnorm.running import checks
+from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.supremum.one_tap import enclose_each
-from specnorm.symbols.power import matrix_maps, power_steps
+from specnorm.symbols import power
 from specnorm.unfoldings.reshaping import reshaped_gradient
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class MatrixPowerIteration(Plan):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, most=MOST_ROUNDS)
+        checks.count("n_iter", self.n_iter, most=checks.MOST_ROUNDS)
 
     name: ClassVar = "power_iteration"
     pullback = staticmethod(reshaped_gradient)
@@ -70,10 +71,10 @@ class MatrixPowerIteration(Plan):
         start = np.real(arrays.random_vectors(self.seed, (1, blocks.shape[2])))
         v = ops.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)
         v = xp.broadcast_to(v, (blocks.shape[0], blocks.shape[2]))
-        apply, adjoint = matrix_maps(blocks, xp=xp)
+        apply, adjoint = power.matrix_maps(blocks, xp=xp)
 
         def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            return (power_steps(apply, adjoint, state[0], 1, xp=xp)[1],)
+            return (power.power_steps(apply, adjoint, state[0], 1, xp=xp)[1],)
 
         (v,) = arrays.repeated(step, self.n_iter, (v,), ops=ops)
         u, _ = arrays.normalise(apply(v), xp=xp)
@@ -93,7 +94,7 @@ class MatrixGramIteration(Plan):
     n_iter: int = 6
 
     def __post_init__(self) -> None:
-        check_count("n_iter", self.n_iter, most=MOST_PRODUCTS)
+        checks.count("n_iter", self.n_iter, most=checks.MOST_PRODUCTS)
 
     name: ClassVar = "gram_iteration"
     asks: ClassVar = Needs(rounds="up", precision="mixed")

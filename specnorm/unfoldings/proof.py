@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.proofs import rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, Upper
 from specnorm.unfoldings import reshaping as unfoldings
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
-from specnorm.proofs.norms import GramProof
+from specnorm.proofs import norms
 
 
 def supremum_up_from_unfolding(unfolding_norms: Array, kernel_shape: tuple[int, ...], *, xp: Namespace) -> Array:
@@ -45,7 +45,7 @@ class UnfoldingProof:
         self._ops = ops
         self._kernel_shape = tuple(blocks.shape[3:])
         self._matrix = arrays.in_wide_dtype(unfolding, ops=ops)
-        self._proof = GramProof(self._matrix, ops=ops)
+        self._proof = norms.GramProof(self._matrix, ops=ops)
 
     @property
     def gram(self) -> Array:
@@ -63,4 +63,4 @@ class UnfoldingProof:
         unfolding_norms = self._proof.norms_up(wide_vectors)
         values = ops.to_numpy(supremum_up_from_unfolding(unfolding_norms, self._kernel_shape, xp=ops.xp)).tolist()
         rule = f"{self._matrix.shape[1]} x {self._matrix.shape[2]} unfolding"
-        return [_upper(value, ALL_FREQUENCIES, rule) for value in values]
+        return [Upper._by_rule(value, ALL_FREQUENCIES, rule) for value in values]

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 
 import specnorm
-from specnorm.backends.types import MEMORY as CHUNK
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS, PowerTopK
 
-MEMORY = 3 * CHUNK
+MEMORY = 3 * ArrayOps.memory
 """Bytes beyond what a process takes that has imported everything: one chunk, its result, and what NumPy keeps."""
 BILLION = 10**9
 MODES = ("circular", "zeros", "reflect", "symmetric", "replicate")

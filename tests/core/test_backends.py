@@ -233,7 +233,7 @@ def test_mixed_libraries_are_refused(xp: Lib) -> None:
         pytest.skip("it is the other library")
     own = re.escape(xp.backend.name)
     with pytest.raises(MixedBackends, match=rf"{own}, numpy\. Convert them"):
-        backends.common_backend([xp.asarray(np.ones(2)), np.ones(2)])
+        backends.backend_for(xp.asarray(np.ones(2)), np.ones(2))
 
 
 @pytest.mark.libraries
@@ -243,7 +243,7 @@ def test_mixed_devices_are_refused(xp: Lib) -> None:
         pytest.skip(f"{xp.name} has one device here")
     first, second = (xp.backend.asarray(np.ones(2, dtype=np.float32), d) for d in names[:2])
     with pytest.raises(MixedBackends, match=r"different devices: .*Move them"):
-        backends.common_backend([first, second])
+        backends.backend_for(first, second)
 
 
 def test_torch_objects() -> None:

@@ -20,7 +20,7 @@ from specnorm_numpy.arrays import NAMESPACE
 
 import specnorm
 from specnorm import backends
-from specnorm.backends import types
+from specnorm.backends.types import ArrayOps
 from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Method, Power, TensorNorm
 from specnorm.running import program as programs
 from specnorm.running.base import Plan
@@ -46,7 +46,7 @@ def test_few_frequencies_of_three_axes_are_looked_at() -> None:
 def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """At n = 1024 all symbols of this kernel would take 134 MB; a chunk keeps to its budget, whatever that is."""
     kernel, budget = Recipe((4, 4, 3, 3), seed=4).kernel, 2**22
-    monkeypatch.setattr(types, "MEMORY", budget)
+    monkeypatch.setattr(ArrayOps, "memory", budget)
     frequencies = 1024 * 513
     found = peak(lambda: specnorm.gram_bound(kernel, 1024, n_iter=1, **CIRCULAR))
     # Two integers for each frequency, and copies while they are made.

@@ -53,7 +53,7 @@ def test_the_list_of_backends_tells_it_apart(default: Lib) -> None:
     assert "array_api_strict" not in rows
     assert rows["array-api"].problem is None
     with pytest.raises(MixedBackends, match=r"array_api_strict \(array-api\), numpy"):
-        backends.common_backend([default.asarray(KERNEL), KERNEL])
+        backends.backend_for(default.asarray(KERNEL), KERNEL)
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------

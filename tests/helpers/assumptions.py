@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from specnorm.proofs.bound import ALL_FREQUENCIES, Lower, Upper, _lower, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, Lower, Upper
 from specnorm.proofs.interval import Interval, _interval
 
 
 def assumed(value: float, what: object = ALL_FREQUENCIES, digest: str = "") -> Upper:
     """As if it were proven."""
-    return _upper(value, what, "assumed", digest=digest)
+    return Upper._by_rule(value, what, "assumed", digest=digest)
 
 
 def assumed_lower(value: float, what: object = ALL_FREQUENCIES, digest: str = "") -> Lower:
     """As if it were proven."""
-    return _lower(value, what, "assumed", digest=digest)
+    return Lower._by_rule(value, what, "assumed", digest=digest)
 
 
 def interval(low: np.ndarray, high: np.ndarray) -> Interval:

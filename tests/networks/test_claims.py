@@ -43,7 +43,7 @@ from specnorm_networks.tools import Measure, bound  # fmt: skip
 from specnorm import enclose
 from specnorm.errors import MethodError
 from specnorm.proof import Clock
-from specnorm.proofs.bound import HypothesisError, Upper, least
+from specnorm.proofs.bound import HypothesisError, Upper
 
 WEIGHTS = np.array([[2.0, 1.0], [0.5, 3.0]])
 CENTRE = np.array([[-1.0, -1.0]])
@@ -75,7 +75,7 @@ def test_the_constant_in_a_ball_is_none_everywhere() -> None:
     stretch = np.linalg.norm(run({"x": np.ones((1, 2))})["y"] - run({"x": np.zeros((1, 2))})["y"]) / np.sqrt(2)
     assert local.claim.value < stretch < whole.claim.value
     with pytest.raises(HypothesisError, match="different norms: y by x, y by x, in a ball of radius 1"):
-        least(whole.claim, local.claim)
+        Upper.least(whole.claim, local.claim)
     assert local.explain().startswith("y <= 0")
 
 
@@ -84,12 +84,12 @@ def test_the_constant_of_other_weights_is_not_this_network_s() -> None:
     weights = WEIGHTS.copy()
     graph = network(weights)
     before = present(bound(graph, method=Product()).claim)
-    assert least(before, bound(network(), method=Product()).claim) is before
+    assert Upper.least(before, bound(network(), method=Product()).claim) is before
     weights /= 100
     for after in (bound(graph, method=Product()), bound(network(WEIGHTS / 100), method=Product())):
         assert after.claim is not None
         with pytest.raises(HypothesisError, match="different"):
-            least(before, after.claim)
+            Upper.least(before, after.claim)
 
 
 @pytest.mark.parametrize("near", [{}, {"radius": 0.5, "centre": np.full((1, 2), -11.0)}])
@@ -107,7 +107,7 @@ def test_boxes_and_balls_are_those_that_were_given() -> None:
     graph = within(Graph((X, Node("y", ops.Exp(), ("x",), (1, 2))), ("y",)), -1.0, high)
     before = bound(graph).claim
     high -= 9
-    assert least(present(before), bound(graph).claim) is before
+    assert Upper.least(present(before), bound(graph).claim) is before
 
 
 def test_ranges_take_claims_about_this_network_alone() -> None:

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.backends.arrays import ceil_div
+from specnorm.backends import arrays
 from specnorm.geometry.taps import readers_of
-from specnorm.proofs import rounding
-from specnorm.proofs.norms import frobenius_up
+from specnorm.proofs import norms, rounding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -83,7 +82,7 @@ class BlockPlan:
     @property
     def blocks(self) -> int:
         """Number of blocks on the diagonal."""
-        return ceil_div(self.lines, self.lines_of_block)
+        return arrays.ceil_div(self.lines, self.lines_of_block)
 
     @property
     def size(self) -> int:
@@ -366,15 +365,15 @@ def largest_eigenvalue_up(band: BlockTridiagonal, limit: Array, *, ops: ArrayOps
         rest = block - xp.matmul(factor, xp.matrix_transpose(factor)) - left_square
         # The roundings of an entry of R are those of products of at most `size` terms, of two differences, and of the
         # shift of the diagonal.
-        magnitude = frobenius_up(block, xp=xp) + _norm_sq_up(factor, xp=xp) + _norm_sq_up(left_factor, xp=xp)
+        magnitude = norms.frobenius_up(block, xp=xp) + _norm_sq_up(factor, xp=xp) + _norm_sq_up(left_factor, xp=xp)
         magnitude = rounding.up(magnitude, 4, xp=xp)
         rest_on_diagonal = xp.maximum(rest_on_diagonal, _rest_norm_up(rest, magnitude, size, u, xp=xp))
         if i + 1 < count:
             below = -band.below[:, i, :, :]
             left_factor = _times_inverse(below, factor, xp=xp)
             rest = below - xp.matmul(left_factor, xp.matrix_transpose(factor))
-            product = frobenius_up(left_factor, xp=xp) * frobenius_up(factor, xp=xp)
-            magnitude = rounding.up(rounding.up(product, 2, xp=xp) + frobenius_up(below, xp=xp), 2, xp=xp)
+            product = norms.frobenius_up(left_factor, xp=xp) * norms.frobenius_up(factor, xp=xp)
+            magnitude = rounding.up(rounding.up(product, 2, xp=xp) + norms.frobenius_up(below, xp=xp), 2, xp=xp)
             rest_below = xp.maximum(rest_below, _rest_norm_up(rest, magnitude, size, u, xp=xp))
             left_square = xp.matmul(left_factor, xp.matrix_transpose(left_factor))
     # The roundings: two sums; doubling is exact.
@@ -407,7 +406,7 @@ def _times_inverse(a: Array, factor: Array, *, xp: Namespace) -> Array:
 
 
 def _norm_sq_up(a: Array, *, xp: Namespace) -> Array:
-    return rounding.up(frobenius_up(a, xp=xp) ** 2, 2, xp=xp)
+    return rounding.up(norms.frobenius_up(a, xp=xp) ** 2, 2, xp=xp)
 
 
 def _rest_norm_up(rest: Array, magnitude: Array, size: int, u: float, *, xp: Namespace) -> Array:
@@ -417,4 +416,4 @@ def _rest_norm_up(rest: Array, magnitude: Array, size: int, u: float, *, xp: Nam
     computed.
     """
     rest_error = rounding.SLACK * rounding.gamma(size + 4, u) * magnitude
-    return rounding.up(frobenius_up(rest, xp=xp) + rest_error, 4, xp=xp)
+    return rounding.up(norms.frobenius_up(rest, xp=xp) + rest_error, 4, xp=xp)

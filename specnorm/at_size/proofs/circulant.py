@@ -25,8 +25,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from specnorm.backends.arrays import ceil_div
-from specnorm.proofs.bound import HypothesisError, Upper, _upper
+from specnorm.backends import arrays
+from specnorm.proofs.bound import HypothesisError, Upper
 from specnorm.proofs.cells import Circulant
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def shortest(spec: ConvSpec) -> tuple[int, ...]:
 def _fewest_points(axis: Axis) -> int:
     last_read = axis.stride * (axis.outputs - 1) + axis.dilation * (axis.taps - 1) - axis.before
     least_size = max(axis.pixels, axis.pixels + axis.before, last_read + 1, axis.stride * axis.outputs)
-    return ceil_div(least_size, math.lcm(axis.stride, axis.dilation))
+    return arrays.ceil_div(least_size, math.lcm(axis.stride, axis.dilation))
 
 
 def is_long_enough(spec: ConvSpec, circulant: Circulant) -> bool:
@@ -76,4 +76,4 @@ def norm_by_circulant(norm: Upper, spec: ConvSpec) -> Upper:
     """
     if not isinstance(norm.what, Circulant) or not is_long_enough(spec, norm.what):
         raise HypothesisError(f"the layer is no compression of this: {norm.what}, not {shortest(spec)} points")
-    return _upper(norm.value, spec, "compression of a circulant", norm)
+    return Upper._by_rule(norm.value, spec, "compression of a circulant", norm)

@@ -19,18 +19,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from specnorm.backends.arrays import ceil_div
-from specnorm.proofs.bound import (
-    ALL_FREQUENCIES,
-    HypothesisError,
-    Lower,
-    Upper,
-    _largest,
-    _lower,
-    _upper,
-)
-from specnorm.proofs.norms import norm_of_stack
-from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.backends import arrays
+from specnorm.proofs import norms
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
+from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -65,7 +57,7 @@ class AxisComponent:
     def contains(self, other: AxisComponent) -> bool:
         """Whether another part is a compression of this one: it lies inside, if shifted by some outputs."""
         # The smallest shift by which no pixel of the other part lies in front of this one.
-        outputs_in_front = max(0, ceil_div(self.before - other.before, self.stride))
+        outputs_in_front = max(0, arrays.ceil_div(self.before - other.before, self.stride))
         # Pixel 0 of the other part is then this pixel.
         pixels_in_front = self.stride * outputs_in_front + other.before - self.before
         has_outputs = outputs_in_front + other.outputs <= self.outputs
@@ -94,7 +86,7 @@ class AxisComponent:
     def trimmed(self, taps: int) -> AxisComponent | None:
         """The part without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
         # Output m reads the pixels s m - before, ..., s m - before + taps - 1.
-        first_output = max(0, ceil_div(self.before - taps + 1, self.stride))
+        first_output = max(0, arrays.ceil_div(self.before - taps + 1, self.stride))
         last_output = min(self.outputs - 1, (self.pixels - 1 + self.before) // self.stride)
         if last_output < first_output:
             return None
@@ -135,16 +127,16 @@ class PolyphaseComponent:
     @classmethod
     def of(cls, spec: ConvSpec, axes: tuple[AxisComponent, ...]) -> PolyphaseComponent:
         """The part of a zero-padded layer that has the given parts along its axes."""
-        padding = []
+        pads = []
         for axis, taps in zip(axes, spec.kernel_shape, strict=True):
             after = axis.stride * (axis.outputs - 1) + taps - axis.pixels - axis.before
-            padding.append((axis.before, after))
+            pads.append((axis.before, after))
         spec_of_part = replace(
             spec,
             stride=tuple(axis.stride for axis in axes),
             dilation=(1,) * spec.ndim,
             padding_mode="zeros",
-            padding=tuple(padding),
+            padding=tuple(pads),
             input_shape=tuple(axis.outputs if spec.transposed else axis.pixels for axis in axes),
         )
         return cls(spec_of_part, axes)
@@ -168,7 +160,7 @@ class PolyphaseComponent:
             axis, taps = axes[j], self.spec.kernel_shape[j]
             fair_share = int(pixels_left ** (1 / axes_left))
             pixels = min(axis.pixels, max(2 * taps, fair_share))
-            outputs = min(axis.outputs, max(1, ceil_div(pixels + axis.before, axis.stride)))
+            outputs = min(axis.outputs, max(1, arrays.ceil_div(pixels + axis.before, axis.stride)))
             shortened = replace(axis, pixels=pixels, outputs=outputs).trimmed(taps)
             # It is None if the outputs that are left read no pixel. Then the axis stays as it is.
             if shortened is not None:
@@ -247,15 +239,15 @@ def _parts(axis: Axis) -> Iterator[AxisComponent]:
     common = math.gcd(axis.stride, axis.dilation)
     # Pixels that are read are `common` apart. Number these alone: then stride and dilation are coprime.
     first_read = -axis.before % common
-    pixels = ceil_div(axis.pixels - first_read, common)
+    pixels = arrays.ceil_div(axis.pixels - first_read, common)
     before = (axis.before + first_read) // common
     stride = axis.stride // common
     dilation = axis.dilation // common
     for first_output in range(min(dilation, axis.outputs)):
         first_pixel = (stride * first_output - before) % dilation
         part = AxisComponent(
-            pixels=ceil_div(pixels - first_pixel, dilation),
-            outputs=ceil_div(axis.outputs - first_output, dilation),
+            pixels=arrays.ceil_div(pixels - first_pixel, dilation),
+            outputs=arrays.ceil_div(axis.outputs - first_output, dilation),
             # The division is exact, by the choice of the first pixel.
             before=(before - stride * first_output + first_pixel) // dilation,
             stride=stride,
@@ -291,8 +283,8 @@ def norms_of_parts(
         return bounds_of_parts[0]
     rule = f"the largest of {len(components)} polyphase components" if components else "reads no pixel"
     largest_lower = max(lowers, key=float, default=Lower.trivial(spec))
-    largest_upper = _largest(uppers, spec, rule) if len(uppers) == len(components) else None
-    return _lower(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
+    largest_upper = Upper._largest(uppers, spec, rule) if len(uppers) == len(components) else None
+    return Lower._by_rule(largest_lower.value, spec, "of a polyphase component", largest_lower), largest_upper
 
 
 def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Upper | None = None) -> Upper:
@@ -313,8 +305,8 @@ def norm_of_groups(spec: ConvSpec, bounds_of_groups: Sequence[Upper], others: Up
         return bounds_of_groups[0]
     bounds = list(bounds_of_groups)
     if others is not None:
-        bounds.append(padded_norm(others, spec.of_group))
-    return _largest(bounds, spec, f"the largest of {spec.groups} groups")
+        bounds.append(padding.padded_norm(others, spec.of_group))
+    return Upper._largest(bounds, spec, f"the largest of {spec.groups} groups")
 
 
 def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) -> tuple[Lower, Upper]:
@@ -323,18 +315,18 @@ def norms_of_patch(component: PolyphaseComponent, lower: Lower, upper: Upper) ->
     The *patch* is the set of pixels that this output reads. Each group is the matrix of the taps that read pixels, with
     its outputs as rows and its read inputs as columns.
 
-    ``lower``, ``upper``: bounds for the stack of these matrices, one for each group (`norm_of_stack`). Returns
+    ``lower``, ``upper``: bounds for the stack of these matrices, one for each group (`norms.norm_of_stack`). Returns
     ``lower``, ``upper``: the lower bound is for a layer of one group, the largest; the upper one for the whole part.
     """
     spec = component.spec
     output_channels, input_channels = spec.group_channels
     pixels = math.prod(axis.pixels for axis in component.axes)
-    subject = norm_of_stack((spec.groups, output_channels, input_channels * pixels))
+    subject = norms.norm_of_stack((spec.groups, output_channels, input_channels * pixels))
     is_patch = spec.reads_zeros and all(axis.outputs == 1 for axis in component.axes)
     if not is_patch or lower.what != subject or upper.what != subject:
         raise HypothesisError(f"the layer is not this stack: {upper.what}")
     rule = "the matrix of the taps that are read"
-    return _lower(lower.value, spec.of_group, rule, lower), _upper(upper.value, spec, rule, upper)
+    return Lower._by_rule(lower.value, spec.of_group, rule, lower), Upper._by_rule(upper.value, spec, rule, upper)
 
 
 def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseComponent, norm: Lower) -> Lower:
@@ -350,4 +342,4 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
         raise HypothesisError(f"{norm.what} is not a restriction of the layer")
     if norm.what == component.spec:
         return norm
-    return _lower(norm.value, component.spec, "of a group, or on a restriction", norm)
+    return Lower._by_rule(norm.value, component.spec, "of a group, or on a restriction", norm)

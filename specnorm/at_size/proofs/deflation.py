@@ -28,10 +28,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.at_size.proofs.circulant import is_long_enough, shortest
-from specnorm.backends import arrays
-from specnorm.backends.text import counted
+from specnorm.backends import arrays, text
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import HypothesisError, Upper, _upper
+from specnorm.proofs.bound import HypothesisError, Upper
 from specnorm.proofs.cells import Circulant
 from specnorm.proofs.frequencies import Frequencies, phase_error
 from specnorm.symbols.proofs.polynomial import Polynomial
@@ -113,8 +112,8 @@ def norm_by_deflation(
         return None
     if not rest_below(kernel, split, limit, ops=ops):
         return None
-    rule = f"a circulant without {counted(len(split.frequency_of_wave), 'wave')}, plus what these add"
-    return _upper(bound, spec, rule, cover.bound_outside_open())
+    rule = f"a circulant without {text.counted(len(split.frequency_of_wave), 'wave')}, plus what these add"
+    return Upper._by_rule(bound, spec, rule, cover.bound_outside_open())
 
 
 def limit_of_rest(

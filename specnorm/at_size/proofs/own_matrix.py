@@ -21,7 +21,7 @@ from specnorm.at_size.proofs.uncut import SMALLEST
 from specnorm.backends import arrays
 from specnorm.power.proofs.ritz import gram_error
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import HypothesisError, Lower, Upper, _lower, _upper
+from specnorm.proofs.bound import HypothesisError, Lower, Upper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +95,7 @@ def smallest_quotients(layer: Convolution, vectors: Array, *, ops: ArrayOps) -> 
         quotient = (image_length + relative_error * absolute_length + lost) / length
         # The roundings: those of two lengths, and some for the quotient.
         bound = host.inflate(quotient, 2 * max(layer.shape) + 8)
-        bounds.append(_upper(bound, (SMALLEST, spec), "quotient of a vector"))
+        bounds.append(Upper._by_rule(bound, (SMALLEST, spec), "quotient of a vector"))
     unit_images, _ = arrays.normalise(images, xp=xp)
     return bounds, unit_images
 
@@ -116,7 +116,8 @@ def smallest_of_groups(
     lower = min(lowers, key=float)
     upper = min(uppers, key=float)
     rule = f"the smallest of {spec.groups} groups"
-    return _lower(lower.value, (SMALLEST, spec), rule, lower), _upper(upper.value, (SMALLEST, spec), rule, upper)
+    what = (SMALLEST, spec)
+    return Lower._by_rule(lower.value, what, rule, lower), Upper._by_rule(upper.value, what, rule, upper)
 
 
 class LayerGram:
@@ -155,7 +156,7 @@ class LayerGram:
         no_proof = float(xp.finfo(bounds.dtype).max)
         rule = f"factorization of its Gram matrix, {self._plan.blocks} times {self._plan.size} rows"
         return [
-            _upper(bound, self._spec, rule) if bound < no_proof else None
+            Upper._by_rule(bound, self._spec, rule) if bound < no_proof else None
             for bound in self._ops.to_numpy(bounds).tolist()
         ]
 
@@ -194,12 +195,12 @@ class LayerGram:
             square = 0.0
             if is_proven:
                 square = host.sub_down(top, host.add_up(limit, error, shift_error))
-            bounds.append(_lower(host.sqrt_down(square), (SMALLEST, self._spec), rule))
+            bounds.append(Lower._by_rule(host.sqrt_down(square), (SMALLEST, self._spec), rule))
         return bounds
 
     def with_zero_layers(self, bounds: list[Upper | None]) -> list[Upper | None]:
         """Replace the bounds for layers that are zero by 0: a factorization cannot prove a limit of 0."""
-        zero = _upper(0.0, self._spec, "no tap reads a pixel")
+        zero = Upper._by_rule(0.0, self._spec, "no tap reads a pixel")
         return [zero if is_zero else bound for bound, is_zero in zip(bounds, self._is_zero, strict=True)]
 
 

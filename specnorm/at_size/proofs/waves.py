@@ -17,7 +17,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.geometry.taps import Axis
 from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import HypothesisError, Lower, _lower
+from specnorm.proofs.bound import HypothesisError, Lower
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -189,7 +189,7 @@ class Waves:
 
 def norm_by_waves(waves: Waves, a: Array, *, ops: ArrayOps) -> Lower:
     """The lower bound `quotient_of_waves_down` of the layer's norm, as a claim."""
-    return _lower(quotient_of_waves_down(waves, a, ops=ops), waves.spec, "quotient of a sum of plane waves")
+    return Lower._by_rule(quotient_of_waves_down(waves, a, ops=ops), waves.spec, "quotient of a sum of plane waves")
 
 
 def quotient_of_waves_down(waves: Waves, a: Array, *, ops: ArrayOps) -> float:

@@ -27,8 +27,7 @@ from specnorm.backends import arrays
 from specnorm.errors import KernelError
 from specnorm.geometry import polyphase
 from specnorm.grid import proof as grid
-from specnorm.proofs import rounding
-from specnorm.proofs.norms import largest_eigenvalue_up
+from specnorm.proofs import norms, rounding
 from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
@@ -108,14 +107,14 @@ def scaled_within(kernels: Array, taps: Array | None, limit: Limit, spec: ConvSp
     xp = ops.xp
     absolute = Polynomial(kernels, xp=xp).absolute_norm_up
     matrices = xp.reshape(kernels, (*kernels.shape[:2], -1))
-    norms = matrix_norms_up([matrices] if taps is None else [matrices, taps], xp=xp)
-    by_reshaping = supremum_up_from_unfolding(norms[0], spec.block_kernel_shape, xp=xp)
+    bounds = matrix_norms_up([matrices] if taps is None else [matrices, taps], xp=xp)
+    by_reshaping = supremum_up_from_unfolding(bounds[0], spec.block_kernel_shape, xp=xp)
     norm = xp.minimum(by_reshaping, absolute)
     if min(spec.block_shape[:2]) == 1 and math.prod(spec.block_kernel_shape) > 1:
         norm = xp.minimum(norm, _norm_on_grid_up(kernels, spec, ops=ops))
     scaled = [_scaled(kernels, norm, absolute, limit, xp=xp)]
     if taps is not None:
-        scaled.append(_scaled(taps, norms[1], absolute_up(taps, xp=xp), limit, xp=xp))
+        scaled.append(_scaled(taps, bounds[1], absolute_up(taps, xp=xp), limit, xp=xp))
     return scaled
 
 
@@ -143,7 +142,7 @@ def matrix_norms_up(parts: Sequence[Array], *, xp: Namespace) -> list[Array]:
     """Bounds (b,) of the norms of stacks of matrices M (b, m, n) with singular values of about 1, or 0.
 
     Let ``B_0 = fl(M M^T)`` and ``B_t = fl(B_{t-1}^T B_{t-1})``, with an error of norm at most e_t. After T squarings
-    U_T, of `largest_eigenvalue_up`, bounds the largest eigenvalue of B_T. That of the exact product is
+    U_T, of `norms.largest_eigenvalue_up`, bounds the largest eigenvalue of B_T. That of the exact product is
     ``||B_{T-1}||**2``. Going back, ``||B_{t-1}|| <= sqrt(U_t + e_t) = U_{t-1}``, and at the end
     ``||M|| <= sqrt(U_0 + e_0)``. The norms have to be about 1: for a power that overflows, from 1.18 on in float32, the
     bound is infinite. The powers of all stacks, which may differ in n, are one stack.
@@ -158,7 +157,7 @@ def matrix_norms_up(parts: Sequence[Array], *, xp: Namespace) -> list[Array]:
         errors.append(error)
     # Squares of entries below the root of the smallest normal number may be flushed to 0.
     underflow = power.shape[-1] * math.sqrt(float(xp.finfo(power.dtype).smallest_normal))
-    bound = rounding.up(largest_eigenvalue_up(power, xp=xp) + underflow, 2, xp=xp)
+    bound = rounding.up(norms.largest_eigenvalue_up(power, xp=xp) + underflow, 2, xp=xp)
     for error in reversed(errors):
         bound = rounding.up(xp.sqrt(bound + error), 4, xp=xp)
     bound = xp.where(xp.isfinite(bound), bound, math.inf)

@@ -9,15 +9,12 @@ import numpy as np
 
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs import arithmetic, host
-from specnorm.proofs.bound import HypothesisError, _upper, digest_of
-from specnorm.proofs.norms import gram_iteration_up
+from specnorm.proofs import arithmetic, host, norms
+from specnorm.proofs.bound import HypothesisError, Upper, digest_of
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from specnorm.proofs.bound import Upper
 
 
 @arithmetic.on_host()
@@ -62,7 +59,7 @@ def norm_of_multiple(
     spec = norm.what
     norm_over_frobenius = host.mul_up(host.root_up(math.prod(spec.kernel_shape)), host.root_up(spec.padding_gain_sq))
     value = host.add_up(host.mul_up(norm.value, factor), host.mul_up(distance, norm_over_frobenius))
-    return _upper(value, spec, f"{factor:.6g} times another kernel, rounded", norm, digest=digest_of(multiple))
+    return Upper._by_rule(value, spec, f"{factor:.6g} times another kernel, rounded", norm, digest=digest_of(multiple))
 
 
 _PRODUCTS = 3
@@ -99,8 +96,8 @@ def norm_of_neighbour(norm: Upper, kernel: NDArray[np.float64], neighbour: NDArr
     scaled: Any = np.ldexp(difference, -exponent)[None]
     xp: Any = np
     blocks = polyphase.to_blocks(scaled, spec, xp=xp)
-    norms = gram_iteration_up(xp.reshape(blocks, (*blocks.shape[:2], -1)), _PRODUCTS, xp=xp)
-    supremum = supremum_up_from_unfolding(xp.max(norms), spec.block_kernel_shape, xp=xp)
+    unfolded = norms.gram_iteration_up(xp.reshape(blocks, (*blocks.shape[:2], -1)), _PRODUCTS, xp=xp)
+    supremum = supremum_up_from_unfolding(xp.max(unfolded), spec.block_kernel_shape, xp=xp)
     rounded = host.mul_up(
         float(host.norm_up(difference.reshape(-1))), 2.0**-53, host.root_up(math.prod(spec.kernel_shape))
     )
@@ -108,4 +105,4 @@ def norm_of_neighbour(norm: Upper, kernel: NDArray[np.float64], neighbour: NDArr
         host.add_up(host.scaled_up(float(supremum), exponent), rounded), host.root_up(spec.padding_gain_sq)
     )
     value = host.add_up(norm.value, distance)
-    return _upper(value, spec, "a kernel nearby and the distance from it", norm, digest=digest_of(neighbour))
+    return Upper._by_rule(value, spec, "a kernel nearby and the distance from it", norm, digest=digest_of(neighbour))

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.proofs import norms as matrix_norms
 from specnorm.proofs import rounding
 from specnorm.proofs.frequencies import Frequencies, phase_error, product, tap_points
-from specnorm.proofs.norms import parts_of_hermitian, square_of_hermitian
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
@@ -169,8 +169,8 @@ def _columns_of_gram(x: Array, some: Callable[[Array], Array], *, xp: Namespace)
 
 
 def _columns_of_square(x: Array, some: Callable[[Array], Array], *, xp: Namespace) -> tuple[Array, Array]:
-    """Some columns of `square_of_hermitian`, and of its transposed matrices."""
-    even, odd = parts_of_hermitian(x, xp=xp)
+    """Some columns of `matrix_norms.square_of_hermitian`, and of its transposed matrices."""
+    even, odd = matrix_norms.parts_of_hermitian(x, xp=xp)
     x_t = xp.matrix_transpose(x)
     some_columns = xp.matmul(x, some(even)) + xp.matmul(x_t, some(odd))
     return some_columns, xp.matmul(even, some(x_t)) - xp.matmul(odd, some(x))
@@ -346,7 +346,8 @@ class GramTaps:
         norms_sq = [_squares(x, xp=xp)]
         for t in range(self.n_iter):
             is_gram = t == 0 and isinstance(self.symbol, KernelSymbol)
-            product, some_columns = (_gram, _columns_of_gram) if is_gram else (square_of_hermitian, _columns_of_square)
+            product = _gram if is_gram else matrix_norms.square_of_hermitian
+            some_columns = _columns_of_gram if is_gram else _columns_of_square
             if columns is None or t < self.n_iter - 1:
                 x = product(x, xp=xp)
                 norms_sq.append(_squares(x, xp=xp))
@@ -427,7 +428,7 @@ def _error_factors(
     product, its error relative to the squared Frobenius norm of what it is computed from; ``transform_error``: ``c
     sqrt(N)``; ``roundings``: of the bound of all errors itself.
     """
-    # That of `square_of_hermitian`. A kernel's product has 2 m terms: relative to the product of the norms of its
+    # That of `norms.square_of_hermitian`. A kernel's product has 2 m terms: relative to the product of the norms of its
     # factors, at most half the sum of their squares.
     of_square = rounding.SLACK * math.sqrt(2) * rounding.gamma(p + 3, u)
     of_kernel = rounding.SLACK * rounding.gamma(2 * m, u) / 2

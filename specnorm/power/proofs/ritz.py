@@ -6,9 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
-from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import Lower, _lower
-from specnorm.proofs.norms import frobenius_up
+from specnorm.proofs import host, norms, rounding
+from specnorm.proofs.bound import Lower
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -29,7 +28,8 @@ def quotients(
     Returns ``bounds``: one for each layer; ``images`` (b, 1, size): the images of the vectors, as unit vectors.
     """
     values, images = ritz_values_down(layer, vectors, vectors_are_outputs, ops=ops)
-    return [_lower(value, layer.spec, "quotient of a vector") for value in ops.to_numpy(values[:, 0]).tolist()], images
+    largest = ops.to_numpy(values[:, 0]).tolist()
+    return [Lower._by_rule(value, layer.spec, "quotient of a vector") for value in largest], images
 
 
 def ritz_values_down(
@@ -98,13 +98,13 @@ def ritz_down(
     relative_error = rounding.SLACK * rounding.gamma(roundings + 2, unit_roundoff)
     gram_error = rounding.up(xp.linalg.trace(gram), k + roundings, xp=xp) * relative_error
     # The roundings: the difference, the two sums, and the product in the error.
-    norm_sq = rounding.up(frobenius_up(gram - eye, xp=xp) + 1 + gram_error, 4, xp=xp)
+    norm_sq = rounding.up(norms.frobenius_up(gram - eye, xp=xp) + 1 + gram_error, 4, xp=xp)
     # The j-th eigenvalue of Y* Y is at least its j-th largest diagonal entry less the norm of the off-diagonal part.
     gram, roundings = _inner_products(images, ops=ops)
     diagonal = xp.linalg.diagonal(gram)
     relative_error = rounding.SLACK * rounding.gamma(roundings + 2, unit_roundoff)
     gram_error = rounding.up(xp.sum(diagonal, axis=-1), k + roundings, xp=xp) * relative_error
-    off_diagonal = rounding.up(frobenius_up(gram * (1 - eye), xp=xp) + gram_error, 4, xp=xp)
+    off_diagonal = rounding.up(norms.frobenius_up(gram * (1 - eye), xp=xp) + gram_error, 4, xp=xp)
     # Lowered before the two subtractions: each rounds by at most u of its result, which is no larger than the entry.
     descending = rounding.down(xp.sort(diagonal, axis=-1, descending=True), 2, xp=xp)
     squares = descending - off_diagonal[:, None] - k * images.shape[2] * tiny

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from specnorm.proofs import host
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, _largest, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
 from specnorm.proofs.cells import Circulant
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def padded_norm(norm: Upper, spec: ConvSpec) -> Upper:
         raise HypothesisError(f"{norm.what} is not the norm of the layer's convolution")
     gain_sq = spec.padding_gain_sq
     if gain_sq == 1:
-        return _upper(norm.value, spec, "no larger than its symbol", norm)
+        return Upper._by_rule(norm.value, spec, "no larger than its symbol", norm)
     rule = f"times {math.sqrt(gain_sq):.4g} for the padding, which repeats pixels"
-    return _upper(host.mul_up(norm.value, host.root_up(gain_sq)), spec, rule, norm)
+    return Upper._by_rule(host.mul_up(norm.value, host.root_up(gain_sq)), spec, rule, norm)
 
 
 def largest_of_blocks(bounds: Sequence[Upper], count: int) -> Upper:
@@ -43,7 +43,7 @@ def largest_of_blocks(bounds: Sequence[Upper], count: int) -> Upper:
         raise HypothesisError(f"{len(bounds)} bounds of {count} blocks")
     if len(bounds) == 1:
         return bounds[0]
-    return _largest(bounds, bounds[0].what, f"the largest of {len(bounds)} groups")
+    return Upper._largest(bounds, bounds[0].what, f"the largest of {len(bounds)} groups")
 
 
 def bounds_by_blocks(claims: Callable[[], Sequence[Upper]], spec: ConvSpec) -> list[tuple[Lower, Upper]]:

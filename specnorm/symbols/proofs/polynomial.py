@@ -35,7 +35,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper, _lower, _upper, _uppers
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import Frequencies, phase_error, tap_points
 from specnorm.symbols.proofs import scalar
@@ -259,7 +259,7 @@ class Polynomial:
             places.append(ops.to_numpy(xp.argmax(on_grid, axis=1)))
         value = columns.norms_up(xp.concat(squares, axis=0))
         rule = f"norms at {math.prod(sizes)} frequencies"
-        claims = _uppers(xp.reshape(value, (-1, together)), Grid.of_sizes(sizes, self.shape[3:]), rule, ops=ops)
+        claims = Upper._of_stack(xp.reshape(value, (-1, together)), Grid.of_sizes(sizes, self.shape[3:]), rule, ops=ops)
         return value, Frequencies.half_grid(sizes)[np.concatenate(places)], claims
 
     def norm_on_grid_up(self, sizes: tuple[int, ...], *, ops: ArrayOps) -> Array:
@@ -327,10 +327,10 @@ class Polynomial:
         if error == 0:
             return lower, upper
         rule = "taps that wrap around are added up, with rounding"
-        lower_of_kernel = _lower(max(host.sub_down(lower.value, error), 0.0), lower.what, rule, lower)
+        lower_of_kernel = Lower._by_rule(max(host.sub_down(lower.value, error), 0.0), lower.what, rule, lower)
         if upper is None:
             return lower_of_kernel, None
-        return lower_of_kernel, _upper(host.add_up(upper.value, error), upper.what, rule, upper)
+        return lower_of_kernel, Upper._by_rule(host.add_up(upper.value, error), upper.what, rule, upper)
 
     # -- rotated channels, and the Gram polynomial -------------------------------------------------------------------
     def rotated(self, basis: Array, rank: int, *, ops: ArrayOps) -> Polynomial:
@@ -437,7 +437,7 @@ class Symbol:
         one_block = Polynomial(self.polynomial.coefficients[block : block + 1, ...], xp=self.xp)
         quotient = norms.quotient_down(one_block.matrix_at(self.phase), right, xp=self.xp)
         value = max(host.sub_down(float(quotient[0]), float(one_block.error[0])), 0.0)
-        return _lower(value, self.frequencies, "quotient of a vector")
+        return Lower._by_rule(value, self.frequencies, "quotient of a vector")
 
 
 def _real_of_product(x: Array, y: Array, *, xp: Namespace) -> Array:

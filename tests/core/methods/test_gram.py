@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 import specnorm
 from specnorm.gram.method import ChannelNorms
 from specnorm.gram.proofs.powers import GramTaps, KernelSymbol, Taps, row_sums
+from specnorm.grid.proof import gram_iteration_of_parts_up
 from specnorm.methods import Gram
-from specnorm.proofs import norms
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 
@@ -204,5 +204,5 @@ def test_long_kernels_are_not_bounded_by_their_roundings() -> None:
     for case in (kernel, np.swapaxes(kernel, 0, 1).copy()):
         assert 1 <= float(specnorm.gram_bound(case, 8)) / math.sqrt(kernel.size) <= 1 + 1e-5
     ones: Any = np.ones((1, 5_600_000, 2), np.float32)
-    bound = norms.gram_iteration_of_parts_up(ones, 0 * ones, 3, 0.0, xp=OPS.xp)
+    bound = gram_iteration_of_parts_up(ones, 0 * ones, 3, 0.0, xp=OPS.xp)
     assert 1 <= float(bound[0]) / math.sqrt(ones.size) < 3

@@ -12,7 +12,7 @@ from helpers.checks import peak
 from helpers.libraries import OPS
 
 import specnorm
-from specnorm.backends.types import MEMORY
+from specnorm.backends.types import ArrayOps
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.supremum import proof as cover
 from specnorm.symbols.proofs.lags import Lags
@@ -42,7 +42,7 @@ def test_a_budget_holds(shape: tuple[int, ...]) -> None:
 @pytest.mark.nightly
 def test_nothing_is_larger_than_memory_allows(shape: tuple[int, ...]) -> None:
     kernel = np.random.RandomState(0).standard_normal(shape)
-    assert peak(lambda: specnorm.enclose(kernel, budget=BUDGET)) < 1.5 * MEMORY
+    assert peak(lambda: specnorm.enclose(kernel, budget=BUDGET)) < 1.5 * ArrayOps.memory
 
 
 def test_cells_by_some_at_once_are_bounded_alike() -> None:

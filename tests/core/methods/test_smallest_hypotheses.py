@@ -29,13 +29,14 @@ from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, _upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper
 from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.running import program
 from specnorm.supremum import incumbent
 from specnorm.supremum import proof as cover
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.proof import Cover, Nonnegative, _nowhere_negative
+from specnorm.symbols import power
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
@@ -120,7 +121,7 @@ def long_columns(count: int = 40) -> Violations:
         column: Any = np.full((1, length, 1), value)
         of = plain(column, 2 * length * value**2)
         # The kernel of the defect is one number: as computed, its norm.
-        norm = _upper(float(of.kernel[0, 0, 0]), ALL_FREQUENCIES, "test")
+        norm = Upper._by_rule(float(of.kernel[0, 0, 0]), ALL_FREQUENCIES, "test")
         low = defect.smallest_down(of, norm).value
         if Fraction(low) ** 2 > length * Fraction(value) ** 2:
             yield f"{value}: {low}"
@@ -166,7 +167,7 @@ def without_estimates(share: float, count: int) -> Violations:
         return np.zeros(len(cut)), vectors
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(incumbent, "largest_eigenvalues", nothing_seen)
+        patch.setattr(power, "largest_eigenvalues", nothing_seen)
         patch.setattr(incumbent.Incumbent, "raise_from", lambda *_: None)
         for seed in range(count):
             psi, t = np.random.RandomState(seed).uniform([0.4, 0.8], [0.65, 1.2])

@@ -391,7 +391,7 @@ def neighbours() -> Violations:
     spec = ConvSpec.of((2, 3, 2, 3), input_shape=(5, 6), padding_mode="replicate")
     kernel = normal(2, 3, 2, 3)
     known = assumed(0.0, spec, digest_of(kernel))
-    with caught(multiples, "gram_iteration_up", np.zeros(1)):
+    with caught(multiples.norms, "gram_iteration_up", np.zeros(1)):
         found = multiples.norm_of_neighbour(known, kernel, 3 * kernel).value
     formula = 2 * float(np.linalg.norm(kernel)) * 2.0**-53 * math.sqrt(6 * spec.padding_gain_sq)
     yield from up("the rounding of a difference", found, formula)

@@ -19,21 +19,16 @@ from helpers.libraries import OPS
 from numpy.typing import NDArray
 
 from specnorm.gram.proofs import powers
+from specnorm.grid import proof as grid
 from specnorm.grid.proof import SymbolNormsUp, quotient_at_down
 from specnorm.proofs import host
 from specnorm.proofs import norms as norm_rules
-from specnorm.proofs.bound import (
-    ALL_FREQUENCIES,
-    HypothesisError,
-    _uppers,
-    as_array,
-    greatest,
-    least,
-)
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
 from specnorm.proofs.cells import Boxes, Cells
 from specnorm.proofs.frequencies import Frequencies, phase_error
 from specnorm.proofs.rounding import from_converted_up, to_dtype
-from specnorm.supremum.proof import CentreMatrices, eigenvalue_limits, proven_below
+from specnorm.spectrum.proof import singular_values_down
+from specnorm.supremum.proof import CentreMatrices, eigenvalue_limits, norm_by_magnitudes, norm_of_one_tap, proven_below
 from specnorm.symbols.proofs import lags as lag_rules
 from specnorm.symbols.proofs.polynomial import Polynomial
 
@@ -326,7 +321,7 @@ def many_terms() -> Violations:
     found = norm_rules.matrix_norm_up(orthogonal, ops=OPS)
     limit = rows * (1 + 4 * gamma(2 + 8, DOUBLE) / 1.001 + 16 * DOUBLE)
     yield from up("norm by an eigenvalue", found, math.sqrt(limit + 2 * error * (1 + 2 * rows * DOUBLE)))
-    found = norm_rules.gram_iteration_of_parts_up(orthogonal, 0 * orthogonal, 1, 0.0, xp=XP)
+    found = grid.gram_iteration_of_parts_up(orthogonal, 0 * orthogonal, 1, 0.0, xp=XP)
     formula = math.sqrt(rows * (1 + 2 * ROOT2 * gamma(rows + 2, DOUBLE)))
     yield from up("norm of parts by a product", found, formula)
     delta = ROOT2 * gamma(2 * taps + 2, DOUBLE)
@@ -352,10 +347,10 @@ def norms_of_matrices() -> Violations:
     """Norms of matrices and of blocks where the formula is that of a few numbers."""
     blocks: Any = np.asarray([1.0, 3.0]).reshape(2, 1, 1, 1, 1) * np.ones((2, 1, 1, 2, 3))
     yield from up("by Frobenius", norm_rules.norm_by_frobenius(blocks, ops=OPS).value, 18.0)
-    yield from up("by magnitudes", norm_rules.norm_by_magnitudes(-blocks, ops=OPS).value, 18.0)
+    yield from up("by magnitudes", norm_by_magnitudes(-blocks, ops=OPS).value, 18.0)
     for shape in ((1, 1, 1, 2, 1), (1, 1, 1, 1, 2), (1, 1, 1, 2)):
         try:
-            norm_rules.norm_of_one_tap(np.ones(shape), assumed(1.0, norm_rules.norm_of_stack((1, 1, 1))))
+            norm_of_one_tap(np.ones(shape), assumed(1.0, norm_rules.norm_of_stack((1, 1, 1))))
         except HypothesisError:
             continue
         yield f"one tap of {shape}"
@@ -376,7 +371,7 @@ def norms_of_matrices() -> Violations:
     yield from up("a norm and an error", norm_rules.matrix_norm_up(blocks[:, :, :, 0, 0], error, ops=OPS), [1.5, 3.5])
     parts: Any = normal(2, 1, 2, 2, seed=9)
     exact = float(np.linalg.norm(parts[0, 0] + 1j * parts[1, 0], 2))
-    yield from up("a norm of parts", norm_rules.gram_iteration_of_parts_up(*parts, 4, 9.0, xp=XP), exact + 9.0, 0.05)
+    yield from up("a norm of parts", grid.gram_iteration_of_parts_up(*parts, 4, 9.0, xp=XP), exact + 9.0, 0.05)
     u: Any = np.asarray([[[0.9, 0.0], [0.0, 1.1], [0.0, 0.0]]])
     vh: Any = np.asarray([[[1.0, 0.0], [0.1, 1.0]]])
     s: Any = np.asarray([[3.0, 2.0]])
@@ -384,10 +379,10 @@ def norms_of_matrices() -> Violations:
     defects = [np.linalg.norm(q - np.eye(2)) for q in (u[0].T @ u[0], vh[0] @ vh[0].T)]
     shrinkage = math.sqrt((1 - defects[0]) * (1 - defects[1]))
     distance = float(lengths(a - u * s[:, None, :] @ vh)[0]) + 0.02
-    found = norm_rules.singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)
+    found = singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)
     yield from down("singular values", found, s * shrinkage - distance)
     with patch.object(norm_rules.rounding, "product_error", lambda *_, xp: 0.01):  # noqa: ARG005
-        found = norm_rules.singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)
+        found = singular_values_down(a, (u, s, vh), np.asarray([0.02]), ops=OPS)
         of_quotient = norm_rules.quotient_down(a, np.ones((1, 2)), xp=XP)
     defects = [x + 0.01001 * float(np.linalg.norm(q)) ** 2 for x, q in zip(defects, (u, vh), strict=True)]
     shrinkage = math.sqrt((1 - defects[0]) * (1 - defects[1]))
@@ -397,7 +392,7 @@ def norms_of_matrices() -> Violations:
     yield from down("a quotient with errors", of_quotient, quotient)
     close: Any = np.asarray([[[1.0, 0.0], [0.0, 1.0]]])
     with patch.object(norm_rules.rounding, "unit", lambda *_, xp: 1e-3):  # noqa: ARG005
-        found = norm_rules.singular_values_down(close, (close, np.ones((1, 2)), close), np.zeros(1), ops=OPS)
+        found = singular_values_down(close, (close, np.ones((1, 2)), close), np.zeros(1), ops=OPS)
     of_product = gamma(2, 1e-3)
     yield from between(
         "units of singular values", float(found[0, 0]), 0.0, 1 - 2 * of_product - 2 * (of_product + 4.004e-3)
@@ -407,17 +402,18 @@ def norms_of_matrices() -> Violations:
 def claims_in_floats() -> Violations:
     """Claims of several blocks, in single precision, and times powers of two where these are subnormal."""
     first, second = assumed(1.0), assumed(2.0)
-    yield from up("the least", least(first, second, None).value, 1.0)
+    yield from up("the least", Upper.least(first, second, None).value, 1.0)
     lowers = assumed_lower(1.0), assumed_lower(2.0)
-    yield from down("the greatest", greatest(*lowers).value, 2.0)
+    yield from down("the greatest", Lower.greatest(*lowers).value, 2.0)
     several: Any = np.asarray([[1.0, 3.0], [5.0, 4.0]])
-    found = [x.value for x in _uppers(several, ALL_FREQUENCIES, "words", ops=OPS)()]
+    found = [x.value for x in Upper._of_stack(several, ALL_FREQUENCIES, "words", ops=OPS)()]
     yield from up("claims of blocks", found, [3.0, 5.0])
     narrow = replace(OPS, wide_dtype="float32")
     like: Any = np.ones(1)
     value = 1 + 2.0**-40
-    yield from up("a claim in single precision", as_array([assumed(value)], like, ops=narrow), value, 1e-6)
-    yield from down("a claim in single precision", as_array([assumed_lower(value)], like, ops=narrow), value, 1e-6)
+    what = "a claim in single precision"
+    yield from up(what, Upper.as_array([assumed(value)], like, ops=narrow), value, 1e-6)
+    yield from down(what, Lower.as_array([assumed_lower(value)], like, ops=narrow), value, 1e-6)
     smallest = 2.0**-149
     for value in (2.2 * smallest, 2.8 * smallest):
         for eager in (False, True):
@@ -454,7 +450,7 @@ def single_frequencies() -> Violations:
         found = quotient_at_down(matrix, vector, Polynomial(one, xp=XP), xp=XP)
         yield from between("what is taken off at a frequency", quotient - float(found[0]), 0.9 * error, 1.1 * error)
     faint: Any = np.full((1, 2, 3, 2, 3), 1e-170)
-    with patch.object(norm_rules, "gram_iteration_of_parts_up", lambda *x, xp: x) as _:  # noqa: ARG005
+    with patch.object(grid, "gram_iteration_of_parts_up", lambda *x, xp: x) as _:  # noqa: ARG005
         *_, error_of_products = SymbolNormsUp(2)(Polynomial(faint, xp=OPS.xp).at(point, ops=OPS), ops=OPS)
     yield from up("what may underflow in products", error_of_products, 2 * ROOT2 * 2.0**-255.5)
     sizes = (2**31 - 1, 2**29)

@@ -46,7 +46,7 @@ from specnorm_networks.tools import Measure, bound
 
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proof import Clock
-from specnorm.proofs.bound import Upper, digest_of, least
+from specnorm.proofs.bound import Upper, digest_of
 
 
 def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:
@@ -178,8 +178,8 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a node of another graph": lambda: rules.of_operator(OTHER, NODES["s"], [U, V], PLACE),
     "a branch of another network": lambda: rules.of_operator(SCOPE, NODES["s"], [U, FAR], PLACE),
     "a branch in a ball": lambda: rules.of_operator(SCOPE, NODES["s"], [U, NEAR], PLACE),
-    "the constant in a ball for that everywhere": lambda: least(V, NEAR),
-    "the constant of another network": lambda: least(V, FAR),
+    "the constant in a ball for that everywhere": lambda: Upper.least(V, NEAR),
+    "the constant of another network": lambda: Upper.least(V, FAR),
     "a factor in a ball": lambda: rules.composed(assumed(0.0, replace(NEAR.what, start="u")), U),  # type: ignore[type-var]
     "inputs of two networks": lambda: rules.of_all_inputs("v", [V, assumed(1.0, OTHER.map("y", "v"))], ["x", "y"]),
     "outputs of two networks": lambda: rules.of_values_together([U, FAR], ["u", "v"]),

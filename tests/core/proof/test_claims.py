@@ -38,17 +38,7 @@ from specnorm.grid import search as grid_search
 from specnorm.grid.proof import LargestBound
 from specnorm.proof import proven
 from specnorm.proofs import bound, host, norms
-from specnorm.proofs.bound import (
-    ALL_FREQUENCIES,
-    HypothesisError,
-    Lower,
-    Upper,
-    as_array,
-    digest_of,
-    greatest,
-    least,
-    of_kernel,
-)
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, digest_of, of_kernel
 from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
@@ -72,7 +62,7 @@ COVER = {
     "_domain",
 }
 """What a cover, a graph and a run keep to themselves."""
-MAKERS = {"Upper", "Lower", "Interval", "_upper", "_uppers", "_lower", "_largest", "_interval", "_covering"}
+MAKERS = {"Upper", "Lower", "Interval", "_by_rule", "_of_stack", "_largest", "_interval", "_covering"}
 MAKERS |= {"_made", "_Claim", "make_upper", "make_lower", "make_interval"}
 MAKES = tuple(name for name in MAKERS if name[0] in "_m")
 """What only the rooms take; the door hands it on."""
@@ -110,9 +100,9 @@ def test_claims_are_made_in_files_of_proofs_alone() -> None:
     "source",
     [
         *("Upper(1.0, 'sigma*', 'no rule')", "bound.Lower(1.0, 'sigma*', 'no rule')"),
-        "from specnorm.proofs.bound import _upper",
-        "from specnorm.proofs.bound import Upper, _lower as make",
-        "bound._upper(1.0, 'sigma*', 'no rule')",
+        "from specnorm.proofs.bound import make_upper",
+        "from specnorm.proofs.bound import Upper, make_lower as make",
+        "bound.Upper._by_rule(1.0, 'sigma*', 'no rule')",
         "Upper._made(1.0, bound.ALL_FREQUENCIES, 'no rule')",
         *("Interval(low, high)", "base.Slopes(low, high, regions)"),
         "from specnorm.proofs.interval import _interval",
@@ -191,10 +181,10 @@ def test_a_matrix_answers_with_its_claim() -> None:
 
 def test_bounds_of_different_norms_are_not_compared() -> None:
     one, two = assumed(1.0), assumed(2.0)
-    assert least(two, None, one) is one
-    assert greatest(assumed_lower(1.0), assumed_lower(3.0)).value == 3
+    assert Upper.least(two, None, one) is one
+    assert Lower.greatest(assumed_lower(1.0), assumed_lower(3.0)).value == 3
     with pytest.raises(HypothesisError, match="different"):
-        least(one, assumed(0.5, Circulant((4,), (False,))))
+        Upper.least(one, assumed(0.5, Circulant((4,), (False,))))
     assert one < two
     assert one <= 1.0
     assert not one > 1.0
@@ -205,8 +195,8 @@ def test_arrays_of_claims_are_on_their_side(wide: str) -> None:
     values = np.random.RandomState(0).uniform(0, 3, size=50).tolist()
     ops = replace(OPS, wide_dtype=wide)
     like: Any = np.zeros(1)
-    up: Any = as_array([assumed(v) for v in values], like, ops=ops)
-    down: Any = as_array([assumed_lower(v) for v in values], like, ops=ops)
+    up: Any = Upper.as_array([assumed(v) for v in values], like, ops=ops)
+    down: Any = Lower.as_array([assumed_lower(v) for v in values], like, ops=ops)
     assert up.dtype == down.dtype == np.dtype(wide)
     assert (up >= values).all()
     assert (down <= values).all()
@@ -269,7 +259,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a circulant for the supremum": lambda: padded_norm(assumed(1.0, RING), LAYER),
     "a circulant for the supremum of a grid": lambda: cover.grid_lemma(1.0, assumed(2.0, RING), np.zeros(1)),
     "the supremum for some of the torus": lambda: supremum_on_grid(assumed(1.0), Boxes.torus((4,))),
-    "a circulant for one of another length": lambda: least(assumed(1.0, RING), assumed(1.0, shorter(0))),
+    "a circulant for one of another length": lambda: Upper.least(assumed(1.0, RING), assumed(1.0, shorter(0))),
     "a group left out": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)]),
     "a group twice as large": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP), assumed(1.0, LAYER)]),
     "all groups and others": lambda: norm_of_groups(LAYER, [assumed(1.0, GROUP)] * 2, assumed(1.0)),
@@ -288,8 +278,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     "several outputs as a patch": lambda: norms_of_patch(
         PART, assumed_lower(1.0, norms.norm_of_stack((2, 2, 2))), assumed(1.0, norms.norm_of_stack((2, 2, 2)))
     ),
-    "taps as one": lambda: norms.norm_of_one_tap(KERNEL, assumed(1.0, norms.norm_of_stack((1, 3, 3)))),
-    "another matrix as a tap": lambda: norms.norm_of_one_tap(
+    "taps as one": lambda: cover.norm_of_one_tap(KERNEL, assumed(1.0, norms.norm_of_stack((1, 3, 3)))),
+    "another matrix as a tap": lambda: cover.norm_of_one_tap(
         KERNEL[..., :1], assumed(1.0, norms.norm_of_stack((1, 3, 2)))
     ),
     "norms on a grid that are NaN": grid._claims_on_grid(grid.SymbolNormsUp(), NAN, KERNEL, (20,), ops=OPS),
@@ -305,11 +295,13 @@ REFUSED: dict[str, Callable[[], object]] = {
         of_kernel(ONE, TWO, KERNEL, 0)[0], TWO, KERNEL, 0
     ),
     "an upper bound of one kernel for another": lambda: of_kernel(ONE, of_kernel(ONE, TWO, KERNEL, 0)[1], KERNEL, 0),
-    "the least of two kernels' bounds": lambda: least(*(of_kernel(ONE, TWO, k, 0)[1] for k in (KERNEL, KERNEL / 100))),
-    "a kernel's bound and one of nobody's": lambda: least(of_kernel(ONE, TWO, KERNEL, 0)[1], TWO),
+    "the least of two kernels' bounds": lambda: Upper.least(
+        *(of_kernel(ONE, TWO, k, 0)[1] for k in (KERNEL, KERNEL / 100))
+    ),
+    "a kernel's bound and one of nobody's": lambda: Upper.least(of_kernel(ONE, TWO, KERNEL, 0)[1], TWO),
     "a block left out": lambda: largest_of_blocks([assumed(1.0)], 2),
     "a group of two left out": lambda: bounds_by_blocks(lambda: [assumed(1.0)], LAYER),
-    "no number among bounds of blocks": bound._uppers(np.array([1.0, np.nan]), ALL_FREQUENCIES, "", ops=OPS),  # type: ignore[arg-type]
+    "no number among bounds of blocks": Upper._of_stack(np.array([1.0, np.nan]), ALL_FREQUENCIES, "", ops=OPS),  # type: ignore[arg-type]
     "no proof": lambda: bound.known(None),
 }
 
@@ -324,9 +316,9 @@ def test_enclosures_of_two_kernels_are_not_compared() -> None:
     assert float(found.lower) <= lower.value <= upper.value <= float(found.upper)
     assert upper.what == other[1].what == ConvSpec.of(kernel.shape)
     with pytest.raises(HypothesisError, match="different kernels"):
-        least(upper, other[1])
+        Upper.least(upper, other[1])
     with pytest.raises(HypothesisError, match="different"):
-        greatest(lower, other[0])
+        Lower.greatest(lower, other[0])
     with pytest.raises(HypothesisError, match="not scaled to another"):
         of_kernel(lower, upper, kernel, -40)
 
@@ -414,7 +406,7 @@ def test_what_is_left_open_is_not_the_same_twice() -> None:
     assert len(one) == len(two) > 0
     assert str(one.bound_outside_open().what) == str(two.bound_outside_open().what)
     with pytest.raises(HypothesisError, match="different"):
-        least(one.bound_outside_open(), two.bound_outside_open())
+        Upper.least(one.bound_outside_open(), two.bound_outside_open())
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2, 1), (1, 2, 1, 1), (1, 1, 1, 2)])
@@ -550,4 +542,4 @@ def test_every_way_to_a_bound_is_told(shape: tuple[int, ...], at: dict[str, Any]
 def test_a_claim_prints_on_one_line_whatever_it_was_made_of() -> None:
     """What it was made of, of each claim in its turn, filled a screen for a node of a network."""
     first = assumed(2.0)
-    assert repr(bound._largest([first, first], ALL_FREQUENCIES, "largest")).count("Upper(") == 1
+    assert repr(Upper._largest([first, first], ALL_FREQUENCIES, "largest")).count("Upper(") == 1

@@ -32,13 +32,15 @@ from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.proofs.powers import GramSymbol, Powers, Taps, lag_norms
+from specnorm.grid.proof import gram_iteration_of_parts_up
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.frequencies import Frequencies
+from specnorm.spectrum.proof import singular_values_down
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 ALLOWANCES = {"gamma", "product_error", "phase_error"}
-ROOMS = ("at_size", "gram", "grid", "power", "supremum", "symbols", "tensor_norm", "training", "unfoldings")
+ROOMS = ("at_size", "gram", "grid", "power", "spectrum", "supremum", "symbols", "tensor_norm", "training", "unfoldings")
 _gamma = rounding.gamma
 LONG = 20_000
 A_LITTLE_LESS = 1 - LONG * 2.0**-24 / 3
@@ -77,7 +79,7 @@ def gram_norm() -> bool:
 
 
 def first_gram_product() -> bool:
-    return above(norms.gram_iteration_of_parts_up(ONES, 0 * ONES, 1, 0.0, xp=off(-1).xp))
+    return above(gram_iteration_of_parts_up(ONES, 0 * ONES, 1, 0.0, xp=off(-1).xp))
 
 
 def ritz() -> bool:
@@ -197,7 +199,7 @@ def singular_value() -> bool:
     s: Any = np.asarray([[1 / shorter]], dtype=np.float32)
     one: Any = np.ones((1, 1, 1), dtype=np.float32)
     no_error: Any = np.zeros(1, dtype=np.float32)
-    found = norms.singular_values_down(u * s, (u, s, one), no_error, ops=off(1))
+    found = singular_values_down(u * s, (u, s, one), no_error, ops=off(1))
     return float(found[0, 0]) <= float(np.linalg.norm((u * s).astype(np.float64)))
 
 

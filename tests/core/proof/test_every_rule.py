@@ -6,9 +6,7 @@ Mutants are made from the syntax tree, so that a new rule or a new hypothesis wi
 from __future__ import annotations
 
 import ast
-import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from core.proof.refusals import REFUSED
@@ -17,8 +15,11 @@ from helpers.mutants import Function, certified, mutated
 
 from specnorm.proofs.bound import HypothesisError
 
-BOUND = ("specnorm.proofs.bound", "specnorm.proof")
-MAKERS = ("_upper", "_lower", "_uppers", "_largest", "make_upper", "make_lower")
+MAKERS = {
+    "Upper._by_rule": "upper", "make_upper": "upper", "Lower._by_rule": "lower", "make_lower": "lower",
+    "Upper._of_stack": "uppers", "Upper._largest": "largest",
+}  # fmt: skip
+"""Constructors of claims, and what they make."""
 
 
 # -- hypotheses --------------------------------------------------------------------------------------------------------
@@ -106,43 +107,29 @@ def test_every_false_claim_is_refused() -> None:
 
 
 # -- what a rule says --------------------------------------------------------------------------------------------------
-@functools.cache
-def taken(path: Path) -> set[str]:
-    """Constructors of claims that a module takes from `bound`; there, all."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = (x.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module in BOUND for x in n.names)
-    return set(MAKERS) & {*names, *(MAKERS if path.stem == "bound" else ())}
-
-
-def claims(tree: ast.AST, names: set[str]) -> list[ast.Call]:
+def claims(tree: ast.AST) -> list[ast.Call]:
     """Where a function makes a claim."""
-    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call)) if names else ()
-    return [call for call in calls if getattr(call.func, "id", "") in names]
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) in MAKERS]
 
 
-def too_sharp(number: int, names: set[str]) -> Callable[[ast.AST], None]:
+def too_sharp(number: int) -> Callable[[ast.AST], None]:
     """The change that makes a bound half, or twice, what it is, or forgets the largest part; one above 0 for 0."""
 
     def change(tree: ast.AST) -> None:
-        call = claims(tree, names)[number]
+        call = claims(tree)[number]
         value = ast.unparse(call.args[0])
         other = {
             "upper": f"({value}) / 2",
             "uppers": f"({value}) / 2",
             "lower": f"({value}) * 2 + 1e-3",
             "largest": f"sorted({value}, key=float)[:-1]",
-        }[getattr(call.func, "id", "").rpartition("_")[2]]
+        }[MAKERS[ast.unparse(call.func)]]
         call.args[0] = ast.parse(other, mode="eval").body
 
     return change
 
 
-RULES = [
-    (function, number, names)
-    for function in certified()
-    for names in [taken(function.path)]
-    for number in range(len(claims(function.tree(), names)) if function.name not in MAKERS[:2] else 0)
-]
+RULES = [(function, number) for function in certified() for number in range(len(claims(function.tree())))]
 
 
 @pytest.mark.parametrize("check", list(dict.fromkeys(CHECKS.values())), ids=lambda check: check.__name__)
@@ -151,16 +138,14 @@ def test_what_rules_say_is_true(check: Check) -> None:
     assert sum(claim is not None for claim, _ in check()) > 0
 
 
-@pytest.mark.parametrize(
-    ("function", "number", "names"), RULES, ids=lambda x: str(sorted(x) if isinstance(x, set) else x)[:60]
-)
-def test_what_a_rule_says_is_looked_at(function: Function, number: int, names: set[str]) -> None:
+@pytest.mark.parametrize(("function", "number"), RULES, ids=str)
+def test_what_a_rule_says_is_looked_at(function: Function, number: int) -> None:
     assert function.name in CHECKS, "a rule without a check: give it one in proof/rules.py"
-    if ast.unparse(claims(function.tree(), names)[number]).startswith(("_upper(0.0", "make_upper(0.0")):
+    if ast.unparse(claims(function.tree())[number]).startswith(("Upper._by_rule(0.0", "make_upper(0.0")):
         pytest.skip("half of nothing is nothing: what the rule supposes is looked at above")
-    with mutated(function, too_sharp(number, names)):
+    with mutated(function, too_sharp(number)):
         assert next(violations(CHECKS[function.name]), None), "nothing was noticed"
 
 
 def test_every_check_is_of_a_rule() -> None:
-    assert set(CHECKS) == {function.name for function, _, _ in RULES}
+    assert set(CHECKS) == {function.name for function, _ in RULES}

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm.grid import search as pruned
-from specnorm.grid.proof import LargestBound, SymbolNormsUp
+from specnorm.grid.proof import LargestBound, SymbolNormsUp, gram_iteration_of_parts_up
 from specnorm.grid.search import leave_out
 from specnorm.methods import Gram, Grid
 from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.proofs.norms import GramIterates, gram_iteration_of_parts_up
+from specnorm.proofs.norms import GramIterates
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover
 from specnorm.symbols.proofs.polynomial import _CACHED_ENTRIES, GramPolynomial, Polynomial, Symbol
