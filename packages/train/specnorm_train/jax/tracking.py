@@ -167,6 +167,6 @@ def _steps(
     if isinstance(constants, Parts):
         found = constants.apart_with_factors(*found[0])
     norms: list[Any] = []
-    for part, kernels, factors in zip(stack.parts, members, found, strict=True):
-        norms += BACKEND.with_factors(part.program, kernels, *factors)
+    for part, of_part, factors in zip(stack.parts, members, found, strict=True):
+        norms += BACKEND.with_factors(part.program, of_part, *factors)
     return norms, state if sweeps == 0 else followed.state
