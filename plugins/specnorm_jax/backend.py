@@ -214,7 +214,8 @@ class JaxBackend(Backend):
     ) -> Sequence[Array]:
         """The norms of kernels, whose derivatives are products of two factors; those are stacks as of `Followed`."""
         constants = (self.detach(x) for x in (values, left, right))
-        return _with_factors(program, tuple(map(self.first_order, kernels)), *constants)
+        norms: Sequence[Array] = _with_factors(program, tuple(map(self.first_order, kernels)), *constants)
+        return norms
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
         return _without_derivative(reason, value, x)
