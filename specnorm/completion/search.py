@@ -471,7 +471,7 @@ class _LagSymbols:
     ----------
     lag_points, tap_points : arrays, shapes (d, n) and (d, taps)
         Angles (..., d) times these are the angles of the lags and of the taps.
-    points, newton : array, shape (2 n - 1, d), and ascent.NewtonTables
+    points, newton : array, shape (2 n - 1, d), and those of `newton_tables`
         Those of the lags and their negatives.
     """
 
@@ -487,7 +487,8 @@ class _LagSymbols:
         of_half = Lags.points(taps)
         points = np.concatenate([of_half, -of_half[1:]]).astype(float)
         self.lag_points, self.points = self.from_host(of_half.T), self.from_host(points)
-        self.newton = ascent.NewtonTables(*map(self.from_host, ascent.newton_tables(points)))
+        powers, forms, signs = map(self.from_host, ascent.newton_tables(points))
+        self.newton = powers, forms, signs
         self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
 
     def from_host(self, x: np.ndarray) -> Array:

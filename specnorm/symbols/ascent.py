@@ -5,8 +5,8 @@ It decides how high a lower bound is, never whether it is true.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -221,29 +221,16 @@ class Ascent:
         return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], by_column)[:, 0, :]))
 
 
-class NewtonTables(NamedTuple):
-    """What is constant in Newton steps of the angles of some taps.
-
-    Parameters
-    ----------
-    powers : array, shape (n, r)
-        ``1, k_i and k_i k_j`` of the taps k, r = 1 + d + d^2.
-    forms : array, shape (2 * (1 + d) * r, .)
-        Takes inner products (1 + d, r, real and imaginary part) of the first columns of ``terms @ powers`` with all to
-        the gradient and the Hessian of half the squared norm of the sum, in the form that `uphill_by_forms` reads.
-    signs : array, shape (2, 4)
-    """
-
-    powers: Any
-    forms: Any
-    signs: Any
-
-
-def newton_tables(taps: np.ndarray, *, least_relative_curvature: float = 1e-3) -> NewtonTables:
-    """Return the tables of taps (n, d), on the host.
+def newton_tables(taps: np.ndarray, *, least_relative_curvature: float = 1e-3) -> tuple[np.ndarray, ...]:
+    """Return what is constant in Newton steps of the angles of taps (n, d), on the host.
 
     ``least_relative_curvature``: curvatures below this fraction of the largest one are raised to it, which limits the
     step along a nearly flat direction. With one axis it is not used.
+
+    Returns ``powers`` (n, r): ``1, k_i and k_i k_j`` of the taps k, r = 1 + d + d^2. ``forms`` (2 * (1 + d) * r, .):
+    takes inner products (1 + d, r, real and imaginary part) of the first columns of ``terms @ powers`` with all to the
+    gradient and the Hessian of half the squared norm of the sum, in the form that `uphill_by_forms` reads. ``signs``
+    (2, 4).
     """
     axes = taps.shape[1]
     pairs = (taps[:, :, None] * taps[:, None, :]).reshape(len(taps), axes**2)
@@ -262,10 +249,10 @@ def newton_tables(taps: np.ndarray, *, least_relative_curvature: float = 1e-3) -
         rest = hessian - mean[:, :, None] * np.eye(2)
         both = np.stack([rest, -rest], axis=2).reshape(size, -1)
         forms = [gradient / 2, both, np.tile(mean * np.array([*large, *small]), 2)]
-    return NewtonTables(powers, np.concatenate(forms, axis=1), signs)
+    return powers, np.concatenate(forms, axis=1), signs
 
 
-def newton_step(terms: Array, taps: Array, tables: NewtonTables, *, xp: Namespace) -> Array:
+def newton_step(terms: Array, taps: Array, tables: Sequence[Array], *, xp: Namespace) -> Array:
     """Return safeguarded Newton steps towards maxima of ``|sum_k c_k e^{i k.theta}|``.
 
     ``terms`` (..., n): ``c_k e^{i k.theta}`` at the angles to start from. ``taps`` (n, d): the k; d is at least 1.
@@ -282,7 +269,7 @@ def newton_step(terms: Array, taps: Array, tables: NewtonTables, *, xp: Namespac
     return chosen
 
 
-def uphill(terms: Array, tables: NewtonTables, axes: int, *, longest: float = _LONGEST, xp: Namespace) -> Array:
+def uphill(terms: Array, tables: Sequence[Array], axes: int, *, longest: float = _LONGEST, xp: Namespace) -> Array:
     """Return Newton steps towards maxima of ``||sum_k c_k e^{i k.theta}||``.
 
     Steps along directions of positive curvature have the opposite sign, so that they lead uphill. Where another maximum
@@ -291,14 +278,15 @@ def uphill(terms: Array, tables: NewtonTables, axes: int, *, longest: float = _L
     ``terms`` (..., m, n): vectors ``c_k e^{i k.theta}`` at the angles to start from. ``tables``: `newton_tables`.
     ``axes``: d. ``longest``: longest step along an axis, in radians. Returns (..., d).
     """
-    sums = xp.matmul(terms, xp.astype(tables.powers, terms.dtype, copy=False))
+    powers, forms, signs = tables
+    sums = xp.matmul(terms, xp.astype(powers, terms.dtype, copy=False))
     products = arrays.real_pair(xp.matmul(arrays.adjoint(sums[..., : 1 + axes], xp=xp), sums), xp=xp)
     flat = xp.reshape(products, (*products.shape[:-3], -1))
-    return uphill_by_forms(xp.matmul(flat, tables.forms), tables.signs, axes, longest=longest, xp=xp)
+    return uphill_by_forms(xp.matmul(flat, forms), signs, axes, longest=longest, xp=xp)
 
 
 def uphill_by_forms(forms: Array, signs: Array, axes: int, *, longest: float = _LONGEST, xp: Namespace) -> Array:
-    """`uphill` from the products (..., .) with `NewtonTables.forms`."""
+    """`uphill` from the products (..., .) with the forms of `newton_tables`."""
     step = _uphill(forms, signs, axes, xp=xp)
     excess = xp.max(xp.abs(step), axis=-1, keepdims=True) / longest
     return step / xp.maximum(excess, signs[0, 0])

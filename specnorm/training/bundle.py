@@ -241,7 +241,7 @@ def _sums(products: Array, turns: Array, *, ops: ArrayOps) -> Array:
 
 
 def _tap_tables(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
-    """Angles of ``cos, sin, sin, -cos`` at all taps for each angle, and at the angle 0; `NewtonTables` for it."""
+    """Angles of ``cos, sin, sin, -cos`` at all taps for each angle, and at the angle 0; `newton_tables` for it."""
     taps = tap_points(tuple(k for k in spec.block_kernel_shape if k > 1)).astype(float)
     axes = taps.shape[1]
     powers, forms, signs = ascent.newton_tables(taps)

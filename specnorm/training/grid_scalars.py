@@ -97,9 +97,7 @@ def _climbed(rows: Array, order: Array, grid: Grid, steps: int, *, ops: ArrayOps
 
     def climb(state: tuple[Array, ...]) -> tuple[Array, ...]:
         terms = terms_at(state[0])[..., None, :]
-        return (
-            state[0] + ascent.uphill(terms, ascent.NewtonTables(*tables), axes, longest=1 / max(kernel_shape), xp=xp),
-        )
+        return (state[0] + ascent.uphill(terms, tables, axes, longest=1 / max(kernel_shape), xp=xp),)
 
     angles = xp.reshape(xp.take(points, xp.reshape(order, (-1,)), axis=0), (*order.shape, axes))
     if axes:
