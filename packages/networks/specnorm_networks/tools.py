@@ -5,7 +5,7 @@ The functions for users are in `specnorm_networks` itself, and the types for rea
 
 from __future__ import annotations
 
-from specnorm_networks.answer import NetworkBound, RunBound, Weighted
+from specnorm_networks.answer import AnswerWithFile, NetworkBound, RunBound, Weighted
 from specnorm_networks.answering import Centre, bound, bound_by_units
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.kernels import ROUNDINGS
@@ -31,7 +31,6 @@ from specnorm_networks.certified.subjects import Area, Inputs, Map, Region
 from specnorm_networks.comparison.attack import gradient, length, moved
 from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
 from specnorm_networks.descent.adam import Adam
-from specnorm_networks.exported_file import AnswerWithFile
 from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Searching
