@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from helpers.checks import present
 from networks import test_patterns as written
-from networks.written_networks import Written
+from networks.written_networks import SHAPE, Written
 from specnorm_networks import Layer, Multipliers, Product, Scaled
 from specnorm_networks import bounding as bounding_module
 from specnorm_networks.bounding import bounded
@@ -37,7 +37,7 @@ class Loss(NamedTuple):
     network: Callable[[Written], str]
     times: float = math.inf
     method: Any = Product()
-    shape: tuple[int, ...] = written.SHAPE
+    shape: tuple[int, ...] = SHAPE
 
 
 def matrix(net: Written, rows: int, of: str = "x") -> str:
@@ -54,7 +54,7 @@ def convolution(net: Written, channels: int, of: str = "x") -> str:
 def reshaped_and_back(net: Written) -> str:
     """As learned splines read all entries of a value, one after the other."""
     flat = net(ops.Reshape((192,)), "x")
-    return net(ops.Product(), "x", net(ops.Tanh(), net(ops.Reshape(written.SHAPE), flat)))
+    return net(ops.Product(), "x", net(ops.Tanh(), net(ops.Reshape(SHAPE), flat)))
 
 
 def sorted_between_layers(net: Written) -> str:

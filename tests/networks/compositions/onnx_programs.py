@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -159,9 +160,8 @@ def function_by_runtime(program: OnnxProgram) -> tuple[Function, float] | None:
 
     It has many in single precision alone.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    runtime = import_module("onnxruntime")
+    options = runtime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     single = {name: x.astype(np.float32) if x.dtype.kind == "f" else x for name, x in program.constants.items()}
@@ -170,7 +170,7 @@ def function_by_runtime(program: OnnxProgram) -> tuple[Function, float] | None:
         for node in proto.graph.node:
             node.name = ""  # it takes no name twice
         with suppress(Exception):  # whatever it raises for what it does not support
-            run = onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"]).run
+            run = runtime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"]).run
             run(None, {"x": np.full(each.shape, 0.3, each.dtype)})
 
             def f(x: Vector, run: Any = run, dtype: str = each.dtype) -> Vector:
