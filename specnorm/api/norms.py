@@ -81,7 +81,8 @@ def conv_norm(
         plan = NormAtSize(rtol=rtol, budget=budget)
     else:
         plan = methods.ExactFFT(rtol=rtol, budget=budget)
-    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    value: ArrayT = run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    return value
 
 
 def _spec_at_size(
@@ -138,7 +139,8 @@ def symbol_norm(
     >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
     '31.1769'
     """
-    return run_plan(kernel, methods.SymbolNorm(points=points, vectors=vectors), **geometry).value
+    value: ArrayT = run_plan(kernel, methods.SymbolNorm(points=points, vectors=vectors), **geometry).value
+    return value
 
 
 @takes_layers
@@ -199,7 +201,8 @@ def power_norm(
     '15.6996'
     """
     plan = methods.Power(n_iter=n_iter, seed=seed, least_gain=least_gain, budget=budget, max_bytes=max_bytes)
-    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    value: ArrayT = run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    return value
 
 
 @takes_layers
@@ -267,7 +270,8 @@ def singular_values(
     spec = _spec_at_size(kernel, input_shape, layer)
     if k is not None and not smallest and spec is not None and not (spec.is_circulant or spec.repeats_a_matrix):
         plan = methods.PowerTopK(k=k, n_iter=1000, least_gain=1e-9, budget=budget, max_bytes=max_bytes)
-    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    value: ArrayT = run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    return value
 
 
 @takes_layers
@@ -308,7 +312,7 @@ def slogdet(
     """
     run = run_plan(kernel, LogDeterminant(), input_shape=input_shape, **layer)
     xp: Any = backend_for(kernel).namespace(run.value)
-    return xp.astype(run.figures["sign"], run.value.dtype), run.value
+    return xp.astype(run.stats["sign"], run.value.dtype), run.value
 
 
 @takes_layers
@@ -334,7 +338,8 @@ def reshaped_norm(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -
     >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
     '10.39'
     """
-    return run_plan(kernel, methods.Reshaped(), **geometry).value
+    value: ArrayT = run_plan(kernel, methods.Reshaped(), **geometry).value
+    return value
 
 
 @takes_layers
@@ -382,7 +387,7 @@ def certify(
     """
     # A verdict has no gradient.
     array: Any = backend_for(kernel).detach(kernel)
-    figures = run_plan(array, Certify(bound=checks.number("bound", bound), budget=budget), **geometry).figures
+    figures = run_plan(array, Certify(bound=checks.number("bound", bound), budget=budget), **geometry).stats
     if bool(figures["proven"]):
         return True
     if bool(figures["refuted"]):

@@ -139,6 +139,29 @@ def unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     return x * xp.astype(inverse(norm, xp=xp), x.dtype)[..., None], norm
 
 
+def lengths(x: Array, *, axis: int | tuple[int, int] = -1, ops: ArrayOps) -> Array:
+    """2-norms of real vectors (axis -1 or -2) or matrices, with their axes kept.
+
+    Squares of entries must neither overflow nor underflow.
+    """
+    xp = ops.xp
+    if ops.asynchronous:
+        return xp.linalg.vector_norm(x, axis=axis, keepdims=True)
+    # A fifth of the time of `vector_norm` in NumPy.
+    if isinstance(axis, tuple):
+        return xp.sqrt(xp.sum(x * x, axis=axis, keepdims=True))
+    norms = xp.sqrt(xp.vecdot(x, x, axis=axis))
+    return norms[..., None] if axis == -1 else norms[..., None, :]
+
+
+def largest(x: Array, *, axis: int | tuple[int, int], ops: ArrayOps) -> Array:
+    """Largest absolute entries, with the axes kept."""
+    xp = ops.xp
+    if ops.asynchronous:
+        return xp.linalg.vector_norm(x, axis=axis, keepdims=True, ord=math.inf)
+    return xp.max(xp.abs(x), axis=axis, keepdims=True)
+
+
 def inverse(norm: Array, *, xp: Namespace) -> Array:
     """The inverse of norms; finite for 0. For devices, a quotient by them is two operations."""
     return xp.reciprocal(norm + _TINY)

@@ -403,7 +403,7 @@ def _enclosed(x: ArrayT, method: Enclose, backend: Backend, geometry: Geometry) 
     """An enclosure, whose upper bound is a differentiable array, and the bound as a claim about the array's numbers."""
     run = run_plan(x, method, **geometry)
     ((_, upper),) = run.claims() or run_plan(backend.to_numpy(backend.detach(x)), method, **geometry).claims()
-    return run.result, upper
+    return run, upper
 
 
 def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:

@@ -447,7 +447,7 @@ def _ascended(
 
     def move(state: tuple[Array, ...]) -> tuple[Array, ...]:
         angles, vectors, _ = state
-        angles = angles + ascent.newton_step(*symbols.terms(angles, vectors), xp=xp)
+        angles = angles + ascent.newton_step(symbols.terms(angles, vectors), symbols.points, symbols.newton, xp=xp)
         return angles, *symbols.power(xp.matmul(angles, symbols.lag_points), vectors, _ROUND_POWER_STEPS)
 
     first_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
@@ -471,6 +471,8 @@ class _LagSymbols:
     ----------
     lag_points, tap_points : arrays, shapes (d, n) and (d, taps)
         Angles (..., d) times these are the angles of the lags and of the taps.
+    points, newton : array, shape (2 n - 1, d), and those of `newton_tables`
+        Those of the lags and their negatives.
     """
 
     def __init__(self, lags: Array, taps: tuple[int, ...], *, ops: ArrayOps) -> None:
@@ -482,15 +484,19 @@ class _LagSymbols:
         even, odd = Lags.even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
         self._even = xp.reshape(even, (b, n, c * c))
         self._odd = xp.reshape(odd, (b, n, c * c))
-        self.lag_points = self.from_host(Lags.points(taps).T)
+        of_half = Lags.points(taps)
+        points = np.concatenate([of_half, -of_half[1:]]).astype(float)
+        self.lag_points, self.points = self.from_host(of_half.T), self.from_host(points)
+        powers, forms, signs = map(self.from_host, ascent.newton_tables(points))
+        self.newton = powers, forms, signs
         self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
 
     def from_host(self, x: np.ndarray) -> Array:
         """An array of the host in the kernel's precision, on the device of the lags."""
         return self._ops.from_numpy(x.astype(self._ops.own_dtype), self._lags)
 
-    def terms(self, angles: Array, vectors: Array) -> tuple[Array, Array]:
-        """Terms and points of `ascent.newton_step` for the sum ``v* G*G v`` over all lags, at angles (b, f, d).
+    def terms(self, angles: Array, vectors: Array) -> Array:
+        """Terms of `ascent.newton_step` for the sum ``v* G*G v`` over all lags, at angles (b, f, d).
 
         With ``v = x + i y``, those of lags t and -t are conjugate, and that of t is
         ``(x^T M_t x + y^T M_t y + i (x^T M_t y - y^T M_t x)) e^{i t theta}``.
@@ -503,9 +509,7 @@ class _LagSymbols:
         imag = xp.matmul(_outer(x, y, xp=xp) - _outer(y, x, xp=xp), by_entry)
         angle = xp.matmul(angles, self.lag_points)
         of_half = self._ops.complex(real, imag) * self._ops.complex(xp.cos(angle), xp.sin(angle))
-        every_term = xp.concat([of_half, xp.conj(of_half[..., 1:])], axis=-1)
-        points = xp.matrix_transpose(self.lag_points)
-        return every_term, xp.concat([points, -points[1:, :]], axis=0)
+        return xp.concat([of_half, xp.conj(of_half[..., 1:])], axis=-1)
 
     def power(self, angles: Array, vectors: Array, steps: int) -> tuple[Array, Array]:
         """Vectors and norms (b, f) after some power steps with ``G*G``.

@@ -195,6 +195,11 @@ class Plan:
         """What the method asks of the code that runs it on this geometry."""
         return self.asks
 
+    def kind(self, spec: ConvSpec) -> Kind:
+        """What the value promises for this geometry; of a plan that is no method, the way in which it is rounded."""
+        kinds: dict[Rounds, Kind] = {"up": "upper", "down": "lower", "nearest": "exact"}
+        return kinds[self.needs(spec).rounds]
+
     def check(self, spec: ConvSpec) -> None:
         """Raise an error that names another method, if this one does not support the geometry.
 

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -354,28 +354,8 @@ def with_invalid_replaced(vectors: Array, waves: PlaneWaves) -> Array:
     return xp.where(is_unit, vectors, start_vectors(waves))
 
 
-class Points(NamedTuple):
-    """The best points of the grid.
-
-    Parameters
-    ----------
-    images : complex array, shape (b, max(m, p), g)
-        Products with the vectors.
-    vectors : complex array, shape (b, min(m, p), g)
-        Of unit length.
-    power : complex array, shape (b, min(m, p), g)
-        Their power steps, ``G*G v`` or ``GG* u``.
-    phases : complex array, shape (b, taps, g)
-    """
-
-    images: Array
-    vectors: Array
-    power: Array
-    phases: Array
-
-
-def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]:
-    """Move the vectors of the grid by shifted steps of block power iteration, and find the best points.
+def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Array, Array]:
+    """Move the vectors of the grid by shifted steps of block power iteration, and find the waves to follow.
 
     Parameters
     ----------
@@ -387,8 +367,8 @@ def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]
     Returns
     -------
     vectors : complex array, shape (b, n, r * f)
-    points : Points
-        Where the norm seemed largest before the last step.
+    left, phases : complex arrays, shapes (b, m, g) and (b, taps, g)
+        Left vectors of the blocks at the points where the norm seemed largest before the last step.
     """
     xp, ops = waves.ops.xp, waves.ops
     phases = waves.phases  # made here: what a compiler's loop makes is known in the loop alone
@@ -399,7 +379,7 @@ def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]
     images = xp.zeros((b, larger, columns), dtype=vectors.dtype, device=device)
     first = vectors, squares, images, vectors, vectors
     moved, *found = arrays.repeated(lambda state: _moved(waves, state[0]), count, first, ops=ops)
-    return moved, _best_points(waves, *found)
+    return moved, *_followed(waves, *_best_points(waves, *found))
 
 
 def _moved(waves: PlaneWaves, vectors: Array) -> tuple[Array, ...]:
@@ -415,8 +395,12 @@ def _moved(waves: PlaneWaves, vectors: Array) -> tuple[Array, ...]:
     return moved, squares, images, vectors, power
 
 
-def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Array, power: Array) -> Points:
-    """The best vector at each point of the grid, at the points where the norm seems largest."""
+def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Array, power: Array) -> Sequence[Array]:
+    """The best vector of each point of the grid, at the points where the norm seems largest.
+
+    Returns products with the vectors (b, max(m, p), g), the vectors (b, min(m, p), g), of unit length, their power
+    steps, ``G*G v`` or ``GG* u``, and the phases (b, taps, g).
+    """
     xp = waves.ops.xp
     first, *others = zip(*(_by_vector(x, waves) for x in (squares, images, vectors, power)), strict=True)
     best = first
@@ -428,7 +412,7 @@ def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Arra
     phases = waves.phases[:, :, : len(waves.grid)]
     order = _order(estimates, waves)
     count = most_waves(waves.grid.key[0], len(waves.grid))
-    return Points(*_highest((image, vector, image_power, phases), order, count, ops=waves.ops))
+    return _highest((image, vector, image_power, phases), order, count, ops=waves.ops)
 
 
 def _order(estimates: Array, waves: PlaneWaves) -> Array:
@@ -483,14 +467,13 @@ def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
     return xp.concat(done, axis=2)
 
 
-def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
+def _followed(waves: PlaneWaves, images: Array, vectors: Array, power: Array, phases: Array) -> tuple[Array, Array]:
     """Waves to follow, from the best points of the grid: left vectors (b, m, g) of the blocks, and phases.
 
     They are the best of the planes of the vectors and their power steps. Where singular values are close, as in layers
     that are kept at a norm, they are much closer to the first singular vector than either.
     """
     xp = waves.ops.xp
-    images, vectors, power, phases = points
     square = _squared_norm(images, xp=xp)
     residual, _ = _unit(power - square * vectors, xp=xp)
     other = waves.images(residual, phases)

@@ -14,7 +14,7 @@ from specnorm.errors import GeometryError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped
 from specnorm.training import bundle, course, grid_scalars, grid_vectors, matrix_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, placed
+from specnorm.training.grid_vectors import Grid, PlaneWaves, placed
 from specnorm.training.proof import attained_down
 
 if TYPE_CHECKING:
@@ -113,7 +113,8 @@ class SymbolNorm(Stepped):
             angles = right[:, :0]
         else:
             waves = self._waves(blocks, ops=ops)
-            first = _bundle(waves, self._first_steps(waves)[1], spec, ops=ops)
+            _, left, phases = self._first_steps(waves)
+            first = _bundle(left, phases, spec, ops=ops)
             right, angles = bundle.settled(blocks, first, ops=ops)
         wide = arrays.in_wide_dtype(blocks, ops=ops)
         vectors = xp.astype(right, arrays.complex_dtype(wide.dtype, xp=xp), copy=False)
@@ -166,8 +167,8 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return _first_vectors(blocks, ops=ops), *zeros
         waves = self._waves(blocks, ops=ops)
-        vectors, best = self._first_steps(waves)
-        first = _bundle(waves, best, spec, ops=ops)
+        vectors, left, phases = self._first_steps(waves)
+        first = _bundle(left, phases, spec, ops=ops)
         # The first wave stands in the place of the best one before.
         kept = xp.argmax(zeros[1][:, 0, :], axis=1)
         return arrays.real_pair(vectors, xp=xp), *bundle.with_one_kept(first, first, kept, xp=xp), *zeros
@@ -180,15 +181,14 @@ class SymbolNorm(Stepped):
             matrices = _tall_matrices(rows, xp=ops.xp)
             return Followed(*_factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp))
         *moving, sketch, now = state
-        passed = _pass(rows, tuple(moving), spec, ops=ops)
-        new_state = *passed.moved, sketch, now
-        return Followed(passed.value, passed.left, passed.right, new_state, passed.sketch, known=(passed.best,))
+        followed = _pass(rows, tuple(moving), spec, ops=ops)
+        return followed._replace(state=(*followed.state, sketch, now))
 
     def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """By the course of each block, and the way that its kernel has gone since the last sweep."""
         *_, sketch, now = followed.state
-        # A value that is not a number makes the distance one that is far.
-        distance = _reach(spec) * bundle.distance(followed.sketch, sketch, ops=ops) + 0.0 * followed.value
+        distance, reach = bundle.distance(followed.sketch, sketch, ops=ops), _reach(spec)
+        distance = distance if reach == 1 else reach * distance
         room = course.room(now, distance, is_matrix=_is_matrix(spec), xp=ops.xp)
         return followed._replace(room=room, known=(*followed.known, distance))
 
@@ -207,7 +207,7 @@ class SymbolNorm(Stepped):
         rank = self.rank(spec)
         shapes = (b,), (b, m, rank), (b, rank, n)
         value, left, right = (xp.zeros(shape, dtype=like.dtype, device=ops.device(like)) for shape in shapes)
-        known = xp.argmax(value[:, None], axis=1), value
+        known = (value,) if _is_matrix(spec) else (xp.argmax(value[:, None], axis=1), value)
         return Followed(value, left, right, state, xp.zeros_like(state[-2]), value, known=known)
 
     def sweep(
@@ -217,28 +217,27 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         *moving, sketch, now = followed.state
         if _is_matrix(spec):
-            change = bundle.change(followed.sketch, sketch, xp=xp)
-            vectors, _ = _matrix_step(blocks, moving[0], change, sweeps=sweeps, ops=ops)
+            vectors, _ = _matrix_step(blocks, moving[0], followed.sketch - sketch, sweeps=sweeps, ops=ops)
             return vectors[..., None, None], sketch, now
         vectors, *old = moving
         waves = self._waves(blocks, ops=ops)
         vectors = xp.reshape(ops.complex(vectors[..., 0], vectors[..., 1]), waves.shape)
         vectors = grid_vectors.with_invalid_replaced(vectors, waves)
-        vectors, points = grid_vectors.steps(waves, vectors, sweeps)
+        vectors, left, phases = grid_vectors.steps(waves, vectors, sweeps)
         best = followed.known[0]
-        new = bundle.with_one_kept(_bundle(waves, points, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
+        new = bundle.with_one_kept(_bundle(left, phases, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
         return xp.reshape(arrays.real_pair(vectors, xp=xp), moving[0].shape), *new, sketch, now
 
     def swept(self, followed: Followed, last_value: Array, *, sweeps: Any, xp: Namespace) -> Followed:
         """The slope of the error, and the sketch from which the next way is measured."""
         *moving, _, now = followed.state
         error = followed.value / (last_value + _TINY) - 1.0
-        now = course.after_sweep(now, followed.known[1], error, sweeps, xp=xp)
+        now = course.after_sweep(now, followed.known[-1], error, sweeps, xp=xp)
         return followed._replace(state=(*moving, followed.sketch, now), room=-now[:, 0, 1])
 
     def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
         """Number of sweeps, by the way that the kernel has gone since the last one."""
-        return course.sweeps_needed(followed.state[-1], followed.known[1], xp=xp)
+        return course.sweeps_needed(followed.state[-1], followed.known[-1], xp=xp)
 
     def _follow_scalars(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """The highest group of each layer (`grid_scalars`)."""
@@ -255,8 +254,8 @@ class SymbolNorm(Stepped):
         left = xp.reshape(arrays.one_hot(left, group, spec.groups, xp=xp), (-1, spec.groups, 2))
         return Followed(value * size, left, right)
 
-    def _first_steps(self, waves: PlaneWaves) -> tuple[Array, Points]:
-        """Vectors after the first steps, and the best points that they lead to."""
+    def _first_steps(self, waves: PlaneWaves) -> tuple[Array, Array, Array]:
+        """Vectors after the first steps, and the waves that they lead to."""
         return grid_vectors.steps(waves, grid_vectors.start_vectors(waves), _START_STEPS)
 
     def _waves(self, blocks: Array, *, ops: ArrayOps) -> PlaneWaves:
@@ -304,31 +303,29 @@ def _reach(spec: ConvSpec) -> float:
     return max(1.0, math.sqrt(math.prod(spec.block_kernel_shape)) / 3)
 
 
-def _bundle(waves: PlaneWaves, points: Points, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
-    """The waves of the best points, as arrays of the state."""
-    left, phases = grid_vectors.followed(waves, points)
+def _bundle(left: Array, phases: Array, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
+    """Waves that `grid_vectors.steps` found, as arrays of the state."""
     columns = [phases[:, j : j + 1, :] for j in _next_taps(spec)]
     chosen = arrays.joined(columns, axis=1, xp=ops.xp)
     return bundle.Waves(arrays.real_pair(left, xp=ops.xp), ops.xp.atan2(ops.xp.imag(chosen), ops.xp.real(chosen)))
 
 
-def _pass(rows: Array, moving: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> bundle.Pass:
+def _pass(rows: Array, moving: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
     """Move what follows the maxima: the waves, or the vectors of a matrix."""
     if _is_matrix(spec):
         return _pass_of_matrix(rows, moving[0], spec, ops=ops)
     grid, left, angles = moving
-    passed = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
-    return passed._replace(moved=(grid, *passed.moved))
+    followed = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
+    return followed._replace(state=(grid, *followed.state))
 
 
-def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Pass:
+def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
     xp = ops.xp
     matrices = _tall_matrices(rows, xp=xp)
     columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), axis=2, ops=ops)
     value, left, right, moved, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
-    best = xp.argmax(value[:, None], axis=1)
-    value, left, right = _factors(value, left, right, spec, xp=xp)
-    return bundle.Pass(value, left, right, (moved[..., None, None],), best, sketch)
+    factors = _factors(value, left, right, spec, xp=xp)
+    return Followed(*factors, (moved[..., None, None],), bundle.unit_sketch(sketch, ops=ops))
 
 
 def _signs_of_matrix(matrices: Array, *, ops: ArrayOps) -> Array:

@@ -833,11 +833,18 @@ def launched(count: int, make: Callable[[], Any]) -> int:
 def test_equal_layers_launch_one_step() -> None:
     """`python -m benchmarks launches` counts those of whole networks."""
     two, six = (launched(count, lambda: nn.Conv2d(5, 5, 3)) for count in (2, 6))
-    assert two <= 150
-    # The product with the factor, and the five operations of its derivative.
-    assert six - two <= 4 * 6
+    assert two <= 92
+    # The product with the factor, the five operations of its derivative, and the copy of the state.
+    assert six - two <= 4 * 7
     assert launched(2, lambda: nn.Linear(8, 8)) <= 55
-    assert launches.of_steps(lambda: nn.Sequential(nn.Conv2d(5, 5, 3)), sweeps=1)[0] <= 525
+
+
+@pytest.mark.parametrize(
+    ("make", "of_a_pass", "of_a_sweep"), [(lambda: nn.Conv2d(5, 5, 3), 68, 385), (lambda: nn.Linear(64, 64), 53, 280)]
+)
+def test_a_pass_and_a_sweep_launch_few_operations(make: Callable[[], Any], of_a_pass: int, of_a_sweep: int) -> None:
+    assert launches.of_steps(lambda: nn.Sequential(make()), sweeps=0)[0] <= of_a_pass
+    assert launches.of_steps(lambda: nn.Sequential(make()), sweeps=1)[0] <= of_a_sweep
 
 
 def test_a_step_on_a_device_copies_no_number_from_the_host() -> None:

@@ -32,7 +32,7 @@ def test_no_cell_is_tried_with_every_direction(name: str, monkeypatch: pytest.Mo
 def test_what_the_first_ascent_refutes_takes_no_cell(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lower = float(specnorm.enclose(KERNELS[name]).lower)
     monkeypatch.setattr(Search, "_estimate", lambda *_: pytest.fail("a cell was looked at"))
-    assert bool(plans.run(KERNELS[name], Certify(bound=0.999 * lower)).figures["refuted"])
+    assert bool(plans.run(KERNELS[name], Certify(bound=0.999 * lower)).stats["refuted"])
 
 
 def decaying(channels: int, *window: int, seed: int = 0) -> Any:

@@ -106,7 +106,7 @@ def check(kernel: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, **change
     at = specnorm.measure(kernel, Enclose(max_cells=1000), input_shape=sizes)
     assert_encloses(float(at.stats["lower"]), float(at.value), dense_norm(kernel, sizes))
     for bound, right in ((truth.lo * 0.98, False), (truth.hi * 1.02, True)):
-        verdict = plans.run(kernel, Certify(bound=bound, max_cells=1000)).figures
+        verdict = plans.run(kernel, Certify(bound=bound, max_cells=1000)).stats
         assert not bool(verdict["refuted" if right else "proven"])
 
 

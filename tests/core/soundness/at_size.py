@@ -119,7 +119,7 @@ class AtSize:
         """Certificates near the truth: never True below it, never False above it."""
         for offset in offsets:
             bound = float(self.low if isinstance(self.low, float) else self.low.mid()) * (1 + offset)
-            stats = plans.run(self.drawn.kernel, Certify(bound=bound), **self.keywords).figures
+            stats = plans.run(self.drawn.kernel, Certify(bound=bound), **self.keywords).stats
             proven, refuted = bool(stats["proven"]), bool(stats["refuted"])
             self.tally.claims["certify"] += 1
             self.tally.open["certify: undecided"] += not (proven or refuted)

@@ -135,7 +135,7 @@ class Claims:
             bound = float_of(low) * (1 + offset)
             if not math.isfinite(bound):
                 continue
-            found = plans.run(self.kernel, Certify(bound=bound, max_cells=max_cells), input_shape=sizes).figures
+            found = plans.run(self.kernel, Certify(bound=bound, max_cells=max_cells), input_shape=sizes).stats
             proven, refuted = bool(found["proven"]), bool(found["refuted"])
             self.tally.claims[claim] += 1
             self.tally.open[f"{claim}: undecided"] += not (proven or refuted)
@@ -214,8 +214,8 @@ class Claims:
         truth = balls.norm(balls.matrix(a), balls.exponent_of(a))
         array = self._asarray(a)
         exact = plans.run(array, MatrixNorm())
-        self.upper("matrix_norm: upper", exact.figures["upper"], truth.low)
-        self.lower("matrix_norm: lower", exact.figures["lower"], truth.high)
+        self.upper("matrix_norm: upper", exact.stats["upper"], truth.low)
+        self.lower("matrix_norm: lower", exact.stats["lower"], truth.high)
         self.upper("gram_iteration", plans.run(array, MatrixGramIteration(n_iter=n_iter)).value, truth.low)
         power = MatrixPowerIteration(n_iter=n_iter, seed=seed)
         self.lower("power_iteration", plans.run(array, power).value, truth.high)

@@ -54,22 +54,16 @@ class Scaling(NamedTuple):
     eps: float
     only_shrink: bool
 
-    def factor(self, value: Any, *, where: Callable[[Any, Any, Any], Any] = torch.where) -> tuple[Any, Any]:
-        """Return the factors for kernels with these norms, and the derivatives of the factors by the norms.
-
-        Both are tensors as the norms are; with ``where=_one_of``, numbers.
-        """
+    def factor(self, value: Any) -> tuple[Any, Any]:
+        """Return the factors for kernels with these norms, a tensor or a number, and their derivatives by them."""
         # A kernel that is nearly zero would be scaled up from rounding errors.
-        is_tiny = value <= self.eps
-        is_left = is_tiny | (value <= self.bound) if self.only_shrink else is_tiny
-        divisor = where(is_tiny, 1.0, value)
+        is_left = value <= (max(self.eps, self.bound) if self.only_shrink else self.eps)
+        if isinstance(value, float):
+            return (1.0, 0.0) if is_left else (self.bound / value, -self.bound / value / value)
+        # A number in `torch.where` would be one more operation.
+        divisor = value.masked_fill(is_left, math.inf)
         factor = self.bound / divisor
-        return where(is_left, 1.0, factor), where(is_left, 0.0, -factor / divisor)
-
-
-def _one_of(condition: bool, x: float, y: float) -> float:
-    """`torch.where` of numbers."""
-    return x if condition else y
+        return factor.masked_fill(is_left, 1.0), -factor / divisor
 
 
 class Last(NamedTuple):
@@ -295,8 +289,8 @@ class _Joint:
 
     def _factors(self, value: Any) -> Any:
         scaling = self.inputs[0].scaling
-        if self.in_numpy or value.device.type == "cpu":
-            return [scaling.factor(x, where=_one_of) for x in value.tolist()]
+        if self.in_numpy or not BACKEND.asynchronous(value):
+            return [scaling.factor(x) for x in value.tolist()]
         return zip(*scaling.factor(value), strict=True)
 
     def _state_of(self, x: StepInput, j: int, after: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -357,7 +351,7 @@ def _step_at(
 ) -> Step:
     """The step of a layer whose norm is the length of the image."""
     left = torch.from_numpy((image / (norm or 1.0)).T)
-    return Step(*x.scaling.factor(norm, where=_one_of), Factors(left, right), state, last, image)
+    return Step(*x.scaling.factor(norm), Factors(left, right), state, last, image)
 
 
 def _length(x: np.ndarray) -> float:
