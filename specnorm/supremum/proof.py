@@ -51,7 +51,6 @@ from specnorm.backends import arrays, text
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
 from specnorm.proofs.cells import Boxes
-from specnorm.supremum.proof import Cells
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
