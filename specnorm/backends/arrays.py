@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps, Backend
 
 Integers = TypeVar("Integers", int, np.ndarray)
-_TINY = 1e-30
-"""Added to norms before they are inverted. It changes no norm above 1e-14, and has an inverse in float32."""
+TINY = 1e-30
+"""Added to norms and to other divisors before they are inverted, so that 0 / 0 is 0. It changes none above 1e-14, and
+has an inverse in float32."""
 _CACHED_NUMBERS = 2**15
 """Largest number of entries of vectors that `real_vectors` caches."""
 
@@ -164,7 +165,7 @@ def largest(x: Array, *, axis: int | tuple[int, int], ops: ArrayOps) -> Array:
 
 def inverse(norm: Array, *, xp: Namespace) -> Array:
     """The inverse of norms; finite for 0. For devices, a quotient by them is two operations."""
-    return xp.reciprocal(norm + _TINY)
+    return xp.reciprocal(norm + TINY)
 
 
 def normalise_or_keep(x: Array, old: Array, *, xp: Namespace) -> tuple[Array, Array]:

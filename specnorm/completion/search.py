@@ -52,7 +52,6 @@ _ROUNDS = 7
 """Newton steps of `peak_of_norm`, each followed by power steps."""
 _WORST_CONDITION = 4000.0
 """Condition of the tables of polynomials up to which float32 keeps the digits that a step needs."""
-_TINY = 1e-30
 
 
 # -- shapes and starts -----------------------------------------------------------------------------------------------
@@ -212,10 +211,10 @@ class _Products:
         def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
             count, x, rest, direction, rest_sq = state
             image = self.adjoint_lags(at_points, self.lags(at_points, direction))
-            length = _per_block(rest_sq / (_dot(direction, image, xp=xp) + _TINY), xp=xp)
+            length = _per_block(rest_sq / (_dot(direction, image, xp=xp) + arrays.TINY), xp=xp)
             rest = rest - length * image
             next_rest_sq = _dot(rest, rest, xp=xp)
-            ratio = _per_block(next_rest_sq / (rest_sq + _TINY), xp=xp)
+            ratio = _per_block(next_rest_sq / (rest_sq + arrays.TINY), xp=xp)
             return count + 1, x + length * direction, rest, rest + ratio * direction, next_rest_sq
 
         first_state = (arrays.counter(h, ops=ops), xp.zeros_like(h), downhill, downhill, first_rest_sq)
@@ -384,7 +383,7 @@ def norm_gradient(blocks: Array, norm: Array, v: Array, phase: Array, cotangent:
     """Cotangent (b,) times the gradient of ``||G v||`` by tall blocks at a peak, with the frequency and v constant."""
     xp = ops.xp
     image = xp.matmul(Polynomial(blocks, xp=xp).matrix_at(phase), v[:, :, None])[:, :, 0]
-    u = image / xp.astype(norm[:, None] + _TINY, image.dtype)
+    u = image / xp.astype(norm[:, None] + arrays.TINY, image.dtype)
     return Polynomial.singular_value_gradient(u, v, phase, cotangent, tuple(blocks.shape[3:]), xp=xp)
 
 

@@ -40,8 +40,6 @@ _LARGEST_TARGET_EXPONENT = 56
 about 1 is negligible, and the defect is 1 up to rounding."""
 _LEAST_TARGET_EXPONENT = -4000
 """Exponent of the least target: far below the numbers of every dtype, so that the target underflows to 0."""
-_TINY = 1e-30
-"""Added to norms before they are inverted."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +241,7 @@ class Isometry(_WithScale, Method):
         parts = xp.concat([lag_0[:, None, ...], deviation[:, None, ...], values[:, 1:, ...]], axis=1)
         norms = xp.linalg.vector_norm(parts, axis=(-2, -1))
         rounding_error = 8 * p * float(xp.finfo(values.dtype).eps) * target[:, None]
-        inverse_norms = xp.where(norms > rounding_error, 1 / (norms + _TINY), xp.zeros_like(norms))
+        inverse_norms = xp.where(norms > rounding_error, 1 / (norms + arrays.TINY), xp.zeros_like(norms))
         unit_parts = parts * inverse_norms[:, :, None, None]
         # `isometry_up` takes the smaller of two bounds of lag 0.
         uses_mean = (xp.abs(mean) + norms[:, 1] < norms[:, 0])[:, None, None]

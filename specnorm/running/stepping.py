@@ -32,8 +32,6 @@ _FOR_EVERY_SIZE = (
     "every step, train with the ball: SpectralBall (torch, Keras), spectral_ball (JAX)."
 )
 """The methods that are stepped without an input size."""
-_TINY = 1e-30
-"""Added to what is divided by."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +220,7 @@ class SteppedProgram(Program):
             return self._scaled_blocks(kernels, run)[0]
         xp = run.xp
         size = xp.max(xp.abs(kernels), axis=tuple(range(1, kernels.ndim)), keepdims=True)
-        return self._blocks(kernels / (size + _TINY), run.own_dtype, run)
+        return self._blocks(kernels / (size + arrays.TINY), run.own_dtype, run)
 
     def _followed_by_loop(
         self, kernels: AnyArray | Parts, rows: Any, state: tuple[AnyArray, ...], run: ArrayOps

@@ -23,8 +23,6 @@ SHARES = (1.0, 0.25, 0.0625)
 """Parts of a Newton step that are tried: the first one that leads uphill is taken, else none."""
 _LONGEST = 1.0
 """Longest step along an axis, in radians."""
-_TINY = 1e-30
-"""Added to divisors, so that 0 / 0 is 0."""
 
 ROUNDS = 40
 """Most rounds of an ascent."""
@@ -298,10 +296,10 @@ def _uphill(forms: Array, signs: Array, axes: int, *, xp: Namespace) -> Array:
         return _uphill_in_the_plane(forms, signs, xp=xp)
     gradient, hessian = forms[..., :axes], forms[..., axes:]
     if axes == 1:
-        return gradient / (xp.abs(hessian) + _TINY)
+        return gradient / (xp.abs(hessian) + arrays.TINY)
     values, basis = xp.linalg.eigh(xp.reshape(hessian, (*gradient.shape, axes)))
     curvature = xp.abs(values)
-    least = signs[1, 2] * xp.max(curvature, axis=-1, keepdims=True) + _TINY
+    least = signs[1, 2] * xp.max(curvature, axis=-1, keepdims=True) + arrays.TINY
     step_in_eigenbasis = xp.matmul(gradient[..., None, :], basis)[..., 0, :] / xp.maximum(curvature, least)
     return xp.matmul(basis, step_in_eigenbasis[..., None])[..., 0]
 
@@ -315,7 +313,7 @@ def _uphill_in_the_plane(forms: Array, signs: Array, *, xp: Namespace) -> Array:
     curvature is at least: the eigenvalue, and a part of the other, with both signs.
     """
     shape = forms.shape[:-1]
-    radius = (xp.hypot(forms[..., 2], forms[..., 3]) + _TINY)[..., None, None]
+    radius = (xp.hypot(forms[..., 2], forms[..., 3]) + arrays.TINY)[..., None, None]
     curvature = xp.max(xp.reshape(forms[..., 10:], (*shape, 2, 4)) + radius * signs, axis=-1)
     half = forms[..., :2, None]
     along = half + xp.reshape(xp.matmul(xp.reshape(forms[..., 2:10], (*shape, 4, 2)), half), (*shape, 2, 2)) / radius

@@ -9,11 +9,10 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from specnorm.backends import arrays
+
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
-
-_LEAST_NORM = 1e-30
-"""Added to norms before dividing by them, so that a zero vector stays zero."""
 
 
 def step(
@@ -66,7 +65,7 @@ def _unit(x: Array, axes: int, *, xp: Namespace) -> tuple[Array, Array]:
     norm = xp.sqrt(xp.real(xp.vecdot(flat, flat)))
     for _ in range(axes):
         norm = norm[..., None]
-    return x / (norm + _LEAST_NORM), norm
+    return x / (norm + arrays.TINY), norm
 
 
 def outer(spatial_vectors: list[Array], *, xp: Namespace) -> Array:

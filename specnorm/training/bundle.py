@@ -38,8 +38,6 @@ _FURTHER = 0.17, 3.0
 0.75 of the squared norm, near the zeros of a Chebyshev polynomial."""
 _SHORT, _LONG = 0.5, 2.0
 """Limits of the squared length of a wave that is kept."""
-_TINY = 1e-30
-"""Added to what is divided by."""
 
 
 class Waves(NamedTuple):
@@ -110,7 +108,7 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     left = xp.reshape(xp.permute_dims(waves.left, (0, 2, 3, 1)), (b, 2 * count, m))
     found = left @ rows
     # Products with the kernel are about as large. Infinite ones are divided by an infinite size.
-    size = arrays.largest(found, axis=(1, 2), ops=ops) + _TINY
+    size = arrays.largest(found, axis=(1, 2), ops=ops) + arrays.TINY
     tables = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), left, ops=ops)
     _, _, powers, forms, signs = tables
     # K_k^T times the real part of u at each tap, and then the imaginary part: (b, g, 2 * taps, p).
@@ -125,14 +123,14 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     angles = angles + ascent.uphill_by_forms(forms, signs, axes, longest=_LONGEST_STEP, xp=xp)
     turns = _turns(angles, tables, ops=ops)
     power = xp.reshape(_sums(products, turns[:, :, None, ...], ops=ops), (b, count, -1))
-    power = power / (arrays.lengths(power, ops=ops) + _TINY)
+    power = power / (arrays.lengths(power, ops=ops) + arrays.TINY)
     right = xp.reshape(power, (b, count, 1, 2, -1))
     columns = xp.reshape(_to_taps(right, turns, spec, ops=ops), (b, 2 * count, -1))
     images = _images(rows, beside(columns, sketch_rows(spec, left, ops=ops), axis=1, ops=ops), ops=ops) / size
     sketch = xp.matrix_transpose(images[:, 2 * count :, :])
     found = xp.reshape(images[:, : 2 * count, :], (b, count, 2 * m))
     norms = arrays.lengths(found, ops=ops)
-    moved = xp.reshape(found / (norms + _TINY), (b, count, 2, m))
+    moved = xp.reshape(found / (norms + arrays.TINY), (b, count, 2, m))
     # False for what is not a number, too.
     has_directions = norms > 0
     new = Waves(
@@ -334,7 +332,7 @@ def _sign_rows(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray]:
 
 def unit_sketch(sketch: Array, *, ops: ArrayOps) -> Array:
     """Sketches (b, m, 4) divided by their length: scaling a kernel is no change."""
-    return sketch / (arrays.lengths(sketch, axis=(1, 2), ops=ops) + _TINY)
+    return sketch / (arrays.lengths(sketch, axis=(1, 2), ops=ops) + arrays.TINY)
 
 
 def distance(sketch: Array, last: Array, *, ops: ArrayOps) -> Array:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from specnorm.backends import arrays
+
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
 
@@ -29,8 +31,6 @@ _DOUBLINGS = 4
 """So often is the number of sweeps doubled at most."""
 _FAR = 4.0
 """A sweep that finds an error of so many tolerances is followed by another one in the next pass."""
-_TINY = 1e-30
-"""Added to what is divided by."""
 
 
 def room(course: Array, distance: Array, *, is_matrix: bool, xp: Namespace) -> Array:
@@ -66,7 +66,7 @@ def after_sweep(course: Array, distance: Array, error: Array, sweeps: Any, *, xp
     zeros = xp.zeros_like(distance)
     last_slope = xp.where(course[:, 0, 0] >= 0, course[:, 0, 0], zeros)
     least = xp.maximum(_FADES * last_slope, zeros + _LEAST_SLOPE[True])
-    slope = error / (distance + _TINY)
+    slope = error / (distance + arrays.TINY)
     slope = xp.where((slope > least) & (slope < _MOST_SLOPE), slope, least)
     again = xp.astype(error > _FAR * TOLERANCE, distance.dtype)
     owed = xp.maximum(sweeps_needed(course, distance, xp=xp) - sweeps, again)

@@ -44,8 +44,6 @@ _FRESH = 1e-3
 """Size of what each step adds to the entries of the last vectors, which have unit length. Rows and columns may fall
 into parts that are not coupled, as in sparse kernels: products keep zeros, so that vectors of one part would not see
 another one grow."""
-_TINY = 1e-30
-"""Added to what is divided by."""
 _MOST_COLUMNS = 3
 """Columns for each row of a block up to which the block is not transposed. Vectors at each tap of its larger side are
 as much longer than those of its smaller side, but a transposed copy takes as long as ten products with a vector."""
@@ -339,7 +337,7 @@ def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, ops: ArrayOps) 
     sizes = xp.maximum(xp.max(rows, axis=axis), -xp.min(rows, axis=axis))
     sizes = sizes[..., None] if of_rows else xp.max(xp.reshape(sizes, (b, p, -1)), axis=2, keepdims=True)
     (numbers,) = placed(("fresh", sizes.shape[1]), functools.partial(_fresh_numbers, sizes.shape[1]), rows, ops=ops)
-    return sizes / (xp.max(sizes, axis=1, keepdims=True) + _TINY) * numbers
+    return sizes / (xp.max(sizes, axis=1, keepdims=True) + arrays.TINY) * numbers
 
 
 def _fresh_numbers(count: int, dtype: type[np.floating]) -> tuple[np.ndarray]:
@@ -427,7 +425,7 @@ def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Arra
         best = _best_in_plane(best, other, xp=xp)
     square, image, vector, image_power = best
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
-    estimates = _squared_norm(image_power, xp=xp) / (square + _TINY)
+    estimates = _squared_norm(image_power, xp=xp) / (square + arrays.TINY)
     phases = waves.phases[:, :, : len(waves.grid)]
     return Points(image, vector, image_power, phases, _order(estimates, waves))
 
@@ -442,7 +440,7 @@ def _order(estimates: Array, waves: PlaneWaves) -> Array:
     (neighbours,) = placed(key, waves.grid.neighbours, waves.rows, ops=waves.ops)
     around = xp.reshape(xp.take(estimates, xp.reshape(neighbours, (-1,)), axis=2), (b, f, -1))
     is_top = estimates[:, 0, :] >= xp.max(around, axis=2)
-    relative = estimates / (xp.max(estimates, axis=2, keepdims=True) + _TINY)
+    relative = estimates / (xp.max(estimates, axis=2, keepdims=True) + arrays.TINY)
     return relative + _TOP * xp.astype(is_top, relative.dtype)[:, None, :]
 
 
@@ -467,9 +465,9 @@ def _best_in_plane(one: Sequence[Array], other: Sequence[Array], *, xp: Namespac
     twice, difference = 2.0 * size, square - other_square
     length = xp.hypot(twice, difference)
     # Of half the angle of (difference, twice), which is between 0 and pi.
-    half_ratio = 0.5 * ((difference + _TINY) / (length + _TINY))
+    half_ratio = 0.5 * ((difference + arrays.TINY) / (length + arrays.TINY))
     cos, sin = xp.sqrt(xp.abs(0.5 + half_ratio)), xp.sqrt(xp.abs(0.5 - half_ratio))
-    sin = sin * xp.conj(coupling) / (size + _TINY)
+    sin = sin * xp.conj(coupling) / (size + arrays.TINY)
     largest = 0.5 * (square + other_square + length)
     return largest, *(cos * x + sin * y for x, y in zip(one[1:], other[1:], strict=True))
 

@@ -33,8 +33,6 @@ _SHORT = 0.5
 """Vectors shorter than this begin anew: averages of several states are short."""
 _LONG = 2.0
 """Vectors longer than this begin anew, too."""
-_TINY = 1e-30
-"""Added to what is divided by."""
 
 
 def exact(matrices: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
@@ -57,10 +55,10 @@ def exact(matrices: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     xp, p = ops.xp, matrices.shape[2]
     if p == 1:
         length = _length(matrices, ops=ops)
-        return length[:, 0, 0], matrices / (length + _TINY), xp.ones_like(length)
+        return length[:, 0, 0], matrices / (length + arrays.TINY), xp.ones_like(length)
     transposed = xp.matrix_transpose(matrices)
     images = xp.matmul(matrices, _top_of_powers(xp.matmul(transposed, matrices), ops=ops))
-    left = images / (_length(images, ops=ops) + _TINY)
+    left = images / (_length(images, ops=ops) + arrays.TINY)
     value, right = _value_and_unit(xp.matmul(transposed, left), ops=ops)
     return value, left, right
 
@@ -68,7 +66,7 @@ def exact(matrices: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
 def _value_and_unit(vectors: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
     """Lengths (b,) of vectors (b, p, 1), and the vectors divided by them."""
     length = _length(vectors, ops=ops)
-    return length[:, 0, 0], vectors / (length + _TINY)
+    return length[:, 0, 0], vectors / (length + arrays.TINY)
 
 
 def _top_of_powers(gram: Array, *, ops: ArrayOps) -> Array:
@@ -77,7 +75,7 @@ def _top_of_powers(gram: Array, *, ops: ArrayOps) -> Array:
     for j in range(_SQUARINGS):
         if j % _RESCALED == 0:
             # The largest entry of a positive semidefinite matrix is on its diagonal.
-            gram = gram / (xp.max(gram, axis=(1, 2), keepdims=True) + _TINY)
+            gram = gram / (xp.max(gram, axis=(1, 2), keepdims=True) + arrays.TINY)
         gram = xp.matmul(gram, gram)
     best = xp.argmax(xp.max(gram, axis=1), axis=1)
     return arrays.pick(gram, best, xp=xp)[:, :, None]
@@ -175,11 +173,11 @@ def power_step(matrices: Array, columns: Array, *, ops: ArrayOps) -> tuple[Array
     images = products[..., :2]
     gram = xp.matmul(xp.matrix_transpose(images), images)
     # So the products with the transposed matrix are as large as those with the matrix, whose squares are finite.
-    images = images / (xp.sqrt(gram[:, :1, :1] + gram[:, 1:, 1:]) + _TINY)
+    images = images / (xp.sqrt(gram[:, :1, :1] + gram[:, 1:, 1:]) + arrays.TINY)
     back = xp.matmul(xp.matrix_transpose(matrices), images)
     best = _first_direction(gram, ops=ops)
     left = xp.matmul(images, best)
-    length = _length(left, ops=ops) + _TINY
+    length = _length(left, ops=ops) + arrays.TINY
     value, right = _value_and_unit(xp.matmul(back, best) / length, ops=ops)
     first = _unit(back[..., :1], ops=ops)
     second = _unit(_orthogonal(back[..., 1:], first, ops=ops), ops=ops)
@@ -197,7 +195,7 @@ def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
     least = xp.min(_length(xp.matmul(matrices, vectors[:, :, :2]), ops=ops), axis=2, keepdims=True)
     entries = xp.reshape(matrices, (matrices.shape[0], -1))
     mean_square = xp.vecdot(entries, entries)[:, None, None] / p
-    scale = 4.0 / (xp.maximum(_CUT * least * least, _LEAST_CUT * mean_square) + _TINY)
+    scale = 4.0 / (xp.maximum(_CUT * least * least, _LEAST_CUT * mean_square) + arrays.TINY)
     gram: Array | None = None
     if p <= _FORMED or ops.asynchronous:
         (twice,) = placed(("twice the identity", p), lambda dtype: (2 * np.eye(p, dtype=dtype),), matrices, ops=ops)
@@ -261,8 +259,8 @@ def _length(vectors: Array, *, ops: ArrayOps) -> Array:
 
 def _size(vectors: Array, *, ops: ArrayOps) -> Array:
     """Largest absolute entry, where squares of entries may overflow or underflow."""
-    return ops.xp.max(ops.xp.abs(vectors), axis=1, keepdims=True) + _TINY
+    return ops.xp.max(ops.xp.abs(vectors), axis=1, keepdims=True) + arrays.TINY
 
 
 def _unit(vectors: Array, *, ops: ArrayOps) -> Array:
-    return vectors / (_length(vectors, ops=ops) + _TINY)
+    return vectors / (_length(vectors, ops=ops) + arrays.TINY)

@@ -34,8 +34,6 @@ _UNROLLED = 3
 """Number of steps of a matrix up to which a Python loop is used. Compilers keep more steps as a loop."""
 _EXACT = 32
 """Shorter side up to which the norm of a matrix is computed anew in each pass."""
-_TINY = 1e-30
-"""Added to what is divided by."""
 _PASSES = 2
 """Passes over the bundle after a sweep, whose waves begin at points of the grid."""
 _STEPS, _LAST_STEPS = 4, 12
@@ -230,7 +228,7 @@ class SymbolNorm(Stepped):
     def swept(self, followed: Followed, last_value: Array, *, sweeps: Any, xp: Namespace) -> Followed:
         """The slope of the error, and the sketch from which the next way is measured."""
         *moving, _, now = followed.state
-        error = followed.value / (last_value + _TINY) - 1.0
+        error = followed.value / (last_value + arrays.TINY) - 1.0
         now = course.after_sweep(now, followed.known[-1], error, sweeps, xp=xp)
         return followed._replace(state=(*moving, followed.sketch, now), room=-now[:, 0, 1])
 
@@ -242,7 +240,7 @@ class SymbolNorm(Stepped):
         """The highest group of each layer (`grid_scalars`)."""
         xp = ops.xp
         layers = xp.reshape(rows, (-1, spec.groups * rows.shape[2]))
-        size = xp.max(xp.abs(layers), axis=1) + _TINY
+        size = xp.max(xp.abs(layers), axis=1) + arrays.TINY
         blocks = xp.reshape(layers / size[:, None], (-1, *spec.block_shape))
         group, block, angles = grid_scalars.highest(blocks, spec.groups, self.points, _STEPS, ops=ops)
         phases = grid_scalars.phases_at(angles, spec.block_kernel_shape, ops=ops)

@@ -398,7 +398,7 @@ MUTANTS: dict[str, tuple[str, Callable[[ast.AST], None], Callable[[], bool]]] = 
     "roundings of a product": ("_square_up", without("gamma"), norm_of_a_row_is_bounded),
     "roundings of the answer": ("_scaled", constant("limit.unit", "0.0"), rounding_of_the_answer_is_counted),
     "underflow of the answer": ("_scaled", without("_norm_of_underflow"), underflow_is_counted),
-    "the norm of a tap": ("scaled_within", constant("norms[1]", "0 * norms[1]"), taps_are_counted),
+    "the norm of a tap": ("scaled_within", constant("bounds[1]", "0 * bounds[1]"), taps_are_counted),
     "repeated pixels": ("Limit.of", constant("spec.padding_gain_sq", "1.0"), padding_is_counted),
     "the taps": ("scaled_within", without("supremum_up_from_unfolding"), taps_are_counted),
     "points between those of the grid": ("_norm_on_grid_up", without("everywhere_up"), grid_is_counted),
