@@ -12,7 +12,7 @@ from specnorm.backends import arrays
 from specnorm.geometry import polyphase
 from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols import power
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -51,7 +51,7 @@ def windowed_wave(
     (d,): a frequency of the blocks. Returns (1, 1, size of the large side): a unit vector, or zero.
     """
     matrices = symbols_at_angles(_block(kernel, spec, ops=ops), angles[None, :], ops=ops)
-    _, channels, _ = symbols.top_triple(matrices, xp=ops.xp)
+    _, channels, _ = arrays.top_triple(matrices, xp=ops.xp)
     return as_vectors(_wave(spec, angles, ops.to_numpy(channels)[0]), kernel, ops=ops)
 
 
@@ -96,9 +96,9 @@ def _block(kernel: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
 def symbols_at_angles(blocks: Array, angles: np.ndarray, *, ops: ArrayOps) -> Array:
     """Symbols (f, m, p) of one block (1, m, p, *kernel_shape) at angles (f, d); no proof rests on them."""
     phases = np.exp(1j * (angles @ tap_points(tuple(blocks.shape[3:])).T))
-    cos = symbols.device_table(phases.real, blocks, ops=ops)
-    sin = symbols.device_table(phases.imag, blocks, ops=ops)
-    return ops.complex(*symbols.planes_at(blocks, cos, sin, xp=ops.xp))[0, ...]
+    cos = arrays.device_table(phases.real, blocks, ops=ops)
+    sin = arrays.device_table(phases.imag, blocks, ops=ops)
+    return ops.complex(*Polynomial(blocks, xp=ops.xp).planes_at(cos, sin))[0, ...]
 
 
 def _wave(spec: ConvSpec, angles: np.ndarray, channels: np.ndarray) -> np.ndarray:
@@ -132,4 +132,4 @@ def larger_part(wave: np.ndarray) -> np.ndarray:
 def as_vectors(wave: np.ndarray, kernel: Array, *, ops: ArrayOps) -> Array:
     """A flat wave as vectors (1, 1, size) in the kernel's precision, of unit length or zero."""
     norm = float(np.linalg.norm(wave))
-    return symbols.device_table((wave / (norm or 1.0)).reshape(1, 1, -1), kernel, ops=ops)
+    return arrays.device_table((wave / (norm or 1.0)).reshape(1, 1, -1), kernel, ops=ops)

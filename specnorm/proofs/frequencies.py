@@ -10,11 +10,16 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from specnorm.backends import arrays
 from specnorm.errors import MethodError
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
 
 PHASE_ERROR = 8.0
 """Absolute error of the cosines and sines of `Frequencies.cos_sin`, in units of 2**-53.
@@ -38,6 +43,12 @@ _COS_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0])
 """Sign of the cosine in each quarter of a turn."""
 _SIN_SIGN = np.asarray([1.0, 1.0, -1.0, -1.0])
 """Sign of the sine in each quarter of a turn."""
+
+
+def phase_error(u: float) -> float:
+    """Absolute error of the cosines and sines in the working precision."""
+    # In float32 they are rounded from float64, whose own error is far below one hundredth of a rounding.
+    return PHASE_ERROR * u if u == 2.0**-53 else 1.01 * u
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +143,11 @@ class Frequencies:
         if cos.size <= _SMALL_TABLE:
             self._tables[key] = cos, sin
         return cos, sin
+
+    def device_cos_sin(self, points: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+        """`cos_sin` in the precision and on the device of an array."""
+        cos, sin = self.cos_sin(points)
+        return arrays.device_table(cos, like, ops=ops), arrays.device_table(sin, like, ops=ops)
 
     def _cos_sin_of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         common: Any = math.lcm(*self.denominators)

@@ -428,6 +428,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "Pad": padded,
     "LeakyRelu": alone("LeakyRelu", alpha=(None, *SMALL)),
     "Elu": alone("Elu", alpha=(None, *SMALL)),
+    "Swish": alone("Swish", alpha=(None, -0.3, 0.7, 3.0)),
     "Celu": alone("Celu", alpha=(None, -0.1, 0.1, 0.7, 3.0)),
     "HardSigmoid": alone("HardSigmoid", alpha=(None, *SMALL), beta=(None, *SMALL)),
     "Selu": alone("Selu", alpha=(None, *SMALL), gamma=(None, *SMALL)),

@@ -19,7 +19,7 @@ from helpers.assumptions import assumed
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from networks.compositions.claims import Region  # noqa: E402
-from networks.compositions.hunting import Trial, hunt, trial  # noqa: E402
+from networks.compositions.hunting import Counts, Trial, hunt, trial  # noqa: E402
 from networks.compositions.onnx_draws import LEFT_OUT  # noqa: E402
 from networks.compositions.onnx_programs import OnnxProgram  # noqa: E402
 from networks.drawing import Shapes  # noqa: E402
@@ -37,6 +37,21 @@ def test_no_claim_about_random_onnx_programs_is_false() -> None:
     assert counts.bounded > 0.7 * counts.programs
     assert len(counts.kinds) == 3
     assert counts.tight > 0.3 * counts.bounded
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("start", range(0, 1000, 100))
+def test_no_claim_about_a_thousand_graphs_is_false(start: int) -> None:
+    """Each is compared and attacked by specnorm, by onnx's evaluator and by ONNX Runtime."""
+    pytest.importorskip("onnxruntime")
+    counts = Counts()
+    for seed in range(start, start + 100):
+        one = replace(trial(Shapes(random.Random(seed))), check=True, by_runtime=True)
+        counts.programs += 1
+        assert one.run(counts) is None, seed
+    sys.stdout.write(counts.table() + "\n")
+    assert counts.bounded > 0.6 * counts.programs
+    assert counts.by_runtime > 0.7 * counts.bounded
 
 
 @pytest.mark.nightly

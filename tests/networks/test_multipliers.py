@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_below, network_of, smallest_eigenvalue
+from networks.test_ablations import SMALL, half_of_the_channels
+from networks.written_networks import Written
 from specnorm_networks import Multipliers, Product, Scaled
 from specnorm_networks.certified import links, parts, runs
 from specnorm_networks.descent import gradient
@@ -293,3 +295,15 @@ def test_the_gradient_is_that_of_the_value(widths: Any) -> None:
     _, logs, logits = gradient.value_and_gradient(run, point)
     ends = [gradient.value_alone(run, point + sign * step * direction)[0] for sign in (1, -1)]
     assert np.concatenate([*logs, logits]) @ direction == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
+
+
+@pytest.mark.parametrize(("first", "second"), [(4.0, 1.0), (1.0, 4.0)])
+def test_a_layer_is_divided_by_the_weights_of_the_channels_that_it_reads(first: float, second: float) -> None:
+    """It was divided by those of all channels, of which it reads the second half: NumPy's error was raised."""
+    net = Written(SMALL)
+    (run,) = runs.runs(net.graph(half_of_the_channels(net)))
+    alone, weighted = (
+        float(parts.constant_of_part(run.part(1, 2), [np.repeat(each, 4), np.ones(4)], MEASURE))
+        for each in ([1.0, 1.0], [first, second])
+    )
+    assert weighted == pytest.approx(alone / second, rel=1e-3)

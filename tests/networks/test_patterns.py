@@ -14,10 +14,10 @@ from helpers.checks import present
 from networks.written_networks import SHAPE, Written
 from specnorm_networks import Product
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.composite import Composite
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import Operator
 from specnorm_networks.certified.patterns import recognise_patterns
+from specnorm_networks.certified.patterns.curves.composite import Composite
 from specnorm_networks.certified.patterns.permutations import remove_permutations
 from specnorm_networks.tools import Measure, bound
 
@@ -111,6 +111,15 @@ def pairs(net: Written, keep: bool = True, along: int = 2) -> str:
     split = net(ops.Reshape((2, 3, 2, 4, 4)), "x")
     ends = [net(one((2,), keep), split) for one in (ops.Largest, ops.Smallest)]
     return net(ops.Reshape(SHAPE), net(ops.Concat(along, not keep), *ends))
+
+
+SMALLEST = ops.Smallest((2,))
+
+
+def pairs_apart(net: Written, along: int = 1, least: Operator = SMALLEST) -> str:
+    """MaxMin as Anil et al. have it: all of the larger ones, then all of the smaller ones."""
+    split = net(ops.Reshape((2, 3, 2, 4, 4)), "x")
+    return net(ops.Concat(along), net(ops.Largest((2,)), split), net(least, split))
 
 
 def pairs_by_relu(net: Written, least: str = "u", weights: Operator = MINUS, along: int = 1) -> str:
@@ -222,11 +231,12 @@ def mean_of(net: Written, of: str, count: float = 6.0, axis: int = 1) -> str:
 
 
 def softmax(
-    net: Written, logarithm: bool = False, shift: str | None = None, other: str | None = None, axis: int = 1
-) -> str:
+    net: Written, logarithm: bool = False, shift: str | None = None, other: str | None = None, axis: int = 1,
+    twice: bool = False,
+) -> str:  # fmt: skip
     u = net(MINUS, "x", shift or net(ops.Largest((1,), keep=True), "x"))
     power = net(ops.Exp(), u)
-    total = summed(net, other or power, axis)
+    total = summed(net, net(ops.Exp(), u) if twice else other or power, axis)
     return net(MINUS, u, net(ops.Log(), total)) if logarithm else net(ops.Quotient(), power, total)
 
 
@@ -268,6 +278,8 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "Householder, stretched": (ops.Reflection, lambda net: householder(net, stretch=3.0)),
     "pairs": (ops.GroupSort, pairs),
     "pairs, stacked": (ops.GroupSort, lambda net: pairs(net, keep=False)),
+    "pairs, apart": (ops.GroupSort, pairs_apart),
+    "pairs, apart along columns": (ops.GroupSort, lambda net: pairs_apart(net, 2)),
     "pairs by ReLU": (ops.GroupSort, pairs_by_relu),
     "groups": (ops.GroupSort, groups),
     **{form: (ops.Normalise, partial(normalised, form=form)) for form in (
@@ -290,8 +302,10 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "softplus of a small number": (ops.Scale, lambda net: softplus_of_number(net, 1e-30)),
     "log of two exponentials": (ops.LogAddExp, log_add_exp),
     "log of two exponentials, by the maximum": (ops.LogAddExp, lambda net: log_add_exp(net, jax=True)),
+    "log of two exponentials, read twice": (ops.LogAddExp, lambda net: log_add_exp(net, True, largest=net.halves(2))),
     "log of two exponentials of one value": (Composite, lambda net: log_add_exp(net, of=("x", net.scaled(0.5)))),
     "softmax": (ops.Softmax, softmax),
+    "softmax of exponentials taken twice": (ops.Softmax, lambda net: softmax(net, twice=True)),
     "softmax of another shift": (ops.Softmax, lambda net: softmax(net, shift=net(ops.Mean((1,), keep=True), "x"))),
     "logarithm of softmax": (ops.LogSoftmax, lambda net: softmax(net, logarithm=True)),
     "root of squares": (ops.Norm, root_of_squares),
@@ -326,6 +340,8 @@ LEFT: dict[str, Write] = {
     "the upper one and the difference": lambda net: pairs_by_relu(net, weights=PLUS),
     "the larger one twice": lambda net: pairs_by_relu(net, least="v", weights=PLUS),
     "pairs put elsewhere": lambda net: pairs(net, along=3),
+    "the smaller ones of other pairs": lambda net: pairs_apart(net, least=ops.Smallest((1,))),
+    "the larger ones twice": lambda net: pairs_apart(net, least=ops.Largest((2,))),
     "sorted along a part of another axis": lambda net: groups(net, (2, 3, 2, 4, 4), 3),
     "sorted in another shape": lambda net: groups(net, (4, 2, 3, 4, 2)),
     "the length of another value": lambda net: normalised(net, "length, quotient", of=net(ops.Sin(), "x")),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -151,6 +153,32 @@ class OnnxProgram:
         """Without constants that no node reads."""
         used = {name for node in self.nodes for name in node.input} | set(self.outputs)
         return replace(self, constants={n: x for n, x in self.constants.items() if n in used})
+
+
+def function_by_runtime(program: OnnxProgram) -> tuple[Function, float] | None:
+    """A program in double precision by ONNX Runtime, and what rounding may change; None where it lacks operators.
+
+    It has many in single precision alone.
+    """
+    runtime = import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    single = {name: x.astype(np.float32) if x.dtype.kind == "f" else x for name, x in program.constants.items()}
+    for each, relative in ((program, 1e-12), (replace(program, constants=single, dtype="float32"), 1e-5)):
+        proto = each.proto
+        for node in proto.graph.node:
+            node.name = ""  # it takes no name twice
+        with suppress(Exception):  # whatever it raises for what it does not support
+            run = runtime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"]).run
+            run(None, {"x": np.full(each.shape, 0.3, each.dtype)})
+
+            def f(x: Vector, run: Any = run, dtype: str = each.dtype) -> Vector:
+                found = run(None, {"x": x.astype(dtype)})
+                return np.concatenate([np.ravel(y).astype(np.float64) for y in found])
+
+            return f, relative
+    return None
 
 
 def _hundredfold(name: str, opset: int) -> Any:

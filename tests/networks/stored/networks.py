@@ -622,6 +622,21 @@ of(
     linear(8, 6),
     linear(6, 4),
 )
+
+
+def _sorted_apart(x: torch.Tensor) -> torch.Tensor:
+    """Of Anil et al., and of Li et al.'s BCOP."""
+    pairs = x.view(-1, 4, 2)
+    return torch.cat([pairs.max(2)[0], pairs.min(2)[0]], 1)
+
+
+_apart, _neighbours = (
+    partial(Function, _sorted_apart),
+    partial(Function, lambda x: x.view(-1, 4, 2).sort(2)[0].flatten(1)),
+)
+case("maxmin, apart", VECTOR, chain(linear(8, 8), _apart, linear(8, 8), _apart, linear(8, 3)), "product", "scaled")
+case("sorted pairs", VECTOR, chain(linear(8, 8), _neighbours, linear(8, 8), _neighbours, linear(8, 3)), "scaled")
+of("maxout, by relu", VECTOR, lambda x: x[:, 4:] + F.relu(x[:, :4] - x[:, 4:]))
 _sorted = partial(Function, _sorted_halves)
 # Of too many units for a search of each: its channels have weights.
 case(
@@ -645,6 +660,17 @@ def householder(x: Any, theta: Any) -> Any:
 
 
 of("householder activation", EVEN, lambda x: householder(x, torch.linspace(0.4, 2, 2).reshape(-1, 1, 1)))
+
+
+def householder_by_gates(x: Any) -> Any:
+    """As Singla et al. publish it."""
+    one, two = x.chunk(2, 1)
+    s = 0.5 * one - two
+    first = one * (s <= 0) + (0.6 * one + 0.8 * two) * (s > 0)
+    return torch.cat([first, two * (s <= 0) + (0.8 * one - 0.6 * two) * (s > 0)], 1)
+
+
+of("householder activation, by gates", VECTOR, householder_by_gates)
 
 
 class SLL(nn.Module):
@@ -913,6 +939,9 @@ of("softmax of distances, refused", VECTOR, lambda x: torch.softmax(x @ x.transp
 of("euclidean length", VECTOR, lambda x: x.norm(dim=1))
 of("sum of magnitudes", VECTOR, lambda x: x.abs().sum(1))
 of("log-sum-exp", VECTOR, lambda x: x.logsumexp(1))
+of("softmax, written out", VECTOR, lambda x: (lambda y: y / y.sum(1, True))((x - x.amax(1, True)).exp()))
+of("root of a sum of squares", VECTOR, lambda x: x.square().sum(1).sqrt())
+of("clipped by an inverse", VECTOR, lambda x: x * (2 / x.abs()).clamp(max=1))
 
 
 # -- functions of one value, splines ---------------------------------------------------------------------------------
@@ -930,6 +959,7 @@ of("snake", VECTOR, lambda x: x + torch.sin(2 * x).square() / 2)
 of("gaussian", VECTOR, lambda x: torch.exp(-(x**2)))
 of("huber gradient", VECTOR, lambda x: x / (1 + x**2).sqrt())
 of("arctangent", VECTOR, torch.atan)
+of("soft floor", VECTOR, lambda x: torch.log(x.exp() + 0.5))
 of("soft clipping", VECTOR, lambda x: F.softplus(x) - F.softplus(x - 1))
 of("square, refused", VECTOR, lambda x: x**2)
 of("square on a range", VECTOR, lambda x: x.clamp(-1, 1) ** 2)
@@ -1142,6 +1172,13 @@ def jax_coupling() -> Any:
     return lambda x: jnp.concatenate([x[:, :4] + jnp.tanh(x[:, 4:] @ weight), x[:, 4:]], 1)
 
 
+def jax_logaddexp() -> Any:
+    import jax.numpy as jnp
+
+    first, last = numbers(8, 4) / 4, numbers(8, 4) / 4
+    return lambda x: jnp.logaddexp(x @ first, x @ last)
+
+
 def flax_convolutions() -> Any:
     from flax import nnx
 
@@ -1198,6 +1235,7 @@ OF_JAX: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "jax, normalised": (jax_normalised, VECTOR),
     "jax, maxmin": (jax_maxmin, VECTOR),
     "jax, coupling": (jax_coupling, VECTOR),
+    "jax, logaddexp": (jax_logaddexp, VECTOR),
     "flax, convolutions": (flax_convolutions, (8, 8, 3)),
     "flax, layer norm": (flax_normalised, VECTOR),
     "flax, root mean square": (flax_root_mean_square, VECTOR),

@@ -58,7 +58,7 @@ from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, window_of
 from specnorm_networks.certified.runs import joinable
-from specnorm_networks.certified.scope import Map
+from specnorm_networks.certified.subjects import Map
 
 MOST_CHANNELS = 768
 """Default of the largest number of channels on the smaller side of a kernel."""
@@ -417,7 +417,8 @@ def _constant_of_layer(
     if not np.all(scale_after == 1):
         scale = scale_after if scale is None else scale_after * scale
     # `checked_norm` divides the input channels by ``divisors`` and multiplies the output channels by ``scale``.
-    divisors = None if np.all(weights_before == 1) else weights_before
+    weights_read = weights_before[layer.reads.start : layer.reads.stop]
+    divisors = None if np.all(weights_read == 1) else weights_read
     norm = checked_norm(norms, layer.placed_layer, scale, divisors)
     constant = host.mul_up(norm.value, host.inflate(abs(layer.factor), 1), largest_slope)
     rule = f"its norm times the largest slope, {format_number(largest_slope, 'upper')}"

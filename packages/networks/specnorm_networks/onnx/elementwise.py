@@ -70,6 +70,11 @@ def mish(x: Data, /) -> Output:
     return _joined(ops.Product(), x, _applied(ops.Tanh(), _applied(ops.Softplus(), x)))
 
 
+def swish(x: Data, /, *, alpha: float) -> Output:
+    """Return ``x sigmoid(alpha x)``."""
+    return _joined(ops.Product(), x, _applied(ops.Sigmoid(), scaled(x, alpha)))
+
+
 def hard_swish(x: Data, /) -> Output:
     """Return ``x (min(max(x + 3, 0), 6) / 6)``."""
     clipped = _applied(ops.HardTanh(0.0, 6.0), scaled(x, 1.0, shift=3.0))

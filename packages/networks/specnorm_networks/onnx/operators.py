@@ -47,6 +47,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "Sign": OperatorRule(9, function(ops.Sign)),
     "Erf": OperatorRule(9, function(ops.Erf)),
     "LeakyRelu": OperatorRule(6, function(ops.LeakyReLU, "alpha")),
+    "Swish": OperatorRule(24, elementwise.swish),
     "HardSwish": OperatorRule(14, elementwise.hard_swish),
     "Mish": OperatorRule(14, elementwise.mish),
     "Elu": OperatorRule(6, function(ops.ELU, "alpha")),

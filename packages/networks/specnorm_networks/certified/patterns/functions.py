@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -23,15 +23,15 @@ from specnorm_networks.certified.patterns.structure import (
 )
 
 
-def as_function(node: Node, structure: Structure) -> Node:
+def as_function(node: Node, structure: Structure) -> list[Node]:
     """Return ``log(1 + exp(u))`` as softplus of u; ``1 / (1 + exp(-u))``, ``exp(u) / (1 + exp(u))`` as its sigmoid.
 
     Also ``log(exp(u) + exp(v))``, and what JAX writes for it, as one operator.
     """
     if isinstance(node.operator, ops.Quotient):
-        return _sigmoid_by_quotient(node, structure)
+        return [_sigmoid_by_quotient(node, structure)]
     if is_sum_of_two(node.operator):
-        return _log_of_sum_by_maximum(node, structure)
+        return [_log_of_sum_by_maximum(node, structure)]
     is_sigmoid = isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1
     if not (is_sigmoid or isinstance(node.operator, ops.Log)):
         raise NoPattern
@@ -41,17 +41,17 @@ def as_function(node: Node, structure: Structure) -> Node:
     if not isinstance(exponential.operator, ops.Exp):
         if is_sigmoid or not is_sum_of_two(total.operator):
             raise NoPattern
-        return _log_add_exp(node, [_argument(structure.origin(name), structure) for name in total.inputs])
+        return [_log_add_exp(node, [_argument(structure.origin(name), structure) for name in total.inputs])]
     u = structure.input_of(exponential)
     if not is_sigmoid and u.shape == node.shape:
-        return replace(node, operator=ops.Softplus(), inputs=(u.name,))
+        return [replace(node, operator=ops.Softplus(), inputs=(u.name,))]
     scale = u.operator
     is_negation = isinstance(scale, ops.Negative)
     if isinstance(scale, ops.Scale):
         is_negation = scale.offset is None and scale.exact and bool(np.all(scale.values == -1))
     if not is_sigmoid or not is_negation or structure[u.inputs[0]].shape != node.shape:
         raise NoPattern
-    return replace(node, operator=ops.Sigmoid(), inputs=u.inputs)
+    return [replace(node, operator=ops.Sigmoid(), inputs=u.inputs)]
 
 
 def _log_add_exp(node: Node, values: Sequence[Node]) -> Node:
@@ -78,12 +78,12 @@ def _log_of_sum_by_maximum(node: Node, structure: Structure) -> Node:
         if not isinstance(negative.operator, ops.Negative) or not isinstance(distance.operator, ops.Abs):
             continue
         difference = structure.input_of(distance)
-        if is_difference(difference.operator) and sorted(difference.inputs) == sorted(largest.inputs):
+        if is_difference(difference.operator) and structure.are_same_pair(largest.inputs, difference.inputs):
             return _log_add_exp(node, [structure[name] for name in largest.inputs])
     raise NoPattern
 
 
-def as_shifted_softplus(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+def as_shifted_softplus(node: Node, structure: Structure) -> list[Node]:
     """Return ``log(k + exp(u))`` for a number k > 0 as ``softplus(u - log(k)) + log(k)``."""
     if not isinstance(node.operator, ops.Log):
         raise NoPattern
@@ -93,8 +93,8 @@ def as_shifted_softplus(node: Node, structure: Structure, fresh: Callable[[str],
     shift = math.log(k)
     error = np.array(VALUE_ERROR * (1 + abs(shift)))
     down, up = (ops.Scale(np.array(1.0), partial(_pair, np.array(x), error), exact=True) for x in (-shift, shift))
-    u = Node(fresh(f"{node.name}.shifted"), down, exponential.inputs, node.shape, node.label, derived=True)
-    softplus = Node(fresh(f"{node.name}.softplus"), ops.Softplus(), (u.name,), node.shape, node.label, derived=True)
+    u = structure.added(node, "shifted", down, exponential.inputs, node.shape)
+    softplus = structure.added(node, "softplus", ops.Softplus(), (u.name,), node.shape)
     return [u, softplus, replace(node, operator=up, inputs=(softplus.name,))]
 
 
@@ -102,18 +102,16 @@ def _pair(offset: FloatArray, error: FloatArray) -> tuple[FloatArray, FloatArray
     return offset, error
 
 
-def as_sigmoid_of_product(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+def as_sigmoid_of_product(node: Node, structure: Structure) -> list[Node]:
     """Return ``1 / (1 + exp(c u))`` as two nodes: -c u, and its sigmoid."""
     if not isinstance(node.operator, ops.Reciprocal):
         raise NoPattern
     number, exponential = structure.sum_with_number(structure.input_of(node))
     if number != 1 or not isinstance(exponential.operator, ops.Exp) or exponential.shape != node.shape:
         raise NoPattern
-    negative = Node(
-        fresh(f"{node.name}.negative"), ops.Negative(), exponential.inputs, node.shape, node.label, derived=True
-    )
+    negative = structure.added(node, "negative", ops.Negative(), exponential.inputs, node.shape)
     scale = node.operator.scale
-    sigmoid = Node(fresh(f"{node.name}.sigmoid"), ops.Sigmoid(), (negative.name,), node.shape, node.label, derived=True)
+    sigmoid = structure.added(node, "sigmoid", ops.Sigmoid(), (negative.name,), node.shape)
     if scale == 1:
         return [negative, replace(node, operator=ops.Sigmoid(), inputs=(negative.name,))]
     multiplied = ops.Scale(np.array(scale), exact=True)
@@ -129,7 +127,7 @@ def _sigmoid_by_quotient(node: Node, structure: Structure) -> Node:
     return replace(node, operator=ops.Sigmoid(), inputs=exponential.inputs)
 
 
-def as_softmax(node: Node, structure: Structure) -> Node:
+def as_softmax(node: Node, structure: Structure) -> list[Node]:
     """Return ``exp(u) / sum(exp(u))`` as softmax, and ``u - log(sum(exp(u)))`` as its logarithm.
 
     If u is x less one number for each softmax, such as the maximum of x, it is that of x.
@@ -145,7 +143,7 @@ def as_softmax(node: Node, structure: Structure) -> Node:
         exponential, make = summed, ops.LogSoftmax
     else:
         raise NoPattern
-    if not isinstance(summed.operator, ops.Exp) or exponential.name != summed.name:
+    if not isinstance(summed.operator, ops.Exp) or not are_alike(exponential, summed):
         raise NoPattern
     u = structure.input_of(summed)
     if make is ops.LogSoftmax and structure.origin(node.inputs[0]).name != u.name:
@@ -156,4 +154,4 @@ def as_softmax(node: Node, structure: Structure) -> Node:
             u = x
     if u.shape is None or u.shape != node.shape:
         raise NoPattern
-    return replace(node, operator=make(axes), inputs=(u.name,))
+    return [replace(node, operator=make(axes), inputs=(u.name,))]

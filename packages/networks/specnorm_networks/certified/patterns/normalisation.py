@@ -9,7 +9,6 @@ max(mean(x^2) - mean(x)^2, 0).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -43,11 +42,8 @@ class Divisor:
     """As in `Normalise`."""
 
 
-def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
-    """Return nodes in place of a quotient: the length of a value, the value normalized by it, and a multiple of that.
-
-    ``fresh``: returns a name that no node has, similar to a given one.
-    """
+def as_normalisation(node: Node, structure: Structure) -> list[Node]:
+    """Return nodes in place of a quotient: a value's length, the value normalized by it, and a multiple of that."""
     factor, dividend, divisor = _quotient(node, structure)
     if divisor.form == "variance":
         # With y = x - mean(x), (x - mean(x)) / sqrt(variance(x) + eps) is y / sqrt(mean(y^2) + eps).
@@ -65,19 +61,13 @@ def as_normalisation(node: Node, structure: Structure, fresh: Callable[[str], st
         raise NoPattern
     if not _are_same(structure.origin(dividend), structure.origin(source), structure):
         raise NoPattern
-    length = Node(
-        fresh(f"{node.name}.length"),
-        ops.Norm(divisor.axes, keep=True),
-        (dividend,),
-        kept_shape(shape, divisor.axes),
-        node.label,
-        derived=True,
-    )
+    norm = ops.Norm(divisor.axes, keep=True)
+    length = structure.added(node, "length", norm, (dividend,), kept_shape(shape, divisor.axes))
     normalise = ops.Normalise(divisor.axes, divisor.eps, form, divisor.terms, divisor.floor)
     inputs = (dividend, length.name)
     if factor == 1:
         return [length, replace(node, operator=normalise, inputs=inputs)]
-    quotient = Node(fresh(f"{node.name}.quotient"), normalise, inputs, shape, node.label, derived=True)
+    quotient = structure.added(node, "quotient", normalise, inputs, shape)
     return [length, quotient, replace(node, operator=_multiple(factor), inputs=(quotient.name,))]
 
 
@@ -89,14 +79,14 @@ def _multiple(factor: Fraction) -> ops.Scale:
     return ops.Scale(np.array(rounded), exact=Fraction(rounded) == factor)
 
 
-def as_inverse_of_maximum(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+def as_inverse_of_maximum(node: Node, structure: Structure) -> list[Node]:
     """Return min(h, r / y) as r / max(y, r / h), for y >= 0 and r, h > 0: y is an absolute value or a length."""
     limit, unlimited = _limit(node, structure)
     r, y = _inverse(unlimited, structure)
     if limit is None or not isinstance(y.operator, (ops.Abs, ops.Norm)) or y.shape != node.shape or r <= 0:
         raise NoPattern
     clamp = ops.HardTanh(_exact(r / limit), math.inf)
-    clamped = Node(fresh(f"{node.name}.clamped"), clamp, (y.name,), node.shape, node.label, derived=True)
+    clamped = structure.added(node, "clamped", clamp, (y.name,), node.shape)
     return [clamped, replace(node, operator=ops.Reciprocal(_exact(r)), inputs=(clamped.name,))]
 
 
@@ -143,7 +133,7 @@ def _are_same(node: Node, other: Node, structure: Structure) -> bool:
     return False
 
 
-def as_norm(node: Node, structure: Structure) -> Node:
+def as_norm(node: Node, structure: Structure) -> list[Node]:
     """Return the root of a sum of squares as the 2-norm."""
     if not isinstance(node.operator, ops.Sqrt):
         raise NoPattern
@@ -155,7 +145,7 @@ def as_norm(node: Node, structure: Structure) -> Node:
         keep = True
     if summed.shape is None or summed.shape != node.shape:
         raise NoPattern
-    return replace(node, operator=ops.Norm(axes, keep), inputs=(_squared(squares, structure),))
+    return [replace(node, operator=ops.Norm(axes, keep), inputs=(_squared(squares, structure),))]
 
 
 def _quotient(node: Node, structure: Structure) -> tuple[Fraction, str, Divisor]:

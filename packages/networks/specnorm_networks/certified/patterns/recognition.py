@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeAlias
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import Pointwise
+from specnorm_networks.certified.operators.base import Function
 from specnorm_networks.certified.operators.normalisation import Normalise
+from specnorm_networks.certified.patterns.curves.finding import join_functions
 from specnorm_networks.certified.patterns.functions import (
     as_function,
     as_shifted_softplus,
@@ -22,14 +23,35 @@ from specnorm_networks.certified.patterns.permutations import remove_permutation
 from specnorm_networks.certified.patterns.reflections import as_reflection
 from specnorm_networks.certified.patterns.sorting import (
     as_extreme_of_moves,
-    as_maximum_and_minimum,
+    as_sorted_axis,
     as_sorted_groups,
     as_sorted_pairs,
 )
 from specnorm_networks.certified.patterns.splines import as_spline
 from specnorm_networks.certified.patterns.structure import NoPattern, Structure
 
+Rule: TypeAlias = Callable[[Node, Structure], list[Node]]
+"""Returns nodes in place of a pattern by the node that it ends with; the last one has that node's name and value."""
 NOTE_ON_JUMPS = "The jumps of its Householder activations, whose angles are rounded, are not counted."
+
+
+def _as_earlier_value(node: Node, structure: Structure) -> list[Node]:
+    """Return a node that reshapes a value back to the shape of an earlier one, as the earlier one itself."""
+    source = node
+    while isinstance(source.operator, ops.SameOrder):
+        source = structure[source.inputs[0]]
+    if source is node or source.shape is None or source.shape != node.shape or source.name in node.inputs:
+        raise NoPattern
+    return [replace(node, operator=ops.Identity(), inputs=(source.name,))]
+
+
+RULES: tuple[Rule, ...] = (
+    _as_earlier_value, as_reflection, as_function, as_softmax, as_norm, as_sorted_axis, as_sorted_groups,
+    as_spline, as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_shifted_softplus, as_sigmoid_of_product,
+)  # fmt: skip
+"""Rules, the first of which replaces a node. Each has a network that needs it (`tests/networks/test_ablations`)."""
+LATER_RULES: tuple[Rule, ...] = (as_extreme_of_moves,)
+"""Rules for what is left: two extremes that are joined are one pattern, of which a sum is only the beginning."""
 
 
 def recognise_patterns(graph: Graph) -> Graph:
@@ -38,47 +60,25 @@ def recognise_patterns(graph: Graph) -> Graph:
     All other nodes are kept, even those that no output needs any more.
     """
     graph = remove_permutations(graph)
-    structure = Structure()
+    structure = Structure(graph.fresh)
     for node in graph.nodes:
-        for replacement in _replacements(node, structure, graph.fresh):
+        for replacement in _replacements(node, structure, RULES):
             structure[replacement.name] = replacement
-    # Only now: two extremes that are joined are one pattern, of which a sum by itself would be the beginning.
     nodes: list[Node] = []
     for node in structure.values():
-        try:
-            nodes += as_extreme_of_moves(node, structure, graph.fresh)
-        except NoPattern:
-            nodes.append(node)
+        nodes += _replacements(node, structure, LATER_RULES)
     has_jumps = any(isinstance(node.operator, ops.Reflection) and node.operator.jump for node in nodes)
     note = NOTE_ON_JUMPS if has_jumps and NOTE_ON_JUMPS not in graph.note else ""
     recognised = graph._with_nodes(nodes, note=note)
     return recognised._with_nodes(join_functions(recognised))
 
 
-def _replacements(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
-    """Return the nodes that replace the first pattern that ends with a node; the node itself if there is no pattern."""
-    for recognised in (
-        _as_earlier_value, as_reflection, as_function, as_softmax, as_norm, as_maximum_and_minimum, as_sorted_groups,
-        as_spline,
-    ):  # fmt: skip
+def _replacements(node: Node, structure: Structure, rules: Sequence[Rule]) -> list[Node]:
+    """Return the nodes in place of the first pattern that ends with a node; the node itself if there is no pattern."""
+    for rule in rules:
         with suppress(NoPattern):
-            return [recognised(node, structure)]
-    for with_another in (
-        as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_shifted_softplus, as_sigmoid_of_product,
-    ):  # fmt: skip
-        with suppress(NoPattern):
-            return with_another(node, structure, fresh)
+            return rule(node, structure)
     return [node]
-
-
-def _as_earlier_value(node: Node, structure: Structure) -> Node:
-    """Return a node that reshapes a value back to the shape of an earlier one, as the earlier one itself."""
-    source = node
-    while isinstance(source.operator, ops.SameOrder):
-        source = structure[source.inputs[0]]
-    if source is node or source.shape is None or source.shape != node.shape or source.name in node.inputs:
-        raise NoPattern
-    return replace(node, operator=ops.Identity(), inputs=(source.name,))
 
 
 def prepare(graph: Graph) -> Graph:
@@ -104,5 +104,5 @@ def without_sorting(graph: Graph) -> Graph:
             if all(original.keys() >= set(length.inputs) for length in lengths):
                 nodes += [*lengths, replacement]
                 continue
-        nodes.append(replacement if isinstance(replacement.operator, Pointwise) else node)
+        nodes.append(replacement if isinstance(replacement.operator, Function) else node)
     return graph._with_nodes(nodes).pruned()

@@ -72,7 +72,7 @@ def _comparison_with_0(name: str, structure: Structure) -> tuple[str, str]:
     return structure.input_of(node).name, node.operator.kind
 
 
-def as_reflection(node: Node, structure: Structure) -> Node:
+def as_reflection(node: Node, structure: Structure) -> list[Node]:
     """Return a reflection in place of two choices by the same sign, between linear maps of both halves of a value.
 
     The choices have to be joined along the axis of the halves.
@@ -97,7 +97,7 @@ def as_reflection(node: Node, structure: Structure) -> Node:
     reflection = ops.Reflection(concat.axis, sign, below, above)
     if reflection.norm is None:
         raise NoPattern
-    return replace(node, operator=reflection, inputs=(source.name,))
+    return [replace(node, operator=reflection, inputs=(source.name,))]
 
 
 def _combination(name: str, structure: Structure, depth: int = 0) -> Combination:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.operators.base import Linear
 from specnorm_networks.certified.patterns.structure import (
     NoPattern,
-    PartOfValue,
     Structure,
     are_halves,
     is_difference,
     is_sum_of_two,
+    kept_shape,
 )
 
 HALF = 0.5
@@ -29,13 +27,14 @@ class _Extreme(NamedTuple):
     inputs: tuple[str, ...]
 
 
-def as_sorted_pairs(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+def as_sorted_pairs(node: Node, structure: Structure) -> list[Node]:
     """Return two nodes in place of the maximum and the minimum of u and v that are joined: u and v joined, and sorted.
 
-    ``fresh``: returns a name that no node has, similar to a given one. Where u and v are disjoint parts of one value,
-    such as every other channel, their join moves entries alone.
+    Where u and v are disjoint parts of one value, such as every other channel, their join moves entries alone. Where
+    they are its halves, that is the value itself.
     """
-    if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
+    concat = node.operator
+    if not isinstance(concat, ops.Concat) or len(node.inputs) != 2:
         raise NoPattern
     first, second = (structure.origin(name) for name in node.inputs)
     extremes = [_extreme_of_two(each, structure) for each in (first, second)]
@@ -43,22 +42,22 @@ def as_sorted_pairs(node: Node, structure: Structure, fresh: Callable[[str], str
         raise NoPattern
     u, v = (structure.origin(name).name for name in extremes[0].inputs)
     shapes = {structure[name].shape for name in (u, v)} | {first.shape, second.shape}
-    has_same_values = any(
-        structure.is_same(u, other) and structure.is_same(v, another)
-        for other, another in (extremes[1].inputs, extremes[1].inputs[::-1])
-    )
+    has_same_values = structure.are_same_pair(extremes[0].inputs, extremes[1].inputs)
     if not has_same_values or len(shapes) > 1 or None in shapes:
         raise NoPattern
-    axis = node.operator.axis
     is_descending = extremes[0].is_largest
-    joined = Node(fresh(f"{node.name}.pairs"), node.operator, (u, v), node.shape, node.label, derived=True)
-    sort: ops.Operator = ops.GroupSort(axis, 2, "strided", is_descending)
-    if node.operator.new:
-        sort = ops.Sort(axis, is_descending)
+    if concat.new:
+        sort: ops.Operator = ops.Sort(concat.axis, is_descending)
+    else:
+        sort = ops.GroupSort(concat.axis, 2, "strided", is_descending)
+        halves = sorted(map(structure.part_of_value, (u, v)), key=lambda part: part.start)
+        if are_halves(*halves) and halves[0].axis == concat.axis:
+            return [replace(node, operator=sort, inputs=(halves[0].source,))]
+    joined = structure.added(node, "pairs", concat, (u, v), node.shape)
     return [joined, replace(node, operator=sort, inputs=(joined.name,))]
 
 
-def as_extreme_of_moves(node: Node, structure: Structure, fresh: Callable[[str], str]) -> list[Node]:
+def as_extreme_of_moves(node: Node, structure: Structure) -> list[Node]:
     """Return three nodes in place of a sum that is the maximum or minimum of u and v: both beside each other, sorted.
 
     u and v are moved entries of one value: no layer before them is bounded together with the sum.
@@ -70,16 +69,16 @@ def as_extreme_of_moves(node: Node, structure: Structure, fresh: Callable[[str],
         raise NoPattern
     axis = len(node.shape)
     pair = ops.Concat(axis, new=True)
-    pairs = Node(fresh(f"{node.name}.pairs"), pair, extreme.inputs, (*node.shape, 2), node.label, derived=True)
+    pairs = structure.added(node, "pairs", pair, extreme.inputs, (*node.shape, 2))
     first = ops.Sort(axis, extreme.is_largest, first=1)
-    kept = Node(fresh(f"{node.name}.first"), first, (pairs.name,), (*node.shape, 1), node.label, derived=True)
+    kept = structure.added(node, "first", first, (pairs.name,), (*node.shape, 1))
     return [pairs, kept, replace(node, operator=ops.Reshape(node.shape), inputs=(kept.name,))]
 
 
 def _before_moves(name: str, structure: Structure) -> str:
     """Return the value whose entries a value has at other positions."""
     node = structure.origin(name)
-    while isinstance(node.operator, Linear) and node.operator.only_moves_entries and len(node.inputs) == 1:
+    while node.only_moves_entries and len(node.inputs) == 1:
         node = structure.input_of(node)
     return node.name
 
@@ -115,14 +114,8 @@ def _half_of_sum_and_distance(node: Node, structure: Structure) -> _Extreme:
         if not is_sum_of_two(both.operator) or not isinstance(distance.operator, ops.Abs):
             continue
         difference = structure.input_of(distance)
-        u, v = both.inputs
-        for one, other in ((u, v), (v, u)):
-            if (
-                is_difference(difference.operator)
-                and structure.is_same(one, difference.inputs[0])
-                and structure.is_same(other, difference.inputs[1])
-            ):
-                return _Extreme(is_largest, both.inputs)
+        if is_difference(difference.operator) and structure.are_same_pair(both.inputs, difference.inputs):
+            return _Extreme(is_largest, both.inputs)
     raise NoPattern
 
 
@@ -149,86 +142,61 @@ def _written_by_relu(node: Node, structure: Structure) -> _Extreme:
     raise NoPattern
 
 
-def as_maximum_and_minimum(node: Node, structure: Structure) -> Node:
-    """Return sorting in place of a maximum and a minimum that are joined."""
-    if not isinstance(node.operator, ops.Concat) or len(node.inputs) != 2:
+def as_sorted_axis(node: Node, structure: Structure) -> list[Node]:
+    """Return nodes in place of the joined largest and smallest entries along an axis of two: both entries, sorted.
+
+    If the axis was dropped and both are joined along another one (MaxMin of Anil et al.), the entries of the pairs are
+    moved to the halves of that axis.
+    """
+    concat = node.operator
+    if not isinstance(concat, ops.Concat) or len(node.inputs) != 2:
         raise NoPattern
-    first, second = (structure.origin(name) for name in node.inputs)
-    has_extremes_of_values = isinstance(first.operator, ops.Maximum | ops.Minimum)
-    sort_of = _sort_of_halves if has_extremes_of_values else _sort_of_pair
-    operator, source = sort_of(node.operator, first, second, structure)
-    return replace(node, operator=operator, inputs=(source,))
-
-
-def _sort_of_halves(
-    concat: ops.Concat,
-    first: Node,
-    second: Node,
-    structure: Structure,
-) -> tuple[ops.Operator, str]:
-    """Return sorting in groups of two (MaxMin) for the joined maximum and minimum of both halves of a value."""
-    _require_maximum_and_minimum(first, second)
-    parts = _parts_in_order(first, structure)
-    half = parts[0]
-    are_joined_along_axis = half.axis == concat.axis and not concat.new
-    if parts != _parts_in_order(second, structure) or not are_halves(*parts) or not are_joined_along_axis:
+    first, second = (_extreme_of_pairs(name, structure) for name in node.inputs)
+    are_both = first.is_largest != second.is_largest and first[1:3] == second[1:3]
+    if not are_both or not structure.is_same(first.pairs.name, second.pairs.name):
         raise NoPattern
-    is_descending = isinstance(first.operator, ops.Maximum)
-    return ops.GroupSort(half.axis, 2, "strided", is_descending), half.source
-
-
-def _require_maximum_and_minimum(first: Node, second: Node) -> None:
-    has_both = {type(first.operator), type(second.operator)} == {ops.Maximum, ops.Minimum}
-    if not has_both or len(first.inputs) != 2 or len(second.inputs) != 2:
+    _, axis, is_kept, pairs = first
+    if is_kept != concat.new and axis == concat.axis:  # joined along the axis itself, or along a new one in its place
+        return [replace(node, operator=ops.Sort(axis, first.is_largest), inputs=(pairs.name,))]
+    if is_kept or concat.new or pairs.shape is None or node.shape is None:
         raise NoPattern
+    axes = [each for each in range(len(pairs.shape)) if each != axis]
+    axes.insert(concat.axis, axis)
+    shape = tuple(pairs.shape[each] for each in axes)
+    moved = structure.added(node, "moved", ops.Permute(tuple(axes)), (pairs.name,), shape)
+    halves = structure.added(node, "halves", ops.Reshape(node.shape), (moved.name,), node.shape)
+    sort = ops.GroupSort(concat.axis, 2, "strided", first.is_largest)
+    return [moved, halves, replace(node, operator=sort, inputs=(halves.name,))]
 
 
-def _parts_in_order(node: Node, structure: Structure) -> list[PartOfValue]:
-    """Return the inputs of a node as parts of values, in the order of the parts."""
-    parts = [structure.part_of_value(name) for name in node.inputs]
-    return sorted(parts, key=lambda part: part.start)
+class _ExtremeOfPairs(NamedTuple):
+    """The largest or the smallest entries along an axis of two."""
+
+    is_largest: bool
+    axis: int
+    is_kept: bool
+    """Whether the axis is kept, or put back, with size 1."""
+    pairs: Node
+    """The value whose entries they are."""
 
 
-def _sort_of_pair(
-    concat: ops.Concat,
-    first: Node,
-    second: Node,
-    structure: Structure,
-) -> tuple[ops.Operator, str]:
-    """Return sorting for the joined largest and smallest entry along an axis of two entries."""
-    # If the axis was dropped, both are joined along a new axis; if it was kept, along that axis.
-    first, first_is_kept = _extreme_along_axes(first, structure)
-    second, second_is_kept = _extreme_along_axes(second, structure)
-    for each, is_kept in ((first.operator, first_is_kept), (second.operator, second_is_kept)):
-        if not isinstance(each, ops.Largest | ops.Smallest):
-            raise NoPattern
-        if each.axes != (concat.axis,) or is_kept == concat.new:
-            raise NoPattern
-    source = structure.input_of(first)
-    is_pair = source.shape is not None and source.shape[concat.axis] == 2
-    has_both = type(first.operator) is not type(second.operator)
-    if not has_both or not is_pair or not structure.is_same(source.name, second.inputs[0]):
-        raise NoPattern
-    return ops.Sort(concat.axis, isinstance(first.operator, ops.Largest)), source.name
-
-
-def _extreme_along_axes(node: Node, structure: Structure) -> tuple[Node, bool]:
-    """Return the largest or smallest entries that a value holds, and whether it has their axes, of size 1."""
-    extreme = node
+def _extreme_of_pairs(name: str, structure: Structure) -> _ExtremeOfPairs:
+    node = extreme = structure.origin(name)
     while isinstance(extreme.operator, ops.SameOrder):
         extreme = structure[extreme.inputs[0]]
     if not isinstance(extreme.operator, ops.Largest | ops.Smallest):
         raise NoPattern
-    before = structure.input_of(extreme).shape
-    if extreme is node or before is None:
-        return extreme, extreme.operator.keep
-    kept = tuple(1 if axis in extreme.operator.axes else n for axis, n in enumerate(before))
-    if node.shape != kept:
+    axes = extreme.operator.axes
+    pairs = structure.input_of(extreme)
+    if len(axes) != 1 or pairs.shape is None or pairs.shape[axes[0]] != 2:
         raise NoPattern
-    return extreme, True
+    if extreme is not node and node.shape != kept_shape(pairs.shape, axes):
+        raise NoPattern
+    is_kept = extreme is not node or extreme.operator.keep
+    return _ExtremeOfPairs(isinstance(extreme.operator, ops.Largest), axes[0], is_kept, pairs)
 
 
-def as_sorted_groups(node: Node, structure: Structure) -> Node:
+def as_sorted_groups(node: Node, structure: Structure) -> list[Node]:
     """Return sorting in groups of neighbours (GroupSort) in place of a reshape, a sort and a reshape back.
 
     ``node``: the reshape back.
@@ -254,4 +222,4 @@ def as_sorted_groups(node: Node, structure: Structure) -> Node:
     if (*between[:axis], groups * size, *between[sorted_axis + 1 :]) != before:
         raise NoPattern
     operator = ops.GroupSort(axis, size, "consecutive", sort.operator.descending)
-    return replace(node, operator=operator, inputs=(source.name,))
+    return [replace(node, operator=operator, inputs=(source.name,))]

@@ -57,10 +57,10 @@ class _Lines(NamedTuple):
         return _Lines(self.start * factor, self.slope * factor)
 
 
-def as_spline(node: Node, structure: Structure) -> Node:
+def as_spline(node: Node, structure: Structure) -> list[Node]:
     """Return a sum that is a linear spline of one value y as that function of y, and a choice between two as one."""
     if isinstance(node.operator, ops.Choose):
-        return _choice(node, structure)
+        return [_choice(node, structure)]
     if not isinstance(node.operator, ops.Add):
         raise NoPattern
     arguments = {structure.input_of(floor).name for floor in _floors(node, structure)}
@@ -70,7 +70,7 @@ def as_spline(node: Node, structure: Structure) -> Node:
     knots = _knots(node, structure, structure[clamped])
     for argument in (structure[clamped], *_without_clamp(structure[clamped], structure)):
         with suppress(NoPattern):
-            return _spline_of(node, structure, clamped, argument, knots)
+            return [_spline_of(node, structure, clamped, argument, knots)]
     raise NoPattern
 
 

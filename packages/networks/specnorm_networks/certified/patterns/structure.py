@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.operators.base import Linear, Shape
+from specnorm_networks.certified.operators.base import Shape
+from specnorm_networks.certified.subjects import digest_of_operator
 
 
 class NoPattern(Exception):
@@ -46,7 +46,28 @@ def are_halves(first: PartOfValue, second: PartOfValue) -> bool:
 
 
 class Structure(dict[str, Node]):
-    """The nodes of a network so far, by name."""
+    """The nodes of a network so far, by name.
+
+    Parameters
+    ----------
+    fresh : callable
+        Returns a name that no node has, similar to a given one.
+    """
+
+    def __init__(self, fresh: Callable[[str], str]) -> None:
+        super().__init__()
+        self.fresh = fresh
+
+    def added(
+        self,
+        node: Node,
+        suffix: str,
+        operator: ops.Operator,
+        inputs: tuple[str, ...],
+        shape: Shape | None,
+    ) -> Node:
+        """Return a node that a pattern adds before the one that it ends with, ``node``."""
+        return Node(self.fresh(f"{node.name}.{suffix}"), operator, inputs, shape, node.label, derived=True)
 
     def origin(self, name: str) -> Node:
         """Return the first node that has the same entries in the same order as a value."""
@@ -71,12 +92,18 @@ class Structure(dict[str, Node]):
         """Whether two values are the same entries of one value, read twice: by slices, say, that are written twice."""
         one, another = self.origin(name), self.origin(other)
         while one.name != another.name:
-            is_move = isinstance(one.operator, Linear) and one.operator.only_moves_entries
-            may_be_same = is_move and len(one.inputs) == len(another.inputs) == 1
+            may_be_same = one.only_moves_entries and len(one.inputs) == len(another.inputs) == 1
             if not may_be_same or digest_of_operator(one.operator) != digest_of_operator(another.operator):
                 return False
             one, another = self.input_of(one), self.input_of(another)
         return True
+
+    def are_same_pair(self, names: tuple[str, ...], others: tuple[str, ...]) -> bool:
+        """Whether two values are the same as two others, in either order."""
+        if not len(names) == len(others) == 2:
+            return False
+        u, v = names
+        return any(self.is_same(u, one) and self.is_same(v, another) for one, another in (others, others[::-1]))
 
     def input_of(self, node: Node) -> Node:
         """Return the origin of a node's first input."""
