@@ -11,20 +11,21 @@ from specnorm.geometry.padding import same_upper
 from specnorm.geometry.spec import at_every_size, per_axis
 from specnorm.geometry.words import check_words
 from specnorm.power.probable import LinearOperator, Vector
+from specnorm.running.base import Evaluation
 from specnorm.running.checks import count as check_count
 from specnorm.running.checks import values as check_values
 from specnorm.running.parts import Parts, padded
-from specnorm.running.program import Program, Ran, keep, program
-from specnorm.running.stacks import Joint, Stack, joint_stacks, stacks
+from specnorm.running.program import Program, keep, program
+from specnorm.running.stacks import Stack, joint_stacks, stacks
 from specnorm.running.stepping import SteppedProgram, ToFollow, follow_all, stepped_program
 from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, read_model
 
 # fmt: off
 __all__ = [
-    "AnyArray", "Backend", "Comparison", "Joint", "LayerKernel", "LayerReader", "LinearOperator", "ModelMonitor",
-    "Monitor", "Parts", "Program", "Ran", "Reading", "Stack", "SteppedProgram", "ToFollow", "Vector",
+    "AnyArray", "Backend", "Comparison", "Evaluation", "LayerKernel", "LayerReader", "LinearOperator",
+    "ModelMonitor", "Monitor", "Parts", "Program", "Reading", "Stack", "SteppedProgram", "ToFollow", "Vector",
     "at_every_size", "backend_for", "check_bound", "check_count", "check_values", "check_words", "counted",
-    "fold_stack", "follow_all", "joint_stacks", "keep", "layer_kernel", "lmo_many", "names_of", "padded",
-    "per_axis", "program", "read_model", "reader_of", "same_upper", "stacks", "stepped_program", "updates_in_ball",
+    "fold_stack", "follow_all", "joint_stacks", "keep", "layer_kernel", "lmo_many", "names_of", "padded", "per_axis",
+    "program", "read_model", "reader_of", "same_upper", "stacks", "stepped_program", "updates_in_ball",
 ]
 # fmt: on

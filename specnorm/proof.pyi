@@ -33,7 +33,7 @@ from specnorm.running.explaining import lines
 from specnorm.running.measuring import proven
 from specnorm.running.search import Clock, OutOfTime
 from specnorm.symbols import power
-from specnorm.symbols.proofs.symbols import symbol_error
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 # ruff: noqa: RUF022 - sorted by purpose
 # fmt: off
@@ -42,7 +42,7 @@ __all__ = [
     "anything", "around", "digest_of", "enclosing", "finite", "HypothesisError", "Interval", "known",
     "least", "Lower", "make_interval", "make_lower", "make_upper", "point", "Upper", "within",
     # Outward arithmetic: ``host`` of NumPy numbers, ``arithmetic`` of arrays, ``rounding`` for sums; norms of matrices.
-    "arithmetic", "host", "interval", "matrix_norm_up", "matrix_norms", "rounding", "symbol_error",
+    "arithmetic", "host", "interval", "matrix_norm_up", "matrix_norms", "Polynomial", "rounding",
     # The problem: a layer, its frequencies, its map.
     "at_every_size", "frequency_grids", "layer_map", "Layout", "model_parts", "ModelPart", "padding_rules",
     "random_vectors",

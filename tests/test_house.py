@@ -207,6 +207,25 @@ def test_an_unknown_name_of_the_core_says_where_it_is() -> None:
             getattr(specnorm, name)
 
 
+def test_networks_are_seen_by_three_kinds_of_operators() -> None:
+    """Only what reads, rewrites or builds a graph names another class than `Affine`, `Function` and `Known`."""
+    operators = specnorm_networks.operators
+    classes = {name for name in operators.__all__ if issubclass(getattr(operators, name), operators.Operator)}
+    classes -= {"Operator", "Affine", "Function", "Known"}
+    rooms = ("certified/operators/", "certified/patterns/", "onnx/", "sources/")
+    package = ROOT / "packages" / "networks" / "specnorm_networks"
+    naming = set()
+    for path in package.rglob("*.py"):
+        place = path.relative_to(package).as_posix()
+        nodes = [*ast.walk(parsed(path))]
+        imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and ".operators" in str(node.module)]
+        names = {alias.name for node in imports for alias in node.names}
+        names |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "ops"}
+        if names & classes and not place.startswith(rooms):
+            naming.add(place)
+    assert naming == {"certified/graph.py", "certified/reading.py", "nonexpansiveness.py"}
+
+
 @pytest.mark.parametrize("name", specnorm.__all__)
 def test_public_name_exists(name: str) -> None:
     assert getattr(specnorm, name) is not None

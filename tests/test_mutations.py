@@ -41,10 +41,11 @@ from core.soundness.mutations import (
 from helpers.assumptions import assumed
 
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.supremum import proof as cover
-from specnorm.symbols.proofs import gram_polynomial, symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.supremum.proof import Cells
+from specnorm.symbols.proofs import polynomial as polynomials
+from specnorm.symbols.proofs.polynomial import GramPolynomial
 from specnorm.training import proof as attained
 
 
@@ -71,7 +72,7 @@ def by_any_supremum(self: cover.Cover, threshold: float) -> bool:
     return True
 
 
-_truncation_bound = gram_polynomial.truncation_bound
+_truncation_bound = polynomials.truncation_bound
 
 
 def without_truncation(*given: Any, **named: Any) -> float:
@@ -122,17 +123,15 @@ MUTATIONS = {
     ),
     "proof of the cells": Mutation(below_the_truth_without_estimates, ((norms, "gram_below", believed),)),
     "truncation of the directions left out": Mutation(
-        below_the_truth_by_the_truncation, ((gram_polynomial, "truncation_bound", without_truncation),)
+        below_the_truth_by_the_truncation, ((polynomials, "truncation_bound", without_truncation),)
     ),
     "limits that a matrix was reduced for": Mutation(
         reduced_for_higher_limits, ((cover, "can_prove", lambda formed, _: np.ones(len(formed), dtype=bool)),)
     ),
     "rounding of the reduced matrix": Mutation(
-        reductions_of_many_rows, ((gram_polynomial, "reduced_error", lambda a, _, xp: xp.zeros(a[0].shape[:1])),)
+        reductions_of_many_rows, ((polynomials, "reduced_error", lambda a, _, xp: xp.zeros(a[0].shape[:1])),)
     ),
-    "rotation that is none": Mutation(
-        below_the_truth_by_a_poor_basis, ((gram_polynomial, "rotation_loss", without_loss),)
-    ),
+    "rotation that is none": Mutation(below_the_truth_by_a_poor_basis, ((polynomials, "rotation_loss", without_loss),)),
     "supremum on grids": Mutation(below_the_circle, ((cover, "eigenvalue_limits", without_supremum),)),
     "supremum that is no larger": Mutation(below_the_circle, ((cover.Cover, "fathom_by_supremum", by_any_supremum),)),
     "lemma of the grid": Mutation(
@@ -142,11 +141,11 @@ MUTATIONS = {
     "numbers below": Mutation(outward, ((host, "next_down", lambda x: x),)),
     "roundings of sums": Mutation(outward, ((host, "inflate", lambda x, _: x),)),
     "proof of the smallest unfolding": Mutation(smallest_found_too_early, ((norms, "gram_below", believed),)),
-    "rounding of the Gram polynomial": Mutation(certified_long, ((symbols, "autocorrelation_error", nothing),)),
+    "rounding of the Gram polynomial": Mutation(certified_long, ((polynomials, "evaluation_error", nothing),)),
     "rounding in single precision": Mutation(
-        fathomed_in_single_precision, ((symbols, "autocorrelation_error", nothing),)
+        fathomed_in_single_precision, ((polynomials, "evaluation_error", nothing),)
     ),
-    "rounding of the symbol": Mutation(lower_of_many_taps, ((symbols, "relative_symbol_error", nothing),)),
+    "rounding of the symbol": Mutation(lower_of_many_taps, ((polynomials, "evaluation_error", nothing),)),
     "rounding of an attained norm": Mutation(
         attained_by_many_taps, ((attained, "product_allowance", nothing), (rounding, "down", exactly))
     ),

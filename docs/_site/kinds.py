@@ -16,11 +16,12 @@ from specnorm.enclosure.norm_at_size import NormAtSize
 from specnorm.ends.isometry import IsometryEnds
 from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.spec import ConvSpec
-from specnorm.methods import METHODS, Enclose, Method, PowerTopK, Smallest, TensorNorm
+from specnorm.methods import METHODS, Enclose, PowerTopK, Smallest, TensorNorm
 from specnorm.running.base import Plan
-from specnorm.running.measuring import PlanRun, run_plan
+from specnorm.running.measuring import run_plan
+from specnorm.running.result import Result
 from specnorm.spectrum.determinant import LogDeterminant
-from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
+from specnorm.spectrum.singular_values import SingularValues
 from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
 FUNCTIONS: dict[str, tuple[str, Plan]] = {
@@ -50,7 +51,6 @@ FUNCTIONS: dict[str, tuple[str, Plan]] = {
 """Function -> name in `METHODS`, if any, and the plan that it runs."""
 AT_SIZE: dict[str, Plan] = {
     "conv_norm": NormAtSize(),
-    "singular_values": OwnSingularValues(),
     "singular_values(k=...)": PowerTopK(k=3, n_iter=1000, least_gain=1e-9),
 }
 """What those run at a size instead, for other padding than circular."""
@@ -79,7 +79,7 @@ def plan_of(function: str, geometry: dict[str, Any]) -> Plan:
     return AT_SIZE[function] if own else FUNCTIONS[function][1]
 
 
-def measured(function: str, geometry: dict[str, Any]) -> PlanRun[Any] | None:
+def measured(function: str, geometry: dict[str, Any]) -> Result | None:
     """What the plan made; None where it refuses the geometry."""
     try:
         spatial = {} if function in MATRICES else geometry
@@ -88,12 +88,11 @@ def measured(function: str, geometry: dict[str, Any]) -> PlanRun[Any] | None:
         return None
 
 
-def kind_of(plan: Plan, spec: ConvSpec, run: PlanRun[Any] | None = None) -> str:
+def kind_of(plan: Plan, spec: ConvSpec, run: Result | None = None) -> str:
     """The kind that a method names, after a run; else the direction in which the plan's value is rounded."""
-    if isinstance(plan, Method):
-        return plan.kind(spec) if run is None else run.result.kind
-    words = {"up": "upper", "down": "lower", "nearest": "exact"}
-    return "exact" if isinstance(plan, SingularValues) else words[plan.needs(spec).rounds]
+    if isinstance(plan, SingularValues):
+        return "exact"
+    return plan.kind(spec) if run is None else run.kind
 
 
 def kind(function: str, geometry: dict[str, Any]) -> str:
@@ -101,12 +100,12 @@ def kind(function: str, geometry: dict[str, Any]) -> str:
     found, unsized = measured(function, geometry), measured(function, {})
     if found is None:
         return "refused"
-    both = isinstance(found.plan, (Enclose, Smallest, IsometryEnds))  # `value` is one of them
-    word = "lower and upper" if both else kind_of(found.plan, found.spec, found)
-    if isinstance(found.plan, NormAtSize):  # its value is the lower bound of an enclosure
+    both = isinstance(found.method, (Enclose, Smallest, IsometryEnds))  # `value` is one of them
+    word = "lower and upper" if both else kind_of(found.method, found.spec, found)
+    if isinstance(found.method, NormAtSize):  # its value is the lower bound of an enclosure
         word = "exact, and lower"
     if geometry and unsized is not None and np.array_equal(found.value, unsized.value):
-        of = "σ\\*" if getattr(found.plan, "quantity", "norm") == "norm" else "every size"  # noqa: RUF001 - the symbol of the page
+        of = "σ\\*" if getattr(found.method, "quantity", "norm") == "norm" else "every size"  # noqa: RUF001 - the symbol of the page
         return f"{word}, of {of}"
     return word
 

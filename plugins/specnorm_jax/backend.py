@@ -14,7 +14,7 @@ import numpy as np
 from specnorm import Enclosure, Result
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import AnyArray as Array
-from specnorm.plugin import Backend, Comparison, LayerKernel, Ran, check_values
+from specnorm.plugin import Backend, Comparison, Evaluation, LayerKernel, check_values
 from specnorm_jax import layers
 
 if TYPE_CHECKING:
@@ -168,11 +168,11 @@ class JaxBackend(Backend):
     def detach(self, x: Array) -> Array:
         return jax.lax.stop_gradient(x)
 
-    def apply(self, program: Program, kernels: Array) -> Ran:
+    def apply(self, program: Program, kernels: Array) -> Evaluation:
         """Run a program with its pullback as derivative: values on the CPU and searches in NumPy, the rest compiled."""
         record = _Record()
         value, stats = _apply(program, record, kernels)
-        return Ran(value, stats, (), record.claims, record.computed_in)
+        return Evaluation(value, stats, (), record.claims, record.computed_in)
 
     def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
         """Value and gradient of a program, compiled: one operation after another, JAX would take many times longer."""
@@ -209,10 +209,13 @@ class JaxBackend(Backend):
         value = _with_gradient(self.first_order(kernels), self.detach(value), self.detach(gradient))
         return value, tuple(self.detach(x) for x in new_state)
 
-    def with_factors(self, program: SteppedProgram, kernels: Array, values: Array, left: Array, right: Array) -> Array:
-        """The norms of kernels (layers, ...), whose derivatives are products of two factors as of `Followed`."""
+    def with_factors(
+        self, program: SteppedProgram, kernels: Sequence[Array], values: Array, left: Array, right: Array
+    ) -> Sequence[Array]:
+        """The norms of kernels, whose derivatives are products of two factors; those are stacks as of `Followed`."""
         constants = (self.detach(x) for x in (values, left, right))
-        return _with_factors(program, self.first_order(kernels), *constants)
+        norms: Sequence[Array] = _with_factors(program, tuple(map(self.first_order, kernels)), *constants)
+        return norms
 
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
         return _without_derivative(reason, value, x)
@@ -269,7 +272,7 @@ def _check(program: Program, kernels: Array) -> None:
 
 
 class _Record:
-    """What `_apply` stores beside its results: `Ran.computed_in`, and the claims.
+    """What `_apply` stores beside its results: `Evaluation.computed_in`, and the claims.
 
     Under ``grad`` outside of ``jit``, the caller has tracers, but `_apply` is run with concrete arrays.
     """
@@ -393,23 +396,36 @@ def _with_gradient_bwd(residuals: tuple[Array, Array], cotangent: Array) -> tupl
 _with_gradient.defvjp(lambda kernels, value, gradient: (value, (kernels, gradient)), _with_gradient_bwd)
 
 
+def _places(norms: Array) -> tuple[Array, ...]:
+    """0, 1, ..., as numbers that XLA does not know: it compiles what is done with each member of a stack once.
+
+    They leave a loop that never turns, since no norm is negative.
+    """
+    numbers = tuple(map(jnp.int32, range(len(norms))))
+    return jax.lax.while_loop(lambda last: (norms[0] < 0) & (last[0] == 0), lambda last: (*last[1:], last[0]), numbers)
+
+
+def _members(stack: Array, places: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(jax.lax.dynamic_index_in_dim(stack, j, keepdims=False, allow_negative_indices=False) for j in places)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_factors(_program: SteppedProgram, _kernels: Array, values: Array, _left: Array, _right: Array) -> Array:
-    """`_with_gradient`, where the gradients are ``left @ right``."""
-    return values
+def _with_factors(_program: SteppedProgram, _kernels: Any, values: Array, _left: Array, _right: Array) -> Any:
+    """`_with_gradient` of several kernels, where the gradients are ``left @ right``."""
+    return _members(values, _places(values))
 
 
-def _with_factors_fwd(_program: SteppedProgram, kernels: Array, values: Array, left: Array, right: Array) -> Any:
-    return values, (kernels, left, right)
+def _with_factors_fwd(_program: SteppedProgram, kernels: Any, values: Array, left: Array, right: Array) -> Any:
+    places = _places(values)
+    return _members(values, places), (kernels, places, left, right)
 
 
-def _with_factors_bwd(
-    program: SteppedProgram, residuals: tuple[Array, Array, Array], cotangent: Array
-) -> tuple[Array, None, None, None]:
-    kernels, left, right = residuals
+def _with_factors_bwd(program: SteppedProgram, residuals: Any, cotangents: tuple[Array, ...]) -> Any:
+    kernels, places, left, right = residuals
     with BACKEND.precise(left):
-        gradients = program.gradients(cotangent[:, None, None] * left, right, xp=jnp)
-    return gradients.astype(kernels.dtype), None, None, None
+        gradients = program.gradients(jnp.stack(cotangents)[:, None, None] * left, right, xp=jnp)
+    found = zip(_members(gradients, places), kernels, strict=True)
+    return tuple(gradient.astype(kernel.dtype) for gradient, kernel in found), None, None, None
 
 
 _with_factors.defvjp(_with_factors_fwd, _with_factors_bwd)

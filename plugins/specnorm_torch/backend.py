@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from specnorm.errors import KernelError
 from specnorm.plugin import AnyArray as Array
-from specnorm.plugin import LayerKernel, Ran
+from specnorm.plugin import Evaluation, LayerKernel
 from specnorm_torch import derivatives, layers, operators
 from specnorm_torch.arrays import TorchArrays, transformed
 
@@ -43,7 +43,7 @@ class TorchBackend(TorchArrays):
     def without_derivative(self, value: Array, x: Array, reason: str) -> Array:
         return derivatives.without_derivative(value, x, reason)
 
-    def apply(self, program: Program, kernels: Array) -> Ran:
+    def apply(self, program: Program, kernels: Array) -> Evaluation:
         """Run a program in an operator on the detached kernels, and add the derivative.
 
         Dynamo (torch 2.13) mistranslates an ``autograd.Function`` of several tensors under
@@ -65,7 +65,7 @@ class TorchBackend(TorchArrays):
             # `first_order` also refuses forward-mode differentiation, which would take the value for a constant.
             kernels_once = derivatives.first_order(kernels)
         with self.precise(kernels):
-            ran: Ran | None = None
+            ran: Evaluation | None = None
             if is_compiled_or_transformed:
                 value, *rest = operators.evaluate_operator(kernels.detach(), program.key, need)
             else:
@@ -83,7 +83,7 @@ class TorchBackend(TorchArrays):
         computed_in = ran.computed_in if ran else None
         if ran is None and not self.is_traced(kernels):  # under torch.func.grad
             computed_in = program.execution(kernels, backend=self).computed_in
-        return Ran(
+        return Evaluation(
             value=value,
             stats=stats,
             residuals=(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from specnorm.errors import MethodError
-from specnorm.plugin import Ran, keep, program
+from specnorm.plugin import Evaluation, keep, program
 from specnorm_torch.arrays import ARRAYS, SHAPES, TorchArrays
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def run(
     key: str,
     need: str,
     backend: TorchArrays = ARRAYS,
-) -> tuple[list[Tensor], Ran]:
+) -> tuple[list[Tensor], Evaluation]:
     """Run a program on kernels (*batch, *shape).
 
     Parameters
@@ -35,7 +35,7 @@ def run(
     -------
     outputs : list of Tensor
         The value, the statistics, and the residuals or the Jacobian.
-    ran : Ran
+    ran : Evaluation
     """
     stored_program = program(key)
     ran = stored_program.forward(kernels, backend=backend, differentiated=need != "value")
@@ -47,7 +47,7 @@ def run(
     return outputs, ran
 
 
-def _jacobian(stored_program: Program, ran: Ran, backend: TorchArrays) -> Tensor:
+def _jacobian(stored_program: Program, ran: Evaluation, backend: TorchArrays) -> Tensor:
     """Return the derivative of each value with respect to its kernel, (*batch, *value_shape, *shape).
 
     Raises

@@ -83,7 +83,7 @@ def compare(kernel: KernelOrLayer[ArrayObject], **geometry: Unpack[Geometry]) ->
         if cls.quantity != "norm":
             continue
         try:
-            results[name] = run_plan(kernel, cls(), **geometry).result
+            results[name] = run_plan(kernel, cls(), **geometry)
         except (MethodError, GeometryError, Undecided) as error:
             refusal = error
     if not results and refusal is not None:
@@ -186,9 +186,10 @@ def tn_bound(
     '18.14'
     """
     run = run_plan(kernel, methods.TensorNorm(proven=proven), **geometry)
-    if proven is None and run.result.kind == "estimate":
+    if proven is None and run.kind == "estimate":
         _warn_estimate()
-    return run.value
+    value: ArrayT = run.value
+    return value
 
 
 @called_while_tracing
@@ -226,7 +227,8 @@ def f4_bound(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> Arr
     >>> f"{specnorm.f4_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    return run_plan(kernel, methods.FantasticFour(), **geometry).value
+    value: ArrayT = run_plan(kernel, methods.FantasticFour(), **geometry).value
+    return value
 
 
 @takes_layers
@@ -256,7 +258,8 @@ def unfolding_bounds(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]
     >>> specnorm.unfolding_bounds(kernel).shape
     (7,)
     """
-    return run_plan(kernel, methods.Unfoldings(), **geometry).value
+    value: ArrayT = run_plan(kernel, methods.Unfoldings(), **geometry).value
+    return value
 
 
 @takes_layers
@@ -302,7 +305,8 @@ def gram_bound(
     >>> f"{specnorm.gram_bound(kernel, 32):.2f}, {specnorm.gram_bound(kernel, padding_mode='zeros'):.2f}"
     '31.18, 31.96'
     """
-    return run_plan(kernel, methods.Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
+    value: ArrayT = run_plan(kernel, methods.Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
+    return value
 
 
 @takes_layers
@@ -338,4 +342,5 @@ def grid_bound(kernel: KernelOrLayer[ArrayT], *, n: int | None = None, **geometr
     >>> f"{specnorm.grid_bound(kernel, groups=2):.2f}"
     '22.60'
     """
-    return run_plan(kernel, methods.Grid(n=n), **geometry).value
+    value: ArrayT = run_plan(kernel, methods.Grid(n=n), **geometry).value
+    return value

@@ -19,7 +19,7 @@ from specnorm.running.base import Plan
 from specnorm.running.measuring import run_plan
 from specnorm.running.search import Clock
 from specnorm.spectrum.determinant import LogDeterminant
-from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
+from specnorm.spectrum.singular_values import SingularValues
 
 
 @takes_layers
@@ -81,7 +81,8 @@ def conv_norm(
         plan = NormAtSize(rtol=rtol, budget=budget)
     else:
         plan = methods.ExactFFT(rtol=rtol, budget=budget)
-    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    value: ArrayT = run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    return value
 
 
 def _spec_at_size(
@@ -138,7 +139,8 @@ def symbol_norm(
     >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
     '31.1769'
     """
-    return run_plan(kernel, methods.SymbolNorm(points=points, vectors=vectors), **geometry).value
+    value: ArrayT = run_plan(kernel, methods.SymbolNorm(points=points, vectors=vectors), **geometry).value
+    return value
 
 
 @takes_layers
@@ -199,7 +201,8 @@ def power_norm(
     '15.6996'
     """
     plan = methods.Power(n_iter=n_iter, seed=seed, least_gain=least_gain, budget=budget, max_bytes=max_bytes)
-    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    value: ArrayT = run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    return value
 
 
 @takes_layers
@@ -263,15 +266,12 @@ def singular_values(
     if which != "all" and k is None:
         k = 1
     smallest = which == "smallest"
-    plan: Plan
+    plan: Plan = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
     spec = _spec_at_size(kernel, input_shape, layer)
-    if spec is None or spec.is_circulant or spec.repeats_a_matrix:
-        plan = SingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
-    elif k is None or smallest:
-        plan = OwnSingularValues(k=k, max_bytes=max_bytes, smallest=smallest)
-    else:
+    if k is not None and not smallest and spec is not None and not (spec.is_circulant or spec.repeats_a_matrix):
         plan = methods.PowerTopK(k=k, n_iter=1000, least_gain=1e-9, budget=budget, max_bytes=max_bytes)
-    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    value: ArrayT = run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    return value
 
 
 @takes_layers
@@ -312,7 +312,7 @@ def slogdet(
     """
     run = run_plan(kernel, LogDeterminant(), input_shape=input_shape, **layer)
     xp: Any = backend_for(kernel).namespace(run.value)
-    return xp.astype(run.figures["sign"], run.value.dtype), run.value
+    return xp.astype(run.stats["sign"], run.value.dtype), run.value
 
 
 @takes_layers
@@ -338,7 +338,8 @@ def reshaped_norm(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -
     >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
     '10.39'
     """
-    return run_plan(kernel, methods.Reshaped(), **geometry).value
+    value: ArrayT = run_plan(kernel, methods.Reshaped(), **geometry).value
+    return value
 
 
 @takes_layers
@@ -386,7 +387,7 @@ def certify(
     """
     # A verdict has no gradient.
     array: Any = backend_for(kernel).detach(kernel)
-    figures = run_plan(array, Certify(bound=checks.number("bound", bound), budget=budget), **geometry).figures
+    figures = run_plan(array, Certify(bound=checks.number("bound", bound), budget=budget), **geometry).stats
     if bool(figures["proven"]):
         return True
     if bool(figures["refuted"]):

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from specnorm.at_size.proofs.circulant import Embedding, norm_by_circulant
+from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.backends import arrays
-from specnorm.proofs.cells import Boxes
+from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.running.search import Clock, OutOfTime
 from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cover
 from specnorm.supremum.reduction import Polynomials
 from specnorm.symbols import power
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -34,9 +34,27 @@ if TYPE_CHECKING:
     from specnorm.proofs.found import Found
     from specnorm.proofs.frequencies import Frequencies
     from specnorm.supremum.branch_and_bound import Search
-    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+    from specnorm.symbols.proofs.polynomial import GramPolynomial
 
 
+PARTS_OF_NORM: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+"""Parts of the norm, tried one after the other: all waves with larger singular values are taken out."""
+PARTS_FOR_FEW_PIXELS: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
+"""The same for layers of few pixels, where the border lowers the value of each wave by more."""
+MANY_PIXELS = 24
+"""Pixels of the shortest axis from which a layer gets `PARTS_OF_NORM`."""
+FEW_PARTS = 1
+"""Number of parts that an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
+MOST_WAVES = 1000
+"""Most waves that are taken out, mirror images included."""
+WAVES_OF_A_FREQUENCY = 8
+"""Number of eigenvectors of a frequency that are computed first; if more may be above the threshold, all are."""
+OPEN_PER_WAVE = 8
+"""The search for the waves ends with more open cells than this number times `MOST_WAVES`."""
+MATRICES_AT_ONCE = 8
+"""Number of Gram matrices that are decomposed completely between two checks of the clock."""
+WIDER_MULTIPLES: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+"""Tolerances, as multiples of the one asked for, that are tried if no threshold is low enough."""
 _MOST_EXTRA_PART = 0.125
 """Circulants that are longer than the shortest by up to this part are compared with it. The farther the maximum is from
 a circulant's frequencies (at most half a step), the lower is the circulant's norm."""
@@ -67,7 +85,7 @@ def bound_by_circulant(
     bound of the layer. None if no search of a circulant finished, or if none was made: the supremum is not bounded, or
     is below the target already. Returns ``cells``, ``levels``: totals of all searches.
     """
-    target = lower * (1 + search.tuning.proof_share * rtol)
+    target = lower * (1 + tuning.PROOF_SHARE * rtol)
     supremum = torus_result.upper
     if supremum is None or supremum <= target:
         return None, 0, 0
@@ -91,7 +109,7 @@ def bound_by_circulant(
     return upper, cells + result.cells, levels + result.levels
 
 
-def farthest_circulant(torus_result: Found, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Embedding:
+def farthest_circulant(torus_result: Found, least_points: tuple[int, ...], kernel_shape: tuple[int, ...]) -> Circulant:
     """The circulant, of those compared, whose frequencies are farthest from the maximum of the torus.
 
     The distance is maximized on each axis by itself, since the norm falls off with its square.
@@ -103,7 +121,7 @@ def farthest_circulant(torus_result: Found, least_points: tuple[int, ...], kerne
         axis_points, axis_skew = choices[int(np.argmax(distances))]
         points.append(axis_points)
         skew.append(axis_skew)
-    return Embedding(tuple(points), tuple(skew))
+    return Circulant(tuple(points), tuple(skew))
 
 
 def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
@@ -122,36 +140,6 @@ def _distance(angle: float, points: int, skew: bool) -> float:
     offset = 0.5 if skew else 0.0  # the frequencies of a skew axis lie half a step farther
     place = angle / (2 * math.pi) * points - offset
     return abs(place - round(place)) * 2 * math.pi / points
-
-
-class DeflationTuning(NamedTuple):
-    """Numbers that decide how many waves are taken out, and so on the time and the width of the bound.
-
-    All waves are taken out whose singular values are above a *threshold*, which is a part of the layer's norm.
-    """
-
-    parts_of_norm: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
-    """Thresholds as parts of the norm, tried one after the other."""
-    parts_for_few_pixels: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
-    """The same for layers of few pixels, where the border lowers the value of each wave by more."""
-    many_pixels: int = 24
-    """Pixels of the shortest axis from which a layer gets `parts_of_norm`."""
-    few_parts: int = 1
-    """Number of parts that an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
-    most_waves: int = 1000
-    """Most waves that are taken out, mirror images included."""
-    waves_of_a_frequency: int = 8
-    """Number of eigenvectors of a frequency that are computed first; if more may be above the threshold, all are."""
-    open_per_wave: int = 8
-    """The search for the waves ends with more open cells than this number times `most_waves`."""
-    matrices_at_once: int = 8
-    """Number of Gram matrices that are decomposed completely between two checks of the clock."""
-    wider_multiples: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
-    """Tolerances, as multiples of the one asked for, that are tried if no threshold is low enough."""
-
-
-DEFLATION = DeflationTuning()
-"""The numbers that deflations use."""
 
 
 class DeflatedCirculant:
@@ -177,7 +165,7 @@ class DeflatedCirculant:
         self,
         kernel: Array,
         spec: ConvSpec,
-        circulant: Embedding,
+        circulant: Circulant,
         supremum: Upper,
         search: Search | None = None,
         group: int = 0,
@@ -195,11 +183,11 @@ class DeflatedCirculant:
         self.blocks = arrays.tall(kernel, xp=ops.xp)
         large, _ = spec.sides
         moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
-        has_many_pixels = min(moving, default=0) >= DEFLATION.many_pixels
-        self.parts_of_norm = DEFLATION.parts_of_norm if has_many_pixels else DEFLATION.parts_for_few_pixels
+        has_many_pixels = min(moving, default=0) >= MANY_PIXELS
+        self.parts_of_norm = PARTS_OF_NORM if has_many_pixels else PARTS_FOR_FEW_PIXELS
         self._deflations: dict[float, tuple[Cover, SplitWaves] | None] = {}
         self._failed_bounds: dict[float, float] = {}
-        self._polynomials = Polynomials(self.blocks, tuning.TUNING, clock=self.clock, ops=ops)
+        self._polynomials = Polynomials(self.blocks, clock=self.clock, ops=ops)
         self._trial_vectors: Array | None = None
         if search is not None:
             self._take_over(search, group)
@@ -216,9 +204,9 @@ class DeflatedCirculant:
     def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
         """The bound ``lower * (1 + rtol)`` of the norm, if enough waves can be taken out; None if it is not proven.
 
-        ``few``: whether to try the first `DeflationTuning.few_parts` alone.
+        ``few``: whether to try the first `FEW_PARTS` alone.
         """
-        parts_of_norm = self.parts_of_norm[: DEFLATION.few_parts] if few else self.parts_of_norm
+        parts_of_norm = self.parts_of_norm[:FEW_PARTS] if few else self.parts_of_norm
         for part in parts_of_norm:
             try:
                 self.clock.check()
@@ -244,7 +232,7 @@ class DeflatedCirculant:
         deflations = [deflation for deflation in self._deflations.values() if deflation is not None]
         if not deflations:
             return None
-        for multiple in DEFLATION.wider_multiples:
+        for multiple in WIDER_MULTIPLES:
             if self.clock.expired:
                 return None
             upper = self._proven(*deflations[-1], lower * (1 + multiple * rtol))
@@ -289,7 +277,7 @@ class DeflatedCirculant:
             divisible = cover.open.boxes.divisible
             if not divisible.any():
                 break
-            if len(cover) > DEFLATION.open_per_wave * DEFLATION.most_waves:
+            if len(cover) > OPEN_PER_WAVE * MOST_WAVES:
                 return None
             parent = cover.split(np.full(len(cover), 2))
             # A piece whose parent could not be cut is that parent, a single frequency, which was tried.
@@ -297,7 +285,7 @@ class DeflatedCirculant:
         if polynomial.truncation > 0:
             self._fathom(cover, self._polynomials.whole.float32_copy(), np.arange(len(cover)), threshold)
             cover.prune()
-        return cover if len(cover) <= DEFLATION.most_waves else None
+        return cover if len(cover) <= MOST_WAVES else None
 
     def _fathom(
         self,
@@ -319,7 +307,7 @@ class DeflatedCirculant:
         xp, ops = self.xp, self.ops
         first, second = self.kernel.shape[1:3]
         self.clock.require(len(points) * first * second * min(first, second))
-        symbol = Symbol(self.kernel, points, ops=ops).matrices()[0, ...]
+        symbol = Polynomial(self.kernel, xp=xp).at(points, ops=ops).matrices()[0, ...]
         is_wide = symbol.shape[-1] > symbol.shape[-2]
         tall = arrays.adjoint(symbol, xp=xp) if is_wide else symbol
         gram = arrays.gram_smaller(tall, xp=xp)
@@ -331,7 +319,7 @@ class DeflatedCirculant:
         images = xp.matmul(right, xp.matrix_transpose(tall))
         norms = np.asarray(ops.to_numpy(xp.linalg.vector_norm(images, axis=-1)))
         point, which = np.nonzero(norms > threshold)
-        if 2 * len(point) > DEFLATION.most_waves:
+        if 2 * len(point) > MOST_WAVES:
             return None
         rows = point * norms.shape[1] + which
         v = arrays.rows(xp.reshape(right, (-1, right.shape[-1])), rows, ops=ops)
@@ -349,7 +337,7 @@ class DeflatedCirculant:
     def _top_eigenvectors(self, gram: Array, threshold: float) -> Array:
         """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all that belong to norms above a threshold."""
         xp = self.xp
-        few = DEFLATION.waves_of_a_frequency
+        few = WAVES_OF_A_FREQUENCY
         count = gram.shape[0]
         if gram.shape[-1] >= 4 * few:
             # If the least of the few eigenvalues is at most half of the squared threshold, none above it is missing:
@@ -358,7 +346,7 @@ class DeflatedCirculant:
             values, vectors = power.top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
             if float(xp.max(values[:, 0])) <= cut:
                 return vectors
-        at_once = DEFLATION.matrices_at_once
+        at_once = MATRICES_AT_ONCE
         if count <= at_once:
             return self._all_eigenvectors(gram)
         chunks = [self._all_eigenvectors(gram[start : start + at_once, ...]) for start in range(0, count, at_once)]

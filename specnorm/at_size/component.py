@@ -13,7 +13,7 @@ import numpy as np
 
 from specnorm.at_size import layer_tuning
 from specnorm.at_size.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
-from specnorm.at_size.groups import OpenGroups, find_open_groups
+from specnorm.at_size.groups import find_open_groups
 from specnorm.at_size.layer_bounds import witness_shapes
 from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs.block_tridiagonal import plans
@@ -70,20 +70,21 @@ class ComponentBounds:
         self.xp = ops.xp
         self.spec = component.spec
         self.rtol = problem.rtol
-        self.proof_rtol = tuning.TUNING.proof_share * problem.rtol
+        self.proof_rtol = tuning.PROOF_SHARE * problem.rtol
         self.groups = problem.spec.groups
         self.group_spec = component.spec.of_group
         self.kernel = kernel
         self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
         self.gram_plan = min(plans(self.group_spec), key=lambda plan: (plan.memory > ops.memory, plan.work))
-        self._open_groups: OpenGroups | None = None
+        self._open_groups: np.ndarray | None = None
+        self._bound_of_others: Upper | None = None
         self._deflated_circulants: list[DeflatedCirculant] | None = None
 
     # -- what is affordable ------------------------------------------------------------------------------------------
     @property
     def is_small(self) -> bool:
         """Whether the layer's own matrix is less work than a search."""
-        return self.gram_plan.work * self.groups <= layer_tuning.TUNING.immediate_work
+        return self.gram_plan.work * self.groups <= layer_tuning.IMMEDIATE_WORK
 
     @property
     def can_be_deflated(self) -> bool:
@@ -91,12 +92,12 @@ class ComponentBounds:
 
         For a smaller tolerance, too many waves (see `circulants`) would have to be taken out.
         """
-        return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.TUNING.deflation_rtol
+        return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.DEFLATION_RTOL
 
     @property
     def closer_attempt_follows(self) -> bool:
         """Whether another attempt will come close enough if the best circulant does not."""
-        matrix_follows = self._matrix_fits and self.gram_plan.work * self.groups <= layer_tuning.TUNING.soon_work
+        matrix_follows = self._matrix_fits and self.gram_plan.work * self.groups <= layer_tuning.SOON_WORK
         return self.can_be_deflated or matrix_follows
 
     @property
@@ -141,12 +142,12 @@ class ComponentBounds:
         return with_cost.with_upper(self.padded(result.upper), BoundSource.SUPREMUM)
 
     # -- groups ------------------------------------------------------------------------------------------------------
-    def open_groups(self, bounds: Found) -> OpenGroups:
-        """Groups that may have the layer's norm: the first call searches for them, with its bounds, and keeps them."""
+    def open_groups(self, bounds: Found) -> np.ndarray:
+        """Numbers of the groups that may have the layer's norm; the first call searches for them, and keeps them."""
         if self._open_groups is None:
             # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
-            self._open_groups = find_open_groups(
+            self._open_groups, self._bound_of_others = find_open_groups(
                 self.torus_search.blocks,
                 target,
                 max_cells=self.problem.max_cells,
@@ -160,13 +161,13 @@ class ComponentBounds:
 
         The first call searches for the open groups.
         """
-        count = len(self.open_groups(bounds).numbers)
+        count = len(self.open_groups(bounds))
         return self.gram_plan.work * count if self._matrix_fits else math.inf
 
     def deflates(self, bounds: Found) -> bool:
         """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
-        few_groups = len(self.open_groups(bounds).numbers) <= layer_tuning.TUNING.deflation_groups
-        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.TUNING.deflation_work
+        few_groups = len(self.open_groups(bounds)) <= layer_tuning.DEFLATION_GROUPS
+        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.DEFLATION_WORK
         return few_groups and matrix_is_expensive and self.points_of_shortest is not None
 
     def deflated_circulants(self, bounds: Found) -> list[DeflatedCirculant]:
@@ -174,7 +175,7 @@ class ComponentBounds:
         if self.problem.clock.expired or not self.deflates(bounds):
             return []
         if self._deflated_circulants is None:
-            self._deflated_circulants = self._circulants_of(self.open_groups(bounds).numbers)
+            self._deflated_circulants = self._circulants_of(self.open_groups(bounds))
         return self._deflated_circulants
 
     def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
@@ -204,7 +205,7 @@ class ComponentBounds:
         proven = [upper for upper in uppers if upper is not None]
         if len(proven) < len(uppers) or self._open_groups is None:
             return bounds
-        upper = norm_of_groups(self.spec, proven, self._open_groups.others)
+        upper = norm_of_groups(self.spec, proven, self._bound_of_others)
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
@@ -221,10 +222,10 @@ class ComponentBounds:
         group = self.torus_result.witness.block
         kernel = self.kernels[group : group + 1, ...]
         # A sum of waves may end after the deadline by half of the time that this bound may take.
-        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.TUNING.wave_time / 2)
+        wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.WAVE_TIME / 2)
         if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
             return self._by_wave_sum(kernel, group)
-        is_long = self._least_pixels >= layer_tuning.TUNING.wave_sum_pixels
+        is_long = self._least_pixels >= layer_tuning.WAVE_SUM_PIXELS
         sums_waves = wave_sum_in_time and self._has_wave_sums and is_long
         if sums_waves and waves_replace_steps:
             steps = 0
@@ -285,8 +286,8 @@ class ComponentBounds:
         """The component, or its restriction to as many pixels as the entries, the steps and the time limit allow."""
         channels = max(self.group_spec.group_channels)
         pixels_in_entries = most_entries / (max(steps, 1) * channels)
-        seconds = layer_tuning.TUNING.wave_time * self.problem.clock.seconds
-        work_of_pixel = layer_tuning.TUNING.wave_passes * math.prod(self.kernels.shape[1:])
+        seconds = layer_tuning.WAVE_TIME * self.problem.clock.seconds
+        work_of_pixel = layer_tuning.WAVE_PASSES * math.prod(self.kernels.shape[1:])
         pixels_in_time = seconds / self.problem.clock.seconds_of(work_of_pixel)
         return self.component.restricted(min(pixels_in_entries, pixels_in_time))
 
@@ -327,7 +328,7 @@ class ComponentBounds:
         The lower bound is a quotient of the vector, valid however the vector was computed: float32 is precise enough.
         """
         xp = self.xp
-        if self.rtol >= layer_tuning.LOOSE_RTOL and steps <= layer_tuning.TUNING.closer_steps:
+        if self.rtol >= layer_tuning.LOOSE_RTOL and steps <= layer_tuning.CLOSER_STEPS:
             kernel_used = xp.astype(kernel, xp.float32)
         else:
             kernel_used = kernel
@@ -369,8 +370,7 @@ class ComponentBounds:
         proven = [bounds.upper for bounds in result if bounds.upper is not None]
         upper: Upper | None = None
         if len(proven) == len(groups):
-            others = None if self._open_groups is None else self._open_groups.others
-            upper = norm_of_groups(self.spec, proven, others)
+            upper = norm_of_groups(self.spec, proven, self._bound_of_others)
         best = max(range(len(groups)), key=lambda j: result[j].lower.value)
         return self.bounds_of_group(
             result[best].lower,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols import power
-from specnorm.symbols.proofs.scalar import largest_on_grid
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -30,21 +30,6 @@ _LOWEST_PART = (0.6, 0.8)
 is rare."""
 
 
-class OpenGroups(NamedTuple):
-    """Groups of a layer that may have its norm, and a proof that the other groups do not.
-
-    Parameters
-    ----------
-    numbers : integer array
-        Numbers of the groups whose norms are not proven to be lower.
-    others : Upper or None
-        Bound of the supremum of all other groups; None if there are none.
-    """
-
-    numbers: np.ndarray
-    others: Upper | None
-
-
 def find_open_groups(
     blocks: Array,
     bound: float,
@@ -52,24 +37,25 @@ def find_open_groups(
     max_cells: int,
     clock: Clock,
     ops: ArrayOps,
-) -> OpenGroups:
+) -> tuple[np.ndarray, Upper | None]:
     """Find the groups whose supremum over all frequencies is not proven to be at most a bound.
 
     ``blocks`` (groups, m, p, *kernel_shape): scaled to about 1. ``max_cells``: budget of each search. ``clock``:
-    deadline of the searches.
+    deadline of the searches. Returns the numbers of these groups, and a bound of the supremum of all others; None if
+    there are no others.
     """
     every_group = np.arange(blocks.shape[0])
     if len(every_group) == 1 or not bound > 0:
-        return OpenGroups(every_group, None)
+        return every_group, None
     estimates = _estimated_norms(blocks, bound, ops=ops)
-    weak_groups = np.flatnonzero(estimates < layer_tuning.TUNING.weak_group * bound)
-    for _ in range(layer_tuning.TUNING.weak_group_tries):
+    weak_groups = np.flatnonzero(estimates < layer_tuning.WEAK_GROUP * bound)
+    for _ in range(layer_tuning.WEAK_GROUP_TRIES):
         if not len(weak_groups):
             break
         search = Search(arrays.rows(blocks, weak_groups, ops=ops), clock=clock, ops=ops)
         result = search.run(Boxes.torus(tuple(blocks.shape[3:])), bound=bound, max_cells=max_cells)
         if result.upper is not None and result.upper <= bound:
-            return OpenGroups(np.setdiff1d(every_group, weak_groups), result.upper)
+            return np.setdiff1d(every_group, weak_groups), result.upper
         if result.lower <= bound:
             # The budget ended before anything was proven.
             break
@@ -77,7 +63,7 @@ def find_open_groups(
         # be above it, too: try the others.
         weak_estimates = estimates[weak_groups]
         weak_groups = weak_groups[weak_estimates < weak_estimates[result.witness.block]]
-    return OpenGroups(every_group, None)
+    return every_group, None
 
 
 def _estimated_norms(blocks: Array, bound: float, *, ops: ArrayOps) -> np.ndarray:
@@ -95,6 +81,6 @@ def _estimated_norms(blocks: Array, bound: float, *, ops: ArrayOps) -> np.ndarra
         if not len(groups):
             break
         sizes = tuple(1 if taps == 1 else points * taps for taps in kernel_shape)
-        values, _, _ = largest_on_grid(arrays.rows(blocks, groups, ops=ops), sizes, ops=ops)
+        values, _, _ = Polynomial(arrays.rows(blocks, groups, ops=ops), xp=ops.xp).largest_on_grid(sizes, ops=ops)
         estimates[groups] = ops.to_numpy(values)
     return estimates

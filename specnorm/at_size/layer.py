@@ -159,9 +159,9 @@ def small_matrix(part: ComponentBounds, bounds: Found) -> Found:
 
 def near_supremum(part: ComponentBounds, bounds: Found) -> Found:
     """Bound from above by the supremum over all sizes, from below by Lanczos from a wave near its frequency."""
-    steps = layer_tuning.TUNING.wave_steps if part.rtol >= layer_tuning.LOOSE_RTOL else layer_tuning.TUNING.most_steps
+    steps = layer_tuning.WAVE_STEPS if part.rtol >= layer_tuning.LOOSE_RTOL else layer_tuning.MOST_STEPS
     closer = part.near_supremum(
-        steps, layer_tuning.TUNING.lanczos_entries, waves_replace_steps=part.rtol >= layer_tuning.LOOSE_RTOL
+        steps, layer_tuning.LANCZOS_ENTRIES, waves_replace_steps=part.rtol >= layer_tuning.LOOSE_RTOL
     )
     return part.by_supremum(bounds.intersect(closer))
 
@@ -190,12 +190,12 @@ def more_steps(part: ComponentBounds, bounds: Found) -> Found:
     A larger layer would be restricted to fewer pixels, where more steps come no closer than the sum of waves does on
     all pixels.
     """
-    most_entries = layer_tuning.TUNING.closer_factor * layer_tuning.TUNING.lanczos_entries
-    fits = part.size * layer_tuning.TUNING.closer_steps <= most_entries
+    most_entries = layer_tuning.CLOSER_FACTOR * layer_tuning.LANCZOS_ENTRIES
+    fits = part.size * layer_tuning.CLOSER_STEPS <= most_entries
     applies = fits and part.can_be_deflated and part.rtol >= layer_tuning.LOOSE_RTOL
     if not applies or not part.deflated_circulants(bounds):
         return bounds
-    return bounds.intersect(part.near_supremum(layer_tuning.TUNING.closer_steps, most_entries))
+    return bounds.intersect(part.near_supremum(layer_tuning.CLOSER_STEPS, most_entries))
 
 
 def many_waves(part: ComponentBounds, bounds: Found) -> Found:
@@ -230,9 +230,9 @@ def own_matrix(part: ComponentBounds, bounds: Found) -> Found:
     if part.is_small or clock.expired:
         return bounds
     work = part.matrix_work(bounds)
-    if work > layer_tuning.TUNING.late_work or not clock.affords(work):
+    if work > layer_tuning.LATE_WORK or not clock.affords(work):
         return bounds
-    return bounds.intersect(part.by_matrix(part.open_groups(bounds).numbers, bounds.lower.value))
+    return bounds.intersect(part.by_matrix(part.open_groups(bounds), bounds.lower.value))
 
 
 def refined_supremum(part: ComponentBounds, bounds: Found) -> Found:

@@ -31,6 +31,6 @@ def no_bounds(kernel: Array, layer: ConvSpec, spec: ConvSpec, *, ops: ArrayOps) 
 def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shapes of the layer's input and output; (0,) for both if they are too large for vectors to be returned."""
     inputs, outputs = spec.shapes
-    if math.prod(inputs) + math.prod(outputs) > layer_tuning.TUNING.witness_entries:
+    if math.prod(inputs) + math.prod(outputs) > layer_tuning.WITNESS_ENTRIES:
         return (0,), (0,)
     return inputs, outputs

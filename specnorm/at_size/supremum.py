@@ -67,7 +67,7 @@ class Supremum:
     def _search_to(self, rtol: float) -> tuple[Search, Found]:
         problem = self._problem
         # The lower bound at the layer's size follows, however the search ends: leave it its time.
-        seconds_of_wave = min(self._seconds_of_wave(), layer_tuning.TUNING.wave_time * problem.clock.seconds)
+        seconds_of_wave = min(self._seconds_of_wave(), layer_tuning.WAVE_TIME * problem.clock.seconds)
         clock = problem.clock.before(seconds_of_wave)
         of_all_sizes = replace(problem, spec=self._spec_of_all_sizes, rtol=rtol, clock=clock)
         return search_torus(self._blocks(), of_all_sizes, ops=self._ops)
@@ -75,7 +75,7 @@ class Supremum:
     def _seconds_of_wave(self) -> float:
         """Seconds of the lower bound near the supremum's wave, on all pixels of a group."""
         pixels = max(math.prod(shape[1:]) for shape in self._problem.spec.shapes)
-        work = layer_tuning.TUNING.wave_passes * math.prod(self._kernel.shape) / self._problem.spec.groups * pixels
+        work = layer_tuning.WAVE_PASSES * math.prod(self._kernel.shape) / self._problem.spec.groups * pixels
         return self._problem.clock.seconds_of(work)
 
     def _blocks(self) -> Array:
@@ -93,10 +93,10 @@ class Supremum:
         rtol = self._problem.rtol
         distance = self._estimated_distance()
         if distance > rtol:
-            return max(rtol, layer_tuning.TUNING.loose_rtol)
-        largest_share = layer_tuning.TUNING.supremum_share * rtol
+            return max(rtol, layer_tuning.SUPREMUM_RTOL)
+        largest_share = layer_tuning.SUPREMUM_SHARE * rtol
         likely_distance = distance if distance < largest_share else 0.0
-        return max(layer_tuning.TUNING.proven_share * rtol - likely_distance, rtol - largest_share)
+        return max(layer_tuning.PROVEN_SHARE * rtol - likely_distance, rtol - largest_share)
 
     def _estimated_distance(self) -> float:
         """How far the layer's norm is below the supremum, relatively, as its pixels and taps let expect.

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.at_size.proofs.waves import Waves, norm_by_waves
+from specnorm.backends import arrays
 from specnorm.power.plane_wave import as_vectors, larger_part, symbols_at_angles
-from specnorm.proofs.frequencies import product
-from specnorm.symbols.proofs import symbols
+from specnorm.proofs.frequencies import tap_points
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -105,9 +105,9 @@ def _complex_from_host(x: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
 
 def _best_channels(kernel: Array, angles_of_axes: list[np.ndarray], *, ops: ArrayOps) -> Array:
     """Top right singular vectors of the symbol at all combinations of angles, shape (count, second)."""
-    index = product([np.arange(len(of_axis)) for of_axis in angles_of_axes])
+    index = tap_points(tuple(map(len, angles_of_axes)))
     angles = np.stack([of_axis[index[:, j]] for j, of_axis in enumerate(angles_of_axes)], axis=1)
-    _, right, _ = symbols.top_triple(symbols_at_angles(kernel, angles, ops=ops), xp=ops.xp)
+    _, right, _ = arrays.top_triple(symbols_at_angles(kernel, angles, ops=ops), xp=ops.xp)
     return right
 
 

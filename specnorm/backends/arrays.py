@@ -102,6 +102,12 @@ def in_wide_dtype(x: Array, *, ops: ArrayOps) -> Array:
     return xp.astype(x, getattr(xp, ops.wide_dtype), copy=False)
 
 
+def device_table(table: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:
+    """A real table in the precision and on the device of an array."""
+    dtype = np.float64 if like.dtype == ops.xp.float64 else np.float32
+    return ops.from_numpy(np.ascontiguousarray(table, dtype=dtype), like)
+
+
 def rows(x: Array, index: np.ndarray, *, ops: ArrayOps) -> Array:
     """The rows of an array (first axis) with the given indices, a NumPy array."""
     xp = ops.xp
@@ -131,6 +137,29 @@ def unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
     """
     norm = xp.sqrt(xp.real(xp.vecdot(x, x)))
     return x * xp.astype(inverse(norm, xp=xp), x.dtype)[..., None], norm
+
+
+def lengths(x: Array, *, axis: int | tuple[int, int] = -1, ops: ArrayOps) -> Array:
+    """2-norms of real vectors (axis -1 or -2) or matrices, with their axes kept.
+
+    Squares of entries must neither overflow nor underflow.
+    """
+    xp = ops.xp
+    if ops.asynchronous:
+        return xp.linalg.vector_norm(x, axis=axis, keepdims=True)
+    # A fifth of the time of `vector_norm` in NumPy.
+    if isinstance(axis, tuple):
+        return xp.sqrt(xp.sum(x * x, axis=axis, keepdims=True))
+    norms = xp.sqrt(xp.vecdot(x, x, axis=axis))
+    return norms[..., None] if axis == -1 else norms[..., None, :]
+
+
+def largest(x: Array, *, axis: int | tuple[int, int], ops: ArrayOps) -> Array:
+    """Largest absolute entries, with the axes kept."""
+    xp = ops.xp
+    if ops.asynchronous:
+        return xp.linalg.vector_norm(x, axis=axis, keepdims=True, ord=math.inf)
+    return xp.max(xp.abs(x), axis=axis, keepdims=True)
 
 
 def inverse(norm: Array, *, xp: Namespace) -> Array:
@@ -282,6 +311,19 @@ def gram_smaller(a: Array, *, xp: Namespace) -> Array:
     return xp.matmul(h, a) if a.shape[-1] <= a.shape[-2] else xp.matmul(a, h)
 
 
+def top_triple(g: Array, *, xp: Namespace) -> tuple[Array, Array, Array]:
+    """Top singular triple (u, v, sigma) of each matrix of a stack, from the smaller Gram matrix.
+
+    A zero matrix gets zero vectors, hence a zero gradient rather than an arbitrary one.
+    """
+    wide = g.shape[-1] > g.shape[-2]
+    a = adjoint(g, xp=xp) if wide else g
+    _, v = top_eigenpair(gram_smaller(a, xp=xp), xp=xp)
+    u, norm = normalise(xp.matmul(a, v[..., None])[..., 0], xp=xp)
+    v = xp.where(norm > 0, v, xp.zeros_like(v))
+    return (v, u, norm[..., 0]) if wide else (u, v, norm[..., 0])
+
+
 def repeated(
     body: Callable[[tuple[Array, ...]], tuple[Array, ...]],
     count: Any,
@@ -323,6 +365,21 @@ def from_tall(x: Array, blocks: Array, *, xp: Namespace) -> Array:
 def swapped(blocks: Array, *, xp: Namespace) -> Array:
     """Blocks with output and input channels exchanged: (b, m, p, ...) to (b, p, m, ...)."""
     return xp.permute_dims(blocks, (0, 2, 1, *range(3, blocks.ndim)))
+
+
+def without_zero_borders(block: Array, *, ops: ArrayOps) -> Array:
+    """Remove slices of taps that are zero from the borders of kernels (b, m, p, *kernel_shape) with known values.
+
+    A slice is removed if it is zero in all b kernels. That shifts the kernels, which multiplies their symbols by a
+    phase and changes no norm. Longer kernels would make the search's bounds on cells of frequencies worse.
+    """
+    is_used = (ops.to_numpy(block) != 0).any(axis=(0, 1, 2))
+    index: list[slice] = []
+    for axis in range(is_used.ndim):
+        other_axes = tuple(j for j in range(is_used.ndim) if j != axis)
+        used = np.flatnonzero(is_used.any(axis=other_axes))
+        index.append(slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 1))
+    return block[(slice(None), slice(None), slice(None), *index)]
 
 
 def minus_identity(matrices: Array, shift: Array, *, ops: ArrayOps) -> Array:

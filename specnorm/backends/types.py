@@ -269,6 +269,10 @@ class Backend:
         """Indices of the ``count`` largest entries along the last axis, the largest first."""
         return self.namespace(x).argsort(x, axis=-1, descending=True)[..., :count]
 
+    def entries_at(self, x: AnyArray, places: AnyArray, axis: int) -> AnyArray:
+        """Entries of an axis at integers (k,), none of which is negative."""
+        return self.namespace(x).take(x, places, axis=axis)
+
     # -- host ----------------------------------------------------------------------------------------------------
     def asarray(self, x: np.ndarray, device: str | None = None) -> AnyArray:
         """Copy a NumPy array to one of `devices`, or to the default one; in the same dtype if the library has it."""
@@ -313,7 +317,7 @@ class Backend:
 
         Returns
         -------
-        `running.program.Ran`
+        `running.base.Evaluation`
             Without usable residuals; without claims if a compiler ran the program.
         """
         return program.forward(kernels, backend=self, differentiated=False)
@@ -411,7 +415,7 @@ class ArrayOps:
     differentiated : bool
         Whether a gradient may follow, so that `Method.forward` has to return residuals.
     computed_in : str or None
-        See `running.program.Ran`.
+        See `running.base.Evaluation`.
     """
 
     backend: Backend
@@ -548,6 +552,10 @@ class ArrayOps:
     def places_of_largest(self, x: Array, count: int) -> Array:
         places: Array = self.backend.places_of_largest(x, count)
         return places
+
+    def entries_at(self, x: Array, places: Array, axis: int) -> Array:
+        entries: Array = self.backend.entries_at(x, places, axis)
+        return entries
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         copy: Array = self.backend.from_numpy(x, like)

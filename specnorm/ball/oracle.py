@@ -34,8 +34,8 @@ from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry
 from specnorm.proofs import arithmetic
 from specnorm.running import checks
-from specnorm.running.base import Needs, Plan
-from specnorm.running.program import Program, Ran, program_for
+from specnorm.running.base import Evaluation, Needs, Plan
+from specnorm.running.program import Program, program_for
 
 if TYPE_CHECKING:
     from specnorm.backends import Backend
@@ -161,7 +161,7 @@ class DirectionProgram(Program):
         """The limit for the norm of the symbols of a direction."""
         return proof.Limit.of(float(cast(Direction, self.plan).bound), self.spec, self.dtype)
 
-    def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Ran:
+    def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Evaluation:
         """Directions for gradients (*batch, *shape), in their dtype."""
         ops = self.execution(kernels, backend=backend)
         if not ops.traced and (ops.in_numpy or not backend.arithmetic_known):
@@ -173,7 +173,7 @@ class DirectionProgram(Program):
         else:
             with arithmetic.exact(kernels, backend=backend):
                 value = self._directions(ops.xp.astype(kernels, getattr(ops.xp, ops.dtype), copy=False), ops=ops)
-        return Ran(ops.xp.astype(value, kernels.dtype, copy=False), (), ())
+        return Evaluation(ops.xp.astype(value, kernels.dtype, copy=False), (), ())
 
     def _directions(self, gradients: Array, *, ops: ArrayOps) -> Array:
         """Directions for gradients (*batch, *shape), in the dtype of the computation."""

@@ -27,7 +27,7 @@ from specnorm.running import checks
 from specnorm.running.measuring import run_plan
 from specnorm.running.program import program_for
 from specnorm.running.search import Clock
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper
@@ -360,10 +360,11 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
     excess = tall * 0.0
     norm_sq = limit * 0.0
     smallest = float(xp.finfo(blocks.dtype).smallest_normal)
-    step = symbols.chunk_length(blocks, ops=ops)
+    polynomial = Polynomial(tall, xp=xp)
+    step = polynomial.frequencies_at_once(ops=ops)
     for start in range(0, len(points), step):
         chunk = slice(start, start + step)
-        symbol = symbols.Symbol(tall, points[chunk], ops=ops)
+        symbol = polynomial.at(points[chunk], ops=ops)
         g = symbol.matrices()
         squares, v = xp.linalg.eigh(xp.matmul(arrays.adjoint(g, xp=xp), g))
         norm_sq = xp.maximum(norm_sq, xp.max(squares, axis=(1, 2)))
@@ -374,7 +375,7 @@ def _excess_on_grid(blocks: Array, limit: Array, *, ops: ArrayOps) -> tuple[Arra
         weights = (1 - limit[:, None, None] / s) * xp.astype(parts, s.dtype)[None, :, None]
         weighted = xp.matmul(v * xp.astype(weights, v.dtype)[:, :, None, :], arrays.adjoint(v, xp=xp))
         phase = xp.broadcast_to(symbol.phase[None, ...], (blocks.shape[0], *symbol.phase.shape))
-        excess = excess + symbols.matrices_gradient(xp.matmul(g, weighted), phase, shape, xp=xp)
+        excess = excess + Polynomial.matrices_gradient(xp.matmul(g, weighted), phase, shape, xp=xp)
     return arrays.from_tall(excess, blocks, xp=xp), xp.sqrt(norm_sq)
 
 
@@ -402,7 +403,7 @@ def _enclosed(x: ArrayT, method: Enclose, backend: Backend, geometry: Geometry) 
     """An enclosure, whose upper bound is a differentiable array, and the bound as a claim about the array's numbers."""
     run = run_plan(x, method, **geometry)
     ((_, upper),) = run.claims() or run_plan(backend.to_numpy(backend.detach(x)), method, **geometry).claims()
-    return run.result, upper
+    return run, upper
 
 
 def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geometry) -> tuple[Result, Upper]:

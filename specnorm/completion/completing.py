@@ -68,11 +68,8 @@ class CompletionFrom(Completion, Stepped):
         (h,) = state
         scaled, exponent = arrays.scale(blocks, xp=xp)
         exponent_of_entries = xp.reshape(exponent, (-1,) + (1,) * (h.ndim - 1))
-        result = self.search_from(arrays.unscale(h, -exponent_of_entries, xp=xp), scaled, ops=ops)
-        helps = xp.reshape(result.helps, exponent_of_entries.shape)
-        new_h = xp.where(helps, result.kernel, xp.zeros_like(result.kernel))
-        evaluation = self.evaluation(result.bound, result.products, result.gradient, exponent, ops=ops)
-        return evaluation, (arrays.unscale(new_h, exponent_of_entries, xp=xp),)
+        new_h, bounds = self.search_from(arrays.unscale(h, -exponent_of_entries, xp=xp), scaled, exponent, ops=ops)
+        return bounds, (arrays.unscale(new_h, exponent_of_entries, xp=xp),)
 
 
 @takes_layers

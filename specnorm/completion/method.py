@@ -22,7 +22,6 @@ from specnorm.symbols.proofs import padding
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.running.base import Claims
 
 _LARGEST_TABLE = ArrayOps.memory // 8
 """Most entries of the table of lags at frequencies."""
@@ -81,38 +80,24 @@ class Completion(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         """Search for H, beginning with small random numbers; the figure ``iterations`` is the number of products."""
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
-        result = self.search_from(None, scaled, ops=ops)
-        uppers = partial(bounds_by_completions, scaled, result.kernel, exponent, ops=ops)
-        claims = partial(padding.bounds_by_blocks, uppers, spec)
-        return self.evaluation(result.bound, result.products, result.gradient, exponent, claims, ops=ops)
+        completions, bounds = self.search_from(None, scaled, exponent, ops=ops)
+        uppers = partial(bounds_by_completions, scaled, completions, exponent, ops=ops)
+        return bounds._replace(claims=partial(padding.bounds_by_blocks, uppers, spec))
 
     def search_from(
         self,
         start: Array | None,
         scaled: Array,
-        *,
-        ops: ArrayOps,
-    ) -> completion_search.CompletionResult:
-        """Search for completions H of scaled blocks, from ``start`` or, if it is None, from random kernels."""
-        return completion_search.complete(
-            scaled,
-            start,
-            rtol=self.rtol,
-            products=self.n_iter,
-            seed=self.seed,
-            ops=ops,
-        )
-
-    @staticmethod
-    def evaluation(
-        bound: Array,
-        products: Array,
-        gradient: Array,
         exponent: Array,
-        claims: Claims | None = None,
         *,
         ops: ArrayOps,
-    ) -> Evaluation:
-        """The evaluation of blocks, from bounds of the blocks times ``2**-exponent``."""
-        bound = arrays.unscale(bound, ops.xp.astype(exponent, bound.dtype), xp=ops.xp)
-        return Evaluation(bound, (products,), (gradient,), claims)
+    ) -> tuple[Array, Evaluation]:
+        """Search for completions H of scaled blocks, from ``start`` or, if it is None, from random kernels.
+
+        The bounds are those of the blocks times ``2**exponent``.
+        """
+        completions, bounds = completion_search.complete(
+            scaled, start, rtol=self.rtol, products=self.n_iter, seed=self.seed, ops=ops
+        )
+        exponent = ops.xp.astype(exponent, bounds.value.dtype)
+        return completions, bounds._replace(value=arrays.unscale(bounds.value, exponent, xp=ops.xp))

@@ -6,7 +6,7 @@ input size, circular or zero-padded, ``||K||**2 <= v + ||M_0 - v I|| + sum over 
 ||M_t|| I``. The bound is valid for every H; a good H, found by search (`specnorm.completion.search`), makes it close.
 
 `norms_up` takes Frobenius norms of the lags, and the v that minimizes the bound. The lags' own rounding errors are
-bounded in `symbols.proofs.lags`.
+bounded in `Polynomial.lags`.
 
 References
 ----------
@@ -24,10 +24,12 @@ from specnorm.backends import arrays
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
+    from specnorm.symbols.proofs.lags import Lags
 
 
 def norms_up(kernel_lags: Lags, completion_lags: Lags, *, ops: ArrayOps) -> tuple[Array, Array]:
@@ -49,8 +51,9 @@ def norms_up(kernel_lags: Lags, completion_lags: Lags, *, ops: ArrayOps) -> tupl
 
 def bounds_by_completions(blocks: Array, completions: Array, exponents: Array, *, ops: ArrayOps) -> list[Upper]:
     """Bound the suprema of blocks times ``2**exponents`` (b,) by any kernels H, whose lags are computed here."""
-    kernel_lags = Lags.of(arrays.tall(blocks, xp=ops.xp), wide=True, ops=ops)
-    norms, _ = norms_up(kernel_lags, Lags.of(completions, wide=True, ops=ops), ops=ops)
+    kernel_lags = Polynomial(arrays.tall(blocks, xp=ops.xp), xp=ops.xp).lags(wide=True, ops=ops)
+    completion_lags = Polynomial(completions, xp=ops.xp).lags(wide=True, ops=ops)
+    norms, _ = norms_up(kernel_lags, completion_lags, ops=ops)
     claims = []
     for norm, exponent in zip(ops.to_numpy(norms).tolist(), ops.to_numpy(exponents).tolist(), strict=True):
         claims.append(

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.completion import proof as completion_proof
 from specnorm.proofs.frequencies import Frequencies, tap_points
+from specnorm.running.base import Evaluation
 from specnorm.symbols import ascent
-from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -52,39 +53,6 @@ _ROUNDS = 7
 _WORST_CONDITION = 4000.0
 """Condition of the tables of polynomials up to which float32 keeps the digits that a step needs."""
 _TINY = 1e-30
-
-
-class Peak(NamedTuple):
-    """An estimate of where the symbols of blocks have their largest norm."""
-
-    norm: Array  # (b,)
-    vector: Array  # (b, 2 c): a right vector, real part before imaginary part
-    cos: Array  # (b, taps): cosines of the taps' angles at the frequency
-    sin: Array  # (b, taps): their sines
-
-
-class CompletionResult(NamedTuple):
-    """Completions of a stack of blocks, and the bounds that they prove.
-
-    Parameters
-    ----------
-    kernel : array, shape (b, rows, c, *taps)
-        H.
-    bound : array, shape (b,)
-        Proven bounds of the blocks' norms.
-    helps : bool array, shape (b,)
-        Whether H is needed for the bound; otherwise H = 0 proves it.
-    products : integer array, shape (b,)
-        Number of products that the search took.
-    gradient : array, shape of the blocks
-        Derivative of the blocks' norm at its maximum, times bound over norm: as if their ratio were constant.
-    """
-
-    kernel: Array
-    bound: Array
-    helps: Array
-    products: Array
-    gradient: Array
 
 
 # -- shapes and starts -----------------------------------------------------------------------------------------------
@@ -170,24 +138,20 @@ def _frequency_tables(taps: tuple[int, ...]) -> _Tables:
     return of_k, of_h, np.concatenate([cosines + sines, cosines - sines, -sines], axis=1)
 
 
-class _Products(NamedTuple):
+class _Products:
     """Lags of products of kernels by tap, (b, taps, rows, c), by tables F, D and W.
 
     Lag t of ``K*H`` is ``sum_j W_tj (F K)_j^T (D H)_j``, j the points: F K has the values of K* at the points, and D H
     those of H. The order of the lags is: 0, those of `Lags.points`, and the negatives of these.
+
+    ``blocks`` (b, rows, c, *taps): the tables are for their taps, in their precision and on their device.
     """
 
-    of_k: Array  # F, (points, taps)
-    of_h: Array  # D, (points, taps)
-    to_lags: Array  # W, (lags, points)
-    xp: Namespace
-
-    @classmethod
-    def of(cls, blocks: Array, *, ops: ArrayOps) -> _Products:
-        """The tables for blocks (b, rows, c, *taps), in the precision and on the device of the blocks."""
+    def __init__(self, blocks: Array, *, ops: ArrayOps) -> None:
         tables = _tables(tuple(blocks.shape[3:]))
-        of_k, of_h, to_lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
-        return cls(of_k, of_h, to_lags, ops.xp)
+        # F and D are (points, taps), W is (lags, points).
+        self.of_k, self.of_h, self.to_lags = (ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in tables)
+        self.xp = ops.xp
 
     def _apply(self, table: Array, x: Array) -> Array:
         """A table on the second axis of (b, n, rows, c)."""
@@ -310,7 +274,7 @@ def complete(
     products: int | None = None,
     seed: int = 0,
     ops: ArrayOps,
-) -> CompletionResult:
+) -> tuple[Array, Evaluation]:
     """Search completions of blocks (b, m, p, *taps), scaled to about 1, and bound them.
 
     Parameters
@@ -325,22 +289,26 @@ def complete(
 
     Returns
     -------
-    CompletionResult
-        Its ``bound`` is in the widest precision, and an upper bound whether or not the search came close.
+    completions : array, shape (b, rows, min(m, p), *taps)
+        H; 0 where H = 0 proves the bound.
+    bounds : Evaluation
+        Upper bounds (b,) in the widest precision, whether or not the search came close, and the number of products. The
+        residual is the derivative of the blocks' norm at its maximum, times bound over norm: as if their ratio were
+        constant.
     """
     xp = ops.xp
     narrow_blocks = arrays.tall(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
-    kernel_lags = Lags.of(narrow_blocks, wide=True, ops=ops)
-    peak = peak_of_norm(kernel_lags.values, taps, ops=ops)
+    kernel_lags = Polynomial(narrow_blocks, xp=xp).lags(wide=True, ops=ops)
+    norm, vector, phase = peak_of_norm(kernel_lags.values, taps, ops=ops)
     # A zero kernel gets the start of a kernel of norm 1: from H = 0 no step could follow it once it is trained.
-    norm_or_one = xp.where(peak.norm > 0, peak.norm, xp.ones_like(peak.norm))
+    norm_or_one = xp.where(norm > 0, norm, xp.ones_like(norm))
     start = _start(blocks, norm_or_one, seed, ops=ops)
     if begin is not None:
         begin_sq = _dot(begin, begin, xp=xp)
         usable = _per_block(xp.isfinite(begin_sq) & (begin_sq > 0), xp=xp)
         start = xp.where(usable, by_tap(begin, xp=xp), start)
-    start_lags = Lags.of(by_row(start, taps, xp=xp), wide=True, ops=ops)
+    start_lags = Polynomial(by_row(start, taps, xp=xp), xp=xp).lags(wide=True, ops=ops)
     first_bound, helps = completion_proof.norms_up(kernel_lags, start_lags, ops=ops)
     best, bound, count = start, first_bound, arrays.counter(start, ops=ops)
     limit = PRODUCTS if products is None else products
@@ -351,19 +319,17 @@ def complete(
             start,
             start_lags,
             first_bound,
-            norm=peak.norm,
+            norm=norm,
             rtol=rtol,
             limit=limit,
             ops=ops,
         )
-    bound_over_norm = xp.astype(bound, peak.norm.dtype) / norm_or_one
-    return CompletionResult(
-        kernel=by_row(best, taps, xp=xp),
-        bound=bound,
-        helps=helps | (bound < first_bound),  # a bound better than the first is that of a later H
-        products=xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape),
-        gradient=arrays.from_tall(norm_gradient(narrow_blocks, peak, bound_over_norm, ops=ops), blocks, xp=xp),
-    )
+    helps = helps | (bound < first_bound)  # a bound better than the first is that of a later H
+    needed = by_row(xp.where(_per_block(helps, xp=xp), best, xp.zeros_like(best)), taps, xp=xp)
+    taken = xp.broadcast_to(xp.asarray(count, dtype=xp.int32, device=ops.device(bound)), bound.shape)
+    bound_over_norm = xp.astype(bound, norm.dtype) / norm_or_one
+    gradient = norm_gradient(narrow_blocks, norm, vector, phase, bound_over_norm, ops=ops)
+    return needed, Evaluation(bound, (taken,), (arrays.from_tall(gradient, blocks, xp=xp),))
 
 
 def _start(blocks: Array, norm: Array, seed: int, *, ops: ArrayOps) -> Array:
@@ -388,7 +354,7 @@ def _gauss_newton(
     """The best completions by tap, their bounds, and the products that the search for them took."""
     xp = ops.xp
     taps = tuple(narrow_blocks.shape[3:])
-    tables = _Products.of(narrow_blocks, ops=ops)
+    tables = _Products(narrow_blocks, ops=ops)
     target = (norm * (1 + _TARGET_SHARE * rtol)) ** 2
     close_enough = xp.astype(norm * (1 + rtol), first_bound.dtype)
 
@@ -401,7 +367,7 @@ def _gauss_newton(
         residual = _residual(target, kernel_lags.values, lags, dtype=h.dtype, ops=ops)
         step, used = tables.step(h, residual, limit - count, ops=ops)
         h = h + step
-        completion_lags = Lags.of(by_row(h, taps, xp=xp), wide=True, ops=ops)
+        completion_lags = Polynomial(by_row(h, taps, xp=xp), xp=xp).lags(wide=True, ops=ops)
         new_bound, _ = completion_proof.norms_up(kernel_lags, completion_lags, ops=ops)
         is_better = new_bound < bound
         best = xp.where(_per_block(is_better, xp=xp), h, best)
@@ -414,15 +380,12 @@ def _gauss_newton(
 
 
 # -- gradients -------------------------------------------------------------------------------------------------------
-def norm_gradient(blocks: Array, peak: Peak, cotangent: Array, *, ops: ArrayOps) -> Array:
+def norm_gradient(blocks: Array, norm: Array, v: Array, phase: Array, cotangent: Array, *, ops: ArrayOps) -> Array:
     """Cotangent (b,) times the gradient of ``||G v||`` by tall blocks at a peak, with the frequency and v constant."""
     xp = ops.xp
-    _, _, c, *taps = blocks.shape
-    v = ops.complex(peak.vector[:, :c], peak.vector[:, c:])
-    phase = ops.complex(peak.cos, peak.sin)
-    image = xp.matmul(symbols.matrix_at(blocks, phase, xp=xp), v[:, :, None])[:, :, 0]
-    u = image / xp.astype(peak.norm[:, None] + _TINY, image.dtype)
-    return symbols.singular_value_gradient(u, v, phase, cotangent, tuple(taps), xp=xp)
+    image = xp.matmul(Polynomial(blocks, xp=xp).matrix_at(phase), v[:, :, None])[:, :, 0]
+    u = image / xp.astype(norm[:, None] + _TINY, image.dtype)
+    return Polynomial.singular_value_gradient(u, v, phase, cotangent, tuple(blocks.shape[3:]), xp=xp)
 
 
 # -- the norm --------------------------------------------------------------------------------------------------------
@@ -431,10 +394,12 @@ def peak_of_norm(
     taps: tuple[int, ...],
     *,
     ops: ArrayOps,
-) -> Peak:
+) -> tuple[Array, Array, Array]:
     """Estimate from below the largest norm of kernels' symbols from their lags, by a fixed number of power steps.
 
     The steps are made on a grid first, then in turn with Newton steps of the frequency from its highest points.
+
+    Returns ``norm`` (b,); there, ``vector`` (b, c), a right vector, and ``phase`` (b, taps), the phases of the taps.
     """
     xp = ops.xp
     b, _, c, _ = lags.shape
@@ -450,8 +415,14 @@ def peak_of_norm(
     if len(points) == 1:
         # One tap, at the angle 0 of cosine 1 and sine 0.
         zero = xp.zeros((b, math.prod(taps)), dtype=vectors.dtype, device=ops.device(vectors))
-        return Peak(norms[:, 0], vectors[:, 0, :], cos=xp.cos(zero), sin=zero)
+        return norms[:, 0], _as_complex(vectors[:, 0, :], ops=ops), ops.complex(xp.cos(zero), zero)
     return _ascended(symbols, points, vectors, norms, ops=ops)
+
+
+def _as_complex(vectors: Array, *, ops: ArrayOps) -> Array:
+    """Vectors (b, c) of (b, 2 c), real part before imaginary part."""
+    c = vectors.shape[1] // 2
+    return ops.complex(vectors[:, :c], vectors[:, c:])
 
 
 def _ascended(
@@ -461,7 +432,7 @@ def _ascended(
     norms: Array,
     *,
     ops: ArrayOps,
-) -> Peak:
+) -> tuple[Array, Array, Array]:
     """The highest point that is reached from the highest of a grid, by power steps and Newton steps in turn.
 
     ``vectors``, ``norms`` (b, points, 2 c) and (b, points): vectors and norms at the points of the grid.
@@ -476,14 +447,15 @@ def _ascended(
 
     def move(state: tuple[Array, ...]) -> tuple[Array, ...]:
         angles, vectors, _ = state
-        angles = angles + ascent.newton_step(*symbols.terms(angles, vectors), xp=xp)
+        angles = angles + ascent.newton_step(symbols.terms(angles, vectors), symbols.points, symbols.newton, xp=xp)
         return angles, *symbols.power(xp.matmul(angles, symbols.lag_points), vectors, _ROUND_POWER_STEPS)
 
     first_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
     angles, vectors, norms = arrays.repeated(move, _ROUNDS, (angles, vectors, first_norms), ops=ops)
     best = xp.argmax(norms, axis=1)
     tap_angles = xp.matmul(arrays.pick(angles, best, xp=xp), symbols.tap_points)
-    return Peak(xp.max(norms, axis=1), arrays.pick(vectors, best, xp=xp), xp.cos(tap_angles), xp.sin(tap_angles))
+    vector = _as_complex(arrays.pick(vectors, best, xp=xp), ops=ops)
+    return xp.max(norms, axis=1), vector, ops.complex(xp.cos(tap_angles), xp.sin(tap_angles))
 
 
 class _LagSymbols:
@@ -499,6 +471,8 @@ class _LagSymbols:
     ----------
     lag_points, tap_points : arrays, shapes (d, n) and (d, taps)
         Angles (..., d) times these are the angles of the lags and of the taps.
+    points, newton : array, shape (2 n - 1, d), and those of `newton_tables`
+        Those of the lags and their negatives.
     """
 
     def __init__(self, lags: Array, taps: tuple[int, ...], *, ops: ArrayOps) -> None:
@@ -510,15 +484,19 @@ class _LagSymbols:
         even, odd = Lags.even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
         self._even = xp.reshape(even, (b, n, c * c))
         self._odd = xp.reshape(odd, (b, n, c * c))
-        self.lag_points = self.from_host(Lags.points(taps).T)
+        of_half = Lags.points(taps)
+        points = np.concatenate([of_half, -of_half[1:]]).astype(float)
+        self.lag_points, self.points = self.from_host(of_half.T), self.from_host(points)
+        powers, forms, signs = map(self.from_host, ascent.newton_tables(points))
+        self.newton = powers, forms, signs
         self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
 
     def from_host(self, x: np.ndarray) -> Array:
         """An array of the host in the kernel's precision, on the device of the lags."""
         return self._ops.from_numpy(x.astype(self._ops.own_dtype), self._lags)
 
-    def terms(self, angles: Array, vectors: Array) -> tuple[Array, Array]:
-        """Terms and points of `ascent.newton_step` for the sum ``v* G*G v`` over all lags, at angles (b, f, d).
+    def terms(self, angles: Array, vectors: Array) -> Array:
+        """Terms of `ascent.newton_step` for the sum ``v* G*G v`` over all lags, at angles (b, f, d).
 
         With ``v = x + i y``, those of lags t and -t are conjugate, and that of t is
         ``(x^T M_t x + y^T M_t y + i (x^T M_t y - y^T M_t x)) e^{i t theta}``.
@@ -531,9 +509,7 @@ class _LagSymbols:
         imag = xp.matmul(_outer(x, y, xp=xp) - _outer(y, x, xp=xp), by_entry)
         angle = xp.matmul(angles, self.lag_points)
         of_half = self._ops.complex(real, imag) * self._ops.complex(xp.cos(angle), xp.sin(angle))
-        every_term = xp.concat([of_half, xp.conj(of_half[..., 1:])], axis=-1)
-        points = xp.matrix_transpose(self.lag_points)
-        return every_term, xp.concat([points, -points[1:, :]], axis=0)
+        return xp.concat([of_half, xp.conj(of_half[..., 1:])], axis=-1)
 
     def power(self, angles: Array, vectors: Array, steps: int) -> tuple[Array, Array]:
         """Vectors and norms (b, f) after some power steps with ``G*G``.

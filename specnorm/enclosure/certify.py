@@ -22,7 +22,7 @@ from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, visited_grid
 from specnorm.supremum.one_tap import enclose_one_tap
-from specnorm.symbols.proofs import padding, symbols
+from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -163,7 +163,7 @@ class Certify(Plan):
         ops: ArrayOps,
     ) -> Found:
         """Search for a proof or a refutation that the symbols of blocks have norms of at most ``bound``."""
-        trimmed = symbols.without_zero_borders(blocks, ops=ops)
+        trimmed = arrays.without_zero_borders(blocks, ops=ops)
         kernel_shape = tuple(trimmed.shape[3:])
         exact = enclose_single_entries(trimmed, ops=ops)
         if exact is not None:

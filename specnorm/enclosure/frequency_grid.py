@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import ends_of
 from specnorm.errors import MethodError
 from specnorm.grid import proof as grid_proof
@@ -17,7 +18,8 @@ from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols import triples
-from specnorm.symbols.proofs import padding, symbols
+from specnorm.symbols.proofs import padding
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -96,9 +98,10 @@ class Grid(Method):
             claims = partial(padding.bounds_by_blocks, lambda: [x.ends[1] for x in found], spec)
             return Evaluation(upper, (lower,), (), claims)
         value, phase, claims_on_grid = largest_bound(grid_proof.SymbolNormsUp(), blocks, sizes, ops=ops)
-        matrices = symbols.matrix_at(blocks, phase, xp=xp)
-        u, v, _ = symbols.top_triple(matrices, xp=xp)
-        lower = grid_proof.quotient_at_down(matrices, v, blocks, xp=xp)
+        polynomial = Polynomial(blocks, xp=xp)
+        matrices = polynomial.matrix_at(phase)
+        u, v, _ = arrays.top_triple(matrices, xp=xp)
+        lower = grid_proof.quotient_at_down(matrices, v, polynomial, xp=xp)
         everywhere = grid_proof.everywhere_up(value, sizes, kernel_shape, xp=xp)
         claims = partial(padding.bounds_by_blocks, lambda: list(map(grid_proof.norm_by_grid, claims_on_grid())), spec)
         # The factor of the value is in its gradient.

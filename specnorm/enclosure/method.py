@@ -12,7 +12,7 @@ from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols import triples
 from specnorm.symbols.proofs import padding
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -98,7 +98,7 @@ def _raised(result: Found, blocks: Array, right: Array, *, ops: ArrayOps) -> Fou
     """
     if result.witness.v is not None:
         return result
-    lower = Symbol(blocks, result.witness.frequency, ops=ops).norm_down(result.witness.block, right)
+    lower = Polynomial(blocks, xp=ops.xp).at(result.witness.frequency, ops=ops).norm_down(result.witness.block, right)
     return replace(result, lower=lower) if lower > result.lower else result
 
 

@@ -71,7 +71,7 @@ def enclose(
     15.6996 <= norm <= 15.7075 (converged: rtol=0.001, by the layer's own matrix)
     """
     run = run_plan(kernel, Enclose(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures = run.result.stats
+    figures = run.stats
     upper = backend_for(kernel).as_proven(run.value)
     enclosure = Enclosure(
         lower=figures["lower"],
@@ -80,9 +80,9 @@ def enclose(
         cells=int(figures["cells"]),
         levels=int(figures["levels"]),
         proof_dtype=figures["computed_in"],
-        status=status_of(replace(run.result, value=upper)),
+        status=status_of(replace(run, value=upper)),
     )
-    return enclosure.stated_by(partial(_certificate, kernel, run.result.spec)).proven_by(run.claims())
+    return enclosure.stated_by(partial(_certificate, kernel, run.spec)).proven_by(run.claims())
 
 
 def _certificate(kernel: object, spec: ConvSpec, name: str) -> Any:

@@ -20,8 +20,8 @@ from specnorm.proofs import host
 from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Outcome
 from specnorm.running import checks
-from specnorm.running.measuring import PlanRun, run_plan
-from specnorm.running.result import Enclosure
+from specnorm.running.measuring import run_plan
+from specnorm.running.result import Enclosure, Result
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -78,7 +78,7 @@ def enclose_smallest(
     1.99999 <= smallest singular value <= 2.00001 (converged: rtol=0.001; every input size)
     """
     run = run_plan(kernel, Smallest(rtol=rtol, budget=budget), input_shape=input_shape, **layer)
-    figures = run.figures
+    figures = run.stats
     # The value of `Smallest` is its lower bound; the upper one is a figure. `IsometryEnds` has it the other way round.
     lower = backend_for(kernel).as_proven(run.value)
     witness = (figures["frequency"], figures["u"], figures["v"])
@@ -133,15 +133,14 @@ def enclose_isometry(
     backend = backend_for(kernel)
     # A search has no gradient, so a trainable kernel is detached.
     run = run_plan(backend.detach(kernel), IsometryEnds(scale=scale, rtol=rtol, budget=budget), **geometry)
-    figures = run.figures
+    figures = run.stats
     # The value of `IsometryEnds` is its upper bound; the lower one is a figure.
     return _enclosure(run, (figures["lower"], backend.as_proven(run.value)), (figures["frequency"], (), ()))
 
 
-def _enclosure(run: PlanRun[Any], ends: tuple[Any, Any], witness: tuple[Any, Any, Any]) -> Enclosure:
+def _enclosure(run: Result, ends: tuple[Any, Any], witness: tuple[Any, Any, Any]) -> Enclosure:
     """The enclosure from the run of `Smallest` or `IsometryEnds`, with the lower and the upper bound."""
-    figures, spec = run.figures, run.spec
-    plan: Any = run.plan
+    figures, spec, plan = run.stats, run.spec, run.method
     outcome = outcome_of(figures)
     explanation = {
         Outcome.CONVERGED: f"rtol={plan.rtol:g}",
@@ -277,7 +276,8 @@ def isometry_bound(
     >>> f"{specnorm.isometry_bound(kernel):.4f}, {specnorm.isometry_bound(kernel, scale='best'):.4f}"
     '0.4100, 0.3960'
     """
-    return run_plan(kernel, Isometry(scale=scale), **geometry).value
+    value: ArrayT = run_plan(kernel, Isometry(scale=scale), **geometry).value
+    return value
 
 
 @takes_layers

@@ -23,6 +23,7 @@ from specnorm.proofs import rounding
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Method, Needs, Plan
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -133,7 +134,7 @@ class Isometry(_WithScale, Method):
         shape = blocks.shape
         layers, exponent = arrays.scale(xp.reshape(blocks, (shape[0] // groups, -1)), xp=xp)
         scaled = arrays.tall(xp.reshape(layers, shape), xp=xp)
-        lags = Lags.of(scaled, ops=ops, wide=self.form == "bound")
+        lags = Polynomial(scaled, xp=xp).lags(wide=self.form == "bound", ops=ops)
         target = self._target(lags.values, exponent, groups, ops=ops)
         if self.form == "bound":
             value, slopes = self._bound(lags, target, spec, ops=ops)

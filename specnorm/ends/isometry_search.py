@@ -12,7 +12,6 @@ from specnorm.ends import proof as defects
 from specnorm.ends.smallest_singular_value import circulant_sizes, mean_square, norm_problem
 from specnorm.proofs.found import Found, Outcome
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.proofs import symbols
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -33,7 +32,7 @@ def isometry_of_blocks(blocks: Array, problem: Problem, target: tuple[float, int
     None: ``s**2`` is the mean of the squared singular values. Returns that of the search for the norm of ``K*K - s**2
     I``, with the bounds of the defect.
     """
-    blocks = arrays.tall(symbols.without_zero_borders(blocks, ops=ops), xp=ops.xp)
+    blocks = arrays.tall(arrays.without_zero_borders(blocks, ops=ops), xp=ops.xp)
     if target is None:
         centre = mean_square(blocks, ops=ops)
         rest_exponent = 0

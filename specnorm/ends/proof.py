@@ -23,7 +23,7 @@ With B = I, f = 0 and ``c = s**2``, for a scale s, D measures the distance from 
 ``| ||K x||**2 - s**2 ||x||**2 | <= ||D|| ||x||**2``. The *isometry defect* is ``||D|| / s**2``.
 
 D is the symbol of a convolution kernel: ``c I + f B*B`` at lag 0, less the lags ``sum_y X_y^T X_{y+t}`` of the kernel
-X = KB, whose taps are the matrices K_y B. These lags come from `symbols.proofs.lags` with a bound of their rounding
+X = KB, whose taps are the matrices K_y B. These lags come from `Polynomial.lags` with a bound of their rounding
 errors. At the frequencies of a circulant of n points, lags that differ by a multiple of n have the same phase, so their
 matrices are added up.
 """
@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,8 +44,8 @@ from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Seale
 from specnorm.proofs.cells import Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum.proof import Nonnegative, _nowhere_negative
-from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -204,7 +204,7 @@ def defect(
     alone; None: everywhere.
     """
     xp = ops.xp
-    lags = Lags.of(blocks.kernel, ops=ops, wide=True)
+    lags = Polynomial(blocks.kernel, xp=xp).lags(wide=True, ops=ops)
     g, _, p, *kernel_shape = blocks.kernel.shape
     eye = ops.from_numpy(np.eye(p, dtype=ops.wide_dtype), lags.values)
     unit = rounding.unit(lags.values, xp=xp)
@@ -365,9 +365,10 @@ def smallest_on_grid(
     limit = max((top - value**2) * (1 + allowance), top * 2.0**-40)
     error = 0.0
     frequencies = Frequencies.half_grid(sizes)
-    step = symbols.chunk_length(blocks, ops=ops)
+    polynomial = Polynomial(blocks, xp=xp)
+    step = polynomial.frequencies_at_once(ops=ops)
     for start in range(0, len(frequencies), step):
-        matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()
+        matrices = polynomial.at(frequencies[start : start + step], ops=ops).matrices()
         gram = xp.matmul(arrays.adjoint(matrices, xp=xp), matrices)
         shifted = top * xp.eye(p, dtype=gram.dtype, device=ops.device(gram)) - gram
         limits = xp.full(gram.shape[:2], limit, dtype=blocks.dtype, device=ops.device(gram))
@@ -379,7 +380,7 @@ def smallest_on_grid(
         roundings = host.mul_up(4 * rounding.unit(blocks, xp=xp), host.add_up(top, limit, host.mul_up(norm, norm)))
         error = max(error, host.add_up(host.mul_up(norm, norm, product_error), roundings))
     square = host.sub_down(top, host.add_up(limit, error))
-    symbol_error = float(xp.max(symbols.symbol_error(blocks, xp=xp)))
+    symbol_error = float(xp.max(polynomial.error))
     bound = host.sub_down(host.sqrt_down(square), symbol_error)
     rule = f"factorizations of Gram matrices at {math.prod(sizes)} frequencies"
     return Lower._by_rule(max(bound, 0.0), (SMALLEST, Grid.of_sizes(sizes, kernel_shape)), rule)
@@ -400,14 +401,14 @@ def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, 
         raise HypothesisError("a vector of zeros has no quotient")
     # The block is scaled to about 1, since it may be far weaker than the others, and squares would underflow.
     flat, exponents = arrays.scale(xp.reshape(one_block, (1, -1)), xp=xp)
-    scaled = xp.reshape(flat, one_block.shape)
-    matrix = symbols.matrix_at(scaled, symbols.Symbol(scaled, point, ops=ops).phase, xp=xp)
+    scaled = Polynomial(xp.reshape(flat, one_block.shape), xp=xp)
+    matrix = scaled.matrix_at(scaled.at(point, ops=ops).phase)
     image = xp.matmul(matrix, right[..., None])[..., 0]
     m, p = matrix.shape[-2:]
     quotient = host.inflate(float(xp.linalg.vector_norm(image)) / length, 2 * (m + p) + 8)
     matrix_norm = float(norms.frobenius_up(matrix, xp=xp)[0])
     product_error = rounding.product_error(p, matrix, xp=xp) * rounding.SLACK * matrix_norm
-    symbol_error = float(symbols.symbol_error(scaled, xp=xp)[0])
+    symbol_error = float(scaled.error[0])
     value = host.scaled_up(host.add_up(quotient, product_error, symbol_error), int(exponents[0]))
     return Upper._by_rule(value, (SMALLEST, point), "quotient of a vector")
 
@@ -526,8 +527,12 @@ def isometry_up(values: Array, error: Array, target: Array, *, ops: ArrayOps) ->
     return rounding.up(total, values.shape[1] + 12, xp=xp)
 
 
-class Wrapping(NamedTuple):
+@lru_cache(maxsize=64)
+def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray | None:
     """How lags of a kernel add up at the frequencies of a circulant, where lags that differ by its size are equal.
+
+    Returns the tables ``direct`` and ``mirrored``, shape (2, number of rows, n): weights with which lag t, and lag -t,
+    of the kernel enter each lag of the circulant; None if no two lags of the kernel coincide.
 
     With M_t the lags of the kernel, row q of the tables forms ``sum_t (direct[q, t] M_t + mirrored[q, t] M_t^T)``, a
     sum over the t of `Lags.points`, since the matrix of lag -t is the transposed M_t. A row belongs to one lag of the
@@ -536,20 +541,7 @@ class Wrapping(NamedTuple):
 
     Example: a kernel of 3 taps has the lags 0, 1, 2, -1, -2. On a circulant of 4 points, 2 and -2 are one lag. The rows
     form M_0, M_1 and (M_2 + M_2^T) / 2.
-
-    Attributes
-    ----------
-    direct, mirrored : arrays, shape (number of rows, n)
-        Weights with which lag t, and lag -t, of the kernel enter each lag of the circulant.
     """
-
-    direct: np.ndarray
-    mirrored: np.ndarray
-
-
-@lru_cache(maxsize=64)
-def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> Wrapping | None:
-    """Tables for kernels of this shape on a circulant of these sizes; None if no two lags of the kernel coincide."""
     if all(2 * k - 1 <= n for k, n in zip(kernel_shape, sizes, strict=True)):
         return None
     lags = Lags.points(kernel_shape)
@@ -566,10 +558,10 @@ def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> Wrapping 
     halved_rows = is_own_opposite & (rows > 0)
     direct[halved_rows] /= 2
     mirrored[halved_rows] /= 2
-    return Wrapping(direct, mirrored)
+    return np.stack([direct, mirrored])
 
 
-def wrapped(lags: Lags, tables: Wrapping, *, ops: ArrayOps) -> Lags:
+def wrapped(lags: Lags, tables: np.ndarray, *, ops: ArrayOps) -> Lags:
     """The lags of the circulant, and a bound of their error, from the lags (b, n, p, p) of a kernel."""
     xp = ops.xp
     b, n, p, _ = lags.values.shape
@@ -584,7 +576,7 @@ def wrapped(lags: Lags, tables: Wrapping, *, ops: ArrayOps) -> Lags:
     return Lags(sums, rounding.up(lags.error + 2 * sum_error, n + 4, xp=xp))
 
 
-def unwrapped(slopes: Array, tables: Wrapping, *, ops: ArrayOps) -> Array:
+def unwrapped(slopes: Array, tables: np.ndarray, *, ops: ArrayOps) -> Array:
     """Derivatives with respect to a kernel's lags, from those with respect to a circulant's: the adjoint of `wrapped`.
 
     Derivatives D_t are such that a function of the lags changes by ``<D_0, dM_0> + 2 sum over t of <D_t, dM_t>``, the
@@ -597,7 +589,7 @@ def unwrapped(slopes: Array, tables: Wrapping, *, ops: ArrayOps) -> Array:
     # Rows but the first stand for two lags of the circulant, hence 2; columns but the first for two lags of the kernel,
     # hence 1/2.
     lags_of_row = np.where(np.arange(q) > 0, 2.0, 1.0)
-    share_of_column = np.where(np.arange(tables.direct.shape[1]) > 0, 0.5, 1.0)
+    share_of_column = np.where(np.arange(tables.shape[2]) > 0, 0.5, 1.0)
     direct, mirrored = (
         ops.from_numpy((share_of_column[:, None] * table.T * lags_of_row).astype(str(ops.wide_dtype)), slopes)
         for table in tables

@@ -17,7 +17,7 @@ from specnorm.ends.smallest_layer import plan_of_own_matrix, smallest_of_layer
 from specnorm.ends.smallest_singular_value import smallest_of_blocks
 from specnorm.errors import GeometryError
 from specnorm.running.base import Evaluation, Method, Needs
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -116,10 +116,10 @@ def _attained(
         u, v, phase = (xp.zeros((1, n), **options) + 0j for n in (m, p, math.prod(kernel_shape)))
         return u, v, phase, ops.from_numpy(np.zeros(1, dtype=np.int64), layer)
     block, _ = arrays.scale(layer[witness.block : witness.block + 1, ...], xp=xp)
-    phase = symbols.Symbol(block, witness.frequency, ops=ops).phase
+    polynomial = Polynomial(block, xp=xp)
+    phase = polynomial.at(witness.frequency, ops=ops).phase
     # The search transposes blocks with fewer rows than columns, and cuts off borders of zero taps, which changes the
     # symbol by a phase. So only the vector on the side of p channels is taken; u is computed from it.
     v = xp.conj(witness.u) if m < p else witness.v
-    matrix = symbols.matrix_at(block, phase, xp=xp)
-    u, _ = arrays.normalise(xp.matmul(matrix, v[..., None])[..., 0], xp=xp)
+    u, _ = arrays.normalise(xp.matmul(polynomial.matrix_at(phase), v[..., None])[..., 0], xp=xp)
     return u, v, phase, ops.from_numpy(np.asarray([witness.block], dtype=np.int64), layer)

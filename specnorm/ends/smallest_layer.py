@@ -15,7 +15,7 @@ from specnorm.at_size.proofs.own_matrix import (
     smallest_quotients,
 )
 from specnorm.backends import arrays
-from specnorm.ends.smallest_singular_value import TUNING
+from specnorm.ends.smallest_singular_value import RESOLVED_PART
 from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs.found import Found, Outcome, Witness
@@ -83,7 +83,7 @@ def smallest_of_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Foun
 
     u, v = (xp.reshape(among_groups(x[:, 0, :]), (1, -1)) for x in vectors)
     largest_entry = float(xp.max(xp.abs(parts[group, ...])))
-    is_zero = lower.value == 0 and not scaled_upper.value**2 > TUNING.resolved_part * largest_entry**2
+    is_zero = lower.value == 0 and not scaled_upper.value**2 > RESOLVED_PART * largest_entry**2
     witness = Witness(u=u, v=v, gradient=gradient)
     return Found(lower, upper, witness, ended=Outcome.ZERO if is_zero else None)
 

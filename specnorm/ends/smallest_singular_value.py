@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,12 +18,12 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs.bound import Lower, Upper
+from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -31,83 +31,54 @@ if TYPE_CHECKING:
     from specnorm.ends.proof import Defect, InBasis
     from specnorm.supremum.proof import Nonnegative
 
-
-class SmallestTuning(NamedTuple):
-    """Effort. It decides on time and on how wide the interval is."""
-
-    scale_bits: int = 32
-    """Blocks whose largest entries differ by a factor of more than two to this power are searched separately."""
-    norm_rtol: float = 1e-2
-    """Tolerance of the norm of the whitened blocks. The centre c is near its square."""
-    centre_margin: float = 1e-9
-    """Part of that square by which c is raised, so that no rounding makes the defect's symbol negative."""
-    resolved_part: float = 2e-12
-    """Part of that square below which a search of the defect does not tell a squared singular value from 0."""
-    most_visited: int = 2048
-    """Number of frequencies of a circular layer up to which all of them are visited for a first upper bound."""
-    precise_roundings: float = 1e8
-    """Least eigenvalue of a Gram matrix whose root is a precise singular value, in roundings of the largest."""
-    newton_steps: int = 12
-    """Most steps of Newton's method towards a minimum."""
-    starts_without_zeros: int = 3
-    """Number of frequencies from which Newton's method starts if the smallest singular value has no zero."""
-    most_starts: int = 16
-    """Most frequencies from which Newton's method starts if the smallest singular value may have zeros."""
-    most_columns: int = 800
-    """Number of starts times columns of a symbol, about, if there may be zeros: each step decomposes a symbol."""
-    hopeful_part: float = 0.3
-    """Part of the norm up to which a smallest singular value on the grid may be near a zero."""
-    shortest_step: float = 1e-13
-    """Length in radians of a Newton step after which there is no other."""
-    longest_step: float = 0.5
-    """Length in radians along an axis to which longer Newton steps are shortened."""
-    least_gap: float = 1e-12
-    """Least distance of two squared singular values that a Newton step assumes, as a part of the largest."""
-    least_curvature: float = 1e-10
-    """Part of the largest curvature up to which an axis counts as flat: Newton's method does not move along it."""
-    aimed_share: float = 0.99
-    """Part of the tolerance that the lower bound is to keep; the rest is for rounding."""
-    proof_share: float = 0.8
-    """Part of that share which is left to the search of the defect; the rest is for a witness above the minimum."""
-    most_cells: int = 25_000
-    """Most cells of a search of the defect at every size: what is not proven then rarely is with four times as many."""
-    loose_rtol: float = 0.2
-    """Tolerance of a second search, if the cells do not suffice for the first."""
-    most_searches: int = 3
-    """Most searches of the defect, each with a smaller tolerance."""
-    ridge_roundings: float = 1e3
-    """Roundings, times the number of channels, that are added to the diagonal of the mean Gram matrix, so that it has a
-    Cholesky factor."""
-
-
-TUNING = SmallestTuning()
+SCALE_BITS = 32
+"""Blocks whose largest entries differ by a factor of more than two to this power are searched separately."""
+NORM_RTOL = 1e-2
+"""Tolerance of the norm of the whitened blocks. The centre c is near its square."""
+CENTRE_MARGIN = 1e-9
+"""Part of that square by which c is raised, so that no rounding makes the defect's symbol negative."""
+RESOLVED_PART = 2e-12
+"""Part of that square below which a search of the defect does not tell a squared singular value from 0."""
+MOST_VISITED = 2048
+"""Number of frequencies of a circular layer up to which all of them are visited for a first upper bound."""
+PRECISE_ROUNDINGS = 1e8
+"""Least eigenvalue of a Gram matrix whose root is a precise singular value, in roundings of the largest."""
+NEWTON_STEPS = 12
+"""Most steps of Newton's method towards a minimum."""
+STARTS_WITHOUT_ZEROS = 3
+"""Number of frequencies from which Newton's method starts if the smallest singular value has no zero."""
+MOST_STARTS = 16
+"""Most frequencies from which Newton's method starts if the smallest singular value may have zeros."""
+MOST_COLUMNS = 800
+"""Number of starts times columns of a symbol, about, if there may be zeros: each step decomposes a symbol."""
+HOPEFUL_PART = 0.3
+"""Part of the norm up to which a smallest singular value on the grid may be near a zero."""
+SHORTEST_STEP = 1e-13
+"""Length in radians of a Newton step after which there is no other."""
+LONGEST_STEP = 0.5
+"""Length in radians along an axis to which longer Newton steps are shortened."""
+LEAST_GAP = 1e-12
+"""Least distance of two squared singular values that a Newton step assumes, as a part of the largest."""
+LEAST_CURVATURE = 1e-10
+"""Part of the largest curvature up to which an axis counts as flat: Newton's method does not move along it."""
+AIMED_SHARE = 0.99
+"""Part of the tolerance that the lower bound is to keep; the rest is for rounding."""
+PROOF_SHARE = 0.8
+"""Part of that share which is left to the search of the defect; the rest is for a witness above the minimum."""
+MOST_CELLS = 25_000
+"""Most cells of a search of the defect at every size: what is not proven then rarely is with four times as many."""
+LOOSE_RTOL = 0.2
+"""Tolerance of a second search, if the cells do not suffice for the first."""
+MOST_SEARCHES = 3
+"""Most searches of the defect, each with a smaller tolerance."""
+RIDGE_ROUNDINGS = 1e3
+"""Roundings, times the number of channels, that are added to the diagonal of the mean Gram matrix, so that it has a
+Cholesky factor."""
 
 _POINTS_PER_TURN = 2**44
 """Points per turn of the frequencies that Newton's method visits. Near a zero the smallest singular value is
 proportional to the distance, while near a maximum the norm falls with its square: so this lattice is finer than that of
 `ascent`."""
-
-
-class Attained(NamedTuple):
-    """A bound of the smallest singular value, and where it is attained.
-
-    Parameters
-    ----------
-    upper : Upper
-    value : float
-        The computed singular value; ``upper`` is this plus an allowance for rounding.
-    witness : Witness
-        With unit vectors u and v of the tall block, ``u* G v`` the singular value.
-    """
-
-    upper: Upper
-    value: float
-    witness: Witness
-
-    @property
-    def is_rounding(self) -> bool:
-        """Whether most of the bound is the allowance for rounding."""
-        return self.upper.value > 2 * self.value
 
 
 def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Found:
@@ -118,13 +89,13 @@ def smallest_of_blocks(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Fou
     xp = ops.xp
     if uncut.unread_pixels_make_smallest_zero(problem.spec):
         return Found(*defects.smallest_with_unread_pixels(problem.spec), ended=Outcome.ZERO)
-    blocks = arrays.tall(symbols.without_zero_borders(blocks, ops=ops), xp=xp)
+    blocks = arrays.tall(arrays.without_zero_borders(blocks, ops=ops), xp=xp)
     is_zero = ops.to_numpy(xp.all(xp.reshape(blocks == 0, (blocks.shape[0], -1)), axis=1))
     if is_zero.any():
         zero_blocks = arrays.rows(blocks, np.flatnonzero(is_zero), ops=ops)
         return Found(*defects.smallest_of_zero(zero_blocks, ops=ops), ended=Outcome.ZERO)
     exponents = ops.to_numpy(arrays.exponents(blocks, xp=xp)).astype(np.int64)
-    classes = (exponents.max() - exponents) // TUNING.scale_bits
+    classes = (exponents.max() - exponents) // SCALE_BITS
     parts = [_of_scale(blocks, np.flatnonzero(classes == x), problem, ops=ops) for x in np.unique(classes)]
     if len(parts) == 1:
         return parts[0]
@@ -146,7 +117,8 @@ def _of_scale(blocks: Array, index: np.ndarray, problem: Problem, *, ops: ArrayO
     exponent = xp.max(arrays.exponents(some_blocks, xp=xp))
     scaled = arrays.unscale(some_blocks, -exponent, xp=xp)
     found = _SmallestSearch(scaled, problem, ops=ops).run()
-    lower, upper = (end.times_power_of_two(int(exponent)) for end in found.ends)
+    lower, upper = found.ends
+    lower, upper = lower.times_power_of_two(int(exponent)), upper.times_power_of_two(int(exponent))
     witness = replace(found.witness, block=int(index[found.witness.block]))
     return replace(found, lower=lower, upper=upper, witness=witness)
 
@@ -189,7 +161,7 @@ class _SmallestSearch:
         taps = self.blocks.shape[3:]
         if math.prod(taps) == 1:
             return (1,) * len(taps)
-        is_small = self.sizes is not None and math.prod(self.sizes) <= TUNING.most_visited
+        is_small = self.sizes is not None and math.prod(self.sizes) <= MOST_VISITED
         return self.sizes if is_small else None
 
     def run(self) -> Found:
@@ -198,7 +170,7 @@ class _SmallestSearch:
         smallest, largest = self.values_on(grid)
         block, point = np.unravel_index(smallest.argmin(), smallest.shape)
         attained = self.attained_at(grid[point : point + 1], int(block))
-        bounds = Found(Lower.trivial(), attained.upper, attained.witness, cells=len(grid), levels=1)
+        bounds = replace(attained, cells=len(grid), levels=1, ended=None)
         if self.visited is not None and not self.clock.expired:
             lower = defects.smallest_on_grid(self.blocks, self.visited, float(smallest.min()), largest, ops=self.ops)
             bounds = bounds if lower is None else replace(bounds, lower=lower)
@@ -210,9 +182,9 @@ class _SmallestSearch:
         if self.sizes is None and math.prod(self.blocks.shape[3:]) > 1:
             attained = self.lowest_minimum(attained, grid, smallest, largest)
             bounds = replace(bounds, upper=attained.upper, witness=attained.witness)
-        if attained.is_rounding:
+        if attained.ended is Outcome.ZERO:
             return replace(bounds, ended=Outcome.ZERO)
-        return self.raise_lower_by_searches(bounds, attained)
+        return self.raise_lower_by_searches(bounds)
 
     # -- from below --------------------------------------------------------------------------------------------------
     def lower_by_taps(self) -> Lower:
@@ -225,7 +197,7 @@ class _SmallestSearch:
         defect = defects.defect(blocks, centre, sizes=self.sizes, ops=self.ops)
         return defects.smallest_down(defect, defects.norm_by_taps(defect, ops=self.ops))
 
-    def raise_lower_by_searches(self, bounds: Found, attained: Attained) -> Found:
+    def raise_lower_by_searches(self, bounds: Found) -> Found:
         """The bounds with a lower bound from the norm of the defect, by searches with ever smaller tolerances.
 
         The defect is ``D = c I - B*(G*G - floor I)B``, B the whitening basis. Where ``||D|| <= c``, floor is a lower
@@ -233,29 +205,29 @@ class _SmallestSearch:
         """
         whitened, inverse = self.whitened_blocks()
         norm_of_whitened, _ = enclose_blocks(
-            whitened.kernel, norm_problem(self.problem, whitened.kernel, TUNING.norm_rtol, None), ops=self.ops
+            whitened.kernel, norm_problem(self.problem, whitened.kernel, NORM_RTOL, None), ops=self.ops
         )
         _, largest = norm_of_whitened.ends
         aimed_rtol = self.rtol
-        for attempt in range(TUNING.most_searches):
-            square = attained.upper.value**2
-            weight = self.weight(attained.witness, inverse)
+        for attempt in range(MOST_SEARCHES):
+            square = bounds.highest**2
+            weight = self.weight(bounds.witness, inverse)
             # The square of the lower bound that is aimed at.
-            floor = square / (1 + TUNING.aimed_share * aimed_rtol) ** 2
+            floor = square / (1 + AIMED_SHARE * aimed_rtol) ** 2
             # The least c for which D is proven to be nowhere negative, and a margin for its rounding.
-            centre = defects.least_centre(whitened, largest, floor) + TUNING.centre_margin * largest.value**2
+            centre = defects.least_centre(whitened, largest, floor) + CENTRE_MARGIN * largest.value**2
             defect = defects.defect(whitened, centre, floor=floor, sizes=self.sizes, ops=self.ops)
             # Squares in the basis that are smaller are lost in the error of D and in that of its search.
-            unresolved = 4 * (defect.error + TUNING.resolved_part * largest.value**2)
+            unresolved = 4 * (defect.error + RESOLVED_PART * largest.value**2)
             if square <= unresolved * weight:
                 return replace(bounds, ended=Outcome.ZERO)
             # At the witness's frequency, D has an eigenvalue of about c - gap: if no other is larger, a search to a
             # tolerance below gap / c proves ||D|| <= c.
             gap = max((square - floor) / weight, unresolved)
-            tolerance = TUNING.proof_share * 4.0**-attempt * gap / centre
+            tolerance = PROOF_SHARE * 4.0**-attempt * gap / centre
             nonnegative = defects.nowhere_negative(defect, whitened, largest)
             lower, nearer, result, is_close = self.by_defect(defect, nonnegative, min(tolerance, 0.5))
-            attained = min(attained, nearer, key=lambda x: x.upper.value)
+            attained = min(bounds, nearer, key=lambda x: x.highest)
             bounds = replace(
                 bounds,
                 lower=max(bounds.lower, lower, key=float),
@@ -271,21 +243,21 @@ class _SmallestSearch:
                 break
             if not is_close:
                 # Cells or time did not suffice, and a smaller tolerance takes more. A larger one may do with fewer.
-                if aimed_rtol >= TUNING.loose_rtol:
+                if aimed_rtol >= LOOSE_RTOL:
                     break
-                aimed_rtol = TUNING.loose_rtol
+                aimed_rtol = LOOSE_RTOL
         return bounds
 
     def by_defect(
         self, defect: Defect, nonnegative: Nonnegative | None, rtol: float
-    ) -> tuple[Lower, Attained, Found, bool]:
+    ) -> tuple[Lower, Found, Found, bool]:
         """A lower bound from the norm of the defect, where that norm is attained, and the search's result.
 
         Whether that search reached its tolerance is the last answer.
         """
         problem = norm_problem(self.problem, defect.kernel, rtol, self.sizes)
         if self.sizes is None:
-            problem = replace(problem, max_cells=min(problem.max_cells, TUNING.most_cells))
+            problem = replace(problem, max_cells=min(problem.max_cells, MOST_CELLS))
         result, is_close = enclose_blocks(defect.kernel, problem, nonnegative=nonnegative, ops=self.ops)
         lower = defects.smallest_down(defect, result.ends[1])
         return lower, self.attained_at(result.witness.frequency, result.witness.block), result, is_close
@@ -309,7 +281,7 @@ class _SmallestSearch:
         scales = np.ldexp(1.0, exponents)
         rows = rows / scales[:, None, :]
         gram = np.swapaxes(rows, 1, 2) @ rows
-        ridge = TUNING.ridge_roundings * p * info.eps
+        ridge = RIDGE_ROUNDINGS * p * info.eps
         factor = np.swapaxes(np.linalg.cholesky(gram + ridge * np.eye(p)), 1, 2)
         inverse = factor * scales[:, None, :]
         matrix = np.linalg.inv(factor) / scales[:, :, None]
@@ -321,16 +293,17 @@ class _SmallestSearch:
         return float(np.linalg.norm(inverse[witness.block] @ self.ops.to_numpy(witness.v)[0]) ** 2)
 
     # -- from above --------------------------------------------------------------------------------------------------
-    def attained_at(self, frequency: Frequencies, block: int) -> Attained:
-        """The smallest singular triple at one frequency."""
+    def attained_at(self, frequency: Frequencies, block: int) -> Found:
+        """The smallest singular triple at one frequency; `Outcome.ZERO` if most of the bound is for rounding."""
         u, v, value = self.triple(frequency, block)
         upper = defects.smallest_at(self.blocks, block, frequency, v, ops=self.ops)
-        return Attained(upper, value, Witness(block, frequency, u, v))
+        ended = Outcome.ZERO if upper.value > 2 * value else None
+        return Found(Lower.trivial(), upper, Witness(block, frequency, u, v), ended=ended)
 
     def triple(self, frequency: Frequencies, block: int) -> tuple[Array, Array, float]:
         """Left and right vector (1, m) and (1, p), and the singular value."""
         xp = self.xp
-        symbol = symbols.Symbol(self.blocks[block : block + 1, ...], frequency, ops=self.ops)
+        symbol = Polynomial(self.blocks[block : block + 1, ...], xp=xp).at(frequency, ops=self.ops)
         u, s, vh = xp.linalg.svd(symbol.matrices()[0, ...], full_matrices=False)
         return u[:, :, -1], xp.conj(vh[:, -1, :]), float(s[0, -1])
 
@@ -345,20 +318,20 @@ class _SmallestSearch:
         points = np.stack([x.ravel() for x in np.meshgrid(*axes, indexing="ij")], axis=-1)
         return Frequencies(points, self.sizes)
 
-    def lowest_minimum(self, attained: Attained, grid: Frequencies, smallest: np.ndarray, largest: float) -> Attained:
+    def lowest_minimum(self, attained: Found, grid: Frequencies, smallest: np.ndarray, largest: float) -> Found:
         """The lowest of the minima that the lowest points of a grid lead to."""
         m, p = self.blocks.shape[1:3]
-        may_vanish = m == p and attained.value <= TUNING.hopeful_part * largest
+        may_vanish = m == p and attained.highest <= HOPEFUL_PART * largest
         if may_vanish:
-            starts = min(TUNING.most_starts, max(1, TUNING.most_columns // p))
+            starts = min(MOST_STARTS, max(1, MOST_COLUMNS // p))
         else:
-            starts = TUNING.starts_without_zeros
+            starts = STARTS_WITHOUT_ZEROS
         for start in np.argsort(smallest, axis=None, kind="stable")[:starts]:
-            if attained.is_rounding or self.clock.expired:
+            if attained.ended is Outcome.ZERO or self.clock.expired:
                 break
             block, point = np.unravel_index(start, smallest.shape)
             nearer = self.minimum_from(grid[point : point + 1], int(block))
-            attained = min(attained, nearer, key=lambda x: x.upper.value)
+            attained = min(attained, nearer, key=lambda x: x.highest)
         return attained
 
     def values_on(self, grid: Frequencies) -> tuple[np.ndarray, float]:
@@ -366,10 +339,11 @@ class _SmallestSearch:
 
         When the time is up, the rest of the frequencies is left out.
         """
-        step = symbols.chunk_length(self.blocks, ops=self.ops)
+        polynomial = Polynomial(self.blocks, xp=self.xp)
+        step = polynomial.frequencies_at_once(ops=self.ops)
         parts = []
         for start in range(0, len(grid), step):
-            symbol = symbols.Symbol(self.blocks, grid[start : start + step], ops=self.ops)
+            symbol = polynomial.at(grid[start : start + step], ops=self.ops)
             parts.append(self.ops.to_numpy(self._singular_values(symbol.matrices())))
             if self.clock.expired:
                 break
@@ -380,25 +354,25 @@ class _SmallestSearch:
         """Singular values of tall matrices: roots of eigenvalues, unless some are so small that these are imprecise."""
         xp = self.xp
         squares = xp.linalg.eigvalsh(xp.matmul(arrays.adjoint(matrices, xp=xp), matrices))
-        least = TUNING.precise_roundings * float(xp.finfo(squares.dtype).eps) * xp.max(squares)
+        least = PRECISE_ROUNDINGS * float(xp.finfo(squares.dtype).eps) * xp.max(squares)
         is_precise = xp.all(squares[..., 0] > least)
         return xp.flip(xp.sqrt(squares), axis=-1) if bool(is_precise) else xp.linalg.svdvals(matrices)
 
-    def minimum_from(self, start: Frequencies, block: int) -> Attained:
+    def minimum_from(self, start: Frequencies, block: int) -> Found:
         """What is attained at the lowest of the frequencies that Newton's method visits on the way to a minimum."""
         _, m, p, *sizes = self.blocks.shape
         offsets = np.indices(sizes).reshape(len(sizes), -1)
         taps = np.moveaxis(self.ops.to_numpy(self.blocks)[block].reshape(m, p, -1), -1, 0)
         theta, best, least = start.angles[0], start, math.inf
-        for _ in range(TUNING.newton_steps):
+        for _ in range(NEWTON_STEPS):
             frequency = _rational(theta)
             value, step = _newton_step(taps, offsets, theta)
             if value < least:
                 best, least = frequency, value
             length = np.abs(step).max()
-            if self.clock.expired or not length > TUNING.shortest_step:
+            if self.clock.expired or not length > SHORTEST_STEP:
                 break
-            theta = theta + step * min(1.0, TUNING.longest_step / length)
+            theta = theta + step * min(1.0, LONGEST_STEP / length)
         return self.attained_at(best, block)
 
 
@@ -423,13 +397,13 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
     gram_first = -1j * offsets @ adjoint_terms + first @ symbol.conj()
     slope = 2 * (first @ image.conj()).real
     squares = values**2
-    distances = np.maximum(squares[:-1] - squares[-1], TUNING.least_gap * squares[0])
+    distances = np.maximum(squares[:-1] - squares[-1], LEAST_GAP * squares[0])
     coupling = gram_first @ others.T
     curvature = second @ image.conj() + first.conj() @ first.T - (coupling / distances).conj() @ coupling.T
     # Downhill along every axis of the curvature that is not flat.
     bends, axes = np.linalg.eigh(2 * curvature.real)
     bends = np.abs(bends)
-    usable = bends > TUNING.least_curvature * bends.max(initial=0.0)
+    usable = bends > LEAST_CURVATURE * bends.max(initial=0.0)
     along = axes.T @ slope
     return float(values[-1]), -axes[:, usable] @ (along[usable] / bends[usable])
 

@@ -383,8 +383,8 @@ class Slices:
         runs = [pad.plan.run for pad in self.pads]
         if all(run is not None for run in runs):
             every = (slice(None), slice(None))
-            self._inside = (*every, *(run.inside for run in runs if run), ...)
-            self._read_inside = (*every, *(run.positions for run in runs if run), ...)
+            self._inside = (*every, *(run[0] for run in runs if run), ...)
+            self._read_inside = (*every, *(run[1] for run in runs if run), ...)
         # Without a stride along the first axis, the taps of that axis read runs of lines of what the others read.
         self._has_lines = bool(slices_of_axes) and all(tap.step in (None, 1) for tap in slices_of_axes[0])
         if self._has_lines:
@@ -487,31 +487,19 @@ class Gather:
         return self.xp.concat([x, self.xp.zeros(shape, dtype=x.dtype, device=self.ops.device(x))], axis=axis)
 
 
-class Run(NamedTuple):
-    """Consecutive positions that a table of `Gather` reads, with zeros before and after.
+def _run(table: np.ndarray, size: int) -> tuple[slice, slice] | None:
+    """If a table reads consecutive positions, with zeros before and after: its entries that are not zeros, and these.
 
-    Parameters
-    ----------
-    inside : slice
-        The entries of the table that are not zeros.
-    positions : slice
-        The positions that they read.
+    None for other tables.
     """
-
-    inside: slice
-    positions: slice
-
-    @classmethod
-    def of(cls, table: np.ndarray, size: int) -> Run | None:
-        """The run of a table; None if it is none."""
-        (places,) = np.nonzero(table != size)
-        if not len(places):
-            return None
-        first, last = int(places[0]), int(places[-1])
-        start = int(table[first])
-        if not np.array_equal(table[first : last + 1], np.arange(start, start + last - first + 1)):
-            return None
-        return cls(slice(first, last + 1), slice(start, start + last - first + 1))
+    (places,) = np.nonzero(table != size)
+    if not len(places):
+        return None
+    first, last = int(places[0]), int(places[-1])
+    start = int(table[first])
+    if not np.array_equal(table[first : last + 1], np.arange(start, start + last - first + 1)):
+        return None
+    return slice(first, last + 1), slice(start, start + last - first + 1)
 
 
 class GatherPlan(NamedTuple):
@@ -521,14 +509,15 @@ class GatherPlan(NamedTuple):
     ----------
     table, readers : integer arrays
         ``readers`` is the inverse of the table, by `readers_of`.
-    run : Run, optional
+    run : pair of slices, optional
+        If the positions that are read are consecutive: see `_run`.
     is_identity, reads_zeros, adds_zeros : bool
         Whether each position is read in order; whether the table, and its inverse, contain zeros.
     """
 
     table: np.ndarray
     readers: np.ndarray
-    run: Run | None
+    run: tuple[slice, slice] | None
     is_identity: bool
     reads_zeros: bool
     adds_zeros: bool
@@ -543,7 +532,7 @@ class GatherPlan(NamedTuple):
         return GatherPlan(
             table,
             readers,
-            Run.of(table, size),
+            _run(table, size),
             np.array_equal(table, np.arange(size)),
             bool((table == size).any()),
             bool((readers == len(table)).any()),

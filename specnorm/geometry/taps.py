@@ -14,7 +14,9 @@ class Axis(NamedTuple):
     """One axis of the convolution behind a layer: pixels are on its large side, outputs on its small side.
 
     Tap t of output m reads position ``stride * m + dilation * t - before``. ``mode`` is the padding mode, which maps
-    positions outside of the axis to pixels.
+    positions outside of the axis to pixels. Of a part of a layer, ``before`` may be negative: so many pixels in front
+    are not read. ``pixel_positions`` and ``output_positions`` (first, step) say where the part lies in the whole layer:
+    its pixel i is the pixel ``first + step i`` there; likewise for outputs.
     """
 
     pixels: int
@@ -24,6 +26,8 @@ class Axis(NamedTuple):
     dilation: int
     before: int
     mode: str = "zeros"
+    pixel_positions: tuple[int, int] = (0, 1)
+    output_positions: tuple[int, int] = (0, 1)
 
     @property
     def table(self) -> np.ndarray:

@@ -14,8 +14,9 @@ from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan, Stepped
-from specnorm.symbols.proofs import padding, symbols
+from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -78,7 +79,7 @@ class Gram(Stepped):
         value, phase, uppers = largest_bound(SymbolNormsUp(self.n_iter), blocks, sizes, products, ops=ops)
         residuals: tuple[Array, ...] = ()
         if ops.differentiated:
-            gamma = arrays.gram_gradient(symbols.matrix_at(blocks, phase, xp=xp), value, self.n_iter, xp=xp)
+            gamma = arrays.gram_gradient(Polynomial(blocks, xp=xp).matrix_at(phase), value, self.n_iter, xp=xp)
             dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
             residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
         claims = partial(padding.bounds_by_blocks, uppers, spec)
@@ -100,7 +101,7 @@ class Gram(Stepped):
         if not _is_at_a_size(spec):
             cotangent = cotangent * grid_factor(self._sizes(spec), spec.block_kernel_shape)
         gamma = gamma * xp.astype(cotangent, gamma.dtype)[:, None, None]
-        return symbols.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
+        return Polynomial.matrices_gradient(gamma[:, None, ...], phase[:, None, :], spec.block_kernel_shape, xp=xp)
 
     @staticmethod
     def _sizes(spec: ConvSpec) -> tuple[int, ...]:
@@ -305,7 +306,7 @@ def powers_vjp(
     right = xp.astype(xp.matrix_transpose(selector * slope[:, :, None]), product_dtype)[:, None, :, :]
 
     def symbol(phases: Array) -> Array:
-        return xp.astype(symbols.matrices_at(blocks, phases, xp=xp), product_dtype, copy=False)
+        return xp.astype(Polynomial(blocks, xp=xp).matrices_at(phases), product_dtype, copy=False)
 
     def gradient_of_chunk(chunk: int) -> Array:
         phases = xp.astype(phase[:, chunk, :, :], kernel_dtype, copy=False)
@@ -323,7 +324,7 @@ def powers_vjp(
             gamma = xp.matmul(gamma, powers.pop())
             gamma += arrays.adjoint(gamma, xp=xp)
         gamma = xp.astype(xp.matmul(symbol(phases), gamma), kernel_dtype, copy=False)
-        return symbols.matrices_gradient(gamma, phases, tuple(kernel_shape), xp=xp)
+        return Polynomial.matrices_gradient(gamma, phases, tuple(kernel_shape), xp=xp)
 
     gradient = gradient_of_chunk(0)
     for chunk in range(1, phase.shape[1]):

@@ -16,14 +16,13 @@ from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.frequencies import Frequencies
-    from specnorm.symbols.proofs.symbols import Symbol
+    from specnorm.symbols.proofs.polynomial import GramPolynomial, Symbol
 
     Bound: TypeAlias = Callable[..., Array]
     """A bound of a symbol's norm: takes a `Symbol` and ``ops``, and returns an array of shape (b, f)."""
@@ -53,7 +52,7 @@ class SymbolNormsUp:
     def __call__(self, symbol: Symbol, *, ops: ArrayOps) -> Array:
         """The bounds at the frequencies of a symbol."""
         xp = ops.xp
-        error = symbols.symbol_error(symbol.blocks, xp=xp)[:, None]
+        error = symbol.polynomial.error[:, None]
         if self.gram_products is None:
             return norms.matrix_norm_up(symbol.matrices(), error, ops=ops)
         # Squares of numbers below the root of the smallest normal number may be flushed to 0. So at most ``4 p`` times
@@ -67,7 +66,7 @@ class SymbolNormsUp:
 def largest_of_all(bound: Bound, blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Largest:
     """The largest of the bounds at all frequencies of a grid, which are all visited."""
     norms_of = partial(bound, ops=ops)
-    value, phase = symbols.max_over_frequencies(norms_of, blocks, Frequencies.half_grid(sizes), ops=ops)
+    value, phase = Polynomial(blocks, xp=ops.xp).largest(norms_of, Frequencies.half_grid(sizes), ops=ops)
     return value, phase, _claims_on_grid(bound, value, blocks, sizes, ops=ops)
 
 
@@ -106,9 +105,9 @@ def everywhere_up(
     return rounding.up(largest * grid_factor(sizes, kernel_shape), 4, xp=xp)
 
 
-def quotient_at_down(g: Array, v: Array, blocks: Array, *, xp: Namespace) -> Array:
+def quotient_at_down(g: Array, v: Array, polynomial: Polynomial, *, xp: Namespace) -> Array:
     """Lower bounds of the norm of each block's symbol at a frequency, from its matrix as computed and a vector."""
-    lower = norms.quotient_down(g, v, xp=xp) - symbols.symbol_error(blocks, xp=xp) * rounding.SLACK
+    lower = norms.quotient_down(g, v, xp=xp) - polynomial.error * rounding.SLACK
     return xp.where(lower > 0, lower, xp.zeros_like(lower))
 
 
@@ -155,7 +154,7 @@ class LargestBound:
     A *pair* is a block and a frequency. Its number is that of the block times the number of all frequencies, plus that
     of the frequency. Lists of pairs are increasing.
 
-    ``bound`` takes a `symbols.Symbol` of b blocks and f frequencies, and ``ops``, and returns bounds (b, f); claims
+    ``bound`` takes a `Symbol` of b blocks and f frequencies, and ``ops``, and returns bounds (b, f); claims
     need those of `SymbolNormsUp`. The blocks are (b, m, p, *kernel_shape) in the wide dtype, scaled to about 1;
     p <= m if anything is left out. The frequencies are those of a grid, up to mirror images.
     """
@@ -182,7 +181,7 @@ class LargestBound:
     def _polynomial(self) -> GramPolynomial:
         # In single precision a frequency costs half as much, and few come so close to the largest bound that the
         # allowance for float32 would matter.
-        return GramPolynomial(self.blocks, ops=self._ops).float32_copy()
+        return Polynomial(self.blocks, xp=self._ops.xp).gram(ops=self._ops).float32_copy()
 
     def block_of(self, pairs: np.ndarray) -> np.ndarray:
         """Numbers of the blocks of some pairs."""
@@ -198,7 +197,7 @@ class LargestBound:
             raise HypothesisError("frequencies that are neither visited nor left out may hold a larger bound")
         ops = self._ops
         # The values are numbers of the blocks' dtype, so their conversion is exact.
-        values = symbols.device_table(self._values, self.blocks, ops=ops)
+        values = arrays.device_table(self._values, self.blocks, ops=ops)
         claims = _claims_on_grid(self.bound, values, self.blocks, self.sizes, ops=ops)
         return values, self.frequencies[self._places], claims
 
@@ -216,13 +215,14 @@ class LargestBound:
         is_every_block = len(blocks) == self.blocks.shape[0]
         stack = self.blocks if is_every_block else arrays.rows(self.blocks, blocks, ops=ops)
         by_block = index.ndim == 2
-        step = symbols.chunk_length(stack, ops=ops)
+        polynomial = Polynomial(stack, xp=ops.xp)
+        step = polynomial.frequencies_at_once(ops=ops)
         for start in range(0, index.shape[-1], step):
             part = index[..., start : start + step]
             # The tables of all frequencies are kept with them (`Frequencies`).
             is_every = not by_block and len(part) == len(self.frequencies)
             frequencies = self.frequencies if is_every else self.frequencies[part.reshape(-1)]
-            symbol = symbols.Symbol(stack, frequencies, by_block=by_block, ops=ops)
+            symbol = polynomial.at(frequencies, by_block=by_block, ops=ops)
             values = np.asarray(ops.to_numpy(self.bound(symbol, ops=ops)), dtype=np.float64)
             # argmax returns the place of a NaN, if there is one.
             place = values.argmax(axis=1)

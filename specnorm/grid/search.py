@@ -14,8 +14,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.grid.proof import LargestBound, largest_of_all
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -57,11 +56,11 @@ def largest_bound(
     widest dtype of the library, scaled to about 1. ``products``: Gram products after which the frequencies that are not
     left out are visited; 0: every frequency is visited.
     """
-    is_column = has_one_column(blocks)
-    if not ops.concrete or not (is_column or _leaves_out(blocks, sizes, products, ops=ops)):
+    polynomial = Polynomial(blocks, xp=ops.xp)
+    if not ops.concrete or not (polynomial.has_one_column or _leaves_out(blocks, sizes, products, ops=ops)):
         return largest_of_all(bound, blocks, sizes, ops=ops)
     values, frequencies, claims = largest_with_frequency(bound, blocks, sizes, products, ops=ops)
-    return values, symbols.Symbol(blocks, frequencies, ops=ops).phase, claims
+    return values, polynomial.at(frequencies, ops=ops).phase, claims
 
 
 def largest_with_frequency(
@@ -73,8 +72,9 @@ def largest_with_frequency(
     ops: ArrayOps,
 ) -> LargestWithFrequency:
     """`largest_bound` of arrays with known values, with the frequency where each block's bound is met."""
-    if has_one_column(blocks):
-        return largest_on_grid(blocks, sizes, ops=ops)
+    polynomial = Polynomial(blocks, xp=ops.xp)
+    if polynomial.has_one_column:
+        return polynomial.largest_on_grid(sizes, ops=ops)
     count = len(Frequencies.half_grid(sizes))
     leaves_out = _leaves_out(blocks, sizes, products, ops=ops)
     blocks = arrays.tall(blocks, xp=ops.xp)
@@ -106,7 +106,7 @@ def _leaves_out(blocks: Array, sizes: tuple[int, ...], products: int, *, ops: Ar
 
 def _blocks_at_once(blocks: Array, count: int, *, ops: ArrayOps) -> int:
     """Number of blocks whose Gram polynomials fit the memory, and whose samples of the frequencies do."""
-    of_one = symbols.chunk_length(blocks[:1, ...], ops=ops)
+    of_one = Polynomial(blocks[:1, ...], xp=ops.xp).frequencies_at_once(ops=ops)
     of_polynomials = ops.memory // _polynomial_bytes(blocks)
     return max(1, min(of_polynomials, of_one // max(_SMALLEST_SAMPLE, count // _SAMPLE_STRIDE)))
 
@@ -137,7 +137,7 @@ def _visit(largest: LargestBound, products: int, *, ops: ArrayOps) -> None:
     """
     count = len(largest.frequencies)
     every_block = np.arange(largest.blocks.shape[0])
-    at_once = symbols.chunk_length(largest.blocks, ops=ops)
+    at_once = Polynomial(largest.blocks, xp=ops.xp).frequencies_at_once(ops=ops)
     stride_of_sample = min(_SAMPLE_STRIDE, count // _SMALLEST_SAMPLE)
     chunks = arrays.ceil_div(count, at_once)
     # With a stride of at least the number of chunks, the sample fits one chunk.

@@ -41,36 +41,6 @@ _WAVE_START_BASIS = 10
 full."""
 
 
-@dataclass(frozen=True, eq=False)
-class RitzTriples:
-    """Lower bounds on a layer's largest singular values, with their singular vectors.
-
-    Parameters
-    ----------
-    values : array, shape (b, k)
-        Lower bounds on the k largest singular values.
-    u, v : arrays, shapes (b, k, outputs) and (b, k, inputs)
-        Approximate singular vectors, in the kernels' precision.
-    layer : Convolution
-        The layer in the kernels' precision.
-    wide_layer : Convolution
-        The layer in the device's widest precision.
-    products : integer array, shape (b,)
-        Number of products with A and with A*.
-    """
-
-    values: Array
-    u: Array
-    v: Array
-    layer: Convolution
-    wide_layer: Convolution
-    products: Array
-
-    def gradients(self, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """The gradients of each <u, A v> with the vectors held fixed, as residuals, if they may be asked for."""
-        return (self.layer.kernel_gradient(self.u, self.v),) if ops.differentiated else ()
-
-
 @dataclass(frozen=True)
 class LanczosRun(Plan):
     """Parameters and Lanczos run of `Power` and `PowerTopK`."""
@@ -108,10 +78,12 @@ class LanczosRun(Plan):
                 f"the layer; or fewer values. max_bytes={memory} computes them all the same."
             )
 
-    def triples(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> RitzTriples:
-        """Lower bounds on the k largest singular values, with their singular vectors.
+    def lower_bounds(self, kernels: Array, spec: ConvSpec, k: int, *, ops: ArrayOps) -> Evaluation:
+        """Lower bounds (b, k) on the k largest singular values.
 
-        Vectors are computed in the kernels' precision, quotients in the widest.
+        Vectors are computed in the kernels' precision, quotients in the widest. The figures are the number of products
+        with A and with A*, and, if the plan has it, distances of the values from the nearest singular values. The
+        residual is the gradient of each <u, A v> with the vectors held fixed.
         """
         xp = ops.xp
         guards = 0 if k == 1 else _GUARDS
@@ -165,7 +137,11 @@ class LanczosRun(Plan):
         values, images = ritz_values_down(wide_layer, wide_vectors, on_outputs, ops=ops)
         images = xp.astype(images, kernels.dtype, copy=False)
         u, v = (vectors, images) if on_outputs else (images, vectors)
-        return RitzTriples(values, u, v, layer, wide_layer, products + k + start_products)
+        figures: tuple[Array, ...] = (products + k + start_products,)
+        if "residuals" in self.stats:
+            wide_u, wide_v = (arrays.in_wide_dtype(x, ops=ops) for x in (u, v))
+            figures += (residuals_up(wide_layer, wide_u, wide_v, values, ops=ops),)
+        return Evaluation(values, figures, (layer.kernel_gradient(u, v),) if ops.differentiated else ())
 
 
 @dataclass(frozen=True)
@@ -203,9 +179,8 @@ class Power(Stepped, LanczosRun):
     asks: ClassVar = replace(LanczosRun.asks, precision="mixed", small_products=True)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        triples = self.triples(kernels, spec, 1, ops=ops)
-        gradients = tuple(x[:, 0, ...] for x in triples.gradients(ops=ops))
-        return Evaluation(triples.values[:, 0], (triples.products,), gradients)
+        found = self.lower_bounds(kernels, spec, 1, ops=ops)
+        return Evaluation(found.value[:, 0], found.stats, tuple(x[:, 0, ...] for x in found.residuals))
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
@@ -282,9 +257,4 @@ class PowerTopK(Method, LanczosRun):
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         (k,) = self._value_shape(spec)
-        triples = self.triples(kernels, spec, k, ops=ops)
-        u = arrays.in_wide_dtype(triples.u, ops=ops)
-        v = arrays.in_wide_dtype(triples.v, ops=ops)
-        # The figure "residuals": distances of the values from the nearest singular values.
-        distances = residuals_up(triples.wide_layer, u, v, triples.values, ops=ops)
-        return Evaluation(triples.values, (triples.products, distances), triples.gradients(ops=ops))
+        return self.lower_bounds(kernels, spec, k, ops=ops)

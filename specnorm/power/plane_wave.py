@@ -10,9 +10,9 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.geometry import polyphase
-from specnorm.proofs.frequencies import Frequencies, product, tap_points
+from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols import power
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -51,7 +51,7 @@ def windowed_wave(
     (d,): a frequency of the blocks. Returns (1, 1, size of the large side): a unit vector, or zero.
     """
     matrices = symbols_at_angles(_block(kernel, spec, ops=ops), angles[None, :], ops=ops)
-    _, channels, _ = symbols.top_triple(matrices, xp=ops.xp)
+    _, channels, _ = arrays.top_triple(matrices, xp=ops.xp)
     return as_vectors(_wave(spec, angles, ops.to_numpy(channels)[0]), kernel, ops=ops)
 
 
@@ -82,9 +82,9 @@ def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) ->
 
 def _around(points: Frequencies) -> Frequencies:
     """Frequencies around coarse ones: up to half of a coarse step along each axis, they themselves among them."""
-    ranges = [np.arange(-_FINE_STEPS, _FINE_STEPS + 1) if n > 1 else np.zeros(1, int) for n in points.denominators]
+    steps = np.asarray([_FINE_STEPS if n > 1 else 0 for n in points.denominators], dtype=np.int64)
     refined = tuple(2 * _FINE_STEPS * n for n in points.denominators)
-    around = 2 * _FINE_STEPS * points.numerators[:, None, :] + product(ranges)
+    around = 2 * _FINE_STEPS * points.numerators[:, None, :] + tap_points(tuple((2 * steps + 1).tolist())) - steps
     return Frequencies(around.reshape(-1, len(refined)) % np.asarray(refined), refined)
 
 
@@ -96,9 +96,9 @@ def _block(kernel: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
 def symbols_at_angles(blocks: Array, angles: np.ndarray, *, ops: ArrayOps) -> Array:
     """Symbols (f, m, p) of one block (1, m, p, *kernel_shape) at angles (f, d); no proof rests on them."""
     phases = np.exp(1j * (angles @ tap_points(tuple(blocks.shape[3:])).T))
-    cos = symbols.device_table(phases.real, blocks, ops=ops)
-    sin = symbols.device_table(phases.imag, blocks, ops=ops)
-    return ops.complex(*symbols.planes_at(blocks, cos, sin, xp=ops.xp))[0, ...]
+    cos = arrays.device_table(phases.real, blocks, ops=ops)
+    sin = arrays.device_table(phases.imag, blocks, ops=ops)
+    return ops.complex(*Polynomial(blocks, xp=ops.xp).planes_at(cos, sin))[0, ...]
 
 
 def _wave(spec: ConvSpec, angles: np.ndarray, channels: np.ndarray) -> np.ndarray:
@@ -132,4 +132,4 @@ def larger_part(wave: np.ndarray) -> np.ndarray:
 def as_vectors(wave: np.ndarray, kernel: Array, *, ops: ArrayOps) -> Array:
     """A flat wave as vectors (1, 1, size) in the kernel's precision, of unit length or zero."""
     norm = float(np.linalg.norm(wave))
-    return symbols.device_table((wave / (norm or 1.0)).reshape(1, 1, -1), kernel, ops=ops)
+    return arrays.device_table((wave / (norm or 1.0)).reshape(1, 1, -1), kernel, ops=ops)

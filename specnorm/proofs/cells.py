@@ -22,7 +22,7 @@ from specnorm.proofs.bound import ALL_FREQUENCIES
 from specnorm.proofs.frequencies import Frequencies, product, signs
 
 if TYPE_CHECKING:
-    from specnorm.proofs.bound import Upper
+    pass
 
 _DEPTH = 40
 """Halvings that the lattice of a torus cell allows; far beyond float64."""
@@ -303,32 +303,6 @@ class Boxes:
         uncut = (pieces.prod(axis=1) == 1) & self.divisible
         pieces[uncut] = np.minimum(2, most[uncut])
         return np.asarray(pieces)
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Some boxes, and the index of the block each belongs to.
-
-    Parameters
-    ----------
-    block : integer array, shape (c,)
-    supremum : Upper, optional
-        Of all blocks, everywhere; the proofs of grid points rest on it.
-    nonnegative : bool
-        Whether the symbol is, but for a phase, Hermitian and nowhere negative, which is to say that no eigenvalue is
-        negative at any frequency. Its norm then varies less.
-    """
-
-    boxes: Boxes
-    block: np.ndarray
-    supremum: Upper | None
-    nonnegative: bool = False
-
-    def __len__(self) -> int:
-        return len(self.block)
-
-    def __getitem__(self, index: np.ndarray | slice) -> Cells:
-        return Cells(self.boxes[index], self.block[index], self.supremum, self.nonnegative)
 
 
 def _covering(boxes: Boxes, covers: object) -> Boxes:

@@ -10,11 +10,16 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from specnorm.backends import arrays
 from specnorm.errors import MethodError
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
 
 PHASE_ERROR = 8.0
 """Absolute error of the cosines and sines of `Frequencies.cos_sin`, in units of 2**-53.
@@ -38,6 +43,12 @@ _COS_SIGN = np.asarray([1.0, -1.0, -1.0, 1.0])
 """Sign of the cosine in each quarter of a turn."""
 _SIN_SIGN = np.asarray([1.0, 1.0, -1.0, -1.0])
 """Sign of the sine in each quarter of a turn."""
+
+
+def phase_error(u: float) -> float:
+    """Absolute error of the cosines and sines in the working precision."""
+    # In float32 they are rounded from float64, whose own error is far below one hundredth of a rounding.
+    return PHASE_ERROR * u if u == 2.0**-53 else 1.01 * u
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +144,11 @@ class Frequencies:
             self._tables[key] = cos, sin
         return cos, sin
 
+    def device_cos_sin(self, points: np.ndarray, like: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+        """`cos_sin` in the precision and on the device of an array."""
+        cos, sin = self.cos_sin(points)
+        return arrays.device_table(cos, like, ops=ops), arrays.device_table(sin, like, ops=ops)
+
     def _cos_sin_of(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         common: Any = math.lcm(*self.denominators)
         # For kernels with several long axes the common denominator can be large: beyond 64 bits, use Python's integers.
@@ -172,14 +188,12 @@ def _remembered_if_small(make: Callable[[tuple[int, ...]], _T]) -> Callable[[tup
 @_remembered_if_small
 def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
     _require_few(Frequencies.half_grid_shape(sizes))
-    points = product([np.arange(n) for n in Frequencies.half_grid_shape(sizes)])
-    points.flags.writeable = False
-    return Frequencies(points, sizes)
+    return Frequencies(tap_points(Frequencies.half_grid_shape(sizes)), sizes)
 
 
 @_remembered_if_small
 def _distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
-    points = product([np.arange(n) for n in sizes])
+    points = tap_points(sizes)
     place_values = np.cumprod([1, *reversed(sizes)])[-2::-1]
     mirrored = (-points % np.asarray(sizes, dtype=np.int64)) @ place_values
     places = np.arange(len(points))
@@ -223,10 +237,10 @@ def signs(axes: int) -> np.ndarray:
     return signs
 
 
-@functools.lru_cache(maxsize=32)
-def tap_points(kernel_shape: tuple[int, ...]) -> np.ndarray:
-    """Positions k of a kernel's taps, in row-major order, shape (taps, d); read-only."""
-    points = product([np.arange(k) for k in kernel_shape])
+@_remembered_if_small
+def tap_points(sizes: tuple[int, ...]) -> np.ndarray:
+    """Positions of a kernel's taps, or of a grid's points, in row-major order, shape (points, d); read-only."""
+    points = product([np.arange(n) for n in sizes])
     points.flags.writeable = False
     return points
 

@@ -18,7 +18,7 @@ from specnorm.errors import MethodError, TracerError, Undecided
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
-    from specnorm.backends.types import ArrayOps
+    from specnorm.backends.types import AnyArray, ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.proofs.found import Found
@@ -44,12 +44,11 @@ def _check_word(name: str, value: object, words: Sequence[str]) -> None:
         raise MethodError(f"{name}={value!r} is none of {', '.join(map(repr, words))}.")
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """The result of `Plan.forward`. All arrays have leading axis b.
+class Evaluation(NamedTuple):
+    """The result of `Plan.forward`, whose arrays have leading axis b; or of `Program.forward`.
 
     b is the number of blocks, or the number of layers if the method returns one answer for each layer
-    (``Needs.by_layer``).
+    (``Needs.by_layer``). For `Program.forward`, read the batch of kernels in place of b.
 
     Parameters
     ----------
@@ -57,16 +56,21 @@ class Evaluation:
     stats : tuple of arrays
         Figures beside the value, in the order of `Plan.stats`.
     residuals : tuple of arrays
-        What `Plan.pullback` needs, at least one; without ``ops.differentiated`` there may be none.
+        What the pullback needs, at least one; without ``ops.differentiated`` there may be none. Of a program, with the
+        axes of the batch flattened into one. They are never differentiated.
     claims : callable, optional
-        Returns for each layer the claims from which its bounds come, as a sequence of (Lower, Upper). None for methods
-        that make none.
+        Returns for each layer the claims from which its bounds come, as a sequence of (Lower, Upper). They are made
+        when it is called, since that computes digests. None for methods that make none.
+    computed_in : str, optional
+        Of a program: the dtype of the computation, with "on the host" appended if it did not run on the kernel's
+        device. None under a tracer: array values were not known, so that nothing could be searched or proven.
     """
 
-    value: Array
-    stats: tuple[Array, ...]
-    residuals: tuple[Array, ...]
+    value: AnyArray
+    stats: tuple[AnyArray, ...]
+    residuals: tuple[AnyArray, ...]
     claims: Claims | None = None
+    computed_in: str | None = None
 
 
 class Unreached(Undecided):
@@ -190,6 +194,11 @@ class Plan:
     def needs(self, spec: ConvSpec) -> Needs:
         """What the method asks of the code that runs it on this geometry."""
         return self.asks
+
+    def kind(self, spec: ConvSpec) -> Kind:
+        """What the value promises for this geometry; of a plan that is no method, the way in which it is rounded."""
+        kinds: dict[Rounds, Kind] = {"up": "upper", "down": "lower", "nearest": "exact"}
+        return kinds[self.needs(spec).rounds]
 
     def check(self, spec: ConvSpec) -> None:
         """Raise an error that names another method, if this one does not support the geometry.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Unpack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from specnorm.backends.types import Backend
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Claims
 
 
 @takes_layers
@@ -57,7 +56,7 @@ def measure(kernel: KernelOrLayer[ArrayObject], method: Method, **geometry: Unpa
     upper 31.1770 (gram, input size (8, 8))
     """
     checks.method(method)
-    return run_plan(kernel, method, **geometry).result
+    return run_plan(kernel, method, **geometry)
 
 
 def proven(
@@ -66,30 +65,11 @@ def proven(
     **geometry: Unpack[Geometry],
 ) -> tuple[Result, Sequence[tuple[Lower, Upper]]]:
     """`measure`, and its bounds as claims, if the method makes claims and no compiler ran it; else an empty tuple."""
-    run = run_plan(kernel, method, **geometry)
-    return run.result, run.claims()
+    result = run_plan(kernel, method, **geometry)
+    return result, result.claims()
 
 
-class PlanRun(NamedTuple, Generic[ArrayT]):
-    """What a plan made of one kernel; ``claims`` makes its claims, an empty sequence if it makes none."""
-
-    value: ArrayT
-    figures: Mapping[str, Any]
-    plan: Plan
-    spec: ConvSpec
-    claims: Claims
-
-    @property
-    def result(self) -> Result:
-        """The answer of `measure`, if the plan is a method."""
-        assert isinstance(self.plan, Method)
-        kind = self.plan.kind(self.spec)
-        if "proven" in self.plan.stats and not self.figures["traced"] and bool(self.figures["proven"]):
-            kind = "upper"
-        return Result(self.value, kind, self.plan, self.spec, self.figures)
-
-
-def run_plan(given: KernelOrLayer[ArrayT], plan: Plan, **geometry: Unpack[Geometry]) -> PlanRun[ArrayT]:
+def run_plan(given: KernelOrLayer[ArrayT], plan: Plan, **geometry: Unpack[Geometry]) -> Result:
     """Run a plan, for public functions that have read a layer and made the plan themselves."""
     kernel: Any = given
     backend = backend_for(kernel)
@@ -100,7 +80,10 @@ def run_plan(given: KernelOrLayer[ArrayT], plan: Plan, **geometry: Unpack[Geomet
     figures: dict[str, Any] = dict(zip(plan.stats, ran.stats, strict=True))
     figures.update(backend=backend.name, device=str(backend.device(kernel)), traced=ran.computed_in is None)
     figures["computed_in"] = ran.computed_in or "unknown under a tracer"
-    return PlanRun(ran.value, figures, program.plan, program.spec, ran.claims or tuple)
+    kind = program.plan.kind(program.spec)
+    if "proven" in plan.stats and isinstance(plan, Method) and not figures["traced"] and bool(figures["proven"]):
+        kind = "upper"
+    return Result(ran.value, kind, program.plan, program.spec, figures, ran.claims or tuple)
 
 
 _SMALLEST_FILTER = 5

@@ -99,10 +99,10 @@ class Parts:
 
     def apart_with_factors(
         self, value: AnyArray, left: AnyArray, right: AnyArray
-    ) -> tuple[list[AnyArray], list[AnyArray], list[AnyArray]]:
+    ) -> list[tuple[AnyArray, AnyArray, AnyArray]]:
         """Norms (b,) and the factors (b, m, r) and (b, r, n) of their gradients, for each stack."""
         lefts = [x[:, : stack.shape[-1], :] for x, stack in zip(self.apart(left), self.stacks, strict=True)]
-        return self.apart(value), lefts, self.cut(right)
+        return list(zip(self.apart(value), lefts, self.cut(right), strict=True))
 
     def _padded(self, x: AnyArray) -> AnyArray:
         return arrays.extended(x, self.of_kernel, backend=self.backend)

@@ -12,7 +12,7 @@ import threading
 import weakref
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -32,30 +32,6 @@ if TYPE_CHECKING:
     from specnorm.backends.types import AnyArray, Backend
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.base import Claims, FigureRule, Plan
-
-
-class Ran(NamedTuple):
-    """The result of `Program.forward` for kernels (*batch, *shape).
-
-    Parameters
-    ----------
-    value : array, shape (*batch, *value_shape)
-    stats : tuple of arrays, each with leading axes batch
-        In the order of ``plan.stats``.
-    residuals : tuple of arrays
-        What `Program.pullback` needs, with the axes of the batch flattened into one; never differentiated.
-    claims : callable, optional
-        Returns the bounds of each kernel as claims. They are made when it is called, since that computes digests.
-    computed_in : str, optional
-        The dtype of the computation, with "on the host" appended if it did not run on the kernel's device. None under a
-        tracer: array values were not known, so that nothing could be searched or proven.
-    """
-
-    value: AnyArray
-    stats: tuple[AnyArray, ...]
-    residuals: tuple[AnyArray, ...]
-    claims: Claims | None = None
-    computed_in: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +124,7 @@ class Program:
         """Dtype of the results: float64 for float64 kernels, else float32."""
         return dtype_to_compute_in(self.dtype, self.shape)
 
-    def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Ran:
+    def forward(self, kernels: AnyArray, *, backend: Backend, differentiated: bool = True) -> Evaluation:
         """Evaluate the plan on a batch of kernels.
 
         Parameters
@@ -166,7 +142,7 @@ class Program:
         with arithmetic.exact(kernels, backend=backend):
             return self._evaluate(kernels, ops)
 
-    def _evaluate(self, kernels: Array, ops: ArrayOps) -> Ran:
+    def _evaluate(self, kernels: Array, ops: ArrayOps) -> Evaluation:
         """`forward` in the library of the kernels."""
         xp = ops.xp
         needs = self.needs
@@ -206,7 +182,7 @@ class Program:
         claims = None
         if evaluation.claims is not None and not ops.traced:
             claims = partial(self._claims, evaluation.claims, kernels, exponent, ops)
-        return Ran(value, self._figures(evaluation, layer_batch), kept, claims, ops.computed_in)
+        return Evaluation(value, self._figures(evaluation, layer_batch), kept, claims, ops.computed_in)
 
     def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
         """The figures beside the value, one of each for each layer.
@@ -220,7 +196,8 @@ class Program:
             return ()
         xp = batch.xp
         figures = dict(zip(self.plan.stats, evaluation.stats, strict=True))
-        values = batch.unscaled(figures.get("lower", evaluation.value), "nearest")
+        decides: Any = figures.get("lower", evaluation.value)
+        values = batch.unscaled(decides, "nearest")
         numbers = math.prod(values.shape[2:])
         largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
         index = xp.argmax(largest_numbers, axis=1)
@@ -352,7 +329,7 @@ class Program:
             )
         return ops
 
-    def _on_host(self, kernels: AnyArray, ops: ArrayOps) -> Ran:
+    def _on_host(self, kernels: AnyArray, ops: ArrayOps) -> Evaluation:
         """`forward` in NumPy, with the results copied to the device of the kernels."""
         backend = ops.backend
         host_kernels = backend.to_numpy(kernels)
@@ -380,7 +357,7 @@ class Program:
             return x.astype(new_dtype) if new_dtype else x
 
         rules = self.plan.stats.values()
-        return Ran(
+        return Evaluation(
             backend.share_numpy(converted(value, result_dtypes, self.needs.rounds), kernels),
             tuple(
                 backend.share_numpy(converted(x, result_dtypes, rule), kernels)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from specnorm.backends.types import AnyArray
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Kind
+    from specnorm.running.base import Claims, Kind
 
 
 class TwoSided:
@@ -221,6 +221,9 @@ class Result:
         The geometry of the layer.
     stats : mapping
         Backend, device, dtype of the computation, and the method's figures.
+    claims : callable
+        Makes the bounds as claims, pairs (lower, upper); an empty sequence if the method makes none, or if a compiler
+        ran it.
     """
 
     value: Any
@@ -228,6 +231,7 @@ class Result:
     method: Any
     spec: ConvSpec
     stats: Mapping[str, Any] = field(default_factory=dict)
+    claims: Claims = tuple
 
     def __repr__(self) -> str:
         """What the value promises, its number and the method, in one line."""

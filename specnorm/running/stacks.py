@@ -33,6 +33,9 @@ many zeros a tenth of that."""
 _ADDED_WHERE_COMPILED = 2**19
 """The same for matrices where a compiler makes a program for each stack. XLA takes 2 to 3 s for one on a CPU; products
 of so many zeros take half a millisecond in each pass."""
+_ADDED_TO_PART = 2**16
+"""The same for convolutions there, in stacks that one program multiplies with one by one: XLA takes half a second for
+each on a CPU."""
 _ADDED_TO_ROWS = 2**13
 """Zeros for which stacks of convolutions join where a compiler makes a program for each, in a row of each kernel.
 Products leave them out; what is done with the products takes about a millisecond for so many in each pass."""
@@ -47,10 +50,13 @@ class Stack(NamedTuple):
         Of one member of the stack.
     members : tuple of int
         Places of the layers.
+    parts : tuple of Stack
+        The stacks that a compiler makes one program for; their kernels fit in those of ``program``. Else empty.
     """
 
     program: SteppedProgram
     members: tuple[int, ...]
+    parts: tuple[Stack, ...] = ()
 
     def joined(
         self,
@@ -66,14 +72,27 @@ class Stack(NamedTuple):
         member_states = [self._state_of_member(*x, backend=backend) for x in zip(layers, states, strict=True)]
         xp = backend.namespace(kernels[0])
         stacked_states = tuple(_stacked(x, xp) for x in zip(*member_states, strict=True))
-        return self.joined_kernels(layers, kernels, backend=backend), stacked_states
+        return _stacked(self.padded_kernels(layers, kernels, backend=backend), xp), stacked_states
 
-    def joined_kernels(
+    def padded_kernels(
         self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
-    ) -> AnyArray:
-        """Kernels of the layers as a stack, with one leading axis."""
-        members = [self._member(*x, backend=backend) for x in zip(layers, kernels, strict=True)]
-        return _stacked(members, backend.namespace(kernels[0]))
+    ) -> list[AnyArray]:
+        """Kernels of the layers as members of the stack."""
+        return [self._member(*x, backend=backend) for x in zip(layers, kernels, strict=True)]
+
+    def padded_parts(
+        self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
+    ) -> list[list[AnyArray]]:
+        """The members of all layers' kernels, by part."""
+        return [
+            part.padded_kernels([layers[j] for j in part.members], [kernels[j] for j in part.members], backend=backend)
+            for part in self.parts
+        ]
+
+    def joined_parts(self, members: Sequence[Sequence[AnyArray]], *, backend: Backend) -> AnyArray | Parts:
+        """The members by part, as one stack."""
+        joined = [_stacked(x, backend.namespace(x[0])) for x in members]
+        return joined[0] if len(joined) == 1 else Parts(joined, self.program.shape, backend=backend)
 
     def out_of(self, layer: SteppedProgram, member: AnyArray, *, backend: Backend) -> AnyArray:
         """An array like a member of the stack, such as its gradient, as one like the layer's kernel."""
@@ -138,35 +157,6 @@ class Stack(NamedTuple):
         return (p, m) if m < p and rows >= columns else (m, p)
 
 
-class Joint(NamedTuple):
-    """Stacks that a compiler makes one program for.
-
-    Parameters
-    ----------
-    program : SteppedProgram
-        Of kernels in which each stack's fit.
-    stacks : tuple of Stack
-    """
-
-    program: SteppedProgram
-    stacks: tuple[Stack, ...]
-
-    @property
-    def members(self) -> tuple[int, ...]:
-        """Places of the layers, in the order of the stacks."""
-        return tuple(j for stack in self.stacks for j in stack.members)
-
-    def joined_kernels(
-        self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
-    ) -> AnyArray | Parts:
-        """The members of a sequence of kernels with these programs, as a stack."""
-        parts = [
-            stack.joined_kernels([layers[j] for j in places], [kernels[j] for j in places], backend=backend)
-            for stack, places in zip(self.stacks, [x.members for x in self.stacks], strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else Parts(parts, self.program.shape, backend=backend)
-
-
 def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False) -> list[Stack]:
     """Join the layers of these programs, of one method, to as few stacks as cost little more.
 
@@ -180,13 +170,16 @@ def stacks(programs: Sequence[SteppedProgram], *, asynchronous: bool = False) ->
     return [_stack(*x) for x in _stacks(tuple(x.key for x in programs), added)]
 
 
-def joint_stacks(programs: Sequence[SteppedProgram]) -> list[Joint]:
+def joint_stacks(programs: Sequence[SteppedProgram]) -> list[Stack]:
     """`stacks` where a compiler makes a program for each: as few as cost little more.
 
     The states are those of the joint stacks, not of their members, so that layers may join whose states differ.
     """
-    found = _joint_stacks(tuple(x.key for x in programs))
-    return [Joint(_program(key), tuple(_stack(*x) for x in parts)) for key, parts in found]
+    joint = []
+    for key, plain_parts in _joint_stacks(tuple(x.key for x in programs)):
+        parts = tuple(_stack(*x) for x in plain_parts)
+        joint.append(Stack(_program(key), tuple(j for part in parts for j in part.members), parts))
+    return joint
 
 
 def unstacked(x: AnyArray, *, backend: Backend) -> Sequence[AnyArray]:
@@ -236,7 +229,7 @@ def _found_joint_stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[_PlainS
     for family in _families(list(members), _joint_family):
         by_taps = _families(family, lambda kind: _padded_shape(_program(kind), tall=True)[2:])
         has_taps = len(_padded_shape(_program(family[0]), tall=True)) > 2
-        added = _ADDED_ENTRIES if has_taps else _ADDED_WHERE_COMPILED
+        added = _ADDED_TO_PART if has_taps else _ADDED_WHERE_COMPILED
         parts = [kinds for kinds_of_taps in by_taps for kinds in _joined(kinds_of_taps, members, added, tall=True)]
         parts.sort(key=lambda kinds: -_row_of(kinds))
         for joined in _greedily(parts, costs_little) if has_taps else [[kinds] for kinds in parts]:
@@ -270,8 +263,11 @@ def _families(kinds: Sequence[str], family: Callable[[str], Hashable]) -> list[l
 def _joined(
     kinds: Sequence[str], members: dict[str, list[int]], most: int, *, tall: bool = False
 ) -> Iterator[list[str]]:
-    """Yield kinds that cost little more together, beginning with the largest kind that is left."""
-    waiting = sorted(kinds, key=lambda key: -math.prod(_padded_shape(_program(key))))
+    """Yield kinds that cost little more together, beginning with the largest kind that is left; if tall, the smallest.
+
+    The smallest kinds would join the largest ones last, with the most zeros.
+    """
+    waiting = sorted(kinds, key=lambda key: math.prod(_padded_shape(_program(key))), reverse=not tall)
     return _greedily(waiting, lambda kinds: _costs_little(kinds, members, most, tall=tall))
 
 

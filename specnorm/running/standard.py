@@ -18,7 +18,8 @@ from specnorm.errors import NoBackend, SpecnormError
 
 if TYPE_CHECKING:
     from specnorm.backends.types import AnyArray
-    from specnorm.running.program import Program, Ran
+    from specnorm.running.base import Evaluation
+    from specnorm.running.program import Program
     from specnorm.running.stepping import SteppedProgram
 
 _TEST_SIZE = 64
@@ -136,10 +137,10 @@ class StandardBackend(Backend):
         """The check in NumPy: the standard's own function raises for a whole stack, or does not detect NaN."""
         return self.from_numpy(self.host().cholesky_ok(self.to_numpy(a)), a)
 
-    def apply(self, program: Program, kernels: AnyArray) -> Ran:
+    def apply(self, program: Program, kernels: AnyArray) -> Evaluation:
         """Run a program; if the library deviates from the standard, the error names the library."""
         with self._deviations_named():
-            ran: Ran = super().apply(program, kernels)
+            ran: Evaluation = super().apply(program, kernels)
             return ran
 
     def step(

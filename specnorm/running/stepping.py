@@ -245,8 +245,8 @@ class SteppedProgram(Program):
             def next_swept(waiting_and_state: tuple[Any, ...]) -> tuple[Any, ...]:
                 waiting, *state = waiting_and_state
                 place = xp.reshape(xp.argmax(waiting, axis=0), (1,))
-                of_layer = _map(lambda x: xp.take(by_layer(x), place, axis=0)[0, ...], followed)
-                of_layer = of_layer._replace(state=tuple(xp.take(by_layer(x), place, axis=0)[0, ...] for x in state))
+                waiting_layers = followed._replace(state=tuple(state))
+                of_layer = _map(lambda x: xp.take(by_layer(x), place, axis=0)[0, ...], waiting_layers)
                 kernel = kernels.take(place) if isinstance(kernels, Parts) else xp.take(kernels, place, axis=0)
                 # One, by a number of this loop: compilers would compute the blocks before it, in every step.
                 kernel = kernel * xp.astype(xp.max(waiting) > 0, kernel.dtype)

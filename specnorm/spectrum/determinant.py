@@ -12,7 +12,7 @@ from specnorm.backends import arrays, text
 from specnorm.errors import GeometryError
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Evaluation, Needs, Plan
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -62,10 +62,11 @@ class LogDeterminant(Plan):
         logs_of_chunks: list[Array] = []
         signs_of_chunks: list[Array] = []
         gradients_of_chunks: list[Array] = []
-        step = symbols.chunk_length(blocks, ops=ops)
+        polynomial = Polynomial(blocks, xp=xp)
+        step = polynomial.frequencies_at_once(ops=ops)
         for start in range(0, len(grid), step):
             chunk = slice(start, start + step)
-            symbol = symbols.Symbol(blocks, frequencies[chunk], ops=ops)
+            symbol = polynomial.at(frequencies[chunk], ops=ops)
             matrices = symbol.matrices()
             signs, logs = xp.linalg.slogdet(matrices)
             weights = ops.from_numpy(multiplicities[chunk].astype(float), logs)
@@ -136,4 +137,4 @@ class LogDeterminant(Plan):
         inverses = xp.where(is_regular, inverses, xp.zeros_like(inverses))
         symbol_gradients = arrays.adjoint(inverses, xp=xp) * xp.astype(weights, inverses.dtype)[:, None, None]
         phases = xp.broadcast_to(phase[None, ...], (b, f, math.prod(spec.block_kernel_shape)))
-        return symbols.matrices_gradient(symbol_gradients, phases, spec.block_kernel_shape, xp=xp)
+        return Polynomial.matrices_gradient(symbol_gradients, phases, spec.block_kernel_shape, xp=xp)

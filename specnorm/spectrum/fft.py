@@ -18,7 +18,7 @@ from specnorm.running.base import Evaluation, Method, Needs, Unreached
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols import triples
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial, Symbol
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -143,14 +143,14 @@ class ExactFFT(Method):
         if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
             raise self._unreached()
 
-        def norms(symbol: symbols.Symbol, *, ops: ArrayOps) -> Array:
+        def norms(symbol: Symbol, *, ops: ArrayOps) -> Array:
             xp = ops.xp
             gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
             top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
             return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
         _, phase, _ = largest_bound(norms, blocks, grid.denominators, ops=ops)
-        u, v, _ = symbols.top_triple(symbols.matrix_at(blocks, phase, xp=xp), xp=xp)
+        u, v, _ = arrays.top_triple(Polynomial(blocks, xp=xp).matrix_at(phase), xp=xp)
         value = _attained(blocks, v, phase, xp=xp)
         by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]
         group = xp.argmax(by_layer[2], axis=1)
@@ -161,4 +161,5 @@ class ExactFFT(Method):
 
 def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:
     """The norm that a vector attains at a frequency, for each block, rounded down."""
-    return quotient_at_down(symbols.matrix_at(blocks, phase, xp=xp), v, blocks, xp=xp)
+    polynomial = Polynomial(blocks, xp=xp)
+    return quotient_at_down(polynomial.matrix_at(phase), v, polynomial, xp=xp)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.backends.types import ArrayOps
-from specnorm.errors import GeometryError, MethodError
+from specnorm.errors import MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs import norms
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.spectrum.proof import singular_values_down
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -42,54 +41,12 @@ _VALUES_A_VISIT = 4
 
 
 @dataclass(frozen=True)
-class _LayerValues(Plan):
-    """Base of both plans: how many of the values are asked for."""
+class SingularValues(Plan):
+    """All singular values of a layer at one input size, descending; or the k largest or smallest.
 
-    k: int | None = None
-    max_bytes: int = ArrayOps.memory
-    smallest: bool = False
-
-    asks: ClassVar = Needs(precision="wide")
-
-    def total(self, spec: ConvSpec) -> int:
-        """Number of singular values of a layer."""
-        raise NotImplementedError
-
-    @property
-    def _rounds_down(self) -> bool:
-        """Whether each value is a lower bound of the singular value of its rank: the k largest are."""
-        return self.k is not None and not self.smallest
-
-    def needs(self, spec: ConvSpec) -> Needs:
-        rounds: rounding.Rounds = "down" if self._rounds_down else "nearest"
-        # Of the k largest, most frequencies are left out by products of small matrices.
-        return replace(
-            self.asks,
-            precision="own" if self.k is None else "wide",
-            rounds=rounds,
-            small_products=self._rounds_down,
-            value_shape=(self.k or self.total(spec),),
-        )
-
-    def _check_k(self, spec: ConvSpec) -> None:
-        """Refuse a ``k`` that is no count, or more than the singular values that a layer has; None means all of them.
-
-        Raises `MethodError`.
-        """
-        if self.k is None:
-            return
-        checks.count("k", self.k, least=1)
-        total = self.total(spec)
-        if self.k > total:
-            raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
-
-
-@dataclass(frozen=True)
-class SingularValues(_LayerValues):
-    """All singular values of a circular layer at one input size, descending; or the k largest or smallest.
-
-    A layer without padding whose outputs read disjoint patches, such as a 1x1 layer, is supported, too: its values are
-    those of one matrix, repeated.
+    Those of a circular layer are the values of its symbols. A layer without padding whose outputs read disjoint
+    patches, such as a 1x1 layer, has those of one matrix, repeated. Another layer is applied to each unit vector of
+    inputs, which gives its own matrix, for an SVD; so it must be small.
 
     The symbols of a real kernel at theta and -theta have the same values, so one of both is factorized. Singular
     vectors are computed for a gradient and for the k largest values, which they prove. For the k largest values of a
@@ -99,50 +56,90 @@ class SingularValues(_LayerValues):
     ----------
     k : int or None
         Number of values; None: all, of which a layer without stride has ``prod(input_shape) * min(cin, cout)``. Each of
-        the k largest is a proven lower bound of the singular value of its rank.
-    smallest : bool
-        Whether the k smallest are meant, not the k largest.
+        the k largest, unless they are of the layer's own matrix, is a proven lower bound of the singular value of its
+        rank.
     max_bytes : int, default 256 MiB
         Refuse computations that take more memory.
+    smallest : bool
+        Whether the k smallest are meant, not the k largest.
     """
+
+    k: int | None = None
+    max_bytes: int = ArrayOps.memory
+    smallest: bool = False
 
     name: ClassVar = "singular_values"
 
+    @property
+    def _rounds_down(self) -> bool:
+        """Whether each value of a symbol is a lower bound of the singular value of its rank: the k largest are."""
+        return self.k is not None and not self.smallest
+
+    def needs(self, spec: ConvSpec) -> Needs:
+        by_symbols = not _has_own_matrix(spec)
+        rounds: rounding.Rounds = "down" if self._rounds_down and by_symbols else "nearest"
+        # Of the k largest, most frequencies are left out by products of small matrices.
+        return Needs(
+            precision="own" if self.k is None else "wide",
+            rounds=rounds,
+            small_products=self._rounds_down,
+            blocks=by_symbols,
+            value_shape=(self.k or self.total(spec),),
+        )
+
     def check(self, spec: ConvSpec) -> None:
-        """Refuse layers that are neither circular at a size nor a matrix for each patch, and a k that is too large."""
-        if spec.input_shape is None or not spec.repeats_a_matrix:
+        """Refuse layers without a size, too many values or too large a matrix, and a k beyond the layer's values."""
+        own_matrix = _has_own_matrix(spec)
+        if spec.input_shape is None or not (own_matrix or spec.repeats_a_matrix):
             spec.require_circular(
                 "singular_values",
                 at_every_size="conv_norm(kernel) and the bounds",
                 for_other_padding="The largest values of a padded layer: singular_values(kernel, input_shape, k=...).",
             )
-        self._check_k(spec)
+        total = self.total(spec)
+        if self.k is not None:
+            checks.count("k", self.k, least=1)
+            if self.k > total:
+                raise MethodError(f"k={self.k!r} is not a number of singular values: this layer has {total}.")
+        problem = f"{total} singular values"
+        advice = (
+            ". The largest of them take little: "
+            "specnorm.measure(kernel, specnorm.methods.PowerTopK(k=10), input_shape=...), and conv_norm the first."
+        )
+        if own_matrix:
+            outputs, inputs = _sides(spec)
+            problem = (
+                f"a layer whose borders cut off taps has the singular values of its own matrix, {outputs} x {inputs}"
+            )
+            advice = (
+                ": give a smaller input_shape; or use singular_values(kernel, input_shape, k=...), which computes the "
+                "k largest ones by Lanczos, or enclose_smallest(kernel, input_shape), which encloses the smallest one."
+            )
+            if total > MOST_ROWS:
+                raise MethodError(f"{problem}, of which more than {MOST_ROWS} take too long{advice}")
         memory = self.memory(spec)
         if memory > self.max_bytes:
             raise MethodError(
-                f"{self.total(spec)} singular values, some {memory / 2**30:.3g} GiB of memory. The largest of them "
-                "take little: "
-                "specnorm.measure(kernel, specnorm.methods.PowerTopK(k=10), input_shape=...), and conv_norm the first. "
-                f"max_bytes={memory} computes them all the same."
+                f"{problem}, some {memory / 2**30:.3g} GiB of memory{advice} max_bytes={memory} computes them all "
+                "the same."
             )
 
     @staticmethod
-    def _per_group(spec: ConvSpec) -> int:
-        """Number of singular values of one group; those of pixels that no tap reads are zero."""
-        output_channels, input_channels = spec.group_channels
-        positions = _positions(spec)
-        pixels = positions * math.prod(spec.stride)
-        if spec.repeats_a_matrix:
-            large, _ = spec.sides
-            pixels = math.prod(large)
-        return min(output_channels * positions, input_channels * pixels)
-
-    def total(self, spec: ConvSpec) -> int:
-        return spec.groups * self._per_group(spec)
+    def total(spec: ConvSpec) -> int:
+        """Number of singular values of a layer."""
+        return min(_sides(spec)) if _has_own_matrix(spec) else spec.groups * _per_group(spec)
 
     def memory(self, spec: ConvSpec) -> int:
-        """Bytes of the values, their order and copies of both, besides a chunk of symbols; the same for every k."""
-        return _BYTES_OF_A_VALUE * self.total(spec)
+        """Bytes of the values, their order and copies of both, besides a chunk of symbols; the same for every k.
+
+        Of a layer's own matrix: bytes of it, its factors, and the gradient of each value that is asked for.
+        """
+        total = self.total(spec)
+        if not _has_own_matrix(spec):
+            return _BYTES_OF_A_VALUE * total
+        outputs, inputs = _sides(spec)
+        kernel_entries = math.prod(spec.kernel_shape) * math.prod(spec.stored_channels)
+        return 8 * (2 * outputs * inputs + total * (outputs + inputs) + (self.k or total) * kernel_entries)
 
     def over_groups(self, values: Array, *, xp: Namespace) -> tuple[Array, Array]:
         if values.shape[1] == 1:
@@ -185,7 +182,7 @@ class SingularValues(_LayerValues):
             index, values = np.arange(len(grid)), _values_at(blocks, grid, self._rounds_down, ops=ops)
         else:
             index, values = _values_that_matter(blocks, grid, multiplicities * repeats, self.k, ops=ops)
-        unread = self._per_group(spec) - int(multiplicities.sum()) * repeats * values.shape[2]
+        unread = _per_group(spec) - int(multiplicities.sum()) * repeats * values.shape[2]
         if ops.concrete and ops.on_host and not ops.differentiated:
             return Evaluation(self._sorted_on_host(values, multiplicities[index] * repeats, unread, ops=ops), (), ())
         # A second copy for the mirror image; -1 for a frequency that is its own.
@@ -203,9 +200,25 @@ class SingularValues(_LayerValues):
         chosen = xp.take_along_axis(flat, order[:, : min(self.k or count, count)], axis=1)
         if not ops.differentiated:
             return Evaluation(chosen, (), ())
-        phase = symbols.Symbol(blocks, grid[index], ops=ops).phase
+        phase = Polynomial(blocks, xp=xp).at(grid[index], ops=ops).phase
         phases = xp.broadcast_to(phase[None, ...], (blocks.shape[0], *phase.shape))
         return Evaluation(chosen, (), (blocks, phases, order))
+
+    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Values of the layer's own matrix."""
+        xp = ops.xp
+        layer = Convolution(kernels, spec, ops=ops)
+        _, inputs = layer.shape
+        unit_vectors = xp.eye(inputs, dtype=kernels.dtype, device=ops.device(kernels))
+        # Row j is the image of input j: the transposed matrix.
+        images = layer.apply(xp.broadcast_to(unit_vectors, (kernels.shape[0], inputs, inputs)))
+        v, values, u = xp.linalg.svd(images, full_matrices=False)
+        count = self.k or values.shape[-1]
+        wanted = slice(values.shape[-1] - count, values.shape[-1]) if self.smallest else slice(0, count)
+        right = xp.matrix_transpose(v)[:, wanted, :]
+        # Of <u_j, A v_j>, with the vectors held fixed.
+        gradients = (layer.kernel_gradient(u[:, wanted, :], right),) if ops.differentiated else ()
+        return Evaluation(values[:, wanted], (), gradients)
 
     def pullback(
         self,
@@ -216,6 +229,8 @@ class SingularValues(_LayerValues):
         xp: Namespace,
     ) -> Array:
         """Sum over the values of cotangent times Re(conj(u_o) v_i e^{i k.theta}), by SVDs of a chunk after another."""
+        if _has_own_matrix(spec):
+            return super().pullback(residuals, cotangent, spec, xp=xp)
         blocks, phase, order = residuals
         b, f, _ = phase.shape
         r = min(blocks.shape[1:3])
@@ -227,9 +242,9 @@ class SingularValues(_LayerValues):
         gradient = xp.zeros_like(blocks)
         for start in range(0, f, step):
             chunk = slice(start, start + step)
-            u, _, vh = xp.linalg.svd(symbols.matrices_at(blocks, phase[:, chunk, :], xp=xp), full_matrices=False)
+            u, _, vh = xp.linalg.svd(Polynomial(blocks, xp=xp).matrices_at(phase[:, chunk, :]), full_matrices=False)
             of_symbols = xp.matmul(u * weights[:, chunk, None, :], vh)
-            gradient = gradient + symbols.matrices_gradient(
+            gradient = gradient + Polynomial.matrices_gradient(
                 of_symbols, phase[:, chunk, :], spec.block_kernel_shape, xp=xp
             )
         return gradient
@@ -241,16 +256,16 @@ def _values_at(blocks: Array, frequencies: Frequencies, rounds_down: bool, *, op
     Lower bounds of them, if so asked, take the vectors.
     """
     xp = ops.xp
-    step = symbols.chunk_length(blocks, ops=ops)
+    polynomial = Polynomial(blocks, xp=xp)
+    step = polynomial.frequencies_at_once(ops=ops)
     if ops.on_host and ops.concrete:
         step = min(step, max(1, _ENTRIES_IN_CACHE // math.prod(blocks.shape[:3])))
     parts = []
     for start in range(0, len(frequencies), step):
-        matrices = symbols.Symbol(blocks, frequencies[start : start + step], ops=ops).matrices()
+        matrices = polynomial.at(frequencies[start : start + step], ops=ops).matrices()
         if rounds_down:
             factors = xp.linalg.svd(matrices, full_matrices=False)
-            error = symbols.symbol_error(blocks, xp=xp)[:, None]
-            parts.append(singular_values_down(matrices, factors, error, ops=ops))
+            parts.append(singular_values_down(matrices, factors, polynomial.error[:, None], ops=ops))
         else:
             parts.append(xp.linalg.svdvals(matrices))
     return xp.concat(parts, axis=1)
@@ -267,8 +282,8 @@ def _values_that_matter(
     ``copies`` (f,): how often the layer has the values of each frequency.
     """
     tall = arrays.tall(block, xp=ops.xp)
-    polynomial = GramPolynomial(tall, ops=ops).float32_copy()
-    step = symbols.chunk_length(block, ops=ops)
+    polynomial = Polynomial(tall, xp=ops.xp).gram(ops=ops).float32_copy()
+    step = Polynomial(block, xp=ops.xp).frequencies_at_once(ops=ops)
     at_once = max(_VISITED_AT_ONCE, k // _VALUES_A_VISIT)
     found = _Found(block, grid, copies, k, ops=ops)
     for start in range(0, len(grid), step):
@@ -330,72 +345,26 @@ class _Found:
         return self._numbers[order[largest[order] >= self.kth]]
 
 
-@dataclass(frozen=True)
-class OwnSingularValues(_LayerValues):
-    """All singular values of a layer at one input size, descending; or the k largest or smallest.
+def _has_own_matrix(spec: ConvSpec) -> bool:
+    """Whether the values are those of the layer's own matrix: borders cut taps off, and symbols do not tell."""
+    return spec.input_shape is not None and not (spec.is_circulant or spec.repeats_a_matrix)
 
-    The layer is applied to each unit vector of inputs. That gives its matrix, for an SVD; so the layer must be small.
-    `SingularValues` needs only one SVD for each frequency, for layers that symbols describe.
 
-    Parameters
-    ----------
-    k, max_bytes, smallest
-        As in `SingularValues`; a layer has ``min(inputs, outputs)`` values.
-    """
+def _sides(spec: ConvSpec) -> tuple[int, int]:
+    """Numbers of outputs and of inputs of a layer."""
+    inputs, outputs = spec.shapes
+    return math.prod(outputs), math.prod(inputs)
 
-    name: ClassVar = "own_singular_values"
-    asks: ClassVar = Needs(precision="wide", blocks=False)
 
-    def check(self, spec: ConvSpec) -> None:
-        """Refuse layers without a size, or whose matrix is too large, and a k beyond their values."""
-        if spec.input_shape is None:
-            raise GeometryError("singular_values needs input_shape, the layer's spatial input sizes.")
-        self._check_k(spec)
-        outputs, inputs = self._sides(spec)
-        advice = (
-            "give a smaller input_shape; or use singular_values(kernel, input_shape, k=...), which computes the k "
-            "largest ones by Lanczos, or enclose_smallest(kernel, input_shape), which encloses the smallest one."
-        )
-        problem = f"a layer whose borders cut off taps has the singular values of its own matrix, {outputs} x {inputs}"
-        if self.total(spec) > MOST_ROWS:
-            raise MethodError(f"{problem}, of which more than {MOST_ROWS} take too long: {advice}")
-        memory = self.memory(spec)
-        if memory > self.max_bytes:
-            raise MethodError(
-                f"{problem}, some {memory / 2**30:.3g} GiB of memory: {advice} max_bytes={memory} computes them all "
-                "the same."
-            )
-
-    def memory(self, spec: ConvSpec) -> int:
-        """Bytes of the matrix, its factors, and the gradient of each value that is asked for."""
-        outputs, inputs = self._sides(spec)
-        least = min(outputs, inputs)
-        kernel_entries = math.prod(spec.kernel_shape) * math.prod(spec.stored_channels)
-        return 8 * (2 * outputs * inputs + least * (outputs + inputs) + (self.k or least) * kernel_entries)
-
-    @staticmethod
-    def _sides(spec: ConvSpec) -> tuple[int, int]:
-        """Numbers of outputs and of inputs."""
-        inputs, outputs = spec.shapes
-        return math.prod(outputs), math.prod(inputs)
-
-    def total(self, spec: ConvSpec) -> int:
-        return min(self._sides(spec))
-
-    def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
-        xp = ops.xp
-        layer = Convolution(kernels, spec, ops=ops)
-        _, inputs = layer.shape
-        unit_vectors = xp.eye(inputs, dtype=kernels.dtype, device=ops.device(kernels))
-        # Row j is the image of input j: the transposed matrix.
-        images = layer.apply(xp.broadcast_to(unit_vectors, (kernels.shape[0], inputs, inputs)))
-        v, values, u = xp.linalg.svd(images, full_matrices=False)
-        count = self.k or values.shape[-1]
-        wanted = slice(values.shape[-1] - count, values.shape[-1]) if self.smallest else slice(0, count)
-        right = xp.matrix_transpose(v)[:, wanted, :]
-        # Of <u_j, A v_j>, with the vectors held fixed.
-        gradients = (layer.kernel_gradient(u[:, wanted, :], right),) if ops.differentiated else ()
-        return Evaluation(values[:, wanted], (), gradients)
+def _per_group(spec: ConvSpec) -> int:
+    """Number of singular values of one group; those of pixels that no tap reads are zero."""
+    output_channels, input_channels = spec.group_channels
+    positions = _positions(spec)
+    pixels = positions * math.prod(spec.stride)
+    if spec.repeats_a_matrix:
+        large, _ = spec.sides
+        pixels = math.prod(large)
+    return min(output_channels * positions, input_channels * pixels)
 
 
 def _positions(spec: ConvSpec) -> int:

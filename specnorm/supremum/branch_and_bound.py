@@ -17,7 +17,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Lower
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.found import Found, Witness
 from specnorm.running.search import Clock, OutOfTime
 from specnorm.supremum import tuning
@@ -28,7 +28,7 @@ from specnorm.supremum.incumbent import (
     lift_to_all_columns,
     top_eigenpairs,
 )
-from specnorm.supremum.proof import CentreMatrices, Cover, supremum_on_grid
+from specnorm.supremum.proof import Cells, CentreMatrices, Cover, supremum_on_grid
 from specnorm.supremum.reduction import Polynomials
 from specnorm.symbols import ascent
 
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper
     from specnorm.proofs.cells import Boxes
     from specnorm.supremum.proof import Nonnegative
-    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-    from specnorm.symbols.proofs.scalar import CentreValues
+    from specnorm.symbols.proofs.polynomial import CentreValues, GramPolynomial
 
 
 _TINY = 1e-300
@@ -75,11 +74,10 @@ class Search:
         self.blocks = blocks = arrays.tall(blocks, xp=xp)
         self.xp = xp
         self.ops = ops
-        self.tuning = tuning.TUNING
         self.clock = clock or Clock()
         self.nonnegative = nonnegative
-        self.incumbent = Incumbent(blocks, self.tuning, seed=seed, clock=self.clock, ops=ops)
-        self.polynomials = Polynomials(blocks, self.tuning, clock=self.clock, ops=ops)
+        self.incumbent = Incumbent(blocks, seed=seed, clock=self.clock, ops=ops)
+        self.polynomials = Polynomials(blocks, clock=self.clock, ops=ops)
         # State of one run, set by `_begin`.
         self._is_torus = True  # boxes of the torus, in which frequencies may move, not points of a grid
         self._rtol = 0.0
@@ -180,14 +178,14 @@ class Search:
             self._rounds += 1
             lower_before = self.incumbent.best.lower.value
             previous_polynomial = polynomial
-            in_float32 = self.incumbent.is_far_below and self._rounds <= self.tuning.float32_rounds
+            in_float32 = self.incumbent.is_far_below and self._rounds <= tuning.FLOAT32_ROUNDS
             polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
             if vectors is None or polynomial is not previous_polynomial:
                 vectors = self.incumbent.start_vectors(count, polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)
             if not len(cover):
                 break
-            if len(cover) > self.tuning.many_cells and self._tightened is not polynomial:
+            if len(cover) > tuning.MANY_CELLS and self._tightened is not polynomial:
                 self._tighten_truncation(polynomial)
             # From here on, time is spent on cells: later rounds need no new polynomial.
             time_left = self.clock.left
@@ -204,7 +202,7 @@ class Search:
                 seconds = time_left - self.clock.left
                 cells_in_time = self.clock.left * count / seconds if seconds > 0 else math.inf
                 rtol_before = self._rtol
-                self._relax(cover, polynomial, nodes, self.tuning.part_of_budget * min(cells_left, cells_in_time))
+                self._relax(cover, polynomial, nodes, tuning.PART_OF_BUDGET * min(cells_left, cells_in_time))
                 self.clock.has_cut |= cells_in_time < cells_left and self._rtol > rtol_before
             still_open = cover.prune()
             are_single_open = self._evaluate_single_frequencies(cover)
@@ -237,12 +235,12 @@ class Search:
             first = Found(Lower.trivial(), None, Witness(0, boxes.centres[:1]))
         else:
             first = Found(start.lower, None, Witness(start.witness.block, start.witness.frequency))
-        self.incumbent.begin(first, free=self._is_torus, rtol=min(rtol, self.tuning.incumbent_rtol), bound=bound)
+        self.incumbent.begin(first, free=self._is_torus, rtol=min(rtol, tuning.INCUMBENT_RTOL), bound=bound)
         # A multistart chooses trial vectors, which are for the reduced polynomial alone: blocks with few channels have
         # none. An enclosure from the beginning also needs its ascents.
         is_first_enclosure = self._is_torus and start is None and bound is None
         needs_multistart = self.incumbent.trial_vectors is None or is_first_enclosure
-        if needs_multistart and self.blocks.shape[2] >= self.tuning.smallest_reduced:
+        if needs_multistart and self.blocks.shape[2] >= tuning.SMALLEST_REDUCED:
             self.incumbent.multistart()
 
     @property
@@ -250,7 +248,7 @@ class Search:
         """The bound that is to be proven: the one given, or the incumbent raised by nearly all of the tolerance."""
         if self._bound is not None:
             return self._bound
-        return self.incumbent.best.lower.value * (1 + self.tuning.proof_share * self._rtol)
+        return self.incumbent.best.lower.value * (1 + tuning.PROOF_SHARE * self._rtol)
 
     def _is_refuted(self) -> bool:
         """Whether a norm above the bound is proven."""
@@ -275,8 +273,8 @@ class Search:
 
         Most cells are far below the threshold: to estimate them first would take as long as to prove them.
         """
-        has_few_cells = len(cover) <= self.tuning.prefilter
-        has_small_matrices = polynomial.rank < self.tuning.smallest_float32
+        has_few_cells = len(cover) <= tuning.PREFILTER
+        has_small_matrices = polynomial.rank < tuning.SMALLEST_FLOAT32
         if self._is_torus or has_few_cells or has_small_matrices:
             return vectors
         float32 = polynomial.float32_copy()
@@ -303,19 +301,19 @@ class Search:
         threshold = self.threshold
         count = len(cover)
         cover.fathom_by_supremum(threshold)
-        tries_float32 = self._is_torus and (self._bound is not None or self._rtol >= self.tuning.rtol_float32)
+        tries_float32 = self._is_torus and (self._bound is not None or self._rtol >= tuning.RTOL_FLOAT32)
         if tries_float32:
             polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
         vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.dtype, xp=self.xp), copy=False)
         # A reduced matrix proves no limit below the one for which it was reduced (`GramPolynomial.reduced`). Reduce it
         # for the limit of its cell or, if that is too low for a reduction, for the least one that is not.
         least_limit = self.polynomials.least_eigenvalue_limit(polynomial)
-        least_limit = max(least_limit, self.tuning.least_reduced_part * threshold**2)
+        least_limit = max(least_limit, tuning.LEAST_REDUCED_PART * threshold**2)
         eigenvalue_limit = cover.eigenvalue_limits(polynomial, threshold)
         reduced_for = np.minimum(np.maximum(eigenvalue_limit, least_limit), 1e300)  # finite
         nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for)
-        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= self.tuning.kept_bytes
-        mapped = self.ops.map if polynomial.rank >= self.tuning.smallest_shared else map
+        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= tuning.KEPT_BYTES
+        mapped = self.ops.map if polynomial.rank >= tuning.SMALLEST_SHARED else map
         new_vectors = []
         visited = []
         estimate = partial(self._prove_or_estimate_part, cover, nodes, eigenvalue_limit)
@@ -331,7 +329,7 @@ class Search:
             else:
                 self._fathom_likely(cover, nodes, matrices, threshold)
         if self._rounds == 1:
-            self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for, polynomial.rank, self.tuning)
+            self._is_crowded = is_crowded(nodes.eigenvalues, reduced_for, polynomial.rank)
         if new_vectors:
             all_new = self.xp.concat(new_vectors, axis=0)
             nodes.vectors = self._with_new_rows(vectors, np.concatenate(visited), all_new)
@@ -357,7 +355,7 @@ class Search:
         matrices, planes = cover.form(polynomial, index, reduced_for)
         vectors = nodes.vectors[part, ...]
         # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
-        is_small = polynomial.rank < self.tuning.smallest_proven_first
+        is_small = polynomial.rank < tuning.SMALLEST_PROVEN_FIRST
         if self._is_torus and not is_first and not is_small:
             limit_is_provable = (eigenvalue_limit[part] >= reduced_for) & (eigenvalue_limit[part] < math.inf)
             cover.fathom(matrices.take(np.flatnonzero(limit_is_provable), ops=self.ops), nodes.threshold)
@@ -373,7 +371,6 @@ class Search:
         eigenvalues, eigenvectors = top_eigenpairs(
             matrices,
             vectors,
-            self.tuning,
             self.blocks,
             first=is_first,
             crowded=self._is_crowded,
@@ -434,7 +431,7 @@ class Search:
         """
         threshold = self.threshold
         norm_is_below = nodes.norms_sq < eigenvalue_limit
-        limit_is_high = eigenvalue_limit > self.tuning.high_limit * threshold**2
+        limit_is_high = eigenvalue_limit > tuning.HIGH_LIMIT * threshold**2
         failed_by_truncation = norm_is_below & limit_is_high & ~cover.fathomed
         # The truncated proof would fail for cells of a quarter of the radius, too: cutting does not help.
         limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
@@ -455,19 +452,19 @@ class Search:
     def _tighten_truncation(self, polynomial: GramPolynomial) -> None:
         """Bound what is left out by a coarse search of its own: the rotation's bound is some four times too large."""
         self._tightened = polynomial
-        if not polynomial.truncation > self.tuning.least_left_out * self.threshold**2:
+        if not polynomial.truncation > tuning.LEAST_LEFT_OUT * self.threshold**2:
             return
         left_out = self.xp.astype(polynomial.left_out, self.blocks.dtype, copy=False)
         search = Search(left_out, clock=self.clock, ops=self.ops)
         boxes = Boxes.torus(tuple(left_out.shape[3:]))
-        norm = search.run(boxes, rtol=self.tuning.rtol_left_out, max_cells=2 * len(boxes)).upper
+        norm = search.run(boxes, rtol=tuning.RTOL_LEFT_OUT, max_cells=2 * len(boxes)).upper
         if norm is not None:
             polynomial.tighten_truncation(norm)
 
     @property
     def _fewest_retries(self) -> float:
         """Number of failed cells that make the polynomial of all directions worth its time, for these channels."""
-        return self.tuning.fewest_retries * max(1.0, (self.blocks.shape[2] / self.tuning.smallest_shared) ** 2)
+        return tuning.FEWEST_RETRIES * max(1.0, (self.blocks.shape[2] / tuning.SMALLEST_SHARED) ** 2)
 
     def _fathom_all(
         self,
@@ -503,7 +500,7 @@ class Search:
 
     def _has_risen_above(self, lower_before: float) -> bool:
         """Whether the incumbent is higher than before, by more than rounding."""
-        return self.incumbent.best.lower.value > lower_before * (1 + ascent.TUNING.least_gain)
+        return self.incumbent.best.lower.value > lower_before * (1 + ascent.LEAST_GAIN)
 
     def _evaluate_single_frequencies(self, cover: Cover) -> bool:
         """Raise the incumbent at open single frequencies, by full eigendecompositions; return whether there are any.
@@ -543,14 +540,14 @@ class Search:
             pieces = self._pieces(ratio, cover.open.boxes.radius[still_open])
             if (pieces**axes).sum() <= most_cells:
                 break
-            self._rtol = min(1.0, self.tuning.widening_factor * self._rtol)
+            self._rtol = min(1.0, tuning.WIDENING_FACTOR * self._rtol)
             self._fathom_round(cover, polynomial, nodes)
 
     def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
         """Pieces per axis for each open cell, shape (c,).
 
         They are as many as make a piece small enough to be fathomed if its norm were its parent's, but at least 2 and
-        at most `Tuning.pieces`.
+        at most `tuning.PIECES`.
 
         ``ratio``, ``radius`` (c,): norms at the centres over the threshold, and the cells' radii.
         """
@@ -559,9 +556,9 @@ class Search:
         least_cosine = 2 * ratio - 1 if self.nonnegative else ratio
         # Near the maximum the ratio would ask for a radius of 0. A radius for half of the tolerance is enough: the norm
         # at a piece's centre may then use up the other half.
-        largest_cosine = 1 / (1 + (0.5 * self._rtol + self.tuning.added_tolerance))
+        largest_cosine = 1 / (1 + (0.5 * self._rtol + tuning.ADDED_TOLERANCE))
         provable_radius = np.arccos(np.clip(least_cosine, 0.0, largest_cosine))
-        pieces = np.clip(np.ceil(self.tuning.cutting_margin * radius / provable_radius), 2, self.tuning.pieces)
+        pieces = np.clip(np.ceil(tuning.CUTTING_MARGIN * radius / provable_radius), 2, tuning.PIECES)
         return np.asarray(pieces.astype(np.int64))
 
     # -- helpers -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.backends import arrays
 from specnorm.grid.proof import SymbolNormsUp
 from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs import norms
@@ -20,9 +21,8 @@ from specnorm.supremum import tuning
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_one_tap
 from specnorm.supremum.proof import norm_by_magnitudes, supremum_on_grid
-from specnorm.symbols.proofs import padding, symbols
-from specnorm.symbols.proofs.scalar import has_one_column, largest_on_grid
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.symbols.proofs import padding
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -78,11 +78,11 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Found 
         return None
     upper = norm_by_magnitudes(trimmed, ops=ops)
     sums = xp.sum(xp.reshape(trimmed, (*trimmed.shape[:3], -1)), axis=-1)
-    _, v, values = symbols.top_triple(sums, xp=xp)
+    _, v, values = arrays.top_triple(sums, xp=xp)
     block = int(xp.argmax(values))
     zero = _zero_frequency(trimmed)
     right = v[block : block + 1, :] + 0j
-    lower = Symbol(trimmed, zero, ops=ops).norm_down(block, right)
+    lower = Polynomial(trimmed, xp=xp).at(zero, ops=ops).norm_down(block, right)
     result = Found(lower, upper, Witness(block, zero))
     return result if result.within(rtol) else None
 
@@ -100,7 +100,7 @@ def enclose_blocks(
     Returns ``result``: with two finite bounds if the problem has a fallback; ``converged``: whether the bounds are
     within the tolerance.
     """
-    trimmed = symbols.without_zero_borders(blocks, ops=ops)
+    trimmed = arrays.without_zero_borders(blocks, ops=ops)
     if problem.spec.input_shape is not None:
         return _enclose_circular(trimmed, problem, nonnegative, ops=ops)
     return _enclose_trimmed(trimmed, problem, nonnegative, ops=ops)
@@ -114,9 +114,10 @@ def _enclose_circular(
     ops: ArrayOps,
 ) -> tuple[Found, bool]:
     """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
-    blocks, error = symbols.wrapped(trimmed, problem.spec.grid_sizes(tuple(trimmed.shape[3:])), ops=ops)
+    sizes = problem.spec.grid_sizes(tuple(trimmed.shape[3:]))
+    blocks, error = Polynomial(trimmed, xp=ops.xp).wrapped(sizes, ops=ops)
     result, converged = _enclose_trimmed(blocks, problem, nonnegative, ops=ops)
-    lower, upper = symbols.of_wrapped(result.lower, result.upper, error)
+    lower, upper = Polynomial.of_wrapped(result.lower, result.upper, error)
     result = replace(result, lower=lower, upper=upper)
     return result, converged and (not error or result.within(problem.rtol))
 
@@ -159,7 +160,7 @@ def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Sea
 
     The problem has no ``input_shape``.
     """
-    trimmed = symbols.without_zero_borders(blocks, ops=ops)
+    trimmed = arrays.without_zero_borders(blocks, ops=ops)
     search = Search(trimmed, clock=_clock(trimmed, problem), ops=ops)
     zero = enclose_zero(trimmed, ops=ops)
     without_search = zero or enclose_one_tap(trimmed, problem.rtol, precise_vectors=False, ops=ops)
@@ -250,8 +251,8 @@ def visited_grid(blocks: Array, problem: Problem, *, ops: ArrayOps) -> Found | N
 
 def _visits_all(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:
     """Whether to visit every point of a grid takes less time than a search."""
-    if not has_one_column(blocks):
-        return work_of_visits(blocks, sizes) <= tuning.TUNING.work_of_visits
+    if not Polynomial(blocks, xp=ops.xp).has_one_column:
+        return work_of_visits(blocks, sizes) <= tuning.WORK_OF_VISITS
     half_points = math.prod(sizes) // 2 + 1
     has_few_points = half_points <= _POINTS_OF_A_CELL * Boxes.torus_size(tuple(blocks.shape[3:]))
     return has_few_points and _affords_grid(blocks, sizes, problem, ops=ops)
@@ -266,23 +267,24 @@ def work_of_visits(blocks: Array, sizes: tuple[int, ...]) -> float:
     if points == 1:
         return math.inf
     channels = min(blocks.shape[1:3])
-    return blocks.shape[0] * points * (channels**3 + tuning.TUNING.calls_of_a_visit) / channels
+    return blocks.shape[0] * points * (channels**3 + tuning.CALLS_OF_A_VISIT) / channels
 
 
 def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Found:
     """Bounds of the largest norm on a grid, of which every point is visited or left out by proof."""
     count = blocks.shape[0]
-    if has_one_column(blocks):
-        values, frequencies, claims = largest_on_grid(blocks, sizes, together=count, ops=ops)
+    polynomial = Polynomial(blocks, xp=ops.xp)
+    if polynomial.has_one_column:
+        values, frequencies, claims = polynomial.largest_on_grid(sizes, together=count, ops=ops)
         (upper,) = claims()
     else:
         values, frequencies, claims = largest_with_frequency(SymbolNormsUp(), blocks, sizes, ops=ops)
         upper = padding.largest_of_blocks(claims(), count)
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]
-    symbol = Symbol(blocks[block : block + 1, ...], frequency, ops=ops)
-    left, right, _ = symbols.top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
-    lower = Symbol(blocks, frequency, ops=ops).norm_down(block, right)
+    symbol = Polynomial(blocks[block : block + 1, ...], xp=ops.xp).at(frequency, ops=ops)
+    left, right, _ = arrays.top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
+    lower = polynomial.at(frequency, ops=ops).norm_down(block, right)
     return Found(lower, upper, Witness(block, frequency, left, right))
 
 

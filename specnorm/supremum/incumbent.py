@@ -6,7 +6,6 @@ The vectors and frequencies chosen here decide how close the bounds of an enclos
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,18 +13,17 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import Found, Witness
-from specnorm.proofs.frequencies import Frequencies, product
+from specnorm.proofs.frequencies import Frequencies, tap_points
+from specnorm.supremum import tuning
 from specnorm.symbols import ascent, power
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.proofs.cells import Cells
     from specnorm.running.search import Clock
-    from specnorm.supremum.proof import CentreMatrices
-    from specnorm.supremum.tuning import Tuning
-    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+    from specnorm.supremum.proof import Cells, CentreMatrices
+    from specnorm.symbols.proofs.polynomial import GramPolynomial
 
 _POWER_STEPS = 3
 """Power steps with ``G*G`` at coarse frequencies, and around the incumbent."""
@@ -54,14 +52,12 @@ class Incumbent:
     def __init__(
         self,
         blocks: Array,
-        tuning: Tuning,
         *,
         seed: int,
         clock: Clock,
         ops: ArrayOps,
     ) -> None:
         self.blocks = blocks
-        self.tuning = tuning
         self.seed = seed
         self.xp = ops.xp
         self.ops = ops
@@ -92,7 +88,7 @@ class Incumbent:
     @property
     def is_far_below(self) -> bool:
         """Whether the incumbent is far below a bound that is to be proven."""
-        return self.best.lower.value <= self.tuning.far_below_part * (self._bound or 0.0)
+        return self.best.lower.value <= tuning.FAR_BELOW_PART * (self._bound or 0.0)
 
     def start_vectors(self, count: int, size: int) -> Array:
         """Return ``count`` times the same complex vector, shape (count, size)."""
@@ -106,18 +102,18 @@ class Incumbent:
         if a bound is far above the incumbent, the basis of the reduced polynomial (`reduction`) needs none around the
         maximum.
         """
-        coarse_blocks = self._blocks_for(self.tuning.incumbent_rtol)
+        coarse_blocks = self._blocks_for(tuning.INCUMBENT_RTOL)
         coarse = Frequencies.coarse_grid(tuple(self.blocks.shape[3:]))
         frequencies, norms, vectors = power.norms_at(coarse_blocks, coarse, _POWER_STEPS, seed=self.seed, ops=self.ops)
         # At most as many vectors as there are trials and frequencies of `_around_best`, which are 1 + d.
-        count = self.tuning.trials + 1 + len(frequencies.denominators)
+        count = tuning.TRIALS + 1 + len(frequencies.denominators)
         highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
         chosen = np.take_along_axis(vectors, highest_first[:, :, None], axis=1).astype(np.complex128)
         if self._free:
             # If a bound is to be proven, the vectors need the frequency of the maximum, not its norm: come less close.
-            rtol = self._rtol if self._bound is None else 10 * self.tuning.incumbent_rtol
+            rtol = self._rtol if self._bound is None else 10 * tuning.INCUMBENT_RTOL
             block = int(np.argmax(norms.max(axis=1)))
-            trials = self.tuning.trials
+            trials = tuning.TRIALS
             starts = self.ops.from_numpy(chosen[block, :trials], self.blocks)
             self._ascend(frequencies[highest_first[block, :trials]], starts, block, rtol)
             if not self.is_far_below:
@@ -134,11 +130,11 @@ class Incumbent:
         """
         xp = self.xp
         block = self.best.witness.block
-        blocks = self._blocks_for(self.tuning.incumbent_rtol)
+        blocks = self._blocks_for(tuning.INCUMBENT_RTOL)
         angles = self.best.witness.frequency.angles
-        steps = np.concatenate([np.zeros_like(angles), self.tuning.around_radians * np.eye(angles.shape[1])])
+        steps = np.concatenate([np.zeros_like(angles), tuning.AROUND_RADIANS * np.eye(angles.shape[1])])
         frequencies = Frequencies.nearest(angles + steps)
-        symbol = symbols.Symbol(blocks[block : block + 1, ...], frequencies, ops=self.ops)
+        symbol = Polynomial(blocks[block : block + 1, ...], xp=self.xp).at(frequencies, ops=self.ops)
         start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
         vectors, _ = power.power_of_symbol(symbol, start, _POWER_STEPS, xp=xp)
         return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
@@ -178,23 +174,23 @@ class Incumbent:
         if self._is_flat is None:
             self._is_flat = self._bound is None and self._are_many_near(norms_sq, block)
         if self._is_flat and self._are_many_near(norms_sq, block):
-            starts = self.tuning.flat_starts
+            starts = tuning.FLAT_STARTS
             least_sq = self._nearly_sq(norms_sq)
         else:
-            # An excess below `Tuning.least_excess` of the tolerance does not matter.
+            # An excess below `tuning.LEAST_EXCESS` of the tolerance does not matter.
             starts = 1
-            least_sq = (1 + self.tuning.least_excess * self._rtol) * norm_to_beat**2
+            least_sq = (1 + tuning.LEAST_EXCESS * self._rtol) * norm_to_beat**2
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
         return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
 
     def _nearly_sq(self, norms_sq: np.ndarray) -> float:
         """Square from which a norm at a centre is near the highest; the incumbent may be 0 still."""
-        return float(self.tuning.flat_part * max(self.best.lower.value**2, norms_sq.max(initial=0.0)))
+        return float(tuning.FLAT_PART * max(self.best.lower.value**2, norms_sq.max(initial=0.0)))
 
     def _are_many_near(self, norms_sq: np.ndarray, block: np.ndarray) -> bool:
         """Whether one block is near the highest norm at many centres."""
         near = block[norms_sq > self._nearly_sq(norms_sq)]
-        return int(np.bincount(near).max(initial=0)) > self.tuning.flat_cells
+        return int(np.bincount(near).max(initial=0)) > tuning.FLAT_CELLS
 
     def begin_at_nearest(
         self,
@@ -211,7 +207,7 @@ class Incumbent:
         points = _neighbours(torus_best.witness.frequency, sizes, skew)
         # The ascent below does not move on a grid: only its power steps end by this tolerance, and a run sets its own.
         self.begin(Found(Lower.trivial(), None, Witness(block, points[:1])), free=False, rtol=1e-3, bound=None)
-        symbol = symbols.Symbol(self.blocks[block : block + 1, ...], points, ops=self.ops)
+        symbol = Polynomial(self.blocks[block : block + 1, ...], xp=self.xp).at(points, ops=self.ops)
         right = self.xp.broadcast_to(self._right[:, None, :], (1, len(points), self._right.shape[-1]))
         norms = self.xp.linalg.vector_norm(symbol.apply(right), axis=-1)[0, :]
         best = int(self.xp.argmax(norms))
@@ -221,7 +217,7 @@ class Incumbent:
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
         # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
-        norm_to_beat = max(self.best.lower.value, self.tuning.far_below_part * (self._bound or 0.0))
+        norm_to_beat = max(self.best.lower.value, tuning.FAR_BELOW_PART * (self._bound or 0.0))
         local_ascent = ascent.Ascent(
             self._blocks_for(rtol)[block : block + 1, ...],
             free=self._free,
@@ -232,14 +228,14 @@ class Incumbent:
         )
         point, right = local_ascent.run(starts, vectors)
         right = self.xp.astype(right, arrays.complex_dtype(self.blocks.dtype, xp=self.xp), copy=False)
-        bound = symbols.Symbol(self.blocks, point, ops=self.ops).norm_down(block, right)
+        bound = Polynomial(self.blocks, xp=self.xp).at(point, ops=self.ops).norm_down(block, right)
         if bound.value > self.best.lower.value:
             self.best = Found(bound, None, Witness(block, point))
             self._right = right
 
     def _blocks_for(self, rtol: float) -> Array:
         """The blocks, or their float32 copy if the tolerance allows it and frequencies may move."""
-        if not self._free or rtol < ascent.TUNING.float64_rtol:
+        if not self._free or rtol < ascent.FLOAT64_RTOL:
             return self.blocks
         if self._float32 is None:
             self._float32 = self.xp.astype(self.blocks, self.xp.float32)
@@ -253,11 +249,10 @@ def _neighbours(frequency: Frequencies, sizes: tuple[int, ...], skew: tuple[bool
     offset = np.asarray(skew or (False,) * len(sizes), dtype=np.int64)
     turns = frequency.angles[0] / (2 * math.pi)
     below = np.floor(turns * count - offset / 2).astype(np.int64)
-    corners = product([np.asarray([n, n + 1]) for n in below]) % count
+    corners = (below + tap_points((2,) * len(sizes))) % count
     return Frequencies(corners * (1 + offset) + offset, tuple((count * (1 + offset)).tolist()))
 
 
-@dataclass(eq=False)
 class NodeEstimates:
     """Estimates of a round for its open cells, filled in part by part.
 
@@ -271,6 +266,9 @@ class NodeEstimates:
         Estimates of the top eigenvectors; the next round begins with them.
     reduced_for : float array, shape (c,)
         Limits for which the matrices are reduced: they prove no lower limit.
+
+    Attributes
+    ----------
     eigenvalues : float array, shape (c,)
         Largest eigenvalues of the (reduced) Gram matrices, from below.
     norms_sq : float array, shape (c,)
@@ -279,23 +277,19 @@ class NodeEstimates:
         One for each part of the cells; empty if they would take too much memory.
     """
 
-    polynomial: GramPolynomial
-    threshold: float
-    vectors: Array
-    reduced_for: np.ndarray
-    eigenvalues: np.ndarray = field(init=False)
-    norms_sq: np.ndarray = field(init=False)
-    matrices: list[CentreMatrices] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.eigenvalues = np.zeros(len(self.reduced_for))
-        self.norms_sq = np.zeros(len(self.reduced_for))
+    def __init__(self, polynomial: GramPolynomial, threshold: float, vectors: Array, reduced_for: np.ndarray) -> None:
+        self.polynomial = polynomial
+        self.threshold = threshold
+        self.vectors = vectors
+        self.reduced_for = reduced_for
+        self.eigenvalues = np.zeros(len(reduced_for))
+        self.norms_sq = np.zeros(len(reduced_for))
+        self.matrices: list[CentreMatrices] = []
 
 
 def top_eigenpairs(
     centre_matrices: CentreMatrices,
     vectors: Array,
-    tuning: Tuning,
     like: Array,
     *,
     first: bool,
@@ -308,30 +302,25 @@ def top_eigenpairs(
     the first round, whose start vectors are random. ``crowded``: the result of `is_crowded` for the first round.
     """
     matrices = centre_matrices.matrices
-    cut = tuning.filter_cut * centre_matrices.reduced_for
+    cut = tuning.FILTER_CUT * centre_matrices.reduced_for
     if first:
-        degree = tuning.first_degree
+        degree = tuning.FIRST_DEGREE
     elif crowded:
-        degree = tuning.crowded_degree
+        degree = tuning.CROWDED_DEGREE
     else:
-        degree = tuning.degree
+        degree = tuning.DEGREE
     values, vectors = power.largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
-    if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1], tuning):
-        values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.crowded_first, like, ops=ops)
+    if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1]):
+        values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_FIRST, like, ops=ops)
     return values, vectors
 
 
-def is_crowded(
-    eigenvalues: np.ndarray,
-    eigenvalue_limit: np.ndarray,
-    rank: int,
-    tuning: Tuning,
-) -> bool:
+def is_crowded(eigenvalues: np.ndarray, eigenvalue_limit: np.ndarray, rank: int) -> bool:
     """Whether nearly all of the first cells are near their limits, as for spectra without a gap at the top."""
-    if rank < tuning.smallest_crowded:
+    if rank < tuning.SMALLEST_CROWDED:
         return False
-    near_their_limits = np.count_nonzero(eigenvalues > tuning.filter_cut * eigenvalue_limit)
-    return bool(near_their_limits > tuning.crowded_part * len(eigenvalue_limit))
+    near_their_limits = np.count_nonzero(eigenvalues > tuning.FILTER_CUT * eigenvalue_limit)
+    return bool(near_their_limits > tuning.CROWDED_PART * len(eigenvalue_limit))
 
 
 def lift_to_all_columns(
@@ -372,8 +361,8 @@ def unrotated(
     ops: ArrayOps,
 ) -> Array:
     """Right vectors (n, size) of one block, from those of the block in the polynomial's rotated basis."""
-    if polynomial.rotation is None:
+    if polynomial.basis is None:
         return vectors
     xp = ops.xp
-    turned = arrays.real_times(polynomial.rotation.basis[block, ...], xp.matrix_transpose(vectors), ops=ops)
+    turned = arrays.real_times(polynomial.basis[block, ...], xp.matrix_transpose(vectors), ops=ops)
     return xp.matrix_transpose(turned)

@@ -4,7 +4,7 @@ A cell is a box of frequencies around a centre c, with phi its radius (`cells.Bo
 norm on the torus, and mu the threshold. A Cholesky factorization proves that ``||G(c)||`` is at most some limit, and
 one of three lemmas carries that to the cell. What is factorized is H = G*G of the rotated blocks, as computed: an
 *eigenvalue limit* is the largest computed ``lambda_max(H(c))`` that proves a limit of ``||G(c)||``. It is the limit
-for the rotated blocks, squared, less the error of H (`gram_polynomial.GramPolynomial.eigenvalue_limit_of_norm`).
+for the rotated blocks, squared, less the error of H (`GramPolynomial.eigenvalue_limit_of_norm`).
 The lemmas:
 
 * Cell lemma (Bernstein, Szego): around a maximiser of the whole torus ``||G|| >= sigma* cos(phi)``. So if every cell of
@@ -13,7 +13,7 @@ The lemmas:
   the cell exceeds mu if ``||G(c)|| <= mu cos(phi) - sqrt(S**2 - mu**2) sin(phi)``. With ``alpha = arccos(mu / S)`` the
   right side is ``S cos(alpha + phi)``: where it is positive, the angle is below pi/2, as the lemma requires.
 * Variation: nothing in the cell exceeds mu if ``||G(c)||**2 <= mu**2 - V`` with V the most that G*G varies in it
-  (`gram_polynomial.GramPolynomial.limits_by_variation`).
+  (`GramPolynomial.limits_by_variation`).
 
 By the cell lemma alone, a cell may hold norms above mu; it holds no maximiser if sigma* is above mu. A cell is
 *fathomed* once any of these conditions is proven of it.
@@ -50,14 +50,12 @@ import numpy as np
 from specnorm.backends import arrays, text
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
-from specnorm.proofs.cells import Boxes, Cells
-from specnorm.symbols.proofs import symbols
+from specnorm.proofs.cells import Boxes
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-    from specnorm.symbols.proofs.scalar import CentreValues
+    from specnorm.symbols.proofs.polynomial import CentreValues, GramPolynomial
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +73,7 @@ class Nonnegative(Sealed):
 
     def is_of(self, blocks: Array, *, ops: ArrayOps) -> bool:
         """Whether blocks are this kernel, maybe without slices of zero taps at its borders."""
-        trimmed = symbols.without_zero_borders(self.kernel, ops=ops)
+        trimmed = arrays.without_zero_borders(self.kernel, ops=ops)
         return tuple(trimmed.shape) == tuple(blocks.shape) and bool(ops.xp.all(trimmed == blocks))
 
 
@@ -134,6 +132,32 @@ def nonnegative_grid_lemma(threshold: float, supremum: Upper, radius: np.ndarray
     lost = host.next_up(host.sin_up(radius) * host.sqrt_up(apart_sq))
     limits = host.sub_down(host.next_down(half + host.mul_down(host.cos_down(radius), above)), lost)
     return np.where(radius < math.pi / 2, np.maximum(limits, 0.0), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Some boxes, and the index of the block each belongs to.
+
+    Parameters
+    ----------
+    block : integer array, shape (c,)
+    supremum : Upper, optional
+        Of all blocks, everywhere; the proofs of grid points rest on it.
+    nonnegative : bool
+        Whether the symbol is, but for a phase, Hermitian and nowhere negative, which is to say that no eigenvalue is
+        negative at any frequency. Its norm then varies less.
+    """
+
+    boxes: Boxes
+    block: np.ndarray
+    supremum: Upper | None
+    nonnegative: bool = False
+
+    def __len__(self) -> int:
+        return len(self.block)
+
+    def __getitem__(self, index: np.ndarray | slice) -> Cells:
+        return Cells(self.boxes[index], self.block[index], self.supremum, self.nonnegative)
 
 
 def eigenvalue_limits(polynomial: GramPolynomial, cells: Cells, threshold: float) -> np.ndarray:

@@ -11,22 +11,20 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.running.search import Clock
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
-from specnorm.symbols.proofs.scalar import ScalarGram
+from specnorm.supremum import tuning
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.cells import Boxes
-    from specnorm.supremum.tuning import Tuning
-    from specnorm.symbols.proofs.scalar import CentreValues
+    from specnorm.symbols.proofs.polynomial import CentreValues, GramPolynomial
 
 _PHASES = 2**22
 """Most phases of taps at centres that are computed at once."""
 _MOST_TRUNCATION = 0.7
 """Part of the squared threshold up to which the truncation bound of an earlier polynomial may be. It is above
-`Tuning.truncation_of_wide`, so that a new one is not made at every small change of the threshold."""
+`tuning.TRUNCATION_OF_WIDE`, so that a new one is not made at every small change of the threshold."""
 
 
 class Polynomials:
@@ -43,16 +41,8 @@ class Polynomials:
         Relative tolerance to which norms are enclosed with polynomials that are made from now on; 0 if it is not known.
     """
 
-    def __init__(
-        self,
-        blocks: Array,
-        tuning: Tuning,
-        *,
-        clock: Clock | None = None,
-        ops: ArrayOps,
-    ) -> None:
+    def __init__(self, blocks: Array, *, clock: Clock | None = None, ops: ArrayOps) -> None:
         self.blocks = blocks
-        self.tuning = tuning
         self.ops = ops
         self.clock = clock or Clock()
         self.tolerance = 0.0
@@ -64,10 +54,8 @@ class Polynomials:
     def whole(self) -> GramPolynomial:
         """The polynomial of all directions."""
         if self._whole is None:
-            if self.uses_scalar_gram:
-                self._whole = ScalarGram(self.blocks, tick=self.clock.check, ops=self.ops)
-            else:
-                self._whole = GramPolynomial(self.blocks, tick=self.clock.check, ops=self.ops)
+            polynomial = Polynomial(self.blocks, xp=self.ops.xp)
+            self._whole = polynomial.gram(by_axis=self.is_by_axis, tick=self.clock.check, ops=self.ops)
         return self._whole
 
     @property
@@ -76,21 +64,18 @@ class Polynomials:
         return self._whole is not None
 
     @property
-    def uses_scalar_gram(self) -> bool:
-        """Whether `ScalarGram` takes the place of the Gram polynomial: for symbols with one column and many taps."""
-        return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= self.tuning.scalar_taps
+    def is_by_axis(self) -> bool:
+        """Whether symbols are evaluated axis by axis: those with one column and many taps."""
+        return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= tuning.SCALAR_TAPS
 
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
         """Values of scalar symbols at the centres of a cover's boxes; None for other symbols, or without the memory."""
-        if not self.has_values(len(boxes)):
-            return None
-        whole = self.whole
-        return whole.at_centres(boxes) if isinstance(whole, ScalarGram) else None
+        return self.whole.at_centres(boxes) if self.has_values(len(boxes)) else None
 
     def has_values(self, centre_count: int) -> bool:
         """Whether the values at so many centres are computed at once: of scalar symbols, if they fit the memory."""
         bytes_of_values = 2 * 8 * self.blocks.shape[0] * centre_count
-        if not self.uses_scalar_gram or bytes_of_values > self.ops.memory:
+        if not self.is_by_axis or bytes_of_values > self.ops.memory:
             return False
         # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
         return centre_count * sum(self.blocks.shape[3:]) <= _PHASES
@@ -126,13 +111,11 @@ class Polynomials:
     ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
         self.clock.require(self.blocks.shape[0] * Clock.eigh_cost(self.blocks.shape[2]))
-        rotation = choose_rotation(
-            self.blocks, threshold, trial_vectors, self.tuning, in_float32=in_float32, ops=self.ops
-        )
-        if rotation is None:
+        rotated = choose_rotation(self.blocks, threshold, trial_vectors, in_float32=in_float32, ops=self.ops)
+        if rotated is None:
             polynomial = self.whole
         else:
-            polynomial = GramPolynomial(self.blocks, rotation, tick=self.clock.check, ops=self.ops)
+            polynomial = rotated.gram(tick=self.clock.check, ops=self.ops)
         if in_float32:
             self._reduced_in_float32 = polynomial
         else:
@@ -152,7 +135,7 @@ class Polynomials:
 
         ``radius`` (c,): radii of the cells.
         """
-        if polynomial.rank < self.tuning.smallest_float32 or not threshold > 0:
+        if polynomial.rank < tuning.SMALLEST_FLOAT32 or not threshold > 0:
             return polynomial
         xp = self.ops.xp
         in_float32 = polynomial.float32_copy()
@@ -160,12 +143,12 @@ class Polynomials:
         like = xp.astype(self.blocks[:1, :1, :1, ...], arrays.complex_dtype(in_float32.dtype, xp=xp))
         float32_error = norms.likely_loss(polynomial.rank, like, ops=self.ops) + in_float32.error / threshold**2
         smallest_radius = float(radius.min(initial=math.inf))
-        is_precise_enough = smallest_radius**2 > self.tuning.margin_float32 * float32_error
+        is_precise_enough = smallest_radius**2 > tuning.MARGIN_FLOAT32 * float32_error
         return in_float32 if is_precise_enough else polynomial
 
     def least_eigenvalue_limit(self, polynomial: GramPolynomial) -> float:
         """Smallest limit for which matrices are reduced: above the truncation bound, and above the rounding."""
-        return max(self.tuning.least_limit_over_truncation * polynomial.truncation, polynomial.error)
+        return max(tuning.LEAST_LIMIT_OVER_TRUNCATION * polynomial.truncation, polynomial.error)
 
     def parts(self, polynomial: GramPolynomial, count: int) -> Iterator[slice]:
         """Slices of cells that fit the memory budget. Raises `OutOfTime` before one if the time is up."""
@@ -176,9 +159,9 @@ class Polynomials:
 
     def _cells_at_once(self, polynomial: GramPolynomial) -> int:
         """Cells at once within the memory budget: some complex matrices each, and the coefficients of many blocks."""
-        if self.uses_scalar_gram:
+        if self.is_by_axis:
             # The taps, and about as much for their phases along the axes.
-            return max(1, self.tuning.cache_bytes // (2 * 8 * math.prod(self.blocks.shape[1:])))
+            return max(1, tuning.CACHE_BYTES // (2 * 8 * math.prod(self.blocks.shape[1:])))
         size, rank, lags = polynomial.size, polynomial.rank, len(polynomial.lags)
         coefficients = 2 * 8 * lags * size * rank if self.blocks.shape[0] > 1 else 0
         matrices = polynomial.itemsize * (3 * size * rank + 4 * rank**2)
@@ -187,45 +170,44 @@ class Polynomials:
         if not polynomial.ops.on_host:
             return int(in_memory)
         # On the host as many as fit its cache, but at least 8: each part reads the coefficients of all lags.
-        return int(min(max(8, self.tuning.cache_bytes // bytes_of_a_cell), in_memory))
+        return int(min(max(8, tuning.CACHE_BYTES // bytes_of_a_cell), in_memory))
 
 
 def choose_rotation(
     blocks: Array,
     threshold: float,
     trial_vectors: Array,
-    tuning: Tuning,
     *,
     in_float32: bool = False,
     ops: ArrayOps,
-) -> Rotation | None:
-    """Choose a basis with the large directions first, and how many of them to keep; None if too many matter.
+) -> Polynomial | None:
+    """Blocks rotated to a basis with the large directions first, and how many of them to keep; None if too many matter.
 
     ``blocks`` is (g, m, p, *kernel_shape). ``trial_vectors`` (g, h, p): complex right vectors at frequencies where the
     norm is large: directions to keep. ``in_float32``: whether the basis is computed in float32.
     """
     xp = ops.xp
     p = blocks.shape[2]
-    if p < tuning.smallest_reduced:
+    if p < tuning.SMALLEST_REDUCED:
         return None
     taps = math.prod(blocks.shape[3:])
     eigenvalues, basis, trial_count = _directions(blocks, threshold, trial_vectors, in_float32=in_float32, ops=ops)
     descending = ops.to_numpy(xp.max(eigenvalues, axis=0))[::-1]
     # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`.
     bounds = taps * descending[trial_count:]
-    allowed = tuning.truncation * threshold**2
+    allowed = tuning.TRUNCATION * threshold**2
     rank = trial_count + _count_above(allowed, bounds)
-    if p >= tuning.smallest_wide:
-        allowed_of_wide = tuning.truncation_of_wide * threshold**2
+    if p >= tuning.SMALLEST_WIDE:
+        allowed_of_wide = tuning.TRUNCATION_OF_WIDE * threshold**2
         rank_of_wide = trial_count + _count_above(allowed_of_wide, bounds)
-        if rank_of_wide <= tuning.kept_of_wide * rank:
+        if rank_of_wide <= tuning.KEPT_OF_WIDE * rank:
             allowed, rank = allowed_of_wide, rank_of_wide
-    if rank > min(tuning.widest_reduced * p, p - 1):
+    if rank > min(tuning.WIDEST_REDUCED * p, p - 1):
         return None
-    rotation = Rotation.of(blocks, xp.flip(basis, axis=-1), rank, ops=ops)
+    rotated = Polynomial(blocks, xp=xp).rotated(xp.flip(basis, axis=-1), rank, ops=ops)
     # If the factorization was imprecise, the bound of the truncation or the basis is not good enough.
-    is_usable = rotation.truncation <= 1.1 * allowed and rotation.shrink >= 0.999
-    return rotation if is_usable else None
+    is_usable = rotated.truncation <= 1.1 * allowed and rotated.shrink >= 0.999
+    return rotated if is_usable else None
 
 
 def _count_above(allowed: float, bounds: np.ndarray) -> int:
@@ -249,7 +231,7 @@ def _directions(
     xp = ops.xp
     p = blocks.shape[2]
     # Single precision tells directions apart; the basis is orthogonal to the precision of its factorization.
-    columns = symbols.stacked_taps(xp.astype(blocks, xp.float32), xp=xp)
+    columns = Polynomial(xp.astype(blocks, xp.float32), xp=xp).stacked_taps
     gram = xp.astype(xp.matmul(xp.matrix_transpose(columns), columns), blocks.dtype)
     trial_span = xp.concat([xp.real(trial_vectors), xp.imag(trial_vectors)], axis=1)
     trial_span = trial_span[:, : min(p // 2, trial_span.shape[1]), :]

@@ -5,15 +5,15 @@ It decides how high a lower bound is, never whether it is true.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import Frequencies, tap_points
 from specnorm.symbols.power import contraction, matrix_maps, top_in_krylov_space
-from specnorm.symbols.proofs.symbols import device_table, planes_at
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -26,37 +26,29 @@ _LONGEST = 1.0
 _TINY = 1e-30
 """Added to divisors, so that 0 / 0 is 0."""
 
-
-class AscentTuning(NamedTuple):
-    """Numbers that tune the ascent, chosen as those of `supremum.tuning`."""
-
-    rounds: int = 40
-    """Most rounds of an ascent."""
-    krylov_size: int = 4
-    """Dimension of the Krylov spaces in which an ascent improves its vectors between two steps of the frequency. Power
-    steps took up to 40 rounds of the ascent for kernels of 256 channels, where these take 3 to 15."""
-    smallest_krylov: int = 40
-    """Channels below which an ascent takes power steps instead: the calls of a basis would cost more than products."""
-    power_steps: int = 3
-    """Number of these power steps between two steps of the frequency."""
-    float64_rtol: float = 1e-4
-    """Tolerance below which ascents are in float64."""
-    hope_factor: float = 4.0
-    """Factor by which the further gain of an ascent, extrapolated from its last two gains, is multiplied. If even that
-    gain would not beat the incumbent, the ascent ends."""
-    slowest: float = 0.9
-    """Largest rate of convergence that an extrapolation assumes."""
-    first_hope: float = 0.05
-    """Relative gain that an ascent is assumed to have ahead in its first two rounds, before it has two gains."""
-    least_curvature: float = 1e-12
-    """Least curvature that a Newton step assumes along any direction, as a part of the largest one."""
-    least_gain: float = 1e-14
-    """Smallest relative gain of the incumbent that counts as one, since smaller ones are roundings. If single
-    frequencies are open, and evaluating them gains less, the search ends undecided."""
-
-
-TUNING = AscentTuning()
-"""The numbers that ascents use."""
+ROUNDS = 40
+"""Most rounds of an ascent."""
+KRYLOV_SIZE = 4
+"""Dimension of the Krylov spaces in which an ascent improves its vectors between two steps of the frequency. Power
+steps took up to 40 rounds of the ascent for kernels of 256 channels, where these take 3 to 15."""
+SMALLEST_KRYLOV = 40
+"""Channels below which an ascent takes power steps instead: the calls of a basis would cost more than products."""
+POWER_STEPS = 3
+"""Number of these power steps between two steps of the frequency."""
+FLOAT64_RTOL = 1e-4
+"""Tolerance below which ascents are in float64."""
+HOPE_FACTOR = 4.0
+"""Factor by which the further gain of an ascent, extrapolated from its last two gains, is multiplied. If even that
+gain would not beat the incumbent, the ascent ends."""
+SLOWEST = 0.9
+"""Largest rate of convergence that an extrapolation assumes."""
+FIRST_HOPE = 0.05
+"""Relative gain that an ascent is assumed to have ahead in its first two rounds, before it has two gains."""
+LEAST_CURVATURE = 1e-12
+"""Least curvature that a Newton step assumes along any direction, as a part of the largest one."""
+LEAST_GAIN = 1e-14
+"""Smallest relative gain of the incumbent that counts as one, since smaller ones are roundings. If single
+frequencies are open, and evaluating them gains less, the search ends undecided."""
 
 
 class Ascent:
@@ -87,7 +79,6 @@ class Ascent:
         ops: ArrayOps,
     ) -> None:
         self.block = block
-        self.tuning = TUNING
         self.free = free and block.ndim > 3
         self.rtol = rtol
         self.norm_to_beat = norm_to_beat
@@ -96,6 +87,7 @@ class Ascent:
         self.xp = ops.xp
         self.taps = tap_points(tuple(block.shape[3:])).astype(float)
         self._host = ops.backend.host().namespace(self.taps)
+        self._newton = newton_tables(self.taps, least_relative_curvature=LEAST_CURVATURE) if self.free else None
 
     def run(self, starts: Frequencies, vectors: Array) -> tuple[Frequencies, Array]:
         """Ascend by alternating steps of the vectors at a frequency with steps of the frequency.
@@ -111,7 +103,7 @@ class Ascent:
         previous_move = np.zeros_like(theta)
         right = self.xp.astype(vectors, arrays.complex_dtype(self.block.dtype, xp=self.xp), copy=False)
         best_point, best_right, best_norm = starts[:1], right[:1, :], -1.0
-        for round_number in range(self.tuning.rounds):
+        for round_number in range(ROUNDS):
             left, right, norms = self._top_vectors(self._phases(theta), right)
             highest = int(np.argmax(norms))
             if norms[highest] > best_norm:
@@ -140,7 +132,7 @@ class Ascent:
                 if round_number % 2:
                     # Alternation converges geometrically: go on to where the last two moves point. `previous_move`
                     # still has the starts that were dropped in this round.
-                    ratio = contraction(move, previous_move[promising], largest=self.tuning.slowest)
+                    ratio = contraction(move, previous_move[promising], largest=SLOWEST)
                     theta = theta + (ratio / (1 - ratio))[:, None] * move
                 previous_move = move
         return best_point, best_right
@@ -159,14 +151,14 @@ class Ascent:
             # limits that sum to a thousand times the last gain. It is above 0, so that nothing is divided by 0.
             least_shrinkage = 1e-3 * np.abs(gains) + 1e-300
             shrinkage = np.maximum(previous_gains - gains, least_shrinkage)
-            hoped_norms = norms + self.tuning.hope_factor * gains**2 / shrinkage
+            hoped_norms = norms + HOPE_FACTOR * gains**2 / shrinkage
         else:
-            hoped_norms = norms * (1 + self.tuning.first_hope / (1 + round_number))
+            hoped_norms = norms * (1 + FIRST_HOPE / (1 + round_number))
         # For a loose tolerance, stop when only 5 % of it is left to gain. For a tight one go on to the end: there the
         # gradient of the norm has to be precise, too. Its error is proportional to the error of the frequency, while
         # the error of the norm is proportional to the square of that.
-        tolerated = 0.05 * self.rtol if self.rtol >= self.tuning.float64_rtol else 0.0
-        least_norm = norm_to_beat * (1 + max(tolerated, 10 * self.tuning.least_gain))
+        tolerated = 0.05 * self.rtol if self.rtol >= FLOAT64_RTOL else 0.0
+        least_norm = norm_to_beat * (1 + max(tolerated, 10 * LEAST_GAIN))
         return np.asarray(np.flatnonzero((gains > 0) & (hoped_norms > least_norm)))
 
     def _phases(self, theta: np.ndarray) -> np.ndarray:
@@ -183,14 +175,14 @@ class Ascent:
         bytes_of_a_start = 6 * m * p * (8 if is_float64 else 4)
         if count > 1 and count * bytes_of_a_start > self.ops.memory:
             return self._top_vectors_in_parts(phases, right, max(1, self.ops.memory // bytes_of_a_start))
-        cos = device_table(phases.real, self.block, ops=self.ops)
-        sin = device_table(phases.imag, self.block, ops=self.ops)
-        symbols = self.ops.complex(*planes_at(self.block, cos, sin, xp=xp))[0, ...]
+        cos = arrays.device_table(phases.real, self.block, ops=self.ops)
+        sin = arrays.device_table(phases.imag, self.block, ops=self.ops)
+        symbols = self.ops.complex(*Polynomial(self.block, xp=xp).planes_at(cos, sin))[0, ...]
         apply, adjoint = matrix_maps(symbols, xp=xp)
-        if p >= self.tuning.smallest_krylov:
-            left, right, norms = top_in_krylov_space(apply, adjoint, right, self.tuning.krylov_size, xp=xp)
+        if p >= SMALLEST_KRYLOV:
+            left, right, norms = top_in_krylov_space(apply, adjoint, right, KRYLOV_SIZE, xp=xp)
         else:
-            for _ in range(self.tuning.power_steps - 1):
+            for _ in range(POWER_STEPS - 1):
                 right = adjoint(apply(right))
             right, _ = arrays.unit(right, xp=xp)
             left, _ = arrays.unit(apply(right), xp=xp)
@@ -216,8 +208,8 @@ class Ascent:
     def _newton_step(self, weights: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Steps to add to the angles (s, d), on the host."""
         terms: Any = weights * self._phases(theta)
-        taps: Any = self.taps
-        return np.asarray(newton_step(terms, taps, least_relative_curvature=self.tuning.least_curvature, xp=self._host))
+        taps, tables = cast(Any, (self.taps, self._newton))
+        return np.asarray(newton_step(terms, taps, tables, xp=self._host))
 
     def _tap_weights(self, left: Array, right: Array) -> np.ndarray:
         """``u* K_k v`` for every tap, shape (s, taps): ``u* G(theta) v`` is a polynomial with these coefficients."""
@@ -229,17 +221,45 @@ class Ascent:
         return np.asarray(self.ops.to_numpy(xp.matmul(right[:, None, :], by_column)[:, 0, :]))
 
 
-def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 1e-3, xp: Namespace) -> Array:
+def newton_tables(taps: np.ndarray, *, least_relative_curvature: float = 1e-3) -> tuple[np.ndarray, ...]:
+    """Return what is constant in Newton steps of the angles of taps (n, d), on the host.
+
+    ``least_relative_curvature``: curvatures below this fraction of the largest one are raised to it, which limits the
+    step along a nearly flat direction. With one axis it is not used.
+
+    Returns ``powers`` (n, r): ``1, k_i and k_i k_j`` of the taps k, r = 1 + d + d^2. ``forms`` (2 * (1 + d) * r, .):
+    takes inner products (1 + d, r, real and imaginary part) of the first columns of ``terms @ powers`` with all to the
+    gradient and the Hessian of half the squared norm of the sum, in the form that `uphill_by_forms` reads. ``signs``
+    (2, 4).
+    """
+    axes = taps.shape[1]
+    pairs = (taps[:, :, None] * taps[:, None, :]).reshape(len(taps), axes**2)
+    powers = np.concatenate([np.ones((len(taps), 1)), taps, pairs], axis=1)
+    # The forms of each unit vector.
+    size = (1 + axes) * powers.shape[1] * 2
+    products = np.eye(size).reshape(size, 1 + axes, -1, 2)
+    gradient = -products[:, 0, 1 : 1 + axes, 1]
+    hessian = products[:, 1:, 1 : 1 + axes, 0] - products[:, 0, 1 + axes :, 0].reshape(size, axes, axes)
+    large = np.array([1.0, -1.0])
+    small = least_relative_curvature * large
+    signs = np.array([[*large, *-small], [*-large, *small]])
+    forms: Any = [gradient, hessian.reshape(size, axes**2)]
+    if axes == 2:
+        mean = hessian.trace(axis1=1, axis2=2)[:, None] / 2
+        rest = hessian - mean[:, :, None] * np.eye(2)
+        both = np.stack([rest, -rest], axis=2).reshape(size, -1)
+        forms = [gradient / 2, both, np.tile(mean * np.array([*large, *small]), 2)]
+    return powers, np.concatenate(forms, axis=1), signs
+
+
+def newton_step(terms: Array, taps: Array, tables: Sequence[Array], *, xp: Namespace) -> Array:
     """Return safeguarded Newton steps towards maxima of ``|sum_k c_k e^{i k.theta}|``.
 
     ``terms`` (..., n): ``c_k e^{i k.theta}`` at the angles to start from. ``taps`` (n, d): the k; d is at least 1.
-    ``least_relative_curvature``: curvatures below this fraction of the largest one are raised to it, which limits the
-    step along a nearly flat direction. With one axis it is not used. Returns (..., d): what to add to the angles. The
-    modulus of the sum is no smaller there.
+    ``tables``: `newton_tables`. Returns (..., d): what to add to the angles; the modulus is no smaller there.
     """
-    powers, vectors = xp.astype(tap_powers(taps, xp=xp), terms.dtype), terms[..., None, :]
-    step = uphill(vectors, powers, taps.shape[1], least_relative_curvature=least_relative_curvature, xp=xp)
-    modulus = xp.abs(xp.sum(terms, axis=-1))
+    step = uphill(terms[..., None, :], tables, taps.shape[1], xp=xp)
+    modulus: Array = xp.abs(xp.sum(terms, axis=-1))
     shares = xp.stack([share * step for share in SHARES])
     modulus_after = _modulus(terms, xp.matmul(shares, xp.matrix_transpose(taps)), xp=xp)
     leads_uphill = (modulus_after > modulus)[..., None]
@@ -249,86 +269,57 @@ def newton_step(terms: Array, taps: Array, *, least_relative_curvature: float = 
     return chosen
 
 
-def tap_powers(taps: Array, *, xp: Namespace) -> Array:
-    """``1, k_i and k_i k_j`` of taps k (n, d), shape (n, 1 + d + d^2)."""
-    pairs = xp.reshape(taps[:, :, None] * taps[:, None, :], (taps.shape[0], -1))
-    return xp.concat([xp.ones_like(taps[:, :1]), taps, pairs], axis=1)
-
-
-def uphill(
-    terms: Array,
-    powers: Array,
-    axes: int,
-    *,
-    least_relative_curvature: float = 1e-3,
-    longest: float = _LONGEST,
-    xp: Namespace,
-) -> Array:
+def uphill(terms: Array, tables: Sequence[Array], axes: int, *, longest: float = _LONGEST, xp: Namespace) -> Array:
     """Return Newton steps towards maxima of ``||sum_k c_k e^{i k.theta}||``.
 
     Steps along directions of positive curvature have the opposite sign, so that they lead uphill. Where another maximum
     is close, the norm may be smaller after the step.
 
-    ``terms`` (..., m, n): vectors ``c_k e^{i k.theta}`` at the angles to start from. ``powers`` (n, 1 + d + d^2):
-    `tap_powers`. ``axes``: d. ``least_relative_curvature``: as of `newton_step`. ``longest``: longest step along an
-    axis, in radians. Returns (..., d).
+    ``terms`` (..., m, n): vectors ``c_k e^{i k.theta}`` at the angles to start from. ``tables``: `newton_tables`.
+    ``axes``: d. ``longest``: longest step along an axis, in radians. Returns (..., d).
     """
-    sums = xp.matmul(terms, powers)
-    products = xp.matmul(arrays.adjoint(sums[..., : 1 + axes], xp=xp), sums)
-    parts = xp.real(products), xp.imag(products)
-    return uphill_by_products(*parts, least_relative_curvature=least_relative_curvature, longest=longest, xp=xp)
+    powers, forms, signs = tables
+    sums = xp.matmul(terms, xp.astype(powers, terms.dtype, copy=False))
+    products = arrays.real_pair(xp.matmul(arrays.adjoint(sums[..., : 1 + axes], xp=xp), sums), xp=xp)
+    flat = xp.reshape(products, (*products.shape[:-3], -1))
+    return uphill_by_forms(xp.matmul(flat, forms), signs, axes, longest=longest, xp=xp)
 
 
-def uphill_by_products(
-    real: Array, imag: Array, *, least_relative_curvature: float = 1e-3, longest: float = _LONGEST, xp: Namespace
-) -> Array:
-    """`uphill` from inner products (..., 1 + d, 1 + d + d^2) of the first columns of ``terms @ powers`` with all.
-
-    The columns are the sum and, but for factors of i, its first and second derivatives.
-    """
-    axes = real.shape[-2] - 1
-    gradient = -imag[..., 0, 1 : 1 + axes]
-    # Of half the squared norm of the sum.
-    hessian = real[..., 1:, 1 : 1 + axes] - xp.reshape(real[..., 0, 1 + axes :], (*gradient.shape, axes))
-    step = _uphill(gradient, hessian, least_relative_curvature, xp=xp)
+def uphill_by_forms(forms: Array, signs: Array, axes: int, *, longest: float = _LONGEST, xp: Namespace) -> Array:
+    """`uphill` from the products (..., .) with the forms of `newton_tables`."""
+    step = _uphill(forms, signs, axes, xp=xp)
     excess = xp.max(xp.abs(step), axis=-1, keepdims=True) / longest
-    return step / xp.maximum(excess, xp.ones_like(excess))
+    return step / xp.maximum(excess, signs[0, 0])
 
 
-def _uphill(gradient: Array, hessian: Array, least_relative_curvature: float, *, xp: Namespace) -> Array:
+def _uphill(forms: Array, signs: Array, axes: int, *, xp: Namespace) -> Array:
     """Newton steps towards a maximum; along directions of positive curvature they lead uphill too."""
-    axes = hessian.shape[-1]
-    if axes == 1:
-        return gradient / (xp.abs(hessian[..., 0]) + _TINY)
     if axes == 2:
-        return _uphill_in_the_plane(gradient, hessian, least_relative_curvature, xp=xp)
-    values, basis = xp.linalg.eigh(hessian)
+        return _uphill_in_the_plane(forms, signs, xp=xp)
+    gradient, hessian = forms[..., :axes], forms[..., axes:]
+    if axes == 1:
+        return gradient / (xp.abs(hessian) + _TINY)
+    values, basis = xp.linalg.eigh(xp.reshape(hessian, (*gradient.shape, axes)))
     curvature = xp.abs(values)
-    least = least_relative_curvature * xp.max(curvature, axis=-1, keepdims=True) + _TINY
+    least = signs[1, 2] * xp.max(curvature, axis=-1, keepdims=True) + _TINY
     step_in_eigenbasis = xp.matmul(gradient[..., None, :], basis)[..., 0, :] / xp.maximum(curvature, least)
     return xp.matmul(basis, step_in_eigenbasis[..., None])[..., 0]
 
 
-def _uphill_in_the_plane(gradient: Array, hessian: Array, least_relative_curvature: float, *, xp: Namespace) -> Array:
+def _uphill_in_the_plane(forms: Array, signs: Array, *, xp: Namespace) -> Array:
     """``f(H) g`` with ``f(x) = 1 / max(|x|, least)`` of a Hessian of two axes, in closed form.
 
-    H has the eigenvalues ``mean + radius`` and ``mean - radius``. A function of H is the line through its values there,
-    ``f(H) = centre I + half_gap (H - mean I) / radius``. So no eigenvalue routine has to wait for the device. The
-    quotient is formed before the product, since ``half_gap / radius`` overflows for small H.
+    H has the eigenvalues ``mean + radius`` and ``mean - radius``, and the parts of g along its eigenvectors are
+    ``g / 2 + (H - mean I) (g / 2) / radius`` and the difference of the two. So no eigenvalue routine has to wait for
+    the device. The forms are g / 2, ``H - mean I`` and its negative by rows, and the parts of the mean in what a
+    curvature is at least: the eigenvalue, and a part of the other, with both signs.
     """
-    mean = 0.5 * (hessian[..., 0, 0] + hessian[..., 1, 1])
-    half_difference = 0.5 * (hessian[..., 0, 0] - hessian[..., 1, 1])
-    off_diagonal = hessian[..., 0, 1]
-    radius = xp.sqrt(half_difference * half_difference + off_diagonal * off_diagonal)
-    largest = xp.abs(mean) + radius
-    least = least_relative_curvature * largest + _TINY
-    at_higher = xp.reciprocal(xp.maximum(xp.abs(mean + radius), least))
-    at_lower = xp.reciprocal(xp.maximum(xp.abs(mean - radius), least))
-    centre = 0.5 * (at_higher + at_lower)
-    half_gap = 0.5 * (at_higher - at_lower)
-    image = xp.matmul(hessian, gradient[..., None])[..., 0]
-    turned = (image - mean[..., None] * gradient) / (radius + _TINY)[..., None]
-    return centre[..., None] * gradient + half_gap[..., None] * turned
+    shape = forms.shape[:-1]
+    radius = (xp.hypot(forms[..., 2], forms[..., 3]) + _TINY)[..., None, None]
+    curvature = xp.max(xp.reshape(forms[..., 10:], (*shape, 2, 4)) + radius * signs, axis=-1)
+    half = forms[..., :2, None]
+    along = half + xp.reshape(xp.matmul(xp.reshape(forms[..., 2:10], (*shape, 4, 2)), half), (*shape, 2, 2)) / radius
+    return xp.sum(along / curvature[..., None, :], axis=-1)
 
 
 def _modulus(terms: Array, angles: Array, *, xp: Namespace) -> Array:

@@ -9,7 +9,6 @@ which quotients and factorizations elsewhere prove bounds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -20,27 +19,20 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-
-class LanczosTuning(NamedTuple):
-    """Numbers of steps, of convergence checks and of basis vectors. They affect speed, not the validity of bounds."""
-
-    direct_size: int = 48
-    """Size of the Gram matrix up to which an eigenvalue routine is faster than the iteration."""
-    steps_before_first_check: int = 4
-    """Steps before the first check of convergence. Four steps rule out most unfoldings of a kernel where the smallest
-    norm of all unfoldings is wanted."""
-    steps_between_checks: int = 8
-    """Least number of steps between later checks, each of which transfers data to the host. After t steps, the next
-    check comes after ``max(steps_between_checks, min(t // 2, most_steps - t))`` more."""
-    most_steps: int = 160
-    """Number of steps after which no more are begun; the last ones may pass it. It can be too small if the largest
-    singular values are clustered; then the bound's proof takes longer."""
-    basis_size: int = 24
-    """Number n of basis vectors before a restart of `top_vectors`. A restart resolves gaps of eigenvalues of relative
-    size 1 / n**2; the cost of orthogonalisation grows as n**2."""
-
-
-TUNING = LanczosTuning()
+DIRECT_SIZE = 48
+"""Size of the Gram matrix up to which an eigenvalue routine is faster than the iteration."""
+STEPS_BEFORE_FIRST_CHECK = 4
+"""Steps before the first check of convergence. Four steps rule out most unfoldings of a kernel where the smallest
+norm of all unfoldings is wanted."""
+STEPS_BETWEEN_CHECKS = 8
+"""Least number of steps between later checks, each of which transfers data to the host. After t steps, the next
+check comes after ``max(STEPS_BETWEEN_CHECKS, min(t // 2, MOST_STEPS - t))`` more."""
+MOST_STEPS = 160
+"""Number of steps after which no more are begun; the last ones may pass it. It can be too small if the largest
+singular values are clustered; then the bound's proof takes longer."""
+BASIS_SIZE = 24
+"""Number n of basis vectors before a restart of `top_vectors`. A restart resolves gaps of eigenvalues of relative
+size 1 / n**2; the cost of orthogonalisation grows as n**2."""
 
 
 class Lanczos:
@@ -123,7 +115,7 @@ class Lanczos:
     @property
     def _is_direct(self) -> bool:
         """Whether the matrices are so small that an eigenvalue routine replaces the iteration."""
-        return self.size <= TUNING.direct_size
+        return self.size <= DIRECT_SIZE
 
     @property
     def steps(self) -> int:
@@ -148,8 +140,8 @@ class Lanczos:
         """Number of steps before the next check."""
         taken = len(self._alpha)
         if not taken:
-            return TUNING.steps_before_first_check
-        return max(TUNING.steps_between_checks, min(taken // 2, TUNING.most_steps - taken))
+            return STEPS_BEFORE_FIRST_CHECK
+        return max(STEPS_BETWEEN_CHECKS, min(taken // 2, MOST_STEPS - taken))
 
     def _check(self) -> None:
         """Compute the largest Ritz values and their likely errors on the host."""
@@ -159,7 +151,7 @@ class Lanczos:
         last_beta = self.ops.to_numpy(self._beta[-1])[:, 0, 0]
         residual = last_beta * np.abs(self._ritz_vectors[:, -1])
         self.converged = residual <= self.tolerance * self.squares
-        self.done = self.converged | (len(self._alpha) >= TUNING.most_steps)
+        self.done = self.converged | (len(self._alpha) >= MOST_STEPS)
         scale = np.maximum(self.squares, self._tiny)
         # After the first step there is no second Ritz value: the gap is taken as 0.
         second_value = values[:, max(0, len(self._alpha) - 2)]
@@ -247,68 +239,33 @@ _VALUE_ERROR = 0.1
 State: TypeAlias = "tuple[Array, ...]"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Numbers of blocks, vectors and restarts of a run of `top_vectors`; known without looking at values.
+def _layout(size: int, k: int, n_iter: int, memory: int, basis_size: int | None = None) -> tuple[int, int, int]:
+    """Numbers of blocks in the basis, of vectors in a block, and of times that the basis is filled.
 
-    Parameters
-    ----------
-    blocks : int
-        Number of blocks in the basis.
-    width : int
-        Number of vectors in a block.
-    cycles : int
-        Number of times that the basis is filled: 1 plus the number of restarts.
+    The last is 1 plus the number of restarts. All are known without looking at values.
+
+    ``size``: dimension of the space on which the maps act. ``n_iter``, ``basis_size``: as in `top_vectors`. ``memory``:
+    bytes for the basis; it has at least three blocks all the same, if space and ``n_iter`` allow.
     """
+    if size < 3 * k:
+        # The basis is the whole space.
+        return 1, size, 1
+    wanted = max(3, (basis_size or BASIS_SIZE) // k)
+    in_memory = max(3, memory // np.dtype("float64").itemsize // (k * size))
+    in_space = size // k - 1
+    blocks = max(1, min(wanted, in_memory, in_space, n_iter))
+    products_of_a_restart = blocks - _kept(blocks)
+    products_left = n_iter - blocks
+    if products_of_a_restart:
+        restarts = arrays.ceil_div(products_left, products_of_a_restart)
+    else:
+        restarts = products_left
+    return blocks, k, 1 + restarts
 
-    blocks: int
-    width: int
-    cycles: int
 
-    @classmethod
-    def of(
-        cls,
-        size: int,
-        k: int,
-        n_iter: int,
-        memory: int,
-        basis_size: int | None = None,
-    ) -> Layout:
-        """The layout for the k top eigenvectors of maps.
-
-        Parameters
-        ----------
-        size : int
-            Dimension of the space on which the maps act.
-        n_iter, basis_size : int
-            As in `top_vectors`.
-        memory : int
-            Bytes for the basis; it has at least three blocks all the same, if space and ``n_iter`` allow.
-        """
-        if size < 3 * k:
-            # The basis is the whole space.
-            return cls(1, size, 1)
-        wanted = max(3, (basis_size or TUNING.basis_size) // k)
-        in_memory = max(3, memory // np.dtype("float64").itemsize // (k * size))
-        in_space = size // k - 1
-        blocks = max(1, min(wanted, in_memory, in_space, n_iter))
-        products_of_a_restart = blocks - max(1, blocks // 2)
-        products_left = n_iter - blocks
-        if products_of_a_restart:
-            restarts = arrays.ceil_div(products_left, products_of_a_restart)
-        else:
-            restarts = products_left
-        return cls(blocks, k, 1 + restarts)
-
-    @property
-    def kept(self) -> int:
-        """Number of blocks of Ritz vectors with which a restart begins."""
-        return max(1, self.blocks // 2)
-
-    @property
-    def rows(self) -> int:
-        """Number of vectors in the basis."""
-        return self.blocks * self.width
+def _kept(blocks: int) -> int:
+    """Number of blocks of Ritz vectors with which a restart begins."""
+    return max(1, blocks // 2)
 
 
 def top_vectors(
@@ -333,11 +290,11 @@ def top_vectors(
     products, so a restart can keep the leading Ritz vectors as they are. Quotients with the vectors are lower bounds of
     the norm, however accurate the vectors are.
 
-    ``gram``: applies H: (b, n, size) -> (b, n, size), with n the `Layout.width`: k, or ``size`` if the basis is the
+    ``gram``: applies H: (b, n, size) -> (b, n, size), with n the `_Run.width`: k, or ``size`` if the basis is the
     whole space. ``like`` (b, ...): sets b, the dtype and the device. ``n_iter``: largest number of products of the map
     with a block of vectors. ``least_gain``: stop after a restart that increased the values by less than this,
     relatively, or if the residuals are so small that the next restart would gain less. ``seed``: of the start vectors.
-    ``basis_size``: largest number of basis vectors; None: ``TUNING.basis_size``. ``guards``: number of vectors of a
+    ``basis_size``: largest number of basis vectors; None: ``BASIS_SIZE``. ``guards``: number of vectors of a
     block beside the k: if the next eigenvalues are close to the last of these, a run without guards may end before that
     one has converged. ``return_count``: number of vectors to return, if more than k; fewer are returned if the basis
     keeps fewer. Only the first k decide when the run ends. ``start`` (b, 1, size): start vectors for k = 1; default
@@ -347,14 +304,14 @@ def top_vectors(
     A* together.
     """
     xp = ops.xp
-    layout = Layout.of(size, min(k + guards, size), n_iter, ops.memory, basis_size)
-    run = _Run(gram, like, size, k, layout, max(k, return_count), seed=seed, least_gain=least_gain, ops=ops)
+    blocks, width, cycles = _layout(size, min(k + guards, size), n_iter, ops.memory, basis_size)
+    run = _Run(gram, like, size, k, blocks, width, max(k, return_count), seed=seed, least_gain=least_gain, ops=ops)
 
     def continues(arrays_of_state: State) -> Any:
         state = _RunState(*arrays_of_state)
         if is_over is not None and is_over():
             return False
-        return (state.cycle < layout.cycles) & xp.any(state.is_active)
+        return (state.cycle < cycles) & xp.any(state.is_active)
 
     last_state = _RunState(*ops.loop(continues, run.cycle, run.first_state(start)))
     return arrays.normalise(last_state.vectors, xp=xp)[0], last_state.products
@@ -405,7 +362,8 @@ class _Run:
         like: Array,
         size: int,
         k: int,
-        layout: Layout,
+        blocks: int,
+        width: int,
         return_count: int,
         *,
         seed: int,
@@ -418,28 +376,31 @@ class _Run:
         self.ops = ops
         self.size = size
         self.k = k
-        self.layout = layout
+        self.blocks = blocks
+        self.width = width
+        self.rows = blocks * width
+        self.kept = _kept(blocks)
         self.least_gain = least_gain
         self.b = like.shape[0]
         self.device = ops.device(like)
-        self.return_count = min(return_count, layout.kept * layout.width)
+        self.return_count = min(return_count, self.kept * width)
         host_dtype = np.float64 if like.dtype == xp.float64 else np.float32
         # The start vectors, and random numbers, from whose cosines `_next` takes directions.
-        first, angles = arrays.real_vectors(seed, (2, layout.width, size))
+        first, angles = arrays.real_vectors(seed, (2, width, size))
         self._first = ops.from_numpy(first.astype(host_dtype), like)
         self._angles = ops.from_numpy(angles.astype(host_dtype), like)
-        block = xp.reshape(xp.arange(layout.blocks + 1, dtype=xp.int32, device=self.device), (-1, 1))
-        block = xp.broadcast_to(block, (layout.blocks + 1, layout.width))
-        self._block_of_row = xp.reshape(block, (-1,))[: layout.rows]
+        block = xp.reshape(xp.arange(blocks + 1, dtype=xp.int32, device=self.device), (-1, 1))
+        block = xp.broadcast_to(block, (blocks + 1, width))
+        self._block_of_row = xp.reshape(block, (-1,))[: self.rows]
 
     def first_state(self, start: Array | None) -> State:
         """The state before the first cycle; ``start`` (b, 1, size) is used only if blocks have one vector."""
         xp = self.ops.xp
-        b, rows = self.b, self.layout.rows
-        if start is not None and self.layout.width == 1:
+        b, rows = self.b, self.rows
+        if start is not None and self.width == 1:
             first = start
         else:
-            first = xp.broadcast_to(self._first[None, ...], (b, self.layout.width, self.size))
+            first = xp.broadcast_to(self._first[None, ...], (b, self.width, self.size))
         counter = arrays.counter(self.like, ops=self.ops)
         state = _RunState(
             cycle=counter,
@@ -456,22 +417,21 @@ class _Run:
     def cycle(self, arrays_of_state: State) -> State:
         """Fill the basis, compute Ritz vectors, and begin a new basis with the leading ones."""
         xp = self.ops.xp
-        layout = self.layout
-        rows = layout.rows
+        rows = self.rows
         before = _RunState(*arrays_of_state)
         is_active = before.is_active
         step = self._step if self.ops.concrete else self._step_compiled
         block, basis, projected = self.ops.loop(
-            lambda inner: inner[0] < layout.blocks, step, (before.block, before.basis, before.projected)
+            lambda inner: inner[0] < self.blocks, step, (before.block, before.basis, before.projected)
         )
-        new_products = 2 * layout.width * (block - before.block)
+        new_products = 2 * self.width * (block - before.block)
         products = before.products + xp.astype(is_active, before.products.dtype) * new_products
         # Only the upper triangle of the projected matrix was filled.
         upper = xp.triu(projected)
         ascending_values, ascending_vectors = xp.linalg.eigh(upper + xp.matrix_transpose(xp.triu(projected, k=1)))
         values = xp.flip(ascending_values, axis=-1)
         small_vectors = xp.flip(ascending_vectors, axis=-1)
-        kept_rows = layout.kept * layout.width
+        kept_rows = self.kept * self.width
         ritz_vectors = xp.matmul(xp.matrix_transpose(small_vectors[:, :, :kept_rows]), basis[:, :rows, :])
         vectors = xp.where(is_active[:, None, None], ritz_vectors[:, : self.return_count, :], before.vectors)
         top_values = values[:, : self.k]
@@ -481,12 +441,12 @@ class _Run:
         empty_rows = self._zeros(self.b, rows - kept_rows, self.size)
         basis = xp.concat([ritz_vectors, basis[:, rows:, :], empty_rows], axis=1)
         eye = xp.eye(rows, dtype=self.like.dtype, device=self.device)
-        kept_values = xp.where(self._block_of_row < layout.kept, values, xp.zeros_like(values))
+        kept_values = xp.where(self._block_of_row < self.kept, values, xp.zeros_like(values))
         projected = eye * kept_values[:, None, :]
         after = _RunState(
             cycle=before.cycle + 1,
             # Computed from `block`, so that it has its type: a compiled state keeps its types.
-            block=block * 0 + layout.kept,
+            block=block * 0 + self.kept,
             basis=basis,
             projected=projected,
             values=top_values,
@@ -506,7 +466,7 @@ class _Run:
         # The coupling of the last block with the next: a run on values, without a compiler, keeps both.
         unit, image = self._last_step
         coupling = xp.matmul(unit, xp.matrix_transpose(image))
-        last_block = small_vectors[:, -self.layout.width :, : self.k]
+        last_block = small_vectors[:, -self.width :, : self.k]
         residual = xp.linalg.vector_norm(xp.matmul(coupling, last_block), axis=-2)
         # The error of a vector is the residual over the gap below the top values; that of a value is the squared
         # residual over the gap.
@@ -523,7 +483,7 @@ class _Run:
         The state of a step is (number of blocks so far, basis, projected matrix).
         """
         block, basis, projected = state
-        width = self.layout.width
+        width = self.width
         start = block * width
         stop = start + width
         w, inner = self._next(basis[:, start:stop, :], basis[:, :stop, :], block)
@@ -534,8 +494,8 @@ class _Run:
     def _step_compiled(self, state: State) -> State:
         """As `_step`, for compilers: no writing in place, and no shape depends on the number of blocks."""
         xp = self.ops.xp
-        b, rows = self.b, self.layout.rows
-        blocks, width = self.layout.blocks, self.layout.width
+        b, rows = self.b, self.rows
+        blocks, width = self.blocks, self.width
         block, basis, projected = state
         by_block = xp.reshape(basis, (b, blocks + 1, width, self.size))
         number = xp.reshape(xp.arange(blocks + 1, dtype=xp.int32, device=self.device), (1, -1, 1, 1))
@@ -558,12 +518,12 @@ class _Run:
         # In exact arithmetic, H v is orthogonal to all blocks but the last two, except in the first step of a restart.
         has_short_recurrence = self._has_short_recurrence(block)
         if has_short_recurrence:
-            coupled_rows = slice(max(0, (block - 1) * self.layout.width), None)
+            coupled_rows = slice(max(0, (block - 1) * self.width), None)
         else:
             coupled_rows = slice(None)
         w, first_inner = self._orthogonal_part(image, basis[:, coupled_rows, :])
         unit = None
-        if self.ops.concrete and self.ops.on_host and self.layout.width == 1:
+        if self.ops.concrete and self.ops.on_host and self.width == 1:
             # Elsewhere the check would wait for a device; and a block has to be factorized anyway.
             once_more, inner = self._orthogonal_part(w, basis)
             unit = self._unit_unless_cancelled(once_more, image)
@@ -594,7 +554,7 @@ class _Run:
         The block behind the kept ones is coupled with all of those. In the first cycle, which kept none, that block is
         treated alike, which costs time only.
         """
-        return self.ops.concrete and bool(block != self.layout.kept)
+        return self.ops.concrete and bool(block != self.kept)
 
     def _unit_unless_cancelled(self, w: Array, image: Array) -> Array | None:
         """The vectors w, the orthogonal parts of images, with length 1; None if one is much shorter than its image."""
@@ -607,7 +567,7 @@ class _Run:
     def _orthonormal(self, w: Array) -> Array:
         """Orthonormal bases of the spans of the vectors w (b, width, size), in the same shape."""
         xp = self.ops.xp
-        if self.layout.width == 1:
+        if self.width == 1:
             return arrays.normalise(w, xp=xp)[0]
         return xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(w))[0])
 

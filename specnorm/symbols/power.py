@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.frequencies import Frequencies
+    from specnorm.symbols.proofs.polynomial import Symbol
 
 
 LinearMap: TypeAlias = Callable[["Array"], "Array"]
@@ -87,14 +88,15 @@ def norms_at(
     frequencies = frequencies[::every_nth]
     start = arrays.start_vector(seed, p).astype(np.complex128)
     starts = ops.from_numpy(np.broadcast_to(start, (groups, len(frequencies), p)), blocks)
-    vectors, norms_sq = power_of_symbol(Symbol(blocks, frequencies, ops=ops), starts, steps, xp=ops.xp)
+    symbol = Polynomial(blocks, xp=ops.xp).at(frequencies, ops=ops)
+    vectors, norms_sq = power_of_symbol(symbol, starts, steps, xp=ops.xp)
     return frequencies, np.sqrt(ops.to_numpy(norms_sq)[:, :, 0]), ops.to_numpy(vectors)
 
 
 def power_of_symbol(symbol: Symbol, start: Array, steps: int, *, xp: Namespace) -> tuple[Array, Array]:
     """`gram_power` with ``G*G`` at the symbol's frequencies, in the precision of its blocks."""
-    start = xp.astype(start, arrays.complex_dtype(symbol.blocks.dtype, xp=xp), copy=False)
-    return gram_power(lambda x: symbol.apply_adjoint(symbol.apply(x)), start, steps, xp=xp)
+    start = xp.astype(start, arrays.complex_dtype(symbol.cos.dtype, xp=xp), copy=False)
+    return gram_power(lambda x: symbol.adjoint(symbol.apply(x)), start, steps, xp=xp)
 
 
 def top_in_krylov_space(

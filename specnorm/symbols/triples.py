@@ -9,7 +9,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.lanczos import Lanczos
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -38,14 +38,15 @@ def _top_vectors(
     ``vectors``: u and v, if they are known already.
     """
     xp = ops.xp
-    phase = symbols.Symbol(block, frequency, ops=ops).phase
+    polynomial = Polynomial(block, xp=xp)
+    phase = polynomial.at(frequency, ops=ops).phase
     if vectors is not None:
         u, v = (vector + 0j for vector in vectors)
         return u, v, phase
-    matrix = symbols.matrix_at(block, phase, xp=xp)
+    matrix = polynomial.matrix_at(phase)
     is_large = ops.concrete and min(matrix.shape[1:]) > _LARGE
     found = _top_vectors_of_large(matrix, ops=ops) if is_large else None
-    u, v, *_ = symbols.top_triple(matrix, xp=xp) if found is None else found
+    u, v, *_ = arrays.top_triple(matrix, xp=xp) if found is None else found
     return u, v, phase
 
 
@@ -95,7 +96,7 @@ def top_gradient(
     for each layer, the group. A factor of the value is a factor of u.
     """
     u, v, weights, *group = residuals
-    gradient = symbols.singular_value_gradient(u, v, weights, cotangent, spec.block_kernel_shape, xp=xp)
+    gradient = Polynomial.singular_value_gradient(u, v, weights, cotangent, spec.block_kernel_shape, xp=xp)
     if group:
         gradient = arrays.one_hot(gradient, group[0], spec.groups, xp=xp)
     return xp.reshape(gradient, (-1, *spec.block_shape))

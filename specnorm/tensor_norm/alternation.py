@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.tensor_norm.form import Form, best_iterates
@@ -12,25 +12,18 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-
-class AlternationTuning(NamedTuple):
-    """When iterates are dropped and when the iteration stops. They affect time, and the distance from the maximum."""
-
-    halving: tuple[tuple[int, int], ...] = ((2, 8), (4, 4))
-    """Pairs (sweeps, iterates): after so many sweeps, keep so many of the best iterates. Two sweeps are enough to rank
-    them roughly. These sweeps are taken whatever the largest number of sweeps."""
-    patience: float = 30
-    """The iteration goes on only while some iterate would reach the best one within this many sweeps at its last gain
-    per sweep."""
-    largest_ratio: float = 0.97
-    """Largest rate of convergence that an extrapolation assumes: it goes at most 32 times the last change ahead."""
-    float32_tolerance: float = 2e-7
-    """Relative gain in a sweep below which an iterate has converged in float32: two roundings."""
-    float64_tolerance: float = 1e-13
-    """The same in float64: some hundred roundings."""
-
-
-TUNING = AlternationTuning()
+HALVING: tuple[tuple[int, int], ...] = ((2, 8), (4, 4))
+"""Pairs (sweeps, iterates): after so many sweeps, keep so many of the best iterates. Two sweeps are enough to rank
+them roughly. These sweeps are taken whatever the largest number of sweeps."""
+PATIENCE = 30
+"""The iteration goes on only while some iterate would reach the best one within this many sweeps at its last gain
+per sweep."""
+LARGEST_RATIO = 0.97
+"""Largest rate of convergence that an extrapolation assumes: it goes at most 32 times the last change ahead."""
+FLOAT32_TOLERANCE = 2e-7
+"""Relative gain in a sweep below which an iterate has converged in float32: two roundings."""
+FLOAT64_TOLERANCE = 1e-13
+"""The same in float64: some hundred roundings."""
 
 
 def maximise(
@@ -46,7 +39,7 @@ def maximise(
 
     ``blocks`` is (b, m, p, *kernel_shape). ``v`` (b, s, p): right vectors of the starts. ``spatial_vectors`` (b, s,
     k_j): spatial vectors of the starts, one array for each axis. ``max_iter``: number of sweeps after which no more are
-    begun. Three are taken at a time, so there may be two more; those of `AlternationTuning.halving` are always taken.
+    begun. Three are taken at a time, so there may be two more; those of `HALVING` are always taken.
     ``groups``: how many blocks in a row are the groups of a layer, of which only the largest value has to converge.
     Returns ``value`` (b,): the form's value times the root of the number of taps, raised by its rounding. Returns
     ``vectors``: the conjugate of u, v, and the outer product w of the spatial vectors; shapes (b, m), (b, p) and (b,
@@ -85,21 +78,21 @@ def alternate(
     form = Form(blocks, ops=ops)
     value = xp.zeros(v.shape[:2], dtype=blocks.dtype, device=ops.device(blocks))
     count = 0
-    for sweeps, iterates in TUNING.halving:
+    for sweeps, iterates in HALVING:
         if v.shape[1] > iterates:
             value, _, vectors, _ = _swept(form, value, [v, *spatial_vectors], sweeps, ops=ops)
             v, *spatial_vectors = vectors
             value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, iterates, xp=xp)
             count += sweeps
     is_float32 = blocks.dtype == xp.float32
-    tolerance = TUNING.float32_tolerance if is_float32 else TUNING.float64_tolerance
+    tolerance = FLOAT32_TOLERANCE if is_float32 else FLOAT64_TOLERANCE
     vector_count = 1 + len(spatial_vectors)
 
     # The state: number of sweeps, last relative gains, steps ahead for the extrapolation (in units of the last change),
     # values, vectors, and the vectors one sweep before.
     def continues(state: tuple[Array, ...]) -> Array:
         count, gain, _, value, *_ = state
-        hoped_value = value * (1 + TUNING.patience * gain)
+        hoped_value = value * (1 + PATIENCE * gain)
         of_layers = xp.reshape(value, (-1, groups * value.shape[1]))
         may_become_best = xp.reshape(hoped_value, of_layers.shape) >= xp.max(of_layers, axis=1, keepdims=True)
         is_growing = xp.reshape(gain > tolerance, of_layers.shape)
@@ -123,7 +116,7 @@ def alternate(
         previous_gain = _relative_gain(second_value, first_value, xp=xp)
         # The rate of convergence of the values is the square of that of the vectors.
         rate_sq = gain / xp.where(previous_gain > 0, previous_gain, xp.ones_like(previous_gain))
-        rate = xp.sqrt(xp.clip(rate_sq, 0.0, TUNING.largest_ratio**2))
+        rate = xp.sqrt(xp.clip(rate_sq, 0.0, LARGEST_RATIO**2))
         return (count + 3, gain, rate / (1 - rate), value, *vectors, *previous)
 
     sweeps_done = xp.full((), count, dtype=xp.int32, device=ops.device(blocks))

@@ -29,7 +29,7 @@ from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
 from specnorm.tensor_norm.matrices import norms_of_matrices
 from specnorm.tensor_norm.proof import proven_factor
-from specnorm.tensor_norm.proving import LIFT, TUNING, Maximiser, prove_or_restart
+from specnorm.tensor_norm.proving import CELLS, LIFT, Best, prove_or_restart
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -102,36 +102,35 @@ class TensorNorm(Stepped):
         block_values, block_vectors, count = maximise(
             blocks, v, spatial_vectors, self.max_iter, groups=spec.groups, ops=ops
         )
-        (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
-        maximiser = Maximiser(value, u, v, tap_weights, group)
-        factor = xp.ones_like(value)
-        proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
+        best = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
+        factor = xp.ones_like(best[0])
+        proven = xp.zeros(factor.shape, dtype=xp.bool, device=ops.device(blocks))
         claims: Claims | None = None
         if self.needs(spec).searches and not ops.traced:
             maximise_again = partial(maximise, max_iter=self.max_iter, ops=ops)
-            maximisers = []
+            best_of_layers = []
             factors, proven_uppers = [], []
             for j, layer in enumerate(arrays.by_layers(blocks, spec.groups)):
-                of_layer = Maximiser(*(x[j : j + 1, ...] for x in maximiser))
+                of_layer = [x[j : j + 1, ...] for x in best]
                 clock = Clock.of(self.budget)
-                proven_maximiser, factor_of_layer, upper = prove_or_restart(
+                proven_best, factor_of_layer, upper = prove_or_restart(
                     layer, of_layer, maximise_again, seed=self.seed, clock=clock, ops=ops
                 )
                 if self.proven and upper is None:
                     raise self._undecided()
-                maximisers.append(proven_maximiser)
+                best_of_layers.append(proven_best)
                 factors.append(factor_of_layer)
                 proven_uppers.append(upper)
-            maximiser = Maximiser(*(xp.concat(list(x), axis=0) for x in zip(*maximisers, strict=True)))
-            factor = xp.astype(ops.from_numpy(np.asarray(factors), value), value.dtype)
+            best = [xp.concat(list(x), axis=0) for x in zip(*best_of_layers, strict=True)]
+            factor = xp.astype(ops.from_numpy(np.asarray(factors), factor), factor.dtype)
             uppers = [upper for upper in proven_uppers if upper is not None]
-            proven = ops.from_numpy(np.asarray([upper is not None for upper in proven_uppers]), value)
+            proven = ops.from_numpy(np.asarray([upper is not None for upper in proven_uppers]), factor)
             if len(uppers) == len(proven_uppers):
                 claims = partial(_bounds_of_layers, uppers, spec)
-        return self._evaluation(maximiser, factor, proven, xp.broadcast_to(count, factor.shape), claims, xp=xp)
+        return self._evaluation(best, factor, proven, xp.broadcast_to(count, factor.shape), claims, xp=xp)
 
     def _undecided(self) -> Undecided:
-        limit = f"{TUNING.cells} cells" if self.budget is None else f"{TUNING.cells} cells and {self.budget:g} s"
+        limit = f"{CELLS} cells" if self.budget is None else f"{CELLS} cells and {self.budget:g} s"
         return Undecided(
             f"tn_bound could not be proven within {limit}; grid_bound and f4_bound are proven bounds, and "
             "enclose(kernel) returns what is proven."
@@ -139,7 +138,7 @@ class TensorNorm(Stepped):
 
     def _evaluation(
         self,
-        maximiser: Maximiser,
+        best: Best,
         factor: Array,
         proven: Array,
         count: Array,
@@ -148,16 +147,18 @@ class TensorNorm(Stepped):
         xp: Namespace,
     ) -> Evaluation:
         """The answer of `forward`, with what `pullback` needs."""
-        # TN is the form at the maximiser times the root of the number of taps.
-        scale = xp.astype(factor * math.sqrt(maximiser.tap_weights.shape[1]), maximiser.u.dtype)
-        residuals = (maximiser.u * scale[:, None], maximiser.v, maximiser.tap_weights, maximiser.group)
-        return Evaluation(maximiser.value * factor, (count, factor, proven), residuals, claims)
+        # TN is the form at its maximum times the root of the number of taps.
+        value, u, v, tap_weights, group = best
+        scale = xp.astype(factor * math.sqrt(tap_weights.shape[1]), u.dtype)
+        residuals = (u * scale[:, None], v, tap_weights, group)
+        return Evaluation(value * factor, (count, factor, proven), residuals, claims)
 
     def _of_matrix(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation | None:
         """The evaluation of blocks that are matrices, whose TN is the norm of these; None if its proof fails."""
         xp = ops.xp
         block_values, block_vectors, right_vectors, steps = norms_of_matrices(blocks, ops=ops)
-        (value, u, v, tap_weights), group = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
+        best = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
+        value = best[0]
         factor = xp.ones_like(value)
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         claims = None
@@ -169,7 +170,7 @@ class TensorNorm(Stepped):
                 return None
             claims = partial(padding.bounds_by_blocks, uppers, spec)
         count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
-        return self._evaluation(Maximiser(value, u, v, tap_weights, group), factor, proven, count, claims, xp=xp)
+        return self._evaluation(best, factor, proven, count, claims, xp=xp)
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
@@ -217,8 +218,7 @@ class TensorNorm(Stepped):
         new_vectors = xp.concat([left_pairs, spatial_pairs], axis=1)
         is_usable = (values > 0) & xp.isfinite(values)
         new_vectors = xp.where(is_usable[:, None, None], new_vectors, vectors)
-        best, group = _of_best_group([values, left_pairs, right_pairs], spec.groups, xp=xp)
-        value, left_pair, right_pair = best
+        value, left_pair, right_pair, group = _of_best_group([values, left_pairs, right_pairs], spec.groups, xp=xp)
         # `pullback` takes the conjugate of the left vector.
         root = math.sqrt(math.prod(sizes))
         u = ops.complex(left_pair[..., 0], -left_pair[..., 1]) * root
@@ -232,15 +232,14 @@ def _bounds_of_layers(suprema: list[Upper], spec: ConvSpec) -> list[tuple[Lower,
     return [(Lower.trivial(), padding.padded_norm(supremum, spec)) for supremum in suprema]
 
 
-def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> tuple[list[Array], Array]:
-    """For each layer, the entries of the group with the largest value, and the number of that group.
+def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> list[Array]:
+    """For each layer, the entries of the group with the largest value, and last the number of that group (layers,).
 
-    ``of_blocks``: the first holds the values. Returns ``entries``: the entries of the arrays for that group; ``group``
-    (layers,).
+    ``of_blocks``: the first holds the values.
     """
     by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in of_blocks]
     group = xp.argmax(by_layer[0], axis=1)
-    return [arrays.pick(x, group, xp=xp) for x in by_layer], group
+    return [*(arrays.pick(x, group, xp=xp) for x in by_layer), group]
 
 
 def _is_matrix(spec: ConvSpec) -> bool:

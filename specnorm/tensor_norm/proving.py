@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+from specnorm.backends import arrays
 from specnorm.proofs import norms
 from specnorm.proofs.cells import Boxes
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.symbols import triples
-from specnorm.symbols.proofs import symbols
 from specnorm.tensor_norm.form import unit_rows, waves
 
 if TYPE_CHECKING:
@@ -22,43 +22,19 @@ if TYPE_CHECKING:
 LIFT = 1.001
 """Factor by which a value is multiplied if it cannot be proven as it is; documented in the API."""
 
-
-class ProvingTuning(NamedTuple):
-    """Budgets of the proof. They decide how long it takes, and which values can be proven."""
-
-    cells: int = 20_000
-    """Largest number of cells of the search that proves ``LIFT`` times a value."""
-    plain_cells: int = 3_000
-    """Largest number of cells of the search that proves the value itself: it fails if the value equals the norm."""
-    plain_levels: int = 24
-    """Largest number of rounds of bisection of that search."""
-    restarts: int = 8
-    """Largest number of restarts of the maximization from a frequency that refutes its value."""
+CELLS = 20_000
+"""Largest number of cells of the search that proves ``LIFT`` times a value."""
+PLAIN_CELLS = 3_000
+"""Largest number of cells of the search that proves the value itself: it fails if the value equals the norm."""
+PLAIN_LEVELS = 24
+"""Largest number of rounds of bisection of that search."""
+RESTARTS = 8
+"""Largest number of restarts of the maximization from a frequency that refutes its value."""
 
 
-TUNING = ProvingTuning()
-
-
-class Maximiser(NamedTuple):
-    """The best value of the form for some layers, and the vectors there; all arrays have a leading axis of layers.
-
-    Parameters
-    ----------
-    value : array, shape (l,)
-        TN as computed.
-    u, v, tap_weights : arrays, shapes (l, m), (l, p) and (l, taps)
-        Vectors as `alternation.maximise` returns them: u is conjugate.
-    group : integer array, shape (l,)
-        The block of the layer that attains the value.
-    """
-
-    value: Array
-    u: Array
-    v: Array
-    tap_weights: Array
-    group: Array
-
-
+Best: TypeAlias = "list[Array]"
+"""For some layers, with a leading axis of layers: the best value of the form (l,), the vectors u (l, m), v (l, p) and
+tap weights (l, taps) there, as `alternation.maximise` returns them, and the group (l,) that attains it."""
 Maximise: TypeAlias = "Callable[[Array, Array, list[Array]], tuple[Array, list[Array], Array]]"
 """Maps blocks, right vectors and spatial vectors to value, vectors and number of sweeps: `alternation.maximise` with a
 fixed largest number of sweeps."""
@@ -72,8 +48,8 @@ def prove(search: Search, value: float, *, try_value_itself: bool = True) -> tup
     norm is larger, or neither.
     """
     cover = Boxes.torus(search.blocks.shape[3:])
-    attempts = [(1.0, TUNING.plain_cells, TUNING.plain_levels)] if try_value_itself else []
-    for factor, cells, levels in [*attempts, (LIFT, TUNING.cells, None)]:
+    attempts = [(1.0, PLAIN_CELLS, PLAIN_LEVELS)] if try_value_itself else []
+    for factor, cells, levels in [*attempts, (LIFT, CELLS, None)]:
         result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
         if result.upper is not None or result.lower > value * factor:
             break
@@ -82,45 +58,45 @@ def prove(search: Search, value: float, *, try_value_itself: bool = True) -> tup
 
 def prove_or_restart(
     blocks: Array,
-    maximiser: Maximiser,
+    best: Best,
     maximise: Maximise,
     *,
     seed: int,
     clock: Clock,
     ops: ArrayOps,
-) -> tuple[Maximiser, float, Upper | None]:
+) -> tuple[Best, float, Upper | None]:
     """Prove ``sigma* <= factor * value`` for the blocks of one layer.
 
     If a frequency refutes the value, the maximization restarts from there and reaches a larger value. A value equal to
     sigma* cannot be proven by a search over cells, which needs a gap; then the factor is ``LIFT``.
 
-    ``blocks`` is (g, m, p, *kernel_shape). ``maximiser``: the best value of this one layer. ``maximise``: used for
-    restarts. ``seed``: seed of the search. ``clock``: deadline of the search. Returns ``maximiser``: the argument, or
-    that of the last restart; ``factor``: 1 or ``LIFT``; ``upper``: the bound that was proven, no larger than ``factor``
-    times the value, if any.
+    ``blocks`` is (g, m, p, *kernel_shape). ``best``: of this one layer. ``maximise``: used for restarts. ``seed``: seed
+    of the search. ``clock``: deadline of the search. Returns ``best``: the argument, or that of the last restart;
+    ``factor``: 1 or ``LIFT``; ``upper``: the bound that was proven, no larger than ``factor`` times the value, if any.
     """
     xp = ops.xp
-    if not float(maximiser.value[0]) > 0:
+    number = float(best[0][0])
+    if not number > 0:
         bounds = norms.norm_of_single_entries(blocks, ops=ops)
         if bounds is not None and bounds[1] <= 0:
-            return maximiser, 1.0, bounds[1]
-    trimmed = symbols.without_zero_borders(blocks, ops=ops)
+            return best, 1.0, bounds[1]
+    trimmed = arrays.without_zero_borders(blocks, ops=ops)
     search = Search(xp.astype(trimmed, xp.float64), seed=seed, clock=clock, ops=ops)
-    for _ in range(TUNING.restarts):
-        factor, found = prove(search, float(maximiser.value[0]))
-        if not found.lower > factor * float(maximiser.value[0]):
-            return maximiser, factor, found.upper
+    for _ in range(RESTARTS):
+        factor, found = prove(search, number)
+        if not found.lower > factor * number:
+            return best, factor, found.upper
         group = found.witness.block
         start = _fourier_start(blocks, found.witness, ops=ops)
-        value, (u, v, tap_weights), _ = maximise(blocks[group : group + 1, ...], *start)
-        if not float(value[0]) > float(maximiser.value[0]):
+        value, vectors, _ = maximise(blocks[group : group + 1, ...], *start)
+        if not float(value[0]) > number:
             # The norm that refutes the value exceeds it by no more than rounding. So ``LIFT`` times it may be proven.
             break
-        maximiser = Maximiser(value, u, v, tap_weights, xp.full_like(maximiser.group, group))
+        best, number = [value, *vectors, xp.full_like(best[-1], group)], float(value[0])
     # If the loop ended without a break, the value of the last restart has not been tried. Of either value, only
     # ``LIFT`` times it is tried now.
-    factor, found = prove(search, float(maximiser.value[0]), try_value_itself=False)
-    return maximiser, factor, found.upper
+    factor, found = prove(search, number, try_value_itself=False)
+    return best, factor, found.upper
 
 
 def _fourier_start(blocks: Array, witness: Witness, *, ops: ArrayOps) -> tuple[Array, list[Array]]:

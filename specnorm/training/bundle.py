@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from specnorm.backends import arrays
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.frequencies import tap_points
+from specnorm.running.base import Followed
 from specnorm.symbols import ascent
 from specnorm.training.grid_vectors import placed
 
@@ -70,7 +72,7 @@ class Moved(NamedTuple):
     columns : array, shape (b, g, 2, n)
         ``v e^{i k.theta}`` of the right vectors, in the order of the kernel's entries.
     sketch : array, shape (b, m, 4)
-        The kernel times `sketch_rows`, transposed.
+        `unit_sketch` of the kernel times `sketch_rows`, transposed.
     """
 
     waves: Waves
@@ -81,39 +83,18 @@ class Moved(NamedTuple):
     sketch: Array
 
 
-class Pass(NamedTuple):
-    """What a pass finds for each block.
-
-    Parameters
-    ----------
-    value : array, shape (b,)
-        The largest norm that a wave attains.
-    left : array, shape (b, m, 2)
-    right : array, shape (b, 2, n)
-        The gradient of the value is ``left @ right``, in the order of the kernel's entries.
-    moved : tuple of arrays
-        The state's arrays that a pass moves: here the waves.
-    best : integer array, shape (b,)
-        Number of the wave with that norm.
-    sketch : array, shape (b, m, 4)
-        As of `Moved`.
-    """
-
-    value: Array
-    left: Array
-    right: Array
-    moved: tuple[Array, ...]
-    best: Array
-    sketch: Array
-
-
-def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Pass:
-    """`move` the waves, and choose the highest."""
+def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+    """`move` the waves, which are the state, and choose the highest, whose number is what a sweep needs to know."""
     xp, found = ops.xp, move(rows, waves, spec, ops=ops)
+    b, count = found.norms.shape
     best = xp.argmax(found.norms, axis=1)
-    left, right = (arrays.pick(x, best, xp=xp) for x in (found.left, found.columns))
+    if b > 1:
+        (firsts,) = placed(("first waves", b, count), lambda _: (count * np.arange(b),), best, ops=ops)
+    places = best + firsts if b > 1 else best
+    by_wave = (xp.reshape(x, (b * count, *x.shape[2:])) for x in (found.left, found.columns))
+    left, right = (ops.entries_at(x, places, 0) for x in by_wave)
     value = xp.max(found.norms, axis=1) * found.size
-    return Pass(value, xp.matrix_transpose(left), right, found.waves, best, found.sketch)
+    return Followed(value, xp.matrix_transpose(left), right, found.waves, found.sketch, known=(best,))
 
 
 def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
@@ -128,35 +109,46 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     count = waves.left.shape[2]
     left = xp.reshape(xp.permute_dims(waves.left, (0, 2, 3, 1)), (b, 2 * count, m))
     found = left @ rows
-    found = found / (xp.max(xp.abs(found), axis=(1, 2), keepdims=True) + _TINY)
-    taps, powers = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), left, ops=ops)
+    # Products with the kernel are about as large. Infinite ones are divided by an infinite size.
+    size = arrays.largest(found, axis=(1, 2), ops=ops) + _TINY
+    tables = placed(("bundle", spec.block_kernel_shape), functools.partial(_tap_tables, spec), left, ops=ops)
+    _, _, powers, forms, signs = tables
     # K_k^T times the real part of u at each tap, and then the imaginary part: (b, g, 2 * taps, p).
-    products = _of_taps(xp.reshape(found, (b, count, 2, -1)), spec, ops=ops)
+    products = _of_taps(xp.reshape(found / size, (b, count, 2, -1)), spec, ops=ops)
     products = xp.reshape(products, (b, count, -1, products.shape[4]))
     angles = xp.matrix_transpose(waves.angles)
-    derivatives = _sums(products, _turns(angles, taps, ops=ops)[:, :, :, None, ...] * powers[:, None, :], ops=ops)
-    inner = _inner_products(derivatives, 1 + taps.shape[1], ops=ops)
-    angles = angles + ascent.uphill_by_products(*inner, longest=_LONGEST_STEP, xp=xp)
-    turns = _turns(angles, taps, ops=ops)
-    power = xp.reshape(_sums(products, turns[:, :, :, None, ...], ops=ops), (b, count, -1))
-    power = power / (xp.sqrt(xp.vecdot(power, power))[..., None] + _TINY)
+    axes = angles.shape[2]
+    # The sums and, but for factors of i, their derivatives: real and imaginary parts (b, g, 2 * r, p).
+    derivatives = _sums(products, _turns(angles, tables, ops=ops)[:, :, None, ...] * powers, ops=ops)
+    inner = xp.matmul(derivatives[:, :, : 2 + 2 * axes, :], xp.matrix_transpose(derivatives))
+    forms = xp.matmul(xp.reshape(inner, (b, count, -1)), forms)
+    angles = angles + ascent.uphill_by_forms(forms, signs, axes, longest=_LONGEST_STEP, xp=xp)
+    turns = _turns(angles, tables, ops=ops)
+    power = xp.reshape(_sums(products, turns[:, :, None, ...], ops=ops), (b, count, -1))
+    power = power / (arrays.lengths(power, ops=ops) + _TINY)
     right = xp.reshape(power, (b, count, 1, 2, -1))
     columns = xp.reshape(_to_taps(right, turns, spec, ops=ops), (b, 2 * count, -1))
-    columns_and_signs = beside(columns, sketch_rows(spec, left, ops=ops), axis=1, ops=ops)
-    # Not its transpose, for which XLA takes twice as long.
-    images = rows @ xp.matrix_transpose(columns_and_signs)
-    sketch = images[..., 2 * count :]
-    size = xp.max(xp.abs(images), axis=(1, 2), keepdims=True) + _TINY
-    found = xp.reshape(xp.matrix_transpose(images[..., : 2 * count] / size), (b, count, 2 * m))
-    norms = xp.sqrt(xp.vecdot(found, found))
-    moved = xp.reshape(found / (norms[..., None] + _TINY), (b, count, 2, m))
-    # False for what is not a number, too. Infinite products were divided by an infinite size.
+    images = _images(rows, beside(columns, sketch_rows(spec, left, ops=ops), axis=1, ops=ops), ops=ops) / size
+    sketch = xp.matrix_transpose(images[:, 2 * count :, :])
+    found = xp.reshape(images[:, : 2 * count, :], (b, count, 2 * m))
+    norms = arrays.lengths(found, ops=ops)
+    moved = xp.reshape(found / (norms + _TINY), (b, count, 2, m))
+    # False for what is not a number, too.
     has_directions = norms > 0
     new = Waves(
-        xp.where(has_directions[:, None, :, None], xp.permute_dims(moved, (0, 3, 1, 2)), waves.left),
-        xp.where(has_directions[:, None, :], xp.matrix_transpose(angles), waves.angles),
+        xp.where(xp.matrix_transpose(has_directions)[..., None], xp.permute_dims(moved, (0, 3, 1, 2)), waves.left),
+        xp.where(xp.matrix_transpose(has_directions), xp.matrix_transpose(angles), waves.angles),
     )
-    return Moved(new, norms, size[:, 0, 0], moved, xp.reshape(columns, (b, count, 2, -1)), sketch)
+    columns = xp.reshape(columns, (b, count, 2, -1))
+    return Moved(new, norms[..., 0], size[:, 0, 0], moved, columns, unit_sketch(sketch, ops=ops))
+
+
+def _images(rows: Array, columns: Array, *, ops: ArrayOps) -> Array:
+    """The products (b, k, m) of kernels with columns (b, k, n)."""
+    if ops.concrete:
+        return columns @ ops.xp.matrix_transpose(rows)
+    # XLA takes half the time for this.
+    return ops.xp.matrix_transpose(rows @ ops.xp.matrix_transpose(columns))
 
 
 def with_one_kept(new: Waves, old: Waves, kept: Array, *, xp: Namespace) -> Waves:
@@ -218,18 +210,17 @@ def settled(blocks: Array, waves: Waves, *, ops: ArrayOps) -> tuple[Array, Array
     return ops.complex(right[:, 0, :], right[:, 1, :]), last.angles[..., 0]
 
 
-def _turns(angles: Array, taps: Array, *, ops: ArrayOps) -> Array:
-    """``e^{i k.theta}`` of angles (b, g, d) at all taps (taps, d), as real matrices.
+def _turns(angles: Array, tables: Sequence[Array], *, ops: ArrayOps) -> Array:
+    """``e^{i k.theta}`` of angles (b, g, d) at all taps, as real matrices.
 
     Returns
     -------
     array, shape (b, g, 2, 2, taps)
         Row vectors (real, imaginary) of ``conj(v)`` times its two matrices are the parts of ``v e^{i k.theta}``.
     """
-    xp = ops.xp
-    turned = xp.matmul(angles, xp.matrix_transpose(taps))
-    cos, sin = xp.cos(turned), xp.sin(turned)
-    return xp.reshape(xp.stack([cos, sin, sin, -cos], axis=2), (*angles.shape[:2], 2, 2, -1))
+    xp, (steps, starts, *_) = ops.xp, tables
+    # All as cosines: a call takes longer than its numbers.
+    return xp.reshape(xp.cos(xp.matmul(angles, steps) + starts), (*angles.shape[:2], 2, 2, -1))
 
 
 def _sums(products: Array, turns: Array, *, ops: ArrayOps) -> Array:
@@ -238,33 +229,31 @@ def _sums(products: Array, turns: Array, *, ops: ArrayOps) -> Array:
     Parameters
     ----------
     products : array, shape (b, g, 2 * taps, p)
-    turns : array, shape (b, g, 2, r, 2, taps)
+    turns : array, shape (b, g, r, 2, 2, taps)
 
     Returns
     -------
-    array, shape (b, g, 2, r, p)
-        Real parts, and imaginary parts.
+    array, shape (b, g, 2 * r, p)
+        The real part and the imaginary part of each.
     """
-    xp, (b, g, _, r, _, _) = ops.xp, turns.shape
-    tables = xp.reshape(turns, (b, g, 2 * r, -1))
-    return xp.reshape(xp.matmul(tables, products), (b, g, 2, r, -1))
-
-
-def _inner_products(sums: Array, count: int, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Real and imaginary parts (b, g, count, r) of inner products of the first sums (b, g, 2, r, p) with all."""
-    xp, (b, g, _, r, p) = ops.xp, sums.shape
-    first = xp.reshape(sums[:, :, :, :count, :], (b, g, 2 * count, p))
-    products = xp.matmul(first, xp.matrix_transpose(xp.reshape(sums, (b, g, 2 * r, p))))
-    products = xp.reshape(products, (b, g, 2, count, 2, r))
-    real = products[:, :, 0, :, 0, :] + products[:, :, 1, :, 1, :]
-    return real, products[:, :, 0, :, 1, :] - products[:, :, 1, :, 0, :]
+    xp, (b, g, r, *_) = ops.xp, turns.shape
+    return xp.matmul(xp.reshape(turns, (b, g, 2 * r, -1)), products)
 
 
 def _tap_tables(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
-    """Taps along the axes with more than one, and their powers for `uphill`."""
-    taps = tap_points(tuple(k for k in spec.block_kernel_shape if k > 1)).astype(dtype)
-    powers = ascent.tap_powers(taps, xp=np)  # type: ignore[arg-type]
-    return taps, np.asarray(powers).T
+    """Angles of ``cos, sin, sin, -cos`` at all taps for each angle, and at the angle 0; `newton_tables` for it."""
+    taps = tap_points(tuple(k for k in spec.block_kernel_shape if k > 1)).astype(float)
+    axes = taps.shape[1]
+    powers, forms, signs = ascent.newton_tables(taps)
+    starts = np.repeat(np.pi * np.array([0, -0.5, -0.5, 1]), len(taps))
+    # Inner products of complex numbers from those of their parts.
+    parts = np.zeros((2, 2, 2))
+    parts[0, 0, 0] = parts[1, 1, 0] = parts[0, 1, 1] = 1
+    parts[1, 0, 1] = -1
+    by_product = forms.reshape(1 + axes, powers.shape[1], 2, -1)
+    of_parts = np.einsum("abc,jkcf->jakbf", parts, by_product).reshape(-1, forms.shape[1])
+    tables = np.tile(taps.T, 4), starts, powers.T[:, None, None, :], of_parts, signs
+    return tuple(x.astype(dtype) for x in tables)
 
 
 # -- the order of the kernel's entries ---------------------------------------------------------------------------------
@@ -276,7 +265,9 @@ def _of_taps(x: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     x = xp.matrix_transpose(x) if taps_first == is_permuted else x
     if is_permuted:
         places, _, is_tap = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-        x = xp.reshape(xp.take(x, places, axis=4) * is_tap, (*x.shape[:3], spec.block_shape[1], -1))
+        taps, x = x.shape[4], ops.entries_at(x, places, 4)
+        # Where the stride divides the kernel's sizes, every place has a tap.
+        x = xp.reshape(x if x.shape[4] == taps else x * is_tap, (*x.shape[:3], spec.block_shape[1], -1))
     return xp.matrix_transpose(x) if is_permuted else x
 
 
@@ -288,7 +279,7 @@ def _to_taps(right: Array, turns: Array, spec: ConvSpec, *, ops: ArrayOps) -> Ar
     x = xp.matmul(xp.matrix_transpose(right), turns)
     if _is_permuted(spec):
         _, back, _ = placed(("tap places", spec), functools.partial(_tap_places, spec), x, ops=ops)
-        x = xp.take(xp.reshape(x, (*x.shape[:3], spec.group_channels[1], -1)), back, axis=4)
+        x = ops.entries_at(xp.reshape(x, (*x.shape[:3], spec.group_channels[1], -1)), back, 4)
     return xp.matrix_transpose(x) if taps_first else x
 
 
@@ -341,14 +332,11 @@ def _sign_rows(spec: ConvSpec, dtype: type[np.floating]) -> tuple[np.ndarray]:
     return (np.ascontiguousarray(by_channel.reshape(-1, SKETCHES).T)[None].astype(dtype),)
 
 
-def change(sketch: Array, last: Array, *, xp: Namespace) -> Array:
-    """Change of the kernels since a sketch (b, m, 4), as a part of their length; scaling a kernel is no change."""
-    new, old = (x / (xp.sqrt(xp.sum(x * x, axis=(1, 2), keepdims=True)) + _TINY) for x in (sketch, last))
-    return new - old
+def unit_sketch(sketch: Array, *, ops: ArrayOps) -> Array:
+    """Sketches (b, m, 4) divided by their length: scaling a kernel is no change."""
+    return sketch / (arrays.lengths(sketch, axis=(1, 2), ops=ops) + _TINY)
 
 
 def distance(sketch: Array, last: Array, *, ops: ArrayOps) -> Array:
-    """Length (b,) of the `change`."""
-    xp = ops.xp
-    flat = xp.reshape(change(sketch, last, xp=xp), (sketch.shape[0], -1))
-    return xp.sqrt(xp.vecdot(flat, flat))
+    """How far (b,) kernels have gone from one sketch to another, as a part of their length."""
+    return arrays.lengths(sketch - last, axis=(1, 2), ops=ops)[:, 0, 0]

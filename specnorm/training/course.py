@@ -35,8 +35,9 @@ _TINY = 1e-30
 
 def room(course: Array, distance: Array, *, is_matrix: bool, xp: Namespace) -> Array:
     """The way (b,) to the next sweep, as a multiple of the distance from the last; below 0 where one is due."""
-    multiple = TOLERANCE / (xp.clip(course[:, 0, 0], _LEAST_SLOPE[is_matrix], _MOST_SLOPE) * distance)
-    return xp.where(course[:, 0, 1] <= 0, multiple, 0.0 * multiple) - 1.0
+    # A sweep that is owed counts as a large error.
+    error = xp.clip(course[:, 0, 0], _LEAST_SLOPE[is_matrix], _MOST_SLOPE) * distance + course[:, 0, 1]
+    return (TOLERANCE - error) / error
 
 
 def sweeps_needed(course: Array, distance: Array, *, xp: Namespace) -> Array:

@@ -88,7 +88,7 @@ def _climbed(rows: Array, order: Array, grid: Grid, steps: int, *, ops: ArrayOps
     """Angles (b, g, d) and squared values (b, g) to which Newton steps lead from points (b, g) of the grid."""
     xp = ops.xp
     kernel_shape = grid.key[0]
-    taps, powers = _taps(kernel_shape, rows, ops=ops)
+    taps, *tables = _taps(kernel_shape, rows, ops=ops)
     (points,) = placed(("points", grid.key), functools.partial(_points, grid), rows, ops=ops)
     axes = taps.shape[1]
 
@@ -97,7 +97,7 @@ def _climbed(rows: Array, order: Array, grid: Grid, steps: int, *, ops: ArrayOps
 
     def climb(state: tuple[Array, ...]) -> tuple[Array, ...]:
         terms = terms_at(state[0])[..., None, :]
-        return (state[0] + ascent.uphill(terms, powers, axes, longest=1 / max(kernel_shape), xp=xp),)
+        return (state[0] + ascent.uphill(terms, tables, axes, longest=1 / max(kernel_shape), xp=xp),)
 
     angles = xp.reshape(xp.take(points, xp.reshape(order, (-1,)), axis=0), (*order.shape, axes))
     if axes:
@@ -114,12 +114,12 @@ def phases_at(angles: Array, kernel_shape: tuple[int, ...], *, ops: ArrayOps) ->
 
 
 def _taps(kernel_shape: tuple[int, ...], like: Array, *, ops: ArrayOps) -> tuple[Array, ...]:
-    """Taps along the axes with more than one, and their powers for `ascent.uphill`."""
+    """Taps along the axes with more than one, and their tables for `ascent.uphill`."""
 
     def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
         taps = tap_points(tuple(k for k in kernel_shape if k > 1)).astype(dtype)
-        powers = np.asarray(ascent.tap_powers(taps, xp=np))  # type: ignore[arg-type]
-        return taps, powers.astype(np.result_type(dtype, np.complex64))
+        powers, *others = ascent.newton_tables(taps)
+        return taps, powers.astype(np.result_type(dtype, np.complex64)), *(x.astype(dtype) for x in others)
 
     return placed(("scalar taps", kernel_shape), tables, like, ops=ops)
 

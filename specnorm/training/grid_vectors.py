@@ -18,7 +18,7 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import MethodError
-from specnorm.proofs.frequencies import product, tap_points
+from specnorm.proofs.frequencies import tap_points
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -124,7 +124,7 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
             f"points={points} makes a grid of {' x '.join(map(str, sizes))} frequencies, and at most {LARGEST_GRID} "
             "are followed: give fewer."
         )
-    halves = 2 * product([np.arange(n) for n in sizes])
+    halves = 2 * tap_points(tuple(sizes.tolist()))
     if axes:
         *others, last = axes
         halves[:, others] += halves[:, [last]] // 2 % 2
@@ -355,23 +355,26 @@ def with_invalid_replaced(vectors: Array, waves: PlaneWaves) -> Array:
 
 
 class Points(NamedTuple):
-    """The best points of the grid.
+    """The best vector at each point of the grid.
 
     Parameters
     ----------
-    images : complex array, shape (b, max(m, p), g)
+    images : complex array, shape (b, max(m, p), f)
         Products with the vectors.
-    vectors : complex array, shape (b, min(m, p), g)
+    vectors : complex array, shape (b, min(m, p), f)
         Of unit length.
-    power : complex array, shape (b, min(m, p), g)
+    power : complex array, shape (b, min(m, p), f)
         Their power steps, ``G*G v`` or ``GG* u``.
-    phases : complex array, shape (b, taps, g)
+    phases : complex array, shape (b, taps, f)
+    order : array, shape (b, 1, f)
+        Largest at the points to follow.
     """
 
     images: Array
     vectors: Array
     power: Array
     phases: Array
+    order: Array
 
 
 def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]:
@@ -388,7 +391,7 @@ def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]
     -------
     vectors : complex array, shape (b, n, r * f)
     points : Points
-        Where the norm seemed largest before the last step.
+        Before the last step.
     """
     xp, ops = waves.ops.xp, waves.ops
     phases = waves.phases  # made here: what a compiler's loop makes is known in the loop alone
@@ -416,7 +419,7 @@ def _moved(waves: PlaneWaves, vectors: Array) -> tuple[Array, ...]:
 
 
 def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Array, power: Array) -> Points:
-    """The best vector at each point of the grid, at the points where the norm seems largest."""
+    """The best vector at each point of the grid, by Rayleigh-Ritz."""
     xp = waves.ops.xp
     first, *others = zip(*(_by_vector(x, waves) for x in (squares, images, vectors, power)), strict=True)
     best = first
@@ -426,9 +429,7 @@ def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Arra
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
     estimates = _squared_norm(image_power, xp=xp) / (square + _TINY)
     phases = waves.phases[:, :, : len(waves.grid)]
-    order = _order(estimates, waves)
-    count = most_waves(waves.grid.key[0], len(waves.grid))
-    return Points(*_highest((image, vector, image_power, phases), order, count, ops=waves.ops))
+    return Points(image, vector, image_power, phases, _order(estimates, waves))
 
 
 def _order(estimates: Array, waves: PlaneWaves) -> Array:
@@ -484,13 +485,17 @@ def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
 
 
 def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
-    """Waves to follow, from the best points of the grid: left vectors (b, m, g) of the blocks, and phases.
+    """Waves to follow, from the points where the norm seems largest: left vectors (b, m, g) of the blocks, and phases.
 
     They are the best of the planes of the vectors and their power steps. Where singular values are close, as in layers
     that are kept at a norm, they are much closer to the first singular vector than either.
     """
-    xp = waves.ops.xp
-    images, vectors, power, phases = points
+    xp, ops = waves.ops.xp, waves.ops
+    count = most_waves(waves.grid.key[0], len(waves.grid))
+    chosen: Sequence[Array] = points[:-1]
+    if ops.concrete:
+        chosen = _highest(chosen, points.order, count, ops=ops)
+    images, vectors, power, phases = chosen
     square = _squared_norm(images, xp=xp)
     residual, _ = _unit(power - square * vectors, xp=xp)
     other = waves.images(residual, phases)
@@ -498,6 +503,9 @@ def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
         (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
     )
     left, _ = _unit(vectors if waves.is_wide or waves.is_transposed else images, xp=xp)
+    if not ops.concrete:
+        # A compiler takes four times as long for loops over eleven points as over all.
+        left, phases = _highest((left, phases), points.order, count, ops=ops)
     # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
     return left, xp.conj(phases) if waves.is_transposed else phases
 

@@ -77,9 +77,9 @@ def _top_of_powers(gram: Array, *, ops: ArrayOps) -> Array:
     for j in range(_SQUARINGS):
         if j % _RESCALED == 0:
             # The largest entry of a positive semidefinite matrix is on its diagonal.
-            gram = gram / (xp.max(xp.linalg.diagonal(gram), axis=1)[:, None, None] + _TINY)
+            gram = gram / (xp.max(gram, axis=(1, 2), keepdims=True) + _TINY)
         gram = xp.matmul(gram, gram)
-    best = xp.argmax(xp.linalg.diagonal(gram), axis=1)
+    best = xp.argmax(xp.max(gram, axis=1), axis=1)
     return arrays.pick(gram, best, xp=xp)[:, :, None]
 
 
@@ -177,8 +177,7 @@ def power_step(matrices: Array, columns: Array, *, ops: ArrayOps) -> tuple[Array
     # So the products with the transposed matrix are as large as those with the matrix, whose squares are finite.
     images = images / (xp.sqrt(gram[:, :1, :1] + gram[:, 1:, 1:]) + _TINY)
     back = xp.matmul(xp.matrix_transpose(matrices), images)
-    cos, sin = _turn_to_the_first(gram, ops=ops)
-    best = xp.concat([cos, sin], axis=1)
+    best = _first_direction(gram, ops=ops)
     left = xp.matmul(images, best)
     length = _length(left, ops=ops) + _TINY
     value, right = _value_and_unit(xp.matmul(back, best) / length, ops=ops)
@@ -187,8 +186,7 @@ def power_step(matrices: Array, columns: Array, *, ops: ArrayOps) -> tuple[Array
     moved = xp.concat([first, second], axis=2)
     moved_length = _length(moved, ops=ops)
     # False for what is not a number, too.
-    is_unit = (moved_length > _SHORT) & (moved_length < _LONG)
-    return value, left / length, right, xp.where(is_unit, moved, columns[..., :2]), products[..., 2:]
+    return value, left / length, right, xp.where(moved_length > _SHORT, moved, columns[..., :2]), products[..., 2:]
 
 
 def _filtered(matrices: Array, vectors: Array, *, ops: ArrayOps) -> Array:
@@ -242,21 +240,23 @@ def _orthogonal(vectors: Array, unit: Array, *, ops: ArrayOps) -> Array:
 def _first_of_two(images: Array, *, ops: ArrayOps) -> Array:
     """The rotation (b, 2, 2) that turns two images (b, m, 2) so that they are orthogonal, the longest first."""
     xp = ops.xp
-    cos, sin = _turn_to_the_first(xp.matmul(xp.matrix_transpose(images), images), ops=ops)
-    return xp.concat([xp.concat([cos, -sin], axis=2), xp.concat([sin, cos], axis=2)], axis=1)
+    first = _first_direction(xp.matmul(xp.matrix_transpose(images), images), ops=ops)
+    cos, sin = first[:, :1, :], first[:, 1:, :]
+    return xp.concat([first, xp.concat([-sin, cos], axis=1)], axis=2)
 
 
-def _turn_to_the_first(gram: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Entries (b, 1, 1) of the first eigenvector of Gram matrices (b, 2, 2)."""
+def _first_direction(gram: Array, *, ops: ArrayOps) -> Array:
+    """The first eigenvector (b, 2, 1) of Gram matrices (b, 2, 2)."""
     xp = ops.xp
     # The angle of the rotation that diagonalises [[a, c], [c, b]] is half that of (a - b, 2 c).
     angle = 0.5 * xp.atan2(2.0 * gram[:, :1, 1:], gram[:, :1, :1] - gram[:, 1:, 1:])
-    return xp.cos(angle), xp.sin(angle)
+    quarter = np.array([[0.0], [0.5 * np.pi]])
+    (start,) = placed("quarter of a turn", lambda dtype: (quarter.astype(dtype),), gram, ops=ops)
+    return xp.cos(angle - start)
 
 
 def _length(vectors: Array, *, ops: ArrayOps) -> Array:
-    # A fifth of the time of `vector_norm` in NumPy.
-    return ops.xp.sqrt(ops.xp.vecdot(vectors, vectors, axis=-2))[:, None, :]
+    return arrays.lengths(vectors, axis=-2, ops=ops)
 
 
 def _size(vectors: Array, *, ops: ArrayOps) -> Array:

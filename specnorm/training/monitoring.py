@@ -175,7 +175,7 @@ class Monitor:
 
     def _is_at_most_one(self, layer: LayerKernel) -> bool:
         """Whether a norm of at most 1, which layers are scaled to, is proven within the budget."""
-        return bool(run_plan(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).figures["proven"])
+        return bool(run_plan(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).stats["proven"])
 
     def _start(self, layers: Mapping[str, LayerKernel]) -> dict[str, str]:
         """Begin the states of new layers, and of those with another shape; return the reasons against some, by name."""

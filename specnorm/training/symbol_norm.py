@@ -180,15 +180,14 @@ class SymbolNorm(Stepped):
             matrices = _tall_matrices(rows, xp=ops.xp)
             return Followed(*_factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp))
         *moving, sketch, now = state
-        passed = _pass(rows, tuple(moving), spec, ops=ops)
-        new_state = *passed.moved, sketch, now
-        return Followed(passed.value, passed.left, passed.right, new_state, passed.sketch, known=(passed.best,))
+        followed = _pass(rows, tuple(moving), spec, ops=ops)
+        return followed._replace(state=(*followed.state, sketch, now))
 
     def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """By the course of each block, and the way that its kernel has gone since the last sweep."""
         *_, sketch, now = followed.state
-        # A value that is not a number makes the distance one that is far.
-        distance = _reach(spec) * bundle.distance(followed.sketch, sketch, ops=ops) + 0.0 * followed.value
+        distance, reach = bundle.distance(followed.sketch, sketch, ops=ops), _reach(spec)
+        distance = distance if reach == 1 else reach * distance
         room = course.room(now, distance, is_matrix=_is_matrix(spec), xp=ops.xp)
         return followed._replace(room=room, known=(*followed.known, distance))
 
@@ -207,7 +206,7 @@ class SymbolNorm(Stepped):
         rank = self.rank(spec)
         shapes = (b,), (b, m, rank), (b, rank, n)
         value, left, right = (xp.zeros(shape, dtype=like.dtype, device=ops.device(like)) for shape in shapes)
-        known = xp.argmax(value[:, None], axis=1), value
+        known = (value,) if _is_matrix(spec) else (xp.argmax(value[:, None], axis=1), value)
         return Followed(value, left, right, state, xp.zeros_like(state[-2]), value, known=known)
 
     def sweep(
@@ -217,8 +216,7 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         *moving, sketch, now = followed.state
         if _is_matrix(spec):
-            change = bundle.change(followed.sketch, sketch, xp=xp)
-            vectors, _ = _matrix_step(blocks, moving[0], change, sweeps=sweeps, ops=ops)
+            vectors, _ = _matrix_step(blocks, moving[0], followed.sketch - sketch, sweeps=sweeps, ops=ops)
             return vectors[..., None, None], sketch, now
         vectors, *old = moving
         waves = self._waves(blocks, ops=ops)
@@ -233,12 +231,12 @@ class SymbolNorm(Stepped):
         """The slope of the error, and the sketch from which the next way is measured."""
         *moving, _, now = followed.state
         error = followed.value / (last_value + _TINY) - 1.0
-        now = course.after_sweep(now, followed.known[1], error, sweeps, xp=xp)
+        now = course.after_sweep(now, followed.known[-1], error, sweeps, xp=xp)
         return followed._replace(state=(*moving, followed.sketch, now), room=-now[:, 0, 1])
 
     def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
         """Number of sweeps, by the way that the kernel has gone since the last one."""
-        return course.sweeps_needed(followed.state[-1], followed.known[1], xp=xp)
+        return course.sweeps_needed(followed.state[-1], followed.known[-1], xp=xp)
 
     def _follow_scalars(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """The highest group of each layer (`grid_scalars`)."""
@@ -312,23 +310,22 @@ def _bundle(waves: PlaneWaves, points: Points, spec: ConvSpec, *, ops: ArrayOps)
     return bundle.Waves(arrays.real_pair(left, xp=ops.xp), ops.xp.atan2(ops.xp.imag(chosen), ops.xp.real(chosen)))
 
 
-def _pass(rows: Array, moving: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> bundle.Pass:
+def _pass(rows: Array, moving: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
     """Move what follows the maxima: the waves, or the vectors of a matrix."""
     if _is_matrix(spec):
         return _pass_of_matrix(rows, moving[0], spec, ops=ops)
     grid, left, angles = moving
-    passed = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
-    return passed._replace(moved=(grid, *passed.moved))
+    followed = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
+    return followed._replace(state=(grid, *followed.state))
 
 
-def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Pass:
+def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
     xp = ops.xp
     matrices = _tall_matrices(rows, xp=xp)
     columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), axis=2, ops=ops)
     value, left, right, moved, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
-    best = xp.argmax(value[:, None], axis=1)
-    value, left, right = _factors(value, left, right, spec, xp=xp)
-    return bundle.Pass(value, left, right, (moved[..., None, None],), best, sketch)
+    factors = _factors(value, left, right, spec, xp=xp)
+    return Followed(*factors, (moved[..., None, None],), bundle.unit_sketch(sketch, ops=ops))
 
 
 def _signs_of_matrix(matrices: Array, *, ops: ArrayOps) -> Array:

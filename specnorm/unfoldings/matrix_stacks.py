@@ -13,7 +13,6 @@ from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.supremum.one_tap import enclose_each
 from specnorm.symbols import power
-from specnorm.symbols.proofs import symbols
 from specnorm.unfoldings.reshaping import reshaped_gradient
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class MatrixNorm(Plan):
         enclosure = enclose_each(blocks, ops=ops)
         # None for small matrices, where values cannot be read, and where Lanczos or its proof did not come close.
         if enclosure is None:
-            u, v, value = symbols.top_triple(blocks, xp=xp)
+            u, v, value = arrays.top_triple(blocks, xp=xp)
             lower = norms.quotient_down(blocks, v, xp=xp)
             upper = norms.matrix_norm_up(blocks, ops=ops)
         else:

@@ -17,7 +17,7 @@ from specnorm.errors import GeometryError
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
 from specnorm.running.base import Evaluation, Method, Needs
-from specnorm.symbols.proofs import padding, symbols
+from specnorm.symbols.proofs import padding
 from specnorm.unfoldings import reshaping as unfoldings
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 from specnorm.unfoldings.search import smallest_unfoldings
@@ -81,14 +81,14 @@ class Unfoldings(Method):
         vectors: dict[int, tuple[Array, Array]] = {}
         for members in unfoldings.unfoldings_by_shape(blocks, xp=xp):
             # One stack: a compiler has fewer loops to compile.
-            stack = xp.stack([member.matrix for member in members], axis=1)
+            stack = xp.stack([matrix for _, matrix, _ in members], axis=1)
             norm_bounds = norms.matrix_norm_up(stack, ops=ops)
-            u, v = symbols.top_triple(stack, xp=xp)[:2] if ops.differentiated else (None, None)
-            for j, member in enumerate(members):
-                bounds[member.number] = norm_bounds[:, j]
+            u, v = arrays.top_triple(stack, xp=xp)[:2] if ops.differentiated else (None, None)
+            for j, (number, _, is_transposed) in enumerate(members):
+                bounds[number] = norm_bounds[:, j]
                 if u is not None and v is not None:
                     pair = (u[:, j, :], v[:, j, :])
-                    vectors[member.number] = pair[::-1] if member.is_transposed else pair
+                    vectors[number] = pair[::-1] if is_transposed else pair
         values = xp.stack([bounds[number] for number in sorted(bounds)], axis=1)
         value = supremum_up_from_unfolding(values, spec.block_kernel_shape, xp=xp)
         residuals = (vector for number in sorted(vectors) for vector in vectors[number])
@@ -155,5 +155,5 @@ class Reshaped(Method):
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         xp = ops.xp
         matrix = unfoldings.unfold(blocks, (0,), xp=xp)
-        u, v, _ = symbols.top_triple(matrix, xp=xp)
+        u, v, _ = arrays.top_triple(matrix, xp=xp)
         return Evaluation(norms.quotient_down(matrix, v, xp=xp), (), (u, v))

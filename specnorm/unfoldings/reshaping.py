@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -35,25 +35,20 @@ def unfold(blocks: Array, rows: tuple[int, ...], *, xp: Namespace) -> Array:
     return unfold_in_order(blocks, rows, columns, xp=xp)
 
 
-class Unfolding(NamedTuple):
-    """An unfolding (b, long side, short side), by its number in `unfolding_splits`."""
+def unfoldings_by_shape(blocks: Array, *, xp: Namespace) -> list[list[tuple[int, Array, bool]]]:
+    """All unfoldings of blocks, those of equal sides together.
 
-    number: int
-    matrix: Array
-    is_transposed: bool
-    """Whether the rows of the unfolding are the columns of the matrix."""
-
-
-def unfoldings_by_shape(blocks: Array, *, xp: Namespace) -> list[list[Unfolding]]:
-    """All unfoldings of blocks, those of equal sides together."""
-    by_shape: dict[tuple[int, ...], list[Unfolding]] = {}
+    Each has its number in `unfolding_splits`; itself as a matrix (b, long side, short side); and whether it is
+    transposed there.
+    """
+    by_shape: dict[tuple[int, ...], list[tuple[int, Array, bool]]] = {}
     for number, rows in enumerate(unfolding_splits(blocks.ndim - 3)):
         columns = tuple(axis for axis in range(blocks.ndim - 1) if axis not in rows)
         row_count = math.prod(blocks.shape[axis + 1] for axis in rows)
         is_wide = row_count**2 < math.prod(blocks.shape[1:])
         order = (columns, rows) if is_wide else (rows, columns)
         matrix = unfold_in_order(blocks, *order, xp=xp)
-        by_shape.setdefault(matrix.shape, []).append(Unfolding(number, matrix, is_wide))
+        by_shape.setdefault(matrix.shape, []).append((number, matrix, is_wide))
     return list(by_shape.values())
 
 

@@ -7,7 +7,7 @@ factorization gives it.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,18 +21,11 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.bound import Upper
 
-
-class UnfoldingTuning(NamedTuple):
-    """Precision of the search. It decides on time, and on which of two nearly equal unfoldings is proven."""
-
-    float32_from: int = 2**17
-    """Entries of a kernel from which the smallest norm is searched in float32, in half the time."""
-    steps: int = 12
-    """Lanczos steps on one unfolding after which the Gram matrix of its proof is formed: a step takes half as long
-    with it."""
-
-
-TUNING = UnfoldingTuning()
+FLOAT32_FROM = 2**17
+"""Entries of a kernel from which the smallest norm is searched in float32, in half the time."""
+STEPS = 12
+"""Lanczos steps on one unfolding after which the Gram matrix of its proof is formed: a step takes half as long
+with it."""
 
 
 def smallest_unfoldings(blocks: Array, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
@@ -45,7 +38,7 @@ def smallest_unfoldings(blocks: Array, *, ops: ArrayOps) -> tuple[list[Upper], t
     xp = ops.xp
     count = int(blocks.shape[0])
     tolerance = Lanczos.vector_tolerance(blocks.dtype, xp=xp)
-    if math.prod(blocks.shape[1:]) < TUNING.float32_from:
+    if math.prod(blocks.shape[1:]) < FLOAT32_FROM:
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
     search = _SmallestUnfolding(blocks, tolerance, ops=ops)
     chosen = search.run()
@@ -141,7 +134,7 @@ class _SmallestUnfolding:
         self._ops = ops
         self._splits = unfoldings.unfolding_splits(blocks.ndim - 3)
         self._count = int(blocks.shape[0])
-        if math.prod(blocks.shape[1:]) >= TUNING.float32_from:
+        if math.prod(blocks.shape[1:]) >= FLOAT32_FROM:
             self._searched = xp.astype(blocks, xp.float32, copy=False)
         else:
             self._searched = blocks
@@ -172,7 +165,7 @@ class _SmallestUnfolding:
             self.runs[split] = Lanczos(matrix, tolerance=self._tolerance, ops=self._ops)
         lanczos = self.runs[split]
         in_float32 = self._searched.dtype == self._ops.xp.float32
-        if self._count == 1 and not self.proofs and lanczos.steps >= TUNING.steps and in_float32:
+        if self._count == 1 and not self.proofs and lanczos.steps >= STEPS and in_float32:
             self.proofs[split] = UnfoldingProof(self._blocks, self._splits[split], ops=self._ops)
             lanczos.use_gram(self.proofs[split].gram)
         lanczos.advance()

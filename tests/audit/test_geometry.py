@@ -20,7 +20,6 @@ from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from audit import files
 from specnorm.at_size import layer_tuning
-from specnorm.at_size.layer_tuning import LayerTuning
 
 
 def _row(layer: Layer, **options: Any) -> Row:
@@ -46,7 +45,8 @@ def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int)
     stride = layer.geometry["stride"]
     sizes = tuple(n + more * s for n, s in zip(layer.input_shape, stride, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_tuning, "TUNING", LayerTuning(immediate_work=0, soon_work=0, late_work=0))
+        for work in ("IMMEDIATE_WORK", "SOON_WORK", "LATE_WORK"):
+            patch.setattr(layer_tuning, work, 0)
         row = _row(layer, input_shape=sizes)
     assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, sizes, **layer.geometry))
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import specnorm
+from specnorm.backends.types import ArrayOps
 from specnorm.errors import SpecnormError
 from specnorm.methods import METHODS, PowerTopK
 

@@ -15,7 +15,7 @@ from specnorm.gram.method import ChannelNorms
 from specnorm.methods import METHODS
 from specnorm.running.program import program_for
 from specnorm.spectrum.determinant import LogDeterminant
-from specnorm.spectrum.singular_values import OwnSingularValues, SingularValues
+from specnorm.spectrum.singular_values import SingularValues
 from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
 KERNEL = np.random.RandomState(0).standard_normal((6, 6, 3, 3))
@@ -76,7 +76,7 @@ CASES = {
     "channel_norms, 3 products": (ChannelNorms(n_iter=3), KERNEL, {}, 0.7),
     "slogdet": (LogDeterminant(), KERNEL, CIRCULAR, 0.6),
     "singular_values": (SingularValues(), KERNEL, CIRCULAR, 1.0),
-    "singular_values, padded": (OwnSingularValues(), KERNEL[:2, :2], PADDED, 0.99),
+    "singular_values, padded": (SingularValues(), KERNEL[:2, :2], PADDED, 0.99),
     "matrix_norm": (MatrixNorm(), MATRIX, {}, 1.0),
     "power_iteration": (MatrixPowerIteration(n_iter=5), MATRIX, {}, 1.0),
     "gram_iteration": (MatrixGramIteration(), MATRIX, {}, 1.0),

@@ -6,11 +6,12 @@ from typing import Any
 
 from specnorm.backends import backend_for
 from specnorm.running.base import Plan
-from specnorm.running.measuring import PlanRun, run_plan
+from specnorm.running.measuring import run_plan
 from specnorm.running.program import program_for
+from specnorm.running.result import Result
 
 
-def run(kernel: Any, plan: Plan, **geometry: Any) -> PlanRun[Any]:
+def run(kernel: Any, plan: Plan, **geometry: Any) -> Result:
     """The value, the figures and the claims."""
     return run_plan(kernel, plan, **geometry)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from helpers.onnx_models import graph_of, model, node
-from specnorm_networks.certified.curves.composite import Composite
 from specnorm_networks.certified.patterns import recognise_patterns
+from specnorm_networks.certified.patterns.curves.composite import Composite
 
 
 def _read(*nodes: Any) -> Composite:

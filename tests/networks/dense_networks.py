@@ -26,7 +26,7 @@ from specnorm_networks.certified.operators import Operator
 Matrix = NDArray[np.float64]
 Sum = dict[int, Matrix]
 """Number of a value -> matrix from it; of -1, which is 1: what is added."""
-FUNCTIONS: dict[str, tuple[operators.Pointwise, float, float]] = {
+FUNCTIONS: dict[str, tuple[operators.Function, float, float]] = {
     "relu": (operators.ReLU(), 0.0, 1.0),
     "sigmoid": (operators.Sigmoid(), 0.0, 0.25),
     "tanh": (operators.Tanh(), 0.0, 1.0),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from networks.written_networks import Written
 from specnorm_networks import Graph
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators import Operator
+from specnorm_networks.certified.operators import Known, Operator
 
 arb: Any = flint.arb
 BITS = 140
@@ -29,7 +29,7 @@ NUMBERS = (-1.0, -0.5, 0.0, 0.3, 0.5, 1.0, 2.0)
 FACTORS = (-1.0, 0.2, 0.5, 1.0, 3.0)
 
 
-class Floor(Operator):
+class Floor(Known):
     """The largest whole number that is not above: nothing is known of it."""
 
     def run(self, *values: Any) -> Any:

@@ -28,14 +28,13 @@ from specnorm_networks import (  # fmt: skip
 from specnorm_networks.certified import kernels, parts
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import ranges as on_boxes
-from specnorm_networks.certified.digests import digest_of_bits
 from specnorm_networks.certified.operators import Identity, Input, Matrix, Operator, ReLU, Unknown
-from specnorm_networks.certified.operators.base import Linear
+from specnorm_networks.certified.operators.base import Affine
 from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import with_slopes_on
-from specnorm_networks.certified.regions import Box
+from specnorm_networks.certified.rules import digest_of
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.scope import digest_of
+from specnorm_networks.certified.subjects import Box, digest_of_bits
 from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.local.linear import locate_values, read_network
 from specnorm_networks.tools import Measure, bound  # fmt: skip
@@ -49,7 +48,7 @@ WEIGHTS = np.array([[2.0, 1.0], [0.5, 3.0]])
 CENTRE = np.array([[-1.0, -1.0]])
 
 
-def network(weights: Any = WEIGHTS, function: ops.Pointwise | None = None) -> Graph:
+def network(weights: Any = WEIGHTS, function: ops.Function | None = None) -> Graph:
     """Two matrices with ReLU between, which is 0 around `CENTRE`."""
 
     def matrix(name: str, source: str) -> Node:
@@ -165,7 +164,7 @@ def test_a_network_has_one_digest_in_every_process() -> None:
     code = """
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.scope import digest_of
+from specnorm_networks.certified.rules import digest_of
 print(digest_of(Graph((Node("x", ops.Input(), (), (1, 2)), Node("y", ops.LeakyReLU(0.5), ("x",), (1, 2))), ("y",))))
 """
     graph = Graph((X, Node("y", ops.LeakyReLU(0.5), ("x",), (1, 2))), ("y",))
@@ -179,10 +178,10 @@ def test_digits_of_one_number_are_not_those_of_the_next() -> None:
     assert digest_of(shapes[0]) != digest_of(shapes[1])
 
 
-def sine_by(factor: float) -> ops.Pointwise:
+def sine_by(factor: float) -> ops.Function:
     """Return factor sin(x), of a class that has the name of all others that this function makes."""
 
-    class Sine(ops.Pointwise):
+    class Sine(ops.Function):
         def value(self, x: Any) -> Any:
             return factor * np.sin(x)
 
@@ -352,8 +351,8 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "parts that overlap": (lambda: parts_of_chain(0, 1, 1), "do not cover"),
     "an operator without a name": (lambda: register_operator(ops.ReLU), "no operator with names"),
     "an operator that cannot be run": (lambda: register_operator(named("a::b", run=False)), "has no `run`"),
-    "a function that cannot be run": (lambda: register_operator(named("a::b", ops.Pointwise, run=False)), "no `value`"),
-    "a linear map that cannot be run": (lambda: register_operator(named("a::b", Linear, run=False)), "no `map_at`"),
+    "a function that cannot be run": (lambda: register_operator(named("a::b", ops.Function, run=False)), "no `value`"),
+    "a linear map that cannot be run": (lambda: register_operator(named("a::b", Affine, run=False)), "no `map_at`"),
     "an operator of onnx": (lambda: register_operator(named("aten::relu")), "not a name for an operator of yours"),
     "an operator without a namespace": (
         lambda: register_operator(named("relu")),
@@ -364,7 +363,7 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
 }
 
 
-def named(name: str, base: type[Operator] = Operator, *, run: bool = True) -> Any:
+def named(name: str, base: type[Operator] = ops.Known, *, run: bool = True) -> Any:
     members: dict[str, Any] = {"names": (name,)}
     return type("Mine", (base,), members | ({"run": lambda _, *values: values[0]} if run else {}))
 

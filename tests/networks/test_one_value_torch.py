@@ -11,9 +11,9 @@ import pytest
 torch: Any = pytest.importorskip("torch", exc_type=ImportError)
 pytest.importorskip("onnxscript", exc_type=ImportError)
 from specnorm_networks import network_bound  # noqa: E402
-from specnorm_networks.certified.curves.composite import Composite  # noqa: E402
 from specnorm_networks.certified.patterns import prepare  # noqa: E402
-from specnorm_networks.certified.writing_out import linear_operators, written_out  # noqa: E402
+from specnorm_networks.certified.patterns.curves.composite import Composite  # noqa: E402
+from specnorm_networks.certified.patterns.writing_out import written_out  # noqa: E402
 from specnorm_networks.comparison.attack import gradient  # noqa: E402
 from specnorm_networks.live import network_graph  # noqa: E402
 from torch import nn  # noqa: E402
@@ -77,7 +77,7 @@ def test_an_attack_follows_differences(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("slopes are proven where a direction is enough")
 
     monkeypatch.setattr(Composite, "slopes", slopes)
-    found = gradient(read, linear_operators(read), x, {read.outputs[0]: np.arange(1.0, 6.0)[None]})
+    found = gradient(read, read.linear_maps(), x, {read.outputs[0]: np.arange(1.0, 6.0)[None]})
     np.testing.assert_allclose(found[read.inputs[0]], [[1.0, 0.0, 0.0, 4.0, 5.0]], atol=1e-6)
 
 

@@ -14,10 +14,10 @@ from helpers.checks import present
 from networks.written_networks import SHAPE, Written
 from specnorm_networks import Product
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.composite import Composite
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import Operator
 from specnorm_networks.certified.patterns import recognise_patterns
+from specnorm_networks.certified.patterns.curves.composite import Composite
 from specnorm_networks.certified.patterns.permutations import remove_permutations
 from specnorm_networks.tools import Measure, bound
 

@@ -13,7 +13,7 @@ from networks.dense_networks import Network, convolutional, dense
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators, ranges
 from specnorm_networks.certified.operators.base import LinearMap
-from specnorm_networks.certified.regions import Box
+from specnorm_networks.certified.subjects import Box
 from specnorm_networks.local.certified import ranges as on_balls
 from specnorm_networks.local.certified.ranges import Ball
 from specnorm_networks.local.linear import ranges_by_lines, read_network

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from specnorm.errors import CertificateError
+from specnorm.errors import CertificateError, MethodError
 from specnorm.proof import Upper, counted, lines, number, visible
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import premises_first
-from specnorm_networks.certified.scope import Map
-from specnorm_networks.exported_file import AnswerWithFile
+from specnorm_networks.certified.subjects import Map
 from specnorm_networks.model import Checked
 from specnorm_networks.tables import aligned, html_table, shortened
+
+if TYPE_CHECKING:
+    import onnx
 
 MOST_LINES = 40
 """Largest number of lines of an explanation, about: a screen."""
@@ -24,6 +29,43 @@ NORM_LEVELS = 2
 """Number of levels of a norm's proof that are explained."""
 COMPLETE = "complete"
 """Status of a bound whose search and proof ended before their time limit."""
+
+
+class AnswerWithFile:
+    """An answer; of a live model it is proven of the ONNX file that was exported: ``file`` has its bytes, else None."""
+
+    file: bytes | None
+
+    @property
+    def model(self) -> onnx.ModelProto | None:
+        """The exported ONNX model; None unless the source was a live model."""
+        if self.file is None:
+            return None
+        import onnx
+
+        return onnx.load_from_string(self.file)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the exported file, in hexadecimal digits; empty unless the source was a live model."""
+        return "" if self.file is None else hashlib.sha256(self.file).hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the exported ONNX model.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            A file of this name is written over.
+
+        Raises
+        ------
+        MethodError
+            If the source was no live model: the answer is about a file or a graph of the user's then.
+        """
+        if self.file is None:
+            raise MethodError("the source was not a live model: the result is about the given file or graph.")
+        Path(path).write_bytes(self.file)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from specnorm_networks.bounding import bounded, upper_of
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import NoBoundError, keep_linear_maps
 from specnorm_networks.certified.patterns import prepare
+from specnorm_networks.certified.patterns.writing_out import written_out
 from specnorm_networks.certified.ranges import (
     Ranges,
     box_of,
@@ -25,7 +26,6 @@ from specnorm_networks.certified.ranges import (
 )
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
-from specnorm_networks.certified.writing_out import written_out
 from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
 from specnorm_networks.extensions import extension
@@ -167,11 +167,11 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     by_channels = bounded(graph, measure, method)
     if isinstance(method, Product):
         return [by_channels]
-    operators = [node.operator for node in prepare(graph).nodes]
-    layers = [operator for operator in operators if operator.is_layer]
+    nodes = prepare(graph).nodes
+    layers = [node for node in nodes if node.is_layer]
     channels_are_not_enough = has_function_with_positive_slopes(graph) or _lacks_channels(graph, len(layers))
     # Channels of these are not units: those of sorting keep only that it moves no two vectors further apart.
-    units_know_more = any(operator.units_say_more for operator in operators)
+    units_know_more = any(node.operator.units_say_more for node in nodes)
     if not channels_are_not_enough and not units_know_more:
         return [by_channels]
     written = written_out(prepare(graph))[-1]

@@ -5,16 +5,17 @@ The functions for users are in `specnorm_networks` itself, and the types for rea
 
 from __future__ import annotations
 
-from specnorm_networks.answer import NetworkBound, RunBound, Weighted
+from specnorm_networks.answer import AnswerWithFile, NetworkBound, RunBound, Weighted
 from specnorm_networks.answering import Centre, bound, bound_by_units
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import Run
-from specnorm_networks.certified.operators import NoBoundError, Pointwise
+from specnorm_networks.certified.operators import Function, NoBoundError
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap, Shape, flattened
 from specnorm_networks.certified.operators.registry import registered_operators
 from specnorm_networks.certified.parts import constants
 from specnorm_networks.certified.patterns import prepare, without_sorting
+from specnorm_networks.certified.patterns.writing_out import written_out
 from specnorm_networks.certified.propagation import Step, UnknownNode, before_added_constants
 from specnorm_networks.certified.ranges import (
     Ranges,
@@ -22,17 +23,14 @@ from specnorm_networks.certified.ranges import (
     check_shapes,
     consistent,
     image_of,
-    linear_map_of,
     with_slopes_on,
 )
-from specnorm_networks.certified.regions import Area, Inputs, Region
+from specnorm_networks.certified.rules import Scope
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.scope import Map, Scope
-from specnorm_networks.certified.writing_out import linear_operators, written_out
+from specnorm_networks.certified.subjects import Area, Inputs, Map, Region
 from specnorm_networks.comparison.attack import gradient, length, moved
 from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
 from specnorm_networks.descent.adam import Adam
-from specnorm_networks.exported_file import AnswerWithFile
 from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Searching
@@ -50,11 +48,11 @@ __all__ = [
     # Text.
     "aligned", "html_table", "shortened",
     # For extensions: graphs, and the parts of operators that rules use.
-    "FloatArray", "Shape", "LinearMap", "Map", "NoBoundError",
-    "Pointwise", "Scope", "Source", "UNDERFLOW", "before_added_constants", "flattened", "is_file",
-    "linear_operators", "numbers", "prepare", "without_sorting", "written_out",
+    "FloatArray", "Function", "Shape", "LinearMap", "Map", "NoBoundError",
+    "Scope", "Source", "UNDERFLOW", "before_added_constants", "flattened", "is_file",
+    "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.
-    "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of", "linear_map_of",
+    "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of",
     "with_slopes_on",
     # Proofs and searches.
     "Adam", "ROUNDINGS", "Run", "Searching", "bounded", "bound_by_units", "constants", "runs",

@@ -22,7 +22,6 @@ skew.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
@@ -32,18 +31,6 @@ from specnorm.proofs.cells import Circulant
 if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.geometry.taps import Axis
-
-
-@dataclass(frozen=True)
-class Embedding:
-    """A circulant that contains a layer: for each axis, its true number M of points, and whether it is skew.
-
-    A `cells.Circulant` is the subject of a claim instead: it has 0 points along an axis with one tap, where the norm is
-    the same for any number of points.
-    """
-
-    points: tuple[int, ...]
-    skew: tuple[bool, ...]
 
 
 def shortest(spec: ConvSpec) -> tuple[int, ...]:

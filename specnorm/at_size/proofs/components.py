@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
+from specnorm.geometry.taps import Axis
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
 from specnorm.symbols.proofs import padding
@@ -28,85 +29,60 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.geometry.taps import Axis
 
 
-@dataclass(frozen=True)
-class AxisComponent:
-    """A part of a layer along one axis.
+def contains(whole: Axis, part: Axis) -> bool:
+    """Whether a part is a compression of another part: it lies inside, if shifted by some outputs."""
+    # The smallest shift by which no pixel of the part lies in front of the whole.
+    outputs_in_front = max(0, arrays.ceil_div(whole.before - part.before, whole.stride))
+    # Pixel 0 of the part is then this pixel.
+    pixels_in_front = whole.stride * outputs_in_front + part.before - whole.before
+    has_outputs = outputs_in_front + part.outputs <= whole.outputs
+    has_pixels = pixels_in_front + part.pixels <= whole.pixels
+    return whole.stride == part.stride and has_outputs and has_pixels
 
-    Parameters
-    ----------
-    pixels, outputs : int
-        Numbers of pixels and of outputs. Pixels are on the large side of the convolution (`ConvSpec.sides`), which is
-        the output of a transposed layer.
-    before : int
-        Padding in front; if negative, the number of pixels in front that no output reads.
-    stride : int
-    pixel_positions, output_positions : tuple (first, step)
-        Where the part lies in the whole layer: its pixel i is the pixel ``first + step i`` there; likewise for outputs.
+
+def single_outputs(axis: Axis) -> list[Axis]:
+    """Split a part whose outputs share no pixels into single outputs: the first, the second and the last one.
+
+    The part must be `trimmed`. Then a border can cut taps off its first and its last output only, so all outputs in
+    between are equal, and the second one stands for them.
     """
+    first, step = axis.output_positions
+    parts = []
+    for number in sorted({0, min(1, axis.outputs - 1), axis.outputs - 1}):
+        before = axis.before - axis.stride * number
+        part = trimmed(axis._replace(outputs=1, before=before, output_positions=(first + step * number, step)))
+        if part is not None:
+            parts.append(part)
+    return parts
 
-    pixels: int
-    outputs: int
-    before: int
-    stride: int
-    pixel_positions: tuple[int, int] = (0, 1)
-    output_positions: tuple[int, int] = (0, 1)
 
-    def contains(self, other: AxisComponent) -> bool:
-        """Whether another part is a compression of this one: it lies inside, if shifted by some outputs."""
-        # The smallest shift by which no pixel of the other part lies in front of this one.
-        outputs_in_front = max(0, arrays.ceil_div(self.before - other.before, self.stride))
-        # Pixel 0 of the other part is then this pixel.
-        pixels_in_front = self.stride * outputs_in_front + other.before - self.before
-        has_outputs = outputs_in_front + other.outputs <= self.outputs
-        has_pixels = pixels_in_front + other.pixels <= self.pixels
-        return self.stride == other.stride and has_outputs and has_pixels
+def trimmed(axis: Axis) -> Axis | None:
+    """A part without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
+    # Output m reads the pixels s m - before, ..., s m - before + taps - 1.
+    first_output = max(0, arrays.ceil_div(axis.before - axis.taps + 1, axis.stride))
+    last_output = min(axis.outputs - 1, (axis.pixels - 1 + axis.before) // axis.stride)
+    if last_output < first_output:
+        return None
+    before = axis.before - axis.stride * first_output
+    outputs = last_output - first_output + 1
+    first_pixel = max(0, -before)
+    last_pixel = min(axis.pixels - 1, axis.stride * (outputs - 1) + axis.taps - 1 - before)
+    if last_pixel < first_pixel:
+        return None
+    return axis._replace(
+        pixels=last_pixel - first_pixel + 1,
+        outputs=outputs,
+        before=before + first_pixel,
+        pixel_positions=_shifted(axis.pixel_positions, first_pixel),
+        output_positions=_shifted(axis.output_positions, first_output),
+    )
 
-    def single_outputs(self, taps: int) -> list[AxisComponent]:
-        """Split a part whose outputs share no pixels into single outputs: the first, the second and the last one.
 
-        The part must be `trimmed`. Then a border can cut taps off its first and its last output only, so all outputs in
-        between are equal, and the second one stands for them.
-        """
-        first, step = self.output_positions
-        parts = []
-        for number in sorted({0, min(1, self.outputs - 1), self.outputs - 1}):
-            part = replace(
-                self,
-                outputs=1,
-                before=self.before - self.stride * number,
-                output_positions=(first + step * number, step),
-            ).trimmed(taps)
-            if part is not None:
-                parts.append(part)
-        return parts
-
-    def trimmed(self, taps: int) -> AxisComponent | None:
-        """The part without outputs that read no pixel and pixels that no output reads; None if nothing is left."""
-        # Output m reads the pixels s m - before, ..., s m - before + taps - 1.
-        first_output = max(0, arrays.ceil_div(self.before - taps + 1, self.stride))
-        last_output = min(self.outputs - 1, (self.pixels - 1 + self.before) // self.stride)
-        if last_output < first_output:
-            return None
-        before = self.before - self.stride * first_output
-        outputs = last_output - first_output + 1
-        first_pixel = max(0, -before)
-        last_pixel = min(self.pixels - 1, self.stride * (outputs - 1) + taps - 1 - before)
-        if last_pixel < first_pixel:
-            return None
-        return AxisComponent(
-            pixels=last_pixel - first_pixel + 1,
-            outputs=outputs,
-            before=before + first_pixel,
-            stride=self.stride,
-            pixel_positions=(self.pixel_positions[0] + self.pixel_positions[1] * first_pixel, self.pixel_positions[1]),
-            output_positions=(
-                self.output_positions[0] + self.output_positions[1] * first_output,
-                self.output_positions[1],
-            ),
-        )
+def _shifted(positions: tuple[int, int], number: int) -> tuple[int, int]:
+    first, step = positions
+    return first + step * number, step
 
 
 @dataclass(frozen=True)
@@ -117,19 +93,19 @@ class PolyphaseComponent:
     ----------
     spec : ConvSpec
         The part's geometry, with ``input_shape``.
-    axes : tuple of AxisComponent
-        The part along each axis.
+    axes : tuple of Axis
+        The part along each axis, and where it lies in the whole layer.
     """
 
     spec: ConvSpec
-    axes: tuple[AxisComponent, ...]
+    axes: tuple[Axis, ...]
 
     @classmethod
-    def of(cls, spec: ConvSpec, axes: tuple[AxisComponent, ...]) -> PolyphaseComponent:
+    def of(cls, spec: ConvSpec, axes: tuple[Axis, ...]) -> PolyphaseComponent:
         """The part of a zero-padded layer that has the given parts along its axes."""
         pads = []
-        for axis, taps in zip(axes, spec.kernel_shape, strict=True):
-            after = axis.stride * (axis.outputs - 1) + taps - axis.pixels - axis.before
+        for axis in axes:
+            after = axis.stride * (axis.outputs - 1) + axis.taps - axis.pixels - axis.before
             pads.append((axis.before, after))
         spec_of_part = replace(
             spec,
@@ -157,11 +133,11 @@ class PolyphaseComponent:
         pixels_left = pixel_budget
         axes_left = len(axes)
         for j in shortest_first:
-            axis, taps = axes[j], self.spec.kernel_shape[j]
+            axis = axes[j]
             fair_share = int(pixels_left ** (1 / axes_left))
-            pixels = min(axis.pixels, max(2 * taps, fair_share))
+            pixels = min(axis.pixels, max(2 * axis.taps, fair_share))
             outputs = min(axis.outputs, max(1, arrays.ceil_div(pixels + axis.before, axis.stride)))
-            shortened = replace(axis, pixels=pixels, outputs=outputs).trimmed(taps)
+            shortened = trimmed(axis._replace(pixels=pixels, outputs=outputs))
             # It is None if the outputs that are left read no pixel. Then the axis stays as it is.
             if shortened is not None:
                 axes[j] = shortened
@@ -180,8 +156,9 @@ class PolyphaseComponent:
         axes = []
         fair_share = int(pixel_budget ** (1 / len(self.axes)))
         skips_padding = self.spec.padding_mode == "circular" or max(axis.before for axis in self.axes) > fair_share
-        for axis, taps, dilation in zip(self.axes, self.spec.kernel_shape, self.spec.dilation, strict=True):
-            extent = dilation * (taps - 1) + 1
+        mode = "zeros" if skips_padding else self.spec.padding_mode
+        for axis in self.axes:
+            extent = axis.dilation * (axis.taps - 1) + 1
             first_output = -(-axis.before // axis.stride) if skips_padding else 0
             first_pixel = max(0, axis.stride * first_output - axis.before)
             before = 0 if skips_padding else axis.before
@@ -189,10 +166,11 @@ class PolyphaseComponent:
             outputs = min(axis.outputs - first_output, (pixels + before - extent) // axis.stride + 1)
             if outputs < 1:
                 return None
-            axes.append(AxisComponent(pixels, outputs, before, axis.stride, (first_pixel, 1), (first_output, 1)))
+            corner = axis._replace(pixels=pixels, outputs=outputs, before=before, mode=mode)
+            axes.append(corner._replace(pixel_positions=(first_pixel, 1), output_positions=(first_output, 1)))
         spec = replace(
             self.spec,
-            padding_mode="zeros" if skips_padding else self.spec.padding_mode,
+            padding_mode=mode,
             padding=tuple((axis.before, 0) for axis in axes),
             input_shape=tuple(axis.pixels for axis in axes),
         )
@@ -201,7 +179,7 @@ class PolyphaseComponent:
     def is_corner_of(self, whole: PolyphaseComponent) -> bool:
         """Whether this part reads in front what its outputs read there in a layer that repeats pixels, nothing behind.
 
-        That these outputs and pixels lie in the whole layer is `AxisComponent.contains`.
+        That these outputs and pixels lie in the whole layer is `contains`.
         """
         no_padding = not any(map(any, self.spec.padding))
         pads = zip(self.spec.padding, whole.spec.padding, strict=True)
@@ -219,22 +197,21 @@ def polyphase_components(spec: ConvSpec) -> list[PolyphaseComponent]:
     """
     axes = spec.axes
     if not spec.reads_zeros:
-        whole = tuple(AxisComponent(axis.pixels, axis.outputs, axis.before, axis.stride) for axis in axes)
-        return [PolyphaseComponent(spec, whole)]
+        return [PolyphaseComponent(spec, tuple(axes))]
     parts_of_axes = [_largest_parts(axis) for axis in axes]
     return [PolyphaseComponent.of(spec, parts) for parts in itertools.product(*parts_of_axes)]
 
 
-def _largest_parts(axis: Axis) -> list[AxisComponent]:
+def _largest_parts(axis: Axis) -> list[Axis]:
     """The parts along an axis that no other part contains."""
-    largest: list[AxisComponent] = []
+    largest: list[Axis] = []
     for part in _parts(axis):
-        if not any(other.contains(part) for other in largest):
-            largest = [other for other in largest if not part.contains(other)] + [part]
+        if not any(contains(other, part) for other in largest):
+            largest = [other for other in largest if not contains(part, other)] + [part]
     return largest
 
 
-def _parts(axis: Axis) -> Iterator[AxisComponent]:
+def _parts(axis: Axis) -> Iterator[Axis]:
     """The independent parts of a layer along an axis, without dilation."""
     common = math.gcd(axis.stride, axis.dilation)
     # Pixels that are read are `common` apart. Number these alone: then stride and dilation are coprime.
@@ -245,19 +222,22 @@ def _parts(axis: Axis) -> Iterator[AxisComponent]:
     dilation = axis.dilation // common
     for first_output in range(min(dilation, axis.outputs)):
         first_pixel = (stride * first_output - before) % dilation
-        part = AxisComponent(
+        residue = Axis(
             pixels=arrays.ceil_div(pixels - first_pixel, dilation),
             outputs=arrays.ceil_div(axis.outputs - first_output, dilation),
+            taps=axis.taps,
+            stride=stride,
+            dilation=1,
             # The division is exact, by the choice of the first pixel.
             before=(before - stride * first_output + first_pixel) // dilation,
-            stride=stride,
             pixel_positions=(first_read + common * first_pixel, common * dilation),
             output_positions=(first_output, dilation),
-        ).trimmed(axis.taps)
+        )
+        part = trimmed(residue)
         if part is None:
             continue
         if axis.taps <= stride:
-            yield from part.single_outputs(axis.taps)
+            yield from single_outputs(part)
         else:
             yield part
 
@@ -335,7 +315,7 @@ def norm_of_restriction(component: PolyphaseComponent, restriction: PolyphaseCom
     ``norm``: bound for one group of the restriction.
     """
     axes = zip(component.axes, restriction.axes, strict=True)
-    is_restriction = all(axis.contains(restricted) for axis, restricted in axes)
+    is_restriction = all(contains(axis, restricted) for axis, restricted in axes)
     # Padding that repeats pixels may not change in a restriction.
     reads_the_same = component.spec.reads_zeros or restriction == component or restriction.is_corner_of(component)
     if norm.what != restriction.spec.of_group or not is_restriction or not reads_the_same:

@@ -32,12 +32,10 @@ from specnorm.backends import arrays, text
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import HypothesisError, Upper
 from specnorm.proofs.cells import Circulant
-from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.proofs.frequencies import Frequencies, phase_error
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
-    from specnorm.at_size.proofs.circulant import Embedding
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
@@ -88,7 +86,7 @@ def first_of_mirrored(frequencies: Frequencies) -> Frequencies:
 def norm_by_deflation(
     kernel: Array,
     spec: ConvSpec,
-    circulant: Embedding,
+    circulant: Circulant,
     cover: Cover,
     split: SplitWaves,
     bound: float,
@@ -99,9 +97,10 @@ def norm_by_deflation(
 
     ``kernel`` (1, first, second, *kernel_shape): the kernel of one group, in torch's order, scaled to about 1.
     ``spec``: the geometry of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
-    ``circulant``: a circulant with at least `circulant.shortest` points. ``cover``: a cover of the frequencies of that
-    circulant. All cells but the open ones have proven bounds; each open cell is a single frequency. ``split``: the
-    waves that are split off, at the frequencies of the open cells. ``bound``: the bound to be proven.
+    ``circulant``: a circulant with at least `circulant.shortest` points, the true number along every axis. ``cover``: a
+    cover of the frequencies of that circulant. All cells but the open ones have proven bounds; each open cell is a
+    single frequency. ``split``: the waves that are split off, at the frequencies of the open cells. ``bound``: the
+    bound to be proven.
     """
     if max((*spec.stride, *spec.dilation), default=1) > 1:
         raise HypothesisError("overlaps of waves need a layer without stride and dilation")
@@ -119,7 +118,7 @@ def norm_by_deflation(
 
 def limit_of_rest(
     spec: ConvSpec,
-    circulant: Embedding,
+    circulant: Circulant,
     cover: Cover,
     split: SplitWaves,
 ) -> float:
@@ -131,9 +130,7 @@ def limit_of_rest(
     are not split off at exactly the frequencies that the cover leaves open.
     """
     covered = Circulant.of(circulant.points, circulant.skew, spec.block_kernel_shape)
-    # Not `Circulant.of`, which replaces the points along an axis with one tap by 0: the waves need the true number.
-    circulant_of_waves = Circulant(circulant.points, circulant.skew)
-    if spec.groups != 1 or not is_long_enough(spec, circulant_of_waves) or cover.what != covered:
+    if spec.groups != 1 or 0 in circulant.points or not is_long_enough(spec, circulant) or cover.what != covered:
         raise HypothesisError(
             f"the layer needs a cover of the {covered}, with at least {shortest(spec)} points; got one of {cover.what}"
         )
@@ -154,8 +151,9 @@ def rest_below(kernel: Array, split: SplitWaves, limit: float, *, ops: ArrayOps)
     ``kernel`` (1, first, second, *kernel_shape): scaled to about 1.
     """
     xp = ops.xp
-    symbol = Symbol(kernel, split.frequencies, ops=ops).matrices()[0, ...]
-    symbol_error = float(symbols.symbol_error(kernel, xp=xp)[0])
+    polynomial = Polynomial(kernel, xp=xp)
+    symbol = polynomial.at(split.frequencies, ops=ops).matrices()[0, ...]
+    symbol_error = float(polynomial.error[0])
     symbol_norm = norms.frobenius_up(symbol, xp=xp)
     x, y = _by_frequency(split, ops=ops)
     most_waves = x.shape[1]
@@ -222,7 +220,7 @@ class WaveGram:
     ----------
     spec : ConvSpec
         The geometry of one group, with ``input_shape``, zero padding, and neither stride nor dilation.
-    circulant : Embedding
+    circulant : Circulant
         The layer is a compression of it.
     split : SplitWaves
         The waves. With those at the mirror images there are W.
@@ -242,7 +240,7 @@ class WaveGram:
     def __init__(
         self,
         spec: ConvSpec,
-        circulant: Embedding,
+        circulant: Circulant,
         split: SplitWaves,
         *,
         ops: ArrayOps,
@@ -271,7 +269,7 @@ class WaveGram:
         channels: Array,
         sizes: tuple[int, ...],
         shifts: list[int],
-        circulant: Embedding,
+        circulant: Circulant,
         *,
         ops: ArrayOps,
     ) -> tuple[Array, float]:
@@ -287,8 +285,8 @@ class WaveGram:
             gram = gram * _overlaps(self.numerators[:, axis], circulant, axis, size, shift, gram, ops=ops)
         norm_sq = float(rounding.up(norms.frobenius_up(channels, xp=xp) ** 2, 2, xp=xp))
         # An overlap is a sum of n rounded phases, divided once; an entry is multiplied by one overlap for each axis.
-        phase_error = symbols.phase_error(unit_roundoff)
-        overlap_error = sum(math.sqrt(2) * (phase_error + rounding.gamma(n + 8, unit_roundoff)) for n in sizes)
+        error_of_phase = phase_error(unit_roundoff)
+        overlap_error = sum(math.sqrt(2) * (error_of_phase + rounding.gamma(n + 8, unit_roundoff)) for n in sizes)
         # 4 channels more than there are: to spare.
         relative_error = rounding.product_error(channels.shape[1] + 4, channels, xp=xp) + overlap_error
         # The error of L*L / 2 has a factor 1/2, which is left out; SLACK covers products of the errors.
@@ -309,7 +307,7 @@ class WaveGram:
 
 def _overlaps(
     numerators: np.ndarray,
-    circulant: Embedding,
+    circulant: Circulant,
     axis: int,
     n: int,
     shift: int,

@@ -28,7 +28,7 @@ from specnorm.errors import KernelError
 from specnorm.geometry import polyphase
 from specnorm.grid import proof as grid
 from specnorm.proofs import norms, rounding
-from specnorm.symbols.proofs import scalar, symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def scaled_within(kernels: Array, taps: Array | None, limit: Limit, spec: ConvSp
         Kernels, and taps if there are any, in their shapes; to be rounded once more, to the limit's dtype.
     """
     xp = ops.xp
-    absolute = symbols.absolute_norm_up(kernels, xp=xp)
+    absolute = Polynomial(kernels, xp=xp).absolute_norm_up
     matrices = xp.reshape(kernels, (*kernels.shape[:2], -1))
     bounds = matrix_norms_up([matrices] if taps is None else [matrices, taps], xp=xp)
     by_reshaping = supremum_up_from_unfolding(bounds[0], spec.block_kernel_shape, xp=xp)
@@ -198,9 +198,8 @@ def _norm_on_grid_up(kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     columns = arrays.tall(polyphase.to_blocks(by_group, spec, xp=xp), xp=xp)
     kernel_shape = columns.shape[3:]
     sizes = grid_sizes(tuple(kernel_shape))
-    tables = scalar.half_grid_tables(sizes, kernel_shape, columns, ops=ops)
-    squares = xp.max(scalar.squares_on_grid(columns, tables, xp=xp), axis=1)
-    return grid.everywhere_up(scalar.norms_up(squares, columns, xp=xp), sizes, tuple(kernel_shape), xp=xp)
+    largest = Polynomial(columns, xp=xp).norm_on_grid_up(sizes, ops=ops)
+    return grid.everywhere_up(largest, sizes, tuple(kernel_shape), xp=xp)
 
 
 def grid_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -17,28 +17,21 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs import norms as matrix_norms
 from specnorm.proofs import rounding
-from specnorm.proofs.frequencies import Frequencies, product, tap_points
-from specnorm.symbols.proofs import symbols
+from specnorm.proofs.frequencies import Frequencies, phase_error, tap_points
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-
-class GramTuning(NamedTuple):
-    """Memory that computing powers takes: it decides on time and rounding."""
-
-    backward_host: int = 2**18
-    """Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
-    stays in the cache."""
-    backward_device: int = 2**24
-    """Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
-    forward_host: int = 2**23
-    """Bytes of a chunk's matrices in the forward pass on the host."""
-
-
-TUNING = GramTuning()
+BACKWARD_HOST = 2**18
+"""Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
+stays in the cache."""
+BACKWARD_DEVICE = 2**24
+"""Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
+FORWARD_HOST = 2**23
+"""Bytes of a chunk's matrices in the forward pass on the host."""
 _FEW_TAPS = 81
 """Taps of the first two products of a 3 x 3 kernel."""
 _LEAST_FREQUENCIES = 16
@@ -58,21 +51,14 @@ def _centred_taps(grid: tuple[int, ...]) -> np.ndarray:
     Returns (n, d); read-only.
     """
     middle = np.asarray([n // 2 for n in grid], dtype=np.int64)
-    taps = product([np.arange(n) for n in grid])
+    taps = tap_points(grid)
     taps = np.where(taps > middle, taps - np.asarray(grid, dtype=np.int64), taps)
     taps.flags.writeable = False
     return taps
 
 
 class KernelSymbol:
-    """The symbols G of kernels, whose Gram matrices are the first product.
-
-    Parameters
-    ----------
-    blocks : array, shape (b, m, p, *kernel_shape)
-        In the precision that is computed in.
-    norms : array, shape (b,)
-        Bounds of the norm of the sum of the magnitudes of the taps (`symbols.absolute_norm_up`).
+    """The symbols G of kernels, in the precision that is computed in, whose Gram matrices are the first product.
 
     Attributes
     ----------
@@ -84,26 +70,26 @@ class KernelSymbol:
         Any array of the precision and on the device.
     error : array, shape (b,)
         e such that the first product, beside its roundings, is off by at most ``2 n e + 3 e**2`` at any frequency. Here
-        n**2 is a bound of its norm as computed. Let a be the error of G (`symbols.symbol_error`), and G' the matrix
-        whose parts are the upper half of `at`. The lower half is off the parts of ``(1 - i) G`` by at most 2.5 a, and
-        off those of ``(1 - i) G'`` by at most 3.92 a. So the matrices that belong to their product are off ``G'* G'``
-        by at most ``5.6 a ||G'||``, and these by ``2 a ||G'|| + a**2``. With ``||G'|| <= n + 5.6 a``, e is 4 a.
+        n**2 is a bound of its norm as computed. Let a be the error of G (`Polynomial.error`), and G' the matrix whose
+        parts are the upper half of `at`. The lower half is off the parts of ``(1 - i) G`` by at most 2.5 a, and off
+        those of ``(1 - i) G'`` by at most 3.92 a. So the matrices that belong to their product are off ``G'* G'`` by at
+        most ``5.6 a ||G'||``, and these by ``2 a ||G'|| + a**2``. With ``||G'|| <= n + 5.6 a``, e is 4 a.
     """
 
-    def __init__(self, blocks: Array, norms: Array, *, ops: ArrayOps) -> None:
-        self.like = blocks
-        b, m, p = blocks.shape[:3]
+    def __init__(self, polynomial: Polynomial, *, ops: ArrayOps) -> None:
+        self.like = polynomial.coefficients
+        b, m, p, *taps = polynomial.shape
         self.shape = (b, m, p)
-        self.taps = tuple(blocks.shape[3:])
+        self.taps = tuple(taps)
         self._ops = ops
-        self.error = norms * (4 * symbols.relative_symbol_error(blocks, xp=ops.xp))
+        self.error = 4 * polynomial.error
 
     def at(self, frequencies: Frequencies) -> Array:
         """At f frequencies, ``Re G``, ``Im G``, ``Re G + Im G``, ``Im G - Re G`` one below another: (b, f, 4 m, p)."""
         xp, (b, m, p) = self._ops.xp, self.shape
         cos, sin = frequencies.cos_sin(tap_points(tuple(self.taps)))
         host_table = np.stack([cos, sin, cos + sin, sin - cos], axis=1).reshape(4 * len(cos), -1)
-        table = symbols.device_table(host_table, self.like, ops=self._ops)
+        table = arrays.device_table(host_table, self.like, ops=self._ops)
         taps = xp.matrix_transpose(xp.reshape(self.like, (b, m * p, -1)))
         return xp.reshape(xp.matmul(table, taps), (b, -1, 4 * m, p))
 
@@ -141,7 +127,7 @@ class GramSymbol:
         # halves. For m and -m together, `cos + sin` has a mean square of 1. So the errors' norm is at most that of the
         # sum of the taps' magnitudes, which is symmetric: its largest row sum.
         u = rounding.unit(self.like, xp=xp)
-        of_sum = rounding.SLACK * (rounding.gamma(n - n // 2 + 4, u) + 2.5 * symbols.phase_error(u))
+        of_sum = rounding.SLACK * (rounding.gamma(n - n // 2 + 4, u) + 2.5 * phase_error(u))
         # Coefficients below the smallest normal number may be flushed to 0.
         underflow = 4 * n * p * float(xp.finfo(self.like.dtype).smallest_normal)
         self.error = rounding.up(taps.lost + taps.sums * of_sum, 4, xp=xp) + underflow
@@ -150,7 +136,7 @@ class GramSymbol:
         """The real matrices at some frequencies, (b, f, p, p)."""
         xp, (b, _, p) = self._ops.xp, self.shape
         cos, sin = frequencies.cos_sin(_centred_taps(self.taps))
-        table = symbols.device_table(cos + sin, self.like, ops=self._ops)
+        table = arrays.device_table(cos + sin, self.like, ops=self._ops)
         half = self.like.shape[1] // 2
         matrices = xp.matmul(table[:, half:], self.like[:, half:, :])
         matrices += xp.matmul(table[:, :half], self.like[:, :half, :])
@@ -231,15 +217,15 @@ class GramTaps:
         self.ops = ops
         self.grid = tap_grid(symbol.taps, n_iter)
         self.points = Frequencies.half_grid(self.grid)
-        self.weights = symbols.device_table(tables(self.grid)[0], symbol.like, ops=ops)
+        self.weights = arrays.device_table(tables(self.grid)[0], symbol.like, ops=ops)
 
     def chunks(self) -> Iterator[tuple[slice, Array]]:
         """Parts of the frequencies that fit the memory budget (on the host, the cache), and X there."""
         entries = math.prod(self.symbol.shape)
-        step = symbols.frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
+        step = Polynomial.frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
             # Each chunk reads all taps: with fewer than `_LEAST_FREQUENCIES`, that would take most of the time.
-            in_cache = TUNING.forward_host // (8 * entries)
+            in_cache = FORWARD_HOST // (8 * entries)
             step = min(step, max(_LEAST_FREQUENCIES, in_cache))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
@@ -266,7 +252,7 @@ class GramTaps:
         for before, host_table in tables_:
             # Both parts lie on the next axis, before those that are transformed already: so a complex product with a
             # table is one real product, whose rows have both parts before the taps.
-            table = symbols.device_table(host_table, pairs, ops=self.ops)
+            table = arrays.device_table(host_table, pairs, ops=self.ops)
             x = xp.matmul(table, xp.reshape(x, (b * before, table.shape[1], -1)))
         if axes[0]:
             x = xp.reshape(x, (b, *(self.grid[axis] for axis in axes), r))
@@ -287,7 +273,7 @@ class GramTaps:
         at_once = every_place.shape[1]
         if ops.concrete and ops.on_host:
             itemsize = 8 if values.dtype == xp.float64 else 4
-            at_once = max(1, TUNING.forward_host // (2 * itemsize * b * f))
+            at_once = max(1, FORWARD_HOST // (2 * itemsize * b * f))
         flat = xp.reshape(values, (b, f, -1))
         for first in range(0, every_place.shape[1], at_once):
             places = every_place[:, first : first + at_once]
@@ -443,7 +429,7 @@ def _error_factors(
     # A complex number takes two products of real ones; the margins cover the division by the number of points. A table
     # may have sums of a cosine and a sine (`real_tables`).
     counts = Frequencies.half_grid_shape(grid)
-    axis_errors = [math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + 2.5 * symbols.phase_error(u)) for n in counts]
+    axis_errors = [math.sqrt(2) * (rounding.gamma(2 * n + 8, u) + 2.5 * phase_error(u)) for n in counts]
     transform_error = rounding.SLACK * (sum(axis_errors) + 4 * u) * math.sqrt(math.prod(grid))
     # All numbers are sums, products and roots of numbers that are not negative. A squared norm has n roundings, those
     # of a sum of 4 m p or p**2 products. If a bound e has r, the next has 2 r + n + 6: so at most (2**t - 1) (n + 12)
@@ -476,23 +462,19 @@ class Powers:
         self.xp = xp
         self.ops = ops
         wide = arrays.in_wide_dtype(arrays.tall(blocks, xp=xp), ops=ops)
-        magnitudes = symbols.sums_of_magnitudes(wide, xp=xp)
-        norms = symbols.norm_of_magnitudes_up(magnitudes, math.prod(wide.shape[3:]), xp=xp)
-        self._is_zero = norms == 0
+        polynomial = Polynomial(wide, xp=xp)
+        self._is_zero = polynomial.absolute_norm_up == 0
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
-        flat = xp.reshape(magnitudes, (blocks.shape[0], -1))
+        flat = xp.reshape(polynomial.sums_of_magnitudes, (blocks.shape[0], -1))
         self._factor = _factor_to_one(xp.sqrt(xp.vecdot(flat, flat)), xp=xp)
-        norms = norms * self._factor
-        scaled = wide * _by_block(self._factor, blocks.ndim, xp=xp)
+        symbol = KernelSymbol(Polynomial(wide * _by_block(self._factor, blocks.ndim, xp=xp), xp=xp), ops=ops)
         # The error of the last square that is the same at every frequency.
         self._last_error: Array | float = 0.0
-        first_products = self._first_products(scaled)
-        if n_iter > first_products:
-            first = GramTaps(KernelSymbol(scaled, norms, ops=ops), first_products, ops=ops).taps()
-            later_products = n_iter - first_products
-            self._taps = GramTaps(self._symbol_of(first, later_products), later_products, ops=ops)
-        else:
-            self._taps = GramTaps(KernelSymbol(scaled, norms, ops=ops), n_iter, ops=ops)
+        first_products = self._first_products(wide)
+        later_products = n_iter - first_products
+        self._taps = GramTaps(symbol, first_products, ops=ops)
+        if later_products:
+            self._taps = GramTaps(self._symbol_of(self._taps.taps(), later_products), later_products, ops=ops)
         self._blocks = blocks
 
     def _first_products(self, blocks: Array) -> int:
@@ -619,23 +601,22 @@ def lag_norms(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     wide = arrays.tall(blocks, xp=xp)
     if not (ops.exact_float32 and wide.dtype == xp.float32):
         wide = arrays.in_wide_dtype(wide, ops=ops)
-    b, m, p, *kernel_shape = wide.shape
+    m, p, *kernel_shape = wide.shape[1:]
     u = rounding.unit(wide, xp=xp)
-    taps = xp.reshape(symbols.stacked_taps(wide, xp=xp), (b, -1, m, p))
-    tap_count = taps.shape[1]
+    polynomial = Polynomial(wide, xp=xp)
     lags = Lags.products(wide, wide, ops=ops)
     magnitudes = xp.abs(lags)
     # Lags -d have the transposed matrices.
     other_lags = xp.sum(magnitudes[:, 1:, ...], axis=1)
     sums = xp.sum(magnitudes[:, 0, ...], axis=2) + xp.sum(other_lags, axis=2) + xp.sum(other_lags, axis=1)
-    a = xp.sum(xp.abs(taps), axis=1)
+    a = polynomial.sums_of_magnitudes
     products = xp.matmul(xp.matrix_transpose(a), xp.sum(a, axis=2)[..., None])[..., 0]
     relative = rounding.SLACK * rounding.gamma(Lags.roundings(wide, xp=xp), u)
     # Products below the smallest normal number may be flushed to 0.
-    underflow = m * p * 2.0 ** len(kernel_shape) * tap_count**2 * float(xp.finfo(wide.dtype).smallest_normal)
-    error = rounding.up(products, 2 * tap_count + m + p, xp=xp) * relative + underflow
+    underflow = m * p * 2.0 ** len(kernel_shape) * polynomial.taps**2 * float(xp.finfo(wide.dtype).smallest_normal)
+    error = rounding.up(products, 2 * polynomial.taps + m + p, xp=xp) * relative + underflow
     norms = rounding.up(xp.sqrt(rounding.up(sums, p + lags.shape[1] + 4, xp=xp) + error), 2, xp=xp)
-    norms = xp.where(xp.max(xp.abs(taps), axis=(1, 2)) == 0, 0.0, norms)
+    norms = xp.where(xp.max(a, axis=1) == 0, 0.0, norms)
     return norms, xp.where(sums > error, sums, 0.0), lags
 
 
@@ -713,15 +694,16 @@ def powers_residuals(
     xp, ops = grid.xp, grid.ops
     b = columns.shape[0]
     # Traced chunks are as large as the memory allows, since every one is compiled by itself.
-    at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else symbols.chunk_length(blocks, ops=ops)
+    in_memory = Polynomial(blocks, xp=xp).frequencies_at_once(ops=ops)
+    at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else in_memory
     chunks = arrays.ceil_div(len(grid.points), at_once)
     step = arrays.ceil_div(len(grid.points), chunks)
     taps = tap_points(tuple(blocks.shape[3:]))
-    phase = ops.complex(*symbols.cosines_and_sines(grid.points, taps, sums, ops=ops))
+    phase = ops.complex(*grid.points.device_cos_sin(taps, sums, ops=ops))
     # The signs of the taps, transformed back to the frequencies.
     adjoint_tables = []
     for real, imag in tables(grid.grid)[1]:
-        parts = (symbols.device_table(x, grid.symbol.like, ops=ops) for x in (real.T, -imag.T))
+        parts = (arrays.device_table(x, grid.symbol.like, ops=ops) for x in (real.T, -imag.T))
         adjoint_tables.append(ops.complex(*parts))
     signs = xp.astype(xp.sign(columns), arrays.complex_dtype(grid.symbol.like.dtype, xp=xp))
     transformed = contract(signs, adjoint_tables, xp=xp)
@@ -740,8 +722,8 @@ def powers_residuals(
 def _frequencies_at_once(blocks: Array, *, ops: ArrayOps) -> int:
     """Frequencies of a chunk of the backward pass.
 
-    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `GramTuning`'s.
+    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `BACKWARD_HOST`'s.
     """
-    least_bytes = TUNING.backward_host if ops.on_host else TUNING.backward_device
+    least_bytes = BACKWARD_HOST if ops.on_host else BACKWARD_DEVICE
     bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
     return int(max(1, max(8 * math.prod(blocks.shape), least_bytes) // bytes_of_a_frequency))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
 from specnorm.proofs.bound import Lower
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -55,7 +55,7 @@ def ritz_values_down(
         images = layer.apply(vectors)
         roundings = forward_roundings
     # || |A| |x| || <= || |A| || ||x||, and |A| is the layer with the magnitudes of the kernel.
-    by_group = symbols.absolute_norm_up(xp.reshape(layer.kernels, (b * groups, *shape)), xp=xp)
+    by_group = Polynomial(xp.reshape(layer.kernels, (b * groups, *shape)), xp=xp).absolute_norm_up
     absolute_symbol_norm = xp.max(xp.reshape(by_group, (b, groups)), axis=1)
     # The root of `padding_gain_sq` bounds the ratio of the layer's norm to that of its symbols.
     absolute_norm = absolute_symbol_norm * host.root_up(layer.spec.padding_gain_sq)

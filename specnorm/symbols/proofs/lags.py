@@ -1,11 +1,7 @@
-"""The lags of kernels, ``R_d = sum_k K_k^T K_{k+d}``, with a bound of their rounding errors.
+"""The lags of kernels, ``R_d = sum_k K_k^T K_{k+d}``.
 
 R_d is the coefficient of e^{i d theta} in G(theta)*G(theta), with G the symbol of K, and ``R_{-d} = R_d^T``. One of d
 and -d is computed, in the order of `Lags.points`.
-
-Rounding: each entry of a lag is a sum of products, taken in any order, with an error of at most gamma times the same
-sum of absolute values. The symbol of all these errors has a norm of at most ``gamma ||A||**2``, where A is the sum over
-the taps of the entrywise absolute values of K, and ``||A||**2 <= ||A||_1 ||A||_inf``.
 """
 
 from __future__ import annotations
@@ -17,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.proofs import rounding
 from specnorm.proofs.frequencies import product, tap_points
 
 if TYPE_CHECKING:
@@ -29,7 +24,7 @@ _FLOAT32_ROWS = 32
 
 
 class Lags(NamedTuple):
-    """Computed lags of a stack of kernels, with a bound of their rounding error.
+    """Computed lags of a stack of kernels, with a bound of their rounding error: see `Polynomial.lags`.
 
     Parameters
     ----------
@@ -41,16 +36,6 @@ class Lags(NamedTuple):
 
     values: Array
     error: Array
-
-    @classmethod
-    def of(cls, x: Array, *, ops: ArrayOps, wide: bool = False) -> Lags:
-        """The lags of kernels (b, rows, c, *kernel_shape), with ``rows`` output and c input channels.
-
-        ``wide``: whether to compute in the device's widest precision instead of that of x.
-        """
-        if wide:
-            x = arrays.in_wide_dtype(x, ops=ops)
-        return cls(cls.products(x, x, ops=ops), _lags_error(x, xp=ops.xp))
 
     @staticmethod
     def points(kernel_shape: tuple[int, ...]) -> np.ndarray:
@@ -206,19 +191,3 @@ def _additions(rows: int, at_once: int) -> int:
         return rows
     half = _first_half(rows, at_once)
     return max(_additions(half, at_once), _additions(rows - half, at_once)) + 1
-
-
-def _lags_error(x: Array, *, xp: Namespace) -> Array:
-    """Bound (b,) of `Lags.error` for kernels x (b, rows, c, *taps), underflow included."""
-    b, rows, c, *taps = x.shape
-    count = math.prod(taps)
-    magnitudes = xp.reshape(xp.abs(x), (b, rows, c * count))
-    row_sums = xp.sum(magnitudes, axis=2)
-    column_sums = xp.sum(xp.reshape(xp.sum(magnitudes, axis=1), (b, c, count)), axis=2)
-    largest_row = xp.max(rounding.up(row_sums, rows + c * count, xp=xp), axis=1)
-    largest_column = xp.max(rounding.up(column_sums, rows + c * count, xp=xp), axis=1)
-    # ||A||**2 <= ||A||_inf ||A||_1 for the A of the module's docstring.
-    norm_sq = largest_row * largest_column
-    relative = rounding.SLACK * rounding.gamma(Lags.roundings(x, xp=xp), rounding.unit(x, xp=xp))
-    underflow = float(xp.finfo(x.dtype).smallest_normal) * rows * count * count * c
-    return rounding.up(norm_sq * relative, 2, xp=xp) + xp.astype(largest_row > 0, x.dtype) * underflow

@@ -22,7 +22,7 @@ from specnorm.completion import proof as completion
 from specnorm.completion import search
 from specnorm.errors import KernelError, MethodError, MixedBackends
 from specnorm.methods import Completion
-from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 HOSTILE: dict[str, Any] = {
     "zeros": lambda h: 0 * h,
@@ -39,7 +39,7 @@ def rule(blocks: Any, h: Any) -> float:
     """The lemma alone, on narrow blocks and any H."""
     ops = ArrayOps.of(backend_for(blocks), blocks)
     with np.errstate(all="ignore"):
-        own, beside = (Lags.of(x, ops=ops) for x in (blocks, h))
+        own, beside = (Polynomial(x, xp=ops.xp).lags(ops=ops) for x in (blocks, h))
         return float(completion.norms_up(own, beside, ops=ops)[0][0])
 
 

@@ -15,7 +15,7 @@ from core.soundness.layers import Layer, layer
 from helpers.oracle import dense_matrix
 
 from specnorm.at_size.proofs import components
-from specnorm.at_size.proofs.components import AxisComponent, PolyphaseComponent
+from specnorm.at_size.proofs.components import PolyphaseComponent
 from specnorm.geometry.spec import ConvSpec
 from specnorm.geometry.taps import Axis
 
@@ -62,26 +62,26 @@ def test_the_norm_is_the_largest_of_the_parts() -> None:
 
 
 # -- without one of the conditions -----------------------------------------------------------------------------------
-def first_alone(axis: Axis) -> list[AxisComponent]:
+def first_alone(axis: Axis) -> list[Axis]:
     """The first residue taken for all of them."""
     return _largest_parts(axis)[:1]
 
 
-def padded_as_before(axis: Axis) -> list[AxisComponent]:
+def padded_as_before(axis: Axis) -> list[Axis]:
     """Residues forgotten in the padding."""
     return _largest_parts(axis._replace(before=axis.before - axis.before % axis.dilation))
 
 
-def held_by_length(self: AxisComponent, other: AxisComponent) -> bool:
+def held_by_length(whole: Axis, part: Axis) -> bool:
     """A part held by every one with as many pixels and outputs, wherever its padding begins."""
-    return self.stride == other.stride and self.pixels >= other.pixels and self.outputs >= other.outputs
+    return whole.stride == part.stride and whole.pixels >= part.pixels and whole.outputs >= part.outputs
 
 
 _largest_parts = components._largest_parts
 MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "every residue": (components, "_largest_parts", first_alone),
     "padding of a residue": (components, "_largest_parts", padded_as_before),
-    "distance of pixels and outputs": (AxisComponent, "contains", held_by_length),
+    "distance of pixels and outputs": (components, "contains", held_by_length),
 }
 
 
@@ -113,7 +113,7 @@ def test_the_corner_of_a_layer_that_repeats_pixels_is_a_submatrix(mode: Any) -> 
         found += 1
         assert corner.is_corner_of(whole)
         axes = zip(corner.axes, whole.axes, strict=True)
-        assert all(theirs.contains(ours) for ours, theirs in axes)
+        assert all(components.contains(theirs, ours) for ours, theirs in axes)
         pixels = [np.arange(a.pixel_positions[0], a.pixel_positions[0] + a.pixels) for a in corner.axes]
         outputs = [np.arange(a.output_positions[0], a.output_positions[0] + a.outputs) for a in corner.axes]
         matrix = dense_matrix(kernel, sizes, **geometry)

@@ -79,9 +79,9 @@ def test_matrix_norm_is_exact_where_lanczos_finds_it(name: str, dtype: str) -> N
     matrix, eps = MATRICES[name].astype(dtype), float(np.finfo(dtype).eps)
     u, s, vh = np.linalg.svd(matrix.astype(np.float64))
     result = plans.run(matrix, MatrixNorm())
-    assert float(result.figures["lower"]) <= s[0] * (1 + 1e-14)
-    assert float(result.figures["upper"]) >= s[0] * (1 - 1e-14)
-    assert float(result.figures["upper"]) <= float(result.figures["lower"]) * (1 + 1e-11 + 6 * eps)
+    assert float(result.stats["lower"]) <= s[0] * (1 + 1e-14)
+    assert float(result.stats["upper"]) >= s[0] * (1 - 1e-14)
+    assert float(result.stats["upper"]) <= float(result.stats["lower"]) * (1 + 1e-11 + 6 * eps)
     assert float(result.value) == pytest.approx(s[0], rel=8 * eps)
     if s[1] < 0.999 * s[0]:
         gradient = plans.gradient(matrix, MatrixNorm())

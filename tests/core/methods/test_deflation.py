@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from specnorm.at_size.circulants import DeflatedCirculant
 from specnorm.at_size.proofs import deflation
-from specnorm.at_size.proofs.circulant import Embedding, shortest
+from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import norms
 from specnorm.proofs.bound import finite, known
-from specnorm.proofs.cells import Boxes
+from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.proof import Cover
 from specnorm.symbols.power import top_eigenvectors
@@ -34,7 +34,7 @@ class Case:
 
     kernel: NDArray[np.float64]
     spec: ConvSpec
-    circulant: Embedding
+    circulant: Circulant
     matrix: NDArray[np.float64]
     norm: float
 
@@ -64,7 +64,7 @@ def cases(count: int, *, first: int = 0) -> Iterator[Case]:
             points = tuple(int(n + random.randint(2)) for n in shortest(spec))
         except Exception:
             continue
-        circulant = Embedding(points, tuple(bool(x) for x in random.randint(2, size=ndim)))
+        circulant = Circulant(points, tuple(bool(x) for x in random.randint(2, size=ndim)))
         yield Case(kernel, spec, circulant, matrix, float(np.linalg.svd(matrix, compute_uv=False)[0]))
 
 

@@ -111,7 +111,8 @@ def test_torch_searches_where_numpy_cannot_look(monkeypatch: pytest.MonkeyPatch)
 
 
 def tune(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
-    monkeypatch.setattr(tuning, "TUNING", tuning.TUNING._replace(**changed))
+    for name, value in changed.items():
+        monkeypatch.setattr(tuning, name, value)
 
 
 def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +125,7 @@ def test_nothing_is_proven_below_what_its_matrix_was_reduced_for(monkeypatch: py
             above.extend(eigenvalue_limit[proven] - formed.reduced_for[proven])
         return proven
 
-    tune(monkeypatch, smallest_reduced=12, work_of_visits=0)
+    tune(monkeypatch, SMALLEST_REDUCED=12, WORK_OF_VISITS=0)
     monkeypatch.setattr(cover, "proven_below", watched)
     random = np.random.RandomState(0)
     for rtol in (0.001, 0.1, 0.4, 0.9):
@@ -155,7 +156,7 @@ def test_large_cells_are_fathomed_in_single_precision(monkeypatch: pytest.Monkey
     kernel = np.random.RandomState(3).standard_normal((64, 48, 3, 3))
     found, tried = precisions(lambda: specnorm.enclose(kernel), monkeypatch)
     assert tried["complex64"] > 5 * tried["complex128"] > 0
-    tune(monkeypatch, smallest_float32=10**6)
+    tune(monkeypatch, SMALLEST_FLOAT32=10**6)
     in_double, tried = precisions(lambda: specnorm.enclose(kernel), monkeypatch)
     assert tried["complex64"] == 0
     assert max(found.lower, in_double.lower) <= min(found.upper, in_double.upper)

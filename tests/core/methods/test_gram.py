@@ -22,7 +22,7 @@ from specnorm.gram.method import ChannelNorms
 from specnorm.gram.proofs.powers import GramTaps, KernelSymbol, Taps, row_sums
 from specnorm.grid.proof import gram_iteration_of_parts_up
 from specnorm.methods import Gram
-from specnorm.symbols.proofs import symbols
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 4, 8, 12])
@@ -136,7 +136,7 @@ def test_what_the_taps_of_the_first_products_are_off_is_allowed_for(
 
 
 def taps_of(kernel: Any, n_iter: int) -> GramTaps:
-    return GramTaps(KernelSymbol(kernel, symbols.absolute_norm_up(kernel, xp=OPS.xp), ops=OPS), n_iter, ops=OPS)
+    return GramTaps(KernelSymbol(Polynomial(kernel, xp=OPS.xp), ops=OPS), n_iter, ops=OPS)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (4, 3, 5), (3, 2, 3, 1), (3, 2, 2, 3, 2), (6, 4, 2, 3)])

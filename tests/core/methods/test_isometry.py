@@ -23,6 +23,7 @@ from specnorm.ends import proof as defect
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import Isometry
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 DRAWS = 20_000 if NIGHTLY else 48
 NUMPY = Lib("numpy", np, BACKEND)
@@ -203,7 +204,7 @@ def without_the_last(*args: Any, **keywords: Any) -> Lags:
     return found._replace(values=values)
 
 
-LAGS = Lags.of
+LAGS = Polynomial.lags
 
 
 def exact(count: int = 400) -> Iterator[str]:
@@ -216,10 +217,10 @@ def exact(count: int = 400) -> Iterator[str]:
             yield f"{n}"
 
 
-def unmet(lags: Lags, where: defect.Wrapping, **_: Any) -> Lags:
+def unmet(lags: Lags, where: np.ndarray, **_: Any) -> Lags:
     """The first lag alone, as if no other met it."""
     b, p = lags.values.shape[0], lags.values.shape[2]
-    values: Any = np.zeros((b, len(where.direct), p, p))
+    values: Any = np.zeros((b, len(where[0]), p, p))
     values[:, 0] = lags.values[:, 0]
     return lags._replace(values=values)
 
@@ -230,7 +231,7 @@ def all_exact(*args: Any, **keywords: Any) -> Lags:
 
 
 MUTANTS: dict[str, tuple[Callable[[], Iterator[str]], Any, str, Any]] = {
-    "a lag forgotten": (lambda: violations(NUMPY, 40), Lags, "of", without_the_last),
+    "a lag forgotten": (lambda: violations(NUMPY, 40), Polynomial, "lags", without_the_last),
     "unread pixels": (lambda: violations(NUMPY, 150), isometry, "unread_pixels_make_smallest_zero", lambda _: False),
     "lags that meet at a size": (lambda: violations(NUMPY, 40), defect, "wrapped", unmet),
 }
@@ -249,7 +250,7 @@ def test_rounding_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     Which ones they are depends on how the processor adds.
     """
     assert list(exact()) == []
-    monkeypatch.setattr(Lags, "of", all_exact)
+    monkeypatch.setattr(Polynomial, "lags", all_exact)
     monkeypatch.setattr("specnorm.proofs.rounding.up", lambda x, *_, **__: x)
     monkeypatch.setattr("specnorm.proofs.rounding.unit", lambda *_, **__: 0.0)
     assert list(exact())

@@ -13,10 +13,11 @@ from helpers.libraries import OPS
 
 import specnorm
 from specnorm.backends.types import ArrayOps
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.supremum import proof as cover
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.supremum.proof import Cells
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
 BUDGET = 2.0
@@ -53,7 +54,7 @@ def test_cells_by_some_at_once_are_bounded_alike() -> None:
     found, ticks = [], []
     for memory in (2**28, 2**13):
         ops: Any = replace(OPS, memory=memory)
-        polynomial = GramPolynomial(kernel, tick=lambda: ticks.append(1), ops=ops)
+        polynomial = Polynomial(kernel, xp=ops.xp).gram(tick=lambda: ticks.append(1), ops=ops)
         ticks.clear()
         found.append(cover.eigenvalue_limits(polynomial, cells, 20.0))
     assert len(ticks) > 1
@@ -78,4 +79,4 @@ def test_lags_are_sums_over_pairs_of_taps(shape: tuple[int, ...], memory: int) -
 def test_lags_that_no_two_taps_have_are_left_out() -> None:
     kernel: Any = np.zeros((1, 3, 2, 9))
     kernel[..., ::4] = np.random.RandomState(0).standard_normal((1, 3, 2, 3))
-    assert GramPolynomial(kernel, ops=OPS).lags.ravel().tolist() == [0, 4, 8]
+    assert Polynomial(kernel, xp=OPS.xp).gram(ops=OPS).lags.ravel().tolist() == [0, 4, 8]

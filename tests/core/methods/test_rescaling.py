@@ -23,7 +23,7 @@ from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.found import Outcome
 from specnorm.running.measuring import proven
 from specnorm.supremum.enclosing import enclose_blocks
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.symbols.proofs.polynomial import Symbol
 
 
 @pytest.mark.parametrize("n_iter", [1, 2, 3])

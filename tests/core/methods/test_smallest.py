@@ -494,7 +494,7 @@ def test_more_cells_than_a_search_may_visit_are_told(monkeypatch: pytest.MonkeyP
     """It is no matter of time, and a looser search still finds a lower bound (as for ResNet-20)."""
     kernel = np.random.default_rng(0).standard_normal((24, 16, 3, 3))
     near = specnorm.enclose_smallest(kernel, rtol=1e-4)
-    monkeypatch.setattr(smallest_search, "TUNING", smallest_search.TUNING._replace(most_cells=4000))
+    monkeypatch.setattr(smallest_search, "MOST_CELLS", 4000)
     found = specnorm.enclose_smallest(kernel, rtol=1e-6)
     assert found.status.startswith("cells: wider than rtol=1e-06")
     assert "more time does not help" in found.status

@@ -38,6 +38,7 @@ from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.proof import Cover, Nonnegative, _nowhere_negative
 from specnorm.symbols import power
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 Violations = Iterator[str]
 NUMPY = Lib("numpy", np, BACKEND)
@@ -248,7 +249,7 @@ def forgotten(*args: Any, **keywords: Any) -> Lags:
     return found._replace(values=values)
 
 
-LAGS, BASIS, IN_BASIS, SQUARED = Lags.of, defect.basis, defect.in_basis, defect._scaled_square
+LAGS, BASIS, IN_BASIS, SQUARED = Polynomial.lags, defect.basis, defect.in_basis, defect._scaled_square
 
 
 def exact_lags(*args: Any, **keywords: Any) -> Lags:
@@ -314,8 +315,8 @@ MUTANTS: dict[str, tuple[Callable[[], Violations], tuple[Patch, ...]]] = {
         lambda: too_far(10, centre=1e12 / 3),
         ((defect, "_rounding_of_difference", lambda *_, **__: 0.0),),
     ),
-    "a lag forgotten": (lambda: at_every_size(NUMPY, 40), ((Lags, "of", forgotten),)),
-    "rounding of the lags": (long_columns, ((Lags, "of", exact_lags),)),
+    "a lag forgotten": (lambda: at_every_size(NUMPY, 40), ((Polynomial, "lags", forgotten),)),
+    "rounding of the lags": (long_columns, ((Polynomial, "lags", exact_lags),)),
     "rounding of kernel times basis": (
         lambda: too_far(10, centre=1e-18, matrix=CANCELLING, cancels=True), ((defect, "in_basis", exact_products),)
     ),
@@ -435,5 +436,5 @@ def test_products_of_some_bases_are_those_of_their_columns() -> None:
     truth = smallest_everywhere(kernel, 400)
     for signs in itertools.product((1.0, -1.0), repeat=3):
         found = specnorm.enclose_smallest(kernel * np.asarray(signs)[:, None])
-        assert truth.lo <= float(found.upper) <= truth.hi * (1 + search.TUNING.norm_rtol)
+        assert truth.lo <= float(found.upper) <= truth.hi * (1 + search.NORM_RTOL)
         assert float(found.lower) <= truth.hi

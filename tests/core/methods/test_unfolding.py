@@ -87,11 +87,7 @@ def test_large_kernels_are_proven_just_above_their_smallest_norm(name: str) -> N
     kernel = LARGE[name]
     smallest = min(itertools.chain(*plain_unfoldings(kernel)))
     value, gradient = specnorm.value_and_grad(kernel, FantasticFour())
-    assert (
-        smallest * (1 - 1e-13)
-        <= value
-        <= smallest * (1 + (2e-6 if kernel.size >= constant.TUNING.float32_from else 1e-9))
-    )
+    assert smallest * (1 - 1e-13) <= value <= smallest * (1 + (2e-6 if kernel.size >= constant.FLOAT32_FROM else 1e-9))
     assert abs(float(np.sum(kernel * gradient)) / smallest - 1) < 1e-6
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm.at_size import layer_tuning
-from specnorm.at_size.layer_tuning import LayerTuning
 from specnorm.at_size.proofs.waves import Waves, quotient_of_waves_down
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs import rounding
@@ -116,7 +115,8 @@ def test_no_quotient_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("sizes", [(3000,), (70, 200), (300, 300, 300)])
 def test_layers_that_are_too_large_for_a_vector(sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """Taps [a, b, a] an axis: the norm is known. A step over all pixels of the last one would take seconds."""
-    monkeypatch.setattr(layer_tuning, "TUNING", LayerTuning(immediate_work=-1, witness_entries=-1))
+    monkeypatch.setattr(layer_tuning, "IMMEDIATE_WORK", -1)
+    monkeypatch.setattr(layer_tuning, "WITNESS_ENTRIES", -1)
     random = np.random.RandomState(0)
     kernel = random.standard_normal((2, 3))
     norm = float(np.linalg.norm(kernel, 2))

@@ -30,8 +30,8 @@ from specnorm.proofs.cells import Boxes
 from specnorm.proofs.interval import _interval
 from specnorm.robustness.proof import curvature_up, number, radius_down
 from specnorm.supremum.proof import cell_lemma, grid_lemma, nonnegative_cell_lemma, nonnegative_grid_lemma
-from specnorm.symbols.proofs import gram_polynomial
 from specnorm.symbols.proofs import lags as lag_rules
+from specnorm.symbols.proofs import polynomial
 
 XP = OPS.xp
 CLOSE = 1e-11
@@ -162,7 +162,7 @@ def rotations() -> Violations:
     length = float(np.linalg.norm(basis.astype(float), axis=(1, 2)).max())
     gram = np.matmul(np.swapaxes(basis, 1, 2), basis)
     apart = float(np.linalg.norm((gram - np.eye(size, dtype=np.float32)).astype(float), axis=(1, 2)).max())
-    shrink, lost = gram_polynomial.rotation_loss(columns, basis, taps, ops=OPS)  # type: ignore[arg-type]
+    shrink, lost = polynomial.rotation_loss(columns, basis, taps, ops=OPS)  # type: ignore[arg-type]
     allowed = gamma(size + 2, SINGLE)
     of_columns = float(np.linalg.norm(columns.astype(float), axis=(1, 2)).max())
     own = 1e-5  # the Frobenius norms have allowances of their own, of their roundings in single precision
@@ -172,15 +172,15 @@ def rotations() -> Violations:
     formula = allowed * math.sqrt(taps) * of_columns * length
     yield from between("lost", lost, formula, formula * (1 + own) ** 2)
     # Without a deviation of the basis, what is allowed for its Gram matrix is all.
-    shrink, _ = gram_polynomial.rotation_loss(columns, np.eye(size, dtype=np.float32)[None], taps, ops=OPS)  # type: ignore[arg-type]
+    shrink, _ = polynomial.rotation_loss(columns, np.eye(size, dtype=np.float32)[None], taps, ops=OPS)  # type: ignore[arg-type]
     yield from between("shrink of the identity", 1 - shrink**2, allowed * 2 * size, allowed * 2 * size * (1 + 3 * own))
     rest = columns[..., 4:]
     norm_sq = float((np.linalg.norm(rest.astype(float), 2, axis=(1, 2)) ** 2).max())
-    bound = gram_polynomial.truncation_bound(rest, taps, xp=XP)  # type: ignore[arg-type]
+    bound = polynomial.truncation_bound(rest, taps, xp=XP)  # type: ignore[arg-type]
     yield from between("truncation", bound, taps * norm_sq, taps * norm_sq * 1.0003)
     blocks: Any = np.moveaxis(columns.reshape(2, 6, 2, size), 1, -1).reshape(2, 2, size, 2, 3)
-    rotated = gram_polynomial.Rotation.of(blocks, basis, 4, ops=OPS)  # type: ignore[arg-type]
-    norm_sq = float((np.linalg.norm(rotated.columns[..., 4:].astype(float), 2, axis=(1, 2)) ** 2).max())  # type: ignore[attr-defined]
+    rotated = polynomial.Polynomial(blocks, xp=XP).rotated(basis, 4, ops=OPS)  # type: ignore[arg-type]
+    norm_sq = float((np.linalg.norm(rotated.stacked_taps[..., 4:].astype(float), 2, axis=(1, 2)) ** 2).max())  # type: ignore[attr-defined]
     yield from between("truncation of a rotation", rotated.truncation, 6 * norm_sq, 6 * norm_sq * 1.0003)
 
 
@@ -203,9 +203,9 @@ def reductions() -> Violations:
         a: Any = tuple(np.float32(scale) * normal(2, 3, 3, seed=s).astype(np.float32) for s in (0, 1))
         b: Any = tuple(normal(2, 4, 3, seed=s).astype(np.float32) for s in (2, 3))
         a_sq, b_sq = (sum(np.sum(part.astype(float) ** 2, axis=(1, 2)) for part in each) for each in (a, b))
-        yield from up("a norm", gram_polynomial._complex_norm_sq_up(a, xp=XP), a_sq, 1e-4)
+        yield from up("a norm", polynomial._complex_norm_sq_up(a, xp=XP), a_sq, 1e-4)
         formula = 1.001 * math.sqrt(2) * (gamma(16, SINGLE) / 1.001 * b_sq + 2 * SINGLE * (np.sqrt(a_sq) + b_sq))
-        yield from up("reduced", gram_polynomial.reduced_error(a, b, xp=XP), formula, 2e-5)
+        yield from up("reduced", polynomial.reduced_error(a, b, xp=XP), formula, 2e-5)
 
 
 # -- multiples ---------------------------------------------------------------------------------------------------------
@@ -357,7 +357,8 @@ def lags() -> Violations:
     largest_row = sizes.sum(axis=(2, 3)).max(axis=1)
     largest_column = sizes.sum(axis=(1, 3)).max(axis=1)
     allowed = gamma(lag_rules.Lags.roundings(x, xp=XP), SINGLE)
-    yield from up("lags", lag_rules._lags_error(x, xp=XP), largest_row * largest_column * allowed, 1e-4)
+    found = polynomial.Polynomial(x, xp=XP).lags(ops=OPS)
+    yield from up("lags", found.error, largest_row * largest_column * allowed, 1e-4)
     for rows, at_once in ((13, 4), (9, 4), (4, 4), (100, 7)):
         parts, roundings = [(rows, 0)], 0
         while parts:
@@ -366,7 +367,7 @@ def lags() -> Violations:
             parts += [(half, depth + 1), (part - half, depth + 1)] if half else []
             roundings = max(roundings, 0 if half else part + depth)
         yield from between(f"roundings of {rows}", lag_rules._additions(rows, at_once), roundings, roundings)
-    tiny = lag_rules._lags_error(x * np.float32(1e-30), xp=XP)
+    tiny = polynomial.Polynomial(x * np.float32(1e-30), xp=XP).lags(ops=OPS).error
     yield from up("lags that underflow", tiny, 2.0**-126 * 4 * 16 * 3, 1e-4)
 
 

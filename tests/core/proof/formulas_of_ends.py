@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from specnorm.ends import proof as ends
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.proofs import lags as lag_rules
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 XP = OPS.xp
 DOUBLE = 2.0**-53
@@ -88,7 +88,7 @@ def defects() -> Violations:
         of_blocks = 40 * DOUBLE
         blocks = ends.InBasis._made(kernel, basis, of_blocks)
         found = ends.defect(blocks, 5.0, floor=floor, sizes=sizes, ops=OPS)
-        lags = lag_rules.Lags.of(kernel, ops=OPS)
+        lags = Polynomial(kernel, xp=OPS.xp).lags(ops=OPS)
         zero: Any = lags.values[:, 0]
         difference = 5.0 * np.eye(3) - (zero + np.swapaxes(zero, 1, 2)) / 2
         formula = float(lags.error.max()) + of_blocks + DOUBLE * lengths(difference).max()
@@ -147,7 +147,7 @@ def sums_of_lags() -> Violations:
     yield from up("distance of a multiple", found, 2 * DOUBLE * 7 * (math.sqrt(3) + 3))
     tables = ends.wrapping((3, 2), (4, 3))
     assert tables is not None
-    lags = lag_rules.Lags.of(stack(4, 3, 3, 2, seed=8), ops=OPS)
+    lags = Polynomial(stack(4, 3, 3, 2, seed=8), xp=OPS.xp).lags(ops=OPS)
     n = lags.values.shape[1]
     formula = lags.error + 4 * lengths(lags.values).sum(axis=1) * gamma(2 * n + 1, DOUBLE)
     yield from up("error of wrapped lags", ends.wrapped(lags, tables, ops=OPS).error, formula)

@@ -23,7 +23,7 @@ from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
 
 from specnorm.at_size.proofs import block_tridiagonal, components, deflation, own_matrix
-from specnorm.at_size.proofs.circulant import Embedding, shortest
+from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.at_size.proofs.waves import Waves, quotient_of_waves_down
 from specnorm.ball.proofs import directions, multiples
@@ -34,16 +34,16 @@ from specnorm.grid.proof import _rectangles, axis_factor
 from specnorm.power.proofs import ritz
 from specnorm.proofs.bound import HypothesisError, digest_of
 from specnorm.proofs.cells import Circulant
-from specnorm.proofs.frequencies import Frequencies
+from specnorm.proofs.frequencies import Frequencies, phase_error
 from specnorm.proofs.norms import norm_of_stack
-from specnorm.symbols.proofs import symbols
 from specnorm.symbols.proofs.lags import Lags
+from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.tensor_norm.proof import proven_factor
 from specnorm.training.proof import attained_down
 
 XP = OPS.xp
 ROOT2 = math.sqrt(2)
-PHASE = symbols.phase_error(DOUBLE)
+PHASE = phase_error(DOUBLE)
 
 
 @contextmanager
@@ -245,7 +245,7 @@ def deflations() -> Violations:
         yield "first of mirrored frequencies"
     frequencies = Frequencies(np.asarray([[1]]), (9,))
     spec = ConvSpec.of((3, 2, 2), input_shape=(7,), padding_mode="zeros")
-    circulant = Embedding((9,), (False,))
+    circulant = Circulant((9,), (False,))
     x: Any = normal(1, 3) + 1j * normal(1, 3, seed=1)
     y: Any = normal(1, 2, seed=2) + 1j * normal(1, 2, seed=3)
     split = deflation.SplitWaves(frequencies, np.zeros(1, dtype=np.int64), x, y)
@@ -262,8 +262,8 @@ def deflations() -> Violations:
     kernel: Any = normal(1, 3, 2, 2, seed=4)
     nothing = deflation.SplitWaves(frequencies, np.zeros(0, dtype=np.int64), x[:0], y[:0])
     with caught(deflation.norms, "gram_below", np.ones(1, dtype=bool)) as calls:
-        of_symbol = float(symbols.symbol_error(kernel, xp=XP)[0])
-        symbol = symbols.Symbol(kernel, frequencies, ops=OPS).matrices()[0, 0]
+        of_symbol = float(Polynomial(kernel, xp=XP).error[0])
+        symbol = Polynomial(kernel, xp=OPS.xp).at(frequencies, ops=OPS).matrices()[0, 0]
         for some, waves_of, rest in ((nothing, 0, symbol), (split, 1, symbol - np.outer(x, np.conj(y)))):
             magnitude = float(np.linalg.norm(symbol)) + waves_of * float(np.linalg.norm(x) * np.linalg.norm(y))
             error = magnitude * ROOT2 * gamma(2 * (waves_of + 2), DOUBLE) + of_symbol
@@ -277,7 +277,7 @@ def deflations() -> Violations:
         one: Any = np.ones((1, 1), dtype=complex)
         zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (9,))
         deflation.rest_below(ones, deflation.SplitWaves(zero, np.zeros(1, dtype=np.int64), one, one), 1e-14, ops=OPS)
-        error = 2 * ROOT2 * gamma(2 * 3, DOUBLE) + float(symbols.symbol_error(ones, xp=XP)[0])
+        error = 2 * ROOT2 * gamma(2 * 3, DOUBLE) + float(Polynomial(ones, xp=XP).error[0])
         yield from down("limit beside waves", calls[-1][1], (1e-14 - error) ** 2)
     covered = Circulant.of((9,), (False,), spec.block_kernel_shape)
     boxes = SimpleNamespace(divisible=np.zeros(1, dtype=bool), centres=frequencies)

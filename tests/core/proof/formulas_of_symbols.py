@@ -24,15 +24,20 @@ from specnorm.grid.proof import SymbolNormsUp, quotient_at_down
 from specnorm.proofs import host
 from specnorm.proofs import norms as norm_rules
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
-from specnorm.proofs.cells import Boxes, Cells
-from specnorm.proofs.frequencies import Frequencies
+from specnorm.proofs.cells import Boxes
+from specnorm.proofs.frequencies import Frequencies, phase_error
 from specnorm.proofs.rounding import from_converted_up, to_dtype
 from specnorm.spectrum.proof import singular_values_down
-from specnorm.supremum.proof import CentreMatrices, eigenvalue_limits, norm_by_magnitudes, norm_of_one_tap, proven_below
+from specnorm.supremum.proof import (
+    Cells,
+    CentreMatrices,
+    eigenvalue_limits,
+    norm_by_magnitudes,
+    norm_of_one_tap,
+    proven_below,
+)
 from specnorm.symbols.proofs import lags as lag_rules
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-from specnorm.symbols.proofs.scalar import ScalarGram, largest_on_grid, norms_up
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 XP = OPS.xp
 ROOT2 = math.sqrt(2)
@@ -70,15 +75,15 @@ SMALL = replace(OPS, memory=4000)
 def taps_of_powers() -> Violations:
     """Taps of powers, the sums of their magnitudes, and their errors, which Parseval's sums bound."""
     for kernels, t, ops in itertools.product(KERNELS, (1, 2), (OPS, SMALL)):
-        norms: Any = symbols.absolute_norm_up(kernels, xp=XP)
-        symbol = powers.KernelSymbol(kernels, norms, ops=ops)
+        polynomial = Polynomial(kernels, xp=XP)
+        symbol = powers.KernelSymbol(polynomial, ops=ops)
         found = powers.GramTaps(symbol, t, ops=ops).taps()
         grid, values = powers_on_grid(kernels, t)
         yield from up(f"sums of {kernels.shape}, {t}", found.sums, sums_in_rows(grid, values[-1]).max(axis=1))
         m, p = kernels.shape[1:3]
         squares = [3 * lengths(values[0]) ** 2, *(lengths(x) ** 2 for x in values[1:])]
         rounded = [gamma(2 * m, DOUBLE) / 2, *[math.sqrt(2) * gamma(p + 3, DOUBLE)] * (t - 1)]
-        error = np.asarray(norms)[:, None] * 4 * symbols.relative_symbol_error(kernels, xp=XP)
+        error = 4 * np.asarray(polynomial.absolute_norm_up)[:, None] * polynomial.relative_error
         for before, after, relative in zip(squares, squares[1:], rounded, strict=False):
             norm = np.sqrt(np.sqrt(after) + before * relative)
             error = (2 * norm + 3 * error) * error + before * relative
@@ -128,7 +133,7 @@ def tuple_sums(sizes: tuple[int, ...], angles: Any) -> NDArray[Any]:
 
 
 def phase() -> float:
-    return symbols.phase_error(DOUBLE)
+    return phase_error(DOUBLE)
 
 
 def norms_of_channels() -> Violations:
@@ -158,7 +163,9 @@ def norms_of_channels() -> Violations:
     yield from up("lags that underflow", norms, math.sqrt(2 * 2 * 2 * 9 * tiny))
     nothing = powers.Taps(np.zeros((1, 9, 1)), (3, 3), np.zeros(1), np.zeros(1))
     yield from up("taps that underflow", powers.GramSymbol(nothing, ops=OPS).error, 4 * 9 * tiny)
-    symbol = powers.KernelSymbol(KERNELS[0], np.zeros(2), ops=OPS)
+    symbol = powers.KernelSymbol(Polynomial(KERNELS[0], xp=XP), ops=OPS)
+    no_error: Any = np.zeros(2)
+    symbol.error = no_error
     with patch.object(powers, "_error_factors", lambda *_: ((0.25,), 0.0, 8)):
         found = powers.GramTaps(symbol, 1, ops=OPS)
         _, error, _ = found._powers(symbol.at(found.points), (0.25,), None)
@@ -173,7 +180,7 @@ def norms_of_channels() -> Violations:
     _, error, _ = found._powers(x, (0.25,), None)
     yield from up("an error of a product", error[:, 0], [2 * math.sqrt(8 + 4) + 3 + 4, 3.0])
     many: Any = np.ones((1, 1, 1, 100, 101))
-    formula = many.size * 2.0**-14 * 4 * symbols.relative_symbol_error(many, xp=XP) * (1 + many.size * DOUBLE)
+    formula = many.size * 2.0**-14 * 4 * Polynomial(many, xp=XP).relative_error * (1 + many.size * DOUBLE)
     yield from up("the error of many taps", powers.Powers(many, 1, ops=OPS)._taps.symbol.error, formula)
     rows: Any = np.ones((1, 10**5, 1, 1))
     norm, *_ = powers.lag_norms(rows, ops=OPS)
@@ -193,14 +200,14 @@ COLUMNS: Any = stack(4, 1, 2, 3, 2, seed=2)
 
 def scalars() -> Violations:
     """Squares of symbols of one column, their error, and how far they move in a box."""
-    found = ScalarGram(COLUMNS, ops=OPS)
+    found = Polynomial(COLUMNS, xp=OPS.xp).gram(by_axis=True, ops=OPS)
     delta = math.sqrt(2) * 1.001 * sum(gamma(2 * k + 2, DOUBLE) / 1.001 + phase() for k in (2, 3, 2))
     error = 1.001 * (gamma(2 * 4 + 2, DOUBLE) / 1.001 + 2 * delta + delta**2)
     yield from up("the error of a scalar", found.error, error * absolute(COLUMNS) ** 2)
     for columns in (COLUMNS, stack(4, 1, 2, 3, 2, 3, seed=2)):
         shape = columns.shape[3:]
         points = Frequencies(np.asarray([[1, 2, 3, 1], [2, 1, 0, 3]])[:, : len(shape)], (5, 7, 4, 9)[: len(shape)])
-        planes, _ = ScalarGram(columns, ops=OPS).planes_at(points, np.asarray([0, 1]))
+        planes, _ = Polynomial(columns, xp=OPS.xp).gram(by_axis=True, ops=OPS).planes_at(points, np.asarray([0, 1]))
         angles = 2 * math.pi * points.numerators / np.asarray(points.denominators)
         waves = np.exp(1j * np.stack([tuple_sums(shape, x) for x in angles]))
         exact = (np.abs((columns.reshape(2, 4, -1) * waves[:, None, :]).sum(axis=2)) ** 2).sum(axis=1)
@@ -208,12 +215,12 @@ def scalars() -> Violations:
     sizes = (5, 6, 7)
     values = lengths(on_grid(COLUMNS, sizes)).max(axis=1)
     for ops in (OPS, SMALL):
-        largest, places, _ = largest_on_grid(COLUMNS, sizes, ops=ops)
+        largest, places, _ = Polynomial(COLUMNS, xp=ops.xp).largest_on_grid(sizes, ops=ops)
         yield from up("largest on a grid", largest, values)
         if len(places) != 2:
             yield f"{len(places)} places of two blocks"
     faint: Any = np.full((1, 2, 1, 1, 2), 1e-170)
-    yield from up("a norm that underflows", norms_up(np.zeros(1), faint, xp=XP), 4 * 2.0**-511, 1e-3)
+    yield from up("a norm that underflows", Polynomial(faint, xp=XP).norms_up(np.zeros(1)), 4 * 2.0**-511, 1e-3)
     boxes = Boxes.torus((2, 3, 2))
     bounds, kind = found.variation(boxes)
     sizes_of_taps = np.sqrt((COLUMNS**2).sum(axis=(1, 2))).reshape(2, -1)
@@ -228,15 +235,15 @@ def scalars() -> Violations:
     many: Any = np.ones((1, 1, 1, 100, 101))
     low, high = np.asarray([[0, 0]]), np.asarray([[20, 24]])
     turn = Boxes(low, high, (20, 24), np.asarray([49.5, 50.0]), False, np.eye(2, dtype=np.int64), np.zeros(2))
-    bounds, _ = ScalarGram(many, ops=OPS).variation(turn)
+    bounds, _ = Polynomial(many, xp=OPS.xp).gram(by_axis=True, ops=OPS).variation(turn)
     yield from up("a variation of many taps", bounds, 2 * (many.size - 1) * (1 + many.size * 2.0**-52))
 
 
 def polynomials() -> Violations:
     """Coefficients, limits and errors of Gram polynomials, in double precision and as copies in single precision."""
     kernels: Any = stack(4, 3, 2, 3, seed=3)
-    found = GramPolynomial(kernels, ops=OPS)
-    lags = lag_rules.Lags.of(kernels, ops=OPS)
+    found = Polynomial(kernels, xp=OPS.xp).gram(ops=OPS)
+    lags = Polynomial(kernels, xp=XP).lags(ops=OPS)
     norms = lengths(lags.values)
     yield from up("norms of lags", found.norms, norms[:, 1:].max(axis=0))
     terms = lag_rules.Lags.roundings(kernels, xp=XP) + norms.shape[1] + 4
@@ -274,7 +281,7 @@ def polynomials() -> Violations:
 
 def limits_of_cells() -> Violations:
     """Limits by variation less the errors, and what a factorization proves beside a reduction's error."""
-    scalar, boxes = ScalarGram(COLUMNS, ops=OPS), Boxes.torus((2, 3, 2))
+    scalar, boxes = Polynomial(COLUMNS, xp=OPS.xp).gram(by_axis=True, ops=OPS), Boxes.torus((2, 3, 2))
     few = boxes[np.arange(0, len(boxes), 7)]
     variation, kind = scalar.variation(few)
     threshold = float(2 * variation.max())
@@ -282,7 +289,7 @@ def limits_of_cells() -> Violations:
     yield from down("limits of scalars", limits, (threshold - variation) ** 2 - scalar.error)
     if (np.asarray(kinds) != np.asarray(kind)).any():
         yield "kinds of boxes"
-    polynomial = GramPolynomial(stack(4, 3, 2, 3, seed=3), ops=OPS)
+    polynomial = Polynomial(stack(4, 3, 2, 3, seed=3), xp=OPS.xp).gram(ops=OPS)
     few = Boxes.torus((2, 3))[np.arange(0, 19, 4)]
     cells = Cells(few, np.zeros(len(few), dtype=np.int64), None, False)
     threshold = 1e3 * float(polynomial.norms.max())
@@ -306,9 +313,9 @@ def many_terms() -> Violations:
     """Allowances for as many roundings as there are taps, or rows: of ones, whose sums are exact."""
     many: Any = np.ones((1, 1, 1, 100, 101))
     taps = many.size
-    yield from up("magnitudes of many taps", symbols.absolute_norm_up(many, xp=XP), taps * (1 + taps * DOUBLE))
+    yield from up("magnitudes of many taps", Polynomial(many, xp=XP).absolute_norm_up, taps * (1 + taps * DOUBLE))
     relative = gamma(taps + 1, DOUBLE) + 1.001 * math.sqrt(2) * phase()
-    yield from up("relative error of many taps", symbols.relative_symbol_error(many, xp=XP), relative)
+    yield from up("relative error of many taps", Polynomial(many, xp=XP).relative_error, relative)
     rows = 10**5
     column: Any = np.ones((1, rows, 1))
     vector: Any = np.ones((1, 1))
@@ -325,7 +332,8 @@ def many_terms() -> Violations:
     formula = math.sqrt(rows * (1 + 2 * ROOT2 * gamma(rows + 2, DOUBLE)))
     yield from up("norm of parts by a product", found, formula)
     delta = ROOT2 * gamma(2 * taps + 2, DOUBLE)
-    yield from up("norm of a column", norms_up(np.ones(1), many.reshape(1, 1, 1, -1), xp=XP), 1 + taps * delta, 1e-10)
+    of_column = Polynomial(many.reshape(1, 1, 1, -1), xp=XP).norms_up(np.ones(1))
+    yield from up("norm of a column", of_column, 1 + taps * delta, 1e-10)
     found = norm_rules.gram_iteration_up(column, 1, xp=XP)
     yield from up("norm by a product", found, math.sqrt(rows + error * (1 + 2 * rows * DOUBLE)))
     yield from up("norm by rows", norm_rules.gram_norm_up(column, xp=XP), rows + error)
@@ -438,19 +446,19 @@ def single_frequencies() -> Violations:
     kernels: Any = (stack(4, 3, 2, 3, seed=3) / 8).astype(np.float32)
     point = Frequencies(np.asarray([[1, 2]]), (5, 7))
     vector: Any = np.ones((1, 3), dtype=np.complex64)
-    both = symbols.Symbol(kernels, point, ops=OPS)
+    both = Polynomial(kernels, xp=OPS.xp).at(point, ops=OPS)
     for block in (0, 1):
         one = kernels[block : block + 1]
-        matrix = symbols.Symbol(one, point, ops=OPS).matrices()[:, 0]
+        matrix = Polynomial(one, xp=OPS.xp).at(point, ops=OPS).matrices()[:, 0]
         quotient = float(norm_rules.quotient_down(matrix, vector, xp=XP)[0])
         error = absolute(one) * (gamma(7, SINGLE) + 1.001 * math.sqrt(2) * 1.01 * SINGLE)
         found = both.norm_down(block, vector).value
         yield from up("what is taken off a quotient", quotient - found, error, OWN)
-        found = quotient_at_down(matrix, vector, one, xp=XP)
+        found = quotient_at_down(matrix, vector, Polynomial(one, xp=XP), xp=XP)
         yield from between("what is taken off at a frequency", quotient - float(found[0]), 0.9 * error, 1.1 * error)
     faint: Any = np.full((1, 2, 3, 2, 3), 1e-170)
     with patch.object(grid, "gram_iteration_of_parts_up", lambda *x, xp: x) as _:  # noqa: ARG005
-        *_, error_of_products = SymbolNormsUp(2)(symbols.Symbol(faint, point, ops=OPS), ops=OPS)
+        *_, error_of_products = SymbolNormsUp(2)(Polynomial(faint, xp=OPS.xp).at(point, ops=OPS), ops=OPS)
     yield from up("what may underflow in products", error_of_products, 2 * ROOT2 * 2.0**-255.5)
     sizes = (2**31 - 1, 2**29)
     places = (2 * 10**9, 2**29 - 3)
@@ -460,18 +468,15 @@ def single_frequencies() -> Violations:
     yield from between("phases of large denominators", float(np.abs(cos[0] - exact).max()), 0.0, 1e-12)
     small = 2.0**-60
     blocks: Any = np.asarray([[[[1.0, 3.0, small, 0.0, 0.0, 0.0]]], [[[1.0, 3.0, small, -small, small, 0.0]]]])
-    sums, error = symbols.wrapped(blocks, (2,), ops=OPS)
+    sums, error = Polynomial(blocks, xp=XP).wrapped((2,), ops=OPS)
     if not np.array_equal(sums, blocks[..., :2]):
         yield "sums of taps that wrap around"
     yield from up("what wrapping loses", error, 3 * small)
     wide = normal(2, 3, 2, 2, 3, seed=6)
     for sizes in ((4, 5), (6, 3)):
         exact = lengths(on_grid(wide, sizes)).max(axis=1)
-        found, _ = symbols.max_over_frequencies(
-            lambda symbol: XP.linalg.matrix_norm(symbol.matrices()),
-            wide,
-            Frequencies.half_grid(sizes),
-            ops=SMALL,
+        found, _ = Polynomial(wide, xp=XP).largest(
+            lambda symbol: XP.linalg.matrix_norm(symbol.matrices()), Frequencies.half_grid(sizes), ops=SMALL
         )
         yield from between("largest over frequencies", float(np.abs(found / exact - 1).max()), 0.0, 1e-13)
 

@@ -37,9 +37,9 @@ from specnorm_networks.certified.operators import (
 )
 from specnorm_networks.certified.operators.base import Operator, Place
 from specnorm_networks.certified.ranges import Ranges, with_slopes_on
-from specnorm_networks.certified.regions import Region
+from specnorm_networks.certified.rules import Scope
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.subjects import Region
 from specnorm_networks.local.certified import margins
 from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.tools import Measure, bound

@@ -207,7 +207,7 @@ def circular() -> Iterator[str]:
                 yield from wrong(f"gram {name}", bound, "upper", largest)
             yield from wrong(f"conv_norm {name}", specnorm.conv_norm(kernel, size, **geometry), "lower", largest)
             # Small grids are visited whole; this one is searched.
-            with patch.object(tuning, "TUNING", tuning.TUNING._replace(work_of_visits=0)):
+            with patch.object(tuning, "WORK_OF_VISITS", 0):
                 for rtol in (1e-2, 1e-5):
                     lower, upper = specnorm.enclose(kernel, size, rtol=rtol, budget=0.5, **geometry)
                     yield from wrong(f"search of {name}", upper, "upper", largest)

@@ -21,7 +21,7 @@ from specnorm_networks.local.certified import margins
 from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 
 from specnorm.at_size.proofs.block_tridiagonal import plans
-from specnorm.at_size.proofs.circulant import Embedding, shortest
+from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.components import norm_of_groups, norms_of_patch, polyphase_components
 from specnorm.at_size.proofs.deflation import SplitWaves, limit_of_rest, norm_by_deflation
 from specnorm.at_size.proofs.own_matrix import LayerGram
@@ -32,18 +32,17 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
-from specnorm.proofs.cells import Boxes, Cells, Circulant, Grid
+from specnorm.proofs.cells import Boxes, Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
-from specnorm.supremum.proof import Cover, eigenvalue_limits, supremum_on_grid
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
+from specnorm.supremum.proof import Cells, Cover, eigenvalue_limits, supremum_on_grid
 from specnorm.symbols.proofs.padding import largest_of_blocks, padded_norm
-from specnorm.symbols.proofs.scalar import ScalarGram
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 OWN = Circulant((9,), (False,))
 SHORT = Circulant((8,), (False,))
 CIRCULAR = ConvSpec.of((3, 3, 4), input_shape=9)
-POLYNOMIAL = GramPolynomial(KERNEL, ops=OPS)
+POLYNOMIAL = Polynomial(KERNEL, xp=OPS.xp).gram(ops=OPS)
 GROUPED = ConvSpec.of((4, 2, 3), input_shape=9, groups=2)
 ONE_OUTPUT = ConvSpec.of((2, 3, 2), input_shape=2, padding_mode="zeros", padding=0)
 (PATCH,) = polyphase_components(ONE_OUTPUT)
@@ -91,8 +90,9 @@ def formed_before() -> object:
     return found.fathom(formed, 100.0)
 
 
-def left_open(blocks: Any, boxes: Boxes, polynomial: ScalarGram) -> Cover:
-    """A cover by the values of some polynomial at the centres of the torus' boxes."""
+def left_open(blocks: Any, boxes: Boxes, others: Any) -> Cover:
+    """A cover by the values of some blocks' polynomial at the centres of the torus' boxes."""
+    polynomial = Polynomial(others, xp=OPS.xp).gram(by_axis=True, ops=OPS)
     return Cover(
         blocks, boxes, assumed(200.0), values=polynomial.at_centres(Boxes.torus((3,))), threshold=100.0, ops=OPS
     )
@@ -107,7 +107,7 @@ BLOCKS: Any = CASE.kernel[None]
 SPLIT: Any = CASE.deflated_circulant()._deflate(0.3 * CASE.norm)
 
 
-def rest(spec: ConvSpec = CASE.spec, circulant: Embedding = CASE.circulant, split: SplitWaves = SPLIT[1]) -> float:
+def rest(spec: ConvSpec = CASE.spec, circulant: Circulant = CASE.circulant, split: SplitWaves = SPLIT[1]) -> float:
     """What is left of a circulant, by its cover."""
     return limit_of_rest(spec, circulant, SPLIT[0], split)
 
@@ -116,6 +116,14 @@ def fewer() -> SplitWaves:
     modes: SplitWaves = SPLIT[1]
     few = modes.frequency_of_wave < len(modes.frequencies) - 1
     return SplitWaves(modes.frequencies[:-1], modes.frequency_of_wave[few], modes.x[few], modes.y[few])
+
+
+def without_numbers_of_points() -> float:
+    """Of a circulant as a claim names it: an axis with one tap has 0 points."""
+    case = next(x for x in cases(80) if min(x.spec.block_kernel_shape) == 1 < max(x.spec.block_kernel_shape))
+    split: Any = case.deflated_circulant()._deflate(0.3 * case.norm)
+    named = Circulant.of(case.circulant.points, case.circulant.skew, case.spec.block_kernel_shape)
+    return limit_of_rest(case.spec, named, *split)
 
 
 def with_wide_boxes() -> float:
@@ -141,8 +149,7 @@ def some_frequencies(count: int) -> object:
 
 
 def below_truncation() -> object:
-    rotation = Rotation.of(KERNEL, np.eye(3)[None], 1, ops=OPS)  # type: ignore[arg-type]
-    polynomial = GramPolynomial(KERNEL, rotation, ops=OPS)
+    polynomial = Polynomial(KERNEL, xp=OPS.xp).rotated(np.eye(3)[None], 1, ops=OPS).gram(ops=OPS)  # type: ignore[arg-type]
     planes = polynomial.planes_at(Boxes.torus((4,)).centres, np.zeros(len(Boxes.torus((4,))), dtype=np.int64))
     return polynomial.reduced(*planes, np.full(planes[0].shape[0], polynomial.truncation / 2))
 
@@ -212,11 +219,12 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "deflation of two groups": lambda: rest(replace(CASE.spec, groups=2)),
     "deflation of a circulant one point short": lambda: rest(
-        circulant=Embedding(tuple(n - 1 for n in shortest(CASE.spec)), CASE.circulant.skew)
+        circulant=Circulant(tuple(n - 1 for n in shortest(CASE.spec)), CASE.circulant.skew)
     ),
     "deflation of another circulant": lambda: rest(
-        circulant=Embedding(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
+        circulant=Circulant(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
     ),
+    "deflation without the numbers of points": without_numbers_of_points,
     "waves that are not taken out": lambda: rest(split=fewer()),
     "waves in wide boxes": with_wide_boxes,
     "the matrix of one group": grouped,
@@ -230,12 +238,12 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a grid without a supremum": lambda: Cover(KERNEL, Boxes.dft((9,), (4,)), ops=OPS),
     "boxes of another degree": lambda: Cover(KERNEL, Boxes.torus((3,)), ops=OPS),
     "a polynomial of other blocks": lambda: Cover(KERNEL, Boxes.torus((4,)), ops=OPS).form(
-        GramPolynomial(KERNEL / 2, ops=OPS), np.arange(1), np.zeros(1)
+        Polynomial(KERNEL / 2, xp=OPS.xp).gram(ops=OPS), np.arange(1), np.zeros(1)
     ),
     "a circulant's norm for what is left out": lambda: POLYNOMIAL.tighten_truncation(assumed(1.0, OWN)),
     "matrices of cells that have changed": formed_before,
-    "values of other blocks": lambda: left_open(LINE, Boxes.torus((3,)), ScalarGram(LINE / 2, ops=OPS)),
-    "values at other boxes": lambda: left_open(LINE, Boxes.dft((9,), (3,)), ScalarGram(LINE, ops=OPS)),
+    "values of other blocks": lambda: left_open(LINE, Boxes.torus((3,)), LINE / 2),
+    "values at other boxes": lambda: left_open(LINE, Boxes.dft((9,), (3,)), LINE),
     "cells that are fathomed, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), Boxes.dft((9,), (4,), by_point=True)),
     "a limit below the truncation": below_truncation,

@@ -37,8 +37,7 @@ from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Method
 from specnorm.supremum.proof import largest_quotient, norm_by_magnitudes, norm_of_one_tap, supremum_on_grid
 from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
-from specnorm.symbols.proofs.scalar import largest_on_grid
-from specnorm.symbols.proofs.symbols import Symbol, of_wrapped
+from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.tensor_norm.proof import proven_factor
 
 Check = Callable[[], Iterator[tuple[Upper | Lower | None, float]]]
@@ -132,7 +131,7 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     for blocks, largest in ((entry, 3.0), (0 * KERNEL, 0.0)):
         yield from ((claim, largest) for claim in norms.norm_of_single_entries(blocks, ops=OPS) or ())
     point = Frequencies.half_grid((1,))
-    yield Symbol(MATRIX[..., None], point, ops=OPS).norm_down(0, vector), norm
+    yield Polynomial(MATRIX[..., None], xp=OPS.xp).at(point, ops=OPS).norm_down(0, vector), norm
     thin: Any = MATRIX[:, :, :1, None]
     yield norms.norm_by_frobenius(thin, ops=OPS), float(np.linalg.norm(thin))
 
@@ -191,9 +190,9 @@ def by_waves() -> Iterator[tuple[Lower, float]]:
 def scalars() -> Iterator[tuple[Upper | Lower, float]]:
     """3 + e^{i theta}, whose largest norm is 4; and a wrapped kernel that may be off by 1/2."""
     line: Any = np.asarray([[[[3.0, 1.0]]]])
-    yield from ((claim, 4.0) for claim in largest_on_grid(line, (4,), ops=OPS)[2]())
+    yield from ((claim, 4.0) for claim in Polynomial(line, xp=OPS.xp).largest_on_grid((4,), ops=OPS)[2]())
     yield norm_by_magnitudes(line, ops=OPS), 4.0
-    yield from zip(of_wrapped(assumed_lower(4.0), assumed(4.0), 0.5), (3.5, 4.5), strict=True)
+    yield from zip(Polynomial.of_wrapped(assumed_lower(4.0), assumed(4.0), 0.5), (3.5, 4.5), strict=True)
 
 
 def radii() -> Iterator[tuple[Lower | None, float]]:
@@ -244,11 +243,11 @@ CHECKS: dict[str, Check] = {
     "Cover.bound_outside_open": covered,
     "supremum_on_grid": covered,
     "norm_by_grid": fixed,
-    "largest_on_grid": scalars,
+    "Polynomial.largest_on_grid": scalars,
     "_claims_on_grid": by_products,
     "proven_factor": one_tap,
     "norm_by_magnitudes": scalars,
-    "of_wrapped": scalars,
+    "Polynomial.of_wrapped": scalars,
 }
 """Rule -> a check whose claims it makes, among others."""
 

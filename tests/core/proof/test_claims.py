@@ -19,7 +19,6 @@ from test_house import CORE, ROOT, core_files, makes_claims, other_files, parsed
 
 import specnorm
 from specnorm.at_size import component, layer_tuning
-from specnorm.at_size.layer_tuning import TUNING
 from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs import circulant as embedding
 from specnorm.at_size.proofs import components
@@ -42,8 +41,8 @@ from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
 from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
 from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
+from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.tensor_norm.method import TensorNorm
 from specnorm.unfoldings import proof as unfolding_proof
 from specnorm.unfoldings.proof import UnfoldingProof
@@ -212,7 +211,7 @@ KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 def cover_of(threshold: float, blocks: Any = KERNEL, boxes: Any = None, supremum: Upper | None = None) -> Cover:
     """After one round; of KERNEL on the torus unless something else is named."""
     found = Cover(blocks, Boxes.torus((4,)) if boxes is None else boxes, supremum, ops=OPS)
-    formed, _ = found.form(GramPolynomial(blocks, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+    formed, _ = found.form(Polynomial(blocks, xp=OPS.xp).gram(ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     found.fathom(formed, threshold)
     found.prune()
     return found
@@ -392,7 +391,7 @@ def test_boxes_do_not_cover_what_somebody_says() -> None:
 def test_the_matrices_of_a_cover_are_its_own() -> None:
     """Matrices of zeros would fathom every cell."""
     found = Cover(KERNEL, Boxes.torus((4,)), ops=OPS)
-    formed, _ = found.form(GramPolynomial(KERNEL, ops=OPS), np.arange(len(found)), np.zeros(len(found)))
+    formed, _ = found.form(Polynomial(KERNEL, xp=OPS.xp).gram(ops=OPS), np.arange(len(found)), np.zeros(len(found)))
     with pytest.raises(TypeError, match=r"CentreMatrices: .* by the rules"):
         replace(formed, matrices=0 * formed.matrices)
     with pytest.raises(AttributeError):
@@ -494,7 +493,8 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
-    monkeypatch.setattr(layer_tuning, "TUNING", TUNING._replace(immediate_work=-1.0, soon_work=-1.0, late_work=-1.0))
+    for work in ("IMMEDIATE_WORK", "SOON_WORK", "LATE_WORK"):
+        monkeypatch.setattr(layer_tuning, work, -1.0)
     monkeypatch.setattr(component, "points_of_shortest_circulant", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 

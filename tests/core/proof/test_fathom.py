@@ -23,9 +23,7 @@ from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover
-from specnorm.symbols.proofs import gram_polynomial, symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial, Rotation
-from specnorm.symbols.proofs.symbols import Symbol
+from specnorm.symbols.proofs.polynomial import _CACHED_ENTRIES, GramPolynomial, Polynomial, Symbol
 
 
 def blocks_of(seed: int, *shape: int) -> Any:
@@ -41,7 +39,7 @@ def norm_at(block: NDArray[np.float64], theta: NDArray[np.float64]) -> float:
 
 def with_sharp_truncation(blocks: Any, basis: Any, part: float = 1.0) -> GramPolynomial:
     """Two of the directions of a basis; the bound of the others is the norm of ``blocks @ basis`` there, or a part."""
-    found = GramPolynomial(blocks, Rotation.of(blocks, basis, 2, ops=OPS), ops=OPS)
+    found = Polynomial(blocks, xp=OPS.xp).rotated(basis, 2, ops=OPS).gram(ops=OPS)
     others = np.einsum("gmpkl,gpq->gmqkl", blocks, basis[..., 2:])
     assert np.allclose(np.asarray(found.left_out), others, rtol=0, atol=1e-13)
     before = found.truncation
@@ -74,11 +72,11 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     basis: Any = np.linalg.qr(random.standard_normal((1, 4, 4)))[0]
     truth = sigma_star(blocks[0], max_cells=3000)
     polynomials = [
-        GramPolynomial(blocks, ops=OPS),
-        GramPolynomial(blocks, Rotation.of(blocks, basis, 2, ops=OPS), ops=OPS),
+        Polynomial(blocks, xp=OPS.xp).gram(ops=OPS),
+        Polynomial(blocks, xp=OPS.xp).rotated(basis, 2, ops=OPS).gram(ops=OPS),
     ]
     polynomials += [polynomials[0].float32_copy()]
-    polynomials += [GramPolynomial(blocks, Rotation.of(blocks, basis.astype(np.float32), 2, ops=OPS), ops=OPS)]
+    polynomials += [Polynomial(blocks, xp=OPS.xp).rotated(basis.astype(np.float32), 2, ops=OPS).gram(ops=OPS)]
     polynomials += [with_sharp_truncation(blocks, basis)]
     fathomed = 0
     for _ in range(12):
@@ -116,7 +114,8 @@ def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) 
     for place in off:
         blocks[(..., *place)] = 0
     basis: Any = np.linalg.qr(np.random.RandomState(0).standard_normal((1, 4, 4)))[0]
-    found = GramPolynomial(blocks, Rotation.of(blocks, basis, rank, ops=OPS) if rank < 4 else None, ops=OPS)
+    unrotated = Polynomial(blocks, xp=OPS.xp)
+    found = (unrotated.rotated(basis, rank, ops=OPS) if rank < 4 else unrotated).gram(ops=OPS)
     lags = {(a - c, b - d) for a, b in used for c, d in used} | {(0, 0)}
     assert {tuple(x) for x in found.lags.tolist()} | {tuple(-x) for x in found.lags} == lags
     assert len(found.lags) == len(lags) // 2 + 1
@@ -133,9 +132,9 @@ def test_large_matrices_are_formed_in_parts() -> None:
     """Several parts, the last of them shorter: G* G in float64 and in float32, to within the bound of the rounding."""
     blocks, points = blocks_of(5, 51, 51, 3, 2), Frequencies.half_grid((5, 4))
     none = np.zeros(len(points), dtype=int)
-    whole = GramPolynomial(blocks, ops=OPS)
-    assert whole.size**2 > gram_polynomial._CACHED_ENTRIES
-    assert whole.size**2 % gram_polynomial._CACHED_ENTRIES
+    whole = Polynomial(blocks, xp=OPS.xp).gram(ops=OPS)
+    assert whole.size**2 > _CACHED_ENTRIES
+    assert whole.size**2 % _CACHED_ENTRIES
     taps = np.stack(np.meshgrid(np.arange(3), np.arange(2), indexing="ij"), axis=-1)
     for polynomial in (whole, whole.float32_copy()):
         formed: Any = polynomial.columns_at(points, none)
@@ -150,7 +149,7 @@ def test_a_rotation_in_float32_is_paid_for() -> None:
     blocks, turn = blocks_of(0, 5, 4, 3, 3), np.eye(4, dtype=np.float32)
     blocks[:, :, 3], turn[:3, :3] = 0, np.linalg.qr(np.random.RandomState(0).standard_normal((3, 3)))[0]
     basis: Any = turn[None]
-    found = GramPolynomial(blocks, Rotation.of(blocks, basis, 3, ops=OPS), ops=OPS)
+    found = Polynomial(blocks, xp=OPS.xp).rotated(basis, 3, ops=OPS).gram(ops=OPS)
     points = Frequencies.half_grid((9, 9))
     formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
     assert formed.dtype == np.complex64
@@ -206,15 +205,15 @@ def test_a_bound_that_is_no_number_is_not_passed_over(at: int, monkeypatch: pyte
     blocks: Any = decaying(0, 6, 5, 3, 2).astype(np.float64)[None] / 4
     sizes = (4, 2)
     frequencies = Frequencies.half_grid(sizes)
-    poor: Any = Symbol(blocks, frequencies[at : at + 1], ops=OPS).phase
+    poor: Any = Polynomial(blocks, xp=OPS.xp).at(frequencies[at : at + 1], ops=OPS).phase
 
     def bound(symbol: Symbol, *, ops: Any = OPS) -> Any:
         found: Any = gram_iteration_of_parts_up(*symbol.planes(), 12, 1e-9, xp=ops.xp)
         here: Any = symbol.phase
         return np.where((here == poor).all(axis=1), np.nan, found)
 
-    monkeypatch.setattr(symbols, "chunk_length", lambda *_, **__: 1)
-    assert math.isnan(float(symbols.max_over_frequencies(bound, blocks, frequencies, ops=OPS)[0][0]))
+    monkeypatch.setattr(Polynomial, "frequencies_at_once", lambda *_, **__: 1)
+    assert math.isnan(float(Polynomial(blocks, xp=OPS.xp).largest(bound, frequencies, ops=OPS)[0][0]))
     largest = LargestBound(bound, blocks, sizes, ops=OPS)
     every = np.arange(len(frequencies))
     for index in np.split(every, len(every)):

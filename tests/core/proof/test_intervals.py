@@ -13,7 +13,7 @@ import pytest
 from helpers.assumptions import assumed, interval
 from specnorm_networks import Graph, Node
 from specnorm_networks.certified import operators, units
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.rules import Scope
 from specnorm_networks.local.certified import margins, ranges
 from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 
@@ -101,7 +101,7 @@ def test_what_an_operator_does_not_know_is_not_known() -> None:
         enclosing((np.ones(1), np.zeros(1)))
 
 
-class Doubled(operators.Pointwise):
+class Doubled(operators.Function):
     """2 x, with what a user may say of it."""
 
     said: Any

@@ -16,8 +16,9 @@ from specnorm_networks import Product
 from specnorm_networks.certified import axes, parts, rules
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import ReLU
-from specnorm_networks.certified.operators.base import NoBoundError, Operator, Place, Pointwise
-from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.certified.operators.base import Function, Known, NoBoundError, Place
+from specnorm_networks.certified.rules import Scope
+from specnorm_networks.certified.subjects import Map
 from specnorm_networks.tools import Measure, bound
 
 from specnorm.proofs import host
@@ -51,7 +52,7 @@ def test_what_is_no_constant_is_no_claim() -> None:
     """Of an operator that somebody registers."""
     for wrong in (math.nan, -1.0):
 
-        class Odd(Operator):
+        class Odd(Known):
             lipschitz_constant = wrong
 
         odd = Scope(Graph((x(), Node("y", Odd(), ("x",), (1, 1))), ("y",)))
@@ -68,7 +69,7 @@ def test_what_is_no_constant_is_no_claim() -> None:
 def test_an_extent_that_is_none_is_no_claim(wrong: Any) -> None:
     """Of x -> 3 x the constant was 0, since max(0, NaN) is 0."""
 
-    class Odd(Pointwise):
+    class Odd(Function):
         def value(self, x: Any) -> Any:
             return 3 * x
 
@@ -94,7 +95,7 @@ def test_an_extent_that_is_none_is_no_claim(wrong: Any) -> None:
 def test_slopes_and_values_that_are_none_claim_nothing(wrong: tuple[float, float]) -> None:
     """On a ball, the slopes of the whole line hold, and values may be anything."""
 
-    class Odd(Pointwise):
+    class Odd(Function):
         def value(self, x: Any) -> Any:
             return 3 * x
 

@@ -17,11 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import specnorm
-from specnorm.proofs.cells import Boxes, Cells
+from specnorm.proofs.cells import Boxes
 from specnorm.supremum import tuning
-from specnorm.supremum.proof import Cover
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
-from specnorm.symbols.proofs.scalar import CentreValues, ScalarGram
+from specnorm.supremum.proof import Cells, Cover
+from specnorm.symbols.proofs.polynomial import CentreValues, Polynomial, ScalarGram
 
 SHAPES = ((5,), (4, 5), (1, 6), (3, 1), (2, 3, 2))
 families = st.sampled_from(("normal", "integer", "one_entry", "zero_mean", "corners", "spread", "ones"))
@@ -43,10 +42,15 @@ def drawn(shape: tuple[int, ...], family: str, seed: int, groups: int, m: int) -
     return blocks / largest if largest > 0 else blocks
 
 
+def scalar_gram(blocks: Any) -> Any:
+    """The Gram polynomial of columns, evaluated axis by axis."""
+    return Polynomial(blocks, xp=OPS.xp).gram(by_axis=True, ops=OPS)
+
+
 @given(shape=st.sampled_from(SHAPES), family=families, seed=st.integers(0, 99), grid=st.booleans())
 def test_values_are_within_their_error(shape: tuple[int, ...], family: str, seed: int, grid: bool) -> None:
     blocks = drawn(shape, family, seed, 3, 2)
-    scalar = ScalarGram(blocks, ops=OPS)
+    scalar = scalar_gram(blocks)
     sizes = tuple(1 if k == 1 else k + 2 for k in shape)
     skew = tuple(k > 1 and j == 0 for j, k in enumerate(shape))
     boxes = Boxes.dft(sizes, shape, skew) if grid else Boxes.torus(shape)
@@ -67,7 +71,7 @@ def test_values_are_within_their_error(shape: tuple[int, ...], family: str, seed
 def test_no_norm_moves_farther_than_its_variation(shape: tuple[int, ...], family: str, seed: int) -> None:
     blocks = drawn(shape, family, seed, 2, 2)
     boxes = Boxes.torus(shape)[:40]
-    bounds, which = ScalarGram(blocks, ops=OPS).variation(boxes)
+    bounds, which = scalar_gram(blocks).variation(boxes)
     random = np.random.default_rng(seed)
     for at in random.integers(0, len(boxes), 8):
         lattice = boxes.low[at] + random.random(len(shape)) * (boxes.high[at] - boxes.low[at])
@@ -82,7 +86,7 @@ def test_cells_that_are_left_out_hold_nothing_above_the_threshold(
     shape: tuple[int, ...], family: str, seed: int, part: float
 ) -> None:
     blocks = drawn(shape, family, seed, 3, 1)
-    values = ScalarGram(blocks, ops=OPS).at_centres(Boxes.torus(shape))
+    values = scalar_gram(blocks).at_centres(Boxes.torus(shape))
     threshold = part * math.sqrt(float(values.values.max()))
     cover = Cover(blocks, Boxes.torus(shape), values=values, threshold=threshold, ops=OPS)
     every = {(int(b), *row) for b in range(3) for row in values.boxes.low.tolist()}
@@ -95,7 +99,7 @@ def test_cells_that_are_left_out_hold_nothing_above_the_threshold(
 
 
 def test_values_are_made_of_their_own_blocks() -> None:
-    scalar = ScalarGram(drawn((4, 5), "normal", 0, 2, 1), ops=OPS)
+    scalar = scalar_gram(drawn((4, 5), "normal", 0, 2, 1))
     values = scalar.at_centres(Boxes.torus((4, 5)))
     with pytest.raises(ValueError, match="read-only"):
         values.values[0, 0] = 0.0
@@ -124,7 +128,7 @@ def test_the_same_norm_as_by_the_gram_polynomial(
     monkeypatch.setattr(ScalarGram, "at_centres", noted)
     found = [specnorm.enclose(kernel, size, groups=groups) for size in (None, 11)]
     assert taken
-    monkeypatch.setattr("specnorm.supremum.tuning.TUNING", tuning.TUNING._replace(scalar_taps=10**9))
+    monkeypatch.setattr(tuning, "SCALAR_TAPS", 10**9)
     taken.clear()
     for one, size in zip(found, (None, 11), strict=True):
         other = specnorm.enclose(kernel, size, groups=groups)
@@ -150,7 +154,8 @@ def test_many_groups_are_one_search(groups: int, k: int) -> None:
 def test_limits_ask_for_no_coefficients() -> None:
     """A polynomial of scalars has none: the variation of a Gram polynomial would be of zeros."""
     blocks = drawn((4, 5), "normal", 1, 1, 1)
-    scalar, plain = ScalarGram(blocks, ops=OPS), GramPolynomial(blocks, ops=OPS)
+    polynomial = Polynomial(blocks, xp=OPS.xp)
+    scalar, plain = polynomial.gram(by_axis=True, ops=OPS), polynomial.gram(ops=OPS)
     cover = Cover(blocks, Boxes.torus((4, 5)), ops=OPS)
     cells: Cells = cover.open
     assert len(cells) == len(cover.eigenvalue_limits(scalar, 1.0)) == len(cover.eigenvalue_limits(plain, 1.0))

@@ -32,7 +32,7 @@ def test_no_cell_is_tried_with_every_direction(name: str, monkeypatch: pytest.Mo
 def test_what_the_first_ascent_refutes_takes_no_cell(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lower = float(specnorm.enclose(KERNELS[name]).lower)
     monkeypatch.setattr(Search, "_estimate", lambda *_: pytest.fail("a cell was looked at"))
-    assert bool(plans.run(KERNELS[name], Certify(bound=0.999 * lower)).figures["refuted"])
+    assert bool(plans.run(KERNELS[name], Certify(bound=0.999 * lower)).stats["refuted"])
 
 
 def decaying(channels: int, *window: int, seed: int = 0) -> Any:
@@ -65,7 +65,8 @@ def relative_errors(monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> np.ndarray
         return values, vectors
 
     monkeypatch.setattr(branch_and_bound, "top_eigenpairs", watched)
-    monkeypatch.setattr(tuning, "TUNING", tuning.TUNING._replace(**knobs))
+    for name, value in knobs.items():
+        monkeypatch.setattr(tuning, name, value)
     specnorm.measure(FLAT, Enclose(rtol=1e-2))
     return np.concatenate(errors)
 
@@ -73,7 +74,7 @@ def relative_errors(monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> np.ndarray
 def test_crowded_spectra_get_longer_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Estimates that are too low cost proofs that fail. Which of two searches has more cells hangs on their ascents."""
     long = relative_errors(monkeypatch)
-    short = relative_errors(monkeypatch, crowded_part=1.0)
+    short = relative_errors(monkeypatch, CROWDED_PART=1.0)
     assert long.min() > -1e-5, "from below"
     assert np.median(long) < 1e-3 < 5e-3 < np.median(short)
 
@@ -85,7 +86,7 @@ def ascents_of_rounds(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> list[tupl
 
     def counted(self: incumbent.Incumbent, norms_sq: np.ndarray, block: np.ndarray) -> np.ndarray:
         found = of_round(self, norms_sq, block)
-        near = int(np.count_nonzero(norms_sq > tuning.TUNING.flat_part * norms_sq.max(initial=0.0)))
+        near = int(np.count_nonzero(norms_sq > tuning.FLAT_PART * norms_sq.max(initial=0.0)))
         rounds.append((near, len(found)))
         return found
 
@@ -99,7 +100,7 @@ def test_cells_around_a_sharp_maximum_are_not_flat(monkeypatch: pytest.MonkeyPat
     kernel = np.random.RandomState(0).standard_normal((16, 16, 5, 5)) * 0.4 ** np.add.outer(range(5), range(5))
     kernel += 1e-4 * np.cos(np.arange(kernel.size)).reshape(kernel.shape)
     rounds = ascents_of_rounds(kernel, monkeypatch)
-    assert max(near for near, _ in rounds[1:]) > tuning.TUNING.flat_cells
+    assert max(near for near, _ in rounds[1:]) > tuning.FLAT_CELLS
     assert max(ascents for _, ascents in rounds) == 1
 
 
@@ -107,5 +108,5 @@ def test_a_norm_that_is_the_same_nearly_everywhere_is_flat(monkeypatch: pytest.M
     kernel = 1e-4 * np.cos(np.arange(16 * 16 * 25.0)).reshape(16, 16, 5, 5)
     kernel[..., 0, 0] += np.eye(16)
     near, ascents = ascents_of_rounds(kernel, monkeypatch)[0]
-    assert near > tuning.TUNING.flat_cells
-    assert ascents == tuning.TUNING.flat_starts
+    assert near > tuning.FLAT_CELLS
+    assert ascents == tuning.FLAT_STARTS

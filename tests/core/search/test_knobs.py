@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm.at_size import circulants, layer_tuning
-from specnorm.at_size.layer_tuning import LayerTuning
 from specnorm.enclosure.certify import Certify
 from specnorm.gram.proofs import powers as gram_powers
 from specnorm.methods import Enclose, TensorNorm
@@ -25,62 +25,62 @@ from specnorm.tensor_norm import alternation, proving
 from specnorm.unfoldings import search as constant
 
 WILD: dict[str, tuple[float, ...]] = {
-    "cache_bytes": (1, 2**40),
-    "kept_bytes": (0, 2**40),
-    "first_degree": (0, 40),
-    "degree": (0, 40),
-    "crowded_part": (0.0, 1.0),
-    "smallest_crowded": (0, 10**9),
-    "crowded_first": (0, 40),
-    "crowded_degree": (0, 40),
-    "filter_cut": (0.0, 1e6),
-    "pieces": (2, 9),
-    "cutting_margin": (0.01, 10.0),
-    "part_of_budget": (0.0, 100.0),
-    "widening_factor": (1.001, 10.0),
-    "proof_share": (0.0, 1.0),
-    "least_gain": (0.0, 1.0),
-    "added_tolerance": (1e-15, 1.0),
-    "prefilter": (0, 10**9),
-    "smallest_float32": (1, 10**9),
-    "scalar_taps": (1, 10**9),
-    "margin_float32": (-1.0, 1e9),
-    "rtol_float32": (0.0, 1.0),
-    "smallest_proven_first": (1, 10**9),
-    "smallest_shared": (1, 10**9),
-    "smallest_reduced": (1, 10**9),
-    "truncation": (1e-6, 0.999),
-    "smallest_wide": (1, 10**9),
-    "truncation_of_wide": (1e-6, 0.999),
-    "kept_of_wide": (0.0, 1.0),
-    "widest_reduced": (0.0, 1.0),
-    "least_limit_over_truncation": (1.0 + 2.0**-40, 100.0),
-    "least_reduced_part": (0.0, 1.0),
-    "high_limit": (0.0, 1.0),
-    "fewest_retries": (1, 1000),
-    "many_cells": (0, 10**9),
-    "rtol_left_out": (0.0, 1.0),
-    "least_left_out": (0.0, 1.0),
-    "trials": (1, 1000),
-    "around_radians": (0.0, 3.0),
-    "far_below_part": (0.0, 2.0),
-    "flat_cells": (0, 10**9),
-    "flat_starts": (1, 100),
-    "flat_part": (0.0, 2.0),
-    "least_excess": (-1.0, 1e6),
-    "incumbent_rtol": (0.0, 1.0),
-    "rounds": (1, 200),
-    "krylov_size": (1, 6),
-    "smallest_krylov": (1, 10**9),
-    "power_steps": (1, 20),
-    "float64_rtol": (0.0, 1.0),
-    "hope_factor": (0.0, 1e6),
-    "slowest": (0.0, 0.999),
-    "first_hope": (-0.5, 10.0),
-    "least_curvature": (1e-15, 0.5),
-    "float32_rounds": (0, 99),
-    "work_of_visits": (0.0, 1e12),
-    "calls_of_a_visit": (0.0, 1e12),
+    "CACHE_BYTES": (1, 2**40),
+    "KEPT_BYTES": (0, 2**40),
+    "FIRST_DEGREE": (0, 40),
+    "DEGREE": (0, 40),
+    "CROWDED_PART": (0.0, 1.0),
+    "SMALLEST_CROWDED": (0, 10**9),
+    "CROWDED_FIRST": (0, 40),
+    "CROWDED_DEGREE": (0, 40),
+    "FILTER_CUT": (0.0, 1e6),
+    "PIECES": (2, 9),
+    "CUTTING_MARGIN": (0.01, 10.0),
+    "PART_OF_BUDGET": (0.0, 100.0),
+    "WIDENING_FACTOR": (1.001, 10.0),
+    "PROOF_SHARE": (0.0, 1.0),
+    "LEAST_GAIN": (0.0, 1.0),
+    "ADDED_TOLERANCE": (1e-15, 1.0),
+    "PREFILTER": (0, 10**9),
+    "SMALLEST_FLOAT32": (1, 10**9),
+    "SCALAR_TAPS": (1, 10**9),
+    "MARGIN_FLOAT32": (-1.0, 1e9),
+    "RTOL_FLOAT32": (0.0, 1.0),
+    "SMALLEST_PROVEN_FIRST": (1, 10**9),
+    "SMALLEST_SHARED": (1, 10**9),
+    "SMALLEST_REDUCED": (1, 10**9),
+    "TRUNCATION": (1e-6, 0.999),
+    "SMALLEST_WIDE": (1, 10**9),
+    "TRUNCATION_OF_WIDE": (1e-6, 0.999),
+    "KEPT_OF_WIDE": (0.0, 1.0),
+    "WIDEST_REDUCED": (0.0, 1.0),
+    "LEAST_LIMIT_OVER_TRUNCATION": (1.0 + 2.0**-40, 100.0),
+    "LEAST_REDUCED_PART": (0.0, 1.0),
+    "HIGH_LIMIT": (0.0, 1.0),
+    "FEWEST_RETRIES": (1, 1000),
+    "MANY_CELLS": (0, 10**9),
+    "RTOL_LEFT_OUT": (0.0, 1.0),
+    "LEAST_LEFT_OUT": (0.0, 1.0),
+    "TRIALS": (1, 1000),
+    "AROUND_RADIANS": (0.0, 3.0),
+    "FAR_BELOW_PART": (0.0, 2.0),
+    "FLAT_CELLS": (0, 10**9),
+    "FLAT_STARTS": (1, 100),
+    "FLAT_PART": (0.0, 2.0),
+    "LEAST_EXCESS": (-1.0, 1e6),
+    "INCUMBENT_RTOL": (0.0, 1.0),
+    "ROUNDS": (1, 200),
+    "KRYLOV_SIZE": (1, 6),
+    "SMALLEST_KRYLOV": (1, 10**9),
+    "POWER_STEPS": (1, 20),
+    "FLOAT64_RTOL": (0.0, 1.0),
+    "HOPE_FACTOR": (0.0, 1e6),
+    "SLOWEST": (0.0, 0.999),
+    "FIRST_HOPE": (-0.5, 10.0),
+    "LEAST_CURVATURE": (1e-15, 0.5),
+    "FLOAT32_ROUNDS": (0, 99),
+    "WORK_OF_VISITS": (0.0, 1e12),
+    "CALLS_OF_A_VISIT": (0.0, 1e12),
 }
 """The two ends of what each number may be."""
 
@@ -98,24 +98,21 @@ SUPREMA = {kernel.ndim: sigma_star(kernel, max_cells=4000) for kernel in (LINE, 
 
 def check(kernel: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
     """Both bounds hold, at every size and at one; what is refuted or proven is so."""
-    for module, numbers in (
-        (tuning, tuning.Tuning(smallest_reduced=2, work_of_visits=0)),
-        (ascent, ascent.AscentTuning()),
-    ):
-        mine = {name: value for name, value in changed.items() if name in numbers._fields}
-        monkeypatch.setattr(module, "TUNING", numbers._replace(**mine))
+    for name, value in ({"SMALLEST_REDUCED": 2, "WORK_OF_VISITS": 0} | changed).items():
+        monkeypatch.setattr(tuning if hasattr(tuning, name) else ascent, name, value)
     truth, sizes = SUPREMA[kernel.ndim], (9,) * (kernel.ndim - 2)
     found = specnorm.measure(kernel, Enclose(max_cells=1000))
     assert_encloses(float(found.stats["lower"]), float(found.value), truth)
     at = specnorm.measure(kernel, Enclose(max_cells=1000), input_shape=sizes)
     assert_encloses(float(at.stats["lower"]), float(at.value), dense_norm(kernel, sizes))
     for bound, right in ((truth.lo * 0.98, False), (truth.hi * 1.02, True)):
-        verdict = plans.run(kernel, Certify(bound=bound, max_cells=1000)).figures
+        verdict = plans.run(kernel, Certify(bound=bound, max_cells=1000)).stats
         assert not bool(verdict["refuted" if right else "proven"])
 
 
 def test_every_knob_is_turned() -> None:
-    assert WILD.keys() == {*tuning.Tuning._fields, *ascent.AscentTuning._fields}
+    named = vars(tuning) | vars(ascent)
+    assert WILD.keys() == {name for name, value in named.items() if name[0].isupper() and type(value) in (int, float)}
 
 
 @pytest.mark.sampled(2)
@@ -175,58 +172,69 @@ def enclosed(kernel: Kernel, geometry: dict[str, Any]) -> None:
 
 
 def by_circulants(kernel: Kernel, geometry: dict[str, Any]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_tuning, "TUNING", layer_tuning.TUNING._replace(immediate_work=0, soon_work=0, late_work=0))
+    with patch.multiple(layer_tuning, **NO_MATRIX):
         enclosed(kernel, geometry)
 
 
 def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            layer_tuning, "TUNING", LayerTuning(immediate_work=-1, soon_work=-1, late_work=-1, deflation_work=-1)
-        )
+    with patch.multiple(layer_tuning, **ALL_LARGE):
         enclosed(kernel, geometry)
 
 
-OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
-    "alternation that stops at once": (alternation, alternation.AlternationTuning(((1, 1),), 0.0, 0.0, 1.0, 1.0), tn),
+def parts(of_norm: tuple[float, ...]) -> dict[str, Any]:
+    """The same thresholds of a deflation for many pixels and for few."""
+    return {"PARTS_OF_NORM": of_norm, "PARTS_FOR_FEW_PIXELS": of_norm, "MANY_PIXELS": 0}
+
+
+NO_MATRIX: dict[str, Any] = {"IMMEDIATE_WORK": 0, "SOON_WORK": 0, "LATE_WORK": 0}
+ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "SOON_WORK": -1, "LATE_WORK": -1, "DEFLATION_WORK": -1}
+OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
+    "alternation that stops at once": (
+        alternation,
+        {"HALVING": ((1, 1),), "PATIENCE": 0, "LARGEST_RATIO": 0.0, "FLOAT32_TOLERANCE": 1, "FLOAT64_TOLERANCE": 1},
+        tn,
+    ),
     "alternation without halving, far ahead": (
-        alternation, alternation.AlternationTuning((), 1e9, 0.9999, 0.0, 0.0), tn_certified,
+        alternation,
+        {"HALVING": (), "PATIENCE": 1e9, "LARGEST_RATIO": 0.9999, "FLOAT32_TOLERANCE": 0.0, "FLOAT64_TOLERANCE": 0.0},
+        tn_certified,
     ),
-    "a proof without cells": (proving, proving.ProvingTuning(1, 1, 1, 1), tn),
-    "a proof in one go": (proving, proving.ProvingTuning(10**6, 1, 1, 1), tn),
-    "no restarts": (proving, proving.ProvingTuning(restarts=0), tn),
-    "Lanczos of one step": (lanczos, lanczos.LanczosTuning(0, 1, 1, 1), f4),
-    "Lanczos beyond the dimension": (lanczos, lanczos.LanczosTuning(0, 60, 60, 240), f4),
-    "unfoldings compared in float32": (constant, constant.UnfoldingTuning(0), f4),
-    "a basis of nothing": (lanczos, lanczos.TUNING._replace(basis_size=0), power),
-    "a basis beyond the dimension": (lanczos, lanczos.TUNING._replace(basis_size=10**4), power),
-    "a chunk a frequency": (gram_powers, gram_powers.GramTuning(1, 1), gram),
-    "a search before every matrix": (layer_tuning, LayerTuning(immediate_work=0), enclosed),
-    "no matrix": (layer_tuning, LayerTuning(immediate_work=0, soon_work=0, late_work=0), enclosed),
+    "a proof without cells": (proving, {"CELLS": 1, "PLAIN_CELLS": 1, "PLAIN_LEVELS": 1, "RESTARTS": 1}, tn),
+    "a proof in one go": (proving, {"CELLS": 10**6, "PLAIN_CELLS": 1, "PLAIN_LEVELS": 1, "RESTARTS": 1}, tn),
+    "no restarts": (proving, {"RESTARTS": 0}, tn),
+    "Lanczos of one step": (
+        lanczos, {"DIRECT_SIZE": 0, "STEPS_BEFORE_FIRST_CHECK": 1, "STEPS_BETWEEN_CHECKS": 1, "MOST_STEPS": 1}, f4,
+    ),
+    "Lanczos beyond the dimension": (
+        lanczos, {"DIRECT_SIZE": 0, "STEPS_BEFORE_FIRST_CHECK": 60, "STEPS_BETWEEN_CHECKS": 60, "MOST_STEPS": 240}, f4,
+    ),
+    "unfoldings compared in float32": (constant, {"FLOAT32_FROM": 0}, f4),
+    "a basis of nothing": (lanczos, {"BASIS_SIZE": 0}, power),
+    "a basis beyond the dimension": (lanczos, {"BASIS_SIZE": 10**4}, power),
+    "a chunk a frequency": (gram_powers, {"BACKWARD_HOST": 1, "BACKWARD_DEVICE": 1}, gram),
+    "a search before every matrix": (layer_tuning, {"IMMEDIATE_WORK": 0}, enclosed),
+    "no matrix": (layer_tuning, NO_MATRIX, enclosed),
     "a wave alone": (
-        layer_tuning, LayerTuning(immediate_work=0, soon_work=0, late_work=0, lanczos_entries=0), enclosed,
+        layer_tuning, NO_MATRIX | {"LANCZOS_ENTRIES": 0}, enclosed,
     ),
-    "every group a lower one": (layer_tuning, LayerTuning(weak_group=1e9), by_circulants),
-    "no group a lower one": (layer_tuning, LayerTuning(weak_group=0.0), by_circulants),
-    "no Lanczos": (layer_tuning, LayerTuning(immediate_work=0, wave_sum_pixels=1), enclosed),
-    "a supremum that is never enough": (layer_tuning, LayerTuning(supremum_share=0.99), by_circulants),
-    "a supremum that is hardly searched": (layer_tuning, LayerTuning(loose_rtol=3.0), by_circulants),
-    "every layer a large one": (
-        layer_tuning, LayerTuning(immediate_work=-1, soon_work=-1, late_work=-1, deflation_work=-1), enclosed,
-    ),
+    "every group a lower one": (layer_tuning, {"WEAK_GROUP": 1e9}, by_circulants),
+    "no group a lower one": (layer_tuning, {"WEAK_GROUP": 0.0}, by_circulants),
+    "no Lanczos": (layer_tuning, {"IMMEDIATE_WORK": 0, "WAVE_SUM_PIXELS": 1}, enclosed),
+    "a supremum that is never enough": (layer_tuning, {"SUPREMUM_SHARE": 0.99}, by_circulants),
+    "a supremum that is hardly searched": (layer_tuning, {"SUPREMUM_RTOL": 3.0}, by_circulants),
+    "every layer a large one": (layer_tuning, ALL_LARGE, enclosed),
     "every wave taken out": (
-        circulants, circulants.DeflationTuning((0.9, 1e-9), (0.9, 1e-9), 0, 2, 10**6, wider_multiples=(1.0,)), split,
+        circulants, parts((0.9, 1e-9)) | {"FEW_PARTS": 2, "MOST_WAVES": 10**6, "WIDER_MULTIPLES": (1.0,)}, split,
     ),
     "no wave taken out": (
-        circulants, circulants.DeflationTuning((0.9,), (0.9,), 0, 1, 0, wider_multiples=(1.0,)), split,
+        circulants, parts((0.9,)) | {"MOST_WAVES": 0, "WIDER_MULTIPLES": (1.0,)}, split,
     ),
     "one wave of a frequency": (
-        circulants, circulants.DeflationTuning((0.5,), (0.5,), 0, 1, waves_of_a_frequency=1), split,
+        circulants, parts((0.5,)) | {"WAVES_OF_A_FREQUENCY": 1}, split,
     ),
     "one step a matrix": (
         layer_tuning,
-        LayerTuning(eigenvector_work=0, matrix_steps=1, matrix_retry_steps=1, matrix_retry_rtols=()),
+        {"EIGENVECTOR_WORK": 0, "MATRIX_STEPS": 1, "MATRIX_RETRY_STEPS": 1, "MATRIX_RETRY_RTOLS": ()},
         enclosed,
     ),
 }  # fmt: skip
@@ -235,20 +243,19 @@ OTHERS: dict[str, tuple[Any, Any, Callable[..., None]]] = {
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("name", OTHERS)
-def test_wild_values_never_change_a_claim(name: str, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, tuning, claim = OTHERS[name]
-    word = "DEFLATION" if isinstance(tuning, circulants.DeflationTuning) else "TUNING"
-    assert tuning != getattr(module, word)
-    monkeypatch.setattr(module, word, tuning)
-    claim(*KERNELS[kernel])
+def test_wild_values_never_change_a_claim(name: str, kernel: str) -> None:
+    module, numbers, claim = OTHERS[name]
+    assert any(getattr(module, name) != value for name, value in numbers.items())
+    with patch.multiple(module, **numbers):
+        claim(*KERNELS[kernel])
 
 
-def test_wild_values_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wild_values_are_used() -> None:
     """Else the test above would say nothing."""
     kernel = slow_kernel()
     value = float(specnorm.tn_bound(kernel, proven=False))
-    monkeypatch.setattr(alternation, "TUNING", OTHERS["alternation that stops at once"][1])
-    assert float(specnorm.tn_bound(kernel, proven=False)) < value * (1 - 1e-9)
+    with patch.multiple(alternation, **OTHERS["alternation that stops at once"][1]):
+        assert float(specnorm.tn_bound(kernel, proven=False)) < value * (1 - 1e-9)
 
 
 def slow_kernel() -> Kernel:

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 import specnorm
 from specnorm.at_size import component, layer_tuning
 from specnorm.at_size.circulants import bound_by_circulant
-from specnorm.at_size.layer_tuning import TUNING
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.method import Enclose
 from specnorm.power.method import PowerTopK
@@ -28,10 +27,11 @@ from specnorm.power.proofs.ritz import quotients
 
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
-RINGS: dict[str, Any] = {"immediate_work": -1.0, "soon_work": -1.0, "late_work": -1.0}
-SPLIT = RINGS | {"deflation_work": -1.0}
+RINGS: dict[str, Any] = {"IMMEDIATE_WORK": -1.0, "SOON_WORK": -1.0, "LATE_WORK": -1.0}
+SPLIT = RINGS | {"DEFLATION_WORK": -1.0}
 WAYS: tuple[dict[str, Any], ...] = (
-    {}, {"immediate_work": -1.0}, {"immediate_work": math.inf}, RINGS, SPLIT, SPLIT | {"witness_entries": -1},
+    {"IMMEDIATE_WORK": layer_tuning.IMMEDIATE_WORK}, {"IMMEDIATE_WORK": -1.0}, {"IMMEDIATE_WORK": math.inf},
+    RINGS, SPLIT, SPLIT | {"WITNESS_ENTRIES": -1},
 )  # fmt: skip
 """As users have it; as if the layer were large; by its own matrix; by circulants alone; by a deflated circulant,
 and with lower bounds by waves too, as if the layer were very large."""
@@ -54,7 +54,7 @@ def by_circulants(*, split: bool = False) -> Iterator[None]:
         return [assumed_lower((0.985 if split else 0.5) * x.value, x.what) for x in found], images
 
     with (
-        patch.object(layer_tuning, "TUNING", TUNING._replace(**(SPLIT if split else RINGS))),
+        patch.multiple(layer_tuning, **(SPLIT if split else RINGS)),
         patch.object(component, "quotients", lowered),
         patch.object(component, "bound_by_circulant", every_circulant),
     ):
@@ -119,7 +119,7 @@ class AtSize:
         """Certificates near the truth: never True below it, never False above it."""
         for offset in offsets:
             bound = float(self.low if isinstance(self.low, float) else self.low.mid()) * (1 + offset)
-            stats = plans.run(self.drawn.kernel, Certify(bound=bound), **self.keywords).figures
+            stats = plans.run(self.drawn.kernel, Certify(bound=bound), **self.keywords).stats
             proven, refuted = bool(stats["proven"]), bool(stats["refuted"])
             self.tally.claims["certify"] += 1
             self.tally.open["certify: undecided"] += not (proven or refuted)
@@ -170,7 +170,7 @@ def in_a_way(way: int) -> Iterator[None]:
         with by_circulants(split=way > len(WAYS)):
             yield
     else:
-        with patch.object(layer_tuning, "TUNING", TUNING._replace(**WAYS[way])):
+        with patch.multiple(layer_tuning, **WAYS[way]):
             yield
 
 

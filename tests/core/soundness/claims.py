@@ -135,7 +135,7 @@ class Claims:
             bound = float_of(low) * (1 + offset)
             if not math.isfinite(bound):
                 continue
-            found = plans.run(self.kernel, Certify(bound=bound, max_cells=max_cells), input_shape=sizes).figures
+            found = plans.run(self.kernel, Certify(bound=bound, max_cells=max_cells), input_shape=sizes).stats
             proven, refuted = bool(found["proven"]), bool(found["refuted"])
             self.tally.claims[claim] += 1
             self.tally.open[f"{claim}: undecided"] += not (proven or refuted)
@@ -214,8 +214,8 @@ class Claims:
         truth = balls.norm(balls.matrix(a), balls.exponent_of(a))
         array = self._asarray(a)
         exact = plans.run(array, MatrixNorm())
-        self.upper("matrix_norm: upper", exact.figures["upper"], truth.low)
-        self.lower("matrix_norm: lower", exact.figures["lower"], truth.high)
+        self.upper("matrix_norm: upper", exact.stats["upper"], truth.low)
+        self.lower("matrix_norm: lower", exact.stats["lower"], truth.high)
         self.upper("gram_iteration", plans.run(array, MatrixGramIteration(n_iter=n_iter)).value, truth.low)
         power = MatrixPowerIteration(n_iter=n_iter, seed=seed)
         self.lower("power_iteration", plans.run(array, power).value, truth.high)
@@ -254,13 +254,10 @@ def as_if_large(index: int) -> Iterator[None]:
     small the cells.
     """
     few, now, float32 = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
-    changed: dict[str, Any] = {"smallest_reduced": 12} if few else {}
-    changed |= {"kept_bytes": 0} if now else {}
-    changed |= {"smallest_float32": 1, "margin_float32": -1.0} if float32 else {}
-    with (
-        np.errstate(invalid="raise", divide="raise"),
-        patch.object(tuning, "TUNING", tuning.TUNING._replace(**changed)),
-    ):
+    changed: dict[str, Any] = {"KEPT_BYTES": 0 if now else tuning.KEPT_BYTES}
+    changed |= {"SMALLEST_REDUCED": 12} if few else {}
+    changed |= {"SMALLEST_FLOAT32": 1, "MARGIN_FLOAT32": -1.0} if float32 else {}
+    with np.errstate(invalid="raise", divide="raise"), patch.multiple(tuning, **changed):
         yield
 
 

@@ -26,8 +26,7 @@ from specnorm.supremum import proof as cover
 from specnorm.supremum import tuning
 from specnorm.supremum.incumbent import Incumbent
 from specnorm.symbols import lanczos, power
-from specnorm.symbols.proofs import gram_polynomial
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.polynomial import GramPolynomial, Polynomial
 
 xp = OPS.xp
 
@@ -76,7 +75,7 @@ def by_any_basis(patch: pytest.MonkeyPatch) -> None:
         groups, _, size = self.blocks.shape[:3]
         self.trial_vectors = self.start_vectors(groups, size)[:, None, :]
 
-    patch.setattr(tuning, "TUNING", tuning.TUNING._replace(smallest_reduced=12))
+    patch.setattr(tuning, "SMALLEST_REDUCED", 12)
     patch.setattr(Incumbent, "multistart", at_random)
 
 
@@ -194,8 +193,7 @@ def rounded_answers() -> Violations:
 def smallest_found_too_early() -> Violations:
     """The smallest unfolding, from a Lanczos run that stops at its first check, far below the norm."""
     cases = [case(index, family="normal", dtypes=("float64",), subnormal=False) for index in range(8)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lanczos, "TUNING", lanczos.LanczosTuning(direct_size=0, steps_before_first_check=1, most_steps=1))
+    with patch.multiple(lanczos, DIRECT_SIZE=0, STEPS_BEFORE_FIRST_CHECK=1, MOST_STEPS=1):
         yield from (x for x in over(cases, Claims.unfoldings) if "f4_bound" in x)
 
 
@@ -203,7 +201,7 @@ def fathomed_in_single_precision() -> Violations:
     """Limits below the norm at a frequency where two taps nearly cancel, tried in single precision."""
     for c in np.random.RandomState(0).uniform(1, 2, size=40).tolist():
         blocks: Any = np.asarray([c, -c * (1 - 1e-4)]).reshape(1, 1, 1, 2)
-        polynomial = GramPolynomial(blocks, ops=OPS).float32_copy()
+        polynomial = Polynomial(blocks, xp=OPS.xp).gram(ops=OPS).float32_copy()
         eigenvalue_limit = polynomial.eigenvalue_limit_of_norm(np.asarray([abs(float(blocks.sum())) * (1 - 1e-3)]))
         formed, _ = at_zero(blocks).form(polynomial, np.arange(1), eigenvalue_limit)
         if cover.proven_below(formed, eigenvalue_limit, ops=OPS)[0]:
@@ -219,7 +217,7 @@ def reduced_for_higher_limits() -> Violations:
     """Limits just below the norm, tried with matrices that were reduced for ten times as much."""
     for seed in range(20):
         blocks: Any = np.random.RandomState(seed).standard_normal((1, 6, 6, 2)) * 4.0 ** -np.arange(6)[:, None]
-        polynomial = GramPolynomial(blocks, gram_polynomial.Rotation.of(blocks, xp.eye(6)[None], 1, ops=OPS), ops=OPS)
+        polynomial = Polynomial(blocks, xp=OPS.xp).rotated(xp.eye(6)[None], 1, ops=OPS).gram(ops=OPS)
         norm = float(np.linalg.norm(blocks[0].sum(axis=-1), 2))
         eigenvalue_limit = np.asarray([(norm * (1 - 1e-6)) ** 2])
         if eigenvalue_limit[0] > polynomial.truncation:

@@ -129,7 +129,7 @@ def test_verdicts_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Says:
         def __init__(self, proven: bool) -> None:
-            self.figures = {"proven": proven, "refuted": not proven}
+            self.stats = {"proven": proven, "refuted": not proven}
 
     monkeypatch.setattr("helpers.plans.run", lambda *_, **__: Says(True))
     claims.verdicts((-1e-15, 0.0, 1e-15))

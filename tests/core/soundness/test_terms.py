@@ -22,8 +22,7 @@ from helpers.libraries import OPS
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import PHASE_ERROR, Frequencies, _cos_sin
-from specnorm.symbols.proofs import symbols
-from specnorm.symbols.proofs.gram_polynomial import GramPolynomial
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 xp = OPS.xp
 
@@ -77,7 +76,7 @@ def test_cosines_and_sines() -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_errors_cover_the_symbols_as_computed(dtype: str) -> None:
-    """`symbol_error` covers the symbols of `symbols.Symbol`; `autocorrelation_error` their Gram polynomial.
+    """`Polynomial.error` covers its symbols as computed, and `GramPolynomial.error` those of the Gram polynomial.
 
     Also that in single precision, whose error is the larger one, and not by so much that it would be of no use.
     """
@@ -86,15 +85,16 @@ def test_errors_cover_the_symbols_as_computed(dtype: str) -> None:
         frequencies = Frequencies.half_grid([7] * (len(shape) - 2))
         chosen = frequencies[np.arange(0, len(frequencies), max(1, len(frequencies) // 6))]
         tall = block if shape[0] >= shape[1] else np.swapaxes(block, 1, 2)
-        gram = GramPolynomial(tall, ops=OPS)
-        exact_symbols: Any = symbols.Symbol(block, chosen, ops=OPS).matrices()[0]
+        gram = Polynomial(tall, xp=OPS.xp).gram(ops=OPS)
+        exact_symbols: Any = Polynomial(block, xp=OPS.xp).at(chosen, ops=OPS).matrices()[0]
         grams: Any = gram.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
-        symbol_error = float(symbols.symbol_error(block, xp=xp)[0])
+        polynomial = Polynomial(block, xp=xp)
+        symbol_error = float(polynomial.error[0])
         gram_error, copied = gram.error, gram.float32_copy()
         columns: Any = copied.columns_at(chosen, np.zeros(len(chosen), dtype=np.int64))
         assert columns.dtype == np.complex64
         assert (copied is gram) == (dtype == "float32")
-        assert gram_error <= copied.error <= gram_error + 1e-5 * float(symbols.absolute_norm_up(block, xp=xp)[0]) ** 2
+        assert gram_error <= copied.error <= gram_error + 1e-5 * float(polynomial.absolute_norm_up[0]) ** 2
         exact = balls.Exact(block[0])
         for j in range(len(chosen)):
             g = exact.symbol(turns_of(chosen, j))
@@ -186,7 +186,7 @@ def test_variation_covers_the_change_within_a_cell(family: str) -> None:
             continue
         block = np.ldexp(kernel, -balls.exponent_of(kernel))
         tall: Any = block if block.shape[0] >= block.shape[1] else np.swapaxes(block, 0, 1)
-        gram, peaks = GramPolynomial(tall[None], ops=OPS), Peaks(tall)
+        gram, peaks = Polynomial(tall[None], xp=OPS.xp).gram(ops=OPS), Peaks(tall)
         boxes = Boxes.torus(block.shape[2:])
         random = np.random.RandomState(index)
         for _ in range(3):

@@ -55,14 +55,14 @@ def halved_norm(patch: Any) -> None:
 
 def of_half(patch: Any) -> None:
     """Ranges of half of the ball."""
-    from specnorm_networks.certified.operators.base import Pointwise
+    from specnorm_networks.certified.operators.base import Function
 
-    real = Pointwise.image
+    real = Function.image
 
     def image(self: Any, ranges: Any, place: Any) -> Any:
         return real(self, [interval(0.75 * x.low + 0.25 * x.high, 0.25 * x.low + 0.75 * x.high) for x in ranges], place)
 
-    patch.setattr(Pointwise, "image", image)
+    patch.setattr(Function, "image", image)
 
 
 BOX = (-1.0, 1.0)

@@ -13,7 +13,7 @@ from specnorm_networks.certified import operators as ops
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(5, 4))
 LAYER = Layer("w", lambda: KERNEL, {}, 0)
-CASES: list[tuple[ops.Operator, list[tuple[int, ...]]]] = [
+CASES: list[tuple[ops.Affine, list[tuple[int, ...]]]] = [
     (ops.Scale(RNG.normal(size=(3, 1, 1)), exact=True), [(1, 3, 2, 2)]),
     (ops.Scale(RNG.normal(size=(2, 3, 4)), exact=True), [(1, 4)]),
     (ops.Scale(RNG.normal(size=(1, 3)), exact=True), [(4, 1)]),
@@ -46,7 +46,7 @@ def truth(operator: Any, x: list[Any]) -> Any:
 
 
 @pytest.mark.parametrize(("operator", "shapes"), CASES, ids=[type(operator).__name__ for operator, _ in CASES])
-def test_they_follow_from_the_map(operator: ops.Operator, shapes: list[tuple[int, ...]]) -> None:
+def test_they_follow_from_the_map(operator: ops.Affine, shapes: list[tuple[int, ...]]) -> None:
     linear = operator.linear_map(ops.Place(tuple(shapes)))
     assert linear is not None
     assert linear.shape is not None

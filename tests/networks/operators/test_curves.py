@@ -49,7 +49,7 @@ BELLS: dict[str, tuple[Bell, Callable[[Any], Any]]] = {
     "tanh": (ops.Tanh(), _tanh),
 }
 """With their definitions, of numbers and of series."""
-KNOWN: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
+KNOWN: dict[str, tuple[ops.Function, Callable[[Any], Any]]] = {
     "gelu": (activations.GELU, lambda x: x * (1 + (x / arb(2).sqrt()).erf()) / 2),
     "gelu_tanh": (
         activations.TANH_GELU,
@@ -58,14 +58,14 @@ KNOWN: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
     "silu": (activations.SILU, lambda x: x / (1 + (-x).exp())),
     "mish": (activations.MISH, lambda x: x * (1 - 2 / ((1 + x.exp()) * (1 + x.exp()) + 1))),
 }
-OTHERS: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
+OTHERS: dict[str, tuple[ops.Function, Callable[[Any], Any]]] = {
     "softplus": (ops.Softplus(), lambda x: _softplus(x)),
     "softsign": (ops.Softsign(), lambda x: x / (1 - x) if x[0] < 0 else x / (1 + x)),
     "arctan": (ops.Arctan(), lambda x: x.atan()),
     "elu": (ops.ELU(0.7), lambda x: arb(0.7) * (x.exp() - 1) if x[0] < 0 else x),
     "elu_steep": (ops.ELU(1.7), lambda x: arb(1.7) * (x.exp() - 1) if x[0] < 0 else x),
 }
-STEEP: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
+STEEP: dict[str, tuple[ops.Function, Callable[[Any], Any]]] = {
     "exp": (ops.Exp(), lambda x: x.exp()),
     "log": (ops.Log(), lambda x: x.log()),
     "sqrt": (ops.Sqrt(), lambda x: x.sqrt()),
@@ -77,7 +77,7 @@ STEEP: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {
 }
 KINKED = ("elu", "elu_steep")
 """With two slopes at 0."""
-EVERY: dict[str, tuple[ops.Pointwise, Callable[[Any], Any]]] = {**BELLS, **KNOWN, **OTHERS, **STEEP}
+EVERY: dict[str, tuple[ops.Function, Callable[[Any], Any]]] = {**BELLS, **KNOWN, **OTHERS, **STEEP}
 
 
 def derivatives(name: str, low: float, high: float, count: int = 2) -> list[Any]:

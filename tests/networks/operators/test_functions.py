@@ -12,7 +12,7 @@ import pytest
 from networks import activations
 from specnorm_networks import Node
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.composite import Composite
+from specnorm_networks.certified.patterns.curves.composite import Composite
 from specnorm_networks.comparison.checking import TOLERANCE
 from specnorm_networks.comparison.execution import ROUNDING, Value, execute
 from specnorm_networks.local.certified.strips import strip_on
@@ -42,7 +42,7 @@ def spline(x: Array) -> Array:
     return 0.5 + 0.5 * x - 2 * np.maximum(x, 0) + 3.5 * np.maximum(x - 1, 0)
 
 
-ALL_FREQUENCIES: list[tuple[ops.Pointwise, Function]] = [
+ALL_FREQUENCIES: list[tuple[ops.Function, Function]] = [
     (ops.ReLU(), lambda x: x * (x > 0)),
     (ops.Abs(), lambda x: np.sqrt(x * x)),
     (ops.Negative(), lambda x: 0 - x),
@@ -74,7 +74,7 @@ ALL_FREQUENCIES: list[tuple[ops.Pointwise, Function]] = [
     (ops.LinearSpline(-1, np.array([0.0, 0.5, -1.0, 1.0])), spline),
 ]
 """Operators, and their definitions once more."""
-ON_RANGES: list[tuple[ops.Pointwise, Function, float]] = [
+ON_RANGES: list[tuple[ops.Function, Function, float]] = [
     (ops.Exp(), np.exp, -math.inf),
     (ops.Log(), np.log, 0.0),
     (ops.Power(1), lambda x: x, -math.inf),
@@ -111,19 +111,19 @@ def points(low: Array, high: Array, seed: int, count: int = 9) -> Array:
     )
 
 
-def error(operator: ops.Pointwise, x: Array, tolerance: float) -> Array:
+def error(operator: ops.Function, x: Array, tolerance: float) -> Array:
     return np.asarray(execute(Node("y", operator, ("x",), x.shape), [Value(x)], tolerance).error)
 
 
 def test_every_class_of_functions_is_among_the_cases() -> None:
     classes = [getattr(ops, name) for name in ops.__all__]
-    functions = {each for each in classes if isinstance(each, type) and issubclass(each, ops.Pointwise)}
-    assert functions - {ops.Pointwise, ops.Steep} == {type(op) for op, *_ in ALL} - {Composite}
+    functions = {each for each in classes if isinstance(each, type) and issubclass(each, ops.Function)}
+    assert functions - {ops.Function, ops.Steep} == {type(op) for op, *_ in ALL} - {Composite}
 
 
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
 def test_values_are_those_of_the_definition(
-    operator: ops.Pointwise,
+    operator: ops.Function,
     definition: Function,
     least: float,
 ) -> None:
@@ -137,7 +137,7 @@ def test_values_are_those_of_the_definition(
 
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
 def test_values_slopes_and_lines_on_intervals(
-    operator: ops.Pointwise,
+    operator: ops.Function,
     definition: Function,
     least: float,
 ) -> None:
@@ -197,7 +197,7 @@ def test_splines_of_channels_read_one_number() -> None:
 # -- what is allowed to differ ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
 def test_values_rounded_to_single_precision_are_allowed(
-    operator: ops.Pointwise,
+    operator: ops.Function,
     definition: Function,
     least: float,
 ) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators.base import Linear, Shape
+from specnorm_networks.certified.operators.base import Affine, Shape
 
 
-class FourTimes(Linear):
+class FourTimes(Affine):
     """Four copies of the input; the adjoint adds them up in pairs."""
 
     only_moves_entries = True

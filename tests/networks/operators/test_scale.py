@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from specnorm_networks import Graph, Layer, Node
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators.base import Linear
+from specnorm_networks.certified.operators.base import Affine
 from specnorm_networks.certified.operators.linear import normalisation
 from specnorm_networks.tools import bound
 
@@ -59,7 +59,7 @@ def test_large_inputs_of_a_subnormal_factor_have_no_linear_map() -> None:
 
 def test_normal_factors_and_zeros_have_a_linear_map() -> None:
     scale = normalisation(np.zeros(2), np.array([4.0, 4.0]), np.array([3.0, 0.0]), None, 0.0, len(SHAPE))
-    assert isinstance(scale, Linear)
+    assert isinstance(scale, Affine)
     assert scale.is_accurate
     assert scale.map_at(SHAPE) is not None
     constant = scale.lipschitz(ops.Place((SHAPE,), SHAPE))

@@ -40,8 +40,8 @@ from numpy.typing import NDArray
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap
-from specnorm_networks.certified.rules import map_of_claim
-from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.certified.rules import Scope, map_of_claim
+from specnorm_networks.certified.subjects import Map
 
 MOST_NODES = 512
 """Largest number of nodes between both values."""
@@ -91,7 +91,7 @@ class _Step:
 
 def _joins_values(node: Node) -> bool:
     """Whether the changes of several values join in each entry: in a sum, or a selection that depends on them."""
-    return node.operator.joins is not None and not node.operator.only_moves_entries
+    return node.operator.joins is not None and not node.only_moves_entries
 
 
 def _by_constant(node: Node, constant: Upper) -> _Step:
@@ -152,9 +152,9 @@ class _Walk:
         direct = [claim for claim in known if map_of_claim(claim).start in sources]
         if node.function is not None:
             return _Step(node, sources, of_entries=direct[0]) if direct else None
-        is_move = node.operator.only_moves_entries
+        is_move = node.only_moves_entries
         is_folded = bool(known) and not direct and not of_several  # into the layer before
-        if not is_folded and (is_move or node.operator.is_diagonal):
+        if not is_folded and (is_move or node.is_diagonal):
             return _Step(node, sources)
         return _by_constant(node, known[0]) if known and not of_several else None
 
@@ -272,13 +272,13 @@ class _Blocks:
             return np.stack([numbers, constants if constant == 1 else host.next_up(constants * constant)])
         place = self.scope.graph.place(node)
         shapes = place.known_shapes()
-        linear = node.operator.linear_map(place)
+        linear = self.scope.graph.linear_map(node)
         if shapes is None or linear is None:
             return None
         inputs = []
         for name, shape in zip(node.inputs, shapes, strict=True):
             inputs.append(values[name] if name in values else np.zeros((2, *shape)))
-        return _scaled(linear, inputs[0]) if node.operator.is_diagonal else linear.apply(inputs)
+        return _scaled(linear, inputs[0]) if node.is_diagonal else linear.apply(inputs)
 
     # -- atoms and forms ---------------------------------------------------------------------------------------------
     def _atoms(self, count: int, last: _Reading) -> NDArray[np.intp]:

@@ -1,7 +1,7 @@
 """Prove the constant of a value in which branches from one value, the start, meet again.
 
 *Linear branches*, such as x - mean(x): the constant is the norm of their matrix. Axes along which all nodes are one
-function, applied at each position (`Operator.alike`), have size 1 in it. Linear maps in a row, such as a running mean
+function, applied at each position (`Affine.alike`), have size 1 in it. Linear maps in a row, such as a running mean
 (sums, then a scale), are one matrix as well if the product of their norms says more.
 
 *Branches through layers and functions*, such as halves of the channels of which one moves the other (`blocks`).
@@ -21,7 +21,7 @@ from specnorm_networks.certified.blocks import claims_of_blocks
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of
 from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Place
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.rules import Scope
 
 MOST_NODES = 512
 """Largest number of nodes between both values."""
@@ -63,11 +63,11 @@ def claims_of_branches(
 def _goes_on(scope: Scope, node: Node) -> bool:
     """Whether a node only moves entries, or a linear map follows it in which it is a step between two others."""
     reader = scope.graph.only_reader(node.name)
-    if node.operator.only_moves_entries:
+    if node.only_moves_entries:
         return True
-    if reader is None or reader.operator.is_layer or reader.operator.only_moves_entries:
+    if reader is None or reader.is_layer or reader.only_moves_entries:
         return False
-    return reader.is_affine and scope.graph.fixed_values.issuperset({*reader.inputs} - {node.name})
+    return reader.affine is not None and scope.graph.fixed_values.issuperset({*reader.inputs} - {node.name})
 
 
 def _linear_parts(scope: Scope, end: Node, is_fixed: Callable[[str], bool]) -> list[tuple[str, Sequence[Node]]]:
@@ -82,7 +82,7 @@ def _linear_parts(scope: Scope, end: Node, is_fixed: Callable[[str], bool]) -> l
         last = scope.graph.by_name[max(waiting, key=scope.graph.positions.__getitem__)]
         before = {name for name in last.inputs if not is_fixed(name)}
         # Behind the nearest value, layers have rules of their own, which fold scales into their kernels.
-        if not last.is_affine or not before or (parts and last.operator.is_layer):
+        if last.affine is None or not before or (parts and last.is_layer):
             break
         between.append(last)
         waiting = waiting - {last.name} | before
@@ -94,8 +94,8 @@ def _linear_parts(scope: Scope, end: Node, is_fixed: Callable[[str], bool]) -> l
 
 def _stretches_unevenly(nodes: Sequence[Node]) -> bool:
     """Whether nodes stretch some vectors more than others, by more than one map."""
-    maps = [node for node in nodes if not node.operator.only_moves_entries]
-    return len(maps) > 1 and any(node.operator.stretches_unevenly for node in maps)
+    maps = [node.affine for node in nodes if node.affine is not None and not node.only_moves_entries]
+    return len(maps) > 1 and any(affine.stretches_unevenly for affine in maps)
 
 
 def _constant_of_linear_part(scope: Scope, start: str, between: Sequence[Node], norms: Norms) -> Upper | None:
@@ -163,18 +163,19 @@ def _branches(scope: Scope, start: str, nodes: Sequence[Node]) -> _Branches | No
     """Return the nodes between two values, with the axes along which all are alike shortened; None without shapes."""
     places = [scope.graph.place(node) for node in nodes]
     start_place = Place((scope.graph.by_name[start].shape,))
-    alike_axes = [node.operator.alike(place) for node, place in zip(nodes, places, strict=True)]
+    operators = [node.affine for node in nodes if node.affine is not None]
+    alike_axes = [operator.alike(place) for operator, place in zip(operators, places, strict=True)]
     short_axes = frozenset(alike_axes[0]).intersection(*alike_axes[1:])
     start_shapes = start_place.shortened(short_axes).known_shapes()
     short_places = [place.shortened(short_axes) for place in places]
     if not start_shapes or not math.prod(start_shapes[0]):
         return None
     maps: list[LinearMap] = []
-    for node, place, short_place in zip(nodes, places, short_places, strict=True):
+    for operator, place, short_place in zip(operators, places, short_places, strict=True):
         after = short_place.after
         if short_place.known_shapes() is None or after is None or math.prod(after) > MOST_ENTRIES:
             return None
-        linear = node.operator.map_at_one_position(place, short_axes)
+        linear = operator.map_at_one_position(place, short_axes)
         if linear is None:
             return None
         maps.append(linear)

@@ -6,29 +6,34 @@ A node's inputs are values of the graph, constants among them. An operator depen
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import MethodError
+from specnorm.errors import MethodError, SpecnormError
 from specnorm.proof import visible
+from specnorm_networks.certified.kernels import PlacedLayer
 from specnorm_networks.certified.operators.base import (
+    Affine,
     FloatArray,
-    Linear,
+    Function,
+    Known,
+    LinearMap,
     LowHigh,
+    NoBoundError,
     NotRunError,
     Operator,
     Place,
-    Pointwise,
     Shape,
     Slopes,
 )
 from specnorm_networks.certified.operators.layers import Convolution, Layer, Matrices, Matrix
 from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
-from specnorm_networks.certified.regions import Box, Region
+from specnorm_networks.certified.subjects import Box, Region
 from specnorm_networks.model import Model
 
 SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
@@ -83,14 +88,34 @@ class Node:
         return isinstance(self.operator, Constant | Held)
 
     @property
-    def function(self) -> Pointwise | None:
-        """The function that it applies to each entry of its input; None for other operators."""
-        return self.operator if isinstance(self.operator, Pointwise) else None
+    def affine(self) -> Affine | None:
+        """Its operator, if that is a linear map and an offset."""
+        return self.operator if isinstance(self.operator, Affine) else None
 
     @property
-    def is_affine(self) -> bool:
-        """Whether its operator is defined by a linear map and an offset alone."""
-        return isinstance(self.operator, Linear)
+    def function(self) -> Function | None:
+        """Its operator, if that is a function which is applied to each entry of the input."""
+        return self.operator if isinstance(self.operator, Function) else None
+
+    @property
+    def known(self) -> Known | None:
+        """Its operator, if that is known by a Lipschitz constant alone."""
+        return self.operator if isinstance(self.operator, Known) else None
+
+    @property
+    def only_moves_entries(self) -> bool:
+        """Whether each entry of its value is an entry of an input, or 0."""
+        return self.affine is not None and self.affine.only_moves_entries
+
+    @property
+    def is_diagonal(self) -> bool:
+        """Whether it multiplies each entry of its only input, and copies of it, by a number."""
+        return self.affine is not None and self.affine.is_diagonal
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is bounded by the norm of its kernel, with padding before and scaling after it."""
+        return self.affine is not None and self.affine.is_layer
 
     @property
     def layer(self) -> Layer | None:
@@ -246,6 +271,52 @@ class Graph:
     def place(self, node: Node) -> Place:
         """Return the shapes of a node's inputs and of its value."""
         return Place(tuple(self.by_name[name].shape for name in node.inputs), node.shape)
+
+    def linear_map(self, node: Node) -> LinearMap | None:
+        """Return a node's linear map for the sizes of its inputs; None if it has none, or if sizes are unknown."""
+        place = self.place(node)
+        if node.affine is None or not place.known_shapes() or node.shape is None:
+            return None
+        try:
+            return node.affine.linear_map(place)
+        except (NoBoundError, NotRunError, SpecnormError, OSError):  # the rules refuse such a node, with the reason
+            return None
+
+    def linear_maps(self) -> dict[str, LinearMap]:
+        """Return the linear maps of all nodes, with adjoints, by the names of their values."""
+        maps: dict[str, LinearMap] = {}
+        for node in self.nodes:
+            linear = self.linear_map(node)
+            sizes = self.place(node).known_shapes()
+            if linear is None or sizes is None:
+                continue
+            with suppress(NoBoundError):
+                maps[node.name] = linear.with_adjoint(sizes)
+        return maps
+
+    def placed_layer(self, node: Node, layer: Layer) -> tuple[Node, PlacedLayer]:
+        """Return the node that the layer of a node reads, and the layer in its place.
+
+        Padding that is bounded with the layer is a part of it.
+        """
+        source = self.by_name[node.inputs[0]]
+        geometry = dict(layer.geometry)
+        before_source = self.by_name[source.inputs[0]] if source.inputs else source
+        padding = None if node.affine is None else node.affine.with_padding(source.operator, before_source.shape)
+        if padding is not None:
+            geometry |= padding
+            source = before_source
+        if source.shape is None or node.shape is None:
+            return source, PlacedLayer(layer, geometry)
+        before, after = (shape[len(shape) - layer.spatial :] for shape in (source.shape, node.shape))
+        return source, PlacedLayer(layer, geometry, (before, after))
+
+    def summands_that_change(self, node: Node) -> list[tuple[Node, float]]:
+        """Return the inputs of a sum (`Node.weights`) that are no constants, each with its weight; else none."""
+        if node.weights is None:
+            return []
+        summands = zip([self.by_name[name] for name in node.inputs], node.weights, strict=True)
+        return [(summand, weight) for summand, weight in summands if not summand.is_constant]
 
     @cached_property
     def readers(self) -> Mapping[str, list[Node]]:

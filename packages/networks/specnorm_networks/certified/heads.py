@@ -36,6 +36,7 @@ from specnorm import ConvSpec
 from specnorm.proof import (
     ArrayOps,
     HypothesisError,
+    Polynomial,
     Upper,
     arithmetic,
     backends,
@@ -44,7 +45,6 @@ from specnorm.proof import (
     make_upper,
     matrix_norms,
     rounding,
-    symbol_error,
 )
 from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import MOST_ENTRIES_AT_ONCE, ROUNDINGS, Norms, scaling_error
@@ -456,7 +456,7 @@ def _approximate_gram(
 
 def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:
     """Bound the norm of a symbol's error: that of the kernel's entries, and that of the sum over the taps."""
-    of_sum = float(symbol_error(kernel[None], xp=np)[0])  # type: ignore[arg-type]
+    of_sum = float(Polynomial(kernel[None], xp=np).error[0])  # type: ignore[arg-type]
     return host.add_up(of_sum, scaling_error(magnitudes, ConvSpec.of(magnitudes.shape)))
 
 

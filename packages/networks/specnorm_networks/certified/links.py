@@ -26,7 +26,7 @@ from specnorm_networks.certified.graph import Layer
 from specnorm_networks.certified.kernels import ROUNDINGS, PlacedLayer, by_channel
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
-from specnorm_networks.certified.scope import Domain
+from specnorm_networks.certified.subjects import Domain
 
 Borders = Literal["zeros", "circular", "any", "none"]
 """Border treatment under which a bound for the whole grid, without borders, is valid for a term.

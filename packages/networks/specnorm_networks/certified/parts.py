@@ -58,7 +58,7 @@ from specnorm_networks.certified.links import Link, Run, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, window_of
 from specnorm_networks.certified.runs import joinable
-from specnorm_networks.certified.scope import Map
+from specnorm_networks.certified.subjects import Map
 
 MOST_CHANNELS = 768
 """Default of the largest number of channels on the smaller side of a kernel."""

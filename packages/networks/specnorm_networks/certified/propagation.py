@@ -13,12 +13,12 @@ from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
 from specnorm_networks.certified.branches import claims_of_branches
-from specnorm_networks.certified.channels import in_network, summands_that_change
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, PlacedLayer, checked_norm, checked_norm_of_stack
-from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, Place
+from specnorm_networks.certified.operators.base import Affine, FloatArray, Known, NoBoundError, Place
 from specnorm_networks.certified.ranges import LazyRanges
-from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.certified.rules import Scope
+from specnorm_networks.certified.subjects import Map
 
 T = TypeVar("T")
 
@@ -244,14 +244,16 @@ class _Pass:
 
         ``claims``: constants of the node's inputs, with respect to the network's input.
         """
-        if node.operator.is_layer:
-            return self._step_of_layer(node, None, node)
-        if node.operator.is_diagonal:
-            layer = before_added_constants(self.nodes[node.inputs[0]], self.nodes)
-            scale = _by_output_channel(node, layer)
-            if scale is not None:
-                return self._step_of_layer(layer, scale, node)
-        node.operator.require_inputs([self.nodes[name] for name in node.inputs])
+        match node.operator:
+            case Affine(is_layer=True):
+                return self._step_of_layer(node, None, node)
+            case Affine(is_diagonal=True) as diagonal:
+                layer = before_added_constants(self.nodes[node.inputs[0]], self.scope.graph)
+                scale = _by_output_channel(diagonal, layer)
+                if scale is not None:
+                    return self._step_of_layer(layer, scale, node)
+            case Known() as known:
+                known.require_inputs([self.nodes[name] for name in node.inputs])
         sources = [name for name in node.inputs if name not in self.fixed_values]
         if node.layer is not None:
             norm = checked_norm_of_stack(self.norms, node.layer)
@@ -296,7 +298,7 @@ class _Pass:
         """
         layer = node.layer
         assert layer is not None
-        source, placed_layer = in_network(node, layer, self.nodes)
+        source, placed_layer = self.scope.graph.placed_layer(node, layer)
         rule = "layer" if scale is None else "layer, scaled"
         if source.name != node.inputs[0]:
             rule = f"{rule}, padded"
@@ -315,13 +317,13 @@ def label(node: Node) -> str:
     return node.label or type(node.operator).__name__
 
 
-def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
+def before_added_constants(node: Node, graph: Graph) -> Node:
     """Follow a node back through additions of fixed values; return the node where they began.
 
-    It is the node itself if that adds none. ``nodes``: all nodes, by name.
+    It is the node itself if that adds none.
     """
     while node.shape is not None:
-        summands = summands_that_change(node, nodes)
+        summands = graph.summands_that_change(node)
         if len(summands) != 1:
             break
         ((before, weight),) = summands
@@ -331,14 +333,14 @@ def before_added_constants(node: Node, nodes: Mapping[str, Node]) -> Node:
     return node
 
 
-def _by_output_channel(node: Node, before: Node) -> FloatArray | None:
-    """Return the factors of a scale as one number for each output channel of the layer before it.
+def _by_output_channel(diagonal: Affine, before: Node) -> FloatArray | None:
+    """Return the factors of a diagonal operator as one number for each output channel of the layer before it.
 
-    None if it stays outside of the layer, and for other nodes.
+    None if it stays outside of the layer, and after other nodes.
     """
-    if before.layer is None or not before.operator.is_layer:
+    if before.layer is None or before.affine is None:
         return None
-    values = node.operator.factors_along(before.operator.axis_of_outputs)
+    values = diagonal.factors_along(before.affine.axis_of_outputs)
     count = PlacedLayer(before.layer, before.layer.geometry).spec.cout
     return None if values is None or len(values) != count else values
 

@@ -35,7 +35,7 @@ from specnorm_networks.certified.operators.base import (
     Slopes,
     is_extent,
 )
-from specnorm_networks.certified.regions import Box, Region
+from specnorm_networks.certified.subjects import Box, Region
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def ranges(graph: Graph, box: Box) -> Ranges:
                 interval = enclosing((box.low[node.name], box.high[node.name]))
             elif all(source in intervals for source in node.inputs):
                 before = [intervals[name] for name in node.inputs]
-                interval = image_of(graph, node, before, linear_map_of(graph, node))
+                interval = image_of(graph, node, before, graph.linear_map(node))
         intervals[node.name] = interval
     return Ranges(intervals, graph.origin, graph.regions | {box.region})
 
@@ -126,17 +126,6 @@ def image_of(graph: Graph, node: Node, before: Sequence[Interval], linear: Linea
         return everything
     interval = enclosing(image)
     return interval if interval.shape == everything.shape else everything
-
-
-def linear_map_of(graph: Graph, node: Node) -> LinearMap | None:
-    """Return a node's linear map for the sizes of its inputs; None if it has none, or if sizes are unknown."""
-    place = graph.place(node)
-    if not place.known_shapes() or node.shape is None:
-        return None
-    try:
-        return node.operator.linear_map(place)
-    except (NoBoundError, NotRunError, SpecnormError, OSError):  # the rules refuse such a node, with the reason
-        return None
 
 
 def with_slopes_on(graph: Graph, intervals: Ranges) -> Graph:

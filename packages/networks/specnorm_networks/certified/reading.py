@@ -18,12 +18,6 @@ import numpy as np
 from specnorm import SpecnormError
 from specnorm.proof import Interval, enclosing
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.channels import (
-    flattened_pixels,
-    in_network,
-    keeps_channels,
-    summands_that_change,
-)
 from specnorm_networks.certified.combinations import (
     LinearCombination,
     NoSumError,
@@ -32,12 +26,11 @@ from specnorm_networks.certified.combinations import (
     shift_rows,
     slice_of,
 )
-from specnorm_networks.certified.curves.composite import SideBySide
-from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.graph import Graph, Node, Shape
 from specnorm_networks.certified.links import Link, Term
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.rules import identity, of_operator, of_slopes
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.patterns.curves.composite import SideBySide
+from specnorm_networks.certified.rules import Scope, identity, of_operator, of_slopes
 
 MOST_AVERAGED = 2**10
 """Largest number of averaged pixels for which the matrix of the averages is kept."""
@@ -109,7 +102,7 @@ class Reader:
                 return self._layer(node, layer, layer.alpha)
             case ops.Scale() as scale:
                 return self._scale(node, scale)
-            case ops.Pointwise() as function:
+            case ops.Function() as function:
                 return self._pointwise(node, function)
             case ops.Add():
                 return self._add(node)
@@ -132,7 +125,7 @@ class Reader:
         """Whether a padding is read only by layers that are bounded together with it (`_layer`)."""
         source = self.nodes[pad_node.inputs[0]]
         return pad_node.name not in self.graph.outputs and all(
-            node.operator.with_padding(pad_node.operator, source.shape) is not None
+            node.affine is not None and node.affine.with_padding(pad_node.operator, source.shape) is not None
             for node in self.graph.readers[pad_node.name]
         )
 
@@ -267,7 +260,7 @@ class Reader:
     ) -> LinearCombination:
         """Return a layer, with the padding before it and a factor ``alpha``, as terms of the values that it reads."""
         layer = operator.layer
-        source, placed_layer = in_network(node, layer, self.nodes)
+        source, placed_layer = self.graph.placed_layer(node, layer)
         if node.shape is None or source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
             raise NoSumError
         try:
@@ -334,7 +327,7 @@ class Reader:
             self._multiples[node.name] = (name, number)
         return multiply(self._unflattened(name), number)
 
-    def _pointwise(self, node: Node, function: ops.Pointwise) -> LinearCombination:
+    def _pointwise(self, node: Node, function: ops.Function) -> LinearCombination:
         """Return a function of each entry: a new value, or the value that it reads with one more function."""
         combination = self._known_sum(node.inputs[0])
         low, high = function.by_channel(combination.axis, combination.width)
@@ -409,7 +402,7 @@ class Reader:
 
     # -- sums and shapes ---------------------------------------------------------------------------------------------
     def _add(self, node: Node) -> LinearCombination:
-        summands = [(summand.name, weight) for summand, weight in summands_that_change(node, self.nodes)]
+        summands = [(summand.name, weight) for summand, weight in self.graph.summands_that_change(node)]
         if not all(self._keeps_shape(node, name) and np.isfinite(weight) for name, weight in summands):
             raise NoSumError
         if len(summands) == 1:
@@ -478,7 +471,7 @@ class Reader:
         if self._keeps_shape(node, name):
             return self._same_sum(node, name)
         combination = self._as_single_value(name, self._known_sum(name).axis)
-        pixels = flattened_pixels(self.nodes[name].shape, node.shape, combination.width)
+        pixels = _flattened_pixels(self.nodes[name].shape, node.shape, combination.width)
         if not pixels or combination.axis != 1:
             raise NoSumError
         return self._extend_link(node, combination, name, lambda link: replace(link, pixels=pixels))
@@ -508,7 +501,9 @@ class Reader:
         name = node.inputs[0]
         before = self.nodes[name].shape
         axis = self._known_sum(name).axis
-        if len(node.inputs) != 1 or not keeps_channels(node.operator, before, node.shape):
+        if len(node.inputs) != 1 or before is None or node.shape is None or len(before) < 3:
+            raise NoSumError
+        if not node.operator.keeps_channels(before, node.shape):
             raise NoSumError
         # The constant of the operator alone: its input counts with the constant 1.
         factor = of_operator(self.scope, node, [identity(self.scope, name)], ops.Place((before,), node.shape))
@@ -529,3 +524,14 @@ class Reader:
             return replace(link, factors=(*link.factors, factor), average=first_average)
 
         return self._extend_link(node, combination, name, follow)
+
+
+def _flattened_pixels(before: Shape | None, after: Shape | None, width: int) -> int:
+    """Return the number of pixels of each channel that a reshape flattens; 0 for other reshapes.
+
+    Flattening takes the shape (samples, width, *pixels) to (samples, features). Each channel becomes consecutive
+    features.
+    """
+    if before is None or after is None or len(before) < 3 or len(after) != 2 or before[:2] != (after[0], width):
+        return 0
+    return math.prod(before[2:])

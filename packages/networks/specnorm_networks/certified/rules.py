@@ -7,14 +7,54 @@ factor is applied to another value than its own, no branch of a sum is left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm.proof import number as format_number
-from specnorm_networks.certified.graph import Node
+from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import NoBoundError, Place
-from specnorm_networks.certified.scope import Map, Scope
+from specnorm_networks.certified.subjects import Domain, Map, Region, digest_of_bits, digest_of_operator
 
 INPUTS_TOGETHER = "inputs together: root of the sum of squares"
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """A graph to which rules are applied, and the subject of the claims that they make."""
+
+    graph: Graph
+    regions: frozenset[Region] = frozenset()
+    """Regions of the ranges that rules may use, besides those of the graph."""
+    domain: Domain = field(init=False)
+
+    def __post_init__(self) -> None:
+        domain = Domain(digest_of(self.graph), self.graph.regions | self.regions)
+        object.__setattr__(self, "domain", domain)
+
+    def map(self, start: str, end: str) -> Map:
+        """Return the map between two values; several values are named together, joined by ", "."""
+        return Map(start, end, self.domain)
+
+    def holds(self, claim: Upper, start: str, end: str) -> bool:
+        """Whether a claim is about the map between two values of this network, on these regions or larger ones."""
+        what = claim.what
+        if not isinstance(what, Map):
+            return False
+        return (what.start, what.end) == (start, end) and self.domain.includes(what.domain)
+
+    def check(self, *nodes: Node) -> None:
+        """Refuse nodes of other graphs, even if they have the names of nodes of this one."""
+        for node in nodes:
+            if self.graph.by_name.get(node.name) is not node:
+                raise HypothesisError(f"{node.name} is no node of this graph")
+
+
+def digest_of(graph: Graph) -> str:
+    """Return the SHA-256 digest of the original network, before any rewriting; computed anew at each call."""
+    nodes = []
+    for node in graph.origin.nodes:
+        nodes.append((node.name, digest_of_operator(node.operator), node.inputs, node.shape))
+    return digest_of_bits((nodes, graph.origin.outputs))
 
 
 def identity(scope: Scope, name: str) -> Upper:
@@ -81,7 +121,7 @@ def of_layer(
     without the factor `Matrix.alpha`.
     """
     scope.check(node, layer)
-    alpha = abs(layer.operator.factor_of_layer)
+    alpha = 1.0 if layer.affine is None else abs(layer.affine.factor_of_layer)
     if alpha != 1:
         rule = f"{rule}, times {format_number(alpha, 'upper')}"
     return make_upper(host.mul_up(alpha, norm.value), scope.map(source, node.name), rule, norm)

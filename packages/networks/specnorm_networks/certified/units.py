@@ -25,7 +25,7 @@ from specnorm_networks.certified.operators.base import (
     Place,
     Slopes,
 )
-from specnorm_networks.certified.scope import Scope
+from specnorm_networks.certified.rules import Scope
 
 MOST_UNITS = 3072
 """Largest number of units: a search of more seldom fits into a minute."""
@@ -97,7 +97,8 @@ class _Units:
         slopes = None if node.function is None else node.function.slopes_on_range
         if slopes is not None:
             return self._function(node.name, before[0], slopes)
-        linear = node.operator.linear_map(Place(tuple(a_sum.matrix.shape[1:] for a_sum in before), shape))
+        place = Place(tuple(a_sum.matrix.shape[1:] for a_sum in before), shape)
+        linear = None if node.affine is None else node.affine.linear_map(place)
         if linear is None:
             raise NoBoundError("an operator that is neither linear nor a function with slopes")
         return self._linear(linear, before, shape)

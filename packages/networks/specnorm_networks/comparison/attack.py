@@ -19,9 +19,9 @@ from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Operator
 from specnorm_networks.certified.patterns import without_sorting
+from specnorm_networks.certified.patterns.writing_out import written_out
 from specnorm_networks.certified.ranges import box_of
-from specnorm_networks.certified.regions import Area, Inputs
-from specnorm_networks.certified.writing_out import linear_operators, written_out
+from specnorm_networks.certified.subjects import Area, Inputs
 from specnorm_networks.comparison.execution import Value, apart_down, moved_up, run_with_errors
 from specnorm_networks.comparison.probes import probes
 
@@ -102,7 +102,7 @@ class Pairs:
         self.ranges = ranges or {}
         self.regions: list[Area] = [box_of(graph)] if region is None else [region, box_of(graph)]
         self.plain_graph = written_out(without_sorting(graph))[-1]  # maxima and sorting by linear maps and ReLU
-        self.linear = linear_operators(self.plain_graph)
+        self.linear = self.plain_graph.linear_maps()
         self.rng = np.random.default_rng(1)
         self.count = 0
         self.reached = 0.0

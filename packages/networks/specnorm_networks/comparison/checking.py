@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ from specnorm.errors import TranslationError
 from specnorm.proof import visible
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray, NotRunError
-from specnorm_networks.certified.regions import Area, Inputs
+from specnorm_networks.certified.subjects import Area, Inputs
 from specnorm_networks.comparison.execution import Value, execute
 from specnorm_networks.comparison.probes import Shapes, probes, samples
 from specnorm_networks.model import UNITS, Checked, Computed, Model, NotExecutedError, equal_but_for_rounding, largest
@@ -173,7 +173,7 @@ class _Comparison:
             return
         known[node.name] = ours, unit
         self.executed.add(node.name)
-        if node.is_affine and np.isnan(ours.value).any():
+        if node.affine and np.isnan(ours.value).any():
             operands = [known[name][0].value for name in node.inputs if name not in constants]
             if operands and all(np.isfinite(operand).all() for operand in operands):
                 raise TranslationError(
@@ -258,29 +258,13 @@ def _batch_sizes(
 
     A framework sums in another order for several samples, so outputs may differ by the root of the unit roundoff.
     """
-    if any(not shape or shape[0] != 1 for shape in shapes.values()):
-        return ()
-    agreeing = []
-    nodes = graph.by_name
     unknown = _unknown_values(graph)
-    inputs = list(itertools.islice(samples(shapes, region), DIFFERENT_SAMPLES))
-    outputs_alone: list[dict[str, Computed]] = []
-    for count in SAMPLES:
-        order = [number % DIFFERENT_SAMPLES for number in range(count)]
-        joined = {name: np.concatenate([inputs[number][name] for number in order]) for name in shapes}
-        outputs_together = model.several(joined)
-        if outputs_together is None:
-            continue
-        if not outputs_alone:
-            outputs_alone = [_outputs(graph, model.values(sample)) for sample in inputs]
-        agrees = []
-        for name in graph.outputs:
-            if name in outputs_together and name not in unknown:
-                alone = [outputs_alone[number][name] for number in order]
-                agrees.append(_is_alike(nodes[name], outputs_together[name], alone, count))
-        if agrees and all(agrees):
-            agreeing.append(count)
-    return tuple(agreeing)
+
+    def outputs_alone(sample: Inputs) -> dict[str, FloatArray]:
+        values = model.values(sample)
+        return {name: values[name].value for name in graph.outputs if name in values and name not in unknown}
+
+    return _agreeing_batches(graph, model, shapes, region, outputs_alone)
 
 
 def _checked_by_batches(
@@ -295,33 +279,42 @@ def _checked_by_batches(
 
     ``reason``: why it does not run on one. `TranslationError` if it runs on no batch either.
     """
-    if any(not shape or shape[0] != 1 for shape in shapes.values()):
+    agreeing = _agreeing_batches(graph, model, shapes, region, graph.run)
+    if not agreeing:
         raise TranslationError(f"No bound is given, since no part of the model could be executed: {reason}.")
+    missed = tuple(node.name for node in read.pruned().nodes if not (node.is_input or node.is_constant))
+    return Checked(inputs=DIFFERENT_SAMPLES, missed=missed, samples=agreeing, reason="")
+
+
+def _agreeing_batches(
+    graph: Graph,
+    model: Model,
+    shapes: Shapes,
+    region: Area | None,
+    outputs_alone: Callable[[Inputs], Mapping[str, FloatArray]],
+) -> tuple[int, ...]:
+    """Return the sizes of batches that the model runs on, and whose outputs are those of each sample by itself.
+
+    ``outputs_alone``: returns the outputs for one sample, by name, among other values.
+    """
+    if any(not shape or shape[0] != 1 for shape in shapes.values()):
+        return ()
     inputs = list(itertools.islice(samples(shapes, region), DIFFERENT_SAMPLES))
-    outputs_of_graph = [graph.run(sample) for sample in inputs]
     agreeing = []
+    alone: list[Mapping[str, FloatArray]] = []
     for count in SAMPLES:
         order = [number % DIFFERENT_SAMPLES for number in range(count)]
         joined = {name: np.concatenate([inputs[number][name] for number in order]) for name in shapes}
         together = model.several(joined)
         if together is None:
             continue
-        agrees = []
-        for name in graph.outputs:
-            if name in together and name in outputs_of_graph[0]:
-                unit = together[name].unit
-                alone = [Computed(outputs_of_graph[number][name], unit) for number in order]
-                agrees.append(_is_alike(graph.by_name[name], together[name], alone, count))
-        if agrees and all(agrees):
+        alone = alone or [outputs_alone(sample) for sample in inputs]
+        names = [name for name in graph.outputs if name in together and name in alone[0]]
+        for name in names:
+            _require_alike(graph.by_name[name], together[name], [alone[number][name] for number in order])
+        if names:
             agreeing.append(count)
-    if not agreeing:
-        raise TranslationError(f"No bound is given, since no part of the model could be executed: {reason}.")
-    missed = tuple(node.name for node in read.pruned().nodes if not (node.is_input or node.is_constant))
-    return Checked(inputs=len(inputs), missed=missed, samples=tuple(agreeing), reason="")
-
-
-def _outputs(graph: Graph, values: Mapping[str, Computed]) -> dict[str, Computed]:
-    return {name: values[name] for name in graph.outputs if name in values}
+    return tuple(agreeing)
 
 
 def _unknown_values(graph: Graph) -> set[str]:
@@ -333,24 +326,19 @@ def _unknown_values(graph: Graph) -> set[str]:
     return unknown
 
 
-def _is_alike(node: Node, together: Computed, alone: list[Computed], count: int) -> bool:
-    """Return True if the output of a batch is the joined outputs of its samples, along any axis.
-
-    Raises
-    ------
-    TranslationError
-        If it is not.
-    """
-    for axis in range(alone[0].value.ndim):
-        joined = Computed(np.concatenate([value.value for value in alone], axis), together.unit)
+def _require_alike(node: Node, together: Computed, alone: list[FloatArray]) -> None:
+    """Refuse an output of a batch that is not the joined outputs of its samples, along any axis: `TranslationError`."""
+    for axis in range(alone[0].ndim):
+        joined = Computed(np.concatenate(alone, axis), together.unit)
         if equal_but_for_rounding(together, joined):
-            return True
+            return
     if not np.isfinite(together.value).all():
         raise TranslationError(
             f"The model's output {visible(node.name)} contains NaN or infinity at a random input: look for them in its "
             "weights."
         )
     raise TranslationError(
-        f"The model gives another output for {count} samples together than for each by itself ({visible(node.name)}): "
-        "a bound for one sample does not hold for several. Give an input with the intended number of samples."
+        f"The model gives another output for {len(alone)} samples together than for each by itself "
+        f"({visible(node.name)}): a bound for one sample does not hold for several. Give an input with the intended "
+        "number of samples."
     )

@@ -11,10 +11,10 @@ import numpy as np
 
 from specnorm.errors import MethodError
 from specnorm.proof import visible
-from specnorm_networks.certified.curves.composite import OfOneValue
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import FloatArray, NotRunError, Operator, Place
-from specnorm_networks.certified.regions import Inputs
+from specnorm_networks.certified.operators.base import Affine, FloatArray, Function, NotRunError, Operator, Place
+from specnorm_networks.certified.patterns.curves.composite import OfOneValue
+from specnorm_networks.certified.subjects import Inputs
 
 ROUNDING = 2.0**-38
 """Error of a value computed in float64, as a share of the sizes of its terms: that of 2^14 roundings."""
@@ -70,7 +70,7 @@ def _change_by_errors(operator: Operator, inputs: Sequence[Value], value: FloatA
     """Return how far a value changes, at most and to first order, if its inputs change by their errors."""
     shapes = tuple(operand.value.shape for operand in inputs)
     errors = [np.broadcast_to(np.asarray(operand.error, dtype=np.float64), operand.value.shape) for operand in inputs]
-    linear = operator.linear_map(Place(shapes, value.shape))
+    linear = operator.linear_map(Place(shapes, value.shape)) if isinstance(operator, Affine) else None
     if linear is not None:
         change: FloatArray = linear.absolute([error[None] for error in errors])[0]
         return _known(change, value)
@@ -96,9 +96,9 @@ def _change_by_errors(operator: Operator, inputs: Sequence[Value], value: FloatA
 
 def _defined(operator: Operator, value: FloatArray, shifted: FloatArray) -> FloatArray:
     """Return shifted arguments, none below 0 if the operator is defined for none: the exact argument is not."""
-    if not operator.positive:
-        return shifted
-    return np.where(value >= 0, np.maximum(shifted, 0.0), shifted)
+    if isinstance(operator, Function) and operator.positive:
+        return np.where(value >= 0, np.maximum(shifted, 0.0), shifted)
+    return shifted
 
 
 def _known(change: FloatArray, value: FloatArray) -> FloatArray:
@@ -125,8 +125,8 @@ def run_with_errors(graph: Graph, inputs: Mapping[str, FloatArray]) -> Iterator[
         elif all(name in values for name in node.inputs) and entries + math.prod(node.shape or ()) <= MOST_ENTRIES:
             with suppress(NotRunError):
                 value = execute(node, [values[name] for name in node.inputs])
-                if node.inputs:
-                    jump = node.operator.error_of_jump(values[node.inputs[0]].value)
+                if node.known is not None:
+                    jump = node.known.error_of_jump(values[node.inputs[0]].value)
                     value = replace(value, error=value.error + jump)
         if value is not None:
             if node.shape not in (None, value.value.shape):

@@ -11,7 +11,7 @@ import numpy as np
 
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
-from specnorm_networks.certified.regions import Area, Inputs
+from specnorm_networks.certified.subjects import Area, Inputs
 
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """Shapes of a network's inputs, by name."""
@@ -55,8 +55,7 @@ def _work(graph: Graph, shapes: Shapes) -> int:
         if node.is_constant:
             continue
         entries = math.prod(node.shape or (largest_input,))
-        kernel = getattr(getattr(node.operator, "layer", None), "load", None)
-        total += entries if kernel is None else entries * math.prod(kernel().shape[1:])
+        total += entries if node.layer is None else entries * math.prod(node.layer.load().shape[1:])
     return total
 
 

@@ -80,7 +80,7 @@ def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
 
 def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
     """Return ranges by linear bounds; None for several inputs, or for more than `ENTRIES` entries of functions."""
-    functions = [node for node in graph.nodes if node.function or (node.operator.joins and not node.is_affine)]
+    functions = [node for node in graph.nodes if node.function or (node.known and node.known.joins)]
     entries = sum(math.prod(function.shape or (ENTRIES,)) for function in functions)
     if len(graph.inputs) != 1 or entries > ENTRIES:
         return None

@@ -155,7 +155,8 @@ def margins(
 def before_softmax(graph: Graph) -> Graph:
     """Return the network without the softmax at its end: logits have the same order as their probabilities."""
     node = graph.by_name[graph.outputs[0]] if len(graph.outputs) == 1 else None
-    if node is None or len(node.shape or ()) != 2 or node.operator.ordered_along != (1,):
+    last = None if node is None else node.known
+    if node is None or last is None or len(node.shape or ()) != 2 or last.ordered_along != (1,):
         return graph
     name = type(node.operator).__name__
     note = f"The constants are of the values before {name}, which keeps their order."
@@ -167,9 +168,10 @@ def _head(graph: Graph) -> Node:
     has_one_of_each = len(graph.outputs) == len(graph.inputs) == 1
     node = graph.by_name[graph.outputs[0]] if has_one_of_each else None
     if node is not None:
-        node = before_added_constants(node, graph.by_name)
+        node = before_added_constants(node, graph)
         has_two_axes = len(node.shape or ()) == 2
-        if node.operator.is_layer and node.operator.axis_of_outputs == -1 and has_two_axes:
+        matrix = node.affine
+        if matrix is not None and matrix.is_layer and matrix.axis_of_outputs == -1 and has_two_axes:
             return node
     for other in graph.nodes:
         if other.is_unknown:  # no sizes of later values are known

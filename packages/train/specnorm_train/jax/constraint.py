@@ -117,15 +117,15 @@ def spectral_norm(
 
 def scaled_to(kernels: Mapping[str, Any], norms: Mapping[str, Any], bound: float, only_shrink: bool) -> dict[str, Any]:
     """Scale kernels so that their norms are the bound; tiny kernels, and those to be left alone, are not changed."""
-    # All norms in one array: XLA would compile the same few operations for each.
-    norm = jnp.stack([norms[path] for path in kernels])
+    return {path: _scaled(kernel, norms[path], bound, only_shrink) for path, kernel in kernels.items()}
+
+
+def _scaled(kernel: Any, norm: Any, bound: float, only_shrink: bool) -> Any:
     # Comparisons with NaN are false, so that a kernel whose norm is NaN becomes NaN.
     is_left = norm <= (bound if only_shrink else _LEAST_NORM)
     # So that the gradient, which has the squared divisor, is finite.
     divisor = jnp.where(is_left, 1, norm)
-    factors = jnp.unstack(jnp.where(is_left, 1, bound / divisor))
-    scaled = zip(kernels.items(), factors, strict=True)
-    return {path: (kernel * factor).astype(kernel.dtype) for (path, kernel), factor in scaled}
+    return (kernel * jnp.where(is_left, 1, bound / divisor)).astype(kernel.dtype)
 
 
 def rescale(

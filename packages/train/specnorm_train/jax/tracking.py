@@ -12,8 +12,8 @@ from specnorm_jax import BACKEND
 from specnorm.errors import KernelError
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import (
-    Joint,
     Parts,
+    Stack,
     SteppedProgram,
     check_count,
     check_values,
@@ -66,7 +66,8 @@ def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
             first: tuple[Any, ...] = ()
         elif known:
             host_arrays = list(map(BACKEND.to_numpy, arrays))
-            joined = padded(stack.joined_kernels(found.programs, host_arrays, backend=BACKEND.host()))
+            members = stack.padded_parts(found.programs, host_arrays, backend=BACKEND.host())
+            joined = padded(stack.joined_parts(members, backend=BACKEND.host()))
             host_state = stack.program.init(joined, backend=BACKEND.host())
             first = tuple(BACKEND.from_numpy(x, like) for x in host_state)
         else:
@@ -123,14 +124,15 @@ def _shapes_given(states: States) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _compiled_init(stack: Joint, programs: tuple[SteppedProgram, ...], arrays: list[Any]) -> tuple[Any, ...]:
-    return stack.program.init(padded(stack.joined_kernels(programs, arrays, backend=BACKEND)), backend=BACKEND)
+def _compiled_init(stack: Stack, programs: tuple[SteppedProgram, ...], arrays: list[Any]) -> tuple[Any, ...]:
+    members = stack.padded_parts(programs, arrays, backend=BACKEND)
+    return stack.program.init(padded(stack.joined_parts(members, backend=BACKEND)), backend=BACKEND)
 
 
 # Compiled also if the user does not call it inside of `jit`, where JAX would compile each operation.
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _compiled_step(
-    stacks_of_tree: tuple[Joint, ...],
+    stacks_of_tree: tuple[Stack, ...],
     programs: tuple[SteppedProgram, ...],
     sweeps: int | None,
     arrays: list[Any],
@@ -148,25 +150,23 @@ def _compiled_step(
 
 
 def _steps(
-    stack: Joint, programs: tuple[SteppedProgram, ...], arrays: list[Any], state: tuple[Any, ...], sweeps: int | None
+    stack: Stack, programs: tuple[SteppedProgram, ...], arrays: list[Any], state: tuple[Any, ...], sweeps: int | None
 ) -> tuple[list[Any], tuple[Any, ...]]:
     """The norms of the layers of a joint stack, and its next state."""
     program = stack.program
     if not program.stepped.follows and not state:
         return [BACKEND.apply(programs[j], arrays[j]).value for j in stack.members], ()
-    joined = stack.joined_kernels(programs, arrays, backend=BACKEND)
+    members = stack.padded_parts(programs, arrays, backend=BACKEND)
     if not program.stepped.follows:
-        values, new_state = BACKEND.step(program, joined, state, sweeps)
+        values, new_state = BACKEND.step(program, stack.joined_parts(members, backend=BACKEND), state, sweeps)
         return list(values), new_state
-    constants = joined.map(BACKEND.detach) if isinstance(joined, Parts) else BACKEND.detach(joined)
+    constants = stack.joined_parts([list(map(BACKEND.detach, x)) for x in members], backend=BACKEND)
     # An evaluation sweeps where it is due, too.
     followed = program.follow(constants, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
-    found = followed.value, followed.left, followed.right
-    if isinstance(joined, Parts):
-        norms = []
-        parts = joined.apart_with_factors(*found)
-        for of_stack, kernels, *factors in zip(stack.stacks, joined.stacks, *parts, strict=True):
-            norms += list(BACKEND.with_factors(of_stack.program, kernels, *factors))
-    else:
-        norms = list(BACKEND.with_factors(program, joined, *found))
+    found = [(followed.value, followed.left, followed.right)]
+    if isinstance(constants, Parts):
+        found = constants.apart_with_factors(*found[0])
+    norms: list[Any] = []
+    for part, of_part, factors in zip(stack.parts, members, found, strict=True):
+        norms += BACKEND.with_factors(part.program, of_part, *factors)
     return norms, state if sweeps == 0 else followed.state

@@ -263,7 +263,7 @@ class SpectralNorm(_Parametrization):
             return False
         kernel = self.kernel(weight.detach())
         with np.errstate(invalid="ignore"):
-            image = image_of(kernel, self._program_for(kernel), step.gradient.right)  # type: ignore[union-attr]
+            image = image_of(kernel, self._program_for(kernel), step.gradient.right.numpy())  # type: ignore[union-attr]
             return bool(np.abs(image - step.image).max() <= _UNCHANGED * np.abs(image).max())
 
     def keep(self, weight: Tensor, scaling: Scaling, step: Step, *, is_in_pass: bool) -> None:

@@ -19,18 +19,19 @@ from specnorm.plugin import Stack, SteppedProgram, ToFollow, follow_all, program
 
 _HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
-_ERROR = 1e-4
+_ERROR = 4e-4
 """Error of the steps without a pass that is aimed at, as a part of the norm."""
 _MOST_STEPS = 15.0
 """Largest number of steps without a pass."""
-_LEAST_GROWTH, _MOST_GROWTH = 0.25, 2.0
-"""Limits of the change of the number of steps of which one makes a pass."""
+_MOST_GROWTH = 4.0
+"""Largest growth of the number of steps from one pass to the next."""
 _SHORT, _LONG = 1e-30, 1e30
 """Limits of squares that are computed in float32."""
 _TINY = 1e-30
 """Added to what is divided by."""
-_FAR = 0.05
-"""A step makes a pass if the product with the last right vector has changed by this part."""
+_FAR = 0.01
+"""A step makes a pass if the products with the last right vector and with random signs have changed by this part of the
+norm. The product with signs is as long as the kernel, on average, and so changes by a jump in any direction."""
 _MOST_ENTRIES = 2**18
 """Largest number of entries of the kernels in a stack on the CPU. Larger kernels are as fast alone, and in less
 memory."""
@@ -53,22 +54,16 @@ class Scaling(NamedTuple):
     eps: float
     only_shrink: bool
 
-    def factor(self, value: Any, *, where: Callable[[Any, Any, Any], Any] = torch.where) -> tuple[Any, Any]:
-        """Return the factors for kernels with these norms, and the derivatives of the factors by the norms.
-
-        Both are tensors as the norms are; with ``where=_one_of``, numbers.
-        """
+    def factor(self, value: Any) -> tuple[Any, Any]:
+        """Return the factors for kernels with these norms, a tensor or a number, and their derivatives by them."""
         # A kernel that is nearly zero would be scaled up from rounding errors.
-        is_tiny = value <= self.eps
-        is_left = is_tiny | (value <= self.bound) if self.only_shrink else is_tiny
-        divisor = where(is_tiny, 1.0, value)
+        is_left = value <= (max(self.eps, self.bound) if self.only_shrink else self.eps)
+        if isinstance(value, float):
+            return (1.0, 0.0) if is_left else (self.bound / value, -self.bound / value / value)
+        # A number in `torch.where` would be one more operation.
+        divisor = value.masked_fill(is_left, math.inf)
         factor = self.bound / divisor
-        return where(is_left, 1.0, factor), where(is_left, 0.0, -factor / divisor)
-
-
-def _one_of(condition: bool, x: float, y: float) -> float:
-    """`torch.where` of numbers."""
-    return x if condition else y
+        return factor.masked_fill(is_left, 1.0), -factor / divisor
 
 
 class Last(NamedTuple):
@@ -80,34 +75,34 @@ class Last(NamedTuple):
         Steps before the next pass.
     since_sweep : float
         Steps since the last sweep.
-    allowed : float
-        Steps without a pass that the errors allow.
+    since_pass : float
+        Steps since the last pass.
     right : Tensor, shape (1, entries of a row)
         As of `Factors`.
-    image : array, shape (1, rows)
-        Product of the kernel with ``right``.
+    images : array, shape (2, rows)
+        Products of the kernel with ``right``, and with random signs.
     square : float
-        Squared length of the image.
+        Squared norm.
     """
 
     waiting: float
     since_sweep: float
-    allowed: float
+    since_pass: float
     right: Tensor
-    image: np.ndarray
+    images: np.ndarray
     square: float
 
     @classmethod
-    def in_buffers(cls, numbers: Tensor, right: Tensor, image: Tensor) -> Last:
+    def in_buffers(cls, numbers: Tensor, right: Tensor, images: Tensor) -> Last:
         """Of copies of buffers, since these may move before a backward pass reads the vector."""
         dtype = torch.promote_types(right.dtype, torch.float32)
-        right, array = right.to(dtype, copy=True), image.to(dtype, copy=True).numpy()
-        waiting, since_sweep, allowed = numbers.tolist()
-        return cls(waiting, since_sweep, allowed, right, array, _length(array) ** 2)
+        right, array = right.to(dtype, copy=True), images.to(dtype, copy=True).numpy()
+        waiting, since_sweep, since_pass = numbers.tolist()
+        return cls(waiting, since_sweep, since_pass, right, array, _length(array[:1]) ** 2)
 
     def buffers(self) -> tuple[Tensor, ...]:
         """Return the entries of the buffers."""
-        return torch.tensor(self[:3]), self.right, torch.from_numpy(self.image)
+        return torch.tensor(self[:3]), self.right, torch.from_numpy(self.images)
 
 
 def buffers_of_last(kernel: Tensor, program: SteppedProgram) -> dict[str, Tensor]:
@@ -119,7 +114,7 @@ def buffers_of_last(kernel: Tensor, program: SteppedProgram) -> dict[str, Tensor
         return {}
     dtype = torch.promote_types(kernel.dtype, torch.float32)
     rows, entries = kernel.flatten(1).shape
-    shapes = {"last_numbers": (3,), "last_right": (1, entries), "last_image": (1, rows)}
+    shapes = {"last_numbers": (3,), "last_right": (1, entries), "last_images": (2, rows)}
     return {name: torch.zeros(shape, dtype=dtype, device=kernel.device) for name, shape in shapes.items()}
 
 
@@ -222,11 +217,11 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
 
 def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
     """Take the steps, those that cost little more together in one stack. Nothing is recorded, and no state moves."""
-    steps = [_step_without_pass(x) for x in inputs]
-    if None in steps:
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):
+        steps = [_step_without_pass(x) for x in inputs]
+        if None in steps:
             passes = iter(_passes([x for x, step in zip(inputs, steps, strict=True) if step is None]))
-        steps = [next(passes) if step is None else step for step in steps]
+            steps = [next(passes) if step is None else step for step in steps]
     return steps  # type: ignore[return-value] # no step is None
 
 
@@ -294,8 +289,8 @@ class _Joint:
 
     def _factors(self, value: Any) -> Any:
         scaling = self.inputs[0].scaling
-        if self.in_numpy or value.device.type == "cpu":
-            return [scaling.factor(x, where=_one_of) for x in value.tolist()]
+        if self.in_numpy or not BACKEND.asynchronous(value):
+            return [scaling.factor(x) for x in value.tolist()]
         return zip(*scaling.factor(value), strict=True)
 
     def _state_of(self, x: StepInput, j: int, after: Sequence[Any]) -> tuple[Tensor, ...]:
@@ -310,43 +305,44 @@ def _step_without_pass(x: StepInput) -> Step | None:
     """Take the step at the last right vector, if it needs no pass.
 
     The length of the product with it is attained, so that it is a lower bound as that of a pass. Its gradient is exact,
-    and its error is of second order in the change of the kernel since the pass.
+    and its error is of second order in the change of the kernel since the pass, until another vector overtakes.
     """
     last = x.last
     if last is None or last.waiting < 1:
         return None
-    image = image_of(x.kernel, x.program, last.right)
-    square, along = float(np.vdot(image, image)), float(np.vdot(image, last.image))
-    has_changed_little = square + last.square - 2 * along <= _FAR**2 * last.square
+    images = image_of(x.kernel, x.program, _beside_signs(last.right))
+    image, change = images[:1], images - last.images
+    square = float(np.vdot(image, image))
+    has_changed_little = float(np.vdot(change, change)) <= _FAR**2 * last.square
     # Squares of other numbers in float32 overflow, or underflow.
     if not (has_changed_little and _SHORT < square < _LONG):
         return None
-    after = Last(last.waiting - 1, last.since_sweep + 1, last.allowed, last.right, last.image, last.square)
+    numbers = last.waiting - 1, last.since_sweep + 1, last.since_pass + 1
+    after = Last(*numbers, last.right, last.images, last.square)
     return _step_at(x, last.right, image, math.sqrt(square), (), after)
 
 
 def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], room: Any, was_swept: Any) -> Step:
     """The step at the right vector of a pass.
 
-    The error of a step without this pass decides how many such steps may follow, fewer if a sweep is due before
-    (`Followed.room`).
+    The error is taken to grow by as much a step as it has since the last pass, and decides how many steps without one
+    may follow, fewer if a sweep is due before (`Followed.room`).
     """
     vector, last = _tensor_of(right), x.last
-    image = image_of(x.kernel, x.program, vector)
-    norm = _length(image)
     if last is None:
-        return _step_at(x, vector, image, norm, state, None)
-    before = _length(image_of(x.kernel, x.program, last.right))
-    # Where it is not a number, none are allowed.
+        image = image_of(x.kernel, x.program, right)
+        return _step_at(x, vector, image, _length(image), state, None)
+    images = image_of(x.kernel, x.program, _beside_signs(vector))
+    image = images[:1]
+    norm, before = _length(image), _length(image_of(x.kernel, x.program, last.right.numpy()))
     error = max(0.0, norm / before - 1) if before else math.inf
-    growth = max(_LEAST_GROWTH, min(math.sqrt(_ERROR / (error + _TINY)), _MOST_GROWTH))
-    # In eighths, which buffers of any dtype hold.
-    allowed = min(max(2, round(8 * (last.allowed + 1) * growth)) / 8 - 1, _MOST_STEPS)
+    by_error = (last.since_pass + 1) * min(_ERROR / (error + _TINY), _MOST_GROWTH)
     since_sweep = last.since_sweep + 1
     # After a sweep, the next is due when the kernel has gone as far again.
     multiple = math.inf if room is None else float(room) + was_swept
-    waiting = max(0.0, min(multiple * since_sweep - 1, allowed))
-    after = Last(float(math.floor(waiting)), 0.0 if was_swept else since_sweep, allowed, vector, image, norm**2)
+    # To the next pass; one, where that is not a number.
+    steps = max(1.0, min(multiple * since_sweep, by_error, 1 + _MOST_STEPS))
+    after = Last(math.ceil(steps) - 1.0, 0.0 if was_swept else since_sweep, 0.0, vector, images, norm**2)
     return _step_at(x, vector, image, norm, state, after)
 
 
@@ -355,7 +351,7 @@ def _step_at(
 ) -> Step:
     """The step of a layer whose norm is the length of the image."""
     left = torch.from_numpy((image / (norm or 1.0)).T)
-    return Step(*x.scaling.factor(norm, where=_one_of), Factors(left, right), state, last, image)
+    return Step(*x.scaling.factor(norm), Factors(left, right), state, last, image)
 
 
 def _length(x: np.ndarray) -> float:
@@ -363,12 +359,23 @@ def _length(x: np.ndarray) -> float:
     return float(np.linalg.norm(x.astype(np.float64)))
 
 
-def image_of(kernel: Tensor, program: SteppedProgram, right: Tensor) -> np.ndarray:
-    """Product (r, rows) of a kernel on the CPU with ``right`` (r, n), zero but for the group where it is longest."""
-    vectors = right.numpy()
-    rows = np.asarray(_numpy_view(kernel), vectors.dtype)
+def _beside_signs(right: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """A right vector (1, n), and random signs, shapes (n,)."""
+    (vector,) = right.numpy()
+    return vector, _signs(len(vector), vector.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _signs(count: int, dtype: np.dtype) -> np.ndarray:
+    signs: np.ndarray = 2 * np.random.RandomState(0).randint(0, 2, count) - 1
+    return signs.astype(dtype)
+
+
+def image_of(kernel: Tensor, program: SteppedProgram, vectors: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Products (r, rows) of a kernel on the CPU with r vectors (n,), zero but for the group where they are longest."""
+    rows = np.asarray(_numpy_view(kernel), vectors[0].dtype)
     rows = rows.reshape(len(rows), -1)
-    image = np.empty((len(vectors), len(rows)), vectors.dtype)
+    image = np.empty((len(vectors), len(rows)), rows.dtype)
     # OpenBLAS takes up to a hundred times as long for one product with two vectors.
     for vector, out in zip(vectors, image, strict=True):
         np.dot(rows, vector, out)

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from specnorm_networks.certified.operators.base import LinearMap, NoBoundError, NotRunError, Operator, Place, Pointwise
+from specnorm_networks.certified.operators.base import (
+    Affine,
+    Function,
+    Known,
+    LinearMap,
+    NoBoundError,
+    NotRunError,
+    Operator,
+    Place,
+)
 from specnorm_networks.certified.operators.joins import (
     Choose,
     Compare,
@@ -50,13 +59,13 @@ from specnorm_networks.certified.operators.steep import Exp, Log, Power, Recipro
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [
-    "ELU", "Abs", "Add", "AddedUp", "Arctan", "AveragePool",
+    "ELU", "Abs", "Add", "AddedUp", "Affine", "Arctan", "AveragePool",
     "Broadcast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
-    "Cos", "CumulativeSum", "Entries", "Erf", "Exp", "Floor", "Gather", "GroupSort", "HardTanh",
-    "Held", "Identity", "Input", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",
+    "Cos", "CumulativeSum", "Entries", "Erf", "Exp", "Floor", "Function", "Gather", "GroupSort", "HardTanh",
+    "Held", "Identity", "Input", "Known", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",
     "Log", "LogAddExp", "LogSoftmax", "LogSumExp", "Lookup", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean",
     "Merge", "Minimum", "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute",
-    "Place", "Pointwise", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
+    "Place", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "SameOrder", "Scale", "Sigmoid", "Sign", "Sin", "Slice",
     "Smallest", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
     "Tile", "Truncated", "Unknown", "Unsqueeze", "Where", "Windows",

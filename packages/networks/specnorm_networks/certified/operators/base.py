@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, around, enclosing, host
-from specnorm_networks.certified.regions import Region
+from specnorm_networks.certified.subjects import Region
 
 FloatArray: TypeAlias = NDArray[Any]
 """Array of float64."""
@@ -276,25 +276,15 @@ class LinearMap:
 class Operator:
     """An operator of a network, which depends on its inputs and on its fields alone.
 
-    Every derived class is a frozen dataclass, without a decorator. Axes are numbered from 0 along the whole value, the
-    samples' axis included.
+    A class is of one of three kinds: `Affine` (a linear map and an offset), `Function` (of each entry, with slopes) or
+    `Known` (by a Lipschitz constant alone). Values without a rule (`sources`) are of none. Every derived class is a
+    frozen dataclass, without a decorator. Axes are numbered from 0 along the whole value, the samples' axis included.
     """
 
     rule: ClassVar[str] = "unknown"
     """Name of the rule that gives its constant, in tables and JSON."""
     lipschitz_constant: ClassVar[float | None] = None
     """The constant, if it is the same for all shapes and fields."""
-    is_monotone_and_exact: ClassVar[bool] = False
-    """Whether each entry of the value is a nondecreasing function of each entry of the inputs, and `run` computes it
-    without rounding."""
-    only_moves_entries: ClassVar[bool] = False
-    """Whether it only moves entries: each entry of the value is an entry of an input, or 0."""
-    is_diagonal: ClassVar[bool] = False
-    """Whether it multiplies each entry of its only input, and copies of it, by a number."""
-    positive: ClassVar[bool] = False
-    """Whether it is defined only for arguments above 0."""
-    is_layer: ClassVar[bool] = False
-    """Whether it is bounded by the norm of its kernel (``layer``), with padding before and scaling after it."""
     units_say_more: ClassVar[bool] = False
     """Whether weights of entries may give less than weights of channels, which ignore borders and order."""
     joins: ClassVar[Literal["sum", "squares"] | None] = None
@@ -335,13 +325,31 @@ class Operator:
         """
         return bounds
 
+    def keeps_channels(self, before: Shape, after: Shape) -> bool:
+        """Return whether it treats every channel (axis 1) of a value with spatial axes by itself, and all alike.
+
+        False for functions of each entry and for layers, which have rules of their own.
+        """
+        return False
+
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | LowHigh | None:
+        """Return the interval of the value for intervals of the inputs; None if it is unknown."""
+        return None
+
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        """Return the size that roundings of each entry are relative to; `run` returned ``result`` for ``values``."""
+        return abs(result)
+
+
+class Known(Operator):
+    """An operator of which a Lipschitz constant is known, and perhaps more: `written_out`, an `image`."""
+
+    is_monotone_and_exact: ClassVar[bool] = False
+    """Whether each entry of the value is a nondecreasing function of each entry of the inputs, and `run` computes it
+    without rounding."""
+
     def require_inputs(self, inputs: Sequence[Any]) -> None:
         """Refuse nodes that are not such inputs as the rules of the operator suppose, by `NoBoundError`."""
-
-    @property
-    def stretches_unevenly(self) -> bool:
-        """Whether a linear operator is known to stretch some vectors more than others."""
-        return False
 
     @property
     def ordered_along(self) -> Shape | None:
@@ -351,6 +359,56 @@ class Operator:
     def error_of_jump(self, x: FloatArray) -> FloatArray | float:
         """Return how far each entry of the value may jump at an input, which no bound counts."""
         return 0.0
+
+    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | LowHigh | None:
+        if not self.is_monotone_and_exact:
+            return None
+        try:
+            low = self.run(*(interval.low for interval in ranges))
+            high = self.run(*(interval.high for interval in ranges))
+        except NotRunError:
+            return None
+        return enclosing((low, high)) if place.fits(low.shape) else None
+
+    def written_out(self, before: Sequence[Shape]) -> Program | None:
+        """Return the operator as a program of simpler ones, for inputs of the shapes ``before``; None if there is none.
+
+        Operators of the program may be written out again. In the end only those of the two other kinds remain.
+        """
+        return None
+
+
+_KEPT_MAPS: ContextVar[dict[Any, LinearMap] | None] = ContextVar("_KEPT_MAPS", default=None)
+"""Maps by operator and shapes of the inputs; None outside of `keep_linear_maps`."""
+
+
+@contextmanager
+def keep_linear_maps() -> Iterator[None]:
+    """Make the linear map of each operator only once, while a network is executed many times.
+
+    Kernels must not change until the context ends. Maps hold at most `MOST_KEPT_NUMBERS` numbers of kernels together.
+    """
+    token = _KEPT_MAPS.set({})
+    try:
+        yield
+    finally:
+        _KEPT_MAPS.reset(token)
+
+
+class Affine(Operator):
+    """An operator that is defined by its `linear_map` alone."""
+
+    only_moves_entries: ClassVar[bool] = False
+    """Whether it only moves entries: each entry of the value is an entry of an input, or 0."""
+    is_diagonal: ClassVar[bool] = False
+    """Whether it multiplies each entry of its only input, and copies of it, by a number."""
+    is_layer: ClassVar[bool] = False
+    """Whether it is bounded by the norm of its kernel (``layer``), with padding before and scaling after it."""
+
+    @property
+    def stretches_unevenly(self) -> bool:
+        """Whether it is known to stretch some vectors more than others."""
+        return False
 
     def factors_along(self, axis: int) -> FloatArray | None:
         """Return the numbers that an operator multiplies by, if one belongs to each entry of an axis; None otherwise.
@@ -376,19 +434,8 @@ class Operator:
         """
         return None
 
-    def keeps_channels(self, before: Shape, after: Shape) -> bool:
-        """Return whether it treats every channel (axis 1) of a value with spatial axes by itself, and all alike.
-
-        False for functions of each entry and for layers, which have rules of their own.
-        """
-        return False
-
-    def linear_map(self, place: Place) -> LinearMap | None:
-        """Return the operator as a linear map of values of these sizes; None has one meaning: no such map is known."""
-        return None
-
     def row_norms(self, before: Shape) -> FloatArray:
-        """Return upper bounds of the 2-norms of the rows of a linear map, which broadcast against the value.
+        """Return upper bounds of the 2-norms of the rows of the linear map, which broadcast against the value.
 
         They are infinite for operators whose rows are not known here. ``before``: shape of the first input.
         """
@@ -402,70 +449,13 @@ class Operator:
         """
         return frozenset()
 
-    def shortened(self, axes: frozenset[int]) -> Operator:
+    def shortened(self, axes: frozenset[int]) -> Affine:
         """Return the operator for values of size 1 along some of the axes of `alike`: the function at one position."""
         return self
 
     def map_at_one_position(self, place: Place, axes: frozenset[int]) -> LinearMap | None:
         """Return the linear map at one position along some of the axes of `alike`; None as for `linear_map`."""
         return self.shortened(axes).linear_map(place.shortened(axes))
-
-    def image(self, ranges: Sequence[Interval], place: Place) -> Interval | LowHigh | None:
-        """Return the interval of the value for intervals of the inputs; None if it is unknown.
-
-        Operators with a `linear_map` need not override it: `LinearMap.image` is used.
-        """
-        if not self.is_monotone_and_exact:
-            return None
-        try:
-            low = self.run(*(interval.low for interval in ranges))
-            high = self.run(*(interval.high for interval in ranges))
-        except NotRunError:
-            return None
-        return enclosing((low, high)) if place.fits(low.shape) else None
-
-    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
-        """Return the size that roundings of each entry are relative to; `run` returned ``result`` for ``values``.
-
-        It is the sum of the absolute values of the terms of a linear map, since they may cancel.
-        """
-        linear = self.linear_map(Place(tuple(value.shape for value in values), result.shape))
-        if linear is None:
-            return abs(result)
-        size = linear.absolute([abs(value)[None] for value in values])[0]
-        if linear.offset is not None:
-            offset, error = linear.offset()
-            size = size + abs(offset) + error / ERROR_OF_OFFSETS
-        return np.asarray(size)
-
-    def written_out(self, before: Sequence[Shape]) -> Program | None:
-        """Return the operator as a program of simpler ones, for inputs of the shapes ``before``; None if there is none.
-
-        Operators of the program may be written out again. In the end only linear operators and functions of each entry
-        remain.
-        """
-        return None
-
-
-_KEPT_MAPS: ContextVar[dict[Any, LinearMap] | None] = ContextVar("_KEPT_MAPS", default=None)
-"""Maps by operator and shapes of the inputs; None outside of `keep_linear_maps`."""
-
-
-@contextmanager
-def keep_linear_maps() -> Iterator[None]:
-    """Make the linear map of each operator only once, while a network is executed many times.
-
-    Kernels must not change until the context ends. Maps hold at most `MOST_KEPT_NUMBERS` numbers of kernels together.
-    """
-    token = _KEPT_MAPS.set({})
-    try:
-        yield
-    finally:
-        _KEPT_MAPS.reset(token)
-
-
-class Linear(Operator):
-    """An operator that is defined by its `linear_map` alone."""
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         """Return the linear map for inputs of some shapes; None, or an error that `_new_map` catches, if there is none.
@@ -475,6 +465,7 @@ class Linear(Operator):
         return None
 
     def linear_map(self, place: Place) -> LinearMap | None:
+        """Return the operator as a linear map of values of these sizes; None has one meaning: no such map is known."""
         befores = place.known_shapes()
         if not befores:
             return None
@@ -516,6 +507,17 @@ class Linear(Operator):
             raise NoBoundError("it has no map of values of such sizes, or these are not known: give the input shape")
         return host.root_up(linear.most_copies(shapes))
 
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        """Return the sum of the absolute values of the terms, since they may cancel."""
+        linear = self.linear_map(Place(tuple(value.shape for value in values), result.shape))
+        if linear is None:
+            return abs(result)
+        size = linear.absolute([abs(value)[None] for value in values])[0]
+        if linear.offset is not None:
+            offset, error = linear.offset()
+            size = size + abs(offset) + error / ERROR_OF_OFFSETS
+        return np.asarray(size)
+
     def run(self, *values: FloatArray) -> FloatArray:
         # Ranges are made from the linear map. Since it is run here, it is compared with the model, too.
         linear = self.linear_map(Place.of(*values))
@@ -528,7 +530,7 @@ class Linear(Operator):
         return np.asarray(result)
 
 
-class Move(Linear):
+class Move(Affine):
     """An operator whose value consists of entries of its only input, none of them twice, and zeros.
 
     A derived class states the value by `moved`.
@@ -605,13 +607,15 @@ class Piece(NamedTuple):
         return np.asarray(overlaps | is_point_inside)
 
 
-class Pointwise(Operator):
+class Function(Operator):
     """A function of one variable, applied to each entry.
 
     Its constant is its largest absolute slope (mean value theorem).
     """
 
     rule = "pointwise"
+    positive: ClassVar[bool] = False
+    """Whether it is defined only for arguments above 0."""
     slopes_on_range: Slopes | None = field(default=None, kw_only=True)
     """Slopes on the range of the function's input (on a part of the line); None: the input may be anything.
 

@@ -12,12 +12,12 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, Function, LowHigh
 
 Extent: TypeAlias = tuple[float, float]
 """Lower and upper end of an interval that contains a number, or a set of numbers.
 
-`Pointwise.extent` is that of the difference quotients of a function.
+`Function.extent` is that of the difference quotients of a function.
 """
 VALUE_ERROR = 2.0**-44
 """Error of a computed function value, relative to 1 + |value| + |argument|."""
@@ -25,7 +25,7 @@ SLOPE_ERROR = 2.0**-40
 """Absolute error of a computed derivative."""
 
 
-class Curved(Pointwise):
+class Curved(Function):
     """A function that rises or falls everywhere, whose computed `value` has an error of at most `value_error`."""
 
     slope_range: ClassVar[Extent | None] = None

@@ -13,10 +13,10 @@ from specnorm.proof import Interval, anything, enclosing, host
 from specnorm_networks.certified.operators.base import (
     UNDERFLOW,
     FloatArray,
+    Function,
+    Known,
     NoBoundError,
-    Operator,
     Place,
-    Pointwise,
     Program,
     Shape,
 )
@@ -28,14 +28,14 @@ from specnorm_networks.certified.operators.smooth import Softplus
 from specnorm_networks.certified.operators.steep import hint
 
 
-class Extreme(Operator):
+class Extreme(Known):
     """The largest or the smallest of several values: |max(a, b) - max(c, d)| is at most |a - c| or |b - d|."""
 
     rule = "extreme"
     joins = "squares"
     is_monotone_and_exact = True
     join: ClassVar[np.ufunc]
-    rectifier: ClassVar[Pointwise] = ReLU()
+    rectifier: ClassVar[Function] = ReLU()
     """Function f with which the join of u and v is v + f(u - v), or v - f(v - u) for the smallest."""
 
     def shares(self, bounds: Sequence[float], place: Place) -> Sequence[float]:
@@ -92,7 +92,7 @@ class LogAddExp(Extreme):
         return np.asarray(abs(result) + functools.reduce(np.maximum, map(abs, values)))
 
 
-class ProductOrQuotient(Operator):
+class ProductOrQuotient(Known):
     """A product or a quotient: a change of one input is multiplied by a factor that depends on the ranges."""
 
     reason: ClassVar[str]
@@ -166,7 +166,7 @@ def supremum(numbers: FloatArray) -> float:
     return math.inf if math.isnan(largest) else largest
 
 
-class Jump(Operator):
+class Jump(Known):
     """A function of each entry that jumps: it has a constant only as a part of a continuous function."""
 
     def lipschitz(self, place: Place) -> float:
@@ -198,7 +198,7 @@ class Compare(Jump):
         return enclosing((np.minimum(at_low, at_high), np.maximum(at_low, at_high)))
 
 
-class Choose(Operator):
+class Choose(Known):
     """The second value where the first is not 0, else the third.
 
     It has a constant only as a part of a continuous function.

@@ -14,9 +14,10 @@ from specnorm import ConvSpec
 from specnorm.errors import GeometryError, KernelError
 from specnorm.proof import AnyArray, ArrayOps, backends, host, layer_map
 from specnorm_networks.certified.operators.base import (
+    Affine,
     Apply,
     FloatArray,
-    Linear,
+    Known,
     LinearMap,
     NotRunError,
     Offset,
@@ -73,7 +74,7 @@ class Layer:
             ) from error
 
 
-class _WithKernel(Linear):
+class _WithKernel(Affine):
     """A linear operator with a kernel, and a bias."""
 
     layer: Layer
@@ -249,7 +250,7 @@ class Matrix(_WithKernel):
         )
 
 
-class Matrices(Operator):
+class Matrices(Known):
     """Product with a stack of constant matrices, each of which reads entries of its own: at most the largest norm."""
 
     rule = "matrices"

@@ -14,8 +14,8 @@ from specnorm.proof import host, padding_rules
 from specnorm_networks.certified.operators import broadcasting
 from specnorm_networks.certified.operators.base import (
     ERROR_OF_OFFSETS,
+    Affine,
     FloatArray,
-    Linear,
     LinearMap,
     NoBoundError,
     Offset,
@@ -40,7 +40,7 @@ SMALLEST_NORMAL = float(np.finfo(np.float64).smallest_normal)
 SMALLEST_SUBNORMAL = float(np.finfo(np.float64).smallest_subnormal)
 
 
-class Scale(Linear):
+class Scale(Affine):
     """``x * values + offset``, entry by entry: batch normalization at inference, products with constants.
 
     Its constant is the largest absolute factor (the matrix is diagonal), times the root of the number of copies of an
@@ -145,7 +145,7 @@ def normalisation(
     return Scale(factor.reshape(shape_along_axis_1), offset)
 
 
-class Add(Linear):
+class Add(Affine):
     """``w_1 x_1 + ... + w_n x_n`` of values that are broadcast, fixed values among them."""
 
     rule = "add"
@@ -174,7 +174,7 @@ class Add(Linear):
         return contracted(terms, roundings=1 + len(others))
 
 
-class Concat(Linear):
+class Concat(Affine):
     """Values, fixed ones among them, joined along an axis; ``new``: along a new axis.
 
     The squared changes of the values add up.
@@ -196,7 +196,7 @@ class Concat(Linear):
         return LinearMap.of_moves(lambda x: join(x, axis=self.axis + 1))
 
 
-class Merge(Linear):
+class Merge(Affine):
     """The first value, with its entries at some positions replaced by those of the second value, in order."""
 
     rule = "stack"
@@ -222,7 +222,7 @@ class Merge(Linear):
         return LinearMap.of_moves(apply)
 
 
-class Where(Linear):
+class Where(Affine):
     """The first value where a constant mask is true, else the second."""
 
     rule = "stack"
@@ -240,7 +240,7 @@ class Where(Linear):
         return LinearMap.of_moves(lambda x: np.where(mask, *(_with_axes_in_front(value, ndim) for value in x)))
 
 
-class Broadcast(Linear):
+class Broadcast(Affine):
     """The input, broadcast with a shape by NumPy's rules; its constant is the root of the number of copies."""
 
     rule = "broadcast"
@@ -258,7 +258,7 @@ class Broadcast(Linear):
         return LinearMap.of_moves(copied)
 
 
-class _Reduction(Linear):
+class _Reduction(Affine):
     """Sums over axes, or their means."""
 
     axes: tuple[int, ...]
@@ -300,7 +300,7 @@ class Mean(_Reduction):
         return host.root_up(Fraction(1, max(entries_along(place.shape, self.axes), 1)))
 
 
-class CumulativeSum(Linear):
+class CumulativeSum(Affine):
     """Sums of the first entries along an axis: a triangular matrix of ones."""
 
     rule = "cumulative_sum"
@@ -350,7 +350,7 @@ def _sine_down(n: int) -> Fraction:
     return sum((angle**k / math.factorial(k) * (2 - k % 4) for k in range(1, 17, 2)), Fraction(0))
 
 
-class AddedUp(Linear):
+class AddedUp(Affine):
     """Entries added to zeros at constant positions: disjoint rows, of norm sqrt(N) for N entries at one position."""
 
     rule = "sum"
@@ -377,7 +377,7 @@ class AddedUp(Linear):
         return move.transposed(roundings=most, shape=self.target)
 
 
-class Pad(Linear):
+class Pad(Affine):
     """Padding of the last ``len(pads)`` axes.
 
     Its constant is 1 for padding with a constant, and sqrt(r) if pixels are repeated, where r is the product over the

@@ -17,11 +17,11 @@ import numpy as np
 
 from specnorm.proof import Interval, anything, enclosing, host, point, within
 from specnorm_networks.certified.operators.base import (
+    Affine,
     FloatArray,
-    Linear,
+    Known,
     LinearMap,
     NoBoundError,
-    Operator,
     Place,
     Shape,
     entries_along,
@@ -32,7 +32,7 @@ from specnorm_networks.certified.operators.steep import hint
 Form = Literal["mean square", "sum of squares", "length"]
 
 
-class Centre(Linear):
+class Centre(Affine):
     """``x - mean(x)``, with the mean over some axes: an orthogonal projection."""
 
     rule = "centre"
@@ -54,7 +54,7 @@ class Centre(Linear):
         )
 
 
-class Normalise(Operator):
+class Normalise(Known):
     """The first input z, divided by a function of its length s along some axes.
 
     The second input is s: `Norm` of the first one, with axes kept. Forms: "mean square" is ``z / sqrt(s^2 / n + eps)``

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 
 from specnorm.proof import host
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Numbers, Piece, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, Function, LowHigh, Numbers, Piece
 from specnorm_networks.certified.operators.curved import Extent
 
 
-class Piecewise(Pointwise):
+class Piecewise(Function):
     """A continuous function that is made of linear pieces, from which its slopes and values follow."""
 
     def extent(self) -> Extent | None:

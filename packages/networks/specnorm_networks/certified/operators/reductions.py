@@ -11,8 +11,8 @@ import numpy as np
 from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
+    Known,
     NotRunError,
-    Operator,
     Place,
     Program,
     Shape,
@@ -23,7 +23,7 @@ from specnorm_networks.certified.operators.steep import ROUNDINGS_OF_EXP
 from specnorm_networks.certified.operators.windows import WindowMaximum
 
 
-class Length(Operator):
+class Length(Known):
     """A number in place of several, which changes no more than these: the 2-norm, the largest or smallest entry.
 
     | |x| - |y| | <= |x - y|, and |max x - max y| <= max |x - y| <= |x - y|.
@@ -127,7 +127,7 @@ class LogSumExp(Length):
         return enclosing((np.where(np.isfinite(low), low, -math.inf), np.where(np.isfinite(high), high, math.inf)))
 
 
-class _Probabilities(Operator):
+class _Probabilities(Known):
     """Probabilities along axes, or their logarithms."""
 
     axes: tuple[int, ...]

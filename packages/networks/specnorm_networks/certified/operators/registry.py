@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from specnorm.errors import MethodError
-from specnorm_networks.certified.operators.base import Linear, Move, Operator, Pointwise
+from specnorm_networks.certified.operators.base import Affine, Function, Known, Move, Operator
 
 Class = TypeVar("Class", bound=type[Operator])
 OUR_NAMESPACES = ("", "aten", "ai.onnx", "prim", "specnorm")
 """Namespaces whose operators specnorm itself defines."""
 _EXECUTED_BY: dict[type[Operator], tuple[str, ...]] = {
     Move: ("moved", "map_at", "linear_map", "run"),
-    Linear: ("map_at", "linear_map", "run"),
-    Pointwise: ("value", "run"),
-    Operator: ("run",),
+    Affine: ("map_at", "linear_map", "run"),
+    Function: ("value", "run"),
+    Known: ("run",),
 }
 """Members by which operators of a base class are executed; one of them is to be defined, as a rule the first."""
 _KNOWN: dict[str, type[Operator]] = {}
@@ -31,7 +31,7 @@ def register_operator(cls: Class) -> Class:
     Parameters
     ----------
     cls : type
-        Derived from `Operator` (or `Pointwise`, `Linear`), which makes it a dataclass, with ``names``, a tuple of
+        Derived from `Known`, `Function` or `Affine`, which makes it a dataclass, with ``names``, a tuple of
         "namespace::name": a custom operator of torch, or domain and type of an ONNX node. If it has fields, a class
         method ``of(arguments)`` makes it from the node's constant arguments by name (numbers, tuples, float64 arrays).
 
@@ -41,9 +41,12 @@ def register_operator(cls: Class) -> Class:
         If the class has no names or cannot be executed, or a name is already taken.
     """
     names = tuple(getattr(cls, "names", ()))
-    if not names or not issubclass(cls, Operator):
-        raise MethodError(f"{cls!r} is no operator with names; expected a class derived from Operator, with `names`.")
-    base, members = next((base, members) for base, members in _EXECUTED_BY.items() if issubclass(cls, base))
+    base = next((base for base in _EXECUTED_BY if issubclass(cls, base)), None)
+    if not names or base is None:
+        raise MethodError(
+            f"{cls!r} is no operator with names; expected a class derived from Known, Function or Affine, with `names`."
+        )
+    members = _EXECUTED_BY[base]
     if all(getattr(cls, member) is getattr(base, member) for member in members):
         raise MethodError(
             f"{cls.__name__} has no `{members[0]}`: an operator that cannot be executed cannot be compared."

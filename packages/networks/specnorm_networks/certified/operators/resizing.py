@@ -11,8 +11,8 @@ from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import AxisResizing, Row
 from specnorm_networks.certified.operators.base import (
+    Affine,
     FloatArray,
-    Linear,
     LinearMap,
     NoBoundError,
     Place,
@@ -22,7 +22,7 @@ from specnorm_networks.certified.operators.base import (
 from specnorm_networks.certified.operators.windows import weighted_sums_along
 
 
-class Resize(Linear):
+class Resize(Affine):
     """Nearest or linear interpolation.
 
     Its constant is the product of the norms of one matrix an axis. Each is sqrt(f) for nearest interpolation by a

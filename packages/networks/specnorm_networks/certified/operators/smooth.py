@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from specnorm.proof import enclosing, host
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, Pointwise
+from specnorm_networks.certified.operators.base import FloatArray, Function, LowHigh
 from specnorm_networks.certified.operators.curved import (
     SLOPE_ERROR,
     VALUE_ERROR,
@@ -148,7 +148,7 @@ class ELU(Curved):
         return np.where(reaches_below, down, 1.0), np.where(reaches_below, up, 1.0)
 
     def between(self, low: FloatArray, high: FloatArray) -> LowHigh:
-        return super().between(low, high) if self.alpha >= 0 else Pointwise.between(self, low, high)
+        return super().between(low, high) if self.alpha >= 0 else Function.between(self, low, high)
 
 
 # -- waves -------------------------------------------------------------------------------------------------------------

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from specnorm.proof import ArrayOps, arithmetic, backends, matrix_norm_up
 from specnorm_networks.certified.operators.base import (
     FloatArray,
+    Known,
     NoBoundError,
     NotRunError,
-    Operator,
     Place,
     Program,
     Shape,
@@ -34,7 +34,7 @@ LARGEST_JUMP = 2.0**-20
 """Largest `Reflection.jump` that is taken for rounding: a few roundings in single precision."""
 
 
-class Sorted(Operator):
+class Sorted(Known):
     """Entries in order: |sort(x) - sort(y)| <= |x - y| (rearrangement inequality).
 
     The k-th entry of the value rises with each entry of the input.
@@ -126,7 +126,7 @@ def _in_order(x: FloatArray, axis: int, descending: bool) -> FloatArray:
     return np.flip(ascending, axis) if descending else ascending
 
 
-class Reflection(Operator):
+class Reflection(Known):
     """A choice between two linear maps of pairs by the sign of a linear form, as Householder activations make it.
 
     The pair at channel c is (first, second) = (x[c], x[c + n/2]) along an axis. Both maps agree on the border, where

@@ -10,11 +10,11 @@ import numpy as np
 from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
+    Function,
     LowHigh,
     NoBoundError,
     NotRunError,
     Place,
-    Pointwise,
 )
 from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.joins import Jump
@@ -74,7 +74,7 @@ class Lookup(Jump):
         return enclosing((least, most))
 
 
-class LinearSpline(Pointwise):
+class LinearSpline(Function):
     """A continuous function that is linear between whole numbers, and beyond the first and last knot."""
 
     first: int

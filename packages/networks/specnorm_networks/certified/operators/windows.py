@@ -16,12 +16,12 @@ from specnorm.proof import host
 from specnorm_networks.certified import axes
 from specnorm_networks.certified.axes import AxisPooling, Row
 from specnorm_networks.certified.operators.base import (
+    Affine,
     FloatArray,
-    Linear,
+    Known,
     LinearMap,
     NoBoundError,
     NotRunError,
-    Operator,
     Place,
     Program,
     Shape,
@@ -116,7 +116,7 @@ def _sums_over_axes(rows_of_axis: RowsOfAxis, largest_size: int) -> Callable[[Fl
     return lambda x: apply_in_parts(sum_over_axes, x, entries)
 
 
-class WindowMaximum(Operator):
+class WindowMaximum(Known):
     """The largest entry of each window along one axis; ``takes_minimum``: the smallest one."""
 
     rule = "max_pool"
@@ -145,7 +145,7 @@ class WindowMaximum(Operator):
         return [*program, (extreme, tuple(range(1, len(program) + 1)))]
 
 
-class MaxPool(Operator):
+class MaxPool(Known):
     """The largest entry of each window, without padding.
 
     The largest entry changes by at most the norm of its window's change. In the sum of squares each pixel counts as
@@ -158,9 +158,6 @@ class MaxPool(Operator):
 
     def keeps_channels(self, before: Shape, after: Shape) -> bool:
         return len(self.windows.kernel) <= len(before) - 2 and keeps_samples_and_channels(before, after)
-
-    def alike(self, place: Place) -> frozenset[int]:
-        return self.windows.other_axes(place)
 
     def lipschitz(self, place: Place) -> float:
         """Return the root of the largest number of windows that contain one pixel."""
@@ -212,7 +209,7 @@ def average_norm_up(pooling: AxisPooling) -> float:
     return host.root_up(Fraction(sum(count * count for count in taps_of_class), pooling.kernel**2))
 
 
-class AveragePool(Linear):
+class AveragePool(Affine):
     """The mean of each window.
 
     The matrix is a Kronecker product of one matrix an axis, so that its norm is the product of their norms

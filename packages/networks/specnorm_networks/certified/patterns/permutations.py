@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.composite import Composite
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.joins import Extreme
+from specnorm_networks.certified.patterns.curves.composite import Composite
 
 Axes = tuple[int, ...]
 """A permutation of axes, as `numpy.transpose` takes it."""
@@ -165,7 +165,7 @@ def _before_permutation(
             if remaining != sorted(remaining):
                 return None
             return replace(operator, axes=tuple(sorted(axes[place] for place in operator.axes)))
-        case ops.Scale() | ops.Where() | ops.Pointwise() | ops.Add() | Extreme() | ops.Product() | ops.Identity():
+        case ops.Scale() | ops.Where() | ops.Function() | ops.Add() | Extreme() | ops.Product() | ops.Identity():
             return _with_numbers_permuted(operator, inverse) if entrywise else None
     return None
 

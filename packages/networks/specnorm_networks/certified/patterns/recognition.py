@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.finding import join_functions
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import Pointwise
+from specnorm_networks.certified.operators.base import Function
 from specnorm_networks.certified.operators.normalisation import Normalise
+from specnorm_networks.certified.patterns.curves.finding import join_functions
 from specnorm_networks.certified.patterns.functions import (
     as_function,
     as_shifted_softplus,
@@ -104,5 +104,5 @@ def without_sorting(graph: Graph) -> Graph:
             if all(original.keys() >= set(length.inputs) for length in lengths):
                 nodes += [*lengths, replacement]
                 continue
-        nodes.append(replacement if isinstance(replacement.operator, Pointwise) else node)
+        nodes.append(replacement if isinstance(replacement.operator, Function) else node)
     return graph._with_nodes(nodes).pruned()

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.operators.base import Linear
 from specnorm_networks.certified.patterns.structure import (
     NoPattern,
     Structure,
@@ -79,7 +78,7 @@ def as_extreme_of_moves(node: Node, structure: Structure) -> list[Node]:
 def _before_moves(name: str, structure: Structure) -> str:
     """Return the value whose entries a value has at other positions."""
     node = structure.origin(name)
-    while isinstance(node.operator, Linear) and node.operator.only_moves_entries and len(node.inputs) == 1:
+    while node.only_moves_entries and len(node.inputs) == 1:
         node = structure.input_of(node)
     return node.name
 

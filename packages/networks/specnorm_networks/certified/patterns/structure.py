@@ -10,9 +10,9 @@ from fractions import Fraction
 import numpy as np
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.graph import Node
-from specnorm_networks.certified.operators.base import Linear, Shape
+from specnorm_networks.certified.operators.base import Shape
+from specnorm_networks.certified.subjects import digest_of_operator
 
 
 class NoPattern(Exception):
@@ -96,8 +96,7 @@ class Structure(dict[str, Node]):
         """Whether two values are the same entries of one value, read twice: by slices, say, that are written twice."""
         one, another = self.origin(name), self.origin(other)
         while one.name != another.name:
-            is_move = isinstance(one.operator, Linear) and one.operator.only_moves_entries
-            may_be_same = is_move and len(one.inputs) == len(another.inputs) == 1
+            may_be_same = one.only_moves_entries and len(one.inputs) == len(another.inputs) == 1
             if not may_be_same or digest_of_operator(one.operator) != digest_of_operator(another.operator):
                 return False
             one, another = self.input_of(one), self.input_of(another)

@@ -12,7 +12,7 @@ parallel lines (`strips`). With the line in place of f, the minimum is that of a
 parabola in z_j, which is at least the minimum of its tangent at any point of the part. If a value is computed by
 neither kind of operator, the row is bounded on the value's own ball and box.
 
-Other operators are written out by these two kinds first (`Operator.written_out`), such as ``max(u, v) = v + relu(u -
+Other operators are written out by these two kinds first (`Known.written_out`), such as ``max(u, v) = v + relu(u -
 v)``.
 
 .. [1] Zhang, Weng, Chen, Hsieh, Daniel, "Efficient Neural Network Robustness Certification" (CROWN), NeurIPS 2018.
@@ -39,15 +39,14 @@ from specnorm_networks.local.certified.strips import breaks as breaks_of
 from specnorm_networks.local.certified.strips import strip_on
 from specnorm_networks.tools import (
     FloatArray,
+    Function,
     LinearMap,
     Map,
-    Pointwise,
     Scope,
     Shape,
     box_of,
     consistent,
     flattened,
-    linear_operators,
 )
 
 
@@ -68,7 +67,7 @@ class Network:
         self.input = graph.inputs[0]
         self.nodes = graph.by_name
         self.shape: Shape = shapes[0]
-        self.linear = linear_operators(graph)
+        self.linear = graph.linear_maps()
         self.changing = changed_by(graph, graph.inputs)
         """Names of the values that change with the input."""
         self.constants: dict[str, list[tuple[str, float]]] = {}
@@ -534,7 +533,7 @@ class LinearBounds(Walk):
             self.functions[node.name] = self._new_function(node, node.function)
         return self.functions.get(node.name)
 
-    def _new_function(self, node: Node, function: Pointwise) -> FunctionOnBox | None:
+    def _new_function(self, node: Node, function: Function) -> FunctionOnBox | None:
         location = self.locations[node.inputs[0]]
         shape = location.centre.shape
         low, high = (end.reshape(-1) for end in location.range.ends)

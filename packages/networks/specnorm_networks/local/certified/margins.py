@@ -59,7 +59,8 @@ def constants_of_differences(rows: FloatArray, weights: FloatArray, *factors: Up
 
 def constant_of_factor(head: Node) -> Upper:
     """Return the constant of multiplying by the factor of a last layer."""
-    return make_upper(abs(head.operator.factor_of_layer), "a number", "before the matrix")
+    assert head.affine is not None
+    return make_upper(abs(head.affine.factor_of_layer), "a number", "before the matrix")
 
 
 def constants_by_network(whole: Upper, classes: int) -> Interval:

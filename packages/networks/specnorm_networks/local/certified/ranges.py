@@ -29,7 +29,6 @@ from specnorm_networks.tools import (
     image_of,
     inside,
     length,
-    linear_map_of,
     moved,
 )
 
@@ -194,7 +193,7 @@ class Walk:
 
     def linear(self, node: Node) -> LinearMap | None:
         """Return a node's linear map, if it has one."""
-        return linear_map_of(self.graph, node)
+        return self.graph.linear_map(node)
 
     @arithmetic.on_host()
     def visit(self, node: Node) -> None:
@@ -228,11 +227,11 @@ class Walk:
         ranges_of_inputs = [self.locations[name].range for name in node.inputs]
         image = image_of(self.graph, node, ranges_of_inputs, linear)
         changing = [name for name in node.inputs if name in self.changing]
-        if len(changing) != 1 or node.name not in self.at_centre or linear is None:
+        if len(changing) != 1 or node.name not in self.at_centre or linear is None or node.affine is None:
             return image
         # An entry changes by at most the norm of its row times the distance of the input.
         before = self.locations[node.inputs[0]].range.shape
-        reach = host.next_up(node.operator.row_norms(before) * self.locations[changing[0]].distance)
+        reach = host.next_up(node.affine.row_norms(before) * self.locations[changing[0]].distance)
         reach = np.where(np.isnan(reach), math.inf, reach)
         change = interval.within(np.broadcast_to(reach, shape))
         return image & (self.at_centre[node.name] + change)

@@ -12,13 +12,13 @@ from typing import TypeAlias
 import numpy as np
 
 from specnorm.proof import anything, enclosing, host, point
-from specnorm_networks.tools import UNDERFLOW, FloatArray, Pointwise
+from specnorm_networks.tools import UNDERFLOW, FloatArray, Function
 
 Strip: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
 """Slope, middle and half."""
 
 
-def breaks(function: Pointwise, low: FloatArray, high: FloatArray) -> FloatArray:
+def breaks(function: Function, low: FloatArray, high: FloatArray) -> FloatArray:
     """Return the ends of parts of intervals, ascending, shape (parts + 1, *shape of the intervals).
 
     On each part the function is near a line (`strip_on`): a piecewise linear function has its kinks as ends, another
@@ -37,7 +37,7 @@ def breaks(function: Pointwise, low: FloatArray, high: FloatArray) -> FloatArray
     return np.asarray(ends)
 
 
-def strip_on(function: Pointwise, low: FloatArray, high: FloatArray) -> Strip:
+def strip_on(function: Function, low: FloatArray, high: FloatArray) -> Strip:
     """Return slope, middle and half with ``|f(v) - slope v - middle| <= half`` on intervals, rounded outward.
 
     The slope is that of the chord, or 0 if that makes the strip narrower. If nothing is known, slope and middle are 0,
@@ -56,7 +56,7 @@ def strip_on(function: Pointwise, low: FloatArray, high: FloatArray) -> Strip:
     return slope, middle, half
 
 
-def _narrower_strip(function: Pointwise, low: FloatArray, high: FloatArray) -> Strip:
+def _narrower_strip(function: Function, low: FloatArray, high: FloatArray) -> Strip:
     """Return the narrower one of a strip along the chord and a strip of slope 0."""
     is_finite = np.isfinite(low) & np.isfinite(high)
     low = np.where(is_finite, low, 0.0)
@@ -75,7 +75,7 @@ def _narrower_strip(function: Pointwise, low: FloatArray, high: FloatArray) -> S
     )
 
 
-def _strip_along_chord(function: Pointwise, low: FloatArray, high: FloatArray) -> Strip:
+def _strip_along_chord(function: Function, low: FloatArray, high: FloatArray) -> Strip:
     """Return the strip of `strip_on` whose slope is that of the chord, on finite intervals.
 
     If f has slopes between m and M, and ``m <= s <= M``, then ``g(v) = f(v) - s v`` has slopes between ``m - s``

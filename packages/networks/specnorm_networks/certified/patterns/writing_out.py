@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 
 from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators.base import FloatArray, LinearMap, NoBoundError, NotRunError, Program
-from specnorm_networks.certified.ranges import linear_map_of
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Program
 
 
 def written_out(graph: Graph) -> list[Graph]:
@@ -31,10 +28,10 @@ def written_out(graph: Graph) -> list[Graph]:
 def _steps_of(node: Node, graph: Graph) -> list[Node]:
     """Return the nodes that write out one node; the node itself if there are none, or if they cannot be run."""
     sizes = graph.place(node).known_shapes()
-    if not sizes:
+    if node.known is None or not sizes:
         return [node]
     try:
-        program = node.operator.written_out(sizes)
+        program = node.known.written_out(sizes)
         if program is None:
             return [node]
         return _nodes_of_program(program, node, graph, [np.zeros(size) for size in sizes])
@@ -60,16 +57,3 @@ def _nodes_of_program(program: Program, node: Node, graph: Graph, values: list[F
     if values[-1].shape != node.shape:
         raise NotRunError(f"{node.name}, written out, has shape {values[-1].shape}")
     return steps
-
-
-def linear_operators(graph: Graph) -> dict[str, LinearMap]:
-    """Return the linear maps of a graph, with adjoints, by the names of their values."""
-    maps: dict[str, LinearMap] = {}
-    for node in graph.nodes:
-        linear = linear_map_of(graph, node)
-        sizes = graph.place(node).known_shapes()
-        if linear is None or sizes is None:
-            continue
-        with contextlib.suppress(NoBoundError):
-            maps[node.name] = linear.with_adjoint(sizes)
-    return maps

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.composite import Composite, OfOneValue, SideBySide
-from specnorm_networks.certified.curves.programs import ENTRYWISE, EntryProgram, Unreadable
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes_or_none
+from specnorm_networks.certified.patterns.curves.composite import Composite, OfOneValue, SideBySide
+from specnorm_networks.certified.patterns.curves.programs import ENTRYWISE, EntryProgram, Unreadable
 
 MOST_OPERATORS = 64
 """Largest number of operators of a program."""

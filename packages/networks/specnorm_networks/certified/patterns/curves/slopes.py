@@ -18,9 +18,9 @@ from fractions import Fraction
 import numpy as np
 
 from specnorm.proof import Interval, anything, arithmetic, enclosing, host, point
-from specnorm_networks.certified.curves.programs import Curve, Evaluation
-from specnorm_networks.certified.curves.values import Mask, Quantity
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.certified.patterns.curves.programs import Curve, Evaluation
+from specnorm_networks.certified.patterns.curves.values import Mask, Quantity
 
 MOST_FUNCTIONS = 512
 """Largest number of functions of one program: channels may have constants of their own."""

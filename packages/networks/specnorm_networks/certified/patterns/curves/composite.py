@@ -14,12 +14,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from specnorm.proof import Interval, enclosing
-from specnorm_networks.certified.curves.programs import Curve, EntryProgram
-from specnorm_networks.certified.curves.slopes import bounds_on, constant_of, prove
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NoBoundError, Operator, Place, Pointwise
+from specnorm_networks.certified.operators.base import (
+    FloatArray,
+    Function,
+    Known,
+    LowHigh,
+    NoBoundError,
+    Operator,
+    Place,
+)
 from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.linear import Concat
 from specnorm_networks.certified.operators.steep import hint
+from specnorm_networks.certified.patterns.curves.programs import Curve, EntryProgram
+from specnorm_networks.certified.patterns.curves.slopes import bounds_on, constant_of, prove
 
 
 class OfOneValue(Operator):
@@ -58,7 +66,7 @@ class OfOneValue(Operator):
         return min(constants)
 
 
-class Composite(OfOneValue, Pointwise):
+class Composite(OfOneValue, Function):
     """A function of one value."""
 
     def extent(self) -> Extent | None:
@@ -67,7 +75,7 @@ class Composite(OfOneValue, Pointwise):
 
     def lipschitz(self, place: Place) -> float:
         """Return the largest absolute slope: on the range of the input if that is known, else on the whole line."""
-        return (OfOneValue if self.slopes_on_range is None else Pointwise).lipschitz(self, place)
+        return (OfOneValue if self.slopes_on_range is None else Function).lipschitz(self, place)
 
     def slopes(self, low: FloatArray, high: FloatArray) -> LowHigh | None:
         slope, _ = bounds_on(self.curve, low, high)
@@ -86,7 +94,7 @@ class Composite(OfOneValue, Pointwise):
         return (value & enclosing((least, most))).ends
 
 
-class SideBySide(OfOneValue):
+class SideBySide(OfOneValue, Known):
     """Several functions of one value that the last operator of the program, a `Concat`, joins along an axis."""
 
     rule = "stack"

@@ -15,18 +15,18 @@ import numpy as np
 from specnorm.errors import SpecnormError
 from specnorm.proof import Interval, anything, around, enclosing, point, within
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.curves.values import Dual, Mask, Quantity, choose, function, number
-from specnorm_networks.certified.digests import digest_of_operator
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError, NotRunError, Operator
 from specnorm_networks.certified.operators.linear import SCALED_ENTRY_ROUNDINGS
 from specnorm_networks.certified.operators.smooth import Wave
 from specnorm_networks.certified.operators.steep import power_of
+from specnorm_networks.certified.patterns.curves.values import Dual, Mask, Quantity, choose, function, number
+from specnorm_networks.certified.subjects import digest_of_operator
 
 EntryProgram: TypeAlias = tuple[tuple[Operator, tuple[int, ...]], ...]
 """Operators of each entry, and the numbers of the values that each reads: 0 is the argument of the program, i the value
 of operator i - 1. (`base.Program` is the same with several arguments.)"""
 ENTRYWISE = (
-    ops.Pointwise, ops.Add, ops.Scale, ops.Product, ops.Quotient, ops.Maximum, ops.Minimum, ops.Where, ops.Compare,
+    ops.Function, ops.Add, ops.Scale, ops.Product, ops.Quotient, ops.Maximum, ops.Minimum, ops.Where, ops.Compare,
     ops.Choose, ops.Sign, ops.Identity, ops.Constant, ops.LogAddExp,
 )  # fmt: skip
 """Operators that programs are made of."""
@@ -111,7 +111,7 @@ class Curve:
 def _numbers(operator: Operator) -> tuple[Interval, ...]:
     """Return the numbers of an operator: slope and shift, weights, a constant, a mask, thresholds."""
     match operator:
-        case ops.Pointwise() if operator.slopes_on_range is not None:
+        case ops.Function() if operator.slopes_on_range is not None:
             raise Unreadable
         case ops.Scale():
             return line_of(operator)
@@ -227,7 +227,7 @@ class Evaluation:
                 return _chosen(is_first, is_second, x, y, anything(()))
             case ops.Reciprocal(), [x]:
                 return _quotient(Dual(number(operator.scale), number(0.0)), x)
-            case ops.Pointwise(), [x]:
+            case ops.Function(), [x]:
                 at_x = function(operator, x.value)
                 return Dual(at_x.value, at_x.slope * x.slope, x.is_defined & at_x.is_defined)
         return self._step(at, operator, inputs[0])

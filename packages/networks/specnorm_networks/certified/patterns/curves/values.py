@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import Interval, anything, enclosing, point
-from specnorm_networks.certified.operators.base import Pointwise
+from specnorm_networks.certified.operators.base import Function
 from specnorm_networks.certified.operators.smooth import ELU, Arctan, Cos, Erf, Sigmoid, Sin, Softplus, Softsign, Tanh
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Sqrt, Steep, power_of
 
 Mask: TypeAlias = NDArray[np.bool_]
-VALUE_AT_ZERO: dict[type[Pointwise], float] = {
+VALUE_AT_ZERO: dict[type[Function], float] = {
     **dict.fromkeys((Arctan, Erf, Sin, Softsign, Tanh), 0.0),
     Exp: 1.0, Cos: 1.0, Sigmoid: 0.5,
 }  # fmt: skip
@@ -105,7 +105,7 @@ class Dual:
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------
-def function(f: Pointwise, u: Quantity) -> Dual:
+def function(f: Function, u: Quantity) -> Dual:
     """Return f(u), with f'(u) for its slope."""
     ends = u.interval()
     match f:
@@ -133,7 +133,7 @@ def function(f: Pointwise, u: Quantity) -> Dual:
     return Dual(at_u, fall or Quantity(slope), is_defined)
 
 
-def _fall(f: Pointwise, u: Quantity) -> Quantity | None:
+def _fall(f: Function, u: Quantity) -> Quantity | None:
     """Return the slope of a function at large u if it falls with |u|; None if that is not known."""
     alpha = f.alpha if isinstance(f, ELU) else 1.0
     is_below = bool((u.factor.high < 0).all())
@@ -146,7 +146,7 @@ def _fall(f: Pointwise, u: Quantity) -> Quantity | None:
     return Quantity(enclosing((np.zeros(()), most)), -FALL)
 
 
-def _on_interval(f: Pointwise, u: Interval) -> tuple[Interval, Interval]:
+def _on_interval(f: Function, u: Interval) -> tuple[Interval, Interval]:
     """Return the values and the slopes of a function on intervals."""
     with np.errstate(all="ignore"):
         value = enclosing(f.between(*u.ends))
