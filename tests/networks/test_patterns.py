@@ -248,8 +248,9 @@ def by_variance(net: Written, count: float = 6.0, of: str = "x", axis: int = 1) 
     return net(ops.Quotient(), centred, net(ops.Sqrt(), net(PLUS, variance, net.constant(0.1))))
 
 
-def softplus_of_number(net: Written, number: float = 2.5) -> str:
-    return net(ops.Log(), net(PLUS, net(ops.Exp(), "x"), net.constant(number)))
+def softplus_of_number(net: Written, number: float = 2.5, times: float = 1.0) -> str:
+    power = net(ops.Exp(), "x")
+    return net(ops.Log(), net(PLUS, power if times == 1 else net.scaled(times, power), net.constant(number)))
 
 
 def root_of_squares(net: Written, power: int = 2, back: bool = True) -> str:
@@ -299,6 +300,8 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "onto a ball of no radius to speak of": (ops.Scale, lambda net: onto_ball(net, NORM, radius=0.3, eps=0.7)),
     "onto an interval": (Composite, lambda net: onto_ball(net, ops.Abs(), radius=0.7)),
     "softplus of a number": (ops.Scale, softplus_of_number),
+    "softplus, shifted": (ops.Scale, lambda net: softplus_of_number(net, 0.5, 0.5)),
+    "softplus of thrice, and one": (ops.Scale, lambda net: softplus_of_number(net, 1.0, 3.0)),
     "softplus of a small number": (ops.Scale, lambda net: softplus_of_number(net, 1e-30)),
     "log of two exponentials": (ops.LogAddExp, log_add_exp),
     "log of two exponentials, by the maximum": (ops.LogAddExp, lambda net: log_add_exp(net, jax=True)),
@@ -398,6 +401,14 @@ def test_the_length_from_which_a_value_is_divided_is_rounded_down(cap: float) ->
     assert Fraction(operator.floor) <= exact < Fraction(math.nextafter(operator.floor, math.inf))
     divisors = operator._divisor(point(np.zeros(1)), 1)
     assert Fraction(divisors.low.item()) <= exact + Fraction(0.1) <= Fraction(divisors.high.item())
+
+
+@pytest.mark.parametrize("times", [-0.5, 5e-324])
+def test_not_every_multiple_of_an_exponential_makes_a_softplus(times: float) -> None:
+    net = Written()
+    with np.errstate(all="ignore"):
+        graph = net.graph(softplus_of_number(net, 2.5, times))
+    assert not any(isinstance(node.operator, ops.Softplus) for node in recognise_patterns(graph).nodes)
 
 
 @pytest.mark.parametrize("name", LEFT)

@@ -22,6 +22,9 @@ from specnorm_networks.certified.patterns.structure import (
     kept_shape,
 )
 
+SMALLEST_FACTOR = 1e-300
+"""Factors of exponentials below it, or above its inverse, are not read."""
+
 
 def as_function(node: Node, structure: Structure) -> list[Node]:
     """Return ``log(1 + exp(u))`` as softplus of u; ``1 / (1 + exp(-u))``, ``exp(u) / (1 + exp(u))`` as its sigmoid.
@@ -84,15 +87,17 @@ def _log_of_sum_by_maximum(node: Node, structure: Structure) -> Node:
 
 
 def as_shifted_softplus(node: Node, structure: Structure) -> list[Node]:
-    """Return ``log(k + exp(u))`` for a number k > 0 as ``softplus(u - log(k)) + log(k)``."""
+    """Return ``log(k + c exp(u))`` for numbers k, c > 0 as ``softplus(u - log(k / c)) + log(k)``."""
     if not isinstance(node.operator, ops.Log):
         raise NoPattern
-    k, exponential = structure.sum_with_number(structure.input_of(node))
-    if not 0 < k < math.inf or not isinstance(exponential.operator, ops.Exp) or exponential.shape != node.shape:
+    k, summand = structure.sum_with_number(structure.input_of(node))
+    c, exponential = structure.multiple(summand)
+    are_usual = 0 < k < math.inf and SMALLEST_FACTOR < c < 1 / SMALLEST_FACTOR
+    if not are_usual or not isinstance(exponential.operator, ops.Exp) or exponential.shape != node.shape:
         raise NoPattern
-    shift = math.log(k)
-    error = np.array(VALUE_ERROR * (1 + abs(shift)))
-    down, up = (ops.Scale(np.array(1.0), partial(_pair, np.array(x), error), exact=True) for x in (-shift, shift))
+    shift, unshift = math.log(c) - math.log(k), math.log(k)
+    error = np.array(VALUE_ERROR * (1 + abs(math.log(c)) + abs(unshift)))
+    down, up = (ops.Scale(np.array(1.0), partial(_pair, np.array(x), error), exact=True) for x in (shift, unshift))
     u = structure.added(node, "shifted", down, exponential.inputs, node.shape)
     softplus = structure.added(node, "softplus", ops.Softplus(), (u.name,), node.shape)
     return [u, softplus, replace(node, operator=up, inputs=(softplus.name,))]

@@ -92,24 +92,10 @@ def as_inverse_of_maximum(node: Node, structure: Structure) -> list[Node]:
 
 def _inverse(node: Node, structure: Structure) -> tuple[Fraction, Node]:
     """Return a number and the origin of a value by which it is divided."""
-    factor, inverse = _factor(node, structure)
+    factor, inverse = structure.multiple(node)
     if not isinstance(inverse.operator, ops.Reciprocal) or not math.isfinite(inverse.operator.scale):
         raise NoPattern
     return factor * Fraction(inverse.operator.scale), structure.input_of(inverse)
-
-
-def _factor(node: Node, structure: Structure) -> tuple[Fraction, Node]:
-    """Return a number that a value is multiplied by, and the value's origin; 1 and the node itself if there is none."""
-    scale = node.operator
-    if not isinstance(scale, ops.Scale) or scale.offset is not None or np.size(scale.values) != 1:
-        return Fraction(1), node
-    numbers = scale.values if scale.divisors is None else scale.divisors
-    number = float(np.asarray(numbers).item())
-    is_known = scale.exact or scale.divisors is not None
-    if not is_known or not math.isfinite(number) or number == 0 or structure[node.inputs[0]].shape != node.shape:
-        return Fraction(1), node
-    factor = Fraction(number) if scale.divisors is None else 1 / Fraction(number)
-    return factor, structure.input_of(node)
 
 
 def _exact(number: Fraction) -> float:
@@ -193,13 +179,13 @@ def _limited(divisor: Divisor, least: Fraction) -> Divisor:
 def _dividend(name: str, structure: Structure) -> tuple[Fraction, str]:
     """Return a number by which a value is multiplied, and the name of the value."""
     origin = structure.origin(name)
-    factor, node = _factor(origin, structure)
+    factor, node = structure.multiple(origin)
     return factor, name if node is origin else node.name
 
 
 def _length_or_root(node: Node, structure: Structure) -> tuple[Fraction, Divisor]:
     """Return a number, and a divisor that is multiplied by it."""
-    factor, node = _factor(node, structure)
+    factor, node = structure.multiple(node)
     if isinstance(node.operator, ops.Sqrt):
         divisor = _mean_square(node.inputs[0], structure)
     else:
@@ -217,7 +203,7 @@ def _length(node: Node, structure: Structure) -> tuple[Fraction, Divisor]:
         factor, divisor = _length(structure.input_of(node), structure)
         return factor, _limited(divisor, Fraction(clamp.low) / factor)
     eps, norm = structure.sum_with_number(node)
-    factor, norm = _factor(norm, structure)
+    factor, norm = structure.multiple(norm)
     if not 0 <= eps < math.inf:
         raise NoPattern
     if isinstance(norm.operator, ops.Sqrt) and factor == 1:  # a standard deviation
@@ -288,7 +274,7 @@ def _multiple_of_sum(node: Node, structure: Structure) -> tuple[Fraction, Node, 
     kept = reduced = structure.before_broadcast(node.name)
     total = Fraction(1)
     while True:
-        factor, before = _factor(reduced, structure)
+        factor, before = structure.multiple(reduced)
         if before is reduced and isinstance(reduced.operator, ops.SameOrder):
             before = structure.input_of(reduced)
         if before is reduced:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Node
@@ -168,6 +172,19 @@ class Structure(dict[str, Node]):
             if value.size == 1:
                 return float(value.item()), self.origin(name)
         return 0.0, node
+
+    def multiple(self, node: Node) -> tuple[Fraction, Node]:
+        """Return a number that a value is multiplied by, and the value's origin; 1 and the node itself if none is."""
+        scale = node.operator
+        if not isinstance(scale, ops.Scale) or scale.offset is not None or np.size(scale.values) != 1:
+            return Fraction(1), node
+        numbers = scale.values if scale.divisors is None else scale.divisors
+        number = float(np.asarray(numbers).item())
+        is_known = scale.exact or scale.divisors is not None
+        if not is_known or not math.isfinite(number) or number == 0 or self[node.inputs[0]].shape != node.shape:
+            return Fraction(1), node
+        factor = Fraction(number) if scale.divisors is None else 1 / Fraction(number)
+        return factor, self.input_of(node)
 
 
 def kept_shape(shape: Shape, axes: Sequence[int]) -> Shape:
