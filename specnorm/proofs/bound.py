@@ -154,6 +154,7 @@ class Upper(_Claim):
 
     def times_power_of_two(self, exponent: int, digest: str = "") -> Upper:
         """Bound a part of a kernel, from the bound for this part times ``2**-exponent``; the subject stays."""
+        _require_no_digest(self)
         value = host.scaled_up(self.value, exponent)
         return Upper._by_rule(value, self.what, f"{POWER}{exponent}", self, digest=digest)
 
@@ -177,12 +178,19 @@ class Lower(_Claim):
 
     def times_power_of_two(self, exponent: int, digest: str = "") -> Lower:
         """Bound a part of a kernel, from the bound for this part times ``2**-exponent``; the subject stays."""
+        _require_no_digest(self)
         value = host.scaled_down(self.value, exponent)
         return Lower._by_rule(value, self.what, f"{POWER}{exponent}", self, digest=digest)
 
 
 make_upper, make_lower, least = Upper._by_rule, Lower._by_rule, Upper.least
 """The names of these in `specnorm.proof`."""
+
+
+def _require_no_digest(claim: _Claim) -> None:
+    """Raise a `HypothesisError` if a claim is about a user's kernel: it is not scaled to another one."""
+    if claim.digest:
+        raise HypothesisError("a bound that carries the digest of a user's kernel is not scaled to another kernel")
 
 
 def _require_one_norm(claims: Sequence[_Claim]) -> None:
@@ -222,10 +230,7 @@ def of_kernel(lower: Lower, upper: Upper, kernel: Any, exponent: int) -> tuple[L
     """Bound the norm of the user's kernel, from bounds for the scaled kernel ``kernel * 2**-exponent``.
 
     ``lower``, ``upper``: bounds for the scaled kernel. ``kernel``: the user's kernel, on the host. The new claims carry
-    its digest. ``exponent``: power of two by which the kernel was divided. Raises `HypothesisError` if the bounds carry
-    the digest of a user's kernel: such bounds are not scaled again.
+    its digest. ``exponent``: power of two by which the kernel was divided.
     """
-    if lower.digest or upper.digest:
-        raise HypothesisError("bounds that carry the digest of a user's kernel are not scaled to another kernel")
     digest = digest_of(kernel)
     return lower.times_power_of_two(exponent, digest), upper.times_power_of_two(exponent, digest)
