@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 _SHARE = 0.9
 """Part of the tolerance that the search gets. The roundings of the lags take the rest."""
 _LARGEST_EXPONENT = 400
-"""Largest exponent of ``s**2``, as a power of two, that the search sees beside a kernel of about 1. The rest of the
-exponent is put back by `defect.isometry_ends`."""
+"""Largest exponent of ``s**2``, as a power of two, that the search sees beside a kernel of about 1."""
+_EXPONENT_OF_FAR = 300
+"""The exponent that it sees in place of a larger one. The rest is put back by `proof.isometry_ends`, with a loss of two
+to the power of minus the rest."""
 
 
 def isometry_of_blocks(blocks: Array, problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps) -> Found:
@@ -38,7 +40,8 @@ def isometry_of_blocks(blocks: Array, problem: Problem, target: tuple[float, int
         rest_exponent = 0
     else:
         fraction, exponent = target
-        searched_exponent = min(max(exponent, -_LARGEST_EXPONENT), _LARGEST_EXPONENT)
+        is_far = abs(exponent) > _LARGEST_EXPONENT
+        searched_exponent = int(math.copysign(_EXPONENT_OF_FAR, exponent)) if is_far else exponent
         centre = math.ldexp(fraction, searched_exponent)
         rest_exponent = exponent - searched_exponent
     sizes = circulant_sizes(problem, blocks)

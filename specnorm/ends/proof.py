@@ -181,7 +181,10 @@ class Defect(Sealed):
         return host.add_up(host.scaled_up(norm.value, self.exponent), self.error)
 
     def norm_down(self, norm: Lower) -> float:
-        """Lower bound of ``||D||``, from a lower bound of the norm of ``kernel``."""
+        """Lower bound of ``||D||``, from a lower bound of the norm of ``kernel``, or of a matrix of its symbol."""
+        is_everywhere = norm.what == ALL_FREQUENCIES or isinstance(norm.what, Circulant)
+        if self.circulant is not None and is_everywhere and not _includes(norm.what, self.circulant):
+            raise HypothesisError(f"{norm.what} is not the norm at the frequencies of a {self.circulant}")
         return max(host.sub_down(host.scaled_down(norm.value, self.exponent), self.error), 0.0)
 
 
@@ -479,21 +482,32 @@ def isometry_ends(
 
     The defect's centre c is ``s**2 * 2**-scale_exponent``, up to one rounding, which changes the isometry defect by as
     much. Normally ``scale_exponent = 0`` and c = s**2. If s**2 is too far from the kernel's size, the caller takes a
-    power of two out of c, and leaves c so far above (below) the norm of K*K that K*K is small (large) beside c.
+    power of two out of c, and leaves c so far above (below) the norm of K*K that K*K is small (large) beside c. The
+    bounds hold in any case: with l <= ``||K*K - c I|| / c`` <= u, some eigenvalue of K*K is at most (1 - l) c or at
+    least (1 + l) c, and all are at most (1 + u) c.
+
+    * For s**2 = 2**e c > c, the first one makes the isometry defect at least l. So does the second one unless it may be
+      near s**2; the defect is at least ``1 - (1 + u) 2**-e``.
+    * For s**2 < c and l > 1, only the second one is possible, since no eigenvalue is negative. It makes the defect at
+      least l.
 
     ``unread_pixels``: whether the layer maps some pixels to 0 (`unread_pixels_make_smallest_zero`): then the isometry
     defect is at least 1. ``scale_exponent``: power of two by which s**2 is larger than c.
     """
+    if defect.basis is not None:
+        raise HypothesisError("a defect in a basis is not that of an isometry")
     relative_down = host.div_down(defect.norm_down(lower), defect.centre) - 2.0**-51
     relative_up = host.add_up(host.div_up(defect.norm_up(upper), defect.centre), 2.0**-51)
     if scale_exponent > 0 and not relative_up < 2:
         # ||K*K - c I|| < 2 c makes K*K < 3 c. With 2 c <= s**2, K*K - s**2 I lies between -s**2 I and s**2 I, so the
         # isometry defect for s is at most 1.
         raise HypothesisError("a kernel beside which the scale is not large")
+    if scale_exponent > 0:
+        part_of_scale = host.scaled_up(host.add_up(1.0, relative_up), -scale_exponent)
+        relative_down = min(relative_down, host.sub_down(1.0, part_of_scale))
     if scale_exponent < 0:
-        # K*K is large beside c, and c > s**2: the isometry defect for s is larger than that for c, which gives a lower
-        # bound only.
         relative_up = math.inf
+        relative_down = relative_down if relative_down > 1 else 0.0
     least_lower = 1.0 if unread_pixels else 0.0
     least_upper = 1.0 if unread_pixels or scale_exponent > 0 else 0.0
     rule = f"norm of the kernel K*K - {defect.centre:.6g} I ({upper.rule})"

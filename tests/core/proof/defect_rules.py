@@ -57,12 +57,27 @@ def of_line() -> Claims:
     unit = plain(LINE / 4, 1.0)
     ends = (assumed_lower(0.75 / 2.0**unit.exponent), assumed(0.75 / 2.0**unit.exponent))
     yield from ((x, 0.75) for x in defect.isometry_ends(unit, *ends, unread_pixels=False, scale_exponent=0))
+    yield from far_from_an_isometry()
     yield from ((x, 0.0) for x in defect.no_smallest("words"))
     parts = [(assumed_lower(x, PART), assumed(x, PART)) for x in (3.0, 2.0)]
     yield from ((x, 2.0) for x in defect.smallest_of_parts(parts))
     norm = assumed_lower(4.0, digest="k"), assumed(4.0, digest="k")
     smallest = assumed_lower(2.0, digest="k"), assumed(2.0, digest="k")
     yield from ((x, 2.0) for x in defect.condition(norm, smallest))
+
+
+def far_from_an_isometry() -> Claims:
+    """Defects ``|K*K - s**2| / s**2`` of kernels with one entry, whose centre is a power of two apart from s**2."""
+    ordinary = ((2.0, 1.0, 1), (1.0, 2.0, -1), (1.0, 2.0, 3), (0.0, 1.0, 2), (8.0, 1.0, -1))
+    rounded = (2.3, 1.0, 52)
+    for square, centre, exponent in (*ordinary, rounded):
+        of = plain(np.full((1, 1, 1, 1), square**0.5), centre)
+        norm = (abs(square - centre)) / 2.0**of.exponent
+        ends = defect.isometry_ends(
+            of, assumed_lower(norm), assumed(norm), unread_pixels=False, scale_exponent=exponent
+        )
+        scale = centre * 2.0**exponent
+        yield from ((x, abs(square - scale) / scale) for x in ends)
 
 
 def of_layer() -> Claims:
@@ -116,6 +131,10 @@ def folded() -> defect.Defect:
     return defect.defect(defect.in_basis(LINE, ops=OPS), 16.0, sizes=(2,), ops=OPS)
 
 
+def isometry(of: defect.Defect, lower: Lower, *, scale_exponent: int = 0) -> tuple[Lower, Upper]:
+    return defect.isometry_ends(of, lower, assumed(1.0), unread_pixels=False, scale_exponent=scale_exponent)
+
+
 DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     "a frequency's norm as the defect's": lambda: defect.smallest_down(
         line(), assumed(1.0, Frequencies.half_grid((1,)))
@@ -140,6 +159,14 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     "ends of two kernels": lambda: defect.condition(
         (assumed_lower(4.0, digest="a"), assumed(4.0, digest="a")),
         (assumed_lower(2.0, digest="b"), assumed(2.0, digest="b")),
+    ),
+    "the norm at every frequency as what a circulant's is at least": lambda: isometry(folded(), assumed_lower(1.0)),
+    "another circulant's norm as what the defect's is at least": lambda: isometry(
+        folded(), assumed_lower(1.0, ELSEWHERE)
+    ),
+    "a defect in a basis as that of an isometry": lambda: isometry(
+        defect.defect(defect.in_basis(LINE, defect.basis(VECTOR[None], VECTOR[None], ops=OPS), ops=OPS), 4.0, ops=OPS),
+        assumed_lower(1.0),
     ),
     "a scale that is not large": lambda: defect.isometry_ends(
         line(), assumed_lower(1.0), assumed(100.0), unread_pixels=False, scale_exponent=3
