@@ -44,6 +44,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "Sin": OperatorRule(7, function(ops.Sin)),
     "Cos": OperatorRule(7, function(ops.Cos)),
     "Atan": OperatorRule(7, function(ops.Arctan)),
+    "Asinh": OperatorRule(9, function(ops.Arcsinh)),
     "Sign": OperatorRule(9, function(ops.Sign)),
     "Erf": OperatorRule(9, function(ops.Erf)),
     "LeakyRelu": OperatorRule(6, function(ops.LeakyReLU, "alpha")),
