@@ -49,6 +49,7 @@ UNARY: dict[str, tuple[Callable[[float], Operator], Callable[..., Any]]] = {
     "relu": (lambda _: ops.ReLU(), lambda x, _: x if x > 0 else arb(0)),
     "abs": (lambda _: ops.Abs(), lambda x, _: abs(x)),
     "tanh": (lambda _: ops.Tanh(), lambda x, _: x.tanh()),
+    "arcsinh": (lambda _: ops.Arcsinh(), lambda x, _: x.asinh()),
     "sigmoid": (lambda _: ops.Sigmoid(), lambda x, _: 1 / (1 + (-x).exp())),
     "softplus": (lambda _: ops.Softplus(), lambda x, _: (1 + x.exp()).log()),
     "elu": (lambda _: ops.ELU(), lambda x, _: x if x > 0 else x.expm1()),

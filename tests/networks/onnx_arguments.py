@@ -345,6 +345,12 @@ def blocked(d: Shapes) -> Arguments:
     return {"input": Slot(shape), "blocksize": b, "mode": d.choice([None, "DCR", "CRD"])}
 
 
+def unblocked(d: Shapes) -> Arguments:
+    b = d.choice([1, 2])
+    shape = (1, d.randint(1, 2), b * d.randint(1, 2), 2 * b)
+    return {"input": Slot(shape), "blocksize": b, "mode": d.choice([None, "DCR", "CRD"])}
+
+
 def dequantized(d: Shapes) -> Arguments:
     n = d.randint(1, 3)
     wide = (n,) if d.random() < 0.5 else ()
@@ -462,6 +468,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "Expand": expanded,
     "Tile": tiled,
     "DepthToSpace": blocked,
+    "SpaceToDepth": unblocked,
     "Constant": constant,
     "ConstantOfShape": filled,
     "Equal": compared("Equal"),

@@ -97,6 +97,7 @@ TIGHT: dict[str, tuple[tuple[Call, ...], float]] = {
     "ELU by a choice": (
         (Call("clip", (0,), -1.0), Call("exp", (0,)), Call("shift", (2,), -1.0), Call("gt", (0, 0, 3), 0.0)), 1.0,
     ),
+    "arcsinh above 0, else x": ((Call("arcsinh", (0,)), Call("gt", (0, 1, 0), 0.0)), 1.0),
     "leaky by a maximum": ((Call("times", (0,), 0.2), Call("max", (0, 1))), 1.0),
     "GELU by tanh": (
         (

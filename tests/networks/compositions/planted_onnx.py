@@ -74,6 +74,7 @@ MASKED = onnx_graph(
 )
 PAD = {"p": np.array([0, 0, 0, 0, 0, 2])}
 BLOCKS = one("DepthToSpace", (1, 8, 2, 2), blocksize=2, mode="CRD")
+PIXELS = one("SpaceToDepth", (1, 2, 4, 4), blocksize=2)
 ASYMMETRIC = {"coordinate_transformation_mode": "asymmetric"}
 HALF = {"empty": np.zeros(0, np.float32), "s": np.array([1.0, 1.0, 2.5], np.float32)}
 
@@ -154,6 +155,7 @@ MOVES = [
     Planted("an index late", one("Gather", more={"i": np.array([0, 2])}, axis=1),
             fields(R, "Gather", index=lambda i: i + 1)),
     Planted("CRD as DCR", BLOCKS, argument(R, "DepthToSpace", mode="DCR")),
+    Planted("DCR as CRD", PIXELS, argument(R, "SpaceToDepth", mode="CRD")),
     Planted("a constant of Concat lost", onnx_graph([N("Concat", ["x", "c"], ["y"], axis=1)], (1, 4), {"c": W[:1]}),
             inputs(R, "Concat", lambda some: some[:1])),
     Planted("zeros for reflections", one("Pad", (1, 1, 4), more=PAD, mode="reflect"),

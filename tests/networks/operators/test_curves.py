@@ -62,6 +62,7 @@ OTHERS: dict[str, tuple[ops.Function, Callable[[Any], Any]]] = {
     "softplus": (ops.Softplus(), lambda x: _softplus(x)),
     "softsign": (ops.Softsign(), lambda x: x / (1 - x) if x[0] < 0 else x / (1 + x)),
     "arctan": (ops.Arctan(), lambda x: x.atan()),
+    "arcsinh": (ops.Arcsinh(), lambda x: (x + (1 + x * x).sqrt()).log()),
     "elu": (ops.ELU(0.7), lambda x: arb(0.7) * (x.exp() - 1) if x[0] < 0 else x),
     "elu_steep": (ops.ELU(1.7), lambda x: arb(1.7) * (x.exp() - 1) if x[0] < 0 else x),
 }
@@ -116,8 +117,8 @@ def _falls(derivative: Any) -> bool:
 def test_every_class_of_curves_is_among_the_cases() -> None:
     classes = [getattr(ops, name) for name in ops.__all__]
     bells = {each for each in classes if isinstance(each, type) and issubclass(each, Bell)}
-    # Of 1 / (1 + |x|)^2 and 1 / (1 + x^2) one sees that they fall with |x|.
-    assert bells == {type(operator) for operator, _ in BELLS.values()} | {ops.Arctan, ops.Softsign}
+    # Of 1 / (1 + |x|)^2, 1 / (1 + x^2) and its root one sees that they fall with |x|.
+    assert bells == {type(operator) for operator, _ in BELLS.values()} | {ops.Arcsinh, ops.Arctan, ops.Softsign}
 
 
 @pytest.mark.parametrize("name", [*BELLS, *KNOWN])

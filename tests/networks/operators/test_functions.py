@@ -60,6 +60,7 @@ ALL_FREQUENCIES: list[tuple[ops.Function, Function]] = [
     (ops.Tanh(), lambda x: -np.expm1(-2 * x) * logistic(2 * x)),
     (ops.Softsign(), lambda x: x / (1 + abs(x))),
     (ops.Arctan(), lambda x: np.arctan2(x, 1.0)),
+    (ops.Arcsinh(), lambda x: np.sign(x) * np.log1p(abs(x) + x * x / (1 + np.hypot(1, x)))),
     (activations.GELU, lambda x: x * (1 + ERF(x / math.sqrt(2))) / 2),
     (activations.TANH_GELU, lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2),
     (activations.MISH, lambda x: x * np.tanh(softplus(x))),

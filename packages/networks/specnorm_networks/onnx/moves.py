@@ -241,6 +241,17 @@ def blocks(x: Data, /, *, blocksize: int, mode: str = "DCR") -> Output:
     return Output(ops.Entries(places, places.size), (x,), places.shape)
 
 
+def gathered_blocks(x: Data, /, *, blocksize: int, mode: str = "DCR") -> Output:
+    """Move the pixels of blocks to channels: the inverse of `blocks`."""
+    b = blocksize
+    n, c, h, w = shape_of(x)
+    if mode not in ("DCR", "CRD") or b < 1 or h % b or w % b:
+        raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
+    order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    places = _places(x).reshape(n, c, h // b, b, w // b, b).transpose(order)
+    return _entries(x, places.reshape(n, c * b**2, h // b, w // b))
+
+
 # -- entries at constant places, and sorts ----------------------------------------------------------------------------
 def _places(x: Value) -> NDArray[np.int64]:
     """Return the number of each entry of a value, in its shape."""

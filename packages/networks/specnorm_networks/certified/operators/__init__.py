@@ -51,7 +51,18 @@ from specnorm_networks.certified.operators.normalisation import Centre, Normalis
 from specnorm_networks.certified.operators.piecewise import Abs, HardTanh, LeakyReLU, Negative, ReLU
 from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, LogSumExp, Norm, Smallest, Softmax
 from specnorm_networks.certified.operators.resizing import Resize
-from specnorm_networks.certified.operators.smooth import ELU, Arctan, Cos, Erf, Sigmoid, Sin, Softplus, Softsign, Tanh
+from specnorm_networks.certified.operators.smooth import (
+    ELU,
+    Arcsinh,
+    Arctan,
+    Cos,
+    Erf,
+    Sigmoid,
+    Sin,
+    Softplus,
+    Softsign,
+    Tanh,
+)
 from specnorm_networks.certified.operators.sorting import GroupSort, Reflection, Sort
 from specnorm_networks.certified.operators.sources import Constant, Held, Input, Random, Unknown
 from specnorm_networks.certified.operators.splines import Floor, LinearSpline, Lookup, Truncated
@@ -59,7 +70,7 @@ from specnorm_networks.certified.operators.steep import Exp, Log, Power, Recipro
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [
-    "ELU", "Abs", "Add", "AddedUp", "Affine", "Arctan", "AveragePool",
+    "ELU", "Abs", "Add", "AddedUp", "Affine", "Arcsinh", "Arctan", "AveragePool",
     "Broadcast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "CumulativeSum", "Entries", "Erf", "Exp", "Floor", "Function", "Gather", "GroupSort", "HardTanh",
     "Held", "Identity", "Input", "Known", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",

@@ -91,6 +91,18 @@ class Arctan(Bell):
         return np.asarray(1 / (1 + np.square(x)))
 
 
+class Arcsinh(Bell):
+    """The inverse of the hyperbolic sine, of slope ``1 / sqrt(1 + x^2)``."""
+
+    slope_range = (0.0, 1.0)
+
+    def value(self, x: FloatArray) -> FloatArray:
+        return np.arcsinh(x)
+
+    def slope(self, x: FloatArray) -> FloatArray:
+        return np.asarray(1 / np.hypot(1.0, x))
+
+
 class Erf(Bell):
     """The error function."""
 

@@ -16,12 +16,23 @@ from numpy.typing import NDArray
 
 from specnorm.proof import Interval, anything, enclosing, point
 from specnorm_networks.certified.operators.base import Function
-from specnorm_networks.certified.operators.smooth import ELU, Arctan, Cos, Erf, Sigmoid, Sin, Softplus, Softsign, Tanh
+from specnorm_networks.certified.operators.smooth import (
+    ELU,
+    Arcsinh,
+    Arctan,
+    Cos,
+    Erf,
+    Sigmoid,
+    Sin,
+    Softplus,
+    Softsign,
+    Tanh,
+)
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Sqrt, Steep, power_of
 
 Mask: TypeAlias = NDArray[np.bool_]
 VALUE_AT_ZERO: dict[type[Function], float] = {
-    **dict.fromkeys((Arctan, Erf, Sin, Softsign, Tanh), 0.0),
+    **dict.fromkeys((Arcsinh, Arctan, Erf, Sin, Softsign, Tanh), 0.0),
     Exp: 1.0, Cos: 1.0, Sigmoid: 0.5,
 }  # fmt: skip
 """Exact values of functions at 0: branches that meet there have to agree exactly."""
