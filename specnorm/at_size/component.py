@@ -361,9 +361,10 @@ class ComponentBounds:
         return with_cost.with_upper(upper, BoundSource.CIRCULANT)
 
     def by_matrix(self, groups: np.ndarray, lower: float) -> Found:
-        """Bounds of the largest norm of some groups, the open ones or all, by their own matrices.
+        """Bounds of the component, by the own matrices of some groups.
 
-        A group whose norm is below ``lower`` is only proven to be below it.
+        ``groups``: those that `open_groups` returned, whose bound of all others is taken with them, or all groups if it
+        was not called. A group whose norm is below ``lower`` is only proven to be below it.
         """
         kernels = arrays.rows(self.kernels, groups, ops=self.ops)
         result = enclose_by_matrix(kernels, self.group_spec, self.gram_plan, rtol=self.rtol, lower=lower, ops=self.ops)

@@ -73,7 +73,10 @@ tolerance returns no wider interval.
 
 
 def _tolerances(rtol: float) -> list[float]:
-    """Tolerances of the attempts of a call, descending, of which the last is not above its own."""
+    """Tolerances of the attempts of a call, descending, of which the last is not above its own.
+
+    They are fixed numbers, so that a call makes every attempt of a call with a larger tolerance.
+    """
     if rtol > LARGE_TOLERANCES[0]:
         return [max(tolerance for tolerance in LARGE_TOLERANCES if tolerance <= rtol)]
     tolerances = []

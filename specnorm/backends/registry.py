@@ -84,7 +84,8 @@ def public_name(place: str) -> Any:
 def names_of(module: str, *own_names: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a module, for the public names that other modules have registered for it.
 
-    ``__all__`` of the module, which has no other, lists its own names and these.
+    ``__all__`` of the module, which has no other, lists its own names and these. A registered name whose package is
+    missing raises `ModuleNotFoundError`.
     """
 
     def load_name(name: str) -> Any:

@@ -393,7 +393,8 @@ def smallest_at(blocks: Array, block: int, point: Frequencies, right: Array, *, 
     """Bound the smallest singular value from above by ``||G(theta) v|| / ||v||``, for one block, frequency and vector.
 
     ``blocks`` (g, m, p, *kernel_shape): with no more columns than rows. ``block``: number of the block. ``point``: one
-    frequency theta. ``right`` (1, p): v: any vector but 0.
+    frequency theta. ``right`` (1, p): v: any vector but 0. The roundings of its length, and of the image's, are counted
+    in double precision.
     """
     xp = ops.xp
     one_block = blocks[block : block + 1, ...]

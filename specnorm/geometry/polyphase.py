@@ -133,7 +133,11 @@ def caller_order(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
 
 
 def to_rows(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
-    """Kernels (batch, *shape) as matrices (batch * groups, m, n), with columns in the order of `has_taps_first`."""
+    """Kernels (batch, *shape) as matrices (batch * groups, m, n), with columns in the order of `has_taps_first`.
+
+    m is the stored first axis of one group, the inputs of a transposed layer. These are the kernel's entries, not its
+    blocks: a stride changes nothing.
+    """
     if has_taps_first(spec):
         last = kernels.ndim - 1
         kernels = xp.permute_dims(kernels, (0, last, *range(1, last)))

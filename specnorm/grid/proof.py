@@ -78,6 +78,7 @@ def _claims_on_grid(
     *,
     ops: ArrayOps,
 ) -> Callable[[], list[Upper]]:
+    """Return what claims the largest bounds (b,) of blocks on a grid, of which the caller left out no frequency."""
 
     def make() -> list[Upper]:
         if type(bound) is not SymbolNormsUp:

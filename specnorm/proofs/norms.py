@@ -471,7 +471,10 @@ class GramIterates:
         return self._first_up(self._frobenius)
 
     def norms_by_trace_up(self) -> Array:
-        """`norms_up` by the trace too: it reads the last matrices once more, and is never above it."""
+        """`norms_up` by the trace too: it reads the last matrices once more, and is never above it.
+
+        With ``of_hermitian`` these are bounds of the largest eigenvalues. The error of A itself is not counted.
+        """
         if not (self._history or self._of_hermitian):
             return self.norms_up()
         xp = self._xp

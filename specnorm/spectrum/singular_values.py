@@ -311,6 +311,9 @@ def _values_that_matter(
 class _Found:
     """The values at the frequencies that `_values_that_matter`, whose parameters these are, has visited.
 
+    ``copies`` (f,): how often the layer has the values of a frequency: its mirror image, and the repeats by axes with
+    one tap.
+
     Attributes
     ----------
     kth : float

@@ -262,6 +262,7 @@ def work_of_visits(blocks: Array, sizes: tuple[int, ...]) -> float:
     """Work to visit every point of a grid, in multiplications a channel, for symbols that are matrices.
 
     It is infinite for a grid of one point, which is searched all the same: its norm is found sooner without symbols.
+    Callers compare it with constants that were measured in this unit.
     """
     points = math.prod(Frequencies.half_grid_shape(sizes))
     if points == 1:

@@ -199,7 +199,7 @@ class PlaneWaves:
     Attributes
     ----------
     shape : tuple of int
-        Shape of the vectors at all points, (b, min(m, p), count * f).
+        Shape of the vectors at all points, (b, min(m, p), count * f): first a vector at each point, then a second one.
     is_transposed : bool
         Whether the blocks were transposed. Then m and p, left and right are here those of the transposed blocks.
     is_wide : bool

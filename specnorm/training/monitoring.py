@@ -149,7 +149,10 @@ class Monitor:
         layers: Mapping[str, LayerKernel],
         norms: Mapping[str, float],
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """Enclose all layers with a finite norm. Return the norms, raised to the lower bounds, and the upper bounds."""
+        """Enclose all layers with a finite norm, at all input sizes.
+
+        Returns the norms as tracked, brought between the proven bounds, and the upper bounds.
+        """
         raised_norms = dict(norms)
         uppers: dict[str, float] = {}
         for name, layer in layers.items():

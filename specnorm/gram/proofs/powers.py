@@ -647,6 +647,8 @@ def tables(grid: tuple[int, ...]) -> tuple[np.ndarray, list[tuple[np.ndarray, np
 def real_tables(grid: tuple[int, ...]) -> tuple[list[int], list[tuple[int, np.ndarray]]]:
     """The tables of `tables` as real matrices, for the transform of pairs of a sum and a difference.
 
+    ``grid``: odd numbers of points, as Gram powers have; the multiplicities are wrong for others.
+
     The columns of a table are the axis's points, with both parts of a number for each of them; on the axis that comes
     first, their sum and their difference. The rows are the real parts for all taps, and then the imaginary ones, but on
     the halved axis.
