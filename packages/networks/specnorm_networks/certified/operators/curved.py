@@ -32,6 +32,8 @@ class Curved(Function):
     """The `extent`, if it is the same for all fields."""
     limits: ClassVar[Extent] = (-math.inf, math.inf)
     """Numbers between which all values lie."""
+    value_at_zero: ClassVar[float | None] = None
+    """The exact value at 0, if it is known: branches that meet there have to agree exactly."""
 
     def extent(self) -> Extent | None:
         return self.slope_range

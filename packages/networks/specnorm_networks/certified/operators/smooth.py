@@ -42,6 +42,7 @@ class Sigmoid(Bell):
     """1 / (1 + exp(-x)), of slope s (1 - s)."""
 
     slope_range = (0.0, 0.25)
+    value_at_zero = 0.5
     limits = (0.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -55,6 +56,7 @@ class Tanh(Bell):
     """2 sigmoid(2 x) - 1, of slope 1 - tanh^2."""
 
     slope_range = (0.0, 1.0)
+    value_at_zero = 0.0
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -68,6 +70,7 @@ class Softsign(Bell):
     """``x / (1 + |x|)``."""
 
     slope_range = (0.0, 1.0)
+    value_at_zero = 0.0
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -82,6 +85,7 @@ class Arctan(Bell):
     """The inverse of the tangent."""
 
     slope_range = (0.0, 1.0)
+    value_at_zero = 0.0
     limits = (-1.5707963267948968, 1.5707963267948968)  # half of pi, rounded up
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -95,6 +99,7 @@ class Arcsinh(Bell):
     """The inverse of the hyperbolic sine, of slope ``1 / sqrt(1 + x^2)``."""
 
     slope_range = (0.0, 1.0)
+    value_at_zero = 0.0
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.arcsinh(x)
@@ -107,6 +112,7 @@ class Erf(Bell):
     """The error function."""
 
     slope_range = (0.0, 1.1283791670955128)  # 2 / sqrt(pi) at 0
+    value_at_zero = 0.0
     limits = (-1.0, 1.0)
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -217,6 +223,7 @@ def _contains_quarter_period(first: FloatArray, last: FloatArray, quarters: int)
 class Sin(Wave):
     """The sine."""
 
+    value_at_zero = 0.0
     quarter_periods = 0
 
     def value(self, x: FloatArray) -> FloatArray:
@@ -226,6 +233,7 @@ class Sin(Wave):
 class Cos(Wave):
     """The cosine."""
 
+    value_at_zero = 1.0
     quarter_periods = 1
 
     def value(self, x: FloatArray) -> FloatArray:

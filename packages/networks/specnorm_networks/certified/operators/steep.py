@@ -63,6 +63,7 @@ class Exp(Steep):
     """exp."""
 
     limits = (0.0, math.inf)
+    value_at_zero = 1.0
 
     def value(self, x: FloatArray) -> FloatArray:
         return np.exp(x)

@@ -16,26 +16,11 @@ from numpy.typing import NDArray
 
 from specnorm.proof import Interval, anything, enclosing, point
 from specnorm_networks.certified.operators.base import Function
-from specnorm_networks.certified.operators.smooth import (
-    ELU,
-    Arcsinh,
-    Arctan,
-    Cos,
-    Erf,
-    Sigmoid,
-    Sin,
-    Softplus,
-    Softsign,
-    Tanh,
-)
+from specnorm_networks.certified.operators.curved import Curved
+from specnorm_networks.certified.operators.smooth import ELU, Erf, Sigmoid, Softplus, Tanh
 from specnorm_networks.certified.operators.steep import Exp, Log, Power, Sqrt, Steep, power_of
 
 Mask: TypeAlias = NDArray[np.bool_]
-VALUE_AT_ZERO: dict[type[Function], float] = {
-    **dict.fromkeys((Arcsinh, Arctan, Erf, Sin, Softsign, Tanh), 0.0),
-    Exp: 1.0, Cos: 1.0, Sigmoid: 0.5,
-}  # fmt: skip
-"""Exact values of functions at 0: branches that meet there have to agree exactly."""
 FALLS_ON_BOTH_SIDES = (Sigmoid, Tanh, Erf)
 """Functions whose slopes are at most ``4 exp(-|u|)``; Erf's is ``2 / root of pi exp(-u^2)``, and u^2 >= |u| - 1/4."""
 FALLS_BELOW = (Softplus, ELU, Exp)
@@ -165,8 +150,8 @@ def _on_interval(f: Function, u: Interval) -> tuple[Interval, Interval]:
             slope = f.derivative(u)
         else:
             slope = enclosing(f.slopes(*u.ends) or anything(u.shape))
-    if type(f) in VALUE_AT_ZERO:
+    if isinstance(f, Curved) and f.value_at_zero is not None:
         is_zero = (u.low == 0) & (u.high == 0)
-        low, high = (np.where(is_zero, VALUE_AT_ZERO[type(f)], end) for end in value.ends)
+        low, high = (np.where(is_zero, f.value_at_zero, end) for end in value.ends)
         value = enclosing((low, high))
     return value, slope
