@@ -97,6 +97,7 @@ OF_PATTERNS: dict[str, Loss] = {
     "as_sorted_pairs": Loss(written.pairs_by_relu, PAIRS),
     "as_shifted_softplus": Loss(written.softplus_of_number),
     "as_sigmoid_of_product": Loss(logistic),
+    "as_log_sum_exp": Loss(written.log_sum_exp),
     "as_extreme_of_moves": Loss(largest_of_halves, 2.2),
 }
 

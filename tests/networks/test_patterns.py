@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.checks import present
 from networks.written_networks import SHAPE, Written
-from specnorm_networks import Product
+from specnorm_networks import Product, within
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import Operator
@@ -257,6 +257,31 @@ def root_of_squares(net: Written, power: int = 2, back: bool = True) -> str:
     return net(ops.Sqrt(), summed(net, net(ops.Power(power), "x"), back=back))
 
 
+def log_sum_exp(
+    net: Written,
+    of: str = "x",
+    total: Operator | None = None,
+    power: Operator | None = None,
+    more: float = 0.0,
+) -> str:
+    powers = net(power or ops.Exp(), of)
+    sums = net(total, powers) if total else summed(net, powers)
+    return net(ops.Log(), net(PLUS, sums, net.constant(more)) if more else sums)
+
+
+def log_of_part(net: Written) -> str:
+    return net(ops.Log(), summed(net, net.cut(0, 5, of=net(ops.Exp(), "x"))))
+
+
+def log_of_copies(net: Written) -> str:
+    return net(ops.Log(), net(ops.Broadcast(SHAPE), summed(net, net(ops.Exp(), "x"))))
+
+
+def log_of_other_entries(net: Written) -> str:
+    split = net(ops.Reshape((2, 3, 2, 4, 4)), net(ops.Exp(), "x"))
+    return net(ops.Log(), net(ops.Sum((2,)), split))
+
+
 PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "SiLU with factors": (Composite, lambda net: gate(net, ops.Sigmoid(), of=net.scaled(-0.3, exact=False))),
     "hard swish": (Composite, lambda net: gate(net, line(1 / 6), ops.HardTanh(0.0, 1.0))),
@@ -311,6 +336,11 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "softmax of exponentials taken twice": (ops.Softmax, lambda net: softmax(net, twice=True)),
     "softmax of another shift": (ops.Softmax, lambda net: softmax(net, shift=net(ops.Mean((1,), keep=True), "x"))),
     "logarithm of softmax": (ops.LogSoftmax, lambda net: softmax(net, logarithm=True)),
+    "log-sum-exp": (ops.LogSumExp, log_sum_exp),
+    "log-sum-exp, axis kept": (ops.LogSumExp, lambda net: log_sum_exp(net, total=ops.Sum((2,), keep=True))),
+    "log-sum-exp, axes dropped": (ops.LogSumExp, lambda net: log_sum_exp(net, total=ops.Sum((1, 3)))),
+    "log-sum-exp of all": (ops.LogSumExp, lambda net: log_sum_exp(net, total=ops.Sum((0, 1, 2, 3)))),
+    "log-sum-exp of a part": (ops.LogSumExp, lambda net: log_sum_exp(net, net.cut(1, 5))),
     "root of squares": (ops.Norm, root_of_squares),
     "root of squares, axis dropped": (ops.Norm, lambda net: root_of_squares(net, back=False)),
     "variance by a second mean": (ops.Normalise, by_variance),
@@ -321,6 +351,16 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
 LEFT: dict[str, Write] = {
     "a sum of other exponentials": lambda net: softmax(net, other=net(ops.Exp(), net(ops.Sin(), "x"))),
     "the logarithm of such a sum": lambda net: softmax(net, True, other=net(ops.Exp(), net(ops.Sin(), "x"))),
+    "the logarithm of a mean of exponentials": lambda net: log_sum_exp(net, total=ops.Mean((1,))),
+    "the logarithm of a sum of exponentials and a number": lambda net: log_sum_exp(net, more=1.0),
+    "the logarithm of a sum of others": lambda net: log_sum_exp(net, power=ops.Softplus()),
+    "the logarithm of a sum of multiples": lambda net: net(
+        ops.Log(), summed(net, net.scaled(2.0, net(ops.Exp(), "x")))
+    ),
+    "the logarithm of a part of a sum of exponentials": log_of_part,
+    "the logarithm of copies of a sum of exponentials": log_of_copies,
+    "the logarithm of sums of pairs": log_of_other_entries,
+    "a cumulative sum of exponentials": lambda net: log_sum_exp(net, total=ops.CumulativeSum(1)),
     "the maximum of others": lambda net: log_add_exp(net, jax=True, largest=net.halves(2, net(ops.Sin(), "x"))),
     "the minimum": lambda net: log_add_exp(net, jax=True, extreme=ops.Minimum()),
     "a root of fourth powers": lambda net: root_of_squares(net, 4),
@@ -409,6 +449,13 @@ def test_not_every_multiple_of_an_exponential_makes_a_softplus(times: float) -> 
     with np.errstate(all="ignore"):
         graph = net.graph(softplus_of_number(net, 2.5, times))
     assert not any(isinstance(node.operator, ops.Softplus) for node in recognise_patterns(graph).nodes)
+
+
+def test_a_log_sum_exp_has_the_constant_of_its_box() -> None:
+    """There the operators have constants without the pattern: the root of n largest slopes, over the smallest sum."""
+    net = Written((1, 100))
+    graph = within(net.graph(net(ops.Log(), net(ops.Sum((1,)), net(ops.Exp(), "x")))), 0.0, 0.1)
+    assert present(bound(graph, Measure(1e-6), method=Product(), check=False).upper) <= 0.1 * math.exp(0.1) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("name", LEFT)

@@ -17,7 +17,7 @@ from specnorm_networks.comparison.checking import TOLERANCE
 from specnorm_networks.comparison.execution import ROUNDING, Value, execute
 from specnorm_networks.local.certified.strips import strip_on
 
-from specnorm.proofs.interval import point
+from specnorm.proofs.interval import enclosing, point
 
 Array = Any
 Function = Callable[[Array], Array]
@@ -275,6 +275,49 @@ def test_errors_of_arguments_reach_every_value_that_they_allow() -> None:
     assert by_zero == math.inf
     (after,) = error_of(ops.Add((1.0, 1.0)), Value(np.ones(1), by_zero), Value(np.ones(1), 0.0))
     assert after == math.inf
+
+
+def boxed(operator: ops.LogSumExp, low: Array, high: Array) -> float:
+    return operator.lipschitz(ops.Place((low.shape,), ranges=lambda: (enclosing((low, high)),), boxed=True))
+
+
+def test_the_constant_of_a_log_sum_exp_at_a_point_is_not_below_its_gradient() -> None:
+    """Against ball arithmetic; the same numbers without the allowance are below it at some points."""
+    flint: Any = pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+    flint.ctx.prec = 300
+    random = np.random.RandomState(0)
+    unsafe = 0
+    for scale in (1e-3, 1.0, 30.0):
+        for n in (1, 2, 7, 300):
+            for _ in range(4):
+                x = scale * random.standard_normal((1, n))
+                powers = [flint.arb(float(entry)).exp() for entry in x[0]]
+                exact = (sum(power * power for power in powers)).sqrt() / sum(powers)
+                found, computed = boxed(ops.LogSumExp((1,)), x, x), np.linalg.norm(np.exp(x) / np.exp(x).sum())
+                assert exact <= flint.arb(found) or found == 1
+                assert found <= float(exact) * (1 + 1e-9)
+                unsafe += not exact <= flint.arb(float(computed))
+    assert unsafe > 0
+
+
+def test_the_constant_of_a_log_sum_exp_on_a_box_holds_there() -> None:
+    random = np.random.RandomState(0)
+    for axes in ((1,), (2,), (1, 2)):
+        operator = ops.LogSumExp(axes)
+        for width in (0.0, 0.1, 3.0):
+            low = random.standard_normal((2, 3, 5))
+            high = low + width * random.random_sample(low.shape)
+            found = boxed(operator, low, high)
+            for _ in range(20):
+                x = np.where(random.random_sample(low.shape) < 0.5, low, high)
+                gradient = np.exp(x) / np.exp(x).sum(axis=axes, keepdims=True)
+                assert np.sqrt((gradient**2).sum(axis=axes)).max() <= found * (1 + 1e-12)
+            assert found <= 1
+    operator, wide = ops.LogSumExp((1,)), np.full((1, 3), math.inf)
+    assert boxed(operator, -wide, wide) == 1
+    assert boxed(operator, np.zeros((1, 3)), wide) == boxed(operator, -wide, np.zeros((1, 3))) == 1
+    assert boxed(operator, np.zeros((1, 100)), np.full((1, 100), 0.1)) < 0.1106
+    assert operator.lipschitz(ops.Place(((1, 100),))) == 1
 
 
 def test_ranges_of_a_log_sum_exp_contain_it_and_not_by_luck() -> None:

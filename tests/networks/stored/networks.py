@@ -939,6 +939,7 @@ of("softmax of distances, refused", VECTOR, lambda x: torch.softmax(x @ x.transp
 of("euclidean length", VECTOR, lambda x: x.norm(dim=1))
 of("sum of magnitudes", VECTOR, lambda x: x.abs().sum(1))
 of("log-sum-exp", VECTOR, lambda x: x.logsumexp(1))
+of("log-sum-exp, written out", VECTOR, lambda x: x.exp().sum(1).log())
 of("softmax, written out", VECTOR, lambda x: (lambda y: y / y.sum(1, True))((x - x.amax(1, True)).exp()))
 of("root of a sum of squares", VECTOR, lambda x: x.square().sum(1).sqrt())
 of("clipped by an inverse", VECTOR, lambda x: x * (2 / x.abs()).clamp(max=1))

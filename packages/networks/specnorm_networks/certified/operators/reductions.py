@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from specnorm.proof import Interval, enclosing, host
+from specnorm.proof import Interval, enclosing, host, point
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     Known,
@@ -19,7 +19,7 @@ from specnorm_networks.certified.operators.base import (
     entries_along,
 )
 from specnorm_networks.certified.operators.moves import Identity, Reshape
-from specnorm_networks.certified.operators.steep import ROUNDINGS_OF_EXP
+from specnorm_networks.certified.operators.steep import ROUNDINGS_OF_EXP, Exp
 from specnorm_networks.certified.operators.windows import WindowMaximum
 
 
@@ -113,6 +113,22 @@ class LogSumExp(Length):
 
     def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
         return np.asarray(abs(result) + abs(values[0]).max(axis=self.axes, keepdims=self.keep, initial=0.0))
+
+    def lipschitz(self, place: Place) -> float:
+        """Return 1; in a region, the largest norm of that softmax there.
+
+        Its entries are exp(x_i - log(sum(exp(x)))), at most exp(high_i - log(sum(exp(low)))).
+        """
+        (x,) = (place.ranges() if place.boxed else ()) or (None,)
+        if x is None:
+            return super().lipschitz(place)
+        least_value = LogSumExp(self.axes, keep=True).image([x], place).low
+        with np.errstate(all="ignore"):
+            exponents = host.next_up(x.high - least_value)
+            _, shares = Exp().between(exponents, exponents)
+        shares = np.where(shares < 1, shares, 1.0)  # also where an end is infinite
+        norms = Norm(self.axes).image([point(shares)], place).high
+        return min(super().lipschitz(place), float(np.max(norms, initial=0.0)))
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         """Return the values at both ends, as it rises with each entry."""

@@ -1,4 +1,4 @@
-"""Functions that are written by exponentials which overflow: softplus, the sigmoid, softmax and its logarithm."""
+"""Functions that are written by exponentials which overflow: softplus, sigmoid, log-sum-exp, softmax, its logarithm."""
 
 from __future__ import annotations
 
@@ -160,3 +160,16 @@ def as_softmax(node: Node, structure: Structure) -> list[Node]:
     if u.shape is None or u.shape != node.shape:
         raise NoPattern
     return [replace(node, operator=make(axes), inputs=(u.name,))]
+
+
+def as_log_sum_exp(node: Node, structure: Structure) -> list[Node]:
+    """Return ``log(sum(exp(u)))`` along axes as one operator.
+
+    It is a later rule, since `as_softmax` reads ``u - log(sum(exp(u)))``. The logarithm of an empty sum is left.
+    """
+    if not isinstance(node.operator, ops.Log):
+        raise NoPattern
+    exponential, axes, keep = structure.summed(node)
+    if not isinstance(exponential.operator, ops.Exp) or exponential.shape is None or 0 in exponential.shape:
+        raise NoPattern
+    return [replace(node, operator=ops.LogSumExp(axes, keep), inputs=exponential.inputs)]

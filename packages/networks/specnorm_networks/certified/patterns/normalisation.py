@@ -123,14 +123,7 @@ def as_norm(node: Node, structure: Structure) -> list[Node]:
     """Return the root of a sum of squares as the 2-norm."""
     if not isinstance(node.operator, ops.Sqrt):
         raise NoPattern
-    summed = structure.before_broadcast(node.inputs[0])
-    if isinstance(summed.operator, ops.Sum) and not summed.operator.keep:
-        squares, axes, keep = structure.input_of(summed), summed.operator.axes, False
-    else:
-        squares, axes = structure.reduction(summed.name, ops.Sum)
-        keep = True
-    if summed.shape is None or summed.shape != node.shape:
-        raise NoPattern
+    squares, axes, keep = structure.summed(node)
     return [replace(node, operator=ops.Norm(axes, keep), inputs=(_squared(squares, structure),))]
 
 

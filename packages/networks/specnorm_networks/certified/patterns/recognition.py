@@ -14,6 +14,7 @@ from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.curves.finding import join_functions
 from specnorm_networks.certified.patterns.functions import (
     as_function,
+    as_log_sum_exp,
     as_shifted_softplus,
     as_sigmoid_of_product,
     as_softmax,
@@ -50,8 +51,11 @@ RULES: tuple[Rule, ...] = (
     as_spline, as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_shifted_softplus, as_sigmoid_of_product,
 )  # fmt: skip
 """Rules, the first of which replaces a node. Each has a network that needs it (`tests/networks/test_ablations`)."""
-LATER_RULES: tuple[Rule, ...] = (as_extreme_of_moves,)
-"""Rules for what is left: two extremes that are joined are one pattern, of which a sum is only the beginning."""
+LATER_RULES: tuple[Rule, ...] = (as_extreme_of_moves, as_log_sum_exp)
+"""Rules for what is left: two extremes that are joined are one pattern, of which a sum is only the beginning.
+
+Likewise, a log-sum-exp is only the beginning of the logarithm of softmax.
+"""
 
 
 def recognise_patterns(graph: Graph) -> Graph:

@@ -159,6 +159,21 @@ class Structure(dict[str, Node]):
             raise NoPattern
         return source, axes
 
+    def summed(self, node: Node) -> tuple[Node, tuple[int, ...], bool]:
+        """Return the value whose sum a node reads, along which axes, and whether these stay; `NoPattern` for others.
+
+        The node has the shape of the sum: it is not broadcast.
+        """
+        total = self.before_broadcast(node.inputs[0])
+        if isinstance(total.operator, ops.Sum) and not total.operator.keep:
+            source, axes, keep = self.input_of(total), total.operator.axes, False
+        else:
+            source, axes = self.reduction(total.name, ops.Sum)
+            keep = True
+        if total.shape is None or total.shape != node.shape:
+            raise NoPattern
+        return source, axes, keep
+
     def sum_with_number(self, node: Node) -> tuple[float, Node]:
         """Return a number that is added to a value, and the value's origin; 0 and the node itself if it is no sum."""
         pairs = (node.inputs, node.inputs[::-1]) if is_sum_of_two(node.operator) else ()
