@@ -119,7 +119,8 @@ class LogSumExp(Length):
 
         Its entries are exp(x_i - log(sum(exp(x)))), at most exp(high_i - log(sum(exp(low)))).
         """
-        (x,) = (place.ranges() if place.boxed else ()) or (None,)
+        ranges = place.ranges() if place.boxed else ()
+        x = ranges[0] if ranges else None
         if x is None:
             return super().lipschitz(place)
         least_value = LogSumExp(self.axes, keep=True).image([x], place).low
