@@ -111,7 +111,7 @@ def test_a_number_that_is_none_spoils_its_own_group_alone(monkeypatch: pytest.Mo
 
     def bound(symbol: Any, *, ops: Any) -> Any:
         values = np.asarray(grid.SymbolNormsUp()(symbol, ops=ops))
-        is_third = np.asarray(symbol.blocks[:, 0, 0, 0, 0, None] == blocks[2, 0, 0, 0, 0])
+        is_third = np.asarray(symbol.polynomial.blocks[:, 0, 0, 0, 0, None] == blocks[2, 0, 0, 0, 0])
         return np.where(is_third, np.nan, values)
 
     largest = LargestBound(bound, blocks[[0, 1, 2]], sizes, ops=OPS)
