@@ -50,7 +50,7 @@ class Evaluation(NamedTuple):
     b is the number of blocks, or the number of layers if the method returns one answer for each layer
     (``Needs.by_layer``). For `Program.forward`, read the batch of kernels in place of b.
 
-    Parameters
+    Attributes
     ----------
     value : array, shape (b, *value_shape)
     stats : tuple of arrays
