@@ -5,6 +5,7 @@ It decides how high a lower bound is, never whether it is true.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -233,9 +234,16 @@ def newton_tables(taps: np.ndarray, *, least_relative_curvature: float = 1e-3) -
     axes = taps.shape[1]
     pairs = (taps[:, :, None] * taps[:, None, :]).reshape(len(taps), axes**2)
     powers = np.concatenate([np.ones((len(taps), 1)), taps, pairs], axis=1)
+    return powers, *_newton_forms(axes, least_relative_curvature)
+
+
+@functools.lru_cache(maxsize=16)
+def _newton_forms(axes: int, least_relative_curvature: float) -> tuple[np.ndarray, np.ndarray]:
+    """The ``forms`` and ``signs`` of `newton_tables`, which are the same for all taps with so many axes."""
+    count = 1 + axes + axes**2
     # The forms of each unit vector.
-    size = (1 + axes) * powers.shape[1] * 2
-    products = np.eye(size).reshape(size, 1 + axes, -1, 2)
+    size = (1 + axes) * count * 2
+    products = np.eye(size).reshape(size, 1 + axes, count, 2)
     gradient = -products[:, 0, 1 : 1 + axes, 1]
     hessian = products[:, 1:, 1 : 1 + axes, 0] - products[:, 0, 1 + axes :, 0].reshape(size, axes, axes)
     large = np.array([1.0, -1.0])
@@ -247,7 +255,7 @@ def newton_tables(taps: np.ndarray, *, least_relative_curvature: float = 1e-3) -
         rest = hessian - mean[:, :, None] * np.eye(2)
         both = np.stack([rest, -rest], axis=2).reshape(size, -1)
         forms = [gradient / 2, both, np.tile(mean * np.array([*large, *small]), 2)]
-    return powers, np.concatenate(forms, axis=1), signs
+    return np.concatenate(forms, axis=1), signs
 
 
 def newton_step(terms: Array, taps: Array, tables: Sequence[Array], *, xp: Namespace) -> Array:
