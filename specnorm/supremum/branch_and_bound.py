@@ -41,10 +41,6 @@ if TYPE_CHECKING:
     from specnorm.symbols.proofs.polynomial import CentreValues, GramPolynomial
 
 
-_TINY = 1e-300
-"""Least denominator, which guards divisions by 0."""
-
-
 class Search:
     """Branch and bound for the largest norm of a stack of blocks: one block, or the groups of one layer.
 
@@ -210,8 +206,7 @@ class Search:
                 # The next round could do no more.
                 return self._result(None)
             # The open cells are cut, more finely where their norms are high.
-            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
-            parent = cover.split(self._pieces(ratio, cover.open.boxes.radius))
+            parent = cover.split(self._pieces(nodes.norms_sq[still_open], cover.open.boxes.radius))
             vectors = arrays.rows(nodes.vectors, still_open[parent], ops=self.ops)
         return self._result(cover.proven())
 
@@ -536,21 +531,21 @@ class Search:
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         while self._rtol < 1 and not self.clock.expired:
             still_open = np.flatnonzero(~cover.fathomed)
-            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
-            pieces = self._pieces(ratio, cover.open.boxes.radius[still_open])
+            pieces = self._pieces(nodes.norms_sq[still_open], cover.open.boxes.radius[still_open])
             if (pieces**axes).sum() <= most_cells:
                 break
             self._rtol = min(1.0, tuning.WIDENING_FACTOR * self._rtol)
             self._fathom_round(cover, polynomial, nodes)
 
-    def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    def _pieces(self, norms_sq: np.ndarray, radius: np.ndarray) -> np.ndarray:
         """Pieces per axis for each open cell, shape (c,).
 
         They are as many as make a piece small enough to be fathomed if its norm were its parent's, but at least 2 and
         at most `tuning.PIECES`.
 
-        ``ratio``, ``radius`` (c,): norms at the centres over the threshold, and the cells' radii.
+        ``norms_sq``, ``radius`` (c,): squared norms at the centres, and the cells' radii.
         """
+        ratio = np.sqrt(norms_sq) / max(self.threshold, arrays.TINY)
         # By the cell lemma, a cell is fathomed if cos phi >= ratio; if the symbol is nowhere negative, if
         # (1 + cos phi) / 2 >= ratio, that is, cos phi >= 2 ratio - 1.
         least_cosine = 2 * ratio - 1 if self.nonnegative else ratio

@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from specnorm.proofs.cells import Boxes
     from specnorm.symbols.proofs.polynomial import CentreValues, GramPolynomial
 
-_PHASES = 2**22
-"""Most phases of taps at centres that are computed at once."""
-_MOST_TRUNCATION = 0.7
-"""Part of the squared threshold up to which the truncation bound of an earlier polynomial may be. It is above
-`tuning.TRUNCATION_OF_WIDE`, so that a new one is not made at every small change of the threshold."""
-
 
 class Polynomials:
     """Gram polynomials of one stack of blocks, each made when it is first needed.
@@ -78,7 +72,7 @@ class Polynomials:
         if not self.is_by_axis or bytes_of_values > self.ops.memory:
             return False
         # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
-        return centre_count * sum(self.blocks.shape[3:]) <= _PHASES
+        return 2 * 8 * centre_count * sum(self.blocks.shape[3:]) <= tuning.CACHE_BYTES
 
     def near(
         self,
@@ -98,7 +92,7 @@ class Polynomials:
             return self.whole if self._reduced is None else self._reduced
         in_float32 = in_float32 and self.ops.exact_float32
         polynomial = self._reduced_in_float32 if in_float32 else self._reduced
-        if polynomial is None or polynomial.truncation > _MOST_TRUNCATION * threshold**2:
+        if polynomial is None or self.least_eigenvalue_limit(polynomial) > threshold**2:
             polynomial = self._reduce(threshold, trial_vectors, in_float32=in_float32)
         return polynomial
 

@@ -110,16 +110,15 @@ TRIALS = 4
 basis beside those around the incumbent."""
 AROUND_RADIANS = 0.06
 """Distance in radians, along each axis, of the frequencies around the incumbent whose vectors are kept."""
-FAR_BELOW_PART = 0.95
-"""Part of a bound up to which an incumbent counts as far below it. The vectors of frequencies around such an
-incumbent are not kept in the basis, as cells around it are proven without them."""
+NEAR_PART = 0.95
+"""Part of a norm from which another one is near it: of a bound that is to be proven, an incumbent; of the highest
+square, a centre. An incumbent far below gives the basis no vectors around it, as cells around it are proven without
+them. A centre that is near gets an ascent in a flat round."""
 FLAT_CELLS = 24
 """Number of centres of a block, with a norm near the highest, above which the norm counts as flat. Fewer than the
 first cells of two axes: an incumbent that the first round leaves 0.4 % too low costs half as much time again."""
 FLAT_STARTS = 12
 """Number of local ascents of a round with a flat norm; other rounds have one."""
-FLAT_PART = 0.95
-"""Part of the incumbent's square above which a centre is near the incumbent; in a flat round it gets an ascent."""
 LEAST_EXCESS = 0.2
 """Multiple of the tolerance by which the highest estimate of a round, a squared norm, must exceed the squared
 incumbent (relatively) for an ascent from it."""

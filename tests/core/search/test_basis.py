@@ -86,7 +86,7 @@ def ascents_of_rounds(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> list[tupl
 
     def counted(self: incumbent.Incumbent, norms_sq: np.ndarray, block: np.ndarray) -> np.ndarray:
         found = of_round(self, norms_sq, block)
-        near = int(np.count_nonzero(norms_sq > tuning.FLAT_PART * norms_sq.max(initial=0.0)))
+        near = int(np.count_nonzero(norms_sq > tuning.NEAR_PART * norms_sq.max(initial=0.0)))
         rounds.append((near, len(found)))
         return found
 
