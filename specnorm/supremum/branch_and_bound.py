@@ -264,13 +264,11 @@ class Search:
     # - `cutting_is_futile`: the truncated proof would fail for the cell's pieces, too.
     # Cells are tried unconditionally (`_fathom_all`) or if their estimates allow it (`_fathom_likely`).
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
-        """If there are many grid cells, fathom those that float32 proves. Return the vectors of the cells left.
+        """Fathom the grid cells that float32 proves. Return the vectors of the cells left.
 
         Most cells are far below the threshold: to estimate them first would take as long as to prove them.
         """
-        has_few_cells = len(cover) <= tuning.PREFILTER
-        has_small_matrices = polynomial.rank < tuning.SMALLEST_FLOAT32
-        if self._is_torus or has_few_cells or has_small_matrices:
+        if self._is_torus or polynomial.rank < tuning.SMALLEST_FLOAT32:
             return vectors
         float32 = polynomial.float32_copy()
         if not float32.is_float32:
@@ -337,7 +335,7 @@ class Search:
         eigenvalue_limit: np.ndarray,
         part: slice,
     ) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
-        """Estimate a part of the cells. Later cells of the torus with large matrices are tried by proof first.
+        """Estimate a part of the cells. Later cells of the torus are tried by proof first.
 
         ``nodes``: estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
         ``eigenvalue_limit`` (c,): limits of all cells. Returns ``index`` (n,): numbers of the cells that were
@@ -350,8 +348,7 @@ class Search:
         matrices, planes = cover.form(polynomial, index, reduced_for)
         vectors = nodes.vectors[part, ...]
         # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
-        is_small = polynomial.rank < tuning.SMALLEST_PROVEN_FIRST
-        if self._is_torus and not is_first and not is_small:
+        if self._is_torus and not is_first:
             limit_is_provable = (eigenvalue_limit[part] >= reduced_for) & (eigenvalue_limit[part] < math.inf)
             cover.fathom(matrices.take(np.flatnonzero(limit_is_provable), ops=self.ops), nodes.threshold)
             still_open = np.flatnonzero(~cover.fathomed[index])

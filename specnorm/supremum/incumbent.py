@@ -302,12 +302,7 @@ def top_eigenpairs(
     """
     matrices = centre_matrices.matrices
     cut = tuning.FILTER_CUT * centre_matrices.reduced_for
-    if first:
-        degree = tuning.FIRST_DEGREE
-    elif crowded:
-        degree = tuning.CROWDED_DEGREE
-    else:
-        degree = tuning.DEGREE
+    degree = tuning.CROWDED_DEGREE if crowded else tuning.DEGREE
     values, vectors = power.largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
     if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1]):
         values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_FIRST, like, ops=ops)

@@ -15,10 +15,8 @@ KEPT_BYTES = 32 * 2**20
 """Most bytes of a round's matrices that are kept until the round's ascent. If a round has more, each cell is tried
 against the incumbent before the ascent, and its matrix is formed again for the incumbent after it."""
 
-FIRST_DEGREE = 6
-"""Chebyshev degree of the first round's estimates, which begin with random vectors."""
-DEGREE = 3
-"""Chebyshev degree of later rounds, whose estimates begin with the vectors of the parents' cells."""
+DEGREE = 6
+"""Chebyshev degree of the estimates."""
 CROWDED_PART = 0.8
 """Part of the first cells that must be near their limits for their eigenvalues to count as crowded (no gap at the
 top). Filters of a higher degree tell crowded eigenvalues apart. A filter of a low degree would estimate them too
@@ -50,8 +48,6 @@ PROOF_SHARE = 0.999
 ADDED_TOLERANCE = 1e-9
 """Added to half of the tolerance, so that the radius to which cells are cut is above 0 where the tolerance is 0."""
 
-PREFILTER = 12
-"""If a round has more grid cells, they are tried in float32 before they are estimated: most are far below."""
 SMALLEST_FLOAT32 = 32
 """Size of matrices from which float32 saves time."""
 MARGIN_FLOAT32 = 0.3
@@ -66,9 +62,6 @@ FLOAT32_ROUNDS = 2
 SCALAR_TAPS = 20
 """Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
 
-SMALLEST_PROVEN_FIRST = 32
-"""Size of matrices from which later cells are proven before they are estimated: for these an estimate costs as much
-as a proof."""
 SMALLEST_SHARED = 128
 """Size of matrices from which parts of a round are worth a thread each."""
 
