@@ -81,7 +81,6 @@ class Search:
         self._cells = 0
         self._rounds = 0
         self._is_crowded = False
-        self._tightened: GramPolynomial | None = None
 
     def run(
         self,
@@ -174,15 +173,12 @@ class Search:
             self._rounds += 1
             lower_before = self.incumbent.best.lower.value
             previous_polynomial = polynomial
-            in_float32 = self.incumbent.is_far_below and self._rounds <= tuning.FLOAT32_ROUNDS
-            polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
+            polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors)
             if vectors is None or polynomial is not previous_polynomial:
                 vectors = self.incumbent.start_vectors(count, polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)
             if not len(cover):
                 break
-            if len(cover) > tuning.MANY_CELLS and self._tightened is not polynomial:
-                self._tighten_truncation(polynomial)
             # From here on, time is spent on cells: later rounds need no new polynomial.
             time_left = self.clock.left
             nodes = self._estimate(cover, polynomial, vectors)
@@ -259,8 +255,8 @@ class Search:
     # - `limit_is_provable`: the limit is finite, and high enough for a (reduced) matrix,
     # - `estimate_is_below`: the estimated eigenvalue is below the limit (or, in `_fathom_likely`, below what a
     #   factorization's rounding leaves of it),
-    # - `failed_by_truncation`: the cell is not fathomed, although the estimate of its norm is below its limit
-    #   (`norm_is_below`) and that limit is near the threshold (`limit_is_high`): the truncation is to blame,
+    # - `norm_is_below`: the estimate of its norm is below its limit; if the cell is not fathomed, the truncation is to
+    #   blame,
     # - `cutting_is_futile`: the truncated proof would fail for the cell's pieces, too.
     # Cells are tried unconditionally (`_fathom_all`) or if their estimates allow it (`_fathom_likely`).
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
@@ -294,8 +290,7 @@ class Search:
         threshold = self.threshold
         count = len(cover)
         cover.fathom_by_supremum(threshold)
-        tries_float32 = self._is_torus and (self._bound is not None or self._rtol >= tuning.RTOL_FLOAT32)
-        if tries_float32:
+        if self._is_torus:
             polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
         vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.dtype, xp=self.xp), copy=False)
         # A reduced matrix proves no limit below the one for which it was reduced (`GramPolynomial.reduced`). Reduce it
@@ -415,23 +410,16 @@ class Search:
         nodes: NodeEstimates,
         eigenvalue_limit: np.ndarray,
     ) -> None:
-        """Retry with all directions the cells whose proofs failed by the truncation.
-
-        A retry takes less time than the four pieces into which a cell would be cut.
+        """Retry with all directions the cells whose proofs failed by the truncation, if cutting them does not help.
 
         ``eigenvalue_limit`` (c,): limits of the truncated proof.
         """
         threshold = self.threshold
         norm_is_below = nodes.norms_sq < eigenvalue_limit
-        limit_is_high = eigenvalue_limit > tuning.HIGH_LIMIT * threshold**2
-        failed_by_truncation = norm_is_below & limit_is_high & ~cover.fathomed
-        # The truncated proof would fail for cells of a quarter of the radius, too: cutting does not help.
+        # The truncated proof would fail for cells of a quarter of the radius, too.
         limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
         cutting_is_futile = nodes.eigenvalues > limit_of_quarter_sq
-        failed = np.flatnonzero(failed_by_truncation)
-        # To cut a few cells takes less time than to make the polynomial of all directions.
-        whole_is_worth_it = self.polynomials.has_whole or len(failed) >= self._fewest_retries
-        retried = failed if whole_is_worth_it else np.flatnonzero(failed_by_truncation & cutting_is_futile)
+        retried = np.flatnonzero(norm_is_below & cutting_is_futile & ~cover.fathomed)
         if not len(retried):
             return
         whole = self.polynomials.for_trial(self.polynomials.whole, threshold, cover.open.boxes.radius[retried])
@@ -440,23 +428,6 @@ class Search:
         # Where the cells are so small that float32 loses too much, they are tried in float64.
         if whole is not self.polynomials.whole:
             self._fathom_all(cover, self.polynomials.whole, retried[~cover.fathomed[retried]], no_reduction)
-
-    def _tighten_truncation(self, polynomial: GramPolynomial) -> None:
-        """Bound what is left out by a coarse search of its own: the rotation's bound is some four times too large."""
-        self._tightened = polynomial
-        if not polynomial.truncation > tuning.LEAST_LEFT_OUT * self.threshold**2:
-            return
-        left_out = self.xp.astype(polynomial.left_out, self.blocks.dtype, copy=False)
-        search = Search(left_out, clock=self.clock, ops=self.ops)
-        boxes = Boxes.torus(tuple(left_out.shape[3:]))
-        norm = search.run(boxes, rtol=tuning.RTOL_LEFT_OUT, max_cells=2 * len(boxes)).upper
-        if norm is not None:
-            polynomial.tighten_truncation(norm)
-
-    @property
-    def _fewest_retries(self) -> float:
-        """Number of failed cells that make the polynomial of all directions worth its time, for these channels."""
-        return tuning.FEWEST_RETRIES * max(1.0, (self.blocks.shape[2] / tuning.SMALLEST_SHARED) ** 2)
 
     def _fathom_all(
         self,

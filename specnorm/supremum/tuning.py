@@ -50,18 +50,6 @@ ADDED_TOLERANCE = 1e-9
 
 SMALLEST_FLOAT32 = 32
 """Size of matrices from which float32 saves time."""
-MARGIN_FLOAT32 = 0.3
-"""Cells are tried in float32 while the squared radius of the smallest is above this multiple of float32's error,
-in parts of the squared threshold. The cell lemma leaves about the squared radius for rounding."""
-RTOL_FLOAT32 = 1e-6
-"""Smallest tolerance of a search that tries cells in float32 first."""
-
-FLOAT32_ROUNDS = 2
-"""First rounds in which, for a bound far above the incumbent, everything is in float32."""
-
-SCALAR_TAPS = 20
-"""Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
-
 SMALLEST_SHARED = 128
 """Size of matrices from which parts of a round are worth a thread each."""
 
@@ -70,34 +58,11 @@ SMALLEST_REDUCED = 40
 TRUNCATION = 0.5
 """Largest part of the squared threshold that the truncation bound may be. The norm itself of what is left out is a
 third of this bound or less."""
-SMALLEST_WIDE = 128
-"""Channels from which that part may be `TRUNCATION_OF_WIDE`."""
-TRUNCATION_OF_WIDE = 0.6
-"""Part in place of `TRUNCATION` from `SMALLEST_WIDE` channels on, if many directions fewer are kept with it. With
-0.65, no first cell would have a limit that is high enough for a reduction."""
-KEPT_OF_WIDE = 0.9
-"""Ratio of the directions kept with `TRUNCATION_OF_WIDE` and with `TRUNCATION` up to which these are many fewer. If
-the spectrum decays faster, cells that fail by the truncation cost more time than smaller matrices save."""
-WIDEST_REDUCED = 0.7
-"""Largest part of the channels that is kept; if more of them matter, no direction is left out."""
 LEAST_LIMIT_OVER_TRUNCATION = 1.1
 """Least ratio of a limit to the truncation bound for which a matrix is reduced; above 1."""
 LEAST_REDUCED_PART = 0.3
 """Lowest limit that a matrix is reduced for, as a part of the squared threshold. The reduction of a cell with a
 lower limit is estimated for this one, since it is not going to be proven in this round."""
-HIGH_LIMIT = 0.9
-"""Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
-not to the norm."""
-MANY_CELLS = 300
-"""Number of cells of a round above which what is left out is bounded again before, by a search of its own."""
-LEAST_LEFT_OUT = 0.01
-"""Part of the squared threshold above which the truncation bound is worth that."""
-RTOL_LEFT_OUT = 0.2
-"""Tolerance of that search: its first cells are enough for it."""
-FEWEST_RETRIES = 8
-"""Number of cells that failed by the truncation from which the polynomial of all directions is made for them, up to
-128 channels. With more channels the number grows as their square: the polynomial costs more than a cell does."""
-
 TRIALS = 4
 """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
 basis beside those around the incumbent."""
