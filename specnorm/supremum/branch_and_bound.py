@@ -8,6 +8,7 @@ cells. If the budget ends the search first, the result has no upper bound.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -264,7 +265,7 @@ class Search:
 
         Most cells are far below the threshold: to estimate them first would take as long as to prove them.
         """
-        if self._is_torus or polynomial.rank < tuning.SMALLEST_FLOAT32:
+        if self._is_torus or polynomial.rank < tuning.SMALLEST_REDUCED:
             return vectors
         float32 = polynomial.float32_copy()
         if not float32.is_float32:
@@ -300,8 +301,8 @@ class Search:
         eigenvalue_limit = cover.eigenvalue_limits(polynomial, threshold)
         reduced_for = np.minimum(np.maximum(eigenvalue_limit, least_limit), 1e300)  # finite
         nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for)
-        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= tuning.KEPT_BYTES
-        mapped = self.ops.map if polynomial.rank >= tuning.SMALLEST_SHARED else map
+        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= tuning.CACHE_BYTES
+        mapped = self.ops.map if polynomial.rank >= tuning.SMALLEST_LARGE else map
         new_vectors = []
         visited = []
         estimate = partial(self._prove_or_estimate_part, cover, nodes, eigenvalue_limit)
@@ -519,7 +520,7 @@ class Search:
         least_cosine = 2 * ratio - 1 if self.nonnegative else ratio
         # Near the maximum the ratio would ask for a radius of 0. A radius for half of the tolerance is enough: the norm
         # at a piece's centre may then use up the other half.
-        largest_cosine = 1 / (1 + (0.5 * self._rtol + tuning.ADDED_TOLERANCE))
+        largest_cosine = 1 / (1 + max(0.5 * self._rtol, sys.float_info.epsilon))
         provable_radius = np.arccos(np.clip(least_cosine, 0.0, largest_cosine))
         pieces = np.clip(np.ceil(tuning.CUTTING_MARGIN * radius / provable_radius), 2, tuning.PIECES)
         return np.asarray(pieces.astype(np.int64))

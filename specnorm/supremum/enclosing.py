@@ -30,14 +30,6 @@ if TYPE_CHECKING:
     from specnorm.running.search import Clock
     from specnorm.supremum.proof import Nonnegative
 
-_SUPREMUM_RTOL = 2e-3
-"""Tolerance of the supremum from which a search of a grid with 1000 points starts."""
-_SUPREMUM_DECAY = 0.3
-"""Power of the number of grid points with which that tolerance falls."""
-_LOOSE_RTOL = 1e-3
-"""Tolerance from which the supremum is searched nearly as closely as the grid: then few points are left to visit."""
-_LOOSE_SHARE = 0.97
-"""Part of such a tolerance that the supremum gets."""
 _POINTS_OF_A_CELL = 16
 """Points of a grid for each first cell of the torus, up to which scalar symbols on the grid take less time than a
 search of the torus."""
@@ -164,7 +156,7 @@ def _enclose_grid(search: Search, boxes: Boxes, most_cells: int, problem: Proble
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
     A search of the torus gives the supremum that the grid lemma (`supremum.proof`) needs. If it does not finish
-    within the cells of `_loose_search`, the norm is nearly constant: then every point is visited if the budget allows.
+    with a cell for each point, the norm is nearly constant: then every point is visited if the budget allows.
 
     ``boxes``, ``most_cells``: `_torus`.
     """
@@ -172,8 +164,7 @@ def _enclose_grid(search: Search, boxes: Boxes, most_cells: int, problem: Proble
     kernel_shape = tuple(search.blocks.shape[3:])
     sizes = problem.spec.grid_sizes(kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
-    torus_rtol, torus_cells = _loose_search(rtol, math.prod(sizes), len(boxes))
-    torus_result = search.run(boxes, rtol=torus_rtol, max_cells=min(torus_cells, most_cells))
+    torus_result = search.run(boxes, rtol=tuning.TORUS_SHARE * rtol, max_cells=min(half_points, most_cells))
     start = search.lower_bound_on_circulant(torus_result, sizes)
     # The comparisons of the start are not cells of a search.
     result = replace(start, cells=0)
@@ -258,19 +249,6 @@ def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, op
     count = blocks.shape[0] * max(blocks.shape[1:3])
     work = 4 * count * max(math.prod(points), math.prod(kernel_shape)) * sum(kernel_shape)
     return 16 * entries_of_tables <= ops.memory and problem.clock.affords(work)
-
-
-def _loose_search(rtol: float, points: int, first_cells: int) -> tuple[float, int]:
-    """Tolerance and cells of the supremum before a search of a grid.
-
-    ``points``: of the grid, with mirror images. ``first_cells``: cells with which a search of the torus begins.
-    """
-    half_points = points // 2 + 1
-    if rtol >= _LOOSE_RTOL:
-        return _LOOSE_SHARE * rtol, half_points
-    # For a tight tolerance, a search of the torus that is as close costs as much as the grid's: search it loosely, for
-    # at most a third of what it takes to visit every point.
-    return _SUPREMUM_RTOL * min(1.0, (1000 / points) ** _SUPREMUM_DECAY), max(half_points // 3, first_cells)
 
 
 def _with_any_bound(search: Search, boxes: Boxes, most_cells: int, result: Found, problem: Problem) -> Found:

@@ -301,20 +301,20 @@ def top_eigenpairs(
     the first round, whose start vectors are random. ``crowded``: the result of `is_crowded` for the first round.
     """
     matrices = centre_matrices.matrices
-    cut = tuning.FILTER_CUT * centre_matrices.reduced_for
+    # The filter damps eigenvalues below a cell's limit: without a larger one it is proven however well it is estimated.
+    limit = centre_matrices.reduced_for
     degree = tuning.CROWDED_DEGREE if crowded else tuning.DEGREE
-    values, vectors = power.largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
-    if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1]):
-        values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_FIRST, like, ops=ops)
+    values, vectors = power.largest_eigenvalues(matrices, vectors, limit, degree, like, ops=ops)
+    if first and is_crowded(values, limit, matrices.shape[-1]):
+        values, vectors = power.largest_eigenvalues(matrices, vectors, limit, tuning.CROWDED_DEGREE, like, ops=ops)
     return values, vectors
 
 
 def is_crowded(eigenvalues: np.ndarray, eigenvalue_limit: np.ndarray, rank: int) -> bool:
-    """Whether nearly all of the first cells are near their limits, as for spectra without a gap at the top."""
-    if rank < tuning.SMALLEST_CROWDED:
+    """Whether most of the first cells are above their limits, as for spectra without a gap at the top."""
+    if rank < tuning.SMALLEST_LARGE:
         return False
-    near_their_limits = np.count_nonzero(eigenvalues > tuning.FILTER_CUT * eigenvalue_limit)
-    return bool(near_their_limits > tuning.CROWDED_PART * len(eigenvalue_limit))
+    return bool(np.count_nonzero(eigenvalues > eigenvalue_limit) > len(eigenvalue_limit) / 2)
 
 
 def lift_to_all_columns(

@@ -101,7 +101,7 @@ class Polynomials:
 
         ``radius`` (c,): radii of the cells.
         """
-        if polynomial.rank < tuning.SMALLEST_FLOAT32 or not threshold > 0:
+        if polynomial.rank < tuning.SMALLEST_REDUCED or not threshold > 0:
             return polynomial
         xp = self.ops.xp
         copy = polynomial.float32_copy()

@@ -10,27 +10,17 @@ CALLS_OF_A_VISIT = 1e3
 """Work of a visit besides the Gram products of its matrix, in multiplications."""
 
 CACHE_BYTES = 24 * 2**20
-"""Bytes of the matrices that the host forms at once. They stay in its cache."""
-KEPT_BYTES = 32 * 2**20
-"""Most bytes of a round's matrices that are kept until the round's ascent. If a round has more, each cell is tried
-against the incumbent before the ascent, and its matrix is formed again for the incumbent after it."""
-
+"""Bytes of the matrices that the host forms at once: they stay in its cache. Up to so many bytes, a round's matrices
+are kept until its ascent. If a round has more, each cell is tried against the incumbent before the ascent, and its
+matrix is formed again for the incumbent after it."""
 DEGREE = 6
 """Chebyshev degree of the estimates."""
-CROWDED_PART = 0.8
-"""Part of the first cells that must be near their limits for their eigenvalues to count as crowded (no gap at the
-top). Filters of a higher degree tell crowded eigenvalues apart. A filter of a low degree would estimate them too
-low: proofs would fail, and cells would be cut too coarsely."""
-SMALLEST_CROWDED = 96
-"""Size of matrices from which eigenvalues count as crowded."""
-CROWDED_FIRST = 24
-"""Degree of another filter of the first round, where eigenvalues are crowded."""
-CROWDED_DEGREE = 10
-"""Degree of later rounds, where eigenvalues are crowded."""
-FILTER_CUT = 0.85
-"""Part of a cell's limit below which the Chebyshev filter damps eigenvalues. A cell with no larger eigenvalue is
-proven however well it is estimated."""
-
+CROWDED_DEGREE = 24
+"""Degree where eigenvalues are crowded: most of the first cells have eigenvalues above their limits, as of spectra
+without a gap at the top. Filters of a higher degree tell such eigenvalues apart. One of a low degree would estimate
+them too low: proofs would fail, and cells would be cut too coarsely."""
+SMALLEST_LARGE = 96
+"""Size of matrices from which eigenvalues may count as crowded, and parts of a round are worth a thread each."""
 PIECES = 5
 """Most pieces along an axis that a cell is cut into at once. With more, many children are far below
 their limits."""
@@ -43,18 +33,13 @@ PART_OF_BUDGET = 0.8
 widened."""
 WIDENING_FACTOR = 1.25
 """Factor by which a tolerance that is not affordable is widened, again and again until it is."""
+TORUS_SHARE = 0.97
+"""Part of the tolerance that the supremum gets before a search of a grid: then few points are left to visit."""
 PROOF_SHARE = 0.999
 """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
-ADDED_TOLERANCE = 1e-9
-"""Added to half of the tolerance, so that the radius to which cells are cut is above 0 where the tolerance is 0."""
-
-SMALLEST_FLOAT32 = 32
-"""Size of matrices from which float32 saves time."""
-SMALLEST_SHARED = 128
-"""Size of matrices from which parts of a round are worth a thread each."""
-
 SMALLEST_REDUCED = 40
-"""Channels below which the choice of a basis takes longer than smaller matrices save."""
+"""Channels below which the choice of a basis takes longer than smaller matrices save, and rows below which float32
+saves no time."""
 TRUNCATION = 0.5
 """Largest part of the squared threshold that the truncation bound may be. The norm itself of what is left out is a
 third of this bound or less."""

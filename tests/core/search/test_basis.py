@@ -60,7 +60,7 @@ def relative_errors(monkeypatch: pytest.MonkeyPatch, **knobs: Any) -> np.ndarray
 def test_crowded_spectra_get_longer_filters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Estimates that are too low cost proofs that fail. Which of two searches has more cells hangs on their ascents."""
     long = relative_errors(monkeypatch)
-    short = relative_errors(monkeypatch, CROWDED_PART=1.0)
+    short = relative_errors(monkeypatch, SMALLEST_LARGE=10**9)
     assert long.min() > -1e-5, "from below"
     assert np.median(long) < 1e-3 < 5e-3 < np.median(short)
 

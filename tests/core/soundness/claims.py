@@ -255,7 +255,7 @@ def as_if_large(index: int) -> Iterator[None]:
     small the cells.
     """
     few, now, float32 = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
-    changed: dict[str, Any] = {"KEPT_BYTES": 0 if now else tuning.KEPT_BYTES}
+    changed: dict[str, Any] = {"CACHE_BYTES": 0 if now else tuning.CACHE_BYTES}
     changed |= {"SMALLEST_REDUCED": 12} if few else {}
     for_trial = (lambda _, polynomial, *__: polynomial.float32_copy()) if float32 else Polynomials.for_trial
     with (
