@@ -20,10 +20,10 @@ CROWDED_DEGREE = 24
 without a gap at the top. Filters of a higher degree tell such eigenvalues apart. One of a low degree would estimate
 them too low: proofs would fail, and cells would be cut too coarsely."""
 NEAR_PART = 0.95
-"""Part of a number from which another is near it: of a cell's limit, an eigenvalue, and filters damp those below; of the
-squared threshold, a limit; of the highest square, a centre, which gets an ascent in a flat round; of a bound that is to
-be proven, an incumbent. With 1, filters would not tell an eigenvalue just above a limit from it, and what a bound just
-below the norm refutes would stay undecided."""
+"""Part of a number from which another is near it: of a cell's limit, an eigenvalue, and filters damp those below; of
+the squared threshold, a limit; of the highest square, a centre, which gets an ascent in a flat round; of a bound that
+is to be proven, an incumbent. With 1, filters would not tell an eigenvalue just above a limit from it, and what a bound
+just below the norm refutes would stay undecided."""
 SMALLEST_LARGE = 96
 """Size of matrices from which eigenvalues may count as crowded, and parts of a round are worth a thread each."""
 PIECES = 5
