@@ -330,7 +330,7 @@ class Search:
         eigenvalue_limit: np.ndarray,
         part: slice,
     ) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
-        """Estimate a part of the cells. Later cells of the torus are tried by proof first.
+        """Estimate a part of the cells. Later cells of the torus with large matrices are tried by proof first.
 
         ``nodes``: estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
         ``eigenvalue_limit`` (c,): limits of all cells. Returns ``index`` (n,): numbers of the cells that were
@@ -342,8 +342,9 @@ class Search:
         index = np.arange(len(cover))[part]
         matrices, planes = cover.form(polynomial, index, reduced_for)
         vectors = nodes.vectors[part, ...]
-        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
-        if self._is_torus and not is_first:
+        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate. Those
+        # of small matrices cost less than proofs, and may raise the incumbent.
+        if self._is_torus and not is_first and polynomial.rank >= tuning.SMALLEST_REDUCED:
             limit_is_provable = (eigenvalue_limit[part] >= reduced_for) & (eigenvalue_limit[part] < math.inf)
             cover.fathom(matrices.take(np.flatnonzero(limit_is_provable), ops=self.ops), nodes.threshold)
             still_open = np.flatnonzero(~cover.fathomed[index])

@@ -174,9 +174,8 @@ class Incumbent:
             starts = tuning.TRIALS
             least_sq = self._nearly_sq(norms_sq)
         else:
-            # An excess of the square within the tolerance does not matter.
             starts = 1
-            least_sq = (1 + self._rtol) * norm_to_beat**2
+            least_sq = norm_to_beat**2
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
         return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
 
