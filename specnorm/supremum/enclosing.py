@@ -35,15 +35,8 @@ _POINTS_OF_A_CELL = 16
 search of the torus."""
 
 
-def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> Found | None:
-    """The norm of a zero kernel; None for another kernel."""
-    if float(ops.xp.max(ops.xp.abs(trimmed))) > 0:
-        return None
-    return enclose_single_entries(trimmed, ops=ops)
-
-
 def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> Found | None:
-    """The norm of a permutation of channels, each shifted and scaled, without rounding; None for another kernel."""
+    """The norm of a permutation of channels, each shifted and scaled, or 0, without rounding; None for others."""
     bounds = norms.norm_of_single_entries(trimmed, ops=ops)
     if bounds is None:
         return None
@@ -115,7 +108,7 @@ def _trimmed(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Array, 
 def _without_search(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> Found | None:
     """Bounds within the tolerance where no search is needed: also of grids that are little work to visit."""
     known = (
-        enclose_zero(trimmed, ops=ops)
+        enclose_single_entries(trimmed, ops=ops)
         or enclose_one_tap(trimmed, problem.rtol, ops=ops)
         or enclose_nonnegative(trimmed, problem.rtol, ops=ops)
     )
@@ -132,8 +125,8 @@ def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Sea
     """
     trimmed = arrays.without_zero_borders(blocks, ops=ops)
     search = Search(trimmed, clock=_clock(trimmed, problem), ops=ops)
-    zero = enclose_zero(trimmed, ops=ops)
-    without_search = zero or enclose_one_tap(trimmed, problem.rtol, precise_vectors=False, ops=ops)
+    exact = enclose_single_entries(trimmed, ops=ops)
+    without_search = exact or enclose_one_tap(trimmed, problem.rtol, precise_vectors=False, ops=ops)
     if without_search is not None:
         return search, without_search
     boxes, most_cells = _torus(trimmed, problem)
