@@ -336,9 +336,9 @@ class Polynomial:
 
         ``wide``: whether to compute in the device's widest precision instead of that of the blocks.
         """
-        if wide:
-            return Polynomial(arrays.in_wide_dtype(self.coefficients, ops=ops), xp=self.xp).lags(ops=ops)
-        xp, x, q = self.xp, self.coefficients, self.absolute_norm_up
+        xp = self.xp
+        polynomial = Polynomial(arrays.in_wide_dtype(self.coefficients, ops=ops), xp=xp) if wide else self
+        x, q = polynomial.coefficients, polynomial.absolute_norm_up
         m, p = self.shape[1:3]
         relative = rounding.SLACK * rounding.gamma(Lags.roundings(x, xp=xp), rounding.unit(x, xp=xp))
         underflow = float(xp.finfo(x.dtype).smallest_normal) * m * p * self.taps**2
